@@ -1,0 +1,34 @@
+# `make train` and `make test` do all the set-up; nothing else needs to be installed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test test-slow check venv
+
+train: .venv/.installed ## train, evaluate and export the quickstart preset on the made-up demo data
+	$(BIN)/python scripts/train.py quickstart --overwrite
+
+test: .venv/.installed-dev ## every test that is not marked slow
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/.installed-dev ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/.installed-dev ## lint, formatting, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+venv: .venv/.installed ## the environment alone
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/python setup.cfg pyproject.toml
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@

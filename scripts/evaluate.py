@@ -1,0 +1,38 @@
+"""Evaluates a run's folder again, without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from skincnn import cli
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Predicts a run's validation and test folds again and writes its report anew.
+
+    Example: python scripts/evaluate.py runs/quickstart
+    """
+
+    workdir: tyro.conf.Positional[Path]
+    """The run's folder, as written by scripts/train.py."""
+    data_dir: Path | None = None
+    """Where built datasets lie; TFDS's own folder by default."""
+
+
+def command() -> None:
+    """Parses, evaluates, and says where the report is."""
+    arguments = tyro.cli(Arguments)
+    cli.load_tensorflow()
+    from skincnn.evaluation.report import evaluate, summary
+
+    report = evaluate(arguments.workdir, arguments.data_dir)
+    print(f"\n{summary(report)}\n")
+    print(f"report  {arguments.workdir / 'report.html'}")
+
+
+if __name__ == "__main__":
+    cli.main(command)

@@ -1,0 +1,79 @@
+"""What all scripts share: a quiet start and the exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+NOISE = re.compile(
+    rb"All log messages before absl::InitializeLog"
+    rb"|oneDNN custom operations are on"
+    rb"|Could not find cuda drivers"
+    rb"|failed call to cuInit"
+    rb"|TensorFlow binary is optimized"
+    rb"|To enable the following instructions"
+    rb"|computation_placer already registered"
+    rb"|Unable to register cu(FFT|DNN|BLAS) factory"
+)
+"""Lines that TensorFlow prints at each start and that ask nothing of the user."""
+
+
+def main(command: Callable[[], None]) -> None:
+    """Runs a script's command and ends the process with the exit code it earned.
+
+    0 done, 2 usage or configuration, 3 invalid data, 4 training diverged, 130 and 143
+    interrupted; any other exception keeps its traceback and exits with 1.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        command()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if not isinstance(code, int):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(code)
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow and finds its devices without the noise of a normal start.
+
+    What it writes to standard error meanwhile is kept, and every line that is not known
+    noise is written out afterwards.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    with _without_noise():
+        import tensorflow as tf
+
+        tf.config.list_logical_devices()
+
+
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
+    # The lines come from C++ and go past sys.stderr, to the file descriptor itself.
+    sys.stderr.flush()
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(original, 2)
+            os.close(original)
+            kept.seek(0)
+            for line in kept:
+                if not NOISE.search(line):
+                    os.write(2, line)
+
+
+def _terminate(signum: int, frame: object) -> None:
+    sys.exit(128 + signum)

@@ -1,0 +1,279 @@
+"""Every knob that changes a number: a tree of frozen, validated dataclasses.
+
+Paths, verbosity and overwriting are flags of the scripts and never stand here. Each field
+is a command-line flag: `optimizer.learning_rate` is `--optimizer.learning-rate`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from skincnn.errors import ConfigError
+
+NUM_FOLDS = 10
+
+
+def _require(condition: bool, name: str, expected: str, value: object) -> None:
+    if not condition:
+        raise ConfigError(f"`{name}` must be {expected}. Received: {value!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which pictures are read, and how they become batches."""
+
+    dataset: str = "demo"
+    """Dataset config of `tfds_ham10000`: demo, demo_tiny, isic2018."""
+    image_size: int = 96
+    """Height and width in pixels to which each picture is resized (squashed)."""
+    train_folds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    """Folds to train on."""
+    validation_fold: int = 8
+    """Fold on which the epoch is chosen."""
+    test_fold: int = 9
+    """Fold that is used once, after every choice."""
+    batch_size: int = 32
+    """Pictures in a training step."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges, and that no fold serves twice."""
+        _require(self.image_size >= 32, "data.image_size", ">= 32", self.image_size)
+        _require(self.batch_size >= 1, "data.batch_size", ">= 1", self.batch_size)
+        folds = (*self.train_folds, self.validation_fold, self.test_fold)
+        _require(
+            all(0 <= fold < NUM_FOLDS for fold in folds),
+            "data.train_folds, data.validation_fold and data.test_fold",
+            f"in 0..{NUM_FOLDS - 1}",
+            folds,
+        )
+        _require(bool(self.train_folds), "data.train_folds", "not empty", ())
+        _require(
+            len(set(folds)) == len(folds),
+            "data.train_folds, data.validation_fold and data.test_fold",
+            "all different (a fold that serves twice is a leak)",
+            folds,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How training pictures are varied on the device."""
+
+    parts: tuple[str, ...] = ("flip", "quarter_turn", "rotate", "zoom", "light")
+    """Names of `AUGMENTATIONS`, applied in this order; empty for none."""
+    rotation_degrees: float = 30.0
+    """`rotate` turns by an angle drawn from [-x, x] degrees."""
+    zoom: float = 0.15
+    """`zoom` scales by exp(u), u drawn from [-x, x]."""
+    brightness: float = 0.1
+    """`light` adds a value drawn from [-x, x] times 255."""
+    contrast: float = 0.15
+    """`light` scales the distance to the picture's mean by a factor from [1-x, 1+x]."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        for name, most in (
+            ("rotation_degrees", 180),
+            ("zoom", 1),
+            ("brightness", 1),
+            ("contrast", 1),
+        ):
+            value = getattr(self, name)
+            _require(0 <= value <= most, f"augment.{name}", f"in 0..{most}", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The classifier: a backbone, pooling, dropout and a linear head."""
+
+    backbone: str = "mobilenet_v2"
+    """Name of `BACKBONES`."""
+    width: float = 1.0
+    """Width multiplier of the backbone (alpha of Keras Applications)."""
+    weights: str = "imagenet"
+    """Where the backbone starts: imagenet, none, or the path of a weights file."""
+    dropout: float = 0.2
+    """Share of pooled features that are dropped in training."""
+    batch_norm: Literal["train", "frozen"] = "train"
+    """Whether BatchNorm uses the batch's statistics when the backbone trains."""
+    batch_norm_momentum: float = 0.99
+    """How slowly BatchNorm's moving statistics follow the batches."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        _require(self.width > 0, "model.width", "positive", self.width)
+        _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
+        _require(
+            0 <= self.batch_norm_momentum < 1,
+            "model.batch_norm_momentum",
+            "in [0, 1)",
+            self.batch_norm_momentum,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImbalanceConfig:
+    """How training meets the imbalance of the classes."""
+
+    strategy: str = "class_weights"
+    """Name of `STRATEGIES`."""
+    power: float = 0.75
+    """`class_weights` weighs a class by (1 / its pictures) ** power: 0 none, 1 full."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        _require(0 <= self.power <= 1, "imbalance.power", "in 0..1", self.power)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a warm-up and a cosine to zero, and an average of the weights."""
+
+    learning_rate: float = 1e-3
+    """Highest learning rate of the phase that trains all layers."""
+    head_learning_rate: float = 3e-3
+    """Learning rate of the phase that trains the head alone."""
+    warmup_epochs: float = 0.5
+    """Epochs of linear warm-up."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay; biases and BatchNorm are spared."""
+    clip_norm: float = 1.0
+    """Largest norm of each variable's gradient; 0 for no clipping."""
+    ema: float = 0.0
+    """Momentum of the average of the weights that is evaluated; 0 for none."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        for name in ("learning_rate", "head_learning_rate"):
+            _require(
+                getattr(self, name) > 0,
+                f"optimizer.{name}",
+                "positive",
+                getattr(self, name),
+            )
+        for name in ("warmup_epochs", "weight_decay", "clip_norm"):
+            _require(
+                getattr(self, name) >= 0,
+                f"optimizer.{name}",
+                ">= 0",
+                getattr(self, name),
+            )
+        _require(0 <= self.ema < 1, "optimizer.ema", "in [0, 1)", self.ema)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long training goes on, and which epoch is kept."""
+
+    head_epochs: int = 1
+    """Epochs with the backbone frozen; 0 with a backbone that starts at random."""
+    epochs: int = 8
+    """Epochs with all layers training."""
+    small_image_size: int = 0
+    """Picture size of the first `small_epochs`, to save time; 0 for none."""
+    small_epochs: int = 0
+    """How many of `epochs` use `small_image_size`; the head's epochs do as well."""
+    monitor: str = "balanced_accuracy"
+    """Name of `METRICS`; the epoch with its best value on validation is kept."""
+    deterministic: bool = False
+    """Repeatable bit for bit on one machine, at some cost in speed."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        _require(self.head_epochs >= 0, "train.head_epochs", ">= 0", self.head_epochs)
+        _require(self.epochs >= 1, "train.epochs", ">= 1", self.epochs)
+        _require(
+            0 <= self.small_epochs < self.epochs,
+            "train.small_epochs",
+            "in 0..train.epochs-1",
+            self.small_epochs,
+        )
+        _require(
+            self.small_image_size == 0 or self.small_image_size >= 32,
+            "train.small_image_size",
+            "0 or >= 32",
+            self.small_image_size,
+        )
+        _require(
+            (self.small_epochs > 0) == (self.small_image_size > 0),
+            "train.small_epochs and train.small_image_size",
+            "both 0 or both positive",
+            (self.small_epochs, self.small_image_size),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How scores get their intervals."""
+
+    resamples: int = 2000
+    """Bootstrap resamples of the lesions."""
+    confidence: float = 0.95
+    """Coverage of each interval."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        _require(self.resamples >= 100, "evaluate.resamples", ">= 100", self.resamples)
+        _require(
+            0 < self.confidence < 1,
+            "evaluate.confidence",
+            "between 0 and 1",
+            self.confidence,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole configuration of a run."""
+
+    seed: int = 0
+    """Seed of shuffling, augmentation, dropout and the first weights."""
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    imbalance: ImbalanceConfig = field(default_factory=ImbalanceConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        """Checks what a single part cannot see."""
+        _require(self.seed >= 0, "seed", ">= 0", self.seed)
+        _require(
+            self.train.head_epochs == 0 or self.model.weights != "none",
+            "train.head_epochs",
+            "0 where `model.weights` is none (a frozen random backbone learns nothing)",
+            self.train.head_epochs,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the tree as dictionaries, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """Returns the configuration that `to_dict` wrote, validated again.
+
+        Raises:
+            ConfigError: A field is unknown or its value out of range.
+        """
+        return typing.cast(Config, _from_dict(cls, values, "config"))
+
+
+def _from_dict(kind: type[Any], values: dict[str, Any], where: str) -> object:
+    types = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(types))
+    if unknown:
+        raise ConfigError(
+            f"{where} has no field {', '.join(unknown)}. "
+            f"Expected some of: {', '.join(types)}."
+        )
+    arguments = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(types[name]):
+            value = _from_dict(typing.cast(type, types[name]), value, f"{where}.{name}")
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**arguments)

@@ -1,0 +1,89 @@
+"""Figures, made to be read at half their size and without colour vision."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.figure import Figure
+
+BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's colour-blind safe pair
+
+
+def plot_confusion_matrix(
+    confusion: npt.NDArray[np.floating[Any]], class_names: Sequence[str], title: str
+) -> Figure:
+    """Draws counts, shaded by the share of each true class, with that share below.
+
+    Args:
+        confusion: Counts [num_classes, num_classes], rows are the true classes.
+        class_names: The names of the classes, in order.
+        title: What was predicted, for the heading.
+    """
+    totals = confusion.sum(axis=1, keepdims=True)
+    rates = np.divide(
+        confusion, totals, out=np.zeros_like(confusion, float), where=totals > 0
+    )
+    figure = Figure(figsize=(7.2, 6.2), layout="constrained")
+    axes = figure.add_subplot()
+    shades = axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), rate in np.ndenumerate(rates):
+        axes.text(
+            column,
+            row,
+            f"{int(confusion[row, column])}\n{100 * rate:.0f} %",
+            ha="center",
+            va="center",
+            fontsize=10,
+            color="white" if rate > 0.55 else "black",
+        )
+    ticks = range(len(class_names))
+    axes.set_xticks(ticks, class_names, fontsize=12)
+    rows = [
+        f"{name}\n(n = {int(total)})"
+        for name, total in zip(class_names, totals[:, 0], strict=True)
+    ]
+    axes.set_yticks(ticks, rows, fontsize=12)
+    axes.set_xlabel("predicted class", fontsize=12)
+    axes.set_ylabel("true class", fontsize=12)
+    axes.set_title(title, fontsize=13)
+    bar = figure.colorbar(shades, ax=axes, shrink=0.8)
+    bar.set_label("share of the true class", fontsize=12)
+    return figure
+
+
+def plot_learning_curves(history: pd.DataFrame, best_epoch: int) -> Figure:
+    """Draws the training loss, and the validation scores with the epoch that was kept.
+
+    Args:
+        history: Columns epoch, loss and val_<metric>, a row for each epoch.
+        best_epoch: The epoch whose weights were kept, counted from 1.
+    """
+    figure = Figure(figsize=(8.6, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(history["epoch"], history["loss"], color=BLUE, marker="o", markersize=4)
+    left.set_title("training loss (weighted)", fontsize=12)
+    styles = {"balanced_accuracy": "-", "macro_f1": "--", "accuracy": ":"}
+    for name, style in styles.items():
+        label = name.replace("_", " ")
+        right.plot(history["epoch"], history[f"val_{name}"], style, label=label)
+    right.axvline(best_epoch, color=ORANGE, linewidth=1.5, label="epoch kept")
+    right.set_title("validation", fontsize=12)
+    right.set_ylim(0, 1)
+    right.legend(fontsize=10, loc="lower right")
+    for axes in (left, right):
+        axes.set_xlabel("epoch", fontsize=11)
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """Returns the figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

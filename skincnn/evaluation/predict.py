@@ -1,0 +1,56 @@
+"""Predictions, and the table that everything later is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import tensorflow as tf
+
+PROBABILITY_PREFIX = "probability_"
+
+
+def predict_probabilities(
+    classifier: keras.Model, batches: tf.data.Dataset
+) -> npt.NDArray[np.float32]:
+    """Returns the probabilities [num_images, num_classes], in the order of the batches.
+
+    Args:
+        classifier: A model from pictures in 0..255 to logits.
+        batches: uint8 [batch, height, width, 3] each.
+    """
+    logits = classifier.predict(batches, verbose=0)
+    return np.asarray(keras.ops.softmax(logits, axis=-1), np.float32)
+
+
+def predictions_table(
+    table: pd.DataFrame,
+    probabilities: npt.NDArray[np.float32],
+    class_names: Sequence[str],
+) -> pd.DataFrame:
+    """Returns `table` with the class's name as label and a column per probability.
+
+    Args:
+        table: A row for each picture, with its integer `label`.
+        probabilities: [num_images, num_classes], in the same order.
+        class_names: The names of the labels, in order.
+    """
+    columns = {
+        f"{PROBABILITY_PREFIX}{name}": probabilities[:, index]
+        for index, name in enumerate(class_names)
+    }
+    names = table["label"].map(dict(enumerate(class_names)))
+    return table.assign(label=names, **columns)
+
+
+def arrays(
+    predictions: pd.DataFrame, class_names: Sequence[str]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Returns integer labels [num_images] and probabilities [num_images, num_classes]."""
+    labels = predictions["label"].map({name: i for i, name in enumerate(class_names)})
+    columns = [f"{PROBABILITY_PREFIX}{name}" for name in class_names]
+    y_true = np.asarray(labels.to_numpy(), np.int64)
+    return y_true, np.asarray(predictions[columns].to_numpy(), np.float64)

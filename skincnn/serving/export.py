@@ -1,0 +1,160 @@
+"""The SavedModel: picture files in, named probabilities out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from skincnn import classes
+from skincnn.data import pipeline
+from skincnn.errors import DataError
+from skincnn.evaluation.predict import arrays
+from skincnn.evaluation.report import load_model, read_run
+from skincnn.files import write_json
+
+NUM_CHECKED = 20
+TOLERANCE = 1e-3
+MODEL_NAME = "skincnn"
+
+
+def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
+    """Writes export/skincnn/<next version> and returns it.
+
+    The folder is written under another name, loaded again, and compared with
+    predictions/test.csv on pictures of the test fold; only then does it get its version.
+
+    Args:
+        workdir: The folder of an evaluated run.
+        data_dir: Where TFDS keeps built datasets.
+
+    Raises:
+        ConfigError: The folder holds no finished run.
+        DataError: The exported model does not give the probabilities that were
+            evaluated.
+    """
+    metadata, config = read_run(workdir)
+    names = metadata["class_names"]
+    parent = workdir / "export" / MODEL_NAME
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = parent / f".tmp-{os.getpid()}"
+    try:
+        model = load_model(workdir, metadata)
+        _write(model, names, config.data.image_size, temporary)
+        difference = _check(temporary, workdir, config.data, names, data_dir)
+        extra = temporary / "assets.extra"
+        extra.mkdir()
+        write_json(
+            extra / "metadata.json",
+            {
+                "class_names": names,
+                "made_up": metadata["made_up"],
+                "dataset": metadata["dataset"],
+                "preprocessing": {
+                    "decode": "JPEG or PNG to RGB, accurate inverse DCT",
+                    "resize": "bilinear, antialiased, squashed to a square, uint8",
+                    "image_size": config.data.image_size,
+                },
+                "sha256": metadata["sha256"],
+                "largest_difference": difference,
+                "not_a_medical_device": True,
+            },
+        )
+        return _rename_to_next_version(temporary, parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(model: keras.Model, names: Sequence[str], image_size: int, path: Path) -> None:
+    malignant = {lesion.name: lesion.malignant for lesion in classes.HAM10000}
+    class_names = tf.constant(list(names))
+    is_malignant = tf.constant([float(malignant[name]) for name in names])
+
+    def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        # The logits of `training=False`: a bare call would run dropout.
+        logits = model(tf.cast(images, tf.float32), training=False)
+        probabilities = tf.nn.softmax(logits)
+        count = tf.shape(probabilities)[0]
+        return {
+            "probabilities": probabilities,
+            "class_names": tf.tile(class_names[None], (count, 1)),
+            "class_name": tf.gather(class_names, tf.argmax(probabilities, axis=-1)),
+            "malignant_probability": tf.linalg.matvec(probabilities, is_malignant),
+        }
+
+    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = tf.map_fn(
+            lambda content: pipeline.decode_image(content, image_size),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec((image_size, image_size, 3), tf.uint8),
+        )
+        return answer(images)
+
+    def from_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return answer(pipeline.resize_image(images, image_size))
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "serving_default",
+        from_bytes,
+        input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")],
+    )
+    archive.add_endpoint(
+        "images",
+        from_images,
+        input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")],
+    )
+    archive.write_out(str(path), verbose=False)
+
+
+def _check(
+    saved_model: Path,
+    workdir: Path,
+    data: Any,
+    names: Sequence[str],
+    data_dir: Path | None,
+) -> float:
+    """Returns the largest difference in probability on pictures of the test fold."""
+    builder = pipeline.open_dataset(data.dataset, data_dir)
+    rows = builder.as_dataset(
+        split=f"fold_{data.test_fold}",
+        decoders={"image": tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(try_autocache=False),
+    ).take(NUM_CHECKED)
+    contents, ids = zip(
+        *((row["image"], row["image_id"].decode()) for row in tfds.as_numpy(rows)),
+        strict=True,
+    )
+    predictions = pd.read_csv(workdir / "predictions" / "test.csv", keep_default_na=False)
+    expected = arrays(predictions.set_index("image_id").loc[list(ids)], names)[1]
+    # Held by a name: the signature alone does not keep the loaded model alive.
+    loaded = tf.saved_model.load(str(saved_model))
+    served = loaded.signatures["serving_default"](image_bytes=tf.constant(contents))
+    difference = float(np.abs(served["probabilities"].numpy() - expected).max())
+    if not difference <= TOLERANCE:
+        raise DataError(
+            f"The exported model differs from predictions/test.csv by {difference:.2g} "
+            f"in probability. Expected at most {TOLERANCE}. Evaluate the run again."
+        )
+    return difference
+
+
+def _rename_to_next_version(temporary: Path, parent: Path) -> Path:
+    while True:
+        versions = [int(path.name) for path in parent.iterdir() if path.name.isdigit()]
+        target = parent / str(max(versions, default=0) + 1)
+        try:
+            # A rename onto a folder that is not empty fails: no version is overwritten.
+            return temporary.rename(target)
+        except OSError:
+            if not target.exists():
+                raise

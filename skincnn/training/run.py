@@ -1,0 +1,266 @@
+"""A training run: from a configuration to a folder with the best model."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from skincnn import __version__
+from skincnn.config import Config, TrainConfig
+from skincnn.data import pipeline
+from skincnn.data.leakage import audit
+from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.metrics import METRICS
+from skincnn.files import replacing, sha256, write_json
+from skincnn.lookup import look_up
+from skincnn.model.augment import AUGMENTATIONS, Augmentation
+from skincnn.model.backbones import BACKBONES
+from skincnn.model.classifier import build_classifier, set_trainable
+from skincnn.training.callbacks import Validation, epoch_callbacks
+from skincnn.training.imbalance import STRATEGIES
+from skincnn.training.losses import WeightedCrossEntropy
+from skincnn.training.optimizers import build_optimizer
+
+PRODUCTS = (
+    "config.json",
+    "metadata.json",
+    "history.csv",
+    "logs",
+    "checkpoints",
+    "model.keras",
+    "predictions",
+    "report.json",
+    "report.html",
+    "figures",
+    "export",
+)
+"""What a run's folder holds; overwriting removes these and nothing else."""
+
+
+def check(config: Config) -> None:
+    """Checks every name in the configuration against the table of its parts.
+
+    Raises:
+        ConfigError: A name is unknown, or pictures are too small for the backbone.
+    """
+    backbone = look_up(BACKBONES, config.model.backbone, "`model.backbone`")
+    look_up(STRATEGIES, config.imbalance.strategy, "`imbalance.strategy`")
+    look_up(METRICS, config.train.monitor, "`train.monitor`")
+    for part in config.augment.parts:
+        look_up(AUGMENTATIONS, part, "`augment.parts`")
+    for size in (config.data.image_size, config.train.small_image_size):
+        if 0 < size < backbone.min_size:
+            raise ConfigError(
+                f"{config.model.backbone} needs pictures of {backbone.min_size} px or "
+                f"more. Received: {size}."
+            )
+
+
+def check_workdir(workdir: Path, overwrite: bool) -> None:
+    """Checks that a run can be written to `workdir`, without touching it.
+
+    Raises:
+        ConfigError: It is a file, holds a run and `overwrite` is not set, or cannot be
+            written to.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(
+            f"--workdir must be a folder. Received: {workdir}, which is a file."
+        )
+    if (workdir / "config.json").exists() and not overwrite:
+        raise ConfigError(
+            f"{workdir} holds a run already. Give another --workdir, or --overwrite to "
+            "replace it."
+        )
+    parent = next(p for p in (workdir, *workdir.resolve().parents) if p.exists())
+    if not parent.is_dir():
+        raise ConfigError(f"--workdir {workdir} cannot be made: {parent} is a file.")
+
+
+def train(
+    config: Config, workdir: Path, data_dir: Path | None = None, overwrite: bool = False
+) -> None:
+    """Trains a classifier and leaves the best epoch in `workdir`.
+
+    Writes config.json, metadata.json, history.csv, logs/, checkpoints/ and model.keras,
+    whose model takes pictures in 0..255 [batch, height, width, 3] and returns logits.
+    All checks come before the folder is touched.
+
+    Args:
+        config: The whole configuration.
+        workdir: The run's folder.
+        data_dir: Where TFDS keeps built datasets.
+        overwrite: Whether to replace a run that is in `workdir`.
+
+    Raises:
+        ConfigError: A name, a path or the weights cannot be used.
+        DataError: The dataset is not built, or its splits leak.
+        DivergedError: The loss or the outputs are no longer finite.
+    """
+    check(config)
+    check_workdir(workdir, overwrite)
+    if config.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    started = time.perf_counter()
+    # The label set is fixed, so the weights are looked for before any data is.
+    names = list(pipeline.class_names(config.data.dataset))
+    classifier = build_classifier(config.model, len(names), seed=config.seed, fused=True)
+    builder = pipeline.open_dataset(config.data.dataset, data_dir)
+    tables = {
+        name: pipeline.read_table(builder, folds)
+        for name, folds in split_folds(config).items()
+    }
+    audited = audit(tables, names)
+    if len(tables["train"]) < config.data.batch_size:
+        raise DataError(
+            f"{len(tables['train'])} training pictures do not fill a batch of "
+            f"--data.batch-size {config.data.batch_size}. Give a smaller one."
+        )
+    _clear(workdir)
+    write_json(workdir / "config.json", config.to_dict())
+
+    validation = Validation(
+        classifier,
+        pipeline.evaluation_batches(
+            pipeline.read_images(
+                builder, [config.data.validation_fold], config.data.image_size
+            )
+        ),
+        tables["val"]["label"].to_numpy(np.int64),
+        config.train.monitor,
+        workdir,
+    )
+    counts = np.bincount(tables["train"]["label"], minlength=len(names))
+    _fit(config, classifier, builder, counts, validation, workdir / "logs")
+
+    classifier.load_weights(validation.checkpoint)
+    _save_plain(config, classifier, workdir / "model.keras")
+    write_json(
+        workdir / "metadata.json",
+        {
+            "skincnn": __version__,
+            "versions": _versions(),
+            "class_names": names,
+            "made_up": builder.builder_config.made_up,
+            "dataset": f"{builder.info.full_name}",
+            "data_fingerprint": {
+                name: pipeline.fingerprint(table) for name, table in tables.items()
+            },
+            "audit": audited,
+            "class_counts": dict(zip(names, counts.tolist(), strict=True)),
+            "best_epoch": validation.best_epoch,
+            "num_parameters": int(classifier.count_params()),
+            "seconds": round(time.perf_counter() - started, 1),
+            "sha256": {"model.keras": sha256(workdir / "model.keras")},
+        },
+    )
+
+
+def split_folds(config: Config) -> dict[str, tuple[int, ...]]:
+    """Returns the folds of "train", "val" and "test"."""
+    return {
+        "train": config.data.train_folds,
+        "val": (config.data.validation_fold,),
+        "test": (config.data.test_fold,),
+    }
+
+
+def _fit(
+    config: Config,
+    classifier: keras.Model,
+    builder: Any,
+    counts: Any,
+    validation: Validation,
+    logs: Path,
+) -> None:
+    """Runs the phases: the head alone, then all layers."""
+    plan = STRATEGIES[config.imbalance.strategy](counts, config.imbalance)
+    model = keras.Sequential([Augmentation(config.augment, config.seed), classifier])
+    steps = int(counts.sum()) // config.data.batch_size
+    epochs_done = 0
+    for backbone, epochs, rate, warmup in (
+        (False, config.train.head_epochs, config.optimizer.head_learning_rate, 0.0),
+        (
+            True,
+            config.train.epochs,
+            config.optimizer.learning_rate,
+            config.optimizer.warmup_epochs,
+        ),
+    ):
+        if epochs == 0:
+            continue
+        set_trainable(classifier, backbone=backbone, batch_norm=config.model.batch_norm)
+        optimizer = build_optimizer(
+            config.optimizer, rate, steps * epochs, round(steps * warmup)
+        )
+        # What is frozen is fixed when a model is compiled: once for each phase.
+        model.compile(optimizer, WeightedCrossEntropy(plan.class_weights))
+        model.fit(
+            _epochs(config, builder, epochs, config.train, small_only=not backbone),
+            steps_per_epoch=steps,
+            initial_epoch=epochs_done,
+            epochs=epochs_done + epochs,
+            shuffle=False,  # the batches are shuffled already
+            callbacks=epoch_callbacks(validation, optimizer, logs),
+        )
+        epochs_done += epochs
+
+
+def _epochs(
+    config: Config, builder: Any, epochs: int, train: TrainConfig, *, small_only: bool
+) -> tf.data.Dataset:
+    """Returns the batches of `epochs` epochs, small pictures first if there are any."""
+
+    def repeated(image_size: int, times: int) -> tf.data.Dataset:
+        images = pipeline.read_images(builder, config.data.train_folds, image_size)
+        batches = pipeline.training_batches(images, config.data.batch_size, config.seed)
+        return batches.repeat(times)
+
+    small = 0 if train.small_epochs == 0 else epochs if small_only else train.small_epochs
+    parts = [
+        repeated(size, times)
+        for size, times in (
+            (train.small_image_size, small),
+            (config.data.image_size, epochs - small),
+        )
+        if times
+    ]
+    return parts[0] if len(parts) == 1 else parts[0].concatenate(parts[1])
+
+
+def _clear(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name in PRODUCTS:
+            path = workdir / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--workdir {workdir} cannot be written: {error}") from error
+
+
+def _save_plain(config: Config, classifier: keras.Model, path: Path) -> None:
+    """Saves the model with Keras's own layers, so that the file needs no skincnn."""
+    untrained = dataclasses.replace(config.model, weights="none")
+    plain = build_classifier(untrained, classifier.output_shape[-1], seed=config.seed)
+    plain.set_weights(classifier.get_weights())
+    with replacing(path) as temporary:
+        plain.save(temporary)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn")
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }

@@ -1,0 +1,5 @@
+"""The TFDS builder `ham10000`; importing this package registers it."""
+
+from tfds_ham10000.ham10000_dataset_builder import Builder
+
+__all__ = ["Builder"]

@@ -1,0 +1,120 @@
+"""The TFDS builder of HAM10000, with a made-up stand-in that needs no download."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from tfds_ham10000 import demo, sources
+from tfds_ham10000.folds import NUM_FOLDS, assign_folds
+
+
+@dataclasses.dataclass(kw_only=True)
+class Ham10000Config(tfds.core.BuilderConfig):
+    """A variant on disk.
+
+    Attributes:
+        num_demo_images: How many pictures to make up; 0 reads the published files.
+    """
+
+    num_demo_images: int = 0
+
+    @property
+    def made_up(self) -> bool:
+        """Whether the pictures are rendered rather than photographed."""
+        return self.num_demo_images > 0
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Dermatoscopic pictures of seven kinds of skin lesion in ten lesion-grouped folds.
+
+    Splits are `fold_0` .. `fold_9`; see `folds.assign_folds`. The bytes of the published
+    JPEG files are kept as they are.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "HAM10000 and the made-up demo pictures in ten folds."}  # noqa: RUF012
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
+    For the config isic2018:
+    1. Open Harvard Dataverse, doi:10.7910/DVN/DBW86T.
+    2. Put {", ".join((*sources.IMAGE_ARCHIVES, sources.METADATA_FILE))} into one folder.
+    3. Give that folder as the manual directory.
+    The pictures are under CC BY-NC 4.0: not for commercial use.
+    """
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        Ham10000Config(
+            name="demo",
+            description="3,000 MADE-UP pictures, rendered by code; no medical value.",
+            num_demo_images=3000,
+        ),
+        Ham10000Config(
+            name="demo_tiny",
+            description="300 MADE-UP pictures for tests and first trials.",
+            num_demo_images=300,
+        ),
+        Ham10000Config(
+            name="isic2018",
+            description="HAM10000, the training set of ISIC 2018 Task 3, as published.",
+        ),
+    ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(
+                        shape=(None, None, 3), encoding_format="jpeg"
+                    ),
+                    "label": tfds.features.ClassLabel(names=sources.CLASS_NAMES),
+                    "image_id": tfds.features.Text(),
+                    "lesion_id": tfds.features.Text(),
+                    "dx_type": tfds.features.Text(),
+                    "age": tfds.features.Scalar(np.float32),
+                    "sex": tfds.features.Text(),
+                    "localization": tfds.features.Text(),
+                    "dataset": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="https://doi.org/10.7910/DVN/DBW86T",
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+        images: sources.ImageArchives | demo.DemoImages
+        if self.builder_config.made_up:
+            records, images = demo.make_dataset(self.builder_config.num_demo_images)
+        else:
+            records, images = sources.read_ham10000(Path(dl_manager.manual_dir))
+            sources.check_images(records, images)
+        folds = assign_folds(records)
+        progress: tqdm[Any] = tqdm(total=len(records), desc="Writing pictures", unit="img")
+        return {
+            f"fold_{fold}": self._generate_examples(
+                [record for record in records if folds[record.lesion_id] == fold],
+                images,
+                progress,
+            )
+            for fold in range(NUM_FOLDS)
+        }
+
+    def _generate_examples(
+        self,
+        records: list[sources.Record],
+        images: sources.ImageArchives | demo.DemoImages,
+        progress: tqdm[Any],
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        for record in records:
+            example = dataclasses.asdict(record)
+            example["label"] = example.pop("dx")
+            yield record.image_id, {**example, "image": images.read(record.image_id)}
+            progress.update()
+        if progress.n == progress.total:
+            progress.close()
