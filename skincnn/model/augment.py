@@ -97,11 +97,15 @@ class Augmentation(keras.layers.Layer):
         self.config = config
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self._vary_compiled = _compiled(self._vary)
 
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
         """Returns varied pictures in training, else the pictures as float32."""
         if not training or not self.config.parts:
             return ops.cast(images, "float32")
+        return self._vary_compiled(images)
+
+    def _vary(self, images: Tensor) -> Tensor:
         batch = ops.shape(images)[0]
 
         def uniform(low: float, high: float) -> Tensor:
@@ -134,6 +138,19 @@ class Augmentation(keras.layers.Layer):
             "config": dataclasses.asdict(self.config),
             "seed": self.seed,
         }
+
+
+def _compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Returns `function` compiled by XLA by itself where TensorFlow would not do so.
+
+    On a CPU Keras leaves XLA off for a whole model, rightly for convolutions; these
+    elementwise operations and gathers take a quarter of the time when fused.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True, autograph=False)
 
 
 def transform(images: Tensor, matrices: Tensor) -> Tensor:

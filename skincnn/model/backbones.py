@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +106,11 @@ def _load(network: keras.Model, path: Path) -> None:
             f"(.h5 or .weights.h5). Received: {path}, which is no file."
         )
     try:
-        network.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
+        with warnings.catch_warnings():
+            # Keras warns of layers that it does not find and leaves them at random.
+            warnings.simplefilter("error", UserWarning)
+            network.load_weights(path)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
         raise ConfigError(
             f"`model.weights`: {path} does not hold the weights of {network.name} "
             f"without its top: {error}"

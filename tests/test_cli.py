@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+START = "from skincnn import cli, errors\nimport time\n"
+
+
+def run(body: str) -> subprocess.CompletedProcess[str]:
+    code = f"{START}def command():\n    {body}\ncli.main(command)"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "stderr"),
+    [
+        ("pass", 0, ""),
+        ("raise errors.ConfigError('wrong')", 2, "error: wrong\n"),
+        ("raise errors.DataError('bad')", 3, "error: bad\n"),
+        ("raise errors.DivergedError('nan')", 4, "error: nan\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted\n"),
+    ],
+)
+def test_exit_codes(body: str, code: int, stderr: str) -> None:
+    done = run(body)
+    assert (done.returncode, done.stderr) == (code, stderr)
+
+
+def test_an_unexpected_error_keeps_its_traceback() -> None:
+    done = run("1 / 0")
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_sigterm_exits_with_143() -> None:
+    code = f"{START}def command():\n    print('ready', flush=True); time.sleep(60)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", code + "cli.main(command)"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 143
+
+
+def test_noise_is_dropped_and_real_warnings_are_not() -> None:
+    body = (
+        "import os, sys\n"
+        "    with cli._without_noise():\n"
+        "        os.write(2, b'I0000 oneDNN custom operations are on. ...\\n')\n"
+        "        os.write(2, b'W0000 something is wrong with your disk\\n')\n"
+        "        print('python warning', file=sys.stderr)"
+    )
+    assert run(body).stderr.splitlines() == [
+        "W0000 something is wrong with your disk",
+        "python warning",
+    ]

@@ -1,0 +1,83 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from skincnn.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    ImbalanceConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from skincnn.errors import ConfigError
+
+
+def test_a_config_survives_json() -> None:
+    config = Config(
+        data=DataConfig(train_folds=(0, 3)),
+        augment=AugmentConfig(parts=()),
+        model=ModelConfig(dropout=0.5),
+    )
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_an_unknown_field_is_named() -> None:
+    values = Config().to_dict()
+    values["data"]["image_sise"] = 32
+    with pytest.raises(ConfigError, match=r"config\.data has no field image_sise"):
+        Config.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (DataConfig, {"image_size": 31}, r"`data\.image_size` must be >= 32.*31"),
+        (DataConfig, {"batch_size": 0}, "batch_size"),
+        (DataConfig, {"test_fold": 10}, r"in 0\.\.9"),
+        (DataConfig, {"test_fold": 8}, "leak"),
+        (DataConfig, {"train_folds": (0, 9)}, "leak"),
+        (DataConfig, {"train_folds": ()}, "not empty"),
+        (AugmentConfig, {"zoom": -0.1}, "zoom"),
+        (AugmentConfig, {"rotation_degrees": 181.0}, "rotation_degrees"),
+        (ModelConfig, {"width": 0.0}, "width"),
+        (ModelConfig, {"dropout": 1.0}, "dropout"),
+        (ImbalanceConfig, {"power": 1.5}, "power"),
+        (OptimizerConfig, {"learning_rate": 0.0}, "learning_rate"),
+        (OptimizerConfig, {"weight_decay": -1.0}, "weight_decay"),
+        (OptimizerConfig, {"ema": 1.0}, "ema"),
+        (TrainConfig, {"epochs": 0}, "epochs"),
+        (TrainConfig, {"small_epochs": 8, "small_image_size": 64}, "small_epochs"),
+        (TrainConfig, {"small_epochs": 2}, "both 0 or both positive"),
+        (EvaluateConfig, {"resamples": 10}, "resamples"),
+        (EvaluateConfig, {"confidence": 1.0}, "confidence"),
+        (Config, {"seed": -1}, "seed"),
+        (Config, {"model": ModelConfig(weights="none")}, "head_epochs"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(
+    kind: type, values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**values)
+
+
+def test_a_config_is_frozen_and_hashable() -> None:
+    config = Config()
+    assert hash(config) == hash(Config())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 1  # type: ignore[misc]
+
+
+def test_help_needs_no_tensorflow() -> None:
+    code = (
+        "import sys, skincnn.presets, skincnn.classes, skincnn.cli;"
+        "print(sorted({'keras', 'tensorflow', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,156 @@
+"""Every entry of every table of parts, so that a new one is tested at once."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from skincnn import classes
+from skincnn.config import AugmentConfig, Config, ImbalanceConfig, ModelConfig
+from skincnn.errors import ConfigError
+from skincnn.evaluation.metrics import METRICS
+from skincnn.lookup import look_up
+from skincnn.model.augment import AUGMENTATIONS, Augmentation
+from skincnn.model.backbones import BACKBONES
+from skincnn.model.classifier import build_classifier, set_trainable
+from skincnn.presets import PRESETS
+from skincnn.training.imbalance import STRATEGIES
+from skincnn.training.run import check
+from tfds_ham10000 import Builder, demo, sources
+
+REFERENCES = {
+    "balanced_accuracy": reference.balanced_accuracy_score,
+    "macro_f1": lambda y, p: reference.f1_score(y, p, average="macro"),
+    "accuracy": reference.accuracy_score,
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_is_valid_and_says_its_command(name: str) -> None:
+    config = PRESETS[name]()
+    check(config)
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert "Command: python scripts/train.py" in (PRESETS[name].__doc__ or "")
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("seed", range(5))
+def test_metric_agrees_with_scikit_learn(name: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y_prob = rng.dirichlet(np.ones(7), 60)
+    # Every class has a picture: elsewhere scikit-learn warns.
+    y_true = np.concatenate([np.arange(7), rng.integers(0, 7, 53)])
+    expected = REFERENCES[name](y_true, y_prob.argmax(axis=1))
+    assert METRICS[name](y_true, y_prob) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metric_weights_count_pictures(name: str) -> None:
+    rng = np.random.default_rng(1)
+    y_true, y_prob = rng.integers(0, 7, 50), rng.dirichlet(np.ones(7), 50)
+    weights = rng.integers(0, 4, (3, 50)).astype(float)
+    values = METRICS[name](y_true, y_prob, weights)
+    assert values.shape == (3,)
+    for row, value in zip(weights.astype(int), values, strict=True):
+        repeated = METRICS[name](np.repeat(y_true, row), np.repeat(y_prob, row, axis=0))
+        assert value == pytest.approx(float(repeated))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_strategy_keeps_the_mean_weight_at_one(name: str) -> None:
+    counts = np.array([327, 514, 1099, 115, 1113, 6705, 142])
+    weights = STRATEGIES[name](counts, ImbalanceConfig()).class_weights
+    assert weights @ counts / counts.sum() == pytest.approx(1, rel=1e-5)
+    assert (weights > 0).all()
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentation_varies_each_picture_by_its_seed(name: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (16, 24, 24, 3), dtype=np.uint8)
+    images[1:] = images[0]
+    first, again, other = (
+        np.asarray(Augmentation(AugmentConfig(parts=(name,)), seed)(images, training=True))
+        for seed in (1, 1, 2)
+    )
+    assert first.dtype == np.float32
+    assert first.shape == images.shape
+    assert first.min() >= 0
+    assert first.max() <= 255
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1
+    assert len(np.unique(first.reshape(16, -1), axis=0)) > 1
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentation_draws_anew_inside_a_graph(name: str) -> None:
+    """Parameters that are drawn once, when a graph is built, are a known fault."""
+    layer = Augmentation(AugmentConfig(parts=(name,)))
+    model = keras.Sequential([keras.Input((24, 24, 3)), layer])
+    model.compile(run_eagerly=False)
+    images = np.random.default_rng(0).uniform(0, 255, (16, 24, 24, 3)).astype("float32")
+    import tensorflow as tf
+
+    step = tf.function(lambda: model(images, training=True))
+    assert np.abs(np.asarray(step()) - np.asarray(step())).max() > 1
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbone_trains_saves_and_freezes(name: str, tmp_path: object) -> None:
+    entry = BACKBONES[name]
+    config = ModelConfig(backbone=name, width=entry.widths[0], weights="none")
+    model = build_classifier(config, 7, fused=True)
+    images = np.random.default_rng(0).integers(0, 256, (4, 48, 40, 3), dtype=np.uint8)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for backbone in (False, True):
+        set_trainable(model, backbone=backbone)
+        # Weights and moving statistics alike must rest while the backbone is frozen.
+        before = [np.array(w) for w in model.get_layer("backbone").get_weights()]
+        model.compile("adam", loss)
+        model.fit(images, np.arange(4), verbose=0)
+        after = model.get_layer("backbone").get_weights()
+        moved = [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
+        assert all(moved) if backbone else not any(moved)
+
+    logits = model.predict(images, verbose=0)
+    assert logits.shape == (4, 7)
+    assert logits.dtype == np.float32
+    path = f"{tmp_path}/{name}.weights.h5"
+    model.save_weights(path)
+    copy = build_classifier(config, 7, seed=1, fused=True)
+    assert np.abs(copy.predict(images, verbose=0) - logits).max() > 1e-3
+    copy.load_weights(path)
+    np.testing.assert_allclose(
+        copy.predict(images, verbose=0), logits, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbone_scaling_is_keras_applications_own(name: str) -> None:
+    module = getattr(keras.applications, name)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype("float32")
+    entry = BACKBONES[name]
+    expected = module.preprocess_input(images.copy())
+    np.testing.assert_allclose(images * entry.scale + entry.offset, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", Builder.BUILDER_CONFIGS, ids=lambda config: config.name)
+def test_dataset_config_says_when_it_is_made_up(config: object) -> None:
+    assert ("MADE-UP" in config.description) == config.made_up  # type: ignore[attr-defined]
+
+
+def test_one_order_of_classes_everywhere() -> None:
+    names = tuple(lesion.name for lesion in classes.HAM10000)
+    assert names == sources.CLASS_NAMES == tuple(sorted(names))
+    assert set(names) == set(demo.APPEARANCES) == set(demo.CLASS_SHARES)
+    assert Builder.BUILDER_CONFIGS
+
+
+def test_a_wrong_name_lists_the_valid_ones_and_the_nearest() -> None:
+    with pytest.raises(
+        ConfigError, match=r"`model\.backbone` must be one of: .*'mobilnet'.*Did you mean"
+    ):
+        look_up(BACKBONES, "mobilnet", "`model.backbone`")

@@ -1,0 +1,311 @@
+"""One tiny run through `scripts/train.py`, and the ways in which a run is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from conftest import ROOT, run_script
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix
+
+from skincnn.classes import HAM10000
+from skincnn.config import Config
+from skincnn.data import pipeline
+from skincnn.errors import DivergedError
+from skincnn.training.callbacks import Validation
+
+NAMES = [lesion.name for lesion in HAM10000]
+PROBABILITIES = [f"probability_{name}" for name in NAMES]
+Run = tuple[Path, "subprocess.CompletedProcess[str]"]
+
+
+def test_the_folder_holds_all_that_was_promised(run: Run) -> None:
+    workdir, done = run
+    for name in (
+        "config.json",
+        "metadata.json",
+        "history.csv",
+        "checkpoints/best.weights.h5",
+        "model.keras",
+        "predictions/val.csv",
+        "predictions/test.csv",
+        "report.json",
+        "report.html",
+        "figures/confusion_matrix_test.png",
+        "figures/learning_curves.png",
+        "export/skincnn/1/saved_model.pb",
+        "export/skincnn/1/assets.extra/metadata.json",
+    ):
+        assert (workdir / name).stat().st_size > 0
+    assert list((workdir / "logs").rglob("events.out*"))
+    assert not list(workdir.rglob(".tmp*"))
+    assert f"report  {workdir / 'report.html'}" in done.stdout
+    assert f"model   {workdir / 'export/skincnn/1'}" in done.stdout
+    assert "Epoch 3/3" in done.stdout
+    for line in ("balanced accuracy", "macro f1", "accuracy", "recall"):
+        assert line in done.stdout
+    config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
+    assert (config.data.dataset, config.train.epochs) == ("demo_tiny", 3)
+
+
+def test_nothing_but_what_matters_is_printed(run: Run) -> None:
+    noise = ("WARNING", "Warning", "oneDNN", "cuda", "cuInit", "absl", "Traceback")
+    assert not [
+        line for line in run[1].stderr.splitlines() if any(n in line for n in noise)
+    ]
+
+
+def test_made_up_pictures_are_called_so_everywhere(run: Run) -> None:
+    workdir, done = run
+    assert "MADE-UP" in done.stdout
+    assert "MADE-UP pictures, rendered by code" in (workdir / "report.html").read_text()
+    assert json.loads((workdir / "report.json").read_text())["made_up"] is True
+    assert json.loads((workdir / "metadata.json").read_text())["made_up"] is True
+    served = workdir / "export/skincnn/1/assets.extra/metadata.json"
+    assert json.loads(served.read_text())["made_up"] is True
+    table = pd.read_csv(workdir / "predictions/test.csv")
+    assert (table["dataset"] == "made_up").all()
+
+
+def test_the_report_is_made_from_the_predictions_table(run: Run) -> None:
+    workdir, _ = run
+    report = json.loads((workdir / "report.json").read_text())
+    for split in ("val", "test"):
+        table = pd.read_csv(workdir / f"predictions/{split}.csv")
+        predicted = np.array(NAMES)[table[PROBABILITIES].to_numpy().argmax(axis=1)]
+        scores = report["splits"][split]
+        assert scores["num_images"] == len(table)
+        np.testing.assert_allclose(table[PROBABILITIES].sum(axis=1), 1, atol=1e-5)
+        expected = confusion_matrix(table["label"], predicted, labels=NAMES)
+        np.testing.assert_array_equal(scores["confusion_matrix"], expected)
+        value = scores["metrics"]["balanced_accuracy"]
+        assert value["value"] == pytest.approx(
+            balanced_accuracy_score(table["label"], predicted), abs=1e-6
+        )
+        assert value["low"] <= value["value"] <= value["high"]
+
+
+def test_the_best_epoch_on_validation_is_what_is_kept(run: Run) -> None:
+    workdir, _ = run
+    history = pd.read_csv(workdir / "history.csv")
+    report = json.loads((workdir / "report.json").read_text())
+    best = history["val_balanced_accuracy"].max()
+    first = int(history.loc[history["val_balanced_accuracy"].idxmax(), "epoch"])
+    assert report["best_epoch"] == first
+    kept = report["splits"]["val"]["metrics"]["balanced_accuracy"]["value"]
+    assert kept == pytest.approx(best, abs=1e-6)
+    assert history["epoch"].tolist() == [1, 2, 3]
+
+
+def test_the_model_file_needs_keras_alone_and_gives_the_predictions(
+    run: Run, data_dir: Path
+) -> None:
+    workdir, _ = run
+    code = (
+        "import sys, keras; m = keras.saving.load_model(sys.argv[1]);"
+        "assert 'skincnn' not in sys.modules; print(m.output_shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(workdir / "model.keras")],
+        capture_output=True,
+        text=True,
+    )
+    assert "(None, 7)" in done.stdout, done.stderr
+    builder = pipeline.open_dataset("demo_tiny", data_dir)
+    model = keras.saving.load_model(workdir / "model.keras")
+    images = np.stack([x for x, _ in pipeline.read_images(builder, [9], 64)])
+    logits = model.predict(images, verbose=0)
+    table = pd.read_csv(workdir / "predictions/test.csv")
+    np.testing.assert_allclose(tf.nn.softmax(logits), table[PROBABILITIES], atol=1e-5)
+
+
+CLIENT = """
+import json, sys
+class Refuse:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("skincnn", "tfds_ham10000", "keras"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import numpy as np, tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+files = [open(name, "rb").read() for name in sys.argv[2:]]
+answer = model.signatures["serving_default"](image_bytes=tf.constant(files))
+print(json.dumps({
+    key: [v.decode() if isinstance(v, bytes) else v for v in np.ravel(value).tolist()]
+    for key, value in answer.items()
+}))
+"""
+
+
+def serve_outside_the_project(
+    saved_model: Path, pictures: dict[str, bytes], folder: Path
+) -> dict[str, np.ndarray]:
+    """Answers by a process that has TensorFlow and knows nothing of this project."""
+    paths = []
+    for name, content in pictures.items():
+        paths.append(folder / f"{name}.jpg")
+        paths[-1].write_bytes(content)
+    done = subprocess.run(
+        # -I: neither the working folder nor PYTHONPATH is searched.
+        [sys.executable, "-I", "-c", CLIENT, str(saved_model), *map(str, paths)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    count = len(pictures)
+    return {
+        key: np.array(value).reshape((count, 7) if len(value) > count else (count,))
+        for key, value in answer.items()
+    }
+
+
+def check_export(workdir: Path, data_dir: Path, folder: Path) -> None:
+    """Compares 20 test pictures, served outside the project, with predictions/test.csv."""
+    import tensorflow_datasets as tfds
+
+    config = json.loads((workdir / "config.json").read_text())["data"]
+    builder = pipeline.open_dataset(config["dataset"], data_dir)
+    rows = builder.as_dataset(
+        split=f"fold_{config['test_fold']}",
+        decoders={"image": tfds.decode.SkipDecoding()},
+    ).take(20)
+    pictures = {row["image_id"].decode(): row["image"] for row in tfds.as_numpy(rows)}
+    answer = serve_outside_the_project(workdir / "export/skincnn/1", pictures, folder)
+    table = pd.read_csv(workdir / "predictions/test.csv").set_index("image_id")
+    expected = table.loc[list(pictures), PROBABILITIES].to_numpy()
+    assert np.abs(answer["probabilities"] - expected).max() < 1e-3
+    assert (answer["class_names"] == np.array(NAMES)).all()
+    assert answer["class_name"].tolist() == [NAMES[i] for i in expected.argmax(axis=1)]
+    malignant = np.array([lesion.malignant for lesion in HAM10000])
+    np.testing.assert_allclose(
+        answer["malignant_probability"], expected[:, malignant].sum(axis=1), atol=1e-3
+    )
+
+
+def test_the_export_serves_what_was_evaluated(
+    run: Run, data_dir: Path, tmp_path: Path
+) -> None:
+    check_export(run[0], data_dir, tmp_path)
+
+
+def test_the_export_takes_image_tensors_and_answers_alike_twice(run: Run) -> None:
+    model = tf.saved_model.load(str(run[0] / "export/skincnn/1"))
+    images = tf.constant(
+        np.random.default_rng(0).integers(0, 256, (2, 50, 70, 3)), tf.uint8
+    )
+    first, second = (
+        model.signatures["images"](images=images)["probabilities"].numpy() for _ in range(2)
+    )
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first.sum(axis=1), 1, atol=1e-5)
+
+
+def test_evaluate_makes_the_same_report_again(
+    run: Run, data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "copy"
+    shutil.copytree(run[0], workdir)
+    for name in ("report.json", "report.html", "predictions/test.csv"):
+        (workdir / name).unlink()
+    done = run_script("evaluate.py", workdir, "--data-dir", data_dir)
+    assert done.returncode == 0, done.stderr
+    for name in ("report.json", "predictions/test.csv"):
+        assert (workdir / name).read_text() == (run[0] / name).read_text()
+
+
+def test_a_changed_model_file_is_refused(run: Run, data_dir: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "copy"
+    shutil.copytree(run[0], workdir)
+    content = bytearray((workdir / "model.keras").read_bytes())
+    content[len(content) // 2] ^= 1
+    (workdir / "model.keras").write_bytes(content)
+    done = run_script("evaluate.py", workdir, "--data-dir", data_dir)
+    assert done.returncode == 3
+    assert "has changed since it was written" in done.stderr
+
+
+def test_overwriting_replaces_the_run_and_spares_other_files(
+    run: Run, data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "copy"
+    shutil.copytree(run[0], workdir)
+    (workdir / "my notes.txt").write_text("keep")
+    flags = (
+        "--data.dataset demo_tiny --data.image-size 32 --model.backbone mobilenet "
+        "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 --overwrite"
+    ).split()
+    done = run_script("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
+    assert done.returncode == 0, done.stderr
+    assert (workdir / "my notes.txt").read_text() == "keep"
+    assert len(pd.read_csv(workdir / "history.csv")) == 1
+    assert [p.name for p in (workdir / "export/skincnn").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nosuch"], 2, "PRESET must be one of: quickstart, cpu"),
+        (["cpu", "--data.dataset", "isic2018"], 3, "scripts/prepare_data.py --config"),
+        (["--data.dataset", "isic2019"], 2, "Did you mean 'isic2018'"),
+        (["--model.backbone", "resnet51"], 2, "`model.backbone` must be one of"),
+        (["--model.weights", "nowhere.h5"], 2, "nowhere.h5, which is no file"),
+        (["--train.monitor", "val_loss"], 2, "`train.monitor` must be one of"),
+        (["--data.test-fold", "0"], 2, "leak"),
+        (["--data.batch-size", "1000", "--data.dataset", "demo_tiny"], 3, "do not fill"),
+        (["--data.imagesize", "64"], 2, "--data.image-size"),
+    ],
+)
+def test_bad_input_ends_before_any_work(
+    arguments: list[str], code: int, message: str, data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    if arguments[0] == "cpu":
+        arguments = [*arguments, "--model.weights", "none", "--train.head-epochs", "0"]
+    done = run_script("train.py", *arguments, "--workdir", workdir, "--data-dir", data_dir)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "run", "below a file"])
+def test_a_workdir_that_cannot_be_used_is_refused(kind: str, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    if kind == "run":
+        workdir.mkdir()
+        (workdir / "config.json").write_text("{}")
+        message = "holds a run already"
+    else:
+        workdir.write_text("precious")
+        message = "is a file"
+    place = workdir / "deep" / "er" if kind == "below a file" else workdir
+    done = run_script("train.py", "--data.dataset", "demo_tiny", "--workdir", place)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert kind == "run" or workdir.read_text() == "precious"
+
+
+def test_a_loss_that_is_no_number_stops_training(tmp_path: Path) -> None:
+    validation = Validation(
+        keras.Sequential(), tf.data.Dataset.range(0), np.zeros(0, int), "accuracy", tmp_path
+    )
+    validation.on_train_batch_end(0, {"loss": 1.5})
+    with pytest.raises(DivergedError, match=r"became nan in epoch 1, step 4") as caught:
+        validation.on_train_batch_end(3, {"loss": float("nan")})
+    assert caught.value.exit_code == 4
+
+
+def test_the_readme_shows_the_two_commands_at_once() -> None:
+    first = "\n".join((ROOT / "README.md").read_text().splitlines()[:20])
+    assert "make train" in first
+    assert "make test" in first
