@@ -16,15 +16,16 @@ from __future__ import annotations
 import dataclasses
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
 from tfds_ham10000.sources import Record
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[np.floating[Any]]
 
 WIDTH, HEIGHT = 160, 120
 SEED = 20180814
@@ -205,7 +206,7 @@ class Frame:
 
     def grid(self) -> tuple[Array, Array]:
         """Returns the lesion coordinates (x, y) of each pixel, [120, 160] each."""
-        rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(float)
+        rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
         x, y = columns - self.centre[0], rows - self.centre[1]
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         return (cos * x + sin * y) / self.pixels, (cos * y - sin * x) / self.pixels
@@ -243,7 +244,7 @@ def _blend(rng: np.random.Generator, dx: str) -> Appearance:
 
 def _skin(tone: float, rng: np.random.Generator) -> Array:
     light, dark = np.array([0.89, 0.72, 0.64]), np.array([0.52, 0.36, 0.28])
-    image = np.empty((HEIGHT, WIDTH, 3))
+    image = np.empty((HEIGHT, WIDTH, 3), np.float32)
     image[:] = light + tone * (dark - light) + rng.normal(0, 0.02, 3)
     image *= 1 + 0.03 * _noise(rng, 12)[..., None] + 0.02 * _noise(rng, 1.2)[..., None]
     return image
@@ -373,12 +374,14 @@ def _branches(strength: float, frame: Frame, rng: np.random.Generator) -> Array:
 
 def _discs(frame: Frame, centres: Array, radii: Array, blur: float) -> Array:
     """Returns the mask, in 0..1, of discs given in lesion coordinates."""
+    if len(centres) == 0:
+        return np.zeros((HEIGHT, WIDTH), np.float32)
     canvas = Image.new("L", (2 * WIDTH, 2 * HEIGHT))
     draw = ImageDraw.Draw(canvas)
     for (x, y), radius in zip(frame.to_pixels(centres) * 2, radii, strict=True):
         size = 2 * radius * frame.pixels
         draw.ellipse((x - size, y - size, x + size, y + size), fill=255)
-    return np.asarray(ndimage.gaussian_filter(_half_size(canvas), blur))
+    return _half_size(canvas, blur)
 
 
 def _light(image: Array, rng: np.random.Generator) -> Array:
@@ -388,15 +391,17 @@ def _light(image: Array, rng: np.random.Generator) -> Array:
         image = _mix(image, np.full(3, rng.uniform(0.05, 0.3)), 0.85 * hairs)
     if rng.random() < 0.2:
         image = _mix(image, np.full(3, 0.12), 0.8 * _ruler(rng))
-    rows, columns = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
+    rows, columns = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j].astype(np.float32)
     slope = rng.normal(0, 0.06, 2)
     light = rng.normal(1, 0.07) + slope[0] * rows + slope[1] * columns
-    image = image * light[..., None] * (1 + rng.normal(0, 0.03, 3))
+    image = image * light[..., None] * (1 + rng.normal(0, 0.03, 3)).astype(np.float32)
     if rng.random() < 0.35:
         edge = np.hypot(columns * 0.8, rows * 0.8) - rng.uniform(0.82, 0.98)
         image = image * (1 / (1 + np.exp(edge * 25)))[..., None]
-    image = ndimage.gaussian_filter(image, (blur := rng.uniform(0, 0.7), blur, 0))
-    return np.asarray(image + rng.normal(0, 0.012, image.shape))
+    blur = rng.uniform(0, 0.7)
+    image = ndimage.gaussian_filter(image, (blur, blur, 0), truncate=3)
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    return np.asarray(image + 0.012 * noise)
 
 
 def _hairs(rng: np.random.Generator) -> Array:
@@ -422,16 +427,23 @@ def _ruler(rng: np.random.Generator) -> Array:
     return _half_size(canvas)
 
 
-def _half_size(canvas: Image.Image) -> Array:
+def _half_size(canvas: Image.Image, blur: float = 0.0) -> Array:
     small = canvas.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
-    return np.asarray(small, float) / 255
+    small = small.filter(ImageFilter.GaussianBlur(blur))
+    return np.asarray(small, np.float32) / 255
 
 
 def _mix(image: Array, colour: Array, opacity: Array) -> Array:
-    weight = np.clip(opacity, 0, 1)[..., None]
-    return np.asarray(image * (1 - weight) + colour * weight)
+    if not np.any(opacity):
+        return image
+    weight = np.clip(opacity, 0, 1)[..., None].astype(np.float32)
+    return np.asarray(image + weight * (colour.astype(np.float32) - image))
 
 
 def _noise(rng: np.random.Generator, smoothness: float) -> Array:
-    field = ndimage.gaussian_filter(rng.normal(size=(HEIGHT, WIDTH)), smoothness)
+    """Returns smooth noise of mean about 0 and standard deviation 1."""
+    step = max(1, round(smoothness))  # coarse noise is drawn coarsely and enlarged
+    shape = (-(-HEIGHT // step), -(-WIDTH // step))
+    coarse = Image.fromarray(rng.standard_normal(shape, dtype=np.float32))
+    field = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
     return np.asarray(field / field.std())
