@@ -62,16 +62,27 @@ class DataConfig:
 class AugmentConfig:
     """How training pictures are varied on the device."""
 
-    parts: tuple[str, ...] = ("flip", "quarter_turn", "rotate", "zoom", "light")
+    parts: tuple[str, ...] = (
+        "flip",
+        "quarter_turn",
+        "rotate",
+        "zoom",
+        "light",
+        "colour",
+    )
     """Names of `AUGMENTATIONS`, applied in this order; empty for none."""
     rotation_degrees: float = 30.0
     """`rotate` turns by an angle drawn from [-x, x] degrees."""
-    zoom: float = 0.15
+    zoom: float = 0.2
     """`zoom` scales by exp(u), u drawn from [-x, x]."""
     brightness: float = 0.1
     """`light` adds a value drawn from [-x, x] times 255."""
-    contrast: float = 0.15
+    contrast: float = 0.2
     """`light` scales the distance to the picture's mean by a factor from [1-x, 1+x]."""
+    saturation: float = 0.15
+    """`colour` scales the distance to grey by a factor from [1-x, 1+x]."""
+    colour_cast: float = 0.05
+    """`colour` scales red, green and blue by a factor each from [1-x, 1+x]."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -80,6 +91,8 @@ class AugmentConfig:
             ("zoom", 1),
             ("brightness", 1),
             ("contrast", 1),
+            ("saturation", 1),
+            ("colour_cast", 1),
         ):
             value = getattr(self, name)
             _require(0 <= value <= most, f"augment.{name}", f"in 0..{most}", value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from skincnn.config import (
-    AugmentConfig,
     Config,
     DataConfig,
     ImbalanceConfig,
@@ -32,7 +31,7 @@ def quickstart() -> Config:
         ),
         imbalance=ImbalanceConfig(power=0.5),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_epochs=1),
-        train=TrainConfig(head_epochs=0, epochs=14),
+        train=TrainConfig(head_epochs=0, epochs=12),
     )
 
 
@@ -46,11 +45,10 @@ def cpu() -> Config:
     """
     return Config(
         data=DataConfig(dataset="isic2018", image_size=160),
-        augment=AugmentConfig(),
         model=ModelConfig(backbone="mobilenet", width=0.75, weights="imagenet"),
-        imbalance=ImbalanceConfig(power=0.75),
-        optimizer=OptimizerConfig(learning_rate=1e-3, ema=0.995),
-        train=TrainConfig(head_epochs=1, epochs=12, small_image_size=128, small_epochs=5),
+        imbalance=ImbalanceConfig(power=0.8),
+        optimizer=OptimizerConfig(learning_rate=6e-4, weight_decay=0.05, ema=0.995),
+        train=TrainConfig(head_epochs=1, epochs=12, small_image_size=128, small_epochs=6),
     )
 
 

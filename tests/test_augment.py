@@ -85,11 +85,13 @@ def test_flips_and_quarter_turns_reach_all_eight_orientations() -> None:
 
 def test_strength_zero_changes_nothing() -> None:
     config = AugmentConfig(
-        parts=("rotate", "zoom", "light"),
+        parts=("rotate", "zoom", "light", "colour"),
         rotation_degrees=0.0,
         zoom=0.0,
         brightness=0.0,
         contrast=0.0,
+        saturation=0.0,
+        colour_cast=0.0,
     )
     varied = Augmentation(config)(IMAGES, training=True)
     np.testing.assert_allclose(varied, IMAGES, atol=1e-3)

@@ -59,6 +59,17 @@ def light(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
     return ops.clip((images - mean) * factor + mean + shift, 0.0, 255.0)
 
 
+def colour(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
+    """Scales the distance to grey, then each channel, as other cameras do; clips."""
+    factor = _per_picture(uniform(1 - config.saturation, 1 + config.saturation))
+    grey = ops.mean(images, axis=-1, keepdims=True)
+    cast = ops.stack(
+        [uniform(1 - config.colour_cast, 1 + config.colour_cast) for _ in range(3)], axis=-1
+    )
+    images = (grey + (images - grey) * factor) * cast[:, None, None, :]
+    return ops.clip(images, 0.0, 255.0)
+
+
 GEOMETRIC: dict[str, Callable[[Uniform, AugmentConfig], Tensor]] = {
     "flip": flip,
     "quarter_turn": quarter_turn,
@@ -66,7 +77,8 @@ GEOMETRIC: dict[str, Callable[[Uniform, AugmentConfig], Tensor]] = {
     "zoom": zoom,
 }
 PHOTOMETRIC: dict[str, Callable[[Tensor, Uniform, AugmentConfig], Tensor]] = {
-    "light": light
+    "light": light,
+    "colour": colour,
 }
 AUGMENTATIONS = {**GEOMETRIC, **PHOTOMETRIC}
 
