@@ -2,16 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow check venv
+.PHONY: train test check venv
 
 train: .venv/.installed ## train, evaluate and export the quickstart preset on the made-up demo data
 	$(BIN)/python scripts/train.py quickstart --overwrite
 
-test: .venv/.installed-dev ## every test that is not marked slow
-	$(BIN)/python -m pytest -m "not slow"
-
-test-slow: .venv/.installed-dev ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+test: .venv/.installed-dev ## every test
+	$(BIN)/python -m pytest
 
 check: .venv/.installed-dev ## lint, formatting, types and the direction of imports
 	$(BIN)/ruff check .
@@ -21,14 +18,15 @@ check: .venv/.installed-dev ## lint, formatting, types and the direction of impo
 
 venv: .venv/.installed ## the environment alone
 
-.venv/bin/python:
+# pip, and not python, is the target: venv makes it last, so a broken .venv is made anew.
+.venv/bin/pip:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 
-.venv/.installed: .venv/bin/python setup.cfg pyproject.toml
-	$(BIN)/pip install --quiet --editable .
+.venv/.installed: .venv/bin/pip setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@

@@ -29,9 +29,14 @@ def command() -> None:
     """Parses, builds, and says where the dataset is."""
     arguments = tyro.cli(Arguments)
     cli.load_tensorflow()
-    from skincnn.data.pipeline import prepare_dataset
+    from skincnn.data.pipeline import is_built, prepare_dataset
 
+    before = is_built(arguments.config, arguments.data_dir)
     builder = prepare_dataset(arguments.config, arguments.data_dir, arguments.manual_dir)
+    if before:
+        print("It was built before; to build it again, delete its folder first.")
+    if builder.builder_config.made_up:
+        print("MADE-UP pictures: scores on them say nothing about skin lesions.")
     print(f"{builder.info.full_name} is built: {builder.data_dir}")
     for name, split in builder.info.splits.items():
         print(f"  {name}: {split.num_examples} pictures")

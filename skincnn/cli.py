@@ -23,6 +23,10 @@ NOISE = re.compile(
 """Lines that TensorFlow prints at each start and that ask nothing of the user."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; what cleans up after Ctrl-C (a download, say) cleans up after it too."""
+
+
 def main(command: Callable[[], None]) -> None:
     """Runs a script's command and ends the process with the exit code it earned.
 
@@ -32,6 +36,9 @@ def main(command: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         command()
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        sys.exit(143)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -76,4 +83,4 @@ def _without_noise() -> Iterator[None]:
 
 
 def _terminate(signum: int, frame: object) -> None:
-    sys.exit(128 + signum)
+    raise Terminated

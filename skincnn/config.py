@@ -34,7 +34,7 @@ class DataConfig:
     validation_fold: int = 8
     """Fold on which the epoch is chosen."""
     test_fold: int = 9
-    """Fold that is used once, after every choice."""
+    """Fold on which nothing is chosen: predicted once training is over."""
     batch_size: int = 32
     """Pictures in a training step."""
 
@@ -70,7 +70,7 @@ class AugmentConfig:
         "light",
         "colour",
     )
-    """Names of `AUGMENTATIONS`, applied in this order; empty for none."""
+    """Names of `AUGMENTATIONS`; geometry is applied before light and colour."""
     rotation_degrees: float = 30.0
     """`rotate` turns by an angle drawn from [-x, x] degrees."""
     zoom: float = 0.2
@@ -143,7 +143,7 @@ class ImbalanceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a warm-up and a cosine to zero, and an average of the weights."""
+    """AdamW with a warm-up and a cosine to a hundredth, and an average of the weights."""
 
     learning_rate: float = 1e-3
     """Highest learning rate of the phase that trains all layers."""
@@ -255,6 +255,12 @@ class Config:
     def __post_init__(self) -> None:
         """Checks what a single part cannot see."""
         _require(self.seed >= 0, "seed", ">= 0", self.seed)
+        _require(
+            self.optimizer.warmup_epochs < self.train.epochs,
+            "optimizer.warmup_epochs",
+            "less than `train.epochs`",
+            self.optimizer.warmup_epochs,
+        )
         _require(
             self.train.head_epochs == 0 or self.model.weights != "none",
             "train.head_epochs",

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from skincnn.errors import ConfigError
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -29,6 +31,28 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable_folder(path: Path, flag: str) -> None:
+    """Checks that `path` is, or can be made, a folder that can be written to.
+
+    Args:
+        path: The folder; nothing is made.
+        flag: The flag that named it, for the message.
+
+    Raises:
+        ConfigError: It is, or lies below, a file, or may not be written to.
+    """
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise ConfigError(
+            f"{flag} must be a folder. Received: {path}, and {existing} is a file."
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{flag} must be a folder that can be written to. Received: {path}, and "
+            f"{existing} may not be written. Give another one."
+        )
 
 
 def write_text(path: Path, text: str) -> None:

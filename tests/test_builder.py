@@ -68,6 +68,8 @@ def test_prepare_builds_once_and_says_where(manual_dir: Path, tmp_path: Path) ->
     again = prepare("isic2018", data_dir)
     assert again.returncode == 0, again.stderr
     assert "Writing pictures" not in again.stderr
+    assert "It was built before" in again.stdout
+    assert "It was built before" not in first.stdout
 
 
 def test_bytes_are_kept_and_missing_values_defined(
@@ -107,6 +109,7 @@ def test_a_damaged_picture_leaves_no_half_dataset(manual_dir: Path, tmp_path: Pa
         ("no csv", 3, "lacks HAM10000_metadata.csv"),
         ("unknown config", 2, "Did you mean 'isic2018'"),
         ("data dir is a file", 2, "--data-dir must be a folder"),
+        ("data dir is below a file", 2, "--data-dir must be a folder"),
     ],
 )
 def test_bad_input_ends_with_one_message_and_its_code(
@@ -124,6 +127,8 @@ def test_bad_input_ends_with_one_message_and_its_code(
         config = "isic2081"
     else:
         data_dir.write_text("")
+        if spoil == "data dir is below a file":
+            data_dir = data_dir / "deep"
     done = prepare(config, data_dir, *arguments)
     assert done.returncode == code, done.stderr
     assert message in done.stderr

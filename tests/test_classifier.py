@@ -10,7 +10,7 @@ from conftest import run_script
 
 from skincnn.config import ModelConfig
 from skincnn.errors import ConfigError
-from skincnn.model.backbones import build_backbone
+from skincnn.model.backbones import BACKBONES, build_backbone
 from skincnn.model.classifier import (
     FusedBatchNormalization,
     build_classifier,
@@ -61,6 +61,29 @@ def test_fused_and_plain_models_share_weights_and_outputs() -> None:
     )
     kinds = {type(layer).__module__ for layer in plain._flatten_layers()}
     assert all(kind.startswith("keras") for kind in kinds)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_classifier_s_backbone_is_keras_applications_own(
+    name: str, tmp_path: Path
+) -> None:
+    width = BACKBONES[name].widths[0]
+    source = build_backbone(name, width, "none")
+    path = tmp_path / "source.weights.h5"
+    rng = np.random.default_rng(0)
+    # Statistics other than 0 and 1, or BatchNorm's weights could be mixed up unseen.
+    source.set_weights([w + rng.uniform(0.01, 0.1, w.shape) for w in source.get_weights()])
+    source.save_weights(path)
+    config = ModelConfig(backbone=name, width=width, weights=str(path))
+    ours = build_classifier(config, 7, fused=True).get_layer("backbone")
+    images = rng.uniform(-1, 1, (2, 64, 64, 3)).astype("float32")
+    expected = np.asarray(source(images, training=False))
+    np.testing.assert_allclose(
+        ours(images, training=False),
+        expected,
+        rtol=1e-4,
+        atol=1e-4 * np.abs(expected).max(),
+    )
 
 
 def test_frozen_batch_norm_keeps_its_statistics() -> None:

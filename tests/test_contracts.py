@@ -37,7 +37,7 @@ def test_preset_is_valid_and_says_its_command(name: str) -> None:
     assert "Command: python scripts/train.py" in (PRESETS[name].__doc__ or "")
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", REFERENCES)
 @pytest.mark.parametrize("seed", range(5))
 def test_metric_agrees_with_scikit_learn(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -55,6 +55,8 @@ def test_metric_weights_count_pictures(name: str) -> None:
     weights = rng.integers(0, 4, (3, 50)).astype(float)
     values = METRICS[name](y_true, y_prob, weights)
     assert values.shape == (3,)
+    assert ((values >= 0) & (values <= 1)).all()
+    assert METRICS[name](y_true, np.eye(7)[y_true]) == pytest.approx(1)
     for row, value in zip(weights.astype(int), values, strict=True):
         repeated = METRICS[name](np.repeat(y_true, row), np.repeat(y_prob, row, axis=0))
         assert value == pytest.approx(float(repeated))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections import Counter
 
@@ -42,12 +43,40 @@ def test_a_picture_is_a_jpeg_file_of_what_was_rendered() -> None:
     assert decoded.std() > 5
 
 
-@pytest.mark.parametrize("dx", demo.APPEARANCES)
-def test_each_class_is_rendered_with_its_structures(
-    dx: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a class's structures its pictures look otherwise: none is drawn in vain."""
-    own = np.stack([demo.render(dx, lesion, 0) for lesion in range(6)]).astype(int)
-    monkeypatch.setitem(demo.APPEARANCES, dx, demo.Appearance())
-    plain = np.stack([demo.render(dx, lesion, 0) for lesion in range(6)]).astype(int)
-    assert np.abs(own - plain).mean() > 1
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(demo.Appearance)])
+def test_each_structure_is_drawn(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strong or absent, all else equal, it must show: none is drawn in vain."""
+    half = demo.Appearance(**dict.fromkeys(vars(demo.Appearance()), 0.5))
+    pictures = []
+    for strength in (0.0, 1.0):
+        look = dataclasses.replace(half, **{field: strength})
+        monkeypatch.setattr(demo, "_blend", lambda rng, dx, look=look: look)
+        pictures.append(demo.render("nv", 0, 0).astype(int))
+    changed = np.abs(pictures[0] - pictures[1]).max(axis=-1) > 8
+    assert changed.mean() > 0.005
+
+
+def test_classes_overlap_and_differ() -> None:
+    """A nearest-centroid rule on the strengths is well above chance, well below perfect."""
+    rng = np.random.default_rng(0)
+    names = list(demo.APPEARANCES)
+    labels = rng.integers(0, 7, 700)
+    looks = np.array([dataclasses.astuple(demo._blend(rng, names[i])) for i in labels])
+    centres = np.array([dataclasses.astuple(look) for look in demo.APPEARANCES.values()])
+    nearest = ((looks[:, None] - centres) ** 2).sum(axis=-1).argmin(axis=1)
+    assert 0.6 < (nearest == labels).mean() < 0.98
+
+
+def test_pictures_are_those_of_this_version() -> None:
+    """A built demo dataset is used as long as the builder's version stays.
+
+    If this fails the pictures have changed: raise `Builder.VERSION`, then these means.
+    """
+    means = [
+        demo.render(dx, lesion, 0).astype(float).mean(axis=(0, 1)).round(1).tolist()
+        for dx, lesion in (("mel", 3), ("bcc", 4), ("vasc", 5))
+    ]
+    np.testing.assert_allclose(means, WRITTEN_DOWN, atol=0.5)
+
+
+WRITTEN_DOWN = [[171.2, 138.2, 106.8], [147.5, 99.0, 85.4], [153.8, 112.6, 99.0]]

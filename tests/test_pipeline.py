@@ -34,7 +34,7 @@ def test_png_is_read_as_its_pixels() -> None:
 def test_table_and_images_stand_in_one_order(data_dir: Path) -> None:
     builder = pipeline.open_dataset("demo_tiny", data_dir)
     table = pipeline.read_table(builder, [3, 8])
-    assert set(table.columns) == {*pipeline.TABLE_COLUMNS, "fold"}
+    assert set(table.columns) == {*pipeline.TABLE_COLUMNS, "fold", "sha256"}
     assert table["image_id"].is_unique
     rows = list(pipeline.read_images(builder, [3, 8], 32).as_numpy_iterator())
     assert [int(label) for _, label in rows] == table["label"].tolist()
@@ -66,12 +66,15 @@ def test_training_batches_are_shuffled_anew_and_repeatable() -> None:
     assert epochs(1) != [first, second]
 
 
-def test_the_fingerprint_sees_labels_and_not_order(data_dir: Path) -> None:
+def test_the_fingerprint_sees_labels_and_pictures_and_not_order(data_dir: Path) -> None:
     table = pipeline.read_table(pipeline.open_dataset("demo_tiny", data_dir), [0])
     same = pipeline.fingerprint(table.sample(frac=1, random_state=0))
     assert same == pipeline.fingerprint(table)
     changed = table.assign(label=(table["label"] + 1) % 7)
     assert pipeline.fingerprint(changed) != pipeline.fingerprint(table)
+    other_picture = table.assign(sha256=table["sha256"].where(table.index > 0, "0"))
+    assert pipeline.fingerprint(other_picture) != pipeline.fingerprint(table)
+    assert table["sha256"].is_unique
 
 
 def test_a_dataset_that_is_not_built_names_the_command(tmp_path: Path) -> None:

@@ -251,6 +251,27 @@ def test_overwriting_replaces_the_run_and_spares_other_files(
     assert [p.name for p in (workdir / "export/skincnn").iterdir()] == ["1"]
 
 
+def test_a_deterministic_run_is_repeated_bit_for_bit(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    flags = (
+        "--data.dataset demo_tiny --data.image-size 32 --model.backbone mobilenet "
+        "--model.width 0.25 --train.epochs 2 --evaluate.resamples 100 "
+        "--train.deterministic True"
+    ).split()
+    for name in ("first", "second"):
+        where = ("--workdir", tmp_path / name, "--data-dir", data_dir)
+        done = run_script("train.py", *where, *flags)
+        assert done.returncode == 0, done.stderr
+    for name in ("predictions/val.csv", "predictions/test.csv", "report.json"):
+        first, second = ((tmp_path / run / name).read_text() for run in ("first", "second"))
+        if name == "report.json":
+            first, second = (
+                {**json.loads(text), "training_seconds": 0} for text in (first, second)
+            )
+        assert first == second
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -276,6 +297,17 @@ def test_bad_input_ends_before_any_work(
     assert message in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert not workdir.exists()
+
+
+def test_files_of_others_are_never_deleted(tmp_path: Path) -> None:
+    picture = tmp_path / "figures" / "thesis.png"
+    picture.parent.mkdir()
+    picture.write_text("precious")
+    for flags in ([], ["--overwrite"]):
+        done = run_script("train.py", "--workdir", tmp_path, *flags)
+        assert done.returncode == 2, done.stderr
+        assert "these are not a run's" in done.stderr
+    assert picture.read_text() == "precious"
 
 
 @pytest.mark.parametrize("kind", ["file", "run", "below a file"])

@@ -46,6 +46,20 @@ def replace_member(folder: Path, image_id: str, content: bytes) -> None:
             file.writestr(name, content if image_id in name else old)
 
 
+def damage_deflated(folder: Path) -> None:
+    """Compresses the first archive again and spoils the first picture's stream."""
+    path = folder / IMAGE_ARCHIVES[0]
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+        start = 30 + len(file.infolist()[0].filename)
+    content = bytearray(path.read_bytes())
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "CSV missing": (
         lambda d: (d / METADATA_FILE).unlink(),
@@ -55,6 +69,18 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "archive is no zip": (
         lambda d: (d / IMAGE_ARCHIVES[0]).write_text("<html>"),
         r"part_1\.zip is not a zip archive",
+    ),
+    "archive is a folder": (
+        lambda d: ((d / IMAGE_ARCHIVES[0]).unlink(), (d / IMAGE_ARCHIVES[0]).mkdir()),
+        r"part_1\.zip is not a zip archive",
+    ),
+    "CSV is a spreadsheet": (
+        lambda d: (d / METADATA_FILE).write_bytes(b"PK\x03\x04\xff\xfe\x00"),
+        "cannot be read as a CSV file",
+    ),
+    "archive damaged inside": (
+        lambda d: damage_deflated(d),
+        r"1 picture\(s\) cannot be used: ISIC_0000000: cannot be unpacked",
     ),
     "column missing": (
         lambda d: edit_csv(d, "localization", "site"),

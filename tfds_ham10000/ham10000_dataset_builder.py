@@ -20,7 +20,7 @@ class Ham10000Config(tfds.core.BuilderConfig):
     """A variant on disk.
 
     Attributes:
-        num_demo_images: How many pictures to make up; 0 reads the published files.
+        num_demo_images: About how many pictures to make up; 0 reads the published files.
     """
 
     num_demo_images: int = 0
@@ -50,12 +50,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [  # noqa: RUF012
         Ham10000Config(
             name="demo",
-            description="3,000 MADE-UP pictures, rendered by code; no medical value.",
+            description="About 3,000 MADE-UP pictures, rendered by code; no medical value.",
             num_demo_images=3000,
         ),
         Ham10000Config(
             name="demo_tiny",
-            description="300 MADE-UP pictures for tests and first trials.",
+            description="About 300 MADE-UP pictures for tests and first trials.",
             num_demo_images=300,
         ),
         Ham10000Config(
@@ -82,7 +82,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 }
             ),
             supervised_keys=("image", "label"),
-            homepage="https://doi.org/10.7910/DVN/DBW86T",
+            homepage=None
+            if self.builder_config.made_up
+            else "https://doi.org/10.7910/DVN/DBW86T",
         )
 
     def _split_generators(

@@ -7,6 +7,7 @@ import difflib
 import io
 import math
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -106,7 +107,15 @@ class ImageArchives:
             raise SourceError(f"{size} bytes, expected at most {MAX_BYTES}")
         try:
             return archive.read(name)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        # zlib: damaged; RuntimeError: encrypted; NotImplementedError: unknown compression.
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            OSError,
+            EOFError,
+            RuntimeError,
+            NotImplementedError,
+        ) as error:
             raise SourceError(f"cannot be unpacked ({error})") from error
 
 
@@ -147,16 +156,13 @@ def read_metadata(path: Path) -> list[Record]:
         SourceError: A column is missing, an image_id stands twice, a label or an age
             cannot be understood, or a lesion has two diagnoses. Names the file and line.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        found = reader.fieldnames or []
-        lacking = [column for column in COLUMNS if column not in found]
-        if lacking:
-            raise SourceError(
-                f"{path} lacks the column(s) {', '.join(lacking)}. Expected: "
-                f"{', '.join(COLUMNS)}. Found: {', '.join(found) or 'an empty file'}."
-            )
-        records = [_parse(row, f"{path}, line {reader.line_num}") for row in reader]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            records = _parse_all(csv.DictReader(file), path)
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise SourceError(
+            f"{path} cannot be read as a CSV file in UTF-8 ({error}). {WHERE_TO_GET}"
+        ) from error
     if not records:
         raise SourceError(f"{path} has no rows. Expected one for each picture.")
     _check_unique(records, path)
@@ -186,7 +192,7 @@ def check_images(records: Iterable[Record], images: ImageArchives) -> None:
 def _jpeg_members(path: Path) -> Iterator[tuple[zipfile.ZipFile, str]]:
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, OSError) as error:
         raise SourceError(
             f"{path} is not a zip archive ({error}). Download it again."
         ) from error
@@ -195,6 +201,17 @@ def _jpeg_members(path: Path) -> Iterator[tuple[zipfile.ZipFile, str]]:
         hidden = PurePosixPath(name).name.startswith(".")
         if name.lower().endswith((".jpg", ".jpeg")) and not hidden:
             yield archive, name
+
+
+def _parse_all(reader: csv.DictReader[str], path: Path) -> list[Record]:
+    found = reader.fieldnames or []
+    lacking = [column for column in COLUMNS if column not in found]
+    if lacking:
+        raise SourceError(
+            f"{path} lacks the column(s) {', '.join(lacking)}. Expected: "
+            f"{', '.join(COLUMNS)}. Found: {', '.join(found) or 'an empty file'}."
+        )
+    return [_parse(row, f"{path}, line {reader.line_num}") for row in reader]
 
 
 def _parse(row: Mapping[str, str | None], where: str) -> Record:

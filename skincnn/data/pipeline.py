@@ -12,7 +12,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import tfds_ham10000
-from skincnn.errors import ConfigError, DataError
+from skincnn.errors import DataError
+from skincnn.files import require_writable_folder
 from skincnn.lookup import look_up
 from tfds_ham10000 import sources
 
@@ -102,6 +103,15 @@ def prepare_dataset(
     return builder
 
 
+def is_built(dataset: str, data_dir: Path | None = None) -> bool:
+    """Returns whether a dataset is on disk.
+
+    Raises:
+        ConfigError: No such config, or `data_dir` is no folder.
+    """
+    return bool(_builder(dataset, data_dir).is_prepared())
+
+
 def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.DatasetBuilder:
     """Returns the TFDS builder of a dataset that is on disk; builds made-up ones.
 
@@ -125,12 +135,16 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
 def read_table(builder: tfds.core.DatasetBuilder, folds: Iterable[int]) -> pd.DataFrame:
     """Returns what is known of each picture of some folds, a row each, without pictures.
 
-    Columns are `TABLE_COLUMNS` and `fold`; `label` is the integer of the class. Rows
-    stand in the order in which `read_images` gives the pictures.
+    Columns are `TABLE_COLUMNS`, `fold`, and the `sha256` of the picture's file; `label` is
+    the integer of the class. Rows stand in the order in which `read_images` gives the
+    pictures.
     """
     folds = list(folds)
-    rows = _rows(builder, folds).map(lambda row: {k: row[k] for k in TABLE_COLUMNS})
-    table = pd.DataFrame(list(tfds.as_numpy(rows)), columns=list(TABLE_COLUMNS))
+    rows = [
+        {**row, "sha256": hashlib.sha256(row.pop("image")).hexdigest()}
+        for row in tfds.as_numpy(_rows(builder, folds))
+    ]
+    table = pd.DataFrame(rows, columns=[*TABLE_COLUMNS, "sha256"])
     for name in set(TABLE_COLUMNS) - {"label", "age"}:
         table[name] = table[name].map(bytes.decode)
     sizes = [builder.info.splits[f"fold_{fold}"].num_examples for fold in folds]
@@ -182,19 +196,20 @@ def evaluation_batches(images: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def fingerprint(table: pd.DataFrame) -> str:
-    """Returns a SHA-256 over image_id, lesion_id, label and fold of each row.
+    """Returns a SHA-256 over pictures, image_id, lesion_id, label and fold of each row.
 
     It does not depend on the order of the rows.
     """
-    rows = table[["image_id", "lesion_id", "label", "fold"]].sort_values("image_id")
+    columns = ["image_id", "lesion_id", "label", "fold", "sha256"]
+    rows = table[columns].sort_values("image_id")
     return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()
 
 
 def _builder(dataset: str, data_dir: Path | None) -> tfds.core.DatasetBuilder:
     configs = {config.name: config for config in tfds_ham10000.Builder.BUILDER_CONFIGS}
-    look_up(configs, dataset, "The dataset (`data.dataset`)")
-    if data_dir is not None and data_dir.exists() and not data_dir.is_dir():
-        raise ConfigError(f"--data-dir must be a folder. Received: {data_dir}, a file.")
+    look_up(configs, dataset, "The dataset (--data.dataset, --config)")
+    if data_dir is not None:
+        require_writable_folder(data_dir, "--data-dir")
     return tfds_ham10000.Builder(config=dataset, data_dir=data_dir)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,21 +57,23 @@ def plot_confusion_matrix(
     return figure
 
 
-def plot_learning_curves(history: pd.DataFrame, best_epoch: int) -> Figure:
+def plot_learning_curves(history: pd.DataFrame, best_epoch: int, title: str) -> Figure:
     """Draws the training loss, and the validation scores with the epoch that was kept.
 
     Args:
         history: Columns epoch, loss and val_<metric>, a row for each epoch.
         best_epoch: The epoch whose weights were kept, counted from 1.
+        title: What was trained on, for the heading.
     """
     figure = Figure(figsize=(8.6, 3.4), layout="constrained")
+    figure.suptitle(title, fontsize=12)
     left, right = figure.subplots(1, 2)
     left.plot(history["epoch"], history["loss"], color=BLUE, marker="o", markersize=4)
     left.set_title("training loss (weighted)", fontsize=12)
-    styles = {"balanced_accuracy": "-", "macro_f1": "--", "accuracy": ":"}
-    for name, style in styles.items():
-        label = name.replace("_", " ")
-        right.plot(history["epoch"], history[f"val_{name}"], style, label=label)
+    styles = itertools.cycle(["-", "--", ":", "-."])
+    for name in history.columns[history.columns.str.startswith("val_")]:
+        label = name.removeprefix("val_").replace("_", " ")
+        right.plot(history["epoch"], history[name], next(styles), label=label)
     right.axvline(best_epoch, color=ORANGE, linewidth=1.5, label="epoch kept")
     right.set_title("validation", fontsize=12)
     right.set_ylim(0, 1)

@@ -34,7 +34,7 @@ def predictions_table(
     """Returns `table` with the class's name as label and a column per probability.
 
     Args:
-        table: A row for each picture, with its integer `label`.
+        table: A row for each picture, with its integer `label` (`pipeline.read_table`).
         probabilities: [num_images, num_classes], in the same order.
         class_names: The names of the labels, in order.
     """
@@ -43,7 +43,7 @@ def predictions_table(
         for index, name in enumerate(class_names)
     }
     names = table["label"].map(dict(enumerate(class_names)))
-    return table.assign(label=names, **columns)
+    return table.drop(columns="sha256").assign(label=names, **columns)
 
 
 def arrays(

@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import tensorflow_datasets as tfds
+from matplotlib.figure import Figure
 
 from skincnn import classes
 from skincnn.config import Config, EvaluateConfig
@@ -26,7 +28,7 @@ from skincnn.files import replacing, sha256, write_json, write_text
 
 SPLIT_ROLES = {
     "val": "validation (the epoch was chosen on it)",
-    "test": "test (used once, after every choice)",
+    "test": "test (no choice of this run was made on it)",
 }
 
 
@@ -51,7 +53,6 @@ def evaluate(workdir: Path, data_dir: Path | None = None) -> dict[str, Any]:
     builder = pipeline.open_dataset(config.data.dataset, data_dir)
     model = load_model(workdir, metadata)
     names = metadata["class_names"]
-    history = pd.read_csv(workdir / "history.csv")
     folds = {"val": config.data.validation_fold, "test": config.data.test_fold}
     report: dict[str, Any] = {
         "made_up": metadata["made_up"],
@@ -69,17 +70,18 @@ def evaluate(workdir: Path, data_dir: Path | None = None) -> dict[str, Any]:
         },
         "splits": {},
     }
-    figures = {"learning_curves": plots.plot_learning_curves(history, report["best_epoch"])}
+    history = pd.read_csv(workdir / "history.csv")
+    pictures = "MADE-UP pictures" if report["made_up"] else report["dataset"]
+    figures = {
+        "learning_curves": plots.plot_learning_curves(
+            history, report["best_epoch"], pictures
+        )
+    }
     for split, fold in folds.items():
-        table = pipeline.read_table(builder, [fold])
-        if pipeline.fingerprint(table) != metadata["data_fingerprint"][split]:
-            raise DataError(
-                f"fold_{fold} of {config.data.dataset} is not the {split} split that "
-                f"{workdir} was trained with. Expected the same pictures and labels; "
-                "train again, or give the --data-dir of the training."
-            )
+        table = _read_split(builder, fold, metadata["data_fingerprint"][split], workdir)
         images = pipeline.read_images(builder, [fold], config.data.image_size)
-        probabilities = predict_probabilities(model, pipeline.evaluation_batches(images))
+        batches = pipeline.evaluation_batches(images)
+        probabilities = predict_probabilities(model, batches)
         predictions = predictions_table(table, probabilities, names)
         path = workdir / "predictions" / f"{split}.csv"
         write_text(path, predictions.to_csv(index=False))
@@ -88,14 +90,9 @@ def evaluate(workdir: Path, data_dir: Path | None = None) -> dict[str, Any]:
         figures[f"confusion_matrix_{split}"] = plots.plot_confusion_matrix(
             np.array(scores["confusion_matrix"]),
             names,
-            f"{'MADE-UP pictures, ' if report['made_up'] else ''}{split}: fold {fold}",
+            f"{pictures}, {split}: fold {fold}",
         )
-    pictures = {name: plots.to_png(figure) for name, figure in figures.items()}
-    for name, png in pictures.items():
-        with replacing(workdir / "figures" / f"{name}.png") as temporary:
-            temporary.write_bytes(png)
-    write_json(workdir / "report.json", report)
-    write_text(workdir / "report.html", _html(report, config, pictures))
+    _write_report(workdir, report, config, figures)
     return report
 
 
@@ -200,6 +197,30 @@ def _text(value: dict[str, float | None]) -> str:
     if value["value"] is None:
         return "no picture"
     return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def _read_split(
+    builder: tfds.core.DatasetBuilder, fold: int, fingerprint: str, workdir: Path
+) -> pd.DataFrame:
+    table = pipeline.read_table(builder, [fold])
+    if pipeline.fingerprint(table) != fingerprint:
+        raise DataError(
+            f"fold_{fold} of {builder.info.full_name} is not the one that {workdir} was "
+            "trained with. Expected the same pictures and labels; train again, or give "
+            "the --data-dir of the training."
+        )
+    return table
+
+
+def _write_report(
+    workdir: Path, report: dict[str, Any], config: Config, figures: dict[str, Figure]
+) -> None:
+    pictures = {name: plots.to_png(figure) for name, figure in figures.items()}
+    for name, png in pictures.items():
+        with replacing(workdir / "figures" / f"{name}.png") as temporary:
+            temporary.write_bytes(png)
+    write_json(workdir / "report.json", report)
+    write_text(workdir / "report.html", _html(report, config, pictures))
 
 
 def _html(report: dict[str, Any], config: Config, pictures: dict[str, bytes]) -> str:

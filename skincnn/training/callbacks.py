@@ -69,7 +69,7 @@ class Validation(keras.callbacks.Callback):
             raise DivergedError(
                 f"The loss became {loss} in epoch {len(self.rows) + 1}, step {batch + 1}. "
                 "Expected a finite loss. Lower --optimizer.learning-rate, or raise "
-                "--optimizer.warmup-epochs. The best weights so far are kept."
+                "--optimizer.warmup-epochs, and give --overwrite."
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -80,8 +80,8 @@ class Validation(keras.callbacks.Callback):
         if not np.isfinite(probabilities).all():
             raise DivergedError(
                 f"The model's outputs are no longer finite after epoch "
-                f"{len(self.rows) + 1}. Lower --optimizer.learning-rate. The best "
-                "weights so far are kept."
+                f"{len(self.rows) + 1}. Lower --optimizer.learning-rate, and "
+                "give --overwrite."
             )
         for name, metric in METRICS.items():
             logs[f"val_{name}"] = float(metric(self.labels, probabilities))

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import platform
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from skincnn import __version__
-from skincnn.config import Config, TrainConfig
+from skincnn.config import Config
 from skincnn.data import pipeline
 from skincnn.data.leakage import audit
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.metrics import METRICS
-from skincnn.files import replacing, sha256, write_json
+from skincnn.files import replacing, require_writable_folder, sha256, write_json
 from skincnn.lookup import look_up
 from skincnn.model.augment import AUGMENTATIONS, Augmentation
 from skincnn.model.backbones import BACKBONES
@@ -43,11 +46,11 @@ PRODUCTS = (
     "figures",
     "export",
 )
-"""What a run's folder holds; overwriting removes these and nothing else."""
+"""What a run's folder holds; overwriting a run removes these and nothing else."""
 
 
 def check(config: Config) -> None:
-    """Checks every name in the configuration against the table of its parts.
+    """Checks the names in the configuration against the tables of parts.
 
     Raises:
         ConfigError: A name is unknown, or pictures are too small for the backbone.
@@ -69,21 +72,21 @@ def check_workdir(workdir: Path, overwrite: bool) -> None:
     """Checks that a run can be written to `workdir`, without touching it.
 
     Raises:
-        ConfigError: It is a file, holds a run and `overwrite` is not set, or cannot be
-            written to.
+        ConfigError: It is a file, cannot be written to, holds a run and `overwrite` is
+            not set, or holds files that look like a run's and are not.
     """
-    if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(
-            f"--workdir must be a folder. Received: {workdir}, which is a file."
-        )
-    if (workdir / "config.json").exists() and not overwrite:
+    require_writable_folder(workdir, "--workdir")
+    found = [name for name in PRODUCTS if (workdir / name).exists()]
+    if "config.json" in found and not overwrite:
         raise ConfigError(
             f"{workdir} holds a run already. Give another --workdir, or --overwrite to "
             "replace it."
         )
-    parent = next(p for p in (workdir, *workdir.resolve().parents) if p.exists())
-    if not parent.is_dir():
-        raise ConfigError(f"--workdir {workdir} cannot be made: {parent} is a file.")
+    if found and "config.json" not in found:
+        raise ConfigError(
+            f"{workdir} holds {', '.join(found)}, but no config.json: these are not a "
+            "run's. Expected an empty folder or a run's; give another --workdir."
+        )
 
 
 def train(
@@ -110,9 +113,8 @@ def train(
     check_workdir(workdir, overwrite)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    started = time.perf_counter()
     # The label set is fixed, so the weights are looked for before any data is.
-    names = list(pipeline.class_names(config.data.dataset))
+    names = pipeline.class_names(config.data.dataset)
     classifier = build_classifier(config.model, len(names), seed=config.seed, fused=True)
     builder = pipeline.open_dataset(config.data.dataset, data_dir)
     tables = {
@@ -126,22 +128,12 @@ def train(
             f"--data.batch-size {config.data.batch_size}. Give a smaller one."
         )
     _clear(workdir)
+    started = time.perf_counter()
     write_json(workdir / "config.json", config.to_dict())
 
-    validation = Validation(
-        classifier,
-        pipeline.evaluation_batches(
-            pipeline.read_images(
-                builder, [config.data.validation_fold], config.data.image_size
-            )
-        ),
-        tables["val"]["label"].to_numpy(np.int64),
-        config.train.monitor,
-        workdir,
-    )
     counts = np.bincount(tables["train"]["label"], minlength=len(names))
+    validation = _validation(config, classifier, builder, tables["val"], workdir)
     _fit(config, classifier, builder, counts, validation, workdir / "logs")
-
     classifier.load_weights(validation.checkpoint)
     _save_plain(config, classifier, workdir / "model.keras")
     write_json(
@@ -151,7 +143,7 @@ def train(
             "versions": _versions(),
             "class_names": names,
             "made_up": builder.builder_config.made_up,
-            "dataset": f"{builder.info.full_name}",
+            "dataset": builder.info.full_name,
             "data_fingerprint": {
                 name: pipeline.fingerprint(table) for name, table in tables.items()
             },
@@ -174,11 +166,30 @@ def split_folds(config: Config) -> dict[str, tuple[int, ...]]:
     }
 
 
+def _validation(
+    config: Config,
+    classifier: keras.Model,
+    builder: tfds.core.DatasetBuilder,
+    table: pd.DataFrame,
+    workdir: Path,
+) -> Validation:
+    images = pipeline.read_images(
+        builder, [config.data.validation_fold], config.data.image_size
+    )
+    return Validation(
+        classifier,
+        pipeline.evaluation_batches(images),
+        table["label"].to_numpy(np.int64),
+        config.train.monitor,
+        workdir,
+    )
+
+
 def _fit(
     config: Config,
     classifier: keras.Model,
-    builder: Any,
-    counts: Any,
+    builder: tfds.core.DatasetBuilder,
+    counts: npt.NDArray[np.int64],
     validation: Validation,
     logs: Path,
 ) -> None:
@@ -205,7 +216,7 @@ def _fit(
         # What is frozen is fixed when a model is compiled: once for each phase.
         model.compile(optimizer, WeightedCrossEntropy(plan.class_weights))
         model.fit(
-            _epochs(config, builder, epochs, config.train, small_only=not backbone),
+            _epochs(config, builder, epochs, head_alone=not backbone),
             steps_per_epoch=steps,
             initial_epoch=epochs_done,
             epochs=epochs_done + epochs,
@@ -216,38 +227,35 @@ def _fit(
 
 
 def _epochs(
-    config: Config, builder: Any, epochs: int, train: TrainConfig, *, small_only: bool
+    config: Config, builder: tfds.core.DatasetBuilder, epochs: int, *, head_alone: bool
 ) -> tf.data.Dataset:
-    """Returns the batches of `epochs` epochs, small pictures first if there are any."""
-
-    def repeated(image_size: int, times: int) -> tf.data.Dataset:
-        images = pipeline.read_images(builder, config.data.train_folds, image_size)
-        batches = pipeline.training_batches(images, config.data.batch_size, config.seed)
-        return batches.repeat(times)
-
-    small = 0 if train.small_epochs == 0 else epochs if small_only else train.small_epochs
-    parts = [
-        repeated(size, times)
-        for size, times in (
-            (train.small_image_size, small),
-            (config.data.image_size, epochs - small),
-        )
-        if times
-    ]
-    return parts[0] if len(parts) == 1 else parts[0].concatenate(parts[1])
+    """Returns the batches of all epochs of a phase, small pictures first if any."""
+    small = config.train.small_epochs
+    if head_alone and small > 0:
+        small = epochs
+    phases = []
+    for size, times in (
+        (config.train.small_image_size, small),
+        (config.data.image_size, epochs - small),
+    ):
+        if times > 0:
+            images = pipeline.read_images(builder, config.data.train_folds, size)
+            batches = pipeline.training_batches(images, config.data.batch_size, config.seed)
+            phases.append(batches.repeat(times))
+    # One dataset rather than one fit() for each size: the optimizer's state and the
+    # average of the weights go on as if nothing had happened.
+    return functools.reduce(tf.data.Dataset.concatenate, phases)
 
 
 def _clear(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        for name in PRODUCTS:
-            path = workdir / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--workdir {workdir} cannot be written: {error}") from error
+    workdir.mkdir(parents=True, exist_ok=True)
+    # config.json goes last: a folder that is cleared half way is still known as a run's.
+    for name in reversed(PRODUCTS):
+        path = workdir / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _save_plain(config: Config, classifier: keras.Model, path: Path) -> None:
