@@ -256,9 +256,9 @@ class Config:
         """Checks what a single part cannot see."""
         _require(self.seed >= 0, "seed", ">= 0", self.seed)
         _require(
-            self.optimizer.warmup_epochs < self.train.epochs,
+            self.optimizer.warmup_epochs <= self.train.epochs,
             "optimizer.warmup_epochs",
-            "less than `train.epochs`",
+            "at most `train.epochs`",
             self.optimizer.warmup_epochs,
         )
         _require(

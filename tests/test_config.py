@@ -57,7 +57,7 @@ def test_an_unknown_field_is_named() -> None:
         (EvaluateConfig, {"resamples": 10}, "resamples"),
         (EvaluateConfig, {"confidence": 1.0}, "confidence"),
         (Config, {"seed": -1}, "seed"),
-        (Config, {"optimizer": OptimizerConfig(warmup_epochs=8)}, "warmup_epochs"),
+        (Config, {"optimizer": OptimizerConfig(warmup_epochs=9)}, "warmup_epochs"),
         (Config, {"model": ModelConfig(weights="none")}, "head_epochs"),
     ],
 )
