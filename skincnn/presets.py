@@ -20,6 +20,8 @@ def quickstart() -> Config:
     Needs no download. Its score says that the software works, and nothing about skin.
 
     Command: python scripts/train.py
+    Cost: three to four minutes on two cores, rendering included.
+    Score: balanced accuracy about .7 on the made-up test fold.
     """
     return Config(
         data=DataConfig(dataset="demo", image_size=96),
@@ -41,7 +43,12 @@ def cpu() -> Config:
     The first epochs see smaller pictures, which saves a third of their time, and the
     weights that are evaluated are an average over the last few hundred steps.
 
+    Its settings were chosen by runs on folds 0 to 6, scored on folds 7 and 8. Label
+    smoothing with heavier dropout, and a rate of 1e-3, did not help there.
+
     Command: python scripts/train.py cpu
+    Cost: 18 minutes on two cores, after scripts/prepare_data.py.
+    Score on 200x150 copies: balanced accuracy .741 on fold 8, .601 [.522, .690] on fold 9.
     """
     return Config(
         data=DataConfig(dataset="isic2018", image_size=160),

@@ -30,11 +30,12 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_preset_is_valid_and_says_its_command(name: str) -> None:
+def test_preset_is_valid_and_says_its_command_cost_and_score(name: str) -> None:
     config = PRESETS[name]()
     check(config)
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    assert "Command: python scripts/train.py" in (PRESETS[name].__doc__ or "")
+    for line in ("Command: python scripts/train.py", "Cost: ", "Score"):
+        assert line in (PRESETS[name].__doc__ or "")
 
 
 @pytest.mark.parametrize("name", REFERENCES)
