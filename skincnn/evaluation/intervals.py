@@ -39,7 +39,8 @@ def bootstrap_interval(
     """Returns the lower and upper end of the percentile interval of a metric.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. A resample
-    in which a class has no picture is left out of that class's interval.
+    in which a class has no picture is left out of that class's interval; a mean over
+    classes then is one over the others, which lifts its upper end if the class is weak.
 
     Args:
         metric: A function of `metrics`, called as `metric(y_true, y_prob, weights)`.
