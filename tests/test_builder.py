@@ -13,7 +13,7 @@ from conftest import jpeg, run_script, write_manual_dir
 from test_sources import replace_member
 
 from tfds_ham10000 import Builder, demo, sources
-from tfds_ham10000.folds import assign_folds
+from tfds_ham10000.folds import place
 
 FOLDS = [f"fold_{fold}" for fold in range(10)]
 
@@ -45,8 +45,8 @@ class TestMadeUp(tfds.testing.DatasetBuilderTestCase):
     @classmethod
     def setUpClass(cls) -> None:
         records, _ = demo.make_dataset(300)
-        folds = assign_folds(records)
-        cls.SPLITS = Counter(f"fold_{folds[record.lesion_id]}" for record in records)
+        places = place(records)
+        cls.SPLITS = Counter(f"fold_{at.fold}" for at in places.values())
         super().setUpClass()
 
 

@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from tfds_ham10000 import demo, sources
-from tfds_ham10000.folds import NUM_FOLDS, assign_folds
+from tfds_ham10000.folds import NUM_FOLDS, Place, place, published_places
+from tfds_ham10000.near_duplicates import find_similar
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -34,12 +35,15 @@ class Ham10000Config(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Dermatoscopic pictures of seven kinds of skin lesion in ten lesion-grouped folds.
 
-    Splits are `fold_0` .. `fold_9`; see `folds.assign_folds`. The bytes of the published
+    Splits are `fold_0` .. `fold_9`; see `folds.place`. The bytes of the published
     JPEG files are kept as they are.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "HAM10000 and the made-up demo pictures in ten folds."}  # noqa: RUF012
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {  # noqa: RUF012
+        "1.0.0": "HAM10000 and the made-up demo pictures in ten folds.",
+        "2.0.0": "Folds keep near-duplicates together as well; group_id names them.",
+    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     For the config isic2018:
     1. Open Harvard Dataverse, doi:10.7910/DVN/DBW86T.
@@ -74,6 +78,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     "label": tfds.features.ClassLabel(names=sources.CLASS_NAMES),
                     "image_id": tfds.features.Text(),
                     "lesion_id": tfds.features.Text(),
+                    "group_id": tfds.features.Text(),
                     "dx_type": tfds.features.Text(),
                     "age": tfds.features.Scalar(np.float32),
                     "sex": tfds.features.Text(),
@@ -96,26 +101,39 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         else:
             records, images = sources.read_ham10000(Path(dl_manager.manual_dir))
             sources.check_images(records, images)
-        folds = assign_folds(records)
+        places = self._places(records, images)
         progress: tqdm[Any] = tqdm(total=len(records), desc="Writing pictures", unit="img")
         return {
             f"fold_{fold}": self._generate_examples(
-                [record for record in records if folds[record.lesion_id] == fold],
+                [record for record in records if places[record.image_id].fold == fold],
+                places,
                 images,
                 progress,
             )
             for fold in range(NUM_FOLDS)
         }
 
+    def _places(
+        self, records: list[sources.Record], images: sources.ImageArchives | demo.DemoImages
+    ) -> dict[str, Place]:
+        # Made-up lesions have no twins, and HAM10000's are published.
+        known = self.builder_config.made_up or all(
+            record.image_id in published_places() for record in records
+        )
+        ids = [] if known else [record.image_id for record in records]
+        return place(records, find_similar(ids, images.read))
+
     def _generate_examples(
         self,
         records: list[sources.Record],
+        places: dict[str, Place],
         images: sources.ImageArchives | demo.DemoImages,
         progress: tqdm[Any],
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for record in records:
             example = dataclasses.asdict(record)
             example["label"] = example.pop("dx")
+            example["group_id"] = places[record.image_id].group_id
             yield record.image_id, {**example, "image": images.read(record.image_id)}
             progress.update()
         if progress.n == progress.total:
