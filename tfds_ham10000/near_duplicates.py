@@ -108,15 +108,22 @@ def similar_pairs(
         max_distance: Most bits in which two hashes of a pair differ.
         rows: Pictures compared with all others at a time, which bounds the memory.
     """
-    signs = hashes.astype(np.float32) * 2 - 1
-    num_bits = signs.shape[-1]
+    num_bits = hashes.shape[-1]
+    first = _signs(hashes[:, 0])
     found: set[tuple[int, int]] = set()
-    for start in range(0, len(signs), rows):
-        for orientation in range(signs.shape[1]):
-            agreement = signs[start : start + rows, 0] @ signs[:, orientation].T
-            near = np.argwhere(agreement >= num_bits - 2 * max_distance)
-            found |= {(start + int(i), int(j)) for i, j in near if start + i < j}
+    for orientation in range(hashes.shape[1]):
+        other = _signs(hashes[:, orientation]).T
+        for start in range(0, len(first), rows):
+            near = first[start : start + rows] @ other >= num_bits - 2 * max_distance
+            found |= {
+                (start + i, j) for i, j in np.argwhere(near).tolist() if start + i < j
+            }
     return sorted(found)
+
+
+def _signs(hashes: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    # The product of two rows of signs counts the bits that agree less those that differ.
+    return hashes.astype(np.float32) * 2 - 1
 
 
 def components(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
