@@ -253,6 +253,22 @@ def test_overwriting_replaces_the_run_and_spares_other_files(
     assert [p.name for p in (workdir / "export/skincnn").iterdir()] == ["1"]
 
 
+def test_a_split_by_image_says_how_leaky_it_is(data_dir: Path, tmp_path: Path) -> None:
+    flags = (
+        "--data.dataset demo_tiny --data.image-size 32 --model.backbone mobilenet "
+        "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 "
+        "--data.split-by image --data.one-image-per-lesion evaluation"
+    ).split()
+    done = run_script("train.py", "--workdir", tmp_path, "--data-dir", data_dir, *flags)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    share = report["audit"]["share_test_images"]
+    assert 0 < share < 1
+    assert f"SPLIT BY IMAGE: {share:.0%} of the test pictures" in done.stdout
+    assert "SPLIT BY IMAGE" in (tmp_path / "report.html").read_text()
+    assert report["splits"]["test"]["num_images"] == report["splits"]["test"]["num_lesions"]
+
+
 def test_a_deterministic_run_is_repeated_bit_for_bit(
     data_dir: Path, tmp_path: Path
 ) -> None:
