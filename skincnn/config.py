@@ -151,7 +151,8 @@ class ImbalanceConfig:
     strategy: str = "class_weights"
     """Name of `STRATEGIES`."""
     power: float = 0.75
-    """`class_weights` weighs a class by (1 / its pictures) ** power: 0 none, 1 full."""
+    """`class_weights` weighs a class by (1 / its pictures) ** power, `logit_adjusted` adds
+    power * log(share of the class) to the logits: 0 none, 1 full."""
     beta: float = 0.999
     """`effective_number_sampling`: nearer to 1, nearer to balanced classes; 0 for none."""
 

@@ -17,17 +17,19 @@ class Plan:
     """What `training.run` applies; it knows no strategy's name.
 
     Of both kinds of weights the mean over the training pictures is 1. A strategy changes
-    one of them: balancing by the loss and by sampling at once would overshoot.
+    one attribute: balancing by the loss and by sampling at once would overshoot.
 
     Attributes:
         class_weights: The weight of each class in the loss, [num_classes]; the mean of 1
             lets learning rates keep their meaning.
         sampling_weights: How often, on average, a picture of each class is drawn in an
             epoch, [num_classes]; None for each picture once.
+        logit_shift: What the loss adds to the logits, [num_classes]; None for nothing.
     """
 
     class_weights: npt.NDArray[np.float32]
     sampling_weights: npt.NDArray[np.float64] | None = None
+    logit_shift: npt.NDArray[np.float32] | None = None
 
 
 def none(counts: npt.NDArray[np.int64], config: ImbalanceConfig) -> Plan:
@@ -42,6 +44,20 @@ def class_weights(counts: npt.NDArray[np.int64], config: ImbalanceConfig) -> Pla
     """
     weights = counts.astype(np.float64) ** -config.power
     return Plan(_with_mean_one(weights, counts).astype(np.float32))
+
+
+def logit_adjusted(counts: npt.NDArray[np.int64], config: ImbalanceConfig) -> Plan:
+    """The loss adds power * log(share of the class) to the logits.
+
+    The network then learns log-odds that are balanced by themselves: with power 1, the
+    largest logit minimises the balanced error. Rare classes are not weighed more, which
+    would follow single pictures.
+
+    References:
+        Menon et al., Long-tail Learning via Logit Adjustment (2021), arXiv:2007.07314.
+    """
+    shift = config.power * np.log(counts / counts.sum())
+    return Plan(_ones(counts), logit_shift=shift.astype(np.float32))
 
 
 def balanced_sampling(counts: npt.NDArray[np.int64], config: ImbalanceConfig) -> Plan:
@@ -78,6 +94,7 @@ def effective_number_sampling(
 STRATEGIES: dict[str, Callable[[npt.NDArray[np.int64], ImbalanceConfig], Plan]] = {
     "none": none,
     "class_weights": class_weights,
+    "logit_adjusted": logit_adjusted,
     "balanced_sampling": balanced_sampling,
     "square_root_sampling": square_root_sampling,
     "effective_number_sampling": effective_number_sampling,

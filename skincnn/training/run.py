@@ -230,7 +230,8 @@ def _fit(
             round(steps * warmup),
         )
         # What is frozen is fixed when a model is compiled: once for each phase.
-        model.compile(optimizer, WeightedCrossEntropy(plan.class_weights))
+        loss = WeightedCrossEntropy(plan.class_weights, plan.logit_shift)
+        model.compile(optimizer, loss)
         # One dataset and one fit() for all sizes of a phase: the optimizer's state and
         # the average of the weights go on as if nothing had happened.
         batches = pipeline.training_batches(
