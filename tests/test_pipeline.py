@@ -9,7 +9,7 @@ import tensorflow as tf
 from conftest import jpeg
 from PIL import Image
 
-from skincnn.data import pipeline
+from skincnn.data import datasets, pipeline
 from skincnn.errors import DataError
 
 
@@ -32,7 +32,7 @@ def test_png_is_read_as_its_pixels() -> None:
 
 
 def test_table_and_images_stand_in_one_order(data_dir: Path) -> None:
-    builder = pipeline.open_dataset("demo_tiny", data_dir)
+    builder = datasets.open_dataset("demo_tiny", data_dir)
     table = pipeline.read_table(builder, [3, 8])
     assert set(table.columns) == {*pipeline.TABLE_COLUMNS, "fold", "sha256"}
     assert table["image_id"].is_unique
@@ -67,7 +67,7 @@ def test_training_batches_are_shuffled_anew_and_repeatable() -> None:
 
 
 def test_the_fingerprint_sees_labels_and_pictures_and_not_order(data_dir: Path) -> None:
-    table = pipeline.read_table(pipeline.open_dataset("demo_tiny", data_dir), [0])
+    table = pipeline.read_table(datasets.open_dataset("demo_tiny", data_dir), [0])
     same = pipeline.fingerprint(table.sample(frac=1, random_state=0))
     assert same == pipeline.fingerprint(table)
     changed = table.assign(label=(table["label"] + 1) % 7)
@@ -79,4 +79,4 @@ def test_the_fingerprint_sees_labels_and_pictures_and_not_order(data_dir: Path) 
 
 def test_a_dataset_that_is_not_built_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"scripts/prepare_data\.py --config isic2018"):
-        pipeline.open_dataset("isic2018", tmp_path)
+        datasets.open_dataset("isic2018", tmp_path)

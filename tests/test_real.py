@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, run_script
+from source_files import IMAGE_ARCHIVES, METADATA_FILE
 from test_run import check_export
 
 from tfds_ham10000 import sources
@@ -35,7 +36,8 @@ pytestmark = [
 
 
 def test_the_published_counts_hold() -> None:
-    records, images = sources.read_ham10000(PICTURES)
+    source = sources.read_source(PICTURES, "isic2018")
+    records, images = source.splits["train"], source.images
     assert len(records) == len(images.image_ids) == 10015
     assert len({record.lesion_id for record in records}) == 7470
     counts = Counter(record.dx for record in records)
@@ -102,7 +104,8 @@ def test_real_pictures_go_the_whole_way(tmp_path: Path) -> None:
 
 def write_subset(folder: Path, lesions_per_class: int) -> None:
     """Writes the first lesions of each class in the published layout."""
-    records, images = sources.read_ham10000(PICTURES)
+    source = sources.read_source(PICTURES, "isic2018")
+    records, images = source.splits["train"], source.images
     lesions: dict[str, list[str]] = {}
     for record in records:
         of_class = lesions.setdefault(record.dx, [])
@@ -111,11 +114,11 @@ def write_subset(folder: Path, lesions_per_class: int) -> None:
     chosen = [r for r in records if r.lesion_id in lesions[r.dx]]
     folder.mkdir()
     ids = {record.image_id for record in chosen}
-    for position, name in enumerate(sources.IMAGE_ARCHIVES):
+    for position, name in enumerate(IMAGE_ARCHIVES):
         with zipfile.ZipFile(folder / name, "w") as archive:
             for image_id in sorted(ids)[position::2]:
                 archive.writestr(f"{image_id}.jpg", images.read(image_id))
-    with (PICTURES / sources.METADATA_FILE).open(newline="") as file:
+    with (PICTURES / METADATA_FILE).open(newline="") as file:
         rows = list(csv.reader(file))
-    with (folder / sources.METADATA_FILE).open("w", newline="") as file:
+    with (folder / METADATA_FILE).open("w", newline="") as file:
         csv.writer(file).writerows([rows[0], *(row for row in rows if row[1] in ids)])

@@ -18,7 +18,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 from skincnn.classes import HAM10000
 from skincnn.config import Config
-from skincnn.data import pipeline
+from skincnn.data import datasets, pipeline
 from skincnn.errors import DivergedError
 from skincnn.training.callbacks import Validation
 
@@ -119,7 +119,7 @@ def test_the_model_file_needs_keras_alone_and_gives_the_predictions(
         text=True,
     )
     assert "(None, 7)" in done.stdout, done.stderr
-    builder = pipeline.open_dataset("demo_tiny", data_dir)
+    builder = datasets.open_dataset("demo_tiny", data_dir)
     model = keras.saving.load_model(workdir / "model.keras")
     images = np.stack([x for x, _ in pipeline.read_images(builder, [9], 64)])
     logits = model.predict(images, verbose=0)
@@ -174,7 +174,7 @@ def check_export(workdir: Path, data_dir: Path, folder: Path) -> None:
     import tensorflow_datasets as tfds
 
     config = json.loads((workdir / "config.json").read_text())["data"]
-    builder = pipeline.open_dataset(config["dataset"], data_dir)
+    builder = datasets.open_dataset(config["dataset"], data_dir)
     rows = builder.as_dataset(
         split=f"fold_{config['test_fold']}",
         decoders={"image": tfds.decode.SkipDecoding()},

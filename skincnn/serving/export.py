@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from skincnn import classes
-from skincnn.data import pipeline
+from skincnn.data import datasets, pipeline
 from skincnn.errors import DataError
 from skincnn.evaluation.predict import arrays
 from skincnn.evaluation.report import load_model, read_run
@@ -124,7 +124,7 @@ def _check(
     data_dir: Path | None,
 ) -> float:
     """Returns the largest difference in probability on pictures of the test fold."""
-    builder = pipeline.open_dataset(data.dataset, data_dir)
+    builder = datasets.open_dataset(data.dataset, data_dir)
     rows = builder.as_dataset(
         split=f"fold_{data.test_fold}",
         decoders={"image": tfds.decode.SkipDecoding()},

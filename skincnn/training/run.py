@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 
 from skincnn import __version__
 from skincnn.config import Config
-from skincnn.data import pipeline
+from skincnn.data import datasets, pipeline
 from skincnn.data.leakage import audit
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.metrics import METRICS
@@ -114,9 +114,9 @@ def train(
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     # The label set is fixed, so the weights are looked for before any data is.
-    names = pipeline.class_names(config.data.dataset)
+    names = datasets.class_names(config.data.dataset, data_dir)
     classifier = build_classifier(config.model, len(names), seed=config.seed, fused=True)
-    builder = pipeline.open_dataset(config.data.dataset, data_dir)
+    builder = datasets.open_dataset(config.data.dataset, data_dir)
     tables = {
         name: pipeline.read_table(builder, folds)
         for name, folds in split_folds(config).items()
