@@ -126,6 +126,8 @@ def _fetch(dl_manager: tfds.download.DownloadManager, file: RemoteFile) -> Path:
     finally:
         _remove_unfinished(Path(dl_manager.download_dir), file.url)
     if file.md5 is not None and (found := _digest(path, "md5")) != file.md5:
+        # With what TFDS noted of it, or it would refuse the right file next time.
+        path.with_name(f"{path.name}.INFO").unlink()
         path.unlink()
         raise SourceError(
             f"{file.url}: what was downloaded is not {file.name} as published: its MD5 is "

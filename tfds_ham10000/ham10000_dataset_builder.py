@@ -62,6 +62,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Builds the dataset, unless it is there; waits for another process that does."""
         with exclusive(Path(self.data_dir)):
             super().download_and_prepare(**kwargs)
+        if not self.info.splits:  # another process built it meanwhile
+            self.info.read_from_directory(self.data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(

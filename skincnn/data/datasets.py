@@ -115,8 +115,11 @@ def _build(builder: tfds.core.DatasetBuilder, manual_dir: Path | None) -> None:
                 manual_dir=None if manual_dir is None else manual_dir.resolve()
             )
         )
-    # A full disk, a quota, or a folder of somebody else's.
-    except (OSError, tf.errors.OpError) as error:
+    except (OSError, tf.errors.OpError, RuntimeError) as error:
+        # A full disk, a quota, or a folder of somebody else's; TFDS wraps some of them.
+        cause = error.__cause__ if type(error) is RuntimeError else error
+        if not isinstance(cause, OSError | tf.errors.OpError):
+            raise
         raise ConfigError(
             f"The dataset cannot be written to {builder.data_dir} ({error}). Nothing was "
             "left there. Make room, or give another --data-dir, and run the command again."
