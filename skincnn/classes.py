@@ -1,7 +1,8 @@
-"""The label set: order, full names, and which classes are malignant."""
+"""The label sets: order, full names, and which classes are malignant."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -10,14 +11,15 @@ class LesionClass:
     """One diagnosis.
 
     Attributes:
-        name: The short name of HAM10000's `dx` column.
+        name: The short name: HAM10000's `dx`, or the column of ISIC 2019 in lower case.
         full_name: The name to show to a reader.
-        malignant: Whether it is malignant or in situ, and so must not be missed.
+        malignant: Whether it is malignant or in situ, and so must not be missed; None
+            where that is not known.
     """
 
     name: str
     full_name: str
-    malignant: bool
+    malignant: bool | None
 
 
 HAM10000 = (
@@ -33,3 +35,25 @@ HAM10000 = (
 
 Tschandl, Rosendahl, Kittler: The HAM10000 dataset, Scientific Data 5:180161 (2018).
 """
+
+ISIC2019_ONLY = (
+    LesionClass("ak", "actinic keratosis", True),
+    LesionClass("scc", "squamous cell carcinoma", True),
+)
+"""ISIC 2019 has these two where HAM10000 has akiec."""
+
+TWO_CLASSES = (
+    LesionClass("benign", "benign", False),
+    LesionClass("malignant", "malignant", True),
+)
+"""The names of many folders of labelled pictures."""
+
+
+def describe(names: Iterable[str]) -> dict[str, LesionClass]:
+    """Returns what is known of each class; of one's own classes that is their name.
+
+    Args:
+        names: The names of the labels of any dataset.
+    """
+    known = {lesion.name: lesion for lesion in (*HAM10000, *ISIC2019_ONLY, *TWO_CLASSES)}
+    return {name: known.get(name.lower(), LesionClass(name, name, None)) for name in names}

@@ -35,6 +35,11 @@ class DataConfig:
     """Fold on which the epoch is chosen."""
     test_fold: int = 9
     """Fold on which nothing is chosen: predicted once training is over."""
+    split_by: Literal["lesion", "image"] = "lesion"
+    """`image` deals pictures to folds one by one, whatever lesion they show: the leaky
+    protocol of many published scores. The report then says how leaky."""
+    one_image_per_lesion: Literal["none", "train", "evaluation", "all"] = "none"
+    """Which splits keep one picture of each lesion only."""
     batch_size: int = 32
     """Pictures in a training step."""
 

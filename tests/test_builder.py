@@ -20,9 +20,9 @@ from source_files import (
 )
 from test_sources import replace_member
 
-from tfds_ham10000 import Builder, demo, layouts, sources
+from tfds_ham10000 import Builder, demo, sources
 from tfds_ham10000.configs import CONFIGS
-from tfds_ham10000.folds import assign_folds
+from tfds_ham10000.folds import place
 from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
 
 FOLDS = [f"fold_{fold}" for fold in range(10)]
@@ -87,14 +87,6 @@ class TestIsic2019WithoutHam10000(FromFiles, tfds.testing.DatasetBuilderTestCase
                 row["lesion_id"] = row["lesion_id"].replace("HAM", "BCN")
         write_isic2019(folder, rows)
 
-    def setUp(self) -> None:
-        super().setUp()
-        table = Path(self.folder.name, "folds.csv")
-        table.write_text("image_id\nISIC_7777777\n")
-        patch = pytest.MonkeyPatch()
-        patch.setattr(layouts, "FOLDS_TABLE", table)
-        self.addCleanup(patch.undo)
-
 
 class TestFolder(FromFiles, tfds.testing.DatasetBuilderTestCase):
     BUILDER_CONFIG_NAMES_TO_TEST = names_of("folder")
@@ -115,8 +107,8 @@ class TestMadeUp(tfds.testing.DatasetBuilderTestCase):
     @classmethod
     def setUpClass(cls) -> None:
         records, _ = demo.make_dataset(300)
-        folds = assign_folds(records)
-        cls.SPLITS = Counter(f"fold_{folds[record.lesion_id]}" for record in records)
+        places = place(records)
+        cls.SPLITS = Counter(f"fold_{at.fold}" for at in places.values())
         super().setUpClass()
 
 
@@ -187,13 +179,13 @@ def test_too_few_lesions_for_ten_folds_are_told(tmp_path: Path, prepare: Prepare
     few = write_classes(tmp_path / "few", make_rows(("a", "b"), lesions=2))
     done = prepare("folder", tmp_path / "built", "--manual-dir", few)
     assert done.returncode == 3, done.stderr
-    assert "are too few: fold_" in done.stderr
+    assert "too few lesions: fold_" in done.stderr
     assert not list((tmp_path / "built").rglob("*.tfrecord*"))
     rows = [r for r in make_rows(("a", "b"), lesions=12) if r["lesion_id"] < "HAM_b_2"]
     enough = write_classes(tmp_path / "enough", rows)
     done = prepare("folder", tmp_path / "built", "--manual-dir", enough)
     assert done.returncode == 0, done.stderr
-    assert "note: b has too few lesions for ten folds; fold_" in done.stdout
+    assert "note: b has too few lesions for ten folds: fold_" in done.stdout
 
 
 def test_a_damaged_picture_leaves_no_half_dataset(

@@ -152,6 +152,14 @@ def test_one_order_of_classes_everywhere() -> None:
     assert Builder.BUILDER_CONFIGS
 
 
+def test_classes_of_other_datasets_are_described() -> None:
+    found = classes.describe(["scc", "Benign", "mel", "wart"])
+    assert list(found) == ["scc", "Benign", "mel", "wart"]
+    malignant = [lesion.malignant for lesion in found.values()]
+    assert malignant == [True, False, True, None]
+    assert found["wart"].full_name == "wart"
+
+
 def test_a_wrong_name_lists_the_valid_ones_and_the_nearest() -> None:
     with pytest.raises(
         ConfigError, match=r"`model\.backbone` must be one of: .*'mobilnet'.*Did you mean"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skincnn.data.leakage import audit
+from skincnn.data.leakage import FORBIDDEN_INPUTS, audit
 from skincnn.errors import DataError
 
 
@@ -14,6 +14,7 @@ def split(first: int, num: int = 6) -> pd.DataFrame:
         {
             "image_id": [f"i{n}" for n in numbers],
             "lesion_id": [f"l{n // 2}" for n in numbers],
+            "group_id": [f"l{n // 2}" for n in numbers],
             "label": numbers % 2,
         }
     )
@@ -24,6 +25,8 @@ def test_clean_splits_are_counted() -> None:
     assert counts["num_train_images"] == 6
     assert counts["num_test_lesions"] == 3
     assert counts["num_shared_images"] == counts["num_shared_lesions"] == 0
+    assert counts["num_shared_groups"] == counts["share_test_images"] == 0
+    assert counts["share_test_melanomas"] is None
 
 
 def test_a_lesion_in_two_splits_is_refused() -> None:
@@ -36,8 +39,8 @@ def test_a_lesion_in_two_splits_is_refused() -> None:
 def test_a_picture_in_two_splits_is_refused() -> None:
     leaky = split(6)
     leaky.loc[0, "image_id"] = "i3"
-    with pytest.raises(DataError, match=r"1 image\(s\) stand twice in train and val: i3"):
-        audit({"train": split(0), "val": leaky}, ["a", "b"])
+    with pytest.raises(DataError, match=r"1 image\(s\) stand twice in train and test: i3"):
+        audit({"train": split(0), "test": leaky}, ["a", "b"])
 
 
 def test_a_picture_twice_in_one_split_is_refused() -> None:
@@ -49,3 +52,30 @@ def test_a_picture_twice_in_one_split_is_refused() -> None:
 def test_a_class_without_pictures_is_refused_with_the_table() -> None:
     with pytest.raises(DataError, match=r"(?s)every class.*train +test.*c +0 +0"):
         audit({"train": split(0), "test": split(6)}, ["a", "b", "c"])
+
+
+def test_a_near_duplicate_in_two_splits_is_refused() -> None:
+    leaky = split(6)
+    leaky.loc[0, "group_id"] = "l2"
+    with pytest.raises(
+        DataError, match=r"1 near-duplicate group\(s\) .* in train and test: l2"
+    ):
+        audit({"train": split(0), "test": leaky}, ["a", "b"])
+
+
+def test_siblings_are_counted_where_they_are_allowed() -> None:
+    """Three of six test pictures have a sibling; of the three melanomas, two do."""
+    leaky = split(6)
+    leaky.loc[[0, 1, 2], "lesion_id"] = ["l0", "l1", "l1"]
+    counts = audit({"train": split(0), "test": leaky}, ["mel", "nv"], siblings_allowed=True)
+    assert counts["share_test_images"] == 3 / 6
+    assert counts["share_test_melanomas"] == 2 / 3
+    assert counts["num_shared_lesions"] == 2
+
+
+@pytest.mark.parametrize("name", FORBIDDEN_INPUTS)
+def test_inputs_that_tell_the_answer_are_refused(name: str) -> None:
+    tables = {"train": split(0), "test": split(6)}
+    with pytest.raises(DataError, match=f"given {name}, which tells"):
+        audit(tables, ["a", "b"], inputs=["images", name])
+    audit(tables, ["a", "b"], inputs=["images", "age"])

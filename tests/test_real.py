@@ -15,13 +15,16 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT, run_script
 from source_files import IMAGE_ARCHIVES, METADATA_FILE
 from test_run import check_export
 
+from skincnn.data.leakage import siblings
+from skincnn.data.splits import image_folds
 from tfds_ham10000 import sources
-from tfds_ham10000.folds import assign_folds
+from tfds_ham10000.folds import PUBLISHED_FILE, place, published_places
 
 SHARED = Path(os.environ.get("SKINCNN_SHARED", ROOT.parent / "shared"))
 PICTURES = SHARED / "ham10000-200x150"
@@ -51,11 +54,45 @@ def test_the_published_counts_hold() -> None:
         "df": 115,
     }
     assert sum(record.age != record.age for record in records) == 57
-    folds = assign_folds(records)
-    sizes = Counter((record.dx, folds[record.lesion_id]) for record in records)
+    places = place(records)
+    assert places == published_places()
+    sizes = Counter((record.dx, places[record.image_id].fold) for record in records)
     for dx in counts:
         of_class = [sizes[dx, fold] for fold in range(10)]
         assert max(of_class) - min(of_class) <= 1
+
+
+def test_the_published_folds_can_be_made_again(tmp_path: Path) -> None:
+    output = tmp_path / "folds.csv"
+    done = run_script("make_folds.py", "--manual-dir", PICTURES, "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert "It is the published file." in done.stdout
+    assert output.read_bytes() == PUBLISHED_FILE.read_bytes()
+
+
+def test_a_split_by_image_has_the_siblings_that_others_found() -> None:
+    """39 to 42 % of the test pictures, 67 to 72 % of the test melanomas."""
+    records = sources.read_source(PICTURES, "isic2018").splits["train"]
+    table = pd.DataFrame(
+        {
+            "image_id": [record.image_id for record in records],
+            "lesion_id": [record.lesion_id for record in records],
+            "label": [sources.CLASS_NAMES.index(record.dx) for record in records],
+        }
+    )
+    folds = image_folds(table)
+    shares = pd.DataFrame(
+        [
+            siblings(
+                table[~folds.isin({test, (test + 9) % 10})],
+                table[folds == test],
+                sources.CLASS_NAMES,
+            )
+            for test in range(10)
+        ]
+    ).mean()
+    assert 0.37 < shares["share_test_images"] < 0.42
+    assert 0.65 < shares["share_test_melanomas"] < 0.72
 
 
 def test_published_weights_are_loaded_from_a_path() -> None:
@@ -103,15 +140,17 @@ def test_real_pictures_go_the_whole_way(tmp_path: Path) -> None:
 
 
 def write_subset(folder: Path, lesions_per_class: int) -> None:
-    """Writes the first lesions of each class in the published layout."""
+    """Writes some lesions of each class, as many of each fold, in the published layout."""
     source = sources.read_source(PICTURES, "isic2018")
     records, images = source.splits["train"], source.images
-    lesions: dict[str, list[str]] = {}
+    places = published_places()
+    lesions: dict[tuple[str, int], list[str]] = {}
     for record in records:
-        of_class = lesions.setdefault(record.dx, [])
-        if record.lesion_id not in of_class and len(of_class) < lesions_per_class:
-            of_class.append(record.lesion_id)
-    chosen = [r for r in records if r.lesion_id in lesions[r.dx]]
+        some = lesions.setdefault((record.dx, places[record.image_id].fold), [])
+        if record.lesion_id not in some and len(some) < lesions_per_class // 10:
+            some.append(record.lesion_id)
+    kept = {lesion_id for some in lesions.values() for lesion_id in some}
+    chosen = [record for record in records if record.lesion_id in kept]
     folder.mkdir()
     ids = {record.image_id for record in chosen}
     for position, name in enumerate(IMAGE_ARCHIVES):

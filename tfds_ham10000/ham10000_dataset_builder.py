@@ -15,17 +15,18 @@ from tqdm import tqdm
 from tfds_ham10000 import demo, download, layouts, sources
 from tfds_ham10000.configs import CONFIGS, HOMEPAGES
 from tfds_ham10000.exclusive import exclusive
-from tfds_ham10000.folds import NUM_FOLDS, assign_folds
 from tfds_ham10000.images import Images
 from tfds_ham10000.layouts import Source
+from tfds_ham10000.near_duplicates import find_similar, perceptual_hashes
 from tfds_ham10000.pictures import CheckedImages, refuse_bad
-from tfds_ham10000.records import Record, SourceError, count_missing, some
+from tfds_ham10000.records import Record, count_missing
+from tfds_ham10000.splitting import Stored, groups_are_published, into_folds
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Dermatoscopic pictures of skin lesions in ten lesion-grouped folds.
 
-    Splits are `fold_0` .. `fold_9`; see `folds.assign_folds`. Where their files are there,
+    Splits are `fold_0` .. `fold_9`; see `folds.place`. Where their files are there,
     `validation_official` and `test_official` are splits of their own. What is stored of a
     picture, see `pictures`.
     """
@@ -33,8 +34,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {  # noqa: RUF012
         "1.0.0": "HAM10000 and the made-up demo pictures in ten folds.",
-        "2.0.0": "Folds keep near-duplicate pictures together, so they are other folds. "
-        "ISIC 2019, folders of classes, official splits, smaller stored sizes, download.",
+        "2.0.0": "Folds keep near-duplicates together as well, so they are other folds; "
+        "group_id names what is kept together. ISIC 2019, folders of classes, official "
+        "splits, smaller stored sizes, download.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     isic2018 is downloaded from Harvard Dataverse if no manual directory is given. Else put
@@ -75,6 +77,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     ),
                     "image_id": tfds.features.Text(),
                     "lesion_id": tfds.features.Text(),
+                    "group_id": tfds.features.Text(),
                     "dx_type": tfds.features.Text(),
                     "age": tfds.features.Scalar(np.float32),
                     "sex": tfds.features.Text(),
@@ -89,33 +92,36 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-        report: dict[str, Any] = {}
+        report: dict[str, Any] = {"notes": []}
         images: Images
         if self.builder_config.made_up:
             records, images = demo.make_dataset(self.builder_config.num_demo_images)
-            splits = {"train": records}
+            stored = into_folds({"train": records}, similar=())
         else:
             source = self._read_source(dl_manager, report)
             self.info.features["label"].names = list(source.class_names)
-            splits, images = self._check(source, report)
-        splits = _into_folds(splits, report)
-        everything = [record for records in splits.values() for record in records]
-        report["missing"] = count_missing(everything)
+            stored, images = self._check(source, report)
+        records = [record for of_split in stored.splits.values() for record in of_split]
+        report["notes"] += stored.notes
+        report["missing"] = count_missing(records)
         self._report_path.write_text(json.dumps(report, indent=2) + "\n")
-        progress: tqdm[Any] = tqdm(
-            total=len(everything), desc="Writing pictures", unit="img"
-        )
+        progress: tqdm[Any] = tqdm(total=len(records), desc="Writing pictures", unit="img")
         return {
-            name: self._generate_examples(records, images, progress)
-            for name, records in splits.items()
+            name: self._generate_examples(of_split, stored.group_of, images, progress)
+            for name, of_split in stored.splits.items()
         }
 
     def _generate_examples(
-        self, records: list[Record], images: Images, progress: tqdm[Any]
+        self,
+        records: list[Record],
+        group_of: dict[str, str],
+        images: Images,
+        progress: tqdm[Any],
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for record in records:
             example = dataclasses.asdict(record)
             example["label"] = example.pop("dx")
+            example["group_id"] = group_of[record.image_id]
             yield record.image_id, {**example, "image": images.read(record.image_id)}
             progress.update()
         if progress.n == progress.total:
@@ -148,24 +154,25 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             report["source"] = str(folder)
         return layouts.without_ham10000(source) if config.without_ham10000 else source
 
-    def _check(
-        self, source: Source, report: dict[str, Any]
-    ) -> tuple[dict[str, list[Record]], Images]:
-        """Returns the records and the pictures that can be used."""
+    def _check(self, source: Source, report: dict[str, Any]) -> tuple[Stored, Images]:
+        """Returns the splits and the pictures that can be used."""
         ids = [r.image_id for records in source.splits.values() for r in records]
+        known = groups_are_published(source.splits)
         images = CheckedImages(
             source.images,
             ids,
             Path(self.data_dir),
             longest_side=self.builder_config.longest_side,
+            look=None if known else perceptual_hashes,
         )
         refuse_bad(images.bad, len(ids), self._on_bad_image)
-        report.update(notes=source.notes, changed=images.num_changed, left_out=images.bad)
+        report["notes"] += source.notes
+        report.update(changed=images.num_changed, left_out=images.bad)
         splits = {
             name: [record for record in records if record.image_id not in images.bad]
             for name, records in source.splits.items()
         }
-        return splits, images
+        return into_folds(splits, find_similar(images.seen)), images
 
 
 def _manual_dir(
@@ -181,32 +188,3 @@ def _manual_dir(
     # TFDS's default is shared by all datasets: that it is there says nothing.
     given = folder != Path(dl_manager.download_dir, "manual")
     return folder if given or not optional else None
-
-
-def _into_folds(
-    splits: dict[str, list[Record]], report: dict[str, Any]
-) -> dict[str, list[Record]]:
-    """Returns the splits with ten folds in the place of "train".
-
-    Raises:
-        SourceError: There are too few lesions for ten folds.
-    """
-    records = splits["train"]
-    folds = assign_folds(records)
-    made: dict[str, list[Record]] = {f"fold_{fold}": [] for fold in range(NUM_FOLDS)}
-    for record in records:
-        made[f"fold_{folds[record.lesion_id]}"].append(record)
-    if empty := [name for name, of_fold in made.items() if not of_fold]:
-        raise SourceError(
-            f"{len(set(folds))} lesion(s) are too few: {', '.join(empty)} would be empty. "
-            f"Expected at least {NUM_FOLDS} lesions of each class."
-        )
-    for dx in sorted({record.dx for record in records}):
-        lacking = [
-            name for name, rs in made.items() if all(record.dx != dx for record in rs)
-        ]
-        if lacking:
-            report.setdefault("notes", []).append(
-                f"{dx} has too few lesions for ten folds; {some(lacking)} have none of it"
-            )
-    return {**made, **{name: rs for name, rs in splits.items() if name != "train"}}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tfds_ham10000.folds import published_places
 from tfds_ham10000.images import ImageFiles, check_same_pictures
 from tfds_ham10000.records import (
     CLASS_NAMES,
@@ -34,8 +35,6 @@ CONFIRM_TYPES = {
     "confocal microscopy with consensus dermoscopy": "confocal",
 }
 """HAM10000's `dx_type` for the `diagnosis_confirm_type` of the ISIC challenge."""
-FOLDS_TABLE = Path(__file__).with_name("folds_isic2018.csv")
-"""The folds of HAM10000, which name each of its pictures."""
 COLLECTIONS = {"HAM": "ham10000", "BCN": "bcn20000", "MSK": "msk"}
 """ISIC 2019's collections, by the letters that their lesion_ids begin with."""
 
@@ -150,7 +149,7 @@ def without_ham10000(source: Source) -> Source:
 
     They are told by their lesion_id, or by their image_id where that has none.
     """
-    ids = {cells["image_id"] for _, cells in read_rows(FOLDS_TABLE, ("image_id",))}
+    ids = published_places().keys()
     splits = {
         split: [
             record

@@ -20,9 +20,11 @@ import struct
 import tempfile
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -43,7 +45,7 @@ class CheckedImages:
 
     Attributes:
         bad: Why a picture cannot be used, by image_id.
-        num_changed: How many pictures are not stored as they are.
+        seen: What `look` made of each picture that can be used, by image_id.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class CheckedImages:
         folder: Path,
         *,
         longest_side: int | None = None,
+        look: Callable[[Image.Image], Any] | None = None,
     ):
         """Reads and decodes each picture once, on all cores.
 
@@ -64,6 +67,7 @@ class CheckedImages:
             image_ids: Which of them to check.
             folder: Where there is room for the unnamed file.
             longest_side: Make larger pictures smaller, to this many pixels.
+            look: What else to make of each decoded picture, for `seen`.
 
         Raises:
             OSError: The disk is full.
@@ -75,7 +79,9 @@ class CheckedImages:
         weakref.finalize(self, self._spool.close)
         self._lock = threading.Lock()
         self._changed: dict[str, tuple[int, int]] = {}
+        self._look = look
         self.bad: dict[str, str] = {}
+        self.seen: dict[str, Any] = {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
                 results = pool.map(self._check, image_ids)
@@ -102,11 +108,15 @@ class CheckedImages:
         self._spool.seek(start)
         return self._spool.read(size)
 
+    def _see(self, image_id: str, image: Image.Image) -> None:
+        if self._look is not None:
+            self.seen[image_id] = self._look(image)
+
     def _check(self, image_id: str) -> str | None:
         """Returns what is wrong with a picture, if anything."""
         try:
             content = self._images.read(image_id)
-            stored = normalise(content, self._longest_side)
+            stored = normalise(content, self._longest_side, partial(self._see, image_id))
         except SourceError as error:
             return str(error)
         if stored is not content:
@@ -142,12 +152,17 @@ def refuse_bad(bad: dict[str, str], num_images: int, on_bad_image: str) -> None:
     )
 
 
-def normalise(content: bytes, longest_side: int | None = None) -> bytes:
+def normalise(
+    content: bytes,
+    longest_side: int | None = None,
+    see: Callable[[Image.Image], None] = lambda image: None,
+) -> bytes:
     """Returns what is stored for a picture's file: `content` itself, or a new file.
 
     Args:
         content: The file, in one of `FORMATS`.
         longest_side: Make a larger picture smaller, antialiased, to this many pixels.
+        see: Is shown the decoded picture.
 
     Raises:
         SourceError: It is no picture, is larger than 50 megapixels, or is damaged.
@@ -160,6 +175,7 @@ def normalise(content: bytes, longest_side: int | None = None) -> bytes:
                     f"{image.width}x{image.height} pixels, expected at most {MAX_PIXELS}"
                 )
             image.load()
+            see(image)
             too_large = longest_side is not None and max(image.size) > longest_side
             if _is_plain(image) and not too_large:
                 return content

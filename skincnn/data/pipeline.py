@@ -14,6 +14,7 @@ EVALUATION_BATCH_SIZE = 128
 TABLE_COLUMNS = (
     "image_id",
     "lesion_id",
+    "group_id",
     "label",
     "dx_type",
     "age",

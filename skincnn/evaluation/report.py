@@ -58,6 +58,8 @@ def evaluate(workdir: Path, data_dir: Path | None = None) -> dict[str, Any]:
         "made_up": metadata["made_up"],
         "dataset": metadata["dataset"],
         "folds": {"train": list(config.data.train_folds), **folds},
+        "split_by": config.data.split_by,
+        "one_image_per_lesion": config.data.one_image_per_lesion,
         "audit": metadata["audit"],
         "class_names": names,
         "best_epoch": metadata["best_epoch"],
@@ -138,6 +140,12 @@ def summary(report: dict[str, Any]) -> str:
     lines = []
     if report["made_up"]:
         lines.append("MADE-UP pictures: these scores say nothing about skin lesions.")
+    if report["split_by"] == "image":
+        lines.append(
+            "SPLIT BY IMAGE: "
+            f"{report['audit']['share_test_images']:.0%} of the test pictures show a "
+            "lesion that the model was trained on; these scores are inflated."
+        )
     for split, content in report["splits"].items():
         lines.append(
             f"{split} (fold {content['fold']}, {content['num_images']} pictures of "
@@ -235,7 +243,7 @@ def _html(report: dict[str, Any], config: Config, pictures: dict[str, bytes]) ->
     return environment.get_template("report.html.j2").render(
         report=report,
         roles=SPLIT_ROLES,
-        classes={lesion.name: lesion for lesion in classes.HAM10000},
+        classes=classes.describe(report["class_names"]),
         config=json.dumps(config.to_dict(), indent=2),
         figures={
             name: "data:image/png;base64," + base64.b64encode(png).decode()

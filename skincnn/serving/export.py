@@ -74,9 +74,14 @@ def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
 
 
 def _write(model: keras.Model, names: Sequence[str], image_size: int, path: Path) -> None:
-    malignant = {lesion.name: lesion.malignant for lesion in classes.HAM10000}
     class_names = tf.constant(list(names))
-    is_malignant = tf.constant([float(malignant[name]) for name in names])
+    # NaN where it is not known of a class: then no sum of probabilities tells it.
+    is_malignant = tf.constant(
+        [
+            np.nan if lesion.malignant is None else float(lesion.malignant)
+            for lesion in classes.describe(names).values()
+        ]
+    )
 
     def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
         # The logits of `training=False`: a bare call would run dropout.

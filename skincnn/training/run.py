@@ -210,8 +210,13 @@ def _fit(
         if epochs == 0:
             continue
         set_trainable(classifier, backbone=backbone, batch_norm=config.model.batch_norm)
+        # An average over so few steps would be mostly the random head.
+        ema = config.optimizer.ema if backbone else 0.0
         optimizer = build_optimizer(
-            config.optimizer, rate, steps * epochs, round(steps * warmup)
+            dataclasses.replace(config.optimizer, ema=ema),
+            rate,
+            steps * epochs,
+            round(steps * warmup),
         )
         # What is frozen is fixed when a model is compiled: once for each phase.
         model.compile(optimizer, WeightedCrossEntropy(plan.class_weights))

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from skincnn.config import DataConfig
+from skincnn.data import pipeline
+from skincnn.data.leakage import audit
+from skincnn.data.splits import image_folds, make_splits
+from skincnn.errors import DataError
+
+
+def splits(data_dir: Path, **fields: object) -> dict:
+    config = DataConfig(dataset="demo_tiny", **fields)
+    return make_splits(pipeline.open_dataset("demo_tiny", data_dir), config)
+
+
+NAMES = tuple("abcdefg")
+
+
+def test_folds_go_where_the_configuration_says(data_dir: Path) -> None:
+    tables = splits(data_dir, train_folds=(7, 2), validation_fold=0, test_fold=1)
+    assert {name: set(table["fold"]) for name, table in tables.items()} == {
+        "train": {2, 7},
+        "val": {0},
+        "test": {1},
+    }
+    assert all(list(table.index) == list(range(len(table))) for table in tables.values())
+
+
+def test_a_split_by_image_is_stratified_and_counted_and_not_refused(data_dir: Path) -> None:
+    tables = splits(data_dir, split_by="image")
+    everything = pipeline.read_table(
+        pipeline.open_dataset("demo_tiny", data_dir), range(10)
+    )
+    assert sum(map(len, tables.values())) == len(everything)
+    folds = image_folds(everything)
+    for label in range(7):
+        sizes = Counter(folds[everything["label"] == label])
+        assert max(sizes[f] for f in range(10)) - min(sizes[f] for f in range(10)) <= 1
+    with pytest.raises(
+        DataError, match=r"lesion\(s\) stand twice in train and val and test"
+    ):
+        audit(tables, NAMES)
+    counts = audit(tables, NAMES, siblings_allowed=True)
+    # A slow, plain count of the same share.
+    trained = set(tables["train"]["lesion_id"])
+    with_sibling = [lesion in trained for lesion in tables["test"]["lesion_id"]]
+    assert counts["share_test_images"] == sum(with_sibling) / len(with_sibling) > 0
+    assert counts["num_shared_lesions"] > 0
+    assert counts["num_shared_images"] == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "thinned"),
+    [
+        ("train", {"train"}),
+        ("evaluation", {"val", "test"}),
+        ("all", {"train", "val", "test"}),
+    ],
+)
+def test_one_image_per_lesion(option: str, thinned: set[str], data_dir: Path) -> None:
+    full, thin = splits(data_dir), splits(data_dir, one_image_per_lesion=option)
+    for name, table in thin.items():
+        if name in thinned:
+            assert table["lesion_id"].is_unique
+            assert set(table["lesion_id"]) == set(full[name]["lesion_id"])
+            assert set(table["image_id"]) < set(full[name]["image_id"])
+        else:
+            assert table.equals(full[name])
