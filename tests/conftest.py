@@ -21,6 +21,17 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 cli.load_tensorflow()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="also run the slow tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--run-slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: give --run-slow"))
+
+
 def run_script(
     name: str, *arguments: object, **env: str
 ) -> subprocess.CompletedProcess[str]:

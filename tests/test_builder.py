@@ -20,7 +20,7 @@ from source_files import (
 )
 from test_sources import replace_member
 
-from tfds_ham10000 import Builder, demo, sources
+from tfds_ham10000 import Builder, demo, ham10000_dataset_builder, sources
 from tfds_ham10000.configs import CONFIGS
 from tfds_ham10000.folds import place
 from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
@@ -263,6 +263,15 @@ def test_bad_input_ends_with_one_message_and_its_code(
     assert not data_dir.is_dir()  # nothing half-written
 
 
+def read_all(builder: tfds.core.DatasetBuilder) -> list[tuple[object, ...]]:
+    """Returns what stands in each fold, in its order."""
+    return [
+        (split, row["image_id"], row["group_id"], row["label"], row["image"].tobytes())
+        for split in FOLDS
+        for row in tfds.as_numpy(builder.as_dataset(split=split))
+    ]
+
+
 def test_examples_and_folds_do_not_depend_on_who_packed_the_files(tmp_path: Path) -> None:
     from skincnn.data.datasets import prepare_dataset
 
@@ -271,12 +280,20 @@ def test_examples_and_folds_do_not_depend_on_who_packed_the_files(tmp_path: Path
     for write in (write_dataverse, write_isic2018):
         manual_dir = write(tmp_path / write.__name__, rows)
         builder = prepare_dataset("isic2018", manual_dir / "built", manual_dir)
-        built.append(
-            {
-                (split, row["image_id"], row["label"], row["image"].tobytes())
-                for split in FOLDS
-                for row in tfds.as_numpy(builder.as_dataset(split=split))
-            }
-        )
+        built.append(read_all(builder))
     assert built[0] == built[1]
     assert len(built[0]) == len(rows)
+
+
+def test_a_split_sorted_on_disk_is_the_same(
+    manual_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skincnn.data.datasets import prepare_dataset
+
+    in_memory = prepare_dataset("isic2018", tmp_path / "memory", manual_dir)
+    monkeypatch.setattr(ham10000_dataset_builder, "MAX_BUFFER", 10_000)
+    on_disk = prepare_dataset("isic2018", tmp_path / "disk", manual_dir)
+    assert read_all(in_memory) == read_all(on_disk)
+    assert sorted(p.name for p in Path(in_memory.data_dir).iterdir()) == sorted(
+        p.name for p in Path(on_disk.data_dir).iterdir()
+    )
