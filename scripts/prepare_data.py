@@ -23,12 +23,12 @@ class Arguments:
     """
 
     config: str = "demo"
-    """demo and demo_tiny (made-up pictures); isic2018 (HAM10000); isic2019 (8 classes);
-    isic2019_without_ham10000; each of these three also as ..._256 and ..._400, the longest
-    side in pixels; folder (your own pictures; keep each such dataset in a --data-dir of
-    its own)."""
+    """demo, demo_tiny: made-up pictures. isic2018: HAM10000. isic2019: 8 classes.
+    isic2019_without_ham10000. Each of these three also as ..._256 and ..._400, the longest
+    side in pixels. folder: your own pictures, a folder for each class; each such dataset
+    needs a --data-dir of its own."""
     manual_dir: Path | None = None
-    """The folder with the published files. Without it, isic2018 is downloaded (2.8 GB)."""
+    """The folder with the published files. Without it, isic2018 is downloaded (3 GB)."""
     data_dir: Path | None = None
     """Where built datasets lie; TFDS's own folder by default."""
     on_bad_image: Literal["fail", "skip"] = "fail"

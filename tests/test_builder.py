@@ -161,12 +161,14 @@ def test_bytes_are_kept_and_missing_values_defined(
 
 def test_names_of_folders_are_known_when_they_are_gone(tmp_path: Path) -> None:
     from skincnn.data.datasets import class_names, open_dataset, prepare_dataset
-    from skincnn.errors import DataError
+    from skincnn.errors import ConfigError, DataError
 
     with pytest.raises(DataError, match="'folder' is not built yet"):
         class_names("folder", tmp_path / "built")
     manual_dir = write_classes(tmp_path / "manual", make_rows(("é b", "a"), lesions=10))
     prepare_dataset("folder", tmp_path / "built", manual_dir)
+    with pytest.raises(ConfigError, match="was built from .*manual, not from .*other"):
+        prepare_dataset("folder", tmp_path / "built", tmp_path / "other")
     manual_dir.rename(tmp_path / "gone")
     assert class_names("folder", tmp_path / "built") == ("a", "é b")
     builder = open_dataset("folder", tmp_path / "built")

@@ -122,8 +122,10 @@ def rearrange(layout: str, folder: Path) -> None:
     training = "ISIC2018_Task3_Training"
     for part, name in enumerate(IMAGE_ARCHIVES, 1):
         with zipfile.ZipFile(PICTURES / name) as archive:
-            name = f"HAM10000_images_part_{part}" if layout == "kaggle" else training
-            archive.extractall(folder / (name + "_Input" * (layout != "kaggle")))
+            parts = f"HAM10000_images_part_{part}"
+            archive.extractall(
+                folder / (parts if layout == "kaggle" else f"{training}_Input")
+            )
     with (PICTURES / METADATA_FILE).open(newline="") as file:
         rows = list(csv.DictReader(file))
     if layout == "kaggle":

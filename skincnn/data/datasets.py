@@ -56,9 +56,11 @@ def prepare_dataset(
         SourceError: The published files are missing, incomplete or damaged.
     """
     builder = _builder(dataset, data_dir, on_bad_image)
-    if builder.is_prepared():
-        return builder
     config = builder.builder_config
+    if builder.is_prepared():
+        if config.class_names is None and manual_dir is not None:
+            _require_same_folder(builder, manual_dir)
+        return builder
     if config.made_up:
         manual_dir = None
     elif manual_dir is not None:
@@ -106,6 +108,15 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
             f"DIR{where}"
         )
     return prepare_dataset(dataset, data_dir)
+
+
+def _require_same_folder(builder: tfds.core.DatasetBuilder, manual_dir: Path) -> None:
+    built_from = builder.read_report()["source"]
+    if built_from != str(manual_dir.resolve()):
+        raise ConfigError(
+            f"{builder.data_dir} was built from {built_from}, not from {manual_dir}. Give "
+            "another --data-dir, or delete that dataset first."
+        )
 
 
 def _build(builder: tfds.core.DatasetBuilder, manual_dir: Path | None) -> None:
