@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -21,6 +22,9 @@ class Arguments:
     """The run's folder, as written by scripts/train.py."""
     data_dir: Path | None = None
     """Where built datasets lie; TFDS's own folder by default."""
+    cache: Literal["auto", "memory", "disk"] = "auto"
+    """Keep decoded pictures in memory or in a file beside the datasets; auto: where they
+    fit."""
 
 
 def command() -> None:
@@ -29,7 +33,7 @@ def command() -> None:
     cli.load_tensorflow()
     from skincnn.evaluation.report import evaluate, summary
 
-    report = evaluate(arguments.workdir, arguments.data_dir)
+    report = evaluate(arguments.workdir, arguments.data_dir, arguments.cache)
     print(f"\n{summary(report)}\n")
     print(f"report  {arguments.workdir / 'report.html'}")
 

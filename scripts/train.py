@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -33,6 +33,9 @@ class Arguments:
     """The run's folder; runs/PRESET by default."""
     data_dir: Path | None = None
     """Where built datasets lie; TFDS's own folder by default."""
+    cache: Literal["auto", "memory", "disk"] = "auto"
+    """Keep decoded pictures in memory or in a file beside the datasets; auto: where they
+    fit."""
     overwrite: bool = False
     """Replace the run that is in the folder."""
     config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
@@ -62,8 +65,14 @@ def command() -> None:
     from skincnn.serving.export import export_saved_model
     from skincnn.training.run import train
 
-    train(arguments.config, workdir, arguments.data_dir, arguments.overwrite)
-    report = evaluate(workdir, arguments.data_dir)
+    train(
+        arguments.config,
+        workdir,
+        arguments.data_dir,
+        overwrite=arguments.overwrite,
+        cache=arguments.cache,
+    )
+    report = evaluate(workdir, arguments.data_dir, arguments.cache)
     saved_model = export_saved_model(workdir, arguments.data_dir)
     print(f"\n{summary(report)}\n")
     print(f"report  {workdir / 'report.html'}")

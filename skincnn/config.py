@@ -28,7 +28,13 @@ class DataConfig:
     dataset: str = "demo"
     """Dataset config of `tfds_ham10000`: demo, demo_tiny, isic2018."""
     image_size: int = 96
-    """Height and width in pixels to which each picture is resized (squashed)."""
+    """Height and width in pixels to which each picture is resized."""
+    aspect: Literal["squash", "crop", "pad"] = "squash"
+    """Pictures that are not square: squashed, cut to the middle, or padded with black."""
+    crop_border: bool = False
+    """Whether a dermatoscope's dark frame is cut off first."""
+    colour_constancy: bool = False
+    """Whether the colour of the light is taken out (shades of gray, Minkowski norm 6)."""
     train_folds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
     """Folds to train on."""
     validation_fold: int = 8
@@ -46,6 +52,12 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Checks ranges, and that no fold serves twice."""
         _require(self.image_size >= 32, "data.image_size", ">= 32", self.image_size)
+        _require(
+            self.aspect in ("squash", "crop", "pad"),
+            "data.aspect",
+            "squash, crop or pad",
+            self.aspect,
+        )
         _require(self.batch_size >= 1, "data.batch_size", ">= 1", self.batch_size)
         folds = (*self.train_folds, self.validation_fold, self.test_fold)
         _require(
@@ -140,9 +152,12 @@ class ImbalanceConfig:
     """Name of `STRATEGIES`."""
     power: float = 0.75
     """`class_weights` weighs a class by (1 / its pictures) ** power: 0 none, 1 full."""
+    beta: float = 0.999
+    """`effective_number_sampling`: nearer to 1, nearer to balanced classes; 0 for none."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
+        _require(0 <= self.beta < 1, "imbalance.beta", "in [0, 1)", self.beta)
         _require(0 <= self.power <= 1, "imbalance.power", "in 0..1", self.power)
 
 

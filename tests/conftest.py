@@ -62,11 +62,14 @@ def run(
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The folder and the output of `scripts/train.py` on demo_tiny."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny run"
-    # The average of the weights and two picture sizes: what the preset `cpu` uses.
+    # The average of the weights and two picture sizes: what the preset `cpu` uses. And
+    # preprocessing and sampling, which no preset uses.
     flags = (
         "--data.dataset demo_tiny --data.image-size 64 --model.backbone mobilenet "
         "--model.width 0.25 --train.epochs 3 --train.small-epochs 1 "
-        "--train.small-image-size 32 --optimizer.ema 0.9 --evaluate.resamples 200"
+        "--train.small-image-size 32 --optimizer.ema 0.9 --evaluate.resamples 200 "
+        "--data.aspect pad --data.crop-border True --data.colour-constancy True "
+        "--imbalance.strategy square_root_sampling"
     ).split()
     done = run_script("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
     assert done.returncode == 0, done.stderr

@@ -167,7 +167,7 @@ def test_names_of_folders_are_known_when_they_are_gone(tmp_path: Path) -> None:
         class_names("folder", tmp_path / "built")
     manual_dir = write_classes(tmp_path / "manual", make_rows(("é b", "a"), lesions=10))
     prepare_dataset("folder", tmp_path / "built", manual_dir)
-    with pytest.raises(ConfigError, match="was built from .*manual, not from .*other"):
+    with pytest.raises(ConfigError, match=r"was built from .*manual, not from .*other"):
         prepare_dataset("folder", tmp_path / "built", tmp_path / "other")
     manual_dir.rename(tmp_path / "gone")
     assert class_names("folder", tmp_path / "built") == ("a", "é b")

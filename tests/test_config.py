@@ -43,6 +43,8 @@ def test_an_unknown_field_is_named() -> None:
         (DataConfig, {"test_fold": 8}, "leak"),
         (DataConfig, {"train_folds": (0, 9)}, "leak"),
         (DataConfig, {"train_folds": ()}, "not empty"),
+        (DataConfig, {"aspect": "stretch"}, "squash, crop or pad.*'stretch'"),
+        (ImbalanceConfig, {"beta": 1.0}, "beta"),
         (AugmentConfig, {"zoom": -0.1}, "zoom"),
         (AugmentConfig, {"rotation_degrees": 181.0}, "rotation_degrees"),
         (ModelConfig, {"width": 0.0}, "width"),

@@ -64,11 +64,13 @@ def test_metric_weights_count_pictures(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_strategy_keeps_the_mean_weight_at_one(name: str) -> None:
+def test_strategy_keeps_the_mean_weights_at_one(name: str) -> None:
     counts = np.array([327, 514, 1099, 115, 1113, 6705, 142])
-    weights = STRATEGIES[name](counts, ImbalanceConfig()).class_weights
-    assert weights @ counts / counts.sum() == pytest.approx(1, rel=1e-5)
-    assert (weights > 0).all()
+    plan = STRATEGIES[name](counts, ImbalanceConfig())
+    for weights in (plan.class_weights, plan.sampling_weights):
+        if weights is not None:
+            assert weights @ counts / counts.sum() == pytest.approx(1, rel=1e-5)
+            assert (weights > 0).all()
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -1,69 +1,224 @@
 from __future__ import annotations
 
-import io
+import dataclasses
+import functools
+import gc
+import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import jpeg
-from PIL import Image
+import tensorflow_datasets as tfds
 
+from skincnn.config import DataConfig
 from skincnn.data import datasets, pipeline
+from skincnn.data.cache import Cache, cached_images
+from skincnn.data.preprocess import read_image
+from skincnn.data.sampling import epoch_batches
 from skincnn.errors import DataError
+from tfds_ham10000 import demo
+
+SMALL = DataConfig(image_size=32)
 
 
-@pytest.mark.parametrize("size", [(200, 150), (90, 130)])
-def test_decoding_and_resizing_agree_with_pillow(size: tuple[int, int]) -> None:
-    content = jpeg(1, size)
-    image = Image.open(io.BytesIO(content)).resize((64, 64), Image.Resampling.BILINEAR)
-    ours = pipeline.decode_image(tf.constant(content), 64).numpy().astype(int)
-    assert ours.shape == (64, 64, 3)
-    # Pillow rounds after each of two passes.
-    assert np.abs(ours - np.asarray(image, int)).max() <= 1
+@pytest.fixture(scope="module")
+def builder(data_dir: Path) -> tfds.core.DatasetBuilder:
+    return datasets.open_dataset("demo_tiny", data_dir)
 
 
-def test_png_is_read_as_its_pixels() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    image = pipeline.decode_image(tf.constant(buffer.getvalue()), 48)
-    np.testing.assert_array_equal(image, pixels)
+@pytest.fixture(scope="module")
+def table(builder: tfds.core.DatasetBuilder) -> pd.DataFrame:
+    return pipeline.read_table(builder, [3, 8])
 
 
-def test_table_and_images_stand_in_one_order(data_dir: Path) -> None:
-    builder = datasets.open_dataset("demo_tiny", data_dir)
-    table = pipeline.read_table(builder, [3, 8])
+def expected_images(table: pd.DataFrame, config: DataConfig) -> npt.NDArray[np.uint8]:
+    """Returns the pictures of a table, each read by itself from the renderer."""
+    return np.stack(
+        [read_image(rendered(name), config).numpy() for name in table["image_id"]]
+    )
+
+
+@functools.cache
+def rendered(image_id: str) -> tf.Tensor:
+    """Returns the file of a picture of demo_tiny."""
+    return tf.constant(demo.make_dataset(300)[1].read(image_id))
+
+
+def test_images_stand_in_the_order_of_the_table(
+    builder: tfds.core.DatasetBuilder, table: pd.DataFrame
+) -> None:
     assert set(table.columns) == {*pipeline.TABLE_COLUMNS, "fold", "sha256"}
     assert table["image_id"].is_unique
-    rows = list(pipeline.read_images(builder, [3, 8], 32).as_numpy_iterator())
-    assert [int(label) for _, label in rows] == table["label"].tolist()
-    from tfds_ham10000 import demo
-
-    _, made = demo.make_dataset(300)
-    for position in (0, len(rows) - 1):
-        expected = pipeline.decode_image(
-            tf.constant(made.read(table["image_id"][position])), 32
-        )
-        np.testing.assert_array_equal(rows[position][0], expected)
+    assert set(table["fold"]) == {3, 8}
+    images = pipeline.load_images(builder, table, SMALL, "memory")
+    assert (images.shape, images.dtype) == ((len(table), 32, 32, 3), np.uint8)
+    chosen = table.iloc[[0, len(table) - 1]]
+    np.testing.assert_array_equal(images[[0, -1]], expected_images(chosen, SMALL))
 
 
-def test_training_batches_are_shuffled_anew_and_repeatable() -> None:
-    numbers = tf.data.Dataset.range(50).map(lambda i: (i, i))
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_any_rows_in_any_order_may_be_asked_for(
+    cache: Cache, builder: tfds.core.DatasetBuilder, table: pd.DataFrame
+) -> None:
+    config = DataConfig(image_size=40, aspect="pad", colour_constancy=True)
+    some = table.sample(7, random_state=1)
+    images = pipeline.load_images(builder, some, config, cache)
+    np.testing.assert_array_equal(images, expected_images(some, config))
 
-    def epochs(seed: int) -> list[list[int]]:
-        batches = pipeline.training_batches(numbers, 8, seed)
-        return [
-            np.concatenate([x for x, _ in batches.as_numpy_iterator()]).tolist()
-            for _ in range(2)
-        ]
 
-    first, second = epochs(0)
-    assert len(first) == len(set(first)) == 48
-    assert first != second
-    assert first != sorted(first)
-    assert epochs(0) == [first, second]
-    assert epochs(1) != [first, second]
+def test_a_file_is_used_again_for_the_same_pixels_only(
+    builder: tfds.core.DatasetBuilder, table: pd.DataFrame, data_dir: Path
+) -> None:
+    def files() -> dict[Path, int]:
+        folder = data_dir / "skincnn_pictures"
+        return {path: path.stat().st_mtime_ns for path in folder.glob("*.npy")}
+
+    rows = table.head(6)
+    pipeline.load_images(builder, rows, SMALL, "disk")
+    first = files()
+    pipeline.load_images(builder, rows, SMALL, "disk")
+    # What is not about pixels makes no other file.
+    other_labels = rows.assign(label=0)
+    pipeline.load_images(builder, other_labels, dataclasses.replace(SMALL, batch_size=7))
+    assert files() == first
+    for other_rows, config in (
+        (rows.iloc[::-1], SMALL),
+        (table.head(5), SMALL),
+        (rows, dataclasses.replace(SMALL, image_size=33)),
+        (rows, dataclasses.replace(SMALL, aspect="crop")),
+        (rows, dataclasses.replace(SMALL, crop_border=True)),
+        (rows, dataclasses.replace(SMALL, colour_constancy=True)),
+    ):
+        before = len(files())
+        images = pipeline.load_images(builder, other_rows, config, "disk")
+        assert len(files()) == before + 1
+        np.testing.assert_array_equal(images, expected_images(other_rows, config))
+
+
+def test_pictures_that_the_dataset_lacks_are_refused(
+    builder: tfds.core.DatasetBuilder, table: pd.DataFrame
+) -> None:
+    foreign = table.head(3).assign(image_id=["made_up_0", "x", "y"], fold=3)
+    with pytest.raises(DataError, match=r"holds \d of the 3 pictures"):
+        pipeline.load_images(builder, foreign, SMALL, "memory")
+
+
+def test_a_damaged_dataset_is_said(data_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_dir / "ham10000", tmp_path / "ham10000")
+    builder = datasets.open_dataset("demo_tiny", tmp_path)
+    table = pipeline.read_table(builder, [3])
+    (record,) = Path(builder.data_dir).glob("*fold_3.tfrecord*")
+    content = bytearray(record.read_bytes())
+    content[len(content) // 2] ^= 1
+    record.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read"):
+        pipeline.load_images(builder, table, SMALL, "memory")
+
+
+NUM_IMAGES, BATCH = 50, 8
+LABELS = np.arange(NUM_IMAGES) % 7
+
+
+def numbered(size: int) -> npt.NDArray[np.uint8]:
+    """Returns pictures whose every grey level is their number."""
+    numbers = np.arange(NUM_IMAGES, dtype=np.uint8)[:, None, None, None]
+    return cached_images(
+        Path("unused"),
+        (NUM_IMAGES, size, size, 3),
+        lambda images: np.copyto(images, numbers),
+        "memory",
+    )
+
+
+def epochs_of(
+    first: int, last: int, seed: int = 0, weights: npt.NDArray[np.float64] | None = None
+) -> list[list[int]]:
+    """Returns the numbers of the pictures of each epoch, in order."""
+    batches = pipeline.training_batches(
+        lambda epoch: numbered(4),
+        LABELS,
+        BATCH,
+        seed=seed,
+        epochs=range(first, last),
+        sampling_weights=weights,
+    )
+    steps = NUM_IMAGES // BATCH
+    assert int(batches.cardinality()) == steps * (last - first)
+    epochs: list[list[int]] = [[] for _ in range(first, last)]
+    for step, (images, labels) in enumerate(batches.as_numpy_iterator()):
+        assert (images.shape, images.dtype) == ((BATCH, 4, 4, 3), np.uint8)
+        assert labels.dtype == np.int32
+        assert (images == images[:, :1, :1, :1]).all()
+        np.testing.assert_array_equal(labels, LABELS[images[:, 0, 0, 0]])
+        epochs[step // steps].extend(images[:, 0, 0, 0].tolist())
+    assert {len(epoch) for epoch in epochs} == {steps * BATCH}
+    return epochs
+
+
+@pytest.mark.parametrize("weights", [None, np.arange(1.0, 8.0)])
+def test_batches_are_those_of_the_sampling(weights: npt.NDArray[np.float64] | None) -> None:
+    expected = [
+        epoch_batches(LABELS, BATCH, 0, epoch, weights).ravel().tolist()
+        for epoch in range(3)
+    ]
+    assert epochs_of(0, 3, weights=weights) == expected
+    assert epochs_of(1, 3, weights=weights) == expected[1:]  # as a resumed run begins
+
+
+def test_batches_never_straddle_epochs() -> None:
+    epochs = epochs_of(0, 3)
+    assert all(len(set(epoch)) == NUM_IMAGES // BATCH * BATCH for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs_of(0, 1, seed=1) != epochs[:1]
+
+
+def test_the_size_of_the_pictures_may_change_from_epoch_to_epoch() -> None:
+    asked = []
+
+    def images_of(epoch: int) -> npt.NDArray[np.uint8]:
+        asked.append(epoch)
+        return numbered(3 if epoch < 2 else 5)
+
+    batches = pipeline.training_batches(
+        images_of, LABELS, BATCH, seed=0, epochs=range(1, 4)
+    )
+    assert batches.element_spec[0].shape.as_list() == [BATCH, None, None, 3]
+    sizes = [images.shape[1] for images, _ in batches.as_numpy_iterator()]
+    assert sizes == [3] * 6 + [5] * 12
+    assert asked == [1, 2, 3]
+
+
+def test_memory_is_shared_with_the_batches_and_let_go(tmp_path: Path) -> None:
+    shape = (64, 256, 256, 3)  # 12 MiB
+    freed = []
+    for kind in ("memory", "disk"):
+        images = cached_images(tmp_path / "x.npy", shape, lambda a: a.fill(1), kind)
+        batches = pipeline.evaluation_batches(images)
+        images[0] = 7
+        assert next(batches.as_numpy_iterator())[0].max() == 7
+        weakref.finalize(images.base, freed.append, kind)
+        del images, batches
+        gc.collect()
+    assert freed == ["memory", "disk"]
+
+
+@pytest.mark.parametrize("memory", ["not aligned", "every second", "read-only"])
+def test_any_array_gives_batches_with_every_picture_in_order(memory: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (601, 4, 4, 3), np.uint8)
+    if memory == "not aligned":
+        images = np.frombuffer(b"x" + images.tobytes(), np.uint8, offset=1)
+        images = images.reshape(601, 4, 4, 3)
+    elif memory == "every second":
+        images = images[::2]
+    else:
+        images.setflags(write=False)
+    batches = list(pipeline.evaluation_batches(images).as_numpy_iterator())
+    assert [len(batch) for batch in batches[:-1]] == [128] * (len(batches) - 1)
+    np.testing.assert_array_equal(np.concatenate(batches), images)
 
 
 def test_the_fingerprint_sees_labels_and_pictures_and_not_order(data_dir: Path) -> None:

@@ -121,7 +121,9 @@ def test_the_model_file_needs_keras_alone_and_gives_the_predictions(
     assert "(None, 7)" in done.stdout, done.stderr
     builder = datasets.open_dataset("demo_tiny", data_dir)
     model = keras.saving.load_model(workdir / "model.keras")
-    images = np.stack([x for x, _ in pipeline.read_images(builder, [9], 64)])
+    config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
+    table = pipeline.read_table(builder, [9])
+    images = pipeline.load_images(builder, table, config.data)
     logits = model.predict(images, verbose=0)
     table = pd.read_csv(workdir / "predictions/test.csv")
     np.testing.assert_allclose(tf.nn.softmax(logits), table[PROBABILITIES], atol=1e-5)
@@ -251,6 +253,22 @@ def test_overwriting_replaces_the_run_and_spares_other_files(
     assert [p.name for p in (workdir / "export/skincnn").iterdir()] == ["1"]
 
 
+def test_a_split_by_image_says_how_leaky_it_is(data_dir: Path, tmp_path: Path) -> None:
+    flags = (
+        "--data.dataset demo_tiny --data.image-size 32 --model.backbone mobilenet "
+        "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 "
+        "--data.split-by image --data.one-image-per-lesion evaluation"
+    ).split()
+    done = run_script("train.py", "--workdir", tmp_path, "--data-dir", data_dir, *flags)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    share = report["audit"]["share_test_images"]
+    assert 0 < share < 1
+    assert f"SPLIT BY IMAGE: {share:.0%} of the test pictures" in done.stdout
+    assert "SPLIT BY IMAGE" in (tmp_path / "report.html").read_text()
+    assert report["splits"]["test"]["num_images"] == report["splits"]["test"]["num_lesions"]
+
+
 def test_a_deterministic_run_is_repeated_bit_for_bit(
     data_dir: Path, tmp_path: Path
 ) -> None:
@@ -259,8 +277,9 @@ def test_a_deterministic_run_is_repeated_bit_for_bit(
         "--model.width 0.25 --train.epochs 2 --evaluate.resamples 100 "
         "--train.deterministic True"
     ).split()
-    for name in ("first", "second"):
-        where = ("--workdir", tmp_path / name, "--data-dir", data_dir)
+    # Where decoded pictures are kept changes nothing.
+    for name, cache in (("first", "memory"), ("second", "disk")):
+        where = ("--workdir", tmp_path / name, "--data-dir", data_dir, "--cache", cache)
         done = run_script("train.py", *where, *flags)
         assert done.returncode == 0, done.stderr
     for name in ("predictions/val.csv", "predictions/test.csv", "report.json"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 import pandas as pd
 import tensorflow_datasets as tfds
@@ -10,33 +11,40 @@ import tensorflow_datasets as tfds
 from skincnn.config import NUM_FOLDS, DataConfig
 from skincnn.data.pipeline import read_table
 
+SPLITS = ("train", "val", "test")
+
 
 def make_splits(
-    builder: tfds.core.DatasetBuilder, config: DataConfig
+    builder: tfds.core.DatasetBuilder,
+    config: DataConfig,
+    names: Collection[str] = SPLITS,
 ) -> dict[str, pd.DataFrame]:
-    """Returns the tables of "train", "val" and "test", a row for each picture.
+    """Returns the tables of some of `SPLITS`, a row for each picture.
 
     Args:
         builder: A dataset that is on disk.
         config: The folds of each split, `split_by` and `one_image_per_lesion`.
+        names: Which splits to return.
     """
     folds = {
         "train": config.train_folds,
         "val": (config.validation_fold,),
         "test": (config.test_fold,),
     }
+    folds = {name: folds[name] for name in names}
     if config.split_by == "image":
-        # Any picture may be in any fold, so all are read and dealt anew.
+        # Any picture may be in any split; `fold` still says where it is stored.
         table = read_table(builder, range(NUM_FOLDS))
-        table["fold"] = image_folds(table)
+        fold = image_folds(table)
     else:
         table = read_table(builder, sorted(sum(folds.values(), ())))
-    splits = {name: table[table["fold"].isin(of)] for name, of in folds.items()}
+        fold = table["fold"]
+    splits = {name: table[fold.isin(of)] for name, of in folds.items()}
     thinned = {
         "none": (),
         "train": ("train",),
         "evaluation": ("val", "test"),
-        "all": tuple(folds),
+        "all": SPLITS,
     }[config.one_image_per_lesion]
     return {
         name: (one_image_per_lesion(rows) if name in thinned else rows).reset_index(

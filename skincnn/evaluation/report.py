@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from skincnn import classes
 from skincnn.config import Config, EvaluateConfig
 from skincnn.data import datasets, pipeline
+from skincnn.data.cache import Cache
+from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation import plots
 from skincnn.evaluation.intervals import bootstrap_interval, lesion_weights
@@ -32,7 +34,9 @@ SPLIT_ROLES = {
 }
 
 
-def evaluate(workdir: Path, data_dir: Path | None = None) -> dict[str, Any]:
+def evaluate(
+    workdir: Path, data_dir: Path | None = None, cache: Cache = "auto"
+) -> dict[str, Any]:
     """Predicts validation and test, and writes tables, figures and the report.
 
     Needs nothing of a run but its folder, and the dataset. Writes
@@ -41,6 +45,7 @@ def evaluate(workdir: Path, data_dir: Path | None = None) -> dict[str, Any]:
     Args:
         workdir: The folder of a finished training.
         data_dir: Where TFDS keeps built datasets.
+        cache: Where decoded pictures are kept; see `cache.cached_images`.
 
     Returns:
         The content of report.json.
@@ -79,9 +84,9 @@ def evaluate(workdir: Path, data_dir: Path | None = None) -> dict[str, Any]:
             history, report["best_epoch"], pictures
         )
     }
-    for split, fold in folds.items():
-        table = _read_split(builder, fold, metadata["data_fingerprint"][split], workdir)
-        images = pipeline.read_images(builder, [fold], config.data.image_size)
+    for split, table in _read_splits(builder, config, metadata, workdir).items():
+        fold = folds[split]
+        images = pipeline.load_images(builder, table, config.data, cache)
         batches = pipeline.evaluation_batches(images)
         probabilities = predict_probabilities(model, batches)
         predictions = predictions_table(table, probabilities, names)
@@ -207,17 +212,21 @@ def _text(value: dict[str, float | None]) -> str:
     return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
-def _read_split(
-    builder: tfds.core.DatasetBuilder, fold: int, fingerprint: str, workdir: Path
-) -> pd.DataFrame:
-    table = pipeline.read_table(builder, [fold])
-    if pipeline.fingerprint(table) != fingerprint:
-        raise DataError(
-            f"fold_{fold} of {builder.info.full_name} is not the one that {workdir} was "
-            "trained with. Expected the same pictures and labels; train again, or give "
-            "the --data-dir of the training."
-        )
-    return table
+def _read_splits(
+    builder: tfds.core.DatasetBuilder,
+    config: Config,
+    metadata: dict[str, Any],
+    workdir: Path,
+) -> dict[str, pd.DataFrame]:
+    tables = make_splits(builder, config.data, ("val", "test"))
+    for split, table in tables.items():
+        if pipeline.fingerprint(table) != metadata["data_fingerprint"][split]:
+            raise DataError(
+                f"{split} of {builder.info.full_name} is not the one that {workdir} was "
+                "trained with. Expected the same pictures and labels; train again, or "
+                "give the --data-dir of the training."
+            )
+    return tables
 
 
 def _write_report(

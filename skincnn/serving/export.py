@@ -6,16 +6,16 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from skincnn import classes
+from skincnn.config import DataConfig
 from skincnn.data import datasets, pipeline
+from skincnn.data.preprocess import preprocess, preprocessing_fields, read_image
 from skincnn.errors import DataError
 from skincnn.evaluation.predict import arrays
 from skincnn.evaluation.report import load_model, read_run
@@ -48,7 +48,7 @@ def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
     temporary = parent / f".tmp-{os.getpid()}"
     try:
         model = load_model(workdir, metadata)
-        _write(model, names, config.data.image_size, temporary)
+        _write(model, names, config.data, temporary)
         difference = _check(temporary, workdir, config.data, names, data_dir)
         extra = temporary / "assets.extra"
         extra.mkdir()
@@ -59,9 +59,9 @@ def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
                 "made_up": metadata["made_up"],
                 "dataset": metadata["dataset"],
                 "preprocessing": {
-                    "decode": "JPEG or PNG to RGB, accurate inverse DCT",
-                    "resize": "bilinear, antialiased, squashed to a square, uint8",
-                    "image_size": config.data.image_size,
+                    "decode": "JPEG, PNG, GIF, BMP or WebP to RGB, accurate inverse DCT",
+                    "resize": "bilinear, antialiased, uint8",
+                    **preprocessing_fields(config.data),
                 },
                 "sha256": metadata["sha256"],
                 "largest_difference": difference,
@@ -73,7 +73,9 @@ def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(model: keras.Model, names: Sequence[str], image_size: int, path: Path) -> None:
+def _write(
+    model: keras.Model, names: Sequence[str], config: DataConfig, path: Path
+) -> None:
     class_names = tf.constant(list(names))
     # NaN where it is not known of a class: then no sum of probabilities tells it.
     is_malignant = tf.constant(
@@ -95,16 +97,25 @@ def _write(model: keras.Model, names: Sequence[str], image_size: int, path: Path
             "malignant_probability": tf.linalg.matvec(probabilities, is_malignant),
         }
 
+    pictures = tf.TensorSpec((config.image_size, config.image_size, 3), tf.uint8)
+
     def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = tf.map_fn(
-            lambda content: pipeline.decode_image(content, image_size),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec((image_size, image_size, 3), tf.uint8),
+        return answer(
+            tf.map_fn(
+                lambda content: read_image(content, config),
+                image_bytes,
+                fn_output_signature=pictures,
+            )
         )
-        return answer(images)
 
     def from_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(pipeline.resize_image(images, image_size))
+        return answer(
+            tf.map_fn(
+                lambda image: preprocess(image, config),
+                images,
+                fn_output_signature=pictures,
+            )
+        )
 
     archive = keras.export.ExportArchive()
     archive.track(model)
@@ -124,23 +135,16 @@ def _write(model: keras.Model, names: Sequence[str], image_size: int, path: Path
 def _check(
     saved_model: Path,
     workdir: Path,
-    data: Any,
+    data: DataConfig,
     names: Sequence[str],
     data_dir: Path | None,
 ) -> float:
     """Returns the largest difference in probability on pictures of the test fold."""
     builder = datasets.open_dataset(data.dataset, data_dir)
-    rows = builder.as_dataset(
-        split=f"fold_{data.test_fold}",
-        decoders={"image": tfds.decode.SkipDecoding()},
-        read_config=tfds.ReadConfig(try_autocache=False),
-    ).take(NUM_CHECKED)
-    contents, ids = zip(
-        *((row["image"], row["image_id"].decode()) for row in tfds.as_numpy(rows)),
-        strict=True,
-    )
     predictions = pd.read_csv(workdir / "predictions" / "test.csv", keep_default_na=False)
-    expected = arrays(predictions.set_index("image_id").loc[list(ids)], names)[1]
+    checked = predictions.head(NUM_CHECKED)
+    contents = pipeline.read_files(builder, checked)
+    expected = arrays(checked, names)[1]
     # Held by a name: the signature alone does not keep the loaded model alive.
     loaded = tf.saved_model.load(str(saved_model))
     served = loaded.signatures["serving_default"](image_bytes=tf.constant(contents))

@@ -8,19 +8,20 @@ import importlib.metadata
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from skincnn import __version__
-from skincnn.config import Config
+from skincnn.config import Config, DataConfig
 from skincnn.data import datasets, pipeline
+from skincnn.data.cache import Cache, Images, keep_last
 from skincnn.data.leakage import audit
+from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.metrics import METRICS
 from skincnn.files import replacing, require_writable_folder, sha256, write_json
@@ -29,10 +30,12 @@ from skincnn.model.augment import AUGMENTATIONS, Augmentation
 from skincnn.model.backbones import BACKBONES
 from skincnn.model.classifier import build_classifier, set_trainable
 from skincnn.training.callbacks import Validation, epoch_callbacks
-from skincnn.training.imbalance import STRATEGIES
+from skincnn.training.imbalance import STRATEGIES, Plan
 from skincnn.training.losses import WeightedCrossEntropy
 from skincnn.training.optimizers import build_optimizer
 
+Load = Callable[[pd.DataFrame, DataConfig], Images]
+"""From rows of a table to their pictures: `pipeline.load_images` of a dataset."""
 PRODUCTS = (
     "config.json",
     "metadata.json",
@@ -90,7 +93,11 @@ def check_workdir(workdir: Path, overwrite: bool) -> None:
 
 
 def train(
-    config: Config, workdir: Path, data_dir: Path | None = None, overwrite: bool = False
+    config: Config,
+    workdir: Path,
+    data_dir: Path | None = None,
+    overwrite: bool = False,
+    cache: Cache = "auto",
 ) -> None:
     """Trains a classifier and leaves the best epoch in `workdir`.
 
@@ -103,6 +110,7 @@ def train(
         workdir: The run's folder.
         data_dir: Where TFDS keeps built datasets.
         overwrite: Whether to replace a run that is in `workdir`.
+        cache: Where decoded pictures are kept; see `cache.cached_images`.
 
     Raises:
         ConfigError: A name, a path or the weights cannot be used.
@@ -117,11 +125,13 @@ def train(
     names = datasets.class_names(config.data.dataset, data_dir)
     classifier = build_classifier(config.model, len(names), seed=config.seed, fused=True)
     builder = datasets.open_dataset(config.data.dataset, data_dir)
-    tables = {
-        name: pipeline.read_table(builder, folds)
-        for name, folds in split_folds(config).items()
-    }
-    audited = audit(tables, names)
+    tables = make_splits(builder, config.data)
+    audited = audit(
+        tables,
+        names,
+        inputs=[tensor.name for tensor in classifier.inputs],
+        siblings_allowed=config.data.split_by == "image",
+    )
     if len(tables["train"]) < config.data.batch_size:
         raise DataError(
             f"{len(tables['train'])} training pictures do not fill a batch of "
@@ -132,8 +142,10 @@ def train(
     write_json(workdir / "config.json", config.to_dict())
 
     counts = np.bincount(tables["train"]["label"], minlength=len(names))
-    validation = _validation(config, classifier, builder, tables["val"], workdir)
-    _fit(config, classifier, builder, counts, validation, workdir / "logs")
+    load = functools.partial(pipeline.load_images, builder, cache=cache)
+    validation = _validation(config, classifier, load, tables["val"], workdir)
+    plan = STRATEGIES[config.imbalance.strategy](counts, config.imbalance)
+    _fit(config, classifier, load, tables["train"], plan, validation, workdir / "logs")
     classifier.load_weights(validation.checkpoint)
     _save_plain(config, classifier, workdir / "model.keras")
     write_json(
@@ -157,28 +169,24 @@ def train(
     )
 
 
-def split_folds(config: Config) -> dict[str, tuple[int, ...]]:
-    """Returns the folds of "train", "val" and "test"."""
-    return {
-        "train": config.data.train_folds,
-        "val": (config.data.validation_fold,),
-        "test": (config.data.test_fold,),
-    }
+def image_size(config: Config, epoch: int) -> int:
+    """Returns the size of the pictures of an epoch, counted from 0 over both phases."""
+    small = config.train.small_epochs
+    if small > 0 and epoch < config.train.head_epochs + small:
+        return config.train.small_image_size
+    return config.data.image_size
 
 
 def _validation(
     config: Config,
     classifier: keras.Model,
-    builder: tfds.core.DatasetBuilder,
+    load: Load,
     table: pd.DataFrame,
     workdir: Path,
 ) -> Validation:
-    images = pipeline.read_images(
-        builder, [config.data.validation_fold], config.data.image_size
-    )
     return Validation(
         classifier,
-        pipeline.evaluation_batches(images),
+        pipeline.evaluation_batches(load(table, config.data)),
         table["label"].to_numpy(np.int64),
         config.train.monitor,
         workdir,
@@ -188,15 +196,18 @@ def _validation(
 def _fit(
     config: Config,
     classifier: keras.Model,
-    builder: tfds.core.DatasetBuilder,
-    counts: npt.NDArray[np.int64],
+    load: Load,
+    table: pd.DataFrame,
+    plan: Plan,
     validation: Validation,
     logs: Path,
 ) -> None:
     """Runs the phases: the head alone, then all layers."""
-    plan = STRATEGIES[config.imbalance.strategy](counts, config.imbalance)
     model = keras.Sequential([Augmentation(config.augment, config.seed), classifier])
-    steps = int(counts.sum()) // config.data.batch_size
+    steps = len(table) // config.data.batch_size
+    images_of = _images_of_epochs(config, load, table)
+    # What cannot be read or kept is found here, and not in a thread of fit().
+    images_of(0)
     epochs_done = 0
     for backbone, epochs, rate, warmup in (
         (False, config.train.head_epochs, config.optimizer.head_learning_rate, 0.0),
@@ -220,8 +231,18 @@ def _fit(
         )
         # What is frozen is fixed when a model is compiled: once for each phase.
         model.compile(optimizer, WeightedCrossEntropy(plan.class_weights))
+        # One dataset and one fit() for all sizes of a phase: the optimizer's state and
+        # the average of the weights go on as if nothing had happened.
+        batches = pipeline.training_batches(
+            images_of,
+            table["label"].to_numpy(np.int64),
+            config.data.batch_size,
+            seed=config.seed,
+            epochs=range(epochs_done, epochs_done + epochs),
+            sampling_weights=plan.sampling_weights,
+        )
         model.fit(
-            _epochs(config, builder, epochs, head_alone=not backbone),
+            batches,
             steps_per_epoch=steps,
             initial_epoch=epochs_done,
             epochs=epochs_done + epochs,
@@ -231,25 +252,16 @@ def _fit(
         epochs_done += epochs
 
 
-def _epochs(
-    config: Config, builder: tfds.core.DatasetBuilder, epochs: int, *, head_alone: bool
-) -> tf.data.Dataset:
-    """Returns the batches of all epochs of a phase, small pictures first if any."""
-    small = config.train.small_epochs
-    if head_alone and small > 0:
-        small = epochs
-    phases = []
-    for size, times in (
-        (config.train.small_image_size, small),
-        (config.data.image_size, epochs - small),
-    ):
-        if times > 0:
-            images = pipeline.read_images(builder, config.data.train_folds, size)
-            batches = pipeline.training_batches(images, config.data.batch_size, config.seed)
-            phases.append(batches.repeat(times))
-    # One dataset rather than one fit() for each size: the optimizer's state and the
-    # average of the weights go on as if nothing had happened.
-    return functools.reduce(tf.data.Dataset.concatenate, phases)
+def _images_of_epochs(
+    config: Config, load: Load, table: pd.DataFrame
+) -> Callable[[int], Images]:
+    """Returns the function from an epoch to its pictures; keeps those of one size."""
+
+    def load_size(size: int) -> Images:
+        return load(table, dataclasses.replace(config.data, image_size=size))
+
+    images = keep_last(load_size)
+    return lambda epoch: images(image_size(config, epoch))
 
 
 def _clear(workdir: Path) -> None:

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skincnn.data import cache
+from skincnn.data.cache import Images, cached_images, keep_last
+
+SHAPE = (3, 4, 5, 3)
+
+
+class Fill:
+    """Writes ascending numbers and counts how often it was asked to."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, images: Images) -> None:
+        self.calls += 1
+        images[:] = np.arange(images.size, dtype=np.uint8).reshape(images.shape)
+
+
+EXPECTED = np.arange(180, dtype=np.uint8).reshape(SHAPE)
+
+
+@pytest.mark.parametrize("kind", ["auto", "memory", "disk"])
+def test_every_place_holds_the_same_pictures(kind: cache.Cache, tmp_path: Path) -> None:
+    path, fill = tmp_path / "deep" / "x.npy", Fill()
+    for _ in range(2):
+        images = cached_images(path, SHAPE, fill, kind)
+        np.testing.assert_array_equal(images, EXPECTED)
+        assert images.ctypes.data % cache.ALIGNMENT == 0
+    assert path.exists() == (kind == "disk")
+    assert fill.calls == (1 if kind == "disk" else 2)
+    assert not list(tmp_path.rglob(".tmp*"))
+
+
+def test_auto_uses_the_file_that_is_there(tmp_path: Path) -> None:
+    path, fill = tmp_path / "x.npy", Fill()
+    cached_images(path, SHAPE, fill, "disk")
+    np.testing.assert_array_equal(cached_images(path, SHAPE, fill, "auto"), EXPECTED)
+    assert fill.calls == 1
+
+
+def test_auto_writes_a_file_for_what_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "MEMORY_SHARE", 0.0)
+    images = cached_images(tmp_path / "x.npy", SHAPE, Fill(), "auto")
+    np.testing.assert_array_equal(images, EXPECTED)
+    assert (tmp_path / "x.npy").is_file()
+
+
+@pytest.mark.parametrize(
+    "damage", ["empty", "cut", "too long", "other shape", "other type", "no array"]
+)
+def test_a_damaged_or_foreign_file_is_made_anew(damage: str, tmp_path: Path) -> None:
+    path, fill = tmp_path / "x.npy", Fill()
+    cached_images(path, SHAPE, fill, "disk")
+    content = path.read_bytes()
+    if damage == "other shape":
+        np.save(path, EXPECTED[:2])
+    elif damage == "other type":
+        np.save(path, EXPECTED.astype(np.int32))
+    else:
+        path.write_bytes(
+            {
+                "empty": b"",
+                "cut": content[:-1],
+                "too long": content + b"x",
+                "no array": b"<html>" * 100,
+            }[damage]
+        )
+    for _ in range(2):
+        np.testing.assert_array_equal(cached_images(path, SHAPE, fill, "disk"), EXPECTED)
+    assert fill.calls == 2
+
+
+def test_writing_to_the_array_does_not_change_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    cached_images(path, SHAPE, Fill(), "disk")[:] = 0
+    np.testing.assert_array_equal(cached_images(path, SHAPE, Fill(), "disk"), EXPECTED)
+
+
+def test_an_interrupted_filling_leaves_nothing(tmp_path: Path) -> None:
+    def fill(images: Images) -> None:
+        images[0] = 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_images(tmp_path / "x.npy", SHAPE, fill, "disk")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    old, new = tmp_path / ".tmp-1-x.npy", tmp_path / ".tmp-2-x.npy"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    cached_images(tmp_path / "x.npy", SHAPE, Fill(), "disk")
+    assert not old.exists()
+    assert new.exists()
+
+
+FULL_DISK = f"""
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, {resource.RLIM_INFINITY}))
+from skincnn.data.cache import cached_images
+cached_images(Path(sys.argv[1]), (9, 64, 64, 3), lambda images: images.fill(1), "disk")
+"""
+
+
+def test_a_full_disk_is_said_before_a_picture_is_written(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "x.npy")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "ConfigError: The pictures could not be kept in" in done.stderr
+    assert "--cache memory" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(cache.ConfigError, match="could not be kept"):
+        cached_images(tmp_path / "file" / "x.npy", SHAPE, Fill(), "disk")
+
+
+def test_only_the_last_size_is_kept() -> None:
+    loaded = []
+
+    def load(size: int) -> Images:
+        loaded.append(size)
+        return np.zeros((1, size, size, 3), np.uint8)
+
+    images = keep_last(load)
+    assert [images(size).shape[1] for size in (8, 8, 16, 16, 8)] == [8, 8, 16, 16, 8]
+    assert loaded == [8, 16, 8]

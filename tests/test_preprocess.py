@@ -1,0 +1,168 @@
+"""The in-graph functions against Pillow and plain NumPy."""
+
+from __future__ import annotations
+
+import io
+import typing
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tensorflow as tf
+from conftest import jpeg
+from PIL import Image, ImageDraw, ImageOps
+
+from skincnn.config import DataConfig
+from skincnn.data import preprocess
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> tf.Tensor:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return tf.constant(buffer.getvalue())
+
+
+def pixels_of(seed: int, height: int, width: int) -> Pixels:
+    """Returns smooth pixels without a dark one."""
+    image = Image.open(io.BytesIO(jpeg(seed, (width, height))))
+    return np.maximum(np.asarray(image), 60)
+
+
+@pytest.mark.parametrize("size", [(200, 150), (90, 130), (64, 64)])
+@pytest.mark.parametrize("aspect", preprocess.ASPECTS)
+def test_decoding_aspect_and_resizing_agree_with_pillow(
+    size: tuple[int, int], aspect: str
+) -> None:
+    content = jpeg(1, size)
+    image = Image.open(io.BytesIO(content))
+    if aspect == "crop":
+        image = ImageOps.fit(image, (min(size),) * 2, Image.Resampling.NEAREST)
+    elif aspect == "pad":
+        image = ImageOps.pad(image, (max(size),) * 2, Image.Resampling.NEAREST)
+    expected = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR), int)
+    config = DataConfig(image_size=64, aspect=aspect)  # type: ignore[arg-type]
+    ours = preprocess.read_image(tf.constant(content), config).numpy()
+    assert ours.dtype == np.uint8
+    # Pillow rounds after each of two passes.
+    assert np.abs(ours - expected).max() <= 1
+
+
+def test_the_config_names_every_aspect() -> None:
+    choices = typing.get_args(typing.get_type_hints(DataConfig)["aspect"])
+    assert choices == tuple(preprocess.ASPECTS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})],
+)
+def test_formats_without_loss_are_read_as_their_pixels(
+    kind: str, options: dict[str, bool]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 50, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(pixels), kind, **options)
+    np.testing.assert_array_equal(preprocess.decode(content), pixels)
+    # The branch must also be chosen inside a graph, where no shape is known.
+    graph = tf.function(preprocess.decode, input_signature=[tf.TensorSpec((), tf.string)])
+    np.testing.assert_array_equal(graph(content), pixels)
+
+
+def test_the_first_frame_of_an_animation_is_read() -> None:
+    frames = [Image.new("RGB", (20, 30), colour) for colour in ("red", "blue")]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    decoded = preprocess.decode(content).numpy()
+    assert decoded.shape == (30, 20, 3)
+    assert (decoded == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_other_colour_modes_become_three_channels(mode: str) -> None:
+    image = Image.fromarray(pixels_of(2, 30, 40)).convert(mode)
+    decoded = preprocess.decode(encoded(image, "PNG")).numpy()
+    np.testing.assert_array_equal(decoded, np.asarray(image.convert("RGB")))
+
+
+def test_a_file_that_is_no_picture_is_an_error() -> None:
+    for content in (b"", b"\xff\xd8\xff", b"<html></html>", jpeg()[:200]):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            preprocess.decode(tf.constant(content))
+
+
+def plain_box(pixels: Pixels) -> tuple[int, int, int, int]:
+    """Returns the box that `crop_border` cuts to, found row by row."""
+    bright = pixels.max(axis=-1) > preprocess.DARK
+    enough = preprocess.MIN_BRIGHT_SHARE
+    rows = [i for i, row in enumerate(bright) if row.mean() >= enough]
+    columns = [i for i, column in enumerate(bright.T) if column.mean() >= enough]
+    return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+
+
+def test_a_dark_circle_is_cut_to_its_box() -> None:
+    pixels = pixels_of(3, 120, 200)
+    mask = Image.new("L", (200, 120))
+    ImageDraw.Draw(mask).ellipse((60, 20, 150, 110), fill=255)
+    framed = np.where(np.asarray(mask)[..., None] > 0, pixels, 8).astype(np.uint8)
+    framed[0, 0] = 255  # a single bright pixel in the frame is not the picture
+    cropped = preprocess.crop_border(tf.constant(framed)).numpy()
+    top, bottom, left, right = plain_box(framed)
+    np.testing.assert_array_equal(cropped, framed[top:bottom, left:right])
+    assert 18 <= top <= 24
+    assert 60 <= left <= 64
+    assert 145 <= right <= 151
+    assert 105 <= bottom <= 111
+
+
+def test_pictures_without_a_frame_or_without_light_are_kept_whole() -> None:
+    unframed = pixels_of(4, 40, 60)
+    dark = np.full((40, 60, 3), preprocess.DARK, np.uint8)
+    spot = dark.copy()
+    spot[18:24, 20:50] = 200  # brighter, and less than a third of the height
+    for pixels in (unframed, dark, spot):
+        np.testing.assert_array_equal(preprocess.crop_border(tf.constant(pixels)), pixels)
+
+
+def plain_shades_of_gray(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    light = np.array([np.mean(pixels[..., c] ** 6) ** (1 / 6) for c in range(3)])
+    return pixels * np.linalg.norm(light) / (np.sqrt(3) * light)
+
+
+def test_colour_constancy_agrees_with_the_formula() -> None:
+    pixels = pixels_of(5, 30, 40).astype(np.float64)
+    ours = preprocess.shades_of_gray(tf.constant(pixels, tf.float32))
+    np.testing.assert_allclose(ours, plain_shades_of_gray(pixels), rtol=1e-4)
+
+
+def test_colour_constancy_undoes_a_cast_and_spares_grey_light() -> None:
+    grey = np.repeat(pixels_of(6, 30, 40)[..., :1], 3, axis=-1).astype(np.float32)
+    np.testing.assert_allclose(preprocess.shades_of_gray(grey), grey, rtol=1e-4)
+    cast = grey * np.array([1.0, 0.7, 0.4], np.float32)
+    corrected = preprocess.shades_of_gray(cast).numpy()
+    for channel in range(1, 3):
+        np.testing.assert_allclose(corrected[..., channel], corrected[..., 0], rtol=1e-4)
+    black = np.zeros((8, 8, 3), np.float32)
+    np.testing.assert_array_equal(preprocess.shades_of_gray(black), black)
+
+
+def test_padding_does_not_move_the_estimate_of_the_light() -> None:
+    pixels = pixels_of(7, 30, 60).astype(np.float32)
+    padded = preprocess.shades_of_gray(preprocess.pad(pixels)).numpy()
+    expected = preprocess.shades_of_gray(pixels)
+    np.testing.assert_allclose(padded[15:45], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change", [{"crop_border": True}, {"colour_constancy": True}, {"aspect": "pad"}]
+)
+def test_every_field_changes_pixels_and_is_said(change: dict[str, object]) -> None:
+    pixels = pixels_of(8, 60, 80)
+    pixels[:10] = 0
+    plain, changed = DataConfig(image_size=48), DataConfig(image_size=48, **change)  # type: ignore[arg-type]
+    first, second = (
+        preprocess.preprocess(tf.constant(pixels), c).numpy() for c in (plain, changed)
+    )
+    assert np.abs(first.astype(int) - second).max() > 5
+    assert preprocess.preprocessing_fields(plain) != preprocess.preprocessing_fields(
+        changed
+    )

@@ -1,0 +1,107 @@
+"""What an epoch is made of, against the formulas of the strategies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from skincnn.config import ImbalanceConfig
+from skincnn.data.sampling import epoch_batches
+from skincnn.training.imbalance import STRATEGIES
+
+COUNTS = np.array([327, 514, 1099, 115, 1113, 6705, 142])
+LABELS = np.random.default_rng(9).permutation(np.repeat(np.arange(7), COUNTS))
+EVEN = np.ones(7)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_an_epoch_without_sampling_is_a_permutation(batch_size: int) -> None:
+    labels = np.arange(65) % 7
+    batches = epoch_batches(labels, batch_size, seed=0, epoch=0)
+    assert batches.shape == (65 // batch_size, batch_size)
+    assert len(np.unique(batches)) == batches.size
+    assert batches.min() >= 0
+    assert batches.max() < 65
+
+
+@pytest.mark.parametrize("weights", [None, EVEN])
+def test_an_epoch_depends_on_seed_and_number_alone(weights: np.ndarray | None) -> None:
+    def epoch(seed: int, number: int) -> list[int]:
+        batches = epoch_batches(np.arange(60) % 7, 8, seed, number, weights)
+        return batches.ravel().tolist()
+
+    assert epoch(0, 3) == epoch(0, 3)
+    # Neither seeds and epochs that add up alike nor swapped ones are the same.
+    different = [epoch(0, 3), epoch(0, 4), epoch(1, 3), epoch(1, 2), epoch(3, 0)]
+    assert len({tuple(positions) for positions in different}) == 5
+
+
+def test_every_picture_has_its_turn_although_each_epoch_leaves_some_out() -> None:
+    seen = {
+        position
+        for epoch in range(20)
+        for position in epoch_batches(np.zeros(10, int), 7, 0, epoch).ravel().tolist()
+    }
+    assert seen == set(range(10))
+
+
+def shares(name: str, beta: float) -> np.ndarray:
+    """Returns the share of each class among the drawn pictures, from the definitions."""
+    if name == "balanced_sampling":
+        return np.full(7, 1 / 7)
+    if name == "square_root_sampling":
+        roots = np.array([float(n) ** 0.5 for n in COUNTS])
+        return roots / roots.sum()
+    if name == "effective_number_sampling":
+        # E = 1 + beta + beta ** 2 + ... + beta ** (n - 1), summed up as it stands.
+        effective = np.array([sum(beta**i for i in range(n)) for n in COUNTS])
+        return COUNTS / effective / (COUNTS / effective).sum()
+    return COUNTS / COUNTS.sum()
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("beta", [0.9, 0.999])
+def test_classes_are_drawn_as_often_as_the_formula_says(name: str, beta: float) -> None:
+    plan = STRATEGIES[name](COUNTS, ImbalanceConfig(beta=beta))
+    expected = shares(name, beta)
+    if plan.sampling_weights is not None:
+        drawn = plan.sampling_weights * COUNTS / COUNTS.sum()
+        np.testing.assert_allclose(drawn, expected, rtol=1e-9)
+    epochs = [
+        LABELS[epoch_batches(LABELS, 32, 0, epoch, plan.sampling_weights)].ravel()
+        for epoch in range(8)
+    ]
+    labels = np.concatenate(epochs)
+    observed = np.bincount(labels, minlength=7)
+    deviation = np.sqrt(len(labels) * expected * (1 - expected))
+    assert (np.abs(observed - len(labels) * expected) < 5 * deviation).all()
+
+
+def test_pictures_of_a_class_are_drawn_alike() -> None:
+    labels = np.array([0] * 4 + [1] * 96)
+    weights = STRATEGIES["balanced_sampling"](np.array([4, 96]), ImbalanceConfig())
+    drawn = np.concatenate(
+        [
+            epoch_batches(labels, 50, 0, epoch, weights.sampling_weights).ravel()
+            for epoch in range(100)
+        ]
+    )
+    of_class_0 = np.bincount(drawn, minlength=100)[:4]
+    # 10,000 draws, an eighth for each of the four pictures.
+    assert np.abs(of_class_0 - 1250).max() < 5 * np.sqrt(1250)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_no_strategy_balances_twice(name: str) -> None:
+    plan = STRATEGIES[name](COUNTS, ImbalanceConfig())
+    weighted = (plan.class_weights != 1).any()
+    assert not (weighted and plan.sampling_weights is not None)
+
+
+def test_the_effective_number_lies_between_none_and_balanced() -> None:
+    strategy = STRATEGIES["effective_number_sampling"]
+    alike = strategy(COUNTS, ImbalanceConfig(beta=0.0)).sampling_weights
+    np.testing.assert_allclose(alike, np.ones(7))
+    balanced = STRATEGIES["balanced_sampling"](COUNTS, ImbalanceConfig()).sampling_weights
+    nearly = strategy(COUNTS, ImbalanceConfig(beta=1 - 1e-9)).sampling_weights
+    np.testing.assert_allclose(nearly, balanced, rtol=1e-4)
