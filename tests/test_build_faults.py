@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ import pytest
 from conftest import ROOT, Prepare
 from source_files import make_rows, picture, write_classes
 
-from tfds_ham10000 import pictures
+from tfds_ham10000 import ham10000_dataset_builder, pictures
 from tfds_ham10000.exclusive import exclusive
 
 
@@ -40,6 +42,14 @@ def wait_for(folder: Path, pattern: str) -> None:
         time.sleep(0.01)
 
 
+@contextlib.contextmanager
+def lock_of(dataset_dir: Path) -> Iterator[None]:
+    """Holds the lock of a build; a lock belongs to the opened file, so it is another's."""
+    with (dataset_dir.parent / f".{dataset_dir.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def test_a_killed_build_leaves_nothing_visible_and_two_more_build_one(
     tmp_path: Path,
 ) -> None:
@@ -50,11 +60,15 @@ def test_a_killed_build_leaves_nothing_visible_and_two_more_build_one(
     killed.communicate(timeout=60)
     assert list(tmp_path.rglob("incomplete.*"))
     assert not list(tmp_path.rglob("dataset_info.json"))
-    both = [start(tmp_path, "--config", "demo_tiny") for _ in range(2)]
+    # Held here until both wait for it, so that they are side by side in any case.
+    with lock_of(tmp_path / "ham10000" / "demo_tiny" / "2.0.0"):
+        both = [start(tmp_path, "--config", "demo_tiny") for _ in range(2)]
+        for process in both:
+            assert process.stderr is not None
+            assert "Waiting for another process" in process.stderr.readline()
     outputs = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert not list(tmp_path.rglob("incomplete.*"))
-    assert sum("Waiting for another process" in stderr for _, stderr in outputs) == 1
     assert sum("Writing pictures" in stderr for _, stderr in outputs) == 1
     splits = [[line for line in out.splitlines() if "fold_" in line] for out, _ in outputs]
     assert splits[0] == splits[1]
@@ -77,6 +91,21 @@ def test_a_full_disk_leaves_nothing_and_ends_with_one_message(
     assert "Traceback" not in stderr
     assert not list(data_dir.rglob("*.tfrecord*"))
     assert not list(data_dir.rglob("incomplete.*"))
+
+
+def test_too_little_room_is_told_before_any_work(
+    manual_dir: Path, tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ham10000_dataset_builder.shutil,
+        "disk_usage",
+        lambda folder: SimpleNamespace(free=1000),
+    )
+    done = prepare("isic2018", tmp_path / "built", "--manual-dir", manual_dir)
+    assert done.returncode == 2, done.stderr
+    assert "the pictures have 0 MB, and 0 MB are free" in done.stderr
+    assert "Checking pictures" not in done.stderr
+    assert not list((tmp_path / "built").rglob("incomplete.*"))
 
 
 def test_no_room_for_changed_pictures_is_told_too(
@@ -103,9 +132,7 @@ def test_what_a_dead_build_left_is_removed_and_a_living_one_is_left_alone(
     other = tmp_path / "isic2018" / "incomplete.ABC123_1.0.0"
     other.mkdir()
     waiting = threading.Thread(target=lambda: exclusive(dataset_dir).__enter__())
-    # A lock belongs to the opened file: this one counts as another process's.
-    with (dataset_dir.parent / ".2.0.0.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock_of(dataset_dir):
         waiting.start()
         waiting.join(timeout=0.3)
         assert waiting.is_alive()

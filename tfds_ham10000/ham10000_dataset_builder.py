@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _check(self, source: Source, report: dict[str, Any]) -> tuple[Stored, Images]:
         """Returns the splits and the pictures that can be used."""
         ids = [r.image_id for records in source.splits.values() for r in records]
+        if self.builder_config.longest_side is None:
+            _require_space(Path(self.data_dir), sum(map(source.images.size, ids)))
         known = groups_are_published(source.splits)
         images = CheckedImages(
             source.images,
@@ -178,6 +182,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             for name, records in source.splits.items()
         }
         return into_folds(splits, find_similar(images.seen)), images
+
+
+def _require_space(folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise OSError(
+            errno.ENOSPC,
+            f"the pictures have {num_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free",
+        )
 
 
 @contextlib.contextmanager
