@@ -57,7 +57,7 @@ def prepare_dataset(
     """
     builder = _builder(dataset, data_dir, on_bad_image)
     config = builder.builder_config
-    if builder.is_prepared():
+    if _is_prepared(builder):
         if config.class_names is None and manual_dir is not None:
             _require_same_folder(builder, manual_dir)
         return builder
@@ -87,7 +87,7 @@ def is_built(dataset: str, data_dir: Path | None = None) -> bool:
     Raises:
         ConfigError: No such config, or `data_dir` is no folder.
     """
-    return bool(_builder(dataset, data_dir).is_prepared())
+    return _is_prepared(_builder(dataset, data_dir))
 
 
 def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.DatasetBuilder:
@@ -98,7 +98,7 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
         DataError: The dataset was not built yet.
     """
     builder = _builder(dataset, data_dir)
-    if builder.is_prepared():
+    if _is_prepared(builder):
         return builder
     if not builder.builder_config.made_up:
         where = "" if data_dir is None else f" --data-dir {data_dir}"
@@ -108,6 +108,11 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
             f"DIR{where}"
         )
     return prepare_dataset(dataset, data_dir)
+
+
+def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    # TFDS warns of a folder that is not there, as if it ought to be.
+    return Path(builder.data_dir).is_dir() and bool(builder.is_prepared())
 
 
 def _require_same_folder(builder: tfds.core.DatasetBuilder, manual_dir: Path) -> None:
