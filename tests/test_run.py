@@ -296,7 +296,7 @@ def test_a_deterministic_run_is_repeated_bit_for_bit(
     [
         (["nosuch"], 2, "PRESET must be one of: quickstart, cpu"),
         (["cpu", "--data.dataset", "isic2018"], 3, "scripts/prepare_data.py --config"),
-        (["--data.dataset", "isic2019"], 2, "Did you mean 'isic2018'"),
+        (["--data.dataset", "isic2018x"], 2, "Did you mean 'isic2018'"),
         (["--model.backbone", "resnet51"], 2, "`model.backbone` must be one of"),
         (["--model.weights", "nowhere.h5"], 2, "nowhere.h5, which is no file"),
         (["--train.monitor", "val_loss"], 2, "`train.monitor` must be one of"),
