@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test check venv
+.PHONY: train test test-slow check venv
 
 train: .venv/.installed ## train, evaluate and export the quickstart preset on the made-up demo data
 	$(BIN)/python scripts/train.py quickstart --overwrite
 
 test: .venv/.installed-dev ## every test
 	$(BIN)/python -m pytest
+
+test-slow: .venv/.installed-dev ## every test, and those that take long
+	$(BIN)/python -m pytest --run-slow
 
 check: .venv/.installed-dev ## lint, formatting, types and the direction of imports
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import tyro
 from skincnn import cli
 from skincnn.files import write_text
 from tfds_ham10000 import folds, sources
-from tfds_ham10000.near_duplicates import find_similar
+from tfds_ham10000.near_duplicates import find_similar, perceptual_hashes
+from tfds_ham10000.pictures import CheckedImages, refuse_bad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,13 @@ class Arguments:
 def command() -> None:
     """Parses, hashes every picture, and writes the CSV."""
     arguments = tyro.cli(Arguments)
-    records, images = sources.read_ham10000(arguments.manual_dir)
-    similar = find_similar([record.image_id for record in records], images.read)
+    source = sources.read_source(arguments.manual_dir, "isic2018")
+    records = source.splits["train"]
+    ids = [record.image_id for record in records]
+    with tempfile.TemporaryDirectory() as folder:
+        images = CheckedImages(source.images, ids, Path(folder), look=perceptual_hashes)
+        refuse_bad(images.bad, len(ids), "fail")
+    similar = find_similar(images.seen)
     places = folds.place(records, similar, published={})
     text = folds.to_csv(records, places)
     write_text(arguments.output, text)

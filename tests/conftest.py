@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
+import signal
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from source_files import jpeg as jpeg
+from source_files import make_rows, write_dataverse
 
 from skincnn import cli
 
@@ -21,6 +19,17 @@ ROOT = Path(__file__).parents[1]
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 cli.load_tensorflow()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="also run the slow tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--run-slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: give --run-slow"))
 
 
 def run_script(
@@ -40,7 +49,7 @@ def run_script(
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of built datasets that holds demo_tiny."""
-    from skincnn.data.pipeline import prepare_dataset
+    from skincnn.data.datasets import prepare_dataset
 
     path = tmp_path_factory.mktemp("data")
     prepare_dataset("demo_tiny", path)
@@ -67,41 +76,33 @@ def run(
     return workdir, done
 
 
-def jpeg(seed: int = 0, size: tuple[int, int] = (40, 30)) -> bytes:
-    """Returns a small smooth picture as a JPEG file."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
-    buffer = io.BytesIO()
-    coarse.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def manual_dir(tmp_path: Path) -> Path:
     """HAM10000's published layout with 2 x 10 lesions of each class, 210 pictures."""
-    return write_manual_dir(tmp_path / "manual é dir")
+    return write_dataverse(tmp_path / "manual é dir", make_rows())
 
 
-def write_manual_dir(folder: Path) -> Path:
-    """Writes both archives and the CSV, with the quirks that published files have."""
-    from tfds_ham10000.sources import CLASS_NAMES, COLUMNS, IMAGE_ARCHIVES, METADATA_FILE
+Prepare = Callable[..., "subprocess.CompletedProcess[str]"]
 
-    folder.mkdir(parents=True)
-    rows = []
-    archives = [zipfile.ZipFile(folder / name, "w") for name in IMAGE_ARCHIVES]
-    for dx in CLASS_NAMES:
-        for lesion in range(20):
-            for _ in range(1 + lesion % 2):
-                number = len(rows)
-                image_id = f"ISIC_{number:07d}"
-                archives[number % 2].writestr(f"part/{image_id}.jpg", jpeg(number))
-                age = "" if number % 50 == 0 else "45.0"
-                lesion_id = f"HAM_{dx}_{lesion}"
-                rows.append(
-                    [lesion_id, image_id, dx, "histo", age, "female", "back", "rosendahl"]
-                )
-    for archive in archives:
-        archive.close()
-    with (folder / METADATA_FILE).open("w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
-    return folder
+
+@pytest.fixture
+def prepare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Prepare:
+    """Runs `scripts/prepare_data.py` in this process, which saves loading TensorFlow."""
+    from scripts import prepare_data
+
+    def run(
+        config: str, data_dir: Path, *arguments: object
+    ) -> subprocess.CompletedProcess[str]:
+        flags = ["--config", config, "--data-dir", data_dir, *arguments]
+        command = ["prepare_data.py", *map(str, flags)]
+        code: object = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", command)
+            patch.setattr(signal, "signal", lambda *_: None)
+            try:
+                cli.main(prepare_data.command)
+            except SystemExit as error:
+                code = error.code
+        return subprocess.CompletedProcess(command, code, *capsys.readouterr())
+
+    return run

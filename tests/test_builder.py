@@ -1,39 +1,101 @@
-"""TFDS's own test of a builder, for the published layout and the made-up pictures."""
+"""TFDS's own test of a builder for each config, and building through the command."""
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
-from conftest import jpeg, run_script, write_manual_dir
+from conftest import Prepare
+from source_files import (
+    METADATA_FILE,
+    jpeg,
+    make_rows,
+    write_classes,
+    write_dataverse,
+    write_isic2018,
+    write_isic2019,
+)
 from test_sources import replace_member
 
-from tfds_ham10000 import Builder, demo, sources
+from tfds_ham10000 import Builder, demo, ham10000_dataset_builder, sources
+from tfds_ham10000.configs import CONFIGS
 from tfds_ham10000.folds import place
+from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
 
 FOLDS = [f"fold_{fold}" for fold in range(10)]
 
 
-class TestPublishedLayout(tfds.testing.DatasetBuilderTestCase):
+def names_of(source: str, *, without_ham10000: bool = False) -> list[str]:
+    return [
+        config.name
+        for config in CONFIGS
+        if config.source == source and config.without_ham10000 == without_ham10000
+    ]
+
+
+class FromFiles:
+    """Writes a layout before TFDS's test of the configs that are made of it."""
+
     DATASET_CLASS = Builder
-    BUILDER_CONFIG_NAMES_TO_TEST = ["isic2018"]  # noqa: RUF012
-    SPLITS = dict.fromkeys(FOLDS, 21)
     SKIP_CHECKSUMS = True
 
     @classmethod
     def setUpClass(cls) -> None:
         cls.folder = tempfile.TemporaryDirectory()
-        cls.EXAMPLE_DIR = str(write_manual_dir(Path(cls.folder.name) / "manual"))
+        cls.EXAMPLE_DIR = cls.folder.name
+        cls.write(Path(cls.folder.name))
         super().setUpClass()
 
     @classmethod
     def tearDownClass(cls) -> None:
         super().tearDownClass()
         cls.folder.cleanup()
+
+
+class TestIsic2018(FromFiles, tfds.testing.DatasetBuilderTestCase):
+    BUILDER_CONFIG_NAMES_TO_TEST = names_of("isic2018")
+    SPLITS = dict.fromkeys(FOLDS, 21) | {"validation_official": 7, "test_official": 7}
+
+    @classmethod
+    def write(cls, folder: Path) -> None:
+        write_isic2018(folder, make_rows())
+        write_isic2018(folder, make_rows(lesions=1, start=1000), "Validation")
+        write_isic2018(folder, make_rows(lesions=1, start=2000), "Test")
+
+
+class TestIsic2019(FromFiles, tfds.testing.DatasetBuilderTestCase):
+    BUILDER_CONFIG_NAMES_TO_TEST = names_of("isic2019")
+    SPLITS = dict.fromkeys(FOLDS, 24)
+
+    @classmethod
+    def write(cls, folder: Path) -> None:
+        write_isic2019(folder, make_rows(ISIC2019_CLASS_NAMES))
+
+
+class TestIsic2019WithoutHam10000(FromFiles, tfds.testing.DatasetBuilderTestCase):
+    BUILDER_CONFIG_NAMES_TO_TEST = names_of("isic2019", without_ham10000=True)
+    SPLITS = dict.fromkeys(FOLDS, 24)
+
+    @classmethod
+    def write(cls, folder: Path) -> None:
+        rows = make_rows(ISIC2019_CLASS_NAMES, lesions=21)
+        for row in rows:
+            if not row["lesion_id"].endswith("_20"):
+                row["lesion_id"] = row["lesion_id"].replace("HAM", "BCN")
+        write_isic2019(folder, rows)
+
+
+class TestFolder(FromFiles, tfds.testing.DatasetBuilderTestCase):
+    BUILDER_CONFIG_NAMES_TO_TEST = names_of("folder")
+    SPLITS = dict.fromkeys(FOLDS, 3) | {"test_official": 2}
+
+    @classmethod
+    def write(cls, folder: Path) -> None:
+        write_classes(folder / "Train", make_rows(("a", "b"), lesions=10))
+        write_classes(folder / "Test", make_rows(("a", "b"), lesions=1, start=500))
 
 
 class TestMadeUp(tfds.testing.DatasetBuilderTestCase):
@@ -50,55 +112,111 @@ class TestMadeUp(tfds.testing.DatasetBuilderTestCase):
         super().setUpClass()
 
 
-def prepare(
-    config: str, data_dir: Path, *arguments: object
-) -> subprocess.CompletedProcess[str]:
-    return run_script(
-        "prepare_data.py", "--config", config, "--data-dir", data_dir, *arguments
-    )
+def test_every_config_is_tested() -> None:
+    tested = {
+        name
+        for case in (TestIsic2018, TestIsic2019, TestIsic2019WithoutHam10000, TestFolder)
+        for name in case.BUILDER_CONFIG_NAMES_TO_TEST
+    }
+    # `demo` is `demo_tiny` with more pictures, and takes a minute to render.
+    assert tested | {"demo_tiny", "demo"} == {config.name for config in CONFIGS}
 
 
-def test_prepare_builds_once_and_says_where(manual_dir: Path, tmp_path: Path) -> None:
+def test_prepare_builds_once_and_says_where(
+    manual_dir: Path, tmp_path: Path, prepare: Prepare
+) -> None:
     data_dir = tmp_path / "built"
     first = prepare("isic2018", data_dir, "--manual-dir", manual_dir)
     assert first.returncode == 0, first.stderr
     assert f"is built: {data_dir}/ham10000/isic2018" in first.stdout
     assert "fold_9: 21 pictures" in first.stdout
+    assert "0 picture(s) are not stored byte for byte" in first.stdout
+    assert "without a value: dx_type 0, age 5, sex 0, localization 0" in first.stdout
     # What was built needs the published files no more, and is not built again.
     again = prepare("isic2018", data_dir)
     assert again.returncode == 0, again.stderr
     assert "Writing pictures" not in again.stderr
     assert "It was built before" in again.stdout
     assert "It was built before" not in first.stdout
+    assert "age 5" in again.stdout
 
 
 def test_bytes_are_kept_and_missing_values_defined(
     manual_dir: Path, tmp_path: Path
 ) -> None:
-    from skincnn.data.pipeline import prepare_dataset
+    from skincnn.data.datasets import prepare_dataset
 
     builder = prepare_dataset("isic2018", tmp_path, manual_dir)
-    records, images = sources.read_ham10000(manual_dir)
+    source = sources.read_source(manual_dir, "isic2018")
     rows = builder.as_dataset(split="all", decoders={"image": tfds.decode.SkipDecoding()})
     stored = {row["image_id"].decode(): row for row in tfds.as_numpy(rows)}
-    assert len(stored) == len(records)
-    for record in records:
+    assert len(stored) == len(source.splits["train"])
+    for record in source.splits["train"]:
         row = stored[record.image_id]
-        assert row["image"] == images.read(record.image_id)
-        assert sources.CLASS_NAMES[row["label"]] == record.dx
+        assert row["image"] == source.images.read(record.image_id)
+        assert CLASS_NAMES[row["label"]] == record.dx
         assert row["lesion_id"].decode() == record.lesion_id
         assert row["age"] == pytest.approx(record.age, nan_ok=True)
 
 
-def test_a_damaged_picture_leaves_no_half_dataset(manual_dir: Path, tmp_path: Path) -> None:
+def test_names_of_folders_are_known_when_they_are_gone(tmp_path: Path) -> None:
+    from skincnn.data.datasets import class_names, open_dataset, prepare_dataset
+    from skincnn.errors import ConfigError, DataError
+
+    with pytest.raises(DataError, match="'folder' is not built yet"):
+        class_names("folder", tmp_path / "built")
+    manual_dir = write_classes(tmp_path / "manual", make_rows(("é b", "a"), lesions=10))
+    prepare_dataset("folder", tmp_path / "built", manual_dir)
+    with pytest.raises(ConfigError, match=r"was built from .*manual, not from .*other"):
+        prepare_dataset("folder", tmp_path / "built", tmp_path / "other")
+    manual_dir.rename(tmp_path / "gone")
+    assert class_names("folder", tmp_path / "built") == ("a", "é b")
+    builder = open_dataset("folder", tmp_path / "built")
+    for row in tfds.as_numpy(builder.as_dataset(split="fold_3")):
+        label = builder.info.features["label"].int2str(row["label"])
+        assert row["image_id"].decode().startswith(f"{label}/")
+
+
+def test_too_few_lesions_for_ten_folds_are_told(tmp_path: Path, prepare: Prepare) -> None:
+    few = write_classes(tmp_path / "few", make_rows(("a", "b"), lesions=2))
+    done = prepare("folder", tmp_path / "built", "--manual-dir", few)
+    assert done.returncode == 3, done.stderr
+    assert "too few lesions: fold_" in done.stderr
+    assert not list((tmp_path / "built").rglob("*.tfrecord*"))
+    rows = [r for r in make_rows(("a", "b"), lesions=12) if r["lesion_id"] < "HAM_b_2"]
+    enough = write_classes(tmp_path / "enough", rows)
+    done = prepare("folder", tmp_path / "built", "--manual-dir", enough)
+    assert done.returncode == 0, done.stderr
+    assert "note: b has too few lesions for ten folds: fold_" in done.stdout
+
+
+def test_a_damaged_picture_leaves_no_half_dataset(
+    manual_dir: Path, tmp_path: Path, prepare: Prepare
+) -> None:
     replace_member(manual_dir, "ISIC_0000004", jpeg()[:-200])
     done = prepare("isic2018", tmp_path, "--manual-dir", manual_dir)
     assert done.returncode == 3, done.stderr
     assert "1 picture(s) cannot be used: ISIC_0000004" in done.stderr
     assert not list(tmp_path.rglob("*.tfrecord*"))
     assert not list(tmp_path.rglob("incomplete*"))
-    replace_member(manual_dir, "ISIC_0000004", jpeg())
-    assert prepare("isic2018", tmp_path, "--manual-dir", manual_dir).returncode == 0
+    skipped = prepare(
+        *("isic2018", tmp_path, "--manual-dir", manual_dir, "--on-bad-image", "skip")
+    )
+    assert skipped.returncode == 0, skipped.stderr
+    assert "left out: ISIC_0000004: cannot be decoded" in skipped.stdout
+    sizes = [int(n) for n in skipped.stdout.split() if n.isdigit()][:10]
+    assert sum(sizes) == 209
+
+
+def test_skipping_has_its_limit(manual_dir: Path, tmp_path: Path, prepare: Prepare) -> None:
+    for number in (0, 2, 4):
+        replace_member(manual_dir, f"ISIC_{number:07d}", b"")
+    done = prepare(
+        *("isic2018", tmp_path, "--manual-dir", manual_dir, "--on-bad-image", "skip")
+    )
+    assert done.returncode == 3, done.stderr
+    assert "3 picture(s) cannot be used" in done.stderr
+    assert "More than 1% of 210 are too many to leave out" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -106,25 +224,36 @@ def test_a_damaged_picture_leaves_no_half_dataset(manual_dir: Path, tmp_path: Pa
     [
         ("no manual dir", 3, "Expected: --manual-dir DIR"),
         ("missing folder", 3, "is not a folder"),
-        ("no csv", 3, "lacks HAM10000_metadata.csv"),
+        ("no csv", 3, "lacks HAM10000_metadata"),
+        ("other layout", 3, "Give --config isic2018"),
+        ("not as published", 3, "HAM10000_metadata.csv differ(s) from the files that"),
         ("unknown config", 2, "Did you mean 'isic2018'"),
         ("data dir is a file", 2, "--data-dir must be a folder"),
         ("data dir is below a file", 2, "--data-dir must be a folder"),
     ],
 )
 def test_bad_input_ends_with_one_message_and_its_code(
-    spoil: str, code: int, message: str, manual_dir: Path, tmp_path: Path
+    spoil: str,
+    code: int,
+    message: str,
+    manual_dir: Path,
+    tmp_path: Path,
+    prepare: Prepare,
 ) -> None:
     data_dir = tmp_path / "built"
     config, arguments = "isic2018", ["--manual-dir", manual_dir]
     if spoil == "no manual dir":
-        arguments = []
+        config, arguments = "isic2019", []
     elif spoil == "missing folder":
         arguments[1] = tmp_path / "nowhere"
     elif spoil == "no csv":
-        (manual_dir / sources.METADATA_FILE).unlink()
+        (manual_dir / METADATA_FILE).unlink()
+    elif spoil == "other layout":
+        config = "isic2019_256"
+    elif spoil == "not as published":
+        arguments.append("--verify")
     elif spoil == "unknown config":
-        config = "isic2081"
+        config = "isic2018x"
     else:
         data_dir.write_text("")
         if spoil == "data dir is below a file":
@@ -134,3 +263,39 @@ def test_bad_input_ends_with_one_message_and_its_code(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not data_dir.is_dir()  # nothing half-written
+
+
+def read_all(builder: tfds.core.DatasetBuilder) -> list[tuple[object, ...]]:
+    """Returns what stands in each fold, in its order."""
+    return [
+        (split, row["image_id"], row["group_id"], row["label"], row["image"].tobytes())
+        for split in FOLDS
+        for row in tfds.as_numpy(builder.as_dataset(split=split))
+    ]
+
+
+def test_examples_and_folds_do_not_depend_on_who_packed_the_files(tmp_path: Path) -> None:
+    from skincnn.data.datasets import prepare_dataset
+
+    rows = make_rows(lesions=10)
+    built = []
+    for write in (write_dataverse, write_isic2018):
+        manual_dir = write(tmp_path / write.__name__, rows)
+        builder = prepare_dataset("isic2018", manual_dir / "built", manual_dir)
+        built.append(read_all(builder))
+    assert built[0] == built[1]
+    assert len(built[0]) == len(rows)
+
+
+def test_a_split_sorted_on_disk_is_the_same(
+    manual_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skincnn.data.datasets import prepare_dataset
+
+    in_memory = prepare_dataset("isic2018", tmp_path / "memory", manual_dir)
+    monkeypatch.setattr(ham10000_dataset_builder, "MAX_BUFFER", 10_000)
+    on_disk = prepare_dataset("isic2018", tmp_path / "disk", manual_dir)
+    assert read_all(in_memory) == read_all(on_disk)
+    assert sorted(p.name for p in Path(in_memory.data_dir).iterdir()) == sorted(
+        p.name for p in Path(on_disk.data_dir).iterdir()
+    )

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from skincnn.config import DataConfig
-from skincnn.data import pipeline
+from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, cached_images
 from skincnn.data.preprocess import read_image
 from skincnn.data.sampling import epoch_batches
@@ -27,7 +27,7 @@ SMALL = DataConfig(image_size=32)
 
 @pytest.fixture(scope="module")
 def builder(data_dir: Path) -> tfds.core.DatasetBuilder:
-    return pipeline.open_dataset("demo_tiny", data_dir)
+    return datasets.open_dataset("demo_tiny", data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_pictures_that_the_dataset_lacks_are_refused(
 
 def test_a_damaged_dataset_is_said(data_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(data_dir / "ham10000", tmp_path / "ham10000")
-    builder = pipeline.open_dataset("demo_tiny", tmp_path)
+    builder = datasets.open_dataset("demo_tiny", tmp_path)
     table = pipeline.read_table(builder, [3])
     (record,) = Path(builder.data_dir).glob("*fold_3.tfrecord*")
     content = bytearray(record.read_bytes())
@@ -222,7 +222,7 @@ def test_any_array_gives_batches_with_every_picture_in_order(memory: str) -> Non
 
 
 def test_the_fingerprint_sees_labels_and_pictures_and_not_order(data_dir: Path) -> None:
-    table = pipeline.read_table(pipeline.open_dataset("demo_tiny", data_dir), [0])
+    table = pipeline.read_table(datasets.open_dataset("demo_tiny", data_dir), [0])
     same = pipeline.fingerprint(table.sample(frac=1, random_state=0))
     assert same == pipeline.fingerprint(table)
     changed = table.assign(label=(table["label"] + 1) % 7)
@@ -234,4 +234,4 @@ def test_the_fingerprint_sees_labels_and_pictures_and_not_order(data_dir: Path) 
 
 def test_a_dataset_that_is_not_built_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"scripts/prepare_data\.py --config isic2018"):
-        pipeline.open_dataset("isic2018", tmp_path)
+        datasets.open_dataset("isic2018", tmp_path)

@@ -17,13 +17,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow_datasets as tfds
 from conftest import ROOT, run_script
+from source_files import IMAGE_ARCHIVES, METADATA_FILE, write_groupings, write_table
 from test_run import check_export
 
+from skincnn.data.datasets import prepare_dataset
 from skincnn.data.leakage import siblings
 from skincnn.data.splits import image_folds
-from tfds_ham10000 import sources
+from tfds_ham10000 import download, sources
 from tfds_ham10000.folds import PUBLISHED_FILE, place, published_places
+from tfds_ham10000.layouts import METADATA_COLUMNS
 
 SHARED = Path(os.environ.get("SKINCNN_SHARED", ROOT.parent / "shared"))
 PICTURES = SHARED / "ham10000-200x150"
@@ -38,7 +42,8 @@ pytestmark = [
 
 
 def test_the_published_counts_hold() -> None:
-    records, images = sources.read_ham10000(PICTURES)
+    source = sources.read_source(PICTURES, "isic2018")
+    records, images = source.splits["train"], source.images
     assert len(records) == len(images.image_ids) == 10015
     assert len({record.lesion_id for record in records}) == 7470
     counts = Counter(record.dx for record in records)
@@ -70,7 +75,7 @@ def test_the_published_folds_can_be_made_again(tmp_path: Path) -> None:
 
 def test_a_split_by_image_has_the_siblings_that_others_found() -> None:
     """39 to 42 % of the test pictures, 67 to 72 % of the test melanomas."""
-    records, _ = sources.read_ham10000(PICTURES)
+    records = sources.read_source(PICTURES, "isic2018").splits["train"]
     table = pd.DataFrame(
         {
             "image_id": [record.image_id for record in records],
@@ -91,6 +96,75 @@ def test_a_split_by_image_has_the_siblings_that_others_found() -> None:
     ).mean()
     assert 0.37 < shares["share_test_images"] < 0.42
     assert 0.65 < shares["share_test_melanomas"] < 0.72
+
+
+@pytest.mark.parametrize("layout", ["kaggle", "challenge", "challenge with metadata"])
+def test_each_layout_has_the_same_pictures_lesions_and_labels(
+    layout: str, tmp_path: Path
+) -> None:
+    """The zips as they are, against other layouts made of all 10,015 pictures."""
+    published = sources.read_source(PICTURES, "isic2018")
+    rearrange(layout, tmp_path)
+    other = sources.read_source(tmp_path, "isic2018")
+    keys = [
+        [(r.image_id, r.lesion_id, r.dx, r.dx_type) for r in source.splits["train"]]
+        for source in (published, other)
+    ]
+    assert keys[0] == keys[1]
+    assert len(keys[0]) == 10015
+    assert place(other.splits["train"]) == published_places()
+    for image_id in sorted(published.images.image_ids)[::500]:
+        assert other.images.read(image_id) == published.images.read(image_id)
+
+
+def rearrange(layout: str, folder: Path) -> None:
+    """Lays the published files out as others do."""
+    training = "ISIC2018_Task3_Training"
+    for part, name in enumerate(IMAGE_ARCHIVES, 1):
+        with zipfile.ZipFile(PICTURES / name) as archive:
+            parts = f"HAM10000_images_part_{part}"
+            archive.extractall(
+                folder / (parts if layout == "kaggle" else f"{training}_Input")
+            )
+    with (PICTURES / METADATA_FILE).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if layout == "kaggle":
+        write_table(folder / METADATA_FILE, rows, METADATA_COLUMNS)
+        return
+    shutil.copy(PICTURES / f"{training}_GroundTruth.csv", folder)
+    if layout == "challenge":
+        write_groupings(folder / f"{training}_LesionGroupings.csv", rows)
+    else:
+        shutil.copy(PICTURES / METADATA_FILE, folder)
+
+
+@pytest.mark.slow
+def test_three_layouts_build_the_same_dataset(tmp_path: Path) -> None:
+    """All pictures, written and read back: the same bytes, labels and folds."""
+    built = []
+    for layout in ("published", "kaggle", "challenge"):
+        manual_dir = PICTURES
+        if layout != "published":
+            manual_dir = tmp_path / layout
+            rearrange(layout, manual_dir)
+        builder = prepare_dataset("isic2018", tmp_path / f"{layout} built", manual_dir)
+        rows = builder.as_dataset(
+            split="all", decoders={"image": tfds.decode.SkipDecoding()}
+        )
+        names = ("image", "image_id", "lesion_id", "group_id", "label", "dx_type")
+        examples = [tuple(row[name] for name in names) for row in tfds.as_numpy(rows)]
+        sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
+        built.append((sizes, examples))
+    assert built[0] == built[1] == built[2]
+    assert len(built[0][1]) == 10015
+
+
+def test_the_published_table_is_known_by_its_checksum(tmp_path: Path) -> None:
+    shutil.copy(PICTURES / METADATA_FILE, tmp_path)
+    assert download.verify(tmp_path) == [METADATA_FILE]
+    # The archives hold smaller copies of the pictures, and that is seen.
+    with pytest.raises(ValueError, match=r"part_1\.zip, .*part_2\.zip differ"):
+        download.verify(PICTURES)
 
 
 def test_published_weights_are_loaded_from_a_path() -> None:
@@ -139,7 +213,8 @@ def test_real_pictures_go_the_whole_way(tmp_path: Path) -> None:
 
 def write_subset(folder: Path, lesions_per_class: int) -> None:
     """Writes some lesions of each class, as many of each fold, in the published layout."""
-    records, images = sources.read_ham10000(PICTURES)
+    source = sources.read_source(PICTURES, "isic2018")
+    records, images = source.splits["train"], source.images
     places = published_places()
     lesions: dict[tuple[str, int], list[str]] = {}
     for record in records:
@@ -150,11 +225,11 @@ def write_subset(folder: Path, lesions_per_class: int) -> None:
     chosen = [record for record in records if record.lesion_id in kept]
     folder.mkdir()
     ids = {record.image_id for record in chosen}
-    for position, name in enumerate(sources.IMAGE_ARCHIVES):
+    for position, name in enumerate(IMAGE_ARCHIVES):
         with zipfile.ZipFile(folder / name, "w") as archive:
             for image_id in sorted(ids)[position::2]:
                 archive.writestr(f"{image_id}.jpg", images.read(image_id))
-    with (PICTURES / sources.METADATA_FILE).open(newline="") as file:
+    with (PICTURES / METADATA_FILE).open(newline="") as file:
         rows = list(csv.reader(file))
-    with (folder / sources.METADATA_FILE).open("w", newline="") as file:
+    with (folder / METADATA_FILE).open("w", newline="") as file:
         csv.writer(file).writerows([rows[0], *(row for row in rows if row[1] in ids)])

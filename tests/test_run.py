@@ -18,7 +18,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 from skincnn.classes import HAM10000
 from skincnn.config import Config
-from skincnn.data import pipeline
+from skincnn.data import datasets, pipeline
 from skincnn.errors import DivergedError
 from skincnn.training.callbacks import Validation
 
@@ -119,7 +119,7 @@ def test_the_model_file_needs_keras_alone_and_gives_the_predictions(
         text=True,
     )
     assert "(None, 7)" in done.stdout, done.stderr
-    builder = pipeline.open_dataset("demo_tiny", data_dir)
+    builder = datasets.open_dataset("demo_tiny", data_dir)
     model = keras.saving.load_model(workdir / "model.keras")
     config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
     table = pipeline.read_table(builder, [9])
@@ -176,7 +176,7 @@ def check_export(workdir: Path, data_dir: Path, folder: Path) -> None:
     import tensorflow_datasets as tfds
 
     config = json.loads((workdir / "config.json").read_text())["data"]
-    builder = pipeline.open_dataset(config["dataset"], data_dir)
+    builder = datasets.open_dataset(config["dataset"], data_dir)
     rows = builder.as_dataset(
         split=f"fold_{config['test_fold']}",
         decoders={"image": tfds.decode.SkipDecoding()},
@@ -296,7 +296,7 @@ def test_a_deterministic_run_is_repeated_bit_for_bit(
     [
         (["nosuch"], 2, "PRESET must be one of: quickstart, cpu"),
         (["cpu", "--data.dataset", "isic2018"], 3, "scripts/prepare_data.py --config"),
-        (["--data.dataset", "isic2019"], 2, "Did you mean 'isic2018'"),
+        (["--data.dataset", "isic2018x"], 2, "Did you mean 'isic2018'"),
         (["--model.backbone", "resnet51"], 2, "`model.backbone` must be one of"),
         (["--model.weights", "nowhere.h5"], 2, "nowhere.h5, which is no file"),
         (["--train.monitor", "val_loss"], 2, "`train.monitor` must be one of"),

@@ -1,32 +1,246 @@
-"""Bad input: each fault ends in one message that says what, where and how to mend it."""
+"""Each published layout gives the same records; each fault ends in one clear message."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import jpeg
+from source_files import (
+    COLUMNS,
+    IMAGE_ARCHIVES,
+    METADATA_FILE,
+    Rows,
+    contents,
+    jpeg,
+    make_rows,
+    one_hot,
+    write_classes,
+    write_dataverse,
+    write_folder,
+    write_groupings,
+    write_isic2018,
+    write_isic2019,
+    write_kaggle,
+    write_table,
+    write_zip,
+)
 
-from tfds_ham10000 import sources
-from tfds_ham10000.sources import IMAGE_ARCHIVES, METADATA_FILE, SourceError
+from tfds_ham10000 import layouts, sources
+from tfds_ham10000.layouts import Source
+from tfds_ham10000.pictures import CheckedImages, refuse_bad
+from tfds_ham10000.records import (
+    CLASS_NAMES,
+    ISIC2019_CLASS_NAMES,
+    Record,
+    SourceError,
+    count_missing,
+)
+
+Writer = Callable[[Path, Rows], Path]
 
 
-def test_published_files_are_read(manual_dir: Path) -> None:
-    records, images = sources.read_ham10000(manual_dir)
-    sources.check_images(records, images)
-    assert len(records) == 210
-    assert images.image_ids == {record.image_id for record in records}
-    assert [r.image_id for r in records] == sorted(r.image_id for r in records)
-    assert math.isnan(records[0].age)
-    assert records[1].age == 45
-    assert images.read("ISIC_0000003") == jpeg(3)
+def read_and_check(folder: Path, dataset: str = "isic2018") -> Source:
+    """Does what a build does before it writes."""
+    source = sources.read_source(folder, dataset)
+    ids = [r.image_id for records in source.splits.values() for r in records]
+    refuse_bad(CheckedImages(source.images, ids, folder).bad, len(ids), "fail")
+    return source
 
 
-def edit_csv(folder: Path, old: str, new: str) -> None:
-    path = folder / METADATA_FILE
+def expected(rows: Rows, *fields: str) -> list[Record]:
+    """Returns the records of some rows; all fields but some are as if unknown."""
+    records = []
+    for row in sorted(rows, key=lambda row: row["image_id"]):
+        known = {name: row[name] for name in fields if name != "age"}
+        age = float(row["age"]) if "age" in fields and row["age"] else math.nan
+        records.append(
+            Record(
+                row["image_id"], known.pop("lesion_id"), known.pop("dx"), age=age, **known
+            )
+        )
+    return records
+
+
+def same(found: list[Record], wanted: list[Record]) -> bool:
+    """Compares records; a missing age equals a missing age."""
+    return list(map(repr, found)) == list(map(repr, wanted))
+
+
+def write_nested(folder: Path, rows: Rows) -> Path:
+    write_kaggle(folder / "archive (1)", rows)
+    return folder
+
+
+def write_isic2018_unpacked(folder: Path, rows: Rows) -> Path:
+    return write_isic2018(folder, rows, packed=False)
+
+
+def write_isic2018_with_metadata(folder: Path, rows: Rows) -> Path:
+    write_isic2018(folder, rows)
+    (folder / "ISIC2018_Task3_Training_LesionGroupings.csv").unlink()
+    write_table(folder / METADATA_FILE, rows, COLUMNS)
+    return folder
+
+
+IDS = ("lesion_id", "dx", "dx_type")
+WRITERS: dict[str, tuple[Writer, tuple[str, ...]]] = {
+    "dataverse": (write_dataverse, COLUMNS[2:]),
+    "dataverse .tab": (
+        lambda d, rows: write_dataverse(d, rows, "HAM10000_metadata.tab"),
+        COLUMNS[2:],
+    ),
+    "dataverse no suffix": (
+        lambda d, rows: write_dataverse(d, rows, "HAM10000_metadata"),
+        COLUMNS[2:],
+    ),
+    "kaggle": (write_kaggle, COLUMNS[2:-1]),
+    "kaggle lower": (lambda d, rows: write_kaggle(d, rows, lower=True), COLUMNS[2:-1]),
+    "kaggle nested": (write_nested, COLUMNS[2:-1]),
+    "isic2018 packed": (write_isic2018, ("dx", "dx_type")),
+    "isic2018 unpacked": (write_isic2018_unpacked, ("dx", "dx_type")),
+    "isic2018 with metadata": (write_isic2018_with_metadata, COLUMNS[2:]),
+}
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_each_layout_of_ham10000_gives_the_same_records(
+    layout: str, tmp_path: Path
+) -> None:
+    write, fields = WRITERS[layout]
+    rows = make_rows(lesions=3)
+    source = read_and_check(write(tmp_path / "manual é dir", rows))
+    assert same(source.splits["train"], expected(rows, "lesion_id", *fields))
+    assert set(source.splits) == {"train"}
+    for image_id, content in contents(rows).items():
+        assert source.images.read(image_id) == content
+
+
+def test_official_splits_are_there_when_their_files_are(tmp_path: Path) -> None:
+    rows = make_rows(lesions=3)
+    write_isic2018(tmp_path, rows)
+    assert set(read_and_check(tmp_path).splits) == {"train"}
+    validation, test = (make_rows(lesions=1, start=start) for start in (1000, 2000))
+    write_isic2018(tmp_path, validation, "Validation", packed=False)
+    write_isic2018(tmp_path, test, "Test")
+    source = read_and_check(tmp_path)
+    alone = [{**row, "lesion_id": row["image_id"]} for row in test]
+    assert same(source.splits["test_official"], expected(alone, "lesion_id", "dx"))
+    assert len(source.splits["validation_official"]) == 7
+    assert len(source.splits["train"]) == len(rows)
+
+
+def test_dataverse_has_the_official_test_set_too(tmp_path: Path) -> None:
+    """Its table has the columns of HAM10000_metadata, and its folder another name."""
+    write_dataverse(tmp_path, make_rows(lesions=3))
+    test = make_rows(lesions=1, start=2000)
+    write_zip(
+        tmp_path / "ISIC2018_Task3_Test_Images.zip",
+        {f"a/{name}.jpg": content for name, content in contents(test).items()},
+    )
+    write_table(tmp_path / "ISIC2018_Task3_Test_GroundTruth.csv", test, COLUMNS)
+    source = read_and_check(tmp_path)
+    assert same(source.splits["test_official"], expected(test, "lesion_id", *COLUMNS[2:]))
+
+
+def test_isic2019_has_eight_classes_and_lesions_of_their_own(tmp_path: Path) -> None:
+    rows = make_rows(ISIC2019_CLASS_NAMES, lesions=3)
+    rows[0] |= {"lesion_id": "", "age": "", "sex": ""}
+    rows[1] |= {"lesion_id": "BCN_0000001"}
+    rows[2] |= {"lesion_id": "MSK4_0000001", "image_id": "ISIC_0000002_downsampled"}
+    source = read_and_check(write_isic2019(tmp_path, rows), "isic2019")
+    first, second, third, fourth = source.splits["train"][:4]
+    assert source.class_names == ISIC2019_CLASS_NAMES
+    assert (first.lesion_id, first.sex, first.dataset) == (
+        first.image_id,
+        "unknown",
+        "unknown",
+    )
+    assert math.isnan(first.age)
+    assert (second.dataset, third.dataset, fourth.dataset) == (
+        "bcn20000",
+        "msk",
+        "ham10000",
+    )
+    assert third.image_id == "ISIC_0000002_downsampled"
+    assert [r.dx for r in source.splits["train"]] == [row["dx"] for row in rows]
+    missing = count_missing(source.splits["train"])
+    assert (missing["age"], missing["sex"], missing["localization"]) == (1, 1, 0)
+
+
+def test_isic2019_test_set_leaves_out_what_has_no_class(tmp_path: Path) -> None:
+    write_isic2019(tmp_path, make_rows(ISIC2019_CLASS_NAMES, lesions=2))
+    test = make_rows(ISIC2019_CLASS_NAMES, lesions=1, start=500)
+    stem = tmp_path / "ISIC_2019_Test"
+    write_folder(
+        Path(f"{stem}_Input"), {f"{name}.jpg": c for name, c in contents(test).items()}
+    )
+    assert set(read_and_check(tmp_path, "isic2019").splits) == {"train"}
+    truth = [
+        {**row, "UNK": 0.0, "score_weight": 1.0, "validation_weight": 0.0}
+        for row in one_hot(test, ISIC2019_CLASS_NAMES)
+    ]
+    truth[0] |= {"MEL": 0.0, "UNK": 1.0}
+    write_table(Path(f"{stem}_GroundTruth.csv"), truth, tuple(truth[0]))
+    source = read_and_check(tmp_path, "isic2019")
+    assert [r.image_id for r in source.splits["test_official"]] == [
+        row["image_id"] for row in test[1:]
+    ]
+    assert "1 picture(s) of none of the classes (UNK) were left out" in source.notes[0]
+
+
+def test_isic2019_without_ham10000_leaves_out_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_rows(ISIC2019_CLASS_NAMES, lesions=2)
+    lesions = ("", "", "BCN_0000001", "HAM_0000001", "")
+    for row, lesion_id in zip(rows[:5], lesions, strict=True):
+        row["lesion_id"] = lesion_id
+    rows[1]["image_id"] = "ISIC_0000001_downsampled"
+    listed = {"ISIC_0000000": None, "ISIC_0000001": None}
+    monkeypatch.setattr(layouts, "published_places", lambda: listed)
+    source = read_and_check(write_isic2019(tmp_path / "manual", rows), "isic2019")
+    left = layouts.without_ham10000(source)
+    kept = {record.image_id for record in left.splits["train"]}
+    assert kept == {"ISIC_0000002", "ISIC_0000004"}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_folders_of_classes_are_read(tmp_path: Path, nested: bool) -> None:
+    rows = make_rows(("naevus", "another thing é"), lesions=3)
+    root = tmp_path / "manual"
+    place = root / "my pictures" if nested else root
+    prefix = "my pictures/" if nested else ""
+    write_classes(place, rows)
+    (place / "naevus" / "Thumbs.db").write_bytes(b"")
+    source = read_and_check(root, "folder")
+    assert source.class_names == ("another thing é", "naevus")
+    named = {f"{prefix}{row['dx']}/{row['image_id']}": row for row in rows}
+    assert [r.image_id for r in source.splits["train"]] == sorted(named)
+    for record in source.splits["train"]:
+        row = named[record.image_id]
+        assert (record.lesion_id, record.dx) == (record.image_id, row["dx"])
+        assert source.images.read(record.image_id) == jpeg(int(row["image_id"][5:]))
+    assert "Thumbs.db" in source.notes[0]
+
+
+def test_folders_of_splits_are_splits(tmp_path: Path) -> None:
+    train, test = make_rows(("a", "b"), lesions=3), make_rows(("a", "b"), lesions=1)
+    write_classes(tmp_path / "Train", train)
+    write_classes(tmp_path / "Test", test)
+    write_classes(tmp_path / "val", test)
+    source = read_and_check(tmp_path, "folder")
+    sizes = {split: len(records) for split, records in source.splits.items()}
+    assert sizes == {"train": 8, "test_official": 2, "validation_official": 2}
+    assert source.splits["test_official"][0].image_id == "Test/a/ISIC_0000000"
+
+
+def edit_csv(folder: Path, old: str, new: str, name: str = METADATA_FILE) -> None:
+    path = folder / name
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
@@ -63,16 +277,16 @@ def damage_deflated(folder: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "CSV missing": (
         lambda d: (d / METADATA_FILE).unlink(),
-        r"lacks HAM10000_metadata\.csv\. Found: HAM10000_images.*doi:10\.7910",
+        r"lacks HAM10000_metadata of .*\. Found: HAM10000_images.*doi:10\.7910",
     ),
     "archive missing": (lambda d: (d / IMAGE_ARCHIVES[1]).unlink(), "lacks .*part_2"),
     "archive is no zip": (
         lambda d: (d / IMAGE_ARCHIVES[0]).write_text("<html>"),
         r"part_1\.zip is not a zip archive",
     ),
-    "archive is a folder": (
+    "archive is an empty folder": (
         lambda d: ((d / IMAGE_ARCHIVES[0]).unlink(), (d / IMAGE_ARCHIVES[0]).mkdir()),
-        r"part_1\.zip is not a zip archive",
+        r"105 picture\(s\) are in the table but not among the files: ISIC_0000000",
     ),
     "CSV is a spreadsheet": (
         lambda d: (d / METADATA_FILE).write_bytes(b"PK\x03\x04\xff\xfe\x00"),
@@ -80,15 +294,20 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "archive damaged inside": (
         lambda d: damage_deflated(d),
-        r"1 picture\(s\) cannot be used: ISIC_0000000: cannot be unpacked",
+        r"1 picture\(s\) cannot be used: ISIC_0000000: cannot be read",
     ),
     "column missing": (
         lambda d: edit_csv(d, "localization", "site"),
         r"lacks the column\(s\) localization.*Found: .*site",
     ),
+    "CSV empty": (lambda d: (d / METADATA_FILE).write_text(""), "Found: an empty file"),
     "no rows": (
-        lambda d: (d / METADATA_FILE).write_text(",".join(sources.COLUMNS) + "\n"),
+        lambda d: (d / METADATA_FILE).write_text(",".join(COLUMNS) + "\n"),
         "has no rows",
+    ),
+    "too many cells": (
+        lambda d: edit_csv(d, "45.0", "45,0"),
+        "line 3: more cells than the header has columns",
     ),
     "label typo": (
         lambda d: edit_csv(d, ",mel,", ",mell,"),
@@ -105,17 +324,14 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: edit_csv(d, "HAM_bcc_0,", "HAM_akiec_0,"),
         r"two diagnoses: HAM_akiec_0",
     ),
-    "picture missing": (
+    "picture missing, another without a row": (
         lambda d: edit_csv(d, "ISIC_0000001", "ISIC_9999999"),
-        r"1 picture\(s\) are in the CSV but not in the archives: ISIC_9999999",
-    ),
-    "picture without a row": (
-        lambda d: add_member(d, "ISIC_7777777.jpg", jpeg()),
-        r"in the archives but not in the CSV: ISIC_7777777",
+        r"1 picture\(s\) are in the table but not among the files: ISIC_9999999\. "
+        r"1 picture\(s\) are among the files but not in the table: ISIC_0000001",
     ),
     "picture in both archives": (
         lambda d: add_member(d, "ISIC_0000000.jpg", jpeg(), archive=1),
-        "'ISIC_0000000' is in the archives twice",
+        "'ISIC_0000000' is there twice",
     ),
     "picture truncated": (
         lambda d: replace_member(d, "ISIC_0000004", jpeg()[:-200]),
@@ -123,11 +339,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "picture is a page": (
         lambda d: replace_member(d, "ISIC_0000004", b"<html>403</html>"),
-        "ISIC_0000004: is no JPEG file",
+        "ISIC_0000004: is no JPEG",
     ),
     "picture empty": (
         lambda d: replace_member(d, "ISIC_0000004", b""),
-        "ISIC_0000004: is no JPEG file",
+        "ISIC_0000004: is no JPEG",
     ),
 }
 
@@ -137,14 +353,101 @@ def test_fault_is_named(fault: str, manual_dir: Path) -> None:
     spoil, message = FAULTS[fault]
     spoil(manual_dir)
     with pytest.raises(SourceError, match=message):
-        sources.check_images(*sources.read_ham10000(manual_dir))
+        read_and_check(manual_dir)
+
+
+TRUTH_2018 = "ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv"
+GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
+
+
+def one_more_groundtruth(folder: Path) -> None:
+    shutil.copy(folder / TRUTH_2018, (folder / TRUTH_2018).with_name("copy.csv"))
+
+
+def contradicting_metadata(folder: Path) -> None:
+    rows = make_rows(lesions=3)
+    rows[0] = {**rows[0], "dx": "mel"}
+    write_table(folder / METADATA_FILE, rows, COLUMNS)
+
+
+def repeated_in_test(folder: Path) -> None:
+    write_isic2018(folder, make_rows(lesions=1), "Test")
+
+
+FAULTS_2018: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no lesions": (
+        lambda d: (d / GROUPINGS).unlink(),
+        r"the lesion of 28 picture\(s\) is not known: ISIC_0000000.*LesionGroupings",
+    ),
+    "a lesion not known": (
+        lambda d: write_groupings(d / GROUPINGS, make_rows(lesions=3)[1:]),
+        r"the lesion of 1 picture\(s\) is not known: ISIC_0000000",
+    ),
+    "no label": (
+        lambda d: edit_csv(d, "1.0", "0.0", TRUTH_2018),
+        r"line 2: ISIC_0000000 has 0 labels \(all are 0\)",
+    ),
+    "two labels": (
+        lambda d: edit_csv(d, ",0.0,", ",1.0,", TRUTH_2018),
+        r"line 2: ISIC_0000000 has 2 labels \(.*akiec",
+    ),
+    "a probability": (
+        lambda d: edit_csv(d, "1.0", "0.5", TRUTH_2018),
+        r"line 2: the label of ISIC_0000000 must be made of 0 and 1",
+    ),
+    "row twice": (
+        lambda d: edit_csv(d, "ISIC_0000001", "ISIC_0000000", TRUTH_2018),
+        r"1 image_id\(s\) stand in several rows: ISIC_0000000",
+    ),
+    "two tables": (one_more_groundtruth, r"holds 2 tables: .*Expected exactly one \.csv"),
+    "labels contradict": (contradicting_metadata, r"'akiec' here and 'mel' in HAM10000"),
+    "in training and test": (repeated_in_test, r"7 picture\(s\) are in two of the splits"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS_2018)
+def test_fault_of_the_challenge_is_named(fault: str, tmp_path: Path) -> None:
+    spoil, message = FAULTS_2018[fault]
+    write_isic2018(tmp_path, make_rows(lesions=3), packed=False)
+    spoil(tmp_path)
+    with pytest.raises(SourceError, match=message):
+        read_and_check(tmp_path)
+
+
+FOLDER_FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
+    "nothing": ((), r"holds no training pictures\. Found: no folder"),
+    "one class": (("Train/a/1.jpg",), r"holds the class\(es\) a\. Expected"),
+    "no training": (("Test/a/1.jpg", "Test/b/1.jpg"), "holds no training pictures"),
+    "an empty class": (("a/1.jpg", "b/1.txt"), "holds no pictures of b"),
+    "a class of the test alone": (
+        ("Train/a/1.jpg", "Train/b/1.jpg", "Test/c/1.jpg"),
+        "holds pictures of c, which Train does not",
+    ),
+    "a loose picture": (
+        ("Train/a/1.jpg", "Train/b/1.jpg", "Train/2.jpg"),
+        r"2 lies in the folder of no class",
+    ),
+    "one name twice": (("a/1.jpg", "a/1.png", "b/1.jpg"), "'a/1' is there twice"),
+    "one split twice": (
+        ("val/a/1.jpg", "Validation/a/1.jpg", "Train/a/1.jpg", "Train/b/1.jpg"),
+        "are both validation_official",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FOLDER_FAULTS)
+def test_fault_of_folders_is_named(fault: str, tmp_path: Path) -> None:
+    names, message = FOLDER_FAULTS[fault]
+    write_folder(tmp_path, dict.fromkeys(names, jpeg()))
+    with pytest.raises(SourceError, match=message):
+        read_and_check(tmp_path, "folder")
 
 
 def test_all_bad_pictures_are_counted_and_ten_are_named(manual_dir: Path) -> None:
     for number in range(0, 24, 2):
         replace_member(manual_dir, f"ISIC_{number:07d}", b"no picture")
     with pytest.raises(SourceError, match=r"^12 picture\(s\)") as caught:
-        sources.check_images(*sources.read_ham10000(manual_dir))
+        read_and_check(manual_dir)
     assert str(caught.value).count("ISIC_") == 10
 
 
@@ -152,15 +455,23 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         SourceError, match=r"nowhere is not a folder.*HAM10000_images_part_1"
     ):
-        sources.read_ham10000(tmp_path / "nowhere")
+        sources.read_source(tmp_path / "nowhere", "isic2018")
 
 
-def test_too_large_a_picture_is_refused_before_it_is_decoded(
-    manual_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "MAX_PIXELS", 40 * 30 - 1)
-    with pytest.raises(SourceError, match=r"40x30 pixels, expected at most 1199"):
-        sources.check_images(*sources.read_ham10000(manual_dir))
-    monkeypatch.setattr(sources, "MAX_BYTES", 10)
-    with pytest.raises(SourceError, match=r"bytes, expected at most 10"):
-        sources.check_images(*sources.read_ham10000(manual_dir))
+def test_what_is_not_understood_is_listed_with_what_is(tmp_path: Path) -> None:
+    (tmp_path / "holiday.zip").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"Found: holiday\.zip\. Known:") as caught:
+        sources.read_source(tmp_path, "isic2018")
+    for layout in sources.LAYOUTS[:2]:
+        assert layout.title in str(caught.value)
+        assert all(name in str(caught.value) for name in layout.needs)
+    write_isic2019(tmp_path, make_rows(ISIC2019_CLASS_NAMES, lesions=1))
+    with pytest.raises(SourceError, match="Give --config isic2019"):
+        sources.read_source(tmp_path, "isic2018")
+
+
+def test_records_hold_nothing_but_text_and_age() -> None:
+    fields = {field.name: field.type for field in dataclasses.fields(Record)}
+    assert fields.pop("age") == "float"
+    assert set(fields.values()) == {"str"}
+    assert len(CLASS_NAMES) == 7

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from skincnn.config import DataConfig
-from skincnn.data import pipeline
+from skincnn.data import datasets, pipeline
 from skincnn.data.leakage import audit
 from skincnn.data.splits import image_folds, make_splits
 from skincnn.errors import DataError
@@ -14,7 +14,7 @@ from skincnn.errors import DataError
 
 def splits(data_dir: Path, **fields: object) -> dict:
     config = DataConfig(dataset="demo_tiny", **fields)
-    return make_splits(pipeline.open_dataset("demo_tiny", data_dir), config)
+    return make_splits(datasets.open_dataset("demo_tiny", data_dir), config)
 
 
 NAMES = tuple("abcdefg")
@@ -33,7 +33,7 @@ def test_folds_go_where_the_configuration_says(data_dir: Path) -> None:
 def test_a_split_by_image_is_stratified_and_counted_and_not_refused(data_dir: Path) -> None:
     tables = splits(data_dir, split_by="image")
     everything = pipeline.read_table(
-        pipeline.open_dataset("demo_tiny", data_dir), range(10)
+        datasets.open_dataset("demo_tiny", data_dir), range(10)
     )
     assert sum(map(len, tables.values())) == len(everything)
     folds = image_folds(everything)

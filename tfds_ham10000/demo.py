@@ -23,7 +23,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
-from tfds_ham10000.sources import Record
+from tfds_ham10000.records import Record
 
 Array = npt.NDArray[np.floating[Any]]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfds_ham10000.near_duplicates import components
-from tfds_ham10000.sources import Record
+from tfds_ham10000.records import Record
 
 NUM_FOLDS = 10
 PUBLISHED_FILE = Path(__file__).with_name("folds_isic2018.csv")

@@ -1,81 +1,87 @@
-"""The TFDS builder of HAM10000, with a made-up stand-in that needs no download."""
+"""The TFDS builder of HAM10000 and its relatives, with a made-up stand-in."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
 from tqdm import tqdm
 
-from tfds_ham10000 import demo, sources
-from tfds_ham10000.folds import NUM_FOLDS, Place, place, published_places
-from tfds_ham10000.near_duplicates import find_similar
+from tfds_ham10000 import demo, download, layouts, sources
+from tfds_ham10000.configs import CONFIGS, HOMEPAGES
+from tfds_ham10000.exclusive import exclusive
+from tfds_ham10000.images import Images
+from tfds_ham10000.layouts import Source
+from tfds_ham10000.near_duplicates import find_similar, perceptual_hashes
+from tfds_ham10000.pictures import CheckedImages, refuse_bad
+from tfds_ham10000.records import Record, count_missing
+from tfds_ham10000.splitting import Stored, groups_are_published, into_folds
 
-
-@dataclasses.dataclass(kw_only=True)
-class Ham10000Config(tfds.core.BuilderConfig):
-    """A variant on disk.
-
-    Attributes:
-        num_demo_images: About how many pictures to make up; 0 reads the published files.
-    """
-
-    num_demo_images: int = 0
-
-    @property
-    def made_up(self) -> bool:
-        """Whether the pictures are rendered rather than photographed."""
-        return self.num_demo_images > 0
+MAX_BUFFER = 300 << 20
+"""Bytes of a split that are sorted in memory; TFDS's own limit is 1 GB."""
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Dermatoscopic pictures of seven kinds of skin lesion in ten lesion-grouped folds.
+    """Dermatoscopic pictures of skin lesions in ten lesion-grouped folds.
 
-    Splits are `fold_0` .. `fold_9`; see `folds.place`. The bytes of the published
-    JPEG files are kept as they are.
+    Splits are `fold_0` .. `fold_9`; see `folds.place`. Where their files are there,
+    `validation_official` and `test_official` are splits of their own. What is stored of a
+    picture, see `pictures`.
     """
 
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {  # noqa: RUF012
         "1.0.0": "HAM10000 and the made-up demo pictures in ten folds.",
-        "2.0.0": "Folds keep near-duplicates together as well; group_id names them.",
+        "2.0.0": "Folds keep near-duplicates together as well, so they are other folds; "
+        "group_id names what is kept together. ISIC 2019, folders of classes, official "
+        "splits, smaller stored sizes, download.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
-    For the config isic2018:
-    1. Open Harvard Dataverse, doi:10.7910/DVN/DBW86T.
-    2. Put {", ".join((*sources.IMAGE_ARCHIVES, sources.METADATA_FILE))} into one folder.
-    3. Give that folder as the manual directory.
-    The pictures are under CC BY-NC 4.0: not for commercial use.
+    isic2018 is downloaded from Harvard Dataverse if no manual directory is given. Else put
+    the files of one of these into a folder and give it as the manual directory.
+    For isic2018:
+    {sources.where_to_get("isic2018")}
+    For isic2019:
+    {sources.where_to_get("isic2019")}
+    For folder: a folder of pictures for each class, below Train/ and Test/ or directly.
+    The published pictures are under CC BY-NC 4.0: not for commercial use.
     """
-    BUILDER_CONFIGS = [  # noqa: RUF012
-        Ham10000Config(
-            name="demo",
-            description="About 3,000 MADE-UP pictures, rendered by code; no medical value.",
-            num_demo_images=3000,
-        ),
-        Ham10000Config(
-            name="demo_tiny",
-            description="About 300 MADE-UP pictures for tests and first trials.",
-            num_demo_images=300,
-        ),
-        Ham10000Config(
-            name="isic2018",
-            description="HAM10000, the training set of ISIC 2018 Task 3, as published.",
-        ),
-    ]
+    BUILDER_CONFIGS = CONFIGS
+
+    def __init__(self, *, on_bad_image: str = "fail", **kwargs: Any):
+        """Makes a builder.
+
+        Args:
+            on_bad_image: "fail", or "skip" to leave out up to 1 % of the pictures.
+            kwargs: `data_dir`, `config` and `version`, as of any TFDS builder.
+        """
+        self._on_bad_image = on_bad_image
+        super().__init__(**kwargs)
+
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """Builds the dataset, unless it is there; waits for another process that does."""
+        with exclusive(Path(self.data_dir)), _bounded_memory():
+            super().download_and_prepare(**kwargs)
+        if not self.info.splits:  # another process built it meanwhile
+            self.info.read_from_directory(self.data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(
                 {
-                    "image": tfds.features.Image(
-                        shape=(None, None, 3), encoding_format="jpeg"
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "label": tfds.features.ClassLabel(
+                        names=self.builder_config.class_names
                     ),
-                    "label": tfds.features.ClassLabel(names=sources.CLASS_NAMES),
                     "image_id": tfds.features.Text(),
                     "lesion_id": tfds.features.Text(),
                     "group_id": tfds.features.Text(),
@@ -87,54 +93,127 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 }
             ),
             supervised_keys=("image", "label"),
-            homepage=None
-            if self.builder_config.made_up
-            else "https://doi.org/10.7910/DVN/DBW86T",
+            homepage=HOMEPAGES.get(self.builder_config.source),
         )
 
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-        images: sources.ImageArchives | demo.DemoImages
+        report: dict[str, Any] = {"notes": []}
+        images: Images
         if self.builder_config.made_up:
             records, images = demo.make_dataset(self.builder_config.num_demo_images)
+            stored = into_folds({"train": records}, similar=())
         else:
-            records, images = sources.read_ham10000(Path(dl_manager.manual_dir))
-            sources.check_images(records, images)
-        places = self._places(records, images)
+            source = self._read_source(dl_manager, report)
+            self.info.features["label"].names = list(source.class_names)
+            stored, images = self._check(source, report)
+        records = [record for of_split in stored.splits.values() for record in of_split]
+        report["notes"] += stored.notes
+        report["missing"] = count_missing(records)
+        self._report_path.write_text(json.dumps(report, indent=2) + "\n")
         progress: tqdm[Any] = tqdm(total=len(records), desc="Writing pictures", unit="img")
         return {
-            f"fold_{fold}": self._generate_examples(
-                [record for record in records if places[record.image_id].fold == fold],
-                places,
-                images,
-                progress,
-            )
-            for fold in range(NUM_FOLDS)
+            name: self._generate_examples(of_split, stored.group_of, images, progress)
+            for name, of_split in stored.splits.items()
         }
-
-    def _places(
-        self, records: list[sources.Record], images: sources.ImageArchives | demo.DemoImages
-    ) -> dict[str, Place]:
-        # Made-up lesions have no twins, and HAM10000's are published.
-        known = self.builder_config.made_up or all(
-            record.image_id in published_places() for record in records
-        )
-        ids = [] if known else [record.image_id for record in records]
-        return place(records, find_similar(ids, images.read))
 
     def _generate_examples(
         self,
-        records: list[sources.Record],
-        places: dict[str, Place],
-        images: sources.ImageArchives | demo.DemoImages,
+        records: list[Record],
+        group_of: dict[str, str],
+        images: Images,
         progress: tqdm[Any],
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for record in records:
             example = dataclasses.asdict(record)
             example["label"] = example.pop("dx")
-            example["group_id"] = places[record.image_id].group_id
+            example["group_id"] = group_of[record.image_id]
             yield record.image_id, {**example, "image": images.read(record.image_id)}
             progress.update()
         if progress.n == progress.total:
             progress.close()
+
+    def read_report(self) -> dict[str, Any]:
+        """Returns what was read, left out, changed and missing when it was built.
+
+        Returns:
+            `missing`: how many pictures lack a value, by column; `notes`: what a user
+            should know. Of published pictures also `source`: where they were; `changed`:
+            how many are not stored byte for byte; `left_out`: why, by image_id.
+        """
+        return dict(json.loads(self._report_path.read_text()))
+
+    @property
+    def _report_path(self) -> Path:
+        return Path(self.data_dir, "build.json")
+
+    def _read_source(
+        self, dl_manager: tfds.download.DownloadManager, report: dict[str, Any]
+    ) -> Source:
+        config = self.builder_config
+        folder = _manual_dir(dl_manager, optional=config.downloadable)
+        if folder is None:
+            source = layouts.read_ham10000(download.fetch(dl_manager))
+            report["source"] = "Harvard Dataverse, doi:10.7910/DVN/DBW86T"
+        else:
+            source = sources.read_source(folder, config.source)
+            report["source"] = str(folder)
+        return layouts.without_ham10000(source) if config.without_ham10000 else source
+
+    def _check(self, source: Source, report: dict[str, Any]) -> tuple[Stored, Images]:
+        """Returns the splits and the pictures that can be used."""
+        ids = [r.image_id for records in source.splits.values() for r in records]
+        if self.builder_config.longest_side is None:
+            _require_space(Path(self.data_dir), sum(map(source.images.size, ids)))
+        known = groups_are_published(source.splits)
+        images = CheckedImages(
+            source.images,
+            ids,
+            Path(self.data_dir),
+            longest_side=self.builder_config.longest_side,
+            look=None if known else perceptual_hashes,
+        )
+        refuse_bad(images.bad, len(ids), self._on_bad_image)
+        report["notes"] += source.notes
+        report.update(changed=images.num_changed, left_out=images.bad)
+        splits = {
+            name: [record for record in records if record.image_id not in images.bad]
+            for name, records in source.splits.items()
+        }
+        return into_folds(splits, find_similar(images.seen)), images
+
+
+def _require_space(folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise OSError(
+            errno.ENOSPC,
+            f"the pictures have {num_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free",
+        )
+
+
+@contextlib.contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """Lets TFDS sort a split on disk sooner: a fold of ISIC 2019 has 900 MB."""
+    before = shuffle.MAX_MEM_BUFFER_SIZE
+    shuffle.MAX_MEM_BUFFER_SIZE = MAX_BUFFER
+    try:
+        yield
+    finally:
+        shuffle.MAX_MEM_BUFFER_SIZE = before
+
+
+def _manual_dir(
+    dl_manager: tfds.download.DownloadManager, *, optional: bool
+) -> Path | None:
+    """Returns the manual directory; None if it may be done without, and none was given."""
+    try:
+        folder = Path(dl_manager.manual_dir)
+    except AssertionError:
+        if optional:
+            return None
+        raise
+    # TFDS's default is shared by all datasets: that it is there says nothing.
+    given = folder != Path(dl_manager.download_dir, "manual")
+    return folder if given or not optional else None

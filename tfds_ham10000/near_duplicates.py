@@ -7,8 +7,7 @@ strangers: other photographs of one lesion.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import imagehash
 import numpy as np
@@ -16,7 +15,6 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import sparse
 from scipy.sparse import csgraph
-from tqdm import tqdm
 
 HASH_SIZE = 16
 MAX_DISTANCE = 30
@@ -59,23 +57,18 @@ ORIENTATIONS = (
 
 
 def find_similar(
-    image_ids: Sequence[str], read: Callable[[str], bytes]
+    hashes: Mapping[str, npt.NDArray[np.bool_]],
 ) -> list[tuple[str, str]]:
     """Returns the pairs of image_ids whose pictures are alike, and `SEEN_PAIRS`.
 
     Args:
-        image_ids: The pictures to compare.
-        read: Returns the bytes of a picture's file.
+        hashes: What `perceptual_hashes` returns of each picture, by image_id.
     """
-    if not image_ids:
+    if not hashes:
         return []
-    hashes = np.stack(
-        [
-            perceptual_hashes(Image.open(io.BytesIO(read(image_id))))
-            for image_id in tqdm(image_ids, desc="Comparing pictures", unit="img")
-        ]
-    )
-    alike = [(image_ids[i], image_ids[j]) for i, j in similar_pairs(hashes)]
+    image_ids = sorted(hashes)
+    stacked = np.stack([hashes[image_id] for image_id in image_ids])
+    alike = [(image_ids[i], image_ids[j]) for i, j in similar_pairs(stacked)]
     return [*alike, *SEEN_PAIRS]
 
 

@@ -21,15 +21,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-import tfds_ham10000
 from skincnn.config import DataConfig
 from skincnn.data.cache import ALIGNMENT, Cache, Images, cached_images, empty_images
 from skincnn.data.preprocess import preprocessing_fields, read_image
 from skincnn.data.sampling import epoch_batches
 from skincnn.errors import DataError
-from skincnn.files import require_writable_folder
-from skincnn.lookup import look_up
-from tfds_ham10000 import sources
 
 EVALUATION_BATCH_SIZE = 128
 READING_BATCH_SIZE = 32
@@ -48,81 +44,6 @@ TABLE_COLUMNS = (
     "localization",
     "dataset",
 )
-
-
-def class_names(dataset: str) -> tuple[str, ...]:
-    """Returns the names of a dataset's labels, in order; needs no data on disk.
-
-    Raises:
-        ConfigError: No such dataset.
-    """
-    return tuple(_builder(dataset, None).info.features["label"].names)
-
-
-def prepare_dataset(
-    dataset: str, data_dir: Path | None = None, manual_dir: Path | None = None
-) -> tfds.core.DatasetBuilder:
-    """Builds a dataset on disk, if it is not there yet, and returns its TFDS builder.
-
-    Args:
-        dataset: The config of `tfds_ham10000`: "demo", "isic2018".
-        data_dir: Where built datasets lie; TFDS's own folder by default.
-        manual_dir: The folder that holds the published files; not needed for "demo".
-
-    Raises:
-        ConfigError: No such config, or `data_dir` cannot be written to.
-        SourceError: The published files are missing, incomplete or damaged.
-    """
-    builder = _builder(dataset, data_dir)
-    if builder.is_prepared():
-        return builder
-    if builder.builder_config.made_up:
-        manual_dir = None
-    elif manual_dir is None:
-        raise DataError(
-            f"The dataset {dataset!r} needs the published files. Expected: "
-            f"--manual-dir DIR.\n{tfds_ham10000.Builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-        )
-    if manual_dir is not None:
-        # Wrong files are refused before TFDS begins to write.
-        sources.read_ham10000(manual_dir)
-    # The builder shows a bar of its own; TFDS would add three for each split.
-    tfds.disable_progress_bar()
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            manual_dir=None if manual_dir is None else manual_dir.resolve()
-        )
-    )
-    return builder
-
-
-def is_built(dataset: str, data_dir: Path | None = None) -> bool:
-    """Returns whether a dataset is on disk.
-
-    Raises:
-        ConfigError: No such config, or `data_dir` is no folder.
-    """
-    return bool(_builder(dataset, data_dir).is_prepared())
-
-
-def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.DatasetBuilder:
-    """Returns the TFDS builder of a dataset that is on disk; builds made-up ones.
-
-    Raises:
-        ConfigError: No such config.
-        DataError: The dataset was not built yet.
-    """
-    builder = _builder(dataset, data_dir)
-    if builder.is_prepared():
-        return builder
-    if not builder.builder_config.made_up:
-        where = "" if data_dir is None else f" --data-dir {data_dir}"
-        raise DataError(
-            f"The dataset {dataset!r} is not built yet in {builder.data_dir}. Build it "
-            f"once: python scripts/prepare_data.py --config {dataset} --manual-dir "
-            f"DIR{where}"
-        )
-    return prepare_dataset(dataset, data_dir)
 
 
 def read_table(builder: tfds.core.DatasetBuilder, folds: Iterable[int]) -> pd.DataFrame:
@@ -260,14 +181,6 @@ def fingerprint(table: pd.DataFrame) -> str:
     columns = ["image_id", "lesion_id", "label", "fold", "sha256"]
     rows = table[columns].sort_values("image_id")
     return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()
-
-
-def _builder(dataset: str, data_dir: Path | None) -> tfds.core.DatasetBuilder:
-    configs = {config.name: config for config in tfds_ham10000.Builder.BUILDER_CONFIGS}
-    look_up(configs, dataset, "The dataset (--data.dataset, --config)")
-    if data_dir is not None:
-        require_writable_folder(data_dir, "--data-dir")
-    return tfds_ham10000.Builder(config=dataset, data_dir=data_dir)
 
 
 def _rows(builder: tfds.core.DatasetBuilder, folds: Iterable[int]) -> tf.data.Dataset:

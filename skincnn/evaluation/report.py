@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from skincnn import classes
 from skincnn.config import Config, EvaluateConfig
-from skincnn.data import pipeline
+from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
@@ -55,7 +55,7 @@ def evaluate(
         DataError: The dataset is missing, or is not the one of the training.
     """
     metadata, config = read_run(workdir)
-    builder = pipeline.open_dataset(config.data.dataset, data_dir)
+    builder = datasets.open_dataset(config.data.dataset, data_dir)
     model = load_model(workdir, metadata)
     names = metadata["class_names"]
     folds = {"val": config.data.validation_fold, "test": config.data.test_fold}

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from skincnn import classes
 from skincnn.config import DataConfig
-from skincnn.data import pipeline
+from skincnn.data import datasets, pipeline
 from skincnn.data.preprocess import preprocess, preprocessing_fields, read_image
 from skincnn.errors import DataError
 from skincnn.evaluation.predict import arrays
@@ -140,7 +140,7 @@ def _check(
     data_dir: Path | None,
 ) -> float:
     """Returns the largest difference in probability on pictures of the test fold."""
-    builder = pipeline.open_dataset(data.dataset, data_dir)
+    builder = datasets.open_dataset(data.dataset, data_dir)
     predictions = pd.read_csv(workdir / "predictions" / "test.csv", keep_default_na=False)
     checked = predictions.head(NUM_CHECKED)
     contents = pipeline.read_files(builder, checked)

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from skincnn import __version__
 from skincnn.config import Config, DataConfig
-from skincnn.data import pipeline
+from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images, keep_last
 from skincnn.data.leakage import audit
 from skincnn.data.splits import make_splits
@@ -122,9 +122,9 @@ def train(
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     # The label set is fixed, so the weights are looked for before any data is.
-    names = pipeline.class_names(config.data.dataset)
+    names = datasets.class_names(config.data.dataset, data_dir)
     classifier = build_classifier(config.model, len(names), seed=config.seed, fused=True)
-    builder = pipeline.open_dataset(config.data.dataset, data_dir)
+    builder = datasets.open_dataset(config.data.dataset, data_dir)
     tables = make_splits(builder, config.data)
     audited = audit(
         tables,

@@ -1,0 +1,142 @@
+"""Builds that are killed, that find no room, or that are not alone."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT, Prepare
+from source_files import make_rows, picture, write_classes
+
+from tfds_ham10000 import ham10000_dataset_builder, pictures
+from tfds_ham10000.exclusive import exclusive
+
+
+def start(data_dir: Path, *arguments: object, **options: object) -> subprocess.Popen[str]:
+    command = (ROOT / "scripts" / "prepare_data.py", "--data-dir", data_dir, *arguments)
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def wait_for(folder: Path, pattern: str) -> None:
+    deadline = time.monotonic() + 120
+    while not any(folder.rglob(pattern)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def lock_of(dataset_dir: Path) -> Iterator[None]:
+    """Holds the lock of a build; a lock belongs to the opened file, so it is another's."""
+    with (dataset_dir.parent / f".{dataset_dir.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def test_a_killed_build_leaves_nothing_visible_and_two_more_build_one(
+    tmp_path: Path,
+) -> None:
+    """The first is killed while it writes; the others start at once, side by side."""
+    killed = start(tmp_path, "--config", "demo_tiny")
+    wait_for(tmp_path, "incomplete.*")
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate(timeout=60)
+    assert list(tmp_path.rglob("incomplete.*"))
+    assert not list(tmp_path.rglob("dataset_info.json"))
+    # Held here until both wait for it, so that they are side by side in any case.
+    with lock_of(tmp_path / "ham10000" / "demo_tiny" / "2.0.0"):
+        both = [start(tmp_path, "--config", "demo_tiny") for _ in range(2)]
+        for process in both:
+            assert process.stderr is not None
+            assert any("Waiting for another" in line for line in process.stderr)
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert not list(tmp_path.rglob("incomplete.*"))
+    assert sum("Writing pictures" in stderr for _, stderr in outputs) == 1
+    splits = [[line for line in out.splitlines() if "fold_" in line] for out, _ in outputs]
+    assert splits[0] == splits[1]
+    assert len(splits[0]) == 10
+
+
+def test_a_full_disk_leaves_nothing_and_ends_with_one_message(
+    manual_dir: Path, tmp_path: Path
+) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    data_dir = tmp_path / "built"
+    process = start(
+        *(data_dir, "--config", "isic2018", "--manual-dir", manual_dir), preexec_fn=limit
+    )
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 2, stderr
+    assert f"cannot be written to {data_dir}/ham10000/isic2018" in stderr
+    assert "Traceback" not in stderr
+    assert not list(data_dir.rglob("*.tfrecord*"))
+    assert not list(data_dir.rglob("incomplete.*"))
+
+
+def test_too_little_room_is_told_before_any_work(
+    manual_dir: Path, tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ham10000_dataset_builder.shutil,
+        "disk_usage",
+        lambda folder: SimpleNamespace(free=1000),
+    )
+    done = prepare("isic2018", tmp_path / "built", "--manual-dir", manual_dir)
+    assert done.returncode == 2, done.stderr
+    assert "the pictures have 0 MB, and 0 MB are free" in done.stderr
+    assert "Checking pictures" not in done.stderr
+    assert not list((tmp_path / "built").rglob("incomplete.*"))
+
+
+def test_no_room_for_changed_pictures_is_told_too(
+    tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manual_dir = write_classes(tmp_path / "manual", make_rows(("a", "b"), lesions=10))
+    picture().save(manual_dir / "a" / "changed.png")
+    full = os.open("/dev/full", os.O_RDWR)
+    nowhere = SimpleNamespace(TemporaryFile=lambda dir: os.fdopen(full, "r+b", 0))
+    monkeypatch.setattr(pictures, "tempfile", nowhere)
+    data_dir = tmp_path / "built"
+    done = prepare("folder", data_dir, "--manual-dir", manual_dir)
+    assert done.returncode == 2, done.stderr
+    assert "No space left on device" in done.stderr
+    assert not list(data_dir.rglob("incomplete.*"))
+
+
+def test_what_a_dead_build_left_is_removed_and_a_living_one_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    dataset_dir = tmp_path / "isic2018" / "2.0.0"
+    stale = tmp_path / "isic2018" / "incomplete.ABC123_2.0.0"
+    (stale / "deep").mkdir(parents=True)
+    other = tmp_path / "isic2018" / "incomplete.ABC123_1.0.0"
+    other.mkdir()
+    waiting = threading.Thread(target=lambda: exclusive(dataset_dir).__enter__())
+    with lock_of(dataset_dir):
+        waiting.start()
+        waiting.join(timeout=0.3)
+        assert waiting.is_alive()
+        assert stale.is_dir()
+    waiting.join(timeout=60)
+    assert not stale.exists()
+    assert other.is_dir()

@@ -1,0 +1,198 @@
+"""Downloading, from a server on this machine that serves small archives."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Prepare
+from source_files import (
+    COLUMNS,
+    contents,
+    make_rows,
+    write_dataverse,
+    write_table,
+    write_zip,
+)
+from tensorflow_datasets.core.download import checksums
+
+from tfds_ham10000 import Builder, download
+from tfds_ham10000.download import FILES, RemoteFile
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves some files under the addresses that Dataverse gives them.
+
+    Attributes:
+        files: The content at each address.
+        fault: What to do wrong: "cut", "changed" or "forbidden"; None for nothing.
+        asked: The addresses that were asked for.
+    """
+
+    def __init__(self, files: dict[str, bytes]):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = files
+        self.fault: tuple[str, str] | None = None
+        self.asked: list[str] = []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        address = self.path.removeprefix("/")
+        self.server.asked.append(address)
+        content = self.server.files[address]
+        fault = None
+        if self.server.fault is not None and self.server.fault[0] == address:
+            fault = self.server.fault[1]
+        # What Dataverse does to clients whose name it does not accept.
+        accepted = self.headers["User-Agent"].startswith("Mozilla/5.0")
+        self.send_response(403 if fault == "forbidden" or not accepted else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if fault == "cut":
+            content = content[: len(content) // 2]
+        elif fault == "changed":
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Serves 70 training pictures and 7 of the official test set."""
+    folder = write_dataverse(tmp_path / "served", make_rows(lesions=10))
+    test = make_rows(lesions=1, start=2000)
+    pictures = {f"a/{name}.jpg": content for name, content in contents(test).items()}
+    write_zip(folder / "ISIC2018_Task3_Test_Images.zip", pictures)
+    write_table(folder / "ISIC2018_Task3_Test_GroundTruth.csv", test, COLUMNS)
+    served = {file.address: (folder / file.name).read_bytes() for file in FILES}
+    with Server(served) as server:
+        publish(monkeypatch, f"http://127.0.0.1:{server.server_port}", served)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def publish(
+    monkeypatch: pytest.MonkeyPatch, base_url: str, served: dict[str, bytes]
+) -> None:
+    """Takes what is served for what is published: its address and its checksums."""
+
+    def registered(file: RemoteFile) -> RemoteFile:
+        md5 = file.md5 and hashlib.md5(served[file.address]).hexdigest()
+        return dataclasses.replace(file, md5=md5)
+
+    monkeypatch.setattr(download, "BASE_URL", base_url)
+    monkeypatch.setattr(download, "FILES", tuple(map(registered, FILES)))
+    infos = {
+        file.url: checksums.UrlInfo(
+            size=len(served[file.address]),
+            checksum=hashlib.sha256(served[file.address]).hexdigest(),
+            filename=file.name,
+        )
+        for file in download.FILES
+        if file.md5 is None
+    }
+    monkeypatch.setattr(Builder, "url_infos", infos)
+
+
+def test_the_published_files_are_downloaded_once(
+    server: Server, tmp_path: Path, prepare: Prepare
+) -> None:
+    data_dir = tmp_path / "built"
+    done = prepare("isic2018", data_dir)
+    assert done.returncode == 0, done.stderr
+    assert "fold_9: " in done.stdout
+    assert "test_official: 7 pictures" in done.stdout
+    assert "Made of the files in Harvard Dataverse" in done.stdout
+    assert sorted(server.asked) == sorted(file.address for file in FILES)
+    # Another size needs no second download.
+    assert prepare("isic2018_256", data_dir).returncode == 0
+    assert len(server.asked) == len(FILES)
+
+
+FAULTS = [
+    (0, "cut", "cannot be downloaded"),
+    (0, "forbidden", "HTTP code: 403"),
+    (0, "changed", "is not HAM10000_images_part_1.zip as published"),
+    (4, "changed", "is not ISIC2018_Task3_Test_GroundTruth.csv as published: its MD5 is"),
+]
+
+
+@pytest.mark.parametrize(("number", "fault", "message"), FAULTS)
+def test_a_failed_download_leaves_nothing_and_the_next_succeeds(
+    number: int,
+    fault: str,
+    message: str,
+    server: Server,
+    tmp_path: Path,
+    prepare: Prepare,
+) -> None:
+    data_dir = tmp_path / "built"
+    server.fault = (FILES[number].address, fault)
+    failed = prepare("isic2018", data_dir)
+    assert failed.returncode == 3, failed.stderr
+    assert message in failed.stderr
+    assert "--manual-dir DIR" in failed.stderr
+    assert "doi:10.7910/DVN/DBW86T" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not list(data_dir.rglob("*.tfrecord*"))
+    assert not list(data_dir.rglob("incomplete*"))
+    assert not list(data_dir.rglob("*.tmp.*"))
+    server.fault = None
+    assert prepare("isic2018", data_dir).returncode == 0
+
+
+def test_without_a_network_one_message_says_what_to_do(
+    tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setattr(download, "BASE_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(download, "MAX_RETRIES", 0)
+    done = prepare("isic2018", tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "HAM10000_images_part_1.zip cannot be downloaded" in done.stderr
+    assert "--manual-dir DIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_checksums_are_of_the_addresses_that_are_asked_for() -> None:
+    known = checksums.load_url_infos(download.CHECKSUMS)
+    assert {file.url: file.name for file in FILES if file.md5 is None} == {
+        url: info.filename for url, info in known.items()
+    }
+    assert known == Builder.url_infos
+    assert all(len(info.checksum) == 64 for info in known.values())
+
+
+def test_verify_tells_published_files_from_others(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "served"
+    table = tmp_path / "checksums.tsv"
+    table.write_text(
+        "".join(
+            f"{url}\t{info.size}\t{info.checksum}\t{info.filename}\n"
+            for url, info in Builder.url_infos.items()
+        )
+    )
+    monkeypatch.setattr(download, "CHECKSUMS", table)
+    assert download.verify(folder) == [file.name for file in FILES]
+    (folder / FILES[4].name).write_text("image\n")
+    with pytest.raises(ValueError, match=r"Test_GroundTruth\.csv differ\(s\) from"):
+        download.verify(folder)
+    with pytest.raises(ValueError, match="there is none of the files"):
+        download.verify(tmp_path)
