@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow check venv
+.PHONY: train test test-slow check bench venv
 
 train: .venv/.installed ## train, evaluate and export the quickstart preset on the made-up demo data
 	$(BIN)/python scripts/train.py quickstart --overwrite
@@ -18,6 +18,9 @@ check: .venv/.installed-dev ## lint, formatting, types and the direction of impo
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+bench: .venv/.installed ## ratios of speed and memory on made-up pictures
+	$(BIN)/python scripts/benchmark.py input
 
 venv: .venv/.installed ## the environment alone
 

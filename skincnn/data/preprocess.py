@@ -17,7 +17,6 @@ DARK = 32
 """Grey level up to which a pixel may belong to a dermatoscope's frame."""
 MIN_BRIGHT_SHARE = 0.05
 """Share of brighter pixels from which a row or a column belongs to the picture."""
-MINKOWSKI_NORM = 6.0
 
 
 def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
@@ -146,8 +145,9 @@ def shades_of_gray(image: tf.Tensor) -> tf.Tensor:
     References:
         Finlayson, Trezzi, Shades of Gray and Colour Constancy (2004), CIC 12.
     """
-    powers = tf.reduce_mean((image / 255.0) ** MINKOWSKI_NORM, axis=(0, 1))
-    light = powers ** (1 / MINKOWSKI_NORM)
+    # Squares multiplied: tf.pow takes longer than decoding and resizing together.
+    square = (image / 255.0) ** 2
+    light = tf.reduce_mean(square * square * square, axis=(0, 1)) ** (1 / 6)
     # A channel that is 0 all over stays 0.
     return image * tf.math.divide_no_nan(tf.norm(light), light * math.sqrt(3))
 

@@ -1,0 +1,151 @@
+"""Ratios that hold on a noisy machine, and what they were measured on."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PAIRS = 6
+Work = Callable[[], int]
+"""Does something and returns how many pictures it did it to."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A ratio, or a plain value, beside what is asked of it.
+
+    Attributes:
+        name: What was compared with what.
+        value: The median over the pairs; in `unit`.
+        unit: "x" for a ratio of rates, "MiB".
+        low: The least of the pairs.
+        high: The greatest of the pairs.
+        pairs: How many there were.
+        same: The least and the greatest ratio of the baseline to itself, measured in the
+            same rounds: differences of this size mean nothing. None for plain values.
+        at_least: What is asked for, if anything.
+        at_most: What is asked for, if anything.
+    """
+
+    name: str
+    value: float
+    unit: str = "x"
+    low: float | None = None
+    high: float | None = None
+    pairs: int = 1
+    same: tuple[float, float] | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether what is asked for was reached; None where nothing is."""
+        if self.at_least is None and self.at_most is None:
+            return None
+        least = -float("inf") if self.at_least is None else self.at_least
+        most = float("inf") if self.at_most is None else self.at_most
+        return least <= self.value <= most
+
+
+def compare(
+    name: str, ours: Work, baseline: Work, *, at_least: float | None = None
+) -> Result:
+    """Returns the rate of `ours` over that of `baseline`, in pictures per second.
+
+    After a round that does not count there are `PAIRS` rounds of baseline, ours,
+    baseline. A pair is our rate over the mean of the two beside it.
+    """
+    ratios, same = [], []
+    for number in range(PAIRS + 1):
+        before, our, after = _rate(baseline), _rate(ours), _rate(baseline)
+        if number > 0:
+            ratios.append(our / statistics.mean([before, after]))
+            same.append(after / before)
+    return Result(
+        name,
+        statistics.median(ratios),
+        low=min(ratios),
+        high=max(ratios),
+        pairs=PAIRS,
+        same=(min(same), max(same)),
+        at_least=at_least,
+    )
+
+
+def peak_memory() -> int:
+    """Returns the most memory that this process ever held, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Of this program alone; getrusage() also counts the one that started it.
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def environment() -> dict[str, Any]:
+    """Returns what the results depend on: versions, processor, and who else is busy."""
+    packages = ("skincnn", "tensorflow", "keras", "tensorflow-datasets", "pillow")
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "load_average": os.getloadavg(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def to_json(result: Result) -> dict[str, Any]:
+    """Returns a result with whether it passed."""
+    return {**dataclasses.asdict(result), "passed": result.passed}
+
+
+def to_text(results: Sequence[Result]) -> str:
+    """Returns a table for the terminal."""
+    rows = [("", "median", "range", "same/same", "asked", "")]
+    for result in results:
+        rows.append(
+            (
+                result.name,
+                _number(result.value, result.unit),
+                _range(result.low, result.high),
+                _range(*(result.same or (None, None))),
+                _asked(result),
+                {True: "ok", False: "NOT REACHED", None: ""}[result.passed],
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+
+
+def _rate(work: Work) -> float:
+    started = time.perf_counter()
+    count = work()
+    return count / (time.perf_counter() - started)
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:.2f} {unit}" if unit == "x" else f"{value:.0f} {unit}"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.2f} .. {high:.2f}"
+
+
+def _asked(result: Result) -> str:
+    if result.at_least is not None:
+        return f">= {result.at_least:g}"
+    return "" if result.at_most is None else f"<= {result.at_most:g}"

@@ -1,0 +1,106 @@
+"""Pictures like those of HAM10000 to measure on, in the layouts that are compared."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from skincnn.errors import ConfigError
+from tfds_ham10000 import demo, sources
+
+SIZE = (600, 450)
+QUALITY = 98
+NUM_RENDERED = 40
+
+
+def picture_files(folder: Path | None, count: int) -> list[bytes]:
+    """Returns `count` JPEG files: those of a folder or made-up ones, again and again.
+
+    Made-up ones are rendered, enlarged to 600x450, made a little noisy, and stored with
+    quality 98: about 200 kB, as in HAM10000.
+
+    Raises:
+        ConfigError: The folder holds no .jpg file.
+    """
+    if folder is None:
+        files = _render(min(NUM_RENDERED, count))
+    else:
+        files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
+    if not files:
+        raise ConfigError(
+            f"--pictures must be a folder with .jpg files. Received: {folder}."
+        )
+    return [files[number % len(files)] for number in range(count)]
+
+
+def write_published_layout(files: list[bytes], folder: Path) -> None:
+    """Writes the archives and the CSV of HAM10000: a lesion each, classes in turn."""
+    folder.mkdir(parents=True)
+    rows = [list(sources.COLUMNS)]
+    archives = [zipfile.ZipFile(folder / name, "w") for name in sources.IMAGE_ARCHIVES]
+    for number, content in enumerate(files):
+        image_id = f"ISIC_{number:07d}"
+        archives[number % len(archives)].writestr(f"{image_id}.jpg", content)
+        dx = sources.CLASS_NAMES[number % len(sources.CLASS_NAMES)]
+        source = "rosendahl"
+        rows.append(
+            [f"HAM_{number:07d}", image_id, dx, "histo", "50", "male", "back", source]
+        )
+    for archive in archives:
+        archive.close()
+    with (folder / sources.METADATA_FILE).open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def write_class_folders(files: list[bytes], folder: Path) -> None:
+    """Writes <class>/<number>.jpg, classes in turn."""
+    for number, content in enumerate(files):
+        dx = sources.CLASS_NAMES[number % len(sources.CLASS_NAMES)]
+        path = folder / dx / f"{number:07d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+@dataclass(frozen=True)
+class PillowPictures:
+    """The dataset that a PyTorch user would write; Pillow's bilinear is antialiased.
+
+    It stands here because the loader's processes import this module, and need no
+    TensorFlow.
+
+    Attributes:
+        paths: The files.
+        image_size: Height and width to squash them to.
+    """
+
+    paths: list[Path]
+    image_size: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        with Image.open(self.paths[index]) as image:
+            size = (self.image_size, self.image_size)
+            return np.array(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+
+
+def _render(count: int) -> list[bytes]:
+    records, images = demo.make_dataset(max(count, 300))
+    rng = np.random.default_rng(0)
+    files = []
+    for record in records[:count]:
+        small = Image.open(io.BytesIO(images.read(record.image_id)))
+        large = np.asarray(small.resize(SIZE, Image.Resampling.BICUBIC), np.float32)
+        noisy = np.clip(large + rng.normal(0, 5, large.shape), 0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noisy).save(buffer, "JPEG", quality=QUALITY)
+        files.append(buffer.getvalue())
+    return files
