@@ -1,0 +1,125 @@
+"""The arithmetic of the benchmarks, and each of them on few pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, jpeg, run_script
+from PIL import Image
+
+from skincnn.benchmark import input as benchmark
+from skincnn.benchmark import measure, pictures
+from skincnn.benchmark.measure import Result
+from skincnn.errors import ConfigError
+
+
+class Clock:
+    """A clock that moves only when work is done."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, *seconds: float) -> Callable[[], int]:
+        """Returns work on 12 pictures that takes these times in turn."""
+        times = iter(seconds)
+
+        def once() -> int:
+            self.now += next(times)
+            return 12
+
+        return once
+
+
+def test_a_ratio_is_the_median_of_pairs_after_one_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(measure.time, "perf_counter", clock)
+    monkeypatch.setattr(measure, "PAIRS", 3)
+    result = measure.compare(
+        "x",
+        clock.work(1000, 4, 2, 6),  # 3, 6 and 2 pictures a second
+        clock.work(1000, 1000, 4, 2, 4, 4, 12, 6),  # 3 and 6, 3 and 3, 1 and 2
+        at_least=1.0,
+    )
+    assert result.value == pytest.approx(4 / 3)  # of 3 / 4.5, 6 / 3 and 2 / 1.5
+    assert (result.low, result.high) == pytest.approx((2 / 3, 2))
+    assert result.same == pytest.approx((1, 2))
+    assert (result.pairs, result.passed) == (3, True)
+
+
+def test_what_is_asked_for_decides() -> None:
+    assert Result("x", 0.8, at_least=0.9).passed is False
+    assert Result("x", 700, "MiB", at_most=600).passed is False
+    assert Result("x", 500, "MiB", at_most=600).passed is True
+    assert Result("x", 1.0).passed is None
+    text = measure.to_text([Result("speed", 0.8, at_least=0.9), Result("plain", 1.5)])
+    assert "0.80 x" in text
+    assert "NOT REACHED" in text
+    assert json.loads(json.dumps(measure.to_json(Result("x", 1.0))))["passed"] is None
+
+
+def test_peak_memory_sees_what_was_let_go() -> None:
+    before = measure.peak_memory()
+    held = bytearray(os.urandom(64 << 20))
+    del held
+    assert measure.peak_memory() >= before
+    code = (
+        "from skincnn.benchmark.measure import peak_memory as p; a = p();"
+        "b = bytearray(b'x') * (64 << 20); del b; print((p() - a) >> 20)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 60 <= int(done.stdout) <= 80, done.stderr
+
+
+def test_made_up_pictures_are_like_originals_and_a_folder_is_repeated(
+    tmp_path: Path,
+) -> None:
+    (content,) = pictures.picture_files(None, 1)
+    assert Image.open(io.BytesIO(content)).size == (600, 450)
+    assert 100_000 < len(content) < 400_000
+    for number in range(2):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
+    files = pictures.picture_files(tmp_path, 5)
+    assert files == [jpeg(0), jpeg(1), jpeg(0), jpeg(1), jpeg(0)]
+    with pytest.raises(ConfigError, match="--pictures"):
+        pictures.picture_files(tmp_path / "nowhere", 5)
+
+
+def test_every_benchmark_gives_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "PAIRS", 1)
+    monkeypatch.setattr(benchmark, "FIT_STEPS", 1)
+    monkeypatch.setattr(benchmark, "FIT_MODEL", benchmark.MEMORY_MODEL)
+    monkeypatch.setattr(benchmark, "CONFIG", benchmark.DataConfig(image_size=32))
+    files = [jpeg(number) for number in range(70)]
+    setting = benchmark.prepare(files, tmp_path)
+    assert len(setting.table) == 70
+    slow = (benchmark.training_memory, benchmark.torch_loader)
+    for function in set(benchmark.BENCHMARKS) - set(slow):
+        results = list(function(setting))
+        assert results
+        for result in results:
+            assert result.value > 0
+            assert result.name in measure.to_text(results)
+
+
+def test_the_script_names_its_benchmarks_and_refuses_an_empty_folder(
+    tmp_path: Path,
+) -> None:
+    done = run_script("benchmark.py", "input", "--pictures", tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "--pictures must be a folder with .jpg files" in done.stderr
+    assert "input" in run_script("benchmark.py", "--help").stdout
+    assert "scripts/benchmark.py input" in (ROOT / "Makefile").read_text()
