@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from skincnn.config import DataConfig
 from skincnn.data import datasets, pipeline
-from skincnn.data.cache import Cache, cached_images
+from skincnn.data.cache import Cache, cached_images, keep_last
 from skincnn.data.preprocess import read_image
 from skincnn.data.sampling import epoch_batches
 from skincnn.errors import DataError
@@ -190,6 +190,31 @@ def test_the_size_of_the_pictures_may_change_from_epoch_to_epoch() -> None:
     sizes = [images.shape[1] for images, _ in batches.as_numpy_iterator()]
     assert sizes == [3] * 6 + [5] * 12
     assert asked == [1, 2, 3]
+
+
+def test_pictures_are_let_go_with_the_batches_and_when_the_size_changes() -> None:
+    freed: list[int] = []
+
+    def load(size: int) -> npt.NDArray[np.uint8]:
+        images = numbered(size)
+        weakref.finalize(images.base, freed.append, size)
+        return images
+
+    def read() -> int:
+        images = keep_last(load)
+        batches = pipeline.training_batches(
+            lambda epoch: images(3 if epoch < 1 else 5),
+            LABELS,
+            BATCH,
+            seed=0,
+            epochs=range(2),
+        )
+        return sum(len(labels) for _, labels in batches)
+
+    assert read() == 2 * (NUM_IMAGES // BATCH) * BATCH
+    assert freed[0] == 3
+    gc.collect()
+    assert freed == [3, 5]
 
 
 def test_memory_is_shared_with_the_batches_and_let_go(tmp_path: Path) -> None:

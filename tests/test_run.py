@@ -17,10 +17,11 @@ from conftest import ROOT, run_script
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 from skincnn.classes import HAM10000
-from skincnn.config import Config
+from skincnn.config import Config, TrainConfig
 from skincnn.data import datasets, pipeline
 from skincnn.errors import DivergedError
 from skincnn.training.callbacks import Validation
+from skincnn.training.run import image_size
 
 NAMES = [lesion.name for lesion in HAM10000]
 PROBABILITIES = [f"probability_{name}" for name in NAMES]
@@ -344,6 +345,15 @@ def test_a_workdir_that_cannot_be_used_is_refused(kind: str, tmp_path: Path) -> 
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert kind == "run" or workdir.read_text() == "precious"
+
+
+def test_small_pictures_come_first_over_both_phases() -> None:
+    config = Config(
+        train=TrainConfig(head_epochs=2, epochs=4, small_epochs=1, small_image_size=32)
+    )
+    sizes = [image_size(config, epoch) for epoch in range(6)]
+    assert sizes == [32] * 3 + [96] * 3
+    assert image_size(Config(), 0) == Config().data.image_size
 
 
 def test_a_loss_that_is_no_number_stops_training(tmp_path: Path) -> None:

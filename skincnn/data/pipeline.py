@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -143,7 +144,7 @@ def training_batches(
         return epoch_batches(labels, batch_size, seed, int(epoch), sampling_weights)
 
     def read_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        images = tf.py_function(lambda e: _share(images_of(int(e))), [epoch], tf.uint8)
+        images = tf.py_function(lambda e: _share(source[0](int(e))), [epoch], tf.uint8)
         images = tf.ensure_shape(images, (len(labels), None, None, 3))
         positions = tf.numpy_function(batches_of, [epoch], tf.int64)
         positions = tf.ensure_shape(positions, (None, batch_size))
@@ -153,14 +154,18 @@ def training_batches(
             num_parallel_calls=GATHERING_THREADS,
         )
 
+    source = [images_of]
     classes = tf.constant(labels, tf.int32)
     steps = len(labels) // batch_size * len(epochs)
-    return (
+    batches = (
         tf.data.Dataset.range(epochs.start, epochs.stop)
         .flat_map(read_epoch)
         .apply(tf.data.experimental.assert_cardinality(steps))
         .prefetch(2)
     )
+    # TensorFlow keeps Python functions for ever: they must let go of the pictures.
+    weakref.finalize(batches, source.clear)
+    return batches
 
 
 def evaluation_batches(images: Images) -> tf.data.Dataset:
