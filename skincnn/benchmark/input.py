@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import importlib.util
 import io
@@ -21,8 +20,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from skincnn import cli
-from skincnn.benchmark.measure import Result, Work, compare, peak_memory
+from skincnn.benchmark.measure import Result, Work, compare, peak_of
 from skincnn.benchmark.pictures import (
     PillowPictures,
     picture_files,
@@ -167,7 +165,7 @@ def building(setting: Setting) -> Iterator[Result]:
 
     yield compare("build / decoding every file with Pillow", build, plain, at_least=0.5)
     shutil.rmtree(target)
-    peak = _in_new_process(_build, target, setting.root / "manual")
+    peak = peak_of(_build, target, setting.root / "manual")
     yield Result("build: peak memory over import", peak / MIB, "MiB", at_most=600)
 
 
@@ -176,8 +174,8 @@ def training_memory(setting: Setting) -> Iterator[Result]:
     shape = (len(setting.files), MEMORY_CONFIG.image_size, MEMORY_CONFIG.image_size, 3)
     pictures = int(np.prod(shape))
     data_dir = setting.root / "data"
-    model = _in_new_process(_train, data_dir, False)
-    both = _in_new_process(_train, data_dir, True)
+    model = peak_of(_train, data_dir, False)
+    both = peak_of(_train, data_dir, True)
     yield Result(
         f"training: peak memory / (pictures {pictures / MIB:.0f} MiB + model "
         f"{model / MIB:.0f} MiB)",
@@ -298,17 +296,3 @@ def _train(data_dir: Path, pictures: bool) -> None:
     _compile(model)
     steps = len(table) // MEMORY_CONFIG.batch_size
     model.fit(batches, steps_per_epoch=steps, epochs=2, shuffle=False, verbose=0)
-
-
-def _in_new_process(function: Callable[..., None], *arguments: Any) -> int:
-    """Returns the peak memory of a call over that of the imports, in bytes."""
-    with concurrent.futures.ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), initializer=cli.load_tensorflow
-    ) as executor:
-        return executor.submit(_peak_over_import, function, arguments).result()
-
-
-def _peak_over_import(function: Callable[..., None], arguments: tuple[Any, ...]) -> int:
-    before = peak_memory()
-    function(*arguments)
-    return peak_memory() - before

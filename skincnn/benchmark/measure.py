@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import resource
@@ -14,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from skincnn import cli
 
 PAIRS = 6
 Work = Callable[[], int]
@@ -93,6 +97,17 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def peak_of(function: Callable[..., None], *arguments: Any) -> int:
+    """Returns how much more memory a call needs than TensorFlow and the imports, in bytes.
+
+    It runs in a process of its own. `function` must stand at the top of a module.
+    """
+    with concurrent.futures.ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), initializer=cli.load_tensorflow
+    ) as executor:
+        return executor.submit(_peak_over_import, function, arguments).result()
+
+
 def environment() -> dict[str, Any]:
     """Returns what the results depend on: versions, processor, and who else is busy."""
     packages = ("skincnn", "tensorflow", "keras", "tensorflow-datasets", "pillow")
@@ -129,6 +144,12 @@ def to_text(results: Sequence[Result]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     )
+
+
+def _peak_over_import(function: Callable[..., None], arguments: tuple[Any, ...]) -> int:
+    before = peak_memory()
+    function(*arguments)
+    return peak_memory() - before
 
 
 def _rate(work: Work) -> float:
