@@ -155,7 +155,8 @@ def training_batches(
         )
 
     source = [images_of]
-    classes = tf.constant(labels, tf.int32)
+    with tf.device("CPU"):  # where tf.data works; the default would be a GPU
+        classes = tf.constant(labels, tf.int32)
     steps = len(labels) // batch_size * len(epochs)
     batches = (
         tf.data.Dataset.range(epochs.start, epochs.stop)
