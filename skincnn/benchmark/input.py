@@ -22,16 +22,17 @@ from PIL import Image
 
 from skincnn.benchmark.measure import Result, Work, compare, peak_of
 from skincnn.benchmark.pictures import (
+    ARCHIVES,
     PillowPictures,
     picture_files,
     write_class_folders,
     write_published_layout,
 )
+from skincnn.classes import HAM10000
 from skincnn.config import DataConfig, ModelConfig
 from skincnn.data import pipeline
 from skincnn.data.cache import Images
 from skincnn.model.classifier import build_classifier
-from tfds_ham10000 import sources
 
 CONFIG = DataConfig(dataset="isic2018", image_size=160)
 FOLDS = range(10)
@@ -126,9 +127,7 @@ def later_epochs(setting: Setting) -> Iterator[Result]:
 
 def fitting(setting: Setting) -> Iterator[Result]:
     """Training from the pipeline against training on one batch that never changes."""
-    model = build_classifier(
-        ModelConfig(weights="none"), len(sources.CLASS_NAMES), fused=True
-    )
+    model = build_classifier(ModelConfig(weights="none"), len(HAM10000), fused=True)
     _compile(model)
     images = _load(setting)
     constant = _constant(CONFIG)
@@ -156,7 +155,7 @@ def building(setting: Setting) -> Iterator[Result]:
 
     def plain() -> int:
         count = 0
-        for name in sources.IMAGE_ARCHIVES:
+        for name in ARCHIVES:
             with zipfile.ZipFile(setting.root / "manual" / name) as archive:
                 for member in archive.namelist():
                     Image.open(io.BytesIO(archive.read(member))).convert("RGB")
@@ -263,7 +262,7 @@ def _constant(config: DataConfig) -> tf.data.Dataset:
     rng = np.random.default_rng(0)
     batch = (
         rng.integers(0, 256, shape, np.uint8),
-        rng.integers(0, len(sources.CLASS_NAMES), config.batch_size, np.int32),
+        rng.integers(0, len(HAM10000), config.batch_size, np.int32),
     )
     return tf.data.Dataset.from_tensors(batch).repeat()
 
@@ -292,7 +291,7 @@ def _train(data_dir: Path, pictures: bool) -> None:
             seed=0,
             epochs=range(2),
         )
-    model = build_classifier(MEMORY_MODEL, len(sources.CLASS_NAMES), fused=True)
+    model = build_classifier(MEMORY_MODEL, len(HAM10000), fused=True)
     _compile(model)
     steps = len(table) // MEMORY_CONFIG.batch_size
     model.fit(batches, steps_per_epoch=steps, epochs=2, shuffle=False, verbose=0)

@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from skincnn.classes import HAM10000
 from skincnn.errors import ConfigError
-from tfds_ham10000 import demo, sources
+from tfds_ham10000 import demo
 
+ARCHIVES = ("HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip")
+FIRST_NUMBER = 24306
 SIZE = (600, 450)
 QUALITY = 98
 NUM_RENDERED = 40
@@ -41,29 +44,31 @@ def picture_files(folder: Path | None, count: int) -> list[bytes]:
 
 
 def write_published_layout(files: list[bytes], folder: Path) -> None:
-    """Writes the archives and the CSV of HAM10000: a lesion each, classes in turn."""
+    """Writes the archives and the CSV of HAM10000: a lesion each, classes in turn.
+
+    The names are HAM10000's own, whose folds are known: building does not look for
+    near-duplicates, of which repeated files have many.
+    """
     folder.mkdir(parents=True)
-    rows = [list(sources.COLUMNS)]
-    archives = [zipfile.ZipFile(folder / name, "w") for name in sources.IMAGE_ARCHIVES]
+    rows = [
+        ["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset"]
+    ]
+    archives = [zipfile.ZipFile(folder / name, "w") for name in ARCHIVES]
     for number, content in enumerate(files):
-        image_id = f"ISIC_{number:07d}"
+        image_id = f"ISIC_{FIRST_NUMBER + number:07d}"
         archives[number % len(archives)].writestr(f"{image_id}.jpg", content)
-        dx = sources.CLASS_NAMES[number % len(sources.CLASS_NAMES)]
-        source = "rosendahl"
-        rows.append(
-            [f"HAM_{number:07d}", image_id, dx, "histo", "50", "male", "back", source]
-        )
+        known = ("histo", "50", "male", "back", "rosendahl")
+        rows.append([f"HAM_{number:07d}", image_id, _class_of(number), *known])
     for archive in archives:
         archive.close()
-    with (folder / sources.METADATA_FILE).open("w", newline="") as file:
+    with (folder / "HAM10000_metadata.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
 
 
 def write_class_folders(files: list[bytes], folder: Path) -> None:
     """Writes <class>/<number>.jpg, classes in turn."""
     for number, content in enumerate(files):
-        dx = sources.CLASS_NAMES[number % len(sources.CLASS_NAMES)]
-        path = folder / dx / f"{number:07d}.jpg"
+        path = folder / _class_of(number) / f"{number:07d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
@@ -90,6 +95,10 @@ class PillowPictures:
         with Image.open(self.paths[index]) as image:
             size = (self.image_size, self.image_size)
             return np.array(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+
+
+def _class_of(number: int) -> str:
+    return HAM10000[number % len(HAM10000)].name
 
 
 def _render(count: int) -> list[bytes]:
