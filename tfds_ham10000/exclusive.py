@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextlib.contextmanager
@@ -23,13 +24,13 @@ def exclusive(dataset_dir: Path) -> Iterator[None]:
     """
     folder = dataset_dir.parent
     folder.mkdir(parents=True, exist_ok=True)
-    # The file stays: were it removed, two processes could hold locks on two files.
-    with (folder / f".{dataset_dir.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Waiting for another process that builds {dataset_dir}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(folder / f".{dataset_dir.name}.lock", thread_local=False)
+    try:
+        acquired = lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Waiting for another process that builds {dataset_dir}", file=sys.stderr)
+        acquired = lock.acquire()
+    with acquired:
         for stale in folder.glob(f"incomplete.*_{dataset_dir.name}"):
             shutil.rmtree(stale)
         yield

@@ -30,7 +30,7 @@ from skincnn.benchmark.pictures import (
 )
 from skincnn.classes import HAM10000
 from skincnn.config import DataConfig, ModelConfig
-from skincnn.data import pipeline
+from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Images
 from skincnn.model.classifier import build_classifier
 
@@ -85,7 +85,7 @@ def prepare(files: list[bytes], root: Path) -> Setting:
     write_published_layout(files, root / "manual")
     write_class_folders(files, root / "classes")
     _build(root / "data", root / "manual")
-    builder = pipeline.open_dataset("isic2018", root / "data")
+    builder = datasets.open_dataset("isic2018", root / "data")
     return Setting(files, root, builder, pipeline.read_table(builder, FOLDS))
 
 
@@ -274,12 +274,12 @@ def _compile(model: keras.Model) -> None:
 def _build(data_dir: Path, manual_dir: Path) -> None:
     # TFDS says on standard output where it builds; here it builds again and again.
     with contextlib.redirect_stdout(io.StringIO()):
-        pipeline.prepare_dataset("isic2018", data_dir, manual_dir)
+        datasets.prepare_dataset("isic2018", data_dir, manual_dir)
 
 
 def _train(data_dir: Path, pictures: bool) -> None:
     """Trains two epochs, on all pictures or for as many steps on one batch."""
-    builder = pipeline.open_dataset("isic2018", data_dir)
+    builder = datasets.open_dataset("isic2018", data_dir)
     table = pipeline.read_table(builder, FOLDS)
     batches = _constant(MEMORY_CONFIG)
     if pictures:
