@@ -79,7 +79,7 @@ def perceptual_hashes(image: Image.Image) -> npt.NDArray[np.bool_]:
     (Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010).
     """
     grey = image.convert("L")
-    # A quarter of the time of turning the whole picture eight times.
+    # Less than half the time of turning the whole picture eight times.
     small = grey.resize((4 * HASH_SIZE,) * 2, Image.Resampling.LANCZOS)
     return np.stack(
         [
