@@ -54,8 +54,8 @@ def cpu() -> Config:
     return Config(
         data=DataConfig(dataset="isic2018", image_size=160),
         model=ModelConfig(backbone="mobilenet", width=0.75, weights="imagenet"),
-        imbalance=ImbalanceConfig(power=0.8),
-        optimizer=OptimizerConfig(learning_rate=6e-4, weight_decay=0.05, ema=0.995),
+        imbalance=ImbalanceConfig(power=0.7),
+        optimizer=OptimizerConfig(learning_rate=4e-4, weight_decay=0.05, ema=0.995),
         train=TrainConfig(head_epochs=1, epochs=12, small_image_size=128, small_epochs=6),
     )
 
