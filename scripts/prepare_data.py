@@ -9,6 +9,7 @@ from typing import Any, Literal
 import tyro
 
 from skincnn import cli
+from skincnn.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +45,14 @@ def command() -> None:
     cli.load_tensorflow()
     from skincnn.data.datasets import is_built, prepare_dataset
 
+    if arguments.verify:
+        print_verified(arguments.manual_dir)
     before = is_built(arguments.config, arguments.data_dir)
     builder = prepare_dataset(
         arguments.config,
         arguments.data_dir,
         arguments.manual_dir,
         on_bad_image=arguments.on_bad_image,
-        verify=arguments.verify,
     )
     if before:
         print("It was built before; to build it again, delete its folder first.")
@@ -60,6 +62,18 @@ def command() -> None:
     for name, split in builder.info.splits.items():
         print(f"  {name}: {split.num_examples} pictures")
     print_report(builder.read_report())
+
+
+def print_verified(manual_dir: Path | None) -> None:
+    """Compares published files with their checksums, and prints which were compared."""
+    from tfds_ham10000 import download
+
+    if manual_dir is None:
+        raise ConfigError(
+            "--verify compares the files in --manual-dir with their published checksums. "
+            "Expected: --manual-dir DIR. What is downloaded is compared in any case."
+        )
+    print(f"Unchanged since they were published: {', '.join(download.verify(manual_dir))}")
 
 
 def print_report(report: dict[str, Any]) -> None:

@@ -48,6 +48,22 @@ TWO_CLASSES = (
 )
 """The names of many folders of labelled pictures."""
 
+SYNONYMS = {
+    "actinic keratosis": "ak",
+    "basal cell carcinoma": "bcc",
+    "benign keratosis": "bkl",
+    "seborrheic keratosis": "bkl",
+    "dermatofibroma": "df",
+    "melanoma": "mel",
+    "melanocytic nevus": "nv",
+    "melanocytic nevi": "nv",
+    "naevus": "nv",
+    "nevus": "nv",
+    "squamous cell carcinoma": "scc",
+    "vascular lesion": "vasc",
+}
+"""Other names of the same classes, in lower case: folders are called by them."""
+
 
 def describe(names: Iterable[str]) -> dict[str, LesionClass]:
     """Returns what is known of each class; of one's own classes that is their name.
@@ -56,4 +72,9 @@ def describe(names: Iterable[str]) -> dict[str, LesionClass]:
         names: The names of the labels of any dataset.
     """
     known = {lesion.name: lesion for lesion in (*HAM10000, *ISIC2019_ONLY, *TWO_CLASSES)}
-    return {name: known.get(name.lower(), LesionClass(name, name, None)) for name in names}
+    described = {}
+    for name in names:
+        key = name.lower().replace("_", " ").strip()
+        unknown = LesionClass(name, name, None)
+        described[name] = known.get(SYNONYMS.get(key, key), unknown)
+    return described

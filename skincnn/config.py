@@ -26,7 +26,8 @@ class DataConfig:
     """Which pictures are read, and how they become batches."""
 
     dataset: str = "demo"
-    """Dataset config of `tfds_ham10000`: demo, demo_tiny, isic2018."""
+    """Dataset config of `tfds_ham10000`: demo, demo_tiny, isic2018, isic2018_256, folder,
+    ...; see scripts/prepare_data.py --help."""
     image_size: int = 96
     """Height and width in pixels to which each picture is resized."""
     aspect: Literal["squash", "crop", "pad"] = "squash"
@@ -57,6 +58,18 @@ class DataConfig:
             "data.aspect",
             "squash, crop or pad",
             self.aspect,
+        )
+        _require(
+            self.split_by in ("lesion", "image"),
+            "data.split_by",
+            "lesion or image",
+            self.split_by,
+        )
+        _require(
+            self.one_image_per_lesion in ("none", "train", "evaluation", "all"),
+            "data.one_image_per_lesion",
+            "none, train, evaluation or all",
+            self.one_image_per_lesion,
         )
         _require(self.batch_size >= 1, "data.batch_size", ">= 1", self.batch_size)
         folds = (*self.train_folds, self.validation_fold, self.test_fold)

@@ -160,6 +160,8 @@ def test_classes_of_other_datasets_are_described() -> None:
     malignant = [lesion.malignant for lesion in found.values()]
     assert malignant == [True, False, True, None]
     assert found["wart"].full_name == "wart"
+    for name, meant in classes.SYNONYMS.items():
+        assert classes.describe([name.title()])[name.title()].name == meant
 
 
 def test_a_wrong_name_lists_the_valid_ones_and_the_nearest() -> None:

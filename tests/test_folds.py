@@ -68,6 +68,15 @@ def test_published_places_hold_and_new_pictures_join_them() -> None:
     assert place(records, [("x_0", "y_1")], published)["x_0"].fold == 7
 
 
+def test_pictures_that_are_published_apart_stay_apart() -> None:
+    """At another stored size a hash may cross the threshold: no fold follows it."""
+    records = pictures("x", "y", "z")
+    published = {"x_0": Place("x", 1), "y_1": Place("y", 2)}
+    alone = place(records, published=published)
+    assert place(records, [("x_0", "y_1")], published) == alone
+    assert alone["x_0"] == published["x_0"]
+
+
 def test_a_group_of_two_classes_counts_as_the_rarer() -> None:
     naevi = pictures(*(f"n{i}" for i in range(20)), dx="nv")
     melanomas = pictures(*(f"m{i}" for i in range(10)), dx="mel")

@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import ROOT, run_script
+from conftest import ROOT, jpeg, run_script
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 from skincnn.classes import HAM10000
 from skincnn.config import Config, TrainConfig
 from skincnn.data import datasets, pipeline
 from skincnn.errors import DivergedError
+from skincnn.evaluation.predict import read_predictions
 from skincnn.training.callbacks import Validation
 from skincnn.training.run import image_size
 
@@ -268,6 +269,37 @@ def test_a_split_by_image_says_how_leaky_it_is(data_dir: Path, tmp_path: Path) -
     assert f"SPLIT BY IMAGE: {share:.0%} of the test pictures" in done.stdout
     assert "SPLIT BY IMAGE" in (tmp_path / "report.html").read_text()
     assert report["splits"]["test"]["num_images"] == report["splits"]["test"]["num_lesions"]
+
+
+def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
+    for position, name in enumerate(("0", "Melanoma", "wart")):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(20):
+            content = jpeg(100 * position + number, (48, 40))
+            (tmp_path / "mine" / name / f"{number}.jpg").write_bytes(content)
+    where = ("--data-dir", tmp_path / "data")
+    built = run_script(
+        "prepare_data.py", "--config", "folder", "--manual-dir", tmp_path / "mine", *where
+    )
+    assert built.returncode == 0, built.stderr
+    workdir = tmp_path / "run"
+    flags = (
+        "--data.dataset folder --data.image-size 32 --model.backbone mobilenet "
+        "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100"
+    ).split()
+    done = run_script("train.py", "--workdir", workdir, *where, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "HAM10000" not in (workdir / "report.html").read_text()
+    table = read_predictions(workdir / "predictions/test.csv")
+    assert set(table["label"]) == {"0", "Melanoma", "wart"}
+    assert table["age"].isna().all()
+    served = tf.saved_model.load(str(workdir / "export/skincnn/1"))
+    answer = served.signatures["serving_default"](image_bytes=tf.constant([jpeg(0)]))
+    assert [name.decode() for name in answer["class_names"].numpy()[0]] == [
+        *("0", "Melanoma", "wart")
+    ]
+    # Nobody knows whether a "0" is malignant.
+    assert np.isnan(answer["malignant_probability"].numpy()).all()
 
 
 def test_a_deterministic_run_is_repeated_bit_for_bit(

@@ -38,6 +38,20 @@ def test_an_official_picture_has_the_group_of_its_like_in_training() -> None:
     assert groups == ["lesion_a_05", "lesion_a_01", "lesion_a_02", "lesion_t_03"]
 
 
+def test_official_pictures_that_hang_together_share_the_group_of_training() -> None:
+    """t0 and t1 are one lesion; t0 is like a5 of training, t2 is like t1."""
+    train, test = pictures("a", 20), pictures("t", 4)
+    test[1] = dataclasses.replace(test[1], lesion_id=test[0].lesion_id)
+    stored = into_folds(
+        {"train": train, "test_official": test[:2], "validation_official": test[2:]},
+        [("a_05", "t_00"), ("t_02", "t_01")],
+    )
+    groups = [stored.group_of[record.image_id] for record in test]
+    assert groups == ["lesion_a_05"] * 3 + ["lesion_t_03"]
+    assert "test_official: 2 of 2 picture(s) show a lesion of a fold" in stored.notes
+    assert "validation_official: 1 of 2 picture(s) show a lesion of a fold" in stored.notes
+
+
 def test_a_class_that_some_folds_lack_is_told_and_an_empty_fold_refused() -> None:
     stored = into_folds({"train": pictures("a", 10) + pictures("b", 9, "mel")}, ())
     assert len(stored.notes) == 1

@@ -18,6 +18,14 @@ HOMEPAGES = {
 }
 
 
+ATTRIBUTIONS = {
+    "isic2018": "Pictures: HAM10000, Tschandl, Rosendahl, Kittler, Scientific Data "
+    "5:180161 (2018), CC BY-NC 4.0.",
+    "isic2019": "Pictures: ISIC challenge 2019 (HAM10000, BCN20000, MSK), CC BY-NC 4.0.",
+    "demo": "No photograph was used.",
+}
+
+
 @dataclass(kw_only=True)
 class Ham10000Config(tfds.core.BuilderConfig):
     """A variant on disk.
@@ -41,6 +49,11 @@ class Ham10000Config(tfds.core.BuilderConfig):
     def made_up(self) -> bool:
         """Whether the pictures are rendered rather than photographed."""
         return self.source == "demo"
+
+    @property
+    def attribution(self) -> str:
+        """Whose the pictures are and under which licence; empty for one's own."""
+        return ATTRIBUTIONS.get(self.source, "")
 
     @property
     def downloadable(self) -> bool:

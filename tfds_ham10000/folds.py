@@ -1,4 +1,7 @@
-"""Ten folds that keep every lesion whole, class-stratified, the same on every machine.
+"""Ten folds that keep every lesion whole, class-stratified.
+
+HAM10000's are the same on every machine. Those of other pictures follow from the bytes of
+the files, but the last bit of a hash may depend on the versions of Pillow and imagehash.
 
 A *group* is what must not be torn: all pictures of a lesion, and of every lesion that has
 a near-duplicate among them. The groups and folds of HAM10000 are published in
@@ -47,7 +50,8 @@ def place(
 
     Args:
         records: What is known of each picture.
-        similar: Pairs of image_ids of near-duplicate pictures.
+        similar: Pairs of image_ids of near-duplicate pictures. Those of two published
+            pictures are known, or were refused, already: they change nothing.
         published: Places that are fixed already; `published_places()` by default. A group
             that holds such pictures takes the fold of the first of them.
     """
@@ -75,7 +79,7 @@ def group_lesions(
     pairs = [
         (lesion_of[a], lesion_of[b])
         for a, b in similar
-        if a in lesion_of and b in lesion_of
+        if a in lesion_of and b in lesion_of and not {a, b} <= published.keys()
     ]
     representative: dict[str, str] = {}
     for image_id, lesion_id in sorted(lesion_of.items()):

@@ -69,6 +69,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def download_and_prepare(self, **kwargs: Any) -> None:
         """Builds the dataset, unless it is there; waits for another process that does."""
+        # Nothing is written where nothing is to be built: the disk may be read-only.
+        if Path(self.data_dir).is_dir() and self.is_prepared():
+            return
         with exclusive(Path(self.data_dir)), _bounded_memory():
             super().download_and_prepare(**kwargs)
         if not self.info.splits:  # another process built it meanwhile

@@ -162,7 +162,7 @@ def normalise(
     Args:
         content: The file, in one of `FORMATS`.
         longest_side: Make a larger picture smaller, antialiased, to this many pixels.
-        see: Is shown the decoded picture.
+        see: Is shown the decoded picture, RGB and upright.
 
     Raises:
         SourceError: It is no picture, is larger than 50 megapixels, or is damaged.
@@ -175,11 +175,13 @@ def normalise(
                     f"{image.width}x{image.height} pixels, expected at most {MAX_PIXELS}"
                 )
             image.load()
-            see(image)
             too_large = longest_side is not None and max(image.size) > longest_side
-            if _is_plain(image) and not too_large:
+            plain = _is_plain(image)
+            rgb = image if plain else _to_rgb(image)
+            see(rgb)
+            if plain and not too_large:
                 return content
-            return _encode(_to_rgb(image), longest_side if too_large else None)
+            return _encode(rgb, longest_side if too_large else None)
     except UnidentifiedImageError as error:
         raise SourceError(f"is no {', '.join(FORMATS)} file") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

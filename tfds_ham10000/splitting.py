@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tfds_ham10000.folds import NUM_FOLDS, Place, place, published_places
+from tfds_ham10000.near_duplicates import components
 from tfds_ham10000.records import Record, SourceError, some
 
 Splits = Mapping[str, list[Record]]
@@ -35,9 +36,9 @@ def groups_are_published(splits: Splits) -> bool:
 def into_folds(splits: Splits, similar: Iterable[tuple[str, str]]) -> Stored:
     """Returns the splits with ten folds in the place of "train".
 
-    The folds do not depend on the official splits. A picture of those belongs to the group
-    of a training picture of its lesion, or of one that is like it; else its lesion is its
-    group.
+    The folds do not depend on the official splits. Pictures of those that hang together,
+    by their lesions or by likeness, share a group: that of the training pictures that they
+    hang together with, if there are any.
 
     Args:
         splits: Records by split; those of "train" are dealt to the folds.
@@ -57,25 +58,38 @@ def into_folds(splits: Splits, similar: Iterable[tuple[str, str]]) -> Stored:
     group_of = {image_id: at.group_id for image_id, at in places.items()}
     others = [record for of_split in official.values() for record in of_split]
     group_of |= _groups_of_others(others, records, places, similar)
+    trained = {at.group_id for at in places.values()}
+    for name, of_split in official.items():
+        if shared := sum(group_of[record.image_id] in trained for record in of_split):
+            notes.append(
+                f"{name}: {shared} of {len(of_split)} picture(s) show a lesion of a fold"
+            )
     return Stored({**stored, **official}, group_of, notes)
 
 
 def _groups_of_others(
-    others: Iterable[Record],
-    records: Iterable[Record],
+    others: Sequence[Record],
+    records: Sequence[Record],
     places: Mapping[str, Place],
     similar: Iterable[tuple[str, str]],
 ) -> dict[str, str]:
-    by_lesion = {r.lesion_id: places[r.image_id].group_id for r in records}
-    alike = {
-        b: places[a].group_id
-        for pair in similar
-        for a, b in (pair, pair[::-1])
-        if a in places and b not in places
-    }
+    """Returns the group_id of each picture of the official splits."""
+    lesion_of = {r.image_id: r.lesion_id for r in (*records, *others)}
+    pairs = [
+        (lesion_of[a], lesion_of[b])
+        for a, b in similar
+        if a in lesion_of and b in lesion_of
+    ]
+    # Training lesions of one group hang together too, whatever joined them.
+    pairs += [(at.group_id, lesion_of[image_id]) for image_id, at in places.items()]
+    component = components(sorted(set(lesion_of.values())), pairs)
+    trained: dict[str, str] = {}
+    for record in records:
+        group_id = places[record.image_id].group_id
+        trained.setdefault(component[record.lesion_id], group_id)
     return {
-        record.image_id: by_lesion.get(
-            record.lesion_id, alike.get(record.image_id, record.lesion_id)
+        record.image_id: trained.get(
+            component[record.lesion_id], component[record.lesion_id]
         )
         for record in others
     }

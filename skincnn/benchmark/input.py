@@ -127,7 +127,7 @@ def later_epochs(setting: Setting) -> Iterator[Result]:
 
 def fitting(setting: Setting) -> Iterator[Result]:
     """Training from the pipeline against training on one batch that never changes."""
-    model = build_classifier(ModelConfig(weights="none"), len(HAM10000), fused=True)
+    model = build_classifier(FIT_MODEL, len(HAM10000), fused=True)
     _compile(model)
     images = _load(setting)
     constant = _constant(CONFIG)

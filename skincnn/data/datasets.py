@@ -12,7 +12,7 @@ import tfds_ham10000
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import require_writable_folder
 from skincnn.lookup import look_up
-from tfds_ham10000 import download, sources
+from tfds_ham10000 import sources
 
 OnBadImage = Literal["fail", "skip"]
 
@@ -38,7 +38,6 @@ def prepare_dataset(
     manual_dir: Path | None = None,
     *,
     on_bad_image: OnBadImage = "fail",
-    verify: bool = False,
 ) -> tfds.core.DatasetBuilder:
     """Builds a dataset on disk, if it is not there yet, and returns its TFDS builder.
 
@@ -49,7 +48,6 @@ def prepare_dataset(
             "isic2018" are downloaded; the made-up ones need none.
         on_bad_image: What to do about pictures that cannot be used; "skip" leaves up to
             1 % of them out.
-        verify: Check that the published files in `manual_dir` are unchanged.
 
     Raises:
         ConfigError: No such config, or `data_dir` cannot be written to.
@@ -66,8 +64,6 @@ def prepare_dataset(
     elif manual_dir is not None:
         # Wrong files are refused before TFDS begins to write.
         sources.read_source(manual_dir, config.source)
-        if verify:
-            download.verify(manual_dir)
     elif not config.downloadable:
         raise DataError(
             f"The dataset {dataset!r} needs files that this command cannot download. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -44,6 +45,12 @@ def predictions_table(
     }
     names = table["label"].map(dict(enumerate(class_names)))
     return table.drop(columns="sha256").assign(label=names, **columns)
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Returns a table that was written as CSV; labels and ids are text, even "0"."""
+    text = dict.fromkeys(("image_id", "lesion_id", "group_id", "label"), str)
+    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"age": ""})
 
 
 def arrays(

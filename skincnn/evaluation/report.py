@@ -62,6 +62,7 @@ def evaluate(
     report: dict[str, Any] = {
         "made_up": metadata["made_up"],
         "dataset": metadata["dataset"],
+        "attribution": builder.builder_config.attribution,
         "folds": {"train": list(config.data.train_folds), **folds},
         "split_by": config.data.split_by,
         "one_image_per_lesion": config.data.one_image_per_lesion,

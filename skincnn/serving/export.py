@@ -9,7 +9,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 
 from skincnn import classes
@@ -17,7 +16,7 @@ from skincnn.config import DataConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.preprocess import preprocess, preprocessing_fields, read_image
 from skincnn.errors import DataError
-from skincnn.evaluation.predict import arrays
+from skincnn.evaluation.predict import arrays, read_predictions
 from skincnn.evaluation.report import load_model, read_run
 from skincnn.files import write_json
 
@@ -141,8 +140,7 @@ def _check(
 ) -> float:
     """Returns the largest difference in probability on pictures of the test fold."""
     builder = datasets.open_dataset(data.dataset, data_dir)
-    predictions = pd.read_csv(workdir / "predictions" / "test.csv", keep_default_na=False)
-    checked = predictions.head(NUM_CHECKED)
+    checked = read_predictions(workdir / "predictions" / "test.csv").head(NUM_CHECKED)
     contents = pipeline.read_files(builder, checked)
     expected = arrays(checked, names)[1]
     # Held by a name: the signature alone does not keep the loaded model alive.

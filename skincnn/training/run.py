@@ -206,7 +206,8 @@ def _fit(
     model = keras.Sequential([Augmentation(config.augment, config.seed), classifier])
     steps = len(table) // config.data.batch_size
     images_of = _images_of_epochs(config, load, table)
-    # What cannot be read or kept is found here, and not in a thread of fit().
+    # What cannot be read or kept is found here, and not in a thread of fit(), at least
+    # for the first size of pictures; two sizes are never in memory at once.
     images_of(0)
     epochs_done = 0
     for backbone, epochs, rate, warmup in (
