@@ -274,6 +274,18 @@ def read_all(builder: tfds.core.DatasetBuilder) -> list[tuple[object, ...]]:
     ]
 
 
+def test_files_in_the_folder_that_tfds_expects_are_used(tmp_path: Path) -> None:
+    """Not downloaded: the folder is TFDS's own, but it holds all that is needed."""
+    from skincnn.data.datasets import prepare_dataset
+
+    data_dir = tmp_path / "data"
+    manual_dir = data_dir / "downloads" / "manual"
+    manual_dir.parent.mkdir(parents=True)
+    write_dataverse(manual_dir, make_rows(lesions=10))
+    builder = prepare_dataset("isic2018", data_dir, manual_dir)
+    assert builder.read_report()["source"] == str(manual_dir)
+
+
 def test_examples_and_folds_do_not_depend_on_who_packed_the_files(tmp_path: Path) -> None:
     from skincnn.data.datasets import prepare_dataset
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import requests
 import tensorflow_datasets as tfds
+from filelock import FileLock
 from tensorflow_datasets.core.download import checksums, downloader, resource
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.core.download.util import DownloadError
@@ -76,8 +77,12 @@ def fetch(dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
         SourceError: One cannot be downloaded, or is not the published one.
         OSError: It cannot be written.
     """
-    # One after the other, so that a failure ends the command at once.
-    return {Path(file.name).stem.lower(): _fetch(dl_manager, file) for file in FILES}
+    folder = Path(dl_manager.download_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Builds of several configs share the folder: the second waits, and finds the files.
+    with FileLock(folder / ".tfds_ham10000.lock"):
+        # One after the other, so that a failure ends the command at once.
+        return {Path(file.name).stem.lower(): _fetch(dl_manager, file) for file in FILES}
 
 
 def verify(folder: Path) -> list[str]:

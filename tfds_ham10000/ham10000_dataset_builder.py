@@ -17,7 +17,7 @@ from tensorflow_datasets.core import shuffle
 from tqdm import tqdm
 
 from tfds_ham10000 import demo, download, layouts, sources
-from tfds_ham10000.configs import CONFIGS, HOMEPAGES
+from tfds_ham10000.configs import CONFIGS, HOMEPAGES, Ham10000Config
 from tfds_ham10000.exclusive import exclusive
 from tfds_ham10000.images import Images
 from tfds_ham10000.layouts import Source
@@ -155,7 +155,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self, dl_manager: tfds.download.DownloadManager, report: dict[str, Any]
     ) -> Source:
         config = self.builder_config
-        folder = _manual_dir(dl_manager, optional=config.downloadable)
+        folder = _manual_dir(dl_manager, config)
         if folder is None:
             source = layouts.read_ham10000(download.fetch(dl_manager))
             report["source"] = "Harvard Dataverse, doi:10.7910/DVN/DBW86T"
@@ -208,15 +208,17 @@ def _bounded_memory() -> Iterator[None]:
 
 
 def _manual_dir(
-    dl_manager: tfds.download.DownloadManager, *, optional: bool
+    dl_manager: tfds.download.DownloadManager, config: Ham10000Config
 ) -> Path | None:
     """Returns the manual directory; None if it may be done without, and none was given."""
     try:
         folder = Path(dl_manager.manual_dir)
     except AssertionError:
-        if optional:
+        if config.downloadable:
             return None
         raise
     # TFDS's default is shared by all datasets: that it is there says nothing.
-    given = folder != Path(dl_manager.download_dir, "manual")
-    return folder if given or not optional else None
+    shared = folder == Path(dl_manager.download_dir, "manual")
+    if config.downloadable and shared and not sources.holds(folder, config.source):
+        return None
+    return folder

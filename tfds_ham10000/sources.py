@@ -110,13 +110,15 @@ def read_source(folder: Path, dataset: str) -> Source:
         )
     if dataset == "folder":
         return folders.read_folders(folder)
-    places = [folder, *(p for p in sorted(folder.iterdir()) if p.is_dir())]
-    inventories = [_inventory(place) for place in places]
-    for layout in _layouts_of(dataset):
-        for files in inventories:
-            if not _lacking(layout, files):
-                return layout.read(files)
-    raise SourceError(_mismatch(folder, inventories, _layouts_of(dataset)))
+    if found := _find(folder, dataset):
+        layout, files = found
+        return layout.read(files)
+    raise SourceError(_mismatch(folder, _inventories(folder), _layouts_of(dataset)))
+
+
+def holds(folder: Path, dataset: str) -> bool:
+    """Returns whether a folder has all files of a layout of a dataset."""
+    return folder.is_dir() and _find(folder, dataset) is not None
 
 
 def where_to_get(dataset: str) -> str:
@@ -125,6 +127,21 @@ def where_to_get(dataset: str) -> str:
         f"- {layout.title}: {_contents(layout)}. {layout.where}"
         for layout in _layouts_of(dataset)
     )
+
+
+def _find(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
+    inventories = _inventories(folder)
+    for layout in _layouts_of(dataset):
+        for files in inventories:
+            if not _lacking(layout, files):
+                return layout, files
+    return None
+
+
+def _inventories(folder: Path) -> list[dict[str, Path]]:
+    """Returns what stands in a folder, and in each folder in it."""
+    places = [folder, *(p for p in sorted(folder.iterdir()) if p.is_dir())]
+    return [_inventory(place) for place in places]
 
 
 def _layouts_of(dataset: str) -> list[Layout]:
