@@ -40,7 +40,7 @@ SEEN_PAIRS = (
 
 Candidates were the pairs whose fine structure correlates after registration and whose
 ImageNet features are alike; they were looked at, and all agree in diagnosis, age, sex
-and site. Two or three may be wrong (0025452, 0028438): joining strangers costs nothing,
+and site. Two may be wrong (0025452, 0028438): joining strangers costs nothing,
 missing a pair is a leak.
 """
 

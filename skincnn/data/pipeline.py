@@ -259,8 +259,9 @@ def _read_into(
 def _more_threads() -> tf.data.Options:
     """Returns options that give a dataset a pool of threads of its own.
 
-    By default tf.data shares a pool with as many threads as there are cores, some of which
-    wait for the files: on two cores, decoding then ran on one in most passes.
+    By default tf.data shares a pool with as many threads as there are cores. On two cores
+    some passes decode on one of them only; a larger pool makes that rarer in some runs and
+    does not end it, and its cause is not known.
     """
     options = tf.data.Options()
     options.threading.private_threadpool_size = max(8, 2 * (os.cpu_count() or 1))
