@@ -9,6 +9,7 @@ from typing import Literal
 import tyro
 
 from skincnn import cli
+from skincnn.files import locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,8 @@ def command() -> None:
     cli.load_tensorflow()
     from skincnn.evaluation.report import evaluate, summary
 
-    report = evaluate(arguments.workdir, arguments.data_dir, arguments.cache)
+    with locked(arguments.workdir):
+        report = evaluate(arguments.workdir, arguments.data_dir, arguments.cache)
     print(f"\n{summary(report)}\n")
     print(f"report  {arguments.workdir / 'report.html'}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Annotated, Literal
 import tyro
 
 from skincnn import cli
-from skincnn.config import Config
+from skincnn.config import Config, read_config
+from skincnn.errors import ConfigError
+from skincnn.files import locked
 from skincnn.lookup import look_up
 from skincnn.presets import PRESETS
 
@@ -27,6 +30,8 @@ class Arguments:
       python scripts/train.py                  the made-up demo pictures, a few minutes
       python scripts/train.py cpu              HAM10000 on two cores
       python scripts/train.py cpu --optimizer.learning-rate 3e-4 --workdir runs/slower
+      python scripts/train.py cpu --resume     on from where a run was stopped or killed
+      python scripts/train.py --config runs/cpu/config.json --workdir runs/again
     """
 
     workdir: Path | None = None
@@ -38,15 +43,32 @@ class Arguments:
     fit."""
     overwrite: bool = False
     """Replace the run that is in the folder."""
+    resume: bool = False
+    """Go on with the run that is in the folder, with the same preset and flags."""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """A config.json instead of a preset."""
     config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
 
 
 def parse(argv: list[str]) -> tuple[str, Arguments]:
-    """Returns the preset's name and the arguments, or exits with 2."""
-    preset = DEFAULT_PRESET
+    """Returns the preset's name (the file's, with --config) and the arguments.
+
+    Exits with 2 where they cannot be used.
+    """
+    preset = ""
     if argv and not argv[0].startswith("-"):
         preset, *argv = argv
-    config = look_up(PRESETS, preset, "PRESET")()
+    # The file gives the defaults of all other flags, so it is looked for first.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    path = first.parse_known_args(argv)[0].config
+    if path is None:
+        preset = preset or DEFAULT_PRESET
+        config = look_up(PRESETS, preset, "PRESET")()
+    elif preset:
+        raise ConfigError(f"PRESET {preset} and --config exclude each other. Give one.")
+    else:
+        preset, config = path.stem, read_config(path)
     arguments = tyro.cli(
         Arguments,
         prog=f"train.py [{'|'.join(PRESETS)}]",
@@ -62,18 +84,23 @@ def command() -> None:
     workdir = arguments.workdir or Path("runs") / preset
     cli.load_tensorflow()
     from skincnn.evaluation.report import evaluate, summary
-    from skincnn.serving.export import export_saved_model
+    from skincnn.serving.export import export_saved_model, find_saved_model
     from skincnn.training.run import train
 
-    train(
-        arguments.config,
-        workdir,
-        arguments.data_dir,
-        overwrite=arguments.overwrite,
-        cache=arguments.cache,
-    )
-    report = evaluate(workdir, arguments.data_dir, arguments.cache)
-    saved_model = export_saved_model(workdir, arguments.data_dir)
+    with locked(workdir):
+        train(
+            arguments.config,
+            workdir,
+            arguments.data_dir,
+            overwrite=arguments.overwrite,
+            resume=arguments.resume,
+            cache=arguments.cache,
+        )
+        report = evaluate(workdir, arguments.data_dir, arguments.cache)
+        # A run that was done has been exported, unless it was stopped just before.
+        saved_model = find_saved_model(workdir) or export_saved_model(
+            workdir, arguments.data_dir
+        )
     print(f"\n{summary(report)}\n")
     print(f"report  {workdir / 'report.html'}")
     print(f"model   {saved_model}")

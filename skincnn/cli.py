@@ -10,6 +10,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
+from skincnn.errors import Terminated
+
 NOISE = re.compile(
     rb"All log messages before absl::InitializeLog"
     rb"|oneDNN custom operations are on"
@@ -21,10 +23,6 @@ NOISE = re.compile(
     rb"|Unable to register cu(FFT|DNN|BLAS) factory"
 )
 """Lines that TensorFlow prints at each start and that ask nothing of the user."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM; what cleans up after Ctrl-C (a download, say) cleans up after it too."""
 
 
 def main(command: Callable[[], None]) -> None:

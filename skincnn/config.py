@@ -7,8 +7,10 @@ is a command-line flag: `optimizer.learning_rate` is `--optimizer.learning-rate`
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from skincnn.errors import ConfigError
@@ -212,19 +214,48 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How long training goes on, and which epoch is kept."""
+class StageConfig:
+    """Epochs with the same layers training."""
 
+    blocks: int
+    """How many of the backbone's last blocks (layers of one resolution) train beside the
+    head: 0 the head alone, -1 everything."""
+    epochs: int
+    """How long."""
+    rate: float = 1.0
+    """The stage's highest learning rate, as a multiple of `optimizer.learning_rate`."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        _require(self.blocks >= -1, "train.stages: blocks", ">= -1", self.blocks)
+        _require(self.epochs >= 1, "train.stages: epochs", ">= 1", self.epochs)
+        _require(self.rate > 0, "train.stages: rate", "positive", self.rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Which layers train for how long, and which epoch is kept."""
+
+    scenario: str = "fine_tune"
+    """Name of `SCENARIOS`: fine_tune (the head, then all layers), feature_extractor (the
+    head alone), from_scratch (all layers, no weights) or staged (`stages`)."""
     head_epochs: int = 1
-    """Epochs with the backbone frozen; 0 with a backbone that starts at random."""
+    """`fine_tune`: epochs with the backbone frozen."""
     epochs: int = 8
-    """Epochs with all layers training."""
+    """Epochs of the last stage; `staged` has its own."""
+    stages: tuple[StageConfig, ...] = ()
+    """`staged`: the stages, one after the other, in a file that --config names or in a
+    preset."""
     small_image_size: int = 0
     """Picture size of the first `small_epochs`, to save time; 0 for none."""
     small_epochs: int = 0
-    """How many of `epochs` use `small_image_size`; the head's epochs do as well."""
+    """How many epochs of the last stage use `small_image_size`; those of the stages before
+    it do as well."""
     monitor: str = "balanced_accuracy"
     """Name of `METRICS`; the epoch with its best value on validation is kept."""
+    patience: int = 0
+    """Training ends after so many epochs of the last stage without a better value; 0 for
+    never."""
     deterministic: bool = False
     """Repeatable bit for bit on one machine, at some cost in speed."""
 
@@ -232,10 +263,18 @@ class TrainConfig:
         """Checks ranges."""
         _require(self.head_epochs >= 0, "train.head_epochs", ">= 0", self.head_epochs)
         _require(self.epochs >= 1, "train.epochs", ">= 1", self.epochs)
+        _require(self.patience >= 0, "train.patience", ">= 0", self.patience)
         _require(
-            0 <= self.small_epochs < self.epochs,
+            bool(self.stages) == (self.scenario == "staged"),
+            "train.stages",
+            "given with `train.scenario` staged, and with no other",
+            self.stages,
+        )
+        last = self.stages[-1].epochs if self.stages else self.epochs
+        _require(
+            0 <= self.small_epochs < last,
             "train.small_epochs",
-            "in 0..train.epochs-1",
+            f"in 0..{last - 1}, less than the last stage's epochs",
             self.small_epochs,
         )
         _require(
@@ -295,11 +334,13 @@ class Config:
             "at most `train.epochs`",
             self.optimizer.warmup_epochs,
         )
+        scratch = self.train.scenario == "from_scratch"
         _require(
-            self.train.head_epochs == 0 or self.model.weights != "none",
-            "train.head_epochs",
-            "0 where `model.weights` is none (a frozen random backbone learns nothing)",
-            self.train.head_epochs,
+            scratch == (self.model.weights == "none"),
+            "train.scenario",
+            "from_scratch where `model.weights` is none (a frozen random backbone learns "
+            "nothing), and another where it is not",
+            self.train.scenario,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -316,6 +357,24 @@ class Config:
         return typing.cast(Config, _from_dict(cls, values, "config"))
 
 
+def read_config(path: Path) -> Config:
+    """Returns the configuration in a JSON file, such as a run's config.json.
+
+    Raises:
+        ConfigError: It is no such file, or its content is not valid.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "A configuration must be a file of JSON, such as a run's config.json. "
+            f"Received: {path}: {error}"
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a JSON object. Received: {values!r}.")
+    return Config.from_dict(values)
+
+
 def _from_dict(kind: type[Any], values: dict[str, Any], where: str) -> object:
     types = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(types))
@@ -326,7 +385,14 @@ def _from_dict(kind: type[Any], values: dict[str, Any], where: str) -> object:
         )
     arguments = {}
     for name, value in values.items():
-        if dataclasses.is_dataclass(types[name]):
-            value = _from_dict(typing.cast(type, types[name]), value, f"{where}.{name}")
-        arguments[name] = tuple(value) if isinstance(value, list) else value
+        arguments[name] = _from_json(types[name], value, f"{where}.{name}")
     return kind(**arguments)
+
+
+def _from_json(kind: Any, value: Any, where: str) -> object:
+    if dataclasses.is_dataclass(kind):
+        return _from_dict(typing.cast(type, kind), value, where)
+    if isinstance(value, list | tuple):
+        item_kind = typing.get_args(kind)[0]
+        return tuple(_from_json(item_kind, item, where) for item in value)
+    return value

@@ -21,6 +21,10 @@ class DataError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """Training whose loss or outputs are no longer finite."""
+    """Training whose loss, weights or outputs are no longer finite, or grow without end."""
 
     exit_code = 4
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; what cleans up after Ctrl-C (a download, say) cleans up after it too."""

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from skincnn.errors import ConfigError
 
 
@@ -31,6 +33,37 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of `folder`, which is made where it is missing.
+
+    The lock is the kernel's and dies with its process, however that ends. A folder that
+    holds nothing else at the end goes away with it.
+
+    Raises:
+        ConfigError: Another process has it, or it cannot be written to.
+    """
+    require_writable_folder(folder, "--workdir")
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(
+            f"{folder} is in use by another process. Wait until it is done, or give "
+            "another --workdir."
+        ) from error
+    try:
+        yield
+    finally:
+        # Before it is released: afterwards it may be another's.
+        (folder / ".lock").unlink(missing_ok=True)
+        lock.release()
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def require_writable_folder(path: Path, flag: str) -> None:

@@ -33,7 +33,7 @@ def quickstart() -> Config:
         ),
         imbalance=ImbalanceConfig(power=0.5),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_epochs=1),
-        train=TrainConfig(head_epochs=0, epochs=12),
+        train=TrainConfig(scenario="from_scratch", epochs=12),
     )
 
 

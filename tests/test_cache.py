@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from skincnn.data import cache
-from skincnn.data.cache import Images, cached_images, keep_last
+from skincnn.data.cache import Images, cached_images
 
 SHAPE = (3, 4, 5, 3)
 
@@ -133,15 +133,3 @@ def test_a_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     with pytest.raises(cache.ConfigError, match="could not be kept"):
         cached_images(tmp_path / "file" / "x.npy", SHAPE, Fill(), "disk")
-
-
-def test_only_the_last_size_is_kept() -> None:
-    loaded = []
-
-    def load(size: int) -> Images:
-        loaded.append(size)
-        return np.zeros((1, size, size, 3), np.uint8)
-
-    images = keep_last(load)
-    assert [images(size).shape[1] for size in (8, 8, 16, 16, 8)] == [8, 8, 16, 16, 8]
-    assert loaded == [8, 16, 8]

@@ -60,7 +60,7 @@ def test_an_unknown_field_is_named() -> None:
         (EvaluateConfig, {"confidence": 1.0}, "confidence"),
         (Config, {"seed": -1}, "seed"),
         (Config, {"optimizer": OptimizerConfig(warmup_epochs=9)}, "warmup_epochs"),
-        (Config, {"model": ModelConfig(weights="none")}, "head_epochs"),
+        (Config, {"model": ModelConfig(weights="none")}, "train.scenario"),
     ],
 )
 def test_a_value_out_of_range_is_refused(

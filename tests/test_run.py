@@ -17,12 +17,9 @@ from conftest import ROOT, jpeg, run_script
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 from skincnn.classes import HAM10000
-from skincnn.config import Config, TrainConfig
+from skincnn.config import Config
 from skincnn.data import datasets, pipeline
-from skincnn.errors import DivergedError
 from skincnn.evaluation.predict import read_predictions
-from skincnn.training.callbacks import Validation
-from skincnn.training.run import image_size
 
 NAMES = [lesion.name for lesion in HAM10000]
 PROBABILITIES = [f"probability_{name}" for name in NAMES]
@@ -35,7 +32,6 @@ def test_the_folder_holds_all_that_was_promised(run: Run) -> None:
         "config.json",
         "metadata.json",
         "history.csv",
-        "checkpoints/best.weights.h5",
         "model.keras",
         "predictions/val.csv",
         "predictions/test.csv",
@@ -48,6 +44,9 @@ def test_the_folder_holds_all_that_was_promised(run: Run) -> None:
     ):
         assert (workdir / name).stat().st_size > 0
     assert list((workdir / "logs").rglob("events.out*"))
+    best = json.loads((workdir / "metadata.json").read_text())["best_epoch"]
+    kept = [path.name for path in (workdir / "checkpoints").iterdir()]
+    assert kept == [f"best-{best:05d}.weights.h5"]
     assert not list(workdir.rglob(".tmp*"))
     assert f"report  {workdir / 'report.html'}" in done.stdout
     assert f"model   {workdir / 'export/skincnn/1'}" in done.stdout
@@ -331,7 +330,15 @@ def test_a_deterministic_run_is_repeated_bit_for_bit(
         (["cpu", "--data.dataset", "isic2018"], 3, "scripts/prepare_data.py --config"),
         (["--data.dataset", "isic2018x"], 2, "Did you mean 'isic2018'"),
         (["--model.backbone", "resnet51"], 2, "`model.backbone` must be one of"),
-        (["--model.weights", "nowhere.h5"], 2, "nowhere.h5, which is no file"),
+        (
+            ["--model.weights", "nowhere.h5", "--train.scenario", "fine_tune"],
+            2,
+            "nowhere.h5, which is no file",
+        ),
+        (["--train.scenario", "finetune"], 2, "`train.scenario` must be one of"),
+        (["--model.weights", "nowhere.h5"], 2, "`train.scenario` must be from_scratch"),
+        (["--config", "nowhere.json"], 2, "nowhere.json"),
+        (["cpu", "--config", "x.json"], 2, "exclude each other"),
         (["--train.monitor", "val_loss"], 2, "`train.monitor` must be one of"),
         (["--data.test-fold", "0"], 2, "leak"),
         (["--data.batch-size", "1000", "--data.dataset", "demo_tiny"], 3, "do not fill"),
@@ -343,7 +350,10 @@ def test_bad_input_ends_before_any_work(
 ) -> None:
     workdir = tmp_path / "run"
     if arguments[0] == "cpu":
-        arguments = [*arguments, "--model.weights", "none", "--train.head-epochs", "0"]
+        arguments = [
+            *arguments,
+            *"--model.weights none --train.scenario from_scratch".split(),
+        ]
     done = run_script("train.py", *arguments, "--workdir", workdir, "--data-dir", data_dir)
     assert done.returncode == code, done.stderr
     assert message in done.stderr.replace("\n", " ")
@@ -377,25 +387,6 @@ def test_a_workdir_that_cannot_be_used_is_refused(kind: str, tmp_path: Path) -> 
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert kind == "run" or workdir.read_text() == "precious"
-
-
-def test_small_pictures_come_first_over_both_phases() -> None:
-    config = Config(
-        train=TrainConfig(head_epochs=2, epochs=4, small_epochs=1, small_image_size=32)
-    )
-    sizes = [image_size(config, epoch) for epoch in range(6)]
-    assert sizes == [32] * 3 + [96] * 3
-    assert image_size(Config(), 0) == Config().data.image_size
-
-
-def test_a_loss_that_is_no_number_stops_training(tmp_path: Path) -> None:
-    validation = Validation(
-        keras.Sequential(), tf.data.Dataset.range(0), np.zeros(0, int), "accuracy", tmp_path
-    )
-    validation.on_train_batch_end(0, {"loss": 1.5})
-    with pytest.raises(DivergedError, match=r"became nan in epoch 1, step 4") as caught:
-        validation.on_train_batch_end(3, {"loss": float("nan")})
-    assert caught.value.exit_code == 4
 
 
 def test_the_readme_shows_the_two_commands_at_once() -> None:

@@ -258,7 +258,7 @@ def _load(setting: Setting) -> Images:
 
 def _batches(setting: Setting, images: Images, epochs: range) -> tf.data.Dataset:
     return pipeline.training_batches(
-        lambda _: images, setting.labels, CONFIG.batch_size, seed=0, epochs=epochs
+        images, setting.labels, CONFIG.batch_size, seed=0, epochs=epochs
     )
 
 
@@ -294,7 +294,7 @@ def _train(data_dir: Path, pictures: bool) -> None:
     if pictures:
         images = pipeline.load_images(builder, table, MEMORY_CONFIG, "memory")
         batches = pipeline.training_batches(
-            lambda _: images,
+            images,
             table["label"].to_numpy(np.int64),
             MEMORY_CONFIG.batch_size,
             seed=0,

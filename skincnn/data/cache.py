@@ -72,23 +72,6 @@ def empty_images(shape: tuple[int, ...]) -> Images:
     return np.frombuffer(memory, np.uint8, _num_bytes(shape)).reshape(shape)
 
 
-def keep_last(load: Callable[[int], Images]) -> Callable[[int], Images]:
-    """Returns `load`, which makes the pictures of a size, with the last result kept.
-
-    Pictures of one size are let go before those of another are made, so that both are
-    never in memory at once.
-    """
-    kept: dict[int, Images] = {}
-
-    def images(size: int) -> Images:
-        if size not in kept:
-            kept.clear()
-            kept[size] = load(size)
-        return kept[size]
-
-    return images
-
-
 def _num_bytes(shape: tuple[int, ...]) -> int:
     return int(np.prod(shape, dtype=np.int64))
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -117,12 +116,13 @@ def load_images(
 
 
 def training_batches(
-    images_of: Callable[[int], Images],
+    images: Images,
     labels: npt.NDArray[np.int64],
     batch_size: int,
     *,
     seed: int,
     epochs: range,
+    first_step: int = 0,
     sampling_weights: npt.NDArray[np.float64] | None = None,
 ) -> tf.data.Dataset:
     """Returns the batches of some epochs: (uint8 [batch, h, w, 3], int32 [batch]).
@@ -132,33 +132,34 @@ def training_batches(
     same batches as the end of one that begins at 0.
 
     Args:
-        images_of: From the number of an epoch to the pictures that it uses, in the order of
-            `labels`; called as the epoch begins.
+        images: All pictures, in the order of `labels`.
         labels: The class of each picture, [num_images].
         batch_size: Pictures in a batch, at most `num_images`.
         seed: The seed of the run.
         epochs: The numbers of the epochs, counted from 0 over the whole run.
+        first_step: Batches of the first of them that are left out.
         sampling_weights: See `sampling.epoch_batches`.
     """
 
     def batches_of(epoch: tf.Tensor) -> npt.NDArray[np.int64]:
-        return epoch_batches(labels, batch_size, seed, int(epoch), sampling_weights)
+        batches = epoch_batches(labels, batch_size, seed, int(epoch), sampling_weights)
+        return batches[first_step:] if epoch == epochs.start else batches
 
     def read_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        images = tf.py_function(lambda e: _share(source[0](int(e))), [epoch], tf.uint8)
-        images = tf.ensure_shape(images, (len(labels), None, None, 3))
+        pictures = tf.py_function(lambda: shared[0], [], tf.uint8)
+        pictures = tf.ensure_shape(pictures, (len(labels), None, None, 3))
         positions = tf.numpy_function(batches_of, [epoch], tf.int64)
         positions = tf.ensure_shape(positions, (None, batch_size))
         # One call of Python for an epoch; the batches are gathered by TensorFlow alone.
         return tf.data.Dataset.from_tensor_slices(positions).map(
-            lambda rows: (tf.gather(images, rows), tf.gather(classes, rows)),
+            lambda rows: (tf.gather(pictures, rows), tf.gather(classes, rows)),
             num_parallel_calls=GATHERING_THREADS,
         )
 
-    source = [images_of]
+    shared = [_share(images)]
     with tf.device("CPU"):  # where tf.data works; the default would be a GPU
         classes = tf.constant(labels, tf.int32)
-    steps = len(labels) // batch_size * len(epochs)
+    steps = len(labels) // batch_size * len(epochs) - first_step
     batches = (
         tf.data.Dataset.range(epochs.start, epochs.stop)
         .flat_map(read_epoch)
@@ -166,7 +167,7 @@ def training_batches(
         .prefetch(2)
     )
     # TensorFlow keeps Python functions for ever: they must let go of the pictures.
-    weakref.finalize(batches, source.clear)
+    weakref.finalize(batches, shared.clear)
     return batches
 
 
@@ -225,17 +226,17 @@ def _read_into(
         ),
         default_value=-1,
     )
+    folds = sorted(table["fold"].unique())
+    rows = _rows(builder, folds)
+    if sum(builder.info.splits[f"fold_{fold}"].num_examples for fold in folds) > len(table):
+        rows = rows.filter(lambda row: places.lookup(row["image_id"]) >= 0)
     batches = (
-        _rows(builder, sorted(table["fold"].unique()))
-        .map(lambda row: (places.lookup(row["image_id"]), row["image"]))
-        .filter(lambda place, _: place >= 0)
-        .map(
-            lambda place, content: (place, read_image(content, config)),
+        rows.map(
+            lambda row: (places.lookup(row["image_id"]), read_image(row["image"], config)),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         .batch(READING_BATCH_SIZE)
         .prefetch(1)
-        .with_options(_more_threads())
     )
     found = 0
     with tqdm(total=len(table), desc="Reading pictures", unit="img") as progress:
@@ -254,18 +255,6 @@ def _read_into(
             f"{builder.data_dir} holds {found} of the {len(table)} pictures that were "
             "asked for. Expected every picture of the table, once."
         )
-
-
-def _more_threads() -> tf.data.Options:
-    """Returns options that give a dataset a pool of threads of its own.
-
-    By default tf.data shares a pool with as many threads as there are cores. On two cores
-    some passes decode on one of them only; a larger pool makes that rarer in some runs and
-    does not end it, and its cause is not known.
-    """
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = max(8, 2 * (os.cpu_count() or 1))
-    return options
 
 
 def _share(images: Images) -> tf.Tensor:

@@ -74,8 +74,9 @@ def preprocess(image: tf.Tensor, config: DataConfig) -> tf.Tensor:
     image = tf.image.resize(image, (config.image_size,) * 2, antialias=True)
     if config.colour_constancy:
         # After resizing, where there are fewer pixels to raise to a power.
-        image = shades_of_gray(image)
-    return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
+        image = tf.minimum(shades_of_gray(image), 255.0)
+    # Resizing averages with weights that are not negative: nothing leaves 0..255.
+    return tf.cast(tf.round(image), tf.uint8)
 
 
 def crop_border(image: tf.Tensor) -> tf.Tensor:

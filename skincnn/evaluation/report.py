@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from matplotlib.figure import Figure
 
 from skincnn import classes
-from skincnn.config import Config, EvaluateConfig
+from skincnn.config import Config, EvaluateConfig, read_config
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache
 from skincnn.data.splits import make_splits
@@ -180,8 +180,8 @@ def read_run(workdir: Path) -> tuple[dict[str, Any], Config]:
                 f"{workdir} holds no finished run: {name} is missing. Expected a "
                 "--workdir of scripts/train.py."
             )
-    config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
-    return json.loads((workdir / "metadata.json").read_text()), config
+    metadata = json.loads((workdir / "metadata.json").read_text())
+    return metadata, read_config(workdir / "config.json")
 
 
 def load_model(workdir: Path, metadata: dict[str, Any]) -> keras.Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -70,6 +71,18 @@ def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
         return _rename_to_next_version(temporary, parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def find_saved_model(workdir: Path) -> Path | None:
+    """Returns the newest version that was exported of a run's model, if there is one."""
+    metadata, _ = read_run(workdir)
+    parent = workdir / "export" / MODEL_NAME
+    for version in sorted(_versions(parent), reverse=True):
+        path = parent / str(version)
+        found = json.loads((path / "assets.extra" / "metadata.json").read_text())
+        if found["sha256"] == metadata["sha256"]:
+            return path
+    return None
 
 
 def _write(
@@ -157,11 +170,14 @@ def _check(
 
 def _rename_to_next_version(temporary: Path, parent: Path) -> Path:
     while True:
-        versions = [int(path.name) for path in parent.iterdir() if path.name.isdigit()]
-        target = parent / str(max(versions, default=0) + 1)
+        target = parent / str(max(_versions(parent), default=0) + 1)
         try:
             # A rename onto a folder that is not empty fails: no version is overwritten.
             return temporary.rename(target)
         except OSError:
             if not target.exists():
                 raise
+
+
+def _versions(parent: Path) -> list[int]:
+    return [int(path.name) for path in parent.glob("*") if path.name.isdigit()]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
 import platform
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,22 +18,45 @@ import pandas as pd
 import tensorflow as tf
 
 from skincnn import __version__
-from skincnn.config import Config, DataConfig
+from skincnn.config import Config, DataConfig, read_config
 from skincnn.data import datasets, pipeline
-from skincnn.data.cache import Cache, Images, keep_last
+from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import audit
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.metrics import METRICS
 from skincnn.files import replacing, require_writable_folder, sha256, write_json
+from skincnn.interruption import StopRequest
 from skincnn.lookup import look_up
 from skincnn.model.augment import AUGMENTATIONS, Augmentation
 from skincnn.model.backbones import BACKBONES
 from skincnn.model.classifier import build_classifier, set_trainable
-from skincnn.training.callbacks import Validation, epoch_callbacks
-from skincnn.training.imbalance import STRATEGIES, Plan
+from skincnn.training.callbacks import (
+    EarlyStopping,
+    Saving,
+    Validation,
+    is_patience_over,
+    metric_variables,
+)
+from skincnn.training.imbalance import STRATEGIES
 from skincnn.training.losses import WeightedCrossEntropy
 from skincnn.training.optimizers import build_optimizer
+from skincnn.training.stages import (
+    SCENARIOS,
+    Segment,
+    first_epoch_of_last,
+    make_stages,
+    segments,
+)
+from skincnn.training.state import (
+    Arrays,
+    Progress,
+    assign,
+    load_state,
+    remove_states,
+    save_state,
+    weights_path,
+)
 
 Load = Callable[[pd.DataFrame, DataConfig], Images]
 """From rows of a table to their pictures: `pipeline.load_images` of a dataset."""
@@ -61,6 +85,7 @@ def check(config: Config) -> None:
     backbone = look_up(BACKBONES, config.model.backbone, "`model.backbone`")
     look_up(STRATEGIES, config.imbalance.strategy, "`imbalance.strategy`")
     look_up(METRICS, config.train.monitor, "`train.monitor`")
+    look_up(SCENARIOS, config.train.scenario, "`train.scenario`")
     for part in config.augment.parts:
         look_up(AUGMENTATIONS, part, "`augment.parts`")
     for size in (config.data.image_size, config.train.small_image_size):
@@ -71,24 +96,32 @@ def check(config: Config) -> None:
             )
 
 
-def check_workdir(workdir: Path, overwrite: bool) -> None:
+def check_workdir(
+    workdir: Path, config: Config, *, overwrite: bool = False, resume: bool = False
+) -> None:
     """Checks that a run can be written to `workdir`, without touching it.
 
     Raises:
-        ConfigError: It is a file, cannot be written to, holds a run and `overwrite` is
-            not set, or holds files that look like a run's and are not.
+        ConfigError: It is a file, cannot be written to, holds a run and neither
+            `overwrite` nor `resume` is set, holds a run of another configuration that is
+            to be resumed, or holds files that look like a run's and are not.
     """
     require_writable_folder(workdir, "--workdir")
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume exclude each other. Give one of them.")
     found = [name for name in PRODUCTS if (workdir / name).exists()]
-    if "config.json" in found and not overwrite:
+    if "config.json" not in found:
+        if found:
+            raise ConfigError(
+                f"{workdir} holds {', '.join(found)}, but no config.json: these are not a "
+                "run's. Expected an empty folder or a run's; give another --workdir."
+            )
+    elif resume:
+        _check_config(workdir / "config.json", config)
+    elif not overwrite:
         raise ConfigError(
-            f"{workdir} holds a run already. Give another --workdir, or --overwrite to "
-            "replace it."
-        )
-    if found and "config.json" not in found:
-        raise ConfigError(
-            f"{workdir} holds {', '.join(found)}, but no config.json: these are not a "
-            "run's. Expected an empty folder or a run's; give another --workdir."
+            f"{workdir} holds a run already. Give another --workdir, --resume to go on "
+            "with it, or --overwrite to replace it."
         )
 
 
@@ -96,7 +129,9 @@ def train(
     config: Config,
     workdir: Path,
     data_dir: Path | None = None,
+    *,
     overwrite: bool = False,
+    resume: bool = False,
     cache: Cache = "auto",
 ) -> None:
     """Trains a classifier and leaves the best epoch in `workdir`.
@@ -107,18 +142,28 @@ def train(
 
     Args:
         config: The whole configuration.
-        workdir: The run's folder.
+        workdir: The run's folder; see `files.locked` for keeping others out.
         data_dir: Where TFDS keeps built datasets.
         overwrite: Whether to replace a run that is in `workdir`.
+        resume: Whether to go on where a run that is in `workdir` was when it was stopped,
+            however that happened; one that is done is left as it is. On one machine, with
+            `train.deterministic`, the weights are those of a run that was not stopped.
         cache: Where decoded pictures are kept; see `cache.cached_images`.
 
     Raises:
-        ConfigError: A name, a path or the weights cannot be used.
-        DataError: The dataset is not built, or its splits leak.
-        DivergedError: The loss or the outputs are no longer finite.
+        ConfigError: A name, a path or the weights cannot be used, memory or disk is full,
+            or the run to be resumed had another configuration.
+        DataError: The dataset is not built, its splits leak, or it is not the one with
+            which the run to be resumed was begun.
+        DivergedError: The loss, the weights or the outputs are no longer finite.
+        Terminated, KeyboardInterrupt: The user stopped the training; the step was
+            finished, and the state is saved.
     """
     check(config)
-    check_workdir(workdir, overwrite)
+    check_workdir(workdir, config, overwrite=overwrite, resume=resume)
+    resume = resume and (workdir / "config.json").exists()
+    if resume and (workdir / "metadata.json").exists():
+        return
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     # The label set is fixed, so the weights are looked for before any data is.
@@ -137,16 +182,18 @@ def train(
             f"{len(tables['train'])} training pictures do not fill a batch of "
             f"--data.batch-size {config.data.batch_size}. Give a smaller one."
         )
-    _clear(workdir)
-    started = time.perf_counter()
-    write_json(workdir / "config.json", config.to_dict())
-
-    counts = np.bincount(tables["train"]["label"], minlength=len(names))
-    load = functools.partial(pipeline.load_images, builder, cache=cache)
-    validation = _validation(config, classifier, load, tables["val"], workdir)
-    plan = STRATEGIES[config.imbalance.strategy](counts, config.imbalance)
-    _fit(config, classifier, load, tables["train"], plan, validation, workdir / "logs")
-    classifier.load_weights(validation.checkpoint)
+    training = Training(
+        config,
+        classifier,
+        tables,
+        functools.partial(pipeline.load_images, builder, cache=cache),
+        workdir,
+    )
+    if not resume:
+        _clear(workdir)
+        write_json(workdir / "config.json", config.to_dict())
+    training.fit()
+    progress = training.progress
     _save_plain(config, classifier, workdir / "model.keras")
     write_json(
         workdir / "metadata.json",
@@ -156,114 +203,227 @@ def train(
             "class_names": names,
             "made_up": builder.builder_config.made_up,
             "dataset": builder.info.full_name,
-            "data_fingerprint": {
-                name: pipeline.fingerprint(table) for name, table in tables.items()
-            },
+            "data_fingerprint": training.made_by["data"],
             "audit": audited,
-            "class_counts": dict(zip(names, counts.tolist(), strict=True)),
-            "best_epoch": validation.best_epoch,
+            "class_counts": dict(zip(names, training.counts.tolist(), strict=True)),
+            "best_epoch": progress.best_epoch,
             "num_parameters": int(classifier.count_params()),
-            "seconds": round(time.perf_counter() - started, 1),
+            "seconds": round(sum(row["seconds"] for row in progress.history), 1),
             "sha256": {"model.keras": sha256(workdir / "model.keras")},
         },
     )
+    remove_states(training.checkpoints)
 
 
-def image_size(config: Config, epoch: int) -> int:
-    """Returns the size of the pictures of an epoch, counted from 0 over both phases."""
-    small = config.train.small_epochs
-    if small > 0 and epoch < config.train.head_epochs + small:
-        return config.train.small_image_size
-    return config.data.image_size
+class Training:
+    """Stages of training, cut into segments, each of which begins from a saved state.
 
+    A training that was killed begins in the same way as each stage of one that was not,
+    so that nothing can be forgotten in one of the two.
 
-def _validation(
-    config: Config,
-    classifier: keras.Model,
-    load: Load,
-    table: pd.DataFrame,
-    workdir: Path,
-) -> Validation:
-    return Validation(
-        classifier,
-        pipeline.evaluation_batches(load(table, config.data)),
-        table["label"].to_numpy(np.int64),
-        config.train.monitor,
-        workdir,
-    )
+    Attributes:
+        progress: How far the training is.
+        counts: Training pictures of each class, [num_classes].
+        stages: What trains when.
+        made_by: What must be equal where a state is read again.
+        checkpoints: The folder of the states and of the best weights.
+    """
 
-
-def _fit(
-    config: Config,
-    classifier: keras.Model,
-    load: Load,
-    table: pd.DataFrame,
-    plan: Plan,
-    validation: Validation,
-    logs: Path,
-) -> None:
-    """Runs the phases: the head alone, then all layers."""
-    model = keras.Sequential([Augmentation(config.augment, config.seed), classifier])
-    steps = len(table) // config.data.batch_size
-    images_of = _images_of_epochs(config, load, table)
-    # What cannot be read or kept is found here, and not in a thread of fit(), at least
-    # for the first size of pictures; two sizes are never in memory at once.
-    images_of(0)
-    epochs_done = 0
-    for backbone, epochs, rate, warmup in (
-        (False, config.train.head_epochs, config.optimizer.head_learning_rate, 0.0),
-        (
-            True,
-            config.train.epochs,
-            config.optimizer.learning_rate,
-            config.optimizer.warmup_epochs,
-        ),
+    def __init__(
+        self,
+        config: Config,
+        classifier: keras.Model,
+        tables: Mapping[str, pd.DataFrame],
+        load: Load,
+        workdir: Path,
     ):
-        if epochs == 0:
-            continue
-        set_trainable(classifier, backbone=backbone, batch_norm=config.model.batch_norm)
-        # An average over so few steps would be mostly the random head.
-        ema = config.optimizer.ema if backbone else 0.0
-        optimizer = build_optimizer(
-            dataclasses.replace(config.optimizer, ema=ema),
-            rate,
-            steps * epochs,
-            round(steps * warmup),
+        """Stores what to train on; reads and writes nothing.
+
+        Args:
+            config: The whole configuration.
+            classifier: A model of `build_classifier`.
+            tables: The rows of "train" and "val".
+            load: Gives their pictures.
+            workdir: The run's folder.
+        """
+        self.config = config
+        self.classifier = classifier
+        self.load = load
+        self.workdir = workdir
+        self.checkpoints = workdir / "checkpoints"
+        self.table, self.val = tables["train"], tables["val"]
+        self.labels = self.table["label"].to_numpy(np.int64)
+        self.counts = np.bincount(self.labels, minlength=classifier.output_shape[-1])
+        self.plan = STRATEGIES[config.imbalance.strategy](self.counts, config.imbalance)
+        self.stages = make_stages(config)
+        self.steps = len(self.table) // config.data.batch_size
+        self.patience = config.train.patience, first_epoch_of_last(self.stages)
+        self.progress = Progress()
+        self._pictures: Images | None = None
+        self._compiled: tuple[int, bool] | None = None
+        self.made_by = {
+            "data": {name: pipeline.fingerprint(table) for name, table in tables.items()},
+            "versions": _versions(),
+        }
+
+    def fit(self) -> None:
+        """Trains what is left to train, and leaves the best weights in the classifier."""
+        state = load_state(self.checkpoints, self.made_by)
+        if state is not None:
+            self.progress = state[0]
+            print(
+                f"Going on with {self.workdir} in epoch {self.progress.epoch + 1}, step "
+                f"{self.progress.step + 1}"
+            )
+        augmentation = Augmentation(self.config.augment, self.config.seed)
+        self.model = keras.Sequential([augmentation, self.classifier])
+        self.model.build((None, None, None, 3))
+        self.validation = Validation(
+            self.classifier,
+            pipeline.evaluation_batches(self.load(self.val, self.config.data)),
+            self.val["label"].to_numpy(np.int64),
+            self.config.train.monitor,
+            self.workdir,
+            self.progress,
         )
-        # What is frozen is fixed when a model is compiled: once for each phase.
-        loss = WeightedCrossEntropy(plan.class_weights, plan.logit_shift)
-        model.compile(optimizer, loss)
-        # One dataset and one fit() for all sizes of a phase: the optimizer's state and
-        # the average of the weights go on as if nothing had happened.
+        with StopRequest() as stop:
+            for segment in segments(
+                self.config, epoch=self.progress.epoch, step=self.progress.step
+            ):
+                if is_patience_over(self.progress, *self.patience):
+                    break
+                self._fit_segment(segment, stop)
+        self._load_best()
+
+    def _fit_segment(self, segment: Segment, stop: StopRequest) -> None:
+        config = self.config
+        # Those of another size are let go first: both are never in memory at once.
+        if self._pictures is None or self._pictures.shape[1] != segment.image_size:
+            self._pictures = None
+            fields = dataclasses.replace(config.data, image_size=segment.image_size)
+            self._pictures = self.load(self.table, fields)
+        self._compile(segment)
+        metrics = self._restore(segment)
         batches = pipeline.training_batches(
-            images_of,
-            table["label"].to_numpy(np.int64),
+            self._pictures,
+            self.labels,
             config.data.batch_size,
             seed=config.seed,
-            epochs=range(epochs_done, epochs_done + epochs),
-            sampling_weights=plan.sampling_weights,
+            epochs=segment.epochs,
+            first_step=segment.first_step,
+            sampling_weights=self.plan.sampling_weights,
         )
-        model.fit(
-            batches,
-            steps_per_epoch=steps,
-            initial_epoch=epochs_done,
-            epochs=epochs_done + epochs,
-            shuffle=False,  # the batches are shuffled already
-            callbacks=epoch_callbacks(validation, optimizer, logs),
+        with _memory(config.data.batch_size, segment.image_size):
+            self.model.fit(
+                batches,
+                steps_per_epoch=self.steps - segment.first_step,
+                initial_epoch=segment.epochs.start,
+                epochs=segment.epochs.stop,
+                shuffle=False,  # the batches are shuffled already
+                callbacks=[
+                    self.validation,
+                    keras.callbacks.TensorBoard(self.workdir / "logs", write_graph=False),
+                    Saving(self.progress, self._save, stop, segment.first_step, metrics),
+                    EarlyStopping(self.progress, *self.patience),
+                ],
+            )
+
+    def _compile(self, segment: Segment) -> None:
+        """Compiles where the layers that train, or the loss, are not those of before."""
+        kind = (segment.stage, segment.reweighted)
+        if self._compiled == kind:
+            return
+        self._compiled = kind
+        stage = self.stages[segment.stage]
+        # What is frozen is fixed when a model is compiled.
+        set_trainable(
+            self.classifier,
+            backbone=stage.blocks != 0,
+            batch_norm=self.config.model.batch_norm,
         )
-        epochs_done += epochs
+        optimizer = build_optimizer(
+            dataclasses.replace(self.config.optimizer, ema=stage.ema),
+            stage.learning_rate,
+            self.steps * stage.epochs,
+            round(self.steps * stage.warmup_epochs),
+        )
+        loss = WeightedCrossEntropy(self.plan.class_weights, self.plan.logit_shift)
+        self.model.compile(optimizer, loss)
+        self.model.optimizer.build(self.model.trainable_variables)
+
+    def _restore(self, segment: Segment) -> Arrays | None:
+        """Gives the variables the values of the last state, if there is one.
+
+        Returns:
+            The state of the metrics, for an epoch that was begun.
+        """
+        state = load_state(self.checkpoints, self.made_by)
+        self.progress.stage = segment.stage
+        if state is None:
+            return None
+        progress, arrays = state
+        assign(self.model.variables, arrays["model"])
+        if progress.stage == segment.stage:
+            assign(self.model.optimizer.variables, arrays["optimizer"])
+        return arrays if segment.first_step else None
+
+    def _save(self) -> None:
+        variables = {
+            "model": self.model.variables,
+            "optimizer": self.model.optimizer.variables,
+            "metrics": metric_variables(self.model),
+        }
+        save_state(self.checkpoints, self.progress, variables, self.made_by)
+
+    def _load_best(self) -> None:
+        path = weights_path(self.checkpoints, self.progress.best_epoch)
+        if not path.is_file() or sha256(path) != self.progress.best_sha256:
+            raise DataError(
+                f"{path} is missing or damaged: its SHA-256 is not the one that was "
+                "written down. Train anew with --overwrite."
+            )
+        self.classifier.load_weights(path)
 
 
-def _images_of_epochs(
-    config: Config, load: Load, table: pd.DataFrame
-) -> Callable[[int], Images]:
-    """Returns the function from an epoch to its pictures; keeps those of one size."""
+@contextlib.contextmanager
+def _memory(batch_size: int, image_size: int) -> Iterator[None]:
+    """Says what to change when the device's memory is full."""
+    try:
+        yield
+    except Exception as error:
+        # TensorFlow's error has this name, JAX's this text; neither is imported here.
+        full = type(error).__name__ == "ResourceExhaustedError"
+        if not full and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ConfigError(
+            f"The device's memory is full with batches of {batch_size} pictures of "
+            f"{image_size} px. Give a smaller --data.batch-size (and a learning rate that "
+            "is smaller in proportion), a smaller --data.image-size, or a smaller "
+            "--model.backbone; then train anew with --overwrite."
+        ) from error
 
-    def load_size(size: int) -> Images:
-        return load(table, dataclasses.replace(config.data, image_size=size))
 
-    images = keep_last(load_size)
-    return lambda epoch: images(image_size(config, epoch))
+def _check_config(path: Path, config: Config) -> None:
+    """Checks that the run to be resumed has this configuration."""
+    begun = read_config(path).to_dict()
+    different = [
+        f"{name} {old!r} (now {new!r})"
+        for name, old, new in _differences("", begun, config.to_dict())
+    ]
+    if different:
+        raise ConfigError(
+            f"The run in {path.parent} was begun with another configuration: "
+            f"{', '.join(different)}. Expected the same preset and flags with --resume; "
+            f"--config {path} gives them."
+        )
+
+
+def _differences(where: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted({*old, *new}):
+            yield from _differences(f"{where}.{name}", old.get(name), new.get(name))
+    elif old != new:
+        yield where.removeprefix("."), old, new
 
 
 def _clear(workdir: Path) -> None:

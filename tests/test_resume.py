@@ -1,0 +1,315 @@
+"""A training that was stopped, however, ends like one that was not."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from conftest import ROOT, run_script
+
+from skincnn.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from skincnn.errors import ConfigError, DataError, DivergedError
+from skincnn.files import locked
+from skincnn.interruption import StopRequest
+from skincnn.training import run
+from skincnn.training.callbacks import Validation, is_patience_over
+from skincnn.training.state import Progress, load_state
+
+CONFIG = Config(
+    data=DataConfig(dataset="demo_tiny", image_size=48, batch_size=64),
+    augment=AugmentConfig(parts=("flip", "light")),
+    model=ModelConfig(backbone="mobilenet", width=0.25, weights="none"),
+    optimizer=OptimizerConfig(learning_rate=1e-3, ema=0.5),
+    train=TrainConfig(
+        scenario="from_scratch", epochs=3, small_epochs=1, small_image_size=32
+    ),
+)
+"""Three epochs of four steps, with an average of the weights and two sizes of pictures."""
+Arrays = dict[str, list[Any]]
+
+
+class StopAfter(StopRequest):
+    """Asks to stop once it was asked so many times: after each step, and each epoch."""
+
+    left = -1
+
+    @property
+    def requested(self) -> bool:
+        StopAfter.left -= 1
+        return StopAfter.left == 0
+
+    def obey(self) -> None:
+        raise KeyboardInterrupt
+
+
+def train_in_pieces(
+    config: Config, workdir: Path, data_dir: Path, stops: list[int]
+) -> tuple[Progress, Arrays]:
+    """Trains, stopped after some steps, resumed, stopped ...; returns the last state."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "StopRequest", StopAfter)
+        patch.setattr(run, "remove_states", lambda folder: None)
+        for left in [*stops, 0]:
+            StopAfter.left = left
+            stopped = pytest.raises(KeyboardInterrupt) if left else contextlib.nullcontext()
+            with stopped:
+                run.train(config, workdir, data_dir, resume=True, cache="memory")
+    made_by = json.loads(
+        sorted((workdir / "checkpoints").glob("state-*.json"))[-1].read_text()
+    )["made_by"]
+    state = load_state(workdir / "checkpoints", made_by)
+    assert state is not None
+    return state
+
+
+def assert_same(first: tuple[Progress, Arrays], second: tuple[Progress, Arrays]) -> None:
+    def without_time(progress: Progress) -> list[dict[str, float]]:
+        return [{**row, "seconds": 0} for row in progress.history]
+
+    assert without_time(first[0]) == without_time(second[0])
+    assert first[0].best_epoch == second[0].best_epoch
+    assert first[1].keys() == second[1].keys() == {"model", "optimizer", "metrics"}
+    for group, values in first[1].items():
+        for one, other in zip(values, second[1][group], strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=group)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, data_dir: Path
+) -> tuple[Progress, Arrays]:
+    """The last state of a training that nobody stopped."""
+    return train_in_pieces(CONFIG, tmp_path_factory.mktemp("whole"), data_dir, [])
+
+
+@pytest.mark.parametrize("stops", [[2], [4], [1, 3, 4, 2]])
+def test_a_stopped_training_ends_with_the_same_weights(
+    stops: list[int], whole: tuple[Progress, Arrays], data_dir: Path, tmp_path: Path
+) -> None:
+    """In the middle of an epoch, between two, and again and again."""
+    assert_same(train_in_pieces(CONFIG, tmp_path, data_dir, stops), whole)
+
+
+def test_half_precision_resumes_alike(data_dir: Path, tmp_path: Path) -> None:
+    """The scale of the loss is part of the state."""
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        one, other = (
+            train_in_pieces(CONFIG, tmp_path / name, data_dir, stops)
+            for name, stops in (("whole", []), ("pieces", [2, 3]))
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert_same(one, other)
+
+
+FLAGS = (
+    "--data.dataset demo_tiny --data.image-size 32 --model.backbone mobilenet "
+    "--model.width 0.25 --train.epochs 6 --evaluate.resamples 100 "
+    "--train.deterministic True --optimizer.ema 0.9"
+).split()
+
+
+def start(workdir: Path, data_dir: Path, *flags: str) -> subprocess.Popen[str]:
+    script = [sys.executable, str(ROOT / "scripts" / "train.py")]
+    where = ["--workdir", str(workdir), "--data-dir", str(data_dir)]
+    return subprocess.Popen(
+        [*script, *where, *FLAGS, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def wait_for_epoch(epoch: int, workdir: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 300
+    while not list((workdir / "checkpoints").glob(f"state-{epoch:05d}-*.json")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_and_a_terminated_run_end_like_one_that_was_not(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    """SIGKILL, then SIGTERM, then the rest, with the command that users type."""
+    pieces, whole = tmp_path / "pieces", tmp_path / "whole"
+    process = start(pieces, data_dir)
+    wait_for_epoch(1, pieces, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    process = start(pieces, data_dir, "--resume")
+    wait_for_epoch(2, pieces, process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate()[0]
+    assert process.returncode == 143, output
+    assert "finishing the step" in output
+
+    outputs = [
+        start(pieces, data_dir, "--resume").communicate()[0],
+        start(whole, data_dir).communicate()[0],
+    ]
+    assert "Going on with" in outputs[0]
+    assert all("report  " in output for output in outputs)
+    for name in ("predictions/val.csv", "predictions/test.csv"):
+        assert (pieces / name).read_text() == (whole / name).read_text()
+    histories = [
+        pd.read_csv(workdir / "history.csv").drop(columns="seconds")
+        for workdir in (pieces, whole)
+    ]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+    assert not list(pieces.rglob(".tmp*"))
+    assert not (pieces / ".lock").exists()
+
+    # A run that is done is left as it is, and not exported again.
+    assert "Epoch" not in start(pieces, data_dir, "--resume").communicate()[0]
+    assert [path.name for path in (pieces / "export/skincnn").iterdir()] == ["1"]
+
+
+def test_a_run_in_use_is_left_alone(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        for script in (["evaluate.py", tmp_path], ["train.py", "--workdir", tmp_path]):
+            done = run_script(*script)
+            assert done.returncode == 2, done.stderr
+            assert "in use by another process" in done.stderr
+
+
+def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_dict()))
+    other = Config.from_dict({**CONFIG.to_dict(), "seed": 5})
+    with pytest.raises(ConfigError, match=r"seed 0 \(now 5\)"):
+        run.check_workdir(tmp_path, other, resume=True)
+    run.check_workdir(tmp_path, CONFIG, resume=True)
+    with pytest.raises(ConfigError, match="exclude each other"):
+        run.check_workdir(tmp_path, CONFIG, resume=True, overwrite=True)
+
+
+def test_a_lock_is_let_go_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "run"
+    with locked(folder), pytest.raises(ConfigError, match="in use"), locked(folder):
+        pass
+    assert not folder.exists()
+    with locked(folder):
+        (folder / "file").touch()
+    assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def validation(tmp_path: Path) -> Validation:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    batches = tf.data.Dataset.from_tensors(np.eye(2, dtype="float32"))
+    callback = Validation(model, batches, np.arange(2), "accuracy", tmp_path, Progress())
+    callback.set_model(model)
+    return callback
+
+
+def test_a_loss_that_is_no_number_stops_training(validation: Validation) -> None:
+    validation.on_train_batch_end(0, {"loss": 1.5})
+    with pytest.raises(DivergedError, match=r"became nan in epoch 1, step 4") as caught:
+        validation.on_train_batch_end(3, {"loss": float("nan")})
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("fault", ["weights", "loss", "outputs"])
+def test_what_diverged_is_never_the_best(
+    fault: str, validation: Validation, tmp_path: Path
+) -> None:
+    weights = validation.model.get_weights()
+    if fault != "loss":
+        # NaN weights under a finite loss, and weights whose product overflows.
+        value = np.nan if fault == "weights" else 3e38
+        validation.model.set_weights([np.full_like(w, value) for w in weights])
+    with pytest.raises(DivergedError, match=fault):
+        validation.on_epoch_end(0, {"loss": 1e9 if fault == "loss" else 1.0})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_spares_the_best_weights_before(
+    validation: Validation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validation.on_epoch_end(0, {"loss": 1.0})
+    (kept,) = (tmp_path / "checkpoints").iterdir()
+    content = kept.read_bytes()
+
+    def full(path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(validation.classifier, "save_weights", full)
+    validation.progress.history[0]["val_accuracy"] = -1.0
+    with pytest.raises(ConfigError, match="No space left"):
+        validation.on_epoch_end(1, {"loss": 1.0})
+    assert [path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()] == [content]
+
+
+def test_patience_counts_epochs_of_the_last_stage() -> None:
+    assert not is_patience_over(Progress(epoch=9, best_epoch=1), 0, 0)
+    assert not is_patience_over(Progress(epoch=5, best_epoch=1), 3, 3)
+    assert is_patience_over(Progress(epoch=6, best_epoch=1), 3, 3)
+    assert not is_patience_over(Progress(epoch=6, best_epoch=4), 3, 3)
+    assert is_patience_over(Progress(epoch=7, best_epoch=4), 3, 3)
+
+
+def test_training_stops_early_and_resumes_as_stopped(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(run.METRICS, "accuracy", lambda labels, probabilities: 0.5)
+    train = TrainConfig(scenario="from_scratch", epochs=9, patience=2, monitor="accuracy")
+    config = dataclasses.replace(CONFIG, train=train)
+    progress, _ = train_in_pieces(config, tmp_path, data_dir, [2])
+    assert progress.epoch == 3
+    assert progress.best_epoch == 1
+
+
+@pytest.mark.parametrize("kind", ["tensorflow", "jax", "other"])
+def test_a_full_memory_names_the_batch_size(kind: str) -> None:
+    errors: dict[str, Exception] = {
+        "tensorflow": tf.errors.ResourceExhaustedError(None, None, "OOM"),
+        "jax": RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+        "other": RuntimeError("something else"),
+    }
+    expected = RuntimeError if kind == "other" else ConfigError
+    message = "else" if kind == "other" else "batches of 64 pictures of 300 px"
+    with pytest.raises(expected, match=message), run._memory(64, 300):
+        raise errors[kind]
+
+
+def test_damaged_best_weights_are_not_evaluated(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: Callable[..., None] = run.Training._load_best
+
+    def flip(training: run.Training) -> None:
+        path = next(training.checkpoints.glob("best-*"))
+        content = bytearray(path.read_bytes())
+        content[-100] ^= 1
+        path.write_bytes(content)
+        saved(training)
+
+    monkeypatch.setattr(run.Training, "_load_best", flip)
+    with pytest.raises(DataError, match="missing or damaged"):
+        run.train(CONFIG, tmp_path, data_dir, cache="memory")
+    assert not (tmp_path / "model.keras").exists()

@@ -1,0 +1,101 @@
+"""What trains when, and how a training is cut into calls of fit()."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from skincnn.config import Config, ModelConfig, OptimizerConfig, StageConfig, TrainConfig
+from skincnn.errors import ConfigError
+from skincnn.training.stages import (
+    SCENARIOS,
+    Stage,
+    first_epoch_of_last,
+    image_size,
+    make_stages,
+    segments,
+)
+
+STAGED = TrainConfig(
+    scenario="staged",
+    stages=(
+        StageConfig(blocks=0, epochs=2, rate=2.0),
+        StageConfig(blocks=3, epochs=1),
+        StageConfig(blocks=-1, epochs=6, rate=0.5),
+    ),
+    small_epochs=2,
+    small_image_size=32,
+)
+CONFIG = Config(optimizer=OptimizerConfig(learning_rate=1e-2, ema=0.9), train=STAGED)
+WEIGHTS = {"from_scratch": "none"}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_scenario_trains_its_epochs(scenario: str) -> None:
+    model = ModelConfig(weights=WEIGHTS.get(scenario, "imagenet"))
+    train = STAGED if scenario == "staged" else TrainConfig(scenario=scenario, epochs=5)
+    config = Config(model=model, train=train, optimizer=CONFIG.optimizer)
+    stages = make_stages(config)
+    last = 6 if scenario == "staged" else 5
+    assert stages[-1].epochs == last
+    assert stages[-1].blocks == (0 if scenario == "feature_extractor" else None)
+    assert all(stage.ema == 0 for stage in stages if stage.blocks == 0)
+    trained = [epoch for part in segments(config) for epoch in part.epochs]
+    assert trained == list(range(first_epoch_of_last(stages) + last))
+
+
+def test_stages_are_those_of_the_configuration() -> None:
+    assert make_stages(CONFIG) == (
+        Stage(0, 2, 2e-2),
+        Stage(3, 1, 1e-2, warmup_epochs=0.5, ema=0.9),
+        Stage(None, 6, 5e-3, warmup_epochs=0.5, ema=0.9),
+    )
+
+
+def test_a_stage_without_epochs_is_left_out() -> None:
+    config = Config(train=TrainConfig(head_epochs=0, epochs=2))
+    assert [stage.blocks for stage in make_stages(config)] == [None]
+
+
+def test_small_pictures_come_first_over_all_stages() -> None:
+    assert [image_size(CONFIG, epoch) for epoch in range(9)] == [32] * 5 + [96] * 4
+    assert image_size(Config(), 0) == Config().data.image_size
+
+
+def plan(
+    epoch: int = 0, step: int = 0, deferred: float = 0.0
+) -> list[tuple[int, range, int]]:
+    found = segments(CONFIG, epoch=epoch, step=step, deferred=deferred)
+    return [(part.stage, part.epochs, part.first_step) for part in found]
+
+
+def test_a_segment_is_of_one_stage_and_one_size_of_pictures() -> None:
+    whole = [(0, range(2), 0), (1, range(2, 3), 0), (2, range(3, 5), 0)]
+    assert plan() == [*whole, (2, range(5, 9), 0)]
+    assert [part.image_size for part in segments(CONFIG)] == [32, 32, 32, 96]
+
+
+def test_what_is_left_begins_at_any_step() -> None:
+    assert plan(epoch=2) == plan()[1:]
+    assert plan(epoch=6) == [(2, range(6, 9), 0)]
+    assert plan(epoch=6, step=3) == [(2, range(6, 7), 3), (2, range(7, 9), 0)]
+    assert plan(epoch=8, step=3) == [(2, range(8, 9), 3)]
+    assert plan(epoch=9) == []
+
+
+def test_reweighting_begins_within_the_last_stage() -> None:
+    found = list(segments(CONFIG, deferred=0.5))
+    assert [part.epochs for part in found if part.reweighted] == [range(6, 9)]
+    assert all(part.reweighted for part in segments(CONFIG))
+
+
+def test_stages_survive_json_and_are_checked() -> None:
+    assert Config.from_dict(CONFIG.to_dict()) == CONFIG
+    for wrong in (
+        {"scenario": "fine_tune"},
+        {"stages": ()},
+        {"small_epochs": 6},
+    ):
+        with pytest.raises(ConfigError):
+            dataclasses.replace(STAGED, **wrong)
