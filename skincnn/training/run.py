@@ -31,7 +31,7 @@ from skincnn.model.backbones import BACKBONES
 from skincnn.model.classifier import build_classifier, set_trainable
 from skincnn.training.callbacks import Validation, epoch_callbacks
 from skincnn.training.imbalance import STRATEGIES, Plan
-from skincnn.training.losses import WeightedCrossEntropy
+from skincnn.training.losses import build_loss
 from skincnn.training.optimizers import build_optimizer
 
 Load = Callable[[pd.DataFrame, DataConfig], Images]
@@ -231,7 +231,7 @@ def _fit(
             round(steps * warmup),
         )
         # What is frozen is fixed when a model is compiled: once for each phase.
-        loss = WeightedCrossEntropy(plan.class_weights, plan.logit_shift)
+        loss = build_loss(plan, config.loss, reweighted=plan.deferred == 0)
         model.compile(optimizer, loss)
         # One dataset and one fit() for all sizes of a phase: the optimizer's state and
         # the average of the weights go on as if nothing had happened.
