@@ -169,48 +169,121 @@ class ImbalanceConfig:
     """`class_weights` weighs a class by (1 / its pictures) ** power, `logit_adjusted` adds
     power * log(share of the class) to the logits: 0 none, 1 full."""
     beta: float = 0.999
-    """`effective_number_sampling`: nearer to 1, nearer to balanced classes; 0 for none."""
+    """`effective_number_*`, `class_balanced_focal`, `ldam`: nearer to 1, nearer to balanced
+    classes; 0 for none."""
+    ratio: float = 1.0
+    """`oversampling` replicates pictures until each class has this share of the largest
+    class's; the epochs become longer."""
+    gamma: float = 2.0
+    """`focal`, `class_balanced_focal`: a picture whose class has probability p weighs
+    (1 - p) ** gamma; 0 for none."""
+    margin: float = 0.5
+    """`ldam`: margin of the rarest class, in units of the logits."""
+    deferred: float = 0.8
+    """`ldam`: share of `train.epochs` after which rare classes weigh more."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
         _require(0 <= self.beta < 1, "imbalance.beta", "in [0, 1)", self.beta)
         _require(0 <= self.power <= 1, "imbalance.power", "in 0..1", self.power)
+        _require(0 < self.ratio <= 1, "imbalance.ratio", "in (0, 1]", self.ratio)
+        _require(self.gamma >= 0, "imbalance.gamma", ">= 0", self.gamma)
+        _require(self.margin >= 0, "imbalance.margin", ">= 0", self.margin)
+        _require(0 <= self.deferred < 1, "imbalance.deferred", "in [0, 1)", self.deferred)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What the loss does to the labels, whatever `imbalance.strategy` makes of it."""
+
+    label_smoothing: float = 0.0
+    """Share of each label that is dealt equally to all classes."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        _require(
+            0 <= self.label_smoothing < 1,
+            "loss.label_smoothing",
+            "in [0, 1)",
+            self.label_smoothing,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a warm-up and a cosine to a hundredth, and an average of the weights."""
+    """The optimizer, its learning rate over time, and an average of the weights."""
 
+    name: str = "adamw"
+    """Name of `OPTIMIZERS`."""
+    schedule: str = "cosine"
+    """Name of `SCHEDULES`."""
     learning_rate: float = 1e-3
     """Highest learning rate of the phase that trains all layers."""
     head_learning_rate: float = 3e-3
     """Learning rate of the phase that trains the head alone."""
     warmup_epochs: float = 0.5
-    """Epochs of linear warm-up."""
+    """Epochs of linear warm-up; `one_cycle` has a rise of its own instead."""
+    step_at: tuple[float, ...] = (0.5, 0.75)
+    """`step`: the shares of a phase after which the rate is multiplied by `step_factor`."""
+    step_factor: float = 0.1
+    """`step`: what the rate is multiplied by."""
+    rise: float = 0.25
+    """`one_cycle`: share of a phase in which the rate rises."""
+    momentum: float = 0.9
+    """Momentum of `sgd`; 0 for none."""
+    nesterov: bool = False
+    """Whether `sgd` uses Nesterov's momentum."""
     weight_decay: float = 1e-2
-    """Decoupled weight decay; biases and BatchNorm are spared."""
+    """Decoupled weight decay of every optimizer; biases, norms' weights and layer scales
+    are spared. `adam` with it is `adamw`."""
     clip_norm: float = 1.0
-    """Largest norm of each variable's gradient; 0 for no clipping."""
+    """Largest norm of the gradient; 0 for no clipping."""
+    clip_by: Literal["variable", "global"] = "variable"
+    """Whether `clip_norm` bounds the gradient of each variable, or of all together, which
+    keeps its direction."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each block of the backbone to the one before it; 1
+    for the same rate everywhere."""
     ema: float = 0.0
     """Momentum of the average of the weights that is evaluated; 0 for none."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        for name in ("learning_rate", "head_learning_rate"):
-            _require(
-                getattr(self, name) > 0,
-                f"optimizer.{name}",
-                "positive",
-                getattr(self, name),
-            )
+        for name in ("learning_rate", "head_learning_rate", "step_factor"):
+            value = getattr(self, name)
+            _require(value > 0, f"optimizer.{name}", "positive", value)
         for name in ("warmup_epochs", "weight_decay", "clip_norm"):
-            _require(
-                getattr(self, name) >= 0,
-                f"optimizer.{name}",
-                ">= 0",
-                getattr(self, name),
-            )
-        _require(0 <= self.ema < 1, "optimizer.ema", "in [0, 1)", self.ema)
+            value = getattr(self, name)
+            _require(value >= 0, f"optimizer.{name}", ">= 0", value)
+        for name in ("ema", "momentum"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"optimizer.{name}", "in [0, 1)", value)
+        _require(
+            all(0 < share < 1 for share in self.step_at)
+            and sorted(set(self.step_at)) == list(self.step_at),
+            "optimizer.step_at",
+            "rising shares between 0 and 1",
+            self.step_at,
+        )
+        _require(0 < self.rise < 1, "optimizer.rise", "between 0 and 1", self.rise)
+        _require(
+            self.clip_by in ("variable", "global"),
+            "optimizer.clip_by",
+            "variable or global",
+            self.clip_by,
+        )
+        _require(
+            0 < self.layer_decay <= 1,
+            "optimizer.layer_decay",
+            "in (0, 1]",
+            self.layer_decay,
+        )
+        _require(
+            self.momentum > 0 or not self.nesterov,
+            "optimizer.momentum",
+            "positive where `optimizer.nesterov` is True",
+            self.momentum,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,6 +394,7 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     imbalance: ImbalanceConfig = field(default_factory=ImbalanceConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

@@ -67,10 +67,14 @@ def test_metric_weights_count_pictures(name: str) -> None:
 def test_strategy_keeps_the_mean_weights_at_one(name: str) -> None:
     counts = np.array([327, 514, 1099, 115, 1113, 6705, 142])
     plan = STRATEGIES[name](counts, ImbalanceConfig())
-    for weights in (plan.class_weights, plan.sampling_weights):
-        if weights is not None:
-            assert weights @ counts / counts.sum() == pytest.approx(1, rel=1e-5)
-            assert (weights > 0).all()
+    drawn = counts if plan.epoch_counts is None else plan.epoch_counts
+    if plan.sampling_weights is not None:
+        assert plan.sampling_weights @ counts / counts.sum() == pytest.approx(1)
+        assert (plan.sampling_weights > 0).all()
+        drawn = counts * plan.sampling_weights
+    assert plan.class_weights @ drawn / drawn.sum() == pytest.approx(1, rel=1e-5)
+    assert (plan.class_weights > 0).all()
+    assert plan.class_weights.dtype == np.float32
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

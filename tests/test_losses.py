@@ -1,56 +1,216 @@
+"""Losses against Keras's own, slow plain versions, and identities."""
+
 from __future__ import annotations
+
+import inspect
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from skincnn.config import ImbalanceConfig
-from skincnn.training.imbalance import STRATEGIES
-from skincnn.training.losses import WeightedCrossEntropy
+from skincnn.config import ImbalanceConfig, LossConfig
+from skincnn.training.imbalance import STRATEGIES, Plan
+from skincnn.training.losses import (
+    LOSSES,
+    WeightedCrossEntropy,
+    WeightedFocal,
+    WeightedMargin,
+    build_loss,
+)
 
-LABELS = np.array([0, 1, 2, 2])
-LOGITS = np.random.default_rng(0).normal(0, 3, (4, 3)).astype("float32")
+RNG = np.random.default_rng(0)
+LABELS = np.array([0, 1, 2, 2, 1])
+LOGITS = RNG.normal(0, 3, (5, 3)).astype("float32")
+SOFT = RNG.dirichlet(np.ones(3), 5).astype("float32")
+WEIGHTS = [0.5, 2.0, 7.0]
+SHIFT = [0.0, -1.0, 3.0]
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "cross_entropy": {},
+    "focal": {"gamma": 1.7},
+    "ldam": {"margins": [0.5, 1.0, 2.5]},
+}
+"""What each loss takes of its own, none of it neutral."""
+NEUTRAL: dict[str, dict[str, Any]] = {
+    "cross_entropy": {},
+    "focal": {"gamma": 0.0},
+    "ldam": {"margins": [0.0, 0.0, 0.0]},
+}
 
 
-def test_weights_of_one_are_cross_entropy() -> None:
-    expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(LABELS, LOGITS)
-    assert float(WeightedCrossEntropy([1, 1, 1])(LABELS, LOGITS)) == pytest.approx(
-        float(expected), rel=1e-6
+def full(name: str, smoothing: float = 0.2) -> keras.losses.Loss:
+    return LOSSES[name](
+        class_weights=WEIGHTS,
+        logit_shift=SHIFT,
+        label_smoothing=smoothing,
+        **ARGUMENTS[name],
     )
 
 
-def test_class_weights_are_sample_weights_of_the_class() -> None:
-    weights = np.array([0.5, 2.0, 7.0], np.float32)
-    plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    expected = plain(LABELS, LOGITS, sample_weight=weights[LABELS])
-    ours = WeightedCrossEntropy(weights)(LABELS[:, None], LOGITS)
-    assert float(ours) == pytest.approx(float(expected), rel=1e-6)
+def slow(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
+    """Returns the loss of `full`, from the definitions, a number at a time."""
+    total = 0.0
+    for y, z in zip(labels.astype(float), logits.astype(float), strict=True):
+        z = z + SHIFT
+        for c in range(3):
+            share = 0.8 * y[c] + 0.2 / 3
+            own = z[c] - (ARGUMENTS["ldam"]["margins"][c] if name == "ldam" else 0)
+            others = sum(np.exp(z[j]) for j in range(3) if j != c)
+            p = np.exp(own) / (np.exp(own) + others)
+            focus = (1 - p) ** ARGUMENTS["focal"]["gamma"] if name == "focal" else 1
+            total -= share * WEIGHTS[c] * focus * np.log(p)
+    return total / len(labels)
 
 
-def test_the_loss_survives_serialisation() -> None:
-    loss = WeightedCrossEntropy([0.5, 2.0, 7.0], [0.0, -1.0, 3.0])
-    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_with_nothing_set_is_cross_entropy(name: str) -> None:
+    loss = LOSSES[name](class_weights=[1, 1, 1], **NEUTRAL[name])
+    sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert float(loss(LABELS, LOGITS)) == pytest.approx(
+        float(sparse(LABELS, LOGITS)), rel=1e-6
+    )
+    dense = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.3)
+    smooth = LOSSES[name](class_weights=[1, 1, 1], label_smoothing=0.3, **NEUTRAL[name])
+    assert float(smooth(SOFT, LOGITS)) == pytest.approx(
+        float(dense(SOFT, LOGITS)), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_agrees_with_the_definition(name: str) -> None:
+    assert float(full(name)(SOFT, LOGITS)) == pytest.approx(
+        slow(name, SOFT, LOGITS), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_integers_are_one_hot_labels(name: str, smoothing: float) -> None:
+    loss = full(name, smoothing)
+    expected = float(loss(np.eye(3)[LABELS], LOGITS))
+    for labels in (LABELS, LABELS[:, None], LABELS.astype("int32"), LABELS.astype("uint8")):
+        assert float(loss(labels, LOGITS)) == expected
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_mixture_costs_what_its_classes_cost(name: str) -> None:
+    """MixUp's and CutMix's labels, and those of smoothing, are mixtures."""
+    loss = full(name, 0.0)
+    other = np.roll(LABELS, 1)
+    mixed = 0.3 * np.eye(3)[LABELS] + 0.7 * np.eye(3)[other]
+    expected = 0.3 * loss(LABELS, LOGITS) + 0.7 * loss(other, LOGITS)
+    assert float(loss(mixed, LOGITS)) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_are_weights_of_the_pictures_of_a_class(name: str) -> None:
+    ours = LOSSES[name](class_weights=WEIGHTS, **ARGUMENTS[name])
+    plain = LOSSES[name](class_weights=[1, 1, 1], **ARGUMENTS[name])
+    by_picture = np.array(WEIGHTS, np.float32)[LABELS]
+    expected = float(plain(LABELS, LOGITS, sample_weight=by_picture))
+    assert float(ours(LABELS, LOGITS)) == pytest.approx(expected, rel=1e-6)
+    each = LOSSES[name](class_weights=WEIGHTS, reduction="none", **ARGUMENTS[name])
+    assert float(np.mean(each(LABELS, LOGITS))) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_logits_of_low_precision_are_computed_in_float32(name: str, dtype: str) -> None:
+    logits = keras.ops.cast(LOGITS, dtype)
+    for loss in (full(name)(LABELS, logits), full(name).call(LABELS, logits)):
+        assert keras.backend.standardize_dtype(loss.dtype) == "float32"
+    exact = float(full(name)(LABELS, keras.ops.cast(logits, "float32")))
+    assert float(full(name)(LABELS, logits)) == exact
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_gradients_are_finite_where_predictions_are_sure(name: str, gamma: float) -> None:
+    if name == "focal":
+        loss = WeightedFocal([1, 1, 1], gamma=gamma, label_smoothing=0.1)
+    else:
+        loss = full(name)
+    sure = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 0]]
+    for scale in (0.0, 20.0, 200.0, 1e4):
+        logits = tf.Variable(scale * (2 * sure - 1))
+        with tf.GradientTape() as tape:
+            value = loss(LABELS, logits)
+        assert np.isfinite(float(value))
+        assert np.isfinite(np.asarray(tape.gradient(value, logits))).all()
+
+
+def test_focal_loss_is_that_of_keras() -> None:
+    expected = keras.losses.CategoricalFocalCrossentropy(
+        alpha=WEIGHTS, gamma=1.7, from_logits=True
+    )(np.eye(3)[LABELS], LOGITS)
+    ours = WeightedFocal(WEIGHTS, gamma=1.7)(LABELS, LOGITS)
+    # Keras cuts probabilities off at 1e-7.
+    assert float(ours) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_margins_of_cosines_are_scaled_with_them() -> None:
+    """The loss of Cao et al. as published, softmax(s * (cosine - margin))."""
+    scale, margins = 30, np.array([0.5, 0.3, 0.1])
+    cosines = RNG.uniform(-1, 1, (5, 3)).astype("float32")
+    published = scale * (cosines - margins * np.eye(3)[LABELS])
+    expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(
+        LABELS, published
+    )
+    ours = WeightedMargin([1, 1, 1], margins=scale * margins)(LABELS, scale * cosines)
+    assert float(ours) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_loss_survives_serialisation(name: str) -> None:
+    loss = full(name)
+    saved = keras.saving.serialize_keras_object(loss)
+    copy = keras.saving.deserialize_keras_object(saved)
+    assert type(copy) is type(loss)
     assert float(copy(LABELS, LOGITS)) == float(loss(LABELS, LOGITS))
-    assert loss.get_config()["class_weights"] == [0.5, 2.0, 7.0]
-    assert loss.get_config()["logit_shift"] == [0.0, -1.0, 3.0]
+    own = {
+        parameter
+        for kind in type(loss).__mro__[:2]
+        for parameter in inspect.signature(kind).parameters
+    }
+    assert own - {"kwargs"} == set(loss.get_config())
 
 
-def test_power_runs_from_no_weights_to_equal_classes() -> None:
-    counts = np.array([10, 40, 950])
-    plan = STRATEGIES["class_weights"]
-    np.testing.assert_allclose(plan(counts, ImbalanceConfig(power=0.0)).class_weights, 1)
-    full = plan(counts, ImbalanceConfig(power=1.0)).class_weights * counts
-    np.testing.assert_allclose(full, full[0], rtol=1e-6)
-    root = plan(counts, ImbalanceConfig(power=0.5)).class_weights
-    assert root[0] / root[1] == pytest.approx(2, rel=1e-6)
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:, None], SOFT], ids=["i", "i1", "soft"])
+def test_fit_hands_labels_over_as_they_are(labels: np.ndarray) -> None:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Activation("linear")])
+    model.compile(loss=full("focal"), run_eagerly=False)
+    value = model.evaluate(LOGITS, labels, verbose=0)
+    assert value == pytest.approx(float(full("focal")(labels, LOGITS)), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_plan_says_all_that_its_loss_needs(name: str) -> None:
+    plan = STRATEGIES[name](np.array([10, 40, 950]), ImbalanceConfig())
+    loss = build_loss(plan, LossConfig(label_smoothing=0.1), reweighted=True)
+    np.testing.assert_array_equal(loss.class_weights, plan.class_weights)
+    assert loss.label_smoothing == 0.1
+    assert np.isfinite(float(loss(SOFT, LOGITS)))
+    before = build_loss(plan, LossConfig(), reweighted=False)
+    assert before.class_weights == [1, 1, 1]
+    assert before.get_config().keys() == loss.get_config().keys()
 
 
 def test_logit_adjustment_of_equal_classes_changes_nothing() -> None:
     plan = STRATEGIES["logit_adjusted"](np.array([50, 50, 50]), ImbalanceConfig(power=1.0))
-    adjusted = WeightedCrossEntropy(plan.class_weights, plan.logit_shift)(LABELS, LOGITS)
+    adjusted = build_loss(plan, LossConfig(), reweighted=True)(LABELS, LOGITS)
     plain = WeightedCrossEntropy([1, 1, 1])(LABELS, LOGITS)
     assert float(adjusted) == pytest.approx(float(plain), rel=1e-6)
+
+
+def stationary(loss: keras.losses.Loss, counts: np.ndarray, logits: np.ndarray) -> None:
+    """Checks that logits which all pictures share cannot be bettered."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    variable = tf.Variable(np.tile(logits, (len(labels), 1)).astype("float32"))
+    with tf.GradientTape() as tape:
+        value = loss(labels, variable)
+    total = np.asarray(tape.gradient(value, variable)).sum(axis=0)
+    np.testing.assert_allclose(total, 0, atol=1e-5)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
@@ -58,12 +218,13 @@ def test_what_cannot_be_told_apart_is_balanced_by_logit_adjustment(power: float)
     """Where pictures tell nothing, the best probabilities are share ** (1 - power)."""
     counts = np.array([10, 40, 950])
     plan = STRATEGIES["logit_adjusted"](counts, ImbalanceConfig(power=power))
-    labels = np.repeat(np.arange(3), counts)
-    loss = WeightedCrossEntropy(plan.class_weights, plan.logit_shift)
-    best = (1 - power) * np.log(counts / counts.sum())
-    logits = tf.Variable(np.tile(best, (len(labels), 1)).astype("float32"))
-    with tf.GradientTape() as tape:
-        value = loss(labels, logits)
-    # All pictures share their logits, so their gradients add up.
-    total = np.asarray(tape.gradient(value, logits)).sum(axis=0)
-    np.testing.assert_allclose(total, 0, atol=1e-6)
+    loss = build_loss(plan, LossConfig(), reweighted=True)
+    stationary(loss, counts, (1 - power) * np.log(counts / counts.sum()))
+
+
+@pytest.mark.parametrize("name", ["class_weights", "effective_number_weights"])
+def test_what_cannot_be_told_apart_gets_the_share_of_its_weight(name: str) -> None:
+    counts = np.array([10, 40, 950])
+    plan: Plan = STRATEGIES[name](counts, ImbalanceConfig())
+    loss = build_loss(plan, LossConfig(), reweighted=True)
+    stationary(loss, counts, np.log(plan.class_weights * counts))

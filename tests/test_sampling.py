@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skincnn.config import ImbalanceConfig
-from skincnn.data.sampling import epoch_batches
+from skincnn.data.sampling import epoch_batches, steps_per_epoch
 from skincnn.training.imbalance import STRATEGIES
 
 COUNTS = np.array([327, 514, 1099, 115, 1113, 6705, 142])
@@ -24,10 +24,14 @@ def test_an_epoch_without_sampling_is_a_permutation(batch_size: int) -> None:
     assert batches.max() < 65
 
 
-@pytest.mark.parametrize("weights", [None, EVEN])
-def test_an_epoch_depends_on_seed_and_number_alone(weights: np.ndarray | None) -> None:
+@pytest.mark.parametrize(
+    ("weights", "counts"), [(None, None), (EVEN, None), (None, np.full(7, 11))]
+)
+def test_an_epoch_depends_on_seed_and_number_alone(
+    weights: np.ndarray | None, counts: np.ndarray | None
+) -> None:
     def epoch(seed: int, number: int) -> list[int]:
-        batches = epoch_batches(np.arange(60) % 7, 8, seed, number, weights)
+        batches = epoch_batches(np.arange(60) % 7, 8, seed, number, weights, counts)
         return batches.ravel().tolist()
 
     assert epoch(0, 3) == epoch(0, 3)
@@ -47,7 +51,7 @@ def test_every_picture_has_its_turn_although_each_epoch_leaves_some_out() -> Non
 
 def shares(name: str, beta: float) -> np.ndarray:
     """Returns the share of each class among the drawn pictures, from the definitions."""
-    if name == "balanced_sampling":
+    if name in ("balanced_sampling", "weights_and_sampling", "oversampling"):
         return np.full(7, 1 / 7)
     if name == "square_root_sampling":
         roots = np.array([float(n) ** 0.5 for n in COUNTS])
@@ -68,7 +72,9 @@ def test_classes_are_drawn_as_often_as_the_formula_says(name: str, beta: float) 
         drawn = plan.sampling_weights * COUNTS / COUNTS.sum()
         np.testing.assert_allclose(drawn, expected, rtol=1e-9)
     epochs = [
-        LABELS[epoch_batches(LABELS, 32, 0, epoch, plan.sampling_weights)].ravel()
+        LABELS[
+            epoch_batches(LABELS, 32, 0, epoch, plan.sampling_weights, plan.epoch_counts)
+        ].ravel()
         for epoch in range(8)
     ]
     labels = np.concatenate(epochs)
@@ -91,11 +97,32 @@ def test_pictures_of_a_class_are_drawn_alike() -> None:
     assert np.abs(of_class_0 - 1250).max() < 5 * np.sqrt(1250)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_no_strategy_balances_twice(name: str) -> None:
-    plan = STRATEGIES[name](COUNTS, ImbalanceConfig())
-    weighted = (plan.class_weights != 1).any()
-    assert not (weighted and plan.sampling_weights is not None)
+def test_replicas_stand_beside_every_picture() -> None:
+    """Real oversampling: nothing is left out for a replica, and none is favoured."""
+    wanted = np.array([327, 600, 2000, 1000, 1113, 6705, 142 * 4])
+    steps = steps_per_epoch(len(LABELS), 1, wanted)
+    assert steps == wanted.sum()
+    drawn = [
+        np.bincount(epoch_batches(LABELS, 1, 0, epoch, None, wanted).ravel())
+        for epoch in range(2)
+    ]
+    for times in drawn:
+        np.testing.assert_array_equal(np.bincount(LABELS, times), wanted)
+        for label, n in enumerate(COUNTS):
+            of_class = times[label == LABELS]
+            assert of_class.min() == wanted[label] // n
+            assert of_class.max() == -(-wanted[label] // n)
+    # Which pictures stand in it once more is drawn anew.
+    assert (drawn[0] != drawn[1])[LABELS == 2].any()
+    batches = epoch_batches(LABELS, 32, 0, 0, None, wanted)
+    assert batches.shape == (wanted.sum() // 32, 32)
+    assert min(len(np.unique(labels)) for labels in LABELS[batches]) > 1
+
+
+def test_counts_as_they_are_make_a_permutation() -> None:
+    batches = epoch_batches(LABELS, 5, 3, 1, epoch_counts=COUNTS)
+    assert sorted(batches.ravel()) == list(range(len(LABELS)))
+    assert steps_per_epoch(len(LABELS), 32) == steps_per_epoch(len(LABELS), 32, COUNTS)
 
 
 def test_the_effective_number_lies_between_none_and_balanced() -> None:

@@ -63,10 +63,8 @@ def test_small_pictures_come_first_over_all_stages() -> None:
     assert image_size(Config(), 0) == Config().data.image_size
 
 
-def plan(
-    epoch: int = 0, step: int = 0, deferred: float = 0.0
-) -> list[tuple[int, range, int]]:
-    found = segments(CONFIG, epoch=epoch, step=step, deferred=deferred)
+def plan(epoch: int = 0, step: int = 0) -> list[tuple[int, range, int]]:
+    found = segments(CONFIG, epoch=epoch, step=step)
     return [(part.stage, part.epochs, part.first_step) for part in found]
 
 
@@ -85,7 +83,7 @@ def test_what_is_left_begins_at_any_step() -> None:
 
 
 def test_reweighting_begins_within_the_last_stage() -> None:
-    found = list(segments(CONFIG, deferred=0.5))
+    found = list(segments(CONFIG, reweighting=3))
     assert [part.epochs for part in found if part.reweighted] == [range(6, 9)]
     assert all(part.reweighted for part in segments(CONFIG))
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from skincnn.config import DataConfig
 from skincnn.data.cache import ALIGNMENT, Cache, Images, cached_images, empty_images
 from skincnn.data.preprocess import preprocessing_fields, read_image
-from skincnn.data.sampling import epoch_batches
+from skincnn.data.sampling import epoch_batches, steps_per_epoch
 from skincnn.errors import DataError
 
 EVALUATION_BATCH_SIZE = 128
@@ -124,10 +124,11 @@ def training_batches(
     epochs: range,
     first_step: int = 0,
     sampling_weights: npt.NDArray[np.float64] | None = None,
+    epoch_counts: npt.NDArray[np.int64] | None = None,
 ) -> tf.data.Dataset:
     """Returns the batches of some epochs: (uint8 [batch, h, w, 3], int32 [batch]).
 
-    Each epoch has `len(labels) // batch_size` of them, which `sampling.epoch_batches` of
+    Each epoch has `sampling.steps_per_epoch` of them, which `sampling.epoch_batches` of
     `seed` and the epoch's number alone determines: a range that begins later gives the
     same batches as the end of one that begins at 0.
 
@@ -139,10 +140,13 @@ def training_batches(
         epochs: The numbers of the epochs, counted from 0 over the whole run.
         first_step: Batches of the first of them that are left out.
         sampling_weights: See `sampling.epoch_batches`.
+        epoch_counts: See `sampling.epoch_batches`.
     """
 
     def batches_of(epoch: tf.Tensor) -> npt.NDArray[np.int64]:
-        batches = epoch_batches(labels, batch_size, seed, int(epoch), sampling_weights)
+        batches = epoch_batches(
+            labels, batch_size, seed, int(epoch), sampling_weights, epoch_counts
+        )
         return batches[first_step:] if epoch == epochs.start else batches
 
     def read_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -159,7 +163,8 @@ def training_batches(
     shared = [_share(images)]
     with tf.device("CPU"):  # where tf.data works; the default would be a GPU
         classes = tf.constant(labels, tf.int32)
-    steps = len(labels) // batch_size * len(epochs) - first_step
+    steps = steps_per_epoch(len(labels), batch_size, epoch_counts)
+    steps = steps * len(epochs) - first_step
     batches = (
         tf.data.Dataset.range(epochs.start, epochs.stop)
         .flat_map(read_epoch)

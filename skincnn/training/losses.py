@@ -1,55 +1,99 @@
-"""Losses from logits, with the class weights inside."""
+"""Losses from logits, right under integer and soft labels, with class weights inside."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 from keras import ops
 
+from skincnn.config import LossConfig
+from skincnn.lookup import look_up
+from skincnn.training.imbalance import Plan
 
-@keras.saving.register_keras_serializable("skincnn")
-class WeightedCrossEntropy(keras.losses.Loss):
-    """Softmax cross-entropy of integer labels, each picture weighted by its class.
 
-    loss(y, z) = -weights[y] * log softmax(z + shift)[y], averaged over the batch's
-    pictures. With weights of 1 and no shift it is
-    `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`.
+def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.losses.Loss:
+    """Returns the loss of a plan.
+
+    Args:
+        plan: What an imbalance strategy returned.
+        config: Label smoothing.
+        reweighted: Whether the plan's class weights count, or every class weighs 1; see
+            `Plan.deferred`.
+    """
+    weights = plan.class_weights
+    return look_up(LOSSES, plan.loss, "A plan's `loss`")(
+        class_weights=weights if reweighted else [1.0] * len(weights),
+        logit_shift=plan.logit_shift,
+        label_smoothing=config.label_smoothing,
+        **plan.loss_arguments,
+    )
+
+
+class WeightedLoss(keras.losses.Loss):
+    """What all losses share: labels, class weights and the shift of the logits.
+
+    With l(c, z) the loss of a picture of class c with logits z, a subclass's
+    `of_classes`, and with soft labels y:
+
+        loss(y, z) = sum over c of y[c] * weights[c] * l(c, z + shift)
+
+    so a soft label (MixUp, CutMix, smoothing) costs what pictures of its classes would
+    cost, in their shares. The mean is over the pictures, not over their weights. All is
+    computed in float32, whatever the precision of the logits.
     """
 
     def __init__(
         self,
         class_weights: Iterable[float],
         logit_shift: Iterable[float] | None = None,
+        label_smoothing: float = 0.0,
         name: str = "loss",
-        **kwargs: Any,
+        reduction: str = "sum_over_batch_size",
     ):
-        """Stores the weights and the shift.
+        """Stores the weights, the shift and the smoothing.
 
         Args:
             class_weights: The weight of each class, [num_classes], not negative.
             logit_shift: What is added to the logits, [num_classes]; None for nothing.
+            label_smoothing: Share of each label that is dealt equally to all classes, in
+                [0, 1).
             name: The loss's name.
-            **kwargs: Passed to `keras.losses.Loss`.
+            reduction: See `keras.losses.Loss`.
         """
-        super().__init__(name=name, **kwargs)
+        super().__init__(name=name, reduction=reduction, dtype="float32")
         self.class_weights = [float(weight) for weight in class_weights]
         self.logit_shift = None if logit_shift is None else [float(x) for x in logit_shift]
+        self.label_smoothing = float(label_smoothing)
+
+    def of_classes(self, logits: Any) -> Any:
+        """Returns the loss as if each class were the label, [batch, num_classes]."""
+        raise NotImplementedError
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns the loss of each picture, [batch].
 
         Args:
-            y_true: Integer labels [batch] or [batch, 1].
+            y_true: Integer labels [batch] or [batch, 1], or soft labels [batch,
+                num_classes] that sum to 1.
             y_pred: Logits [batch, num_classes].
         """
-        labels = ops.reshape(ops.cast(y_true, "int32"), (-1,))
+        logits = ops.cast(y_pred, "float32")
         if self.logit_shift is not None:
-            y_pred = y_pred + ops.convert_to_tensor(self.logit_shift, dtype=y_pred.dtype)
-        losses = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
-        weights = ops.convert_to_tensor(self.class_weights, dtype=losses.dtype)
-        return losses * ops.take(weights, labels)
+            logits = logits + ops.convert_to_tensor(self.logit_shift, dtype="float32")
+        weights = ops.convert_to_tensor(self.class_weights, dtype="float32")
+        return ops.sum(self._soft(y_true) * weights * self.of_classes(logits), axis=-1)
+
+    def _soft(self, y_true: Any) -> Any:
+        """Returns smoothed soft labels, float32 [batch, num_classes]."""
+        num_classes = len(self.class_weights)
+        if len(y_true.shape) == 1 or y_true.shape[-1] == 1:
+            integers = ops.reshape(ops.cast(y_true, "int32"), (-1,))
+            labels = ops.one_hot(integers, num_classes, dtype="float32")
+        else:
+            labels = ops.cast(y_true, "float32")
+        return (1 - self.label_smoothing) * labels + self.label_smoothing / num_classes
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -57,4 +101,93 @@ class WeightedCrossEntropy(keras.losses.Loss):
             **super().get_config(),
             "class_weights": self.class_weights,
             "logit_shift": self.logit_shift,
+            "label_smoothing": self.label_smoothing,
         }
+
+
+@keras.saving.register_keras_serializable("skincnn")
+class WeightedCrossEntropy(WeightedLoss):
+    """Softmax cross-entropy: l(c, z) = -log p[c], p = softmax(z).
+
+    With weights of 1, no shift and no smoothing it is
+    `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`.
+    """
+
+    def of_classes(self, logits: Any) -> Any:
+        """Returns -log p, [batch, num_classes]."""
+        return -ops.log_softmax(logits, axis=-1)
+
+
+@keras.saving.register_keras_serializable("skincnn")
+class WeightedFocal(WeightedLoss):
+    """Focal loss: l(c, z) = -(1 - p[c]) ** gamma * log p[c], p = softmax(z).
+
+    With gamma 0 it is `WeightedCrossEntropy`. Under soft labels each class is modulated by
+    its own probability, and not by the distance to the soft label.
+
+    References:
+        Lin et al., Focal Loss for Dense Object Detection (2017), arXiv:1708.02002.
+    """
+
+    def __init__(self, class_weights: Iterable[float], gamma: float = 2.0, **kwargs: Any):
+        """Stores gamma, not negative; the rest as in `WeightedLoss`."""
+        super().__init__(class_weights, **kwargs)
+        self.gamma = float(gamma)
+
+    def of_classes(self, logits: Any) -> Any:
+        """Returns -(1 - p) ** gamma * log p, [batch, num_classes]."""
+        odds = _log_odds(logits)
+        # 1 - p would round to 0 for a sure prediction, whose power has no finite gradient.
+        return ops.exp(-self.gamma * ops.softplus(odds)) * ops.softplus(-odds)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "gamma": self.gamma}
+
+
+@keras.saving.register_keras_serializable("skincnn")
+class WeightedMargin(WeightedLoss):
+    """Cross-entropy with a margin: l(c, z) = -log softmax(z - margins[c] * e[c])[c].
+
+    Only the label's own logit is lowered, by the margin of its class. With margins of 0 it
+    is `WeightedCrossEntropy`.
+
+    References:
+        Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss
+        (2019), arXiv:1906.07413.
+    """
+
+    def __init__(
+        self, class_weights: Iterable[float], margins: Iterable[float], **kwargs: Any
+    ):
+        """Stores the margins, [num_classes]; the rest as in `WeightedLoss`."""
+        super().__init__(class_weights, **kwargs)
+        self.margins = [float(margin) for margin in margins]
+
+    def of_classes(self, logits: Any) -> Any:
+        """Returns -log p with each class's logit lowered in turn, [batch, num_classes]."""
+        margins = ops.convert_to_tensor(self.margins, dtype="float32")
+        return ops.softplus(margins - _log_odds(logits))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "margins": self.margins}
+
+
+LOSSES: dict[str, Callable[..., keras.losses.Loss]] = {
+    "cross_entropy": WeightedCrossEntropy,
+    "focal": WeightedFocal,
+    "ldam": WeightedMargin,
+}
+"""Each takes `class_weights`, `logit_shift`, `label_smoothing`, and what a plan's
+`loss_arguments` holds."""
+
+
+def _log_odds(logits: Any) -> Any:
+    """Returns log(p / (1 - p)) of p = softmax(logits), without rounding where p is near 1.
+
+    It is z[c] - log(sum of exp(z[j]) over the others), finite for any finite logits.
+    """
+    own = ops.eye(logits.shape[-1], dtype="bool")
+    others = ops.where(own, -float("inf"), ops.expand_dims(logits, axis=-2))
+    return logits - ops.logsumexp(others, axis=-1)

@@ -22,6 +22,7 @@ from skincnn.config import Config, DataConfig, read_config
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import audit
+from skincnn.data.sampling import steps_per_epoch
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.metrics import METRICS
@@ -39,8 +40,9 @@ from skincnn.training.callbacks import (
     metric_variables,
 )
 from skincnn.training.imbalance import STRATEGIES
-from skincnn.training.losses import WeightedCrossEntropy
-from skincnn.training.optimizers import build_optimizer
+from skincnn.training.losses import build_loss
+from skincnn.training.optimizers import OPTIMIZERS, build_optimizer
+from skincnn.training.schedules import SCHEDULES
 from skincnn.training.stages import (
     SCENARIOS,
     Segment,
@@ -86,6 +88,8 @@ def check(config: Config) -> None:
     look_up(STRATEGIES, config.imbalance.strategy, "`imbalance.strategy`")
     look_up(METRICS, config.train.monitor, "`train.monitor`")
     look_up(SCENARIOS, config.train.scenario, "`train.scenario`")
+    look_up(OPTIMIZERS, config.optimizer.name, "`optimizer.name`")
+    look_up(SCHEDULES, config.optimizer.schedule, "`optimizer.schedule`")
     for part in config.augment.parts:
         look_up(AUGMENTATIONS, part, "`augment.parts`")
     for size in (config.data.image_size, config.train.small_image_size):
@@ -256,7 +260,9 @@ class Training:
         self.counts = np.bincount(self.labels, minlength=classifier.output_shape[-1])
         self.plan = STRATEGIES[config.imbalance.strategy](self.counts, config.imbalance)
         self.stages = make_stages(config)
-        self.steps = len(self.table) // config.data.batch_size
+        self.steps = steps_per_epoch(
+            len(self.table), config.data.batch_size, self.plan.epoch_counts
+        )
         self.patience = config.train.patience, first_epoch_of_last(self.stages)
         self.progress = Progress()
         self._pictures: Images | None = None
@@ -288,7 +294,10 @@ class Training:
         )
         with StopRequest() as stop:
             for segment in segments(
-                self.config, epoch=self.progress.epoch, step=self.progress.step
+                self.config,
+                epoch=self.progress.epoch,
+                step=self.progress.step,
+                reweighting=self.plan.reweighting_epoch(self.stages[-1].epochs),
             ):
                 if is_patience_over(self.progress, *self.patience):
                     break
@@ -312,6 +321,7 @@ class Training:
             epochs=segment.epochs,
             first_step=segment.first_step,
             sampling_weights=self.plan.sampling_weights,
+            epoch_counts=self.plan.epoch_counts,
         )
         with _memory(config.data.batch_size, segment.image_size):
             self.model.fit(
@@ -347,7 +357,7 @@ class Training:
             self.steps * stage.epochs,
             round(self.steps * stage.warmup_epochs),
         )
-        loss = WeightedCrossEntropy(self.plan.class_weights, self.plan.logit_shift)
+        loss = build_loss(self.plan, self.config.loss, reweighted=segment.reweighted)
         self.model.compile(optimizer, loss)
         self.model.optimizer.build(self.model.trainable_variables)
 

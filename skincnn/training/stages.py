@@ -106,7 +106,7 @@ class Segment:
 
 
 def segments(
-    config: Config, *, epoch: int = 0, step: int = 0, deferred: float = 0.0
+    config: Config, *, epoch: int = 0, step: int = 0, reweighting: int = 0
 ) -> Iterator[Segment]:
     """Cuts what is left of a training into segments.
 
@@ -115,11 +115,12 @@ def segments(
         epoch: Epochs that are done.
         step: Steps that are done of the next one, which then has a segment of its own:
             fit() gives all its epochs the same number of steps.
-        deferred: Share of the last stage's epochs before class weights begin to apply.
+        reweighting: Epochs of the last stage before class weights begin to apply; 0 where
+            they apply from the start, in all stages.
     """
     stages = make_stages(config)
-    last = first_epoch_of_last(stages)
-    reweighting = last + round(deferred * stages[-1].epochs) if deferred else 0
+    if reweighting:
+        reweighting += first_epoch_of_last(stages)
     kinds = [
         (number, image_size(config, done), done >= reweighting)
         for done, number in enumerate(
