@@ -27,7 +27,7 @@ from skincnn.evaluation.metrics import METRICS
 from skincnn.files import replacing, require_writable_folder, sha256, write_json
 from skincnn.lookup import look_up
 from skincnn.model.augment import AUGMENTATIONS, Augmentation
-from skincnn.model.backbones import BACKBONES
+from skincnn.model.backbones import check_size
 from skincnn.model.classifier import build_classifier, set_trainable
 from skincnn.training.callbacks import Validation, epoch_callbacks
 from skincnn.training.imbalance import STRATEGIES, Plan
@@ -58,17 +58,13 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: A name is unknown, or pictures are too small for the backbone.
     """
-    backbone = look_up(BACKBONES, config.model.backbone, "`model.backbone`")
     look_up(STRATEGIES, config.imbalance.strategy, "`imbalance.strategy`")
     look_up(METRICS, config.train.monitor, "`train.monitor`")
     for part in config.augment.parts:
         look_up(AUGMENTATIONS, part, "`augment.parts`")
     for size in (config.data.image_size, config.train.small_image_size):
-        if 0 < size < backbone.min_size:
-            raise ConfigError(
-                f"{config.model.backbone} needs pictures of {backbone.min_size} px or "
-                f"more. Received: {size}."
-            )
+        if size > 0:
+            check_size(config.model.backbone, size)
 
 
 def check_workdir(workdir: Path, overwrite: bool) -> None:
@@ -221,7 +217,7 @@ def _fit(
     ):
         if epochs == 0:
             continue
-        set_trainable(classifier, backbone=backbone, batch_norm=config.model.batch_norm)
+        set_trainable(classifier, None if backbone else 0, config.model.batch_norm)
         # An average over so few steps would be mostly the random head.
         ema = config.optimizer.ema if backbone else 0.0
         optimizer = build_optimizer(
