@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,6 +143,26 @@ def test_frozen_statistics_normalise_as_in_inference() -> None:
 def test_frozen_statistics_need_the_model_that_is_trained() -> None:
     with pytest.raises(ValueError, match="fused=True"):
         set_trainable(build_classifier(SMALL, 7), None, "frozen_statistics")
+
+
+def test_a_model_with_metadata_is_keras_s_own_and_has_the_weights_of_the_fused(
+    tmp_path: Path,
+) -> None:
+    config = replace(SMALL, metadata=True)
+    fused = build_classifier(config, 7, fused=True)
+    plain = build_classifier(config, 7, seed=1)
+    plain.set_weights(fused.get_weights())
+    plain.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        assert b"skincnn" not in archive.read("config.json")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    rng = np.random.default_rng(0)
+    patients = {
+        "images": rng.uniform(0, 255, (3, 32, 32, 3)),
+        "metadata": rng.uniform(0, 1, (3, len(METADATA_FIELDS))),
+    }
+    expected = fused.predict(patients, verbose=0)
+    np.testing.assert_allclose(loaded.predict(patients, verbose=0), expected, atol=1e-5)
 
 
 def test_metadata_reach_the_logits_and_are_dropped_for_half_the_patients() -> None:
