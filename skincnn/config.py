@@ -135,21 +135,30 @@ class ModelConfig:
     """The classifier: a backbone, pooling, dropout and a linear head."""
 
     backbone: str = "mobilenet_v2"
-    """Name of `BACKBONES`."""
+    """Name of `BACKBONES`, or `package.module:function` of yours; see `find_backbone`."""
     width: float = 1.0
-    """Width multiplier of the backbone (alpha of Keras Applications)."""
+    """Width multiplier of the backbone (alpha of Keras Applications), if it has one."""
     weights: str = "imagenet"
     """Where the backbone starts: imagenet, none, or the path of a weights file."""
     dropout: float = 0.2
     """Share of pooled features that are dropped in training."""
-    batch_norm: Literal["train", "frozen"] = "train"
-    """Whether BatchNorm uses the batch's statistics when the backbone trains."""
+    batch_norm: Literal["train", "frozen", "frozen_statistics"] = "train"
+    """BatchNorm where the backbone trains: `train` uses the batch's statistics, `frozen`
+    keeps statistics and weights, `frozen_statistics` trains scale and shift alone."""
     batch_norm_momentum: float = 0.99
     """How slowly BatchNorm's moving statistics follow the batches."""
+    metadata: bool = False
+    """Whether the model is also told the patient's age and sex and the site."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
         _require(self.width > 0, "model.width", "positive", self.width)
+        _require(
+            self.batch_norm in ("train", "frozen", "frozen_statistics"),
+            "model.batch_norm",
+            "train, frozen or frozen_statistics",
+            self.batch_norm,
+        )
         _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
         _require(
             0 <= self.batch_norm_momentum < 1,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -10,12 +12,15 @@ from conftest import run_script
 
 from skincnn.config import ModelConfig
 from skincnn.errors import ConfigError
-from skincnn.model.backbones import BACKBONES, build_backbone
+from skincnn.model.backbones import build_backbone
 from skincnn.model.classifier import (
-    FusedBatchNormalization,
+    block_of_variables,
     build_classifier,
+    num_blocks,
     set_trainable,
 )
+from skincnn.model.layers import FreezableDropout, FusedBatchNormalization
+from skincnn.patient import METADATA_FIELDS
 
 OFFLINE = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
 SMALL = ModelConfig(backbone="mobilenet", width=0.25, weights="none")
@@ -51,6 +56,21 @@ def test_fused_batch_norm_equals_keras_s() -> None:
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
 
 
+def test_dropout_rests_while_it_is_frozen() -> None:
+    layer = FreezableDropout(0.5, noise_shape=(None, 1), seed=3)
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(layer)
+    )
+    ones = np.ones((400, 3), np.float32)
+    outputs = np.asarray(layer(ones, training=True))
+    np.testing.assert_array_equal(again(ones, training=True), outputs)
+    assert set(np.unique(outputs)) == {0.0, 2.0}
+    assert 150 < (outputs == 0).all(axis=1).sum() < 250
+    np.testing.assert_array_equal(layer(ones, training=False), ones)
+    layer.trainable = False
+    np.testing.assert_array_equal(layer(ones, training=True), ones)
+
+
 def test_fused_and_plain_models_share_weights_and_outputs() -> None:
     fused = build_classifier(SMALL, 7, fused=True)
     plain = build_classifier(SMALL, 7)
@@ -63,44 +83,105 @@ def test_fused_and_plain_models_share_weights_and_outputs() -> None:
     assert all(kind.startswith("keras") for kind in kinds)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_the_classifier_s_backbone_is_keras_applications_own(
-    name: str, tmp_path: Path
-) -> None:
-    width = BACKBONES[name].widths[0]
-    source = build_backbone(name, width, "none")
-    path = tmp_path / "source.weights.h5"
-    rng = np.random.default_rng(0)
-    # Statistics other than 0 and 1, or BatchNorm's weights could be mixed up unseen.
-    source.set_weights([w + rng.uniform(0.01, 0.1, w.shape) for w in source.get_weights()])
-    source.save_weights(path)
-    config = ModelConfig(backbone=name, width=width, weights=str(path))
-    ours = build_classifier(config, 7, fused=True).get_layer("backbone")
-    images = rng.uniform(-1, 1, (2, 64, 64, 3)).astype("float32")
-    expected = np.asarray(source(images, training=False))
-    np.testing.assert_allclose(
-        ours(images, training=False),
-        expected,
-        rtol=1e-4,
-        atol=1e-4 * np.abs(expected).max(),
-    )
-
-
-def test_frozen_batch_norm_keeps_its_statistics() -> None:
-    model = build_classifier(SMALL, 7)
-    set_trainable(model, backbone=True, batch_norm="frozen")
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    norms = [
-        layer
-        for layer in model.get_layer("backbone").layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    before = [layer.get_weights() for layer in norms]
+def fit_once(model: keras.Model) -> dict[str, bool]:
+    """Trains a step and returns whether each variable changed, by its path."""
+    # Features of a random frozen network are tiny, and so are their gradients.
+    optimizer = keras.optimizers.Adam(1e-2, epsilon=1e-30)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = {v.path: np.array(v) for v in model.weights}
     images = np.random.default_rng(0).uniform(0, 255, (4, 64, 64, 3))
     model.fit(images, np.arange(4), verbose=0)
-    for layer, weights in zip(norms, before, strict=True):
-        for new, old in zip(layer.get_weights(), weights, strict=True):
-            np.testing.assert_array_equal(new, old)
+    return {v.path: not np.array_equal(v, before[v.path]) for v in model.weights}
+
+
+def test_the_last_blocks_train_and_the_others_rest() -> None:
+    model = build_classifier(SMALL, 7, fused=True)
+    block_of = block_of_variables(model)
+    assert num_blocks(model) == 5
+    assert set(block_of.values()) == {0, 1, 2, 3, 4, 5}
+    head = {"logits/kernel", "logits/bias"}
+    assert {path for path, block in block_of.items() if block == 0} == head
+    for blocks in (0, 2, 5):
+        set_trainable(model, blocks)
+        assert fit_once(model) == {p: block <= blocks for p, block in block_of.items()}
+
+
+@pytest.mark.parametrize("blocks", [-1, 6])
+def test_blocks_that_are_not_there_are_refused(blocks: int) -> None:
+    with pytest.raises(ConfigError, match=rf"must be in 0\.\.5.*Received: {blocks}"):
+        set_trainable(build_classifier(SMALL, 7, fused=True), blocks)
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "resting"),
+    [
+        ("train", ()),
+        ("frozen", ("gamma", "beta", "moving_mean", "moving_variance")),
+        ("frozen_statistics", ("moving_mean", "moving_variance")),
+    ],
+)
+def test_batch_norm_policy(batch_norm: str, resting: tuple[str, ...]) -> None:
+    model = build_classifier(SMALL, 7, fused=True)
+    # What an earlier phase chose is forgotten.
+    set_trainable(model, None, "frozen_statistics")
+    set_trainable(model, None, "frozen")
+    set_trainable(model, None, batch_norm)
+    changed = fit_once(model)
+    assert changed == {path: path.split("/")[-1] not in resting for path in changed}
+
+
+def test_frozen_statistics_normalise_as_in_inference() -> None:
+    model = build_classifier(replace(SMALL, dropout=0.0), 7, fused=True)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+    expected = np.asarray(model(images, training=False))
+    set_trainable(model, None, "frozen_statistics")
+    np.testing.assert_array_equal(model(images, training=True), expected)
+    set_trainable(model, None, "train")
+    assert np.abs(model(images, training=True) - expected).max() > 1e-3
+
+
+def test_frozen_statistics_need_the_model_that_is_trained() -> None:
+    with pytest.raises(ValueError, match="fused=True"):
+        set_trainable(build_classifier(SMALL, 7), None, "frozen_statistics")
+
+
+def test_a_model_with_metadata_is_keras_s_own_and_has_the_weights_of_the_fused(
+    tmp_path: Path,
+) -> None:
+    config = replace(SMALL, metadata=True)
+    fused = build_classifier(config, 7, fused=True)
+    plain = build_classifier(config, 7, seed=1)
+    plain.set_weights(fused.get_weights())
+    plain.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        assert b"skincnn" not in archive.read("config.json")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    rng = np.random.default_rng(0)
+    patients = {
+        "images": rng.uniform(0, 255, (3, 32, 32, 3)),
+        "metadata": rng.uniform(0, 1, (3, len(METADATA_FIELDS))),
+    }
+    expected = fused.predict(patients, verbose=0)
+    np.testing.assert_allclose(loaded.predict(patients, verbose=0), expected, atol=1e-5)
+
+
+def test_metadata_reach_the_logits_and_are_dropped_for_half_the_patients() -> None:
+    config = replace(SMALL, dropout=0.0, metadata=True)
+    model = build_classifier(config, 7, fused=True)
+    set_trainable(model, 0)
+    assert [tensor.name for tensor in model.inputs] == ["images", "metadata"]
+    images = np.full((200, 32, 32, 3), 100, np.float32)
+    patients = np.zeros((200, len(METADATA_FIELDS)), np.float32)
+    nothing_known = model.predict({"images": images[:1], "metadata": patients[:1]})
+    patients[:, METADATA_FIELDS.index("sex_female")] = 1
+    patients[:, 0] = 0.5
+    described = {"images": images, "metadata": patients}
+    assert np.abs(model.predict(described, verbose=0)[0] - nothing_known).max() > 1e-3
+    logits = np.asarray(model(described, training=True))
+    dropped = np.isclose(logits, nothing_known, atol=1e-5).all(axis=1)
+    assert 60 < dropped.sum() < 140
+    others = logits[~dropped]
+    np.testing.assert_allclose(others, np.broadcast_to(others[0], others.shape), atol=1e-5)
 
 
 def test_a_weights_file_is_loaded(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def test_an_unknown_field_is_named() -> None:
         (AugmentConfig, {"rotation_degrees": 181.0}, "rotation_degrees"),
         (ModelConfig, {"width": 0.0}, "width"),
         (ModelConfig, {"dropout": 1.0}, "dropout"),
+        (ModelConfig, {"batch_norm": "off"}, "train, frozen or frozen_statistics"),
         (ImbalanceConfig, {"power": 1.5}, "power"),
         (OptimizerConfig, {"learning_rate": 0.0}, "learning_rate"),
         (OptimizerConfig, {"weight_decay": -1.0}, "weight_decay"),

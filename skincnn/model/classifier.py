@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras import ops
 
 from skincnn.config import ModelConfig
-from skincnn.model.backbones import BACKBONES, build_backbone
+from skincnn.errors import ConfigError
+from skincnn.model.backbones import Scaling, build_backbone, find_backbone
+from skincnn.model.layers import FusedBatchNormalization, training_layer
+from skincnn.model.networks import clone
+from skincnn.patient import METADATA_FIELDS
 
 BACKBONE_LAYER = "backbone"
+METADATA_UNITS = 32
+METADATA_DROPOUT = 0.5
+PROBE_SIZE = 512
+"""Pixels of the picture on which blocks are told apart: each halving is plain to see."""
 
 
 def build_classifier(
@@ -18,105 +29,156 @@ def build_classifier(
     """Returns a model from pictures to logits.
 
     Input: [batch, height, width, 3] in 0..255, any size that the backbone accepts; the
-    backbone's own scaling is inside. Output: float32 logits [batch, num_classes].
+    backbone's own scaling is inside. With `config.metadata` the input is a dictionary of
+    these `images` and of `metadata`, [batch, len(METADATA_FIELDS)] as
+    `data.metadata.encode_metadata` makes them. Output: float32 logits
+    [batch, num_classes].
 
     Args:
         config: The backbone, its weights and the dropout.
         num_classes: Number of logits.
         seed: Seed of the head's first weights and of dropout.
-        fused: Whether BatchNorm layers are `FusedBatchNormalization`. Such a model has
-            the same weights in the same order; it is faster to train, and its saved
-            file needs this package to be read.
+        fused: Whether the model is to be trained: BatchNorm layers are
+            `FusedBatchNormalization`, and dropout in frozen blocks rests. Such a model has
+            the same weights in the same order; its saved file needs this package to be
+            read.
 
     Raises:
         ConfigError: The backbone or its weights are not to be had.
     """
     keras.utils.set_random_seed(seed)
-    network = _with_batch_norm(
-        build_backbone(config.backbone, config.width, config.weights),
-        FusedBatchNormalization if fused else keras.layers.BatchNormalization,
-        config.batch_norm_momentum,
-    )
-    entry = BACKBONES[config.backbone]
-    inputs = keras.Input((None, None, 3), name="images")
-    features = keras.layers.Rescaling(entry.scale, entry.offset)(inputs)
-    features = keras.layers.GlobalAveragePooling2D()(network(features))
+    network = build_backbone(config.backbone, config.width, config.weights)
+    network = clone(network, training_layer if fused else None)
+    network.name = BACKBONE_LAYER
+    for layer in _batch_norms(network):
+        layer.momentum = config.batch_norm_momentum
+    images = inputs = keras.Input((None, None, 3), name="images")
+    scaled = _scale(images, find_backbone(config.backbone).scaling)
+    features = keras.layers.GlobalAveragePooling2D()(network(scaled))
     features = keras.layers.Dropout(config.dropout, seed=seed)(features)
+    if config.metadata:
+        metadata = keras.Input((len(METADATA_FIELDS),), name="metadata")
+        inputs = {"images": images, "metadata": metadata}
+        features = keras.layers.Concatenate()([features, _describe(metadata, seed)])
     logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(features)
     return keras.Model(inputs, logits, name="classifier")
 
 
 def set_trainable(
-    classifier: keras.Model, *, backbone: bool, batch_norm: str = "train"
+    classifier: keras.Model, blocks: int | None, batch_norm: str = "train"
 ) -> None:
-    """Chooses what trains: the head alone, or the backbone as well.
+    """Chooses what trains: the head, and all or the last blocks of the backbone.
+
+    A block is a stage of one spatial resolution, as the layers between two halvings of a
+    ResNet are. In what is frozen BatchNorm and, if the classifier is `fused`, dropout and
+    stochastic depth work as in inference.
 
     Args:
         classifier: A model of `build_classifier`; compile it after this call.
-        backbone: Whether the backbone's weights train.
-        batch_norm: With "frozen", BatchNorm layers keep their moving statistics and
-            their weights even when the backbone trains.
+        blocks: 0 for the head alone, n for the head and the last n blocks, None for all.
+        batch_norm: What BatchNorm layers of blocks that train do. "train": they use the
+            batch's statistics. "frozen": they keep their moving statistics and their
+            weights. "frozen_statistics": they keep the statistics alone (`fused` only).
+
+    Raises:
+        ConfigError: The backbone has fewer blocks.
     """
+    network = classifier.get_layer(BACKBONE_LAYER)
+    if blocks == 0:
+        network.trainable = False
+        return
+    block_of = {} if blocks is None else _block_of_layers(network)
+    if blocks is not None and not 0 < blocks <= max(block_of.values()):
+        raise ConfigError(
+            f"The number of blocks to train must be in 0..{max(block_of.values())}, the "
+            f"blocks of this backbone. Received: {blocks}."
+        )
     # `training=False` at the call would be overridden by fit(); a BatchNorm layer whose
     # `trainable` is False runs in inference mode.
+    network.trainable = True
+    for layer in network.layers:
+        layer.trainable = blocks is None or block_of[layer.name] <= blocks
+    for layer in _batch_norms(network):
+        if batch_norm == "frozen":
+            layer.trainable = False
+        if isinstance(layer, FusedBatchNormalization):
+            layer.frozen_statistics = batch_norm == "frozen_statistics"
+        elif batch_norm == "frozen_statistics":
+            raise ValueError("`frozen_statistics` needs build_classifier(fused=True).")
+
+
+def num_blocks(classifier: keras.Model) -> int:
+    """Returns how many blocks with weights the backbone has; see `set_trainable`."""
+    return max(_block_of_layers(classifier.get_layer(BACKBONE_LAYER)).values())
+
+
+def block_of_variables(classifier: keras.Model) -> dict[str, int]:
+    """Returns the block of each weight by its variable's `path`, counted from the head.
+
+    The head is 0, the last block of the backbone 1, its first `num_blocks`.
+    """
     network = classifier.get_layer(BACKBONE_LAYER)
-    network.trainable = backbone
-    if backbone and batch_norm == "frozen":
-        for layer in network.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
+    block_of_layers = _block_of_layers(network)
+    block_of = {variable.path: 0 for variable in classifier.weights}
+    for layer in network.layers:
+        block = block_of_layers[layer.name]
+        block_of.update({variable.path: block for variable in layer.weights})
+    return block_of
 
 
-@keras.saving.register_keras_serializable("skincnn")
-class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """BatchNormalization that trains by TensorFlow's fused kernel, two to three times
-    as fast on a CPU as the separate operations of Keras.
+def _block_of_layers(network: keras.Model) -> dict[str, int]:
+    """Returns the block of each layer by name, counted from the last, which is 1.
 
-    The same weights, outputs and gradients as `keras.layers.BatchNormalization`. Falls
-    back to it where there is no such kernel: other backends, other axes than the last,
-    mixed precision, inference.
-    """  # noqa: D205
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalises `inputs` [batch, height, width, channels]."""
-        if not (
-            training
-            and self.trainable
-            and mask is None
-            and keras.backend.backend() == "tensorflow"
-            and self.compute_dtype == "float32"
-            and self.axis in (-1, 3)
-            and self.scale
-            and self.center
-        ):
-            return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf
-
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
-        )
-        # The kernel returns the unbiased variance (n - 1); Keras keeps the biased one.
-        count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
-        for moving, batch in (
-            (self.moving_mean, mean),
-            (self.moving_variance, variance * (count - 1) / count),
-        ):
-            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
-        return outputs
+    The block of a layer is told by the height of its output. Layers whose output has none
+    (squeeze and excite, say) belong to the block of the layer before them.
+    """
+    layers = network.layers
+    # Of a nested model `output` would be its own, and not that of its call in `network`.
+    outputs = [layer._inbound_nodes[0].output_tensors[0] for layer in layers]
+    shapes = keras.Model(network.inputs, outputs).compute_output_shape(
+        (1, PROBE_SIZE, PROBE_SIZE, 3)
+    )
+    halvings, last = {}, 0
+    for layer, shape in zip(layers, shapes, strict=True):
+        if len(shape) == 4 and shape[1] > 1:
+            last = round(math.log2(PROBE_SIZE / shape[1]))
+        halvings[layer.name] = last
+    # What comes before the first weights, or after the last, is no block of its own.
+    levels = sorted({halvings[layer.name] for layer in layers if layer.weights})
+    return {
+        name: max(1, sum(level >= halving for level in levels))
+        for name, halving in halvings.items()
+    }
 
 
-def _with_batch_norm(
-    network: keras.Model, kind: type[keras.layers.BatchNormalization], momentum: float
-) -> keras.Model:
-    """Returns a copy of `network` with other BatchNorm layers and the same weights."""
+def _batch_norms(network: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from _batch_norms(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            yield layer
 
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if isinstance(layer, keras.layers.BatchNormalization):
-            return kind.from_config({**config, "momentum": momentum})
-        return type(layer).from_config(config)
 
-    copy = keras.models.clone_model(network, clone_function=clone)
-    copy.set_weights(network.get_weights())
-    copy.name = BACKBONE_LAYER
-    return copy
+def _scale(images: Any, scaling: Scaling) -> Any:
+    """Returns pictures in 0..255 as the backbone wants them, by Keras's own means."""
+    if scaling.bgr:
+        images = ops.flip(images, axis=-1)
+    # 256 grey levels do not fit a half precision.
+    return keras.layers.Rescaling(scaling.scale, scaling.offset, dtype="float32")(images)
+
+
+def _describe(metadata: Any, seed: int) -> Any:
+    """Returns [batch, METADATA_UNITS] of what is known of the patients.
+
+    In training half of the patients are not described at all, or the head would lean on
+    what is easy to learn and not look at the picture.
+
+    References:
+        Neverova et al., ModDrop (2014), arXiv:1501.00102; Pacheco and Krohling, The impact
+        of patient clinical information (2019), arXiv:1909.12912.
+    """
+    hidden = keras.layers.Dense(METADATA_UNITS, "relu", name="metadata_hidden")(metadata)
+    dropout = keras.layers.Dropout(
+        METADATA_DROPOUT, noise_shape=(None, 1), seed=seed, name="metadata_dropout"
+    )
+    return dropout(hidden)

@@ -30,8 +30,13 @@ from skincnn.files import replacing, require_writable_folder, sha256, write_json
 from skincnn.interruption import StopRequest
 from skincnn.lookup import look_up
 from skincnn.model.augment import AUGMENTATIONS, Augmentation
-from skincnn.model.backbones import BACKBONES
-from skincnn.model.classifier import build_classifier, set_trainable
+from skincnn.model.backbones import check_size
+from skincnn.model.classifier import (
+    block_of_variables,
+    build_classifier,
+    num_blocks,
+    set_trainable,
+)
 from skincnn.training.callbacks import (
     EarlyStopping,
     Saving,
@@ -46,6 +51,7 @@ from skincnn.training.schedules import SCHEDULES
 from skincnn.training.stages import (
     SCENARIOS,
     Segment,
+    Stage,
     first_epoch_of_last,
     make_stages,
     segments,
@@ -84,7 +90,6 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: A name is unknown, or pictures are too small for the backbone.
     """
-    backbone = look_up(BACKBONES, config.model.backbone, "`model.backbone`")
     look_up(STRATEGIES, config.imbalance.strategy, "`imbalance.strategy`")
     look_up(METRICS, config.train.monitor, "`train.monitor`")
     look_up(SCENARIOS, config.train.scenario, "`train.scenario`")
@@ -93,11 +98,8 @@ def check(config: Config) -> None:
     for part in config.augment.parts:
         look_up(AUGMENTATIONS, part, "`augment.parts`")
     for size in (config.data.image_size, config.train.small_image_size):
-        if 0 < size < backbone.min_size:
-            raise ConfigError(
-                f"{config.model.backbone} needs pictures of {backbone.min_size} px or "
-                f"more. Received: {size}."
-            )
+        if size > 0:
+            check_size(config.model.backbone, size)
 
 
 def check_workdir(
@@ -260,6 +262,7 @@ class Training:
         self.counts = np.bincount(self.labels, minlength=classifier.output_shape[-1])
         self.plan = STRATEGIES[config.imbalance.strategy](self.counts, config.imbalance)
         self.stages = make_stages(config)
+        _check_blocks(self.stages, classifier)
         self.steps = steps_per_epoch(
             len(self.table), config.data.batch_size, self.plan.epoch_counts
         )
@@ -346,16 +349,14 @@ class Training:
         self._compiled = kind
         stage = self.stages[segment.stage]
         # What is frozen is fixed when a model is compiled.
-        set_trainable(
-            self.classifier,
-            backbone=stage.blocks != 0,
-            batch_norm=self.config.model.batch_norm,
-        )
+        set_trainable(self.classifier, stage.blocks, self.config.model.batch_norm)
+        decay = self.config.optimizer.layer_decay
         optimizer = build_optimizer(
             dataclasses.replace(self.config.optimizer, ema=stage.ema),
             stage.learning_rate,
             self.steps * stage.epochs,
             round(self.steps * stage.warmup_epochs),
+            blocks=block_of_variables(self.classifier) if decay < 1 else None,
         )
         loss = build_loss(self.plan, self.config.loss, reweighted=segment.reweighted)
         self.model.compile(optimizer, loss)
@@ -411,6 +412,16 @@ def _memory(batch_size: int, image_size: int) -> Iterator[None]:
             "is smaller in proportion), a smaller --data.image-size, or a smaller "
             "--model.backbone; then train anew with --overwrite."
         ) from error
+
+
+def _check_blocks(stages: tuple[Stage, ...], classifier: keras.Model) -> None:
+    """Checks before the first stage what the later ones ask for."""
+    asked = max((stage.blocks or 0 for stage in stages), default=0)
+    if asked > num_blocks(classifier):
+        raise ConfigError(
+            f"`train.stages`: the backbone has {num_blocks(classifier)} blocks. "
+            f"Received: {asked}. Give at most so many, or -1 for everything."
+        )
 
 
 def _check_config(path: Path, config: Config) -> None:

@@ -1,0 +1,523 @@
+"""The smallest network of each family against Keras Applications' own; the others by name.
+
+Networks are built once for all tests of a family.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+import keras
+import numpy as np
+import pytest
+from keras import applications
+
+from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
+from skincnn.errors import ConfigError
+from skincnn.model.backbones import (
+    BACKBONES,
+    CENTRED_BGR,
+    STANDARDISED,
+    SYMMETRIC,
+    SYMMETRIC_128,
+    UNSCALED,
+    Backbone,
+    Build,
+    build_backbone,
+    check_size,
+    find_backbone,
+)
+from skincnn.model.classifier import (
+    block_of_variables,
+    build_classifier,
+    num_blocks,
+    set_trainable,
+)
+from skincnn.model.networks import normalised, with_depthwise, without_scaling
+from skincnn.training.run import check
+
+slow = pytest.mark.slow
+FUNCTIONS = {
+    name.lower(): function
+    for name, function in vars(applications).items()
+    if name[0].isupper() and callable(function)
+}
+SMALLEST = {
+    # name: (width, size in pixels, blocks)
+    "resnet50": (1.0, 32, 5),
+    "resnet50_v2": (1.0, 32, 5),
+    "vgg16": (1.0, 32, 5),
+    "mobilenet": (0.25, 32, 5),
+    "mobilenet_v2": (0.35, 32, 5),
+    "mobilenet_v3_small": (0.5, 32, 5),
+    "efficientnet_b0": (1.0, 32, 5),
+    "efficientnet_v2_b0": (1.0, 32, 5),
+    "efficientnet_v2_s": (1.0, 32, 5),
+    "densenet121": (1.0, 32, 5),
+    "inception_v3": (1.0, 75, 5),
+    "inception_resnet_v2": (1.0, 75, 5),
+    "xception": (1.0, 71, 5),
+    "nasnet_mobile": (1.0, 64, 5),
+    "convnext_tiny": (1.0, 32, 4),
+}
+SLOW = (
+    *("resnet50_v2", "efficientnet_v2_s", "inception_resnet_v2", "xception"),
+    "nasnet_mobile",
+)
+BLOCKS_BY_NAME = {
+    "resnet50": (r"conv(\d)", 6),
+    "vgg16": (r"block(\d)", 6),
+    "densenet121": (r"conv(\d)_block", 6),
+    "convnext_tiny": (r"_stage_(\d)", 4),
+}
+"""Stages that the names of layers tell: the number in a name and that of the head."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A network of Keras, and the classifier that was made with its weights."""
+
+    name: str
+    reference: keras.Model
+    preprocess_input: Callable[[np.ndarray], np.ndarray]
+    classifier: keras.Model
+    images: np.ndarray
+
+
+def keras_function(name: str) -> Callable[..., keras.Model]:
+    return FUNCTIONS[name.replace("_", "")]
+
+
+def module_of(name: str) -> ModuleType:
+    return getattr(applications, keras_function(name).__module__.split(".")[-1])
+
+
+def randomise(network: keras.Model, images: np.ndarray) -> None:
+    """Gives biases and BatchNorm values other than 0 and 1, or a mix-up were unseen.
+
+    BatchNorm's are those of `images`, which therefore still differ after many layers.
+    """
+    rng = np.random.default_rng(0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Normalization) and layer.weights:
+            mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+            layer.set_weights([np.array(mean), np.array(std), np.array(0)])
+            layer.finalize_state()
+        else:
+            weights = layer.get_weights()
+            noise = [rng.uniform(-0.1, 0.1, w.shape) * (w.ndim == 1) for w in weights]
+            layer.set_weights([w + n for w, n in zip(weights, noise, strict=True)])
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    network(images, training=True)
+
+
+def pictures(size: int, number: int = 3) -> np.ndarray:
+    """Noisy pictures, each of another tint."""
+    rng = np.random.default_rng(0)
+    noise = rng.uniform(0, 100, (number, size, size, 3))
+    return (noise + rng.uniform(0, 155, (number, 1, 1, 3))).astype(np.float32)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=slow if n in SLOW else ()) for n in SMALLEST],
+)
+def family(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Family:
+    name = request.param
+    width, size, _ = SMALLEST[name]
+    options = {"alpha": width} if find_backbone(name).has_width else {}
+    shape = (size, size, 3) if name.startswith("nasnet") else (None, None, 3)
+    reference = keras_function(name)(
+        include_top=False, weights=None, input_shape=shape, **options
+    )
+    images = pictures(size)
+    preprocess_input = module_of(name).preprocess_input
+    randomise(reference, preprocess_input(pictures(size, 16)))
+    path = tmp_path_factory.mktemp(name) / "reference.weights.h5"
+    reference.save_weights(path)
+    if name.startswith("efficientnet_b"):
+        # With ImageNet weights, and only then, Keras adds a layer to it.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("keras.src.utils.file_utils.get_file", lambda *_, **__: str(path))
+            reference = keras_function(name)(include_top=False, input_shape=shape)
+    config = ModelConfig(backbone=name, width=width, weights=str(path), dropout=0.0)
+    classifier = build_classifier(config, 7, fused=True)
+    path.unlink()
+    return Family(name, reference, preprocess_input, classifier, images)
+
+
+def test_features_of_pictures_are_those_of_keras_applications(family: Family) -> None:
+    def theirs(images: np.ndarray) -> np.ndarray:
+        features = family.reference(family.preprocess_input(images), training=False)
+        return np.asarray(features).mean(axis=(1, 2))
+
+    head = family.classifier.get_layer("logits")
+    ours = keras.Model(family.classifier.input, head.input)(family.images)
+    expected = theirs(family.images.copy())
+    tolerance = 0.003 * np.abs(expected).max()
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance)
+    # A scaling that is two grey levels off would be seen.
+    assert np.abs(theirs(family.images + 2) - expected).max() > 3 * tolerance
+
+
+def test_blocks_are_stages_of_one_resolution(family: Family) -> None:
+    block_of = block_of_variables(family.classifier)
+    assert num_blocks(family.classifier) == SMALLEST[family.name][2]
+    assert list(block_of) == [weight.path for weight in family.classifier.weights]
+    pattern, head = BLOCKS_BY_NAME.get(family.name, ("$^", 0))
+    for path, block in block_of.items():
+        named = re.search(pattern, path)
+        assert not named or block == head - int(named[1]), path
+
+
+def test_a_frozen_network_is_that_of_inference(family: Family) -> None:
+    """Its dropout and stochastic depth too, which `fit` would turn on."""
+    model, images = family.classifier, family.images
+    expected = np.asarray(model(images, training=False))
+    set_trainable(model, 0)
+    np.testing.assert_array_equal(model(images, training=True), expected)
+    set_trainable(model, None, "frozen")
+    results = [np.asarray(model(images, training=True)) for _ in range(2)]
+    random = np.abs(results[0] - results[1]).max() > 1e-6 * np.abs(expected).max()
+    # Keras's ConvNeXt has stochastic depth with a probability of 0.
+    assert random == family.name.startswith("efficientnet")
+
+
+def test_every_network_of_keras_applications_is_there_under_its_name() -> None:
+    ours = {name.replace("_", "") for name in BACKBONES if name != "small_cnn"}
+    assert ours == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "small_cnn"])
+def test_each_name_builds_its_own_network(name: str) -> None:
+    def functions(build: Callable[..., object]) -> Iterator[object]:
+        for value in inspect.getclosurevars(build).nonlocals.values():
+            if inspect.isfunction(value):
+                yield value
+                yield from functions(value)
+
+    assert keras_function(name) in functions(BACKBONES[name].build)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "small_cnn"])
+def test_scaling_is_that_of_preprocess_input(name: str) -> None:
+    images = pictures(4)
+    expected = module_of(name).preprocess_input(images.copy())
+    scaling = BACKBONES[name].scaling
+    scaled = (images[..., ::-1] if scaling.bgr else images) * scaling.scale + scaling.offset
+    if np.array_equal(expected, images):  # Keras scales inside the network.
+        assert name.startswith(("efficientnet", "convnext", "mobilenet_v3"))
+    else:
+        np.testing.assert_allclose(scaled, expected, atol=1e-4)
+
+
+KINDS = {
+    "unscaled": UNSCALED,
+    "symmetric": SYMMETRIC,
+    "symmetric_128": SYMMETRIC_128,
+    "standardised": STANDARDISED,
+    "centred_bgr": CENTRED_BGR,
+}
+LOAD = """
+import sys, keras, numpy as np
+for path in sys.argv[2:]:
+    model = keras.saving.load_model(path)
+    np.save(path + ".npy", model.predict(np.load(sys.argv[1]), verbose=0))
+assert not [name for name in sys.modules if name.startswith("skincnn")]
+"""
+
+
+def assert_keras_alone_loads(
+    models: dict[str, keras.Model], images: np.ndarray, folder: Path
+) -> None:
+    """Saves models, and loads them where this package is not imported."""
+    np.save(folder / "images.npy", images)
+    for name, model in models.items():
+        model.save(folder / f"{name}.keras")
+        with zipfile.ZipFile(folder / f"{name}.keras") as archive:
+            assert b"skincnn" not in archive.read("config.json")
+    paths = [str(folder / f"{name}.keras") for name in models]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LOAD, str(folder / "images.npy"), *paths],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for path, model in zip(paths, models.values(), strict=True):
+        expected = model.predict(images, verbose=0)
+        np.testing.assert_allclose(
+            np.load(f"{path}.npy"), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
+        )
+
+
+def tiny(size: int | None, width: float, weights: str | None) -> keras.Model:
+    inputs = keras.Input((size, size, 3))
+    return keras.Model(inputs, keras.layers.Conv2D(4, 3, activation="gelu")(inputs))
+
+
+def test_keras_alone_loads_every_kind_of_scaling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {}
+    for kind, scaling in KINDS.items():
+        monkeypatch.setitem(BACKBONES, kind, Backbone(tiny, scaling))
+        models[kind] = build_classifier(ModelConfig(backbone=kind, weights="none"), 7)
+    assert_keras_alone_loads(models, pictures(16), tmp_path)
+
+
+@slow
+@pytest.mark.parametrize("name", SMALLEST)
+def test_keras_alone_loads_every_family(name: str, tmp_path: Path) -> None:
+    config = ModelConfig(backbone=name, width=SMALLEST[name][0], weights="none")
+    images = pictures(96 if name.startswith("nasnet") else 75)
+    assert_keras_alone_loads({name: build_classifier(config, 7)}, images, tmp_path)
+
+
+@slow
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name not in SMALLEST])
+def test_the_larger_networks_are_built(name: str) -> None:
+    model = build_classifier(ModelConfig(backbone=name, weights="none"), 7)
+    assert np.isfinite(model(pictures(96)[:1])).all()
+    assert num_blocks(model) == (4 if name.startswith(("convnext", "small")) else 5)
+
+
+def test_imagenet_weights_are_asked_for_without_a_top_at_the_native_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = build_backbone("mobilenet", 0.25, "none")
+    source.save_weights(tmp_path / "source.weights.h5")
+    asked = []
+
+    def get_file(name: str, *_: object, **__: object) -> str:
+        asked.append(name)
+        return str(tmp_path / "source.weights.h5")
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    ours = build_backbone("mobilenet", 0.25, "imagenet")
+    for a, b in zip(ours.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert asked == ["mobilenet_2_5_224_tf_no_top.h5"]
+
+
+def scaling_inside(size: int | None, width: float, weights: str | None) -> keras.Model:
+    """A network that begins as EfficientNet does."""
+    inputs = keras.Input((size, size, 3))
+    scaled = keras.layers.Normalization()(keras.layers.Rescaling(1 / 255)(inputs))
+    network = keras.Model(inputs, keras.layers.Conv2D(4, 3)(scaled), name="inside")
+    return normalised(network)
+
+
+def grouped(size: int | None, width: float, weights: str | None) -> keras.Model:
+    """A network with a depthwise convolution as ConvNeXt writes it."""
+    inputs = keras.Input((size, size, 3))
+    features = keras.layers.Conv2D(4, 2)(inputs)
+    features = keras.layers.Conv2D(4, 7, groups=4, padding="same")(features)
+    return keras.Model(inputs, features)
+
+
+@pytest.mark.parametrize(
+    ("build", "adapt"), [(scaling_inside, without_scaling), (grouped, with_depthwise)]
+)
+def test_weights_saved_before_and_after_adapting_are_loaded(
+    build: Build,
+    adapt: Callable[[keras.Model], keras.Model],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(BACKBONES, "adapted", Backbone(build, UNSCALED, adapt=adapt))
+    before = build(None, 1.0, None)
+    after = adapt(before)
+    assert [layer.name for layer in after.layers] != [layer.name for layer in before.layers]
+    for source in (before, after):
+        path = tmp_path / f"{source.name}.weights.h5"
+        source.save_weights(path)
+        ours = build_backbone("adapted", 1.0, str(path))
+        for a, b in zip(ours.get_weights(), after.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    images = pictures(16)
+    if adapt is with_depthwise:
+        np.testing.assert_allclose(after(images), before(images), rtol=1e-4, atol=1e-3)
+        assert isinstance(after.layers[-1], keras.layers.DepthwiseConv2D)
+
+
+def test_an_efficientnet_of_another_normalisation_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = Backbone(scaling_inside, UNSCALED, adapt=without_scaling)
+    monkeypatch.setitem(BACKBONES, "adapted", entry)
+    source = scaling_inside(None, 1.0, None)
+    source.layers[2].set_weights([np.zeros(3), np.ones(3), np.array(0)])
+    path = tmp_path / "source.weights.h5"
+    source.save_weights(path)
+    with pytest.raises(ConfigError, match="pictures of another scaling"):
+        build_backbone("adapted", 1.0, str(path))
+
+
+def test_small_cnn_takes_any_size_and_width() -> None:
+    for width, size in ((0.05, 33), (1.0, 16)):
+        network = build_backbone("small_cnn", width, "none")
+        filters = max(1, round(256 * width))
+        assert network(np.zeros((1, size, size + 8, 3))).shape[-1] == filters
+    assert 1.1e6 < network.count_params() < 1.3e6
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "weights", "message"),
+    [
+        ("small_cnn", 1.0, "imagenet", "no ImageNet weights of small_cnn"),
+        ("resnet50", 0.5, "none", "must be 1.0 for resnet50, which has no width"),
+        ("mobilenet_v3_small", 0.5, "imagenet", r"must be one of \(0\.75, 1\.0\)"),
+    ],
+)
+def test_what_a_family_does_not_have_is_said(
+    name: str, width: float, weights: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_backbone(name, width, weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("inception_v3", 74, "75 px or more. Received: 74"),
+        ("xception", 70, "71 px or more"),
+        ("nasnet_large", 330, "331 px, or a multiple of 32. Received: 330"),
+    ],
+)
+def test_sizes_that_a_network_cannot_take_are_refused(
+    name: str, size: int, message: str
+) -> None:
+    train = TrainConfig(small_epochs=1, epochs=2, small_image_size=size)
+    model = ModelConfig(backbone=name)
+    with pytest.raises(ConfigError, match=message):
+        check(Config(data=DataConfig(image_size=224), model=model, train=train))
+    with pytest.raises(ConfigError, match=message):
+        check(Config(data=DataConfig(image_size=size), model=model))
+
+
+def test_native_and_other_sizes_of_nasnet_are_taken() -> None:
+    for size in (32, 224, 256, 331):
+        check_size("nasnet_large", size)
+
+
+MODULE = """
+import keras
+
+def net():
+    inputs = keras.Input((None, None, 3))
+    return keras.Model(inputs, keras.layers.Conv2D(4, 3, strides=2)(inputs))
+
+def wide(width, weights):
+    network = keras.Sequential(
+        [keras.Input((None, None, 3)), keras.layers.Conv2D(int(8 * width), 3)]
+    )
+    if weights == "imagenet":
+        network.set_weights([w * 0 + 7 for w in network.get_weights()])
+    return network
+
+def nested():
+    norm = keras.layers.BatchNormalization(name="inner_norm")
+    part = keras.Sequential([keras.Input((None, None, 4)), norm], name="part")
+    inputs = keras.Input((None, None, 3))
+    features = part(keras.layers.Conv2D(4, 3, strides=2)(inputs))
+    return keras.Model(inputs, keras.layers.Conv2D(8, 3, strides=2)(features))
+
+def broken():
+    raise RuntimeError("no such thing")
+
+def text():
+    return "a network"
+
+def flat():
+    inputs = keras.Input((None, None, 3))
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+
+def fixed():
+    inputs = keras.Input((64, 64, 3))
+    return keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
+
+number = 3
+"""
+
+
+@pytest.fixture
+def my_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of the user's in the current folder."""
+    (tmp_path / "my_nets.py").write_text(MODULE)
+    (tmp_path / "my_broken.py").write_text("import nowhere_to_be_found")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_nets", raising=False)
+
+
+@pytest.mark.usefixtures("my_nets")
+def test_a_function_of_the_user_s_is_a_backbone() -> None:
+    config = ModelConfig(backbone="my_nets:net", weights="none")
+    check(Config(model=config, train=TrainConfig(head_epochs=0)))
+    model = build_classifier(replace(config, dropout=0.0), 7, fused=True)
+    images = pictures(40)
+    network = model.get_layer("backbone")
+    # It states no scaling: pictures come as they are.
+    expected = model.get_layer("logits")(np.asarray(network(images)).mean(axis=(1, 2)))
+    np.testing.assert_allclose(model(images), expected, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("my_nets")
+def test_a_function_of_the_user_s_may_take_width_and_weights() -> None:
+    network = build_backbone("my_nets:wide", 0.5, "imagenet")
+    assert network.output_shape == (None, None, None, 4)
+    assert all((w == 7).all() for w in network.get_weights())
+    assert not any(
+        (w == 7).any() for w in build_backbone("my_nets:wide", 1.0, "none").get_weights()
+    )
+
+
+@pytest.mark.usefixtures("my_nets")
+def test_models_inside_a_network_freeze_with_their_block() -> None:
+    config = ModelConfig(backbone="my_nets:nested", weights="none")
+    model = build_classifier(config, 7, fused=True)
+    assert num_blocks(model) == 2
+    inner = model.get_layer("backbone").get_layer("part").get_layer("inner_norm")
+    assert block_of_variables(model)[inner.gamma.path] == 2
+    for blocks, batch_norm, trains in (
+        (1, "train", False),
+        (2, "train", True),
+        (None, "frozen", False),
+    ):
+        set_trainable(model, blocks, batch_norm)
+        assert inner.trainable == trains
+
+
+@pytest.mark.usefixtures("my_nets")
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("nowhere_at_all:net", "none", "'nowhere_at_all' could not be imported"),
+        ("my_broken:net", "none", "could not be imported: ModuleNotFoundError.*nowhere_to"),
+        ("my_nets:nett", "none", "'my_nets' has no function 'nett'"),
+        ("my_nets:number", "none", "has no function 'number'"),
+        (":net", "none", "could not be imported"),
+        ("my_nets:broken", "none", "my_nets:broken failed: RuntimeError: no such thing"),
+        ("my_nets:text", "none", "must return a functional or sequential"),
+        ("my_nets:flat", "none", "must turn pictures .* into feature maps"),
+        ("my_nets:fixed", "none", r"Received: from \(None, 64, 64, 3\)"),
+        ("my_nets:net", "imagenet", "no ImageNet weights of my_nets:net"),
+        ("my_nets:net", "nowhere.h5", "which is no file"),
+    ],
+)
+def test_a_function_of_the_user_s_that_is_none_is_named(
+    name: str, weights: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_backbone(name, 1.0, weights)
