@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 from conftest import Prepare
+from PIL import Image
 from source_files import (
     METADATA_FILE,
     jpeg,
@@ -23,6 +25,7 @@ from test_sources import replace_member
 from tfds_ham10000 import Builder, demo, ham10000_dataset_builder, sources
 from tfds_ham10000.configs import CONFIGS
 from tfds_ham10000.folds import place
+from tfds_ham10000.pictures import normalise
 from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
 
 FOLDS = [f"fold_{fold}" for fold in range(10)]
@@ -297,6 +300,36 @@ def test_examples_and_folds_do_not_depend_on_who_packed_the_files(tmp_path: Path
         built.append(read_all(builder))
     assert built[0] == built[1]
     assert len(built[0]) == len(rows)
+
+
+def test_a_stored_size_keeps_smaller_pictures_and_shrinks_larger_ones(
+    manual_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And opens from a folder that nobody may write to."""
+    from skincnn.data import datasets
+
+    original = read_files(datasets.prepare_dataset("isic2018", tmp_path, manual_dir))
+    monkeypatch.setattr(
+        next(c for c in CONFIGS if c.name == "isic2018_256"), "longest_side", 20
+    )
+    datasets.prepare_dataset("isic2018_256", tmp_path, manual_dir)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    stored = read_files(datasets.open_dataset("isic2018_256", tmp_path))
+    assert stored.keys() == original.keys()
+    for image_id, content in original.items():
+        assert stored[image_id] == normalise(content, longest_side=20)
+        with Image.open(io.BytesIO(stored[image_id])) as image:
+            assert image.size == (20, 15)
+
+
+def read_files(builder: tfds.core.DatasetBuilder) -> dict[bytes, bytes]:
+    """Returns the stored file of each picture."""
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return {
+        row["image_id"]: row["image"]
+        for split in FOLDS
+        for row in tfds.as_numpy(builder.as_dataset(split=split, decoders=decoders))
+    }
 
 
 def test_a_split_sorted_on_disk_is_the_same(

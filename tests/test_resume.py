@@ -36,9 +36,9 @@ from skincnn.training.callbacks import Validation, is_patience_over
 from skincnn.training.state import Progress, load_state
 
 CONFIG = Config(
-    data=DataConfig(dataset="demo_tiny", image_size=48, batch_size=64),
+    data=DataConfig(dataset="demo_tiny", image_size=48, batch_size=16, train_folds=(0, 1)),
     augment=AugmentConfig(parts=("flip", "light")),
-    model=ModelConfig(backbone="mobilenet", width=0.25, weights="none"),
+    model=ModelConfig(backbone="small_cnn", width=0.25, weights="none"),
     optimizer=OptimizerConfig(learning_rate=1e-3, ema=0.5),
     train=TrainConfig(
         scenario="from_scratch", epochs=3, small_epochs=1, small_image_size=32
@@ -124,8 +124,8 @@ def test_half_precision_resumes_alike(data_dir: Path, tmp_path: Path) -> None:
 
 
 FLAGS = (
-    "--data.dataset demo_tiny --data.image-size 32 --model.backbone mobilenet "
-    "--model.width 0.25 --train.epochs 6 --evaluate.resamples 100 "
+    "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
+    "--model.width 0.25 --train.epochs 12 --evaluate.resamples 100 "
     "--train.deterministic True --optimizer.ema 0.9"
 ).split()
 

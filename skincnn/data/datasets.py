@@ -59,6 +59,8 @@ def prepare_dataset(
         if config.class_names is None and manual_dir is not None:
             _require_same_folder(builder, manual_dir)
         return builder
+    if data_dir is not None:
+        require_writable_folder(data_dir, "--data-dir")
     if config.made_up:
         manual_dir = None
     elif manual_dir is not None:
@@ -81,7 +83,7 @@ def is_built(dataset: str, data_dir: Path | None = None) -> bool:
     """Returns whether a dataset is on disk.
 
     Raises:
-        ConfigError: No such config, or `data_dir` is no folder.
+        ConfigError: No such config.
     """
     return _is_prepared(_builder(dataset, data_dir))
 
@@ -143,8 +145,6 @@ def _builder(
 ) -> tfds.core.DatasetBuilder:
     configs = {config.name: config for config in tfds_ham10000.Builder.BUILDER_CONFIGS}
     look_up(configs, dataset, "The dataset (--data.dataset, --config)")
-    if data_dir is not None:
-        require_writable_folder(data_dir, "--data-dir")
     return tfds_ham10000.Builder(
         config=dataset, data_dir=data_dir, on_bad_image=on_bad_image
     )

@@ -61,6 +61,7 @@ def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
                 "preprocessing": {
                     "decode": "JPEG, PNG, GIF, BMP or WebP to RGB, accurate inverse DCT",
                     "resize": "bilinear, antialiased, uint8",
+                    "stored_longest_side": metadata["stored_longest_side"],
                     **preprocessing_fields(config.data),
                 },
                 "sha256": metadata["sha256"],

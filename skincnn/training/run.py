@@ -8,6 +8,7 @@ import functools
 import importlib.metadata
 import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,7 @@ def train(
         inputs=[tensor.name for tensor in classifier.inputs],
         siblings_allowed=config.data.split_by == "image",
     )
+    _warn_of_enlarging(config, builder.builder_config.longest_side)
     if len(tables["train"]) < config.data.batch_size:
         raise DataError(
             f"{len(tables['train'])} training pictures do not fill a batch of "
@@ -209,6 +211,7 @@ def train(
             "class_names": names,
             "made_up": builder.builder_config.made_up,
             "dataset": builder.info.full_name,
+            "stored_longest_side": builder.builder_config.longest_side,
             "data_fingerprint": training.made_by["data"],
             "audit": audited,
             "class_counts": dict(zip(names, training.counts.tolist(), strict=True)),
@@ -445,6 +448,17 @@ def _differences(where: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any
             yield from _differences(f"{where}.{name}", old.get(name), new.get(name))
     elif old != new:
         yield where.removeprefix("."), old, new
+
+
+def _warn_of_enlarging(config: Config, longest_side: int | None) -> None:
+    if longest_side is not None and config.data.image_size > longest_side * 3 / 4:
+        print(
+            f"warning: {config.data.dataset} stores pictures of 4:3 at "
+            f"{longest_side}x{longest_side * 3 // 4} pixels, and --data.image-size "
+            f"{config.data.image_size} enlarges them. The dataset without a size in its "
+            "name keeps them whole.",
+            file=sys.stderr,
+        )
 
 
 def _clear(workdir: Path) -> None:
