@@ -102,10 +102,6 @@ def _with_alpha(function: Callable[..., keras.Model], **options: object) -> Buil
     return build
 
 
-def _resnet(function: Callable[..., keras.Model], scaling: Scaling) -> Backbone:
-    return Backbone(_keras(function), scaling)
-
-
 def _efficientnet(function: Callable[..., keras.Model], size: int) -> Backbone:
     def build(size: int | None, width: float, weights: str | None) -> keras.Model:
         network = _keras(function)(size, width, weights)
@@ -136,13 +132,13 @@ def _convnext(function: Callable[..., keras.Model]) -> Backbone:
 BACKBONES = {
     "small_cnn": Backbone(small_cnn, SYMMETRIC, 0, widths=(), has_width=True),
     # He et al., Deep residual learning (2015), arXiv:1512.03385.
-    "resnet50": _resnet(applications.ResNet50, CENTRED_BGR),
-    "resnet101": _resnet(applications.ResNet101, CENTRED_BGR),
-    "resnet152": _resnet(applications.ResNet152, CENTRED_BGR),
+    "resnet50": Backbone(_keras(applications.ResNet50), CENTRED_BGR),
+    "resnet101": Backbone(_keras(applications.ResNet101), CENTRED_BGR),
+    "resnet152": Backbone(_keras(applications.ResNet152), CENTRED_BGR),
     # He et al., Identity mappings in deep residual networks (2016), arXiv:1603.05027.
-    "resnet50_v2": _resnet(applications.ResNet50V2, SYMMETRIC),
-    "resnet101_v2": _resnet(applications.ResNet101V2, SYMMETRIC),
-    "resnet152_v2": _resnet(applications.ResNet152V2, SYMMETRIC),
+    "resnet50_v2": Backbone(_keras(applications.ResNet50V2), SYMMETRIC),
+    "resnet101_v2": Backbone(_keras(applications.ResNet101V2), SYMMETRIC),
+    "resnet152_v2": Backbone(_keras(applications.ResNet152V2), SYMMETRIC),
     # Simonyan and Zisserman, Very deep convolutional networks (2014), arXiv:1409.1556.
     "vgg16": Backbone(_keras(applications.VGG16), CENTRED_BGR),
     "vgg19": Backbone(_keras(applications.VGG19), CENTRED_BGR),
