@@ -27,6 +27,7 @@ class Arguments:
       python scripts/train.py                  the made-up demo pictures, a few minutes
       python scripts/train.py cpu              HAM10000 on two cores
       python scripts/train.py cpu --optimizer.learning-rate 3e-4 --workdir runs/slower
+      python scripts/train.py cpu --preview --augment.magnitude 1
     """
 
     workdir: Path | None = None
@@ -38,6 +39,9 @@ class Arguments:
     fit."""
     overwrite: bool = False
     """Replace the run that is in the folder."""
+    preview: bool = False
+    """Train nothing: draw a page of augmented training pictures, preview.png, in the folder
+    of --workdir, else in the current one."""
     config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
 
 
@@ -59,6 +63,9 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
 def command() -> None:
     """Parses, trains, evaluates, exports, and says where the results are."""
     preset, arguments = parse(sys.argv[1:])
+    if arguments.preview:
+        preview(arguments)
+        return
     workdir = arguments.workdir or Path("runs") / preset
     cli.load_tensorflow()
     from skincnn.evaluation.report import evaluate, summary
@@ -77,6 +84,18 @@ def command() -> None:
     print(f"\n{summary(report)}\n")
     print(f"report  {workdir / 'report.html'}")
     print(f"model   {saved_model}")
+
+
+def preview(arguments: Arguments) -> None:
+    """Draws what the network would be shown, and says where the page is."""
+    cli.load_tensorflow()
+    from skincnn.evaluation.preview import write_preview
+    from skincnn.training.run import check
+
+    check(arguments.config)
+    path = (arguments.workdir or Path()) / "preview.png"
+    write_preview(arguments.config, path, arguments.data_dir)
+    print(f"preview {path}")
 
 
 if __name__ == "__main__":
