@@ -144,7 +144,7 @@ class AugmentConfig:
     """`colour` scales the distance to grey by a factor from [1-x, 1+x]."""
     colour_cast: float = 0.05
     """`colour` scales red, green and blue by a factor each from [1-x, 1+x]."""
-    hue_degrees: float = 6.0
+    hue_degrees: float = 4.0
     """`hue` turns the circle of colours by an angle drawn from [-x, x] degrees."""
     blur: float = 0.7
     """`blur` has a standard deviation drawn from [0, x] pixels."""

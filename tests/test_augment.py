@@ -90,7 +90,7 @@ def test_an_unknown_part_is_refused() -> None:
 
 
 def test_geometry_is_one_gather_however_many_parts_there_are() -> None:
-    """Interpolated once: a turn and its undoing lose nothing, which two gathers would."""
+    """Each gather would interpolate, and blur, once more."""
     layer = Augmentation(AugmentConfig(parts=tuple(GEOMETRIC)))
     import tensorflow as tf
 

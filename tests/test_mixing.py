@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from skincnn.config import AugmentConfig
+from skincnn.model.augment import Augmentation
 from skincnn.model.mixing import MIXES, Mixing, larger_share
 
 NAMES = [name for name in MIXES if name != "none"]
@@ -77,6 +78,15 @@ def test_each_step_mixes_anew_and_a_seed_repeats_it(name: str) -> None:
     assert not np.array_equal(first[2], second[2])
     for value, repeated in zip(first, again(images, training=True), strict=True):
         np.testing.assert_array_equal(value, repeated)
+
+
+def test_mixing_and_augmentation_draw_different_numbers_from_one_seed() -> None:
+    images, config = np.zeros((8, 4, 4, 3), np.float32), AugmentConfig(mix="mixup")
+    first, second = (
+        np.asarray(kind(config, 5).uniform_of(images)(0.0, 1.0))
+        for kind in (Mixing, Augmentation)
+    )
+    assert np.abs(first - second).max() > 0.1
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.5, 1.0, 4.0])

@@ -38,6 +38,9 @@ AUGMENTATIONS = {**GEOMETRIC, **PHOTOMETRIC}
 class RandomLayer(keras.layers.Layer):
     """A layer that draws for each picture anew, in training alone, in float32."""
 
+    stream = 0
+    """Added to the seed: layers of different kinds draw different numbers from one."""
+
     def __init__(self, config: AugmentConfig | dict[str, Any], seed: int, **kwargs: Any):
         """Stores the configuration.
 
@@ -52,7 +55,7 @@ class RandomLayer(keras.layers.Layer):
             config = AugmentConfig(**{**config, "parts": tuple(config["parts"])})
         self.config = config
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(seed + self.stream)
         self.built = (
             True  # it has no weights; Keras warns of a model that has not called it
         )

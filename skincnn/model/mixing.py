@@ -52,6 +52,8 @@ class Mixing(RandomLayer):
     most half of the area. The identity outside training and at magnitude 0.
     """
 
+    stream = 1
+
     def __init__(
         self, config: AugmentConfig | dict[str, Any], seed: int = 0, **kwargs: Any
     ):
