@@ -32,6 +32,7 @@ class Arguments:
       python scripts/train.py cpu --optimizer.learning-rate 3e-4 --workdir runs/slower
       python scripts/train.py cpu --resume     on from where a run was stopped or killed
       python scripts/train.py --config runs/cpu/config.json --workdir runs/again
+      python scripts/train.py cpu --preview --augment.magnitude 1
     """
 
     workdir: Path | None = None
@@ -47,6 +48,9 @@ class Arguments:
     """Go on with the run that is in the folder, with the same preset and flags."""
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
     """A config.json instead of a preset."""
+    preview: bool = False
+    """Train nothing: draw a page of augmented training pictures, preview.png, in the folder
+    of --workdir, else in the current one."""
     config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
 
 
@@ -81,6 +85,9 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
 def command() -> None:
     """Parses, trains, evaluates, exports, and says where the results are."""
     preset, arguments = parse(sys.argv[1:])
+    if arguments.preview:
+        preview(arguments)
+        return
     workdir = arguments.workdir or Path("runs") / preset
     cli.load_tensorflow()
     from skincnn.evaluation.report import evaluate, summary
@@ -104,6 +111,18 @@ def command() -> None:
     print(f"\n{summary(report)}\n")
     print(f"report  {workdir / 'report.html'}")
     print(f"model   {saved_model}")
+
+
+def preview(arguments: Arguments) -> None:
+    """Draws what the network would be shown, and says where the page is."""
+    cli.load_tensorflow()
+    from skincnn.evaluation.preview import write_preview
+    from skincnn.training.run import check
+
+    check(arguments.config)
+    path = (arguments.workdir or Path()) / "preview.png"
+    write_preview(arguments.config, path, arguments.data_dir)
+    print(f"preview {path}")
 
 
 if __name__ == "__main__":

@@ -90,6 +90,27 @@ class DataConfig:
         )
 
 
+AUGMENT_BOUNDS: dict[str, float] = {
+    "orientation_share": 1,
+    "rotation_degrees": 180,
+    "zoom": 1,
+    "shift": 0.5,
+    "shear_degrees": 45,
+    "brightness": 1,
+    "contrast": 1,
+    "saturation": 1,
+    "colour_cast": 1,
+    "hue_degrees": 180,
+    "blur": 3,
+    "sharpness": 4,
+    "erase": 0.5,
+    "hairs": 30,
+    "ruler_share": 1,
+    "mix_alpha": 10,
+}
+"""The largest value of each strength, at any magnitude."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     """How training pictures are varied on the device."""
@@ -102,11 +123,21 @@ class AugmentConfig:
         "light",
         "colour",
     )
-    """Names of `AUGMENTATIONS`; geometry is applied before light and colour."""
+    """Names of `AUGMENTATIONS`; geometry comes first, at once, then the others in this
+    order. A sensible one: hair, ruler, blur, sharpen, light, colour, hue, erase."""
+    magnitude: float = 0.5
+    """One dial over all parts and the mixing: at 0.5 the strengths below are as they
+    stand, at 0 nothing is varied, at 1 they are twice as large, up to their bounds."""
+    orientation_share: float = 1.0
+    """`flip` and `quarter_turn` act on this share of the pictures."""
     rotation_degrees: float = 30.0
     """`rotate` turns by an angle drawn from [-x, x] degrees."""
     zoom: float = 0.2
     """`zoom` scales by exp(u), u drawn from [-x, x]."""
+    shift: float = 0.05
+    """`shift` moves by shares of the side, each drawn from [-x, x]."""
+    shear_degrees: float = 8.0
+    """`shear` slants by an angle drawn from [-x, x] degrees."""
     brightness: float = 0.1
     """`light` adds a value drawn from [-x, x] times 255."""
     contrast: float = 0.2
@@ -115,19 +146,41 @@ class AugmentConfig:
     """`colour` scales the distance to grey by a factor from [1-x, 1+x]."""
     colour_cast: float = 0.05
     """`colour` scales red, green and blue by a factor each from [1-x, 1+x]."""
+    hue_degrees: float = 4.0
+    """`hue` turns the circle of colours by an angle drawn from [-x, x] degrees."""
+    blur: float = 0.7
+    """`blur` has a standard deviation drawn from [0, x] pixels."""
+    sharpness: float = 0.5
+    """`sharpen` adds a share drawn from [0, x] of what a slight blur takes away."""
+    erase: float = 0.1
+    """`erase` hides a rectangle of a share of the area drawn from [0, x]."""
+    hairs: int = 6
+    """`hair` draws 0 to x hairs."""
+    ruler_share: float = 0.25
+    """`ruler` draws the scale of a ruler on this share of the pictures."""
+    mix: Literal["none", "mixup", "cutmix"] = "none"
+    """Whether training pictures are mixed with each other, and their labels with them:
+    as a weighted mean, or by a rectangle cut from the other."""
+    mix_alpha: float = 0.2
+    """The share of each of the two is drawn from Beta(x, x): 0.2 is what MixUp's authors
+    use for ImageNet, 1 what CutMix's do."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        for name, most in (
-            ("rotation_degrees", 180),
-            ("zoom", 1),
-            ("brightness", 1),
-            ("contrast", 1),
-            ("saturation", 1),
-            ("colour_cast", 1),
-        ):
+        _require(0 <= self.magnitude <= 1, "augment.magnitude", "in 0..1", self.magnitude)
+        for name, most in AUGMENT_BOUNDS.items():
             value = getattr(self, name)
             _require(0 <= value <= most, f"augment.{name}", f"in 0..{most}", value)
+        _require(
+            self.mix in ("none", "mixup", "cutmix"),
+            "augment.mix",
+            "none, mixup or cutmix",
+            self.mix,
+        )
+
+    def strength(self, name: str) -> float:
+        """Returns the strength of that name at this magnitude."""
+        return min(AUGMENT_BOUNDS[name], 2 * self.magnitude * getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,64 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
-import keras
 import numpy as np
 import pytest
-from scipy import ndimage
 
-from skincnn.config import AugmentConfig
+from skincnn.config import AUGMENT_BOUNDS, AugmentConfig
 from skincnn.errors import ConfigError
-from skincnn.model.augment import Augmentation, transform
+from skincnn.model.augment import AUGMENTATIONS, GEOMETRIC, Augmentation
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
-
-
-def matrices(*rows: float) -> np.ndarray:
-    return np.tile(np.reshape(np.float32(rows), (1, 2, 2)), (len(IMAGES), 1, 1))
-
-
-@pytest.mark.parametrize(
-    ("matrix", "expected"),
-    [
-        ((1, 0, 0, 1), IMAGES),
-        ((-1, 0, 0, 1), IMAGES[:, :, ::-1]),
-        ((0, -1, 1, 0), np.rot90(IMAGES, 1, (1, 2))),
-        ((0, 1, -1, 0), np.rot90(IMAGES, -1, (1, 2))),
-        ((-1, 0, 0, -1), np.rot90(IMAGES, 2, (1, 2))),
-    ],
-)
-def test_the_eight_orientations_move_pixels_exactly(
-    matrix: tuple[float, ...], expected: np.ndarray
-) -> None:
-    np.testing.assert_array_equal(transform(IMAGES, matrices(*matrix)), expected)
-
-
-@pytest.mark.parametrize(("angle", "scale"), [(0.3, 1.0), (2.0, 0.8), (-1.1, 1.4)])
-def test_any_map_agrees_with_scipy(angle: float, scale: float) -> None:
-    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-    ours = np.asarray(transform(IMAGES, matrices(cos, -sin, sin, cos)))
-    # SciPy's first axis is y.
-    matrix = np.array([[cos, sin], [-sin, cos]])
-    centre = np.array([9.5, 9.5])
-    for image, result in zip(IMAGES.astype(float), ours, strict=True):
-        for channel in range(3):
-            expected = ndimage.affine_transform(
-                image[..., channel],
-                matrix,
-                offset=centre - matrix @ centre,
-                order=1,
-                mode="reflect",
-            )
-            np.testing.assert_allclose(result[..., channel], expected, atol=0.05)
-
-
-def test_pictures_need_not_be_square() -> None:
-    images = IMAGES[:, :12]
-    np.testing.assert_array_equal(
-        transform(images, matrices(-1, 0, 0, 1)), images[:, :, ::-1]
-    )
 
 
 def test_the_layer_is_the_identity_outside_training() -> None:
@@ -83,18 +34,44 @@ def test_flips_and_quarter_turns_reach_all_eight_orientations() -> None:
     assert (matches.sum(axis=0) < 50 + 5 * 6.6).all()
 
 
-def test_strength_zero_changes_nothing() -> None:
-    config = AugmentConfig(
-        parts=("rotate", "zoom", "light", "colour"),
-        rotation_degrees=0.0,
-        zoom=0.0,
-        brightness=0.0,
-        contrast=0.0,
-        saturation=0.0,
-        colour_cast=0.0,
+def test_a_share_of_the_pictures_is_turned_to_any_orientation() -> None:
+    layer = Augmentation(
+        AugmentConfig(parts=("flip", "quarter_turn"), orientation_share=0.4)
     )
-    varied = Augmentation(config)(IMAGES, training=True)
+    seen = np.asarray(layer(np.repeat(IMAGES[:1], 400, axis=0), training=True))
+    upright = (seen == IMAGES[0]).all(axis=(1, 2, 3)).mean()
+    # (1 - 0.4 / 2) (1 - 0.4 * 3 / 4) = 0.56, with a standard deviation of 0.025.
+    assert upright == pytest.approx(0.56, abs=0.1)
+
+
+def test_strength_zero_changes_nothing() -> None:
+    zero = dict.fromkeys(AUGMENT_BOUNDS, 0)
+    config = AugmentConfig(parts=tuple(AUGMENTATIONS), **zero)
+    varied = Augmentation(config)._vary(IMAGES)
     np.testing.assert_allclose(varied, IMAGES, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", AUGMENT_BOUNDS)
+def test_magnitude_scales_each_strength_up_to_its_bound(name: str) -> None:
+    most = AUGMENT_BOUNDS[name]
+    given = type(getattr(AugmentConfig(), name))(most * 2 / 3)
+    strengths = [
+        AugmentConfig(magnitude=m, **{name: given}).strength(name)
+        for m in (0, 0.25, 0.5, 1)
+    ]
+    assert strengths == [0, given / 2, given, most]
+
+
+def test_every_strength_has_a_bound_and_a_middle_that_is_the_field() -> None:
+    config = AugmentConfig()
+    numbers = {
+        field.name
+        for field in dataclasses.fields(config)
+        if isinstance(getattr(config, field.name), int | float)
+    }
+    assert numbers == {*AUGMENT_BOUNDS, "magnitude"}
+    for name in AUGMENT_BOUNDS:
+        assert config.strength(name) == getattr(config, name)
 
 
 def test_every_constructor_argument_is_in_the_config() -> None:
@@ -112,7 +89,13 @@ def test_an_unknown_part_is_refused() -> None:
         Augmentation(AugmentConfig(parts=("rotat",)))
 
 
-def test_the_layer_does_not_turn_xla_off() -> None:
-    """Keras's own affine layers do, for the whole model."""
-    model = keras.Sequential([keras.Input((20, 20, 3)), Augmentation(AugmentConfig())])
-    assert all(layer.supports_jit for layer in model._flatten_layers())
+def test_geometry_is_one_gather_however_many_parts_there_are() -> None:
+    """Each gather would interpolate, and blur, once more."""
+    layer = Augmentation(AugmentConfig(parts=tuple(GEOMETRIC)))
+    import tensorflow as tf
+
+    graph = tf.function(layer._vary).get_concrete_function(
+        tf.TensorSpec((None, None, None, 3), tf.uint8)
+    )
+    gathers = [op for op in graph.graph.get_operations() if op.type.startswith("Gather")]
+    assert len(gathers) == 1

@@ -48,6 +48,8 @@ def test_an_unknown_field_is_named() -> None:
         (ImbalanceConfig, {"beta": 1.0}, "beta"),
         (AugmentConfig, {"zoom": -0.1}, "zoom"),
         (AugmentConfig, {"rotation_degrees": 181.0}, "rotation_degrees"),
+        (AugmentConfig, {"magnitude": 1.1}, r"`augment\.magnitude` must be in 0\.\.1"),
+        (AugmentConfig, {"mix": "both"}, "none, mixup or cutmix.*'both'"),
         (ModelConfig, {"width": 0.0}, "width"),
         (ModelConfig, {"dropout": 1.0}, "dropout"),
         (ModelConfig, {"batch_norm": "off"}, "train, frozen or frozen_statistics"),

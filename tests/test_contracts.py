@@ -24,6 +24,7 @@ from skincnn.lookup import look_up
 from skincnn.model.augment import AUGMENTATIONS, Augmentation
 from skincnn.model.backbones import BACKBONES
 from skincnn.model.classifier import build_classifier, set_trainable
+from skincnn.model.mixing import MIXES, Mixing
 from skincnn.presets import PRESETS
 from skincnn.training.imbalance import STRATEGIES
 from skincnn.training.run import check
@@ -89,7 +90,7 @@ def test_augmentation_varies_each_picture_by_its_seed(name: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (16, 24, 24, 3), dtype=np.uint8)
     images[1:] = images[0]
     first, again, other = (
-        np.asarray(Augmentation(AugmentConfig(parts=(name,)), seed)(images, training=True))
+        np.asarray(Augmentation(AugmentConfig(parts=(name,)), seed)._vary(images))
         for seed in (1, 1, 2)
     )
     assert first.dtype == np.float32
@@ -99,6 +100,28 @@ def test_augmentation_varies_each_picture_by_its_seed(name: str) -> None:
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1
     assert len(np.unique(first.reshape(16, -1), axis=0)) > 1
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentation_grows_with_its_magnitude(name: str) -> None:
+    rows, columns = np.mgrid[:48, :48] / 48
+    lesion = np.hypot(rows - 0.4, columns - 0.6) < 0.3
+    image = (
+        np.where(lesion[..., None], [90.0, 60, 40], [200.0, 160, 140])
+        + 20 * rows[..., None]
+    )
+    images = np.repeat(image[None].astype(np.float32), 64, axis=0)
+    changes = []
+    for magnitude in (0.0, 0.25, 0.5, 1.0):
+        config = AugmentConfig(parts=(name,), magnitude=magnitude)
+        # The function behind the shortcut for 0.
+        varied = np.asarray(Augmentation(config)._vary(images))
+        assert varied.min() >= 0
+        assert varied.max() <= 255
+        changes.append(np.abs(varied - images).mean())
+    assert changes[0] == pytest.approx(0, abs=1e-4)
+    # The orientations are all equally likely at the middle already.
+    assert 0 < changes[1] < changes[2] <= changes[3]
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -112,6 +135,19 @@ def test_augmentation_draws_anew_inside_a_graph(name: str) -> None:
 
     step = tf.function(lambda: model(images, training=True))
     assert np.abs(np.asarray(step()) - np.asarray(step())).max() > 1
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_mix_returns_pictures_partners_and_shares(name: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    layer = Mixing(AugmentConfig(mix=name, mix_alpha=1))  # type: ignore[arg-type]
+    mixed, partner, share = (np.asarray(x) for x in layer(images, training=True))
+    assert (mixed.shape, mixed.dtype) == (images.shape, np.float32)
+    assert (partner.shape, partner.dtype) == ((8,), np.int32)
+    assert (share.shape, share.dtype) == ((8,), np.float32)
+    assert ((partner >= 0) & (partner < 8)).all()
+    assert ((share >= 0) & (share <= 1)).all()
+    assert (mixed == images).all() == (share == 1).all()
 
 
 @pytest.mark.parametrize("name", BACKBONES)

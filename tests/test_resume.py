@@ -112,11 +112,16 @@ def test_a_stopped_training_ends_with_the_same_weights(
 
 def test_half_precision_resumes_alike(data_dir: Path, tmp_path: Path) -> None:
     """The scale of the loss is part of the state."""
+    config = dataclasses.replace(
+        CONFIG,
+        data=dataclasses.replace(CONFIG.data, image_size=32),
+        train=TrainConfig(scenario="from_scratch", epochs=2),
+    )
     keras.config.set_dtype_policy("mixed_float16")
     try:
         one, other = (
-            train_in_pieces(CONFIG, tmp_path / name, data_dir, stops)
-            for name, stops in (("whole", []), ("pieces", [2, 3]))
+            train_in_pieces(config, tmp_path / name, data_dir, stops)
+            for name, stops in (("whole", []), ("pieces", [3]))
         )
     finally:
         keras.config.set_dtype_policy("float32")

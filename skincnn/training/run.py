@@ -19,7 +19,7 @@ import pandas as pd
 import tensorflow as tf
 
 from skincnn import __version__
-from skincnn.config import Config, DataConfig, read_config
+from skincnn.config import AugmentConfig, Config, DataConfig, read_config
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import audit
@@ -31,6 +31,7 @@ from skincnn.files import replacing, require_writable_folder, sha256, write_json
 from skincnn.interruption import StopRequest
 from skincnn.lookup import look_up
 from skincnn.model.augment import AUGMENTATIONS, Augmentation
+from skincnn.model.augmented import AugmentedClassifier
 from skincnn.model.backbones import check_size
 from skincnn.model.classifier import (
     block_of_variables,
@@ -38,6 +39,7 @@ from skincnn.model.classifier import (
     num_blocks,
     set_trainable,
 )
+from skincnn.model.mixing import Mixing
 from skincnn.training.callbacks import (
     EarlyStopping,
     Saving,
@@ -287,9 +289,7 @@ class Training:
                 f"Going on with {self.workdir} in epoch {self.progress.epoch + 1}, step "
                 f"{self.progress.step + 1}"
             )
-        augmentation = Augmentation(self.config.augment, self.config.seed)
-        self.model = keras.Sequential([augmentation, self.classifier])
-        self.model.build((None, None, None, 3))
+        self.model = augmented(self.config.augment, self.classifier, self.config.seed)
         self.validation = Validation(
             self.classifier,
             pipeline.evaluation_batches(self.load(self.val, self.config.data)),
@@ -415,6 +415,14 @@ def _memory(batch_size: int, image_size: int) -> Iterator[None]:
             "is smaller in proportion), a smaller --data.image-size, or a smaller "
             "--model.backbone; then train anew with --overwrite."
         ) from error
+
+
+def augmented(
+    config: AugmentConfig, classifier: keras.Model, seed: int
+) -> AugmentedClassifier:
+    """Returns the model that fit() trains: the classifier behind what varies pictures."""
+    mixing = None if config.mix == "none" else Mixing(config, seed)
+    return AugmentedClassifier(Augmentation(config, seed), classifier, mixing)
 
 
 def _check_blocks(stages: tuple[Stage, ...], classifier: keras.Model) -> None:

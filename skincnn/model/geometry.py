@@ -1,0 +1,143 @@
+"""Geometric augmentation: each part is a matrix, and one gather applies their product."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from keras import ops
+
+from skincnn.config import AugmentConfig
+from skincnn.model.draws import Tensor, Uniform
+
+
+def flip(uniform: Uniform, config: AugmentConfig) -> Tensor:
+    """Mirrors left and right with probability 1/2."""
+    mirrored = 0.5 * config.strength("orientation_share")
+    sign = ops.where(uniform(0.0, 1.0) < mirrored, -1.0, 1.0)
+    return _matrix(sign, 0.0, 0.0, 1.0)
+
+
+def quarter_turn(uniform: Uniform, config: AugmentConfig) -> Tensor:
+    """Turns by 0, 90, 180 or 270 degrees; with `flip`, the eight orientations."""
+    share = config.strength("orientation_share")
+    drawn = uniform(0.0, 4.0)
+    turns = ops.where(drawn < 4 * share, ops.floor(drawn / max(share, 1e-6)), 0.0)
+    # Exact zeros and ones, which sine and cosine of multiples of pi / 2 are not.
+    cos = ops.where(turns == 0, 1.0, ops.where(turns == 2, -1.0, 0.0))
+    sin = ops.where(turns == 1, 1.0, ops.where(turns == 3, -1.0, 0.0))
+    return _matrix(cos, -sin, sin, cos)
+
+
+def rotate(uniform: Uniform, config: AugmentConfig) -> Tensor:
+    """Turns by an angle in [-rotation_degrees, rotation_degrees]."""
+    most = math.radians(config.strength("rotation_degrees"))
+    angle = uniform(-most, most)
+    return _matrix(ops.cos(angle), -ops.sin(angle), ops.sin(angle), ops.cos(angle))
+
+
+def zoom(uniform: Uniform, config: AugmentConfig) -> Tensor:
+    """Scales by exp(u), u in [-zoom, zoom]: as often larger as smaller."""
+    most = config.strength("zoom")
+    scale = ops.exp(uniform(-most, most))
+    return _matrix(scale, 0.0, 0.0, scale)
+
+
+def shift(uniform: Uniform, config: AugmentConfig) -> Tensor:
+    """Moves right and down by shares of the side, each in [-shift, shift]."""
+    most = config.strength("shift")
+    right, down = uniform(-most, most), uniform(-most, most)
+    return _matrix(ops.ones_like(right), 0.0, 0.0, 1.0, right, down)
+
+
+def shear(uniform: Uniform, config: AugmentConfig) -> Tensor:
+    """Slants the vertical by an angle in [-shear_degrees, shear_degrees].
+
+    The area stays the same. Together with a rotation it slants in any direction.
+    """
+    most = math.radians(config.strength("shear_degrees"))
+    slope = ops.tan(uniform(-most, most))
+    return _matrix(ops.ones_like(slope), slope, 0.0, 1.0)
+
+
+GEOMETRIC: dict[str, Callable[[Uniform, AugmentConfig], Tensor]] = {
+    "flip": flip,
+    "quarter_turn": quarter_turn,
+    "rotate": rotate,
+    "zoom": zoom,
+    "shift": shift,
+    "shear": shear,
+}
+
+
+def transform(images: Tensor, matrices: Tensor) -> Tensor:
+    """Returns each picture seen through an affine map about its centre.
+
+    The pixel at p of the result is the picture's value at `matrix @ (p, 1)`, both counted
+    from the centre in shares of the longer side, interpolated bilinearly. Beyond its
+    border a picture is continued by its mirror image.
+
+    Args:
+        images: [batch, height, width, channels], any numeric dtype.
+        matrices: float32 [batch, 3, 3], acting on (x, y, 1); the last row is (0, 0, 1).
+
+    Returns:
+        float32 [batch, height, width, channels].
+    """
+    batch, height, width, channels = ops.shape(images)
+    x = ops.cast(ops.arange(width), "float32") - (ops.cast(width, "float32") - 1) / 2
+    y = ops.cast(ops.arange(height), "float32") - (ops.cast(height, "float32") - 1) / 2
+    x, y = ops.reshape(x, (1, 1, -1)), ops.reshape(y, (1, -1, 1))
+    m = ops.reshape(matrices, (-1, 9, 1, 1))
+    side = ops.cast(ops.maximum(height, width), "float32")
+    left, right, across = _neighbours(m[:, 0] * x + m[:, 1] * y + m[:, 2] * side, width)
+    above, below, down = _neighbours(m[:, 3] * x + m[:, 4] * y + m[:, 5] * side, height)
+    first = ops.reshape(ops.arange(batch) * height * width, (-1, 1, 1))
+    indices = ops.stack(
+        [
+            first + above * width + left,
+            first + above * width + right,
+            first + below * width + left,
+            first + below * width + right,
+        ]
+    )
+    pixels = ops.take(ops.reshape(images, (-1, channels)), indices, axis=0)
+    pixels = ops.cast(pixels, "float32")
+    across, down = across[..., None], down[..., None]
+    upper = pixels[0] + across * (pixels[1] - pixels[0])
+    lower = pixels[2] + across * (pixels[3] - pixels[2])
+    return upper + down * (lower - upper)
+
+
+def _neighbours(centred: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the two nearest indices in 0..size-1 and the share of the second."""
+    length = ops.cast(size, "float32")
+    position = ops.mod(centred + length / 2, 2 * length)
+    position = ops.minimum(position, 2 * length - position) - 0.5
+    position = ops.clip(position, 0.0, length - 1)
+    below = ops.floor(position)
+    index = ops.cast(below, "int32")
+    return index, ops.minimum(index + 1, size - 1), position - below
+
+
+def _matrix(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor,
+    right: Tensor = 0.0,
+    down: Tensor = 0.0,
+) -> Tensor:
+    """Returns [[a, b, right], [c, d, down], [0, 0, 1]] for each picture.
+
+    Args:
+        a: [batch]; the others are [batch] or numbers.
+        b: How much of y goes into x.
+        c: How much of x goes into y.
+        d: How much of y goes into y.
+        right: What is added to x, in shares of the longer side.
+        down: What is added to y, in shares of the longer side.
+    """
+    zeros = ops.zeros_like(a)
+    rows = [a, b, right, c, d, down, 0.0, 0.0, 1.0]
+    return ops.reshape(ops.stack([zeros + value for value in rows], -1), (-1, 3, 3))

@@ -1,0 +1,103 @@
+"""Training pictures mixed with each other: MixUp and CutMix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from skincnn.config import AugmentConfig
+from skincnn.lookup import look_up
+from skincnn.model.augment import RandomLayer
+from skincnn.model.draws import Tensor, Uniform, per_picture, rectangle
+
+
+def mixup(
+    images: Tensor, partners: Tensor, share: Tensor, uniform: Uniform
+) -> tuple[Tensor, Tensor]:
+    """Returns weighted means of two pictures.
+
+    Zhang et al., mixup: Beyond Empirical Risk Minimization (2018), arXiv:1710.09412.
+    """
+    weight = per_picture(share)
+    return weight * images + (1 - weight) * partners, share
+
+
+def cutmix(
+    images: Tensor, partners: Tensor, share: Tensor, uniform: Uniform
+) -> tuple[Tensor, Tensor]:
+    """Returns pictures with a rectangle of their partners, and what stays visible.
+
+    Yun et al., CutMix (2019), arXiv:1905.04899; here the rectangle lies wholly inside.
+    """
+    inside, area = rectangle(images, uniform, 1 - share)
+    return ops.where(inside, partners, images), 1 - area
+
+
+Mix = Callable[[Tensor, Tensor, Tensor, Uniform], tuple[Tensor, Tensor]]
+MIXES: dict[str, Mix | None] = {"none": None, "mixup": mixup, "cutmix": cutmix}
+"""From pictures, their partners and the shares to mixed pictures and their true shares."""
+
+
+@keras.saving.register_keras_serializable("skincnn")
+class Mixing(RandomLayer):
+    """Mixes each training picture with another of the batch.
+
+    Partners are a random permutation of the batch. The share is drawn for each picture
+    from Beta(mix_alpha, mix_alpha) and is the larger of the two, so that a picture stays
+    mostly itself: for MixUp nothing else than the order of a pair, for CutMix a cut of at
+    most half of the area. The identity outside training and at magnitude 0.
+    """
+
+    stream = 1
+
+    def __init__(
+        self, config: AugmentConfig | dict[str, Any], seed: int = 0, **kwargs: Any
+    ):
+        """Stores the configuration; see `RandomLayer`.
+
+        Raises:
+            ConfigError: `augment.mix` is not in `MIXES`.
+        """
+        super().__init__(config, seed, **kwargs)
+        self._mix = look_up(MIXES, self.config.mix, "`augment.mix`")
+
+    def call(
+        self, images: Tensor, training: bool | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns mixed pictures, and of which two each one is.
+
+        Args:
+            images: [batch, height, width, 3] in 0..255.
+            training: Whether to mix.
+
+        Returns:
+            The pictures, float32; `partner`, int32 [batch]; `share`, float32 [batch] in
+            0.5..1 (CutMix rounds to whole pixels): picture i is `share[i]` of itself and
+            the rest of `partner[i]`.
+        """
+        images = ops.cast(images, "float32")
+        alpha = self.config.strength("mix_alpha")
+        if not training or self._mix is None or alpha == 0:
+            batch = ops.shape(images)[0]
+            return images, ops.arange(batch, dtype="int32"), ops.ones((batch,), "float32")
+        uniform = self.uniform_of(images)
+        partner = ops.cast(ops.argsort(uniform(0.0, 1.0)), "int32")
+        share = larger_share(uniform, alpha)
+        partners = ops.take(images, partner, axis=0)
+        images, share = self._mix(images, partners, share, uniform)
+        return images, partner, share
+
+
+def larger_share(uniform: Uniform, alpha: float) -> Tensor:
+    """Returns max(x, 1 - x) of an x from Beta(alpha, alpha), float32 [batch].
+
+    Keras draws it by rejection, which XLA cannot compile under TensorFlow; this is
+    Devroye, Random Variate Generation in One Line of Code (1996), section 4.
+    """
+    first, second = 1 - uniform(0.0, 1.0), uniform(0.0, 2 * math.pi)
+    spread = (first ** (-1 / alpha) - 1) * ops.cos(second) ** 2
+    return 0.5 + 0.5 / ops.sqrt(1 + 1 / spread)
