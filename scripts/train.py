@@ -15,25 +15,28 @@ from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError
 from skincnn.files import locked
 from skincnn.lookup import look_up
-from skincnn.presets import PRESETS
+from skincnn.presets import PRESETS, describe_presets
 
 DEFAULT_PRESET = "quickstart"
+DESCRIPTION = f"""Trains a classifier, evaluates it on held-out lesions, and exports it.
+
+PRESET comes first and gives every value; each flag changes one.
+
+presets ({DEFAULT_PRESET} where none is given):
+{describe_presets()}
+
+examples:
+  train.py                 the made-up demo pictures, a few minutes
+  train.py cpu             HAM10000 on two cores
+  train.py cpu --optimizer.learning-rate 3e-4 --workdir runs/slower
+  train.py cpu --resume    on from where a run was stopped or killed
+  train.py --config runs/cpu/config.json --workdir runs/again
+  train.py cpu --preview --augment.magnitude 1"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Trains a classifier, evaluates it on held-out lesions, and exports it.
-
-    PRESET comes first and gives every value; each flag changes one.
-
-    Examples:
-      python scripts/train.py                  the made-up demo pictures, a few minutes
-      python scripts/train.py cpu              HAM10000 on two cores
-      python scripts/train.py cpu --optimizer.learning-rate 3e-4 --workdir runs/slower
-      python scripts/train.py cpu --resume     on from where a run was stopped or killed
-      python scripts/train.py --config runs/cpu/config.json --workdir runs/again
-      python scripts/train.py cpu --preview --augment.magnitude 1
-    """
+    """What to train, where to write, and what to do instead."""
 
     workdir: Path | None = None
     """The run's folder; runs/PRESET by default."""
@@ -75,7 +78,8 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
         preset, config = path.stem, read_config(path)
     arguments = tyro.cli(
         Arguments,
-        prog=f"train.py [{'|'.join(PRESETS)}]",
+        prog="train.py [PRESET]",
+        description=DESCRIPTION,
         args=argv,
         default=Arguments(config=config),
     )
