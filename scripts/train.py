@@ -31,7 +31,8 @@ examples:
   train.py cpu --optimizer.learning-rate 3e-4 --workdir runs/slower
   train.py cpu --resume    on from where a run was stopped or killed
   train.py --config runs/cpu/config.json --workdir runs/again
-  train.py cpu --preview --augment.magnitude 1"""
+  train.py cpu --preview --augment.magnitude 1
+  train.py cpu --find-learning-rate --optimizer.name sgd"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,9 @@ class Arguments:
     preview: bool = False
     """Train nothing: draw a page of augmented training pictures, preview.png, in the folder
     of --workdir, else in the current one."""
+    find_learning_rate: bool = False
+    """Keep no training: try rising learning rates for a hundred steps, draw the loss in
+    learning_rate_test.png in the run's folder, and suggest a rate."""
     config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
 
 
@@ -93,6 +97,9 @@ def command() -> None:
         preview(arguments)
         return
     workdir = arguments.workdir or Path("runs") / preset
+    if arguments.find_learning_rate:
+        find_learning_rate(arguments, workdir)
+        return
     cli.load_tensorflow()
     from skincnn.evaluation.report import evaluate, summary
     from skincnn.serving.export import export_saved_model, find_saved_model
@@ -127,6 +134,19 @@ def preview(arguments: Arguments) -> None:
     path = (arguments.workdir or Path()) / "preview.png"
     write_preview(arguments.config, path, arguments.data_dir)
     print(f"preview {path}")
+
+
+def find_learning_rate(arguments: Arguments, workdir: Path) -> None:
+    """Tests learning rates, and says which to give."""
+    cli.load_tensorflow()
+    from skincnn.training import range_test
+
+    found = range_test.find_learning_rate(
+        arguments.config, workdir, arguments.data_dir, arguments.cache
+    )
+    print(f"test       {found.plot} (and .csv)")
+    print(f"suggested  {found.flag} {found.value:g}")
+    print("Give it to the same command in place of --find-learning-rate.")
 
 
 if __name__ == "__main__":
