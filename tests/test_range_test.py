@@ -77,6 +77,14 @@ def test_a_test_ends_when_the_loss_diverges() -> None:
     assert is_over([float("inf")])
 
 
+def test_the_suggestion_is_half_way_down_and_not_where_the_bottom_ends() -> None:
+    rates = growing_rates()
+    levels = np.concatenate([np.full(40, 3.0), np.full(40, 1.0), [0.99, 90.0]])
+    losses = [float(level) for level in levels]
+    # After the fall the average is 1 + 2 * 0.9 ** n, and 2 or less from n = 7 on.
+    assert suggest(rates[:82], losses) == rates[46]
+
+
 def test_nothing_is_suggested_where_the_loss_never_fell() -> None:
     assert suggest(growing_rates()[:3], [1.0, 2.0, 40.0]) is None
     assert suggest(growing_rates()[:1], [float("nan")]) is None

@@ -25,8 +25,6 @@ SMOOTHING = 0.9
 """The momentum of the average of the losses."""
 DIVERGED = 4.0
 """The test ends once the smoothed loss is so many times its least."""
-MARGIN = 10.0
-"""The suggestion is so many times below the rate of the least smoothed loss."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,7 @@ def find_learning_rate(
     """Tests rates on a run's own network, loss and pictures, and suggests one.
 
     The rate grows by the same factor in each of at most `STEPS` steps, until the loss
-    diverges. Where the smoothed loss is least, the rate is just too large; a tenth of it
-    is the largest that is safe, and the highest rate for a schedule with warm-up. Of
+    diverges; see `suggest` for what is then suggested as the schedule's highest rate. Of
     several stages the one with the highest rate is tested that trains more than the head.
     It begins from the weights of the first, under a head that knows nothing.
 
@@ -130,17 +127,27 @@ def is_over(losses: Sequence[float]) -> bool:
 
 
 def suggest(rates: npt.NDArray[np.float64], losses: Sequence[float]) -> float | None:
-    """Returns a tenth of the rate at which the smoothed loss is least; None if it fell not.
+    """Returns the rate at which half of the fall of the smoothed loss is done.
+
+    About there it falls fastest. Where it is least would be too far: networks with
+    BatchNorm stay at the bottom over several powers of ten, and leave it by chance.
 
     Args:
         rates: Rising, [num_steps].
         losses: The loss at each, of which the last may be no number.
+
+    Returns:
+        The rate; None where the loss never fell.
     """
     smoothed = smooth(losses)
     if not np.isfinite(smoothed[0]):
         return None
     least = int(np.nanargmin(smoothed))
-    return None if least == 0 else float(rates[least] / MARGIN)
+    if least == 0:
+        return None
+    highest = int(np.argmax(smoothed[:least]))
+    half = (smoothed[highest] + smoothed[least]) / 2
+    return float(rates[highest + int(np.argmax(smoothed[highest:] <= half))])
 
 
 def choose_stage(stages: Sequence[Stage]) -> int:
