@@ -69,6 +69,7 @@ from skincnn.training.state import (
     save_state,
     weights_path,
 )
+from skincnn.training.tensorboard import ConfusionImages, write_samples
 
 Load = Callable[[pd.DataFrame, DataConfig], Images]
 """From rows of a table to their pictures: `pipeline.load_images` of a dataset."""
@@ -218,6 +219,7 @@ def prepare(
         tables,
         functools.partial(pipeline.load_images, builder, cache=cache),
         workdir,
+        names,
     )
     return training, {
         "class_names": names,
@@ -276,6 +278,7 @@ class Training:
         tables: Mapping[str, pd.DataFrame],
         load: Load,
         workdir: Path,
+        class_names: Sequence[str] = (),
     ):
         """Stores what to train on; reads and writes nothing.
 
@@ -285,6 +288,7 @@ class Training:
             tables: The rows of "train" and "val".
             load: Gives their pictures.
             workdir: The run's folder.
+            class_names: The names of the classes; by default their numbers.
         """
         self.config = config
         self.classifier = classifier
@@ -300,6 +304,7 @@ class Training:
         self.steps = steps_per_epoch(
             len(self.table), config.data.batch_size, self.plan.epoch_counts
         )
+        self.class_names = class_names or [str(label) for label in range(len(self.counts))]
         self.patience = config.train.patience, first_epoch_of_last(self.stages)
         self.progress = Progress()
         self._pictures: Images | None = None
@@ -397,10 +402,14 @@ class Training:
         )
 
     def _fit_segment(self, segment: Segment, stop: StopRequest) -> None:
+        config = self.config
         batches = self._batches(segment)
         self._compile(segment)
         metrics = self._restore(segment)
-        with _memory(self.config.data.batch_size, segment.image_size):
+        logs = self.workdir / "logs"
+        if segment.epochs.start == 0 and segment.first_step == 0:
+            write_samples(logs / "pictures", batches, config.augment, config.seed)
+        with _memory(config.data.batch_size, segment.image_size):
             self.model.fit(
                 batches,
                 steps_per_epoch=self.steps - segment.first_step,
@@ -409,7 +418,8 @@ class Training:
                 shuffle=False,  # the batches are shuffled already
                 callbacks=[
                     self.validation,
-                    keras.callbacks.TensorBoard(self.workdir / "logs", write_graph=False),
+                    keras.callbacks.TensorBoard(logs, write_graph=False),
+                    ConfusionImages(self.validation, self.class_names, logs / "pictures"),
                     Saving(self.progress, self._save, stop, segment.first_step, metrics),
                     EarlyStopping(self.progress, *self.patience),
                 ],
