@@ -269,6 +269,7 @@ class Training:
         stages: What trains when.
         made_by: What must be equal where a state is read again.
         checkpoints: The folder of the states and of the best weights.
+        callbacks: Others, to run after our own.
     """
 
     def __init__(
@@ -307,6 +308,7 @@ class Training:
         self.class_names = class_names or [str(label) for label in range(len(self.counts))]
         self.patience = config.train.patience, first_epoch_of_last(self.stages)
         self.progress = Progress()
+        self.callbacks: list[keras.callbacks.Callback] = []
         self._pictures: Images | None = None
         self._compiled: tuple[int, bool] | None = None
         self.made_by = {
@@ -422,6 +424,7 @@ class Training:
                     ConfusionImages(self.validation, self.class_names, logs / "pictures"),
                     Saving(self.progress, self._save, stop, segment.first_step, metrics),
                     EarlyStopping(self.progress, *self.patience),
+                    *self.callbacks,
                 ],
             )
 
