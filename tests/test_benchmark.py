@@ -130,12 +130,11 @@ def test_every_benchmark_gives_results(
             assert result.name in measure.to_text(results)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_every_benchmark_of_training_gives_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "PAIRS", 1)
-    model = training.ModelConfig(backbone="small_cnn", width=0.25, weights="none")
+    model = training.ModelConfig(backbone="test_presets:one_layer", weights="none")
     monkeypatch.setattr(training, "MODEL", model)
-    # So few pictures are not worth compiling for.
-    monkeypatch.setattr("skincnn.model.augment.compiled", lambda function: function)
     results = list(training.run(training.Size(32, 8, steps=2, affine_steps=1)))
     assert [result.at_least for result in results] == [0.95, 1, 0.9, 2]
     for result in results:

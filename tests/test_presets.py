@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-import tensorflow as tf
 
 from skincnn.config import Config, DataConfig
 from skincnn.model.backbones import build_backbone, find_backbone
@@ -81,18 +80,12 @@ def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("weights")
 
 
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_trains_a_step_with_a_small_network(
-    name: str,
-    weights_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, weights_folder: Path, tmp_path: Path
 ) -> None:
     """The network is not the preset's, which the slow test below builds."""
-    # One step is not worth compiling for.
-    monkeypatch.setattr(
-        tf, "function", lambda function=None, **_: function or (lambda f: f)
-    )
     config = shorten(PRESETS[name](), "test_presets:one_layer", 1.0, weights_folder)
     history = train_a_step(config, tmp_path)
     stages = len(config.train.stages) or 1 + (config.train.scenario == "fine_tune")
@@ -102,6 +95,7 @@ def test_preset_trains_a_step_with_a_small_network(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("name", sorted(BACKBONES.values()))
 def test_preset_trains_a_step_with_its_network(
     name: str, weights_folder: Path, tmp_path: Path
