@@ -19,8 +19,9 @@ check: .venv/.installed-dev ## lint, formatting, types and the direction of impo
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: .venv/.installed ## ratios of speed and memory on made-up pictures
+bench: .venv/.installed ## ratios of speed and memory, of the input and of training
 	$(BIN)/python scripts/benchmark.py input
+	$(BIN)/python scripts/benchmark.py train
 
 venv: .venv/.installed ## the environment alone
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import tyro
 
 from skincnn import cli
+from skincnn.benchmark import measure
+from skincnn.benchmark.measure import Result
+from skincnn.files import write_json
 
 
 def measure_input(
@@ -30,24 +35,57 @@ def measure_input(
     os.environ.setdefault("TQDM_DISABLE", "1")
     cli.load_tensorflow()
     from skincnn.benchmark import input as benchmark
-    from skincnn.benchmark import measure
-    from skincnn.files import write_json
 
-    before = measure.environment()
-    results = []
     with tempfile.TemporaryDirectory() as folder:
-        for result in benchmark.run(pictures, num_images, Path(folder)):
-            results.append(result)
-            print(json.dumps(measure.to_json(result)), flush=True)
-    print(f"\n{measure.to_text(results)}\n")
+        _report(
+            benchmark.run(pictures, num_images, Path(folder)),
+            output,
+            num_images=num_images,
+            made_up=pictures is None,
+        )
+
+
+def measure_train(
+    image_size: int = 224,
+    batch_size: int = 32,
+    steps: int = 8,
+    affine_steps: int = 8,
+    output: Path = Path("runs/benchmark/train.json"),
+) -> None:
+    """Measures training against bare steps of the same network on random pictures.
+
+    Ratios in one run, as in `input`. On a GPU give more steps, so that each side of a
+    ratio takes seconds.
+
+    Args:
+        image_size: Height and width of the pictures.
+        batch_size: Pictures in a step.
+        steps: Steps of a training, on each side of a ratio.
+        affine_steps: Batches that are turned and zoomed, on each side.
+        output: The JSON file of the results.
+    """
+    cli.load_tensorflow()
+    from skincnn.benchmark import training as benchmark
+
+    size = benchmark.Size(image_size, batch_size, steps, affine_steps)
+    _report(benchmark.run(size), output, **dataclasses.asdict(size))
+
+
+def _report(results: Iterable[Result], output: Path, **settings: object) -> None:
+    """Prints each result when it is there and all in a table, and writes them."""
+    before = measure.environment()
+    found = []
+    for result in results:
+        found.append(result)
+        print(json.dumps(measure.to_json(result)), flush=True)
+    print(f"\n{measure.to_text(found)}\n")
     write_json(
         output,
         {
             "environment": before,
             "load_average_after": measure.environment()["load_average"],
-            "num_images": num_images,
-            "made_up": pictures is None,
-            "results": [measure.to_json(result) for result in results],
+            **settings,
+            "results": [measure.to_json(result) for result in found],
         },
     )
     print(f"results  {output}")
@@ -55,7 +93,7 @@ def measure_input(
 
 def command() -> None:
     """Runs the benchmark that the first argument names."""
-    tyro.extras.subcommand_cli_from_dict({"input": measure_input})
+    tyro.extras.subcommand_cli_from_dict({"input": measure_input, "train": measure_train})
 
 
 if __name__ == "__main__":

@@ -15,25 +15,29 @@ from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError
 from skincnn.files import locked
 from skincnn.lookup import look_up
-from skincnn.presets import PRESETS
+from skincnn.presets import PRESETS, describe_presets
 
 DEFAULT_PRESET = "quickstart"
+DESCRIPTION = f"""Trains a classifier, evaluates it on held-out lesions, and exports it.
+
+PRESET comes first and gives every value; each flag changes one.
+
+presets ({DEFAULT_PRESET} where none is given):
+{describe_presets()}
+
+examples:
+  train.py                 the made-up demo pictures, a few minutes
+  train.py cpu             HAM10000 on two cores
+  train.py cpu --optimizer.learning-rate 3e-4 --workdir runs/slower
+  train.py cpu --resume    on from where a run was stopped or killed
+  train.py --config runs/cpu/config.json --workdir runs/again
+  train.py cpu --preview --augment.magnitude 1
+  train.py cpu --find-learning-rate --optimizer.name sgd"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Trains a classifier, evaluates it on held-out lesions, and exports it.
-
-    PRESET comes first and gives every value; each flag changes one.
-
-    Examples:
-      python scripts/train.py                  the made-up demo pictures, a few minutes
-      python scripts/train.py cpu              HAM10000 on two cores
-      python scripts/train.py cpu --optimizer.learning-rate 3e-4 --workdir runs/slower
-      python scripts/train.py cpu --resume     on from where a run was stopped or killed
-      python scripts/train.py --config runs/cpu/config.json --workdir runs/again
-      python scripts/train.py cpu --preview --augment.magnitude 1
-    """
+    """What to train, where to write, and what to do instead."""
 
     workdir: Path | None = None
     """The run's folder; runs/PRESET by default."""
@@ -51,6 +55,9 @@ class Arguments:
     preview: bool = False
     """Train nothing: draw a page of augmented training pictures, preview.png, in the folder
     of --workdir, else in the current one."""
+    find_learning_rate: bool = False
+    """Keep no training: try rising learning rates for a hundred steps, draw the loss in
+    learning_rate_test.png in the run's folder, and suggest a rate."""
     config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
 
 
@@ -75,7 +82,8 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
         preset, config = path.stem, read_config(path)
     arguments = tyro.cli(
         Arguments,
-        prog=f"train.py [{'|'.join(PRESETS)}]",
+        prog="train.py [PRESET]",
+        description=DESCRIPTION,
         args=argv,
         default=Arguments(config=config),
     )
@@ -89,6 +97,9 @@ def command() -> None:
         preview(arguments)
         return
     workdir = arguments.workdir or Path("runs") / preset
+    if arguments.find_learning_rate:
+        find_learning_rate(arguments, workdir)
+        return
     cli.load_tensorflow()
     from skincnn.evaluation.report import evaluate, summary
     from skincnn.serving.export import export_saved_model, find_saved_model
@@ -123,6 +134,19 @@ def preview(arguments: Arguments) -> None:
     path = (arguments.workdir or Path()) / "preview.png"
     write_preview(arguments.config, path, arguments.data_dir)
     print(f"preview {path}")
+
+
+def find_learning_rate(arguments: Arguments, workdir: Path) -> None:
+    """Tests learning rates, and says which to give."""
+    cli.load_tensorflow()
+    from skincnn.training import range_test
+
+    found = range_test.find_learning_rate(
+        arguments.config, workdir, arguments.data_dir, arguments.cache
+    )
+    print(f"test       {found.plot} (and .csv)")
+    print(f"suggested  {found.flag} {found.value:g}")
+    print("Give it to the same command in place of --find-learning-rate.")
 
 
 if __name__ == "__main__":

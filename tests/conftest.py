@@ -77,6 +77,16 @@ def run(
 
 
 @pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs op by op what TensorFlow would compile: one step is not worth it."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(
+        tf, "function", lambda function=None, **_: function or (lambda f: f)
+    )
+
+
+@pytest.fixture
 def manual_dir(tmp_path: Path) -> Path:
     """HAM10000's published layout with 2 x 10 lesions of each class, 210 pictures."""
     return write_dataverse(tmp_path / "manual é dir", make_rows())

@@ -16,7 +16,7 @@ def vary(part: str, num_images: int = 64, size: int = 64, **fields: float) -> np
     """Returns even skin with a part alone: [num_images, size, size, 3]."""
     images = np.broadcast_to(SKIN, (num_images, size, size, 3))
     config = AugmentConfig(parts=(part,), **fields)
-    return np.asarray(Augmentation(config)._vary(images))
+    return np.asarray(Augmentation(config).vary(images))
 
 
 def changed(varied: np.ndarray, by: float = 8) -> np.ndarray:
@@ -28,7 +28,7 @@ def test_a_part_of_the_area_is_erased() -> None:
     images = np.zeros((64, 40, 50, 3), np.float32)
     images[:, 0, 0] = 255  # the mean is 0.1275: erased pixels are those that are not 0
     config = AugmentConfig(parts=("erase",), erase=0.3)
-    erased = np.asarray(Augmentation(config)._vary(images))
+    erased = np.asarray(Augmentation(config).vary(images))
     inside = (erased > 0) & (erased < 255)
     shares = inside.mean(axis=(1, 2, 3))
     assert shares.max() < 0.3 + 0.02  # and the rounding of the sides

@@ -47,7 +47,7 @@ def test_a_share_of_the_pictures_is_turned_to_any_orientation() -> None:
 def test_strength_zero_changes_nothing() -> None:
     zero = dict.fromkeys(AUGMENT_BOUNDS, 0)
     config = AugmentConfig(parts=tuple(AUGMENTATIONS), **zero)
-    varied = Augmentation(config)._vary(IMAGES)
+    varied = Augmentation(config).vary(IMAGES)
     np.testing.assert_allclose(varied, IMAGES, atol=1e-3)
 
 
@@ -94,7 +94,7 @@ def test_geometry_is_one_gather_however_many_parts_there_are() -> None:
     layer = Augmentation(AugmentConfig(parts=tuple(GEOMETRIC)))
     import tensorflow as tf
 
-    graph = tf.function(layer._vary).get_concrete_function(
+    graph = tf.function(layer.vary).get_concrete_function(
         tf.TensorSpec((None, None, None, 3), tf.uint8)
     )
     gathers = [op for op in graph.graph.get_operations() if op.type.startswith("Gather")]

@@ -15,7 +15,7 @@ from conftest import ROOT, jpeg, run_script
 from PIL import Image
 
 from skincnn.benchmark import input as benchmark
-from skincnn.benchmark import measure, pictures
+from skincnn.benchmark import measure, pictures, training
 from skincnn.benchmark.measure import Result
 from skincnn.errors import ConfigError
 
@@ -130,11 +130,27 @@ def test_every_benchmark_gives_results(
             assert result.name in measure.to_text(results)
 
 
+@pytest.mark.usefixtures("uncompiled")
+def test_every_benchmark_of_training_gives_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "PAIRS", 1)
+    model = training.ModelConfig(backbone="test_presets:one_layer", weights="none")
+    monkeypatch.setattr(training, "MODEL", model)
+    results = list(training.run(training.Size(32, 8, steps=2, affine_steps=1)))
+    assert [result.at_least for result in results] == [0.95, 1, 0.9, 2]
+    for result in results:
+        assert result.value > 0
+    passes = results[1]
+    assert (passes.low, passes.value, passes.high, passes.pairs) == (1, 1, 1, 2)
+    assert passes.passed
+
+
 def test_the_script_names_its_benchmarks_and_refuses_an_empty_folder(
     tmp_path: Path,
 ) -> None:
     done = run_script("benchmark.py", "input", "--pictures", tmp_path)
     assert done.returncode == 2, done.stderr
     assert "--pictures must be a folder with .jpg files" in done.stderr
-    assert "input" in run_script("benchmark.py", "--help").stdout
-    assert "scripts/benchmark.py input" in (ROOT / "Makefile").read_text()
+    described = run_script("benchmark.py", "--help").stdout
+    for name in ("input", "train"):
+        assert name in described
+        assert f"scripts/benchmark.py {name}" in (ROOT / "Makefile").read_text()

@@ -90,7 +90,7 @@ def test_augmentation_varies_each_picture_by_its_seed(name: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (16, 24, 24, 3), dtype=np.uint8)
     images[1:] = images[0]
     first, again, other = (
-        np.asarray(Augmentation(AugmentConfig(parts=(name,)), seed)._vary(images))
+        np.asarray(Augmentation(AugmentConfig(parts=(name,)), seed).vary(images))
         for seed in (1, 1, 2)
     )
     assert first.dtype == np.float32
@@ -115,7 +115,7 @@ def test_augmentation_grows_with_its_magnitude(name: str) -> None:
     for magnitude in (0.0, 0.25, 0.5, 1.0):
         config = AugmentConfig(parts=(name,), magnitude=magnitude)
         # The function behind the shortcut for 0.
-        varied = np.asarray(Augmentation(config)._vary(images))
+        varied = np.asarray(Augmentation(config).vary(images))
         assert varied.min() >= 0
         assert varied.max() <= 255
         changes.append(np.abs(varied - images).mean())

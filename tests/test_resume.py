@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import ROOT, run_script
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from skincnn.config import (
     AugmentConfig,
@@ -108,6 +109,12 @@ def test_a_stopped_training_ends_with_the_same_weights(
 ) -> None:
     """In the middle of an epoch, between two, and again and again."""
     assert_same(train_in_pieces(CONFIG, tmp_path, data_dir, stops), whole)
+    logs = EventAccumulator(str(tmp_path / "logs" / "pictures")).Reload()
+    steps = [event.step for event in logs.Images("training_pictures")]
+    assert steps == [0]
+    steps = [event.step for event in logs.Images("confusion_matrix")]
+    assert steps == sorted(set(steps))
+    assert steps[-1] + 1 == whole[0].best_epoch
 
 
 def test_half_precision_resumes_alike(data_dir: Path, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from skincnn import cli
 PAIRS = 12
 Work = Callable[[], int]
 """Does something and returns how many pictures it did it to."""
+Round = tuple[float, float, float]
+"""The rate of the baseline, ours, and that of the baseline again."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,32 @@ def compare(
     After a round that does not count there are `PAIRS` rounds of baseline, ours,
     baseline. A pair is our rate over the mean of the two beside it.
     """
-    ratios, same = [], []
-    for number in range(PAIRS + 1):
-        before, our, after = _rate(baseline), _rate(ours), _rate(baseline)
-        if number > 0:
-            ratios.append(our / statistics.mean([before, after]))
-            same.append(after / before)
+    rounds = [(rate(baseline), rate(ours), rate(baseline)) for _ in range(PAIRS + 1)]
+    return summarise(name, rounds, at_least=at_least)
+
+
+def summarise(
+    name: str,
+    rounds: Sequence[tuple[float, float, float]],
+    *,
+    at_least: float | None = None,
+) -> Result:
+    """Returns the result of rates of baseline, ours, baseline; the first round is left out.
+
+    Args:
+        name: What was compared with what.
+        rounds: At least two.
+        at_least: What is asked for, if anything.
+    """
+    counted = rounds[1:]
+    ratios = [our / statistics.mean([before, after]) for before, our, after in counted]
+    same = [after / before for before, _, after in counted]
     return Result(
         name,
         statistics.median(ratios),
         low=min(ratios),
         high=max(ratios),
-        pairs=PAIRS,
+        pairs=len(ratios),
         same=(min(same), max(same)),
         at_least=at_least,
     )
@@ -152,7 +168,8 @@ def _peak_over_import(function: Callable[..., None], arguments: tuple[Any, ...])
     return peak_memory() - before
 
 
-def _rate(work: Work) -> float:
+def rate(work: Work) -> float:
+    """Returns how many pictures a second some work does."""
     started = time.perf_counter()
     count = work()
     return count / (time.perf_counter() - started)
@@ -167,6 +184,8 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def _asked(result: Result) -> str:
+    if result.at_least is not None and result.at_least == result.at_most:
+        return f"{result.at_least:g}"
     if result.at_least is not None:
         return f">= {result.at_least:g}"
     return "" if result.at_most is None else f"<= {result.at_most:g}"

@@ -85,6 +85,37 @@ def plot_learning_curves(history: pd.DataFrame, best_epoch: int, title: str) -> 
     return figure
 
 
+def plot_learning_rates(test: pd.DataFrame, suggestion: float | None, title: str) -> Figure:
+    """Draws the loss against the learning rate, and the rate that is suggested.
+
+    Args:
+        test: Columns learning_rate, loss and smoothed_loss, a row for each step.
+        suggestion: The rate, if there is one.
+        title: What was trained, for the heading.
+    """
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    rates = test["learning_rate"]
+    axes.plot(rates, test["loss"], color="0.75", label="loss of a step")
+    axes.plot(rates, test["smoothed_loss"], color=BLUE, linewidth=2, label="smoothed")
+    if suggestion is not None:
+        axes.axvline(
+            suggestion, color=ORANGE, linestyle="--", label=f"suggested: {suggestion:.1e}"
+        )
+    axes.set_xscale("log")
+    # The last losses may be as large as they like, or no numbers; the fall is what counts.
+    smoothed = test["smoothed_loss"].replace([np.inf, -np.inf], np.nan)
+    low, first = smoothed.min(), smoothed.iloc[0]
+    if np.isfinite(first) and first > low:
+        axes.set_ylim(low - 0.25 * (first - low), first + (first - low))
+    axes.set_xlabel("learning rate", fontsize=12)
+    axes.set_ylabel("training loss", fontsize=12)
+    axes.set_title(title, fontsize=13)
+    axes.legend(fontsize=10, loc="upper left")
+    axes.grid(alpha=0.3)
+    return figure
+
+
 def to_png(figure: Figure) -> bytes:
     """Returns the figure as the bytes of a PNG file."""
     buffer = io.BytesIO()

@@ -97,7 +97,7 @@ class Augmentation(RandomLayer):
         super().__init__(config, seed, **kwargs)
         for part in self.config.parts:
             look_up(AUGMENTATIONS, part, "`augment.parts`")
-        self._vary_compiled = compiled(self._vary)
+        self._vary_compiled = compiled(self.vary)
 
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
         """Returns varied pictures in training, else the pictures as float32."""
@@ -105,7 +105,8 @@ class Augmentation(RandomLayer):
             return ops.cast(images, "float32")
         return self._vary_compiled(images)
 
-    def _vary(self, images: Tensor) -> Tensor:
+    def vary(self, images: Tensor) -> Tensor:
+        """Returns varied pictures without compiling anything: for a few, once."""
         uniform = self.uniform_of(images)
         matrices = [
             GEOMETRIC[part](uniform, self.config)

@@ -62,6 +62,7 @@ class Validation(keras.callbacks.Callback):
         self.monitor = monitor
         self.workdir = workdir
         self.progress = progress
+        self.probabilities = np.empty((0, 0), np.float32)  # of the last epoch
         self._started = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -92,6 +93,7 @@ class Validation(keras.callbacks.Callback):
                     f"The model's outputs are no longer finite after epoch "
                     f"{progress.epoch + 1}. {ADVICE}"
                 )
+            self.probabilities = probabilities
             for name, metric in METRICS.items():
                 logs[f"val_{name}"] = float(metric(self.labels, probabilities))
             best = [row[f"val_{self.monitor}"] for row in progress.history]

@@ -9,12 +9,13 @@ import importlib.metadata
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
@@ -68,6 +69,7 @@ from skincnn.training.state import (
     save_state,
     weights_path,
 )
+from skincnn.training.tensorboard import ConfusionImages, write_samples
 
 Load = Callable[[pd.DataFrame, DataConfig], Images]
 """From rows of a table to their pictures: `pipeline.load_images` of a dataset."""
@@ -173,6 +175,25 @@ def train(
     resume = resume and (workdir / "config.json").exists()
     if resume and (workdir / "metadata.json").exists():
         return
+    training, facts = prepare(config, workdir, data_dir, cache)
+    _run(training, facts, resume=resume)
+
+
+def prepare(
+    config: Config, workdir: Path, data_dir: Path | None = None, cache: Cache = "auto"
+) -> tuple[Training, dict[str, Any]]:
+    """Returns a training that may begin, and what is known of its data; writes nothing.
+
+    Args:
+        config: The whole configuration, of which `check` has passed.
+        workdir: The run's folder.
+        data_dir: Where TFDS keeps built datasets.
+        cache: Where decoded pictures are kept; see `cache.cached_images`.
+
+    Raises:
+        ConfigError: The weights cannot be used.
+        DataError: The dataset is not built, or its splits leak or are too small.
+    """
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     # The label set is fixed, so the weights are looked for before any data is.
@@ -198,7 +219,21 @@ def train(
         tables,
         functools.partial(pipeline.load_images, builder, cache=cache),
         workdir,
+        names,
     )
+    return training, {
+        "class_names": names,
+        "made_up": builder.builder_config.made_up,
+        "dataset": builder.info.full_name,
+        "stored_longest_side": builder.builder_config.longest_side,
+        "audit": audited,
+    }
+
+
+def _run(training: Training, facts: dict[str, Any], *, resume: bool) -> None:
+    """Trains, and writes what `train` promises."""
+    config, classifier, workdir = training.config, training.classifier, training.workdir
+    names = facts["class_names"]
     if not resume:
         _clear(workdir)
         write_json(workdir / "config.json", config.to_dict())
@@ -210,12 +245,8 @@ def train(
         {
             "skincnn": __version__,
             "versions": _versions(),
-            "class_names": names,
-            "made_up": builder.builder_config.made_up,
-            "dataset": builder.info.full_name,
-            "stored_longest_side": builder.builder_config.longest_side,
+            **facts,
             "data_fingerprint": training.made_by["data"],
-            "audit": audited,
             "class_counts": dict(zip(names, training.counts.tolist(), strict=True)),
             "best_epoch": progress.best_epoch,
             "num_parameters": int(classifier.count_params()),
@@ -238,6 +269,7 @@ class Training:
         stages: What trains when.
         made_by: What must be equal where a state is read again.
         checkpoints: The folder of the states and of the best weights.
+        callbacks: Others, to run after our own.
     """
 
     def __init__(
@@ -247,6 +279,7 @@ class Training:
         tables: Mapping[str, pd.DataFrame],
         load: Load,
         workdir: Path,
+        class_names: Sequence[str] = (),
     ):
         """Stores what to train on; reads and writes nothing.
 
@@ -256,6 +289,7 @@ class Training:
             tables: The rows of "train" and "val".
             load: Gives their pictures.
             workdir: The run's folder.
+            class_names: The names of the classes; by default their numbers.
         """
         self.config = config
         self.classifier = classifier
@@ -271,8 +305,10 @@ class Training:
         self.steps = steps_per_epoch(
             len(self.table), config.data.batch_size, self.plan.epoch_counts
         )
+        self.class_names = class_names or [str(label) for label in range(len(self.counts))]
         self.patience = config.train.patience, first_epoch_of_last(self.stages)
         self.progress = Progress()
+        self.callbacks: list[keras.callbacks.Callback] = []
         self._pictures: Images | None = None
         self._compiled: tuple[int, bool] | None = None
         self.made_by = {
@@ -310,16 +346,53 @@ class Training:
                 self._fit_segment(segment, stop)
         self._load_best()
 
-    def _fit_segment(self, segment: Segment, stop: StopRequest) -> None:
+    def test_rates(
+        self,
+        stage: int,
+        rates: npt.NDArray[np.float64],
+        is_over: Callable[[Sequence[float]], bool],
+    ) -> list[float]:
+        """Returns the loss of a step of training at each rate; nothing is written.
+
+        The layers, the loss and the pictures are those with which `stage` begins; the
+        weights are those with which the training begins, and are spoiled.
+
+        Args:
+            stage: The number of the stage, counted from 0.
+            rates: At least two, each the same multiple of the one before.
+            is_over: Whether to stop, told the losses so far.
+        """
+        reweighting = self.plan.reweighting_epoch(self.stages[-1].epochs)
+        parts = segments(self.config, reweighting=reweighting)
+        segment = next(part for part in parts if part.stage == stage)
+        start = segment.epochs.start
+        epochs = range(start, start - (-len(rates) // self.steps))
+        segment = dataclasses.replace(segment, epochs=epochs)
+        self.model = augmented(self.config.augment, self.classifier, self.config.seed)
+        self._compile(segment)
+        optimizer: Any = self.model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
+        optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
+            float(rates[0]), 1, float(rates[1] / rates[0])
+        )
+        losses: list[float] = []
+        batches = self._batches(segment).take(len(rates))
+        with _memory(self.config.data.batch_size, segment.image_size):
+            for inputs, labels in batches.as_numpy_iterator():
+                logs = self.model.train_on_batch(inputs, labels, return_dict=True)
+                losses.append(float(logs["loss"]))
+                if is_over(losses):
+                    break
+        return losses
+
+    def _batches(self, segment: Segment) -> tf.data.Dataset:
         config = self.config
         # Those of another size are let go first: both are never in memory at once.
         if self._pictures is None or self._pictures.shape[1] != segment.image_size:
             self._pictures = None
             fields = dataclasses.replace(config.data, image_size=segment.image_size)
             self._pictures = self.load(self.table, fields)
-        self._compile(segment)
-        metrics = self._restore(segment)
-        batches = pipeline.training_batches(
+        return pipeline.training_batches(
             self._pictures,
             self.labels,
             config.data.batch_size,
@@ -329,6 +402,15 @@ class Training:
             sampling_weights=self.plan.sampling_weights,
             epoch_counts=self.plan.epoch_counts,
         )
+
+    def _fit_segment(self, segment: Segment, stop: StopRequest) -> None:
+        config = self.config
+        batches = self._batches(segment)
+        self._compile(segment)
+        metrics = self._restore(segment)
+        logs = self.workdir / "logs"
+        if segment.epochs.start == 0 and segment.first_step == 0:
+            write_samples(logs / "pictures", batches, config.augment, config.seed)
         with _memory(config.data.batch_size, segment.image_size):
             self.model.fit(
                 batches,
@@ -338,9 +420,11 @@ class Training:
                 shuffle=False,  # the batches are shuffled already
                 callbacks=[
                     self.validation,
-                    keras.callbacks.TensorBoard(self.workdir / "logs", write_graph=False),
+                    keras.callbacks.TensorBoard(logs, write_graph=False),
+                    ConfusionImages(self.validation, self.class_names, logs / "pictures"),
                     Saving(self.progress, self._save, stop, segment.first_step, metrics),
                     EarlyStopping(self.progress, *self.patience),
+                    *self.callbacks,
                 ],
             )
 

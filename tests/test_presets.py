@@ -1,0 +1,113 @@
+"""Every preset trains for a step; that each is valid, test_contracts says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from skincnn.config import Config, DataConfig
+from skincnn.model.backbones import build_backbone, find_backbone
+from skincnn.model.classifier import build_classifier
+from skincnn.presets import PRESETS, describe_presets
+from skincnn.training.run import Training
+
+BACKBONES = {preset().model.backbone: name for name, preset in PRESETS.items()}
+"""Of each backbone one preset that uses it."""
+
+
+def one_layer() -> keras.Model:
+    """The smallest of backbones: a convolution with BatchNorm."""
+    inputs = keras.Input((None, None, 3))
+    features = keras.layers.Rescaling(1 / 255)(inputs)
+    features = keras.layers.Conv2D(4, 3, strides=2, use_bias=False)(features)
+    return keras.Model(inputs, keras.layers.BatchNormalization()(features))
+
+
+def shorten(config: Config, backbone: str, width: float, folder: Path) -> Config:
+    """Returns the recipe on made-up pictures, with an epoch in each of its stages.
+
+    The backbone starts from a file where it would start from ImageNet.
+    """
+    weights = config.model.weights
+    if weights == "imagenet":
+        path = folder / f"{backbone.replace(':', '.')}.weights.h5"
+        if not path.exists():
+            build_backbone(backbone, width, "none").save_weights(path)
+        weights = str(path)
+    stages = tuple(dataclasses.replace(x, epochs=1) for x in config.train.stages)
+    train = dataclasses.replace(
+        config.train, epochs=1, small_epochs=0, small_image_size=0, stages=stages
+    )
+    size = max(32, find_backbone(backbone).min_size)
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, image_size=size, batch_size=14),
+        model=dataclasses.replace(
+            config.model, backbone=backbone, width=width, weights=weights
+        ),
+        train=train,
+    )
+
+
+def train_a_step(config: Config, workdir: Path) -> pd.DataFrame:
+    """Trains a step in each stage, on two pictures of each class, and returns history."""
+
+    def table(fold: int) -> pd.DataFrame:
+        names = [f"{fold}_{number}" for number in range(14)]
+        labels = np.arange(14) % 7
+        columns = {"image_id": names, "lesion_id": names, "label": labels, "sha256": names}
+        return pd.DataFrame({**columns, "fold": fold})
+
+    def load(table: pd.DataFrame, data: DataConfig) -> np.ndarray:
+        shape = (len(table), data.image_size, data.image_size, 3)
+        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+    classifier = build_classifier(config.model, 7, fused=True)
+    tables = {"train": table(0), "val": table(8)}
+    training = Training(config, classifier, tables, load, workdir)
+    assert training.steps == 1
+    training.fit()
+    return pd.read_csv(workdir / "history.csv")
+
+
+@pytest.fixture(scope="session")
+def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_trains_a_step_with_a_small_network(
+    name: str, weights_folder: Path, tmp_path: Path
+) -> None:
+    """The network is not the preset's, which the slow test below builds."""
+    config = shorten(PRESETS[name](), "test_presets:one_layer", 1.0, weights_folder)
+    history = train_a_step(config, tmp_path)
+    stages = len(config.train.stages) or 1 + (config.train.scenario == "fine_tune")
+    stages -= config.train.scenario == "fine_tune" and config.train.head_epochs == 0
+    assert len(history) == stages
+    assert np.isfinite(history["loss"]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("name", sorted(BACKBONES.values()))
+def test_preset_trains_a_step_with_its_network(
+    name: str, weights_folder: Path, tmp_path: Path
+) -> None:
+    model = PRESETS[name]().model
+    config = shorten(PRESETS[name](), model.backbone, model.width, weights_folder)
+    assert np.isfinite(train_a_step(config, tmp_path)["loss"]).all()
+
+
+def test_help_lists_each_preset_in_a_line_that_stands_alone() -> None:
+    lines = describe_presets().splitlines()
+    assert [line.split()[0] for line in lines] == list(PRESETS)
+    for line in lines:
+        assert line.endswith(".")
+        assert len(line) <= 100

@@ -1,0 +1,100 @@
+"""What TensorBoard finds in a run's logs, read back as it reads it."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from skincnn.classes import HAM10000
+from skincnn.config import AugmentConfig
+from skincnn.training.tensorboard import draw_confusion_matrix, sample_grid, write_image
+
+NAMES = [lesion.name for lesion in HAM10000]
+
+
+def read_images(folder: Path) -> dict[str, dict[int, np.ndarray]]:
+    """Returns the pictures of each tag by their step, none of which may stand twice."""
+    found = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    images = {}
+    for tag in found.Tags()["images"]:
+        events = found.Images(tag)
+        assert len({event.step for event in events}) == len(events)
+        images[tag] = {
+            event.step: np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+            for event in events
+        }
+    return images
+
+
+def test_a_run_shows_its_pictures_and_how_the_best_epochs_confused_classes(
+    run: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    workdir, _ = run
+    images = read_images(workdir / "logs" / "pictures")
+    assert images.keys() == {"training_pictures", "confusion_matrix"}
+    # The first epoch is of 32 px.
+    assert {step: x.shape for step, x in images["training_pictures"].items()} == {
+        0: (4 * 32, 4 * 32, 3)
+    }
+    scores = pd.read_csv(workdir / "history.csv")["val_balanced_accuracy"]
+    best = [i for i, score in enumerate(scores) if score > max(scores[:i], default=-1)]
+    assert list(images["confusion_matrix"]) == best
+    # What is evaluated in the end is the last of them.
+    table = pd.read_csv(workdir / "predictions" / "val.csv")
+    columns = [f"probability_{name}" for name in NAMES]
+    predicted = np.array(NAMES)[table[columns].to_numpy().argmax(axis=1)]
+    expected = confusion_matrix(table["label"], predicted, labels=NAMES)
+    np.testing.assert_array_equal(
+        images["confusion_matrix"][best[-1]], draw_confusion_matrix(expected, NAMES)
+    )
+
+
+def test_a_step_that_is_written_again_stands_there_once(tmp_path: Path) -> None:
+    first, second = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)
+    for step, image in ((2, first), (10, first), (2, second)):
+        write_image(tmp_path / "logs", "x", step, image)
+    images = read_images(tmp_path / "logs")["x"]
+    assert list(images) == [2, 10]
+    np.testing.assert_array_equal(images[2], second)
+    np.testing.assert_array_equal(images[10], first)
+
+
+@pytest.mark.parametrize("number", [3, 16, 20])
+def test_samples_stand_in_rows_of_four(number: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (number, 6, 5, 3), np.uint8)
+    grid = sample_grid(images, AugmentConfig(parts=()), seed=0)
+    rows = 1 if number == 3 else 4
+    assert grid.shape == (6 * rows, 5 * 4, 3)
+    for i, image in enumerate(images[:16]):
+        row, column = divmod(i, 4)
+        place = grid[6 * row : 6 * row + 6, 5 * column : 5 * column + 5]
+        np.testing.assert_array_equal(place, image)
+    assert number != 3 or not grid[:, 15:].any()
+
+
+def test_samples_are_varied_and_mixed() -> None:
+    images = np.stack([np.full((8, 8, 3), 10 * i, np.uint8) for i in range(16)])
+    lit = sample_grid(images, AugmentConfig(parts=("light",)), seed=0)
+    plain = sample_grid(images, AugmentConfig(parts=()), seed=0)
+    assert (lit != plain).mean() > 0.5
+    config = AugmentConfig(parts=(), mix="cutmix", mix_alpha=1)
+    mixed = sample_grid(images, config, seed=0)
+    # A cut leaves two pictures in a place, each of one value of its own.
+    values = [np.unique(mixed[8 * i : 8 * i + 8, :8]) for i in range(4)]
+    assert max(len(value) for value in values) == 2
+
+
+def test_a_matrix_is_darkest_where_most_pictures_are() -> None:
+    page = draw_confusion_matrix(np.array([[8, 2], [0, 0]]), ["a", "b"])
+    height, width, _ = page.shape
+    cells = page[height - 2 * 56 :, width - 28 - 2 * 56 : width - 28]
+    corners = [cells[56 * i + 4, 56 * j + 4].sum() for i in range(2) for j in range(2)]
+    assert corners[0] < corners[1] < corners[2] == corners[3] == 3 * 255
