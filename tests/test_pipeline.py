@@ -190,6 +190,27 @@ def test_batches_begin_at_any_step() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+def test_metadata_go_with_their_pictures() -> None:
+    """In training and evaluation; row n of the metadata is [n, -n]."""
+    numbers = np.arange(NUM_IMAGES, dtype=np.float32)
+    metadata = np.stack([numbers, -numbers], axis=1)
+    training = pipeline.training_batches(
+        numbered(3), LABELS, BATCH, seed=0, epochs=range(2), metadata=metadata
+    )
+    evaluation = pipeline.evaluation_batches(numbered(3), metadata)
+    seen = []
+    for inputs, labels in training.as_numpy_iterator():
+        positions = inputs["images"][:, 0, 0, 0]
+        np.testing.assert_array_equal(inputs["metadata"], metadata[positions])
+        np.testing.assert_array_equal(labels, LABELS[positions])
+    for inputs in evaluation.as_numpy_iterator():
+        seen += inputs["images"][:, 0, 0, 0].tolist()
+        np.testing.assert_array_equal(
+            inputs["metadata"][:, 0], inputs["images"][:, 0, 0, 0]
+        )
+    assert seen == list(range(NUM_IMAGES))
+
+
 def test_pictures_are_let_go_with_the_batches() -> None:
     freed: list[int] = []
     images = numbered(3)

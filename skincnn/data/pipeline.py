@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ from skincnn.data.preprocess import preprocessing_fields, read_image
 from skincnn.data.sampling import epoch_batches, steps_per_epoch
 from skincnn.errors import DataError
 
+Metadata = npt.NDArray[np.float32]
+"""Rows of `metadata.encode_metadata`."""
 EVALUATION_BATCH_SIZE = 128
 READING_BATCH_SIZE = 32
 GATHERING_THREADS = 2
@@ -123,10 +126,14 @@ def training_batches(
     seed: int,
     epochs: range,
     first_step: int = 0,
+    metadata: Metadata | None = None,
     sampling_weights: npt.NDArray[np.float64] | None = None,
     epoch_counts: npt.NDArray[np.int64] | None = None,
 ) -> tf.data.Dataset:
     """Returns the batches of some epochs: (uint8 [batch, h, w, 3], int32 [batch]).
+
+    With `metadata` the first of the two is a dictionary of such "images" and of
+    "metadata", float32 [batch, num_fields], as a classifier with metadata takes it.
 
     Each epoch has `sampling.steps_per_epoch` of them, which `sampling.epoch_batches` of
     `seed` and the epoch's number alone determines: a range that begins later gives the
@@ -139,6 +146,8 @@ def training_batches(
         seed: The seed of the run.
         epochs: The numbers of the epochs, counted from 0 over the whole run.
         first_step: Batches of the first of them that are left out.
+        metadata: What the model is told of each picture's patient, [num_images,
+            num_fields], if anything.
         sampling_weights: See `sampling.epoch_batches`.
         epoch_counts: See `sampling.epoch_batches`.
     """
@@ -156,7 +165,10 @@ def training_batches(
         positions = tf.ensure_shape(positions, (None, batch_size))
         # One call of Python for an epoch; the batches are gathered by TensorFlow alone.
         return tf.data.Dataset.from_tensor_slices(positions).map(
-            lambda rows: (tf.gather(pictures, rows), tf.gather(classes, rows)),
+            lambda rows: (
+                _inputs(pictures, metadata, lambda values: tf.gather(values, rows)),
+                tf.gather(classes, rows),
+            ),
             num_parallel_calls=GATHERING_THREADS,
         )
 
@@ -176,13 +188,16 @@ def training_batches(
     return batches
 
 
-def evaluation_batches(images: Images) -> tf.data.Dataset:
-    """Returns the pictures alone, in order: uint8 [batch, height, width, 3]."""
+def evaluation_batches(images: Images, metadata: Metadata | None = None) -> tf.data.Dataset:
+    """Returns the inputs alone, in order, as `training_batches` has them."""
     shared = _share(images)
+
+    def read(first: tf.Tensor) -> Any:
+        rows = slice(first, first + EVALUATION_BATCH_SIZE)
+        return _inputs(shared, metadata, lambda values: values[rows])
+
     return (
-        tf.data.Dataset.range(0, len(images), EVALUATION_BATCH_SIZE)
-        .map(lambda first: shared[first : first + EVALUATION_BATCH_SIZE])
-        .prefetch(2)
+        tf.data.Dataset.range(0, len(images), EVALUATION_BATCH_SIZE).map(read).prefetch(2)
     )
 
 
@@ -260,6 +275,15 @@ def _read_into(
             f"{builder.data_dir} holds {found} of the {len(table)} pictures that were "
             "asked for. Expected every picture of the table, once."
         )
+
+
+def _inputs(
+    pictures: tf.Tensor, metadata: Metadata | None, take: Callable[[tf.Tensor], tf.Tensor]
+) -> Any:
+    """Returns what a classifier is given of the rows that `take` takes."""
+    if metadata is None:
+        return take(pictures)
+    return {"images": take(pictures), "metadata": take(tf.constant(metadata))}
 
 
 def _share(images: Images) -> tf.Tensor:

@@ -23,6 +23,7 @@ from skincnn.config import AugmentConfig, Config, DataConfig, read_config
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import audit
+from skincnn.data.metadata import encode_metadata
 from skincnn.data.sampling import steps_per_epoch
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
@@ -40,6 +41,7 @@ from skincnn.model.classifier import (
     set_trainable,
 )
 from skincnn.model.mixing import Mixing
+from skincnn.patient import METADATA_FIELDS
 from skincnn.training.callbacks import (
     EarlyStopping,
     Saving,
@@ -146,7 +148,8 @@ def train(
     """Trains a classifier and leaves the best epoch in `workdir`.
 
     Writes config.json, metadata.json, history.csv, logs/, checkpoints/ and model.keras,
-    whose model takes pictures in 0..255 [batch, height, width, 3] and returns logits.
+    whose model takes pictures in 0..255 [batch, height, width, 3], with `model.metadata`
+    a dictionary of these `images` and of `metadata`, and returns logits.
     All checks come before the folder is touched.
 
     Args:
@@ -162,8 +165,9 @@ def train(
     Raises:
         ConfigError: A name, a path or the weights cannot be used, memory or disk is full,
             or the run to be resumed had another configuration.
-        DataError: The dataset is not built, its splits leak, or it is not the one with
-            which the run to be resumed was begun.
+        DataError: The dataset is not built, its splits leak, its metadata hold words that
+            are not known (with `model.metadata`), or it is not the one with which the
+            run to be resumed was begun.
         DivergedError: The loss, the weights or the outputs are no longer finite.
         Terminated, KeyboardInterrupt: The user stopped the training; the step was
             finished, and the state is saved.
@@ -183,7 +187,8 @@ def train(
     audited = audit(
         tables,
         names,
-        inputs=[tensor.name for tensor in classifier.inputs],
+        inputs=[tensor.name for tensor in classifier.inputs]
+        + list(METADATA_FIELDS if config.model.metadata else ()),
         siblings_allowed=config.data.split_by == "image",
     )
     _warn_of_enlarging(config, builder.builder_config.longest_side)
@@ -264,6 +269,11 @@ class Training:
         self.checkpoints = workdir / "checkpoints"
         self.table, self.val = tables["train"], tables["val"]
         self.labels = self.table["label"].to_numpy(np.int64)
+        # Those of the test are encoded as well: a word that is not known is said now.
+        self.metadata = {
+            name: encode_metadata(table) if config.model.metadata else None
+            for name, table in tables.items()
+        }
         self.counts = np.bincount(self.labels, minlength=classifier.output_shape[-1])
         self.plan = STRATEGIES[config.imbalance.strategy](self.counts, config.imbalance)
         self.stages = make_stages(config)
@@ -292,7 +302,9 @@ class Training:
         self.model = augmented(self.config.augment, self.classifier, self.config.seed)
         self.validation = Validation(
             self.classifier,
-            pipeline.evaluation_batches(self.load(self.val, self.config.data)),
+            pipeline.evaluation_batches(
+                self.load(self.val, self.config.data), self.metadata["val"]
+            ),
             self.val["label"].to_numpy(np.int64),
             self.config.train.monitor,
             self.workdir,
@@ -326,6 +338,7 @@ class Training:
             seed=config.seed,
             epochs=segment.epochs,
             first_step=segment.first_step,
+            metadata=self.metadata["train"],
             sampling_weights=self.plan.sampling_weights,
             epoch_counts=self.plan.epoch_counts,
         )
