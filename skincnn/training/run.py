@@ -49,6 +49,12 @@ from skincnn.training.callbacks import (
     is_patience_over,
     metric_variables,
 )
+from skincnn.training.features import (
+    Features,
+    build_head,
+    compute_features,
+    steps_per_call,
+)
 from skincnn.training.imbalance import STRATEGIES
 from skincnn.training.losses import build_loss
 from skincnn.training.optimizers import OPTIMIZERS, build_optimizer
@@ -100,6 +106,13 @@ def check(config: Config) -> None:
     look_up(SCENARIOS, config.train.scenario, "`train.scenario`")
     look_up(OPTIMIZERS, config.optimizer.name, "`optimizer.name`")
     look_up(SCHEDULES, config.optimizer.schedule, "`optimizer.schedule`")
+    heads = [stage for stage in make_stages(config) if stage.blocks == 0]
+    if config.train.cached_features > 0 and not heads:
+        raise ConfigError(
+            "`train.cached_features` must be 0 where no stage trains the head alone. "
+            f"Received: {config.train.cached_features} with `train.scenario` "
+            f"{config.train.scenario}."
+        )
     for part in config.augment.parts:
         look_up(AUGMENTATIONS, part, "`augment.parts`")
     for size in (config.data.image_size, config.train.small_image_size):
@@ -239,6 +252,8 @@ class Training:
 
     Attributes:
         progress: How far the training is.
+        whole: The classifier with its augmentation, whose variables are saved.
+        model: What trains: the whole, or the classifier's head on cached features.
         counts: Training pictures of each class, [num_classes].
         stages: What trains when.
         made_by: What must be equal where a state is read again.
@@ -284,7 +299,8 @@ class Training:
         self.patience = config.train.patience, first_epoch_of_last(self.stages)
         self.progress = Progress()
         self._pictures: Images | None = None
-        self._compiled: tuple[int, bool] | None = None
+        self._features: tuple[tuple[int, int], Features, Features] | None = None
+        self._compiled: tuple[int, bool, int] | None = None
         self.made_by = {
             "data": {name: pipeline.fingerprint(table) for name, table in tables.items()},
             "versions": _versions(),
@@ -299,12 +315,12 @@ class Training:
                 f"Going on with {self.workdir} in epoch {self.progress.epoch + 1}, step "
                 f"{self.progress.step + 1}"
             )
-        self.model = augmented(self.config.augment, self.classifier, self.config.seed)
+        self.whole = augmented(self.config.augment, self.classifier, self.config.seed)
+        self.model: keras.Model = self.whole
+        self._val_pictures = self.load(self.val, self.config.data)
         self.validation = Validation(
             self.classifier,
-            pipeline.evaluation_batches(
-                self.load(self.val, self.config.data), self.metadata["val"]
-            ),
+            pipeline.evaluation_batches(self._val_pictures, self.metadata["val"]),
             self.val["label"].to_numpy(np.int64),
             self.config.train.monitor,
             self.workdir,
@@ -332,12 +348,13 @@ class Training:
         self._compile(segment)
         metrics = self._restore(segment)
         batches = pipeline.training_batches(
-            self._pictures,
+            self._inputs(self._pictures, segment),
             self.labels,
             config.data.batch_size,
             seed=config.seed,
             epochs=segment.epochs,
             first_step=segment.first_step,
+            variants=self._orientations(segment) or 1,
             metadata=self.metadata["train"],
             sampling_weights=self.plan.sampling_weights,
             epoch_counts=self.plan.epoch_counts,
@@ -357,15 +374,44 @@ class Training:
                 ],
             )
 
+    def _orientations(self, segment: Segment) -> int:
+        """Returns in how many orientations features are trained on; 0 for pictures."""
+        head_alone = self.stages[segment.stage].blocks == 0
+        return self.config.train.cached_features if head_alone else 0
+
+    def _inputs(self, pictures: Images, segment: Segment) -> Images | Features:
+        """Returns what the model trains on; validation is given the same kind."""
+        orientations = self._orientations(segment)
+        kind = segment.stage, segment.image_size
+        if self._features is not None and (orientations == 0 or self._features[0] != kind):
+            self._features = None
+        if orientations > 0 and self._features is None:
+            # Once the weights are restored: a stage before may have trained the backbone.
+            self._features = (
+                kind,
+                compute_features(self.classifier, pictures, orientations),
+                compute_features(self.classifier, self._val_pictures),
+            )
+        inputs: Images | Features = pictures
+        val: Images | Features = self._val_pictures
+        if self._features is not None:
+            _, inputs, val = self._features
+        self.validation.batches = pipeline.evaluation_batches(val, self.metadata["val"])
+        self.validation.predictor = self.model if orientations else self.classifier
+        return inputs
+
     def _compile(self, segment: Segment) -> None:
         """Compiles where the layers that train, or the loss, are not those of before."""
-        kind = (segment.stage, segment.reweighted)
+        cached = self._orientations(segment) > 0
+        steps = steps_per_call(self.steps - segment.first_step) if cached else 1
+        kind = (segment.stage, segment.reweighted, steps)
         if self._compiled == kind:
             return
         self._compiled = kind
         stage = self.stages[segment.stage]
         # What is frozen is fixed when a model is compiled.
         set_trainable(self.classifier, stage.blocks, self.config.model.batch_norm)
+        self.model = build_head(self.classifier) if cached else self.whole
         decay = self.config.optimizer.layer_decay
         optimizer = build_optimizer(
             dataclasses.replace(self.config.optimizer, ema=stage.ema),
@@ -376,6 +422,7 @@ class Training:
         )
         loss = build_loss(self.plan, self.config.loss, reweighted=segment.reweighted)
         self.model.compile(optimizer, loss)
+        self.model.steps_per_execution = steps
         self.model.optimizer.build(self.model.trainable_variables)
 
     def _restore(self, segment: Segment) -> Arrays | None:
@@ -389,14 +436,14 @@ class Training:
         if state is None:
             return None
         progress, arrays = state
-        assign(self.model.variables, arrays["model"])
+        assign(self.whole.variables, arrays["model"])
         if progress.stage == segment.stage:
             assign(self.model.optimizer.variables, arrays["optimizer"])
         return arrays if segment.first_step else None
 
     def _save(self) -> None:
         variables = {
-            "model": self.model.variables,
+            "model": self.whole.variables,
             "optimizer": self.model.optimizer.variables,
             "metrics": metric_variables(self.model),
         }
