@@ -38,8 +38,14 @@ def test_the_graph_encodes_as_training_does() -> None:
         ("localization", "knee", "localization must hold some of head/neck"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(column: str, value: object, message: str) -> None:
+def test_what_cannot_be_meant_is_refused(
+    column: str, value: float | str, message: str
+) -> None:
+    """Whatever else is in the batch, what cannot be meant is shown."""
     table = pd.DataFrame({"age": [5.0], "sex": ["male"], "localization": ["back"]})
+    table = pd.concat([table] * 9 + [table.assign(**{column: [value]})])
     in_graph = tf.function(encode, input_signature=SIGNATURE)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        in_graph(*as_inputs(table.assign(**{column: [value]})))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message) as caught:
+        in_graph(*as_inputs(table))
+    shown = value if isinstance(value, str) else f"{value:g}"
+    assert f"[{shown}]" in str(caught.value).partition("Received:")[2].splitlines()[0]

@@ -165,8 +165,8 @@ def _describe_inputs(metadata: bool) -> dict[str, Any]:
         "inputs": {
             **inputs,
             "age": "float32 [batch]: years; NaN where it is not known",
-            "sex": "string [batch]: a word of the vocabulary",
-            "localization": "string [batch]: a word of the vocabulary",
+            "sex": "string [batch]: words of the vocabulary; any other is refused",
+            "localization": "string [batch]: words of the vocabulary, likewise",
         },
         "metadata_fields": METADATA_FIELDS,
         "vocabularies": {

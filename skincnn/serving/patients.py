@@ -27,13 +27,16 @@ def encode(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> tf.Tensor
         localization: Sites on the body, string [batch]; "unknown" or "" likewise.
 
     Raises:
-        tf.errors.InvalidArgumentError: An age is no age, or a word is not known.
+        tf.errors.InvalidArgumentError: An age of the batch is no age, or a word is not
+            known; there is no answer then for the others either, as with a picture that
+            cannot be decoded.
     """
     unknown = tf.math.is_nan(age)
     age = tf.where(unknown, 0.0, age)
     possible = tf.math.is_finite(age) & (age >= 0)
     tf.debugging.Assert(
-        tf.reduce_all(possible), ["age must be years >= 0, or NaN. Received:", age]
+        tf.reduce_all(possible),
+        ["age must be years >= 0, or NaN. Received:", tf.boolean_mask(age, ~possible)],
     )
     centuries = tf.cast(tf.cast(age, tf.float64) / 100, tf.float32)
     sexes = (*SEXES, UNKNOWN)
@@ -62,9 +65,10 @@ def _places(name: str, words: tf.Tensor, places: Mapping[str, int]) -> tf.Tensor
     words = tf.strings.lower(tf.strings.strip(words), encoding="utf-8")
     words = tf.strings.regex_replace(words, "_", " ")
     is_word = words[:, None] == tf.constant(list(places))
+    strange = tf.boolean_mask(words, ~tf.reduce_any(is_word, axis=1))
     tf.debugging.Assert(
-        tf.reduce_all(tf.reduce_any(is_word, axis=1)),
-        [f"{name} must hold some of {', '.join(places)}. Received:", words],
+        tf.equal(tf.size(strange), 0),
+        [f"{name} must hold some of {', '.join(places)}. Received:", strange],
     )
     # Compared with each word in turn: a table would have to be tracked by the model.
     return tf.gather(

@@ -178,9 +178,9 @@ def train(
     Raises:
         ConfigError: A name, a path or the weights cannot be used, memory or disk is full,
             or the run to be resumed had another configuration.
-        DataError: The dataset is not built, its splits leak, its metadata hold words that
-            are not known (with `model.metadata`), or it is not the one with which the
-            run to be resumed was begun.
+        DataError: The dataset is not built, its splits leak, its metadata hold nothing or
+            words that are not known (with `model.metadata`), or it is not the one with
+            which the run to be resumed was begun.
         DivergedError: The loss, the weights or the outputs are no longer finite.
         Terminated, KeyboardInterrupt: The user stopped the training; the step was
             finished, and the state is saved.
@@ -284,11 +284,11 @@ class Training:
         self.checkpoints = workdir / "checkpoints"
         self.table, self.val = tables["train"], tables["val"]
         self.labels = self.table["label"].to_numpy(np.int64)
-        # Those of the test are encoded as well: a word that is not known is said now.
-        self.metadata = {
-            name: encode_metadata(table) if config.model.metadata else None
-            for name, table in tables.items()
-        }
+        self.metadata: dict[str, pipeline.Metadata | None] = dict.fromkeys(tables)
+        if config.model.metadata:
+            # Those of the test as well: a word that is not known is said now.
+            self.metadata = {name: encode_metadata(rows) for name, rows in tables.items()}
+            _require_patients(self.metadata["train"])
         self.counts = np.bincount(self.labels, minlength=classifier.output_shape[-1])
         self.plan = STRATEGIES[config.imbalance.strategy](self.counts, config.imbalance)
         self.stages = make_stages(config)
@@ -492,6 +492,16 @@ def _check_blocks(stages: tuple[Stage, ...], classifier: keras.Model) -> None:
         raise ConfigError(
             f"`train.stages`: the backbone has {num_blocks(classifier)} blocks. "
             f"Received: {asked}. Give at most so many, or -1 for everything."
+        )
+
+
+def _require_patients(metadata: pipeline.Metadata | None) -> None:
+    """Checks that something is known: untrained weights would answer what is said later."""
+    unknown = [name.endswith("_unknown") for name in METADATA_FIELDS]
+    if metadata is not None and metadata[:, unknown].all():
+        raise DataError(
+            "`model.metadata` is True, and no training picture has an age, a sex or a "
+            "site. Expected some of these in the dataset; or give --model.metadata False."
         )
 
 
