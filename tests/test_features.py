@@ -84,10 +84,16 @@ def test_orientations_are_the_eight_of_a_square() -> None:
             assert again == first
 
 
-@pytest.mark.parametrize("metadata", [False, True])
-def test_the_head_on_features_is_the_classifier(metadata: bool) -> None:
-    config = dataclasses.replace(MODEL, metadata=metadata)
-    classifier = build_classifier(config, 7, fused=True)
+@pytest.mark.parametrize(
+    ("metadata", "policy"), [(True, "float32"), (False, "mixed_bfloat16")]
+)
+def test_the_head_on_features_is_the_classifier(metadata: bool, policy: str) -> None:
+    keras.config.set_dtype_policy(policy)
+    try:
+        config = dataclasses.replace(MODEL, metadata=metadata)
+        classifier = build_classifier(config, 7, fused=True)
+    finally:
+        keras.config.set_dtype_policy("float32")
     computed = compute_features(classifier, IMAGES, 4)
     assert computed.dtype == np.float32
     assert len(computed) == 20
