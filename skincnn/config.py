@@ -391,6 +391,13 @@ class TrainConfig:
     patience: int = 0
     """Training ends after so many epochs of the last stage without a better value; 0 for
     never."""
+    cached_features: int = 0
+    """Stages that train the head alone: 0, or in how many orientations (1, 2, 4 or 8) the
+    features of each picture are computed once, so that an epoch costs next to nothing. It
+    is worth it for more epochs than orientations. One of the orientations is drawn each
+    time (as it is; mirrored; upside down; lying on a side), and pictures are varied in no
+    other way. A feature takes 4 bytes of memory: 8 orientations of 10,000 pictures and
+    1,280 features (mobilenet_v2) 410 MB."""
     deterministic: bool = False
     """Repeatable bit for bit on one machine, at some cost in speed."""
 
@@ -423,6 +430,12 @@ class TrainConfig:
             "train.small_epochs and train.small_image_size",
             "both 0 or both positive",
             (self.small_epochs, self.small_image_size),
+        )
+        _require(
+            self.cached_features in (0, 1, 2, 4, 8),
+            "train.cached_features",
+            "0, 1, 2, 4 or 8",
+            self.cached_features,
         )
 
 
@@ -469,6 +482,12 @@ class Config:
             "optimizer.warmup_epochs",
             "at most `train.epochs`",
             self.optimizer.warmup_epochs,
+        )
+        _require(
+            self.augment.mix == "none" or self.train.cached_features == 0,
+            "augment.mix",
+            "none with `train.cached_features`: features are not mixed",
+            self.augment.mix,
         )
         scratch = self.train.scenario == "from_scratch"
         _require(

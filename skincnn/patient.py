@@ -5,6 +5,9 @@ Never `dx_type` or `dataset`, which tell the diagnosis; `data.leakage` refuses t
 
 from __future__ import annotations
 
+METADATA_COLUMNS = ("age", "sex", "localization")
+"""The columns of a table that are encoded, and the inputs of an exported model: years,
+and words."""
 UNKNOWN = "unknown"
 SEXES = ("female", "male")
 REGIONS = {
@@ -25,6 +28,7 @@ REGIONS = {
 }
 """Regions of the body: what HAM10000 (`localization`) and ISIC 2019
 (`anatom_site_general`) call the sites in each. Finer ones are not common to both."""
+REGION_OF = {site: region for region, sites in REGIONS.items() for site in sites}
 
 METADATA_FIELDS = (
     "age_per_century",

@@ -6,6 +6,7 @@ import pytest
 
 from skincnn.data.leakage import FORBIDDEN_INPUTS, audit
 from skincnn.errors import DataError
+from skincnn.patient import METADATA_FIELDS
 
 
 def split(first: int, num: int = 6) -> pd.DataFrame:
@@ -73,9 +74,9 @@ def test_siblings_are_counted_where_they_are_allowed() -> None:
     assert counts["num_shared_lesions"] == 2
 
 
-@pytest.mark.parametrize("name", FORBIDDEN_INPUTS)
+@pytest.mark.parametrize("name", [*FORBIDDEN_INPUTS, "dx_type_follow_up"])
 def test_inputs_that_tell_the_answer_are_refused(name: str) -> None:
     tables = {"train": split(0), "test": split(6)}
     with pytest.raises(DataError, match=f"given {name}, which tells"):
         audit(tables, ["a", "b"], inputs=["images", name])
-    audit(tables, ["a", "b"], inputs=["images", "age"])
+    audit(tables, ["a", "b"], inputs=["images", "metadata", *METADATA_FIELDS])

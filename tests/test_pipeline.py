@@ -190,6 +190,68 @@ def test_batches_begin_at_any_step() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+def test_metadata_go_with_their_pictures() -> None:
+    """In training and evaluation; row n of the metadata is [n, -n]."""
+    numbers = np.arange(NUM_IMAGES, dtype=np.float32)
+    metadata = np.stack([numbers, -numbers], axis=1)
+    training = pipeline.training_batches(
+        numbered(3), LABELS, BATCH, seed=0, epochs=range(2), metadata=metadata
+    )
+    evaluation = pipeline.evaluation_batches(numbered(3), metadata)
+    seen = []
+    for inputs, labels in training.as_numpy_iterator():
+        positions = inputs["images"][:, 0, 0, 0]
+        np.testing.assert_array_equal(inputs["metadata"], metadata[positions])
+        np.testing.assert_array_equal(labels, LABELS[positions])
+    for inputs in evaluation.as_numpy_iterator():
+        seen += inputs["images"][:, 0, 0, 0].tolist()
+        np.testing.assert_array_equal(
+            inputs["metadata"][:, 0], inputs["images"][:, 0, 0, 0]
+        )
+    assert seen == list(range(NUM_IMAGES))
+
+
+@pytest.mark.parametrize("first_step", [0, 4])
+def test_one_variant_of_each_picture_is_drawn(first_step: int) -> None:
+    """Features, [number of the picture, of the variant], with labels and metadata."""
+    numbers = np.arange(NUM_IMAGES, dtype=np.float32)
+    features = np.stack([np.repeat(numbers, 4), np.tile(np.arange(4), NUM_IMAGES)], axis=1)
+    expected = pipeline.training_batches(
+        numbered(3), LABELS, BATCH, seed=0, epochs=range(1, 4), first_step=first_step
+    )
+    batches = pipeline.training_batches(
+        features.astype(np.float32),
+        LABELS,
+        BATCH,
+        seed=0,
+        epochs=range(1, 4),
+        first_step=first_step,
+        variants=4,
+        metadata=numbers[:, None],
+    )
+    drawn = []
+    for (images, labels), (inputs, same) in zip(expected, batches, strict=True):
+        positions = images[:, 0, 0, 0].numpy()
+        np.testing.assert_array_equal(labels, same)
+        np.testing.assert_array_equal(inputs["images"][:, 0], positions)
+        np.testing.assert_array_equal(inputs["metadata"][:, 0], positions)
+        drawn.append(inputs["images"][:, 1].numpy())
+    assert set(np.ravel(drawn)) == {0, 1, 2, 3}
+    # Another draw in each epoch, which is the same wherever a training begins.
+    steps = NUM_IMAGES // BATCH
+    assert not np.array_equal(drawn[-steps:], drawn[-2 * steps : -steps])
+    rows = np.random.default_rng([0, 3, 1]).integers(4, size=(steps, BATCH))
+    np.testing.assert_array_equal(drawn[-steps:], rows)
+
+
+def test_features_are_read_in_order() -> None:
+    """Their memory is not aligned, so that they are copied."""
+    features = np.frombuffer(b"x" + np.arange(600.0).astype("<f4").tobytes(), np.uint8)
+    features = features[1:].view("<f4").reshape(300, 2)
+    batches = list(pipeline.evaluation_batches(features).as_numpy_iterator())
+    np.testing.assert_array_equal(np.concatenate(batches), features)
+
+
 def test_pictures_are_let_go_with_the_batches() -> None:
     freed: list[int] = []
     images = numbered(3)

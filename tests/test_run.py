@@ -20,6 +20,7 @@ from skincnn.classes import HAM10000
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.evaluation.predict import read_predictions
+from skincnn.patient import METADATA_COLUMNS, METADATA_FIELDS
 
 NAMES = [lesion.name for lesion in HAM10000]
 PROBABILITIES = [f"probability_{name}" for name in NAMES]
@@ -139,8 +140,9 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import numpy as np, tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])
-files = [open(name, "rb").read() for name in sys.argv[2:]]
-answer = model.signatures["serving_default"](image_bytes=tf.constant(files))
+patients = {name: tf.constant(cells) for name, cells in json.loads(sys.argv[2]).items()}
+files = [open(name, "rb").read() for name in sys.argv[3:]]
+answer = model.signatures["serving_default"](image_bytes=tf.constant(files), **patients)
 print(json.dumps({
     key: [v.decode() if isinstance(v, bytes) else v for v in np.ravel(value).tolist()]
     for key, value in answer.items()
@@ -149,7 +151,10 @@ print(json.dumps({
 
 
 def serve_outside_the_project(
-    saved_model: Path, pictures: dict[str, bytes], folder: Path
+    saved_model: Path,
+    pictures: dict[str, bytes],
+    folder: Path,
+    patients: dict[str, list[object]],
 ) -> dict[str, np.ndarray]:
     """Answers by a process that has TensorFlow and knows nothing of this project."""
     paths = []
@@ -158,7 +163,10 @@ def serve_outside_the_project(
         paths[-1].write_bytes(content)
     done = subprocess.run(
         # -I: neither the working folder nor PYTHONPATH is searched.
-        [sys.executable, "-I", "-c", CLIENT, str(saved_model), *map(str, paths)],
+        [
+            *(sys.executable, "-I", "-c", CLIENT, str(saved_model), json.dumps(patients)),
+            *map(str, paths),
+        ],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -172,7 +180,9 @@ def serve_outside_the_project(
     }
 
 
-def check_export(workdir: Path, data_dir: Path, folder: Path) -> None:
+def check_export(
+    workdir: Path, data_dir: Path, folder: Path, columns: tuple[str, ...] = ()
+) -> None:
     """Compares 20 test pictures, served outside the project, with predictions/test.csv."""
     import tensorflow_datasets as tfds
 
@@ -183,9 +193,12 @@ def check_export(workdir: Path, data_dir: Path, folder: Path) -> None:
         decoders={"image": tfds.decode.SkipDecoding()},
     ).take(20)
     pictures = {row["image_id"].decode(): row["image"] for row in tfds.as_numpy(rows)}
-    answer = serve_outside_the_project(workdir / "export/skincnn/1", pictures, folder)
-    table = pd.read_csv(workdir / "predictions/test.csv").set_index("image_id")
-    expected = table.loc[list(pictures), PROBABILITIES].to_numpy()
+    table = read_predictions(workdir / "predictions/test.csv").set_index("image_id")
+    table = table.loc[list(pictures)]
+    saved_model = workdir / "export/skincnn/1"
+    patients = {name: table[name].tolist() for name in columns}
+    answer = serve_outside_the_project(saved_model, pictures, folder, patients)
+    expected = table[PROBABILITIES].to_numpy()
     assert np.abs(answer["probabilities"] - expected).max() < 1e-3
     assert (answer["class_names"] == np.array(NAMES)).all()
     assert answer["class_name"].tolist() == [NAMES[i] for i in expected.argmax(axis=1)]
@@ -211,6 +224,44 @@ def test_the_export_takes_image_tensors_and_answers_alike_twice(run: Run) -> Non
     )
     np.testing.assert_array_equal(first, second)
     np.testing.assert_allclose(first.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_model_that_is_told_of_patients_is_trained_and_served(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    flags = (
+        "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
+        "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 "
+        "--model.metadata True --augment.mix mixup"
+    ).split()
+    done = run_script("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "client").mkdir()
+    check_export(workdir, data_dir, tmp_path / "client", METADATA_COLUMNS)
+
+    saved_model = workdir / "export/skincnn/1"
+    served = json.loads((saved_model / "assets.extra/metadata.json").read_text())
+    assert served["metadata_fields"] == list(METADATA_FIELDS)
+    assert {"image_bytes", "images", *METADATA_COLUMNS} == set(served["inputs"])
+    assert {"female", "male", "unknown"} <= set(served["vocabularies"]["sex"])
+    assert {"back", "head/neck"} <= set(served["vocabularies"]["localization"])
+    # What is said of the patient matters, with pixels as well as with files.
+    model = tf.saved_model.load(str(saved_model))
+
+    def ask(age: float, sex: str, site: str) -> np.ndarray:
+        answer = model.signatures["images"](
+            images=tf.zeros((1, 40, 40, 3), tf.uint8),
+            age=tf.constant([age]),
+            sex=tf.constant([sex]),
+            localization=tf.constant([site]),
+        )
+        return answer["probabilities"].numpy()
+
+    np.testing.assert_array_equal(ask(np.nan, "", ""), ask(np.nan, "Unknown", "unknown"))
+    assert np.abs(ask(80.0, "male", "face") - ask(np.nan, "", "")).max() > 1e-4
+    with pytest.raises(tf.errors.InvalidArgumentError, match="localization must hold"):
+        ask(80.0, "male", "knee")
 
 
 def test_evaluate_makes_the_same_report_again(

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -57,19 +57,20 @@ def cached_images(
         if cache == "disk" or not _fits(shape):
             _write(path, shape, fill)
             return np.load(path, mmap_mode="c")
-    images = empty_images(shape)
-    fill(images)
-    return images
+    empty: Images = empty_array(shape, np.uint8)
+    fill(empty)
+    return empty
 
 
-def empty_images(shape: tuple[int, ...]) -> Images:
-    """Returns a black array whose memory TensorFlow can share.
+def empty_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Returns an array of zeros whose memory TensorFlow can share.
 
     It begins at a page, which memory of `np.empty` does not, and goes back to the system
     as soon as it is let go.
     """
-    memory = mmap.mmap(-1, max(_num_bytes(shape), 1))
-    return np.frombuffer(memory, np.uint8, _num_bytes(shape)).reshape(shape)
+    count = int(np.prod(shape, dtype=np.int64))
+    memory = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1))
+    return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
 def _num_bytes(shape: tuple[int, ...]) -> int:

@@ -34,7 +34,8 @@ def audit(
         splits: The table of "train", "val" and "test", with the columns image_id,
             lesion_id, group_id and label.
         class_names: The names of the labels, in order.
-        inputs: The names of what the model is given.
+        inputs: The names of what the model is given; none may begin with one of
+            `FORBIDDEN_INPUTS`.
         siblings_allowed: Whether pictures of one lesion may be in two splits, as in a
             split by image; they are counted then, and a picture is still in one only.
 
@@ -101,7 +102,7 @@ def _refuse(shared: set[str], kind: str, where: str) -> None:
 
 
 def _check_inputs(inputs: Iterable[str]) -> None:
-    telling = [name for name in inputs if name in FORBIDDEN_INPUTS]
+    telling = [name for name in inputs if name.startswith(FORBIDDEN_INPUTS)]
     if telling:
         raise DataError(
             f"The model is given {', '.join(telling)}, which tells the diagnosis or the "

@@ -7,7 +7,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from skincnn.errors import DataError
-from skincnn.patient import METADATA_FIELDS, REGIONS, SEXES, UNKNOWN
+from skincnn.patient import (
+    METADATA_COLUMNS,
+    METADATA_FIELDS,
+    REGION_OF,
+    REGIONS,
+    SEXES,
+    UNKNOWN,
+)
 
 
 def encode_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
@@ -24,17 +31,15 @@ def encode_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
     Raises:
         DataError: A column is not there, an age is no age, or a word is not known.
     """
-    columns = ("age", "sex", "localization")
-    lacking = [name for name in columns if name not in table]
+    lacking = [name for name in METADATA_COLUMNS if name not in table]
     if lacking:
         raise DataError(
             f"The metadata lack the column(s) {', '.join(lacking)}. Expected: "
-            f"{', '.join(columns)}; a cell may be empty."
+            f"{', '.join(METADATA_COLUMNS)}; a cell may be empty."
         )
-    region_of = {site: region for region, sites in REGIONS.items() for site in sites}
     age = _ages(table["age"])
     sexes = _known(table["sex"], dict(zip(SEXES, SEXES, strict=True)))
-    regions = _known(table["localization"], region_of)
+    regions = _known(table["localization"], REGION_OF)
     parts = [
         np.nan_to_num(age / 100)[:, None],
         np.isnan(age)[:, None],

@@ -14,6 +14,7 @@ import json
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +24,13 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from skincnn.config import DataConfig
-from skincnn.data.cache import ALIGNMENT, Cache, Images, cached_images, empty_images
+from skincnn.data.cache import ALIGNMENT, Cache, Images, cached_images, empty_array
 from skincnn.data.preprocess import preprocessing_fields, read_image
 from skincnn.data.sampling import epoch_batches, steps_per_epoch
 from skincnn.errors import DataError
 
+Metadata = npt.NDArray[np.float32]
+"""Rows of `metadata.encode_metadata`."""
 EVALUATION_BATCH_SIZE = 128
 READING_BATCH_SIZE = 32
 GATHERING_THREADS = 2
@@ -116,50 +119,71 @@ def load_images(
 
 
 def training_batches(
-    images: Images,
+    images: npt.NDArray[Any],
     labels: npt.NDArray[np.int64],
     batch_size: int,
     *,
     seed: int,
     epochs: range,
     first_step: int = 0,
+    variants: int = 1,
+    metadata: Metadata | None = None,
     sampling_weights: npt.NDArray[np.float64] | None = None,
     epoch_counts: npt.NDArray[np.int64] | None = None,
 ) -> tf.data.Dataset:
     """Returns the batches of some epochs: (uint8 [batch, h, w, 3], int32 [batch]).
+
+    In the place of pictures there may be features, [batch, num_features]. With `metadata`
+    the first of the two is a dictionary of such "images" and of "metadata", float32
+    [batch, num_fields], as a classifier with metadata takes it.
 
     Each epoch has `sampling.steps_per_epoch` of them, which `sampling.epoch_batches` of
     `seed` and the epoch's number alone determines: a range that begins later gives the
     same batches as the end of one that begins at 0.
 
     Args:
-        images: All pictures, in the order of `labels`.
+        images: All pictures (or features), in the order of `labels`: the variants of the
+            first one after the other, then those of the second, and so on.
         labels: The class of each picture, [num_images].
         batch_size: Pictures in a batch, at most `num_images`.
         seed: The seed of the run.
         epochs: The numbers of the epochs, counted from 0 over the whole run.
         first_step: Batches of the first of them that are left out.
+        variants: How many there are of each picture; each time that it is in a batch one
+            of them is drawn.
+        metadata: What the model is told of each picture's patient, [num_images,
+            num_fields], if anything.
         sampling_weights: See `sampling.epoch_batches`.
         epoch_counts: See `sampling.epoch_batches`.
     """
 
-    def batches_of(epoch: tf.Tensor) -> npt.NDArray[np.int64]:
+    def rows_of(epoch: tf.Tensor) -> npt.NDArray[np.int64]:
         batches = epoch_batches(
             labels, batch_size, seed, int(epoch), sampling_weights, epoch_counts
         )
-        return batches[first_step:] if epoch == epochs.start else batches
+        rng = np.random.default_rng([seed, int(epoch), 1])
+        rows = batches * variants + rng.integers(variants, size=batches.shape)
+        return rows[first_step:] if epoch == epochs.start else rows
 
     def read_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        pictures = tf.py_function(lambda: shared[0], [], tf.uint8)
-        pictures = tf.ensure_shape(pictures, (len(labels), None, None, 3))
-        positions = tf.numpy_function(batches_of, [epoch], tf.int64)
-        positions = tf.ensure_shape(positions, (None, batch_size))
+        pictures = tf.py_function(lambda: shared[0], [], dtype)
+        pictures = tf.ensure_shape(pictures, shape)
+
+        def read(rows: tf.Tensor) -> tuple[Any, tf.Tensor]:
+            places = rows // variants
+            patients = None if metadata is None else tf.gather(metadata, places)
+            return _inputs(tf.gather(pictures, rows), patients), tf.gather(classes, places)
+
+        rows = tf.numpy_function(rows_of, [epoch], tf.int64)
+        rows = tf.ensure_shape(rows, (None, batch_size))
         # One call of Python for an epoch; the batches are gathered by TensorFlow alone.
-        return tf.data.Dataset.from_tensor_slices(positions).map(
-            lambda rows: (tf.gather(pictures, rows), tf.gather(classes, rows)),
-            num_parallel_calls=GATHERING_THREADS,
+        return tf.data.Dataset.from_tensor_slices(rows).map(
+            read, num_parallel_calls=GATHERING_THREADS
         )
 
+    # The sides are left open: the model is not traced anew for another size.
+    shape = (len(labels) * variants, *[None] * (images.ndim - 2), images.shape[-1])
+    dtype = tf.as_dtype(images.dtype)
     shared = [_share(images)]
     with tf.device("CPU"):  # where tf.data works; the default would be a GPU
         classes = tf.constant(labels, tf.int32)
@@ -176,13 +200,19 @@ def training_batches(
     return batches
 
 
-def evaluation_batches(images: Images) -> tf.data.Dataset:
-    """Returns the pictures alone, in order: uint8 [batch, height, width, 3]."""
+def evaluation_batches(
+    images: npt.NDArray[Any], metadata: Metadata | None = None
+) -> tf.data.Dataset:
+    """Returns the inputs alone, in order, as `training_batches` has them."""
     shared = _share(images)
+
+    def read(first: tf.Tensor) -> Any:
+        rows = slice(first, first + EVALUATION_BATCH_SIZE)
+        patients = None if metadata is None else tf.constant(metadata)[rows]
+        return _inputs(shared[rows], patients)
+
     return (
-        tf.data.Dataset.range(0, len(images), EVALUATION_BATCH_SIZE)
-        .map(lambda first: shared[first : first + EVALUATION_BATCH_SIZE])
-        .prefetch(2)
+        tf.data.Dataset.range(0, len(images), EVALUATION_BATCH_SIZE).map(read).prefetch(2)
     )
 
 
@@ -262,7 +292,12 @@ def _read_into(
         )
 
 
-def _share(images: Images) -> tf.Tensor:
+def _inputs(images: tf.Tensor, metadata: tf.Tensor | None) -> Any:
+    """Returns what a classifier is given of some pictures."""
+    return images if metadata is None else {"images": images, "metadata": metadata}
+
+
+def _share(images: npt.NDArray[Any]) -> tf.Tensor:
     """Returns a tensor on the memory of `images`, which it keeps alive.
 
     An array whose memory TensorFlow cannot use (its kernels end the process where memory
@@ -270,7 +305,7 @@ def _share(images: Images) -> tf.Tensor:
     """
     flags = images.flags
     if not (flags.c_contiguous and flags.writeable and images.ctypes.data % ALIGNMENT == 0):
-        copy = empty_images(images.shape)
+        copy = empty_array(images.shape, images.dtype)
         copy[:] = images
         images = copy
     return tf.experimental.dlpack.from_dlpack(images.__dlpack__())

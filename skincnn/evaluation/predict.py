@@ -20,8 +20,8 @@ def predict_probabilities(
     """Returns the probabilities [num_images, num_classes], in the order of the batches.
 
     Args:
-        classifier: A model from pictures in 0..255 to logits.
-        batches: uint8 [batch, height, width, 3] each.
+        classifier: A model from what is in the batches to logits.
+        batches: Those of `pipeline.evaluation_batches`.
     """
     logits = classifier.predict(batches, verbose=0)
     return np.asarray(keras.ops.softmax(logits, axis=-1), np.float32)

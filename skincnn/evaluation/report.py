@@ -20,6 +20,7 @@ from skincnn import classes
 from skincnn.config import Config, EvaluateConfig, read_config
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache
+from skincnn.data.metadata import encode_metadata
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation import plots
@@ -88,7 +89,8 @@ def evaluate(
     for split, table in _read_splits(builder, config, metadata, workdir).items():
         fold = folds[split]
         images = pipeline.load_images(builder, table, config.data, cache)
-        batches = pipeline.evaluation_batches(images)
+        metadata_rows = encode_metadata(table) if config.model.metadata else None
+        batches = pipeline.evaluation_batches(images, metadata_rows)
         probabilities = predict_probabilities(model, batches)
         predictions = predictions_table(table, probabilities, names)
         path = workdir / "predictions" / f"{split}.csv"

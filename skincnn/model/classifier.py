@@ -16,7 +16,9 @@ from skincnn.model.layers import FusedBatchNormalization, training_layer
 from skincnn.model.networks import clone
 from skincnn.patient import METADATA_FIELDS
 
+IMAGES_LAYER = "images"
 BACKBONE_LAYER = "backbone"
+POOLING_LAYER = "pooling"
 METADATA_UNITS = 32
 METADATA_DROPOUT = 0.5
 PROBE_SIZE = 512
@@ -52,9 +54,10 @@ def build_classifier(
     network.name = BACKBONE_LAYER
     for layer in _batch_norms(network):
         layer.momentum = config.batch_norm_momentum
-    images = inputs = keras.Input((None, None, 3), name="images")
+    images = inputs = keras.Input((None, None, 3), name=IMAGES_LAYER)
     scaled = _scale(images, find_backbone(config.backbone).scaling)
-    features = keras.layers.GlobalAveragePooling2D()(network(scaled))
+    pooling = keras.layers.GlobalAveragePooling2D(name=POOLING_LAYER)
+    features = pooling(network(scaled))
     features = keras.layers.Dropout(config.dropout, seed=seed)(features)
     if config.metadata:
         metadata = keras.Input((len(METADATA_FIELDS),), name="metadata")

@@ -7,19 +7,23 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from skincnn import classes
-from skincnn.config import DataConfig
+from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.data.preprocess import preprocess, preprocessing_fields, read_image
 from skincnn.errors import DataError
 from skincnn.evaluation.predict import arrays, read_predictions
 from skincnn.evaluation.report import load_model, read_run
 from skincnn.files import write_json
+from skincnn.patient import METADATA_FIELDS, REGION_OF, SEXES, UNKNOWN
+from skincnn.serving.patients import SIGNATURE as PATIENT_INPUTS
+from skincnn.serving.patients import encode
 
 NUM_CHECKED = 20
 TOLERANCE = 1e-3
@@ -48,8 +52,8 @@ def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
     temporary = parent / f".tmp-{os.getpid()}"
     try:
         model = load_model(workdir, metadata)
-        _write(model, names, config.data, temporary)
-        difference = _check(temporary, workdir, config.data, names, data_dir)
+        _write(model, names, config, temporary)
+        difference = _check(temporary, workdir, config, names, data_dir)
         extra = temporary / "assets.extra"
         extra.mkdir()
         write_json(
@@ -64,6 +68,7 @@ def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
                     "stored_longest_side": metadata["stored_longest_side"],
                     **preprocessing_fields(config.data),
                 },
+                **_describe_inputs(config.model.metadata),
                 "sha256": metadata["sha256"],
                 "largest_difference": difference,
                 "not_a_medical_device": True,
@@ -86,9 +91,7 @@ def find_saved_model(workdir: Path) -> Path | None:
     return None
 
 
-def _write(
-    model: keras.Model, names: Sequence[str], config: DataConfig, path: Path
-) -> None:
+def _write(model: keras.Model, names: Sequence[str], config: Config, path: Path) -> None:
     class_names = tf.constant(list(names))
     # NaN where it is not known of a class: then no sum of probabilities tells it.
     is_malignant = tf.constant(
@@ -98,9 +101,12 @@ def _write(
         ]
     )
 
-    def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
+    def answer(images: tf.Tensor, patients: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+        inputs: Any = tf.cast(images, tf.float32)
+        if patients:
+            inputs = {"images": inputs, "metadata": encode(*patients)}
         # The logits of `training=False`: a bare call would run dropout.
-        logits = model(tf.cast(images, tf.float32), training=False)
+        logits = model(inputs, training=False)
         probabilities = tf.nn.softmax(logits)
         count = tf.shape(probabilities)[0]
         return {
@@ -110,56 +116,85 @@ def _write(
             "malignant_probability": tf.linalg.matvec(probabilities, is_malignant),
         }
 
-    pictures = tf.TensorSpec((config.image_size, config.image_size, 3), tf.uint8)
+    pictures = tf.TensorSpec((config.data.image_size,) * 2 + (3,), tf.uint8)
 
-    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(
-            tf.map_fn(
-                lambda content: read_image(content, config),
-                image_bytes,
-                fn_output_signature=pictures,
-            )
+    def from_bytes(image_bytes: tf.Tensor, *patients: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = tf.map_fn(
+            lambda content: read_image(content, config.data),
+            image_bytes,
+            fn_output_signature=pictures,
         )
+        return answer(images, patients)
 
-    def from_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(
-            tf.map_fn(
-                lambda image: preprocess(image, config),
-                images,
-                fn_output_signature=pictures,
-            )
+    def from_images(images: tf.Tensor, *patients: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = tf.map_fn(
+            lambda image: preprocess(image, config.data),
+            images,
+            fn_output_signature=pictures,
         )
+        return answer(images, patients)
 
+    patients = PATIENT_INPUTS if config.model.metadata else ()
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint(
         "serving_default",
         from_bytes,
-        input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")],
+        input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes"), *patients],
     )
     archive.add_endpoint(
         "images",
         from_images,
-        input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")],
+        input_signature=[
+            tf.TensorSpec((None, None, None, 3), tf.uint8, name="images"),
+            *patients,
+        ],
     )
     archive.write_out(str(path), verbose=False)
+
+
+def _describe_inputs(metadata: bool) -> dict[str, Any]:
+    """Returns what the signatures take, and how a patient is encoded in the graph."""
+    inputs = {
+        "image_bytes": "string [batch]: files of pictures (signature serving_default)",
+        "images": "uint8 [batch, height, width, 3]: pixels (signature images)",
+    }
+    if not metadata:
+        return {"inputs": inputs}
+    return {
+        "inputs": {
+            **inputs,
+            "age": "float32 [batch]: years; NaN where it is not known",
+            "sex": "string [batch]: words of the vocabulary; any other is refused",
+            "localization": "string [batch]: words of the vocabulary, likewise",
+        },
+        "metadata_fields": METADATA_FIELDS,
+        "vocabularies": {
+            "sex": [*SEXES, UNKNOWN, ""],
+            "localization": [*REGION_OF, UNKNOWN, ""],
+        },
+    }
 
 
 def _check(
     saved_model: Path,
     workdir: Path,
-    data: DataConfig,
+    config: Config,
     names: Sequence[str],
     data_dir: Path | None,
 ) -> float:
     """Returns the largest difference in probability on pictures of the test fold."""
-    builder = datasets.open_dataset(data.dataset, data_dir)
+    builder = datasets.open_dataset(config.data.dataset, data_dir)
     checked = read_predictions(workdir / "predictions" / "test.csv").head(NUM_CHECKED)
     contents = pipeline.read_files(builder, checked)
     expected = arrays(checked, names)[1]
     # Held by a name: the signature alone does not keep the loaded model alive.
     loaded = tf.saved_model.load(str(saved_model))
-    served = loaded.signatures["serving_default"](image_bytes=tf.constant(contents))
+    patients = PATIENT_INPUTS if config.model.metadata else ()
+    served = loaded.signatures["serving_default"](
+        image_bytes=tf.constant(contents),
+        **{spec.name: tf.constant(checked[spec.name], spec.dtype) for spec in patients},
+    )
     difference = float(np.abs(served["probabilities"].numpy() - expected).max())
     if not difference <= TOLERANCE:
         raise DataError(

@@ -34,6 +34,10 @@ class Validation(keras.callbacks.Callback):
 
     All metrics go into the epoch's logs as `val_<name>`, so that the progress bar and
     TensorBoard show them, and into history.csv.
+
+    Attributes:
+        predictor: What predicts `batches`: the classifier, or its head from features on.
+        batches: The validation pictures, or their features, in the order of the labels.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Validation(keras.callbacks.Callback):
         """
         super().__init__()
         self.classifier = classifier
+        self.predictor = classifier
         self.batches = batches
         self.labels = labels
         self.monitor = monitor
@@ -87,7 +92,7 @@ class Validation(keras.callbacks.Callback):
         self._check_loss(logs["loss"])
         with averaged_weights(self.model.optimizer):
             self._check_weights()
-            probabilities = predict_probabilities(self.classifier, self.batches)
+            probabilities = predict_probabilities(self.predictor, self.batches)
             if not np.isfinite(probabilities).all():
                 raise DivergedError(
                     f"The model's outputs are no longer finite after epoch "

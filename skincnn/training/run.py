@@ -24,6 +24,7 @@ from skincnn.config import AugmentConfig, Config, DataConfig, read_config
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import audit
+from skincnn.data.metadata import encode_metadata
 from skincnn.data.sampling import steps_per_epoch
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
@@ -41,12 +42,19 @@ from skincnn.model.classifier import (
     set_trainable,
 )
 from skincnn.model.mixing import Mixing
+from skincnn.patient import METADATA_FIELDS
 from skincnn.training.callbacks import (
     EarlyStopping,
     Saving,
     Validation,
     is_patience_over,
     metric_variables,
+)
+from skincnn.training.features import (
+    Features,
+    build_head,
+    compute_features,
+    steps_per_call,
 )
 from skincnn.training.imbalance import STRATEGIES
 from skincnn.training.losses import build_loss
@@ -100,6 +108,13 @@ def check(config: Config) -> None:
     look_up(SCENARIOS, config.train.scenario, "`train.scenario`")
     look_up(OPTIMIZERS, config.optimizer.name, "`optimizer.name`")
     look_up(SCHEDULES, config.optimizer.schedule, "`optimizer.schedule`")
+    heads = [stage for stage in make_stages(config) if stage.blocks == 0]
+    if config.train.cached_features > 0 and not heads:
+        raise ConfigError(
+            "`train.cached_features` must be 0 where no stage trains the head alone. "
+            f"Received: {config.train.cached_features} with `train.scenario` "
+            f"{config.train.scenario}."
+        )
     for part in config.augment.parts:
         look_up(AUGMENTATIONS, part, "`augment.parts`")
     for size in (config.data.image_size, config.train.small_image_size):
@@ -148,7 +163,8 @@ def train(
     """Trains a classifier and leaves the best epoch in `workdir`.
 
     Writes config.json, metadata.json, history.csv, logs/, checkpoints/ and model.keras,
-    whose model takes pictures in 0..255 [batch, height, width, 3] and returns logits.
+    whose model takes pictures in 0..255 [batch, height, width, 3], with `model.metadata`
+    a dictionary of these `images` and of `metadata`, and returns logits.
     All checks come before the folder is touched.
 
     Args:
@@ -164,7 +180,8 @@ def train(
     Raises:
         ConfigError: A name, a path or the weights cannot be used, memory or disk is full,
             or the run to be resumed had another configuration.
-        DataError: The dataset is not built, its splits leak, or it is not the one with
+        DataError: The dataset is not built, its splits leak, its metadata hold nothing or
+            words that are not known (with `model.metadata`), or it is not the one with
             which the run to be resumed was begun.
         DivergedError: The loss, the weights or the outputs are no longer finite.
         Terminated, KeyboardInterrupt: The user stopped the training; the step was
@@ -204,7 +221,8 @@ def prepare(
     audited = audit(
         tables,
         names,
-        inputs=[tensor.name for tensor in classifier.inputs],
+        inputs=[tensor.name for tensor in classifier.inputs]
+        + list(METADATA_FIELDS if config.model.metadata else ()),
         siblings_allowed=config.data.split_by == "image",
     )
     _warn_of_enlarging(config, builder.builder_config.longest_side)
@@ -265,6 +283,8 @@ class Training:
 
     Attributes:
         progress: How far the training is.
+        whole: The classifier with its augmentation, whose variables are saved.
+        model: What trains: the whole, or the classifier's head on cached features.
         counts: Training pictures of each class, [num_classes].
         stages: What trains when.
         made_by: What must be equal where a state is read again.
@@ -298,6 +318,11 @@ class Training:
         self.checkpoints = workdir / "checkpoints"
         self.table, self.val = tables["train"], tables["val"]
         self.labels = self.table["label"].to_numpy(np.int64)
+        self.metadata: dict[str, pipeline.Metadata | None] = dict.fromkeys(tables)
+        if config.model.metadata:
+            # Those of the test as well: a word that is not known is said now.
+            self.metadata = {name: encode_metadata(rows) for name, rows in tables.items()}
+            _require_patients(self.metadata["train"])
         self.counts = np.bincount(self.labels, minlength=classifier.output_shape[-1])
         self.plan = STRATEGIES[config.imbalance.strategy](self.counts, config.imbalance)
         self.stages = make_stages(config)
@@ -310,7 +335,9 @@ class Training:
         self.progress = Progress()
         self.callbacks: list[keras.callbacks.Callback] = []
         self._pictures: Images | None = None
-        self._compiled: tuple[int, bool] | None = None
+        self._features: tuple[tuple[int, int], Features] | None = None
+        self._val_features: tuple[int, Features] | None = None
+        self._compiled: tuple[int, bool, int] | None = None
         self.made_by = {
             "data": {name: pipeline.fingerprint(table) for name, table in tables.items()},
             "versions": _versions(),
@@ -325,10 +352,12 @@ class Training:
                 f"Going on with {self.workdir} in epoch {self.progress.epoch + 1}, step "
                 f"{self.progress.step + 1}"
             )
-        self.model = augmented(self.config.augment, self.classifier, self.config.seed)
+        self.whole = augmented(self.config.augment, self.classifier, self.config.seed)
+        self.model: keras.Model = self.whole
+        self._val_pictures = self.load(self.val, self.config.data)
         self.validation = Validation(
             self.classifier,
-            pipeline.evaluation_batches(self.load(self.val, self.config.data)),
+            pipeline.evaluation_batches(self._val_pictures, self.metadata["val"]),
             self.val["label"].to_numpy(np.int64),
             self.config.train.monitor,
             self.workdir,
@@ -368,7 +397,7 @@ class Training:
         start = segment.epochs.start
         epochs = range(start, start - (-len(rates) // self.steps))
         segment = dataclasses.replace(segment, epochs=epochs)
-        self.model = augmented(self.config.augment, self.classifier, self.config.seed)
+        self.whole = augmented(self.config.augment, self.classifier, self.config.seed)
         self._compile(segment)
         optimizer: Any = self.model.optimizer
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
@@ -386,30 +415,28 @@ class Training:
         return losses
 
     def _batches(self, segment: Segment) -> tf.data.Dataset:
-        config = self.config
-        # Those of another size are let go first: both are never in memory at once.
-        if self._pictures is None or self._pictures.shape[1] != segment.image_size:
-            self._pictures = None
-            fields = dataclasses.replace(config.data, image_size=segment.image_size)
-            self._pictures = self.load(self.table, fields)
+        """Returns the batches of a segment; features are those of the present weights."""
         return pipeline.training_batches(
-            self._pictures,
+            self._inputs(segment),
             self.labels,
-            config.data.batch_size,
-            seed=config.seed,
+            self.config.data.batch_size,
+            seed=self.config.seed,
             epochs=segment.epochs,
             first_step=segment.first_step,
+            variants=self._orientations(segment) or 1,
+            metadata=self.metadata["train"],
             sampling_weights=self.plan.sampling_weights,
             epoch_counts=self.plan.epoch_counts,
         )
 
     def _fit_segment(self, segment: Segment, stop: StopRequest) -> None:
         config = self.config
-        batches = self._batches(segment)
         self._compile(segment)
         metrics = self._restore(segment)
+        batches = self._batches(segment)
+        self._set_validation(segment)
         logs = self.workdir / "logs"
-        if segment.epochs.start == 0 and segment.first_step == 0:
+        if self._begins_with_pictures(segment):
             write_samples(logs / "pictures", batches, config.augment, config.seed)
         with _memory(config.data.batch_size, segment.image_size):
             self.model.fit(
@@ -428,15 +455,65 @@ class Training:
                 ],
             )
 
+    def _orientations(self, segment: Segment) -> int:
+        """Returns in how many orientations features are trained on; 0 for pictures."""
+        head_alone = self.stages[segment.stage].blocks == 0
+        return self.config.train.cached_features if head_alone else 0
+
+    def _begins_with_pictures(self, segment: Segment) -> bool:
+        """Returns whether this is the first step that sees pictures, and not features."""
+        if self._orientations(segment) or segment.first_step:
+            return False
+        before = [stage for stage in self.stages[: segment.stage] if stage.epochs]
+        cached = self.config.train.cached_features
+        seen = [stage for stage in before if stage.blocks != 0 or not cached]
+        first = sum(stage.epochs for stage in self.stages[: segment.stage])
+        return not seen and segment.epochs.start == first
+
+    def _inputs(self, segment: Segment) -> Images | Features:
+        """Returns what the model trains on."""
+        # Those of another size are let go first: both are never in memory at once.
+        if self._pictures is None or self._pictures.shape[1] != segment.image_size:
+            self._pictures = None
+            fields = dataclasses.replace(self.config.data, image_size=segment.image_size)
+            self._pictures = self.load(self.table, fields)
+        orientations = self._orientations(segment)
+        kind = segment.stage, segment.image_size
+        if self._features is not None and (orientations == 0 or self._features[0] != kind):
+            self._features = None
+        if orientations == 0:
+            return self._pictures
+        if self._features is None:
+            features = compute_features(self.classifier, self._pictures, orientations)
+            self._features = kind, features
+        return self._features[1]
+
+    def _set_validation(self, segment: Segment) -> None:
+        """Gives validation the kind of input that the model is trained on."""
+        inputs: Images | Features = self._val_pictures
+        cached = self._orientations(segment) > 0
+        if cached:
+            if self._val_features is None or self._val_features[0] != segment.stage:
+                found = compute_features(self.classifier, self._val_pictures)
+                self._val_features = segment.stage, found
+            inputs = self._val_features[1]
+        else:
+            self._val_features = None
+        self.validation.batches = pipeline.evaluation_batches(inputs, self.metadata["val"])
+        self.validation.predictor = self.model if cached else self.classifier
+
     def _compile(self, segment: Segment) -> None:
         """Compiles where the layers that train, or the loss, are not those of before."""
-        kind = (segment.stage, segment.reweighted)
+        cached = self._orientations(segment) > 0
+        steps = steps_per_call(self.steps - segment.first_step) if cached else 1
+        kind = (segment.stage, segment.reweighted, steps)
         if self._compiled == kind:
             return
         self._compiled = kind
         stage = self.stages[segment.stage]
         # What is frozen is fixed when a model is compiled.
         set_trainable(self.classifier, stage.blocks, self.config.model.batch_norm)
+        self.model = build_head(self.classifier) if cached else self.whole
         decay = self.config.optimizer.layer_decay
         optimizer = build_optimizer(
             dataclasses.replace(self.config.optimizer, ema=stage.ema),
@@ -447,6 +524,7 @@ class Training:
         )
         loss = build_loss(self.plan, self.config.loss, reweighted=segment.reweighted)
         self.model.compile(optimizer, loss)
+        self.model.steps_per_execution = steps
         self.model.optimizer.build(self.model.trainable_variables)
 
     def _restore(self, segment: Segment) -> Arrays | None:
@@ -460,14 +538,14 @@ class Training:
         if state is None:
             return None
         progress, arrays = state
-        assign(self.model.variables, arrays["model"])
+        assign(self.whole.variables, arrays["model"])
         if progress.stage == segment.stage:
             assign(self.model.optimizer.variables, arrays["optimizer"])
         return arrays if segment.first_step else None
 
     def _save(self) -> None:
         variables = {
-            "model": self.model.variables,
+            "model": self.whole.variables,
             "optimizer": self.model.optimizer.variables,
             "metrics": metric_variables(self.model),
         }
@@ -516,6 +594,16 @@ def _check_blocks(stages: tuple[Stage, ...], classifier: keras.Model) -> None:
         raise ConfigError(
             f"`train.stages`: the backbone has {num_blocks(classifier)} blocks. "
             f"Received: {asked}. Give at most so many, or -1 for everything."
+        )
+
+
+def _require_patients(metadata: pipeline.Metadata | None) -> None:
+    """Checks that something is known: untrained weights would answer what is said later."""
+    unknown = [name.endswith("_unknown") for name in METADATA_FIELDS]
+    if metadata is not None and metadata[:, unknown].all():
+        raise DataError(
+            "`model.metadata` is True, and no training picture has an age, a sex or a "
+            "site. Expected some of these in the dataset; or give --model.metadata False."
         )
 
 

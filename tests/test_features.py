@@ -1,0 +1,212 @@
+"""Training on cached features is the training of the head through the frozen backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from test_resume import assert_same, train_in_pieces
+
+from skincnn.benchmark import features as benchmark
+from skincnn.benchmark import measure
+from skincnn.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    ImbalanceConfig,
+    LossConfig,
+    ModelConfig,
+    StageConfig,
+    TrainConfig,
+)
+from skincnn.data.metadata import encode_metadata
+from skincnn.errors import ConfigError, DataError
+from skincnn.model.classifier import build_classifier, set_trainable
+from skincnn.patient import METADATA_FIELDS
+from skincnn.training import features, run
+from skincnn.training.features import (
+    build_head,
+    compute_features,
+    orient,
+    steps_per_call,
+)
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+MODEL = ModelConfig(backbone="small_cnn", width=0.25, weights="none")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of weights: nothing is frozen that does not come from somewhere."""
+    path = tmp_path_factory.mktemp("weights") / "small_cnn.weights.h5"
+    build_classifier(MODEL, 7, seed=3).get_layer("backbone").save_weights(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def config(weights: str) -> Config:
+    """The head alone, told of the patients; 16 steps of the oversampled pictures."""
+    return Config(
+        data=DataConfig(
+            dataset="demo_tiny", image_size=32, batch_size=11, train_folds=(0, 1)
+        ),
+        augment=AugmentConfig(magnitude=0),
+        model=dataclasses.replace(MODEL, weights=weights, metadata=True),
+        imbalance=ImbalanceConfig(strategy="oversampling", ratio=0.5),
+        loss=LossConfig(label_smoothing=0.1),
+        train=TrainConfig(scenario="feature_extractor", epochs=2),
+    )
+
+
+def with_features(config: Config, orientations: int) -> Config:
+    train = dataclasses.replace(config.train, cached_features=orientations)
+    return dataclasses.replace(config, train=train)
+
+
+def test_orientations_are_the_eight_of_a_square() -> None:
+    turned = [np.asarray(orient(IMAGES, number)) for number in range(8)]
+    expected = [
+        np.rot90(images, turns, axes=(1, 2))
+        for turns in range(4)
+        for images in (IMAGES, IMAGES[:, :, ::-1])
+    ]
+    np.testing.assert_array_equal(turned[0], IMAGES)
+    assert {x.tobytes() for x in turned} == {x.tobytes() for x in expected}
+    for count in (2, 4):  # each orientation of each is among them
+        first = {x.tobytes() for x in turned[:count]}
+        for one in turned[:count]:
+            again = {np.asarray(orient(one, number)).tobytes() for number in range(count)}
+            assert again == first
+
+
+@pytest.mark.parametrize(
+    ("metadata", "policy"), [(True, "float32"), (False, "mixed_bfloat16")]
+)
+def test_the_head_on_features_is_the_classifier(metadata: bool, policy: str) -> None:
+    keras.config.set_dtype_policy(policy)
+    try:
+        config = dataclasses.replace(MODEL, metadata=metadata)
+        classifier = build_classifier(config, 7, fused=True)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    computed = compute_features(classifier, IMAGES, 4)
+    assert computed.dtype == np.float32
+    assert len(computed) == 20
+    head = build_head(classifier)
+    patients = RNG.normal(size=(5, len(METADATA_FIELDS))).astype(np.float32)
+
+    def inputs(images: object) -> object:
+        return {"images": images, "metadata": patients} if metadata else images
+
+    for number in range(4):
+        expected = classifier.predict(inputs(np.asarray(orient(IMAGES, number))), verbose=0)
+        found = head.predict(inputs(computed[number::4]), verbose=0)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    # The layers are shared: what the head learns, the classifier knows.
+    set_trainable(classifier, 0)
+    assert [v.path for v in head.trainable_variables] == [
+        v.path for v in classifier.trainable_variables
+    ]
+    for variable in head.trainable_variables:
+        variable.assign(keras.ops.ones_like(variable))
+    np.testing.assert_allclose(
+        head.predict(inputs(computed[::4]), verbose=0),
+        classifier.predict(inputs(IMAGES), verbose=0),
+        rtol=1e-5,
+    )
+
+
+def test_features_are_those_of_inference_whatever_trains() -> None:
+    classifier = build_classifier(MODEL, 7, fused=True)
+    computed = compute_features(classifier, IMAGES)
+    set_trainable(classifier, 0)
+    np.testing.assert_array_equal(compute_features(classifier, IMAGES), computed)
+
+
+def test_plain_features_train_as_the_frozen_backbone_does(
+    config: Config, data_dir: Path, tmp_path: Path
+) -> None:
+    """The same order, dropout, sampling, loss and schedule."""
+    through, cached = (
+        train_in_pieces(with_features(config, number), tmp_path / str(number), data_dir, [])
+        for number in (0, 1)
+    )
+    histories = [
+        pd.DataFrame(progress.history).drop(columns="seconds")
+        for progress, _ in (through, cached)
+    ]
+    pd.testing.assert_frame_equal(*histories, rtol=1e-4)
+    predictions = [
+        keras.saving.load_model(tmp_path / str(number) / "model.keras").predict(
+            {"images": IMAGES, "metadata": np.zeros((5, len(METADATA_FIELDS)))}, verbose=0
+        )
+        for number in (0, 1)
+    ]
+    np.testing.assert_allclose(*predictions, atol=1e-3)
+
+
+@pytest.mark.parametrize("later", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_stopped_training_on_features_ends_with_the_same_weights(
+    later: int,
+    config: Config,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped after a call, at the end of an epoch, in the next, and before a stage."""
+    monkeypatch.setattr(features, "MAX_STEPS_PER_CALL", 6)  # 4 of 16 steps, 6 of 12
+    stages = (
+        *(StageConfig(blocks=0, epochs=2),),
+        *(StageConfig(blocks=-1, epochs=1),) * later,
+    )
+    train = TrainConfig(scenario="staged", stages=stages, cached_features=4)
+    augment = AugmentConfig(parts=("flip", "light"))
+    config = dataclasses.replace(config, augment=augment, train=train)
+    stops = [1, 2, 3, 1] if later else [1, 3]
+    pieces = train_in_pieces(config, tmp_path / "pieces", data_dir, stops)
+    assert_same(pieces, train_in_pieces(config, tmp_path / "whole", data_dir, []))
+    assert len(pieces[0].history) == 2 + later
+
+
+def test_a_call_takes_steps_that_fill_an_epoch() -> None:
+    assert [steps_per_call(steps) for steps in (1, 7, 12, 64, 250, 313)] == [
+        *(1, 7, 12, 32, 25, 1)
+    ]
+
+
+def test_what_features_cannot_do_is_refused(config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"cached_features` must be 0, 1, 2, 4 or 8"):
+        with_features(config, 3)
+    mixed = dataclasses.replace(config, augment=AugmentConfig(mix="mixup"))
+    with pytest.raises(ConfigError, match="features are not mixed"):
+        with_features(mixed, 1)
+    whole = TrainConfig(cached_features=1, head_epochs=0)
+    with pytest.raises(ConfigError, match="no stage trains the head alone"):
+        run.check(dataclasses.replace(config, train=whole))
+
+
+def test_metadata_that_say_nothing_are_refused() -> None:
+    nothing = encode_metadata(
+        pd.DataFrame({"age": [np.nan], "sex": ["unknown"], "localization": [""]})
+    )
+    something = encode_metadata(
+        pd.DataFrame({"age": [np.nan], "sex": ["male"], "localization": [""]})
+    )
+    with pytest.raises(DataError, match="no training picture has an age"):
+        run._require_patients(np.repeat(nothing, 3, axis=0))
+    run._require_patients(np.concatenate([nothing, something]))
+
+
+def test_the_benchmark_gives_its_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "PAIRS", 1)
+    monkeypatch.setattr(benchmark, "MODEL", MODEL)
+    monkeypatch.setattr(benchmark, "DATA", DataConfig(image_size=32, batch_size=8))
+    monkeypatch.setattr(benchmark, "EPOCH_IMAGES", 64)
+    (result,) = benchmark.cached_features(16)
+    assert result.value > 1
+    assert result.at_least == 100

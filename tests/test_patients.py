@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from skincnn.data.metadata import encode_metadata
+from skincnn.patient import METADATA_COLUMNS, REGION_OF, SEXES
+from skincnn.serving.patients import SIGNATURE, encode
+
+SITES = ["", "unknown", " Unknown ", *REGION_OF, *(site.upper() for site in REGION_OF)]
+SITES += [site.replace(" ", "_").title() + " " for site in REGION_OF]
+WORDS = ["", "unknown", "UNKNOWN", *SEXES, " Male", "FEMALE\t"]
+AGES = [np.nan, 0.0, 0.5, 5.0, 35.0, 50.0, 85.0, 101.0]
+
+
+def as_inputs(table: pd.DataFrame) -> list[tf.Tensor]:
+    return [tf.constant(table[spec.name], spec.dtype) for spec in SIGNATURE]
+
+
+def test_the_graph_encodes_as_training_does() -> None:
+    """Every site and sex in any spelling, known and unknown ages, in all combinations."""
+    assert tuple(spec.name for spec in SIGNATURE) == METADATA_COLUMNS
+    rows = pd.MultiIndex.from_product([AGES, WORDS, SITES], names=METADATA_COLUMNS)
+    table = rows.to_frame(index=False)
+    encoded = tf.function(encode, input_signature=SIGNATURE)(*as_inputs(table))
+    assert encoded.dtype == tf.float32
+    np.testing.assert_array_equal(encoded, encode_metadata(table))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("age", -1.0, "age must be years"),
+        ("age", np.inf, "age must be years"),
+        ("sex", "mal", "sex must hold some of female, male, unknown"),
+        ("localization", "knee", "localization must hold some of head/neck"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    column: str, value: float | str, message: str
+) -> None:
+    """Whatever else is in the batch, what cannot be meant is shown."""
+    table = pd.DataFrame({"age": [5.0], "sex": ["male"], "localization": ["back"]})
+    table = pd.concat([table] * 9 + [table.assign(**{column: [value]})])
+    in_graph = tf.function(encode, input_signature=SIGNATURE)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message) as caught:
+        in_graph(*as_inputs(table))
+    shown = value if isinstance(value, str) else f"{value:g}"
+    assert f"[{shown}]" in str(caught.value).partition("Received:")[2].splitlines()[0]
