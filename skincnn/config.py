@@ -487,8 +487,8 @@ class Config:
             scratch == (self.model.weights == "none"),
             "train.scenario",
             "from_scratch where `model.weights` is none (a frozen random backbone learns "
-            "nothing), and another where it is not",
-            self.train.scenario,
+            "nothing), and fine_tune, staged or feature_extractor where it is not",
+            f"{self.train.scenario} with `model.weights` {self.model.weights}",
         )
 
     def to_dict(self) -> dict[str, Any]:

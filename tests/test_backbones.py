@@ -464,7 +464,7 @@ def my_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("my_nets")
 def test_a_function_of_the_user_s_is_a_backbone() -> None:
     config = ModelConfig(backbone="my_nets:net", weights="none")
-    check(Config(model=config, train=TrainConfig(head_epochs=0)))
+    check(Config(model=config, train=TrainConfig(scenario="from_scratch")))
     model = build_classifier(replace(config, dropout=0.0), 7, fused=True)
     images = pictures(40)
     network = model.get_layer("backbone")

@@ -215,6 +215,7 @@ def test_weights_that_cannot_be_downloaded_end_in_one_line(tmp_path: Path) -> No
     done = run_script(
         "train.py",
         *("--data.dataset", "demo_tiny", "--model.weights", "imagenet"),
+        *("--train.scenario", "fine_tune"),
         *("--workdir", tmp_path / "run", "--data-dir", tmp_path / "data"),
         KERAS_HOME=str(tmp_path / "keras"),
         **OFFLINE,

@@ -335,7 +335,7 @@ def test_a_deterministic_run_is_repeated_bit_for_bit(
             2,
             "nowhere.h5, which is no file",
         ),
-        (["--train.scenario", "finetune"], 2, "`train.scenario` must be one of"),
+        (["cpu", "--train.scenario", "finetune"], 2, "`train.scenario` must be one of"),
         (["--model.weights", "nowhere.h5"], 2, "`train.scenario` must be from_scratch"),
         (["--config", "nowhere.json"], 2, "nowhere.json"),
         (["cpu", "--config", "x.json"], 2, "exclude each other"),
@@ -349,7 +349,7 @@ def test_bad_input_ends_before_any_work(
     arguments: list[str], code: int, message: str, data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    if arguments[0] == "cpu":
+    if arguments[:2] == ["cpu", "--data.dataset"]:
         arguments = [
             *arguments,
             *"--model.weights none --train.scenario from_scratch".split(),

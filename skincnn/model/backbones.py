@@ -324,8 +324,8 @@ def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
     except Exception as error:
         raise ConfigError(
             f"The ImageNet weights of {name} {width} could not be loaded: {error}. Give "
-            "--model.weights none|PATH (with none also --train.head-epochs 0), or set "
-            "KERAS_HOME to a folder whose models/ holds them."
+            "--model.weights none|PATH (with none also --train.scenario from_scratch), or "
+            "set KERAS_HOME to a folder whose models/ holds them."
         ) from error
 
 
