@@ -403,7 +403,9 @@ class TrainConfig:
     off on a CPU (with JAX always on)."""
     devices: int = 0
     """How many GPUs of this machine share each batch; 0 for all, or the CPU where there
-    are none."""
+    are none. With TensorFlow each has its own BatchNorm statistics, partners for MixUp and
+    CutMix, and the same random draws for its first, second ... picture; all else is as on
+    one. With JAX all is as on one, and several machines can train together (README)."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 
 from skincnn.config import (
     AugmentConfig,
@@ -196,3 +200,17 @@ def test_what_the_devices_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) 
     ):
         with pytest.raises(ConfigError, match=message):
             make_devices(wrong, batch_size)
+
+
+@pytest.mark.slow
+def test_two_devices_train_and_resume_as_one_does(data_dir: Path, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("two_devices.py")
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, data_dir],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Training on cpu:0, cpu:1 in float32" in done.stdout
