@@ -13,7 +13,6 @@ import tyro
 from skincnn import cli
 from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError
-from skincnn.files import locked
 from skincnn.lookup import look_up
 from skincnn.presets import PRESETS, describe_presets
 
@@ -103,17 +102,21 @@ def command() -> None:
     cli.load_tensorflow()
     from skincnn.evaluation.report import evaluate, summary
     from skincnn.serving.export import export_saved_model, find_saved_model
+    from skincnn.training.devices import join_processes, leave_processes, run_folder
     from skincnn.training.run import train
 
-    with locked(workdir):
+    with run_folder(workdir) as folder:
         train(
             arguments.config,
-            workdir,
+            folder,
             arguments.data_dir,
             overwrite=arguments.overwrite,
             resume=arguments.resume,
             cache=arguments.cache,
         )
+        leave_processes()
+        if join_processes() > 0:  # the first one has the run
+            return
         report = evaluate(workdir, arguments.data_dir, arguments.cache)
         # A run that was done has been exported, unless it was stopped just before.
         saved_model = find_saved_model(workdir) or export_saved_model(

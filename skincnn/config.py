@@ -16,6 +16,7 @@ from typing import Any, Literal
 from skincnn.errors import ConfigError
 
 NUM_FOLDS = 10
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 
 
 def _require(condition: bool, name: str, expected: str, value: object) -> None:
@@ -400,12 +401,25 @@ class TrainConfig:
     1,280 features (mobilenet_v2) 410 MB."""
     deterministic: bool = False
     """Repeatable bit for bit on one machine, at some cost in speed."""
+    precision: Literal["auto"] | Precision = "auto"
+    """What the backbone computes in; weights, head and loss are float32, and so is the
+    model that is saved. auto: float32 on a CPU, else mixed_bfloat16 where the device has
+    it, else mixed_float16."""
+    jit: Literal["auto", "on", "off"] = "auto"
+    """Whether XLA compiles the training step. auto: as Keras chooses, on with a GPU and
+    off on a CPU (with JAX always on)."""
+    devices: int = 0
+    """How many GPUs of this machine share each batch; 0 for all, or the CPU where there
+    are none. With TensorFlow each has its own BatchNorm statistics, partners for MixUp and
+    CutMix, and the same random draws for its first, second ... picture; all else is as on
+    one. With JAX all is as on one, and several machines can train together (README)."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
         _require(self.head_epochs >= 0, "train.head_epochs", ">= 0", self.head_epochs)
         _require(self.epochs >= 1, "train.epochs", ">= 1", self.epochs)
         _require(self.patience >= 0, "train.patience", ">= 0", self.patience)
+        _require(self.devices >= 0, "train.devices", ">= 0", self.devices)
         _require(
             bool(self.stages) == (self.scenario == "staged"),
             "train.stages",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
+import multiprocessing
 import os
 import shutil
 from collections.abc import Sequence
@@ -35,6 +37,7 @@ def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
 
     The folder is written under another name, loaded again, and compared with
     predictions/test.csv on pictures of the test fold; only then does it get its version.
+    Where Keras has another backend, a process with TensorFlow does it.
 
     Args:
         workdir: The folder of an evaluated run.
@@ -46,6 +49,8 @@ def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
             evaluated.
     """
     metadata, config = read_run(workdir)
+    if keras.backend.backend() != "tensorflow":
+        return _export_by_tensorflow(workdir, data_dir)
     names = metadata["class_names"]
     parent = workdir / "export" / MODEL_NAME
     parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +82,25 @@ def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
         return _rename_to_next_version(temporary, parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _export_by_tensorflow(workdir: Path, data_dir: Path | None) -> Path:
+    """Exports in a process of its own: decoding pictures is TensorFlow's, and the model
+    too must be to stand in one graph with it.
+    """  # noqa: D205
+    # The GPU, whose memory this process may hold, is not needed.
+    other = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+    before = dict(os.environ)
+    os.environ.update(other)
+    try:
+        with concurrent.futures.ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn")
+        ) as executor:
+            return executor.submit(export_saved_model, workdir, data_dir).result()
+    finally:
+        for name in other:
+            os.environ.pop(name)
+        os.environ.update(before)
 
 
 def find_saved_model(workdir: Path) -> Path | None:

@@ -188,6 +188,8 @@ class Saving(keras.callbacks.Callback):
             self.stop.obey()
 
     def _save(self) -> None:
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # inside an epoch the variables are empty
         with _disk(Path("checkpoints")):
             self.save()
 

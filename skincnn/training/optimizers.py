@@ -91,6 +91,8 @@ def build_optimizer(
             raise ValueError("`layer_decay` below 1 needs `blocks`. Received: None.")
         kind = LAYER_WISE[config.name]
         arguments |= {"layer_decay": config.layer_decay, "blocks": blocks}
+    if _is_replicated():
+        kind = type(f"Summed{kind.__name__}", (SumsFirst, kind), {})
     optimizer = kind(
         learning_rate=schedule(config, learning_rate, steps, warmup_steps),
         weight_decay=config.weight_decay,
@@ -175,6 +177,29 @@ class LayerWise:
             "layer_decay": self.layer_decay,
             "blocks": dict(self.blocks),
         }
+
+
+class SumsFirst:
+    """Before an optimizer of Keras under `tf.distribute`: sums, then clips.
+
+    Keras clips the gradient of each replica, and sums what is left. Here the sum over the
+    replicas, the gradient of the whole batch, is clipped, as on one device.
+    """
+
+    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
+        summed = super()._all_reduce_sum_gradients([(grad, None) for grad in grads])  # type: ignore[misc]
+        return super()._clip_gradients([grad for grad, _ in summed])  # type: ignore[misc]
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Iterable[Any]) -> list[Any]:
+        return list(grads_and_vars)
+
+
+def _is_replicated() -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return bool(tf.distribute.has_strategy())
 
 
 def _layer_wise(kind: type[Optimizer]) -> type[Optimizer]:

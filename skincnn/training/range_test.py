@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,13 @@ def find_learning_rate(
     """
     check(config)
     require_writable_folder(workdir, "--workdir")
+    # The whole batch on one device: what comes of several is the same.
+    train = dataclasses.replace(config.train, devices=1)
+    config = dataclasses.replace(config, train=train)
     training, facts = prepare(config, workdir, data_dir, cache)
     number = choose_stage(training.stages)
-    losses = training.test_rates(number, growing_rates(), is_over)
+    with training.devices.scope():
+        losses = training.test_rates(number, growing_rates(), is_over)
     test = pd.DataFrame(
         {
             "learning_rate": growing_rates()[: len(losses)],

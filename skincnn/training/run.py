@@ -50,6 +50,7 @@ from skincnn.training.callbacks import (
     is_patience_over,
     metric_variables,
 )
+from skincnn.training.devices import Devices, dtype_policy, make_devices
 from skincnn.training.features import (
     Features,
     build_head,
@@ -213,9 +214,13 @@ def prepare(
     """
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
+    devices = make_devices(config.train, config.data.batch_size)
     # The label set is fixed, so the weights are looked for before any data is.
     names = datasets.class_names(config.data.dataset, data_dir)
-    classifier = build_classifier(config.model, len(names), seed=config.seed, fused=True)
+    with devices.scope():
+        classifier = build_classifier(
+            config.model, len(names), seed=config.seed, fused=True
+        )
     builder = datasets.open_dataset(config.data.dataset, data_dir)
     tables = make_splits(builder, config.data)
     audited = audit(
@@ -238,6 +243,7 @@ def prepare(
         functools.partial(pipeline.load_images, builder, cache=cache),
         workdir,
         names,
+        devices,
     )
     return training, {
         "class_names": names,
@@ -263,6 +269,7 @@ def _run(training: Training, facts: dict[str, Any], *, resume: bool) -> None:
         {
             "skincnn": __version__,
             "versions": _versions(),
+            "device": training.devices.describe(training.model),
             **facts,
             "data_fingerprint": training.made_by["data"],
             "class_counts": dict(zip(names, training.counts.tolist(), strict=True)),
@@ -300,21 +307,24 @@ class Training:
         load: Load,
         workdir: Path,
         class_names: Sequence[str] = (),
+        devices: Devices | None = None,
     ):
         """Stores what to train on; reads and writes nothing.
 
         Args:
             config: The whole configuration.
-            classifier: A model of `build_classifier`.
+            classifier: A model of `build_classifier`, made in the scope of `devices`.
             tables: The rows of "train" and "val".
             load: Gives their pictures.
             workdir: The run's folder.
             class_names: The names of the classes; by default their numbers.
+            devices: What it runs on; by default what the configuration comes to.
         """
         self.config = config
         self.classifier = classifier
         self.load = load
         self.workdir = workdir
+        self.devices = devices or make_devices(config.train, config.data.batch_size)
         self.checkpoints = workdir / "checkpoints"
         self.table, self.val = tables["train"], tables["val"]
         self.labels = self.table["label"].to_numpy(np.int64)
@@ -341,10 +351,15 @@ class Training:
         self.made_by = {
             "data": {name: pipeline.fingerprint(table) for name, table in tables.items()},
             "versions": _versions(),
+            "computation": self.devices.made_by,
         }
 
     def fit(self) -> None:
         """Trains what is left to train, and leaves the best weights in the classifier."""
+        with self.devices.scope():
+            self._fit()
+
+    def _fit(self) -> None:
         state = load_state(self.checkpoints, self.made_by)
         if state is not None:
             self.progress = state[0]
@@ -509,7 +524,6 @@ class Training:
         kind = (segment.stage, segment.reweighted, steps)
         if self._compiled == kind:
             return
-        self._compiled = kind
         stage = self.stages[segment.stage]
         # What is frozen is fixed when a model is compiled.
         set_trainable(self.classifier, stage.blocks, self.config.model.batch_norm)
@@ -523,9 +537,16 @@ class Training:
             blocks=block_of_variables(self.classifier) if decay < 1 else None,
         )
         loss = build_loss(self.plan, self.config.loss, reweighted=segment.reweighted)
-        self.model.compile(optimizer, loss)
+        if self.devices.precision == "mixed_float16":
+            # compile() would not: the model's own policy is float32, the classifier's not.
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        first = self._compiled is None
+        self._compiled = kind
+        self.model.compile(optimizer, loss, jit_compile=self.devices.jit)
         self.model.steps_per_execution = steps
         self.model.optimizer.build(self.model.trainable_variables)
+        if first:
+            print(f"Training on {_on(self.devices.describe(self.model))}")
 
     def _restore(self, segment: Segment) -> Arrays | None:
         """Gives the variables the values of the last state, if there is one.
@@ -652,17 +673,27 @@ def _clear(workdir: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def _on(device: dict[str, Any]) -> str:
+    return (
+        f"{', '.join(device['devices'])} in {device['precision']}: {device['backend']}, "
+        f"XLA {'on' if device['jit'] else 'off'}"
+    )
+
+
 def _save_plain(config: Config, classifier: keras.Model, path: Path) -> None:
-    """Saves the model with Keras's own layers, so that the file needs no skincnn."""
+    """Saves the model in float32 with Keras's own layers, so that it needs no skincnn."""
     untrained = dataclasses.replace(config.model, weights="none")
-    plain = build_classifier(untrained, classifier.output_shape[-1], seed=config.seed)
+    with dtype_policy("float32"):
+        plain = build_classifier(untrained, classifier.output_shape[-1], seed=config.seed)
     plain.set_weights(classifier.get_weights())
     with replacing(path) as temporary:
         plain.save(temporary)
 
 
 def _versions() -> dict[str, str]:
-    packages = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn")
+    packages = ["tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn"]
+    if keras.backend.backend() != "tensorflow":
+        packages.append(keras.backend.backend())
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages
     }

@@ -1,0 +1,216 @@
+"""Precision, XLA and several devices: each trains as one device in float32 does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from skincnn.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    ImbalanceConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from skincnn.data import datasets, pipeline
+from skincnn.data.cache import Images
+from skincnn.errors import ConfigError
+from skincnn.evaluation.predict import predict_probabilities
+from skincnn.evaluation.report import evaluate
+from skincnn.model.classifier import build_classifier
+from skincnn.training import devices, run
+from skincnn.training.devices import choose_precision, dtype_policy, make_devices
+
+CONFIG = Config(
+    data=DataConfig(dataset="demo_tiny", image_size=32, batch_size=16),
+    augment=AugmentConfig(parts=("flip", "light"), mix_alpha=1.0),
+    model=ModelConfig(backbone="small_cnn", width=0.25, weights="none"),
+    train=TrainConfig(scenario="from_scratch", epochs=1),
+    evaluate=EvaluateConfig(resamples=100),
+)
+NUM_CLASSES = 4
+
+
+def make_table(count: int) -> pd.DataFrame:
+    names = [f"{number:03d}" for number in range(count)]
+    return pd.DataFrame(
+        {"image_id": names, "lesion_id": names, "sha256": names, "fold": 0}
+    ).assign(label=np.arange(count) % NUM_CLASSES)
+
+
+def draw_pictures(table: pd.DataFrame, config: DataConfig) -> Images:
+    shape = (len(table), config.image_size, config.image_size, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def make_training(config: Config, workdir: Path, num_validation: int = 8) -> run.Training:
+    made = make_devices(config.train, config.data.batch_size)
+    with made.scope():
+        classifier = build_classifier(config.model, NUM_CLASSES, fused=True)
+    tables = {"train": make_table(32), "val": make_table(num_validation)}
+    return run.Training(config, classifier, tables, draw_pictures, workdir, made)
+
+
+AVERAGE = OptimizerConfig(ema=0.5, clip_by="global", clip_norm=0.5)
+BLOCKS = OptimizerConfig(ema=0.5, layer_decay=0.9)
+
+
+@pytest.mark.parametrize(
+    ("precision", "optimizer", "strategy", "mix"),
+    [
+        ("mixed_float16", AVERAGE, "ldam", "mixup"),
+        ("mixed_bfloat16", BLOCKS, "focal", "none"),
+        pytest.param("mixed_bfloat16", AVERAGE, "ldam", "mixup", marks=pytest.mark.slow),
+        pytest.param("mixed_float16", BLOCKS, "focal", "none", marks=pytest.mark.slow),
+    ],
+)
+def test_half_precision_trains_with_all_parts(
+    precision: devices.Precision,
+    optimizer: OptimizerConfig,
+    strategy: str,
+    mix: str,
+    tmp_path: Path,
+) -> None:
+    config = dataclasses.replace(
+        CONFIG,
+        augment=dataclasses.replace(CONFIG.augment, mix=mix),
+        imbalance=ImbalanceConfig(strategy=strategy),
+        optimizer=optimizer,
+        train=dataclasses.replace(CONFIG.train, precision=precision),
+    )
+    training = make_training(config, tmp_path)
+    first = training.classifier.get_weights()
+    training.fit()
+    assert keras.config.dtype_policy().name == "float32"
+    classifier = training.classifier
+    scaled = isinstance(training.model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (precision == "mixed_float16")
+    convolution = classifier.get_layer("backbone").get_layer("stage1a_conv")
+    assert convolution.compute_dtype == precision.removeprefix("mixed_")
+    assert classifier.get_layer("logits").compute_dtype == "float32"
+    assert {weight.dtype for weight in classifier.weights} == {"float32"}
+    for before, after in zip(first, classifier.get_weights(), strict=True):
+        assert np.isfinite(after).all()
+        assert not np.array_equal(before, after)
+
+    # Saved in float32, even where a policy was set by hand.
+    with dtype_policy("mixed_bfloat16"):
+        run._save_plain(config, classifier, tmp_path / "model.keras")
+    plain = keras.saving.load_model(tmp_path / "model.keras")
+    assert {layer.compute_dtype for layer in plain._flatten_layers()} == {"float32"}
+    for weight, other in zip(plain.get_weights(), classifier.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other)
+    batches = pipeline.evaluation_batches(draw_pictures(make_table(8), config.data))
+    np.testing.assert_allclose(
+        predict_probabilities(plain, batches),
+        predict_probabilities(classifier, batches),
+        atol=0.02,
+    )
+
+
+def test_a_run_in_half_precision_is_evaluated_in_single(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = TrainConfig(scenario="from_scratch", epochs=1, precision="mixed_bfloat16")
+    config = dataclasses.replace(CONFIG, train=train)
+    run.train(config, tmp_path, data_dir, cache="memory")
+    assert "Training on cpu:0 in mixed_bfloat16: tensorflow, XLA off" in (
+        capsys.readouterr().out
+    )
+    evaluate(tmp_path, data_dir, "memory")
+    metadata = json.loads((tmp_path / "metadata.json").read_text())
+    assert metadata["device"] == {
+        "backend": "tensorflow",
+        "precision": "mixed_bfloat16",
+        "devices": ["cpu:0"],
+        "jit": False,
+    }
+    builder = datasets.open_dataset("demo_tiny", data_dir)
+    table = pipeline.read_table(builder, [config.data.test_fold])
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    logits = model(pipeline.load_images(builder, table, config.data), training=False)
+    assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+    written = pd.read_csv(tmp_path / "predictions" / "test.csv")
+    probabilities = written.filter(like="probability_").to_numpy()
+    np.testing.assert_allclose(keras.ops.softmax(logits), probabilities, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_xla_trains_the_same(tmp_path: Path) -> None:
+    losses = []
+    for jit in ("off", "on"):
+        config = dataclasses.replace(
+            CONFIG,
+            # XLA draws other random numbers.
+            model=dataclasses.replace(CONFIG.model, dropout=0.0),
+            train=dataclasses.replace(CONFIG.train, jit=jit),
+        )
+        training = make_training(config, tmp_path / jit)
+        training.fit()
+        assert training.devices.describe(training.model)["jit"] == (jit == "on")
+        losses.append(training.progress.history[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "several", "expected"),
+    [
+        ("cpu", 0.0, False, "float32"),
+        ("gpu", 7.5, False, "mixed_float16"),
+        ("gpu", 7.5, True, "float32"),
+        ("gpu", 8.0, False, "mixed_bfloat16"),
+        ("gpu", 9.0, True, "mixed_bfloat16"),
+        ("tpu", 0.0, False, "mixed_bfloat16"),
+    ],
+)
+def test_auto_is_the_precision_that_the_device_is_fast_in(
+    kind: str, capability: float, several: bool, expected: str
+) -> None:
+    assert choose_precision(kind, capability, several=several) == expected
+
+
+def test_what_the_devices_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"at most 1 here: cpu:0. Received: 2"):
+        make_devices(TrainConfig(devices=2), 32)
+    assert make_devices(TrainConfig(), 32).names == ("cpu:0",)
+    with pytest.raises(ConfigError, match=r"`train.jit` on"):
+        make_devices(TrainConfig(jit="on", deterministic=True), 32)
+    found = ["gpu:0", "gpu:1", "gpu:2"]
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: found)
+    monkeypatch.setattr(devices, "_capability", lambda kind: 9.0)
+    assert make_devices(TrainConfig(), 48).names == tuple(found)
+    assert make_devices(TrainConfig(devices=1), 32).names == ("gpu:0",)
+    for wrong, batch_size, message in (
+        (TrainConfig(), 32, "multiple of the 3 devices"),
+        (TrainConfig(devices=2, precision="mixed_float16"), 32, "works on one device"),
+        (TrainConfig(devices=2, jit="on"), 32, "several devices"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make_devices(wrong, batch_size)
+
+
+@pytest.mark.slow
+def test_two_devices_train_and_resume_as_one_does(data_dir: Path, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("two_devices.py")
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, data_dir],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Training on cpu:0, cpu:1 in float32" in done.stdout
