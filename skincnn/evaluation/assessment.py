@@ -9,11 +9,7 @@ from typing import Any
 import pandas as pd
 
 from skincnn.config import EvaluateConfig
-from skincnn.evaluation.calibration import (
-    apply_temperature,
-    fit_temperature,
-    reliability,
-)
+from skincnn.evaluation.calibration import apply_temperature, fit_temperature
 from skincnn.evaluation.intervals import (
     Estimate,
     bootstrap,
@@ -133,7 +129,7 @@ def score_calibration(
     config: EvaluateConfig,
     seed: int,
 ) -> dict[str, Any]:
-    """Returns the metrics of calibration and the reliability diagram, before and after.
+    """Returns `CALIBRATION_METRICS` before and after the temperature.
 
     Args:
         predictions: A predictions table.
@@ -151,13 +147,9 @@ def score_calibration(
         ("after", apply_temperature(y_prob, temperature)),
     ):
         values = bootstrap(functions, y_true, scaled, weights)
-        bins = reliability(y_true, scaled)
         found[when] = {
-            **{
-                name: _plain(estimate(value, config.confidence)[0])
-                for name, value in values.items()
-            },
-            "reliability": bins.astype(object).where(bins.notna(), None).to_dict("list"),
+            name: _plain(estimate(value, config.confidence)[0])
+            for name, value in values.items()
         }
     return found
 

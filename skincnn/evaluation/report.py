@@ -23,7 +23,9 @@ from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation import plots
 from skincnn.evaluation.assessment import assess
-from skincnn.evaluation.predict import predict_logits, predictions_table
+from skincnn.evaluation.calibration import apply_temperature, reliability
+from skincnn.evaluation.operating import decision_curve, find_targets
+from skincnn.evaluation.predict import arrays, predict_logits, predictions_table
 from skincnn.files import replacing, sha256, write_json, write_text
 
 SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
@@ -121,13 +123,36 @@ def draw_figures(
             history, report["best_epoch"], pictures
         )
     }
-    for split in predictions:
+    for split, table in predictions.items():
         content = report["splits"][split]
-        figures[f"confusion_matrix_{split}"] = plots.plot_confusion_matrix(
-            np.array(content["confusion_matrix"]),
-            names,
-            f"{pictures}, {split}: {content['fold']}",
-        )
+        title = f"{pictures}, {split}: {content['fold']}"
+        y_true, y_prob = arrays(table, names)
+        calibrated = apply_temperature(y_prob, report["temperature"])
+        drawn = {
+            "confusion_matrix": plots.plot_confusion_matrix(
+                np.array(content["confusion_matrix"]), names, title
+            ),
+            "roc": plots.plot_roc_curves(y_true, y_prob, names, title),
+            "precision_recall": plots.plot_precision_recall_curves(
+                y_true, y_prob, names, title
+            ),
+            "reliability": plots.plot_reliability(
+                reliability(y_true, y_prob),
+                reliability(y_true, calibrated),
+                report["temperature"],
+                title,
+            ),
+        }
+        curves = {
+            target.name: decision_curve(target.positive(y_true), target.score(calibrated))
+            for target in find_targets(names)
+        }
+        if curves:
+            drawn["decision_curve"] = plots.plot_decision_curves(curves, title)
+        if any(group["scores"] for group in content["subgroups"]):
+            accuracy = content["metrics"]["accuracy"]["value"]
+            drawn["subgroups"] = plots.plot_subgroups(content["subgroups"], accuracy, title)
+        figures |= {f"{name}_{split}": figure for name, figure in drawn.items()}
     return figures
 
 
