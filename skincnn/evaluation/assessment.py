@@ -23,7 +23,7 @@ from skincnn.evaluation.operating import (
     find_targets,
     score_operating_point,
 )
-from skincnn.evaluation.predict import arrays
+from skincnn.evaluation.predictions import arrays
 from skincnn.evaluation.subgroups import score_subgroups
 
 CALIBRATION_METRICS = ("ece", "adaptive_ece", "brier", "log_loss")

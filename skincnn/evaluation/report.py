@@ -25,7 +25,8 @@ from skincnn.evaluation import plots
 from skincnn.evaluation.assessment import assess
 from skincnn.evaluation.calibration import apply_temperature, reliability
 from skincnn.evaluation.operating import decision_curve, find_targets
-from skincnn.evaluation.predict import arrays, predict_logits, predictions_table
+from skincnn.evaluation.predict import predict_logits
+from skincnn.evaluation.predictions import arrays, predictions_table
 from skincnn.files import replacing, sha256, write_json, write_text
 
 SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
@@ -82,8 +83,8 @@ def evaluate(
         "attribution": builder.builder_config.attribution,
         "folds": {
             "train": list(config.data.train_folds),
-            "val": config.data.validation_fold,
-            "test": config.data.test_fold,
+            "val": list(config.data.validation_folds),
+            "test": list(config.data.test_folds),
         },
         "split_by": config.data.split_by,
         "one_image_per_lesion": config.data.one_image_per_lesion,
@@ -272,8 +273,11 @@ def _find_split(split: str, builder: tfds.core.DatasetBuilder, config: Config) -
 
 def _stored(split: str, config: Config) -> str:
     """Returns where the pictures of a split are stored."""
-    folds = {"val": config.data.validation_fold, "test": config.data.test_fold}
-    return f"fold {folds[split]}" if split in folds else split.replace("_", " ")
+    folds = {"val": config.data.validation_folds, "test": config.data.test_folds}
+    if split not in folds:
+        return split.replace("_", " ")
+    numbers = ", ".join(map(str, folds[split]))
+    return f"fold{'s' if len(folds[split]) > 1 else ''} {numbers}"
 
 
 def _role(split: str) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from skincnn.evaluation.intervals import Estimate, bootstrap, estimate, lesion_weights
 from skincnn.evaluation.metrics import METRICS
-from skincnn.evaluation.predict import arrays
+from skincnn.evaluation.predictions import arrays
 
 MIN_IMAGES = 5
 """Of fewer pictures no score is shown: it would be noise, and might tell of a person."""

@@ -17,7 +17,7 @@ from skincnn.config import DataConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.preprocess import preprocess, preprocessing_fields, read_image
 from skincnn.errors import DataError
-from skincnn.evaluation.predict import arrays, read_predictions
+from skincnn.evaluation.predictions import arrays, read_predictions
 from skincnn.evaluation.report import load_model, read_run
 from skincnn.files import write_json
 
