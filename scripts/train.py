@@ -33,6 +33,7 @@ class Arguments:
       python scripts/train.py cpu --resume     on from where a run was stopped or killed
       python scripts/train.py --config runs/cpu/config.json --workdir runs/again
       python scripts/train.py cpu --preview --augment.magnitude 1
+      python scripts/train.py cpu --folds 5    five models; --resume goes on with them
     """
 
     workdir: Path | None = None
@@ -48,6 +49,9 @@ class Arguments:
     """Go on with the run that is in the folder, with the same preset and flags."""
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
     """A config.json instead of a preset."""
+    folds: int = 0
+    """Cross-validation with this many models: each is trained in a folder of its own, and
+    their out-of-fold predictions are scored together. 0: one model."""
     preview: bool = False
     """Train nothing: draw a page of augmented training pictures, preview.png, in the folder
     of --workdir, else in the current one."""
@@ -94,6 +98,9 @@ def command() -> None:
     from skincnn.serving.export import export_saved_model, find_saved_model
     from skincnn.training.run import train
 
+    if arguments.folds:
+        cross_validate(arguments, workdir)
+        return
     with locked(workdir):
         train(
             arguments.config,
@@ -111,6 +118,29 @@ def command() -> None:
     print(f"\n{summary(report)}\n")
     print(f"report  {workdir / 'report.html'}")
     print(f"model   {saved_model}")
+
+
+def cross_validate(arguments: Arguments, workdir: Path) -> None:
+    """Trains and evaluates a model for each test set, and scores them together."""
+    from skincnn.evaluation.crossval import cross_validation_configs, pool
+    from skincnn.evaluation.report import evaluate, summary
+    from skincnn.training.run import check_workdir, train
+
+    configs = cross_validation_configs(arguments.config, arguments.folds)
+    runs = [workdir / f"model_{number}" for number in range(1, len(configs) + 1)]
+    flags = {"overwrite": arguments.overwrite, "resume": arguments.resume}
+    with locked(workdir):
+        # Of none of them is found out after hours that it cannot be written.
+        for run, config in zip(runs, configs, strict=True):
+            check_workdir(run, config, **flags)
+        for run, config in zip(runs, configs, strict=True):
+            print(f"\n{run}")
+            train(config, run, arguments.data_dir, **flags, cache=arguments.cache)
+            report = evaluate(run, arguments.data_dir, arguments.cache)
+            print(f"\n{summary(report)}")
+        report = pool(workdir, runs)
+    print(f"\n{summary(report)}\n")
+    print(f"report  {workdir / 'report.html'}")
 
 
 def preview(arguments: Arguments) -> None:

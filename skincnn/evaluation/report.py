@@ -99,31 +99,36 @@ def evaluate(
             "method": "percentile bootstrap over lesions",
             "resamples": config.evaluate.resamples,
         },
+        "headline": splits[0] if splits else "test",
+        "models": [],
+        "protocol": _protocol(metadata, config, assessed),
         **assessed,
     }
     history = pd.read_csv(workdir / "history.csv")
     figures = draw_figures(report, predictions, history)
-    _write_report(workdir, report, config, figures)
+    write_report(workdir, report, config, figures)
     return report
 
 
 def draw_figures(
-    report: dict[str, Any], predictions: Mapping[str, pd.DataFrame], history: pd.DataFrame
+    report: dict[str, Any],
+    predictions: Mapping[str, pd.DataFrame],
+    history: pd.DataFrame | None,
 ) -> dict[str, Figure]:
     """Returns every figure of a report by its name, `<what>_<split>` where it is of one.
 
     Args:
         report: All of report.json.
         predictions: Split to its table.
-        history: The rows of history.csv.
+        history: The rows of history.csv, for the learning curves.
     """
     names = report["class_names"]
     pictures = "MADE-UP pictures" if report["made_up"] else report["dataset"]
-    figures = {
-        "learning_curves": plots.plot_learning_curves(
+    figures = {}
+    if history is not None:
+        figures["learning_curves"] = plots.plot_learning_curves(
             history, report["best_epoch"], pictures
         )
-    }
     for split, table in predictions.items():
         content = report["splits"][split]
         title = f"{pictures}, {split}: {content['fold']}"
@@ -213,6 +218,21 @@ def read_run(workdir: Path) -> tuple[dict[str, Any], Config]:
     return metadata, read_config(workdir / "config.json")
 
 
+def read_report(workdir: Path) -> dict[str, Any]:
+    """Returns the content of a run's report.json.
+
+    Raises:
+        ConfigError: It is missing, or no JSON.
+    """
+    path = workdir / "report.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error}. Make it with scripts/evaluate.py {workdir}."
+        ) from error
+
+
 def load_model(workdir: Path, metadata: dict[str, Any]) -> keras.Model:
     """Returns a run's model, after checking that its file is the one that was written.
 
@@ -280,6 +300,21 @@ def _stored(split: str, config: Config) -> str:
     return f"fold{'s' if len(folds[split]) > 1 else ''} {numbers}"
 
 
+def _protocol(metadata: dict[str, Any], config: Config, assessed: dict[str, Any]) -> str:
+    """Returns what was trained on what, and where the choices were made."""
+    audit, splits = metadata["audit"], assessed["splits"]
+    tested = " and ".join(
+        content["fold"] for name, content in splits.items() if name != "val"
+    )
+    return (
+        f"Trained on {audit['num_train_images']} pictures of {audit['num_train_lesions']} "
+        f"lesions (folds {', '.join(map(str, config.data.train_folds))}). Epoch "
+        f"{metadata['best_epoch']} was chosen on {splits['val']['fold']} by its "
+        f"{config.train.monitor.replace('_', ' ')}, so the scores there flatter; no choice "
+        f"of this run was made on {tested}."
+    )
+
+
 def _role(split: str) -> str:
     """Returns what a split was used for."""
     return {
@@ -288,9 +323,17 @@ def _role(split: str) -> str:
     }.get(split, "no choice of this run was made on it")
 
 
-def _write_report(
+def write_report(
     workdir: Path, report: dict[str, Any], config: Config, figures: dict[str, Figure]
 ) -> None:
+    """Writes figures/*.png, report.json and report.html.
+
+    Args:
+        workdir: The folder to write to.
+        report: The content of report.json.
+        config: The configuration, which the page shows.
+        figures: From `draw_figures`.
+    """
     pictures = {name: plots.to_png(figure) for name, figure in figures.items()}
     for name, png in pictures.items():
         with replacing(workdir / "figures" / f"{name}.png") as temporary:
