@@ -16,11 +16,16 @@ from skincnn.files import locked
 class Arguments:
     """Predicts a run's validation and test folds again and writes its report anew.
 
-    Example: python scripts/evaluate.py runs/quickstart
+    Examples:
+      python scripts/evaluate.py runs/quickstart
+      python scripts/evaluate.py runs/cpu --split test_official
     """
 
     workdir: tyro.conf.Positional[Path]
     """The run's folder, as written by scripts/train.py."""
+    split: tuple[str, ...] = ()
+    """More splits of the dataset to evaluate beside val and test: fold_<n>, test_official,
+    validation_official. None that was trained on."""
     data_dir: Path | None = None
     """Where built datasets lie; TFDS's own folder by default."""
     cache: Literal["auto", "memory", "disk"] = "auto"
@@ -35,7 +40,9 @@ def command() -> None:
     from skincnn.evaluation.report import evaluate, summary
 
     with locked(arguments.workdir):
-        report = evaluate(arguments.workdir, arguments.data_dir, arguments.cache)
+        report = evaluate(
+            arguments.workdir, arguments.data_dir, arguments.cache, arguments.split
+        )
     print(f"\n{summary(report)}\n")
     print(f"report  {arguments.workdir / 'report.html'}")
 

@@ -13,6 +13,7 @@ import tyro
 from skincnn import cli
 from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError
+from skincnn.files import locked
 from skincnn.lookup import look_up
 from skincnn.presets import PRESETS, describe_presets
 
@@ -31,7 +32,8 @@ examples:
   train.py cpu --resume    on from where a run was stopped or killed
   train.py --config runs/cpu/config.json --workdir runs/again
   train.py cpu --preview --augment.magnitude 1
-  train.py cpu --find-learning-rate --optimizer.name sgd"""
+  train.py cpu --find-learning-rate --optimizer.name sgd
+  train.py cpu --folds 5   five models, scored together; --resume goes on with them"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,9 @@ class Arguments:
     """Go on with the run that is in the folder, with the same preset and flags."""
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
     """A config.json instead of a preset."""
+    folds: int = 0
+    """Cross-validation with this many models: each is trained in a folder of its own, and
+    their out-of-fold predictions are scored together. 0: one model."""
     preview: bool = False
     """Train nothing: draw a page of augmented training pictures, preview.png, in the folder
     of --workdir, else in the current one."""
@@ -105,6 +110,9 @@ def command() -> None:
     from skincnn.training.devices import join_processes, leave_processes, run_folder
     from skincnn.training.run import train
 
+    if arguments.folds:
+        cross_validate(arguments, workdir)
+        return
     with run_folder(workdir) as folder:
         train(
             arguments.config,
@@ -125,6 +133,29 @@ def command() -> None:
     print(f"\n{summary(report)}\n")
     print(f"report  {workdir / 'report.html'}")
     print(f"model   {saved_model}")
+
+
+def cross_validate(arguments: Arguments, workdir: Path) -> None:
+    """Trains and evaluates a model for each test set, and scores them together."""
+    from skincnn.evaluation.crossval import cross_validation_configs, pool
+    from skincnn.evaluation.report import evaluate, summary
+    from skincnn.training.run import check_workdir, train
+
+    configs = cross_validation_configs(arguments.config, arguments.folds)
+    runs = [workdir / f"model_{number}" for number in range(1, len(configs) + 1)]
+    flags = {"overwrite": arguments.overwrite, "resume": arguments.resume}
+    with locked(workdir):
+        # Of none of them is found out after hours that it cannot be written.
+        for run, config in zip(runs, configs, strict=True):
+            check_workdir(run, config, **flags)
+        for run, config in zip(runs, configs, strict=True):
+            print(f"\n{run}")
+            train(config, run, arguments.data_dir, **flags, cache=arguments.cache)
+            report = evaluate(run, arguments.data_dir, arguments.cache)
+            print(f"\n{summary(report)}")
+        report = pool(workdir, runs)
+    print(f"\n{summary(report)}\n")
+    print(f"report  {workdir / 'report.html'}")
 
 
 def preview(arguments: Arguments) -> None:

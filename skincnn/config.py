@@ -41,10 +41,10 @@ class DataConfig:
     """Whether the colour of the light is taken out (shades of gray, Minkowski norm 6)."""
     train_folds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
     """Folds to train on."""
-    validation_fold: int = 8
-    """Fold on which the epoch is chosen."""
-    test_fold: int = 9
-    """Fold on which nothing is chosen: predicted once training is over."""
+    validation_folds: tuple[int, ...] = (8,)
+    """Folds on which the epoch is chosen."""
+    test_folds: tuple[int, ...] = (9,)
+    """Folds on which nothing is chosen: predicted once training is over."""
     split_by: Literal["lesion", "image"] = "lesion"
     """`image` deals pictures to folds one by one, whatever lesion they show: the leaky
     protocol of many published scores. The report then says how leaky."""
@@ -75,17 +75,18 @@ class DataConfig:
             self.one_image_per_lesion,
         )
         _require(self.batch_size >= 1, "data.batch_size", ">= 1", self.batch_size)
-        folds = (*self.train_folds, self.validation_fold, self.test_fold)
+        folds = (*self.train_folds, *self.validation_folds, *self.test_folds)
         _require(
             all(0 <= fold < NUM_FOLDS for fold in folds),
-            "data.train_folds, data.validation_fold and data.test_fold",
+            "data.train_folds, data.validation_folds and data.test_folds",
             f"in 0..{NUM_FOLDS - 1}",
             folds,
         )
-        _require(bool(self.train_folds), "data.train_folds", "not empty", ())
+        for name in ("train_folds", "validation_folds", "test_folds"):
+            _require(bool(getattr(self, name)), f"data.{name}", "not empty", ())
         _require(
             len(set(folds)) == len(folds),
-            "data.train_folds, data.validation_fold and data.test_fold",
+            "data.train_folds, data.validation_folds and data.test_folds",
             "all different (a fold that serves twice is a leak)",
             folds,
         )

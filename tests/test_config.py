@@ -40,8 +40,8 @@ def test_an_unknown_field_is_named() -> None:
     [
         (DataConfig, {"image_size": 31}, r"`data\.image_size` must be >= 32.*31"),
         (DataConfig, {"batch_size": 0}, "batch_size"),
-        (DataConfig, {"test_fold": 10}, r"in 0\.\.9"),
-        (DataConfig, {"test_fold": 8}, "leak"),
+        (DataConfig, {"test_folds": (10,)}, r"in 0\.\.9"),
+        (DataConfig, {"test_folds": (8,)}, "leak"),
         (DataConfig, {"train_folds": (0, 9)}, "leak"),
         (DataConfig, {"train_folds": ()}, "not empty"),
         (DataConfig, {"aspect": "stretch"}, "squash, crop or pad.*'stretch'"),

@@ -8,7 +8,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from sklearn import metrics as reference
 
 from skincnn import classes
 from skincnn.config import (
@@ -19,7 +18,6 @@ from skincnn.config import (
     ModelConfig,
 )
 from skincnn.errors import ConfigError
-from skincnn.evaluation.metrics import METRICS
 from skincnn.lookup import look_up
 from skincnn.model.augment import AUGMENTATIONS, Augmentation
 from skincnn.model.backbones import BACKBONES
@@ -30,12 +28,6 @@ from skincnn.training.imbalance import STRATEGIES
 from skincnn.training.run import check
 from tfds_ham10000 import Builder, demo, sources
 
-REFERENCES = {
-    "balanced_accuracy": reference.balanced_accuracy_score,
-    "macro_f1": lambda y, p: reference.f1_score(y, p, average="macro"),
-    "accuracy": reference.accuracy_score,
-}
-
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_is_valid_and_says_its_command_cost_and_score(name: str) -> None:
@@ -44,31 +36,6 @@ def test_preset_is_valid_and_says_its_command_cost_and_score(name: str) -> None:
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     for line in ("Command: python scripts/train.py", "Cost: ", "Score"):
         assert line in (PRESETS[name].__doc__ or "")
-
-
-@pytest.mark.parametrize("name", REFERENCES)
-@pytest.mark.parametrize("seed", range(5))
-def test_metric_agrees_with_scikit_learn(name: str, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    y_prob = rng.dirichlet(np.ones(7), 60)
-    # Every class has a picture: elsewhere scikit-learn warns.
-    y_true = np.concatenate([np.arange(7), rng.integers(0, 7, 53)])
-    expected = REFERENCES[name](y_true, y_prob.argmax(axis=1))
-    assert METRICS[name](y_true, y_prob) == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_metric_weights_count_pictures(name: str) -> None:
-    rng = np.random.default_rng(1)
-    y_true, y_prob = rng.integers(0, 7, 50), rng.dirichlet(np.ones(7), 50)
-    weights = rng.integers(0, 4, (3, 50)).astype(float)
-    values = METRICS[name](y_true, y_prob, weights)
-    assert values.shape == (3,)
-    assert ((values >= 0) & (values <= 1)).all()
-    assert METRICS[name](y_true, np.eye(7)[y_true]) == pytest.approx(1)
-    for row, value in zip(weights.astype(int), values, strict=True):
-        repeated = METRICS[name](np.repeat(y_true, row), np.repeat(y_prob, row, axis=0))
-        assert value == pytest.approx(float(repeated))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

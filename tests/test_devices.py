@@ -139,7 +139,7 @@ def test_a_run_in_half_precision_is_evaluated_in_single(
         "jit": False,
     }
     builder = datasets.open_dataset("demo_tiny", data_dir)
-    table = pipeline.read_table(builder, [config.data.test_fold])
+    table = pipeline.read_table(builder, config.data.test_folds)
     model = keras.saving.load_model(tmp_path / "model.keras")
     logits = model(pipeline.load_images(builder, table, config.data), training=False)
     assert keras.backend.standardize_dtype(logits.dtype) == "float32"

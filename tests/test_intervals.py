@@ -3,8 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skincnn.evaluation.intervals import bootstrap_interval, lesion_weights
-from skincnn.evaluation.metrics import accuracy, balanced_accuracy, recall_per_class
+from skincnn.evaluation.intervals import bootstrap, estimate, lesion_weights
+from skincnn.evaluation.metrics import (
+    METRICS,
+    PER_CLASS_METRICS,
+    Sample,
+    accuracy,
+    balanced_accuracy,
+    recall_per_class,
+)
 
 
 def test_a_resample_takes_whole_lesions_as_many_as_there_are() -> None:
@@ -22,10 +29,12 @@ def test_the_interval_of_a_share_is_the_binomial_one() -> None:
     y_true = np.repeat([0, 1], [300, 100])
     y_prob = np.tile([1.0, 0.0], (400, 1))  # right in 300 of 400
     weights = lesion_weights([f"l{i}" for i in range(400)], 4000, seed=0)
-    low, high = bootstrap_interval(accuracy, y_true, y_prob, weights)
+    values = bootstrap({"accuracy": accuracy}, y_true, y_prob, weights)["accuracy"]
+    [found] = estimate(values)
     error = 1.96 * np.sqrt(0.75 * 0.25 / 400)
-    assert float(low) == pytest.approx(0.75 - error, abs=0.006)
-    assert float(high) == pytest.approx(0.75 + error, abs=0.006)
+    assert found.value == 0.75
+    assert found.low == pytest.approx(0.75 - error, abs=0.006)
+    assert found.high == pytest.approx(0.75 + error, abs=0.006)
 
 
 def test_pictures_of_one_lesion_count_as_one_observation() -> None:
@@ -33,17 +42,71 @@ def test_pictures_of_one_lesion_count_as_one_observation() -> None:
     right = np.repeat(rng.random(100) < 0.7, 4)  # four views of each lesion agree
     y_true = np.zeros(400, int)
     y_prob = np.stack([right, ~right], axis=1).astype(float)
-    grouped = lesion_weights([f"l{i // 4}" for i in range(400)], 2000, seed=0)
-    single = lesion_weights([f"l{i}" for i in range(400)], 2000, seed=0)
-    widths = [
-        np.diff(bootstrap_interval(accuracy, y_true, y_prob, weights))[0]
-        for weights in (grouped, single)
-    ]
+    widths = []
+    for views in (4, 1):
+        weights = lesion_weights([f"l{i // views}" for i in range(400)], 2000, seed=0)
+        values = bootstrap({"accuracy": accuracy}, y_true, y_prob, weights)["accuracy"]
+        [found] = estimate(values)
+        assert found.high is not None
+        assert found.low is not None
+        widths.append(found.high - found.low)
     assert widths[0] / widths[1] == pytest.approx(2, rel=0.15)
 
 
-def test_a_class_without_pictures_is_a_stated_gap() -> None:
+def test_blocks_give_what_one_would() -> None:
+    rng = np.random.default_rng(0)
+    y_true, y_prob = np.arange(600) % 7, rng.dirichlet(np.ones(7), 600)
+    weights = lesion_weights([f"l{i // 2}" for i in range(600)], 300, seed=0)
+    functions = {name: metric.function for name, metric in METRICS.items()}
+    functions |= PER_CLASS_METRICS
+    values = bootstrap(functions, y_true, y_prob, weights)
+    for name, function in functions.items():
+        np.testing.assert_allclose(values[name][0], function(Sample(y_true, y_prob)))
+        whole = function(Sample(y_true, y_prob, weights))
+        np.testing.assert_allclose(values[name][1:], whole, rtol=1e-12)
+
+
+def test_a_resample_without_a_class_is_left_out() -> None:
+    # Of class 1 there is one lesion, which a third of the resamples lack: the mean of the
+    # other class alone, which is always found, would lift the upper end to 1.
+    y_true = np.array([0] * 20 + [1])
+    y_prob = np.tile([1.0, 0.0], (21, 1))
+    weights = lesion_weights([f"l{i}" for i in range(21)], 1000, seed=0)
+    functions = {"balanced": balanced_accuracy, "recall": recall_per_class}
+    values = bootstrap(functions, y_true, y_prob, weights)
+    lost = np.isnan(values["balanced"]).mean()
+    assert lost == pytest.approx((1 - 1 / 21) ** 21, abs=0.05)
+    [balanced] = estimate(values["balanced"])
+    assert (balanced.value, balanced.low, balanced.high) == (0.5, 0.5, 0.5)
+    first, second = estimate(values["recall"])
+    assert (first.value, second.value, second.high) == (1, 0, 0)
+
+
+def test_what_cannot_be_known_is_none() -> None:
     y_true, y_prob = np.array([0, 0, 1]), np.eye(3)[[0, 1, 1]]
-    recalls = recall_per_class(y_true, y_prob)
-    np.testing.assert_allclose(recalls, [0.5, 1.0, np.nan])
-    assert float(balanced_accuracy(y_true, y_prob)) == pytest.approx(0.75)
+    weights = lesion_weights(["a", "b", "c"], 50, seed=0)
+    values = bootstrap({"recall": recall_per_class}, y_true, y_prob, weights)["recall"]
+    gap = estimate(values)[2]
+    assert (gap.value, gap.low, gap.high) == (None, None, None)
+
+
+def test_a_paired_difference_is_narrower_than_that_of_strangers() -> None:
+    rng = np.random.default_rng(0)
+    y_true = rng.integers(0, 2, 400)
+    right = rng.random(400) < 0.8
+    other = right ^ (rng.random(400) < 0.02)  # another model: nearly the same answers
+    lesions = [f"l{i}" for i in range(400)]
+
+    def values(found: np.ndarray, seed: int) -> np.ndarray:
+        y_prob = np.eye(2)[np.where(found, y_true, 1 - y_true)]
+        weights = lesion_weights(lesions, 2000, seed)
+        return bootstrap({"accuracy": accuracy}, y_true, y_prob, weights)["accuracy"]
+
+    [paired] = estimate(values(right, 0) - values(other, 0))
+    [strangers] = estimate(values(right, 0) - values(other, 1))
+    assert paired.value == strangers.value == pytest.approx(right.mean() - other.mean())
+    width = np.subtract(paired.high, paired.low)
+    assert width < 0.5 * np.subtract(strangers.high, strangers.low)
+    # An independent reference: the standard error of the mean of the differences.
+    differences = right.astype(float) - other
+    assert width == pytest.approx(2 * 1.96 * differences.std() / 20, rel=0.1)

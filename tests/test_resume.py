@@ -30,6 +30,7 @@ from skincnn.config import (
     TrainConfig,
 )
 from skincnn.errors import ConfigError, DataError, DivergedError
+from skincnn.evaluation.metrics import Metric
 from skincnn.files import locked
 from skincnn.interruption import StopRequest
 from skincnn.training import run
@@ -287,7 +288,7 @@ def test_patience_counts_epochs_of_the_last_stage() -> None:
 def test_training_stops_early_and_resumes_as_stopped(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(run.METRICS, "accuracy", lambda labels, probabilities: 0.5)
+    monkeypatch.setitem(run.METRICS, "accuracy", Metric(lambda sample: 0.5))
     train = TrainConfig(scenario="from_scratch", epochs=9, patience=2, monitor="accuracy")
     config = dataclasses.replace(CONFIG, train=train)
     progress, _ = train_in_pieces(config, tmp_path, data_dir, [2])

@@ -19,7 +19,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from skincnn.classes import HAM10000
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
-from skincnn.evaluation.predict import read_predictions
+from skincnn.evaluation.predictions import read_predictions
 from skincnn.patient import METADATA_COLUMNS, METADATA_FIELDS
 
 NAMES = [lesion.name for lesion in HAM10000]
@@ -189,7 +189,7 @@ def check_export(
     config = json.loads((workdir / "config.json").read_text())["data"]
     builder = datasets.open_dataset(config["dataset"], data_dir)
     rows = builder.as_dataset(
-        split=f"fold_{config['test_fold']}",
+        split=f"fold_{config['test_folds'][0]}",
         decoders={"image": tfds.decode.SkipDecoding()},
     ).take(20)
     pictures = {row["image_id"].decode(): row["image"] for row in tfds.as_numpy(rows)}
@@ -391,7 +391,7 @@ def test_a_deterministic_run_is_repeated_bit_for_bit(
         (["--config", "nowhere.json"], 2, "nowhere.json"),
         (["cpu", "--config", "x.json"], 2, "exclude each other"),
         (["--train.monitor", "val_loss"], 2, "`train.monitor` must be one of"),
-        (["--data.test-fold", "0"], 2, "leak"),
+        (["--data.test-folds", "0"], 2, "leak"),
         (["--data.batch-size", "1000", "--data.dataset", "demo_tiny"], 3, "do not fill"),
         (["--data.imagesize", "64"], 2, "--data.image-size"),
     ],

@@ -21,7 +21,7 @@ NAMES = tuple("abcdefg")
 
 
 def test_folds_go_where_the_configuration_says(data_dir: Path) -> None:
-    tables = splits(data_dir, train_folds=(7, 2), validation_fold=0, test_fold=1)
+    tables = splits(data_dir, train_folds=(7, 2), validation_folds=(0,), test_folds=(1,))
     assert {name: set(table["fold"]) for name, table in tables.items()} == {
         "train": {2, 7},
         "val": {0},

@@ -50,11 +50,17 @@ TABLE_COLUMNS = (
 )
 
 
-def read_table(builder: tfds.core.DatasetBuilder, folds: Iterable[int]) -> pd.DataFrame:
+def read_table(
+    builder: tfds.core.DatasetBuilder, folds: Iterable[int | str]
+) -> pd.DataFrame:
     """Returns what is known of each picture of some folds, a row each, without pictures.
 
     Columns are `TABLE_COLUMNS`, `fold`, and the `sha256` of the picture's file; `label` is
     the integer of the class. Rows stand in the order in which the folds are stored.
+
+    Args:
+        builder: A dataset that is on disk.
+        folds: Numbers of folds, or the name of an official split; `fold` then holds that.
     """
     folds = list(folds)
     rows = [
@@ -64,7 +70,7 @@ def read_table(builder: tfds.core.DatasetBuilder, folds: Iterable[int]) -> pd.Da
     table = pd.DataFrame(rows, columns=[*TABLE_COLUMNS, "sha256"])
     for name in set(TABLE_COLUMNS) - {"label", "age"}:
         table[name] = table[name].map(bytes.decode)
-    sizes = [builder.info.splits[f"fold_{fold}"].num_examples for fold in folds]
+    sizes = [builder.info.splits[stored_name(fold)].num_examples for fold in folds]
     return table.assign(fold=np.repeat(folds, sizes))
 
 
@@ -226,10 +232,15 @@ def fingerprint(table: pd.DataFrame) -> str:
     return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()
 
 
-def _rows(builder: tfds.core.DatasetBuilder, folds: Iterable[int]) -> tf.data.Dataset:
+def stored_name(fold: int | str) -> str:
+    """Returns the name on disk of a fold, by its number, or of an official split."""
+    return fold if isinstance(fold, str) else f"fold_{fold}"
+
+
+def _rows(builder: tfds.core.DatasetBuilder, folds: Iterable[int | str]) -> tf.data.Dataset:
     """Returns the records of some folds, fold after fold; pictures stay file bytes."""
     return builder.as_dataset(
-        split="+".join(f"fold_{fold}" for fold in folds),
+        split="+".join(map(stored_name, folds)),
         decoders={"image": tfds.decode.SkipDecoding()},
         # One file after the other, or the folds would be mixed. TFDS would also keep
         # *decoded* pictures of a small dataset in memory.
@@ -263,7 +274,8 @@ def _read_into(
     )
     folds = sorted(table["fold"].unique())
     rows = _rows(builder, folds)
-    if sum(builder.info.splits[f"fold_{fold}"].num_examples for fold in folds) > len(table):
+    stored = [builder.info.splits[stored_name(fold)].num_examples for fold in folds]
+    if sum(stored) > len(table):
         rows = rows.filter(lambda row: places.lookup(row["image_id"]) >= 0)
     batches = (
         rows.map(

@@ -28,8 +28,8 @@ def make_splits(
     """
     folds = {
         "train": config.train_folds,
-        "val": (config.validation_fold,),
-        "test": (config.test_fold,),
+        "val": config.validation_folds,
+        "test": config.test_folds,
     }
     folds = {name: folds[name] for name in names}
     if config.split_by == "image":

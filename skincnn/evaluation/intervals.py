@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-Floats = npt.NDArray[np.floating[Any]]
+from skincnn.evaluation.metrics import Floats, Labels, Sample, Scores
+
+BLOCK_CELLS = 50_000
+"""Weights that are handled at a time: what is made of them should stay in the cache."""
+Functions = Mapping[str, Callable[[Sample], Scores]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score with its interval; None in the place of what cannot be known.
+
+    Attributes:
+        value: The score on all pictures; None where it needs a class that is not there.
+        low: The lower end; None where no resample has a value.
+        high: The upper end.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
 
 
 def lesion_weights(
@@ -29,27 +49,51 @@ def lesion_weights(
     return rng.multinomial(len(lesions), chances, size=resamples)[:, codes].astype(float)
 
 
-def bootstrap_interval(
-    metric: Callable[..., Floats],
-    y_true: npt.NDArray[np.integer[Any]],
-    y_prob: Floats,
-    weights: Floats,
-    confidence: float = 0.95,
-) -> tuple[Floats, Floats]:
-    """Returns the lower and upper end of the percentile interval of a metric.
-
-    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. A resample
-    in which a class has no picture is left out of that class's interval; a mean over
-    classes then is one over the others, which lifts its upper end if the class is weak.
+def bootstrap(
+    functions: Functions, y_true: Labels, y_prob: Floats, weights: Floats
+) -> dict[str, Scores]:
+    """Returns each function of all pictures and, after it, of each resample.
 
     Args:
-        metric: A function of `metrics`, called as `metric(y_true, y_prob, weights)`.
+        functions: Name to a function of `metrics`.
         y_true: Integer labels [num_images].
         y_prob: Probabilities [num_images, num_classes].
         weights: From `lesion_weights`, [resamples, num_images].
+
+    Returns:
+        Name to [1 + resamples] or [1 + resamples, num_classes].
+    """
+    count = max(1, weights.size // BLOCK_CELLS)
+    blocks = [np.ones((1, len(y_true))), *np.array_split(weights, min(count, len(weights)))]
+    values: dict[str, list[Scores]] = {name: [] for name in functions}
+    for block in blocks:
+        sample = Sample(y_true, y_prob, block)
+        for name, function in functions.items():
+            values[name].append(function(sample))
+    return {name: np.concatenate(parts) for name, parts in values.items()}
+
+
+def estimate(values: Scores, confidence: float = 0.95) -> list[Estimate]:
+    """Returns a score with its percentile interval: one, or one for each class.
+
+    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. A resample
+    that has lost a class on which the score depends has no value, and is left out.
+
+    Args:
+        values: From `bootstrap`, or the difference of two of its results with the same
+            weights: what makes a resample hard for both then cancels out.
         confidence: Coverage, between 0 and 1.
     """
-    values = metric(y_true, y_prob, weights)
     tail = (1 - confidence) / 2
-    low, high = np.nanquantile(values, (tail, 1 - tail), axis=0)
-    return low, high
+    found = []
+    for value, *resampled in values.reshape(len(values), -1).T:
+        known = np.array(resampled)[~np.isnan(resampled)]
+        ends: tuple[float, ...] = (math.nan, math.nan)
+        if not np.isnan(value) and len(known):
+            ends = tuple(np.quantile(known, (tail, 1 - tail)))
+        found.append(Estimate(*map(_number, (value, *ends))))
+    return found
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 6)

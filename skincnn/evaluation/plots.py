@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,17 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from skincnn.evaluation.metrics import (
+    Sample,
+    auc_per_class,
+    average_precision_per_class,
+    roc_points,
+)
+
 BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's colour-blind safe pair
+GREY = "#777777"
+MAX_DECISION_THRESHOLD = 0.5
+""""Act only if it is likelier than not" is the most that anyone would ask for."""
 
 
 def plot_confusion_matrix(
@@ -116,8 +126,202 @@ def plot_learning_rates(test: pd.DataFrame, suggestion: float | None, title: str
     return figure
 
 
+def plot_roc_curves(
+    y_true: npt.NDArray[np.integer[Any]],
+    y_prob: npt.NDArray[np.floating[Any]],
+    class_names: Sequence[str],
+    title: str,
+) -> Figure:
+    """Draws each class's ROC curve, the class against all others, in a panel of its own.
+
+    Args:
+        y_true: Integer labels [num_images].
+        y_prob: Probabilities [num_images, num_classes].
+        class_names: The names of the classes, in order.
+        title: What was predicted, for the heading.
+    """
+    aucs = auc_per_class(Sample(y_true, y_prob))
+    figure, panels = _panels(class_names, y_true, title)
+    for index, axes in enumerate(panels):
+        if not np.isnan(aucs[index]):
+            ones = np.ones(len(y_true))
+            _, true, false = roc_points(y_true == index, y_prob[:, index], ones)
+            axes.plot(false / false[-1], true / true[-1], color=BLUE, linewidth=2)
+            _note(axes, f"AUC {aucs[index]:.2f}", 0.95, 0.07)
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+    figure.supxlabel("1 - specificity", fontsize=12)
+    figure.supylabel("sensitivity", fontsize=12)
+    return figure
+
+
+def plot_precision_recall_curves(
+    y_true: npt.NDArray[np.integer[Any]],
+    y_prob: npt.NDArray[np.floating[Any]],
+    class_names: Sequence[str],
+    title: str,
+) -> Figure:
+    """Draws each class's precision over its recall, beside its share of the pictures.
+
+    Args:
+        y_true: Integer labels [num_images].
+        y_prob: Probabilities [num_images, num_classes].
+        class_names: The names of the classes, in order.
+        title: What was predicted, for the heading.
+    """
+    averages = average_precision_per_class(Sample(y_true, y_prob))
+    figure, panels = _panels(class_names, y_true, title)
+    for index, axes in enumerate(panels):
+        if not np.isnan(averages[index]):
+            ones = np.ones(len(y_true))
+            _, true, false = roc_points(y_true == index, y_prob[:, index], ones)
+            precision = true[1:] / (true + false)[1:]
+            axes.step(true[1:] / true[-1], precision, color=BLUE, linewidth=2, where="pre")
+            _note(axes, f"AP {averages[index]:.2f}", 0.42, 0.2)
+        axes.axhline((y_true == index).mean(), color=GREY, linestyle=":")
+    figure.supxlabel("recall (dotted: the share of the class)", fontsize=12)
+    figure.supylabel("precision", fontsize=12)
+    return figure
+
+
+def plot_reliability(
+    before: pd.DataFrame, after: pd.DataFrame, temperature: float, title: str
+) -> Figure:
+    """Draws how often the model is right over how sure it is, with and without temperature.
+
+    Args:
+        before: From `calibration.reliability`, of the probabilities as they are.
+        after: From the same function, of those with the temperature.
+        temperature: Fitted on validation.
+        title: What was predicted, for the heading.
+    """
+    figure = Figure(figsize=(8.6, 4.9), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    grid = figure.subplots(
+        2, 2, sharex=True, sharey="row", gridspec_kw={"height_ratios": [3, 1]}
+    )
+    headings = ("as trained", f"with temperature {temperature:.2f}")
+    for (upper, lower), bins, heading in zip(
+        grid.T, (before, after), headings, strict=True
+    ):
+        filled = bins[bins["num_images"] > 0]
+        upper.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+        upper.plot(
+            filled["confidence"], filled["accuracy"], color=BLUE, marker="o", linewidth=2
+        )
+        upper.set_title(heading, fontsize=12)
+        upper.grid(alpha=0.3)
+        upper.set_ylim(0, 1)
+        lower.bar(
+            bins["low"],
+            bins["num_images"],
+            bins["high"] - bins["low"],
+            align="edge",
+            color=BLUE,
+            edgecolor="white",
+        )
+        lower.set_xlim(0, 1)
+        lower.set_xlabel("confidence (the largest probability)", fontsize=11)
+    grid[0, 0].set_ylabel("accuracy", fontsize=11)
+    grid[1, 0].set_ylabel("pictures", fontsize=11)
+    return figure
+
+
+def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """Draws the net benefit of acting on the model, on everyone and on no one.
+
+    Args:
+        curves: Name of a target to `operating.decision_curve`.
+        title: What was predicted, for the heading.
+    """
+    figure = Figure(figsize=(4.5 * len(curves), 3.8), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    grid = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (name, curve) in zip(grid, curves.items(), strict=True):
+        low = curve[curve["threshold"] <= MAX_DECISION_THRESHOLD]
+        axes.plot(
+            low["threshold"], low["model"], color=BLUE, linewidth=2, label="the model"
+        )
+        axes.plot(
+            low["threshold"], low["all"], color=ORANGE, linestyle="--", label="everyone"
+        )
+        axes.axhline(0, color=GREY, linestyle=":", label="no one")
+        top = max(float(low["model"].max()), float(low["all"].max()))
+        axes.set_ylim(-0.25 * top, 1.1 * top)
+        axes.set_title(f"acting on {name}", fontsize=12)
+        axes.set_xlabel("probability from which on one acts", fontsize=11)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=10)
+    grid[0].set_ylabel("net benefit per picture", fontsize=11)
+    return figure
+
+
+def plot_subgroups(
+    subgroups: Sequence[Mapping[str, Any]], overall: float, title: str
+) -> Figure:
+    """Draws the accuracy of each subgroup with its interval, in the order of the list.
+
+    Args:
+        subgroups: Those of report.json, "scores" among their keys.
+        overall: The accuracy of all pictures.
+        title: What was predicted, for the heading.
+    """
+    rows = [group for group in subgroups if group["scores"]]
+    figure = Figure(figsize=(8.0, 1.2 + 0.27 * max(len(rows), 3)), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(rows))[::-1]
+    for place, group in zip(places, rows, strict=True):
+        found = group["scores"]["accuracy"]
+        axes.plot([found["low"], found["high"]], [place, place], color=BLUE, linewidth=2)
+        axes.plot(found["value"], place, color=BLUE, marker="s", markersize=6)
+    axes.axvline(overall, color=ORANGE, linestyle="--", label="all pictures")
+    labels = [
+        f"{group['attribute']}: {group['value']} (n = {group['num_images']})"
+        for group in rows
+    ]
+    axes.set_yticks(places, labels, fontsize=10)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("accuracy with its interval", fontsize=11)
+    axes.set_title(title, fontsize=12)
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=10, loc="lower left")
+    return figure
+
+
 def to_png(figure: Figure) -> bytes:
     """Returns the figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def _panels(
+    class_names: Sequence[str], y_true: npt.NDArray[np.integer[Any]], title: str
+) -> tuple[Figure, list[Any]]:
+    """Returns a panel of the unit square for each class, named with its pictures."""
+    columns = min(4, len(class_names))
+    rows = -(-len(class_names) // columns)
+    figure = Figure(figsize=(2.4 * columns + 0.6, 2.5 * rows + 0.6), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    panels = list(grid.flat)
+    for axes in panels[len(class_names) :]:
+        axes.set_axis_off()
+    for index, (axes, name) in enumerate(zip(panels, class_names, strict=False)):
+        count = int((y_true == index).sum())
+        axes.set_title(f"{name} (n = {count})" if count else f"no {name}", fontsize=12)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.grid(alpha=0.3)
+    return figure, panels[: len(class_names)]
+
+
+def _note(axes: Any, text: str, right: float, bottom: float) -> None:
+    axes.text(
+        right,
+        bottom,
+        text,
+        ha="right",
+        fontsize=11,
+        transform=axes.transAxes,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+    )

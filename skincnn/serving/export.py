@@ -20,7 +20,7 @@ from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.data.preprocess import preprocess, preprocessing_fields, read_image
 from skincnn.errors import DataError
-from skincnn.evaluation.predict import arrays, read_predictions
+from skincnn.evaluation.predictions import arrays, read_predictions
 from skincnn.evaluation.report import load_model, read_run
 from skincnn.files import write_json
 from skincnn.patient import METADATA_FIELDS, REGION_OF, SEXES, UNKNOWN
@@ -85,9 +85,7 @@ def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
 
 
 def _export_by_tensorflow(workdir: Path, data_dir: Path | None) -> Path:
-    """Exports in a process of its own: decoding pictures is TensorFlow's, and the model
-    too must be to stand in one graph with it.
-    """  # noqa: D205
+    """Exports in a process whose Keras runs on TensorFlow, as the model's graph must."""
     # The GPU, whose memory this process may hold, is not needed.
     other = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
     before = dict(os.environ)

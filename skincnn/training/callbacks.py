@@ -15,13 +15,15 @@ import pandas as pd
 import tensorflow as tf
 
 from skincnn.errors import ConfigError, DivergedError
-from skincnn.evaluation.metrics import METRICS
+from skincnn.evaluation.metrics import METRICS, Sample
 from skincnn.evaluation.predict import predict_probabilities
 from skincnn.files import replacing, sha256, write_text
 from skincnn.interruption import StopRequest
 from skincnn.training.state import Arrays, Progress, assign, weights_path
 
 DIVERGED_LOSS = 30
+EPOCH_METRICS = ("balanced_accuracy", "macro_f1", "accuracy")
+"""Of `METRICS`, what every epoch's row has beside the one that is monitored."""
 """A training has diverged once an epoch's mean loss is so many times a guess's."""
 ADVICE = (
     "Lower --optimizer.learning-rate, or raise --optimizer.warmup-epochs, and give "
@@ -55,7 +57,7 @@ class Validation(keras.callbacks.Callback):
             classifier: The model that is trained, without its augmentation.
             batches: The validation pictures, in the order of `labels`.
             labels: The true labels, [num_images].
-            monitor: Name of `METRICS`; larger is better.
+            monitor: Name of `METRICS`.
             workdir: The run's folder, for checkpoints/ and history.csv.
             progress: Where the epoch's row and the best epoch are written down.
         """
@@ -99,10 +101,14 @@ class Validation(keras.callbacks.Callback):
                     f"{progress.epoch + 1}. {ADVICE}"
                 )
             self.probabilities = probabilities
-            for name, metric in METRICS.items():
-                logs[f"val_{name}"] = float(metric(self.labels, probabilities))
-            best = [row[f"val_{self.monitor}"] for row in progress.history]
-            if logs[f"val_{self.monitor}"] > max(best, default=-math.inf):
+            sample = Sample(self.labels, probabilities)
+            for name in dict.fromkeys((*EPOCH_METRICS, self.monitor)):
+                logs[f"val_{name}"] = float(METRICS[name].function(sample))
+            column = f"val_{self.monitor}"
+            if all(
+                METRICS[self.monitor].is_better(logs[column], than=row[column])
+                for row in progress.history
+            ):
                 self._keep_weights(progress.epoch + 1)
         progress.history.append(
             {"epoch": progress.epoch + 1, "seconds": round(trained, 2), **logs}

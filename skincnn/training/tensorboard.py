@@ -20,7 +20,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
 from skincnn.config import AugmentConfig
-from skincnn.evaluation.metrics import confusion_matrix
+from skincnn.evaluation.metrics import Sample
 from skincnn.files import replacing
 from skincnn.model.augment import Augmentation
 from skincnn.model.augmented import IMAGES
@@ -56,10 +56,8 @@ class ConfusionImages(keras.callbacks.Callback):
         """Draws the matrix, if the epoch was the best."""
         progress = self.validation.progress
         if progress.best_epoch == progress.epoch:
-            confusion = confusion_matrix(
-                self.validation.labels, self.validation.probabilities
-            )
-            image = draw_confusion_matrix(confusion, self.class_names)
+            sample = Sample(self.validation.labels, self.validation.probabilities)
+            image = draw_confusion_matrix(sample.confusion, self.class_names)
             write_image(self.folder, "confusion_matrix", epoch, image)
 
 

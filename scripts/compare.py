@@ -1,0 +1,61 @@
+"""Compares runs: one table sorted by a metric, intervals, paired differences, a chart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from skincnn import cli
+from skincnn.files import replacing, write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Compares any number of runs on the same pictures, the best first.
+
+    Intervals are by bootstrap over lesions. The difference to the first folder is paired:
+    both runs are scored on the same resamples, so an interval without 0 tells them apart.
+    Runs with other test pictures, or with the leaky --data.split-by image, are put into
+    tables of their own.
+
+    Examples:
+      python scripts/compare.py runs/cpu runs/slower
+      python scripts/compare.py runs/* --sort balanced_accuracy --split val
+    """
+
+    workdirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of evaluated runs; differences are against the first."""
+    split: str = "test"
+    """Whose predictions: a file of predictions/."""
+    sort: str = "macro_f1"
+    """The metric to sort by."""
+    resamples: int = 2000
+    """Resamples of the lesions."""
+    output: Path = Path("runs/compare")
+    """The folder for compare.md, compare.csv and compare.png."""
+
+
+def command() -> None:
+    """Parses, compares, prints the table, and writes it with its chart."""
+    arguments = tyro.cli(Arguments)
+    from skincnn.evaluation import comparison
+    from skincnn.evaluation.plots import to_png
+
+    runs = [comparison.read_run(path, arguments.split) for path in arguments.workdirs]
+    tables = comparison.compare(runs, arguments.sort, arguments.resamples)
+    text = comparison.to_markdown(tables, arguments.sort, runs[0].name)
+    print(text)
+    folder = arguments.output
+    frame = comparison.to_frame(tables, arguments.sort)
+    write_text(folder / "compare.md", text)
+    write_text(folder / "compare.csv", frame.to_csv(index=False))
+    chart = to_png(comparison.plot_comparison(tables, arguments.sort))
+    with replacing(folder / "compare.png") as temporary:
+        temporary.write_bytes(chart)
+    print(f"table  {folder / 'compare.md'}\nchart  {folder / 'compare.png'}")
+
+
+if __name__ == "__main__":
+    cli.main(command)

@@ -1,0 +1,300 @@
+"""Several runs as one table: scores with intervals, paired differences, and their cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from skincnn.classes import describe
+from skincnn.errors import ConfigError
+from skincnn.evaluation.intervals import (
+    Estimate,
+    bootstrap,
+    estimate,
+    lesion_weights,
+)
+from skincnn.evaluation.metrics import METRICS, Sample, Scores, recall_per_class
+from skincnn.evaluation.plots import BLUE, GREY, ORANGE
+from skincnn.evaluation.predictions import arrays, class_names_of, read_predictions
+from skincnn.lookup import look_up
+
+SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auc")
+"""Of `METRICS`, the columns beside the one that is sorted by."""
+MELANOMA_RECALL = "melanoma_recall"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's predictions of one split, and what they cost.
+
+    Attributes:
+        name: Of its folder.
+        predictions: The table, sorted by image_id.
+        class_names: The names of the labels, in order.
+        split_by: "lesion", or "image" for the leaky protocol.
+        sha256: Of the file of the predictions.
+        minutes: Of training.
+        num_parameters: Of the model.
+    """
+
+    name: str
+    predictions: pd.DataFrame
+    class_names: tuple[str, ...]
+    split_by: str
+    sha256: str
+    minutes: float
+    num_parameters: int
+
+    @property
+    def protocol(self) -> str:
+        """Returns what two runs must share to be ranked side by side."""
+        columns = ["image_id", "lesion_id", "label"]
+        rows = self.predictions[columns].to_csv(index=False)
+        digest = hashlib.sha256((rows + ",".join(self.class_names)).encode()).hexdigest()
+        return f"split by {self.split_by}, {len(self.predictions)} pictures ({digest[:8]})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the comparison says of one run.
+
+    Attributes:
+        run: The run.
+        scores: Name to score, of the metric that is sorted by, of `SHOWN`, and of
+            "melanoma_recall" where there is such a class.
+        difference: By how much it exceeds the first run in the metric that is sorted by, on
+            the same resamples; None for that run, and where the pictures are others.
+    """
+
+    run: Run
+    scores: dict[str, Estimate]
+    difference: Estimate | None
+
+
+def read_run(workdir: Path, split: str) -> Run:
+    """Returns the predictions of a run's folder.
+
+    Raises:
+        ConfigError: The folder holds no evaluated run, or no such split.
+        DataError: The table is damaged.
+    """
+    path = workdir / "predictions" / f"{split}.csv"
+    needed = (path, workdir / "config.json", workdir / "metadata.json")
+    missing = [str(file.relative_to(workdir)) for file in needed if not file.is_file()]
+    if missing:
+        raise ConfigError(
+            f"{workdir} holds no evaluated run: {', '.join(missing)} is missing. Expected "
+            "the --workdir of a finished scripts/train.py; or make the split with "
+            f"scripts/evaluate.py {workdir} --split {split}."
+        )
+    predictions = read_predictions(path).sort_values("image_id", ignore_index=True)
+    config = json.loads((workdir / "config.json").read_text())
+    metadata = json.loads((workdir / "metadata.json").read_text())
+    return Run(
+        workdir.resolve().name,
+        predictions,
+        tuple(class_names_of(predictions)),
+        config["data"]["split_by"],
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        metadata["seconds"] / 60,
+        metadata["num_parameters"],
+    )
+
+
+def compare(
+    runs: Sequence[Run],
+    sort_by: str,
+    resamples: int,
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, list[Row]]:
+    """Returns the rows of each protocol, the best first.
+
+    Args:
+        runs: The runs; differences are against the first.
+        sort_by: Name of `METRICS`.
+        resamples: Of the lesions, the same ones for every run of a protocol.
+        seed: Their seed.
+        confidence: Coverage, between 0 and 1.
+
+    Raises:
+        ConfigError: There is no such metric, or two runs have the same name.
+    """
+    metric = look_up(METRICS, sort_by, "--sort")
+    names = [run.name for run in runs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            "The folders must have different names, by which the table calls them. "
+            f"Received twice: {', '.join(twice)}."
+        )
+    by_protocol: dict[str, list[Run]] = {}
+    for run in runs:
+        by_protocol.setdefault(run.protocol, []).append(run)
+    tables = {}
+    for protocol, group in by_protocol.items():
+        lesions = group[0].predictions["lesion_id"].tolist()
+        weights = lesion_weights(lesions, resamples, seed)
+        columns = dict.fromkeys((sort_by, *SHOWN))
+        functions = {name: METRICS[name].function for name in columns}
+        melanoma = _melanoma(group[0].class_names)
+        if melanoma is not None:
+            functions[MELANOMA_RECALL] = _recall_of(melanoma)
+        values = {
+            run.name: bootstrap(
+                functions, *arrays(run.predictions, run.class_names), weights
+            )
+            for run in group
+        }
+        first = values.get(runs[0].name)
+        rows = [
+            Row(
+                run,
+                {
+                    name: estimate(value, confidence)[0]
+                    for name, value in values[run.name].items()
+                },
+                None
+                if first is None or run.name == runs[0].name
+                else estimate(values[run.name][sort_by] - first[sort_by], confidence)[0],
+            )
+            for run in group
+        ]
+        tables[protocol] = sorted(
+            rows,
+            key=lambda row: row.scores[sort_by].value or 0.0,
+            reverse=metric.higher_is_better,
+        )
+    return tables
+
+
+def to_frame(tables: dict[str, list[Row]], sort_by: str) -> pd.DataFrame:
+    """Returns all rows as plain numbers, for CSV: a score is in three columns."""
+    rows = []
+    for protocol, group in tables.items():
+        for row in group:
+            found: dict[str, Any] = {"protocol": protocol, "run": row.run.name}
+            for name, value in row.scores.items():
+                found |= {
+                    name: value.value,
+                    f"{name}_low": value.low,
+                    f"{name}_high": value.high,
+                }
+            difference = row.difference or Estimate(None, None, None)
+            for part, number in dataclasses.asdict(difference).items():
+                found[f"{sort_by}_difference_{part}"] = number
+            found |= {
+                "minutes": round(row.run.minutes, 1),
+                "num_parameters": row.run.num_parameters,
+                "predictions_sha256": row.run.sha256,
+            }
+            rows.append(found)
+    return pd.DataFrame(rows)
+
+
+def to_markdown(tables: dict[str, list[Row]], sort_by: str, first: str) -> str:
+    """Returns a table for each protocol; they are not to be read as one ranking.
+
+    Args:
+        tables: From `compare`.
+        sort_by: What they are sorted by.
+        first: The run that differences are against.
+    """
+    parts = []
+    if len(tables) > 1:
+        parts.append(
+            "These runs were tested on different pictures, or one of them by a leaky "
+            "protocol: a rank holds within its table only.\n"
+        )
+    for protocol, rows in tables.items():
+        names = list(rows[0].scores)
+        header = ["run", *(_words(name) for name in names)]
+        header += [f"{_words(sort_by)} less that of {first}", "minutes", "parameters"]
+        header += ["predictions"]
+        lines = [
+            f"**{protocol}**\n",
+            f"| {' | '.join(header)} |",
+            f"|{'---|' * len(header)}",
+        ]
+        for row in rows:
+            cells = [row.run.name, *(_interval(row.scores[name]) for name in names)]
+            cells.append(_signed(row.difference) if row.difference else "")
+            cells.append(f"{row.run.minutes:.1f}")
+            cells.append(f"{row.run.num_parameters:,}")
+            cells.append(row.run.sha256[:8])
+            lines.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def plot_comparison(tables: dict[str, list[Row]], sort_by: str) -> Figure:
+    """Draws what is sorted by with its interval, a run in each line, the best on top."""
+    count = sum(map(len, tables.values()))
+    figure = Figure(
+        figsize=(8.6, 0.9 * len(tables) + 0.34 * count + 0.6), layout="constrained"
+    )
+    grid = figure.subplots(
+        len(tables),
+        1,
+        squeeze=False,
+        sharex=True,
+        gridspec_kw={"height_ratios": [len(rows) + 1 for rows in tables.values()]},
+    )[:, 0]
+    for axes, (protocol, rows) in zip(grid, tables.items(), strict=True):
+        places = np.arange(len(rows))[::-1]
+        for place, row in zip(places, rows, strict=True):
+            found = row.scores[sort_by]
+            colour = ORANGE if row.run.split_by == "image" else BLUE
+            if found.low is not None and found.high is not None:
+                axes.plot(
+                    [found.low, found.high], [place, place], color=colour, linewidth=2
+                )
+            axes.plot(found.value, place, color=colour, marker="s", markersize=6)
+        axes.set_yticks(places, [row.run.name for row in rows], fontsize=11)
+        axes.set_ylim(-0.7, len(rows) - 0.3)
+        leaky = ": LEAKY, not comparable" if rows[0].run.split_by == "image" else ""
+        axes.set_title(f"{protocol}{leaky}", fontsize=11)
+        axes.grid(axis="x", alpha=0.3, color=GREY)
+    grid[-1].set_xlabel(f"{_words(sort_by)} with its interval", fontsize=11)
+    return figure
+
+
+def _melanoma(class_names: Sequence[str]) -> int | None:
+    known = describe(class_names)
+    found = [i for i, name in enumerate(class_names) if known[name].name == "mel"]
+    return found[0] if found else None
+
+
+def _recall_of(index: int) -> Any:
+    def recall(sample: Sample) -> Scores:
+        return recall_per_class(sample)[..., index]
+
+    return recall
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _interval(found: Estimate) -> str:
+    if found.value is None:
+        return "no picture"
+    if found.low is None:
+        return f"{found.value:.3f}"
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _signed(found: Estimate) -> str:
+    if found.value is None or found.low is None:
+        return ""
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"

@@ -1,0 +1,127 @@
+"""Scores of some of the patients, to see for whom the model must not be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from skincnn.evaluation.intervals import Estimate, bootstrap, estimate, lesion_weights
+from skincnn.evaluation.metrics import METRICS
+from skincnn.evaluation.predictions import arrays
+
+MIN_IMAGES = 5
+"""Of fewer pictures no score is shown: it would be noise, and might tell of a person."""
+SCORES = ("balanced_accuracy", "accuracy")
+AGE_BANDS = {
+    "under 30": 30,
+    "30 to 44": 45,
+    "45 to 59": 60,
+    "60 to 74": 75,
+    "75 and over": 999,
+}
+"""Name to the age, in years, below which it ends."""
+UNKNOWN = "not known"
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """Some of the pictures of a table, and their scores.
+
+    Attributes:
+        attribute: One of `SUBGROUPS`.
+        value: Which of its values these pictures have.
+        num_images: How many pictures.
+        num_lesions: Of how many lesions.
+        class_names: The classes that are among them; a balanced accuracy is over these.
+        scores: Name to score; empty for fewer than 5 pictures.
+    """
+
+    attribute: str
+    value: str
+    num_images: int
+    num_lesions: int
+    class_names: tuple[str, ...]
+    scores: dict[str, Estimate]
+
+
+def age_band(predictions: pd.DataFrame) -> pd.Series:
+    """Returns the band of each age in years."""
+    edges = [-np.inf, *AGE_BANDS.values()]
+    bands = pd.cut(predictions["age"], edges, right=False, labels=list(AGE_BANDS))
+    return bands.cat.add_categories(UNKNOWN).fillna(UNKNOWN)
+
+
+def _column(name: str) -> Callable[[pd.DataFrame], pd.Series]:
+    def values(predictions: pd.DataFrame) -> pd.Series:
+        column = predictions[name].astype(str)
+        return column.mask(column.isin(["", "unknown", "nan"]), UNKNOWN)
+
+    return values
+
+
+SUBGROUPS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
+    "age band": ("age", age_band),
+    "sex": ("sex", _column("sex")),
+    "site": ("localization", _column("localization")),
+    "source": ("dataset", _column("dataset")),
+    "ground truth by": ("dx_type", _column("dx_type")),
+}
+"""Name to the column that it needs, and a function that gives each picture's value."""
+
+
+def score_subgroups(
+    predictions: pd.DataFrame,
+    class_names: Sequence[str],
+    resamples: int,
+    seed: int,
+    confidence: float = 0.95,
+) -> list[Subgroup]:
+    """Returns the scores of each subgroup, those of one attribute one after the other.
+
+    An attribute that the table does not have, or that is not known of any picture, is left
+    out. Resamples are of the lesions of the subgroup.
+
+    Args:
+        predictions: A table of `predict.predictions_table`.
+        class_names: The names of the labels, in order.
+        resamples: How many there are.
+        seed: Their seed.
+        confidence: Coverage, between 0 and 1.
+    """
+    found = []
+    for attribute, (column, values_of) in SUBGROUPS.items():
+        if column not in predictions:
+            continue
+        values = values_of(predictions)
+        if (values == UNKNOWN).all():
+            continue
+        for value, rows in predictions.groupby(values, observed=True, sort=True):
+            found.append(
+                Subgroup(
+                    attribute,
+                    str(value),
+                    len(rows),
+                    rows["lesion_id"].nunique(),
+                    tuple(name for name in class_names if (rows["label"] == name).any()),
+                    _scores(rows, class_names, resamples, seed, confidence),
+                )
+            )
+    return found
+
+
+def _scores(
+    rows: pd.DataFrame,
+    class_names: Sequence[str],
+    resamples: int,
+    seed: int,
+    confidence: float,
+) -> dict[str, Estimate]:
+    if len(rows) < MIN_IMAGES:
+        return {}
+    weights = lesion_weights(rows["lesion_id"].tolist(), resamples, seed)
+    functions = {name: METRICS[name].function for name in SCORES}
+    values = bootstrap(functions, *arrays(rows, class_names), weights)
+    return {name: estimate(values[name], confidence)[0] for name in SCORES}

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_script
+from sklearn import metrics as reference
+
+from skincnn.errors import DataError
+from skincnn.evaluation.comparison import compare, read_run, to_frame
+from skincnn.evaluation.predictions import read_predictions
+
+NAMES = ["bkl", "mel", "nv"]
+
+
+def write_run(
+    folder: Path, right: float, *, split_by: str = "lesion", seed: int = 0, num: int = 120
+) -> Path:
+    """A run's folder whose predictions are right in this share of the pictures."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(num) % 3
+    logits = rng.normal(0, 1, (num, 3))
+    logits[np.arange(num), labels] += np.where(rng.random(num) < right, 4, -4)
+    y_prob = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    table = pd.DataFrame(
+        {
+            "image_id": [f"i{n}" for n in range(num)],
+            "lesion_id": [f"l{n // 2}" for n in range(num)],
+            "label": np.array(NAMES)[labels],
+            **{f"probability_{name}": y_prob[:, i] for i, name in enumerate(NAMES)},
+        }
+    )
+    (folder / "predictions").mkdir(parents=True)
+    # The order of the rows is no difference.
+    table.sample(frac=1, random_state=seed).to_csv(
+        folder / "predictions/test.csv", index=False
+    )
+    (folder / "config.json").write_text(json.dumps({"data": {"split_by": split_by}}))
+    (folder / "metadata.json").write_text(
+        json.dumps({"seconds": 90.0, "num_parameters": 1234})
+    )
+    return folder
+
+
+def test_runs_are_ranked_with_paired_differences(tmp_path: Path) -> None:
+    worse = write_run(tmp_path / "worse", 0.6)
+    better = write_run(tmp_path / "better", 0.95)
+    runs = [read_run(path, "test") for path in (worse, better)]
+    [rows] = compare(runs, "macro_f1", 400).values()
+    assert [row.run.name for row in rows] == ["better", "worse"]
+    scores = {}
+    for row in rows:
+        predicted = (
+            row.run.predictions.filter(like="probability_").to_numpy().argmax(axis=1)
+        )
+        scores[row.run.name] = reference.f1_score(
+            row.run.predictions["label"], np.array(NAMES)[predicted], average="macro"
+        )
+        assert row.scores["macro_f1"].value == pytest.approx(scores[row.run.name], abs=1e-6)
+    difference = rows[0].difference
+    assert difference is not None
+    assert difference.value == pytest.approx(scores["better"] - scores["worse"], abs=1e-6)
+    assert difference.low is not None
+    assert difference.low > 0
+    assert rows[1].difference is None  # the first that was named
+    # Of what is better when lower, the lowest stands on top.
+    [rows] = compare(runs, "log_loss", 100).values()
+    assert [row.run.name for row in rows] == ["better", "worse"]
+
+
+def test_other_pictures_and_a_leaky_protocol_are_ranked_apart(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / "honest", 0.7),
+        write_run(tmp_path / "leaky", 0.9, split_by="image"),
+        write_run(tmp_path / "fewer", 0.8, num=90),
+    ]
+    tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
+    assert [[row.run.name for row in rows] for rows in tables.values()] == [
+        ["honest"],
+        ["leaky"],
+        ["fewer"],
+    ]
+    frame = to_frame(tables, "macro_f1").set_index("run")
+    assert frame["macro_f1_difference_value"].isna().all()
+    assert frame["protocol"].nunique() == 3
+
+
+def test_the_command_writes_a_table_and_a_chart(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / n, right) for n, right in (("a", 0.7), ("b", 0.9))]
+    output = tmp_path / "out"
+    done = run_script(
+        "compare.py", *folders, "--resamples", 100, "--output", output, "--sort", "accuracy"
+    )
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(output / "compare.csv")
+    assert frame["run"].tolist() == ["b", "a"]
+    assert (frame["minutes"] == 1.5).all()
+    text = (output / "compare.md").read_text()
+    assert text in done.stdout
+    assert "accuracy less that of a" in text
+    assert "melanoma recall" in text
+    assert (output / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sort", "f1"], "--sort must be one of"),
+        (["--split", "val"], "predictions/val.csv is missing"),
+        (["nowhere"], "nowhere holds no evaluated run"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    done = run_script("compare.py", write_run(tmp_path / "a", 0.5), *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def spoil(table: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
+    return table.assign(**{column: [value, *table[column].iloc[1:]]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="lesion_id"), "the columns lesion_id are missing"),
+        (lambda t: t.filter(regex="^(?!probability)"), "probability_<class>"),
+        (lambda t: t.iloc[:0], "no rows"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "stands in it twice"),
+        (lambda t: spoil(t, "label", "scc"), "label 'scc'. Expected one of: bkl, mel, nv"),
+        (lambda t: spoil(t, "probability_mel", 3.0), "add up to 1"),
+        (lambda t: spoil(t, "probability_mel", None), "add up to 1"),
+    ],
+)
+def test_a_damaged_table_of_predictions_is_refused(
+    change: object, message: str, tmp_path: Path
+) -> None:
+    path = write_run(tmp_path / "a", 0.5) / "predictions/test.csv"
+    assert callable(change)
+    change(pd.read_csv(path)).to_csv(path, index=False)
+    with pytest.raises(DataError, match=message.replace("(", r"\(")):
+        read_predictions(path)
