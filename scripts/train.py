@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,8 +140,14 @@ def cross_validate(arguments: Arguments, workdir: Path) -> None:
     """Trains and evaluates a model for each test set, and scores them together."""
     from skincnn.evaluation.crossval import cross_validation_configs, pool
     from skincnn.evaluation.report import evaluate, summary
+    from skincnn.training.devices import PROCESSES
     from skincnn.training.run import check_workdir, train
 
+    if any(os.environ.get(name) for name in PROCESSES):
+        raise ConfigError(
+            f"--folds trains on one machine. Received {', '.join(PROCESSES)} in the "
+            "environment: unset them, or train each model by itself."
+        )
     configs = cross_validation_configs(arguments.config, arguments.folds)
     runs = [workdir / f"model_{number}" for number in range(1, len(configs) + 1)]
     flags = {"overwrite": arguments.overwrite, "resume": arguments.resume}
