@@ -250,7 +250,7 @@ def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figu
         axes.set_title(f"acting on {name}", fontsize=12)
         axes.set_xlabel("probability from which on one acts", fontsize=11)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=10)
+        axes.legend(fontsize=10, loc="upper right")
     grid[0].set_ylabel("net benefit per picture", fontsize=11)
     return figure
 
@@ -300,7 +300,13 @@ def _panels(
     """Returns a panel of the unit square for each class, named with its pictures."""
     columns = min(4, len(class_names))
     rows = -(-len(class_names) // columns)
-    figure = Figure(figsize=(2.4 * columns + 0.6, 2.5 * rows + 0.6), layout="constrained")
+    width, height = 2.4 * columns + 0.6, 2.4 * rows + 1.0
+    figure = Figure(figsize=(width, height))
+    # Places by hand: to have them found takes longer than all the rest.
+    figure.subplots_adjust(
+        left=0.7 / width, right=1 - 0.15 / width, bottom=0.6 / height, top=1 - 0.65 / height
+    )
+    figure.subplots_adjust(wspace=0.12, hspace=0.25)
     figure.suptitle(title, fontsize=12)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     panels = list(grid.flat)

@@ -134,34 +134,46 @@ def draw_figures(
     for split, table in predictions.items():
         content = report["splits"][split]
         title = f"{pictures}, {split}: {content['fold']}"
-        y_true, y_prob = arrays(table, names)
-        calibrated = apply_temperature(y_prob, report["temperature"])
         drawn = {
             "confusion_matrix": plots.plot_confusion_matrix(
                 np.array(content["confusion_matrix"]), names, title
-            ),
-            "roc": plots.plot_roc_curves(y_true, y_prob, names, title),
-            "precision_recall": plots.plot_precision_recall_curves(
-                y_true, y_prob, names, title
-            ),
-            "reliability": plots.plot_reliability(
-                reliability(y_true, y_prob),
-                reliability(y_true, calibrated),
-                report["temperature"],
-                title,
-            ),
+            )
         }
-        curves = {
-            target.name: decision_curve(target.positive(y_true), target.score(calibrated))
-            for target in find_targets(names)
-        }
-        if curves:
-            drawn["decision_curve"] = plots.plot_decision_curves(curves, title)
-        if any(group["scores"] for group in content["subgroups"]):
-            accuracy = content["metrics"]["accuracy"]["value"]
-            drawn["subgroups"] = plots.plot_subgroups(content["subgroups"], accuracy, title)
+        if split != "val":  # whose curves would flatter
+            drawn |= _draw_curves(report, content, table, title)
         figures |= {f"{name}_{split}": figure for name, figure in drawn.items()}
     return figures
+
+
+def _draw_curves(
+    report: dict[str, Any], content: dict[str, Any], table: pd.DataFrame, title: str
+) -> dict[str, Figure]:
+    """Returns the figures of a split that is more than a table of counts."""
+    names = report["class_names"]
+    y_true, y_prob = arrays(table, names)
+    calibrated = apply_temperature(y_prob, report["temperature"])
+    drawn = {
+        "roc": plots.plot_roc_curves(y_true, y_prob, names, title),
+        "precision_recall": plots.plot_precision_recall_curves(
+            y_true, y_prob, names, title
+        ),
+        "reliability": plots.plot_reliability(
+            reliability(y_true, y_prob),
+            reliability(y_true, calibrated),
+            report["temperature"],
+            title,
+        ),
+    }
+    curves = {
+        target.name: decision_curve(target.positive(y_true), target.score(calibrated))
+        for target in find_targets(names)
+    }
+    if curves:
+        drawn["decision_curve"] = plots.plot_decision_curves(curves, title)
+    if any(group["scores"] for group in content["subgroups"]):
+        accuracy = content["metrics"]["accuracy"]["value"]
+        drawn["subgroups"] = plots.plot_subgroups(content["subgroups"], accuracy, title)
+    return drawn
 
 
 def summary(report: dict[str, Any]) -> str:
