@@ -147,7 +147,7 @@ def plot_roc_curves(
             ones = np.ones(len(y_true))
             _, true, false = roc_points(y_true == index, y_prob[:, index], ones)
             axes.plot(false / false[-1], true / true[-1], color=BLUE, linewidth=2)
-            _note(axes, f"AUC {aucs[index]:.2f}", 0.95, 0.07)
+            _add_to_title(axes, f"AUC {aucs[index]:.2f}")
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
     figure.supxlabel("1 - specificity", fontsize=12)
     figure.supylabel("sensitivity", fontsize=12)
@@ -176,7 +176,7 @@ def plot_precision_recall_curves(
             _, true, false = roc_points(y_true == index, y_prob[:, index], ones)
             precision = true[1:] / (true + false)[1:]
             axes.step(true[1:] / true[-1], precision, color=BLUE, linewidth=2, where="pre")
-            _note(axes, f"AP {averages[index]:.2f}", 0.42, 0.2)
+            _add_to_title(axes, f"AP {averages[index]:.2f}")
         axes.axhline((y_true == index).mean(), color=GREY, linestyle=":")
     figure.supxlabel("recall (dotted: the share of the class)", fontsize=12)
     figure.supylabel("precision", fontsize=12)
@@ -304,7 +304,10 @@ def _panels(
     figure = Figure(figsize=(width, height))
     # Places by hand: to have them found takes longer than all the rest.
     figure.subplots_adjust(
-        left=0.7 / width, right=1 - 0.15 / width, bottom=0.6 / height, top=1 - 0.65 / height
+        left=0.85 / width,
+        right=1 - 0.15 / width,
+        bottom=0.6 / height,
+        top=1 - 0.65 / height,
     )
     figure.subplots_adjust(wspace=0.12, hspace=0.25)
     figure.suptitle(title, fontsize=12)
@@ -314,20 +317,13 @@ def _panels(
         axes.set_axis_off()
     for index, (axes, name) in enumerate(zip(panels, class_names, strict=False)):
         count = int((y_true == index).sum())
-        axes.set_title(f"{name} (n = {count})" if count else f"no {name}", fontsize=12)
+        axes.set_title(f"{name} (n = {count})" if count else f"no {name}", fontsize=11)
+        axes.set_xticks([0, 0.5, 1])
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.02, 1.02)
         axes.grid(alpha=0.3)
     return figure, panels[: len(class_names)]
 
 
-def _note(axes: Any, text: str, right: float, bottom: float) -> None:
-    axes.text(
-        right,
-        bottom,
-        text,
-        ha="right",
-        fontsize=11,
-        transform=axes.transAxes,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-    )
+def _add_to_title(axes: Any, text: str) -> None:
+    axes.set_title(f"{axes.get_title()}: {text}", fontsize=11)
