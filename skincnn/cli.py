@@ -56,10 +56,9 @@ def load_tensorflow() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     with _without_noise():
-        import keras
         import tensorflow as tf
 
-        if keras.backend.backend() != "tensorflow":
+        if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
             # It reads pictures then, and must not take the memory of the GPUs.
             tf.config.set_visible_devices([], "GPU")
         tf.config.list_logical_devices()

@@ -56,7 +56,7 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.signal is not None:
             self.signal = number
             self.obey()
         self.signal = number

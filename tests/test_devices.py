@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -30,6 +31,7 @@ from skincnn.data.cache import Images
 from skincnn.errors import ConfigError
 from skincnn.evaluation.predict import predict_probabilities
 from skincnn.evaluation.report import evaluate
+from skincnn.files import locked
 from skincnn.model.classifier import build_classifier
 from skincnn.training import devices, run
 from skincnn.training.devices import choose_precision, dtype_policy, make_devices
@@ -214,3 +216,53 @@ def test_two_devices_train_and_resume_as_one_does(data_dir: Path, tmp_path: Path
     )
     assert done.returncode == 0, done.stderr
     assert "Training on cpu:0, cpu:1 in float32" in done.stdout
+
+
+def test_processes_that_cannot_train_together_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    join = devices.join_processes.__wrapped__
+    assert join() == 0
+    monkeypatch.setenv("KERAS_DISTRIBUTION_PROCESS_ID", "1")
+    with pytest.raises(ConfigError, match=r"Expected all of .*NUM_PROCESSES"):
+        join()
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
+    monkeypatch.setenv("KERAS_DISTRIBUTION_JOB_ADDRESSES", "127.0.0.1:1")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    with pytest.raises(ConfigError, match="KERAS_BACKEND=jax"):
+        join()
+
+
+def test_the_processes_after_the_first_work_in_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What decides how a training goes on is sent; what is in use is refused to all."""
+    sent: list[Any] = []
+
+    def from_first(value: Any) -> Any:
+        if devices.join_processes() == 0:
+            sent.append(value)
+        return sent[-1]
+
+    monkeypatch.setattr(devices, "from_first", from_first)
+    workdir = tmp_path / "run"
+    (workdir / "checkpoints").mkdir(parents=True)
+    (workdir / "checkpoints" / "state.npz").write_bytes(b"state")
+    (workdir / "config.json").write_text("{}")
+    (workdir / "report.html").touch()
+    for number in (0, 1):
+        monkeypatch.setattr(devices, "join_processes", lambda number=number: number)
+        with devices.run_folder(workdir) as folder:
+            assert (folder == workdir) == (number == 0)
+            assert (folder / "checkpoints" / "state.npz").read_bytes() == b"state"
+            assert (folder / "config.json").read_text() == "{}"
+            assert (folder / "report.html").exists() == (number == 0)
+    assert not folder.exists()
+    with locked(workdir):
+        for number in (0, 1):
+            monkeypatch.setattr(devices, "join_processes", lambda number=number: number)
+            with (
+                pytest.raises(ConfigError, match="in use by another"),
+                devices.run_folder(workdir),
+            ):
+                pass

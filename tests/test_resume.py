@@ -69,7 +69,7 @@ def train_in_pieces(
 ) -> tuple[Progress, Arrays]:
     """Trains, stopped after some steps, resumed, stopped ...; returns the last state."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "StopRequest", StopAfter)
+        patch.setattr(run, "stop_request", StopAfter)
         patch.setattr(run, "remove_states", lambda folder: None)
         for left in [*stops, 0]:
             StopAfter.left = left

@@ -19,6 +19,7 @@ import tensorflow as tf
 from skincnn.config import Precision, TrainConfig
 from skincnn.errors import ConfigError
 from skincnn.files import locked
+from skincnn.interruption import StopRequest
 
 BFLOAT16_CAPABILITY = 8.0
 """The compute capability from which on NVIDIA's GPUs multiply in bfloat16."""
@@ -198,17 +199,23 @@ def run_folder(workdir: Path) -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         if join_processes() == 0:
-            stack.enter_context(locked(workdir))
-            from_first(
-                {
-                    str(path.relative_to(workdir)): path.read_bytes()
-                    for pattern in CARRIED
-                    for path in workdir.glob(pattern)
-                }
-            )
+            try:
+                stack.enter_context(locked(workdir))
+            except ConfigError as error:
+                from_first(error)  # or the others would wait
+                raise
+            files = {
+                str(path.relative_to(workdir)): path.read_bytes()
+                for pattern in CARRIED
+                for path in workdir.glob(pattern)
+            }
+            from_first(files)
         else:
             workdir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            for name, content in from_first({}).items():
+            files = from_first(None)
+            if isinstance(files, ConfigError):
+                raise files
+            for name, content in files.items():
                 (workdir / name).parent.mkdir(exist_ok=True)
                 (workdir / name).write_bytes(content)
         yield workdir
@@ -228,6 +235,27 @@ def from_first(value: Any) -> Any:
     (size,) = multihost_utils.broadcast_one_to_all(np.array([len(content)]))
     content = np.resize(content, int(size))  # of the others only the size counts
     return pickle.loads(bytes(multihost_utils.broadcast_one_to_all(content)))
+
+
+class CommonStopRequest(StopRequest):
+    """A signal to one of several processes, which stops all of them after the same step.
+
+    All must ask for it at the same time.
+    """
+
+    @property
+    def requested(self) -> bool:
+        """Whether a process was asked to stop."""
+        from jax.experimental import multihost_utils
+
+        signals = multihost_utils.process_allgather(np.array([self.signal or 0]))
+        self.signal = int(np.max(signals)) or None
+        return self.signal is not None
+
+
+def stop_request() -> StopRequest:
+    """Returns what tells the processes of a training that the user asked to stop."""
+    return CommonStopRequest() if is_distributed() else StopRequest()
 
 
 def leave_processes() -> None:

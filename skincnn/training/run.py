@@ -50,7 +50,7 @@ from skincnn.training.callbacks import (
     is_patience_over,
     metric_variables,
 )
-from skincnn.training.devices import Devices, dtype_policy, make_devices
+from skincnn.training.devices import Devices, dtype_policy, make_devices, stop_request
 from skincnn.training.features import (
     Features,
     build_head,
@@ -378,7 +378,7 @@ class Training:
             self.workdir,
             self.progress,
         )
-        with StopRequest() as stop:
+        with stop_request() as stop:
             for segment in segments(
                 self.config,
                 epoch=self.progress.epoch,

@@ -1,0 +1,163 @@
+"""The same code under Keras's JAX backend: parts, runs, other backends' runs, machines."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, run_script
+from test_resume import wait_for_epoch
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("jax") is None, reason="pip install -e .[jax]"
+    ),
+]
+FLAGS = (
+    "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
+    "--model.width 0.25 --train.epochs 4 --train.deterministic True --optimizer.ema 0.9 "
+    "--augment.mix cutmix --evaluate.resamples 100 --cache memory"
+).split()
+PARTS = ("test_losses", "test_optimizers", "test_mixing")
+
+
+def start(workdir: Path, data_dir: Path, *flags: str, **env: str) -> subprocess.Popen[str]:
+    """Begins `scripts/train.py` under JAX."""
+    where = ["--workdir", str(workdir), "--data-dir", str(data_dir)]
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *where, *FLAGS, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": "jax", **env},
+    )
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    output = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def jax_run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+    workdir = tmp_path_factory.mktemp("jax") / "run"
+    output = end(start(workdir, data_dir))
+    assert "Training on cpu:0 in float32: jax, XLA on" in output
+    # Exported by TensorFlow, and compared there with what JAX evaluated.
+    assert str(workdir / "export/skincnn/1") in output
+    return workdir
+
+
+def test_losses_optimizers_and_mixing_pass_their_tests() -> None:
+    files = [f"tests/{name}.py" for name in PARTS]
+    # These take gradients by TensorFlow.
+    chosen = ["-k", "not gradients and not told_apart"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *files, *chosen],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def probabilities(workdir: Path) -> pd.DataFrame:
+    table = pd.read_csv(workdir / "predictions" / "test.csv").set_index("image_id")
+    return table.filter(like="probability_")
+
+
+def evaluated_by(backend: str, run: Path, data_dir: Path, folder: Path) -> pd.DataFrame:
+    """Predictions of a run's copy, made anew."""
+    copy = folder / backend
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "predictions")
+    flags = ["--data-dir", data_dir, "--cache", "memory"]
+    done = run_script("evaluate.py", copy, *flags, KERAS_BACKEND=backend)
+    assert done.returncode == 0, done.stderr
+    return probabilities(copy)
+
+
+def test_a_run_of_one_backend_is_evaluated_by_the_other(
+    jax_run: Path,
+    run: tuple[Path, subprocess.CompletedProcess[str]],
+    data_dir: Path,
+    tmp_path: Path,
+) -> None:
+    for backend, workdir in (("tensorflow", jax_run), ("jax", run[0])):
+        anew = evaluated_by(backend, workdir, data_dir, tmp_path)
+        pd.testing.assert_frame_equal(
+            anew, probabilities(workdir), check_exact=False, rtol=0, atol=1e-4
+        )
+
+
+def test_a_stopped_run_ends_like_one_that_was_not(
+    jax_run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """SIGTERM in the middle of an epoch, where JAX's variables are empty."""
+    process = start(tmp_path, data_dir)
+    wait_for_epoch(1, tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=600)[0]
+    assert process.returncode == 143, output
+    assert "Going on with" in end(start(tmp_path, data_dir, "--resume"))
+    pd.testing.assert_frame_equal(
+        probabilities(tmp_path), probabilities(jax_run), check_exact=True
+    )
+
+
+def start_two(folder: Path, data_dir: Path, *flags: str) -> list[subprocess.Popen[str]]:
+    """Begins two processes of one training; the run is that of the first, `folder`/0."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [
+        start(
+            folder / f"{number}",
+            data_dir,
+            *flags,
+            KERAS_DISTRIBUTION_JOB_ADDRESSES=address,
+            KERAS_DISTRIBUTION_NUM_PROCESSES="2",
+            KERAS_DISTRIBUTION_PROCESS_ID=f"{number}",
+        )
+        for number in range(2)
+    ]
+
+
+def test_two_processes_train_as_one_does(
+    jax_run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """Stopped by a signal to one, and resumed; only the first has a folder."""
+    processes = start_two(tmp_path, data_dir)
+    wait_for_epoch(1, tmp_path / "0", processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    for process in processes:
+        output = process.communicate(timeout=600)[0]
+        assert process.returncode == 143, output
+    outputs = [end(process) for process in start_two(tmp_path, data_dir, "--resume")]
+    assert all("Going on with" in output for output in outputs)
+    assert ["report  " in output for output in outputs] == [True, False]
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    alone, together = (
+        pd.read_csv(workdir / "history.csv") for workdir in (jax_run, tmp_path / "0")
+    )
+    # Sums over processes round otherwise, and the steps magnify that.
+    loss = alone["loss"], together["loss"]
+    np.testing.assert_allclose(loss[0][:1], loss[1][:1], rtol=1e-5)
+    np.testing.assert_allclose(loss[0], loss[1], rtol=5e-3)
+    np.testing.assert_allclose(
+        probabilities(jax_run), probabilities(tmp_path / "0"), atol=0.02
+    )
