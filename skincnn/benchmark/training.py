@@ -207,6 +207,8 @@ def bare_steps(model: keras.Model, size: Size) -> Work:
     images = tf.constant(_pictures(size.batch_size, size.image_size))
     labels = tf.constant(np.arange(size.batch_size) % len(HAM10000), tf.int32)
     optimizer = model.optimizer
+    if not optimizer.built:
+        optimizer.build(model.trainable_variables)
 
     @tf.function(jit_compile=bool(model.jit_compile))
     def step() -> tf.Tensor:

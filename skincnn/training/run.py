@@ -69,7 +69,7 @@ from skincnn.training.state import (
     save_state,
     weights_path,
 )
-from skincnn.training.tensorboard import ConfusionImages, write_samples
+from skincnn.training.tensorboard import ConfusionImages, sample_grid, write_image
 
 Load = Callable[[pd.DataFrame, DataConfig], Images]
 """From rows of a table to their pictures: `pipeline.load_images` of a dataset."""
@@ -325,15 +325,7 @@ class Training:
                 f"Going on with {self.workdir} in epoch {self.progress.epoch + 1}, step "
                 f"{self.progress.step + 1}"
             )
-        self.model = augmented(self.config.augment, self.classifier, self.config.seed)
-        self.validation = Validation(
-            self.classifier,
-            pipeline.evaluation_batches(self.load(self.val, self.config.data)),
-            self.val["label"].to_numpy(np.int64),
-            self.config.train.monitor,
-            self.workdir,
-            self.progress,
-        )
+        self._begin()
         with StopRequest() as stop:
             for segment in segments(
                 self.config,
@@ -345,6 +337,17 @@ class Training:
                     break
                 self._fit_segment(segment, stop)
         self._load_best()
+
+    def _begin(self) -> None:
+        self.model = augmented(self.config.augment, self.classifier, self.config.seed)
+        self.validation = Validation(
+            self.classifier,
+            pipeline.evaluation_batches(self.load(self.val, self.config.data)),
+            self.val["label"].to_numpy(np.int64),
+            self.config.train.monitor,
+            self.workdir,
+            self.progress,
+        )
 
     def test_rates(
         self,
@@ -368,15 +371,17 @@ class Training:
         start = segment.epochs.start
         epochs = range(start, start - (-len(rates) // self.steps))
         segment = dataclasses.replace(segment, epochs=epochs)
-        self.model = augmented(self.config.augment, self.classifier, self.config.seed)
+        self._begin()
+        pictures = self._read(segment)
         self._compile(segment)
+        self.model.steps_per_execution = 1  # train_on_batch() has no more
         optimizer: Any = self.model.optimizer
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
         optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
             float(rates[0]), 1, float(rates[1] / rates[0])
         )
         losses: list[float] = []
-        batches = self._batches(segment).take(len(rates))
+        batches = self._batches(pictures, segment).take(len(rates))
         with _memory(self.config.data.batch_size, segment.image_size):
             for inputs, labels in batches.as_numpy_iterator():
                 logs = self.model.train_on_batch(inputs, labels, return_dict=True)
@@ -385,18 +390,20 @@ class Training:
                     break
         return losses
 
-    def _batches(self, segment: Segment) -> tf.data.Dataset:
-        config = self.config
+    def _read(self, segment: Segment) -> Images:
         # Those of another size are let go first: both are never in memory at once.
         if self._pictures is None or self._pictures.shape[1] != segment.image_size:
             self._pictures = None
-            fields = dataclasses.replace(config.data, image_size=segment.image_size)
+            fields = dataclasses.replace(self.config.data, image_size=segment.image_size)
             self._pictures = self.load(self.table, fields)
+        return self._pictures
+
+    def _batches(self, pictures: Images, segment: Segment) -> tf.data.Dataset:
         return pipeline.training_batches(
-            self._pictures,
+            pictures,
             self.labels,
-            config.data.batch_size,
-            seed=config.seed,
+            self.config.data.batch_size,
+            seed=self.config.seed,
             epochs=segment.epochs,
             first_step=segment.first_step,
             sampling_weights=self.plan.sampling_weights,
@@ -404,13 +411,14 @@ class Training:
         )
 
     def _fit_segment(self, segment: Segment, stop: StopRequest) -> None:
-        config = self.config
-        batches = self._batches(segment)
+        config, logs = self.config, self.workdir / "logs"
+        pictures = self._read(segment)
         self._compile(segment)
         metrics = self._restore(segment)
-        logs = self.workdir / "logs"
+        batches = self._batches(pictures, segment)
         if segment.epochs.start == 0 and segment.first_step == 0:
-            write_samples(logs / "pictures", batches, config.augment, config.seed)
+            grid = sample_grid(pictures, self.labels, config.augment, config.seed)
+            write_image(logs / "pictures", "training_pictures", 0, grid)
         with _memory(config.data.batch_size, segment.image_size):
             self.model.fit(
                 batches,
