@@ -19,7 +19,7 @@ from skincnn.files import write_json
 
 def measure_input(
     pictures: Path | None = None,
-    num_images: int = 2048,
+    num_images: int = 1024,
     output: Path = Path("runs/benchmark/input.json"),
 ) -> None:
     """Measures the way from files to batches, and the building of a dataset.

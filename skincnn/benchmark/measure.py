@@ -19,7 +19,7 @@ from typing import Any
 
 from skincnn import cli
 
-PAIRS = 6
+PAIRS = 12
 Work = Callable[[], int]
 """Does something and returns how many pictures it did it to."""
 Round = tuple[float, float, float]
