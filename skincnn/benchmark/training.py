@@ -42,7 +42,7 @@ class Size:
 
     image_size: int = 224
     batch_size: int = 32
-    steps: int = 8
+    steps: int = 4
     affine_steps: int = 8
 
 
