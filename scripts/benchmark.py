@@ -48,7 +48,7 @@ def measure_input(
 def measure_train(
     image_size: int = 224,
     batch_size: int = 32,
-    steps: int = 8,
+    steps: int = 4,
     affine_steps: int = 8,
     output: Path = Path("runs/benchmark/train.json"),
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -63,6 +64,10 @@ def test_what_is_asked_for_decides() -> None:
     assert Result("x", 700, "MiB", at_most=600).passed is False
     assert Result("x", 500, "MiB", at_most=600).passed is True
     assert Result("x", 1.0).passed is None
+    exact = Result("x", 1.0, at_least=1, at_most=1)
+    assert exact.passed is True
+    assert dataclasses.replace(exact, value=1.5).passed is False
+    assert measure.to_text([exact]).split()[-2:] == ["1", "ok"]
     text = measure.to_text([Result("speed", 0.8, at_least=0.9), Result("plain", 1.5)])
     assert "0.80 x" in text
     assert "NOT REACHED" in text

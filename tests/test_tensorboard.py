@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from skincnn.classes import HAM10000
 from skincnn.config import AugmentConfig
+from skincnn.errors import ConfigError
 from skincnn.training.tensorboard import draw_confusion_matrix, sample_grid, write_image
 
 NAMES = [lesion.name for lesion in HAM10000]
@@ -70,7 +71,8 @@ def test_a_step_that_is_written_again_stands_there_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [3, 16, 20])
 def test_samples_stand_in_rows_of_four(number: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (number, 6, 5, 3), np.uint8)
-    grid = sample_grid(images, AugmentConfig(parts=()), seed=0)
+    labels = np.zeros(number, np.int64)
+    grid = sample_grid(images, labels, AugmentConfig(parts=()), seed=0)
     rows = 1 if number == 3 else 4
     assert grid.shape == (6 * rows, 5 * 4, 3)
     for i, image in enumerate(images[:16]):
@@ -80,16 +82,31 @@ def test_samples_stand_in_rows_of_four(number: int) -> None:
     assert number != 3 or not grid[:, 15:].any()
 
 
-def test_samples_are_varied_and_mixed() -> None:
+def test_samples_are_of_all_classes_varied_and_mixed() -> None:
     images = np.stack([np.full((8, 8, 3), 10 * i, np.uint8) for i in range(16)])
-    lit = sample_grid(images, AugmentConfig(parts=("light",)), seed=0)
-    plain = sample_grid(images, AugmentConfig(parts=()), seed=0)
-    assert (lit != plain).mean() > 0.5
-    config = AugmentConfig(parts=(), mix="cutmix", mix_alpha=1)
-    mixed = sample_grid(images, config, seed=0)
+    labels = np.array([0] * 12 + [1, 1, 2, 2])
+
+    def samples(config: AugmentConfig) -> np.ndarray:
+        return sample_grid(images, labels, config, seed=0)
+
+    plain = samples(AugmentConfig(parts=()))
+    assert (plain[0, ::8, 0] == [0, 120, 140, 10]).all()
+    assert (plain[8, ::8, 0] == [130, 150, 20, 30]).all()
+    assert (samples(AugmentConfig(parts=("light",))) != plain).mean() > 0.5
+    mixed = samples(AugmentConfig(parts=(), mix="cutmix", mix_alpha=1))
     # A cut leaves two pictures in a place, each of one value of its own.
     values = [np.unique(mixed[8 * i : 8 * i + 8, :8]) for i in range(4)]
     assert max(len(value) for value in values) == 2
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("skincnn.training.tensorboard.RecordWriter.write", fail)
+    with pytest.raises(ConfigError, match="No space left"):
+        write_image(tmp_path, "x", 0, np.zeros((2, 2, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_matrix_is_darkest_where_most_pictures_are() -> None:

@@ -22,12 +22,12 @@ from skincnn.training.features import (
 from skincnn.training.run import augmented
 
 MODEL = ModelConfig(backbone="mobilenet_v2", weights="none")
-DATA = DataConfig(image_size=224)
+BATCH_SIZE = DataConfig().batch_size
 EPOCH_IMAGES = 8000
 """Pictures in an epoch of the head: the training folds of HAM10000."""
 
 
-def cached_features(num_images: int = 256) -> Iterator[Result]:
+def cached_features(num_images: int = 256, image_size: int = 224) -> Iterator[Result]:
     """The rate of an epoch on cached features over a pass through the frozen backbone.
 
     Both by `fit` from the batches of a training, with no augmentation and no callbacks.
@@ -35,8 +35,9 @@ def cached_features(num_images: int = 256) -> Iterator[Result]:
     Args:
         num_images: Pictures in the pass; their features are repeated for the epoch. At
             least a batch.
+        image_size: Height and width of the pictures.
     """
-    shape = (num_images, DATA.image_size, DATA.image_size, 3)
+    shape = (num_images, image_size, image_size, 3)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, shape, np.uint8)
     labels = rng.integers(0, len(HAM10000), EPOCH_IMAGES)
@@ -49,18 +50,18 @@ def cached_features(num_images: int = 256) -> Iterator[Result]:
 
     def fit(model: keras.Model, inputs: Images | Features) -> int:
         batches = pipeline.training_batches(
-            inputs, labels[: len(inputs)], DATA.batch_size, seed=0, epochs=range(1)
+            inputs, labels[: len(inputs)], BATCH_SIZE, seed=0, epochs=range(1)
         )
         steps = int(batches.cardinality())
         model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
-        return steps * DATA.batch_size
+        return steps * BATCH_SIZE
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     through.compile("adam", loss)
-    steps = EPOCH_IMAGES // DATA.batch_size
+    steps = EPOCH_IMAGES // BATCH_SIZE
     head.compile("adam", loss, steps_per_execution=steps_per_call(steps))
     yield compare(
-        f"epoch on cached features / frozen pass ({MODEL.backbone}, {DATA.image_size} px)",
+        f"epoch on cached features / frozen pass ({MODEL.backbone}, {image_size} px)",
         lambda: fit(head, features),
         lambda: fit(through, images),
         at_least=100,

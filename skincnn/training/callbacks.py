@@ -120,7 +120,7 @@ class Validation(keras.callbacks.Callback):
 
     def _keep_weights(self, epoch: int) -> None:
         path = weights_path(self.workdir / "checkpoints", epoch)
-        with _disk(path), replacing(path) as temporary:
+        with disk(path), replacing(path) as temporary:
             self.classifier.save_weights(temporary)
         self.progress.best_epoch = epoch
         self.progress.best_sha256 = sha256(path)
@@ -196,7 +196,7 @@ class Saving(keras.callbacks.Callback):
     def _save(self) -> None:
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # inside an epoch the variables are empty
-        with _disk(Path("checkpoints")):
+        with disk(Path("checkpoints")):
             self.save()
 
 
@@ -254,7 +254,8 @@ def metric_variables(model: keras.Model) -> list[keras.Variable]:
 
 
 @contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
+def disk(path: Path) -> Iterator[None]:
+    """Says what to do where `path` cannot be written."""
     try:
         yield
     except OSError as error:

@@ -78,7 +78,7 @@ from skincnn.training.state import (
     save_state,
     weights_path,
 )
-from skincnn.training.tensorboard import ConfusionImages, write_samples
+from skincnn.training.tensorboard import ConfusionImages, sample_grid, write_image
 
 Load = Callable[[pd.DataFrame, DataConfig], Images]
 """From rows of a table to their pictures: `pipeline.load_images` of a dataset."""
@@ -367,17 +367,7 @@ class Training:
                 f"Going on with {self.workdir} in epoch {self.progress.epoch + 1}, step "
                 f"{self.progress.step + 1}"
             )
-        self.whole = augmented(self.config.augment, self.classifier, self.config.seed)
-        self.model: keras.Model = self.whole
-        self._val_pictures = self.load(self.val, self.config.data)
-        self.validation = Validation(
-            self.classifier,
-            pipeline.evaluation_batches(self._val_pictures, self.metadata["val"]),
-            self.val["label"].to_numpy(np.int64),
-            self.config.train.monitor,
-            self.workdir,
-            self.progress,
-        )
+        self._begin()
         with stop_request() as stop:
             for segment in segments(
                 self.config,
@@ -389,6 +379,19 @@ class Training:
                     break
                 self._fit_segment(segment, stop)
         self._load_best()
+
+    def _begin(self) -> None:
+        self.whole = augmented(self.config.augment, self.classifier, self.config.seed)
+        self.model: keras.Model = self.whole
+        self._val_pictures = self.load(self.val, self.config.data)
+        self.validation = Validation(
+            self.classifier,
+            pipeline.evaluation_batches(self._val_pictures, self.metadata["val"]),
+            self.val["label"].to_numpy(np.int64),
+            self.config.train.monitor,
+            self.workdir,
+            self.progress,
+        )
 
     def test_rates(
         self,
@@ -412,15 +415,17 @@ class Training:
         start = segment.epochs.start
         epochs = range(start, start - (-len(rates) // self.steps))
         segment = dataclasses.replace(segment, epochs=epochs)
-        self.whole = augmented(self.config.augment, self.classifier, self.config.seed)
+        self._begin()
+        pictures = self._read(segment)
         self._compile(segment)
+        self.model.steps_per_execution = 1  # train_on_batch() has no more
         optimizer: Any = self.model.optimizer
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
         optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
             float(rates[0]), 1, float(rates[1] / rates[0])
         )
         losses: list[float] = []
-        batches = self._batches(segment).take(len(rates))
+        batches = self._batches(pictures, segment).take(len(rates))
         with _memory(self.config.data.batch_size, segment.image_size):
             for inputs, labels in batches.as_numpy_iterator():
                 logs = self.model.train_on_batch(inputs, labels, return_dict=True)
@@ -429,10 +434,18 @@ class Training:
                     break
         return losses
 
-    def _batches(self, segment: Segment) -> tf.data.Dataset:
+    def _read(self, segment: Segment) -> Images:
+        # Those of another size are let go first: both are never in memory at once.
+        if self._pictures is None or self._pictures.shape[1] != segment.image_size:
+            self._pictures = None
+            fields = dataclasses.replace(self.config.data, image_size=segment.image_size)
+            self._pictures = self.load(self.table, fields)
+        return self._pictures
+
+    def _batches(self, pictures: Images, segment: Segment) -> tf.data.Dataset:
         """Returns the batches of a segment; features are those of the present weights."""
         return pipeline.training_batches(
-            self._inputs(segment),
+            self._inputs(pictures, segment),
             self.labels,
             self.config.data.batch_size,
             seed=self.config.seed,
@@ -445,14 +458,15 @@ class Training:
         )
 
     def _fit_segment(self, segment: Segment, stop: StopRequest) -> None:
-        config = self.config
+        config, logs = self.config, self.workdir / "logs"
+        pictures = self._read(segment)
         self._compile(segment)
         metrics = self._restore(segment)
-        batches = self._batches(segment)
+        batches = self._batches(pictures, segment)
         self._set_validation(segment)
-        logs = self.workdir / "logs"
-        if self._begins_with_pictures(segment):
-            write_samples(logs / "pictures", batches, config.augment, config.seed)
+        if segment.epochs.start == 0 and segment.first_step == 0:
+            grid = sample_grid(pictures, self.labels, config.augment, config.seed)
+            write_image(logs / "pictures", "training_pictures", 0, grid)
         with _memory(config.data.batch_size, segment.image_size):
             self.model.fit(
                 batches,
@@ -475,31 +489,16 @@ class Training:
         head_alone = self.stages[segment.stage].blocks == 0
         return self.config.train.cached_features if head_alone else 0
 
-    def _begins_with_pictures(self, segment: Segment) -> bool:
-        """Returns whether this is the first step that sees pictures, and not features."""
-        if self._orientations(segment) or segment.first_step:
-            return False
-        before = [stage for stage in self.stages[: segment.stage] if stage.epochs]
-        cached = self.config.train.cached_features
-        seen = [stage for stage in before if stage.blocks != 0 or not cached]
-        first = sum(stage.epochs for stage in self.stages[: segment.stage])
-        return not seen and segment.epochs.start == first
-
-    def _inputs(self, segment: Segment) -> Images | Features:
+    def _inputs(self, pictures: Images, segment: Segment) -> Images | Features:
         """Returns what the model trains on."""
-        # Those of another size are let go first: both are never in memory at once.
-        if self._pictures is None or self._pictures.shape[1] != segment.image_size:
-            self._pictures = None
-            fields = dataclasses.replace(self.config.data, image_size=segment.image_size)
-            self._pictures = self.load(self.table, fields)
         orientations = self._orientations(segment)
         kind = segment.stage, segment.image_size
         if self._features is not None and (orientations == 0 or self._features[0] != kind):
             self._features = None
         if orientations == 0:
-            return self._pictures
+            return pictures
         if self._features is None:
-            features = compute_features(self.classifier, self._pictures, orientations)
+            features = compute_features(self.classifier, pictures, orientations)
             self._features = kind, features
         return self._features[1]
 

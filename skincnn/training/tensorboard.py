@@ -16,16 +16,18 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
+import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from skincnn.config import AugmentConfig
 from skincnn.evaluation.metrics import Sample
 from skincnn.files import replacing
 from skincnn.model.augment import Augmentation
-from skincnn.model.augmented import IMAGES
 from skincnn.model.mixing import Mixing
-from skincnn.training.callbacks import Validation
+from skincnn.training.callbacks import Validation, disk
 
 SAMPLES = 16
 CELL = 56
@@ -69,62 +71,53 @@ def write_image(folder: Path, tag: str, step: int, image: npt.NDArray[np.uint8])
         tag: What the picture is of.
         step: The epoch, counted from 0 as in the scalars of Keras.
         image: [height, width, 3] in 0..255.
+
+    Raises:
+        ConfigError: The disk is full.
     """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     height, width, depth = image.shape
-    summary = tf.compat.v1.Summary.Image(
+    summary = Summary.Image(
         height=height,
         width=width,
         colorspace=depth,
         encoded_image_string=buffer.getvalue(),
     )
-    value = tf.compat.v1.Summary.Value(tag=tag, image=summary)
-    events = (
-        tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2"),
-        tf.compat.v1.Event(
-            wall_time=time.time(), step=step, summary=tf.compat.v1.Summary(value=[value])
-        ),
-    )
+    value = Summary.Value(tag=tag, image=summary)
+    now = time.time()
     # TensorBoard reads the files of a folder in the order of their names.
     path = folder / f"events.out.tfevents.{step:06d}.{tag}"
-    with replacing(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as file:
-        for event in events:
-            file.write(event.SerializeToString())
-
-
-def write_samples(
-    folder: Path, batches: tf.data.Dataset, config: AugmentConfig, seed: int
-) -> None:
-    """Writes the first pictures of a training as it would vary them; see `sample_grid`.
-
-    Args:
-        folder: See `write_image`.
-        batches: What fit() is given.
-        config: The augmentation.
-        seed: Seed of the draws.
-    """
-    inputs, _ = next(batches.take(1).as_numpy_iterator())
-    images = inputs[IMAGES] if isinstance(inputs, dict) else inputs
-    write_image(folder, "training_pictures", 0, sample_grid(images, config, seed))
+    with disk(path), replacing(path) as temporary, temporary.open("wb") as file:
+        records = RecordWriter(file)
+        records.write(
+            Event(wall_time=now, file_version="brain.Event:2").SerializeToString()
+        )
+        event = Event(wall_time=now, step=step, summary=Summary(value=[value]))
+        records.write(event.SerializeToString())
 
 
 def sample_grid(
-    images: npt.NDArray[np.uint8], config: AugmentConfig, seed: int
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    config: AugmentConfig,
+    seed: int,
 ) -> npt.NDArray[np.uint8]:
-    """Returns the first pictures as training would vary and mix them, in rows of four.
+    """Returns pictures as training would vary and mix them, in rows of four.
 
-    The draws are not those of the training, whose random state stays as it is.
+    The first of each class come first, then the second of each, up to `SAMPLES`. The draws
+    are not those of the training, whose random state stays as it is.
 
     Args:
         images: [num_images, height, width, 3] in 0..255.
+        labels: The class of each picture, [num_images].
         config: The augmentation.
         seed: Seed of the draws.
     """
-    images = images[:SAMPLES]
-    varied, _, _ = Mixing(config, seed)(
-        Augmentation(config, seed).vary(images), training=True
-    )
+    number_in_class = pd.Series(labels).groupby(labels).cumcount().to_numpy()
+    chosen = images[np.lexsort((labels, number_in_class))[:SAMPLES]]
+    varied = Augmentation(config, seed).vary(chosen)
+    varied, _, _ = Mixing(config, seed)(varied, training=True)
     varied = np.clip(np.round(np.asarray(varied)), 0, 255).astype(np.uint8)
     columns = math.ceil(math.sqrt(SAMPLES))
     number, height, width, depth = varied.shape

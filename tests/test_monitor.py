@@ -1,0 +1,69 @@
+"""The metric that chooses the epoch, and that ends a training early."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from scripts import train
+from skincnn import cli
+from skincnn.evaluation.metrics import METRICS
+from skincnn.training import callbacks
+from skincnn.training.callbacks import Validation, is_patience_over
+from skincnn.training.state import Progress
+
+
+@pytest.mark.parametrize("monitor", METRICS)
+def test_the_best_epoch_is_that_of_the_metric(
+    monitor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.array([0] * 6 + [1] * 2 + [2])
+    rng = np.random.default_rng(0)
+    epochs = list(rng.dirichlet([1, 1, 1], (8, len(labels))).astype(np.float32))
+    scores = [float(METRICS[monitor](labels, probabilities)) for probabilities in epochs]
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    answers = iter(epochs)
+    monkeypatch.setattr(callbacks, "predict_probabilities", lambda *_: next(answers))
+    batches = tf.data.Dataset.from_tensors(np.eye(2, dtype="float32"))
+    progress = Progress()
+    validation = Validation(model, batches, labels, monitor, tmp_path, progress)
+    validation.set_model(model)
+    for epoch in range(len(epochs)):
+        validation.on_epoch_end(epoch, {"loss": 1.0})
+        assert progress.best_epoch == int(np.argmax(scores[: epoch + 1])) + 1
+        waited = epoch + 1 - progress.best_epoch
+        assert is_patience_over(progress, 3, 0) == (waited >= 3)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_the_command_stops_early_and_keeps_the_epoch_of_the_metric_it_is_given(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.2, 0.6, 0.5, 0.3, 0.9])
+    monkeypatch.setitem(callbacks.METRICS, "macro_f1", lambda *_: next(scores))
+    monkeypatch.setattr("skincnn.evaluation.report.evaluate", lambda *_: {})
+    monkeypatch.setattr("skincnn.evaluation.report.summary", lambda report: "")
+    monkeypatch.setattr("skincnn.serving.export.export_saved_model", lambda *_: "")
+    flags = (
+        "cnn --data.dataset demo_tiny --data.image-size 32 --data.batch-size 16 "
+        "--data.train-folds 0 --model.width 0.25 --train.monitor macro_f1 "
+        "--train.patience 2 --train.epochs 9"
+    ).split()
+    command = ["train.py", *flags, "--workdir", tmp_path, "--data-dir", data_dir]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    cli.main(train.command)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["val_macro_f1"].tolist() == [0.2, 0.6, 0.5, 0.3]
+    assert json.loads((tmp_path / "metadata.json").read_text())["best_epoch"] == 2
+    kept = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert kept == ["best-00002.weights.h5"]
