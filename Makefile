@@ -1,6 +1,8 @@
 # `make train` and `make test` do all the set-up; nothing else needs to be installed.
 PYTHON ?= python3
 BIN := .venv/bin
+# Each holds TensorFlow: 2 GB of memory.
+WORKERS := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: train test test-slow check bench venv
 
@@ -8,10 +10,10 @@ train: .venv/.installed ## train, evaluate and export the quickstart preset on t
 	$(BIN)/python scripts/train.py quickstart --overwrite
 
 test: .venv/.installed-dev ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-slow: .venv/.installed-dev ## every test, and those that take long
-	$(BIN)/python -m pytest --run-slow
+	$(BIN)/python -m pytest $(WORKERS) --run-slow
 
 check: .venv/.installed-dev ## lint, formatting, types and the direction of imports
 	$(BIN)/ruff check .

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import runpy
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +47,34 @@ def run_script(
         cwd=ROOT,
         env={**os.environ, **env},
         timeout=600,
+    )
+
+
+def run_here(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs a script as `run_script` does, but in this process, which is TensorFlow faster.
+
+    A warning is an error here.
+    """
+    before = sys.argv, signal.getsignal(signal.SIGTERM)
+    sys.argv = [name, *map(str, arguments)]
+    code: int | str | None = 0
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+        contextlib.chdir(ROOT),
+    ):
+        try:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        except Exception:
+            traceback.print_exc()
+            code = 1
+        finally:
+            sys.argv, handler = before
+            signal.signal(signal.SIGTERM, handler)
+    return subprocess.CompletedProcess(
+        [name, *map(str, arguments)], int(code or 0), out.getvalue(), err.getvalue()
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_script
+from conftest import run_here, run_script
 from sklearn import metrics as reference
 
 from skincnn.errors import DataError
@@ -116,7 +116,7 @@ def test_the_command_writes_a_table_and_a_chart(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_said_in_one_line(
     arguments: list[str], message: str, tmp_path: Path
 ) -> None:
-    done = run_script("compare.py", write_run(tmp_path / "a", 0.5), *arguments)
+    done = run_here("compare.py", write_run(tmp_path / "a", 0.5), *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert message in done.stderr

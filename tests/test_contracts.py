@@ -132,6 +132,7 @@ def test_backbone_states_its_scaling_sizes_and_widths(name: str) -> None:
     check(Config(model=ModelConfig(backbone=name), data=DataConfig(image_size=224)))
 
 
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize(
     ("name", "width"), [("small_cnn", 0.1), ("mobilenet", 0.25), ("mobilenet_v2", 0.35)]
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import run_script
+from conftest import run_here
 from sklearn.metrics import balanced_accuracy_score
 
 from skincnn.config import Config
@@ -44,7 +44,7 @@ FLAGS = (
 def test_the_pooled_report_holds_every_picture_once(data_dir: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "cv"
     flags = ("--workdir", workdir, "--data-dir", data_dir, *FLAGS)
-    done = run_script("train.py", *flags)
+    done = run_here("train.py", *flags)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(workdir / "predictions/out_of_fold.csv")
     report = json.loads((workdir / "report.json").read_text())
@@ -69,7 +69,7 @@ def test_the_pooled_report_holds_every_picture_once(data_dir: Path, tmp_path: Pa
     assert "out-of-fold predictions" in done.stdout
     # What is done is not done again.
     before = (workdir / "model_1/model.keras").stat().st_mtime_ns
-    again = run_script("train.py", *flags, "--resume")
+    again = run_here("train.py", *flags, "--resume")
     assert again.returncode == 0, again.stderr
     assert (workdir / "model_1/model.keras").stat().st_mtime_ns == before
     assert json.loads((workdir / "report.json").read_text()) == report

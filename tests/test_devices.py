@@ -63,7 +63,7 @@ def make_training(config: Config, workdir: Path, num_validation: int = 8) -> run
     with made.scope():
         classifier = build_classifier(config.model, NUM_CLASSES, fused=True)
     tables = {"train": make_table(32), "val": make_table(num_validation)}
-    return run.Training(config, classifier, tables, draw_pictures, workdir, made)
+    return run.Training(config, classifier, tables, draw_pictures, workdir, devices=made)
 
 
 AVERAGE = OptimizerConfig(ema=0.5, clip_by="global", clip_norm=0.5)
@@ -138,6 +138,7 @@ def test_a_run_in_half_precision_is_evaluated_in_single(
         "backend": "tensorflow",
         "precision": "mixed_bfloat16",
         "devices": ["cpu:0"],
+        "num_devices": 1,
         "jit": False,
     }
     builder = datasets.open_dataset("demo_tiny", data_dir)

@@ -11,8 +11,6 @@ import pandas as pd
 import pytest
 from test_resume import assert_same, train_in_pieces
 
-from skincnn.benchmark import features as benchmark
-from skincnn.benchmark import measure
 from skincnn.config import (
     AugmentConfig,
     Config,
@@ -200,13 +198,3 @@ def test_metadata_that_say_nothing_are_refused() -> None:
     with pytest.raises(DataError, match="no training picture has an age"):
         run._require_patients(np.repeat(nothing, 3, axis=0))
     run._require_patients(np.concatenate([nothing, something]))
-
-
-def test_the_benchmark_gives_its_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "PAIRS", 1)
-    monkeypatch.setattr(benchmark, "MODEL", MODEL)
-    monkeypatch.setattr(benchmark, "DATA", DataConfig(image_size=32, batch_size=8))
-    monkeypatch.setattr(benchmark, "EPOCH_IMAGES", 64)
-    (result,) = benchmark.cached_features(16)
-    assert result.value > 1
-    assert result.at_least == 100

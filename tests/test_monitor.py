@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from scripts import train
 from skincnn import cli
-from skincnn.evaluation.metrics import METRICS
+from skincnn.evaluation.metrics import METRICS, Metric, Sample
 from skincnn.training import callbacks
 from skincnn.training.callbacks import Validation, is_patience_over
 from skincnn.training.state import Progress
@@ -28,7 +28,9 @@ def test_the_best_epoch_is_that_of_the_metric(
     labels = np.array([0] * 6 + [1] * 2 + [2])
     rng = np.random.default_rng(0)
     epochs = list(rng.dirichlet([1, 1, 1], (8, len(labels))).astype(np.float32))
-    scores = [float(METRICS[monitor](labels, probabilities)) for probabilities in epochs]
+    metric = METRICS[monitor]
+    scores = [float(metric.function(Sample(labels, y_prob))) for y_prob in epochs]
+    find_best = np.argmax if metric.higher_is_better else np.argmin
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
     model.compile("sgd", "mse")
     answers = iter(epochs)
@@ -39,7 +41,7 @@ def test_the_best_epoch_is_that_of_the_metric(
     validation.set_model(model)
     for epoch in range(len(epochs)):
         validation.on_epoch_end(epoch, {"loss": 1.0})
-        assert progress.best_epoch == int(np.argmax(scores[: epoch + 1])) + 1
+        assert progress.best_epoch == int(find_best(scores[: epoch + 1])) + 1
         waited = epoch + 1 - progress.best_epoch
         assert is_patience_over(progress, 3, 0) == (waited >= 3)
 
@@ -49,7 +51,7 @@ def test_the_command_stops_early_and_keeps_the_epoch_of_the_metric_it_is_given(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.2, 0.6, 0.5, 0.3, 0.9])
-    monkeypatch.setitem(callbacks.METRICS, "macro_f1", lambda *_: next(scores))
+    monkeypatch.setitem(callbacks.METRICS, "macro_f1", Metric(lambda _: next(scores)))
     monkeypatch.setattr("skincnn.evaluation.report.evaluate", lambda *_: {})
     monkeypatch.setattr("skincnn.evaluation.report.summary", lambda report: "")
     monkeypatch.setattr("skincnn.serving.export.export_saved_model", lambda *_: "")

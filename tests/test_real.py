@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow_datasets as tfds
-from conftest import ROOT, run_script
+from conftest import ROOT, run_here, run_script
 from source_files import IMAGE_ARCHIVES, METADATA_FILE, write_groupings, write_table
 from test_run import check_export
 
@@ -185,7 +185,7 @@ def test_real_pictures_go_the_whole_way(tmp_path: Path) -> None:
     manual_dir = tmp_path / "manual"
     write_subset(manual_dir, lesions_per_class=30)
     data_dir, workdir = tmp_path / "data", tmp_path / "run"
-    built = run_script(
+    built = run_here(
         "prepare_data.py",
         *("--config", "isic2018", "--manual-dir", manual_dir, "--data-dir", data_dir),
     )
@@ -198,7 +198,7 @@ def test_real_pictures_go_the_whole_way(tmp_path: Path) -> None:
         *("--workdir", workdir, "--data-dir", data_dir),
         *("--data.image-size", 96, "--train.small-image-size", 64),
         *("--train.head-epochs", 3, "--train.epochs", 6, "--train.small-epochs", 2),
-        *("--data.batch-size", 16, "--optimizer.ema", 0.9),
+        *("--data.batch-size", 16, "--optimizer.ema", 0.9, "--evaluate.resamples", 200),
         KERAS_HOME=str(home),
     )
     assert trained.returncode == 0, trained.stderr

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import ROOT, run_script
+from conftest import ROOT, run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from skincnn.config import (
@@ -196,14 +196,15 @@ def test_a_killed_and_a_terminated_run_end_like_one_that_was_not(
     assert not (pieces / ".lock").exists()
 
     # A run that is done is left as it is, and not exported again.
-    assert "Epoch" not in start(pieces, data_dir, "--resume").communicate()[0]
+    where = ("--workdir", pieces, "--data-dir", data_dir)
+    assert "Epoch" not in run_here("train.py", *where, *FLAGS, "--resume").stdout
     assert [path.name for path in (pieces / "export/skincnn").iterdir()] == ["1"]
 
 
 def test_a_run_in_use_is_left_alone(tmp_path: Path) -> None:
     with locked(tmp_path):
         for script in (["evaluate.py", tmp_path], ["train.py", "--workdir", tmp_path]):
-            done = run_script(*script)
+            done = run_here(*script)
             assert done.returncode == 2, done.stderr
             assert "in use by another process" in done.stderr
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import ROOT, jpeg, run_script
+from conftest import ROOT, jpeg, run_here, run_script
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 from skincnn.classes import HAM10000
@@ -235,7 +235,7 @@ def test_a_model_that_is_told_of_patients_is_trained_and_served(
         "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 "
         "--model.metadata True --augment.mix mixup"
     ).split()
-    done = run_script("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
+    done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
     assert done.returncode == 0, done.stderr
     (tmp_path / "client").mkdir()
     check_export(workdir, data_dir, tmp_path / "client", METADATA_COLUMNS)
@@ -271,7 +271,7 @@ def test_evaluate_makes_the_same_report_again(
     shutil.copytree(run[0], workdir)
     for name in ("report.json", "report.html", "predictions/test.csv"):
         (workdir / name).unlink()
-    done = run_script("evaluate.py", workdir, "--data-dir", data_dir)
+    done = run_here("evaluate.py", workdir, "--data-dir", data_dir)
     assert done.returncode == 0, done.stderr
     for name in ("report.json", "predictions/test.csv"):
         assert (workdir / name).read_text() == (run[0] / name).read_text()
@@ -283,7 +283,7 @@ def test_a_changed_model_file_is_refused(run: Run, data_dir: Path, tmp_path: Pat
     content = bytearray((workdir / "model.keras").read_bytes())
     content[len(content) // 2] ^= 1
     (workdir / "model.keras").write_bytes(content)
-    done = run_script("evaluate.py", workdir, "--data-dir", data_dir)
+    done = run_here("evaluate.py", workdir, "--data-dir", data_dir)
     assert done.returncode == 3
     assert "has changed since it was written" in done.stderr
 
@@ -298,7 +298,7 @@ def test_overwriting_replaces_the_run_and_spares_other_files(
         "--data.dataset demo_tiny --data.image-size 32 --model.backbone mobilenet "
         "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 --overwrite"
     ).split()
-    done = run_script("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
+    done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
     assert done.returncode == 0, done.stderr
     assert (workdir / "my notes.txt").read_text() == "keep"
     assert len(pd.read_csv(workdir / "history.csv")) == 1
@@ -311,7 +311,7 @@ def test_a_split_by_image_says_how_leaky_it_is(data_dir: Path, tmp_path: Path) -
         "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 "
         "--data.split-by image --data.one-image-per-lesion evaluation"
     ).split()
-    done = run_script("train.py", "--workdir", tmp_path, "--data-dir", data_dir, *flags)
+    done = run_here("train.py", "--workdir", tmp_path, "--data-dir", data_dir, *flags)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     share = report["audit"]["share_test_images"]
@@ -328,7 +328,7 @@ def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
             content = jpeg(100 * position + number, (48, 40))
             (tmp_path / "mine" / name / f"{number}.jpg").write_bytes(content)
     where = ("--data-dir", tmp_path / "data")
-    built = run_script(
+    built = run_here(
         "prepare_data.py", "--config", "folder", "--manual-dir", tmp_path / "mine", *where
     )
     assert built.returncode == 0, built.stderr
@@ -337,7 +337,7 @@ def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
         "--data.dataset folder --data.image-size 32 --model.backbone mobilenet "
         "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100"
     ).split()
-    done = run_script("train.py", "--workdir", workdir, *where, *flags)
+    done = run_here("train.py", "--workdir", workdir, *where, *flags)
     assert done.returncode == 0, done.stderr
     assert "HAM10000" not in (workdir / "report.html").read_text()
     table = read_predictions(workdir / "predictions/test.csv")
@@ -356,8 +356,8 @@ def test_a_deterministic_run_is_repeated_bit_for_bit(
     data_dir: Path, tmp_path: Path
 ) -> None:
     flags = (
-        "--data.dataset demo_tiny --data.image-size 32 --model.backbone mobilenet "
-        "--model.width 0.25 --train.epochs 2 --evaluate.resamples 100 "
+        "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
+        "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 "
         "--train.deterministic True"
     ).split()
     # Where decoded pictures are kept changes nothing.
@@ -405,7 +405,7 @@ def test_bad_input_ends_before_any_work(
             *arguments,
             *"--model.weights none --train.scenario from_scratch".split(),
         ]
-    done = run_script("train.py", *arguments, "--workdir", workdir, "--data-dir", data_dir)
+    done = run_here("train.py", *arguments, "--workdir", workdir, "--data-dir", data_dir)
     assert done.returncode == code, done.stderr
     assert message in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
@@ -417,7 +417,7 @@ def test_files_of_others_are_never_deleted(tmp_path: Path) -> None:
     picture.parent.mkdir()
     picture.write_text("precious")
     for flags in ([], ["--overwrite"]):
-        done = run_script("train.py", "--workdir", tmp_path, *flags)
+        done = run_here("train.py", "--workdir", tmp_path, *flags)
         assert done.returncode == 2, done.stderr
         assert "these are not a run's" in done.stderr
     assert picture.read_text() == "precious"
@@ -434,7 +434,7 @@ def test_a_workdir_that_cannot_be_used_is_refused(kind: str, tmp_path: Path) -> 
         workdir.write_text("precious")
         message = "is a file"
     place = workdir / "deep" / "er" if kind == "below a file" else workdir
-    done = run_script("train.py", "--data.dataset", "demo_tiny", "--workdir", place)
+    done = run_here("train.py", "--data.dataset", "demo_tiny", "--workdir", place)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert kind == "run" or workdir.read_text() == "precious"

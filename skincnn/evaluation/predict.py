@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-import scipy.special
 import tensorflow as tf
 
 
@@ -34,7 +33,7 @@ def predict_probabilities(
 ) -> npt.NDArray[np.float32]:
     """Returns the softmax of `predict_logits`."""
     logits = predict_logits(classifier, batches)
-    return np.asarray(scipy.special.softmax(logits, axis=1), np.float32)
+    return np.asarray(keras.ops.softmax(logits, axis=-1), np.float32)
 
 
 def _predict_here(
