@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Each holds TensorFlow: 2 GB of memory.
-WORKERS := --numprocesses auto --maxprocesses 4 --dist worksteal
+WORKERS := --numprocesses 3 --dist worksteal
 
 .PHONY: train test test-slow check bench venv
 

@@ -70,7 +70,7 @@ SMALLEST = {
 }
 SLOW = (
     *("resnet50_v2", "efficientnet_v2_s", "inception_resnet_v2", "xception"),
-    "nasnet_mobile",
+    *("nasnet_mobile", "densenet121", "inception_v3"),
 )
 BLOCKS_BY_NAME = {
     "resnet50": (r"conv(\d)", 6),

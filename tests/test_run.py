@@ -15,12 +15,14 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, jpeg, run_here, run_script
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
+from test_tensorboard import read_images
 
 from skincnn.classes import HAM10000
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.evaluation.predictions import read_predictions
 from skincnn.patient import METADATA_COLUMNS, METADATA_FIELDS
+from skincnn.training.tensorboard import draw_confusion_matrix
 
 NAMES = [lesion.name for lesion in HAM10000]
 PROBABILITIES = [f"probability_{name}" for name in NAMES]
@@ -129,6 +131,28 @@ def test_the_model_file_needs_keras_alone_and_gives_the_predictions(
     logits = model.predict(images, verbose=0)
     table = pd.read_csv(workdir / "predictions/test.csv")
     np.testing.assert_allclose(tf.nn.softmax(logits), table[PROBABILITIES], atol=1e-5)
+
+
+def test_a_run_shows_its_pictures_and_how_the_best_epochs_confused_classes(
+    run: Run,
+) -> None:
+    workdir, _ = run
+    images = read_images(workdir / "logs" / "pictures")
+    assert images.keys() == {"training_pictures", "confusion_matrix"}
+    # The first epoch is of 32 px.
+    assert {step: x.shape for step, x in images["training_pictures"].items()} == {
+        0: (4 * 32, 4 * 32, 3)
+    }
+    scores = pd.read_csv(workdir / "history.csv")["val_balanced_accuracy"]
+    best = [i for i, score in enumerate(scores) if score > max(scores[:i], default=-1)]
+    assert list(images["confusion_matrix"]) == best
+    # What is evaluated in the end is the last of them.
+    table = pd.read_csv(workdir / "predictions" / "val.csv")
+    predicted = np.array(NAMES)[table[PROBABILITIES].to_numpy().argmax(axis=1)]
+    expected = confusion_matrix(table["label"], predicted, labels=NAMES)
+    np.testing.assert_array_equal(
+        images["confusion_matrix"][best[-1]], draw_confusion_matrix(expected, NAMES)
+    )
 
 
 CLIENT = """
@@ -295,7 +319,7 @@ def test_overwriting_replaces_the_run_and_spares_other_files(
     shutil.copytree(run[0], workdir)
     (workdir / "my notes.txt").write_text("keep")
     flags = (
-        "--data.dataset demo_tiny --data.image-size 32 --model.backbone mobilenet "
+        "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
         "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 --overwrite"
     ).split()
     done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
@@ -307,7 +331,7 @@ def test_overwriting_replaces_the_run_and_spares_other_files(
 
 def test_a_split_by_image_says_how_leaky_it_is(data_dir: Path, tmp_path: Path) -> None:
     flags = (
-        "--data.dataset demo_tiny --data.image-size 32 --model.backbone mobilenet "
+        "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
         "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 "
         "--data.split-by image --data.one-image-per-lesion evaluation"
     ).split()
@@ -334,7 +358,7 @@ def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     workdir = tmp_path / "run"
     flags = (
-        "--data.dataset folder --data.image-size 32 --model.backbone mobilenet "
+        "--data.dataset folder --data.image-size 32 --model.backbone small_cnn "
         "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100"
     ).split()
     done = run_here("train.py", "--workdir", workdir, *where, *flags)

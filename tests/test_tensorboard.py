@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import io
-import subprocess
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
-from sklearn.metrics import confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from skincnn.classes import HAM10000
@@ -33,29 +30,6 @@ def read_images(folder: Path) -> dict[str, dict[int, np.ndarray]]:
             for event in events
         }
     return images
-
-
-def test_a_run_shows_its_pictures_and_how_the_best_epochs_confused_classes(
-    run: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
-    workdir, _ = run
-    images = read_images(workdir / "logs" / "pictures")
-    assert images.keys() == {"training_pictures", "confusion_matrix"}
-    # The first epoch is of 32 px.
-    assert {step: x.shape for step, x in images["training_pictures"].items()} == {
-        0: (4 * 32, 4 * 32, 3)
-    }
-    scores = pd.read_csv(workdir / "history.csv")["val_balanced_accuracy"]
-    best = [i for i, score in enumerate(scores) if score > max(scores[:i], default=-1)]
-    assert list(images["confusion_matrix"]) == best
-    # What is evaluated in the end is the last of them.
-    table = pd.read_csv(workdir / "predictions" / "val.csv")
-    columns = [f"probability_{name}" for name in NAMES]
-    predicted = np.array(NAMES)[table[columns].to_numpy().argmax(axis=1)]
-    expected = confusion_matrix(table["label"], predicted, labels=NAMES)
-    np.testing.assert_array_equal(
-        images["confusion_matrix"][best[-1]], draw_confusion_matrix(expected, NAMES)
-    )
 
 
 def test_a_step_that_is_written_again_stands_there_once(tmp_path: Path) -> None:
