@@ -24,7 +24,7 @@ def measure_input(
 ) -> None:
     """Measures the way from files to batches, and the building of a dataset.
 
-    Ratios in one run, median of six interleaved pairs, beside the spread of the
+    Ratios in one run, median of twelve interleaved pairs, beside the spread of the
     baseline against itself. Absolute rates are those of this machine.
 
     Args:
