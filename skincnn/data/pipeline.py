@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,6 +34,8 @@ Metadata = npt.NDArray[np.float32]
 """Rows of `metadata.encode_metadata`."""
 EVALUATION_BATCH_SIZE = 128
 READING_BATCH_SIZE = 32
+READING_THREADS = 2 * (os.cpu_count() or 1)
+"""Pictures that are decoded at a time; two for a core, so that none waits for a batch."""
 GATHERING_THREADS = 2
 CACHE_FOLDER = "skincnn_pictures"
 CACHE_VERSION = 1
@@ -238,14 +241,21 @@ def stored_name(fold: int | str) -> str:
 
 
 def _rows(builder: tfds.core.DatasetBuilder, folds: Iterable[int | str]) -> tf.data.Dataset:
-    """Returns the records of some folds, fold after fold; pictures stay file bytes."""
-    return builder.as_dataset(
+    """Returns the records of some folds, fold after fold; pictures stay file bytes.
+
+    Parallelism is not tuned in whatever is made of it: the tuner of tf.data often takes
+    seconds to end, in which nothing happens (TensorFlow 2.21).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    rows = builder.as_dataset(
         split="+".join(map(stored_name, folds)),
         decoders={"image": tfds.decode.SkipDecoding()},
         # One file after the other, or the folds would be mixed. TFDS would also keep
         # *decoded* pictures of a small dataset in memory.
         read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
     )
+    return rows.with_options(options)
 
 
 def _key(table: pd.DataFrame, config: DataConfig) -> str:
@@ -280,7 +290,7 @@ def _read_into(
     batches = (
         rows.map(
             lambda row: (places.lookup(row["image_id"]), read_image(row["image"], config)),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=READING_THREADS,
         )
         .batch(READING_BATCH_SIZE)
         .prefetch(1)
