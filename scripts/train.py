@@ -141,7 +141,8 @@ def cross_validate(arguments: Arguments, workdir: Path) -> None:
     from skincnn.evaluation.crossval import cross_validation_configs, pool
     from skincnn.evaluation.report import evaluate, summary
     from skincnn.training.devices import PROCESSES
-    from skincnn.training.run import check_workdir, train
+    from skincnn.training.run import train
+    from skincnn.training.workdir import check_workdir
 
     if any(os.environ.get(name) for name in PROCESSES):
         raise ConfigError(

@@ -36,6 +36,7 @@ from skincnn.interruption import StopRequest
 from skincnn.training import run
 from skincnn.training.callbacks import Validation, is_patience_over
 from skincnn.training.state import Progress, load_state
+from skincnn.training.workdir import check_workdir
 
 CONFIG = Config(
     data=DataConfig(dataset="demo_tiny", image_size=48, batch_size=16, train_folds=(0, 1)),
@@ -213,10 +214,10 @@ def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_dict()))
     other = Config.from_dict({**CONFIG.to_dict(), "seed": 5})
     with pytest.raises(ConfigError, match=r"seed 0 \(now 5\)"):
-        run.check_workdir(tmp_path, other, resume=True)
-    run.check_workdir(tmp_path, CONFIG, resume=True)
+        check_workdir(tmp_path, other, resume=True)
+    check_workdir(tmp_path, CONFIG, resume=True)
     with pytest.raises(ConfigError, match="exclude each other"):
-        run.check_workdir(tmp_path, CONFIG, resume=True, overwrite=True)
+        check_workdir(tmp_path, CONFIG, resume=True, overwrite=True)
 
 
 def test_a_lock_is_let_go_and_leaves_nothing(tmp_path: Path) -> None:

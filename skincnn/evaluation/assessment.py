@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from skincnn.config import EvaluateConfig
@@ -16,14 +17,21 @@ from skincnn.evaluation.intervals import (
     estimate,
     lesion_weights,
 )
-from skincnn.evaluation.metrics import METRICS, PER_CLASS_METRICS, Sample, Scores
+from skincnn.evaluation.metrics import (
+    METRICS,
+    PER_CLASS_METRICS,
+    Floats,
+    Sample,
+    Scores,
+)
 from skincnn.evaluation.operating import (
     OPERATING_POINTS,
+    Target,
     choose_threshold,
     find_targets,
     score_operating_point,
 )
-from skincnn.evaluation.predictions import arrays
+from skincnn.evaluation.predictions import arrays, class_names_of
 from skincnn.evaluation.subgroups import score_subgroups
 
 CALIBRATION_METRICS = ("ece", "adaptive_ece", "brier", "log_loss")
@@ -45,12 +53,14 @@ def assess(
 
     Returns:
         temperature and thresholds (from validation), and `splits`: for each table what
-        `score`, `score_calibration`, `score_targets` and `score_subgroups` give. An
-        interval is {value, low, high}, with None for what the pictures cannot tell.
+        `score` gives, `calibration` (before and after the temperature), `targets` (each
+        what `score_target` gives) and `subgroups`. An interval is {value, low, high}, with
+        None for what the pictures cannot tell.
     """
     y_true, y_prob = arrays(tables["val"], class_names)
     temperature = fit_temperature(y_true, y_prob)
     calibrated = apply_temperature(y_prob, temperature)
+    targets = find_targets(class_names)
     thresholds: dict[str, dict[str, float | None]] = {
         target.name: {
             point.name: choose_threshold(
@@ -58,39 +68,64 @@ def assess(
             )
             for point in OPERATING_POINTS
         }
-        for target in find_targets(class_names)
+        for target in targets
     }
+    splits = {}
+    for split, table in tables.items():
+        y_true, y_prob = arrays(table, class_names)
+        calibrated = apply_temperature(y_prob, temperature)
+        lesions = table["lesion_id"].tolist()
+        weights = lesion_weights(lesions, config.resamples, seed)
+        scores = score(table, class_names, weights, config.confidence)
+        after = {name: METRICS[name].function for name in CALIBRATION_METRICS}
+        values = bootstrap(after, y_true, calibrated, weights)
+        splits[split] = {
+            **scores,
+            "calibration": {
+                "before": {name: scores["metrics"][name] for name in CALIBRATION_METRICS},
+                "after": {
+                    name: _plain(estimate(value, config.confidence)[0])
+                    for name, value in values.items()
+                },
+            },
+            "targets": {
+                target.name: score_target(
+                    table,
+                    target,
+                    target.score(calibrated),
+                    thresholds[target.name],
+                    weights,
+                    config.confidence,
+                )
+                for target in targets
+            },
+            "subgroups": [
+                dataclasses.asdict(group)
+                for group in score_subgroups(
+                    table, class_names, config.resamples, seed, config.confidence
+                )
+            ],
+        }
     return {
         "temperature": round(temperature, 6),
         "thresholds": thresholds,
-        "splits": {
-            split: {
-                **score(table, class_names, config, seed),
-                "calibration": score_calibration(
-                    table, class_names, temperature, config, seed
-                ),
-                "targets": score_targets(
-                    table, class_names, temperature, thresholds, config, seed
-                ),
-                "subgroups": [
-                    dataclasses.asdict(group)
-                    for group in score_subgroups(
-                        table, class_names, config.resamples, seed, config.confidence
-                    )
-                ],
-            }
-            for split, table in tables.items()
-        },
+        "splits": splits,
     }
 
 
 def score(
     predictions: pd.DataFrame,
     class_names: Sequence[str],
-    config: EvaluateConfig,
-    seed: int,
+    weights: Floats,
+    confidence: float,
 ) -> dict[str, Any]:
     """Returns every metric of a predictions table, with its interval.
+
+    Args:
+        predictions: A predictions table.
+        class_names: The names of the labels, in order.
+        weights: From `lesion_weights`, [resamples, num_images].
+        confidence: Coverage, between 0 and 1.
 
     Returns:
         num_images, num_lesions, `missing_classes` (without a picture: all means are over
@@ -101,20 +136,17 @@ def score(
         name: metric.function for name, metric in METRICS.items()
     }
     y_true, y_prob = arrays(predictions, class_names)
-    weights = lesion_weights(predictions["lesion_id"].tolist(), config.resamples, seed)
     values = bootstrap(functions | PER_CLASS_METRICS, y_true, y_prob, weights)
-    found = {name: estimate(value, config.confidence) for name, value in values.items()}
-    described = {}
-    for index, name in enumerate(class_names):
-        rows = predictions[predictions["label"] == name]
-        described[name] = {
-            "num_images": len(rows),
-            "num_lesions": int(rows["lesion_id"].nunique()),
+    found = {name: estimate(value, confidence) for name, value in values.items()}
+    described = {
+        name: {
+            **_count(predictions[predictions["label"] == name]),
             **{metric: _plain(found[metric][index]) for metric in PER_CLASS_METRICS},
         }
+        for index, name in enumerate(class_names)
+    }
     return {
-        "num_images": len(predictions),
-        "num_lesions": int(predictions["lesion_id"].nunique()),
+        **_count(predictions),
         "missing_classes": [n for n in class_names if not described[n]["num_images"]],
         "metrics": {name: _plain(found[name][0]) for name in METRICS},
         "classes": described,
@@ -122,93 +154,54 @@ def score(
     }
 
 
-def score_calibration(
+def score_target(
     predictions: pd.DataFrame,
-    class_names: Sequence[str],
-    temperature: float,
-    config: EvaluateConfig,
-    seed: int,
+    target: Target,
+    probability: Scores,
+    thresholds: Mapping[str, float | None],
+    weights: Floats,
+    confidence: float,
 ) -> dict[str, Any]:
-    """Returns `CALIBRATION_METRICS` before and after the temperature.
+    """Returns how well melanoma, or malignant lesions, are told from the others.
 
     Args:
         predictions: A predictions table.
-        class_names: The names of the labels, in order.
-        temperature: Fitted on validation.
-        config: Resamples and confidence.
-        seed: Seed of the resamples.
-    """
-    y_true, y_prob = arrays(predictions, class_names)
-    weights = lesion_weights(predictions["lesion_id"].tolist(), config.resamples, seed)
-    functions = {name: METRICS[name].function for name in CALIBRATION_METRICS}
-    found = {}
-    for when, scaled in (
-        ("before", y_prob),
-        ("after", apply_temperature(y_prob, temperature)),
-    ):
-        values = bootstrap(functions, y_true, scaled, weights)
-        found[when] = {
-            name: _plain(estimate(value, config.confidence)[0])
-            for name, value in values.items()
-        }
-    return found
-
-
-def score_targets(
-    predictions: pd.DataFrame,
-    class_names: Sequence[str],
-    temperature: float,
-    thresholds: Mapping[str, Mapping[str, float | None]],
-    config: EvaluateConfig,
-    seed: int,
-) -> dict[str, Any]:
-    """Returns how well melanoma, and malignant lesions, are told from the others.
-
-    Args:
-        predictions: A predictions table.
-        class_names: The names of the labels, in order.
-        temperature: Fitted on validation.
-        thresholds: Target to operating point to threshold, chosen on validation.
-        config: Resamples and confidence.
-        seed: Seed of the resamples.
+        target: What is to be found.
+        probability: Its calibrated probability, [num_images].
+        thresholds: Operating point to threshold, chosen on validation.
+        weights: From `lesion_weights`, [resamples, num_images].
+        confidence: Coverage, between 0 and 1.
 
     Returns:
-        Target to num_images and num_lesions of its classes, auc, and for each operating
-        point its threshold and its rates; the rates are empty where there is no threshold.
+        num_images and num_lesions of its classes, auc, and for each operating point its
+        threshold and its rates; the rates are empty where there is no threshold.
     """
-    y_true, y_prob = arrays(predictions, class_names)
-    calibrated = apply_temperature(y_prob, temperature)
-    weights = lesion_weights(predictions["lesion_id"].tolist(), config.resamples, seed)
-    found = {}
-    for target in find_targets(class_names):
-        positive, probability = target.positive(y_true), target.score(calibrated)
-        points = {}
-        for name, threshold in thresholds[target.name].items():
-            scores: dict[str, Estimate] = {}
-            if threshold is not None:
-                scores = score_operating_point(
-                    positive, probability, threshold, weights, config.confidence
-                )
-            points[name] = {
-                "threshold": threshold,
-                **{rate: _plain(value) for rate, value in scores.items()},
-            }
-        rows = predictions[positive]
-        found[target.name] = {
-            "num_images": len(rows),
-            "num_lesions": int(rows["lesion_id"].nunique()),
-            "auc": _plain(_auc(positive, probability, weights, config.confidence)),
-            "operating_points": points,
+    class_names = class_names_of(predictions)
+    positive = target.positive(arrays(predictions, class_names)[0])
+    two_classes = np.stack([1 - probability, probability], axis=1)
+    auc = bootstrap(
+        {"auc": PER_CLASS_METRICS["auc"]}, positive.astype(int), two_classes, weights
+    )["auc"]
+    points = {}
+    for name, threshold in thresholds.items():
+        scores: dict[str, Estimate] = {}
+        if threshold is not None:
+            scores = score_operating_point(
+                positive, probability, threshold, weights, confidence
+            )
+        points[name] = {
+            "threshold": threshold,
+            **{rate: _plain(value) for rate, value in scores.items()},
         }
-    return found
+    return {
+        **_count(predictions[positive]),
+        "auc": _plain(estimate(auc, confidence)[1]),
+        "operating_points": points,
+    }
 
 
-def _auc(positive: Any, probability: Any, weights: Any, confidence: float) -> Estimate:
-    two = pd.DataFrame({0: 1 - probability, 1: probability}).to_numpy()
-    values = bootstrap(
-        {"auc": PER_CLASS_METRICS["auc"]}, positive.astype(int), two, weights
-    )
-    return estimate(values["auc"], confidence)[1]
+def _count(rows: pd.DataFrame) -> dict[str, int]:
+    return {"num_images": len(rows), "num_lesions": int(rows["lesion_id"].nunique())}
 
 
 def _plain(found: Estimate) -> dict[str, float | None]:

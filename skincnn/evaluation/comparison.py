@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from skincnn.classes import describe
 from skincnn.errors import ConfigError
 from skincnn.evaluation.intervals import (
     Estimate,
@@ -23,6 +22,7 @@ from skincnn.evaluation.intervals import (
     lesion_weights,
 )
 from skincnn.evaluation.metrics import METRICS, Sample, Scores, recall_per_class
+from skincnn.evaluation.operating import find_targets
 from skincnn.evaluation.plots import BLUE, GREY, ORANGE
 from skincnn.evaluation.predictions import arrays, class_names_of, read_predictions
 from skincnn.lookup import look_up
@@ -147,9 +147,9 @@ def compare(
         weights = lesion_weights(lesions, resamples, seed)
         columns = dict.fromkeys((sort_by, *SHOWN))
         functions = {name: METRICS[name].function for name in columns}
-        melanoma = _melanoma(group[0].class_names)
-        if melanoma is not None:
-            functions[MELANOMA_RECALL] = _recall_of(melanoma)
+        for target in find_targets(group[0].class_names):
+            if target.name == "melanoma":
+                functions[MELANOMA_RECALL] = _recall_of(target.classes[0])
         values = {
             run.name: bootstrap(
                 functions, *arrays(run.predictions, run.class_names), weights
@@ -267,12 +267,6 @@ def plot_comparison(tables: dict[str, list[Row]], sort_by: str) -> Figure:
         axes.grid(axis="x", alpha=0.3, color=GREY)
     grid[-1].set_xlabel(f"{_words(sort_by)} with its interval", fontsize=11)
     return figure
-
-
-def _melanoma(class_names: Sequence[str]) -> int | None:
-    known = describe(class_names)
-    found = [i for i, name in enumerate(class_names) if known[name].name == "mel"]
-    return found[0] if found else None
 
 
 def _recall_of(index: int) -> Any:

@@ -94,6 +94,7 @@ def pool(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
         content["fold"] = descriptions[name]
         content["sha256"] = sha256(workdir / "predictions" / f"{name}.csv")
     audits = [report["audit"] for report in reports]
+    unseen = "its lesion" if config.data.split_by == "lesion" else "that picture"
     sizes = [audit["num_train_images"] for audit in audits]
     report = {
         **{key: value for key, value in reports[0].items() if key != "folds"},
@@ -102,13 +103,9 @@ def pool(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
         "protocol": (
             f"Cross-validation: {len(runs)} models, each trained on {min(sizes)} to "
             f"{max(sizes)} pictures, its epoch chosen on one fold more, and tested on the "
-            "rest. Every picture is tested once, by a model that never saw its lesion."
+            f"rest. Every picture is tested once, by a model that never saw {unseen}."
         ),
-        "audit": {
-            key: max(audit[key] for audit in audits)
-            for key in audits[0]
-            if all(isinstance(audit[key], int | float) for audit in audits)
-        },
+        "audit": {key: _worst([audit[key] for audit in audits]) for key in audits[0]},
         "training_seconds": sum(report["training_seconds"] for report in reports),
         "models": [
             {
@@ -123,3 +120,8 @@ def pool(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
     figures = draw_figures(report, tables, None)
     write_report(workdir, report, config, figures)
     return report
+
+
+def _worst(values: Sequence[Any]) -> Any:
+    """Returns the largest number, None where there is none."""
+    return max((value for value in values if value is not None), default=None)

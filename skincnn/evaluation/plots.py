@@ -16,7 +16,6 @@ from skincnn.evaluation.metrics import (
     Sample,
     auc_per_class,
     average_precision_per_class,
-    roc_points,
 )
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's colour-blind safe pair
@@ -140,14 +139,13 @@ def plot_roc_curves(
         class_names: The names of the classes, in order.
         title: What was predicted, for the heading.
     """
-    aucs = auc_per_class(Sample(y_true, y_prob))
+    sample = Sample(y_true, y_prob)
+    aucs = auc_per_class(sample)
     figure, panels = _panels(class_names, y_true, title)
-    for index, axes in enumerate(panels):
-        if not np.isnan(aucs[index]):
-            ones = np.ones(len(y_true))
-            _, true, false = roc_points(y_true == index, y_prob[:, index], ones)
+    for (true, false), auc, axes in zip(sample.curves, aucs, panels, strict=True):
+        if not np.isnan(auc):
             axes.plot(false / false[-1], true / true[-1], color=BLUE, linewidth=2)
-            _add_to_title(axes, f"AUC {aucs[index]:.2f}")
+            _add_to_title(axes, f"AUC {auc:.2f}")
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
     figure.supxlabel("1 - specificity", fontsize=12)
     figure.supylabel("sensitivity", fontsize=12)
@@ -168,16 +166,15 @@ def plot_precision_recall_curves(
         class_names: The names of the classes, in order.
         title: What was predicted, for the heading.
     """
-    averages = average_precision_per_class(Sample(y_true, y_prob))
+    sample = Sample(y_true, y_prob)
+    averages = average_precision_per_class(sample)
     figure, panels = _panels(class_names, y_true, title)
-    for index, axes in enumerate(panels):
-        if not np.isnan(averages[index]):
-            ones = np.ones(len(y_true))
-            _, true, false = roc_points(y_true == index, y_prob[:, index], ones)
+    for (true, false), average, axes in zip(sample.curves, averages, panels, strict=True):
+        if not np.isnan(average):
             precision = true[1:] / (true + false)[1:]
             axes.step(true[1:] / true[-1], precision, color=BLUE, linewidth=2, where="pre")
-            _add_to_title(axes, f"AP {averages[index]:.2f}")
-        axes.axhline((y_true == index).mean(), color=GREY, linestyle=":")
+            _add_to_title(axes, f"AP {average:.2f}")
+        axes.axhline(true[-1] / len(y_true), color=GREY, linestyle=":")
     figure.supxlabel("recall (dotted: the share of the class)", fontsize=12)
     figure.supylabel("precision", fontsize=12)
     return figure

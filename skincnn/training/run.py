@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import platform
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import pandas as pd
 import tensorflow as tf
 
 from skincnn import __version__
-from skincnn.config import AugmentConfig, Config, DataConfig, read_config
+from skincnn.config import AugmentConfig, Config, DataConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import audit
@@ -29,7 +28,7 @@ from skincnn.data.sampling import steps_per_epoch
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.metrics import METRICS
-from skincnn.files import replacing, require_writable_folder, sha256, write_json
+from skincnn.files import replacing, sha256, write_json
 from skincnn.interruption import StopRequest
 from skincnn.lookup import look_up
 from skincnn.model.augment import AUGMENTATIONS, Augmentation
@@ -79,23 +78,10 @@ from skincnn.training.state import (
     weights_path,
 )
 from skincnn.training.tensorboard import ConfusionImages, sample_grid, write_image
+from skincnn.training.workdir import check_workdir, clear
 
 Load = Callable[[pd.DataFrame, DataConfig], Images]
 """From rows of a table to their pictures: `pipeline.load_images` of a dataset."""
-PRODUCTS = (
-    "config.json",
-    "metadata.json",
-    "history.csv",
-    "logs",
-    "checkpoints",
-    "model.keras",
-    "predictions",
-    "report.json",
-    "report.html",
-    "figures",
-    "export",
-)
-"""What a run's folder holds; overwriting a run removes these and nothing else."""
 
 
 def check(config: Config) -> None:
@@ -121,35 +107,6 @@ def check(config: Config) -> None:
     for size in (config.data.image_size, config.train.small_image_size):
         if size > 0:
             check_size(config.model.backbone, size)
-
-
-def check_workdir(
-    workdir: Path, config: Config, *, overwrite: bool = False, resume: bool = False
-) -> None:
-    """Checks that a run can be written to `workdir`, without touching it.
-
-    Raises:
-        ConfigError: It is a file, cannot be written to, holds a run and neither
-            `overwrite` nor `resume` is set, holds a run of another configuration that is
-            to be resumed, or holds files that look like a run's and are not.
-    """
-    require_writable_folder(workdir, "--workdir")
-    if overwrite and resume:
-        raise ConfigError("--overwrite and --resume exclude each other. Give one of them.")
-    found = [name for name in PRODUCTS if (workdir / name).exists()]
-    if "config.json" not in found:
-        if found:
-            raise ConfigError(
-                f"{workdir} holds {', '.join(found)}, but no config.json: these are not a "
-                "run's. Expected an empty folder or a run's; give another --workdir."
-            )
-    elif resume:
-        _check_config(workdir / "config.json", config)
-    elif not overwrite:
-        raise ConfigError(
-            f"{workdir} holds a run already. Give another --workdir, --resume to go on "
-            "with it, or --overwrite to replace it."
-        )
 
 
 def train(
@@ -259,7 +216,7 @@ def _run(training: Training, facts: dict[str, Any], *, resume: bool) -> None:
     config, classifier, workdir = training.config, training.classifier, training.workdir
     names = facts["class_names"]
     if not resume:
-        _clear(workdir)
+        clear(workdir)
         write_json(workdir / "config.json", config.to_dict())
     training.fit()
     progress = training.progress
@@ -627,29 +584,6 @@ def _require_patients(metadata: pipeline.Metadata | None) -> None:
         )
 
 
-def _check_config(path: Path, config: Config) -> None:
-    """Checks that the run to be resumed has this configuration."""
-    begun = read_config(path).to_dict()
-    different = [
-        f"{name} {old!r} (now {new!r})"
-        for name, old, new in _differences("", begun, config.to_dict())
-    ]
-    if different:
-        raise ConfigError(
-            f"The run in {path.parent} was begun with another configuration: "
-            f"{', '.join(different)}. Expected the same preset and flags with --resume; "
-            f"--config {path} gives them."
-        )
-
-
-def _differences(where: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted({*old, *new}):
-            yield from _differences(f"{where}.{name}", old.get(name), new.get(name))
-    elif old != new:
-        yield where.removeprefix("."), old, new
-
-
 def _warn_of_enlarging(config: Config, longest_side: int | None) -> None:
     if longest_side is not None and config.data.image_size > longest_side * 3 / 4:
         print(
@@ -659,17 +593,6 @@ def _warn_of_enlarging(config: Config, longest_side: int | None) -> None:
             "name keeps them whole.",
             file=sys.stderr,
         )
-
-
-def _clear(workdir: Path) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
-    # config.json goes last: a folder that is cleared half way is still known as a run's.
-    for name in reversed(PRODUCTS):
-        path = workdir / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _on(device: dict[str, Any]) -> str:
