@@ -19,12 +19,12 @@ from skincnn.files import write_json
 
 def measure_input(
     pictures: Path | None = None,
-    num_images: int = 1024,
+    num_images: int = 2048,
     output: Path = Path("runs/benchmark/input.json"),
 ) -> None:
     """Measures the way from files to batches, and the building of a dataset.
 
-    Ratios in one run, median of twelve interleaved pairs, beside the spread of the
+    Ratios in one run, median of eight interleaved pairs, beside the spread of the
     baseline against itself. Absolute rates are those of this machine.
 
     Args:

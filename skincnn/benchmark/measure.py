@@ -19,7 +19,7 @@ from typing import Any
 
 from skincnn import cli
 
-PAIRS = 12
+PAIRS = 8
 Work = Callable[[], int]
 """Does something and returns how many pictures it did it to."""
 Round = tuple[float, float, float]

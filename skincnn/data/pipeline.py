@@ -33,7 +33,7 @@ from skincnn.errors import DataError
 Metadata = npt.NDArray[np.float32]
 """Rows of `metadata.encode_metadata`."""
 EVALUATION_BATCH_SIZE = 128
-READING_BATCH_SIZE = 32
+READING_BATCH_SIZE = 64
 READING_THREADS = 2 * (os.cpu_count() or 1)
 """Pictures that are decoded at a time; two for a core, so that none waits for a batch."""
 GATHERING_THREADS = 2
