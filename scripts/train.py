@@ -106,7 +106,8 @@ def command() -> None:
         find_learning_rate(arguments, workdir)
         return
     cli.load_tensorflow()
-    from skincnn.evaluation.report import evaluate, summary
+    from skincnn.evaluation.evaluate import evaluate
+    from skincnn.evaluation.report import summary
     from skincnn.serving.export import export_saved_model, find_saved_model
     from skincnn.training.devices import join_processes, leave_processes, run_folder
     from skincnn.training.run import train
@@ -139,7 +140,8 @@ def command() -> None:
 def cross_validate(arguments: Arguments, workdir: Path) -> None:
     """Trains and evaluates a model for each test set, and scores them together."""
     from skincnn.evaluation.crossval import cross_validation_configs, pool
-    from skincnn.evaluation.report import evaluate, summary
+    from skincnn.evaluation.evaluate import evaluate
+    from skincnn.evaluation.report import summary
     from skincnn.training.devices import PROCESSES
     from skincnn.training.run import train
     from skincnn.training.workdir import check_workdir

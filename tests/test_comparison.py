@@ -38,10 +38,8 @@ def write_run(
     table.sample(frac=1, random_state=seed).to_csv(
         folder / "predictions/test.csv", index=False
     )
-    (folder / "config.json").write_text(json.dumps({"data": {"split_by": split_by}}))
-    (folder / "metadata.json").write_text(
-        json.dumps({"seconds": 90.0, "num_parameters": 1234})
-    )
+    report = {"split_by": split_by, "training_seconds": 90.0, "num_parameters": 1234}
+    (folder / "report.json").write_text(json.dumps(report))
     return folder
 
 

@@ -29,8 +29,8 @@ from skincnn.config import (
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Images
 from skincnn.errors import ConfigError
+from skincnn.evaluation.evaluate import evaluate
 from skincnn.evaluation.predict import predict_probabilities
-from skincnn.evaluation.report import evaluate
 from skincnn.files import locked
 from skincnn.model.classifier import build_classifier
 from skincnn.training import devices, run

@@ -154,6 +154,36 @@ def score(
     }
 
 
+def score_differences(
+    predictions: pd.DataFrame,
+    reference: pd.DataFrame,
+    class_names: Sequence[str],
+    weights: Floats,
+    confidence: float,
+) -> dict[str, dict[str, float | None]]:
+    """Returns by how much a table exceeds another in each metric, on the same resamples.
+
+    Args:
+        predictions: A predictions table.
+        reference: Another, of the same pictures in the same order.
+        class_names: The names of the labels, in order.
+        weights: From `lesion_weights`, [resamples, num_images].
+        confidence: Coverage, between 0 and 1.
+
+    Returns:
+        Name of the metric to its interval; one that holds 0 may be chance.
+    """
+    functions = {name: metric.function for name, metric in METRICS.items()}
+    ours, others = (
+        bootstrap(functions, *arrays(table, class_names), weights)
+        for table in (predictions, reference)
+    )
+    return {
+        name: _plain(estimate(ours[name] - others[name], confidence)[0])
+        for name in functions
+    }
+
+
 def score_target(
     predictions: pd.DataFrame,
     target: Target,

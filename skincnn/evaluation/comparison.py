@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from skincnn.errors import ConfigError
+from skincnn.evaluation.folder import read_report
 from skincnn.evaluation.intervals import (
     Estimate,
     bootstrap,
@@ -88,8 +88,11 @@ def read_run(workdir: Path, split: str) -> Run:
         DataError: The table is damaged.
     """
     path = workdir / "predictions" / f"{split}.csv"
-    needed = (path, workdir / "config.json", workdir / "metadata.json")
-    missing = [str(file.relative_to(workdir)) for file in needed if not file.is_file()]
+    missing = [
+        str(file.relative_to(workdir))
+        for file in (path, workdir / "report.json")
+        if not file.is_file()
+    ]
     if missing:
         raise ConfigError(
             f"{workdir} holds no evaluated run: {', '.join(missing)} is missing. Expected "
@@ -97,16 +100,15 @@ def read_run(workdir: Path, split: str) -> Run:
             f"scripts/evaluate.py {workdir} --split {split}."
         )
     predictions = read_predictions(path).sort_values("image_id", ignore_index=True)
-    config = json.loads((workdir / "config.json").read_text())
-    metadata = json.loads((workdir / "metadata.json").read_text())
+    report = read_report(workdir)
     return Run(
         workdir.resolve().name,
         predictions,
         tuple(class_names_of(predictions)),
-        config["data"]["split_by"],
+        report["split_by"],
         hashlib.sha256(path.read_bytes()).hexdigest(),
-        metadata["seconds"] / 60,
-        metadata["num_parameters"],
+        report["training_seconds"] / 60,
+        report["num_parameters"],
     )
 
 

@@ -12,10 +12,9 @@ import pandas as pd
 
 from skincnn.config import NUM_FOLDS, Config
 from skincnn.errors import ConfigError
-from skincnn.evaluation.assessment import assess
+from skincnn.evaluation.combined import write_combined
+from skincnn.evaluation.folder import read_report, read_run
 from skincnn.evaluation.predictions import read_predictions
-from skincnn.evaluation.report import draw_figures, read_report, read_run, write_report
-from skincnn.files import sha256, write_text
 
 OUT_OF_FOLD = "out_of_fold"
 
@@ -68,9 +67,8 @@ def pool(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
     Raises:
         ConfigError: A folder holds no evaluated run, or a picture was tested twice.
     """
-    found = [read_run(run) for run in runs]
-    metadata, config = found[0]
-    reports = [read_report(run) for run in runs]
+    _, config = read_run(runs[0])
+    audits = [read_report(run)["audit"] for run in runs]
     tables = {}
     for name, split in (("val", "val"), (OUT_OF_FOLD, "test")):
         parts = [read_predictions(run / "predictions" / f"{split}.csv") for run in runs]
@@ -82,46 +80,20 @@ def pool(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
                 f"Picture {picture} is in {split} of two of the runs "
                 f"{', '.join(map(str, runs))}. Expected different folds."
             )
-        write_text(
-            workdir / "predictions" / f"{name}.csv", tables[name].to_csv(index=False)
-        )
-    assessed = assess(tables, metadata["class_names"], config.evaluate, config.seed)
-    descriptions = {
-        "val": "validation folds of all models",
-        OUT_OF_FOLD: "out-of-fold predictions",
-    }
-    for name, content in assessed["splits"].items():
-        content["fold"] = descriptions[name]
-        content["sha256"] = sha256(workdir / "predictions" / f"{name}.csv")
-    audits = [report["audit"] for report in reports]
     unseen = "its lesion" if config.data.split_by == "lesion" else "that picture"
     sizes = [audit["num_train_images"] for audit in audits]
-    report = {
-        **{key: value for key, value in reports[0].items() if key != "folds"},
-        **assessed,
-        "headline": OUT_OF_FOLD,
-        "protocol": (
+    return write_combined(
+        workdir,
+        runs,
+        tables,
+        {
+            "val": "validation folds of all models",
+            OUT_OF_FOLD: "out-of-fold predictions",
+        },
+        headline=OUT_OF_FOLD,
+        protocol=(
             f"Cross-validation: {len(runs)} models, each trained on {min(sizes)} to "
             f"{max(sizes)} pictures, its epoch chosen on one fold more, and tested on the "
             f"rest. Every picture is tested once, by a model that never saw {unseen}."
         ),
-        "audit": {key: _worst([audit[key] for audit in audits]) for key in audits[0]},
-        "training_seconds": sum(report["training_seconds"] for report in reports),
-        "models": [
-            {
-                "name": run.name,
-                "folds": report["folds"],
-                "best_epoch": report["best_epoch"],
-                "metrics": report["splits"]["test"]["metrics"],
-            }
-            for run, report in zip(runs, reports, strict=True)
-        ],
-    }
-    figures = draw_figures(report, tables, None)
-    write_report(workdir, report, config, figures)
-    return report
-
-
-def _worst(values: Sequence[Any]) -> Any:
-    """Returns the largest number, None where there is none."""
-    return max((value for value in values if value is not None), default=None)
+    )

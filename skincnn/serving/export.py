@@ -20,8 +20,9 @@ from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.data.preprocess import preprocess, preprocessing_fields, read_image
 from skincnn.errors import DataError
+from skincnn.evaluation.folder import read_run
 from skincnn.evaluation.predictions import arrays, read_predictions
-from skincnn.evaluation.report import load_model, read_run
+from skincnn.evaluation.runs import load_model
 from skincnn.files import write_json
 from skincnn.patient import METADATA_FIELDS, REGION_OF, SEXES, UNKNOWN
 from skincnn.serving.patients import SIGNATURE as PATIENT_INPUTS

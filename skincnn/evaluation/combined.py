@@ -1,0 +1,84 @@
+"""Reports of several runs together: cross-validation and ensembles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from skincnn.errors import ConfigError
+from skincnn.evaluation.assessment import assess
+from skincnn.evaluation.evaluate import write_predictions
+from skincnn.evaluation.folder import read_report, read_run
+from skincnn.evaluation.report import draw_figures, write_report
+
+
+def write_combined(
+    workdir: Path,
+    runs: Sequence[Path],
+    tables: Mapping[str, pd.DataFrame],
+    stored: Mapping[str, str],
+    **said: Any,
+) -> dict[str, Any]:
+    """Writes the predictions, figures and report that several runs have in common.
+
+    Args:
+        workdir: The folder to write to.
+        runs: The folders of evaluated runs.
+        tables: Split to predictions table, "val" among them.
+        stored: Split to where its pictures come from, in words.
+        **said: What else report.json says, in the place of what the first run's does.
+
+    Returns:
+        The content of report.json: as of a run, and `models`, the scores of each.
+
+    Raises:
+        ConfigError: A folder holds no evaluated run.
+    """
+    metadata, config = read_run(runs[0])
+    reports = [read_report(run) for run in runs]
+    written = write_predictions(workdir, tables)
+    assessed = assess(tables, metadata["class_names"], config.evaluate, config.seed)
+    for name, content in assessed["splits"].items():
+        content["fold"] = stored[name]
+        content["sha256"] = written[name]
+    audits = [report["audit"] for report in reports]
+    report = {
+        **{key: value for key, value in reports[0].items() if key != "folds"},
+        "audit": {key: _worst([audit[key] for audit in audits]) for key in audits[0]},
+        "training_seconds": sum(report["training_seconds"] for report in reports),
+        "models": [
+            {
+                "name": run.name,
+                "folds": report["folds"],
+                "best_epoch": report["best_epoch"],
+                "metrics": report["splits"]["test"]["metrics"],
+            }
+            for run, report in zip(runs, reports, strict=True)
+        ],
+        "variants": [],
+        "unknown": None,
+        "corruptions": None,
+        **assessed,
+        **said,
+    }
+    figures = draw_figures(report, tables, None)
+    write_report(workdir, report, config, figures)
+    return report
+
+
+def refuse_run(workdir: Path) -> None:
+    """Checks that a folder is not that of a run, whose report would be lost.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if (workdir / "config.json").exists():
+        raise ConfigError(f"{workdir} holds a run of its own. Give another folder.")
+
+
+def _worst(values: Sequence[Any]) -> Any:
+    """Returns the largest number, None where there is none."""
+    return max((value for value in values if value is not None), default=None)

@@ -1,0 +1,187 @@
+"""An ensemble: the mean of what several runs say of the same pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from skincnn.config import Config
+from skincnn.errors import ConfigError
+from skincnn.evaluation.assessment import score_differences
+from skincnn.evaluation.combined import refuse_run, write_combined
+from skincnn.evaluation.evaluate import score_variant, write_predictions
+from skincnn.evaluation.folder import read_report, read_run
+from skincnn.evaluation.intervals import lesion_weights
+from skincnn.evaluation.predictions import (
+    ENERGY,
+    PROBABILITY_PREFIX,
+    class_names_of,
+    read_predictions,
+)
+from skincnn.evaluation.unknown import UNKNOWN_TABLE, score_unknown
+
+SAME = ("lesion_id", "label")
+"""Columns in which tables of the same pictures agree."""
+
+
+def combine_runs(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
+    """Writes the report of the mean probabilities of several evaluated runs.
+
+    No model is asked again: everything comes from the tables of the runs, and what all of
+    them have (splits, test-time augmentation) the ensemble has, too. Its temperature and
+    thresholds are its own, chosen on validation.
+
+    Args:
+        workdir: The folder to write to.
+        runs: Two or more, evaluated on the same pictures; the headline is the first's.
+
+    Returns:
+        The content of report.json: as of a run, and `models`, each with its scores and
+        `differences`, what the ensemble has over it.
+
+    Raises:
+        ConfigError: There are fewer than two runs, a folder holds no evaluated run, or
+            they were tested on other pictures or classes, or one of them twice.
+    """
+    names = [run.resolve().name for run in runs]
+    if len(runs) < 2 or len({run.resolve() for run in runs}) < len(runs):
+        raise ConfigError(
+            f"An ensemble needs two or more different runs. Received: {', '.join(names)}."
+        )
+    refuse_run(workdir)
+    metadata, config = read_run(runs[0])
+    reports = [read_report(run) for run in runs]
+    splits = _common([list(report["splits"]) for report in reports])
+    kinds = _common([[kind["name"] for kind in report["variants"]] for report in reports])
+    tables = {split: mean_table(runs, split) for split in splits}
+    class_names = metadata["class_names"]
+    headline = reports[0]["headline"]
+    if headline not in splits:
+        headline = "test"
+    alone = sum(report["seconds_per_image"] for report in reports)
+    variants = []
+    for kind in kinds:
+        found = {split: mean_table(runs, f"{split}_{kind}") for split in splits}
+        parts = [_find(report["variants"], kind) for report in reports]
+        seconds = sum(part["seconds_per_image"] for part in parts)
+        variants.append(
+            {
+                "name": kind,
+                "num_views": parts[0]["num_views"],
+                "seconds_per_image": seconds,
+                "cost": seconds / alone,
+                "sha256": write_predictions(workdir, found, f"_{kind}"),
+                **score_variant(found, tables, headline, class_names, config),
+            }
+        )
+    weights = lesion_weights(
+        tables[headline]["lesion_id"].tolist(), config.evaluate.resamples, config.seed
+    )
+    models = [
+        {
+            "name": run.resolve().name,
+            "folds": report["folds"],
+            "best_epoch": report["best_epoch"],
+            "metrics": report["splits"][headline]["metrics"],
+            "seconds_per_image": report["seconds_per_image"],
+            "differences": score_differences(
+                tables[headline],
+                _read(run, headline, tables[headline]),
+                class_names,
+                weights,
+                config.evaluate.confidence,
+            ),
+        }
+        for run, report in zip(runs, reports, strict=True)
+    ]
+    return write_combined(
+        workdir,
+        runs,
+        tables,
+        {split: reports[0]["splits"][split]["fold"] for split in splits},
+        headline=headline,
+        protocol=(
+            f"Ensemble: the mean of the probabilities of {len(runs)} models "
+            f"({', '.join(names)}). {reports[0]['protocol']}"
+        ),
+        folds=reports[0]["folds"],
+        seconds_per_image=alone,
+        num_parameters=sum(report["num_parameters"] for report in reports),
+        models=models,
+        variants=variants,
+        unknown=_score_unknown(runs, tables, config),
+    )
+
+
+def mean_table(runs: Sequence[Path], name: str) -> pd.DataFrame:
+    """Returns the first run's predictions/<name>.csv with the mean answers of all.
+
+    Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation using
+    Deep Ensembles (2017), arXiv:1612.01474, take the mean of the probabilities; that of
+    the energies tells how unknown a picture is to all of them.
+
+    Args:
+        runs: Folders of evaluated runs.
+        name: A split, or a split and a kind of test-time augmentation.
+
+    Raises:
+        ConfigError: The runs were tested on other pictures or classes.
+        DataError: A table is not there, or damaged.
+    """
+    first = read_predictions(runs[0] / "predictions" / f"{name}.csv")
+    tables = [first, *(_read(run, name, first) for run in runs[1:])]
+    return _mean(tables)
+
+
+def _read(run: Path, name: str, like: pd.DataFrame) -> pd.DataFrame:
+    """Returns a run's table, its rows in the order of another's."""
+    table = read_predictions(run / "predictions" / f"{name}.csv")
+    same_pictures = set(table["image_id"]) == set(like["image_id"])
+    if same_pictures:
+        table = table.set_index("image_id").loc[like["image_id"]].reset_index()
+    columns = list(SAME)
+    if (
+        not same_pictures
+        or list(table.columns) != list(like.columns)
+        or not table[columns].equals(like[columns])
+    ):
+        raise ConfigError(
+            f"{run} was tested on other pictures, labels or classes ({name}) than the "
+            "first run. Expected runs of one dataset with the same --data.test-folds and "
+            "--data.validation-folds."
+        )
+    return table
+
+
+def _mean(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Returns the first table with the mean answers of all, row by row."""
+    names = class_names_of(tables[0])
+    means = {
+        column: np.mean([table[column] for table in tables], axis=0)
+        for column in (ENERGY, *(f"{PROBABILITY_PREFIX}{name}" for name in names))
+    }
+    return tables[0].assign(**means)
+
+
+def _score_unknown(
+    runs: Sequence[Path], tables: dict[str, pd.DataFrame], config: Config
+) -> dict[str, Any] | None:
+    """Returns what `score_unknown` says of pictures that all runs were asked about."""
+    found = [pd.read_csv(run / "predictions" / UNKNOWN_TABLE) for run in runs]
+    pictures = _common([table["image_id"].tolist() for table in found])
+    asked = [table[table["image_id"].isin(pictures)] for table in found]
+    asked = [table.reset_index(drop=True) for table in asked]
+    return score_unknown(tables, _mean(asked), config) if pictures else None
+
+
+def _common(lists: Sequence[list[str]]) -> list[str]:
+    """Returns what all lists hold, in the order of the first."""
+    return [name for name in lists[0] if all(name in other for other in lists)]
+
+
+def _find(variants: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(variant for variant in variants if variant["name"] == name)

@@ -1,0 +1,265 @@
+"""Evaluation of a run's folder: what its model says, and all that follows from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import pandas as pd
+import tensorflow as tf
+
+from skincnn.config import Config
+from skincnn.data import datasets, pipeline
+from skincnn.data.cache import Cache, Images
+from skincnn.data.metadata import encode_metadata
+from skincnn.evaluation.assessment import assess, score_differences
+from skincnn.evaluation.folder import read_run
+from skincnn.evaluation.intervals import lesion_weights
+from skincnn.evaluation.predict import predict_logits
+from skincnn.evaluation.predictions import predictions_table
+from skincnn.evaluation.report import draw_figures, write_report
+from skincnn.evaluation.runs import load_model, read_splits, stored_in
+from skincnn.evaluation.unknown import UNKNOWN_TABLE, predict_unknown, score_unknown
+from skincnn.evaluation.views import VIEWS, View, predict_views
+from skincnn.files import sha256, write_text
+from skincnn.lookup import look_up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What is reported beside the plain result; each asks the model again.
+
+    Attributes:
+        tta: Names of `VIEWS`, kinds of test-time augmentation.
+        num_views: How often a picture is shown then.
+        corruptions: Whether the model is also tried on spoilt pictures.
+        unknown: A folder of pictures that are no dermatoscopy.
+    """
+
+    tta: Sequence[str] = ()
+    num_views: int = 8
+    corruptions: bool = False
+    unknown: Path | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and the pictures that it is asked about, of which each split has a part.
+
+    Attributes:
+        model: From what is in the batches to logits.
+        class_names: The names of the classes, in order.
+        tables: Split to its rows, from `pipeline.read_table`.
+        images: Split to its pictures, in the order of the rows.
+        patients: Split to what the model is told of the patients, if anything.
+    """
+
+    model: keras.Model
+    class_names: list[str]
+    tables: dict[str, pd.DataFrame]
+    images: dict[str, Images]
+    patients: dict[str, Any]
+
+    def batches(self, split: str) -> tf.data.Dataset:
+        """Returns the inputs of a split, in order."""
+        return pipeline.evaluation_batches(self.images[split], self.patients[split])
+
+
+def evaluate(
+    workdir: Path,
+    data_dir: Path | None = None,
+    cache: Cache = "auto",
+    splits: Sequence[str] = (),
+    extras: Extras | None = None,
+) -> dict[str, Any]:
+    """Predicts validation, test and other splits, and writes tables, figures and report.
+
+    Needs nothing of a run but its folder, and the dataset. Writes predictions/*.csv,
+    figures/*.png, report.json, report.html and README.md, the model card.
+
+    Args:
+        workdir: The folder of a finished training.
+        data_dir: Where TFDS keeps built datasets.
+        cache: Where decoded pictures are kept; see `cache.cached_images`.
+        splits: More splits of the dataset, as "fold_3" or "test_official"; the first is
+            the report's headline. What is chosen (the temperature, the thresholds) is
+            chosen on validation.
+        extras: What else is to be found out.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        ConfigError: The folder holds no finished run, a split is not there or was
+            trained on, or an extra is not to be had.
+        DataError: The dataset is missing, or is not the one of the training.
+    """
+    extras = extras or Extras()
+    metadata, config = read_run(workdir)
+    views = {
+        name: look_up(VIEWS, name, "--tta")(config, extras.num_views) for name in extras.tta
+    }
+    builder = datasets.open_dataset(config.data.dataset, data_dir)
+    tables = read_splits(builder, config, metadata, workdir, splits)
+    subject = Subject(
+        load_model(workdir, metadata),
+        metadata["class_names"],
+        tables,
+        {
+            split: pipeline.load_images(builder, table, config.data, cache)
+            for split, table in tables.items()
+        },
+        {
+            split: encode_metadata(table) if config.model.metadata else None
+            for split, table in tables.items()
+        },
+    )
+    headline = splits[0] if splits else "test"
+    predictions, seconds = _predict(subject, headline)
+    written = write_predictions(workdir, predictions)
+    assessed = assess(predictions, subject.class_names, config.evaluate, config.seed)
+    for split, content in assessed["splits"].items():
+        content["fold"] = stored_in(split, config)
+        content["sha256"] = written[split]
+    variants = []
+    for name, chosen in views.items():
+        found, longer = _predict(subject, headline, chosen)
+        hashes = write_predictions(workdir, found, f"_{name}")
+        scores = score_variant(found, predictions, headline, subject.class_names, config)
+        variants.append(
+            {
+                "name": name,
+                "num_views": len(chosen),
+                "seconds_per_image": longer,
+                "cost": longer / seconds,
+                "sha256": hashes,
+                **scores,
+            }
+        )
+    unknown = predict_unknown(subject.model, config, subject.class_names, extras.unknown)
+    write_text(workdir / "predictions" / UNKNOWN_TABLE, unknown.to_csv(index=False))
+    report = {
+        **_describe_run(metadata, config),
+        "attribution": builder.builder_config.attribution,
+        "seconds_per_image": seconds,
+        "headline": headline,
+        "models": [],
+        "protocol": _protocol(metadata, config, assessed),
+        **assessed,
+        "variants": variants,
+        "unknown": score_unknown(predictions, unknown, config),
+    }
+    figures = draw_figures(report, predictions, pd.read_csv(workdir / "history.csv"))
+    write_report(workdir, report, config, figures)
+    return report
+
+
+def score_variant(
+    tables: Mapping[str, pd.DataFrame],
+    plain: Mapping[str, pd.DataFrame],
+    split: str,
+    class_names: Sequence[str],
+    config: Config,
+) -> dict[str, Any]:
+    """Returns what is said of a way to predict, beside the plain one.
+
+    Args:
+        tables: Split to its predictions, "val" among them.
+        plain: The same of the plain model.
+        split: Of which the scores are wanted.
+        class_names: The names of the classes, in order.
+        config: The run's, for the intervals.
+
+    Returns:
+        split; what `assess` says of it, with a temperature and thresholds of its own; and
+        `differences`, what each metric gains over the plain one.
+    """
+    chosen = {name: tables[name] for name in ("val", split)}
+    assessed = assess(chosen, class_names, config.evaluate, config.seed)
+    weights = lesion_weights(
+        tables[split]["lesion_id"].tolist(), config.evaluate.resamples, config.seed
+    )
+    return {
+        "split": split,
+        "temperature": assessed["temperature"],
+        "thresholds": assessed["thresholds"],
+        **assessed["splits"][split],
+        "differences": score_differences(
+            tables[split], plain[split], class_names, weights, config.evaluate.confidence
+        ),
+    }
+
+
+def write_predictions(
+    workdir: Path, tables: Mapping[str, pd.DataFrame], suffix: str = ""
+) -> dict[str, str]:
+    """Writes predictions/<split><suffix>.csv of each table, and returns their SHA-256."""
+    written = {}
+    for split, table in tables.items():
+        path = workdir / "predictions" / f"{split}{suffix}.csv"
+        write_text(path, table.to_csv(index=False))
+        written[split] = sha256(path)
+    return written
+
+
+def _predict(
+    subject: Subject, timed: str, views: Sequence[View] = ()
+) -> tuple[dict[str, pd.DataFrame], float]:
+    """Returns the predictions of each split, and the seconds for a picture of one."""
+    found, seconds = {}, 0.0
+    for split, table in subject.tables.items():  # the first, val, compiles
+        batches = subject.batches(split)
+        started = time.perf_counter()
+        if views:
+            logits = predict_views(subject.model, batches, views)
+        else:
+            logits = predict_logits(subject.model, batches)
+        if split == timed:
+            seconds = (time.perf_counter() - started) / len(table)
+        found[split] = predictions_table(table, logits, subject.class_names)
+    return found, seconds
+
+
+def _describe_run(metadata: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Returns what the report says of the training."""
+    return {
+        "made_up": metadata["made_up"],
+        "dataset": metadata["dataset"],
+        "folds": {
+            "train": list(config.data.train_folds),
+            "val": list(config.data.validation_folds),
+            "test": list(config.data.test_folds),
+        },
+        "split_by": config.data.split_by,
+        "one_image_per_lesion": config.data.one_image_per_lesion,
+        "audit": metadata["audit"],
+        "class_names": metadata["class_names"],
+        "best_epoch": metadata["best_epoch"],
+        "monitor": config.train.monitor,
+        "training_seconds": metadata["seconds"],
+        "num_parameters": metadata["num_parameters"],
+        "interval": {
+            "confidence": config.evaluate.confidence,
+            "method": "percentile bootstrap over lesions",
+            "resamples": config.evaluate.resamples,
+        },
+    }
+
+
+def _protocol(metadata: dict[str, Any], config: Config, assessed: dict[str, Any]) -> str:
+    """Returns what was trained on what, and where the choices were made."""
+    audit, splits = metadata["audit"], assessed["splits"]
+    tested = " and ".join(
+        content["fold"] for name, content in splits.items() if name != "val"
+    )
+    return (
+        f"Trained on {audit['num_train_images']} pictures of {audit['num_train_lesions']} "
+        f"lesions (folds {', '.join(map(str, config.data.train_folds))}). Epoch "
+        f"{metadata['best_epoch']} was chosen on {splits['val']['fold']} by its "
+        f"{config.train.monitor.replace('_', ' ')}, so the scores there flatter; no choice "
+        f"of this run was made on {tested}."
+    )

@@ -1,0 +1,93 @@
+"""The model of a run, and the pictures that it is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import pandas as pd
+import tensorflow_datasets as tfds
+
+from skincnn.config import Config
+from skincnn.data import pipeline
+from skincnn.data.splits import make_splits
+from skincnn.errors import ConfigError, DataError
+from skincnn.files import sha256
+
+SPLITS = ("val", "test")
+
+
+def load_model(workdir: Path, metadata: dict[str, Any]) -> keras.Model:
+    """Returns a run's model, after checking that its file is the one that was written.
+
+    Raises:
+        DataError: The file has changed.
+    """
+    path = workdir / "model.keras"
+    expected = metadata["sha256"]["model.keras"]
+    if sha256(path) != expected:
+        raise DataError(
+            f"{path} has changed since it was written: its SHA-256 is not {expected}."
+        )
+    return keras.saving.load_model(path, compile=False)
+
+
+def read_splits(
+    builder: tfds.core.DatasetBuilder,
+    config: Config,
+    metadata: dict[str, Any],
+    workdir: Path,
+    others: Sequence[str],
+) -> dict[str, pd.DataFrame]:
+    """Returns the rows of validation, test and other splits of a run, val first.
+
+    Args:
+        builder: The dataset.
+        config: The run's.
+        metadata: The run's, with the fingerprints of its splits.
+        workdir: The run's folder, for messages.
+        others: Names of more splits of the dataset.
+
+    Raises:
+        ConfigError: A split is not there, or was trained on.
+        DataError: The dataset is not the one of the training.
+    """
+    tables = make_splits(builder, config.data, SPLITS)
+    for split, table in tables.items():
+        if pipeline.fingerprint(table) != metadata["data_fingerprint"][split]:
+            raise DataError(
+                f"{split} of {builder.info.full_name} is not the one that {workdir} was "
+                "trained with. Expected the same pictures and labels; train again, or "
+                "give the --data-dir of the training."
+            )
+    for split in others:
+        if split not in tables:
+            tables[split] = pipeline.read_table(
+                builder, [_find_split(split, builder, config)]
+            )
+    return tables
+
+
+def _find_split(split: str, builder: tfds.core.DatasetBuilder, config: Config) -> int | str:
+    """Returns what `pipeline.read_table` calls a split that is neither val nor test."""
+    trained = {pipeline.stored_name(fold) for fold in config.data.train_folds}
+    if config.data.split_by == "image":
+        trained = {name for name in builder.info.splits if name.startswith("fold_")}
+    there = [name for name in builder.info.splits if name not in trained]
+    if split not in there:
+        raise ConfigError(
+            f"--split must be one of: {', '.join((*SPLITS, *there))}. Received: {split}"
+            f"{', which was trained on' if split in trained else ''}."
+        )
+    return int(split.removeprefix("fold_")) if split.startswith("fold_") else split
+
+
+def stored_in(split: str, config: Config) -> str:
+    """Returns where the pictures of a split are stored."""
+    folds = {"val": config.data.validation_folds, "test": config.data.test_folds}
+    if split not in folds:
+        return split.replace("_", " ")
+    numbers = ", ".join(map(str, folds[split]))
+    return f"fold{'s' if len(folds[split]) > 1 else ''} {numbers}"

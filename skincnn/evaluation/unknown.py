@@ -1,0 +1,203 @@
+"""Whether a picture is of the kind that the model was trained on, and what if it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import sklearn.datasets
+import sklearn.metrics
+import tensorflow as tf
+
+from skincnn.config import Config
+from skincnn.data import pipeline
+from skincnn.data.cache import Images
+from skincnn.data.metadata import encode_metadata
+from skincnn.data.preprocess import preprocess, read_image
+from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.intervals import estimate, lesion_weights
+from skincnn.evaluation.predict import predict_logits
+from skincnn.evaluation.predictions import ENERGY, predictions_table
+from skincnn.patient import UNKNOWN
+
+ACCEPTED = 0.95
+"""Share of the validation pictures that the threshold accepts."""
+SET = "set"
+UNKNOWN_TABLE = "unknown.csv"
+NUM_PICTURES = 48
+SIDE = 224
+"""Pixels of the pictures that are made here, before they are resized as all are."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+Pictures = Iterator[npt.NDArray[np.uint8]]
+
+
+def photographs(rng: np.random.Generator) -> Pictures:
+    """Yields square pieces of the two photographs that come with scikit-learn."""
+    photos = sklearn.datasets.load_sample_images().images
+    for number in range(NUM_PICTURES):
+        photo = photos[number % len(photos)]
+        side = int(rng.integers(SIDE // 2, min(photo.shape[:2]) + 1))
+        top, left = (int(rng.integers(0, length - side + 1)) for length in photo.shape[:2])
+        yield photo[top : top + side, left : left + side]
+
+
+def noise(rng: np.random.Generator) -> Pictures:
+    """Yields pictures of independent pixels."""
+    for _ in range(NUM_PICTURES):
+        yield rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+
+
+def plain_colours(rng: np.random.Generator) -> Pictures:
+    """Yields pictures of one colour, as of a covered lens."""
+    for _ in range(NUM_PICTURES):
+        yield np.full((SIDE, SIDE, 3), rng.integers(0, 256, 3), np.uint8)
+
+
+def stripes(rng: np.random.Generator) -> Pictures:
+    """Yields stripes of two colours, as of cloth or a screen."""
+    down, right = np.mgrid[:SIDE, :SIDE] / SIDE
+    for _ in range(NUM_PICTURES):
+        angle, count = rng.uniform(0, np.pi), rng.integers(3, 30)
+        wave = np.sin(2 * np.pi * count * (np.cos(angle) * right + np.sin(angle) * down))
+        dark, bright = rng.integers(0, 256, (2, 3), np.uint8)
+        yield np.where(wave[..., None] > 0, dark, bright)
+
+
+UNKNOWN_SETS: dict[str, Callable[[np.random.Generator], Pictures]] = {
+    "photographs": photographs,
+    "noise": noise,
+    "plain colours": plain_colours,
+    "stripes": stripes,
+}
+"""Pictures that are no dermatoscopy."""
+
+
+def predict_unknown(
+    classifier: keras.Model, config: Config, class_names: list[str], folder: Path | None
+) -> pd.DataFrame:
+    """Returns a predictions table of pictures that are no dermatoscopy.
+
+    Columns are `set` (a name of `UNKNOWN_SETS`, or that of the folder), image_id, and
+    those of `predictions_table` but a label.
+
+    Args:
+        classifier: The model.
+        config: The run's, for the preprocessing and the seed.
+        class_names: The names of the classes, in order.
+        folder: More pictures, in it or in folders below.
+
+    Raises:
+        ConfigError: The folder holds no picture.
+        DataError: A file there is no picture.
+    """
+    rng = np.random.default_rng(config.seed)
+    found = {
+        name: [np.asarray(preprocess(picture, config.data)) for picture in make(rng)]
+        for name, make in UNKNOWN_SETS.items()
+    }
+    if folder is not None:
+        found[folder.resolve().name] = list(_read_folder(folder, config))
+    sets = [name for name, pictures in found.items() for _ in pictures]
+    images = np.stack([picture for pictures in found.values() for picture in pictures])
+    rows = pd.DataFrame(
+        {
+            SET: sets,
+            "image_id": [f"{name} {number}" for number, name in enumerate(sets)],
+            "label": np.nan,
+            "sha256": "",
+        }
+    )
+    batches = pipeline.evaluation_batches(images, _nobody(config, len(images)))
+    logits = predict_logits(classifier, batches)
+    return predictions_table(rows, logits, class_names).drop(columns="label")
+
+
+def score_unknown(
+    predictions: Mapping[str, pd.DataFrame], unknown: pd.DataFrame, config: Config
+) -> dict[str, Any]:
+    """Returns how well the energy tells the pictures of a split from unknown ones.
+
+    Liu et al., Energy-based Out-of-distribution Detection (2020), arXiv:2010.03759. The
+    threshold accepts 95 % of the validation pictures.
+
+    Args:
+        predictions: Split to its predictions table, "val" among them.
+        unknown: From `predict_unknown`.
+        config: The run's, for the intervals.
+
+    Returns:
+        score, threshold, accepted_validation, `splits` (each but val: num_images, and the
+        share that is refused with its interval) and `sets` (name, num_images, the share
+        refused, and the AUC of telling them from all splits but val).
+    """
+    threshold = float(np.quantile(predictions["val"][ENERGY], ACCEPTED))
+    splits, known = {}, []
+    for split, table in predictions.items():
+        if split == "val":
+            continue
+        known.append(table[ENERGY].to_numpy())
+        splits[split] = {
+            "num_images": len(table),
+            "refused": _refused(table, threshold, config),
+        }
+    energies = np.concatenate(known)
+    sets = []
+    for name, rows in unknown.groupby(SET, sort=False):
+        both = np.concatenate([energies, rows[ENERGY]])
+        strange = np.repeat([0, 1], [len(energies), len(rows)])
+        sets.append(
+            {
+                "name": name,
+                "num_images": len(rows),
+                "refused": round(float((rows[ENERGY] > threshold).mean()), 6),
+                "auc": round(float(sklearn.metrics.roc_auc_score(strange, both)), 6),
+            }
+        )
+    return {
+        "score": ENERGY,
+        "threshold": threshold,
+        "accepted_validation": ACCEPTED,
+        "splits": splits,
+        "sets": sets,
+    }
+
+
+def _refused(table: pd.DataFrame, threshold: float, config: Config) -> dict[str, Any]:
+    refused = (table[ENERGY] > threshold).to_numpy(float)
+    weights = lesion_weights(
+        table["lesion_id"].tolist(), config.evaluate.resamples, config.seed
+    )
+    weights = np.concatenate([np.ones((1, len(table))), weights])
+    shares = weights @ refused / weights.sum(axis=1)
+    return dataclasses.asdict(estimate(shares, config.evaluate.confidence)[0])
+
+
+def _read_folder(folder: Path, config: Config) -> Iterator[Images]:
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    if not files:
+        raise ConfigError(
+            f"--unknown {folder} holds no picture. Expected files ending in "
+            f"{', '.join(SUFFIXES)}."
+        )
+    for path in files:
+        try:
+            yield np.asarray(read_image(tf.constant(path.read_bytes()), config.data))
+        except tf.errors.OpError as error:
+            raise DataError(
+                f"{path} is no picture that can be read: {error.message}. Take it out of "
+                "the folder."
+            ) from error
+
+
+def _nobody(config: Config, count: int) -> npt.NDArray[np.float32] | None:
+    """Returns what a model with metadata is told of patients of whom nothing is known."""
+    if not config.model.metadata:
+        return None
+    row = {"age": np.nan, "sex": UNKNOWN, "localization": UNKNOWN}
+    return encode_metadata(pd.DataFrame([row] * count))

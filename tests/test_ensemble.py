@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_here
+from scipy.special import softmax
+from sklearn import metrics as reference
+
+from skincnn.evaluation.predictions import class_names_of, read_predictions
+
+
+def vary(workdir: Path, seed: int) -> Path:
+    """Changes what a run says, and the order in which it says so."""
+    rng = np.random.default_rng(seed)
+    for path in (workdir / "predictions").glob("*.csv"):
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        columns = [f"probability_{name}" for name in class_names_of(table)]
+        logits = np.log(table[columns].to_numpy(float)) + rng.normal(0, 2, (len(table), 7))
+        table[columns] = softmax(logits, axis=1)
+        table["energy"] = table["energy"].astype(float) + rng.normal(0, 1, len(table))
+        table.sample(frac=1, random_state=seed).to_csv(path, index=False)
+    return workdir
+
+
+@pytest.fixture
+def runs(run: tuple[Path, object], tmp_path: Path) -> list[Path]:
+    """Three runs of the same folds whose answers differ."""
+    folders = [tmp_path / name for name in "abc"]
+    for seed, folder in enumerate(folders):
+        shutil.copytree(run[0], folder)
+        vary(folder, seed)
+    return folders
+
+
+def test_an_ensemble_is_the_mean_of_its_runs(runs: list[Path], tmp_path: Path) -> None:
+    target = tmp_path / "abc"
+    done = run_here("evaluate.py", *runs, "--ensemble", target)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((target / "report.json").read_text())
+    for split in ("val", "test"):
+        tables = [
+            read_predictions(folder / f"predictions/{split}.csv").set_index("image_id")
+            for folder in runs
+        ]
+        found = read_predictions(target / f"predictions/{split}.csv").set_index("image_id")
+        names = class_names_of(found)
+        for column in ("energy", *(f"probability_{name}" for name in names)):
+            mean = sum(table[column] for table in tables) / 3
+            np.testing.assert_allclose(found[column], mean[found.index], rtol=1e-9)
+        score = report["splits"][split]["metrics"]["balanced_accuracy"]["value"]
+        answers = np.array(names)[found.filter(like="probability_").to_numpy().argmax(1)]
+        expected = reference.balanced_accuracy_score(found["label"], answers)
+        assert score == pytest.approx(expected, abs=1e-6)
+    assert [model["name"] for model in report["models"]] == ["a", "b", "c"]
+    for model in report["models"]:
+        gained = model["differences"]["macro_f1"]["value"]
+        alone = model["metrics"]["macro_f1"]["value"]
+        together = report["splits"]["test"]["metrics"]["macro_f1"]["value"]
+        assert gained == pytest.approx(together - alone, abs=0.01)
+    single = json.loads((runs[0] / "report.json").read_text())
+    assert report["num_parameters"] == 3 * single["num_parameters"]
+    assert report["unknown"]["sets"]
+    assert "a, b, c" in report["protocol"]
+    page = (target / "report.html").read_text()
+    assert all(f"<td>{name}</td>" in page for name in "abc")
+    # It is ranked like any run.
+    done = run_here("compare.py", target, *runs, "--resamples", 100, "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "compare.csv")
+    assert set(frame["run"]) == {"abc", "a", "b", "c"}
+    assert frame["protocol"].nunique() == 1
+
+
+def test_what_makes_no_ensemble_is_refused(runs: list[Path], tmp_path: Path) -> None:
+    table = pd.read_csv(runs[1] / "predictions/test.csv", keep_default_na=False)
+    table.iloc[1:].to_csv(runs[1] / "predictions/test.csv", index=False)
+    for arguments, message in (
+        ([runs[0], "--ensemble", tmp_path / "e"], "two or more different runs"),
+        ([runs[0], runs[0], "--ensemble", tmp_path / "e"], "two or more different runs"),
+        ([*runs[:2], "--ensemble", tmp_path / "e"], "tested on other pictures"),
+        ([runs[0], runs[2], "--ensemble", runs[1]], "holds a run of its own"),
+        ([*runs, "--ensemble", tmp_path / "e", "--tta", "random"], "asks no model"),
+        ([runs[0], tmp_path / "no", "--ensemble", tmp_path / "e"], "cannot be read"),
+        ([], "WORKDIRS"),
+    ):
+        done = run_here("evaluate.py", *arguments)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "e").exists()

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_here
+from PIL import Image
+
+from skincnn.config import Config, EvaluateConfig
+from skincnn.evaluation.predictions import read_predictions
+from skincnn.evaluation.unknown import NUM_PICTURES, UNKNOWN_SETS, score_unknown
+
+CONFIG = Config(evaluate=EvaluateConfig(resamples=200))
+
+
+@pytest.mark.parametrize("name", UNKNOWN_SETS)
+def test_each_set_has_its_pictures_and_they_are_always_the_same(name: str) -> None:
+    first, second = (list(UNKNOWN_SETS[name](np.random.default_rng(0))) for _ in range(2))
+    assert len(first) == NUM_PICTURES
+    for picture, again in zip(first, second, strict=True):
+        assert picture.dtype == np.uint8
+        assert picture.shape[2] == 3
+        np.testing.assert_array_equal(picture, again)
+    assert len({picture.tobytes() for picture in first}) > NUM_PICTURES / 2
+
+
+def make_table(energies: np.ndarray) -> pd.DataFrame:
+    lesions = [f"l{n // 2}" for n in range(len(energies))]
+    return pd.DataFrame({"lesion_id": lesions, "energy": energies})
+
+
+def test_the_threshold_is_fixed_on_validation_and_the_shares_are_counted() -> None:
+    rng = np.random.default_rng(0)
+    predictions = {
+        "val": make_table(rng.normal(-5, 1, 400)),
+        "test": make_table(rng.normal(-4.5, 1, 300)),
+    }
+    unknown = pd.DataFrame(
+        {
+            "set": ["far"] * 40 + ["near"] * 60,
+            "energy": np.concatenate([rng.normal(5, 1, 40), rng.normal(-4, 1, 60)]),
+        }
+    )
+    found = score_unknown(predictions, unknown, CONFIG)
+    assert sum(predictions["val"]["energy"] > found["threshold"]) == 20  # of 400
+    test = predictions["test"]["energy"].to_numpy()
+    refused = found["splits"]["test"]["refused"]
+    assert refused["value"] == pytest.approx(np.mean(test > found["threshold"]), abs=1e-6)
+    assert refused["low"] < refused["value"] < refused["high"]
+    assert set(found["splits"]) == {"test"}
+    far, near = found["sets"]
+    assert (far["name"], far["num_images"], far["refused"], far["auc"]) == ("far", 40, 1, 1)
+    energies = unknown["energy"][40:].to_numpy()
+    assert near["refused"] == pytest.approx(
+        np.mean(energies > found["threshold"]), abs=1e-6
+    )
+    pairs = np.mean(energies[:, None] > test)
+    assert near["auc"] == pytest.approx(pairs, abs=1e-6)
+
+
+def test_a_run_is_asked_about_pictures_of_all_kinds(
+    run: tuple[Path, object], data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(run[0], workdir)
+    plain = read_predictions(workdir / "predictions/test.csv")
+    folder = tmp_path / "cats" / "below"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (40, 30), (number, 200, 0)).save(folder / f"{number}.PNG")
+    (folder / "notes.txt").write_text("no picture")
+    done = run_here(
+        "evaluate.py",
+        workdir,
+        *("--data-dir", data_dir, "--unknown", tmp_path / "cats"),
+        *("--tta", "orientations", "random", "--num-views", 2),
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((workdir / "report.json").read_text())
+    counts = {found["name"]: found["num_images"] for found in report["unknown"]["sets"]}
+    assert counts == {**dict.fromkeys(UNKNOWN_SETS, NUM_PICTURES), "cats": 3}
+    variants = report["variants"]
+    assert [variant["name"] for variant in variants] == ["orientations", "random"]
+    for variant in variants:
+        name = variant["name"]
+        table = read_predictions(workdir / f"predictions/test_{name}.csv")
+        accuracy = (
+            table.filter(like="probability_").to_numpy().argmax(axis=1)
+            == table["label"].astype("category").cat.codes
+        ).mean()
+        value = variant["metrics"]["accuracy"]["value"]
+        assert value == pytest.approx(accuracy, abs=1e-6)
+        before = report["splits"]["test"]["metrics"]["accuracy"]["value"]
+        gained = variant["differences"]["accuracy"]["value"]
+        assert gained == pytest.approx(value - before, abs=2e-6)
+        assert (table["probability_mel"] - plain["probability_mel"]).abs().max() > 1e-4
+        assert "2 " in done.stdout and name in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--unknown", "empty"], 2, "holds no picture. Expected files ending in .jpg"),
+        (["--unknown", "broken"], 3, "broken.jpg is no picture that can be read"),
+        (["--tta", "orientations", "--num-views", "9"], 2, "There are 8 orientations"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_in_one_line(
+    arguments: list[str],
+    code: int,
+    message: str,
+    run: tuple[Path, object],
+    data_dir: Path,
+    tmp_path: Path,
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(run[0], workdir)
+    before = (workdir / "report.json").read_bytes()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "broken.jpg").write_text("<html>")
+    flags = [tmp_path / flag if flag in ("empty", "broken") else flag for flag in arguments]
+    done = run_here("evaluate.py", workdir, "--data-dir", data_dir, *flags)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (workdir / "report.json").read_bytes() == before
