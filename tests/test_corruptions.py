@@ -253,6 +253,14 @@ def test_the_difference_is_that_to_clean_pictures(content: dict) -> None:
     assert min(drops) < -0.1
 
 
+@pytest.fixture
+def three_corruptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores three corruptions alone, to save time."""
+    some = {name: CORRUPTIONS[name] for name in ("contrast", "noise", "hairs")}
+    monkeypatch.setattr(robustness, "CORRUPTIONS", some)
+
+
+@pytest.mark.usefixtures("three_corruptions")
 def test_chunks_change_nothing(
     colours: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +278,7 @@ def test_chunks_change_nothing(
     assert score(few, table, seed=4) != at_once
 
 
+@pytest.mark.usefixtures("three_corruptions")
 def test_without_melanoma_nothing_is_said_of_it(colours: np.ndarray) -> None:
     rates = ("melanoma_sensitivity", "melanoma_specificity")
     few = colours[:6]

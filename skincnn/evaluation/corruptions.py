@@ -60,7 +60,7 @@ def brightness(image: Pictures, severity: int, rng: np.random.Generator) -> Pict
 
     The odds x / (1 - x) of a grey level x in 0..1 are multiplied by exp(+strength) or
     exp(-strength): black and white stay. Training adds up to 10 % of white; this moves
-    the middle grey by 17 % and more.
+    the middle grey by more than 16 %.
     """
     odds = math.exp(rng.choice((-1, 1)) * _strength("brightness", severity))
     levels = np.arange(256) / 255
@@ -84,7 +84,7 @@ def colour_cast(image: Pictures, severity: int, rng: np.random.Generator) -> Pic
 
     The gains of red, green and blue are exp(strength * cos(angle)), at angles a third of a
     turn apart, the first of them drawn: their product is 1. Training has gains of up to
-    5 %; here the two that differ most are 20 % apart and more.
+    5 %; here the two that differ most are 19 % apart and more.
     """
     angles = rng.uniform(0, 2 * math.pi) + 2 * math.pi / 3 * np.arange(3)
     gains = np.exp(_strength("colour_cast", severity) * np.cos(angles))

@@ -87,7 +87,7 @@ def score_corruptions(
 
     Args:
         predict: What made `predictions`, from pictures to logits; it is given 128 pictures
-            at most.
+            at most, in their order, all of them for each corruption and severity.
         images: uint8 [num_images, height, width, 3], as the model is shown them; an array
             or a memory map.
         predictions: The predictions table of these pictures, in the same order.
