@@ -18,6 +18,7 @@ from skincnn.config import (
     ModelConfig,
 )
 from skincnn.errors import ConfigError
+from skincnn.evaluation.corruptions import CORRUPTIONS, STRENGTHS
 from skincnn.lookup import look_up
 from skincnn.model.augment import AUGMENTATIONS, Augmentation
 from skincnn.model.backbones import BACKBONES
@@ -115,6 +116,21 @@ def test_mix_returns_pictures_partners_and_shares(name: str) -> None:
     assert ((partner >= 0) & (partner < 8)).all()
     assert ((share >= 0) & (share <= 1)).all()
     assert (mixed == images).all() == (share == 1).all()
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_corruption_spoils_a_copy_by_its_generator(name: str) -> None:
+    image = demo.render("mel", 1, 0)
+    before = image.copy()
+    for severity in range(1, len(STRENGTHS[name]) + 1):
+        first, again = (
+            CORRUPTIONS[name](image, severity, np.random.default_rng(7)) for _ in range(2)
+        )
+        assert (first.shape, first.dtype) == (image.shape, np.uint8)
+        np.testing.assert_array_equal(first, again)
+        assert 0.5 < np.abs(first.astype(float) - image).mean() < 128
+    np.testing.assert_array_equal(image, before)
+    assert "training" in (CORRUPTIONS[name].__doc__ or "").lower()
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -324,3 +324,59 @@ def _panels(
 
 def _add_to_title(axes: Any, text: str) -> None:
     axes.set_title(f"{axes.get_title()}: {text}", fontsize=11)
+
+
+def plot_corruptions(content: Mapping[str, Any], title: str) -> Figure:
+    """Draws the scores of each corruption, a row, and severity, a column, as a heat map.
+
+    A panel of balanced accuracy and, where it is known, one of melanoma sensitivity; the
+    first column is that of the pictures as they are.
+
+    Args:
+        content: From `robustness.score_corruptions`.
+        title: What was predicted, for the heading.
+    """
+    clean, rows = content["clean"], content["rows"]
+    scores = {"balanced_accuracy": "balanced accuracy"}
+    found = clean["melanoma_sensitivity"]
+    if found is not None and found["value"] is not None:
+        scores["melanoma_sensitivity"] = "melanoma sensitivity"
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    figure = Figure(
+        figsize=(1.9 + 4.6 * len(scores), 1.5 + 0.4 * len(names)), layout="constrained"
+    )
+    figure.suptitle(title, fontsize=13)
+    panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    for axes, (score, heading) in zip(panels, scores.items(), strict=True):
+        values = [
+            [clean[score]["value"]]
+            + [row[score]["value"] for row in rows if row["name"] == name]
+            for name in names
+        ]
+        _heat_map(axes, np.array(values, float))
+        axes.set_title(heading, fontsize=12)
+        axes.set_xlabel("severity", fontsize=12)
+    panels[0].set_yticks(
+        range(len(names)), [name.replace("_", " ") for name in names], fontsize=12
+    )
+    return figure
+
+
+def _heat_map(axes: Any, values: npt.NDArray[np.float64]) -> None:
+    """Draws scores in 0..1, [rows, 1 + severities], each with its number."""
+    most = max(float(values.max()), 0.01)
+    axes.imshow(values, cmap="viridis", vmin=0, vmax=most, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        axes.text(
+            column,
+            row,
+            f"{value:.2f}",
+            ha="center",
+            va="center",
+            fontsize=12,
+            color="white" if value < 0.6 * most else "black",
+        )
+    axes.axvline(0.5, color="white", linewidth=4)
+    axes.set_xticks(
+        range(values.shape[1]), ["as is", *range(1, values.shape[1])], fontsize=12
+    )
