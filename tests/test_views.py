@@ -83,7 +83,7 @@ def test_random_views_vary_pictures_as_training_does_and_repeatably() -> None:
 
 
 def test_views_that_are_not_to_be_had_are_refused() -> None:
-    with pytest.raises(ConfigError, match="There are 8 orientations. Received: .* 9"):
+    with pytest.raises(ConfigError, match=r"There are 8 orientations\. Received: .* 9"):
         VIEWS["orientations"](CONFIG, 9)
     plain = dataclasses.replace(CONFIG, augment=AugmentConfig(magnitude=0.0))
     with pytest.raises(ConfigError, match="no augmentation"):

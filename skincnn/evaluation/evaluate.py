@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
@@ -21,7 +23,8 @@ from skincnn.evaluation.folder import read_run
 from skincnn.evaluation.intervals import lesion_weights
 from skincnn.evaluation.predict import predict_logits
 from skincnn.evaluation.predictions import predictions_table
-from skincnn.evaluation.report import draw_figures, write_report
+from skincnn.evaluation.report import CHOSEN_POINT, draw_figures, write_report
+from skincnn.evaluation.robustness import score_corruptions
 from skincnn.evaluation.runs import load_model, read_splits, stored_in
 from skincnn.evaluation.unknown import UNKNOWN_TABLE, predict_unknown, score_unknown
 from skincnn.evaluation.views import VIEWS, View, predict_views
@@ -152,7 +155,12 @@ def evaluate(
         **assessed,
         "variants": variants,
         "unknown": score_unknown(predictions, unknown, config),
+        "corruptions": None,
     }
+    if extras.corruptions:
+        report["corruptions"] = _spoil(
+            subject, headline, predictions[headline], assessed, config
+        )
     figures = draw_figures(report, predictions, pd.read_csv(workdir / "history.csv"))
     write_report(workdir, report, config, figures)
     return report
@@ -222,6 +230,38 @@ def _predict(
             seconds = (time.perf_counter() - started) / len(table)
         found[split] = predictions_table(table, logits, subject.class_names)
     return found, seconds
+
+
+def _spoil(
+    subject: Subject,
+    split: str,
+    predictions: pd.DataFrame,
+    assessed: dict[str, Any],
+    config: Config,
+) -> dict[str, Any]:
+    """Returns `score_corruptions` of a split."""
+    patients = subject.patients[split]
+
+    def predict(images: Images, rows: slice) -> npt.NDArray[np.float32]:
+        inputs: Any = images
+        if patients is not None:
+            inputs = {"images": images, "metadata": patients[rows]}
+        return np.asarray(subject.model.predict_on_batch(inputs), np.float32)
+
+    scores = score_corruptions(
+        predict,
+        subject.images[split],
+        predictions,
+        subject.class_names,
+        assessed["temperature"],
+        assessed["thresholds"].get("melanoma", {}).get(CHOSEN_POINT),
+        lesion_weights(
+            predictions["lesion_id"].tolist(), config.evaluate.resamples, config.seed
+        ),
+        config.evaluate.confidence,
+        config.seed,
+    )
+    return {"split": split, **scores}
 
 
 def _describe_run(metadata: dict[str, Any], config: Config) -> dict[str, Any]:

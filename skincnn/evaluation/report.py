@@ -22,7 +22,8 @@ from skincnn.evaluation.predictions import arrays
 from skincnn.files import replacing, write_json, write_text
 
 SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
-SUMMARY_POINT = "90 % specificity"
+CHOSEN_POINT = "90 % specificity"
+"""The operating point of melanoma that is shown first."""
 
 
 def draw_figures(
@@ -55,6 +56,11 @@ def draw_figures(
         if split != "val":  # whose curves would flatter
             drawn |= _draw_curves(report, content, table, title)
         figures |= {f"{name}_{split}": figure for name, figure in drawn.items()}
+    spoilt = report["corruptions"]
+    if spoilt:
+        split = spoilt["split"]
+        title = f"{pictures}, {split}, spoilt: {report['splits'][split]['fold']}"
+        figures[f"corruptions_{split}"] = plots.plot_corruptions(spoilt, title)
     return figures
 
 
@@ -115,11 +121,11 @@ def summary(report: dict[str, Any]) -> str:
         )
         lines.append(f"  recall             {recalls}")
         for target, of in content["targets"].items():
-            rates = of["operating_points"][SUMMARY_POINT]
+            rates = of["operating_points"][CHOSEN_POINT]
             if "sensitivity" in rates:
                 lines.append(
                     f"  {target:<18} sensitivity {_text(rates['sensitivity'])} at the "
-                    f"threshold of {SUMMARY_POINT} on validation"
+                    f"threshold of {CHOSEN_POINT} on validation"
                 )
         if content["missing_classes"]:
             lines.append(
@@ -127,12 +133,23 @@ def summary(report: dict[str, Any]) -> str:
                 "over the other classes"
             )
     for variant in report["variants"]:
+        score = _text(variant["metrics"]["balanced_accuracy"])
         gained = variant["differences"]["balanced_accuracy"]
         lines.append(
-            f"{variant['num_views']} views, {variant['name']} ({variant['split']}): balanced "
-            f"accuracy {_text(variant['metrics']['balanced_accuracy'])}, "
-            f"{gained['value']:+.3f} [{gained['low']:+.3f}, {gained['high']:+.3f}] over one "
-            f"view, {variant['cost']:.1f} times its time"
+            f"{variant['num_views']} views, {variant['name']} ({variant['split']}): "
+            f"balanced accuracy {score}, {gained['value']:+.3f} "
+            f"[{gained['low']:+.3f}, {gained['high']:+.3f}] over one view, "
+            f"{variant['cost']:.1f} times its time"
+        )
+    if report["corruptions"]:
+        clean = report["corruptions"]["clean"]["balanced_accuracy"]["value"]
+        worst = min(
+            report["corruptions"]["rows"], key=lambda row: row["difference"]["value"]
+        )
+        lines.append(
+            f"spoilt pictures: balanced accuracy {clean:.3f} falls at worst to "
+            f"{_text(worst['balanced_accuracy'])} ({worst['name'].replace('_', ' ')}, "
+            f"severity {worst['severity']})"
         )
     return "\n".join(lines)
 

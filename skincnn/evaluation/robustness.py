@@ -25,8 +25,9 @@ from skincnn.evaluation.occlusions import Pictures
 from skincnn.evaluation.operating import Target, find_targets, score_operating_point
 from skincnn.evaluation.predictions import arrays
 
-Predict = Callable[[Pictures], npt.NDArray[np.float32]]
-"""From uint8 [n, height, width, 3] to logits, float32 [n, num_classes]."""
+Predict = Callable[[Pictures, slice], npt.NDArray[np.float32]]
+"""From uint8 [n, height, width, 3], and the rows of the predictions table that they are,
+to logits, float32 [n, num_classes]."""
 CHUNK = 128
 """Pictures that are spoilt and predicted at a time."""
 SAME_PROBABILITY = 0.05
@@ -87,7 +88,7 @@ def score_corruptions(
 
     Args:
         predict: What made `predictions`, from pictures to logits; it is given 128 pictures
-            at most, in their order, all of them for each corruption and severity.
+            at most.
         images: uint8 [num_images, height, width, 3], as the model is shown them; an array
             or a memory map.
         predictions: The predictions table of these pictures, in the same order.
@@ -175,7 +176,8 @@ def _predict_all(
     logits = []
     for first in range(0, len(images), CHUNK):
         chunk = np.asarray(images[first : first + CHUNK])
-        logits.append(predict(spoil(chunk, first=first)))
+        rows = slice(first, first + len(chunk))
+        logits.append(predict(spoil(chunk, first=first), rows))
         progress.update(len(chunk))
     return np.asarray(scipy.special.softmax(np.concatenate(logits), axis=1), np.float64)
 
