@@ -58,6 +58,6 @@ class StopRequest:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
             self.signal = number
-            self.obey()
+            StopRequest.obey(self)  # at once, whatever others do
         self.signal = number
         print("\nfinishing the step, then saving ...", file=sys.stderr)

@@ -334,7 +334,8 @@ class Training:
             ):
                 if is_patience_over(self.progress, *self.patience):
                     break
-                self._fit_segment(segment, stop)
+                with _memory(self.config.data.batch_size, segment.image_size):
+                    self._fit_segment(segment, stop)
         self._load_best()
 
     def _begin(self) -> None:
@@ -424,22 +425,21 @@ class Training:
         if segment.epochs.start == 0 and segment.first_step == 0:
             grid = sample_grid(pictures, self.labels, config.augment, config.seed)
             write_image(logs / "pictures", "training_pictures", 0, grid)
-        with _memory(config.data.batch_size, segment.image_size):
-            self.model.fit(
-                batches,
-                steps_per_epoch=self.steps - segment.first_step,
-                initial_epoch=segment.epochs.start,
-                epochs=segment.epochs.stop,
-                shuffle=False,  # the batches are shuffled already
-                callbacks=[
-                    self.validation,
-                    keras.callbacks.TensorBoard(logs, write_graph=False),
-                    ConfusionImages(self.validation, self.class_names, logs / "pictures"),
-                    Saving(self.progress, self._save, stop, segment.first_step, metrics),
-                    EarlyStopping(self.progress, *self.patience),
-                    *self.callbacks,
-                ],
-            )
+        self.model.fit(
+            batches,
+            steps_per_epoch=self.steps - segment.first_step,
+            initial_epoch=segment.epochs.start,
+            epochs=segment.epochs.stop,
+            shuffle=False,  # the batches are shuffled already
+            callbacks=[
+                self.validation,
+                keras.callbacks.TensorBoard(logs, write_graph=False),
+                ConfusionImages(self.validation, self.class_names, logs / "pictures"),
+                Saving(self.progress, self._save, stop, segment.first_step, metrics),
+                EarlyStopping(self.progress, *self.patience),
+                *self.callbacks,
+            ],
+        )
 
     def _orientations(self, segment: Segment) -> int:
         """Returns in how many orientations features are trained on; 0 for pictures."""
