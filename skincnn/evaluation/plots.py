@@ -42,14 +42,15 @@ def plot_confusion_matrix(
     axes = figure.add_subplot()
     shades = axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
     for (row, column), rate in np.ndenumerate(rates):
+        count = int(confusion[row, column])
         axes.text(
             column,
             row,
-            f"{int(confusion[row, column])}\n{100 * rate:.0f} %",
+            f"{count}\n{100 * rate:.0f} %" if count else "0",
             ha="center",
             va="center",
-            fontsize=10,
-            color="white" if rate > 0.55 else "black",
+            fontsize=12 if count else 10,
+            color="white" if rate > 0.55 else "black" if count else GREY,
         )
     ticks = range(len(class_names))
     axes.set_xticks(ticks, class_names, fontsize=12)
@@ -269,7 +270,7 @@ def plot_subgroups(
     for place, group in zip(places, rows, strict=True):
         found = group["scores"]["accuracy"]
         axes.plot([found["low"], found["high"]], [place, place], color=BLUE, linewidth=2)
-        axes.plot(found["value"], place, color=BLUE, marker="s", markersize=6)
+        axes.plot(found["value"], place, color=BLUE, marker="s", markersize=6, clip_on=False)
     axes.axvline(overall, color=ORANGE, linestyle="--", label="all pictures")
     labels = [
         f"{group['attribute']}: {group['value']} (n = {group['num_images']})"
@@ -310,8 +311,10 @@ def _panels(
     figure.suptitle(title, fontsize=12)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     panels = list(grid.flat)
-    for axes in panels[len(class_names) :]:
-        axes.set_axis_off()
+    for number in range(len(class_names), len(panels)):
+        panels[number].set_axis_off()
+        if number >= columns:
+            panels[number - columns].tick_params(labelbottom=True)
     for index, (axes, name) in enumerate(zip(panels, class_names, strict=False)):
         count = int((y_true == index).sum())
         axes.set_title(f"{name} (n = {count})" if count else f"no {name}", fontsize=11)

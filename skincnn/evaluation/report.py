@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import keras
 import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
 from matplotlib.figure import Figure
 
-from skincnn import classes
 from skincnn.config import Config, read_config
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache
@@ -25,13 +22,14 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation import plots
 from skincnn.evaluation.assessment import assess
 from skincnn.evaluation.calibration import apply_temperature, reliability
+from skincnn.evaluation.model_card import render_card
 from skincnn.evaluation.operating import decision_curve, find_targets
+from skincnn.evaluation.page import render_page
 from skincnn.evaluation.predict import predict_logits
 from skincnn.evaluation.predictions import arrays, predictions_table
+from skincnn.evaluation.verdict import SUMMARY_METRICS, SUMMARY_POINT, interval
 from skincnn.files import replacing, sha256, write_json, write_text
 
-SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
-SUMMARY_POINT = "90 % specificity"
 SPLITS = ("val", "test")
 
 
@@ -194,7 +192,7 @@ def summary(report: dict[str, Any]) -> str:
         )
         for name in SUMMARY_METRICS:
             value = content["metrics"][name]
-            lines.append(f"  {name.replace('_', ' '):<18} {_text(value)}")
+            lines.append(f"  {name.replace('_', ' '):<18} {interval(value)}")
         recalls = ", ".join(
             f"{name} {of['recall']['value']:.2f}"
             for name, of in content["classes"].items()
@@ -205,7 +203,7 @@ def summary(report: dict[str, Any]) -> str:
             rates = of["operating_points"][SUMMARY_POINT]
             if "sensitivity" in rates:
                 lines.append(
-                    f"  {target:<18} sensitivity {_text(rates['sensitivity'])} at the "
+                    f"  {target:<18} sensitivity {interval(rates['sensitivity'])} at the "
                     f"threshold of {SUMMARY_POINT} on validation"
                 )
         if content["missing_classes"]:
@@ -260,12 +258,6 @@ def load_model(workdir: Path, metadata: dict[str, Any]) -> keras.Model:
             f"{path} has changed since it was written: its SHA-256 is not {expected}."
         )
     return keras.saving.load_model(path, compile=False)
-
-
-def _text(value: dict[str, float | None]) -> str:
-    if value["value"] is None:
-        return "no picture"
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def _read_splits(
@@ -329,18 +321,10 @@ def _protocol(metadata: dict[str, Any], config: Config, assessed: dict[str, Any]
     )
 
 
-def _role(split: str) -> str:
-    """Returns what a split was used for."""
-    return {
-        "val": "validation (epoch, temperature and thresholds were chosen on it)",
-        "test": "test (no choice of this run was made on it)",
-    }.get(split, "no choice of this run was made on it")
-
-
 def write_report(
     workdir: Path, report: dict[str, Any], config: Config, figures: dict[str, Figure]
 ) -> None:
-    """Writes figures/*.png, report.json and report.html.
+    """Writes figures/*.png, report.json, report.html and README.md, the model card.
 
     Args:
         workdir: The folder to write to.
@@ -353,25 +337,5 @@ def write_report(
         with replacing(workdir / "figures" / f"{name}.png") as temporary:
             temporary.write_bytes(png)
     write_json(workdir / "report.json", report)
-    write_text(workdir / "report.html", _html(report, config, pictures))
-
-
-def _html(report: dict[str, Any], config: Config, pictures: dict[str, bytes]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("skincnn.evaluation", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["interval"] = _text
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        role=_role,
-        classes=classes.describe(report["class_names"]),
-        config=json.dumps(config.to_dict(), indent=2),
-        figures={
-            name: "data:image/png;base64," + base64.b64encode(png).decode()
-            for name, png in pictures.items()
-        },
-    )
+    write_text(workdir / "report.html", render_page(report, config, pictures))
+    write_text(workdir / "README.md", render_card(report, config))
