@@ -12,7 +12,6 @@ from typing import Any
 
 from skincnn import classes
 from skincnn.config import Config
-from skincnn.evaluation import verdict
 
 NOT_KNOWN = "not known"
 Answers = list[tuple[str, str]]
@@ -153,8 +152,8 @@ def _assessment(report: Mapping[str, Any]) -> Answers:
     return [
         (
             "Can others evaluate it",
-            "predictions/*.csv hold each picture's probabilities; scripts/evaluate.py makes "
-            "the report again where the model and the data are",
+            "predictions/*.csv hold each picture's probabilities; scripts/evaluate.py "
+            "makes the report again where the model and the data are",
         ),
         (
             "Measures",
@@ -183,7 +182,7 @@ def _application(report: Mapping[str, Any]) -> Answers:
 
 
 def _groups(report: Mapping[str, Any], attribute: str) -> str:
-    """Returns the values of an attribute with their pictures, as "histo 40, consensus 9"."""
+    """Returns how many pictures have each value, as "histo 40, consensus 9"."""
     groups = report["splits"][report["headline"]]["subgroups"]
     return ", ".join(
         f"{group['value']} {group['num_images']}"

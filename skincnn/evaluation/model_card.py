@@ -1,4 +1,4 @@
-"""The model card: README.md with a head that the Hugging Face Hub reads, and a checklist."""
+"""The model card: README.md with a head that the Hugging Face Hub reads."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def data_name(report: Mapping[str, Any]) -> str:
 
 def _data_id(report: Mapping[str, Any]) -> str:
     """Returns the variant of the dataset, "isic2018" of "ham10000/isic2018/2.0.0"."""
-    return (report["dataset"].split("/") + [report["dataset"]])[1]
+    parts = report["dataset"].split("/")
+    return str(parts[min(1, len(parts) - 1)])
 
 
 def _result(report: Mapping[str, Any], split: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The report as one page: the verdict first, then the sections that there is something in."""
+"""The report as one page: the verdict first, then what there is to show."""
 
 from __future__ import annotations
 

@@ -83,13 +83,13 @@ def count_called_benign(content: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def verdict(report: Mapping[str, Any]) -> str:
-    """Returns how good the model is and how sure that is, as two or three sentences."""
+    """Returns how good the model is, how sure that is, and whether to believe it."""
     content = report["splits"][report["headline"]]
     found = content["metrics"]["balanced_accuracy"]
     sentences = [
-        f"Averaged over the classes, {percent(found)} of the pictures are named rightly "
-        f"({100 * report['interval']['confidence']:.0f} % interval {percent_ends(found)}); "
-        f"guessing would name {100 / len(report['class_names']):.0f} %."
+        f"Averaged over the classes, the model names {percent(found)} of the pictures "
+        f"rightly ({100 * report['interval']['confidence']:.0f} % interval {percent_ends(found)}); "
+        f"guessing would get {100 / len(report['class_names']):.0f} %."
     ]
     melanomas = find_melanomas(content)
     if melanomas is None:
@@ -98,9 +98,13 @@ def verdict(report: Mapping[str, Any]) -> str:
         sentences.append("No melanoma was among the test pictures.")
     else:
         sentences.append(
-            f"{melanomas.num_missed} of {melanomas.num_images} melanomas are called something "
-            "else."
+            f"It calls {melanomas.num_missed} of {melanomas.num_images} melanomas "
+            "something else."
         )
+    if is_leaky(report):
+        sentences.append("Some of the test was trained on: DO NOT TRUST this.")
+    else:
+        sentences.append("No picture, lesion or near-duplicate is in two of its splits.")
     return " ".join(sentences)
 
 
