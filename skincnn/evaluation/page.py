@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -73,6 +74,7 @@ def find_sections(report: Mapping[str, Any], figures: Collection[str]) -> dict[s
     return {name: title for name, title in SECTIONS.items() if there.get(name, True)}
 
 
+@functools.cache
 def environment(*, autoescape: bool) -> jinja2.Environment:
     """Returns what renders the templates beside this file."""
     made = jinja2.Environment(
@@ -85,9 +87,14 @@ def environment(*, autoescape: bool) -> jinja2.Environment:
     words = ("interval", "percent", "percent_ends", "label", "role")
     made.filters |= {name: getattr(verdict, name) for name in words}
     made.filters["signed"] = lambda found: verdict.interval(found, "+.3f")
-    made.filters["cell"] = lambda text: text.replace("|", "\\|").replace("\n", " ")
+    made.filters["cell"] = _cell
     made.globals["verdict"] = verdict
     return made
+
+
+def _cell(text: str) -> str:
+    """Returns a text that is nothing but text in a Markdown table."""
+    return text.replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
 
 
 def _data_uri(png: bytes) -> str:

@@ -86,9 +86,10 @@ def verdict(report: Mapping[str, Any]) -> str:
     """Returns how good the model is, how sure that is, and whether to believe it."""
     content = report["splits"][report["headline"]]
     found = content["metrics"]["balanced_accuracy"]
+    confidence = f"{100 * report['interval']['confidence']:.0f} %"
     sentences = [
         f"Averaged over the classes, the model names {percent(found)} of the pictures "
-        f"rightly ({100 * report['interval']['confidence']:.0f} % interval {percent_ends(found)}); "
+        f"rightly ({confidence} interval {percent_ends(found)}); "
         f"guessing would get {100 / len(report['class_names']):.0f} %."
     ]
     melanomas = find_melanomas(content)
