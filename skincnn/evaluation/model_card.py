@@ -39,7 +39,7 @@ def render_card(report: Mapping[str, Any], config: Config) -> str:
             config=config,
             content=report["splits"][report["headline"]],
             head=head(report, config),
-            data=data_name(report),
+            data=verdict.data_name(report),
             non_commercial=NON_COMMERCIAL in report["attribution"],
             classes=classes.describe(report["class_names"]),
             checklist=fill_checklist(report, config),
@@ -59,12 +59,12 @@ def head(report: Mapping[str, Any], config: Config) -> str:
         "library_name": "keras",
         "pipeline_tag": "image-classification",
         "license": "cc-by-nc-4.0" if NON_COMMERCIAL in report["attribution"] else "unknown",
-        **({"datasets": [_data_id(report)]} if published else {}),
+        **({"datasets": [verdict.data_id(report)]} if published else {}),
         "metrics": list(HUB_METRICS.values()),
         "tags": [*tags, "made-up-data"] if report["made_up"] else tags,
         "model-index": [
             {
-                "name": f"skincnn {config.model.backbone} on {data_name(report)}",
+                "name": f"skincnn {config.model.backbone} on {verdict.data_name(report)}",
                 "results": [
                     _result(report, split) for split in report["splits"] if split != "val"
                 ],
@@ -73,19 +73,6 @@ def head(report: Mapping[str, Any], config: Config) -> str:
     }
     lines = [f"{key}: {json.dumps(value)}" for key, value in entries.items()]
     return "\n".join(["---", *lines, "---"])
-
-
-def data_name(report: Mapping[str, Any]) -> str:
-    """Returns what a reader would call the pictures; made-up ones are called so."""
-    if report["made_up"]:
-        return "made-up demo pictures"
-    return _data_id(report) if report["attribution"] else "pictures of one's own"
-
-
-def _data_id(report: Mapping[str, Any]) -> str:
-    """Returns the variant of the dataset, "isic2018" of "ham10000/isic2018/2.0.0"."""
-    parts = report["dataset"].split("/")
-    return str(parts[min(1, len(parts) - 1)])
 
 
 def _result(report: Mapping[str, Any], split: str) -> dict[str, Any]:
@@ -98,10 +85,10 @@ def _result(report: Mapping[str, Any], split: str) -> dict[str, Any]:
     melanomas = verdict.find_melanomas(content)
     if melanomas is not None:
         named.append(("recall", "melanoma recall", melanomas.recall))
-    kind = "made-up" if report["made_up"] else _data_id(report)
+    kind = "made-up" if report["made_up"] else verdict.data_id(report)
     return {
         "task": {"type": "image-classification", "name": "Image Classification"},
-        "dataset": {"name": data_name(report), "type": kind, "split": split},
+        "dataset": {"name": verdict.data_name(report), "type": kind, "split": split},
         "metrics": [
             {
                 "type": kind,

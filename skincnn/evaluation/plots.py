@@ -81,7 +81,7 @@ def plot_learning_curves(history: pd.DataFrame, best_epoch: int, title: str) -> 
         title: What was trained on, for the heading.
     """
     figure = Figure(figsize=(8.6, 3.4), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(f"Learning curves. {title}", fontsize=12)
     left, right = figure.subplots(1, 2)
     left.plot(history["epoch"], history["loss"], color=BLUE, marker="o", markersize=4)
     left.set_title("training loss (weighted)", fontsize=12)
@@ -89,7 +89,9 @@ def plot_learning_curves(history: pd.DataFrame, best_epoch: int, title: str) -> 
     for name in history.columns[history.columns.str.startswith("val_")]:
         text = label(name.removeprefix("val_"))
         color, style = next(styles)
-        right.plot(history["epoch"], history[name], style, color=color, label=text)
+        right.plot(
+            history["epoch"], history[name], style, color=color, linewidth=2, label=text
+        )
     right.axvline(best_epoch, color=ORANGE, linewidth=1.5, label="epoch kept")
     right.set_title("validation", fontsize=12)
     right.set_ylim(0, 1)

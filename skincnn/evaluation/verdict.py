@@ -121,6 +121,19 @@ def smallest_class(report: Mapping[str, Any]) -> tuple[str, int, float]:
     return name, there[name], 1 / (there[name] * len(there))
 
 
+def data_name(report: Mapping[str, Any]) -> str:
+    """Returns what a reader would call the pictures; made-up ones are called so."""
+    if report["made_up"]:
+        return "made-up demo pictures"
+    return data_id(report) if report["attribution"] else "pictures of one's own"
+
+
+def data_id(report: Mapping[str, Any]) -> str:
+    """Returns the variant of the dataset, "isic2018" of "ham10000/isic2018/2.0.0"."""
+    parts = report["dataset"].split("/")
+    return str(parts[min(1, len(parts) - 1)])
+
+
 def is_leaky(report: Mapping[str, Any]) -> bool:
     """Returns whether anything is both trained on and tested on."""
     shared = ("num_shared_images", "num_shared_lesions", "num_shared_groups")
