@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ from scipy.special import softmax
 
 from skincnn.config import Config, DataConfig, EvaluateConfig
 from skincnn.errors import ConfigError
-from skincnn.evaluation import verdict
+from skincnn.evaluation import plots, verdict
 from skincnn.evaluation.assessment import assess
 from skincnn.evaluation.model_card import render_card
 from skincnn.evaluation.page import SECTIONS, render_page
@@ -388,6 +389,20 @@ def test_everything_is_written(report: dict, tmp_path: Path) -> None:
         png = (tmp_path / "figures" / f"{name}.png").read_bytes()
         assert "data:image/png;base64," + base64.b64encode(png).decode() in shown
     assert (tmp_path / "README.md").read_text() == render_card(report, CONFIG)
+
+
+def test_headings_of_panels_do_not_run_into_each_other() -> None:
+    names = ["Actinic keratosis", "Basal cell carcinoma", "Melanoma", "Squamous carcinoma"]
+    y_true, y_prob = arrays(make_table(0), NAMES)
+    figure = plots.plot_roc_curves(y_true, y_prob, names, "a title")
+    plots.to_png(figure)
+    ends = [axes.title.get_window_extent() for axes in figure.axes]
+    for left, right in itertools.pairwise(ends):
+        assert left.x1 < right.x0
+    weights = [axes.title.get_fontweight() for axes in figure.axes]
+    assert [name for name, of in zip(names, weights, strict=True) if of == "bold"] == [
+        "Melanoma"
+    ]
 
 
 def test_a_readme_of_one_s_own_is_not_overwritten(tmp_path: Path) -> None:

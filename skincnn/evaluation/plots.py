@@ -57,7 +57,8 @@ def plot_confusion_matrix(
             color="white" if rate > 0.55 else "black" if count else GREY,
         )
     ticks = range(len(class_names))
-    axes.set_xticks(ticks, class_names, fontsize=12)
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if _long(class_names) else {}
+    axes.set_xticks(ticks, class_names, fontsize=12, **slanted)
     rows = [
         f"{name}\n(n = {int(total)})"
         for name, total in zip(class_names, totals[:, 0], strict=True)
@@ -307,16 +308,17 @@ def _panels(
     """Returns a panel of the unit square for each class, named with its pictures."""
     columns = min(4, len(class_names))
     rows = -(-len(class_names) // columns)
-    width, height = 2.4 * columns + 0.6, 2.4 * rows + 1.0
+    extra = 0.2 if _long(class_names) else 0.0  # names on a line of their own
+    width, height = 2.4 * columns + 0.6, (2.4 + extra) * rows + 1.0
     figure = Figure(figsize=(width, height))
     # Places by hand: to have them found takes longer than all the rest.
     figure.subplots_adjust(
         left=0.85 / width,
         right=1 - 0.15 / width,
         bottom=0.6 / height,
-        top=1 - 0.65 / height,
+        top=1 - (0.65 + extra) / height,
     )
-    figure.subplots_adjust(wspace=0.12, hspace=0.25)
+    figure.subplots_adjust(wspace=0.12, hspace=0.25 + extra / 2)
     figure.suptitle(title, fontsize=12)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     panels = list(grid.flat)
@@ -326,13 +328,20 @@ def _panels(
             panels[number - columns].tick_params(labelbottom=True)
     for index, (axes, name) in enumerate(zip(panels, class_names, strict=False)):
         count = int((y_true == index).sum())
-        axes.set_title(f"{name} (n = {count})" if count else f"no {name}", fontsize=11)
+        between = "\n" if extra else " "
+        text = f"{name}{between}(n = {count})" if count else f"no {name}"
+        axes.set_title(text, fontsize=11)
         _emphasise([axes.title])
         axes.set_xticks([0, 0.5, 1])
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.02, 1.02)
         axes.grid(alpha=0.3)
     return figure, panels[: len(class_names)]
+
+
+def _long(class_names: Sequence[str]) -> bool:
+    """Returns whether the names would run into each other beside each other."""
+    return max(map(len, class_names)) > 8
 
 
 def _add_to_title(axes: Any, text: str) -> None:
