@@ -179,19 +179,22 @@ def test_names_of_classes_are_text(report: dict) -> None:
     assert "&lt;b>wart&lt;/b>\\| |" in body
 
 
-@pytest.mark.parametrize("labels", [(0, 1, 3), (0, 2, 3)])
+@pytest.mark.parametrize("labels", [(0, 1, 3), (0, 2, 3), (0, 2)])
 def test_a_missing_class_is_a_visible_gap(labels: tuple[int, ...]) -> None:
-    report = make_report(make_table(1, labels))
+    test = make_table(1, labels)
+    report = make_report(test)
     page = Page(render_page(report, CONFIG, PIXEL)).words
     card = render_card(report, CONFIG)
-    missing = NAMES[({0, 1, 2, 3} - set(labels)).pop()]
+    missing = ", ".join(NAMES[k] for k in range(4) if k not in labels)
     for text in (page, card):
         assert f"No picture of {missing}: all means are over the other classes" in text
         assert not re.search(r"\bnan\b", text, re.IGNORECASE)
         assert "None" not in text
-    assert ("No melanoma is in fold 9" in page) == (missing == "mel")
+    assert ("No melanoma is in fold 9" in page) == (1 not in labels)
     scores = head_of(card)["model-index"][0]["results"][0]["metrics"]
-    assert ("recall" in [x["type"] for x in scores]) == (missing != "mel")
+    drawn = "decision_curve_test" in draw_figures(report, {"test": test}, None)
+    assert drawn == (labels != (0, 2))
+    assert ("recall" in [x["type"] for x in scores]) == (1 in labels)
 
 
 def test_a_class_set_without_melanoma_says_so() -> None:
@@ -314,6 +317,7 @@ def test_validation_comes_last_and_folded(report: dict) -> None:
 
 def test_leaks_and_made_up_pictures_are_loud() -> None:
     report = make_report(made_up=True, split_by="image", attribution="No photograph.")
+    report["one_image_per_lesion"] = "evaluation"
     report["audit"] |= {"num_shared_lesions": 3, "share_test_images": 0.4}
     page = Page(render_page(report, CONFIG, PIXEL))
     card = render_card(report, CONFIG)
@@ -321,6 +325,7 @@ def test_leaks_and_made_up_pictures_are_loud() -> None:
         assert "MADE-UP pictures" in text
         assert "SPLIT BY IMAGE" in text
         assert "DO NOT TRUST" in text
+        assert "Only one picture of each lesion was used in validation and test" in text
         assert text.index("MADE-UP") < text.index("Averaged over the classes")
     assert {"class": "card alarm"} in [attributes for _, attributes in page.elements]
     head = card.split("---\n")[1]

@@ -253,7 +253,7 @@ def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figu
             low["threshold"], low["all"], color=ORANGE, linestyle="--", label="everyone"
         )
         axes.axhline(0, color=GREY, linestyle=":", label="no one")
-        top = max(float(low["model"].max()), float(low["all"].max()))
+        top = max(float(low["model"].max()), float(low["all"].max()), 0.01)
         axes.set_ylim(-0.25 * top, 1.1 * top)
         axes.set_title(f"acting on {name}", fontsize=12)
         axes.set_xlabel("probability from which on one acts", fontsize=11)

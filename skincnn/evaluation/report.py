@@ -165,6 +165,7 @@ def _draw_curves(
     curves = {
         target.name: decision_curve(target.positive(y_true), target.score(calibrated))
         for target in find_targets(names)
+        if target.positive(y_true).any()
     }
     if curves:
         drawn["decision_curve"] = plots.plot_decision_curves(curves, title)

@@ -13,6 +13,12 @@ SUMMARY_POINT = "90 % specificity"
 Interval = Mapping[str, float | None]
 """value, low and high; None in the place of what the pictures cannot tell."""
 ABBREVIATIONS = {"auc": "AUC", "ece": "ECE", "f1": "F1", "isic": "ISIC", "brier": "Brier"}
+ONE_IMAGE = {
+    "train": "training",
+    "evaluation": "validation and test",
+    "all": "training, validation and test",
+}
+"""Values of `data.one_image_per_lesion` in words."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def verdict(report: Mapping[str, Any]) -> str:
             "something else."
         )
     if is_leaky(report):
-        sentences.append("Some of the test was trained on: DO NOT TRUST this.")
+        sentences.append("Lesions or pictures are in two of its splits: DO NOT TRUST this.")
     else:
         sentences.append("No picture, lesion or near-duplicate is in two of its splits.")
     return " ".join(sentences)
@@ -135,7 +141,7 @@ def data_id(report: Mapping[str, Any]) -> str:
 
 
 def is_leaky(report: Mapping[str, Any]) -> bool:
-    """Returns whether anything is both trained on and tested on."""
+    """Returns whether a picture, a lesion or a near-duplicate is in two splits."""
     shared = ("num_shared_images", "num_shared_lesions", "num_shared_groups")
     return report["split_by"] == "image" or any(report["audit"][name] for name in shared)
 
