@@ -132,7 +132,7 @@ def test_the_verdict_counts_the_melanomas_that_were_missed(report: dict) -> None
     threshold = report["thresholds"]["melanoma"]["90 % specificity"]
     unflagged = int((melanoma & (calibrated[:, 1] < threshold)).sum())
     page = Page(render_page(report, CONFIG, PIXEL)).words
-    of = f"of {melanoma.sum()} melanomas"
+    of = f"of {melanoma.sum()} pictures of melanoma"
     assert f"It calls {missed} {of} something else." in page
     assert f"{missed} {of} were called something else" in page
     assert f"{unflagged} {of} were not flagged" in page

@@ -47,10 +47,11 @@ def plot_confusion_matrix(
     shades = axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
     for (row, column), rate in np.ndenumerate(rates):
         count = int(confusion[row, column])
+        share = f"{100 * rate:.0f} %" if rate >= 0.005 else "< 1 %"
         axes.text(
             column,
             row,
-            f"{count}\n{100 * rate:.0f} %" if count else "0",
+            f"{count}\n{share}" if count else "0",
             ha="center",
             va="center",
             fontsize=12 if count else 10,

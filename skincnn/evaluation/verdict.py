@@ -105,8 +105,8 @@ def verdict(report: Mapping[str, Any]) -> str:
         sentences.append("No melanoma was among the test pictures.")
     else:
         sentences.append(
-            f"It calls {melanomas.num_missed} of {melanomas.num_images} melanomas "
-            "something else."
+            f"It calls {melanomas.num_missed} of {melanomas.num_images} pictures "
+            "of melanoma something else."
         )
     if is_leaky(report):
         sentences.append("Lesions or pictures are in two of its splits: DO NOT TRUST this.")
