@@ -20,6 +20,7 @@ from skincnn.files import write_json
 def measure_input(
     pictures: Path | None = None,
     num_images: int = 2048,
+    only: tuple[str, ...] = (),
     output: Path = Path("runs/benchmark/input.json"),
 ) -> None:
     """Measures the way from files to batches, and the building of a dataset.
@@ -30,6 +31,8 @@ def measure_input(
     Args:
         pictures: A folder of JPEG originals; made-up pictures by default.
         num_images: Pictures in each pass; files are repeated.
+        only: first_pass, later_epochs, fitting, building, training_memory, keras_directory,
+            torch_loader; all by default.
         output: The JSON file of the results.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -38,7 +41,7 @@ def measure_input(
 
     with tempfile.TemporaryDirectory() as folder:
         _report(
-            benchmark.run(pictures, num_images, Path(folder)),
+            benchmark.run(pictures, num_images, Path(folder), only),
             output,
             num_images=num_images,
             made_up=pictures is None,

@@ -139,6 +139,7 @@ def command() -> None:
 
 def cross_validate(arguments: Arguments, workdir: Path) -> None:
     """Trains and evaluates a model for each test set, and scores them together."""
+    from skincnn.evaluation.combined import check_folder
     from skincnn.evaluation.crossval import cross_validation_configs, pool
     from skincnn.evaluation.evaluate import evaluate
     from skincnn.evaluation.report import summary
@@ -155,6 +156,7 @@ def cross_validate(arguments: Arguments, workdir: Path) -> None:
     runs = [workdir / f"model_{number}" for number in range(1, len(configs) + 1)]
     flags = {"overwrite": arguments.overwrite, "resume": arguments.resume}
     with locked(workdir):
+        check_folder(workdir)
         # Of none of them is found out after hours that it cannot be written.
         for run, config in zip(runs, configs, strict=True):
             check_workdir(run, config, **flags)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, jpeg, run_script
+from conftest import ROOT, jpeg, run_here, run_script
 from PIL import Image
 
 from skincnn.benchmark import features, measure, pictures, training
@@ -127,12 +127,20 @@ def test_every_benchmark_gives_results(
     files = [jpeg(number) for number in range(70)]
     setting = benchmark.prepare(files, tmp_path)
     assert len(setting.table) == 70
-    for function in set(benchmark.BENCHMARKS) - {benchmark.torch_loader}:
-        results = list(function(setting))
+    for name in set(benchmark.BENCHMARKS) - {"torch_loader"}:
+        results = list(benchmark.BENCHMARKS[name](setting))
         assert results
         for result in results:
             assert result.value > 0
             assert result.name in measure.to_text(results)
+
+
+def test_a_benchmark_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    done = run_here(
+        "benchmark.py", "input", "--only", "first_pas", "--output", tmp_path / "o"
+    )
+    assert done.returncode == 2
+    assert "--only must be one of: first_pass, later_epochs" in done.stderr
 
 
 @pytest.mark.usefixtures("uncompiled")

@@ -89,7 +89,7 @@ def test_what_makes_no_ensemble_is_refused(runs: list[Path], tmp_path: Path) -> 
         ([runs[0], runs[2], "--ensemble", runs[1]], "holds a run of its own"),
         ([*runs, "--ensemble", tmp_path / "e", "--tta", "random"], "asks no model"),
         ([runs[0], tmp_path / "no", "--ensemble", tmp_path / "e"], "cannot be read"),
-        ([], "WORKDIRS"),
+        ([], "Give the folder of a run"),
     ):
         done = run_here("evaluate.py", *arguments)
         assert done.returncode == 2, done.stderr

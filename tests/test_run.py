@@ -40,6 +40,7 @@ def test_the_folder_holds_all_that_was_promised(run: Run) -> None:
         "predictions/test.csv",
         "report.json",
         "report.html",
+        "README.md",
         "figures/confusion_matrix_test.png",
         "figures/learning_curves.png",
         "export/skincnn/1/saved_model.pb",

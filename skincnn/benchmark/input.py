@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from skincnn.classes import HAM10000
 from skincnn.config import DataConfig, ModelConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Images
+from skincnn.lookup import look_up
 from skincnn.model.classifier import build_classifier
 
 CONFIG = DataConfig(dataset="isic2018", image_size=160)
@@ -69,16 +70,23 @@ class Setting:
         return self.table["label"].to_numpy(np.int64)
 
 
-def run(pictures: Path | None, num_images: int, root: Path) -> Iterator[Result]:
+def run(
+    pictures: Path | None, num_images: int, root: Path, only: Collection[str] = ()
+) -> Iterator[Result]:
     """Yields each result as it is there.
 
     Args:
         pictures: A folder of JPEG files; None for made-up ones.
         num_images: How many pictures each pass reads; files are repeated.
         root: An empty folder for the data.
+        only: Names of `BENCHMARKS`; all by default.
+
+    Raises:
+        ConfigError: There is no such benchmark.
     """
+    chosen = [look_up(BENCHMARKS, name, "--only") for name in only or BENCHMARKS]
     setting = prepare(picture_files(pictures, num_images), root)
-    for benchmark in BENCHMARKS:
+    for benchmark in chosen:
         yield from benchmark(setting)
 
 
@@ -231,15 +239,18 @@ def torch_loader(setting: Setting) -> Iterator[Result]:
     )
 
 
-BENCHMARKS: tuple[Callable[[Setting], Iterator[Result]], ...] = (
-    first_pass,
-    later_epochs,
-    fitting,
-    building,
-    training_memory,
-    keras_directory,
-    torch_loader,
-)
+BENCHMARKS: dict[str, Callable[[Setting], Iterator[Result]]] = {
+    benchmark.__name__: benchmark
+    for benchmark in (
+        first_pass,
+        later_epochs,
+        fitting,
+        building,
+        training_memory,
+        keras_directory,
+        torch_loader,
+    )
+}
 
 
 def _against(setting: Setting, name: str, epoch: Work) -> Iterator[Result]:

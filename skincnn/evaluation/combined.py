@@ -69,14 +69,19 @@ def write_combined(
     return report
 
 
-def refuse_run(workdir: Path) -> None:
-    """Checks that a folder is not that of a run, whose report would be lost.
+def check_folder(workdir: Path) -> None:
+    """Checks that nothing else would be lost where a common report is written.
 
     Raises:
-        ConfigError: It is.
+        ConfigError: The folder holds a run, or a README.md that no report came with.
     """
     if (workdir / "config.json").exists():
         raise ConfigError(f"{workdir} holds a run of its own. Give another folder.")
+    if (workdir / "README.md").exists() and not (workdir / "report.json").exists():
+        raise ConfigError(
+            f"{workdir} holds a README.md, in whose place the model card would be written. "
+            "Give another folder."
+        )
 
 
 def _worst(values: Sequence[Any]) -> Any:

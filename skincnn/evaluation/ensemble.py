@@ -12,7 +12,7 @@ import pandas as pd
 from skincnn.config import Config
 from skincnn.errors import ConfigError
 from skincnn.evaluation.assessment import score_differences
-from skincnn.evaluation.combined import refuse_run, write_combined
+from skincnn.evaluation.combined import check_folder, write_combined
 from skincnn.evaluation.evaluate import score_variant, write_predictions
 from skincnn.evaluation.folder import read_report, read_run
 from skincnn.evaluation.intervals import lesion_weights
@@ -52,7 +52,7 @@ def combine_runs(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
         raise ConfigError(
             f"An ensemble needs two or more different runs. Received: {', '.join(names)}."
         )
-    refuse_run(workdir)
+    check_folder(workdir)
     metadata, config = read_run(runs[0])
     reports = [read_report(run) for run in runs]
     splits = _common([list(report["splits"]) for report in reports])

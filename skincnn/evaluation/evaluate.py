@@ -23,10 +23,11 @@ from skincnn.evaluation.folder import read_run
 from skincnn.evaluation.intervals import lesion_weights
 from skincnn.evaluation.predict import predict_logits
 from skincnn.evaluation.predictions import predictions_table
-from skincnn.evaluation.report import CHOSEN_POINT, draw_figures, write_report
+from skincnn.evaluation.report import draw_figures, write_report
 from skincnn.evaluation.robustness import score_corruptions
 from skincnn.evaluation.runs import load_model, read_splits, stored_in
 from skincnn.evaluation.unknown import UNKNOWN_TABLE, predict_unknown, score_unknown
+from skincnn.evaluation.verdict import SUMMARY_POINT
 from skincnn.evaluation.views import VIEWS, View, predict_views
 from skincnn.files import sha256, write_text
 from skincnn.lookup import look_up
@@ -254,7 +255,7 @@ def _spoil(
         predictions,
         subject.class_names,
         assessed["temperature"],
-        assessed["thresholds"].get("melanoma", {}).get(CHOSEN_POINT),
+        assessed["thresholds"].get("melanoma", {}).get(SUMMARY_POINT),
         lesion_weights(
             predictions["lesion_id"].tolist(), config.evaluate.resamples, config.seed
         ),

@@ -12,14 +12,18 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from skincnn.classes import describe
 from skincnn.evaluation.metrics import (
     Sample,
     auc_per_class,
     average_precision_per_class,
 )
+from skincnn.evaluation.verdict import label
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's colour-blind safe pair
 GREY = "#777777"
+PALETTE = (BLUE, "#009e73", "#cc79a7", "#000000")
+"""More of their colours, for lines that also differ in their dashes."""
 MAX_DECISION_THRESHOLD = 0.5
 """"Act only if it is likelier than not" is the most that anyone would ask for."""
 
@@ -42,17 +46,20 @@ def plot_confusion_matrix(
     axes = figure.add_subplot()
     shades = axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
     for (row, column), rate in np.ndenumerate(rates):
+        count = int(confusion[row, column])
+        share = f"{100 * rate:.0f} %" if rate >= 0.005 else "< 1 %"
         axes.text(
             column,
             row,
-            f"{int(confusion[row, column])}\n{100 * rate:.0f} %",
+            f"{count}\n{share}" if count else "0",
             ha="center",
             va="center",
-            fontsize=10,
-            color="white" if rate > 0.55 else "black",
+            fontsize=12 if count else 10,
+            color="white" if rate > 0.55 else "black" if count else GREY,
         )
     ticks = range(len(class_names))
-    axes.set_xticks(ticks, class_names, fontsize=12)
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if _long(class_names) else {}
+    axes.set_xticks(ticks, class_names, fontsize=12, **slanted)
     rows = [
         f"{name}\n(n = {int(total)})"
         for name, total in zip(class_names, totals[:, 0], strict=True)
@@ -60,7 +67,8 @@ def plot_confusion_matrix(
     axes.set_yticks(ticks, rows, fontsize=12)
     axes.set_xlabel("predicted class", fontsize=12)
     axes.set_ylabel("true class", fontsize=12)
-    axes.set_title(title, fontsize=13)
+    axes.set_title(f"Confusion matrix. {title}", fontsize=13)
+    _emphasise([*axes.get_xticklabels(), *axes.get_yticklabels()])
     bar = figure.colorbar(shades, ax=axes, shrink=0.8)
     bar.set_label("share of the true class", fontsize=12)
     return figure
@@ -75,18 +83,21 @@ def plot_learning_curves(history: pd.DataFrame, best_epoch: int, title: str) -> 
         title: What was trained on, for the heading.
     """
     figure = Figure(figsize=(8.6, 3.4), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(f"Learning curves. {title}", fontsize=12)
     left, right = figure.subplots(1, 2)
     left.plot(history["epoch"], history["loss"], color=BLUE, marker="o", markersize=4)
     left.set_title("training loss (weighted)", fontsize=12)
-    styles = itertools.cycle(["-", "--", ":", "-."])
+    styles = itertools.cycle(zip(PALETTE, ("-", "--", ":", "-."), strict=True))
     for name in history.columns[history.columns.str.startswith("val_")]:
-        label = name.removeprefix("val_").replace("_", " ")
-        right.plot(history["epoch"], history[name], next(styles), label=label)
+        text = label(name.removeprefix("val_"))
+        color, style = next(styles)
+        right.plot(
+            history["epoch"], history[name], style, color=color, linewidth=2, label=text
+        )
     right.axvline(best_epoch, color=ORANGE, linewidth=1.5, label="epoch kept")
     right.set_title("validation", fontsize=12)
     right.set_ylim(0, 1)
-    right.legend(fontsize=10, loc="lower right")
+    right.legend(fontsize=10, loc="best")
     for axes in (left, right):
         axes.set_xlabel("epoch", fontsize=11)
         axes.grid(alpha=0.3)
@@ -141,7 +152,7 @@ def plot_roc_curves(
     """
     sample = Sample(y_true, y_prob)
     aucs = auc_per_class(sample)
-    figure, panels = _panels(class_names, y_true, title)
+    figure, panels = _panels(class_names, y_true, f"ROC curves. {title}")
     for (true, false), auc, axes in zip(sample.curves, aucs, panels, strict=True):
         if not np.isnan(auc):
             axes.plot(false / false[-1], true / true[-1], color=BLUE, linewidth=2)
@@ -168,7 +179,7 @@ def plot_precision_recall_curves(
     """
     sample = Sample(y_true, y_prob)
     averages = average_precision_per_class(sample)
-    figure, panels = _panels(class_names, y_true, title)
+    figure, panels = _panels(class_names, y_true, f"Precision and recall. {title}")
     for (true, false), average, axes in zip(sample.curves, averages, panels, strict=True):
         if not np.isnan(average):
             precision = true[1:] / (true + false)[1:]
@@ -192,7 +203,8 @@ def plot_reliability(
         title: What was predicted, for the heading.
     """
     figure = Figure(figsize=(8.6, 4.9), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
+    figure.suptitle(f"Calibration. {title}", fontsize=12)
     grid = figure.subplots(
         2, 2, sharex=True, sharey="row", gridspec_kw={"height_ratios": [3, 1]}
     )
@@ -231,7 +243,7 @@ def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figu
         title: What was predicted, for the heading.
     """
     figure = Figure(figsize=(4.5 * len(curves), 3.8), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(f"Decision curves. {title}", fontsize=12)
     grid = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (name, curve) in zip(grid, curves.items(), strict=True):
         low = curve[curve["threshold"] <= MAX_DECISION_THRESHOLD]
@@ -242,7 +254,7 @@ def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figu
             low["threshold"], low["all"], color=ORANGE, linestyle="--", label="everyone"
         )
         axes.axhline(0, color=GREY, linestyle=":", label="no one")
-        top = max(float(low["model"].max()), float(low["all"].max()))
+        top = max(float(low["model"].max()), float(low["all"].max()), 0.01)
         axes.set_ylim(-0.25 * top, 1.1 * top)
         axes.set_title(f"acting on {name}", fontsize=12)
         axes.set_xlabel("probability from which on one acts", fontsize=11)
@@ -269,7 +281,7 @@ def plot_subgroups(
     for place, group in zip(places, rows, strict=True):
         found = group["scores"]["accuracy"]
         axes.plot([found["low"], found["high"]], [place, place], color=BLUE, linewidth=2)
-        axes.plot(found["value"], place, color=BLUE, marker="s", markersize=6)
+        axes.plot(found["value"], place, "s", color=BLUE, markersize=6, clip_on=False)
     axes.axvline(overall, color=ORANGE, linestyle="--", label="all pictures")
     labels = [
         f"{group['attribute']}: {group['value']} (n = {group['num_images']})"
@@ -278,7 +290,7 @@ def plot_subgroups(
     axes.set_yticks(places, labels, fontsize=10)
     axes.set_xlim(0, 1)
     axes.set_xlabel("accuracy with its interval", fontsize=11)
-    axes.set_title(title, fontsize=12)
+    axes.set_title(f"Subgroups. {title}", fontsize=12)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(fontsize=10, loc="lower left")
     return figure
@@ -297,24 +309,30 @@ def _panels(
     """Returns a panel of the unit square for each class, named with its pictures."""
     columns = min(4, len(class_names))
     rows = -(-len(class_names) // columns)
-    width, height = 2.4 * columns + 0.6, 2.4 * rows + 1.0
+    extra = 0.2 if _long(class_names) else 0.0  # names on a line of their own
+    width, height = 2.4 * columns + 0.6, (2.4 + extra) * rows + 1.0
     figure = Figure(figsize=(width, height))
     # Places by hand: to have them found takes longer than all the rest.
     figure.subplots_adjust(
         left=0.85 / width,
         right=1 - 0.15 / width,
         bottom=0.6 / height,
-        top=1 - 0.65 / height,
+        top=1 - (0.65 + extra) / height,
     )
-    figure.subplots_adjust(wspace=0.12, hspace=0.25)
+    figure.subplots_adjust(wspace=0.12, hspace=0.25 + extra / 2)
     figure.suptitle(title, fontsize=12)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     panels = list(grid.flat)
-    for axes in panels[len(class_names) :]:
-        axes.set_axis_off()
+    for number in range(len(class_names), len(panels)):
+        panels[number].set_axis_off()
+        if number >= columns:
+            panels[number - columns].tick_params(labelbottom=True)
     for index, (axes, name) in enumerate(zip(panels, class_names, strict=False)):
         count = int((y_true == index).sum())
-        axes.set_title(f"{name} (n = {count})" if count else f"no {name}", fontsize=11)
+        between = "\n" if extra else " "
+        text = f"{name}{between}(n = {count})" if count else f"no {name}"
+        axes.set_title(text, fontsize=11)
+        _emphasise([axes.title])
         axes.set_xticks([0, 0.5, 1])
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.02, 1.02)
@@ -322,8 +340,21 @@ def _panels(
     return figure, panels[: len(class_names)]
 
 
+def _long(class_names: Sequence[str]) -> bool:
+    """Returns whether the names would run into each other beside each other."""
+    return max(map(len, class_names)) > 8
+
+
 def _add_to_title(axes: Any, text: str) -> None:
-    axes.set_title(f"{axes.get_title()}: {text}", fontsize=11)
+    axes.title.set_text(f"{axes.get_title()}: {text}")
+
+
+def _emphasise(labels: Sequence[Any]) -> None:
+    """Sets those of melanoma in bold: it is what must not be missed."""
+    for shown in labels:
+        name = shown.get_text().split("\n")[0].split(" (")[0]
+        if describe([name])[name].name == "mel":
+            shown.set_fontweight("bold")
 
 
 def plot_corruptions(content: Mapping[str, Any], title: str) -> Figure:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from skincnn import classes
 from skincnn.config import Config
 from skincnn.evaluation import plots
 from skincnn.evaluation.calibration import apply_temperature, reliability
+from skincnn.evaluation.model_card import render_card
 from skincnn.evaluation.operating import decision_curve, find_targets
+from skincnn.evaluation.page import render_page
 from skincnn.evaluation.predictions import arrays
+from skincnn.evaluation.verdict import SUMMARY_METRICS, SUMMARY_POINT, interval
 from skincnn.files import replacing, write_json, write_text
-
-SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
-CHOSEN_POINT = "90 % specificity"
-"""The operating point of melanoma that is shown first."""
 
 
 def draw_figures(
@@ -56,7 +51,7 @@ def draw_figures(
         if split != "val":  # whose curves would flatter
             drawn |= _draw_curves(report, content, table, title)
         figures |= {f"{name}_{split}": figure for name, figure in drawn.items()}
-    spoilt = report["corruptions"]
+    spoilt = report.get("corruptions")
     if spoilt:
         split = spoilt["split"]
         title = f"{pictures}, {split}, spoilt: {report['splits'][split]['fold']}"
@@ -86,6 +81,7 @@ def _draw_curves(
     curves = {
         target.name: decision_curve(target.positive(y_true), target.score(calibrated))
         for target in find_targets(names)
+        if target.positive(y_true).any()
     }
     if curves:
         drawn["decision_curve"] = plots.plot_decision_curves(curves, title)
@@ -113,7 +109,7 @@ def summary(report: dict[str, Any]) -> str:
         )
         for name in SUMMARY_METRICS:
             value = content["metrics"][name]
-            lines.append(f"  {name.replace('_', ' '):<18} {_text(value)}")
+            lines.append(f"  {name.replace('_', ' '):<18} {interval(value)}")
         recalls = ", ".join(
             f"{name} {of['recall']['value']:.2f}"
             for name, of in content["classes"].items()
@@ -121,19 +117,19 @@ def summary(report: dict[str, Any]) -> str:
         )
         lines.append(f"  recall             {recalls}")
         for target, of in content["targets"].items():
-            rates = of["operating_points"][CHOSEN_POINT]
+            rates = of["operating_points"][SUMMARY_POINT]
             if "sensitivity" in rates:
                 lines.append(
-                    f"  {target:<18} sensitivity {_text(rates['sensitivity'])} at the "
-                    f"threshold of {CHOSEN_POINT} on validation"
+                    f"  {target:<18} sensitivity {interval(rates['sensitivity'])} at the "
+                    f"threshold of {SUMMARY_POINT} on validation"
                 )
         if content["missing_classes"]:
             lines.append(
                 f"  no picture of      {', '.join(content['missing_classes'])}: means are "
                 "over the other classes"
             )
-    for variant in report["variants"]:
-        score = _text(variant["metrics"]["balanced_accuracy"])
+    for variant in report.get("variants", ()):
+        score = interval(variant["metrics"]["balanced_accuracy"])
         gained = variant["differences"]["balanced_accuracy"]
         lines.append(
             f"{variant['num_views']} views, {variant['name']} ({variant['split']}): "
@@ -141,37 +137,23 @@ def summary(report: dict[str, Any]) -> str:
             f"[{gained['low']:+.3f}, {gained['high']:+.3f}] over one view, "
             f"{variant['cost']:.1f} times its time"
         )
-    if report["corruptions"]:
+    if report.get("corruptions"):
         clean = report["corruptions"]["clean"]["balanced_accuracy"]["value"]
         worst = min(
             report["corruptions"]["rows"], key=lambda row: row["difference"]["value"]
         )
         lines.append(
             f"spoilt pictures: balanced accuracy {clean:.3f} falls at worst to "
-            f"{_text(worst['balanced_accuracy'])} ({worst['name'].replace('_', ' ')}, "
+            f"{interval(worst['balanced_accuracy'])} ({worst['name'].replace('_', ' ')}, "
             f"severity {worst['severity']})"
         )
     return "\n".join(lines)
 
 
-def _text(value: dict[str, float | None]) -> str:
-    if value["value"] is None:
-        return "no picture"
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-
-
-def _role(split: str) -> str:
-    """Returns what a split was used for."""
-    return {
-        "val": "validation (epoch, temperature and thresholds were chosen on it)",
-        "test": "test (no choice of this run was made on it)",
-    }.get(split, "no choice of this run was made on it")
-
-
 def write_report(
     workdir: Path, report: dict[str, Any], config: Config, figures: dict[str, Figure]
 ) -> None:
-    """Writes figures/*.png, report.json and report.html.
+    """Writes figures/*.png, report.json, report.html and README.md, the model card.
 
     Args:
         workdir: The folder to write to.
@@ -184,25 +166,5 @@ def write_report(
         with replacing(workdir / "figures" / f"{name}.png") as temporary:
             temporary.write_bytes(png)
     write_json(workdir / "report.json", report)
-    write_text(workdir / "report.html", _html(report, config, pictures))
-
-
-def _html(report: dict[str, Any], config: Config, pictures: dict[str, bytes]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("skincnn.evaluation", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["interval"] = _text
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        role=_role,
-        classes=classes.describe(report["class_names"]),
-        config=json.dumps(config.to_dict(), indent=2),
-        figures={
-            name: "data:image/png;base64," + base64.b64encode(png).decode()
-            for name, png in pictures.items()
-        },
-    )
+    write_text(workdir / "report.html", render_page(report, config, pictures))
+    write_text(workdir / "README.md", render_card(report, config))

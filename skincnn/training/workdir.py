@@ -21,6 +21,7 @@ PRODUCTS = (
     "predictions",
     "report.json",
     "report.html",
+    "README.md",
     "figures",
     "export",
 )

@@ -1,0 +1,190 @@
+"""What a report says, in words: for the terminal, the page and the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from skincnn.classes import describe
+
+SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
+SUMMARY_POINT = "90 % specificity"
+Interval = Mapping[str, float | None]
+"""value, low and high; None in the place of what the pictures cannot tell."""
+ABBREVIATIONS = {"auc": "AUC", "ece": "ECE", "f1": "F1", "isic": "ISIC", "brier": "Brier"}
+ONE_IMAGE = {
+    "train": "training",
+    "evaluation": "validation and test",
+    "all": "training, validation and test",
+}
+"""Values of `data.one_image_per_lesion` in words."""
+
+
+@dataclass(frozen=True)
+class Melanomas:
+    """What became of the melanomas of a split.
+
+    Attributes:
+        name: What the class is called.
+        num_images: How many pictures of melanoma there are.
+        num_lesions: Of how many lesions.
+        recall: The share that was called melanoma, with its interval.
+        called: What the others were called and how many, the most frequent first.
+        point: The rates at the threshold of `SUMMARY_POINT`; empty where there is none.
+    """
+
+    name: str
+    num_images: int
+    num_lesions: int
+    recall: Interval
+    called: list[tuple[str, int]]
+    point: Mapping[str, Any]
+
+    @property
+    def num_missed(self) -> int:
+        """How many were called something else."""
+        return sum(count for _, count in self.called)
+
+    @property
+    def num_flagged(self) -> int | None:
+        """How many are found at the threshold; None where there is none."""
+        if "sensitivity" not in self.point:
+            return None
+        return round(self.point["sensitivity"]["value"] * self.num_images)
+
+
+def find_melanomas(content: Mapping[str, Any]) -> Melanomas | None:
+    """Returns what became of the melanomas; None where no class is one.
+
+    Args:
+        content: A split of report.json. It may hold no melanoma: then there is no recall.
+    """
+    known = describe(content["classes"])
+    name = next((name for name, of in known.items() if of.name == "mel"), None)
+    if name is None:
+        return None
+    of = content["classes"][name]
+    names = list(content["classes"])
+    row = content["confusion_matrix"][names.index(name)]
+    others = [pair for pair in zip(names, row, strict=True) if pair[0] != name and pair[1]]
+    called = sorted(others, key=lambda pair: -pair[1])
+    point: Mapping[str, Any] = {}
+    if of["num_images"]:
+        point = content["targets"]["melanoma"]["operating_points"][SUMMARY_POINT]
+    counts = of["num_images"], of["num_lesions"]
+    return Melanomas(name, *counts, of["recall"], called, point)
+
+
+def count_called_benign(content: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns how many malignant pictures were called a benign class, and of how many."""
+    malignant = [of.malignant for of in describe(content["classes"]).values()]
+    rows = [
+        row for row, bad in zip(content["confusion_matrix"], malignant, strict=True) if bad
+    ]
+    benign = [
+        count for row in rows for count, bad in zip(row, malignant, strict=True) if not bad
+    ]
+    return sum(benign), sum(map(sum, rows))
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """Returns how good the model is, how sure that is, and whether to believe it."""
+    content = report["splits"][report["headline"]]
+    found = content["metrics"]["balanced_accuracy"]
+    confidence = f"{100 * report['interval']['confidence']:.0f} %"
+    sentences = [
+        f"Averaged over the classes, the model names {percent(found)} of the pictures "
+        f"rightly ({confidence} interval {percent_ends(found)}); "
+        f"guessing would get {100 / len(report['class_names']):.0f} %."
+    ]
+    melanomas = find_melanomas(content)
+    if melanomas is None:
+        sentences.append("Melanoma is not among its classes.")
+    elif not melanomas.num_images:
+        sentences.append("No melanoma was among the test pictures.")
+    else:
+        sentences.append(
+            f"It calls {melanomas.num_missed} of {melanomas.num_images} pictures "
+            "of melanoma something else."
+        )
+    if is_leaky(report):
+        sentences.append("Lesions or pictures are in two of its splits: DO NOT TRUST this.")
+    else:
+        sentences.append("No picture, lesion or near-duplicate is in two of its splits.")
+    return " ".join(sentences)
+
+
+def smallest_class(report: Mapping[str, Any]) -> tuple[str, int, float]:
+    """Returns the class with the fewest pictures, how many, and what one of them moves.
+
+    The last is the step of the balanced accuracy between one picture right and one wrong.
+    """
+    content = report["splits"][report["headline"]]
+    sizes = {name: of["num_images"] for name, of in content["classes"].items()}
+    there = {name: size for name, size in sizes.items() if size}
+    name = min(there, key=lambda name: there[name])
+    return name, there[name], 1 / (there[name] * len(there))
+
+
+def data_name(report: Mapping[str, Any]) -> str:
+    """Returns what a reader would call the pictures; made-up ones are called so."""
+    if report["made_up"]:
+        return "made-up demo pictures"
+    return data_id(report) if report["attribution"] else "pictures of one's own"
+
+
+def data_id(report: Mapping[str, Any]) -> str:
+    """Returns the variant of the dataset, "isic2018" of "ham10000/isic2018/2.0.0"."""
+    parts = report["dataset"].split("/")
+    return str(parts[min(1, len(parts) - 1)])
+
+
+def is_leaky(report: Mapping[str, Any]) -> bool:
+    """Returns whether a picture, a lesion or a near-duplicate is in two splits."""
+    shared = ("num_shared_images", "num_shared_lesions", "num_shared_groups")
+    return report["split_by"] == "image" or any(report["audit"][name] for name in shared)
+
+
+def role(split: str) -> str:
+    """Returns what a split was used for."""
+    return {
+        "val": "validation (epoch, temperature and thresholds were chosen on it)",
+        "test": "test (no choice of this run was made on it)",
+    }.get(split, "no choice of this run was made on it")
+
+
+def label(name: str) -> str:
+    """Returns the name of a metric for a reader."""
+    return " ".join(ABBREVIATIONS.get(word, word) for word in name.split("_"))
+
+
+def interval(found: Interval, spec: str = ".3f") -> str:
+    """Returns a score with its interval, as "0.637 [0.548, 0.727]".
+
+    Args:
+        found: The score.
+        spec: How a number is written; "+.3f" for a difference.
+    """
+    if found["value"] is None:
+        return "no picture"
+    return f"{found['value']:{spec}} [{interval_ends(found, spec)}]"
+
+
+def interval_ends(found: Interval, spec: str = ".3f") -> str:
+    """Returns the interval of a score as "0.548, 0.727"."""
+    if found["low"] is None or found["high"] is None:
+        return "not known"
+    return f"{found['low']:{spec}}, {found['high']:{spec}}"
+
+
+def percent(found: Interval) -> str:
+    """Returns a share as "64 %"."""
+    return "no picture" if found["value"] is None else f"{100 * found['value']:.0f} %"
+
+
+def percent_ends(found: Interval) -> str:
+    """Returns the interval of a share as "55 to 73 %"."""
+    if found["low"] is None or found["high"] is None:
+        return "not known"
+    return f"{100 * found['low']:.0f} to {100 * found['high']:.0f} %"
