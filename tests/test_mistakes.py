@@ -141,7 +141,9 @@ def test_a_figure_shows_each_picture_and_its_map() -> None:
     ]
     below = [a.get_xlabel() for a in axes[::2]]
     assert below[:2] == ["ISIC_1  (mel: 2 %)", "ISIC_2  (nv: under 1 %)"]
+    assert below[2].startswith("...")
     assert below[2].endswith("folder/last  (bcc: 40 %)")
+    assert len(below[2]) == 52
     # A malignant one that was called another malignant one was not missed.
     marked = [[text.get_text() for text in a.texts] for a in axes[::2]]
     assert marked == [["MISSED"], [], []]

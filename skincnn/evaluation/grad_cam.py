@@ -21,7 +21,7 @@ Maps = npt.NDArray[np.float32]
 """How much each place speaks for a class: [num_images, height, width] in 0..1."""
 COLOURS = "viridis"
 """Perceptually uniform and colour-blind safe, and its greens are those of no skin."""
-MAX_OPACITY = 0.65
+MAX_OPACITY = 0.55
 
 
 def grad_cam(

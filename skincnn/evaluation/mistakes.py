@@ -23,8 +23,10 @@ from skincnn.evaluation.predictions import arrays
 COUNT = 12
 COLUMNS = 3
 """Pairs of pictures side by side."""
-PICTURE, GAP, HEAD, FOOT, TEXTS = 1.6, 0.25, 1.0, 0.3, 0.75
+PICTURE, GAP, HEAD, FOOT, TEXTS = 1.6, 0.25, 1.15, 0.3, 0.75
 """Inches: a picture's width; between pairs; over and under all; over and under a pair."""
+ABOVE, BELOW = 34, 52
+"""Letters that fit a line over and under a pair."""
 KEY = (
     "Right of each picture: what spoke for the answer given (Grad-CAM, yellow: most).\n"
     "MISSED: malignant, and called what is not."
@@ -177,9 +179,10 @@ def _caption(axes: Any, mistake: Any, missed: bool) -> None:
     said = (
         f"{mistake.label} called {mistake.predicted}, {_percent(mistake.confidence)} sure"
     )
-    axes.set_title(textwrap.fill(said, 34), fontsize=12, loc="left", pad=5)
-    right = f"{mistake.label}: {_percent(mistake.probability_of_label)}"
-    axes.set_xlabel(f"{_short(mistake.image_id)}  ({right})", fontsize=8, loc="left")
+    axes.set_title(textwrap.fill(said, ABOVE), fontsize=12, loc="left", pad=5)
+    right = f"  ({mistake.label}: {_percent(mistake.probability_of_label)})"
+    image_id = _end(mistake.image_id, max(BELOW - len(right), 12))
+    axes.set_xlabel(image_id + right, fontsize=8, loc="left")
     if missed:
         box = {"facecolor": ORANGE, "edgecolor": "none", "pad": 2.5}
         place = {"x": 0.03, "y": 0.97, "va": "top", "transform": axes.transAxes}
@@ -193,5 +196,6 @@ def _percent(probability: float) -> str:
     return f"{100 * probability:.0f} %" if probability >= 0.005 else "under 1 %"
 
 
-def _short(image_id: str, most: int = 36) -> str:
-    return image_id if len(image_id) <= most else f"...{image_id[3 - most :]}"
+def _end(name: str, most: int) -> str:
+    """Returns a name of up to `most` letters, of a longer one its end."""
+    return name if len(name) <= most else f"...{name[3 - most :]}"
