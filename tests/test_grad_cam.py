@@ -16,6 +16,8 @@ from skincnn.model.classifier import BACKBONE_LAYER, build_classifier
 from skincnn.patient import METADATA_FIELDS
 
 FAST = ("mobilenet", "small_cnn")
+SIZE = 128
+"""Pixels; at 96 the maps of the Inceptions have but one place."""
 CLASSES = np.arange(7)
 """Looked for in a picture each."""
 TABLE = [
@@ -35,7 +37,7 @@ def build(name: str, metadata: bool = False, fused: bool = False) -> keras.Model
 
 def draw(metadata: bool = False) -> dict[str, np.ndarray] | np.ndarray:
     rng = np.random.default_rng(0)
-    images = rng.uniform(0, 255, (7, 96, 96, 3)).astype(np.float32)
+    images = rng.uniform(0, 255, (7, SIZE, SIZE, 3)).astype(np.float32)
     patients = rng.uniform(0, 1, (7, len(METADATA_FIELDS))).astype(np.float32)
     return {"images": images, "metadata": patients} if metadata else images
 
