@@ -12,6 +12,7 @@ from test_grad_cam import find_squares
 from skincnn.config import ModelConfig
 from skincnn.evaluation.grad_cam import grad_cam, overlay
 from skincnn.evaluation.mistakes import draw_mistakes, find_mistakes, plot_mistakes
+from skincnn.evaluation.plots import to_png
 from skincnn.evaluation.predictions import predictions_table
 from skincnn.model.classifier import build_classifier
 from skincnn.patient import METADATA_FIELDS
@@ -117,7 +118,7 @@ def test_a_figure_shows_each_picture_and_its_map() -> None:
     mistakes = pd.DataFrame(
         {
             "position": [3, 1, 0],
-            "image_id": ["ISIC_1", "ISIC_2", "folder/" * 9 + "last"],
+            "image_id": ["ISIC_1", r"$\no$", "folder/" * 9 + "last"],
             "label": ["mel", "nv", "bcc"],
             "predicted": ["nv", "mel", "mel"],
             "confidence": [0.97, 0.999, 0.5],
@@ -140,7 +141,7 @@ def test_a_figure_shows_each_picture_and_its_map() -> None:
         "bcc called mel, 50 % sure",
     ]
     below = [a.get_xlabel() for a in axes[::2]]
-    assert below[:2] == ["ISIC_1  (mel: 2 %)", "ISIC_2  (nv: under 1 %)"]
+    assert below[:2] == ["ISIC_1  (mel: 2 %)", r"$\no$  (nv: under 1 %)"]
     assert below[2].startswith("...")
     assert below[2].endswith("folder/last  (bcc: 40 %)")
     assert len(below[2]) == 52
@@ -150,6 +151,7 @@ def test_a_figure_shows_each_picture_and_its_map() -> None:
     framed = [a.spines["top"].get_visible() for a in axes]
     assert framed == [True, True, False, False, False, False]
     assert "fold 9" in figure.get_suptitle()
+    assert to_png(figure).startswith(b"\x89PNG")
 
 
 def test_what_is_drawn_is_the_class_that_was_said() -> None:

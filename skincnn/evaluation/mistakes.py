@@ -179,10 +179,12 @@ def _caption(axes: Any, mistake: Any, missed: bool) -> None:
     said = (
         f"{mistake.label} called {mistake.predicted}, {_percent(mistake.confidence)} sure"
     )
-    axes.set_title(textwrap.fill(said, ABOVE), fontsize=12, loc="left", pad=5)
+    # Two dollars in a name would be a formula.
+    plain = {"loc": "left", "parse_math": False}
+    axes.set_title(textwrap.fill(said, ABOVE), fontsize=12, pad=5, **plain)
     right = f"  ({mistake.label}: {_percent(mistake.probability_of_label)})"
     image_id = _end(mistake.image_id, max(BELOW - len(right), 12))
-    axes.set_xlabel(image_id + right, fontsize=8, loc="left")
+    axes.set_xlabel(image_id + right, fontsize=8, **plain)
     if missed:
         box = {"facecolor": ORANGE, "edgecolor": "none", "pad": 2.5}
         place = {"x": 0.03, "y": 0.97, "va": "top", "transform": axes.transAxes}
