@@ -28,7 +28,7 @@ FLAGS = (
     "--model.width 0.25 --train.epochs 4 --train.deterministic True --optimizer.ema 0.9 "
     "--augment.mix cutmix --evaluate.resamples 100 --cache memory"
 ).split()
-PARTS = ("test_losses", "test_optimizers", "test_mixing")
+PARTS = ("test_losses", "test_optimizers", "test_mixing", "test_grad_cam")
 
 
 def start(workdir: Path, data_dir: Path, *flags: str, **env: str) -> subprocess.Popen[str]:
@@ -60,7 +60,7 @@ def jax_run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     return workdir
 
 
-def test_losses_optimizers_and_mixing_pass_their_tests() -> None:
+def test_the_parts_pass_their_tests() -> None:
     files = [f"tests/{name}.py" for name in PARTS]
     # These take gradients by TensorFlow.
     chosen = ["-k", "not gradients and not told_apart"]
