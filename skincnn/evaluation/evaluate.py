@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
+from matplotlib.figure import Figure
 
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
@@ -21,6 +22,7 @@ from skincnn.data.metadata import encode_metadata
 from skincnn.evaluation.assessment import assess, score_differences
 from skincnn.evaluation.folder import read_run
 from skincnn.evaluation.intervals import lesion_weights
+from skincnn.evaluation.mistakes import draw_mistakes
 from skincnn.evaluation.predict import predict_logits
 from skincnn.evaluation.predictions import predictions_table
 from skincnn.evaluation.report import draw_figures, write_report
@@ -163,6 +165,7 @@ def evaluate(
             subject, headline, predictions[headline], assessed, config
         )
     figures = draw_figures(report, predictions, pd.read_csv(workdir / "history.csv"))
+    figures |= _draw_mistakes(subject, predictions, report)
     write_report(workdir, report, config, figures)
     return report
 
@@ -263,6 +266,27 @@ def _spoil(
         config.seed,
     )
     return {"split": split, **scores}
+
+
+def _draw_mistakes(
+    subject: Subject, predictions: Mapping[str, pd.DataFrame], report: dict[str, Any]
+) -> dict[str, Figure]:
+    """Returns the figure mistakes_<split> of each split but val that has any."""
+    figures = {}
+    for split in predictions.keys() - {"val"}:
+        pictures = "MADE-UP pictures" if report["made_up"] else report["dataset"]
+        figure = draw_mistakes(
+            subject.model,
+            subject.images[split],
+            subject.patients[split],
+            predictions[split],
+            subject.class_names,
+            report["temperature"],
+            f"{pictures}, {split}: {report['splits'][split]['fold']}",
+        )
+        if figure is not None:
+            figures[f"mistakes_{split}"] = figure
+    return figures
 
 
 def _describe_run(metadata: dict[str, Any], config: Config) -> dict[str, Any]:
