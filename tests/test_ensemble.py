@@ -22,7 +22,8 @@ def vary(workdir: Path, seed: int) -> Path:
         columns = [f"probability_{name}" for name in class_names_of(table)]
         logits = np.log(table[columns].to_numpy(float)) + rng.normal(0, 2, (len(table), 7))
         table[columns] = softmax(logits, axis=1)
-        table["energy"] = table["energy"].astype(float) + rng.normal(0, 1, len(table))
+        for column in ("energy", "distance"):
+            table[column] = table[column].astype(float) + rng.normal(0, 1, len(table))
         table.sample(frac=1, random_state=seed).to_csv(path, index=False)
     return workdir
 
@@ -49,7 +50,7 @@ def test_an_ensemble_is_the_mean_of_its_runs(runs: list[Path], tmp_path: Path) -
         ]
         found = read_predictions(target / f"predictions/{split}.csv").set_index("image_id")
         names = class_names_of(found)
-        for column in ("energy", *(f"probability_{name}" for name in names)):
+        for column in ("energy", "distance", *(f"probability_{name}" for name in names)):
             mean = sum(table[column] for table in tables) / 3
             np.testing.assert_allclose(found[column], mean[found.index], rtol=1e-9)
         score = report["splits"][split]["metrics"]["balanced_accuracy"]["value"]

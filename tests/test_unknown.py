@@ -9,10 +9,17 @@ import pandas as pd
 import pytest
 from conftest import run_here
 from PIL import Image
+from scipy.spatial.distance import mahalanobis
 
 from skincnn.config import Config, EvaluateConfig
 from skincnn.evaluation.predictions import read_predictions
-from skincnn.evaluation.unknown import NUM_PICTURES, UNKNOWN_SETS, score_unknown
+from skincnn.evaluation.unknown import (
+    NUM_PICTURES,
+    UNKNOWN_SETS,
+    Familiar,
+    distances_within,
+    score_unknown,
+)
 
 CONFIG = Config(evaluate=EvaluateConfig(resamples=200))
 
@@ -28,9 +35,36 @@ def test_each_set_has_its_pictures_and_they_are_always_the_same(name: str) -> No
     assert len({picture.tobytes() for picture in first}) > NUM_PICTURES / 2
 
 
-def make_table(energies: np.ndarray) -> pd.DataFrame:
-    lesions = [f"l{n // 2}" for n in range(len(energies))]
-    return pd.DataFrame({"lesion_id": lesions, "energy": energies})
+def test_distances_are_those_of_mahalanobis() -> None:
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(4, 4))
+    features = rng.normal(size=(20_000, 4)) @ mixing + 3
+    familiar = Familiar.fit(features)
+    # With so many pictures there is next to no shrinkage.
+    mean, precision = features.mean(axis=0), np.linalg.inv(np.cov(features.T))
+    expected = [mahalanobis(row, mean, precision) ** 2 / 4 for row in features[:50]]
+    found = familiar.distances(features)
+    np.testing.assert_allclose(found[:50], expected, rtol=0.02)
+    assert found.mean() == pytest.approx(1, rel=0.02)
+
+
+def test_a_picture_is_judged_by_those_of_other_lesions() -> None:
+    rng = np.random.default_rng(0)
+    lesions = [f"l{n // 2}" for n in range(60)]
+    features = np.repeat(rng.normal(size=(30, 40)), 2, axis=0)
+    within = distances_within(features, lesions)
+    known = Familiar.fit(features).distances(features)
+    assert (within > known).mean() > 0.9
+    np.testing.assert_allclose(within[::2], within[1::2])
+    # Two lesions: each is judged by the other one alone.
+    two = np.concatenate([rng.normal(0, 1, (10, 3)), rng.normal(5, 1, (10, 3))])
+    halves = distances_within(two, ["a"] * 10 + ["b"] * 10)
+    np.testing.assert_allclose(halves[:10], Familiar.fit(two[10:]).distances(two[:10]))
+
+
+def make_table(distances: np.ndarray) -> pd.DataFrame:
+    lesions = [f"l{n // 2}" for n in range(len(distances))]
+    return pd.DataFrame({"lesion_id": lesions, "distance": distances})
 
 
 def test_the_threshold_is_fixed_on_validation_and_the_shares_are_counted() -> None:
@@ -42,23 +76,23 @@ def test_the_threshold_is_fixed_on_validation_and_the_shares_are_counted() -> No
     unknown = pd.DataFrame(
         {
             "set": ["far"] * 40 + ["near"] * 60,
-            "energy": np.concatenate([rng.normal(5, 1, 40), rng.normal(-4, 1, 60)]),
+            "distance": np.concatenate([rng.normal(5, 1, 40), rng.normal(-4, 1, 60)]),
         }
     )
     found = score_unknown(predictions, unknown, CONFIG)
-    assert sum(predictions["val"]["energy"] > found["threshold"]) == 20  # of 400
-    test = predictions["test"]["energy"].to_numpy()
+    assert sum(predictions["val"]["distance"] > found["threshold"]) == 20  # of 400
+    test = predictions["test"]["distance"].to_numpy()
     refused = found["splits"]["test"]["refused"]
     assert refused["value"] == pytest.approx(np.mean(test > found["threshold"]), abs=1e-6)
     assert refused["low"] < refused["value"] < refused["high"]
     assert set(found["splits"]) == {"test"}
     far, near = found["sets"]
     assert (far["name"], far["num_images"], far["refused"], far["auc"]) == ("far", 40, 1, 1)
-    energies = unknown["energy"][40:].to_numpy()
+    distances = unknown["distance"][40:].to_numpy()
     assert near["refused"] == pytest.approx(
-        np.mean(energies > found["threshold"]), abs=1e-6
+        np.mean(distances > found["threshold"]), abs=1e-6
     )
-    pairs = np.mean(energies[:, None] > test)
+    pairs = np.mean(distances[:, None] > test)
     assert near["auc"] == pytest.approx(pairs, abs=1e-6)
 
 

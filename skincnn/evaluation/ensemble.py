@@ -17,6 +17,7 @@ from skincnn.evaluation.evaluate import score_variant, write_predictions
 from skincnn.evaluation.folder import read_report, read_run
 from skincnn.evaluation.intervals import lesion_weights
 from skincnn.evaluation.predictions import (
+    DISTANCE,
     ENERGY,
     PROBABILITY_PREFIX,
     class_names_of,
@@ -122,7 +123,7 @@ def mean_table(runs: Sequence[Path], name: str) -> pd.DataFrame:
 
     Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation using
     Deep Ensembles (2017), arXiv:1612.01474, take the mean of the probabilities; that of
-    the energies tells how unknown a picture is to all of them.
+    the distances tells how unknown a picture is to all of them.
 
     Args:
         runs: Folders of evaluated runs.
@@ -160,9 +161,11 @@ def _read(run: Path, name: str, like: pd.DataFrame) -> pd.DataFrame:
 def _mean(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Returns the first table with the mean answers of all, row by row."""
     names = class_names_of(tables[0])
+    answers = (ENERGY, DISTANCE, *(f"{PROBABILITY_PREFIX}{name}" for name in names))
     means = {
         column: np.mean([table[column] for table in tables], axis=0)
-        for column in (ENERGY, *(f"{PROBABILITY_PREFIX}{name}" for name in names))
+        for column in answers
+        if column in tables[0]
     }
     return tables[0].assign(**means)
 

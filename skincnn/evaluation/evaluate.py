@@ -22,13 +22,20 @@ from skincnn.data.metadata import encode_metadata
 from skincnn.evaluation.assessment import assess, score_differences
 from skincnn.evaluation.folder import read_run
 from skincnn.evaluation.intervals import lesion_weights
+from skincnn.evaluation.metrics import Floats
 from skincnn.evaluation.mistakes import draw_mistakes
-from skincnn.evaluation.predict import predict_logits
-from skincnn.evaluation.predictions import predictions_table
+from skincnn.evaluation.predict import predict_logits_and_features
+from skincnn.evaluation.predictions import DISTANCE, predictions_table
 from skincnn.evaluation.report import draw_figures, write_report
 from skincnn.evaluation.robustness import score_corruptions
 from skincnn.evaluation.runs import load_model, read_splits, stored_in
-from skincnn.evaluation.unknown import UNKNOWN_TABLE, predict_unknown, score_unknown
+from skincnn.evaluation.unknown import (
+    UNKNOWN_TABLE,
+    Familiar,
+    distances_within,
+    predict_unknown,
+    score_unknown,
+)
 from skincnn.evaluation.verdict import SUMMARY_POINT
 from skincnn.evaluation.views import VIEWS, View, predict_views
 from skincnn.files import sha256, write_text
@@ -125,7 +132,12 @@ def evaluate(
         },
     )
     headline = splits[0] if splits else "test"
-    predictions, seconds = _predict(subject, headline)
+    predictions, features, seconds = _predict(subject, headline)
+    lesions = predictions["val"]["lesion_id"].tolist()
+    familiar = Familiar.fit(features["val"])
+    for split, table in predictions.items():
+        table[DISTANCE] = familiar.distances(features[split])
+    predictions["val"][DISTANCE] = distances_within(features["val"], lesions)
     written = write_predictions(workdir, predictions)
     assessed = assess(predictions, subject.class_names, config.evaluate, config.seed)
     for split, content in assessed["splits"].items():
@@ -133,7 +145,7 @@ def evaluate(
         content["sha256"] = written[split]
     variants = []
     for name, chosen in views.items():
-        found, longer = _predict(subject, headline, chosen)
+        found, longer = _predict_views(subject, headline, chosen)
         hashes = write_predictions(workdir, found, f"_{name}")
         scores = score_variant(found, predictions, headline, subject.class_names, config)
         variants.append(
@@ -146,7 +158,9 @@ def evaluate(
                 **scores,
             }
         )
-    unknown = predict_unknown(subject.model, config, subject.class_names, extras.unknown)
+    unknown = predict_unknown(
+        subject.model, familiar, config, subject.class_names, extras.unknown
+    )
     write_text(workdir / "predictions" / UNKNOWN_TABLE, unknown.to_csv(index=False))
     report = {
         **_describe_run(metadata, config),
@@ -219,17 +233,28 @@ def write_predictions(
 
 
 def _predict(
-    subject: Subject, timed: str, views: Sequence[View] = ()
-) -> tuple[dict[str, pd.DataFrame], float]:
-    """Returns the predictions of each split, and the seconds for a picture of one."""
-    found, seconds = {}, 0.0
+    subject: Subject, timed: str
+) -> tuple[dict[str, pd.DataFrame], dict[str, Floats], float]:
+    """Returns predictions and features of each split, and the seconds for a picture."""
+    found, features, seconds = {}, {}, 0.0
     for split, table in subject.tables.items():  # the first, val, compiles
         batches = subject.batches(split)
         started = time.perf_counter()
-        if views:
-            logits = predict_views(subject.model, batches, views)
-        else:
-            logits = predict_logits(subject.model, batches)
+        logits, features[split] = predict_logits_and_features(subject.model, batches)
+        if split == timed:
+            seconds = (time.perf_counter() - started) / len(table)
+        found[split] = predictions_table(table, logits, subject.class_names)
+    return found, features, seconds
+
+
+def _predict_views(
+    subject: Subject, timed: str, views: Sequence[View]
+) -> tuple[dict[str, pd.DataFrame], float]:
+    """Returns the mean predictions of each split, and the seconds for a picture."""
+    found, seconds = {}, 0.0
+    for split, table in subject.tables.items():
+        started = time.perf_counter()
+        logits = predict_views(subject.model, subject.batches(split), views)
         if split == timed:
             seconds = (time.perf_counter() - started) / len(table)
         found[split] = predictions_table(table, logits, subject.class_names)

@@ -17,6 +17,9 @@ ENERGY = "energy"
 """The column with -log of the sum of exp(logits), Liu et al., Energy-based
 Out-of-distribution Detection (2020): low for pictures like those of the training. With the
 probabilities it gives the logits: log(probability) - energy."""
+DISTANCE = "distance"
+"""The column with `unknown.Familiar.distances`: about 1 for pictures like those of
+validation, more for others."""
 SUM_TOLERANCE = 1e-3
 
 
