@@ -52,7 +52,7 @@ def test_the_command_stops_early_and_keeps_the_epoch_of_the_metric_it_is_given(
 ) -> None:
     scores = iter([0.2, 0.6, 0.5, 0.3, 0.9])
     monkeypatch.setitem(callbacks.METRICS, "macro_f1", Metric(lambda _: next(scores)))
-    monkeypatch.setattr("skincnn.evaluation.report.evaluate", lambda *_: {})
+    monkeypatch.setattr("skincnn.evaluation.evaluate.evaluate", lambda *_: {})
     monkeypatch.setattr("skincnn.evaluation.report.summary", lambda report: "")
     monkeypatch.setattr("skincnn.serving.export.export_saved_model", lambda *_: "")
     flags = (

@@ -255,7 +255,7 @@ EXTRAS: dict[str, tuple[str, object, list[str]]] = {
     "unknown": (
         "unknown",
         {
-            "score": "energy",
+            "score": "Mahalanobis distance",
             "threshold": -1.5,
             "accepted_validation": 0.95,
             "splits": {"test": {"num_images": 120, "refused": interval(0.06)}},

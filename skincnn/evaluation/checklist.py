@@ -114,7 +114,7 @@ def _splits(report: Mapping[str, Any]) -> Answers:
         ("Classes and their balance", f"test pictures: {', '.join(counts)}"),
         (
             "Pictures unlike those of training",
-            f"an {unknown['score']} score refuses them; see Evaluation"
+            f"refused by a score ({unknown['score']}); see Evaluation"
             if unknown
             else f"{NOT_KNOWN}: not tested",
         ),
