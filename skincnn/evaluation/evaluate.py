@@ -22,7 +22,6 @@ from skincnn.data.metadata import encode_metadata
 from skincnn.evaluation.assessment import assess, score_differences
 from skincnn.evaluation.folder import read_run
 from skincnn.evaluation.intervals import lesion_weights
-from skincnn.evaluation.metrics import Floats
 from skincnn.evaluation.mistakes import draw_mistakes
 from skincnn.evaluation.predict import predict_logits_and_features
 from skincnn.evaluation.predictions import DISTANCE, predictions_table
@@ -34,6 +33,7 @@ from skincnn.evaluation.unknown import (
     Familiar,
     distances_within,
     predict_unknown,
+    read_unknown,
     score_unknown,
 )
 from skincnn.evaluation.verdict import SUMMARY_POINT
@@ -113,13 +113,16 @@ def evaluate(
     """
     extras = extras or Extras()
     metadata, config = read_run(workdir)
+    # All that may be refused comes before what takes long.
     views = {
         name: look_up(VIEWS, name, "--tta")(config, extras.num_views) for name in extras.tta
     }
+    strange = read_unknown(config, extras.unknown)
     builder = datasets.open_dataset(config.data.dataset, data_dir)
     tables = read_splits(builder, config, metadata, workdir, splits)
+    model = load_model(workdir, metadata)
     subject = Subject(
-        load_model(workdir, metadata),
+        model,
         metadata["class_names"],
         tables,
         {
@@ -132,12 +135,9 @@ def evaluate(
         },
     )
     headline = splits[0] if splits else "test"
-    predictions, features, seconds = _predict(subject, headline)
-    lesions = predictions["val"]["lesion_id"].tolist()
-    familiar = Familiar.fit(features["val"])
-    for split, table in predictions.items():
-        table[DISTANCE] = familiar.distances(features[split])
-    predictions["val"][DISTANCE] = distances_within(features["val"], lesions)
+    predictions, familiar, seconds = _predict(subject, headline)
+    unknown = predict_unknown(model, familiar, *strange, subject.class_names)
+    write_text(workdir / "predictions" / UNKNOWN_TABLE, unknown.to_csv(index=False))
     written = write_predictions(workdir, predictions)
     assessed = assess(predictions, subject.class_names, config.evaluate, config.seed)
     for split, content in assessed["splits"].items():
@@ -146,22 +146,16 @@ def evaluate(
     variants = []
     for name, chosen in views.items():
         found, longer = _predict_views(subject, headline, chosen)
-        hashes = write_predictions(workdir, found, f"_{name}")
-        scores = score_variant(found, predictions, headline, subject.class_names, config)
         variants.append(
             {
                 "name": name,
                 "num_views": len(chosen),
                 "seconds_per_image": longer,
                 "cost": longer / seconds,
-                "sha256": hashes,
-                **scores,
+                "sha256": write_predictions(workdir, found, f"_{name}"),
+                **score_variant(found, predictions, headline, subject.class_names, config),
             }
         )
-    unknown = predict_unknown(
-        subject.model, familiar, config, subject.class_names, extras.unknown
-    )
-    write_text(workdir / "predictions" / UNKNOWN_TABLE, unknown.to_csv(index=False))
     report = {
         **_describe_run(metadata, config),
         "attribution": builder.builder_config.attribution,
@@ -234,8 +228,8 @@ def write_predictions(
 
 def _predict(
     subject: Subject, timed: str
-) -> tuple[dict[str, pd.DataFrame], dict[str, Floats], float]:
-    """Returns predictions and features of each split, and the seconds for a picture."""
+) -> tuple[dict[str, pd.DataFrame], Familiar, float]:
+    """Returns predictions of each split, what is familiar, and seconds for a picture."""
     found, features, seconds = {}, {}, 0.0
     for split, table in subject.tables.items():  # the first, val, compiles
         batches = subject.batches(split)
@@ -244,7 +238,12 @@ def _predict(
         if split == timed:
             seconds = (time.perf_counter() - started) / len(table)
         found[split] = predictions_table(table, logits, subject.class_names)
-    return found, features, seconds
+    familiar = Familiar.fit(features["val"])
+    for split, table in found.items():
+        table[DISTANCE] = familiar.distances(features[split])
+    lesions = found["val"]["lesion_id"].tolist()
+    found["val"][DISTANCE] = distances_within(features["val"], lesions)
+    return found, familiar, seconds
 
 
 def _predict_views(

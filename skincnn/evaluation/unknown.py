@@ -135,38 +135,51 @@ def distances_within(features: Floats, lesion_ids: Sequence[str]) -> Floats:
     return found
 
 
-def predict_unknown(
-    classifier: keras.Model,
-    familiar: Familiar,
-    config: Config,
-    class_names: list[str],
-    folder: Path | None,
-) -> pd.DataFrame:
-    """Returns a predictions table of pictures that are no dermatoscopy.
-
-    Columns are `set` (a name of `UNKNOWN_SETS`, or that of the folder), image_id, those
-    of `predictions_table` but a label, and `DISTANCE`.
+def read_unknown(config: Config, folder: Path | None) -> tuple[list[str], Images]:
+    """Returns pictures that are no dermatoscopy, as the model sees them, and their sets.
 
     Args:
-        classifier: The model.
-        familiar: Fitted on validation.
         config: The run's, for the preprocessing and the seed.
-        class_names: The names of the classes, in order.
         folder: More pictures, in it or in folders below.
+
+    Returns:
+        A name of `UNKNOWN_SETS`, or that of the folder, for each picture; and uint8
+        [num_images, image_size, image_size, 3].
 
     Raises:
         ConfigError: The folder holds no picture.
         DataError: A file there is no picture.
     """
+    found = {} if folder is None else {folder.resolve().name: _read_folder(folder, config)}
     rng = np.random.default_rng(config.seed)
-    found = {
+    made = {
         name: [np.asarray(preprocess(picture, config.data)) for picture in make(rng)]
         for name, make in UNKNOWN_SETS.items()
     }
-    if folder is not None:
-        found[folder.resolve().name] = list(_read_folder(folder, config))
+    found = made | found
     sets = [name for name, pictures in found.items() for _ in pictures]
-    images = np.stack([picture for pictures in found.values() for picture in pictures])
+    return sets, np.stack([picture for pictures in found.values() for picture in pictures])
+
+
+def predict_unknown(
+    classifier: keras.Model,
+    familiar: Familiar,
+    sets: Sequence[str],
+    images: Images,
+    class_names: Sequence[str],
+) -> pd.DataFrame:
+    """Returns a predictions table of pictures that are no dermatoscopy.
+
+    Columns are `set`, image_id, those of `predictions_table` but a label, and `DISTANCE`.
+    A model with metadata is told that nothing is known of the patients.
+
+    Args:
+        classifier: The model.
+        familiar: Fitted on validation.
+        sets: The set of each picture.
+        images: uint8 [num_images, height, width, 3].
+        class_names: The names of the classes, in order.
+    """
     rows = pd.DataFrame(
         {
             SET: sets,
@@ -175,7 +188,11 @@ def predict_unknown(
             "sha256": "",
         }
     )
-    batches = pipeline.evaluation_batches(images, _nobody(config, len(images)))
+    patients = None
+    if isinstance(classifier.input, dict):
+        nobody = {"age": np.nan, "sex": UNKNOWN, "localization": UNKNOWN}
+        patients = encode_metadata(pd.DataFrame([nobody] * len(images)))
+    batches = pipeline.evaluation_batches(images, patients)
     logits, features = predict_logits_and_features(classifier, batches)
     table = predictions_table(rows, logits, class_names).drop(columns="label")
     return table.assign(**{DISTANCE: familiar.distances(features)})
@@ -240,26 +257,21 @@ def _refused(table: pd.DataFrame, threshold: float, config: Config) -> dict[str,
     return dataclasses.asdict(estimate(shares, config.evaluate.confidence)[0])
 
 
-def _read_folder(folder: Path, config: Config) -> Iterator[Images]:
+def _read_folder(folder: Path, config: Config) -> list[Images]:
     files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
     if not files:
         raise ConfigError(
             f"--unknown {folder} holds no picture. Expected files ending in "
             f"{', '.join(SUFFIXES)}."
         )
-    for path in files:
-        try:
-            yield np.asarray(read_image(tf.constant(path.read_bytes()), config.data))
-        except tf.errors.OpError as error:
-            raise DataError(
-                f"{path} is no picture that can be read: {error.message}. Take it out of "
-                "the folder."
-            ) from error
+    return [_read_file(path, config) for path in files]
 
 
-def _nobody(config: Config, count: int) -> npt.NDArray[np.float32] | None:
-    """Returns what a model with metadata is told of patients of whom nothing is known."""
-    if not config.model.metadata:
-        return None
-    row = {"age": np.nan, "sex": UNKNOWN, "localization": UNKNOWN}
-    return encode_metadata(pd.DataFrame([row] * count))
+def _read_file(path: Path, config: Config) -> Images:
+    try:
+        return np.asarray(read_image(tf.constant(path.read_bytes()), config.data))
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"{path} is no picture that can be read: {error.message}. Take it out of the "
+            "folder."
+        ) from error
