@@ -24,7 +24,7 @@ from tensorboard.plugins.hparams import api as hparams
 from tqdm import tqdm
 
 from skincnn.config import Config
-from skincnn.errors import DivergedError
+from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
 from skincnn.files import write_json
 from skincnn.training.run import Training, build, check, require_a_batch
 from skincnn.training.stages import make_stages
@@ -47,7 +47,8 @@ class Result:
         best_epoch: That epoch, counted from 1.
         epochs: Epochs that were trained.
         seconds: How long it took, with everything.
-        error: Why it has no score, if it diverged.
+        error: Why it has no score, if it failed.
+        again: Whether it may fare better when the search is run again.
     """
 
     score: float = 0.0
@@ -55,6 +56,7 @@ class Result:
     epochs: int = 0
     seconds: float = 0.0
     error: str = ""
+    again: bool = False
 
 
 class TrainingModel(kt.HyperModel):
@@ -124,7 +126,8 @@ class TrainingModel(kt.HyperModel):
         """Trains, writes down what came of it, and returns the best epoch's score.
 
         Raises:
-            DivergedError: The loss, the weights or the outputs are no longer finite.
+            ConfigError, DataError: Something is wrong with more than this trial.
+            Exception: Whatever ended the training; it is written down.
         """
         folder, objective = training.workdir, self.base.train.monitor
         write_json(folder / "config.json", training.config.to_dict())
@@ -132,9 +135,15 @@ class TrainingModel(kt.HyperModel):
         try:
             with _epochs_shown(training):
                 training.fit()
-        except DivergedError as error:
+        except Exception as error:
+            if isinstance(error, ConfigError | DataError) and not isinstance(
+                error, MemoryFullError
+            ):
+                raise
+            text = f"{type(error).__name__}: {error}"
+            again = not isinstance(error, DivergedError)
             seconds = round(time.perf_counter() - started, 2)
-            _write(folder, Result(error=str(error), seconds=seconds))
+            _write(folder, Result(error=text, again=again, seconds=seconds))
             raise
         progress = training.progress
         best = progress.history[progress.best_epoch - 1]
@@ -157,7 +166,7 @@ class TrainingModel(kt.HyperModel):
         """
         folder = self.path(self.config(hp, execution))
         found = read_result(folder)
-        if found is None:
+        if found is None or found.again:
             # KerasTuner's own tuners do it before each trial: graphs are global in Keras.
             keras.utils.clear_session()
             gc.collect()

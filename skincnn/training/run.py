@@ -246,7 +246,7 @@ def _run(training: Training, facts: dict[str, Any], *, resume: bool) -> None:
         workdir / "metadata.json",
         {
             "skincnn": __version__,
-            "versions": _versions(),
+            "versions": versions(),
             "device": training.devices.describe(training.model),
             **facts,
             "data_fingerprint": training.made_by["data"],
@@ -333,7 +333,7 @@ class Training:
         self._compiled: tuple[int, bool, int] | None = None
         self.made_by = {
             "data": {name: pipeline.fingerprint(table) for name, table in tables.items()},
-            "versions": _versions(),
+            "versions": versions(),
             "computation": self.devices.made_by,
         }
 
@@ -639,7 +639,8 @@ def _save_plain(config: Config, classifier: keras.Model, path: Path) -> None:
         plain.save(temporary)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of what trains, for metadata.json."""
     packages = ["tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn"]
     if keras.backend.backend() != "tensorflow":
         packages.append(keras.backend.backend())

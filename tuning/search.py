@@ -1,0 +1,366 @@
+"""A search: KerasTuner asks for trials, trainings answer with their scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras_tuner as kt
+import pandas as pd
+from keras_tuner.engine.base_tuner import BaseTuner
+from keras_tuner.engine.trial import Trial, TrialStatus
+
+from skincnn import __version__
+from skincnn.config import Config
+from skincnn.data.cache import Cache
+from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
+from skincnn.evaluation.metrics import METRICS
+from skincnn.files import locked, require_writable_folder, write_json
+from skincnn.lookup import look_up
+from skincnn.training.run import check, versions
+from skincnn.training.stages import make_stages
+from skincnn.training.workdir import differences
+from tuning.config import DEFAULT_TRIALS, SearchConfig
+from tuning.data import SearchData
+from tuning.hypermodel import TrainingModel, explore, read_result
+from tuning.leaderboard import make_board, shown_values, write_board
+from tuning.spaces import find_space, source
+
+FINGERPRINT = "fingerprint.json"
+PRODUCTS = (
+    *(FINGERPRINT, "trials", "keras_tuner"),
+    *("leaderboard.csv", "best.json", "search.png"),
+)
+"""What a search's folder holds; overwriting a search removes these and nothing else."""
+REDUCTION = 3
+"""Hyperband trains the best third of a round again, for three times as long."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a search.
+
+    Attributes:
+        board: A row for each completed trial, the best first; see `make_board`.
+        failures: Why the others failed, by their ids, the first first.
+    """
+
+    board: pd.DataFrame
+    failures: dict[str, str]
+
+
+def random(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
+    """Independent draws from the whole space."""
+    return kt.oracles.RandomSearchOracle(max_trials=_most(search), **common)
+
+
+def bayesian(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
+    """Draws first, then where a Gaussian process expects most.
+
+    References:
+        Snoek et al., Practical Bayesian Optimization of Machine Learning Algorithms (2012),
+        arXiv:1206.2944.
+    """
+    most = _most(search)
+    # KerasTuner would draw three times as many as there are hyperparameters, mostly more
+    # than there are trials.
+    first = max(3, min(3 * len(common["hyperparameters"].space), (most or 30) // 3))
+    return kt.oracles.BayesianOptimizationOracle(
+        max_trials=most, num_initial_points=first, **common
+    )
+
+
+def hyperband(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
+    """Many short trainings, the best of which are done again for longer.
+
+    References:
+        Li et al., Hyperband (2018), Journal of Machine Learning Research 18.
+    """
+    limited = search.max_trials > 0 or search.max_minutes > 0
+    oracle = kt.oracles.HyperbandOracle(
+        max_epochs=epochs,
+        factor=REDUCTION,
+        hyperband_iterations=None if limited else 1,
+        **common,
+    )
+    oracle.max_trials = search.max_trials or None
+    return oracle
+
+
+def grid(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
+    """Every combination, with ten values of each range, from the preset on."""
+    return kt.oracles.GridSearchOracle(max_trials=search.max_trials or None, **common)
+
+
+TUNERS: dict[str, Callable[..., kt.Oracle]] = {
+    "random": random,
+    "bayesian": bayesian,
+    "hyperband": hyperband,
+    "grid": grid,
+}
+
+
+def run_search(
+    config: Config,
+    names: Sequence[str],
+    search: SearchConfig,
+    workdir: Path,
+    data_dir: Path | None = None,
+    *,
+    overwrite: bool = False,
+    cache: Cache = "auto",
+) -> Outcome:
+    """Searches, and leaves leaderboard.csv, best.json and search.png in `workdir`.
+
+    The same call goes on with a search that was stopped, however that happened: trials that
+    are done are not trained again, and the one that was running goes on from its last
+    epoch. Test folds are not read.
+
+    Args:
+        config: The preset.
+        names: Its spaces; see `find_space`.
+        search: How to search.
+        workdir: The search's folder.
+        data_dir: Where TFDS keeps built datasets.
+        overwrite: Whether to replace a search that is in `workdir`.
+        cache: Where decoded pictures are kept; see `cache.cached_images`.
+
+    Raises:
+        ConfigError: A name, a path or the space cannot be used, another search is in
+            `workdir`, or another process is at it.
+        DataError: The dataset is not built, or its splits leak or are too small.
+        DivergedError: No trial was completed.
+        Terminated, KeyboardInterrupt: The user stopped the search.
+    """
+    look_up(METRICS, search.objective, "--objective")
+    train = dataclasses.replace(config.train, monitor=search.objective)
+    config = dataclasses.replace(config, train=train)
+    check(config)
+    space = find_space(names)
+    hyperparameters = explore(space, config)
+    require_writable_folder(workdir, "--workdir")
+    with locked(workdir):
+        data = SearchData(config.data, data_dir, cache)
+        made_by = fingerprint(config, names, hyperparameters, search, data)
+        _open_workdir(workdir, made_by, overwrite=overwrite)
+        model = TrainingModel(space, config, data, workdir / "trials")
+        oracle = look_up(TUNERS, search.tuner, "--tuner")(
+            search,
+            make_stages(config)[-1].epochs,
+            objective=_objective(search),
+            hyperparameters=hyperparameters,
+            seed=config.seed + 1,  # KerasTuner takes 0 for none
+            max_consecutive_failed_trials=sys.maxsize,
+        )
+        tuner = Tuner(oracle, model, search, workdir)
+        try:
+            tuner.search()
+        except kt.errors.FatalError as error:
+            raise error.__cause__ or error from None
+        return _finish(oracle, model, search, workdir, " x ".join(names))
+
+
+class Tuner(BaseTuner):
+    """KerasTuner's loop over trials, whose trainings are `TrainingModel`'s.
+
+    It writes its own files into keras_tuner/ and begins anew each time.
+    """
+
+    def __init__(
+        self, oracle: kt.Oracle, model: TrainingModel, search: SearchConfig, workdir: Path
+    ):
+        """Stores what to ask, and what answers."""
+        oracle.verbose = 0
+        super().__init__(
+            oracle, directory=str(workdir), project_name="keras_tuner", overwrite=True
+        )
+        self.model = model
+        self.settings = search
+        self.seconds = 0.0
+        self.best: Trial | None = None
+
+    def pre_create_trial(self) -> None:
+        """Asks for no other trial once the time is over."""
+        limit = 60 * self.settings.max_minutes
+        if 0 < limit <= self.seconds:
+            self.oracle.max_trials = len(self.oracle.trials)
+
+    def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Returns the mean score of a trial's executions.
+
+        Raises:
+            FatalError: Something is wrong with the space, the configuration or the data:
+                of all errors KerasTuner lets this one alone through.
+            Exception: This training failed.
+        """
+        hp = trial.hyperparameters
+        values = ", ".join(f"{n} {_text(v)}" for n, v in shown_values(trial).items())
+        print(f"trial {trial.trial_id}  {values}", flush=True)
+        results = []
+        for execution in range(self.settings.executions):
+            try:
+                results.append(self.model.result(hp, execution))
+            except MemoryFullError:
+                raise
+            except (ConfigError, DataError) as error:
+                raise kt.errors.FatalError(str(error)) from error
+        score = sum(result.score for result in results) / len(results)
+        return {self.settings.objective: score}
+
+    def on_trial_end(self, trial: Trial) -> None:
+        """Says what came of a trial."""
+        super().on_trial_end(trial)
+        results = _results(trial, self.model, self.settings)
+        self.seconds += sum(result.seconds for result in results)
+        if trial.status != TrialStatus.COMPLETED:
+            print(f"    failed: {_cause(trial, self.model, self.settings)}")
+            return
+        metric = METRICS[self.settings.objective]
+        if self.best is None or metric.is_better(trial.score, than=self.best.score):
+            self.best = trial
+        print(
+            f"    {self.settings.objective} {trial.score:.4f}, "
+            f"{sum(result.seconds for result in results):.0f} s; the best is "
+            f"{self.best.score:.4f} of trial {self.best.trial_id}",
+            flush=True,
+        )
+
+
+def fingerprint(
+    config: Config,
+    names: Sequence[str],
+    hyperparameters: kt.HyperParameters,
+    search: SearchConfig,
+    data: SearchData,
+) -> dict[str, Any]:
+    """Returns what must be equal where a search goes on, as JSON gives it back.
+
+    Its limits are not part of it: a search may go on for longer.
+    """
+    found: dict[str, Any] = {
+        "config": config.to_dict(),
+        "spaces": {name: source(name) for name in names},
+        "hyperparameters": {},
+        "search": {
+            name: getattr(search, name) for name in ("tuner", "objective", "executions")
+        },
+        "data": data.fingerprint(),
+        "versions": versions()
+        | {
+            "keras-tuner": importlib.metadata.version("keras-tuner"),
+            "skincnn": __version__,
+        },
+    }
+    for number, parameter in enumerate(hyperparameters.space):
+        content = parameter.get_config()
+        name = content.pop("name")
+        if name in found["hyperparameters"]:  # once more, under another condition
+            name = f"{name} ({number})"
+        found["hyperparameters"][name] = content
+    result: dict[str, Any] = json.loads(json.dumps(found))
+    return result
+
+
+def _open_workdir(workdir: Path, made_by: dict[str, Any], *, overwrite: bool) -> None:
+    """Makes sure that what is in the folder belongs to this very search."""
+    found = [name for name in PRODUCTS if (workdir / name).exists()]
+    path = workdir / FINGERPRINT
+    if overwrite:
+        _clear(workdir)
+    elif path.exists():
+        _compare(path, made_by)
+    elif found or (workdir / "config.json").exists():
+        raise ConfigError(
+            f"{workdir} holds {', '.join(found) or 'a run'}, but no {FINGERPRINT} of a "
+            "search. Give another --workdir, or --overwrite to replace what a search made."
+        )
+    write_json(path, made_by)
+
+
+def _compare(path: Path, made_by: dict[str, Any]) -> None:
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}): whether its trials belong to this search cannot "
+            "be told. Give --overwrite, or another --workdir."
+        ) from error
+    changed = [
+        f"{name} {old!r} (now {new!r})" for name, old, new in differences(before, made_by)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{path.parent} holds another search: {', '.join(changed)}. Give the same "
+            "command to go on with it, another --workdir, or --overwrite to replace it."
+        )
+
+
+def _clear(workdir: Path) -> None:
+    # The fingerprint goes last: a folder that is cleared half way is still known.
+    for name in reversed(PRODUCTS):
+        path = workdir / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _finish(
+    oracle: kt.Oracle,
+    model: TrainingModel,
+    search: SearchConfig,
+    workdir: Path,
+    title: str,
+) -> Outcome:
+    """Writes what was found, of completed trials alone."""
+    trials = dict(oracle.trials)
+    failures = {
+        name: _cause(trial, model, search)
+        for name, trial in trials.items()
+        if trial.status == TrialStatus.FAILED
+    }
+    board = make_board(trials.values(), model, search.executions)
+    if board.empty:
+        first = next(iter(failures.items()), ("-", "no trial was begun"))
+        raise DivergedError(
+            f"None of {len(trials)} trials was completed. The first, trial {first[0]}, "
+            f"failed: {first[1]}"
+        )
+    write_board(board, trials[board["trial"].iloc[0]], model, workdir, title)
+    return Outcome(board, failures)
+
+
+def _results(trial: Trial, model: TrainingModel, search: SearchConfig) -> list[Any]:
+    """Returns what came of a trial's executions, as far as they were done."""
+    configs = [model.config(trial.hyperparameters, n) for n in range(search.executions)]
+    found = [read_result(model.path(config)) for config in configs]
+    return [result for result in found if result is not None]
+
+
+def _cause(trial: Trial, model: TrainingModel, search: SearchConfig) -> str:
+    """Returns why a trial failed, in its own words."""
+    errors = [result.error for result in _results(trial, model, search)]
+    said = (trial.message or "it said nothing").strip().splitlines()[-1]
+    return next((error for error in errors if error), said)
+
+
+def _objective(search: SearchConfig) -> kt.Objective:
+    higher = METRICS[search.objective].higher_is_better
+    return kt.Objective(search.objective, "max" if higher else "min")
+
+
+def _most(search: SearchConfig) -> int | None:
+    """Returns the limit of tuners that would go on for ever."""
+    if search.max_trials == 0 and search.max_minutes == 0:
+        return DEFAULT_TRIALS
+    return search.max_trials or None
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
