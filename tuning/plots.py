@@ -20,8 +20,8 @@ Ticks = list[tuple[float, str]]
 
 ABSENT = -0.12
 """Where a line runs that has no value for a hyperparameter; values are in 0..1."""
-LOG_RATIO = 30
-"""Ranges over more than this factor are drawn on a logarithmic axis."""
+CROWDED = 0.25
+"""Where the median is below this share of the largest value, the axis is logarithmic."""
 MIN_FOR_IMPORTANCE = 10
 
 
@@ -49,7 +49,7 @@ def plot_search(
     shares = importance(places, np.asarray(scores, np.float64))
     names = sorted(places, key=lambda name: -shares.get(name, 0.0))
     height, ticks = place(scores)
-    figure = Figure(figsize=(2.0 + 1.5 * (len(names) + 1), 5.4), layout="constrained")
+    figure = Figure(figsize=(2.5 + 1.6 * (len(names) + 1), 6.0), layout="constrained")
     axes = figure.add_subplot()
     lines = np.array([*(places[name] for name in names), height]).T
     shades = matplotlib.colormaps["viridis"](height if higher_is_better else 1 - height)
@@ -61,13 +61,16 @@ def plot_search(
     _draw_axis(axes, len(names), ticks)
     labels = [_label(name, shares) for name in names]
     axes.set_xticks(range(len(names) + 1), [*labels, objective.replace("_", "\n")])
-    axes.tick_params(axis="x", labelsize=12, length=0)
+    axes.tick_params(axis="x", labelsize=13, length=0)
     axes.set_yticks([])
     axes.set_xlim(-0.3, len(names) + 0.7)
     axes.set_ylim(ABSENT - 0.06, 1.06)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"{title}: {len(values)} trials", fontsize=13, loc="left")
-    axes.legend(loc="upper right", bbox_to_anchor=(1.0, 1.1), fontsize=12, frameon=False)
+    title = f"{title}: {len(values)} trials"
+    if shares:
+        title += " (in brackets: the share in what the score depends on)"
+    axes.set_title(title, fontsize=14, loc="left")
+    axes.legend(loc="upper right", bbox_to_anchor=(1.0, 1.1), fontsize=13, frameon=False)
     return figure
 
 
@@ -86,7 +89,7 @@ def place(values: pd.Series[Any]) -> tuple[Places, Ticks]:
     if numbers and len(distinct) > 5:
         scale = np.array([distinct[0], distinct[-1]], float)
         found = present.to_numpy(float)
-        if scale[0] > 0 and scale[1] / scale[0] > LOG_RATIO:
+        if scale[0] > 0 and np.median(found) < CROWDED * scale[1]:
             scale, found = np.log(scale), np.log(found)
         heights[values.notna()] = (found - scale[0]) / (scale[1] - scale[0])
         ends = [(0.0, f"{distinct[0]:.3g}"), (1.0, f"{distinct[-1]:.3g}")]
@@ -128,7 +131,7 @@ def _draw_axis(axes: Axes, number: int, ticks: Ticks) -> None:
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
-            fontsize=10,
+            fontsize=12,
             bbox={
                 "boxstyle": "round,pad=0.1",
                 "facecolor": "white",

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import keras_tuner as kt
 import pandas as pd
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial, TrialStatus
+from sklearn.exceptions import ConvergenceWarning
 
 from skincnn import __version__
 from skincnn.config import Config
@@ -160,7 +162,10 @@ def run_search(
         )
         tuner = Tuner(oracle, model, search, workdir)
         try:
-            tuner.search()
+            with warnings.catch_warnings():
+                # Of a Gaussian process on few trials, which asks nothing of the user.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                tuner.search()
         except kt.errors.FatalError as error:
             raise error.__cause__ or error from None
         return _finish(oracle, model, search, workdir, " x ".join(names))
