@@ -97,6 +97,9 @@ def command() -> None:
         overwrite=arguments.overwrite,
         cache=arguments.cache,
     )
+    if outcome is None:
+        print("The search is over; its chief has the leader board.")
+        return
     print(f"\n{arguments.search.objective} on validation\n{summary(outcome.board)}\n")
     if outcome.failures:
         trial, cause = next(iter(outcome.failures.items()))

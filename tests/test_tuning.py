@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import json
 import math
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +19,9 @@ import keras
 import keras_tuner as kt
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
-from conftest import run_here
+from conftest import ROOT, run_here, run_script
 from test_tensorboard import read_images
 
 from skincnn.config import (
@@ -450,3 +455,61 @@ def test_importance_finds_what_the_score_depends_on() -> None:
     assert found["b"] > 0.9
     assert sum(found.values()) == pytest.approx(1)
     assert plots.importance(places, places["b"][:9]) == {}
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_ends_with_the_leader_board_of_one_that_was_not(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    command = (
+        *("tune.py", "learning", "imbalance", *FLAGS, "--tuner", "hyperband"),
+        *("--train.epochs", "3", "--train.deterministic", "True"),
+        *("--data-dir", data_dir, "--workdir"),
+    )
+    done = run_script(*command, tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    killed = tmp_path / "killed"
+    for trial in (0, 2, 3):  # of the first round; 3 is the best of it, trained again
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "scripts" / command[0], *map(str, command[1:]), killed],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert any(line.startswith(f"trial {trial:04d}") for line in process.stdout or ())
+        while len(list(killed.glob("trials/*/history.csv"))) <= trial:
+            time.sleep(0.05)  # until an epoch of it is done
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = run_script(*command, killed)
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(board(killed), board(tmp_path / "whole"))
+    best = [(folder / "best.json").read_text() for folder in (killed, tmp_path / "whole")]
+    assert best[0] == best[1]
+    trained = run_script(
+        *("train.py", "--config", killed / "best.json", "--data-dir", data_dir),
+        *("--workdir", tmp_path / "run"),
+    )
+    assert trained.returncode == 0, trained.stderr
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    score = report["splits"]["val"]["metrics"]["balanced_accuracy"]["value"]
+    assert score == pytest.approx(board(killed)["score"][0], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_twenty_trials_take_no_more_memory_than_two(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    end = search.Tuner.on_trial_end
+
+    def on_trial_end(tuner: search.Tuner, trial: object) -> None:
+        used.append(psutil.Process().memory_info().rss)
+        end(tuner, trial)
+
+    monkeypatch.setattr(search.Tuner, "on_trial_end", on_trial_end)
+    short = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, epochs=1))
+    limits = SearchConfig(tuner="random", max_trials=20)
+    run_search(short, ["learning", "imbalance"], limits, tmp_path, data_dir)
+    print([round(size / 2**20) for size in used])
+    assert len(used) == 20
+    assert used[-1] <= 1.1 * used[1]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import importlib.metadata
-import json
-import shutil
+import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,28 +18,32 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 from sklearn.exceptions import ConvergenceWarning
 
-from skincnn import __version__
 from skincnn.config import Config
 from skincnn.data.cache import Cache
 from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
 from skincnn.evaluation.metrics import METRICS
-from skincnn.files import locked, require_writable_folder, write_json
+from skincnn.files import locked, require_writable_folder
 from skincnn.lookup import look_up
-from skincnn.training.run import check, versions
+from skincnn.training.run import check
 from skincnn.training.stages import make_stages
-from skincnn.training.workdir import differences
 from tuning.config import DEFAULT_TRIALS, SearchConfig
 from tuning.data import SearchData
 from tuning.hypermodel import TrainingModel, explore, read_result
 from tuning.leaderboard import make_board, shown_values, write_board
-from tuning.spaces import find_space, source
-
-FINGERPRINT = "fingerprint.json"
-PRODUCTS = (
-    *(FINGERPRINT, "trials", "keras_tuner"),
-    *("leaderboard.csv", "best.json", "search.png"),
+from tuning.machines import (
+    DIGEST,
+    ID,
+    Role,
+    Watch,
+    find_role,
+    put_aside_if_damaged,
+    require_free_port,
+    require_same_search,
+    serve,
 )
-"""What a search's folder holds; overwriting a search removes these and nothing else."""
+from tuning.spaces import find_space
+from tuning.workdir import digest, fingerprint, open_workdir
+
 REDUCTION = 3
 """Hyperband trains the best third of a round again, for three times as long."""
 
@@ -117,7 +121,7 @@ def run_search(
     *,
     overwrite: bool = False,
     cache: Cache = "auto",
-) -> Outcome:
+) -> Outcome | None:
     """Searches, and leaves leaderboard.csv, best.json and search.png in `workdir`.
 
     The same call goes on with a search that was stopped, however that happened: trials that
@@ -133,9 +137,12 @@ def run_search(
         overwrite: Whether to replace a search that is in `workdir`.
         cache: Where decoded pictures are kept; see `cache.cached_images`.
 
+    Returns:
+        What was found; None for a worker, whose chief has it.
+
     Raises:
         ConfigError: A name, a path or the space cannot be used, another search is in
-            `workdir`, or another process is at it.
+            `workdir`, another process is at it, or the chief serves another search.
         DataError: The dataset is not built, or its splits leak or are too small.
         DivergedError: No trial was completed.
         Terminated, KeyboardInterrupt: The user stopped the search.
@@ -146,12 +153,19 @@ def run_search(
     check(config)
     space = find_space(names)
     hyperparameters = explore(space, config)
+    role = find_role()
+    if role == "chief":
+        require_free_port()
     require_writable_folder(workdir, "--workdir")
-    with locked(workdir):
+    # Workers write into folders of their own trials, in the folder that the chief has.
+    with contextlib.nullcontext() if role == "worker" else locked(workdir):
         data = SearchData(config.data, data_dir, cache)
         made_by = fingerprint(config, names, hyperparameters, search, data)
-        _open_workdir(workdir, made_by, overwrite=overwrite)
+        if role != "worker":
+            open_workdir(workdir, made_by, overwrite=overwrite)
         model = TrainingModel(space, config, data, workdir / "trials")
+        if role != "alone":
+            hyperparameters.Fixed(DIGEST, digest(made_by))
         oracle = look_up(TUNERS, search.tuner, "--tuner")(
             search,
             make_stages(config)[-1].epochs,
@@ -160,40 +174,94 @@ def run_search(
             seed=config.seed + 1,  # KerasTuner takes 0 for none
             max_consecutive_failed_trials=sys.maxsize,
         )
-        tuner = Tuner(oracle, model, search, workdir)
-        try:
-            with warnings.catch_warnings():
-                # Of a Gaussian process on few trials, which asks nothing of the user.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                tuner.search()
-        except kt.errors.FatalError as error:
-            raise error.__cause__ or error from None
+        _ask(oracle, model, search, workdir, role, digest(made_by))
+        if role == "worker":
+            return None
         return _finish(oracle, model, search, workdir, " x ".join(names))
+
+
+def _ask(
+    oracle: kt.Oracle,
+    model: TrainingModel,
+    search: SearchConfig,
+    workdir: Path,
+    role: Role,
+    search_digest: str,
+) -> None:
+    """Does what the role of this process is, until the search is over."""
+    tuner = Tuner(oracle, model, search, workdir, role)
+    try:
+        with warnings.catch_warnings():
+            # Of a Gaussian process on few trials, which asks nothing of the user.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            if role == "chief":
+                serve(tuner, Watch(oracle, tuner.is_spent))
+                return
+            if role == "worker":
+                require_same_search(tuner, search_digest)
+            tuner.search()
+    except kt.errors.FatalError as error:
+        raise error.__cause__ or error from None
 
 
 class Tuner(BaseTuner):
     """KerasTuner's loop over trials, whose trainings are `TrainingModel`'s.
 
-    It writes its own files into keras_tuner/ and begins anew each time.
+    It writes its own files into keras_tuner/. Alone it begins anew each time; a chief goes
+    on from them, because its workers may be in the middle of a trial.
     """
 
     def __init__(
-        self, oracle: kt.Oracle, model: TrainingModel, search: SearchConfig, workdir: Path
+        self,
+        oracle: kt.Oracle,
+        model: TrainingModel,
+        search: SearchConfig,
+        workdir: Path,
+        role: Role = "alone",
     ):
         """Stores what to ask, and what answers."""
         oracle.verbose = 0
+        folder = workdir / "keras_tuner"
+        if role == "chief":
+            put_aside_if_damaged(folder)
+        elif role == "worker":
+            (folder / f"{os.environ[ID]}.json").unlink(missing_ok=True)
         super().__init__(
-            oracle, directory=str(workdir), project_name="keras_tuner", overwrite=True
+            oracle,
+            directory=str(workdir),
+            project_name=folder.name,
+            overwrite=role == "alone",
         )
+        if role == "chief":
+            # Killed between the two files that KerasTuner writes of a trial's beginning.
+            for name in set(oracle.trials) - set(oracle.start_order):
+                del oracle.trials[name]
         self.model = model
         self.settings = search
-        self.seconds = 0.0
-        self.best: Trial | None = None
+        self.role = role
+        self.best: tuple[float, str] | None = None
+        self._asked = 0.0
+
+    def is_spent(self) -> bool:
+        """Returns whether the trials have taken the time that they may."""
+        limit = 60 * self.settings.max_minutes
+        ended = [self.oracle.trials[name] for name in self.oracle.end_order]
+        return (
+            0
+            < limit
+            <= sum(
+                result.seconds
+                for trial in ended
+                for result in _results(trial, self.model, self.settings)
+            )
+        )
 
     def pre_create_trial(self) -> None:
-        """Asks for no other trial once the time is over."""
-        limit = 60 * self.settings.max_minutes
-        if 0 < limit <= self.seconds:
+        """Asks for no other trial once the time is over, and a chief not without pause."""
+        if self.role == "worker":
+            time.sleep(max(0.0, self._asked + 1 - time.monotonic()))
+            self._asked = time.monotonic()
+        elif self.settings.max_minutes and self.is_spent():
             self.oracle.max_trials = len(self.oracle.trials)
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -221,99 +289,20 @@ class Tuner(BaseTuner):
     def on_trial_end(self, trial: Trial) -> None:
         """Says what came of a trial."""
         super().on_trial_end(trial)
-        results = _results(trial, self.model, self.settings)
-        self.seconds += sum(result.seconds for result in results)
         if trial.status != TrialStatus.COMPLETED:
-            print(f"    failed: {_cause(trial, self.model, self.settings)}")
+            print(f"    failed: {_cause(trial, self.model, self.settings)}", flush=True)
             return
+        results = _results(trial, self.model, self.settings)
+        score = sum(result.score for result in results) / len(results)
         metric = METRICS[self.settings.objective]
-        if self.best is None or metric.is_better(trial.score, than=self.best.score):
-            self.best = trial
+        if self.best is None or metric.is_better(score, than=self.best[0]):
+            self.best = score, trial.trial_id
         print(
-            f"    {self.settings.objective} {trial.score:.4f}, "
+            f"    {self.settings.objective} {score:.4f}, "
             f"{sum(result.seconds for result in results):.0f} s; the best is "
-            f"{self.best.score:.4f} of trial {self.best.trial_id}",
+            f"{self.best[0]:.4f} of trial {self.best[1]}",
             flush=True,
         )
-
-
-def fingerprint(
-    config: Config,
-    names: Sequence[str],
-    hyperparameters: kt.HyperParameters,
-    search: SearchConfig,
-    data: SearchData,
-) -> dict[str, Any]:
-    """Returns what must be equal where a search goes on, as JSON gives it back.
-
-    Its limits are not part of it: a search may go on for longer.
-    """
-    found: dict[str, Any] = {
-        "config": config.to_dict(),
-        "spaces": {name: source(name) for name in names},
-        "hyperparameters": {},
-        "search": {
-            name: getattr(search, name) for name in ("tuner", "objective", "executions")
-        },
-        "data": data.fingerprint(),
-        "versions": versions()
-        | {
-            "keras-tuner": importlib.metadata.version("keras-tuner"),
-            "skincnn": __version__,
-        },
-    }
-    for number, parameter in enumerate(hyperparameters.space):
-        content = parameter.get_config()
-        name = content.pop("name")
-        if name in found["hyperparameters"]:  # once more, under another condition
-            name = f"{name} ({number})"
-        found["hyperparameters"][name] = content
-    result: dict[str, Any] = json.loads(json.dumps(found))
-    return result
-
-
-def _open_workdir(workdir: Path, made_by: dict[str, Any], *, overwrite: bool) -> None:
-    """Makes sure that what is in the folder belongs to this very search."""
-    found = [name for name in PRODUCTS if (workdir / name).exists()]
-    path = workdir / FINGERPRINT
-    if overwrite:
-        _clear(workdir)
-    elif path.exists():
-        _compare(path, made_by)
-    elif found or (workdir / "config.json").exists():
-        raise ConfigError(
-            f"{workdir} holds {', '.join(found) or 'a run'}, but no {FINGERPRINT} of a "
-            "search. Give another --workdir, or --overwrite to replace what a search made."
-        )
-    write_json(path, made_by)
-
-
-def _compare(path: Path, made_by: dict[str, Any]) -> None:
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(
-            f"{path} is damaged ({error}): whether its trials belong to this search cannot "
-            "be told. Give --overwrite, or another --workdir."
-        ) from error
-    changed = [
-        f"{name} {old!r} (now {new!r})" for name, old, new in differences(before, made_by)
-    ]
-    if changed:
-        raise ConfigError(
-            f"{path.parent} holds another search: {', '.join(changed)}. Give the same "
-            "command to go on with it, another --workdir, or --overwrite to replace it."
-        )
-
-
-def _clear(workdir: Path) -> None:
-    # The fingerprint goes last: a folder that is cleared half way is still known.
-    for name in reversed(PRODUCTS):
-        path = workdir / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _finish(
@@ -351,7 +340,7 @@ def _results(trial: Trial, model: TrainingModel, search: SearchConfig) -> list[A
 def _cause(trial: Trial, model: TrainingModel, search: SearchConfig) -> str:
     """Returns why a trial failed, in its own words."""
     errors = [result.error for result in _results(trial, model, search)]
-    said = (trial.message or "it said nothing").strip().splitlines()[-1]
+    said = (trial.message or "see the output of its worker").strip().splitlines()[-1]
     return next((error for error in errors if error), said)
 
 
