@@ -33,7 +33,7 @@ from skincnn.config import (
     read_config,
 )
 from skincnn.data import pipeline
-from skincnn.errors import ConfigError, DivergedError, MemoryFullError
+from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
 from skincnn.files import locked
 from skincnn.model.classifier import build_classifier
 from skincnn.training.run import train
@@ -341,6 +341,16 @@ def test_a_mistake_in_a_space_ends_with_2_and_its_cause(
     assert done.returncode == 2
     assert cause in done.stderr
     assert not trainings.configs
+
+
+def test_a_batch_that_cannot_be_filled_is_found_before_anything_is_trained(
+    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuning.spaces.BATCH_SIZES", (16, 512))
+    with pytest.raises(DataError, match=r"do not fill a batch of --data.batch-size 512"):
+        run(tmp_path)
+    assert not trainings.configs
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_changed_search_is_refused_with_the_difference(

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,12 @@ from skincnn.files import write_json
 from skincnn.training.run import Training, build, check, require_a_batch
 from skincnn.training.stages import make_stages
 from tuning.data import SearchData
-from tuning.spaces import Space, value_at
+from tuning.spaces import Space, rounded, value_at
 
 EPOCHS = "tuner/epochs"
 """The name by which Hyperband says how long a trial trains."""
+TUNERS_OWN = "tuner/"
+"""How KerasTuner's notes to itself among the hyperparameters begin."""
 NUM_DRAWS = 50
 """Random configurations of a space that are checked before the first trial."""
 RESULT = "result.json"
@@ -88,15 +90,23 @@ class TrainingModel(kt.HyperModel):
         """Returns the configuration of a trial's first, second ... execution.
 
         Raises:
-            ConfigError: The space fails, or makes what cannot be trained.
+            ConfigError: The space fails.
         """
         config = self.space(hp, self.base)
         if EPOCHS in hp.values:
             config = with_epochs(config, hp.values[EPOCHS])
-        config = dataclasses.replace(config, seed=config.seed + execution)
+        return dataclasses.replace(config, seed=config.seed + execution)
+
+    def require(self, config: Config) -> None:
+        """Checks that a configuration can be trained, and compared with the others.
+
+        Raises:
+            ConfigError: A name is unknown, or it is about other pictures.
+            DataError: There are too few pictures for a batch.
+        """
         check(config)
         self.data.check(config)
-        return config
+        require_a_batch(self.data.tables["train"], config.data)
 
     def build(self, hp: kt.HyperParameters, execution: int = 0) -> Training:
         """Returns a training that may begin.
@@ -106,7 +116,7 @@ class TrainingModel(kt.HyperModel):
             DataError: There are too few pictures.
         """
         config = self.config(hp, execution)
-        require_a_batch(self.data.tables["train"], config.data)
+        self.require(config)
         names = self.data.class_names
         classifier, devices = build(config, len(names))
         training = Training(
@@ -184,11 +194,18 @@ class TrainingModel(kt.HyperModel):
         return self.folder / hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def explore(space: Space, config: Config) -> kt.HyperParameters:
+def explore(
+    space: Space, config: Config, require: Callable[[Config], None] = check
+) -> kt.HyperParameters:
     """Returns all hyperparameters of a space, once it is certain that it works.
 
     It is applied to each value of each choice, so that what stands behind a condition is
     found, and then to some random draws. Nothing is trained for it.
+
+    Args:
+        space: The space.
+        config: The preset.
+        require: Raises an error for a configuration that cannot be trained.
 
     Raises:
         ConfigError: The space fails, names a hyperparameter by no path of `Config`, or
@@ -196,13 +213,17 @@ def explore(space: Space, config: Config) -> kt.HyperParameters:
     """
     found = kt.HyperParameters()
     seen = 0
-    _try(space, config, found, {})
+
+    def attempt(values: dict[str, Any]) -> None:
+        require(_apply(space, config, found, values))
+
+    attempt({})
     while seen < len(found.space):
         parameter = found.space[seen]
         seen += 1
         if isinstance(parameter, Choice | Boolean):
             for value in parameter.values:
-                _try(space, config, found, {parameter.name: value})
+                attempt({parameter.name: value})
     rng = np.random.default_rng(0)
     for _ in range(NUM_DRAWS):
         seeds = rng.integers(2**31, size=len(found.space))
@@ -210,8 +231,17 @@ def explore(space: Space, config: Config) -> kt.HyperParameters:
             parameter.name: parameter.random_sample(int(seed))
             for parameter, seed in zip(found.space, seeds, strict=True)
         }
-        _try(space, config, found, draws)
+        attempt(draws)
     return found
+
+
+def shown_values(hp: kt.HyperParameters) -> dict[str, Any]:
+    """Returns the values of hyperparameters, without KerasTuner's own notes."""
+    return {
+        name: rounded(value)
+        for name, value in hp.values.items()
+        if not name.startswith(TUNERS_OWN)
+    }
 
 
 def with_epochs(config: Config, epochs: int) -> Config:
@@ -258,20 +288,20 @@ def read_result(folder: Path) -> Result | None:
         return None
 
 
-def _try(
+def _apply(
     space: Space, config: Config, found: kt.HyperParameters, values: dict[str, Any]
-) -> None:
-    """Applies the space to some values, defaults for the rest; adds what it asks for."""
+) -> Config:
+    """Returns what a space makes of some values, and defaults; adds what it asks for."""
     hp = kt.HyperParameters()
     for parameter in found.space:
         hp.merge([parameter])
         if hp.is_active(parameter) and parameter.name in values:
             hp.values[parameter.name] = values[parameter.name]
     made = space(hp, config)
-    check(made)
     for parameter in hp.space:
         value_at(made, parameter.name)
     found.merge(hp, overwrite=False)
+    return made
 
 
 @contextlib.contextmanager
@@ -294,7 +324,7 @@ def _write_hparams(
 ) -> None:
     """Writes what TensorBoard's HParams shows: values, and the score they had."""
     with tf.summary.create_file_writer(str(folder / "logs" / "hparams")).as_default():
-        hparams.hparams(dict(hp.values), trial_id=folder.name)
+        hparams.hparams(shown_values(hp), trial_id=folder.name)
         tf.summary.scalar(objective, result.score, step=result.best_epoch)
 
 

@@ -12,11 +12,9 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from skincnn.evaluation.metrics import METRICS
 from skincnn.evaluation.plots import to_png
 from skincnn.files import replacing, write_json, write_text
-from tuning.hypermodel import TrainingModel, read_result
+from tuning.hypermodel import TrainingModel, read_result, shown_values
 from tuning.plots import plot_search
 
-TUNERS_OWN = "tuner/"
-"""How KerasTuner's notes to itself among the hyperparameters begin."""
 FIRST = ["rank", "trial", "score"]
 LAST = ["best_epoch", "epochs", "seconds", "folder"]
 SHOWN = 10
@@ -43,7 +41,7 @@ def make_board(
             {
                 "trial": trial.trial_id,
                 "score": trial.score,
-                **shown_values(trial),
+                **shown_values(hp),
                 "best_epoch": np.mean([result.best_epoch for result in results]),
                 "epochs": np.mean([result.epochs for result in results]),
                 "seconds": round(sum(result.seconds for result in results), 1),
@@ -58,14 +56,6 @@ def make_board(
     board.insert(0, "rank", range(1, len(board) + 1))
     names = [name for name in board.columns if name not in (*FIRST, *LAST)]
     return board[[*FIRST, *sorted(names), *LAST]]
-
-
-def shown_values(trial: Trial) -> dict[str, object]:
-    """Returns the hyperparameters of a trial, without KerasTuner's own notes."""
-    values = trial.hyperparameters.values
-    return {
-        name: value for name, value in values.items() if not name.startswith(TUNERS_OWN)
-    }
 
 
 def write_board(

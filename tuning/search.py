@@ -28,8 +28,8 @@ from skincnn.training.run import check
 from skincnn.training.stages import make_stages
 from tuning.config import DEFAULT_TRIALS, SearchConfig
 from tuning.data import SearchData
-from tuning.hypermodel import TrainingModel, explore, read_result
-from tuning.leaderboard import make_board, shown_values, write_board
+from tuning.hypermodel import TrainingModel, explore, read_result, shown_values
+from tuning.leaderboard import make_board, write_board
 from tuning.machines import (
     DIGEST,
     ID,
@@ -152,7 +152,7 @@ def run_search(
     config = dataclasses.replace(config, train=train)
     check(config)
     space = find_space(names)
-    hyperparameters = explore(space, config)
+    explore(space, config)  # mistakes are said before any data is read
     role = find_role()
     if role == "chief":
         require_free_port()
@@ -160,10 +160,11 @@ def run_search(
     # Workers write into folders of their own trials, in the folder that the chief has.
     with contextlib.nullcontext() if role == "worker" else locked(workdir):
         data = SearchData(config.data, data_dir, cache)
+        model = TrainingModel(space, config, data, workdir / "trials")
+        hyperparameters = explore(space, config, model.require)
         made_by = fingerprint(config, names, hyperparameters, search, data)
         if role != "worker":
             open_workdir(workdir, made_by, overwrite=overwrite)
-        model = TrainingModel(space, config, data, workdir / "trials")
         if role != "alone":
             hyperparameters.Fixed(DIGEST, digest(made_by))
         oracle = look_up(TUNERS, search.tuner, "--tuner")(
@@ -273,7 +274,7 @@ class Tuner(BaseTuner):
             Exception: This training failed.
         """
         hp = trial.hyperparameters
-        values = ", ".join(f"{n} {_text(v)}" for n, v in shown_values(trial).items())
+        values = ", ".join(f"{n} {_text(v)}" for n, v in shown_values(hp).items())
         print(f"trial {trial.trial_id}  {values}", flush=True)
         results = []
         for execution in range(self.settings.executions):

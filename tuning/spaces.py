@@ -195,7 +195,7 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     for path, value in values.items():
         if value is not None:
             part, _, name = path.partition(".")
-            parts.setdefault(part, {})[name] = _rounded(value)
+            parts.setdefault(part, {})[name] = rounded(value)
     return dataclasses.replace(
         config,
         **{
@@ -328,5 +328,6 @@ def _multiple(size: float) -> int:
     return round(size / SIZE_STEP) * SIZE_STEP
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Returns a value as configurations and tables have it: floats with six digits."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}") if isinstance(value, float) else value

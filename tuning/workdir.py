@@ -88,6 +88,8 @@ def open_workdir(workdir: Path, made_by: dict[str, Any], *, overwrite: bool) -> 
         _clear(workdir)
     elif path.exists():
         _compare(path, made_by)
+        done = len(list(workdir.glob("trials/*/result.json")))
+        print(f"Going on with {workdir}: {done} trainings are done")
     elif found or (workdir / "config.json").exists():
         raise ConfigError(
             f"{workdir} holds {', '.join(found) or 'a run'}, but no {FINGERPRINT} of a "
