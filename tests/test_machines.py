@@ -185,7 +185,7 @@ def test_a_chief_and_two_workers_of_which_one_is_killed(
         lines = iter(processes["tuner1"].stdout or ())
         assert any(line.startswith("trial ") for line in lines)
         processes["tuner1"].send_signal(signal.SIGKILL)
-        processes["tuner1"].wait()
+        processes["tuner1"].communicate()
         processes["tuner1"] = start("tuner1", port, *command)
         said = {name: p.communicate(timeout=600)[0] for name, p in processes.items()}
         assert {name: p.returncode for name, p in processes.items()} == dict.fromkeys(

@@ -489,7 +489,7 @@ def test_a_search_that_is_killed_ends_with_the_leader_board_of_one_that_was_not(
         while len(list(killed.glob("trials/*/history.csv"))) <= trial:
             time.sleep(0.05)  # until an epoch of it is done
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
     done = run_script(*command, killed)
     assert done.returncode == 0, done.stderr
     pd.testing.assert_frame_equal(board(killed), board(tmp_path / "whole"))
