@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 from keras_tuner.engine.hyperparameters import Boolean, Choice
 from tensorboard.plugins.hparams import api as hparams
+from tensorflow.python.framework import ops
 from tqdm import tqdm
 
 from skincnn.config import Config
@@ -180,7 +181,8 @@ class TrainingModel(kt.HyperModel):
             # KerasTuner's own tuners do it before each trial: graphs are global in Keras.
             keras.utils.clear_session()
             gc.collect()
-            self.fit(hp, self.build(hp, execution))
+            with _graphs_forgotten():
+                self.fit(hp, self.build(hp, execution))
             found = read_result(folder)
         if found is None:
             raise OSError(f"{folder / RESULT} was written and cannot be read.")
@@ -302,6 +304,23 @@ def _apply(
         value_at(made, parameter.name)
     found.merge(hp, overwrite=False)
     return made
+
+
+@contextlib.contextmanager
+def _graphs_forgotten() -> Iterator[None]:
+    """Lets the graphs of a training go, which TensorFlow would keep: 40 MB for a small one.
+
+    Keras's optimizers sum gradients over replicas by a function with a gradient of its own.
+    TensorFlow registers that for each graph anew, for ever, and with it the graph.
+    """
+    registry = ops.gradient_registry._registry
+    before = set(registry)
+    try:
+        yield
+    finally:
+        for name in set(registry) - before:
+            if name.startswith("CustomGradient"):
+                del registry[name]
 
 
 @contextlib.contextmanager
