@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from dataclasses import dataclass
@@ -12,18 +11,16 @@ from typing import Annotated, Literal
 import tyro
 
 from skincnn import cli
-from skincnn.config import Config, read_config
+from skincnn.config import Config
 from skincnn.errors import ConfigError
 from skincnn.files import locked
-from skincnn.lookup import look_up
-from skincnn.presets import PRESETS, describe_presets
+from skincnn.presets import describe_presets
 
-DEFAULT_PRESET = "quickstart"
 DESCRIPTION = f"""Trains a classifier, evaluates it on held-out lesions, and exports it.
 
 PRESET comes first and gives every value; each flag changes one.
 
-presets ({DEFAULT_PRESET} where none is given):
+presets ({cli.DEFAULT_PRESET} where none is given):
 {describe_presets()}
 
 examples:
@@ -74,17 +71,7 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
     preset = ""
     if argv and not argv[0].startswith("-"):
         preset, *argv = argv
-    # The file gives the defaults of all other flags, so it is looked for first.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", type=Path)
-    path = first.parse_known_args(argv)[0].config
-    if path is None:
-        preset = preset or DEFAULT_PRESET
-        config = look_up(PRESETS, preset, "PRESET")()
-    elif preset:
-        raise ConfigError(f"PRESET {preset} and --config exclude each other. Give one.")
-    else:
-        preset, config = path.stem, read_config(path)
+    preset, config = cli.choose_config(preset, argv)
     arguments = tyro.cli(
         Arguments,
         prog="train.py [PRESET]",

@@ -1,16 +1,23 @@
-"""What all scripts share: a quiet start and the exit codes."""
+"""What scripts share: the configuration that flags change, a quiet start, exit codes."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
-from skincnn.errors import Terminated
+from skincnn.config import Config, read_config
+from skincnn.errors import ConfigError, Terminated
+from skincnn.lookup import look_up
+from skincnn.presets import PRESETS
+
+DEFAULT_PRESET = "quickstart"
 
 NOISE = re.compile(
     rb"All log messages before absl::InitializeLog"
@@ -46,6 +53,32 @@ def main(command: Callable[[], None]) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(code)
+
+
+def choose_config(preset: str, argv: Sequence[str]) -> tuple[str, Config]:
+    """Returns the configuration that gives all other flags their defaults, and its name.
+
+    Args:
+        preset: The preset that was named; "" for none.
+        argv: The other arguments, of which --config may name a file instead.
+
+    Raises:
+        ConfigError: There is no such preset or file, or both were given.
+    """
+    path = find_flag(argv, "--config")
+    if not path:
+        preset = preset or DEFAULT_PRESET
+        return preset, look_up(PRESETS, preset, "PRESET")()
+    if preset:
+        raise ConfigError(f"PRESET {preset} and --config exclude each other. Give one.")
+    return Path(path).stem, read_config(Path(path))
+
+
+def find_flag(argv: Sequence[str], name: str) -> str:
+    """Returns the value of a flag that must be known before the others; "" for none."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument(name, default="", dest="value")
+    return str(first.parse_known_args(argv)[0].value)
 
 
 def load_tensorflow() -> None:

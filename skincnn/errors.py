@@ -14,6 +14,10 @@ class ConfigError(ValueError):
     exit_code = 2
 
 
+class MemoryFullError(ConfigError):
+    """A device without the memory for a training that is none the worse otherwise."""
+
+
 class DataError(ValueError):
     """Data that is missing, damaged or unfit to train or evaluate on."""
 

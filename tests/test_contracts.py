@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 
@@ -28,6 +30,8 @@ from skincnn.presets import PRESETS
 from skincnn.training.imbalance import STRATEGIES
 from skincnn.training.run import check
 from tfds_ham10000 import Builder, demo, sources
+from tuning.hypermodel import explore
+from tuning.spaces import SPACES, find_space, value_at
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -183,6 +187,38 @@ def test_backbone_trains_saves_and_freezes(name: str, width: float, tmp_path: Pa
 @pytest.mark.parametrize("config", Builder.BUILDER_CONFIGS, ids=lambda config: config.name)
 def test_dataset_config_says_when_it_is_made_up(config: object) -> None:
     assert ("MADE-UP" in config.description) == config.made_up  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", SPACES)
+def test_space_names_what_it_sets_and_begins_at_the_preset(name: str, preset: str) -> None:
+    config = PRESETS[preset]()
+    if name == "augmentation" and config.train.cached_features:
+        pytest.skip("features are not augmented")
+    space = find_space([name])
+    found = explore(space, config)  # defaults, all choices and random draws are valid
+    assert found.space
+    rng = np.random.default_rng(1)
+    for draw in range(20):
+        hp = keras_tuner.HyperParameters()
+        for parameter in found.space:
+            hp.merge([parameter])
+            if draw and hp.is_active(parameter):
+                seed = int(rng.integers(2**31))
+                hp.values[parameter.name] = parameter.random_sample(seed)
+        made = space(hp, config)
+        assert Config.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+        for path, value in hp.values.items():
+            value = pytest.approx(value, rel=1e-5) if type(value) is float else value
+            assert value_at(made, path) == value
+        if not draw and name != "backbone":  # which writes the stages out
+            assert set(made.augment.parts) == set(config.augment.parts)
+            parts = dataclasses.replace(made.augment, parts=config.augment.parts)
+            made = dataclasses.replace(made, augment=parts)
+            decay = dataclasses.replace(
+                made.optimizer, weight_decay=config.optimizer.weight_decay
+            )
+            assert dataclasses.replace(made, optimizer=decay) == config
 
 
 def test_one_order_of_classes_everywhere() -> None:

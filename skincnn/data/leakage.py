@@ -31,8 +31,8 @@ def audit(
     """Returns what was counted, once it is certain that no split leaks into another.
 
     Args:
-        splits: The table of "train", "val" and "test", with the columns image_id,
-            lesion_id, group_id and label.
+        splits: The table of "train", "val" and "test", or of some of them, with the
+            columns image_id, lesion_id, group_id and label.
         class_names: The names of the labels, in order.
         inputs: The names of what the model is given; none may begin with one of
             `FORBIDDEN_INPUTS`.
@@ -41,9 +41,9 @@ def audit(
 
     Returns:
         `num_<split>_images` and `_lesions`; `num_shared_images`, `_lesions` and
-        `_groups`, which are 0 unless siblings are allowed; and the `share_test_images`
-        and `share_test_melanomas` of the test that have a picture of the same lesion in
-        training (None where there is no melanoma).
+        `_groups`, which are 0 unless siblings are allowed; and, where there is a test,
+        the `share_test_images` and `share_test_melanomas` of it that have a picture of
+        the same lesion in training (None where there is no melanoma).
 
     Raises:
         DataError: Something is in two splits or a picture is twice in one, a split has
@@ -62,7 +62,9 @@ def audit(
         if column == "image_id" or not siblings_allowed:
             touched = [n for n, table in splits.items() if table[column].isin(shared).any()]
             _refuse(shared, kind, " and ".join(touched))
-    return counts | siblings(splits["train"], splits["test"], class_names)
+    if "test" in splits:
+        counts |= siblings(splits["train"], splits["test"], class_names)
+    return counts
 
 
 def siblings(

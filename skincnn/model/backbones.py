@@ -6,10 +6,7 @@ is given as `package.module:function`.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ import keras
 from keras import applications
 
 from skincnn.errors import ConfigError
-from skincnn.lookup import look_up
+from skincnn.lookup import import_function, look_up
 from skincnn.model.networks import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -233,24 +230,7 @@ def find_backbone(name: str) -> Backbone:
     """
     if ":" not in name:
         return look_up(BACKBONES, name, "`model.backbone`")
-    module_name, _, function_name = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    # Whatever a module of the user's may raise.
-    except Exception as error:
-        raise ConfigError(
-            f"`model.backbone` {name}: the module {module_name!r} could not be imported: "
-            f"{type(error).__name__}: {error}. Expected package.module:function, installed "
-            "or in the current folder."
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise ConfigError(
-            f"`model.backbone` {name}: the module {module_name!r} has no function "
-            f"{function_name!r}."
-        )
+    function = import_function(name, "`model.backbone`")
     parameters = inspect.signature(function).parameters
     return Backbone(
         _from_function(name, function),

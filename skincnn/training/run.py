@@ -26,7 +26,7 @@ from skincnn.data.leakage import audit
 from skincnn.data.metadata import encode_metadata
 from skincnn.data.sampling import steps_per_epoch
 from skincnn.data.splits import make_splits
-from skincnn.errors import ConfigError, DataError
+from skincnn.errors import ConfigError, DataError, MemoryFullError
 from skincnn.evaluation.metrics import METRICS
 from skincnn.files import replacing, sha256, write_json
 from skincnn.interruption import StopRequest
@@ -82,6 +82,8 @@ from skincnn.training.workdir import check_workdir, clear
 
 Load = Callable[[pd.DataFrame, DataConfig], Images]
 """From rows of a table to their pictures: `pipeline.load_images` of a dataset."""
+Compute = Callable[[keras.Model, Images, int], Features]
+"""From a classifier, pictures and a number of orientations to `compute_features`."""
 
 
 def check(config: Config) -> None:
@@ -169,15 +171,9 @@ def prepare(
         ConfigError: The weights cannot be used.
         DataError: The dataset is not built, or its splits leak or are too small.
     """
-    if config.train.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    devices = make_devices(config.train, config.data.batch_size)
     # The label set is fixed, so the weights are looked for before any data is.
     names = datasets.class_names(config.data.dataset, data_dir)
-    with devices.scope():
-        classifier = build_classifier(
-            config.model, len(names), seed=config.seed, fused=True
-        )
+    classifier, devices = build(config, len(names))
     builder = datasets.open_dataset(config.data.dataset, data_dir)
     tables = make_splits(builder, config.data)
     audited = audit(
@@ -188,11 +184,7 @@ def prepare(
         siblings_allowed=config.data.split_by == "image",
     )
     _warn_of_enlarging(config, builder.builder_config.longest_side)
-    if len(tables["train"]) < config.data.batch_size:
-        raise DataError(
-            f"{len(tables['train'])} training pictures do not fill a batch of "
-            f"--data.batch-size {config.data.batch_size}. Give a smaller one."
-        )
+    require_a_batch(tables["train"], config.data)
     training = Training(
         config,
         classifier,
@@ -211,6 +203,35 @@ def prepare(
     }
 
 
+def build(config: Config, num_classes: int) -> tuple[keras.Model, Devices]:
+    """Returns the classifier that a configuration trains, and what it runs on.
+
+    Raises:
+        ConfigError: The weights or the devices cannot be used.
+    """
+    if config.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    devices = make_devices(config.train, config.data.batch_size)
+    with devices.scope():
+        classifier = build_classifier(
+            config.model, num_classes, seed=config.seed, fused=True
+        )
+    return classifier, devices
+
+
+def require_a_batch(table: pd.DataFrame, config: DataConfig) -> None:
+    """Checks that there are pictures for a training step.
+
+    Raises:
+        DataError: There are not.
+    """
+    if len(table) < config.batch_size:
+        raise DataError(
+            f"{len(table)} training pictures do not fill a batch of "
+            f"--data.batch-size {config.batch_size}. Give a smaller one."
+        )
+
+
 def _run(training: Training, facts: dict[str, Any], *, resume: bool) -> None:
     """Trains, and writes what `train` promises."""
     config, classifier, workdir = training.config, training.classifier, training.workdir
@@ -225,7 +246,7 @@ def _run(training: Training, facts: dict[str, Any], *, resume: bool) -> None:
         workdir / "metadata.json",
         {
             "skincnn": __version__,
-            "versions": _versions(),
+            "versions": versions(),
             "device": training.devices.describe(training.model),
             **facts,
             "data_fingerprint": training.made_by["data"],
@@ -254,6 +275,7 @@ class Training:
         made_by: What must be equal where a state is read again.
         checkpoints: The folder of the states and of the best weights.
         callbacks: Others, to run after our own.
+        quiet: Whether nothing is printed while it trains.
     """
 
     def __init__(
@@ -265,6 +287,7 @@ class Training:
         workdir: Path,
         class_names: Sequence[str] = (),
         devices: Devices | None = None,
+        compute: Compute = compute_features,
     ):
         """Stores what to train on; reads and writes nothing.
 
@@ -276,10 +299,12 @@ class Training:
             workdir: The run's folder.
             class_names: The names of the classes; by default their numbers.
             devices: What it runs on; by default what the configuration comes to.
+            compute: Gives the features of pictures, for `train.cached_features`.
         """
         self.config = config
         self.classifier = classifier
         self.load = load
+        self.compute = compute
         self.workdir = workdir
         self.devices = devices or make_devices(config.train, config.data.batch_size)
         self.checkpoints = workdir / "checkpoints"
@@ -301,13 +326,14 @@ class Training:
         self.patience = config.train.patience, first_epoch_of_last(self.stages)
         self.progress = Progress()
         self.callbacks: list[keras.callbacks.Callback] = []
+        self.quiet = False
         self._pictures: Images | None = None
         self._features: tuple[tuple[int, int], Features] | None = None
         self._val_features: tuple[int, Features] | None = None
         self._compiled: tuple[int, bool, int] | None = None
         self.made_by = {
             "data": {name: pipeline.fingerprint(table) for name, table in tables.items()},
-            "versions": _versions(),
+            "versions": versions(),
             "computation": self.devices.made_by,
         }
 
@@ -431,6 +457,7 @@ class Training:
             initial_epoch=segment.epochs.start,
             epochs=segment.epochs.stop,
             shuffle=False,  # the batches are shuffled already
+            verbose=0 if self.quiet else "auto",
             callbacks=[
                 self.validation,
                 keras.callbacks.TensorBoard(logs, write_graph=False),
@@ -455,7 +482,7 @@ class Training:
         if orientations == 0:
             return pictures
         if self._features is None:
-            features = compute_features(self.classifier, pictures, orientations)
+            features = self.compute(self.classifier, pictures, orientations)
             self._features = kind, features
         return self._features[1]
 
@@ -465,7 +492,7 @@ class Training:
         cached = self._orientations(segment) > 0
         if cached:
             if self._val_features is None or self._val_features[0] != segment.stage:
-                found = compute_features(self.classifier, self._val_pictures)
+                found = self.compute(self.classifier, self._val_pictures, 1)
                 self._val_features = segment.stage, found
             inputs = self._val_features[1]
         else:
@@ -501,7 +528,7 @@ class Training:
         self.model.compile(optimizer, loss, jit_compile=self.devices.jit)
         self.model.steps_per_execution = steps
         self.model.optimizer.build(self.model.trainable_variables)
-        if first:
+        if first and not self.quiet:
             print(f"Training on {_on(self.devices.describe(self.model))}")
 
     def _restore(self, segment: Segment) -> Arrays | None:
@@ -548,7 +575,7 @@ def _memory(batch_size: int, image_size: int) -> Iterator[None]:
         full = type(error).__name__ == "ResourceExhaustedError"
         if not full and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise ConfigError(
+        raise MemoryFullError(
             f"The device's memory is full with batches of {batch_size} pictures of "
             f"{image_size} px. Give a smaller --data.batch-size (and a learning rate that "
             "is smaller in proportion), a smaller --data.image-size, or a smaller "
@@ -612,7 +639,8 @@ def _save_plain(config: Config, classifier: keras.Model, path: Path) -> None:
         plain.save(temporary)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of what trains, for metadata.json."""
     packages = ["tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn"]
     if keras.backend.backend() != "tensorflow":
         packages.append(keras.backend.backend())

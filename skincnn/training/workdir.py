@@ -74,7 +74,7 @@ def _check_config(path: Path, config: Config) -> None:
     begun = read_config(path).to_dict()
     different = [
         f"{name} {old!r} (now {new!r})"
-        for name, old, new in _differences("", begun, config.to_dict())
+        for name, old, new in differences(begun, config.to_dict())
     ]
     if different:
         raise ConfigError(
@@ -84,9 +84,16 @@ def _check_config(path: Path, config: Config) -> None:
         )
 
 
-def _differences(where: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields what differs between two trees of dictionaries: path, old and new value.
+
+    Args:
+        old: Any value, or a dictionary of such trees.
+        new: The same.
+        where: The path of both, with a dot before it.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted({*old, *new}):
-            yield from _differences(f"{where}.{name}", old.get(name), new.get(name))
+            yield from differences(old.get(name), new.get(name), f"{where}.{name}")
     elif old != new:
         yield where.removeprefix("."), old, new

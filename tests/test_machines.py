@@ -1,0 +1,207 @@
+"""Searches on many machines: who is what, what a lost worker leaves, three processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras_tuner as kt
+import pandas as pd
+import pytest
+from conftest import ROOT
+from keras_tuner.engine.trial import Trial, TrialStatus
+
+from skincnn.errors import ConfigError
+from tuning import machines
+from tuning.machines import ID, IP, PORT, Watch, find_role, put_aside_if_damaged
+
+
+@pytest.mark.parametrize(
+    ("tuner_id", "ip", "port", "role"),
+    [
+        ("", "", "", "alone"),
+        ("tuner0", "", "", "alone"),
+        ("chief", "127.0.0.1", "8000", "chief"),
+        ("tuner1", "127.0.0.1", "8000", "worker"),
+        ("", "127.0.0.1", "8000", None),
+        ("chief", "127.0.0.1", "", None),
+        ("chief", "127.0.0.1", "http", None),
+    ],
+)
+def test_the_environment_says_who_is_what(
+    tuner_id: str, ip: str, port: str, role: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ((ID, tuner_id), (IP, ip), (PORT, port)):
+        monkeypatch.setenv(name, value)
+    if role is None:
+        with pytest.raises(ConfigError, match=f"needs {ID}"):
+            find_role()
+    else:
+        assert find_role() == role
+
+
+def test_a_port_that_another_chief_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv(IP, "127.0.0.1")
+        monkeypatch.setenv(PORT, str(server.getsockname()[1]))
+        with pytest.raises(ConfigError, match="in use, perhaps by the chief of another"):
+            machines.require_free_port()
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Watch, Clock]:
+    space = kt.HyperParameters()
+    space.Float("optimizer.learning_rate", 1e-4, 1e-2)
+    oracle = kt.oracles.RandomSearchOracle(
+        kt.Objective("macro_f1", "max"), max_trials=2, hyperparameters=space, seed=1
+    )
+    oracle.verbose = 0
+    oracle._set_project_dir(str(tmp_path), "keras_tuner")
+    clock = Clock()
+    monkeypatch.setattr(machines, "time", clock)
+    return oracle, Watch(oracle, lambda: False), clock
+
+
+def end(oracle: Any, trial: Trial, score: float) -> None:
+    oracle.update_trial(trial.trial_id, {"macro_f1": score})
+    trial.status = TrialStatus.COMPLETED
+    oracle.end_trial(trial)
+
+
+def test_a_lost_workers_trial_goes_to_one_that_has_nothing_else_to_do(
+    watched: tuple[Any, Watch, Clock],
+) -> None:
+    oracle, watch, clock = watched
+    first, second = oracle.create_trial("tuner0"), oracle.create_trial("tuner1")
+    assert first.trial_id != second.trial_id
+    clock.now = 100
+    end(oracle, second, 0.5)
+    # tuner0 may be slow, or dead: nobody is sent away.
+    assert oracle.create_trial("tuner1").status == TrialStatus.IDLE
+    assert not watch.over
+    clock.now = machines.LOST_SECONDS + 1
+    again = oracle.create_trial("tuner1")
+    assert again.trial_id == first.trial_id
+    assert again.hyperparameters.values == first.hyperparameters.values
+    end(oracle, again, 0.6)
+    assert oracle.create_trial("tuner1").status == TrialStatus.STOPPED
+    assert watch.over
+    assert not oracle.tuner_ids
+    scores = {trial.trial_id: trial.score for trial in oracle.trials.values()}
+    assert scores == {first.trial_id: 0.6, second.trial_id: 0.5}
+
+
+def test_a_worker_that_comes_back_has_its_trial_again(
+    watched: tuple[Any, Watch, Clock],
+) -> None:
+    oracle, _, clock = watched
+    trial = oracle.create_trial("tuner0")
+    clock.now = 10 * machines.LOST_SECONDS
+    assert oracle.create_trial("tuner0").trial_id == trial.trial_id
+
+
+def test_no_trial_is_lost_that_takes_as_long_as_others(
+    watched: tuple[Any, Watch, Clock],
+) -> None:
+    oracle, _, clock = watched
+    slow = oracle.create_trial("tuner0")
+    trial = oracle.create_trial("tuner1")
+    clock.now = 5 * machines.LOST_SECONDS
+    end(oracle, trial, 0.5)
+    clock.now = 14 * machines.LOST_SECONDS
+    assert oracle.create_trial("tuner1").status == TrialStatus.IDLE
+    clock.now = 16 * machines.LOST_SECONDS
+    assert oracle.create_trial("tuner1").trial_id == slow.trial_id
+
+
+def test_a_chiefs_damaged_files_are_put_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "keras_tuner"
+    for damaged in ("oracle.json", "trial_1/trial.json"):
+        for name in (
+            "oracle.json",
+            "chief.json",
+            "trial_0/trial.json",
+            "trial_1/trial.json",
+        ):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("{}")
+        put_aside_if_damaged(folder)
+        assert folder.exists()
+        (folder / damaged).write_text('{"trials": ')
+        put_aside_if_damaged(folder)
+        assert not folder.exists()
+        assert "is damaged" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("keras_tuner.damaged*"))) == 2
+
+
+def start(tuner_id: str, port: int, *arguments: object) -> subprocess.Popen[str]:
+    env = {ID: tuner_id, IP: "127.0.0.1", PORT: str(port), "no_proxy": "127.0.0.1"}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts/tune.py"), *map(str, arguments)],
+        env={**os.environ, **env},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+@pytest.mark.slow
+def test_a_chief_and_two_workers_of_which_one_is_killed(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    command = (
+        *"learning imbalance --tuner hyperband --data.dataset demo_tiny".split(),
+        *"--data.image-size 32 --model.backbone small_cnn --model.width 0.1".split(),
+        *"--train.epochs 3 --optimizer.warmup-epochs 0.5".split(),
+        *("--workdir", tmp_path / "search", "--data-dir", data_dir),
+    )
+    processes = {name: start(name, port, *command) for name in ("chief", "tuner0")}
+    try:
+        stranger = start("tuner9", port, *command, "--train.patience", "1")
+        said, _ = stranger.communicate(timeout=300)
+        assert stranger.returncode == 2, said
+        assert "serves another search" in said
+        processes["tuner1"] = start("tuner1", port, *command)
+        lines = iter(processes["tuner1"].stdout or ())
+        assert any(line.startswith("trial ") for line in lines)
+        processes["tuner1"].send_signal(signal.SIGKILL)
+        processes["tuner1"].communicate()
+        processes["tuner1"] = start("tuner1", port, *command)
+        said = {name: p.communicate(timeout=600)[0] for name, p in processes.items()}
+        assert {name: p.returncode for name, p in processes.items()} == dict.fromkeys(
+            processes, 0
+        ), said
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    board = pd.read_csv(tmp_path / "search/leaderboard.csv")
+    trials = list((tmp_path / "search/keras_tuner").glob("trial_*/trial.json"))
+    states = [json.loads(path.read_text()) for path in trials]
+    assert {state["status"] for state in states} == {"COMPLETED"}
+    assert sorted(state["trial_id"] for state in states) == sorted(
+        board["trial"].astype(str).str.zfill(4)
+    )
+    assert board["score"].is_monotonic_decreasing
+    assert "begins" in said["chief"]
+    assert "its chief has the leader board" in said["tuner0"]

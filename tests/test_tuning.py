@@ -1,0 +1,546 @@
+"""Searches: mostly with made-up scores in the place of trainings, once with real ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import keras_tuner as kt
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import tensorflow as tf
+from conftest import ROOT, run_here, run_script
+from test_tensorboard import read_images
+
+from skincnn.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    read_config,
+)
+from skincnn.data import pipeline
+from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
+from skincnn.files import locked
+from skincnn.model.classifier import build_classifier
+from skincnn.training.run import train
+from skincnn.training.stages import make_stages
+from skincnn.training.state import Progress
+from tuning import data as tuning_data
+from tuning import hypermodel, plots, search
+from tuning.config import SearchConfig
+from tuning.data import SearchData
+from tuning.hypermodel import TrainingModel, explore
+from tuning.search import TUNERS, Outcome, run_search
+from tuning.spaces import SPACES, find_space, with_values
+
+TINY = Config(
+    data=DataConfig(dataset="demo_tiny", image_size=32),
+    model=ModelConfig(backbone="small_cnn", width=0.1, weights="none"),
+    train=TrainConfig(scenario="from_scratch", epochs=9),
+)
+FLAGS = (
+    "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
+    "--model.width 0.1 --train.epochs 1 --optimizer.warmup-epochs 0.5"
+).split()
+NOT_THE_SAME_TWICE = ["seconds"]
+
+
+class Trainings:
+    """Stands in for `Training`: made-up scores, and a list of what was trained."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.score: Callable[[Config], float] = by_rate
+        self.clock = 0.0
+        self.configs: list[Config] = []
+        stand_in = self
+
+        def build(
+            model: TrainingModel, hp: kt.HyperParameters, execution: int = 0
+        ) -> object:
+            config = model.config(hp, execution)
+            return SimpleNamespace(
+                config=config,
+                workdir=model.path(config),
+                stages=make_stages(config),
+                callbacks=[],
+                progress=(progress := Progress()),
+                fit=functools.partial(stand_in.fit, config, progress),
+            )
+
+        monkeypatch.setattr(TrainingModel, "build", build)
+        monkeypatch.setattr(
+            hypermodel, "time", SimpleNamespace(perf_counter=lambda: self.clock)
+        )
+
+    def fit(self, config: Config, progress: Progress) -> None:
+        self.configs.append(config)
+        self.clock += 40
+        progress.history = [{f"val_{config.train.monitor}": self.score(config)}]
+        progress.best_epoch, progress.epoch = 1, config.train.epochs
+
+
+def by_rate(config: Config) -> float:
+    """Best at a rate of 1e-3 and after many epochs, and different for all others."""
+    distance = abs(math.log10(config.optimizer.learning_rate) + 3)
+    return 0.8 - 0.2 * distance - 0.1 / config.train.epochs - config.model.dropout / 100
+
+
+def only_the_rate(hp: kt.HyperParameters, config: Config) -> Config:
+    rate = hp.Float("optimizer.learning_rate", 1e-4, 1e-2, sampling="log")
+    return with_values(config, {"optimizer.learning_rate": rate})
+
+
+@pytest.fixture(scope="module")
+def shared(data_dir: Path) -> SearchData:
+    return SearchData(TINY.data, data_dir, "memory")
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch, shared: SearchData) -> Trainings:
+    monkeypatch.setattr(search, "SearchData", lambda *_: shared)
+    # Which takes longer than all that is tested here.
+    monkeypatch.setattr(keras.utils, "clear_session", lambda: None)
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+    return Trainings(monkeypatch)
+
+
+def run(
+    workdir: Path, *, overwrite: bool = False, config: Config = TINY, **of: object
+) -> Outcome:
+    settings = SearchConfig(**{"tuner": "random", "max_trials": 6, **of})  # type: ignore[arg-type]
+    return run_search(config, ["learning"], settings, workdir, overwrite=overwrite)
+
+
+def board(workdir: Path) -> pd.DataFrame:
+    return pd.read_csv(workdir / "leaderboard.csv").drop(columns=NOT_THE_SAME_TWICE)
+
+
+def test_a_search_trains_what_train_py_trains_and_reads_no_test_fold(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folds: set[int] = set()
+    read: list[int] = []
+    read_table, load_images = pipeline._rows, pipeline.load_images
+
+    def rows(builder: object, of: list[int]) -> object:
+        folds.update(of)
+        return read_table(builder, of)
+
+    def load(builder: object, table: pd.DataFrame, *of: object) -> object:
+        read.append(len(table))
+        return load_images(builder, table, *of)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_rows", rows)
+        patch.setattr(pipeline, "load_images", load)
+        limits = "--tuner random --max-trials 2 --objective macro_f1".split()
+        done = run_here(
+            *("tune.py", "learning", *FLAGS, *limits),
+            *("--workdir", tmp_path / "search", "--data-dir", data_dir),
+        )
+    assert done.returncode == 0, done.stderr
+    assert folds == set(range(9))  # 9 is the test
+    assert len(read) == 2  # training and validation, once for both trials
+    table = pd.read_csv(tmp_path / "search/leaderboard.csv")
+    assert table["rank"].tolist() == [1, 2]
+    assert table["score"].is_monotonic_decreasing
+    assert "train.py --config" in done.stdout
+    best = read_config(tmp_path / "search/best.json")
+    assert best.train.monitor == "macro_f1"
+    assert best.optimizer.learning_rate == pytest.approx(
+        table["optimizer.learning_rate"][0], rel=1e-5
+    )
+    folder = tmp_path / "search" / table["folder"][0]
+    assert read_config(folder / "config.json") == best
+    assert not (folder / "checkpoints").exists()
+    assert list((folder / "logs/hparams").iterdir())
+    assert read_images(folder / "logs/pictures")
+    train(best, tmp_path / "run", data_dir)
+    history = pd.read_csv(tmp_path / "run/history.csv")
+    assert history["val_macro_f1"].max() == pytest.approx(table["score"][0], abs=1e-6)
+
+
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_a_search_that_is_stopped_at_any_trial_goes_on_as_if_it_had_not_been(
+    tuner: str, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The Gaussian process takes seconds to think about more than one hyperparameter.
+    if tuner == "bayesian":
+        monkeypatch.setitem(SPACES, "learning", only_the_rate)
+    limit = 0 if tuner == "hyperband" else 6
+    whole = run(tmp_path / "whole", tuner=tuner, max_trials=limit)
+    count = len(trainings.configs)
+    assert count >= 6
+
+    def stop(config: Config) -> float:
+        if len(trainings.configs) in stops:
+            raise KeyboardInterrupt
+        return by_rate(config)
+
+    trainings.configs.clear()
+    trainings.score = stop
+    stops = {1, count // 2, count}
+    for _ in stops:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "stopped", tuner=tuner, max_trials=limit)
+    stopped = run(tmp_path / "stopped", tuner=tuner, max_trials=limit)
+    pd.testing.assert_frame_equal(board(tmp_path / "stopped"), board(tmp_path / "whole"))
+    pd.testing.assert_frame_equal(stopped.board, whole.board)
+    assert len(trainings.configs) == count + len(stops)  # only what was running is repeated
+    # The same command once more trains nothing.
+    run(tmp_path / "stopped", tuner=tuner, max_trials=limit)
+    assert len(trainings.configs) == count + len(stops)
+
+
+def test_hyperband_trains_the_best_again_for_longer_with_a_whole_schedule(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    run(tmp_path, tuner="hyperband", max_trials=0)
+    lengths = [config.train.epochs for config in trainings.configs]
+    assert set(lengths) == {1, 3, 9}
+    assert [
+        config.optimizer.warmup_epochs
+        for config in trainings.configs
+        if (config.train.epochs == 1)
+    ] == pytest.approx([0] * lengths.count(1), abs=2 / 9)
+    rates = [
+        {c.optimizer.learning_rate for c in trainings.configs if c.train.epochs == epochs}
+        for epochs in (1, 3)
+    ]
+    again = rates[0] & rates[1]
+    best = sorted(rates[0], key=lambda rate: abs(math.log10(rate) + 3))
+    assert best[0] in again
+    assert best[-1] not in again
+
+
+def test_a_lower_objective_may_be_the_better_one(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    trainings.score = lambda config: -by_rate(config)
+    outcome = run(tmp_path, objective="log_loss")
+    assert outcome.board["score"].is_monotonic_increasing
+    rates = [abs(math.log10(c.optimizer.learning_rate) + 3) for c in trainings.configs]
+    best = read_config(tmp_path / "best.json").optimizer.learning_rate
+    assert abs(math.log10(best) + 3) == pytest.approx(min(rates), abs=0.1)
+
+
+def test_executions_have_seeds_of_their_own_and_their_mean_counts(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    trainings.score = lambda config: 0.5 + 0.1 * config.seed
+    outcome = run(tmp_path, executions=3, max_trials=2)
+    assert [config.seed for config in trainings.configs] == [0, 1, 2] * 2
+    assert outcome.board["score"].tolist() == pytest.approx([0.6, 0.6])
+    assert outcome.board["seconds"].tolist() == pytest.approx([120, 120])
+    assert read_config(tmp_path / "best.json").seed == 0
+
+
+def test_no_trial_begins_once_the_time_is_over(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    for _ in range(2):  # minutes of before count
+        outcome = run(tmp_path, max_trials=0, max_minutes=1)
+        assert len(outcome.board) == len(trainings.configs) == 2  # 40 s each
+    assert len(run(tmp_path, max_trials=0, max_minutes=3).board) == 5
+
+
+def test_failed_trials_are_named_and_never_win(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    def fail(config: Config) -> float:
+        number = len(trainings.configs)
+        if number <= 3:
+            errors = {1: DivergedError("too steep"), 2: MemoryFullError("full")}
+            raise errors.get(number, RuntimeError("broken"))
+        return 1e-3 * number
+
+    trainings.score = fail
+    outcome = run(tmp_path, max_trials=5)
+    assert list(outcome.failures.items()) == [
+        ("0", "DivergedError: too steep"),
+        ("1", "MemoryFullError: full"),
+        ("2", "RuntimeError: broken"),
+    ]
+    assert outcome.board["trial"].tolist() == ["4", "3"]
+    # What diverged would diverge again; the others get another chance.
+    outcome = run(tmp_path, max_trials=5)
+    assert list(outcome.failures) == ["0"]
+    assert len(trainings.configs) == 7
+
+
+def test_a_search_without_a_completed_trial_says_the_first_cause(
+    data_dir: Path, trainings: Trainings, tmp_path: Path
+) -> None:
+    def fail(config: Config) -> float:
+        raise RuntimeError(f"broken {len(trainings.configs)}")
+
+    trainings.score = fail
+    done = run_here(
+        *("tune.py", *FLAGS, "--tuner", "random", "--max-trials", 5),
+        *("--workdir", tmp_path, "--data-dir", data_dir),
+    )
+    assert done.returncode == 4
+    assert "None of 5 trials was completed" in done.stderr
+    assert "trial 0, failed: RuntimeError: broken 1" in done.stderr
+    assert not (tmp_path / "best.json").exists()
+
+
+def test_what_is_wrong_with_more_than_a_trial_ends_the_search(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    def fail(config: Config) -> float:
+        raise ConfigError("the disk is full")
+
+    trainings.score = fail
+    with pytest.raises(ConfigError, match="the disk is full"):
+        run(tmp_path)
+    assert len(trainings.configs) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("raise KeyError('rate')", "The space own_space:space failed: KeyError: 'rate'"),
+        (
+            "return replace(config, data=replace(config.data, train_folds=(1, 2)))",
+            "must leave data.train_folds as the preset has it",
+        ),
+    ],
+)
+def test_a_mistake_in_a_space_ends_with_2_and_its_cause(
+    code: str,
+    cause: str,
+    data_dir: Path,
+    trainings: Trainings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "own_space.py").write_text(
+        f"from dataclasses import replace\ndef space(hp, config):\n    {code}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_space", raising=False)
+    done = run_here(
+        *("tune.py", "own_space:space", *FLAGS, "--workdir", tmp_path / "search"),
+        *("--data-dir", data_dir),
+    )
+    assert done.returncode == 2
+    assert cause in done.stderr
+    assert not trainings.configs
+
+
+def test_a_batch_that_cannot_be_filled_is_found_before_anything_is_trained(
+    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuning.spaces.BATCH_SIZES", (16, 512))
+    with pytest.raises(DataError, match=r"do not fill a batch of --data.batch-size 512"):
+        run(tmp_path)
+    assert not trainings.configs
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_changed_search_is_refused_with_the_difference(
+    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, max_trials=2)
+    other = dataclasses.replace(TINY, optimizer=OptimizerConfig(learning_rate=2e-3))
+    with pytest.raises(ConfigError, match=r"learning_rate 0.001 \(now 0.002\)"):
+        run(tmp_path, config=other)
+    with pytest.raises(ConfigError, match=r"search.tuner 'random' \(now 'grid'\)"):
+        run(tmp_path, tuner="grid")
+    with monkeypatch.context() as patch:
+        patch.setattr("tuning.spaces.BATCH_SIZES", (16, 32))
+        with pytest.raises(ConfigError, match=r"data.batch_size.values \[16, 32, 64\]"):
+            run(tmp_path)
+    assert len(trainings.configs) == 2
+    run(tmp_path, config=other, overwrite=True, max_trials=2)
+    assert len(trainings.configs) == 4
+    assert len(list((tmp_path / "trials").iterdir())) == 2
+
+
+def test_a_folder_that_is_not_a_searchs_is_left_alone(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds a run, but no fingerprint"):
+        run(tmp_path)
+    run(tmp_path / "search", max_trials=1)
+    (tmp_path / "search/fingerprint.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"fingerprint.json is damaged"):
+        run(tmp_path / "search")
+
+
+def test_torn_files_are_put_aside_and_the_search_goes_on(
+    trainings: Trainings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = run(tmp_path).board
+    torn = tmp_path / before["folder"][0] / "result.json"
+    torn.write_text(torn.read_text()[:20])
+    for name in ("oracle.json", "tuner0.json", "trial_0/trial.json"):
+        path = tmp_path / "keras_tuner" / name
+        path.write_text(path.read_text()[:3])
+    trainings.configs.clear()
+    after = run(tmp_path).board
+    pd.testing.assert_frame_equal(after, before)
+    assert len(trainings.configs) == 1
+    assert torn.with_name("result.json.damaged").exists()
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_second_search_in_the_same_folder_is_refused(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    with locked(tmp_path / "search"), pytest.raises(ConfigError, match="in use by another"):
+        run(tmp_path / "search")
+
+
+def test_the_precision_of_a_trial_does_not_depend_on_the_one_before(
+    shared: SearchData, tmp_path: Path
+) -> None:
+    """KerasTuner's way to begin a trial sets Keras's policy to float32."""
+    config = dataclasses.replace(
+        TINY, train=dataclasses.replace(TINY.train, precision="mixed_bfloat16")
+    )
+    space = find_space(["learning"])
+    model = TrainingModel(space, config, shared, tmp_path)
+    for _ in range(2):
+        keras.utils.clear_session()
+        training = model.build(explore(space, config))
+        assert training.classifier.get_layer("backbone").compute_dtype == "bfloat16"
+
+
+def test_features_are_computed_once_for_the_same_weights(
+    shared: SearchData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+
+    def compute(classifier: keras.Model, images: object, orientations: int) -> object:
+        computed.append(orientations)
+        return np.zeros(3)
+
+    monkeypatch.setattr(tuning_data, "compute_features", compute)
+    images = shared.load(shared.tables["val"], TINY.data)
+    assert shared.load(shared.tables["val"], TINY.data) is images
+    first, again, other = (
+        build_classifier(TINY.model, 7, seed=seed, fused=True) for seed in (1, 1, 2)
+    )
+    assert shared.compute(first, images, 2) is shared.compute(again, images, 2)
+    assert computed == [2]
+    shared.compute(again, images, 4)
+    shared.compute(other, images, 2)
+    shared.compute(other, images[:2], 2)
+    assert computed == [2, 4, 2, 2]
+
+
+def test_the_picture_places_numbers_words_and_what_is_not_there() -> None:
+    heights, ticks = plots.place(pd.Series(["b", None, "a", "b"]))
+    assert heights.tolist() == [1, plots.ABSENT, 0, 1]
+    assert ticks == [(plots.ABSENT, "not used"), (0, "a"), (1, "b")]
+    heights, ticks = plots.place(pd.Series(np.linspace(2.0, 4.0, 9)))
+    np.testing.assert_allclose(heights, np.linspace(0, 1, 9))
+    assert ticks == [(0, "2"), (1, "4")]
+    heights, _ = plots.place(pd.Series(np.geomspace(1e-5, 1e-1, 9)))
+    np.testing.assert_allclose(heights, np.linspace(0, 1, 9))
+    assert plots.place(pd.Series([32, 32]))[0].tolist() == [0.5, 0.5]
+
+
+def test_importance_finds_what_the_score_depends_on() -> None:
+    rng = np.random.default_rng(0)
+    places = {name: rng.uniform(size=40) for name in "abc"}
+    found = plots.importance(places, 3 * places["b"] + 0.01 * places["c"])
+    assert found["b"] > 0.9
+    assert sum(found.values()) == pytest.approx(1)
+    assert plots.importance(places, places["b"][:9]) == {}
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_ends_with_the_leader_board_of_one_that_was_not(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    command = (
+        *("tune.py", "learning", "imbalance", *FLAGS, "--tuner", "hyperband"),
+        *("--train.epochs", "3", "--train.deterministic", "True"),
+        *("--data-dir", data_dir, "--workdir"),
+    )
+    done = run_script(*command, tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    killed = tmp_path / "killed"
+    for trial in (0, 2, 3):  # of the first round; 3 is the best of it, trained again
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "scripts" / command[0], *map(str, command[1:]), killed],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert any(line.startswith(f"trial {trial:04d}") for line in process.stdout or ())
+        while len(list(killed.glob("trials/*/history.csv"))) <= trial:
+            time.sleep(0.05)  # until an epoch of it is done
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    done = run_script(*command, killed)
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(board(killed), board(tmp_path / "whole"))
+    best = [(folder / "best.json").read_text() for folder in (killed, tmp_path / "whole")]
+    assert best[0] == best[1]
+    trained = run_script(
+        *("train.py", "--config", killed / "best.json", "--data-dir", data_dir),
+        *("--workdir", tmp_path / "run"),
+    )
+    assert trained.returncode == 0, trained.stderr
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    score = report["splits"]["val"]["metrics"]["balanced_accuracy"]["value"]
+    assert score == pytest.approx(board(killed)["score"][0], abs=1e-6)
+
+
+def test_warnings_of_retracing_are_kept_from_the_user_and_no_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = tf.get_logger()
+    with search.without_retracing_warnings():
+        logger.warning("5 out of the last 5 calls triggered tf.function retracing.")
+        logger.warning("something else")
+    logger.warning("triggered tf.function retracing.")
+    assert [record.message for record in caplog.records] == [
+        "something else",
+        "triggered tf.function retracing.",
+    ]
+
+
+@pytest.mark.slow
+def test_twenty_trials_take_no_more_memory_than_two(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    end = search.Tuner.on_trial_end
+
+    def on_trial_end(tuner: search.Tuner, trial: object) -> None:
+        used.append(psutil.Process().memory_info().rss)
+        end(tuner, trial)
+
+    monkeypatch.setattr(search.Tuner, "on_trial_end", on_trial_end)
+    short = dataclasses.replace(
+        TINY,
+        train=dataclasses.replace(TINY.train, epochs=1),
+        # What XLA compiled for it TensorFlow keeps for ever: 20 MB a trial.
+        augment=AugmentConfig(magnitude=0),
+    )
+    limits = SearchConfig(tuner="random", max_trials=20)
+    run_search(short, ["learning", "imbalance"], limits, tmp_path, data_dir)
+    print([round(size / 2**20) for size in used])
+    assert len(used) == 20
+    assert used[-1] <= 1.1 * used[1]
