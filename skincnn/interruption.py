@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 from skincnn.errors import Terminated
@@ -22,6 +24,7 @@ class StopRequest:
     def __init__(self) -> None:
         """Begins without a request."""
         self.signal: int | None = None
+        self._at_once = False
         self._before: dict[int, object] = {}
 
     @property
@@ -37,6 +40,15 @@ class StopRequest:
             KeyboardInterrupt: It was Ctrl-C.
         """
         raise Terminated if self.signal == signal.SIGTERM else KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Acts on signals as they come, where there is nothing to finish."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
 
     def __enter__(self) -> StopRequest:
         """Takes the signals over."""
@@ -56,8 +68,8 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal is not None or self._at_once:
             self.signal = number
-            StopRequest.obey(self)  # at once, whatever others do
+            StopRequest.obey(self)  # whatever others do
         self.signal = number
         print("\nfinishing the step, then saving ...", file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 
 import keras
@@ -22,7 +24,7 @@ from skincnn.config import (
     TrainConfig,
 )
 from skincnn.data.metadata import encode_metadata
-from skincnn.errors import ConfigError, DataError
+from skincnn.errors import ConfigError, DataError, Terminated
 from skincnn.model.classifier import build_classifier, set_trainable
 from skincnn.patient import METADATA_FIELDS
 from skincnn.training import features, run
@@ -198,3 +200,17 @@ def test_metadata_that_say_nothing_are_refused() -> None:
     with pytest.raises(DataError, match="no training picture has an age"):
         run._require_patients(np.repeat(nothing, 3, axis=0))
     run._require_patients(np.concatenate([nothing, something]))
+
+
+def test_a_signal_ends_the_computing_at_once(
+    config: Config, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no step to finish, and it may take minutes."""
+
+    def compute(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the computing went on")
+
+    monkeypatch.setattr(run.Training, "_inputs", compute)
+    with pytest.raises(Terminated):
+        run.train(with_features(config, 1), tmp_path, data_dir, cache="memory")

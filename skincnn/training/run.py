@@ -443,11 +443,12 @@ class Training:
 
     def _fit_segment(self, segment: Segment, stop: StopRequest) -> None:
         config, logs = self.config, self.workdir / "logs"
-        pictures = self._read(segment)
-        self._compile(segment)
-        metrics = self._restore(segment)
-        batches = self._batches(pictures, segment)
-        self._set_validation(segment)
+        with stop.at_once():  # reading pictures and computing features take long
+            pictures = self._read(segment)
+            self._compile(segment)
+            metrics = self._restore(segment)
+            batches = self._batches(pictures, segment)
+            self._set_validation(segment)
         if segment.epochs.start == 0 and segment.first_step == 0:
             grid = sample_grid(pictures, self.labels, config.augment, config.seed)
             write_image(logs / "pictures", "training_pictures", 0, grid)
