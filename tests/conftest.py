@@ -29,7 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="also run the slow tests")
 
 
+LONGEST = ("test_resume", "test_run", "test_tuning", "test_crossval", "test_features")
+"""These begin first: one that begins last is waited for by all workers."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: Path(item.path).stem not in LONGEST)
     if not config.getoption("--run-slow"):
         for item in items:
             if "slow" in item.keywords:

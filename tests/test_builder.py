@@ -78,6 +78,7 @@ class TestIsic2019(FromFiles, tfds.testing.DatasetBuilderTestCase):
         write_isic2019(folder, make_rows(ISIC2019_CLASS_NAMES))
 
 
+@pytest.mark.slow
 class TestIsic2019WithoutHam10000(FromFiles, tfds.testing.DatasetBuilderTestCase):
     BUILDER_CONFIG_NAMES_TO_TEST = names_of("isic2019", without_ham10000=True)
     SPLITS = dict.fromkeys(FOLDS, 24)

@@ -65,6 +65,7 @@ def test_the_published_counts_hold() -> None:
         assert max(of_class) - min(of_class) <= 1
 
 
+@pytest.mark.slow
 def test_the_published_folds_can_be_made_again(tmp_path: Path) -> None:
     output = tmp_path / "folds.csv"
     done = run_script("make_folds.py", "--manual-dir", PICTURES, "--output", output)
@@ -181,6 +182,7 @@ def test_published_weights_are_loaded_from_a_path() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_real_pictures_go_the_whole_way(tmp_path: Path) -> None:
     manual_dir = tmp_path / "manual"
     write_subset(manual_dir, lesions_per_class=30)
