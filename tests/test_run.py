@@ -355,10 +355,11 @@ def test_a_split_by_image_says_how_leaky_it_is(data_dir: Path, tmp_path: Path) -
 
 def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
     for position, name in enumerate(("0", "Melanoma", "wart")):
-        (tmp_path / "mine" / name).mkdir(parents=True)
-        for number in range(20):
+        for number in range(24):
+            folder = tmp_path / "mine" / ("Train" if number < 20 else "Test") / name
+            folder.mkdir(parents=True, exist_ok=True)
             content = jpeg(100 * position + number, (48, 40))
-            (tmp_path / "mine" / name / f"{number}.jpg").write_bytes(content)
+            (folder / f"{number}.jpg").write_bytes(content)
     where = ("--data-dir", tmp_path / "data")
     built = run_here(
         "prepare_data.py", "--config", "folder", "--manual-dir", tmp_path / "mine", *where
@@ -382,6 +383,16 @@ def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
     ]
     # Nobody knows whether a "0" is malignant.
     assert np.isnan(answer["malignant_probability"].numpy()).all()
+    done = run_here("evaluate.py", workdir, *where, "--split", "test_official")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((workdir / "report.json").read_text())
+    assert report["headline"] == "test_official"
+    assert report["splits"]["test_official"]["num_images"] == 12
+    assert len(read_predictions(workdir / "predictions/test_official.csv")) == 12
+    assert set(report["unknown"]["splits"]) == {"test", "test_official"}
+    done = run_here("evaluate.py", workdir, *where, "--split", "fold_0")
+    assert done.returncode == 2
+    assert "Received: fold_0, which was trained on" in done.stderr
 
 
 def test_a_deterministic_run_is_repeated_bit_for_bit(
