@@ -135,7 +135,10 @@ def test_every_benchmark_gives_results(
             assert result.name in measure.to_text(results)
 
 
-def test_a_benchmark_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_benchmark_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # which the script would leave behind here
     done = run_here(
         "benchmark.py", "input", "--only", "first_pas", "--output", tmp_path / "o"
     )

@@ -69,7 +69,7 @@ def test_a_killed_build_leaves_nothing_visible_and_two_more_build_one(
     outputs = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert not list(tmp_path.rglob("incomplete.*"))
-    assert sum("Writing pictures" in stderr for _, stderr in outputs) == 1
+    assert sum("Writing pictures" in stderr for _, stderr in outputs) == 1, outputs
     splits = [[line for line in out.splitlines() if "fold_" in line] for out, _ in outputs]
     assert splits[0] == splits[1]
     assert len(splits[0]) == 10
