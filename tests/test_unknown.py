@@ -18,6 +18,7 @@ from skincnn.evaluation.unknown import (
     UNKNOWN_SETS,
     Familiar,
     distances_within,
+    read_unknown,
     score_unknown,
 )
 
@@ -60,6 +61,13 @@ def test_a_picture_is_judged_by_those_of_other_lesions() -> None:
     two = np.concatenate([rng.normal(0, 1, (10, 3)), rng.normal(5, 1, (10, 3))])
     halves = distances_within(two, ["a"] * 10 + ["b"] * 10)
     np.testing.assert_allclose(halves[:10], Familiar.fit(two[10:]).distances(two[:10]))
+
+
+def test_runs_of_all_seeds_are_asked_about_the_same_pictures() -> None:
+    first, second = (read_unknown(Config(seed=seed), None) for seed in (0, 1))
+    pd.testing.assert_frame_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
+    assert first[0]["image_id"].is_unique
 
 
 def make_table(distances: np.ndarray) -> pd.DataFrame:
@@ -140,7 +148,10 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
     [
         (["--unknown", "empty"], 2, "holds no picture. Expected files ending in .jpg"),
         (["--unknown", "broken"], 3, "broken.jpg is no picture that can be read"),
+        (["--unknown", "noise"], 2, "are called 'noise' as well"),
         (["--tta", "orientations", "--num-views", "9"], 2, "There are 8 orientations"),
+        (["--tta", "random", "--num-views", "0"], 2, "--num-views must be 1 or more"),
+        (["--split", "fold_8"], 2, "fold_8, on which choices were made: it is val"),
     ],
 )
 def test_what_cannot_be_asked_is_said_in_one_line(
@@ -154,10 +165,13 @@ def test_what_cannot_be_asked_is_said_in_one_line(
     workdir = tmp_path / "run"
     shutil.copytree(run[0], workdir)
     before = (workdir / "report.json").read_bytes()
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "broken").mkdir()
+    for name in ("empty", "noise", "broken"):
+        (tmp_path / name).mkdir()
     (tmp_path / "broken" / "broken.jpg").write_text("<html>")
-    flags = [tmp_path / flag if flag in ("empty", "broken") else flag for flag in arguments]
+    flags = [
+        tmp_path / flag if flag in ("empty", "noise", "broken") else flag
+        for flag in arguments
+    ]
     done = run_here("evaluate.py", workdir, "--data-dir", data_dir, *flags)
     assert done.returncode == code, done.stderr
     assert message in done.stderr

@@ -68,11 +68,17 @@ def combine_runs(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
     for kind in kinds:
         found = {split: mean_table(runs, f"{split}_{kind}") for split in splits}
         parts = [_find(report["variants"], kind) for report in reports]
+        counts = [part["num_views"] for part in parts]
+        if len(set(counts)) > 1:
+            raise ConfigError(
+                f"The runs were evaluated with {', '.join(map(str, counts))} views "
+                f"({kind}). Evaluate them with the same --num-views."
+            )
         seconds = sum(part["seconds_per_image"] for part in parts)
         variants.append(
             {
                 "name": kind,
-                "num_views": parts[0]["num_views"],
+                "num_views": counts[0],
                 "seconds_per_image": seconds,
                 "cost": seconds / alone,
                 "sha256": write_predictions(workdir, found, f"_{kind}"),

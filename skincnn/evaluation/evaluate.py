@@ -19,6 +19,7 @@ from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.metadata import encode_metadata
+from skincnn.errors import ConfigError
 from skincnn.evaluation.assessment import assess, score_differences
 from skincnn.evaluation.folder import read_run
 from skincnn.evaluation.intervals import lesion_weights
@@ -114,6 +115,8 @@ def evaluate(
     extras = extras or Extras()
     metadata, config = read_run(workdir)
     # All that may be refused comes before what takes long.
+    if extras.num_views < 1:
+        raise ConfigError(f"--num-views must be 1 or more. Received: {extras.num_views}.")
     views = {
         name: look_up(VIEWS, name, "--tta")(config, extras.num_views) for name in extras.tta
     }

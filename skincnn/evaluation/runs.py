@@ -75,11 +75,14 @@ def _find_split(split: str, builder: tfds.core.DatasetBuilder, config: Config) -
     trained = {pipeline.stored_name(fold) for fold in config.data.train_folds}
     if config.data.split_by == "image":
         trained = {name for name in builder.info.splits if name.startswith("fold_")}
-    there = [name for name in builder.info.splits if name not in trained]
+    used = dict.fromkeys(map(pipeline.stored_name, config.data.validation_folds))
+    why = dict.fromkeys(used, ", on which choices were made: it is val")
+    why |= dict.fromkeys(trained, ", which was trained on")
+    there = [name for name in builder.info.splits if name not in why]
     if split not in there:
         raise ConfigError(
             f"--split must be one of: {', '.join((*SPLITS, *there))}. Received: {split}"
-            f"{', which was trained on' if split in trained else ''}."
+            f"{why.get(split, '')}."
         )
     return int(split.removeprefix("fold_")) if split.startswith("fold_") else split
 

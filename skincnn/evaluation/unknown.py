@@ -135,36 +135,40 @@ def distances_within(features: Floats, lesion_ids: Sequence[str]) -> Floats:
     return found
 
 
-def read_unknown(config: Config, folder: Path | None) -> tuple[list[str], Images]:
-    """Returns pictures that are no dermatoscopy, as the model sees them, and their sets.
+def read_unknown(config: Config, folder: Path | None) -> tuple[pd.DataFrame, Images]:
+    """Returns pictures that are no dermatoscopy, as the model sees them, and their names.
+
+    Those that are made are the same ones for every run.
 
     Args:
-        config: The run's, for the preprocessing and the seed.
+        config: The run's, for the preprocessing.
         folder: More pictures, in it or in folders below.
 
     Returns:
-        A name of `UNKNOWN_SETS`, or that of the folder, for each picture; and uint8
-        [num_images, image_size, image_size, 3].
+        A row for each picture with `set` (a name of `UNKNOWN_SETS`, or that of the
+        folder) and `image_id`; and uint8 [num_images, image_size, image_size, 3].
 
     Raises:
-        ConfigError: The folder holds no picture.
+        ConfigError: The folder holds no picture, or is called like one of the sets.
         DataError: A file there is no picture.
     """
-    found = {} if folder is None else {folder.resolve().name: _read_folder(folder, config)}
-    rng = np.random.default_rng(config.seed)
-    made = {
-        name: [np.asarray(preprocess(picture, config.data)) for picture in make(rng)]
+    found: list[tuple[str, str, Images]] = []
+    if folder is not None:
+        found = _read_folder(folder, config)
+    rng = np.random.default_rng(0)
+    made = [
+        (name, f"{name} {number}", np.asarray(preprocess(picture, config.data)))
         for name, make in UNKNOWN_SETS.items()
-    }
-    found = made | found
-    sets = [name for name, pictures in found.items() for _ in pictures]
-    return sets, np.stack([picture for pictures in found.values() for picture in pictures])
+        for number, picture in enumerate(make(rng))
+    ]
+    sets, names, images = zip(*made, *found, strict=True)
+    return pd.DataFrame({SET: sets, "image_id": names}), np.stack(images)
 
 
 def predict_unknown(
     classifier: keras.Model,
     familiar: Familiar,
-    sets: Sequence[str],
+    rows: pd.DataFrame,
     images: Images,
     class_names: Sequence[str],
 ) -> pd.DataFrame:
@@ -176,18 +180,11 @@ def predict_unknown(
     Args:
         classifier: The model.
         familiar: Fitted on validation.
-        sets: The set of each picture.
+        rows: From `read_unknown`.
         images: uint8 [num_images, height, width, 3].
         class_names: The names of the classes, in order.
     """
-    rows = pd.DataFrame(
-        {
-            SET: sets,
-            "image_id": [f"{name} {number}" for number, name in enumerate(sets)],
-            "label": np.nan,
-            "sha256": "",
-        }
-    )
+    rows = rows.assign(label=np.nan, sha256="")
     patients = None
     if isinstance(classifier.input, dict):
         nobody = {"age": np.nan, "sex": UNKNOWN, "localization": UNKNOWN}
@@ -257,14 +254,24 @@ def _refused(table: pd.DataFrame, threshold: float, config: Config) -> dict[str,
     return dataclasses.asdict(estimate(shares, config.evaluate.confidence)[0])
 
 
-def _read_folder(folder: Path, config: Config) -> list[Images]:
+def _read_folder(folder: Path, config: Config) -> list[tuple[str, str, Images]]:
+    """Returns the folder's name, that of each file, and its picture."""
+    name = folder.resolve().name
+    if name in UNKNOWN_SETS:
+        raise ConfigError(
+            f"--unknown {folder}: pictures of our own are called {name!r} as well. Give "
+            "the folder another name."
+        )
     files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
     if not files:
         raise ConfigError(
             f"--unknown {folder} holds no picture. Expected files ending in "
             f"{', '.join(SUFFIXES)}."
         )
-    return [_read_file(path, config) for path in files]
+    return [
+        (name, f"{name}/{path.relative_to(folder)}", _read_file(path, config))
+        for path in files
+    ]
 
 
 def _read_file(path: Path, config: Config) -> Images:
