@@ -114,9 +114,9 @@ class Validation(keras.callbacks.Callback):
             {"epoch": progress.epoch + 1, "seconds": round(trained, 2), **logs}
         )
         progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, 0.0
-        write_text(
-            self.workdir / "history.csv", pd.DataFrame(progress.history).to_csv(index=False)
-        )
+        path = self.workdir / "history.csv"
+        with disk(path):
+            write_text(path, pd.DataFrame(progress.history).to_csv(index=False))
 
     def _keep_weights(self, epoch: int) -> None:
         path = weights_path(self.workdir / "checkpoints", epoch)
