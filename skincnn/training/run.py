@@ -46,6 +46,7 @@ from skincnn.training.callbacks import (
     EarlyStopping,
     Saving,
     Validation,
+    disk,
     is_patience_over,
     metric_variables,
 )
@@ -241,7 +242,8 @@ def _run(training: Training, facts: dict[str, Any], *, resume: bool) -> None:
         write_json(workdir / "config.json", config.to_dict())
     training.fit()
     progress = training.progress
-    _save_plain(config, classifier, workdir / "model.keras")
+    with disk(workdir / "model.keras"):
+        _save_plain(config, classifier, workdir / "model.keras")
     write_json(
         workdir / "metadata.json",
         {
