@@ -71,15 +71,9 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
     preset = ""
     if argv and not argv[0].startswith("-"):
         preset, *argv = argv
-    preset, config = cli.choose_config(preset, argv)
-    arguments = tyro.cli(
-        Arguments,
-        prog="train.py [PRESET]",
-        description=DESCRIPTION,
-        args=argv,
-        default=Arguments(config=config),
+    return cli.parse(
+        Arguments, argv, preset, prog="train.py [PRESET]", description=DESCRIPTION
     )
-    return preset, arguments
 
 
 def command() -> None:

@@ -68,15 +68,8 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
 
     Exits with 2 where they cannot be used.
     """
-    preset, config = cli.choose_config(cli.find_flag(argv, "--preset"), argv)
-    arguments = tyro.cli(
-        Arguments,
-        prog="tune.py",
-        description=DESCRIPTION,
-        args=argv,
-        default=Arguments(config=config),
-    )
-    return preset, arguments
+    preset = cli.find_flag(argv, "--preset")
+    return cli.parse(Arguments, argv, preset, prog="tune.py", description=DESCRIPTION)
 
 
 def command() -> None:
@@ -100,7 +93,7 @@ def command() -> None:
     if outcome is None:
         print("The search is over; its chief has the leader board.")
         return
-    print(f"\n{arguments.search.objective} on validation\n{summary(outcome.board)}\n")
+    print(f"\n{outcome.objective} on validation\n{summary(outcome.board)}\n")
     if outcome.failures:
         trial, cause = next(iter(outcome.failures.items()))
         print(f"{len(outcome.failures)} failed; the first, trial {trial}: {cause}\n")

@@ -11,13 +11,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
-from skincnn.config import Config, read_config
+import tyro
+
+from skincnn.config import read_config
 from skincnn.errors import ConfigError, Terminated
 from skincnn.lookup import look_up
 from skincnn.presets import PRESETS
 
 DEFAULT_PRESET = "quickstart"
+Parsed = TypeVar("Parsed")
 
 NOISE = re.compile(
     rb"All log messages before absl::InitializeLog"
@@ -55,23 +59,43 @@ def main(command: Callable[[], None]) -> None:
         sys.exit(code)
 
 
-def choose_config(preset: str, argv: Sequence[str]) -> tuple[str, Config]:
-    """Returns the configuration that gives all other flags their defaults, and its name.
+def parse(
+    kind: type[Parsed],
+    argv: Sequence[str],
+    preset: str,
+    *,
+    prog: str,
+    description: str,
+) -> tuple[str, Parsed]:
+    """Returns the preset's name (the file's, with --config) and the arguments.
+
+    Exits with 2 where they cannot be used.
 
     Args:
+        kind: A dataclass with the field `config`, a whole configuration whose values are
+            flags; all other fields have defaults.
+        argv: The arguments, of which --config may name a file instead of a preset.
         preset: The preset that was named; "" for none.
-        argv: The other arguments, of which --config may name a file instead.
+        prog: What --help calls the script.
+        description: What --help says of it.
 
     Raises:
         ConfigError: There is no such preset or file, or both were given.
     """
+    # It gives the defaults of all other flags, so it is looked for first.
     path = find_flag(argv, "--config")
     if not path:
         preset = preset or DEFAULT_PRESET
-        return preset, look_up(PRESETS, preset, "PRESET")()
-    if preset:
+        config = look_up(PRESETS, preset, "PRESET")()
+    elif preset:
         raise ConfigError(f"PRESET {preset} and --config exclude each other. Give one.")
-    return Path(path).stem, read_config(Path(path))
+    else:
+        preset, config = Path(path).stem, read_config(Path(path))
+    default: Parsed = cast(Any, kind)(config=config)
+    arguments = tyro.cli(
+        kind, prog=prog, description=description, args=argv, default=default
+    )
+    return preset, arguments
 
 
 def find_flag(argv: Sequence[str], name: str) -> str:

@@ -545,8 +545,10 @@ def read_config(path: Path) -> Config:
     return Config.from_dict(values)
 
 
-def _from_dict(kind: type[Any], values: dict[str, Any], where: str) -> object:
+def _from_dict(kind: type[Any], values: Any, where: str) -> object:
     types = typing.get_type_hints(kind)
+    if not isinstance(values, dict):
+        raise ConfigError(f"`{where}` must be an object. Received: {values!r}.")
     unknown = sorted(set(values) - set(types))
     if unknown:
         raise ConfigError(
@@ -562,7 +564,22 @@ def _from_dict(kind: type[Any], values: dict[str, Any], where: str) -> object:
 def _from_json(kind: Any, value: Any, where: str) -> object:
     if dataclasses.is_dataclass(kind):
         return _from_dict(typing.cast(type, kind), value, where)
-    if isinstance(value, list | tuple):
+    if typing.get_origin(kind) is tuple:
+        _require(isinstance(value, list | tuple), where, "a list", value)
         item_kind = typing.get_args(kind)[0]
         return tuple(_from_json(item_kind, item, where) for item in value)
+    words = _words(kind)
+    if words:
+        _require(value in words, where, f"one of: {', '.join(words)}", value)
+    else:
+        # JSON writes 1.0 as 1 where a person does; True is an int in Python alone.
+        kinds = (int, float) if kind is float else (kind,)
+        _require(type(value) in kinds, where, f"of type {kind.__name__}", value)
     return value
+
+
+def _words(kind: Any) -> tuple[str, ...]:
+    """Returns the values of a Literal, or of a union of them; none for other types."""
+    if typing.get_origin(kind) is Literal:
+        return typing.get_args(kind)
+    return tuple(word for part in typing.get_args(kind) for word in _words(part))

@@ -36,6 +36,42 @@ def test_an_unknown_field_is_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("section", "field", "value", "expected"),
+    [
+        ("data", "batch_size", 16.5, "of type int"),
+        ("data", "batch_size", True, "of type int"),
+        ("data", "batch_size", "16", "of type int"),
+        ("data", "train_folds", 3, "a list"),
+        ("data", "train_folds", ["3"], "of type int"),
+        ("data", "aspect", "stretch", "one of: squash"),
+        ("model", "backbone", None, "of type str"),
+        ("model", "dropout", "much", "of type float"),
+        ("model", "metadata", 1, "of type bool"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(
+    section: str, field: str, value: object, expected: str
+) -> None:
+    values = json.loads(json.dumps(Config().to_dict()))
+    assert field in values[section]
+    values[section][field] = value
+    with pytest.raises(ConfigError, match=f"{section}.{field}.*{expected}"):
+        Config.from_dict(values)
+
+
+def test_what_is_no_section_is_refused() -> None:
+    values = {**Config().to_dict(), "data": 3}
+    with pytest.raises(ConfigError, match=r"`config\.data` must be an object"):
+        Config.from_dict(values)
+
+
+def test_a_whole_number_may_stand_for_a_fraction() -> None:
+    values = json.loads(json.dumps(Config().to_dict()))
+    values["model"]["dropout"] = 0
+    assert Config.from_dict(values).model.dropout == 0
+
+
+@pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
         (DataConfig, {"image_size": 31}, r"`data\.image_size` must be >= 32.*31"),

@@ -91,7 +91,8 @@ class Trainings:
     def fit(self, config: Config, progress: Progress) -> None:
         self.configs.append(config)
         self.clock += 40
-        progress.history = [{f"val_{config.train.monitor}": self.score(config)}]
+        row = {f"val_{config.train.monitor}": self.score(config), "seconds": 30}
+        progress.history = [row]
         progress.best_epoch, progress.epoch = 1, config.train.epochs
 
 
@@ -258,6 +259,18 @@ def test_no_trial_begins_once_the_time_is_over(
         outcome = run(tmp_path, max_trials=0, max_minutes=1)
         assert len(outcome.board) == len(trainings.configs) == 2  # 40 s each
     assert len(run(tmp_path, max_trials=0, max_minutes=3).board) == 5
+
+
+def test_a_search_without_end_ends_where_all_trials_fail_at_once(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    def fail(config: Config) -> float:
+        trainings.clock -= 40
+        raise MemoryFullError("full")
+
+    trainings.score = fail
+    with pytest.raises(DivergedError, match=r"None of 20 trials was completed.*full"):
+        run(tmp_path, max_trials=0, max_minutes=1)
 
 
 def test_failed_trials_are_named_and_never_win(

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from scipy.special import logsumexp, softmax
@@ -12,11 +13,13 @@ from skincnn.config import AugmentConfig, Config
 from skincnn.data.pipeline import evaluation_batches
 from skincnn.errors import ConfigError
 from skincnn.evaluation.predict import predict_logits
-from skincnn.evaluation.views import VIEWS, mean_logits, predict_views
+from skincnn.evaluation.predictions import arrays, mean_predictions, predictions_table
+from skincnn.evaluation.views import VIEWS, predict_views
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (5, 8, 8, 3), np.uint8)
 CONFIG = Config()
+NAMES = ["bkl", "mel", "nv"]
 
 
 def turned_by_pillow(image: np.ndarray) -> list[np.ndarray]:
@@ -44,13 +47,18 @@ def test_the_orientations_are_those_of_pillow() -> None:
     assert (views[0](IMAGES) == IMAGES).all()
 
 
-def test_mean_logits_are_those_of_the_mean_probabilities() -> None:
+def table_of(logits: np.ndarray) -> pd.DataFrame:
+    rows = pd.DataFrame({"label": np.arange(len(logits)) % 3, "sha256": ""})
+    return predictions_table(rows, logits, NAMES)
+
+
+def test_mean_predictions_have_the_mean_probabilities_and_energies() -> None:
     parts = RNG.normal(0, 5, (4, 20, 3))
-    mean = mean_logits(list(parts))
+    mean = mean_predictions([table_of(part) for part in parts])
     expected = softmax(parts, axis=2).mean(axis=0)
-    np.testing.assert_allclose(softmax(mean, axis=1), expected, rtol=1e-5)
-    energies = logsumexp(parts, axis=2).mean(axis=0)
-    np.testing.assert_allclose(logsumexp(mean, axis=1), energies, rtol=1e-5)
+    np.testing.assert_allclose(arrays(mean, NAMES)[1], expected, rtol=1e-5)
+    energies = -logsumexp(parts, axis=2).mean(axis=0)
+    np.testing.assert_allclose(mean["energy"], energies, rtol=1e-5)
 
 
 @pytest.mark.parametrize("metadata", [False, True])
@@ -58,7 +66,8 @@ def test_the_answer_is_the_mean_over_the_views(metadata: bool) -> None:
     model = make_model(metadata=metadata)
     patients = RNG.normal(size=(5, 2)).astype(np.float32) if metadata else None
     batches = evaluation_batches(IMAGES, patients)
-    found = predict_views(model, batches, VIEWS["orientations"](CONFIG, 8))
+    logits = predict_views(model, batches, VIEWS["orientations"](CONFIG, 8))
+    found = arrays(mean_predictions([table_of(one) for one in logits]), NAMES)[1]
     kernel, bias = model.get_weights()
     expected = []
     for row, image in enumerate(IMAGES):
@@ -68,8 +77,10 @@ def test_the_answer_is_the_mean_over_the_views(metadata: bool) -> None:
             for turned in turned_by_pillow(image)
         ]
         expected.append(np.mean([softmax(logits) for logits in seen], axis=0))
-    np.testing.assert_allclose(softmax(found, axis=1), expected, rtol=1e-4)
-    assert not np.allclose(found, predict_logits(model, batches), atol=1e-3)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert not np.allclose(
+        found, softmax(predict_logits(model, batches), axis=1), atol=1e-3
+    )
 
 
 def test_random_views_vary_pictures_as_training_does_and_repeatably() -> None:

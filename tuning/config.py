@@ -19,8 +19,9 @@ class SearchConfig:
     expects most. hyperband: many short trainings, of which the best third is trained again
     for three times as long, from the start and with a whole schedule. grid: everything, ten
     values of each range."""
-    objective: str = "balanced_accuracy"
-    """Name of a metric on validation; the trial's epoch is chosen by it as well."""
+    objective: str = ""
+    """Name of a metric on validation, by which each trial's epoch is chosen as well;
+    `train.monitor` by default."""
     max_trials: int = 0
     """No more trials than these; 0: 30, hyperband one pass, grid everything, or what
     --max-minutes allows."""

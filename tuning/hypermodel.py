@@ -153,7 +153,7 @@ class TrainingModel(kt.HyperModel):
                 raise
             text = f"{type(error).__name__}: {error}"
             again = not isinstance(error, DivergedError)
-            seconds = round(time.perf_counter() - started, 2)
+            seconds = _seconds(training, started)
             _write(folder, Result(error=text, again=again, seconds=seconds))
             raise
         progress = training.progress
@@ -162,7 +162,7 @@ class TrainingModel(kt.HyperModel):
             score=best[f"val_{objective}"],
             best_epoch=progress.best_epoch,
             epochs=progress.epoch,
-            seconds=round(time.perf_counter() - started, 2),
+            seconds=_seconds(training, started),
         )
         _write_hparams(folder, hp, objective, result)
         _write(folder, result)
@@ -304,6 +304,12 @@ def _apply(
         value_at(made, parameter.name)
     found.merge(hp, overwrite=False)
     return made
+
+
+def _seconds(training: Training, started: float) -> float:
+    """Returns how long a training took; of one that went on, at least all its epochs."""
+    epochs = sum(row["seconds"] for row in training.progress.history)
+    return round(max(time.perf_counter() - started, epochs), 2)
 
 
 @contextlib.contextmanager

@@ -48,6 +48,8 @@ from tuning.workdir import digest, fingerprint, open_workdir
 
 REDUCTION = 3
 """Hyperband trains the best third of a round again, for three times as long."""
+HOPELESS = 20
+"""After so many trials that failed one after the other no other is begun."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +57,12 @@ class Outcome:
     """What came of a search.
 
     Attributes:
+        objective: What was searched for.
         board: A row for each completed trial, the best first; see `make_board`.
         failures: Why the others failed, by their ids, the first first.
     """
 
+    objective: str
     board: pd.DataFrame
     failures: dict[str, str]
 
@@ -149,8 +153,10 @@ def run_search(
         DivergedError: No trial was completed.
         Terminated, KeyboardInterrupt: The user stopped the search.
     """
-    look_up(METRICS, search.objective, "--objective")
-    train = dataclasses.replace(config.train, monitor=search.objective)
+    objective = search.objective or config.train.monitor
+    search = dataclasses.replace(search, objective=objective)
+    look_up(METRICS, objective, "--objective")
+    train = dataclasses.replace(config.train, monitor=objective)
     config = dataclasses.replace(config, train=train)
     check(config)
     space = find_space(names)
@@ -261,25 +267,23 @@ class Tuner(BaseTuner):
         self._asked = 0.0
 
     def is_spent(self) -> bool:
-        """Returns whether the trials have taken the time that they may."""
-        limit = 60 * self.settings.max_minutes
+        """Returns whether no other trial may begin: for time, or because all fail."""
         ended = [self.oracle.trials[name] for name in self.oracle.end_order]
-        return (
-            0
-            < limit
-            <= sum(
-                result.seconds
-                for trial in ended
-                for result in _results(trial, self.model, self.settings)
-            )
-        )
+        last = ended[-HOPELESS:]
+        if len(last) == HOPELESS and all(t.status == TrialStatus.FAILED for t in last):
+            return True
+        limit = 60 * self.settings.max_minutes
+        if not limit:
+            return False
+        results = (_results(trial, self.model, self.settings) for trial in ended)
+        return limit <= sum(result.seconds for found in results for result in found)
 
     def pre_create_trial(self) -> None:
-        """Asks for no other trial once the time is over, and a chief not without pause."""
+        """Asks for no trial once the search is spent, and a worker not without pause."""
         if self.role == "worker":
             time.sleep(max(0.0, self._asked + 1 - time.monotonic()))
             self._asked = time.monotonic()
-        elif self.settings.max_minutes and self.is_spent():
+        elif self.is_spent():
             self.oracle.max_trials = len(self.oracle.trials)
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -345,7 +349,7 @@ def _finish(
             f"failed: {first[1]}"
         )
     write_board(board, trials[board["trial"].iloc[0]], model, workdir, title)
-    return Outcome(board, failures)
+    return Outcome(search.objective, board, failures)
 
 
 def _results(trial: Trial, model: TrainingModel, search: SearchConfig) -> list[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from skincnn.config import Config
 from skincnn.errors import ConfigError
 from skincnn.files import write_json
 from skincnn.training.run import versions
-from skincnn.training.workdir import differences
+from skincnn.training.workdir import clear, differences
 from tuning.config import SearchConfig
 from tuning.data import SearchData
 from tuning.spaces import source
@@ -85,7 +84,7 @@ def open_workdir(workdir: Path, made_by: dict[str, Any], *, overwrite: bool) -> 
     found = [name for name in PRODUCTS if (workdir / name).exists()]
     path = workdir / FINGERPRINT
     if overwrite:
-        _clear(workdir)
+        clear(workdir, PRODUCTS)
     elif path.exists():
         _compare(path, made_by)
         done = len(list(workdir.glob("trials/*/result.json")))
@@ -114,13 +113,3 @@ def _compare(path: Path, made_by: dict[str, Any]) -> None:
             f"{path.parent} holds another search: {', '.join(changed)}. Give the same "
             "command to go on with it, another --workdir, or --overwrite to replace it."
         )
-
-
-def _clear(workdir: Path) -> None:
-    # The fingerprint goes last: a folder that is cleared half way is still known.
-    for name in reversed(PRODUCTS):
-        path = workdir / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

@@ -154,33 +154,35 @@ def score(
     }
 
 
-def score_differences(
-    predictions: pd.DataFrame,
-    reference: pd.DataFrame,
-    class_names: Sequence[str],
-    weights: Floats,
-    confidence: float,
-) -> dict[str, dict[str, float | None]]:
-    """Returns by how much a table exceeds another in each metric, on the same resamples.
+def metric_values(
+    predictions: pd.DataFrame, class_names: Sequence[str], weights: Floats
+) -> dict[str, Scores]:
+    """Returns `bootstrap` of each of `METRICS`, for `score_differences`.
 
     Args:
         predictions: A predictions table.
-        reference: Another, of the same pictures in the same order.
-        class_names: The names of the labels, in order.
+        class_names: The names of the classes, in order.
         weights: From `lesion_weights`, [resamples, num_images].
+    """
+    functions = {name: metric.function for name, metric in METRICS.items()}
+    return bootstrap(functions, *arrays(predictions, class_names), weights)
+
+
+def score_differences(
+    ours: Mapping[str, Scores], others: Mapping[str, Scores], confidence: float
+) -> dict[str, dict[str, float | None]]:
+    """Returns by how much predictions exceed others in each metric.
+
+    Args:
+        ours: From `metric_values`.
+        others: The same of other predictions for the same pictures, with the same weights.
         confidence: Coverage, between 0 and 1.
 
     Returns:
         Name of the metric to its interval; one that holds 0 may be chance.
     """
-    functions = {name: metric.function for name, metric in METRICS.items()}
-    ours, others = (
-        bootstrap(functions, *arrays(table, class_names), weights)
-        for table in (predictions, reference)
-    )
     return {
-        name: _plain(estimate(ours[name] - others[name], confidence)[0])
-        for name in functions
+        name: _plain(estimate(ours[name] - others[name], confidence)[0]) for name in ours
     }
 
 

@@ -8,16 +8,17 @@ from typing import Any
 
 import pandas as pd
 
+from skincnn.config import Config
 from skincnn.errors import ConfigError
 from skincnn.evaluation.assessment import assess
 from skincnn.evaluation.evaluate import write_predictions
-from skincnn.evaluation.folder import read_report, read_run
 from skincnn.evaluation.report import draw_figures, write_report
 
 
 def write_combined(
     workdir: Path,
-    runs: Sequence[Path],
+    config: Config,
+    reports: Sequence[dict[str, Any]],
     tables: Mapping[str, pd.DataFrame],
     stored: Mapping[str, str],
     **said: Any,
@@ -26,21 +27,18 @@ def write_combined(
 
     Args:
         workdir: The folder to write to.
-        runs: The folders of evaluated runs.
+        config: Of the first run.
+        reports: The content of each run's report.json.
         tables: Split to predictions table, "val" among them.
         stored: Split to where its pictures come from, in words.
         **said: What else report.json says, in the place of what the first run's does.
 
     Returns:
-        The content of report.json: as of a run, and `models`, the scores of each.
-
-    Raises:
-        ConfigError: A folder holds no evaluated run.
+        The content of report.json: as of a run, and what is said of all.
     """
-    metadata, config = read_run(runs[0])
-    reports = [read_report(run) for run in runs]
     written = write_predictions(workdir, tables)
-    assessed = assess(tables, metadata["class_names"], config.evaluate, config.seed)
+    names = reports[0]["class_names"]
+    assessed = assess(tables, names, config.evaluate, config.seed)
     for name, content in assessed["splits"].items():
         content["fold"] = stored[name]
         content["sha256"] = written[name]
@@ -49,24 +47,29 @@ def write_combined(
         **{key: value for key, value in reports[0].items() if key != "folds"},
         "audit": {key: _worst([audit[key] for audit in audits]) for key in audits[0]},
         "training_seconds": sum(report["training_seconds"] for report in reports),
-        "models": [
-            {
-                "name": run.name,
-                "folds": report["folds"],
-                "best_epoch": report["best_epoch"],
-                "metrics": report["splits"]["test"]["metrics"],
-            }
-            for run, report in zip(runs, reports, strict=True)
-        ],
         "variants": [],
         "unknown": None,
         "corruptions": None,
         **assessed,
         **said,
     }
-    figures = draw_figures(report, tables, None)
-    write_report(workdir, report, config, figures)
+    write_report(workdir, report, config, draw_figures(report, tables, None))
     return report
+
+
+def describe_models(
+    runs: Sequence[Path], reports: Sequence[dict[str, Any]], split: str
+) -> list[dict[str, Any]]:
+    """Returns the name, the folds, the epoch and the metrics of each run."""
+    return [
+        {
+            "name": run.resolve().name,
+            "folds": report["folds"],
+            "best_epoch": report["best_epoch"],
+            "metrics": report["splits"][split]["metrics"],
+        }
+        for run, report in zip(runs, reports, strict=True)
+    ]
 
 
 def check_folder(workdir: Path) -> None:

@@ -25,6 +25,7 @@ from skincnn.evaluation.metrics import METRICS, Sample, Scores, recall_per_class
 from skincnn.evaluation.operating import find_targets
 from skincnn.evaluation.plots import BLUE, GREY, ORANGE
 from skincnn.evaluation.predictions import arrays, class_names_of, read_predictions
+from skincnn.evaluation.verdict import interval, label
 from skincnn.lookup import look_up
 
 SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auc")
@@ -220,8 +221,8 @@ def to_markdown(tables: dict[str, list[Row]], sort_by: str, first: str) -> str:
         )
     for protocol, rows in tables.items():
         names = list(rows[0].scores)
-        header = ["run", *(_words(name) for name in names)]
-        header += [f"{_words(sort_by)} less that of {first}", "minutes", "parameters"]
+        header = ["run", *(label(name) for name in names)]
+        header += [f"{label(sort_by)} less that of {first}", "minutes", "parameters"]
         header += ["predictions"]
         lines = [
             f"**{protocol}**\n",
@@ -230,7 +231,7 @@ def to_markdown(tables: dict[str, list[Row]], sort_by: str, first: str) -> str:
         ]
         for row in rows:
             cells = [row.run.name, *(_interval(row.scores[name]) for name in names)]
-            cells.append(_signed(row.difference) if row.difference else "")
+            cells.append(_interval(row.difference, "+.3f") if row.difference else "")
             cells.append(f"{row.run.minutes:.1f}")
             cells.append(f"{row.run.num_parameters:,}")
             cells.append(row.run.sha256[:8])
@@ -267,7 +268,7 @@ def plot_comparison(tables: dict[str, list[Row]], sort_by: str) -> Figure:
         leaky = ": LEAKY, not comparable" if rows[0].run.split_by == "image" else ""
         axes.set_title(f"{protocol}{leaky}", fontsize=11)
         axes.grid(axis="x", alpha=0.3, color=GREY)
-    grid[-1].set_xlabel(f"{_words(sort_by)} with its interval", fontsize=11)
+    grid[-1].set_xlabel(f"{label(sort_by)} with its interval", fontsize=11)
     return figure
 
 
@@ -278,19 +279,5 @@ def _recall_of(index: int) -> Any:
     return recall
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _interval(found: Estimate) -> str:
-    if found.value is None:
-        return "no picture"
-    if found.low is None:
-        return f"{found.value:.3f}"
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
-def _signed(found: Estimate) -> str:
-    if found.value is None or found.low is None:
-        return ""
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+def _interval(found: Estimate, spec: str = ".3f") -> str:
+    return interval(dataclasses.asdict(found), spec)

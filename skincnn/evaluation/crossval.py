@@ -12,7 +12,7 @@ import pandas as pd
 
 from skincnn.config import NUM_FOLDS, Config
 from skincnn.errors import ConfigError
-from skincnn.evaluation.combined import write_combined
+from skincnn.evaluation.combined import describe_models, write_combined
 from skincnn.evaluation.folder import read_report, read_run
 from skincnn.evaluation.predictions import read_predictions
 
@@ -68,7 +68,7 @@ def pool(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
         ConfigError: A folder holds no evaluated run, or a picture was tested twice.
     """
     _, config = read_run(runs[0])
-    audits = [read_report(run)["audit"] for run in runs]
+    reports = [read_report(run) for run in runs]
     tables = {}
     for name, split in (("val", "val"), (OUT_OF_FOLD, "test")):
         parts = [read_predictions(run / "predictions" / f"{split}.csv") for run in runs]
@@ -81,16 +81,18 @@ def pool(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
                 f"{', '.join(map(str, runs))}. Expected different folds."
             )
     unseen = "its lesion" if config.data.split_by == "lesion" else "that picture"
-    sizes = [audit["num_train_images"] for audit in audits]
+    sizes = [report["audit"]["num_train_images"] for report in reports]
     return write_combined(
         workdir,
-        runs,
+        config,
+        reports,
         tables,
         {
             "val": "validation folds of all models",
             OUT_OF_FOLD: "out-of-fold predictions",
         },
         headline=OUT_OF_FOLD,
+        models=describe_models(runs, reports, "test"),
         protocol=(
             f"Cross-validation: {len(runs)} models, each trained on {min(sizes)} to "
             f"{max(sizes)} pictures, its epoch chosen on one fold more, and tested on the "

@@ -6,23 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from skincnn.config import Config
 from skincnn.errors import ConfigError
-from skincnn.evaluation.assessment import score_differences
-from skincnn.evaluation.combined import check_folder, write_combined
+from skincnn.evaluation.assessment import metric_values, score_differences
+from skincnn.evaluation.combined import check_folder, describe_models, write_combined
 from skincnn.evaluation.evaluate import score_variant, write_predictions
 from skincnn.evaluation.folder import read_report, read_run
 from skincnn.evaluation.intervals import lesion_weights
-from skincnn.evaluation.predictions import (
-    DISTANCE,
-    ENERGY,
-    PROBABILITY_PREFIX,
-    class_names_of,
-    read_predictions,
-)
+from skincnn.evaluation.predictions import mean_predictions, read_predictions
 from skincnn.evaluation.unknown import UNKNOWN_TABLE, score_unknown
 
 SAME = ("lesion_id", "label")
@@ -54,16 +47,16 @@ def combine_runs(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
             f"An ensemble needs two or more different runs. Received: {', '.join(names)}."
         )
     check_folder(workdir)
-    metadata, config = read_run(runs[0])
+    _, config = read_run(runs[0])
     reports = [read_report(run) for run in runs]
     splits = _common([list(report["splits"]) for report in reports])
     kinds = _common([[kind["name"] for kind in report["variants"]] for report in reports])
     tables = {split: mean_table(runs, split) for split in splits}
-    class_names = metadata["class_names"]
+    class_names = reports[0]["class_names"]
     headline = reports[0]["headline"]
     if headline not in splits:
         headline = "test"
-    alone = sum(report["seconds_per_image"] for report in reports)
+    seconds_alone = sum(report["seconds_per_image"] for report in reports)
     variants = []
     for kind in kinds:
         found = {split: mean_table(runs, f"{split}_{kind}") for split in splits}
@@ -80,7 +73,7 @@ def combine_runs(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
                 "name": kind,
                 "num_views": counts[0],
                 "seconds_per_image": seconds,
-                "cost": seconds / alone,
+                "cost": seconds / seconds_alone,
                 "sha256": write_predictions(workdir, found, f"_{kind}"),
                 **score_variant(found, tables, headline, class_names, config),
             }
@@ -88,26 +81,19 @@ def combine_runs(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
     weights = lesion_weights(
         tables[headline]["lesion_id"].tolist(), config.evaluate.resamples, config.seed
     )
-    models = [
-        {
-            "name": run.resolve().name,
-            "folds": report["folds"],
-            "best_epoch": report["best_epoch"],
-            "metrics": report["splits"][headline]["metrics"],
-            "seconds_per_image": report["seconds_per_image"],
-            "differences": score_differences(
-                tables[headline],
-                _read(run, headline, tables[headline]),
-                class_names,
-                weights,
-                config.evaluate.confidence,
-            ),
-        }
-        for run, report in zip(runs, reports, strict=True)
-    ]
+    together = metric_values(tables[headline], class_names, weights)
+    models = describe_models(runs, reports, headline)
+    for run, model in zip(runs, models, strict=True):
+        alone = _read(run, headline, tables[headline])
+        model["differences"] = score_differences(
+            together,
+            metric_values(alone, class_names, weights),
+            config.evaluate.confidence,
+        )
     return write_combined(
         workdir,
-        runs,
+        config,
+        reports,
         tables,
         {split: reports[0]["splits"][split]["fold"] for split in splits},
         headline=headline,
@@ -116,7 +102,7 @@ def combine_runs(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
             f"({', '.join(names)}). {reports[0]['protocol']}"
         ),
         folds=reports[0]["folds"],
-        seconds_per_image=alone,
+        seconds_per_image=seconds_alone,
         num_parameters=sum(report["num_parameters"] for report in reports),
         models=models,
         variants=variants,
@@ -126,10 +112,6 @@ def combine_runs(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
 
 def mean_table(runs: Sequence[Path], name: str) -> pd.DataFrame:
     """Returns the first run's predictions/<name>.csv with the mean answers of all.
-
-    Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation using
-    Deep Ensembles (2017), arXiv:1612.01474, take the mean of the probabilities; that of
-    the distances tells how unknown a picture is to all of them.
 
     Args:
         runs: Folders of evaluated runs.
@@ -141,7 +123,7 @@ def mean_table(runs: Sequence[Path], name: str) -> pd.DataFrame:
     """
     first = read_predictions(runs[0] / "predictions" / f"{name}.csv")
     tables = [first, *(_read(run, name, first) for run in runs[1:])]
-    return _mean(tables)
+    return mean_predictions(tables)
 
 
 def _read(run: Path, name: str, like: pd.DataFrame) -> pd.DataFrame:
@@ -164,27 +146,14 @@ def _read(run: Path, name: str, like: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _mean(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Returns the first table with the mean answers of all, row by row."""
-    names = class_names_of(tables[0])
-    answers = (ENERGY, DISTANCE, *(f"{PROBABILITY_PREFIX}{name}" for name in names))
-    means = {
-        column: np.mean([table[column] for table in tables], axis=0)
-        for column in answers
-        if column in tables[0]
-    }
-    return tables[0].assign(**means)
-
-
 def _score_unknown(
     runs: Sequence[Path], tables: dict[str, pd.DataFrame], config: Config
 ) -> dict[str, Any] | None:
     """Returns what `score_unknown` says of pictures that all runs were asked about."""
     found = [pd.read_csv(run / "predictions" / UNKNOWN_TABLE) for run in runs]
     pictures = _common([table["image_id"].tolist() for table in found])
-    asked = [table[table["image_id"].isin(pictures)] for table in found]
-    asked = [table.reset_index(drop=True) for table in asked]
-    return score_unknown(tables, _mean(asked), config) if pictures else None
+    asked = [table.set_index("image_id").loc[pictures].reset_index() for table in found]
+    return score_unknown(tables, mean_predictions(asked), config) if pictures else None
 
 
 def _common(lists: Sequence[list[str]]) -> list[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -20,13 +20,13 @@ from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.metadata import encode_metadata
 from skincnn.errors import ConfigError
-from skincnn.evaluation.assessment import assess, score_differences
+from skincnn.evaluation.assessment import assess, metric_values, score_differences
 from skincnn.evaluation.folder import read_run
 from skincnn.evaluation.intervals import lesion_weights
 from skincnn.evaluation.mistakes import draw_mistakes
 from skincnn.evaluation.predict import predict_logits_and_features
-from skincnn.evaluation.predictions import DISTANCE, predictions_table
-from skincnn.evaluation.report import draw_figures, write_report
+from skincnn.evaluation.predictions import DISTANCE, mean_predictions, predictions_table
+from skincnn.evaluation.report import draw_figures, figure_title, write_report
 from skincnn.evaluation.robustness import score_corruptions
 from skincnn.evaluation.runs import load_model, read_splits, stored_in
 from skincnn.evaluation.unknown import (
@@ -41,6 +41,8 @@ from skincnn.evaluation.verdict import SUMMARY_POINT
 from skincnn.evaluation.views import VIEWS, View, predict_views
 from skincnn.files import sha256, write_text
 from skincnn.lookup import look_up
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,10 @@ class Subject:
     def batches(self, split: str) -> tf.data.Dataset:
         """Returns the inputs of a split, in order."""
         return pipeline.evaluation_batches(self.images[split], self.patients[split])
+
+    def predictions(self, split: str, logits: npt.NDArray[np.float32]) -> pd.DataFrame:
+        """Returns the predictions table of a split."""
+        return predictions_table(self.tables[split], logits, self.class_names)
 
 
 def evaluate(
@@ -212,7 +218,9 @@ def score_variant(
         "thresholds": assessed["thresholds"],
         **assessed["splits"][split],
         "differences": score_differences(
-            tables[split], plain[split], class_names, weights, config.evaluate.confidence
+            metric_values(tables[split], class_names, weights),
+            metric_values(plain[split], class_names, weights),
+            config.evaluate.confidence,
         ),
     }
 
@@ -229,23 +237,36 @@ def write_predictions(
     return written
 
 
+def _ask(
+    subject: Subject, timed: str, ask: Callable[[tf.data.Dataset], Answer]
+) -> tuple[dict[str, Answer], float]:
+    """Returns what is answered of each split, and the seconds for a picture of one."""
+    answers, seconds = {}, 0.0
+    for split, table in subject.tables.items():  # the first, val, compiles
+        batches = subject.batches(split)
+        started = time.perf_counter()
+        answers[split] = ask(batches)
+        if split == timed:
+            seconds = (time.perf_counter() - started) / len(table)
+    return answers, seconds
+
+
 def _predict(
     subject: Subject, timed: str
 ) -> tuple[dict[str, pd.DataFrame], Familiar, float]:
     """Returns predictions of each split, what is familiar, and seconds for a picture."""
-    found, features, seconds = {}, {}, 0.0
-    for split, table in subject.tables.items():  # the first, val, compiles
-        batches = subject.batches(split)
-        started = time.perf_counter()
-        logits, features[split] = predict_logits_and_features(subject.model, batches)
-        if split == timed:
-            seconds = (time.perf_counter() - started) / len(table)
-        found[split] = predictions_table(table, logits, subject.class_names)
-    familiar = Familiar.fit(features["val"])
-    for split, table in found.items():
-        table[DISTANCE] = familiar.distances(features[split])
+    answers, seconds = _ask(
+        subject, timed, lambda batches: predict_logits_and_features(subject.model, batches)
+    )
+    familiar = Familiar.fit(answers["val"][1])
+    found = {
+        split: subject.predictions(split, logits).assign(
+            **{DISTANCE: familiar.distances(features)}
+        )
+        for split, (logits, features) in answers.items()
+    }
     lesions = found["val"]["lesion_id"].tolist()
-    found["val"][DISTANCE] = distances_within(features["val"], lesions)
+    found["val"][DISTANCE] = distances_within(answers["val"][1], lesions)
     return found, familiar, seconds
 
 
@@ -253,13 +274,13 @@ def _predict_views(
     subject: Subject, timed: str, views: Sequence[View]
 ) -> tuple[dict[str, pd.DataFrame], float]:
     """Returns the mean predictions of each split, and the seconds for a picture."""
-    found, seconds = {}, 0.0
-    for split, table in subject.tables.items():
-        started = time.perf_counter()
-        logits = predict_views(subject.model, subject.batches(split), views)
-        if split == timed:
-            seconds = (time.perf_counter() - started) / len(table)
-        found[split] = predictions_table(table, logits, subject.class_names)
+    answers, seconds = _ask(
+        subject, timed, lambda batches: predict_views(subject.model, batches, views)
+    )
+    found = {
+        split: mean_predictions([subject.predictions(split, one) for one in logits])
+        for split, logits in answers.items()
+    }
     return found, seconds
 
 
@@ -301,7 +322,6 @@ def _draw_mistakes(
     """Returns the figure mistakes_<split> of each split but val that has any."""
     figures = {}
     for split in predictions.keys() - {"val"}:
-        pictures = "MADE-UP pictures" if report["made_up"] else report["dataset"]
         figure = draw_mistakes(
             subject.model,
             subject.images[split],
@@ -309,7 +329,7 @@ def _draw_mistakes(
             predictions[split],
             subject.class_names,
             report["temperature"],
-            f"{pictures}, {split}: {report['splits'][split]['fold']}",
+            figure_title(report, split),
         )
         if figure is not None:
             figures[f"mistakes_{split}"] = figure

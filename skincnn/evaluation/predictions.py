@@ -45,6 +45,26 @@ def predictions_table(
     return table.drop(columns="sha256").assign(label=names, **columns)
 
 
+def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Returns the first of several tables with the mean answers of all, row by row.
+
+    Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation using
+    Deep Ensembles (2017), arXiv:1612.01474, take the mean of the probabilities; that of
+    the distances tells how unknown a picture is to all.
+
+    Args:
+        tables: Of the same pictures in the same order.
+    """
+    names = class_names_of(tables[0])
+    answers = (ENERGY, DISTANCE, *(f"{PROBABILITY_PREFIX}{name}" for name in names))
+    means = {
+        column: np.mean([table[column] for table in tables], axis=0)
+        for column in answers
+        if column in tables[0]
+    }
+    return tables[0].assign(**means)
+
+
 def read_predictions(path: Path) -> pd.DataFrame:
     """Returns a table that was written as CSV; labels and ids are text, even "0".
 

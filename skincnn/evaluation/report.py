@@ -34,15 +34,14 @@ def draw_figures(
         history: The rows of history.csv, for the learning curves.
     """
     names = report["class_names"]
-    pictures = "MADE-UP pictures" if report["made_up"] else report["dataset"]
     figures = {}
     if history is not None:
         figures["learning_curves"] = plots.plot_learning_curves(
-            history, report["best_epoch"], pictures
+            history, report["best_epoch"], figure_title(report)
         )
     for split, table in predictions.items():
         content = report["splits"][split]
-        title = f"{pictures}, {split}: {content['fold']}"
+        title = figure_title(report, split)
         drawn = {
             "confusion_matrix": plots.plot_confusion_matrix(
                 np.array(content["confusion_matrix"]), names, title
@@ -54,9 +53,15 @@ def draw_figures(
     spoilt = report.get("corruptions")
     if spoilt:
         split = spoilt["split"]
-        title = f"{pictures}, {split}, spoilt: {report['splits'][split]['fold']}"
+        title = f"Spoilt pictures. {figure_title(report, split)}"
         figures[f"corruptions_{split}"] = plots.plot_corruptions(spoilt, title)
     return figures
+
+
+def figure_title(report: dict[str, Any], split: str = "") -> str:
+    """Returns which pictures a figure is about: all, or those of a split."""
+    pictures = "MADE-UP pictures" if report["made_up"] else report["dataset"]
+    return f"{pictures}, {split}: {report['splits'][split]['fold']}" if split else pictures
 
 
 def _draw_curves(
@@ -133,8 +138,7 @@ def summary(report: dict[str, Any]) -> str:
         gained = variant["differences"]["balanced_accuracy"]
         lines.append(
             f"{variant['num_views']} views, {variant['name']} ({variant['split']}): "
-            f"balanced accuracy {score}, {gained['value']:+.3f} "
-            f"[{gained['low']:+.3f}, {gained['high']:+.3f}] over one view, "
+            f"balanced accuracy {score}, {interval(gained, '+.3f')} over one view, "
             f"{variant['cost']:.1f} times its time"
         )
     if report.get("corruptions"):

@@ -91,8 +91,8 @@ class Familiar:
     One for all classes, which tells strange pictures as well as one for each: Kamoi and
     Kobayashi, Why is the Mahalanobis Distance Effective for Anomaly Detection? (2020),
     arXiv:2003.00402, after Lee et al. (2018), arXiv:1807.03888. The energy of the logits
-    (Liu et al., 2020) told photographs, noise and stripes from dermatoscopy no better
-    than chance with fine-tuned networks (CHANGELOG).
+    (Liu et al., 2020) refused no photograph, noise or stripes on a fine-tuned network
+    (CHANGELOG, Results).
 
     Attributes:
         mean: [num_features].

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-import scipy.special
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -20,7 +19,6 @@ from skincnn.model.augment import Augmentation
 
 View = Callable[[Images], Images]
 """From square pictures [batch, size, size, 3] to as many of the same size."""
-Logits = npt.NDArray[np.float32]
 
 
 def orientations(config: Config, count: int) -> list[View]:
@@ -57,8 +55,8 @@ VIEWS: dict[str, Callable[[Config, int], list[View]]] = {
 
 def predict_views(
     classifier: keras.Model, batches: tf.data.Dataset, views: Sequence[View]
-) -> Logits:
-    """Returns the `mean_logits` of all views, [num_images, num_classes].
+) -> list[npt.NDArray[np.float32]]:
+    """Returns the logits of each view, [num_images, num_classes].
 
     Args:
         classifier: A model from what is in the batches to logits.
@@ -66,23 +64,7 @@ def predict_views(
         views: What is done to the pictures, in turn.
     """
     bar = tqdm(views, desc="Views", unit="view")
-    return mean_logits([predict_logits(classifier, _seen(batches, view)) for view in bar])
-
-
-def mean_logits(parts: Sequence[npt.NDArray[Any]]) -> Logits:
-    """Returns logits whose softmax is the mean of the parts' probabilities.
-
-    Their energy (`predictions.ENERGY`) is the mean of the parts' energies. The mean of
-    probabilities is how Lakshminarayanan et al., Simple and Scalable Predictive
-    Uncertainty Estimation using Deep Ensembles (2017), combine models.
-
-    Args:
-        parts: Logits, each [num_images, num_classes].
-    """
-    logits = np.stack([np.asarray(part, np.float64) for part in parts])
-    sums = scipy.special.logsumexp(logits, axis=2, keepdims=True)
-    mean = scipy.special.logsumexp(logits - sums, axis=0) - np.log(len(logits))
-    return np.asarray(mean + sums.mean(axis=0), np.float32)
+    return [predict_logits(classifier, _seen(batches, view)) for view in bar]
 
 
 def _orientation(number: int) -> View:

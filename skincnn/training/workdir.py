@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,16 @@ def check_workdir(
         )
 
 
-def clear(workdir: Path) -> None:
-    """Removes the run that is in the folder, and no file of others."""
+def clear(workdir: Path, products: Sequence[str] = PRODUCTS) -> None:
+    """Removes the run that is in the folder, and no file of others.
+
+    Args:
+        workdir: The folder.
+        products: What may be in it; the first one goes last: by it a folder that was
+            cleared half way is still known.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
-    # config.json goes last: a folder that is cleared half way is still known as a run's.
-    for name in reversed(PRODUCTS):
+    for name in reversed(products):
         path = workdir / name
         if path.is_dir():
             shutil.rmtree(path)
