@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -114,13 +114,18 @@ def run(
 
 
 @pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Runs op by op what TensorFlow would compile: one step is not worth it."""
     import tensorflow as tf
+
+    from skincnn.model.augment import compiled
 
     monkeypatch.setattr(
         tf, "function", lambda function=None, **_: function or (lambda f: f)
     )
+    compiled.cache_clear()
+    yield
+    compiled.cache_clear()
 
 
 @pytest.fixture

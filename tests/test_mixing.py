@@ -6,6 +6,7 @@ from scipy import stats
 
 from skincnn.config import AugmentConfig
 from skincnn.model.augment import Augmentation
+from skincnn.model.draws import uniform_of
 from skincnn.model.mixing import MIXES, Mixing, larger_share
 
 NAMES = [name for name in MIXES if name != "none"]
@@ -83,7 +84,7 @@ def test_each_step_mixes_anew_and_a_seed_repeats_it(name: str) -> None:
 def test_mixing_and_augmentation_draw_different_numbers_from_one_seed() -> None:
     images, config = np.zeros((8, 4, 4, 3), np.float32), AugmentConfig(mix="mixup")
     first, second = (
-        np.asarray(kind(config, 5).uniform_of(images)(0.0, 1.0))
+        np.asarray(uniform_of(images, kind(config, 5).seed_generator)(0.0, 1.0))
         for kind in (Mixing, Augmentation)
     )
     assert np.abs(first - second).max() > 0.1

@@ -26,7 +26,6 @@ from conftest import ROOT, run_here, run_script
 from test_tensorboard import read_images
 
 from skincnn.config import (
-    AugmentConfig,
     Config,
     DataConfig,
     ModelConfig,
@@ -546,12 +545,7 @@ def test_twenty_trials_take_no_more_memory_than_two(
         end(tuner, trial)
 
     monkeypatch.setattr(search.Tuner, "on_trial_end", on_trial_end)
-    short = dataclasses.replace(
-        TINY,
-        train=dataclasses.replace(TINY.train, epochs=1),
-        # What XLA compiled for it TensorFlow keeps for ever: 20 MB a trial.
-        augment=AugmentConfig(magnitude=0),
-    )
+    short = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, epochs=1))
     limits = SearchConfig(tuner="random", max_trials=20)
     run_search(short, ["learning", "imbalance"], limits, tmp_path, data_dir)
     print([round(size / 2**20) for size in used])

@@ -9,6 +9,7 @@ at one pixel at a time cost one pass over the pictures together.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from keras import ops
 from skincnn.config import AugmentConfig
 from skincnn.lookup import look_up
 from skincnn.model.artefacts import erase, hair, ruler
-from skincnn.model.draws import Tensor, Uniform
+from skincnn.model.draws import Tensor, Uniform, uniform_of
 from skincnn.model.geometry import GEOMETRIC, transform
 from skincnn.model.photometry import blur, colour, hue, light, sharpen
 
@@ -60,16 +61,6 @@ class RandomLayer(keras.layers.Layer):
             True  # it has no weights; Keras warns of a model that has not called it
         )
 
-    def uniform_of(self, images: Tensor) -> Uniform:
-        """Returns the function that draws for a batch of pictures."""
-        batch = ops.shape(images)[0]
-
-        def uniform(low: float, high: float, count: int | None = None) -> Tensor:
-            shape = (batch,) if count is None else (batch, count)
-            return keras.random.uniform(shape, low, high, seed=self.seed_generator)
-
-        return uniform
-
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
@@ -97,46 +88,72 @@ class Augmentation(RandomLayer):
         super().__init__(config, seed, **kwargs)
         for part in self.config.parts:
             look_up(AUGMENTATIONS, part, "`augment.parts`")
-        self._vary_compiled = compiled(self.vary)
+        self._compiled = compiled(self.config)
 
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
         """Returns varied pictures in training, else the pictures as float32."""
         if not training or not self.config.parts or self.config.magnitude == 0:
             return ops.cast(images, "float32")
-        return self._vary_compiled(images)
+        if self._compiled is None:
+            return self.vary(images)
+        state = self.seed_generator.state
+        varied, drawn = self._compiled(images, ops.copy(state.value))
+        state.assign(drawn)
+        return varied
 
     def vary(self, images: Tensor) -> Tensor:
         """Returns varied pictures without compiling anything: for a few, once."""
-        uniform = self.uniform_of(images)
-        matrices = [
-            GEOMETRIC[part](uniform, self.config)
-            for part in self.config.parts
-            if part in GEOMETRIC
-        ]
-        if matrices:
-            product = matrices[0]
-            for matrix in matrices[1:]:
-                product = ops.matmul(product, matrix)
-            images = transform(images, product)
-        images = ops.cast(images, "float32")
-        for part in self.config.parts:
-            if part in PHOTOMETRIC:
-                images = PHOTOMETRIC[part](images, uniform, self.config)
-        return images
+        return vary(images, self.config, self.seed_generator)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the input's shape."""
         return input_shape
 
 
-def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Returns `function` compiled by XLA by itself where TensorFlow would not do so.
+def vary(
+    images: Tensor, config: AugmentConfig, generator: keras.random.SeedGenerator
+) -> Tensor:
+    """Returns varied pictures, float32 [batch, height, width, 3] in 0..255."""
+    uniform = uniform_of(images, generator)
+    matrices = [
+        GEOMETRIC[part](uniform, config) for part in config.parts if part in GEOMETRIC
+    ]
+    if matrices:
+        product = matrices[0]
+        for matrix in matrices[1:]:
+            product = ops.matmul(product, matrix)
+        images = transform(images, product)
+    images = ops.cast(images, "float32")
+    for part in config.parts:
+        if part in PHOTOMETRIC:
+            images = PHOTOMETRIC[part](images, uniform, config)
+    return images
+
+
+@functools.cache
+def compiled(
+    config: AugmentConfig,
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """Returns `vary` compiled by XLA by itself, where TensorFlow would not do so.
 
     On a CPU Keras leaves XLA off for a whole model, rightly for convolutions; these
-    elementwise operations and gathers take a quarter of the time when fused.
+    elementwise operations and gathers take a quarter of the time when fused. TensorFlow
+    keeps for ever what XLA compiled, 20 MB of it: all layers of a process that do the
+    same share it, so that a search of many trainings does not grow.
+
+    Returns:
+        From pictures and the state of a `keras.random.SeedGenerator` to varied pictures
+        and the next state; None on other backends.
     """
     if keras.backend.backend() != "tensorflow":
-        return function
+        return None
     import tensorflow as tf
 
-    return tf.function(function, jit_compile=True, autograph=False)
+    generator = keras.random.SeedGenerator(0)  # whose state is given each time
+
+    def step(images: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        with keras.StatelessScope([(generator.state, state)]) as scope:
+            varied = vary(images, config, generator)
+        return varied, scope.get_current_value(generator.state)
+
+    return tf.function(step, jit_compile=True, autograph=False)

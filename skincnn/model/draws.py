@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import keras
 from keras import ops
 
 Tensor = Any
@@ -15,6 +16,17 @@ class Uniform(Protocol):
     def __call__(self, low: float, high: float, count: int | None = None) -> Tensor:
         """Returns float32 [batch], or [batch, count], from [low, high)."""
         ...
+
+
+def uniform_of(images: Tensor, generator: keras.random.SeedGenerator) -> Uniform:
+    """Returns the function that draws for a batch of pictures, [batch, ...]."""
+    batch = ops.shape(images)[0]
+
+    def uniform(low: float, high: float, count: int | None = None) -> Tensor:
+        shape = (batch,) if count is None else (batch, count)
+        return keras.random.uniform(shape, low, high, seed=generator)
+
+    return uniform
 
 
 def per_picture(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from keras import ops
 from skincnn.config import AugmentConfig
 from skincnn.lookup import look_up
 from skincnn.model.augment import RandomLayer
-from skincnn.model.draws import Tensor, Uniform, per_picture, rectangle
+from skincnn.model.draws import Tensor, Uniform, per_picture, rectangle, uniform_of
 
 
 def mixup(
@@ -84,7 +84,7 @@ class Mixing(RandomLayer):
         if not training or self._mix is None or alpha == 0:
             batch = ops.shape(images)[0]
             return images, ops.arange(batch, dtype="int32"), ops.ones((batch,), "float32")
-        uniform = self.uniform_of(images)
+        uniform = uniform_of(images, self.seed_generator)
         partner = ops.cast(ops.argsort(uniform(0.0, 1.0)), "int32")
         share = larger_share(uniform, alpha)
         partners = ops.take(images, partner, axis=0)
