@@ -90,6 +90,14 @@ def test_what_cannot_be_known_is_none() -> None:
     assert (gap.value, gap.low, gap.high) == (None, None, None)
 
 
+@pytest.mark.parametrize(("known", "has_interval"), [(50, True), (49, False)])
+def test_half_of_the_resamples_make_an_interval(known: int, has_interval: bool) -> None:
+    values = np.array([0.5, *np.linspace(0, 1, known), *[np.nan] * (100 - known)])
+    [found] = estimate(values)
+    assert found.value == 0.5
+    assert (found.low is not None) is (found.high is not None) is has_interval
+
+
 def test_a_paired_difference_is_narrower_than_that_of_strangers() -> None:
     rng = np.random.default_rng(0)
     y_true = rng.integers(0, 2, 400)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -278,6 +279,24 @@ def test_a_full_disk_spares_the_best_weights_before(
     with pytest.raises(ConfigError, match="No space left"):
         validation.on_epoch_end(1, {"loss": 1.0})
     assert [path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()] == [content]
+
+
+@pytest.mark.parametrize("full", ["config.json", "model.keras", "metadata.json"])
+def test_a_full_disk_is_told_whatever_is_written(
+    full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path) -> None:
+        if path.name == full:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run, "write_json", lambda path, _: write(path))
+    monkeypatch.setattr(run, "_save_plain", lambda config, model, path: write(path))
+    monkeypatch.setattr(run, "_describe", lambda *_: {})
+    training: Any = SimpleNamespace(
+        config=CONFIG, classifier=None, workdir=tmp_path, fit=lambda: None
+    )
+    with pytest.raises(ConfigError, match="No space left on device.*make room"):
+        run._run(training, {}, resume=False)
 
 
 def test_patience_counts_epochs_of_the_last_stage() -> None:

@@ -23,7 +23,7 @@ class Estimate:
 
     Attributes:
         value: The score on all pictures; None where it needs a class that is not there.
-        low: The lower end; None where no resample has a value.
+        low: The lower end; None where fewer than half of the resamples have a value.
         high: The upper end.
     """
 
@@ -89,7 +89,7 @@ def estimate(values: Scores, confidence: float = 0.95) -> list[Estimate]:
     for value, *resampled in values.reshape(len(values), -1).T:
         known = np.array(resampled)[~np.isnan(resampled)]
         ends: tuple[float, ...] = (math.nan, math.nan)
-        if not np.isnan(value) and len(known):
+        if not np.isnan(value) and 0 < len(resampled) <= 2 * len(known):
             ends = tuple(np.quantile(known, (tail, 1 - tail)))
         found.append(Estimate(*map(_number, (value, *ends))))
     return found

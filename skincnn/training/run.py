@@ -236,30 +236,32 @@ def require_a_batch(table: pd.DataFrame, config: DataConfig) -> None:
 def _run(training: Training, facts: dict[str, Any], *, resume: bool) -> None:
     """Trains, and writes what `train` promises."""
     config, classifier, workdir = training.config, training.classifier, training.workdir
-    names = facts["class_names"]
     if not resume:
         clear(workdir)
-        write_json(workdir / "config.json", config.to_dict())
+        with disk(workdir):
+            write_json(workdir / "config.json", config.to_dict())
     training.fit()
-    progress = training.progress
-    with disk(workdir / "model.keras"):
+    with disk(workdir):
         _save_plain(config, classifier, workdir / "model.keras")
-    write_json(
-        workdir / "metadata.json",
-        {
-            "skincnn": __version__,
-            "versions": versions(),
-            "device": training.devices.describe(training.model),
-            **facts,
-            "data_fingerprint": training.made_by["data"],
-            "class_counts": dict(zip(names, training.counts.tolist(), strict=True)),
-            "best_epoch": progress.best_epoch,
-            "num_parameters": int(classifier.count_params()),
-            "seconds": round(sum(row["seconds"] for row in progress.history), 1),
-            "sha256": {"model.keras": sha256(workdir / "model.keras")},
-        },
-    )
+        write_json(workdir / "metadata.json", _describe(training, facts))
     remove_states(training.checkpoints)
+
+
+def _describe(training: Training, facts: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content of metadata.json."""
+    names, progress = facts["class_names"], training.progress
+    return {
+        "skincnn": __version__,
+        "versions": versions(),
+        "device": training.devices.describe(training.model),
+        **facts,
+        "data_fingerprint": training.made_by["data"],
+        "class_counts": dict(zip(names, training.counts.tolist(), strict=True)),
+        "best_epoch": progress.best_epoch,
+        "num_parameters": int(training.classifier.count_params()),
+        "seconds": round(sum(row["seconds"] for row in progress.history), 1),
+        "sha256": {"model.keras": sha256(training.workdir / "model.keras")},
+    }
 
 
 class Training:
