@@ -89,7 +89,7 @@ def command() -> None:
     cli.load_tensorflow()
     from skincnn.evaluation.evaluate import evaluate
     from skincnn.evaluation.report import summary
-    from skincnn.serving.export import export_saved_model, find_saved_model
+    from skincnn.serving.export import Served, export_saved_model, find_saved_model
     from skincnn.training.devices import join_processes, leave_processes, run_folder
     from skincnn.training.run import train
 
@@ -111,7 +111,7 @@ def command() -> None:
         report = evaluate(workdir, arguments.data_dir, arguments.cache)
         # A run that was done has been exported, unless it was stopped just before.
         saved_model = find_saved_model(workdir) or export_saved_model(
-            workdir, arguments.data_dir
+            Served(workdir=workdir), arguments.data_dir
         )
     print(f"\n{summary(report)}\n")
     print(f"report  {workdir / 'report.html'}")

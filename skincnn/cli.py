@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -119,6 +120,12 @@ def load_tensorflow() -> None:
             # It reads pictures then, and must not take the memory of the GPUs.
             tf.config.set_visible_devices([], "GPU")
         tf.config.list_logical_devices()
+    tf.get_logger().addFilter(_is_for_users)
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    """Returns False for the advice to who wrote a graph that shapes and models differ."""
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 @contextlib.contextmanager

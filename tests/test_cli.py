@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from skincnn import cli
+
 START = "from skincnn import cli, errors\nimport time\n"
 
 
@@ -58,3 +60,15 @@ def test_noise_is_dropped_and_real_warnings_are_not() -> None:
         "W0000 something is wrong with your disk",
         "python warning",
     ]
+
+
+def test_warnings_of_retracing_are_kept_from_the_user_and_no_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import tensorflow as tf
+
+    cli.load_tensorflow()
+    logger = tf.get_logger()
+    logger.warning("5 out of the last 5 calls triggered tf.function retracing.")
+    logger.warning("something else")
+    assert [record.message for record in caplog.records] == ["something else"]

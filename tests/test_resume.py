@@ -295,7 +295,7 @@ def test_a_full_disk_is_told_whatever_is_written(
     training: Any = SimpleNamespace(
         config=CONFIG, classifier=None, workdir=tmp_path, fit=lambda: None
     )
-    with pytest.raises(ConfigError, match="No space left on device.*make room"):
+    with pytest.raises(ConfigError, match=r"No space left on device.*make room"):
         run._run(training, {}, resume=False)
 
 

@@ -20,6 +20,7 @@ from test_tensorboard import read_images
 from skincnn.classes import HAM10000
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
+from skincnn.evaluation.calibration import apply_temperature
 from skincnn.evaluation.predictions import read_predictions
 from skincnn.patient import METADATA_COLUMNS, METADATA_FIELDS
 from skincnn.training.tensorboard import draw_confusion_matrix
@@ -224,13 +225,22 @@ def check_export(
     patients = {name: table[name].tolist() for name in columns}
     answer = serve_outside_the_project(saved_model, pictures, folder, patients)
     expected = table[PROBABILITIES].to_numpy()
-    assert np.abs(answer["probabilities"] - expected).max() < 1e-3
+    found = answer["uncalibrated_probabilities"]
+    assert np.abs(found - expected).max() < 1e-3
+    report = json.loads((workdir / "report.json").read_text())
+    calibrated = apply_temperature(expected, report["temperature"])
+    assert np.abs(answer["probabilities"] - calibrated).max() < 1e-3
+    np.testing.assert_allclose(answer["distance"], table["distance"], rtol=1e-3)
+    unknown = table["distance"] > report["unknown"]["threshold"]
+    threshold = report["thresholds"]["malignant"]["90 % sensitivity"]
     assert (answer["class_names"] == np.array(NAMES)).all()
     assert answer["class_name"].tolist() == [NAMES[i] for i in expected.argmax(axis=1)]
     malignant = np.array([lesion.malignant for lesion in HAM10000])
-    np.testing.assert_allclose(
-        answer["malignant_probability"], expected[:, malignant].sum(axis=1), atol=1e-3
-    )
+    malignant = calibrated[:, malignant].sum(axis=1)
+    np.testing.assert_allclose(answer["malignant_probability"], malignant, atol=1e-3)
+    assert (answer["unknown"] == unknown).all()
+    assert (answer["refer"] == unknown | (malignant >= threshold)).all()
+    assert (answer["status"] == "ok").all()
 
 
 def test_the_export_serves_what_was_evaluated(

@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-import tensorflow as tf
 from conftest import ROOT, run_here, run_script
 from test_tensorboard import read_images
 
@@ -517,20 +516,6 @@ def test_a_search_that_is_killed_ends_with_the_leader_board_of_one_that_was_not(
     report = json.loads((tmp_path / "run/report.json").read_text())
     score = report["splits"]["val"]["metrics"]["balanced_accuracy"]["value"]
     assert score == pytest.approx(board(killed)["score"][0], abs=1e-6)
-
-
-def test_warnings_of_retracing_are_kept_from_the_user_and_no_others(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    logger = tf.get_logger()
-    with search.without_retracing_warnings():
-        logger.warning("5 out of the last 5 calls triggered tf.function retracing.")
-        logger.warning("something else")
-    logger.warning("triggered tf.function retracing.")
-    assert [record.message for record in caplog.records] == [
-        "something else",
-        "triggered tf.function retracing.",
-    ]
 
 
 @pytest.mark.slow

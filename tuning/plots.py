@@ -92,12 +92,12 @@ def place(values: pd.Series[Any]) -> tuple[Places, Ticks]:
         if scale[0] > 0 and np.median(found) < CROWDED * scale[1]:
             scale, found = np.log(scale), np.log(found)
         heights[values.notna()] = (found - scale[0]) / (scale[1] - scale[0])
-        ends = [(0.0, f"{distinct[0]:.3g}"), (1.0, f"{distinct[-1]:.3g}")]
+        ends = [(0.0, f"{distinct[0]:.4g}"), (1.0, f"{distinct[-1]:.3g}")]
         return heights, [*absent, *ends]
     steps = np.linspace(0, 1, len(distinct)) if len(distinct) > 1 else [0.5]
     where = dict(zip(distinct, map(float, steps), strict=True))
     heights[values.notna()] = [where[value] for value in present]
-    texts = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in distinct]
+    texts = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in distinct]
     return heights, [*absent, *zip(where.values(), texts, strict=True)]
 
 

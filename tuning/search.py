@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras_tuner as kt
 import pandas as pd
-import tensorflow as tf
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 from sklearn.exceptions import ConvergenceWarning
@@ -200,7 +198,7 @@ def _ask(
     """Does what the role of this process is, until the search is over."""
     tuner = Tuner(oracle, model, search, workdir, role)
     try:
-        with warnings.catch_warnings(), without_retracing_warnings():
+        with warnings.catch_warnings():
             # Of a Gaussian process on few trials, which asks nothing of the user.
             warnings.simplefilter("ignore", ConvergenceWarning)
             if role == "chief":
@@ -211,21 +209,6 @@ def _ask(
             tuner.search()
     except kt.errors.FatalError as error:
         raise error.__cause__ or error from None
-
-
-@contextlib.contextmanager
-def without_retracing_warnings() -> Iterator[None]:
-    """Keeps TensorFlow from warning that there is a new graph: each trial has its own."""
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return "triggered tf.function retracing" not in record.getMessage()
-
-    logger = tf.get_logger()
-    logger.addFilter(is_other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_other)
 
 
 class Tuner(BaseTuner):
@@ -379,4 +362,4 @@ def _most(search: SearchConfig) -> int | None:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

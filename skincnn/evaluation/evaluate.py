@@ -30,6 +30,7 @@ from skincnn.evaluation.report import draw_figures, figure_title, write_report
 from skincnn.evaluation.robustness import score_corruptions
 from skincnn.evaluation.runs import load_model, read_splits, stored_in
 from skincnn.evaluation.unknown import (
+    FAMILIAR,
     UNKNOWN_TABLE,
     Familiar,
     distances_within,
@@ -99,7 +100,7 @@ def evaluate(
     """Predicts validation, test and other splits, and writes tables, figures and report.
 
     Needs nothing of a run but its folder, and the dataset. Writes predictions/*.csv,
-    figures/*.png, report.json, report.html and README.md, the model card.
+    familiar.npz, figures/*.png, report.json, report.html and README.md, the model card.
 
     Args:
         workdir: The folder of a finished training.
@@ -145,6 +146,7 @@ def evaluate(
     )
     headline = splits[0] if splits else "test"
     predictions, familiar, seconds = _predict(subject, headline)
+    familiar.write(workdir / FAMILIAR)
     unknown = predict_unknown(model, familiar, *strange, subject.class_names)
     write_text(workdir / "predictions" / UNKNOWN_TABLE, unknown.to_csv(index=False))
     written = write_predictions(workdir, predictions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +29,15 @@ from skincnn.evaluation.intervals import estimate, lesion_weights
 from skincnn.evaluation.metrics import Floats
 from skincnn.evaluation.predict import predict_logits_and_features
 from skincnn.evaluation.predictions import DISTANCE, predictions_table
+from skincnn.files import replacing
 from skincnn.patient import UNKNOWN
 
 ACCEPTED = 0.95
 """Share of the validation pictures that the threshold accepts."""
 SET = "set"
 UNKNOWN_TABLE = "unknown.csv"
+FAMILIAR = "familiar.npz"
+"""The file of a run's folder that holds its `Familiar`."""
 NUM_PARTS = 5
 """In which validation is cut, to fix the threshold; see `distances_within`."""
 NUM_PICTURES = 48
@@ -117,6 +121,27 @@ class Familiar:
         away = np.asarray(features, np.float64) - self.mean
         found = np.einsum("ij,jk,ik->i", away, self.precision, away)
         return np.asarray(found / len(self.mean))
+
+    def write(self, path: Path) -> None:
+        """Writes it to a file, whole or not at all."""
+        with replacing(path) as temporary:
+            np.savez(temporary, mean=self.mean, precision=self.precision)
+
+    @classmethod
+    def read(cls, path: Path) -> Familiar:
+        """Reads what `write` wrote.
+
+        Raises:
+            ConfigError: There is no such file, or it is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(arrays["mean"], arrays["precision"])
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ConfigError(
+                f"{path} cannot be read: {error}. Make it with scripts/evaluate.py "
+                f"{path.parent}."
+            ) from error
 
 
 def distances_within(features: Floats, lesion_ids: Sequence[str]) -> Floats:

@@ -1,8 +1,13 @@
-"""The SavedModel: picture files in, named probabilities out."""
+"""A run made ready for others: its model in a form that answers without this package.
+
+Each form is written under another name and compared with the run's table of predictions;
+only then does it get its name.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -13,79 +18,177 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
-from skincnn import classes
-from skincnn.config import Config
 from skincnn.data import datasets, pipeline
-from skincnn.data.preprocess import preprocess, preprocessing_fields, read_image
-from skincnn.errors import DataError
-from skincnn.evaluation.folder import read_run
-from skincnn.evaluation.predictions import arrays, read_predictions
-from skincnn.evaluation.runs import load_model
-from skincnn.files import write_json
+from skincnn.data.preprocess import preprocessing_fields
+from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.folder import read_report, read_run
+from skincnn.evaluation.predictions import DISTANCE, arrays, read_predictions
+from skincnn.files import sha256, write_json
 from skincnn.patient import METADATA_FIELDS, REGION_OF, SEXES, UNKNOWN
+from skincnn.serving.answers import DEFAULT_POINT, Rules
+from skincnn.serving.network import Network, read_network
 from skincnn.serving.patients import SIGNATURE as PATIENT_INPUTS
-from skincnn.serving.patients import encode
+from skincnn.serving.saved_model import BYTES_SIGNATURE, write_saved_model
+from skincnn.serving.turns import TURNS
+from skincnn.serving.warmup import write_warmup
 
-NUM_CHECKED = 20
+NUM_CHECKED = 32
 TOLERANCE = 1e-3
+"""In probability: a GPU's arithmetic of training is another than a CPU's that serves."""
 MODEL_NAME = "skincnn"
 
 
-def export_saved_model(workdir: Path, data_dir: Path | None = None) -> Path:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Served:
+    """What is served, and with which table it is compared.
+
+    Attributes:
+        workdir: The folder of the run, or of the ensemble, with its report and tables.
+        runs: The folders of the networks: `workdir` alone, or the runs of the ensemble.
+        tta: A kind of `TURNS` with which it was evaluated, or "".
+        refer_at: The operating point of malignant lesions by which pictures are referred.
+    """
+
+    workdir: Path
+    runs: tuple[Path, ...] = ()
+    tta: str = ""
+    refer_at: str = DEFAULT_POINT
+
+    @property
+    def table(self) -> Path:
+        """The table of predictions that the export must give again."""
+        suffix = f"_{self.tta}" if self.tta else ""
+        return self.workdir / "predictions" / f"test{suffix}.csv"
+
+    @property
+    def folder(self) -> Path:
+        """Where its versions lie."""
+        suffix = f"_{self.tta}" if self.tta else ""
+        return self.workdir / "export" / f"{MODEL_NAME}{suffix}"
+
+
+def export_saved_model(served: Served, data_dir: Path | None = None) -> Path:
     """Writes export/skincnn/<next version> and returns it.
 
-    The folder is written under another name, loaded again, and compared with
-    predictions/test.csv on pictures of the test fold; only then does it get its version.
+    The folder is written under another name, loaded again, and compared with the table of
+    predictions on pictures of the test fold; only then does it get its version.
     Where Keras has another backend, a process with TensorFlow does it.
 
     Args:
-        workdir: The folder of an evaluated run.
+        served: What is served.
         data_dir: Where TFDS keeps built datasets.
 
     Raises:
-        ConfigError: The folder holds no finished run.
-        DataError: The exported model does not give the probabilities that were
-            evaluated.
+        ConfigError: A folder holds no evaluated run, or not what is asked for.
+        DataError: The exported model does not give the answers that were evaluated.
     """
-    metadata, config = read_run(workdir)
+    rules = read_rules(served)
     if keras.backend.backend() != "tensorflow":
-        return _export_by_tensorflow(workdir, data_dir)
-    names = metadata["class_names"]
-    parent = workdir / "export" / MODEL_NAME
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = parent / f".tmp-{os.getpid()}"
+        return _export_by_tensorflow(served, data_dir)
+    networks = [read_network(run) for run in served.runs or (served.workdir,)]
+    turns = TURNS[served.tta]
+    served.folder.mkdir(parents=True, exist_ok=True)
+    temporary = served.folder / f".tmp-{os.getpid()}"
     try:
-        model = load_model(workdir, metadata)
-        _write(model, names, config, temporary)
-        difference = _check(temporary, workdir, config, names, data_dir)
-        extra = temporary / "assets.extra"
-        extra.mkdir()
+        write_saved_model(networks, turns, rules, temporary)
+        contents, table = read_checked(served, networks[0], data_dir)
+        differences = _compare(temporary, contents, table, rules, networks)
+        write_warmup(temporary, served.folder.name, patients=_told(networks))
         write_json(
-            extra / "metadata.json",
-            {
-                "class_names": names,
-                "made_up": metadata["made_up"],
-                "dataset": metadata["dataset"],
-                "preprocessing": {
-                    "decode": "JPEG, PNG, GIF, BMP or WebP to RGB, accurate inverse DCT",
-                    "resize": "bilinear, antialiased, uint8",
-                    "stored_longest_side": metadata["stored_longest_side"],
-                    **preprocessing_fields(config.data),
-                },
-                **_describe_inputs(config.model.metadata),
-                "sha256": metadata["sha256"],
-                "largest_difference": difference,
-                "not_a_medical_device": True,
-            },
+            temporary / "assets.extra" / "metadata.json",
+            {**describe(served, networks, rules), "largest_difference": differences},
         )
-        return _rename_to_next_version(temporary, parent)
+        return _rename_to_next_version(temporary, served.folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _export_by_tensorflow(workdir: Path, data_dir: Path | None) -> Path:
+def read_rules(served: Served) -> Rules:
+    """Returns what the report says of what is served.
+
+    Raises:
+        ConfigError: It was not evaluated so.
+    """
+    report = read_report(served.workdir)
+    if not served.tta:
+        return Rules.of(report, served.refer_at)
+    found = [one for one in report["variants"] if one["name"] == served.tta]
+    if (
+        not found
+        or served.tta not in TURNS
+        or found[0]["num_views"] != len(TURNS[served.tta])
+    ):
+        raise ConfigError(
+            f"--tta must be one of: {', '.join(filter(None, TURNS))}, with which "
+            f"{served.workdir} was evaluated, all views of it (scripts/evaluate.py --tta). "
+            f"Received: {served.tta}."
+        )
+    return Rules.of({**report, **found[0]}, served.refer_at)
+
+
+def read_checked(
+    served: Served, network: Network, data_dir: Path | None, count: int = NUM_CHECKED
+) -> tuple[list[bytes], pd.DataFrame]:
+    """Returns files of the test fold, and their rows in the table of predictions.
+
+    They lie at equal distances in the table.
+    """
+    builder = datasets.open_dataset(network.config.data.dataset, data_dir)
+    table = read_predictions(served.table)
+    places = np.linspace(0, len(table) - 1, min(count, len(table))).round().astype(int)
+    table = table.iloc[places].reset_index(drop=True)
+    return pipeline.read_files(builder, table), table
+
+
+def describe(served: Served, networks: Sequence[Network], rules: Rules) -> dict[str, Any]:
+    """Returns what stands in the metadata.json of each form."""
+    first = networks[0]
+    known = {name: getattr(rules, name) for name in ("temperature", "point", "limit")}
+    return {
+        "class_names": list(rules.class_names),
+        "made_up": first.metadata["made_up"],
+        "dataset": first.metadata["dataset"],
+        **known,
+        "threshold": None if np.isnan(rules.threshold) else rules.threshold,
+        "tta": served.tta,
+        "preprocessing": [
+            {
+                "decode": "JPEG, PNG, GIF, BMP or WebP to RGB, accurate inverse DCT",
+                "turn": "by the EXIF tag of JPEG files",
+                "resize": "bilinear, antialiased, uint8",
+                "stored_longest_side": network.metadata["stored_longest_side"],
+                **preprocessing_fields(network.config.data),
+            }
+            for network in networks
+        ],
+        **_describe_inputs(_told(networks)),
+        "sha256": [network.metadata["sha256"]["model.keras"] for network in networks],
+        "table_sha256": sha256(served.table),
+        "not_a_medical_device": True,
+    }
+
+
+def find_saved_model(workdir: Path) -> Path | None:
+    """Returns the newest version that was exported of a run's model, if there is one."""
+    metadata, _ = read_run(workdir)
+    parent = Served(workdir=workdir).folder
+    for version in sorted(_versions(parent), reverse=True):
+        path = parent / str(version)
+        found = json.loads((path / "assets.extra" / "metadata.json").read_text())
+        if found["sha256"] == [metadata["sha256"]["model.keras"]]:
+            return path
+    return None
+
+
+def _told(networks: Sequence[Network]) -> bool:
+    """Returns whether the model is told of patients."""
+    return any(network.config.model.metadata for network in networks)
+
+
+def _export_by_tensorflow(served: Served, data_dir: Path | None) -> Path:
     """Exports in a process whose Keras runs on TensorFlow, as the model's graph must."""
     # The GPU, whose memory this process may hold, is not needed.
     other = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
@@ -95,85 +198,11 @@ def _export_by_tensorflow(workdir: Path, data_dir: Path | None) -> Path:
         with concurrent.futures.ProcessPoolExecutor(
             1, multiprocessing.get_context("spawn")
         ) as executor:
-            return executor.submit(export_saved_model, workdir, data_dir).result()
+            return executor.submit(export_saved_model, served, data_dir).result()
     finally:
         for name in other:
             os.environ.pop(name)
         os.environ.update(before)
-
-
-def find_saved_model(workdir: Path) -> Path | None:
-    """Returns the newest version that was exported of a run's model, if there is one."""
-    metadata, _ = read_run(workdir)
-    parent = workdir / "export" / MODEL_NAME
-    for version in sorted(_versions(parent), reverse=True):
-        path = parent / str(version)
-        found = json.loads((path / "assets.extra" / "metadata.json").read_text())
-        if found["sha256"] == metadata["sha256"]:
-            return path
-    return None
-
-
-def _write(model: keras.Model, names: Sequence[str], config: Config, path: Path) -> None:
-    class_names = tf.constant(list(names))
-    # NaN where it is not known of a class: then no sum of probabilities tells it.
-    is_malignant = tf.constant(
-        [
-            np.nan if lesion.malignant is None else float(lesion.malignant)
-            for lesion in classes.describe(names).values()
-        ]
-    )
-
-    def answer(images: tf.Tensor, patients: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
-        inputs: Any = tf.cast(images, tf.float32)
-        if patients:
-            inputs = {"images": inputs, "metadata": encode(*patients)}
-        # The logits of `training=False`: a bare call would run dropout.
-        logits = model(inputs, training=False)
-        probabilities = tf.nn.softmax(logits)
-        count = tf.shape(probabilities)[0]
-        return {
-            "probabilities": probabilities,
-            "class_names": tf.tile(class_names[None], (count, 1)),
-            "class_name": tf.gather(class_names, tf.argmax(probabilities, axis=-1)),
-            "malignant_probability": tf.linalg.matvec(probabilities, is_malignant),
-        }
-
-    pictures = tf.TensorSpec((config.data.image_size,) * 2 + (3,), tf.uint8)
-
-    def from_bytes(image_bytes: tf.Tensor, *patients: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = tf.map_fn(
-            lambda content: read_image(content, config.data),
-            image_bytes,
-            fn_output_signature=pictures,
-        )
-        return answer(images, patients)
-
-    def from_images(images: tf.Tensor, *patients: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = tf.map_fn(
-            lambda image: preprocess(image, config.data),
-            images,
-            fn_output_signature=pictures,
-        )
-        return answer(images, patients)
-
-    patients = PATIENT_INPUTS if config.model.metadata else ()
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(
-        "serving_default",
-        from_bytes,
-        input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes"), *patients],
-    )
-    archive.add_endpoint(
-        "images",
-        from_images,
-        input_signature=[
-            tf.TensorSpec((None, None, None, 3), tf.uint8, name="images"),
-            *patients,
-        ],
-    )
-    archive.write_out(str(path), verbose=False)
 
 
 def _describe_inputs(metadata: bool) -> dict[str, Any]:
@@ -199,32 +228,40 @@ def _describe_inputs(metadata: bool) -> dict[str, Any]:
     }
 
 
-def _check(
-    saved_model: Path,
-    workdir: Path,
-    config: Config,
-    names: Sequence[str],
-    data_dir: Path | None,
-) -> float:
-    """Returns the largest difference in probability on pictures of the test fold."""
-    builder = datasets.open_dataset(config.data.dataset, data_dir)
-    checked = read_predictions(workdir / "predictions" / "test.csv").head(NUM_CHECKED)
-    contents = pipeline.read_files(builder, checked)
-    expected = arrays(checked, names)[1]
+def _compare(
+    path: Path,
+    contents: Sequence[bytes],
+    table: pd.DataFrame,
+    rules: Rules,
+    networks: Sequence[Network],
+) -> dict[str, float]:
+    """Returns the largest differences from a table of predictions."""
     # Held by a name: the signature alone does not keep the loaded model alive.
-    loaded = tf.saved_model.load(str(saved_model))
-    patients = PATIENT_INPUTS if config.model.metadata else ()
-    served = loaded.signatures["serving_default"](
+    loaded = tf.saved_model.load(str(path))
+    served = loaded.signatures[BYTES_SIGNATURE](
         image_bytes=tf.constant(contents),
-        **{spec.name: tf.constant(checked[spec.name], spec.dtype) for spec in patients},
+        **{
+            spec.name: tf.constant(table[spec.name], spec.dtype)
+            for spec in (PATIENT_INPUTS if _told(networks) else ())
+        },
     )
-    difference = float(np.abs(served["probabilities"].numpy() - expected).max())
-    if not difference <= TOLERANCE:
+    found = {"probability": _largest(served, table, rules)}
+    if DISTANCE in table:
+        distances = table[DISTANCE].to_numpy()
+        away = np.abs(served["distance"].numpy() - distances) / distances.clip(1)
+        found["distance"] = float(away.max())
+    if not max(found.values()) <= TOLERANCE:
         raise DataError(
-            f"The exported model differs from predictions/test.csv by {difference:.2g} "
-            f"in probability. Expected at most {TOLERANCE}. Evaluate the run again."
+            f"The exported model differs from the table of predictions by {found}. "
+            f"Expected at most {TOLERANCE}. Evaluate the run again."
         )
-    return difference
+    return found
+
+
+def _largest(served: dict[str, tf.Tensor], table: pd.DataFrame, rules: Rules) -> float:
+    expected = arrays(table, rules.class_names)[1]
+    found = served["uncalibrated_probabilities"].numpy()
+    return float(np.abs(found - expected).max())
 
 
 def _rename_to_next_version(temporary: Path, parent: Path) -> Path:

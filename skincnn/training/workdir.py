@@ -19,6 +19,7 @@ PRODUCTS = (
     "checkpoints",
     "model.keras",
     "predictions",
+    "familiar.npz",
     "report.json",
     "report.html",
     "README.md",

@@ -1,0 +1,216 @@
+"""Picture files as they come, read in the graph: limits, then the turn that EXIF tells.
+
+The builder refuses, turns and converts pictures once, with Pillow. What is served meets
+anyone's files; after the limits and the turn come the functions that training used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from skincnn.config import DataConfig
+from skincnn.data.preprocess import decode, preprocess
+from tfds_ham10000.pictures import FORMATS, MAX_PIXELS
+
+MAX_BYTES = 30_000_000
+"""Of a file; a larger one is not decoded."""
+READ = "ok"
+UNREADABLE = (
+    f"not read: expected a {', '.join(FORMATS)} file, whole, of at most {MAX_BYTES} bytes "
+    f"and {MAX_PIXELS} pixels"
+)
+HEAD = 1 << 16
+"""Bytes from a file's beginning that may tell its size and its orientation."""
+EXIF = tuple(b"Exif\0\0")
+ORIENTATION = 0x0112
+
+
+def read_images(contents: tf.Tensor, config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the pictures in files, and which of them could be read.
+
+    A file that cannot be read spoils none of the others: its picture is black.
+
+    Args:
+        contents: The bytes of files, string [batch]; see `read_image`.
+        config: See `data.preprocess.read_image`.
+
+    Returns:
+        uint8 [batch, image_size, image_size, 3], and bool [batch].
+    """
+    count = tf.size(contents, tf.int64)
+    blank = tf.zeros((config.image_size, config.image_size, 3), tf.uint8)
+    read = (
+        tf.data.Dataset.from_tensor_slices(contents)
+        .enumerate()
+        .map(
+            lambda place, content: (place, read_image(content, config)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        .ignore_errors()
+        # For those that could not be read; a batch of nothing could not be taken.
+        .concatenate(tf.data.Dataset.from_tensors((count, blank)))
+        .batch(count + 1)
+    )
+    places, images = read.get_single_element()
+    last = tf.size(places) - 1
+    rows = tf.tensor_scatter_nd_update(
+        tf.fill(count[None] + 1, last), places[:, None], tf.range(last + 1)
+    )[:-1]
+    return tf.gather(images, rows), rows < last
+
+
+def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
+    """Returns the picture in anyone's file as the model sees it.
+
+    Args:
+        content: The bytes of a JPEG, PNG, GIF (first frame), BMP or WebP file, a scalar.
+        config: See `data.preprocess.read_image`.
+
+    Returns:
+        uint8 [image_size, image_size, 3].
+
+    Raises:
+        tf.errors.InvalidArgumentError: It is no such file, is damaged, or too large.
+    """
+    head = tf.io.decode_raw(tf.strings.substr(content, 0, HEAD), tf.uint8)
+    head = tf.cast(head, tf.int64)
+    small_enough = [
+        tf.debugging.assert_less_equal(tf.strings.length(content), MAX_BYTES),
+        tf.debugging.assert_less_equal(
+            num_pixels(content, head), tf.constant(MAX_PIXELS, tf.int64)
+        ),
+    ]
+    with tf.control_dependencies(small_enough):
+        image = decode(tf.identity(content))
+    return preprocess(turn(image, orientation(head)), config)
+
+
+def num_pixels(content: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
+    """Returns how many pixels a file says that it has; none is decoded.
+
+    Args:
+        content: The file, a scalar.
+        head: Its first bytes, int64 [`HEAD` or fewer].
+
+    Returns:
+        int64; the largest there is where it is a file of none of the formats.
+
+    Raises:
+        tf.errors.InvalidArgumentError: It ends before it says so.
+    """
+
+    def begins(text: bytes, at: int = 0) -> tf.Tensor:
+        return tf.reduce_all(head[at : at + len(text)] == tuple(text))
+
+    def jpeg() -> tf.Tensor:
+        return tf.reduce_prod(tf.io.extract_jpeg_shape(content, tf.int64)[:2])
+
+    def png() -> tf.Tensor:
+        return _number(head, 16, 4, big=True) * _number(head, 20, 4, big=True)
+
+    def gif() -> tf.Tensor:
+        return _number(head, 6, 2) * _number(head, 8, 2)
+
+    def bmp() -> tf.Tensor:
+        height = _number(head, 22, 4)  # negative where the rows go down
+        return _number(head, 18, 4) * tf.minimum(height, 2**32 - height)
+
+    def webp() -> tf.Tensor:
+        sides = _number(head, 21, 4)  # 14 bits each
+        return tf.case(
+            [
+                (
+                    begins(b"VP8X", 12),
+                    lambda: (1 + _number(head, 24, 3)) * (1 + _number(head, 27, 3)),
+                ),
+                (
+                    begins(b"VP8L", 12),
+                    lambda: (1 + sides % 2**14) * (1 + sides // 2**14 % 2**14),
+                ),
+            ],
+            default=lambda: (_number(head, 26, 2) % 2**14) * (_number(head, 28, 2) % 2**14),
+        )
+
+    formats = [
+        (b"\xff\xd8\xff", jpeg),
+        (b"\x89PNG", png),
+        (b"GIF8", gif),
+        (b"BM", bmp),
+        (b"RIFF", webp),
+    ]
+    return tf.case(
+        [(begins(magic), size) for magic, size in formats],
+        default=lambda: tf.constant(tf.int64.max, tf.int64),
+    )
+
+
+def orientation(head: tf.Tensor) -> tf.Tensor:
+    """Returns the orientation that EXIF tells of a JPEG file, 1..8; 1 if it tells none.
+
+    Args:
+        head: The file's first bytes, int64 [`HEAD` or fewer].
+
+    References:
+        CIPA DC-008, Exchangeable image file format (Exif) 2.32, 4.5.4 to 4.6.4.
+    """
+    end = tf.size(head, tf.int64)
+    padded = tf.pad(head, [[0, HEAD]])  # a damaged file points anywhere
+
+    def is_exif(at: tf.Tensor) -> tf.Tensor:
+        return (padded[at + 1] == 0xE1) & tf.reduce_all(padded[at + 4 : at + 10] == EXIF)
+
+    def may_be_behind(at: tf.Tensor) -> tf.Tensor:
+        before_pixels = (padded[at] == 0xFF) & (padded[at + 1] != 0xDA)
+        return (at < end) & before_pixels & ~is_exif(at)
+
+    def behind(at: tf.Tensor) -> tuple[tf.Tensor]:
+        return (tf.minimum(at + 2 + _number(padded, at + 2, 2, big=True), end),)
+
+    is_jpeg = tf.reduce_all(padded[:2] == (0xFF, 0xD8))
+    start = tf.where(is_jpeg, tf.constant(2, tf.int64), end)
+    (at,) = tf.while_loop(may_be_behind, behind, (start,))
+    return tf.cond(
+        is_exif(at),
+        lambda: _orientation_in(padded[at + 10 :]),
+        lambda: tf.constant(1, tf.int64),
+    )
+
+
+def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Returns `image` [height, width, 3] upright; `orientation` is EXIF's, 1..8."""
+
+    def changed(values: tuple[int, ...], change: Callable[[], tf.Tensor]) -> tf.Tensor:
+        return tf.cond(tf.reduce_any(tf.equal(orientation, values)), change, lambda: image)
+
+    image = changed((5, 6, 7, 8), lambda: tf.transpose(image, (1, 0, 2)))
+    image = changed((3, 4, 7, 8), lambda: tf.reverse(image, [0]))
+    image = changed((2, 3, 6, 7), lambda: tf.reverse(image, [1]))
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def _orientation_in(tiff: tf.Tensor) -> tf.Tensor:
+    """Returns the tag's value in the first directory of a TIFF file, int64 [size]."""
+    big = tiff[0] == ord("M")
+
+    def number(at: tf.Tensor | int, size: int) -> tf.Tensor:
+        return tf.where(big, _number(tiff, at, size, big=True), _number(tiff, at, size))
+
+    size = tf.size(tiff, tf.int64)
+    start = tf.minimum(number(4, 4), size - 2)
+    count = tf.minimum(number(start, 2), (size - start - 2) // 12)
+    entries = tf.reshape(tiff[start + 2 : start + 2 + 12 * count], (count, 12))
+    order = tf.where(big, tf.constant([256, 1], tf.int64), tf.constant([1, 256], tf.int64))
+    is_orientation = tf.linalg.matvec(entries[:, :2], order) == ORIENTATION
+    values = tf.boolean_mask(tf.linalg.matvec(entries[:, 8:10], order), is_orientation)
+    value = tf.concat([values, tf.constant([1], tf.int64)], axis=0)[0]
+    return tf.where((value >= 1) & (value <= 8), value, 1)
+
+
+def _number(
+    data: tf.Tensor, at: tf.Tensor | int, size: int, *, big: bool = False
+) -> tf.Tensor:
+    """Returns the unsigned number of `size` bytes at a place; `big`: the highest first."""
+    powers = tf.constant([256**i for i in range(size)], tf.int64)
+    return tf.reduce_sum(data[at : at + size] * (powers[::-1] if big else powers))
