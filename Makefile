@@ -37,5 +37,5 @@ venv: .venv/.installed ## the environment alone
 	touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,export]'
 	touch $@

@@ -235,7 +235,7 @@ def _compare(
     rules: Rules,
     networks: Sequence[Network],
 ) -> dict[str, float]:
-    """Returns the largest differences from a table of predictions."""
+    """Returns the largest differences from a table: of distances in shares of the limit."""
     # Held by a name: the signature alone does not keep the loaded model alive.
     loaded = tf.saved_model.load(str(path))
     served = loaded.signatures[BYTES_SIGNATURE](
@@ -248,8 +248,8 @@ def _compare(
     found = {"probability": _largest(served, table, rules)}
     if DISTANCE in table:
         distances = table[DISTANCE].to_numpy()
-        away = np.abs(served["distance"].numpy() - distances) / distances.clip(1)
-        found["distance"] = float(away.max())
+        away = np.abs(served["distance"].numpy() - distances).max()
+        found["distance"] = float(away / rules.limit)
     if not max(found.values()) <= TOLERANCE:
         raise DataError(
             f"The exported model differs from the table of predictions by {found}. "

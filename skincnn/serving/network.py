@@ -60,9 +60,11 @@ def with_distance(classifier: keras.Model, familiar: Familiar) -> keras.Model:
     # Features that are always 0 leave the precision without full rank.
     values, vectors = np.linalg.eigh(familiar.precision)
     root = vectors * np.sqrt(values.clip(0))
-    whiten = keras.layers.Dense(len(root), name="whiten", trainable=False)
-    whitened = whiten(classifier.get_layer(POOLING_LAYER).output)
-    whiten.set_weights([root, -familiar.mean @ root])
+    whiten = keras.layers.Dense(len(root), use_bias=False, name="whiten", trainable=False)
+    # The mean goes before: afterwards both would be large, and their difference all noise.
+    away = classifier.get_layer(POOLING_LAYER).output - familiar.mean.astype(np.float32)
+    whitened = whiten(away)
+    whiten.set_weights([root])
     distance = ops.mean(ops.square(whitened), axis=-1)
     return keras.Model(
         classifier.input, {"logits": classifier.output, "distance": distance}

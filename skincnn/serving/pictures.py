@@ -184,10 +184,12 @@ def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     def changed(values: tuple[int, ...], change: Callable[[], tf.Tensor]) -> tf.Tensor:
         return tf.cond(tf.reduce_any(tf.equal(orientation, values)), change, lambda: image)
 
+    # As int32: of bytes oneDNN complains, and transposes them all the same.
+    image = tf.cast(image, tf.int32)
     image = changed((5, 6, 7, 8), lambda: tf.transpose(image, (1, 0, 2)))
     image = changed((3, 4, 7, 8), lambda: tf.reverse(image, [0]))
     image = changed((2, 3, 6, 7), lambda: tf.reverse(image, [1]))
-    return tf.ensure_shape(image, (None, None, 3))
+    return tf.ensure_shape(tf.cast(image, tf.uint8), (None, None, 3))
 
 
 def _orientation_in(tiff: tf.Tensor) -> tf.Tensor:

@@ -93,7 +93,7 @@ def _ask(
             seen[key] = read(data)
         images, is_read = seen[key]
         for number, turn in enumerate(turns):
-            inputs: Any = tf.cast(turn(images), tf.float32)
+            inputs: Any = turn(tf.cast(images, tf.float32))
             if network.config.model.metadata:
                 inputs = {"images": inputs, "metadata": metadata}
             # `training=False`: a bare call would run dropout.

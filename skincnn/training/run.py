@@ -8,6 +8,7 @@ import functools
 import importlib.metadata
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,7 @@ def _run(training: Training, facts: dict[str, Any], *, resume: bool) -> None:
 def _describe(training: Training, facts: dict[str, Any]) -> dict[str, Any]:
     """Returns the content of metadata.json."""
     names, progress = facts["class_names"], training.progress
+    seconds = sum(row["seconds"] for row in progress.history) + training.feature_seconds
     return {
         "skincnn": __version__,
         "versions": versions(),
@@ -259,7 +261,7 @@ def _describe(training: Training, facts: dict[str, Any]) -> dict[str, Any]:
         "class_counts": dict(zip(names, training.counts.tolist(), strict=True)),
         "best_epoch": progress.best_epoch,
         "num_parameters": int(training.classifier.count_params()),
-        "seconds": round(sum(row["seconds"] for row in progress.history), 1),
+        "seconds": round(seconds, 1),
         "sha256": {"model.keras": sha256(training.workdir / "model.keras")},
     }
 
@@ -332,6 +334,7 @@ class Training:
         self.callbacks: list[keras.callbacks.Callback] = []
         self.quiet = False
         self._pictures: Images | None = None
+        self.feature_seconds = 0.0  # of computing features, which no epoch counts
         self._features: tuple[tuple[int, int], Features] | None = None
         self._val_features: tuple[int, Features] | None = None
         self._compiled: tuple[int, bool, int] | None = None
@@ -487,9 +490,15 @@ class Training:
         if orientations == 0:
             return pictures
         if self._features is None:
-            features = self.compute(self.classifier, pictures, orientations)
+            features = self._compute(pictures, orientations)
             self._features = kind, features
         return self._features[1]
+
+    def _compute(self, pictures: Images, orientations: int) -> Features:
+        started = time.perf_counter()
+        features = self.compute(self.classifier, pictures, orientations)
+        self.feature_seconds += time.perf_counter() - started
+        return features
 
     def _set_validation(self, segment: Segment) -> None:
         """Gives validation the kind of input that the model is trained on."""
@@ -497,7 +506,7 @@ class Training:
         cached = self._orientations(segment) > 0
         if cached:
             if self._val_features is None or self._val_features[0] != segment.stage:
-                found = self.compute(self.classifier, self._val_pictures, 1)
+                found = self._compute(self._val_pictures, 1)
                 self._val_features = segment.stage, found
             inputs = self._val_features[1]
         else:

@@ -1,0 +1,92 @@
+"""How far a copy of a network answers as the network does, class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from skincnn.errors import DataError
+from skincnn.evaluation.metrics import Floats, Labels, Sample, balanced_accuracy
+
+
+def agreement(
+    y_true: Labels, before: Floats, after: Floats, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """Returns what a copy changes.
+
+    Args:
+        y_true: Labels of pictures, [num_images].
+        before: Probabilities of the network, [num_images, num_classes].
+        after: The same of the copy.
+        class_names: The names of the classes, in order.
+
+    Returns:
+        num_images, same_class (the share of pictures that are called the same),
+        largest_difference in probability, balanced_accuracy_before and _after, and
+        `classes`: name to num_images, same_class, largest_difference, recall_before and
+        recall_after; None where there is no picture of a class.
+    """
+    called = before.argmax(axis=1), after.argmax(axis=1)
+    same, away = called[0] == called[1], np.abs(after - before).max(axis=1)
+    described = {}
+    for number, name in enumerate(class_names):
+        of_class = y_true == number
+        described[name] = {
+            "num_images": int(of_class.sum()),
+            "same_class": _mean(same[of_class]),
+            "largest_difference": _largest(away[of_class]),
+            "recall_before": _mean(called[0][of_class] == number),
+            "recall_after": _mean(called[1][of_class] == number),
+        }
+    scores = [float(balanced_accuracy(Sample(y_true, prob))) for prob in (before, after)]
+    return {
+        "num_images": len(y_true),
+        "same_class": _mean(same),
+        "largest_difference": _largest(away),
+        "balanced_accuracy_before": scores[0],
+        "balanced_accuracy_after": scores[1],
+        "classes": described,
+    }
+
+
+def refuse_other(
+    name: str, found: dict[str, Any], called: Sequence[set[int]], tolerance: float | None
+) -> None:
+    """Refuses a copy that has lost a class, or whose probabilities are others.
+
+    Args:
+        name: Of the format, for the message.
+        found: From `agreement`.
+        called: The classes that the network calls pictures by, and those of the copy.
+        tolerance: The largest difference in probability, if there is one.
+
+    Raises:
+        DataError: It is such a copy.
+    """
+    lost = sorted(
+        class_name
+        for number, (class_name, of) in enumerate(found["classes"].items())
+        if (of["recall_before"] and not of["recall_after"])
+        or (number in called[0] and number not in called[1])
+    )
+    if lost:
+        raise DataError(
+            f"The copy as {name} never tells {', '.join(lost)}, which the network does. "
+            "It is not kept; export another format."
+        )
+    if tolerance is not None and not found["largest_difference"] <= tolerance:
+        raise DataError(
+            f"The copy as {name} differs by {found['largest_difference']:.2g} in "
+            f"probability from the network. Expected at most {tolerance}. It is not kept."
+        )
+
+
+def _mean(values: npt.NDArray[Any]) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _largest(values: npt.NDArray[Any]) -> float | None:
+    return float(values.max()) if len(values) else None

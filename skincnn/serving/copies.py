@@ -1,0 +1,121 @@
+"""Files of a run's network for other runtimes, kept only where they answer as it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.special
+import tensorflow as tf
+
+from skincnn.data.metadata import encode_metadata
+from skincnn.errors import ConfigError
+from skincnn.evaluation.folder import read_report
+from skincnn.evaluation.model_card import render_card
+from skincnn.evaluation.predictions import arrays
+from skincnn.files import replacing, sha256, write_json, write_text
+from skincnn.lookup import look_up
+from skincnn.serving.agreement import agreement, refuse_other
+from skincnn.serving.export import MODEL_NAME, Served, describe, read_checked, read_rules
+from skincnn.serving.network import Network, read_network
+from skincnn.serving.pictures import read_image
+from skincnn.serving.runtimes import (
+    RUNTIMES,
+    Ask,
+    Floats,
+    Inputs,
+    batches,
+    fixed_size,
+    require,
+)
+
+NUM_COMPARED = 256
+"""Pictures of the test fold on which a copy is compared with the network."""
+NUM_CALIBRATED = 128
+"""Of these, on which the ranges of 8-bit numbers are measured."""
+
+
+def export_copies(
+    served: Served, formats: Sequence[str], data_dir: Path | None = None
+) -> dict[str, Path]:
+    """Writes export/skincnn<suffix> for each format, and says in the card how it agrees.
+
+    Args:
+        served: What is served: a single run, asked once.
+        formats: Names of `RUNTIMES`.
+        data_dir: Where TFDS keeps built datasets.
+
+    Returns:
+        Name of the format to its file; what is needed beside it is in <file>.json.
+
+    Raises:
+        ConfigError: A format is not known, or its packages are not installed; the folder
+            holds no evaluated run; an ensemble or orientations are asked for.
+        DataError: A copy has lost a class, or its probabilities are others.
+    """
+    for name in formats:
+        require(name, look_up(RUNTIMES, name, "--formats"))
+    if served.runs or served.tta:
+        raise ConfigError(
+            "A file of LiteRT or ONNX holds one network, asked once. Ensembles and --tta "
+            "are served by --formats saved_model."
+        )
+    rules = read_rules(served)
+    network = read_network(served.workdir)
+    contents, table = read_checked(served, network, data_dir, NUM_COMPARED)
+    inputs = prepare(contents, table, network)
+    y_true, before = arrays(table, rules.class_names)
+    model = fixed_size(network.model, network.config.data.image_size)
+    paths, found = {}, {}
+    for name in formats:
+        runtime = RUNTIMES[name]
+        path = served.workdir / "export" / f"{MODEL_NAME}{runtime.suffix}"
+        few = {key: values[:NUM_CALIBRATED] for key, values in inputs.items()}
+        with replacing(path) as temporary:
+            runtime.write(model, few, temporary)
+            after = probabilities(runtime.open(temporary), inputs)
+            found[name] = agreement(y_true, before, after, rules.class_names)
+            called = [set(prob.argmax(axis=1)) for prob in (before, after)]
+            refuse_other(name, found[name], called, runtime.tolerance)
+        found[name]["bytes"] = path.stat().st_size
+        write_json(
+            path.with_name(f"{path.name}.json"),
+            {
+                **describe(served, [network], rules),
+                "format": name,
+                "file_sha256": sha256(path),
+                "agreement": found[name],
+            },
+        )
+        paths[name] = path
+    _tell(served.workdir, network, found)
+    return paths
+
+
+def prepare(
+    contents: Sequence[bytes], table: pd.DataFrame, network: Network
+) -> dict[str, Floats]:
+    """Returns what a network is asked about files of pictures and their rows."""
+    data = network.config.data
+    images = [np.asarray(read_image(tf.constant(file), data)) for file in contents]
+    inputs = {"images": np.stack(images).astype(np.float32)}
+    if network.config.model.metadata:
+        inputs["metadata"] = encode_metadata(table)
+    return inputs
+
+
+def probabilities(ask: Ask, inputs: Inputs) -> Floats:
+    """Returns what a copy answers, not calibrated: [num_images, num_classes]."""
+    logits = np.concatenate([ask(batch)["logits"] for batch in batches(inputs)])
+    return np.asarray(scipy.special.softmax(logits.astype(np.float64), axis=1))
+
+
+def _tell(workdir: Path, network: Network, found: dict[str, Any]) -> None:
+    """Writes how copies agree into the report and the model card."""
+    report = read_report(workdir)
+    report["exports"] = {**report.get("exports", {}), **found}
+    write_json(workdir / "report.json", report)
+    write_text(workdir / "README.md", render_card(report, network.config))

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import run_here
+from tensorflow_serving.apis import prediction_log_pb2
+
+from skincnn.config import Config
+from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.views import VIEWS
+from skincnn.serving import copies, export
+from skincnn.serving.agreement import agreement, refuse_other
+from skincnn.serving.export import Served, export_saved_model
+from skincnn.serving.pictures import READ, UNREADABLE
+from skincnn.serving.runtimes import RUNTIMES, Runtime
+from skincnn.serving.turns import TURNS
+
+Run = tuple[Path, "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def workdir(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that tests may add exports to."""
+    folder = tmp_path_factory.mktemp("exported") / "run"
+    return Path(shutil.copytree(run[0], folder))
+
+
+def test_turns_are_the_orientations_of_evaluation() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), np.uint8)
+    turns, views = TURNS["orientations"], VIEWS["orientations"](Config(), 8)
+    for turn, view in zip(turns, views, strict=True):
+        np.testing.assert_array_equal(turn(tf.constant(images)), view(images))
+
+
+def test_a_picture_that_cannot_be_read_has_no_answer_and_spoils_no_other(
+    workdir: Path, data_dir: Path
+) -> None:
+    model = tf.saved_model.load(str(workdir / "export/skincnn/1"))
+    ask = model.signatures["serving_default"]
+    good = tf.io.encode_png(np.full((40, 50, 3), 99, np.uint8)).numpy()
+    alone = {k: v.numpy() for k, v in ask(image_bytes=tf.constant([good])).items()}
+    both = {k: v.numpy() for k, v in ask(image_bytes=tf.constant([b"no", good])).items()}
+    assert both["status"].tolist() == [UNREADABLE.encode(), READ.encode()]
+    assert both["class_name"][0] == b""
+    assert both["refer"][0]
+    assert not both["unknown"][0]
+    for name in ("probabilities", "malignant_probability", "distance"):
+        assert np.isnan(both[name][0]).all()
+    for name, values in alone.items():
+        np.testing.assert_array_equal(values[0], both[name][1])
+
+
+def test_warm_up_requests_can_be_asked(workdir: Path) -> None:
+    saved_model = workdir / "export/skincnn/1"
+    model = tf.saved_model.load(str(saved_model))
+    path = saved_model / "assets.extra/tf_serving_warmup_requests"
+    records = [
+        prediction_log_pb2.PredictionLog.FromString(r.numpy())
+        for r in tf.data.TFRecordDataset(str(path))
+    ]
+    assert len(records) == 2
+    for record in records:
+        request = record.predict_log.request
+        assert request.model_spec.name == "skincnn"
+        inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
+        answer = model.signatures[request.model_spec.signature_name](**inputs)
+        assert (answer["status"].numpy() == READ.encode()).all()
+
+
+def test_orientations_and_ensembles_are_served_as_one_model(
+    workdir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    where = ("--data-dir", data_dir)
+    done = run_here("evaluate.py", workdir, *where, "--tta", "orientations")
+    assert done.returncode == 0, done.stderr
+    done = run_here("export.py", workdir, *where, "--tta", "orientations")
+    assert done.returncode == 0, done.stderr
+    served = workdir / "export/skincnn_orientations/1/assets.extra/metadata.json"
+    assert json.loads(served.read_text())["largest_difference"]["probability"] < 1e-5
+    other = Path(shutil.copytree(workdir, tmp_path / "other"))
+    together = tmp_path / "together"
+    done = run_here("evaluate.py", workdir, other, "--ensemble", together)
+    assert done.returncode == 0, done.stderr
+    done = run_here("export.py", workdir, other, "--ensemble", together, *where)
+    assert done.returncode == 0, done.stderr
+    served = together / "export/skincnn/1/assets.extra/metadata.json"
+    assert json.loads(served.read_text())["largest_difference"]["distance"] < 1e-3
+    assert len(json.loads(served.read_text())["sha256"]) == 2
+
+
+@pytest.mark.parametrize("name", ["litert", "onnx"])
+def test_a_copy_answers_as_the_network(name: str, workdir: Path, data_dir: Path) -> None:
+    done = run_here("export.py", workdir, "--data-dir", data_dir, "--formats", name)
+    assert done.returncode == 0, done.stderr
+    said = json.loads((workdir / "report.json").read_text())["exports"][name]
+    assert said["largest_difference"] < 1e-4
+    assert said["same_class"] == 1
+    assert said["balanced_accuracy_before"] == said["balanced_accuracy_after"]
+    assert f"| {name} | mel |" in (workdir / "README.md").read_text()
+    path = workdir / f"export/skincnn{RUNTIMES[name].suffix}"
+    beside = json.loads(path.with_name(f"{path.name}.json").read_text())
+    assert beside["file_sha256"] == export.sha256(path)
+
+
+def test_agreement_counts_by_class() -> None:
+    before = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    after = np.array([[0.8, 0.2], [0.4, 0.6], [0.2, 0.8]])
+    found = agreement(np.array([0, 0, 1]), before, after, ["a", "b", "c"][:2])
+    assert found["same_class"] == pytest.approx(2 / 3)
+    assert found["largest_difference"] == pytest.approx(0.2)
+    assert found["balanced_accuracy_before"] == 1
+    assert found["balanced_accuracy_after"] == pytest.approx(0.75)
+    assert found["classes"]["a"]["recall_after"] == 0.5
+    assert found["classes"]["b"]["same_class"] == 1
+
+
+def test_a_copy_that_loses_a_class_is_refused() -> None:
+    before, after = np.eye(2)[[0, 1, 1]], np.eye(2)[[0, 0, 0]]
+    found = agreement(np.array([0, 1, 1]), before, after, ["a", "b"])
+    called = [set(prob.argmax(axis=1)) for prob in (before, after)]
+    with pytest.raises(DataError, match="as x never tells b"):
+        refuse_other("x", found, called, None)
+    found = agreement(np.array([0, 1, 1]), before, before * 0.999, ["a", "b"])
+    refuse_other("x", found, [{0, 1}] * 2, 0.01)
+    with pytest.raises(DataError, match=r"differs by 0.001"):
+        refuse_other("x", found, [{0, 1}] * 2, 1e-4)
+
+
+def test_a_refused_copy_leaves_nothing(
+    workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer_always_the_first(path: Path) -> copies.Ask:
+        return lambda inputs: {"logits": np.eye(7)[[0] * len(inputs["images"])]}
+
+    blind = Runtime(
+        ".blind",
+        lambda m, i, path: path.write_bytes(b"x"),
+        answer_always_the_first,
+        None,
+        (),
+    )
+    monkeypatch.setitem(RUNTIMES, "blind", blind)
+    with pytest.raises(DataError, match="never tells"):
+        copies.export_copies(Served(workdir=workdir), ["blind"], data_dir)
+    assert not list((workdir / "export").glob("*blind*"))
+
+
+def test_what_cannot_be_exported_is_refused(workdir: Path, data_dir: Path) -> None:
+    served = Served(workdir=workdir, refer_at="80 % luck")
+    with pytest.raises(ConfigError, match="--refer-at must be one of: 90 % spec"):
+        export_saved_model(served, data_dir)
+    with pytest.raises(ConfigError, match="holds one network"):
+        copies.export_copies(
+            Served(workdir=workdir, tta="orientations"), ["onnx"], data_dir
+        )
+    with pytest.raises(ConfigError, match="cannot be read"):
+        export_saved_model(Served(workdir=workdir / "none"), data_dir)
+
+
+def test_packages_that_are_missing_are_named(
+    workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RUNTIMES, "strange", Runtime("", print, print, None, ("no_such",)))
+    with pytest.raises(ConfigError, match=r"strange needs no_such.*\[export\]"):
+        copies.export_copies(Served(workdir=workdir), ["strange"], data_dir)
+
+
+def test_an_export_that_differs_gets_no_version(
+    workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted((workdir / "export/skincnn").iterdir())
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(DataError, match="differs from the table"):
+        export_saved_model(Served(workdir=workdir), data_dir)
+    assert sorted((workdir / "export/skincnn").iterdir()) == before
+
+
+def test_two_exports_at_once_get_two_versions(workdir: Path) -> None:
+    parent = workdir / "export/twice"
+    for name in ("a", "b"):
+        (parent / name).mkdir(parents=True)
+        (parent / name / "file").touch()
+    found = [export._rename_to_next_version(parent / name, parent) for name in ("a", "b")]
+    assert [path.name for path in found] == ["1", "2"]
