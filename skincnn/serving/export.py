@@ -99,7 +99,11 @@ def export_saved_model(served: Served, data_dir: Path | None = None) -> Path:
         write_warmup(temporary, served.folder.name, patients=_told(networks))
         write_json(
             temporary / "assets.extra" / "metadata.json",
-            {**describe(served, networks, rules), "largest_difference": differences},
+            {
+                **describe(served, networks, rules),
+                "largest_difference": differences,
+                "files": _hashes(temporary),
+            },
         )
         return _rename_to_next_version(temporary, served.folder)
     finally:
@@ -256,6 +260,13 @@ def _compare(
             f"Expected at most {TOLERANCE}. Evaluate the run again."
         )
     return found
+
+
+def _hashes(saved_model: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file of the model itself, by its path in the folder."""
+    names = ("saved_model.pb", "variables/*", "assets/*")
+    paths = sorted(path for name in names for path in saved_model.glob(name))
+    return {path.relative_to(saved_model).as_posix(): sha256(path) for path in paths}
 
 
 def _largest(served: dict[str, tf.Tensor], table: pd.DataFrame, rules: Rules) -> float:

@@ -1,0 +1,170 @@
+"""Asks a model about pictures: files, folders, or names on standard input."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import tyro
+from tqdm import tqdm
+
+from skincnn import cli
+from skincnn.errors import ConfigError, DataError
+from skincnn.files import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Writes a row of answers for each picture.
+
+    They are the calibrated probability of each class, what it is called, whether to refer
+    it, and whether it is like none that are known. Files that cannot be read are listed at
+    the end, with exit code 3; all others are answered. Not a medical device.
+
+    Examples:
+      python scripts/predict.py runs/cpu pictures/ --output answers.csv
+      python scripts/predict.py runs/cpu/export/skincnn_int8.tflite a.jpg b.png
+      ls pictures/*.jpg | python scripts/predict.py runs/cpu - --output answers.jsonl
+    """
+
+    model: tyro.conf.Positional[Path]
+    """A SavedModel, a run's folder or model.keras, or a LiteRT or ONNX file."""
+    pictures: tyro.conf.Positional[tuple[str, ...]]
+    """Files; folders, where pictures are looked for; or - for names on standard input."""
+    output: Path | None = None
+    """Where to write: .csv, or .jsonl for a JSON object on each line. By default CSV goes
+    to standard output."""
+    isic_csv: Path | None = None
+    """Also write a submission to the ISIC challenge whose classes the model has."""
+    patients: Path | None = None
+    """A CSV with image_id, age, sex and localization, for a model that is told of them."""
+    batch_size: int = 32
+    """Pictures at a time."""
+
+
+def command() -> None:
+    """Parses, predicts, and says which files could not be read."""
+    arguments = tyro.cli(Arguments)
+    if arguments.batch_size < 1:
+        raise ConfigError(f"--batch-size must be >= 1. Received: {arguments.batch_size}.")
+    if arguments.output and arguments.output.suffix not in (".csv", ".jsonl"):
+        raise ConfigError(
+            f"--output must end in .csv or .jsonl. Received: {arguments.output}."
+        )
+    paths = find_pictures(arguments.pictures)
+    cli.load_tensorflow()
+    import pandas as pd
+
+    from skincnn.serving.isic import find_year, submission
+    from skincnn.serving.pictures import READ
+    from skincnn.serving.predictor import load_predictor, predict
+
+    patients = read_patients(arguments.patients) if arguments.patients else None
+    predictor = load_predictor(arguments.model)
+    if arguments.isic_csv:
+        find_year(predictor.class_names)
+    tables, bad = [], []
+    lines = arguments.output is not None and arguments.output.suffix == ".jsonl"
+    with writing(arguments.output) as file:
+        starts = range(0, len(paths), arguments.batch_size)
+        for start in tqdm(starts, unit="batch", disable=None):
+            part = paths[start : start + arguments.batch_size]
+            table = predict(predictor, part, patients)
+            write_rows(table, file, lines=lines, header=start == 0)
+            bad += [row["file"] for _, row in table[table["status"] != READ].iterrows()]
+            if arguments.isic_csv:
+                tables.append(table[table["status"] == READ])
+    if arguments.isic_csv:
+        handed_in = submission(pd.concat(tables), predictor.class_names)
+        with replacing(arguments.isic_csv) as temporary:
+            handed_in.to_csv(temporary, index=False)
+    for path in (arguments.output, arguments.isic_csv):
+        if path is not None:
+            print(f"answers  {path}", file=sys.stderr)
+    if bad:
+        named = "\n  ".join(bad[:20])
+        more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
+        raise DataError(
+            f"{len(bad)} of {len(paths)} file(s) could not be read:\n  {named}{more}\nThe "
+            "others are answered; `status` of these says what was expected."
+        )
+
+
+def find_pictures(names: Sequence[str]) -> list[Path]:
+    """Returns the files that are meant, those of a folder in order.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    found = []
+    for name in names:
+        given = [name] if name != "-" else [line.strip() for line in sys.stdin]
+        for path in map(Path, filter(None, given)):
+            if path.is_dir():
+                inside = sorted(path.rglob("*"))
+                found += [one for one in inside if one.suffix.lower() in SUFFIXES]
+            else:
+                found.append(path)
+    if not found:
+        raise ConfigError(
+            f"Give files of pictures, folders with {', '.join(SUFFIXES)} files, or - for "
+            f"names on standard input. Received: {' '.join(names) or 'nothing'}."
+        )
+    return found
+
+
+def read_patients(path: Path) -> pd.DataFrame:
+    """Returns `METADATA_COLUMNS` by image_id.
+
+    Raises:
+        ConfigError: The file is no such table.
+    """
+    import pandas as pd
+
+    from skincnn.patient import METADATA_COLUMNS
+
+    try:
+        table = pd.read_csv(path, dtype={"image_id": str}).set_index("image_id")
+        return table[list(METADATA_COLUMNS)]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"--patients must be a CSV with image_id, {', '.join(METADATA_COLUMNS)}. "
+            f"Received: {path}: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def writing(path: Path | None) -> Iterator[TextIO]:
+    """Yields the file to write to, which appears whole; standard output for None."""
+    if path is None:
+        yield sys.stdout
+        return
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        yield file
+
+
+def write_rows(table: pd.DataFrame, file: TextIO, *, lines: bool, header: bool) -> None:
+    """Writes the rows of a batch as CSV, or as a JSON object on each line."""
+    if not lines:
+        table.to_csv(file, index=False, header=header)
+        return
+    for row in table.to_dict("records"):
+        plain: dict[Any, Any] = {
+            key: None if isinstance(value, float) and value != value else value
+            for key, value in row.items()
+        }
+        file.write(json.dumps(plain, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    cli.main(command)

@@ -1,0 +1,245 @@
+"""A model of any form, and what it says of files of pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import tensorflow as tf
+
+from skincnn.config import DataConfig
+from skincnn.data.metadata import encode_metadata
+from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.predictions import PROBABILITY_PREFIX
+from skincnn.files import sha256
+from skincnn.patient import METADATA_COLUMNS, UNKNOWN
+from skincnn.serving.answers import Rules, answer
+from skincnn.serving.export import MODEL_NAME, Served, read_rules
+from skincnn.serving.network import read_network
+from skincnn.serving.pictures import MAX_BYTES, READ, UNREADABLE, read_images
+from skincnn.serving.runtimes import RUNTIMES, Floats, Outputs, require
+from skincnn.serving.saved_model import BYTES_SIGNATURE
+
+Answers = dict[str, npt.NDArray[Any]]
+COLUMNS = (
+    "class_name",
+    "malignant_probability",
+    "refer",
+    "unknown",
+    "distance",
+)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model that is ready.
+
+    Attributes:
+        kind: "saved_model", "keras" or a name of `RUNTIMES`.
+        class_names: In order.
+        told: Whether it is told of patients.
+        ask: From files, string [batch], and a table of `METADATA_COLUMNS` with a row for
+            each to what `answers.answer` returns, and `status`.
+    """
+
+    kind: str
+    class_names: tuple[str, ...]
+    told: bool
+    ask: Callable[[Sequence[bytes], pd.DataFrame], Answers]
+
+
+def load_predictor(path: Path) -> Predictor:
+    """Returns the model at a path, which is told by what it is.
+
+    Args:
+        path: A SavedModel, or a folder of its versions; a run's folder, or its
+            model.keras; a LiteRT or ONNX file of scripts/export.py.
+
+    Raises:
+        ConfigError: It is none of these, or packages are missing.
+        DataError: A file has changed since it was written.
+    """
+    saved_model = _find_saved_model(path)
+    if saved_model is not None:
+        return _load_saved_model(saved_model)
+    if path.is_dir() and (path / "model.keras").is_file():
+        return _load_run(path)
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(8)
+        if head.startswith(b"PK"):
+            return _load_run(path.parent)
+        if path.with_name(f"{path.name}.json").is_file():
+            return _load_copy(path)
+    raise ConfigError(
+        "MODEL must be a SavedModel, a run's folder or model.keras, or a LiteRT or ONNX "
+        f"file of scripts/export.py with its .json beside it. Received: {path}."
+    )
+
+
+def predict(
+    predictor: Predictor, paths: Sequence[Path], patients: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Returns a row for each file.
+
+    Args:
+        predictor: The model.
+        paths: Files of pictures; those that are missing, too large or damaged get a row
+            that says so.
+        patients: `METADATA_COLUMNS` by image_id (the file's name without its ending); what
+            is not there is not known.
+
+    Returns:
+        file, image_id, status, a probability for each class, and `COLUMNS`.
+    """
+    names = [path.stem for path in paths]
+    known = pd.DataFrame(index=names, columns=list(METADATA_COLUMNS), dtype=object)
+    if patients is not None:
+        known = patients.reindex(names)
+    known = known.assign(
+        age=pd.to_numeric(known["age"]),
+        **{name: known[name].fillna(UNKNOWN) for name in ("sex", "localization")},
+    )
+    found = predictor.ask([_read(path) for path in paths], known)
+    table = pd.DataFrame(
+        {
+            "file": [str(path) for path in paths],
+            "image_id": names,
+            "status": _texts(found["status"]),
+        }
+    )
+    for number, name in enumerate(predictor.class_names):
+        table[f"{PROBABILITY_PREFIX}{name}"] = found["probabilities"][:, number]
+    for name in COLUMNS:
+        table[name] = _texts(found[name]) if name == "class_name" else found[name]
+    return table
+
+
+def _read(path: Path) -> bytes:
+    """Returns a file, or nothing where it cannot be read or is larger than any may be."""
+    try:
+        return path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
+    except OSError:
+        return b""
+
+
+def _texts(values: npt.NDArray[Any]) -> list[str]:
+    return [value.decode() for value in values.tolist()]
+
+
+def _find_saved_model(path: Path) -> Path | None:
+    """Returns the SavedModel at a path, or the newest version that is in a folder."""
+    for folder in (path, path / "export" / MODEL_NAME):
+        if (folder / "saved_model.pb").is_file():
+            return folder
+        versions = [one for one in folder.glob("*") if one.name.isdigit()]
+        if versions:
+            return max(versions, key=lambda one: int(one.name))
+    return None
+
+
+def _load_saved_model(path: Path) -> Predictor:
+    described = _read_json(path / "assets.extra" / "metadata.json")
+    for name, expected in described["files"].items():
+        _check(path / name, expected)
+    loaded = tf.saved_model.load(str(path))
+    signature = loaded.signatures[BYTES_SIGNATURE]
+    told = "age" in described["inputs"]
+
+    def ask(contents: Sequence[bytes], patients: pd.DataFrame) -> Answers:
+        inputs = {"image_bytes": tf.constant(list(contents), tf.string)}
+        if told:
+            inputs["age"] = tf.constant(patients["age"], tf.float32)
+            for name in ("sex", "localization"):
+                inputs[name] = tf.constant(patients[name], tf.string)
+        return {name: value.numpy() for name, value in signature(**inputs).items()}
+
+    ask.model = loaded  # type: ignore[attr-defined]  # which its signature does not hold
+    return Predictor("saved_model", tuple(described["class_names"]), told, ask)
+
+
+def _load_run(workdir: Path) -> Predictor:
+    network = read_network(workdir)
+    rules = read_rules(Served(workdir=workdir))
+    told = network.config.model.metadata
+
+    def infer(inputs: Mapping[str, Floats]) -> Outputs:
+        asked = dict(inputs) if told else inputs["images"]
+        outputs = network.model(asked, training=False)
+        return {name: np.asarray(values) for name, values in outputs.items()}
+
+    ask = _asking(infer, network.config.data, rules, told=told)
+    return Predictor("keras", rules.class_names, told, ask)
+
+
+def _load_copy(path: Path) -> Predictor:
+    described = _read_json(path.with_name(f"{path.name}.json"))
+    _check(path, described["file_sha256"])
+    runtime = RUNTIMES[described["format"]]
+    require(described["format"], runtime)
+    threshold = described["threshold"]
+    rules = Rules(
+        tuple(described["class_names"]),
+        described["temperature"],
+        described["point"],
+        math.nan if threshold is None else threshold,
+        described["limit"],
+    )
+    fields = {
+        name: described["preprocessing"][0][name]
+        for name in ("image_size", "aspect", "crop_border", "colour_constancy")
+    }
+    told = "age" in described["inputs"]
+    ask = _asking(runtime.open(path), DataConfig(**fields), rules, told=told)
+    return Predictor(described["format"], rules.class_names, told, ask)
+
+
+def _asking(
+    infer: Callable[[Mapping[str, Floats]], Outputs],
+    data: DataConfig,
+    rules: Rules,
+    *,
+    told: bool,
+) -> Callable[[Sequence[bytes], pd.DataFrame], Answers]:
+    """Returns what answers about files, from what answers about pictures."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
+    def read(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return read_images(contents, data)
+
+    def ask(contents: Sequence[bytes], patients: pd.DataFrame) -> Answers:
+        images, is_read = read(tf.constant(list(contents), tf.string))
+        inputs = {"images": np.asarray(images, np.float32)}
+        if told:
+            inputs["metadata"] = encode_metadata(patients)
+        found = infer(inputs)
+        answers = answer([found["logits"]], [found["distance"]], is_read, rules)
+        answers["status"] = tf.where(is_read, READ, UNREADABLE)
+        return {name: value.numpy() for name, value in answers.items()}
+
+    return ask
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error}. Export the run again (scripts/export.py)."
+        ) from error
+    return found
+
+
+def _check(path: Path, expected: str) -> None:
+    if not path.is_file() or sha256(path) != expected:
+        raise DataError(
+            f"{path} is not the file that was exported: its SHA-256 is not {expected}. "
+            "Export the run again (scripts/export.py)."
+        )

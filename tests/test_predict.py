@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_here
+from PIL import Image
+
+from skincnn.data import datasets, pipeline
+from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.calibration import apply_temperature
+from skincnn.evaluation.predictions import arrays, read_predictions
+from skincnn.serving.isic import find_year, submission
+from skincnn.serving.pictures import READ, UNREADABLE
+from skincnn.serving.predictor import load_predictor, predict
+
+Run = tuple[Path, "subprocess.CompletedProcess[str]"]
+NAMES = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
+PROBABILITIES = [f"probability_{name}" for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def workdir(run: Run, tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+    folder = tmp_path_factory.mktemp("predicted") / "run"
+    shutil.copytree(run[0], folder)
+    done = run_here("export.py", folder, "--data-dir", data_dir, "--formats", "onnx")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(
+    workdir: Path, tmp_path_factory: pytest.TempPathFactory, data_dir: Path
+) -> Path:
+    """Ten files of the test fold, and three that are no pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    table = read_predictions(workdir / "predictions/test.csv").head(10)
+    files = pipeline.read_files(datasets.open_dataset("demo_tiny", data_dir), table)
+    for name, content in zip(table["image_id"], files, strict=True):
+        (folder / f"{name}.jpg").write_bytes(content)
+    (folder / "text.jpg").write_text("this is text")
+    (folder / "empty.png").touch()
+    (folder / "half.jpg").write_bytes(files[0][:500])
+    return folder
+
+
+def expected(workdir: Path, image_ids: list[str]) -> np.ndarray:
+    table = read_predictions(workdir / "predictions/test.csv").set_index("image_id")
+    report = json.loads((workdir / "report.json").read_text())
+    probabilities = arrays(table.loc[image_ids].reset_index(), NAMES)[1]
+    return apply_temperature(probabilities, report["temperature"])
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        ("", "saved_model"),
+        ("export/skincnn", "saved_model"),
+        ("export/skincnn/1", "saved_model"),
+        ("model.keras", "keras"),
+        ("export/skincnn.onnx", "onnx"),
+    ],
+)
+def test_each_form_is_told_and_answers_what_was_evaluated(
+    form: str, kind: str, workdir: Path, pictures: Path
+) -> None:
+    predictor = load_predictor(workdir / form)
+    assert predictor.kind == kind
+    table = predict(predictor, sorted(pictures.iterdir()))
+    read = table[table["status"] == READ]
+    assert len(read) == 10
+    found = read[PROBABILITIES].to_numpy()
+    np.testing.assert_allclose(found, expected(workdir, list(read["image_id"])), atol=1e-4)
+    bad = table[table["status"] == UNREADABLE]
+    assert sorted(bad["image_id"]) == ["empty", "half", "text"]
+    assert bad[PROBABILITIES].isna().all(axis=None)
+    assert bad["refer"].all()
+
+
+def test_the_command_answers_the_good_and_lists_the_bad(
+    workdir: Path, pictures: Path, tmp_path: Path
+) -> None:
+    output, handed_in = tmp_path / "answers.csv", tmp_path / "isic.csv"
+    flags = ("--output", output, "--isic-csv", handed_in, "--batch-size", 4)
+    done = run_here("predict.py", workdir, pictures, *flags)
+    assert done.returncode == 3
+    assert "3 of 13 file(s) could not be read" in done.stderr
+    assert str(pictures / "half.jpg") in done.stderr
+    table = pd.read_csv(output)
+    assert table["file"].tolist() == [str(path) for path in sorted(pictures.iterdir())]
+    isic = pd.read_csv(handed_in)
+    assert list(isic) == ["image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
+    read = table[table["status"] == READ]
+    assert isic["image"].tolist() == read["image_id"].tolist()
+    np.testing.assert_allclose(isic["BKL"], read["probability_bkl"])
+    assert not list(tmp_path.glob(".tmp*"))
+
+
+def test_names_on_standard_input_and_lines_of_json(
+    workdir: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = sorted(pictures.iterdir())[:3]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(str, names)) + "\n\n"))
+    output = tmp_path / "answers.jsonl"
+    done = run_here("predict.py", workdir / "export/skincnn.onnx", "-", "--output", output)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["file"] for row in rows] == [str(name) for name in names]
+    assert sum(rows[0][name] for name in PROBABILITIES) == pytest.approx(1, abs=1e-5)
+
+
+def test_without_an_output_the_answers_go_to_standard_output(
+    workdir: Path, pictures: Path
+) -> None:
+    done = run_here("predict.py", workdir, min(pictures.glob("DEMO*")))
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(io.StringIO(done.stdout))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("{empty}",), "Give files of pictures"),
+        (("x.jpg", "--output", "x.txt"), "must end in .csv or .jsonl"),
+        (("x.jpg", "--patients", "none.csv"), "--patients must be a CSV"),
+        (("x.jpg", "--batch-size", "0"), "--batch-size must be >= 1"),
+    ],
+)
+def test_what_cannot_be_asked_is_told(
+    arguments: tuple[str, ...],
+    message: str,
+    workdir: Path,
+    tmp_path: Path,
+) -> None:
+    filled = [argument.format(empty=tmp_path) for argument in arguments]
+    done = run_here("predict.py", workdir, *filled)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"12345678")
+    for path in (tmp_path, tmp_path / "x.onnx", tmp_path / "none"):
+        with pytest.raises(ConfigError, match="MODEL must be a SavedModel"):
+            load_predictor(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.keras", "export/skincnn.onnx", "export/skincnn/1/saved_model.pb"],
+)
+def test_a_changed_byte_is_refused(name: str, workdir: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(workdir, tmp_path / "run")
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    path = folder / name
+    with pytest.raises(DataError, match="SHA-256"):
+        load_predictor(path.parent if path.suffix == ".pb" else path)
+
+
+def test_a_model_with_code_in_it_is_refused(workdir: Path, tmp_path: Path) -> None:
+    """Even where somebody wrote its hash down as well."""
+    folder = shutil.copytree(workdir, tmp_path / "run")
+    inputs = keras.Input((None, None, 3))
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(inputs)
+    outputs = keras.layers.Lambda(lambda x: x)(keras.layers.Dense(7)(pooled))
+    path = folder / "model.keras"
+    keras.Model(inputs, outputs).save(path)
+    assert zipfile.is_zipfile(path)
+    metadata = json.loads((folder / "metadata.json").read_text())
+    from skincnn.files import sha256
+
+    metadata["sha256"]["model.keras"] = sha256(path)
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="Lambda"):
+        load_predictor(path)
+
+
+def test_submissions_have_the_official_columns() -> None:
+    names = ["ak", "bcc", "bkl", "df", "mel", "nv", "scc", "vasc"]
+    answers = pd.DataFrame(
+        {"image_id": ["a", "b"], "unknown": [False, True]}
+        | {f"probability_{name}": [0.125, 0.125] for name in names}
+    )
+    found = submission(answers, names)
+    header = "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK"
+    assert list(found) == header.split(",")
+    assert found["UNK"].tolist() == [0, 1]
+    assert find_year(NAMES) == "2018"
+    with pytest.raises(ConfigError, match="needs the classes of the challenge"):
+        find_year(["benign", "malignant"])
+
+
+def test_pictures_are_found_in_folders_below(
+    workdir: Path, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "a/b/x.PNG")
+    (tmp_path / "a/notes.txt").touch()
+    done = run_here("predict.py", workdir / "export/skincnn.onnx", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "x.PNG" in done.stdout
+    assert "notes" not in done.stdout
