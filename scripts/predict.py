@@ -48,6 +48,9 @@ class Arguments:
     """Also write a submission to the ISIC challenge whose classes the model has."""
     patients: Path | None = None
     """A CSV with image_id, age, sex and localization, for a model that is told of them."""
+    explain: Path | None = None
+    """A folder for pictures of what spoke for each answer (Grad-CAM); of a run's folder or
+    model.keras."""
     batch_size: int = 32
     """Pictures at a time."""
 
@@ -65,12 +68,19 @@ def command() -> None:
     cli.load_tensorflow()
     import pandas as pd
 
+    from skincnn.serving.explain import Explainer, write_explanations
     from skincnn.serving.isic import find_year, submission
     from skincnn.serving.pictures import READ
-    from skincnn.serving.predictor import load_predictor, predict
+    from skincnn.serving.predictor import (
+        find_patients,
+        load_predictor,
+        predict,
+        read_files,
+    )
 
     patients = read_patients(arguments.patients) if arguments.patients else None
     predictor = load_predictor(arguments.model)
+    explainer = Explainer(arguments.model) if arguments.explain else None
     if arguments.isic_csv:
         find_year(predictor.class_names)
     tables, bad = [], []
@@ -81,6 +91,11 @@ def command() -> None:
             part = paths[start : start + arguments.batch_size]
             table = predict(predictor, part, patients)
             write_rows(table, file, lines=lines, header=start == 0)
+            if explainer is not None and arguments.explain is not None:
+                known = find_patients(part, patients)
+                names = table["class_name"].tolist()
+                drawn = explainer.explain(read_files(part), names, known)
+                write_explanations(arguments.explain, table, drawn, start)
             bad += [row["file"] for _, row in table[table["status"] != READ].iterrows()]
             if arguments.isic_csv:
                 tables.append(table[table["status"] == READ])

@@ -200,6 +200,26 @@ def test_submissions_have_the_official_columns() -> None:
         find_year(["benign", "malignant"])
 
 
+def test_what_spoke_for_an_answer_is_drawn(
+    workdir: Path, pictures: Path, tmp_path: Path
+) -> None:
+    flags = ("--explain", tmp_path, "--output", tmp_path / "answers.csv")
+    done = run_here("predict.py", workdir, pictures, *flags)
+    assert done.returncode == 3  # of the bad ones
+    table = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)
+    named = [
+        f"{number:05d}_{row.image_id}_{row.class_name}.png"
+        for number, row in enumerate(table.itertuples())
+        if row.status == READ
+    ]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == named
+    with Image.open(tmp_path / named[0]) as drawn:
+        assert drawn.size == (128, 64)
+    done = run_here("predict.py", workdir / "export/skincnn", pictures, *flags)
+    assert done.returncode == 2
+    assert "needs the feature maps of a run" in done.stderr
+
+
 def test_pictures_are_found_in_folders_below(
     workdir: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -184,8 +184,8 @@ def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     def changed(values: tuple[int, ...], change: Callable[[], tf.Tensor]) -> tf.Tensor:
         return tf.cond(tf.reduce_any(tf.equal(orientation, values)), change, lambda: image)
 
-    # As int32: of bytes oneDNN complains, and transposes them all the same.
-    image = tf.cast(image, tf.int32)
+    # As float32: of integers oneDNN complains, and transposes them all the same.
+    image = tf.cast(image, tf.float32)
     image = changed((5, 6, 7, 8), lambda: tf.transpose(image, (1, 0, 2)))
     image = changed((3, 4, 7, 8), lambda: tf.reverse(image, [0]))
     image = changed((2, 3, 6, 7), lambda: tf.reverse(image, [1]))
@@ -214,5 +214,7 @@ def _number(
     data: tf.Tensor, at: tf.Tensor | int, size: int, *, big: bool = False
 ) -> tf.Tensor:
     """Returns the unsigned number of `size` bytes at a place; `big`: the highest first."""
-    powers = tf.constant([256**i for i in range(size)], tf.int64)
-    return tf.reduce_sum(data[at : at + size] * (powers[::-1] if big else powers))
+    powers = [256**i for i in range(size)]
+    if big:
+        powers.reverse()
+    return tf.reduce_sum(data[at : at + size] * tf.constant(powers, tf.int64))

@@ -99,19 +99,11 @@ def predict(
     Returns:
         file, image_id, status, a probability for each class, and `COLUMNS`.
     """
-    names = [path.stem for path in paths]
-    known = pd.DataFrame(index=names, columns=list(METADATA_COLUMNS), dtype=object)
-    if patients is not None:
-        known = patients.reindex(names)
-    known = known.assign(
-        age=pd.to_numeric(known["age"]),
-        **{name: known[name].fillna(UNKNOWN) for name in ("sex", "localization")},
-    )
-    found = predictor.ask([_read(path) for path in paths], known)
+    found = predictor.ask(read_files(paths), find_patients(paths, patients))
     table = pd.DataFrame(
         {
             "file": [str(path) for path in paths],
-            "image_id": names,
+            "image_id": [path.stem for path in paths],
             "status": _texts(found["status"]),
         }
     )
@@ -122,8 +114,24 @@ def predict(
     return table
 
 
+def read_files(paths: Sequence[Path]) -> list[bytes]:
+    """Returns files; nothing for one that cannot be read or is larger than any may be."""
+    return [_read(path) for path in paths]
+
+
+def find_patients(paths: Sequence[Path], patients: pd.DataFrame | None) -> pd.DataFrame:
+    """Returns `METADATA_COLUMNS` for each file; what is not there is not known."""
+    names = [path.stem for path in paths]
+    known = pd.DataFrame(index=names, columns=list(METADATA_COLUMNS), dtype=object)
+    if patients is not None:
+        known = patients.reindex(names)
+    return known.assign(
+        age=pd.to_numeric(known["age"]),
+        **{name: known[name].fillna(UNKNOWN) for name in ("sex", "localization")},
+    )
+
+
 def _read(path: Path) -> bytes:
-    """Returns a file, or nothing where it cannot be read or is larger than any may be."""
     try:
         return path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
     except OSError:
