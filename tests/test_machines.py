@@ -19,7 +19,9 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from skincnn.errors import ConfigError
 from tuning import machines
+from tuning.config import SearchConfig
 from tuning.machines import ID, IP, PORT, Watch, find_role, put_aside_if_damaged
+from tuning.search import TUNERS
 
 
 @pytest.mark.parametrize(
@@ -64,12 +66,16 @@ class Clock:
         return self.now
 
 
-@pytest.fixture
-def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Watch, Clock]:
+def rates() -> kt.HyperParameters:
     space = kt.HyperParameters()
     space.Float("optimizer.learning_rate", 1e-4, 1e-2)
+    return space
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Watch, Clock]:
     oracle = kt.oracles.RandomSearchOracle(
-        kt.Objective("macro_f1", "max"), max_trials=2, hyperparameters=space, seed=1
+        kt.Objective("macro_f1", "max"), max_trials=2, hyperparameters=rates(), seed=1
     )
     oracle.verbose = 0
     oracle._set_project_dir(str(tmp_path), "keras_tuner")
@@ -105,6 +111,35 @@ def test_a_lost_workers_trial_goes_to_one_that_has_nothing_else_to_do(
     assert not oracle.tuner_ids
     scores = {trial.trial_id: trial.score for trial in oracle.trials.values()}
     assert scores == {first.trial_id: 0.6, second.trial_id: 0.5}
+
+
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_a_search_ends_though_a_worker_never_comes_back(
+    tuner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 3 if tuner in ("random", "bayesian") else 0
+    oracle: Any = TUNERS[tuner](
+        SearchConfig(tuner=tuner, max_trials=limit),  # type: ignore[arg-type]
+        3,
+        objective=kt.Objective("macro_f1", "max"),
+        hyperparameters=rates(),
+        seed=1,
+    )
+    oracle.verbose = 0
+    oracle._set_project_dir(str(tmp_path), "keras_tuner")
+    clock = Clock()
+    monkeypatch.setattr(machines, "time", clock)
+    watch = Watch(oracle, lambda: False)
+    lost = oracle.create_trial("tuner1")
+    while not watch.over:
+        clock.now += 10
+        assert clock.now < 2 * machines.LOST_SECONDS
+        trial = oracle.create_trial("tuner0")
+        if trial.status == TrialStatus.RUNNING:
+            end(oracle, trial, 0.5)
+    assert oracle.trials[lost.trial_id].score == 0.5
+    assert len(oracle.trials) >= 3
+    assert {trial.status for trial in oracle.trials.values()} == {TrialStatus.COMPLETED}
 
 
 def test_a_worker_that_comes_back_has_its_trial_again(

@@ -116,10 +116,12 @@ class Watch:
         if self._is_spent():
             self.oracle.max_trials = len(self.oracle.trials)
         trial = self._ask(tuner_id)
-        if trial.status == TrialStatus.STOPPED and self.oracle.ongoing_trials:
+        # Hyperband and grid say IDLE, and for ever, where others say STOPPED.
+        idle = trial.status in (TrialStatus.STOPPED, TrialStatus.IDLE)
+        if idle and self.oracle.ongoing_trials:
             if self._give_up_lost():
                 trial = self._ask(tuner_id)
-            else:
+            elif trial.status == TrialStatus.STOPPED:
                 trial.status = TrialStatus.IDLE
                 self.oracle.tuner_ids.add(tuner_id)
         if trial.status == TrialStatus.RUNNING:
