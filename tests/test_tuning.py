@@ -22,6 +22,7 @@ import pandas as pd
 import psutil
 import pytest
 from conftest import ROOT, run_here, run_script
+from keras_tuner.src.distribute.oracle_client import OracleClient
 from test_tensorboard import read_images
 
 from skincnn.config import (
@@ -44,6 +45,7 @@ from tuning import hypermodel, plots, search
 from tuning.config import SearchConfig
 from tuning.data import SearchData
 from tuning.hypermodel import TrainingModel, explore
+from tuning.machines import ID, IP, PORT
 from tuning.search import TUNERS, Outcome, run_search
 from tuning.spaces import SPACES, find_space, with_values
 
@@ -419,6 +421,30 @@ def test_a_second_search_in_the_same_folder_is_refused(
 ) -> None:
     with locked(tmp_path / "search"), pytest.raises(ConfigError, match="in use by another"):
         run(tmp_path / "search")
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes this process a worker; returns where its chief would be."""
+    for name, value in zip((ID, IP, PORT), ("tuner0", "127.0.0.1", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    return "127.0.0.1:1"
+
+
+def test_a_worker_that_is_there_before_its_chief_leaves_the_folder_to_it(
+    worker: str, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Path] = []
+
+    def get_space(client: OracleClient) -> kt.HyperParameters:
+        found.extend(tmp_path.iterdir())
+        return kt.HyperParameters()
+
+    monkeypatch.setattr(OracleClient, "get_space", get_space)
+    with pytest.raises(ConfigError, match=f"chief at {worker} serves another search"):
+        run(tmp_path)
+    assert not found
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_precision_of_a_trial_does_not_depend_on_the_one_before(

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import keras_tuner as kt
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial, TrialStatus
+from keras_tuner.src.distribute.oracle_client import OracleClient
 
 from skincnn.errors import ConfigError
 
@@ -69,15 +70,19 @@ def require_free_port() -> None:
             )
 
 
-def require_same_search(tuner: BaseTuner, digest: str) -> None:
+def require_same_search(oracle: kt.Oracle, digest: str) -> None:
     """Waits for the chief, and checks that it serves this very search.
+
+    Args:
+        oracle: That of this worker, whose own trials are never asked for.
+        digest: What `workdir.digest` returns for this search.
 
     Raises:
         ConfigError: It serves another one.
     """
     where = f"{os.environ[IP]}:{os.environ[PORT]}"
     print(f"{os.environ[ID]} waits for the chief at {where}", flush=True)
-    space = tuner.oracle.get_space()
+    space = OracleClient(oracle).get_space()
     if space.values.get(DIGEST) != digest:
         raise ConfigError(
             f"The chief at {where} serves another search: other flags, pictures, spaces or "

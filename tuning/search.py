@@ -196,6 +196,9 @@ def _ask(
     search_digest: str,
 ) -> None:
     """Does what the role of this process is, until the search is over."""
+    if role == "worker":
+        # Before it writes anything: the folder is the chief's to begin.
+        require_same_search(oracle, search_digest)
     tuner = Tuner(oracle, model, search, workdir, role)
     try:
         with warnings.catch_warnings():
@@ -204,8 +207,6 @@ def _ask(
             if role == "chief":
                 serve(tuner, Watch(oracle, tuner.is_spent))
                 return
-            if role == "worker":
-                require_same_search(tuner, search_digest)
             tuner.search()
     except kt.errors.FatalError as error:
         raise error.__cause__ or error from None
