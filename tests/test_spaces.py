@@ -143,6 +143,19 @@ def test_what_is_not_active_changes_nothing() -> None:
             "Did you mean 'focal'",
         ),
         (
+            "d = hp.Float('model.dropout', 0, 1)\n"
+            "    return replace(config, model=replace(config.model, dropout=d))",
+            r"refused: `model.dropout` must be .*Received: 1\.0",
+        ),
+        (
+            "s = hp.Choice('imbalance.strategy', ['none', 'ldam'])\n"
+            "    with hp.conditional_scope('imbalance.strategy', ['ldam']):\n"
+            "        m = hp.Float('imbalance.margin', -1, 1, default=0.5) or 0.5\n"
+            "    imbalance = replace(config.imbalance, strategy=s, margin=m)\n"
+            "    return replace(config, imbalance=imbalance)",
+            r"refused: `imbalance.margin`.*Received: -1\.0",
+        ),
+        (
             "if hp.Boolean('model.metadata'):\n        hp.Float('nothing', 0, 1)\n"
             "    return config",
             "`nothing` of `nothing`",

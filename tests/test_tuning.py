@@ -297,6 +297,31 @@ def test_failed_trials_are_named_and_never_win(
     assert len(trainings.configs) == 7
 
 
+@pytest.mark.parametrize("limits", [{}, {"max_minutes": 100, "max_trials": 6}])
+def test_a_rare_draw_that_a_space_cannot_use_fails_alone(
+    limits: dict[str, int],
+    trainings: Trainings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = run(tmp_path / "whole", **limits)
+    poison = trainings.configs[2].optimizer.learning_rate
+    space = SPACES["learning"]
+
+    def picky(hp: kt.HyperParameters, config: Config) -> Config:
+        made = space(hp, config)
+        if made.optimizer.learning_rate == poison:
+            raise KeyError("rate")
+        return made
+
+    monkeypatch.setitem(SPACES, "learning", picky)
+    for _ in range(2):  # the same command goes on, and over it
+        outcome = run(tmp_path / "picky", **limits)
+        assert outcome.failures == {"2": "The space learning failed: KeyError: 'rate'"}
+        expected = whole.board[whole.board["trial"] != "2"]
+        assert outcome.board["score"].tolist() == expected["score"].tolist()
+
+
 def test_a_search_without_a_completed_trial_says_the_first_cause(
     data_dir: Path, trainings: Trainings, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ import keras
 import keras_tuner as kt
 import numpy as np
 import tensorflow as tf
-from keras_tuner.engine.hyperparameters import Boolean, Choice
+from keras_tuner.engine.hyperparameters import Float, Int
 from tensorboard.plugins.hparams import api as hparams
 from tensorflow.python.framework import ops
 from tqdm import tqdm
@@ -190,6 +190,14 @@ class TrainingModel(kt.HyperModel):
             raise DivergedError(found.error)
         return found
 
+    def refusal(self, hp: kt.HyperParameters) -> str:
+        """Returns why a trial cannot be trained, which is its own fault; "" if it can."""
+        try:
+            self.require(self.config(hp))
+        except (ConfigError, DataError) as error:
+            return str(error)
+        return ""
+
     def path(self, config: Config) -> Path:
         """Returns the folder of a configuration."""
         content = json.dumps(config.to_dict(), sort_keys=True)
@@ -202,7 +210,8 @@ def explore(
     """Returns all hyperparameters of a space, once it is certain that it works.
 
     It is applied to each value of each choice, so that what stands behind a condition is
-    found, and then to some random draws. Nothing is trained for it.
+    found, to both bounds of each range, which the Gaussian process likes to try, and then
+    to some random draws. Nothing is trained for it.
 
     Args:
         space: The space.
@@ -223,9 +232,10 @@ def explore(
     while seen < len(found.space):
         parameter = found.space[seen]
         seen += 1
-        if isinstance(parameter, Choice | Boolean):
-            for value in parameter.values:
-                attempt({parameter.name: value})
+        # Its first value is what stands behind a condition.
+        active = {condition.name: condition.values[0] for condition in parameter.conditions}
+        for value in _candidates(parameter):
+            attempt({**active, parameter.name: value})
     rng = np.random.default_rng(0)
     for _ in range(NUM_DRAWS):
         seeds = rng.integers(2**31, size=len(found.space))
@@ -288,6 +298,15 @@ def read_result(folder: Path) -> Result | None:
             file=sys.stderr,
         )
         return None
+
+
+def _candidates(parameter: Any) -> list[Any]:
+    """Returns all values of a choice, and the bounds of a range."""
+    if not isinstance(parameter, Float | Int):
+        return list(parameter.values)
+    if parameter.step is None:
+        return [parameter.min_value, parameter.max_value]
+    return [parameter.prob_to_value(0.0), parameter.prob_to_value(1.0)]
 
 
 def _apply(

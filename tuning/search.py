@@ -274,13 +274,17 @@ class Tuner(BaseTuner):
         """Returns the mean score of a trial's executions.
 
         Raises:
-            FatalError: Something is wrong with the space, the configuration or the data:
-                of all errors KerasTuner lets this one alone through.
+            FatalError: Something is wrong with more than this trial, as a full disk is: of
+                all errors KerasTuner lets this one alone through.
+            FailedTrialError: A rare draw of the space makes no configuration that can be
+                trained.
             Exception: This training failed.
         """
         hp = trial.hyperparameters
         values = ", ".join(f"{n} {_text(v)}" for n, v in shown_values(hp).items())
         print(f"trial {trial.trial_id}  {values}", flush=True)
+        if refusal := self.model.refusal(hp):
+            raise kt.errors.FailedTrialError(refusal)
         results = []
         for execution in range(self.settings.executions):
             try:
@@ -338,6 +342,8 @@ def _finish(
 
 def _results(trial: Trial, model: TrainingModel, search: SearchConfig) -> list[Any]:
     """Returns what came of a trial's executions, as far as they were done."""
+    if model.refusal(trial.hyperparameters):
+        return []
     configs = [model.config(trial.hyperparameters, n) for n in range(search.executions)]
     found = [read_result(model.path(config)) for config in configs]
     return [result for result in found if result is not None]
@@ -345,6 +351,8 @@ def _results(trial: Trial, model: TrainingModel, search: SearchConfig) -> list[A
 
 def _cause(trial: Trial, model: TrainingModel, search: SearchConfig) -> str:
     """Returns why a trial failed, in its own words."""
+    if refusal := model.refusal(trial.hyperparameters):
+        return refusal
     errors = [result.error for result in _results(trial, model, search)]
     said = (trial.message or "see the output of its worker").strip().splitlines()[-1]
     return next((error for error in errors if error), said)
