@@ -107,6 +107,11 @@ def only_the_rate(hp: kt.HyperParameters, config: Config) -> Config:
     return with_values(config, {"optimizer.learning_rate": rate})
 
 
+def two(hp: kt.HyperParameters, config: Config) -> Config:
+    dropout = hp.Float("model.dropout", 0.0, 0.6, default=0.2)
+    return with_values(only_the_rate(hp, config), {"model.dropout": dropout})
+
+
 @pytest.fixture(scope="module")
 def shared(data_dir: Path) -> SearchData:
     return SearchData(TINY.data, data_dir, "memory")
@@ -295,6 +300,29 @@ def test_failed_trials_are_named_and_never_win(
     outcome = run(tmp_path, max_trials=5)
     assert list(outcome.failures) == ["0"]
     assert len(trainings.configs) == 7
+
+
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_a_longer_search_keeps_every_trial_of_the_shorter_one(
+    tuner: str, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SPACES, "learning", two)
+
+    def minimize(fun: Callable[..., float], x0: object, **_: object) -> object:
+        return SimpleNamespace(x=x0, fun=fun(x0))
+
+    # The best of the points from which it would go down, each of which takes long.
+    stand_in = SimpleNamespace(optimize=SimpleNamespace(minimize=minimize))
+    monkeypatch.setattr("keras_tuner.src.tuners.bayesian.scipy", stand_in)
+    short = run(tmp_path, tuner=tuner, max_trials=9).board
+    assert len(trainings.configs) == len(short) == 9
+    long = run(tmp_path, tuner=tuner, max_trials=13).board
+    assert len(trainings.configs) == len(long) == 13
+    assert set(short["folder"]) < set(long["folder"])
+    # Hyperband without a limit stops after one pass, which is longer.
+    if tuner == "hyperband":
+        whole = run(tmp_path, tuner=tuner, max_trials=0).board
+        assert set(long["folder"]) < set(whole["folder"])
 
 
 @pytest.mark.parametrize("limits", [{}, {"max_minutes": 100, "max_trials": 6}])

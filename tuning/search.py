@@ -46,6 +46,8 @@ from tuning.workdir import digest, fingerprint, open_workdir
 
 REDUCTION = 3
 """Hyperband trains the best third of a round again, for three times as long."""
+MOST_DRAWS = 10
+"""Trials that the Bayesian tuner draws, at most, before it begins to expect anything."""
 HOPELESS = 20
 """After so many trials that failed one after the other no other is begun."""
 
@@ -77,17 +79,19 @@ def bayesian(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
         Snoek et al., Practical Bayesian Optimization of Machine Learning Algorithms (2012),
         arXiv:1206.2944.
     """
-    most = _most(search)
     # KerasTuner would draw three times as many as there are hyperparameters, mostly more
-    # than there are trials.
-    first = max(3, min(3 * len(common["hyperparameters"].space), (most or 30) // 3))
+    # than there are trials. Not a share of --max-trials: a longer search begins alike.
+    first = min(MOST_DRAWS, 3 * len(common["hyperparameters"].space))
     return kt.oracles.BayesianOptimizationOracle(
-        max_trials=most, num_initial_points=first, **common
+        max_trials=_most(search), num_initial_points=first, **common
     )
 
 
 def hyperband(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
     """Many short trainings, the best of which are done again for longer.
+
+    Without a limit it ends after one pass. A longer limit, or a later one, goes on with the
+    same trials in the same order, pass after pass.
 
     References:
         Li et al., Hyperband (2018), Journal of Machine Learning Research 18.
