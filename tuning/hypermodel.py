@@ -219,8 +219,8 @@ def explore(
         require: Raises an error for a configuration that cannot be trained.
 
     Raises:
-        ConfigError: The space fails, names a hyperparameter by no path of `Config`, or
-            makes a configuration that cannot be trained.
+        ConfigError: The space fails, names a hyperparameter by no path of `Config`, does
+            not set what it asks for, or makes a configuration that cannot be trained.
     """
     found = kt.HyperParameters()
     seen = 0
@@ -318,11 +318,25 @@ def _apply(
         hp.merge([parameter])
         if hp.is_active(parameter) and parameter.name in values:
             hp.values[parameter.name] = values[parameter.name]
-    made = space(hp, config)
-    for parameter in hp.space:
-        value_at(made, parameter.name)
-    found.merge(hp, overwrite=False)
+    asked = kt.HyperParameters()
+    asked.values = dict(hp.values)
+    made = space(asked, config)
+    _require_set(made, asked)
+    found.merge(asked, overwrite=False)
     return made
+
+
+def _require_set(config: Config, asked: kt.HyperParameters) -> None:
+    """Checks that what a space asked for is in the configuration that it made."""
+    have = {parameter.name: value_at(config, parameter.name) for parameter in asked.space}
+    for name in (parameter.name for parameter in asked.space if asked.is_active(parameter)):
+        value = asked.values[name]
+        if rounded(have[name]) != rounded(value):
+            raise ConfigError(
+                f"The space asks for `{name}` and does not set it: it was given {value!r}, "
+                f"and its configuration has {have[name]!r}. Set it to that very value, "
+                "which is what the leader board shows."
+            )
 
 
 def _seconds(training: Training, started: float) -> float:
