@@ -387,6 +387,14 @@ def test_what_is_wrong_with_more_than_a_trial_ends_the_search(
             "return replace(config, data=replace(config.data, train_folds=(1, 2)))",
             "must leave data.train_folds as the preset has it",
         ),
+        (
+            "return replace(config, train=replace(config.train, monitor='accuracy'))",
+            "must leave train.monitor as it is",
+        ),
+        (
+            "return replace(config, seed=hp.Int('seed', 0, 9))",
+            "must leave seed as the preset has it",
+        ),
     ],
 )
 def test_a_mistake_in_a_space_ends_with_2_and_its_cause(

@@ -102,10 +102,23 @@ class TrainingModel(kt.HyperModel):
         """Checks that a configuration can be trained, and compared with the others.
 
         Raises:
-            ConfigError: A name is unknown, or it is about other pictures.
+            ConfigError: A name is unknown, or it is about another score or seed, or about
+                other pictures.
             DataError: There are too few pictures for a batch.
         """
         check(config)
+        if config.train.monitor != self.base.train.monitor:
+            raise ConfigError(
+                "A space must leave train.monitor as it is: the objective chooses each "
+                f"trial's epoch. Expected {self.base.train.monitor}. Received: "
+                f"{config.train.monitor}. Give --objective instead."
+            )
+        if config.seed != self.base.seed:
+            raise ConfigError(
+                "A space must leave seed as the preset has it: the luckiest is no better "
+                f"configuration. Expected {self.base.seed}. Received: {config.seed}. Give "
+                "--executions to train each configuration with several seeds."
+            )
         self.data.check(config)
         require_a_batch(self.data.tables["train"], config.data)
 
@@ -116,8 +129,8 @@ class TrainingModel(kt.HyperModel):
             ConfigError: The space or the weights cannot be used.
             DataError: There are too few pictures.
         """
+        self.require(self.config(hp))
         config = self.config(hp, execution)
-        self.require(config)
         names = self.data.class_names
         classifier, devices = build(config, len(names))
         training = Training(
