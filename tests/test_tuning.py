@@ -30,6 +30,7 @@ from skincnn.config import (
     DataConfig,
     ModelConfig,
     OptimizerConfig,
+    StageConfig,
     TrainConfig,
     read_config,
 )
@@ -233,6 +234,35 @@ def test_hyperband_trains_the_best_again_for_longer_with_a_whole_schedule(
     best = sorted(rates[0], key=lambda rate: abs(math.log10(rate) + 3))
     assert best[0] in again
     assert best[-1] not in again
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_hyperband_refuses_a_space_over_the_epochs(
+    staged: bool, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lengths(hp: kt.HyperParameters, config: Config) -> Config:
+        name = "train.stages.epochs" if staged else "train.epochs"
+        epochs = hp.Int(name, 2, 4, default=3)
+        fields = (
+            {"stages": (StageConfig(blocks=-1, epochs=epochs),)}
+            if staged
+            else {"epochs": epochs}
+        )
+        return dataclasses.replace(
+            config, train=dataclasses.replace(config.train, **fields)
+        )
+
+    config = with_values(TINY, {"train.epochs": 3})
+    if staged:  # which begins from weights
+        stages = (StageConfig(blocks=-1, epochs=3),)
+        train = TrainConfig(scenario="staged", stages=stages)
+        model = ModelConfig(weights="imagenet")
+        config = dataclasses.replace(TINY, model=model, train=train)
+    monkeypatch.setitem(SPACES, "learning", lengths)
+    with pytest.raises(ConfigError, match=r"hyperband.*Expected 3. Received: 2\."):
+        run(tmp_path, config=config, tuner="hyperband", max_trials=0)
+    assert not trainings.configs
+    assert len(run(tmp_path, config=config, max_trials=2).board) == 2
 
 
 def test_a_lower_objective_may_be_the_better_one(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -162,7 +163,10 @@ def run_search(
     config = dataclasses.replace(config, train=train)
     check(config)
     space = find_space(names)
-    explore(space, config)  # mistakes are said before any data is read
+    # Mistakes are said before any data is read.
+    explore(
+        space, config, functools.partial(_check, search, make_stages(config)[-1].epochs)
+    )
     role = find_role()
     if role == "chief":
         require_free_port()
@@ -189,6 +193,18 @@ def run_search(
         if role == "worker":
             return None
         return _finish(oracle, model, search, workdir, " x ".join(names))
+
+
+def _check(search: SearchConfig, epochs: int, made: Config) -> None:
+    """Checks what a space made, as far as that needs no data."""
+    check(made)
+    received = make_stages(made)[-1].epochs
+    if search.tuner == "hyperband" and received != epochs:
+        raise ConfigError(
+            "Under --tuner hyperband, which says how long each trial trains, a space "
+            f"must leave the epochs of the last stage as they are. Expected {epochs}. "
+            f"Received: {received}. Give another --tuner, or take them out of the space."
+        )
 
 
 def _ask(
