@@ -151,6 +151,23 @@ def test_a_worker_that_comes_back_has_its_trial_again(
     assert oracle.create_trial("tuner0").trial_id == trial.trial_id
 
 
+def test_what_was_not_lost_counts_once(watched: tuple[Any, Watch, Clock]) -> None:
+    oracle, watch, clock = watched
+    first, second = oracle.create_trial("tuner0"), oracle.create_trial("tuner1")
+    clock.now = machines.LOST_SECONDS + 1
+    again = oracle.create_trial("tuner2")
+    end(oracle, first, 0.5)
+    end(oracle, second, 0.6)
+    assert oracle.create_trial("tuner0").status == TrialStatus.STOPPED
+    assert watch.over
+    late = Trial(again.hyperparameters, again.trial_id, TrialStatus.INVALID)
+    oracle.end_trial(late)
+    assert sorted(oracle.end_order) == [first.trial_id, second.trial_id]
+    scores = {trial.trial_id: trial.score for trial in oracle.trials.values()}
+    assert scores == {first.trial_id: 0.5, second.trial_id: 0.6}
+    assert {trial.status for trial in oracle.trials.values()} == {TrialStatus.COMPLETED}
+
+
 def test_no_trial_is_lost_that_takes_as_long_as_others(
     watched: tuple[Any, Watch, Clock],
 ) -> None:

@@ -10,8 +10,10 @@ import math
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -536,6 +538,27 @@ def test_a_worker_that_is_there_before_its_chief_leaves_the_folder_to_it(
         run(tmp_path)
     assert not found
     assert not list(tmp_path.iterdir())
+
+
+def test_two_workers_with_one_trial_train_it_once(
+    trainings: Trainings, shared: SearchData, tmp_path: Path
+) -> None:
+    go_on = threading.Event()
+
+    def slow(config: Config) -> float:
+        assert go_on.wait(20)
+        return by_rate(config)
+
+    trainings.score = slow
+    space = find_space(["learning"])
+    hp = explore(space, TINY)
+    model = TrainingModel(space, TINY, shared, tmp_path)
+    with futures.ThreadPoolExecutor(2) as workers:
+        results = [workers.submit(model.result, hp) for _ in range(2)]
+        time.sleep(0.5)  # for both to begin
+        go_on.set()
+        assert results[0].result() == results[1].result()
+    assert len(trainings.configs) == 1
 
 
 def test_the_precision_of_a_trial_does_not_depend_on_the_one_before(

@@ -19,6 +19,7 @@ import keras
 import keras_tuner as kt
 import numpy as np
 import tensorflow as tf
+from filelock import FileLock, Timeout
 from keras_tuner.engine.hyperparameters import Float, Int
 from tensorboard.plugins.hparams import api as hparams
 from tensorflow.python.framework import ops
@@ -189,14 +190,16 @@ class TrainingModel(kt.HyperModel):
             DivergedError: See `fit`; also where that was so before.
         """
         folder = self.path(self.config(hp, execution))
-        found = read_result(folder)
-        if found is None or found.again:
-            # KerasTuner's own tuners do it before each trial: graphs are global in Keras.
-            keras.utils.clear_session()
-            gc.collect()
-            with _graphs_forgotten():
-                self.fit(hp, self.build(hp, execution))
+        with _alone_in(folder):
             found = read_result(folder)
+            if found is None or found.again:
+                # KerasTuner's own tuners do it before each trial: graphs are global in
+                # Keras.
+                keras.utils.clear_session()
+                gc.collect()
+                with _graphs_forgotten():
+                    self.fit(hp, self.build(hp, execution))
+                found = read_result(folder)
         if found is None:
             raise OSError(f"{folder / RESULT} was written and cannot be read.")
         if found.error:
@@ -356,6 +359,26 @@ def _seconds(training: Training, started: float) -> float:
     """Returns how long a training took; of one that went on, at least all its epochs."""
     epochs = sum(row["seconds"] for row in training.progress.history)
     return round(max(time.perf_counter() - started, epochs), 2)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits for a worker that trains in this folder, and keeps others out of it.
+
+    Two may be given one trial: where the first was so slow that the chief took it for lost,
+    or where they have one name. The lock is the kernel's and dies with its process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"    waits for another process that trains in {folder}", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

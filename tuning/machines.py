@@ -30,7 +30,8 @@ DIGEST = "tuner/fingerprint"
 """The name under which the chief tells workers which search it serves."""
 LOST_SECONDS = 600
 """A trial is lost once it takes so long and three times as long as any before; another
-worker has it then, if it has nothing else to do."""
+worker has it then, if it has nothing else to do. Should the first one live, the other waits
+for what comes of it."""
 PARTING_SECONDS = 20
 """How long a chief whose trials are done waits for workers that do not ask again."""
 POLL_SECONDS = 0.5
@@ -136,7 +137,11 @@ class Watch:
         return trial
 
     def end_trial(self, trial: Trial) -> None:
-        """Writes down what came of a trial."""
+        """Writes down what came of a trial, as the first who had it says."""
+        if trial.trial_id in self.oracle.end_order:
+            return
+        if trial.trial_id in self.oracle._retry_queue:  # it was not lost
+            self.oracle._retry_queue.remove(trial.trial_id)
         self._end(trial)
         began = self._began.get(trial.trial_id, time.monotonic())
         self._longest = max(self._longest, time.monotonic() - began)
