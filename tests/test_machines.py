@@ -204,6 +204,15 @@ def test_a_chiefs_damaged_files_are_put_aside(
     assert len(list(tmp_path.glob("keras_tuner.damaged*"))) == 2
 
 
+def test_a_chiefs_answers_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    space = rates()
+    with space.conditional_scope("optimizer.learning_rate", [1e-4]):
+        space.Float("optimizer.warmup_epochs", 0, 1)
+    answer = space.to_proto()
+    assert len(kt.HyperParameters.from_proto(answer).space) == 2
+    assert capsys.readouterr().out == ""
+
+
 def start(tuner_id: str, port: int, *arguments: object) -> subprocess.Popen[str]:
     env = {ID: tuner_id, IP: "127.0.0.1", PORT: str(port), "no_proxy": "127.0.0.1"}
     return subprocess.Popen(

@@ -20,6 +20,7 @@ import keras_tuner as kt
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.src.distribute.oracle_client import OracleClient
+from keras_tuner.src.engine import conditions
 
 from skincnn.errors import ConfigError
 
@@ -35,6 +36,9 @@ for what comes of it."""
 PARTING_SECONDS = 20
 """How long a chief whose trials are done waits for workers that do not ask again."""
 POLL_SECONDS = 0.5
+
+# KerasTuner 1.4.8 prints a word for each condition of each answer that a chief gives.
+conditions.print = lambda *_: None
 
 
 def find_role() -> Role:
