@@ -17,6 +17,7 @@ from concurrent import futures
 from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
 import keras
 import keras_tuner as kt
 import numpy as np
@@ -538,6 +539,41 @@ def test_a_worker_that_is_there_before_its_chief_leaves_the_folder_to_it(
         run(tmp_path)
     assert not found
     assert not list(tmp_path.iterdir())
+
+
+class Broken(grpc.RpcError):
+    """What gRPC raises where a call does not end well."""
+
+    def __init__(self, code: grpc.StatusCode):
+        super().__init__(code)
+        self.code = lambda: code
+
+
+@pytest.mark.parametrize("call", ["get_space", "create_trial"])
+def test_a_worker_whose_chief_is_gone_says_so(
+    call: str,
+    worker: str,
+    trainings: Trainings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if call == "create_trial":
+        monkeypatch.setattr(search, "require_same_search", lambda *_: None)
+
+    def fail(code: grpc.StatusCode) -> None:
+        def failing(*_: object) -> None:
+            raise Broken(code)
+
+        monkeypatch.setattr(OracleClient, call, failing)
+
+    fail(grpc.StatusCode.UNAVAILABLE)
+    with pytest.raises(
+        ConfigError, match=f"chief at {worker} is gone .UNAVAILABLE.. Start"
+    ):
+        run(tmp_path)
+    fail(grpc.StatusCode.UNKNOWN)  # a mistake of ours in the chief, which is still there
+    with pytest.raises(Broken):
+        run(tmp_path)
 
 
 def test_two_workers_with_one_trial_train_it_once(

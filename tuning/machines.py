@@ -6,16 +6,18 @@ search's folder is one that all of them see.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import grpc
 import keras_tuner as kt
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial, TrialStatus
@@ -36,6 +38,11 @@ for what comes of it."""
 PARTING_SECONDS = 20
 """How long a chief whose trials are done waits for workers that do not ask again."""
 POLL_SECONDS = 0.5
+GONE = (
+    *(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED),
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
+"""What gRPC says of a chief that has ended, or did not begin for an hour."""
 
 # KerasTuner 1.4.8 prints a word for each condition of each answer that a chief gives.
 conditions.print = lambda *_: None
@@ -94,6 +101,25 @@ def require_same_search(oracle: kt.Oracle, digest: str) -> None:
             "versions. Expected the chief's own command on every machine; end that chief "
             f"if it is an old one, or give another {PORT}."
         )
+
+
+@contextlib.contextmanager
+def chief_needed() -> Iterator[None]:
+    """Says what to do where a worker's chief does not answer.
+
+    Raises:
+        ConfigError: The chief is gone, or never came.
+    """
+    try:
+        yield
+    except grpc.RpcError as error:
+        if error.code() not in GONE:
+            raise
+        raise ConfigError(
+            f"The chief at {os.environ[IP]}:{os.environ[PORT]} is gone "
+            f"({error.code().name}). Start it and this command again: what is trained is "
+            "not trained again."
+        ) from error
 
 
 class Watch:

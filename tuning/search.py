@@ -36,6 +36,7 @@ from tuning.machines import (
     ID,
     Role,
     Watch,
+    chief_needed,
     find_role,
     put_aside_if_damaged,
     require_free_port,
@@ -151,7 +152,8 @@ def run_search(
 
     Raises:
         ConfigError: A name, a path or the space cannot be used, another search is in
-            `workdir`, another process is at it, or the chief serves another search.
+            `workdir`, another process is at it, or the chief serves another search or is
+            gone.
         DataError: The dataset is not built, or its splits leak or are too small.
         DivergedError: No trial was completed.
         Terminated, KeyboardInterrupt: The user stopped the search.
@@ -189,7 +191,8 @@ def run_search(
             seed=config.seed + 1,  # KerasTuner takes 0 for none
             max_consecutive_failed_trials=sys.maxsize,
         )
-        _ask(oracle, model, search, workdir, role, digest(made_by))
+        with chief_needed() if role == "worker" else contextlib.nullcontext():
+            _ask(oracle, model, search, workdir, role, digest(made_by))
         if role == "worker":
             return None
         return _finish(oracle, model, search, workdir, " x ".join(names))
