@@ -236,7 +236,7 @@ def test_a_chief_and_two_workers_of_which_one_is_killed(
         *"--train.epochs 3 --optimizer.warmup-epochs 0.5".split(),
         *("--workdir", tmp_path / "search", "--data-dir", data_dir),
     )
-    processes = {name: start(name, port, *command) for name in ("chief", "tuner0")}
+    processes = {name: start(name, port, *command) for name in ("tuner0", "chief")}
     try:
         stranger = start("tuner9", port, *command, "--train.patience", "1")
         said, _ = stranger.communicate(timeout=300)
