@@ -19,7 +19,9 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from skincnn.errors import ConfigError
 from tuning import machines
+from tuning.config import SearchConfig
 from tuning.machines import ID, IP, PORT, Watch, find_role, put_aside_if_damaged
+from tuning.search import TUNERS
 
 
 @pytest.mark.parametrize(
@@ -64,12 +66,16 @@ class Clock:
         return self.now
 
 
-@pytest.fixture
-def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Watch, Clock]:
+def rates() -> kt.HyperParameters:
     space = kt.HyperParameters()
     space.Float("optimizer.learning_rate", 1e-4, 1e-2)
+    return space
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Watch, Clock]:
     oracle = kt.oracles.RandomSearchOracle(
-        kt.Objective("macro_f1", "max"), max_trials=2, hyperparameters=space, seed=1
+        kt.Objective("macro_f1", "max"), max_trials=2, hyperparameters=rates(), seed=1
     )
     oracle.verbose = 0
     oracle._set_project_dir(str(tmp_path), "keras_tuner")
@@ -107,6 +113,35 @@ def test_a_lost_workers_trial_goes_to_one_that_has_nothing_else_to_do(
     assert scores == {first.trial_id: 0.6, second.trial_id: 0.5}
 
 
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_a_search_ends_though_a_worker_never_comes_back(
+    tuner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 3 if tuner in ("random", "bayesian") else 0
+    oracle: Any = TUNERS[tuner](
+        SearchConfig(tuner=tuner, max_trials=limit),  # type: ignore[arg-type]
+        3,
+        objective=kt.Objective("macro_f1", "max"),
+        hyperparameters=rates(),
+        seed=1,
+    )
+    oracle.verbose = 0
+    oracle._set_project_dir(str(tmp_path), "keras_tuner")
+    clock = Clock()
+    monkeypatch.setattr(machines, "time", clock)
+    watch = Watch(oracle, lambda: False)
+    lost = oracle.create_trial("tuner1")
+    while not watch.over:
+        clock.now += 10
+        assert clock.now < 2 * machines.LOST_SECONDS
+        trial = oracle.create_trial("tuner0")
+        if trial.status == TrialStatus.RUNNING:
+            end(oracle, trial, 0.5)
+    assert oracle.trials[lost.trial_id].score == 0.5
+    assert len(oracle.trials) >= 3
+    assert {trial.status for trial in oracle.trials.values()} == {TrialStatus.COMPLETED}
+
+
 def test_a_worker_that_comes_back_has_its_trial_again(
     watched: tuple[Any, Watch, Clock],
 ) -> None:
@@ -114,6 +149,23 @@ def test_a_worker_that_comes_back_has_its_trial_again(
     trial = oracle.create_trial("tuner0")
     clock.now = 10 * machines.LOST_SECONDS
     assert oracle.create_trial("tuner0").trial_id == trial.trial_id
+
+
+def test_what_was_not_lost_counts_once(watched: tuple[Any, Watch, Clock]) -> None:
+    oracle, watch, clock = watched
+    first, second = oracle.create_trial("tuner0"), oracle.create_trial("tuner1")
+    clock.now = machines.LOST_SECONDS + 1
+    again = oracle.create_trial("tuner2")
+    end(oracle, first, 0.5)
+    end(oracle, second, 0.6)
+    assert oracle.create_trial("tuner0").status == TrialStatus.STOPPED
+    assert watch.over
+    late = Trial(again.hyperparameters, again.trial_id, TrialStatus.INVALID)
+    oracle.end_trial(late)
+    assert sorted(oracle.end_order) == [first.trial_id, second.trial_id]
+    scores = {trial.trial_id: trial.score for trial in oracle.trials.values()}
+    assert scores == {first.trial_id: 0.5, second.trial_id: 0.6}
+    assert {trial.status for trial in oracle.trials.values()} == {TrialStatus.COMPLETED}
 
 
 def test_no_trial_is_lost_that_takes_as_long_as_others(
@@ -152,6 +204,15 @@ def test_a_chiefs_damaged_files_are_put_aside(
     assert len(list(tmp_path.glob("keras_tuner.damaged*"))) == 2
 
 
+def test_a_chiefs_answers_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    space = rates()
+    with space.conditional_scope("optimizer.learning_rate", [1e-4]):
+        space.Float("optimizer.warmup_epochs", 0, 1)
+    answer = space.to_proto()
+    assert len(kt.HyperParameters.from_proto(answer).space) == 2
+    assert capsys.readouterr().out == ""
+
+
 def start(tuner_id: str, port: int, *arguments: object) -> subprocess.Popen[str]:
     env = {ID: tuner_id, IP: "127.0.0.1", PORT: str(port), "no_proxy": "127.0.0.1"}
     return subprocess.Popen(
@@ -175,7 +236,7 @@ def test_a_chief_and_two_workers_of_which_one_is_killed(
         *"--train.epochs 3 --optimizer.warmup-epochs 0.5".split(),
         *("--workdir", tmp_path / "search", "--data-dir", data_dir),
     )
-    processes = {name: start(name, port, *command) for name in ("chief", "tuner0")}
+    processes = {name: start(name, port, *command) for name in ("tuner0", "chief")}
     try:
         stranger = start("tuner9", port, *command, "--train.patience", "1")
         said, _ = stranger.communicate(timeout=300)

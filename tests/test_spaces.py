@@ -143,6 +143,31 @@ def test_what_is_not_active_changes_nothing() -> None:
             "Did you mean 'focal'",
         ),
         (
+            "hp.Float('model.dropout', 0, 0.5, default=0.2); return config",
+            r"asks for `model.dropout` and does not set it: it was given 0\.0,.* has 0\.2",
+        ),
+        (
+            "s = hp.Choice('imbalance.strategy', ['none', 'focal'])\n"
+            "    with hp.conditional_scope('imbalance.strategy', ['focal']):\n"
+            "        hp.Float('imbalance.gamma', 0.5, 3, default=2)\n"
+            "    imbalance = replace(config.imbalance, strategy=s)\n"
+            "    return replace(config, imbalance=imbalance)",
+            "asks for `imbalance.gamma` and does not set it",
+        ),
+        (
+            "d = hp.Float('model.dropout', 0, 1)\n"
+            "    return replace(config, model=replace(config.model, dropout=d))",
+            r"refused: `model.dropout` must be .*Received: 1\.0",
+        ),
+        (
+            "s = hp.Choice('imbalance.strategy', ['none', 'ldam'])\n"
+            "    with hp.conditional_scope('imbalance.strategy', ['ldam']):\n"
+            "        m = hp.Float('imbalance.margin', -1, 1, default=0.5) or 0.5\n"
+            "    imbalance = replace(config.imbalance, strategy=s, margin=m)\n"
+            "    return replace(config, imbalance=imbalance)",
+            r"refused: `imbalance.margin`.*Received: -1\.0",
+        ),
+        (
             "if hp.Boolean('model.metadata'):\n        hp.Float('nothing', 0, 1)\n"
             "    return config",
             "`nothing` of `nothing`",
@@ -159,6 +184,17 @@ def test_a_mistake_in_a_space_is_found_before_anything_is_trained(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=message):
         explore(find_space([f"{name}:space"]), CPU)
+
+
+def test_what_a_space_does_not_ask_for_every_time_needs_no_condition() -> None:
+    def space(hp: kt.HyperParameters, config: Config) -> Config:
+        strategy = hp.Choice("imbalance.strategy", ["none", "focal"])
+        values = {"imbalance.strategy": strategy}
+        if strategy == "focal":
+            values["imbalance.gamma"] = hp.Float("imbalance.gamma", 0.5, 3.0, default=1.7)
+        return with_values(config, values)
+
+    assert len(explore(space, CPU).space) == 2
 
 
 def test_a_wrong_name_lists_the_spaces() -> None:

@@ -10,11 +10,14 @@ import math
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
 import keras
 import keras_tuner as kt
 import numpy as np
@@ -22,6 +25,7 @@ import pandas as pd
 import psutil
 import pytest
 from conftest import ROOT, run_here, run_script
+from keras_tuner.src.distribute.oracle_client import OracleClient
 from test_tensorboard import read_images
 
 from skincnn.config import (
@@ -29,6 +33,7 @@ from skincnn.config import (
     DataConfig,
     ModelConfig,
     OptimizerConfig,
+    StageConfig,
     TrainConfig,
     read_config,
 )
@@ -44,6 +49,7 @@ from tuning import hypermodel, plots, search
 from tuning.config import SearchConfig
 from tuning.data import SearchData
 from tuning.hypermodel import TrainingModel, explore
+from tuning.machines import ID, IP, PORT
 from tuning.search import TUNERS, Outcome, run_search
 from tuning.spaces import SPACES, find_space, with_values
 
@@ -103,6 +109,11 @@ def by_rate(config: Config) -> float:
 def only_the_rate(hp: kt.HyperParameters, config: Config) -> Config:
     rate = hp.Float("optimizer.learning_rate", 1e-4, 1e-2, sampling="log")
     return with_values(config, {"optimizer.learning_rate": rate})
+
+
+def two(hp: kt.HyperParameters, config: Config) -> Config:
+    dropout = hp.Float("model.dropout", 0.0, 0.6, default=0.2)
+    return with_values(only_the_rate(hp, config), {"model.dropout": dropout})
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +239,35 @@ def test_hyperband_trains_the_best_again_for_longer_with_a_whole_schedule(
     assert best[-1] not in again
 
 
+@pytest.mark.parametrize("staged", [False, True])
+def test_hyperband_refuses_a_space_over_the_epochs(
+    staged: bool, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lengths(hp: kt.HyperParameters, config: Config) -> Config:
+        name = "train.stages.epochs" if staged else "train.epochs"
+        epochs = hp.Int(name, 2, 4, default=3)
+        fields = (
+            {"stages": (StageConfig(blocks=-1, epochs=epochs),)}
+            if staged
+            else {"epochs": epochs}
+        )
+        return dataclasses.replace(
+            config, train=dataclasses.replace(config.train, **fields)
+        )
+
+    config = with_values(TINY, {"train.epochs": 3})
+    if staged:  # which begins from weights
+        stages = (StageConfig(blocks=-1, epochs=3),)
+        train = TrainConfig(scenario="staged", stages=stages)
+        model = ModelConfig(weights="imagenet")
+        config = dataclasses.replace(TINY, model=model, train=train)
+    monkeypatch.setitem(SPACES, "learning", lengths)
+    with pytest.raises(ConfigError, match=r"hyperband.*Expected 3. Received: 2\."):
+        run(tmp_path, config=config, tuner="hyperband", max_trials=0)
+    assert not trainings.configs
+    assert len(run(tmp_path, config=config, max_trials=2).board) == 2
+
+
 def test_a_lower_objective_may_be_the_better_one(
     trainings: Trainings, tmp_path: Path
 ) -> None:
@@ -295,6 +335,54 @@ def test_failed_trials_are_named_and_never_win(
     assert len(trainings.configs) == 7
 
 
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_a_longer_search_keeps_every_trial_of_the_shorter_one(
+    tuner: str, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SPACES, "learning", two)
+
+    def minimize(fun: Callable[..., float], x0: object, **_: object) -> object:
+        return SimpleNamespace(x=x0, fun=fun(x0))
+
+    # The best of the points from which it would go down, each of which takes long.
+    stand_in = SimpleNamespace(optimize=SimpleNamespace(minimize=minimize))
+    monkeypatch.setattr("keras_tuner.src.tuners.bayesian.scipy", stand_in)
+    short = run(tmp_path, tuner=tuner, max_trials=9).board
+    assert len(trainings.configs) == len(short) == 9
+    long = run(tmp_path, tuner=tuner, max_trials=13).board
+    assert len(trainings.configs) == len(long) == 13
+    assert set(short["folder"]) < set(long["folder"])
+    # Hyperband without a limit stops after one pass, which is longer.
+    if tuner == "hyperband":
+        whole = run(tmp_path, tuner=tuner, max_trials=0).board
+        assert set(long["folder"]) < set(whole["folder"])
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_minutes": 100, "max_trials": 6}])
+def test_a_rare_draw_that_a_space_cannot_use_fails_alone(
+    limits: dict[str, int],
+    trainings: Trainings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = run(tmp_path / "whole", **limits)
+    poison = trainings.configs[2].optimizer.learning_rate
+    space = SPACES["learning"]
+
+    def picky(hp: kt.HyperParameters, config: Config) -> Config:
+        made = space(hp, config)
+        if made.optimizer.learning_rate == poison:
+            raise KeyError("rate")
+        return made
+
+    monkeypatch.setitem(SPACES, "learning", picky)
+    for _ in range(2):  # the same command goes on, and over it
+        outcome = run(tmp_path / "picky", **limits)
+        assert outcome.failures == {"2": "The space learning failed: KeyError: 'rate'"}
+        expected = whole.board[whole.board["trial"] != "2"]
+        assert outcome.board["score"].tolist() == expected["score"].tolist()
+
+
 def test_a_search_without_a_completed_trial_says_the_first_cause(
     data_dir: Path, trainings: Trainings, tmp_path: Path
 ) -> None:
@@ -331,6 +419,14 @@ def test_what_is_wrong_with_more_than_a_trial_ends_the_search(
         (
             "return replace(config, data=replace(config.data, train_folds=(1, 2)))",
             "must leave data.train_folds as the preset has it",
+        ),
+        (
+            "return replace(config, train=replace(config.train, monitor='accuracy'))",
+            "must leave train.monitor as it is",
+        ),
+        (
+            "return replace(config, seed=hp.Int('seed', 0, 9))",
+            "must leave seed as the preset has it",
         ),
     ],
 )
@@ -419,6 +515,86 @@ def test_a_second_search_in_the_same_folder_is_refused(
 ) -> None:
     with locked(tmp_path / "search"), pytest.raises(ConfigError, match="in use by another"):
         run(tmp_path / "search")
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes this process a worker; returns where its chief would be."""
+    for name, value in zip((ID, IP, PORT), ("tuner0", "127.0.0.1", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    return "127.0.0.1:1"
+
+
+def test_a_worker_that_is_there_before_its_chief_leaves_the_folder_to_it(
+    worker: str, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Path] = []
+
+    def get_space(client: OracleClient) -> kt.HyperParameters:
+        found.extend(tmp_path.iterdir())
+        return kt.HyperParameters()
+
+    monkeypatch.setattr(OracleClient, "get_space", get_space)
+    with pytest.raises(ConfigError, match=f"chief at {worker} serves another search"):
+        run(tmp_path)
+    assert not found
+    assert not list(tmp_path.iterdir())
+
+
+class Broken(grpc.RpcError):
+    """What gRPC raises where a call does not end well."""
+
+    def __init__(self, code: grpc.StatusCode):
+        super().__init__(code)
+        self.code = lambda: code
+
+
+@pytest.mark.parametrize("call", ["get_space", "create_trial"])
+def test_a_worker_whose_chief_is_gone_says_so(
+    call: str,
+    worker: str,
+    trainings: Trainings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if call == "create_trial":
+        monkeypatch.setattr(search, "require_same_search", lambda *_: None)
+
+    def fail(code: grpc.StatusCode) -> None:
+        def failing(*_: object) -> None:
+            raise Broken(code)
+
+        monkeypatch.setattr(OracleClient, call, failing)
+
+    fail(grpc.StatusCode.UNAVAILABLE)
+    with pytest.raises(
+        ConfigError, match=f"chief at {worker} is gone .UNAVAILABLE.. Start"
+    ):
+        run(tmp_path)
+    fail(grpc.StatusCode.UNKNOWN)  # a mistake of ours in the chief, which is still there
+    with pytest.raises(Broken):
+        run(tmp_path)
+
+
+def test_two_workers_with_one_trial_train_it_once(
+    trainings: Trainings, shared: SearchData, tmp_path: Path
+) -> None:
+    go_on = threading.Event()
+
+    def slow(config: Config) -> float:
+        assert go_on.wait(20)
+        return by_rate(config)
+
+    trainings.score = slow
+    space = find_space(["learning"])
+    hp = explore(space, TINY)
+    model = TrainingModel(space, TINY, shared, tmp_path)
+    with futures.ThreadPoolExecutor(2) as workers:
+        results = [workers.submit(model.result, hp) for _ in range(2)]
+        time.sleep(0.5)  # for both to begin
+        go_on.set()
+        assert results[0].result() == results[1].result()
+    assert len(trainings.configs) == 1
 
 
 def test_the_precision_of_a_trial_does_not_depend_on_the_one_before(

@@ -19,7 +19,8 @@ import keras
 import keras_tuner as kt
 import numpy as np
 import tensorflow as tf
-from keras_tuner.engine.hyperparameters import Boolean, Choice
+from filelock import FileLock, Timeout
+from keras_tuner.engine.hyperparameters import Float, Int
 from tensorboard.plugins.hparams import api as hparams
 from tensorflow.python.framework import ops
 from tqdm import tqdm
@@ -102,10 +103,23 @@ class TrainingModel(kt.HyperModel):
         """Checks that a configuration can be trained, and compared with the others.
 
         Raises:
-            ConfigError: A name is unknown, or it is about other pictures.
+            ConfigError: A name is unknown, or it is about another score or seed, or about
+                other pictures.
             DataError: There are too few pictures for a batch.
         """
         check(config)
+        if config.train.monitor != self.base.train.monitor:
+            raise ConfigError(
+                "A space must leave train.monitor as it is: the objective chooses each "
+                f"trial's epoch. Expected {self.base.train.monitor}. Received: "
+                f"{config.train.monitor}. Give --objective instead."
+            )
+        if config.seed != self.base.seed:
+            raise ConfigError(
+                "A space must leave seed as the preset has it: the luckiest is no better "
+                f"configuration. Expected {self.base.seed}. Received: {config.seed}. Give "
+                "--executions to train each configuration with several seeds."
+            )
         self.data.check(config)
         require_a_batch(self.data.tables["train"], config.data)
 
@@ -116,8 +130,8 @@ class TrainingModel(kt.HyperModel):
             ConfigError: The space or the weights cannot be used.
             DataError: There are too few pictures.
         """
+        self.require(self.config(hp))
         config = self.config(hp, execution)
-        self.require(config)
         names = self.data.class_names
         classifier, devices = build(config, len(names))
         training = Training(
@@ -176,19 +190,29 @@ class TrainingModel(kt.HyperModel):
             DivergedError: See `fit`; also where that was so before.
         """
         folder = self.path(self.config(hp, execution))
-        found = read_result(folder)
-        if found is None or found.again:
-            # KerasTuner's own tuners do it before each trial: graphs are global in Keras.
-            keras.utils.clear_session()
-            gc.collect()
-            with _graphs_forgotten():
-                self.fit(hp, self.build(hp, execution))
+        with _alone_in(folder):
             found = read_result(folder)
+            if found is None or found.again:
+                # KerasTuner's own tuners do it before each trial: graphs are global in
+                # Keras.
+                keras.utils.clear_session()
+                gc.collect()
+                with _graphs_forgotten():
+                    self.fit(hp, self.build(hp, execution))
+                found = read_result(folder)
         if found is None:
             raise OSError(f"{folder / RESULT} was written and cannot be read.")
         if found.error:
             raise DivergedError(found.error)
         return found
+
+    def refusal(self, hp: kt.HyperParameters) -> str:
+        """Returns why a trial cannot be trained, which is its own fault; "" if it can."""
+        try:
+            self.require(self.config(hp))
+        except (ConfigError, DataError) as error:
+            return str(error)
+        return ""
 
     def path(self, config: Config) -> Path:
         """Returns the folder of a configuration."""
@@ -202,7 +226,8 @@ def explore(
     """Returns all hyperparameters of a space, once it is certain that it works.
 
     It is applied to each value of each choice, so that what stands behind a condition is
-    found, and then to some random draws. Nothing is trained for it.
+    found, to both bounds of each range, which the Gaussian process likes to try, and then
+    to some random draws. Nothing is trained for it.
 
     Args:
         space: The space.
@@ -210,8 +235,8 @@ def explore(
         require: Raises an error for a configuration that cannot be trained.
 
     Raises:
-        ConfigError: The space fails, names a hyperparameter by no path of `Config`, or
-            makes a configuration that cannot be trained.
+        ConfigError: The space fails, names a hyperparameter by no path of `Config`, does
+            not set what it asks for, or makes a configuration that cannot be trained.
     """
     found = kt.HyperParameters()
     seen = 0
@@ -223,9 +248,10 @@ def explore(
     while seen < len(found.space):
         parameter = found.space[seen]
         seen += 1
-        if isinstance(parameter, Choice | Boolean):
-            for value in parameter.values:
-                attempt({parameter.name: value})
+        # Its first value is what stands behind a condition.
+        active = {condition.name: condition.values[0] for condition in parameter.conditions}
+        for value in _candidates(parameter):
+            attempt({**active, parameter.name: value})
     rng = np.random.default_rng(0)
     for _ in range(NUM_DRAWS):
         seeds = rng.integers(2**31, size=len(found.space))
@@ -290,6 +316,15 @@ def read_result(folder: Path) -> Result | None:
         return None
 
 
+def _candidates(parameter: Any) -> list[Any]:
+    """Returns all values of a choice, and the bounds of a range."""
+    if not isinstance(parameter, Float | Int):
+        return list(parameter.values)
+    if parameter.step is None:
+        return [parameter.min_value, parameter.max_value]
+    return [parameter.prob_to_value(0.0), parameter.prob_to_value(1.0)]
+
+
 def _apply(
     space: Space, config: Config, found: kt.HyperParameters, values: dict[str, Any]
 ) -> Config:
@@ -299,17 +334,51 @@ def _apply(
         hp.merge([parameter])
         if hp.is_active(parameter) and parameter.name in values:
             hp.values[parameter.name] = values[parameter.name]
-    made = space(hp, config)
-    for parameter in hp.space:
-        value_at(made, parameter.name)
-    found.merge(hp, overwrite=False)
+    asked = kt.HyperParameters()
+    asked.values = dict(hp.values)
+    made = space(asked, config)
+    _require_set(made, asked)
+    found.merge(asked, overwrite=False)
     return made
+
+
+def _require_set(config: Config, asked: kt.HyperParameters) -> None:
+    """Checks that what a space asked for is in the configuration that it made."""
+    have = {parameter.name: value_at(config, parameter.name) for parameter in asked.space}
+    for name in (parameter.name for parameter in asked.space if asked.is_active(parameter)):
+        value = asked.values[name]
+        if rounded(have[name]) != rounded(value):
+            raise ConfigError(
+                f"The space asks for `{name}` and does not set it: it was given {value!r}, "
+                f"and its configuration has {have[name]!r}. Set it to that very value, "
+                "which is what the leader board shows."
+            )
 
 
 def _seconds(training: Training, started: float) -> float:
     """Returns how long a training took; of one that went on, at least all its epochs."""
     epochs = sum(row["seconds"] for row in training.progress.history)
     return round(max(time.perf_counter() - started, epochs), 2)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits for a worker that trains in this folder, and keeps others out of it.
+
+    Two may be given one trial: where the first was so slow that the chief took it for lost,
+    or where they have one name. The lock is the kernel's and dies with its process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"    waits for another process that trains in {folder}", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -6,19 +6,23 @@ search's folder is one that all of them see.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import grpc
 import keras_tuner as kt
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial, TrialStatus
+from keras_tuner.src.distribute.oracle_client import OracleClient
+from keras_tuner.src.engine import conditions
 
 from skincnn.errors import ConfigError
 
@@ -29,10 +33,19 @@ DIGEST = "tuner/fingerprint"
 """The name under which the chief tells workers which search it serves."""
 LOST_SECONDS = 600
 """A trial is lost once it takes so long and three times as long as any before; another
-worker has it then, if it has nothing else to do."""
+worker has it then, if it has nothing else to do. Should the first one live, the other waits
+for what comes of it."""
 PARTING_SECONDS = 20
 """How long a chief whose trials are done waits for workers that do not ask again."""
 POLL_SECONDS = 0.5
+GONE = (
+    *(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED),
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
+"""What gRPC says of a chief that has ended, or did not begin for an hour."""
+
+# KerasTuner 1.4.8 prints a word for each condition of each answer that a chief gives.
+conditions.print = lambda *_: None
 
 
 def find_role() -> Role:
@@ -69,21 +82,44 @@ def require_free_port() -> None:
             )
 
 
-def require_same_search(tuner: BaseTuner, digest: str) -> None:
+def require_same_search(oracle: kt.Oracle, digest: str) -> None:
     """Waits for the chief, and checks that it serves this very search.
+
+    Args:
+        oracle: That of this worker, whose own trials are never asked for.
+        digest: What `workdir.digest` returns for this search.
 
     Raises:
         ConfigError: It serves another one.
     """
     where = f"{os.environ[IP]}:{os.environ[PORT]}"
     print(f"{os.environ[ID]} waits for the chief at {where}", flush=True)
-    space = tuner.oracle.get_space()
+    space = OracleClient(oracle).get_space()
     if space.values.get(DIGEST) != digest:
         raise ConfigError(
             f"The chief at {where} serves another search: other flags, pictures, spaces or "
             "versions. Expected the chief's own command on every machine; end that chief "
             f"if it is an old one, or give another {PORT}."
         )
+
+
+@contextlib.contextmanager
+def chief_needed() -> Iterator[None]:
+    """Says what to do where a worker's chief does not answer.
+
+    Raises:
+        ConfigError: The chief is gone, or never came.
+    """
+    try:
+        yield
+    except grpc.RpcError as error:
+        if error.code() not in GONE:
+            raise
+        raise ConfigError(
+            f"The chief at {os.environ[IP]}:{os.environ[PORT]} is gone "
+            f"({error.code().name}). Start it and this command again: what is trained is "
+            "not trained again."
+        ) from error
 
 
 class Watch:
@@ -116,10 +152,12 @@ class Watch:
         if self._is_spent():
             self.oracle.max_trials = len(self.oracle.trials)
         trial = self._ask(tuner_id)
-        if trial.status == TrialStatus.STOPPED and self.oracle.ongoing_trials:
+        # Hyperband and grid say IDLE, and for ever, where others say STOPPED.
+        idle = trial.status in (TrialStatus.STOPPED, TrialStatus.IDLE)
+        if idle and self.oracle.ongoing_trials:
             if self._give_up_lost():
                 trial = self._ask(tuner_id)
-            else:
+            elif trial.status == TrialStatus.STOPPED:
                 trial.status = TrialStatus.IDLE
                 self.oracle.tuner_ids.add(tuner_id)
         if trial.status == TrialStatus.RUNNING:
@@ -129,7 +167,11 @@ class Watch:
         return trial
 
     def end_trial(self, trial: Trial) -> None:
-        """Writes down what came of a trial."""
+        """Writes down what came of a trial, as the first who had it says."""
+        if trial.trial_id in self.oracle.end_order:
+            return
+        if trial.trial_id in self.oracle._retry_queue:  # it was not lost
+            self.oracle._retry_queue.remove(trial.trial_id)
         self._end(trial)
         began = self._began.get(trial.trial_id, time.monotonic())
         self._longest = max(self._longest, time.monotonic() - began)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -35,6 +36,7 @@ from tuning.machines import (
     ID,
     Role,
     Watch,
+    chief_needed,
     find_role,
     put_aside_if_damaged,
     require_free_port,
@@ -46,6 +48,8 @@ from tuning.workdir import digest, fingerprint, open_workdir
 
 REDUCTION = 3
 """Hyperband trains the best third of a round again, for three times as long."""
+MOST_DRAWS = 10
+"""Trials that the Bayesian tuner draws, at most, before it begins to expect anything."""
 HOPELESS = 20
 """After so many trials that failed one after the other no other is begun."""
 
@@ -77,17 +81,19 @@ def bayesian(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
         Snoek et al., Practical Bayesian Optimization of Machine Learning Algorithms (2012),
         arXiv:1206.2944.
     """
-    most = _most(search)
     # KerasTuner would draw three times as many as there are hyperparameters, mostly more
-    # than there are trials.
-    first = max(3, min(3 * len(common["hyperparameters"].space), (most or 30) // 3))
+    # than there are trials. Not a share of --max-trials: a longer search begins alike.
+    first = min(MOST_DRAWS, 3 * len(common["hyperparameters"].space))
     return kt.oracles.BayesianOptimizationOracle(
-        max_trials=most, num_initial_points=first, **common
+        max_trials=_most(search), num_initial_points=first, **common
     )
 
 
 def hyperband(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
     """Many short trainings, the best of which are done again for longer.
+
+    Without a limit it ends after one pass. A longer limit, or a later one, goes on with the
+    same trials in the same order, pass after pass.
 
     References:
         Li et al., Hyperband (2018), Journal of Machine Learning Research 18.
@@ -146,7 +152,8 @@ def run_search(
 
     Raises:
         ConfigError: A name, a path or the space cannot be used, another search is in
-            `workdir`, another process is at it, or the chief serves another search.
+            `workdir`, another process is at it, or the chief serves another search or is
+            gone.
         DataError: The dataset is not built, or its splits leak or are too small.
         DivergedError: No trial was completed.
         Terminated, KeyboardInterrupt: The user stopped the search.
@@ -158,7 +165,10 @@ def run_search(
     config = dataclasses.replace(config, train=train)
     check(config)
     space = find_space(names)
-    explore(space, config)  # mistakes are said before any data is read
+    # Mistakes are said before any data is read.
+    explore(
+        space, config, functools.partial(_check, search, make_stages(config)[-1].epochs)
+    )
     role = find_role()
     if role == "chief":
         require_free_port()
@@ -181,10 +191,23 @@ def run_search(
             seed=config.seed + 1,  # KerasTuner takes 0 for none
             max_consecutive_failed_trials=sys.maxsize,
         )
-        _ask(oracle, model, search, workdir, role, digest(made_by))
+        with chief_needed() if role == "worker" else contextlib.nullcontext():
+            _ask(oracle, model, search, workdir, role, digest(made_by))
         if role == "worker":
             return None
         return _finish(oracle, model, search, workdir, " x ".join(names))
+
+
+def _check(search: SearchConfig, epochs: int, made: Config) -> None:
+    """Checks what a space made, as far as that needs no data."""
+    check(made)
+    received = make_stages(made)[-1].epochs
+    if search.tuner == "hyperband" and received != epochs:
+        raise ConfigError(
+            "Under --tuner hyperband, which says how long each trial trains, a space "
+            f"must leave the epochs of the last stage as they are. Expected {epochs}. "
+            f"Received: {received}. Give another --tuner, or take them out of the space."
+        )
 
 
 def _ask(
@@ -196,6 +219,9 @@ def _ask(
     search_digest: str,
 ) -> None:
     """Does what the role of this process is, until the search is over."""
+    if role == "worker":
+        # Before it writes anything: the folder is the chief's to begin.
+        require_same_search(oracle, search_digest)
     tuner = Tuner(oracle, model, search, workdir, role)
     try:
         with warnings.catch_warnings():
@@ -204,8 +230,6 @@ def _ask(
             if role == "chief":
                 serve(tuner, Watch(oracle, tuner.is_spent))
                 return
-            if role == "worker":
-                require_same_search(tuner, search_digest)
             tuner.search()
     except kt.errors.FatalError as error:
         raise error.__cause__ or error from None
@@ -273,13 +297,17 @@ class Tuner(BaseTuner):
         """Returns the mean score of a trial's executions.
 
         Raises:
-            FatalError: Something is wrong with the space, the configuration or the data:
-                of all errors KerasTuner lets this one alone through.
+            FatalError: Something is wrong with more than this trial, as a full disk is: of
+                all errors KerasTuner lets this one alone through.
+            FailedTrialError: A rare draw of the space makes no configuration that can be
+                trained.
             Exception: This training failed.
         """
         hp = trial.hyperparameters
         values = ", ".join(f"{n} {_text(v)}" for n, v in shown_values(hp).items())
         print(f"trial {trial.trial_id}  {values}", flush=True)
+        if refusal := self.model.refusal(hp):
+            raise kt.errors.FailedTrialError(refusal)
         results = []
         for execution in range(self.settings.executions):
             try:
@@ -337,6 +365,8 @@ def _finish(
 
 def _results(trial: Trial, model: TrainingModel, search: SearchConfig) -> list[Any]:
     """Returns what came of a trial's executions, as far as they were done."""
+    if model.refusal(trial.hyperparameters):
+        return []
     configs = [model.config(trial.hyperparameters, n) for n in range(search.executions)]
     found = [read_result(model.path(config)) for config in configs]
     return [result for result in found if result is not None]
@@ -344,6 +374,8 @@ def _results(trial: Trial, model: TrainingModel, search: SearchConfig) -> list[A
 
 def _cause(trial: Trial, model: TrainingModel, search: SearchConfig) -> str:
     """Returns why a trial failed, in its own words."""
+    if refusal := model.refusal(trial.hyperparameters):
+        return refusal
     errors = [result.error for result in _results(trial, model, search)]
     said = (trial.message or "see the output of its worker").strip().splitlines()[-1]
     return next((error for error in errors if error), said)

@@ -3,8 +3,9 @@
 Each hyperparameter is named by the path of what it sets: `optimizer.learning_rate`; a part
 that may be left out by the tuple and its own name, `augment.parts.erase`; a field of the
 last stage by `train.stages.blocks`. Its default is the preset's value, so that the defaults
-of a space are the preset. What a trial does not use stands in a `hp.conditional_scope`: it
-is None in that trial, and `with_values` leaves it as it is.
+of a space are the preset. What a space asks for it sets, to that very value; it leaves the
+seed, the pictures and `train.monitor` alone. What a trial does not use stands in a
+`hp.conditional_scope`: it is None in that trial, and `with_values` leaves it as it is.
 """
 
 from __future__ import annotations
