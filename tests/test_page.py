@@ -22,7 +22,7 @@ from skincnn.evaluation.assessment import assess
 from skincnn.evaluation.model_card import render_card
 from skincnn.evaluation.page import SECTIONS, render_page
 from skincnn.evaluation.predictions import arrays, predictions_table
-from skincnn.evaluation.report import draw_figures, write_report
+from skincnn.evaluation.report import draw_figures, summary, write_report
 from skincnn.training.workdir import check_workdir
 
 NAMES = ["<b>wart</b>|", "mel", "nv", "bcc"]
@@ -336,6 +336,27 @@ def test_leaks_and_made_up_pictures_are_loud() -> None:
     assert not verdict.is_leaky(honest)
     honest["audit"]["num_shared_groups"] = 1
     assert "DO NOT TRUST" in render_page(honest, CONFIG, PIXEL)
+
+
+def test_a_leak_of_the_headline_alone_is_as_loud(report: dict) -> None:
+    splits = dict(report["splits"])
+    counts = {"num_shared_images": 2, "num_shared_lesions": 3, "num_shared_groups": 0}
+    leaky = splits["test"] | {"audit": counts | {"num_leaky_images": 17}}
+    leaky["fold"] = "test official"
+    for headline in ("test_official", "test"):
+        found = report | {"splits": {**splits, "test_official": leaky}}
+        found["headline"] = headline
+        page, card = render_page(found, CONFIG, PIXEL), render_card(found, CONFIG)
+        said = "LEAK: 17 of the 120 pictures of test official"
+        for text in (Page(page).words, card, summary(found)):
+            assert said in text
+        points = card.split("How the data were divided | ")[1].splitlines()[0]
+        assert said in points
+        first = headline == "test_official"
+        assert verdict.is_leaky(found) == first
+        assert ("No picture, lesion or near-duplicate" in page) != first
+        assert ('<p class="leaky">' in page) == first
+        assert ("<strong>3 shared</strong>" in page) == first
 
 
 def test_the_head_of_the_card_holds_the_scores(report: dict) -> None:

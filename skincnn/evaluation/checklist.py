@@ -12,6 +12,7 @@ from typing import Any
 
 from skincnn import classes
 from skincnn.config import Config
+from skincnn.evaluation.verdict import leak
 
 NOT_KNOWN = "not known"
 Answers = list[tuple[str, str]]
@@ -95,7 +96,8 @@ def _splits(report: Mapping[str, Any]) -> Answers:
             if report["split_by"] == "image"
             else "by lesion and near-duplicate; audited before training: "
             f"{audit['num_shared_lesions']} lesions, {audit['num_shared_images']} pictures "
-            f"and {audit['num_shared_groups']} near-duplicate groups in two splits",
+            f"and {audit['num_shared_groups']} near-duplicate groups in two splits"
+            + "".join(f"; {leak(of)}" for of in splits.values() if leak(of)),
         ),
         ("Sizes", f"pictures: {', '.join(sizes)}"),
         (

@@ -28,7 +28,7 @@ from skincnn.evaluation.predict import predict_logits_and_features
 from skincnn.evaluation.predictions import DISTANCE, mean_predictions, predictions_table
 from skincnn.evaluation.report import draw_figures, figure_title, write_report
 from skincnn.evaluation.robustness import score_corruptions
-from skincnn.evaluation.runs import load_model, read_splits, stored_in
+from skincnn.evaluation.runs import audit_others, load_model, read_splits, stored_in
 from skincnn.evaluation.unknown import (
     FAMILIAR,
     UNKNOWN_TABLE,
@@ -130,6 +130,7 @@ def evaluate(
     strange = read_unknown(config, extras.unknown)
     builder = datasets.open_dataset(config.data.dataset, data_dir)
     tables = read_splits(builder, config, metadata, workdir, splits)
+    audits = audit_others(builder, config, tables)
     model = load_model(workdir, metadata)
     subject = Subject(
         model,
@@ -154,6 +155,8 @@ def evaluate(
     for split, content in assessed["splits"].items():
         content["fold"] = stored_in(split, config)
         content["sha256"] = written[split]
+        if split in audits:
+            content["audit"] = audits[split]
     variants = []
     for name, chosen in views.items():
         found, longer = _predict_views(subject, headline, chosen)

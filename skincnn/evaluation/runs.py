@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from skincnn.config import Config
 from skincnn.data import pipeline
+from skincnn.data.leakage import count_shared
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import sha256
@@ -68,6 +69,26 @@ def read_splits(
                 builder, [_find_split(split, builder, config)]
             )
     return tables
+
+
+def audit_others(
+    builder: tfds.core.DatasetBuilder, config: Config, tables: Mapping[str, pd.DataFrame]
+) -> dict[str, dict[str, int]]:
+    """Returns `leakage.count_shared` of each split but val and test.
+
+    Those two are audited before every training; what else is stored is not.
+
+    Args:
+        builder: The dataset.
+        config: The run's.
+        tables: Split to its rows, "val" among them.
+    """
+    others = [name for name in tables if name not in SPLITS]
+    if not others:
+        return {}
+    train = make_splits(builder, config.data, ("train",))["train"]
+    known = pd.concat([train, tables["val"]])
+    return {name: count_shared(known, tables[name]) for name in others}
 
 
 def _find_split(split: str, builder: tfds.core.DatasetBuilder, config: Config) -> int | str:

@@ -13,6 +13,8 @@ SUMMARY_POINT = "90 % specificity"
 Interval = Mapping[str, float | None]
 """value, low and high; None in the place of what the pictures cannot tell."""
 ABBREVIATIONS = {"auc": "AUC", "ece": "ECE", "f1": "F1", "isic": "ISIC", "brier": "Brier"}
+SHARED = ("num_shared_images", "num_shared_lesions", "num_shared_groups")
+"""What an audit counts."""
 ONE_IMAGE = {
     "train": "training",
     "evaluation": "validation and test",
@@ -108,7 +110,10 @@ def verdict(report: Mapping[str, Any]) -> str:
             f"It calls {melanomas.num_missed} of {melanomas.num_images} pictures "
             "of melanoma something else."
         )
-    if is_leaky(report):
+    leaked = leak(content)
+    if leaked:
+        sentences.append(leaked)
+    elif is_leaky(report):
         sentences.append("Lesions or pictures are in two of its splits: DO NOT TRUST this.")
     else:
         sentences.append("No picture, lesion or near-duplicate is in two of its splits.")
@@ -140,10 +145,33 @@ def data_id(report: Mapping[str, Any]) -> str:
     return str(parts[min(1, len(parts) - 1)])
 
 
+def headline_audit(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns what was counted of the headline's own split, or else of the training's."""
+    return report["splits"][report["headline"]].get("audit", report["audit"])
+
+
 def is_leaky(report: Mapping[str, Any]) -> bool:
     """Returns whether a picture, a lesion or a near-duplicate is in two splits."""
-    shared = ("num_shared_images", "num_shared_lesions", "num_shared_groups")
-    return report["split_by"] == "image" or any(report["audit"][name] for name in shared)
+    audits = (report["audit"], headline_audit(report))
+    return report["split_by"] == "image" or any(
+        audit[name] for audit in audits for name in SHARED
+    )
+
+
+def leak(content: Mapping[str, Any]) -> str:
+    """Returns what of a split beside val and test was trained on, "" for nothing.
+
+    Args:
+        content: A split of report.json.
+    """
+    audit = content.get("audit", {})
+    if not any(audit.get(name) for name in SHARED):
+        return ""
+    return (
+        f"LEAK: {audit['num_leaky_images']} of the {content['num_images']} pictures of "
+        f"{content['fold']}, or others like them, were trained on or chosen with: "
+        "DO NOT TRUST its scores."
+    )
 
 
 def role(split: str) -> str:
