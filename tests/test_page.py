@@ -417,6 +417,28 @@ def test_everything_is_written(report: dict, tmp_path: Path) -> None:
     assert (tmp_path / "README.md").read_text() == render_card(report, CONFIG)
 
 
+def test_a_score_without_an_interval_is_written_all_the_same(tmp_path: Path) -> None:
+    tables = {"val": make_table(0), "test": make_table(1)}
+    report = make_report()
+
+    def forget(value: object) -> None:
+        if isinstance(value, dict):
+            if set(value) == {"value", "low", "high"}:
+                value |= {"low": None, "high": None}
+            for part in value.values():
+                forget(part)
+        elif isinstance(value, list):
+            for part in value:
+                forget(part)
+
+    forget(report["splits"])
+    write_report(tmp_path, report, CONFIG, draw_figures(report, tables, None))
+    page = Page((tmp_path / "report.html").read_text()).words
+    assert "95 % interval not known; 120 pictures" in page
+    assert "None" not in page
+    assert "[not known]" in (tmp_path / "README.md").read_text()
+
+
 def test_headings_of_panels_do_not_run_into_each_other() -> None:
     names = ["Actinic keratosis", "Basal cell carcinoma", "Melanoma", "Squamous carcinoma"]
     y_true, y_prob = arrays(make_table(0), NAMES)
