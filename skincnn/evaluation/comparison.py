@@ -20,6 +20,7 @@ from skincnn.evaluation.intervals import (
     bootstrap,
     estimate,
     lesion_weights,
+    lesions_of_rates,
 )
 from skincnn.evaluation.metrics import METRICS, Sample, Scores, recall_per_class
 from skincnn.evaluation.operating import find_targets
@@ -150,21 +151,29 @@ def compare(
         weights = lesion_weights(lesions, resamples, seed)
         columns = dict.fromkeys((sort_by, *SHOWN))
         functions = {name: METRICS[name].function for name in columns}
-        for target in find_targets(group[0].class_names):
-            if target.name == "melanoma":
-                functions[MELANOMA_RECALL] = _recall_of(target.classes[0])
+        known = find_targets(group[0].class_names)
+        melanoma = [target for target in known if target.name == "melanoma"]
+        for target in melanoma:
+            functions[MELANOMA_RECALL] = _recall_of(target.classes[0])
         values = {
             run.name: bootstrap(
                 functions, *arrays(run.predictions, run.class_names), weights
             )
             for run in group
         }
+        counts = {
+            run.name: lesions_of_rates(lesions, *arrays(run.predictions, run.class_names))
+            for run in group
+        }
+        for target in melanoma:
+            for count in counts.values():
+                count[MELANOMA_RECALL] = count["recall"][list(target.classes[:1])]
         first = values.get(runs[0].name)
         rows = [
             Row(
                 run,
                 {
-                    name: estimate(value, confidence)[0]
+                    name: estimate(value, confidence, counts[run.name].get(name))[0]
                     for name, value in values[run.name].items()
                 },
                 None

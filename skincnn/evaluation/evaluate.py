@@ -22,7 +22,7 @@ from skincnn.data.metadata import encode_metadata
 from skincnn.errors import ConfigError
 from skincnn.evaluation.assessment import assess, metric_values, score_differences
 from skincnn.evaluation.folder import read_run
-from skincnn.evaluation.intervals import lesion_weights
+from skincnn.evaluation.intervals import INTERVALS, lesion_weights
 from skincnn.evaluation.mistakes import draw_mistakes
 from skincnn.evaluation.predict import predict_logits_and_features
 from skincnn.evaluation.predictions import DISTANCE, mean_predictions, predictions_table
@@ -361,7 +361,7 @@ def _describe_run(metadata: dict[str, Any], config: Config) -> dict[str, Any]:
         "num_parameters": metadata["num_parameters"],
         "interval": {
             "confidence": config.evaluate.confidence,
-            "method": "percentile bootstrap over lesions",
+            "method": INTERVALS,
             "resamples": config.evaluate.resamples,
         },
     }

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from skincnn.errors import DataError
 from skincnn.evaluation.calibration import apply_temperature
 from skincnn.evaluation.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupt
-from skincnn.evaluation.intervals import bootstrap, estimate
+from skincnn.evaluation.intervals import bootstrap, estimate, lesions_of_rates
 from skincnn.evaluation.metrics import Floats, Labels, Scores, balanced_accuracy
 from skincnn.evaluation.occlusions import Pictures
 from skincnn.evaluation.operating import Target, find_targets, score_operating_point
@@ -40,6 +40,7 @@ class _Protocol:
     """What all rows are scored with; see `score_corruptions`."""
 
     y_true: Labels
+    lesion_ids: Sequence[str]
     weights: Floats
     confidence: float
     temperature: float
@@ -51,7 +52,10 @@ class _Protocol:
         functions = {"balanced_accuracy": balanced_accuracy}
         values = bootstrap(functions, self.y_true, y_prob, self.weights)
         found = values["balanced_accuracy"]
-        scores: dict[str, Any] = {"balanced_accuracy": self.interval(found)}
+        lesions = lesions_of_rates(self.lesion_ids, self.y_true, y_prob)
+        scores: dict[str, Any] = {
+            "balanced_accuracy": self.interval(found, lesions["balanced_accuracy"])
+        }
         scores |= dict.fromkeys(f"melanoma_{rate}" for rate in MELANOMA_RATES)
         if self.melanoma is None or self.threshold is None:
             return scores, found
@@ -61,13 +65,16 @@ class _Protocol:
             self.threshold,
             self.weights,
             self.confidence,
+            self.lesion_ids,
         )
         told = {f"melanoma_{n}": dataclasses.asdict(rates[n]) for n in MELANOMA_RATES}
         return scores | told, found
 
-    def interval(self, values: Scores) -> dict[str, float | None]:
+    def interval(
+        self, values: Scores, num_lesions: npt.NDArray[np.intp] | None = None
+    ) -> dict[str, float | None]:
         """Returns {value, low, high} of what `bootstrap` returned."""
-        return dataclasses.asdict(estimate(values, self.confidence)[0])
+        return dataclasses.asdict(estimate(values, self.confidence, num_lesions)[0])
 
 
 def score_corruptions(
@@ -118,7 +125,13 @@ def score_corruptions(
         )
     targets = {target.name: target for target in find_targets(class_names)}
     protocol = _Protocol(
-        y_true, weights, confidence, temperature, threshold, targets.get("melanoma")
+        y_true,
+        predictions["lesion_id"].tolist(),
+        weights,
+        confidence,
+        temperature,
+        threshold,
+        targets.get("melanoma"),
     )
     cases = list(itertools.product(CORRUPTIONS, range(1, NUM_SEVERITIES + 1)))
     total = (1 + len(cases)) * len(images)
