@@ -28,7 +28,13 @@ from skincnn.evaluation.predict import predict_logits_and_features
 from skincnn.evaluation.predictions import DISTANCE, mean_predictions, predictions_table
 from skincnn.evaluation.report import draw_figures, figure_title, write_report
 from skincnn.evaluation.robustness import score_corruptions
-from skincnn.evaluation.runs import audit_others, load_model, read_splits, stored_in
+from skincnn.evaluation.runs import (
+    audit_others,
+    load_model,
+    name_splits,
+    read_splits,
+    stored_in,
+)
 from skincnn.evaluation.unknown import (
     FAMILIAR,
     UNKNOWN_TABLE,
@@ -115,8 +121,8 @@ def evaluate(
         The content of report.json.
 
     Raises:
-        ConfigError: The folder holds no finished run, a split is not there or was
-            trained on, or an extra is not to be had.
+        ConfigError: The folder holds no finished run, a split is not there, is validation
+            or was trained on, or an extra is not to be had.
         DataError: The dataset is missing, or is not the one of the training.
     """
     extras = extras or Extras()
@@ -127,6 +133,7 @@ def evaluate(
     views = {
         name: look_up(VIEWS, name, "--tta")(config, extras.num_views) for name in extras.tta
     }
+    splits = name_splits(splits, config)
     strange = read_unknown(config, extras.unknown)
     builder = datasets.open_dataset(config.data.dataset, data_dir)
     tables = read_splits(builder, config, metadata, workdir, splits)
