@@ -119,6 +119,28 @@ def test_a_rate_of_all_or_none_has_the_exact_interval_of_its_lesions() -> None:
     assert found.low == pytest.approx(0.025 ** (1 / 4), abs=1e-6)
 
 
+def test_a_resample_that_never_names_a_class_says_nothing_of_its_precision() -> None:
+    # Class 1 is named for two of 40 lesions, both rightly, class 2 never.
+    y_true = np.array([0] * 36 + [1] * 2 + [2] * 2)
+    y_prob = np.eye(3)[[0] * 36 + [1] * 2 + [0] * 2]
+    lesions = [f"l{i}" for i in range(40)]
+    weights = lesion_weights(lesions, 1000, seed=0)
+    function = PER_CLASS_METRICS["precision"]
+    values = bootstrap({"precision": function}, y_true, y_prob, weights)["precision"]
+    lost = weights[:, 36:38].sum(axis=1) == 0
+    np.testing.assert_array_equal(np.isnan(values[1:, 1]), lost)
+    assert 0.05 < lost.mean() < 0.5
+    counts = lesions_of_rates(lesions, y_true, y_prob)["precision"]
+    assert counts.tolist() == [38, 2, 0]
+    _, named, never = estimate(values, 0.95, counts)
+    assert (named.value, named.high) == (1, 1)
+    assert named.low == pytest.approx(0.025 ** (1 / 2), abs=1e-6)
+    assert (never.value, never.low, never.high) == (0, None, None)
+    # In a mean over classes it counts as 0, as in scikit-learn.
+    macro = bootstrap({"m": METRICS["macro_precision"].function}, y_true, y_prob, weights)
+    assert macro["m"][0] == pytest.approx((36 / 38 + 1 + 0) / 3)
+
+
 def test_one_lesion_has_no_interval() -> None:
     y_true, y_prob = np.zeros(3, int), np.eye(2)[[0, 0, 1]]
     weights = lesion_weights(["a"] * 3, 100, seed=0)

@@ -30,7 +30,7 @@ class Estimate:
     Attributes:
         value: The score on all pictures; None where it needs a class that is not there.
         low: The lower end; None where fewer than half of the resamples have a value, and
-            for a rate of one lesion.
+            for a rate of one lesion or none.
         high: The upper end.
     """
 
@@ -140,7 +140,7 @@ def estimate(
     Where a rate is 0 or 1 in all resamples the bootstrap knows nothing of its error: the
     interval is then the exact one for as many lesions (Clopper and Pearson, The use of
     confidence or fiducial limits illustrated in the case of the binomial, 1934). Of one
-    lesion there is none.
+    lesion, or none, there is no interval.
 
     Args:
         values: From `bootstrap`, or the difference of two of its results with the same
@@ -157,7 +157,7 @@ def estimate(
         ends: tuple[float, ...] = (math.nan, math.nan)
         if not np.isnan(value) and 0 < len(resampled) <= 2 * len(known):
             ends = tuple(np.quantile(known, (tail, 1 - tail)))
-            if count == 1:
+            if count in (0, 1):
                 ends = (math.nan, math.nan)
             elif count is not None and value in (0, 1) and (known == value).all():
                 test = scipy.stats.binomtest(count if value else 0, count)
