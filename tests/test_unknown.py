@@ -141,6 +141,15 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
         assert gained == pytest.approx(value - before, abs=2e-6)
         assert table["image_id"].equals(plain["image_id"])
         assert f"2 views, {name} (test): balanced accuracy" in done.stdout
+    # What is not asked again is not forgotten, and what is asked again is.
+    flags = ("--tta", "random", "--num-views", 1)
+    done = run_here("evaluate.py", workdir, "--data-dir", data_dir, *flags)
+    assert done.returncode == 0, done.stderr
+    again = json.loads((workdir / "report.json").read_text())
+    assert again["dropped"] == []
+    assert again["variants"][0] == variants[0]
+    assert [variant["num_views"] for variant in again["variants"]] == [2, 1]
+    assert again["unknown"] == report["unknown"]
 
 
 @pytest.mark.parametrize(

@@ -44,12 +44,17 @@ def write_combined(
         content["sha256"] = written[name]
     audits = [report["audit"] for report in reports]
     report = {
-        **{key: value for key, value in reports[0].items() if key != "folds"},
+        **{
+            key: value
+            for key, value in reports[0].items()
+            if key not in ("folds", "model_sha256")
+        },
         "audit": {key: _worst([audit[key] for audit in audits]) for key in audits[0]},
         "training_seconds": sum(report["training_seconds"] for report in reports),
         "variants": [],
         "unknown": None,
         "corruptions": None,
+        "dropped": [],
         **assessed,
         **said,
     }

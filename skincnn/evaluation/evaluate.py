@@ -21,6 +21,7 @@ from skincnn.data.cache import Cache, Images
 from skincnn.data.metadata import encode_metadata
 from skincnn.errors import ConfigError
 from skincnn.evaluation.assessment import assess, metric_values, score_differences
+from skincnn.evaluation.earlier import find_earlier, remove_stale
 from skincnn.evaluation.folder import read_run
 from skincnn.evaluation.intervals import INTERVALS, lesion_weights
 from skincnn.evaluation.mistakes import draw_mistakes
@@ -107,6 +108,7 @@ def evaluate(
 
     Needs nothing of a run but its folder, and the dataset. Writes predictions/*.csv,
     familiar.npz, figures/*.png, report.json, report.html and README.md, the model card.
+    Extras that were found before, of the same model and headline, stay in the report.
 
     Args:
         workdir: The folder of a finished training.
@@ -154,8 +156,17 @@ def evaluate(
     )
     headline = splits[0] if splits else "test"
     predictions, familiar, seconds = _predict(subject, headline)
+    earlier = find_earlier(
+        workdir,
+        metadata["sha256"]["model.keras"],
+        headline,
+        views=views,
+        corruptions=extras.corruptions,
+        unknown=extras.unknown,
+    )
     familiar.write(workdir / FAMILIAR)
     unknown = predict_unknown(model, familiar, *strange, subject.class_names)
+    unknown = pd.concat([unknown, earlier.unknown], ignore_index=True)
     write_text(workdir / "predictions" / UNKNOWN_TABLE, unknown.to_csv(index=False))
     written = write_predictions(workdir, predictions)
     assessed = assess(predictions, subject.class_names, config.evaluate, config.seed)
@@ -164,7 +175,7 @@ def evaluate(
         content["sha256"] = written[split]
         if split in audits:
             content["audit"] = audits[split]
-    variants = []
+    variants = earlier.variants
     for name, chosen in views.items():
         found, longer = _predict_views(subject, headline, chosen)
         variants.append(
@@ -179,6 +190,7 @@ def evaluate(
         )
     report = {
         **_describe_run(metadata, config),
+        "model_sha256": metadata["sha256"]["model.keras"],
         "attribution": builder.builder_config.attribution,
         "seconds_per_image": seconds,
         "headline": headline,
@@ -187,7 +199,8 @@ def evaluate(
         **assessed,
         "variants": variants,
         "unknown": score_unknown(predictions, unknown, config),
-        "corruptions": None,
+        "corruptions": earlier.corruptions,
+        "dropped": earlier.dropped,
     }
     if extras.corruptions:
         report["corruptions"] = _spoil(
@@ -196,6 +209,7 @@ def evaluate(
     figures = draw_figures(report, predictions, pd.read_csv(workdir / "history.csv"))
     figures |= _draw_mistakes(subject, predictions, report)
     write_report(workdir, report, config, figures)
+    remove_stale(workdir, report)
     return report
 
 

@@ -153,6 +153,11 @@ def summary(report: dict[str, Any]) -> str:
             f"{interval(worst['balanced_accuracy'])} ({worst['name'].replace('_', ' ')}, "
             f"severity {worst['severity']})"
         )
+    if report.get("dropped"):
+        lines.append(
+            "no longer in the report, being of another model or headline: "
+            f"{', '.join(report['dropped'])}"
+        )
     return "\n".join(lines)
 
 
