@@ -9,7 +9,7 @@ import pytest
 from conftest import run_here, run_script
 from sklearn import metrics as reference
 
-from skincnn.errors import DataError
+from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.comparison import compare, read_run, to_frame
 from skincnn.evaluation.predictions import read_predictions
 
@@ -119,6 +119,25 @@ def test_what_cannot_be_compared_is_said_in_one_line(
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "lacks split_by, training_seconds, num_parameters"),
+        ("[]", "must hold a JSON object. Received: list"),
+        ("null", "must hold a JSON object. Received: NoneType"),
+        ('{"split_by"', "cannot be read"),
+    ],
+)
+def test_a_damaged_report_is_said_in_one_line(
+    content: str, message: str, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "a", 0.5)
+    (folder / "report.json").write_text(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_run(folder, "test")
+    assert "Make it with scripts/evaluate.py" in str(caught.value)
 
 
 def spoil(table: pd.DataFrame, column: str, value: object) -> pd.DataFrame:

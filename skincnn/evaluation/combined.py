@@ -14,6 +14,23 @@ from skincnn.evaluation.assessment import assess
 from skincnn.evaluation.evaluate import write_predictions
 from skincnn.evaluation.report import draw_figures, write_report
 
+KEYS = (
+    "splits",
+    "variants",
+    "class_names",
+    "headline",
+    "seconds_per_image",
+    "num_parameters",
+    "training_seconds",
+    "folds",
+    "audit",
+    "best_epoch",
+    "protocol",
+    "split_by",
+    "made_up",
+)
+"""Of each run's report.json, what a common one is made from."""
+
 
 def write_combined(
     workdir: Path,

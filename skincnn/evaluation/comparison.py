@@ -102,7 +102,7 @@ def read_run(workdir: Path, split: str) -> Run:
             f"scripts/evaluate.py {workdir} --split {split}."
         )
     predictions = read_predictions(path).sort_values("image_id", ignore_index=True)
-    report = read_report(workdir)
+    report = read_report(workdir, "split_by", "training_seconds", "num_parameters")
     return Run(
         workdir.resolve().name,
         predictions,

@@ -22,7 +22,7 @@ from skincnn.data.metadata import encode_metadata
 from skincnn.errors import ConfigError
 from skincnn.evaluation.assessment import assess, metric_values, score_differences
 from skincnn.evaluation.earlier import find_earlier, remove_stale
-from skincnn.evaluation.folder import read_run
+from skincnn.evaluation.folder import read_history, read_run
 from skincnn.evaluation.intervals import INTERVALS, lesion_weights
 from skincnn.evaluation.mistakes import draw_mistakes
 from skincnn.evaluation.predict import predict_logits_and_features
@@ -130,6 +130,7 @@ def evaluate(
     extras = extras or Extras()
     metadata, config = read_run(workdir)
     # All that may be refused comes before what takes long.
+    history = read_history(workdir)
     if extras.num_views < 1:
         raise ConfigError(f"--num-views must be 1 or more. Received: {extras.num_views}.")
     views = {
@@ -206,7 +207,7 @@ def evaluate(
         report["corruptions"] = _spoil(
             subject, headline, predictions[headline], assessed, config
         )
-    figures = draw_figures(report, predictions, pd.read_csv(workdir / "history.csv"))
+    figures = draw_figures(report, predictions, history)
     figures |= _draw_mistakes(subject, predictions, report)
     write_report(workdir, report, config, figures)
     remove_stale(workdir, report)
