@@ -179,6 +179,11 @@ def role(split: str) -> str:
     return {
         "val": "validation (epoch, temperature and thresholds were chosen on it)",
         "test": "test (no choice of this run was made on it)",
+        # Each fold that is validation for one model is tested by another.
+        "out_of_fold": (
+            "each picture was predicted by a model that did not train on it; temperature, "
+            "thresholds and epochs were chosen on folds that other models were tested on"
+        ),
     }.get(split, "no choice of this run was made on it")
 
 
