@@ -85,7 +85,10 @@ def _splits(report: Mapping[str, Any]) -> Answers:
     audit, splits = report["audit"], report["splits"]
     content = splits[report["headline"]]
     others = [name for name in splits if name not in ("val", "test", report["headline"])]
-    sizes = [f"{part} {audit[f'num_{part}_images']}" for part in ("train", "val", "test")]
+    most = "at most " if report["models"] else ""  # each model may have others
+    sizes = [
+        f"{part} {most}{audit[f'num_{part}_images']}" for part in ("train", "val", "test")
+    ]
     counts = [f"{name} {of['num_images']}" for name, of in content["classes"].items()]
     sources = _groups(report, "source")
     unknown = report.get("unknown")

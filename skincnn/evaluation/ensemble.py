@@ -99,9 +99,13 @@ def combine_runs(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
         headline=headline,
         protocol=(
             f"Ensemble: the mean of the probabilities of {len(runs)} models "
-            f"({', '.join(names)}). {reports[0]['protocol']}"
+            f"({', '.join(names)}). What each was trained on, and where its epoch was "
+            "chosen, is said of each model."
         ),
-        folds=reports[0]["folds"],
+        folds={
+            part: sorted(set().union(*(report["folds"][part] for report in reports)))
+            for part in reports[0]["folds"]
+        },
         seconds_per_image=seconds_alone,
         num_parameters=sum(report["num_parameters"] for report in reports),
         models=models,

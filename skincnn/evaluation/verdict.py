@@ -132,6 +132,17 @@ def smallest_class(report: Mapping[str, Any]) -> tuple[str, int, float]:
     return name, there[name], 1 / (there[name] * len(there))
 
 
+def backbone_name(report: Mapping[str, Any], backbone: str) -> str:
+    """Returns what answers: the backbone of a run, or those of all models of a report.
+
+    Args:
+        report: The content of report.json.
+        backbone: That of the run, or of the first of several.
+    """
+    named = [model.get("backbone", backbone) for model in report.get("models") or []]
+    return " + ".join(dict.fromkeys(named or [backbone]))
+
+
 def data_name(report: Mapping[str, Any]) -> str:
     """Returns what a reader would call the pictures; made-up ones are called so."""
     if report["made_up"]:
