@@ -242,6 +242,7 @@ EXTRAS: dict[str, tuple[str, object, list[str]]] = {
         {
             "split": "test",
             "num_images": 120,
+            "trained": ["motion_blur", "hairs"],
             "clean": {
                 "balanced_accuracy": interval(0.66),
                 "melanoma_sensitivity": interval(0.5),
@@ -250,7 +251,7 @@ EXTRAS: dict[str, tuple[str, object, list[str]]] = {
                 {"name": "motion_blur", "severity": 2, "difference": interval(-0.05), **ROW}
             ],
         },
-        ["motion blur", "0.610 [", "-0.050 [", "Clean", "0.370 ["],
+        ["the like of motion blur, hairs:", "0.610 [", "-0.050 [", "Clean", "0.370 ["],
     ),
     "unknown": (
         "unknown",
@@ -261,7 +262,7 @@ EXTRAS: dict[str, tuple[str, object, list[str]]] = {
             "splits": {"test": {"num_images": 120, "refused": interval(0.06)}},
             "sets": [{"name": "photographs", "num_images": 9, "refused": 0.7, "auc": 0.9}],
         },
-        ["photographs", "0.060 [", "0.700", "-1.500", "accepts 95 %"],
+        ["48 pieces of two photographs", "0.060 [", "0.700", "-1.500", "accepts 95 %"],
     ),
     "models": (
         "models",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.datasets
 from conftest import run_here
 from PIL import Image
 from scipy.spatial.distance import mahalanobis
@@ -21,8 +22,15 @@ from skincnn.evaluation.unknown import (
     read_unknown,
     score_unknown,
 )
+from skincnn.evaluation.verdict import MADE_UNKNOWN
 
 CONFIG = Config(evaluate=EvaluateConfig(resamples=200))
+
+
+def test_the_report_says_what_the_photographs_are() -> None:
+    photos = sklearn.datasets.load_sample_images().images
+    assert len(photos) == 2
+    assert f"{NUM_PICTURES} pieces of two photographs" in MADE_UNKNOWN
 
 
 @pytest.mark.parametrize("name", UNKNOWN_SETS)

@@ -28,7 +28,7 @@ from skincnn.evaluation.mistakes import draw_mistakes
 from skincnn.evaluation.predict import predict_logits_and_features
 from skincnn.evaluation.predictions import DISTANCE, mean_predictions, predictions_table
 from skincnn.evaluation.report import draw_figures, figure_title, write_report
-from skincnn.evaluation.robustness import score_corruptions
+from skincnn.evaluation.robustness import score_corruptions, trained_corruptions
 from skincnn.evaluation.runs import (
     audit_others,
     load_model,
@@ -340,7 +340,8 @@ def _spoil(
         config.evaluate.confidence,
         config.seed,
     )
-    return {"split": split, **scores}
+    trained = trained_corruptions(config.augment)
+    return {"split": split, "trained": trained, **scores}
 
 
 def _draw_mistakes(

@@ -54,9 +54,10 @@ def read_history(workdir: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}. {TRAIN_AGAIN}") from error
     if history.empty or not {"epoch", "loss"} <= set(history):
+        columns = ", ".join(map(str, history))
         raise ConfigError(
             f"{path} must have the columns epoch and loss and a row for each epoch. "
-            f"Received: {len(history)} rows of {', '.join(history) or 'nothing'}. "
+            f"Received: {len(history)} rows of {columns or 'nothing'}. "
             f"{TRAIN_AGAIN}"
         )
     return history

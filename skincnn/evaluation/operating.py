@@ -148,7 +148,7 @@ def score_operating_point(
     values = rates(positive, score, threshold, np.concatenate([once, weights]))
     called = score >= threshold
     masks = np.stack([positive, ~positive, called, ~called], axis=1)  # as in `RATES`
-    lesions = range(len(score)) if lesion_ids is None else lesion_ids
+    lesions = list(map(str, range(len(score)))) if lesion_ids is None else lesion_ids
     counts = dict(zip(RATES, count_lesions(lesions, masks), strict=True))
     return {
         name: estimate(value, confidence, counts[name][None])[0]

@@ -16,6 +16,7 @@ import scipy.special
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from skincnn.config import AugmentConfig
 from skincnn.errors import DataError
 from skincnn.evaluation.calibration import apply_temperature
 from skincnn.evaluation.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupt
@@ -32,6 +33,18 @@ CHUNK = 128
 """Pictures that are spoilt and predicted at a time."""
 SAME_PROBABILITY = 0.05
 """How far the probabilities of a picture may be from those of the table, in the mean."""
+TRAINED_BY = {
+    "brightness": ("light", "brightness"),
+    "contrast": ("light", "contrast"),
+    "colour_cast": ("colour", "colour_cast"),
+    "blur": ("blur", "blur"),
+    "defocus": ("blur", "blur"),
+    "zoom": ("zoom", "zoom"),
+    "hairs": ("hair", "hairs"),
+    "ruler": ("ruler", "ruler_share"),
+}
+"""A corruption to the part of the augmentation that does the like, and its strength. The
+corruptions begin where the default strengths end, but what was trained is no surprise."""
 MELANOMA_RATES = ("sensitivity", "specificity")
 
 
@@ -75,6 +88,19 @@ class _Protocol:
     ) -> dict[str, float | None]:
         """Returns {value, low, high} of what `bootstrap` returned."""
         return dataclasses.asdict(estimate(values, self.confidence, num_lesions)[0])
+
+
+def trained_corruptions(config: AugmentConfig) -> list[str]:
+    """Returns the corruptions of which a model saw the like in training.
+
+    Args:
+        config: The augmentation of its training.
+    """
+    return [
+        name
+        for name, (part, strength) in TRAINED_BY.items()
+        if part in config.parts and config.strength(strength) > 0
+    ]
 
 
 def score_corruptions(

@@ -15,6 +15,12 @@ Interval = Mapping[str, float | None]
 ABBREVIATIONS = {"auc": "AUC", "ece": "ECE", "f1": "F1", "isic": "ISIC", "brier": "Brier"}
 SHARED = ("num_shared_images", "num_shared_lesions", "num_shared_groups")
 """What an audit counts."""
+MADE_UNKNOWN = (
+    "The photographs are 48 pieces of two photographs, and noise, plain colours and "
+    "stripes are drawn: they stand for few kinds of pictures, so their shares have no "
+    "interval."
+)
+"""What the unknown pictures are that every run is asked about."""
 ONE_IMAGE = {
     "train": "training",
     "evaluation": "validation and test",
@@ -141,6 +147,21 @@ def backbone_name(report: Mapping[str, Any], backbone: str) -> str:
     """
     named = [model.get("backbone", backbone) for model in report.get("models") or []]
     return " + ".join(dict.fromkeys(named or [backbone]))
+
+
+def trained_like(corruptions: Mapping[str, Any]) -> str:
+    """Returns which corruptions are like what the model was trained with, "" for none.
+
+    Args:
+        corruptions: Those of report.json.
+    """
+    names = [name.replace("_", " ") for name in corruptions.get("trained", ())]
+    if not names:
+        return ""
+    return (
+        f"The augmentation of its training does the like of {', '.join(names)}: these are "
+        "not new to the model, and how it takes them tells little of what else may come."
+    )
 
 
 def data_name(report: Mapping[str, Any]) -> str:
