@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from skincnn import cli
+from skincnn.errors import ConfigError
 from skincnn.files import replacing, write_text
 
 
@@ -17,8 +18,8 @@ class Arguments:
 
     Intervals are by bootstrap over lesions. The difference to the first folder is paired:
     both runs are scored on the same resamples, so an interval without 0 tells them apart.
-    Runs with other test pictures, or with the leaky --data.split-by image, are put into
-    tables of their own.
+    Runs with other test pictures, with made-up ones, or with the leaky --data.split-by
+    image, are put into tables of their own.
 
     Examples:
       python scripts/compare.py runs/cpu runs/slower
@@ -32,7 +33,7 @@ class Arguments:
     sort: str = "macro_f1"
     """The metric to sort by."""
     resamples: int = 2000
-    """Resamples of the lesions."""
+    """Resamples of the lesions, 100 or more."""
     output: Path = Path("runs/compare")
     """The folder for compare.md, compare.csv and compare.png."""
 
@@ -43,6 +44,8 @@ def command() -> None:
     from skincnn.evaluation import comparison
     from skincnn.evaluation.plots import to_png
 
+    if not arguments.workdirs:
+        raise ConfigError("Give the folders of evaluated runs, such as runs/cpu runs/gpu.")
     runs = [comparison.read_run(path, arguments.split) for path in arguments.workdirs]
     tables = comparison.compare(runs, arguments.sort, arguments.resamples)
     text = comparison.to_markdown(tables, arguments.sort, runs[0].name)

@@ -133,6 +133,36 @@ def test_subgroups_are_the_rows_with_their_value() -> None:
         assert sum(of) == len(table)
 
 
+def test_a_score_of_all_or_none_is_not_certain() -> None:
+    table = make_table(1)
+    columns = [f"probability_{name}" for name in NAMES]
+    table[columns] = np.eye(4)[arrays(table, NAMES)[0]]
+    found = assess({"val": make_table(0), "test": table}, NAMES, CONFIG, seed=0)
+    content = found["splits"]["test"]
+    points = content["targets"]["melanoma"]["operating_points"]["90 % specificity"]
+    rates = [content["classes"]["mel"][name] for name in ("recall", "precision")]
+    rates += [content["metrics"]["accuracy"], points["sensitivity"], points["npv"]]
+    rates += [g["scores"]["accuracy"] for g in content["subgroups"] if g["scores"]]
+    assert len(rates) > 8
+    for rate in rates:
+        assert rate["value"] == rate["high"] == 1
+        assert rate["low"] < 1
+    # 50 pictures of melanoma are of 50 lesions, all pictures of 100.
+    assert rates[0]["low"] == pytest.approx(0.025 ** (1 / 50), abs=1e-6)
+    assert points["sensitivity"] == rates[0]
+    assert content["metrics"]["accuracy"]["low"] == pytest.approx(
+        0.025 ** (1 / 100), abs=1e-6
+    )
+
+
+def test_six_pictures_of_three_lesions_are_too_few() -> None:
+    table = make_table(3).assign(dataset="common")
+    table.loc[:5, "dataset"] = "rare"  # six pictures of three lesions
+    groups = score_subgroups(table, NAMES, 200, seed=0)
+    [rare] = [group for group in groups if group.value == "rare"]
+    assert (rare.num_images, rare.num_lesions, rare.scores) == (6, 3, {})
+
+
 def test_age_bands_begin_with_their_first_year() -> None:
     ages = pd.DataFrame({"age": [0, 29.9, 30, 44, 45, 60, 75, 90, np.nan]})
     assert age_band(ages).astype(str).tolist() == [

@@ -9,9 +9,17 @@ import pytest
 from conftest import run_here, run_script
 from sklearn import metrics as reference
 
-from skincnn.errors import DataError
-from skincnn.evaluation.comparison import compare, read_run, to_frame
+from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.comparison import (
+    compare,
+    plot_comparison,
+    read_run,
+    to_frame,
+    to_markdown,
+)
+from skincnn.evaluation.plots import to_png
 from skincnn.evaluation.predictions import read_predictions
+from skincnn.files import sha256
 
 NAMES = ["bkl", "mel", "nv"]
 
@@ -108,6 +116,8 @@ def test_the_command_writes_a_table_and_a_chart(tmp_path: Path) -> None:
     [
         (["--sort", "f1"], "--sort must be one of"),
         (["--split", "val"], "predictions/val.csv is missing"),
+        (["--resamples", "0"], "--resamples must be 100 or more. Received: 0"),
+        (["--resamples", "-3"], "--resamples must be 100 or more. Received: -3"),
         (["nowhere"], "nowhere holds no evaluated run"),
     ],
 )
@@ -121,6 +131,69 @@ def test_what_cannot_be_compared_is_said_in_one_line(
     assert "Traceback" not in done.stderr
 
 
+def test_no_folder_is_said_in_one_line() -> None:
+    done = run_here("compare.py")
+    assert done.returncode == 2, done.stderr
+    assert "error: Give the folders of evaluated runs" in done.stderr
+
+
+def test_made_up_runs_are_not_ranked_beside_real_ones(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, 0.7) for name in ("real", "drawn")]
+    report = json.loads((folders[1] / "report.json").read_text())
+    (folders[1] / "report.json").write_text(json.dumps(report | {"made_up": True}))
+    tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
+    assert len(tables) == 2
+    real, drawn = tables
+    assert drawn == f"MADE-UP pictures, {real}"
+    assert drawn in to_markdown(tables, "macro_f1", "real")
+
+
+def test_a_table_that_is_not_the_report_s_is_marked(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, 0.7) for name in ("a", "b")]
+    for folder in folders:
+        report = json.loads((folder / "report.json").read_text())
+        written = sha256(folder / "predictions/test.csv")
+        report["splits"] = {"test": {"sha256": written}}
+        (folder / "report.json").write_text(json.dumps(report))
+    with (folders[1] / "predictions/test.csv").open("a") as file:
+        file.write("i120,l60,mel,0,1,0\n")
+    tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
+    frame = to_frame(tables, "macro_f1").set_index("run")
+    assert frame["changed_since_report"].to_dict() == {"a": False, "b": True}
+    rows = to_markdown(tables, "macro_f1", "a").splitlines()
+    [marked] = [row for row in rows if "CHANGED since its report" in row]
+    assert marked.startswith("| b |")
+
+
+def test_a_score_that_is_not_known_leaves_its_line_empty(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", 0.7)
+    path = folder / "predictions/test.csv"
+    pd.read_csv(path).query("label == 'nv'").to_csv(path, index=False)
+    tables = compare([read_run(folder, "test")], "macro_auc", 100)
+    [[row]] = tables.values()
+    assert row.scores["macro_auc"].value is None
+    assert to_png(plot_comparison(tables, "macro_auc")).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "lacks split_by, training_seconds, num_parameters"),
+        ("[]", "must hold a JSON object. Received: list"),
+        ("null", "must hold a JSON object. Received: NoneType"),
+        ('{"split_by"', "cannot be read"),
+    ],
+)
+def test_a_damaged_report_is_said_in_one_line(
+    content: str, message: str, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "a", 0.5)
+    (folder / "report.json").write_text(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_run(folder, "test")
+    assert "Make it with scripts/evaluate.py" in str(caught.value)
+
+
 def spoil(table: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
     return table.assign(**{column: [value, *table[column].iloc[1:]]})
 
@@ -132,6 +205,11 @@ def spoil(table: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
         (lambda t: t.filter(regex="^(?!probability)"), "probability_<class>"),
         (lambda t: t.iloc[:0], "no rows"),
         (lambda t: pd.concat([t, t.iloc[:1]]), "stands in it twice"),
+        (
+            lambda t: spoil(t, "image_id", ""),
+            "have no image_id, the first in row",
+        ),
+        (lambda t: t.assign(lesion_id=" "), "120 of .* no lesion_id, the first in row 1"),
         (lambda t: spoil(t, "label", "scc"), "label 'scc'. Expected one of: bkl, mel, nv"),
         (lambda t: spoil(t, "probability_mel", 3.0), "add up to 1"),
         (lambda t: spoil(t, "probability_mel", None), "add up to 1"),

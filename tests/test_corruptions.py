@@ -19,7 +19,12 @@ from skincnn.evaluation.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from skincnn.evaluation.intervals import lesion_weights
 from skincnn.evaluation.plots import plot_corruptions, to_png
 from skincnn.evaluation.predictions import predictions_table
-from skincnn.evaluation.robustness import plot_corruption_examples, score_corruptions
+from skincnn.evaluation.robustness import (
+    plot_corruption_examples,
+    score_corruptions,
+    trained_corruptions,
+)
+from skincnn.model.augment import AUGMENTATIONS
 from tfds_ham10000 import demo
 
 NAMES = ["bkl", "mel", "nv"]
@@ -99,6 +104,18 @@ def test_strengths_begin_where_training_ends() -> None:
         tree = ast.parse(inspect.getsource(module))
         names = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
         assert not any(name.startswith(("skincnn.model", "keras")) for name in names)
+
+
+def test_what_training_does_as_well_is_named() -> None:
+    assert trained_corruptions(AugmentConfig(parts=())) == []
+    assert trained_corruptions(AugmentConfig(magnitude=0)) == []
+    default = trained_corruptions(AugmentConfig())
+    assert default == ["brightness", "contrast", "colour_cast", "zoom"]
+    parts = ("hair", "ruler", "blur", "light", "hue", "flip")
+    found = trained_corruptions(AugmentConfig(parts=parts, contrast=0, hairs=0))
+    assert found == ["brightness", "blur", "defocus", "ruler"]
+    assert set(robustness.TRAINED_BY) < set(CORRUPTIONS)
+    assert {part for part, _ in robustness.TRAINED_BY.values()} < set(AUGMENTATIONS)
 
 
 def test_filters_spread_a_point_as_they_say() -> None:

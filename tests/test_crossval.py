@@ -66,6 +66,10 @@ def test_the_pooled_report_holds_every_picture_once(data_dir: Path, tmp_path: Pa
     ]
     page = (workdir / "report.html").read_text()
     assert "Cross-validation: 2 models" in page
+    card = (workdir / "README.md").read_text()
+    for text in (page, card):
+        assert "were chosen on folds that other models were tested on" in text
+        assert "no choice of this run was made on it" not in text
     assert "out-of-fold predictions" in done.stdout
     with pytest.raises(ConfigError, match="in val of two of the runs"):
         pool(tmp_path / "twice", [workdir / "model_1"] * 2)

@@ -11,6 +11,8 @@ from conftest import run_here
 from scipy.special import softmax
 from sklearn import metrics as reference
 
+from skincnn.config import Config
+from skincnn.evaluation.ensemble import _score_unknown, combine_runs
 from skincnn.evaluation.predictions import class_names_of, read_predictions
 
 
@@ -78,6 +80,34 @@ def test_an_ensemble_is_the_mean_of_its_runs(runs: list[Path], tmp_path: Path) -
     frame = pd.read_csv(tmp_path / "compare.csv")
     assert set(frame["run"]) == {"abc", "a", "b", "c"}
     assert frame["protocol"].nunique() == 1
+
+
+def test_an_ensemble_tells_of_each_of_its_models(runs: list[Path], tmp_path: Path) -> None:
+    config = json.loads((runs[1] / "config.json").read_text())
+    config["model"]["backbone"] = "small_cnn"
+    (runs[1] / "config.json").write_text(json.dumps(config))
+    reports = [json.loads((run / "report.json").read_text()) for run in runs[:2]]
+    reports[1] |= {"protocol": "Trained on other things.", "split_by": "image"}
+    reports[1]["audit"] |= {"share_test_images": 0.25, "num_train_images": 7777}
+    (runs[1] / "report.json").write_text(json.dumps(reports[1]))
+    (runs[1] / "predictions/unknown.csv").unlink()  # one was not asked
+    combine_runs(tmp_path / "ab", runs[:2])
+    found = json.loads((tmp_path / "ab" / "report.json").read_text())
+    assert found["best_epoch"] is None
+    assert found["split_by"] == "image"
+    assert found["unknown"] is None
+    assert [model["backbone"] for model in found["models"]] == ["mobilenet", "small_cnn"]
+    page = (tmp_path / "ab" / "report.html").read_text()
+    card = (tmp_path / "ab" / "README.md").read_text()
+    for text in (page, card):
+        assert "mobilenet + small_cnn on" in text
+        for report in reports:
+            assert report["protocol"] in text
+        assert "SPLIT BY IMAGE" in text
+    assert "train at most 7777" in card
+    # An empty table is no table, either.
+    (runs[2] / "predictions/unknown.csv").write_text("")
+    assert _score_unknown([runs[0], runs[2]], {}, Config()) is None
 
 
 def test_what_makes_no_ensemble_is_refused(runs: list[Path], tmp_path: Path) -> None:

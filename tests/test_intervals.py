@@ -3,7 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skincnn.evaluation.intervals import bootstrap, estimate, lesion_weights
+from skincnn.evaluation.intervals import (
+    bootstrap,
+    estimate,
+    lesion_weights,
+    lesions_of_rates,
+)
 from skincnn.evaluation.metrics import (
     METRICS,
     PER_CLASS_METRICS,
@@ -88,6 +93,65 @@ def test_what_cannot_be_known_is_none() -> None:
     values = bootstrap({"recall": recall_per_class}, y_true, y_prob, weights)["recall"]
     gap = estimate(values)[2]
     assert (gap.value, gap.low, gap.high) == (None, None, None)
+
+
+def test_a_rate_of_all_or_none_has_the_exact_interval_of_its_lesions() -> None:
+    # 12 lesions of class 0, all found; 2 of class 1, none found, each of two pictures.
+    y_true = np.array([0] * 24 + [1] * 4)
+    y_prob = np.tile([0.9, 0.1], (28, 1))
+    lesions = [f"l{i // 2}" for i in range(28)]
+    weights = lesion_weights(lesions, 200, seed=0)
+    values = bootstrap({"recall": recall_per_class}, y_true, y_prob, weights)["recall"]
+    counts = lesions_of_rates(lesions, y_true, y_prob)
+    all_found, none_found = estimate(values, 0.95, counts["recall"])
+    # Where all of n are found, P(n of n) = p^n: the lower end is where that is 2.5 %.
+    assert (all_found.value, all_found.high) == (1, 1)
+    assert all_found.low == pytest.approx(0.025 ** (1 / 12), abs=1e-6)
+    assert (none_found.value, none_found.low) == (0, 0)
+    assert none_found.high == pytest.approx(1 - 0.025 ** (1 / 2), abs=1e-6)
+    # Nothing is called class 1, and the accuracy varies: the bootstrap knows of it.
+    assert counts["precision"].tolist() == [14, 0]
+    right = bootstrap({"accuracy": accuracy}, y_true, y_prob, weights)["accuracy"]
+    assert estimate(right, 0.95, counts["accuracy"]) == estimate(right)
+    # Of two right classes with two lesions or more the mean is as of four lesions.
+    mean = bootstrap({"mean": balanced_accuracy}, y_true, np.eye(2)[y_true], weights)
+    [found] = estimate(mean["mean"], 0.95, counts["balanced_accuracy"])
+    assert found.low == pytest.approx(0.025 ** (1 / 4), abs=1e-6)
+
+
+def test_a_resample_that_never_names_a_class_says_nothing_of_its_precision() -> None:
+    # Class 1 is named for two of 40 lesions, both rightly, class 2 never.
+    y_true = np.array([0] * 36 + [1] * 2 + [2] * 2)
+    y_prob = np.eye(3)[[0] * 36 + [1] * 2 + [0] * 2]
+    lesions = [f"l{i}" for i in range(40)]
+    weights = lesion_weights(lesions, 1000, seed=0)
+    function = PER_CLASS_METRICS["precision"]
+    values = bootstrap({"precision": function}, y_true, y_prob, weights)["precision"]
+    lost = weights[:, 36:38].sum(axis=1) == 0
+    np.testing.assert_array_equal(np.isnan(values[1:, 1]), lost)
+    assert 0.05 < lost.mean() < 0.5
+    counts = lesions_of_rates(lesions, y_true, y_prob)["precision"]
+    assert counts.tolist() == [38, 2, 0]
+    _, named, never = estimate(values, 0.95, counts)
+    assert (named.value, named.high) == (1, 1)
+    assert named.low == pytest.approx(0.025 ** (1 / 2), abs=1e-6)
+    assert (never.value, never.low, never.high) == (0, None, None)
+    # In a mean over classes it counts as 0, as in scikit-learn.
+    macro = bootstrap({"m": METRICS["macro_precision"].function}, y_true, y_prob, weights)
+    assert macro["m"][0] == pytest.approx((36 / 38 + 1 + 0) / 3)
+
+
+def test_one_lesion_has_no_interval() -> None:
+    y_true, y_prob = np.zeros(3, int), np.eye(2)[[0, 0, 1]]
+    weights = lesion_weights(["a"] * 3, 100, seed=0)
+    values = bootstrap({"accuracy": accuracy}, y_true, y_prob, weights)["accuracy"]
+    counts = lesions_of_rates(["a"] * 3, y_true, y_prob)
+    [found] = estimate(values, 0.95, counts["accuracy"])
+    assert (found.value, found.low, found.high) == (
+        pytest.approx(2 / 3, abs=1e-6),
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize(("known", "has_interval"), [(50, True), (49, False)])

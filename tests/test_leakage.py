@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skincnn.data.leakage import FORBIDDEN_INPUTS, audit
+from skincnn.data.leakage import FORBIDDEN_INPUTS, audit, count_shared
 from skincnn.errors import DataError
 from skincnn.patient import METADATA_FIELDS
 
@@ -72,6 +72,23 @@ def test_siblings_are_counted_where_they_are_allowed() -> None:
     assert counts["share_test_images"] == 3 / 6
     assert counts["share_test_melanomas"] == 2 / 3
     assert counts["num_shared_lesions"] == 2
+
+
+def test_what_an_other_split_shares_is_counted_and_not_refused() -> None:
+    known, asked = split(0), split(6)
+    clean = count_shared(known, asked)
+    assert set(clean) == {f"num_shared_{x}s" for x in ("image", "lesion", "group")} | {
+        "num_leaky_images"
+    }
+    assert not any(clean.values())
+    asked.loc[0, ["image_id", "lesion_id", "group_id"]] = known.loc[2]  # a copy
+    asked.loc[1, "group_id"] = known.loc[0, "group_id"]  # another's near-duplicate
+    assert count_shared(known, asked) == {
+        "num_shared_images": 1,
+        "num_shared_lesions": 1,
+        "num_shared_groups": 2,
+        "num_leaky_images": 2,
+    }
 
 
 @pytest.mark.parametrize("name", [*FORBIDDEN_INPUTS, "dx_type_follow_up"])

@@ -22,7 +22,7 @@ from skincnn.evaluation.assessment import assess
 from skincnn.evaluation.model_card import render_card
 from skincnn.evaluation.page import SECTIONS, render_page
 from skincnn.evaluation.predictions import arrays, predictions_table
-from skincnn.evaluation.report import draw_figures, write_report
+from skincnn.evaluation.report import draw_figures, summary, write_report
 from skincnn.training.workdir import check_workdir
 
 NAMES = ["<b>wart</b>|", "mel", "nv", "bcc"]
@@ -242,6 +242,7 @@ EXTRAS: dict[str, tuple[str, object, list[str]]] = {
         {
             "split": "test",
             "num_images": 120,
+            "trained": ["motion_blur", "hairs"],
             "clean": {
                 "balanced_accuracy": interval(0.66),
                 "melanoma_sensitivity": interval(0.5),
@@ -250,7 +251,7 @@ EXTRAS: dict[str, tuple[str, object, list[str]]] = {
                 {"name": "motion_blur", "severity": 2, "difference": interval(-0.05), **ROW}
             ],
         },
-        ["motion blur", "0.610 [", "-0.050 [", "Clean", "0.370 ["],
+        ["the like of motion blur, hairs:", "0.610 [", "-0.050 [", "Clean", "0.370 ["],
     ),
     "unknown": (
         "unknown",
@@ -261,7 +262,7 @@ EXTRAS: dict[str, tuple[str, object, list[str]]] = {
             "splits": {"test": {"num_images": 120, "refused": interval(0.06)}},
             "sets": [{"name": "photographs", "num_images": 9, "refused": 0.7, "auc": 0.9}],
         },
-        ["photographs", "0.060 [", "0.700", "-1.500", "accepts 95 %"],
+        ["48 pieces of two photographs", "0.060 [", "0.700", "-1.500", "accepts 95 %"],
     ),
     "models": (
         "models",
@@ -338,6 +339,27 @@ def test_leaks_and_made_up_pictures_are_loud() -> None:
     assert "DO NOT TRUST" in render_page(honest, CONFIG, PIXEL)
 
 
+def test_a_leak_of_the_headline_alone_is_as_loud(report: dict) -> None:
+    splits = dict(report["splits"])
+    counts = {"num_shared_images": 2, "num_shared_lesions": 3, "num_shared_groups": 0}
+    leaky = splits["test"] | {"audit": counts | {"num_leaky_images": 17}}
+    leaky["fold"] = "test official"
+    for headline in ("test_official", "test"):
+        found = report | {"splits": {**splits, "test_official": leaky}}
+        found["headline"] = headline
+        page, card = render_page(found, CONFIG, PIXEL), render_card(found, CONFIG)
+        said = "LEAK: 17 of the 120 pictures of test official"
+        for text in (Page(page).words, card, summary(found)):
+            assert said in text
+        points = card.split("How the data were divided | ")[1].splitlines()[0]
+        assert said in points
+        first = headline == "test_official"
+        assert verdict.is_leaky(found) == first
+        assert ("No picture, lesion or near-duplicate" in page) != first
+        assert ('<p class="leaky">' in page) == first
+        assert ("<strong>3 shared</strong>" in page) == first
+
+
 def test_the_head_of_the_card_holds_the_scores(report: dict) -> None:
     head = head_of(render_card(report, CONFIG))
     assert head["library_name"] == "keras"
@@ -394,6 +416,28 @@ def test_everything_is_written(report: dict, tmp_path: Path) -> None:
         png = (tmp_path / "figures" / f"{name}.png").read_bytes()
         assert "data:image/png;base64," + base64.b64encode(png).decode() in shown
     assert (tmp_path / "README.md").read_text() == render_card(report, CONFIG)
+
+
+def test_a_score_without_an_interval_is_written_all_the_same(tmp_path: Path) -> None:
+    tables = {"val": make_table(0), "test": make_table(1)}
+    report = make_report()
+
+    def forget(value: object) -> None:
+        if isinstance(value, dict):
+            if set(value) == {"value", "low", "high"}:
+                value |= {"low": None, "high": None}
+            for part in value.values():
+                forget(part)
+        elif isinstance(value, list):
+            for part in value:
+                forget(part)
+
+    forget(report["splits"])
+    write_report(tmp_path, report, CONFIG, draw_figures(report, tables, None))
+    page = Page((tmp_path / "report.html").read_text()).words
+    assert "95 % interval not known; 120 pictures" in page
+    assert "None" not in page
+    assert "[not known]" in (tmp_path / "README.md").read_text()
 
 
 def test_headings_of_panels_do_not_run_into_each_other() -> None:

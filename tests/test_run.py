@@ -371,6 +371,10 @@ def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             content = jpeg(100 * position + number, (48, 40))
             (folder / f"{number}.jpg").write_bytes(content)
+    # Those who made the folders put some of the training's pictures into the test.
+    for number in range(20, 28):
+        content = jpeg(100 + number - 20, (48, 40))
+        (tmp_path / f"mine/Test/Melanoma/again {number}.jpg").write_bytes(content)
     where = ("--data-dir", tmp_path / "data")
     built = run_here(
         "prepare_data.py", "--config", "folder", "--manual-dir", tmp_path / "mine", *where
@@ -398,8 +402,12 @@ def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads((workdir / "report.json").read_text())
     assert report["headline"] == "test_official"
-    assert report["splits"]["test_official"]["num_images"] == 12
-    assert len(read_predictions(workdir / "predictions/test_official.csv")) == 12
+    assert report["splits"]["test_official"]["num_images"] == 20
+    assert len(read_predictions(workdir / "predictions/test_official.csv")) == 20
+    leaky = report["splits"]["test_official"]["audit"]["num_leaky_images"]
+    assert 0 < leaky <= 8
+    assert f"LEAK: {leaky} of the 20 pictures of test official" in done.stdout
+    assert "DO NOT TRUST" in (workdir / "report.html").read_text()
     assert set(report["unknown"]["splits"]) == {"test", "test_official"}
     done = run_here("evaluate.py", workdir, *where, "--split", "fold_0")
     assert done.returncode == 2

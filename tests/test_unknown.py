@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.datasets
 from conftest import run_here
 from PIL import Image
 from scipy.spatial.distance import mahalanobis
@@ -21,8 +22,15 @@ from skincnn.evaluation.unknown import (
     read_unknown,
     score_unknown,
 )
+from skincnn.evaluation.verdict import MADE_UNKNOWN
 
 CONFIG = Config(evaluate=EvaluateConfig(resamples=200))
+
+
+def test_the_report_says_what_the_photographs_are() -> None:
+    photos = sklearn.datasets.load_sample_images().images
+    assert len(photos) == 2
+    assert f"{NUM_PICTURES} pieces of two photographs" in MADE_UNKNOWN
 
 
 @pytest.mark.parametrize("name", UNKNOWN_SETS)
@@ -141,6 +149,15 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
         assert gained == pytest.approx(value - before, abs=2e-6)
         assert table["image_id"].equals(plain["image_id"])
         assert f"2 views, {name} (test): balanced accuracy" in done.stdout
+    # What is not asked again is not forgotten, and what is asked again is.
+    flags = ("--tta", "random", "--num-views", 1)
+    done = run_here("evaluate.py", workdir, "--data-dir", data_dir, *flags)
+    assert done.returncode == 0, done.stderr
+    again = json.loads((workdir / "report.json").read_text())
+    assert again["dropped"] == []
+    assert again["variants"][0] == variants[0]
+    assert [variant["num_views"] for variant in again["variants"]] == [2, 1]
+    assert again["unknown"] == report["unknown"]
 
 
 @pytest.mark.parametrize(

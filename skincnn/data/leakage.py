@@ -89,6 +89,26 @@ def siblings(
     }
 
 
+def count_shared(known: pd.DataFrame, asked: pd.DataFrame) -> dict[str, int]:
+    """Returns how much of a split that no training was checked against leaks into it.
+
+    Args:
+        known: The rows that were trained on or chosen with: image_id, lesion_id, group_id.
+        asked: Those of the split.
+
+    Returns:
+        `num_shared_images`, `_lesions` and `_groups`, as of `audit`; and
+        `num_leaky_images`, the pictures of the split that share any of these.
+    """
+    both = {"known": known, "asked": asked}
+    shared = {column: _shared(both, column) for column in KEPT_APART}
+    leaky = pd.DataFrame({column: asked[column].isin(of) for column, of in shared.items()})
+    counts = {
+        f"num_shared_{name.removesuffix('_id')}s": len(of) for name, of in shared.items()
+    }
+    return {**counts, "num_leaky_images": int(leaky.any(axis=1).sum())}
+
+
 def _shared(splits: Mapping[str, pd.DataFrame], column: str) -> set[str]:
     values = pd.concat([table[column].drop_duplicates() for table in splits.values()])
     return set(values[values.duplicated()])

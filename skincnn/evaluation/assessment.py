@@ -16,6 +16,7 @@ from skincnn.evaluation.intervals import (
     bootstrap,
     estimate,
     lesion_weights,
+    lesions_of_rates,
 )
 from skincnn.evaluation.metrics import (
     METRICS,
@@ -137,7 +138,11 @@ def score(
     }
     y_true, y_prob = arrays(predictions, class_names)
     values = bootstrap(functions | PER_CLASS_METRICS, y_true, y_prob, weights)
-    found = {name: estimate(value, confidence) for name, value in values.items()}
+    lesions = lesions_of_rates(predictions["lesion_id"].tolist(), y_true, y_prob)
+    found = {
+        name: estimate(value, confidence, lesions.get(name))
+        for name, value in values.items()
+    }
     described = {
         name: {
             **_count(predictions[predictions["label"] == name]),
@@ -219,7 +224,12 @@ def score_target(
         scores: dict[str, Estimate] = {}
         if threshold is not None:
             scores = score_operating_point(
-                positive, probability, threshold, weights, confidence
+                positive,
+                probability,
+                threshold,
+                weights,
+                confidence,
+                predictions["lesion_id"].tolist(),
             )
         points[name] = {
             "threshold": threshold,

@@ -12,6 +12,7 @@ from typing import Any
 
 from skincnn import classes
 from skincnn.config import Config
+from skincnn.evaluation.verdict import leak
 
 NOT_KNOWN = "not known"
 Answers = list[tuple[str, str]]
@@ -84,7 +85,10 @@ def _splits(report: Mapping[str, Any]) -> Answers:
     audit, splits = report["audit"], report["splits"]
     content = splits[report["headline"]]
     others = [name for name in splits if name not in ("val", "test", report["headline"])]
-    sizes = [f"{part} {audit[f'num_{part}_images']}" for part in ("train", "val", "test")]
+    most = "at most " if report["models"] else ""  # each model may have others
+    sizes = [
+        f"{part} {most}{audit[f'num_{part}_images']}" for part in ("train", "val", "test")
+    ]
     counts = [f"{name} {of['num_images']}" for name, of in content["classes"].items()]
     sources = _groups(report, "source")
     unknown = report.get("unknown")
@@ -95,7 +99,8 @@ def _splits(report: Mapping[str, Any]) -> Answers:
             if report["split_by"] == "image"
             else "by lesion and near-duplicate; audited before training: "
             f"{audit['num_shared_lesions']} lesions, {audit['num_shared_images']} pictures "
-            f"and {audit['num_shared_groups']} near-duplicate groups in two splits",
+            f"and {audit['num_shared_groups']} near-duplicate groups in two splits"
+            + "".join(f"; {leak(of)}" for of in splits.values() if leak(of)),
         ),
         ("Sizes", f"pictures: {', '.join(sizes)}"),
         (

@@ -12,7 +12,25 @@ from skincnn.config import Config
 from skincnn.errors import ConfigError
 from skincnn.evaluation.assessment import assess
 from skincnn.evaluation.evaluate import write_predictions
+from skincnn.evaluation.folder import read_run
 from skincnn.evaluation.report import draw_figures, write_report
+
+KEYS = (
+    "splits",
+    "variants",
+    "class_names",
+    "headline",
+    "seconds_per_image",
+    "num_parameters",
+    "training_seconds",
+    "folds",
+    "audit",
+    "best_epoch",
+    "protocol",
+    "split_by",
+    "made_up",
+)
+"""Of each run's report.json, what a common one is made from."""
 
 
 def write_combined(
@@ -42,14 +60,25 @@ def write_combined(
     for name, content in assessed["splits"].items():
         content["fold"] = stored[name]
         content["sha256"] = written[name]
+        parts = [report["splits"].get(name, {}).get("audit") for report in reports]
+        if found := [part for part in parts if part]:
+            content["audit"] = _worst_of_each(found)
     audits = [report["audit"] for report in reports]
     report = {
-        **{key: value for key, value in reports[0].items() if key != "folds"},
-        "audit": {key: _worst([audit[key] for audit in audits]) for key in audits[0]},
+        **{
+            key: value
+            for key, value in reports[0].items()
+            if key not in ("folds", "model_sha256")
+        },
+        "best_epoch": None,
+        "split_by": "image" if any(r["split_by"] == "image" for r in reports) else "lesion",
+        "made_up": any(report["made_up"] for report in reports),
+        "audit": _worst_of_each(audits),
         "training_seconds": sum(report["training_seconds"] for report in reports),
         "variants": [],
         "unknown": None,
         "corruptions": None,
+        "dropped": [],
         **assessed,
         **said,
     }
@@ -60,12 +89,14 @@ def write_combined(
 def describe_models(
     runs: Sequence[Path], reports: Sequence[dict[str, Any]], split: str
 ) -> list[dict[str, Any]]:
-    """Returns the name, the folds, the epoch and the metrics of each run."""
+    """Returns the name, backbone, folds, epoch, protocol and metrics of each run."""
     return [
         {
             "name": run.resolve().name,
+            "backbone": read_run(run)[1].model.backbone,
             "folds": report["folds"],
             "best_epoch": report["best_epoch"],
+            "protocol": report["protocol"],
             "metrics": report["splits"][split]["metrics"],
         }
         for run, report in zip(runs, reports, strict=True)
@@ -85,6 +116,10 @@ def check_folder(workdir: Path) -> None:
             f"{workdir} holds a README.md, in whose place the model card would be written. "
             "Give another folder."
         )
+
+
+def _worst_of_each(audits: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {key: _worst([audit[key] for audit in audits]) for key in audits[0]}
 
 
 def _worst(values: Sequence[Any]) -> Any:

@@ -20,17 +20,21 @@ from skincnn.evaluation.intervals import (
     bootstrap,
     estimate,
     lesion_weights,
+    lesions_of_rates,
 )
 from skincnn.evaluation.metrics import METRICS, Sample, Scores, recall_per_class
 from skincnn.evaluation.operating import find_targets
 from skincnn.evaluation.plots import BLUE, GREY, ORANGE
 from skincnn.evaluation.predictions import arrays, class_names_of, read_predictions
 from skincnn.evaluation.verdict import interval, label
+from skincnn.files import sha256
 from skincnn.lookup import look_up
 
 SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auc")
 """Of `METRICS`, the columns beside the one that is sorted by."""
 MELANOMA_RECALL = "melanoma_recall"
+MIN_RESAMPLES = 100
+"""As of `evaluate.resamples`: the ends of an interval need some resamples beyond them."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,9 @@ class Run:
         predictions: The table, sorted by image_id.
         class_names: The names of the labels, in order.
         split_by: "lesion", or "image" for the leaky protocol.
+        made_up: Whether the pictures are made up.
         sha256: Of the file of the predictions.
+        changed: Whether that is not the one that the run's report was made from.
         minutes: Of training.
         num_parameters: Of the model.
     """
@@ -51,7 +57,9 @@ class Run:
     predictions: pd.DataFrame
     class_names: tuple[str, ...]
     split_by: str
+    made_up: bool
     sha256: str
+    changed: bool
     minutes: float
     num_parameters: int
 
@@ -61,7 +69,9 @@ class Run:
         columns = ["image_id", "lesion_id", "label"]
         rows = self.predictions[columns].to_csv(index=False)
         digest = hashlib.sha256((rows + ",".join(self.class_names)).encode()).hexdigest()
-        return f"split by {self.split_by}, {len(self.predictions)} pictures ({digest[:8]})"
+        made_up = "MADE-UP pictures, " if self.made_up else ""
+        count = len(self.predictions)
+        return f"{made_up}split by {self.split_by}, {count} pictures ({digest[:8]})"
 
 
 @dataclass(frozen=True)
@@ -101,13 +111,16 @@ def read_run(workdir: Path, split: str) -> Run:
             f"scripts/evaluate.py {workdir} --split {split}."
         )
     predictions = read_predictions(path).sort_values("image_id", ignore_index=True)
-    report = read_report(workdir)
+    digest = sha256(path)
+    report = read_report(workdir, "split_by", "training_seconds", "num_parameters")
     return Run(
         workdir.resolve().name,
         predictions,
         tuple(class_names_of(predictions)),
         report["split_by"],
-        hashlib.sha256(path.read_bytes()).hexdigest(),
+        report.get("made_up", False),
+        digest,
+        _written(report, split) not in (None, digest),
         report["training_seconds"] / 60,
         report["num_parameters"],
     )
@@ -131,8 +144,13 @@ def compare(
         confidence: Coverage, between 0 and 1.
 
     Raises:
-        ConfigError: There is no such metric, or two runs have the same name.
+        ConfigError: There is no such metric, there are fewer than 100 resamples, or two
+            runs have the same name.
     """
+    if resamples < MIN_RESAMPLES:
+        raise ConfigError(
+            f"--resamples must be {MIN_RESAMPLES} or more. Received: {resamples}."
+        )
     metric = look_up(METRICS, sort_by, "--sort")
     names = [run.name for run in runs]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -150,21 +168,29 @@ def compare(
         weights = lesion_weights(lesions, resamples, seed)
         columns = dict.fromkeys((sort_by, *SHOWN))
         functions = {name: METRICS[name].function for name in columns}
-        for target in find_targets(group[0].class_names):
-            if target.name == "melanoma":
-                functions[MELANOMA_RECALL] = _recall_of(target.classes[0])
+        known = find_targets(group[0].class_names)
+        melanoma = [target for target in known if target.name == "melanoma"]
+        for target in melanoma:
+            functions[MELANOMA_RECALL] = _recall_of(target.classes[0])
         values = {
             run.name: bootstrap(
                 functions, *arrays(run.predictions, run.class_names), weights
             )
             for run in group
         }
+        counts = {
+            run.name: lesions_of_rates(lesions, *arrays(run.predictions, run.class_names))
+            for run in group
+        }
+        for target in melanoma:
+            for count in counts.values():
+                count[MELANOMA_RECALL] = count["recall"][list(target.classes[:1])]
         first = values.get(runs[0].name)
         rows = [
             Row(
                 run,
                 {
-                    name: estimate(value, confidence)[0]
+                    name: estimate(value, confidence, counts[run.name].get(name))[0]
                     for name, value in values[run.name].items()
                 },
                 None
@@ -200,6 +226,7 @@ def to_frame(tables: dict[str, list[Row]], sort_by: str) -> pd.DataFrame:
                 "minutes": round(row.run.minutes, 1),
                 "num_parameters": row.run.num_parameters,
                 "predictions_sha256": row.run.sha256,
+                "changed_since_report": row.run.changed,
             }
             rows.append(found)
     return pd.DataFrame(rows)
@@ -234,7 +261,8 @@ def to_markdown(tables: dict[str, list[Row]], sort_by: str, first: str) -> str:
             cells.append(_interval(row.difference, "+.3f") if row.difference else "")
             cells.append(f"{row.run.minutes:.1f}")
             cells.append(f"{row.run.num_parameters:,}")
-            cells.append(row.run.sha256[:8])
+            changed = " (CHANGED since its report)" if row.run.changed else ""
+            cells.append(f"{row.run.sha256[:8]}{changed}")
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
@@ -262,7 +290,8 @@ def plot_comparison(tables: dict[str, list[Row]], sort_by: str) -> Figure:
                 axes.plot(
                     [found.low, found.high], [place, place], color=colour, linewidth=2
                 )
-            axes.plot(found.value, place, color=colour, marker="s", markersize=6)
+            if found.value is not None:
+                axes.plot(found.value, place, color=colour, marker="s", markersize=6)
         axes.set_yticks(places, [row.run.name for row in rows], fontsize=11)
         axes.set_ylim(-0.7, len(rows) - 0.3)
         leaky = ": LEAKY, not comparable" if rows[0].run.split_by == "image" else ""
@@ -270,6 +299,12 @@ def plot_comparison(tables: dict[str, list[Row]], sort_by: str) -> Figure:
         axes.grid(axis="x", alpha=0.3, color=GREY)
     grid[-1].set_xlabel(f"{label(sort_by)} with its interval", fontsize=11)
     return figure
+
+
+def _written(report: dict[str, Any], split: str) -> str | None:
+    """Returns the SHA-256 of the table that a report was made from, None if not known."""
+    content = report.get("splits", {}).get(split, {})
+    return content.get("sha256")
 
 
 def _recall_of(index: int) -> Any:

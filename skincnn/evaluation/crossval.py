@@ -12,7 +12,7 @@ import pandas as pd
 
 from skincnn.config import NUM_FOLDS, Config
 from skincnn.errors import ConfigError
-from skincnn.evaluation.combined import describe_models, write_combined
+from skincnn.evaluation.combined import KEYS, describe_models, write_combined
 from skincnn.evaluation.folder import read_report, read_run
 from skincnn.evaluation.predictions import read_predictions
 
@@ -68,7 +68,7 @@ def pool(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
         ConfigError: A folder holds no evaluated run, or a picture was tested twice.
     """
     _, config = read_run(runs[0])
-    reports = [read_report(run) for run in runs]
+    reports = [read_report(run, *KEYS) for run in runs]
     tables = {}
     for name, split in (("val", "val"), (OUT_OF_FOLD, "test")):
         parts = [read_predictions(run / "predictions" / f"{split}.csv") for run in runs]

@@ -11,11 +11,11 @@ import pandas as pd
 from skincnn.config import Config
 from skincnn.errors import ConfigError
 from skincnn.evaluation.assessment import metric_values, score_differences
-from skincnn.evaluation.combined import check_folder, describe_models, write_combined
+from skincnn.evaluation.combined import KEYS, check_folder, describe_models, write_combined
 from skincnn.evaluation.evaluate import score_variant, write_predictions
 from skincnn.evaluation.folder import read_report, read_run
 from skincnn.evaluation.intervals import lesion_weights
-from skincnn.evaluation.predictions import mean_predictions, read_predictions
+from skincnn.evaluation.predictions import DISTANCE, mean_predictions, read_predictions
 from skincnn.evaluation.unknown import UNKNOWN_TABLE, score_unknown
 
 SAME = ("lesion_id", "label")
@@ -48,7 +48,7 @@ def combine_runs(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
         )
     check_folder(workdir)
     _, config = read_run(runs[0])
-    reports = [read_report(run) for run in runs]
+    reports = [read_report(run, *KEYS) for run in runs]
     splits = _common([list(report["splits"]) for report in reports])
     kinds = _common([[kind["name"] for kind in report["variants"]] for report in reports])
     tables = {split: mean_table(runs, split) for split in splits}
@@ -99,9 +99,13 @@ def combine_runs(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
         headline=headline,
         protocol=(
             f"Ensemble: the mean of the probabilities of {len(runs)} models "
-            f"({', '.join(names)}). {reports[0]['protocol']}"
+            f"({', '.join(names)}). What each was trained on, and where its epoch was "
+            "chosen, is said of each model."
         ),
-        folds=reports[0]["folds"],
+        folds={
+            part: sorted(set().union(*(report["folds"][part] for report in reports)))
+            for part in reports[0]["folds"]
+        },
         seconds_per_image=seconds_alone,
         num_parameters=sum(report["num_parameters"] for report in reports),
         models=models,
@@ -149,8 +153,17 @@ def _read(run: Path, name: str, like: pd.DataFrame) -> pd.DataFrame:
 def _score_unknown(
     runs: Sequence[Path], tables: dict[str, pd.DataFrame], config: Config
 ) -> dict[str, Any] | None:
-    """Returns what `score_unknown` says of pictures that all runs were asked about."""
-    found = [pd.read_csv(run / "predictions" / UNKNOWN_TABLE) for run in runs]
+    """Returns what `score_unknown` says of pictures that all runs were asked about.
+
+    None where one of them was asked about none, or has no distances.
+    """
+    paths = [run / "predictions" / UNKNOWN_TABLE for run in runs]
+    try:
+        found = [pd.read_csv(path) for path in paths]
+    except (FileNotFoundError, pd.errors.EmptyDataError):
+        return None
+    if not all(DISTANCE in table for table in (*found, *tables.values())):
+        return None
     pictures = _common([table["image_id"].tolist() for table in found])
     asked = [table.set_index("image_id").loc[pictures].reset_index() for table in found]
     return score_unknown(tables, mean_predictions(asked), config) if pictures else None

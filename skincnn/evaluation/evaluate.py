@@ -21,14 +21,21 @@ from skincnn.data.cache import Cache, Images
 from skincnn.data.metadata import encode_metadata
 from skincnn.errors import ConfigError
 from skincnn.evaluation.assessment import assess, metric_values, score_differences
-from skincnn.evaluation.folder import read_run
-from skincnn.evaluation.intervals import lesion_weights
+from skincnn.evaluation.earlier import find_earlier, remove_stale
+from skincnn.evaluation.folder import read_history, read_run
+from skincnn.evaluation.intervals import INTERVALS, lesion_weights
 from skincnn.evaluation.mistakes import draw_mistakes
 from skincnn.evaluation.predict import predict_logits_and_features
 from skincnn.evaluation.predictions import DISTANCE, mean_predictions, predictions_table
 from skincnn.evaluation.report import draw_figures, figure_title, write_report
-from skincnn.evaluation.robustness import score_corruptions
-from skincnn.evaluation.runs import load_model, read_splits, stored_in
+from skincnn.evaluation.robustness import score_corruptions, trained_corruptions
+from skincnn.evaluation.runs import (
+    audit_others,
+    load_model,
+    name_splits,
+    read_splits,
+    stored_in,
+)
 from skincnn.evaluation.unknown import (
     FAMILIAR,
     UNKNOWN_TABLE,
@@ -101,6 +108,7 @@ def evaluate(
 
     Needs nothing of a run but its folder, and the dataset. Writes predictions/*.csv,
     familiar.npz, figures/*.png, report.json, report.html and README.md, the model card.
+    Extras that were found before, of the same model and headline, stay in the report.
 
     Args:
         workdir: The folder of a finished training.
@@ -115,21 +123,24 @@ def evaluate(
         The content of report.json.
 
     Raises:
-        ConfigError: The folder holds no finished run, a split is not there or was
-            trained on, or an extra is not to be had.
+        ConfigError: The folder holds no finished run, a split is not there, is validation
+            or was trained on, or an extra is not to be had.
         DataError: The dataset is missing, or is not the one of the training.
     """
     extras = extras or Extras()
     metadata, config = read_run(workdir)
     # All that may be refused comes before what takes long.
+    history = read_history(workdir)
     if extras.num_views < 1:
         raise ConfigError(f"--num-views must be 1 or more. Received: {extras.num_views}.")
     views = {
         name: look_up(VIEWS, name, "--tta")(config, extras.num_views) for name in extras.tta
     }
+    splits = name_splits(splits, config)
     strange = read_unknown(config, extras.unknown)
     builder = datasets.open_dataset(config.data.dataset, data_dir)
     tables = read_splits(builder, config, metadata, workdir, splits)
+    audits = audit_others(builder, config, tables)
     model = load_model(workdir, metadata)
     subject = Subject(
         model,
@@ -146,15 +157,26 @@ def evaluate(
     )
     headline = splits[0] if splits else "test"
     predictions, familiar, seconds = _predict(subject, headline)
+    earlier = find_earlier(
+        workdir,
+        metadata["sha256"]["model.keras"],
+        headline,
+        views=views,
+        corruptions=extras.corruptions,
+        unknown=extras.unknown,
+    )
     familiar.write(workdir / FAMILIAR)
     unknown = predict_unknown(model, familiar, *strange, subject.class_names)
+    unknown = pd.concat([unknown, earlier.unknown], ignore_index=True)
     write_text(workdir / "predictions" / UNKNOWN_TABLE, unknown.to_csv(index=False))
     written = write_predictions(workdir, predictions)
     assessed = assess(predictions, subject.class_names, config.evaluate, config.seed)
     for split, content in assessed["splits"].items():
         content["fold"] = stored_in(split, config)
         content["sha256"] = written[split]
-    variants = []
+        if split in audits:
+            content["audit"] = audits[split]
+    variants = earlier.variants
     for name, chosen in views.items():
         found, longer = _predict_views(subject, headline, chosen)
         variants.append(
@@ -169,6 +191,7 @@ def evaluate(
         )
     report = {
         **_describe_run(metadata, config),
+        "model_sha256": metadata["sha256"]["model.keras"],
         "attribution": builder.builder_config.attribution,
         "seconds_per_image": seconds,
         "headline": headline,
@@ -177,15 +200,17 @@ def evaluate(
         **assessed,
         "variants": variants,
         "unknown": score_unknown(predictions, unknown, config),
-        "corruptions": None,
+        "corruptions": earlier.corruptions,
+        "dropped": earlier.dropped,
     }
     if extras.corruptions:
         report["corruptions"] = _spoil(
             subject, headline, predictions[headline], assessed, config
         )
-    figures = draw_figures(report, predictions, pd.read_csv(workdir / "history.csv"))
+    figures = draw_figures(report, predictions, history)
     figures |= _draw_mistakes(subject, predictions, report)
     write_report(workdir, report, config, figures)
+    remove_stale(workdir, report)
     return report
 
 
@@ -315,7 +340,8 @@ def _spoil(
         config.evaluate.confidence,
         config.seed,
     )
-    return {"split": split, **scores}
+    trained = trained_corruptions(config.augment)
+    return {"split": split, "trained": trained, **scores}
 
 
 def _draw_mistakes(
@@ -358,7 +384,7 @@ def _describe_run(metadata: dict[str, Any], config: Config) -> dict[str, Any]:
         "num_parameters": metadata["num_parameters"],
         "interval": {
             "confidence": config.evaluate.confidence,
-            "method": "percentile bootstrap over lesions",
+            "method": INTERVALS,
             "resamples": config.evaluate.resamples,
         },
     }

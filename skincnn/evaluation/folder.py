@@ -6,15 +6,31 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError
+
+TRAIN_AGAIN = "Expected what scripts/train.py wrote; train again with --overwrite."
+METADATA_KEYS = (
+    "class_names",
+    "made_up",
+    "dataset",
+    "audit",
+    "data_fingerprint",
+    "best_epoch",
+    "num_parameters",
+    "seconds",
+    "sha256",
+)
+"""What a run's metadata.json holds, and is used."""
 
 
 def read_run(workdir: Path) -> tuple[dict[str, Any], Config]:
     """Returns the metadata and the configuration of a finished run.
 
     Raises:
-        ConfigError: A file is missing.
+        ConfigError: A file is missing, or the metadata cannot be read.
     """
     for name in ("config.json", "metadata.json", "model.keras", "history.csv"):
         if not (workdir / name).is_file():
@@ -22,20 +38,57 @@ def read_run(workdir: Path) -> tuple[dict[str, Any], Config]:
                 f"{workdir} holds no finished run: {name} is missing. Expected a "
                 "--workdir of scripts/train.py."
             )
-    metadata = json.loads((workdir / "metadata.json").read_text())
+    metadata = _read_object(workdir / "metadata.json", METADATA_KEYS, TRAIN_AGAIN)
     return metadata, read_config(workdir / "config.json")
 
 
-def read_report(workdir: Path) -> dict[str, Any]:
-    """Returns the content of a run's report.json.
+def read_history(workdir: Path) -> pd.DataFrame:
+    """Returns the rows of a run's history.csv, one for each epoch.
 
     Raises:
-        ConfigError: It is missing, or no JSON.
+        ConfigError: It is missing, empty or damaged.
     """
-    path = workdir / "report.json"
+    path = workdir / "history.csv"
     try:
-        return json.loads(path.read_text())
+        history = pd.read_csv(path)
     except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. {TRAIN_AGAIN}") from error
+    if history.empty or not {"epoch", "loss"} <= set(history):
+        columns = ", ".join(map(str, history))
         raise ConfigError(
-            f"{path} cannot be read: {error}. Make it with scripts/evaluate.py {workdir}."
-        ) from error
+            f"{path} must have the columns epoch and loss and a row for each epoch. "
+            f"Received: {len(history)} rows of {columns or 'nothing'}. "
+            f"{TRAIN_AGAIN}"
+        )
+    return history
+
+
+def read_report(workdir: Path, *keys: str) -> dict[str, Any]:
+    """Returns the content of a run's report.json.
+
+    Args:
+        workdir: The folder of an evaluated run.
+        keys: What it must hold.
+
+    Raises:
+        ConfigError: It is missing, no JSON object, or lacks one of the keys.
+    """
+    return _read_object(
+        workdir / "report.json", keys, f"Make it with scripts/evaluate.py {workdir}."
+    )
+
+
+def _read_object(path: Path, keys: tuple[str, ...], cure: str) -> dict[str, Any]:
+    """Returns a JSON file that holds an object with all the keys."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. {cure}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path} must hold a JSON object. Received: {type(content).__name__}. {cure}"
+        )
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise ConfigError(f"{path} lacks {', '.join(missing)}. {cure}")
+    return content

@@ -106,6 +106,17 @@ def precision_per_class(sample: Sample) -> Scores:
     return _zero_or_gap(_diagonal(confusion), confusion.sum(axis=-2), sample)
 
 
+def known_precision_per_class(sample: Sample) -> Scores:
+    """Returns `precision_per_class`, NaN in a resample that has lost all so predicted.
+
+    The share of nothing is not known; as 0 it would draw an interval down. Of a class that
+    is never predicted it stays 0.
+    """
+    called = sample.confusion.sum(axis=-2)
+    ever = np.isin(np.arange(sample.num_classes), sample.y_pred)
+    return np.where(ever & (called == 0), np.nan, precision_per_class(sample))
+
+
 def f1_per_class(sample: Sample) -> Scores:
     """Returns F1 = 2 TP / (2 TP + FP + FN) of each class."""
     confusion = sample.confusion
@@ -283,7 +294,7 @@ METRICS: dict[str, Metric] = {
 PER_CLASS_METRICS: dict[str, Callable[[Sample], Scores]] = {
     "recall": recall_per_class,
     "specificity": specificity_per_class,
-    "precision": precision_per_class,
+    "precision": known_precision_per_class,
     "f1": f1_per_class,
     "auc": auc_per_class,
     "average_precision": average_precision_per_class,

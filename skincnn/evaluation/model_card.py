@@ -64,7 +64,8 @@ def head(report: Mapping[str, Any], config: Config) -> str:
         "tags": [*tags, "made-up-data"] if report["made_up"] else tags,
         "model-index": [
             {
-                "name": f"skincnn {config.model.backbone} on {verdict.data_name(report)}",
+                "name": f"skincnn {verdict.backbone_name(report, config.model.backbone)} "
+                f"on {verdict.data_name(report)}",
                 "results": [
                     _result(report, split) for split in report["splits"] if split != "val"
                 ],

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from skincnn.classes import describe
-from skincnn.evaluation.intervals import Estimate, estimate
+from skincnn.evaluation.intervals import Estimate, count_lesions, estimate
 from skincnn.evaluation.metrics import Floats, Labels, Scores, roc_points
 
 Flags = npt.NDArray[np.bool_]
@@ -131,6 +131,7 @@ def score_operating_point(
     threshold: float,
     weights: Floats,
     confidence: float = 0.95,
+    lesion_ids: Sequence[str] | None = None,
 ) -> dict[str, Estimate]:
     """Returns each of `RATES` with its interval.
 
@@ -140,10 +141,19 @@ def score_operating_point(
         threshold: From `choose_threshold`, on validation.
         weights: From `lesion_weights`, [resamples, num_images].
         confidence: Coverage, between 0 and 1.
+        lesion_ids: [num_images], for the intervals of rates of 0 and 1; by default each
+            picture is a lesion of its own.
     """
     once = np.ones((1, len(score)))
     values = rates(positive, score, threshold, np.concatenate([once, weights]))
-    return {name: estimate(value, confidence)[0] for name, value in values.items()}
+    called = score >= threshold
+    masks = np.stack([positive, ~positive, called, ~called], axis=1)  # as in `RATES`
+    lesions = list(map(str, range(len(score)))) if lesion_ids is None else lesion_ids
+    counts = dict(zip(RATES, count_lesions(lesions, masks), strict=True))
+    return {
+        name: estimate(value, confidence, counts[name][None])[0]
+        for name, value in values.items()
+    }
 
 
 def decision_curve(positive: Flags, score: Scores) -> pd.DataFrame:

@@ -49,7 +49,8 @@ def render_page(
             content=report["splits"][report["headline"]],
             sections=find_sections(report, pictures),
             classes=classes.describe(report["class_names"]),
-            title=f"{config.model.backbone} on {verdict.data_name(report)}",
+            title=f"{verdict.backbone_name(report, config.model.backbone)} on "
+            f"{verdict.data_name(report)}",
             config=json.dumps(config.to_dict(), indent=2),
             figures={name: _data_uri(png) for name, png in pictures.items()},
         )

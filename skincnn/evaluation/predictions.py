@@ -70,7 +70,8 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
     Raises:
         DataError: It cannot be read, has no pictures, lacks a column, or holds what cannot
-            be: a picture twice, a label without a column, probabilities that are none.
+            be: a picture twice or without a name, a label without a column, probabilities
+            that are none.
     """
     text = dict.fromkeys(("image_id", "lesion_id", "group_id", "label"), str)
     try:
@@ -117,6 +118,14 @@ def _find_fault(table: pd.DataFrame) -> str:
         )
     if table.empty:
         return "it has no rows."
+    for column in ("image_id", "lesion_id"):
+        blank = np.flatnonzero(table[column].str.strip() == "")
+        if len(blank):
+            return (
+                f"{len(blank)} of the pictures have no {column}, the first in row "
+                f"{blank[0] + 1}. Expected a name; without that of its lesion it is not "
+                "known which pictures belong together, and intervals are wrong."
+            )
     twice = table.loc[table["image_id"].duplicated(), "image_id"]
     if len(twice):
         return f"picture {twice.iloc[0]} stands in it twice."

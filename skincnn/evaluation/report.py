@@ -17,7 +17,7 @@ from skincnn.evaluation.model_card import render_card
 from skincnn.evaluation.operating import decision_curve, find_targets
 from skincnn.evaluation.page import render_page
 from skincnn.evaluation.predictions import arrays
-from skincnn.evaluation.verdict import SUMMARY_METRICS, SUMMARY_POINT, interval
+from skincnn.evaluation.verdict import SUMMARY_METRICS, SUMMARY_POINT, interval, leak
 from skincnn.files import replacing, write_json, write_text
 
 
@@ -112,6 +112,8 @@ def summary(report: dict[str, Any]) -> str:
             f"{split} ({content['fold']}, {content['num_images']} pictures of "
             f"{content['num_lesions']} lesions)"
         )
+        if leak(content):
+            lines.append(f"  {leak(content)}")
         for name in SUMMARY_METRICS:
             value = content["metrics"][name]
             lines.append(f"  {name.replace('_', ' '):<18} {interval(value)}")
@@ -150,6 +152,11 @@ def summary(report: dict[str, Any]) -> str:
             f"spoilt pictures: balanced accuracy {clean:.3f} falls at worst to "
             f"{interval(worst['balanced_accuracy'])} ({worst['name'].replace('_', ' ')}, "
             f"severity {worst['severity']})"
+        )
+    if report.get("dropped"):
+        lines.append(
+            "no longer in the report, being of another model or headline: "
+            f"{', '.join(report['dropped'])}"
         )
     return "\n".join(lines)
 

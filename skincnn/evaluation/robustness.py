@@ -16,10 +16,11 @@ import scipy.special
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from skincnn.config import AugmentConfig
 from skincnn.errors import DataError
 from skincnn.evaluation.calibration import apply_temperature
 from skincnn.evaluation.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupt
-from skincnn.evaluation.intervals import bootstrap, estimate
+from skincnn.evaluation.intervals import bootstrap, estimate, lesions_of_rates
 from skincnn.evaluation.metrics import Floats, Labels, Scores, balanced_accuracy
 from skincnn.evaluation.occlusions import Pictures
 from skincnn.evaluation.operating import Target, find_targets, score_operating_point
@@ -32,6 +33,18 @@ CHUNK = 128
 """Pictures that are spoilt and predicted at a time."""
 SAME_PROBABILITY = 0.05
 """How far the probabilities of a picture may be from those of the table, in the mean."""
+TRAINED_BY = {
+    "brightness": ("light", "brightness"),
+    "contrast": ("light", "contrast"),
+    "colour_cast": ("colour", "colour_cast"),
+    "blur": ("blur", "blur"),
+    "defocus": ("blur", "blur"),
+    "zoom": ("zoom", "zoom"),
+    "hairs": ("hair", "hairs"),
+    "ruler": ("ruler", "ruler_share"),
+}
+"""A corruption to the part of the augmentation that does the like, and its strength. The
+corruptions begin where the default strengths end, but what was trained is no surprise."""
 MELANOMA_RATES = ("sensitivity", "specificity")
 
 
@@ -40,6 +53,7 @@ class _Protocol:
     """What all rows are scored with; see `score_corruptions`."""
 
     y_true: Labels
+    lesion_ids: Sequence[str]
     weights: Floats
     confidence: float
     temperature: float
@@ -51,7 +65,10 @@ class _Protocol:
         functions = {"balanced_accuracy": balanced_accuracy}
         values = bootstrap(functions, self.y_true, y_prob, self.weights)
         found = values["balanced_accuracy"]
-        scores: dict[str, Any] = {"balanced_accuracy": self.interval(found)}
+        lesions = lesions_of_rates(self.lesion_ids, self.y_true, y_prob)
+        scores: dict[str, Any] = {
+            "balanced_accuracy": self.interval(found, lesions["balanced_accuracy"])
+        }
         scores |= dict.fromkeys(f"melanoma_{rate}" for rate in MELANOMA_RATES)
         if self.melanoma is None or self.threshold is None:
             return scores, found
@@ -61,13 +78,29 @@ class _Protocol:
             self.threshold,
             self.weights,
             self.confidence,
+            self.lesion_ids,
         )
         told = {f"melanoma_{n}": dataclasses.asdict(rates[n]) for n in MELANOMA_RATES}
         return scores | told, found
 
-    def interval(self, values: Scores) -> dict[str, float | None]:
+    def interval(
+        self, values: Scores, num_lesions: npt.NDArray[np.intp] | None = None
+    ) -> dict[str, float | None]:
         """Returns {value, low, high} of what `bootstrap` returned."""
-        return dataclasses.asdict(estimate(values, self.confidence)[0])
+        return dataclasses.asdict(estimate(values, self.confidence, num_lesions)[0])
+
+
+def trained_corruptions(config: AugmentConfig) -> list[str]:
+    """Returns the corruptions of which a model saw the like in training.
+
+    Args:
+        config: The augmentation of its training.
+    """
+    return [
+        name
+        for name, (part, strength) in TRAINED_BY.items()
+        if part in config.parts and config.strength(strength) > 0
+    ]
 
 
 def score_corruptions(
@@ -118,7 +151,13 @@ def score_corruptions(
         )
     targets = {target.name: target for target in find_targets(class_names)}
     protocol = _Protocol(
-        y_true, weights, confidence, temperature, threshold, targets.get("melanoma")
+        y_true,
+        predictions["lesion_id"].tolist(),
+        weights,
+        confidence,
+        temperature,
+        threshold,
+        targets.get("melanoma"),
     )
     cases = list(itertools.product(CORRUPTIONS, range(1, NUM_SEVERITIES + 1)))
     total = (1 + len(cases)) * len(images)

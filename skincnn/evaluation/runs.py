@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 
 from skincnn.config import Config
 from skincnn.data import pipeline
-from skincnn.data.splits import make_splits
+from skincnn.data.leakage import count_shared
+from skincnn.data.splits import make_splits, one_image_per_lesion
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import sha256
 
@@ -34,6 +35,32 @@ def load_model(workdir: Path, metadata: dict[str, Any]) -> keras.Model:
     return keras.saving.load_model(path, compile=False)
 
 
+def name_splits(asked: Sequence[str], config: Config) -> tuple[str, ...]:
+    """Returns the splits that are asked for, the test fold called "test" and each once.
+
+    Raises:
+        ConfigError: One is validation, which is reported anyway and is no headline; or a
+            part of the test.
+    """
+    tests = [pipeline.stored_name(fold) for fold in config.data.test_folds]
+    found = []
+    for split in asked:
+        if split == "val":
+            raise ConfigError(
+                "--split val: validation is always reported, and choices were made on it. "
+                "Give a test set, such as test or test_official."
+            )
+        if config.data.split_by == "lesion" and split in tests:
+            if len(tests) > 1:
+                raise ConfigError(
+                    f"--split {split} is one of the folds of test: {', '.join(tests)}. "
+                    "They are reported together, as test."
+                )
+            split = "test"
+        found.append(split)
+    return tuple(dict.fromkeys(found))
+
+
 def read_splits(
     builder: tfds.core.DatasetBuilder,
     config: Config,
@@ -48,7 +75,7 @@ def read_splits(
         config: The run's.
         metadata: The run's, with the fingerprints of its splits.
         workdir: The run's folder, for messages.
-        others: Names of more splits of the dataset.
+        others: Names of more splits of the dataset, from `name_splits`.
 
     Raises:
         ConfigError: A split is not there, or was trained on.
@@ -64,10 +91,31 @@ def read_splits(
             )
     for split in others:
         if split not in tables:
-            tables[split] = pipeline.read_table(
-                builder, [_find_split(split, builder, config)]
-            )
+            table = pipeline.read_table(builder, [_find_split(split, builder, config)])
+            if config.data.one_image_per_lesion in ("evaluation", "all"):
+                table = one_image_per_lesion(table).reset_index(drop=True)
+            tables[split] = table
     return tables
+
+
+def audit_others(
+    builder: tfds.core.DatasetBuilder, config: Config, tables: Mapping[str, pd.DataFrame]
+) -> dict[str, dict[str, int]]:
+    """Returns `leakage.count_shared` of each split but val and test.
+
+    Those two are audited before every training; what else is stored is not.
+
+    Args:
+        builder: The dataset.
+        config: The run's.
+        tables: Split to its rows, "val" among them.
+    """
+    others = [name for name in tables if name not in SPLITS]
+    if not others:
+        return {}
+    train = make_splits(builder, config.data, ("train",))["train"]
+    known = pd.concat([train, tables["val"]])
+    return {name: count_shared(known, tables[name]) for name in others}
 
 
 def _find_split(split: str, builder: tfds.core.DatasetBuilder, config: Config) -> int | str:
@@ -78,10 +126,12 @@ def _find_split(split: str, builder: tfds.core.DatasetBuilder, config: Config) -
     used = dict.fromkeys(map(pipeline.stored_name, config.data.validation_folds))
     why = dict.fromkeys(used, ", on which choices were made: it is val")
     why |= dict.fromkeys(trained, ", which was trained on")
-    there = [name for name in builder.info.splits if name not in why]
+    tests = {pipeline.stored_name(fold) for fold in config.data.test_folds}
+    stored = [name for name in builder.info.splits if name not in why and name not in tests]
+    there = ["test", *stored]
     if split not in there:
         raise ConfigError(
-            f"--split must be one of: {', '.join((*SPLITS, *there))}. Received: {split}"
+            f"--split must be one of: {', '.join(there)}. Received: {split}"
             f"{why.get(split, '')}."
         )
     return int(split.removeprefix("fold_")) if split.startswith("fold_") else split

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from skincnn.evaluation.intervals import Estimate, bootstrap, estimate, lesion_weights
+from skincnn.evaluation.intervals import (
+    Estimate,
+    bootstrap,
+    estimate,
+    lesion_weights,
+    lesions_of_rates,
+)
 from skincnn.evaluation.metrics import METRICS
 from skincnn.evaluation.predictions import arrays
 
 MIN_IMAGES = 5
-"""Of fewer pictures no score is shown: it would be noise, and might tell of a person."""
+"""Of fewer pictures, or lesions, no score is shown: it would be noise, and might tell of a
+person."""
 SCORES = ("balanced_accuracy", "accuracy")
 AGE_BANDS = {
     "under 30": 30,
@@ -36,7 +43,7 @@ class Subgroup:
         num_images: How many pictures.
         num_lesions: Of how many lesions.
         class_names: The classes that are among them; a balanced accuracy is over these.
-        scores: Name to score; empty for fewer than 5 pictures.
+        scores: Name to score; empty for fewer than 5 pictures or lesions.
     """
 
     attribute: str
@@ -119,9 +126,12 @@ def _scores(
     seed: int,
     confidence: float,
 ) -> dict[str, Estimate]:
-    if len(rows) < MIN_IMAGES:
+    lesions = rows["lesion_id"].tolist()
+    if len(set(lesions)) < MIN_IMAGES:
         return {}
-    weights = lesion_weights(rows["lesion_id"].tolist(), resamples, seed)
+    weights = lesion_weights(lesions, resamples, seed)
     functions = {name: METRICS[name].function for name in SCORES}
-    values = bootstrap(functions, *arrays(rows, class_names), weights)
-    return {name: estimate(values[name], confidence)[0] for name in SCORES}
+    answers = arrays(rows, class_names)
+    values = bootstrap(functions, *answers, weights)
+    counts = lesions_of_rates(lesions, *answers)
+    return {name: estimate(values[name], confidence, counts[name])[0] for name in SCORES}

@@ -271,12 +271,12 @@ def score_unknown(
 
 def _refused(table: pd.DataFrame, threshold: float, config: Config) -> dict[str, Any]:
     refused = (table[DISTANCE] > threshold).to_numpy(float)
-    weights = lesion_weights(
-        table["lesion_id"].tolist(), config.evaluate.resamples, config.seed
-    )
+    lesions = table["lesion_id"].tolist()
+    weights = lesion_weights(lesions, config.evaluate.resamples, config.seed)
     weights = np.concatenate([np.ones((1, len(table))), weights])
     shares = weights @ refused / weights.sum(axis=1)
-    return dataclasses.asdict(estimate(shares, config.evaluate.confidence)[0])
+    count = np.array([len(set(lesions))])
+    return dataclasses.asdict(estimate(shares, config.evaluate.confidence, count)[0])
 
 
 def _read_folder(folder: Path, config: Config) -> list[tuple[str, str, Images]]:

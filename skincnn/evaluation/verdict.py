@@ -13,6 +13,14 @@ SUMMARY_POINT = "90 % specificity"
 Interval = Mapping[str, float | None]
 """value, low and high; None in the place of what the pictures cannot tell."""
 ABBREVIATIONS = {"auc": "AUC", "ece": "ECE", "f1": "F1", "isic": "ISIC", "brier": "Brier"}
+SHARED = ("num_shared_images", "num_shared_lesions", "num_shared_groups")
+"""What an audit counts."""
+MADE_UNKNOWN = (
+    "The photographs are 48 pieces of two photographs, and noise, plain colours and "
+    "stripes are drawn: they stand for few kinds of pictures, so their shares have no "
+    "interval."
+)
+"""What the unknown pictures are that every run is asked about."""
 ONE_IMAGE = {
     "train": "training",
     "evaluation": "validation and test",
@@ -108,7 +116,10 @@ def verdict(report: Mapping[str, Any]) -> str:
             f"It calls {melanomas.num_missed} of {melanomas.num_images} pictures "
             "of melanoma something else."
         )
-    if is_leaky(report):
+    leaked = leak(content)
+    if leaked:
+        sentences.append(leaked)
+    elif is_leaky(report):
         sentences.append("Lesions or pictures are in two of its splits: DO NOT TRUST this.")
     else:
         sentences.append("No picture, lesion or near-duplicate is in two of its splits.")
@@ -127,6 +138,32 @@ def smallest_class(report: Mapping[str, Any]) -> tuple[str, int, float]:
     return name, there[name], 1 / (there[name] * len(there))
 
 
+def backbone_name(report: Mapping[str, Any], backbone: str) -> str:
+    """Returns what answers: the backbone of a run, or those of all models of a report.
+
+    Args:
+        report: The content of report.json.
+        backbone: That of the run, or of the first of several.
+    """
+    named = [model.get("backbone", backbone) for model in report.get("models") or []]
+    return " + ".join(dict.fromkeys(named or [backbone]))
+
+
+def trained_like(corruptions: Mapping[str, Any]) -> str:
+    """Returns which corruptions are like what the model was trained with, "" for none.
+
+    Args:
+        corruptions: Those of report.json.
+    """
+    names = [name.replace("_", " ") for name in corruptions.get("trained", ())]
+    if not names:
+        return ""
+    return (
+        f"The augmentation of its training does the like of {', '.join(names)}: these are "
+        "not new to the model, and how it takes them tells little of what else may come."
+    )
+
+
 def data_name(report: Mapping[str, Any]) -> str:
     """Returns what a reader would call the pictures; made-up ones are called so."""
     if report["made_up"]:
@@ -140,10 +177,33 @@ def data_id(report: Mapping[str, Any]) -> str:
     return str(parts[min(1, len(parts) - 1)])
 
 
+def headline_audit(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns what was counted of the headline's own split, or else of the training's."""
+    return report["splits"][report["headline"]].get("audit", report["audit"])
+
+
 def is_leaky(report: Mapping[str, Any]) -> bool:
     """Returns whether a picture, a lesion or a near-duplicate is in two splits."""
-    shared = ("num_shared_images", "num_shared_lesions", "num_shared_groups")
-    return report["split_by"] == "image" or any(report["audit"][name] for name in shared)
+    audits = (report["audit"], headline_audit(report))
+    return report["split_by"] == "image" or any(
+        audit[name] for audit in audits for name in SHARED
+    )
+
+
+def leak(content: Mapping[str, Any]) -> str:
+    """Returns what of a split beside val and test was trained on, "" for nothing.
+
+    Args:
+        content: A split of report.json.
+    """
+    audit = content.get("audit", {})
+    if not any(audit.get(name) for name in SHARED):
+        return ""
+    return (
+        f"LEAK: {audit['num_leaky_images']} of the {content['num_images']} pictures of "
+        f"{content['fold']}, or others like them, were trained on or chosen with: "
+        "DO NOT TRUST its scores."
+    )
 
 
 def role(split: str) -> str:
@@ -151,6 +211,11 @@ def role(split: str) -> str:
     return {
         "val": "validation (epoch, temperature and thresholds were chosen on it)",
         "test": "test (no choice of this run was made on it)",
+        # Each fold that is validation for one model is tested by another.
+        "out_of_fold": (
+            "each picture was predicted by a model that did not train on it; temperature, "
+            "thresholds and epochs were chosen on folds that other models were tested on"
+        ),
     }.get(split, "no choice of this run was made on it")
 
 
