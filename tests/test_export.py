@@ -21,6 +21,7 @@ from skincnn.serving.pictures import READ, UNREADABLE
 from skincnn.serving.runtimes import RUNTIMES, Runtime
 from skincnn.serving.turns import TURNS
 
+AGREEMENT = agreement(np.array([0, 1]), np.eye(2), np.eye(2), ["a", "b"])
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 
 
@@ -106,6 +107,19 @@ def test_a_copy_answers_as_the_network(name: str, workdir: Path, data_dir: Path)
     path = workdir / f"export/skincnn{RUNTIMES[name].suffix}"
     beside = json.loads(path.with_name(f"{path.name}.json").read_text())
     assert beside["file_sha256"] == export.sha256(path)
+
+
+def test_evaluating_again_keeps_what_is_known_of_copies(
+    workdir: Path, data_dir: Path
+) -> None:
+    path = workdir / "report.json"
+    report = json.loads(path.read_text())
+    report["exports"] = {"onnx": {**AGREEMENT, "bytes": 9}}
+    path.write_text(json.dumps(report))
+    done = run_here("evaluate.py", workdir, "--data-dir", data_dir)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(path.read_text())["exports"] == report["exports"]
+    assert "| onnx, 0.0 MB |" in (workdir / "README.md").read_text()
 
 
 def test_agreement_counts_by_class() -> None:

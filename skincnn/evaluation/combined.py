@@ -78,6 +78,7 @@ def write_combined(
         "variants": [],
         "unknown": None,
         "corruptions": None,
+        "exports": {},
         "dropped": [],
         **assessed,
         **said,

@@ -24,12 +24,14 @@ class Earlier:
         variants: Of its test-time augmentation, those that are not asked again.
         corruptions: What became of spoilt pictures; None where it is not known.
         unknown: The predictions table of the user's own unknown pictures; it may be empty.
+        exports: How copies for other runtimes agree with the model.
         dropped: What was found and is kept no more, in words.
     """
 
     variants: list[dict[str, Any]]
     corruptions: dict[str, Any] | None
     unknown: pd.DataFrame
+    exports: dict[str, Any]
     dropped: list[str]
 
 
@@ -77,7 +79,8 @@ def find_earlier(
     if len(strange) and not (same_model and DISTANCE in strange):
         dropped.extend(f"the unknown pictures {name}" for name in strange[SET].unique())
         strange = strange.iloc[:0]
-    return Earlier(variants, corrupted, strange, dropped)
+    exports = report.get("exports", {}) if same_model else {}
+    return Earlier(variants, corrupted, strange, exports, dropped)
 
 
 def remove_stale(workdir: Path, report: dict[str, Any]) -> None:

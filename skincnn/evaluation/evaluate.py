@@ -201,6 +201,7 @@ def evaluate(
         "variants": variants,
         "unknown": score_unknown(predictions, unknown, config),
         "corruptions": earlier.corruptions,
+        "exports": earlier.exports,
         "dropped": earlier.dropped,
     }
     if extras.corruptions:

@@ -116,6 +116,6 @@ def probabilities(ask: Ask, inputs: Inputs) -> Floats:
 def _tell(workdir: Path, network: Network, found: dict[str, Any]) -> None:
     """Writes how copies agree into the report and the model card."""
     report = read_report(workdir)
-    report["exports"] = {**report.get("exports", {}), **found}
+    report["exports"] = {**report["exports"], **found}
     write_json(workdir / "report.json", report)
     write_text(workdir / "README.md", render_card(report, network.config))
