@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -55,6 +56,21 @@ def test_a_picture_that_cannot_be_read_has_no_answer_and_spoils_no_other(
         assert np.isnan(both[name][0]).all()
     for name, values in alone.items():
         np.testing.assert_array_equal(values[0], both[name][1])
+
+
+def test_the_examples_of_requests_say_what_the_model_takes(workdir: Path) -> None:
+    text = (workdir / "export/README.md").read_text()
+    (body,) = re.findall(r"printf '(.*?)'", text)
+    assert json.loads(body) == {"instances": [{"image_bytes": {"b64": "%s"}}]}
+    model = tf.saved_model.load(str(workdir / "export/skincnn/1"))
+    signature = model.signatures["serving_default"]
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    compile(code, "README.md", "exec")
+    for name in signature.structured_outputs:
+        assert f"`{name}`" in text
+    for name in signature.structured_input_signature[1]:
+        assert f"| `{name}` |" in text
+        assert f'request.inputs["{name}"]' in code
 
 
 def test_warm_up_requests_can_be_asked(workdir: Path) -> None:

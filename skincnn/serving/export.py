@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import keras
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from skincnn.data.preprocess import preprocessing_fields
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.folder import read_report, read_run
 from skincnn.evaluation.predictions import DISTANCE, arrays, read_predictions
-from skincnn.files import sha256, write_json
+from skincnn.files import sha256, write_json, write_text
 from skincnn.patient import METADATA_FIELDS, REGION_OF, SEXES, UNKNOWN
 from skincnn.serving.answers import DEFAULT_POINT, Rules
 from skincnn.serving.network import Network, read_network
@@ -97,15 +98,15 @@ def export_saved_model(served: Served, data_dir: Path | None = None) -> Path:
         contents, table = read_checked(served, networks[0], data_dir)
         differences = _compare(temporary, contents, table, rules, networks)
         write_warmup(temporary, served.folder.name, patients=_told(networks))
-        write_json(
-            temporary / "assets.extra" / "metadata.json",
-            {
-                **describe(served, networks, rules),
-                "largest_difference": differences,
-                "files": _hashes(temporary),
-            },
-        )
-        return _rename_to_next_version(temporary, served.folder)
+        described = {
+            **describe(served, networks, rules),
+            "largest_difference": differences,
+            "files": _hashes(temporary),
+        }
+        write_json(temporary / "assets.extra" / "metadata.json", described)
+        version = _rename_to_next_version(temporary, served.folder)
+        write_text(served.folder.parent / "README.md", render_usage(described, served))
+        return version
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -173,6 +174,30 @@ def describe(served: Served, networks: Sequence[Network], rules: Rules) -> dict[
         "table_sha256": sha256(served.table),
         "not_a_medical_device": True,
     }
+
+
+def render_usage(described: dict[str, Any], served: Served) -> str:
+    """Returns how a model server is asked, as Markdown.
+
+    Args:
+        described: The content of metadata.json.
+        served: What is served.
+    """
+    patient = {"age": 50.0, "sex": "female", "localization": "back"}
+    patient = patient if "age" in described["inputs"] else {}
+    row = {"image_bytes": {"b64": "%s"}, **patient}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("skincnn.serving", "."),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        autoescape=False,
+    )
+    return environment.get_template("usage.md.j2").render(
+        **described,
+        name=served.folder.name,
+        patient=patient,
+        body=json.dumps({"instances": [row]}),
+    )
 
 
 def find_saved_model(workdir: Path) -> Path | None:
