@@ -18,7 +18,8 @@ class Arguments:
     """Predicts a run's validation and test folds again and writes its report anew.
 
     What is asked for beside the plain result stands in the report beside it, and costs the
-    time that is given there.
+    time that is given there. It stays there when the same model is evaluated again with
+    the same headline.
 
     Examples:
       python scripts/evaluate.py runs/quickstart
@@ -34,7 +35,8 @@ class Arguments:
     has the splits and the test-time augmentation that all of them were evaluated with."""
     split: tuple[str, ...] = ()
     """More splits of the dataset to evaluate beside val and test: fold_<n>, test_official,
-    validation_official. None that was trained on."""
+    validation_official; the first is the headline. None that was trained on; how much of
+    an official one is in the training by other ways is counted and said."""
     tta: tuple[Literal["orientations", "random"], ...] = ()
     """Test-time augmentation: show each picture --num-views times and take the mean answer.
     orientations: turned and mirrored; random: varied as in training."""

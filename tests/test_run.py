@@ -96,8 +96,9 @@ def test_the_report_is_made_from_the_predictions_table(run: Run) -> None:
         assert value["value"] == pytest.approx(
             balanced_accuracy_score(table["label"], predicted), abs=1e-6
         )
-        nll = scores["metrics"]["log_loss"]  # of which every resample has a value
-        assert nll["low"] <= nll["value"] <= nll["high"]
+        # Of so few lesions most resamples lack a class: the mean has no interval.
+        found = scores["metrics"]["accuracy"]
+        assert found["low"] <= found["value"] <= found["high"]
 
 
 def test_the_best_epoch_on_validation_is_what_is_kept(run: Run) -> None:
