@@ -39,7 +39,8 @@ PARTING_SECONDS = 20
 """How long a chief whose trials are done waits for workers that do not ask again."""
 POLL_SECONDS = 0.5
 GONE = (
-    *(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED),
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
 """What gRPC says of a chief that has ended, or did not begin for an hour."""
