@@ -108,6 +108,8 @@ def require_same_search(oracle: kt.Oracle, digest: str) -> None:
 def chief_needed() -> Iterator[None]:
     """Says what to do where a worker's chief does not answer.
 
+    KerasTuner's workers wait an hour for one: where it is started again, they just go on.
+
     Raises:
         ConfigError: The chief is gone, or never came.
     """
