@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from source_files import jpeg as jpeg
 from source_files import make_rows, write_dataverse
 
@@ -97,8 +100,27 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(
     tmp_path_factory: pytest.TempPathFactory, data_dir: Path
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder and the output of `scripts/train.py` on demo_tiny."""
+    """The folder and the output of `scripts/train.py` on demo_tiny.
+
+    It is trained once for all workers of pytest-xdist; each has a copy of its own.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    trained, said = shared / "trained run", shared / "trained run.json"
+    with FileLock(shared / "trained run.lock"):
+        if not said.exists():
+            done = train_tiny(trained, data_dir)
+            said.write_text(json.dumps([done.stdout, done.stderr]))
     workdir = tmp_path_factory.mktemp("runs") / "tiny run"
+    shutil.copytree(trained, workdir)
+    out, err = (
+        text.replace(str(trained), str(workdir)) for text in json.loads(said.read_text())
+    )
+    return workdir, subprocess.CompletedProcess(["train.py"], 0, out, err)
+
+
+def train_tiny(workdir: Path, data_dir: Path) -> subprocess.CompletedProcess[str]:
     # The average of the weights and two picture sizes: what the preset `cpu` uses. And
     # preprocessing and sampling, which no preset uses.
     flags = (
@@ -110,7 +132,7 @@ def run(
     ).split()
     done = run_script("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
     assert done.returncode == 0, done.stderr
-    return workdir, done
+    return done
 
 
 @pytest.fixture

@@ -90,6 +90,7 @@ def test_warm_up_requests_can_be_asked(workdir: Path) -> None:
         assert (answer["status"].numpy() == READ.encode()).all()
 
 
+@pytest.mark.slow
 def test_orientations_and_ensembles_are_served_as_one_model(
     workdir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
