@@ -68,10 +68,12 @@ def command() -> None:
         refer_at=arguments.refer_at,
     )
     others = [name for name in arguments.formats if name != "saved_model"]
-    with locked(served.workdir):
-        paths = export_copies(served, others, arguments.data_dir) if others else {}
-        if "saved_model" in arguments.formats:
-            paths["saved_model"] = export_saved_model(served, arguments.data_dir)
+    paths = {}
+    if others:
+        with locked(served.workdir):  # the report and the card tell of them
+            paths = export_copies(served, others, arguments.data_dir)
+    if "saved_model" in arguments.formats:
+        paths["saved_model"] = export_saved_model(served, arguments.data_dir)
     for name, path in paths.items():
         print(f"{name:<15} {path}")
 

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import run_here
+from conftest import ROOT, run_here
 from tensorflow_serving.apis import prediction_log_pb2
 
 from skincnn.config import Config
@@ -212,10 +215,60 @@ def test_an_export_that_differs_gets_no_version(
     assert sorted((workdir / "export/skincnn").iterdir()) == before
 
 
-def test_two_exports_at_once_get_two_versions(workdir: Path) -> None:
-    parent = workdir / "export/twice"
-    for name in ("a", "b"):
-        (parent / name).mkdir(parents=True)
-        (parent / name / "file").touch()
-    found = [export._rename_to_next_version(parent / name, parent) for name in ("a", "b")]
-    assert [path.name for path in found] == ["1", "2"]
+@pytest.mark.parametrize("name", ["saved_model", "onnx"])
+def test_a_full_disk_leaves_what_was_there(
+    name: str, workdir: Path, data_dir: Path
+) -> None:
+    before = {path: path.stat().st_size for path in (workdir / "export").rglob("*")}
+    flags = ("--data-dir", data_dir, "--formats", name)
+    command = [sys.executable, ROOT / "scripts/export.py", workdir, *flags]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    done = subprocess.run(
+        [*map(str, command)], preexec_fn=limit, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert "could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    after = {path: path.stat().st_size for path in (workdir / "export").rglob("*")}
+    assert after == before
+
+
+def test_a_killed_export_is_never_served(workdir: Path, data_dir: Path) -> None:
+    """The server takes whatever whole number it finds."""
+    parent = workdir / "export/skincnn"
+    before = sorted(path.name for path in parent.iterdir())
+    command = [sys.executable, ROOT / "scripts/export.py", workdir]
+    process = subprocess.Popen(
+        [*map(str, command), "--data-dir", str(data_dir)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not list(parent.glob(".tmp-*/saved_model.pb")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    names = {path.name for path in parent.iterdir() if path.name.isdigit()}
+    assert sorted(names) == before
+    done = run_here("export.py", workdir, "--data-dir", data_dir)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in parent.iterdir()) == [*before, str(len(before) + 1)]
+
+
+def test_two_exports_at_once_get_two_versions(workdir: Path, data_dir: Path) -> None:
+    parent = workdir / "export/skincnn"
+    before = {path.name for path in parent.iterdir()}
+    command = [sys.executable, ROOT / "scripts/export.py", workdir, "--data-dir", data_dir]
+    both = [
+        subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate()[0].split()[-1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert {Path(path).name for path in said} == {
+        path.name for path in parent.iterdir()
+    } - before
+    assert len(set(said)) == 2

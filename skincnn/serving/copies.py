@@ -19,7 +19,14 @@ from skincnn.evaluation.predictions import arrays
 from skincnn.files import replacing, sha256, write_json, write_text
 from skincnn.lookup import look_up
 from skincnn.serving.agreement import agreement, refuse_other
-from skincnn.serving.export import MODEL_NAME, Served, describe, read_checked, read_rules
+from skincnn.serving.export import (
+    MODEL_NAME,
+    Served,
+    describe,
+    read_checked,
+    read_rules,
+    writing,
+)
 from skincnn.serving.network import Network, read_network
 from skincnn.serving.pictures import read_image
 from skincnn.serving.runtimes import (
@@ -75,7 +82,8 @@ def export_copies(
         path = served.workdir / "export" / f"{MODEL_NAME}{runtime.suffix}"
         few = {key: values[:NUM_CALIBRATED] for key, values in inputs.items()}
         with replacing(path) as temporary:
-            runtime.write(model, few, temporary)
+            with writing(path):
+                runtime.write(model, few, temporary)
             after = probabilities(runtime.open(temporary), inputs)
             found[name] = agreement(y_true, before, after, rules.class_names)
             called = [set(prob.argmax(axis=1)) for prob in (before, after)]

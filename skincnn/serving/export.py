@@ -7,12 +7,13 @@ only then does it get its name.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import jinja2
 import keras
 import numpy as np
 import pandas as pd
+import psutil
 import tensorflow as tf
 
 from skincnn.data import datasets, pipeline
@@ -92,9 +94,11 @@ def export_saved_model(served: Served, data_dir: Path | None = None) -> Path:
     networks = [read_network(run) for run in served.runs or (served.workdir,)]
     turns = TURNS[served.tta]
     served.folder.mkdir(parents=True, exist_ok=True)
+    _remove_stale(served.folder)
     temporary = served.folder / f".tmp-{os.getpid()}"
     try:
-        write_saved_model(networks, turns, rules, temporary)
+        with writing(temporary):
+            write_saved_model(networks, turns, rules, temporary)
         contents, table = read_checked(served, networks[0], data_dir)
         differences = _compare(temporary, contents, table, rules, networks)
         write_warmup(temporary, served.folder.name, patients=_told(networks))
@@ -109,6 +113,23 @@ def export_saved_model(served: Served, data_dir: Path | None = None) -> Path:
         return version
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says what to do where a model cannot be written.
+
+    Raises:
+        ConfigError: The disk is full, or the folder may not be written to.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise ConfigError(
+            f"{path} could not be written: {cause}. Nothing that was exported before has "
+            "changed: make room, and give the same command again."
+        ) from error
 
 
 def read_rules(served: Served) -> Rules:
@@ -298,6 +319,13 @@ def _largest(served: dict[str, tf.Tensor], table: pd.DataFrame, rules: Rules) ->
     expected = arrays(table, rules.class_names)[1]
     found = served["uncalibrated_probabilities"].numpy()
     return float(np.abs(found - expected).max())
+
+
+def _remove_stale(parent: Path) -> None:
+    """Removes what exports that were killed have left."""
+    for path in parent.glob(".tmp-*"):
+        if not psutil.pid_exists(int(path.name.removeprefix(".tmp-"))):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _rename_to_next_version(temporary: Path, parent: Path) -> Path:
