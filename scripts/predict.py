@@ -15,12 +15,10 @@ from tqdm import tqdm
 
 from skincnn import cli
 from skincnn.errors import ConfigError, DataError
-from skincnn.files import replacing
+from skincnn.files import PICTURE_SUFFIXES, pictures_in, replacing
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +87,12 @@ def command() -> None:
         starts = range(0, len(paths), arguments.batch_size)
         for start in tqdm(starts, unit="batch", disable=None):
             part = paths[start : start + arguments.batch_size]
-            table = predict(predictor, part, patients)
+            contents, known = read_files(part), find_patients(part, patients)
+            table = predict(predictor, part, contents, known)
             write_rows(table, file, lines=lines, header=start == 0)
             if explainer is not None and arguments.explain is not None:
-                known = find_patients(part, patients)
                 names = table["class_name"].tolist()
-                drawn = explainer.explain(read_files(part), names, known)
+                drawn = explainer.explain(contents, names, known)
                 write_explanations(arguments.explain, table, drawn, start)
             bad += [row["file"] for _, row in table[table["status"] != READ].iterrows()]
             if arguments.isic_csv:
@@ -126,14 +124,13 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
         given = [name] if name != "-" else [line.strip() for line in sys.stdin]
         for path in map(Path, filter(None, given)):
             if path.is_dir():
-                inside = sorted(path.rglob("*"))
-                found += [one for one in inside if one.suffix.lower() in SUFFIXES]
+                found += pictures_in(path)
             else:
                 found.append(path)
     if not found:
         raise ConfigError(
-            f"Give files of pictures, folders with {', '.join(SUFFIXES)} files, or - for "
-            f"names on standard input. Received: {' '.join(names) or 'nothing'}."
+            f"Give files of pictures, folders with {', '.join(PICTURE_SUFFIXES)} files, or "
+            f"- for names on standard input. Received: {' '.join(names) or 'nothing'}."
         )
     return found
 

@@ -14,6 +14,15 @@ from filelock import FileLock, Timeout
 
 from skincnn.errors import ConfigError
 
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+"""How the names of pictures end, in lower case, where a folder is searched for them."""
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Returns the pictures in a folder and in those below, by their names, in order."""
+    found = sorted(folder.rglob("*"))
+    return [path for path in found if path.suffix.lower() in PICTURE_SUFFIXES]
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -20,7 +20,12 @@ from skincnn.evaluation.calibration import apply_temperature
 from skincnn.evaluation.predictions import arrays, read_predictions
 from skincnn.serving.isic import find_year, submission
 from skincnn.serving.pictures import READ, UNREADABLE
-from skincnn.serving.predictor import load_predictor, predict
+from skincnn.serving.predictor import (
+    find_patients,
+    load_predictor,
+    predict,
+    read_files,
+)
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 NAMES = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
@@ -74,7 +79,8 @@ def test_each_form_is_told_and_answers_what_was_evaluated(
 ) -> None:
     predictor = load_predictor(workdir / form)
     assert predictor.kind == kind
-    table = predict(predictor, sorted(pictures.iterdir()))
+    paths = sorted(pictures.iterdir())
+    table = predict(predictor, paths, read_files(paths), find_patients(paths, None))
     read = table[table["status"] == READ]
     assert len(read) == 10
     found = read[PROBABILITIES].to_numpy()

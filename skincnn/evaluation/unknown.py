@@ -29,7 +29,7 @@ from skincnn.evaluation.intervals import estimate, lesion_weights
 from skincnn.evaluation.metrics import Floats
 from skincnn.evaluation.predict import predict_logits_and_features
 from skincnn.evaluation.predictions import DISTANCE, predictions_table
-from skincnn.files import replacing
+from skincnn.files import PICTURE_SUFFIXES, pictures_in, replacing
 from skincnn.patient import UNKNOWN
 
 ACCEPTED = 0.95
@@ -43,7 +43,6 @@ NUM_PARTS = 5
 NUM_PICTURES = 48
 SIDE = 224
 """Pixels of the pictures that are made here, before they are resized as all are."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 Pictures = Iterator[npt.NDArray[np.uint8]]
 
 
@@ -287,11 +286,11 @@ def _read_folder(folder: Path, config: Config) -> list[tuple[str, str, Images]]:
             f"--unknown {folder}: pictures of our own are called {name!r} as well. Give "
             "the folder another name."
         )
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    files = pictures_in(folder)
     if not files:
         raise ConfigError(
             f"--unknown {folder} holds no picture. Expected files ending in "
-            f"{', '.join(SUFFIXES)}."
+            f"{', '.join(PICTURE_SUFFIXES)}."
         )
     return [
         (name, f"{name}/{path.relative_to(folder)}", _read_file(path, config))

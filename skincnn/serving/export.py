@@ -32,7 +32,7 @@ from skincnn.evaluation.predictions import DISTANCE, arrays, read_predictions
 from skincnn.files import sha256, write_json, write_text
 from skincnn.patient import METADATA_FIELDS, REGION_OF, SEXES, UNKNOWN
 from skincnn.serving.answers import DEFAULT_POINT, Rules
-from skincnn.serving.network import Network, read_network
+from skincnn.serving.network import Network, are_told, read_network
 from skincnn.serving.patients import SIGNATURE as PATIENT_INPUTS
 from skincnn.serving.saved_model import BYTES_SIGNATURE, write_saved_model
 from skincnn.serving.turns import TURNS
@@ -101,7 +101,7 @@ def export_saved_model(served: Served, data_dir: Path | None = None) -> Path:
             write_saved_model(networks, turns, rules, temporary)
         contents, table = read_checked(served, networks[0], data_dir)
         differences = _compare(temporary, contents, table, rules, networks)
-        write_warmup(temporary, served.folder.name, patients=_told(networks))
+        write_warmup(temporary, served.folder.name, patients=are_told(networks))
         described = {
             **describe(served, networks, rules),
             "largest_difference": differences,
@@ -190,7 +190,7 @@ def describe(served: Served, networks: Sequence[Network], rules: Rules) -> dict[
             }
             for network in networks
         ],
-        **_describe_inputs(_told(networks)),
+        **_describe_inputs(are_told(networks)),
         "sha256": [network.metadata["sha256"]["model.keras"] for network in networks],
         "table_sha256": sha256(served.table),
         "not_a_medical_device": True,
@@ -231,11 +231,6 @@ def find_saved_model(workdir: Path) -> Path | None:
         if found["sha256"] == [metadata["sha256"]["model.keras"]]:
             return path
     return None
-
-
-def _told(networks: Sequence[Network]) -> bool:
-    """Returns whether the model is told of patients."""
-    return any(network.config.model.metadata for network in networks)
 
 
 def _export_by_tensorflow(served: Served, data_dir: Path | None) -> Path:
@@ -292,7 +287,7 @@ def _compare(
         image_bytes=tf.constant(contents),
         **{
             spec.name: tf.constant(table[spec.name], spec.dtype)
-            for spec in (PATIENT_INPUTS if _told(networks) else ())
+            for spec in (PATIENT_INPUTS if are_told(networks) else ())
         },
     )
     found = {"probability": _largest(served, table, rules)}

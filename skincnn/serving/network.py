@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ class Network:
     model: keras.Model
     config: Config
     metadata: dict[str, Any]
+
+
+def are_told(networks: Sequence[Network]) -> bool:
+    """Returns whether any of them is told of patients."""
+    return any(network.config.model.metadata for network in networks)
 
 
 def read_network(workdir: Path) -> Network:

@@ -85,21 +85,25 @@ def load_predictor(path: Path) -> Predictor:
 
 
 def predict(
-    predictor: Predictor, paths: Sequence[Path], patients: pd.DataFrame | None = None
+    predictor: Predictor,
+    paths: Sequence[Path],
+    contents: Sequence[bytes],
+    patients: pd.DataFrame,
 ) -> pd.DataFrame:
     """Returns a row for each file.
 
     Args:
         predictor: The model.
-        paths: Files of pictures; those that are missing, too large or damaged get a row
-            that says so.
-        patients: `METADATA_COLUMNS` by image_id (the file's name without its ending); what
-            is not there is not known.
+        paths: Where the files are, for their names.
+        contents: From `read_files`. What is missing, too large or damaged gets a row that
+            says so.
+        patients: From `find_patients`.
 
     Returns:
-        file, image_id, status, a probability for each class, and `COLUMNS`.
+        file, image_id (the file's name without its ending), status, a probability for each
+        class, and `COLUMNS`.
     """
-    found = predictor.ask(read_files(paths), find_patients(paths, patients))
+    found = predictor.ask(contents, patients)
     table = pd.DataFrame(
         {
             "file": [str(path) for path in paths],
@@ -120,7 +124,12 @@ def read_files(paths: Sequence[Path]) -> list[bytes]:
 
 
 def find_patients(paths: Sequence[Path], patients: pd.DataFrame | None) -> pd.DataFrame:
-    """Returns `METADATA_COLUMNS` for each file; what is not there is not known."""
+    """Returns `METADATA_COLUMNS` for each file; what is not there is not known.
+
+    Args:
+        paths: The files.
+        patients: The columns by image_id; None where nothing is known.
+    """
     names = [path.stem for path in paths]
     known = pd.DataFrame(index=names, columns=list(METADATA_COLUMNS), dtype=object)
     if patients is not None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from skincnn.config import DataConfig
 from skincnn.data.preprocess import preprocess, preprocessing_fields
 from skincnn.serving.answers import Rules, answer
-from skincnn.serving.network import Network
+from skincnn.serving.network import Network, are_told
 from skincnn.serving.patients import SIGNATURE as PATIENT_INPUTS
 from skincnn.serving.patients import encode
 from skincnn.serving.pictures import READ, UNREADABLE, read_images
@@ -54,8 +54,7 @@ def write_saved_model(
 
         return _ask(networks, turns, rules, read, patients)
 
-    told = any(network.config.model.metadata for network in networks)
-    patients = PATIENT_INPUTS if told else ()
+    patients = PATIENT_INPUTS if are_told(networks) else ()
     archive = keras.export.ExportArchive()
     for network in networks:
         archive.track(network.model)
