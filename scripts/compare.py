@@ -19,11 +19,12 @@ class Arguments:
     Intervals are by bootstrap over lesions. The difference to the first folder is paired:
     both runs are scored on the same resamples, so an interval without 0 tells them apart.
     Runs with other test pictures, with made-up ones, or with the leaky --data.split-by
-    image, are put into tables of their own.
+    image, are put into tables of their own. Below stands the command that makes each again.
 
     Examples:
       python scripts/compare.py runs/cpu runs/slower
       python scripts/compare.py runs/* --sort balanced_accuracy --split val
+      python scripts/compare.py runs/a_0 runs/a_1 runs/b_0 runs/b_1 --average-seeds
     """
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
@@ -34,6 +35,9 @@ class Arguments:
     """The metric to sort by."""
     resamples: int = 2000
     """Resamples of the lesions, 100 or more."""
+    average_seeds: bool = False
+    """Add the mean of runs that differ by their seed alone; a mean is told from the mean of
+    the first one's seeds."""
     output: Path = Path("runs/compare")
     """The folder for compare.md, compare.csv and compare.png."""
 
@@ -41,20 +45,22 @@ class Arguments:
 def command() -> None:
     """Parses, compares, prints the table, and writes it with its chart."""
     arguments = tyro.cli(Arguments)
-    from skincnn.evaluation import comparison
+    from skincnn.evaluation import comparison, comparison_tables
     from skincnn.evaluation.plots import to_png
 
     if not arguments.workdirs:
         raise ConfigError("Give the folders of evaluated runs, such as runs/cpu runs/gpu.")
     runs = [comparison.read_run(path, arguments.split) for path in arguments.workdirs]
-    tables = comparison.compare(runs, arguments.sort, arguments.resamples)
-    text = comparison.to_markdown(tables, arguments.sort, runs[0].name)
+    tables = comparison.compare(
+        runs, arguments.sort, arguments.resamples, average_seeds=arguments.average_seeds
+    )
+    text = comparison_tables.to_markdown(tables, arguments.sort, runs[0].name)
     print(text)
     folder = arguments.output
-    frame = comparison.to_frame(tables, arguments.sort)
+    frame = comparison_tables.to_frame(tables, arguments.sort)
     write_text(folder / "compare.md", text)
     write_text(folder / "compare.csv", frame.to_csv(index=False))
-    chart = to_png(comparison.plot_comparison(tables, arguments.sort))
+    chart = to_png(comparison_tables.plot_comparison(tables, arguments.sort))
     with replacing(folder / "compare.png") as temporary:
         temporary.write_bytes(chart)
     print(f"table  {folder / 'compare.md'}\nchart  {folder / 'compare.png'}")

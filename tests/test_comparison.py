@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,17 +10,16 @@ import pytest
 from conftest import run_here, run_script
 from sklearn import metrics as reference
 
+from skincnn.config import Config, OptimizerConfig, TrainConfig
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.comparison import (
-    compare,
-    plot_comparison,
-    read_run,
-    to_frame,
-    to_markdown,
-)
+from skincnn.evaluation.comparison import compare, read_run
+from skincnn.evaluation.comparison_tables import plot_comparison, to_frame, to_markdown
+from skincnn.evaluation.crossval import cross_validation_configs
 from skincnn.evaluation.plots import to_png
 from skincnn.evaluation.predictions import read_predictions
 from skincnn.files import sha256
+from skincnn.presets import to_command
+from skincnn.presets.ours import cpu
 
 NAMES = ["bkl", "mel", "nv"]
 
@@ -56,16 +56,16 @@ def test_runs_are_ranked_with_paired_differences(tmp_path: Path) -> None:
     better = write_run(tmp_path / "better", 0.95)
     runs = [read_run(path, "test") for path in (worse, better)]
     [rows] = compare(runs, "macro_f1", 400).values()
-    assert [row.run.name for row in rows] == ["better", "worse"]
+    assert [row.name for row in rows] == ["better", "worse"]
     scores = {}
     for row in rows:
         predicted = (
-            row.run.predictions.filter(like="probability_").to_numpy().argmax(axis=1)
+            row.runs[0].predictions.filter(like="probability_").to_numpy().argmax(axis=1)
         )
-        scores[row.run.name] = reference.f1_score(
-            row.run.predictions["label"], np.array(NAMES)[predicted], average="macro"
+        scores[row.name] = reference.f1_score(
+            row.runs[0].predictions["label"], np.array(NAMES)[predicted], average="macro"
         )
-        assert row.scores["macro_f1"].value == pytest.approx(scores[row.run.name], abs=1e-6)
+        assert row.scores["macro_f1"].value == pytest.approx(scores[row.name], abs=1e-6)
     difference = rows[0].difference
     assert difference is not None
     assert difference.value == pytest.approx(scores["better"] - scores["worse"], abs=1e-6)
@@ -74,7 +74,7 @@ def test_runs_are_ranked_with_paired_differences(tmp_path: Path) -> None:
     assert rows[1].difference is None  # the first that was named
     # Of what is better when lower, the lowest stands on top.
     [rows] = compare(runs, "log_loss", 100).values()
-    assert [row.run.name for row in rows] == ["better", "worse"]
+    assert [row.name for row in rows] == ["better", "worse"]
 
 
 def test_other_pictures_and_a_leaky_protocol_are_ranked_apart(tmp_path: Path) -> None:
@@ -84,14 +84,90 @@ def test_other_pictures_and_a_leaky_protocol_are_ranked_apart(tmp_path: Path) ->
         write_run(tmp_path / "fewer", 0.8, num=90),
     ]
     tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
-    assert [[row.run.name for row in rows] for rows in tables.values()] == [
+    assert [[row.name for row in rows] for rows in tables.values()] == [
         ["honest"],
         ["leaky"],
         ["fewer"],
     ]
     frame = to_frame(tables, "macro_f1").set_index("run")
-    assert frame["macro_f1_difference_value"].isna().all()
     assert frame["protocol"].nunique() == 3
+    # Of the same pictures, what the leak is worth; of others, nothing.
+    differences = frame["macro_f1_difference_value"]
+    assert differences.isna().tolist() == [True, False, True]
+    assert differences["leaky"] == pytest.approx(
+        frame["macro_f1"]["leaky"] - frame["macro_f1"]["honest"], abs=2e-6
+    )
+
+
+def configure(folder: Path, config: Config) -> Path:
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    return folder
+
+
+def test_seeds_are_averaged_and_told_from_seeds(tmp_path: Path) -> None:
+    folders = [
+        configure(
+            write_run(tmp_path / f"{name}_{seed}", right, seed=seed),
+            dataclasses.replace(
+                cpu(), seed=seed, optimizer=OptimizerConfig(learning_rate=rate)
+            ),
+        )
+        for name, right, rate in (("a", 0.6, 1e-3), ("b", 0.8, 2e-3))
+        for seed in (0, 1, 2)
+    ]
+    runs = [read_run(path, "test") for path in folders]
+    assert [run.seed for run in runs] == [0, 1, 2] * 2
+    [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
+    frame = to_frame({"": rows}, "macro_f1").set_index("run")
+    assert len(frame) == 8
+    first = frame.loc["mean of a_0, a_1, a_2"]
+    second = frame.loc["mean of b_0, b_1, b_2"]
+    for mean, name in ((first, "a"), (second, "b")):
+        each = frame.loc[[f"{name}_{seed}" for seed in (0, 1, 2)]]
+        assert mean["macro_f1"] == pytest.approx(each["macro_f1"].mean(), abs=1e-6)
+        assert mean["macro_f1_low"] > each["macro_f1_low"].min()
+        assert mean["seed"] == "0 1 2"
+    assert np.isnan(first["macro_f1_difference_value"])
+    assert second["macro_f1_difference_value"] == pytest.approx(
+        second["macro_f1"] - first["macro_f1"], abs=2e-6
+    )
+    # A single run is told from the first run, as ever.
+    assert frame["macro_f1_difference_value"]["b_1"] == pytest.approx(
+        frame["macro_f1"]["b_1"] - frame["macro_f1"]["a_0"], abs=2e-6
+    )
+    # Runs that differ by more than their seed have no mean.
+    [rows] = compare([runs[0], runs[4]], "macro_f1", 100, average_seeds=True).values()
+    assert len(rows) == 2
+
+
+def test_the_table_says_how_each_was_made(tmp_path: Path) -> None:
+    config = dataclasses.replace(cpu(), seed=3, train=TrainConfig(epochs=4))
+    run = configure(write_run(tmp_path / "one", 0.6), config)
+    crossed = write_run(tmp_path / "crossed", 0.7)
+    for number, part in enumerate(cross_validation_configs(config, 2), 1):
+        (crossed / f"model_{number}").mkdir()
+        configure(crossed / f"model_{number}", part)
+    mixed = write_run(tmp_path / "mixed", 0.8)
+    for folder, names in ((crossed, ["model_1", "model_2"]), (mixed, ["one", "two"])):
+        report = json.loads((folder / "report.json").read_text())
+        report["models"] = [{"name": name} for name in names]
+        (folder / "report.json").write_text(json.dumps(report))
+    runs = [read_run(path, "test") for path in (run, crossed, mixed)]
+    base = f"{to_command(config)}"
+    assert [found.command for found in runs] == [
+        f"{base} --workdir runs/one",
+        f"{base} --folds 2 --workdir runs/crossed",
+        "python scripts/evaluate.py runs/one runs/two --ensemble runs/mixed",
+    ]
+    assert [found.folds for found in runs] == [
+        "0 1 2 3 4 5 6 7 / 8 / 9",
+        "all, out of fold",
+        "",
+    ]
+    text = to_markdown(compare(runs, "macro_f1", 100), "macro_f1", "one")
+    for found in runs:
+        assert f"`{found.command}`" in text
+        assert f"| {found.name} | {found.sha256[:8]} |" in text
 
 
 def test_the_command_writes_a_table_and_a_chart(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 import keras
@@ -10,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scripts.train import parse
 from skincnn.config import Config, DataConfig
 from skincnn.model.backbones import build_backbone, find_backbone
 from skincnn.model.classifier import build_classifier
-from skincnn.presets import PRESETS, describe_presets
+from skincnn.presets import PRESETS, describe_presets, to_command
 from skincnn.training.run import Training
 
 BACKBONES = {preset().model.backbone: name for name, preset in PRESETS.items()}
@@ -111,3 +113,27 @@ def test_help_lists_each_preset_in_a_line_that_stands_alone() -> None:
     for line in lines:
         assert line.endswith(".")
         assert len(line) <= 100
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_command_gives_its_configuration(name: str) -> None:
+    base = PRESETS[name]()
+    changed = dataclasses.replace(
+        base,
+        seed=7,
+        data=dataclasses.replace(
+            base.data,
+            train_folds=(0, 1),
+            validation_folds=(2,),
+            test_folds=(3, 4),
+            crop_border=True,
+        ),
+        augment=dataclasses.replace(base.augment, parts=()),
+        model=dataclasses.replace(base.model, dropout=0.125),
+    )
+    for config, start in ((base, f"python scripts/train.py {name}"), (changed, "python")):
+        command = to_command(config)
+        assert command.startswith(start)
+        found = parse(shlex.split(command)[2:])[1].config
+        assert found == config
+    assert to_command(base) == f"python scripts/train.py {name}"

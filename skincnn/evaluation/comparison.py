@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
+from skincnn.config import Config, DataConfig, read_config
 from skincnn.errors import ConfigError
 from skincnn.evaluation.folder import read_report
 from skincnn.evaluation.intervals import (
@@ -24,11 +24,10 @@ from skincnn.evaluation.intervals import (
 )
 from skincnn.evaluation.metrics import METRICS, Sample, Scores, recall_per_class
 from skincnn.evaluation.operating import find_targets
-from skincnn.evaluation.plots import BLUE, GREY, ORANGE
 from skincnn.evaluation.predictions import arrays, class_names_of, read_predictions
-from skincnn.evaluation.verdict import interval, label
 from skincnn.files import sha256
 from skincnn.lookup import look_up
+from skincnn.presets import to_command
 
 SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auc")
 """Of `METRICS`, the columns beside the one that is sorted by."""
@@ -51,6 +50,9 @@ class Run:
         changed: Whether that is not the one that the run's report was made from.
         minutes: Of training.
         num_parameters: Of the model.
+        command: What makes it again; "" where the folder does not tell.
+        seed: Of its configuration; None for an ensemble, and where it is not known.
+        folds: "0 1 2 / 3 / 4": trained on, the epoch chosen on, tested; "" as above.
     """
 
     name: str
@@ -62,31 +64,41 @@ class Run:
     changed: bool
     minutes: float
     num_parameters: int
+    command: str = ""
+    seed: int | None = None
+    folds: str = ""
+
+    @property
+    def pictures(self) -> str:
+        """Returns what two runs must share for a paired difference."""
+        columns = ["image_id", "lesion_id", "label"]
+        rows = self.predictions[columns].to_csv(index=False)
+        digest = hashlib.sha256((rows + ",".join(self.class_names)).encode()).hexdigest()
+        return f"{len(self.predictions)} pictures ({digest[:8]})"
 
     @property
     def protocol(self) -> str:
         """Returns what two runs must share to be ranked side by side."""
-        columns = ["image_id", "lesion_id", "label"]
-        rows = self.predictions[columns].to_csv(index=False)
-        digest = hashlib.sha256((rows + ",".join(self.class_names)).encode()).hexdigest()
         made_up = "MADE-UP pictures, " if self.made_up else ""
-        count = len(self.predictions)
-        return f"{made_up}split by {self.split_by}, {count} pictures ({digest[:8]})"
+        return f"{made_up}split by {self.split_by}, {self.pictures}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the comparison says of one run.
+    """What the comparison says of one run, or of the mean of several seeds.
 
     Attributes:
-        run: The run.
+        name: What it is called.
+        runs: The run; or those that differ by nothing but their seed.
         scores: Name to score, of the metric that is sorted by, of `SHOWN`, and of
             "melanoma_recall" where there is such a class.
-        difference: By how much it exceeds the first run in the metric that is sorted by, on
-            the same resamples; None for that run, and where the pictures are others.
+        difference: By how much it exceeds the first run (the mean of its seeds, for a mean)
+            in the metric that is sorted by, on the same resamples; None for that run, and
+            where the pictures are others.
     """
 
-    run: Run
+    name: str
+    runs: tuple[Run, ...]
     scores: dict[str, Estimate]
     difference: Estimate | None
 
@@ -123,6 +135,7 @@ def read_run(workdir: Path, split: str) -> Run:
         _written(report, split) not in (None, digest),
         report["training_seconds"] / 60,
         report["num_parameters"],
+        **_how(workdir, report),
     )
 
 
@@ -133,15 +146,22 @@ def compare(
     *,
     seed: int = 0,
     confidence: float = 0.95,
+    average_seeds: bool = False,
 ) -> dict[str, list[Row]]:
     """Returns the rows of each protocol, the best first.
+
+    A difference needs the same pictures: a leaky run that is tested on all pictures, out of
+    fold, can be told from an honest one, in a table of its own.
 
     Args:
         runs: The runs; differences are against the first.
         sort_by: Name of `METRICS`.
-        resamples: Of the lesions, the same ones for every run of a protocol.
+        resamples: Of the lesions, the same ones for every run of the same pictures.
         seed: Their seed.
         confidence: Coverage, between 0 and 1.
+        average_seeds: Whether runs whose command differs by its seed alone get a row more,
+            with the mean of their scores. Its interval is that of the mean over the same
+            resamples: it tells of other lesions, and not of other seeds.
 
     Raises:
         ConfigError: There is no such metric, there are fewer than 100 resamples, or two
@@ -159,146 +179,123 @@ def compare(
             "The folders must have different names, by which the table calls them. "
             f"Received twice: {', '.join(twice)}."
         )
-    by_protocol: dict[str, list[Run]] = {}
-    for run in runs:
-        by_protocol.setdefault(run.protocol, []).append(run)
-    tables = {}
-    for protocol, group in by_protocol.items():
-        lesions = group[0].predictions["lesion_id"].tolist()
-        weights = lesion_weights(lesions, resamples, seed)
-        columns = dict.fromkeys((sort_by, *SHOWN))
-        functions = {name: METRICS[name].function for name in columns}
-        known = find_targets(group[0].class_names)
-        melanoma = [target for target in known if target.name == "melanoma"]
-        for target in melanoma:
-            functions[MELANOMA_RECALL] = _recall_of(target.classes[0])
-        values = {
-            run.name: bootstrap(
-                functions, *arrays(run.predictions, run.class_names), weights
-            )
-            for run in group
-        }
-        counts = {
-            run.name: lesions_of_rates(lesions, *arrays(run.predictions, run.class_names))
-            for run in group
-        }
-        for target in melanoma:
-            for count in counts.values():
-                count[MELANOMA_RECALL] = count["recall"][list(target.classes[:1])]
-        first = values.get(runs[0].name)
-        rows = [
-            Row(
-                run,
-                {
-                    name: estimate(value, confidence, counts[run.name].get(name))[0]
-                    for name, value in values[run.name].items()
-                },
-                None
-                if first is None or run.name == runs[0].name
-                else estimate(values[run.name][sort_by] - first[sort_by], confidence)[0],
-            )
-            for run in group
-        ]
-        tables[protocol] = sorted(
-            rows,
+    columns = tuple(dict.fromkeys((sort_by, *SHOWN)))
+    values = {run.name: _bootstrap(run, columns, resamples, seed) for run in runs}
+    groups: list[tuple[Run, ...]] = [(run,) for run in runs]
+    if average_seeds:
+        groups += _seeds(runs)
+    tables: dict[str, list[Row]] = {}
+    for group in groups:
+        against = runs[:1] if len(group) == 1 else _find_seeds(groups, runs[0])
+        paired = against[0].pictures == group[0].pictures and group[0] not in against
+        found = _mean(values, group)
+        row = Row(
+            _name(group),
+            group,
+            {
+                name: estimate(found[name], confidence, _lesions(group, name))[0]
+                for name in found
+            },
+            estimate(found[sort_by] - _mean(values, against)[sort_by], confidence)[0]
+            if paired
+            else None,
+        )
+        tables.setdefault(group[0].protocol, []).append(row)
+    for rows in tables.values():
+        rows.sort(
             key=lambda row: row.scores[sort_by].value or 0.0,
             reverse=metric.higher_is_better,
         )
     return tables
 
 
-def to_frame(tables: dict[str, list[Row]], sort_by: str) -> pd.DataFrame:
-    """Returns all rows as plain numbers, for CSV: a score is in three columns."""
-    rows = []
-    for protocol, group in tables.items():
-        for row in group:
-            found: dict[str, Any] = {"protocol": protocol, "run": row.run.name}
-            for name, value in row.scores.items():
-                found |= {
-                    name: value.value,
-                    f"{name}_low": value.low,
-                    f"{name}_high": value.high,
-                }
-            difference = row.difference or Estimate(None, None, None)
-            for part, number in dataclasses.asdict(difference).items():
-                found[f"{sort_by}_difference_{part}"] = number
-            found |= {
-                "minutes": round(row.run.minutes, 1),
-                "num_parameters": row.run.num_parameters,
-                "predictions_sha256": row.run.sha256,
-                "changed_since_report": row.run.changed,
-            }
-            rows.append(found)
-    return pd.DataFrame(rows)
+def _bootstrap(
+    run: Run, columns: Sequence[str], resamples: int, seed: int
+) -> dict[str, Scores]:
+    """Returns the scores of a run in all resamples of its lesions."""
+    weights = lesion_weights(run.predictions["lesion_id"].tolist(), resamples, seed)
+    functions = {name: METRICS[name].function for name in columns}
+    for classes in _melanoma(run):
+        functions[MELANOMA_RECALL] = _recall_of(classes[0])
+    return bootstrap(functions, *arrays(run.predictions, run.class_names), weights)
 
 
-def to_markdown(tables: dict[str, list[Row]], sort_by: str, first: str) -> str:
-    """Returns a table for each protocol; they are not to be read as one ranking.
-
-    Args:
-        tables: From `compare`.
-        sort_by: What they are sorted by.
-        first: The run that differences are against.
-    """
-    parts = []
-    if len(tables) > 1:
-        parts.append(
-            "These runs were tested on different pictures, or one of them by a leaky "
-            "protocol: a rank holds within its table only.\n"
-        )
-    for protocol, rows in tables.items():
-        names = list(rows[0].scores)
-        header = ["run", *(label(name) for name in names)]
-        header += [f"{label(sort_by)} less that of {first}", "minutes", "parameters"]
-        header += ["predictions"]
-        lines = [
-            f"**{protocol}**\n",
-            f"| {' | '.join(header)} |",
-            f"|{'---|' * len(header)}",
-        ]
-        for row in rows:
-            cells = [row.run.name, *(_interval(row.scores[name]) for name in names)]
-            cells.append(_interval(row.difference, "+.3f") if row.difference else "")
-            cells.append(f"{row.run.minutes:.1f}")
-            cells.append(f"{row.run.num_parameters:,}")
-            changed = " (CHANGED since its report)" if row.run.changed else ""
-            cells.append(f"{row.run.sha256[:8]}{changed}")
-            lines.append(f"| {' | '.join(cells)} |")
-        parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)
+def _lesions(group: Sequence[Run], name: str) -> Any:
+    """Returns the lesions of a rate; None for another score, and for a mean."""
+    if len(group) > 1:
+        return None
+    [run] = group
+    lesions = run.predictions["lesion_id"].tolist()
+    counts = lesions_of_rates(lesions, *arrays(run.predictions, run.class_names))
+    if name == MELANOMA_RECALL:
+        return counts["recall"][list(_melanoma(run)[0][:1])]
+    return counts.get(name)
 
 
-def plot_comparison(tables: dict[str, list[Row]], sort_by: str) -> Figure:
-    """Draws what is sorted by with its interval, a run in each line, the best on top."""
-    count = sum(map(len, tables.values()))
-    figure = Figure(
-        figsize=(8.6, 0.9 * len(tables) + 0.34 * count + 0.6), layout="constrained"
+def _melanoma(run: Run) -> list[tuple[int, ...]]:
+    targets = find_targets(run.class_names)
+    return [target.classes for target in targets if target.name == "melanoma"]
+
+
+def _seeds(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
+    """Returns the runs that differ by their seed alone, where there are several."""
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        if run.command and run.seed is not None:
+            command = run.command.removesuffix(f" --workdir runs/{run.name}")
+            command = command.replace(f" --seed {run.seed}", "")
+            found.setdefault((command, run.protocol), []).append(run)
+    return [tuple(group) for group in found.values() if len(group) > 1]
+
+
+def _find_seeds(groups: Sequence[tuple[Run, ...]], run: Run) -> tuple[Run, ...]:
+    """Returns the seeds of a run; the run where it has no others."""
+    return max((group for group in groups if run in group), key=len)
+
+
+def _mean(values: dict[str, dict[str, Scores]], group: Sequence[Run]) -> dict[str, Scores]:
+    each = [values[run.name] for run in group]
+    return {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
+
+
+def _name(group: Sequence[Run]) -> str:
+    if len(group) == 1:
+        return group[0].name
+    return f"mean of {', '.join(run.name for run in group)}"
+
+
+def _how(workdir: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """Returns the command, seed and folds of what is in a folder, as far as it tells."""
+    name = workdir.resolve().name
+    models = report.get("models", [])
+    parts = sorted(workdir.glob("model_*/config.json"))
+    if models and len(parts) == len(models):
+        config = read_config(parts[0])
+        command = to_command(_on_default_folds(config))
+        command += f" --folds {len(parts)} --workdir runs/{name}"
+        return {"command": command, "seed": config.seed, "folds": "all, out of fold"}
+    if models:
+        names = " ".join(f"runs/{model['name']}" for model in models)
+        return {"command": f"python scripts/evaluate.py {names} --ensemble runs/{name}"}
+    if not (workdir / "config.json").is_file():
+        return {}
+    config = read_config(workdir / "config.json")
+    folds = (config.data.train_folds, config.data.validation_folds, config.data.test_folds)
+    return {
+        "command": f"{to_command(config)} --workdir runs/{name}",
+        "seed": config.seed,
+        "folds": " / ".join(" ".join(map(str, part)) for part in folds),
+    }
+
+
+def _on_default_folds(config: Config) -> Config:
+    data = dataclasses.replace(
+        config.data,
+        train_folds=DataConfig.train_folds,
+        validation_folds=DataConfig.validation_folds,
+        test_folds=DataConfig.test_folds,
     )
-    grid = figure.subplots(
-        len(tables),
-        1,
-        squeeze=False,
-        sharex=True,
-        gridspec_kw={"height_ratios": [len(rows) + 1 for rows in tables.values()]},
-    )[:, 0]
-    for axes, (protocol, rows) in zip(grid, tables.items(), strict=True):
-        places = np.arange(len(rows))[::-1]
-        for place, row in zip(places, rows, strict=True):
-            found = row.scores[sort_by]
-            colour = ORANGE if row.run.split_by == "image" else BLUE
-            if found.low is not None and found.high is not None:
-                axes.plot(
-                    [found.low, found.high], [place, place], color=colour, linewidth=2
-                )
-            if found.value is not None:
-                axes.plot(found.value, place, color=colour, marker="s", markersize=6)
-        axes.set_yticks(places, [row.run.name for row in rows], fontsize=11)
-        axes.set_ylim(-0.7, len(rows) - 0.3)
-        leaky = ": LEAKY, not comparable" if rows[0].run.split_by == "image" else ""
-        axes.set_title(f"{protocol}{leaky}", fontsize=11)
-        axes.grid(axis="x", alpha=0.3, color=GREY)
-    grid[-1].set_xlabel(f"{label(sort_by)} with its interval", fontsize=11)
-    return figure
+    return dataclasses.replace(config, data=data)
 
 
 def _written(report: dict[str, Any], split: str) -> str | None:
@@ -312,7 +309,3 @@ def _recall_of(index: int) -> Any:
         return recall_per_class(sample)[..., index]
 
     return recall
-
-
-def _interval(found: Estimate, spec: str = ".3f") -> str:
-    return interval(dataclasses.asdict(found), spec)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from collections.abc import Callable
+from typing import Any
 
 from skincnn.config import Config
 from skincnn.presets import ours, published
@@ -36,3 +39,36 @@ def describe_presets() -> str:
         f"  {name:{width}}  {(preset.__doc__ or '').splitlines()[0]}"
         for name, preset in PRESETS.items()
     )
+
+
+def to_command(config: Config) -> str:
+    """Returns the command of scripts/train.py that trains with a configuration.
+
+    It starts from the preset that needs the fewest flags; the seed comes last.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name, preset in PRESETS.items():
+        base = preset()
+        if base.train.stages == config.train.stages:  # which no flag changes
+            found[name] = _flags(base, config)
+    if not found:
+        return "python scripts/train.py --config config.json"
+    name = min(found, key=lambda name: len(found[name]))
+    seed = found[name].pop("--seed", None)
+    flags = [f"{flag} {value}".rstrip() for flag, value in found[name].items()]
+    flags += [f"--seed {seed}"] if seed is not None else []
+    return " ".join(["python scripts/train.py", name, *flags])
+
+
+def _flags(base: Any, wanted: Any, prefix: str = "--") -> dict[str, str]:
+    """Returns flag to value, of what differs."""
+    flags: dict[str, str] = {}
+    for field in dataclasses.fields(base):
+        old, new = getattr(base, field.name), getattr(wanted, field.name)
+        flag = prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(new):
+            flags |= _flags(old, new, f"{flag}.")
+        elif old != new:
+            values = new if isinstance(new, tuple) else (new,)
+            flags[flag] = " ".join(shlex.quote(str(value)) for value in values)
+    return flags

@@ -1,0 +1,150 @@
+"""A comparison of runs as Markdown, as CSV and as a chart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from skincnn.evaluation.comparison import Row, Run
+from skincnn.evaluation.intervals import Estimate
+from skincnn.evaluation.plots import BLUE, GREY, ORANGE
+from skincnn.evaluation.verdict import interval, label
+
+
+def to_frame(tables: dict[str, list[Row]], sort_by: str) -> pd.DataFrame:
+    """Returns all rows as plain numbers, for CSV: a score is in three columns."""
+    rows = []
+    for protocol, group in tables.items():
+        for row in group:
+            found: dict[str, Any] = {"protocol": protocol, "run": row.name}
+            for name, value in row.scores.items():
+                found |= {
+                    name: value.value,
+                    f"{name}_low": value.low,
+                    f"{name}_high": value.high,
+                }
+            difference = row.difference or Estimate(None, None, None)
+            for part, number in dataclasses.asdict(difference).items():
+                found[f"{sort_by}_difference_{part}"] = number
+            found |= {
+                "minutes": round(_minutes(row), 1),
+                "num_parameters": row.runs[0].num_parameters,
+                "predictions_sha256": " ".join(run.sha256 for run in row.runs),
+                "changed_since_report": any(run.changed for run in row.runs),
+                "seed": " ".join(_seed(run) for run in row.runs),
+                "folds": row.runs[0].folds,
+                "command": row.runs[0].command,
+            }
+            rows.append(found)
+    return pd.DataFrame(rows)
+
+
+def to_markdown(tables: dict[str, list[Row]], sort_by: str, first: str) -> str:
+    """Returns a table for each protocol; they are not to be read as one ranking.
+
+    Args:
+        tables: From `compare`.
+        sort_by: What they are sorted by.
+        first: The run that differences are against.
+    """
+    parts = []
+    if len(tables) > 1:
+        parts.append(
+            "These runs were tested on different pictures, or one of them by a leaky "
+            "protocol: a rank holds within its table only.\n"
+        )
+    for protocol, rows in tables.items():
+        names = list(rows[0].scores)
+        header = ["run", *(label(name) for name in names)]
+        header += [f"{label(sort_by)} less that of {first}", "minutes", "parameters"]
+        header += ["predictions"]
+        cells = []
+        for row in rows:
+            cells.append([row.name, *(_interval(row.scores[name]) for name in names)])
+            cells[-1] += [
+                _interval(row.difference, "+.3f") if row.difference else "",
+                f"{_minutes(row):.1f}",
+                f"{row.runs[0].num_parameters:,}",
+                ", ".join(_fingerprint(run) for run in row.runs),
+            ]
+        parts.append(f"**{protocol}**\n\n{_table(header, cells)}\n")
+    runs = [row.runs[0] for rows in tables.values() for row in rows if len(row.runs) == 1]
+    if any(run.command for run in runs):
+        header = [
+            "run",
+            "predictions",
+            "seed",
+            "train / validation / test folds",
+            "command",
+        ]
+        cells = [
+            [run.name, _fingerprint(run), _seed(run), run.folds, _code(run.command)]
+            for run in runs
+        ]
+        parts.append(f"Each again:\n\n{_table(header, cells)}\n")
+    return "\n".join(parts)
+
+
+def plot_comparison(tables: dict[str, list[Row]], sort_by: str) -> Figure:
+    """Draws what is sorted by with its interval, a run in each line, the best on top."""
+    count = sum(map(len, tables.values()))
+    figure = Figure(
+        figsize=(8.6, 0.9 * len(tables) + 0.34 * count + 0.6), layout="constrained"
+    )
+    grid = figure.subplots(
+        len(tables),
+        1,
+        squeeze=False,
+        sharex=True,
+        gridspec_kw={"height_ratios": [len(rows) + 1 for rows in tables.values()]},
+    )[:, 0]
+    for axes, (protocol, rows) in zip(grid, tables.items(), strict=True):
+        places = np.arange(len(rows))[::-1]
+        leaky = rows[0].runs[0].split_by == "image"
+        colour = ORANGE if leaky else BLUE
+        for place, row in zip(places, rows, strict=True):
+            found = row.scores[sort_by]
+            if found.low is not None and found.high is not None:
+                axes.plot(
+                    [found.low, found.high], [place, place], color=colour, linewidth=2
+                )
+            if found.value is not None:
+                axes.plot(found.value, place, color=colour, marker="s", markersize=6)
+        axes.set_yticks(places, [row.name for row in rows], fontsize=11)
+        axes.set_ylim(-0.7, len(rows) - 0.3)
+        axes.set_title(
+            f"{protocol}{': LEAKY, not comparable' if leaky else ''}", fontsize=11
+        )
+        axes.grid(axis="x", alpha=0.3, color=GREY)
+    grid[-1].set_xlabel(f"{label(sort_by)} with its interval", fontsize=11)
+    return figure
+
+
+def _minutes(row: Row) -> float:
+    return sum(run.minutes for run in row.runs)
+
+
+def _seed(run: Run) -> str:
+    return "" if run.seed is None else str(run.seed)
+
+
+def _fingerprint(run: Run) -> str:
+    return f"{run.sha256[:8]}{' (CHANGED since its report)' if run.changed else ''}"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _interval(found: Estimate, spec: str = ".3f") -> str:
+    return interval(dataclasses.asdict(found), spec)
