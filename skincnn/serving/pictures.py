@@ -21,9 +21,11 @@ UNREADABLE = (
     f"not read: expected a {', '.join(FORMATS)} file, whole, of at most {MAX_BYTES} bytes "
     f"and {MAX_PIXELS} pixels"
 )
-HEAD = 1 << 16
-"""Bytes from a file's beginning that may tell its size and its orientation."""
-EXIF = tuple(b"Exif\0\0")
+HEAD = 32
+"""Bytes from a file's beginning that tell its size."""
+EXIF = b"Exif\0\0"
+MAX_EXIF = 1 << 16
+"""Bytes of EXIF in which its first directory is looked for."""
 ORIENTATION = 0x0112
 
 
@@ -74,35 +76,34 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: It is no such file, is damaged, or too large.
     """
-    head = tf.io.decode_raw(tf.strings.substr(content, 0, HEAD), tf.uint8)
-    head = tf.cast(head, tf.int64)
     small_enough = [
         tf.debugging.assert_less_equal(tf.strings.length(content), MAX_BYTES),
         tf.debugging.assert_less_equal(
-            num_pixels(content, head), tf.constant(MAX_PIXELS, tf.int64)
+            num_pixels(content), tf.constant(MAX_PIXELS, tf.int64)
         ),
     ]
     with tf.control_dependencies(small_enough):
         image = decode(tf.identity(content))
-    return preprocess(turn(image, orientation(head)), config)
+    return preprocess(turn(image, orientation(content)), config)
 
 
-def num_pixels(content: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
+def num_pixels(content: tf.Tensor) -> tf.Tensor:
     """Returns how many pixels a file says that it has; none is decoded.
 
     Args:
         content: The file, a scalar.
-        head: Its first bytes, int64 [`HEAD` or fewer].
 
     Returns:
-        int64; the largest there is where it is a file of none of the formats.
+        int64; the largest there is where it is a file of none of the formats, and any
+        number where it ends before it says so: it cannot be decoded then.
 
     Raises:
-        tf.errors.InvalidArgumentError: It ends before it says so.
+        tf.errors.InvalidArgumentError: It is a JPEG file that ends before it says so.
     """
+    head = _bytes(content, 0, HEAD)
 
     def begins(text: bytes, at: int = 0) -> tf.Tensor:
-        return tf.reduce_all(head[at : at + len(text)] == tuple(text))
+        return _is(head, text, at)
 
     def jpeg() -> tf.Tensor:
         return tf.reduce_prod(tf.io.extract_jpeg_shape(content, tf.int64)[:2])
@@ -146,34 +147,29 @@ def num_pixels(content: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
     )
 
 
-def orientation(head: tf.Tensor) -> tf.Tensor:
-    """Returns the orientation that EXIF tells of a JPEG file, 1..8; 1 if it tells none.
+def orientation(content: tf.Tensor) -> tf.Tensor:
+    """Returns the orientation that EXIF tells of a file, 1..8; 1 if it tells none.
 
     Args:
-        head: The file's first bytes, int64 [`HEAD` or fewer].
+        content: The file, a scalar: JPEG, PNG or WebP; the others have no EXIF.
 
     References:
-        CIPA DC-008, Exchangeable image file format (Exif) 2.32, 4.5.4 to 4.6.4.
+        CIPA DC-008, Exchangeable image file format (Exif) 2.32, 4.5.4 to 4.6.4; W3C, PNG
+        (third edition), 11.3.3.5; RFC 9649, WebP, 2.7.1.4.
     """
-    end = tf.size(head, tf.int64)
-    padded = tf.pad(head, [[0, HEAD]])  # a damaged file points anywhere
-
-    def is_exif(at: tf.Tensor) -> tf.Tensor:
-        return (padded[at + 1] == 0xE1) & tf.reduce_all(padded[at + 4 : at + 10] == EXIF)
-
-    def may_be_behind(at: tf.Tensor) -> tf.Tensor:
-        before_pixels = (padded[at] == 0xFF) & (padded[at + 1] != 0xDA)
-        return (at < end) & before_pixels & ~is_exif(at)
-
-    def behind(at: tf.Tensor) -> tuple[tf.Tensor]:
-        return (tf.minimum(at + 2 + _number(padded, at + 2, 2, big=True), end),)
-
-    is_jpeg = tf.reduce_all(padded[:2] == (0xFF, 0xD8))
-    start = tf.where(is_jpeg, tf.constant(2, tf.int64), end)
-    (at,) = tf.while_loop(may_be_behind, behind, (start,))
+    head = _bytes(content, 0, 12)
+    end = tf.strings.length(content)
+    found = tf.case(
+        [
+            (_is(head, b"\xff\xd8"), lambda: _find_exif(content, end, 2, _jpeg_segment)),
+            (_is(head, b"\x89PNG"), lambda: _find_exif(content, end, 8, _png_chunk)),
+            (_is(head, b"WEBP", 8), lambda: _find_exif(content, end, 12, _webp_chunk)),
+        ],
+        default=lambda: end,
+    )
     return tf.cond(
-        is_exif(at),
-        lambda: _orientation_in(padded[at + 10 :]),
+        found < end,
+        lambda: _orientation_in(_bytes(content, found, MAX_EXIF)),
         lambda: tf.constant(1, tf.int64),
     )
 
@@ -192,6 +188,54 @@ def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.cast(image, tf.uint8), (None, None, 3))
 
 
+Part = tuple[tf.Tensor, tf.Tensor]
+
+
+def _find_exif(
+    content: tf.Tensor, end: tf.Tensor, start: int, read: Callable[[tf.Tensor], Part]
+) -> tf.Tensor:
+    """Returns where EXIF's directories begin in a file; its end where there are none.
+
+    Args:
+        content: The file.
+        end: Its length.
+        start: Where its first part begins.
+        read: From a part's first 16 bytes to its length, and where in it EXIF's directories
+            begin, 0 for none.
+    """
+
+    def is_part(at: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
+        return (at < end) & (found == 0)
+
+    def behind(at: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        size, found = read(_bytes(content, at, 16))
+        # A damaged file may tell of sizes beyond what a place can be counted in.
+        room = tf.cast(end - at, tf.int64)
+        step = tf.cast(tf.minimum(size, room), tf.int32)
+        return tf.where(found > 0, at, at + step), tf.cast(found, tf.int32)
+
+    at, found = tf.while_loop(is_part, behind, (tf.minimum(start, end), tf.constant(0)))
+    return tf.minimum(at + found, end)
+
+
+def _jpeg_segment(head: tf.Tensor) -> Part:
+    # Before the pixels, which begin with 0xDA; no size is told from there on.
+    is_segment = (head[0] == 0xFF) & (head[1] != 0xDA)
+    size = tf.where(is_segment, 2 + _number(head, 2, 2, big=True), tf.int64.max)
+    return size, tf.where((head[1] == 0xE1) & _is(head, EXIF, 4), 10, 0)
+
+
+def _png_chunk(head: tf.Tensor) -> Part:
+    return 12 + _number(head, 0, 4, big=True), tf.where(_is(head, b"eXIf", 4), 8, 0)
+
+
+def _webp_chunk(head: tf.Tensor) -> Part:
+    size = _number(head, 4, 4)
+    # Some writers put JPEG's mark before the directories.
+    begins = tf.where(_is(head, EXIF, 8), 8 + len(EXIF), 8)
+    return 8 + size + size % 2, tf.where(_is(head, b"EXIF"), begins, 0)
+
+
 def _orientation_in(tiff: tf.Tensor) -> tf.Tensor:
     """Returns the tag's value in the first directory of a TIFF file, int64 [size]."""
     big = tiff[0] == ord("M")
@@ -208,6 +252,16 @@ def _orientation_in(tiff: tf.Tensor) -> tf.Tensor:
     values = tf.boolean_mask(tf.linalg.matvec(entries[:, 8:10], order), is_orientation)
     value = tf.concat([values, tf.constant([1], tf.int64)], axis=0)[0]
     return tf.where((value >= 1) & (value <= 8), value, 1)
+
+
+def _bytes(content: tf.Tensor, at: tf.Tensor | int, size: int) -> tf.Tensor:
+    """Returns `size` bytes of a file from a place in it, int64; 0 behind its end."""
+    found = tf.io.decode_raw(tf.strings.substr(content, at, size), tf.uint8)
+    return tf.cast(tf.pad(found, [[0, size - tf.size(found)]]), tf.int64)
+
+
+def _is(data: tf.Tensor, text: bytes, at: int = 0) -> tf.Tensor:
+    return tf.reduce_all(data[at : at + len(text)] == tuple(text))
 
 
 def _number(
