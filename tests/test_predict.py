@@ -187,8 +187,24 @@ def test_a_model_with_code_in_it_is_refused(workdir: Path, tmp_path: Path) -> No
 
     metadata["sha256"]["model.keras"] = sha256(path)
     (folder / "metadata.json").write_text(json.dumps(metadata))
-    with pytest.raises(ValueError, match="Lambda"):
+    with pytest.raises(DataError, match="without code") as refused:
         load_predictor(path)
+    assert "Lambda" in str(refused.value.__cause__)
+
+
+def test_another_model_beside_a_run_s_is_not_answered_for(
+    workdir: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(workdir, tmp_path / "run")
+    inputs = keras.Input((4,))
+    keras.Model(inputs, keras.layers.Dense(7)(inputs)).save(folder / "other.keras")
+    with pytest.raises(DataError, match=r"other\.keras is not the file"):
+        load_predictor(folder / "other.keras")
+    shutil.copy(folder / "model.keras", folder / "copy.keras")
+    assert load_predictor(folder / "copy.keras").kind == "keras"
+    alone = shutil.copy(folder / "other.keras", tmp_path / "other.keras")
+    with pytest.raises(ConfigError, match="MODEL must be a SavedModel, a run's folder"):
+        load_predictor(Path(alone))
 
 
 def test_submissions_have_the_official_columns() -> None:

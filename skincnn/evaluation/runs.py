@@ -23,8 +23,10 @@ SPLITS = ("val", "test")
 def load_model(workdir: Path, metadata: dict[str, Any]) -> keras.Model:
     """Returns a run's model, after checking that its file is the one that was written.
 
+    Code that a file brings with it (a Lambda layer) is never run: Keras's safe mode stays.
+
     Raises:
-        DataError: The file has changed.
+        DataError: The file has changed, or holds what Keras does not load.
     """
     path = workdir / "model.keras"
     expected = metadata["sha256"]["model.keras"]
@@ -32,7 +34,13 @@ def load_model(workdir: Path, metadata: dict[str, Any]) -> keras.Model:
         raise DataError(
             f"{path} has changed since it was written: its SHA-256 is not {expected}."
         )
-    return keras.saving.load_model(path, compile=False)
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (OSError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be loaded. Expected the model of scripts/train.py, of Keras's "
+            f"own layers and without code (Lambda). Received: {error}"
+        ) from error
 
 
 def name_splits(asked: Sequence[str], config: Config) -> tuple[str, ...]:

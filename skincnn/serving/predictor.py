@@ -74,7 +74,9 @@ def load_predictor(path: Path) -> Predictor:
     if path.is_file():
         with path.open("rb") as file:
             head = file.read(8)
-        if head.startswith(b"PK"):
+        if head.startswith(b"PK") and (path.parent / "model.keras").is_file():
+            # Another file beside it would be answered for by the run's.
+            _check(path, sha256(path.parent / "model.keras"))
             return _load_run(path.parent)
         if path.with_name(f"{path.name}.json").is_file():
             return _load_copy(path)
