@@ -37,7 +37,7 @@ def workdir(tmp_path: Path) -> Path:
 
 
 def find(workdir: Path, *of: str, **asked: Any) -> Any:
-    nothing = {"views": (), "corruptions": False, "unknown": None}
+    nothing = {"asked": (), "corruptions": False, "unknown": None}
     model, headline = of or ("abc", "test")
     return find_earlier(workdir, model, headline, **{**nothing, **asked})
 
@@ -52,7 +52,7 @@ def test_what_is_not_asked_again_is_kept(workdir: Path) -> None:
     assert found.corruptions == SPOILT
     assert found.unknown["set"].tolist() == ["cats", "dogs"]
     assert found.dropped == []
-    asked = find(workdir, views=["random"], corruptions=True, unknown=Path("new/cats"))
+    asked = find(workdir, asked=["random"], corruptions=True, unknown=Path("new/cats"))
     assert names(asked) == ["orientations"]
     assert asked.corruptions is None
     assert asked.unknown["set"].tolist() == ["dogs"]

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.spatial.distance import mahalanobis
 
 from skincnn.config import Config, EvaluateConfig
+from skincnn.evaluation.adjustment import adjust_tables
 from skincnn.evaluation.predictions import read_predictions
 from skincnn.evaluation.unknown import (
     NUM_PICTURES,
@@ -127,14 +128,15 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
         "evaluate.py",
         workdir,
         *("--data-dir", data_dir, "--unknown", tmp_path / "cats"),
-        *("--tta", "orientations", "random", "--num-views", 2),
+        *("--tta", "orientations", "random", "--num-views", 2, "--logit-adjustment"),
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((workdir / "report.json").read_text())
     counts = {found["name"]: found["num_images"] for found in report["unknown"]["sets"]}
     assert counts == {**dict.fromkeys(UNKNOWN_SETS, NUM_PICTURES), "cats": 3}
     variants = report["variants"]
-    assert [variant["name"] for variant in variants] == ["orientations", "random"]
+    names = [variant["name"] for variant in variants]
+    assert names == ["orientations", "random", "adjusted"]
     for variant in variants:
         name = variant["name"]
         table = read_predictions(workdir / f"predictions/test_{name}.csv")
@@ -148,7 +150,8 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
         gained = variant["differences"]["accuracy"]["value"]
         assert gained == pytest.approx(value - before, abs=2e-6)
         assert table["image_id"].equals(plain["image_id"])
-        assert f"2 views, {name} (test): balanced accuracy" in done.stdout
+        views = "" if name == "adjusted" else "2 views, "
+        assert f"\n{views}{name} (test): balanced accuracy" in done.stdout
     # What is not asked again is not forgotten, and what is asked again is.
     flags = ("--tta", "random", "--num-views", 1)
     done = run_here("evaluate.py", workdir, "--data-dir", data_dir, *flags)
@@ -156,7 +159,23 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
     again = json.loads((workdir / "report.json").read_text())
     assert again["dropped"] == []
     assert again["variants"][0] == variants[0]
-    assert [variant["num_views"] for variant in again["variants"]] == [2, 1]
+    assert [variant["num_views"] for variant in again["variants"]] == [2, 1, 1]
+    assert again["variants"][1] == variants[2]  # the new one stands last
+    # Adjusted by what validation chose, and by nothing else.
+    tables = {
+        name: read_predictions(workdir / f"predictions/{name}.csv")
+        for name in ("val", "test", "val_adjusted", "test_adjusted")
+    }
+    metadata = json.loads((workdir / "metadata.json").read_text())
+    counts = metadata["class_counts"]
+    plain = {split: tables[split] for split in ("val", "test")}
+    made, strength = adjust_tables(plain, list(counts), counts)
+    assert strength == variants[2]["strength"]
+    for split in ("val", "test"):
+        columns = [f"probability_{name}" for name in counts]
+        np.testing.assert_allclose(
+            made[split][columns], tables[f"{split}_adjusted"][columns], atol=1e-6
+        )
     assert again["unknown"] == report["unknown"]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from skincnn.evaluation.adjustment import ADJUSTED
 from skincnn.evaluation.predictions import DISTANCE
 from skincnn.evaluation.unknown import SET, UNKNOWN_SETS, UNKNOWN_TABLE
 from skincnn.evaluation.views import VIEWS
@@ -21,7 +22,7 @@ class Earlier:
     """What is kept of an earlier report, and what is not.
 
     Attributes:
-        variants: Of its test-time augmentation, those that are not asked again.
+        variants: Of its other ways to predict, those that are not asked again.
         corruptions: What became of spoilt pictures; None where it is not known.
         unknown: The predictions table of the user's own unknown pictures; it may be empty.
         exports: How copies for other runtimes agree with the model.
@@ -40,7 +41,7 @@ def find_earlier(
     model_sha256: str,
     headline: str,
     *,
-    views: Collection[str],
+    asked: Collection[str],
     corruptions: bool,
     unknown: Path | None,
 ) -> Earlier:
@@ -53,7 +54,7 @@ def find_earlier(
         workdir: The folder of a run; there need not be a report in it.
         model_sha256: Of the model that is evaluated.
         headline: The split that is the headline now.
-        views: The test-time augmentation that is asked for now.
+        asked: The other ways to predict that are asked for now.
         corruptions: Whether spoilt pictures are asked about now.
         unknown: The folder of unknown pictures that is asked about now.
     """
@@ -62,12 +63,15 @@ def find_earlier(
     same = same_model and report.get("headline") == headline
     variants, corrupted, dropped = [], None, []
     for variant in report.get("variants") or []:
-        if variant["name"] in views:
+        if variant["name"] in asked:
             continue
         if same and _is_there(workdir, variant):
             variants.append(variant)
         else:
-            dropped.append(f"the test-time augmentation {variant['name']}")
+            kind = (
+                "predictions" if variant["name"] == ADJUSTED else "test-time augmentation"
+            )
+            dropped.append(f"the {kind} {variant['name']}")
     if report.get("corruptions") and not corruptions:
         if same:
             corrupted = report["corruptions"]
@@ -96,8 +100,8 @@ def remove_stale(workdir: Path, report: dict[str, Any]) -> None:
         for variant in report["variants"]
         for split in variant["sha256"]
     }
-    for view in VIEWS:
-        for path in (workdir / "predictions").glob(f"*_{view}.csv"):
+    for name in (*VIEWS, ADJUSTED):
+        for path in (workdir / "predictions").glob(f"*_{name}.csv"):
             if path.name not in kept and path.stem not in splits:
                 path.unlink()
     spoilt = report["corruptions"]

@@ -20,6 +20,7 @@ from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.metadata import encode_metadata
 from skincnn.errors import ConfigError
+from skincnn.evaluation.adjustment import ADJUSTED, adjust_tables
 from skincnn.evaluation.assessment import assess, metric_values, score_differences
 from skincnn.evaluation.earlier import find_earlier, remove_stale
 from skincnn.evaluation.folder import read_history, read_run
@@ -60,12 +61,14 @@ class Extras:
     Attributes:
         tta: Names of `VIEWS`, kinds of test-time augmentation.
         num_views: How often a picture is shown then.
+        logit_adjustment: Whether the logits are also adjusted to the classes' shares.
         corruptions: Whether the model is also tried on spoilt pictures.
         unknown: A folder of pictures that are no dermatoscopy.
     """
 
     tta: Sequence[str] = ()
     num_views: int = 8
+    logit_adjustment: bool = False
     corruptions: bool = False
     unknown: Path | None = None
 
@@ -161,7 +164,7 @@ def evaluate(
         workdir,
         metadata["sha256"]["model.keras"],
         headline,
-        views=views,
+        asked=(*views, *([ADJUSTED] if extras.logit_adjustment else [])),
         corruptions=extras.corruptions,
         unknown=extras.unknown,
     )
@@ -186,6 +189,21 @@ def evaluate(
                 "seconds_per_image": longer,
                 "cost": longer / seconds,
                 "sha256": write_predictions(workdir, found, f"_{name}"),
+                **score_variant(found, predictions, headline, subject.class_names, config),
+            }
+        )
+    if extras.logit_adjustment:
+        found, strength = adjust_tables(
+            predictions, subject.class_names, metadata["class_counts"]
+        )
+        variants.append(
+            {
+                "name": ADJUSTED,
+                "strength": strength,
+                "num_views": 1,
+                "seconds_per_image": seconds,
+                "cost": 1.0,
+                "sha256": write_predictions(workdir, found, f"_{ADJUSTED}"),
                 **score_variant(found, predictions, headline, subject.class_names, config),
             }
         )

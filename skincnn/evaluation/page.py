@@ -20,7 +20,7 @@ SECTIONS = {
     "calibration": "Calibration",
     "subgroups": "Subgroups",
     "models": "Each model",
-    "variants": "The same model asked several times",
+    "variants": "The same model asked in other ways",
     "robustness": "Robustness",
     "unknown": "Unknown pictures",
     "mistakes": "Mistakes",

@@ -138,9 +138,11 @@ def summary(report: dict[str, Any]) -> str:
     for variant in report.get("variants", ()):
         score = interval(variant["metrics"]["balanced_accuracy"])
         gained = variant["differences"]["balanced_accuracy"]
+        views = variant["num_views"]
+        seen = f"{views} views, {variant['name']}" if views > 1 else variant["name"]
         lines.append(
-            f"{variant['num_views']} views, {variant['name']} ({variant['split']}): "
-            f"balanced accuracy {score}, {interval(gained, '+.3f')} over one view, "
+            f"{seen} ({variant['split']}): balanced accuracy {score}, "
+            f"{interval(gained, '+.3f')} over the plain answer, "
             f"{variant['cost']:.1f} times its time"
         )
     if report.get("corruptions"):
