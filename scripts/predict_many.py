@@ -26,16 +26,17 @@ class Arguments:
     with exit code 3; all others are answered. Pictures and OUTPUT may be on any file system
     that Beam knows (gs://, s3://, hdfs://, with its packages). Not a medical device.
 
-    What stands after -- goes to Beam. Without --runner it all runs here, without a network.
+    What stands after -- goes to Beam, such as -- --direct_running_mode multi_processing
+    --direct_num_workers 4, or -- --runner FlinkRunner --flink_master 10.0.0.1:8081. Without
+    --runner it all runs here and needs no network.
+
     `make beam` makes .venv-beam, an environment with Beam.
 
     Examples:
       python scripts/predict_many.py runs/cpu pictures/ --output answers
       python scripts/predict_many.py runs/cpu 'a/**/*.jpg' --names more.txt --output answers
-      python scripts/predict_many.py runs/cpu pictures/ --output answers --
-        --direct_running_mode multi_processing --direct_num_workers 4
-      python scripts/predict_many.py /shared/skincnn/1 gs://bucket/pictures/ --output
-        gs://bucket/answers -- --runner FlinkRunner --flink_master 10.0.0.1:8081
+      python scripts/predict_many.py /shared/skincnn/1 gs://b/pictures/ --output gs://b/out
+        -- --runner FlinkRunner --flink_master 10.0.0.1:8081
     """
 
     model: tyro.conf.Positional[Path]

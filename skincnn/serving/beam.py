@@ -10,6 +10,7 @@ References:
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,14 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.pvalue import PCollection, TaggedOutput
+from apache_beam.runners import PipelineState
 from apache_beam.runners.portability.fn_api_runner.fn_runner import (
     ExtendedProvisionInfo,
     FnApiRunner,
 )
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
+from skincnn.errors import ConfigError
 from skincnn.serving.pictures import READ
 from skincnn.serving.places import Picture, Place, Problem, look_up, match, read
 from skincnn.serving.predictor import Predictor, find_patients, load_predictor, predict
@@ -126,11 +129,12 @@ def run(
 
     Returns:
         How many files are among `ANSWERS`, and how many among `UNREAD`.
+
+    Raises:
+        ConfigError: Beam cannot take its flags.
+        RuntimeError: The pipeline was stopped, or a worker failed.
     """
-    # A worker here that says what it does would say it on standard error.
-    options = PipelineOptions(["--default_sdk_harness_log_level=ERROR", *flags])
-    is_here = options.view_as(StandardOptions).runner is None
-    pipeline = beam.Pipeline(_local_runner(options) if is_here else None, options)
+    pipeline, is_here = _begin(flags)
     found = find_pictures(pipeline, patterns, names)
     answers, problems = answer_pictures(found, handler)
     unread = problems | "UnreadLine" >> beam.Map(_unread_line, handler.format_name)
@@ -138,12 +142,13 @@ def run(
     write(unread, FileSystems.join(output, UNREAD), handler.format_name, Problem._fields)
     try:
         done = pipeline.run()
-        done.wait_until_finish()
+        state = done.wait_until_finish()
     finally:
         if is_here:  # elsewhere it goes on when this process ends
-            left = FileSystems.match([FileSystems.join(output, "beam-temp-*", "**")])
-            folders = {FileSystems.split(one.path)[0] for one in left[0].metadata_list}
-            FileSystems.delete(sorted(folders))
+            for folder in Path(output).glob("beam-temp-*"):
+                shutil.rmtree(folder, ignore_errors=True)
+    if state != PipelineState.DONE:
+        raise RuntimeError(f"The pipeline ended as {state}; expected {PipelineState.DONE}.")
     found = done.metrics().query(MetricsFilter().with_namespace("skincnn"))["counters"]
     counts = {one.key.metric.name: int(one.result) for one in found}
     return {name: counts.get(name, 0) for name in (ANSWERS, UNREAD)}
@@ -200,6 +205,19 @@ def write(
     counted | f"Write {name}" >> beam.io.WriteToText(
         prefix, f".{format_name}", header=header, skip_if_empty=True
     )
+
+
+def _begin(flags: Sequence[str]) -> tuple[beam.Pipeline, bool]:
+    """Returns an empty pipeline, and whether it runs on this machine."""
+    options = PipelineOptions(list(flags))
+    if options.view_as(StandardOptions).runner is None:
+        # What a worker says would be said on this process's standard error.
+        options = PipelineOptions(["--default_sdk_harness_log_level=ERROR", *flags])
+        return beam.Pipeline(_local_runner(options), options), True
+    try:
+        return beam.Pipeline(options=options), False
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"Beam cannot take what stands after --: {error}") from error
 
 
 def _local_runner(options: PipelineOptions) -> FnApiRunner:

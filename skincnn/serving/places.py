@@ -61,14 +61,13 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
     Args:
         pattern: The name of a file; a folder, where pictures are looked for, and which
             ends in / where it is not local; or a pattern, of which ** means any folders.
-        limit: How many files are looked at; of a folder, before the others than pictures
-            are left out.
+        limit: How many are enough, where it is a pattern.
     """
     if pattern.endswith("/") or Path(pattern).is_dir():
         folder = f"{pattern.rstrip('/')}/"
         # What would be special in a pattern may be part of the folder's name.
         below = re.sub(r"[][*?]", "?", folder) + "**"
-        files = FileSystems.match([below], [limit])[0].metadata_list
+        files = FileSystems.match([below])[0].metadata_list
         inside = [one for one in files if one.path.startswith(folder)]
         return [one for one in inside if one.path.lower().endswith(PICTURE_SUFFIXES)]
     if FileSystems.exists(pattern):
@@ -126,8 +125,8 @@ def require_empty(output: str, prefixes: Sequence[str]) -> None:
     """
     if "://" not in output:
         require_writable_folder(Path(output), "--output")
-    patterns = [FileSystems.join(output, f"{prefix}-*") for prefix in prefixes]
     try:
+        patterns = [FileSystems.join(output, f"{prefix}-*") for prefix in prefixes]
         found = FileSystems.match(patterns, [1] * len(patterns))
     except (OSError, ValueError) as error:
         raise ConfigError(f"--output cannot be looked at: {error}") from error

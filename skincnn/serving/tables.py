@@ -20,8 +20,9 @@ def read_patients(path: Path) -> pd.DataFrame:
     Raises:
         ConfigError: The file is no such table.
     """
+    words = dict.fromkeys(("image_id", "sex", "localization"), str)
     try:
-        table = pd.read_csv(path, dtype={"image_id": str}).set_index("image_id")
+        table = pd.read_csv(path, dtype=words).set_index("image_id")
         return table[list(METADATA_COLUMNS)]
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
