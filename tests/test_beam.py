@@ -14,6 +14,7 @@ import pytest
 from conftest import run_here
 from source_files import jpeg
 
+from skincnn.errors import ConfigError
 from skincnn.serving.pictures import MAX_BYTES, READ, UNREADABLE
 
 Run = tuple[Path, object]
@@ -49,7 +50,7 @@ def read_csv(paths: Sequence[Path]) -> pd.DataFrame:
 def read_output(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Returns the answers and the dead letters; there is nothing else."""
     found = [sorted(folder.glob(f"{name}-*-of-*.csv")) for name in ("answers", "unread")]
-    assert sorted(folder.iterdir()) == sum(found, [])
+    assert sorted(folder.iterdir()) == [*found[0], *found[1]]
     answers, unread = map(read_csv, found)
     return answers, unread
 
@@ -201,7 +202,7 @@ def test_a_failure_leaves_nothing(pictures: Path, tmp_path: Path) -> None:
     from skincnn.serving import beam
 
     handler = beam.PictureHandler(tmp_path / "no model", None, 4, "csv")
-    with pytest.raises(Exception, match="MODEL must be a SavedModel"):
+    with pytest.raises(ConfigError, match="MODEL must be a SavedModel"):
         beam.run(handler, [str(pictures)], None, str(tmp_path / "out"), ("file",), ())
     assert not list((tmp_path / "out").rglob("*"))
 

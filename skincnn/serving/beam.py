@@ -10,6 +10,7 @@ References:
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,14 +25,14 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.pvalue import PCollection, TaggedOutput
-from apache_beam.runners import PipelineState
 from apache_beam.runners.portability.fn_api_runner.fn_runner import (
     ExtendedProvisionInfo,
     FnApiRunner,
 )
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.runners.runner import PipelineState
 
-from skincnn.errors import ConfigError
+from skincnn.errors import ConfigError, DataError
 from skincnn.serving.pictures import READ
 from skincnn.serving.places import Picture, Place, Problem, look_up, match, read
 from skincnn.serving.predictor import Predictor, find_patients, load_predictor, predict
@@ -132,7 +133,7 @@ def run(
 
     Raises:
         ConfigError: Beam cannot take its flags.
-        RuntimeError: The pipeline was stopped, or a worker failed.
+        RuntimeError: The pipeline was stopped elsewhere, or a worker failed.
     """
     pipeline, is_here = _begin(flags)
     found = find_pictures(pipeline, patterns, names)
@@ -143,6 +144,11 @@ def run(
     try:
         done = pipeline.run()
         state = done.wait_until_finish()
+    except RuntimeError as error:
+        meant = _meant_for_users(error)
+        if meant is None:
+            raise
+        raise meant from None
     finally:
         if is_here:  # elsewhere it goes on when this process ends
             for folder in Path(output).glob("beam-temp-*"):
@@ -213,6 +219,8 @@ def _begin(flags: Sequence[str]) -> tuple[beam.Pipeline, bool]:
     if options.view_as(StandardOptions).runner is None:
         # What a worker says would be said on this process's standard error.
         options = PipelineOptions(["--default_sdk_harness_log_level=ERROR", *flags])
+        # It would print each error that is raised here as well.
+        logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
         return beam.Pipeline(_local_runner(options), options), True
     try:
         return beam.Pipeline(options=options), False
@@ -228,6 +236,16 @@ def _local_runner(options: PipelineOptions) -> FnApiRunner:
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     about = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
     return FnApiRunner(provision_info=ExtendedProvisionInfo(about))
+
+
+def _meant_for_users(error: BaseException) -> BaseException | None:
+    """Returns what an error of Beam was at first, where that is no error of a program."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, KeyboardInterrupt | ConfigError | DataError):
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    return None
 
 
 def _sort(
