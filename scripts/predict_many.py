@@ -34,7 +34,7 @@ class Arguments:
 
     Examples:
       python scripts/predict_many.py runs/cpu pictures/ --output answers
-      python scripts/predict_many.py runs/cpu 'a/**/*.jpg' --names more.txt --output answers
+      python scripts/predict_many.py runs/cpu 'a/**/*.jpg' 'b/*.zip' --output answers
       python scripts/predict_many.py /shared/skincnn/1 gs://b/pictures/ --output gs://b/out
         -- --runner FlinkRunner --flink_master 10.0.0.1:8081
     """
@@ -44,10 +44,11 @@ class Arguments:
     opens it under this path: on a folder that all mount, or in their image. A SavedModel
     loads fastest; each process of a worker holds one model."""
     pictures: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Files; folders, where pictures are looked for, and which end in / where they are not
-    local; or patterns in quotes, of which ** means any folders."""
+    """Files of pictures, or ZIP archives of them; folders, where pictures are looked for,
+    and which end in / where they are not local; or patterns in quotes, of which ** means
+    any folders."""
     names: str | None = None
-    """A text file with the name of a picture on each line."""
+    """A text file with the name of a picture or an archive on each line."""
     output: str
     """The folder to write to, without answers in it."""
     format: Literal["csv", "jsonl"] = "csv"

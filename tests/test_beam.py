@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,6 +110,42 @@ def test_each_name_of_a_list_is_answered_or_told(
     assert f"Received: {MAX_BYTES + 1}" in reasons[str(large)]
     assert "does not exist" in reasons[str(names[-3])]
     assert all(reason.startswith("not read: ") for reason in reasons.values())
+
+
+@needs_beam
+def test_pictures_in_archives_are_answered(
+    model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    files = sorted(path for path in pictures.rglob("*") if path.is_file())
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in files:
+            archive.write(path, path.relative_to(pictures))
+        archive.writestr("bomb.jpg", bytes(MAX_BYTES + 1), zipfile.ZIP_DEFLATED)
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(b"0, it is.JPG") + 40] ^= 0xFF  # in its bytes
+    (tmp_path / "a.zip").write_bytes(content)
+    (tmp_path / "b.ZIP").write_text("no archive")
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.writestr("notes.txt", "no picture")
+    flags = ("--output", tmp_path / "out", "--batch-size", 5)
+    done = run_here("predict_many.py", model, tmp_path / "*.[zZ]*", *flags)
+    assert done.returncode == 3, done.stderr
+    answers, unread = read_output(tmp_path / "out")
+    reasons = {
+        Path(row.file).relative_to(tmp_path): row.status for row in unread.itertuples()
+    }
+    assert f"Received: {MAX_BYTES + 1}" in reasons.pop(Path("a.zip/bomb.jpg"))
+    assert "CRC" in reasons.pop(Path("a.zip/0, it is.JPG"))
+    assert "not a zip file" in reasons.pop(Path("b.ZIP"))
+    assert "no picture is in" in reasons.pop(Path("c.zip"))
+    assert set(reasons.values()) == {UNREADABLE}
+    assert len(reasons) == 3
+    first = run_here("predict.py", model, pictures, "--output", tmp_path / "alone.csv")
+    assert first.returncode == 3
+    expected = read_csv([tmp_path / "alone.csv"]).iloc[1:].reset_index(drop=True)
+    inside = f"{tmp_path / 'a.zip'}/"
+    expected["file"] = expected["file"].str.replace(f"{pictures}/", inside, regex=False)
+    assert_same(expected, answers)
 
 
 @needs_beam

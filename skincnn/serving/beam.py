@@ -34,7 +34,15 @@ from apache_beam.runners.runner import PipelineState
 
 from skincnn.errors import ConfigError, DataError
 from skincnn.serving.pictures import READ
-from skincnn.serving.places import Picture, Place, Problem, look_up, match, read
+from skincnn.serving.places import (
+    Picture,
+    Place,
+    Problem,
+    look_into,
+    look_up,
+    match,
+    read,
+)
 from skincnn.serving.predictor import Predictor, find_patients, load_predictor, predict
 from skincnn.serving.tables import csv_line, read_patients, to_lines
 
@@ -163,12 +171,12 @@ def run(
 def find_pictures(
     pipeline: beam.Pipeline, patterns: Sequence[str], names: str | None
 ) -> PCollection[Place]:
-    """Returns where the pictures are, in no order.
+    """Returns where the pictures are, those in ZIP archives too, in no order.
 
     Args:
         pipeline: The pipeline, which begins here.
         patterns: See `places.list_files`.
-        names: A text file with the name of a picture on each line.
+        names: A text file with the name of a picture or an archive on each line.
     """
     found = pipeline | beam.Create(patterns) | "Match" >> beam.FlatMap(match)
     if names is not None:
@@ -180,14 +188,15 @@ def find_pictures(
             | "LookUp" >> beam.Map(look_up)
         )
         found = (found, listed) | beam.Flatten()
-    return found | beam.Reshuffle()
+    spread = found | "SpreadFiles" >> beam.Reshuffle()
+    return spread | beam.FlatMap(look_into) | "SpreadPictures" >> beam.Reshuffle()
 
 
 def answer_pictures(
     places: PCollection[Place], handler: PictureHandler
 ) -> tuple[PCollection[str], PCollection[Problem]]:
     """Returns lines of answers, and the files that have none."""
-    found = places | "Read" >> beam.Map(read)
+    found = places | "Read" >> beam.FlatMap(read)
     found = found | "SortRead" >> beam.FlatMap(_sort).with_outputs(UNREAD, main=ANSWERS)
     asked = found[ANSWERS] | RunInference(handler)
     asked = asked | "SortAsked" >> beam.FlatMap(_sort).with_outputs(UNREAD, main=ANSWERS)

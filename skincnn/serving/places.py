@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
@@ -14,17 +17,30 @@ from skincnn.errors import ConfigError
 from skincnn.files import PICTURE_SUFFIXES, require_writable_folder
 from skincnn.serving.pictures import MAX_BYTES
 
+AT_ONCE = 64
+"""Pictures of a ZIP archive that one worker reads without opening it again."""
+DAMAGED = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What a file may raise that is read; RuntimeError where a ZIP archive is encrypted."""
+
 
 class Place(NamedTuple):
-    """Where a picture is, and its bytes; or the problem why there is none."""
+    """Where pictures are.
+
+    Attributes:
+        name: Of a picture, or of a ZIP archive.
+        size: Its bytes.
+        problem: Why there is nothing to read; else "".
+        members: Names of pictures in the archive, once it was looked into.
+    """
 
     name: str
     size: int
     problem: str = ""
+    members: Sequence[str] = ()
 
 
 class Picture(NamedTuple):
-    """A file."""
+    """A file; one of a ZIP archive has its name in the archive after that of it."""
 
     name: str
     content: bytes
@@ -38,7 +54,7 @@ class Problem(NamedTuple):
 
 
 def match(pattern: str) -> list[Place]:
-    """Returns the pictures that a name, a folder or a pattern means.
+    """Returns the pictures and archives that a name, a folder or a pattern means.
 
     Returns:
         One with a problem where none is meant, so that it is told at the end.
@@ -48,7 +64,7 @@ def match(pattern: str) -> list[Place]:
 
 
 def look_up(name: str) -> Place:
-    """Returns the place of a picture whose name is no pattern."""
+    """Returns the place of a picture or an archive whose name is no pattern."""
     try:
         return _place(FileSystems.get_filesystem(name).metadata(name))
     except (OSError, ValueError) as error:
@@ -59,8 +75,9 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
     """Returns the files that a pattern means.
 
     Args:
-        pattern: The name of a file; a folder, where pictures are looked for, and which
-            ends in / where it is not local; or a pattern, of which ** means any folders.
+        pattern: The name of a picture or a ZIP archive of them; a folder, where pictures
+            are looked for, and which ends in / where it is not local; or a pattern, of
+            which ** means any folders.
         limit: How many are enough, where it is a pattern.
     """
     if pattern.endswith("/") or Path(pattern).is_dir():
@@ -77,19 +94,37 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
     return list(FileSystems.match([pattern], [limit])[0].metadata_list)
 
 
-def read(place: Place) -> Picture | Problem:
-    """Returns a file, or why there is none; what is too large is not read."""
-    name, size, problem = place
-    if problem:
-        return Problem(name, problem)
-    if size > MAX_BYTES:
-        expected = f"expected at most {MAX_BYTES} bytes. Received: {size}"
-        return Problem(name, f"not read: {expected}")
+def look_into(place: Place) -> Iterator[Place]:
+    """Yields a place as it is; of a ZIP archive the pictures in it, `AT_ONCE` each."""
+    if place.problem or not place.name.lower().endswith(".zip"):
+        yield place
+        return
+    problem, members = "not read: no picture is in the archive", []
     try:
-        with FileSystems.open(name, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-            return Picture(name, file.read(MAX_BYTES + 1))
-    except OSError as error:
-        return Problem(name, f"not read: {error}")
+        with _open(place.name) as file, zipfile.ZipFile(file) as archive:
+            members = archive.namelist()
+    except (*DAMAGED, ValueError) as error:
+        problem = f"not read: {error}"
+    members = [name for name in members if name.lower().endswith(PICTURE_SUFFIXES)]
+    if not members:
+        yield Place(place.name, 0, problem)
+    for start in range(0, len(members), AT_ONCE):
+        yield Place(place.name, 0, "", members[start : start + AT_ONCE])
+
+
+def read(place: Place) -> Iterator[Picture | Problem]:
+    """Yields each picture of a place, or why there is none."""
+    name, size, problem, members = place
+    if problem:
+        yield Problem(name, problem)
+    elif not members:
+        yield _read(name, size, lambda: _open(name))
+    else:
+        with _open(name) as file, zipfile.ZipFile(file) as archive:
+            for member in members:
+                about = archive.getinfo(member)
+                opened = functools.partial(archive.open, about)
+                yield _read(f"{name}/{member}", about.file_size, opened)
 
 
 def require_pictures(patterns: Sequence[str], names: str | None) -> None:
@@ -136,6 +171,25 @@ def require_empty(output: str, prefixes: Sequence[str]) -> None:
             f"--output must be a folder without earlier answers. Received: {output}, with "
             f"{held[0]}. Give another one, or remove them."
         )
+
+
+def _read(name: str, size: int, opened: Callable[[], IO[bytes]]) -> Picture | Problem:
+    """Returns a file, or why there is none; what is too large is not read."""
+    if size > MAX_BYTES:
+        expected = f"expected at most {MAX_BYTES} bytes. Received: {size}"
+        return Problem(name, f"not read: {expected}")
+    try:
+        with opened() as file:
+            return Picture(name, file.read(MAX_BYTES + 1))
+    except DAMAGED as error:
+        return Problem(name, f"not read: {error}")
+
+
+def _open(name: str) -> IO[bytes]:
+    opened: IO[bytes] = FileSystems.open(
+        name, compression_type=CompressionTypes.UNCOMPRESSED
+    )
+    return opened
 
 
 def _place(found: FileMetadata) -> Place:
