@@ -210,6 +210,7 @@ def test_processes_share_the_work(model: Path, pictures: Path, tmp_path: Path) -
         (("no-such-system://x",), "cannot be looked for"),
         (("{tmp}", "--output", "{tmp}/old"), "without earlier answers"),
         (("{tmp}", "--output", "{tmp}/blank.txt"), "must be a folder"),
+        (("{tmp}", "--output", "{tmp}/[1]"), "must have no"),
         (("{tmp}", "--output", "no-such-system://x"), "cannot be looked at"),
         (("{tmp}", "--patients", "{tmp}/blank.txt"), "--patients must be a CSV"),
         (("{tmp}", "--batch-size", "0"), "--batch-size must be >= 1"),

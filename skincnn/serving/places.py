@@ -158,6 +158,9 @@ def require_empty(output: str, prefixes: Sequence[str]) -> None:
     Raises:
         ConfigError: It does, or is no folder, or one cannot look.
     """
+    if set("*?[") & set(output):
+        # Beam would take the names of its own files for patterns.
+        raise ConfigError(f"--output must have no * ? [ in it. Received: {output}.")
     if "://" not in output:
         require_writable_folder(Path(output), "--output")
     try:
