@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import run_here
+from conftest import ROOT, run_here
 from source_files import jpeg
 
 from skincnn.errors import ConfigError
@@ -243,6 +245,24 @@ def test_a_failure_leaves_nothing(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="MODEL must be a SavedModel"):
         beam.run(handler, [str(pictures)], None, str(tmp_path / "out"), ("file",), ())
     assert not list((tmp_path / "out").rglob("*"))
+
+
+@needs_beam
+@pytest.mark.slow
+def test_what_is_stopped_leaves_nothing(
+    model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    listed, output = tmp_path / "names.txt", tmp_path / "out"
+    listed.write_text(f"{min(pictures.rglob('*.JPG'))}\n" * 20_000, encoding="utf-8")
+    script = ROOT / "scripts/predict_many.py"
+    command = [sys.executable, script, model, "--names", listed, "--output", output]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        while process.poll() is None and not list(output.rglob("*.csv")):
+            time.sleep(0.1)
+        process.terminate()
+        said = process.communicate(timeout=120)[1]
+    assert (process.returncode, said) == (143, "terminated\n")
+    assert not list(output.iterdir())
 
 
 def test_help_and_the_way_to_beam_need_no_beam(
