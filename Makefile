@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Each holds TensorFlow: 2 GB of memory.
 WORKERS := --numprocesses 3 --dist worksteal
 
-.PHONY: train test test-slow check bench venv
+.PHONY: train test test-slow test-beam check bench venv beam
 
 train: .venv/.installed ## train, evaluate and export the quickstart preset on the made-up demo data
 	$(BIN)/python scripts/train.py quickstart --overwrite
@@ -14,6 +14,9 @@ test: .venv/.installed-dev ## every test
 
 test-slow: .venv/.installed-dev ## every test, and those that take long
 	$(BIN)/python -m pytest $(WORKERS) --run-slow
+
+test-beam: .venv-beam/.installed ## the tests of the pipeline for many machines
+	.venv-beam/bin/python -m pytest --run-slow tests/test_beam.py
 
 check: .venv/.installed-dev ## lint, formatting, types and the direction of imports
 	$(BIN)/ruff check .
@@ -27,10 +30,12 @@ bench: .venv/.installed ## ratios of speed and memory, of the input and of train
 
 venv: .venv/.installed ## the environment alone
 
-# pip, and not python, is the target: venv makes it last, so a broken .venv is made anew.
-.venv/bin/pip:
+beam: .venv-beam/.installed ## the environment of scripts/predict_many.py
+
+# pip, and not python, is the target: venv makes it last, so a broken one is made anew.
+.venv/bin/pip .venv-beam/bin/pip: %/bin/pip:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'
-	$(PYTHON) -m venv --clear .venv
+	$(PYTHON) -m venv --clear $*
 
 .venv/.installed: .venv/bin/pip setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
@@ -38,4 +43,15 @@ venv: .venv/.installed ## the environment alone
 
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev,export]'
+	touch $@
+
+# An environment of its own, and Pillow again: pip finds no versions that all ask for,
+#   ERROR: Cannot install apache-beam==2.77.0 and pillow>=13 because these package versions
+#   have conflicting dependencies. [...] apache-beam 2.77.0 depends on pillow<13 and >=12.1.1
+# Pillow 12.3 has known holes that 13.0 closes. Beam uses it for embeddings and for Gemini
+# alone, not here. pip names the conflict twice (ERROR) and goes on.
+.venv-beam/.installed: .venv-beam/bin/pip setup.cfg pyproject.toml
+	.venv-beam/bin/python -m pip install --quiet --editable '.[dev]'
+	.venv-beam/bin/python -m pip install --quiet 'apache-beam >= 2.77'
+	.venv-beam/bin/python -m pip install --quiet 'pillow >= 13.0'
 	touch $@

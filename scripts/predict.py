@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import tyro
 from tqdm import tqdm
@@ -75,6 +74,7 @@ def command() -> None:
         predict,
         read_files,
     )
+    from skincnn.serving.tables import read_patients
 
     patients = read_patients(arguments.patients) if arguments.patients else None
     predictor = load_predictor(arguments.model)
@@ -135,26 +135,6 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
     return found
 
 
-def read_patients(path: Path) -> pd.DataFrame:
-    """Returns `METADATA_COLUMNS` by image_id.
-
-    Raises:
-        ConfigError: The file is no such table.
-    """
-    import pandas as pd
-
-    from skincnn.patient import METADATA_COLUMNS
-
-    try:
-        table = pd.read_csv(path, dtype={"image_id": str}).set_index("image_id")
-        return table[list(METADATA_COLUMNS)]
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"--patients must be a CSV with image_id, {', '.join(METADATA_COLUMNS)}. "
-            f"Received: {path}: {error}"
-        ) from error
-
-
 @contextlib.contextmanager
 def writing(path: Path | None) -> Iterator[TextIO]:
     """Yields the file to write to, which appears whole; standard output for None."""
@@ -167,15 +147,11 @@ def writing(path: Path | None) -> Iterator[TextIO]:
 
 def write_rows(table: pd.DataFrame, file: TextIO, *, lines: bool, header: bool) -> None:
     """Writes the rows of a batch as CSV, or as a JSON object on each line."""
-    if not lines:
-        table.to_csv(file, index=False, header=header)
-        return
-    for row in table.to_dict("records"):
-        plain: dict[Any, Any] = {
-            key: None if isinstance(value, float) and value != value else value
-            for key, value in row.items()
-        }
-        file.write(json.dumps(plain, allow_nan=False) + "\n")
+    from skincnn.serving.tables import csv_line, to_lines
+
+    if header and not lines:
+        file.write(f"{csv_line(table)}\n")
+    file.writelines(f"{line}\n" for line in to_lines(table, as_json=lines))
 
 
 if __name__ == "__main__":

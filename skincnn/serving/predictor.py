@@ -102,8 +102,7 @@ def predict(
         patients: From `find_patients`.
 
     Returns:
-        file, image_id (the file's name without its ending), status, a probability for each
-        class, and `COLUMNS`.
+        `columns`.
     """
     found = predictor.ask(contents, patients)
     table = pd.DataFrame(
@@ -118,6 +117,16 @@ def predict(
     for name in COLUMNS:
         table[name] = _texts(found[name]) if name == "class_name" else found[name]
     return table
+
+
+def columns(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the columns of answers.
+
+    They are file, image_id (the file's name without its ending), status, a probability for
+    each class, and `COLUMNS`.
+    """
+    probabilities = (f"{PROBABILITY_PREFIX}{name}" for name in class_names)
+    return ("file", "image_id", "status", *probabilities, *COLUMNS)
 
 
 def read_files(paths: Sequence[Path]) -> list[bytes]:

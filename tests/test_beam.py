@@ -1,0 +1,279 @@
+"""The pipeline for many machines answers what predict.py answers, and loses no picture."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT, run_here
+from source_files import jpeg
+
+from skincnn.errors import ConfigError
+from skincnn.serving.pictures import MAX_BYTES, READ, UNREADABLE
+
+Run = tuple[Path, object]
+HAS_BEAM = importlib.util.find_spec("apache_beam") is not None
+needs_beam = pytest.mark.skipif(not HAS_BEAM, reason="needs Apache Beam: make test-beam")
+
+
+@pytest.fixture(scope="module")
+def model(run: Run) -> Path:
+    return run[0] / "export/skincnn"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine pictures in three folders, and three files that are none."""
+    folder = tmp_path_factory.mktemp("archive") / "of [2019] é"
+    for number in range(9):
+        path = folder / ("", "a", "a/b")[number % 3] / f"{number}, it is.JPG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(number))
+    (folder / "a/text.jpg").write_text("this is text")
+    (folder / "empty.png").touch()
+    (folder / "a/half.jpg").write_bytes(jpeg()[:300])
+    (folder / "a/notes.txt").write_text("no picture by its name")
+    return folder
+
+
+def read_csv(paths: Sequence[Path]) -> pd.DataFrame:
+    tables = [pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in paths]
+    return pd.concat(tables).sort_values("file").reset_index(drop=True)
+
+
+def read_output(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns the answers and the dead letters; there is nothing else."""
+    found = [sorted(folder.glob(f"{name}-*-of-*.csv")) for name in ("answers", "unread")]
+    assert sorted(folder.iterdir()) == [*found[0], *found[1]]
+    answers, unread = map(read_csv, found)
+    return answers, unread
+
+
+def assert_same(expected: pd.DataFrame, answers: pd.DataFrame) -> None:
+    """Compares the rows of predict.py that have answers with those of the pipeline."""
+    read = expected[expected["status"] == READ].reset_index(drop=True)
+    assert len(read) > 0
+    pd.testing.assert_frame_equal(read, answers, atol=1e-6, rtol=0)
+
+
+@needs_beam
+def test_the_rows_are_those_of_predict(model: Path, pictures: Path, tmp_path: Path) -> None:
+    alone = run_here("predict.py", model, pictures, "--output", tmp_path / "alone.csv")
+    flags = ("--output", tmp_path / "many", "--batch-size", 4)
+    many = run_here("predict_many.py", model, pictures, *flags)
+    assert (alone.returncode, many.returncode) == (3, 3), many.stderr
+    expected = read_csv([tmp_path / "alone.csv"])
+    answers, unread = read_output(tmp_path / "many")
+    assert len(answers) == 9
+    assert_same(expected, answers)
+    bad = expected[expected["status"] == UNREADABLE]
+    assert unread["file"].tolist() == bad["file"].tolist()
+    assert unread["status"].tolist() == bad["status"].tolist()
+    assert "3 of 12 file(s) could not be read" in many.stderr
+    assert f"{tmp_path / 'many'}/unread-*.csv" in many.stderr
+
+
+@needs_beam
+def test_each_name_of_a_list_is_answered_or_told(
+    model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.jpg"
+    with large.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    good = sorted(pictures.rglob("*.JPG"))
+    names = [*good, large, tmp_path / "none.jpg", pictures, "no-such-system://x.jpg"]
+    listed = tmp_path / "names.txt"
+    listed.write_text("\n\n".join(map(str, names)), encoding="utf-8")
+    flags = ("--names", listed, "--output", tmp_path / "out", "--format", "jsonl")
+    done = run_here("predict_many.py", model, *flags)
+    assert done.returncode == 3, done.stderr
+    answers, unread = (
+        [
+            json.loads(line)
+            for path in (tmp_path / "out").glob(f"{name}-*.jsonl")
+            for line in path.read_text(encoding="utf-8").splitlines()
+        ]
+        for name in ("answers", "unread")
+    )
+    assert sorted(row["file"] for row in answers) == list(map(str, good))
+    probabilities = [value for key, value in answers[0].items() if key.startswith("prob")]
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+    reasons = {row["file"]: row["status"] for row in unread}
+    assert sorted(reasons) == sorted(map(str, names[9:]))
+    assert f"Received: {MAX_BYTES + 1}" in reasons[str(large)]
+    assert "does not exist" in reasons[str(names[-3])]
+    assert all(reason.startswith("not read: ") for reason in reasons.values())
+
+
+@needs_beam
+def test_pictures_in_archives_are_answered(
+    model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    files = sorted(path for path in pictures.rglob("*") if path.is_file())
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in files:
+            archive.write(path, path.relative_to(pictures))
+        archive.writestr("bomb.jpg", bytes(MAX_BYTES + 1), zipfile.ZIP_DEFLATED)
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(b"0, it is.JPG") + 40] ^= 0xFF  # in its bytes
+    (tmp_path / "a.zip").write_bytes(content)
+    (tmp_path / "b.ZIP").write_text("no archive")
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.writestr("notes.txt", "no picture")
+    flags = ("--output", tmp_path / "out", "--batch-size", 5)
+    done = run_here("predict_many.py", model, tmp_path / "*.[zZ]*", *flags)
+    assert done.returncode == 3, done.stderr
+    answers, unread = read_output(tmp_path / "out")
+    reasons = {
+        Path(row.file).relative_to(tmp_path): row.status for row in unread.itertuples()
+    }
+    assert f"Received: {MAX_BYTES + 1}" in reasons.pop(Path("a.zip/bomb.jpg"))
+    assert "CRC" in reasons.pop(Path("a.zip/0, it is.JPG"))
+    assert "not a zip file" in reasons.pop(Path("b.ZIP"))
+    assert "no picture is in" in reasons.pop(Path("c.zip"))
+    assert set(reasons.values()) == {UNREADABLE}
+    assert len(reasons) == 3
+    first = run_here("predict.py", model, pictures, "--output", tmp_path / "alone.csv")
+    assert first.returncode == 3
+    expected = read_csv([tmp_path / "alone.csv"]).iloc[1:].reset_index(drop=True)
+    inside = f"{tmp_path / 'a.zip'}/"
+    expected["file"] = expected["file"].str.replace(f"{pictures}/", inside, regex=False)
+    assert_same(expected, answers)
+
+
+@needs_beam
+def test_a_batch_that_fails_costs_one_picture(
+    model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """An age that is no number fails the batch that it is in."""
+    patients = tmp_path / "patients.csv"
+    with patients.open("w", newline="") as file:
+        rows = [(f"{n}, it is", "fifty" if n == 4 else "50", "male", "") for n in range(9)]
+        columns = ("image_id", "age", "sex", "localization")
+        csv.writer(file).writerows([columns, *rows])
+    patterns = (f"{pictures.parent}/*/*.JPG", f"{pictures.parent}/**/*it*")
+    flags = ("--patients", patients, "--output", tmp_path / "out")
+    done = run_here("predict_many.py", model, *patterns[1:], *flags)
+    assert done.returncode == 3, done.stderr
+    answers, unread = read_output(tmp_path / "out")
+    assert unread["file"].tolist() == [str(pictures / "a/4, it is.JPG")]
+    assert "fifty" in unread["status"][0]
+    assert len(answers) == 8
+    # One star is one folder.
+    done = run_here("predict_many.py", model, patterns[0], "--output", tmp_path / "flat")
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(next((tmp_path / "flat").glob("answers-*")))) == 3
+
+
+@needs_beam
+def test_what_stands_after_two_dashes_goes_to_beam(
+    model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    threads = "-- --direct_num_workers 2 --direct_running_mode multi_threading".split()
+    arguments = (model, pictures, "--output", tmp_path / "out", *threads)
+    done = run_here("predict_many.py", *arguments)
+    assert done.returncode == 3, done.stderr
+    assert len(list((tmp_path / "out").glob("answers-*-of-00002.csv"))) == 2
+    assert sum(map(len, read_output(tmp_path / "out"))) == 12
+    arguments = (model, pictures, "--output", tmp_path / "no", "--", "--runner", "None")
+    done = run_here("predict_many.py", *arguments)
+    assert done.returncode == 2
+    assert "Beam cannot take what stands after --: Unexpected pipeline" in done.stderr
+
+
+@needs_beam
+@pytest.mark.slow
+def test_processes_share_the_work(model: Path, pictures: Path, tmp_path: Path) -> None:
+    alone = run_here("predict.py", model, pictures, "--output", tmp_path / "alone.csv")
+    processes = "-- --direct_num_workers 2 --direct_running_mode multi_processing".split()
+    arguments = (model, pictures, "--output", tmp_path / "many", *processes)
+    many = run_here("predict_many.py", *arguments)
+    assert (alone.returncode, many.returncode) == (3, 3), many.stderr
+    assert_same(read_csv([tmp_path / "alone.csv"]), read_output(tmp_path / "many")[0])
+
+
+@needs_beam
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("{tmp}/empty/",), "Give files of pictures"),
+        (("{tmp}/*.jpg", "{tmp}/x.jpg"), "Give files of pictures"),
+        (("--names", "{tmp}/blank.txt"), "Give files of pictures"),
+        (("--names", "{tmp}/none.txt"), "cannot be looked for"),
+        (("no-such-system://x",), "cannot be looked for"),
+        (("{tmp}", "--output", "{tmp}/old"), "without earlier answers"),
+        (("{tmp}", "--output", "{tmp}/blank.txt"), "must be a folder"),
+        (("{tmp}", "--output", "{tmp}/[1]"), "must have no"),
+        (("{tmp}", "--output", "no-such-system://x"), "cannot be looked at"),
+        (("{tmp}", "--patients", "{tmp}/blank.txt"), "--patients must be a CSV"),
+        (("{tmp}", "--batch-size", "0"), "--batch-size must be >= 1"),
+    ],
+)
+def test_what_cannot_be_asked_is_told(
+    arguments: tuple[str, ...], message: str, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/unread-00001-of-00003.jsonl").touch()
+    (tmp_path / "blank.txt").write_text("\n \n")
+    if arguments[0] == "{tmp}":
+        (tmp_path / "x.jpg").touch()
+    before = sorted(tmp_path.rglob("*"))
+    filled = [argument.format(tmp=tmp_path) for argument in arguments]
+    if "--output" not in filled:
+        filled += ["--output", str(tmp_path / "out")]
+    done = run_here("predict_many.py", model, *filled)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@needs_beam
+def test_a_failure_leaves_nothing(pictures: Path, tmp_path: Path) -> None:
+    from skincnn.serving import beam
+
+    handler = beam.PictureHandler(tmp_path / "no model", None, 4, "csv")
+    with pytest.raises(ConfigError, match="MODEL must be a SavedModel"):
+        beam.run(handler, [str(pictures)], None, str(tmp_path / "out"), ("file",), ())
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+@needs_beam
+@pytest.mark.slow
+def test_what_is_stopped_leaves_nothing(
+    model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    listed, output = tmp_path / "names.txt", tmp_path / "out"
+    listed.write_text(f"{min(pictures.rglob('*.JPG'))}\n" * 20_000, encoding="utf-8")
+    script = ROOT / "scripts/predict_many.py"
+    command = [sys.executable, script, model, "--names", listed, "--output", output]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        while process.poll() is None and not list(output.rglob("*.csv")):
+            time.sleep(0.1)
+        process.terminate()
+        said = process.communicate(timeout=120)[1]
+    assert (process.returncode, said) == (143, "terminated\n")
+    assert not list(output.iterdir())
+
+
+def test_help_and_the_way_to_beam_need_no_beam(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    described = run_here("predict_many.py", "--help")
+    assert described.returncode == 0
+    assert "--direct_num_workers" in described.stdout
+    done = run_here("predict_many.py", "model", "x.jpg", "--output", tmp_path / "out")
+    assert done.returncode == 2
+    assert "Apache Beam is not installed" in done.stderr
+    assert "make beam" in done.stderr
+    assert not (tmp_path / "out").exists()
