@@ -21,7 +21,7 @@ class Arguments:
     Runs with other test pictures, with made-up ones, or with the leaky --data.split-by
     image, are put into tables of their own. Below stands the command that makes each again.
 
-    Examples:
+    For example:
       python scripts/compare.py runs/cpu runs/slower
       python scripts/compare.py runs/* --sort balanced_accuracy --split val
       python scripts/compare.py runs/a_0 runs/a_1 runs/b_0 runs/b_1 --average-seeds

@@ -21,7 +21,7 @@ class Arguments:
     time that is given there. It stays there when the same model is evaluated again with
     the same headline.
 
-    Examples:
+    For example:
       python scripts/evaluate.py runs/quickstart
       python scripts/evaluate.py runs/cpu --split test_official
       python scripts/evaluate.py runs/cpu --tta orientations --corruptions

@@ -24,7 +24,7 @@ class Arguments:
     probability; the others on 256, class by class, which the model card then shows. A copy
     that never tells a class that the model tells is refused.
 
-    Examples:
+    For example:
       python scripts/export.py runs/cpu
       python scripts/export.py runs/cpu --formats litert_int8 onnx
       python scripts/export.py runs/cpu --tta orientations

@@ -28,7 +28,7 @@ class Arguments:
     it, and whether it is like none that are known. Files that cannot be read are listed at
     the end, with exit code 3; all others are answered. Not a medical device.
 
-    Examples:
+    For example:
       python scripts/predict.py runs/cpu pictures/ --output answers.csv
       python scripts/predict.py runs/cpu/export/skincnn_int8.tflite a.jpg b.png
       ls pictures/*.jpg | python scripts/predict.py runs/cpu - --output answers.jsonl

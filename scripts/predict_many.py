@@ -32,7 +32,7 @@ class Arguments:
 
     `make beam` makes .venv-beam, an environment with Beam.
 
-    Examples:
+    For example:
       python scripts/predict_many.py runs/cpu pictures/ --output answers
       python scripts/predict_many.py runs/cpu 'a/**/*.jpg' 'b/*.zip' --output answers
       python scripts/predict_many.py /shared/skincnn/1 gs://b/pictures/ --output gs://b/out

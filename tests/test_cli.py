@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from conftest import run_here
 
 from skincnn import cli
 
@@ -72,3 +75,15 @@ def test_warnings_of_retracing_are_kept_from_the_user_and_no_others(
     logger.warning("5 out of the last 5 calls triggered tf.function retracing.")
     logger.warning("something else")
     assert [record.message for record in caplog.records] == ["something else"]
+
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+TAUGHT = sorted({path.name for path in SCRIPTS.glob("[a-z]*.py")} - {"benchmark.py"})
+
+
+@pytest.mark.parametrize("script", TAUGHT)
+def test_help_teaches_by_examples(script: str) -> None:
+    shown = run_here(script, "--help")
+    assert shown.returncode == 0
+    _, examples = re.split("^(?:For e|E|e)xamples?:", shown.stdout, maxsplit=1, flags=re.M)
+    assert f"{script} " in examples

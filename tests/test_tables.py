@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from skincnn.errors import ConfigError
 from skincnn.patient import METADATA_COLUMNS, UNKNOWN
 from skincnn.serving.predictor import find_patients
 from skincnn.serving.tables import csv_line, read_patients, to_lines
@@ -39,3 +41,20 @@ def test_columns_that_say_nothing_are_unknown(tmp_path: Path) -> None:
     assert tuple(found) == METADATA_COLUMNS
     assert found["sex"].tolist() == found["localization"].tolist() == [UNKNOWN] * 2
     assert all(map(math.isnan, found["age"]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("007,50,male,back\n007,60,male,back\n", "007 stands in it twice"),
+        ("007,old,male,back\n", "Unable to parse"),
+    ],
+)
+def test_a_table_of_patients_that_cannot_be_used_is_refused(
+    rows: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "patients.csv"
+    path.write_text(f"image_id,age,sex,localization\n{rows}")
+    with pytest.raises(ConfigError, match="--patients must be a CSV") as refused:
+        read_patients(path)
+    assert said in str(refused.value)

@@ -18,12 +18,16 @@ def read_patients(path: Path) -> pd.DataFrame:
     """Returns `METADATA_COLUMNS` by image_id.
 
     Raises:
-        ConfigError: The file is no such table.
+        ConfigError: The file is no such table, or names a picture twice.
     """
     words = dict.fromkeys(("image_id", "sex", "localization"), str)
     try:
         table = pd.read_csv(path, dtype=words).set_index("image_id")
-        return table[list(METADATA_COLUMNS)]
+        if not table.index.is_unique:
+            raise ValueError(
+                f"{table.index[table.index.duplicated()][0]} stands in it twice"
+            )
+        return table[list(METADATA_COLUMNS)].assign(age=pd.to_numeric(table["age"]))
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"--patients must be a CSV with image_id, {', '.join(METADATA_COLUMNS)}. "
