@@ -71,7 +71,7 @@ def preprocess(image: tf.Tensor, config: DataConfig) -> tf.Tensor:
     if config.crop_border:
         image = crop_border(image)
     image = ASPECTS[config.aspect](image)
-    image = tf.image.resize(image, (config.image_size,) * 2, antialias=True)
+    image = _resize(image, config.image_size)
     if config.colour_constancy:
         # After resizing, where there are fewer pixels to raise to a power.
         image = tf.minimum(shades_of_gray(image), 255.0)
@@ -151,6 +151,21 @@ def shades_of_gray(image: tf.Tensor) -> tf.Tensor:
     light = tf.reduce_mean(square * square * square, axis=(0, 1)) ** (1 / 6)
     # A channel that is 0 all over stays 0.
     return image * tf.math.divide_no_nan(tf.norm(light), light * math.sqrt(3))
+
+
+def _resize(image: tf.Tensor, side: int) -> tf.Tensor:
+    """Returns `image` as float32 [side, side, 3]; one that has the size is not changed.
+
+    Resizing it would not change it either, but take as long as any other.
+    """
+    resized = tf.cond(
+        tf.reduce_all(tf.equal(tf.shape(image)[:2], side)),
+        lambda: tf.cast(image, tf.float32),
+        lambda: tf.image.resize(image, (side, side), antialias=True),
+    )
+    # Not in the branch: TensorFlow 2.21 optimises a graph as if a shape that is ensured
+    # in one branch held in both.
+    return tf.ensure_shape(resized, (side, side, 3))
 
 
 def _first_and_last(shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -46,7 +46,7 @@ class Predictor:
         class_names: In order.
         told: Whether it is told of patients.
         ask: From files, string [batch], and a table of `METADATA_COLUMNS` with a row for
-            each to what `answers.answer` returns, and `status`.
+            each to what `answers.answer` returns, and `status`. Several threads may ask.
     """
 
     kind: str
@@ -166,9 +166,21 @@ def _load_saved_model(path: Path) -> Predictor:
     described = _read_json(path / "assets.extra" / "metadata.json")
     for name, expected in described["files"].items():
         _check(path / name, expected)
+    return open_saved_model(
+        path, tuple(described["class_names"]), told="age" in described["inputs"]
+    )
+
+
+def open_saved_model(path: Path, class_names: tuple[str, ...], *, told: bool) -> Predictor:
+    """Returns a SavedModel of `write_saved_model`; its files are not checked.
+
+    Args:
+        path: The folder.
+        class_names: In order.
+        told: Whether it is told of patients.
+    """
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures[BYTES_SIGNATURE]
-    told = "age" in described["inputs"]
 
     def ask(contents: Sequence[bytes], patients: pd.DataFrame) -> Answers:
         inputs = {"image_bytes": tf.constant(list(contents), tf.string)}
@@ -179,7 +191,7 @@ def _load_saved_model(path: Path) -> Predictor:
         return {name: value.numpy() for name, value in signature(**inputs).items()}
 
     ask.model = loaded  # type: ignore[attr-defined]  # which its signature does not hold
-    return Predictor("saved_model", tuple(described["class_names"]), told, ask)
+    return Predictor("saved_model", class_names, told, ask)
 
 
 def _load_run(workdir: Path) -> Predictor:
