@@ -13,6 +13,9 @@ import tensorflow as tf
 
 from skincnn.config import DataConfig
 
+PREPROCESSING = 1
+"""The version of what is done to pictures: raised where the same fields give other pixels,
+to which a model that was trained before does not belong."""
 DARK = 32
 """Grey level up to which a pixel may belong to a dermatoscope's frame."""
 MIN_BRIGHT_SHARE = 0.05
@@ -40,6 +43,11 @@ def preprocessing_fields(config: DataConfig) -> dict[str, int | str | bool]:
         "crop_border": config.crop_border,
         "colour_constancy": config.colour_constancy,
     }
+
+
+def describe_preprocessing(config: DataConfig) -> dict[str, int | str | bool]:
+    """Returns what a model must meet again: `preprocessing_fields` and their version."""
+    return {"version": PREPROCESSING, **preprocessing_fields(config)}
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:

@@ -24,7 +24,7 @@ def load_model(workdir: Path, metadata: dict[str, Any]) -> keras.Model:
     """Returns a run's model, after checking that its file is the one that was written.
 
     Raises:
-        DataError: The file has changed.
+        DataError: The file has changed, or has not an output for each class.
     """
     path = workdir / "model.keras"
     expected = metadata["sha256"]["model.keras"]
@@ -32,7 +32,36 @@ def load_model(workdir: Path, metadata: dict[str, Any]) -> keras.Model:
         raise DataError(
             f"{path} has changed since it was written: its SHA-256 is not {expected}."
         )
-    return keras.saving.load_model(path, compile=False)
+    model = keras.saving.load_model(path, compile=False)
+    names = metadata["class_names"]
+    if model.output_shape[-1] != len(names):
+        raise DataError(
+            f"{path} has {model.output_shape[-1]} outputs. Expected one for each class of "
+            f"metadata.json: {', '.join(names)}."
+        )
+    return model
+
+
+def require_classes(
+    found: Sequence[str], metadata: dict[str, Any], workdir: Path, where: str
+) -> None:
+    """Checks that classes are those of a run, in the order of its model's outputs.
+
+    Args:
+        found: Names of classes.
+        metadata: The run's.
+        workdir: The run's folder, for the message.
+        where: What has these classes, for the message.
+
+    Raises:
+        DataError: They are others, or in another order.
+    """
+    names = metadata["class_names"]
+    if list(found) != list(names):
+        raise DataError(
+            f"{where} has the classes {', '.join(found)}. Expected those of {workdir} in "
+            f"the order of its model's outputs: {', '.join(names)}."
+        )
 
 
 def name_splits(asked: Sequence[str], config: Config) -> tuple[str, ...]:
