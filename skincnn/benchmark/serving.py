@@ -36,7 +36,9 @@ from skincnn.serving.turns import TURNS
 
 CONFIG = Config(
     data=DataConfig(dataset="isic2018", image_size=160),
-    model=ModelConfig(backbone="mobilenet", width=0.75, weights="none"),
+    model=ModelConfig(
+        backbone="mobilenet", width=0.75, weights="none", batch_norm_momentum=0.0
+    ),
     train=TrainConfig(scenario="from_scratch"),
 )
 """Of the network with random weights, which is that of the preset `cpu`."""
@@ -271,6 +273,10 @@ def request_files() -> list[bytes]:
 def _random() -> tuple[Network, Rules]:
     class_names = tuple(one.name for one in HAM10000)
     classifier = build_classifier(CONFIG.model, len(class_names))
+    # Normalised by noise: else all would shrink to 0 on its way, which is not as fast.
+    size = CONFIG.data.image_size
+    noise = np.random.default_rng(0).uniform(0, 255, (8, size, size, 3))
+    classifier(noise.astype(np.float32), training=True)
     features = classifier.get_layer(POOLING_LAYER).output.shape[-1]
     familiar = Familiar(np.zeros(features), np.eye(features))
     rules = Rules(class_names, 1.0, DEFAULT_POINT, 0.5, math.inf)
