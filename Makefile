@@ -24,9 +24,10 @@ check: .venv/.installed-dev ## lint, formatting, types and the direction of impo
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: .venv/.installed ## ratios of speed and memory, of the input and of training
+bench: .venv/.installed-dev ## ratios of speed and memory, of the input, training and serving
 	$(BIN)/python scripts/benchmark.py input
 	$(BIN)/python scripts/benchmark.py train
+	$(BIN)/python scripts/benchmark.py serve
 
 venv: .venv/.installed ## the environment alone
 

@@ -65,15 +65,11 @@ def command() -> None:
     cli.load_tensorflow()
     import pandas as pd
 
+    from skincnn.serving.ahead import answer_files
     from skincnn.serving.explain import Explainer, write_explanations
     from skincnn.serving.isic import find_year, submission
     from skincnn.serving.pictures import READ
-    from skincnn.serving.predictor import (
-        find_patients,
-        load_predictor,
-        predict,
-        read_files,
-    )
+    from skincnn.serving.predictor import load_predictor
     from skincnn.serving.tables import read_patients
 
     patients = read_patients(arguments.patients) if arguments.patients else None
@@ -83,16 +79,17 @@ def command() -> None:
         find_year(predictor.class_names)
     tables, bad = [], []
     lines = arguments.output is not None and arguments.output.suffix == ".jsonl"
-    with writing(arguments.output) as file:
-        starts = range(0, len(paths), arguments.batch_size)
-        for start in tqdm(starts, unit="batch", disable=None):
-            part = paths[start : start + arguments.batch_size]
-            contents, known = read_files(part), find_patients(part, patients)
-            table = predict(predictor, part, contents, known)
+    answered = answer_files(predictor, paths, arguments.batch_size, patients)
+    starts = range(0, len(paths), arguments.batch_size)
+    with writing(arguments.output) as file, contextlib.closing(answered):
+        for start, batch in zip(
+            tqdm(starts, unit="batch", disable=None), answered, strict=True
+        ):
+            table = batch.table
             write_rows(table, file, lines=lines, header=start == 0)
             if explainer is not None and arguments.explain is not None:
                 names = table["class_name"].tolist()
-                drawn = explainer.explain(contents, names, known)
+                drawn = explainer.explain(batch.contents, names, batch.patients)
                 write_explanations(arguments.explain, table, drawn, start)
             bad += [row["file"] for _, row in table[table["status"] != READ].iterrows()]
             if arguments.isic_csv:

@@ -14,6 +14,9 @@ from filelock import FileLock, Timeout
 
 from skincnn.errors import ConfigError
 
+SCHEMA = 1
+"""Of metadata.json, of runs and of what is exported: what its names mean. It is raised
+where one gets another meaning, or is there no more."""
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 """How the names of pictures end, in lower case, where a folder is searched for them."""
 
@@ -106,6 +109,25 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, whole or not at all; refuses NaN."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def require_schema(path: Path, content: Any, cure: str) -> None:
+    """Checks that a metadata.json is of the schema that is read here.
+
+    Args:
+        path: The file, for the message.
+        content: What it holds.
+        cure: What makes it anew, for the message.
+
+    Raises:
+        ConfigError: It is of another, or of none.
+    """
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != SCHEMA:
+        raise ConfigError(
+            f"{path} was written by another version of skincnn: its schema is {found!r}. "
+            f"Expected {SCHEMA}. {cure}"
+        )
 
 
 def sha256(path: Path) -> str:

@@ -11,14 +11,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT, jpeg, run_here, run_script
 from PIL import Image
 
-from skincnn.benchmark import features, measure, pictures, training
+from skincnn.benchmark import features, measure, pictures, serving, training
 from skincnn.benchmark import input as benchmark
 from skincnn.benchmark.measure import Result
 from skincnn.errors import ConfigError
+from skincnn.serving.pictures import read_images
 
 
 class Clock:
@@ -169,6 +172,72 @@ def test_the_script_names_its_benchmarks_and_refuses_an_empty_folder(
     assert done.returncode == 2, done.stderr
     assert "--pictures must be a folder with .jpg files" in done.stderr
     described = run_script("benchmark.py", "--help").stdout
-    for name in ("input", "train"):
+    for name in ("input", "train", "serve"):
         assert name in described
         assert f"scripts/benchmark.py {name}" in (ROOT / "Makefile").read_text()
+
+
+def test_every_benchmark_of_serving_gives_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "PAIRS", 1)
+    monkeypatch.setattr(serving, "SINGLE_PICTURES", 2)
+    config = dataclasses.replace(
+        serving.CONFIG,
+        data=serving.DataConfig(image_size=32),
+        model=serving.ModelConfig(backbone="test_presets:one_layer", weights="none"),
+    )
+    monkeypatch.setattr(serving, "CONFIG", config)
+    setting = serving.prepare(None, [jpeg(number) for number in range(6)], 20, tmp_path)
+    found = {}
+    for name in set(serving.BENCHMARKS) - {"memory"}:
+        found[name] = list(serving.BENCHMARKS[name](setting))
+        for result in found[name]:
+            assert result.value > 0
+            assert result.name in measure.to_text(found[name])
+    assert [result.at_most for result in found["calls"]] == [1.1, 1.1]
+    assert [result.at_least for result in found["whole_way"]] == [0.9, None]
+    sizes, rest = found["copies"][:2], found["copies"][2:]
+    assert [result.at_most for result in sizes] == [0.3, None]
+    # Keras's own speed, and each copy against it: of single pictures and of many.
+    assert [result.unit for result in rest] == ["pictures/s", "x", "x", "x", "x"] * 2
+
+
+def test_the_memory_of_a_server_is_read_twice(tmp_path: Path) -> None:
+    """A server that keeps a megabyte of each request is seen to grow."""
+
+    class Forgetful(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")])
+        def answer(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+            kept = tf.numpy_function(keep, [image_bytes], tf.int64)
+            return {"status": tf.fill(tf.shape(image_bytes), kept)}
+
+    held = []
+
+    def keep(contents: object) -> np.int64:
+        held.append(np.ones(1_000_000, np.uint8))
+        return np.int64(len(held))
+
+    module = Forgetful()
+    tf.saved_model.save(
+        module, str(tmp_path), signatures={"serving_default": module.answer}
+    )
+    first, last = serving.answer_requests(tmp_path, 100)
+    assert len(held) >= 100
+    assert 80e6 < last - first < 150e6
+
+
+def test_requests_are_of_several_sizes_and_some_are_no_pictures() -> None:
+    files = serving.request_files()
+    images, is_read = read_images(tf.constant(files), serving.DataConfig(image_size=32))
+    assert is_read.numpy().tolist() == [False] * 2 + [True] * 8 + [False]
+    sizes = {Image.open(io.BytesIO(file)).size for file in files[2:-1]}
+    assert len(sizes) == len(serving.REQUEST_SIDES)
+    assert images.shape == (11, 32, 32, 3)
+
+
+def test_too_few_pictures_or_requests_are_refused(tmp_path: Path) -> None:
+    for flags in (("--requests", 9), ("--num-images", 0)):
+        done = run_here("benchmark.py", "serve", *flags, "--output", tmp_path / "o")
+        assert done.returncode == 2
+        assert "--num-images must be >= 1 and --requests >= 10" in done.stderr

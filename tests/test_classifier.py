@@ -228,3 +228,5 @@ def test_weights_that_cannot_be_downloaded_end_in_one_line(tmp_path: Path) -> No
     # Before any long work: no data was built and no run was begun.
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "data").exists()
+    # And nothing half-written that Keras would take for the weights the next time.
+    assert not list((tmp_path / "keras" / "models").glob("*"))

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, run_here
-from tensorflow_serving.apis import prediction_log_pb2
 
 from skincnn.config import Config
 from skincnn.errors import ConfigError, DataError
@@ -74,23 +73,6 @@ def test_the_examples_of_requests_say_what_the_model_takes(workdir: Path) -> Non
     for name in signature.structured_input_signature[1]:
         assert f"| `{name}` |" in text
         assert f'request.inputs["{name}"]' in code
-
-
-def test_warm_up_requests_can_be_asked(workdir: Path) -> None:
-    saved_model = workdir / "export/skincnn/1"
-    model = tf.saved_model.load(str(saved_model))
-    path = saved_model / "assets.extra/tf_serving_warmup_requests"
-    records = [
-        prediction_log_pb2.PredictionLog.FromString(r.numpy())
-        for r in tf.data.TFRecordDataset(str(path))
-    ]
-    assert len(records) == 2
-    for record in records:
-        request = record.predict_log.request
-        assert request.model_spec.name == "skincnn"
-        inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
-        answer = model.signatures[request.model_spec.signature_name](**inputs)
-        assert (answer["status"].numpy() == READ.encode()).all()
 
 
 @pytest.mark.slow

@@ -9,16 +9,18 @@ import pytest
 from conftest import run_here
 
 from skincnn.config import Config
+from skincnn.data.preprocess import describe_preprocessing
 from skincnn.errors import ConfigError
 from skincnn.evaluation.folder import METADATA_KEYS, read_history, read_run
-from skincnn.files import write_json
+from skincnn.files import SCHEMA, write_json
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the files of a run, the model's being no model."""
     write_json(tmp_path / "config.json", Config().to_dict())
-    write_json(tmp_path / "metadata.json", dict.fromkeys(METADATA_KEYS))
+    known = {"schema": SCHEMA, "preprocessing": describe_preprocessing(Config().data)}
+    write_json(tmp_path / "metadata.json", {**dict.fromkeys(METADATA_KEYS), **known})
     (tmp_path / "model.keras").write_text("")
     (tmp_path / "history.csv").write_text("epoch,loss\n1,0.5\n")
     return tmp_path
@@ -26,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_whole_folder_is_read(folder: Path) -> None:
     metadata, config = read_run(folder)
-    assert set(metadata) == set(METADATA_KEYS)
+    assert set(metadata) == {*METADATA_KEYS, "schema", "preprocessing"}
     assert config == Config()
     assert read_history(folder)["loss"].tolist() == [0.5]
 

@@ -166,3 +166,18 @@ def test_every_field_changes_pixels_and_is_said(change: dict[str, object]) -> No
     assert preprocess.preprocessing_fields(plain) != preprocess.preprocessing_fields(
         changed
     )
+
+
+def test_a_picture_of_the_size_is_not_changed_and_others_are_resized_as_ever() -> None:
+    rng = np.random.default_rng(0)
+    config = DataConfig(image_size=32)
+    read = tf.function(
+        lambda image: preprocess.preprocess(image, config),
+        input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
+    )
+    image = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(read(image), image)
+    for size in ((32, 40), (40, 32), (16, 16), (64, 50)):
+        image = rng.integers(0, 256, (*size, 3), np.uint8)
+        expected = tf.round(tf.image.resize(image, (32, 32), antialias=True))
+        np.testing.assert_array_equal(read(image), expected)

@@ -33,7 +33,7 @@ class Result:
     Attributes:
         name: What was compared with what.
         value: The median over the pairs; in `unit`.
-        unit: "x" for a ratio of rates, "MiB".
+        unit: "x" for a ratio of rates or sizes, "MiB", "MB", "pictures/s".
         low: The least of the pairs.
         high: The greatest of the pairs.
         pairs: How many there were.
@@ -64,7 +64,12 @@ class Result:
 
 
 def compare(
-    name: str, ours: Work, baseline: Work, *, at_least: float | None = None
+    name: str,
+    ours: Work,
+    baseline: Work,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
 ) -> Result:
     """Returns the rate of `ours` over that of `baseline`, in pictures per second.
 
@@ -72,7 +77,7 @@ def compare(
     baseline. A pair is our rate over the mean of the two beside it.
     """
     rounds = [(rate(baseline), rate(ours), rate(baseline)) for _ in range(PAIRS + 1)]
-    return summarise(name, rounds, at_least=at_least)
+    return summarise(name, rounds, at_least=at_least, at_most=at_most)
 
 
 def summarise(
@@ -80,6 +85,7 @@ def summarise(
     rounds: Sequence[tuple[float, float, float]],
     *,
     at_least: float | None = None,
+    at_most: float | None = None,
 ) -> Result:
     """Returns the result of rates of baseline, ours, baseline; the first round is left out.
 
@@ -87,6 +93,7 @@ def summarise(
         name: What was compared with what.
         rounds: At least two.
         at_least: What is asked for, if anything.
+        at_most: What is asked for, if anything.
     """
     counted = rounds[1:]
     ratios = [our / statistics.mean([before, after]) for before, our, after in counted]
@@ -99,6 +106,7 @@ def summarise(
         pairs=len(ratios),
         same=(min(same), max(same)),
         at_least=at_least,
+        at_most=at_most,
     )
 
 

@@ -13,6 +13,9 @@ import tensorflow as tf
 
 from skincnn.config import DataConfig
 
+PREPROCESSING = 1
+"""The version of what is done to pictures: raised where the same fields give other pixels,
+to which a model that was trained before does not belong."""
 DARK = 32
 """Grey level up to which a pixel may belong to a dermatoscope's frame."""
 MIN_BRIGHT_SHARE = 0.05
@@ -40,6 +43,11 @@ def preprocessing_fields(config: DataConfig) -> dict[str, int | str | bool]:
         "crop_border": config.crop_border,
         "colour_constancy": config.colour_constancy,
     }
+
+
+def describe_preprocessing(config: DataConfig) -> dict[str, int | str | bool]:
+    """Returns what a model must meet again: `preprocessing_fields` and their version."""
+    return {"version": PREPROCESSING, **preprocessing_fields(config)}
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:
@@ -71,7 +79,7 @@ def preprocess(image: tf.Tensor, config: DataConfig) -> tf.Tensor:
     if config.crop_border:
         image = crop_border(image)
     image = ASPECTS[config.aspect](image)
-    image = tf.image.resize(image, (config.image_size,) * 2, antialias=True)
+    image = _resize(image, config.image_size)
     if config.colour_constancy:
         # After resizing, where there are fewer pixels to raise to a power.
         image = tf.minimum(shades_of_gray(image), 255.0)
@@ -151,6 +159,21 @@ def shades_of_gray(image: tf.Tensor) -> tf.Tensor:
     light = tf.reduce_mean(square * square * square, axis=(0, 1)) ** (1 / 6)
     # A channel that is 0 all over stays 0.
     return image * tf.math.divide_no_nan(tf.norm(light), light * math.sqrt(3))
+
+
+def _resize(image: tf.Tensor, side: int) -> tf.Tensor:
+    """Returns `image` as float32 [side, side, 3]; one that has the size is not changed.
+
+    Resizing it would not change it either, but take as long as any other.
+    """
+    resized = tf.cond(
+        tf.reduce_all(tf.equal(tf.shape(image)[:2], side)),
+        lambda: tf.cast(image, tf.float32),
+        lambda: tf.image.resize(image, (side, side), antialias=True),
+    )
+    # Not in the branch: TensorFlow 2.21 optimises a graph as if a shape that is ensured
+    # in one branch held in both.
+    return tf.ensure_shape(resized, (side, side, 3))
 
 
 def _first_and_last(shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -35,6 +35,7 @@ from skincnn.evaluation.runs import (
     load_model,
     name_splits,
     read_splits,
+    require_classes,
     stored_in,
 )
 from skincnn.evaluation.unknown import (
@@ -142,6 +143,8 @@ def evaluate(
     splits = name_splits(splits, config)
     strange = read_unknown(config, extras.unknown)
     builder = datasets.open_dataset(config.data.dataset, data_dir)
+    labels = builder.info.features["label"].names
+    require_classes(labels, metadata, workdir, builder.info.full_name)
     tables = read_splits(builder, config, metadata, workdir, splits)
     audits = audit_others(builder, config, tables)
     model = load_model(workdir, metadata)

@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from skincnn.config import Config, read_config
+from skincnn.data.preprocess import describe_preprocessing
 from skincnn.errors import ConfigError
+from skincnn.files import require_schema
 
 TRAIN_AGAIN = "Expected what scripts/train.py wrote; train again with --overwrite."
 METADATA_KEYS = (
@@ -23,14 +25,15 @@ METADATA_KEYS = (
     "seconds",
     "sha256",
 )
-"""What a run's metadata.json holds, and is used."""
+"""What a run's metadata.json holds, and is used; `schema` and `preprocessing` as well."""
 
 
 def read_run(workdir: Path) -> tuple[dict[str, Any], Config]:
     """Returns the metadata and the configuration of a finished run.
 
     Raises:
-        ConfigError: A file is missing, or the metadata cannot be read.
+        ConfigError: A file is missing, the metadata cannot be read or are of another
+            schema, or pictures were read in another way in the training.
     """
     for name in ("config.json", "metadata.json", "model.keras", "history.csv"):
         if not (workdir / name).is_file():
@@ -38,8 +41,22 @@ def read_run(workdir: Path) -> tuple[dict[str, Any], Config]:
                 f"{workdir} holds no finished run: {name} is missing. Expected a "
                 "--workdir of scripts/train.py."
             )
-    metadata = _read_object(workdir / "metadata.json", METADATA_KEYS, TRAIN_AGAIN)
-    return metadata, read_config(workdir / "config.json")
+    path = workdir / "metadata.json"
+    metadata = _read_object(path, METADATA_KEYS, TRAIN_AGAIN)
+    config = read_config(workdir / "config.json")
+    now = describe_preprocessing(config.data)
+    if "schema" not in metadata:
+        # The first runs of 0.1 have no number. What they lack to schema 1 is known: there
+        # was one way to read pictures.
+        metadata = {"schema": 1, "preprocessing": {**now, "version": 1}, **metadata}
+    require_schema(path, metadata, TRAIN_AGAIN)
+    if metadata["preprocessing"] != now:
+        raise ConfigError(
+            f"{path} says that pictures were read as {metadata['preprocessing']}. Expected "
+            f"{now}, which is what config.json and this version of skincnn come to. "
+            f"{TRAIN_AGAIN}"
+        )
+    return metadata, config
 
 
 def read_history(workdir: Path) -> pd.DataFrame:

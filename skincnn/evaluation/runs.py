@@ -26,7 +26,8 @@ def load_model(workdir: Path, metadata: dict[str, Any]) -> keras.Model:
     Code that a file brings with it (a Lambda layer) is never run: Keras's safe mode stays.
 
     Raises:
-        DataError: The file has changed, or holds what Keras does not load.
+        DataError: The file has changed, holds what Keras does not load, or has not an
+            output for each class.
     """
     path = workdir / "model.keras"
     expected = metadata["sha256"]["model.keras"]
@@ -35,12 +36,41 @@ def load_model(workdir: Path, metadata: dict[str, Any]) -> keras.Model:
             f"{path} has changed since it was written: its SHA-256 is not {expected}."
         )
     try:
-        return keras.saving.load_model(path, compile=False)
+        model = keras.saving.load_model(path, compile=False)
     except (OSError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} cannot be loaded. Expected the model of scripts/train.py, of Keras's "
             f"own layers and without code (Lambda). Received: {error}"
         ) from error
+    names = metadata["class_names"]
+    if model.output_shape[-1] != len(names):
+        raise DataError(
+            f"{path} has {model.output_shape[-1]} outputs. Expected one for each class of "
+            f"metadata.json: {', '.join(names)}."
+        )
+    return model
+
+
+def require_classes(
+    found: Sequence[str], metadata: dict[str, Any], workdir: Path, where: str
+) -> None:
+    """Checks that classes are those of a run, in the order of its model's outputs.
+
+    Args:
+        found: Names of classes.
+        metadata: The run's.
+        workdir: The run's folder, for the message.
+        where: What has these classes, for the message.
+
+    Raises:
+        DataError: They are others, or in another order.
+    """
+    names = metadata["class_names"]
+    if list(found) != list(names):
+        raise DataError(
+            f"{where} has the classes {', '.join(found)}. Expected those of {workdir} in "
+            f"the order of its model's outputs: {', '.join(names)}."
+        )
 
 
 def name_splits(asked: Sequence[str], config: Config) -> tuple[str, ...]:

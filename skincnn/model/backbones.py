@@ -14,6 +14,7 @@ from pathlib import Path
 
 import keras
 from keras import applications
+from keras.src.backend.config import keras_home  # there is no public name
 
 from skincnn.errors import ConfigError
 from skincnn.lookup import import_function, look_up
@@ -298,14 +299,20 @@ def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
             f"ImageNet weights. Received: {width}. Any other width needs "
             "--model.weights none or --model.weights PATH."
         )
+    folder = Path(keras_home()) / "models"
+    before = set(folder.glob("*"))
     try:
         return backbone.build(backbone.native_size or None, width, "imagenet")
     # Keras raises a bare Exception when a download fails.
     except Exception as error:
+        # A page of a proxy, say: Keras would take it for the weights the next time.
+        for path in set(folder.glob("*")) - before:
+            path.unlink()
         raise ConfigError(
             f"The ImageNet weights of {name} {width} could not be loaded: {error}. Give "
             "--model.weights none|PATH (with none also --train.scenario from_scratch), or "
-            "set KERAS_HOME to a folder whose models/ holds them."
+            f"set KERAS_HOME to a folder whose models/ holds them; in {folder} remove a "
+            "file that is damaged."
         ) from error
 
 

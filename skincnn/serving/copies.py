@@ -24,10 +24,11 @@ from skincnn.serving.export import (
     Served,
     describe,
     read_checked,
+    read_networks,
     read_rules,
     writing,
 )
-from skincnn.serving.network import Network, read_network
+from skincnn.serving.network import Network
 from skincnn.serving.pictures import read_image
 from skincnn.serving.runtimes import (
     RUNTIMES,
@@ -71,7 +72,7 @@ def export_copies(
             "are served by --formats saved_model."
         )
     rules = read_rules(served)
-    network = read_network(served.workdir)
+    (network,) = read_networks(served, rules)
     contents, table = read_checked(served, network, data_dir, NUM_COMPARED)
     inputs = prepare(contents, table, network)
     y_true, before = arrays(table, rules.class_names)

@@ -25,11 +25,12 @@ import psutil
 import tensorflow as tf
 
 from skincnn.data import datasets, pipeline
-from skincnn.data.preprocess import preprocessing_fields
+from skincnn.data.preprocess import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.folder import read_report, read_run
 from skincnn.evaluation.predictions import DISTANCE, arrays, read_predictions
-from skincnn.files import sha256, write_json, write_text
+from skincnn.evaluation.runs import require_classes
+from skincnn.files import SCHEMA, sha256, write_json, write_text
 from skincnn.patient import METADATA_FIELDS, REGION_OF, SEXES, UNKNOWN
 from skincnn.serving.answers import DEFAULT_POINT, Rules
 from skincnn.serving.network import Network, are_told, read_network
@@ -91,7 +92,7 @@ def export_saved_model(served: Served, data_dir: Path | None = None) -> Path:
     rules = read_rules(served)
     if keras.backend.backend() != "tensorflow":
         return _export_by_tensorflow(served, data_dir)
-    networks = [read_network(run) for run in served.runs or (served.workdir,)]
+    networks = read_networks(served, rules)
     turns = TURNS[served.tta]
     served.folder.mkdir(parents=True, exist_ok=True)
     _remove_stale(served.folder)
@@ -155,6 +156,21 @@ def read_rules(served: Served) -> Rules:
     return Rules.of({**report, **found[0]}, served.refer_at)
 
 
+def read_networks(served: Served, rules: Rules) -> list[Network]:
+    """Returns the networks of what is served.
+
+    Raises:
+        ConfigError: A folder holds no finished run, or one that was not evaluated.
+        DataError: A file has changed, or a network's classes are not those of the report.
+    """
+    networks = []
+    for run in served.runs or (served.workdir,):
+        networks.append(read_network(run))
+        where = f"{served.workdir / 'report.json'}"
+        require_classes(rules.class_names, networks[-1].metadata, run, where)
+    return networks
+
+
 def read_checked(
     served: Served, network: Network, data_dir: Path | None, count: int = NUM_CHECKED
 ) -> tuple[list[bytes], pd.DataFrame]:
@@ -174,6 +190,7 @@ def describe(served: Served, networks: Sequence[Network], rules: Rules) -> dict[
     first = networks[0]
     known = {name: getattr(rules, name) for name in ("temperature", "point", "limit")}
     return {
+        "schema": SCHEMA,
         "class_names": list(rules.class_names),
         "made_up": first.metadata["made_up"],
         "dataset": first.metadata["dataset"],
@@ -186,7 +203,7 @@ def describe(served: Served, networks: Sequence[Network], rules: Rules) -> dict[
                 "turn": "by the EXIF tag of JPEG files",
                 "resize": "bilinear, antialiased, uint8",
                 "stored_longest_side": network.metadata["stored_longest_side"],
-                **preprocessing_fields(network.config.data),
+                **describe_preprocessing(network.config.data),
             }
             for network in networks
         ],
@@ -228,7 +245,9 @@ def find_saved_model(workdir: Path) -> Path | None:
     for version in sorted(_versions(parent), reverse=True):
         path = parent / str(version)
         found = json.loads((path / "assets.extra" / "metadata.json").read_text())
-        if found["sha256"] == [metadata["sha256"]["model.keras"]]:
+        if found.get("schema") == SCHEMA and found["sha256"] == [
+            metadata["sha256"]["model.keras"]
+        ]:
             return path
     return None
 

@@ -177,15 +177,22 @@ def orientation(content: tf.Tensor) -> tf.Tensor:
 def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Returns `image` [height, width, 3] upright; `orientation` is EXIF's, 1..8."""
 
-    def changed(values: tuple[int, ...], change: Callable[[], tf.Tensor]) -> tf.Tensor:
-        return tf.cond(tf.reduce_any(tf.equal(orientation, values)), change, lambda: image)
+    def changed(
+        image: tf.Tensor, values: tuple[int, ...], change: Callable[[tf.Tensor], tf.Tensor]
+    ) -> tf.Tensor:
+        asked = tf.reduce_any(tf.equal(orientation, values))
+        return tf.cond(asked, lambda: change(image), lambda: image)
 
-    # As float32: of integers oneDNN complains, and transposes them all the same.
-    image = tf.cast(image, tf.float32)
-    image = changed((5, 6, 7, 8), lambda: tf.transpose(image, (1, 0, 2)))
-    image = changed((3, 4, 7, 8), lambda: tf.reverse(image, [0]))
-    image = changed((2, 3, 6, 7), lambda: tf.reverse(image, [1]))
-    return tf.ensure_shape(tf.cast(image, tf.uint8), (None, None, 3))
+    def turned() -> tf.Tensor:
+        # As float32: of integers oneDNN complains, and transposes them all the same.
+        found = tf.cast(image, tf.float32)
+        found = changed(found, (5, 6, 7, 8), lambda image: tf.transpose(image, (1, 0, 2)))
+        found = changed(found, (3, 4, 7, 8), lambda image: tf.reverse(image, [0]))
+        found = changed(found, (2, 3, 6, 7), lambda image: tf.reverse(image, [1]))
+        return tf.cast(found, tf.uint8)
+
+    upright = tf.cond(tf.equal(orientation, 1), lambda: tf.identity(image), turned)
+    return tf.ensure_shape(upright, (None, None, 3))
 
 
 Part = tuple[tf.Tensor, tf.Tensor]
@@ -237,7 +244,7 @@ def _webp_chunk(head: tf.Tensor) -> Part:
 
 
 def _orientation_in(tiff: tf.Tensor) -> tf.Tensor:
-    """Returns the tag's value in the first directory of a TIFF file, int64 [size]."""
+    """Returns the tag's value in the first directory of a TIFF file, uint8 [size]."""
     big = tiff[0] == ord("M")
 
     def number(at: tf.Tensor | int, size: int) -> tf.Tensor:
@@ -247,6 +254,7 @@ def _orientation_in(tiff: tf.Tensor) -> tf.Tensor:
     start = tf.minimum(number(4, 4), size - 2)
     count = tf.minimum(number(start, 2), (size - start - 2) // 12)
     entries = tf.reshape(tiff[start + 2 : start + 2 + 12 * count], (count, 12))
+    entries = tf.cast(entries, tf.int64)
     order = tf.where(big, tf.constant([256, 1], tf.int64), tf.constant([1, 256], tf.int64))
     is_orientation = tf.linalg.matvec(entries[:, :2], order) == ORIENTATION
     values = tf.boolean_mask(tf.linalg.matvec(entries[:, 8:10], order), is_orientation)
@@ -255,9 +263,9 @@ def _orientation_in(tiff: tf.Tensor) -> tf.Tensor:
 
 
 def _bytes(content: tf.Tensor, at: tf.Tensor | int, size: int) -> tf.Tensor:
-    """Returns `size` bytes of a file from a place in it, int64; 0 behind its end."""
+    """Returns `size` bytes of a file from a place in it, uint8; 0 behind its end."""
     found = tf.io.decode_raw(tf.strings.substr(content, at, size), tf.uint8)
-    return tf.cast(tf.pad(found, [[0, size - tf.size(found)]]), tf.int64)
+    return tf.pad(found, [[0, size - tf.size(found)]])
 
 
 def _is(data: tf.Tensor, text: bytes, at: int = 0) -> tf.Tensor:
@@ -267,8 +275,16 @@ def _is(data: tf.Tensor, text: bytes, at: int = 0) -> tf.Tensor:
 def _number(
     data: tf.Tensor, at: tf.Tensor | int, size: int, *, big: bool = False
 ) -> tf.Tensor:
-    """Returns the unsigned number of `size` bytes at a place; `big`: the highest first."""
+    """Returns the unsigned number of `size` bytes at a place, int64.
+
+    Args:
+        data: Bytes, uint8 [size].
+        at: Where it begins.
+        size: Its bytes.
+        big: Whether the highest comes first.
+    """
     powers = [256**i for i in range(size)]
     if big:
         powers.reverse()
-    return tf.reduce_sum(data[at : at + size] * tf.constant(powers, tf.int64))
+    found = tf.cast(data[at : at + size], tf.int64)
+    return tf.reduce_sum(found * tf.constant(powers, tf.int64))

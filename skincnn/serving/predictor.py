@@ -16,17 +16,18 @@ import tensorflow as tf
 
 from skincnn.config import DataConfig
 from skincnn.data.metadata import encode_metadata
+from skincnn.data.preprocess import PREPROCESSING
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.predictions import PROBABILITY_PREFIX
-from skincnn.files import sha256
+from skincnn.files import require_schema, sha256
 from skincnn.patient import METADATA_COLUMNS, UNKNOWN
 from skincnn.serving.answers import Rules, answer
-from skincnn.serving.export import MODEL_NAME, Served, read_rules
-from skincnn.serving.network import read_network
+from skincnn.serving.export import MODEL_NAME, Served, read_networks, read_rules
 from skincnn.serving.pictures import MAX_BYTES, READ, UNREADABLE, read_images
 from skincnn.serving.runtimes import RUNTIMES, Floats, Outputs, require
 from skincnn.serving.saved_model import BYTES_SIGNATURE
 
+EXPORT_AGAIN = "Export the run again (scripts/export.py)."
 Answers = dict[str, npt.NDArray[Any]]
 COLUMNS = (
     "class_name",
@@ -46,7 +47,7 @@ class Predictor:
         class_names: In order.
         told: Whether it is told of patients.
         ask: From files, string [batch], and a table of `METADATA_COLUMNS` with a row for
-            each to what `answers.answer` returns, and `status`.
+            each to what `answers.answer` returns, and `status`. Several threads may ask.
     """
 
     kind: str
@@ -177,9 +178,21 @@ def _load_saved_model(path: Path) -> Predictor:
     described = _read_json(path / "assets.extra" / "metadata.json")
     for name, expected in described["files"].items():
         _check(path / name, expected)
+    return open_saved_model(
+        path, tuple(described["class_names"]), told="age" in described["inputs"]
+    )
+
+
+def open_saved_model(path: Path, class_names: tuple[str, ...], *, told: bool) -> Predictor:
+    """Returns a SavedModel of `write_saved_model`; its files are not checked.
+
+    Args:
+        path: The folder.
+        class_names: In order.
+        told: Whether it is told of patients.
+    """
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures[BYTES_SIGNATURE]
-    told = "age" in described["inputs"]
 
     def ask(contents: Sequence[bytes], patients: pd.DataFrame) -> Answers:
         inputs = {"image_bytes": tf.constant(list(contents), tf.string)}
@@ -187,15 +200,23 @@ def _load_saved_model(path: Path) -> Predictor:
             inputs["age"] = tf.constant(patients["age"], tf.float32)
             for name in ("sex", "localization"):
                 inputs[name] = tf.constant(patients[name], tf.string)
-        return {name: value.numpy() for name, value in signature(**inputs).items()}
+        found = {name: value.numpy() for name, value in signature(**inputs).items()}
+        for names in found["class_names"][:1]:
+            if _texts(names) != list(class_names):
+                raise DataError(
+                    f"{path} answers with the classes {', '.join(_texts(names))}. Expected "
+                    f"those of its metadata.json: {', '.join(class_names)}. {EXPORT_AGAIN}"
+                )
+        return found
 
     ask.model = loaded  # type: ignore[attr-defined]  # which its signature does not hold
-    return Predictor("saved_model", tuple(described["class_names"]), told, ask)
+    return Predictor("saved_model", class_names, told, ask)
 
 
 def _load_run(workdir: Path) -> Predictor:
-    network = read_network(workdir)
-    rules = read_rules(Served(workdir=workdir))
+    served = Served(workdir=workdir)
+    rules = read_rules(served)
+    (network,) = read_networks(served, rules)
     told = network.config.model.metadata
 
     def infer(inputs: Mapping[str, Floats]) -> Outputs:
@@ -224,6 +245,12 @@ def _load_copy(path: Path) -> Predictor:
         name: described["preprocessing"][0][name]
         for name in ("image_size", "aspect", "crop_border", "colour_constancy")
     }
+    made_for = described["preprocessing"][0]["version"]
+    if made_for != PREPROCESSING:  # pictures are read here, and not in the file
+        raise ConfigError(
+            f"{path} was made for pictures that are read as in version {made_for}. "
+            f"Expected {PREPROCESSING}. {EXPORT_AGAIN}"
+        )
     told = "age" in described["inputs"]
     ask = _asking(runtime.open(path), DataConfig(**fields), rules, told=told)
     return Predictor(described["format"], rules.class_names, told, ask)
@@ -259,9 +286,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error}. Export the run again (scripts/export.py)."
-        ) from error
+        raise ConfigError(f"{path} cannot be read: {error}. {EXPORT_AGAIN}") from error
+    require_schema(path, found, EXPORT_AGAIN)
     return found
 
 
@@ -269,5 +295,5 @@ def _check(path: Path, expected: str) -> None:
     if not path.is_file() or sha256(path) != expected:
         raise DataError(
             f"{path} is not the file that was exported: its SHA-256 is not {expected}. "
-            "Export the run again (scripts/export.py)."
+            f"{EXPORT_AGAIN}"
         )

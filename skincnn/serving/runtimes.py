@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -102,12 +104,14 @@ def _open_litert(path: Path) -> Ask:
     from ai_edge_litert.interpreter import Interpreter
 
     # Held by the function: its signatures do not keep it alive.
-    interpreter = Interpreter(str(path))
+    interpreter = Interpreter(str(path), num_threads=os.cpu_count())
     signature = interpreter.get_signature_runner()
+    one_at_a_time = threading.Lock()  # it has one memory for all that it computes
 
     def ask(inputs: Inputs) -> Outputs:
-        found = signature(**inputs)
-        return {name: np.array(values) for name, values in found.items()}
+        with one_at_a_time:
+            found = signature(**inputs)
+            return {name: np.array(values) for name, values in found.items()}
 
     ask.interpreter = interpreter  # type: ignore[attr-defined]
     return ask

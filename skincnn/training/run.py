@@ -25,11 +25,12 @@ from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import audit
 from skincnn.data.metadata import encode_metadata
+from skincnn.data.preprocess import describe_preprocessing
 from skincnn.data.sampling import steps_per_epoch
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError, MemoryFullError
 from skincnn.evaluation.metrics import METRICS
-from skincnn.files import replacing, sha256, write_json
+from skincnn.files import SCHEMA, replacing, sha256, write_json
 from skincnn.interruption import StopRequest
 from skincnn.lookup import look_up
 from skincnn.model.augment import AUGMENTATIONS, Augmentation
@@ -253,10 +254,12 @@ def _describe(training: Training, facts: dict[str, Any]) -> dict[str, Any]:
     names, progress = facts["class_names"], training.progress
     seconds = sum(row["seconds"] for row in progress.history) + training.feature_seconds
     return {
+        "schema": SCHEMA,
         "skincnn": __version__,
         "versions": versions(),
         "device": training.devices.describe(training.model),
         **facts,
+        "preprocessing": describe_preprocessing(training.config.data),
         "data_fingerprint": training.made_by["data"],
         "class_counts": dict(zip(names, training.counts.tolist(), strict=True)),
         "best_epoch": progress.best_epoch,

@@ -1,0 +1,221 @@
+"""Stands in for a model server: TensorFlow Serving's request formats over a SavedModel.
+
+It is run by an interpreter of its own and must not know this project:
+
+    python -I tests/model_server.py NAME=FOLDER ...
+
+It prints the ports of REST and of gRPC. What the documentation of TensorFlow Serving does
+not allow it refuses.
+
+References:
+    TensorFlow Serving, RESTful API: Predict API, and JSON mapping, encoding binary values.
+    tensorflow_serving/apis/prediction_service.proto.
+"""
+
+import importlib.machinery
+import sys
+
+REFUSED = ("skincnn", "tfds_ham10000", "keras")
+
+
+class Refuse:
+    """Lets nobody import this project or Keras, for which TensorFlow looks at its start."""
+
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in REFUSED:
+            return importlib.machinery.ModuleSpec(name, self, origin="nowhere/x.py")
+        return None
+
+    def create_module(self, spec):
+        raise ImportError(f"{spec.name} is not there")
+
+    def exec_module(self, module):
+        raise ImportError(f"{module} is not there")
+
+
+sys.meta_path.insert(0, Refuse())
+
+import base64  # noqa: E402
+import concurrent.futures  # noqa: E402
+import http.server  # noqa: E402
+import json  # noqa: E402
+import re  # noqa: E402
+
+import grpc  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc  # noqa: E402
+
+MODELS = {}
+
+
+def find(name, signature_name):
+    if name not in MODELS:
+        raise ValueError(f"Servable not found for request: {name}")
+    signatures = MODELS[name].signatures
+    key = signature_name or "serving_default"
+    if key not in signatures:
+        raise ValueError(f"Serving signature key {key} not found.")
+    return signatures[key]
+
+
+def specs_of(signature):
+    return signature.structured_input_signature[1]
+
+
+def ask(signature, inputs):
+    """Answers; the inputs must be those of the signature, of its types and shapes."""
+    specs = specs_of(signature)
+    if inputs.keys() != specs.keys():
+        raise ValueError(
+            "input keys do not match the signature: expected "
+            f"{sorted(specs)}, received {sorted(inputs)}"
+        )
+    for name, value in inputs.items():
+        if value.dtype != specs[name].dtype:
+            raise ValueError(f"{name} is {value.dtype}, expected {specs[name].dtype}")
+        if not specs[name].shape.is_compatible_with(value.shape):
+            raise ValueError(f"{name} has shape {value.shape}")
+    return {name: value.numpy() for name, value in signature(**inputs).items()}
+
+
+def decode(value, dtype):
+    """Turns {"b64": ...} into bytes, which are for strings only."""
+    if isinstance(value, list):
+        return [decode(one, dtype) for one in value]
+    if isinstance(value, dict):
+        if set(value) != {"b64"} or dtype != tf.string:
+            raise ValueError(f"JSON object is no base64 string of a {dtype} tensor")
+        return base64.b64decode(value["b64"], validate=True)
+    if isinstance(value, str) != (dtype == tf.string):
+        raise ValueError(f"JSON value {value!r} is no {dtype}")
+    return value
+
+
+def tensors(columns, specs):
+    """Makes tensors of the inputs that the signature has; others keep their names."""
+    unknown = sorted(columns.keys() - specs.keys())
+    if unknown:
+        raise ValueError(f"unknown inputs {unknown}, expected {sorted(specs)}")
+    return {
+        name: tf.constant(decode(value, specs[name].dtype), specs[name].dtype)
+        for name, value in columns.items()
+    }
+
+
+def encode(name, value):
+    """Makes JSON of an output; those whose names end in _bytes are base64."""
+    if isinstance(value, list):
+        return [encode(name, one) for one in value]
+    if isinstance(value, bytes):
+        if name.endswith("_bytes"):
+            return {"b64": base64.b64encode(value).decode()}
+        return value.decode()
+    return value
+
+
+def is_named(instance):
+    return isinstance(instance, dict) and set(instance) != {"b64"}
+
+
+def predict(name, body):
+    """Answers a body of the Predict API, in its row or its column format."""
+    if not isinstance(body, dict) or body.keys() - {
+        "signature_name",
+        "instances",
+        "inputs",
+    }:
+        raise ValueError("Request has unknown keys")
+    if ("instances" in body) == ("inputs" in body):
+        raise ValueError("Request must have either instances or inputs")
+    signature = find(name, body.get("signature_name"))
+    specs = specs_of(signature)
+    rows = body.get("instances")
+    columns = body.get("inputs")
+    if rows is not None:
+        if not isinstance(rows, list) or not rows:
+            raise ValueError("instances must be a list with values")
+        if not is_named(rows[0]):
+            columns = rows
+        else:
+            if any(not is_named(row) or row.keys() != rows[0].keys() for row in rows):
+                raise ValueError("instances must have the same keys")
+            columns = {key: [row[key] for row in rows] for key in rows[0]}
+    if not is_named(columns):
+        if len(specs) != 1:
+            raise ValueError("inputs must be named where there are several")
+        columns = {next(iter(specs)): columns}
+    answers = ask(signature, tensors(columns, specs))
+    found = {key: encode(key, value.tolist()) for key, value in answers.items()}
+    if rows is None:
+        return {"outputs": found}
+    if {len(value) for value in found.values()} != {len(rows)}:
+        raise ValueError("an output has another batch size than the instances")
+    return {
+        "predictions": [
+            {key: found[key][number] for key in found} for number in range(len(rows))
+        ]
+    }
+
+
+class Rest(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        matched = re.fullmatch(r"/v1/models/(\w+)(/versions/1)?:predict", self.path)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        status, answer = 404, {"error": f"Malformed request: {self.path}"}
+        if matched:
+            try:
+                status, answer = 200, predict(matched[1], json.loads(body))
+            except Exception as error:
+                status, answer = 400, {"error": str(error)}
+        content = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+class Grpc(prediction_service_pb2_grpc.PredictionServiceServicer):
+    def Predict(self, request, context):
+        spec = request.model_spec
+        try:
+            signature = find(spec.name, spec.signature_name)
+            inputs = {
+                name: tf.constant(tf.make_ndarray(value))
+                for name, value in request.inputs.items()
+            }
+            answers = ask(signature, inputs)
+        except Exception as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        response = predict_pb2.PredictResponse(
+            outputs={
+                name: tf.make_tensor_proto(value)
+                for name, value in answers.items()
+                if not request.output_filter or name in request.output_filter
+            }
+        )
+        response.model_spec.CopyFrom(spec)
+        return response
+
+
+def main():
+    for argument in sys.argv[1:]:
+        name, folder = argument.split("=", 1)
+        MODELS[name] = tf.saved_model.load(folder)
+    rest = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Rest)
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Grpc(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    for name in REFUSED:
+        if name in sys.modules:
+            raise ImportError(f"{name} was loaded: the models need more than TensorFlow")
+    print(json.dumps({"rest": rest.server_address[1], "grpc": port}), flush=True)
+    rest.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
