@@ -43,16 +43,25 @@ class Predictor:
 
     Attributes:
         kind: "saved_model", "keras" or a name of `RUNTIMES`.
-        class_names: In order.
+        rules: What its answers depend on besides the network.
+        data: How it reads pictures; of several networks, how the first does.
+        made_up: Whether it was trained on made-up pictures.
         told: Whether it is told of patients.
         ask: From files, string [batch], and a table of `METADATA_COLUMNS` with a row for
             each to what `answers.answer` returns, and `status`.
     """
 
     kind: str
-    class_names: tuple[str, ...]
+    rules: Rules
+    data: DataConfig
+    made_up: bool
     told: bool
     ask: Callable[[Sequence[bytes], pd.DataFrame], Answers]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in order."""
+        return self.rules.class_names
 
 
 def load_predictor(path: Path) -> Predictor:
@@ -168,7 +177,7 @@ def _load_saved_model(path: Path) -> Predictor:
         _check(path / name, expected)
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures[BYTES_SIGNATURE]
-    told = "age" in described["inputs"]
+    rules, data, made_up, told = _read_described(described)
 
     def ask(contents: Sequence[bytes], patients: pd.DataFrame) -> Answers:
         inputs = {"image_bytes": tf.constant(list(contents), tf.string)}
@@ -179,21 +188,21 @@ def _load_saved_model(path: Path) -> Predictor:
         return {name: value.numpy() for name, value in signature(**inputs).items()}
 
     ask.model = loaded  # type: ignore[attr-defined]  # which its signature does not hold
-    return Predictor("saved_model", tuple(described["class_names"]), told, ask)
+    return Predictor("saved_model", rules, data, made_up, told, ask)
 
 
 def _load_run(workdir: Path) -> Predictor:
     network = read_network(workdir)
     rules = read_rules(Served(workdir=workdir))
-    told = network.config.model.metadata
+    data, told = network.config.data, network.config.model.metadata
 
     def infer(inputs: Mapping[str, Floats]) -> Outputs:
         asked = dict(inputs) if told else inputs["images"]
         outputs = network.model(asked, training=False)
         return {name: np.asarray(values) for name, values in outputs.items()}
 
-    ask = _asking(infer, network.config.data, rules, told=told)
-    return Predictor("keras", rules.class_names, told, ask)
+    ask = _asking(infer, data, rules, told=told)
+    return Predictor("keras", rules, data, network.metadata["made_up"], told, ask)
 
 
 def _load_copy(path: Path) -> Predictor:
@@ -201,6 +210,13 @@ def _load_copy(path: Path) -> Predictor:
     _check(path, described["file_sha256"])
     runtime = RUNTIMES[described["format"]]
     require(described["format"], runtime)
+    rules, data, made_up, told = _read_described(described)
+    ask = _asking(runtime.open(path), data, rules, told=told)
+    return Predictor(described["format"], rules, data, made_up, told, ask)
+
+
+def _read_described(described: dict[str, Any]) -> tuple[Rules, DataConfig, bool, bool]:
+    """Returns rules, data, made_up and told of what `export.describe` wrote."""
     threshold = described["threshold"]
     rules = Rules(
         tuple(described["class_names"]),
@@ -214,8 +230,7 @@ def _load_copy(path: Path) -> Predictor:
         for name in ("image_size", "aspect", "crop_border", "colour_constancy")
     }
     told = "age" in described["inputs"]
-    ask = _asking(runtime.open(path), DataConfig(**fields), rules, told=told)
-    return Predictor(described["format"], rules.class_names, told, ask)
+    return rules, DataConfig(**fields), described["made_up"], told
 
 
 def _asking(
