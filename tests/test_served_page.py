@@ -40,7 +40,7 @@ from skincnn.serving.page import (
     render,
 )
 from skincnn.serving.pictures import MAX_BYTES
-from skincnn.serving.predictor import Predictor
+from skincnn.serving.predictor import Answers, Predictor
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 RULES = Rules(("mel", "nv"), 1.5, "90 % sensitivity", 0.3, 0.6)
@@ -126,9 +126,31 @@ def test_the_page_says_what_the_model_answers(asked: Asked) -> None:
         number = text_of(percent(float(probability)))
         assert f"{described[name].full_name} {name}{marked} {number}" in said
     assert ("Refer to" in said) == bool(answers["refer"][0])
-    assert ("does not look like dermatoscopy" in said) == bool(answers["unknown"][0])
     assert page.count('<img src="data:image/png;base64,') == 2
     assert len(re.findall(r"<img [^>]*alt=\"[^\"]{20,}\"", page)) == 2
+
+
+@pytest.mark.parametrize("unknown", [True, False])
+@pytest.mark.parametrize("refer", [True, False])
+def test_what_does_not_look_like_dermatoscopy_is_warned_of(
+    unknown: bool, refer: bool, asked: Asked
+) -> None:
+    def ask(*given: Any) -> Answers:
+        answers = asked.predictor.ask(*given)
+        return {
+            **answers,
+            "unknown": np.array([unknown]),
+            "refer": np.array([unknown or refer]),
+        }
+
+    predictor = dataclasses.replace(asked.predictor, ask=ask)
+    page = answer_page(dataclasses.replace(asked, predictor=predictor), jpeg(), "x", {})
+    said = text_of(page)
+    assert ("This does not look like dermatoscopy" in said) == unknown
+    assert ("It is unlike the pictures of validation" in said) == unknown
+    assert ("Refer to somebody" in said) == (unknown or refer)
+    assert ("Not referred" in said) == ("That is no all-clear" in said)
+    assert ("Not referred" in said) == (not unknown and not refer)
 
 
 def test_what_is_no_picture_is_said_to_be_none(asked: Asked) -> None:
@@ -154,20 +176,23 @@ def test_a_form_without_feature_maps_says_why_there_is_no_map(
 def test_a_model_that_is_told_of_patients_gets_the_fields(tmp_path: Path) -> None:
     told: list[dict[Any, Any]] = []
 
-    def ask(contents: Any, patients: pd.DataFrame) -> dict[str, Any]:
+    def ask(contents: Any, patients: pd.DataFrame) -> Answers:
         told.append(patients.to_dict("records")[0])
-        raise DataError("The age <900> is no age.")
+        return {"status": np.array([b"not read"]), "class_name": np.array([b""])}
 
     predictor = Predictor("keras", RULES, DataConfig(), False, True, ask)
     answer = demo.answering(Asked(predictor, None, ""), tmp_path)
-    for patient in ((None, None, None), (50, "female", "back")):
-        page = answer(upload(tmp_path), *patient)[1]
+    for patient in (("", None, None), (" 50", "female", "back")):
+        assert "Not read." in answer(upload(tmp_path), *patient)[1]
     assert np.isnan(told[0].pop("age"))
     assert told == [
         {"sex": "unknown", "localization": "unknown"},
         {"age": 50, "sex": "female", "localization": "back"},
     ]
-    assert "The age <900> is no age." in text_of(page)
+    for age in ("-1", "121", "nan", "4.5"):
+        said = text_of(answer(upload(tmp_path), age, "female", "back")[1])
+        assert f"The age must be 0..120 whole years, or empty. Received: {age}." in said
+    assert len(told) == 2
 
 
 def test_a_fault_is_a_sentence_and_no_traceback(
@@ -236,29 +261,40 @@ def test_a_port_that_cannot_be_had_is_refused(run: Run) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """What `scripts/demo.py` serves; `folder` is where it may put files."""
+    """What `scripts/demo.py` serves; `folder` is its folder for temporary files."""
 
     process: subprocess.Popen[str]
     url: str
     folder: Path
     errors: Path
 
-    def files(self) -> list[Path]:
-        return [path for path in self.folder.rglob("*") if path.is_file()]
+    def uploads(self) -> list[str]:
+        """The names of the files that were uploaded and are there."""
+        (folder,) = self.folder.glob("skincnn-*")
+        return [path.name for path in folder.rglob("*") if path.is_file()]
+
+    def upload(self, content: bytes) -> int:
+        """Uploads a file, about which nothing is asked, and returns HTTP's status."""
+        answer = requests.post(
+            f"{self.url}/gradio_api/upload",
+            files={"files": ("x.jpg", content)},
+            timeout=60,
+        )
+        return answer.status_code
 
 
-@contextlib.contextmanager
-def serving(model: Path, folder: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for all tests, each of which must leave it as it was; Ctrl-C ends it."""
+    folder = tmp_path_factory.mktemp("page")
     errors = folder.with_suffix(".log")
-    folder.mkdir()
     with (
         errors.open("w") as stderr,
         subprocess.Popen(
-            [sys.executable, str(ROOT / "scripts/demo.py"), str(model), "--port", "0"],
+            [sys.executable, str(ROOT / "scripts/demo.py"), str(run[0]), "--port", "0"],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            cwd=folder.parent,
             env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)},
         ) as process,
     ):
@@ -266,15 +302,23 @@ def serving(model: Path, folder: Path) -> Iterator[Server]:
             assert process.stdout is not None
             line = process.stdout.readline()
             assert line.startswith("page  http://127.0.0.1:"), errors.read_text()
-            yield Server(process, line.split()[1], folder, errors)
+            made = Server(process, line.split()[1], folder, errors)
+            yield made
+            ends_with_ctrl_c(made)
         finally:
             process.kill()
 
 
-@pytest.fixture(scope="module")
-def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(run[0], tmp_path_factory.mktemp("page") / "tmp") as made:
-        yield made
+def ends_with_ctrl_c(server: Server) -> None:
+    """It takes its folder along, whatever is in it, and waits for no page that is open."""
+    assert server.upload(b"x") == 200
+    assert server.uploads() == ["x.jpg"]
+    heartbeat = f"{server.url}/gradio_api/heartbeat/abc"
+    with requests.get(heartbeat, stream=True, timeout=60):
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) == 130
+    assert server.errors.read_text() == "interrupted\n"
+    assert not list(server.folder.glob("skincnn-*"))
 
 
 @needs_gradio
@@ -288,34 +332,24 @@ def test_the_server_gives_no_more_than_the_page(server: Server) -> None:
     assert info == {"named_endpoints": {}, "unnamed_endpoints": {}}
     listening = psutil.Process(server.process.pid).net_connections("inet")
     assert {one.laddr.ip for one in listening if one.status == "LISTEN"} == {"127.0.0.1"}
-    for path in ("/openapi.json", "/docs", "/gradio_api/runs", "/monitoring/summary"):
+    for path in (
+        "/openapi.json",
+        "/docs",
+        "/monitoring/summary",
+        "/gradio_api/runs",
+        f"/gradio_api/file={ROOT / 'setup.cfg'}",
+    ):
         assert not requests.get(f"{server.url}{path}", timeout=60).ok, path
+    recording = requests.post(
+        f"{server.url}/gradio_api/process_recording", files={"video": b"x"}, timeout=60
+    )
+    assert recording.status_code == 405
 
 
 @needs_gradio
 def test_an_upload_has_its_limit(server: Server) -> None:
-    address = f"{server.url}/gradio_api/upload"
-    large = {"files": ("x.jpg", bytes(MAX_BYTES + 1))}
-    assert requests.post(address, files=large, timeout=60).status_code == 413
-    assert server.files() == []
-
-
-@needs_gradio
-def test_ctrl_c_ends_it_and_takes_the_folder(run: Run, tmp_path: Path) -> None:
-    with serving(run[0], tmp_path / "tmp") as server:
-        requests.post(
-            f"{server.url}/gradio_api/upload", files={"files": ("x.jpg", b"x")}, timeout=60
-        )
-        assert [path.name for path in server.files()] == ["x.jpg"]
-        # A page that is open holds a connection.
-        with requests.get(
-            f"{server.url}/gradio_api/heartbeat/abc", stream=True, timeout=60
-        ):
-            server.process.send_signal(signal.SIGINT)
-            assert server.process.wait(20) == 130
-        assert server.errors.read_text() == "interrupted\n"
-        assert not list(server.folder.iterdir())
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["tmp"]
+    assert server.upload(bytes(MAX_BYTES + 1)) == 413
+    assert server.uploads() == []
 
 
 @pytest.fixture(scope="module")
@@ -363,8 +397,6 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
     (tmp_path / "good.jpg").write_bytes(jpeg())
     (tmp_path / "text.jpg").write_text("this is text")
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "noise.png")
     page = browser.new_page(viewport={"width": 400, "height": 800})
     asked_for: list[str] = []
     faults: list[str] = []
@@ -382,8 +414,7 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
     assert page.evaluate(
         "[...document.querySelectorAll('.answer img')].every(one => one.naturalWidth == 64)"
     )
-    assert server.files() == []
-    assert "does not look like dermatoscopy" in drop(page, tmp_path / "noise.png")
+    assert server.uploads() == []
     assert "could not be read" in drop(page, tmp_path / "text.jpg")
     with highest_memory(server.process.pid) as memory:
         assert "could not be read" in drop(page, tmp_path / "huge.png")
@@ -391,7 +422,7 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
     # And it goes on.
     assert "melanoma mel malignant" in drop(page, tmp_path / "good.jpg")
 
-    assert server.files() == []
+    assert server.uploads() == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("indexedDB.databases()") == [], "the browser keeps nothing"
     elsewhere = [url for url in asked_for if not url.startswith((server.url, "data:"))]

@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,11 @@ POLICY = (
 )
 """What a browser may load for the page: nothing from elsewhere. Gradio writes scripts and
 styles into the page itself."""
+POSTED = ("/gradio_api/upload", "/gradio_api/queue/join")
+"""What the page sends to. Gradio has more addresses, such as one that stores recordings."""
 ABANDONED = 600
 """Seconds after which an upload that was not answered is deleted."""
+MAX_AGE = 120
 Upload = Mapping[str, Any]
 """What Gradio says of an upload: `path`, where it lies, and `orig_name`."""
 
@@ -125,7 +128,7 @@ def build_app(asked: Asked, path: Path, folder: Path) -> Any:
         ),
         css=importlib.resources.files("skincnn.serving").joinpath("demo.css").read_text(),
     )
-    return _with_policy(page)
+    return _guarded(page)
 
 
 def build_page(asked: Asked, path: Path, folder: Path) -> Any:
@@ -168,14 +171,32 @@ def answering(asked: Asked, folder: Path) -> Callable[..., tuple[None, str]]:
     def answer(upload: Upload, *patient: Any) -> tuple[None, str]:
         try:
             content, name = take(upload, folder)
-            told = dict(zip(METADATA_COLUMNS, patient, strict=False))
-            return None, answer_page(asked, content, name, told)
-        except Exception as error:
+            return None, answer_page(asked, content, name, describe_patient(patient))
+        except DataError as error:
+            return None, render("failed", message=str(error))
+        except Exception:  # whatever it is, the page goes on
             logging.getLogger(__name__).exception("A picture could not be answered.")
-            message = str(error) if isinstance(error, DataError) else FAILED
-            return None, render("failed", message=message)
+            return None, render("failed", message=FAILED)
 
     return answer
+
+
+def describe_patient(fields: Sequence[str | None]) -> dict[str, Any]:
+    """Returns `METADATA_COLUMNS` from `_patient_fields`, of which there may be none.
+
+    Raises:
+        DataError: The age is none that people have.
+    """
+    patient: dict[str, Any] = dict(zip(METADATA_COLUMNS, fields, strict=False))
+    written = (patient.pop("age", "") or "").strip()
+    if not written:
+        return patient
+    if not written.isdecimal() or int(written) > MAX_AGE:
+        raise DataError(
+            f"The age must be 0..{MAX_AGE} whole years, or empty. Received: {written}. "
+            "Drop the picture again."
+        )
+    return {**patient, "age": int(written)}
 
 
 def take(upload: Upload, folder: Path) -> tuple[bytes, str]:
@@ -197,8 +218,10 @@ def take(upload: Upload, folder: Path) -> tuple[bytes, str]:
         shutil.rmtree(path.parent)
 
 
-def _with_policy(app: Any) -> Any:
-    """Returns an ASGI application whose answers carry `POLICY`."""
+def _guarded(app: Any) -> Any:
+    """Returns an ASGI application that takes `POSTED` alone and answers with `POLICY`."""
+    from starlette.responses import PlainTextResponse
+
     policy = (b"content-security-policy", POLICY.encode())
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
@@ -207,7 +230,11 @@ def _with_policy(app: Any) -> Any:
                 message = {**message, "headers": [*message["headers"], policy]}
             await send(message)
 
-        await app(scope, receive, send_with_policy)
+        reads = scope["type"] != "http" or scope["method"] in ("GET", "HEAD")
+        known = reads or scope["path"] in POSTED
+        await (app if known else PlainTextResponse("Not here.", 405))(
+            scope, receive, send_with_policy
+        )
 
     return answer
 
@@ -215,11 +242,11 @@ def _with_policy(app: Any) -> Any:
 def _patient_fields(gradio: Any) -> list[Any]:
     """Returns a field for each of `METADATA_COLUMNS`."""
     sites = [UNKNOWN, *REGION_OF]
-    with gradio.Group():
-        gradio.HTML(render("patient"), padding=True)
-        with gradio.Row():
-            return [
-                gradio.Number(label="Age in years", minimum=0, maximum=120, value=None),
-                gradio.Dropdown([UNKNOWN, *SEXES], value=UNKNOWN, label="Sex"),
-                gradio.Dropdown(sites, value=UNKNOWN, label="Site on the body"),
-            ]
+    gradio.HTML(render("patient"))
+    with gradio.Row():
+        return [
+            # No field for numbers: an empty one shows 0.
+            gradio.Textbox(label="Age in years", placeholder=UNKNOWN, max_lines=1),
+            gradio.Dropdown([UNKNOWN, *SEXES], value=UNKNOWN, label="Sex"),
+            gradio.Dropdown(sites, value=UNKNOWN, label="Site on the body"),
+        ]
