@@ -65,7 +65,7 @@ def found(malignant: float, distance: float, rules: Rules = RULES) -> dict[str, 
     """An answer of two classes, by the rules of `answers.answer`."""
     unknown = distance > rules.limit
     return {
-        "malignant_probability": np.float32(malignant),
+        "probabilities": np.array([malignant, 1 - malignant], np.float32),
         "distance": np.float32(distance),
         "unknown": np.bool_(unknown),
         "refer": np.bool_(unknown or malignant >= rules.threshold),
@@ -94,13 +94,13 @@ def test_the_reasons_are_those_of_the_decision(
 
 def test_reasons_where_little_is_known_of_the_classes() -> None:
     nothing = dataclasses.replace(RULES, threshold=np.nan)
-    assert reasons(found(np.nan, 0.1, nothing), nothing)[0] == (
+    assert reasons(found(0.5, 0.1, nothing), nothing)[0] == (
         "This model has no threshold for malignant lesions."
     )
-    some = {**found(np.nan, 0.1), "refer": np.True_}
-    assert text_of(reasons(some, RULES)[0]).startswith(
-        "The probability of a malignant class is above 30.0 %"
-    )
+    some = dataclasses.replace(RULES, class_names=("mel", "freckle"))
+    for distance in (0.1, 0.9):
+        said = text_of(" ".join(reasons(found(0.5, distance, some), some)))
+        assert "The probability of a malignant class, 50.0 %, is above 30.0 %" in said
 
 
 @pytest.mark.parametrize(

@@ -145,14 +145,13 @@ def percent(share: float) -> str:
 def _about_malignant(found: Found, rules: Rules) -> str:
     if np.isnan(rules.threshold):
         return "This model has no threshold for malignant lesions."
-    number = found["malignant_probability"]
-    # What is referred and is not unknown is above it, also where not all are known.
-    above = number >= np.float32(rules.threshold) or (
-        found["refer"] and not found["unknown"]
-    )
-    told = "" if np.isnan(number) else f", {percent(number)},"
+    known = describe(rules.class_names)
+    is_malignant = [bool(known[name].malignant) for name in rules.class_names]
+    number = found["probabilities"][is_malignant].sum()
+    # Of what is not unknown the model itself says it, by its own rounding.
+    above = number >= rules.threshold if found["unknown"] else found["refer"]
     return (
-        f"The probability of a malignant class{told} is "
+        f"The probability of a malignant class, {percent(number)}, is "
         f"{'above' if above else 'below'} {percent(rules.threshold)}, the threshold that "
         f"was chosen for {rules.point} on validation."
     )
