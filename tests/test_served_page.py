@@ -424,7 +424,9 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
 
     assert server.uploads() == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert page.evaluate("indexedDB.databases()") == [], "the browser keeps nothing"
+    kept = "[localStorage.length, sessionStorage.length, document.cookie.length]"
+    assert page.evaluate(kept) == [0, 0, 0], "the browser keeps nothing"
+    assert page.evaluate("indexedDB.databases()") == []
     elsewhere = [url for url in asked_for if not url.startswith((server.url, "data:"))]
     assert elsewhere == []
     assert faults == []

@@ -114,7 +114,7 @@ def build_app(asked: Asked, path: Path, folder: Path) -> Any:
         build_page(asked, path, folder),
         path="/",
         footer_links=[],
-        run_history=False,  # or the browser would keep every picture
+        run_history=False,  # which browsers keep
         enable_monitoring=False,
         show_error=False,
         max_file_size=MAX_BYTES,
