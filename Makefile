@@ -4,15 +4,19 @@ BIN := .venv/bin
 # Each holds TensorFlow: 2 GB of memory.
 WORKERS := --numprocesses 3 --dist worksteal
 
-.PHONY: train test test-slow test-beam check bench venv beam
+# What scripts/demo.py serves.
+MODEL := runs/quickstart
+
+.PHONY: train test test-slow test-beam check bench demo venv beam
+.NOTPARALLEL: # one pip at a time
 
 train: .venv/.installed ## train, evaluate and export the quickstart preset on the made-up demo data
 	$(BIN)/python scripts/train.py quickstart --overwrite
 
-test: .venv/.installed-dev ## every test
+test: .venv/.installed-dev .venv/.installed-demo ## every test
 	$(BIN)/python -m pytest $(WORKERS)
 
-test-slow: .venv/.installed-dev ## every test, and those that take long
+test-slow: .venv/.installed-dev .venv/.installed-demo ## every test, and those that take long
 	$(BIN)/python -m pytest $(WORKERS) --run-slow
 
 test-beam: .venv-beam/.installed ## the tests of the pipeline for many machines
@@ -28,6 +32,9 @@ bench: .venv/.installed-dev ## ratios of speed and memory, of the input, trainin
 	$(BIN)/python scripts/benchmark.py input
 	$(BIN)/python scripts/benchmark.py train
 	$(BIN)/python scripts/benchmark.py serve
+
+demo: .venv/.installed-demo ## a page to try a model on: make demo MODEL=runs/cpu
+	$(BIN)/python scripts/demo.py $(MODEL)
 
 venv: .venv/.installed ## the environment alone
 
@@ -50,9 +57,17 @@ beam: .venv-beam/.installed ## the environment of scripts/predict_many.py
 #   ERROR: Cannot install apache-beam==2.77.0 and pillow>=13 because these package versions
 #   have conflicting dependencies. [...] apache-beam 2.77.0 depends on pillow<13 and >=12.1.1
 # Pillow 12.3 has known holes that 13.0 closes. Beam uses it for embeddings and for Gemini
-# alone, not here. pip names the conflict twice (ERROR) and goes on.
+# alone, not here.
 .venv-beam/.installed: .venv-beam/bin/pip setup.cfg pyproject.toml
 	.venv-beam/bin/python -m pip install --quiet --editable '.[dev]'
-	.venv-beam/bin/python -m pip install --quiet 'apache-beam >= 2.77'
-	.venv-beam/bin/python -m pip install --quiet 'pillow >= 13.0'
+	.venv-beam/bin/python -m pip install --quiet --no-warn-conflicts 'apache-beam >= 2.77'
+	.venv-beam/bin/python -m pip install --quiet --no-warn-conflicts 'pillow >= 13.0'
+	touch $@
+
+# In two steps, and no extra of setup.cfg, because pip finds no way to do it in one:
+#   gradio 6.31.0 depends on pillow<13.0 and >=8.0
+# while this project asks for Pillow 13, which closes holes that 12 has. Gradio works with it.
+.venv/.installed-demo: .venv/.installed
+	$(BIN)/python -m pip install --quiet --no-warn-conflicts 'gradio >= 6.31'
+	$(BIN)/python -m pip install --quiet --no-warn-conflicts 'pillow >= 13.0'
 	touch $@

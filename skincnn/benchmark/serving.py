@@ -56,14 +56,14 @@ class Setting:
 
     Attributes:
         network: The network.
-        class_names: In order.
+        rules: What answers depend on besides it.
         saved_model: The folder of its SavedModel.
         paths: Files of pictures.
         requests: How many requests the server of `memory` answers.
     """
 
     network: Network
-    class_names: tuple[str, ...]
+    rules: Rules
     saved_model: Path
     paths: list[Path]
     requests: int
@@ -115,7 +115,7 @@ def prepare(
     paths = [root / f"{number:06d}.jpg" for number in range(len(files))]
     for path, content in zip(paths, files, strict=True):
         path.write_bytes(content)
-    return Setting(network, rules.class_names, root / "saved_model", paths, requests)
+    return Setting(network, rules, root / "saved_model", paths, requests)
 
 
 def calls(setting: Setting) -> Iterator[Result]:
@@ -144,7 +144,9 @@ def whole_way(setting: Setting) -> Iterator[Result]:
     batches ready while the compiled network computes. It has no limits, reads no EXIF,
     and makes no table. The signature is then asked about all files in one batch.
     """
-    predictor = open_saved_model(setting.saved_model, setting.class_names, told=False)
+    predictor = open_saved_model(
+        setting.saved_model, setting.rules, setting.data, made_up=True, told=False
+    )
     keras_call = _keras_call(setting)
     decoded = (
         tf.data.Dataset.from_tensor_slices([str(path) for path in setting.paths])

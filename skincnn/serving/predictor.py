@@ -44,16 +44,25 @@ class Predictor:
 
     Attributes:
         kind: "saved_model", "keras" or a name of `RUNTIMES`.
-        class_names: In order.
+        rules: What its answers depend on besides the network.
+        data: How it reads pictures; of several networks, how the first does.
+        made_up: Whether it was trained on made-up pictures.
         told: Whether it is told of patients.
         ask: From files, string [batch], and a table of `METADATA_COLUMNS` with a row for
             each to what `answers.answer` returns, and `status`. Several threads may ask.
     """
 
     kind: str
-    class_names: tuple[str, ...]
+    rules: Rules
+    data: DataConfig
+    made_up: bool
     told: bool
     ask: Callable[[Sequence[bytes], pd.DataFrame], Answers]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in order."""
+        return self.rules.class_names
 
 
 def load_predictor(path: Path) -> Predictor:
@@ -178,17 +187,20 @@ def _load_saved_model(path: Path) -> Predictor:
     described = _read_json(path / "assets.extra" / "metadata.json")
     for name, expected in described["files"].items():
         _check(path / name, expected)
-    return open_saved_model(
-        path, tuple(described["class_names"]), told="age" in described["inputs"]
-    )
+    rules, data, made_up, told = _read_described(described)
+    return open_saved_model(path, rules, data, made_up=made_up, told=told)
 
 
-def open_saved_model(path: Path, class_names: tuple[str, ...], *, told: bool) -> Predictor:
+def open_saved_model(
+    path: Path, rules: Rules, data: DataConfig, *, made_up: bool, told: bool
+) -> Predictor:
     """Returns a SavedModel of `write_saved_model`; its files are not checked.
 
     Args:
         path: The folder.
-        class_names: In order.
+        rules: Those that it was written with.
+        data: How it reads pictures.
+        made_up: Whether it was trained on made-up pictures.
         told: Whether it is told of patients.
     """
     loaded = tf.saved_model.load(str(path))
@@ -202,37 +214,51 @@ def open_saved_model(path: Path, class_names: tuple[str, ...], *, told: bool) ->
                 inputs[name] = tf.constant(patients[name], tf.string)
         found = {name: value.numpy() for name, value in signature(**inputs).items()}
         for names in found["class_names"][:1]:
-            if _texts(names) != list(class_names):
+            if _texts(names) != list(rules.class_names):
                 raise DataError(
                     f"{path} answers with the classes {', '.join(_texts(names))}. Expected "
-                    f"those of its metadata.json: {', '.join(class_names)}. {EXPORT_AGAIN}"
+                    f"those of its metadata.json: {', '.join(rules.class_names)}. "
+                    f"{EXPORT_AGAIN}"
                 )
         return found
 
     ask.model = loaded  # type: ignore[attr-defined]  # which its signature does not hold
-    return Predictor("saved_model", class_names, told, ask)
+    return Predictor("saved_model", rules, data, made_up, told, ask)
 
 
 def _load_run(workdir: Path) -> Predictor:
     served = Served(workdir=workdir)
     rules = read_rules(served)
     (network,) = read_networks(served, rules)
-    told = network.config.model.metadata
+    data, told = network.config.data, network.config.model.metadata
 
     def infer(inputs: Mapping[str, Floats]) -> Outputs:
         asked = dict(inputs) if told else inputs["images"]
         outputs = network.model(asked, training=False)
         return {name: np.asarray(values) for name, values in outputs.items()}
 
-    ask = _asking(infer, network.config.data, rules, told=told)
-    return Predictor("keras", rules.class_names, told, ask)
+    ask = _asking(infer, data, rules, told=told)
+    return Predictor("keras", rules, data, network.metadata["made_up"], told, ask)
 
 
 def _load_copy(path: Path) -> Predictor:
     described = _read_json(path.with_name(f"{path.name}.json"))
     _check(path, described["file_sha256"])
+    made_for = described["preprocessing"][0]["version"]
+    if made_for != PREPROCESSING:  # pictures are read here, and not in the file
+        raise ConfigError(
+            f"{path} was made for pictures that are read as in version {made_for}. "
+            f"Expected {PREPROCESSING}. {EXPORT_AGAIN}"
+        )
     runtime = RUNTIMES[described["format"]]
     require(described["format"], runtime)
+    rules, data, made_up, told = _read_described(described)
+    ask = _asking(runtime.open(path), data, rules, told=told)
+    return Predictor(described["format"], rules, data, made_up, told, ask)
+
+
+def _read_described(described: dict[str, Any]) -> tuple[Rules, DataConfig, bool, bool]:
+    """Returns rules, data, made_up and told of what `export.describe` wrote."""
     threshold = described["threshold"]
     rules = Rules(
         tuple(described["class_names"]),
@@ -245,15 +271,8 @@ def _load_copy(path: Path) -> Predictor:
         name: described["preprocessing"][0][name]
         for name in ("image_size", "aspect", "crop_border", "colour_constancy")
     }
-    made_for = described["preprocessing"][0]["version"]
-    if made_for != PREPROCESSING:  # pictures are read here, and not in the file
-        raise ConfigError(
-            f"{path} was made for pictures that are read as in version {made_for}. "
-            f"Expected {PREPROCESSING}. {EXPORT_AGAIN}"
-        )
     told = "age" in described["inputs"]
-    ask = _asking(runtime.open(path), DataConfig(**fields), rules, told=told)
-    return Predictor(described["format"], rules.class_names, told, ask)
+    return rules, DataConfig(**fields), described["made_up"], told
 
 
 def _asking(

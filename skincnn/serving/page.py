@@ -1,0 +1,196 @@
+"""What the page of scripts/demo.py says of a picture: the answer, and why it is that."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import tensorflow as tf
+from PIL import Image
+
+from skincnn.classes import describe
+from skincnn.errors import ConfigError
+from skincnn.evaluation.unknown import ACCEPTED
+from skincnn.patient import METADATA_COLUMNS, UNKNOWN
+from skincnn.serving.answers import Rules
+from skincnn.serving.explain import Explainer
+from skincnn.serving.pictures import READ, read_images
+from skincnn.serving.predictor import Predictor, load_predictor
+
+Found = Mapping[str, Any]
+"""What `answers.answer` returns of one picture, and `status`."""
+NO_BREAK = "\N{NO-BREAK SPACE}"
+FAILED = "The picture could not be answered. The terminal of the page says why."
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model that the page asks.
+
+    Attributes:
+        predictor: What answers.
+        explainer: What draws maps; None where the model's form allows none.
+        no_map: Why there is none.
+    """
+
+    predictor: Predictor
+    explainer: Explainer | None
+    no_map: str
+
+
+def open_model(path: Path) -> Asked:
+    """Returns the model at a path, with maps where its form allows them.
+
+    Args:
+        path: See `load_predictor`.
+
+    Raises:
+        ConfigError: It is no model, or packages are missing.
+        DataError: A file has changed since it was written.
+    """
+    predictor = load_predictor(path)
+    try:
+        return Asked(predictor, Explainer(path), "")
+    except ConfigError as error:
+        return Asked(predictor, None, str(error))
+
+
+def answer_page(asked: Asked, content: bytes, name: str, patient: Mapping[str, Any]) -> str:
+    """Returns what is shown of a file, as HTML that loads nothing.
+
+    Args:
+        asked: The model.
+        content: The file, whatever it is.
+        name: What it is called.
+        patient: `METADATA_COLUMNS`, for a model that is told of them; what is not there
+            or None is not known.
+
+    Raises:
+        ValueError: The model cannot be told so of the patient.
+    """
+    patients = pd.DataFrame(
+        {
+            "age": [np.nan if patient.get("age") is None else patient["age"]],
+            **{key: [patient.get(key) or UNKNOWN] for key in METADATA_COLUMNS[1:]},
+        }
+    )
+    answers = asked.predictor.ask([content], patients)
+    found = {key: values[0] for key, values in answers.items()}
+    status, class_name = (found[key].decode() for key in ("status", "class_name"))
+    if status != READ:
+        numbers = re.sub(r"\d+", lambda digits: f"{int(digits[0]):,}", status)
+        return render("unread", name=name, status=numbers)
+    rules = asked.predictor.rules
+    return render(
+        "answer",
+        name=name,
+        refer=bool(found["refer"]),
+        unknown=bool(found["unknown"]),
+        reasons=reasons(found, rules),
+        rows=rank(found["probabilities"], rules),
+        best=class_name,
+        classes=describe(rules.class_names),
+        temperature=rules.temperature,
+        **_pictures(asked, content, class_name, patients),
+    )
+
+
+def reasons(found: Found, rules: Rules) -> list[str]:
+    """Returns why a picture that was read is referred, or is not, as sentences."""
+    distance = f"{found['distance']:.3g}"
+    if not found["unknown"]:
+        return [
+            _about_malignant(found, rules),
+            f"Its distance from the pictures that the model knows, {distance}, is within "
+            f"the limit of {rules.limit:.3g}.",
+        ]
+    return [
+        f"It is unlike the pictures of validation: its distance is {distance}, and "
+        f"{100 * ACCEPTED:.0f} % of them lie within {rules.limit:.3g}.",
+        _about_malignant(found, rules),
+    ]
+
+
+def rank(probabilities: npt.NDArray[np.float32], rules: Rules) -> list[tuple[str, float]]:
+    """Returns the classes and their probabilities, the most probable first."""
+    named = zip(rules.class_names, map(float, probabilities), strict=True)
+    return sorted(named, key=lambda row: -row[1])
+
+
+def render(template: str, **content: Any) -> str:
+    """Returns a template beside this file as HTML; what is put in is text."""
+    return _environment().get_template(f"{template}.html.j2").render(**content)
+
+
+def percent(share: float) -> str:
+    """Returns a share as a percentage with one decimal, never 0 or 100 by rounding."""
+    text = f"{100 * share:.1f} %"
+    if 0 < share < 0.001:
+        text = "< 0.1 %"
+    elif 0.999 < share < 1:
+        text = "> 99.9 %"
+    return text.replace(" ", NO_BREAK)
+
+
+def _about_malignant(found: Found, rules: Rules) -> str:
+    if np.isnan(rules.threshold):
+        return "This model has no threshold for malignant lesions."
+    known = describe(rules.class_names)
+    is_malignant = [bool(known[name].malignant) for name in rules.class_names]
+    number = found["probabilities"][is_malignant].sum()
+    # Of what is not unknown the model itself says it, by its own rounding.
+    above = number >= rules.threshold if found["unknown"] else found["refer"]
+    return (
+        f"The probability of a malignant class, {percent(number)}, is "
+        f"{'above' if above else 'below'} {percent(rules.threshold)}, the threshold that "
+        f"was chosen for {rules.point} on validation."
+    )
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("skincnn.serving", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    return environment
+
+
+def _pictures(
+    asked: Asked, content: bytes, class_name: str, patients: pd.DataFrame
+) -> dict[str, str]:
+    """Returns the picture as the model sees it, and under its map or why there is none."""
+    no_map = asked.no_map
+    try:
+        if asked.explainer is not None:
+            (pair,) = asked.explainer.explain([content], [class_name], patients)
+            assert pair is not None, "a picture that was read has a class"
+            size = pair.height
+            plain, under = (pair.crop((x, 0, x + size, size)) for x in (0, size))
+            return {"picture": data_uri(plain), "overlay": data_uri(under), "no_map": ""}
+    except ConfigError as error:  # of what the network ends in
+        no_map = str(error)
+    images, _ = read_images(tf.constant([content]), asked.predictor.data)
+    picture = data_uri(Image.fromarray(images[0].numpy()))
+    return {"picture": picture, "overlay": "", "no_map": no_map}
+
+
+def data_uri(picture: Image.Image) -> str:
+    """Returns a picture as an address that holds it, as PNG."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
