@@ -18,7 +18,7 @@ class Arguments:
     the picture looks like dermatoscopy at all, and Grad-CAM of a run's folder. Nothing is
     stored or sent anywhere. Ctrl-C ends it. Not a medical device.
 
-    Examples:
+    For example:
       python scripts/demo.py runs/cpu
       python scripts/demo.py runs/cpu/export/skincnn.onnx --port 0
     """

@@ -8,8 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from skincnn.config import DataConfig
 from skincnn.serving.ahead import answer_files
+from skincnn.serving.answers import DEFAULT_POINT, Rules
 from skincnn.serving.predictor import COLUMNS, Answers, Predictor
+
+RULES = Rules(("a",), 1.0, DEFAULT_POINT, 0.5, 1.0)
 
 
 def answers(contents: Sequence[bytes]) -> Answers:
@@ -39,7 +43,9 @@ def test_all_files_are_answered_in_their_order(paths: list[Path]) -> None:
             second.set()
         return answers(contents)
 
-    batches = list(answer_files(Predictor("x", ("a",), False, ask), paths, 3))
+    batches = list(
+        answer_files(Predictor("x", RULES, DataConfig(), False, False, ask), paths, 3)
+    )
     assert [len(batch.table) for batch in batches] == [3, 3, 1]
     table = pd.concat([batch.table for batch in batches])
     assert table["file"].tolist() == [str(path) for path in paths]
@@ -55,7 +61,7 @@ def test_the_next_batch_is_asked_about_while_one_is_computed(paths: list[Path]) 
         both.wait()
         return answers(contents)
 
-    predictor = Predictor("x", ("a",), False, ask)
+    predictor = Predictor("x", RULES, DataConfig(), False, False, ask)
     assert len(list(answer_files(predictor, paths[:4], 1))) == 4
 
 
@@ -65,7 +71,9 @@ def test_an_error_comes_after_the_answers_before_it(paths: list[Path]) -> None:
             raise ValueError("of the third")
         return answers(contents)
 
-    answered = answer_files(Predictor("x", ("a",), False, ask), paths, 1)
+    answered = answer_files(
+        Predictor("x", RULES, DataConfig(), False, False, ask), paths, 1
+    )
     assert [next(answered).contents for _ in range(2)] == [[b"0"], [b"1"]]
     with pytest.raises(ValueError, match="of the third"):
         next(answered)
