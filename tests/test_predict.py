@@ -192,6 +192,18 @@ def test_a_model_with_code_in_it_is_refused(workdir: Path, tmp_path: Path) -> No
     assert "Lambda" in str(refused.value.__cause__)
 
 
+def test_an_export_of_another_model_does_not_answer_for_a_run(
+    workdir: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(workdir, tmp_path / "run")
+    assert load_predictor(folder).kind == "saved_model"
+    inputs = keras.Input((4,))
+    keras.Model(inputs, keras.layers.Dense(7)(inputs)).save(folder / "model.keras")
+    with pytest.raises(DataError, match="was exported from another model"):
+        load_predictor(folder)
+    assert load_predictor(folder / "export/skincnn").kind == "saved_model"
+
+
 def test_another_model_beside_a_run_s_is_not_answered_for(
     workdir: Path, tmp_path: Path
 ) -> None:

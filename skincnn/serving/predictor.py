@@ -74,10 +74,13 @@ def load_predictor(path: Path) -> Predictor:
 
     Raises:
         ConfigError: It is none of these, or packages are missing.
-        DataError: A file has changed since it was written.
+        DataError: A file has changed since it was written, or a run's export is of another
+            model than the run's.
     """
     saved_model = _find_saved_model(path)
     if saved_model is not None:
+        if (path / "model.keras").is_file():
+            _check_run(saved_model, path / "model.keras")
         return _load_saved_model(saved_model)
     if path.is_dir() and (path / "model.keras").is_file():
         return _load_run(path)
@@ -181,6 +184,16 @@ def _find_saved_model(path: Path) -> Path | None:
         if versions:
             return max(versions, key=lambda one: int(one.name))
     return None
+
+
+def _check_run(saved_model: Path, model: Path) -> None:
+    """Checks that a run's export is of the model that lies there."""
+    exported = _read_json(saved_model / "assets.extra" / "metadata.json")["sha256"]
+    if exported != [sha256(model)]:
+        raise DataError(
+            f"{saved_model} was exported from another model than {model}. {EXPORT_AGAIN} "
+            "Or give one of the two."
+        )
 
 
 def _load_saved_model(path: Path) -> Predictor:
