@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 from conftest import run_here, run_script
 from sklearn import metrics as reference
 
-from skincnn.config import Config, OptimizerConfig, TrainConfig
+from skincnn.config import Config, OptimizerConfig, StageConfig, TrainConfig
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.comparison import compare, read_run
 from skincnn.evaluation.comparison_tables import plot_comparison, to_frame, to_markdown
@@ -140,6 +143,32 @@ def test_seeds_are_averaged_and_told_from_seeds(tmp_path: Path) -> None:
     assert len(rows) == 2
 
 
+def test_stages_of_one_s_own_are_told_by_their_file(tmp_path: Path) -> None:
+    """No flag gives them; runs that differ by more than the seed have no mean."""
+    stages = (StageConfig(blocks=-1, epochs=1, rate=0.5),)
+    folders = [
+        configure(
+            write_run(tmp_path / f"my run {seed}", 0.7, seed=seed),
+            dataclasses.replace(
+                cpu(),
+                seed=seed,
+                optimizer=OptimizerConfig(weight_decay=decay),
+                train=TrainConfig(scenario="staged", stages=stages),
+            ),
+        )
+        for seed, decay in ((0, 1e-3), (1, 1e-3), (2, 1e-1))
+    ]
+    runs = [read_run(path, "test") for path in folders]
+    for seed, run in enumerate(runs):
+        words = shlex.split(run.command)
+        assert words[3] == f"runs/my run {seed}/config.json"
+        assert words[4:] == ["--workdir", f"runs/my run {seed}"]
+    [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
+    names = {row.name for row in rows}
+    assert len(names) == 4
+    assert "mean of my run 0, my run 1" in names
+
+
 def test_the_table_says_how_each_was_made(tmp_path: Path) -> None:
     config = dataclasses.replace(cpu(), seed=3, train=TrainConfig(epochs=4))
     run = configure(write_run(tmp_path / "one", 0.6), config)
@@ -161,7 +190,7 @@ def test_the_table_says_how_each_was_made(tmp_path: Path) -> None:
     ]
     assert [found.folds for found in runs] == [
         "0 1 2 3 4 5 6 7 / 8 / 9",
-        "all, out of fold",
+        "all, out of fold by 2 models",
         "",
     ]
     text = to_markdown(compare(runs, "macro_f1", 100), "macro_f1", "one")
@@ -205,6 +234,12 @@ def test_what_cannot_be_compared_is_said_in_one_line(
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_comparing_needs_no_tensorflow() -> None:
+    code = "import sys; from skincnn.evaluation import comparison, comparison_tables; "
+    code += "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_no_folder_is_said_in_one_line() -> None:

@@ -9,7 +9,7 @@ import pytest
 from conftest import run_here
 
 from skincnn.config import Config
-from skincnn.data.preprocess import describe_preprocessing
+from skincnn.data.reading import describe_preprocessing
 from skincnn.errors import ConfigError
 from skincnn.evaluation.folder import METADATA_KEYS, read_history, read_run
 from skincnn.files import SCHEMA, write_json

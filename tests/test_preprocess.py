@@ -13,7 +13,7 @@ from conftest import jpeg
 from PIL import Image, ImageDraw, ImageOps
 
 from skincnn.config import DataConfig
-from skincnn.data import preprocess
+from skincnn.data import preprocess, reading
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -163,9 +163,7 @@ def test_every_field_changes_pixels_and_is_said(change: dict[str, object]) -> No
         preprocess.preprocess(tf.constant(pixels), c).numpy() for c in (plain, changed)
     )
     assert np.abs(first.astype(int) - second).max() > 5
-    assert preprocess.preprocessing_fields(plain) != preprocess.preprocessing_fields(
-        changed
-    )
+    assert reading.preprocessing_fields(plain) != reading.preprocessing_fields(changed)
 
 
 def test_a_picture_of_the_size_is_not_changed_and_others_are_resized_as_ever() -> None:

@@ -133,6 +133,7 @@ def test_a_command_gives_its_configuration(name: str) -> None:
     )
     for config, start in ((base, f"python scripts/train.py {name}"), (changed, "python")):
         command = to_command(config)
+        assert command is not None
         assert command.startswith(start)
         found = parse(shlex.split(command)[2:])[1].config
         assert found == config

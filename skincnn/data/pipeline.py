@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from skincnn.config import DataConfig
 from skincnn.data.cache import ALIGNMENT, Cache, Images, cached_images, empty_array
-from skincnn.data.preprocess import preprocessing_fields, read_image
+from skincnn.data.preprocess import read_image
+from skincnn.data.reading import preprocessing_fields
 from skincnn.data.sampling import epoch_batches, steps_per_epoch
 from skincnn.errors import DataError
 

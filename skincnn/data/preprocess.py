@@ -1,7 +1,8 @@
 """From the bytes of a picture's file to the pixels that a model sees, in the graph.
 
 Training, evaluation and the exported model call the same functions with the same fields
-of `DataConfig`. Their order: decode, `crop_border`, aspect, resize, `shades_of_gray`.
+of `DataConfig` (`reading.preprocessing_fields`). Their order: decode, `crop_border`,
+aspect, resize, `shades_of_gray`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ import tensorflow as tf
 
 from skincnn.config import DataConfig
 
-PREPROCESSING = 1
-"""The version of what is done to pictures: raised where the same fields give other pixels,
-to which a model that was trained before does not belong."""
 DARK = 32
 """Grey level up to which a pixel may belong to a dermatoscope's frame."""
 MIN_BRIGHT_SHARE = 0.05
@@ -33,21 +31,6 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
         uint8 [image_size, image_size, 3] in 0..255.
     """
     return preprocess(decode(content), config)
-
-
-def preprocessing_fields(config: DataConfig) -> dict[str, int | str | bool]:
-    """Returns the fields of `config` that change what `read_image` returns."""
-    return {
-        "image_size": config.image_size,
-        "aspect": config.aspect,
-        "crop_border": config.crop_border,
-        "colour_constancy": config.colour_constancy,
-    }
-
-
-def describe_preprocessing(config: DataConfig) -> dict[str, int | str | bool]:
-    """Returns what a model must meet again: `preprocessing_fields` and their version."""
-    return {"version": PREPROCESSING, **preprocessing_fields(config)}
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,8 @@ class Run:
         minutes: Of training.
         num_parameters: Of the model.
         command: What makes it again; "" where the folder does not tell.
-        seed: Of its configuration; None for an ensemble, and where it is not known.
+        config: Its configuration, of a cross-validation on the folds of the preset; None
+            for an ensemble, and where it is not known.
         folds: "0 1 2 / 3 / 4": trained on, the epoch chosen on, tested; "" as above.
     """
 
@@ -65,8 +67,13 @@ class Run:
     minutes: float
     num_parameters: int
     command: str = ""
-    seed: int | None = None
+    config: Config | None = None
     folds: str = ""
+
+    @property
+    def seed(self) -> int | None:
+        """Returns the seed of its configuration, if that is known."""
+        return None if self.config is None else self.config.seed
 
     @property
     def pictures(self) -> str:
@@ -159,7 +166,7 @@ def compare(
         resamples: Of the lesions, the same ones for every run of the same pictures.
         seed: Their seed.
         confidence: Coverage, between 0 and 1.
-        average_seeds: Whether runs whose command differs by its seed alone get a row more,
+        average_seeds: Whether runs that differ by the seed alone get a row more,
             with the mean of their scores. Its interval is that of the mean over the same
             resamples: it tells of other lesions, and not of other seeds.
 
@@ -239,12 +246,11 @@ def _melanoma(run: Run) -> list[tuple[int, ...]]:
 
 def _seeds(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
     """Returns the runs that differ by their seed alone, where there are several."""
-    found: dict[tuple[str, str], list[Run]] = {}
+    found: dict[tuple[Config, str, str], list[Run]] = {}
     for run in runs:
-        if run.command and run.seed is not None:
-            command = run.command.removesuffix(f" --workdir runs/{run.name}")
-            command = command.replace(f" --seed {run.seed}", "")
-            found.setdefault((command, run.protocol), []).append(run)
+        if run.config is not None:
+            same = dataclasses.replace(run.config, seed=0)
+            found.setdefault((same, run.folds, run.protocol), []).append(run)
     return [tuple(group) for group in found.values() if len(group) > 1]
 
 
@@ -265,25 +271,31 @@ def _name(group: Sequence[Run]) -> str:
 
 
 def _how(workdir: Path, report: dict[str, Any]) -> dict[str, Any]:
-    """Returns the command, seed and folds of what is in a folder, as far as it tells."""
-    name = workdir.resolve().name
+    """Returns the command, configuration and folds of a folder, as far as it tells."""
+    name = shlex.quote(f"runs/{workdir.resolve().name}")
     models = report.get("models", [])
     parts = sorted(workdir.glob("model_*/config.json"))
     if models and len(parts) == len(models):
-        config = read_config(parts[0])
-        command = to_command(_on_default_folds(config))
-        command += f" --folds {len(parts)} --workdir runs/{name}"
-        return {"command": command, "seed": config.seed, "folds": "all, out of fold"}
+        config = _on_default_folds(read_config(parts[0]))
+        command = to_command(config)
+        command = command or f"python scripts/train.py --config {name}/model_1/config.json"
+        command += f" --folds {len(parts)} --workdir {name}"
+        return {
+            "command": command,
+            "config": config,
+            "folds": f"all, out of fold by {len(parts)} models",
+        }
     if models:
-        names = " ".join(f"runs/{model['name']}" for model in models)
-        return {"command": f"python scripts/evaluate.py {names} --ensemble runs/{name}"}
+        names = " ".join(shlex.quote(f"runs/{model['name']}") for model in models)
+        return {"command": f"python scripts/evaluate.py {names} --ensemble {name}"}
     if not (workdir / "config.json").is_file():
         return {}
     config = read_config(workdir / "config.json")
     folds = (config.data.train_folds, config.data.validation_folds, config.data.test_folds)
+    command = to_command(config) or f"python scripts/train.py --config {name}/config.json"
     return {
-        "command": f"{to_command(config)} --workdir runs/{name}",
-        "seed": config.seed,
+        "command": f"{command} --workdir {name}",
+        "config": config,
         "folds": " / ".join(" ".join(map(str, part)) for part in folds),
     }
 

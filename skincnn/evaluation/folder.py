@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from skincnn.config import Config, read_config
-from skincnn.data.preprocess import describe_preprocessing
+from skincnn.data.reading import describe_preprocessing
 from skincnn.errors import ConfigError
 from skincnn.files import require_schema
 

@@ -41,10 +41,11 @@ def describe_presets() -> str:
     )
 
 
-def to_command(config: Config) -> str:
+def to_command(config: Config) -> str | None:
     """Returns the command of scripts/train.py that trains with a configuration.
 
-    It starts from the preset that needs the fewest flags; the seed comes last.
+    It starts from the preset that needs the fewest flags; the seed comes last. None where
+    there is none: no flag gives stages of one's own, only a file (--config).
     """
     found: dict[str, dict[str, str]] = {}
     for name, preset in PRESETS.items():
@@ -52,7 +53,7 @@ def to_command(config: Config) -> str:
         if base.train.stages == config.train.stages:  # which no flag changes
             found[name] = _flags(base, config)
     if not found:
-        return "python scripts/train.py --config config.json"
+        return None
     name = min(found, key=lambda name: len(found[name]))
     seed = found[name].pop("--seed", None)
     flags = [f"{flag} {value}".rstrip() for flag, value in found[name].items()]

@@ -25,7 +25,7 @@ import psutil
 import tensorflow as tf
 
 from skincnn.data import datasets, pipeline
-from skincnn.data.preprocess import describe_preprocessing
+from skincnn.data.reading import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.folder import read_report, read_run
 from skincnn.evaluation.predictions import DISTANCE, arrays, read_predictions
@@ -200,7 +200,7 @@ def describe(served: Served, networks: Sequence[Network], rules: Rules) -> dict[
         "preprocessing": [
             {
                 "decode": "JPEG, PNG, GIF, BMP or WebP to RGB, accurate inverse DCT",
-                "turn": "by the EXIF tag of JPEG files",
+                "turn": "by EXIF (JPEG, PNG, WebP)",
                 "resize": "bilinear, antialiased, uint8",
                 "stored_longest_side": network.metadata["stored_longest_side"],
                 **describe_preprocessing(network.config.data),

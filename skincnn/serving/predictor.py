@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from skincnn.config import DataConfig
 from skincnn.data.metadata import encode_metadata
-from skincnn.data.preprocess import PREPROCESSING
+from skincnn.data.reading import PREPROCESSING
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.predictions import PROBABILITY_PREFIX
 from skincnn.files import require_schema, sha256

@@ -10,7 +10,8 @@ import keras
 import tensorflow as tf
 
 from skincnn.config import DataConfig
-from skincnn.data.preprocess import preprocess, preprocessing_fields
+from skincnn.data.preprocess import preprocess
+from skincnn.data.reading import preprocessing_fields
 from skincnn.serving.answers import Rules, answer
 from skincnn.serving.network import Network, are_told
 from skincnn.serving.patients import SIGNATURE as PATIENT_INPUTS

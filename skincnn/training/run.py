@@ -25,7 +25,7 @@ from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import audit
 from skincnn.data.metadata import encode_metadata
-from skincnn.data.preprocess import describe_preprocessing
+from skincnn.data.reading import describe_preprocessing
 from skincnn.data.sampling import steps_per_epoch
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError, MemoryFullError
