@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
 import subprocess
@@ -154,22 +153,40 @@ def test_pictures_in_archives_are_answered(
 def test_a_batch_that_fails_costs_one_picture(
     model: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    """An age that is no number fails the batch that it is in."""
-    patients = tmp_path / "patients.csv"
-    with patients.open("w", newline="") as file:
-        rows = [(f"{n}, it is", "fifty" if n == 4 else "50", "male", "") for n in range(9)]
-        columns = ("image_id", "age", "sex", "localization")
-        csv.writer(file).writerows([columns, *rows])
-    patterns = (f"{pictures.parent}/*/*.JPG", f"{pictures.parent}/**/*it*")
-    flags = ("--patients", patients, "--output", tmp_path / "out")
-    done = run_here("predict_many.py", model, *patterns[1:], *flags)
-    assert done.returncode == 3, done.stderr
-    answers, unread = read_output(tmp_path / "out")
-    assert unread["file"].tolist() == [str(pictures / "a/4, it is.JPG")]
-    assert "fifty" in unread["status"][0]
-    assert len(answers) == 8
-    # One star is one folder.
-    done = run_here("predict_many.py", model, patterns[0], "--output", tmp_path / "flat")
+    from skincnn.serving import beam
+    from skincnn.serving.places import Picture, Problem
+
+    class Handler(beam.PictureHandler):
+        """Has memory for all but one picture."""
+
+        def _ask(
+            self, batch: Sequence[Picture], model: beam.Loaded
+        ) -> list[str | Problem]:
+            if any("4, it" in picture.name for picture in batch):
+                raise MemoryError("out of\nmemory")
+            return super()._ask(batch, model)
+
+    handler = Handler(model, None, 9, "jsonl")
+    paths = sorted(pictures.rglob("*.JPG"))
+    batch = [Picture(str(path), path.read_bytes()) for path in paths]
+    lines = handler.run_inference(batch, handler.load_model())
+    lost = str(pictures / "a/4, it is.JPG")
+    found = {path.name: line for path, line in zip(paths, lines, strict=True)}
+    because = "not answered: MemoryError: out of memory"
+    assert found.pop("4, it is.JPG") == Problem(lost, because)
+    assert {Path(json.loads(line)["file"]).name for line in found.values()} == set(found)
+    # And so does the pipeline. It is of a pattern, of which two stars are any folders.
+    pattern, output = f"{pictures.parent}/**/*it*", tmp_path / "out"
+    counts = beam.run(handler, [pattern], None, str(output), ("file",), ())
+    assert counts == {"answers": 8, "unread": 1}
+    (unread,) = output.glob("unread-*")
+    assert json.loads(unread.read_text()) == {"file": lost, "status": because}
+
+
+@needs_beam
+def test_one_star_is_one_folder(model: Path, pictures: Path, tmp_path: Path) -> None:
+    pattern = f"{pictures.parent}/*/*.JPG"
+    done = run_here("predict_many.py", model, pattern, "--output", tmp_path / "flat")
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(next((tmp_path / "flat").glob("answers-*")))) == 3
 
@@ -215,6 +232,7 @@ def test_processes_share_the_work(model: Path, pictures: Path, tmp_path: Path) -
         (("{tmp}", "--output", "{tmp}/[1]"), "must have no"),
         (("{tmp}", "--output", "no-such-system://x"), "cannot be looked at"),
         (("{tmp}", "--patients", "{tmp}/blank.txt"), "--patients must be a CSV"),
+        (("{tmp}", "--patients", "{tmp}/fifty.csv"), "Unable to parse string 'fifty'"),
         (("{tmp}", "--batch-size", "0"), "--batch-size must be >= 1"),
     ],
 )
@@ -225,6 +243,8 @@ def test_what_cannot_be_asked_is_told(
     (tmp_path / "old").mkdir()
     (tmp_path / "old/unread-00001-of-00003.jsonl").touch()
     (tmp_path / "blank.txt").write_text("\n \n")
+    columns = "image_id,age,sex,localization"
+    (tmp_path / "fifty.csv").write_text(f"{columns}\nx,fifty,male,back\n")
     if arguments[0] == "{tmp}":
         (tmp_path / "x.jpg").touch()
     before = sorted(tmp_path.rglob("*"))
@@ -234,6 +254,7 @@ def test_what_cannot_be_asked_is_told(
     done = run_here("predict_many.py", model, *filled)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
+    assert done.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -90,7 +90,7 @@ class PictureHandler(ModelHandler[Picture, str | Problem, Loaded]):
         """Returns a line for each picture, or why there is none.
 
         One that cannot be decoded spoils none of the others. Where a batch fails as a whole
-        (an age that is no number, a full memory), each picture is asked alone.
+        (a full memory, say), each picture is asked alone.
         """
         try:
             return self._ask(batch, model)
