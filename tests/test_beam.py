@@ -150,6 +150,50 @@ def test_pictures_in_archives_are_answered(
 
 
 @needs_beam
+def test_a_damaged_member_costs_no_other(tmp_path: Path) -> None:
+    from skincnn.serving.places import Picture, Place, Problem, look_into, read
+
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("lzma.jpg", bytes(100), zipfile.ZIP_LZMA)
+        archive.writestr("é.jpg", jpeg(1))
+        archive.writestr("good.jpg", jpeg(2))
+        damaged = archive.getinfo("lzma.jpg").header_offset + 30 + len("lzma.jpg")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[damaged + 4] = 0xFF  # properties of LZMA, which follow its version
+    content[content.index("é".encode())] = 0xFF  # in the header before the picture
+    (tmp_path / "a.zip").write_bytes(content)
+    name = f"{tmp_path / 'a.zip'}"
+    (place,) = look_into(Place(name, len(content)))
+    lost, mangled, good = read(place)
+    assert isinstance(lost, Problem)
+    assert lost.file == f"{name}/lzma.jpg"
+    assert "not read: Invalid or unsupported options" in lost.status
+    assert isinstance(mangled, Problem)
+    assert mangled.file == f"{name}/é.jpg"
+    assert "not read: 'utf-8' codec can't decode" in mangled.status
+    assert good == Picture(f"{name}/good.jpg", jpeg(2))
+
+
+@needs_beam
+def test_an_archive_that_changes_after_it_was_found_is_told(tmp_path: Path) -> None:
+    from skincnn.serving.places import Place, Problem, look_into, read
+
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("1.jpg", jpeg(1))
+        archive.writestr("2.jpg", jpeg(2))
+    (place,) = look_into(Place(str(path), path.stat().st_size))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("2.jpg", jpeg(2))
+    changed = list(read(place))
+    path.unlink()
+    for found in (changed, list(read(place))):
+        assert all(isinstance(one, Problem) for one in found)
+        assert [one[0] for one in found] == [f"{path}/1.jpg", f"{path}/2.jpg"]
+        assert all(one[1].startswith("not read: ") for one in found)
+
+
+@needs_beam
 def test_a_batch_that_fails_costs_one_picture(
     model: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import lzma
 import re
 import zipfile
 import zlib
@@ -19,8 +21,17 @@ from skincnn.serving.pictures import MAX_BYTES
 
 AT_ONCE = 64
 """Pictures of a ZIP archive that one worker reads without opening it again."""
-DAMAGED = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What a file may raise that is read; RuntimeError where a ZIP archive is encrypted."""
+DAMAGED = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What a file may raise that is read. In a ZIP archive RuntimeError is one that is encrypted,
+and ValueError a name that is not in UTF-8."""
 
 
 class Place(NamedTuple):
@@ -103,7 +114,7 @@ def look_into(place: Place) -> Iterator[Place]:
     try:
         with _open(place.name) as file, zipfile.ZipFile(file) as archive:
             members = archive.namelist()
-    except (*DAMAGED, ValueError) as error:
+    except DAMAGED as error:
         problem = f"not read: {error}"
     members = [name for name in members if name.lower().endswith(PICTURE_SUFFIXES)]
     if not members:
@@ -120,11 +131,7 @@ def read(place: Place) -> Iterator[Picture | Problem]:
     elif not members:
         yield _read(name, size, lambda: _open(name))
     else:
-        with _open(name) as file, zipfile.ZipFile(file) as archive:
-            for member in members:
-                about = archive.getinfo(member)
-                opened = functools.partial(archive.open, about)
-                yield _read(f"{name}/{member}", about.file_size, opened)
+        yield from _read_archive(name, members)
 
 
 def require_pictures(patterns: Sequence[str], names: str | None) -> None:
@@ -186,6 +193,22 @@ def _read(name: str, size: int, opened: Callable[[], IO[bytes]]) -> Picture | Pr
             return Picture(name, file.read(MAX_BYTES + 1))
     except DAMAGED as error:
         return Problem(name, f"not read: {error}")
+
+
+def _read_archive(name: str, members: Sequence[str]) -> Iterator[Picture | Problem]:
+    """Yields pictures; the archive may have changed, or gone, since it was looked into."""
+    with contextlib.ExitStack() as stack:
+        try:
+            archive = zipfile.ZipFile(stack.enter_context(_open(name)))
+            stack.enter_context(archive)
+            found = [archive.getinfo(member) for member in members]
+        except (*DAMAGED, KeyError) as error:
+            for member in members:
+                yield Problem(f"{name}/{member}", f"not read: {error}")
+            return
+        for member, about in zip(members, found, strict=True):
+            opened = functools.partial(archive.open, about)
+            yield _read(f"{name}/{member}", about.file_size, opened)
 
 
 def _open(name: str) -> IO[bytes]:
