@@ -175,6 +175,20 @@ def test_a_damaged_member_costs_no_other(tmp_path: Path) -> None:
 
 
 @needs_beam
+def test_two_members_of_one_name_are_two_pictures(tmp_path: Path) -> None:
+    from skincnn.serving.places import Picture, Place, look_into, read
+
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "no picture")
+        archive.writestr("x.jpg", jpeg(1))
+        with pytest.warns(match="Duplicate name"):
+            archive.writestr("x.jpg", jpeg(2))
+    (place,) = look_into(Place(str(path), path.stat().st_size))
+    assert list(read(place)) == [Picture(f"{path}/x.jpg", jpeg(n)) for n in (1, 2)]
+
+
+@needs_beam
 def test_an_archive_that_changes_after_it_was_found_is_told(tmp_path: Path) -> None:
     from skincnn.serving.places import Place, Problem, look_into, read
 
@@ -203,9 +217,7 @@ def test_a_batch_that_fails_costs_one_picture(
     class Handler(beam.PictureHandler):
         """Has memory for all but one picture."""
 
-        def _ask(
-            self, batch: Sequence[Picture], model: beam.Loaded
-        ) -> list[str | Problem]:
+        def _ask(self, batch: Sequence[Picture], model: beam.Loaded) -> list[str | Problem]:
             if any("4, it" in picture.name for picture in batch):
                 raise MemoryError("out of\nmemory")
             return super()._ask(batch, model)

@@ -30,8 +30,8 @@ DAMAGED = (
     zlib.error,
     lzma.LZMAError,
 )
-"""What a file may raise that is read. In a ZIP archive RuntimeError is one that is encrypted,
-and ValueError a name that is not in UTF-8."""
+"""What a file may raise that is read: RuntimeError where a ZIP archive is encrypted, and
+ValueError where a name in it is not in UTF-8."""
 
 
 class Place(NamedTuple):
@@ -41,13 +41,14 @@ class Place(NamedTuple):
         name: Of a picture, or of a ZIP archive.
         size: Its bytes.
         problem: Why there is nothing to read; else "".
-        members: Names of pictures in the archive, once it was looked into.
+        members: Of pictures in the archive, once it was looked into: the position among
+            its members, of which two may have one name, and the name.
     """
 
     name: str
     size: int
     problem: str = ""
-    members: Sequence[str] = ()
+    members: Sequence[tuple[int, str]] = ()
 
 
 class Picture(NamedTuple):
@@ -110,13 +111,14 @@ def look_into(place: Place) -> Iterator[Place]:
     if place.problem or not place.name.lower().endswith(".zip"):
         yield place
         return
-    problem, members = "not read: no picture is in the archive", []
+    problem, names = "not read: no picture is in the archive", []
     try:
         with _open(place.name) as file, zipfile.ZipFile(file) as archive:
-            members = archive.namelist()
+            names = archive.namelist()
     except DAMAGED as error:
         problem = f"not read: {error}"
-    members = [name for name in members if name.lower().endswith(PICTURE_SUFFIXES)]
+    listed = enumerate(names)
+    members = [one for one in listed if one[1].lower().endswith(PICTURE_SUFFIXES)]
     if not members:
         yield Place(place.name, 0, problem)
     for start in range(0, len(members), AT_ONCE):
@@ -195,18 +197,23 @@ def _read(name: str, size: int, opened: Callable[[], IO[bytes]]) -> Picture | Pr
         return Problem(name, f"not read: {error}")
 
 
-def _read_archive(name: str, members: Sequence[str]) -> Iterator[Picture | Problem]:
+def _read_archive(
+    name: str, members: Sequence[tuple[int, str]]
+) -> Iterator[Picture | Problem]:
     """Yields pictures; the archive may have changed, or gone, since it was looked into."""
     with contextlib.ExitStack() as stack:
         try:
             archive = zipfile.ZipFile(stack.enter_context(_open(name)))
             stack.enter_context(archive)
-            found = [archive.getinfo(member) for member in members]
-        except (*DAMAGED, KeyError) as error:
-            for member in members:
+            names = archive.namelist()
+            if any(names[at : at + 1] != [member] for at, member in members):
+                raise OSError("the archive was changed after it was looked into")
+        except DAMAGED as error:
+            for _, member in members:
                 yield Problem(f"{name}/{member}", f"not read: {error}")
             return
-        for member, about in zip(members, found, strict=True):
+        for at, member in members:
+            about = archive.infolist()[at]
             opened = functools.partial(archive.open, about)
             yield _read(f"{name}/{member}", about.file_size, opened)
 
