@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -66,9 +67,13 @@ def assert_same(expected: pd.DataFrame, answers: pd.DataFrame) -> None:
 
 @needs_beam
 def test_the_rows_are_those_of_predict(model: Path, pictures: Path, tmp_path: Path) -> None:
-    alone = run_here("predict.py", model, pictures, "--output", tmp_path / "alone.csv")
+    folder = tmp_path / pictures.name
+    shutil.copytree(pictures, folder)
+    (folder / "a/link.jpg").symlink_to("nowhere")
+    (folder / "a/folder.jpg").mkdir()
+    alone = run_here("predict.py", model, folder, "--output", tmp_path / "alone.csv")
     flags = ("--output", tmp_path / "many", "--batch-size", 4)
-    many = run_here("predict_many.py", model, pictures, *flags)
+    many = run_here("predict_many.py", model, folder, *flags)
     assert (alone.returncode, many.returncode) == (3, 3), many.stderr
     expected = read_csv([tmp_path / "alone.csv"])
     answers, unread = read_output(tmp_path / "many")
@@ -76,9 +81,35 @@ def test_the_rows_are_those_of_predict(model: Path, pictures: Path, tmp_path: Pa
     assert_same(expected, answers)
     bad = expected[expected["status"] == UNREADABLE]
     assert unread["file"].tolist() == bad["file"].tolist()
-    assert unread["status"].tolist() == bad["status"].tolist()
-    assert "3 of 12 file(s) could not be read" in many.stderr
+    told = unread["status"] != UNREADABLE
+    opened = [str(folder / f"a/{name}.jpg") for name in ("folder", "link")]
+    assert unread["file"][told].tolist() == opened
+    assert unread["status"].str.startswith("not read: ").all()
+    assert "5 of 14 file(s) could not be read" in many.stderr
     assert f"{tmp_path / 'many'}/unread-*.csv" in many.stderr
+
+
+@needs_beam
+def test_a_folder_elsewhere_may_have_the_name_of_a_pattern() -> None:
+    from apache_beam.io.filesystem import FileMetadata
+    from apache_beam.io.localfilesystem import LocalFileSystem
+
+    from skincnn.serving.places import list_files
+
+    names = [f"bucket://b/{name}" for name in ("[1]/a/x.JPG", "[1]/y.txt", "(1)/z.jpg")]
+
+    class Bucket(LocalFileSystem):
+        """Beam finds it among the subclasses."""
+
+        @classmethod
+        def scheme(cls) -> str:
+            return "bucket"
+
+        def _list(self, dir_or_prefix: str) -> list[FileMetadata]:
+            return [FileMetadata(name, 1) for name in names]
+
+    assert Bucket in LocalFileSystem.get_all_subclasses()
+    assert [one.path for one in list_files("bucket://b/[1]/")] == names[:1]
 
 
 @needs_beam

@@ -16,7 +16,7 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from skincnn.errors import ConfigError
-from skincnn.files import PICTURE_SUFFIXES, require_writable_folder
+from skincnn.files import PICTURE_SUFFIXES, pictures_in, require_writable_folder
 from skincnn.serving.pictures import MAX_BYTES
 
 AT_ONCE = 64
@@ -92,7 +92,10 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
             which ** means any folders.
         limit: How many are enough, where it is a pattern.
     """
-    if pattern.endswith("/") or Path(pattern).is_dir():
+    if Path(pattern).is_dir():
+        # Beam would leave out links that lead nowhere.
+        return [FileMetadata(str(path), _size(path)) for path in pictures_in(Path(pattern))]
+    if pattern.endswith("/"):
         folder = f"{pattern.rstrip('/')}/"
         # What would be special in a pattern may be part of the folder's name.
         below = re.sub(r"[][*?]", "?", folder) + "**"
@@ -216,6 +219,14 @@ def _read_archive(
             about = archive.infolist()[at]
             opened = functools.partial(archive.open, about)
             yield _read(f"{name}/{member}", about.file_size, opened)
+
+
+def _size(path: Path) -> int:
+    """Returns the bytes of a file; 0 where that is not known, which reading tells."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _open(name: str) -> IO[bytes]:
