@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, run_here
+from conftest import ROOT, run_here, run_script
 from source_files import jpeg
 
 from skincnn.errors import ConfigError
@@ -273,8 +273,9 @@ def test_a_batch_that_fails_costs_one_picture(
 @needs_beam
 def test_one_star_is_one_folder(model: Path, pictures: Path, tmp_path: Path) -> None:
     pattern = f"{pictures.parent}/*/*.JPG"
-    done = run_here("predict_many.py", model, pattern, "--output", tmp_path / "flat")
+    done = run_script("predict_many.py", model, pattern, "--output", tmp_path / "flat")
     assert done.returncode == 0, done.stderr
+    assert done.stderr == f"answers  {tmp_path / 'flat'}/answers-*.csv\n"
     assert len(pd.read_csv(next((tmp_path / "flat").glob("answers-*")))) == 3
 
 
