@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -358,19 +359,34 @@ def test_a_failure_leaves_nothing(pictures: Path, tmp_path: Path) -> None:
 
 @needs_beam
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "code", "message"),
+    [(signal.SIGTERM, 143, "terminated\n"), (signal.SIGINT, 130, "interrupted\n")],
+)
 def test_what_is_stopped_leaves_nothing(
-    model: Path, pictures: Path, tmp_path: Path
+    sent: signal.Signals,
+    code: int,
+    message: str,
+    model: Path,
+    pictures: Path,
+    tmp_path: Path,
 ) -> None:
     listed, output = tmp_path / "names.txt", tmp_path / "out"
     listed.write_text(f"{min(pictures.rglob('*.JPG'))}\n" * 20_000, encoding="utf-8")
     script = ROOT / "scripts/predict_many.py"
     command = [sys.executable, script, model, "--names", listed, "--output", output]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        deadline = time.monotonic() + 120
         while process.poll() is None and not list(output.rglob("*.csv")):
+            if time.monotonic() > deadline:
+                process.kill()
             time.sleep(0.1)
-        process.terminate()
-        said = process.communicate(timeout=120)[1]
-    assert (process.returncode, said) == (143, "terminated\n")
+        process.send_signal(sent)
+        try:
+            said = process.communicate(timeout=120)[1]
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (code, message)
     assert not list(output.iterdir())
 
 
