@@ -13,8 +13,11 @@ import tyro
 from skincnn import cli
 from skincnn.errors import ConfigError, DataError
 
-UNASKED = ("apitools not found", "Resource module is not available")
-"""How Beam's warnings begin that ask nothing of the user."""
+UNASKED = {
+    "root": ("apitools not found", "Resource module is not available"),
+    "apache_beam.io.filebasedsink": ("No shards found to finalize",),
+}
+"""How Beam's warnings begin that ask nothing of the user, by their loggers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +103,16 @@ def command() -> None:
 
 
 def load_beam() -> None:
-    """Imports Apache Beam without what it says of packages that it does without.
+    """Imports Apache Beam without what it says of packages and files that it does without.
 
     Raises:
         ConfigError: It is not installed.
     """
-    logging.getLogger().addFilter(
-        lambda record: not record.getMessage().startswith(UNASKED)
-    )
+    for name in UNASKED:
+        # A logger's filters see no more than what is said to itself.
+        logging.getLogger(name).addFilter(
+            lambda record: not record.getMessage().startswith(UNASKED[record.name])
+        )
     try:
         import apache_beam  # noqa: F401
     except ImportError as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, run_here
+from conftest import ROOT, run_here, run_script
 from source_files import jpeg
 
 from skincnn.errors import ConfigError
@@ -67,9 +68,13 @@ def assert_same(expected: pd.DataFrame, answers: pd.DataFrame) -> None:
 
 @needs_beam
 def test_the_rows_are_those_of_predict(model: Path, pictures: Path, tmp_path: Path) -> None:
-    alone = run_here("predict.py", model, pictures, "--output", tmp_path / "alone.csv")
+    folder = tmp_path / pictures.name
+    shutil.copytree(pictures, folder)
+    (folder / "a/link.jpg").symlink_to("nowhere")
+    (folder / "a/folder.jpg").mkdir()
+    alone = run_here("predict.py", model, folder, "--output", tmp_path / "alone.csv")
     flags = ("--output", tmp_path / "many", "--batch-size", 4)
-    many = run_here("predict_many.py", model, pictures, *flags)
+    many = run_here("predict_many.py", model, folder, *flags)
     assert (alone.returncode, many.returncode) == (3, 3), many.stderr
     expected = read_csv([tmp_path / "alone.csv"])
     answers, unread = read_output(tmp_path / "many")
@@ -77,9 +82,35 @@ def test_the_rows_are_those_of_predict(model: Path, pictures: Path, tmp_path: Pa
     assert_same(expected, answers)
     bad = expected[expected["status"] == UNREADABLE]
     assert unread["file"].tolist() == bad["file"].tolist()
-    assert unread["status"].tolist() == bad["status"].tolist()
-    assert "3 of 12 file(s) could not be read" in many.stderr
+    told = unread["status"] != UNREADABLE
+    opened = [str(folder / f"a/{name}.jpg") for name in ("folder", "link")]
+    assert unread["file"][told].tolist() == opened
+    assert unread["status"].str.startswith("not read: ").all()
+    assert "5 of 14 file(s) could not be read" in many.stderr
     assert f"{tmp_path / 'many'}/unread-*.csv" in many.stderr
+
+
+@needs_beam
+def test_a_folder_elsewhere_may_have_the_name_of_a_pattern() -> None:
+    from apache_beam.io.filesystem import FileMetadata
+    from apache_beam.io.localfilesystem import LocalFileSystem
+
+    from skincnn.serving.places import list_files
+
+    names = [f"bucket://b/{name}" for name in ("[1]/a/x.JPG", "[1]/y.txt", "(1)/z.jpg")]
+
+    class Bucket(LocalFileSystem):
+        """Beam finds it among the subclasses."""
+
+        @classmethod
+        def scheme(cls) -> str:
+            return "bucket"
+
+        def _list(self, dir_or_prefix: str) -> list[FileMetadata]:
+            return [FileMetadata(name, 1) for name in names]
+
+    assert Bucket in LocalFileSystem.get_all_subclasses()
+    assert [one.path for one in list_files("bucket://b/[1]/")] == names[:1]
 
 
 @needs_beam
@@ -151,26 +182,101 @@ def test_pictures_in_archives_are_answered(
 
 
 @needs_beam
+def test_a_damaged_member_costs_no_other(tmp_path: Path) -> None:
+    from skincnn.serving.places import Picture, Place, Problem, look_into, read
+
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("lzma.jpg", bytes(100), zipfile.ZIP_LZMA)
+        archive.writestr("é.jpg", jpeg(1))
+        archive.writestr("good.jpg", jpeg(2))
+        damaged = archive.getinfo("lzma.jpg").header_offset + 30 + len("lzma.jpg")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[damaged + 4] = 0xFF  # properties of LZMA, which follow its version
+    content[content.index("é".encode())] = 0xFF  # in the header before the picture
+    (tmp_path / "a.zip").write_bytes(content)
+    name = f"{tmp_path / 'a.zip'}"
+    (place,) = look_into(Place(name, len(content)))
+    lost, mangled, good = read(place)
+    assert isinstance(lost, Problem)
+    assert lost.file == f"{name}/lzma.jpg"
+    assert "not read: Invalid or unsupported options" in lost.status
+    assert isinstance(mangled, Problem)
+    assert mangled.file == f"{name}/é.jpg"
+    assert "not read: 'utf-8' codec can't decode" in mangled.status
+    assert good == Picture(f"{name}/good.jpg", jpeg(2))
+
+
+@needs_beam
+def test_two_members_of_one_name_are_two_pictures(tmp_path: Path) -> None:
+    from skincnn.serving.places import Picture, Place, look_into, read
+
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "no picture")
+        archive.writestr("x.jpg", jpeg(1))
+        with pytest.warns(match="Duplicate name"):
+            archive.writestr("x.jpg", jpeg(2))
+    (place,) = look_into(Place(str(path), path.stat().st_size))
+    assert list(read(place)) == [Picture(f"{path}/x.jpg", jpeg(n)) for n in (1, 2)]
+
+
+@needs_beam
+def test_an_archive_that_changes_after_it_was_found_is_told(tmp_path: Path) -> None:
+    from skincnn.serving.places import Place, Problem, look_into, read
+
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("1.jpg", jpeg(1))
+        archive.writestr("2.jpg", jpeg(2))
+    (place,) = look_into(Place(str(path), path.stat().st_size))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("2.jpg", jpeg(2))
+    changed = list(read(place))
+    path.unlink()
+    for found in (changed, list(read(place))):
+        assert all(isinstance(one, Problem) for one in found)
+        assert [one[0] for one in found] == [f"{path}/1.jpg", f"{path}/2.jpg"]
+        assert all(one[1].startswith("not read: ") for one in found)
+
+
+@needs_beam
 def test_a_batch_that_fails_costs_one_picture(
     model: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    """An age that is no number fails the batch that it is in."""
-    patients = tmp_path / "patients.csv"
-    with patients.open("w", newline="") as file:
-        rows = [(f"{n}, it is", "fifty" if n == 4 else "50", "male", "") for n in range(9)]
-        columns = ("image_id", "age", "sex", "localization")
-        csv.writer(file).writerows([columns, *rows])
-    patterns = (f"{pictures.parent}/*/*.JPG", f"{pictures.parent}/**/*it*")
-    flags = ("--patients", patients, "--output", tmp_path / "out")
-    done = run_here("predict_many.py", model, *patterns[1:], *flags)
-    assert done.returncode == 3, done.stderr
-    answers, unread = read_output(tmp_path / "out")
-    assert unread["file"].tolist() == [str(pictures / "a/4, it is.JPG")]
-    assert "fifty" in unread["status"][0]
-    assert len(answers) == 8
-    # One star is one folder.
-    done = run_here("predict_many.py", model, patterns[0], "--output", tmp_path / "flat")
+    from skincnn.serving import beam
+    from skincnn.serving.places import Picture, Problem
+
+    class Handler(beam.PictureHandler):
+        """Has memory for all but one picture."""
+
+        def _ask(self, batch: Sequence[Picture], model: beam.Loaded) -> list[str | Problem]:
+            if any("4, it" in picture.name for picture in batch):
+                raise MemoryError("out of\nmemory")
+            return super()._ask(batch, model)
+
+    handler = Handler(model, None, 9, "jsonl")
+    paths = sorted(pictures.rglob("*.JPG"))
+    batch = [Picture(str(path), path.read_bytes()) for path in paths]
+    lines = handler.run_inference(batch, handler.load_model())
+    lost = str(pictures / "a/4, it is.JPG")
+    found = {path.name: line for path, line in zip(paths, lines, strict=True)}
+    because = "not answered: MemoryError: out of memory"
+    assert found.pop("4, it is.JPG") == Problem(lost, because)
+    assert {Path(json.loads(line)["file"]).name for line in found.values()} == set(found)
+    # And so does the pipeline. It is of a pattern, of which two stars are any folders.
+    pattern, output = f"{pictures.parent}/**/*it*", tmp_path / "out"
+    counts = beam.run(handler, [pattern], None, str(output), ("file",), ())
+    assert counts == {"answers": 8, "unread": 1}
+    (unread,) = output.glob("unread-*")
+    assert json.loads(unread.read_text()) == {"file": lost, "status": because}
+
+
+@needs_beam
+def test_one_star_is_one_folder(model: Path, pictures: Path, tmp_path: Path) -> None:
+    pattern = f"{pictures.parent}/*/*.JPG"
+    done = run_script("predict_many.py", model, pattern, "--output", tmp_path / "flat")
     assert done.returncode == 0, done.stderr
+    assert done.stderr == f"answers  {tmp_path / 'flat'}/answers-*.csv\n"
     assert len(pd.read_csv(next((tmp_path / "flat").glob("answers-*")))) == 3
 
 
@@ -215,6 +321,7 @@ def test_processes_share_the_work(model: Path, pictures: Path, tmp_path: Path) -
         (("{tmp}", "--output", "{tmp}/[1]"), "must have no"),
         (("{tmp}", "--output", "no-such-system://x"), "cannot be looked at"),
         (("{tmp}", "--patients", "{tmp}/blank.txt"), "--patients must be a CSV"),
+        (("{tmp}", "--patients", "{tmp}/fifty.csv"), "Unable to parse string 'fifty'"),
         (("{tmp}", "--batch-size", "0"), "--batch-size must be >= 1"),
     ],
 )
@@ -225,6 +332,8 @@ def test_what_cannot_be_asked_is_told(
     (tmp_path / "old").mkdir()
     (tmp_path / "old/unread-00001-of-00003.jsonl").touch()
     (tmp_path / "blank.txt").write_text("\n \n")
+    columns = "image_id,age,sex,localization"
+    (tmp_path / "fifty.csv").write_text(f"{columns}\nx,fifty,male,back\n")
     if arguments[0] == "{tmp}":
         (tmp_path / "x.jpg").touch()
     before = sorted(tmp_path.rglob("*"))
@@ -234,6 +343,7 @@ def test_what_cannot_be_asked_is_told(
     done = run_here("predict_many.py", model, *filled)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
+    assert done.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -249,19 +359,34 @@ def test_a_failure_leaves_nothing(pictures: Path, tmp_path: Path) -> None:
 
 @needs_beam
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "code", "message"),
+    [(signal.SIGTERM, 143, "terminated\n"), (signal.SIGINT, 130, "interrupted\n")],
+)
 def test_what_is_stopped_leaves_nothing(
-    model: Path, pictures: Path, tmp_path: Path
+    sent: signal.Signals,
+    code: int,
+    message: str,
+    model: Path,
+    pictures: Path,
+    tmp_path: Path,
 ) -> None:
     listed, output = tmp_path / "names.txt", tmp_path / "out"
     listed.write_text(f"{min(pictures.rglob('*.JPG'))}\n" * 20_000, encoding="utf-8")
     script = ROOT / "scripts/predict_many.py"
     command = [sys.executable, script, model, "--names", listed, "--output", output]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        deadline = time.monotonic() + 120
         while process.poll() is None and not list(output.rglob("*.csv")):
+            if time.monotonic() > deadline:
+                process.kill()
             time.sleep(0.1)
-        process.terminate()
-        said = process.communicate(timeout=120)[1]
-    assert (process.returncode, said) == (143, "terminated\n")
+        process.send_signal(sent)
+        try:
+            said = process.communicate(timeout=120)[1]
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (code, message)
     assert not list(output.iterdir())
 
 

@@ -90,7 +90,7 @@ class PictureHandler(ModelHandler[Picture, str | Problem, Loaded]):
         """Returns a line for each picture, or why there is none.
 
         One that cannot be decoded spoils none of the others. Where a batch fails as a whole
-        (an age that is no number, a full memory), each picture is asked alone.
+        (a full memory, say), each picture is asked alone.
         """
         try:
             return self._ask(batch, model)
@@ -144,8 +144,8 @@ def run(
         RuntimeError: The pipeline was stopped elsewhere, or a worker failed.
     """
     pipeline, is_here = _begin(flags)
-    found = find_pictures(pipeline, patterns, names)
-    answers, problems = answer_pictures(found, handler)
+    places = find_pictures(pipeline, patterns, names)
+    answers, problems = answer_pictures(places, handler)
     unread = problems | "UnreadLine" >> beam.Map(_unread_line, handler.format_name)
     write(answers, FileSystems.join(output, ANSWERS), handler.format_name, columns)
     write(unread, FileSystems.join(output, UNREAD), handler.format_name, Problem._fields)
@@ -163,8 +163,8 @@ def run(
                 shutil.rmtree(folder, ignore_errors=True)
     if state != PipelineState.DONE:
         raise RuntimeError(f"The pipeline ended as {state}; expected {PipelineState.DONE}.")
-    found = done.metrics().query(MetricsFilter().with_namespace("skincnn"))["counters"]
-    counts = {one.key.metric.name: int(one.result) for one in found}
+    counted = done.metrics().query(MetricsFilter().with_namespace("skincnn"))["counters"]
+    counts = {one.key.metric.name: int(one.result) for one in counted}
     return {name: counts.get(name, 0) for name in (ANSWERS, UNREAD)}
 
 

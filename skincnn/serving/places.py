@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import lzma
 import re
 import zipfile
 import zlib
@@ -14,13 +16,22 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from skincnn.errors import ConfigError
-from skincnn.files import PICTURE_SUFFIXES, require_writable_folder
+from skincnn.files import PICTURE_SUFFIXES, pictures_in, require_writable_folder
 from skincnn.serving.pictures import MAX_BYTES
 
 AT_ONCE = 64
 """Pictures of a ZIP archive that one worker reads without opening it again."""
-DAMAGED = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What a file may raise that is read; RuntimeError where a ZIP archive is encrypted."""
+DAMAGED = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What a file may raise that is read: RuntimeError where a ZIP archive is encrypted, and
+ValueError where a name in it is not in UTF-8."""
 
 
 class Place(NamedTuple):
@@ -30,13 +41,14 @@ class Place(NamedTuple):
         name: Of a picture, or of a ZIP archive.
         size: Its bytes.
         problem: Why there is nothing to read; else "".
-        members: Names of pictures in the archive, once it was looked into.
+        members: Of pictures in the archive, once it was looked into: the position among
+            its members, of which two may have one name, and the name.
     """
 
     name: str
     size: int
     problem: str = ""
-    members: Sequence[str] = ()
+    members: Sequence[tuple[int, str]] = ()
 
 
 class Picture(NamedTuple):
@@ -80,7 +92,10 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
             which ** means any folders.
         limit: How many are enough, where it is a pattern.
     """
-    if pattern.endswith("/") or Path(pattern).is_dir():
+    if Path(pattern).is_dir():
+        # Beam would leave out links that lead nowhere.
+        return [FileMetadata(str(path), _size(path)) for path in pictures_in(Path(pattern))]
+    if pattern.endswith("/"):
         folder = f"{pattern.rstrip('/')}/"
         # What would be special in a pattern may be part of the folder's name.
         below = re.sub(r"[][*?]", "?", folder) + "**"
@@ -99,13 +114,14 @@ def look_into(place: Place) -> Iterator[Place]:
     if place.problem or not place.name.lower().endswith(".zip"):
         yield place
         return
-    problem, members = "not read: no picture is in the archive", []
+    problem, names = "not read: no picture is in the archive", []
     try:
         with _open(place.name) as file, zipfile.ZipFile(file) as archive:
-            members = archive.namelist()
-    except (*DAMAGED, ValueError) as error:
+            names = archive.namelist()
+    except DAMAGED as error:
         problem = f"not read: {error}"
-    members = [name for name in members if name.lower().endswith(PICTURE_SUFFIXES)]
+    listed = enumerate(names)
+    members = [one for one in listed if one[1].lower().endswith(PICTURE_SUFFIXES)]
     if not members:
         yield Place(place.name, 0, problem)
     for start in range(0, len(members), AT_ONCE):
@@ -120,11 +136,7 @@ def read(place: Place) -> Iterator[Picture | Problem]:
     elif not members:
         yield _read(name, size, lambda: _open(name))
     else:
-        with _open(name) as file, zipfile.ZipFile(file) as archive:
-            for member in members:
-                about = archive.getinfo(member)
-                opened = functools.partial(archive.open, about)
-                yield _read(f"{name}/{member}", about.file_size, opened)
+        yield from _read_archive(name, members)
 
 
 def require_pictures(patterns: Sequence[str], names: str | None) -> None:
@@ -186,6 +198,35 @@ def _read(name: str, size: int, opened: Callable[[], IO[bytes]]) -> Picture | Pr
             return Picture(name, file.read(MAX_BYTES + 1))
     except DAMAGED as error:
         return Problem(name, f"not read: {error}")
+
+
+def _read_archive(
+    name: str, members: Sequence[tuple[int, str]]
+) -> Iterator[Picture | Problem]:
+    """Yields pictures; the archive may have changed, or gone, since it was looked into."""
+    with contextlib.ExitStack() as stack:
+        try:
+            archive = zipfile.ZipFile(stack.enter_context(_open(name)))
+            stack.enter_context(archive)
+            names = archive.namelist()
+            if any(names[at : at + 1] != [member] for at, member in members):
+                raise OSError("the archive was changed after it was looked into")
+        except DAMAGED as error:
+            for _, member in members:
+                yield Problem(f"{name}/{member}", f"not read: {error}")
+            return
+        for at, member in members:
+            about = archive.infolist()[at]
+            opened = functools.partial(archive.open, about)
+            yield _read(f"{name}/{member}", about.file_size, opened)
+
+
+def _size(path: Path) -> int:
+    """Returns the bytes of a file; 0 where that is not known, which reading tells."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _open(name: str) -> IO[bytes]:
