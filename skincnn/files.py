@@ -6,17 +6,20 @@ import contextlib
 import hashlib
 import json
 import os
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from skincnn.errors import ConfigError
+from skincnn.errors import ConfigError, DataError
 
 SCHEMA = 1
 """Of metadata.json, of runs and of what is exported: what its names mean. It is raised
 where one gets another meaning, or is there no more."""
+SEAL = "sha256_of_the_rest"
+"""In a metadata.json of what is exported: it says when a threshold, say, was changed."""
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 """How the names of pictures end, in lower case, where a folder is searched for them."""
 
@@ -109,6 +112,37 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, whole or not at all; refuses NaN."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes an object with the SHA-256 of all else that is in it, as `SEAL`."""
+    write_json(path, {**content, SEAL: _seal(content)})
+
+
+def read_sealed_json(path: Path, cure: str) -> dict[str, Any]:
+    """Returns what `write_sealed_json` wrote, of the schema that is read here.
+
+    Args:
+        path: The file.
+        cure: What makes it anew, for the message.
+
+    Raises:
+        ConfigError: It cannot be read, or is of another schema.
+        DataError: It has changed since it was written.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. {cure}") from error
+    require_schema(path, content, cure)
+    if content.pop(SEAL, None) != _seal(content):
+        raise DataError(f"{path} has changed since it was written. {cure}")
+    return typing.cast(dict[str, Any], content)
+
+
+def _seal(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def require_schema(path: Path, content: Any, cure: str) -> None:

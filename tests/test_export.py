@@ -19,6 +19,8 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.views import VIEWS
 from skincnn.serving import copies, export
 from skincnn.serving.agreement import agreement, refuse_other
+from skincnn.serving.answers import DEFAULT_POINT, Rules
+from skincnn.serving.copies import decide
 from skincnn.serving.export import Served, export_saved_model
 from skincnn.serving.pictures import READ, UNREADABLE
 from skincnn.serving.runtimes import RUNTIMES, Runtime
@@ -103,7 +105,11 @@ def test_a_copy_answers_as_the_network(name: str, workdir: Path, data_dir: Path)
     assert done.returncode == 0, done.stderr
     said = json.loads((workdir / "report.json").read_text())["exports"][name]
     assert said["largest_difference"] < 1e-4
-    assert said["same_class"] == 1
+    # Of this network all distances are alike, at the limit: `unknown` is rounding.
+    assert said["same_class"] == said["same_refer"] == 1
+    assert 0 <= said["same_unknown"] <= 1
+    card = (workdir / "README.md").read_text()
+    assert f"- {name}: 1.000 of the pictures are referred or not as by" in card
     assert said["balanced_accuracy_before"] == said["balanced_accuracy_after"]
     assert f"| {name} | mel |" in (workdir / "README.md").read_text()
     path = workdir / f"export/skincnn{RUNTIMES[name].suffix}"
@@ -136,6 +142,17 @@ def test_agreement_counts_by_class() -> None:
     assert found["classes"]["b"]["same_class"] == 1
 
 
+def test_what_is_decided_follows_from_probabilities_and_distances() -> None:
+    rules = Rules(("bkl", "mel", "nv"), 2.0, DEFAULT_POINT, 0.4, 1.5)
+    y_prob = np.random.default_rng(0).dirichlet(np.ones(3), 40)
+    distances = np.linspace(0, 2, 40)
+    found = decide(y_prob, distances, rules)
+    calibrated = np.sqrt(y_prob) / np.sqrt(y_prob).sum(axis=1, keepdims=True)
+    assert found["unknown"].tolist() == (distances > 1.5).tolist()
+    expected = (calibrated[:, 1] >= 0.4) | (distances > 1.5)
+    assert found["refer"].tolist() == expected.tolist()
+
+
 def test_a_copy_that_loses_a_class_is_refused() -> None:
     before, after = np.eye(2)[[0, 1, 1]], np.eye(2)[[0, 0, 0]]
     found = agreement(np.array([0, 1, 1]), before, after, ["a", "b"])
@@ -152,7 +169,10 @@ def test_a_refused_copy_leaves_nothing(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer_always_the_first(path: Path) -> copies.Ask:
-        return lambda inputs: {"logits": np.eye(7)[[0] * len(inputs["images"])]}
+        return lambda inputs: {
+            "logits": np.eye(7)[[0] * len(inputs["images"])],
+            "distance": np.ones(len(inputs["images"])),
+        }
 
     blind = Runtime(
         ".blind",

@@ -1,9 +1,20 @@
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
-from skincnn.files import replacing, sha256, write_json, write_text
+from skincnn.errors import DataError
+from skincnn.files import (
+    SCHEMA,
+    SEAL,
+    read_sealed_json,
+    replacing,
+    sha256,
+    write_json,
+    write_sealed_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -30,3 +41,21 @@ def test_nan_is_no_json(tmp_path: Path) -> None:
 def test_sha256_is_hashlib_s(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_sealed_file_tells_that_it_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.json"
+    content = {"schema": SCHEMA, "threshold": 0.25, "names": ["é", "b"]}
+    write_sealed_json(path, content)
+    assert read_sealed_json(path, "Again.") == content
+    # As a person, or another program, may write it: that is no change.
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
+    assert read_sealed_json(path, "Again.") == content
+    for name, value in (("threshold", 0.99), ("more", 1), (SEAL, "0" * 64)):
+        changed = {**json.loads(path.read_text()), name: value}
+        (tmp_path / "changed.json").write_text(json.dumps(changed))
+        with pytest.raises(DataError, match="has changed since it was written"):
+            read_sealed_json(tmp_path / "changed.json", "Again.")
+    (tmp_path / "short.json").write_text(json.dumps({"schema": SCHEMA}))
+    with pytest.raises(DataError, match="has changed"):
+        read_sealed_json(tmp_path / "short.json", "Again.")

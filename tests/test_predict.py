@@ -202,6 +202,19 @@ def test_an_export_of_another_model_does_not_answer_for_a_run(
     with pytest.raises(DataError, match="was exported from another model"):
         load_predictor(folder)
     assert load_predictor(folder / "export/skincnn").kind == "saved_model"
+    # Nor one of another report, from which its thresholds are.
+    shutil.copy(workdir / "model.keras", folder / "model.keras")
+    assert load_predictor(folder).kind == "saved_model"
+    report = json.loads((folder / "report.json").read_text())
+    report["temperature"] *= 1.5
+    (folder / "report.json").write_text(json.dumps(report))
+    with pytest.raises(DataError, match="was exported from another report"):
+        load_predictor(folder)
+    # A folder that is no version hides none.
+    shutil.copy(workdir / "report.json", folder / "report.json")
+    for name in ("7", "\u00b2"):
+        (folder / "export/skincnn" / name).mkdir()
+    assert load_predictor(folder).kind == "saved_model"
 
 
 def test_another_model_beside_a_run_s_is_not_answered_for(

@@ -26,7 +26,7 @@ from skincnn.data.reading import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.folder import read_run
 from skincnn.evaluation.unknown import Familiar
-from skincnn.files import SCHEMA, write_json
+from skincnn.files import SCHEMA, SEAL, write_json, write_sealed_json
 from skincnn.model.backbones import build_backbone
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
 from skincnn.serving.answers import Rules, answer
@@ -208,6 +208,13 @@ def test_50_an_export_of_another_schema_or_order_is_refused(workdir: Path) -> No
     rewrite(path, lambda c: c["class_names"].reverse())
     done = run_here("predict.py", exported, picture)
     assert done.returncode == 3, done.stderr
+    assert "metadata.json has changed since it was written" in done.stderr
+    # Even where somebody sealed it again.
+    content = json.loads(path.read_text())
+    del content[SEAL]
+    write_sealed_json(path, content)
+    done = run_here("predict.py", exported, picture)
+    assert done.returncode == 3, done.stderr
     assert "answers with the classes akiec, bcc" in done.stderr
 
 
@@ -236,7 +243,8 @@ def test_50_a_copy_of_another_schema_or_preprocessing_is_refused(
         from skincnn.files import sha256
 
         content = {**content, "file_sha256": sha256(path)}
-    write_json(tmp_path / "x.onnx.json", content)
+    write = write_sealed_json if isinstance(content, dict) else write_json
+    write(tmp_path / "x.onnx.json", content)
     with pytest.raises(ConfigError, match=f"{message}.*Export the run again"):
         load_predictor(path)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import scipy.special
 import tensorflow as tf
@@ -15,10 +16,11 @@ from skincnn.data.metadata import encode_metadata
 from skincnn.errors import ConfigError
 from skincnn.evaluation.folder import read_report
 from skincnn.evaluation.model_card import render_card
-from skincnn.evaluation.predictions import arrays
-from skincnn.files import replacing, sha256, write_json, write_text
+from skincnn.evaluation.predictions import DISTANCE, arrays
+from skincnn.files import replacing, sha256, write_json, write_sealed_json, write_text
 from skincnn.lookup import look_up
 from skincnn.serving.agreement import agreement, refuse_other
+from skincnn.serving.answers import Rules, answer
 from skincnn.serving.export import (
     MODEL_NAME,
     Served,
@@ -76,6 +78,7 @@ def export_copies(
     contents, table = read_checked(served, network, data_dir, NUM_COMPARED)
     inputs = prepare(contents, table, network)
     y_true, before = arrays(table, rules.class_names)
+    told = decide(before, table[DISTANCE].to_numpy(), rules)
     model = fixed_size(network.model, network.config.data.image_size)
     paths, found = {}, {}
     for name in formats:
@@ -85,12 +88,19 @@ def export_copies(
         with replacing(path) as temporary:
             with writing(path):
                 runtime.write(model, few, temporary)
-            after = probabilities(runtime.open(temporary), inputs)
-            found[name] = agreement(y_true, before, after, rules.class_names)
+            after, distances = ask_all(runtime.open(temporary), inputs)
+            decided = decide(after, distances, rules)
+            found[name] = {
+                **agreement(y_true, before, after, rules.class_names),
+                **{
+                    f"same_{what}": float(np.mean(told[what] == decided[what]))
+                    for what in told
+                },
+            }
             called = [set(prob.argmax(axis=1)) for prob in (before, after)]
             refuse_other(name, found[name], called, runtime.tolerance)
         found[name]["bytes"] = path.stat().st_size
-        write_json(
+        write_sealed_json(
             path.with_name(f"{path.name}.json"),
             {
                 **describe(served, [network], rules),
@@ -116,10 +126,26 @@ def prepare(
     return inputs
 
 
-def probabilities(ask: Ask, inputs: Inputs) -> Floats:
-    """Returns what a copy answers, not calibrated: [num_images, num_classes]."""
-    logits = np.concatenate([ask(batch)["logits"] for batch in batches(inputs)])
-    return np.asarray(scipy.special.softmax(logits.astype(np.float64), axis=1))
+def ask_all(ask: Ask, inputs: Inputs) -> tuple[Floats, Floats]:
+    """Returns a copy's probabilities, not calibrated, [num_images, num_classes].
+
+    And its distances, [num_images].
+    """
+    found = [ask(batch) for batch in batches(inputs)]
+    logits = np.concatenate([one["logits"] for one in found]).astype(np.float64)
+    distances = np.concatenate([one["distance"] for one in found])
+    return np.asarray(scipy.special.softmax(logits, axis=1)), distances
+
+
+def decide(
+    y_prob: npt.NDArray[Any], distances: npt.NDArray[Any], rules: Rules
+) -> dict[str, Any]:
+    """Returns which pictures are referred, and which are unknown: bool [num_images]."""
+    tiny = np.finfo(np.float32).tiny
+    logits = tf.constant(np.log(np.maximum(y_prob, tiny)), tf.float32)
+    is_read = tf.ones(len(y_prob), tf.bool)
+    found = answer([logits], [tf.constant(distances, tf.float32)], is_read, rules)
+    return {what: found[what].numpy() for what in ("refer", "unknown")}
 
 
 def _tell(workdir: Path, network: Network, found: dict[str, Any]) -> None:

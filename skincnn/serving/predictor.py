@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from skincnn.data.metadata import encode_metadata
 from skincnn.data.reading import PREPROCESSING
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.predictions import PROBABILITY_PREFIX
-from skincnn.files import require_schema, sha256
+from skincnn.files import read_sealed_json, sha256
 from skincnn.patient import METADATA_COLUMNS, UNKNOWN
 from skincnn.serving.answers import Rules, answer
 from skincnn.serving.export import MODEL_NAME, Served, read_networks, read_rules
@@ -80,7 +79,7 @@ def load_predictor(path: Path) -> Predictor:
     saved_model = _find_saved_model(path)
     if saved_model is not None:
         if (path / "model.keras").is_file():
-            _check_run(saved_model, path / "model.keras")
+            _check_run(saved_model, path)
         return _load_saved_model(saved_model)
     if path.is_dir() and (path / "model.keras").is_file():
         return _load_run(path)
@@ -180,24 +179,39 @@ def _find_saved_model(path: Path) -> Path | None:
     for folder in (path, path / "export" / MODEL_NAME):
         if (folder / "saved_model.pb").is_file():
             return folder
-        versions = [one for one in folder.glob("*") if one.name.isdigit()]
+        versions = [
+            one
+            for one in folder.glob("*")
+            if one.name.isdecimal() and (one / "saved_model.pb").is_file()
+        ]
         if versions:
             return max(versions, key=lambda one: int(one.name))
     return None
 
 
-def _check_run(saved_model: Path, model: Path) -> None:
-    """Checks that a run's export is of the model that lies there."""
-    exported = _read_json(saved_model / "assets.extra" / "metadata.json")["sha256"]
-    if exported != [sha256(model)]:
+def _check_run(saved_model: Path, workdir: Path) -> None:
+    """Checks that a run's export is of the model and the report that lie there."""
+    described = read_sealed_json(
+        saved_model / "assets.extra" / "metadata.json", EXPORT_AGAIN
+    )
+    rules = read_rules(Served(workdir=workdir, refer_at=described["point"]))
+    same_model = described["sha256"] == [sha256(workdir / "model.keras")]
+    # Evaluating again gives the same numbers, but for the last digits.
+    there = _read_described(described)[0]
+    here, exported = ((one.temperature, one.threshold, one.limit) for one in (rules, there))
+    same_rules = rules.class_names == there.class_names and np.allclose(
+        here, exported, rtol=1e-4, equal_nan=True
+    )
+    if not (same_model and same_rules):
+        other = "report" if same_model else "model"
         raise DataError(
-            f"{saved_model} was exported from another model than {model}. {EXPORT_AGAIN} "
-            "Or give one of the two."
+            f"{saved_model} was exported from another {other} than lies in {workdir}. "
+            f"{EXPORT_AGAIN} Or give one of the two: that folder, or model.keras."
         )
 
 
 def _load_saved_model(path: Path) -> Predictor:
-    described = _read_json(path / "assets.extra" / "metadata.json")
+    described = read_sealed_json(path / "assets.extra" / "metadata.json", EXPORT_AGAIN)
     for name, expected in described["files"].items():
         _check(path / name, expected)
     rules, data, made_up, told = _read_described(described)
@@ -255,7 +269,7 @@ def _load_run(workdir: Path) -> Predictor:
 
 
 def _load_copy(path: Path) -> Predictor:
-    described = _read_json(path.with_name(f"{path.name}.json"))
+    described = read_sealed_json(path.with_name(f"{path.name}.json"), EXPORT_AGAIN)
     _check(path, described["file_sha256"])
     made_for = described["preprocessing"][0]["version"]
     if made_for != PREPROCESSING:  # pictures are read here, and not in the file
@@ -312,15 +326,6 @@ def _asking(
         return {name: value.numpy() for name, value in answers.items()}
 
     return ask
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}. {EXPORT_AGAIN}") from error
-    require_schema(path, found, EXPORT_AGAIN)
-    return found
 
 
 def _check(path: Path, expected: str) -> None:
