@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import html
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -273,14 +274,44 @@ class Server:
         (folder,) = self.folder.glob("skincnn-*")
         return [path.name for path in folder.rglob("*") if path.is_file()]
 
-    def upload(self, content: bytes) -> int:
-        """Uploads a file, about which nothing is asked, and returns HTTP's status."""
-        answer = requests.post(
+    def upload(
+        self, content: bytes, name: str = "x.jpg", **headers: str
+    ) -> requests.Response:
+        """Uploads a file, about which nothing is asked."""
+        return requests.post(
             f"{self.url}/gradio_api/upload",
-            files={"files": ("x.jpg", content)},
+            files={"files": (name, content)},
+            headers=headers,
             timeout=60,
         )
-        return answer.status_code
+
+    def join(self, data: Any, **others: Any) -> requests.Response:
+        """Asks, and waits for no answer."""
+        asked = {"data": data, "fn_index": 0, "session_hash": "s", **others}
+        return requests.post(f"{self.url}/gradio_api/queue/join", json=asked, timeout=10)
+
+    def ask(self, path: str, name: str = "x.jpg") -> str:
+        """Returns what is said of an upload, as HTML."""
+        session = f"{threading.get_ident()}"
+        assert self.join([file_data(path, name)], session_hash=session).ok
+        data = f"{self.url}/gradio_api/queue/data?session_hash={session}"
+        with requests.get(data, stream=True, timeout=60) as events:
+            for line in events.iter_lines():
+                event = json.loads(line.removeprefix(b"data: ") or b"{}")
+                if event.get("msg") == "process_completed":
+                    assert event["success"], event
+                    return str(event["output"]["data"][1])
+        raise AssertionError("no answer")
+
+    def answers(self) -> bool:
+        """Whether a good picture is answered, and nothing is left of it."""
+        (path,) = self.upload(jpeg()).json()
+        return "melanoma mel malignant" in text_of(self.ask(path)) and not self.uploads()
+
+
+def file_data(path: str, name: str = "x.jpg") -> dict[str, Any]:
+    """An upload as the page tells the server of it."""
+    return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +342,7 @@ def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 def ends_with_ctrl_c(server: Server) -> None:
     """It takes its folder along, whatever is in it, and waits for no page that is open."""
-    assert server.upload(b"x") == 200
+    assert server.upload(b"x").ok
     assert server.uploads() == ["x.jpg"]
     heartbeat = f"{server.url}/gradio_api/heartbeat/abc"
     with requests.get(heartbeat, stream=True, timeout=60):
@@ -348,8 +379,76 @@ def test_the_server_gives_no_more_than_the_page(server: Server) -> None:
 
 @needs_gradio
 def test_an_upload_has_its_limit(server: Server) -> None:
-    assert server.upload(bytes(MAX_BYTES + 1)) == 413
+    assert server.upload(bytes(MAX_BYTES + 1)).status_code == 413
     assert server.uploads() == []
+
+
+@needs_gradio
+def test_no_file_but_an_upload_is_read_copied_or_fetched(
+    server: Server, tmp_path: Path
+) -> None:
+    picture = tmp_path / "elsewhere.jpg"
+    picture.write_bytes(jpeg())
+    (uploaded,) = server.upload(b"x").json()
+    (folder,) = server.folder.glob("skincnn-*")
+    before = sorted(folder.rglob("*"))
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        port = elsewhere.getsockname()[1]
+        paths = [
+            str(picture),
+            f"{uploaded}/../../../../{tmp_path.name}/elsewhere.jpg",
+            os.path.relpath(picture, folder),
+            os.path.relpath(picture, ROOT),
+            f"{folder}/a/../../x/{picture}",
+            f"http://127.0.0.1:{port}/x.jpg",
+            f"file://{picture}",
+            "/dev/zero",
+            "/etc/passwd",
+            "",
+            "\0",
+        ]
+        for path in paths:
+            file = file_data(path)
+            for data in (
+                [file],
+                [[file]],
+                [{"a": file}],
+                [{**file_data(uploaded), **file}],
+            ):
+                assert server.join(data).status_code == 400, (path, data)
+            hidden = [{**file_data(uploaded), "url": path, "more": file}, file]
+            assert server.join(hidden).status_code == 400, path
+        elsewhere.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            elsewhere.accept()
+    assert sorted(folder.rglob("*")) == before
+    assert "could not be read" in text_of(server.ask(uploaded))
+    assert server.answers()
+
+
+@needs_gradio
+def test_what_is_no_question_is_refused_in_words(server: Server) -> None:
+    (path,) = server.upload(b"x").json()
+    file = file_data(path)
+    questions: list[dict[str, Any]] = [
+        {"data": [file], "fn_index": 99},
+        {"data": [file], "fn_index": None},
+        {"data": [file], "session_hash": None},
+        {"data": [file], "session_hash": "\ud800"},
+        {"data": [file, "50"]},
+        {"data": [{**file, "orig_name": 1}]},
+        {"data": [None]},
+        {"data": []},
+        {"data": "x"},
+    ]
+    for question in questions:
+        refused = server.join(**question)
+        assert refused.status_code == 400, question
+        assert "A question is the JSON that the page sends" in refused.json()["detail"]
+    for sent, status in ((b"{", 400), (b"[" * 60_000, 400), (b" " * 70_000, 413)):
+        address = f"{server.url}/gradio_api/queue/join"
+        assert requests.post(address, data=sent, timeout=10).status_code == status
+    assert "could not be read" in text_of(server.ask(path))
 
 
 @pytest.fixture(scope="module")

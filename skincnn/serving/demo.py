@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib.resources
 import importlib.util
+import json
 import logging
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from skincnn.patient import METADATA_COLUMNS, REGION_OF, SEXES, UNKNOWN
 from skincnn.serving.page import FAILED, Asked, answer_page, render
 from skincnn.serving.pictures import MAX_BYTES
 
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+"""By ASGI: what answers is called with `scope`, `receive` and `send`."""
 HOST = "127.0.0.1"
 """Loopback: nobody else can reach the page."""
 POLICY = (
@@ -31,8 +34,10 @@ POLICY = (
 )
 """What a browser may load for the page: nothing from elsewhere. Gradio writes scripts and
 styles into the page itself."""
-POSTED = ("/gradio_api/upload", "/gradio_api/queue/join")
+UPLOAD, ASK = "/gradio_api/upload", "/gradio_api/queue/join"
 """What the page sends to. Gradio has more addresses, such as one that stores recordings."""
+MAX_QUESTION = 2**16
+"""Bytes of what the page sends to `ASK`: where an upload lies, and a patient."""
 ABANDONED = 600
 """Seconds after which an upload that was not answered is deleted."""
 MAX_AGE = 120
@@ -128,7 +133,8 @@ def build_app(asked: Asked, path: Path, folder: Path) -> Any:
         ),
         css=importlib.resources.files("skincnn.serving").joinpath("demo.css").read_text(),
     )
-    return _guarded(page)
+    num_fields = len(METADATA_COLUMNS) if asked.predictor.told else 0
+    return _guarded(_questioned(page, folder, num_fields))
 
 
 def build_page(asked: Asked, path: Path, folder: Path) -> Any:
@@ -199,6 +205,55 @@ def describe_patient(fields: Sequence[str | None]) -> dict[str, Any]:
     return {**patient, "age": int(written)}
 
 
+def check_question(sent: bytes, folder: Path, num_fields: int) -> bytes:
+    """Returns what was sent to `ASK` with nothing in it but what the page sends.
+
+    Gradio copies or downloads whatever is a file by what is sent, wherever it lies.
+
+    Args:
+        sent: JSON, from anybody who can reach the page.
+        folder: Where uploads lie.
+        num_fields: How many fields the page has beside the upload.
+
+    Raises:
+        DataError: It is no question about an upload.
+    """
+    try:
+        asked = json.loads(sent)
+        upload, *fields = asked["data"]
+        name, session = upload["orig_name"], asked["session_hash"]
+        path = str(find_upload(upload["path"], folder))
+        texts = [name, session, *(text for text in fields if text is not None)]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("what is no text")
+        if len(fields) != num_fields or asked["fn_index"] != 0:
+            raise ValueError("what the page does not have")
+        file = {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+        cleaned = {"data": [file, *fields], "fn_index": 0, "session_hash": session}
+        return json.dumps(cleaned, ensure_ascii=False).encode()
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(
+            "A question is the JSON that the page sends: data, of which the first is an "
+            f"upload, fn_index 0 and session_hash. Received: {type(error).__name__}."
+        ) from error
+
+
+def find_upload(path: str, folder: Path) -> Path:
+    """Returns where an upload lies, which need not be there any more.
+
+    Args:
+        path: As anybody says who can reach the page.
+        folder: Where uploads lie, each in a folder of its own.
+
+    Raises:
+        DataError: It would not be there.
+    """
+    resolved = Path(path).resolve()
+    if resolved.parent.parent != folder.resolve():
+        raise DataError("The upload is not there any more. Drop the picture again.")
+    return resolved
+
+
 def take(upload: Upload, folder: Path) -> tuple[bytes, str]:
     """Returns the content and the name of an upload, which is deleted.
 
@@ -209,8 +264,8 @@ def take(upload: Upload, folder: Path) -> tuple[bytes, str]:
     Raises:
         DataError: It is no file there.
     """
-    path = Path(str(upload["path"])).resolve()
-    if path.parent.parent != folder.resolve() or not path.is_file():
+    path = find_upload(upload["path"], folder)
+    if not path.is_file():
         raise DataError("The upload is not there any more. Drop the picture again.")
     try:
         return path.read_bytes(), path.name
@@ -218,8 +273,36 @@ def take(upload: Upload, folder: Path) -> tuple[bytes, str]:
         shutil.rmtree(path.parent)
 
 
-def _guarded(app: Any) -> Any:
-    """Returns an ASGI application that takes `POSTED` alone and answers with `POLICY`."""
+def _questioned(app: Application, folder: Path, num_fields: int) -> Application:
+    """Returns an ASGI application that is asked no more than `check_question` returns."""
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"] != ASK:
+            return await app(scope, receive, send)
+        sent = b""
+        async for part in Request(scope, receive).stream():
+            sent += part
+            if len(sent) > MAX_QUESTION:
+                refusal = JSONResponse({"detail": "That is too long a question."}, 413)
+                return await refusal(scope, receive, send)
+        try:
+            body = check_question(sent, folder, num_fields)
+        except DataError as error:
+            return await JSONResponse({"detail": str(error)}, 400)(scope, receive, send)
+        parts = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive_checked() -> Any:
+            return next(parts, None) or await receive()
+
+        await app(scope, receive_checked, send)
+
+    return answer
+
+
+def _guarded(app: Application) -> Application:
+    """Returns an ASGI application that takes what the page sends and adds `POLICY`."""
     from starlette.responses import PlainTextResponse
 
     policy = (b"content-security-policy", POLICY.encode())
@@ -231,7 +314,7 @@ def _guarded(app: Any) -> Any:
             await send(message)
 
         reads = scope["type"] != "http" or scope["method"] in ("GET", "HEAD")
-        known = reads or scope["path"] in POSTED
+        known = reads or scope["path"] in (UPLOAD, ASK)
         await (app if known else PlainTextResponse("Not here.", 405))(
             scope, receive, send_with_policy
         )
