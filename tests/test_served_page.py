@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -217,17 +218,19 @@ def test_what_was_uploaded_is_read_once_and_gone(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("place", ["x.jpg", "a/b/x.jpg", "../outside/x.jpg", "a/none"])
+@pytest.mark.parametrize(
+    "place", ["a/x.jpg", "a/b/x.jpg", "../x.jpg", "../outside/x.jpg", "none", "a"]
+)
 def test_nothing_else_is_read_or_deleted(place: str, tmp_path: Path) -> None:
     folder = tmp_path / "uploads"
     path = folder / place
     (folder / "a/b").mkdir(parents=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.name != "none":
+    if path.suffix:
         path.write_bytes(b"abc")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(DataError, match="not there any more"):
-        demo.take({"path": str(path)}, folder)
+        demo.take({"path": str(path), "orig_name": "x.jpg"}, folder)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -270,9 +273,9 @@ class Server:
     errors: Path
 
     def uploads(self) -> list[str]:
-        """The names of the files that were uploaded and are there."""
-        (folder,) = self.folder.glob("skincnn-*")
-        return [path.name for path in folder.rglob("*") if path.is_file()]
+        """The files that were uploaded and are there."""
+        (folder,) = self.folder.glob("skincnn-page-*")
+        return [str(path) for path in folder.rglob("*") if path.is_file()]
 
     def upload(
         self, content: bytes, name: str = "x.jpg", **headers: str
@@ -342,14 +345,13 @@ def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 def ends_with_ctrl_c(server: Server) -> None:
     """It takes its folder along, whatever is in it, and waits for no page that is open."""
-    assert server.upload(b"x").ok
-    assert server.uploads() == ["x.jpg"]
+    assert server.upload(b"x").json() == server.uploads()
     heartbeat = f"{server.url}/gradio_api/heartbeat/abc"
     with requests.get(heartbeat, stream=True, timeout=60):
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 130
     assert server.errors.read_text() == "interrupted\n"
-    assert not list(server.folder.glob("skincnn-*"))
+    assert not list(server.folder.glob("skincnn-page-*"))
 
 
 @needs_gradio
@@ -390,7 +392,7 @@ def test_no_file_but_an_upload_is_read_copied_or_fetched(
     picture = tmp_path / "elsewhere.jpg"
     picture.write_bytes(jpeg())
     (uploaded,) = server.upload(b"x").json()
-    (folder,) = server.folder.glob("skincnn-*")
+    (folder,) = server.folder.glob("skincnn-page-*")
     before = sorted(folder.rglob("*"))
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
         port = elsewhere.getsockname()[1]
@@ -424,6 +426,63 @@ def test_no_file_but_an_upload_is_read_copied_or_fetched(
     assert sorted(folder.rglob("*")) == before
     assert "could not be read" in text_of(server.ask(uploaded))
     assert server.answers()
+
+
+@needs_gradio
+def test_the_same_picture_in_many_tabs_is_answered_in_each(server: Server) -> None:
+    names = [f"{number}.jpg" for number in range(8)] + ["same.jpg"] * 4
+    everybody = threading.Barrier(len(names))
+
+    def drop_here(name: str) -> str:
+        (path,) = server.upload(b"the same", name).json()
+        everybody.wait(60)
+        return text_of(server.ask(path, name))
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        said = list(pool.map(drop_here, names))
+    for name, one in zip(names, said, strict=True):
+        assert one.startswith(f"{name} This file could not be read"), one
+    assert server.uploads() == []
+
+
+@needs_gradio
+def test_an_upload_is_answered_once(server: Server) -> None:
+    (path,) = server.upload(b"x").json()
+    assert "could not be read" in text_of(server.ask(path))
+    assert "The upload is not there any more." in text_of(server.ask(path))
+
+
+@needs_gradio
+def test_nothing_is_left_of_an_upload_that_was_cut_off(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    head = (
+        f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 20000000\r\n\r\n"
+        '--b\r\nContent-Disposition: form-data; name="files"; filename="x.jpg"\r\n\r\n'
+    )
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(head.encode() + bytes(15_000_000))
+    assert server.answers()
+    assert server.uploads() == []
+
+
+@needs_gradio
+@pytest.mark.parametrize("name", ["..", "/etc/passwd", "a" * 500 + ".jpg", "<b>.", "~"])
+def test_a_strange_name_is_shown_and_no_more(name: str, server: Server) -> None:
+    (path,) = server.upload(b"x", name).json()
+    assert server.uploads() == [path]
+    assert text_of(server.ask(path, name)).startswith(f"{name} This file could not")
+    assert server.uploads() == []
+
+
+@needs_gradio
+def test_what_is_no_upload_is_refused(server: Server) -> None:
+    address = f"{server.url}/gradio_api/upload"
+    for files in ({"other": b"x"}, [("files", b"x"), ("files", b"y")]):
+        assert requests.post(address, files=files, timeout=60).status_code == 400
+    for fields in ({"files": "x"}, b"--b"):
+        assert requests.post(address, data=fields, timeout=60).status_code == 400
+    assert server.uploads() == []
 
 
 @needs_gradio
@@ -535,7 +594,6 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
 
 def upload(folder: Path, content: bytes = b"x") -> dict[str, Any]:
     """What Gradio says of a file that was uploaded."""
-    path = folder / "a1b2" / "x.jpg"
-    path.parent.mkdir()
+    path = folder / "a1b2"
     path.write_bytes(content)
-    return {"path": str(path), "orig_name": path.name}
+    return {"path": str(path), "orig_name": "x.jpg"}

@@ -1,7 +1,6 @@
 """A page on this computer alone that shows a picture to a model and says what it says.
 
-Nothing is stored: an upload lies in a folder that goes with the server, and is deleted
-when it was read.
+An upload lies in a folder that goes with the server, and is deleted when it was read.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from skincnn.classes import describe
 from skincnn.errors import ConfigError, DataError
@@ -36,11 +35,16 @@ POLICY = (
 styles into the page itself."""
 UPLOAD, ASK = "/gradio_api/upload", "/gradio_api/queue/join"
 """What the page sends to. Gradio has more addresses, such as one that stores recordings."""
+PROGRESS = "/gradio_api/upload_progress"
+"""Where the page listens while it sends an upload."""
 MAX_QUESTION = 2**16
 """Bytes of what the page sends to `ASK`: where an upload lies, and a patient."""
 ABANDONED = 600
 """Seconds after which an upload that was not answered is deleted."""
+MULTIPART = 2**16
+"""Bytes that an upload may have around the file."""
 MAX_AGE = 120
+GONE = "The upload is not there any more. Drop the picture again."
 Upload = Mapping[str, Any]
 """What Gradio says of an upload: `path`, where it lies, and `orig_name`."""
 
@@ -83,7 +87,7 @@ def serve(asked: Asked, path: Path, listening: socket.socket) -> None:
         path: Where it is, to be shown.
         listening: From `listen`.
     """
-    with tempfile.TemporaryDirectory(prefix="skincnn-") as folder:
+    with tempfile.TemporaryDirectory(prefix="skincnn-page-") as folder:
         # Gradio looks for these when it is imported, and when it makes a page.
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -114,9 +118,14 @@ def build_app(asked: Asked, path: Path, folder: Path) -> Any:
     # Of another name a page elsewhere could make this address, and read the answers.
     trusted = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     app = fastapi.FastAPI(openapi_url=None, middleware=[trusted])
+    blocks = build_page(asked, path, folder)
+    # Before Gradio's own, which keep what was cut off, and put what is the same in one
+    # place, where the first who asks deletes it for the others.
+    app.add_route(UPLOAD, _storing(folder, blocks.upload_file_set), methods=["POST"])
+    app.add_route(PROGRESS, _uploaded)
     page = gradio.mount_gradio_app(
         app,
-        build_page(asked, path, folder),
+        blocks,
         path="/",
         footer_links=[],
         run_history=False,  # which browsers keep
@@ -243,14 +252,14 @@ def find_upload(path: str, folder: Path) -> Path:
 
     Args:
         path: As anybody says who can reach the page.
-        folder: Where uploads lie, each in a folder of its own.
+        folder: Where uploads lie.
 
     Raises:
         DataError: It would not be there.
     """
     resolved = Path(path).resolve()
-    if resolved.parent.parent != folder.resolve():
-        raise DataError("The upload is not there any more. Drop the picture again.")
+    if resolved.parent != folder.resolve():
+        raise DataError(GONE)
     return resolved
 
 
@@ -259,18 +268,70 @@ def take(upload: Upload, folder: Path) -> tuple[bytes, str]:
 
     Args:
         upload: From Gradio, or from anybody who can reach the page.
-        folder: Where uploads lie, each in a folder of its own.
+        folder: Where uploads lie.
 
     Raises:
         DataError: It is no file there.
     """
     path = find_upload(upload["path"], folder)
-    if not path.is_file():
-        raise DataError("The upload is not there any more. Drop the picture again.")
     try:
-        return path.read_bytes(), path.name
-    finally:
-        shutil.rmtree(path.parent)
+        content = path.read_bytes()
+        path.unlink()
+    except OSError as error:
+        raise DataError(GONE) from error
+    return content, upload["orig_name"]
+
+
+def _storing(folder: Path, kept: set[str]) -> Callable[[Any], Awaitable[Any]]:
+    """Returns what answers to `UPLOAD`: it stores each file under a name of its own.
+
+    Args:
+        folder: Where.
+        kept: Gets the paths, which Gradio deletes when they are `ABANDONED`.
+    """
+    from starlette.concurrency import run_in_threadpool
+    from starlette.datastructures import UploadFile
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+
+    async def store(request: Any) -> Any:
+        left = MAX_BYTES + MULTIPART
+
+        async def receive() -> Any:
+            nonlocal left
+            message = await request.receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, "The file is too large.")
+            return message
+
+        # Until all of it is there, it has no name on the disk.
+        limited = Request(request.scope, receive)
+        async with limited.form(max_files=1, max_fields=1) as form:
+            sent = form.get("files")
+            if not isinstance(sent, UploadFile):
+                raise HTTPException(400, "An upload is a file in the field files.")
+            if (sent.size or 0) > MAX_BYTES:
+                raise HTTPException(413, "The file is too large.")
+            path = await run_in_threadpool(_store, sent.file, folder, kept)
+        return JSONResponse([path])
+
+    return store
+
+
+def _store(content: IO[bytes], folder: Path, kept: set[str]) -> str:
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        kept.add(file.name)
+        shutil.copyfileobj(content, file)
+    return file.name
+
+
+async def _uploaded(request: Any) -> Any:
+    """Answers to `PROGRESS` that the upload is done: it takes no time on one computer."""
+    from starlette.responses import PlainTextResponse
+
+    return PlainTextResponse('data: {"msg": "done"}\n\n', media_type="text/event-stream")
 
 
 def _questioned(app: Application, folder: Path, num_fields: int) -> Application:
