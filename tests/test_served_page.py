@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -426,6 +427,34 @@ def test_no_file_but_an_upload_is_read_copied_or_fetched(
     assert sorted(folder.rglob("*")) == before
     assert "could not be read" in text_of(server.ask(uploaded))
     assert server.answers()
+
+
+def test_the_folder_of_a_server_that_was_killed_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = (
+        "import os, signal\n"
+        "from skincnn.serving import demo\n"
+        "with demo.make_folder() as folder:\n"
+        "    (folder / 'x').write_text('an upload')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob("skincnn-page-*/x")
+    other = tmp_path / "skincnn-page-of-mine"
+    other.mkdir()
+    link = tmp_path / "skincnn-page-12345678"
+    link.symlink_to(other)
+    with demo.make_folder() as first:
+        assert not left.parent.exists()
+        (first / "x").write_text("an upload")
+        with demo.make_folder() as second:
+            assert second != first
+            assert (first / "x").exists(), "its server lives"
+    assert sorted(tmp_path.glob("*skincnn-*")) == [link, other]
 
 
 @needs_gradio

@@ -5,6 +5,8 @@ An upload lies in a folder that goes with the server, and is deleted when it was
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.resources
 import importlib.util
 import json
@@ -13,7 +15,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,6 +43,8 @@ MAX_QUESTION = 2**16
 """Bytes of what the page sends to `ASK`: where an upload lies, and a patient."""
 ABANDONED = 600
 """Seconds after which an upload that was not answered is deleted."""
+FOLDER = "skincnn-page-"
+"""How folders for uploads begin, of which each server has one."""
 MULTIPART = 2**16
 """Bytes that an upload may have around the file."""
 MAX_AGE = 120
@@ -87,19 +91,36 @@ def serve(asked: Asked, path: Path, listening: socket.socket) -> None:
         path: Where it is, to be shown.
         listening: From `listen`.
     """
-    with tempfile.TemporaryDirectory(prefix="skincnn-page-") as folder:
+    with make_folder() as folder:
         # Gradio looks for these when it is imported, and when it makes a page.
-        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         import uvicorn
 
         config = uvicorn.Config(
-            build_app(asked, path, Path(folder)),
+            build_app(asked, path, folder),
             log_level="critical",
             access_log=False,
             timeout_graceful_shutdown=1,  # pages that are open hold a connection
         )
         uvicorn.Server(config).run([listening])
+
+
+@contextlib.contextmanager
+def make_folder() -> Iterator[Path]:
+    """Yields a folder for uploads, without those of servers that were killed."""
+    temporary = Path(tempfile.gettempdir())
+    for one in temporary.glob(f"{FOLDER}????????"):
+        with contextlib.suppress(OSError), _locked(one):
+            shutil.rmtree(one)
+    # Under another name until it is locked, so that nobody takes it for abandoned.
+    made = Path(tempfile.mkdtemp(prefix=f"new-{FOLDER}"))
+    with _locked(made):
+        folder = made.rename(temporary / made.name.removeprefix("new-"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def build_app(asked: Asked, path: Path, folder: Path) -> Any:
@@ -280,6 +301,23 @@ def take(upload: Upload, folder: Path) -> tuple[bytes, str]:
     except OSError as error:
         raise DataError(GONE) from error
     return content, upload["orig_name"]
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds a folder of this user, as nobody else can until the process ends.
+
+    Raises:
+        OSError: Somebody else holds it, or it is none of this user's.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(descriptor).st_uid != os.getuid():
+            raise PermissionError(f"{folder} is somebody else's.")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _storing(folder: Path, kept: set[str]) -> Callable[[Any], Awaitable[Any]]:
