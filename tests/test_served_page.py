@@ -505,6 +505,22 @@ def test_a_strange_name_is_shown_and_no_more(name: str, server: Server) -> None:
 
 
 @needs_gradio
+def test_pages_of_other_addresses_can_send_nothing(server: Server) -> None:
+    port = server.url.rsplit(":", 1)[1]
+    others = ("http://evil.example", "null", "", "http://127.0.0.1:1", f"{server.url}.org")
+    for origin in others:
+        assert server.upload(b"x", Origin=origin).status_code == 403, origin
+        address = f"{server.url}/gradio_api/queue/join"
+        sent = requests.post(address, data=b"", headers={"Origin": origin}, timeout=10)
+        assert sent.status_code == 403, origin
+    assert server.uploads() == []
+    local = {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}
+    for headers in ({"Origin": server.url}, local):
+        (path,) = server.upload(b"x", **headers).json()
+        assert "could not be read" in text_of(server.ask(path))
+
+
+@needs_gradio
 def test_what_is_no_upload_is_refused(server: Server) -> None:
     address = f"{server.url}/gradio_api/upload"
     for files in ({"other": b"x"}, [("files", b"x"), ("files", b"y")]):

@@ -235,6 +235,15 @@ def describe_patient(fields: Sequence[str | None]) -> dict[str, Any]:
     return {**patient, "age": int(written)}
 
 
+def is_own(headers: Mapping[str, str]) -> bool:
+    """Returns whether what is sent is not from a page of another address.
+
+    Browsers say with `Origin` whose page sends; what is no browser need not say it.
+    """
+    origin = headers.get("origin")
+    return origin is None or origin == f"http://{headers.get('host')}"
+
+
 def check_question(sent: bytes, folder: Path, num_fields: int) -> bytes:
     """Returns what was sent to `ASK` with nothing in it but what the page sends.
 
@@ -402,6 +411,7 @@ def _questioned(app: Application, folder: Path, num_fields: int) -> Application:
 
 def _guarded(app: Application) -> Application:
     """Returns an ASGI application that takes what the page sends and adds `POLICY`."""
+    from starlette.datastructures import Headers
     from starlette.responses import PlainTextResponse
 
     policy = (b"content-security-policy", POLICY.encode())
@@ -414,9 +424,13 @@ def _guarded(app: Application) -> Application:
 
         reads = scope["type"] != "http" or scope["method"] in ("GET", "HEAD")
         known = reads or scope["path"] in (UPLOAD, ASK)
-        await (app if known else PlainTextResponse("Not here.", 405))(
-            scope, receive, send_with_policy
-        )
+        if not known:
+            chosen: Application = PlainTextResponse("Not here.", 405)
+        elif not reads and not is_own(Headers(scope=scope)):
+            chosen = PlainTextResponse("Not from that page.", 403)
+        else:
+            chosen = app
+        await chosen(scope, receive, send_with_policy)
 
     return answer
 
