@@ -41,6 +41,7 @@ from skincnn.serving.page import (
     percent,
     reasons,
     render,
+    tell_apart,
 )
 from skincnn.serving.pictures import MAX_BYTES
 from skincnn.serving.predictor import Answers, Predictor
@@ -81,6 +82,9 @@ def found(malignant: float, distance: float, rules: Rules = RULES) -> dict[str, 
         (0.5, 0.1, ["malignant class, 50.0 %, is above 30.0 %", "is within"]),
         (0.3, 0.1, ["malignant class, 30.0 %, is above 30.0 %", "is within"]),
         (0.2, 0.1, ["malignant class, 20.0 %, is below 30.0 %", "0.1, is within"]),
+        (0.2999, 0.1, ["malignant class, 29.99 %, is below 30.00 %", "is within"]),
+        (0.299998, 0.1, ["malignant class, 29.9998 %, is below 30.0000 %", "is within"]),
+        (0.30002, 0.9, ["distance is 0.9", "30.002 %, is above 30.000 %"]),
         (0.2, 0.9, ["distance is 0.9, and 95 % of them lie within 0.6", "is below"]),
         (0.5, 0.9, ["distance is 0.9, and 95 % of them lie within 0.6", "is above"]),
     ],
@@ -112,6 +116,22 @@ def test_reasons_where_little_is_known_of_the_classes() -> None:
 )
 def test_no_probability_is_rounded_to_certainty(share: float, expected: str) -> None:
     assert percent(share).replace("\N{NO-BREAK SPACE}", " ") == f"{expected} %"
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ((0.0003, 0.0005), "0.03 % 0.05 %"),
+        ((0.99995, 0.9996), "> 99.99 % 99.96 %"),
+        ((0.0, 0.0004), "0.0 % < 0.1 %"),
+        ((1e-9, 1e-10), "< 0.1 % < 0.1 %"),
+        ((0.5, 0.5), "50.0 % 50.0 %"),
+    ],
+)
+def test_two_probabilities_are_told_apart(
+    shares: tuple[float, float], expected: str
+) -> None:
+    assert text_of(" ".join(tell_apart(*shares)).replace("<", "&lt;")) == expected
 
 
 def test_the_page_says_what_the_model_answers(asked: Asked) -> None:
