@@ -499,6 +499,9 @@ def test_an_upload_is_answered_once(server: Server) -> None:
     (path,) = server.upload(b"x").json()
     assert "could not be read" in text_of(server.ask(path))
     assert "The upload is not there any more." in text_of(server.ask(path))
+    link = f"{server.url}/gradio_api/deep_link?session_hash={threading.get_ident()}"
+    assert requests.get(link, timeout=60).status_code == 405
+    assert server.uploads() == [], "Gradio stores no fields either"
 
 
 @needs_gradio

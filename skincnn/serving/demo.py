@@ -37,6 +37,8 @@ POLICY = (
 styles into the page itself."""
 UPLOAD, ASK = "/gradio_api/upload", "/gradio_api/queue/join"
 """What the page sends to. Gradio has more addresses, such as one that stores recordings."""
+DEEP_LINK = "/gradio_api/deep_link"
+"""Where Gradio stores for good what is in the fields of the page, the patient's too."""
 PROGRESS = "/gradio_api/upload_progress"
 """Where the page listens while it sends an upload."""
 MAX_QUESTION = 2**16
@@ -423,7 +425,8 @@ def _guarded(app: Application) -> Application:
             await send(message)
 
         reads = scope["type"] != "http" or scope["method"] in ("GET", "HEAD")
-        known = reads or scope["path"] in (UPLOAD, ASK)
+        path = scope.get("path")
+        known = path != DEEP_LINK if reads else path in (UPLOAD, ASK)
         if not known:
             chosen: Application = PlainTextResponse("Not here.", 405)
         elif not reads and not is_own(Headers(scope=scope)):
