@@ -15,8 +15,9 @@ class Arguments:
     """Serves a page on 127.0.0.1: drop a picture and see what the model says, and why.
 
     It shows the calibrated probability of each class, whether to refer and why, whether
-    the picture looks like dermatoscopy at all, and Grad-CAM of a run's folder. Nothing is
-    stored or sent anywhere. Ctrl-C ends it. Not a medical device.
+    the picture looks like dermatoscopy at all, and Grad-CAM of a run's folder. An upload
+    is deleted when it was read, and nothing is sent anywhere. Ctrl-C ends it. Not a
+    medical device.
 
     For example:
       python scripts/demo.py runs/cpu

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import html
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -12,8 +13,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ from skincnn.serving.page import (
     percent,
     reasons,
     render,
+    tell_apart,
 )
 from skincnn.serving.pictures import MAX_BYTES
 from skincnn.serving.predictor import Answers, Predictor
@@ -78,6 +82,9 @@ def found(malignant: float, distance: float, rules: Rules = RULES) -> dict[str, 
         (0.5, 0.1, ["malignant class, 50.0 %, is above 30.0 %", "is within"]),
         (0.3, 0.1, ["malignant class, 30.0 %, is above 30.0 %", "is within"]),
         (0.2, 0.1, ["malignant class, 20.0 %, is below 30.0 %", "0.1, is within"]),
+        (0.2999, 0.1, ["malignant class, 29.99 %, is below 30.00 %", "is within"]),
+        (0.299998, 0.1, ["malignant class, 29.9998 %, is below 30.0000 %", "is within"]),
+        (0.30002, 0.9, ["distance is 0.9", "30.002 %, is above 30.000 %"]),
         (0.2, 0.9, ["distance is 0.9, and 95 % of them lie within 0.6", "is below"]),
         (0.5, 0.9, ["distance is 0.9, and 95 % of them lie within 0.6", "is above"]),
     ],
@@ -109,6 +116,22 @@ def test_reasons_where_little_is_known_of_the_classes() -> None:
 )
 def test_no_probability_is_rounded_to_certainty(share: float, expected: str) -> None:
     assert percent(share).replace("\N{NO-BREAK SPACE}", " ") == f"{expected} %"
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ((0.0003, 0.0005), "0.03 % 0.05 %"),
+        ((0.99995, 0.9996), "> 99.99 % 99.96 %"),
+        ((0.0, 0.0004), "0.0 % < 0.1 %"),
+        ((1e-9, 1e-10), "< 0.1 % < 0.1 %"),
+        ((0.5, 0.5), "50.0 % 50.0 %"),
+    ],
+)
+def test_two_probabilities_are_told_apart(
+    shares: tuple[float, float], expected: str
+) -> None:
+    assert text_of(" ".join(tell_apart(*shares)).replace("<", "&lt;")) == expected
 
 
 def test_the_page_says_what_the_model_answers(asked: Asked) -> None:
@@ -216,17 +239,19 @@ def test_what_was_uploaded_is_read_once_and_gone(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("place", ["x.jpg", "a/b/x.jpg", "../outside/x.jpg", "a/none"])
+@pytest.mark.parametrize(
+    "place", ["a/x.jpg", "a/b/x.jpg", "../x.jpg", "../outside/x.jpg", "none", "a"]
+)
 def test_nothing_else_is_read_or_deleted(place: str, tmp_path: Path) -> None:
     folder = tmp_path / "uploads"
     path = folder / place
     (folder / "a/b").mkdir(parents=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.name != "none":
+    if path.suffix:
         path.write_bytes(b"abc")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(DataError, match="not there any more"):
-        demo.take({"path": str(path)}, folder)
+        demo.take({"path": str(path), "orig_name": "x.jpg"}, folder)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -269,18 +294,48 @@ class Server:
     errors: Path
 
     def uploads(self) -> list[str]:
-        """The names of the files that were uploaded and are there."""
-        (folder,) = self.folder.glob("skincnn-*")
-        return [path.name for path in folder.rglob("*") if path.is_file()]
+        """The files that were uploaded and are there."""
+        (folder,) = self.folder.glob("skincnn-page-*")
+        return [str(path) for path in folder.rglob("*") if path.is_file()]
 
-    def upload(self, content: bytes) -> int:
-        """Uploads a file, about which nothing is asked, and returns HTTP's status."""
-        answer = requests.post(
+    def upload(
+        self, content: bytes, name: str = "x.jpg", **headers: str
+    ) -> requests.Response:
+        """Uploads a file, about which nothing is asked."""
+        return requests.post(
             f"{self.url}/gradio_api/upload",
-            files={"files": ("x.jpg", content)},
+            files={"files": (name, content)},
+            headers=headers,
             timeout=60,
         )
-        return answer.status_code
+
+    def join(self, data: Any, **others: Any) -> requests.Response:
+        """Asks, and waits for no answer."""
+        asked = {"data": data, "fn_index": 0, "session_hash": "s", **others}
+        return requests.post(f"{self.url}/gradio_api/queue/join", json=asked, timeout=10)
+
+    def ask(self, path: str, name: str = "x.jpg") -> str:
+        """Returns what is said of an upload, as HTML."""
+        session = f"{threading.get_ident()}"
+        assert self.join([file_data(path, name)], session_hash=session).ok
+        data = f"{self.url}/gradio_api/queue/data?session_hash={session}"
+        with requests.get(data, stream=True, timeout=60) as events:
+            for line in events.iter_lines():
+                event = json.loads(line.removeprefix(b"data: ") or b"{}")
+                if event.get("msg") == "process_completed":
+                    assert event["success"], event
+                    return str(event["output"]["data"][1])
+        raise AssertionError("no answer")
+
+    def answers(self) -> bool:
+        """Whether a good picture is answered, and nothing is left of it."""
+        (path,) = self.upload(jpeg()).json()
+        return "melanoma mel malignant" in text_of(self.ask(path)) and not self.uploads()
+
+
+def file_data(path: str, name: str = "x.jpg") -> dict[str, Any]:
+    """An upload as the page tells the server of it."""
+    return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
 
 @pytest.fixture(scope="module")
@@ -311,14 +366,13 @@ def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 def ends_with_ctrl_c(server: Server) -> None:
     """It takes its folder along, whatever is in it, and waits for no page that is open."""
-    assert server.upload(b"x") == 200
-    assert server.uploads() == ["x.jpg"]
+    assert server.upload(b"x").json() == server.uploads()
     heartbeat = f"{server.url}/gradio_api/heartbeat/abc"
     with requests.get(heartbeat, stream=True, timeout=60):
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 130
     assert server.errors.read_text() == "interrupted\n"
-    assert not list(server.folder.glob("skincnn-*"))
+    assert not list(server.folder.glob("skincnn-page-*"))
 
 
 @needs_gradio
@@ -348,8 +402,180 @@ def test_the_server_gives_no_more_than_the_page(server: Server) -> None:
 
 @needs_gradio
 def test_an_upload_has_its_limit(server: Server) -> None:
-    assert server.upload(bytes(MAX_BYTES + 1)) == 413
+    assert server.upload(bytes(MAX_BYTES + 1)).status_code == 413
     assert server.uploads() == []
+
+
+@needs_gradio
+def test_no_file_but_an_upload_is_read_copied_or_fetched(
+    server: Server, tmp_path: Path
+) -> None:
+    picture = tmp_path / "elsewhere.jpg"
+    picture.write_bytes(jpeg())
+    (uploaded,) = server.upload(b"x").json()
+    (folder,) = server.folder.glob("skincnn-page-*")
+    before = sorted(folder.rglob("*"))
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        port = elsewhere.getsockname()[1]
+        paths = [
+            str(picture),
+            f"{uploaded}/../../../../{tmp_path.name}/elsewhere.jpg",
+            os.path.relpath(picture, folder),
+            os.path.relpath(picture, ROOT),
+            f"{folder}/a/../../x/{picture}",
+            f"http://127.0.0.1:{port}/x.jpg",
+            f"file://{picture}",
+            "/dev/zero",
+            "/etc/passwd",
+            "",
+            "\0",
+        ]
+        for path in paths:
+            file = file_data(path)
+            for data in (
+                [file],
+                [[file]],
+                [{"a": file}],
+                [{**file_data(uploaded), **file}],
+            ):
+                assert server.join(data).status_code == 400, (path, data)
+            hidden = [{**file_data(uploaded), "url": path, "more": file}, file]
+            assert server.join(hidden).status_code == 400, path
+        elsewhere.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            elsewhere.accept()
+    assert sorted(folder.rglob("*")) == before
+    assert "could not be read" in text_of(server.ask(uploaded))
+    assert server.answers()
+
+
+def test_the_folder_of_a_server_that_was_killed_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = (
+        "import os, signal\n"
+        "from skincnn.serving import demo\n"
+        "with demo.make_folder() as folder:\n"
+        "    (folder / 'x').write_text('an upload')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob("skincnn-page-*/x")
+    other = tmp_path / "skincnn-page-of-mine"
+    other.mkdir()
+    link = tmp_path / "skincnn-page-12345678"
+    link.symlink_to(other)
+    with demo.make_folder() as first:
+        assert not left.parent.exists()
+        (first / "x").write_text("an upload")
+        with demo.make_folder() as second:
+            assert second != first
+            assert (first / "x").exists(), "its server lives"
+    assert sorted(tmp_path.glob("*skincnn-*")) == [link, other]
+
+
+@needs_gradio
+def test_the_same_picture_in_many_tabs_is_answered_in_each(server: Server) -> None:
+    names = [f"{number}.jpg" for number in range(8)] + ["same.jpg"] * 4
+    everybody = threading.Barrier(len(names))
+
+    def drop_here(name: str) -> str:
+        (path,) = server.upload(b"the same", name).json()
+        everybody.wait(60)
+        return text_of(server.ask(path, name))
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        said = list(pool.map(drop_here, names))
+    for name, one in zip(names, said, strict=True):
+        assert one.startswith(f"{name} This file could not be read"), one
+    assert server.uploads() == []
+
+
+@needs_gradio
+def test_an_upload_is_answered_once(server: Server) -> None:
+    (path,) = server.upload(b"x").json()
+    assert "could not be read" in text_of(server.ask(path))
+    assert "The upload is not there any more." in text_of(server.ask(path))
+    link = f"{server.url}/gradio_api/deep_link?session_hash={threading.get_ident()}"
+    assert requests.get(link, timeout=60).status_code == 405
+    assert server.uploads() == [], "Gradio stores no fields either"
+
+
+@needs_gradio
+def test_nothing_is_left_of_an_upload_that_was_cut_off(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    head = (
+        f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 20000000\r\n\r\n"
+        '--b\r\nContent-Disposition: form-data; name="files"; filename="x.jpg"\r\n\r\n'
+    )
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(head.encode() + bytes(15_000_000))
+    assert server.answers()
+    assert server.uploads() == []
+
+
+@needs_gradio
+@pytest.mark.parametrize("name", ["..", "/etc/passwd", "a" * 500 + ".jpg", "<b>.", "~"])
+def test_a_strange_name_is_shown_and_no_more(name: str, server: Server) -> None:
+    (path,) = server.upload(b"x", name).json()
+    assert server.uploads() == [path]
+    assert text_of(server.ask(path, name)).startswith(f"{name} This file could not")
+    assert server.uploads() == []
+
+
+@needs_gradio
+def test_pages_of_other_addresses_can_send_nothing(server: Server) -> None:
+    port = server.url.rsplit(":", 1)[1]
+    others = ("http://evil.example", "null", "", "http://127.0.0.1:1", f"{server.url}.org")
+    for origin in others:
+        assert server.upload(b"x", Origin=origin).status_code == 403, origin
+        address = f"{server.url}/gradio_api/queue/join"
+        sent = requests.post(address, data=b"", headers={"Origin": origin}, timeout=10)
+        assert sent.status_code == 403, origin
+    assert server.uploads() == []
+    local = {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}
+    for headers in ({"Origin": server.url}, local):
+        (path,) = server.upload(b"x", **headers).json()
+        assert "could not be read" in text_of(server.ask(path))
+
+
+@needs_gradio
+def test_what_is_no_upload_is_refused(server: Server) -> None:
+    address = f"{server.url}/gradio_api/upload"
+    for files in ({"other": b"x"}, [("files", b"x"), ("files", b"y")]):
+        assert requests.post(address, files=files, timeout=60).status_code == 400
+    for fields in ({"files": "x"}, b"--b"):
+        assert requests.post(address, data=fields, timeout=60).status_code == 400
+    assert server.uploads() == []
+
+
+@needs_gradio
+def test_what_is_no_question_is_refused_in_words(server: Server) -> None:
+    (path,) = server.upload(b"x").json()
+    file = file_data(path)
+    questions: list[dict[str, Any]] = [
+        {"data": [file], "fn_index": 99},
+        {"data": [file], "fn_index": None},
+        {"data": [file], "session_hash": None},
+        {"data": [file], "session_hash": "\ud800"},
+        {"data": [file, "50"]},
+        {"data": [{**file, "orig_name": 1}]},
+        {"data": [None]},
+        {"data": []},
+        {"data": "x"},
+    ]
+    for question in questions:
+        refused = server.join(**question)
+        assert refused.status_code == 400, question
+        assert "A question is the JSON that the page sends" in refused.json()["detail"]
+    for sent, status in ((b"{", 400), (b"[" * 60_000, 400), (b" " * 70_000, 413)):
+        address = f"{server.url}/gradio_api/queue/join"
+        assert requests.post(address, data=sent, timeout=10).status_code == status
+    assert "could not be read" in text_of(server.ask(path))
 
 
 @pytest.fixture(scope="module")
@@ -436,7 +662,6 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
 
 def upload(folder: Path, content: bytes = b"x") -> dict[str, Any]:
     """What Gradio says of a file that was uploaded."""
-    path = folder / "a1b2" / "x.jpg"
-    path.parent.mkdir()
+    path = folder / "a1b2"
     path.write_bytes(content)
-    return {"path": str(path), "orig_name": path.name}
+    return {"path": str(path), "orig_name": "x.jpg"}

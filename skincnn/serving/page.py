@@ -132,14 +132,30 @@ def render(template: str, **content: Any) -> str:
     return _environment().get_template(f"{template}.html.j2").render(**content)
 
 
-def percent(share: float) -> str:
-    """Returns a share as a percentage with one decimal, never 0 or 100 by rounding."""
-    text = f"{100 * share:.1f} %"
-    if 0 < share < 0.001:
-        text = "< 0.1 %"
-    elif 0.999 < share < 1:
-        text = "> 99.9 %"
+def percent(share: float, digits: int = 1) -> str:
+    """Returns a share as a percentage, never 0 or 100 by rounding.
+
+    Args:
+        share: 0..1.
+        digits: How many after the point.
+    """
+    text, least = f"{100 * share:.{digits}f} %", 10.0**-digits
+    if 0 < 100 * share < least:
+        text = f"< {least:.{digits}f} %"
+    elif 100 - least < 100 * share < 100:
+        text = f"> {100 - least:.{digits}f} %"
     return text.replace(" ", NO_BREAK)
+
+
+def tell_apart(*shares: float) -> list[str]:
+    """Returns two shares by `percent`, with as many digits as they differ in.
+
+    What differs less than float32 can tell is the same, and has one digit.
+    """
+    written = [[percent(share, digits) for share in shares] for digits in range(1, 7)]
+    if np.float32(shares[0]) == np.float32(shares[1]):
+        return written[0]
+    return next((pair for pair in written if pair[0] != pair[1]), written[0])
 
 
 def _about_malignant(found: Found, rules: Rules) -> str:
@@ -150,9 +166,10 @@ def _about_malignant(found: Found, rules: Rules) -> str:
     number = found["probabilities"][is_malignant].sum()
     # Of what is not unknown the model itself says it, by its own rounding.
     above = number >= rules.threshold if found["unknown"] else found["refer"]
+    said, threshold = tell_apart(float(number), rules.threshold)
     return (
-        f"The probability of a malignant class, {percent(number)}, is "
-        f"{'above' if above else 'below'} {percent(rules.threshold)}, the threshold that "
+        f"The probability of a malignant class, {said}, is "
+        f"{'above' if above else 'below'} {threshold}, the threshold that "
         f"was chosen for {rules.point} on validation."
     )
 
