@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import concurrent.futures
 import io
 import json
+import os
 import shutil
 import subprocess
 import zipfile
@@ -11,13 +13,14 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_here
+from conftest import run_here, run_script
 from PIL import Image
 
 from skincnn.data import datasets, pipeline
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.calibration import apply_temperature
 from skincnn.evaluation.predictions import arrays, read_predictions
+from skincnn.serving import predictor as predictor_module
 from skincnn.serving.isic import find_year, submission
 from skincnn.serving.pictures import READ, UNREADABLE
 from skincnn.serving.predictor import (
@@ -252,6 +255,31 @@ def test_what_spoke_for_an_answer_is_drawn(
     done = run_here("predict.py", workdir / "export/skincnn", pictures, *flags)
     assert done.returncode == 2
     assert "needs the feature maps of a run" in done.stderr
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    """A pipe without a writer never begins; nor would a device end."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "good.jpg").write_bytes(b"good")
+    paths = [*sorted(tmp_path.iterdir()), tmp_path]
+    asked = concurrent.futures.ThreadPoolExecutor(1).submit(read_files, paths)
+    try:
+        found = asked.result(timeout=10)
+    finally:
+        # The thread would wait for ever, and so would the end of the tests.
+        os.close(os.open(tmp_path / "pipe.jpg", os.O_RDWR))
+    assert [content == b"good" for content in found] == [True, False, False]
+
+
+def test_a_file_that_says_nothing_of_its_size_is_read_no_further_than_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor_module, "MAX_BYTES", 4)
+    paths = [Path("/proc/self/stat"), tmp_path / "four.jpg", tmp_path / "five.jpg"]
+    paths[1].write_bytes(b"1234")
+    paths[2].write_bytes(b"12345")
+    assert paths[0].stat().st_size == 0
+    assert read_files(paths) == [b"", b"1234", b""]
 
 
 def test_pictures_are_found_in_folders_below(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,11 @@ def columns(class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_files(paths: Sequence[Path]) -> list[bytes]:
-    """Returns files; nothing for one that cannot be read or is larger than any may be."""
+    """Returns files; nothing for one that cannot be read or is larger than any may be.
+
+    Pipes and devices are not opened. Of a file that grows meanwhile no more is read than
+    any may have.
+    """
     return [_read(path) for path in paths]
 
 
@@ -166,9 +171,15 @@ def find_patients(paths: Sequence[Path], patients: pd.DataFrame | None) -> pd.Da
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
+        about = path.stat()
+        # To open a pipe is to wait for a writer; a device says that it has no bytes.
+        if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:
+            return b""
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError:
         return b""
+    return content if len(content) <= MAX_BYTES else b""
 
 
 def _texts(values: npt.NDArray[Any]) -> list[str]:
