@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -118,12 +119,12 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
     """
     found = []
     for name in names:
-        given = [name] if name != "-" else [line.strip() for line in sys.stdin]
-        for path in map(Path, filter(None, given)):
-            if path.is_dir():
-                found += pictures_in(path)
-            else:
-                found.append(path)
+        for given in [name] if name != "-" else read_names(sys.stdin.buffer):
+            # It says False of what is no name, where Path.is_dir raises.
+            if os.path.isdir(given):
+                found += pictures_in(Path(given))
+            elif given:
+                found.append(Path(given))
     if not found:
         raise ConfigError(
             f"Give files of pictures, folders with {', '.join(PICTURE_SUFFIXES)} files, or "
@@ -132,13 +133,21 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
     return found
 
 
+def read_names(file: Iterable[bytes]) -> list[str]:
+    """Returns the names on the lines of a file, of any bytes; blank lines are none."""
+    return [os.fsdecode(line.rstrip(b"\r\n")) for line in file if line.strip()]
+
+
 @contextlib.contextmanager
 def writing(path: Path | None) -> Iterator[TextIO]:
     """Yields the file to write to, which appears whole; standard output for None."""
     if path is None:
         yield sys.stdout
         return
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         yield file
 
 

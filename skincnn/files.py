@@ -27,6 +27,11 @@ def pictures_in(folder: Path) -> list[Path]:
     return [path for path in found if path.suffix.lower() in PICTURE_SUFFIXES]
 
 
+def printable(name: str | Path) -> str:
+    r"""Returns a file's name as UTF-8 can hold it: other bytes become \xff and the like."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its place on success.

@@ -1,9 +1,10 @@
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from skincnn.files import replacing, sha256, write_json, write_text
+from skincnn.files import printable, replacing, sha256, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -30,3 +31,8 @@ def test_nan_is_no_json(tmp_path: Path) -> None:
 def test_sha256_is_hashlib_s(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_names_of_any_bytes_can_be_printed() -> None:
+    assert printable(Path("a/é\n.jpg")) == "a/é\n.jpg"
+    assert printable(os.fsdecode(b"bad\xff.jpg")) == r"bad\xff.jpg"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import io
 import json
 import os
@@ -113,11 +114,16 @@ def test_the_command_answers_the_good_and_lists_the_bad(
     assert not list(tmp_path.glob(".tmp*"))
 
 
+def type_in(monkeypatch: pytest.MonkeyPatch, *lines: bytes) -> None:
+    content = b"".join(line + b"\n" for line in lines)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
 def test_names_on_standard_input_and_lines_of_json(
     workdir: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = sorted(pictures.iterdir())[:3]
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(str, names)) + "\n\n"))
+    type_in(monkeypatch, *map(os.fsencode, names), b"")
     output = tmp_path / "answers.jsonl"
     done = run_here("predict.py", workdir / "export/skincnn.onnx", "-", "--output", output)
     assert done.returncode == 0, done.stderr
@@ -280,6 +286,60 @@ def test_a_file_that_says_nothing_of_its_size_is_read_no_further_than_the_limit(
     paths[2].write_bytes(b"12345")
     assert paths[0].stat().st_size == 0
     assert read_files(paths) == [b"", b"1234", b""]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_strange_names_spoil_no_answer(
+    suffix: str,
+    workdir: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not in UTF-8, too long, with a NUL, with spaces around; in folders and as lines."""
+    good = min(pictures.glob("DEMO*")).read_bytes()
+    for name in (b"bad\xff.jpg", b" outer spaces.jpg "):
+        (tmp_path / os.fsdecode(name)).write_bytes(good)
+    monkeypatch.chdir(tmp_path)
+    lines = (b"bad\xff.jpg", b" ", b" outer spaces.jpg ", b"with\0NUL.jpg", b"x" * 300)
+    type_in(monkeypatch, *(os.fsencode(tmp_path) + b"/" + line for line in lines))
+    output = tmp_path / f"answers{suffix}"
+    model = workdir / "export/skincnn.onnx"
+    done = run_here("predict.py", model, tmp_path, "-", "y" * 300, "--output", output)
+    assert done.returncode == 3, done.stderr
+    read_table = (
+        pd.read_csv if suffix == ".csv" else functools.partial(pd.read_json, lines=True)
+    )
+    table = read_table(output)
+    names = [Path(name).name for name in table["file"]]
+    assert names == [
+        "bad\\xff.jpg",
+        "bad\\xff.jpg",
+        " ",
+        " outer spaces.jpg ",
+        "with\0NUL.jpg",
+        "x" * 300,
+        "y" * 300,
+    ]
+    read = [True, True, False, True, False, False, False]
+    assert (table["status"] == READ).tolist() == read
+    assert table["image_id"][0] == "bad\\xff"
+
+
+def test_explanations_of_long_names_are_written(
+    workdir: Path, pictures: Path, tmp_path: Path
+) -> None:
+    good = min(pictures.glob("DEMO*"))
+    for name in ("a" * 245, "é" * 120):
+        shutil.copy(good, tmp_path / f"{name}.jpg")
+    output, drawn = tmp_path / "answers.csv", tmp_path / "drawn"
+    done = run_here("predict.py", workdir, tmp_path, "--explain", drawn, "--output", output)
+    assert done.returncode == 0, done.stderr
+    classes = pd.read_csv(output)["class_name"]
+    assert sorted(path.name for path in drawn.iterdir()) == [
+        f"00000_{'a' * 100}_{classes[0]}.png",
+        f"00001_{'é' * 50}_{classes[1]}.png",
+    ]
 
 
 def test_pictures_are_found_in_folders_below(

@@ -19,6 +19,10 @@ from skincnn.files import replacing
 from skincnn.serving.pictures import read_images
 
 
+MAX_NAME = 100
+"""Bytes of an image_id in the name of an explanation, which file systems let have 255."""
+
+
 class Explainer:
     """A run's classifier, ready to be asked why."""
 
@@ -78,6 +82,8 @@ def write_explanations(
 ) -> None:
     """Writes <number>_<image_id>_<class>.png for each picture that has one.
 
+    Of a long image_id it is the beginning.
+
     Args:
         folder: Where to.
         table: Rows of `predictor.predict`.
@@ -88,6 +94,7 @@ def write_explanations(
         zip(table.itertuples(), pictures, strict=True), first
     ):
         if picture is not None:
-            name = f"{number:05d}_{row.image_id}_{row.class_name}.png"
+            image_id = row.image_id.encode()[:MAX_NAME].decode(errors="ignore")
+            name = f"{number:05d}_{image_id}_{row.class_name}.png"
             with replacing(folder / name) as temporary:
                 picture.save(temporary, "PNG")

@@ -177,7 +177,7 @@ def _read(path: Path) -> bytes:
             return b""
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-    except OSError:
+    except (OSError, ValueError):  # the latter of a name with a NUL in it
         return b""
     return content if len(content) <= MAX_BYTES else b""
 
