@@ -50,14 +50,21 @@ class Arguments:
     """A folder for pictures of what spoke for each answer (Grad-CAM); of a run's folder or
     model.keras."""
     batch_size: int = 32
-    """Pictures at a time."""
+    """Pictures at a time, 256 at most."""
+
+
+MAX_BATCH_SIZE = 256
+"""Who interrupts waits for the batches that were begun."""
 
 
 def command() -> None:
     """Parses, predicts, and says which files could not be read."""
     arguments = tyro.cli(Arguments)
-    if arguments.batch_size < 1:
-        raise ConfigError(f"--batch-size must be >= 1. Received: {arguments.batch_size}.")
+    if not 1 <= arguments.batch_size <= MAX_BATCH_SIZE:
+        raise ConfigError(
+            f"--batch-size must be >= 1 and <= {MAX_BATCH_SIZE}. Received: "
+            f"{arguments.batch_size}."
+        )
     if arguments.output and arguments.output.suffix not in (".csv", ".jsonl"):
         raise ConfigError(
             f"--output must end in .csv or .jsonl. Received: {arguments.output}."

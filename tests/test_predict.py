@@ -147,6 +147,7 @@ def test_without_an_output_the_answers_go_to_standard_output(
         (("x.jpg", "--output", "x.txt"), "must end in .csv or .jsonl"),
         (("x.jpg", "--patients", "none.csv"), "--patients must be a CSV"),
         (("x.jpg", "--batch-size", "0"), "--batch-size must be >= 1"),
+        (("x.jpg", "--batch-size", "257"), "<= 256. Received: 257"),
     ],
 )
 def test_what_cannot_be_asked_is_told(
