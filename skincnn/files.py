@@ -93,7 +93,7 @@ def require_writable_folder(path: Path, flag: str) -> None:
     Raises:
         ConfigError: It is, or lies below, a file, or may not be written to.
     """
-    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not existing.is_dir():
         raise ConfigError(
             f"{flag} must be a folder. Received: {path}, and {existing} is a file."
@@ -103,6 +103,21 @@ def require_writable_folder(path: Path, flag: str) -> None:
             f"{flag} must be a folder that can be written to. Received: {path}, and "
             f"{existing} may not be written. Give another one."
         )
+
+
+def require_writable_file(path: Path, flag: str) -> None:
+    """Checks that `path` is, or can be made, a file that `replacing` can write.
+
+    Args:
+        path: The file; nothing is made.
+        flag: The flag that named it, for the message.
+
+    Raises:
+        ConfigError: It is something else, or its folder may not be written to.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ConfigError(f"{flag} must be a file. Received: {path}, which is none.")
+    require_writable_folder(path.parent, f"The place of {flag}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_here, run_script
+from conftest import run_here
 from PIL import Image
 
 from skincnn.data import datasets, pipeline

@@ -18,7 +18,6 @@ from skincnn.evaluation.runs import load_model
 from skincnn.files import replacing
 from skincnn.serving.pictures import read_images
 
-
 MAX_NAME = 100
 """Bytes of an image_id in the name of an explanation, which file systems let have 255."""
 
