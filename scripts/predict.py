@@ -15,7 +15,13 @@ from tqdm import tqdm
 
 from skincnn import cli
 from skincnn.errors import ConfigError, DataError
-from skincnn.files import PICTURE_SUFFIXES, pictures_in, replacing
+from skincnn.files import (
+    PICTURE_SUFFIXES,
+    pictures_in,
+    replacing,
+    require_writable_file,
+    require_writable_folder,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,20 +61,14 @@ class Arguments:
 
 MAX_BATCH_SIZE = 256
 """Who interrupts waits for the batches that were begun."""
+EXIT_BROKEN_PIPE = 128 + 13
+"""As of a program that SIGPIPE ends: who read the answers wants no more of them."""
 
 
 def command() -> None:
     """Parses, predicts, and says which files could not be read."""
     arguments = tyro.cli(Arguments)
-    if not 1 <= arguments.batch_size <= MAX_BATCH_SIZE:
-        raise ConfigError(
-            f"--batch-size must be >= 1 and <= {MAX_BATCH_SIZE}. Received: "
-            f"{arguments.batch_size}."
-        )
-    if arguments.output and arguments.output.suffix not in (".csv", ".jsonl"):
-        raise ConfigError(
-            f"--output must end in .csv or .jsonl. Received: {arguments.output}."
-        )
+    check(arguments)
     paths = find_pictures(arguments.pictures)
     cli.load_tensorflow()
     import pandas as pd
@@ -89,7 +89,11 @@ def command() -> None:
     lines = arguments.output is not None and arguments.output.suffix == ".jsonl"
     answered = answer_files(predictor, paths, arguments.batch_size, patients)
     starts = range(0, len(paths), arguments.batch_size)
-    with writing(arguments.output) as file, contextlib.closing(answered):
+    with (
+        told_where_full(),
+        writing(arguments.output) as file,
+        contextlib.closing(answered),
+    ):
         for start, batch in zip(
             tqdm(starts, unit="batch", disable=None), answered, strict=True
         ):
@@ -104,7 +108,7 @@ def command() -> None:
                 tables.append(table[table["status"] == READ])
     if arguments.isic_csv:
         handed_in = submission(pd.concat(tables), predictor.class_names)
-        with replacing(arguments.isic_csv) as temporary:
+        with told_where_full(), replacing(arguments.isic_csv) as temporary:
             handed_in.to_csv(temporary, index=False)
     for path in (arguments.output, arguments.isic_csv):
         if path is not None:
@@ -116,6 +120,29 @@ def command() -> None:
             f"{len(bad)} of {len(paths)} file(s) could not be read:\n  {named}{more}\nThe "
             "others are answered; `status` of these says what was expected."
         )
+
+
+def check(arguments: Arguments) -> None:
+    """Checks what needs no model, so that nobody waits for one in vain.
+
+    Raises:
+        ConfigError: Something cannot be used.
+    """
+    if not 1 <= arguments.batch_size <= MAX_BATCH_SIZE:
+        raise ConfigError(
+            f"--batch-size must be >= 1 and <= {MAX_BATCH_SIZE}. Received: "
+            f"{arguments.batch_size}."
+        )
+    output, isic_csv = arguments.output, arguments.isic_csv
+    if output and output.suffix not in (".csv", ".jsonl"):
+        raise ConfigError(f"--output must end in .csv or .jsonl. Received: {output}.")
+    for path, flag in ((output, "--output"), (isic_csv, "--isic-csv")):
+        if path is not None:
+            require_writable_file(path, flag)
+    if output and isic_csv and output.resolve() == isic_csv.resolve():
+        raise ConfigError(f"--output and --isic-csv must be two files. Received: {output}.")
+    if arguments.explain is not None:
+        require_writable_folder(arguments.explain, "--explain")
 
 
 def find_pictures(names: Sequence[str]) -> list[Path]:
@@ -149,13 +176,29 @@ def read_names(file: Iterable[bytes]) -> list[str]:
 def writing(path: Path | None) -> Iterator[TextIO]:
     """Yields the file to write to, which appears whole; standard output for None."""
     if path is None:
-        yield sys.stdout
+        try:
+            yield sys.stdout
+        except OSError as error:
+            # Python would fail once more, where it writes the rest at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):
+                sys.exit(EXIT_BROKEN_PIPE)
+            raise
         return
     with (
         replacing(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         yield file
+
+
+@contextlib.contextmanager
+def told_where_full() -> Iterator[None]:
+    """Says in a line what could not be written; files that cannot be read have a row."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"The answers could not be written: {error}.") from error
 
 
 def write_rows(table: pd.DataFrame, file: TextIO, *, lines: bool, header: bool) -> None:
@@ -165,6 +208,7 @@ def write_rows(table: pd.DataFrame, file: TextIO, *, lines: bool, header: bool) 
     if header and not lines:
         file.write(f"{csv_line(table)}\n")
     file.writelines(f"{line}\n" for line in to_lines(table, as_json=lines))
+    file.flush()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from skincnn.files import printable, replacing, sha256, write_json, write_text
+from skincnn.errors import ConfigError
+from skincnn.files import (
+    printable,
+    replacing,
+    require_writable_file,
+    sha256,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -20,6 +28,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_can_be_written_where_a_file_can_be(tmp_path: Path) -> None:
+    require_writable_file(tmp_path / "new/folder/a.csv", "--output")
+    (tmp_path / "a.csv").touch()
+    require_writable_file(tmp_path / "a.csv", "--output")
+    for place in (tmp_path, tmp_path / "a.csv/b.csv", Path("/dev/null")):
+        with pytest.raises(ConfigError, match="--output must be"):
+            require_writable_file(place, "--output")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
 def test_nan_is_no_json(tmp_path: Path) -> None:

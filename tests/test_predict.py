@@ -6,15 +6,18 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_here
+from conftest import ROOT, run_here
 from PIL import Image
 
 from skincnn.data import datasets, pipeline
@@ -34,6 +37,17 @@ from skincnn.serving.predictor import (
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 NAMES = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
 PROBABILITIES = [f"probability_{name}" for name in NAMES]
+
+
+def write_to(file: IO[str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs predict.py in a process of its own, with `file` as its standard output."""
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts/predict.py", *map(str, arguments)],
+        stdout=file,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=100,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +162,14 @@ def test_without_an_output_the_answers_go_to_standard_output(
         (("x.jpg", "--patients", "none.csv"), "--patients must be a CSV"),
         (("x.jpg", "--batch-size", "0"), "--batch-size must be >= 1"),
         (("x.jpg", "--batch-size", "257"), "<= 256. Received: 257"),
+        (("x.jpg", "--output", "{empty}/folder.csv"), "--output must be a file"),
+        (("x.jpg", "--isic-csv", "{empty}/folder.csv"), "--isic-csv must be a file"),
+        (("x.jpg", "--output", "{empty}/file/a.csv"), "{empty}/file is a file"),
+        (("x.jpg", "--explain", "{empty}/file"), "--explain must be a folder"),
+        (
+            ("x.jpg", "--output", "{empty}/a.csv", "--isic-csv", "{empty}/b/../a.csv"),
+            "must be two files",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_told(
@@ -156,10 +178,12 @@ def test_what_cannot_be_asked_is_told(
     workdir: Path,
     tmp_path: Path,
 ) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").touch()
     filled = [argument.format(empty=tmp_path) for argument in arguments]
     done = run_here("predict.py", workdir, *filled)
     assert done.returncode == 2
-    assert message in done.stderr
+    assert message.format(empty=tmp_path) in done.stderr
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
@@ -325,6 +349,26 @@ def test_strange_names_spoil_no_answer(
     read = [True, True, False, True, False, False, False]
     assert (table["status"] == READ).tolist() == read
     assert table["image_id"][0] == "bad\\xff"
+
+
+def test_a_full_disk_is_told_in_a_line(workdir: Path, pictures: Path) -> None:
+    model, picture = workdir / "export/skincnn.onnx", min(pictures.glob("DEMO*"))
+    with Path("/dev/full").open("w") as full:
+        done = write_to(full, model, picture)
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("error: The answers could not be written:")
+    assert "No space left on device" in said
+
+
+def test_who_reads_no_more_is_told_nothing(workdir: Path, pictures: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as closed:
+        picture = min(pictures.glob("DEMO*"))
+        done = write_to(closed, workdir / "export/skincnn.onnx", picture)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert not done.stderr
 
 
 def test_explanations_of_long_names_are_written(
