@@ -18,6 +18,7 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.files import (
     PICTURE_SUFFIXES,
     pictures_in,
+    printable,
     replacing,
     require_writable_file,
     require_writable_folder,
@@ -75,12 +76,14 @@ def command() -> None:
 
     from skincnn.serving.ahead import answer_files
     from skincnn.serving.explain import Explainer, write_explanations
-    from skincnn.serving.isic import find_year, submission
+    from skincnn.serving.isic import find_year, require_unique, submission
     from skincnn.serving.pictures import READ
     from skincnn.serving.predictor import load_predictor
     from skincnn.serving.tables import read_patients
 
     patients = read_patients(arguments.patients) if arguments.patients else None
+    if arguments.isic_csv:
+        require_unique(printable(path.stem) for path in paths)
     predictor = load_predictor(arguments.model)
     explainer = Explainer(arguments.model) if arguments.explain else None
     if arguments.isic_csv:
@@ -113,6 +116,9 @@ def command() -> None:
     for path in (arguments.output, arguments.isic_csv):
         if path is not None:
             print(f"answers  {path}", file=sys.stderr)
+    if bad and arguments.isic_csv:
+        missing = f"{len(bad)} of {len(paths)} picture(s)"
+        print(f"{missing} are missing from {arguments.isic_csv}", file=sys.stderr)
     if bad:
         named = "\n  ".join(bad[:20])
         more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""

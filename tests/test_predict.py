@@ -118,6 +118,7 @@ def test_the_command_answers_the_good_and_lists_the_bad(
     assert done.returncode == 3
     assert "3 of 13 file(s) could not be read" in done.stderr
     assert str(pictures / "half.jpg") in done.stderr
+    assert f"3 of 13 picture(s) are missing from {handed_in}" in done.stderr
     table = pd.read_csv(output)
     assert table["file"].tolist() == [str(path) for path in sorted(pictures.iterdir())]
     isic = pd.read_csv(handed_in)
@@ -166,6 +167,10 @@ def test_without_an_output_the_answers_go_to_standard_output(
         (("x.jpg", "--isic-csv", "{empty}/folder.csv"), "--isic-csv must be a file"),
         (("x.jpg", "--output", "{empty}/file/a.csv"), "{empty}/file is a file"),
         (("x.jpg", "--explain", "{empty}/file"), "--explain must be a folder"),
+        (
+            ("a/x.jpg", "y.jpg", "b/x.png", "--isic-csv", "{empty}/a.csv"),
+            "More than one is named x. Give",
+        ),
         (
             ("x.jpg", "--output", "{empty}/a.csv", "--isic-csv", "{empty}/b/../a.csv"),
             "must be two files",

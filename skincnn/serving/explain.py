@@ -93,7 +93,7 @@ def write_explanations(
         zip(table.itertuples(), pictures, strict=True), first
     ):
         if picture is not None:
-            image_id = row.image_id.encode()[:MAX_NAME].decode(errors="ignore")
+            image_id = str(row.image_id).encode()[:MAX_NAME].decode(errors="ignore")
             name = f"{number:05d}_{image_id}_{row.class_name}.png"
             with replacing(folder / name) as temporary:
                 picture.save(temporary, "PNG")
