@@ -122,9 +122,10 @@ def command() -> None:
     if bad:
         named = "\n  ".join(bad[:20])
         more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
+        others = "The others are" if len(bad) < len(paths) else "None is"
         raise DataError(
-            f"{len(bad)} of {len(paths)} file(s) could not be read:\n  {named}{more}\nThe "
-            "others are answered; `status` of these says what was expected."
+            f"{len(bad)} of {len(paths)} file(s) could not be read:\n  {named}{more}\n"
+            f"{others} answered; `status` of these says what was wrong."
         )
 
 

@@ -118,6 +118,7 @@ def test_the_command_answers_the_good_and_lists_the_bad(
     assert done.returncode == 3
     assert "3 of 13 file(s) could not be read" in done.stderr
     assert str(pictures / "half.jpg") in done.stderr
+    assert "The others are answered" in done.stderr
     assert f"3 of 13 picture(s) are missing from {handed_in}" in done.stderr
     table = pd.read_csv(output)
     assert table["file"].tolist() == [str(path) for path in sorted(pictures.iterdir())]
@@ -304,7 +305,8 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     finally:
         # The thread would wait for ever, and so would the end of the tests.
         os.close(os.open(tmp_path / "pipe.jpg", os.O_RDWR))
-    assert [content == b"good" for content in found] == [True, False, False]
+    assert found[0] == b"good"
+    assert all("expected a file" in str(reason) for reason in found[1:])
 
 
 def test_a_file_that_says_nothing_of_its_size_is_read_no_further_than_the_limit(
@@ -354,6 +356,23 @@ def test_strange_names_spoil_no_answer(
     read = [True, True, False, True, False, False, False]
     assert (table["status"] == READ).tolist() == read
     assert table["image_id"][0] == "bad\\xff"
+
+
+def test_files_that_cannot_be_opened_are_told_why(workdir: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "text.jpg").write_text("this is text")
+    asked = [tmp_path / name for name in ("none.jpg", "text.jpg/x.jpg", "loop.jpg")]
+    model = workdir / "export/skincnn.onnx"
+    done = run_here("predict.py", model, *asked, tmp_path / "text.jpg")
+    assert done.returncode == 3
+    assert pd.read_csv(io.StringIO(done.stdout))["status"].tolist() == [
+        "not read: No such file or directory",
+        "not read: Not a directory",
+        "not read: Too many levels of symbolic links",
+        UNREADABLE,
+    ]
+    assert "4 of 4 file(s) could not be read" in done.stderr
+    assert "None is answered" in done.stderr
 
 
 def test_a_full_disk_is_told_in_a_line(workdir: Path, pictures: Path) -> None:

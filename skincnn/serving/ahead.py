@@ -23,12 +23,12 @@ class Batch:
     """Files, and what was answered.
 
     Attributes:
-        contents: The files, as they were read.
+        contents: From `predictor.read_files`.
         patients: What is known of the patients, a row for each file.
         table: From `predictor.predict`.
     """
 
-    contents: list[bytes]
+    contents: list[bytes | str]
     patients: pd.DataFrame
     table: pd.DataFrame
 

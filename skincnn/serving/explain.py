@@ -46,12 +46,15 @@ class Explainer:
         self.classifier = load_model(workdir, metadata)
 
     def explain(
-        self, contents: Sequence[bytes], class_names: Sequence[str], patients: pd.DataFrame
+        self,
+        contents: Sequence[bytes | str],
+        class_names: Sequence[str],
+        patients: pd.DataFrame,
     ) -> list[Image.Image | None]:
         """Returns each picture beside itself under Grad-CAM's map of a class.
 
         Args:
-            contents: Files.
+            contents: Files; anything where no class is looked for.
             class_names: Of each picture, the class that is looked for; "" for none.
             patients: `METADATA_COLUMNS`, a row for each.
 
