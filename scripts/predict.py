@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -14,7 +15,14 @@ from tqdm import tqdm
 
 from skincnn import cli
 from skincnn.errors import ConfigError, DataError
-from skincnn.files import PICTURE_SUFFIXES, pictures_in, replacing
+from skincnn.files import (
+    PICTURE_SUFFIXES,
+    pictures_in,
+    printable,
+    replacing,
+    require_writable_file,
+    require_writable_folder,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,30 +57,33 @@ class Arguments:
     """A folder for pictures of what spoke for each answer (Grad-CAM); of a run's folder or
     model.keras."""
     batch_size: int = 32
-    """Pictures at a time."""
+    """Pictures at a time, 256 at most."""
+
+
+MAX_BATCH_SIZE = 256
+"""Who interrupts waits for the batches that were begun."""
+EXIT_BROKEN_PIPE = 128 + 13
+"""As of a program that SIGPIPE ends: who read the answers wants no more of them."""
 
 
 def command() -> None:
     """Parses, predicts, and says which files could not be read."""
     arguments = tyro.cli(Arguments)
-    if arguments.batch_size < 1:
-        raise ConfigError(f"--batch-size must be >= 1. Received: {arguments.batch_size}.")
-    if arguments.output and arguments.output.suffix not in (".csv", ".jsonl"):
-        raise ConfigError(
-            f"--output must end in .csv or .jsonl. Received: {arguments.output}."
-        )
+    check(arguments)
     paths = find_pictures(arguments.pictures)
     cli.load_tensorflow()
     import pandas as pd
 
     from skincnn.serving.ahead import answer_files
     from skincnn.serving.explain import Explainer, write_explanations
-    from skincnn.serving.isic import find_year, submission
+    from skincnn.serving.isic import find_year, require_unique, submission
     from skincnn.serving.pictures import READ
     from skincnn.serving.predictor import load_predictor
     from skincnn.serving.tables import read_patients
 
     patients = read_patients(arguments.patients) if arguments.patients else None
+    if arguments.isic_csv:
+        require_unique(printable(path.stem) for path in paths)
     predictor = load_predictor(arguments.model)
     explainer = Explainer(arguments.model) if arguments.explain else None
     if arguments.isic_csv:
@@ -81,7 +92,11 @@ def command() -> None:
     lines = arguments.output is not None and arguments.output.suffix == ".jsonl"
     answered = answer_files(predictor, paths, arguments.batch_size, patients)
     starts = range(0, len(paths), arguments.batch_size)
-    with writing(arguments.output) as file, contextlib.closing(answered):
+    with (
+        told_where_full(),
+        writing(arguments.output) as file,
+        contextlib.closing(answered),
+    ):
         for start, batch in zip(
             tqdm(starts, unit="batch", disable=None), answered, strict=True
         ):
@@ -96,18 +111,45 @@ def command() -> None:
                 tables.append(table[table["status"] == READ])
     if arguments.isic_csv:
         handed_in = submission(pd.concat(tables), predictor.class_names)
-        with replacing(arguments.isic_csv) as temporary:
+        with told_where_full(), replacing(arguments.isic_csv) as temporary:
             handed_in.to_csv(temporary, index=False)
     for path in (arguments.output, arguments.isic_csv):
         if path is not None:
             print(f"answers  {path}", file=sys.stderr)
+    if bad and arguments.isic_csv:
+        missing = f"{len(bad)} of {len(paths)} picture(s)"
+        print(f"{missing} are missing from {arguments.isic_csv}", file=sys.stderr)
     if bad:
         named = "\n  ".join(bad[:20])
         more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
+        others = "The others are" if len(bad) < len(paths) else "None is"
         raise DataError(
-            f"{len(bad)} of {len(paths)} file(s) could not be read:\n  {named}{more}\nThe "
-            "others are answered; `status` of these says what was expected."
+            f"{len(bad)} of {len(paths)} file(s) could not be read:\n  {named}{more}\n"
+            f"{others} answered; `status` of these says what was wrong."
         )
+
+
+def check(arguments: Arguments) -> None:
+    """Checks what needs no model, so that nobody waits for one in vain.
+
+    Raises:
+        ConfigError: Something cannot be used.
+    """
+    if not 1 <= arguments.batch_size <= MAX_BATCH_SIZE:
+        raise ConfigError(
+            f"--batch-size must be >= 1 and <= {MAX_BATCH_SIZE}. Received: "
+            f"{arguments.batch_size}."
+        )
+    output, isic_csv = arguments.output, arguments.isic_csv
+    if output and output.suffix not in (".csv", ".jsonl"):
+        raise ConfigError(f"--output must end in .csv or .jsonl. Received: {output}.")
+    for path, flag in ((output, "--output"), (isic_csv, "--isic-csv")):
+        if path is not None:
+            require_writable_file(path, flag)
+    if output and isic_csv and output.resolve() == isic_csv.resolve():
+        raise ConfigError(f"--output and --isic-csv must be two files. Received: {output}.")
+    if arguments.explain is not None:
+        require_writable_folder(arguments.explain, "--explain")
 
 
 def find_pictures(names: Sequence[str]) -> list[Path]:
@@ -118,12 +160,12 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
     """
     found = []
     for name in names:
-        given = [name] if name != "-" else [line.strip() for line in sys.stdin]
-        for path in map(Path, filter(None, given)):
-            if path.is_dir():
-                found += pictures_in(path)
-            else:
-                found.append(path)
+        for given in [name] if name != "-" else read_names(sys.stdin.buffer):
+            # It says False of what is no name, where Path.is_dir raises.
+            if os.path.isdir(given):
+                found += pictures_in(Path(given))
+            elif given:
+                found.append(Path(given))
     if not found:
         raise ConfigError(
             f"Give files of pictures, folders with {', '.join(PICTURE_SUFFIXES)} files, or "
@@ -132,14 +174,38 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
     return found
 
 
+def read_names(file: Iterable[bytes]) -> list[str]:
+    """Returns the names on the lines of a file, of any bytes; blank lines are none."""
+    return [os.fsdecode(line.rstrip(b"\r\n")) for line in file if line.strip()]
+
+
 @contextlib.contextmanager
 def writing(path: Path | None) -> Iterator[TextIO]:
     """Yields the file to write to, which appears whole; standard output for None."""
     if path is None:
-        yield sys.stdout
+        try:
+            yield sys.stdout
+        except OSError as error:
+            # Python would fail once more, where it writes the rest at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):
+                sys.exit(EXIT_BROKEN_PIPE)
+            raise
         return
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         yield file
+
+
+@contextlib.contextmanager
+def told_where_full() -> Iterator[None]:
+    """Says in a line what could not be written; files that cannot be read have a row."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"The answers could not be written: {error}.") from error
 
 
 def write_rows(table: pd.DataFrame, file: TextIO, *, lines: bool, header: bool) -> None:
@@ -149,6 +215,7 @@ def write_rows(table: pd.DataFrame, file: TextIO, *, lines: bool, header: bool) 
     if header and not lines:
         file.write(f"{csv_line(table)}\n")
     file.writelines(f"{line}\n" for line in to_lines(table, as_json=lines))
+    file.flush()
 
 
 if __name__ == "__main__":

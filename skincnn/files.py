@@ -30,6 +30,11 @@ def pictures_in(folder: Path) -> list[Path]:
     return [path for path in found if path.suffix.lower() in PICTURE_SUFFIXES]
 
 
+def printable(name: str | Path) -> str:
+    r"""Returns a file's name as UTF-8 can hold it: other bytes become \xff and the like."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its place on success.
@@ -91,7 +96,7 @@ def require_writable_folder(path: Path, flag: str) -> None:
     Raises:
         ConfigError: It is, or lies below, a file, or may not be written to.
     """
-    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not existing.is_dir():
         raise ConfigError(
             f"{flag} must be a folder. Received: {path}, and {existing} is a file."
@@ -101,6 +106,21 @@ def require_writable_folder(path: Path, flag: str) -> None:
             f"{flag} must be a folder that can be written to. Received: {path}, and "
             f"{existing} may not be written. Give another one."
         )
+
+
+def require_writable_file(path: Path, flag: str) -> None:
+    """Checks that `path` is, or can be made, a file that `replacing` can write.
+
+    Args:
+        path: The file; nothing is made.
+        flag: The flag that named it, for the message.
+
+    Raises:
+        ConfigError: It is something else, or its folder may not be written to.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ConfigError(f"{flag} must be a file. Received: {path}, which is none.")
+    require_writable_folder(path.parent, f"The place of {flag}")
 
 
 def write_text(path: Path, text: str) -> None:

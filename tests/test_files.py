@@ -1,15 +1,18 @@
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from skincnn.errors import DataError
+from skincnn.errors import ConfigError, DataError
 from skincnn.files import (
     SCHEMA,
     SEAL,
+    printable,
     read_sealed_json,
     replacing,
+    require_writable_file,
     sha256,
     write_json,
     write_sealed_json,
@@ -30,6 +33,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_can_be_written_where_a_file_can_be(tmp_path: Path) -> None:
+    require_writable_file(tmp_path / "new/folder/a.csv", "--output")
+    (tmp_path / "a.csv").touch()
+    require_writable_file(tmp_path / "a.csv", "--output")
+    for place in (tmp_path, tmp_path / "a.csv/b.csv", Path("/dev/null")):
+        with pytest.raises(ConfigError, match="--output must be"):
+            require_writable_file(place, "--output")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
 def test_nan_is_no_json(tmp_path: Path) -> None:
@@ -59,3 +72,8 @@ def test_a_sealed_file_tells_that_it_has_changed(tmp_path: Path) -> None:
     (tmp_path / "short.json").write_text(json.dumps({"schema": SCHEMA}))
     with pytest.raises(DataError, match="has changed"):
         read_sealed_json(tmp_path / "short.json", "Again.")
+
+
+def test_names_of_any_bytes_can_be_printed() -> None:
+    assert printable(Path("a/é\n.jpg")) == "a/é\n.jpg"
+    assert printable(os.fsdecode(b"bad\xff.jpg")) == r"bad\xff.jpg"

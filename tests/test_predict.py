@@ -1,23 +1,30 @@
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_here
+from conftest import ROOT, run_here
 from PIL import Image
 
 from skincnn.data import datasets, pipeline
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.calibration import apply_temperature
 from skincnn.evaluation.predictions import arrays, read_predictions
+from skincnn.serving import predictor as predictor_module
 from skincnn.serving.isic import find_year, submission
 from skincnn.serving.pictures import READ, UNREADABLE
 from skincnn.serving.predictor import (
@@ -30,6 +37,17 @@ from skincnn.serving.predictor import (
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 NAMES = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
 PROBABILITIES = [f"probability_{name}" for name in NAMES]
+
+
+def write_to(file: IO[str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs predict.py in a process of its own, with `file` as its standard output."""
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts/predict.py", *map(str, arguments)],
+        stdout=file,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=100,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +118,8 @@ def test_the_command_answers_the_good_and_lists_the_bad(
     assert done.returncode == 3
     assert "3 of 13 file(s) could not be read" in done.stderr
     assert str(pictures / "half.jpg") in done.stderr
+    assert "The others are answered" in done.stderr
+    assert f"3 of 13 picture(s) are missing from {handed_in}" in done.stderr
     table = pd.read_csv(output)
     assert table["file"].tolist() == [str(path) for path in sorted(pictures.iterdir())]
     isic = pd.read_csv(handed_in)
@@ -110,11 +130,16 @@ def test_the_command_answers_the_good_and_lists_the_bad(
     assert not list(tmp_path.glob(".tmp*"))
 
 
+def type_in(monkeypatch: pytest.MonkeyPatch, *lines: bytes) -> None:
+    content = b"".join(line + b"\n" for line in lines)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
 def test_names_on_standard_input_and_lines_of_json(
     workdir: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = sorted(pictures.iterdir())[:3]
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(str, names)) + "\n\n"))
+    type_in(monkeypatch, *map(os.fsencode, names), b"")
     output = tmp_path / "answers.jsonl"
     done = run_here("predict.py", workdir / "export/skincnn.onnx", "-", "--output", output)
     assert done.returncode == 0, done.stderr
@@ -138,6 +163,19 @@ def test_without_an_output_the_answers_go_to_standard_output(
         (("x.jpg", "--output", "x.txt"), "must end in .csv or .jsonl"),
         (("x.jpg", "--patients", "none.csv"), "--patients must be a CSV"),
         (("x.jpg", "--batch-size", "0"), "--batch-size must be >= 1"),
+        (("x.jpg", "--batch-size", "257"), "<= 256. Received: 257"),
+        (("x.jpg", "--output", "{empty}/folder.csv"), "--output must be a file"),
+        (("x.jpg", "--isic-csv", "{empty}/folder.csv"), "--isic-csv must be a file"),
+        (("x.jpg", "--output", "{empty}/file/a.csv"), "{empty}/file is a file"),
+        (("x.jpg", "--explain", "{empty}/file"), "--explain must be a folder"),
+        (
+            ("a/x.jpg", "y.jpg", "b/x.png", "--isic-csv", "{empty}/a.csv"),
+            "More than one is named x. Give",
+        ),
+        (
+            ("x.jpg", "--output", "{empty}/a.csv", "--isic-csv", "{empty}/b/../a.csv"),
+            "must be two files",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_told(
@@ -146,10 +184,12 @@ def test_what_cannot_be_asked_is_told(
     workdir: Path,
     tmp_path: Path,
 ) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").touch()
     filled = [argument.format(empty=tmp_path) for argument in arguments]
     done = run_here("predict.py", workdir, *filled)
     assert done.returncode == 2
-    assert message in done.stderr
+    assert message.format(empty=tmp_path) in done.stderr
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
@@ -265,6 +305,123 @@ def test_what_spoke_for_an_answer_is_drawn(
     done = run_here("predict.py", workdir / "export/skincnn", pictures, *flags)
     assert done.returncode == 2
     assert "needs the feature maps of a run" in done.stderr
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    """A pipe without a writer never begins; nor would a device end."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "good.jpg").write_bytes(b"good")
+    paths = [*sorted(tmp_path.iterdir()), tmp_path]
+    asked = concurrent.futures.ThreadPoolExecutor(1).submit(read_files, paths)
+    try:
+        found = asked.result(timeout=10)
+    finally:
+        # The thread would wait for ever, and so would the end of the tests.
+        os.close(os.open(tmp_path / "pipe.jpg", os.O_RDWR))
+    assert found[0] == b"good"
+    assert all("expected a file" in str(reason) for reason in found[1:])
+
+
+def test_a_file_that_says_nothing_of_its_size_is_read_no_further_than_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor_module, "MAX_BYTES", 4)
+    paths = [Path("/proc/self/stat"), tmp_path / "four.jpg", tmp_path / "five.jpg"]
+    paths[1].write_bytes(b"1234")
+    paths[2].write_bytes(b"12345")
+    assert paths[0].stat().st_size == 0
+    assert read_files(paths) == [b"", b"1234", b""]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_strange_names_spoil_no_answer(
+    suffix: str,
+    workdir: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not in UTF-8, too long, with a NUL, with spaces around; in folders and as lines."""
+    good = min(pictures.glob("DEMO*")).read_bytes()
+    for name in (b"bad\xff.jpg", b" outer spaces.jpg "):
+        (tmp_path / os.fsdecode(name)).write_bytes(good)
+    monkeypatch.chdir(tmp_path)
+    lines = (b"bad\xff.jpg", b" ", b" outer spaces.jpg ", b"with\0NUL.jpg", b"x" * 300)
+    type_in(monkeypatch, *(os.fsencode(tmp_path) + b"/" + line for line in lines))
+    output = tmp_path / f"answers{suffix}"
+    model = workdir / "export/skincnn.onnx"
+    done = run_here("predict.py", model, tmp_path, "-", "y" * 300, "--output", output)
+    assert done.returncode == 3, done.stderr
+    read_table = (
+        pd.read_csv if suffix == ".csv" else functools.partial(pd.read_json, lines=True)
+    )
+    table = read_table(output)
+    names = [Path(name).name for name in table["file"]]
+    assert names == [
+        "bad\\xff.jpg",
+        "bad\\xff.jpg",
+        " ",
+        " outer spaces.jpg ",
+        "with\0NUL.jpg",
+        "x" * 300,
+        "y" * 300,
+    ]
+    read = [True, True, False, True, False, False, False]
+    assert (table["status"] == READ).tolist() == read
+    assert table["image_id"][0] == "bad\\xff"
+
+
+def test_files_that_cannot_be_opened_are_told_why(workdir: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "text.jpg").write_text("this is text")
+    asked = [tmp_path / name for name in ("none.jpg", "text.jpg/x.jpg", "loop.jpg")]
+    model = workdir / "export/skincnn.onnx"
+    done = run_here("predict.py", model, *asked, tmp_path / "text.jpg")
+    assert done.returncode == 3
+    assert pd.read_csv(io.StringIO(done.stdout))["status"].tolist() == [
+        "not read: No such file or directory",
+        "not read: Not a directory",
+        "not read: Too many levels of symbolic links",
+        UNREADABLE,
+    ]
+    assert "4 of 4 file(s) could not be read" in done.stderr
+    assert "None is answered" in done.stderr
+
+
+def test_a_full_disk_is_told_in_a_line(workdir: Path, pictures: Path) -> None:
+    model, picture = workdir / "export/skincnn.onnx", min(pictures.glob("DEMO*"))
+    with Path("/dev/full").open("w") as full:
+        done = write_to(full, model, picture)
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("error: The answers could not be written:")
+    assert "No space left on device" in said
+
+
+def test_who_reads_no_more_is_told_nothing(workdir: Path, pictures: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as closed:
+        picture = min(pictures.glob("DEMO*"))
+        done = write_to(closed, workdir / "export/skincnn.onnx", picture)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert not done.stderr
+
+
+def test_explanations_of_long_names_are_written(
+    workdir: Path, pictures: Path, tmp_path: Path
+) -> None:
+    good = min(pictures.glob("DEMO*"))
+    for name in ("a" * 245, "é" * 120):
+        shutil.copy(good, tmp_path / f"{name}.jpg")
+    output, drawn = tmp_path / "answers.csv", tmp_path / "drawn"
+    done = run_here("predict.py", workdir, tmp_path, "--explain", drawn, "--output", output)
+    assert done.returncode == 0, done.stderr
+    classes = pd.read_csv(output)["class_name"]
+    assert sorted(path.name for path in drawn.iterdir()) == [
+        f"00000_{'a' * 100}_{classes[0]}.png",
+        f"00001_{'é' * 50}_{classes[1]}.png",
+    ]
 
 
 def test_pictures_are_found_in_folders_below(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from skincnn.files import printable
 from skincnn.serving.predictor import Predictor, find_patients, predict, read_files
 
 AT_ONCE = 2
@@ -22,12 +23,12 @@ class Batch:
     """Files, and what was answered.
 
     Attributes:
-        contents: The files, as they were read.
+        contents: From `predictor.read_files`.
         patients: What is known of the patients, a row for each file.
         table: From `predictor.predict`.
     """
 
-    contents: list[bytes]
+    contents: list[bytes | str]
     patients: pd.DataFrame
     table: pd.DataFrame
 
@@ -49,8 +50,9 @@ def answer_files(
 
     def work(start: int) -> Batch:
         part = paths[start : start + batch_size]
-        contents, known = read_files(part), find_patients(part, patients)
-        return Batch(contents, known, predict(predictor, part, contents, known))
+        names = [Path(printable(path)) for path in part]
+        contents, known = read_files(part), find_patients(names, patients)
+        return Batch(contents, known, predict(predictor, names, contents, known))
 
     starts = iter(range(0, len(paths), batch_size))
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as executor:

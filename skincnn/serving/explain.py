@@ -18,6 +18,9 @@ from skincnn.evaluation.runs import load_model
 from skincnn.files import replacing
 from skincnn.serving.pictures import read_images
 
+MAX_NAME = 100
+"""Bytes of an image_id in the name of an explanation, which file systems let have 255."""
+
 
 class Explainer:
     """A run's classifier, ready to be asked why."""
@@ -43,12 +46,15 @@ class Explainer:
         self.classifier = load_model(workdir, metadata)
 
     def explain(
-        self, contents: Sequence[bytes], class_names: Sequence[str], patients: pd.DataFrame
+        self,
+        contents: Sequence[bytes | str],
+        class_names: Sequence[str],
+        patients: pd.DataFrame,
     ) -> list[Image.Image | None]:
         """Returns each picture beside itself under Grad-CAM's map of a class.
 
         Args:
-            contents: Files.
+            contents: Files; anything where no class is looked for.
             class_names: Of each picture, the class that is looked for; "" for none.
             patients: `METADATA_COLUMNS`, a row for each.
 
@@ -78,6 +84,8 @@ def write_explanations(
 ) -> None:
     """Writes <number>_<image_id>_<class>.png for each picture that has one.
 
+    Of a long image_id it is the beginning.
+
     Args:
         folder: Where to.
         table: Rows of `predictor.predict`.
@@ -88,6 +96,7 @@ def write_explanations(
         zip(table.itertuples(), pictures, strict=True), first
     ):
         if picture is not None:
-            name = f"{number:05d}_{row.image_id}_{row.class_name}.png"
+            image_id = str(row.image_id).encode()[:MAX_NAME].decode(errors="ignore")
+            name = f"{number:05d}_{image_id}_{row.class_name}.png"
             with replacing(folder / name) as temporary:
                 picture.save(temporary, "PNG")

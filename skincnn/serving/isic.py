@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -31,6 +32,22 @@ def find_year(class_names: Sequence[str]) -> str:
         f"({', '.join(COLUMNS['2018'])}) or 2019 ({', '.join(COLUMNS['2019'])}). The model "
         f"has: {', '.join(class_names)}."
     )
+
+
+def require_unique(image_ids: Iterable[str]) -> None:
+    """Checks that no picture would be handed in twice.
+
+    Raises:
+        ConfigError: One would, or two of one name.
+    """
+    twice = [name for name, times in Counter(image_ids).items() if times > 1]
+    if twice:
+        more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+        raise ConfigError(
+            "--isic-csv must have a row for each picture, named by its file without the "
+            f"ending. More than one is named {', '.join(twice[:5])}{more}. Give each once, "
+            "and different ones under different names."
+        )
 
 
 def submission(answers: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:

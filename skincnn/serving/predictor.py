@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def load_predictor(path: Path) -> Predictor:
 def predict(
     predictor: Predictor,
     paths: Sequence[Path],
-    contents: Sequence[bytes],
+    contents: Sequence[bytes | str],
     patients: pd.DataFrame,
 ) -> pd.DataFrame:
     """Returns a row for each file.
@@ -109,19 +110,21 @@ def predict(
     Args:
         predictor: The model.
         paths: Where the files are, for their names.
-        contents: From `read_files`. What is missing, too large or damaged gets a row that
-            says so.
+        contents: From `read_files`. What cannot be opened, is too large or is damaged gets
+            a row that says so.
         patients: From `find_patients`.
 
     Returns:
         `columns`.
     """
-    found = predictor.ask(contents, patients)
+    files = [content if isinstance(content, bytes) else b"" for content in contents]
+    found = predictor.ask(files, patients)
+    told = zip(contents, _texts(found["status"]), strict=True)
     table = pd.DataFrame(
         {
             "file": [str(path) for path in paths],
             "image_id": [path.stem for path in paths],
-            "status": _texts(found["status"]),
+            "status": [text if isinstance(one, bytes) else one for one, text in told],
         }
     )
     for number, name in enumerate(predictor.class_names):
@@ -141,8 +144,12 @@ def columns(class_names: Sequence[str]) -> tuple[str, ...]:
     return ("file", "image_id", "status", *probabilities, *COLUMNS)
 
 
-def read_files(paths: Sequence[Path]) -> list[bytes]:
-    """Returns files; nothing for one that cannot be read or is larger than any may be."""
+def read_files(paths: Sequence[Path]) -> list[bytes | str]:
+    """Returns files; for one that cannot be opened, the reason.
+
+    It is nothing for one that is larger than any may be. Pipes and devices are not opened.
+    Of a file that grows meanwhile no more is read than any may have.
+    """
     return [_read(path) for path in paths]
 
 
@@ -163,11 +170,19 @@ def find_patients(paths: Sequence[Path], patients: pd.DataFrame | None) -> pd.Da
     )
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> bytes | str:
     try:
-        return path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
-    except OSError:
-        return b""
+        about = path.stat()
+        # To open a pipe is to wait for a writer; a device says that it has no bytes.
+        if not stat.S_ISREG(about.st_mode):
+            return "not read: expected a file. Received: a folder, a pipe or a device"
+        if about.st_size > MAX_BYTES:
+            return b""
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # the latter of a name with a NUL in it
+        return f"not read: {getattr(error, 'strerror', None) or error}"
+    return content if len(content) <= MAX_BYTES else b""
 
 
 def _texts(values: npt.NDArray[Any]) -> list[str]:
