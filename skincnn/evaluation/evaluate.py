@@ -183,33 +183,23 @@ def evaluate(
         if split in audits:
             content["audit"] = audits[split]
     variants = earlier.variants
+
+    def add(name: str, found: dict[str, pd.DataFrame], **said: Any) -> None:
+        """Writes the tables of a way to predict, and scores it beside the plain one."""
+        written = write_predictions(workdir, found, f"_{name}")
+        scores = score_variant(found, predictions, headline, subject.class_names, config)
+        variants.append({"name": name, **said, "sha256": written, **scores})
+
     for name, chosen in views.items():
         found, longer = _predict_views(subject, headline, chosen)
-        variants.append(
-            {
-                "name": name,
-                "num_views": len(chosen),
-                "seconds_per_image": longer,
-                "cost": longer / seconds,
-                "sha256": write_predictions(workdir, found, f"_{name}"),
-                **score_variant(found, predictions, headline, subject.class_names, config),
-            }
-        )
+        cost = {"seconds_per_image": longer, "cost": longer / seconds}
+        add(name, found, num_views=len(chosen), **cost)
     if extras.logit_adjustment:
         found, strength = adjust_tables(
             predictions, subject.class_names, metadata["class_counts"]
         )
-        variants.append(
-            {
-                "name": ADJUSTED,
-                "strength": strength,
-                "num_views": 1,
-                "seconds_per_image": seconds,
-                "cost": 1.0,
-                "sha256": write_predictions(workdir, found, f"_{ADJUSTED}"),
-                **score_variant(found, predictions, headline, subject.class_names, config),
-            }
-        )
+        cost = {"seconds_per_image": seconds, "cost": 1.0}
+        add(ADJUSTED, found, num_views=1, strength=strength, **cost)
     report = {
         **_describe_run(metadata, config),
         "model_sha256": metadata["sha256"]["model.keras"],

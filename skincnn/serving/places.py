@@ -16,7 +16,7 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from skincnn.errors import ConfigError
-from skincnn.files import PICTURE_SUFFIXES, pictures_in, require_writable_folder
+from skincnn.files import PICTURE_SUFFIXES, pictures_in, printable, require_writable_folder
 from skincnn.serving.pictures import MAX_BYTES
 
 AT_ONCE = 64
@@ -237,7 +237,7 @@ def _open(name: str) -> IO[bytes]:
 
 
 def _place(found: FileMetadata) -> Place:
-    name = found.path.encode(errors="backslashreplace").decode()
+    name = printable(found.path)
     if name != found.path:
         return Place(name, 0, "not read: its name is not in UTF-8")
     return Place(name, found.size_in_bytes)
