@@ -53,13 +53,14 @@ def slow(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
     total = 0.0
     for y, z in zip(labels.astype(float), logits.astype(float), strict=True):
         z = z + SHIFT
+        weight = sum(y[c] * WEIGHTS[c] for c in range(3))
         for c in range(3):
-            share = 0.8 * y[c] + 0.2 / 3
+            share = 0.8 * y[c] * WEIGHTS[c] + 0.2 / 3 * weight
             own = z[c] - (ARGUMENTS["ldam"]["margins"][c] if name == "ldam" else 0)
             others = sum(np.exp(z[j]) for j in range(3) if j != c)
             p = np.exp(own) / (np.exp(own) + others)
             focus = (1 - p) ** ARGUMENTS["focal"]["gamma"] if name == "focal" else 1
-            total -= share * WEIGHTS[c] * focus * np.log(p)
+            total -= share * focus * np.log(p)
     return total / len(labels)
 
 
@@ -95,8 +96,8 @@ def test_integers_are_one_hot_labels(name: str, smoothing: float) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_mixture_costs_what_its_classes_cost(name: str) -> None:
-    """MixUp's and CutMix's labels, and those of smoothing, are mixtures."""
-    loss = full(name, 0.0)
+    """MixUp's and CutMix's labels are mixtures, smoothed or not."""
+    loss = full(name)
     other = np.roll(LABELS, 1)
     mixed = 0.3 * np.eye(3)[LABELS] + 0.7 * np.eye(3)[other]
     expected = 0.3 * loss(LABELS, LOGITS) + 0.7 * loss(other, LOGITS)
@@ -104,13 +105,16 @@ def test_a_mixture_costs_what_its_classes_cost(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_weights_are_weights_of_the_pictures_of_a_class(name: str) -> None:
-    ours = LOSSES[name](class_weights=WEIGHTS, **ARGUMENTS[name])
-    plain = LOSSES[name](class_weights=[1, 1, 1], **ARGUMENTS[name])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weights_are_weights_of_the_pictures_of_a_class(name: str, smoothing: float) -> None:
+    """A smoothed picture too: its weight is that of its class, and of no other."""
+    arguments = {**ARGUMENTS[name], "label_smoothing": smoothing}
+    ours = LOSSES[name](class_weights=WEIGHTS, **arguments)
+    plain = LOSSES[name](class_weights=[1, 1, 1], **arguments)
     by_picture = np.array(WEIGHTS, np.float32)[LABELS]
     expected = float(plain(LABELS, LOGITS, sample_weight=by_picture))
     assert float(ours(LABELS, LOGITS)) == pytest.approx(expected, rel=1e-6)
-    each = LOSSES[name](class_weights=WEIGHTS, reduction="none", **ARGUMENTS[name])
+    each = LOSSES[name](class_weights=WEIGHTS, reduction="none", **arguments)
     assert float(np.mean(each(LABELS, LOGITS))) == pytest.approx(expected, rel=1e-6)
 
 

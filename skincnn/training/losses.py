@@ -35,13 +35,17 @@ class WeightedLoss(keras.losses.Loss):
     """What all losses share: labels, class weights and the shift of the logits.
 
     With l(c, z) the loss of a picture of class c with logits z, a subclass's
-    `of_classes`, and with soft labels y:
+    `of_classes`, with soft labels y and a smoothing of s:
 
-        loss(y, z) = sum over c of y[c] * weights[c] * l(c, z + shift)
+        cost[c]    = (1 - s) * l(c, z + shift) + s * mean over k of l(k, z + shift)
+        loss(y, z) = sum over c of y[c] * weights[c] * cost[c]
 
-    so a soft label (MixUp, CutMix, smoothing) costs what pictures of its classes would
-    cost, in their shares. The mean is over the pictures, not over their weights. All is
-    computed in float32, whatever the precision of the logits.
+    so a soft label (MixUp, CutMix) costs what pictures of its classes would cost, in their
+    shares. What smoothing deals to the other classes has the weight of the picture's own:
+    with theirs, where six others weigh ten times as much, a tenth of smoothing would tell
+    the network that nearly half of a common picture is something else. The mean is over the
+    pictures, not over their weights. All is computed in float32, whatever the precision of
+    the logits.
     """
 
     def __init__(
@@ -83,17 +87,18 @@ class WeightedLoss(keras.losses.Loss):
         if self.logit_shift is not None:
             logits = logits + ops.convert_to_tensor(self.logit_shift, dtype="float32")
         weights = ops.convert_to_tensor(self.class_weights, dtype="float32")
-        return ops.sum(self._soft(y_true) * weights * self.of_classes(logits), axis=-1)
+        losses = self.of_classes(logits)
+        smoothed = ops.mean(losses, axis=-1, keepdims=True)
+        costs = (1 - self.label_smoothing) * losses + self.label_smoothing * smoothed
+        return ops.sum(self._soft(y_true) * weights * costs, axis=-1)
 
     def _soft(self, y_true: Any) -> Any:
-        """Returns smoothed soft labels, float32 [batch, num_classes]."""
+        """Returns soft labels, float32 [batch, num_classes]."""
         num_classes = len(self.class_weights)
         if len(y_true.shape) == 1 or y_true.shape[-1] == 1:
             integers = ops.reshape(ops.cast(y_true, "int32"), (-1,))
-            labels = ops.one_hot(integers, num_classes, dtype="float32")
-        else:
-            labels = ops.cast(y_true, "float32")
-        return (1 - self.label_smoothing) * labels + self.label_smoothing / num_classes
+            return ops.one_hot(integers, num_classes, dtype="float32")
+        return ops.cast(y_true, "float32")
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
