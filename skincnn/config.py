@@ -380,6 +380,10 @@ class TrainConfig:
     """`fine_tune`: epochs with the backbone frozen."""
     epochs: int = 8
     """Epochs of the last stage; `staged` has its own."""
+    blocks: int = -1
+    """`fine_tune`: how many of the backbone's last blocks (layers of one resolution) train
+    in the last stage; -1 for all. The first blocks see the largest pictures and hold few
+    weights: left as they are, an epoch can take half the time."""
     stages: tuple[StageConfig, ...] = ()
     """`staged`: the stages, one after the other, in a file that --config names or in a
     preset."""
@@ -426,6 +430,12 @@ class TrainConfig:
             "train.stages",
             "given with `train.scenario` staged, and with no other",
             self.stages,
+        )
+        _require(
+            self.blocks == -1 or (self.blocks >= 1 and self.scenario == "fine_tune"),
+            "train.blocks",
+            ">= 1 with `train.scenario` fine_tune, or -1",
+            self.blocks,
         )
         last = self.stages[-1].epochs if self.stages else self.epochs
         _require(

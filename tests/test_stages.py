@@ -53,6 +53,14 @@ def test_stages_are_those_of_the_configuration() -> None:
     )
 
 
+def test_the_first_blocks_can_be_left_as_they_are() -> None:
+    config = Config(train=TrainConfig(blocks=3))
+    assert [stage.blocks for stage in make_stages(config)] == [0, 3]
+    for wrong in ({"blocks": 0}, {"blocks": -2}, {"blocks": 3, "scenario": "from_scratch"}):
+        with pytest.raises(ConfigError, match=r"train\.blocks"):
+            TrainConfig(**wrong)
+
+
 def test_a_stage_without_epochs_is_left_out() -> None:
     config = Config(train=TrainConfig(head_epochs=0, epochs=2))
     assert [stage.blocks for stage in make_stages(config)] == [None]

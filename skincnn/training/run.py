@@ -613,8 +613,8 @@ def _check_blocks(stages: tuple[Stage, ...], classifier: keras.Model) -> None:
     asked = max((stage.blocks or 0 for stage in stages), default=0)
     if asked > num_blocks(classifier):
         raise ConfigError(
-            f"`train.stages`: the backbone has {num_blocks(classifier)} blocks. "
-            f"Received: {asked}. Give at most so many, or -1 for everything."
+            f"`train.blocks` or `train.stages`: the backbone has {num_blocks(classifier)} "
+            f"blocks. Received: {asked}. Give at most so many, or -1 for everything."
         )
 
 

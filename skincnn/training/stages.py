@@ -33,20 +33,20 @@ def feature_extractor(config: Config) -> tuple[Stage, ...]:
 
 
 def fine_tune(config: Config) -> tuple[Stage, ...]:
-    """The head alone for `head_epochs`, then all layers for `epochs`."""
-    return (_head(config, config.train.head_epochs), _all(config))
+    """The head alone for `head_epochs`, then the last `blocks` or all for `epochs`."""
+    return (_head(config, config.train.head_epochs), _last(config))
 
 
 def from_scratch(config: Config) -> tuple[Stage, ...]:
     """All layers at once."""
-    return (_all(config),)
+    return (_last(config),)
 
 
 def staged(config: Config) -> tuple[Stage, ...]:
     """The stages of `train.stages`, one after the other."""
     return tuple(
         Stage(
-            stage.blocks if stage.blocks >= 0 else None,
+            _trained(stage.blocks),
             stage.epochs,
             stage.rate * config.optimizer.learning_rate,
             min(config.optimizer.warmup_epochs, stage.epochs) if stage.blocks else 0.0,
@@ -140,11 +140,16 @@ def _head(config: Config, epochs: int) -> Stage:
     return Stage(0, epochs, config.optimizer.head_learning_rate)
 
 
-def _all(config: Config) -> Stage:
+def _last(config: Config) -> Stage:
     return Stage(
-        None,
+        _trained(config.train.blocks),
         config.train.epochs,
         config.optimizer.learning_rate,
         config.optimizer.warmup_epochs,
         config.optimizer.ema,
     )
+
+
+def _trained(blocks: int) -> int | None:
+    """Returns `Stage.blocks` of what a configuration says."""
+    return None if blocks == -1 else blocks
