@@ -33,7 +33,7 @@ from skincnn.evaluation.evaluate import evaluate
 from skincnn.evaluation.predict import predict_probabilities
 from skincnn.files import locked
 from skincnn.model.classifier import build_classifier
-from skincnn.training import devices, run
+from skincnn.training import devices, fitting, run
 from skincnn.training.devices import choose_precision, dtype_policy, make_devices
 
 CONFIG = Config(
@@ -58,12 +58,16 @@ def draw_pictures(table: pd.DataFrame, config: DataConfig) -> Images:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def make_training(config: Config, workdir: Path, num_validation: int = 8) -> run.Training:
+def make_training(
+    config: Config, workdir: Path, num_validation: int = 8
+) -> fitting.Training:
     made = make_devices(config.train, config.data.batch_size)
     with made.scope():
         classifier = build_classifier(config.model, NUM_CLASSES, fused=True)
     tables = {"train": make_table(32), "val": make_table(num_validation)}
-    return run.Training(config, classifier, tables, draw_pictures, workdir, devices=made)
+    return fitting.Training(
+        config, classifier, tables, draw_pictures, workdir, devices=made
+    )
 
 
 AVERAGE = OptimizerConfig(ema=0.5, clip_by="global", clip_norm=0.5)

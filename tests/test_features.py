@@ -27,7 +27,7 @@ from skincnn.data.metadata import encode_metadata
 from skincnn.errors import ConfigError, DataError, Terminated
 from skincnn.model.classifier import build_classifier, set_trainable
 from skincnn.patient import METADATA_FIELDS
-from skincnn.training import features, run
+from skincnn.training import features, fitting, run
 from skincnn.training.features import (
     build_head,
     compute_features,
@@ -198,8 +198,8 @@ def test_metadata_that_say_nothing_are_refused() -> None:
         pd.DataFrame({"age": [np.nan], "sex": ["male"], "localization": [""]})
     )
     with pytest.raises(DataError, match="no training picture has an age"):
-        run._require_patients(np.repeat(nothing, 3, axis=0))
-    run._require_patients(np.concatenate([nothing, something]))
+        fitting._require_patients(np.repeat(nothing, 3, axis=0))
+    fitting._require_patients(np.concatenate([nothing, something]))
 
 
 def test_a_signal_ends_the_computing_at_once(
@@ -211,6 +211,6 @@ def test_a_signal_ends_the_computing_at_once(
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("the computing went on")
 
-    monkeypatch.setattr(run.Training, "_inputs", compute)
+    monkeypatch.setattr(fitting.Training, "_inputs", compute)
     with pytest.raises(Terminated):
         run.train(with_features(config, 1), tmp_path, data_dir, cache="memory")

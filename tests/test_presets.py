@@ -16,7 +16,7 @@ from skincnn.config import Config, DataConfig
 from skincnn.model.backbones import build_backbone, find_backbone
 from skincnn.model.classifier import build_classifier
 from skincnn.presets import PRESETS, describe_presets, to_command
-from skincnn.training.run import Training
+from skincnn.training.fitting import Training
 
 BACKBONES = {preset().model.backbone: name for name, preset in PRESETS.items()}
 """Of each backbone one preset that uses it."""

@@ -25,6 +25,7 @@ from skincnn.config import (
 )
 from skincnn.presets import PRESETS
 from skincnn.training import range_test
+from skincnn.training.fitting import Training
 from skincnn.training.range_test import (
     choose_stage,
     growing_rates,
@@ -32,7 +33,7 @@ from skincnn.training.range_test import (
     smooth,
     suggest,
 )
-from skincnn.training.run import Training, prepare
+from skincnn.training.run import prepare
 from skincnn.training.stages import make_stages
 
 

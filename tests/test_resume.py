@@ -34,7 +34,7 @@ from skincnn.errors import ConfigError, DataError, DivergedError
 from skincnn.evaluation.metrics import Metric
 from skincnn.files import locked
 from skincnn.interruption import StopRequest
-from skincnn.training import run
+from skincnn.training import fitting, run
 from skincnn.training.callbacks import Validation, is_patience_over
 from skincnn.training.state import Progress, load_state
 from skincnn.training.workdir import check_workdir
@@ -71,7 +71,7 @@ def train_in_pieces(
 ) -> tuple[Progress, Arrays]:
     """Trains, stopped after some steps, resumed, stopped ...; returns the last state."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "stop_request", StopAfter)
+        patch.setattr(fitting, "stop_request", StopAfter)
         patch.setattr(run, "remove_states", lambda folder: None)
         for left in [*stops, 0]:
             StopAfter.left = left
@@ -327,23 +327,23 @@ def test_a_full_memory_names_the_batch_size(kind: str) -> None:
     }
     expected = RuntimeError if kind == "other" else ConfigError
     message = "else" if kind == "other" else "batches of 64 pictures of 300 px"
-    with pytest.raises(expected, match=message), run._memory(64, 300):
+    with pytest.raises(expected, match=message), fitting._memory(64, 300):
         raise errors[kind]
 
 
 def test_damaged_best_weights_are_not_evaluated(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved: Callable[..., None] = run.Training._load_best
+    saved: Callable[..., None] = fitting.Training._load_best
 
-    def flip(training: run.Training) -> None:
+    def flip(training: fitting.Training) -> None:
         path = next(training.checkpoints.glob("best-*"))
         content = bytearray(path.read_bytes())
         content[-100] ^= 1
         path.write_bytes(content)
         saved(training)
 
-    monkeypatch.setattr(run.Training, "_load_best", flip)
+    monkeypatch.setattr(fitting.Training, "_load_best", flip)
     with pytest.raises(DataError, match="missing or damaged"):
         run.train(CONFIG, tmp_path, data_dir, cache="memory")
     assert not (tmp_path / "model.keras").exists()

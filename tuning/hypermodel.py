@@ -28,7 +28,8 @@ from tqdm import tqdm
 from skincnn.config import Config
 from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
 from skincnn.files import write_json
-from skincnn.training.run import Training, build, check, require_a_batch
+from skincnn.training.fitting import Training
+from skincnn.training.run import build, check, require_a_batch
 from skincnn.training.stages import make_stages
 from tuning.data import SearchData
 from tuning.spaces import Space, rounded, value_at

@@ -15,7 +15,7 @@ from skincnn import __version__
 from skincnn.config import Config
 from skincnn.errors import ConfigError
 from skincnn.files import write_json
-from skincnn.training.run import versions
+from skincnn.training.state import versions
 from skincnn.training.workdir import clear, differences
 from tuning.config import SearchConfig
 from tuning.data import SearchData

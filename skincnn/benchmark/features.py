@@ -19,7 +19,7 @@ from skincnn.training.features import (
     compute_features,
     steps_per_call,
 )
-from skincnn.training.run import augmented
+from skincnn.training.fitting import augmented
 
 MODEL = ModelConfig(backbone="mobilenet_v2", weights="none")
 BATCH_SIZE = DataConfig().batch_size

@@ -24,7 +24,7 @@ from skincnn.classes import HAM10000
 from skincnn.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.model.augment import Augmentation
 from skincnn.model.classifier import build_classifier
-from skincnn.training.run import Training, augmented
+from skincnn.training.fitting import Training, augmented
 
 MODEL = ModelConfig(backbone="mobilenet_v2", weights="none")
 NUM_VALIDATION = 64

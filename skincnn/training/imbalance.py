@@ -17,7 +17,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Plan:
-    """What `training.run` applies; it knows no strategy's name.
+    """What `training.fitting` applies; it knows no strategy's name.
 
     Of the sampling weights the mean over the training pictures is 1, and of the class
     weights the mean over the pictures of an epoch, so that learning rates keep their

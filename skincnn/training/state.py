@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -189,3 +191,13 @@ def _remove_old(folder: Path) -> None:
     for path in folder.glob("best-*.weights.h5"):
         if path not in named:
             path.unlink()
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of what trains."""
+    packages = ["tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn"]
+    if keras.backend.backend() != "tensorflow":
+        packages.append(keras.backend.backend())
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
