@@ -54,14 +54,25 @@ def found(malignant: float, distance: float, rules: Rules = RULES) -> dict[str, 
 @pytest.mark.parametrize(
     ("malignant", "distance", "expected"),
     [
-        (0.5, 0.1, ["malignant class, 50.0 %, is above 30.0 %", "is within"]),
-        (0.3, 0.1, ["malignant class, 30.0 %, is above 30.0 %", "is within"]),
+        (0.5, 0.1, ["malignant class, 50.0 %, is at or above 30.0 %", "is within"]),
+        (0.3, 0.1, ["malignant class, 30.0 %, is at or above 30.0 %", "is within"]),
         (0.2, 0.1, ["malignant class, 20.0 %, is below 30.0 %", "0.1, is within"]),
         (0.2999, 0.1, ["malignant class, 29.99 %, is below 30.00 %", "is within"]),
         (0.299998, 0.1, ["malignant class, 29.9998 %, is below 30.0000 %", "is within"]),
-        (0.30002, 0.9, ["distance is 0.9", "30.002 %, is above 30.000 %"]),
+        (0.30002, 0.9, ["distance is 0.9", "30.002 %, is at or above 30.000 %"]),
         (0.2, 0.9, ["distance is 0.9, and 95 % of them lie within 0.6", "is below"]),
-        (0.5, 0.9, ["distance is 0.9, and 95 % of them lie within 0.6", "is above"]),
+        (0.5, 0.9, ["distance is 0.9, and 95 % of them lie within 0.6", "is at or above"]),
+        (
+            0.2,
+            0.60004,
+            ["distance is 0.60004, and 95 % of them lie within 0.6.", "is below"],
+        ),
+        (
+            0.2,
+            0.59996,
+            ["is below", "that the model knows, 0.59996, is within the limit of 0.6."],
+        ),
+        (0.2, 0.6, ["is below", "that the model knows, 0.6, is within the limit of 0.6."]),
     ],
 )
 def test_the_reasons_are_those_of_the_decision(
@@ -74,6 +85,24 @@ def test_the_reasons_are_those_of_the_decision(
     assert "chosen for 90 % sensitivity on validation" in " ".join(said)
 
 
+@pytest.mark.parametrize(
+    ("step", "refer", "expected"),
+    [
+        (0, True, "30.0 %, is at or above 30.0 %"),
+        (-1, True, "30.0 %, is at or above 30.0 %"),
+        (0, False, "30.0 %, is just below 30.0 %"),
+        (1, False, "30.0 %, is just below 30.0 %"),
+    ],
+)
+def test_a_sum_that_is_rounded_otherwise_does_not_belie_the_model(
+    step: int, refer: bool, expected: str
+) -> None:
+    threshold = np.float32(RULES.threshold)
+    answer = found(float(threshold + step * np.spacing(threshold)), 0.1)
+    said = reasons({**answer, "refer": np.bool_(refer)}, RULES)[0]
+    assert expected in text_of(said)
+
+
 def test_reasons_where_little_is_known_of_the_classes() -> None:
     nothing = dataclasses.replace(RULES, threshold=np.nan)
     assert reasons(found(0.5, 0.1, nothing), nothing)[0] == (
@@ -82,7 +111,7 @@ def test_reasons_where_little_is_known_of_the_classes() -> None:
     some = dataclasses.replace(RULES, class_names=("mel", "freckle"))
     for distance in (0.1, 0.9):
         said = text_of(" ".join(reasons(found(0.5, distance, some), some)))
-        assert "The probability of a malignant class, 50.0 %, is above 30.0 %" in said
+        assert "The probability of a malignant class, 50.0 %, is at or above 30.0 %" in said
 
 
 @pytest.mark.parametrize(
