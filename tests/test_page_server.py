@@ -23,6 +23,7 @@ from conftest import ROOT, jpeg, run_here
 from page_server import Server, file_data, text_of
 from PIL import Image
 
+from skincnn import serving
 from skincnn.serving.pictures import MAX_BYTES
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
@@ -35,11 +36,26 @@ needs_gradio = pytest.mark.skipif(
 def test_without_gradio_the_error_says_how_to_get_it(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "gradio" else find(name)
+    )
     done = run_here("demo.py", run[0])
     assert done.returncode == 2
     assert done.stderr.startswith("error: The page needs gradio.")
     assert "make demo" in done.stderr
+
+
+def test_windows_is_told_where_the_page_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # importing it is an error there
+    for name in ("demo", "guard", "uploads"):
+        monkeypatch.delitem(sys.modules, f"skincnn.serving.{name}", raising=False)
+        monkeypatch.delattr(serving, name, raising=False)
+    done = run_here("demo.py", "runs/x")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: The page needs Linux or macOS")
+    assert "WSL" in done.stderr
+    assert "Linux or macOS" in run_here("demo.py", "--help").stdout
 
 
 @needs_gradio

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,16 @@ MAX_AGE = 120
 
 
 def require() -> None:
-    """Checks that Gradio is installed.
+    """Checks that folders can be locked here, and that Gradio is installed.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: They cannot, or it is not.
     """
+    if importlib.util.find_spec("fcntl") is None:
+        raise ConfigError(
+            "The page needs Linux or macOS, where its folder for uploads can be locked. "
+            f"Received: {sys.platform}. On Windows run it within WSL."
+        )
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError(
             "The page needs gradio. Install and open it: make demo MODEL=runs/cpu; or, "

@@ -6,7 +6,6 @@ It gets an upload whole or not at all, under a name of its own, and gives it awa
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -136,6 +135,8 @@ def _locked(folder: Path) -> Iterator[None]:
     Raises:
         OSError: Somebody else holds it, or it is none of this user's.
     """
+    import fcntl  # Windows has none: `demo.require` says so
+
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(descriptor).st_uid != os.getuid():
