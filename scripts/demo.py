@@ -16,8 +16,8 @@ class Arguments:
 
     It shows the calibrated probability of each class, whether to refer and why, whether
     the picture looks like dermatoscopy at all, and Grad-CAM of a run's folder. An upload
-    is deleted when it was read, and nothing is sent anywhere. Ctrl-C ends it. Not a
-    medical device.
+    is deleted when it was read, and nothing is sent anywhere. Ctrl-C ends it. It needs
+    Linux or macOS; on Windows, WSL. Not a medical device.
 
     For example:
       python scripts/demo.py runs/cpu

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,16 +108,18 @@ def answer_page(asked: Asked, content: bytes, name: str, patient: Mapping[str, A
 
 def reasons(found: Found, rules: Rules) -> list[str]:
     """Returns why a picture that was read is referred, or is not, as sentences."""
-    distance = f"{found['distance']:.3g}"
+    distance, limit = tell_apart(
+        float(found["distance"]), rules.limit, "{:.{}g}".format, range(3, 10)
+    )
     if not found["unknown"]:
         return [
             _about_malignant(found, rules),
             f"Its distance from the pictures that the model knows, {distance}, is within "
-            f"the limit of {rules.limit:.3g}.",
+            f"the limit of {limit}.",
         ]
     return [
         f"It is unlike the pictures of validation: its distance is {distance}, and "
-        f"{100 * ACCEPTED:.0f} % of them lie within {rules.limit:.3g}.",
+        f"{100 * ACCEPTED:.0f} % of them lie within {limit}.",
         _about_malignant(found, rules),
     ]
 
@@ -147,13 +150,25 @@ def percent(share: float, digits: int = 1) -> str:
     return text.replace(" ", NO_BREAK)
 
 
-def tell_apart(*shares: float) -> list[str]:
-    """Returns two shares by `percent`, with as many digits as they differ in.
+def tell_apart(
+    first: float,
+    second: float,
+    write: Callable[[float, int], str] = percent,
+    digits: Sequence[int] = range(1, 7),
+) -> list[str]:
+    """Returns two numbers as text, with as many digits as they differ in.
 
-    What differs less than float32 can tell is the same, and has one digit.
+    What differs no more than sums in float32 are rounded by is the same, and has the
+    fewest digits.
+
+    Args:
+        first: Of `percent`, a share, 0..1.
+        second: Likewise.
+        write: Returns a number as text with so many digits.
+        digits: How many to try, the fewest first.
     """
-    written = [[percent(share, digits) for share in shares] for digits in range(1, 7)]
-    if np.float32(shares[0]) == np.float32(shares[1]):
+    written = [[write(first, count), write(second, count)] for count in digits]
+    if math.isclose(first, second, rel_tol=1e-6):
         return written[0]
     return next((pair for pair in written if pair[0] != pair[1]), written[0])
 
@@ -165,11 +180,12 @@ def _about_malignant(found: Found, rules: Rules) -> str:
     is_malignant = [bool(known[name].malignant) for name in rules.class_names]
     number = found["probabilities"][is_malignant].sum()
     # Of what is not unknown the model itself says it, by its own rounding.
-    above = number >= rules.threshold if found["unknown"] else found["refer"]
+    reached = number >= rules.threshold if found["unknown"] else found["refer"]
     said, threshold = tell_apart(float(number), rules.threshold)
+    below = "just below" if said == threshold else "below"
     return (
         f"The probability of a malignant class, {said}, is "
-        f"{'above' if above else 'below'} {threshold}, the threshold that "
+        f"{'at or above' if reached else below} {threshold}, the threshold that "
         f"was chosen for {rules.point} on validation."
     )
 

@@ -1,0 +1,66 @@
+"""The folder of the page's uploads: whose it is, and what is read there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from page_server import upload
+
+from skincnn.errors import DataError
+from skincnn.serving import uploads
+
+
+def test_what_was_uploaded_is_read_once_and_gone(tmp_path: Path) -> None:
+    assert uploads.take(upload(tmp_path, b"abc"), tmp_path) == (b"abc", "x.jpg")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "place", ["a/x.jpg", "a/b/x.jpg", "../x.jpg", "../outside/x.jpg", "none", "a"]
+)
+def test_nothing_else_is_read_or_deleted(place: str, tmp_path: Path) -> None:
+    folder = tmp_path / "uploads"
+    path = folder / place
+    (folder / "a/b").mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix:
+        path.write_bytes(b"abc")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="not there any more"):
+        uploads.take({"path": str(path), "orig_name": "x.jpg"}, folder)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_folder_of_a_server_that_was_killed_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = (
+        "import os, signal\n"
+        "from skincnn.serving import uploads\n"
+        "with uploads.make_folder() as folder:\n"
+        "    (folder / 'x').write_text('an upload')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob("skincnn-page-*/x")
+    other = tmp_path / "skincnn-page-of-mine"
+    other.mkdir()
+    link = tmp_path / "skincnn-page-12345678"
+    link.symlink_to(other)
+    with uploads.make_folder() as first:
+        assert not left.parent.exists()
+        (first / "x").write_text("an upload")
+        with uploads.make_folder() as second:
+            assert second != first
+            assert (first / "x").exists(), "its server lives"
+    assert sorted(tmp_path.glob("*skincnn-*")) == [link, other]
