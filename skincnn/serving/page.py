@@ -22,7 +22,7 @@ from skincnn.classes import describe
 from skincnn.errors import ConfigError
 from skincnn.evaluation.unknown import ACCEPTED
 from skincnn.patient import METADATA_COLUMNS, UNKNOWN
-from skincnn.serving.answers import Rules
+from skincnn.serving.answers import NO_THRESHOLD, Rules
 from skincnn.serving.explain import Explainer
 from skincnn.serving.pictures import READ, read_images
 from skincnn.serving.predictor import Predictor, load_predictor
@@ -160,7 +160,7 @@ def tell_apart(*shares: float) -> list[str]:
 
 def _about_malignant(found: Found, rules: Rules) -> str:
     if np.isnan(rules.threshold):
-        return "This model has no threshold for malignant lesions."
+        return NO_THRESHOLD
     known = describe(rules.class_names)
     is_malignant = [bool(known[name].malignant) for name in rules.class_names]
     number = found["probabilities"][is_malignant].sum()
@@ -169,8 +169,7 @@ def _about_malignant(found: Found, rules: Rules) -> str:
     said, threshold = tell_apart(float(number), rules.threshold)
     return (
         f"The probability of a malignant class, {said}, is "
-        f"{'above' if above else 'below'} {threshold}, the threshold that "
-        f"was chosen for {rules.point} on validation."
+        f"{'above' if above else 'below'} {threshold}, {rules.chosen}."
     )
 
 
