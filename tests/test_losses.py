@@ -106,7 +106,9 @@ def test_a_mixture_costs_what_its_classes_cost(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_weights_are_weights_of_the_pictures_of_a_class(name: str, smoothing: float) -> None:
+def test_weights_are_weights_of_the_pictures_of_a_class(
+    name: str, smoothing: float
+) -> None:
     """A smoothed picture too: its weight is that of its class, and of no other."""
     arguments = {**ARGUMENTS[name], "label_smoothing": smoothing}
     ours = LOSSES[name](class_weights=WEIGHTS, **arguments)
