@@ -18,11 +18,13 @@ from scipy.special import softmax
 from skincnn.config import Config, DataConfig, EvaluateConfig
 from skincnn.errors import ConfigError
 from skincnn.evaluation import plots, verdict
+from skincnn.evaluation.adjustment import ADJUSTED
 from skincnn.evaluation.assessment import assess
 from skincnn.evaluation.model_card import render_card
 from skincnn.evaluation.page import SECTIONS, render_page
 from skincnn.evaluation.predictions import arrays, predictions_table
 from skincnn.evaluation.report import draw_figures, summary, write_report
+from skincnn.evaluation.views import VIEWS
 from skincnn.training.workdir import check_workdir
 
 NAMES = ["<b>wart</b>|", "mel", "nv", "bcc"]
@@ -296,6 +298,22 @@ def test_sections_come_and_go_with_their_keys(report: dict, key: str) -> None:
     assert "None" not in part
     card = render_card(report | {key: value}, CONFIG)
     assert said[0] in card
+
+
+def test_each_way_to_predict_is_explained_where_it_was_asked(report: dict) -> None:
+    found = EXTRAS["variants"][1]
+    assert isinstance(found, list)
+    assert {*VIEWS, ADJUSTED} == set(verdict.WAYS)
+    adjusted = {**found[0], "name": ADJUSTED, "strength": 0.5}
+    turned = {**found[0], "name": "orientations"}
+    for asked in ([turned], [adjusted], [turned, adjusted]):
+        changed = report | {"variants": asked, "seconds_per_image": 0.004}
+        page = Page(render_page(changed, CONFIG, PIXEL)).words
+        card = render_card(changed, CONFIG)
+        for text in (page, card):
+            assert ("turned and mirrored" in text) == (turned in asked)
+            for said in ("adjusted (0.50)", "arXiv:2007.07314", "serve the model without"):
+                assert (said in text) == (adjusted in asked)
 
 
 def test_melanomas_under_corruption_may_be_unknown(report: dict) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skincnn.classes import describe
+from skincnn.evaluation.adjustment import ADJUSTED
 
 SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
 SUMMARY_POINT = "90 % specificity"
@@ -27,6 +28,17 @@ ONE_IMAGE = {
     "all": "training, validation and test",
 }
 """Values of `data.one_image_per_lesion` in words."""
+WAYS = {
+    "orientations": "the mean of its answers to each picture turned and mirrored",
+    "random": "the mean of its answers to each picture varied as in training",
+    ADJUSTED: (
+        "each logit less a power, in brackets, times the logarithm of its class's share of "
+        "the training pictures (Menon et al., Long-tail Learning via Logit Adjustment, "
+        "2021, arXiv:2007.07314). The power is that of the best balanced accuracy on "
+        "validation. Exports serve the model without it"
+    ),
+}
+"""Ways to predict beside the plain one, in words."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,18 @@ def verdict(report: Mapping[str, Any]) -> str:
     else:
         sentences.append("No picture, lesion or near-duplicate is in two of its splits.")
     return " ".join(sentences)
+
+
+def explain_ways(report: Mapping[str, Any]) -> str:
+    """Returns what the report's ways to predict beside the plain one are."""
+    names = dict.fromkeys(variant["name"] for variant in report["variants"])
+    return " ".join(f"{name}: {WAYS[name]}." for name in names if name in WAYS)
+
+
+def way_name(variant: Mapping[str, Any]) -> str:
+    """Returns the name of a way to predict, "adjusted (0.50)" with its power."""
+    power = f" ({variant['strength']:.2f})" if "strength" in variant else ""
+    return f"{variant['name']}{power}"
 
 
 def smallest_class(report: Mapping[str, Any]) -> tuple[str, int, float]:
