@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -48,7 +47,6 @@ from skincnn.serving.predictor import Answers, Predictor
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 RULES = Rules(("mel", "nv"), 1.5, "90 % sensitivity", 0.3, 0.6)
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="gradio is not installed"
 )
@@ -576,17 +574,6 @@ def test_what_is_no_question_is_refused_in_words(server: Server) -> None:
         address = f"{server.url}/gradio_api/queue/join"
         assert requests.post(address, data=sent, timeout=10).status_code == status
     assert "could not be read" in text_of(server.ask(path))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM)
-        yield opened
-        opened.close()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from skincnn.classes import describe
 from skincnn.evaluation.adjustment import ADJUSTED
+from skincnn.evaluation.assessment import MELANOMA_RECALL
 
 SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
 SUMMARY_POINT = "90 % specificity"
@@ -116,7 +117,8 @@ def verdict(report: Mapping[str, Any]) -> str:
     sentences = [
         f"Averaged over the classes, the model names {percent(found)} of the pictures "
         f"rightly ({confidence} interval {percent_ends(found)}); "
-        f"guessing would get {100 / len(report['class_names']):.0f} %."
+        f"guessing would get {100 / len(report['class_names']):.0f} %.",
+        f"Its macro F1 is {interval(content['metrics']['macro_f1'])}.",
     ]
     melanomas = find_melanomas(content)
     if melanomas is None:
@@ -148,6 +150,27 @@ def way_name(variant: Mapping[str, Any]) -> str:
     """Returns the name of a way to predict, "adjusted (0.50)" with its power."""
     power = f" ({variant['strength']:.2f})" if "strength" in variant else ""
     return f"{variant['name']}{power}"
+
+
+def way_scores(variant: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Returns name, score and difference from the plain one of a way to predict.
+
+    Of melanoma recall there is no difference in a report of before it was told, which says
+    "not known"; and no row where no class is melanoma.
+    """
+    scores = {name: variant["metrics"][name] for name in ("balanced_accuracy", "macro_f1")}
+    for name, of in describe(variant["classes"]).items():
+        if of.name == "mel":
+            scores[MELANOMA_RECALL] = variant["classes"][name]["recall"]
+    gained = variant["differences"]
+    return [
+        (
+            label(name),
+            interval(score),
+            interval(gained[name], "+.3f") if name in gained else "not known",
+        )
+        for name, score in scores.items()
+    ]
 
 
 def smallest_class(report: Mapping[str, Any]) -> tuple[str, int, float]:
