@@ -27,14 +27,28 @@ from skincnn.files import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from skincnn.serving.explain import Explainer
+    from skincnn.serving.predictor import Predictor
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Writes a row of answers for each picture.
 
-    They are the calibrated probability of each class, what it is called, whether to refer
-    it, and whether it is like none that are known. Files that cannot be read are listed at
-    the end, with exit code 3; all others are answered. Not a medical device.
+    Files that cannot be read are listed at the end, with exit code 3; all others are
+    answered. Not a medical device.
+
+    Columns:
+      file, image_id         its name; the same without folder and ending
+      status                 ok, or why it could not be read
+      probability_<class>    of each class, calibrated
+      class_name             the most probable class
+      malignant_probability  the sum over malignant classes, where these are known
+      refer                  whether somebody who knows more should look: malignant enough,
+                             unknown, or not read. How probable is enough was chosen on
+                             validation, and is said at the end
+      unknown                whether it is like no picture of validation
+      distance               how unlike these it is
 
     For example:
       python scripts/predict.py runs/cpu pictures/ --output answers.csv
@@ -72,61 +86,17 @@ def command() -> None:
     check(arguments)
     paths = find_pictures(arguments.pictures)
     cli.load_tensorflow()
-    import pandas as pd
-
-    from skincnn.serving.ahead import answer_files
-    from skincnn.serving.explain import Explainer, write_explanations
-    from skincnn.serving.isic import find_year, require_unique, submission
-    from skincnn.serving.pictures import READ
-    from skincnn.serving.predictor import load_predictor
-    from skincnn.serving.tables import read_patients
-
-    patients = read_patients(arguments.patients) if arguments.patients else None
-    if arguments.isic_csv:
-        require_unique(printable(path.stem) for path in paths)
-    predictor = load_predictor(arguments.model)
-    explainer = Explainer(arguments.model) if arguments.explain else None
-    if arguments.isic_csv:
-        find_year(predictor.class_names)
-    tables, bad = [], []
-    lines = arguments.output is not None and arguments.output.suffix == ".jsonl"
-    answered = answer_files(predictor, paths, arguments.batch_size, patients)
-    starts = range(0, len(paths), arguments.batch_size)
-    with (
-        told_where_full(),
-        writing(arguments.output) as file,
-        contextlib.closing(answered),
-    ):
-        for start, batch in zip(
-            tqdm(starts, unit="batch", disable=None), answered, strict=True
-        ):
-            table = batch.table
-            write_rows(table, file, lines=lines, header=start == 0)
-            if explainer is not None and arguments.explain is not None:
-                names = table["class_name"].tolist()
-                drawn = explainer.explain(batch.contents, names, batch.patients)
-                write_explanations(arguments.explain, table, drawn, start)
-            bad += [row["file"] for _, row in table[table["status"] != READ].iterrows()]
-            if arguments.isic_csv:
-                tables.append(table[table["status"] == READ])
-    if arguments.isic_csv:
-        handed_in = submission(pd.concat(tables), predictor.class_names)
-        with told_where_full(), replacing(arguments.isic_csv) as temporary:
-            handed_in.to_csv(temporary, index=False)
-    for path in (arguments.output, arguments.isic_csv):
-        if path is not None:
-            print(f"answers  {path}", file=sys.stderr)
+    predictor, explainer, patients = load(arguments, paths)
+    with told_where_full():
+        read, bad = write_answers(arguments, paths, predictor, explainer, patients)
+        if arguments.isic_csv is not None:
+            write_submission(arguments.isic_csv, read, predictor.class_names)
+    say_where(arguments, predictor)
     if bad and arguments.isic_csv:
         missing = f"{len(bad)} of {len(paths)} picture(s)"
         print(f"{missing} are missing from {arguments.isic_csv}", file=sys.stderr)
     if bad:
-        named = "\n  ".join(bad[:20])
-        more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
-        others = "The others are" if len(bad) < len(paths) else "None is"
-        raise DataError(
-            f"{len(bad)} of {len(paths)} file(s) could not be read:\n  {named}{more}\n"
-            f"{others} answered; `status` of these says what was wrong."
-        )
+        raise unread(bad, len(paths))
 
 
 def check(arguments: Arguments) -> None:
@@ -150,6 +120,93 @@ def check(arguments: Arguments) -> None:
         raise ConfigError(f"--output and --isic-csv must be two files. Received: {output}.")
     if arguments.explain is not None:
         require_writable_folder(arguments.explain, "--explain")
+
+
+def load(
+    arguments: Arguments, paths: Sequence[Path]
+) -> tuple[Predictor, Explainer | None, pd.DataFrame | None]:
+    """Returns the model, what draws, and what is known of the patients."""
+    from skincnn.serving.explain import Explainer
+    from skincnn.serving.isic import find_year, require_unique
+    from skincnn.serving.predictor import load_predictor
+    from skincnn.serving.tables import read_patients
+
+    patients = read_patients(arguments.patients) if arguments.patients else None
+    if arguments.isic_csv:
+        require_unique(printable(path.stem) for path in paths)
+    predictor = load_predictor(arguments.model)
+    if arguments.isic_csv:
+        find_year(predictor.class_names)
+    explainer = Explainer(arguments.model) if arguments.explain else None
+    return predictor, explainer, patients
+
+
+def write_answers(
+    arguments: Arguments,
+    paths: Sequence[Path],
+    predictor: Predictor,
+    explainer: Explainer | None,
+    patients: pd.DataFrame | None,
+) -> tuple[list[pd.DataFrame], list[str]]:
+    """Writes rows and explanations batch by batch.
+
+    Returns:
+        The rows of files that could be read, where a submission needs them; and the names
+        of the others.
+    """
+    from skincnn.serving.ahead import answer_files
+    from skincnn.serving.explain import write_explanations
+    from skincnn.serving.pictures import READ
+
+    read, bad = [], []
+    lines = arguments.output is not None and arguments.output.suffix == ".jsonl"
+    answered = answer_files(predictor, paths, arguments.batch_size, patients)
+    starts = range(0, len(paths), arguments.batch_size)
+    bar = tqdm(starts, unit="batch", disable=None)
+    with writing(arguments.output) as file, contextlib.closing(answered):
+        for start, batch in zip(bar, answered, strict=True):
+            table = batch.table
+            write_rows(table, file, lines=lines, header=start == 0)
+            if explainer is not None and arguments.explain is not None:
+                names = table["class_name"].tolist()
+                drawn = explainer.explain(batch.contents, names, batch.patients)
+                write_explanations(arguments.explain, table, drawn, start)
+            is_read = table["status"] == READ
+            bad += table["file"][~is_read].tolist()
+            if arguments.isic_csv:
+                read.append(table[is_read])
+    return read, bad
+
+
+def write_submission(
+    path: Path, read: Sequence[pd.DataFrame], class_names: Sequence[str]
+) -> None:
+    """Writes a submission to the challenge."""
+    import pandas as pd
+
+    from skincnn.serving.isic import submission
+
+    with replacing(path) as temporary:
+        submission(pd.concat(read), class_names).to_csv(temporary, index=False)
+
+
+def say_where(arguments: Arguments, predictor: Predictor) -> None:
+    """Says where the answers are, and by which threshold pictures are referred."""
+    for path in (arguments.output, arguments.isic_csv):
+        if path is not None:
+            print(f"answers  {path}", file=sys.stderr)
+    print(f"refer    {predictor.rules.referral}", file=sys.stderr)
+
+
+def unread(bad: Sequence[str], num_files: int) -> DataError:
+    """Returns the error that lists the files that could not be read."""
+    named = "\n  ".join(bad[:20])
+    more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
+    others = "The others are" if len(bad) < num_files else "None is"
+    return DataError(
+        f"{len(bad)} of {num_files} file(s) could not be read:\n  {named}{more}\n"
+        f"{others} answered; `status` of these says what was wrong."
+    )
 
 
 def find_pictures(names: Sequence[str]) -> list[Path]:

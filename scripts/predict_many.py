@@ -82,19 +82,19 @@ def command() -> None:
         arguments.model, arguments.patients, arguments.batch_size, arguments.format
     )
     # Once here, so that what is wrong with it is said before anything is begun.
-    class_names = handler.load_model().predictor.class_names
+    rules = handler.load_model().predictor.rules
     counts = beam.run(
         handler,
         arguments.pictures,
         arguments.names,
         arguments.output,
-        columns(class_names),
+        columns(rules.class_names),
         given[len(own) + 1 :],
     )
     answers, unread = (
         f"{arguments.output.rstrip('/')}/{name}-*.{arguments.format}" for name in counts
     )
-    print(f"answers  {answers}", file=sys.stderr)
+    print(f"answers  {answers}\nrefer    {rules.referral}", file=sys.stderr)
     if list_files(unread, 1):
         raise DataError(
             f"{counts[beam.UNREAD]} of {sum(counts.values())} file(s) could not be read. "

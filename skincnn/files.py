@@ -148,14 +148,20 @@ def read_sealed_json(path: Path, cure: str) -> dict[str, Any]:
 
     Raises:
         ConfigError: It cannot be read, or is of another schema.
-        DataError: It has changed since it was written.
+        DataError: It has changed since it was written, or has no seal.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}. {cure}") from error
     require_schema(path, content, cure)
-    if content.pop(SEAL, None) != _seal(content):
+    seal = content.pop(SEAL, None)
+    if seal is None:
+        raise DataError(
+            f"{path} has no {SEAL}: it was changed, or written by an earlier version of "
+            f"skincnn. {cure}"
+        )
+    if seal != _seal(content):
         raise DataError(f"{path} has changed since it was written. {cure}")
     return typing.cast(dict[str, Any], content)
 

@@ -276,8 +276,58 @@ def test_one_star_is_one_folder(model: Path, pictures: Path, tmp_path: Path) -> 
     pattern = f"{pictures.parent}/*/*.JPG"
     done = run_script("predict_many.py", model, pattern, "--output", tmp_path / "flat")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == f"answers  {tmp_path / 'flat'}/answers-*.csv\n"
+    answers, refer = done.stderr.splitlines()
+    assert answers == f"answers  {tmp_path / 'flat'}/answers-*.csv"
+    assert refer.startswith("refer    from a malignant probability of ")
     assert len(pd.read_csv(next((tmp_path / "flat").glob("answers-*")))) == 3
+
+
+@needs_beam
+def test_links_that_lead_nowhere_are_told(model: Path, tmp_path: Path) -> None:
+    """Of a pattern, and by their names; they end no pipeline and cost no other picture."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "good.jpg").write_bytes(jpeg(1))
+    (folder / "linked.jpg").symlink_to("good.jpg")
+    (folder / "lost.jpg").symlink_to("nowhere")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "lost.zip").symlink_to("nowhere")
+    (tmp_path / "named.jpg").symlink_to("nowhere")
+    patterns = (folder / "*.jpg", folder / "*.zip", tmp_path / "named.jpg")
+    flags = ("--output", tmp_path / "out")
+    done = run_here("predict_many.py", model, *patterns, *flags)
+    assert done.returncode == 3, done.stderr
+    answers, unread = read_output(tmp_path / "out")
+    names = [folder / "good.jpg", folder / "linked.jpg"]
+    assert answers["file"].tolist() == list(map(str, names))
+    reasons = dict(zip(unread["file"], unread["status"], strict=True))
+    lost = [folder / "lost.jpg", folder / "lost.zip", tmp_path / "named.jpg"]
+    assert reasons.keys() == {*map(str, lost), str(folder / "loop.jpg")}
+    assert all("No such file" in reasons[str(path)] for path in lost)
+    assert "Too many levels" in reasons[str(folder / "loop.jpg")]
+    assert "4 of 6 file(s) could not be read" in done.stderr
+
+
+@needs_beam
+def test_patterns_mean_what_beam_takes_them_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apache_beam.io.filesystems import FileSystems
+
+    from skincnn.serving.places import list_files
+
+    for name in ("a.jpg", "b.JPG", "a/c.jpg", "a/b/d.jpg", "a/b/[1].jpg", "é/e.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    monkeypatch.chdir(tmp_path)
+    patterns = ["./*", "./*.jpg", "./**", "a/*.jpg", "a/**", "a/b/[d-e]*", "?/*", "./n*"]
+    for pattern in [*patterns, f"{tmp_path}/**.jpg", f"{tmp_path}/a/b/?1?.jpg"]:
+        expected = FileSystems.match([pattern])[0].metadata_list
+        found = [(one.path, one.size_in_bytes) for one in list_files(pattern)]
+        assert sorted(found) == sorted((one.path, one.size_in_bytes) for one in expected)
+    assert len(list_files("**")) == 6
+    assert len(list_files("**", 2)) == 2
+    assert list_files("none.jpg") == []
 
 
 @needs_beam

@@ -9,20 +9,25 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import softmax
+from sklearn.metrics import f1_score
 
 from skincnn.config import Config, DataConfig, EvaluateConfig
 from skincnn.errors import ConfigError
 from skincnn.evaluation import plots, verdict
+from skincnn.evaluation.adjustment import ADJUSTED
 from skincnn.evaluation.assessment import assess
+from skincnn.evaluation.evaluate import score_variant
 from skincnn.evaluation.model_card import render_card
 from skincnn.evaluation.page import SECTIONS, render_page
 from skincnn.evaluation.predictions import arrays, predictions_table
 from skincnn.evaluation.report import draw_figures, summary, write_report
+from skincnn.evaluation.views import VIEWS
 from skincnn.training.workdir import check_workdir
 
 NAMES = ["<b>wart</b>|", "mel", "nv", "bcc"]
@@ -230,12 +235,13 @@ EXTRAS: dict[str, tuple[str, object, list[str]]] = {
                 "differences": {
                     "balanced_accuracy": interval(0.043),
                     "macro_f1": interval(-0.032),
+                    "melanoma_recall": interval(-0.021),
                 },
                 "seconds_per_image": 0.0321,
                 "cost": 7.9,
             }
         ],
-        ["eight orientations", "0.620 [0.610, 0.630]", "+0.043 [", "-0.032 [", "7.9 x"],
+        ["eight orientations", "0.620 [0.610, 0.630]", "+0.043 [", "-0.021 [", "7.9 x"],
     ),
     "corruptions": (
         "robustness",
@@ -296,6 +302,76 @@ def test_sections_come_and_go_with_their_keys(report: dict, key: str) -> None:
     assert "None" not in part
     card = render_card(report | {key: value}, CONFIG)
     assert said[0] in card
+
+
+def test_the_scores_of_a_way_to_predict_are_those_of_its_pictures() -> None:
+    """Its differences too: of the same resamples, in which the plain answer gains 0."""
+    plain, other = make_table(1), make_table(2)
+    tables, others = ({"val": make_table(0), "test": one} for one in (plain, other))
+    same = score_variant(tables, tables, "test", NAMES, CONFIG)["differences"]
+    assert all(value == 0 for of in same.values() for value in of.values())
+    found = score_variant(others, tables, "test", NAMES, CONFIG)
+    gained = found["differences"]["melanoma_recall"]
+    recalls = [
+        (y_prob[y_true == 1].argmax(axis=1) == 1).mean()
+        for y_true, y_prob in (arrays(table, NAMES) for table in (other, plain))
+    ]
+    assert gained["value"] == pytest.approx(recalls[0] - recalls[1], abs=1e-6)
+    assert gained["low"] < gained["value"] < gained["high"]
+    variant = {"name": "random", "num_views": 4, "cost": 4.0, **found}
+    report = make_report(variants=[{**variant, "seconds_per_image": 0.1}])
+    report["seconds_per_image"] = 0.025
+    page = Page(render_page(report, CONFIG, PIXEL)).words
+    for text in (page, render_card(report, CONFIG), summary(report)):
+        for name in ("balanced_accuracy", "macro_f1", "melanoma_recall"):
+            assert verdict.interval(found["differences"][name], "+.3f") in text
+        assert verdict.interval(found["metrics"]["macro_f1"]) in text
+    # One of before it was told, and one of classes that hold no melanoma.
+    del found["differences"]["melanoma_recall"]
+    assert verdict.way_scores(found)[2][2] == "not known"
+    found["classes"].pop("mel")
+    assert len(verdict.way_scores(found)) == 2
+
+
+def test_macro_f1_is_said_at_the_top(report: dict) -> None:
+    y_true, y_prob = arrays(make_table(1), NAMES)
+    expected = f1_score(y_true, y_prob.argmax(axis=1), average="macro")
+    page, card = render_page(report, CONFIG, PIXEL), render_card(report, CONFIG)
+    for text in (Page(page).words, card):
+        assert text.index(f"Its macro F1 is {expected:.3f} [") < text.index("Trained on")
+    assert f"<h2>Macro F1, fold 9</h2><strong>{expected:.3f}</strong>" in page
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_the_chart_of_subgroups_is_seen_whole_in_a_narrow_window(
+    width: int, report: dict, browser: Any, tmp_path: Path
+) -> None:
+    tables = {"val": make_table(0), "test": make_table(1)}
+    write_report(tmp_path, report, CONFIG, draw_figures(report, tables, None))
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto((tmp_path / "report.html").as_uri())
+    wide = "one => [one.scrollWidth <= one.clientWidth, one.firstChild.clientWidth]"
+    whole, shown = page.locator("figure.subgroups").first.evaluate(wide)
+    assert whole
+    assert shown > 0.75 * min(width, 450)  # and large enough
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.close()
+
+
+def test_each_way_to_predict_is_explained_where_it_was_asked(report: dict) -> None:
+    found = EXTRAS["variants"][1]
+    assert isinstance(found, list)
+    assert {*VIEWS, ADJUSTED} == set(verdict.WAYS)
+    adjusted = {**found[0], "name": ADJUSTED, "strength": 0.5}
+    turned = {**found[0], "name": "orientations"}
+    for asked in ([turned], [adjusted], [turned, adjusted]):
+        changed = report | {"variants": asked, "seconds_per_image": 0.004}
+        page = Page(render_page(changed, CONFIG, PIXEL)).words
+        card = render_card(changed, CONFIG)
+        for text in (page, card):
+            assert ("turned and mirrored" in text) == (turned in asked)
+            for said in ("adjusted (0.50)", "arXiv:2007.07314", "serve the model without"):
+                assert (said in text) == (adjusted in asked)
 
 
 def test_melanomas_under_corruption_may_be_unknown(report: dict) -> None:

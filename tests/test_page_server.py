@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +26,6 @@ from skincnn import serving
 from skincnn.serving.pictures import MAX_BYTES
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="gradio is not installed"
 )
@@ -280,17 +278,6 @@ def test_what_is_no_question_is_refused_in_words(server: Server) -> None:
         address = f"{server.url}/gradio_api/queue/join"
         assert requests.post(address, data=sent, timeout=10).status_code == status
     assert "could not be read" in text_of(server.ask(path))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM)
-        yield opened
-        opened.close()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,9 @@ import concurrent.futures
 import functools
 import io
 import json
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,9 +27,11 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.calibration import apply_temperature
 from skincnn.evaluation.predictions import arrays, read_predictions
 from skincnn.serving import predictor as predictor_module
+from skincnn.serving.answers import Rules
 from skincnn.serving.isic import find_year, submission
 from skincnn.serving.pictures import READ, UNREADABLE
 from skincnn.serving.predictor import (
+    columns,
     find_patients,
     load_predictor,
     predict,
@@ -154,6 +158,38 @@ def test_without_an_output_the_answers_go_to_standard_output(
     done = run_here("predict.py", workdir, min(pictures.glob("DEMO*")))
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(io.StringIO(done.stdout))) == 1
+
+
+@pytest.mark.parametrize("form", ["", "export/skincnn.onnx"])
+def test_what_makes_it_refer_is_said(
+    form: str, workdir: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Each row that was read and is not unknown is by the threshold that is named."""
+    output = tmp_path / "answers.csv"
+    done = run_here("predict.py", workdir / form, pictures, "--output", output)
+    (line,) = (one for one in done.stderr.splitlines() if one.startswith("refer "))
+    said = re.search(r"probability of (\S+) on, .* chosen for (.*) on validation", line)
+    assert said is not None, line
+    report = json.loads((workdir / "report.json").read_text())
+    threshold = report["thresholds"]["malignant"][said[2]]
+    assert float(said[1]) == pytest.approx(threshold, rel=1e-3)
+    table = pd.read_csv(output)
+    expected = ~(table["malignant_probability"] < threshold) | table["unknown"]
+    assert table["refer"].tolist() == expected.tolist()
+
+
+def test_a_model_without_a_threshold_says_so() -> None:
+    nothing = Rules(("benign", "scar"), 1.0, "90 % sensitivity", math.nan, 1.0)
+    assert nothing.referral == (
+        "where it is unknown or was not read. This model has no threshold for malignant "
+        "lesions."
+    )
+
+
+def test_help_explains_every_column() -> None:
+    described = run_here("predict.py", "--help").stdout
+    for name in columns(["<class>"]):
+        assert re.search(rf"^  .*{name}[ ,].* \w", described, re.MULTILINE), name
 
 
 @pytest.mark.parametrize(

@@ -182,17 +182,12 @@ def test_50_another_number_of_classes_is_refused(workdir: Path) -> None:
         load_predictor(workdir / "model.keras")
 
 
-V0_1 = {
-    "class_names": [lesion.name for lesion in HAM10000],
-    "made_up": True,
-    "dataset": "ham10000/demo_tiny/2.0.0",
-    "preprocessing": [{"image_size": 64, "aspect": "squash", "resize": "bilinear"}],
-    "inputs": {"image_bytes": "string [batch]: files of pictures"},
-    "sha256": ["0" * 64],
-    "largest_difference": {"probability": 1e-7},
-    "not_a_medical_device": True,
-}
-"""The metadata.json that the first exports had, before any schema."""
+EARLIER = [
+    json.loads(line)
+    for line in (ROOT / "tests/earlier_exports.jsonl").read_text().splitlines()
+]
+"""The metadata.json of exports of demo_tiny as they were written before there were schemas,
+and before there were seals."""
 
 
 def test_50_an_export_of_another_schema_or_order_is_refused(workdir: Path) -> None:
@@ -200,10 +195,15 @@ def test_50_an_export_of_another_schema_or_order_is_refused(workdir: Path) -> No
     path = exported / "assets.extra/metadata.json"
     picture = workdir / "figures" / "examples.png"
     original = path.read_text()
-    write_json(path, V0_1)
-    done = run_here("predict.py", exported, picture)
-    assert done.returncode == 2, done.stderr
-    assert "its schema is None. Expected 1. Export the run again" in done.stderr
+    before_schemas, before_seals = EARLIER
+    for content, code, message in (
+        (before_schemas, 2, "its schema is None. Expected 1. Export the run again"),
+        (before_seals, 3, "written by an earlier version of skincnn. Export the run again"),
+    ):
+        write_json(path, content)
+        done = run_here("predict.py", exported, picture)
+        assert done.returncode == code, done.stderr
+        assert message in done.stderr
     path.write_text(original)
     rewrite(path, lambda c: c["class_names"].reverse())
     done = run_here("predict.py", exported, picture)
@@ -221,13 +221,12 @@ def test_50_an_export_of_another_schema_or_order_is_refused(workdir: Path) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (V0_1, "its schema is None"),
+        (EARLIER[0], "its schema is None"),
         ([], "its schema is None"),
         (
             {
-                **V0_1,
+                **EARLIER[1],
                 **{"schema": SCHEMA, "format": "onnx", "file_sha256": ""},
-                **{"temperature": 1.0, "point": "", "threshold": None, "limit": 1.0},
                 "preprocessing": [{**describe_preprocessing(CONFIG.data), "version": 0}],
             },
             "read as in version 0. Expected 1",

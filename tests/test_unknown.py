@@ -23,7 +23,7 @@ from skincnn.evaluation.unknown import (
     read_unknown,
     score_unknown,
 )
-from skincnn.evaluation.verdict import MADE_UNKNOWN
+from skincnn.evaluation.verdict import MADE_UNKNOWN, way_name
 
 CONFIG = Config(evaluate=EvaluateConfig(resamples=200))
 
@@ -151,7 +151,7 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
         assert gained == pytest.approx(value - before, abs=2e-6)
         assert table["image_id"].equals(plain["image_id"])
         views = "" if name == "adjusted" else "2 views, "
-        assert f"\n{views}{name} (test): balanced accuracy" in done.stdout
+        assert f"\n{views}{way_name(variant)} (test), " in done.stdout
     # What is not asked again is not forgotten, and what is asked again is.
     flags = ("--tta", "random", "--num-views", 1)
     done = run_here("evaluate.py", workdir, "--data-dir", data_dir, *flags)

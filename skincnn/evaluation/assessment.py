@@ -24,6 +24,7 @@ from skincnn.evaluation.metrics import (
     Floats,
     Sample,
     Scores,
+    recall_per_class,
 )
 from skincnn.evaluation.operating import (
     OPERATING_POINTS,
@@ -36,6 +37,7 @@ from skincnn.evaluation.predictions import arrays, class_names_of
 from skincnn.evaluation.subgroups import score_subgroups
 
 CALIBRATION_METRICS = ("ece", "adaptive_ece", "brier", "log_loss")
+MELANOMA_RECALL = "melanoma_recall"
 
 
 def assess(
@@ -162,7 +164,7 @@ def score(
 def metric_values(
     predictions: pd.DataFrame, class_names: Sequence[str], weights: Floats
 ) -> dict[str, Scores]:
-    """Returns `bootstrap` of each of `METRICS`, for `score_differences`.
+    """Returns `bootstrap` of `METRICS` and `melanoma_recall`, for `score_differences`.
 
     Args:
         predictions: A predictions table.
@@ -170,7 +172,22 @@ def metric_values(
         weights: From `lesion_weights`, [resamples, num_images].
     """
     functions = {name: metric.function for name, metric in METRICS.items()}
+    functions |= melanoma_recall(class_names)
     return bootstrap(functions, *arrays(predictions, class_names), weights)
+
+
+def melanoma_recall(
+    class_names: Sequence[str],
+) -> dict[str, Callable[[Sample], Scores]]:
+    """Returns `MELANOMA_RECALL` to its function; nothing where no class is melanoma.
+
+    Args:
+        class_names: The names of the classes, in order.
+    """
+    for target in find_targets(class_names):
+        if target.name == "melanoma":
+            return {MELANOMA_RECALL: _recall_of(target.classes[0])}
+    return {}
 
 
 def score_differences(
@@ -240,6 +257,10 @@ def score_target(
         "auc": _plain(estimate(auc, confidence)[1]),
         "operating_points": points,
     }
+
+
+def _recall_of(index: int) -> Callable[[Sample], Scores]:
+    return lambda sample: recall_per_class(sample)[..., index]
 
 
 def _count(rows: pd.DataFrame) -> dict[str, int]:

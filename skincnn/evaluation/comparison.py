@@ -15,6 +15,7 @@ import pandas as pd
 
 from skincnn.config import Config, DataConfig, read_config
 from skincnn.errors import ConfigError
+from skincnn.evaluation.assessment import MELANOMA_RECALL, melanoma_recall
 from skincnn.evaluation.folder import read_report
 from skincnn.evaluation.intervals import (
     Estimate,
@@ -23,7 +24,7 @@ from skincnn.evaluation.intervals import (
     lesion_weights,
     lesions_of_rates,
 )
-from skincnn.evaluation.metrics import METRICS, Sample, Scores, recall_per_class
+from skincnn.evaluation.metrics import METRICS, Scores
 from skincnn.evaluation.operating import find_targets
 from skincnn.evaluation.predictions import arrays, class_names_of, read_predictions
 from skincnn.files import sha256
@@ -32,7 +33,6 @@ from skincnn.presets import to_command
 
 SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auc")
 """Of `METRICS`, the columns beside the one that is sorted by."""
-MELANOMA_RECALL = "melanoma_recall"
 MIN_RESAMPLES = 100
 """As of `evaluate.resamples`: the ends of an interval need some resamples beyond them."""
 
@@ -222,8 +222,7 @@ def _bootstrap(
     """Returns the scores of a run in all resamples of its lesions."""
     weights = lesion_weights(run.predictions["lesion_id"].tolist(), resamples, seed)
     functions = {name: METRICS[name].function for name in columns}
-    for classes in _melanoma(run):
-        functions[MELANOMA_RECALL] = _recall_of(classes[0])
+    functions |= melanoma_recall(run.class_names)
     return bootstrap(functions, *arrays(run.predictions, run.class_names), weights)
 
 
@@ -314,10 +313,3 @@ def _written(report: dict[str, Any], split: str) -> str | None:
     """Returns the SHA-256 of the table that a report was made from, None if not known."""
     content = report.get("splits", {}).get(split, {})
     return content.get("sha256")
-
-
-def _recall_of(index: int) -> Any:
-    def recall(sample: Sample) -> Scores:
-        return recall_per_class(sample)[..., index]
-
-    return recall

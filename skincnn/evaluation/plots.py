@@ -275,7 +275,14 @@ def plot_subgroups(
         title: What was predicted, for the heading.
     """
     rows = [group for group in subgroups if group["scores"]]
-    figure = Figure(figsize=(8.0, 1.2 + 0.27 * max(len(rows), 3)), layout="constrained")
+    labels = [
+        f"{group['attribute']}: {group['value']} (n = {group['num_images']})"
+        for group in rows
+    ]
+    # As narrow as the names allow: it must be read on a telephone.
+    width = 3.0 + 0.075 * max(map(len, labels))
+    height = 1.4 + 0.27 * max(len(rows), 3)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     places = np.arange(len(rows))[::-1]
     for place, group in zip(places, rows, strict=True):
@@ -283,14 +290,10 @@ def plot_subgroups(
         axes.plot([found["low"], found["high"]], [place, place], color=BLUE, linewidth=2)
         axes.plot(found["value"], place, "s", color=BLUE, markersize=6, clip_on=False)
     axes.axvline(overall, color=ORANGE, linestyle="--", label="all pictures")
-    labels = [
-        f"{group['attribute']}: {group['value']} (n = {group['num_images']})"
-        for group in rows
-    ]
     axes.set_yticks(places, labels, fontsize=10)
     axes.set_xlim(0, 1)
     axes.set_xlabel("accuracy with its interval", fontsize=11)
-    axes.set_title(f"Subgroups. {title}", fontsize=12)
+    figure.suptitle(f"Subgroups\n{title}", fontsize=12)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(fontsize=10, loc="lower left")
     return figure

@@ -17,7 +17,14 @@ from skincnn.evaluation.model_card import render_card
 from skincnn.evaluation.operating import decision_curve, find_targets
 from skincnn.evaluation.page import render_page
 from skincnn.evaluation.predictions import arrays
-from skincnn.evaluation.verdict import SUMMARY_METRICS, SUMMARY_POINT, interval, leak
+from skincnn.evaluation.verdict import (
+    SUMMARY_METRICS,
+    SUMMARY_POINT,
+    interval,
+    leak,
+    way_name,
+    way_scores,
+)
 from skincnn.files import replacing, write_json, write_text
 
 
@@ -136,15 +143,14 @@ def summary(report: dict[str, Any]) -> str:
                 "over the other classes"
             )
     for variant in report.get("variants", ()):
-        score = interval(variant["metrics"]["balanced_accuracy"])
-        gained = variant["differences"]["balanced_accuracy"]
         views = variant["num_views"]
-        seen = f"{views} views, {variant['name']}" if views > 1 else variant["name"]
+        seen = f"{views} views, " if views > 1 else ""
         lines.append(
-            f"{seen} ({variant['split']}): balanced accuracy {score}, "
-            f"{interval(gained, '+.3f')} over the plain answer, "
-            f"{variant['cost']:.1f} times its time"
+            f"{seen}{way_name(variant)} ({variant['split']}), {variant['cost']:.1f} times "
+            "the time; behind each score what it gains over the plain answer"
         )
+        for name, score, gained in way_scores(variant):
+            lines.append(f"  {name:<18} {score}, {gained}")
     if report.get("corruptions"):
         clean = report["corruptions"]["clean"]["balanced_accuracy"]["value"]
         worst = min(

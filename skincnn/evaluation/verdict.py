@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from skincnn.classes import describe
+from skincnn.evaluation.adjustment import ADJUSTED
+from skincnn.evaluation.assessment import MELANOMA_RECALL
 
 SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
 SUMMARY_POINT = "90 % specificity"
@@ -27,6 +29,17 @@ ONE_IMAGE = {
     "all": "training, validation and test",
 }
 """Values of `data.one_image_per_lesion` in words."""
+WAYS = {
+    "orientations": "the mean of its answers to each picture turned and mirrored",
+    "random": "the mean of its answers to each picture varied as in training",
+    ADJUSTED: (
+        "each logit less a power, in brackets, times the logarithm of its class's share of "
+        "the training pictures (Menon et al., Long-tail Learning via Logit Adjustment, "
+        "2021, arXiv:2007.07314). The power is that of the best balanced accuracy on "
+        "validation. Exports serve the model without it"
+    ),
+}
+"""Ways to predict beside the plain one, in words."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,8 @@ def verdict(report: Mapping[str, Any]) -> str:
     sentences = [
         f"Averaged over the classes, the model names {percent(found)} of the pictures "
         f"rightly ({confidence} interval {percent_ends(found)}); "
-        f"guessing would get {100 / len(report['class_names']):.0f} %."
+        f"guessing would get {100 / len(report['class_names']):.0f} %.",
+        f"Its macro F1 is {interval(content['metrics']['macro_f1'])}.",
     ]
     melanomas = find_melanomas(content)
     if melanomas is None:
@@ -124,6 +138,39 @@ def verdict(report: Mapping[str, Any]) -> str:
     else:
         sentences.append("No picture, lesion or near-duplicate is in two of its splits.")
     return " ".join(sentences)
+
+
+def explain_ways(report: Mapping[str, Any]) -> str:
+    """Returns what the report's ways to predict beside the plain one are."""
+    names = dict.fromkeys(variant["name"] for variant in report["variants"])
+    return " ".join(f"{name}: {WAYS[name]}." for name in names if name in WAYS)
+
+
+def way_name(variant: Mapping[str, Any]) -> str:
+    """Returns the name of a way to predict, "adjusted (0.50)" with its power."""
+    power = f" ({variant['strength']:.2f})" if "strength" in variant else ""
+    return f"{variant['name']}{power}"
+
+
+def way_scores(variant: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Returns name, score and difference from the plain one of a way to predict.
+
+    Of melanoma recall there is no difference in a report of before it was told, which says
+    "not known"; and no row where no class is melanoma.
+    """
+    scores = {name: variant["metrics"][name] for name in ("balanced_accuracy", "macro_f1")}
+    for name, of in describe(variant["classes"]).items():
+        if of.name == "mel":
+            scores[MELANOMA_RECALL] = variant["classes"][name]["recall"]
+    gained = variant["differences"]
+    return [
+        (
+            label(name),
+            interval(score),
+            interval(gained[name], "+.3f") if name in gained else "not known",
+        )
+        for name, score in scores.items()
+    ]
 
 
 def smallest_class(report: Mapping[str, Any]) -> tuple[str, int, float]:

@@ -16,6 +16,7 @@ from skincnn.evaluation.operating import find_targets
 
 TARGET = "malignant"
 DEFAULT_POINT = "90 % sensitivity"
+NO_THRESHOLD = "This model has no threshold for malignant lesions."
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,22 @@ class Rules:
     point: str
     threshold: float
     limit: float
+
+    @property
+    def chosen(self) -> str:
+        """What the threshold is, in words."""
+        return f"the threshold that was chosen for {self.point} on validation"
+
+    @property
+    def referral(self) -> str:
+        """When a picture is referred, in words."""
+        others = "where it is unknown or was not read"
+        if math.isnan(self.threshold):
+            return f"{others}. {NO_THRESHOLD}"
+        return (
+            f"from a malignant probability of {self.threshold:.4g} on, {self.chosen}; and "
+            f"{others}"
+        )
 
     @classmethod
     def of(cls, report: dict[str, Any], point: str = DEFAULT_POINT) -> Rules:

@@ -23,7 +23,7 @@ from skincnn.classes import describe
 from skincnn.errors import ConfigError
 from skincnn.evaluation.unknown import ACCEPTED
 from skincnn.patient import METADATA_COLUMNS, UNKNOWN
-from skincnn.serving.answers import Rules
+from skincnn.serving.answers import NO_THRESHOLD, Rules
 from skincnn.serving.explain import Explainer
 from skincnn.serving.pictures import READ, read_images
 from skincnn.serving.predictor import Predictor, load_predictor
@@ -175,7 +175,7 @@ def tell_apart(
 
 def _about_malignant(found: Found, rules: Rules) -> str:
     if np.isnan(rules.threshold):
-        return "This model has no threshold for malignant lesions."
+        return NO_THRESHOLD
     known = describe(rules.class_names)
     is_malignant = [bool(known[name].malignant) for name in rules.class_names]
     number = found["probabilities"][is_malignant].sum()
@@ -185,8 +185,7 @@ def _about_malignant(found: Found, rules: Rules) -> str:
     below = "just below" if said == threshold else "below"
     return (
         f"The probability of a malignant class, {said}, is "
-        f"{'at or above' if reached else below} {threshold}, the threshold that "
-        f"was chosen for {rules.point} on validation."
+        f"{'at or above' if reached else below} {threshold}, {rules.chosen}."
     )
 
 

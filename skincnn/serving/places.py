@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import lzma
+import os
 import re
 import zipfile
 import zlib
@@ -104,9 +106,9 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
         return [one for one in inside if one.path.lower().endswith(PICTURE_SUFFIXES)]
     if FileSystems.exists(pattern):
         return [FileSystems.get_filesystem(pattern).metadata(pattern)]
-    # Beam finds nothing in the current folder without its name.
-    pattern = pattern if "/" in pattern else f"./{pattern}"
-    return list(FileSystems.match([pattern], [limit])[0].metadata_list)
+    if "://" in pattern:
+        return list(FileSystems.match([pattern], [limit])[0].metadata_list)
+    return _list_local(pattern, limit)
 
 
 def look_into(place: Place) -> Iterator[Place]:
@@ -219,6 +221,24 @@ def _read_archive(
             about = archive.infolist()[at]
             opened = functools.partial(archive.open, about)
             yield _read(f"{name}/{member}", about.file_size, opened)
+
+
+def _list_local(pattern: str, limit: int | None) -> list[FileMetadata]:
+    """Returns the files of this machine that a pattern means.
+
+    Beam's own list leaves out links that lead nowhere: nobody would be told of them.
+    """
+    if os.path.islink(pattern):
+        return [FileMetadata(pattern, 0)]
+    # What is walked through has the current folder's name before it.
+    pattern = pattern if "/" in pattern else f"./{pattern}"
+    start = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    walked = os.walk(os.path.dirname(start)) if start != pattern else ()
+    there = (os.path.join(folder, name) for folder, _, names in walked for name in names)
+    files = (FileMetadata(path, 0) for path in there)
+    meant = FileSystems.get_filesystem(pattern).match_files(files, pattern)
+    paths = [one.path for one in itertools.islice(meant, limit)]
+    return [FileMetadata(path, _size(Path(path))) for path in paths]
 
 
 def _size(path: Path) -> int:
