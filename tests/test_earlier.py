@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from skincnn.evaluation.earlier import find_earlier, remove_stale
-from skincnn.evaluation.evaluate import write_predictions
+from skincnn.evaluation.predictions import write_predictions
 from skincnn.evaluation.report import summary
 
 SPOILT = {"split": "test", "rows": []}

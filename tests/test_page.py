@@ -21,8 +21,7 @@ from skincnn.config import Config, DataConfig, EvaluateConfig
 from skincnn.errors import ConfigError
 from skincnn.evaluation import plots, verdict
 from skincnn.evaluation.adjustment import ADJUSTED
-from skincnn.evaluation.assessment import assess
-from skincnn.evaluation.evaluate import score_variant
+from skincnn.evaluation.assessment import assess, score_variant
 from skincnn.evaluation.model_card import render_card
 from skincnn.evaluation.page import SECTIONS, render_page
 from skincnn.evaluation.predictions import arrays, predictions_table

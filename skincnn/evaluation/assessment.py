@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skincnn.config import EvaluateConfig
+from skincnn.config import Config, EvaluateConfig
 from skincnn.evaluation.calibration import apply_temperature, fit_temperature
 from skincnn.evaluation.intervals import (
     Estimate,
@@ -269,3 +269,41 @@ def _count(rows: pd.DataFrame) -> dict[str, int]:
 
 def _plain(found: Estimate) -> dict[str, float | None]:
     return dataclasses.asdict(found)
+
+
+def score_variant(
+    tables: Mapping[str, pd.DataFrame],
+    plain: Mapping[str, pd.DataFrame],
+    split: str,
+    class_names: Sequence[str],
+    config: Config,
+) -> dict[str, Any]:
+    """Returns what is said of a way to predict, beside the plain one.
+
+    Args:
+        tables: Split to its predictions, "val" among them.
+        plain: The same of the plain model.
+        split: Of which the scores are wanted.
+        class_names: The names of the classes, in order.
+        config: The run's, for the intervals.
+
+    Returns:
+        split; what `assess` says of it, with a temperature and thresholds of its own; and
+        `differences`, what each metric gains over the plain one.
+    """
+    chosen = {name: tables[name] for name in ("val", split)}
+    assessed = assess(chosen, class_names, config.evaluate, config.seed)
+    weights = lesion_weights(
+        tables[split]["lesion_id"].tolist(), config.evaluate.resamples, config.seed
+    )
+    return {
+        "split": split,
+        "temperature": assessed["temperature"],
+        "thresholds": assessed["thresholds"],
+        **assessed["splits"][split],
+        "differences": score_differences(
+            metric_values(tables[split], class_names, weights),
+            metric_values(plain[split], class_names, weights),
+            config.evaluate.confidence,
+        ),
+    }

@@ -11,8 +11,8 @@ import pandas as pd
 from skincnn.config import Config
 from skincnn.errors import ConfigError
 from skincnn.evaluation.assessment import assess
-from skincnn.evaluation.evaluate import write_predictions
 from skincnn.evaluation.folder import read_run
+from skincnn.evaluation.predictions import write_predictions
 from skincnn.evaluation.report import draw_figures, write_report
 
 KEYS = (

@@ -10,12 +10,16 @@ import pandas as pd
 
 from skincnn.config import Config
 from skincnn.errors import ConfigError
-from skincnn.evaluation.assessment import metric_values, score_differences
+from skincnn.evaluation.assessment import metric_values, score_differences, score_variant
 from skincnn.evaluation.combined import KEYS, check_folder, describe_models, write_combined
-from skincnn.evaluation.evaluate import score_variant, write_predictions
 from skincnn.evaluation.folder import read_report, read_run
 from skincnn.evaluation.intervals import lesion_weights
-from skincnn.evaluation.predictions import DISTANCE, mean_predictions, read_predictions
+from skincnn.evaluation.predictions import (
+    DISTANCE,
+    mean_predictions,
+    read_predictions,
+    write_predictions,
+)
 from skincnn.evaluation.unknown import UNKNOWN_TABLE, score_unknown
 
 SAME = ("lesion_id", "label")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.special
 
 from skincnn.errors import DataError
+from skincnn.files import sha256, write_text
 
 PROBABILITY_PREFIX = "probability_"
 ENERGY = "energy"
@@ -147,3 +148,15 @@ def _find_fault(table: pd.DataFrame) -> str:
             f"more and add up to 1. Received: {received}."
         )
     return ""
+
+
+def write_predictions(
+    workdir: Path, tables: Mapping[str, pd.DataFrame], suffix: str = ""
+) -> dict[str, str]:
+    """Writes predictions/<split><suffix>.csv of each table, and returns their SHA-256."""
+    written = {}
+    for split, table in tables.items():
+        path = workdir / "predictions" / f"{split}{suffix}.csv"
+        write_text(path, table.to_csv(index=False))
+        written[split] = sha256(path)
+    return written

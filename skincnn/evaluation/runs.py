@@ -1,4 +1,4 @@
-"""The model of a run, and the pictures that it is tested on."""
+"""The model of a run, the pictures that it is tested on, and what is said of both."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from skincnn.data import pipeline
 from skincnn.data.leakage import count_shared
 from skincnn.data.splits import make_splits, one_image_per_lesion
 from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.intervals import INTERVALS
 from skincnn.files import sha256
 
 SPLITS = ("val", "test")
@@ -182,3 +183,46 @@ def stored_in(split: str, config: Config) -> str:
         return split.replace("_", " ")
     numbers = ", ".join(map(str, folds[split]))
     return f"fold{'s' if len(folds[split]) > 1 else ''} {numbers}"
+
+
+def describe_run(metadata: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Returns what the report says of the training."""
+    return {
+        "made_up": metadata["made_up"],
+        "dataset": metadata["dataset"],
+        "folds": {
+            "train": list(config.data.train_folds),
+            "val": list(config.data.validation_folds),
+            "test": list(config.data.test_folds),
+        },
+        "split_by": config.data.split_by,
+        "one_image_per_lesion": config.data.one_image_per_lesion,
+        "audit": metadata["audit"],
+        "class_names": metadata["class_names"],
+        "best_epoch": metadata["best_epoch"],
+        "monitor": config.train.monitor,
+        "training_seconds": metadata["seconds"],
+        "num_parameters": metadata["num_parameters"],
+        "interval": {
+            "confidence": config.evaluate.confidence,
+            "method": INTERVALS,
+            "resamples": config.evaluate.resamples,
+        },
+    }
+
+
+def describe_protocol(
+    metadata: dict[str, Any], config: Config, assessed: dict[str, Any]
+) -> str:
+    """Returns what was trained on what, and where the choices were made."""
+    audit, splits = metadata["audit"], assessed["splits"]
+    tested = " and ".join(
+        content["fold"] for name, content in splits.items() if name != "val"
+    )
+    return (
+        f"Trained on {audit['num_train_images']} pictures of {audit['num_train_lesions']} "
+        f"lesions (folds {', '.join(map(str, config.data.train_folds))}). Epoch "
+        f"{metadata['best_epoch']} was chosen on {splits['val']['fold']} by its "
+        f"{config.train.monitor.replace('_', ' ')}, so the scores there flatter; no choice "
+        f"of this run was made on {tested}."
+    )
