@@ -89,12 +89,12 @@ def command() -> None:
     predictor, explainer, patients = load(arguments, paths)
     with told_where_full():
         read, bad = write_answers(arguments, paths, predictor, explainer, patients)
-        if arguments.isic_csv is not None:
-            write_submission(arguments.isic_csv, read, predictor.class_names)
-    say_where(arguments, predictor)
+        submitted = write_submission(arguments.isic_csv, read, predictor.class_names)
+    say_where(arguments.output, submitted, predictor)
     if bad and arguments.isic_csv:
-        missing = f"{len(bad)} of {len(paths)} picture(s)"
-        print(f"{missing} are missing from {arguments.isic_csv}", file=sys.stderr)
+        said = f"{len(bad)} of {len(paths)} picture(s) are missing from"
+        said = said if submitted else "There is nothing to submit, and none was written:"
+        print(said, arguments.isic_csv, file=sys.stderr)
     if bad:
         raise unread(bad, len(paths))
 
@@ -128,13 +128,14 @@ def load(
     """Returns the model, what draws, and what is known of the patients."""
     from skincnn.serving.explain import Explainer
     from skincnn.serving.isic import find_year, require_unique
-    from skincnn.serving.predictor import load_predictor
+    from skincnn.serving.predictor import load_predictor, require_told
     from skincnn.serving.tables import read_patients
 
     patients = read_patients(arguments.patients) if arguments.patients else None
     if arguments.isic_csv:
         require_unique(printable(path.stem) for path in paths)
     predictor = load_predictor(arguments.model)
+    require_told(predictor, arguments.patients)
     if arguments.isic_csv:
         find_year(predictor.class_names)
     explainer = Explainer(arguments.model) if arguments.explain else None
@@ -179,20 +180,27 @@ def write_answers(
 
 
 def write_submission(
-    path: Path, read: Sequence[pd.DataFrame], class_names: Sequence[str]
-) -> None:
-    """Writes a submission to the challenge."""
+    path: Path | None, read: Sequence[pd.DataFrame], class_names: Sequence[str]
+) -> Path | None:
+    """Writes the challenge's columns of what could be read.
+
+    Returns:
+        Where, or None: none is asked for, or nothing could be read.
+    """
     import pandas as pd
 
     from skincnn.serving.isic import submission
 
+    if path is None or not any(map(len, read)):
+        return None
     with replacing(path) as temporary:
         submission(pd.concat(read), class_names).to_csv(temporary, index=False)
+    return path
 
 
-def say_where(arguments: Arguments, predictor: Predictor) -> None:
+def say_where(output: Path | None, submitted: Path | None, predictor: Predictor) -> None:
     """Says where the answers are, and by which threshold pictures are referred."""
-    for path in (arguments.output, arguments.isic_csv):
+    for path in (output, submitted):
         if path is not None:
             print(f"answers  {path}", file=sys.stderr)
     print(f"refer    {predictor.rules.referral}", file=sys.stderr)

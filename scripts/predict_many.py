@@ -74,7 +74,7 @@ def command() -> None:
     cli.load_tensorflow()
     from skincnn.serving import beam
     from skincnn.serving.places import list_files, require_empty, require_pictures
-    from skincnn.serving.predictor import columns
+    from skincnn.serving.predictor import columns, require_told
 
     require_pictures(arguments.pictures, arguments.names)
     require_empty(arguments.output, (beam.ANSWERS, beam.UNREAD))
@@ -82,7 +82,9 @@ def command() -> None:
         arguments.model, arguments.patients, arguments.batch_size, arguments.format
     )
     # Once here, so that what is wrong with it is said before anything is begun.
-    rules = handler.load_model().predictor.rules
+    predictor = handler.load_model().predictor
+    require_told(predictor, arguments.patients)
+    rules = predictor.rules
     counts = beam.run(
         handler,
         arguments.pictures,

@@ -20,8 +20,12 @@ SCHEMA = 1
 where one gets another meaning, or is there no more."""
 SEAL = "sha256_of_the_rest"
 """In a metadata.json of what is exported: it says when a threshold, say, was changed."""
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-"""How the names of pictures end, in lower case, where a folder is searched for them."""
+PICTURE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"),
+    *(".tif", ".tiff"),
+)
+"""How the names of pictures end, in lower case, where a folder is searched for them. TIFF
+is not read: who has such files is told, and does not miss their answers."""
 
 
 def pictures_in(folder: Path) -> list[Path]:

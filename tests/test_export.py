@@ -88,6 +88,9 @@ def test_orientations_and_ensembles_are_served_as_one_model(
     assert done.returncode == 0, done.stderr
     served = workdir / "export/skincnn_orientations/1/assets.extra/metadata.json"
     assert json.loads(served.read_text())["largest_difference"]["probability"] < 1e-5
+    assert "# How to ask `skincnn`\n" in (workdir / "export/README.md").read_text()
+    said = (workdir / "export/README_skincnn_orientations.md").read_text()
+    assert "# How to ask `skincnn_orientations`\n" in said
     other = Path(shutil.copytree(workdir, tmp_path / "other"))
     together = tmp_path / "together"
     done = run_here("evaluate.py", workdir, other, "--ensemble", together)
@@ -241,7 +244,8 @@ def test_a_full_disk_leaves_what_was_there(
 def test_a_killed_export_is_never_served(workdir: Path, data_dir: Path) -> None:
     """The server takes whatever whole number it finds."""
     parent = workdir / "export/skincnn"
-    before = sorted(path.name for path in parent.iterdir())
+    (parent / ".tmp-mine").mkdir()
+    before = sorted(path.name for path in parent.iterdir() if path.name.isdigit())
     command = [sys.executable, ROOT / "scripts/export.py", workdir]
     process = subprocess.Popen(
         [*map(str, command), "--data-dir", str(data_dir)],
@@ -257,7 +261,9 @@ def test_a_killed_export_is_never_served(workdir: Path, data_dir: Path) -> None:
     assert sorted(names) == before
     done = run_here("export.py", workdir, "--data-dir", data_dir)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in parent.iterdir()) == [*before, str(len(before) + 1)]
+    versions = [*before, str(len(before) + 1)]
+    assert sorted(path.name for path in parent.iterdir()) == [".tmp-mine", *versions]
+    (parent / ".tmp-mine").rmdir()
 
 
 def test_two_exports_at_once_get_two_versions(workdir: Path, data_dir: Path) -> None:

@@ -464,9 +464,37 @@ def test_pictures_are_found_in_folders_below(
     workdir: Path, pictures: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
-    Image.new("RGB", (9, 9)).save(tmp_path / "a/b/x.PNG")
+    picture = Image.new("RGB", (9, 9))
+    picture.save(tmp_path / "a/b/x.PNG")
+    picture.save(tmp_path / "a/y.jfif", format="JPEG")
     (tmp_path / "a/notes.txt").touch()
     done = run_here("predict.py", workdir / "export/skincnn.onnx", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "x.PNG" in done.stdout
+    assert "y.jfif" in done.stdout
     assert "notes" not in done.stdout
+
+
+def test_where_nothing_is_read_no_submission_is_written(
+    workdir: Path, tmp_path: Path
+) -> None:
+    """A TIFF, which is not read, is told of: it is not passed over."""
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.tif")
+    (tmp_path / "isic.csv").write_text("mine")
+    done = run_here("predict.py", workdir, tmp_path, "--isic-csv", tmp_path / "isic.csv")
+    assert done.returncode == 3
+    assert "1 of 1 file(s) could not be read" in done.stderr
+    assert "none was written" in done.stderr
+    assert f"answers  {tmp_path}" not in done.stderr
+    assert (tmp_path / "isic.csv").read_text() == "mine"
+
+
+def test_patients_of_whom_a_model_is_not_told_are_refused(
+    workdir: Path, pictures: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "patients.csv"
+    table.write_text("image_id,age,sex,localization\nx,50,male,back\n")
+    done = run_here("predict.py", workdir, pictures, "--patients", table)
+    assert done.returncode == 2
+    assert "the model sees pictures alone" in done.stderr
+    assert not done.stdout

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tfds_ham10000.records import SourceError, some
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
 MAX_BYTES = 30_000_000
 
 

@@ -112,7 +112,7 @@ def export_saved_model(served: Served, data_dir: Path | None = None) -> Path:
         }
         write_sealed_json(temporary / "assets.extra" / "metadata.json", described)
         version = _rename_to_next_version(temporary, served.folder)
-        write_text(served.folder.parent / "README.md", render_usage(described, served))
+        write_text(usage_path(served), render_usage(described, served))
         return version
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -214,6 +214,13 @@ def describe(served: Served, networks: Sequence[Network], rules: Rules) -> dict[
         "table_sha256": sha256(served.table),
         "not_a_medical_device": True,
     }
+
+
+def usage_path(served: Served) -> Path:
+    """Returns where it stands how a model is asked: each name of a model has its own."""
+    name = served.folder.name
+    file = "README.md" if name == MODEL_NAME else f"README_{name}.md"
+    return served.folder.parent / file
 
 
 def render_usage(described: dict[str, Any], served: Served) -> str:
@@ -349,7 +356,8 @@ def _largest(served: dict[str, tf.Tensor], table: pd.DataFrame, rules: Rules) ->
 def _remove_stale(parent: Path) -> None:
     """Removes what exports that were killed have left."""
     for path in parent.glob(".tmp-*"):
-        if not psutil.pid_exists(int(path.name.removeprefix(".tmp-"))):
+        process = path.name.removeprefix(".tmp-")
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -99,6 +99,19 @@ def load_predictor(path: Path) -> Predictor:
     )
 
 
+def require_told(predictor: Predictor, patients: Path | None) -> None:
+    """Checks that a table of patients is given only where it changes the answers.
+
+    Raises:
+        ConfigError: The model is told of none.
+    """
+    if patients is not None and not predictor.told:
+        raise ConfigError(
+            f"--patients {patients}: the model sees pictures alone, and is told of no "
+            "patient. Leave the flag out, or give a model of --model.metadata True."
+        )
+
+
 def predict(
     predictor: Predictor,
     paths: Sequence[Path],
