@@ -109,6 +109,32 @@ def count_called_benign(content: Mapping[str, Any]) -> tuple[int, int]:
     return sum(benign), sum(map(sum, rows))
 
 
+def explain_refer(content: Mapping[str, Any]) -> str:
+    """Returns what is referred as served, and how much of what; "" where it is not known.
+
+    Args:
+        content: A split of report.json.
+    """
+    of = content.get("refer")
+    if not of:
+        return ""
+    enough = said = ""
+    if of["threshold"] is not None:
+        enough = f"from the threshold for {of['point']} on, and "
+    melanomas = find_melanomas(content)
+    if melanomas and melanomas.num_images:
+        found, count = of["melanoma_referred"], melanomas.num_images
+        said = (
+            f" and {interval(found)} of those of melanoma ("
+            f"{round((1 - found['value']) * count)} of {count} are not)"
+        )
+    return (
+        f"As served, refer is set {enough}where a picture is unknown, at a distance "
+        f"beyond {of['limit']:.3f}: for {interval(of['referred'])} of these pictures"
+        f"{said}. That is the default; --refer-at of scripts/export.py changes it."
+    )
+
+
 def verdict(report: Mapping[str, Any]) -> str:
     """Returns how good the model is, how sure that is, and whether to believe it."""
     content = report["splits"][report["headline"]]
