@@ -40,6 +40,8 @@ WAYS = {
     ),
 }
 """Ways to predict beside the plain one, in words."""
+EXPORTED = {"orientations": 8}
+"""Those of them that exports can serve, and how many views they then have."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,25 @@ def way_name(variant: Mapping[str, Any]) -> str:
     """Returns the name of a way to predict, "adjusted (0.50)" with its power."""
     power = f" ({variant['strength']:.2f})" if "strength" in variant else ""
     return f"{variant['name']}{power}"
+
+
+def exported_ways(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the ways to predict beside the plain one that can be exported."""
+    return [
+        variant
+        for variant in report["variants"]
+        if EXPORTED.get(variant["name"]) == variant["num_views"] and "targets" in variant
+    ]
+
+
+def explain_export(variant: Mapping[str, Any]) -> str:
+    """Returns what an export of a way to predict serves."""
+    return (
+        f"Exported with --tta {variant['name']}, it is served with a temperature of "
+        f"{variant['temperature']:.2f} and thresholds of its own, chosen on validation. "
+        "How many pictures are then referred as unknown is not known: no distances of "
+        "turned pictures were taken."
+    )
 
 
 def way_scores(variant: Mapping[str, Any]) -> list[tuple[str, str, str]]:
