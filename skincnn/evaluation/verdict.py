@@ -40,8 +40,16 @@ WAYS = {
     ),
 }
 """Ways to predict beside the plain one, in words."""
+ADJUSTED_EACH = (
+    "the mean of the adjusted answers of the models: of each, every logit less a power "
+    "times the logarithm of its class's share of the model's training pictures (Menon et "
+    "al., Long-tail Learning via Logit Adjustment, 2021, arXiv:2007.07314). The power is "
+    "the model's own, that of its best balanced accuracy on validation, and stands in its "
+    "report. Exports serve the models without it"
+)
+"""What `ADJUSTED` is of several models."""
 EXPORTED = {"orientations": 8}
-"""Those of them that exports can serve, and how many views they then have."""
+"""Those of `WAYS` that exports can serve, and how many views they then have."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +178,9 @@ def verdict(report: Mapping[str, Any]) -> str:
 
 def explain_ways(report: Mapping[str, Any]) -> str:
     """Returns what the report's ways to predict beside the plain one are."""
+    ways = WAYS | ({ADJUSTED: ADJUSTED_EACH} if report.get("models") else {})
     names = dict.fromkeys(variant["name"] for variant in report["variants"])
-    return " ".join(f"{name}: {WAYS[name]}." for name in names if name in WAYS)
+    return " ".join(f"{name}: {ways[name]}." for name in names if name in ways)
 
 
 def way_name(variant: Mapping[str, Any]) -> str:
