@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -7,13 +8,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from conftest import run_here
 from scipy.special import softmax
 from sklearn import metrics as reference
 
 from skincnn.config import Config
+from skincnn.evaluation.adjustment import ADJUSTED, adjust_tables
 from skincnn.evaluation.ensemble import _score_unknown, combine_runs
-from skincnn.evaluation.predictions import class_names_of, read_predictions
+from skincnn.evaluation.predictions import (
+    arrays,
+    class_names_of,
+    read_predictions,
+    write_predictions,
+)
+from skincnn.evaluation.verdict import way_name
+from skincnn.serving.answers import Rules, answer
 
 
 def vary(workdir: Path, seed: int) -> Path:
@@ -108,6 +118,48 @@ def test_an_ensemble_tells_of_each_of_its_models(runs: list[Path], tmp_path: Pat
     # An empty table is no table, either.
     (runs[2] / "predictions/unknown.csv").write_text("")
     assert _score_unknown([runs[0], runs[2]], {}, Config()) is None
+
+
+def test_each_model_of_an_ensemble_is_adjusted_by_a_power_of_its_own(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    for run in runs[:2]:
+        tables = {
+            s: read_predictions(run / f"predictions/{s}.csv") for s in ("val", "test")
+        }
+        counts = json.loads((run / "metadata.json").read_text())["class_counts"]
+        adjusted, strength = adjust_tables(tables, list(counts), counts)
+        write_predictions(run, adjusted, f"_{ADJUSTED}")
+        report = json.loads((run / "report.json").read_text())
+        way = {"name": ADJUSTED, "num_views": 1, "strength": strength}
+        report["variants"] = [{**way, "seconds_per_image": 0.1}]
+        (run / "report.json").write_text(json.dumps(report))
+    report = combine_runs(tmp_path / "ab", runs[:2])
+    assert [way_name(variant) for variant in report["variants"]] == [ADJUSTED]
+    page = html.unescape((tmp_path / "ab" / "report.html").read_text())
+    card = (tmp_path / "ab" / "README.md").read_text()
+    for text in (page, card):
+        assert "adjusted: the mean of the adjusted answers of the models" in text
+        assert "The power is the model's own" in text
+        assert "in brackets" not in text
+
+
+def test_what_an_ensemble_refers_is_told_of_the_means(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    report = combine_runs(tmp_path / "ab", runs[:2])
+    table = read_predictions(tmp_path / "ab/predictions/test.csv")
+    served = answer(
+        [tf.constant(np.log(arrays(table, report["class_names"])[1]), tf.float32)],
+        [tf.constant(table["distance"], tf.float32)],
+        tf.ones(len(table), tf.bool),
+        Rules.of(report),
+    )
+    referred = report["splits"]["test"]["refer"]["referred"]["value"]
+    assert referred == pytest.approx(served["refer"].numpy().mean(), abs=1e-6)
+    assert 0 < served["unknown"].numpy().mean() < referred
+    card = (tmp_path / "ab" / "README.md").read_text()
+    assert "| malignant | as served: refer |" in card
 
 
 def test_what_makes_no_ensemble_is_refused(runs: list[Path], tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from skincnn.evaluation.page import SECTIONS, render_page
 from skincnn.evaluation.predictions import arrays, predictions_table
 from skincnn.evaluation.report import draw_figures, summary, write_report
 from skincnn.evaluation.views import VIEWS
+from skincnn.serving.turns import TURNS
 from skincnn.training.workdir import check_workdir
 
 NAMES = ["<b>wart</b>|", "mel", "nv", "bcc"]
@@ -330,6 +331,35 @@ def test_the_scores_of_a_way_to_predict_are_those_of_its_pictures() -> None:
     assert verdict.way_scores(found)[2][2] == "not known"
     found["classes"].pop("mel")
     assert len(verdict.way_scores(found)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "num_views", "exported"),
+    [("orientations", 8, True), ("orientations", 2, False), ("random", 8, False)],
+)
+def test_a_way_that_can_be_exported_tells_its_thresholds(
+    name: str, num_views: int, exported: bool
+) -> None:
+    assert {name: len(turns) for name, turns in TURNS.items() if name} == verdict.EXPORTED
+    plain = {"val": make_table(0), "test": make_table(1)}
+    tables = {"val": make_table(2), "test": make_table(3)}
+    found = score_variant(tables, plain, "test", NAMES, CONFIG)
+    variant = {"name": name, "num_views": num_views, "cost": 8.0, **found}
+    report = make_report(variants=[{**variant, "seconds_per_image": 0.1}])
+    report["seconds_per_image"] = 0.025
+    source, card = render_page(report, CONFIG, PIXEL), render_card(report, CONFIG)
+    page = Page(source.split('<section id="variants">')[1].split("</section>")[0]).words
+    card = card.split("### Asked in other ways")[1].split("###")[0]
+    for text in (page, card):
+        served = f"--tta {name}, it is served with a temperature of"
+        assert (f"{served} {found['temperature']:.2f} and" in text) == exported
+        for target, points in found["thresholds"].items():
+            rates = found["targets"][target]["operating_points"]
+            for point, threshold in points.items():
+                of = [rates[point][rate] for rate in ("sensitivity", "specificity")]
+                row = f"{point} {threshold:.3f} {' '.join(map(verdict.interval, of))}"
+                plainly = re.sub(r"[ |]+", "", text)
+                assert (row.replace(" ", "") in plainly) == exported
 
 
 def test_macro_f1_is_said_at_the_top(report: dict) -> None:

@@ -33,7 +33,8 @@ from skincnn.evaluation.operating import (
     find_targets,
     score_operating_point,
 )
-from skincnn.evaluation.predictions import arrays, class_names_of
+from skincnn.evaluation.predictions import DISTANCE, arrays, class_names_of
+from skincnn.evaluation.referral import score_referral
 from skincnn.evaluation.subgroups import score_subgroups
 
 CALIBRATION_METRICS = ("ece", "adaptive_ece", "brier", "log_loss")
@@ -57,8 +58,8 @@ def assess(
     Returns:
         temperature and thresholds (from validation), and `splits`: for each table what
         `score` gives, `calibration` (before and after the temperature), `targets` (each
-        what `score_target` gives) and `subgroups`. An interval is {value, low, high}, with
-        None for what the pictures cannot tell.
+        what `score_target` gives), `refer` (what `score_referral` gives) and `subgroups`.
+        An interval is {value, low, high}, with None for what the pictures cannot tell.
     """
     y_true, y_prob = arrays(tables["val"], class_names)
     temperature = fit_temperature(y_true, y_prob)
@@ -102,6 +103,9 @@ def assess(
                 )
                 for target in targets
             },
+            "refer": score_referral(
+                table, tables["val"], calibrated, thresholds, weights, config.confidence
+            ),
             "subgroups": [
                 dataclasses.asdict(group)
                 for group in score_subgroups(
@@ -291,7 +295,12 @@ def score_variant(
         split; what `assess` says of it, with a temperature and thresholds of its own; and
         `differences`, what each metric gains over the plain one.
     """
-    chosen = {name: tables[name] for name in ("val", split)}
+    # `refer` is not told: an export has the mean distance of all views, which the tables of
+    # test-time augmentation lack, and adjusted probabilities are not served.
+    chosen = {
+        name: tables[name].drop(columns=DISTANCE, errors="ignore")
+        for name in ("val", split)
+    }
     assessed = assess(chosen, class_names, config.evaluate, config.seed)
     weights = lesion_weights(
         tables[split]["lesion_id"].tolist(), config.evaluate.resamples, config.seed

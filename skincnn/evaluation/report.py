@@ -137,6 +137,11 @@ def summary(report: dict[str, Any]) -> str:
                     f"  {target:<18} sensitivity {interval(rates['sensitivity'])} at the "
                     f"threshold of {SUMMARY_POINT} on validation"
                 )
+        if of := content.get("refer"):
+            lines.append(
+                f"  refer, as served   {interval(of['referred'])} of the pictures; "
+                f"sensitivity {interval(of['sensitivity'])} for malignant"
+            )
         if content["missing_classes"]:
             lines.append(
                 f"  no picture of      {', '.join(content['missing_classes'])}: means are "

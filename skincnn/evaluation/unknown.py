@@ -29,11 +29,10 @@ from skincnn.evaluation.intervals import estimate, lesion_weights
 from skincnn.evaluation.metrics import Floats
 from skincnn.evaluation.predict import predict_logits_and_features
 from skincnn.evaluation.predictions import DISTANCE, predictions_table
+from skincnn.evaluation.referral import ACCEPTED, choose_limit
 from skincnn.files import PICTURE_SUFFIXES, pictures_in, replacing
 from skincnn.patient import UNKNOWN
 
-ACCEPTED = 0.95
-"""Share of the validation pictures that the threshold accepts."""
 SET = "set"
 UNKNOWN_TABLE = "unknown.csv"
 FAMILIAR = "familiar.npz"
@@ -236,7 +235,7 @@ def score_unknown(
         share that is refused with its interval) and `sets` (name, num_images, the share
         refused, and the AUC of telling them from all splits but val).
     """
-    threshold = float(np.quantile(predictions["val"][DISTANCE], ACCEPTED))
+    threshold = choose_limit(predictions["val"])
     splits, known = {}, []
     for split, table in predictions.items():
         if split == "val":

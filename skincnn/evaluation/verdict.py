@@ -40,6 +40,16 @@ WAYS = {
     ),
 }
 """Ways to predict beside the plain one, in words."""
+ADJUSTED_EACH = (
+    "the mean of the adjusted answers of the models: of each, every logit less a power "
+    "times the logarithm of its class's share of the model's training pictures (Menon et "
+    "al., Long-tail Learning via Logit Adjustment, 2021, arXiv:2007.07314). The power is "
+    "the model's own, that of its best balanced accuracy on validation, and stands in its "
+    "report. Exports serve the models without it"
+)
+"""What `ADJUSTED` is of several models."""
+EXPORTED = {"orientations": 8}
+"""Those of `WAYS` that exports can serve, and how many views they then have."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,32 @@ def count_called_benign(content: Mapping[str, Any]) -> tuple[int, int]:
     return sum(benign), sum(map(sum, rows))
 
 
+def explain_refer(content: Mapping[str, Any]) -> str:
+    """Returns what is referred as served, and how much of what; "" where it is not known.
+
+    Args:
+        content: A split of report.json.
+    """
+    of = content.get("refer")
+    if not of:
+        return ""
+    enough = said = ""
+    if of["threshold"] is not None:
+        enough = f"from the threshold for {of['point']} on, and "
+    melanomas = find_melanomas(content)
+    if melanomas and melanomas.num_images:
+        found, count = of["melanoma_referred"], melanomas.num_images
+        said = (
+            f" and {interval(found)} of those of melanoma ("
+            f"{round((1 - found['value']) * count)} of {count} are not)"
+        )
+    return (
+        f"As served, refer is set {enough}where a picture is unknown, at a distance "
+        f"beyond {of['limit']:.3f}: for {interval(of['referred'])} of these pictures"
+        f"{said}. That is the default; --refer-at of scripts/export.py changes it."
+    )
+
+
 def verdict(report: Mapping[str, Any]) -> str:
     """Returns how good the model is, how sure that is, and whether to believe it."""
     content = report["splits"][report["headline"]]
@@ -142,14 +178,34 @@ def verdict(report: Mapping[str, Any]) -> str:
 
 def explain_ways(report: Mapping[str, Any]) -> str:
     """Returns what the report's ways to predict beside the plain one are."""
+    ways = WAYS | ({ADJUSTED: ADJUSTED_EACH} if report.get("models") else {})
     names = dict.fromkeys(variant["name"] for variant in report["variants"])
-    return " ".join(f"{name}: {WAYS[name]}." for name in names if name in WAYS)
+    return " ".join(f"{name}: {ways[name]}." for name in names if name in ways)
 
 
 def way_name(variant: Mapping[str, Any]) -> str:
     """Returns the name of a way to predict, "adjusted (0.50)" with its power."""
     power = f" ({variant['strength']:.2f})" if "strength" in variant else ""
     return f"{variant['name']}{power}"
+
+
+def exported_ways(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the ways to predict beside the plain one that can be exported."""
+    return [
+        variant
+        for variant in report["variants"]
+        if EXPORTED.get(variant["name"]) == variant["num_views"] and "targets" in variant
+    ]
+
+
+def explain_export(variant: Mapping[str, Any]) -> str:
+    """Returns what an export of a way to predict serves."""
+    return (
+        f"Exported with --tta {variant['name']}, it is served with a temperature of "
+        f"{variant['temperature']:.2f} and thresholds of its own, chosen on validation. "
+        "How many pictures are then referred as unknown is not known: no distances of "
+        "turned pictures were taken."
+    )
 
 
 def way_scores(variant: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -13,9 +13,9 @@ import tensorflow as tf
 from skincnn import classes
 from skincnn.errors import ConfigError
 from skincnn.evaluation.operating import find_targets
+from skincnn.evaluation.referral import DEFAULT_POINT as DEFAULT_POINT
+from skincnn.evaluation.referral import TARGET
 
-TARGET = "malignant"
-DEFAULT_POINT = "90 % sensitivity"
 NO_THRESHOLD = "This model has no threshold for malignant lesions."
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from skincnn.classes import describe
 from skincnn.errors import ConfigError
-from skincnn.evaluation.unknown import ACCEPTED
+from skincnn.evaluation.referral import ACCEPTED
 from skincnn.patient import METADATA_COLUMNS, UNKNOWN
 from skincnn.serving.answers import NO_THRESHOLD, Rules
 from skincnn.serving.explain import Explainer
