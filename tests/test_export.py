@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import ROOT, run_here
 
 from skincnn.config import Config
 from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.ensemble import combine_runs
 from skincnn.evaluation.views import VIEWS
 from skincnn.serving import copies, export
 from skincnn.serving.agreement import agreement, refuse_other
@@ -23,6 +25,7 @@ from skincnn.serving.answers import DEFAULT_POINT, Rules
 from skincnn.serving.copies import decide
 from skincnn.serving.export import Served, export_saved_model
 from skincnn.serving.pictures import READ, UNREADABLE
+from skincnn.serving.predictor import load_predictor
 from skincnn.serving.runtimes import RUNTIMES, Runtime
 from skincnn.serving.turns import TURNS
 
@@ -97,6 +100,16 @@ def test_orientations_and_ensembles_are_served_as_one_model(
     served = together / "export/skincnn/1/assets.extra/metadata.json"
     assert json.loads(served.read_text())["largest_difference"]["distance"] < 1e-3
     assert len(json.loads(served.read_text())["sha256"]) == 2
+    # The folder is given to other models: the export is not theirs.
+    assert load_predictor(together).kind == "saved_model"
+    for path in (other / "predictions").glob("*.csv"):
+        table = pd.read_csv(path, keep_default_na=False)
+        columns = [name for name in table if name.startswith("probability_")]
+        table[columns] = np.roll(table[columns], 1, axis=1)
+        table.to_csv(path, index=False)
+    combine_runs(together, [workdir, other])
+    with pytest.raises(DataError, match="from another table of predictions"):
+        load_predictor(together)
 
 
 @pytest.mark.parametrize("name", ["litert", "onnx"])
