@@ -58,7 +58,7 @@ def command() -> None:
             f"--ensemble. Received: {len(arguments.workdirs)}."
         )
     cli.load_tensorflow()
-    from skincnn.serving.copies import export_copies
+    from skincnn.serving.copies import check_formats, export_copies
     from skincnn.serving.export import Served, export_saved_model
 
     served = Served(
@@ -68,14 +68,18 @@ def command() -> None:
         refer_at=arguments.refer_at,
     )
     others = [name for name in arguments.formats if name != "saved_model"]
-    paths = {}
+    check_formats(served, others)
+    if "saved_model" in arguments.formats:
+        show({"saved_model": export_saved_model(served, arguments.data_dir)})
     if others:
         with locked(served.workdir):  # the report and the card tell of them
-            paths = export_copies(served, others, arguments.data_dir)
-    if "saved_model" in arguments.formats:
-        paths["saved_model"] = export_saved_model(served, arguments.data_dir)
+            show(export_copies(served, others, arguments.data_dir))
+
+
+def show(paths: dict[str, Path]) -> None:
+    """Prints where the file of each format is."""
     for name, path in paths.items():
-        print(f"{name:<15} {path}")
+        print(f"{name:<15} {path}", flush=True)
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def test_a_copy_that_loses_a_class_is_refused() -> None:
         refuse_other("x", found, [{0, 1}] * 2, 1e-4)
 
 
-def test_a_refused_copy_leaves_nothing(
+def test_a_refused_copy_leaves_nothing_of_itself_and_all_of_the_others(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer_always_the_first(path: Path) -> copies.Ask:
@@ -194,10 +194,22 @@ def test_a_refused_copy_leaves_nothing(
         None,
         (),
     )
-    monkeypatch.setitem(RUNTIMES, "blind", blind)
-    with pytest.raises(DataError, match="never tells"):
-        copies.export_copies(Served(workdir=workdir), ["blind"], data_dir)
+    monkeypatch.setitem(RUNTIMES, "litert", blind)
+    report = json.loads((workdir / "report.json").read_text())
+    (workdir / "report.json").write_text(json.dumps({**report, "exports": {}}))
+    versions = len(list((workdir / "export/skincnn").iterdir()))
+    formats = ("onnx", "litert", "saved_model")
+    done = run_here("export.py", workdir, "--data-dir", data_dir, "--formats", *formats)
+    assert done.returncode == 3, done.stderr
+    assert "as litert never tells" in done.stderr
     assert not list((workdir / "export").glob("*blind*"))
+    # The SavedModel and the copy before it are there, and told of.
+    assert f"{workdir}/export/skincnn/{versions + 1}" in done.stdout
+    assert load_predictor(workdir / "export/skincnn.onnx").kind == "onnx"
+    told = json.loads((workdir / "report.json").read_text())["exports"]
+    assert "onnx" in told
+    assert "litert" not in told
+    assert "| onnx, " in (workdir / "README.md").read_text()
 
 
 def test_what_cannot_be_exported_is_refused(workdir: Path, data_dir: Path) -> None:

@@ -62,17 +62,11 @@ def export_copies(
         Name of the format to its file; what is needed beside it is in <file>.json.
 
     Raises:
-        ConfigError: A format is not known, or its packages are not installed; the folder
-            holds no evaluated run; an ensemble or orientations are asked for.
-        DataError: A copy has lost a class, or its probabilities are others.
+        ConfigError: As `check_formats`; or the folder holds no evaluated run.
+        DataError: A copy has lost a class, or its probabilities are others. Those before
+            it are kept.
     """
-    for name in formats:
-        require(name, look_up(RUNTIMES, name, "--formats"))
-    if served.runs or served.tta:
-        raise ConfigError(
-            "A file of LiteRT or ONNX holds one network, asked once. Ensembles and --tta "
-            "are served by --formats saved_model."
-        )
+    check_formats(served, formats)
     rules = read_rules(served)
     (network,) = read_networks(served, rules)
     contents, table = read_checked(served, network, data_dir, NUM_COMPARED)
@@ -80,7 +74,7 @@ def export_copies(
     y_true, before = arrays(table, rules.class_names)
     told = decide(before, table[DISTANCE].to_numpy(), rules)
     model = fixed_size(network.model, network.config.data.image_size)
-    paths, found = {}, {}
+    paths = {}
     for name in formats:
         runtime = RUNTIMES[name]
         path = served.workdir / "export" / f"{MODEL_NAME}{runtime.suffix}"
@@ -90,7 +84,7 @@ def export_copies(
                 runtime.write(model, few, temporary)
             after, distances = ask_all(runtime.open(temporary), inputs)
             decided = decide(after, distances, rules)
-            found[name] = {
+            found = {
                 **agreement(y_true, before, after, rules.class_names),
                 **{
                     f"same_{what}": float(np.mean(told[what] == decided[what]))
@@ -98,20 +92,41 @@ def export_copies(
                 },
             }
             called = [set(prob.argmax(axis=1)) for prob in (before, after)]
-            refuse_other(name, found[name], called, runtime.tolerance)
-        found[name]["bytes"] = path.stat().st_size
+            refuse_other(name, found, called, runtime.tolerance)
+        found["bytes"] = path.stat().st_size
+        # First, as it answers once its .json is there: none does that is not told of.
+        _tell(served.workdir, network, {name: found})
         write_sealed_json(
             path.with_name(f"{path.name}.json"),
             {
                 **describe(served, [network], rules),
                 "format": name,
                 "file_sha256": sha256(path),
-                "agreement": found[name],
+                "agreement": found,
             },
         )
         paths[name] = path
-    _tell(served.workdir, network, found)
     return paths
+
+
+def check_formats(served: Served, formats: Sequence[str]) -> None:
+    """Checks that what is served can be written in these formats.
+
+    Args:
+        served: What is served.
+        formats: Names of `RUNTIMES`.
+
+    Raises:
+        ConfigError: A format is not known, or its packages are not installed; or an
+            ensemble or orientations are asked for.
+    """
+    for name in formats:
+        require(name, look_up(RUNTIMES, name, "--formats"))
+    if formats and (served.runs or served.tta):
+        raise ConfigError(
+            "A file of LiteRT or ONNX holds one network, asked once. Ensembles and --tta "
+            "are served by --formats saved_model."
+        )
 
 
 def prepare(
