@@ -20,7 +20,7 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.ensemble import combine_runs
 from skincnn.evaluation.views import VIEWS
 from skincnn.serving import copies, export
-from skincnn.serving.agreement import agreement, refuse_other
+from skincnn.serving.agreement import agreement, choose_compared, refuse_other
 from skincnn.serving.answers import DEFAULT_POINT, Rules
 from skincnn.serving.copies import decide
 from skincnn.serving.export import Served, export_saved_model
@@ -140,7 +140,11 @@ def test_evaluating_again_keeps_what_is_known_of_copies(
     done = run_here("evaluate.py", workdir, "--data-dir", data_dir)
     assert done.returncode == 0, done.stderr
     assert json.loads(path.read_text())["exports"] == report["exports"]
-    assert "| onnx, 0.0 MB |" in (workdir / "README.md").read_text()
+    card = (workdir / "README.md").read_text()
+    assert "| onnx, 0.0 MB |" in card
+    tested = report["splits"]["test"]["num_images"]
+    assert f"They are 2 of its {tested} pictures" in card
+    assert "the balanced accuracy is this sample's" in card
 
 
 def test_agreement_counts_by_class() -> None:
@@ -153,6 +157,24 @@ def test_agreement_counts_by_class() -> None:
     assert found["balanced_accuracy_after"] == pytest.approx(0.75)
     assert found["classes"]["a"]["recall_after"] == 0.5
     assert found["classes"]["b"]["same_class"] == 1
+
+
+def test_rare_classes_are_compared_whole() -> None:
+    counts = {"df": 11, "bcc": 52, "many": 400, "nv": 9000}
+    labels = np.random.default_rng(0).permutation(np.repeat([*counts], [*counts.values()]))
+    places = choose_compared(labels)
+    np.testing.assert_array_equal(places, choose_compared(labels))
+    assert len(set(places)) == len(places)
+    at_equal_distances = places[:256]
+    assert set(np.diff(at_equal_distances)) == {37, 38}
+    names, found = np.unique(labels[places], return_counts=True)
+    found = dict(zip(names, found, strict=True))
+    assert (found["df"], found["bcc"]) == (11, 52)
+    assert found["nv"] == (labels[at_equal_distances] == "nv").sum()
+    # A class that is neither whole nor among them often does not make it take for ever.
+    assert 100 <= found["many"] < 120
+    few = labels[:30]
+    np.testing.assert_array_equal(choose_compared(few), np.arange(30))
 
 
 def test_what_is_decided_follows_from_probabilities_and_distances() -> None:

@@ -11,6 +11,33 @@ import numpy.typing as npt
 from skincnn.errors import DataError
 from skincnn.evaluation.metrics import Floats, Labels, Sample, balanced_accuracy
 
+NUM_COMPARED = 256
+"""Pictures of the test fold, at equal distances, on which a copy is compared."""
+FEW_OF_CLASS, MOST_OF_CLASS = 20, 100
+"""Of a class with fewer than the one among these all are added, at most the other."""
+
+
+def choose_compared(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Returns the places of pictures on which a copy is compared, the same each time.
+
+    They lie at equal distances, so that they are as the fold is. Of a class that these
+    hold fewer than `FEW_OF_CLASS` of, all follow, or `MOST_OF_CLASS` of them: a copy may
+    not lose one that is rare.
+
+    Args:
+        labels: Of the pictures of the fold, in the order of their table.
+
+    Returns:
+        Each place once, int64 [num_compared]; first those at equal distances.
+    """
+    names = np.asarray(labels)
+    chosen = _spread(np.arange(len(names)), NUM_COMPARED)
+    for name in np.unique(names):
+        if (names[chosen] == name).sum() < FEW_OF_CLASS:
+            others = np.setdiff1d(np.flatnonzero(names == name), chosen)
+            chosen = np.concatenate([chosen, _spread(others, MOST_OF_CLASS)])
+    return chosen
+
 
 def agreement(
     y_true: Labels, before: Floats, after: Floats, class_names: Sequence[str]
@@ -82,6 +109,12 @@ def refuse_other(
             f"The copy as {name} differs by {found['largest_difference']:.2g} in "
             f"probability from the network. Expected at most {tolerance}. It is not kept."
         )
+
+
+def _spread(places: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Returns at most `count` of the places, at equal distances."""
+    at = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
+    return places[at]
 
 
 def _mean(values: npt.NDArray[Any]) -> float | None:

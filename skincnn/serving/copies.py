@@ -42,10 +42,8 @@ from skincnn.serving.runtimes import (
     require,
 )
 
-NUM_COMPARED = 256
-"""Pictures of the test fold on which a copy is compared with the network."""
 NUM_CALIBRATED = 128
-"""Of these, on which the ranges of 8-bit numbers are measured."""
+"""The first of those compared, on which the ranges of 8-bit numbers are measured."""
 
 
 def export_copies(
@@ -69,7 +67,7 @@ def export_copies(
     check_formats(served, formats)
     rules = read_rules(served)
     (network,) = read_networks(served, rules)
-    contents, table = read_checked(served, network, data_dir, NUM_COMPARED)
+    contents, table = read_checked(served, network, data_dir)
     inputs = prepare(contents, table, network)
     y_true, before = arrays(table, rules.class_names)
     told = decide(before, table[DISTANCE].to_numpy(), rules)

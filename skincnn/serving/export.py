@@ -32,14 +32,15 @@ from skincnn.evaluation.predictions import DISTANCE, arrays, read_predictions
 from skincnn.evaluation.runs import require_classes
 from skincnn.files import SCHEMA, sha256, write_sealed_json, write_text
 from skincnn.patient import METADATA_FIELDS, REGION_OF, SEXES, UNKNOWN
+from skincnn.serving.agreement import choose_compared
 from skincnn.serving.answers import DEFAULT_POINT, Rules
 from skincnn.serving.network import Network, are_told, read_network
 from skincnn.serving.patients import SIGNATURE as PATIENT_INPUTS
+from skincnn.serving.runtimes import BATCH_SIZE
 from skincnn.serving.saved_model import BYTES_SIGNATURE, write_saved_model
 from skincnn.serving.turns import TURNS
 from skincnn.serving.warmup import write_warmup
 
-NUM_CHECKED = 32
 TOLERANCE = 1e-5
 """In probability, where the same kind of device evaluated the run and serves it."""
 TOLERANCE_OF_DEVICES = 1e-3
@@ -174,16 +175,15 @@ def read_networks(served: Served, rules: Rules) -> list[Network]:
 
 
 def read_checked(
-    served: Served, network: Network, data_dir: Path | None, count: int = NUM_CHECKED
+    served: Served, network: Network, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
     """Returns files of the test fold, and their rows in the table of predictions.
 
-    They lie at equal distances in the table.
+    They are those of `choose_compared`.
     """
     builder = datasets.open_dataset(network.config.data.dataset, data_dir)
     table = read_predictions(served.table)
-    places = np.linspace(0, len(table) - 1, min(count, len(table))).round().astype(int)
-    table = table.iloc[places].reset_index(drop=True)
+    table = table.iloc[choose_compared(table["label"])].reset_index(drop=True)
     return pipeline.read_files(builder, table), table
 
 
@@ -302,15 +302,7 @@ def _compare(
     networks: Sequence[Network],
 ) -> dict[str, float]:
     """Returns the largest differences from a table: of distances in shares of the limit."""
-    # Held by a name: the signature alone does not keep the loaded model alive.
-    loaded = tf.saved_model.load(str(path))
-    served = loaded.signatures[BYTES_SIGNATURE](
-        image_bytes=tf.constant(contents),
-        **{
-            spec.name: tf.constant(table[spec.name], spec.dtype)
-            for spec in (PATIENT_INPUTS if are_told(networks) else ())
-        },
-    )
+    served = _ask_saved_model(path, contents, table, told=are_told(networks))
     found = {"probability": _largest(served, table, rules)}
     if DISTANCE in table:
         distances = table[DISTANCE].to_numpy()
@@ -324,6 +316,23 @@ def _compare(
             f"Expected at most {allowed}. Evaluate the run again."
         )
     return found
+
+
+def _ask_saved_model(
+    path: Path, contents: Sequence[bytes], table: pd.DataFrame, *, told: bool
+) -> dict[str, tf.Tensor]:
+    """Returns what a SavedModel answers about files and their rows, batch by batch."""
+    # Held by a name: the signature alone does not keep the loaded model alive.
+    loaded = tf.saved_model.load(str(path))
+    ask = loaded.signatures[BYTES_SIGNATURE]
+    inputs = {"image_bytes": tf.constant(contents)}
+    for spec in PATIENT_INPUTS if told else ():
+        inputs[spec.name] = tf.constant(table[spec.name], spec.dtype)
+    answers = [
+        ask(**{name: values[start : start + BATCH_SIZE] for name, values in inputs.items()})
+        for start in range(0, len(contents), BATCH_SIZE)
+    ]
+    return {name: tf.concat([answer[name] for answer in answers], 0) for name in answers[0]}
 
 
 def _is_of_here(network: Network) -> bool:
