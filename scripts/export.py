@@ -19,10 +19,11 @@ Format = Literal["saved_model", "litert", "litert_float16", "litert_int8", "onnx
 class Arguments:
     """Writes a run's model in forms that answer without this package.
 
-    Each is compared with the run's table of predictions on pictures of the test fold before
-    it gets its name: a SavedModel (the next version) on 32, which may differ by 1e-3 in
-    probability; the others on 256, class by class, which the model card then shows. A copy
-    that never tells a class that the model tells is refused.
+    Each is compared with the run's table of predictions before it gets its name, on at
+    least 256 pictures of the test fold where it has as many, and on all of its rare
+    classes. A SavedModel (the next version) may differ by 1e-5 in probability where the
+    run was trained on a CPU, else by 1e-3. A copy that never tells a class that the model
+    tells is refused. The model card then shows how each agrees, class by class.
 
     For example:
       python scripts/export.py runs/cpu

@@ -20,9 +20,8 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.ensemble import combine_runs
 from skincnn.evaluation.views import VIEWS
 from skincnn.serving import copies, export
-from skincnn.serving.agreement import agreement, choose_compared, refuse_other
+from skincnn.serving.agreement import agreement, choose_compared, decide, refuse_other
 from skincnn.serving.answers import DEFAULT_POINT, Rules
-from skincnn.serving.copies import decide
 from skincnn.serving.export import Served, export_saved_model
 from skincnn.serving.pictures import READ, UNREADABLE
 from skincnn.serving.predictor import load_predictor
@@ -80,6 +79,25 @@ def test_the_examples_of_requests_say_what_the_model_takes(workdir: Path) -> Non
         assert f'request.inputs["{name}"]' in code
 
 
+def test_the_card_tells_how_the_saved_model_agrees(workdir: Path) -> None:
+    """As with the table of predictions: what train.py exported, and nothing else."""
+    report = json.loads((workdir / "report.json").read_text())
+    said = report["exports"]["saved_model"]
+    written = workdir / "export/skincnn/1/assets.extra/metadata.json"
+    differences = json.loads(written.read_text())["largest_difference"]
+    assert said["largest_difference"] == pytest.approx(differences["probability"])
+    assert said["largest_difference"] < 1e-5
+    assert said["same_class"] == said["same_refer"] == 1
+    # All pictures of so small a fold are asked about.
+    tested = report["splits"]["test"]
+    assert said["num_images"] == tested["num_images"]
+    accuracy = tested["metrics"]["balanced_accuracy"]["value"]
+    assert said["balanced_accuracy_after"] == pytest.approx(accuracy, abs=1e-6)
+    card = (workdir / "README.md").read_text()
+    assert re.search(rf"\| saved_model, .* MB \| all \| {said['num_images']} \|", card)
+    assert "- saved_model: 1.000 of the pictures are referred or not as by" in card
+
+
 @pytest.mark.slow
 def test_orientations_and_ensembles_are_served_as_one_model(
     workdir: Path, data_dir: Path, tmp_path: Path
@@ -91,6 +109,8 @@ def test_orientations_and_ensembles_are_served_as_one_model(
     assert done.returncode == 0, done.stderr
     served = workdir / "export/skincnn_orientations/1/assets.extra/metadata.json"
     assert json.loads(served.read_text())["largest_difference"]["probability"] < 1e-5
+    told = json.loads((workdir / "report.json").read_text())["exports"]
+    assert told["saved_model_orientations"]["largest_difference"] < 1e-5
     other = Path(shutil.copytree(workdir, tmp_path / "other"))
     together = tmp_path / "together"
     done = run_here("evaluate.py", workdir, other, "--ensemble", together)
@@ -100,6 +120,7 @@ def test_orientations_and_ensembles_are_served_as_one_model(
     served = together / "export/skincnn/1/assets.extra/metadata.json"
     assert json.loads(served.read_text())["largest_difference"]["distance"] < 1e-3
     assert len(json.loads(served.read_text())["sha256"]) == 2
+    assert "| saved_model, " in (together / "README.md").read_text()
     # The folder is given to other models: the export is not theirs.
     assert load_predictor(together).kind == "saved_model"
     for path in (other / "predictions").glob("*.csv"):
@@ -229,8 +250,7 @@ def test_a_refused_copy_leaves_nothing_of_itself_and_all_of_the_others(
     assert f"{workdir}/export/skincnn/{versions + 1}" in done.stdout
     assert load_predictor(workdir / "export/skincnn.onnx").kind == "onnx"
     told = json.loads((workdir / "report.json").read_text())["exports"]
-    assert "onnx" in told
-    assert "litert" not in told
+    assert set(told) == {"saved_model", "onnx"}
     assert "| onnx, " in (workdir / "README.md").read_text()
 
 
@@ -321,3 +341,4 @@ def test_two_exports_at_once_get_two_versions(workdir: Path, data_dir: Path) -> 
         path.name for path in parent.iterdir()
     } - before
     assert len(set(said)) == 2
+    assert "saved_model" in json.loads((workdir / "report.json").read_text())["exports"]

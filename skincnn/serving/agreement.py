@@ -1,16 +1,25 @@
-"""How far a copy of a network answers as the network does, class by class."""
+"""How far an export answers as the network does, class by class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
+from filelock import FileLock
 
+from skincnn.config import Config
 from skincnn.errors import DataError
+from skincnn.evaluation.folder import read_report
 from skincnn.evaluation.metrics import Floats, Labels, Sample, balanced_accuracy
+from skincnn.evaluation.model_card import render_card
+from skincnn.files import write_json, write_text
+from skincnn.serving.answers import Rules, answer
 
+Decisions = dict[str, npt.NDArray[np.bool_]]
 NUM_COMPARED = 256
 """Pictures of the test fold, at equal distances, on which a copy is compared."""
 FEW_OF_CLASS, MOST_OF_CLASS = 20, 100
@@ -109,6 +118,40 @@ def refuse_other(
             f"The copy as {name} differs by {found['largest_difference']:.2g} in "
             f"probability from the network. Expected at most {tolerance}. It is not kept."
         )
+
+
+def decide(
+    y_prob: npt.NDArray[Any], distances: npt.NDArray[Any], rules: Rules
+) -> Decisions:
+    """Returns which pictures are referred, and which are unknown: bool [num_images]."""
+    tiny = np.finfo(np.float32).tiny
+    logits = tf.constant(np.log(np.maximum(y_prob, tiny)), tf.float32)
+    is_read = tf.ones(len(y_prob), tf.bool)
+    found = answer([logits], [tf.constant(distances, tf.float32)], is_read, rules)
+    return {what: found[what].numpy() for what in ("refer", "unknown")}
+
+
+def same_decisions(before: Decisions, after: Decisions) -> dict[str, float]:
+    """Returns same_refer and same_unknown: the shares of pictures decided alike."""
+    return {f"same_{what}": float(np.mean(before[what] == after[what])) for what in before}
+
+
+def tell(workdir: Path, name: str, found: dict[str, Any], config: Config) -> None:
+    """Writes how an export agrees into the report and the model card.
+
+    Args:
+        workdir: The folder with the report.
+        name: Of the export.
+        found: From `agreement` and `same_decisions`, and its size in `bytes`.
+        config: The configuration that the card shows.
+    """
+    path = workdir / "export" / ".lock"
+    with FileLock(path):  # two may be exported at once
+        report = read_report(workdir)
+        report["exports"] = {**report.get("exports", {}), name: found}
+        write_json(workdir / "report.json", report)
+        write_text(workdir / "README.md", render_card(report, config))
+        path.unlink()  # before it is released: afterwards it may be another's
 
 
 def _spread(places: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:

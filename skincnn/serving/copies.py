@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import scipy.special
 import tensorflow as tf
 
 from skincnn.data.metadata import encode_metadata
 from skincnn.errors import ConfigError
-from skincnn.evaluation.folder import read_report
-from skincnn.evaluation.model_card import render_card
 from skincnn.evaluation.predictions import DISTANCE, arrays
-from skincnn.files import replacing, sha256, write_json, write_sealed_json, write_text
+from skincnn.files import replacing, sha256, write_sealed_json
 from skincnn.lookup import look_up
-from skincnn.serving.agreement import agreement, refuse_other
-from skincnn.serving.answers import Rules, answer
+from skincnn.serving.agreement import (
+    agreement,
+    decide,
+    refuse_other,
+    same_decisions,
+    tell,
+)
 from skincnn.serving.export import (
     MODEL_NAME,
     Served,
@@ -81,19 +82,15 @@ def export_copies(
             with writing(path):
                 runtime.write(model, few, temporary)
             after, distances = ask_all(runtime.open(temporary), inputs)
-            decided = decide(after, distances, rules)
             found = {
                 **agreement(y_true, before, after, rules.class_names),
-                **{
-                    f"same_{what}": float(np.mean(told[what] == decided[what]))
-                    for what in told
-                },
+                **same_decisions(told, decide(after, distances, rules)),
             }
             called = [set(prob.argmax(axis=1)) for prob in (before, after)]
             refuse_other(name, found, called, runtime.tolerance)
         found["bytes"] = path.stat().st_size
         # First, as it answers once its .json is there: none does that is not told of.
-        _tell(served.workdir, network, {name: found})
+        tell(served.workdir, name, found, network.config)
         write_sealed_json(
             path.with_name(f"{path.name}.json"),
             {
@@ -148,22 +145,3 @@ def ask_all(ask: Ask, inputs: Inputs) -> tuple[Floats, Floats]:
     logits = np.concatenate([one["logits"] for one in found]).astype(np.float64)
     distances = np.concatenate([one["distance"] for one in found])
     return np.asarray(scipy.special.softmax(logits, axis=1)), distances
-
-
-def decide(
-    y_prob: npt.NDArray[Any], distances: npt.NDArray[Any], rules: Rules
-) -> dict[str, Any]:
-    """Returns which pictures are referred, and which are unknown: bool [num_images]."""
-    tiny = np.finfo(np.float32).tiny
-    logits = tf.constant(np.log(np.maximum(y_prob, tiny)), tf.float32)
-    is_read = tf.ones(len(y_prob), tf.bool)
-    found = answer([logits], [tf.constant(distances, tf.float32)], is_read, rules)
-    return {what: found[what].numpy() for what in ("refer", "unknown")}
-
-
-def _tell(workdir: Path, network: Network, found: dict[str, Any]) -> None:
-    """Writes how copies agree into the report and the model card."""
-    report = read_report(workdir)
-    report["exports"] = {**report["exports"], **found}
-    write_json(workdir / "report.json", report)
-    write_text(workdir / "README.md", render_card(report, network.config))
