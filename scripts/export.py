@@ -19,10 +19,11 @@ Format = Literal["saved_model", "litert", "litert_float16", "litert_int8", "onnx
 class Arguments:
     """Writes a run's model in forms that answer without this package.
 
-    Each is compared with the run's table of predictions on pictures of the test fold before
-    it gets its name: a SavedModel (the next version) on 32, which may differ by 1e-3 in
-    probability; the others on 256, class by class, which the model card then shows. A copy
-    that never tells a class that the model tells is refused.
+    Each is compared with the run's table of predictions before it gets its name, on at
+    least 256 pictures of the test fold where it has as many, and on all of its rare
+    classes. A SavedModel (the next version) may differ by 1e-5 in probability where the
+    run was trained on a CPU, else by 1e-3. A copy that never tells a class that the model
+    tells is refused. The model card then shows how each agrees, class by class.
 
     For example:
       python scripts/export.py runs/cpu
@@ -58,7 +59,7 @@ def command() -> None:
             f"--ensemble. Received: {len(arguments.workdirs)}."
         )
     cli.load_tensorflow()
-    from skincnn.serving.copies import export_copies
+    from skincnn.serving.copies import check_formats, export_copies
     from skincnn.serving.export import Served, export_saved_model
 
     served = Served(
@@ -68,14 +69,18 @@ def command() -> None:
         refer_at=arguments.refer_at,
     )
     others = [name for name in arguments.formats if name != "saved_model"]
-    paths = {}
+    check_formats(served, others)
+    if "saved_model" in arguments.formats:
+        show({"saved_model": export_saved_model(served, arguments.data_dir)})
     if others:
         with locked(served.workdir):  # the report and the card tell of them
-            paths = export_copies(served, others, arguments.data_dir)
-    if "saved_model" in arguments.formats:
-        paths["saved_model"] = export_saved_model(served, arguments.data_dir)
+            show(export_copies(served, others, arguments.data_dir))
+
+
+def show(paths: dict[str, Path]) -> None:
+    """Prints where the file of each format is."""
     for name, path in paths.items():
-        print(f"{name:<15} {path}")
+        print(f"{name:<15} {path}", flush=True)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,12 @@ FLAGS = (
 def test_the_pooled_report_holds_every_picture_once(data_dir: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "cv"
     flags = ("--workdir", workdir, "--data-dir", data_dir, *FLAGS)
+    stale = workdir / "predictions/val_orientations.csv"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("of an earlier evaluation")
     done = run_here("train.py", *flags)
     assert done.returncode == 0, done.stderr
+    assert not stale.exists()
     table = pd.read_csv(workdir / "predictions/out_of_fold.csv")
     report = json.loads((workdir / "report.json").read_text())
     pooled = report["splits"]["out_of_fold"]

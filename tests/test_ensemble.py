@@ -101,7 +101,12 @@ def test_an_ensemble_tells_of_each_of_its_models(runs: list[Path], tmp_path: Pat
     reports[1]["audit"] |= {"share_test_images": 0.25, "num_train_images": 7777}
     (runs[1] / "report.json").write_text(json.dumps(reports[1]))
     (runs[1] / "predictions/unknown.csv").unlink()  # one was not asked
+    tables = tmp_path / "ab/predictions"
+    tables.mkdir(parents=True)
+    (tables / "test_adjusted.csv").write_text("of an earlier ensemble")
     combine_runs(tmp_path / "ab", runs[:2])
+    left = {path.name for path in tables.iterdir()}
+    assert left == {"val.csv", "test.csv"}
     found = json.loads((tmp_path / "ab" / "report.json").read_text())
     assert found["best_epoch"] is None
     assert found["split_by"] == "image"

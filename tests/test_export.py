@@ -10,19 +10,21 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import ROOT, run_here
 
 from skincnn.config import Config
 from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.ensemble import combine_runs
 from skincnn.evaluation.views import VIEWS
 from skincnn.serving import copies, export
-from skincnn.serving.agreement import agreement, refuse_other
+from skincnn.serving.agreement import agreement, choose_compared, decide, refuse_other
 from skincnn.serving.answers import DEFAULT_POINT, Rules
-from skincnn.serving.copies import decide
 from skincnn.serving.export import Served, export_saved_model
 from skincnn.serving.pictures import READ, UNREADABLE
+from skincnn.serving.predictor import load_predictor
 from skincnn.serving.runtimes import RUNTIMES, Runtime
 from skincnn.serving.turns import TURNS
 
@@ -77,6 +79,25 @@ def test_the_examples_of_requests_say_what_the_model_takes(workdir: Path) -> Non
         assert f'request.inputs["{name}"]' in code
 
 
+def test_the_card_tells_how_the_saved_model_agrees(workdir: Path) -> None:
+    """As with the table of predictions: what train.py exported, and nothing else."""
+    report = json.loads((workdir / "report.json").read_text())
+    said = report["exports"]["saved_model"]
+    written = workdir / "export/skincnn/1/assets.extra/metadata.json"
+    differences = json.loads(written.read_text())["largest_difference"]
+    assert said["largest_difference"] == pytest.approx(differences["probability"])
+    assert said["largest_difference"] < 1e-5
+    assert said["same_class"] == said["same_refer"] == 1
+    # All pictures of so small a fold are asked about.
+    tested = report["splits"]["test"]
+    assert said["num_images"] == tested["num_images"]
+    accuracy = tested["metrics"]["balanced_accuracy"]["value"]
+    assert said["balanced_accuracy_after"] == pytest.approx(accuracy, abs=1e-6)
+    card = (workdir / "README.md").read_text()
+    assert re.search(rf"\| saved_model, .* MB \| all \| {said['num_images']} \|", card)
+    assert "- saved_model: 1.000 of the pictures are referred or not as by" in card
+
+
 @pytest.mark.slow
 def test_orientations_and_ensembles_are_served_as_one_model(
     workdir: Path, data_dir: Path, tmp_path: Path
@@ -88,9 +109,14 @@ def test_orientations_and_ensembles_are_served_as_one_model(
     assert done.returncode == 0, done.stderr
     served = workdir / "export/skincnn_orientations/1/assets.extra/metadata.json"
     assert json.loads(served.read_text())["largest_difference"]["probability"] < 1e-5
+<<<<<<< HEAD
     assert "# How to ask `skincnn`\n" in (workdir / "export/README.md").read_text()
     said = (workdir / "export/README_skincnn_orientations.md").read_text()
     assert "# How to ask `skincnn_orientations`\n" in said
+=======
+    told = json.loads((workdir / "report.json").read_text())["exports"]
+    assert told["saved_model_orientations"]["largest_difference"] < 1e-5
+>>>>>>> serve
     other = Path(shutil.copytree(workdir, tmp_path / "other"))
     together = tmp_path / "together"
     done = run_here("evaluate.py", workdir, other, "--ensemble", together)
@@ -100,6 +126,17 @@ def test_orientations_and_ensembles_are_served_as_one_model(
     served = together / "export/skincnn/1/assets.extra/metadata.json"
     assert json.loads(served.read_text())["largest_difference"]["distance"] < 1e-3
     assert len(json.loads(served.read_text())["sha256"]) == 2
+    assert "| saved_model, " in (together / "README.md").read_text()
+    # The folder is given to other models: the export is not theirs.
+    assert load_predictor(together).kind == "saved_model"
+    for path in (other / "predictions").glob("*.csv"):
+        table = pd.read_csv(path, keep_default_na=False)
+        columns = [name for name in table if name.startswith("probability_")]
+        table[columns] = np.roll(table[columns], 1, axis=1)
+        table.to_csv(path, index=False)
+    combine_runs(together, [workdir, other])
+    with pytest.raises(DataError, match="from another table of predictions"):
+        load_predictor(together)
 
 
 @pytest.mark.parametrize("name", ["litert", "onnx"])
@@ -130,7 +167,11 @@ def test_evaluating_again_keeps_what_is_known_of_copies(
     done = run_here("evaluate.py", workdir, "--data-dir", data_dir)
     assert done.returncode == 0, done.stderr
     assert json.loads(path.read_text())["exports"] == report["exports"]
-    assert "| onnx, 0.0 MB |" in (workdir / "README.md").read_text()
+    card = (workdir / "README.md").read_text()
+    assert "| onnx, 0.0 MB |" in card
+    tested = report["splits"]["test"]["num_images"]
+    assert f"They are 2 of its {tested} pictures" in card
+    assert "the balanced accuracy is this sample's" in card
 
 
 def test_agreement_counts_by_class() -> None:
@@ -143,6 +184,24 @@ def test_agreement_counts_by_class() -> None:
     assert found["balanced_accuracy_after"] == pytest.approx(0.75)
     assert found["classes"]["a"]["recall_after"] == 0.5
     assert found["classes"]["b"]["same_class"] == 1
+
+
+def test_rare_classes_are_compared_whole() -> None:
+    counts = {"df": 11, "bcc": 52, "many": 400, "nv": 9000}
+    labels = np.random.default_rng(0).permutation(np.repeat([*counts], [*counts.values()]))
+    places = choose_compared(labels)
+    np.testing.assert_array_equal(places, choose_compared(labels))
+    assert len(set(places)) == len(places)
+    at_equal_distances = places[:256]
+    assert set(np.diff(at_equal_distances)) == {37, 38}
+    names, found = np.unique(labels[places], return_counts=True)
+    found = dict(zip(names, found, strict=True))
+    assert (found["df"], found["bcc"]) == (11, 52)
+    assert found["nv"] == (labels[at_equal_distances] == "nv").sum()
+    # A class that is neither whole nor among them often does not make it take for ever.
+    assert 100 <= found["many"] < 120
+    few = labels[:30]
+    np.testing.assert_array_equal(choose_compared(few), np.arange(30))
 
 
 def test_what_is_decided_follows_from_probabilities_and_distances() -> None:
@@ -168,7 +227,7 @@ def test_a_copy_that_loses_a_class_is_refused() -> None:
         refuse_other("x", found, [{0, 1}] * 2, 1e-4)
 
 
-def test_a_refused_copy_leaves_nothing(
+def test_a_refused_copy_leaves_nothing_of_itself_and_all_of_the_others(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer_always_the_first(path: Path) -> copies.Ask:
@@ -184,10 +243,21 @@ def test_a_refused_copy_leaves_nothing(
         None,
         (),
     )
-    monkeypatch.setitem(RUNTIMES, "blind", blind)
-    with pytest.raises(DataError, match="never tells"):
-        copies.export_copies(Served(workdir=workdir), ["blind"], data_dir)
+    monkeypatch.setitem(RUNTIMES, "litert", blind)
+    report = json.loads((workdir / "report.json").read_text())
+    (workdir / "report.json").write_text(json.dumps({**report, "exports": {}}))
+    versions = len(list((workdir / "export/skincnn").iterdir()))
+    formats = ("onnx", "litert", "saved_model")
+    done = run_here("export.py", workdir, "--data-dir", data_dir, "--formats", *formats)
+    assert done.returncode == 3, done.stderr
+    assert "as litert never tells" in done.stderr
     assert not list((workdir / "export").glob("*blind*"))
+    # The SavedModel and the copy before it are there, and told of.
+    assert f"{workdir}/export/skincnn/{versions + 1}" in done.stdout
+    assert load_predictor(workdir / "export/skincnn.onnx").kind == "onnx"
+    told = json.loads((workdir / "report.json").read_text())["exports"]
+    assert set(told) == {"saved_model", "onnx"}
+    assert "| onnx, " in (workdir / "README.md").read_text()
 
 
 def test_what_cannot_be_exported_is_refused(workdir: Path, data_dir: Path) -> None:
@@ -280,3 +350,4 @@ def test_two_exports_at_once_get_two_versions(workdir: Path, data_dir: Path) -> 
         path.name for path in parent.iterdir()
     } - before
     assert len(set(said)) == 2
+    assert "saved_model" in json.loads((workdir / "report.json").read_text())["exports"]

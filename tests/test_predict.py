@@ -13,7 +13,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import keras
 import numpy as np
@@ -291,6 +291,31 @@ def test_an_export_of_another_model_does_not_answer_for_a_run(
     for name in ("7", "\u00b2"):
         (folder / "export/skincnn" / name).mkdir()
     assert load_predictor(folder).kind == "saved_model"
+
+
+def test_an_export_of_other_models_does_not_answer_for_an_ensemble(
+    workdir: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Its folder has no model: a table, a report and an export."""
+    folder = tmp_path / "ensemble"
+    for name in ("predictions", "export"):
+        shutil.copytree(workdir / name, folder / name)
+    written = json.loads((workdir / "report.json").read_text())
+
+    def ask(report: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        (folder / "report.json").write_text(json.dumps(report))
+        return run_here("predict.py", folder, min(pictures.glob("DEMO*")))
+
+    assert ask(written).returncode == 0
+    tables = {"test": {**written["splits"]["test"], "sha256": "0" * 64}}
+    for changed, other in (
+        ({"splits": tables}, "table of predictions"),
+        ({"temperature": 1.5 * written["temperature"]}, "report"),
+    ):
+        done = ask({**written, **changed})
+        assert done.returncode == 3, done.stderr
+        assert f"was exported from another {other} than lies in {folder}" in done.stderr
+        assert load_predictor(folder / "export/skincnn").kind == "saved_model"
 
 
 def test_another_model_beside_a_run_s_is_not_answered_for(

@@ -11,6 +11,7 @@ import pandas as pd
 from skincnn.config import Config
 from skincnn.errors import ConfigError
 from skincnn.evaluation.assessment import assess
+from skincnn.evaluation.earlier import remove_stale
 from skincnn.evaluation.folder import read_run
 from skincnn.evaluation.predictions import write_predictions
 from skincnn.evaluation.report import draw_figures, write_report
@@ -84,6 +85,7 @@ def write_combined(
         **said,
     }
     write_report(workdir, report, config, draw_figures(report, tables, None))
+    remove_stale(workdir, report)
     return report
 
 

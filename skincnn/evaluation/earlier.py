@@ -25,7 +25,7 @@ class Earlier:
         variants: Of its other ways to predict, those that are not asked again.
         corruptions: What became of spoilt pictures; None where it is not known.
         unknown: The predictions table of the user's own unknown pictures; it may be empty.
-        exports: How copies for other runtimes agree with the model.
+        exports: How exports agree with the model.
         dropped: What was found and is kept no more, in words.
     """
 

@@ -1,15 +1,51 @@
-"""How far a copy of a network answers as the network does, class by class."""
+"""How far an export answers as the network does, class by class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
+from filelock import FileLock
 
+from skincnn.config import Config
 from skincnn.errors import DataError
+from skincnn.evaluation.folder import read_report
 from skincnn.evaluation.metrics import Floats, Labels, Sample, balanced_accuracy
+from skincnn.evaluation.model_card import render_card
+from skincnn.files import write_json, write_text
+from skincnn.serving.answers import Rules, answer
+
+Decisions = dict[str, npt.NDArray[np.bool_]]
+NUM_COMPARED = 256
+"""Pictures of the test fold, at equal distances, on which a copy is compared."""
+FEW_OF_CLASS, MOST_OF_CLASS = 20, 100
+"""Of a class with fewer than the one among these all are added, at most the other."""
+
+
+def choose_compared(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Returns the places of pictures on which a copy is compared, the same each time.
+
+    They lie at equal distances, so that they are as the fold is. Of a class that these
+    hold fewer than `FEW_OF_CLASS` of, all follow, or `MOST_OF_CLASS` of them: a copy may
+    not lose one that is rare.
+
+    Args:
+        labels: Of the pictures of the fold, in the order of their table.
+
+    Returns:
+        Each place once, int64 [num_compared]; first those at equal distances.
+    """
+    names = np.asarray(labels)
+    chosen = _spread(np.arange(len(names)), NUM_COMPARED)
+    for name in np.unique(names):
+        if (names[chosen] == name).sum() < FEW_OF_CLASS:
+            others = np.setdiff1d(np.flatnonzero(names == name), chosen)
+            chosen = np.concatenate([chosen, _spread(others, MOST_OF_CLASS)])
+    return chosen
 
 
 def agreement(
@@ -82,6 +118,46 @@ def refuse_other(
             f"The copy as {name} differs by {found['largest_difference']:.2g} in "
             f"probability from the network. Expected at most {tolerance}. It is not kept."
         )
+
+
+def decide(
+    y_prob: npt.NDArray[Any], distances: npt.NDArray[Any], rules: Rules
+) -> Decisions:
+    """Returns which pictures are referred, and which are unknown: bool [num_images]."""
+    tiny = np.finfo(np.float32).tiny
+    logits = tf.constant(np.log(np.maximum(y_prob, tiny)), tf.float32)
+    is_read = tf.ones(len(y_prob), tf.bool)
+    found = answer([logits], [tf.constant(distances, tf.float32)], is_read, rules)
+    return {what: found[what].numpy() for what in ("refer", "unknown")}
+
+
+def same_decisions(before: Decisions, after: Decisions) -> dict[str, float]:
+    """Returns same_refer and same_unknown: the shares of pictures decided alike."""
+    return {f"same_{what}": float(np.mean(before[what] == after[what])) for what in before}
+
+
+def tell(workdir: Path, name: str, found: dict[str, Any], config: Config) -> None:
+    """Writes how an export agrees into the report and the model card.
+
+    Args:
+        workdir: The folder with the report.
+        name: Of the export.
+        found: From `agreement` and `same_decisions`, and its size in `bytes`.
+        config: The configuration that the card shows.
+    """
+    path = workdir / "export" / ".lock"
+    with FileLock(path):  # two may be exported at once
+        report = read_report(workdir)
+        report["exports"] = {**report.get("exports", {}), name: found}
+        write_json(workdir / "report.json", report)
+        write_text(workdir / "README.md", render_card(report, config))
+        path.unlink()  # before it is released: afterwards it may be another's
+
+
+def _spread(places: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Returns at most `count` of the places, at equal distances."""
+    at = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
+    return places[at]
 
 
 def _mean(values: npt.NDArray[Any]) -> float | None:

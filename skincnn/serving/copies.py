@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import scipy.special
 import tensorflow as tf
 
 from skincnn.data.metadata import encode_metadata
 from skincnn.errors import ConfigError
-from skincnn.evaluation.folder import read_report
-from skincnn.evaluation.model_card import render_card
 from skincnn.evaluation.predictions import DISTANCE, arrays
-from skincnn.files import replacing, sha256, write_json, write_sealed_json, write_text
+from skincnn.files import replacing, sha256, write_sealed_json
 from skincnn.lookup import look_up
-from skincnn.serving.agreement import agreement, refuse_other
-from skincnn.serving.answers import Rules, answer
+from skincnn.serving.agreement import (
+    agreement,
+    decide,
+    refuse_other,
+    same_decisions,
+    tell,
+)
 from skincnn.serving.export import (
     MODEL_NAME,
     Served,
@@ -42,10 +43,8 @@ from skincnn.serving.runtimes import (
     require,
 )
 
-NUM_COMPARED = 256
-"""Pictures of the test fold on which a copy is compared with the network."""
 NUM_CALIBRATED = 128
-"""Of these, on which the ranges of 8-bit numbers are measured."""
+"""The first of those compared, on which the ranges of 8-bit numbers are measured."""
 
 
 def export_copies(
@@ -62,25 +61,19 @@ def export_copies(
         Name of the format to its file; what is needed beside it is in <file>.json.
 
     Raises:
-        ConfigError: A format is not known, or its packages are not installed; the folder
-            holds no evaluated run; an ensemble or orientations are asked for.
-        DataError: A copy has lost a class, or its probabilities are others.
+        ConfigError: As `check_formats`; or the folder holds no evaluated run.
+        DataError: A copy has lost a class, or its probabilities are others. Those before
+            it are kept.
     """
-    for name in formats:
-        require(name, look_up(RUNTIMES, name, "--formats"))
-    if served.runs or served.tta:
-        raise ConfigError(
-            "A file of LiteRT or ONNX holds one network, asked once. Ensembles and --tta "
-            "are served by --formats saved_model."
-        )
+    check_formats(served, formats)
     rules = read_rules(served)
     (network,) = read_networks(served, rules)
-    contents, table = read_checked(served, network, data_dir, NUM_COMPARED)
+    contents, table = read_checked(served, network, data_dir)
     inputs = prepare(contents, table, network)
     y_true, before = arrays(table, rules.class_names)
     told = decide(before, table[DISTANCE].to_numpy(), rules)
     model = fixed_size(network.model, network.config.data.image_size)
-    paths, found = {}, {}
+    paths = {}
     for name in formats:
         runtime = RUNTIMES[name]
         path = served.workdir / "export" / f"{MODEL_NAME}{runtime.suffix}"
@@ -89,29 +82,46 @@ def export_copies(
             with writing(path):
                 runtime.write(model, few, temporary)
             after, distances = ask_all(runtime.open(temporary), inputs)
-            decided = decide(after, distances, rules)
-            found[name] = {
+            found = {
                 **agreement(y_true, before, after, rules.class_names),
-                **{
-                    f"same_{what}": float(np.mean(told[what] == decided[what]))
-                    for what in told
-                },
+                **same_decisions(told, decide(after, distances, rules)),
             }
             called = [set(prob.argmax(axis=1)) for prob in (before, after)]
-            refuse_other(name, found[name], called, runtime.tolerance)
-        found[name]["bytes"] = path.stat().st_size
+            refuse_other(name, found, called, runtime.tolerance)
+        found["bytes"] = path.stat().st_size
+        # First, as it answers once its .json is there: none does that is not told of.
+        tell(served.workdir, name, found, network.config)
         write_sealed_json(
             path.with_name(f"{path.name}.json"),
             {
                 **describe(served, [network], rules),
                 "format": name,
                 "file_sha256": sha256(path),
-                "agreement": found[name],
+                "agreement": found,
             },
         )
         paths[name] = path
-    _tell(served.workdir, network, found)
     return paths
+
+
+def check_formats(served: Served, formats: Sequence[str]) -> None:
+    """Checks that what is served can be written in these formats.
+
+    Args:
+        served: What is served.
+        formats: Names of `RUNTIMES`.
+
+    Raises:
+        ConfigError: A format is not known, or its packages are not installed; or an
+            ensemble or orientations are asked for.
+    """
+    for name in formats:
+        require(name, look_up(RUNTIMES, name, "--formats"))
+    if formats and (served.runs or served.tta):
+        raise ConfigError(
+            "A file of LiteRT or ONNX holds one network, asked once. Ensembles and --tta "
+            "are served by --formats saved_model."
+        )
 
 
 def prepare(
@@ -135,22 +145,3 @@ def ask_all(ask: Ask, inputs: Inputs) -> tuple[Floats, Floats]:
     logits = np.concatenate([one["logits"] for one in found]).astype(np.float64)
     distances = np.concatenate([one["distance"] for one in found])
     return np.asarray(scipy.special.softmax(logits, axis=1)), distances
-
-
-def decide(
-    y_prob: npt.NDArray[Any], distances: npt.NDArray[Any], rules: Rules
-) -> dict[str, Any]:
-    """Returns which pictures are referred, and which are unknown: bool [num_images]."""
-    tiny = np.finfo(np.float32).tiny
-    logits = tf.constant(np.log(np.maximum(y_prob, tiny)), tf.float32)
-    is_read = tf.ones(len(y_prob), tf.bool)
-    found = answer([logits], [tf.constant(distances, tf.float32)], is_read, rules)
-    return {what: found[what].numpy() for what in ("refer", "unknown")}
-
-
-def _tell(workdir: Path, network: Network, found: dict[str, Any]) -> None:
-    """Writes how copies agree into the report and the model card."""
-    report = read_report(workdir)
-    report["exports"] = {**report["exports"], **found}
-    write_json(workdir / "report.json", report)
-    write_text(workdir / "README.md", render_card(report, network.config))

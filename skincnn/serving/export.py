@@ -24,6 +24,7 @@ import pandas as pd
 import psutil
 import tensorflow as tf
 
+from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.data.reading import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
@@ -32,14 +33,21 @@ from skincnn.evaluation.predictions import DISTANCE, arrays, read_predictions
 from skincnn.evaluation.runs import require_classes
 from skincnn.files import SCHEMA, sha256, write_sealed_json, write_text
 from skincnn.patient import METADATA_FIELDS, REGION_OF, SEXES, UNKNOWN
+from skincnn.serving.agreement import (
+    agreement,
+    choose_compared,
+    decide,
+    same_decisions,
+    tell,
+)
 from skincnn.serving.answers import DEFAULT_POINT, Rules
 from skincnn.serving.network import Network, are_told, read_network
 from skincnn.serving.patients import SIGNATURE as PATIENT_INPUTS
+from skincnn.serving.runtimes import BATCH_SIZE
 from skincnn.serving.saved_model import BYTES_SIGNATURE, write_saved_model
 from skincnn.serving.turns import TURNS
 from skincnn.serving.warmup import write_warmup
 
-NUM_CHECKED = 32
 TOLERANCE = 1e-5
 """In probability, where the same kind of device evaluated the run and serves it."""
 TOLERANCE_OF_DEVICES = 1e-3
@@ -68,6 +76,11 @@ class Served:
         """The table of predictions that the export must give again."""
         suffix = f"_{self.tta}" if self.tta else ""
         return self.workdir / "predictions" / f"test{suffix}.csv"
+
+    @property
+    def form(self) -> str:
+        """How the report and the card call its SavedModel."""
+        return f"saved_model_{self.tta}" if self.tta else "saved_model"
 
     @property
     def folder(self) -> Path:
@@ -103,13 +116,17 @@ def export_saved_model(served: Served, data_dir: Path | None = None) -> Path:
         with writing(temporary):
             write_saved_model(networks, turns, rules, temporary)
         contents, table = read_checked(served, networks[0], data_dir)
-        differences = _compare(temporary, contents, table, rules, networks)
+        answers = _ask_saved_model(temporary, contents, table, told=are_told(networks))
+        differences = _compare(answers, table, rules, networks)
         write_warmup(temporary, served.folder.name, patients=are_told(networks))
         described = {
             **describe(served, networks, rules),
             "largest_difference": differences,
             "files": _hashes(temporary),
         }
+        size = sum((temporary / name).stat().st_size for name in described["files"])
+        found = {**_agree(answers, table, rules), "bytes": size}
+        tell(served.workdir, served.form, found, _first_config(served, networks))
         write_sealed_json(temporary / "assets.extra" / "metadata.json", described)
         version = _rename_to_next_version(temporary, served.folder)
         write_text(usage_path(served), render_usage(described, served))
@@ -174,16 +191,15 @@ def read_networks(served: Served, rules: Rules) -> list[Network]:
 
 
 def read_checked(
-    served: Served, network: Network, data_dir: Path | None, count: int = NUM_CHECKED
+    served: Served, network: Network, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
     """Returns files of the test fold, and their rows in the table of predictions.
 
-    They lie at equal distances in the table.
+    They are those of `choose_compared`.
     """
     builder = datasets.open_dataset(network.config.data.dataset, data_dir)
     table = read_predictions(served.table)
-    places = np.linspace(0, len(table) - 1, min(count, len(table))).round().astype(int)
-    table = table.iloc[places].reset_index(drop=True)
+    table = table.iloc[choose_compared(table["label"])].reset_index(drop=True)
     return pipeline.read_files(builder, table), table
 
 
@@ -302,22 +318,12 @@ def _describe_inputs(metadata: bool) -> dict[str, Any]:
 
 
 def _compare(
-    path: Path,
-    contents: Sequence[bytes],
+    served: dict[str, tf.Tensor],
     table: pd.DataFrame,
     rules: Rules,
     networks: Sequence[Network],
 ) -> dict[str, float]:
     """Returns the largest differences from a table: of distances in shares of the limit."""
-    # Held by a name: the signature alone does not keep the loaded model alive.
-    loaded = tf.saved_model.load(str(path))
-    served = loaded.signatures[BYTES_SIGNATURE](
-        image_bytes=tf.constant(contents),
-        **{
-            spec.name: tf.constant(table[spec.name], spec.dtype)
-            for spec in (PATIENT_INPUTS if are_told(networks) else ())
-        },
-    )
     found = {"probability": _largest(served, table, rules)}
     if DISTANCE in table:
         distances = table[DISTANCE].to_numpy()
@@ -331,6 +337,44 @@ def _compare(
             f"Expected at most {allowed}. Evaluate the run again."
         )
     return found
+
+
+def _ask_saved_model(
+    path: Path, contents: Sequence[bytes], table: pd.DataFrame, *, told: bool
+) -> dict[str, tf.Tensor]:
+    """Returns what a SavedModel answers about files and their rows, batch by batch."""
+    # Held by a name: the signature alone does not keep the loaded model alive.
+    loaded = tf.saved_model.load(str(path))
+    ask = loaded.signatures[BYTES_SIGNATURE]
+    inputs = {"image_bytes": tf.constant(contents)}
+    for spec in PATIENT_INPUTS if told else ():
+        inputs[spec.name] = tf.constant(table[spec.name], spec.dtype)
+    answers = [
+        ask(**{name: values[start : start + BATCH_SIZE] for name, values in inputs.items()})
+        for start in range(0, len(contents), BATCH_SIZE)
+    ]
+    return {name: tf.concat([answer[name] for answer in answers], 0) for name in answers[0]}
+
+
+def _agree(
+    served: dict[str, tf.Tensor], table: pd.DataFrame, rules: Rules
+) -> dict[str, Any]:
+    """Returns how what a SavedModel answers agrees with a table, class by class."""
+    y_true, before = arrays(table, rules.class_names)
+    after = served["uncalibrated_probabilities"].numpy()
+    found = agreement(y_true, before, after, rules.class_names)
+    if DISTANCE not in table:
+        return found
+    told = decide(before, table[DISTANCE].to_numpy(), rules)
+    return {**found, **same_decisions(told, {what: served[what].numpy() for what in told})}
+
+
+def _first_config(served: Served, networks: Sequence[Network]) -> Config:
+    """Returns the configuration that the card shows: the run's, or the first model's."""
+    models = read_report(served.workdir).get("models")
+    runs = [run.resolve().name for run in served.runs]
+    first = models[0]["name"] if models else ""
+    return networks[runs.index(first) if first in runs else 0].config
 
 
 def _is_of_here(network: Network) -> bool:

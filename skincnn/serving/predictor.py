@@ -18,6 +18,7 @@ from skincnn.config import DataConfig
 from skincnn.data.metadata import encode_metadata
 from skincnn.data.reading import PREPROCESSING
 from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.folder import read_report
 from skincnn.evaluation.predictions import PROBABILITY_PREFIX
 from skincnn.files import read_sealed_json, sha256
 from skincnn.patient import METADATA_COLUMNS, UNKNOWN
@@ -74,13 +75,13 @@ def load_predictor(path: Path) -> Predictor:
 
     Raises:
         ConfigError: It is none of these, or packages are missing.
-        DataError: A file has changed since it was written, or a run's export is of another
-            model than the run's.
+        DataError: A file has changed since it was written, or the export of a run or an
+            ensemble is of other models than its report.
     """
     saved_model = _find_saved_model(path)
     if saved_model is not None:
-        if (path / "model.keras").is_file():
-            _check_run(saved_model, path)
+        if any((path / name).is_file() for name in ("model.keras", "report.json")):
+            _check_folder(saved_model, path)
         return _load_saved_model(saved_model)
     if path.is_dir() and (path / "model.keras").is_file():
         return _load_run(path)
@@ -217,24 +218,33 @@ def _find_saved_model(path: Path) -> Path | None:
     return None
 
 
-def _check_run(saved_model: Path, workdir: Path) -> None:
-    """Checks that a run's export is of the model and the report that lie there."""
+def _check_folder(saved_model: Path, workdir: Path) -> None:
+    """Checks that an export is of the model and the report that lie in its folder.
+
+    The folder of an ensemble has no model: the report's table tells of which models it is.
+    """
     described = read_sealed_json(
         saved_model / "assets.extra" / "metadata.json", EXPORT_AGAIN
     )
     rules = read_rules(Served(workdir=workdir, refer_at=described["point"]))
-    same_model = described["sha256"] == [sha256(workdir / "model.keras")]
+    model = workdir / "model.keras"
+    if model.is_file():
+        what, instead = "model", "Or give one of the two: that folder, or model.keras."
+        same = described["sha256"] == [sha256(model)]
+    else:
+        what, instead = "table of predictions", "Or give that folder itself."
+        table = read_report(workdir)["splits"].get("test", {})
+        same = described["table_sha256"] == table.get("sha256")
     # Evaluating again gives the same numbers, but for the last digits.
     there = _read_described(described)[0]
     here, exported = ((one.temperature, one.threshold, one.limit) for one in (rules, there))
     same_rules = rules.class_names == there.class_names and np.allclose(
         here, exported, rtol=1e-4, equal_nan=True
     )
-    if not (same_model and same_rules):
-        other = "report" if same_model else "model"
+    if not (same and same_rules):
         raise DataError(
-            f"{saved_model} was exported from another {other} than lies in {workdir}. "
-            f"{EXPORT_AGAIN} Or give one of the two: that folder, or model.keras."
+            f"{saved_model} was exported from another {'report' if same else what} than "
+            f"lies in {workdir}. {EXPORT_AGAIN} {instead}"
         )
 
 
