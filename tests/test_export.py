@@ -109,14 +109,11 @@ def test_orientations_and_ensembles_are_served_as_one_model(
     assert done.returncode == 0, done.stderr
     served = workdir / "export/skincnn_orientations/1/assets.extra/metadata.json"
     assert json.loads(served.read_text())["largest_difference"]["probability"] < 1e-5
-<<<<<<< HEAD
     assert "# How to ask `skincnn`\n" in (workdir / "export/README.md").read_text()
     said = (workdir / "export/README_skincnn_orientations.md").read_text()
     assert "# How to ask `skincnn_orientations`\n" in said
-=======
     told = json.loads((workdir / "report.json").read_text())["exports"]
     assert told["saved_model_orientations"]["largest_difference"] < 1e-5
->>>>>>> serve
     other = Path(shutil.copytree(workdir, tmp_path / "other"))
     together = tmp_path / "together"
     done = run_here("evaluate.py", workdir, other, "--ensemble", together)
