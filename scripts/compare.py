@@ -16,7 +16,7 @@ from skincnn.files import replacing, write_text
 class Arguments:
     """Compares any number of runs on the same pictures, the best first.
 
-    Intervals are by bootstrap over lesions. The difference to the first folder is paired:
+    Intervals are by bootstrap over lesions. Differences to the first folder are paired:
     both runs are scored on the same resamples, so an interval without 0 tells them apart.
     Runs with other test pictures, with made-up ones, or with the leaky --data.split-by
     image, are put into tables of their own. Below stands the command that makes each again.
@@ -54,10 +54,10 @@ def command() -> None:
     tables = comparison.compare(
         runs, arguments.sort, arguments.resamples, average_seeds=arguments.average_seeds
     )
-    text = comparison_tables.to_markdown(tables, arguments.sort, runs[0].name)
+    text = comparison_tables.to_markdown(tables, runs[0].name)
     print(text)
     folder = arguments.output
-    frame = comparison_tables.to_frame(tables, arguments.sort)
+    frame = comparison_tables.to_frame(tables)
     write_text(folder / "compare.md", text)
     write_text(folder / "compare.csv", frame.to_csv(index=False))
     chart = to_png(comparison_tables.plot_comparison(tables, arguments.sort))

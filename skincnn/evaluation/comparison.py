@@ -99,15 +99,15 @@ class Row:
         runs: The run; or those that differ by nothing but their seed.
         scores: Name to score, of the metric that is sorted by, of `SHOWN`, and of
             "melanoma_recall" where there is such a class.
-        difference: By how much it exceeds the first run (the mean of its seeds, for a mean)
-            in the metric that is sorted by, on the same resamples; None for that run, and
-            where the pictures are others.
+        differences: By how much each score exceeds that of the first run (of the mean of
+            its seeds, for a mean) on the same resamples; empty for that run, and where the
+            pictures are others.
     """
 
     name: str
     runs: tuple[Run, ...]
     scores: dict[str, Estimate]
-    difference: Estimate | None
+    differences: dict[str, Estimate]
 
 
 def read_run(workdir: Path, split: str) -> Run:
@@ -195,7 +195,7 @@ def compare(
     for group in groups:
         against = runs[:1] if len(group) == 1 else _find_seeds(groups, runs[0])
         paired = against[0].pictures == group[0].pictures and group[0] not in against
-        found = _mean(values, group)
+        found, first = _mean(values, group), _mean(values, against)
         row = Row(
             _name(group),
             group,
@@ -203,9 +203,10 @@ def compare(
                 name: estimate(found[name], confidence, _lesions(group, name))[0]
                 for name in found
             },
-            estimate(found[sort_by] - _mean(values, against)[sort_by], confidence)[0]
-            if paired
-            else None,
+            {
+                name: estimate(found[name] - first[name], confidence)[0]
+                for name in (found if paired else ())
+            },
         )
         tables.setdefault(group[0].protocol, []).append(row)
     for rows in tables.values():

@@ -16,8 +16,8 @@ from skincnn.evaluation.plots import BLUE, GREY, ORANGE
 from skincnn.evaluation.verdict import interval, label
 
 
-def to_frame(tables: dict[str, list[Row]], sort_by: str) -> pd.DataFrame:
-    """Returns all rows as plain numbers, for CSV: a score is in three columns."""
+def to_frame(tables: dict[str, list[Row]]) -> pd.DataFrame:
+    """Returns all rows as plain numbers, for CSV: a score is in six columns."""
     rows = []
     for protocol, group in tables.items():
         for row in group:
@@ -28,9 +28,10 @@ def to_frame(tables: dict[str, list[Row]], sort_by: str) -> pd.DataFrame:
                     f"{name}_low": value.low,
                     f"{name}_high": value.high,
                 }
-            difference = row.difference or Estimate(None, None, None)
-            for part, number in dataclasses.asdict(difference).items():
-                found[f"{sort_by}_difference_{part}"] = number
+            for name in row.scores:
+                difference = row.differences.get(name, Estimate(None, None, None))
+                for part, number in dataclasses.asdict(difference).items():
+                    found[f"{name}_difference_{part}"] = number
             found |= {
                 "minutes": round(_minutes(row), 1),
                 "num_parameters": row.runs[0].num_parameters,
@@ -44,12 +45,11 @@ def to_frame(tables: dict[str, list[Row]], sort_by: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def to_markdown(tables: dict[str, list[Row]], sort_by: str, first: str) -> str:
-    """Returns a table for each protocol; they are not to be read as one ranking.
+def to_markdown(tables: dict[str, list[Row]], first: str) -> str:
+    """Returns two tables for each protocol; they are not to be read as one ranking.
 
     Args:
         tables: From `compare`.
-        sort_by: What they are sorted by.
         first: The run that differences are against.
     """
     parts = []
@@ -60,19 +60,26 @@ def to_markdown(tables: dict[str, list[Row]], sort_by: str, first: str) -> str:
         )
     for protocol, rows in tables.items():
         names = list(rows[0].scores)
-        header = ["run", *(label(name) for name in names)]
-        header += [f"{label(sort_by)} less that of {first}", "minutes", "parameters"]
-        header += ["predictions"]
-        cells = []
-        for row in rows:
-            cells.append([row.name, *(_interval(row.scores[name]) for name in names)])
-            cells[-1] += [
-                _interval(row.difference, "+.3f") if row.difference else "",
+        scores = ["run", *(label(name) for name in names)]
+        cells = [
+            [
+                row.name,
+                *(_interval(row.scores[name]) for name in names),
                 f"{_minutes(row):.1f}",
                 f"{row.runs[0].num_parameters:,}",
                 ", ".join(_fingerprint(run) for run in row.runs),
             ]
+            for row in rows
+        ]
+        header = [*scores, "minutes", "parameters", "predictions"]
         parts.append(f"**{protocol}**\n\n{_table(header, cells)}\n")
+        cells = [
+            [row.name, *(_interval(row.differences[name], "+.3f") for name in names)]
+            for row in rows
+            if row.differences
+        ]
+        if cells:
+            parts.append(f"Less {first}, paired:\n\n{_table(scores, cells)}\n")
     runs = [row.runs[0] for rows in tables.values() for row in rows if len(row.runs) == 1]
     if any(run.command for run in runs):
         header = [
