@@ -60,11 +60,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keeps other processes out of `folder`, which is made where it is missing.
 
     The lock is the kernel's and dies with its process, however that ends. A folder that
     holds nothing else at the end goes away with it.
+
+    Args:
+        folder: For whoever asks in the same way.
+        wait: Whether to wait for another process that has it.
 
     Raises:
         ConfigError: Another process has it, or it cannot be written to.
@@ -74,7 +78,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", thread_local=False)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout as error:
         raise ConfigError(
             f"{folder} is in use by another process. Wait until it is done, or give "

@@ -263,18 +263,6 @@ def score_target(
     }
 
 
-def _recall_of(index: int) -> Callable[[Sample], Scores]:
-    return lambda sample: recall_per_class(sample)[..., index]
-
-
-def _count(rows: pd.DataFrame) -> dict[str, int]:
-    return {"num_images": len(rows), "num_lesions": int(rows["lesion_id"].nunique())}
-
-
-def _plain(found: Estimate) -> dict[str, float | None]:
-    return dataclasses.asdict(found)
-
-
 def score_variant(
     tables: Mapping[str, pd.DataFrame],
     plain: Mapping[str, pd.DataFrame],
@@ -316,3 +304,15 @@ def score_variant(
             config.evaluate.confidence,
         ),
     }
+
+
+def _recall_of(index: int) -> Callable[[Sample], Scores]:
+    return lambda sample: recall_per_class(sample)[..., index]
+
+
+def _count(rows: pd.DataFrame) -> dict[str, int]:
+    return {"num_images": len(rows), "num_lesions": int(rows["lesion_id"].nunique())}
+
+
+def _plain(found: Estimate) -> dict[str, float | None]:
+    return dataclasses.asdict(found)

@@ -88,6 +88,18 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return table
 
 
+def write_predictions(
+    workdir: Path, tables: Mapping[str, pd.DataFrame], suffix: str = ""
+) -> dict[str, str]:
+    """Writes predictions/<split><suffix>.csv of each table, and returns their SHA-256."""
+    written = {}
+    for split, table in tables.items():
+        path = workdir / "predictions" / f"{split}{suffix}.csv"
+        write_text(path, table.to_csv(index=False))
+        written[split] = sha256(path)
+    return written
+
+
 def class_names_of(predictions: pd.DataFrame) -> list[str]:
     """Returns the names of the classes, in the order of their columns."""
     return [
@@ -148,15 +160,3 @@ def _find_fault(table: pd.DataFrame) -> str:
             f"more and add up to 1. Received: {received}."
         )
     return ""
-
-
-def write_predictions(
-    workdir: Path, tables: Mapping[str, pd.DataFrame], suffix: str = ""
-) -> dict[str, str]:
-    """Writes predictions/<split><suffix>.csv of each table, and returns their SHA-256."""
-    written = {}
-    for split, table in tables.items():
-        path = workdir / "predictions" / f"{split}{suffix}.csv"
-        write_text(path, table.to_csv(index=False))
-        written[split] = sha256(path)
-    return written

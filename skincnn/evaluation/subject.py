@@ -94,7 +94,7 @@ def predict_plainly(
     subject: Subject, timed: str
 ) -> tuple[dict[str, pd.DataFrame], Familiar, float]:
     """Returns predictions of each split, what is familiar, and seconds for a picture."""
-    answers, seconds = ask(
+    answers, seconds = _ask(
         subject, timed, lambda batches: predict_logits_and_features(subject.model, batches)
     )
     familiar = Familiar.fit(answers["val"][1])
@@ -113,7 +113,7 @@ def predict_each_view(
     subject: Subject, timed: str, views: Sequence[View]
 ) -> tuple[dict[str, pd.DataFrame], float]:
     """Returns the mean predictions of each split, and the seconds for a picture."""
-    answers, seconds = ask(
+    answers, seconds = _ask(
         subject, timed, lambda batches: predict_views(subject.model, batches, views)
     )
     found = {
@@ -176,7 +176,7 @@ def draw_all_mistakes(
     return figures
 
 
-def ask(
+def _ask(
     subject: Subject, timed: str, ask: Callable[[tf.data.Dataset], Answer]
 ) -> tuple[dict[str, Answer], float]:
     """Returns what is answered of each split, and the seconds for a picture of one."""

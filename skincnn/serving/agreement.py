@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from filelock import FileLock
 
 from skincnn.config import Config
 from skincnn.errors import DataError
 from skincnn.evaluation.folder import read_report
 from skincnn.evaluation.metrics import Floats, Labels, Sample, balanced_accuracy
 from skincnn.evaluation.model_card import render_card
-from skincnn.files import write_json, write_text
+from skincnn.files import locked, write_json, write_text
 from skincnn.serving.answers import Rules, answer
 
 Decisions = dict[str, npt.NDArray[np.bool_]]
@@ -145,13 +144,11 @@ def tell(workdir: Path, name: str, found: dict[str, Any], config: Config) -> Non
         found: From `agreement` and `same_decisions`, and its size in `bytes`.
         config: The configuration that the card shows.
     """
-    path = workdir / "export" / ".lock"
-    with FileLock(path):  # two may be exported at once
+    with locked(workdir / "export", wait=True):  # two may be exported at once
         report = read_report(workdir)
         report["exports"] = {**report.get("exports", {}), name: found}
         write_json(workdir / "report.json", report)
         write_text(workdir / "README.md", render_card(report, config))
-        path.unlink()  # before it is released: afterwards it may be another's
 
 
 def _spread(places: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:

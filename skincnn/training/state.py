@@ -144,6 +144,16 @@ def remove_states(folder: Path) -> None:
         path.with_suffix(".npz").unlink(missing_ok=True)
 
 
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of what trains."""
+    packages = ["tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn"]
+    if keras.backend.backend() != "tensorflow":
+        packages.append(keras.backend.backend())
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
+
+
 def _own_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -191,13 +201,3 @@ def _remove_old(folder: Path) -> None:
     for path in folder.glob("best-*.weights.h5"):
         if path not in named:
             path.unlink()
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of Python and of what trains."""
-    packages = ["tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn"]
-    if keras.backend.backend() != "tensorflow":
-        packages.append(keras.backend.backend())
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in packages
-    }
