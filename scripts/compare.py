@@ -24,6 +24,7 @@ class Arguments:
     For example:
       python scripts/compare.py runs/cpu runs/slower
       python scripts/compare.py runs/* --sort balanced_accuracy --split val
+      python scripts/compare.py runs/cpu --variants
       python scripts/compare.py runs/a_0 runs/a_1 runs/b_0 runs/b_1 --average-seeds
     """
 
@@ -31,6 +32,9 @@ class Arguments:
     """Folders of evaluated runs; differences are against the first."""
     split: str = "test"
     """Whose predictions: a file of predictions/."""
+    variants: bool = False
+    """Give each other way to predict that evaluate.py has scored (--tta,
+    --logit-adjustment) a row."""
     sort: str = "macro_f1"
     """The metric to sort by."""
     resamples: int = 2000
@@ -51,6 +55,12 @@ def command() -> None:
     if not arguments.workdirs:
         raise ConfigError("Give the folders of evaluated runs, such as runs/cpu runs/gpu.")
     runs = [comparison.read_run(path, arguments.split) for path in arguments.workdirs]
+    if arguments.variants:
+        runs += [
+            comparison.read_run(path, arguments.split, variant)
+            for path in arguments.workdirs
+            for variant in comparison.variant_names(path, arguments.split)
+        ]
     tables = comparison.compare(
         runs, arguments.sort, arguments.resamples, average_seeds=arguments.average_seeds
     )

@@ -15,7 +15,7 @@ from sklearn import metrics as reference
 
 from skincnn.config import Config, OptimizerConfig, StageConfig, TrainConfig
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.comparison import compare, read_run
+from skincnn.evaluation.comparison import compare, read_run, variant_names
 from skincnn.evaluation.comparison_tables import plot_comparison, to_frame, to_markdown
 from skincnn.evaluation.crossval import cross_validation_configs
 from skincnn.evaluation.plots import to_png
@@ -199,6 +199,63 @@ def test_the_table_says_how_each_was_made(tmp_path: Path) -> None:
     for found in runs:
         assert f"`{found.command}`" in text
         assert f"| {found.name} | {found.sha256[:8]} |" in text
+
+
+def add_variant(run: Path, name: str, right: float, num_views: int) -> None:
+    """Has a run answer in another way as well."""
+    other = write_run(run.parent / f"{run.name}-{name}", right)
+    table = run / f"predictions/test_{name}.csv"
+    (other / "predictions/test.csv").rename(table)
+    report = json.loads((run / "report.json").read_text())
+    found = {"name": name, "num_views": num_views, "sha256": {"test": sha256(table)}}
+    report.setdefault("variants", []).append(found)
+    (run / "report.json").write_text(json.dumps(report))
+
+
+def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
+    one = configure(write_run(tmp_path / "one", 0.6), cpu())
+    two = configure(write_run(tmp_path / "two", 0.7), dataclasses.replace(cpu(), seed=1))
+    mixed = write_run(tmp_path / "mixed", 0.8)
+    report = json.loads((mixed / "report.json").read_text())
+    models = [{"name": "one"}, {"name": "two"}]
+    (mixed / "report.json").write_text(json.dumps(report | {"models": models}))
+    for run in (one, two, mixed):
+        add_variant(run, "random", 0.95, 4)
+    add_variant(one, "adjusted", 0.9, 1)
+    assert variant_names(one, "test") == ["random", "adjusted"]
+    assert variant_names(one, "val") == []
+    train = "python scripts/train.py cpu --workdir runs/one"
+    ask = "python scripts/evaluate.py runs/"
+    runs = {
+        (path.name, name): read_run(path, "test", name)
+        for path in (one, two, mixed)
+        for name in ["", *variant_names(path, "test")]
+    }
+    assert {key: runs[key].command for key in runs if key[0] != "two"} == {
+        ("one", ""): train,
+        ("one", "random"): f"{train} && {ask}one --tta random --num-views 4",
+        ("one", "adjusted"): f"{train} && {ask}one --logit-adjustment",
+        ("mixed", ""): f"{ask}one runs/two --ensemble runs/mixed",
+        (
+            "mixed",
+            "random",
+        ): f"{ask}one --tta random --num-views 4 && {ask}two --tta random "
+        f"--num-views 4 && {ask}one runs/two --ensemble runs/mixed",
+    }
+    # Seeds are averaged with seeds that were asked in the same way.
+    [rows] = compare(list(runs.values()), "macro_f1", 100, average_seeds=True).values()
+    means = [row.name for row in rows if len(row.runs) > 1]
+    assert sorted(means) == ["mean of one (random), two (random)", "mean of one, two"]
+    assert not any(run.changed for run in runs.values())
+    path = one / "predictions/test_random.csv"
+    path.write_text(path.read_text() + "\n")
+    assert read_run(one, "test", "random").changed
+    done = run_script(
+        "compare.py", one, "--variants", "--resamples", 100, "--output", tmp_path / "out"
+    )
+    assert done.returncode == 0, done.stderr
+    names = pd.read_csv(tmp_path / "out/compare.csv")["run"].tolist()
+    assert names == ["one (random)", "one (adjusted)", "one"]
 
 
 def test_the_command_writes_a_table_and_a_chart(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from skincnn.config import Config, DataConfig, read_config
 from skincnn.errors import ConfigError
+from skincnn.evaluation.adjustment import ADJUSTED
 from skincnn.evaluation.assessment import MELANOMA_RECALL, melanoma_recall
 from skincnn.evaluation.folder import read_report
 from skincnn.evaluation.intervals import (
@@ -55,6 +56,8 @@ class Run:
         config: Its configuration, of a cross-validation on the folds of the preset; None
             for an ensemble, and where it is not known.
         folds: "0 1 2 / 3 / 4": trained on, the epoch chosen on, tested; "" as above.
+        variant: Of the report's other ways to predict, such as "orientations"; "" for the
+            plain one.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Run:
     command: str = ""
     config: Config | None = None
     folds: str = ""
+    variant: str = ""
 
     @property
     def seed(self) -> int | None:
@@ -110,14 +114,20 @@ class Row:
     differences: dict[str, Estimate]
 
 
-def read_run(workdir: Path, split: str) -> Run:
+def read_run(workdir: Path, split: str, variant: str = "") -> Run:
     """Returns the predictions of a run's folder.
+
+    Args:
+        workdir: The folder.
+        split: "test", or another that was evaluated.
+        variant: Of `variant_names`; "" for the plain predictions.
 
     Raises:
         ConfigError: The folder holds no evaluated run, or no such split.
         DataError: The table is damaged.
     """
-    path = workdir / "predictions" / f"{split}.csv"
+    table = f"{split}_{variant}" if variant else split
+    path = workdir / "predictions" / f"{table}.csv"
     missing = [
         str(file.relative_to(workdir))
         for file in (path, workdir / "report.json")
@@ -132,18 +142,29 @@ def read_run(workdir: Path, split: str) -> Run:
     predictions = read_predictions(path).sort_values("image_id", ignore_index=True)
     digest = sha256(path)
     report = read_report(workdir, "split_by", "training_seconds", "num_parameters")
+    name = workdir.resolve().name
+    how = _how(workdir, report)
+    if variant:
+        how["command"] = _command_of_variant(name, report, variant, how.get("command", ""))
     return Run(
-        workdir.resolve().name,
+        f"{name} ({variant})" if variant else name,
         predictions,
         tuple(class_names_of(predictions)),
         report["split_by"],
         report.get("made_up", False),
         digest,
-        _written(report, split) not in (None, digest),
+        _written(report, split, variant) not in (None, digest),
         report["training_seconds"] / 60,
         report["num_parameters"],
-        **_how(workdir, report),
+        variant=variant,
+        **how,
     )
+
+
+def variant_names(workdir: Path, split: str) -> list[str]:
+    """Returns the report's other ways to predict a split: each `read_run` can read."""
+    variants = read_report(workdir).get("variants") or []
+    return [found["name"] for found in variants if split in found["sha256"]]
 
 
 def compare(
@@ -246,11 +267,12 @@ def _melanoma(run: Run) -> list[tuple[int, ...]]:
 
 def _seeds(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
     """Returns the runs that differ by their seed alone, where there are several."""
-    found: dict[tuple[Config, str, str], list[Run]] = {}
+    found: dict[tuple[Config, str, str, str], list[Run]] = {}
     for run in runs:
         if run.config is not None:
             same = dataclasses.replace(run.config, seed=0)
-            found.setdefault((same, run.folds, run.protocol), []).append(run)
+            key = same, run.folds, run.protocol, run.variant
+            found.setdefault(key, []).append(run)
     return [tuple(group) for group in found.values() if len(group) > 1]
 
 
@@ -310,7 +332,31 @@ def _on_default_folds(config: Config) -> Config:
     return dataclasses.replace(config, data=data)
 
 
-def _written(report: dict[str, Any], split: str) -> str | None:
+def _command_of_variant(
+    name: str, report: dict[str, Any], variant: str, command: str
+) -> str:
+    """Returns what makes a run, then what asks it in another way."""
+    if variant == ADJUSTED:
+        flags = "--logit-adjustment"
+    else:
+        flags = f"--tta {variant} --num-views {_find_variant(report, variant)['num_views']}"
+    # An ensemble asks no model: its runs are asked, before it is made.
+    models = [model["name"] for model in report.get("models", [])]
+    asked = [
+        f"python scripts/evaluate.py {shlex.quote(f'runs/{run}')} {flags}"
+        for run in models or [name]
+    ]
+    parts = [*asked, command] if models else [command, *asked]
+    return " && ".join(part for part in parts if part)
+
+
+def _find_variant(report: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(found for found in report["variants"] if found["name"] == name)
+
+
+def _written(report: dict[str, Any], split: str, variant: str) -> str | None:
     """Returns the SHA-256 of the table that a report was made from, None if not known."""
+    if variant:
+        return str(_find_variant(report, variant)["sha256"][split])
     content = report.get("splits", {}).get(split, {})
     return content.get("sha256")
