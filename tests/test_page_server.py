@@ -23,6 +23,8 @@ from page_server import Server, file_data, text_of
 from PIL import Image
 
 from skincnn import serving
+from skincnn.errors import Terminated
+from skincnn.serving import demo
 from skincnn.serving.pictures import MAX_BYTES
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
@@ -66,6 +68,23 @@ def test_a_port_that_cannot_be_had_is_refused(run: Run) -> None:
     done = run_here("demo.py", run[0], "--port", 70000)
     assert done.returncode == 2
     assert "--port must be 0..65535. Received: 70000." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_a_signal_ends_it_though_what_it_raised_was_lost(
+    number: int, ends: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uvicorn = pytest.importorskip("uvicorn")
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "")  # which it sets
+    monkeypatch.setattr(demo, "build_app", lambda *arguments: None)
+    monkeypatch.setattr(
+        uvicorn.Server, "run", lambda self, sockets: self.handle_exit(number, None)
+    )
+    with pytest.raises(ends), demo.listen(0) as listening:
+        demo.serve(None, Path("model"), listening)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

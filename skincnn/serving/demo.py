@@ -14,10 +14,12 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from skincnn.classes import describe
 from skincnn.errors import ConfigError, DataError
+from skincnn.interruption import StopRequest
 from skincnn.patient import METADATA_COLUMNS, REGION_OF, SEXES, UNKNOWN
 from skincnn.serving.guard import guarded, questioned
 from skincnn.serving.page import FAILED, Asked, answer_page, render
@@ -80,6 +82,10 @@ def serve(asked: Asked, path: Path, listening: socket.socket) -> None:
         asked: The model.
         path: Where it is, to be shown.
         listening: From `listen`.
+
+    Raises:
+        KeyboardInterrupt: It was Ctrl-C.
+        Terminated: It was SIGTERM.
     """
     with make_folder() as folder:
         # Gradio looks for these when it is imported, and when it makes a page.
@@ -93,7 +99,18 @@ def serve(asked: Asked, path: Path, listening: socket.socket) -> None:
             access_log=False,
             timeout_graceful_shutdown=1,  # pages that are open hold a connection
         )
-        uvicorn.Server(config).run([listening])
+        server = uvicorn.Server(config)
+        stop, handle = StopRequest(), server.handle_exit
+
+        def remember(number: int, frame: FrameType | None) -> None:
+            stop.signal = number
+            handle(number, frame)
+
+        server.handle_exit = remember
+        server.run([listening])
+        # It raises the signal again, and what that raises is lost in a destructor.
+        if stop.requested:
+            stop.obey()
 
 
 def build_app(asked: Asked, path: Path, folder: Path) -> Any:
