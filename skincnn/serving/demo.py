@@ -108,7 +108,7 @@ def serve(asked: Asked, path: Path, listening: socket.socket) -> None:
 
         server.handle_exit = remember
         server.run([listening])
-        # It raises the signal again, and what that raises is lost in a destructor.
+        # It raises the signal again, and has been seen to return all the same.
         if stop.requested:
             stop.obey()
 
