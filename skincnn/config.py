@@ -385,8 +385,8 @@ class TrainConfig:
     in the last stage; -1 for all. The first blocks see the largest pictures and hold few
     weights: left as they are, an epoch can take half the time."""
     stages: tuple[StageConfig, ...] = ()
-    """`staged`: the stages, one after the other, in a file that --config names or in a
-    preset."""
+    """`staged`: the stages, one after the other. Their number is that of the preset or of
+    the file that --config names."""
     small_image_size: int = 0
     """Picture size of the first `small_epochs`, to save time; 0 for none."""
     small_epochs: int = 0

@@ -130,6 +130,13 @@ def test_a_command_gives_its_configuration(name: str) -> None:
         ),
         augment=dataclasses.replace(base.augment, parts=()),
         model=dataclasses.replace(base.model, dropout=0.125),
+        train=dataclasses.replace(
+            base.train,
+            stages=tuple(
+                dataclasses.replace(stage, blocks=2, epochs=3, rate=0.5)
+                for stage in base.train.stages
+            ),
+        ),
     )
     for config, start in ((base, f"python scripts/train.py {name}"), (changed, "python")):
         command = to_command(config)
@@ -138,3 +145,9 @@ def test_a_command_gives_its_configuration(name: str) -> None:
         found = parse(shlex.split(command)[2:])[1].config
         assert found == config
     assert to_command(base) == f"python scripts/train.py {name}"
+
+
+def test_no_command_gives_another_number_of_stages() -> None:
+    base = PRESETS["vgg19_stages"]()
+    train = dataclasses.replace(base.train, stages=base.train.stages[:2])
+    assert to_command(dataclasses.replace(base, train=train)) is None

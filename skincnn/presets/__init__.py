@@ -45,12 +45,13 @@ def to_command(config: Config) -> str | None:
     """Returns the command of scripts/train.py that trains with a configuration.
 
     It starts from the preset that needs the fewest flags; the seed comes last. None where
-    there is none: no flag gives stages of one's own, only a file (--config).
+    there is none: flags change the stages of a preset, but only a file (--config) gives
+    another number of them.
     """
     found: dict[str, dict[str, str]] = {}
     for name, preset in PRESETS.items():
         base = preset()
-        if base.train.stages == config.train.stages:  # which no flag changes
+        if len(base.train.stages) == len(config.train.stages):
             found[name] = _flags(base, config)
     if not found:
         return None
@@ -69,6 +70,9 @@ def _flags(base: Any, wanted: Any, prefix: str = "--") -> dict[str, str]:
         flag = prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(new):
             flags |= _flags(old, new, f"{flag}.")
+        elif field.name == "stages":
+            for index, stages in enumerate(zip(old, new, strict=True)):
+                flags |= _flags(*stages, f"{flag}.{index}.")
         elif old != new:
             values = new if isinstance(new, tuple) else (new,)
             flags[flag] = " ".join(shlex.quote(str(value)) for value in values)
