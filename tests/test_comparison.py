@@ -125,8 +125,8 @@ def test_seeds_are_averaged_and_told_from_seeds(tmp_path: Path) -> None:
     [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
     frame = to_frame({"": rows}).set_index("run")
     assert len(frame) == 8
-    first = frame.loc["mean of a_0, a_1, a_2"]
-    second = frame.loc["mean of b_0, b_1, b_2"]
+    first = frame.loc["mean of a_0 and 2 other seeds"]
+    second = frame.loc["mean of b_0 and 2 other seeds"]
     for mean, name in ((first, "a"), (second, "b")):
         each = frame.loc[[f"{name}_{seed}" for seed in (0, 1, 2)]]
         assert mean["macro_f1"] == pytest.approx(each["macro_f1"].mean(), abs=1e-6)
@@ -143,6 +143,22 @@ def test_seeds_are_averaged_and_told_from_seeds(tmp_path: Path) -> None:
     # Runs that differ by more than their seed have no mean.
     [rows] = compare([runs[0], runs[4]], "macro_f1", 100, average_seeds=True).values()
     assert len(rows) == 2
+
+
+def test_the_chart_has_room_for_the_mean_of_many_seeds(tmp_path: Path) -> None:
+    runs = [
+        read_run(
+            configure(
+                write_run(tmp_path / f"cpu_seed_{seed}", 0.7, seed=seed),
+                dataclasses.replace(cpu(), seed=seed),
+            ),
+            "test",
+        )
+        for seed in range(8)
+    ]
+    figure = plot_comparison(compare(runs, "macro_f1", 100, average_seeds=True), "macro_f1")
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_position().width > 0.5
 
 
 def test_stages_of_one_s_own_are_told_by_their_file(tmp_path: Path) -> None:
@@ -168,7 +184,7 @@ def test_stages_of_one_s_own_are_told_by_their_file(tmp_path: Path) -> None:
     [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
     names = {row.name for row in rows}
     assert len(names) == 4
-    assert "mean of my run 0, my run 1" in names
+    assert "mean of my run 0 and 1 other seed" in names
 
 
 def test_the_table_says_how_each_was_made(tmp_path: Path) -> None:
@@ -245,7 +261,10 @@ def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
     # Seeds are averaged with seeds that were asked in the same way.
     [rows] = compare(list(runs.values()), "macro_f1", 100, average_seeds=True).values()
     means = [row.name for row in rows if len(row.runs) > 1]
-    assert sorted(means) == ["mean of one (random), two (random)", "mean of one, two"]
+    assert sorted(means) == [
+        "mean of one (random) and 1 other seed",
+        "mean of one and 1 other seed",
+    ]
     assert not any(run.changed for run in runs.values())
     path = one / "predictions/test_random.csv"
     path.write_text(path.read_text() + "\n")

@@ -289,7 +289,8 @@ def _mean(values: dict[str, dict[str, Scores]], group: Sequence[Run]) -> dict[st
 def _name(group: Sequence[Run]) -> str:
     if len(group) == 1:
         return group[0].name
-    return f"mean of {', '.join(run.name for run in group)}"
+    seeds = "seed" if len(group) == 2 else "seeds"
+    return f"mean of {group[0].name} and {len(group) - 1} other {seeds}"
 
 
 def _how(workdir: Path, report: dict[str, Any]) -> dict[str, Any]:
