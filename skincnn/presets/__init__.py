@@ -70,9 +70,9 @@ def _flags(base: Any, wanted: Any, prefix: str = "--") -> dict[str, str]:
         flag = prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(new):
             flags |= _flags(old, new, f"{flag}.")
-        elif field.name == "stages":
-            for index, stages in enumerate(zip(old, new, strict=True)):
-                flags |= _flags(*stages, f"{flag}.{index}.")
+        elif isinstance(new, tuple) and any(map(dataclasses.is_dataclass, new)):
+            for index, pair in enumerate(zip(old, new, strict=True)):
+                flags |= _flags(*pair, f"{flag}.{index}.")
         elif old != new:
             values = new if isinstance(new, tuple) else (new,)
             flags[flag] = " ".join(shlex.quote(str(value)) for value in values)
