@@ -76,8 +76,6 @@ class Arguments:
 
 MAX_BATCH_SIZE = 256
 """Who interrupts waits for the batches that were begun."""
-EXIT_BROKEN_PIPE = 128 + 13
-"""As of a program that SIGPIPE ends: who read the answers wants no more of them."""
 
 
 def command() -> None:
@@ -250,11 +248,11 @@ def writing(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         try:
             yield sys.stdout
-        except OSError as error:
+        except BrokenPipeError:
+            raise  # to `cli.main`
+        except OSError:
             # Python would fail once more, where it writes the rest at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if isinstance(error, BrokenPipeError):
-                sys.exit(EXIT_BROKEN_PIPE)
             raise
         return
     with (
@@ -269,6 +267,8 @@ def told_where_full() -> Iterator[None]:
     """Says in a line what could not be written; files that cannot be read have a row."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # to `cli.main`
     except OSError as error:
         raise ConfigError(f"The answers could not be written: {error}.") from error
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import select
 import signal
 import sys
 import tempfile
@@ -41,11 +42,12 @@ def main(command: Callable[[], None]) -> None:
     """Runs a script's command and ends the process with the exit code it earned.
 
     0 done, 2 usage or configuration, 3 invalid data, 4 training diverged, 130 and 143
-    interrupted; any other exception keeps its traceback and exits with 1.
+    interrupted, 141 who read what is printed has gone (as of a program that SIGPIPE ends);
+    any other exception keeps its traceback and exits with 1.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        command()
+        _flushed(command)
     except Terminated:
         print("terminated", file=sys.stderr)
         sys.exit(143)
@@ -53,11 +55,32 @@ def main(command: Callable[[], None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            # Python would fail once more, where it writes the rest at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
         code = getattr(error, "exit_code", None)
         if not isinstance(code, int):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(code)
+
+
+def _flushed(command: Callable[[], None]) -> None:
+    """Runs it, and writes what it printed while a failure can still be told."""
+    try:
+        command()
+    except SystemExit:  # of --help, which prints
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _reader_has_gone() -> bool:
+    """Whether it was standard output's pipe that broke, and not another."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # errors alone
+    return bool(poll.poll(0))
 
 
 def parse(

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from conftest import run_here
@@ -14,9 +16,13 @@ from skincnn import cli
 START = "from skincnn import cli, errors\nimport time\n"
 
 
-def run(body: str) -> subprocess.CompletedProcess[str]:
+def run(
+    body: str, stdout: int | TextIO = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     code = f"{START}def command():\n    {body}\ncli.main(command)"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,6 +44,27 @@ def test_an_unexpected_error_keeps_its_traceback() -> None:
     done = run("1 / 0")
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "body", ["print('x' * 100_000)", "print('x')", "print('x'); sys.exit(0)"]
+)
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_who_reads_no_more_is_told_nothing(
+    body: str, buffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", buffered)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as closed:
+        done = run(f"import sys; {body}", stdout=closed)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_another_broken_pipe_keeps_its_traceback() -> None:
+    done = run("import os; r, w = os.pipe(); os.close(r); os.write(w, b'x')")
+    assert done.returncode == 1
+    assert "BrokenPipeError" in done.stderr
 
 
 def test_sigterm_exits_with_143() -> None:
