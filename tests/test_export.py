@@ -61,7 +61,10 @@ def test_a_picture_that_cannot_be_read_has_no_answer_and_spoils_no_other(
     for name in ("probabilities", "malignant_probability", "distance"):
         assert np.isnan(both[name][0]).all()
     for name, values in alone.items():
-        np.testing.assert_array_equal(values[0], both[name][1])
+        if values.dtype.kind == "f":  # its last digits depend on the batch
+            np.testing.assert_allclose(values[0], both[name][1], rtol=1e-5)
+        else:
+            np.testing.assert_array_equal(values[0], both[name][1])
 
 
 def test_the_examples_of_requests_say_what_the_model_takes(workdir: Path) -> None:

@@ -72,7 +72,7 @@ def train_in_pieces(
     """Trains, stopped after some steps, resumed, stopped ...; returns the last state."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "stop_request", StopAfter)
-        patch.setattr(run, "remove_states", lambda folder: None)
+        patch.setattr(run, "remove_states", lambda *arguments: None)
         for left in [*stops, 0]:
             StopAfter.left = left
             stopped = pytest.raises(KeyboardInterrupt) if left else contextlib.nullcontext()

@@ -49,7 +49,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     assert found[0] == Progress(3, 7, history=[{"epoch": 1, "loss": 0.1}], best_epoch=1)
     np.testing.assert_array_equal(found[1]["model"], np.full((12, 2, 3), 3))
     assert int(found[1]["optimizer"][0]) == 7
-    remove_states(tmp_path)
+    remove_states(tmp_path, best_epoch=1)
     assert [path.name for path in tmp_path.iterdir()] == ["best-00001.weights.h5"]
 
 
@@ -66,6 +66,8 @@ def test_the_last_two_states_and_their_weights_stay(tmp_path: Path) -> None:
     ]
     save(tmp_path, 11, step=5, best_epoch=11)
     assert epoch_found(tmp_path) == 11
+    remove_states(tmp_path, best_epoch=11)
+    assert [path.name for path in tmp_path.iterdir()] == ["best-00011.weights.h5"]
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".json"])

@@ -58,6 +58,24 @@ def test_distances_are_those_of_mahalanobis() -> None:
     assert found.mean() == pytest.approx(1, rel=0.02)
 
 
+@pytest.mark.parametrize("num_told", [0, 2])
+def test_the_last_digits_of_float32_make_no_distance(num_told: int) -> None:
+    """Of a network that answers all alike, features differ by the processor's rounding."""
+    rng = np.random.default_rng(0)
+    told = rng.normal(0.2, 0.1, (5_000, num_told))
+    constant = np.full((5_000, 8), 0.17)
+
+    def rounded() -> np.ndarray:
+        noise = rng.choice([-1, 0, 1], constant.shape) * np.spacing(np.float32(0.17))
+        return np.concatenate([told, constant + noise], axis=1).astype(np.float32)
+
+    familiar = Familiar.fit(rounded())
+    here, there = (familiar.distances(rounded()) for _ in range(2))
+    np.testing.assert_allclose(here, there, rtol=1e-3, atol=1e-5)
+    expected = np.square((told - 0.2) / 0.1).sum(axis=1) / (num_told + 8)
+    np.testing.assert_allclose(here, expected, rtol=0.1, atol=0.01)
+
+
 def test_a_picture_is_judged_by_those_of_other_lesions() -> None:
     rng = np.random.default_rng(0)
     lesions = [f"l{n // 2}" for n in range(60)]

@@ -37,6 +37,9 @@ SET = "set"
 UNKNOWN_TABLE = "unknown.csv"
 FAMILIAR = "familiar.npz"
 """The file of a run's folder that holds its `Familiar`."""
+RESOLUTION = 1e-3
+"""Standard deviation, as a share of the features' root mean square, below which arithmetic
+in float32, whose last digits depend on the processor, would show in the distances."""
 NUM_PARTS = 5
 """In which validation is cut, to fix the threshold; see `distances_within`."""
 NUM_PICTURES = 48
@@ -108,11 +111,20 @@ class Familiar:
     def fit(cls, features: Floats) -> Familiar:
         """Fits it, with the shrinkage of Ledoit and Wolf (2004).
 
+        Directions in which the pictures differ by less than float32 can tell count for
+        nothing; with none left, as of a network that answers everything alike, all
+        distances are 0.
+
         Args:
             features: [num_images, num_features], two pictures or more.
         """
         fitted = sklearn.covariance.LedoitWolf().fit(features)
-        return cls(fitted.location_, fitted.precision_)
+        values, vectors = np.linalg.eigh(fitted.covariance_)
+        told = values >= RESOLUTION**2 * np.mean(np.square(features))
+        if told.all():
+            return cls(fitted.location_, fitted.precision_)
+        root = vectors[:, told] / np.sqrt(values[told])
+        return cls(fitted.location_, root @ root.T)
 
     def distances(self, features: Floats) -> Floats:
         """Returns the squared Mahalanobis distances per feature, [num_images]."""

@@ -328,7 +328,7 @@ def _compare(
     if DISTANCE in table:
         distances = table[DISTANCE].to_numpy()
         away = np.abs(served["distance"].numpy() - distances).max()
-        found["distance"] = float(away / rules.limit)
+        found["distance"] = float(away / (rules.limit or 1))
     tolerance = TOLERANCE if all(map(_is_of_here, networks)) else TOLERANCE_OF_DEVICES
     allowed = {"probability": tolerance, "distance": TOLERANCE_OF_DEVICES}
     if not all(value <= allowed[name] for name, value in found.items()):

@@ -195,7 +195,7 @@ def _run(training: Training, facts: dict[str, Any], *, resume: bool) -> None:
     with disk(workdir):
         _save_plain(config, classifier, workdir / "model.keras")
         write_json(workdir / "metadata.json", _describe(training, facts))
-    remove_states(training.checkpoints)
+    remove_states(training.checkpoints, training.progress.best_epoch)
 
 
 def _describe(training: Training, facts: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,11 +137,12 @@ def weights_path(folder: Path, epoch: int) -> Path:
     return folder / f"best-{epoch:05d}.weights.h5"
 
 
-def remove_states(folder: Path) -> None:
-    """Removes all states; the best weights stay."""
+def remove_states(folder: Path, best_epoch: int) -> None:
+    """Removes all states, and all weights but those of the best epoch."""
     for path in _newest_first(folder):
         path.unlink()
         path.with_suffix(".npz").unlink(missing_ok=True)
+    _keep_weights(folder, {weights_path(folder, best_epoch)})
 
 
 def versions() -> dict[str, str]:
@@ -198,6 +199,10 @@ def _remove_old(folder: Path) -> None:
     for path in folder.glob("state-*.npz"):
         if path.stem not in whole:
             path.unlink()
+    _keep_weights(folder, named)
+
+
+def _keep_weights(folder: Path, kept: Set[Path]) -> None:
     for path in folder.glob("best-*.weights.h5"):
-        if path not in named:
+        if path not in kept:
             path.unlink()
