@@ -217,6 +217,19 @@ def test_the_table_says_how_each_was_made(tmp_path: Path) -> None:
         assert f"| {found.name} | {found.sha256[:8]} |" in text
 
 
+def test_who_trained_stands_beside_the_command(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, 0.7) for name in ("told", "untold")]
+    configure(folders[0], cpu())
+    report = json.loads((folders[0] / "report.json").read_text())
+    found = {"code": "0123abc", "processor": "Some CPU", "cores": 2, "gpus": []}
+    (folders[0] / "report.json").write_text(json.dumps({**report, "provenance": found}))
+    tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
+    said = "0123abc, 2 cores of Some CPU"
+    frame = to_frame(tables).set_index("run")
+    assert frame["trained_by"].to_dict() == {"told": said, "untold": ""}
+    assert f"| {said} | `python" in to_markdown(tables, "told")
+
+
 def add_variant(run: Path, name: str, right: float, num_views: int) -> None:
     """Has a run answer in another way as well."""
     other = write_run(run.parent / f"{run.name}-{name}", right)

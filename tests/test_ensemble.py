@@ -80,6 +80,7 @@ def test_an_ensemble_is_the_mean_of_its_runs(runs: list[Path], tmp_path: Path) -
         )
     single = json.loads((runs[0] / "report.json").read_text())
     assert report["num_parameters"] == 3 * single["num_parameters"]
+    assert report["provenance"] == single["provenance"]
     assert report["unknown"]["sets"]
     assert "a, b, c" in report["protocol"]
     page = (target / "report.html").read_text()
@@ -98,6 +99,7 @@ def test_an_ensemble_tells_of_each_of_its_models(runs: list[Path], tmp_path: Pat
     (runs[1] / "config.json").write_text(json.dumps(config))
     reports = [json.loads((run / "report.json").read_text()) for run in runs[:2]]
     reports[1] |= {"protocol": "Trained on other things.", "split_by": "image"}
+    reports[1]["provenance"] |= {"code": "0123abc"}
     reports[1]["audit"] |= {"share_test_images": 0.25, "num_train_images": 7777}
     (runs[1] / "report.json").write_text(json.dumps(reports[1]))
     (runs[1] / "predictions/unknown.csv").unlink()  # one was not asked
@@ -116,6 +118,7 @@ def test_an_ensemble_tells_of_each_of_its_models(runs: list[Path], tmp_path: Pat
     card = (tmp_path / "ab" / "README.md").read_text()
     for text in (page, card):
         assert "mobilenet + small_cnn on" in text
+        assert reports[0]["provenance"]["code"] not in text
         for report in reports:
             assert report["protocol"] in text
         assert "SPLIT BY IMAGE" in text

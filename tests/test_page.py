@@ -53,6 +53,9 @@ def make_table(seed: int, labels: tuple[int, ...] = (0, 1, 2, 3)) -> pd.DataFram
     return predictions_table(rows, logits.astype(np.float32), NAMES)
 
 
+PROVENANCE = {"code": "0123abc", "processor": "Some CPU", "cores": 2, "gpus": []}
+
+
 def make_report(test: pd.DataFrame | None = None, **changes: object) -> dict:
     """A report.json of a made table, with what `evaluate` adds."""
     tables = {"val": make_table(0), "test": make_table(1) if test is None else test}
@@ -73,6 +76,7 @@ def make_report(test: pd.DataFrame | None = None, **changes: object) -> dict:
         "class_names": NAMES,
         "best_epoch": 3,
         "training_seconds": 60.0,
+        "provenance": PROVENANCE,
         "num_parameters": 1234,
         "interval": {"confidence": 0.95, "method": "bootstrap", "resamples": 100},
         "headline": "test",

@@ -21,8 +21,11 @@ from skincnn.classes import HAM10000
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.evaluation.calibration import apply_temperature
+from skincnn.evaluation.comparison import read_run
 from skincnn.evaluation.predictions import read_predictions
+from skincnn.evaluation.verdict import trained_by
 from skincnn.patient import METADATA_COLUMNS, METADATA_FIELDS
+from skincnn.training.provenance import provenance
 from skincnn.training.tensorboard import draw_confusion_matrix
 
 NAMES = [lesion.name for lesion in HAM10000]
@@ -60,6 +63,15 @@ def test_the_folder_holds_all_that_was_promised(run: Run) -> None:
         assert line in done.stdout
     config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
     assert (config.data.dataset, config.train.epochs) == ("demo_tiny", 3)
+
+
+def test_the_code_and_the_machine_are_told(run: Run) -> None:
+    found = json.loads((run[0] / "metadata.json").read_text())["provenance"]
+    assert found == provenance()
+    said = trained_by(found)
+    assert f"| trained by | {said} |" in (run[0] / "README.md").read_text()
+    assert f"minutes of training ({said})." in (run[0] / "report.html").read_text()
+    assert read_run(run[0], "test").trained_by == said
 
 
 def test_nothing_but_what_matters_is_printed(run: Run) -> None:

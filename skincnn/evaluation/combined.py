@@ -76,6 +76,7 @@ def write_combined(
         "made_up": any(report["made_up"] for report in reports),
         "audit": _worst_of_each(audits),
         "training_seconds": sum(report["training_seconds"] for report in reports),
+        "provenance": _same([report.get("provenance") for report in reports]),
         "variants": [],
         "unknown": None,
         "corruptions": None,
@@ -119,6 +120,11 @@ def check_folder(workdir: Path) -> None:
             f"{workdir} holds a README.md, in whose place the model card would be written. "
             "Give another folder."
         )
+
+
+def _same(values: Sequence[Any]) -> Any:
+    """Returns what all have in common; None where they differ."""
+    return values[0] if all(value == values[0] for value in values) else None
 
 
 def _worst_of_each(audits: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from skincnn.evaluation.intervals import (
 from skincnn.evaluation.metrics import METRICS, Scores
 from skincnn.evaluation.operating import find_targets
 from skincnn.evaluation.predictions import arrays, class_names_of, read_predictions
+from skincnn.evaluation.verdict import trained_by
 from skincnn.files import sha256
 from skincnn.lookup import look_up
 from skincnn.presets import to_command
@@ -58,6 +59,7 @@ class Run:
         folds: "0 1 2 / 3 / 4": trained on, the epoch chosen on, tested; "" as above.
         variant: Of the report's other ways to predict, such as "orientations"; "" for the
             plain one.
+        trained_by: The code, and what it ran on; "" where the report does not tell.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Run:
     config: Config | None = None
     folds: str = ""
     variant: str = ""
+    trained_by: str = ""
 
     @property
     def seed(self) -> int | None:
@@ -157,6 +160,7 @@ def read_run(workdir: Path, split: str, variant: str = "") -> Run:
         report["training_seconds"] / 60,
         report["num_parameters"],
         variant=variant,
+        trained_by=trained_by(report.get("provenance")),
         **how,
     )
 

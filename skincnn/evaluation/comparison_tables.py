@@ -39,6 +39,7 @@ def to_frame(tables: dict[str, list[Row]]) -> pd.DataFrame:
                 "changed_since_report": any(run.changed for run in row.runs),
                 "seed": " ".join(_seed(run) for run in row.runs),
                 "folds": row.runs[0].folds,
+                "trained_by": row.runs[0].trained_by,
                 "command": row.runs[0].command,
             }
             rows.append(found)
@@ -87,10 +88,18 @@ def to_markdown(tables: dict[str, list[Row]], first: str) -> str:
             "predictions",
             "seed",
             "train / validation / test folds",
+            "trained by",
             "command",
         ]
         cells = [
-            [run.name, _fingerprint(run), _seed(run), run.folds, _code(run.command)]
+            [
+                run.name,
+                _fingerprint(run),
+                _seed(run),
+                run.folds,
+                run.trained_by,
+                _code(run.command),
+            ]
             for run in runs
         ]
         parts.append(f"Each again:\n\n{_table(header, cells)}\n")

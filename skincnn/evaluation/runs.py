@@ -202,6 +202,7 @@ def describe_run(metadata: dict[str, Any], config: Config) -> dict[str, Any]:
         "best_epoch": metadata["best_epoch"],
         "monitor": config.train.monitor,
         "training_seconds": metadata["seconds"],
+        "provenance": metadata.get("provenance"),  # there was none once
         "num_parameters": metadata["num_parameters"],
         "interval": {
             "confidence": config.evaluate.confidence,

@@ -52,6 +52,16 @@ EXPORTED = {"orientations": 8}
 """Those of `WAYS` that exports can serve, and how many views they then have."""
 
 
+def trained_by(provenance: Mapping[str, Any] | None) -> str:
+    """Returns the code and what it ran on; "" where the run does not tell."""
+    if not provenance:
+        return ""
+    gpus = provenance["gpus"]
+    number, name = (len(gpus), gpus[0]) if gpus else (provenance["cores"], "")
+    unit = name or f"core{'s' if number > 1 else ''} of {provenance['processor']}"
+    return f"{provenance['code']}, {number} {'x ' if gpus else ''}{unit}"
+
+
 @dataclass(frozen=True)
 class Melanomas:
     """What became of the melanomas of a split.

@@ -32,6 +32,7 @@ from skincnn.training.devices import Devices, dtype_policy, make_devices
 from skincnn.training.fitting import Training
 from skincnn.training.imbalance import STRATEGIES
 from skincnn.training.optimizers import OPTIMIZERS
+from skincnn.training.provenance import provenance
 from skincnn.training.schedules import SCHEDULES
 from skincnn.training.stages import SCENARIOS, make_stages
 from skincnn.training.state import remove_states, versions
@@ -207,6 +208,7 @@ def _describe(training: Training, facts: dict[str, Any]) -> dict[str, Any]:
         "skincnn": __version__,
         "versions": versions(),
         "device": training.devices.describe(training.model),
+        "provenance": provenance(),
         **facts,
         "preprocessing": describe_preprocessing(training.config.data),
         "data_fingerprint": training.made_by["data"],

@@ -1,0 +1,70 @@
+"""By which code a model was trained and on what, which its last digits depend on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from skincnn import __version__
+
+CPUINFO = Path("/proc/cpuinfo")
+"""Where Linux names the processor; Python does not."""
+
+
+def provenance() -> dict[str, Any]:
+    """Returns the code, the processor, how many cores of it may be used, and the GPUs.
+
+    The code is the commit of the checkout that it lies in, with "-dirty" where it was
+    changed since; elsewhere the package's version.
+    """
+    return {
+        "code": _commit(Path(__file__).parents[2]) or f"skincnn {__version__}",
+        "processor": _processor(),
+        "cores": _cores(),
+        "gpus": _gpus(),
+    }
+
+
+def _commit(checkout: Path) -> str | None:
+    if not (checkout / ".git").exists():  # an installed copy, say below another project
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=7"]
+    try:
+        done = subprocess.run(
+            command, cwd=checkout, capture_output=True, check=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or it does not trust the folder
+        return None
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    if CPUINFO.exists():
+        for line in CPUINFO.read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return " ".join(value.split())
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _gpus() -> list[str]:
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return [gpu.device_kind for gpu in jax.devices() if gpu.platform == "gpu"]
+    return [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]

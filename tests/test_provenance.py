@@ -1,0 +1,81 @@
+"""What a run says of the code that trained it and of the machine."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tensorflow as tf
+
+from skincnn import __version__
+from skincnn.evaluation.verdict import trained_by
+from skincnn.training import provenance
+
+
+def git(folder: Path, *arguments: str) -> str:
+    me = ["-c", "user.name=me", "-c", "user.email=me@localhost"]
+    command = ["git", "-C", folder, *me, *arguments]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+
+def test_the_commit_is_told_and_whether_it_was_changed(tmp_path: Path) -> None:
+    git(tmp_path, "init")
+    (tmp_path / "code.py").write_text("1")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--message", "first")
+    git(tmp_path, "tag", "--annotate", "v9", "--message", "a tag is no commit")
+    commit = git(tmp_path, "rev-parse", "--short=7", "HEAD").strip()
+    assert provenance._commit(tmp_path) == commit
+    (tmp_path / "notes.txt").touch()
+    assert provenance._commit(tmp_path) == commit
+    (tmp_path / "code.py").write_text("2")
+    assert provenance._commit(tmp_path) == f"{commit}-dirty"
+
+
+def test_an_installed_copy_has_a_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(tmp_path, "init")  # another's, in which the copy lies
+    (tmp_path / "venv").mkdir()
+    assert provenance._commit(tmp_path / "venv") is None
+    monkeypatch.setenv("PATH", "")  # no git
+    assert provenance.provenance()["code"] == f"skincnn {__version__}"
+
+
+def test_the_processor_and_its_cores_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nproc = subprocess.run(["nproc"], capture_output=True, check=True, text=True)
+    assert provenance.provenance()["cores"] == int(nproc.stdout)
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Some  CPU\nprocessor\t: 1\n")
+    monkeypatch.setattr(provenance, "CPUINFO", cpuinfo)
+    assert provenance.provenance()["processor"] == "Some CPU"
+    cpuinfo.unlink()
+    assert provenance.provenance()["processor"]
+
+
+def test_gpus_are_told_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [SimpleNamespace(name="GPU:0"), SimpleNamespace(name="GPU:1")]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    details = {"GPU:0": {"device_name": "Some GPU"}, "GPU:1": {}}
+    monkeypatch.setattr(
+        tf.config.experimental, "get_device_details", lambda gpu: details[gpu.name]
+    )
+    assert provenance._gpus() == ["Some GPU", "GPU:1"]
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "said"),
+    [
+        (1, [], "abc, 1 core of Some CPU"),
+        (8, [], "abc, 8 cores of Some CPU"),
+        (8, ["Some GPU"] * 2, "abc, 2 x Some GPU"),
+    ],
+)
+def test_who_trained_is_told_in_a_line(cores: int, gpus: list[str], said: str) -> None:
+    found = {"code": "abc", "processor": "Some CPU", "cores": cores, "gpus": gpus}
+    assert trained_by(found) == said
+    assert not trained_by(None)  # of a run from before it was noted
