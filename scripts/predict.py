@@ -246,14 +246,7 @@ def read_names(file: Iterable[bytes]) -> list[str]:
 def writing(path: Path | None) -> Iterator[TextIO]:
     """Yields the file to write to, which appears whole; standard output for None."""
     if path is None:
-        try:
-            yield sys.stdout
-        except BrokenPipeError:
-            raise  # to `cli.main`
-        except OSError:
-            # Python would fail once more, where it writes the rest at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise
+        yield sys.stdout
         return
     with (
         replacing(path) as temporary,

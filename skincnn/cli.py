@@ -55,9 +55,9 @@ def main(command: Callable[[], None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _reader_has_gone():
-            # Python would fail once more, where it writes the rest at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        gone = isinstance(error, BrokenPipeError) and _reader_has_gone()
+        _drop_unwritten()
+        if gone:
             sys.exit(128 + signal.SIGPIPE)
         code = getattr(error, "exit_code", None)
         if not isinstance(code, int):
@@ -74,6 +74,14 @@ def _flushed(command: Callable[[], None]) -> None:
         sys.stdout.flush()
         raise
     sys.stdout.flush()
+
+
+def _drop_unwritten() -> None:
+    """Keeps Python from failing once more, where it writes the rest at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _reader_has_gone() -> bool:

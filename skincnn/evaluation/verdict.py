@@ -56,10 +56,10 @@ def trained_by(provenance: Mapping[str, Any] | None) -> str:
     """Returns the code and what it ran on; "" where the run does not tell."""
     if not provenance:
         return ""
-    gpus = provenance["gpus"]
-    number, name = (len(gpus), gpus[0]) if gpus else (provenance["cores"], "")
-    unit = name or f"core{'s' if number > 1 else ''} of {provenance['processor']}"
-    return f"{provenance['code']}, {number} {'x ' if gpus else ''}{unit}"
+    code, cores, gpus = (provenance[name] for name in ("code", "cores", "gpus"))
+    if gpus:
+        return f"{code}, {len(gpus)} x {gpus[0]}"
+    return f"{code}, {cores} core{'s' if cores > 1 else ''} of {provenance['processor']}"
 
 
 @dataclass(frozen=True)
