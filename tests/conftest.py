@@ -87,36 +87,59 @@ def run_here(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+def read_timeless(workdir: Path) -> dict[str, object]:
+    """report.json without what a clock told, the name of the model's zip file included.
+
+    And without what is told of exports, which are not made again.
+    """
+    report = json.loads((workdir / "report.json").read_text())
+    timeless = {key: value for key, value in report.items() if "seconds" not in key}
+    return {**timeless, "model_sha256": "", "exports": {}}
+
+
+def made_once(
+    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
+) -> Path:
+    """A copy of the folder that `make` fills, once for all workers of pytest-xdist."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    made, done = shared / name, shared / f"{name}.done"
+    with FileLock(shared / f"{name}.lock"):
+        if not done.exists():
+            make(made)
+            done.touch()
+    return Path(shutil.copytree(made, factory.mktemp("copy") / name))
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of built datasets that holds demo_tiny."""
     from skincnn.data.datasets import prepare_dataset
 
-    path = tmp_path_factory.mktemp("data")
-    prepare_dataset("demo_tiny", path)
-    return path
+    def build(path: Path) -> None:
+        prepare_dataset("demo_tiny", path)
+
+    return made_once(tmp_path_factory, "data", build)
 
 
 @pytest.fixture(scope="session")
 def run(
     tmp_path_factory: pytest.TempPathFactory, data_dir: Path
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder and the output of `scripts/train.py` on demo_tiny.
+    """The folder and the output of `scripts/train.py` on demo_tiny."""
 
-    It is trained once for all workers of pytest-xdist; each has a copy of its own.
-    """
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    trained, said = shared / "trained run", shared / "trained run.json"
-    with FileLock(shared / "trained run.lock"):
-        if not said.exists():
-            done = train_tiny(trained, data_dir)
-            said.write_text(json.dumps([done.stdout, done.stderr]))
-    workdir = tmp_path_factory.mktemp("runs") / "tiny run"
-    shutil.copytree(trained, workdir)
+    def train(path: Path) -> None:
+        workdir = path / "tiny run"
+        done = train_tiny(workdir, data_dir)
+        said = [text.replace(str(workdir), "{}") for text in (done.stdout, done.stderr)]
+        (path / "said.json").write_text(json.dumps(said))
+
+    made = made_once(tmp_path_factory, "trained", train)
+    workdir = made / "tiny run"
     out, err = (
-        text.replace(str(trained), str(workdir)) for text in json.loads(said.read_text())
+        text.replace("{}", str(workdir))
+        for text in json.loads((made / "said.json").read_text())
     )
     return workdir, subprocess.CompletedProcess(["train.py"], 0, out, err)
 

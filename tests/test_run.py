@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import ROOT, jpeg, run_here, run_script
+from conftest import ROOT, jpeg, read_timeless, run_here
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from test_tensorboard import read_images
 
@@ -319,16 +319,6 @@ def test_a_model_that_is_told_of_patients_is_trained_and_served(
         ask(80.0, "male", "knee")
 
 
-def read_timeless(workdir: Path) -> dict[str, object]:
-    """report.json without what a clock told, the name of the model's zip file included.
-
-    And without what is told of exports, which are not made again.
-    """
-    report = json.loads((workdir / "report.json").read_text())
-    timeless = {key: value for key, value in report.items() if "seconds" not in key}
-    return {**timeless, "model_sha256": "", "exports": {}}
-
-
 def test_evaluate_makes_the_same_report_again(
     run: Run, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -435,25 +425,6 @@ def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
     done = run_here("evaluate.py", workdir, *where, "--split", "fold_0")
     assert done.returncode == 2
     assert "Received: fold_0, which was trained on" in done.stderr
-
-
-def test_a_deterministic_run_is_repeated_bit_for_bit(
-    data_dir: Path, tmp_path: Path
-) -> None:
-    flags = (
-        "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
-        "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 "
-        "--train.deterministic True"
-    ).split()
-    # Where decoded pictures are kept changes nothing.
-    for name, cache in (("first", "memory"), ("second", "disk")):
-        where = ("--workdir", tmp_path / name, "--data-dir", data_dir, "--cache", cache)
-        done = run_script("train.py", *where, *flags)
-        assert done.returncode == 0, done.stderr
-    first, second = (tmp_path / name for name in ("first", "second"))
-    for name in ("predictions/val.csv", "predictions/test.csv"):
-        assert (first / name).read_text() == (second / name).read_text()
-    assert read_timeless(first) == read_timeless(second)
 
 
 @pytest.mark.parametrize(
