@@ -17,7 +17,9 @@ class Arguments:
     """Compares any number of runs on the same pictures, the best first.
 
     Intervals are by bootstrap over lesions. Differences to the first folder are paired:
-    both runs are scored on the same resamples, so an interval without 0 tells them apart.
+    both runs are scored on the same resamples, so an interval without 0 tells these two
+    runs apart. It does not tell their recipes apart: another seed is another run, which
+    moves scores too. For that, train several seeds of each and give --average-seeds.
     Runs with other test pictures, with made-up ones, or with the leaky --data.split-by
     image, are put into tables of their own. Below stands the command that makes each again.
 

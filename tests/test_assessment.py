@@ -46,7 +46,7 @@ def make_table(seed: int, num_images: int = 200, num_classes: int = 4) -> pd.Dat
 @pytest.fixture(scope="module")
 def report() -> dict:
     tables = {"val": make_table(0), "test": make_table(1)}
-    return assess(tables, NAMES, CONFIG, seed=0)
+    return assess(tables, NAMES, CONFIG)
 
 
 def test_the_energy_gives_the_logits_back() -> None:
@@ -76,7 +76,7 @@ def test_every_score_has_its_interval(report: dict) -> None:
 
 
 def test_what_is_chosen_is_chosen_on_validation(report: dict) -> None:
-    other = assess({"val": make_table(0), "test": make_table(2)}, NAMES, CONFIG, seed=0)
+    other = assess({"val": make_table(0), "test": make_table(2)}, NAMES, CONFIG)
     assert other["temperature"] == report["temperature"]
     assert other["thresholds"] == report["thresholds"]
     assert set(report["thresholds"]) == {"melanoma", "malignant"}
@@ -99,7 +99,7 @@ def test_the_temperature_serves_validation_and_changes_no_accuracy(report: dict)
 
 def test_a_missing_class_is_said(report: dict) -> None:
     tables = {"val": make_table(0), "test": make_table(1, num_classes=3)}
-    found = assess(tables, NAMES, CONFIG, seed=0)
+    found = assess(tables, NAMES, CONFIG)
     scores = found["splits"]["test"]
     assert scores["missing_classes"] == ["nv"]
     assert scores["classes"]["nv"]["recall"] == {"value": None, "low": None, "high": None}
@@ -111,7 +111,7 @@ def test_a_missing_class_is_said(report: dict) -> None:
 
 def test_subgroups_are_the_rows_with_their_value() -> None:
     table = make_table(3)
-    groups = score_subgroups(table, NAMES, 200, seed=0)
+    groups = score_subgroups(table, NAMES, 200)
     by_name = {(group.attribute, group.value): group for group in groups}
     women = table[table["sex"] == "female"]
     found = by_name["sex", "female"]
@@ -137,7 +137,7 @@ def test_a_score_of_all_or_none_is_not_certain() -> None:
     table = make_table(1)
     columns = [f"probability_{name}" for name in NAMES]
     table[columns] = np.eye(4)[arrays(table, NAMES)[0]]
-    found = assess({"val": make_table(0), "test": table}, NAMES, CONFIG, seed=0)
+    found = assess({"val": make_table(0), "test": table}, NAMES, CONFIG)
     content = found["splits"]["test"]
     points = content["targets"]["melanoma"]["operating_points"]["90 % specificity"]
     rates = [content["classes"]["mel"][name] for name in ("recall", "precision")]
@@ -158,7 +158,7 @@ def test_a_score_of_all_or_none_is_not_certain() -> None:
 def test_six_pictures_of_three_lesions_are_too_few() -> None:
     table = make_table(3).assign(dataset="common")
     table.loc[:5, "dataset"] = "rare"  # six pictures of three lesions
-    groups = score_subgroups(table, NAMES, 200, seed=0)
+    groups = score_subgroups(table, NAMES, 200)
     [rare] = [group for group in groups if group.value == "rare"]
     assert (rare.num_images, rare.num_lesions, rare.scores) == (6, 3, {})
 
@@ -191,7 +191,7 @@ def finish(found: dict) -> dict:
 
 def test_every_figure_is_drawn_even_without_a_class() -> None:
     tables = {"val": make_table(0), "test": make_table(1, num_classes=3)}
-    found = finish(assess(tables, NAMES, CONFIG, seed=0))
+    found = finish(assess(tables, NAMES, CONFIG))
     history = pd.DataFrame({"epoch": [1, 2], "loss": [1, 0.5], "val_accuracy": [0.4, 0.5]})
     figures = draw_figures(found, tables, history)
     kinds = ("confusion_matrix", "roc", "precision_recall", "reliability")

@@ -262,8 +262,8 @@ def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
     }
     assert {key: runs[key].command for key in runs if key[0] != "two"} == {
         ("one", ""): train,
-        ("one", "random"): f"{train} && {ask}one --tta random --num-views 4",
-        ("one", "adjusted"): f"{train} && {ask}one --logit-adjustment",
+        ("one", "random"): f"{ask}one --tta random --num-views 4",
+        ("one", "adjusted"): f"{ask}one --logit-adjustment",
         ("mixed", ""): f"{ask}one runs/two --ensemble runs/mixed",
         (
             "mixed",

@@ -214,7 +214,7 @@ def score(
         "class_names": NAMES,
         "temperature": 1.7,
         "threshold": 0.4,
-        "weights": lesion_weights(table["lesion_id"].tolist(), 50, seed=0),
+        "weights": lesion_weights(table, 50),
         "confidence": 0.95,
         "seed": 3,
     }

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import pytest
 
 from skincnn.evaluation.intervals import (
@@ -19,21 +23,40 @@ from skincnn.evaluation.metrics import (
 )
 
 
+def weights_of(
+    lesion_ids: Sequence[str], resamples: int, seed: int = 0
+) -> npt.NDArray[np.float64]:
+    """The weights of pictures in the order of their names."""
+    images = [f"i{number:05d}" for number in range(len(lesion_ids))]
+    table = pd.DataFrame({"image_id": images, "lesion_id": lesion_ids})
+    return lesion_weights(table, resamples, seed)
+
+
+def test_the_order_of_the_rows_changes_no_resample() -> None:
+    """A report reads the pictures as they were stored, a comparison sorts them."""
+    table = pd.DataFrame({"image_id": list("dbac"), "lesion_id": list("yxxz")})
+    weights = lesion_weights(table, 200)
+    for order in ([3, 1, 0, 2], [2, 1, 3, 0]):
+        np.testing.assert_array_equal(
+            lesion_weights(table.iloc[order], 200), weights[:, order]
+        )
+
+
 def test_a_resample_takes_whole_lesions_as_many_as_there_are() -> None:
     lesions = ["a", "b", "a", "c", "b", "a"]
-    weights = lesion_weights(lesions, 500, seed=0)
+    weights = weights_of(lesions, 500)
     assert weights.shape == (500, 6)
     np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
     np.testing.assert_array_equal(weights[:, 0], weights[:, 5])
     np.testing.assert_array_equal(weights[:, 1], weights[:, 4])
     np.testing.assert_array_equal(weights[:, [0, 1, 3]].sum(axis=1), 3)
-    np.testing.assert_array_equal(weights, lesion_weights(lesions, 500, seed=0))
+    np.testing.assert_array_equal(weights, weights_of(lesions, 500))
 
 
 def test_the_interval_of_a_share_is_the_binomial_one() -> None:
     y_true = np.repeat([0, 1], [300, 100])
     y_prob = np.tile([1.0, 0.0], (400, 1))  # right in 300 of 400
-    weights = lesion_weights([f"l{i}" for i in range(400)], 4000, seed=0)
+    weights = weights_of([f"l{i}" for i in range(400)], 4000)
     values = bootstrap({"accuracy": accuracy}, y_true, y_prob, weights)["accuracy"]
     [found] = estimate(values)
     error = 1.96 * np.sqrt(0.75 * 0.25 / 400)
@@ -49,7 +72,7 @@ def test_pictures_of_one_lesion_count_as_one_observation() -> None:
     y_prob = np.stack([right, ~right], axis=1).astype(float)
     widths = []
     for views in (4, 1):
-        weights = lesion_weights([f"l{i // views}" for i in range(400)], 2000, seed=0)
+        weights = weights_of([f"l{i // views}" for i in range(400)], 2000)
         values = bootstrap({"accuracy": accuracy}, y_true, y_prob, weights)["accuracy"]
         [found] = estimate(values)
         assert found.high is not None
@@ -61,7 +84,7 @@ def test_pictures_of_one_lesion_count_as_one_observation() -> None:
 def test_blocks_give_what_one_would() -> None:
     rng = np.random.default_rng(0)
     y_true, y_prob = np.arange(600) % 7, rng.dirichlet(np.ones(7), 600)
-    weights = lesion_weights([f"l{i // 2}" for i in range(600)], 300, seed=0)
+    weights = weights_of([f"l{i // 2}" for i in range(600)], 300)
     functions = {name: metric.function for name, metric in METRICS.items()}
     functions |= PER_CLASS_METRICS
     values = bootstrap(functions, y_true, y_prob, weights)
@@ -76,7 +99,7 @@ def test_a_resample_without_a_class_is_left_out() -> None:
     # other class alone, which is always found, would lift the upper end to 1.
     y_true = np.array([0] * 20 + [1])
     y_prob = np.tile([1.0, 0.0], (21, 1))
-    weights = lesion_weights([f"l{i}" for i in range(21)], 1000, seed=0)
+    weights = weights_of([f"l{i}" for i in range(21)], 1000)
     functions = {"balanced": balanced_accuracy, "recall": recall_per_class}
     values = bootstrap(functions, y_true, y_prob, weights)
     lost = np.isnan(values["balanced"]).mean()
@@ -89,7 +112,7 @@ def test_a_resample_without_a_class_is_left_out() -> None:
 
 def test_what_cannot_be_known_is_none() -> None:
     y_true, y_prob = np.array([0, 0, 1]), np.eye(3)[[0, 1, 1]]
-    weights = lesion_weights(["a", "b", "c"], 50, seed=0)
+    weights = weights_of(["a", "b", "c"], 50)
     values = bootstrap({"recall": recall_per_class}, y_true, y_prob, weights)["recall"]
     gap = estimate(values)[2]
     assert (gap.value, gap.low, gap.high) == (None, None, None)
@@ -100,7 +123,7 @@ def test_a_rate_of_all_or_none_has_the_exact_interval_of_its_lesions() -> None:
     y_true = np.array([0] * 24 + [1] * 4)
     y_prob = np.tile([0.9, 0.1], (28, 1))
     lesions = [f"l{i // 2}" for i in range(28)]
-    weights = lesion_weights(lesions, 200, seed=0)
+    weights = weights_of(lesions, 200)
     values = bootstrap({"recall": recall_per_class}, y_true, y_prob, weights)["recall"]
     counts = lesions_of_rates(lesions, y_true, y_prob)
     all_found, none_found = estimate(values, 0.95, counts["recall"])
@@ -124,7 +147,7 @@ def test_a_resample_that_never_names_a_class_says_nothing_of_its_precision() -> 
     y_true = np.array([0] * 36 + [1] * 2 + [2] * 2)
     y_prob = np.eye(3)[[0] * 36 + [1] * 2 + [0] * 2]
     lesions = [f"l{i}" for i in range(40)]
-    weights = lesion_weights(lesions, 1000, seed=0)
+    weights = weights_of(lesions, 1000)
     function = PER_CLASS_METRICS["precision"]
     values = bootstrap({"precision": function}, y_true, y_prob, weights)["precision"]
     lost = weights[:, 36:38].sum(axis=1) == 0
@@ -143,7 +166,7 @@ def test_a_resample_that_never_names_a_class_says_nothing_of_its_precision() -> 
 
 def test_one_lesion_has_no_interval() -> None:
     y_true, y_prob = np.zeros(3, int), np.eye(2)[[0, 0, 1]]
-    weights = lesion_weights(["a"] * 3, 100, seed=0)
+    weights = weights_of(["a"] * 3, 100)
     values = bootstrap({"accuracy": accuracy}, y_true, y_prob, weights)["accuracy"]
     counts = lesions_of_rates(["a"] * 3, y_true, y_prob)
     [found] = estimate(values, 0.95, counts["accuracy"])
@@ -171,7 +194,7 @@ def test_a_paired_difference_is_narrower_than_that_of_strangers() -> None:
 
     def values(found: np.ndarray, seed: int) -> np.ndarray:
         y_prob = np.eye(2)[np.where(found, y_true, 1 - y_true)]
-        weights = lesion_weights(lesions, 2000, seed)
+        weights = weights_of(lesions, 2000, seed)
         return bootstrap({"accuracy": accuracy}, y_true, y_prob, weights)["accuracy"]
 
     [paired] = estimate(values(right, 0) - values(other, 0))

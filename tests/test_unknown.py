@@ -99,7 +99,8 @@ def test_runs_of_all_seeds_are_asked_about_the_same_pictures() -> None:
 
 def make_table(distances: np.ndarray) -> pd.DataFrame:
     lesions = [f"l{n // 2}" for n in range(len(distances))]
-    return pd.DataFrame({"lesion_id": lesions, "distance": distances})
+    images = [f"i{n:04d}" for n in range(len(distances))]
+    return pd.DataFrame({"image_id": images, "lesion_id": lesions, "distance": distances})
 
 
 def test_the_threshold_is_fixed_on_validation_and_the_shares_are_counted() -> None:

@@ -45,7 +45,6 @@ def assess(
     tables: Mapping[str, pd.DataFrame],
     class_names: Sequence[str],
     config: EvaluateConfig,
-    seed: int,
 ) -> dict[str, Any]:
     """Returns every score with its interval; what is chosen is chosen on "val" alone.
 
@@ -53,7 +52,6 @@ def assess(
         tables: Split to its predictions (`predict.predictions_table`), "val" among them.
         class_names: The names of the labels, in order.
         config: Resamples and confidence.
-        seed: Seed of the resamples.
 
     Returns:
         temperature and thresholds (from validation), and `splits`: for each table what
@@ -78,8 +76,7 @@ def assess(
     for split, table in tables.items():
         y_true, y_prob = arrays(table, class_names)
         calibrated = apply_temperature(y_prob, temperature)
-        lesions = table["lesion_id"].tolist()
-        weights = lesion_weights(lesions, config.resamples, seed)
+        weights = lesion_weights(table, config.resamples)
         scores = score(table, class_names, weights, config.confidence)
         after = {name: METRICS[name].function for name in CALIBRATION_METRICS}
         values = bootstrap(after, y_true, calibrated, weights)
@@ -109,7 +106,7 @@ def assess(
             "subgroups": [
                 dataclasses.asdict(group)
                 for group in score_subgroups(
-                    table, class_names, config.resamples, seed, config.confidence
+                    table, class_names, config.resamples, config.confidence
                 )
             ],
         }
@@ -289,10 +286,8 @@ def score_variant(
         name: tables[name].drop(columns=DISTANCE, errors="ignore")
         for name in ("val", split)
     }
-    assessed = assess(chosen, class_names, config.evaluate, config.seed)
-    weights = lesion_weights(
-        tables[split]["lesion_id"].tolist(), config.evaluate.resamples, config.seed
-    )
+    assessed = assess(chosen, class_names, config.evaluate)
+    weights = lesion_weights(tables[split], config.evaluate.resamples)
     return {
         "split": split,
         "temperature": assessed["temperature"],

@@ -57,7 +57,7 @@ def write_combined(
     """
     written = write_predictions(workdir, tables)
     names = reports[0]["class_names"]
-    assessed = assess(tables, names, config.evaluate, config.seed)
+    assessed = assess(tables, names, config.evaluate)
     for name, content in assessed["splits"].items():
         content["fold"] = stored[name]
         content["sha256"] = written[name]

@@ -176,7 +176,6 @@ def compare(
     sort_by: str,
     resamples: int,
     *,
-    seed: int = 0,
     confidence: float = 0.95,
     average_seeds: bool = False,
 ) -> dict[str, list[Row]]:
@@ -189,7 +188,6 @@ def compare(
         runs: The runs; differences are against the first.
         sort_by: Name of `METRICS`.
         resamples: Of the lesions, the same ones for every run of the same pictures.
-        seed: Their seed.
         confidence: Coverage, between 0 and 1.
         average_seeds: Whether runs that differ by the seed alone get a row more,
             with the mean of their scores. Its interval is that of the mean over the same
@@ -212,7 +210,7 @@ def compare(
             f"Received twice: {', '.join(twice)}."
         )
     columns = tuple(dict.fromkeys((sort_by, *SHOWN)))
-    values = {run.name: _bootstrap(run, columns, resamples, seed) for run in runs}
+    values = {run.name: _bootstrap(run, columns, resamples) for run in runs}
     groups: list[tuple[Run, ...]] = [(run,) for run in runs]
     if average_seeds:
         groups += _seeds(runs)
@@ -242,11 +240,9 @@ def compare(
     return tables
 
 
-def _bootstrap(
-    run: Run, columns: Sequence[str], resamples: int, seed: int
-) -> dict[str, Scores]:
+def _bootstrap(run: Run, columns: Sequence[str], resamples: int) -> dict[str, Scores]:
     """Returns the scores of a run in all resamples of its lesions."""
-    weights = lesion_weights(run.predictions["lesion_id"].tolist(), resamples, seed)
+    weights = lesion_weights(run.predictions, resamples)
     functions = {name: METRICS[name].function for name in columns}
     functions |= melanoma_recall(run.class_names)
     return bootstrap(functions, *arrays(run.predictions, run.class_names), weights)
@@ -340,7 +336,7 @@ def _on_default_folds(config: Config) -> Config:
 def _command_of_variant(
     name: str, report: dict[str, Any], variant: str, command: str
 ) -> str:
-    """Returns what makes a run, then what asks it in another way."""
+    """Returns what asks a run that is there in another way."""
     if variant == ADJUSTED:
         flags = "--logit-adjustment"
     else:
@@ -351,8 +347,7 @@ def _command_of_variant(
         f"python scripts/evaluate.py {shlex.quote(f'runs/{run}')} {flags}"
         for run in models or [name]
     ]
-    parts = [*asked, command] if models else [command, *asked]
-    return " && ".join(part for part in parts if part)
+    return " && ".join([*asked, command] if models else asked)
 
 
 def _find_variant(report: dict[str, Any], name: str) -> dict[str, Any]:

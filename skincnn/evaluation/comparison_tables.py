@@ -49,6 +49,9 @@ def to_frame(tables: dict[str, list[Row]]) -> pd.DataFrame:
 def to_markdown(tables: dict[str, list[Row]], first: str) -> str:
     """Returns two tables for each protocol; they are not to be read as one ranking.
 
+    Below them stands the command of each row; what asks a run in another way, or averages
+    several, needs those runs.
+
     Args:
         tables: From `compare`.
         first: The run that differences are against.
@@ -80,7 +83,9 @@ def to_markdown(tables: dict[str, list[Row]], first: str) -> str:
             if row.differences
         ]
         if cells:
-            parts.append(f"Less {first}, paired:\n\n{_table(scores, cells)}\n")
+            seeds = any(len(row.runs) > 1 for row in rows)
+            means = f" (a mean: less the mean of the seeds of {first})" if seeds else ""
+            parts.append(f"Less {first}{means}, paired:\n\n{_table(scores, cells)}\n")
     runs = [row.runs[0] for rows in tables.values() for row in rows if len(row.runs) == 1]
     if any(run.command for run in runs):
         header = [

@@ -126,7 +126,7 @@ def evaluate(
     unknown = pd.concat([unknown, earlier.unknown], ignore_index=True)
     write_text(workdir / "predictions" / UNKNOWN_TABLE, unknown.to_csv(index=False))
     written = write_predictions(workdir, predictions)
-    assessed = assess(predictions, subject.class_names, config.evaluate, config.seed)
+    assessed = assess(predictions, subject.class_names, config.evaluate)
     for split, content in assessed["splits"].items():
         content["fold"] = stored_in(split, config)
         content["sha256"] = written[split]

@@ -40,17 +40,27 @@ class Estimate:
 
 
 def lesion_weights(
-    lesion_ids: Sequence[str], resamples: int, seed: int
+    predictions: pd.DataFrame, resamples: int, seed: int = 0
 ) -> npt.NDArray[np.float64]:
     """Returns how often each picture counts in each resample of the lesions.
 
     A resample draws as many lesions as there are, with replacement, and takes all
-    pictures of each: pictures of a lesion are not independent of each other.
+    pictures of each: pictures of a lesion are not independent of each other. The same
+    pictures are drawn alike whatever the order of the rows, so that a table has one
+    interval in all reports, and two tables have paired ones.
+
+    Args:
+        predictions: A table with image_id, of which no two are equal, and lesion_id.
+        resamples: How many.
+        seed: Of the draws.
 
     Returns:
         [resamples, num_images], whole numbers.
     """
-    codes, lesions = pd.factorize(np.asarray(lesion_ids))
+    order = np.argsort(predictions["image_id"].to_numpy(str))
+    found, lesions = pd.factorize(predictions["lesion_id"].to_numpy()[order])
+    codes = np.empty_like(found)
+    codes[order] = found
     rng = np.random.default_rng(seed)
     chances = np.full(len(lesions), 1 / len(lesions))
     return rng.multinomial(len(lesions), chances, size=resamples)[:, codes].astype(float)

@@ -83,7 +83,6 @@ def score_subgroups(
     predictions: pd.DataFrame,
     class_names: Sequence[str],
     resamples: int,
-    seed: int,
     confidence: float = 0.95,
 ) -> list[Subgroup]:
     """Returns the scores of each subgroup, those of one attribute one after the other.
@@ -95,7 +94,6 @@ def score_subgroups(
         predictions: A table of `predict.predictions_table`.
         class_names: The names of the labels, in order.
         resamples: How many there are.
-        seed: Their seed.
         confidence: Coverage, between 0 and 1.
     """
     found = []
@@ -113,7 +111,7 @@ def score_subgroups(
                     len(rows),
                     rows["lesion_id"].nunique(),
                     tuple(name for name in class_names if (rows["label"] == name).any()),
-                    _scores(rows, class_names, resamples, seed, confidence),
+                    _scores(rows, class_names, resamples, confidence),
                 )
             )
     return found
@@ -123,13 +121,12 @@ def _scores(
     rows: pd.DataFrame,
     class_names: Sequence[str],
     resamples: int,
-    seed: int,
     confidence: float,
 ) -> dict[str, Estimate]:
     lesions = rows["lesion_id"].tolist()
     if len(set(lesions)) < MIN_IMAGES:
         return {}
-    weights = lesion_weights(lesions, resamples, seed)
+    weights = lesion_weights(rows, resamples)
     functions = {name: METRICS[name].function for name in SCORES}
     answers = arrays(rows, class_names)
     values = bootstrap(functions, *answers, weights)

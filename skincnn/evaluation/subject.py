@@ -146,9 +146,7 @@ def spoil(
         subject.class_names,
         assessed["temperature"],
         assessed["thresholds"].get("melanoma", {}).get(SUMMARY_POINT),
-        lesion_weights(
-            predictions["lesion_id"].tolist(), config.evaluate.resamples, config.seed
-        ),
+        lesion_weights(predictions, config.evaluate.resamples),
         config.evaluate.confidence,
         config.seed,
     )

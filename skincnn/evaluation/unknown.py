@@ -282,7 +282,7 @@ def score_unknown(
 def _refused(table: pd.DataFrame, threshold: float, config: Config) -> dict[str, Any]:
     refused = (table[DISTANCE] > threshold).to_numpy(float)
     lesions = table["lesion_id"].tolist()
-    weights = lesion_weights(lesions, config.evaluate.resamples, config.seed)
+    weights = lesion_weights(table, config.evaluate.resamples)
     weights = np.concatenate([np.ones((1, len(table))), weights])
     shares = weights @ refused / weights.sum(axis=1)
     count = np.array([len(set(lesions))])
