@@ -42,7 +42,7 @@ def quickstart() -> Config:
 def cpu() -> Config:
     """MobileNet 0.75 with ImageNet weights at 160 px: a baseline for two cores.
 
-    The first epochs see smaller pictures, which saves a third of their time, and the
+    The first epochs see smaller pictures, which saves a quarter of their time, and the
     weights that are evaluated are an average over the last few hundred steps.
 
     Its settings had the best macro F1 and accuracy of the first that were tried; a plain
@@ -51,8 +51,8 @@ def cpu() -> Config:
     Command: python scripts/train.py cpu
     Cost: 17 minutes on two quiet cores, after scripts/prepare_data.py.
     Score on 200x150 copies: balanced accuracy .769 on fold 8, on which the epoch was
-    chosen, and .629 [.549, .716] on fold 9; asked by evaluate.py --tta random .777 and .673
-    [.600, .751]. On folds 8 and 9 together, without them in the training, the mean of five
+    chosen, and .629 [.546, .715] on fold 9; asked by evaluate.py --tta random .777 and .673
+    [.600, .748]. On folds 8 and 9 together, without them in the training, the mean of five
     seeds: .689 [.642, .736], and .703 [.653, .752].
     """
     return Config(
@@ -71,8 +71,10 @@ def gpu() -> Config:
     under a cosine, mild class weights, an average of the weights. The network, its native
     size and the stronger augmentation are what others report to help on these pictures:
     pre-training about .08 of AUC, strong augmentation much; 448 px or metadata, nothing
-    that could be told from chance. All numbers are chosen, none is tuned. Where memory is
-    short, halve --data.batch-size and --optimizer.learning-rate.
+    that could be told from chance. Of this, MobileNet 0.75 at 128 px shows nothing: twice
+    the augmentation did not help it, nor did metadata (docs/results.md). All
+    numbers are chosen, none is tuned. Where memory is short, halve --data.batch-size and
+    --optimizer.learning-rate.
 
     Command: python scripts/train.py gpu
     Cost: NOT RUN; meant for a GPU of 24 GB or more, after scripts/prepare_data.py.
@@ -94,7 +96,7 @@ def gpu() -> Config:
 
 
 def best() -> Config:
-    """ConvNeXt-Tiny with the most that helps one model. Not run yet.
+    """ConvNeXt-Tiny with the aids its family is trained with. Not run yet.
 
     The name is an aim and no result. Under folds that keep lesions together, others report
     for this network, with the pictures of ISIC 2019 added to the training, a macro F1 of
@@ -102,9 +104,10 @@ def best() -> Config:
     of networks that can be chosen here, and far from the .81 of a linear probe on a network
     that was pre-trained on skin. This preset adds to `gpu` smaller rates for earlier
     blocks, as this family is fine-tuned, CutMix, label smoothing, and logit adjustment,
-    which is right under mixed labels, in place of class weights. What helped `cpu` most
-    should come after the training: evaluate.py --tta random, and the average of unlike runs
-    (--ensemble), as in docs/results.md.
+    which is right under mixed labels, in place of class weights. None of what has been
+    tried of these helped MobileNet 0.75 at 128 px. What helped `cpu` most should come after
+    the training: evaluate.py --tta random, and the average of unlike runs (--ensemble), as
+    in docs/results.md.
 
     Command: python scripts/train.py best
     Cost: NOT RUN; meant for a GPU of 24 GB or more, after scripts/prepare_data.py.
