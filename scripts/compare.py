@@ -21,7 +21,10 @@ class Arguments:
     runs apart. It does not tell their recipes apart: another seed is another run, which
     moves scores too. For that, train several seeds of each and give --average-seeds.
     Runs with other test pictures, with made-up ones, or with the leaky --data.split-by
-    image, are put into tables of their own. Below stands the command that makes each again.
+    image, are put into tables of their own. Each is followed by one of what needs
+    calibrated probabilities: the AUC of melanoma, how many are found at the threshold that
+    gave 90 % specificity on validation, and the calibration error; and by the command that
+    makes each run again.
 
     For example:
       python scripts/compare.py runs/cpu runs/slower

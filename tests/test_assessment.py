@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,7 +13,8 @@ from sklearn import metrics as reference
 
 from skincnn.config import EvaluateConfig
 from skincnn.evaluation import plots
-from skincnn.evaluation.assessment import assess
+from skincnn.evaluation.assessment import assess, calibrated_values
+from skincnn.evaluation.intervals import estimate, lesion_weights
 from skincnn.evaluation.metrics import METRICS, PER_CLASS_METRICS
 from skincnn.evaluation.operating import OPERATING_POINTS
 from skincnn.evaluation.predictions import arrays, predictions_table
@@ -95,6 +97,43 @@ def test_the_temperature_serves_validation_and_changes_no_accuracy(report: dict)
     expected = reference.roc_auc_score(y_true == 2, y_prob[:, 2])
     found = report["splits"]["test"]["targets"]["melanoma"]["auc"]["value"]
     assert found == pytest.approx(expected, abs=0.02)  # one T, another order of pictures
+
+
+def test_calibrated_values_are_those_of_the_report(report: dict) -> None:
+    tables = {"val": make_table(0), "test": make_table(1)}
+    for split, table in tables.items():
+        weights = lesion_weights(table, CONFIG.resamples)
+        values = calibrated_values(table, tables["val"], NAMES, weights)
+        scores = report["splits"][split]
+        melanoma = scores["targets"]["melanoma"]
+        point = melanoma["operating_points"]["90 % specificity"]
+        expected = {
+            "melanoma_auc": melanoma["auc"],
+            "melanoma_sensitivity": point["sensitivity"],
+            "melanoma_specificity": point["specificity"],
+            "calibrated_ece": scores["calibration"]["after"]["ece"],
+        }
+        found = {
+            name: dataclasses.asdict(estimate(value, CONFIG.confidence)[0])
+            for name, value in values.items()
+        }
+        assert found == expected
+
+
+def test_a_threshold_that_no_melanoma_passes_leaves_its_rates_unknown() -> None:
+    table = make_table(0)
+    validation = make_table(1)
+    probabilities = [f"probability_{name}" for name in NAMES]
+    validation[probabilities] = [0.3, 0.2, 0.2, 0.3]
+    weights = lesion_weights(table, 100)
+    values = calibrated_values(table, validation, NAMES, weights)
+    assert np.isnan(values["melanoma_sensitivity"]).all()
+    assert np.isnan(values["melanoma_specificity"]).all()
+    assert not np.isnan(values["melanoma_auc"]).any()
+    values = calibrated_values(
+        table.query("label == 'nv'"), validation, NAMES, weights[:, : len(table) // 4]
+    )
+    assert np.isnan(values["melanoma_auc"]).all()
 
 
 def test_a_missing_class_is_said(report: dict) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import run_here, run_script
+from scipy.special import softmax
 from sklearn import metrics as reference
 
 from skincnn.config import Config, OptimizerConfig, StageConfig, TrainConfig
@@ -33,22 +34,23 @@ def write_run(
     """A run's folder whose predictions are right in this share of the pictures."""
     rng = np.random.default_rng(seed)
     labels = np.arange(num) % 3
-    logits = rng.normal(0, 1, (num, 3))
-    logits[np.arange(num), labels] += np.where(rng.random(num) < right, 4, -4)
-    y_prob = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    table = pd.DataFrame(
-        {
-            "image_id": [f"i{n}" for n in range(num)],
-            "lesion_id": [f"l{n // 2}" for n in range(num)],
-            "label": np.array(NAMES)[labels],
-            **{f"probability_{name}": y_prob[:, i] for i, name in enumerate(NAMES)},
-        }
-    )
     (folder / "predictions").mkdir(parents=True)
-    # The order of the rows is no difference.
-    table.sample(frac=1, random_state=seed).to_csv(
-        folder / "predictions/test.csv", index=False
-    )
+    for split in ("test", "val"):
+        logits = rng.normal(0, 1, (num, 3))
+        logits[np.arange(num), labels] += np.where(rng.random(num) < right, 4, -4)
+        y_prob = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        table = pd.DataFrame(
+            {
+                "image_id": [f"{split}{n}" for n in range(num)],
+                "lesion_id": [f"l{n // 2}" for n in range(num)],
+                "label": np.array(NAMES)[labels],
+                **{f"probability_{name}": y_prob[:, i] for i, name in enumerate(NAMES)},
+            }
+        )
+        # The order of the rows is no difference.
+        table.sample(frac=1, random_state=seed).to_csv(
+            folder / f"predictions/{split}.csv", index=False
+        )
     report = {"split_by": split_by, "training_seconds": 90.0, "num_parameters": 1234}
     (folder / "report.json").write_text(json.dumps(report))
     return folder
@@ -235,10 +237,57 @@ def add_variant(run: Path, name: str, right: float, num_views: int) -> None:
     other = write_run(run.parent / f"{run.name}-{name}", right)
     table = run / f"predictions/test_{name}.csv"
     (other / "predictions/test.csv").rename(table)
+    (other / "predictions/val.csv").rename(run / f"predictions/val_{name}.csv")
     report = json.loads((run / "report.json").read_text())
     found = {"name": name, "num_views": num_views, "sha256": {"test": sha256(table)}}
     report.setdefault("variants", []).append(found)
     (run / "report.json").write_text(json.dumps(report))
+
+
+def test_what_needs_calibration_has_a_table_of_its_own(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / n, right) for n, right in (("a", 0.7), ("b", 0.9))]
+    add_variant(folders[0], "random", 0.8, 4)
+    runs = [read_run(path, "test") for path in folders]
+    runs.append(read_run(folders[0], "test", "random"))
+    tables = compare(runs, "macro_f1", 100)
+    frame = to_frame(tables).set_index("run")
+    columns = [f"probability_{name}" for name in NAMES]
+    for run in runs:
+        losses = {
+            t: reference.log_loss(
+                run.validation["label"],
+                softmax(np.log(run.validation[columns]) / t, axis=1),
+            )
+            for t in np.geomspace(0.5, 5, 200)
+        }
+        temperature = min(losses, key=losses.get)
+        scores, of_validation = (
+            softmax(np.log(table[columns].to_numpy()) / temperature, axis=1)[:, 1]
+            for table in (run.predictions, run.validation)
+        )
+        positive = run.predictions["label"] == "mel"
+        others = of_validation[run.validation["label"] != "mel"]
+        called = scores >= np.quantile(others, 0.9, method="higher")
+        expected = {
+            "melanoma_auc": reference.roc_auc_score(positive, scores),
+            "melanoma_sensitivity": called[positive].mean(),
+            "melanoma_specificity": 1 - called[~positive].mean(),
+        }
+        for name, value in expected.items():
+            assert frame[name][run.name] == pytest.approx(value, abs=0.03), name
+    text = to_markdown(tables, "a")
+    names = ("AUC", "sensitivity", "specificity")
+    header = (
+        f"| run | {' | '.join(f'melanoma {name}' for name in names)} | calibrated ECE |"
+    )
+    assert text.count(f"{header}\n") == 2
+    assert "the threshold that gave 90 % specificity there:\n\n| run | melanoma AUC" in text
+    # Without its table of validation nothing is calibrated.
+    for path in folders:
+        (path / "predictions/val.csv").unlink()
+    tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
+    assert to_frame(tables)["melanoma_auc"].isna().all()
+    assert "melanoma AUC" not in to_markdown(tables, "a")
 
 
 def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
@@ -311,7 +360,7 @@ def test_the_command_writes_a_table_and_a_chart(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--sort", "f1"], "--sort must be one of"),
-        (["--split", "val"], "predictions/val.csv is missing"),
+        (["--split", "other"], "predictions/other.csv is missing"),
         (["--resamples", "0"], "--resamples must be 100 or more. Received: 0"),
         (["--resamples", "-3"], "--resamples must be 100 or more. Received: -3"),
         (["nowhere"], "nowhere holds no evaluated run"),

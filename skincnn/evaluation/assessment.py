@@ -24,13 +24,19 @@ from skincnn.evaluation.metrics import (
     Floats,
     Sample,
     Scores,
+    auc_per_class,
+    ece,
     recall_per_class,
 )
 from skincnn.evaluation.operating import (
+    HEADLINE_POINT,
     OPERATING_POINTS,
+    RATES,
+    Flags,
     Target,
     choose_threshold,
     find_targets,
+    rates,
     score_operating_point,
 )
 from skincnn.evaluation.predictions import DISTANCE, arrays, class_names_of
@@ -39,6 +45,12 @@ from skincnn.evaluation.subgroups import score_subgroups
 
 CALIBRATION_METRICS = ("ece", "adaptive_ece", "brier", "log_loss")
 MELANOMA_RECALL = "melanoma_recall"
+MELANOMA_AUC = "melanoma_auc"
+MELANOMA_SENSITIVITY = "melanoma_sensitivity"
+MELANOMA_SPECIFICITY = "melanoma_specificity"
+CALIBRATED_ECE = "calibrated_ece"
+CALIBRATED = (MELANOMA_AUC, MELANOMA_SENSITIVITY, MELANOMA_SPECIFICITY, CALIBRATED_ECE)
+"""Names of `calibrated_values`."""
 
 
 def assess(
@@ -191,6 +203,53 @@ def melanoma_recall(
     return {}
 
 
+def calibrated_values(
+    predictions: pd.DataFrame,
+    validation: pd.DataFrame,
+    class_names: Sequence[str],
+    weights: Floats,
+) -> dict[str, Scores]:
+    """Returns what the probabilities are worth, once validation has calibrated them.
+
+    The temperature and the threshold are those of `assess`.
+
+    Args:
+        predictions: A predictions table.
+        validation: That of validation, of the same model asked in the same way.
+        class_names: The names of the classes, in order.
+        weights: From `lesion_weights`, [resamples, num_images].
+
+    Returns:
+        As of `bootstrap`: `CALIBRATED_ECE`; and, where a class is melanoma, `MELANOMA_AUC`
+        and the rates at the threshold that gave 90 % specificity on validation, which are
+        NaN where there is none.
+    """
+    true_of_validation, prob_of_validation = arrays(validation, class_names)
+    temperature = fit_temperature(true_of_validation, prob_of_validation)
+    y_true, y_prob = arrays(predictions, class_names)
+    calibrated = apply_temperature(y_prob, temperature)
+    values = bootstrap({CALIBRATED_ECE: ece}, y_true, calibrated, weights)
+    for target in find_targets(class_names):
+        if target.name != "melanoma":
+            continue
+        threshold = choose_threshold(
+            target.positive(true_of_validation),
+            target.score(apply_temperature(prob_of_validation, temperature)),
+            HEADLINE_POINT,
+        )
+        positive, score = target.positive(y_true), target.score(calibrated)
+        found = dict.fromkeys(RATES, np.full(len(weights) + 1, np.nan))
+        if threshold is not None:
+            all_weights = np.concatenate([np.ones((1, len(score))), weights])
+            found = rates(positive, score, threshold, all_weights)
+        values |= {
+            MELANOMA_AUC: _auc(positive, score, weights),
+            MELANOMA_SENSITIVITY: found["sensitivity"],
+            MELANOMA_SPECIFICITY: found["specificity"],
+        }
+    return values
+
+
 def score_differences(
     ours: Mapping[str, Scores], others: Mapping[str, Scores], confidence: float
 ) -> dict[str, dict[str, float | None]]:
@@ -233,10 +292,6 @@ def score_target(
     """
     class_names = class_names_of(predictions)
     positive = target.positive(arrays(predictions, class_names)[0])
-    two_classes = np.stack([1 - probability, probability], axis=1)
-    auc = bootstrap(
-        {"auc": PER_CLASS_METRICS["auc"]}, positive.astype(int), two_classes, weights
-    )["auc"]
     points = {}
     for name, threshold in thresholds.items():
         scores: dict[str, Estimate] = {}
@@ -255,7 +310,7 @@ def score_target(
         }
     return {
         **_count(predictions[positive]),
-        "auc": _plain(estimate(auc, confidence)[1]),
+        "auc": _plain(estimate(_auc(positive, probability, weights), confidence)[0]),
         "operating_points": points,
     }
 
@@ -299,6 +354,13 @@ def score_variant(
             config.evaluate.confidence,
         ),
     }
+
+
+def _auc(positive: Flags, probability: Scores, weights: Floats) -> Scores:
+    """Returns the area under the ROC curve, as `bootstrap` does."""
+    two_classes = np.stack([1 - probability, probability], axis=1)
+    values = bootstrap({"auc": auc_per_class}, positive.astype(int), two_classes, weights)
+    return values["auc"][:, 1]
 
 
 def _recall_of(index: int) -> Callable[[Sample], Scores]:

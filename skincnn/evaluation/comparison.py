@@ -16,7 +16,14 @@ import pandas as pd
 from skincnn.config import Config, DataConfig, read_config
 from skincnn.errors import ConfigError
 from skincnn.evaluation.adjustment import ADJUSTED
-from skincnn.evaluation.assessment import MELANOMA_RECALL, melanoma_recall
+from skincnn.evaluation.assessment import (
+    CALIBRATED,
+    MELANOMA_RECALL,
+    MELANOMA_SENSITIVITY,
+    MELANOMA_SPECIFICITY,
+    calibrated_values,
+    melanoma_recall,
+)
 from skincnn.evaluation.folder import read_report
 from skincnn.evaluation.intervals import (
     Estimate,
@@ -35,6 +42,12 @@ from skincnn.presets import to_command
 
 SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auc")
 """Of `METRICS`, the columns beside the one that is sorted by."""
+OF_MELANOMA = {
+    MELANOMA_RECALL: "recall",
+    MELANOMA_SENSITIVITY: "recall",
+    MELANOMA_SPECIFICITY: "specificity",
+}
+"""Rates to that of `lesions_of_rates` which has as many lesions."""
 MIN_RESAMPLES = 100
 """As of `evaluate.resamples`: the ends of an interval need some resamples beyond them."""
 
@@ -46,6 +59,7 @@ class Run:
     Attributes:
         name: Of its folder.
         predictions: The table, sorted by image_id.
+        validation: That of validation, made in the same way; None where there is none.
         class_names: The names of the labels, in order.
         split_by: "lesion", or "image" for the leaky protocol.
         made_up: Whether the pictures are made up.
@@ -64,6 +78,7 @@ class Run:
 
     name: str
     predictions: pd.DataFrame
+    validation: pd.DataFrame | None
     class_names: tuple[str, ...]
     split_by: str
     made_up: bool
@@ -104,8 +119,8 @@ class Row:
     Attributes:
         name: What it is called.
         runs: The run; or those that differ by nothing but their seed.
-        scores: Name to score, of the metric that is sorted by, of `SHOWN`, and of
-            "melanoma_recall" where there is such a class.
+        scores: Name to score, of the metric that is sorted by, of `SHOWN`, of
+            "melanoma_recall" where there is such a class, and of `CALIBRATED`.
         differences: By how much each score exceeds that of the first run (of the mean of
             its seeds, for a mean) on the same resamples; empty for that run, and where the
             pictures are others.
@@ -144,6 +159,7 @@ def read_run(workdir: Path, split: str, variant: str = "") -> Run:
         )
     predictions = read_predictions(path).sort_values("image_id", ignore_index=True)
     digest = sha256(path)
+    of_validation = path.with_name(f"val_{variant}.csv" if variant else "val.csv")
     report = read_report(workdir, "split_by", "training_seconds", "num_parameters")
     name = workdir.resolve().name
     how = _how(workdir, report)
@@ -152,6 +168,7 @@ def read_run(workdir: Path, split: str, variant: str = "") -> Run:
     return Run(
         f"{name} ({variant})" if variant else name,
         predictions,
+        read_predictions(of_validation) if of_validation.is_file() else None,
         tuple(class_names_of(predictions)),
         report["split_by"],
         report.get("made_up", False),
@@ -245,7 +262,13 @@ def _bootstrap(run: Run, columns: Sequence[str], resamples: int) -> dict[str, Sc
     weights = lesion_weights(run.predictions, resamples)
     functions = {name: METRICS[name].function for name in columns}
     functions |= melanoma_recall(run.class_names)
-    return bootstrap(functions, *arrays(run.predictions, run.class_names), weights)
+    values = bootstrap(functions, *arrays(run.predictions, run.class_names), weights)
+    values |= dict.fromkeys(CALIBRATED, np.full(resamples + 1, np.nan))
+    if run.validation is not None:
+        values |= calibrated_values(
+            run.predictions, run.validation, run.class_names, weights
+        )
+    return values
 
 
 def _lesions(group: Sequence[Run], name: str) -> Any:
@@ -255,14 +278,11 @@ def _lesions(group: Sequence[Run], name: str) -> Any:
     [run] = group
     lesions = run.predictions["lesion_id"].tolist()
     counts = lesions_of_rates(lesions, *arrays(run.predictions, run.class_names))
-    if name == MELANOMA_RECALL:
-        return counts["recall"][list(_melanoma(run)[0][:1])]
+    if name in OF_MELANOMA:
+        targets = find_targets(run.class_names)
+        melanoma = [found.classes[0] for found in targets if found.name == "melanoma"]
+        return counts[OF_MELANOMA[name]][melanoma] if melanoma else None
     return counts.get(name)
-
-
-def _melanoma(run: Run) -> list[tuple[int, ...]]:
-    targets = find_targets(run.class_names)
-    return [target.classes for target in targets if target.name == "melanoma"]
 
 
 def _seeds(runs: Sequence[Run]) -> list[tuple[Run, ...]]:

@@ -10,10 +10,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from skincnn.evaluation.assessment import CALIBRATED, CALIBRATED_ECE
 from skincnn.evaluation.comparison import Row, Run
 from skincnn.evaluation.intervals import Estimate
+from skincnn.evaluation.operating import HEADLINE_POINT
 from skincnn.evaluation.plots import BLUE, GREY, ORANGE
 from skincnn.evaluation.verdict import interval, label
+
+CALIBRATED_SAID = (
+    "With probabilities calibrated on validation; the sensitivity and the specificity for "
+    f"melanoma are at the threshold that gave {HEADLINE_POINT.name} there:"
+)
+"""What stands above the table of `CALIBRATED`."""
 
 
 def to_frame(tables: dict[str, list[Row]]) -> pd.DataFrame:
@@ -47,10 +55,11 @@ def to_frame(tables: dict[str, list[Row]]) -> pd.DataFrame:
 
 
 def to_markdown(tables: dict[str, list[Row]], first: str) -> str:
-    """Returns two tables for each protocol; they are not to be read as one ranking.
+    """Returns the tables of each protocol; they are not to be read as one ranking.
 
-    Below them stands the command of each row; what asks a run in another way, or averages
-    several, needs those runs.
+    A table has the scores, and one the differences; then the same of what needs calibrated
+    probabilities, where it is known. Below them stands the command of each row; what asks
+    a run in another way, or averages several, needs those runs.
 
     Args:
         tables: From `compare`.
@@ -63,29 +72,20 @@ def to_markdown(tables: dict[str, list[Row]], first: str) -> str:
             "protocol: a rank holds within its table only.\n"
         )
     for protocol, rows in tables.items():
-        names = list(rows[0].scores)
-        scores = ["run", *(label(name) for name in names)]
-        cells = [
+        names = [name for name in rows[0].scores if name not in CALIBRATED]
+        cost = [
             [
-                row.name,
-                *(_interval(row.scores[name]) for name in names),
                 f"{_minutes(row):.1f}",
                 f"{row.runs[0].num_parameters:,}",
                 ", ".join(_fingerprint(run) for run in row.runs),
             ]
             for row in rows
         ]
-        header = [*scores, "minutes", "parameters", "predictions"]
-        parts.append(f"**{protocol}**\n\n{_table(header, cells)}\n")
-        cells = [
-            [row.name, *(_interval(row.differences[name], "+.3f") for name in names)]
-            for row in rows
-            if row.differences
-        ]
-        if cells:
-            seeds = any(len(row.runs) > 1 for row in rows)
-            means = f" (a mean: less the mean of the seeds of {first})" if seeds else ""
-            parts.append(f"Less {first}{means}, paired:\n\n{_table(scores, cells)}\n")
+        header = ["minutes", "parameters", "predictions"]
+        parts += [f"**{protocol}**\n", *_scores(rows, names, first, header, cost)]
+        if any(row.scores[CALIBRATED_ECE].value is not None for row in rows):
+            names = [name for name in rows[0].scores if name in CALIBRATED]
+            parts += [f"{CALIBRATED_SAID}\n", *_scores(rows, names, first)]
     runs = [row.runs[0] for rows in tables.values() for row in rows if len(row.runs) == 1]
     if any(run.command for run in runs):
         header = [
@@ -144,6 +144,32 @@ def plot_comparison(tables: dict[str, list[Row]], sort_by: str) -> Figure:
         axes.grid(axis="x", alpha=0.3, color=GREY)
     grid[-1].set_xlabel(f"{label(sort_by)} with its interval", fontsize=11)
     return figure
+
+
+def _scores(
+    rows: Sequence[Row],
+    names: Sequence[str],
+    first: str,
+    more_header: Sequence[str] = (),
+    more: Sequence[Sequence[str]] | None = None,
+) -> list[str]:
+    """Returns a table of these scores, with columns more, and one of their differences."""
+    header = ["run", *(label(name) for name in names)]
+    cells = [
+        [row.name, *(_interval(row.scores[name]) for name in names), *cost]
+        for row, cost in zip(rows, more or [()] * len(rows), strict=True)
+    ]
+    parts = [f"{_table([*header, *more_header], cells)}\n"]
+    cells = [
+        [row.name, *(_interval(row.differences[name], "+.3f") for name in names)]
+        for row in rows
+        if row.differences
+    ]
+    if cells:
+        seeds = any(len(row.runs) > 1 for row in rows)
+        means = f" (a mean: less the mean of the seeds of {first})" if seeds else ""
+        parts.append(f"Less {first}{means}, paired:\n\n{_table(header, cells)}\n")
+    return parts
 
 
 def _minutes(row: Row) -> float:

@@ -9,9 +9,10 @@ from typing import Any
 from skincnn.classes import describe
 from skincnn.evaluation.adjustment import ADJUSTED
 from skincnn.evaluation.assessment import MELANOMA_RECALL
+from skincnn.evaluation.operating import HEADLINE_POINT
 
 SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
-SUMMARY_POINT = "90 % specificity"
+SUMMARY_POINT = HEADLINE_POINT.name
 Interval = Mapping[str, float | None]
 """value, low and high; None in the place of what the pictures cannot tell."""
 ABBREVIATIONS = {"auc": "AUC", "ece": "ECE", "f1": "F1", "isic": "ISIC", "brier": "Brier"}
