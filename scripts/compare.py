@@ -45,8 +45,8 @@ class Arguments:
     resamples: int = 2000
     """Resamples of the lesions, 100 or more."""
     average_seeds: bool = False
-    """Add the mean of runs that differ by their seed alone; a mean is told from the mean of
-    the first one's seeds."""
+    """Add the mean of runs that differ by their seed alone, and tell all rows from the mean
+    of the first one's seeds."""
     output: Path = Path("runs/compare")
     """The folder for compare.md, compare.csv and compare.png."""
 
@@ -69,7 +69,7 @@ def command() -> None:
     tables = comparison.compare(
         runs, arguments.sort, arguments.resamples, average_seeds=arguments.average_seeds
     )
-    text = comparison_tables.to_markdown(tables, runs[0].name)
+    text = comparison_tables.to_markdown(tables)
     print(text)
     folder = arguments.output
     frame = comparison_tables.to_frame(tables)

@@ -138,10 +138,19 @@ def test_seeds_are_averaged_and_told_from_seeds(tmp_path: Path) -> None:
     assert second["macro_f1_difference_value"] == pytest.approx(
         second["macro_f1"] - first["macro_f1"], abs=2e-6
     )
-    # A single run is told from the first run, as ever.
+    # A single run, the first one too, is told from the mean of the first run's seeds.
+    for name in ("a_0", "b_1"):
+        assert frame["macro_f1_difference_value"][name] == pytest.approx(
+            frame["macro_f1"][name] - first["macro_f1"], abs=2e-6
+        )
+    assert (frame["against"] == "mean of a_0 and 2 other seeds").all()
+    assert "Less mean of a_0 and 2 other seeds, paired:" in to_markdown({"": rows})
+    [rows] = compare(runs, "macro_f1", 100).values()
+    frame = to_frame({"": rows}).set_index("run")
     assert frame["macro_f1_difference_value"]["b_1"] == pytest.approx(
         frame["macro_f1"]["b_1"] - frame["macro_f1"]["a_0"], abs=2e-6
     )
+    assert (frame["against"] == "a_0").all()
     # Runs that differ by more than their seed have no mean.
     [rows] = compare([runs[0], runs[4]], "macro_f1", 100, average_seeds=True).values()
     assert len(rows) == 2
@@ -213,7 +222,7 @@ def test_the_table_says_how_each_was_made(tmp_path: Path) -> None:
         "all, out of fold by 2 models",
         "",
     ]
-    text = to_markdown(compare(runs, "macro_f1", 100), "one")
+    text = to_markdown(compare(runs, "macro_f1", 100))
     for found in runs:
         assert f"`{found.command}`" in text
         assert f"| {found.name} | {found.sha256[:8]} |" in text
@@ -229,7 +238,7 @@ def test_who_trained_stands_beside_the_command(tmp_path: Path) -> None:
     said = "0123abc, 2 cores of Some CPU"
     frame = to_frame(tables).set_index("run")
     assert frame["trained_by"].to_dict() == {"told": said, "untold": ""}
-    assert f"| {said} | `python" in to_markdown(tables, "told")
+    assert f"| {said} | `python" in to_markdown(tables)
 
 
 def add_variant(run: Path, name: str, right: float, num_views: int) -> None:
@@ -275,7 +284,7 @@ def test_what_needs_calibration_has_a_table_of_its_own(tmp_path: Path) -> None:
         }
         for name, value in expected.items():
             assert frame[name][run.name] == pytest.approx(value, abs=0.03), name
-    text = to_markdown(tables, "a")
+    text = to_markdown(tables)
     names = ("AUC", "sensitivity", "specificity")
     header = (
         f"| run | {' | '.join(f'melanoma {name}' for name in names)} | calibrated ECE |"
@@ -287,7 +296,7 @@ def test_what_needs_calibration_has_a_table_of_its_own(tmp_path: Path) -> None:
         (path / "predictions/val.csv").unlink()
     tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
     assert to_frame(tables)["melanoma_auc"].isna().all()
-    assert "melanoma AUC" not in to_markdown(tables, "a")
+    assert "melanoma AUC" not in to_markdown(tables)
 
 
 def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
@@ -396,7 +405,7 @@ def test_made_up_runs_are_not_ranked_beside_real_ones(tmp_path: Path) -> None:
     assert len(tables) == 2
     real, drawn = tables
     assert drawn == f"MADE-UP pictures, {real}"
-    assert drawn in to_markdown(tables, "real")
+    assert drawn in to_markdown(tables)
 
 
 def test_a_table_that_is_not_the_report_s_is_marked(tmp_path: Path) -> None:
@@ -411,7 +420,7 @@ def test_a_table_that_is_not_the_report_s_is_marked(tmp_path: Path) -> None:
     tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
     frame = to_frame(tables).set_index("run")
     assert frame["changed_since_report"].to_dict() == {"a": False, "b": True}
-    rows = to_markdown(tables, "a").splitlines()
+    rows = to_markdown(tables).splitlines()
     [marked] = [row for row in rows if "CHANGED since its report" in row]
     assert marked.startswith("| b |")
 

@@ -121,15 +121,16 @@ class Row:
         runs: The run; or those that differ by nothing but their seed.
         scores: Name to score, of the metric that is sorted by, of `SHOWN`, of
             "melanoma_recall" where there is such a class, and of `CALIBRATED`.
-        differences: By how much each score exceeds that of the first run (of the mean of
-            its seeds, for a mean) on the same resamples; empty for that run, and where the
-            pictures are others.
+        differences: By how much each score exceeds that of `against` on the same
+            resamples; empty for that row, and where the pictures are others.
+        against: The name of the row that they are against.
     """
 
     name: str
     runs: tuple[Run, ...]
     scores: dict[str, Estimate]
     differences: dict[str, Estimate]
+    against: str
 
 
 def read_run(workdir: Path, split: str, variant: str = "") -> Run:
@@ -202,13 +203,14 @@ def compare(
     fold, can be told from an honest one, in a table of its own.
 
     Args:
-        runs: The runs; differences are against the first.
+        runs: The runs; differences are against the first, or the mean of its seeds.
         sort_by: Name of `METRICS`.
         resamples: Of the lesions, the same ones for every run of the same pictures.
         confidence: Coverage, between 0 and 1.
         average_seeds: Whether runs that differ by the seed alone get a row more,
-            with the mean of their scores. Its interval is that of the mean over the same
-            resamples: it tells of other lesions, and not of other seeds.
+            with the mean of their scores, and all rows are told from the mean of the first
+            run's. Its interval is that of the mean over the same resamples: it tells of
+            other lesions, and not of other seeds.
 
     Raises:
         ConfigError: There is no such metric, there are fewer than 100 resamples, or two
@@ -231,11 +233,12 @@ def compare(
     groups: list[tuple[Run, ...]] = [(run,) for run in runs]
     if average_seeds:
         groups += _seeds(runs)
+    against = max((group for group in groups if runs[0] in group), key=len)
+    first = _mean(values, against)
     tables: dict[str, list[Row]] = {}
     for group in groups:
-        against = runs[:1] if len(group) == 1 else _find_seeds(groups, runs[0])
-        paired = against[0].pictures == group[0].pictures and group[0] not in against
-        found, first = _mean(values, group), _mean(values, against)
+        paired = against[0].pictures == group[0].pictures and group != against
+        found = _mean(values, group)
         row = Row(
             _name(group),
             group,
@@ -247,6 +250,7 @@ def compare(
                 name: estimate(found[name] - first[name], confidence)[0]
                 for name in (found if paired else ())
             },
+            _name(against),
         )
         tables.setdefault(group[0].protocol, []).append(row)
     for rows in tables.values():
@@ -294,11 +298,6 @@ def _seeds(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
             key = same, run.folds, run.protocol, run.variant
             found.setdefault(key, []).append(run)
     return [tuple(group) for group in found.values() if len(group) > 1]
-
-
-def _find_seeds(groups: Sequence[tuple[Run, ...]], run: Run) -> tuple[Run, ...]:
-    """Returns the seeds of a run; the run where it has no others."""
-    return max((group for group in groups if run in group), key=len)
 
 
 def _mean(values: dict[str, dict[str, Scores]], group: Sequence[Run]) -> dict[str, Scores]:

@@ -41,6 +41,7 @@ def to_frame(tables: dict[str, list[Row]]) -> pd.DataFrame:
                 for part, number in dataclasses.asdict(difference).items():
                     found[f"{name}_difference_{part}"] = number
             found |= {
+                "against": row.against,
                 "minutes": round(_minutes(row), 1),
                 "num_parameters": row.runs[0].num_parameters,
                 "predictions_sha256": " ".join(run.sha256 for run in row.runs),
@@ -54,7 +55,7 @@ def to_frame(tables: dict[str, list[Row]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def to_markdown(tables: dict[str, list[Row]], first: str) -> str:
+def to_markdown(tables: dict[str, list[Row]]) -> str:
     """Returns the tables of each protocol; they are not to be read as one ranking.
 
     A table has the scores, and one the differences; then the same of what needs calibrated
@@ -63,7 +64,6 @@ def to_markdown(tables: dict[str, list[Row]], first: str) -> str:
 
     Args:
         tables: From `compare`.
-        first: The run that differences are against.
     """
     parts = []
     if len(tables) > 1:
@@ -82,10 +82,10 @@ def to_markdown(tables: dict[str, list[Row]], first: str) -> str:
             for row in rows
         ]
         header = ["minutes", "parameters", "predictions"]
-        parts += [f"**{protocol}**\n", *_scores(rows, names, first, header, cost)]
+        parts += [f"**{protocol}**\n", *_scores(rows, names, header, cost)]
         if any(row.scores[CALIBRATED_ECE].value is not None for row in rows):
             names = [name for name in rows[0].scores if name in CALIBRATED]
-            parts += [f"{CALIBRATED_SAID}\n", *_scores(rows, names, first)]
+            parts += [f"{CALIBRATED_SAID}\n", *_scores(rows, names)]
     runs = [row.runs[0] for rows in tables.values() for row in rows if len(row.runs) == 1]
     if any(run.command for run in runs):
         header = [
@@ -149,7 +149,6 @@ def plot_comparison(tables: dict[str, list[Row]], sort_by: str) -> Figure:
 def _scores(
     rows: Sequence[Row],
     names: Sequence[str],
-    first: str,
     more_header: Sequence[str] = (),
     more: Sequence[Sequence[str]] | None = None,
 ) -> list[str]:
@@ -166,9 +165,7 @@ def _scores(
         if row.differences
     ]
     if cells:
-        seeds = any(len(row.runs) > 1 for row in rows)
-        means = f" (a mean: less the mean of the seeds of {first})" if seeds else ""
-        parts.append(f"Less {first}{means}, paired:\n\n{_table(header, cells)}\n")
+        parts.append(f"Less {rows[0].against}, paired:\n\n{_table(header, cells)}\n")
     return parts
 
 
