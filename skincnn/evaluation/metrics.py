@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 
 Labels = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]
@@ -83,8 +84,12 @@ class Sample:
         self, groups: npt.NDArray[np.integer[Any]], num_groups: int, values: Any = 1
     ) -> Scores:
         """Returns the weighted sums of values [num_images] in each group, [..., groups]."""
-        indicator = (groups[:, None] == np.arange(num_groups)).astype(np.float64)
-        return np.asarray((self.weights * values) @ indicator)
+        values = np.broadcast_to(np.asarray(values, np.float64), len(groups))
+        rows = np.arange(len(groups) + 1)  # one entry in each
+        spread = scipy.sparse.csr_array(
+            (values, groups, rows), shape=(len(groups), num_groups)
+        )
+        return np.asarray(self.weights @ spread)
 
     def mean(self, values: npt.NDArray[Any]) -> Scores:
         """Returns the weighted mean of values [num_images]."""
