@@ -77,17 +77,15 @@ def test_a_rate_of_nothing_is_none() -> None:
 
 def test_targets_are_those_that_the_classes_have() -> None:
     ham = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
-    melanoma, malignant = find_targets(ham)
+    melanoma, malignant = find_targets(ham).values()
     assert (melanoma.name, melanoma.classes) == ("melanoma", (4,))
     assert (malignant.name, malignant.classes) == ("malignant", (0, 1, 4))
     y_prob = np.random.default_rng(0).dirichlet(np.ones(7), 5)
     np.testing.assert_allclose(
         malignant.score(y_prob), y_prob[:, 0] + y_prob[:, 1] + y_prob[:, 4]
     )
-    assert [target.name for target in find_targets(["benign", "malignant"])] == [
-        "malignant"
-    ]
-    assert find_targets(["cats", "dogs"]) == []
+    assert list(find_targets(["benign", "malignant"])) == ["malignant"]
+    assert find_targets(["cats", "dogs"]) == {}
 
 
 def test_the_net_benefit_is_its_formula() -> None:

@@ -74,7 +74,7 @@ def assess(
     y_true, y_prob = arrays(tables["val"], class_names)
     temperature = fit_temperature(y_true, y_prob)
     calibrated = apply_temperature(y_prob, temperature)
-    targets = find_targets(class_names)
+    targets = find_targets(class_names).values()
     thresholds: dict[str, dict[str, float | None]] = {
         target.name: {
             point.name: choose_threshold(
@@ -197,10 +197,8 @@ def melanoma_recall(
     Args:
         class_names: The names of the classes, in order.
     """
-    for target in find_targets(class_names):
-        if target.name == "melanoma":
-            return {MELANOMA_RECALL: _recall_of(target.classes[0])}
-    return {}
+    melanoma = find_targets(class_names).get("melanoma")
+    return {MELANOMA_RECALL: _recall_of(melanoma.classes[0])} if melanoma else {}
 
 
 def calibrated_values(
@@ -229,25 +227,24 @@ def calibrated_values(
     y_true, y_prob = arrays(predictions, class_names)
     calibrated = apply_temperature(y_prob, temperature)
     values = bootstrap({CALIBRATED_ECE: ece}, y_true, calibrated, weights)
-    for target in find_targets(class_names):
-        if target.name != "melanoma":
-            continue
-        threshold = choose_threshold(
-            target.positive(true_of_validation),
-            target.score(apply_temperature(prob_of_validation, temperature)),
-            HEADLINE_POINT,
-        )
-        positive, score = target.positive(y_true), target.score(calibrated)
-        found = dict.fromkeys(RATES, np.full(len(weights) + 1, np.nan))
-        if threshold is not None:
-            all_weights = np.concatenate([np.ones((1, len(score))), weights])
-            found = rates(positive, score, threshold, all_weights)
-        values |= {
-            MELANOMA_AUC: _auc(positive, score, weights),
-            MELANOMA_SENSITIVITY: found["sensitivity"],
-            MELANOMA_SPECIFICITY: found["specificity"],
-        }
-    return values
+    melanoma = find_targets(class_names).get("melanoma")
+    if melanoma is None:
+        return values
+    threshold = choose_threshold(
+        melanoma.positive(true_of_validation),
+        melanoma.score(apply_temperature(prob_of_validation, temperature)),
+        HEADLINE_POINT,
+    )
+    positive, score = melanoma.positive(y_true), melanoma.score(calibrated)
+    found = dict.fromkeys(RATES, np.full(len(weights) + 1, np.nan))
+    if threshold is not None:
+        all_weights = np.concatenate([np.ones((1, len(score))), weights])
+        found = rates(positive, score, threshold, all_weights)
+    return values | {
+        MELANOMA_AUC: _auc(positive, score, weights),
+        MELANOMA_SENSITIVITY: found["sensitivity"],
+        MELANOMA_SPECIFICITY: found["specificity"],
+    }
 
 
 def score_differences(

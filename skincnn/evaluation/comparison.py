@@ -283,9 +283,8 @@ def _lesions(group: Sequence[Run], name: str) -> Any:
     lesions = run.predictions["lesion_id"].tolist()
     counts = lesions_of_rates(lesions, *arrays(run.predictions, run.class_names))
     if name in OF_MELANOMA:
-        targets = find_targets(run.class_names)
-        melanoma = [found.classes[0] for found in targets if found.name == "melanoma"]
-        return counts[OF_MELANOMA[name]][melanoma] if melanoma else None
+        melanoma = find_targets(run.class_names).get("melanoma")
+        return counts[OF_MELANOMA[name]][list(melanoma.classes[:1])] if melanoma else None
     return counts.get(name)
 
 

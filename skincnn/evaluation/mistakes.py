@@ -160,7 +160,7 @@ def _missed(
     y_true: Labels, y_pred: Labels, class_names: Sequence[str]
 ) -> npt.NDArray[np.bool_]:
     """Returns which melanomas were called what is not malignant, [num_images]."""
-    targets = {target.name: target for target in find_targets(class_names)}
+    targets = find_targets(class_names)
     if not targets:
         return np.zeros(len(y_true), bool)
     called = targets["malignant"].positive(y_pred)

@@ -69,13 +69,13 @@ RATES = ("sensitivity", "specificity", "ppv", "npv")
 are told positive, or negative, the share that is."""
 
 
-def find_targets(class_names: Sequence[str]) -> list[Target]:
+def find_targets(class_names: Sequence[str]) -> dict[str, Target]:
     """Returns what can be looked for among these classes: melanoma and malignant."""
     known = describe(class_names)
     melanoma = [i for i, name in enumerate(class_names) if known[name].name == "mel"]
     malignant = [i for i, name in enumerate(class_names) if known[name].malignant]
     found = {"melanoma": melanoma, "malignant": malignant}
-    return [Target(name, tuple(numbers)) for name, numbers in found.items() if numbers]
+    return {n: Target(n, tuple(numbers)) for n, numbers in found.items() if numbers}
 
 
 def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> float | None:

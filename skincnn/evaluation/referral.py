@@ -58,7 +58,7 @@ def score_referral(
         that of its pictures. None without distances, or without malignant classes.
     """
     class_names = class_names_of(predictions)
-    targets = {target.name: target for target in find_targets(class_names)}
+    targets = find_targets(class_names)
     measured = DISTANCE in predictions and DISTANCE in validation
     if not measured or TARGET not in targets:
         return None

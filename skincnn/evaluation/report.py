@@ -92,7 +92,7 @@ def _draw_curves(
     }
     curves = {
         target.name: decision_curve(target.positive(y_true), target.score(calibrated))
-        for target in find_targets(names)
+        for target in find_targets(names).values()
         if target.positive(y_true).any()
     }
     if curves:

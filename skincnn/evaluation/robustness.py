@@ -149,7 +149,7 @@ def score_corruptions(
             f"There are {len(images)} pictures and {len(predictions)} predictions. "
             "Expected the pictures of the predictions table, in its order."
         )
-    targets = {target.name: target for target in find_targets(class_names)}
+    targets = find_targets(class_names)
     protocol = _Protocol(
         y_true,
         predictions["lesion_id"].tolist(),

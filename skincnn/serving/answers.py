@@ -147,8 +147,6 @@ def _malignant(class_names: Sequence[str]) -> tf.Tensor:
 
 def _to_be_found(class_names: Sequence[str]) -> tf.Tensor:
     """Returns 1 for the classes on whose sum the threshold was chosen, else 0."""
-    found = [
-        target.classes for target in find_targets(class_names) if target.name == TARGET
-    ]
-    numbers = found[0] if found else ()
+    target = find_targets(class_names).get(TARGET)
+    numbers = target.classes if target else ()
     return tf.constant([float(i in numbers) for i in range(len(class_names))], tf.float32)
