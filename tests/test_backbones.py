@@ -143,14 +143,15 @@ def family(
     )
     images = pictures(size)
     preprocess_input = module_of(name).preprocess_input
-    randomise(reference, preprocess_input(pictures(size, 16)))
     path = tmp_path_factory.mktemp(name) / "reference.weights.h5"
-    reference.save_weights(path)
     if name.startswith("efficientnet_b"):
         # With ImageNet weights, and only then, Keras adds a layer to it.
+        reference.save_weights(path)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("keras.src.utils.file_utils.get_file", lambda *_, **__: str(path))
             reference = keras_function(name)(include_top=False, input_shape=shape)
+    randomise(reference, preprocess_input(pictures(size, 16)))
+    reference.save_weights(path)
     config = ModelConfig(backbone=name, width=width, weights=str(path), dropout=0.0)
     classifier = build_classifier(config, 7, fused=True)
     path.unlink()
