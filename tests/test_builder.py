@@ -102,6 +102,7 @@ class TestFolder(FromFiles, tfds.testing.DatasetBuilderTestCase):
         write_classes(folder / "Test", make_rows(("a", "b"), lesions=1, start=500))
 
 
+@pytest.mark.slow
 class TestMadeUp(tfds.testing.DatasetBuilderTestCase):
     DATASET_CLASS = Builder
     BUILDER_CONFIG_NAMES_TO_TEST = ["demo_tiny"]  # noqa: RUF012

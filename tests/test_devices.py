@@ -78,7 +78,7 @@ BLOCKS = OptimizerConfig(ema=0.5, layer_decay=0.9)
     ("precision", "optimizer", "strategy", "mix"),
     [
         ("mixed_float16", AVERAGE, "ldam", "mixup"),
-        ("mixed_bfloat16", BLOCKS, "focal", "none"),
+        pytest.param("mixed_bfloat16", BLOCKS, "focal", "none", marks=pytest.mark.slow),
         pytest.param("mixed_bfloat16", AVERAGE, "ldam", "mixup", marks=pytest.mark.slow),
         pytest.param("mixed_float16", BLOCKS, "focal", "none", marks=pytest.mark.slow),
     ],

@@ -347,12 +347,14 @@ def test_a_changed_model_file_is_refused(run: Run, data_dir: Path, tmp_path: Pat
 def test_overwriting_replaces_the_run_and_spares_other_files(
     run: Run, data_dir: Path, tmp_path: Path
 ) -> None:
+    """And a split by image says how leaky it is."""
     workdir = tmp_path / "copy"
     shutil.copytree(run[0], workdir)
     (workdir / "my notes.txt").write_text("keep")
     flags = (
         "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
-        "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 --overwrite"
+        "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 "
+        "--data.split-by image --data.one-image-per-lesion evaluation --overwrite"
     ).split()
     done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
     assert done.returncode == 0, done.stderr
@@ -360,20 +362,11 @@ def test_overwriting_replaces_the_run_and_spares_other_files(
     assert len(pd.read_csv(workdir / "history.csv")) == 1
     assert [p.name for p in (workdir / "export/skincnn").iterdir()] == ["1"]
 
-
-def test_a_split_by_image_says_how_leaky_it_is(data_dir: Path, tmp_path: Path) -> None:
-    flags = (
-        "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
-        "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 "
-        "--data.split-by image --data.one-image-per-lesion evaluation"
-    ).split()
-    done = run_here("train.py", "--workdir", tmp_path, "--data-dir", data_dir, *flags)
-    assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((workdir / "report.json").read_text())
     share = report["audit"]["share_test_images"]
     assert 0 < share < 1
     assert f"SPLIT BY IMAGE: {share:.0%} of the test pictures" in done.stdout
-    assert "SPLIT BY IMAGE" in (tmp_path / "report.html").read_text()
+    assert "SPLIT BY IMAGE" in (workdir / "report.html").read_text()
     assert report["splits"]["test"]["num_images"] == report["splits"]["test"]["num_lesions"]
 
 
