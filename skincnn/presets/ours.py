@@ -71,7 +71,7 @@ def gpu() -> Config:
     under a cosine, mild class weights, an average of the weights. The network, its native
     size and the stronger augmentation are what others report to help on these pictures:
     pre-training about .08 of AUC, strong augmentation much; 448 px or metadata, nothing
-    that could be told from chance. Of this, MobileNet 0.75 at 128 px shows nothing: twice
+    that could be told from chance. Of this, MobileNet 0.75 at 96 px shows nothing: twice
     the augmentation did not help it, nor did metadata (docs/results.md). All
     numbers are chosen, none is tuned. Where memory is short, halve --data.batch-size and
     --optimizer.learning-rate.
@@ -105,7 +105,7 @@ def best() -> Config:
     that was pre-trained on skin. This preset adds to `gpu` smaller rates for earlier
     blocks, as this family is fine-tuned, CutMix, label smoothing, and logit adjustment,
     which is right under mixed labels, in place of class weights. None of what has been
-    tried of these helped MobileNet 0.75 at 128 px. What helped `cpu` most should come after
+    tried of these helped MobileNet 0.75 at 96 px. What helped `cpu` most should come after
     the training: evaluate.py --tta random, and the average of unlike runs (--ensemble), as
     in docs/results.md.
 
