@@ -199,9 +199,9 @@ class ModelConfig:
     """Share of pooled features that are dropped in training."""
     batch_norm: Literal["train", "frozen", "frozen_statistics"] = "train"
     """BatchNorm where the backbone trains: `train` uses the batch's statistics, `frozen`
-    keeps statistics and weights, `frozen_statistics` trains scale and shift alone. The two
-    need a smaller rate: at 4e-4 MobileNet forgot what ImageNet had taught it, at 5e-5 it
-    learned (docs/results.md)."""
+    keeps statistics and weights, `frozen_statistics` trains scale and shift alone. With
+    both MobileNet forgot at a rate of 4e-4 what ImageNet had taught it; at 5e-5 `frozen`
+    learned, and stayed behind `train` (docs/results.md)."""
     batch_norm_momentum: float = 0.99
     """How slowly BatchNorm's moving statistics follow the batches."""
     metadata: bool = False
