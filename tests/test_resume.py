@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import ROOT, read_timeless, run_here
+from conftest import ROOT, Script, read_timeless, run_here, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from skincnn.config import (
@@ -164,7 +164,40 @@ def wait_for_epoch(epoch: int, workdir: Path, process: subprocess.Popen[str]) ->
         time.sleep(0.02)
 
 
-def assert_ended_alike(pieces: Path, whole: Path) -> None:
+@pytest.mark.parametrize(
+    ("run_to_the_end", "flags"),
+    [
+        (run_here, []),
+        # A process cannot leave TensorFlow's determinism again.
+        pytest.param(run_script, ["--train.deterministic", "True"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_and_a_terminated_run_end_like_one_that_was_not(
+    run_to_the_end: Script, flags: list[str], data_dir: Path, tmp_path: Path
+) -> None:
+    """SIGKILL, then SIGTERM, then the rest, with the command that users type.
+
+    And so a run is repeated bit for bit, wherever its pictures are kept.
+    """
+    pieces, whole = tmp_path / "pieces", tmp_path / "whole"
+    process = start(pieces, data_dir, *flags)
+    wait_for_epoch(1, pieces, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    process = start(pieces, data_dir, *flags, "--resume")
+    wait_for_epoch(2, pieces, process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate()[0]
+    assert process.returncode == 143, output
+    assert "finishing the step" in output
+
+    for workdir, more in ((pieces, ["--resume"]), (whole, ["--cache", "disk"])):
+        where = ("--workdir", workdir, "--data-dir", data_dir)
+        done = run_to_the_end("train.py", *where, *FLAGS, *flags, *more)
+        assert done.returncode == 0, done.stderr
+        assert ("Going on with" in done.stdout) == (workdir == pieces)
+        assert "report  " in done.stdout
     for name in ("predictions/val.csv", "predictions/test.csv"):
         assert (pieces / name).read_text() == (whole / name).read_text()
     assert read_timeless(pieces) == read_timeless(whole)
@@ -176,58 +209,11 @@ def assert_ended_alike(pieces: Path, whole: Path) -> None:
     assert not list(pieces.rglob(".tmp*"))
     assert not (pieces / ".lock").exists()
 
-
-def terminate(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate()[0]
-    assert process.returncode == 143, output
-    assert "finishing the step" in output
-
-
-def test_a_terminated_run_ends_like_one_that_was_not(
-    data_dir: Path, tmp_path: Path
-) -> None:
-    """With the command that users type, wherever its pictures are kept."""
-    pieces, whole = tmp_path / "pieces", tmp_path / "whole"
-    process = start(pieces, data_dir)
-    wait_for_epoch(1, pieces, process)
-    terminate(process)
-    for workdir, flags in ((pieces, ["--resume"]), (whole, ["--cache", "disk"])):
-        where = ("--workdir", workdir, "--data-dir", data_dir)
-        done = run_here("train.py", *where, *FLAGS, *flags)
-        assert done.returncode == 0, done.stderr
-        assert ("Going on with" in done.stdout) == (workdir == pieces)
-    assert_ended_alike(pieces, whole)
-
     # A run that is done is left as it is, and not exported again.
     where = ("--workdir", pieces, "--data-dir", data_dir)
-    assert "Epoch" not in run_here("train.py", *where, *FLAGS, "--resume").stdout
+    again = run_to_the_end("train.py", *where, *FLAGS, *flags, "--resume")
+    assert "Epoch" not in again.stdout
     assert [path.name for path in (pieces / "export/skincnn").iterdir()] == ["1"]
-
-
-@pytest.mark.slow
-def test_a_killed_and_a_terminated_run_end_like_one_that_was_not(
-    data_dir: Path, tmp_path: Path
-) -> None:
-    """SIGKILL, then SIGTERM, then the rest, each in a process of its own."""
-    flags = ("--train.deterministic", "True")
-    pieces, whole = tmp_path / "pieces", tmp_path / "whole"
-    process = start(pieces, data_dir, *flags)
-    wait_for_epoch(1, pieces, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-
-    process = start(pieces, data_dir, *flags, "--resume")
-    wait_for_epoch(2, pieces, process)
-    terminate(process)
-
-    outputs = [
-        start(pieces, data_dir, *flags, "--resume").communicate()[0],
-        start(whole, data_dir, *flags).communicate()[0],
-    ]
-    assert "Going on with" in outputs[0]
-    assert all("report  " in output for output in outputs)
-    assert_ended_alike(pieces, whole)
 
 
 def test_a_run_in_use_is_left_alone(tmp_path: Path) -> None:
