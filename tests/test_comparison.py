@@ -144,7 +144,12 @@ def test_seeds_are_averaged_and_told_from_seeds(tmp_path: Path) -> None:
             frame["macro_f1"][name] - first["macro_f1"], abs=2e-6
         )
     assert (frame["against"] == "mean of a_0 and 2 other seeds").all()
-    assert "Less mean of a_0 and 2 other seeds, paired:" in to_markdown({"": rows})
+    text = to_markdown({"": rows})
+    assert "Less mean of a_0 and 2 other seeds, paired:" in text
+    assert first["command"] == (
+        "python scripts/compare.py runs/a_0 runs/a_1 runs/a_2 --average-seeds"
+    )
+    assert f"| 0 1 2 | {runs[0].folds} |  | `{first['command']}` |" in text
     [rows] = compare(runs, "macro_f1", 100).values()
     frame = to_frame({"": rows}).set_index("run")
     assert frame["macro_f1_difference_value"]["b_1"] == pytest.approx(
@@ -331,11 +336,15 @@ def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
     }
     # Seeds are averaged with seeds that were asked in the same way.
     [rows] = compare(list(runs.values()), "macro_f1", 100, average_seeds=True).values()
-    means = [row.name for row in rows if len(row.runs) > 1]
-    assert sorted(means) == [
-        "mean of one (random) and 1 other seed",
-        "mean of one and 1 other seed",
-    ]
+    average = "python scripts/compare.py runs/one runs/two"
+    assert {row.name: row.command for row in rows if len(row.runs) > 1} == {
+        "mean of one (random) and 1 other seed": f"{average} --variants --average-seeds",
+        "mean of one and 1 other seed": f"{average} --average-seeds",
+    }
+    of_validation = [read_run(path, "val") for path in (one, two)]
+    [rows] = compare(of_validation, "macro_f1", 100, average_seeds=True).values()
+    [command] = [row.command for row in rows if len(row.runs) > 1]
+    assert command == f"{average} --split val --average-seeds"
     assert not any(run.changed for run in runs.values())
     path = one / "predictions/test_random.csv"
     path.write_text(path.read_text() + "\n")

@@ -52,12 +52,13 @@ MIN_RESAMPLES = 100
 """As of `evaluate.resamples`: the ends of an interval need some resamples beyond them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A run's predictions of one split, and what they cost.
 
     Attributes:
-        name: Of its folder.
+        folder: Its name.
+        split: Of the predictions.
         predictions: The table, sorted by image_id.
         validation: That of validation, made in the same way; None where there is none.
         class_names: The names of the labels, in order.
@@ -76,7 +77,8 @@ class Run:
         trained_by: The code, and what it ran on; "" where the report does not tell.
     """
 
-    name: str
+    folder: str
+    split: str
     predictions: pd.DataFrame
     validation: pd.DataFrame | None
     class_names: tuple[str, ...]
@@ -91,6 +93,11 @@ class Run:
     folds: str = ""
     variant: str = ""
     trained_by: str = ""
+
+    @property
+    def name(self) -> str:
+        """Returns what the tables call it."""
+        return f"{self.folder} ({self.variant})" if self.variant else self.folder
 
     @property
     def seed(self) -> int | None:
@@ -124,6 +131,8 @@ class Row:
         differences: By how much each score exceeds that of `against` on the same
             resamples; empty for that row, and where the pictures are others.
         against: The name of the row that they are against.
+        command: What makes it again, of runs that are there if it is of several; "" where
+            the folder does not tell.
     """
 
     name: str
@@ -131,6 +140,7 @@ class Row:
     scores: dict[str, Estimate]
     differences: dict[str, Estimate]
     against: str
+    command: str
 
 
 def read_run(workdir: Path, split: str, variant: str = "") -> Run:
@@ -167,7 +177,8 @@ def read_run(workdir: Path, split: str, variant: str = "") -> Run:
     if variant:
         how["command"] = _command_of_variant(name, report, variant, how.get("command", ""))
     return Run(
-        f"{name} ({variant})" if variant else name,
+        name,
+        split,
         predictions,
         read_predictions(of_validation) if of_validation.is_file() else None,
         tuple(class_names_of(predictions)),
@@ -251,6 +262,7 @@ def compare(
                 for name in (found if paired else ())
             },
             _name(against),
+            _command(group),
         )
         tables.setdefault(group[0].protocol, []).append(row)
     for rows in tables.values():
@@ -309,6 +321,19 @@ def _name(group: Sequence[Run]) -> str:
         return group[0].name
     seeds = "seed" if len(group) == 2 else "seeds"
     return f"mean of {group[0].name} and {len(group) - 1} other {seeds}"
+
+
+def _command(group: Sequence[Run]) -> str:
+    """Returns what makes a run again, or the mean of several."""
+    first = group[0]
+    if len(group) == 1:
+        return first.command
+    words = ["python", "scripts/compare.py", *(f"runs/{run.folder}" for run in group)]
+    if first.split != "test":
+        words += ["--split", first.split]
+    if first.variant:
+        words.append("--variants")
+    return shlex.join([*words, "--average-seeds"])
 
 
 def _how(workdir: Path, report: dict[str, Any]) -> dict[str, Any]:

@@ -46,10 +46,10 @@ def to_frame(tables: dict[str, list[Row]]) -> pd.DataFrame:
                 "num_parameters": row.runs[0].num_parameters,
                 "predictions_sha256": " ".join(run.sha256 for run in row.runs),
                 "changed_since_report": any(run.changed for run in row.runs),
-                "seed": " ".join(_seed(run) for run in row.runs),
+                "seed": _seeds(row),
                 "folds": row.runs[0].folds,
-                "trained_by": row.runs[0].trained_by,
-                "command": row.runs[0].command,
+                "trained_by": _trained_by(row),
+                "command": row.command,
             }
             rows.append(found)
     return pd.DataFrame(rows)
@@ -77,7 +77,7 @@ def to_markdown(tables: dict[str, list[Row]]) -> str:
             [
                 f"{_minutes(row):.1f}",
                 f"{row.runs[0].num_parameters:,}",
-                ", ".join(_fingerprint(run) for run in row.runs),
+                _fingerprints(row),
             ]
             for row in rows
         ]
@@ -86,8 +86,8 @@ def to_markdown(tables: dict[str, list[Row]]) -> str:
         if any(row.scores[CALIBRATED_ECE].value is not None for row in rows):
             names = [name for name in rows[0].scores if name in CALIBRATED]
             parts += [f"{CALIBRATED_SAID}\n", *_scores(rows, names)]
-    runs = [row.runs[0] for rows in tables.values() for row in rows if len(row.runs) == 1]
-    if any(run.command for run in runs):
+    rows_of_all = [row for rows in tables.values() for row in rows]
+    if any(row.command for row in rows_of_all):
         header = [
             "run",
             "predictions",
@@ -98,14 +98,14 @@ def to_markdown(tables: dict[str, list[Row]]) -> str:
         ]
         cells = [
             [
-                run.name,
-                _fingerprint(run),
-                _seed(run),
-                run.folds,
-                run.trained_by,
-                _code(run.command),
+                row.name,
+                _fingerprints(row),
+                _seeds(row),
+                row.runs[0].folds,
+                _trained_by(row),
+                _code(row.command),
             ]
-            for run in runs
+            for row in rows_of_all
         ]
         parts.append(f"Each again:\n\n{_table(header, cells)}\n")
     return "\n".join(parts)
@@ -173,8 +173,16 @@ def _minutes(row: Row) -> float:
     return sum(run.minutes for run in row.runs)
 
 
-def _seed(run: Run) -> str:
-    return "" if run.seed is None else str(run.seed)
+def _seeds(row: Row) -> str:
+    return " ".join(str(run.seed) for run in row.runs if run.seed is not None)
+
+
+def _trained_by(row: Row) -> str:
+    return "; ".join(dict.fromkeys(run.trained_by for run in row.runs if run.trained_by))
+
+
+def _fingerprints(row: Row) -> str:
+    return ", ".join(_fingerprint(run) for run in row.runs)
 
 
 def _fingerprint(run: Run) -> str:
