@@ -244,6 +244,12 @@ def test_who_trained_stands_beside_the_command(tmp_path: Path) -> None:
     frame = to_frame(tables).set_index("run")
     assert frame["trained_by"].to_dict() == {"told": said, "untold": ""}
     assert f"| {said} | `python" in to_markdown(tables)
+    # Of a mean, each that trained a part of it.
+    configure(folders[1], dataclasses.replace(cpu(), seed=1))
+    runs = [read_run(path, "test") for path in folders]
+    [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
+    [mean] = [row for row in rows if len(row.runs) > 1]
+    assert f"| {said}; not known | `{mean.command}` |" in to_markdown({"": rows})
 
 
 def add_variant(run: Path, name: str, right: float, num_views: int) -> None:

@@ -178,7 +178,9 @@ def _seeds(row: Row) -> str:
 
 
 def _trained_by(row: Row) -> str:
-    return "; ".join(dict.fromkeys(run.trained_by for run in row.runs if run.trained_by))
+    if not any(run.trained_by for run in row.runs):
+        return ""
+    return "; ".join(dict.fromkeys(run.trained_by or "not known" for run in row.runs))
 
 
 def _fingerprints(row: Row) -> str:
