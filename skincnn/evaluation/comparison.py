@@ -56,6 +56,8 @@ MIN_RESAMPLES = 100
 class Run:
     """A run's predictions of one split, and what they cost.
 
+    It equals itself alone: tables do not compare to one truth value.
+
     Attributes:
         folder: Its name.
         split: Of the predictions.
