@@ -19,7 +19,8 @@ class Arguments:
     Intervals are by bootstrap over lesions. Differences to the first folder are paired:
     both runs are scored on the same resamples, so an interval without 0 tells these two
     runs apart. It does not tell their recipes apart: another seed is another run, which
-    moves scores too. For that, train several seeds of each and give --average-seeds.
+    moves scores too. For that, train several seeds of each and give --average-seeds: a
+    further table then has intervals of other lesions and other seeds.
     Runs with other test pictures, with made-up ones, or with the leaky --data.split-by
     image, are put into tables of their own. Each is followed by one of what needs
     calibrated probabilities: the AUC of melanoma, how many are found at the threshold that
@@ -45,8 +46,8 @@ class Arguments:
     resamples: int = 2000
     """Resamples of the lesions, 100 or more."""
     average_seeds: bool = False
-    """Add the mean of runs that differ by their seed alone, and tell all rows from the mean
-    of the first one's seeds."""
+    """Add the mean of runs that differ by their seed alone, tell all rows from the mean of
+    the first one's seeds, and say which recipes differ by more than other seeds explain."""
     output: Path = Path("runs/compare")
     """The folder for compare.md, compare.csv and compare.png."""
 

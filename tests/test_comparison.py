@@ -150,12 +150,27 @@ def test_seeds_are_averaged_and_told_from_seeds(tmp_path: Path) -> None:
         "python scripts/compare.py runs/a_0 runs/a_1 runs/a_2 --average-seeds"
     )
     assert f"| 0 1 2 | {runs[0].folds} |  | `{first['command']}` |" in text
+    # Recipes are told apart where their seeds leave room: those of one are not rows.
+    assert (
+        "Less mean of a_0 and 2 other seeds, as recipes: other seeds are counted in, by "
+        "what they do to 6 runs of 2 recipes; bold where that leaves out 0:" in text
+    )
+    wider = frame.filter(regex="^macro_f1_recipe").dropna()
+    assert wider.index.tolist() == ["mean of b_0 and 2 other seeds"]
+    assert second["macro_f1_recipe_difference_low"] < second["macro_f1_difference_low"]
+    assert second["macro_f1_recipe_difference_high"] > second["macro_f1_difference_high"]
+    assert second["macro_f1_recipe_difference_low"] > 0
+    assert f"| **+{second['macro_f1_difference_value']:.3f} [" in text
+    within = frame["macro_f1"][[f"{name}_{seed}" for name in "ab" for seed in (0, 1, 2)]]
+    deviation = np.sqrt(within.to_numpy().reshape(2, 3).var(axis=1, ddof=1).mean())
+    assert f"| standard deviation of a seed | {deviation:.4f} |" in text
     [rows] = compare(runs, "macro_f1", 100).values()
     frame = to_frame({"": rows}).set_index("run")
     assert frame["macro_f1_difference_value"]["b_1"] == pytest.approx(
         frame["macro_f1"]["b_1"] - frame["macro_f1"]["a_0"], abs=2e-6
     )
     assert (frame["against"] == "a_0").all()
+    assert "as recipes" not in to_markdown({"": rows})
     # Runs that differ by more than their seed have no mean.
     [rows] = compare([runs[0], runs[4]], "macro_f1", 100, average_seeds=True).values()
     assert len(rows) == 2
@@ -347,6 +362,8 @@ def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
         "mean of one (random) and 1 other seed": f"{average} --variants --average-seeds",
         "mean of one and 1 other seed": f"{average} --average-seeds",
     }
+    # An ensemble is no draw of a recipe, and a run that is asked otherwise no other one.
+    assert not any(row.recipe_differences for row in rows)
     of_validation = [read_run(path, "val") for path in (one, two)]
     [rows] = compare(of_validation, "macro_f1", 100, average_seeds=True).values()
     [command] = [row.command for row in rows if len(row.runs) > 1]

@@ -35,6 +35,7 @@ from skincnn.evaluation.intervals import (
 from skincnn.evaluation.metrics import METRICS, Scores
 from skincnn.evaluation.operating import find_targets
 from skincnn.evaluation.predictions import arrays, class_names_of, read_predictions
+from skincnn.evaluation.seeds import Spread, count_seeds_in, pooled_spread
 from skincnn.evaluation.verdict import trained_by
 from skincnn.files import sha256
 from skincnn.lookup import look_up
@@ -135,6 +136,11 @@ class Row:
         against: The name of the row that they are against.
         command: What makes it again, of runs that are there if it is of several; "" where
             the folder does not tell.
+        recipe_differences: The differences again, with intervals that count other seeds
+            in; empty as above, where no recipe has several seeds, and for what is no
+            recipe's: one of several seeds, an ensemble, another way to ask a run.
+        spread: What a seed does, by which those intervals are wider; None where no recipe
+            has several seeds.
     """
 
     name: str
@@ -143,6 +149,8 @@ class Row:
     differences: dict[str, Estimate]
     against: str
     command: str
+    recipe_differences: dict[str, Estimate]
+    spread: Spread | None
 
 
 def read_run(workdir: Path, split: str, variant: str = "") -> Run:
@@ -223,7 +231,7 @@ def compare(
         average_seeds: Whether runs that differ by the seed alone get a row more,
             with the mean of their scores, and all rows are told from the mean of the first
             run's. Its interval is that of the mean over the same resamples: it tells of
-            other lesions, and not of other seeds.
+            other lesions, and not of other seeds. `Row.recipe_differences` tell of both.
 
     Raises:
         ConfigError: There is no such metric, there are fewer than 100 resamples, or two
@@ -243,15 +251,31 @@ def compare(
         )
     columns = tuple(dict.fromkeys((sort_by, *SHOWN)))
     values = {run.name: _bootstrap(run, columns, resamples) for run in runs}
-    groups: list[tuple[Run, ...]] = [(run,) for run in runs]
-    if average_seeds:
-        groups += _seeds(runs)
+    seeds = _seeds(runs) if average_seeds else []
+    alike = [run for run in runs if _is_asked_alike(run, runs[0])]
+    spread = pooled_spread(
+        [
+            [{name: found[0] for name, found in values[run.name].items()} for run in group]
+            for group in seeds
+            if group[0] in alike
+        ]
+    )
+    groups: list[tuple[Run, ...]] = [*((run,) for run in runs), *seeds]
     against = max((group for group in groups if runs[0] in group), key=len)
     first = _mean(values, against)
     tables: dict[str, list[Row]] = {}
     for group in groups:
         paired = against[0].pictures == group[0].pictures and group != against
         found = _mean(values, group)
+        differences = {
+            name: estimate(found[name] - first[name], confidence)[0]
+            for name in (found if paired else ())
+        }
+        is_recipe = (
+            group[0].config is not None
+            and group[0] in alike
+            and (len(group) > 1 or not any(group[0] in several for several in seeds))
+        )
         row = Row(
             _name(group),
             group,
@@ -259,12 +283,18 @@ def compare(
                 name: estimate(found[name], confidence, _lesions(group, name))[0]
                 for name in found
             },
-            {
-                name: estimate(found[name] - first[name], confidence)[0]
-                for name in (found if paired else ())
-            },
+            differences,
             _name(against),
             _command(group),
+            {
+                name: count_seeds_in(
+                    difference,
+                    spread.half_width(name, len(group), len(against), confidence),
+                )
+                for name, difference in (differences.items() if is_recipe else ())
+                if spread
+            },
+            spread,
         )
         tables.setdefault(group[0].protocol, []).append(row)
     for rows in tables.values():
@@ -273,6 +303,10 @@ def compare(
             reverse=metric.higher_is_better,
         )
     return tables
+
+
+def _is_asked_alike(run: Run, other: Run) -> bool:
+    return (run.variant, run.pictures) == (other.variant, other.pictures)
 
 
 def _bootstrap(run: Run, columns: Sequence[str], resamples: int) -> dict[str, Scores]:

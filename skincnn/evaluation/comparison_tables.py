@@ -25,7 +25,7 @@ CALIBRATED_SAID = (
 
 
 def to_frame(tables: dict[str, list[Row]]) -> pd.DataFrame:
-    """Returns all rows as plain numbers, for CSV: a score is in six columns."""
+    """Returns all rows as plain numbers, for CSV: a score is in eight columns."""
     rows = []
     for protocol, group in tables.items():
         for row in group:
@@ -40,6 +40,11 @@ def to_frame(tables: dict[str, list[Row]]) -> pd.DataFrame:
                 difference = row.differences.get(name, Estimate(None, None, None))
                 for part, number in dataclasses.asdict(difference).items():
                     found[f"{name}_difference_{part}"] = number
+                wider = row.recipe_differences.get(name, Estimate(None, None, None))
+                found |= {
+                    f"{name}_recipe_difference_low": wider.low,
+                    f"{name}_recipe_difference_high": wider.high,
+                }
             found |= {
                 "against": row.against,
                 "minutes": round(_minutes(row), 1),
@@ -166,7 +171,30 @@ def _scores(
     ]
     if cells:
         parts.append(f"Less {rows[0].against}, paired:\n\n{_table(header, cells)}\n")
+    cells = [
+        [row.name, *(_told(row.recipe_differences[name]) for name in names)]
+        for row in rows
+        if row.recipe_differences
+    ]
+    spread = rows[0].spread
+    if cells and spread:
+        deviations = (spread.deviations[name] for name in names)
+        cells.append(["standard deviation of a seed", *(f"{x:.4f}" for x in deviations)])
+        recipes = "recipe" if spread.num_recipes == 1 else "recipes"
+        said = (
+            f"Less {rows[0].against}, as recipes: other seeds are counted in, by what they "
+            f"do to {spread.num_runs} runs of {spread.num_recipes} {recipes}; bold where "
+            "that leaves out 0:"
+        )
+        parts.append(f"{said}\n\n{_table(header, cells)}\n")
     return parts
+
+
+def _told(found: Estimate) -> str:
+    """Returns a difference with its interval, in bold where that leaves out 0."""
+    text = _interval(found, "+.3f")
+    told = found.low is not None and found.high is not None and found.low * found.high > 0
+    return f"**{text}**" if told else text
 
 
 def _minutes(row: Row) -> float:

@@ -13,8 +13,9 @@ from skincnn.presets import ours, published
 PRESETS: dict[str, Callable[[], Config]] = {
     "quickstart": ours.quickstart,
     "cpu": ours.cpu,
-    "gpu": ours.gpu,
     "best": ours.best,
+    "gpu": ours.gpu,
+    "convnext": ours.convnext,
     "cnn": published.cnn,
     "cnn_tuned": published.cnn_tuned,
     "cnn_augmented": published.cnn_augmented,
