@@ -364,6 +364,9 @@ def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
     }
     # An ensemble is no draw of a recipe, and a run that is asked otherwise no other one.
     assert not any(row.recipe_differences for row in rows)
+    plain = [runs[path.name, ""] for path in (mixed, one, two)]
+    [rows] = compare(plain, "macro_f1", 100, average_seeds=True).values()
+    assert not any(row.recipe_differences for row in rows)
     of_validation = [read_run(path, "val") for path in (one, two)]
     [rows] = compare(of_validation, "macro_f1", 100, average_seeds=True).values()
     [command] = [row.command for row in rows if len(row.runs) > 1]

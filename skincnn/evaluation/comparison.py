@@ -252,12 +252,11 @@ def compare(
     columns = tuple(dict.fromkeys((sort_by, *SHOWN)))
     values = {run.name: _bootstrap(run, columns, resamples) for run in runs}
     seeds = _seeds(runs) if average_seeds else []
-    alike = [run for run in runs if _is_asked_alike(run, runs[0])]
+    recipes = _recipes(runs, seeds)
     spread = pooled_spread(
         [
             [{name: found[0] for name, found in values[run.name].items()} for run in group]
-            for group in seeds
-            if group[0] in alike
+            for group in recipes
         ]
     )
     groups: list[tuple[Run, ...]] = [*((run,) for run in runs), *seeds]
@@ -271,11 +270,6 @@ def compare(
             name: estimate(found[name] - first[name], confidence)[0]
             for name in (found if paired else ())
         }
-        is_recipe = (
-            group[0].config is not None
-            and group[0] in alike
-            and (len(group) > 1 or not any(group[0] in several for several in seeds))
-        )
         row = Row(
             _name(group),
             group,
@@ -291,8 +285,8 @@ def compare(
                     difference,
                     spread.half_width(name, len(group), len(against), confidence),
                 )
-                for name, difference in (differences.items() if is_recipe else ())
-                if spread
+                for name, difference in differences.items()
+                if spread and group in recipes
             },
             spread,
         )
@@ -303,10 +297,6 @@ def compare(
             reverse=metric.higher_is_better,
         )
     return tables
-
-
-def _is_asked_alike(run: Run, other: Run) -> bool:
-    return (run.variant, run.pictures) == (other.variant, other.pictures)
 
 
 def _bootstrap(run: Run, columns: Sequence[str], resamples: int) -> dict[str, Scores]:
@@ -345,6 +335,21 @@ def _seeds(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
             key = same, run.folds, run.protocol, run.variant
             found.setdefault(key, []).append(run)
     return [tuple(group) for group in found.values() if len(group) > 1]
+
+
+def _recipes(runs: Sequence[Run], seeds: list[tuple[Run, ...]]) -> list[tuple[Run, ...]]:
+    """Returns all runs of each recipe that were asked of the same as the first run is.
+
+    None where that one is no recipe's, as an ensemble is not.
+    """
+    first = runs[0]
+    alone = [(run,) for run in runs if not any(run in several for several in seeds)]
+    return [
+        group
+        for group in (*seeds, *alone)
+        if None not in (first.config, group[0].config)
+        and (group[0].variant, group[0].pictures) == (first.variant, first.pictures)
+    ]
 
 
 def _mean(values: dict[str, dict[str, Scores]], group: Sequence[Run]) -> dict[str, Scores]:
