@@ -70,10 +70,11 @@ def best() -> Config:
     The others are this one with a flag more: --augment.parts flip quarter_turn,
     --imbalance.strategy ldam, --data.aspect crop, --data.colour-constancy True. Each is
     then asked by evaluate.py --tta random, and all are averaged by evaluate.py --ensemble
-    (README). At 96 px five unlike models, averaged, gained more than five seeds of one.
+    (README). At 96 px five unlike models, averaged, gained more than five seeds of one, on
+    the folds on which they were picked.
 
     Command: python scripts/train.py best
-    Cost: 277 minutes of a slow core or two for the five, and ten each for the views.
+    Cost: 277 minutes of a slow core or two for the five, ten to twelve each for the views.
     Score on 200x150 copies, of the five averaged and asked so, on folds 8 and 9: macro F1
     .719 [.669, .760], balanced accuracy .709 [.654, .759], melanoma AUC .933 [.916, .949];
     of this one alone, asked plainly, .630 [.574, .679], .631 [.574, .691], .890 [.866,
