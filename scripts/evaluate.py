@@ -44,8 +44,8 @@ class Arguments:
     """How often a picture is shown in --tta; at most 8 orientations."""
     logit_adjustment: bool = False
     """Also lower the logits of common classes, by as much as is best for the balanced
-    accuracy of validation: it is exchanged for accuracy at no cost of time. Exports serve
-    the model without it."""
+    accuracy of validation: it is exchanged for accuracy at no cost of time. So are those of
+    the --tta of this command and of the report. Exports serve the model without it."""
     corruptions: bool = False
     """Also spoil the pictures of the test split (light, focus, noise, hairs, ...) in five
     strengths and see what is left of the score: 60 times the pictures."""

@@ -335,7 +335,8 @@ def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
     for run in (one, two, mixed):
         add_variant(run, "random", 0.95, 4)
     add_variant(one, "adjusted", 0.9, 1)
-    assert variant_names(one, "test") == ["random", "adjusted"]
+    add_variant(one, "random_adjusted", 0.85, 4)
+    assert variant_names(one, "test") == ["random", "adjusted", "random_adjusted"]
     assert variant_names(one, "val") == []
     train = "python scripts/train.py cpu --workdir runs/one"
     ask = "python scripts/evaluate.py runs/"
@@ -348,6 +349,10 @@ def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
         ("one", ""): train,
         ("one", "random"): f"{ask}one --tta random --num-views 4",
         ("one", "adjusted"): f"{ask}one --logit-adjustment",
+        (
+            "one",
+            "random_adjusted",
+        ): f"{ask}one --tta random --num-views 4 --logit-adjustment",
         ("mixed", ""): f"{ask}one runs/two --ensemble runs/mixed",
         (
             "mixed",
@@ -380,7 +385,7 @@ def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     names = pd.read_csv(tmp_path / "out/compare.csv")["run"].tolist()
-    assert names == ["one (random)", "one (adjusted)", "one"]
+    assert names == ["one (random)", "one (adjusted)", "one (random_adjusted)", "one"]
 
 
 def test_the_command_writes_a_table_and_a_chart(tmp_path: Path) -> None:

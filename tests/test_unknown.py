@@ -155,7 +155,8 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
     assert counts == {**dict.fromkeys(UNKNOWN_SETS, NUM_PICTURES), "cats": 3}
     variants = report["variants"]
     names = [variant["name"] for variant in variants]
-    assert names == ["orientations", "random", "adjusted"]
+    adjusted = ["adjusted", "orientations_adjusted", "random_adjusted"]
+    assert names == ["orientations", "random", *adjusted]
     for variant in variants:
         name = variant["name"]
         table = read_predictions(workdir / f"predictions/test_{name}.csv")
@@ -171,31 +172,42 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
         assert table["image_id"].equals(plain["image_id"])
         views = "" if name == "adjusted" else "2 views, "
         assert f"\n{views}{way_name(variant)} (test), " in done.stdout
+    # Adjusted by what validation chose, and by nothing else.
+    metadata = json.loads((workdir / "metadata.json").read_text())
+    counts = metadata["class_counts"]
+    columns = [f"probability_{name}" for name in counts]
+    for way, variant in zip(("", "_orientations", "_random"), variants[2:], strict=True):
+        tables = {
+            split: read_predictions(workdir / f"predictions/{split}{way}.csv")
+            for split in ("val", "test")
+        }
+        made, strength = adjust_tables(tables, list(counts), counts)
+        assert strength == variant["strength"]
+        for split in ("val", "test"):
+            table = read_predictions(workdir / f"predictions/{split}{way}_adjusted.csv")
+            np.testing.assert_allclose(made[split][columns], table[columns], atol=1e-6)
     # What is not asked again is not forgotten, and what is asked again is.
     flags = ("--tta", "random", "--num-views", 1)
     done = run_here("evaluate.py", workdir, "--data-dir", data_dir, *flags)
     assert done.returncode == 0, done.stderr
     again = json.loads((workdir / "report.json").read_text())
-    assert again["dropped"] == []
-    assert again["variants"][0] == variants[0]
-    assert [variant["num_views"] for variant in again["variants"]] == [2, 1, 1]
-    assert again["variants"][1] == variants[2]  # the new one stands last
-    # Adjusted by what validation chose, and by nothing else.
-    tables = {
-        name: read_predictions(workdir / f"predictions/{name}.csv")
-        for name in ("val", "test", "val_adjusted", "test_adjusted")
-    }
-    metadata = json.loads((workdir / "metadata.json").read_text())
-    counts = metadata["class_counts"]
-    plain = {split: tables[split] for split in ("val", "test")}
-    made, strength = adjust_tables(plain, list(counts), counts)
-    assert strength == variants[2]["strength"]
-    for split in ("val", "test"):
-        columns = [f"probability_{name}" for name in counts]
-        np.testing.assert_allclose(
-            made[split][columns], tables[f"{split}_adjusted"][columns], atol=1e-6
-        )
+    assert again["dropped"] == ["the predictions random_adjusted"]  # of other views
+    assert not list(workdir.glob("predictions/*_random_adjusted.csv"))
+    assert [again["variants"][i] for i in range(3)] == [variants[i] for i in (0, 2, 3)]
+    [new] = again["variants"][3:]
+    assert (new["name"], new["num_views"]) == ("random", 1)
     assert again["unknown"] == report["unknown"]
+    # Views that were asked before are adjusted as well, without being asked again.
+    done = run_here("evaluate.py", workdir, "--data-dir", data_dir, "--logit-adjustment")
+    assert done.returncode == 0, done.stderr
+    last = json.loads((workdir / "report.json").read_text())
+    assert last["dropped"] == []
+    assert [variant["name"] for variant in last["variants"]] == names
+    assert last["variants"][:2] == [variants[0], new]
+    for found, before in zip(last["variants"][2:4], variants[2:4], strict=True):
+        assert found["sha256"] == before["sha256"]
+    assert last["variants"][4]["num_views"] == 1
+    assert last["variants"][4]["cost"] == new["cost"]
 
 
 @pytest.mark.parametrize(

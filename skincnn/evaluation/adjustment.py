@@ -17,6 +17,16 @@ STRENGTHS = np.linspace(-1, 1.5, 51)
 classes; one that went too far is taken back by less than 0."""
 
 
+def adjusted_name(way: str) -> str:
+    """Returns "random_adjusted" of "random", "adjusted" of "", the plain result."""
+    return f"{way}_{ADJUSTED}" if way else ADJUSTED
+
+
+def unadjusted_name(way: str) -> str:
+    """Returns "random" of "random_adjusted", "" of "adjusted"; any other as it is."""
+    return way.removesuffix(ADJUSTED).removesuffix("_")
+
+
 def adjust(y_prob: Floats, shares: Floats, strength: float) -> Floats:
     """Returns probabilities whose logits are less by strength * log(share of the class).
 
@@ -72,5 +82,5 @@ def adjust_tables(
             for index, name in enumerate(class_names)
         }
         # The energy is that of other logits.
-        adjusted[split] = table.assign(**columns).drop(columns=ENERGY)
+        adjusted[split] = table.assign(**columns).drop(columns=ENERGY, errors="ignore")
     return adjusted, strength

@@ -15,7 +15,7 @@ import pandas as pd
 
 from skincnn.config import Config, DataConfig, read_config
 from skincnn.errors import ConfigError
-from skincnn.evaluation.adjustment import ADJUSTED
+from skincnn.evaluation.adjustment import unadjusted_name
 from skincnn.evaluation.assessment import (
     CALIBRATED,
     MELANOMA_RECALL,
@@ -421,10 +421,14 @@ def _command_of_variant(
     name: str, report: dict[str, Any], variant: str, command: str
 ) -> str:
     """Returns what asks a run that is there in another way."""
-    if variant == ADJUSTED:
-        flags = "--logit-adjustment"
-    else:
-        flags = f"--tta {variant} --num-views {_find_variant(report, variant)['num_views']}"
+    views = unadjusted_name(variant)
+    asked_for = []
+    if views:
+        num_views = _find_variant(report, variant)["num_views"]
+        asked_for += [f"--tta {views} --num-views {num_views}"]
+    if views != variant:
+        asked_for += ["--logit-adjustment"]
+    flags = " ".join(asked_for)
     # An ensemble asks no model: its runs are asked, before it is made.
     models = [model["name"] for model in report.get("models", [])]
     asked = [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from skincnn.evaluation.adjustment import ADJUSTED
+from skincnn.evaluation.adjustment import ADJUSTED, unadjusted_name
 from skincnn.evaluation.predictions import DISTANCE
 from skincnn.evaluation.unknown import SET, UNKNOWN_SETS, UNKNOWN_TABLE
 from skincnn.evaluation.views import VIEWS
@@ -63,15 +63,15 @@ def find_earlier(
     same = same_model and report.get("headline") == headline
     variants, corrupted, dropped = [], None, []
     for variant in report.get("variants") or []:
-        if variant["name"] in asked:
+        name = variant["name"]
+        if name in asked:
             continue
-        if same and _is_there(workdir, variant):
+        # What was adjusted goes with the views that it was made from.
+        if same and _is_there(workdir, variant) and unadjusted_name(name) not in asked:
             variants.append(variant)
         else:
-            kind = (
-                "predictions" if variant["name"] == ADJUSTED else "test-time augmentation"
-            )
-            dropped.append(f"the {kind} {variant['name']}")
+            kind = "predictions" if name.endswith(ADJUSTED) else "test-time augmentation"
+            dropped.append(f"the {kind} {name}")
     if report.get("corruptions") and not corruptions:
         if same:
             corrupted = report["corruptions"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from skincnn.config import Config
 from skincnn.data import datasets
 from skincnn.data.cache import Cache
 from skincnn.errors import ConfigError
-from skincnn.evaluation.adjustment import ADJUSTED, adjust_tables
+from skincnn.evaluation.adjustment import adjust_tables, adjusted_name
 from skincnn.evaluation.assessment import assess, score_variant
 from skincnn.evaluation.earlier import find_earlier, remove_stale
 from skincnn.evaluation.folder import read_history, read_run
-from skincnn.evaluation.predictions import write_predictions
+from skincnn.evaluation.predictions import read_predictions, write_predictions
 from skincnn.evaluation.report import draw_figures, write_report
 from skincnn.evaluation.runs import (
     audit_others,
@@ -48,6 +48,9 @@ from skincnn.evaluation.views import VIEWS, View
 from skincnn.files import write_text
 from skincnn.lookup import look_up
 
+Way = tuple[dict[str, Any], dict[str, pd.DataFrame]]
+"""A way to predict and what it costs, and split to its predictions."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Extras:
@@ -56,7 +59,8 @@ class Extras:
     Attributes:
         tta: Names of `VIEWS`, kinds of test-time augmentation.
         num_views: How often a picture is shown then.
-        logit_adjustment: Whether the logits are also adjusted to the classes' shares.
+        logit_adjustment: Whether the logits are also adjusted to the classes' shares: of
+            the plain result, and of the test-time augmentation in the report.
         corruptions: Whether the model is also tried on spoilt pictures.
         unknown: A folder of pictures that are no dermatoscopy.
     """
@@ -113,11 +117,14 @@ def evaluate(
     subject = open_subject(load_model(workdir, metadata), builder, tables, config, cache)
     headline = splits[0] if splits else "test"
     predictions, familiar, seconds = predict_plainly(subject, headline)
+    asked = set(views)
+    if extras.logit_adjustment:
+        asked |= {adjusted_name(name) for name in ("", *VIEWS)}
     earlier = find_earlier(
         workdir,
         metadata["sha256"]["model.keras"],
         headline,
-        asked=(*views, *([ADJUSTED] if extras.logit_adjustment else [])),
+        asked=asked,
         corruptions=extras.corruptions,
         unknown=extras.unknown,
     )
@@ -132,17 +139,30 @@ def evaluate(
         content["sha256"] = written[split]
         if split in audits:
             content["audit"] = audits[split]
-    adjusted = None
-    if extras.logit_adjustment:
-        adjusted = adjust_tables(predictions, subject.class_names, metadata["class_counts"])
-    variants = [
-        {
+
+    def score(
+        variant: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
+    ) -> dict[str, Any]:
+        """Writes the tables of a way to predict, and returns all that is said of it."""
+        return {
             **variant,
-            "sha256": write_predictions(workdir, found, f"_{variant['name']}"),
-            **score_variant(found, predictions, headline, subject.class_names, config),
+            "sha256": write_predictions(workdir, tables, f"_{variant['name']}"),
+            **score_variant(tables, predictions, headline, subject.class_names, config),
         }
-        for variant, found in _other_ways(subject, headline, views, adjusted, seconds)
+
+    variants = [
+        score(*_show(subject, headline, name, chosen, seconds))
+        for name, chosen in views.items()
     ]
+    if extras.logit_adjustment:
+        plain = {"name": "", "num_views": 1, "seconds_per_image": seconds, "cost": 1.0}
+        # Views that are kept from before are there as they were written, so all are read.
+        shown = [*earlier.variants, *variants]
+        ways = [(plain, predictions), *((way, _read_tables(workdir, way)) for way in shown)]
+        variants += [
+            score(*_adjust(*way, subject.class_names, metadata["class_counts"]))
+            for way in ways
+        ]
     report = {
         **describe_run(metadata, config),
         "model_sha256": metadata["sha256"]["model.keras"],
@@ -182,27 +202,38 @@ def choose_views(extras: Extras, config: Config) -> dict[str, list[View]]:
     }
 
 
-def _other_ways(
-    subject: Subject,
-    headline: str,
-    views: Mapping[str, Sequence[View]],
-    adjusted: tuple[dict[str, pd.DataFrame], float] | None,
-    seconds: float,
-) -> Iterator[tuple[dict[str, Any], dict[str, pd.DataFrame]]]:
-    """Yields ways to predict, what each costs, and split to its predictions.
+def _show(
+    subject: Subject, headline: str, name: str, views: Sequence[View], seconds: float
+) -> Way:
+    """Returns a kind of test-time augmentation and its predictions.
 
     Args:
         subject: The model and its pictures.
         headline: The split whose pictures are timed.
-        views: From `choose_views`.
-        adjusted: From `adjust_tables`, if it is wanted.
+        name: Of the kind.
+        views: How each picture is shown, from `choose_views`.
         seconds: What a picture takes that is predicted plainly.
     """
-    for name, chosen in views.items():
-        found, longer = predict_each_view(subject, headline, chosen)
-        cost = {"seconds_per_image": longer, "cost": longer / seconds}
-        yield {"name": name, "num_views": len(chosen), **cost}, found
-    if adjusted is not None:
-        found, strength = adjusted
-        cost = {"seconds_per_image": seconds, "cost": 1.0}
-        yield {"name": ADJUSTED, "num_views": 1, "strength": strength, **cost}, found
+    found, longer = predict_each_view(subject, headline, views)
+    cost = {"seconds_per_image": longer, "cost": longer / seconds}
+    return {"name": name, "num_views": len(views), **cost}, found
+
+
+def _adjust(
+    variant: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    class_names: Sequence[str],
+    class_counts: Mapping[str, int],
+) -> Way:
+    """Returns the same with adjusted logits, at the same cost."""
+    found, strength = adjust_tables(tables, class_names, class_counts)
+    cost = {key: variant[key] for key in ("num_views", "seconds_per_image", "cost")}
+    return {"name": adjusted_name(variant["name"]), "strength": strength, **cost}, found
+
+
+def _read_tables(workdir: Path, variant: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """Returns split to the predictions of a way to predict that is in a report."""
+    return {
+        split: read_predictions(workdir / "predictions" / f"{split}_{variant['name']}.csv")
+        for split in variant["sha256"]
+    }

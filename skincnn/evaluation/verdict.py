@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skincnn.classes import describe
-from skincnn.evaluation.adjustment import ADJUSTED
+from skincnn.evaluation.adjustment import ADJUSTED, unadjusted_name
 from skincnn.evaluation.assessment import MELANOMA_RECALL
 from skincnn.evaluation.operating import HEADLINE_POINT
 
@@ -190,8 +190,12 @@ def verdict(report: Mapping[str, Any]) -> str:
 def explain_ways(report: Mapping[str, Any]) -> str:
     """Returns what the report's ways to predict beside the plain one are."""
     ways = WAYS | ({ADJUSTED: ADJUSTED_EACH} if report.get("models") else {})
-    names = dict.fromkeys(variant["name"] for variant in report["variants"])
-    return " ".join(f"{name}: {ways[name]}." for name in names if name in ways)
+    names = [variant["name"] for variant in report["variants"]]
+    parts = [unadjusted_name(name) for name in names]
+    if any(name.endswith(ADJUSTED) for name in names):
+        parts.append(ADJUSTED)
+    found = dict.fromkeys(part for part in parts if part in ways)
+    return " ".join(f"{part}: {ways[part]}." for part in found)
 
 
 def way_name(variant: Mapping[str, Any]) -> str:
