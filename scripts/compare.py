@@ -31,6 +31,7 @@ class Arguments:
       python scripts/compare.py runs/cpu runs/slower
       python scripts/compare.py runs/* --sort balanced_accuracy --split val
       python scripts/compare.py runs/cpu --variants
+      python scripts/compare.py runs/cpu runs/slower --against random
       python scripts/compare.py runs/a_0 runs/a_1 runs/b_0 runs/b_1 --average-seeds
     """
 
@@ -41,6 +42,9 @@ class Arguments:
     variants: bool = False
     """Give each other way to predict that evaluate.py has scored (--tta,
     --logit-adjustment) a row."""
+    against: str = ""
+    """Tell all rows from the first folder's answers in this way, such as random; with it,
+    --variants are there as well."""
     sort: str = "macro_f1"
     """The metric to sort by."""
     resamples: int = 2000
@@ -61,12 +65,13 @@ def command() -> None:
     if not arguments.workdirs:
         raise ConfigError("Give the folders of evaluated runs, such as runs/cpu runs/gpu.")
     runs = [comparison.read_run(path, arguments.split) for path in arguments.workdirs]
-    if arguments.variants:
+    if arguments.variants or arguments.against:
         runs += [
             comparison.read_run(path, arguments.split, variant)
             for path in arguments.workdirs
             for variant in comparison.variant_names(path, arguments.split)
         ]
+    runs = comparison.with_first(runs, arguments.against)
     tables = comparison.compare(
         runs, arguments.sort, arguments.resamples, average_seeds=arguments.average_seeds
     )

@@ -386,6 +386,19 @@ def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     names = pd.read_csv(tmp_path / "out/compare.csv")["run"].tolist()
     assert names == ["one (random)", "one (adjusted)", "one (random_adjusted)", "one"]
+    # Others can be told from what the first folder says when it is asked otherwise.
+    flags = ("--resamples", 100, "--output", tmp_path / "out", "--average-seeds")
+    done = run_script("compare.py", mixed, one, two, "--against", "random", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "Less mixed (random), paired:" in done.stdout
+    frame = pd.read_csv(tmp_path / "out/compare.csv").set_index("run")
+    assert np.isnan(frame.loc["mixed (random)", "accuracy_difference_value"])
+    expected = frame.loc["mixed", "accuracy"] - frame.loc["mixed (random)", "accuracy"]
+    gained = frame.loc["mixed", "accuracy_difference_value"]
+    assert gained == pytest.approx(expected, abs=1e-6)
+    done = run_script("compare.py", mixed, one, "--against", "adjusted", *flags)
+    assert done.returncode == 2
+    assert "mixed was not asked so. It has random; scripts/evaluate.py" in done.stderr
 
 
 def test_the_command_writes_a_table_and_a_chart(tmp_path: Path) -> None:

@@ -210,6 +210,28 @@ def variant_names(workdir: Path, split: str) -> list[str]:
     return [found["name"] for found in variants if split in found["sha256"]]
 
 
+def with_first(runs: Sequence[Run], variant: str) -> list[Run]:
+    """Returns the runs, first of all the first folder's that was asked in a certain way.
+
+    Args:
+        runs: One or more.
+        variant: Of `variant_names`; "" for the plain predictions.
+
+    Raises:
+        ConfigError: The first folder was not asked so.
+    """
+    of_first = [run for run in runs if run.folder == runs[0].folder]
+    names = [run.variant for run in of_first]
+    if variant not in names:
+        known = ", ".join(name for name in names if name) or "only the plain predictions"
+        raise ConfigError(
+            f"--against {variant}: {runs[0].folder} was not asked so. It has {known}; "
+            "scripts/evaluate.py makes others, as with --tta random."
+        )
+    first = of_first[names.index(variant)]
+    return [first, *(run for run in runs if run is not first)]
+
+
 def compare(
     runs: Sequence[Run],
     sort_by: str,
