@@ -43,15 +43,15 @@ class Arguments:
     """Give each other way to predict that evaluate.py has scored (--tta,
     --logit-adjustment) a row."""
     against: str = ""
-    """Tell all rows from the first folder's answers in this way, such as random; with it,
-    --variants are there as well."""
+    """Compare all rows with the first folder's answers in this way, such as random, and
+    not with its plain ones; --variants are there as well then."""
     sort: str = "macro_f1"
     """The metric to sort by."""
     resamples: int = 2000
     """Resamples of the lesions, 100 or more."""
     average_seeds: bool = False
-    """Add the mean of runs that differ by their seed alone, tell all rows from the mean of
-    the first one's seeds, and say which recipes differ by more than other seeds explain."""
+    """Add the mean of runs that differ by their seed alone, compare all rows with the mean
+    of the first one's seeds, and say which recipes differ by more than seeds explain."""
     output: Path = Path("runs/compare")
     """The folder for compare.md, compare.csv and compare.png."""
 

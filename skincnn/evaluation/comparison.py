@@ -250,8 +250,8 @@ def compare(
         sort_by: Name of `METRICS`.
         resamples: Of the lesions, the same ones for every run of the same pictures.
         confidence: Coverage, between 0 and 1.
-        average_seeds: Whether runs that differ by the seed alone get a row more,
-            with the mean of their scores, and all rows are told from the mean of the first
+        average_seeds: Whether runs that differ by the seed alone get a row more, with the
+            mean of their scores, and all rows are compared with the mean of the first
             run's. Its interval is that of the mean over the same resamples: it tells of
             other lesions, and not of other seeds. `Row.recipe_differences` tell of both.
 
