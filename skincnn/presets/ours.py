@@ -53,8 +53,7 @@ def cpu() -> Config:
     Score on 200x150 copies: balanced accuracy .769 on fold 8, on which the epoch was
     chosen, and .629 [.546, .715] on fold 9; asked by evaluate.py --tta random .777 and .673
     [.600, .748]. On folds 8 and 9 together, without them in the training, the mean of four
-    seeds: .683 [.636, .731], asked so
-    .690 [.640, .737].
+    seeds: .683 [.636, .731], asked so .690 [.640, .737].
     """
     return Config(
         data=DataConfig(dataset="isic2018", image_size=160),
