@@ -82,5 +82,5 @@ def adjust_tables(
             for index, name in enumerate(class_names)
         }
         # The energy is that of other logits.
-        adjusted[split] = table.assign(**columns).drop(columns=ENERGY, errors="ignore")
+        adjusted[split] = table.assign(**columns).drop(columns=ENERGY)
     return adjusted, strength

@@ -444,17 +444,16 @@ def _command_of_variant(
 ) -> str:
     """Returns what asks a run that is there in another way."""
     views = unadjusted_name(variant)
-    asked_for = []
+    flags = []
     if views:
         num_views = _find_variant(report, variant)["num_views"]
-        asked_for += [f"--tta {views} --num-views {num_views}"]
+        flags.append(f"--tta {views} --num-views {num_views}")
     if views != variant:
-        asked_for += ["--logit-adjustment"]
-    flags = " ".join(asked_for)
+        flags.append("--logit-adjustment")
     # An ensemble asks no model: its runs are asked, before it is made.
     models = [model["name"] for model in report.get("models", [])]
     asked = [
-        f"python scripts/evaluate.py {shlex.quote(f'runs/{run}')} {flags}"
+        f"python scripts/evaluate.py {shlex.quote(f'runs/{run}')} {' '.join(flags)}"
         for run in models or [name]
     ]
     return " && ".join([*asked, command] if models else asked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,12 @@ def find_earlier(
     return Earlier(variants, corrupted, strange, exports, dropped)
 
 
+def table_paths(workdir: Path, variant: Mapping[str, Any]) -> dict[str, Path]:
+    """Returns split to the predictions table of a way to predict that is in a report."""
+    folder = workdir / "predictions"
+    return {split: folder / f"{split}_{variant['name']}.csv" for split in variant["sha256"]}
+
+
 def remove_stale(workdir: Path, report: dict[str, Any]) -> None:
     """Deletes the tables and figures of extras that a report does not hold.
 
@@ -130,8 +136,7 @@ def _read_strange(workdir: Path) -> pd.DataFrame:
 
 def _is_there(workdir: Path, variant: dict[str, Any]) -> bool:
     """Returns whether the tables of a variant are those that it was scored on."""
-    paths = {
-        workdir / "predictions" / f"{split}_{variant['name']}.csv": written
-        for split, written in variant["sha256"].items()
-    }
-    return all(path.is_file() and sha256(path) == of for path, of in paths.items())
+    return all(
+        path.is_file() and sha256(path) == variant["sha256"][split]
+        for split, path in table_paths(workdir, variant).items()
+    )

@@ -15,7 +15,7 @@ from skincnn.data.cache import Cache
 from skincnn.errors import ConfigError
 from skincnn.evaluation.adjustment import adjust_tables, adjusted_name
 from skincnn.evaluation.assessment import assess, score_variant
-from skincnn.evaluation.earlier import find_earlier, remove_stale
+from skincnn.evaluation.earlier import find_earlier, remove_stale, table_paths
 from skincnn.evaluation.folder import read_history, read_run
 from skincnn.evaluation.predictions import read_predictions, write_predictions
 from skincnn.evaluation.report import draw_figures, write_report
@@ -158,7 +158,10 @@ def evaluate(
         plain = {"name": "", "num_views": 1, "seconds_per_image": seconds, "cost": 1.0}
         # Views that are kept from before are there as they were written, so all are read.
         shown = [*earlier.variants, *variants]
-        ways = [(plain, predictions), *((way, _read_tables(workdir, way)) for way in shown)]
+        ways = [(plain, predictions)]
+        for variant in shown:
+            paths = table_paths(workdir, variant)
+            ways.append((variant, {name: read_predictions(paths[name]) for name in paths}))
         variants += [
             score(*_adjust(*way, subject.class_names, metadata["class_counts"]))
             for way in ways
@@ -229,11 +232,3 @@ def _adjust(
     found, strength = adjust_tables(tables, class_names, class_counts)
     cost = {key: variant[key] for key in ("num_views", "seconds_per_image", "cost")}
     return {"name": adjusted_name(variant["name"]), "strength": strength, **cost}, found
-
-
-def _read_tables(workdir: Path, variant: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    """Returns split to the predictions of a way to predict that is in a report."""
-    return {
-        split: read_predictions(workdir / "predictions" / f"{split}_{variant['name']}.csv")
-        for split in variant["sha256"]
-    }
