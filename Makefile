@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Each holds TensorFlow: 2 GB of memory.
 WORKERS := --numprocesses 3 --dist worksteal
 
-# What scripts/demo.py serves.
+# What scripts/serve.py serves.
 MODEL := runs/quickstart
 
 .PHONY: train test test-slow test-beam check bench demo venv beam
@@ -29,16 +29,16 @@ check: .venv/.installed-dev ## lint, formatting, types and the direction of impo
 	$(BIN)/lint-imports --no-logo
 
 bench: .venv/.installed-dev ## ratios of speed and memory, of the input, training and serving
-	$(BIN)/python scripts/benchmark.py input
-	$(BIN)/python scripts/benchmark.py train
-	$(BIN)/python scripts/benchmark.py serve
+	$(BIN)/python -m benchmarks input
+	$(BIN)/python -m benchmarks train
+	$(BIN)/python -m benchmarks serve
 
 demo: .venv/.installed-demo ## a page to try a model on: make demo MODEL=runs/cpu
-	$(BIN)/python scripts/demo.py $(MODEL)
+	$(BIN)/python scripts/serve.py $(MODEL)
 
 venv: .venv/.installed ## the environment alone
 
-beam: .venv-beam/.installed ## the environment of scripts/predict_many.py
+beam: .venv-beam/.installed ## the environment of scripts/batch_predict.py
 
 # pip, and not python, is the target: venv makes it last, so a broken one is made anew.
 .venv/bin/pip .venv-beam/bin/pip: %/bin/pip:

@@ -1,7 +1,7 @@
 """Errors that a user can cause, each with the exit code of the scripts.
 
 Exit codes: 0 done, 1 unexpected, 2 usage or configuration, 3 invalid data, 4 training
-diverged, 130 and 143 signals. `skincnn.cli` turns the exceptions into them; any
+diverged, 130 and 143 signals. `skincnn.cli.common` turns the exceptions into them; any
 exception with an integer `exit_code` is reported as one message without a traceback.
 """
 

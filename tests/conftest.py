@@ -21,12 +21,12 @@ from filelock import FileLock
 from source_files import jpeg as jpeg
 from source_files import make_rows, write_dataverse
 
-from skincnn import cli
+from skincnn.cli import common
 
 ROOT = Path(__file__).parents[1]
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
-cli.load_tensorflow()
+common.load_tensorflow()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -200,7 +200,7 @@ Prepare = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def prepare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Prepare:
     """Runs `scripts/prepare_data.py` in this process, which saves loading TensorFlow."""
-    from scripts import prepare_data
+    from skincnn.cli import prepare_data
 
     def run(
         config: str, data_dir: Path, *arguments: object
@@ -212,7 +212,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
             patch.setattr(sys, "argv", command)
             patch.setattr(signal, "signal", lambda *_: None)
             try:
-                cli.main(prepare_data.command)
+                common.main(prepare_data.command)
             except SystemExit as error:
                 code = error.code
         return subprocess.CompletedProcess(command, code, *capsys.readouterr())

@@ -1,4 +1,4 @@
-"""What is asked of the server of scripts/demo.py, as the page asks it."""
+"""What is asked of the server of scripts/serve.py, as the page asks it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def text_of(page: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """What `scripts/demo.py` serves; `folder` is its folder for temporary files."""
+    """What `scripts/serve.py` serves; `folder` is its folder for temporary files."""
 
     process: subprocess.Popen[str]
     url: str

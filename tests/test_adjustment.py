@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from skincnn.evaluation.adjustment import STRENGTHS, adjust, choose_strength
-from skincnn.evaluation.calibration import apply_temperature
+from skincnn.inference.logit_adjustment import STRENGTHS, adjust, choose_strength
+from skincnn.metrics.calibration import apply_temperature
 
 RNG = np.random.default_rng(0)
 SHARES = np.array([0.7, 0.2, 0.1])

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from skincnn.config import DataConfig
-from skincnn.serving.ahead import answer_files
-from skincnn.serving.answers import DEFAULT_POINT, Rules
+from skincnn.serving.postprocessing import DEFAULT_POINT, Rules
 from skincnn.serving.predictor import COLUMNS, Answers, Predictor
+from skincnn.serving.prefetch import answer_files
 
 RULES = Rules(("a",), 1.0, DEFAULT_POINT, 0.5, 1.0)
 

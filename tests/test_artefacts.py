@@ -6,8 +6,8 @@ from draws import chosen
 from scipy import ndimage
 
 from skincnn.config import AugmentConfig
-from skincnn.model.artefacts import erase
 from skincnn.model.augment import Augmentation
+from skincnn.model.hair_and_ruler import erase
 
 SKIN = np.float32([200, 160, 140])
 

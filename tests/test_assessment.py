@@ -12,14 +12,14 @@ from scipy.special import logsumexp, softmax
 from sklearn import metrics as reference
 
 from skincnn.config import EvaluateConfig
-from skincnn.evaluation import plots
-from skincnn.evaluation.assessment import assess, calibrated_values
-from skincnn.evaluation.intervals import estimate, lesion_weights
-from skincnn.evaluation.metrics import METRICS, PER_CLASS_METRICS
-from skincnn.evaluation.operating import OPERATING_POINTS
-from skincnn.evaluation.predictions import arrays, predictions_table
-from skincnn.evaluation.report import draw_figures, summary
+from skincnn.evaluation.scoring import assess, calibrated_values
 from skincnn.evaluation.subgroups import UNKNOWN, age_band, score_subgroups
+from skincnn.inference.predictions import arrays, predictions_table
+from skincnn.metrics.bootstrap import estimate, lesion_weights
+from skincnn.metrics.classification import METRICS, PER_CLASS_METRICS
+from skincnn.metrics.operating_points import OPERATING_POINTS
+from skincnn.reporting import plots
+from skincnn.reporting.report import draw_figures, summary
 
 NAMES = ["bkl", "df", "mel", "nv"]
 CONFIG = EvaluateConfig(resamples=200)

@@ -19,7 +19,7 @@ from conftest import ROOT, run_here, run_script
 from source_files import jpeg
 
 from skincnn.errors import ConfigError
-from skincnn.serving.pictures import MAX_BYTES, READ, UNREADABLE
+from skincnn.serving.images import MAX_BYTES, READ, UNREADABLE
 
 Run = tuple[Path, object]
 HAS_BEAM = importlib.util.find_spec("apache_beam") is not None
@@ -74,7 +74,7 @@ def test_the_rows_are_those_of_predict(model: Path, pictures: Path, tmp_path: Pa
     (folder / "a/folder.jpg").mkdir()
     alone = run_here("predict.py", model, folder, "--output", tmp_path / "alone.csv")
     flags = ("--output", tmp_path / "many", "--batch-size", 4)
-    many = run_here("predict_many.py", model, folder, *flags)
+    many = run_here("batch_predict.py", model, folder, *flags)
     assert (alone.returncode, many.returncode) == (3, 3), many.stderr
     expected = read_csv([tmp_path / "alone.csv"])
     answers, unread = read_output(tmp_path / "many")
@@ -95,7 +95,7 @@ def test_a_folder_elsewhere_may_have_the_name_of_a_pattern() -> None:
     from apache_beam.io.filesystem import FileMetadata
     from apache_beam.io.localfilesystem import LocalFileSystem
 
-    from skincnn.serving.places import list_files
+    from skincnn.serving.beam.io import list_files
 
     names = [f"bucket://b/{name}" for name in ("[1]/a/x.JPG", "[1]/y.txt", "(1)/z.jpg")]
 
@@ -125,7 +125,7 @@ def test_each_name_of_a_list_is_answered_or_told(
     listed = tmp_path / "names.txt"
     listed.write_text("\n\n".join(map(str, names)), encoding="utf-8")
     flags = ("--names", listed, "--output", tmp_path / "out", "--format", "jsonl")
-    done = run_here("predict_many.py", model, *flags)
+    done = run_here("batch_predict.py", model, *flags)
     assert done.returncode == 3, done.stderr
     answers, unread = (
         [
@@ -161,7 +161,7 @@ def test_pictures_in_archives_are_answered(
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
         archive.writestr("notes.txt", "no picture")
     flags = ("--output", tmp_path / "out", "--batch-size", 5)
-    done = run_here("predict_many.py", model, tmp_path / "*.[zZ]*", *flags)
+    done = run_here("batch_predict.py", model, tmp_path / "*.[zZ]*", *flags)
     assert done.returncode == 3, done.stderr
     answers, unread = read_output(tmp_path / "out")
     reasons = {
@@ -183,7 +183,7 @@ def test_pictures_in_archives_are_answered(
 
 @needs_beam
 def test_a_damaged_member_costs_no_other(tmp_path: Path) -> None:
-    from skincnn.serving.places import Picture, Place, Problem, look_into, read
+    from skincnn.serving.beam.io import Picture, Place, Problem, look_into, read
 
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("lzma.jpg", bytes(100), zipfile.ZIP_LZMA)
@@ -208,7 +208,7 @@ def test_a_damaged_member_costs_no_other(tmp_path: Path) -> None:
 
 @needs_beam
 def test_two_members_of_one_name_are_two_pictures(tmp_path: Path) -> None:
-    from skincnn.serving.places import Picture, Place, look_into, read
+    from skincnn.serving.beam.io import Picture, Place, look_into, read
 
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -222,7 +222,7 @@ def test_two_members_of_one_name_are_two_pictures(tmp_path: Path) -> None:
 
 @needs_beam
 def test_an_archive_that_changes_after_it_was_found_is_told(tmp_path: Path) -> None:
-    from skincnn.serving.places import Place, Problem, look_into, read
+    from skincnn.serving.beam.io import Place, Problem, look_into, read
 
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -243,13 +243,15 @@ def test_an_archive_that_changes_after_it_was_found_is_told(tmp_path: Path) -> N
 def test_a_batch_that_fails_costs_one_picture(
     model: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    from skincnn.serving import beam
-    from skincnn.serving.places import Picture, Problem
+    from skincnn.serving.beam import pipeline
+    from skincnn.serving.beam.io import Picture, Problem
 
-    class Handler(beam.PictureHandler):
+    class Handler(pipeline.PictureHandler):
         """Has memory for all but one picture."""
 
-        def _ask(self, batch: Sequence[Picture], model: beam.Loaded) -> list[str | Problem]:
+        def _ask(
+            self, batch: Sequence[Picture], model: pipeline.Loaded
+        ) -> list[str | Problem]:
             if any("4, it" in picture.name for picture in batch):
                 raise MemoryError("out of\nmemory")
             return super()._ask(batch, model)
@@ -265,7 +267,7 @@ def test_a_batch_that_fails_costs_one_picture(
     assert {Path(json.loads(line)["file"]).name for line in found.values()} == set(found)
     # And so does the pipeline. It is of a pattern, of which two stars are any folders.
     pattern, output = f"{pictures.parent}/**/*it*", tmp_path / "out"
-    counts = beam.run(handler, [pattern], None, str(output), ("file",), ())
+    counts = pipeline.run(handler, [pattern], None, str(output), ("file",), ())
     assert counts == {"answers": 8, "unread": 1}
     (unread,) = output.glob("unread-*")
     assert json.loads(unread.read_text()) == {"file": lost, "status": because}
@@ -274,7 +276,7 @@ def test_a_batch_that_fails_costs_one_picture(
 @needs_beam
 def test_one_star_is_one_folder(model: Path, pictures: Path, tmp_path: Path) -> None:
     pattern = f"{pictures.parent}/*/*.JPG"
-    done = run_script("predict_many.py", model, pattern, "--output", tmp_path / "flat")
+    done = run_script("batch_predict.py", model, pattern, "--output", tmp_path / "flat")
     assert done.returncode == 0, done.stderr
     answers, refer = done.stderr.splitlines()
     assert answers == f"answers  {tmp_path / 'flat'}/answers-*.csv"
@@ -295,7 +297,7 @@ def test_links_that_lead_nowhere_are_told(model: Path, tmp_path: Path) -> None:
     (tmp_path / "named.jpg").symlink_to("nowhere")
     patterns = (folder / "*.jpg", folder / "*.zip", tmp_path / "named.jpg")
     flags = ("--output", tmp_path / "out")
-    done = run_here("predict_many.py", model, *patterns, *flags)
+    done = run_here("batch_predict.py", model, *patterns, *flags)
     assert done.returncode == 3, done.stderr
     answers, unread = read_output(tmp_path / "out")
     names = [folder / "good.jpg", folder / "linked.jpg"]
@@ -314,7 +316,7 @@ def test_patterns_mean_what_beam_takes_them_for(
 ) -> None:
     from apache_beam.io.filesystems import FileSystems
 
-    from skincnn.serving.places import list_files
+    from skincnn.serving.beam.io import list_files
 
     for name in ("a.jpg", "b.JPG", "a/c.jpg", "a/b/d.jpg", "a/b/[1].jpg", "é/e.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -336,12 +338,12 @@ def test_what_stands_after_two_dashes_goes_to_beam(
 ) -> None:
     threads = "-- --direct_num_workers 2 --direct_running_mode multi_threading".split()
     arguments = (model, pictures, "--output", tmp_path / "out", *threads)
-    done = run_here("predict_many.py", *arguments)
+    done = run_here("batch_predict.py", *arguments)
     assert done.returncode == 3, done.stderr
     assert len(list((tmp_path / "out").glob("answers-*-of-00002.csv"))) == 2
     assert sum(map(len, read_output(tmp_path / "out"))) == 12
     arguments = (model, pictures, "--output", tmp_path / "no", "--", "--runner", "None")
-    done = run_here("predict_many.py", *arguments)
+    done = run_here("batch_predict.py", *arguments)
     assert done.returncode == 2
     assert "Beam cannot take what stands after --: Unexpected pipeline" in done.stderr
 
@@ -352,7 +354,7 @@ def test_processes_share_the_work(model: Path, pictures: Path, tmp_path: Path) -
     alone = run_here("predict.py", model, pictures, "--output", tmp_path / "alone.csv")
     processes = "-- --direct_num_workers 2 --direct_running_mode multi_processing".split()
     arguments = (model, pictures, "--output", tmp_path / "many", *processes)
-    many = run_here("predict_many.py", *arguments)
+    many = run_here("batch_predict.py", *arguments)
     assert (alone.returncode, many.returncode) == (3, 3), many.stderr
     assert_same(read_csv([tmp_path / "alone.csv"]), read_output(tmp_path / "many")[0])
 
@@ -390,7 +392,7 @@ def test_what_cannot_be_asked_is_told(
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
     if "--output" not in filled:
         filled += ["--output", str(tmp_path / "out")]
-    done = run_here("predict_many.py", model, *filled)
+    done = run_here("batch_predict.py", model, *filled)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -399,11 +401,11 @@ def test_what_cannot_be_asked_is_told(
 
 @needs_beam
 def test_a_failure_leaves_nothing(pictures: Path, tmp_path: Path) -> None:
-    from skincnn.serving import beam
+    from skincnn.serving.beam import pipeline
 
-    handler = beam.PictureHandler(tmp_path / "no model", None, 4, "csv")
+    handler = pipeline.PictureHandler(tmp_path / "no model", None, 4, "csv")
     with pytest.raises(ConfigError, match="MODEL must be a SavedModel"):
-        beam.run(handler, [str(pictures)], None, str(tmp_path / "out"), ("file",), ())
+        pipeline.run(handler, [str(pictures)], None, str(tmp_path / "out"), ("file",), ())
     assert not list((tmp_path / "out").rglob("*"))
 
 
@@ -423,7 +425,7 @@ def test_what_is_stopped_leaves_nothing(
 ) -> None:
     listed, output = tmp_path / "names.txt", tmp_path / "out"
     listed.write_text(f"{min(pictures.rglob('*.JPG'))}\n" * 20_000, encoding="utf-8")
-    script = ROOT / "scripts/predict_many.py"
+    script = ROOT / "scripts/batch_predict.py"
     command = [sys.executable, script, model, "--names", listed, "--output", output]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         deadline = time.monotonic() + 120
@@ -444,10 +446,10 @@ def test_help_and_the_way_to_beam_need_no_beam(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    described = run_here("predict_many.py", "--help")
+    described = run_here("batch_predict.py", "--help")
     assert described.returncode == 0
     assert "--direct_num_workers" in described.stdout
-    done = run_here("predict_many.py", "model", "x.jpg", "--output", tmp_path / "out")
+    done = run_here("batch_predict.py", "model", "x.jpg", "--output", tmp_path / "out")
     assert done.returncode == 2
     assert "Apache Beam is not installed" in done.stderr
     assert "make beam" in done.stderr

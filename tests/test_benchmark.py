@@ -17,11 +17,11 @@ import tensorflow as tf
 from conftest import ROOT, jpeg, run_here, run_script
 from PIL import Image
 
-from skincnn.benchmark import features, measure, pictures, serving, training
-from skincnn.benchmark import input as benchmark
-from skincnn.benchmark.measure import Result
+from benchmarks import features, images, measure, serving, training
+from benchmarks import input as benchmark
+from benchmarks.measure import Result
 from skincnn.errors import ConfigError
-from skincnn.serving.pictures import read_images
+from skincnn.serving.images import read_images
 
 
 class Clock:
@@ -83,7 +83,7 @@ def test_peak_memory_sees_what_was_let_go() -> None:
     del held
     assert measure.peak_memory() >= before
     code = (
-        "from skincnn.benchmark.measure import peak_memory as p; a = p();"
+        "from benchmarks.measure import peak_memory as p; a = p();"
         "b = bytearray(b'x') * (64 << 20); del b; print((p() - a) >> 20)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -101,15 +101,15 @@ def test_the_peak_of_a_call_is_measured_in_its_own_process() -> None:
 def test_made_up_pictures_are_like_originals_and_a_folder_is_repeated(
     tmp_path: Path,
 ) -> None:
-    (content,) = pictures.picture_files(None, 1)
+    (content,) = images.picture_files(None, 1)
     assert Image.open(io.BytesIO(content)).size == (600, 450)
     assert 100_000 < len(content) < 400_000
     for number in range(2):
         (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
-    files = pictures.picture_files(tmp_path, 5)
+    files = images.picture_files(tmp_path, 5)
     assert files == [jpeg(0), jpeg(1), jpeg(0), jpeg(1), jpeg(0)]
     with pytest.raises(ConfigError, match="--pictures"):
-        pictures.picture_files(tmp_path / "nowhere", 5)
+        images.picture_files(tmp_path / "nowhere", 5)
 
 
 def test_every_benchmark_gives_results(
@@ -174,7 +174,7 @@ def test_the_script_names_its_benchmarks_and_refuses_an_empty_folder(
     described = run_script("benchmark.py", "--help").stdout
     for name in ("input", "train", "serve"):
         assert name in described
-        assert f"scripts/benchmark.py {name}" in (ROOT / "Makefile").read_text()
+        assert f"-m benchmarks {name}" in (ROOT / "Makefile").read_text()
 
 
 def test_every_benchmark_of_serving_gives_results(

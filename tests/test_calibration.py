@@ -5,12 +5,12 @@ import pytest
 from scipy.special import softmax
 from sklearn.calibration import calibration_curve
 
-from skincnn.evaluation.calibration import (
+from skincnn.metrics.calibration import (
     apply_temperature,
     fit_temperature,
     reliability,
 )
-from skincnn.evaluation.metrics import Sample, ece, log_loss
+from skincnn.metrics.classification import Sample, ece, log_loss
 
 
 def draw(temperature: float, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from conftest import run_script
 
+from skincnn.clinical_metadata import METADATA_FIELDS
 from skincnn.config import ModelConfig
 from skincnn.errors import ConfigError
 from skincnn.model.backbones import build_backbone
@@ -20,7 +21,6 @@ from skincnn.model.classifier import (
     set_trainable,
 )
 from skincnn.model.layers import FreezableDropout, FusedBatchNormalization
-from skincnn.patient import METADATA_FIELDS
 
 OFFLINE = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
 SMALL = ModelConfig(backbone="mobilenet", width=0.25, weights="none")

@@ -11,7 +11,7 @@ from typing import TextIO
 import pytest
 from conftest import run_here
 
-from skincnn import cli
+from skincnn.cli import common
 
 START = "from skincnn import cli, errors\nimport time\n"
 
@@ -81,7 +81,7 @@ def test_sigterm_exits_with_143() -> None:
 def test_noise_is_dropped_and_real_warnings_are_not() -> None:
     body = (
         "import os, sys\n"
-        "    with cli._without_noise():\n"
+        "    with common._without_noise():\n"
         "        os.write(2, b'I0000 oneDNN custom operations are on. ...\\n')\n"
         "        os.write(2, b'W0000 something is wrong with your disk\\n')\n"
         "        print('python warning', file=sys.stderr)"
@@ -97,7 +97,7 @@ def test_warnings_of_retracing_are_kept_from_the_user_and_no_others(
 ) -> None:
     import tensorflow as tf
 
-    cli.load_tensorflow()
+    common.load_tensorflow()
     logger = tf.get_logger()
     logger.warning("5 out of the last 5 calls triggered tf.function retracing.")
     logger.warning("something else")

@@ -17,13 +17,13 @@ from sklearn import metrics as reference
 from skincnn.config import Config, OptimizerConfig, StageConfig, TrainConfig
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.comparison import compare, read_run, variant_names
-from skincnn.evaluation.comparison_tables import plot_comparison, to_frame, to_markdown
-from skincnn.evaluation.crossval import cross_validation_configs
-from skincnn.evaluation.plots import to_png
-from skincnn.evaluation.predictions import read_predictions
+from skincnn.evaluation.cross_validation import cross_validation_configs
 from skincnn.files import sha256
+from skincnn.inference.predictions import read_predictions
 from skincnn.presets import to_command
 from skincnn.presets.ours import cpu
+from skincnn.reporting.comparison_tables import plot_comparison, to_frame, to_markdown
+from skincnn.reporting.plots import to_png
 
 NAMES = ["bkl", "mel", "nv"]
 

@@ -132,7 +132,7 @@ def test_a_config_is_frozen_and_hashable() -> None:
 
 def test_help_needs_no_tensorflow() -> None:
     code = (
-        "import sys, skincnn.presets, skincnn.classes, skincnn.cli;"
+        "import sys, skincnn.presets, skincnn.classes, skincnn.cli.common;"
         "print(sorted({'keras', 'tensorflow', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -20,7 +20,7 @@ from skincnn.config import (
     ModelConfig,
 )
 from skincnn.errors import ConfigError
-from skincnn.evaluation.corruptions import CORRUPTIONS, STRENGTHS
+from skincnn.inference.corruptions import CORRUPTIONS, STRENGTHS
 from skincnn.lookup import look_up
 from skincnn.model.augment import AUGMENTATIONS, Augmentation
 from skincnn.model.backbones import BACKBONES

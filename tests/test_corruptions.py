@@ -13,18 +13,19 @@ from sklearn.metrics import balanced_accuracy_score
 
 from skincnn.config import AugmentConfig
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation import corruptions, occlusions, robustness
-from skincnn.evaluation.calibration import apply_temperature
-from skincnn.evaluation.corruptions import CORRUPTIONS, STRENGTHS, corrupt
-from skincnn.evaluation.intervals import lesion_weights
-from skincnn.evaluation.plots import plot_corruptions, to_png
-from skincnn.evaluation.predictions import predictions_table
+from skincnn.evaluation import robustness
 from skincnn.evaluation.robustness import (
     plot_corruption_examples,
     score_corruptions,
     trained_corruptions,
 )
+from skincnn.inference import corruptions, synthetic_artifacts
+from skincnn.inference.corruptions import CORRUPTIONS, STRENGTHS, corrupt
+from skincnn.inference.predictions import predictions_table
+from skincnn.metrics.bootstrap import lesion_weights
+from skincnn.metrics.calibration import apply_temperature
 from skincnn.model.augment import AUGMENTATIONS
+from skincnn.reporting.plots import plot_corruptions, to_png
 from tfds_ham10000 import demo
 
 NAMES = ["bkl", "mel", "nv"]
@@ -100,7 +101,7 @@ def test_strengths_begin_where_training_ends() -> None:
     point[0, 32, 32] = 255
     blurred = corrupt(point, "blur", 1, seed=0)[0, :, :, 0].astype(float)
     assert blurred.max() < 255 / (2 * np.pi * training.blur**2)
-    for module in (corruptions, occlusions):
+    for module in (corruptions, synthetic_artifacts):
         tree = ast.parse(inspect.getsource(module))
         names = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
         assert not any(name.startswith(("skincnn.model", "keras")) for name in names)

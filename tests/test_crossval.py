@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from skincnn.config import Config
 from skincnn.errors import ConfigError
-from skincnn.evaluation.crossval import cross_validation_configs, pool
+from skincnn.evaluation.cross_validation import cross_validation_configs, pool
 
 
 @pytest.mark.parametrize("num_models", [2, 3, 5, 10])

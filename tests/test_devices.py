@@ -30,8 +30,8 @@ from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Images
 from skincnn.errors import ConfigError
 from skincnn.evaluation.evaluate import evaluate
-from skincnn.evaluation.predict import predict_probabilities
 from skincnn.files import locked
+from skincnn.inference.predict import predict_probabilities
 from skincnn.model.classifier import build_classifier
 from skincnn.training import devices, fitting, run
 from skincnn.training.devices import choose_precision, dtype_policy, make_devices

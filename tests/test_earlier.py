@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from skincnn.evaluation.earlier import find_earlier, remove_stale
-from skincnn.evaluation.predictions import write_predictions
-from skincnn.evaluation.report import summary
+from skincnn.inference.predictions import write_predictions
+from skincnn.reporting.report import summary
 
 SPOILT = {"split": "test", "rows": []}
 

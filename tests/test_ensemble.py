@@ -14,16 +14,16 @@ from scipy.special import softmax
 from sklearn import metrics as reference
 
 from skincnn.config import Config
-from skincnn.evaluation.adjustment import ADJUSTED, adjust_tables
 from skincnn.evaluation.ensemble import _score_unknown, combine_runs
-from skincnn.evaluation.predictions import (
+from skincnn.inference.logit_adjustment import ADJUSTED, adjust_tables
+from skincnn.inference.predictions import (
     arrays,
     class_names_of,
     read_predictions,
     write_predictions,
 )
-from skincnn.evaluation.verdict import way_name
-from skincnn.serving.answers import Rules, answer
+from skincnn.reporting.report_text import way_name
+from skincnn.serving.postprocessing import Rules, answer
 
 
 def vary(workdir: Path, seed: int) -> Path:

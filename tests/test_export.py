@@ -18,15 +18,15 @@ from conftest import ROOT, run_here
 from skincnn.config import Config
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.ensemble import combine_runs
-from skincnn.evaluation.views import VIEWS
-from skincnn.serving import copies, export
-from skincnn.serving.agreement import agreement, choose_compared, decide, refuse_other
-from skincnn.serving.answers import DEFAULT_POINT, Rules
+from skincnn.inference.tta import VIEWS
+from skincnn.serving import conversion, export
 from skincnn.serving.export import Served, export_saved_model
-from skincnn.serving.pictures import READ, UNREADABLE
+from skincnn.serving.images import READ, UNREADABLE
+from skincnn.serving.orientations import TURNS
+from skincnn.serving.parity import agreement, choose_compared, decide, refuse_other
+from skincnn.serving.postprocessing import DEFAULT_POINT, Rules
 from skincnn.serving.predictor import load_predictor
 from skincnn.serving.runtimes import RUNTIMES, Runtime
-from skincnn.serving.turns import TURNS
 
 AGREEMENT = agreement(np.array([0, 1]), np.eye(2), np.eye(2), ["a", "b"])
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
@@ -230,7 +230,7 @@ def test_a_copy_that_loses_a_class_is_refused() -> None:
 def test_a_refused_copy_leaves_nothing_of_itself_and_all_of_the_others(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answer_always_the_first(path: Path) -> copies.Ask:
+    def answer_always_the_first(path: Path) -> conversion.Ask:
         return lambda inputs: {
             "logits": np.eye(7)[[0] * len(inputs["images"])],
             "distance": np.ones(len(inputs["images"])),
@@ -265,7 +265,7 @@ def test_what_cannot_be_exported_is_refused(workdir: Path, data_dir: Path) -> No
     with pytest.raises(ConfigError, match="--refer-at must be one of: 90 % spec"):
         export_saved_model(served, data_dir)
     with pytest.raises(ConfigError, match="holds one network"):
-        copies.export_copies(
+        conversion.export_copies(
             Served(workdir=workdir, tta="orientations"), ["onnx"], data_dir
         )
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -277,7 +277,7 @@ def test_packages_that_are_missing_are_named(
 ) -> None:
     monkeypatch.setitem(RUNTIMES, "strange", Runtime("", print, print, None, ("no_such",)))
     with pytest.raises(ConfigError, match=r"strange needs no_such.*\[export\]"):
-        copies.export_copies(Served(workdir=workdir), ["strange"], data_dir)
+        conversion.export_copies(Served(workdir=workdir), ["strange"], data_dir)
 
 
 def test_an_export_that_differs_gets_no_version(

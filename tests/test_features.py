@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from test_resume import assert_same, train_in_pieces
 
+from skincnn.clinical_metadata import METADATA_FIELDS
 from skincnn.config import (
     AugmentConfig,
     Config,
@@ -23,10 +24,9 @@ from skincnn.config import (
     StageConfig,
     TrainConfig,
 )
-from skincnn.data.metadata import encode_metadata
+from skincnn.data.clinical_metadata import encode_metadata
 from skincnn.errors import ConfigError, DataError, Terminated
 from skincnn.model.classifier import build_classifier, set_trainable
-from skincnn.patient import METADATA_FIELDS
 from skincnn.training import features, fitting, run
 from skincnn.training.features import (
     build_head,

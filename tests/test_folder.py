@@ -11,8 +11,8 @@ from conftest import run_here
 from skincnn.config import Config
 from skincnn.data.reading import describe_preprocessing
 from skincnn.errors import ConfigError
-from skincnn.evaluation.folder import METADATA_KEYS, read_history, read_run
 from skincnn.files import SCHEMA, write_json
+from skincnn.inference.run_dir import METADATA_KEYS, read_history, read_run
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from test_backbones import SMALLEST, randomise
 
+from skincnn.clinical_metadata import METADATA_FIELDS
 from skincnn.config import ModelConfig
 from skincnn.errors import ConfigError
-from skincnn.evaluation.grad_cam import grad_cam, overlay
+from skincnn.inference.grad_cam import grad_cam, overlay
 from skincnn.model.backbones import BACKBONES
 from skincnn.model.classifier import BACKBONE_LAYER, build_classifier
-from skincnn.patient import METADATA_FIELDS
 
 FAST = ("mobilenet", "small_cnn")
 SIZE = 128

@@ -7,13 +7,13 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from skincnn.evaluation.intervals import (
+from skincnn.metrics.bootstrap import (
     bootstrap,
     estimate,
     lesion_weights,
     lesions_of_rates,
 )
-from skincnn.evaluation.metrics import (
+from skincnn.metrics.classification import (
     METRICS,
     PER_CLASS_METRICS,
     Sample,

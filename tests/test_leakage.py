@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from skincnn.clinical_metadata import METADATA_FIELDS
 from skincnn.data.leakage import FORBIDDEN_INPUTS, audit, count_shared
 from skincnn.errors import DataError
-from skincnn.patient import METADATA_FIELDS
 
 
 def split(first: int, num: int = 6) -> pd.DataFrame:

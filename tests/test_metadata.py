@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from skincnn.clinical_metadata import METADATA_FIELDS, REGIONS
+from skincnn.data.clinical_metadata import encode_metadata
 from skincnn.data.leakage import FORBIDDEN_INPUTS
-from skincnn.data.metadata import encode_metadata
 from skincnn.errors import DataError
-from skincnn.patient import METADATA_FIELDS, REGIONS
 from tfds_ham10000 import demo
 
 HAM10000 = [

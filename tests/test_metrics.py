@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from skincnn.evaluation.metrics import (
+from skincnn.metrics.classification import (
     HIGH_SENSITIVITY,
     METRICS,
     PER_CLASS_METRICS,

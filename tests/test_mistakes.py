@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 from test_grad_cam import find_squares
 
+from skincnn.clinical_metadata import METADATA_FIELDS
 from skincnn.config import ModelConfig
-from skincnn.evaluation.grad_cam import grad_cam, overlay
-from skincnn.evaluation.mistakes import draw_mistakes, find_mistakes, plot_mistakes
-from skincnn.evaluation.plots import to_png
-from skincnn.evaluation.predictions import predictions_table
+from skincnn.inference.grad_cam import grad_cam, overlay
+from skincnn.inference.predictions import predictions_table
 from skincnn.model.classifier import build_classifier
-from skincnn.patient import METADATA_FIELDS
+from skincnn.reporting.mistakes import draw_mistakes, find_mistakes, plot_mistakes
+from skincnn.reporting.plots import to_png
 
 NAMES = ["bcc", "bkl", "mel", "nv"]
 BENIGN = ("bkl", "nv")

@@ -6,8 +6,8 @@ from scipy import stats
 
 from skincnn.config import AugmentConfig
 from skincnn.model.augment import Augmentation
-from skincnn.model.draws import uniform_of
 from skincnn.model.mixing import MIXES, Mixing, larger_share
+from skincnn.model.random_ops import uniform_of
 
 NAMES = [name for name in MIXES if name != "none"]
 RNG = np.random.default_rng(0)

@@ -33,17 +33,17 @@ from tensorflow_serving.apis import (
 from skincnn.classes import HAM10000
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data import datasets, pipeline
-from skincnn.evaluation.calibration import apply_temperature
-from skincnn.evaluation.predictions import arrays, read_predictions
-from skincnn.evaluation.unknown import Familiar
+from skincnn.inference.ood import Familiar
+from skincnn.inference.predictions import arrays, read_predictions
+from skincnn.metrics.calibration import apply_temperature
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
 from skincnn.serving import export
-from skincnn.serving.answers import Rules
 from skincnn.serving.export import Served, render_usage
+from skincnn.serving.images import READ, UNREADABLE
 from skincnn.serving.network import Network, with_distance
-from skincnn.serving.pictures import READ, UNREADABLE
+from skincnn.serving.orientations import TURNS
+from skincnn.serving.postprocessing import Rules
 from skincnn.serving.saved_model import write_saved_model
-from skincnn.serving.turns import TURNS
 from skincnn.serving.warmup import FILE, write_warmup
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]

@@ -13,9 +13,8 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from scripts import train
-from skincnn import cli
-from skincnn.evaluation.metrics import METRICS, Metric, Sample
+from skincnn.cli import common, train
+from skincnn.metrics.classification import METRICS, Metric, Sample
 from skincnn.training import callbacks
 from skincnn.training.callbacks import Validation, is_patience_over
 from skincnn.training.state import Progress
@@ -53,7 +52,7 @@ def test_the_command_stops_early_and_keeps_the_epoch_of_the_metric_it_is_given(
     scores = iter([0.2, 0.6, 0.5, 0.3, 0.9])
     monkeypatch.setitem(callbacks.METRICS, "macro_f1", Metric(lambda _: next(scores)))
     monkeypatch.setattr("skincnn.evaluation.evaluate.evaluate", lambda *_: {})
-    monkeypatch.setattr("skincnn.evaluation.report.summary", lambda report: "")
+    monkeypatch.setattr("skincnn.reporting.report.summary", lambda report: "")
     monkeypatch.setattr("skincnn.serving.export.export_saved_model", lambda *_: "")
     flags = (
         "cnn --data.dataset demo_tiny --data.image-size 32 --data.batch-size 16 "
@@ -63,7 +62,7 @@ def test_the_command_stops_early_and_keeps_the_epoch_of_the_metric_it_is_given(
     command = ["train.py", *flags, "--workdir", tmp_path, "--data-dir", data_dir]
     monkeypatch.setattr(sys, "argv", [str(word) for word in command])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    cli.main(train.command)
+    common.main(train.command)
     history = pd.read_csv(tmp_path / "history.csv")
     assert history["val_macro_f1"].tolist() == [0.2, 0.6, 0.5, 0.3]
     assert json.loads((tmp_path / "metadata.json").read_text())["best_epoch"] == 2

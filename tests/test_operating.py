@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from skincnn.evaluation.operating import (
+from skincnn.metrics.operating_points import (
     OPERATING_POINTS,
     OperatingPoint,
     choose_threshold,

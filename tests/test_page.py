@@ -19,15 +19,15 @@ from sklearn.metrics import f1_score
 
 from skincnn.config import Config, DataConfig, EvaluateConfig
 from skincnn.errors import ConfigError
-from skincnn.evaluation import plots, verdict
-from skincnn.evaluation.adjustment import ADJUSTED
-from skincnn.evaluation.assessment import assess, score_variant
-from skincnn.evaluation.model_card import render_card
-from skincnn.evaluation.page import SECTIONS, render_page
-from skincnn.evaluation.predictions import arrays, predictions_table
-from skincnn.evaluation.report import draw_figures, summary, write_report
-from skincnn.evaluation.views import VIEWS
-from skincnn.serving.turns import TURNS
+from skincnn.evaluation.scoring import assess, score_variant
+from skincnn.inference.logit_adjustment import ADJUSTED
+from skincnn.inference.predictions import arrays, predictions_table
+from skincnn.inference.tta import VIEWS
+from skincnn.reporting import plots, report_text
+from skincnn.reporting.html import SECTIONS, render_page
+from skincnn.reporting.model_card import render_card
+from skincnn.reporting.report import draw_figures, summary, write_report
+from skincnn.serving.orientations import TURNS
 from skincnn.training.workdir import check_workdir
 
 NAMES = ["<b>wart</b>|", "mel", "nv", "bcc"]
@@ -150,7 +150,7 @@ def test_the_verdict_counts_the_melanomas_that_were_missed(report: dict) -> None
     )
     assert f"names {100 * accuracy:.0f} % of the pictures rightly" in page
     assert page.index("It calls") < page.index("Trained on some") < page.index("recall [")
-    found = verdict.find_melanomas(report["splits"]["test"])
+    found = report_text.find_melanomas(report["splits"]["test"])
     counts = table[melanoma].assign(called=[NAMES[k] for k in y_prob[melanoma].argmax(1)])
     expected = counts["called"].value_counts().drop("mel")
     assert dict(found.called) == expected.to_dict()
@@ -159,7 +159,7 @@ def test_the_verdict_counts_the_melanomas_that_were_missed(report: dict) -> None
     # Of <b>wart</b>| it is not known whether it is malignant, so it counts as benign.
     wrong = malignant & ~np.isin(y_prob.argmax(axis=1), (1, 3))
     content = report["splits"]["test"]
-    assert verdict.count_called_benign(content) == (wrong.sum(), malignant.sum())
+    assert report_text.count_called_benign(content) == (wrong.sum(), malignant.sum())
 
 
 def test_the_page_is_whole_and_loads_nothing(report: dict) -> None:
@@ -328,13 +328,13 @@ def test_the_scores_of_a_way_to_predict_are_those_of_its_pictures() -> None:
     page = Page(render_page(report, CONFIG, PIXEL)).words
     for text in (page, render_card(report, CONFIG), summary(report)):
         for name in ("balanced_accuracy", "macro_f1", "melanoma_recall"):
-            assert verdict.interval(found["differences"][name], "+.3f") in text
-        assert verdict.interval(found["metrics"]["macro_f1"]) in text
+            assert report_text.interval(found["differences"][name], "+.3f") in text
+        assert report_text.interval(found["metrics"]["macro_f1"]) in text
     # One of before it was told, and one of classes that hold no melanoma.
     del found["differences"]["melanoma_recall"]
-    assert verdict.way_scores(found)[2][2] == "not known"
+    assert report_text.way_scores(found)[2][2] == "not known"
     found["classes"].pop("mel")
-    assert len(verdict.way_scores(found)) == 2
+    assert len(report_text.way_scores(found)) == 2
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,9 @@ def test_the_scores_of_a_way_to_predict_are_those_of_its_pictures() -> None:
 def test_a_way_that_can_be_exported_tells_its_thresholds(
     name: str, num_views: int, exported: bool
 ) -> None:
-    assert {name: len(turns) for name, turns in TURNS.items() if name} == verdict.EXPORTED
+    assert {
+        name: len(turns) for name, turns in TURNS.items() if name
+    } == report_text.EXPORTED
     plain = {"val": make_table(0), "test": make_table(1)}
     tables = {"val": make_table(2), "test": make_table(3)}
     found = score_variant(tables, plain, "test", NAMES, CONFIG)
@@ -361,7 +363,7 @@ def test_a_way_that_can_be_exported_tells_its_thresholds(
             rates = found["targets"][target]["operating_points"]
             for point, threshold in points.items():
                 of = [rates[point][rate] for rate in ("sensitivity", "specificity")]
-                row = f"{point} {threshold:.3f} {' '.join(map(verdict.interval, of))}"
+                row = f"{point} {threshold:.3f} {' '.join(map(report_text.interval, of))}"
                 plainly = re.sub(r"[ |]+", "", text)
                 assert (row.replace(" ", "") in plainly) == exported
 
@@ -394,7 +396,7 @@ def test_the_chart_of_subgroups_is_seen_whole_in_a_narrow_window(
 def test_each_way_to_predict_is_explained_where_it_was_asked(report: dict) -> None:
     found = EXTRAS["variants"][1]
     assert isinstance(found, list)
-    assert {*VIEWS, ADJUSTED} == set(verdict.WAYS)
+    assert {*VIEWS, ADJUSTED} == set(report_text.WAYS)
     adjusted = {**found[0], "name": ADJUSTED, "strength": 0.5}
     turned = {**found[0], "name": "orientations"}
     both = {**adjusted, "name": "orientations_adjusted"}
@@ -444,7 +446,7 @@ def test_leaks_and_made_up_pictures_are_loud() -> None:
     assert "made-up" in head
     assert "datasets" not in head
     honest = make_report()
-    assert not verdict.is_leaky(honest)
+    assert not report_text.is_leaky(honest)
     honest["audit"]["num_shared_groups"] = 1
     assert "DO NOT TRUST" in render_page(honest, CONFIG, PIXEL)
 
@@ -464,7 +466,7 @@ def test_a_leak_of_the_headline_alone_is_as_loud(report: dict) -> None:
         points = card.split("How the data were divided | ")[1].splitlines()[0]
         assert said in points
         first = headline == "test_official"
-        assert verdict.is_leaky(found) == first
+        assert report_text.is_leaky(found) == first
         assert ("No picture, lesion or near-duplicate" in page) != first
         assert ('<p class="leaky">' in page) == first
         assert ("<strong>3 shared</strong>" in page) == first

@@ -1,4 +1,4 @@
-"""The server of scripts/demo.py, as the page, a stranger and a browser meet it."""
+"""The server of scripts/serve.py, as the page, a stranger and a browser meet it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from PIL import Image
 
 from skincnn import serving
 from skincnn.errors import Terminated
-from skincnn.serving import demo
-from skincnn.serving.pictures import MAX_BYTES
+from skincnn.serving.images import MAX_BYTES
+from skincnn.serving.web import app
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 needs_gradio = pytest.mark.skipif(
@@ -40,7 +40,7 @@ def test_without_gradio_the_error_says_how_to_get_it(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "gradio" else find(name)
     )
-    done = run_here("demo.py", run[0])
+    done = run_here("serve.py", run[0])
     assert done.returncode == 2
     assert done.stderr.startswith("error: The page needs gradio.")
     assert "make demo" in done.stderr
@@ -51,21 +51,21 @@ def test_windows_is_told_where_the_page_works(monkeypatch: pytest.MonkeyPatch) -
     for name in ("demo", "guard", "uploads"):
         monkeypatch.delitem(sys.modules, f"skincnn.serving.{name}", raising=False)
         monkeypatch.delattr(serving, name, raising=False)
-    done = run_here("demo.py", "runs/x")
+    done = run_here("serve.py", "runs/x")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: The page needs Linux or macOS")
     assert "WSL" in done.stderr
-    assert "Linux or macOS" in run_here("demo.py", "--help").stdout
+    assert "Linux or macOS" in run_here("serve.py", "--help").stdout
 
 
 @needs_gradio
 def test_a_port_that_cannot_be_had_is_refused(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
-        done = run_here("demo.py", run[0], "--port", taken)
+        done = run_here("serve.py", run[0], "--port", taken)
     assert done.returncode == 2
     assert f"--port {taken} cannot be had: Address already in use" in done.stderr
-    done = run_here("demo.py", run[0], "--port", 70000)
+    done = run_here("serve.py", run[0], "--port", 70000)
     assert done.returncode == 2
     assert "--port must be 0..65535. Received: 70000." in done.stderr
 
@@ -79,12 +79,12 @@ def test_a_signal_ends_it_though_what_it_raised_was_lost(
     uvicorn = pytest.importorskip("uvicorn")
     for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
         monkeypatch.setenv(name, "")  # which it sets
-    monkeypatch.setattr(demo, "build_app", lambda *arguments: None)
+    monkeypatch.setattr(app, "build_app", lambda *arguments: None)
     monkeypatch.setattr(
         uvicorn.Server, "run", lambda self, sockets: self.handle_exit(number, None)
     )
-    with pytest.raises(ends), demo.listen(0) as listening:
-        demo.serve(None, Path("model"), listening)  # type: ignore[arg-type]
+    with pytest.raises(ends), app.listen(0) as listening:
+        app.serve(None, Path("model"), listening)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     with (
         errors.open("w") as stderr,
         subprocess.Popen(
-            [sys.executable, str(ROOT / "scripts/demo.py"), str(run[0]), "--port", "0"],
+            [sys.executable, str(ROOT / "scripts/serve.py"), str(run[0]), "--port", "0"],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

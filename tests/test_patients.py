@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from skincnn.data.metadata import encode_metadata
-from skincnn.patient import METADATA_COLUMNS, REGION_OF, SEXES
-from skincnn.serving.patients import SIGNATURE, encode
+from skincnn.clinical_metadata import METADATA_COLUMNS, REGION_OF, SEXES
+from skincnn.data.clinical_metadata import encode_metadata
+from skincnn.serving.clinical_metadata import SIGNATURE, encode
 
 SITES = ["", "unknown", " Unknown ", *REGION_OF, *(site.upper() for site in REGION_OF)]
 SITES += [site.replace(" ", "_").title() + " " for site in REGION_OF]

@@ -6,7 +6,7 @@ from draws import chosen
 from scipy import ndimage
 
 from skincnn.config import AugmentConfig
-from skincnn.model.photometry import blur, colour, hue, light, sharpen
+from skincnn.model.color import blur, colour, hue, light, sharpen
 
 RNG = np.random.default_rng(0)
 # Far enough from 0 and 255 that nothing is clipped.

@@ -24,12 +24,12 @@ from PIL import Image
 
 from skincnn.data import datasets, pipeline
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.calibration import apply_temperature
-from skincnn.evaluation.predictions import arrays, read_predictions
+from skincnn.inference.predictions import arrays, read_predictions
+from skincnn.metrics.calibration import apply_temperature
 from skincnn.serving import predictor as predictor_module
-from skincnn.serving.answers import Rules
+from skincnn.serving.images import READ, UNREADABLE
 from skincnn.serving.isic import find_year, submission
-from skincnn.serving.pictures import READ, UNREADABLE
+from skincnn.serving.postprocessing import Rules
 from skincnn.serving.predictor import (
     columns,
     find_patients,

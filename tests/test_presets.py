@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scripts.train import parse
+from skincnn.cli.train import parse
 from skincnn.config import Config, DataConfig
 from skincnn.model.backbones import build_backbone, find_backbone
 from skincnn.model.classifier import build_classifier

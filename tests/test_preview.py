@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import train
-from skincnn import cli
+from skincnn.cli import common, train
+from skincnn.cli.preview import plot_variations
 from skincnn.config import AugmentConfig
-from skincnn.evaluation.preview import plot_variations
 
 
 def test_preview_draws_a_page_and_trains_nothing(
@@ -27,7 +26,7 @@ def test_preview_draws_a_page_and_trains_nothing(
     command = ["train.py", "--workdir", tmp_path / "run", "--data-dir", data_dir, *flags]
     monkeypatch.setattr(sys, "argv", [str(word) for word in command])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    cli.main(train.command)
+    common.main(train.command)
     path = tmp_path / "run" / "preview.png"
     assert capsys.readouterr().out == f"preview {path}\n"
     assert list(path.parent.iterdir()) == [path]

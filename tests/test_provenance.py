@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from skincnn import __version__
-from skincnn.evaluation.verdict import trained_by
+from skincnn.reporting.report_text import trained_by
 from skincnn.training import provenance
 
 

@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from scripts import train
-from skincnn import cli
+from skincnn.cli import common, train
 from skincnn.config import (
     Config,
     DataConfig,
@@ -115,7 +114,7 @@ def find(
     command += [*flags, "--workdir", str(workdir), "--data-dir", str(data_dir)]
     monkeypatch.setattr(sys, "argv", command)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    cli.main(train.command)
+    common.main(train.command)
 
 
 def test_the_command_draws_writes_and_suggests_and_keeps_no_training(

@@ -8,15 +8,15 @@ import pytest
 import tensorflow as tf
 from test_page import CONFIG, NAMES, PIXEL, Page, make_report, make_table
 
-from skincnn.evaluation.adjustment import adjust_tables
-from skincnn.evaluation.assessment import assess, score_variant
-from skincnn.evaluation.model_card import render_card
-from skincnn.evaluation.page import render_page
-from skincnn.evaluation.predictions import arrays
-from skincnn.evaluation.report import summary
-from skincnn.evaluation.unknown import score_unknown
-from skincnn.evaluation.verdict import interval
-from skincnn.serving.answers import Rules, answer
+from skincnn.evaluation.scoring import assess, score_variant
+from skincnn.inference.logit_adjustment import adjust_tables
+from skincnn.inference.ood import score_unknown
+from skincnn.inference.predictions import arrays
+from skincnn.reporting.html import render_page
+from skincnn.reporting.model_card import render_card
+from skincnn.reporting.report import summary
+from skincnn.reporting.report_text import interval
+from skincnn.serving.postprocessing import Rules, answer
 
 
 def measured(seed: int) -> pd.DataFrame:

@@ -31,9 +31,9 @@ from skincnn.config import (
     TrainConfig,
 )
 from skincnn.errors import ConfigError, DataError, DivergedError
-from skincnn.evaluation.metrics import Metric
 from skincnn.files import locked
 from skincnn.interruption import StopRequest
+from skincnn.metrics.classification import Metric
 from skincnn.training import fitting, run
 from skincnn.training.callbacks import Validation, is_patience_over
 from skincnn.training.state import Progress, load_state

@@ -18,13 +18,13 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from test_tensorboard import read_images
 
 from skincnn.classes import HAM10000
+from skincnn.clinical_metadata import METADATA_COLUMNS, METADATA_FIELDS
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
-from skincnn.evaluation.calibration import apply_temperature
 from skincnn.evaluation.comparison import read_run
-from skincnn.evaluation.predictions import read_predictions
-from skincnn.evaluation.verdict import trained_by
-from skincnn.patient import METADATA_COLUMNS, METADATA_FIELDS
+from skincnn.inference.predictions import read_predictions
+from skincnn.metrics.calibration import apply_temperature
+from skincnn.reporting.report_text import trained_by
 from skincnn.training.provenance import provenance
 from skincnn.training.tensorboard import draw_confusion_matrix
 

@@ -10,7 +10,7 @@ from skincnn.config import Config, DataConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError
-from skincnn.evaluation.runs import audit_others, name_splits, read_splits
+from skincnn.evaluation.splits import audit_others, name_splits, read_splits
 
 
 def test_a_split_is_named_once() -> None:

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from skincnn.evaluation.intervals import Estimate
-from skincnn.evaluation.seeds import count_seeds_in, pooled_spread
+from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.seed_variance import count_seeds_in, pooled_spread
 
 
 def test_without_an_interval_over_lesions_it_is_that_of_student() -> None:

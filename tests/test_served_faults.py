@@ -24,17 +24,17 @@ from skincnn.classes import HAM10000
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data.reading import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.folder import read_run
-from skincnn.evaluation.unknown import Familiar
 from skincnn.files import SCHEMA, SEAL, write_json, write_sealed_json
+from skincnn.inference.ood import Familiar
+from skincnn.inference.run_dir import read_run
 from skincnn.model.backbones import build_backbone
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
-from skincnn.serving.answers import Rules, answer
 from skincnn.serving.network import Network, with_distance
+from skincnn.serving.orientations import TURNS
+from skincnn.serving.postprocessing import Rules, answer
 from skincnn.serving.predictor import load_predictor
 from skincnn.serving.runtimes import RUNTIMES, fixed_size
 from skincnn.serving.saved_model import write_saved_model
-from skincnn.serving.turns import TURNS
 from skincnn.training.devices import dtype_policy
 from skincnn.training.run import _save_plain
 

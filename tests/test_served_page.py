@@ -1,4 +1,4 @@
-"""What the page of scripts/demo.py says of a picture, and why it says so."""
+"""What the page of scripts/serve.py says of a picture, and why it says so."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from page_server import text_of, upload
 
 from skincnn.classes import describe
 from skincnn.config import DataConfig
-from skincnn.serving import demo
-from skincnn.serving.answers import Rules
-from skincnn.serving.page import (
+from skincnn.serving.postprocessing import Rules
+from skincnn.serving.predictor import Answers, Predictor
+from skincnn.serving.web import app
+from skincnn.serving.web.page import (
     FAILED,
     Asked,
     answer_page,
@@ -29,7 +30,6 @@ from skincnn.serving.page import (
     render,
     tell_apart,
 )
-from skincnn.serving.predictor import Answers, Predictor
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 RULES = Rules(("mel", "nv"), 1.5, "90 % sensitivity", 0.3, 0.6)
@@ -208,7 +208,7 @@ def test_a_model_that_is_told_of_patients_gets_the_fields(tmp_path: Path) -> Non
         return {"status": np.array([b"not read"]), "class_name": np.array([b""])}
 
     predictor = Predictor("keras", RULES, DataConfig(), False, True, ask)
-    answer = demo.answering(Asked(predictor, None, ""), tmp_path)
+    answer = app.answering(Asked(predictor, None, ""), tmp_path)
     for patient in (("", None, None), (" 50", "female", "back")):
         assert "Not read." in answer(upload(tmp_path), *patient)[1]
     assert np.isnan(told[0].pop("age"))
@@ -229,7 +229,7 @@ def test_a_fault_is_a_sentence_and_no_traceback(
         raise RuntimeError("an inner matter")
 
     predictor = Predictor("keras", RULES, DataConfig(), False, False, ask)
-    answer = demo.answering(Asked(predictor, None, ""), tmp_path)
+    answer = app.answering(Asked(predictor, None, ""), tmp_path)
     with caplog.at_level(logging.ERROR):
         page = answer(upload(tmp_path))[1]
     assert FAILED in text_of(page)

@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 
 from skincnn.config import DataConfig
 from skincnn.data import preprocess
-from skincnn.serving import pictures
-from skincnn.serving.pictures import num_pixels, orientation, read_image, read_images
+from skincnn.serving import images
+from skincnn.serving.images import num_pixels, orientation, read_image, read_images
 from tfds_ham10000.pictures import normalise
 
 CONFIG = DataConfig(image_size=32)
@@ -97,7 +97,7 @@ def test_pictures_are_turned_as_pillow_does(value: int, order: str) -> None:
     content = encode(PICTURE, "JPEG", quality=95, subsampling=0, exif=exif(value, order))
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
     assert orientation(content) == value
-    turned = pictures.turn(tf.io.decode_jpeg(content, dct_method="INTEGER_ACCURATE"), value)
+    turned = images.turn(tf.io.decode_jpeg(content, dct_method="INTEGER_ACCURATE"), value)
     np.testing.assert_array_equal(turned, np.asarray(upright))
 
 
@@ -198,6 +198,6 @@ def test_a_small_file_of_a_huge_picture_costs_no_memory() -> None:
 
 
 def test_a_file_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "MAX_BYTES", len(KINDS["png"]) - 1)
+    monkeypatch.setattr(images, "MAX_BYTES", len(KINDS["png"]) - 1)
     with pytest.raises(tf.errors.InvalidArgumentError):
         read_image(KINDS["png"], CONFIG)

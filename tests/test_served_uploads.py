@@ -14,7 +14,7 @@ from conftest import ROOT
 from page_server import upload
 
 from skincnn.errors import DataError
-from skincnn.serving import uploads
+from skincnn.serving.web import uploads
 
 
 def test_what_was_uploaded_is_read_once_and_gone(tmp_path: Path) -> None:

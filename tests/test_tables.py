@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from skincnn.clinical_metadata import METADATA_COLUMNS, UNKNOWN
 from skincnn.errors import ConfigError
-from skincnn.patient import METADATA_COLUMNS, UNKNOWN
 from skincnn.serving.predictor import find_patients
 from skincnn.serving.tables import csv_line, read_patients, to_lines
 

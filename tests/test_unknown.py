@@ -13,9 +13,8 @@ from PIL import Image
 from scipy.spatial.distance import mahalanobis
 
 from skincnn.config import Config, EvaluateConfig
-from skincnn.evaluation.adjustment import adjust_tables
-from skincnn.evaluation.predictions import read_predictions
-from skincnn.evaluation.unknown import (
+from skincnn.inference.logit_adjustment import adjust_tables
+from skincnn.inference.ood import (
     NUM_PICTURES,
     UNKNOWN_SETS,
     Familiar,
@@ -23,7 +22,8 @@ from skincnn.evaluation.unknown import (
     read_unknown,
     score_unknown,
 )
-from skincnn.evaluation.verdict import MADE_UNKNOWN, way_name
+from skincnn.inference.predictions import read_predictions
+from skincnn.reporting.report_text import MADE_UNKNOWN, way_name
 
 CONFIG = Config(evaluate=EvaluateConfig(resamples=200))
 

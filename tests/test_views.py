@@ -12,9 +12,9 @@ from scipy.special import logsumexp, softmax
 from skincnn.config import AugmentConfig, Config
 from skincnn.data.pipeline import evaluation_batches
 from skincnn.errors import ConfigError
-from skincnn.evaluation.predict import predict_logits
-from skincnn.evaluation.predictions import arrays, mean_predictions, predictions_table
-from skincnn.evaluation.views import VIEWS, predict_views
+from skincnn.inference.predict import predict_logits
+from skincnn.inference.predictions import arrays, mean_predictions, predictions_table
+from skincnn.inference.tta import VIEWS, predict_views
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (5, 8, 8, 3), np.uint8)

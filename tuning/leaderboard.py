@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from skincnn.evaluation.metrics import METRICS
-from skincnn.evaluation.plots import to_png
 from skincnn.files import replacing, write_json, write_text
+from skincnn.metrics.classification import METRICS
+from skincnn.reporting.plots import to_png
 from tuning.hypermodel import TrainingModel, read_result, shown_values
 from tuning.plots import plot_search
 

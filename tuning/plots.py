@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
-from skincnn.evaluation.plots import GREY, ORANGE
+from skincnn.reporting.plots import GREY, ORANGE
 
 Places = npt.NDArray[np.float64]
 Ticks = list[tuple[float, str]]

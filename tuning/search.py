@@ -22,9 +22,9 @@ from sklearn.exceptions import ConvergenceWarning
 from skincnn.config import Config
 from skincnn.data.cache import Cache
 from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
-from skincnn.evaluation.metrics import METRICS
 from skincnn.files import locked, require_writable_folder
 from skincnn.lookup import look_up
+from skincnn.metrics.classification import METRICS
 from skincnn.training.run import check
 from skincnn.training.stages import make_stages
 from tuning.config import DEFAULT_TRIALS, SearchConfig

@@ -15,8 +15,7 @@ import pandas as pd
 
 from skincnn.config import Config, DataConfig, read_config
 from skincnn.errors import ConfigError
-from skincnn.evaluation.adjustment import unadjusted_name
-from skincnn.evaluation.assessment import (
+from skincnn.evaluation.scoring import (
     CALIBRATED,
     MELANOMA_RECALL,
     MELANOMA_SENSITIVITY,
@@ -24,22 +23,23 @@ from skincnn.evaluation.assessment import (
     calibrated_values,
     melanoma_recall,
 )
-from skincnn.evaluation.folder import read_report
-from skincnn.evaluation.intervals import (
+from skincnn.files import sha256
+from skincnn.inference.logit_adjustment import unadjusted_name
+from skincnn.inference.predictions import arrays, class_names_of, read_predictions
+from skincnn.inference.run_dir import read_report
+from skincnn.lookup import look_up
+from skincnn.metrics.bootstrap import (
     Estimate,
     bootstrap,
     estimate,
     lesion_weights,
     lesions_of_rates,
 )
-from skincnn.evaluation.metrics import METRICS, Scores
-from skincnn.evaluation.operating import find_targets
-from skincnn.evaluation.predictions import arrays, class_names_of, read_predictions
-from skincnn.evaluation.seeds import Spread, count_seeds_in, pooled_spread
-from skincnn.evaluation.verdict import trained_by
-from skincnn.files import sha256
-from skincnn.lookup import look_up
+from skincnn.metrics.classification import METRICS, Scores
+from skincnn.metrics.operating_points import find_targets
+from skincnn.metrics.seed_variance import Spread, count_seeds_in, pooled_spread
 from skincnn.presets import to_command
+from skincnn.reporting.report_text import trained_by
 
 SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auc")
 """Of `METRICS`, the columns beside the one that is sorted by."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from skincnn.evaluation.adjustment import ADJUSTED, unadjusted_name
-from skincnn.evaluation.predictions import DISTANCE
-from skincnn.evaluation.unknown import SET, UNKNOWN_SETS, UNKNOWN_TABLE
-from skincnn.evaluation.views import VIEWS
 from skincnn.files import sha256
+from skincnn.inference.logit_adjustment import ADJUSTED, unadjusted_name
+from skincnn.inference.ood import SET, UNKNOWN_SETS, UNKNOWN_TABLE
+from skincnn.inference.predictions import DISTANCE
+from skincnn.inference.tta import VIEWS
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ import pandas as pd
 
 from skincnn.config import Config
 from skincnn.errors import ConfigError
-from skincnn.evaluation.assessment import metric_values, score_differences, score_variant
-from skincnn.evaluation.combined import KEYS, check_folder, describe_models, write_combined
-from skincnn.evaluation.folder import read_report, read_run
-from skincnn.evaluation.intervals import lesion_weights
-from skincnn.evaluation.predictions import (
+from skincnn.evaluation.aggregate import KEYS, check_folder, describe_models, write_combined
+from skincnn.evaluation.scoring import metric_values, score_differences, score_variant
+from skincnn.inference.ood import UNKNOWN_TABLE, score_unknown
+from skincnn.inference.predictions import (
     DISTANCE,
     mean_predictions,
     read_predictions,
     write_predictions,
 )
-from skincnn.evaluation.unknown import UNKNOWN_TABLE, score_unknown
+from skincnn.inference.run_dir import read_report, read_run
+from skincnn.metrics.bootstrap import lesion_weights
 
 SAME = ("lesion_id", "label")
 """Columns in which tables of the same pictures agree."""

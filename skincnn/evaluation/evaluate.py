@@ -13,13 +13,9 @@ from skincnn.config import Config
 from skincnn.data import datasets
 from skincnn.data.cache import Cache
 from skincnn.errors import ConfigError
-from skincnn.evaluation.adjustment import adjust_tables, adjusted_name
-from skincnn.evaluation.assessment import assess, score_variant
 from skincnn.evaluation.earlier import find_earlier, remove_stale, table_paths
-from skincnn.evaluation.folder import read_history, read_run
-from skincnn.evaluation.predictions import read_predictions, write_predictions
-from skincnn.evaluation.report import draw_figures, write_report
-from skincnn.evaluation.runs import (
+from skincnn.evaluation.scoring import assess, score_variant
+from skincnn.evaluation.splits import (
     audit_others,
     describe_protocol,
     describe_run,
@@ -37,16 +33,20 @@ from skincnn.evaluation.subject import (
     predict_plainly,
     spoil,
 )
-from skincnn.evaluation.unknown import (
+from skincnn.files import write_text
+from skincnn.inference.logit_adjustment import adjust_tables, adjusted_name
+from skincnn.inference.ood import (
     FAMILIAR,
     UNKNOWN_TABLE,
     predict_unknown,
     read_unknown,
     score_unknown,
 )
-from skincnn.evaluation.views import VIEWS, View
-from skincnn.files import write_text
+from skincnn.inference.predictions import read_predictions, write_predictions
+from skincnn.inference.run_dir import read_history, read_run
+from skincnn.inference.tta import VIEWS, View
 from skincnn.lookup import look_up
+from skincnn.reporting.report import draw_figures, write_report
 
 Way = tuple[dict[str, Any], dict[str, pd.DataFrame]]
 """A way to predict and what it costs, and split to its predictions."""

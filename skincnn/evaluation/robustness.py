@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from skincnn.config import AugmentConfig
 from skincnn.errors import DataError
-from skincnn.evaluation.calibration import apply_temperature
-from skincnn.evaluation.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupt
-from skincnn.evaluation.intervals import bootstrap, estimate, lesions_of_rates
-from skincnn.evaluation.metrics import Floats, Labels, Scores, balanced_accuracy
-from skincnn.evaluation.occlusions import Pictures
-from skincnn.evaluation.operating import Target, find_targets, score_operating_point
-from skincnn.evaluation.predictions import arrays
+from skincnn.inference.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupt
+from skincnn.inference.predictions import arrays
+from skincnn.inference.synthetic_artifacts import Pictures
+from skincnn.metrics.bootstrap import bootstrap, estimate, lesions_of_rates
+from skincnn.metrics.calibration import apply_temperature
+from skincnn.metrics.classification import Floats, Labels, Scores, balanced_accuracy
+from skincnn.metrics.operating_points import Target, find_targets, score_operating_point
 
 Predict = Callable[[Pictures, slice], npt.NDArray[np.float32]]
 """From uint8 [n, height, width, 3], and the rows of the predictions table that they are,

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from skincnn.evaluation.intervals import (
+from skincnn.inference.predictions import arrays
+from skincnn.metrics.bootstrap import (
     Estimate,
     bootstrap,
     estimate,
     lesion_weights,
     lesions_of_rates,
 )
-from skincnn.evaluation.metrics import METRICS
-from skincnn.evaluation.predictions import arrays
+from skincnn.metrics.classification import METRICS
 
 MIN_IMAGES = 5
 """Of fewer pictures, or lesions, no score is shown: it would be noise, and might tell of a

@@ -18,16 +18,16 @@ from matplotlib.figure import Figure
 from skincnn.config import Config
 from skincnn.data import pipeline
 from skincnn.data.cache import Cache, Images
-from skincnn.data.metadata import encode_metadata
-from skincnn.evaluation.intervals import lesion_weights
-from skincnn.evaluation.mistakes import draw_mistakes
-from skincnn.evaluation.predict import predict_logits_and_features
-from skincnn.evaluation.predictions import DISTANCE, mean_predictions, predictions_table
-from skincnn.evaluation.report import figure_title
+from skincnn.data.clinical_metadata import encode_metadata
 from skincnn.evaluation.robustness import score_corruptions, trained_corruptions
-from skincnn.evaluation.unknown import Familiar, distances_within
-from skincnn.evaluation.verdict import SUMMARY_POINT
-from skincnn.evaluation.views import View, predict_views
+from skincnn.inference.ood import Familiar, distances_within
+from skincnn.inference.predict import predict_logits_and_features
+from skincnn.inference.predictions import DISTANCE, mean_predictions, predictions_table
+from skincnn.inference.tta import View, predict_views
+from skincnn.metrics.bootstrap import lesion_weights
+from skincnn.reporting.mistakes import draw_mistakes
+from skincnn.reporting.report import figure_title
+from skincnn.reporting.report_text import SUMMARY_POINT
 
 Answer = TypeVar("Answer")
 

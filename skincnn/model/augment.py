@@ -18,10 +18,10 @@ from keras import ops
 
 from skincnn.config import AugmentConfig
 from skincnn.lookup import look_up
-from skincnn.model.artefacts import erase, hair, ruler
-from skincnn.model.draws import Tensor, Uniform, uniform_of
+from skincnn.model.color import blur, colour, hue, light, sharpen
 from skincnn.model.geometry import GEOMETRIC, transform
-from skincnn.model.photometry import blur, colour, hue, light, sharpen
+from skincnn.model.hair_and_ruler import erase, hair, ruler
+from skincnn.model.random_ops import Tensor, Uniform, uniform_of
 
 PHOTOMETRIC: dict[str, Callable[[Tensor, Uniform, AugmentConfig], Tensor]] = {
     "hair": hair,

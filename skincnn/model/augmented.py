@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from skincnn.model.draws import Tensor
+from skincnn.model.random_ops import Tensor
 
 IMAGES = "images"
 """The name of the pictures where inputs are a dictionary."""

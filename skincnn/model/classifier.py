@@ -9,12 +9,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from skincnn.clinical_metadata import METADATA_FIELDS
 from skincnn.config import ModelConfig
 from skincnn.errors import ConfigError
 from skincnn.model.backbones import Scaling, build_backbone, find_backbone
 from skincnn.model.layers import FusedBatchNormalization, training_layer
 from skincnn.model.networks import clone
-from skincnn.patient import METADATA_FIELDS
 
 IMAGES_LAYER = "images"
 BACKBONE_LAYER = "backbone"

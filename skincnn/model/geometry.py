@@ -8,7 +8,7 @@ from collections.abc import Callable
 from keras import ops
 
 from skincnn.config import AugmentConfig
-from skincnn.model.draws import Tensor, Uniform
+from skincnn.model.random_ops import Tensor, Uniform
 
 
 def flip(uniform: Uniform, config: AugmentConfig) -> Tensor:

@@ -12,7 +12,7 @@ from keras import ops
 from skincnn.config import AugmentConfig
 from skincnn.lookup import look_up
 from skincnn.model.augment import RandomLayer
-from skincnn.model.draws import Tensor, Uniform, per_picture, rectangle, uniform_of
+from skincnn.model.random_ops import Tensor, Uniform, per_picture, rectangle, uniform_of
 
 
 def mixup(

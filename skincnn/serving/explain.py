@@ -10,13 +10,13 @@ import pandas as pd
 import tensorflow as tf
 from PIL import Image
 
-from skincnn.data.metadata import encode_metadata
+from skincnn.data.clinical_metadata import encode_metadata
 from skincnn.errors import ConfigError
-from skincnn.evaluation.folder import read_run
-from skincnn.evaluation.grad_cam import grad_cam, overlay
-from skincnn.evaluation.runs import load_model
+from skincnn.evaluation.splits import load_model
 from skincnn.files import replacing
-from skincnn.serving.pictures import read_images
+from skincnn.inference.grad_cam import grad_cam, overlay
+from skincnn.inference.run_dir import read_run
+from skincnn.serving.images import read_images
 
 MAX_NAME = 100
 """Bytes of an image_id in the name of an explanation, which file systems let have 255."""

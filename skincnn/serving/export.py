@@ -24,28 +24,28 @@ import pandas as pd
 import psutil
 import tensorflow as tf
 
+from skincnn.clinical_metadata import METADATA_FIELDS, REGION_OF, SEXES, UNKNOWN
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.data.reading import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.folder import read_report, read_run
-from skincnn.evaluation.predictions import DISTANCE, arrays, read_predictions
-from skincnn.evaluation.runs import require_classes
+from skincnn.evaluation.splits import require_classes
 from skincnn.files import SCHEMA, sha256, write_sealed_json, write_text
-from skincnn.patient import METADATA_FIELDS, REGION_OF, SEXES, UNKNOWN
-from skincnn.serving.agreement import (
+from skincnn.inference.predictions import DISTANCE, arrays, read_predictions
+from skincnn.inference.run_dir import read_report, read_run
+from skincnn.serving.clinical_metadata import SIGNATURE as PATIENT_INPUTS
+from skincnn.serving.network import Network, are_told, read_network
+from skincnn.serving.orientations import TURNS
+from skincnn.serving.parity import (
     agreement,
     choose_compared,
     decide,
     same_decisions,
     tell,
 )
-from skincnn.serving.answers import DEFAULT_POINT, Rules
-from skincnn.serving.network import Network, are_told, read_network
-from skincnn.serving.patients import SIGNATURE as PATIENT_INPUTS
+from skincnn.serving.postprocessing import DEFAULT_POINT, Rules
 from skincnn.serving.runtimes import BATCH_SIZE
 from skincnn.serving.saved_model import BYTES_SIGNATURE, write_saved_model
-from skincnn.serving.turns import TURNS
 from skincnn.serving.warmup import write_warmup
 
 TOLERANCE = 1e-5

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from skincnn.errors import ConfigError
-from skincnn.evaluation.predictions import PROBABILITY_PREFIX
+from skincnn.inference.predictions import PROBABILITY_PREFIX
 
 COLUMNS = {
     "2018": ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"),

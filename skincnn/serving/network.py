@@ -12,9 +12,9 @@ import numpy as np
 from keras import ops
 
 from skincnn.config import Config
-from skincnn.evaluation.folder import read_run
-from skincnn.evaluation.runs import load_model
-from skincnn.evaluation.unknown import FAMILIAR, Familiar
+from skincnn.evaluation.splits import load_model
+from skincnn.inference.ood import FAMILIAR, Familiar
+from skincnn.inference.run_dir import read_run
 from skincnn.model.classifier import POOLING_LAYER
 
 

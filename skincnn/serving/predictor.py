@@ -14,17 +14,17 @@ import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
+from skincnn.clinical_metadata import METADATA_COLUMNS, UNKNOWN
 from skincnn.config import DataConfig
-from skincnn.data.metadata import encode_metadata
+from skincnn.data.clinical_metadata import encode_metadata
 from skincnn.data.reading import PREPROCESSING
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.folder import read_report
-from skincnn.evaluation.predictions import PROBABILITY_PREFIX
 from skincnn.files import read_sealed_json, sha256
-from skincnn.patient import METADATA_COLUMNS, UNKNOWN
-from skincnn.serving.answers import Rules, answer
+from skincnn.inference.predictions import PROBABILITY_PREFIX
+from skincnn.inference.run_dir import read_report
 from skincnn.serving.export import MODEL_NAME, Served, read_networks, read_rules
-from skincnn.serving.pictures import MAX_BYTES, READ, UNREADABLE, read_images
+from skincnn.serving.images import MAX_BYTES, READ, UNREADABLE, read_images
+from skincnn.serving.postprocessing import Rules, answer
 from skincnn.serving.runtimes import RUNTIMES, Floats, Outputs, require
 from skincnn.serving.saved_model import BYTES_SIGNATURE
 

@@ -12,12 +12,12 @@ import tensorflow as tf
 from skincnn.config import DataConfig
 from skincnn.data.preprocess import preprocess
 from skincnn.data.reading import preprocessing_fields
-from skincnn.serving.answers import Rules, answer
+from skincnn.serving.clinical_metadata import SIGNATURE as PATIENT_INPUTS
+from skincnn.serving.clinical_metadata import encode
+from skincnn.serving.images import READ, UNREADABLE, read_images
 from skincnn.serving.network import Network, are_told
-from skincnn.serving.patients import SIGNATURE as PATIENT_INPUTS
-from skincnn.serving.patients import encode
-from skincnn.serving.pictures import READ, UNREADABLE, read_images
-from skincnn.serving.turns import Turn
+from skincnn.serving.orientations import Turn
+from skincnn.serving.postprocessing import Rules, answer
 
 Answers = dict[str, tf.Tensor]
 BYTES_SIGNATURE = "serving_default"

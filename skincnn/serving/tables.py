@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from skincnn.clinical_metadata import METADATA_COLUMNS
 from skincnn.errors import ConfigError
-from skincnn.patient import METADATA_COLUMNS
 
 
 def read_patients(path: Path) -> pd.DataFrame:

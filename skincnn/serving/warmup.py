@@ -8,7 +8,7 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from skincnn.patient import UNKNOWN
+from skincnn.clinical_metadata import UNKNOWN
 from skincnn.serving.saved_model import BYTES_SIGNATURE
 
 FILE = "tf_serving_warmup_requests"

@@ -15,10 +15,10 @@ import pandas as pd
 import tensorflow as tf
 
 from skincnn.errors import ConfigError, DivergedError
-from skincnn.evaluation.metrics import METRICS, Sample
-from skincnn.evaluation.predict import predict_probabilities
 from skincnn.files import replacing, sha256, write_text
+from skincnn.inference.predict import predict_probabilities
 from skincnn.interruption import StopRequest
+from skincnn.metrics.classification import METRICS, Sample
 from skincnn.training.state import Arrays, Progress, assign, weights_path
 
 DIVERGED_LOSS = 30

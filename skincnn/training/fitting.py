@@ -15,10 +15,11 @@ import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
+from skincnn.clinical_metadata import METADATA_FIELDS
 from skincnn.config import AugmentConfig, Config, DataConfig
 from skincnn.data import pipeline
 from skincnn.data.cache import Images
-from skincnn.data.metadata import encode_metadata
+from skincnn.data.clinical_metadata import encode_metadata
 from skincnn.data.sampling import steps_per_epoch
 from skincnn.errors import ConfigError, DataError, MemoryFullError
 from skincnn.files import sha256
@@ -27,7 +28,6 @@ from skincnn.model.augment import Augmentation
 from skincnn.model.augmented import AugmentedClassifier
 from skincnn.model.classifier import block_of_variables, num_blocks, set_trainable
 from skincnn.model.mixing import Mixing
-from skincnn.patient import METADATA_FIELDS
 from skincnn.training.callbacks import (
     EarlyStopping,
     Saving,

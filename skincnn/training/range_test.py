@@ -14,8 +14,8 @@ import pandas as pd
 from skincnn.config import Config
 from skincnn.data.cache import Cache
 from skincnn.errors import DivergedError
-from skincnn.evaluation.plots import plot_learning_rates, to_png
 from skincnn.files import replacing, require_writable_folder, write_text
+from skincnn.reporting.plots import plot_learning_rates, to_png
 from skincnn.training.run import check, prepare
 from skincnn.training.stages import Stage
 

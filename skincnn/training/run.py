@@ -13,6 +13,7 @@ import pandas as pd
 import tensorflow as tf
 
 from skincnn import __version__
+from skincnn.clinical_metadata import METADATA_FIELDS
 from skincnn.config import Config, DataConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache
@@ -20,13 +21,12 @@ from skincnn.data.leakage import audit
 from skincnn.data.reading import describe_preprocessing
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.metrics import METRICS
 from skincnn.files import SCHEMA, replacing, sha256, write_json
 from skincnn.lookup import look_up
+from skincnn.metrics.classification import METRICS
 from skincnn.model.augment import AUGMENTATIONS
 from skincnn.model.backbones import check_size
 from skincnn.model.classifier import build_classifier
-from skincnn.patient import METADATA_FIELDS
 from skincnn.training.callbacks import disk
 from skincnn.training.devices import Devices, dtype_policy, make_devices
 from skincnn.training.fitting import Training

@@ -23,8 +23,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from skincnn.config import AugmentConfig
-from skincnn.evaluation.metrics import Sample
 from skincnn.files import replacing
+from skincnn.metrics.classification import Sample
 from skincnn.model.augment import Augmentation
 from skincnn.model.mixing import Mixing
 from skincnn.training.callbacks import Validation, disk

@@ -1,0 +1,326 @@
+"""The way from files to batches: is it as fast as what it is made of, and small enough?"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import importlib.util
+import io
+import multiprocessing
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from benchmarks.images import (
+    ARCHIVES,
+    PillowPictures,
+    picture_files,
+    write_class_folders,
+    write_published_layout,
+)
+from benchmarks.measure import Result, Work, compare, peak_of
+from skincnn.classes import HAM10000
+from skincnn.config import DataConfig, ModelConfig
+from skincnn.data import datasets, pipeline
+from skincnn.data.cache import Images
+from skincnn.lookup import look_up
+from skincnn.model.classifier import build_classifier
+
+CONFIG = DataConfig(dataset="isic2018", image_size=160)
+FOLDS = range(10)
+LATER_EPOCHS = 5
+FIT_STEPS = 8
+FIT_MODEL = ModelConfig(backbone="mobilenet_v2", weights="none")
+MEMORY_CONFIG = DataConfig(dataset="isic2018", image_size=384, batch_size=8)
+MEMORY_MODEL = ModelConfig(backbone="mobilenet", width=0.25, weights="none")
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The same pictures in every form that is measured.
+
+    Attributes:
+        files: The bytes of the JPEG files.
+        root: A folder with manual/ (the published layout), classes/ (a folder for each
+            class) and data/ (the built dataset).
+        builder: The built dataset.
+        table: Its rows.
+    """
+
+    files: list[bytes]
+    root: Path
+    builder: tfds.core.DatasetBuilder
+    table: pd.DataFrame
+
+    @property
+    def labels(self) -> Any:
+        """The class of each row, int64 [num_images]."""
+        return self.table["label"].to_numpy(np.int64)
+
+
+def run(
+    pictures: Path | None, num_images: int, root: Path, only: Collection[str] = ()
+) -> Iterator[Result]:
+    """Yields each result as it is there.
+
+    Args:
+        pictures: A folder of JPEG files; None for made-up ones.
+        num_images: How many pictures each pass reads; files are repeated.
+        root: An empty folder for the data.
+        only: Names of `BENCHMARKS`; all by default.
+
+    Raises:
+        ConfigError: There is no such benchmark.
+    """
+    chosen = [look_up(BENCHMARKS, name, "--only") for name in only or BENCHMARKS]
+    setting = prepare(picture_files(pictures, num_images), root)
+    for benchmark in chosen:
+        yield from benchmark(setting)
+
+
+def prepare(files: list[bytes], root: Path) -> Setting:
+    """Writes and builds the pictures."""
+    write_published_layout(files, root / "manual")
+    write_class_folders(files, root / "classes")
+    _build(root / "data", root / "manual")
+    builder = datasets.open_dataset("isic2018", root / "data")
+    return Setting(files, root, builder, pipeline.read_table(builder, FOLDS))
+
+
+def first_pass(setting: Setting) -> Iterator[Result]:
+    """The first pass against TensorFlow's decoding and resizing of bytes in memory."""
+    contents = tf.data.Dataset.from_tensor_slices(setting.files)
+
+    def bare() -> int:
+        dataset = contents.map(
+            lambda content: tf.image.resize(
+                tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
+                (CONFIG.image_size,) * 2,
+                antialias=True,
+            ),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        return int(dataset.reduce(0, lambda count, _: count + 1))
+
+    yield compare(
+        "first pass / bare decode and resize",
+        lambda: len(_load(setting)),
+        bare,
+        at_least=0.9,
+    )
+
+
+def later_epochs(setting: Setting) -> Iterator[Result]:
+    """Later epochs against the first, which decodes."""
+    images = _load(setting)
+
+    def first() -> int:
+        return _read(_batches(setting, _load(setting), range(1)))
+
+    def later() -> int:
+        return _read(_batches(setting, images, range(1, 1 + LATER_EPOCHS)))
+
+    yield compare("later epochs / first epoch", later, first, at_least=20)
+
+
+def fitting(setting: Setting) -> Iterator[Result]:
+    """Training from the pipeline against training on one batch that never changes."""
+    model = build_classifier(FIT_MODEL, len(HAM10000), fused=True)
+    _compile(model)
+    images = _load(setting)
+    constant = _constant(CONFIG)
+
+    def fit(batches: tf.data.Dataset) -> int:
+        model.fit(batches, steps_per_epoch=FIT_STEPS, shuffle=False, verbose=0)
+        return FIT_STEPS * CONFIG.batch_size
+
+    yield compare(
+        f"fit / fit on a constant batch ({FIT_MODEL.backbone}, {CONFIG.image_size} px)",
+        lambda: fit(_batches(setting, images, range(1)).repeat()),
+        lambda: fit(constant),
+        at_least=0.95,
+    )
+
+
+def building(setting: Setting) -> Iterator[Result]:
+    """Building the dataset, every picture checked, against decoding alone, all cores."""
+    target = setting.root / "built again"
+
+    def build() -> int:
+        shutil.rmtree(target, ignore_errors=True)
+        _build(target, setting.root / "manual")
+        return len(setting.files)
+
+    def plain() -> int:
+        count = 0
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for name in ARCHIVES:
+                with zipfile.ZipFile(setting.root / "manual" / name) as archive:
+                    files = (archive.read(member) for member in archive.namelist())
+                    count += sum(pool.map(_decode_with_pillow, files))
+        return count
+
+    yield compare(
+        "build / decoding every file with Pillow, all cores", build, plain, at_least=0.5
+    )
+    shutil.rmtree(target)
+    peak = peak_of(_build, target, setting.root / "manual")
+    yield Result("build: peak memory over import", peak / MIB, "MiB", at_most=600)
+
+
+def training_memory(setting: Setting) -> Iterator[Result]:
+    """The peak of a training against its pictures and a training on one batch."""
+    shape = (len(setting.files), MEMORY_CONFIG.image_size, MEMORY_CONFIG.image_size, 3)
+    pictures = int(np.prod(shape))
+    data_dir = setting.root / "data"
+    model = peak_of(_train, data_dir, False)
+    both = peak_of(_train, data_dir, True)
+    yield Result(
+        f"training: peak memory / (pictures {pictures / MIB:.0f} MiB + model "
+        f"{model / MIB:.0f} MiB)",
+        both / (pictures + model),
+        at_most=1.5,
+    )
+
+
+def keras_directory(setting: Setting) -> Iterator[Result]:
+    """Epochs of Keras's own reader, which decodes in each, with the same resizing.
+
+    It has no antialiasing of its own, so it reads at the size of the files.
+    """
+    height, width = tf.io.decode_image(setting.files[0]).shape[:2]
+    side = CONFIG.image_size
+    dataset = keras.utils.image_dataset_from_directory(
+        setting.root / "classes",
+        image_size=(height, width),
+        batch_size=CONFIG.batch_size,
+        seed=0,
+        verbose=False,
+    ).map(
+        lambda images, labels: (
+            tf.image.resize(images, (side, side), antialias=True),
+            labels,
+        ),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    yield from _against(setting, "image_dataset_from_directory", lambda: _read(dataset))
+
+
+def torch_loader(setting: Setting) -> Iterator[Result]:
+    """Epochs of a PyTorch DataLoader that reads by Pillow; nothing without PyTorch."""
+    if importlib.util.find_spec("torch") is None:
+        print("PyTorch is not installed: the comparison with its DataLoader is left out.")
+        return
+    import torch
+
+    paths = sorted((setting.root / "classes").rglob("*.jpg"))
+    loader = torch.utils.data.DataLoader(
+        PillowPictures(paths, CONFIG.image_size),
+        batch_size=CONFIG.batch_size,
+        shuffle=True,
+        num_workers=multiprocessing.cpu_count(),
+        multiprocessing_context="spawn",
+        persistent_workers=True,
+    )
+    yield from _against(
+        setting, "PyTorch DataLoader", lambda: sum(len(batch) for batch in loader)
+    )
+
+
+BENCHMARKS: dict[str, Callable[[Setting], Iterator[Result]]] = {
+    benchmark.__name__: benchmark
+    for benchmark in (
+        first_pass,
+        later_epochs,
+        fitting,
+        building,
+        training_memory,
+        keras_directory,
+        torch_loader,
+    )
+}
+
+
+def _against(setting: Setting, name: str, epoch: Work) -> Iterator[Result]:
+    images = _load(setting)
+    yield compare(
+        f"first epoch / epoch of {name}",
+        lambda: _read(_batches(setting, _load(setting), range(1))),
+        epoch,
+    )
+    yield compare(
+        f"later epochs / epoch of {name}",
+        lambda: _read(_batches(setting, images, range(1, 1 + LATER_EPOCHS))),
+        epoch,
+    )
+
+
+def _load(setting: Setting) -> Images:
+    return pipeline.load_images(setting.builder, setting.table, CONFIG, "memory")
+
+
+def _batches(setting: Setting, images: Images, epochs: range) -> tf.data.Dataset:
+    return pipeline.training_batches(
+        images, setting.labels, CONFIG.batch_size, seed=0, epochs=epochs
+    )
+
+
+def _read(batches: tf.data.Dataset) -> int:
+    return sum(len(labels) for _, labels in batches)
+
+
+def _constant(config: DataConfig) -> tf.data.Dataset:
+    shape = (config.batch_size, config.image_size, config.image_size, 3)
+    rng = np.random.default_rng(0)
+    batch = (
+        rng.integers(0, 256, shape, np.uint8),
+        rng.integers(0, len(HAM10000), config.batch_size, np.int32),
+    )
+    return tf.data.Dataset.from_tensors(batch).repeat()
+
+
+def _compile(model: keras.Model) -> None:
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+
+def _decode_with_pillow(content: bytes) -> int:
+    Image.open(io.BytesIO(content)).convert("RGB")
+    return 1
+
+
+def _build(data_dir: Path, manual_dir: Path) -> None:
+    # TFDS says on standard output where it builds; here it builds again and again.
+    with contextlib.redirect_stdout(io.StringIO()):
+        datasets.prepare_dataset("isic2018", data_dir, manual_dir)
+
+
+def _train(data_dir: Path, pictures: bool) -> None:
+    """Trains two epochs, on all pictures or for as many steps on one batch."""
+    builder = datasets.open_dataset("isic2018", data_dir)
+    table = pipeline.read_table(builder, FOLDS)
+    batches = _constant(MEMORY_CONFIG)
+    if pictures:
+        images = pipeline.load_images(builder, table, MEMORY_CONFIG, "memory")
+        batches = pipeline.training_batches(
+            images,
+            table["label"].to_numpy(np.int64),
+            MEMORY_CONFIG.batch_size,
+            seed=0,
+            epochs=range(2),
+        )
+    model = build_classifier(MEMORY_MODEL, len(HAM10000), fused=True)
+    _compile(model)
+    steps = len(table) // MEMORY_CONFIG.batch_size
+    model.fit(batches, steps_per_epoch=steps, epochs=2, shuffle=False, verbose=0)

@@ -1,0 +1,6 @@
+"""`skincnn batch-predict` from a checkout."""
+
+from skincnn.cli.main import run
+
+if __name__ == "__main__":
+    run("batch-predict")

@@ -1,0 +1,99 @@
+"""A page of augmented training pictures, to see what a network would be shown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from skincnn.config import AugmentConfig, Config
+from skincnn.data import datasets, pipeline
+from skincnn.data.preprocess import read_image
+from skincnn.files import replacing, require_writable_folder
+from skincnn.model.augment import Augmentation
+from skincnn.model.mixing import Mixing
+from skincnn.reporting.plots import to_png
+
+DRAWS = 7
+
+
+def write_preview(config: Config, path: Path, data_dir: Path | None = None) -> None:
+    """Draws a training picture of each class beside several of its variations.
+
+    Args:
+        config: The dataset, its preprocessing, and the augmentation.
+        path: The PNG file to write.
+        data_dir: Where TFDS keeps built datasets.
+
+    Raises:
+        ConfigError: `path` cannot be written.
+        DataError: The dataset is not built.
+    """
+    require_writable_folder(path.parent, "--workdir")
+    builder = datasets.open_dataset(config.data.dataset, data_dir)
+    names = datasets.class_names(config.data.dataset, data_dir)
+    # One fold holds every class, and reading them all takes minutes.
+    table = pipeline.read_table(builder, config.data.train_folds[:1])
+    table = table.sample(frac=1, random_state=config.seed).groupby("label").head(1)
+    table = table.sort_values("label")
+    images = np.stack(
+        [
+            np.asarray(read_image(content, config.data))
+            for content in pipeline.read_files(builder, table)
+        ]
+    )
+    labels = [names[label] for label in table["label"]]
+    page = plot_variations(images, labels, config.augment, config.seed)
+    page.suptitle(f"{config.data.dataset}, {_describe(config.augment)}", fontsize=10)
+    with replacing(path) as temporary:
+        temporary.write_bytes(to_png(page))
+
+
+def plot_variations(
+    images: npt.NDArray[np.uint8],
+    labels: Sequence[str],
+    config: AugmentConfig,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> Figure:
+    """Draws each picture and, beside it, how training would vary it.
+
+    Args:
+        images: [num_images, height, width, 3] in 0..255.
+        labels: The class of each picture.
+        config: The augmentation; mixed pictures are captioned with their shares.
+        seed: Seed of the draws.
+        draws: Variations of each picture.
+    """
+    batch = np.tile(images, (draws, 1, 1, 1))
+    varied = Augmentation(config, seed)(batch, training=True)
+    varied, partner, share = map(np.asarray, Mixing(config, seed)(varied, training=True))
+    figure = Figure(figsize=(1.35 * (draws + 1), 1.55 * len(images) + 0.5))
+    figure.set_layout_engine("compressed")
+    grid = figure.subplots(len(images), draws + 1, squeeze=False)
+    for row, (label, axes) in enumerate(zip(labels, grid, strict=True)):
+        _show(axes[0], images[row], f"{label}, original")
+        for draw, axis in enumerate(axes[1:]):
+            i = draw * len(images) + row
+            other = labels[partner[i] % len(images)]
+            caption = f"{share[i]:.2f} {label} + {1 - share[i]:.2f} {other}"
+            _show(axis, varied[i], caption if share[i] < 1 else "")
+    return figure
+
+
+def _show(axes: Any, image: npt.NDArray[Any], caption: str) -> None:
+    axes.imshow(np.clip(np.round(image), 0, 255).astype(np.uint8))
+    axes.set_title(caption, fontsize=7, pad=2)
+    axes.set_axis_off()
+
+
+def _describe(config: AugmentConfig) -> str:
+    """Returns the parts and the magnitude in a few lines."""
+    mix = "" if config.mix == "none" else f"; {config.mix}, alpha {config.mix_alpha}"
+    parts = ", ".join(config.parts) or "no parts"
+    return textwrap.fill(f"magnitude {config.magnitude}: {parts}{mix}", 100)

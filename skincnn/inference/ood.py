@@ -1,0 +1,319 @@
+"""Whether a picture is of the kind that the model was trained on, and what if it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import sklearn.covariance
+import sklearn.datasets
+import sklearn.metrics
+import sklearn.model_selection
+import tensorflow as tf
+
+from skincnn.clinical_metadata import UNKNOWN
+from skincnn.config import Config
+from skincnn.data import pipeline
+from skincnn.data.cache import Images
+from skincnn.data.clinical_metadata import encode_metadata
+from skincnn.data.preprocess import preprocess, read_image
+from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.triage import ACCEPTED, choose_limit
+from skincnn.files import PICTURE_SUFFIXES, pictures_in, replacing
+from skincnn.inference.predict import predict_logits_and_features
+from skincnn.inference.predictions import DISTANCE, predictions_table
+from skincnn.metrics.bootstrap import estimate, lesion_weights
+from skincnn.metrics.classification import Floats
+
+SET = "set"
+UNKNOWN_TABLE = "unknown.csv"
+FAMILIAR = "familiar.npz"
+"""The file of a run's folder that holds its `Familiar`."""
+RESOLUTION = 1e-3
+"""Standard deviation, as a share of the features' root mean square, below which arithmetic
+in float32, whose last digits depend on the processor, would show in the distances."""
+NUM_PARTS = 5
+"""In which validation is cut, to fix the threshold; see `distances_within`."""
+NUM_PICTURES = 48
+SIDE = 224
+"""Pixels of the pictures that are made here, before they are resized as all are."""
+Pictures = Iterator[npt.NDArray[np.uint8]]
+
+
+def photographs(rng: np.random.Generator) -> Pictures:
+    """Yields square pieces of the two photographs that come with scikit-learn."""
+    photos = sklearn.datasets.load_sample_images().images
+    for number in range(NUM_PICTURES):
+        photo = photos[number % len(photos)]
+        side = int(rng.integers(SIDE // 2, min(photo.shape[:2]) + 1))
+        top, left = (int(rng.integers(0, length - side + 1)) for length in photo.shape[:2])
+        yield photo[top : top + side, left : left + side]
+
+
+def noise(rng: np.random.Generator) -> Pictures:
+    """Yields pictures of independent pixels."""
+    for _ in range(NUM_PICTURES):
+        yield rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+
+
+def plain_colours(rng: np.random.Generator) -> Pictures:
+    """Yields pictures of one colour, as of a covered lens."""
+    for _ in range(NUM_PICTURES):
+        yield np.full((SIDE, SIDE, 3), rng.integers(0, 256, 3), np.uint8)
+
+
+def stripes(rng: np.random.Generator) -> Pictures:
+    """Yields stripes of two colours, as of cloth or a screen."""
+    down, right = np.mgrid[:SIDE, :SIDE] / SIDE
+    for _ in range(NUM_PICTURES):
+        angle, count = rng.uniform(0, np.pi), rng.integers(3, 30)
+        wave = np.sin(2 * np.pi * count * (np.cos(angle) * right + np.sin(angle) * down))
+        dark, bright = rng.integers(0, 256, (2, 3), np.uint8)
+        yield np.where(wave[..., None] > 0, dark, bright)
+
+
+UNKNOWN_SETS: dict[str, Callable[[np.random.Generator], Pictures]] = {
+    "photographs": photographs,
+    "noise": noise,
+    "plain colours": plain_colours,
+    "stripes": stripes,
+}
+"""Pictures that are no dermatoscopy."""
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """What the backbone says of pictures that are what they should be: a Gaussian.
+
+    One for all classes, which tells strange pictures as well as one for each: Kamoi and
+    Kobayashi, Why is the Mahalanobis Distance Effective for Anomaly Detection? (2020),
+    arXiv:2003.00402, after Lee et al. (2018), arXiv:1807.03888. The energy of the logits
+    (Liu et al., 2020) refused no photograph, noise or stripes on a fine-tuned network
+    (CHANGELOG, Results).
+
+    Attributes:
+        mean: [num_features].
+        precision: The inverse of the covariance, [num_features, num_features].
+    """
+
+    mean: Floats
+    precision: Floats
+
+    @classmethod
+    def fit(cls, features: Floats) -> Familiar:
+        """Fits it, with the shrinkage of Ledoit and Wolf (2004).
+
+        Directions in which the pictures differ by less than float32 can tell count for
+        nothing; with none left, as of a network that answers everything alike, all
+        distances are 0.
+
+        Args:
+            features: [num_images, num_features], two pictures or more.
+        """
+        fitted = sklearn.covariance.LedoitWolf().fit(features)
+        values, vectors = np.linalg.eigh(fitted.covariance_)
+        told = values >= RESOLUTION**2 * np.mean(np.square(features))
+        if told.all():
+            return cls(fitted.location_, fitted.precision_)
+        root = vectors[:, told] / np.sqrt(values[told])
+        return cls(fitted.location_, root @ root.T)
+
+    def distances(self, features: Floats) -> Floats:
+        """Returns the squared Mahalanobis distances per feature, [num_images]."""
+        away = np.asarray(features, np.float64) - self.mean
+        found = np.einsum("ij,jk,ik->i", away, self.precision, away)
+        return np.asarray(found / len(self.mean))
+
+    def write(self, path: Path) -> None:
+        """Writes it to a file, whole or not at all."""
+        with replacing(path) as temporary:
+            np.savez(temporary, mean=self.mean, precision=self.precision)
+
+    @classmethod
+    def read(cls, path: Path) -> Familiar:
+        """Reads what `write` wrote.
+
+        Raises:
+            ConfigError: There is no such file, or it is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(arrays["mean"], arrays["precision"])
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ConfigError(
+                f"{path} cannot be read: {error}. Make it with scripts/evaluate.py "
+                f"{path.parent}."
+            ) from error
+
+
+def distances_within(features: Floats, lesion_ids: Sequence[str]) -> Floats:
+    """Returns the distance of each picture from the others, those of its lesion left out.
+
+    With its own features in the fit a picture would seem nearer than a new one.
+
+    Args:
+        features: [num_images, num_features].
+        lesion_ids: [num_images]; two lesions or more.
+    """
+    found = np.empty(len(features))
+    parts = sklearn.model_selection.GroupKFold(min(NUM_PARTS, len(set(lesion_ids))))
+    for others, part in parts.split(features, groups=lesion_ids):
+        found[part] = Familiar.fit(features[others]).distances(features[part])
+    return found
+
+
+def read_unknown(config: Config, folder: Path | None) -> tuple[pd.DataFrame, Images]:
+    """Returns pictures that are no dermatoscopy, as the model sees them, and their names.
+
+    Those that are made are the same ones for every run.
+
+    Args:
+        config: The run's, for the preprocessing.
+        folder: More pictures, in it or in folders below.
+
+    Returns:
+        A row for each picture with `set` (a name of `UNKNOWN_SETS`, or that of the
+        folder) and `image_id`; and uint8 [num_images, image_size, image_size, 3].
+
+    Raises:
+        ConfigError: The folder holds no picture, or is called like one of the sets.
+        DataError: A file there is no picture.
+    """
+    found: list[tuple[str, str, Images]] = []
+    if folder is not None:
+        found = _read_folder(folder, config)
+    rng = np.random.default_rng(0)
+    made = [
+        (name, f"{name} {number}", np.asarray(preprocess(picture, config.data)))
+        for name, make in UNKNOWN_SETS.items()
+        for number, picture in enumerate(make(rng))
+    ]
+    sets, names, images = zip(*made, *found, strict=True)
+    return pd.DataFrame({SET: sets, "image_id": names}), np.stack(images)
+
+
+def predict_unknown(
+    classifier: keras.Model,
+    familiar: Familiar,
+    rows: pd.DataFrame,
+    images: Images,
+    class_names: Sequence[str],
+) -> pd.DataFrame:
+    """Returns a predictions table of pictures that are no dermatoscopy.
+
+    Columns are `set`, image_id, those of `predictions_table` but a label, and `DISTANCE`.
+    A model with metadata is told that nothing is known of the patients.
+
+    Args:
+        classifier: The model.
+        familiar: Fitted on validation.
+        rows: From `read_unknown`.
+        images: uint8 [num_images, height, width, 3].
+        class_names: The names of the classes, in order.
+    """
+    rows = rows.assign(label=np.nan, sha256="")
+    patients = None
+    if isinstance(classifier.input, dict):
+        nobody = {"age": np.nan, "sex": UNKNOWN, "localization": UNKNOWN}
+        patients = encode_metadata(pd.DataFrame([nobody] * len(images)))
+    batches = pipeline.evaluation_batches(images, patients)
+    logits, features = predict_logits_and_features(classifier, batches)
+    table = predictions_table(rows, logits, class_names).drop(columns="label")
+    return table.assign(**{DISTANCE: familiar.distances(features)})
+
+
+def score_unknown(
+    predictions: Mapping[str, pd.DataFrame], unknown: pd.DataFrame, config: Config
+) -> dict[str, Any]:
+    """Returns how well the distance tells the pictures of a split from unknown ones.
+
+    The threshold accepts 95 % of the validation pictures.
+
+    Args:
+        predictions: Split to its predictions table, "val" among them.
+        unknown: From `predict_unknown`.
+        config: The run's, for the intervals.
+
+    Returns:
+        score, threshold, accepted_validation, `splits` (each but val: num_images, and the
+        share that is refused with its interval) and `sets` (name, num_images, the share
+        refused, and the AUC of telling them from all splits but val).
+    """
+    threshold = choose_limit(predictions["val"])
+    splits, known = {}, []
+    for split, table in predictions.items():
+        if split == "val":
+            continue
+        known.append(table[DISTANCE].to_numpy())
+        splits[split] = {
+            "num_images": len(table),
+            "refused": _refused(table, threshold, config),
+        }
+    distances = np.concatenate(known)
+    sets = []
+    for name, rows in unknown.groupby(SET, sort=False):
+        both = np.concatenate([distances, rows[DISTANCE]])
+        strange = np.repeat([0, 1], [len(distances), len(rows)])
+        sets.append(
+            {
+                "name": name,
+                "num_images": len(rows),
+                "refused": round(float((rows[DISTANCE] > threshold).mean()), 6),
+                "auc": round(float(sklearn.metrics.roc_auc_score(strange, both)), 6),
+            }
+        )
+    return {
+        "score": "Mahalanobis distance",
+        "threshold": threshold,
+        "accepted_validation": ACCEPTED,
+        "splits": splits,
+        "sets": sets,
+    }
+
+
+def _refused(table: pd.DataFrame, threshold: float, config: Config) -> dict[str, Any]:
+    refused = (table[DISTANCE] > threshold).to_numpy(float)
+    lesions = table["lesion_id"].tolist()
+    weights = lesion_weights(table, config.evaluate.resamples)
+    weights = np.concatenate([np.ones((1, len(table))), weights])
+    shares = weights @ refused / weights.sum(axis=1)
+    count = np.array([len(set(lesions))])
+    return dataclasses.asdict(estimate(shares, config.evaluate.confidence, count)[0])
+
+
+def _read_folder(folder: Path, config: Config) -> list[tuple[str, str, Images]]:
+    """Returns the folder's name, that of each file, and its picture."""
+    name = folder.resolve().name
+    if name in UNKNOWN_SETS:
+        raise ConfigError(
+            f"--unknown {folder}: pictures of our own are called {name!r} as well. Give "
+            "the folder another name."
+        )
+    files = pictures_in(folder)
+    if not files:
+        raise ConfigError(
+            f"--unknown {folder} holds no picture. Expected files ending in "
+            f"{', '.join(PICTURE_SUFFIXES)}."
+        )
+    return [
+        (name, f"{name}/{path.relative_to(folder)}", _read_file(path, config))
+        for path in files
+    ]
+
+
+def _read_file(path: Path, config: Config) -> Images:
+    try:
+        return np.asarray(read_image(tf.constant(path.read_bytes()), config.data))
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"{path} is no picture that can be read: {error.message}. Take it out of the "
+            "folder."
+        ) from error
