@@ -10,7 +10,7 @@ MODEL := runs/quickstart
 .PHONY: train test test-slow test-beam check bench demo venv beam
 .NOTPARALLEL: # one pip at a time
 
-train: .venv/.installed ## train, evaluate and export the quickstart preset on the made-up demo data
+train: .venv/.installed ## train, evaluate and export the quickstart preset on the synthetic demo data
 	$(BIN)/python scripts/train.py quickstart --overwrite
 
 test: .venv/.installed-dev .venv/.installed-demo ## every test

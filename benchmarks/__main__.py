@@ -30,7 +30,7 @@ def measure_input(
     baseline against itself. Absolute rates are those of this machine.
 
     Args:
-        pictures: A folder of JPEG originals; made-up pictures by default.
+        pictures: A folder of JPEG originals; synthetic pictures by default.
         num_images: Pictures in each pass; files are repeated.
         only: first_pass, later_epochs, fitting, building, training_memory, keras_directory,
             torch_loader; all by default.
@@ -45,7 +45,7 @@ def measure_input(
             benchmark.run(pictures, num_images, Path(folder), only),
             output,
             num_images=num_images,
-            made_up=pictures is None,
+            synthetic=pictures is None,
         )
 
 
@@ -90,7 +90,7 @@ def measure_serve(
     Args:
         model: The folder of an evaluated run; by default MobileNet 0.75 at 160 px with
             random weights, which is as fast as a trained one.
-        pictures: A folder of JPEG originals; made-up pictures by default.
+        pictures: A folder of JPEG originals; synthetic pictures by default.
         num_images: Files that are answered in each pass; they are repeated.
         requests: How many single pictures the server answers whose memory is watched.
         only: calls, whole_way, copies, memory; all by default.
@@ -113,7 +113,7 @@ def measure_serve(
             output,
             model=None if model is None else str(model),
             num_images=num_images,
-            made_up=pictures is None,
+            synthetic=pictures is None,
         )
 
 

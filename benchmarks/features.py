@@ -27,7 +27,7 @@ EPOCH_IMAGES = 8000
 """Pictures in an epoch of the head: the training folds of HAM10000."""
 
 
-def cached_features(num_images: int = 256, image_size: int = 224) -> Iterator[Result]:
+def cached_views(num_images: int = 256, image_size: int = 224) -> Iterator[Result]:
     """The rate of an epoch on cached features over a pass through the frozen backbone.
 
     Both by `fit` from the batches of a training, with no augmentation and no callbacks.

@@ -24,9 +24,9 @@ NUM_RENDERED = 40
 
 
 def picture_files(folder: Path | None, count: int) -> list[bytes]:
-    """Returns `count` JPEG files: those of a folder or made-up ones, again and again.
+    """Returns `count` JPEG files: those of a folder or synthetic ones, again and again.
 
-    Made-up ones are rendered, enlarged to 600x450, made a little noisy, and stored with
+    Synthetic ones are rendered, enlarged to 600x450, made a little noisy, and stored with
     quality 98: about 200 kB, as in HAM10000.
 
     Raises:
@@ -82,7 +82,7 @@ class PillowPictures:
 
     Attributes:
         paths: The files.
-        image_size: Height and width to squash them to.
+        image_size: Height and width to stretch them to.
     """
 
     paths: list[Path]

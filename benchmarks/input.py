@@ -43,7 +43,7 @@ LATER_EPOCHS = 5
 FIT_STEPS = 8
 FIT_MODEL = ModelConfig(backbone="mobilenet_v2", weights="none")
 MEMORY_CONFIG = DataConfig(dataset="isic2018", image_size=384, batch_size=8)
-MEMORY_MODEL = ModelConfig(backbone="mobilenet", width=0.25, weights="none")
+MEMORY_MODEL = ModelConfig(backbone="mobilenet", width_multiplier=0.25, weights="none")
 MIB = 2**20
 
 
@@ -76,7 +76,7 @@ def run(
     """Yields each result as it is there.
 
     Args:
-        pictures: A folder of JPEG files; None for made-up ones.
+        pictures: A folder of JPEG files; None for synthetic ones.
         num_images: How many pictures each pass reads; files are repeated.
         root: An empty folder for the data.
         only: Names of `BENCHMARKS`; all by default.

@@ -22,13 +22,13 @@ from skincnn.cli import common
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data.preprocess import read_image
 from skincnn.errors import ConfigError
-from skincnn.inference.ood import Familiar
+from skincnn.inference.ood import FeatureGaussian
 from skincnn.lookup import look_up
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
-from skincnn.serving.export import Served, read_rules
+from skincnn.serving.export import ExportSpec, read_rules
 from skincnn.serving.network import Network, read_network, with_distance
 from skincnn.serving.orientations import TURNS
-from skincnn.serving.postprocessing import DEFAULT_POINT, Rules
+from skincnn.serving.postprocessing import DEFAULT_POINT, DecisionRule
 from skincnn.serving.predictor import find_patients, open_saved_model
 from skincnn.serving.prefetch import answer_files
 from skincnn.serving.runtimes import RUNTIMES, Ask, fixed_size, require
@@ -37,11 +37,11 @@ from skincnn.serving.saved_model import IMAGES_SIGNATURE, write_saved_model
 CONFIG = Config(
     data=DataConfig(dataset="isic2018", image_size=160),
     model=ModelConfig(
-        backbone="mobilenet", width=0.75, weights="none", batch_norm_momentum=0.0
+        backbone="mobilenet", width_multiplier=0.75, weights="none", batch_norm_momentum=0.0
     ),
     train=TrainConfig(scenario="from_scratch"),
 )
-"""Of the network with random weights, which is that of the preset `cpu`."""
+"""Of the network with random weights, which is that of the preset `mobilenet_160`."""
 BATCH_SIZE = 32
 SINGLE_PICTURES = 16
 """Asked about one after the other, on each side of a ratio."""
@@ -63,7 +63,7 @@ class Setting:
     """
 
     network: Network
-    rules: Rules
+    rules: DecisionRule
     saved_model: Path
     paths: list[Path]
     requests: int
@@ -91,7 +91,7 @@ def run(
 
     Args:
         model: The folder of an evaluated run; None for a network with random weights.
-        pictures: A folder of JPEG files; None for made-up ones.
+        pictures: A folder of JPEG files; None for synthetic ones.
         num_images: How many files each pass answers; files are repeated.
         requests: How many requests the server of `memory` answers.
         root: An empty folder for the files.
@@ -145,7 +145,7 @@ def whole_way(setting: Setting) -> Iterator[Result]:
     and makes no table. The signature is then asked about all files in one batch.
     """
     predictor = open_saved_model(
-        setting.saved_model, setting.rules, setting.data, made_up=True, told=False
+        setting.saved_model, setting.rules, setting.data, synthetic=True, told=False
     )
     keras_call = _keras_call(setting)
     decoded = (
@@ -272,7 +272,7 @@ def request_files() -> list[bytes]:
     return [*files, files[-1][: len(files[-1]) // 2]]
 
 
-def _random() -> tuple[Network, Rules]:
+def _random() -> tuple[Network, DecisionRule]:
     class_names = tuple(one.name for one in HAM10000)
     classifier = build_classifier(CONFIG.model, len(class_names))
     # Normalised by noise: else all would shrink to 0 on its way, which is not as fast.
@@ -280,14 +280,14 @@ def _random() -> tuple[Network, Rules]:
     noise = np.random.default_rng(0).uniform(0, 255, (8, size, size, 3))
     classifier(noise.astype(np.float32), training=True)
     features = classifier.get_layer(POOLING_LAYER).output.shape[-1]
-    familiar = Familiar(np.zeros(features), np.eye(features))
-    rules = Rules(class_names, 1.0, DEFAULT_POINT, 0.5, math.inf)
+    familiar = FeatureGaussian(np.zeros(features), np.eye(features))
+    rules = DecisionRule(class_names, 1.0, DEFAULT_POINT, 0.5, math.inf)
     return Network(with_distance(classifier, familiar), CONFIG, {}), rules
 
 
-def _of_run(workdir: Path) -> tuple[Network, Rules]:
-    network, rules = read_network(workdir), read_rules(Served(workdir=workdir))
-    if network.config.model.metadata:
+def _of_run(workdir: Path) -> tuple[Network, DecisionRule]:
+    network, rules = read_network(workdir), read_rules(ExportSpec(workdir=workdir))
+    if network.config.model.clinical_metadata:
         raise ConfigError(
             f"--model must be a run that is told of no patients. Received: {workdir}."
         )

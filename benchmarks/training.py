@@ -18,7 +18,7 @@ import pandas as pd
 import tensorflow as tf
 
 from benchmarks import measure
-from benchmarks.features import BATCH_SIZE, cached_features
+from benchmarks.features import BATCH_SIZE, cached_views
 from benchmarks.measure import Result, Round, Work, compare, rate, summarise
 from skincnn.classes import HAM10000
 from skincnn.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
@@ -193,7 +193,7 @@ def fused_affine(size: Size) -> Iterator[Result]:
 
 def caching(size: Size) -> Iterator[Result]:
     """An epoch of the head on cached features against a pass of the frozen backbone."""
-    yield from cached_features(size.steps * 2 * BATCH_SIZE, size.image_size)
+    yield from cached_views(size.steps * 2 * BATCH_SIZE, size.image_size)
 
 
 BENCHMARKS: tuple[Callable[[Size], Iterator[Result]], ...] = (

@@ -33,12 +33,12 @@ class DataConfig:
     ...; see scripts/prepare_data.py --help."""
     image_size: int = 96
     """Height and width in pixels to which each picture is resized."""
-    aspect: Literal["squash", "crop", "pad"] = "squash"
-    """Pictures that are not square: squashed, cut to the middle, or padded with black."""
+    resize_mode: Literal["stretch", "crop", "pad"] = "stretch"
+    """Pictures that are not square: stretched, cut to the middle, or padded with black."""
     crop_border: bool = False
     """Whether a dermatoscope's dark frame is cut off first."""
-    colour_constancy: bool = False
-    """Whether the colour of the light is taken out (shades of gray, Minkowski norm 6)."""
+    color_constancy: bool = False
+    """Whether the color of the light is taken out (shades of gray, Minkowski norm 6)."""
     train_folds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
     """Folds to train on."""
     validation_folds: tuple[int, ...] = (8,)
@@ -57,10 +57,10 @@ class DataConfig:
         """Checks ranges, and that no fold serves twice."""
         _require(self.image_size >= 32, "data.image_size", ">= 32", self.image_size)
         _require(
-            self.aspect in ("squash", "crop", "pad"),
-            "data.aspect",
-            "squash, crop or pad",
-            self.aspect,
+            self.resize_mode in ("stretch", "crop", "pad"),
+            "data.resize_mode",
+            "stretch, crop or pad",
+            self.resize_mode,
         )
         _require(
             self.split_by in ("lesion", "image"),
@@ -101,7 +101,7 @@ AUGMENT_BOUNDS: dict[str, float] = {
     "brightness": 1,
     "contrast": 1,
     "saturation": 1,
-    "colour_cast": 1,
+    "color_cast": 1,
     "hue_degrees": 180,
     "blur": 3,
     "sharpness": 4,
@@ -123,10 +123,10 @@ class AugmentConfig:
         "rotate",
         "zoom",
         "light",
-        "colour",
+        "color",
     )
     """Names of `AUGMENTATIONS`; geometry comes first, at once, then the others in this
-    order. A sensible one: hair, ruler, blur, sharpen, light, colour, hue, erase."""
+    order. A sensible one: hair, ruler, blur, sharpen, light, color, hue, erase."""
     magnitude: float = 0.5
     """One dial over all parts and the mixing: at 0.5 the strengths below are as they
     stand, at 0 nothing is varied, at 1 they are twice as large, up to their bounds."""
@@ -145,11 +145,11 @@ class AugmentConfig:
     contrast: float = 0.2
     """`light` scales the distance to the picture's mean by a factor from [1-x, 1+x]."""
     saturation: float = 0.15
-    """`colour` scales the distance to grey by a factor from [1-x, 1+x]."""
-    colour_cast: float = 0.05
-    """`colour` scales red, green and blue by a factor each from [1-x, 1+x]."""
+    """`color` scales the distance to gray by a factor from [1-x, 1+x]."""
+    color_cast: float = 0.05
+    """`color` scales red, green and blue by a factor each from [1-x, 1+x]."""
     hue_degrees: float = 4.0
-    """`hue` turns the circle of colours by an angle drawn from [-x, x] degrees."""
+    """`hue` turns the circle of colors by an angle drawn from [-x, x] degrees."""
     blur: float = 0.7
     """`blur` has a standard deviation drawn from [0, x] pixels."""
     sharpness: float = 0.5
@@ -191,7 +191,7 @@ class ModelConfig:
 
     backbone: str = "mobilenet_v2"
     """Name of `BACKBONES`, or `package.module:function` of yours; see `find_backbone`."""
-    width: float = 1.0
+    width_multiplier: float = 1.0
     """Width multiplier of the backbone (alpha of Keras Applications), if it has one."""
     weights: str = "imagenet"
     """Where the backbone starts: imagenet, none, or the path of a weights file."""
@@ -204,12 +204,17 @@ class ModelConfig:
     learned, and stayed behind `train` (docs/results.md)."""
     batch_norm_momentum: float = 0.99
     """How slowly BatchNorm's moving statistics follow the batches."""
-    metadata: bool = False
+    clinical_metadata: bool = False
     """Whether the model is also told the patient's age and sex and the site."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        _require(self.width > 0, "model.width", "positive", self.width)
+        _require(
+            self.width_multiplier > 0,
+            "model.width_multiplier",
+            "positive",
+            self.width_multiplier,
+        )
         _require(
             self.batch_norm in ("train", "frozen", "frozen_statistics"),
             "model.batch_norm",
@@ -245,7 +250,7 @@ class ImbalanceConfig:
     (1 - p) ** gamma; 0 for none."""
     margin: float = 0.5
     """`ldam`: margin of the rarest class, in units of the logits."""
-    deferred: float = 0.8
+    drw_start: float = 0.8
     """`ldam`: share of `train.epochs` after which rare classes weigh more."""
 
     def __post_init__(self) -> None:
@@ -255,7 +260,9 @@ class ImbalanceConfig:
         _require(0 < self.ratio <= 1, "imbalance.ratio", "in (0, 1]", self.ratio)
         _require(self.gamma >= 0, "imbalance.gamma", ">= 0", self.gamma)
         _require(self.margin >= 0, "imbalance.margin", ">= 0", self.margin)
-        _require(0 <= self.deferred < 1, "imbalance.deferred", "in [0, 1)", self.deferred)
+        _require(
+            0 <= self.drw_start < 1, "imbalance.drw_start", "in [0, 1)", self.drw_start
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,11 +296,11 @@ class OptimizerConfig:
     """Learning rate of the phase that trains the head alone."""
     warmup_epochs: float = 0.5
     """Epochs of linear warm-up; `one_cycle` has a rise of its own instead."""
-    step_at: tuple[float, ...] = (0.5, 0.75)
-    """`step`: the shares of a phase after which the rate is multiplied by `step_factor`."""
-    step_factor: float = 0.1
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """`step`: the shares of a phase after which the rate is multiplied by `milestone_factor`."""
+    milestone_factor: float = 0.1
     """`step`: what the rate is multiplied by."""
-    rise: float = 0.25
+    warmup_fraction: float = 0.25
     """`one_cycle`: share of a phase in which the rate rises."""
     momentum: float = 0.9
     """Momentum of `sgd`; 0 for none."""
@@ -310,28 +317,33 @@ class OptimizerConfig:
     layer_decay: float = 1.0
     """Factor of the learning rate from each block of the backbone to the one before it; 1
     for the same rate everywhere."""
-    ema: float = 0.0
+    ema_momentum: float = 0.0
     """Momentum of the average of the weights that is evaluated; 0 for none."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        for name in ("learning_rate", "head_learning_rate", "step_factor"):
+        for name in ("learning_rate", "head_learning_rate", "milestone_factor"):
             value = getattr(self, name)
             _require(value > 0, f"optimizer.{name}", "positive", value)
         for name in ("warmup_epochs", "weight_decay", "clip_norm"):
             value = getattr(self, name)
             _require(value >= 0, f"optimizer.{name}", ">= 0", value)
-        for name in ("ema", "momentum"):
+        for name in ("ema_momentum", "momentum"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"optimizer.{name}", "in [0, 1)", value)
         _require(
-            all(0 < share < 1 for share in self.step_at)
-            and sorted(set(self.step_at)) == list(self.step_at),
-            "optimizer.step_at",
+            all(0 < share < 1 for share in self.milestones)
+            and sorted(set(self.milestones)) == list(self.milestones),
+            "optimizer.milestones",
             "rising shares between 0 and 1",
-            self.step_at,
+            self.milestones,
         )
-        _require(0 < self.rise < 1, "optimizer.rise", "between 0 and 1", self.rise)
+        _require(
+            0 < self.warmup_fraction < 1,
+            "optimizer.warmup_fraction",
+            "between 0 and 1",
+            self.warmup_fraction,
+        )
         _require(
             self.clip_by in ("variable", "global"),
             "optimizer.clip_by",
@@ -356,7 +368,7 @@ class OptimizerConfig:
 class StageConfig:
     """Epochs with the same layers training."""
 
-    blocks: int
+    trainable_blocks: int
     """How many of the backbone's last blocks (layers of one resolution) train beside the
     head: 0 the head alone, -1 everything."""
     epochs: int
@@ -366,7 +378,12 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        _require(self.blocks >= -1, "train.stages: blocks", ">= -1", self.blocks)
+        _require(
+            self.trainable_blocks >= -1,
+            "train.stages: trainable_blocks",
+            ">= -1",
+            self.trainable_blocks,
+        )
         _require(self.epochs >= 1, "train.stages: epochs", ">= 1", self.epochs)
         _require(self.rate > 0, "train.stages: rate", "positive", self.rate)
 
@@ -376,30 +393,30 @@ class TrainConfig:
     """Which layers train for how long, and which epoch is kept."""
 
     scenario: str = "fine_tune"
-    """Name of `SCENARIOS`: fine_tune (the head, then all layers), feature_extractor (the
+    """Name of `SCENARIOS`: fine_tune (the head, then all layers), linear_probe (the
     head alone), from_scratch (all layers, no weights) or staged (`stages`)."""
     head_epochs: int = 1
     """`fine_tune`: epochs with the backbone frozen."""
     epochs: int = 8
     """Epochs of the last stage; `staged` has its own."""
-    blocks: int = -1
+    trainable_blocks: int = -1
     """`fine_tune`: how many of the backbone's last blocks (layers of one resolution) train
     in the last stage; -1 for all. The first blocks see the largest pictures and hold few
     weights: left as they are, an epoch can take half the time."""
     stages: tuple[StageConfig, ...] = ()
     """`staged`: the stages, one after the other. Their number is that of the preset or of
     the file that --config names."""
-    small_image_size: int = 0
-    """Picture size of the first `small_epochs`, to save time; 0 for none."""
-    small_epochs: int = 0
-    """How many epochs of the last stage use `small_image_size`; those of the stages before
+    progressive_image_size: int = 0
+    """Picture size of the first `progressive_epochs`, to save time; 0 for none."""
+    progressive_epochs: int = 0
+    """How many epochs of the last stage use `progressive_image_size`; those of the stages before
     it do as well."""
     monitor: str = "balanced_accuracy"
     """Name of `METRICS`; the epoch with its best value on validation is kept."""
     patience: int = 0
     """Training ends after so many epochs of the last stage without a better value; 0 for
     never."""
-    cached_features: int = 0
+    cached_views: int = 0
     """Stages that train the head alone: 0, or in how many orientations (1, 2, 4 or 8) the
     features of each picture are computed once, so that an epoch costs next to nothing. It
     is worth it for more epochs than orientations. One of the orientations is drawn each
@@ -434,35 +451,36 @@ class TrainConfig:
             self.stages,
         )
         _require(
-            self.blocks == -1 or (self.blocks >= 1 and self.scenario == "fine_tune"),
-            "train.blocks",
+            self.trainable_blocks == -1
+            or (self.trainable_blocks >= 1 and self.scenario == "fine_tune"),
+            "train.trainable_blocks",
             ">= 1 with `train.scenario` fine_tune, or -1",
-            self.blocks,
+            self.trainable_blocks,
         )
         last = self.stages[-1].epochs if self.stages else self.epochs
         _require(
-            0 <= self.small_epochs < last,
-            "train.small_epochs",
+            0 <= self.progressive_epochs < last,
+            "train.progressive_epochs",
             f"in 0..{last - 1}, less than the last stage's epochs",
-            self.small_epochs,
+            self.progressive_epochs,
         )
         _require(
-            self.small_image_size == 0 or self.small_image_size >= 32,
-            "train.small_image_size",
+            self.progressive_image_size == 0 or self.progressive_image_size >= 32,
+            "train.progressive_image_size",
             "0 or >= 32",
-            self.small_image_size,
+            self.progressive_image_size,
         )
         _require(
-            (self.small_epochs > 0) == (self.small_image_size > 0),
-            "train.small_epochs and train.small_image_size",
+            (self.progressive_epochs > 0) == (self.progressive_image_size > 0),
+            "train.progressive_epochs and train.progressive_image_size",
             "both 0 or both positive",
-            (self.small_epochs, self.small_image_size),
+            (self.progressive_epochs, self.progressive_image_size),
         )
         _require(
-            self.cached_features in (0, 1, 2, 4, 8),
-            "train.cached_features",
+            self.cached_views in (0, 1, 2, 4, 8),
+            "train.cached_views",
             "0, 1, 2, 4 or 8",
-            self.cached_features,
+            self.cached_views,
         )
 
 
@@ -470,14 +488,19 @@ class TrainConfig:
 class EvaluateConfig:
     """How scores get their intervals."""
 
-    resamples: int = 2000
+    num_bootstrap: int = 2000
     """Bootstrap resamples of the lesions."""
     confidence: float = 0.95
     """Coverage of each interval."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        _require(self.resamples >= 100, "evaluate.resamples", ">= 100", self.resamples)
+        _require(
+            self.num_bootstrap >= 100,
+            "evaluate.num_bootstrap",
+            ">= 100",
+            self.num_bootstrap,
+        )
         _require(
             0 < self.confidence < 1,
             "evaluate.confidence",
@@ -511,9 +534,9 @@ class Config:
             self.optimizer.warmup_epochs,
         )
         _require(
-            self.augment.mix == "none" or self.train.cached_features == 0,
+            self.augment.mix == "none" or self.train.cached_views == 0,
             "augment.mix",
-            "none with `train.cached_features`: features are not mixed",
+            "none with `train.cached_views`: features are not mixed",
             self.augment.mix,
         )
         scratch = self.train.scenario == "from_scratch"
@@ -521,7 +544,7 @@ class Config:
             scratch == (self.model.weights == "none"),
             "train.scenario",
             "from_scratch where `model.weights` is none (a frozen random backbone learns "
-            "nothing), and fine_tune, staged or feature_extractor where it is not",
+            "nothing), and fine_tune, staged or linear_probe where it is not",
             f"{self.train.scenario} with `model.weights` {self.model.weights}",
         )
 

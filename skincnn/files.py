@@ -20,7 +20,7 @@ SCHEMA = 1
 where one gets another meaning, or is there no more."""
 SEAL = "sha256_of_the_rest"
 """In a metadata.json of what is exported: it says when a threshold, say, was changed."""
-PICTURE_SUFFIXES = (
+IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"),
     *(".tif", ".tiff"),
 )
@@ -28,10 +28,10 @@ PICTURE_SUFFIXES = (
 is not read: who has such files is told, and does not miss their answers."""
 
 
-def pictures_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
     """Returns the pictures in a folder and in those below, by their names, in order."""
     found = sorted(folder.rglob("*"))
-    return [path for path in found if path.suffix.lower() in PICTURE_SUFFIXES]
+    return [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def printable(name: str | Path) -> str:

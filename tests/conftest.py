@@ -48,9 +48,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def run_script(
     name: str, *arguments: object, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a script as a user would; `env` adds environment variables."""
+    """Runs a script or a package as a user would; `env` adds environment variables."""
+    program = [ROOT / "scripts" / name] if name.endswith(".py") else ["-m", name]
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)],
+        [sys.executable, *map(str, program), *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -73,7 +74,10 @@ def run_here(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         contextlib.chdir(ROOT),
     ):
         try:
-            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+            if name.endswith(".py"):
+                runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+            else:
+                runpy.run_module(name, run_name="__main__")
         except SystemExit as end:
             code = end.code
         except Exception:
@@ -145,14 +149,14 @@ def run(
 
 
 def train_tiny(workdir: Path, data_dir: Path) -> subprocess.CompletedProcess[str]:
-    # The average of the weights and two picture sizes: what the preset `cpu` uses. And
+    # The average of the weights and two picture sizes: what the preset `mobilenet_160` uses. And
     # preprocessing and sampling, which no preset uses. In so few steps the statistics of
     # BatchNorm must follow fast, or the network answers everything alike.
     flags = (
         "--data.dataset demo_tiny --data.image-size 64 --model.backbone mobilenet "
-        "--model.width 0.25 --train.epochs 3 --train.small-epochs 1 "
-        "--train.small-image-size 32 --optimizer.ema 0.9 --evaluate.resamples 200 "
-        "--data.aspect pad --data.crop-border True --data.colour-constancy True "
+        "--model.width-multiplier 0.25 --train.epochs 3 --train.progressive-epochs 1 "
+        "--train.progressive-image-size 32 --optimizer.ema-momentum 0.9 --evaluate.num-bootstrap 200 "
+        "--data.resize-mode pad --data.crop-border True --data.color-constancy True "
         "--imbalance.strategy square_root_sampling --model.batch-norm-momentum 0.5"
     ).split()
     done = run_script("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)

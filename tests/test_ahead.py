@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from skincnn.config import DataConfig
-from skincnn.serving.postprocessing import DEFAULT_POINT, Rules
+from skincnn.serving.postprocessing import DEFAULT_POINT, DecisionRule
 from skincnn.serving.predictor import COLUMNS, Answers, Predictor
 from skincnn.serving.prefetch import answer_files
 
-RULES = Rules(("a",), 1.0, DEFAULT_POINT, 0.5, 1.0)
+RULES = DecisionRule(("a",), 1.0, DEFAULT_POINT, 0.5, 1.0)
 
 
 def answers(contents: Sequence[bytes]) -> Answers:

@@ -20,7 +20,7 @@ def vary(part: str, num_images: int = 64, size: int = 64, **fields: float) -> np
 
 
 def changed(varied: np.ndarray, by: float = 8) -> np.ndarray:
-    """Returns where grey levels fell, bool [num_images, height, width]."""
+    """Returns where gray levels fell, bool [num_images, height, width]."""
     return (SKIN - varied).max(axis=-1) > by
 
 

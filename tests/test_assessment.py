@@ -22,7 +22,7 @@ from skincnn.reporting import plots
 from skincnn.reporting.report import draw_figures, summary
 
 NAMES = ["bkl", "df", "mel", "nv"]
-CONFIG = EvaluateConfig(resamples=200)
+CONFIG = EvaluateConfig(num_bootstrap=200)
 
 
 def make_table(seed: int, num_images: int = 200, num_classes: int = 4) -> pd.DataFrame:
@@ -102,7 +102,7 @@ def test_the_temperature_serves_validation_and_changes_no_accuracy(report: dict)
 def test_calibrated_values_are_those_of_the_report(report: dict) -> None:
     tables = {"val": make_table(0), "test": make_table(1)}
     for split, table in tables.items():
-        weights = lesion_weights(table, CONFIG.resamples)
+        weights = lesion_weights(table, CONFIG.num_bootstrap)
         values = calibrated_values(table, tables["val"], NAMES, weights)
         scores = report["splits"][split]
         melanoma = scores["targets"]["melanoma"]
@@ -221,7 +221,7 @@ def finish(found: dict) -> dict:
     return {
         **found,
         "class_names": NAMES,
-        "made_up": True,
+        "synthetic": True,
         "dataset": "x",
         "best_epoch": 1,
         "split_by": "lesion",

@@ -106,7 +106,7 @@ def test_without_mixing_it_is_the_classifier_of_varied_pictures() -> None:
 
 
 def test_pictures_are_varied_in_float32_whatever_the_precision(policy: str) -> None:
-    """A half precision would round 256 grey levels."""
+    """A half precision would round 256 gray levels."""
     seen = []
 
     class Record(keras.layers.Layer):

@@ -152,7 +152,9 @@ def family(
             reference = keras_function(name)(include_top=False, input_shape=shape)
     randomise(reference, preprocess_input(pictures(size, 16)))
     reference.save_weights(path)
-    config = ModelConfig(backbone=name, width=width, weights=str(path), dropout=0.0)
+    config = ModelConfig(
+        backbone=name, width_multiplier=width, weights=str(path), dropout=0.0
+    )
     classifier = build_classifier(config, 7, fused=True)
     path.unlink()
     return Family(name, reference, preprocess_input, classifier, images)
@@ -168,7 +170,7 @@ def test_features_of_pictures_are_those_of_keras_applications(family: Family) ->
     expected = theirs(family.images.copy())
     tolerance = 0.003 * np.abs(expected).max()
     np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance)
-    # A scaling that is two grey levels off would be seen.
+    # A scaling that is two gray levels off would be seen.
     assert np.abs(theirs(family.images + 2) - expected).max() > 3 * tolerance
 
 
@@ -280,7 +282,7 @@ def test_keras_alone_loads_every_kind_of_scaling(
 @slow
 @pytest.mark.parametrize("name", SMALLEST)
 def test_keras_alone_loads_every_family(name: str, tmp_path: Path) -> None:
-    config = ModelConfig(backbone=name, width=SMALLEST[name][0], weights="none")
+    config = ModelConfig(backbone=name, width_multiplier=SMALLEST[name][0], weights="none")
     images = pictures(96 if name.startswith("nasnet") else 75)
     assert_keras_alone_loads({name: build_classifier(config, 7)}, images, tmp_path)
 
@@ -399,7 +401,7 @@ def test_what_a_family_does_not_have_is_said(
 def test_sizes_that_a_network_cannot_take_are_refused(
     name: str, size: int, message: str
 ) -> None:
-    train = TrainConfig(small_epochs=1, epochs=2, small_image_size=size)
+    train = TrainConfig(progressive_epochs=1, epochs=2, progressive_image_size=size)
     model = ModelConfig(backbone=name)
     with pytest.raises(ConfigError, match=message):
         check(Config(data=DataConfig(image_size=224), model=model, train=train))

@@ -372,8 +372,14 @@ def test_processes_share_the_work(model: Path, pictures: Path, tmp_path: Path) -
         (("{tmp}", "--output", "{tmp}/blank.txt"), "must be a folder"),
         (("{tmp}", "--output", "{tmp}/[1]"), "must have no"),
         (("{tmp}", "--output", "no-such-system://x"), "cannot be looked at"),
-        (("{tmp}", "--patients", "{tmp}/blank.txt"), "--patients must be a CSV"),
-        (("{tmp}", "--patients", "{tmp}/fifty.csv"), "Unable to parse string 'fifty'"),
+        (
+            ("{tmp}", "--clinical-metadata", "{tmp}/blank.txt"),
+            "--clinical-metadata must be a CSV",
+        ),
+        (
+            ("{tmp}", "--clinical-metadata", "{tmp}/fifty.csv"),
+            "Unable to parse string 'fifty'",
+        ),
         (("{tmp}", "--batch-size", "0"), "--batch-size must be >= 1"),
     ],
 )

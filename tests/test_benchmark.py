@@ -143,7 +143,7 @@ def test_a_benchmark_that_is_not_there_is_refused(
 ) -> None:
     monkeypatch.setenv("TQDM_DISABLE", "1")  # which the script would leave behind here
     done = run_here(
-        "benchmark.py", "input", "--only", "first_pas", "--output", tmp_path / "o"
+        "benchmarks", "input", "--only", "first_pas", "--output", tmp_path / "o"
     )
     assert done.returncode == 2
     assert "--only must be one of: first_pass, later_epochs" in done.stderr
@@ -168,10 +168,10 @@ def test_every_benchmark_of_training_gives_results(monkeypatch: pytest.MonkeyPat
 def test_the_script_names_its_benchmarks_and_refuses_an_empty_folder(
     tmp_path: Path,
 ) -> None:
-    done = run_script("benchmark.py", "input", "--pictures", tmp_path)
+    done = run_script("benchmarks", "input", "--pictures", tmp_path)
     assert done.returncode == 2, done.stderr
     assert "--pictures must be a folder with .jpg files" in done.stderr
-    described = run_script("benchmark.py", "--help").stdout
+    described = run_script("benchmarks", "--help").stdout
     for name in ("input", "train", "serve"):
         assert name in described
         assert f"-m benchmarks {name}" in (ROOT / "Makefile").read_text()
@@ -238,6 +238,6 @@ def test_requests_are_of_several_sizes_and_some_are_no_pictures() -> None:
 
 def test_too_few_pictures_or_requests_are_refused(tmp_path: Path) -> None:
     for flags in (("--requests", 9), ("--num-images", 0)):
-        done = run_here("benchmark.py", "serve", *flags, "--output", tmp_path / "o")
+        done = run_here("benchmarks", "serve", *flags, "--output", tmp_path / "o")
         assert done.returncode == 2
         assert "--num-images must be >= 1 and --requests >= 10" in done.stderr

@@ -23,8 +23,8 @@ from skincnn.model.classifier import (
 from skincnn.model.layers import FreezableDropout, FusedBatchNormalization
 
 OFFLINE = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
-SMALL = ModelConfig(backbone="mobilenet", width=0.25, weights="none")
-TINY = ModelConfig(backbone="small_cnn", width=0.25, weights="none")
+SMALL = ModelConfig(backbone="mobilenet", width_multiplier=0.25, weights="none")
+TINY = ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none")
 
 
 def normalise(layer: keras.layers.Layer, x: np.ndarray) -> tuple[list[np.ndarray], ...]:
@@ -149,7 +149,7 @@ def test_frozen_statistics_need_the_model_that_is_trained() -> None:
 def test_a_model_with_metadata_is_keras_s_own_and_has_the_weights_of_the_fused(
     tmp_path: Path,
 ) -> None:
-    config = replace(SMALL, metadata=True)
+    config = replace(SMALL, clinical_metadata=True)
     fused = build_classifier(config, 7, fused=True)
     plain = build_classifier(config, 7, seed=1)
     plain.set_weights(fused.get_weights())
@@ -167,7 +167,7 @@ def test_a_model_with_metadata_is_keras_s_own_and_has_the_weights_of_the_fused(
 
 
 def test_metadata_reach_the_logits_and_are_dropped_for_half_the_patients() -> None:
-    config = replace(SMALL, dropout=0.0, metadata=True)
+    config = replace(SMALL, dropout=0.0, clinical_metadata=True)
     model = build_classifier(config, 7, fused=True)
     set_trainable(model, 0)
     assert [tensor.name for tensor in model.inputs] == ["images", "metadata"]
@@ -207,7 +207,9 @@ def test_a_weights_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_a_missing_weights_file_and_width_are_named() -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.h5, which is no file"):
         build_backbone("mobilenet", 0.25, "nowhere.h5")
-    with pytest.raises(ConfigError, match=r"`model\.width` of mobilenet_v2 must be one of"):
+    with pytest.raises(
+        ConfigError, match=r"`model\.width_multiplier` of mobilenet_v2 must be one of"
+    ):
         build_backbone("mobilenet_v2", 0.4, "imagenet")
 
 

@@ -21,7 +21,7 @@ from skincnn.evaluation.cross_validation import cross_validation_configs
 from skincnn.files import sha256
 from skincnn.inference.predictions import read_predictions
 from skincnn.presets import to_command
-from skincnn.presets.ours import cpu
+from skincnn.presets.ours import mobilenet_160
 from skincnn.reporting.comparison_tables import plot_comparison, to_frame, to_markdown
 from skincnn.reporting.plots import to_png
 
@@ -116,7 +116,7 @@ def test_seeds_are_averaged_and_told_from_seeds(tmp_path: Path) -> None:
         configure(
             write_run(tmp_path / f"{name}_{seed}", right, seed=seed),
             dataclasses.replace(
-                cpu(), seed=seed, optimizer=OptimizerConfig(learning_rate=rate)
+                mobilenet_160(), seed=seed, optimizer=OptimizerConfig(learning_rate=rate)
             ),
         )
         for name, right, rate in (("a", 0.6, 1e-3), ("b", 0.8, 2e-3))
@@ -181,7 +181,7 @@ def test_the_chart_has_room_for_the_mean_of_many_seeds(tmp_path: Path) -> None:
         read_run(
             configure(
                 write_run(tmp_path / f"cpu_seed_{seed}", 0.7, seed=seed),
-                dataclasses.replace(cpu(), seed=seed),
+                dataclasses.replace(mobilenet_160(), seed=seed),
             ),
             "test",
         )
@@ -194,12 +194,12 @@ def test_the_chart_has_room_for_the_mean_of_many_seeds(tmp_path: Path) -> None:
 
 def test_stages_of_one_s_own_are_told_by_their_file(tmp_path: Path) -> None:
     """No flag gives them; runs that differ by more than the seed have no mean."""
-    stages = (StageConfig(blocks=-1, epochs=1, rate=0.5),)
+    stages = (StageConfig(trainable_blocks=-1, epochs=1, rate=0.5),)
     folders = [
         configure(
             write_run(tmp_path / f"my run {seed}", 0.7, seed=seed),
             dataclasses.replace(
-                cpu(),
+                mobilenet_160(),
                 seed=seed,
                 optimizer=OptimizerConfig(weight_decay=decay),
                 train=TrainConfig(scenario="staged", stages=stages),
@@ -219,7 +219,7 @@ def test_stages_of_one_s_own_are_told_by_their_file(tmp_path: Path) -> None:
 
 
 def test_the_table_says_how_each_was_made(tmp_path: Path) -> None:
-    config = dataclasses.replace(cpu(), seed=3, train=TrainConfig(epochs=4))
+    config = dataclasses.replace(mobilenet_160(), seed=3, train=TrainConfig(epochs=4))
     run = configure(write_run(tmp_path / "one", 0.6), config)
     crossed = write_run(tmp_path / "crossed", 0.7)
     for number, part in enumerate(cross_validation_configs(config, 2), 1):
@@ -250,7 +250,7 @@ def test_the_table_says_how_each_was_made(tmp_path: Path) -> None:
 
 def test_who_trained_stands_beside_the_command(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, 0.7) for name in ("told", "untold")]
-    configure(folders[0], cpu())
+    configure(folders[0], mobilenet_160())
     report = json.loads((folders[0] / "report.json").read_text())
     found = {"code": "0123abc", "processor": "Some CPU", "cores": 2, "gpus": []}
     (folders[0] / "report.json").write_text(json.dumps({**report, "provenance": found}))
@@ -260,7 +260,7 @@ def test_who_trained_stands_beside_the_command(tmp_path: Path) -> None:
     assert frame["trained_by"].to_dict() == {"told": said, "untold": ""}
     assert f"| {said} | `python" in to_markdown(tables)
     # Of a mean, each that trained a part of it.
-    configure(folders[1], dataclasses.replace(cpu(), seed=1))
+    configure(folders[1], dataclasses.replace(mobilenet_160(), seed=1))
     runs = [read_run(path, "test") for path in folders]
     [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
     [mean] = [row for row in rows if len(row.runs) > 1]
@@ -281,9 +281,9 @@ def add_variant(run: Path, name: str, right: float, num_views: int) -> None:
 
 def test_what_needs_calibration_has_a_table_of_its_own(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / n, right) for n, right in (("a", 0.7), ("b", 0.9))]
-    add_variant(folders[0], "random", 0.8, 4)
+    add_variant(folders[0], "augment", 0.8, 4)
     runs = [read_run(path, "test") for path in folders]
-    runs.append(read_run(folders[0], "test", "random"))
+    runs.append(read_run(folders[0], "test", "augment"))
     tables = compare(runs, "macro_f1", 100)
     frame = to_frame(tables).set_index("run")
     columns = [f"probability_{name}" for name in NAMES]
@@ -326,19 +326,21 @@ def test_what_needs_calibration_has_a_table_of_its_own(tmp_path: Path) -> None:
 
 
 def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
-    one = configure(write_run(tmp_path / "one", 0.6), cpu())
-    two = configure(write_run(tmp_path / "two", 0.7), dataclasses.replace(cpu(), seed=1))
+    one = configure(write_run(tmp_path / "one", 0.6), mobilenet_160())
+    two = configure(
+        write_run(tmp_path / "two", 0.7), dataclasses.replace(mobilenet_160(), seed=1)
+    )
     mixed = write_run(tmp_path / "mixed", 0.8)
     report = json.loads((mixed / "report.json").read_text())
     models = [{"name": "one"}, {"name": "two"}]
     (mixed / "report.json").write_text(json.dumps(report | {"models": models}))
     for run in (one, two, mixed):
-        add_variant(run, "random", 0.95, 4)
+        add_variant(run, "augment", 0.95, 4)
     add_variant(one, "adjusted", 0.9, 1)
-    add_variant(one, "random_adjusted", 0.85, 4)
-    assert variant_names(one, "test") == ["random", "adjusted", "random_adjusted"]
+    add_variant(one, "augment_adjusted", 0.85, 4)
+    assert variant_names(one, "test") == ["augment", "adjusted", "augment_adjusted"]
     assert variant_names(one, "val") == []
-    train = "python scripts/train.py cpu --workdir runs/one"
+    train = "python scripts/train.py mobilenet_160 --workdir runs/one"
     ask = "python scripts/evaluate.py runs/"
     runs = {
         (path.name, name): read_run(path, "test", name)
@@ -347,24 +349,24 @@ def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
     }
     assert {key: runs[key].command for key in runs if key[0] != "two"} == {
         ("one", ""): train,
-        ("one", "random"): f"{ask}one --tta random --num-views 4",
+        ("one", "augment"): f"{ask}one --tta augment --num-views 4",
         ("one", "adjusted"): f"{ask}one --logit-adjustment",
         (
             "one",
-            "random_adjusted",
-        ): f"{ask}one --tta random --num-views 4 --logit-adjustment",
+            "augment_adjusted",
+        ): f"{ask}one --tta augment --num-views 4 --logit-adjustment",
         ("mixed", ""): f"{ask}one runs/two --ensemble runs/mixed",
         (
             "mixed",
-            "random",
-        ): f"{ask}one --tta random --num-views 4 && {ask}two --tta random "
+            "augment",
+        ): f"{ask}one --tta augment --num-views 4 && {ask}two --tta augment "
         f"--num-views 4 && {ask}one runs/two --ensemble runs/mixed",
     }
     # Seeds are averaged with seeds that were asked in the same way.
     [rows] = compare(list(runs.values()), "macro_f1", 100, average_seeds=True).values()
     average = "python scripts/compare.py runs/one runs/two"
     assert {row.name: row.command for row in rows if len(row.runs) > 1} == {
-        "mean of one (random) and 1 other seed": f"{average} --variants --average-seeds",
+        "mean of one (augment) and 1 other seed": f"{average} --variants --average-seeds",
         "mean of one and 1 other seed": f"{average} --average-seeds",
     }
     # An ensemble is no draw of a recipe, and a run that is asked otherwise no other one.
@@ -377,35 +379,48 @@ def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
     [command] = [row.command for row in rows if len(row.runs) > 1]
     assert command == f"{average} --split val --average-seeds"
     assert not any(run.changed for run in runs.values())
-    path = one / "predictions/test_random.csv"
+    path = one / "predictions/test_augment.csv"
     path.write_text(path.read_text() + "\n")
-    assert read_run(one, "test", "random").changed
+    assert read_run(one, "test", "augment").changed
     done = run_script(
-        "compare.py", one, "--variants", "--resamples", 100, "--output", tmp_path / "out"
+        "compare.py",
+        one,
+        "--variants",
+        "--num-bootstrap",
+        100,
+        "--output",
+        tmp_path / "out",
     )
     assert done.returncode == 0, done.stderr
     names = pd.read_csv(tmp_path / "out/compare.csv")["run"].tolist()
-    assert names == ["one (random)", "one (adjusted)", "one (random_adjusted)", "one"]
+    assert names == ["one (augment)", "one (adjusted)", "one (augment_adjusted)", "one"]
     # Others can be told from what the first folder says when it is asked otherwise.
-    flags = ("--resamples", 100, "--output", tmp_path / "out", "--average-seeds")
-    done = run_script("compare.py", mixed, one, two, "--against", "random", *flags)
+    flags = ("--num-bootstrap", 100, "--output", tmp_path / "out", "--average-seeds")
+    done = run_script("compare.py", mixed, one, two, "--baseline", "augment", *flags)
     assert done.returncode == 0, done.stderr
-    assert "Less mixed (random), paired:" in done.stdout
+    assert "Less mixed (augment), paired:" in done.stdout
     frame = pd.read_csv(tmp_path / "out/compare.csv").set_index("run")
-    assert np.isnan(frame.loc["mixed (random)", "accuracy_difference_value"])
-    expected = frame.loc["mixed", "accuracy"] - frame.loc["mixed (random)", "accuracy"]
+    assert np.isnan(frame.loc["mixed (augment)", "accuracy_difference_value"])
+    expected = frame.loc["mixed", "accuracy"] - frame.loc["mixed (augment)", "accuracy"]
     gained = frame.loc["mixed", "accuracy_difference_value"]
     assert gained == pytest.approx(expected, abs=1e-6)
-    done = run_script("compare.py", mixed, one, "--against", "adjusted", *flags)
+    done = run_script("compare.py", mixed, one, "--baseline", "adjusted", *flags)
     assert done.returncode == 2
-    assert "mixed was not asked so. It has random; scripts/evaluate.py" in done.stderr
+    assert "mixed was not asked so. It has augment; scripts/evaluate.py" in done.stderr
 
 
 def test_the_command_writes_a_table_and_a_chart(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / n, right) for n, right in (("a", 0.7), ("b", 0.9))]
     output = tmp_path / "out"
     done = run_script(
-        "compare.py", *folders, "--resamples", 100, "--output", output, "--sort", "accuracy"
+        "compare.py",
+        *folders,
+        "--num-bootstrap",
+        100,
+        "--output",
+        output,
+        "--sort",
+        "accuracy",
     )
     assert done.returncode == 0, done.stderr
     frame = pd.read_csv(output / "compare.csv")
@@ -423,8 +438,8 @@ def test_the_command_writes_a_table_and_a_chart(tmp_path: Path) -> None:
     [
         (["--sort", "f1"], "--sort must be one of"),
         (["--split", "other"], "predictions/other.csv is missing"),
-        (["--resamples", "0"], "--resamples must be 100 or more. Received: 0"),
-        (["--resamples", "-3"], "--resamples must be 100 or more. Received: -3"),
+        (["--num-bootstrap", "0"], "--num-bootstrap must be 100 or more. Received: 0"),
+        (["--num-bootstrap", "-3"], "--num-bootstrap must be 100 or more. Received: -3"),
         (["nowhere"], "nowhere holds no evaluated run"),
     ],
 )
@@ -439,7 +454,8 @@ def test_what_cannot_be_compared_is_said_in_one_line(
 
 
 def test_comparing_needs_no_tensorflow() -> None:
-    code = "import sys; from skincnn.evaluation import comparison, comparison_tables; "
+    code = "import sys; from skincnn.evaluation import comparison; "
+    code += "from skincnn.reporting import comparison_tables; "
     code += "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -453,11 +469,11 @@ def test_no_folder_is_said_in_one_line() -> None:
 def test_made_up_runs_are_not_ranked_beside_real_ones(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, 0.7) for name in ("real", "drawn")]
     report = json.loads((folders[1] / "report.json").read_text())
-    (folders[1] / "report.json").write_text(json.dumps(report | {"made_up": True}))
+    (folders[1] / "report.json").write_text(json.dumps(report | {"synthetic": True}))
     tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
     assert len(tables) == 2
     real, drawn = tables
-    assert drawn == f"MADE-UP pictures, {real}"
+    assert drawn == f"SYNTHETIC pictures, {real}"
     assert drawn in to_markdown(tables)
 
 

@@ -157,7 +157,7 @@ def test_backbone_states_its_scaling_sizes_and_widths(name: str) -> None:
     ("name", "width"), [("small_cnn", 0.1), ("mobilenet", 0.25), ("mobilenet_v2", 0.35)]
 )
 def test_backbone_trains_saves_and_freezes(name: str, width: float, tmp_path: Path) -> None:
-    config = ModelConfig(backbone=name, width=width, weights="none")
+    config = ModelConfig(backbone=name, width_multiplier=width, weights="none")
     model = build_classifier(config, 7, fused=True)
     images = np.random.default_rng(0).integers(0, 256, (4, 48, 40, 3), dtype=np.uint8)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -186,14 +186,14 @@ def test_backbone_trains_saves_and_freezes(name: str, width: float, tmp_path: Pa
 
 @pytest.mark.parametrize("config", Builder.BUILDER_CONFIGS, ids=lambda config: config.name)
 def test_dataset_config_says_when_it_is_made_up(config: object) -> None:
-    assert ("MADE-UP" in config.description) == config.made_up  # type: ignore[attr-defined]
+    assert ("SYNTHETIC" in config.description) == config.synthetic  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", SPACES)
 def test_space_names_what_it_sets_and_begins_at_the_preset(name: str, preset: str) -> None:
     config = PRESETS[preset]()
-    if name == "augmentation" and config.train.cached_features:
+    if name == "augmentation" and config.train.cached_views:
         pytest.skip("features are not augmented")
     space = find_space([name])
     found = explore(space, config)  # defaults, all choices and random draws are valid

@@ -94,9 +94,9 @@ def test_strengths_begin_where_training_ends() -> None:
     assert STRENGTHS["zoom"][0] > np.exp(training.zoom)
     assert STRENGTHS["hairs"][0] > training.hairs
     grey = np.full((20, 8, 8, 3), 128, np.uint8)
-    gains = corrupt(grey, "colour_cast", 1, seed=0)[:, 0, 0] / 128
+    gains = corrupt(grey, "color_cast", 1, seed=0)[:, 0, 0] / 128
     spread = gains.max(axis=1) / gains.min(axis=1)
-    assert spread.min() > (1 + training.colour_cast) / (1 - training.colour_cast)
+    assert spread.min() > (1 + training.color_cast) / (1 - training.color_cast)
     point = np.zeros((1, 65, 65, 3), np.uint8)
     point[0, 32, 32] = 255
     blurred = corrupt(point, "blur", 1, seed=0)[0, :, :, 0].astype(float)
@@ -111,7 +111,7 @@ def test_what_training_does_as_well_is_named() -> None:
     assert trained_corruptions(AugmentConfig(parts=())) == []
     assert trained_corruptions(AugmentConfig(magnitude=0)) == []
     default = trained_corruptions(AugmentConfig())
-    assert default == ["brightness", "contrast", "colour_cast", "zoom"]
+    assert default == ["brightness", "contrast", "color_cast", "zoom"]
     parts = ("hair", "ruler", "blur", "light", "hue", "flip")
     found = trained_corruptions(AugmentConfig(parts=parts, contrast=0, hairs=0))
     assert found == ["brightness", "blur", "defocus", "ruler"]
@@ -198,7 +198,7 @@ def make_table(
 
 
 @pytest.fixture(scope="module")
-def colours() -> np.ndarray:
+def colors() -> np.ndarray:
     """Even pictures whose largest channel is mostly the one of their class."""
     rng = np.random.default_rng(0)
     levels = rng.uniform(80, 160, (30, 3)) + 60 * np.eye(3)[np.arange(30) % 3]
@@ -223,17 +223,15 @@ def score(
 
 
 @pytest.fixture(scope="module")
-def content(colours: np.ndarray) -> dict:
-    return score(colours, make_table(colours))
+def content(colors: np.ndarray) -> dict:
+    return score(colors, make_table(colors))
 
 
-def test_scores_are_those_of_a_plain_computation(
-    colours: np.ndarray, content: dict
-) -> None:
+def test_scores_are_those_of_a_plain_computation(colors: np.ndarray, content: dict) -> None:
     labels = np.arange(30) % 3
-    plain = {("clean", 0): colours}
+    plain = {("clean", 0): colors}
     for name in CORRUPTIONS:
-        plain[name, 4] = corrupt(colours, name, 4, seed=3)
+        plain[name, 4] = corrupt(colors, name, 4, seed=3)
     found = {(row["name"], row["severity"]): row for row in content["rows"]}
     assert len(found) == len(content["rows"]) == 5 * len(CORRUPTIONS)
     found["clean", 0] = content["clean"]
@@ -279,10 +277,8 @@ def three_corruptions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("three_corruptions")
-def test_chunks_change_nothing(
-    colours: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few, table = colours[:12], make_table(colours[:12])
+def test_chunks_change_nothing(colors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    few, table = colors[:12], make_table(colors[:12])
     at_once = score(few, table)
     monkeypatch.setattr(robustness, "CHUNK", 7)
     sizes = set()
@@ -297,9 +293,9 @@ def test_chunks_change_nothing(
 
 
 @pytest.mark.usefixtures("three_corruptions")
-def test_without_melanoma_nothing_is_said_of_it(colours: np.ndarray) -> None:
+def test_without_melanoma_nothing_is_said_of_it(colors: np.ndarray) -> None:
     rates = ("melanoma_sensitivity", "melanoma_specificity")
-    few = colours[:6]
+    few = colors[:6]
     found = score(few, make_table(few), threshold=None)
     for row in (found["clean"], *found["rows"]):
         assert [row[rate] for rate in rates] == [None, None]
@@ -316,12 +312,12 @@ def test_without_melanoma_nothing_is_said_of_it(colours: np.ndarray) -> None:
     assert found["clean"][rates[0]] is None
 
 
-def test_pictures_of_other_predictions_are_refused(colours: np.ndarray) -> None:
-    table = make_table(colours)
+def test_pictures_of_other_predictions_are_refused(colors: np.ndarray) -> None:
+    table = make_table(colors)
     with pytest.raises(DataError, match="does not belong to these pictures"):
-        score(np.roll(colours, 1, axis=0), table)
+        score(np.roll(colors, 1, axis=0), table)
     with pytest.raises(DataError, match="29 pictures and 30 predictions"):
-        score(colours[1:], table)
+        score(colors[1:], table)
 
 
 def test_figures_show_every_cell(content: dict, pictures: np.ndarray) -> None:

@@ -37,14 +37,14 @@ def test_a_number_of_models_that_cannot_be_is_refused(num_models: int) -> None:
 
 FLAGS = (
     "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
-    "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 --folds 2"
+    "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100 --folds 2"
 ).split()
 
 
 def test_the_pooled_report_holds_every_picture_once(data_dir: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "cv"
     flags = ("--workdir", workdir, "--data-dir", data_dir, *FLAGS)
-    stale = workdir / "predictions/val_orientations.csv"
+    stale = workdir / "predictions/val_d4.csv"
     stale.parent.mkdir(parents=True)
     stale.write_text("of an earlier evaluation")
     done = run_here("train.py", *flags)

@@ -21,7 +21,7 @@ def test_the_dataset_has_the_imbalance_and_several_views() -> None:
         assert counts[dx] / len(records) == pytest.approx(share / total, rel=0.35)
     views = Counter(Counter(record.lesion_id for record in records).values())
     assert set(views) == {1, 2, 3}
-    assert all(record.dataset == "made_up" for record in records)
+    assert all(record.dataset == "synthetic" for record in records)
     assert all(record.image_id.startswith("DEMO_") for record in records)
 
 

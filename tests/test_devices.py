@@ -39,9 +39,9 @@ from skincnn.training.devices import choose_precision, dtype_policy, make_device
 CONFIG = Config(
     data=DataConfig(dataset="demo_tiny", image_size=32, batch_size=16),
     augment=AugmentConfig(parts=("flip", "light"), mix_alpha=1.0),
-    model=ModelConfig(backbone="small_cnn", width=0.25, weights="none"),
+    model=ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none"),
     train=TrainConfig(scenario="from_scratch", epochs=1),
-    evaluate=EvaluateConfig(resamples=100),
+    evaluate=EvaluateConfig(num_bootstrap=100),
 )
 NUM_CLASSES = 4
 
@@ -70,8 +70,8 @@ def make_training(
     )
 
 
-AVERAGE = OptimizerConfig(ema=0.5, clip_by="global", clip_norm=0.5)
-BLOCKS = OptimizerConfig(ema=0.5, layer_decay=0.9)
+AVERAGE = OptimizerConfig(ema_momentum=0.5, clip_by="global", clip_norm=0.5)
+BLOCKS = OptimizerConfig(ema_momentum=0.5, layer_decay=0.9)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def workdir(tmp_path: Path) -> Path:
     tables = {split: pd.DataFrame({"image_id": [split]}) for split in ("val", "test")}
     variants = [
         {"name": name, "sha256": write_predictions(tmp_path, tables, f"_{name}")}
-        for name in ("orientations", "random")
+        for name in ("d4", "augment")
     ]
     write_predictions(tmp_path, tables)
     unknown = pd.DataFrame({"set": ["cats", "noise", "dogs"], "distance": [1.0, 2.0, 3.0]})
@@ -48,12 +48,12 @@ def names(found: Any) -> list[str]:
 
 def test_what_is_not_asked_again_is_kept(workdir: Path) -> None:
     found = find(workdir)
-    assert names(found) == ["orientations", "random"]
+    assert names(found) == ["d4", "augment"]
     assert found.corruptions == SPOILT
     assert found.unknown["set"].tolist() == ["cats", "dogs"]
     assert found.dropped == []
-    asked = find(workdir, asked=["random"], corruptions=True, unknown=Path("new/cats"))
-    assert names(asked) == ["orientations"]
+    asked = find(workdir, asked=["augment"], corruptions=True, unknown=Path("new/cats"))
+    assert names(asked) == ["d4"]
     assert asked.corruptions is None
     assert asked.unknown["set"].tolist() == ["dogs"]
     assert asked.dropped == []
@@ -65,18 +65,18 @@ def test_what_is_of_another_model_or_split_is_dropped_and_said(workdir: Path) ->
     assert found.unknown["set"].tolist() == ["cats", "dogs"]
     found = find(workdir, "other", "test")
     assert (names(found), found.corruptions, len(found.unknown)) == ([], None, 0)
-    said = ["the test-time augmentation orientations", "the test-time augmentation random"]
+    said = ["the test-time augmentation d4", "the test-time augmentation augment"]
     said += ["the corruptions", "the unknown pictures cats", "the unknown pictures dogs"]
     assert found.dropped == said
     printed = summary(
-        {"made_up": False, "split_by": "lesion", "splits": {}, "dropped": found.dropped}
+        {"synthetic": False, "split_by": "lesion", "splits": {}, "dropped": found.dropped}
     )
     assert printed.endswith(", ".join(said))
 
 
 def test_a_table_that_was_changed_is_not_kept(workdir: Path) -> None:
-    (workdir / "predictions/val_random.csv").write_text("torn")
-    assert names(find(workdir)) == ["orientations"]
+    (workdir / "predictions/val_augment.csv").write_text("torn")
+    assert names(find(workdir)) == ["d4"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{}"])
@@ -94,7 +94,7 @@ def test_files_of_what_was_dropped_are_deleted(workdir: Path) -> None:
     left = {path.name for path in (workdir / "predictions").iterdir()}
     assert left == {
         *("val.csv", "test.csv", "unknown.csv"),
-        *("val_orientations.csv", "test_orientations.csv"),
+        *("val_d4.csv", "test_d4.csv"),
     }
     assert [path.name for path in (workdir / "figures").iterdir()] == [
         "corruptions_test.png"

@@ -23,7 +23,7 @@ from skincnn.inference.predictions import (
     write_predictions,
 )
 from skincnn.reporting.report_text import way_name
-from skincnn.serving.postprocessing import Rules, answer
+from skincnn.serving.postprocessing import DecisionRule, answer
 
 
 def vary(workdir: Path, seed: int) -> Path:
@@ -86,7 +86,9 @@ def test_an_ensemble_is_the_mean_of_its_runs(runs: list[Path], tmp_path: Path) -
     page = (target / "report.html").read_text()
     assert all(f"<td>{name}</td>" in page for name in "abc")
     # It is ranked like any run.
-    done = run_here("compare.py", target, *runs, "--resamples", 100, "--output", tmp_path)
+    done = run_here(
+        "compare.py", target, *runs, "--num-bootstrap", 100, "--output", tmp_path
+    )
     assert done.returncode == 0, done.stderr
     frame = pd.read_csv(tmp_path / "compare.csv")
     assert set(frame["run"]) == {"abc", "a", "b", "c"}
@@ -161,7 +163,7 @@ def test_what_an_ensemble_refers_is_told_of_the_means(
         [tf.constant(np.log(arrays(table, report["class_names"])[1]), tf.float32)],
         [tf.constant(table["distance"], tf.float32)],
         tf.ones(len(table), tf.bool),
-        Rules.of(report),
+        DecisionRule.of(report),
     )
     referred = report["splits"]["test"]["refer"]["referred"]["value"]
     assert referred == pytest.approx(served["refer"].numpy().mean(), abs=1e-6)
@@ -178,7 +180,7 @@ def test_what_makes_no_ensemble_is_refused(runs: list[Path], tmp_path: Path) -> 
         ([runs[0], runs[0], "--ensemble", tmp_path / "e"], "two or more different runs"),
         ([*runs[:2], "--ensemble", tmp_path / "e"], "tested on other pictures"),
         ([runs[0], runs[2], "--ensemble", runs[1]], "holds a run of its own"),
-        ([*runs, "--ensemble", tmp_path / "e", "--tta", "random"], "asks no model"),
+        ([*runs, "--ensemble", tmp_path / "e", "--tta", "augment"], "asks no model"),
         ([runs[0], tmp_path / "no", "--ensemble", tmp_path / "e"], "cannot be read"),
         ([], "Give the folder of a run"),
     ):

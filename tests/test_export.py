@@ -20,11 +20,11 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.ensemble import combine_runs
 from skincnn.inference.tta import VIEWS
 from skincnn.serving import conversion, export
-from skincnn.serving.export import Served, export_saved_model
+from skincnn.serving.export import ExportSpec, export_saved_model
 from skincnn.serving.images import READ, UNREADABLE
 from skincnn.serving.orientations import TURNS
 from skincnn.serving.parity import agreement, choose_compared, decide, refuse_other
-from skincnn.serving.postprocessing import DEFAULT_POINT, Rules
+from skincnn.serving.postprocessing import DEFAULT_POINT, DecisionRule
 from skincnn.serving.predictor import load_predictor
 from skincnn.serving.runtimes import RUNTIMES, Runtime
 
@@ -41,7 +41,7 @@ def workdir(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_turns_are_the_orientations_of_evaluation() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), np.uint8)
-    turns, views = TURNS["orientations"], VIEWS["orientations"](Config(), 8)
+    turns, views = TURNS["d4"], VIEWS["d4"](Config(), 8)
     for turn, view in zip(turns, views, strict=True):
         np.testing.assert_array_equal(turn(tf.constant(images)), view(images))
 
@@ -106,17 +106,17 @@ def test_orientations_and_ensembles_are_served_as_one_model(
     workdir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     where = ("--data-dir", data_dir)
-    done = run_here("evaluate.py", workdir, *where, "--tta", "orientations")
+    done = run_here("evaluate.py", workdir, *where, "--tta", "d4")
     assert done.returncode == 0, done.stderr
-    done = run_here("export.py", workdir, *where, "--tta", "orientations")
+    done = run_here("export.py", workdir, *where, "--tta", "d4")
     assert done.returncode == 0, done.stderr
-    served = workdir / "export/skincnn_orientations/1/assets.extra/metadata.json"
+    served = workdir / "export/skincnn_d4/1/assets.extra/metadata.json"
     assert json.loads(served.read_text())["largest_difference"]["probability"] < 1e-5
     assert "# How to ask `skincnn`\n" in (workdir / "export/README.md").read_text()
-    said = (workdir / "export/README_skincnn_orientations.md").read_text()
-    assert "# How to ask `skincnn_orientations`\n" in said
+    said = (workdir / "export/README_skincnn_d4.md").read_text()
+    assert "# How to ask `skincnn_d4`\n" in said
     told = json.loads((workdir / "report.json").read_text())["exports"]
-    assert told["saved_model_orientations"]["largest_difference"] < 1e-5
+    assert told["saved_model_d4"]["largest_difference"] < 1e-5
     other = Path(shutil.copytree(workdir, tmp_path / "other"))
     together = tmp_path / "together"
     done = run_here("evaluate.py", workdir, other, "--ensemble", together)
@@ -205,7 +205,7 @@ def test_rare_classes_are_compared_whole() -> None:
 
 
 def test_what_is_decided_follows_from_probabilities_and_distances() -> None:
-    rules = Rules(("bkl", "mel", "nv"), 2.0, DEFAULT_POINT, 0.4, 1.5)
+    rules = DecisionRule(("bkl", "mel", "nv"), 2.0, DEFAULT_POINT, 0.4, 1.5)
     y_prob = np.random.default_rng(0).dirichlet(np.ones(3), 40)
     distances = np.linspace(0, 2, 40)
     found = decide(y_prob, distances, rules)
@@ -261,15 +261,13 @@ def test_a_refused_copy_leaves_nothing_of_itself_and_all_of_the_others(
 
 
 def test_what_cannot_be_exported_is_refused(workdir: Path, data_dir: Path) -> None:
-    served = Served(workdir=workdir, refer_at="80 % luck")
-    with pytest.raises(ConfigError, match="--refer-at must be one of: 90 % spec"):
+    served = ExportSpec(workdir=workdir, operating_point="80 % luck")
+    with pytest.raises(ConfigError, match="--operating-point must be one of: 90 % spec"):
         export_saved_model(served, data_dir)
     with pytest.raises(ConfigError, match="holds one network"):
-        conversion.export_copies(
-            Served(workdir=workdir, tta="orientations"), ["onnx"], data_dir
-        )
+        conversion.export_copies(ExportSpec(workdir=workdir, tta="d4"), ["onnx"], data_dir)
     with pytest.raises(ConfigError, match="cannot be read"):
-        export_saved_model(Served(workdir=workdir / "none"), data_dir)
+        export_saved_model(ExportSpec(workdir=workdir / "none"), data_dir)
 
 
 def test_packages_that_are_missing_are_named(
@@ -277,7 +275,7 @@ def test_packages_that_are_missing_are_named(
 ) -> None:
     monkeypatch.setitem(RUNTIMES, "strange", Runtime("", print, print, None, ("no_such",)))
     with pytest.raises(ConfigError, match=r"strange needs no_such.*\[export\]"):
-        conversion.export_copies(Served(workdir=workdir), ["strange"], data_dir)
+        conversion.export_copies(ExportSpec(workdir=workdir), ["strange"], data_dir)
 
 
 def test_an_export_that_differs_gets_no_version(
@@ -286,7 +284,7 @@ def test_an_export_that_differs_gets_no_version(
     before = sorted((workdir / "export/skincnn").iterdir())
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(DataError, match="differs from the table"):
-        export_saved_model(Served(workdir=workdir), data_dir)
+        export_saved_model(ExportSpec(workdir=workdir), data_dir)
     assert sorted((workdir / "export/skincnn").iterdir()) == before
 
 

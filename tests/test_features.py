@@ -24,7 +24,7 @@ from skincnn.config import (
     StageConfig,
     TrainConfig,
 )
-from skincnn.data.clinical_metadata import encode_metadata
+from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.errors import ConfigError, DataError, Terminated
 from skincnn.model.classifier import build_classifier, set_trainable
 from skincnn.training import features, fitting, run
@@ -37,7 +37,7 @@ from skincnn.training.features import (
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-MODEL = ModelConfig(backbone="small_cnn", width=0.25, weights="none")
+MODEL = ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none")
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +56,15 @@ def config(weights: str) -> Config:
             dataset="demo_tiny", image_size=32, batch_size=11, train_folds=(0, 1)
         ),
         augment=AugmentConfig(magnitude=0),
-        model=dataclasses.replace(MODEL, weights=weights, metadata=True),
+        model=dataclasses.replace(MODEL, weights=weights, clinical_metadata=True),
         imbalance=ImbalanceConfig(strategy="oversampling", ratio=0.5),
         loss=LossConfig(label_smoothing=0.1),
-        train=TrainConfig(scenario="feature_extractor", epochs=2),
+        train=TrainConfig(scenario="linear_probe", epochs=2),
     )
 
 
 def with_features(config: Config, orientations: int) -> Config:
-    train = dataclasses.replace(config.train, cached_features=orientations)
+    train = dataclasses.replace(config.train, cached_views=orientations)
     return dataclasses.replace(config, train=train)
 
 
@@ -90,7 +90,7 @@ def test_orientations_are_the_eight_of_a_square() -> None:
 def test_the_head_on_features_is_the_classifier(metadata: bool, policy: str) -> None:
     keras.config.set_dtype_policy(policy)
     try:
-        config = dataclasses.replace(MODEL, metadata=metadata)
+        config = dataclasses.replace(MODEL, clinical_metadata=metadata)
         classifier = build_classifier(config, 7, fused=True)
     finally:
         keras.config.set_dtype_policy("float32")
@@ -161,10 +161,10 @@ def test_a_stopped_training_on_features_ends_with_the_same_weights(
     """Stopped after a call, at the end of an epoch, in the next, and before a stage."""
     monkeypatch.setattr(features, "MAX_STEPS_PER_CALL", 6)  # 4 of 16 steps, 6 of 12
     stages = (
-        *(StageConfig(blocks=0, epochs=2),),
-        *(StageConfig(blocks=-1, epochs=1),) * later,
+        *(StageConfig(trainable_blocks=0, epochs=2),),
+        *(StageConfig(trainable_blocks=-1, epochs=1),) * later,
     )
-    train = TrainConfig(scenario="staged", stages=stages, cached_features=4)
+    train = TrainConfig(scenario="staged", stages=stages, cached_views=4)
     augment = AugmentConfig(parts=("flip", "light"))
     config = dataclasses.replace(config, augment=augment, train=train)
     stops = [1, 2, 3, 1] if later else [1, 3]
@@ -180,21 +180,21 @@ def test_a_call_takes_steps_that_fill_an_epoch() -> None:
 
 
 def test_what_features_cannot_do_is_refused(config: Config) -> None:
-    with pytest.raises(ConfigError, match=r"cached_features` must be 0, 1, 2, 4 or 8"):
+    with pytest.raises(ConfigError, match=r"cached_views` must be 0, 1, 2, 4 or 8"):
         with_features(config, 3)
     mixed = dataclasses.replace(config, augment=AugmentConfig(mix="mixup"))
     with pytest.raises(ConfigError, match="features are not mixed"):
         with_features(mixed, 1)
-    whole = TrainConfig(cached_features=1, head_epochs=0)
+    whole = TrainConfig(cached_views=1, head_epochs=0)
     with pytest.raises(ConfigError, match="no stage trains the head alone"):
         run.check(dataclasses.replace(config, train=whole))
 
 
 def test_metadata_that_say_nothing_are_refused() -> None:
-    nothing = encode_metadata(
+    nothing = encode_clinical_metadata(
         pd.DataFrame({"age": [np.nan], "sex": ["unknown"], "localization": [""]})
     )
-    something = encode_metadata(
+    something = encode_clinical_metadata(
         pd.DataFrame({"age": [np.nan], "sex": ["male"], "localization": [""]})
     )
     with pytest.raises(DataError, match="no training picture has an age"):

@@ -39,7 +39,7 @@ def test_a_whole_folder_is_read(folder: Path) -> None:
         ('{"class_names": ["mel"', "cannot be read"),
         ("[]", "must hold a JSON object"),
         ("null", "must hold a JSON object"),
-        ('{"class_names": []}', "lacks made_up, dataset, audit"),
+        ('{"class_names": []}', "lacks synthetic, dataset, audit"),
     ],
 )
 def test_torn_metadata_are_refused(content: str, message: str, folder: Path) -> None:

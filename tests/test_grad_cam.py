@@ -29,7 +29,9 @@ TABLE = [
 def build(name: str, metadata: bool = False, fused: bool = False) -> keras.Model:
     """A classifier whose features differ from place to place, as trained ones do."""
     width = 0.25 if name in FAST else SMALLEST.get(name, (1.0,))[0]
-    config = ModelConfig(backbone=name, width=width, weights="none", metadata=metadata)
+    config = ModelConfig(
+        backbone=name, width_multiplier=width, weights="none", clinical_metadata=metadata
+    )
     classifier = build_classifier(config, 7, fused=fused)
     randomise(classifier.get_layer(BACKBONE_LAYER), draw() / 127.5 - 1)
     return classifier
@@ -170,7 +172,7 @@ def test_an_overlay_leaves_the_picture_where_the_map_is_low() -> None:
     changed = (drawn != image).any(axis=-1)
     assert not changed[np.asarray(enlarged) == 0].any()
     assert changed[np.asarray(enlarged) > 0.2].all()
-    # Where it is highest, the colour map's yellow, and the picture is seen through it.
+    # Where it is highest, the color map's yellow, and the picture is seen through it.
     seen, behind = (x[-6:, -6:].reshape(-1, 3).astype(float) for x in (drawn, image))
     assert (seen[:, :2] > seen[:, 2:]).all()
     for channel in range(3):

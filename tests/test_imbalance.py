@@ -42,7 +42,7 @@ def test_focal_strategies_hand_gamma_over() -> None:
 
 
 def test_margins_fall_with_the_fourth_root_and_weights_come_late() -> None:
-    ldam = plan("ldam", margin=0.7, deferred=0.8)
+    ldam = plan("ldam", margin=0.7, drw_start=0.8)
     margins = np.array(ldam.loss_arguments["margins"])
     assert margins.max() == pytest.approx(0.7)
     assert margins.argmax() == COUNTS.argmin()

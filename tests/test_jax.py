@@ -25,8 +25,8 @@ pytestmark = [
 ]
 FLAGS = (
     "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
-    "--model.width 0.25 --train.epochs 4 --train.deterministic True --optimizer.ema 0.9 "
-    "--augment.mix cutmix --evaluate.resamples 100 --cache memory"
+    "--model.width-multiplier 0.25 --train.epochs 4 --train.deterministic True --optimizer.ema-momentum 0.9 "
+    "--augment.mix cutmix --evaluate.num-bootstrap 100 --cache memory"
 ).split()
 PARTS = ("test_losses", "test_optimizers", "test_mixing", "test_grad_cam")
 

@@ -232,7 +232,7 @@ def test_a_chief_and_two_workers_of_which_one_is_killed(
         port = server.getsockname()[1]
     command = (
         *"learning imbalance --tuner hyperband --data.dataset demo_tiny".split(),
-        *"--data.image-size 32 --model.backbone small_cnn --model.width 0.1".split(),
+        *"--data.image-size 32 --model.backbone small_cnn --model.width-multiplier 0.1".split(),
         *"--train.epochs 3 --optimizer.warmup-epochs 0.5".split(),
         *("--workdir", tmp_path / "search", "--data-dir", data_dir),
     )

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from skincnn.clinical_metadata import METADATA_FIELDS, REGIONS
-from skincnn.data.clinical_metadata import encode_metadata
+from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.data.leakage import FORBIDDEN_INPUTS
 from skincnn.errors import DataError
 from tfds_ham10000 import demo
@@ -32,7 +32,7 @@ def known(row: np.ndarray) -> dict[str, float]:
 
 
 def test_a_patient_becomes_numbers() -> None:
-    rows = encode_metadata(
+    rows = encode_clinical_metadata(
         table(
             age=[50.0, 0.0, "", np.nan],
             sex=["female", " Male", "", None],
@@ -51,12 +51,12 @@ def test_a_patient_becomes_numbers() -> None:
 
 def test_the_order_of_rows_is_kept_and_the_index_ignored() -> None:
     rows = table(age=[10.0, 20.0, 30.0]).set_index(pd.Index([7, 7, 3]))
-    np.testing.assert_allclose(encode_metadata(rows)[:, 0], [0.1, 0.2, 0.3])
+    np.testing.assert_allclose(encode_clinical_metadata(rows)[:, 0], [0.1, 0.2, 0.3])
 
 
 @pytest.mark.parametrize("sites", [HAM10000, ISIC2019, list(demo.SITES)])
 def test_the_published_sites_are_known(sites: list[str]) -> None:
-    rows = encode_metadata(table(localization=sites))
+    rows = encode_clinical_metadata(table(localization=sites))
     first = METADATA_FIELDS.index("site_head_and_neck")
     assert (rows[:, first:].sum(axis=1) == 1).all()
     assert [s for s, r in zip(sites, rows, strict=True) if r[-1]] == [
@@ -83,16 +83,18 @@ def test_what_cannot_be_meant_is_refused(
     columns: dict[str, list[object]], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        encode_metadata(table(**columns))
+        encode_clinical_metadata(table(**columns))
 
 
 def test_a_missing_column_is_named() -> None:
     with pytest.raises(DataError, match=r"lack the column\(s\) sex"):
-        encode_metadata(table(age=[1.0]).drop(columns="sex"))
+        encode_clinical_metadata(table(age=[1.0]).drop(columns="sex"))
 
 
 def test_nothing_that_tells_the_diagnosis_is_encoded() -> None:
     assert not [f for f in METADATA_FIELDS if f.startswith(FORBIDDEN_INPUTS)]
     one, other = table(sex=["male"]), table(sex=["male"])
     other = other.assign(dx_type="histo", dataset="rosendahl", label=3)
-    np.testing.assert_array_equal(encode_metadata(one), encode_metadata(other))
+    np.testing.assert_array_equal(
+        encode_clinical_metadata(one), encode_clinical_metadata(other)
+    )

@@ -189,7 +189,9 @@ def test_pictures_of_a_file_are_drawn_by_a_model_that_is_told_of_patients(
     np.save(tmp_path / "images.npy", images)
     stored = np.load(tmp_path / "images.npy", mmap_mode="r")
     patients = np.zeros((20, len(METADATA_FIELDS)), np.float32)
-    config = ModelConfig(backbone="small_cnn", weights="none", width=0.25, metadata=True)
+    config = ModelConfig(
+        backbone="small_cnn", weights="none", width_multiplier=0.25, clinical_metadata=True
+    )
     model = build_classifier(config, 4)
     figure = draw_mistakes(model, stored, patients, table, NAMES, TEMPERATURE, "file", 4)
     assert figure is not None

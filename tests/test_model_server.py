@@ -33,22 +33,22 @@ from tensorflow_serving.apis import (
 from skincnn.classes import HAM10000
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data import datasets, pipeline
-from skincnn.inference.ood import Familiar
+from skincnn.inference.ood import FeatureGaussian
 from skincnn.inference.predictions import arrays, read_predictions
 from skincnn.metrics.calibration import apply_temperature
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
 from skincnn.serving import export
-from skincnn.serving.export import Served, render_usage
+from skincnn.serving.export import ExportSpec, render_usage
 from skincnn.serving.images import READ, UNREADABLE
 from skincnn.serving.network import Network, with_distance
 from skincnn.serving.orientations import TURNS
-from skincnn.serving.postprocessing import Rules
+from skincnn.serving.postprocessing import DecisionRule
 from skincnn.serving.saved_model import write_saved_model
 from skincnn.serving.warmup import FILE, write_warmup
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 NAMES = tuple(lesion.name for lesion in HAM10000)
-TOLD = "skincnn_orientations"
+TOLD = "skincnn_d4"
 """A model that is told of patients is served under this name."""
 
 
@@ -96,25 +96,27 @@ def write_told(folder: Path) -> str:
     """Writes a SavedModel that is told of patients; returns its README.md."""
     config = Config(
         data=DataConfig(image_size=32),
-        model=ModelConfig(backbone="test_presets:one_layer", weights="none", metadata=True),
+        model=ModelConfig(
+            backbone="test_presets:one_layer", weights="none", clinical_metadata=True
+        ),
         train=TrainConfig(scenario="from_scratch"),
     )
     model = build_classifier(config.model, len(NAMES))
     size = model.get_layer(POOLING_LAYER).output.shape[-1]
     network = Network(
-        with_distance(model, Familiar(np.zeros(size), np.eye(size))),
+        with_distance(model, FeatureGaussian(np.zeros(size), np.eye(size))),
         config,
-        {"sha256": {"model.keras": ""}, "made_up": True, "dataset": "x"},
+        {"sha256": {"model.keras": ""}, "synthetic": True, "dataset": "x"},
     )
-    rules = Rules(NAMES, 1.0, "90 % sensitivity", 0.5, math.inf)
+    rules = DecisionRule(NAMES, 1.0, "90 % sensitivity", 0.5, math.inf)
     write_saved_model([network], TURNS[""], rules, folder)
     write_warmup(folder, TOLD, patients=True)
     described = {
         **export._describe_inputs(True),
         **{"class_names": NAMES, "temperature": 1.0, "point": rules.point},
-        **{"threshold": 0.5, "limit": 1.0, "made_up": True},
+        **{"threshold": 0.5, "limit": 1.0, "synthetic": True},
     }
-    served = Served(workdir=folder, tta="orientations")
+    served = ExportSpec(workdir=folder, tta="d4")
     assert served.folder.name == TOLD
     return render_usage(described, served)
 

@@ -56,7 +56,7 @@ def test_the_command_stops_early_and_keeps_the_epoch_of_the_metric_it_is_given(
     monkeypatch.setattr("skincnn.serving.export.export_saved_model", lambda *_: "")
     flags = (
         "cnn --data.dataset demo_tiny --data.image-size 32 --data.batch-size 16 "
-        "--data.train-folds 0 --model.width 0.25 --train.monitor macro_f1 "
+        "--data.train-folds 0 --model.width-multiplier 0.25 --train.monitor macro_f1 "
         "--train.patience 2 --train.epochs 9"
     ).split()
     command = ["train.py", *flags, "--workdir", tmp_path, "--data-dir", data_dir]

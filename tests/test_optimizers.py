@@ -94,7 +94,7 @@ def test_the_rate_of_the_presets_is_as_it_was() -> None:
 
 
 def test_steps_fall_where_they_are_asked_to() -> None:
-    found = rates("step", 50, 0, step_at=(0.28, 0.56), step_factor=0.5)
+    found = rates("step", 50, 0, milestones=(0.28, 0.56), milestone_factor=0.5)
     assert np.flatnonzero(np.diff(found)).tolist() == [13, 27]
     assert found[-1] == pytest.approx(RATE / 4)
 
@@ -121,7 +121,7 @@ BLOCKS = {"head/kernel": 0, "b1/kernel": 1, "b2/kernel": 2, "b2/bias": 2}
 
 
 def train(optimizer: keras.optimizers.Optimizer, steps: int = 3) -> dict[str, np.ndarray]:
-    """Returns the weights after some steps of made-up gradients, the same in each call."""
+    """Returns the weights after some steps of synthetic gradients, the same in each call."""
     weights, rng = variables(), np.random.default_rng(1)
     optimizer.build(weights)
     for _ in range(steps):
@@ -223,7 +223,7 @@ def test_the_vectors_of_convnext_and_mobilenet_are_spared() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_block_trains_as_if_it_had_an_optimizer_of_its_own(name: str) -> None:
-    config = dataclasses.replace(PLAIN, name=name, ema=0.7)
+    config = dataclasses.replace(PLAIN, name=name, ema_momentum=0.7)
     decayed = dataclasses.replace(config, layer_decay=0.5)
     found = train(build_optimizer(decayed, RATE, 9, 0, BLOCKS))
     for block in range(3):
@@ -266,7 +266,11 @@ def test_layer_decay_wants_every_variable_in_a_block() -> None:
 @pytest.mark.parametrize("layer_decay", [1.0, 0.5])
 def test_optimizer_survives_serialisation(name: str, layer_decay: float) -> None:
     config = OptimizerConfig(
-        name=name, layer_decay=layer_decay, ema=0.9, clip_by="global", weight_decay=0.02
+        name=name,
+        layer_decay=layer_decay,
+        ema_momentum=0.9,
+        clip_by="global",
+        weight_decay=0.02,
     )
     optimizer = build_optimizer(config, RATE, 9, 2, BLOCKS)
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
@@ -302,8 +306,8 @@ def test_clipping_bounds_each_gradient_or_all_together(layer_decay: float) -> No
 
 
 def test_the_average_of_the_weights_is_asked_for_by_its_momentum() -> None:
-    assert not build_optimizer(OptimizerConfig(ema=0.0), 1.0, 10, 0).use_ema
-    optimizer = build_optimizer(OptimizerConfig(ema=0.6), 1.0, 10, 0)
+    assert not build_optimizer(OptimizerConfig(ema_momentum=0.0), 1.0, 10, 0).use_ema
+    optimizer = build_optimizer(OptimizerConfig(ema_momentum=0.6), 1.0, 10, 0)
     weights = variables()
     optimizer.build(weights)
     average = None
@@ -351,21 +355,23 @@ LOSS_OF = {
 }
 EXTRAS = {
     "plain": {"clip_norm": 0.0},
-    "ema_and_clipping": {"ema": 0.9, "name": "sgd"},
-    "all": {"ema": 0.9, "clip_by": "global", "layer_decay": 0.5, "name": "lion"},
+    "ema_and_clipping": {"ema_momentum": 0.9, "name": "sgd"},
+    "all": {"ema_momentum": 0.9, "clip_by": "global", "layer_decay": 0.5, "name": "lion"},
 }
 
 
-@pytest.mark.parametrize("extras", EXTRAS)
+@pytest.mark.parametrize("options", EXTRAS)
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_precision_trains_with_all_parts(policy: str, name: str, extras: str) -> None:
+def test_every_precision_trains_with_all_parts(
+    policy: str, name: str, options: str
+) -> None:
     model = tiny_model()
     assert model.get_layer("conv").compute_dtype == policy.removeprefix("mixed_")
     plan = STRATEGIES[LOSS_OF[name]](np.array([5, 2, 1]), ImbalanceConfig())
     assert plan.loss == name
     loss = build_loss(plan, LossConfig(label_smoothing=0.1), reweighted=True)
     blocks = {v.path: 0 if "logits" in v.path else 1 for v in model.trainable_variables}
-    optimizer = build_optimizer(OptimizerConfig(**EXTRAS[extras]), RATE, 4, 1, blocks)
+    optimizer = build_optimizer(OptimizerConfig(**EXTRAS[options]), RATE, 4, 1, blocks)
     model.compile(optimizer, loss, run_eagerly=False)
     images = np.random.default_rng(0).normal(size=(6, 8, 8, 3)).astype("float32")
     before = [np.array(v.value) for v in model.trainable_variables]

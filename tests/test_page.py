@@ -31,7 +31,9 @@ from skincnn.serving.orientations import TURNS
 from skincnn.training.workdir import check_workdir
 
 NAMES = ["<b>wart</b>|", "mel", "nv", "bcc"]
-CONFIG = Config(data=DataConfig(dataset="isic2018"), evaluate=EvaluateConfig(resamples=100))
+CONFIG = Config(
+    data=DataConfig(dataset="isic2018"), evaluate=EvaluateConfig(num_bootstrap=100)
+)
 PIXEL = {"learning_curves": b"png", "roc_test": b"png", "mistakes_test": b"png"}
 
 
@@ -67,7 +69,7 @@ def make_report(test: pd.DataFrame | None = None, **changes: object) -> dict:
     shared = {f"num_shared_{what}": 0 for what in ("images", "lesions", "groups")}
     shares = {"share_test_images": 0.0, "share_test_melanomas": None}
     return {
-        "made_up": False,
+        "synthetic": False,
         "dataset": "ham10000/isic2018/2.0.0",
         "attribution": "Pictures: some archive, CC BY-NC 4.0.",
         "split_by": "lesion",
@@ -322,7 +324,7 @@ def test_the_scores_of_a_way_to_predict_are_those_of_its_pictures() -> None:
     ]
     assert gained["value"] == pytest.approx(recalls[0] - recalls[1], abs=1e-6)
     assert gained["low"] < gained["value"] < gained["high"]
-    variant = {"name": "random", "num_views": 4, "cost": 4.0, **found}
+    variant = {"name": "augment", "num_views": 4, "cost": 4.0, **found}
     report = make_report(variants=[{**variant, "seconds_per_image": 0.1}])
     report["seconds_per_image"] = 0.025
     page = Page(render_page(report, CONFIG, PIXEL)).words
@@ -339,7 +341,7 @@ def test_the_scores_of_a_way_to_predict_are_those_of_its_pictures() -> None:
 
 @pytest.mark.parametrize(
     ("name", "num_views", "exported"),
-    [("orientations", 8, True), ("orientations", 2, False), ("random", 8, False)],
+    [("d4", 8, True), ("d4", 2, False), ("augment", 8, False)],
 )
 def test_a_way_that_can_be_exported_tells_its_thresholds(
     name: str, num_views: int, exported: bool
@@ -398,8 +400,8 @@ def test_each_way_to_predict_is_explained_where_it_was_asked(report: dict) -> No
     assert isinstance(found, list)
     assert {*VIEWS, ADJUSTED} == set(report_text.WAYS)
     adjusted = {**found[0], "name": ADJUSTED, "strength": 0.5}
-    turned = {**found[0], "name": "orientations"}
-    both = {**adjusted, "name": "orientations_adjusted"}
+    turned = {**found[0], "name": "d4"}
+    both = {**adjusted, "name": "d4_adjusted"}
     for asked in ([turned], [adjusted], [turned, adjusted], [both]):
         changed = report | {"variants": asked, "seconds_per_image": 0.004}
         page = Page(render_page(changed, CONFIG, PIXEL)).words
@@ -429,21 +431,21 @@ def test_validation_comes_last_and_folded(report: dict) -> None:
 
 
 def test_leaks_and_made_up_pictures_are_loud() -> None:
-    report = make_report(made_up=True, split_by="image", attribution="No photograph.")
+    report = make_report(synthetic=True, split_by="image", attribution="No photograph.")
     report["one_image_per_lesion"] = "evaluation"
     report["audit"] |= {"num_shared_lesions": 3, "share_test_images": 0.4}
     page = Page(render_page(report, CONFIG, PIXEL))
     card = render_card(report, CONFIG)
     for text in (page.words, card):
-        assert "MADE-UP pictures" in text
+        assert "SYNTHETIC pictures" in text
         assert "SPLIT BY IMAGE" in text
         assert "DO NOT TRUST" in text
         assert "Only one picture of each lesion was used in validation and test" in text
-        assert text.index("MADE-UP") < text.index("Averaged over the classes")
+        assert text.index("SYNTHETIC") < text.index("Averaged over the classes")
     assert {"class": "card alarm"} in [attributes for _, attributes in page.elements]
     head = card.split("---\n")[1]
     assert not re.search("ham10000", card, re.IGNORECASE)
-    assert "made-up" in head
+    assert "synthetic" in head
     assert "datasets" not in head
     honest = make_report()
     assert not report_text.is_leaky(honest)

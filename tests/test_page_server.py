@@ -342,7 +342,7 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
     page.goto(server.url)
     page.get_by_role("heading", level=1).wait_for(timeout=60_000)
     assert "Not a medical device." in page.inner_text("body")
-    assert "made-up pictures" in page.inner_text("body")
+    assert "synthetic pictures" in page.inner_text("body")
 
     said = drop(page, tmp_path / "good.jpg")
     assert "melanoma mel malignant" in said

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from skincnn.clinical_metadata import METADATA_COLUMNS, REGION_OF, SEXES
-from skincnn.data.clinical_metadata import encode_metadata
+from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.serving.clinical_metadata import SIGNATURE, encode
 
 SITES = ["", "unknown", " Unknown ", *REGION_OF, *(site.upper() for site in REGION_OF)]
@@ -26,7 +26,7 @@ def test_the_graph_encodes_as_training_does() -> None:
     table = rows.to_frame(index=False)
     encoded = tf.function(encode, input_signature=SIGNATURE)(*as_inputs(table))
     assert encoded.dtype == tf.float32
-    np.testing.assert_array_equal(encoded, encode_metadata(table))
+    np.testing.assert_array_equal(encoded, encode_clinical_metadata(table))
 
 
 @pytest.mark.parametrize(

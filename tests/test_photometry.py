@@ -6,25 +6,25 @@ from draws import chosen
 from scipy import ndimage
 
 from skincnn.config import AugmentConfig
-from skincnn.model.color import blur, colour, hue, light, sharpen
+from skincnn.model.color import blur, color, hue, light, sharpen
 
 RNG = np.random.default_rng(0)
 # Far enough from 0 and 255 that nothing is clipped.
 IMAGES = RNG.uniform(90, 160, (2, 16, 20, 3)).astype(np.float32)
-GREY = np.repeat(IMAGES[..., :1], 3, axis=-1)
+GRAY = np.repeat(IMAGES[..., :1], 3, axis=-1)
 
 
 @pytest.mark.parametrize("place", [0.0, 0.3, 1.0])
 def test_grey_stays_grey_when_saturation_or_hue_changes(place: float) -> None:
-    config = AugmentConfig(colour_cast=0, saturation=1, hue_degrees=180)
-    for part in (colour, hue):
-        varied = np.asarray(part(GREY, chosen(2, place), config))
-        np.testing.assert_allclose(varied, GREY, atol=1e-3)
+    config = AugmentConfig(color_cast=0, saturation=1, hue_degrees=180)
+    for part in (color, hue):
+        varied = np.asarray(part(GRAY, chosen(2, place), config))
+        np.testing.assert_allclose(varied, GRAY, atol=1e-3)
 
 
 def test_without_saturation_a_picture_is_grey() -> None:
-    config = AugmentConfig(colour_cast=0, saturation=1)
-    grey = np.asarray(colour(IMAGES, chosen(2, 0.0, 0.5), config))
+    config = AugmentConfig(color_cast=0, saturation=1)
+    grey = np.asarray(color(IMAGES, chosen(2, 0.0, 0.5), config))
     expected = np.repeat(IMAGES.mean(axis=-1, keepdims=True), 3, axis=-1)
     np.testing.assert_allclose(grey, expected, atol=1e-3)
 

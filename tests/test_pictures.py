@@ -78,12 +78,12 @@ def transparent_palette() -> bytes:
 
 
 KINDS: dict[str, Callable[[], bytes]] = {
-    "grey JPEG": lambda: encode(picture().convert("L"), "JPEG"),
+    "gray JPEG": lambda: encode(picture().convert("L"), "JPEG"),
     "PNG": lambda: encode(picture(), "PNG"),
-    "grey PNG": lambda: encode(picture().convert("L"), "PNG"),
+    "gray PNG": lambda: encode(picture().convert("L"), "PNG"),
     "black and white PNG": lambda: encode(picture().convert("1"), "PNG"),
-    "grey PNG with alpha": lambda: encode(with_alpha().convert("LA"), "PNG"),
-    "16-bit grey PNG": grey_16_bit,
+    "gray PNG with alpha": lambda: encode(with_alpha().convert("LA"), "PNG"),
+    "16-bit gray PNG": grey_16_bit,
     "16-bit RGB PNG": rgb_16_bit,
     "PNG with alpha": lambda: encode(with_alpha(), "PNG"),
     "palette PNG": lambda: encode(picture().quantize(16), "PNG"),

@@ -64,7 +64,7 @@ def test_images_stand_in_the_order_of_the_table(
 def test_any_rows_in_any_order_may_be_asked_for(
     cache: Cache, builder: tfds.core.DatasetBuilder, table: pd.DataFrame
 ) -> None:
-    config = DataConfig(image_size=40, aspect="pad", colour_constancy=True)
+    config = DataConfig(image_size=40, resize_mode="pad", color_constancy=True)
     some = table.sample(7, random_state=1)
     images = pipeline.load_images(builder, some, config, cache)
     np.testing.assert_array_equal(images, expected_images(some, config))
@@ -89,9 +89,9 @@ def test_a_file_is_used_again_for_the_same_pixels_only(
         (rows.iloc[::-1], SMALL),
         (table.head(5), SMALL),
         (rows, dataclasses.replace(SMALL, image_size=33)),
-        (rows, dataclasses.replace(SMALL, aspect="crop")),
+        (rows, dataclasses.replace(SMALL, resize_mode="crop")),
         (rows, dataclasses.replace(SMALL, crop_border=True)),
-        (rows, dataclasses.replace(SMALL, colour_constancy=True)),
+        (rows, dataclasses.replace(SMALL, color_constancy=True)),
     ):
         before = len(files())
         images = pipeline.load_images(builder, other_rows, config, "disk")
@@ -124,7 +124,7 @@ LABELS = np.arange(NUM_IMAGES) % 7
 
 
 def numbered(size: int) -> npt.NDArray[np.uint8]:
-    """Returns pictures whose every grey level is their number."""
+    """Returns pictures whose every gray level is their number."""
     numbers = np.arange(NUM_IMAGES, dtype=np.uint8)[:, None, None, None]
     return cached_images(
         Path("unused"),

@@ -29,7 +29,7 @@ from skincnn.metrics.calibration import apply_temperature
 from skincnn.serving import predictor as predictor_module
 from skincnn.serving.images import READ, UNREADABLE
 from skincnn.serving.isic import find_year, submission
-from skincnn.serving.postprocessing import Rules
+from skincnn.serving.postprocessing import DecisionRule
 from skincnn.serving.predictor import (
     columns,
     find_patients,
@@ -179,7 +179,7 @@ def test_what_makes_it_refer_is_said(
 
 
 def test_a_model_without_a_threshold_says_so() -> None:
-    nothing = Rules(("benign", "scar"), 1.0, "90 % sensitivity", math.nan, 1.0)
+    nothing = DecisionRule(("benign", "scar"), 1.0, "90 % sensitivity", math.nan, 1.0)
     assert nothing.referral == (
         "where it is unknown or was not read. This model has no threshold for malignant "
         "lesions."
@@ -197,13 +197,13 @@ def test_help_explains_every_column() -> None:
     [
         (("{empty}",), "Give files of pictures"),
         (("x.jpg", "--output", "x.txt"), "must end in .csv or .jsonl"),
-        (("x.jpg", "--patients", "none.csv"), "--patients must be a CSV"),
+        (("x.jpg", "--clinical-metadata", "none.csv"), "--clinical-metadata must be a CSV"),
         (("x.jpg", "--batch-size", "0"), "--batch-size must be >= 1"),
         (("x.jpg", "--batch-size", "257"), "<= 256. Received: 257"),
         (("x.jpg", "--output", "{empty}/folder.csv"), "--output must be a file"),
         (("x.jpg", "--isic-csv", "{empty}/folder.csv"), "--isic-csv must be a file"),
         (("x.jpg", "--output", "{empty}/file/a.csv"), "{empty}/file is a file"),
-        (("x.jpg", "--explain", "{empty}/file"), "--explain must be a folder"),
+        (("x.jpg", "--grad-cam", "{empty}/file"), "--grad-cam must be a folder"),
         (
             ("a/x.jpg", "y.jpg", "b/x.png", "--isic-csv", "{empty}/a.csv"),
             "More than one is named x. Give",
@@ -351,7 +351,7 @@ def test_submissions_have_the_official_columns() -> None:
 def test_what_spoke_for_an_answer_is_drawn(
     workdir: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    flags = ("--explain", tmp_path, "--output", tmp_path / "answers.csv")
+    flags = ("--grad-cam", tmp_path, "--output", tmp_path / "answers.csv")
     done = run_here("predict.py", workdir, pictures, *flags)
     assert done.returncode == 3  # of the bad ones
     table = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)
@@ -476,7 +476,9 @@ def test_explanations_of_long_names_are_written(
     for name in ("a" * 245, "é" * 120):
         shutil.copy(good, tmp_path / f"{name}.jpg")
     output, drawn = tmp_path / "answers.csv", tmp_path / "drawn"
-    done = run_here("predict.py", workdir, tmp_path, "--explain", drawn, "--output", output)
+    done = run_here(
+        "predict.py", workdir, tmp_path, "--grad-cam", drawn, "--output", output
+    )
     assert done.returncode == 0, done.stderr
     classes = pd.read_csv(output)["class_name"]
     assert sorted(path.name for path in drawn.iterdir()) == [
@@ -519,7 +521,7 @@ def test_patients_of_whom_a_model_is_not_told_are_refused(
 ) -> None:
     table = tmp_path / "patients.csv"
     table.write_text("image_id,age,sex,localization\nx,50,male,back\n")
-    done = run_here("predict.py", workdir, pictures, "--patients", table)
+    done = run_here("predict.py", workdir, pictures, "--clinical-metadata", table)
     assert done.returncode == 2
     assert "the model sees pictures alone" in done.stderr
     assert not done.stdout

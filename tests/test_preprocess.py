@@ -31,7 +31,7 @@ def pixels_of(seed: int, height: int, width: int) -> Pixels:
 
 
 @pytest.mark.parametrize("size", [(200, 150), (90, 130), (64, 64)])
-@pytest.mark.parametrize("aspect", preprocess.ASPECTS)
+@pytest.mark.parametrize("aspect", preprocess.RESIZE_MODES)
 def test_decoding_aspect_and_resizing_agree_with_pillow(
     size: tuple[int, int], aspect: str
 ) -> None:
@@ -42,7 +42,7 @@ def test_decoding_aspect_and_resizing_agree_with_pillow(
     elif aspect == "pad":
         image = ImageOps.pad(image, (max(size),) * 2, Image.Resampling.NEAREST)
     expected = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR), int)
-    config = DataConfig(image_size=64, aspect=aspect)  # type: ignore[arg-type]
+    config = DataConfig(image_size=64, resize_mode=aspect)  # type: ignore[arg-type]
     ours = preprocess.read_image(tf.constant(content), config).numpy()
     assert ours.dtype == np.uint8
     # Pillow rounds after each of two passes.
@@ -50,8 +50,8 @@ def test_decoding_aspect_and_resizing_agree_with_pillow(
 
 
 def test_the_config_names_every_aspect() -> None:
-    choices = typing.get_args(typing.get_type_hints(DataConfig)["aspect"])
-    assert choices == tuple(preprocess.ASPECTS)
+    choices = typing.get_args(typing.get_type_hints(DataConfig)["resize_mode"])
+    assert choices == tuple(preprocess.RESIZE_MODES)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_formats_without_loss_are_read_as_their_pixels(
 
 
 def test_the_first_frame_of_an_animation_is_read() -> None:
-    frames = [Image.new("RGB", (20, 30), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (20, 30), color) for color in ("red", "blue")]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     decoded = preprocess.decode(content).numpy()
     assert decoded.shape == (30, 20, 3)
@@ -78,7 +78,7 @@ def test_the_first_frame_of_an_animation_is_read() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
-def test_other_colour_modes_become_three_channels(mode: str) -> None:
+def test_other_color_modes_become_three_channels(mode: str) -> None:
     image = Image.fromarray(pixels_of(2, 30, 40)).convert(mode)
     decoded = preprocess.decode(encoded(image, "PNG")).numpy()
     np.testing.assert_array_equal(decoded, np.asarray(image.convert("RGB")))
@@ -128,13 +128,13 @@ def plain_shades_of_gray(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.floa
     return pixels * np.linalg.norm(light) / (np.sqrt(3) * light)
 
 
-def test_colour_constancy_agrees_with_the_formula() -> None:
+def test_color_constancy_agrees_with_the_formula() -> None:
     pixels = pixels_of(5, 30, 40).astype(np.float64)
     ours = preprocess.shades_of_gray(tf.constant(pixels, tf.float32))
     np.testing.assert_allclose(ours, plain_shades_of_gray(pixels), rtol=1e-4)
 
 
-def test_colour_constancy_undoes_a_cast_and_spares_grey_light() -> None:
+def test_color_constancy_undoes_a_cast_and_spares_grey_light() -> None:
     grey = np.repeat(pixels_of(6, 30, 40)[..., :1], 3, axis=-1).astype(np.float32)
     np.testing.assert_allclose(preprocess.shades_of_gray(grey), grey, rtol=1e-4)
     cast = grey * np.array([1.0, 0.7, 0.4], np.float32)
@@ -153,7 +153,7 @@ def test_padding_does_not_move_the_estimate_of_the_light() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"crop_border": True}, {"colour_constancy": True}, {"aspect": "pad"}]
+    "change", [{"crop_border": True}, {"color_constancy": True}, {"resize_mode": "pad"}]
 )
 def test_every_field_changes_pixels_and_is_said(change: dict[str, object]) -> None:
     pixels = pixels_of(8, 60, 80)

@@ -31,7 +31,7 @@ def one_layer() -> keras.Model:
 
 
 def shorten(config: Config, backbone: str, width: float, folder: Path) -> Config:
-    """Returns the recipe on made-up pictures, with an epoch in each of its stages.
+    """Returns the recipe on synthetic pictures, with an epoch in each of its stages.
 
     The backbone starts from a file where it would start from ImageNet.
     """
@@ -43,14 +43,18 @@ def shorten(config: Config, backbone: str, width: float, folder: Path) -> Config
         weights = str(path)
     stages = tuple(dataclasses.replace(x, epochs=1) for x in config.train.stages)
     train = dataclasses.replace(
-        config.train, epochs=1, small_epochs=0, small_image_size=0, stages=stages
+        config.train,
+        epochs=1,
+        progressive_epochs=0,
+        progressive_image_size=0,
+        stages=stages,
     )
     size = max(32, find_backbone(backbone).min_size)
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, image_size=size, batch_size=14),
         model=dataclasses.replace(
-            config.model, backbone=backbone, width=width, weights=weights
+            config.model, backbone=backbone, width_multiplier=width, weights=weights
         ),
         train=train,
     )
@@ -103,7 +107,9 @@ def test_preset_trains_a_step_with_its_network(
     name: str, weights_folder: Path, tmp_path: Path
 ) -> None:
     model = PRESETS[name]().model
-    config = shorten(PRESETS[name](), model.backbone, model.width, weights_folder)
+    config = shorten(
+        PRESETS[name](), model.backbone, model.width_multiplier, weights_folder
+    )
     assert np.isfinite(train_a_step(config, tmp_path)["loss"]).all()
 
 
@@ -133,7 +139,7 @@ def test_a_command_gives_its_configuration(name: str) -> None:
         train=dataclasses.replace(
             base.train,
             stages=tuple(
-                dataclasses.replace(stage, blocks=2, epochs=3, rate=0.5)
+                dataclasses.replace(stage, trainable_blocks=2, epochs=3, rate=0.5)
                 for stage in base.train.stages
             ),
         ),

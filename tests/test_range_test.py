@@ -93,10 +93,10 @@ def test_nothing_is_suggested_where_the_loss_never_fell() -> None:
 def test_the_stage_is_the_fastest_that_trains_more_than_the_head() -> None:
     tuned = Config(train=TrainConfig(head_epochs=1))
     assert choose_stage(make_stages(tuned)) == 1
-    head = Config(train=TrainConfig(scenario="feature_extractor"))
+    head = Config(train=TrainConfig(scenario="linear_probe"))
     assert choose_stage(make_stages(head)) == 0
     stages = tuple(
-        StageConfig(blocks=blocks, epochs=1, rate=rate)
+        StageConfig(trainable_blocks=blocks, epochs=1, rate=rate)
         for blocks, rate in ((0, 10), (1, 0.1), (-1, 1), (-1, 0.01))
     )
     staged = Config(train=TrainConfig(scenario="staged", stages=stages))
@@ -108,8 +108,8 @@ def find(
 ) -> None:
     """Runs the command in this process."""
     command = (
-        "train.py cnn --find-learning-rate --data.dataset demo_tiny --data.image-size 32 "
-        "--data.batch-size 16 --model.width 0.25"
+        "train.py cnn --lr-range-test --data.dataset demo_tiny --data.image-size 32 "
+        "--data.batch-size 16 --model.width-multiplier 0.25"
     ).split()
     command += [*flags, "--workdir", str(workdir), "--data-dir", str(data_dir)]
     monkeypatch.setattr(sys, "argv", command)
@@ -142,8 +142,8 @@ def test_each_step_uses_its_rate(data_dir: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(
         PRESETS["cnn"](),
         data=DataConfig(dataset="demo_tiny", image_size=32, batch_size=16),
-        model=ModelConfig(backbone="small_cnn", width=0.25, weights="none"),
-        optimizer=OptimizerConfig(name="sgd", layer_decay=0.5, ema=0.9),
+        model=ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none"),
+        optimizer=OptimizerConfig(name="sgd", layer_decay=0.5, ema_momentum=0.9),
     )
     training, _ = prepare(config, tmp_path, data_dir)
     rates = growing_rates()

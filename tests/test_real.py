@@ -196,16 +196,23 @@ def test_real_pictures_go_the_whole_way(tmp_path: Path) -> None:
     shutil.copytree(SHARED / "keras_home", home)
     trained = run_script(
         "train.py",
-        "cpu",
+        "mobilenet_160",
         *("--workdir", workdir, "--data-dir", data_dir),
-        *("--data.image-size", 96, "--train.small-image-size", 64),
-        *("--train.head-epochs", 2, "--train.epochs", 5, "--train.small-epochs", 2),
-        *("--data.batch-size", 16, "--optimizer.ema", 0.9, "--evaluate.resamples", 200),
+        *("--data.image-size", 96, "--train.progressive-image-size", 64),
+        *("--train.head-epochs", 2, "--train.epochs", 5, "--train.progressive-epochs", 2),
+        *(
+            "--data.batch-size",
+            16,
+            "--optimizer.ema-momentum",
+            0.9,
+            "--evaluate.num-bootstrap",
+            200,
+        ),
         KERAS_HOME=str(home),
     )
     assert trained.returncode == 0, trained.stderr
-    assert "MADE-UP" not in trained.stdout
-    assert "MADE-UP" not in (workdir / "report.html").read_text()
+    assert "SYNTHETIC" not in trained.stdout
+    assert "SYNTHETIC" not in (workdir / "report.html").read_text()
     report = json.loads((workdir / "report.json").read_text())
     assert report["audit"]["num_shared_lesions"] == 0
     # Chance is 1/7; seven epochs on 230 pictures with ImageNet weights are far above.

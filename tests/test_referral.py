@@ -16,7 +16,7 @@ from skincnn.reporting.html import render_page
 from skincnn.reporting.model_card import render_card
 from skincnn.reporting.report import summary
 from skincnn.reporting.report_text import interval
-from skincnn.serving.postprocessing import Rules, answer
+from skincnn.serving.postprocessing import DecisionRule, answer
 
 
 def measured(seed: int) -> pd.DataFrame:
@@ -50,7 +50,7 @@ def test_refer_is_scored_as_it_is_served(split: str, report: dict) -> None:
         [tf.constant(np.log(y_prob), tf.float32)],
         [tf.constant(table["distance"], tf.float32)],
         tf.ones(len(table), tf.bool),
-        Rules.of(told),
+        DecisionRule.of(told),
     )
     refer, unknown = served["refer"].numpy(), served["unknown"].numpy()
     found = report["splits"][split]["refer"]
@@ -85,7 +85,7 @@ def test_what_is_served_is_told_beside_the_thresholds(report: dict) -> None:
         assert f"for {interval(of['referred'])} of these pictures" in text
         melanomas = f"{interval(of['melanoma_referred'])} of those of melanoma"
         assert f"{melanomas} ({missed} of {count} are not)" in text
-        assert "--refer-at" in text
+        assert "--operating-point" in text
     assert f"refer, as served   {interval(of['referred'])} of the pict" in summary(report)
 
 

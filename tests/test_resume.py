@@ -42,10 +42,10 @@ from skincnn.training.workdir import check_workdir
 CONFIG = Config(
     data=DataConfig(dataset="demo_tiny", image_size=48, batch_size=16, train_folds=(0, 1)),
     augment=AugmentConfig(parts=("flip", "light")),
-    model=ModelConfig(backbone="small_cnn", width=0.25, weights="none"),
-    optimizer=OptimizerConfig(learning_rate=1e-3, ema=0.5),
+    model=ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none"),
+    optimizer=OptimizerConfig(learning_rate=1e-3, ema_momentum=0.5),
     train=TrainConfig(
-        scenario="from_scratch", epochs=3, small_epochs=1, small_image_size=32
+        scenario="from_scratch", epochs=3, progressive_epochs=1, progressive_image_size=32
     ),
 )
 """Three epochs of four steps, with an average of the weights and two sizes of pictures."""
@@ -140,7 +140,7 @@ def test_half_precision_resumes_alike(data_dir: Path, tmp_path: Path) -> None:
 
 FLAGS = (
     "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
-    "--model.width 0.25 --train.epochs 6 --evaluate.resamples 100 --optimizer.ema 0.9"
+    "--model.width-multiplier 0.25 --train.epochs 6 --evaluate.num-bootstrap 100 --optimizer.ema-momentum 0.9"
 ).split()
 
 

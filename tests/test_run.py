@@ -83,14 +83,14 @@ def test_nothing_but_what_matters_is_printed(run: Run) -> None:
 
 def test_made_up_pictures_are_called_so_everywhere(run: Run) -> None:
     workdir, done = run
-    assert "MADE-UP" in done.stdout
-    assert "MADE-UP pictures, rendered by code" in (workdir / "report.html").read_text()
-    assert json.loads((workdir / "report.json").read_text())["made_up"] is True
-    assert json.loads((workdir / "metadata.json").read_text())["made_up"] is True
+    assert "SYNTHETIC" in done.stdout
+    assert "SYNTHETIC pictures, rendered by code" in (workdir / "report.html").read_text()
+    assert json.loads((workdir / "report.json").read_text())["synthetic"] is True
+    assert json.loads((workdir / "metadata.json").read_text())["synthetic"] is True
     served = workdir / "export/skincnn/1/assets.extra/metadata.json"
-    assert json.loads(served.read_text())["made_up"] is True
+    assert json.loads(served.read_text())["synthetic"] is True
     table = pd.read_csv(workdir / "predictions/test.csv")
-    assert (table["dataset"] == "made_up").all()
+    assert (table["dataset"] == "synthetic").all()
 
 
 def test_the_report_is_made_from_the_predictions_table(run: Run) -> None:
@@ -287,8 +287,8 @@ def test_a_model_that_is_told_of_patients_is_trained_and_served(
     workdir = tmp_path / "run"
     flags = (
         "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
-        "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 "
-        "--model.metadata True --augment.mix mixup"
+        "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100 "
+        "--model.clinical-metadata True --augment.mix mixup"
     ).split()
     done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
     assert done.returncode == 0, done.stderr
@@ -353,7 +353,7 @@ def test_overwriting_replaces_the_run_and_spares_other_files(
     (workdir / "my notes.txt").write_text("keep")
     flags = (
         "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
-        "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100 "
+        "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100 "
         "--data.split-by image --data.one-image-per-lesion evaluation --overwrite"
     ).split()
     done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
@@ -389,7 +389,7 @@ def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     flags = (
         "--data.dataset folder --data.image-size 32 --model.backbone small_cnn "
-        "--model.width 0.25 --train.epochs 1 --evaluate.resamples 100"
+        "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100"
     ).split()
     done = run_here("train.py", "--workdir", workdir, *where, *flags)
     assert done.returncode == 0, done.stderr
@@ -423,8 +423,12 @@ def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nosuch"], 2, "PRESET must be one of: quickstart, cpu"),
-        (["cpu", "--data.dataset", "isic2018"], 3, "scripts/prepare_data.py --config"),
+        (["nosuch"], 2, "PRESET must be one of: quickstart, mobilenet_160"),
+        (
+            ["mobilenet_160", "--data.dataset", "isic2018"],
+            3,
+            "scripts/prepare_data.py --config",
+        ),
         (["--data.dataset", "isic2018x"], 2, "Did you mean 'isic2018'"),
         (["--model.backbone", "resnet51"], 2, "`model.backbone` must be one of"),
         (
@@ -432,10 +436,14 @@ def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
             2,
             "nowhere.h5, which is no file",
         ),
-        (["cpu", "--train.scenario", "finetune"], 2, "`train.scenario` must be one of"),
+        (
+            ["mobilenet_160", "--train.scenario", "finetune"],
+            2,
+            "`train.scenario` must be one of",
+        ),
         (["--model.weights", "nowhere.h5"], 2, "`train.scenario` must be from_scratch"),
         (["--config", "nowhere.json"], 2, "nowhere.json"),
-        (["cpu", "--config", "x.json"], 2, "exclude each other"),
+        (["mobilenet_160", "--config", "x.json"], 2, "exclude each other"),
         (["--train.monitor", "val_loss"], 2, "`train.monitor` must be one of"),
         (["--data.test-folds", "0"], 2, "leak"),
         (["--data.batch-size", "1000", "--data.dataset", "demo_tiny"], 3, "do not fill"),
@@ -446,7 +454,7 @@ def test_bad_input_ends_before_any_work(
     arguments: list[str], code: int, message: str, data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    if arguments[:2] == ["cpu", "--data.dataset"]:
+    if arguments[:2] == ["mobilenet_160", "--data.dataset"]:
         arguments = [
             *arguments,
             *"--model.weights none --train.scenario from_scratch".split(),

@@ -25,13 +25,13 @@ from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data.reading import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import SCHEMA, SEAL, write_json, write_sealed_json
-from skincnn.inference.ood import Familiar
+from skincnn.inference.ood import FeatureGaussian
 from skincnn.inference.run_dir import read_run
 from skincnn.model.backbones import build_backbone
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
 from skincnn.serving.network import Network, with_distance
 from skincnn.serving.orientations import TURNS
-from skincnn.serving.postprocessing import Rules, answer
+from skincnn.serving.postprocessing import DecisionRule, answer
 from skincnn.serving.predictor import load_predictor
 from skincnn.serving.runtimes import RUNTIMES, fixed_size
 from skincnn.serving.saved_model import write_saved_model
@@ -45,7 +45,7 @@ CONFIG = Config(
     model=ModelConfig(backbone="test_presets:one_layer", weights="none"),
     train=TrainConfig(scenario="from_scratch"),
 )
-RULES = Rules(tuple(one.name for one in HAM10000), 0.7, "x", 0.5, math.inf)
+RULES = DecisionRule(tuple(one.name for one in HAM10000), 0.7, "x", 0.5, math.inf)
 IMAGES = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
 
 
@@ -61,7 +61,7 @@ def in_half_precision(policy: str) -> keras.Model:
 
 def serve(model: keras.Model) -> keras.Model:
     size = model.get_layer(POOLING_LAYER).output.shape[-1]
-    return with_distance(model, Familiar(np.zeros(size), np.eye(size)))
+    return with_distance(model, FeatureGaussian(np.zeros(size), np.eye(size)))
 
 
 def check_rows(probabilities: tf.Tensor | np.ndarray) -> None:
@@ -136,7 +136,7 @@ def ask_all(workdir: Path, data_dir: Path) -> Iterator[subprocess.CompletedProce
         (lambda c: c.update(schema=SCHEMA + 1), "its schema is 2. Expected 1"),
         (lambda c: (c.pop("schema"), c.pop("class_names")), "lacks class_names"),
         (lambda c: c["preprocessing"].update(version=2), "says that pictures were read as"),
-        (lambda c: c["preprocessing"].update(aspect="crop"), "'aspect': 'crop'"),
+        (lambda c: c["preprocessing"].update(resize_mode="crop"), "'resize_mode': 'crop'"),
     ],
 )
 def test_50_a_run_of_another_schema_or_preprocessing_is_refused(
@@ -253,7 +253,9 @@ def test_51_weights_of_another_network_end_before_any_work(
 ) -> None:
     path = tmp_path / "other.weights.h5"
     build_backbone("mobilenet", 0.5, "none").save_weights(path)
-    flags = "--data.dataset demo_tiny --model.backbone mobilenet --model.width 0.25"
+    flags = (
+        "--data.dataset demo_tiny --model.backbone mobilenet --model.width-multiplier 0.25"
+    )
     done = run_here(
         "train.py",
         *flags.split(),

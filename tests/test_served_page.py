@@ -17,7 +17,7 @@ from page_server import text_of, upload
 
 from skincnn.classes import describe
 from skincnn.config import DataConfig
-from skincnn.serving.postprocessing import Rules
+from skincnn.serving.postprocessing import DecisionRule
 from skincnn.serving.predictor import Answers, Predictor
 from skincnn.serving.web import app
 from skincnn.serving.web.page import (
@@ -32,7 +32,7 @@ from skincnn.serving.web.page import (
 )
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
-RULES = Rules(("mel", "nv"), 1.5, "90 % sensitivity", 0.3, 0.6)
+RULES = DecisionRule(("mel", "nv"), 1.5, "90 % sensitivity", 0.3, 0.6)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def asked(run: Run) -> Asked:
     return open_model(run[0])
 
 
-def found(malignant: float, distance: float, rules: Rules = RULES) -> dict[str, Any]:
+def found(malignant: float, distance: float, rules: DecisionRule = RULES) -> dict[str, Any]:
     """An answer of two classes, by the rules of `answers.answer`."""
     unknown = distance > rules.limit
     return {
@@ -239,7 +239,7 @@ def test_a_fault_is_a_sentence_and_no_traceback(
 
 
 def test_a_model_of_made_up_pictures_says_so() -> None:
-    for made_up in (True, False):
-        said = text_of(render("start", made_up=made_up, classes=["a"], path="runs/x"))
+    for synthetic in (True, False):
+        said = text_of(render("start", synthetic=synthetic, classes=["a"], path="runs/x"))
         assert "Not a medical device." in said
-        assert ("trained on made-up pictures" in said) == made_up
+        assert ("trained on synthetic pictures" in said) == synthetic

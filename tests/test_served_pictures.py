@@ -43,7 +43,7 @@ def exif(value: int, order: str = "<", kind: int = 3) -> bytes:
 KINDS = {
     "jpeg": encode(PICTURE, "JPEG", quality=95),
     "progressive": encode(PICTURE, "JPEG", quality=95, progressive=True),
-    "grey jpeg": encode(PICTURE.convert("L"), "JPEG", quality=95),
+    "gray jpeg": encode(PICTURE.convert("L"), "JPEG", quality=95),
     "cmyk jpeg": encode(PICTURE.convert("CMYK"), "JPEG", quality=95),
     "png": encode(PICTURE, "PNG"),
     "palette png": encode(PICTURE.quantize(64), "PNG"),

@@ -44,7 +44,7 @@ def test_the_folder_of_a_server_that_was_killed_is_removed(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     program = (
         "import os, signal\n"
-        "from skincnn.serving import uploads\n"
+        "from skincnn.serving.web import uploads\n"
         "with uploads.make_folder() as folder:\n"
         "    (folder / 'x').write_text('an upload')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -15,7 +15,7 @@ from skincnn.training.stages import make_stages
 from tuning.hypermodel import explore, with_epochs
 from tuning.spaces import STRATEGIES, find_space, value_at, with_values
 
-CPU = PRESETS["cpu"]()
+CPU = PRESETS["mobilenet_160"]()
 
 
 def fixed(**values: object) -> kt.HyperParameters:
@@ -64,7 +64,7 @@ def test_parts_of_the_augmentation_are_switched_one_by_one() -> None:
         "rotate",
         "hair",
         "light",
-        "colour",
+        "color",
     )
     assert value_at(made, "augment.parts.hair")
     assert not value_at(made, "augment.parts.zoom")
@@ -75,20 +75,20 @@ def test_blocks_that_train_are_stages_like_those_of_fine_tuning() -> None:
     assert make_stages(space(fixed(), CPU))[0] == make_stages(CPU)[0]
     last = make_stages(space(fixed(), CPU))[-1]
     assert last == make_stages(CPU)[-1]
-    last = make_stages(space(fixed(train__stages__blocks=2), CPU))[-1]
-    assert last == dataclasses.replace(make_stages(CPU)[-1], blocks=2)
+    last = make_stages(space(fixed(train__stages__trainable_blocks=2), CPU))[-1]
+    assert last == dataclasses.replace(make_stages(CPU)[-1], trainable_blocks=2)
 
 
 def test_small_pictures_stay_as_small_beside_larger_ones() -> None:
     made = find_space(["backbone"])(fixed(data__image_size=224), CPU)
     # 128 of 160 pixels, in steps of 32.
-    assert (made.data.image_size, made.train.small_image_size) == (224, 192)
+    assert (made.data.image_size, made.train.progressive_image_size) == (224, 192)
 
 
 def test_the_head_alone_has_a_rate_of_its_own_and_no_warm_up() -> None:
     config = Config(
         model=ModelConfig(weights="imagenet"),
-        train=TrainConfig(scenario="feature_extractor", cached_features=4),
+        train=TrainConfig(scenario="linear_probe", cached_views=4),
     )
     names = {
         parameter.name for parameter in explore(find_space(["learning"]), config).space
@@ -104,18 +104,21 @@ def test_weights_of_one_network_keep_it() -> None:
     found = explore(find_space(["backbone"]), config)
     families = next(p for p in found.space if p.name == "model.backbone")
     assert list(families.values) == [config.model.backbone]
-    assert "model.width" not in {parameter.name for parameter in found.space}
+    assert "model.width_multiplier" not in {parameter.name for parameter in found.space}
 
 
 def test_fewer_epochs_are_a_whole_schedule_of_their_own() -> None:
     short = with_epochs(CPU, 4)
     assert short.train.epochs == 4
-    assert short.train.small_epochs == 2
+    assert short.train.progressive_epochs == 2
     assert short.train.head_epochs == CPU.train.head_epochs
     assert short.optimizer.warmup_epochs == pytest.approx(CPU.optimizer.warmup_epochs / 3)
-    assert with_epochs(CPU, 1).train.small_image_size == 0
+    assert with_epochs(CPU, 1).train.progressive_image_size == 0
     assert with_epochs(CPU, CPU.train.epochs) == CPU
-    stages = (StageConfig(blocks=0, epochs=2), StageConfig(blocks=-1, epochs=6))
+    stages = (
+        StageConfig(trainable_blocks=0, epochs=2),
+        StageConfig(trainable_blocks=-1, epochs=6),
+    )
     train = TrainConfig(scenario="staged", stages=stages)
     staged = with_epochs(dataclasses.replace(CPU, train=train), 3)
     assert [stage.epochs for stage in make_stages(staged)] == [2, 3]
@@ -168,7 +171,7 @@ def test_what_is_not_active_changes_nothing() -> None:
             r"refused: `imbalance.margin`.*Received: -1\.0",
         ),
         (
-            "if hp.Boolean('model.metadata'):\n        hp.Float('nothing', 0, 1)\n"
+            "if hp.Boolean('model.clinical_metadata'):\n        hp.Float('nothing', 0, 1)\n"
             "    return config",
             "`nothing` of `nothing`",
         ),

@@ -20,14 +20,16 @@ from skincnn.training.stages import (
 STAGED = TrainConfig(
     scenario="staged",
     stages=(
-        StageConfig(blocks=0, epochs=2, rate=2.0),
-        StageConfig(blocks=3, epochs=1),
-        StageConfig(blocks=-1, epochs=6, rate=0.5),
+        StageConfig(trainable_blocks=0, epochs=2, rate=2.0),
+        StageConfig(trainable_blocks=3, epochs=1),
+        StageConfig(trainable_blocks=-1, epochs=6, rate=0.5),
     ),
-    small_epochs=2,
-    small_image_size=32,
+    progressive_epochs=2,
+    progressive_image_size=32,
 )
-CONFIG = Config(optimizer=OptimizerConfig(learning_rate=1e-2, ema=0.9), train=STAGED)
+CONFIG = Config(
+    optimizer=OptimizerConfig(learning_rate=1e-2, ema_momentum=0.9), train=STAGED
+)
 WEIGHTS = {"from_scratch": "none"}
 
 
@@ -39,8 +41,8 @@ def test_every_scenario_trains_its_epochs(scenario: str) -> None:
     stages = make_stages(config)
     last = 6 if scenario == "staged" else 5
     assert stages[-1].epochs == last
-    assert stages[-1].blocks == (0 if scenario == "feature_extractor" else None)
-    assert all(stage.ema == 0 for stage in stages if stage.blocks == 0)
+    assert stages[-1].trainable_blocks == (0 if scenario == "linear_probe" else None)
+    assert all(stage.ema_momentum == 0 for stage in stages if stage.trainable_blocks == 0)
     trained = [epoch for part in segments(config) for epoch in part.epochs]
     assert trained == list(range(first_epoch_of_last(stages) + last))
 
@@ -48,22 +50,26 @@ def test_every_scenario_trains_its_epochs(scenario: str) -> None:
 def test_stages_are_those_of_the_configuration() -> None:
     assert make_stages(CONFIG) == (
         Stage(0, 2, 2e-2),
-        Stage(3, 1, 1e-2, warmup_epochs=0.5, ema=0.9),
-        Stage(None, 6, 5e-3, warmup_epochs=0.5, ema=0.9),
+        Stage(3, 1, 1e-2, warmup_epochs=0.5, ema_momentum=0.9),
+        Stage(None, 6, 5e-3, warmup_epochs=0.5, ema_momentum=0.9),
     )
 
 
 def test_the_first_blocks_can_be_left_as_they_are() -> None:
-    config = Config(train=TrainConfig(blocks=3))
-    assert [stage.blocks for stage in make_stages(config)] == [0, 3]
-    for wrong in ({"blocks": 0}, {"blocks": -2}, {"blocks": 3, "scenario": "from_scratch"}):
-        with pytest.raises(ConfigError, match=r"train\.blocks"):
+    config = Config(train=TrainConfig(trainable_blocks=3))
+    assert [stage.trainable_blocks for stage in make_stages(config)] == [0, 3]
+    for wrong in (
+        {"trainable_blocks": 0},
+        {"trainable_blocks": -2},
+        {"trainable_blocks": 3, "scenario": "from_scratch"},
+    ):
+        with pytest.raises(ConfigError, match=r"train\.trainable_blocks"):
             TrainConfig(**wrong)
 
 
 def test_a_stage_without_epochs_is_left_out() -> None:
     config = Config(train=TrainConfig(head_epochs=0, epochs=2))
-    assert [stage.blocks for stage in make_stages(config)] == [None]
+    assert [stage.trainable_blocks for stage in make_stages(config)] == [None]
 
 
 def test_small_pictures_come_first_over_all_stages() -> None:
@@ -101,7 +107,7 @@ def test_stages_survive_json_and_are_checked() -> None:
     for wrong in (
         {"scenario": "fine_tune"},
         {"stages": ()},
-        {"small_epochs": 6},
+        {"progressive_epochs": 6},
     ):
         with pytest.raises(ConfigError):
             dataclasses.replace(STAGED, **wrong)

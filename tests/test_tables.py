@@ -55,6 +55,6 @@ def test_a_table_of_patients_that_cannot_be_used_is_refused(
 ) -> None:
     path = tmp_path / "patients.csv"
     path.write_text(f"image_id,age,sex,localization\n{rows}")
-    with pytest.raises(ConfigError, match="--patients must be a CSV") as refused:
+    with pytest.raises(ConfigError, match="--clinical-metadata must be a CSV") as refused:
         read_patients(path)
     assert said in str(refused.value)

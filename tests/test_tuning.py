@@ -1,4 +1,4 @@
-"""Searches: mostly with made-up scores in the place of trainings, once with real ones."""
+"""Searches: mostly with synthetic scores in the place of trainings, once with real ones."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ from tuning.spaces import SPACES, find_space, with_values
 
 TINY = Config(
     data=DataConfig(dataset="demo_tiny", image_size=32),
-    model=ModelConfig(backbone="small_cnn", width=0.1, weights="none"),
+    model=ModelConfig(backbone="small_cnn", width_multiplier=0.1, weights="none"),
     train=TrainConfig(scenario="from_scratch", epochs=9),
 )
 FLAGS = (
     "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
-    "--model.width 0.1 --train.epochs 1 --optimizer.warmup-epochs 0.5"
+    "--model.width-multiplier 0.1 --train.epochs 1 --optimizer.warmup-epochs 0.5"
 ).split()
 NOT_THE_SAME_TWICE = ["seconds"]
 
 
 class Trainings:
-    """Stands in for `Training`: made-up scores, and a list of what was trained."""
+    """Stands in for `Training`: synthetic scores, and a list of what was trained."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.score: Callable[[Config], float] = by_rate
@@ -247,7 +247,7 @@ def test_hyperband_refuses_a_space_over_the_epochs(
         name = "train.stages.epochs" if staged else "train.epochs"
         epochs = hp.Int(name, 2, 4, default=3)
         fields = (
-            {"stages": (StageConfig(blocks=-1, epochs=epochs),)}
+            {"stages": (StageConfig(trainable_blocks=-1, epochs=epochs),)}
             if staged
             else {"epochs": epochs}
         )
@@ -257,7 +257,7 @@ def test_hyperband_refuses_a_space_over_the_epochs(
 
     config = with_values(TINY, {"train.epochs": 3})
     if staged:  # which begins from weights
-        stages = (StageConfig(blocks=-1, epochs=3),)
+        stages = (StageConfig(trainable_blocks=-1, epochs=3),)
         train = TrainConfig(scenario="staged", stages=stages)
         model = ModelConfig(weights="imagenet")
         config = dataclasses.replace(TINY, model=model, train=train)

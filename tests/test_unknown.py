@@ -17,7 +17,7 @@ from skincnn.inference.logit_adjustment import adjust_tables
 from skincnn.inference.ood import (
     NUM_PICTURES,
     UNKNOWN_SETS,
-    Familiar,
+    FeatureGaussian,
     distances_within,
     read_unknown,
     score_unknown,
@@ -25,7 +25,7 @@ from skincnn.inference.ood import (
 from skincnn.inference.predictions import read_predictions
 from skincnn.reporting.report_text import MADE_UNKNOWN, way_name
 
-CONFIG = Config(evaluate=EvaluateConfig(resamples=200))
+CONFIG = Config(evaluate=EvaluateConfig(num_bootstrap=200))
 
 
 def test_the_report_says_what_the_photographs_are() -> None:
@@ -49,7 +49,7 @@ def test_distances_are_those_of_mahalanobis() -> None:
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(4, 4))
     features = rng.normal(size=(20_000, 4)) @ mixing + 3
-    familiar = Familiar.fit(features)
+    familiar = FeatureGaussian.fit(features)
     # With so many pictures there is next to no shrinkage.
     mean, precision = features.mean(axis=0), np.linalg.inv(np.cov(features.T))
     expected = [mahalanobis(row, mean, precision) ** 2 / 4 for row in features[:50]]
@@ -69,7 +69,7 @@ def test_the_last_digits_of_float32_make_no_distance(num_told: int) -> None:
         noise = rng.choice([-1, 0, 1], constant.shape) * np.spacing(np.float32(0.17))
         return np.concatenate([told, constant + noise], axis=1).astype(np.float32)
 
-    familiar = Familiar.fit(rounded())
+    familiar = FeatureGaussian.fit(rounded())
     here, there = (familiar.distances(rounded()) for _ in range(2))
     np.testing.assert_allclose(here, there, rtol=1e-3, atol=1e-5)
     expected = np.square((told - 0.2) / 0.1).sum(axis=1) / (num_told + 8)
@@ -81,13 +81,15 @@ def test_a_picture_is_judged_by_those_of_other_lesions() -> None:
     lesions = [f"l{n // 2}" for n in range(60)]
     features = np.repeat(rng.normal(size=(30, 40)), 2, axis=0)
     within = distances_within(features, lesions)
-    known = Familiar.fit(features).distances(features)
+    known = FeatureGaussian.fit(features).distances(features)
     assert (within > known).mean() > 0.9
     np.testing.assert_allclose(within[::2], within[1::2])
     # Two lesions: each is judged by the other one alone.
     two = np.concatenate([rng.normal(0, 1, (10, 3)), rng.normal(5, 1, (10, 3))])
     halves = distances_within(two, ["a"] * 10 + ["b"] * 10)
-    np.testing.assert_allclose(halves[:10], Familiar.fit(two[10:]).distances(two[:10]))
+    np.testing.assert_allclose(
+        halves[:10], FeatureGaussian.fit(two[10:]).distances(two[:10])
+    )
 
 
 def test_runs_of_all_seeds_are_asked_about_the_same_pictures() -> None:
@@ -146,8 +148,8 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
     done = run_here(
         "evaluate.py",
         workdir,
-        *("--data-dir", data_dir, "--unknown", tmp_path / "cats"),
-        *("--tta", "orientations", "random", "--num-views", 2, "--logit-adjustment"),
+        *("--data-dir", data_dir, "--ood-dir", tmp_path / "cats"),
+        *("--tta", "d4", "augment", "--num-views", 2, "--logit-adjustment"),
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((workdir / "report.json").read_text())
@@ -155,8 +157,8 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
     assert counts == {**dict.fromkeys(UNKNOWN_SETS, NUM_PICTURES), "cats": 3}
     variants = report["variants"]
     names = [variant["name"] for variant in variants]
-    adjusted = ["adjusted", "orientations_adjusted", "random_adjusted"]
-    assert names == ["orientations", "random", *adjusted]
+    adjusted = ["adjusted", "d4_adjusted", "augment_adjusted"]
+    assert names == ["d4", "augment", *adjusted]
     for variant in variants:
         name = variant["name"]
         table = read_predictions(workdir / f"predictions/test_{name}.csv")
@@ -176,7 +178,7 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
     metadata = json.loads((workdir / "metadata.json").read_text())
     counts = metadata["class_counts"]
     columns = [f"probability_{name}" for name in counts]
-    for way, variant in zip(("", "_orientations", "_random"), variants[2:], strict=True):
+    for way, variant in zip(("", "_d4", "_augment"), variants[2:], strict=True):
         tables = {
             split: read_predictions(workdir / f"predictions/{split}{way}.csv")
             for split in ("val", "test")
@@ -187,15 +189,15 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
             table = read_predictions(workdir / f"predictions/{split}{way}_adjusted.csv")
             np.testing.assert_allclose(made[split][columns], table[columns], atol=1e-6)
     # What is not asked again is not forgotten, and what is asked again is.
-    flags = ("--tta", "random", "--num-views", 1)
+    flags = ("--tta", "augment", "--num-views", 1)
     done = run_here("evaluate.py", workdir, "--data-dir", data_dir, *flags)
     assert done.returncode == 0, done.stderr
     again = json.loads((workdir / "report.json").read_text())
-    assert again["dropped"] == ["the predictions random_adjusted"]  # of other views
-    assert not list(workdir.glob("predictions/*_random_adjusted.csv"))
+    assert again["dropped"] == ["the predictions augment_adjusted"]  # of other views
+    assert not list(workdir.glob("predictions/*_augment_adjusted.csv"))
     assert [again["variants"][i] for i in range(3)] == [variants[i] for i in (0, 2, 3)]
     [new] = again["variants"][3:]
-    assert (new["name"], new["num_views"]) == ("random", 1)
+    assert (new["name"], new["num_views"]) == ("augment", 1)
     assert again["unknown"] == report["unknown"]
     # Views that were asked before are adjusted as well, without being asked again.
     done = run_here("evaluate.py", workdir, "--data-dir", data_dir, "--logit-adjustment")
@@ -213,11 +215,11 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--unknown", "empty"], 2, "holds no picture. Expected files ending in .jpg"),
-        (["--unknown", "broken"], 3, "broken.jpg is no picture that can be read"),
-        (["--unknown", "noise"], 2, "are called 'noise' as well"),
-        (["--tta", "orientations", "--num-views", "9"], 2, "There are 8 orientations"),
-        (["--tta", "random", "--num-views", "0"], 2, "--num-views must be 1 or more"),
+        (["--ood-dir", "empty"], 2, "holds no picture. Expected files ending in .jpg"),
+        (["--ood-dir", "broken"], 3, "broken.jpg is no picture that can be read"),
+        (["--ood-dir", "noise"], 2, "are called 'noise' as well"),
+        (["--tta", "d4", "--num-views", "9"], 2, "There are 8 orientations"),
+        (["--tta", "augment", "--num-views", "0"], 2, "--num-views must be 1 or more"),
         (["--split", "fold_8"], 2, "fold_8, on which choices were made: it is val"),
     ],
 )

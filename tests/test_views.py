@@ -40,7 +40,7 @@ def make_model(*, metadata: bool = False) -> keras.Model:
 
 
 def test_the_orientations_are_those_of_pillow() -> None:
-    views = VIEWS["orientations"](CONFIG, 8)
+    views = VIEWS["d4"](CONFIG, 8)
     ours = {view(IMAGES)[2].tobytes() for view in views}
     assert len(ours) == 8
     assert ours == {turned.tobytes() for turned in turned_by_pillow(IMAGES[2])}
@@ -66,7 +66,7 @@ def test_the_answer_is_the_mean_over_the_views(metadata: bool) -> None:
     model = make_model(metadata=metadata)
     patients = RNG.normal(size=(5, 2)).astype(np.float32) if metadata else None
     batches = evaluation_batches(IMAGES, patients)
-    logits = predict_views(model, batches, VIEWS["orientations"](CONFIG, 8))
+    logits = predict_views(model, batches, VIEWS["d4"](CONFIG, 8))
     found = arrays(mean_predictions([table_of(one) for one in logits]), NAMES)[1]
     kernel, bias = model.get_weights()
     expected = []
@@ -84,18 +84,18 @@ def test_the_answer_is_the_mean_over_the_views(metadata: bool) -> None:
 
 
 def test_random_views_vary_pictures_as_training_does_and_repeatably() -> None:
-    first, second = VIEWS["random"](CONFIG, 2)
+    first, second = VIEWS["augment"](CONFIG, 2)
     varied, again = first(IMAGES), second(IMAGES)
     assert varied.dtype == np.uint8
     assert varied.shape == IMAGES.shape
     assert (varied != again).any()
-    repeated = VIEWS["random"](CONFIG, 1)[0](IMAGES)
+    repeated = VIEWS["augment"](CONFIG, 1)[0](IMAGES)
     assert (repeated == varied).all()
 
 
 def test_views_that_are_not_to_be_had_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"There are 8 orientations\. Received: .* 9"):
-        VIEWS["orientations"](CONFIG, 9)
+        VIEWS["d4"](CONFIG, 9)
     plain = dataclasses.replace(CONFIG, augment=AugmentConfig(magnitude=0.0))
     with pytest.raises(ConfigError, match="no augmentation"):
-        VIEWS["random"](plain, 2)
+        VIEWS["augment"](plain, 2)

@@ -27,7 +27,9 @@ PLAIN = dataclasses.replace(
     model=dataclasses.replace(
         CONFIG.model, dropout=0.0, batch_norm="frozen_statistics", batch_norm_momentum=0.9
     ),
-    optimizer=OptimizerConfig(name="sgd", ema=0.5, clip_norm=0.05, layer_decay=0.9),
+    optimizer=OptimizerConfig(
+        name="sgd", ema_momentum=0.5, clip_norm=0.05, layer_decay=0.9
+    ),
 )
 
 

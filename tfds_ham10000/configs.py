@@ -32,7 +32,7 @@ class Ham10000Config(tfds.core.BuilderConfig):
 
     Attributes:
         source: Which published files it is made of, a `dataset` of `sources.LAYOUTS`;
-            "folder" for a folder of each class; "demo" for made-up pictures.
+            "folder" for a folder of each class; "demo" for synthetic pictures.
         class_names: The labels; None if they are known only when it is built.
         num_demo_images: About how many pictures to make up.
         longest_side: Pictures that are larger are stored with this many pixels.
@@ -46,7 +46,7 @@ class Ham10000Config(tfds.core.BuilderConfig):
     without_ham10000: bool = False
 
     @property
-    def made_up(self) -> bool:
+    def synthetic(self) -> bool:
         """Whether the pictures are rendered rather than photographed."""
         return self.source == "demo"
 
@@ -88,13 +88,13 @@ def _published(
 CONFIGS = [
     Ham10000Config(
         name="demo",
-        description="About 3,000 MADE-UP pictures, rendered by code; no medical value.",
+        description="About 3,000 SYNTHETIC pictures, rendered by code; no medical value.",
         source="demo",
         num_demo_images=3000,
     ),
     Ham10000Config(
         name="demo_tiny",
-        description="About 300 MADE-UP pictures for tests and first trials.",
+        description="About 300 SYNTHETIC pictures for tests and first trials.",
         source="demo",
         num_demo_images=300,
     ),

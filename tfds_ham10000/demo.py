@@ -1,4 +1,4 @@
-"""The made-up dataset: dermatoscopic-looking pictures that are rendered by this code.
+"""The synthetic dataset: dermatoscopic-looking pictures that are rendered by this code.
 
 Nothing here is a photograph and nothing can be learned from it about skin. It has the
 class names, the imbalance and the several-pictures-per-lesion structure of HAM10000, so
@@ -57,9 +57,9 @@ class Appearance:
         lacunae: Red to purple lakes.
         scale: White to yellow flakes.
         central_patch: A white scar-like centre.
-        veil: Blue-grey blotches.
-        asymmetry: Irregular outline and colours off the centre.
-        colours: How many further colours there are.
+        veil: Blue-gray blotches.
+        asymmetry: Irregular outline and colors off the centre.
+        colors: How many further colors there are.
         sharpness: How abruptly the border ends.
         pigment: Darkness of the brown.
         redness: From brown to pink.
@@ -75,7 +75,7 @@ class Appearance:
     central_patch: float = 0.0
     veil: float = 0.0
     asymmetry: float = 0.2
-    colours: float = 0.2
+    colors: float = 0.2
     sharpness: float = 0.5
     pigment: float = 0.5
     redness: float = 0.1
@@ -94,7 +94,7 @@ APPEARANCES = {
         vessels=1.0, redness=0.7, pigment=0.15, veil=0.35, sharpness=0.35, asymmetry=0.4
     ),
     "bkl": Appearance(
-        cysts=1.0, sharpness=1.0, pigment=0.4, globules=0.2, colours=0.4, asymmetry=0.35
+        cysts=1.0, sharpness=1.0, pigment=0.4, globules=0.2, colors=0.4, asymmetry=0.35
     ),
     "df": Appearance(
         central_patch=1.0, network=0.5, pigment=0.3, sharpness=0.15, redness=0.3
@@ -105,7 +105,7 @@ APPEARANCES = {
         globules=0.5,
         veil=0.8,
         asymmetry=0.95,
-        colours=1.0,
+        colors=1.0,
         sharpness=0.6,
         pigment=0.8,
     ),
@@ -141,7 +141,7 @@ class DemoImages:
 
 
 def make_dataset(num_images: int) -> tuple[list[Record], DemoImages]:
-    """Returns the records of about `num_images` made-up pictures, and the pictures.
+    """Returns the records of about `num_images` synthetic pictures, and the pictures.
 
     Classes have HAM10000's shares, but at least ten lesions each. The same number gives
     the same dataset on every machine.
@@ -225,11 +225,11 @@ def _patient(rng: np.random.Generator, dx: str, lesion: int) -> Record:
         image_id="",
         lesion_id=f"DEMO_LESION_{lesion:06d}",
         dx=dx,
-        dx_type="made_up",
+        dx_type="synthetic",
         age=float("nan") if rng.random() < 0.01 else age,
         sex=str(rng.choice(["female", "male", "unknown"], p=[0.48, 0.5, 0.02])),
         localization=str(rng.choice(SITES)),
-        dataset="made_up",
+        dataset="synthetic",
     )
 
 
@@ -287,14 +287,14 @@ def _blotches(
     inside: Array,
     rng: np.random.Generator,
 ) -> Array:
-    """Adds further colours, and the blue-grey veil, as soft patches."""
+    """Adds further colors, and the blue-gray veil, as soft patches."""
     palette = np.array(
         [[0.16, 0.10, 0.08], [0.72, 0.50, 0.30], [0.62, 0.26, 0.22], [0.85, 0.78, 0.72]]
     )
-    for colour, chance in zip(palette, rng.uniform(0, 1, 4), strict=True):
+    for color, chance in zip(palette, rng.uniform(0, 1, 4), strict=True):
         patch = _discs(frame, rng.normal(0, 0.45, (2, 2)), rng.uniform(0.2, 0.4, 2), 5)
-        strength = 0.75 * max(0.0, look.colours - 0.8 * chance)
-        image = _mix(image, colour, strength * patch * inside)
+        strength = 0.75 * max(0.0, look.colors - 0.8 * chance)
+        image = _mix(image, color, strength * patch * inside)
     veil = _discs(frame, rng.normal(0, 0.4, (2, 2)), rng.uniform(0.25, 0.45, 2), 5)
     return _mix(image, np.array([0.42, 0.46, 0.58]), 0.8 * look.veil * veil * inside)
 
@@ -332,19 +332,19 @@ def _structures(
     number, so that one structure does not move the others.
     """
     layers = (
-        # strength, most, spread, radii, blur, colour, opacity
+        # strength, most, spread, radii, blur, color, opacity
         (look.globules, 30, 0.55, (0.035, 0.065), 0.6, (0.22, 0.13, 0.09), 0.75),
         (look.lacunae, 12, 0.42, (0.13, 0.26), 1.0, (0.55, 0.06, 0.16), 0.85),
         (look.cysts, 22, 0.50, (0.035, 0.075), 0.6, (0.98, 0.94, 0.86), 0.85),
         (look.scale, 26, 0.50, (0.05, 0.13), 0.7, (0.96, 0.92, 0.82), 0.70),
         (look.central_patch, 3, 0.08, (0.26, 0.36), 3.0, (0.95, 0.88, 0.85), 0.85),
     )
-    for strength, most, spread, radii, blur, colour, opacity in layers:
+    for strength, most, spread, radii, blur, color, opacity in layers:
         points = rng.normal(0, spread, (most, 2))
         sizes = rng.uniform(*radii, most)
         count = round(most * strength) if strength > 0.12 else 0
         mask = _discs(frame, points[:count], sizes[:count], blur)
-        image = _mix(image, np.array(colour), opacity * mask * np.sqrt(inside))
+        image = _mix(image, np.array(color), opacity * mask * np.sqrt(inside))
     vessels = _branches(look.vessels, frame, rng)
     return _mix(image, np.array([0.62, 0.10, 0.14]), 0.8 * vessels * np.sqrt(inside))
 
@@ -433,11 +433,11 @@ def _half_size(canvas: Image.Image, blur: float = 0.0) -> Array:
     return np.asarray(small, np.float32) / 255
 
 
-def _mix(image: Array, colour: Array, opacity: Array) -> Array:
+def _mix(image: Array, color: Array, opacity: Array) -> Array:
     if not np.any(opacity):
         return image
     weight = np.clip(opacity, 0, 1)[..., None].astype(np.float32)
-    return np.asarray(image + weight * (colour.astype(np.float32) - image))
+    return np.asarray(image + weight * (color.astype(np.float32) - image))
 
 
 def _noise(rng: np.random.Generator, smoothness: float) -> Array:

@@ -1,4 +1,4 @@
-"""The TFDS builder of HAM10000 and its relatives, with a made-up stand-in."""
+"""The TFDS builder of HAM10000 and its relatives, with a synthetic stand-in."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {  # noqa: RUF012
-        "1.0.0": "HAM10000 and the made-up demo pictures in ten folds.",
+        "1.0.0": "HAM10000 and the synthetic demo pictures in ten folds.",
         "2.0.0": "Folds keep near-duplicates together as well, so they are other folds; "
         "group_id names what is kept together. ISIC 2019, folders of classes, official "
         "splits, smaller stored sizes, download.",
@@ -104,7 +104,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
         report: dict[str, Any] = {"notes": []}
         images: Images
-        if self.builder_config.made_up:
+        if self.builder_config.synthetic:
             records, images = demo.make_dataset(self.builder_config.num_demo_images)
             stored = into_folds({"train": records}, similar=())
         else:

@@ -21,7 +21,7 @@ MAX_DISTANCE = 30
 """Differing bits, of 256, up to which two pictures count as one.
 
 Among HAM10000's 50 million pairs, 111 lie this near; 110 of them share their lesion_id and
-the other is the same photograph in other colours. From 32 bits on, strangers begin: small
+the other is the same photograph in other colors. From 32 bits on, strangers begin: small
 round naevi in the middle of a picture look alike to any hash.
 """
 

@@ -5,9 +5,9 @@ byte for byte. Any other picture is decoded and stored as an 8-bit RGB PNG, or, 
 has to be made smaller, as a JPEG. Then every decoder, TensorFlow's and Pillow's alike,
 reads the same upright picture of three channels:
 
-- CMYK, grey, black-and-white and palette pictures are converted to RGB;
+- CMYK, gray, black-and-white and palette pictures are converted to RGB;
 - an alpha channel is dropped, not blended, which is what TensorFlow does when it serves;
-- of 16-bit pictures the upper 8 bits are kept (Pillow alone would clip grey ones at 255);
+- of 16-bit pictures the upper 8 bits are kept (Pillow alone would clip gray ones at 255);
 - a picture that its EXIF tag says to be turned is turned;
 - of an animation the first frame is kept.
 """
@@ -208,7 +208,7 @@ def _turned(image: Image.Image) -> bool:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if _turned(image):
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey; `convert` would clip at 255
+    if image.mode.startswith("I"):  # 16-bit gray; `convert` would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("P", "PA"):  # transparent entries need this step
         image = image.convert("RGBA")
@@ -222,6 +222,6 @@ def _encode(image: Image.Image, longest_side: int | None) -> bytes:
     else:
         size = (longest_side, longest_side)
         small = ImageOps.contain(image, size, Image.Resampling.LANCZOS)
-        # 4:4:4: the colours of a lesion are part of its diagnosis.
+        # 4:4:4: the colors of a lesion are part of its diagnosis.
         small.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()

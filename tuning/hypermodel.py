@@ -280,11 +280,11 @@ def with_epochs(config: Config, epochs: int) -> Config:
     """
     stages, train = make_stages(config), config.train
     share = epochs / stages[-1].epochs
-    small = int(train.small_epochs * share)
+    small = int(train.progressive_epochs * share)
     fields: dict[str, Any] = {
         "epochs": epochs,
-        "small_epochs": small,
-        "small_image_size": train.small_image_size if small else 0,
+        "progressive_epochs": small,
+        "progressive_image_size": train.progressive_image_size if small else 0,
     }
     if train.stages:
         last = dataclasses.replace(train.stages[-1], epochs=epochs)

@@ -1,4 +1,4 @@
-"""The picture of a search, made to be read at half its size and without colour vision."""
+"""The picture of a search, made to be read at half its size and without color vision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
-from skincnn.reporting.plots import GREY, ORANGE
+from skincnn.reporting.plots import GRAY, ORANGE
 
 Places = npt.NDArray[np.float64]
 Ticks = list[tuple[float, str]]
@@ -123,7 +123,7 @@ def importance(places: dict[str, Places], scores: Places) -> dict[str, float]:
 
 
 def _draw_axis(axes: Axes, number: int, ticks: Ticks) -> None:
-    axes.axvline(number, color=GREY, linewidth=1, zorder=0)
+    axes.axvline(number, color=GRAY, linewidth=1, zorder=0)
     for height, text in ticks:
         axes.annotate(
             text.replace("_", " "),

@@ -2,7 +2,7 @@
 
 Each hyperparameter is named by the path of what it sets: `optimizer.learning_rate`; a part
 that may be left out by the tuple and its own name, `augment.parts.erase`; a field of the
-last stage by `train.stages.blocks`. Its default is the preset's value, so that the defaults
+last stage by `train.stages.trainable_blocks`. Its default is the preset's value, so that the defaults
 of a space are the preset. What a space asks for it sets, to that very value; it leaves the
 seed, the pictures and `train.monitor` alone. What a trial does not use stands in a
 `hp.conditional_scope`: it is None in that trial, and `with_values` leaves it as it is.
@@ -27,12 +27,12 @@ Space = Callable[["HyperParameters", Config], Config]
 
 SCHEDULES = ("constant", "step", "cosine", "one_cycle")
 BATCH_SIZES = (16, 32, 64)
-PARTS = ("rotate", "zoom", "shift", "shear", "hair", "light", "colour", "hue", "erase")
+PARTS = ("rotate", "zoom", "shift", "shear", "hair", "light", "color", "hue", "erase")
 """Without `flip` and `quarter_turn`: a lesion has no upright position, so they are no
 question. What a preset has of these and other parts stays."""
 PART_ORDER = (
     *("flip", "quarter_turn", "rotate", "zoom", "shift", "shear"),
-    *("hair", "ruler", "blur", "sharpen", "light", "colour", "hue", "erase"),
+    *("hair", "ruler", "blur", "sharpen", "light", "color", "hue", "erase"),
 )
 """The order in which parts act; see `AugmentConfig.parts`."""
 WITH_POWER = ("class_weights", "logit_adjusted")
@@ -58,7 +58,7 @@ SIGNIFICANT_DIGITS = 6
 
 def learning(hp: HyperParameters, config: Config) -> Config:
     """How it learns: rate, schedule, warm-up, weight decay, batch size, dropout."""
-    head_alone = config.train.scenario == "feature_extractor"
+    head_alone = config.train.scenario == "linear_probe"
     rate = "optimizer.head_learning_rate" if head_alone else "optimizer.learning_rate"
     now = float(value_at(config, rate))
     values = {
@@ -82,12 +82,12 @@ def learning(hp: HyperParameters, config: Config) -> Config:
 
 def augmentation(hp: HyperParameters, config: Config) -> Config:
     """How pictures are varied: the dial over all, which parts, and how they are mixed."""
-    cached = config.train.cached_features > 0
-    if cached and config.train.scenario == "feature_extractor":
+    cached = config.train.cached_views > 0
+    if cached and config.train.scenario == "linear_probe":
         raise ConfigError(
             "The space augmentation needs a training that sees pictures. Received: "
-            f"`train.cached_features` {config.train.cached_features} with `train.scenario` "
-            "feature_extractor, which varies nothing. Give --train.cached-features 0."
+            f"`train.cached_views` {config.train.cached_views} with `train.scenario` "
+            "linear_probe, which varies nothing. Give --train.cached-views 0."
         )
     values: dict[str, Any] = {
         "augment.magnitude": _float(hp, config, "augment.magnitude", 0.0, 1.0)
@@ -126,11 +126,11 @@ def backbone(hp: HyperParameters, config: Config) -> Config:
     families = {"imagenet": BACKBONES, "none": ("small_cnn", *BACKBONES)}.get(weights, ())
     values = _choice(hp, config, "model.backbone", families)
     if families:
-        values["model.width"] = _width(hp, config, values["model.backbone"])
+        values["model.width_multiplier"] = _width(hp, config, values["model.backbone"])
     size = config.data.image_size
     sizes = [max(SIZE_STEP, _multiple(factor * size)) for factor in SIZE_FACTORS]
     values |= _choice(hp, config, "data.image_size", sizes)
-    small = config.train.small_image_size
+    small = config.train.progressive_image_size
     if small:
         values |= _small_stage(config, _multiple(values["data.image_size"] * small / size))
     config = with_values(config, values)
@@ -287,11 +287,11 @@ def _float(
 
 def _width(hp: HyperParameters, config: Config, chosen: str) -> float:
     """Returns the width of a family that has one, else the preset's own or 1."""
-    now = config.model.width
+    now = config.model.width_multiplier
     widths = WIDTHS if config.model.weights == "imagenet" else sorted({*WIDTHS, now})
     nearest = min(widths, key=lambda width: abs(width - now))
     with hp.conditional_scope("model.backbone", list(WITH_WIDTH)):
-        width = hp.Choice("model.width", list(widths), default=nearest)
+        width = hp.Choice("model.width_multiplier", list(widths), default=nearest)
     if width is not None:
         return float(width)
     return now if chosen == config.model.backbone else 1.0
@@ -300,12 +300,17 @@ def _width(hp: HyperParameters, config: Config, chosen: str) -> float:
 def _blocks(hp: HyperParameters, config: Config) -> Config:
     """How many of the backbone's last blocks train, where they begin from weights."""
     train = config.train
-    if train.scenario in ("from_scratch", "feature_extractor"):
+    if train.scenario in ("from_scratch", "linear_probe"):
         return config
     stages = train.stages or _fine_tuning(config)
-    blocks = [*BLOCKS, *([] if stages[-1].blocks in BLOCKS else [stages[-1].blocks])]
-    chosen = hp.Choice("train.stages.blocks", blocks, default=stages[-1].blocks)
-    stages = (*stages[:-1], dataclasses.replace(stages[-1], blocks=chosen))
+    blocks = [
+        *BLOCKS,
+        *([] if stages[-1].trainable_blocks in BLOCKS else [stages[-1].trainable_blocks]),
+    ]
+    chosen = hp.Choice(
+        "train.stages.trainable_blocks", blocks, default=stages[-1].trainable_blocks
+    )
+    stages = (*stages[:-1], dataclasses.replace(stages[-1], trainable_blocks=chosen))
     train = dataclasses.replace(train, scenario="staged", stages=stages)
     return dataclasses.replace(config, train=train)
 
@@ -314,15 +319,15 @@ def _fine_tuning(config: Config) -> tuple[StageConfig, ...]:
     """Returns the stages of the scenario `fine_tune`, written out."""
     rate = config.optimizer.head_learning_rate / config.optimizer.learning_rate
     epochs = config.train.head_epochs
-    head = (StageConfig(blocks=0, epochs=epochs, rate=rate),) if epochs else ()
-    return (*head, StageConfig(blocks=-1, epochs=config.train.epochs))
+    head = (StageConfig(trainable_blocks=0, epochs=epochs, rate=rate),) if epochs else ()
+    return (*head, StageConfig(trainable_blocks=-1, epochs=config.train.epochs))
 
 
 def _small_stage(config: Config, small: int) -> dict[str, Any]:
     """Returns the size of the first epochs' pictures; too small ones are left out."""
     if small < SIZE_STEP:
-        return {"train.small_image_size": 0, "train.small_epochs": 0}
-    return {"train.small_image_size": small}
+        return {"train.progressive_image_size": 0, "train.progressive_epochs": 0}
+    return {"train.progressive_image_size": small}
 
 
 def _multiple(size: float) -> int:

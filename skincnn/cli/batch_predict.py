@@ -56,7 +56,7 @@ class Arguments:
     """The folder to write to, without answers in it."""
     format: Literal["csv", "jsonl"] = "csv"
     """csv, with a header in each file; jsonl: a JSON object on each line."""
-    patients: Path | None = None
+    clinical_metadata: Path | None = None
     """A CSV with image_id, age, sex and localization, for a model that is told of them;
     each worker opens it like MODEL."""
     batch_size: int = 32
@@ -79,11 +79,11 @@ def command() -> None:
     require_pictures(arguments.pictures, arguments.names)
     require_empty(arguments.output, (pipeline.ANSWERS, pipeline.UNREAD))
     handler = pipeline.PictureHandler(
-        arguments.model, arguments.patients, arguments.batch_size, arguments.format
+        arguments.model, arguments.clinical_metadata, arguments.batch_size, arguments.format
     )
     # Once here, so that what is wrong with it is said before anything is begun.
     predictor = handler.load_model().predictor
-    require_told(predictor, arguments.patients)
+    require_told(predictor, arguments.clinical_metadata)
     rules = predictor.rules
     counts = pipeline.run(
         handler,

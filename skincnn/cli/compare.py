@@ -20,7 +20,7 @@ class Arguments:
     runs apart. It does not tell their recipes apart: another seed is another run, which
     moves scores too. For that, train several seeds of each and give --average-seeds: a
     further table then has intervals of other lesions and other seeds.
-    Runs with other test pictures, with made-up ones, or with the leaky --data.split-by
+    Runs with other test pictures, with synthetic ones, or with the leaky --data.split-by
     image, are put into tables of their own. Each is followed by one of what needs
     calibrated probabilities: the AUC of melanoma, how many are found at the threshold that
     gave 90 % specificity on validation, and the calibration error; and by the command that
@@ -30,7 +30,7 @@ class Arguments:
       python scripts/compare.py runs/cpu runs/slower
       python scripts/compare.py runs/* --sort balanced_accuracy --split val
       python scripts/compare.py runs/cpu --variants
-      python scripts/compare.py runs/cpu runs/slower --against random
+      python scripts/compare.py runs/cpu runs/slower --baseline random
       python scripts/compare.py runs/a_0 runs/a_1 runs/b_0 runs/b_1 --average-seeds
     """
 
@@ -41,12 +41,12 @@ class Arguments:
     variants: bool = False
     """Give each other way to predict that evaluate.py has scored (--tta,
     --logit-adjustment) a row."""
-    against: str = ""
+    baseline: str = ""
     """Compare all rows with the first folder's answers in this way, such as random, and
     not with its plain ones; --variants are there as well then."""
     sort: str = "macro_f1"
     """The metric to sort by."""
-    resamples: int = 2000
+    num_bootstrap: int = 2000
     """Resamples of the lesions, 100 or more."""
     average_seeds: bool = False
     """Add the mean of runs that differ by their seed alone, compare all rows with the mean
@@ -65,15 +65,15 @@ def command() -> None:
     if not arguments.workdirs:
         raise ConfigError("Give the folders of evaluated runs, such as runs/cpu runs/gpu.")
     runs = [comparison.read_run(path, arguments.split) for path in arguments.workdirs]
-    if arguments.variants or arguments.against:
+    if arguments.variants or arguments.baseline:
         runs += [
             comparison.read_run(path, arguments.split, variant)
             for path in arguments.workdirs
             for variant in comparison.variant_names(path, arguments.split)
         ]
-    runs = comparison.with_first(runs, arguments.against)
+    runs = comparison.with_first(runs, arguments.baseline)
     tables = comparison.compare(
-        runs, arguments.sort, arguments.resamples, average_seeds=arguments.average_seeds
+        runs, arguments.sort, arguments.num_bootstrap, average_seeds=arguments.average_seeds
     )
     text = comparison_tables.to_markdown(tables)
     print(text)

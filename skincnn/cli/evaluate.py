@@ -24,7 +24,7 @@ class Arguments:
     For example:
       python scripts/evaluate.py runs/quickstart
       python scripts/evaluate.py runs/cpu --split test_official
-      python scripts/evaluate.py runs/cpu --tta orientations --corruptions
+      python scripts/evaluate.py runs/cpu --tta d4 --corruptions
       python scripts/evaluate.py runs/a runs/b runs/c --ensemble runs/abc
     """
 
@@ -37,9 +37,9 @@ class Arguments:
     """More splits of the dataset to evaluate beside val and test: fold_<n>, test_official,
     validation_official; the first is the headline. None that was trained on; how much of
     an official one is in the training by other ways is counted and said."""
-    tta: tuple[Literal["orientations", "random"], ...] = ()
+    tta: tuple[Literal["d4", "augment"], ...] = ()
     """Test-time augmentation: show each picture --num-views times and take the mean answer.
-    orientations: turned and mirrored; random: varied as in training."""
+    d4: turned and mirrored; augment: varied as in training."""
     num_views: int = 8
     """How often a picture is shown in --tta; at most 8 orientations."""
     logit_adjustment: bool = False
@@ -49,7 +49,7 @@ class Arguments:
     corruptions: bool = False
     """Also spoil the pictures of the test split (light, focus, noise, hairs, ...) in five
     strengths and see what is left of the score: 60 times the pictures."""
-    unknown: Path | None = None
+    ood_dir: Path | None = None
     """A folder of pictures that are no dermatoscopy, to see whether they are told from
     those that are; beside photographs and made ones, which are always tried."""
     data_dir: Path | None = None
@@ -66,7 +66,7 @@ def command() -> None:
         raise ConfigError("Give the folder of a run, such as runs/quickstart.")
     common.load_tensorflow()
     from skincnn.evaluation.ensemble import combine_runs
-    from skincnn.evaluation.evaluate import Extras, evaluate
+    from skincnn.evaluation.evaluate import EvaluateOptions, evaluate
     from skincnn.reporting.report import summary
 
     if arguments.ensemble is not None:
@@ -75,12 +75,12 @@ def command() -> None:
             arguments.tta,
             arguments.logit_adjustment,
             arguments.corruptions,
-            arguments.unknown,
+            arguments.ood_dir,
         )
         if any(asked):
             raise ConfigError(
                 "--ensemble asks no model. Evaluate the runs with --split, --tta, "
-                "--logit-adjustment, --corruptions or --unknown first, then give "
+                "--logit-adjustment, --corruptions or --ood-dir first, then give "
                 "--ensemble without them."
             )
         with locked(arguments.ensemble):
@@ -88,17 +88,17 @@ def command() -> None:
         print(f"\n{summary(report)}\n")
         print(f"report  {arguments.ensemble / 'report.html'}")
         return
-    extras = Extras(
+    options = EvaluateOptions(
         tta=arguments.tta,
         num_views=arguments.num_views,
         logit_adjustment=arguments.logit_adjustment,
         corruptions=arguments.corruptions,
-        unknown=arguments.unknown,
+        unknown=arguments.ood_dir,
     )
     for workdir in arguments.workdirs:
         with locked(workdir):
             report = evaluate(
-                workdir, arguments.data_dir, arguments.cache, arguments.split, extras
+                workdir, arguments.data_dir, arguments.cache, arguments.split, options
             )
         print(f"\n{summary(report)}\n")
         print(f"report  {workdir / 'report.html'}")

@@ -28,7 +28,7 @@ class Arguments:
     For example:
       python scripts/export.py runs/cpu
       python scripts/export.py runs/cpu --formats litert_int8 onnx
-      python scripts/export.py runs/cpu --tta orientations
+      python scripts/export.py runs/cpu --tta d4
       python scripts/export.py runs/a runs/b --ensemble runs/ab
     """
 
@@ -40,10 +40,10 @@ class Arguments:
     ensemble: Path | None = None
     """The folder that scripts/evaluate.py --ensemble wrote of these runs: one SavedModel
     answers with their mean."""
-    tta: Literal["", "orientations"] = ""
+    tta: Literal["", "d4"] = ""
     """Ask about each picture in its eight orientations, as the run was evaluated with
-    scripts/evaluate.py --tta orientations."""
-    refer_at: str = "90 % sensitivity"
+    scripts/evaluate.py --tta d4."""
+    operating_point: str = "90 % sensitivity"
     """The operating point for malignant lesions, fixed on validation, from which on a
     picture is referred: 90 or 95, % sensitivity or % specificity."""
     data_dir: Path | None = None
@@ -60,13 +60,13 @@ def command() -> None:
         )
     common.load_tensorflow()
     from skincnn.serving.conversion import check_formats, export_copies
-    from skincnn.serving.export import Served, export_saved_model
+    from skincnn.serving.export import ExportSpec, export_saved_model
 
-    served = Served(
+    served = ExportSpec(
         workdir=arguments.ensemble or arguments.workdirs[0],
         runs=arguments.workdirs if arguments.ensemble else (),
         tta=arguments.tta,
-        refer_at=arguments.refer_at,
+        operating_point=arguments.operating_point,
     )
     others = [name for name in arguments.formats if name != "saved_model"]
     check_formats(served, others)

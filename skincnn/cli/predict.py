@@ -16,8 +16,8 @@ from tqdm import tqdm
 from skincnn.cli import common
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import (
-    PICTURE_SUFFIXES,
-    pictures_in,
+    IMAGE_SUFFIXES,
+    images_in,
     printable,
     replacing,
     require_writable_file,
@@ -65,9 +65,9 @@ class Arguments:
     to standard output."""
     isic_csv: Path | None = None
     """Also write a submission to the ISIC challenge whose classes the model has."""
-    patients: Path | None = None
+    clinical_metadata: Path | None = None
     """A CSV with image_id, age, sex and localization, for a model that is told of them."""
-    explain: Path | None = None
+    grad_cam: Path | None = None
     """A folder for pictures of what spoke for each answer (Grad-CAM); of a run's folder or
     model.keras."""
     batch_size: int = 32
@@ -116,8 +116,8 @@ def check(arguments: Arguments) -> None:
             require_writable_file(path, flag)
     if output and isic_csv and output.resolve() == isic_csv.resolve():
         raise ConfigError(f"--output and --isic-csv must be two files. Received: {output}.")
-    if arguments.explain is not None:
-        require_writable_folder(arguments.explain, "--explain")
+    if arguments.grad_cam is not None:
+        require_writable_folder(arguments.grad_cam, "--grad-cam")
 
 
 def load(
@@ -129,14 +129,16 @@ def load(
     from skincnn.serving.predictor import load_predictor, require_told
     from skincnn.serving.tables import read_patients
 
-    patients = read_patients(arguments.patients) if arguments.patients else None
+    patients = (
+        read_patients(arguments.clinical_metadata) if arguments.clinical_metadata else None
+    )
     if arguments.isic_csv:
         require_unique(printable(path.stem) for path in paths)
     predictor = load_predictor(arguments.model)
-    require_told(predictor, arguments.patients)
+    require_told(predictor, arguments.clinical_metadata)
     if arguments.isic_csv:
         find_year(predictor.class_names)
-    explainer = Explainer(arguments.model) if arguments.explain else None
+    explainer = Explainer(arguments.model) if arguments.grad_cam else None
     return predictor, explainer, patients
 
 
@@ -166,10 +168,10 @@ def write_answers(
         for start, batch in zip(bar, answered, strict=True):
             table = batch.table
             write_rows(table, file, lines=lines, header=start == 0)
-            if explainer is not None and arguments.explain is not None:
+            if explainer is not None and arguments.grad_cam is not None:
                 names = table["class_name"].tolist()
                 drawn = explainer.explain(batch.contents, names, batch.patients)
-                write_explanations(arguments.explain, table, drawn, start)
+                write_explanations(arguments.grad_cam, table, drawn, start)
             is_read = table["status"] == READ
             bad += table["file"][~is_read].tolist()
             if arguments.isic_csv:
@@ -226,12 +228,12 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
         for given in [name] if name != "-" else read_names(sys.stdin.buffer):
             # It says False of what is no name, where Path.is_dir raises.
             if os.path.isdir(given):
-                found += pictures_in(Path(given))
+                found += images_in(Path(given))
             elif given:
                 found.append(Path(given))
     if not found:
         raise ConfigError(
-            f"Give files of pictures, folders with {', '.join(PICTURE_SUFFIXES)} files, or "
+            f"Give files of pictures, folders with {', '.join(IMAGE_SUFFIXES)} files, or "
             f"- for names on standard input. Received: {' '.join(names) or 'nothing'}."
         )
     return found

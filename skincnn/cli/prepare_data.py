@@ -24,7 +24,7 @@ class Arguments:
     """
 
     config: str = "demo"
-    """demo, demo_tiny: made-up pictures. isic2018: HAM10000. isic2019: 8 classes.
+    """demo, demo_tiny: synthetic pictures. isic2018: HAM10000. isic2019: 8 classes.
     isic2019_without_ham10000. Each of these three also as ..._256 and ..._400, the longest
     side in pixels. folder: your own pictures, a folder for each class; each such dataset
     needs a --data-dir of its own."""
@@ -56,8 +56,8 @@ def command() -> None:
     )
     if before:
         print("It was built before; to build it again, delete its folder first.")
-    if builder.builder_config.made_up:
-        print("MADE-UP pictures: scores on them say nothing about skin lesions.")
+    if builder.builder_config.synthetic:
+        print("SYNTHETIC pictures: scores on them say nothing about skin lesions.")
     print(f"{builder.info.full_name} is built: {builder.data_dir}")
     for name, split in builder.info.splits.items():
         print(f"  {name}: {split.num_examples} pictures")

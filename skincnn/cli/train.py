@@ -24,14 +24,14 @@ presets ({common.DEFAULT_PRESET} where none is given):
 {describe_presets()}
 
 examples:
-  train.py                 the made-up demo pictures, a few minutes
-  train.py cpu             HAM10000 on two cores
-  train.py cpu --optimizer.learning-rate 3e-4 --workdir runs/slower
-  train.py cpu --resume    on from where a run was stopped or killed
+  train.py                 the synthetic demo pictures, a few minutes
+  train.py mobilenet_160             HAM10000 on two cores
+  train.py mobilenet_160 --optimizer.learning-rate 3e-4 --workdir runs/slower
+  train.py mobilenet_160 --resume    on from where a run was stopped or killed
   train.py --config runs/cpu/config.json --workdir runs/again
-  train.py cpu --preview --augment.magnitude 1
-  train.py cpu --find-learning-rate --optimizer.name sgd
-  train.py cpu --folds 5   five models, scored together; --resume goes on with them"""
+  train.py mobilenet_160 --preview --augment.magnitude 1
+  train.py mobilenet_160 --lr-range-test --optimizer.name sgd
+  train.py mobilenet_160 --folds 5   five models, scored together; --resume goes on with them"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Arguments:
     preview: bool = False
     """Train nothing: draw a page of augmented training pictures, preview.png, in the folder
     of --workdir, else in the current one."""
-    find_learning_rate: bool = False
+    lr_range_test: bool = False
     """Keep no training: try rising learning rates for a hundred steps, draw the loss in
     learning_rate_test.png in the run's folder, and suggest a rate."""
     config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
@@ -83,13 +83,13 @@ def command() -> None:
         preview(arguments)
         return
     workdir = arguments.workdir or Path("runs") / preset
-    if arguments.find_learning_rate:
-        find_learning_rate(arguments, workdir)
+    if arguments.lr_range_test:
+        lr_range_test(arguments, workdir)
         return
     common.load_tensorflow()
     from skincnn.evaluation.evaluate import evaluate
     from skincnn.reporting.report import summary
-    from skincnn.serving.export import Served, export_saved_model, find_saved_model
+    from skincnn.serving.export import ExportSpec, export_saved_model, find_saved_model
     from skincnn.training.devices import join_processes, leave_processes, run_folder
     from skincnn.training.run import train
 
@@ -111,7 +111,7 @@ def command() -> None:
         report = evaluate(workdir, arguments.data_dir, arguments.cache)
         # A run that was done has been exported, unless it was stopped just before.
         saved_model = find_saved_model(workdir) or export_saved_model(
-            Served(workdir=workdir), arguments.data_dir
+            ExportSpec(workdir=workdir), arguments.data_dir
         )
     print(f"\n{summary(report)}\n")
     print(f"report  {workdir / 'report.html'}")
@@ -163,14 +163,14 @@ def preview(arguments: Arguments) -> None:
     print(f"preview {path}")
 
 
-def find_learning_rate(arguments: Arguments, workdir: Path) -> None:
+def lr_range_test(arguments: Arguments, workdir: Path) -> None:
     """Tests learning rates, and says which to give."""
     common.load_tensorflow()
     from skincnn.training import range_test
 
-    found = range_test.find_learning_rate(
+    found = range_test.lr_range_test(
         arguments.config, workdir, arguments.data_dir, arguments.cache
     )
     print(f"test       {found.plot} (and .csv)")
     print(f"suggested  {found.flag} {found.value:g}")
-    print("Give it to the same command in place of --find-learning-rate.")
+    print("Give it to the same command in place of --lr-range-test.")

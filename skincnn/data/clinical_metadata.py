@@ -17,7 +17,7 @@ from skincnn.clinical_metadata import (
 from skincnn.errors import DataError
 
 
-def encode_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
+def encode_clinical_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
     """Returns float32 [len(table), len(METADATA_FIELDS)], the columns as named there.
 
     Age is in centuries; sex and the region of the site are one-hot. What is missing is

@@ -45,7 +45,7 @@ def prepare_dataset(
         dataset: The config of `tfds_ham10000`: "demo", "isic2018", ...
         data_dir: Where built datasets lie; TFDS's own folder by default.
         manual_dir: The folder that holds the published files. Without it those of
-            "isic2018" are downloaded; the made-up ones need none.
+            "isic2018" are downloaded; the synthetic ones need none.
         on_bad_image: What to do about pictures that cannot be used; "skip" leaves up to
             1 % of them out.
 
@@ -61,7 +61,7 @@ def prepare_dataset(
         return builder
     if data_dir is not None:
         require_writable_folder(data_dir, "--data-dir")
-    if config.made_up:
+    if config.synthetic:
         manual_dir = None
     elif manual_dir is not None:
         # Wrong files are refused before TFDS begins to write.
@@ -72,7 +72,7 @@ def prepare_dataset(
             f"Expected: --manual-dir DIR, a folder that holds one of these:\n"
             f"{sources.where_to_get(config.source)}"
         )
-    if config.made_up or manual_dir is not None:
+    if config.synthetic or manual_dir is not None:
         # The builder shows a bar of its own; TFDS would add three for each split.
         tfds.disable_progress_bar()
     _build(builder, manual_dir)
@@ -89,7 +89,7 @@ def is_built(dataset: str, data_dir: Path | None = None) -> bool:
 
 
 def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.DatasetBuilder:
-    """Returns the TFDS builder of a dataset that is on disk; builds made-up ones.
+    """Returns the TFDS builder of a dataset that is on disk; builds synthetic ones.
 
     Raises:
         ConfigError: No such config.
@@ -98,7 +98,7 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
     builder = _builder(dataset, data_dir)
     if _is_prepared(builder):
         return builder
-    if not builder.builder_config.made_up:
+    if not builder.builder_config.synthetic:
         where = "" if data_dir is None else f" --data-dir {data_dir}"
         raise DataError(
             f"The dataset {dataset!r} is not built yet in {builder.data_dir}. Build it "

@@ -2,7 +2,7 @@
 
 Training, evaluation and the exported model call the same functions with the same fields
 of `DataConfig` (`reading.preprocessing_fields`). Their order: decode, `crop_border`,
-aspect, resize, `shades_of_gray`.
+resize mode, resize, `shades_of_gray`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tensorflow as tf
 from skincnn.config import DataConfig
 
 DARK = 32
-"""Grey level up to which a pixel may belong to a dermatoscope's frame."""
+"""Gray level up to which a pixel may belong to a dermatoscope's frame."""
 MIN_BRIGHT_SHARE = 0.05
 """Share of brighter pixels from which a row or a column belongs to the picture."""
 
@@ -25,7 +25,7 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
 
     Args:
         content: The bytes of a JPEG, PNG, GIF (first frame), BMP or WebP file, a scalar.
-        config: `image_size`, `aspect`, `crop_border` and `colour_constancy` are used.
+        config: `image_size`, `resize_mode`, `crop_border` and `color_constancy` are used.
 
     Returns:
         uint8 [image_size, image_size, 3] in 0..255.
@@ -50,7 +50,7 @@ def decode(content: tf.Tensor) -> tf.Tensor:
 def preprocess(image: tf.Tensor, config: DataConfig) -> tf.Tensor:
     """Returns `image`, uint8 [height, width, 3], as the model sees it.
 
-    Resizing is bilinear with antialiasing; grey levels are rounded once, at the end.
+    Resizing is bilinear with antialiasing; gray levels are rounded once, at the end.
 
     Args:
         image: The pixels of a file.
@@ -61,9 +61,9 @@ def preprocess(image: tf.Tensor, config: DataConfig) -> tf.Tensor:
     """
     if config.crop_border:
         image = crop_border(image)
-    image = ASPECTS[config.aspect](image)
+    image = RESIZE_MODES[config.resize_mode](image)
     image = _resize(image, config.image_size)
-    if config.colour_constancy:
+    if config.color_constancy:
         # After resizing, where there are fewer pixels to raise to a power.
         image = tf.minimum(shades_of_gray(image), 255.0)
     # Resizing averages with weights that are not negative: nothing leaves 0..255.
@@ -114,8 +114,8 @@ def pad(image: tf.Tensor) -> tf.Tensor:
     )
 
 
-ASPECTS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
-    "squash": squash,
+RESIZE_MODES: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "stretch": squash,
     "crop": centre_crop,
     "pad": pad,
 }
@@ -123,10 +123,10 @@ ASPECTS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 
 
 def shades_of_gray(image: tf.Tensor) -> tf.Tensor:
-    """Returns `image` with the colour of its light taken out.
+    """Returns `image` with the color of its light taken out.
 
     The light is estimated for each channel as e = mean(I ** p) ** (1 / p) over the
-    picture, p = 6, and I becomes I * |e| / (sqrt(3) * e): a grey light changes nothing.
+    picture, p = 6, and I becomes I * |e| / (sqrt(3) * e): a gray light changes nothing.
 
     Args:
         image: [height, width, 3] in 0..255, float.
@@ -135,7 +135,7 @@ def shades_of_gray(image: tf.Tensor) -> tf.Tensor:
         The same shape; values above 255 are possible.
 
     References:
-        Finlayson, Trezzi, Shades of Gray and Colour Constancy (2004), CIC 12.
+        Finlayson, Trezzi, Shades of Gray and Color Constancy (2004), CIC 12.
     """
     # Products of squares: tf.pow took 1.1 ms for a picture of 160 px, this takes 0.3.
     square = tf.square(image / 255.0)

@@ -16,9 +16,9 @@ def preprocessing_fields(config: DataConfig) -> dict[str, int | str | bool]:
     """Returns the fields of `config` that change what `preprocess.read_image` returns."""
     return {
         "image_size": config.image_size,
-        "aspect": config.aspect,
+        "resize_mode": config.resize_mode,
         "crop_border": config.crop_border,
-        "colour_constancy": config.colour_constancy,
+        "color_constancy": config.color_constancy,
     }
 
 

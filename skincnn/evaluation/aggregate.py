@@ -29,7 +29,7 @@ KEYS = (
     "best_epoch",
     "protocol",
     "split_by",
-    "made_up",
+    "synthetic",
 )
 """Of each run's report.json, what a common one is made from."""
 
@@ -73,7 +73,7 @@ def write_combined(
         },
         "best_epoch": None,
         "split_by": "image" if any(r["split_by"] == "image" for r in reports) else "lesion",
-        "made_up": any(report["made_up"] for report in reports),
+        "synthetic": any(report["synthetic"] for report in reports),
         "audit": _worst_of_each(audits),
         "training_seconds": sum(report["training_seconds"] for report in reports),
         "provenance": _same([report.get("provenance") for report in reports]),

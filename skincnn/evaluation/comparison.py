@@ -50,7 +50,7 @@ OF_MELANOMA = {
 }
 """Rates to that of `lesions_of_rates` which has as many lesions."""
 MIN_RESAMPLES = 100
-"""As of `evaluate.resamples`: the ends of an interval need some resamples beyond them."""
+"""As of `evaluate.num_bootstrap`: the ends of an interval need some resamples beyond them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Run:
         validation: That of validation, made in the same way; None where there is none.
         class_names: The names of the labels, in order.
         split_by: "lesion", or "image" for the leaky protocol.
-        made_up: Whether the pictures are made up.
+        synthetic: Whether the pictures are made up.
         sha256: Of the file of the predictions.
         changed: Whether that is not the one that the run's report was made from.
         minutes: Of training.
@@ -75,7 +75,7 @@ class Run:
         config: Its configuration, of a cross-validation on the folds of the preset; None
             for an ensemble, and where it is not known.
         folds: "0 1 2 / 3 / 4": trained on, the epoch chosen on, tested; "" as above.
-        variant: Of the report's other ways to predict, such as "orientations"; "" for the
+        variant: Of the report's other ways to predict, such as "d4"; "" for the
             plain one.
         trained_by: The code, and what it ran on; "" where the report does not tell.
     """
@@ -86,7 +86,7 @@ class Run:
     validation: pd.DataFrame | None
     class_names: tuple[str, ...]
     split_by: str
-    made_up: bool
+    synthetic: bool
     sha256: str
     changed: bool
     minutes: float
@@ -118,8 +118,8 @@ class Run:
     @property
     def protocol(self) -> str:
         """Returns what two runs must share to be ranked side by side."""
-        made_up = "MADE-UP pictures, " if self.made_up else ""
-        return f"{made_up}split by {self.split_by}, {self.pictures}"
+        synthetic = "SYNTHETIC pictures, " if self.synthetic else ""
+        return f"{synthetic}split by {self.split_by}, {self.pictures}"
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def read_run(workdir: Path, split: str, variant: str = "") -> Run:
         read_predictions(of_validation) if of_validation.is_file() else None,
         tuple(class_names_of(predictions)),
         report["split_by"],
-        report.get("made_up", False),
+        report.get("synthetic", False),
         digest,
         _written(report, split, variant) not in (None, digest),
         report["training_seconds"] / 60,
@@ -225,8 +225,8 @@ def with_first(runs: Sequence[Run], variant: str) -> list[Run]:
     if variant not in names:
         known = ", ".join(name for name in names if name) or "only the plain predictions"
         raise ConfigError(
-            f"--against {variant}: {runs[0].folder} was not asked so. It has {known}; "
-            "scripts/evaluate.py makes others, as with --tta random."
+            f"--baseline {variant}: {runs[0].folder} was not asked so. It has {known}; "
+            "scripts/evaluate.py makes others, as with --tta augment."
         )
     first = of_first[names.index(variant)]
     return [first, *(run for run in runs if run is not first)]
@@ -261,7 +261,7 @@ def compare(
     """
     if resamples < MIN_RESAMPLES:
         raise ConfigError(
-            f"--resamples must be {MIN_RESAMPLES} or more. Received: {resamples}."
+            f"--num-bootstrap must be {MIN_RESAMPLES} or more. Received: {resamples}."
         )
     metric = look_up(METRICS, sort_by, "--sort")
     names = [run.name for run in runs]

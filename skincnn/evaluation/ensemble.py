@@ -82,7 +82,7 @@ def combine_runs(workdir: Path, runs: Sequence[Path]) -> dict[str, Any]:
                 **score_variant(found, tables, headline, class_names, config),
             }
         )
-    weights = lesion_weights(tables[headline], config.evaluate.resamples)
+    weights = lesion_weights(tables[headline], config.evaluate.num_bootstrap)
     together = metric_values(tables[headline], class_names, weights)
     models = describe_models(runs, reports, headline)
     for run, model in zip(runs, models, strict=True):

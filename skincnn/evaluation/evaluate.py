@@ -36,7 +36,7 @@ from skincnn.evaluation.subject import (
 from skincnn.files import write_text
 from skincnn.inference.logit_adjustment import adjust_tables, adjusted_name
 from skincnn.inference.ood import (
-    FAMILIAR,
+    OOD_FILE,
     UNKNOWN_TABLE,
     predict_unknown,
     read_unknown,
@@ -53,7 +53,7 @@ Way = tuple[dict[str, Any], dict[str, pd.DataFrame]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extras:
+class EvaluateOptions:
     """What is reported beside the plain result; each asks the model again.
 
     Attributes:
@@ -77,12 +77,12 @@ def evaluate(
     data_dir: Path | None = None,
     cache: Cache = "auto",
     splits: Sequence[str] = (),
-    extras: Extras | None = None,
+    options: EvaluateOptions | None = None,
 ) -> dict[str, Any]:
     """Predicts validation, test and other splits, and writes tables, figures and report.
 
     Needs nothing of a run but its folder, and the dataset. Writes predictions/*.csv,
-    familiar.npz, figures/*.png, report.json, report.html and README.md, the model card.
+    ood.npz, figures/*.png, report.json, report.html and README.md, the model card.
     Extras that were found before, of the same model and headline, stay in the report.
 
     Args:
@@ -92,7 +92,7 @@ def evaluate(
         splits: More splits of the dataset, as "fold_3" or "test_official"; the first is
             the report's headline. What is chosen (the temperature, the thresholds) is
             chosen on validation.
-        extras: What else is to be found out.
+        options: What else is to be found out.
 
     Returns:
         The content of report.json.
@@ -102,13 +102,13 @@ def evaluate(
             or was trained on, or an extra is not to be had.
         DataError: The dataset is missing, or is not the one of the training.
     """
-    extras = extras or Extras()
+    options = options or EvaluateOptions()
     metadata, config = read_run(workdir)
     # All that may be refused comes before what takes long.
     history = read_history(workdir)
-    views = choose_views(extras, config)
+    views = choose_views(options, config)
     splits = name_splits(splits, config)
-    strange = read_unknown(config, extras.unknown)
+    strange = read_unknown(config, options.unknown)
     builder = datasets.open_dataset(config.data.dataset, data_dir)
     labels = builder.info.features["label"].names
     require_classes(labels, metadata, workdir, builder.info.full_name)
@@ -118,17 +118,17 @@ def evaluate(
     headline = splits[0] if splits else "test"
     predictions, familiar, seconds = predict_plainly(subject, headline)
     asked = set(views)
-    if extras.logit_adjustment:
+    if options.logit_adjustment:
         asked |= {adjusted_name(name) for name in ("", *VIEWS)}
     earlier = find_earlier(
         workdir,
         metadata["sha256"]["model.keras"],
         headline,
         asked=asked,
-        corruptions=extras.corruptions,
-        unknown=extras.unknown,
+        corruptions=options.corruptions,
+        unknown=options.unknown,
     )
-    familiar.write(workdir / FAMILIAR)
+    familiar.write(workdir / OOD_FILE)
     unknown = predict_unknown(subject.model, familiar, *strange, subject.class_names)
     unknown = pd.concat([unknown, earlier.unknown], ignore_index=True)
     write_text(workdir / "predictions" / UNKNOWN_TABLE, unknown.to_csv(index=False))
@@ -154,7 +154,7 @@ def evaluate(
         score(*_show(subject, headline, name, chosen, seconds))
         for name, chosen in views.items()
     ]
-    if extras.logit_adjustment:
+    if options.logit_adjustment:
         plain = {"name": "", "num_views": 1, "seconds_per_image": seconds, "cost": 1.0}
         # Views that are kept from before are there as they were written, so all are read.
         shown = [*earlier.variants, *variants]
@@ -181,7 +181,7 @@ def evaluate(
         "exports": earlier.exports,
         "dropped": earlier.dropped,
     }
-    if extras.corruptions:
+    if options.corruptions:
         report["corruptions"] = spoil(
             subject, headline, predictions[headline], assessed, config
         )
@@ -192,16 +192,17 @@ def evaluate(
     return report
 
 
-def choose_views(extras: Extras, config: Config) -> dict[str, list[View]]:
+def choose_views(options: EvaluateOptions, config: Config) -> dict[str, list[View]]:
     """Returns how each picture is shown, for each kind of test-time augmentation.
 
     Raises:
         ConfigError: There is no such kind, or no view.
     """
-    if extras.num_views < 1:
-        raise ConfigError(f"--num-views must be 1 or more. Received: {extras.num_views}.")
+    if options.num_views < 1:
+        raise ConfigError(f"--num-views must be 1 or more. Received: {options.num_views}.")
     return {
-        name: look_up(VIEWS, name, "--tta")(config, extras.num_views) for name in extras.tta
+        name: look_up(VIEWS, name, "--tta")(config, options.num_views)
+        for name in options.tta
     }
 
 

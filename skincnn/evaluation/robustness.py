@@ -36,7 +36,7 @@ SAME_PROBABILITY = 0.05
 TRAINED_BY = {
     "brightness": ("light", "brightness"),
     "contrast": ("light", "contrast"),
-    "colour_cast": ("colour", "colour_cast"),
+    "color_cast": ("color", "color_cast"),
     "blur": ("blur", "blur"),
     "defocus": ("blur", "blur"),
     "zoom": ("zoom", "zoom"),

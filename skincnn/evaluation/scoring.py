@@ -88,7 +88,7 @@ def assess(
     for split, table in tables.items():
         y_true, y_prob = arrays(table, class_names)
         calibrated = apply_temperature(y_prob, temperature)
-        weights = lesion_weights(table, config.resamples)
+        weights = lesion_weights(table, config.num_bootstrap)
         scores = score(table, class_names, weights, config.confidence)
         after = {name: METRICS[name].function for name in CALIBRATION_METRICS}
         values = bootstrap(after, y_true, calibrated, weights)
@@ -118,7 +118,7 @@ def assess(
             "subgroups": [
                 dataclasses.asdict(group)
                 for group in score_subgroups(
-                    table, class_names, config.resamples, config.confidence
+                    table, class_names, config.num_bootstrap, config.confidence
                 )
             ],
         }
@@ -339,7 +339,7 @@ def score_variant(
         for name in ("val", split)
     }
     assessed = assess(chosen, class_names, config.evaluate)
-    weights = lesion_weights(tables[split], config.evaluate.resamples)
+    weights = lesion_weights(tables[split], config.evaluate.num_bootstrap)
     return {
         "split": split,
         "temperature": assessed["temperature"],

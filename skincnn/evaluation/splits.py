@@ -188,7 +188,7 @@ def stored_in(split: str, config: Config) -> str:
 def describe_run(metadata: dict[str, Any], config: Config) -> dict[str, Any]:
     """Returns what the report says of the training."""
     return {
-        "made_up": metadata["made_up"],
+        "synthetic": metadata["synthetic"],
         "dataset": metadata["dataset"],
         "folds": {
             "train": list(config.data.train_folds),
@@ -207,7 +207,7 @@ def describe_run(metadata: dict[str, Any], config: Config) -> dict[str, Any]:
         "interval": {
             "confidence": config.evaluate.confidence,
             "method": INTERVALS,
-            "resamples": config.evaluate.resamples,
+            "resamples": config.evaluate.num_bootstrap,
         },
     }
 

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from skincnn.config import Config
 from skincnn.data import pipeline
 from skincnn.data.cache import Cache, Images
-from skincnn.data.clinical_metadata import encode_metadata
+from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.evaluation.robustness import score_corruptions, trained_corruptions
-from skincnn.inference.ood import Familiar, distances_within
+from skincnn.inference.ood import FeatureGaussian, distances_within
 from skincnn.inference.predict import predict_logits_and_features
 from skincnn.inference.predictions import DISTANCE, mean_predictions, predictions_table
 from skincnn.inference.tta import View, predict_views
@@ -84,7 +84,9 @@ def open_subject(
             for split, table in tables.items()
         },
         {
-            split: encode_metadata(table) if config.model.metadata else None
+            split: encode_clinical_metadata(table)
+            if config.model.clinical_metadata
+            else None
             for split, table in tables.items()
         },
     )
@@ -92,12 +94,12 @@ def open_subject(
 
 def predict_plainly(
     subject: Subject, timed: str
-) -> tuple[dict[str, pd.DataFrame], Familiar, float]:
+) -> tuple[dict[str, pd.DataFrame], FeatureGaussian, float]:
     """Returns predictions of each split, what is familiar, and seconds for a picture."""
     answers, seconds = _ask(
         subject, timed, lambda batches: predict_logits_and_features(subject.model, batches)
     )
-    familiar = Familiar.fit(answers["val"][1])
+    familiar = FeatureGaussian.fit(answers["val"][1])
     found = {
         split: subject.predictions(split, logits).assign(
             **{DISTANCE: familiar.distances(features)}
@@ -146,7 +148,7 @@ def spoil(
         subject.class_names,
         assessed["temperature"],
         assessed["thresholds"].get("melanoma", {}).get(SUMMARY_POINT),
-        lesion_weights(predictions, config.evaluate.resamples),
+        lesion_weights(predictions, config.evaluate.num_bootstrap),
         config.evaluate.confidence,
         config.seed,
     )

@@ -40,7 +40,7 @@ NUM_SEVERITIES = 5
 STRENGTHS: dict[str, tuple[float, float, float, float, float]] = {
     "brightness": (0.7, 0.95, 1.2, 1.5, 1.8),
     "contrast": (0.70, 0.57, 0.46, 0.37, 0.30),
-    "colour_cast": (0.12, 0.16, 0.20, 0.25, 0.30),
+    "color_cast": (0.12, 0.16, 0.20, 0.25, 0.30),
     "blur": (0.004, 0.007, 0.011, 0.016, 0.022),
     "defocus": (0.008, 0.013, 0.019, 0.027, 0.036),
     "motion": (0.025, 0.045, 0.07, 0.10, 0.14),
@@ -63,9 +63,9 @@ READ_NOISE = 0.2
 def brightness(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
     """Makes a picture darker or lighter, as too little or too much light does.
 
-    The odds x / (1 - x) of a grey level x in 0..1 are multiplied by exp(+strength) or
+    The odds x / (1 - x) of a gray level x in 0..1 are multiplied by exp(+strength) or
     exp(-strength): black and white stay. Training adds up to 10 % of white; this moves
-    the middle grey by more than 16 %.
+    the middle gray by more than 16 %.
     """
     odds = math.exp(rng.choice((-1, 1)) * _strength("brightness", severity))
     levels = np.arange(256) / 255
@@ -74,7 +74,7 @@ def brightness(image: Pictures, severity: int, rng: np.random.Generator) -> Pict
 
 
 def contrast(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
-    """Veils a picture with its mean colour, as stray light and a dirty lens do.
+    """Veils a picture with its mean color, as stray light and a dirty lens do.
 
     The strength is the share of contrast that is left. Training leaves 0.8 or more.
     """
@@ -84,7 +84,7 @@ def contrast(image: Pictures, severity: int, rng: np.random.Generator) -> Pictur
     return _to_uint8(left * image.astype(np.float32) + (1 - left) * veil)
 
 
-def colour_cast(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
+def color_cast(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
     """Tints a picture, as another lamp and a wrong white balance do.
 
     The gains of red, green and blue are exp(strength * cos(angle)), at angles a third of a
@@ -92,7 +92,7 @@ def colour_cast(image: Pictures, severity: int, rng: np.random.Generator) -> Pic
     5 %; here the two that differ most are 19 % apart and more.
     """
     angles = rng.uniform(0, 2 * math.pi) + 2 * math.pi / 3 * np.arange(3)
-    gains = np.exp(_strength("colour_cast", severity) * np.cos(angles))
+    gains = np.exp(_strength("color_cast", severity) * np.cos(angles))
     return _to_uint8(image * gains.astype(np.float32))
 
 
@@ -154,7 +154,7 @@ def noise(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
 def jpeg(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
     """Stores a picture as a small JPEG, as messengers do; training has no such part.
 
-    The strength is libjpeg's quality in 1..100, with colours at half the resolution. Its
+    The strength is libjpeg's quality in 1..100, with colors at half the resolution. Its
     blocks have 8 pixels, whatever the size of the picture.
     """
     del rng
@@ -213,7 +213,7 @@ def bubbles(image: Pictures, severity: int, rng: np.random.Generator) -> Picture
 CORRUPTIONS: dict[str, Corruption] = {
     "brightness": brightness,
     "contrast": contrast,
-    "colour_cast": colour_cast,
+    "color_cast": color_cast,
     "blur": blur,
     "defocus": defocus,
     "motion": motion,

@@ -19,8 +19,8 @@ from skincnn.model.classifier import IMAGES_LAYER
 
 Maps = npt.NDArray[np.float32]
 """How much each place speaks for a class: [num_images, height, width] in 0..1."""
-COLOURS = "viridis"
-"""Perceptually uniform and colour-blind safe, and its greens are those of no skin."""
+COLORS = "viridis"
+"""Perceptually uniform and color-blind safe, and its greens are those of no skin."""
 MAX_OPACITY = 0.55
 
 
@@ -65,7 +65,7 @@ def grad_cam(
 
 
 def overlay(image: npt.NDArray[np.uint8], heat: Maps) -> npt.NDArray[np.uint8]:
-    """Returns a picture under a map: as it is where the map is 0, coloured where it is 1.
+    """Returns a picture under a map: as it is where the map is 0, colored where it is 1.
 
     Args:
         image: uint8 [height, width, 3].
@@ -77,9 +77,9 @@ def overlay(image: npt.NDArray[np.uint8], heat: Maps) -> npt.NDArray[np.uint8]:
     size = (image.shape[1], image.shape[0])
     small = Image.fromarray(np.asarray(heat, np.float32))
     large = np.asarray(small.resize(size, Image.Resampling.BILINEAR))
-    colours = 255 * matplotlib.colormaps[COLOURS](large)[..., :3]
+    colors = 255 * matplotlib.colormaps[COLORS](large)[..., :3]
     opacity = MAX_OPACITY * large[..., None]
-    blended = (1 - opacity) * image + opacity * colours
+    blended = (1 - opacity) * image + opacity * colors
     return np.round(blended).astype(np.uint8)
 
 

@@ -18,12 +18,12 @@ classes; one that went too far is taken back by less than 0."""
 
 
 def adjusted_name(way: str) -> str:
-    """Returns "random_adjusted" of "random", "adjusted" of "", the plain result."""
+    """Returns "augment_adjusted" of "augment", "adjusted" of "", the plain result."""
     return f"{way}_{ADJUSTED}" if way else ADJUSTED
 
 
 def unadjusted_name(way: str) -> str:
-    """Returns "random" of "random_adjusted", "" of "adjusted"; any other as it is."""
+    """Returns "augment" of "augment_adjusted", "" of "adjusted"; any other as it is."""
     return way.removesuffix(ADJUSTED).removesuffix("_")
 
 

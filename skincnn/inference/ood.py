@@ -23,11 +23,11 @@ from skincnn.clinical_metadata import UNKNOWN
 from skincnn.config import Config
 from skincnn.data import pipeline
 from skincnn.data.cache import Images
-from skincnn.data.clinical_metadata import encode_metadata
+from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.data.preprocess import preprocess, read_image
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.triage import ACCEPTED, choose_limit
-from skincnn.files import PICTURE_SUFFIXES, pictures_in, replacing
+from skincnn.files import IMAGE_SUFFIXES, images_in, replacing
 from skincnn.inference.predict import predict_logits_and_features
 from skincnn.inference.predictions import DISTANCE, predictions_table
 from skincnn.metrics.bootstrap import estimate, lesion_weights
@@ -35,7 +35,7 @@ from skincnn.metrics.classification import Floats
 
 SET = "set"
 UNKNOWN_TABLE = "unknown.csv"
-FAMILIAR = "familiar.npz"
+OOD_FILE = "ood.npz"
 """The file of a run's folder that holds its `Familiar`."""
 RESOLUTION = 1e-3
 """Standard deviation, as a share of the features' root mean square, below which arithmetic
@@ -64,14 +64,14 @@ def noise(rng: np.random.Generator) -> Pictures:
         yield rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
 
 
-def plain_colours(rng: np.random.Generator) -> Pictures:
-    """Yields pictures of one colour, as of a covered lens."""
+def plain_colors(rng: np.random.Generator) -> Pictures:
+    """Yields pictures of one color, as of a covered lens."""
     for _ in range(NUM_PICTURES):
         yield np.full((SIDE, SIDE, 3), rng.integers(0, 256, 3), np.uint8)
 
 
 def stripes(rng: np.random.Generator) -> Pictures:
-    """Yields stripes of two colours, as of cloth or a screen."""
+    """Yields stripes of two colors, as of cloth or a screen."""
     down, right = np.mgrid[:SIDE, :SIDE] / SIDE
     for _ in range(NUM_PICTURES):
         angle, count = rng.uniform(0, np.pi), rng.integers(3, 30)
@@ -83,14 +83,14 @@ def stripes(rng: np.random.Generator) -> Pictures:
 UNKNOWN_SETS: dict[str, Callable[[np.random.Generator], Pictures]] = {
     "photographs": photographs,
     "noise": noise,
-    "plain colours": plain_colours,
+    "plain colors": plain_colors,
     "stripes": stripes,
 }
 """Pictures that are no dermatoscopy."""
 
 
 @dataclass(frozen=True)
-class Familiar:
+class FeatureGaussian:
     """What the backbone says of pictures that are what they should be: a Gaussian.
 
     One for all classes, which tells strange pictures as well as one for each: Kamoi and
@@ -108,7 +108,7 @@ class Familiar:
     precision: Floats
 
     @classmethod
-    def fit(cls, features: Floats) -> Familiar:
+    def fit(cls, features: Floats) -> FeatureGaussian:
         """Fits it, with the shrinkage of Ledoit and Wolf (2004).
 
         Directions in which the pictures differ by less than float32 can tell count for
@@ -138,7 +138,7 @@ class Familiar:
             np.savez(temporary, mean=self.mean, precision=self.precision)
 
     @classmethod
-    def read(cls, path: Path) -> Familiar:
+    def read(cls, path: Path) -> FeatureGaussian:
         """Reads what `write` wrote.
 
         Raises:
@@ -166,7 +166,7 @@ def distances_within(features: Floats, lesion_ids: Sequence[str]) -> Floats:
     found = np.empty(len(features))
     parts = sklearn.model_selection.GroupKFold(min(NUM_PARTS, len(set(lesion_ids))))
     for others, part in parts.split(features, groups=lesion_ids):
-        found[part] = Familiar.fit(features[others]).distances(features[part])
+        found[part] = FeatureGaussian.fit(features[others]).distances(features[part])
     return found
 
 
@@ -202,7 +202,7 @@ def read_unknown(config: Config, folder: Path | None) -> tuple[pd.DataFrame, Ima
 
 def predict_unknown(
     classifier: keras.Model,
-    familiar: Familiar,
+    familiar: FeatureGaussian,
     rows: pd.DataFrame,
     images: Images,
     class_names: Sequence[str],
@@ -223,7 +223,7 @@ def predict_unknown(
     patients = None
     if isinstance(classifier.input, dict):
         nobody = {"age": np.nan, "sex": UNKNOWN, "localization": UNKNOWN}
-        patients = encode_metadata(pd.DataFrame([nobody] * len(images)))
+        patients = encode_clinical_metadata(pd.DataFrame([nobody] * len(images)))
     batches = pipeline.evaluation_batches(images, patients)
     logits, features = predict_logits_and_features(classifier, batches)
     table = predictions_table(rows, logits, class_names).drop(columns="label")
@@ -282,7 +282,7 @@ def score_unknown(
 def _refused(table: pd.DataFrame, threshold: float, config: Config) -> dict[str, Any]:
     refused = (table[DISTANCE] > threshold).to_numpy(float)
     lesions = table["lesion_id"].tolist()
-    weights = lesion_weights(table, config.evaluate.resamples)
+    weights = lesion_weights(table, config.evaluate.num_bootstrap)
     weights = np.concatenate([np.ones((1, len(table))), weights])
     shares = weights @ refused / weights.sum(axis=1)
     count = np.array([len(set(lesions))])
@@ -294,14 +294,14 @@ def _read_folder(folder: Path, config: Config) -> list[tuple[str, str, Images]]:
     name = folder.resolve().name
     if name in UNKNOWN_SETS:
         raise ConfigError(
-            f"--unknown {folder}: pictures of our own are called {name!r} as well. Give "
+            f"--ood-dir {folder}: pictures of our own are called {name!r} as well. Give "
             "the folder another name."
         )
-    files = pictures_in(folder)
+    files = images_in(folder)
     if not files:
         raise ConfigError(
-            f"--unknown {folder} holds no picture. Expected files ending in "
-            f"{', '.join(PICTURE_SUFFIXES)}."
+            f"--ood-dir {folder} holds no picture. Expected files ending in "
+            f"{', '.join(IMAGE_SUFFIXES)}."
         )
     return [
         (name, f"{name}/{path.relative_to(folder)}", _read_file(path, config))

@@ -16,7 +16,7 @@ from skincnn.files import require_schema
 TRAIN_AGAIN = "Expected what scripts/train.py wrote; train again with --overwrite."
 METADATA_KEYS = (
     "class_names",
-    "made_up",
+    "synthetic",
     "dataset",
     "audit",
     "data_fingerprint",

@@ -26,7 +26,7 @@ HAIR_POINTS = 24
 def draw_hairs(image: Pictures, count: int, rng: np.random.Generator) -> Pictures:
     """Returns a picture under bent hairs that taper to their tips.
 
-    They have one colour, from black to dark blond, and a main direction.
+    They have one color, from black to dark blond, and a main direction.
 
     Args:
         image: uint8 [height, width, 3].
@@ -37,14 +37,14 @@ def draw_hairs(image: Pictures, count: int, rng: np.random.Generator) -> Picture
     canvas = Image.new("L", (OVERSAMPLING * width, OVERSAMPLING * height))
     draw = ImageDraw.Draw(canvas)
     darkness = rng.uniform(12, 80)
-    colour = darkness * np.array([1.0, *rng.uniform((0.75, 0.5), (0.95, 0.8))])
+    color = darkness * np.array([1.0, *rng.uniform((0.75, 0.5), (0.95, 0.8))])
     direction = rng.uniform(0, 2 * math.pi)
     for _ in range(count):
         outline = _hair(direction, rng) * min(height, width)
         middle = rng.uniform(0, 1, 2) * (width, height)
         points = (outline + middle) * OVERSAMPLING
         draw.polygon([(float(x), float(y)) for x, y in points], fill=255)
-    return _blend(image, colour, 0.9 * _shrink(canvas))
+    return _blend(image, color, 0.9 * _shrink(canvas))
 
 
 def _hair(direction: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -182,8 +182,8 @@ def _shrink(canvas: Image.Image) -> Field:
     return np.asarray(canvas.reduce(OVERSAMPLING), np.float32) / 255
 
 
-def _blend(image: npt.NDArray[Any], colour: npt.NDArray[Any], cover: Field) -> Pictures:
-    """Returns a picture that a colour [3] covers by a share of each pixel."""
+def _blend(image: npt.NDArray[Any], color: npt.NDArray[Any], cover: Field) -> Pictures:
+    """Returns a picture that a color [3] covers by a share of each pixel."""
     share = cover[..., None]
-    mixed = image * (1 - share) + colour.astype(np.float32) * share
+    mixed = image * (1 - share) + color.astype(np.float32) * share
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)

@@ -48,8 +48,8 @@ def random_views(config: Config, count: int) -> list[View]:
 
 
 VIEWS: dict[str, Callable[[Config, int], list[View]]] = {
-    "orientations": orientations,
-    "random": random_views,
+    "d4": orientations,
+    "augment": random_views,
 }
 
 

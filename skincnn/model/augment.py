@@ -1,7 +1,7 @@
-"""Augmentation on the device: one affine gather for all geometry, then the grey levels.
+"""Augmentation on the device: one affine gather for all geometry, then the gray levels.
 
 A geometric part returns a matrix for each picture, and the product of all matrices is
-applied by a single bilinear gather. A photometric part changes grey levels where they
+applied by a single bilinear gather. A photometric part changes gray levels where they
 are. All is written with `keras.ops` and compiled as one function, so that parts that look
 at one pixel at a time cost one pass over the pictures together.
 """
@@ -18,7 +18,7 @@ from keras import ops
 
 from skincnn.config import AugmentConfig
 from skincnn.lookup import look_up
-from skincnn.model.color import blur, colour, hue, light, sharpen
+from skincnn.model.color import blur, color, hue, light, sharpen
 from skincnn.model.geometry import GEOMETRIC, transform
 from skincnn.model.hair_and_ruler import erase, hair, ruler
 from skincnn.model.random_ops import Tensor, Uniform, uniform_of
@@ -29,7 +29,7 @@ PHOTOMETRIC: dict[str, Callable[[Tensor, Uniform, AugmentConfig], Tensor]] = {
     "blur": blur,
     "sharpen": sharpen,
     "light": light,
-    "colour": colour,
+    "color": color,
     "hue": hue,
     "erase": erase,
 }
@@ -50,7 +50,7 @@ class RandomLayer(keras.layers.Layer):
             seed: Seed of every draw.
             **kwargs: Passed to `keras.layers.Layer`.
         """
-        kwargs["dtype"] = "float32"  # 256 grey levels do not fit a half precision.
+        kwargs["dtype"] = "float32"  # 256 gray levels do not fit a half precision.
         super().__init__(**kwargs)
         if isinstance(config, dict):
             config = AugmentConfig(**{**config, "parts": tuple(config["parts"])})

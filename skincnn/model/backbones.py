@@ -224,7 +224,7 @@ def find_backbone(name: str) -> Backbone:
     sequential `keras.Model` from pictures in 0..255, [batch, height, width, 3] of any
     height and width, to feature maps [batch, height, width, channels]. It is called without
     arguments, but for those of these parameters that it has: `weights` is None or
-    "imagenet", as `model.weights` says; `width` is `model.width`.
+    "imagenet", as `model.weights` says; `width` is `model.width_multiplier`.
 
     Raises:
         ConfigError: There is no such entry, module or function.
@@ -275,7 +275,7 @@ def build_backbone(name: str, width: float, weights: str) -> keras.Model:
     backbone = find_backbone(name)
     if width != 1.0 and not backbone.has_width:
         raise ConfigError(
-            f"`model.width` must be 1.0 for {name}, which has no width multiplier. "
+            f"`model.width_multiplier` must be 1.0 for {name}, which has no width multiplier. "
             f"Received: {width}."
         )
     network = backbone.build(None, width, None)
@@ -295,7 +295,7 @@ def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
         )
     if backbone.widths is not None and width not in backbone.widths:
         raise ConfigError(
-            f"`model.width` of {name} must be one of {backbone.widths}, which have "
+            f"`model.width_multiplier` of {name} must be one of {backbone.widths}, which have "
             f"ImageNet weights. Received: {width}. Any other width needs "
             "--model.weights none or --model.weights PATH."
         )

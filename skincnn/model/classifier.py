@@ -31,7 +31,7 @@ def build_classifier(
     """Returns a model from pictures to logits.
 
     Input: [batch, height, width, 3] in 0..255, any size that the backbone accepts; the
-    backbone's own scaling is inside. With `config.metadata` the input is a dictionary of
+    backbone's own scaling is inside. With `config.clinical_metadata` the input is a dictionary of
     these `images` and of `metadata`, [batch, len(METADATA_FIELDS)] as
     `data.metadata.encode_metadata` makes them. Output: float32 logits
     [batch, num_classes].
@@ -49,7 +49,7 @@ def build_classifier(
         ConfigError: The backbone or its weights are not to be had.
     """
     keras.utils.set_random_seed(seed)
-    network = build_backbone(config.backbone, config.width, config.weights)
+    network = build_backbone(config.backbone, config.width_multiplier, config.weights)
     network = clone(network, training_layer if fused else None)
     network.name = BACKBONE_LAYER
     for layer in _batch_norms(network):
@@ -59,7 +59,7 @@ def build_classifier(
     pooling = keras.layers.GlobalAveragePooling2D(name=POOLING_LAYER)
     features = pooling(network(scaled))
     features = keras.layers.Dropout(config.dropout, seed=seed)(features)
-    if config.metadata:
+    if config.clinical_metadata:
         metadata = keras.Input((len(METADATA_FIELDS),), name="metadata")
         inputs = {"images": images, "metadata": metadata}
         features = keras.layers.Concatenate()([features, _describe(metadata, seed)])
@@ -166,7 +166,7 @@ def _scale(images: Any, scaling: Scaling) -> Any:
     """Returns pictures in 0..255 as the backbone wants them, by Keras's own means."""
     if scaling.bgr:
         images = ops.flip(images, axis=-1)
-    # 256 grey levels do not fit a half precision.
+    # 256 gray levels do not fit a half precision.
     return keras.layers.Rescaling(scaling.scale, scaling.offset, dtype="float32")(images)
 
 

@@ -1,4 +1,4 @@
-"""Photometric augmentation: light, colour and sharpness.
+"""Photometric augmentation: light, color and sharpness.
 
 Each part takes and returns float32 pictures in 0..255, [batch, height, width, 3].
 """
@@ -23,9 +23,9 @@ def light(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
     return ops.clip((images - mean) * factor + mean + shift, 0.0, 255.0)
 
 
-def colour(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Scales the distance to grey, then each channel, as other cameras do; clips."""
-    saturation, cast = config.strength("saturation"), config.strength("colour_cast")
+def color(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
+    """Scales the distance to gray, then each channel, as other cameras do; clips."""
+    saturation, cast = config.strength("saturation"), config.strength("color_cast")
     factor = per_picture(uniform(1 - saturation, 1 + saturation))
     grey = ops.mean(images, axis=-1, keepdims=True)
     gains = ops.stack([uniform(1 - cast, 1 + cast) for _ in range(3)], axis=-1)
@@ -34,7 +34,7 @@ def colour(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def hue(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Turns colours about the axis of greys by [-hue_degrees, hue_degrees]; clips.
+    """Turns colors about the axis of greys by [-hue_degrees, hue_degrees]; clips.
 
     The mean of red, green and blue stays the same, and so do greys.
     """

@@ -16,7 +16,7 @@ from skincnn.model.random_ops import Tensor, Uniform, coordinates, per_picture, 
 
 
 def erase(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Fills a rectangle of a share in [0, erase] of the area with the mean colour.
+    """Fills a rectangle of a share in [0, erase] of the area with the mean color.
 
     Zhong et al., Random Erasing Data Augmentation (2020), arXiv:1708.04896.
     """
@@ -29,7 +29,7 @@ def erase(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 def hair(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
     """Draws 0 to `hairs` dark, bent hairs that grow thinner towards their tips.
 
-    The hairs of a picture have one colour and lie in similar directions.
+    The hairs of a picture have one color and lie in similar directions.
     """
     most = round(config.strength("hairs"))
     if most == 0:
@@ -100,7 +100,7 @@ def _draw(images: Tensor, cover: Tensor, uniform: Uniform) -> Tensor:
     Args:
         images: [batch, height, width, 3].
         cover: Shares in 0..1, [batch, height, width].
-        uniform: Draws the colour and the opacity, for each picture.
+        uniform: Draws the color and the opacity, for each picture.
     """
     red = uniform(10.0, 65.0)
     brown = ops.stack([red, red * uniform(0.7, 1.0), red * uniform(0.55, 0.9)], axis=-1)

@@ -17,19 +17,19 @@ from skincnn.config import (
 
 
 def quickstart() -> Config:
-    """A small network from scratch on the made-up demo pictures, in a few minutes.
+    """A small network from scratch on the synthetic demo images, in minutes.
 
     Needs no download. Its score says that the software works, and nothing about skin.
 
     Command: python scripts/train.py
     Cost: three and a half minutes on two cores, rendering included.
-    Score: balanced accuracy .680 [.585, .770] on the made-up test fold.
+    Score: balanced accuracy .680 [.585, .770] on the synthetic test fold.
     """
     return Config(
         data=DataConfig(dataset="demo", image_size=96),
         model=ModelConfig(
             backbone="mobilenet_v2",
-            width=0.35,
+            width_multiplier=0.35,
             weights="none",
             batch_norm_momentum=0.95,
         ),
@@ -39,7 +39,7 @@ def quickstart() -> Config:
     )
 
 
-def cpu() -> Config:
+def mobilenet_160() -> Config:
     """MobileNet 0.75 with ImageNet weights at 160 px: a baseline for two cores.
 
     The first epochs see smaller pictures, which saves a quarter of their time, and the
@@ -48,49 +48,53 @@ def cpu() -> Config:
     Its settings had the best macro F1 and accuracy of the first that were tried; a plain
     recipe could not be told from it later (README, CHANGELOG).
 
-    Command: python scripts/train.py cpu
+    Command: python scripts/train.py mobilenet_160
     Cost: 17 minutes on two quiet cores, after scripts/prepare_data.py.
     Score on 200x150 copies: balanced accuracy .769 on fold 8, on which the epoch was
-    chosen, and .629 [.546, .715] on fold 9; asked by evaluate.py --tta random .777 and .673
+    chosen, and .629 [.546, .715] on fold 9; asked by evaluate.py --tta augment .777 and .673
     [.600, .748]. On folds 8 and 9 together, without them in the training, the mean of four
     seeds: .683 [.636, .731], asked so .690 [.640, .737].
     """
     return Config(
         data=DataConfig(dataset="isic2018", image_size=160),
-        model=ModelConfig(backbone="mobilenet", width=0.75, weights="imagenet"),
+        model=ModelConfig(backbone="mobilenet", width_multiplier=0.75, weights="imagenet"),
         imbalance=ImbalanceConfig(power=0.7),
-        optimizer=OptimizerConfig(learning_rate=4e-4, weight_decay=0.05, ema=0.995),
-        train=TrainConfig(head_epochs=1, epochs=12, small_image_size=128, small_epochs=6),
+        optimizer=OptimizerConfig(
+            learning_rate=4e-4, weight_decay=0.05, ema_momentum=0.995
+        ),
+        train=TrainConfig(
+            head_epochs=1, epochs=12, progressive_image_size=128, progressive_epochs=6
+        ),
     )
 
 
-def best() -> Config:
-    """`cpu` by effective-number sampling: first of five unlike models to average.
+def ensemble5_member() -> Config:
+    """`mobilenet_160` by effective-number sampling: first of five unlike models to average.
 
     The others are this one with a flag more: --augment.parts flip quarter_turn,
-    --imbalance.strategy ldam, --data.aspect crop, --data.colour-constancy True. Each is
-    then asked by evaluate.py --tta random --logit-adjustment, and all are averaged by
+    --imbalance.strategy ldam, --data.resize-mode crop, --data.color-constancy True. Each is
+    then asked by evaluate.py --tta augment --logit-adjustment, and all are averaged by
     evaluate.py --ensemble (README). At 96 px five unlike models, averaged, gained more than
     five seeds of one, on the folds on which they were picked.
 
-    Command: python scripts/train.py best
+    Command: python scripts/train.py ensemble5_member
     Cost: 277 minutes of a slow core or two for the five, ten to twelve each for the views.
     Score on 200x150 copies, of the five averaged with the views, on folds 8 and 9: macro F1
     .719 [.669, .760], balanced accuracy .709 [.654, .759], melanoma AUC .933 [.916, .949];
     with adjusted logits as well .691 [.640, .733], .754 [.699, .804], .931 [.913, .947]; of
     this one alone, asked plainly, .630 [.574, .679], .631 [.574, .691], .890 [.866, .915].
     """
-    base = cpu()
+    base = mobilenet_160()
     return dataclasses.replace(
         base,
         imbalance=dataclasses.replace(base.imbalance, strategy="effective_number_sampling"),
     )
 
 
-def gpu() -> Config:
+def effnetv2s_384() -> Config:
     """EfficientNetV2-S at 384 px: a single model for one large GPU. Not run yet.
 
-    From `cpu` it has the order of things: the head for an epoch, then all layers with AdamW
+    From `mobilenet_160` it has the order of things: the head for an epoch, then all layers with AdamW
     under a cosine, mild class weights, an average of the weights. The network, its native
     size and the stronger augmentation are what others report to help on these pictures:
     pre-training about .08 of AUC, strong augmentation much; 448 px or metadata, nothing
@@ -100,7 +104,7 @@ def gpu() -> Config:
     (docs/results.md). All numbers are chosen, none is tuned. Where memory is short, halve
     --data.batch-size and --optimizer.learning-rate.
 
-    Command: python scripts/train.py gpu
+    Command: python scripts/train.py effnetv2s_384
     Cost: NOT RUN; meant for a GPU of 24 GB or more, after scripts/prepare_data.py.
     Score: not measured.
 
@@ -113,7 +117,7 @@ def gpu() -> Config:
         model=ModelConfig(backbone="efficientnet_v2_s", weights="imagenet", dropout=0.3),
         imbalance=ImbalanceConfig(power=0.7),
         optimizer=OptimizerConfig(
-            learning_rate=4e-4, weight_decay=0.05, warmup_epochs=1, ema=0.998
+            learning_rate=4e-4, weight_decay=0.05, warmup_epochs=1, ema_momentum=0.998
         ),
         train=TrainConfig(head_epochs=1, epochs=30),
     )
@@ -126,11 +130,11 @@ def convnext() -> Config:
     pictures of ISIC 2019 added to the training, a macro F1 of .740 [.725, .754] in
     five-fold cross-validation, and .739 for EfficientNet-B2: the best of networks that can
     be chosen here, and far from the .81 of a linear probe on a network that was pre-trained
-    on skin. This preset adds to `gpu` smaller rates for earlier blocks, as this family is
+    on skin. This preset adds to `effnetv2s_384` smaller rates for earlier blocks, as this family is
     fine-tuned, CutMix, label smoothing, and logit adjustment, which is right under mixed
     labels, in place of class weights. None of what has been tried of these helped MobileNet
-    0.75 at 96 px. What helped `cpu` most should come after the training: evaluate.py --tta
-    random, and the average of unlike runs (--ensemble), as of `best`.
+    0.75 at 96 px. What helped `mobilenet_160` most should come after the training: evaluate.py --tta
+    random, and the average of unlike runs (--ensemble), as of `ensemble5_member`.
 
     Command: python scripts/train.py convnext
     Cost: NOT RUN; meant for a GPU of 24 GB or more, after scripts/prepare_data.py.
@@ -139,7 +143,7 @@ def convnext() -> Config:
     References:
         Liu et al., A ConvNet for the 2020s (2022), arXiv:2201.03545.
     """
-    base = gpu()
+    base = effnetv2s_384()
     return dataclasses.replace(
         base,
         augment=dataclasses.replace(base.augment, mix="cutmix", mix_alpha=1.0),

@@ -8,7 +8,7 @@ These differences hold for all of them:
   most of the reports did, and the run's own report then says how leaky that is.
 - The epoch is the best on validation, by balanced accuracy, and never chosen on the test
   fold. Folds 0 to 7, 8 and 9 are 80, 10 and 10 % of the lesions.
-- Networks are those of Keras Applications with one linear head; pictures are squashed to
+- Networks are those of Keras Applications with one linear head; pictures are stretched to
   a square.
 
 A published number stands beside its protocol and its leak. It is not a score of this code.
@@ -120,7 +120,7 @@ def cnn_transfer() -> Config:
     )
 
 
-def resnet50_folders_1() -> Config:
+def resnet50_sgd() -> Config:
     """ResNet-50, 8 classes from folders, SGD, version 1: plain.
 
     Published: four versions of a ResNet-50 with SGD and momentum on folders of eight
@@ -129,7 +129,7 @@ def resnet50_folders_1() -> Config:
     pictures that look alike. Chosen in all four: ImageNet weights, all layers at once, rate
     0.01, momentum 0.9, batch 32, 30 epochs.
 
-    Command: python scripts/train.py resnet50_folders_1
+    Command: python scripts/train.py resnet50_sgd
     Cost: not measured; meant for a GPU, after scripts/prepare_data.py --config folder.
     Score published: accuracy .57. Score in short: macro F1 .447 [.408, .486],
     on HAM10000.
@@ -144,59 +144,59 @@ def resnet50_folders_1() -> Config:
     )
 
 
-def resnet50_folders_2() -> Config:
+def resnet50_sgd_class_weights() -> Config:
     """ResNet-50, 8 classes from folders, version 2: flips, class weights.
 
     Published: version 1 with flips, rotation and class weights. Chosen: the eight
     orientations and a rotation of up to 30 degrees; weights in proportion to 1 / pictures.
 
-    Command: python scripts/train.py resnet50_folders_2
+    Command: python scripts/train.py resnet50_sgd_class_weights
     Cost: as version 1.
     Score published: accuracy .69, protocol as of version 1. Score in short: macro
     F1 .321 [.290, .351], on HAM10000.
     """
     return dataclasses.replace(
-        resnet50_folders_1(),
+        resnet50_sgd(),
         augment=AugmentConfig(parts=ORIENTATIONS),
         imbalance=ImbalanceConfig(power=1.0),
     )
 
 
-def resnet50_folders_3() -> Config:
+def resnet50_sgd_sampler() -> Config:
     """ResNet-50, 8 classes from folders, version 3: weights and sampler.
 
-    Published: version 2 with colour jitter, blur and sharpening, and with oversampling on
+    Published: version 2 with color jitter, blur and sharpening, and with oversampling on
     top of the class weights. That balances the classes twice: together the two cost 12
     points of accuracy against version 4. Kept to show it. Chosen: the strengths, and a
     sampler that draws all classes equally often.
 
-    Command: python scripts/train.py resnet50_folders_3
+    Command: python scripts/train.py resnet50_sgd_sampler
     Cost: as version 1.
     Score published: accuracy .59, protocol as of version 1. Score in short: macro
     F1 .290 [.261, .318], on HAM10000.
     """
-    parts = (*ORIENTATIONS, "blur", "sharpen", "light", "colour", "hue")
+    parts = (*ORIENTATIONS, "blur", "sharpen", "light", "color", "hue")
     return dataclasses.replace(
-        resnet50_folders_2(),
+        resnet50_sgd_class_weights(),
         augment=AugmentConfig(parts=parts),
         imbalance=ImbalanceConfig(strategy="weights_and_sampling", power=1.0),
     )
 
 
-def resnet50_folders_4() -> Config:
+def resnet50_sgd_oversampling() -> Config:
     """ResNet-50, 8 classes from folders, version 4: oversampling alone.
 
     Published: version 3 with a selection of its augmentation, and oversampling without
-    class weights. Chosen: orientations, rotation, light and colour.
+    class weights. Chosen: orientations, rotation, light and color.
 
-    Command: python scripts/train.py resnet50_folders_4
+    Command: python scripts/train.py resnet50_sgd_oversampling
     Cost: as version 1.
     Score published: accuracy .715, macro F1 .719, protocol as of version 1. Score in
     short: macro F1 .540 [.481, .588], on HAM10000.
     """
     return dataclasses.replace(
-        resnet50_folders_3(),
-        augment=AugmentConfig(parts=(*ORIENTATIONS, "light", "colour")),
+        resnet50_sgd_sampler(),
+        augment=AugmentConfig(parts=(*ORIENTATIONS, "light", "color")),
         imbalance=OVERSAMPLING,
     )
 
@@ -297,7 +297,9 @@ def _plain(name: str, learning_rate: float) -> OptimizerConfig:
 
 
 def _three_stages(backbone: str) -> Config:
-    stages = tuple(StageConfig(blocks=-1, epochs=10, rate=rate) for rate in (1, 0.1, 0.01))
+    stages = tuple(
+        StageConfig(trainable_blocks=-1, epochs=10, rate=rate) for rate in (1, 0.1, 0.01)
+    )
     return Config(
         data=DataConfig(dataset="isic2018", image_size=224),
         augment=NO_AUGMENTATION,

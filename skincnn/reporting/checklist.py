@@ -36,18 +36,18 @@ def fill_checklist(report: Mapping[str, Any], config: Config) -> dict[str, Answe
 
 
 def _pictures(report: Mapping[str, Any], config: Config) -> Answers:
-    made_up, attribution = report["made_up"], report["attribution"]
-    published = attribution and not made_up
+    synthetic, attribution = report["synthetic"], report["attribution"]
+    published = attribution and not synthetic
     see = "; see the publication of the data" if published else ""
-    if made_up:
+    if synthetic:
         kind = "drawn by code in the manner of dermatoscopy; none is a photograph"
     else:
         kind = "dermatoscopic" if published else f"{NOT_KNOWN}: pictures of one's own"
     data = config.data
     steps = [
-        f"resized to {data.image_size} x {data.image_size} pixels ({data.aspect})",
+        f"resized to {data.image_size} x {data.image_size} pixels ({data.resize_mode})",
         *(["dark borders cropped"] if data.crop_border else []),
-        *(["colour constancy"] if data.colour_constancy else []),
+        *(["color constancy"] if data.color_constancy else []),
         f"augmented in training by {', '.join(config.augment.parts) or 'nothing'}",
     ]
     synthetic = "all of them; the code that draws them is part of skincnn"
@@ -56,7 +56,7 @@ def _pictures(report: Mapping[str, Any], config: Config) -> Answers:
         ("Artefacts in them", f"{NOT_KNOWN}: not recorded of each picture{see}"),
         ("How and by whom they were taken", f"{NOT_KNOWN} to the run{see}"),
         ("Preprocessing", "; ".join(steps)),
-        ("Made-up pictures", synthetic if made_up else "none in training or test"),
+        ("Synthetic pictures", synthetic if synthetic else "none in training or test"),
         ("Sources named", attribution or f"{NOT_KNOWN}: pictures of one's own"),
     ]
 
@@ -75,7 +75,7 @@ def _patients(report: Mapping[str, Any], config: Config) -> Answers:
         (
             "Bias through patients' data",
             "age, sex and site are inputs: answers can lean on who was photographed"
-            if config.model.metadata
+            if config.model.clinical_metadata
             else "the model is given the picture alone",
         ),
     ]
@@ -128,7 +128,7 @@ def _splits(report: Mapping[str, Any]) -> Answers:
 
 def _technique(report: Mapping[str, Any]) -> Answers:
     truth = _groups(report, "ground truth by")
-    known = truth and not report["made_up"]
+    known = truth and not report["synthetic"]
     names = [
         f"{name} ({of.full_name})"
         for name, of in classes.describe(report["class_names"]).items()

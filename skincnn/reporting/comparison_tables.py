@@ -14,7 +14,7 @@ from skincnn.evaluation.comparison import Row, Run
 from skincnn.evaluation.scoring import CALIBRATED, CALIBRATED_ECE
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.operating_points import HEADLINE_POINT
-from skincnn.reporting.plots import BLUE, GREY, ORANGE
+from skincnn.reporting.plots import BLUE, GRAY, ORANGE
 from skincnn.reporting.report_text import interval, label
 
 CALIBRATED_SAID = (
@@ -132,21 +132,19 @@ def plot_comparison(tables: dict[str, list[Row]], sort_by: str) -> Figure:
     for axes, (protocol, rows) in zip(grid, tables.items(), strict=True):
         places = np.arange(len(rows))[::-1]
         leaky = rows[0].runs[0].split_by == "image"
-        colour = ORANGE if leaky else BLUE
+        color = ORANGE if leaky else BLUE
         for place, row in zip(places, rows, strict=True):
             found = row.scores[sort_by]
             if found.low is not None and found.high is not None:
-                axes.plot(
-                    [found.low, found.high], [place, place], color=colour, linewidth=2
-                )
+                axes.plot([found.low, found.high], [place, place], color=color, linewidth=2)
             if found.value is not None:
-                axes.plot(found.value, place, color=colour, marker="s", markersize=6)
+                axes.plot(found.value, place, color=color, marker="s", markersize=6)
         axes.set_yticks(places, [row.name for row in rows], fontsize=11)
         axes.set_ylim(-0.7, len(rows) - 0.3)
         axes.set_title(
             f"{protocol}{': LEAKY, not comparable' if leaky else ''}", fontsize=11
         )
-        axes.grid(axis="x", alpha=0.3, color=GREY)
+        axes.grid(axis="x", alpha=0.3, color=GRAY)
     grid[-1].set_xlabel(f"{label(sort_by)} with its interval", fontsize=11)
     return figure
 

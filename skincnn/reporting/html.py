@@ -79,7 +79,7 @@ def find_sections(report: Mapping[str, Any], figures: Collection[str]) -> dict[s
 def environment(*, autoescape: bool) -> jinja2.Environment:
     """Returns what renders the templates beside this file."""
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader("skincnn.evaluation", "."),
+        loader=jinja2.PackageLoader("skincnn.reporting", "."),
         autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -54,14 +54,14 @@ def head(report: Mapping[str, Any], config: Config) -> str:
     See https://huggingface.co/docs/hub/model-cards.
     """
     tags = ["keras", "dermatology", "dermatoscopy", "skin-lesion", "not-a-medical-device"]
-    published = bool(report["attribution"]) and not report["made_up"]
+    published = bool(report["attribution"]) and not report["synthetic"]
     entries = {
         "library_name": "keras",
         "pipeline_tag": "image-classification",
         "license": "cc-by-nc-4.0" if NON_COMMERCIAL in report["attribution"] else "unknown",
         **({"datasets": [report_text.data_id(report)]} if published else {}),
         "metrics": list(HUB_METRICS.values()),
-        "tags": [*tags, "made-up-data"] if report["made_up"] else tags,
+        "tags": [*tags, "synthetic-data"] if report["synthetic"] else tags,
         "model-index": [
             {
                 "name": "skincnn "
@@ -87,7 +87,7 @@ def _result(report: Mapping[str, Any], split: str) -> dict[str, Any]:
     melanomas = report_text.find_melanomas(content)
     if melanomas is not None:
         named.append(("recall", "melanoma recall", melanomas.recall))
-    kind = "made-up" if report["made_up"] else report_text.data_id(report)
+    kind = "synthetic" if report["synthetic"] else report_text.data_id(report)
     return {
         "task": {"type": "image-classification", "name": "Image Classification"},
         "dataset": {"name": report_text.data_name(report), "type": kind, "split": split},

@@ -1,4 +1,4 @@
-"""Figures, made to be read at half their size and without colour vision."""
+"""Figures, made to be read at half their size and without color vision."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from skincnn.metrics.classification import (
 )
 from skincnn.reporting.report_text import label
 
-BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's colour-blind safe pair
-GREY = "#777777"
+BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's color-blind safe pair
+GRAY = "#777777"
 PALETTE = (BLUE, "#009e73", "#cc79a7", "#000000")
-"""More of their colours, for lines that also differ in their dashes."""
+"""More of their colors, for lines that also differ in their dashes."""
 MAX_DECISION_THRESHOLD = 0.5
 """"Act only if it is likelier than not" is the most that anyone would ask for."""
 
@@ -55,7 +55,7 @@ def plot_confusion_matrix(
             ha="center",
             va="center",
             fontsize=12 if count else 10,
-            color="white" if rate > 0.55 else "black" if count else GREY,
+            color="white" if rate > 0.55 else "black" if count else GRAY,
         )
     ticks = range(len(class_names))
     slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if _long(class_names) else {}
@@ -157,7 +157,7 @@ def plot_roc_curves(
         if not np.isnan(auc):
             axes.plot(false / false[-1], true / true[-1], color=BLUE, linewidth=2)
             _add_to_title(axes, f"AUC {auc:.2f}")
-        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+        axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":")
     figure.supxlabel("1 - specificity", fontsize=12)
     figure.supylabel("sensitivity", fontsize=12)
     return figure
@@ -185,7 +185,7 @@ def plot_precision_recall_curves(
             precision = true[1:] / (true + false)[1:]
             axes.step(true[1:] / true[-1], precision, color=BLUE, linewidth=2, where="pre")
             _add_to_title(axes, f"AP {average:.2f}")
-        axes.axhline(true[-1] / len(y_true), color=GREY, linestyle=":")
+        axes.axhline(true[-1] / len(y_true), color=GRAY, linestyle=":")
     figure.supxlabel("recall (dotted: the share of the class)", fontsize=12)
     figure.supylabel("precision", fontsize=12)
     return figure
@@ -213,7 +213,7 @@ def plot_reliability(
         grid.T, (before, after), headings, strict=True
     ):
         filled = bins[bins["num_images"] > 0]
-        upper.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+        upper.plot([0, 1], [0, 1], color=GRAY, linestyle=":")
         upper.plot(
             filled["confidence"], filled["accuracy"], color=BLUE, marker="o", linewidth=2
         )
@@ -253,7 +253,7 @@ def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figu
         axes.plot(
             low["threshold"], low["all"], color=ORANGE, linestyle="--", label="everyone"
         )
-        axes.axhline(0, color=GREY, linestyle=":", label="no one")
+        axes.axhline(0, color=GRAY, linestyle=":", label="no one")
         top = max(float(low["model"].max()), float(low["all"].max()), 0.01)
         axes.set_ylim(-0.25 * top, 1.1 * top)
         axes.set_title(f"acting on {name}", fontsize=12)

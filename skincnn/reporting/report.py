@@ -67,7 +67,7 @@ def draw_figures(
 
 def figure_title(report: dict[str, Any], split: str = "") -> str:
     """Returns which pictures a figure is about: all, or those of a split."""
-    pictures = "MADE-UP pictures" if report["made_up"] else report["dataset"]
+    pictures = "SYNTHETIC pictures" if report["synthetic"] else report["dataset"]
     return f"{pictures}, {split}: {report['splits'][split]['fold']}" if split else pictures
 
 
@@ -106,8 +106,8 @@ def _draw_curves(
 def summary(report: dict[str, Any]) -> str:
     """Returns the scores of a report as lines for the terminal."""
     lines = []
-    if report["made_up"]:
-        lines.append("MADE-UP pictures: these scores say nothing about skin lesions.")
+    if report["synthetic"]:
+        lines.append("SYNTHETIC pictures: these scores say nothing about skin lesions.")
     if report["split_by"] == "image":
         lines.append(
             "SPLIT BY IMAGE: "

@@ -19,7 +19,7 @@ ABBREVIATIONS = {"auc": "AUC", "ece": "ECE", "f1": "F1", "isic": "ISIC", "brier"
 SHARED = ("num_shared_images", "num_shared_lesions", "num_shared_groups")
 """What an audit counts."""
 MADE_UNKNOWN = (
-    "The photographs are 48 pieces of two photographs, and noise, plain colours and "
+    "The photographs are 48 pieces of two photographs, and noise, plain colors and "
     "stripes are drawn: they stand for few kinds of pictures, so their shares have no "
     "interval."
 )
@@ -31,8 +31,8 @@ ONE_IMAGE = {
 }
 """Values of `data.one_image_per_lesion` in words."""
 WAYS = {
-    "orientations": "the mean of its answers to each picture turned and mirrored",
-    "random": "the mean of its answers to each picture varied as in training",
+    "d4": "the mean of its answers to each picture turned and mirrored",
+    "augment": "the mean of its answers to each picture varied as in training",
     ADJUSTED: (
         "each logit less a power, in brackets, times the logarithm of its class's share of "
         "the training pictures (Menon et al., Long-tail Learning via Logit Adjustment, "
@@ -49,7 +49,7 @@ ADJUSTED_EACH = (
     "report. Exports serve the models without it"
 )
 """What `ADJUSTED` is of several models."""
-EXPORTED = {"orientations": 8}
+EXPORTED = {"d4": 8}
 """Those of `WAYS` that exports can serve, and how many views they then have."""
 
 
@@ -152,7 +152,7 @@ def explain_refer(content: Mapping[str, Any]) -> str:
     return (
         f"As served, refer is set {enough}where a picture is unknown, at a distance "
         f"beyond {of['limit']:.3f}: for {interval(of['referred'])} of these pictures"
-        f"{said}. That is the default; --refer-at of scripts/export.py changes it."
+        f"{said}. That is the default; --operating-point of scripts/export.py changes it."
     )
 
 
@@ -283,9 +283,9 @@ def trained_like(corruptions: Mapping[str, Any]) -> str:
 
 
 def data_name(report: Mapping[str, Any]) -> str:
-    """Returns what a reader would call the pictures; made-up ones are called so."""
-    if report["made_up"]:
-        return "made-up demo pictures"
+    """Returns what a reader would call the pictures; synthetic ones are called so."""
+    if report["synthetic"]:
+        return "synthetic demo pictures"
     return data_id(report) if report["attribution"] else "pictures of one's own"
 
 

@@ -10,14 +10,14 @@ import pandas as pd
 import scipy.special
 import tensorflow as tf
 
-from skincnn.data.clinical_metadata import encode_metadata
+from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.errors import ConfigError
 from skincnn.files import replacing, sha256, write_sealed_json
 from skincnn.inference.predictions import DISTANCE, arrays
 from skincnn.lookup import look_up
 from skincnn.serving.export import (
     MODEL_NAME,
-    Served,
+    ExportSpec,
     describe,
     read_checked,
     read_networks,
@@ -48,7 +48,7 @@ NUM_CALIBRATED = 128
 
 
 def export_copies(
-    served: Served, formats: Sequence[str], data_dir: Path | None = None
+    served: ExportSpec, formats: Sequence[str], data_dir: Path | None = None
 ) -> dict[str, Path]:
     """Writes export/skincnn<suffix> for each format, and says in the card how it agrees.
 
@@ -104,7 +104,7 @@ def export_copies(
     return paths
 
 
-def check_formats(served: Served, formats: Sequence[str]) -> None:
+def check_formats(served: ExportSpec, formats: Sequence[str]) -> None:
     """Checks that what is served can be written in these formats.
 
     Args:
@@ -131,8 +131,8 @@ def prepare(
     data = network.config.data
     images = [np.asarray(read_image(tf.constant(file), data)) for file in contents]
     inputs = {"images": np.stack(images).astype(np.float32)}
-    if network.config.model.metadata:
-        inputs["metadata"] = encode_metadata(table)
+    if network.config.model.clinical_metadata:
+        inputs["metadata"] = encode_clinical_metadata(table)
     return inputs
 
 

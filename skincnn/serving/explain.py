@@ -10,7 +10,7 @@ import pandas as pd
 import tensorflow as tf
 from PIL import Image
 
-from skincnn.data.clinical_metadata import encode_metadata
+from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.errors import ConfigError
 from skincnn.evaluation.splits import load_model
 from skincnn.files import replacing
@@ -67,8 +67,8 @@ class Explainer:
         files = tf.constant([contents[number] for number in asked], tf.string)
         images = read_images(files, self.config.data)[0].numpy()
         inputs = images
-        if self.config.model.metadata:
-            told = encode_metadata(patients.iloc[asked])
+        if self.config.model.clinical_metadata:
+            told = encode_clinical_metadata(patients.iloc[asked])
             inputs = {"images": images, "metadata": told}
         classes = np.array([self.class_names.index(class_names[n]) for n in asked])
         maps = grad_cam(self.classifier, inputs, classes)

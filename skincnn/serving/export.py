@@ -43,7 +43,7 @@ from skincnn.serving.parity import (
     same_decisions,
     tell,
 )
-from skincnn.serving.postprocessing import DEFAULT_POINT, Rules
+from skincnn.serving.postprocessing import DEFAULT_POINT, DecisionRule
 from skincnn.serving.runtimes import BATCH_SIZE
 from skincnn.serving.saved_model import BYTES_SIGNATURE, write_saved_model
 from skincnn.serving.warmup import write_warmup
@@ -56,7 +56,7 @@ MODEL_NAME = "skincnn"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Served:
+class ExportSpec:
     """What is served, and with which table it is compared.
 
     Attributes:
@@ -69,7 +69,7 @@ class Served:
     workdir: Path
     runs: tuple[Path, ...] = ()
     tta: str = ""
-    refer_at: str = DEFAULT_POINT
+    operating_point: str = DEFAULT_POINT
 
     @property
     def table(self) -> Path:
@@ -89,7 +89,7 @@ class Served:
         return self.workdir / "export" / f"{MODEL_NAME}{suffix}"
 
 
-def export_saved_model(served: Served, data_dir: Path | None = None) -> Path:
+def export_saved_model(served: ExportSpec, data_dir: Path | None = None) -> Path:
     """Writes export/skincnn/<next version> and returns it.
 
     The folder is written under another name, loaded again, and compared with the table of
@@ -152,7 +152,7 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_rules(served: Served) -> Rules:
+def read_rules(served: ExportSpec) -> DecisionRule:
     """Returns what the report says of what is served.
 
     Raises:
@@ -160,7 +160,7 @@ def read_rules(served: Served) -> Rules:
     """
     report = read_report(served.workdir)
     if not served.tta:
-        return Rules.of(report, served.refer_at)
+        return DecisionRule.of(report, served.operating_point)
     found = [one for one in report["variants"] if one["name"] == served.tta]
     if (
         not found
@@ -172,10 +172,10 @@ def read_rules(served: Served) -> Rules:
             "against which the export is compared. First: python scripts/evaluate.py "
             f"{served.workdir} --tta {served.tta}"
         )
-    return Rules.of({**report, **found[0]}, served.refer_at)
+    return DecisionRule.of({**report, **found[0]}, served.operating_point)
 
 
-def read_networks(served: Served, rules: Rules) -> list[Network]:
+def read_networks(served: ExportSpec, rules: DecisionRule) -> list[Network]:
     """Returns the networks of what is served.
 
     Raises:
@@ -191,7 +191,7 @@ def read_networks(served: Served, rules: Rules) -> list[Network]:
 
 
 def read_checked(
-    served: Served, network: Network, data_dir: Path | None
+    served: ExportSpec, network: Network, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
     """Returns files of the test fold, and their rows in the table of predictions.
 
@@ -203,14 +203,16 @@ def read_checked(
     return pipeline.read_files(builder, table), table
 
 
-def describe(served: Served, networks: Sequence[Network], rules: Rules) -> dict[str, Any]:
+def describe(
+    served: ExportSpec, networks: Sequence[Network], rules: DecisionRule
+) -> dict[str, Any]:
     """Returns what stands in the metadata.json of each form."""
     first = networks[0]
     known = {name: getattr(rules, name) for name in ("temperature", "point", "limit")}
     return {
         "schema": SCHEMA,
         "class_names": list(rules.class_names),
-        "made_up": first.metadata["made_up"],
+        "synthetic": first.metadata["synthetic"],
         "dataset": first.metadata["dataset"],
         **known,
         "threshold": None if np.isnan(rules.threshold) else rules.threshold,
@@ -232,14 +234,14 @@ def describe(served: Served, networks: Sequence[Network], rules: Rules) -> dict[
     }
 
 
-def usage_path(served: Served) -> Path:
+def usage_path(served: ExportSpec) -> Path:
     """Returns where it stands how a model is asked: each name of a model has its own."""
     name = served.folder.name
     file = "README.md" if name == MODEL_NAME else f"README_{name}.md"
     return served.folder.parent / file
 
 
-def render_usage(described: dict[str, Any], served: Served) -> str:
+def render_usage(described: dict[str, Any], served: ExportSpec) -> str:
     """Returns how a model server is asked, as Markdown.
 
     Args:
@@ -266,7 +268,7 @@ def render_usage(described: dict[str, Any], served: Served) -> str:
 def find_saved_model(workdir: Path) -> Path | None:
     """Returns the newest version that was exported of a run's model, if there is one."""
     metadata, _ = read_run(workdir)
-    parent = Served(workdir=workdir).folder
+    parent = ExportSpec(workdir=workdir).folder
     for version in sorted(_versions(parent), reverse=True):
         path = parent / str(version)
         found = json.loads((path / "assets.extra" / "metadata.json").read_text())
@@ -277,7 +279,7 @@ def find_saved_model(workdir: Path) -> Path | None:
     return None
 
 
-def _export_by_tensorflow(served: Served, data_dir: Path | None) -> Path:
+def _export_by_tensorflow(served: ExportSpec, data_dir: Path | None) -> Path:
     """Exports in a process whose Keras runs on TensorFlow, as the model's graph must."""
     # The GPU, whose memory this process may hold, is not needed.
     other = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
@@ -320,7 +322,7 @@ def _describe_inputs(metadata: bool) -> dict[str, Any]:
 def _compare(
     served: dict[str, tf.Tensor],
     table: pd.DataFrame,
-    rules: Rules,
+    rules: DecisionRule,
     networks: Sequence[Network],
 ) -> dict[str, float]:
     """Returns the largest differences from a table: of distances in shares of the limit."""
@@ -357,7 +359,7 @@ def _ask_saved_model(
 
 
 def _agree(
-    served: dict[str, tf.Tensor], table: pd.DataFrame, rules: Rules
+    served: dict[str, tf.Tensor], table: pd.DataFrame, rules: DecisionRule
 ) -> dict[str, Any]:
     """Returns how what a SavedModel answers agrees with a table, class by class."""
     y_true, before = arrays(table, rules.class_names)
@@ -369,7 +371,7 @@ def _agree(
     return {**found, **same_decisions(told, {what: served[what].numpy() for what in told})}
 
 
-def _first_config(served: Served, networks: Sequence[Network]) -> Config:
+def _first_config(served: ExportSpec, networks: Sequence[Network]) -> Config:
     """Returns the configuration that the card shows: the run's, or the first model's."""
     models = read_report(served.workdir).get("models")
     runs = [run.resolve().name for run in served.runs]
@@ -391,7 +393,9 @@ def _hashes(saved_model: Path) -> dict[str, str]:
     return {path.relative_to(saved_model).as_posix(): sha256(path) for path in paths}
 
 
-def _largest(served: dict[str, tf.Tensor], table: pd.DataFrame, rules: Rules) -> float:
+def _largest(
+    served: dict[str, tf.Tensor], table: pd.DataFrame, rules: DecisionRule
+) -> float:
     expected = arrays(table, rules.class_names)[1]
     found = served["uncalibrated_probabilities"].numpy()
     return float(np.abs(found - expected).max())

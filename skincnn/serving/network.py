@@ -13,7 +13,7 @@ from keras import ops
 
 from skincnn.config import Config
 from skincnn.evaluation.splits import load_model
-from skincnn.inference.ood import FAMILIAR, Familiar
+from skincnn.inference.ood import OOD_FILE, FeatureGaussian
 from skincnn.inference.run_dir import read_run
 from skincnn.model.classifier import POOLING_LAYER
 
@@ -37,7 +37,7 @@ class Network:
 
 def are_told(networks: Sequence[Network]) -> bool:
     """Returns whether any of them is told of patients."""
-    return any(network.config.model.metadata for network in networks)
+    return any(network.config.model.clinical_metadata for network in networks)
 
 
 def read_network(workdir: Path) -> Network:
@@ -48,12 +48,12 @@ def read_network(workdir: Path) -> Network:
         DataError: The model's file has changed.
     """
     metadata, config = read_run(workdir)
-    familiar = Familiar.read(workdir / FAMILIAR)
+    familiar = FeatureGaussian.read(workdir / OOD_FILE)
     classifier = load_model(workdir, metadata)
     return Network(with_distance(classifier, familiar), config, metadata)
 
 
-def with_distance(classifier: keras.Model, familiar: Familiar) -> keras.Model:
+def with_distance(classifier: keras.Model, familiar: FeatureGaussian) -> keras.Model:
     """Returns the classifier with the second output `distance`.
 
     The quadratic form of the precision is the squared length of what its root makes of

@@ -29,7 +29,7 @@ def _orientation(number: int) -> Turn:
 
 TURNS: dict[str, tuple[Turn, ...]] = {
     "": (_orientation(0),),
-    "orientations": tuple(_orientation(number) for number in range(8)),
+    "d4": tuple(_orientation(number) for number in range(8)),
 }
 """Kinds of test-time augmentation that always give the same answer; "" is none. The first
 turn of each is the identity."""

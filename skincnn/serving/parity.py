@@ -16,7 +16,7 @@ from skincnn.files import locked, write_json, write_text
 from skincnn.inference.run_dir import read_report
 from skincnn.metrics.classification import Floats, Labels, Sample, balanced_accuracy
 from skincnn.reporting.model_card import render_card
-from skincnn.serving.postprocessing import Rules, answer
+from skincnn.serving.postprocessing import DecisionRule, answer
 
 Decisions = dict[str, npt.NDArray[np.bool_]]
 NUM_COMPARED = 256
@@ -120,7 +120,7 @@ def refuse_other(
 
 
 def decide(
-    y_prob: npt.NDArray[Any], distances: npt.NDArray[Any], rules: Rules
+    y_prob: npt.NDArray[Any], distances: npt.NDArray[Any], rules: DecisionRule
 ) -> Decisions:
     """Returns which pictures are referred, and which are unknown: bool [num_images]."""
     tiny = np.finfo(np.float32).tiny

@@ -20,7 +20,7 @@ NO_THRESHOLD = "This model has no threshold for malignant lesions."
 
 
 @dataclass(frozen=True)
-class Rules:
+class DecisionRule:
     """What was fixed on validation, and is served with the network.
 
     Attributes:
@@ -55,7 +55,7 @@ class Rules:
         )
 
     @classmethod
-    def of(cls, report: dict[str, Any], point: str = DEFAULT_POINT) -> Rules:
+    def of(cls, report: dict[str, Any], point: str = DEFAULT_POINT) -> DecisionRule:
         """Returns the rules that a report holds.
 
         Args:
@@ -70,7 +70,7 @@ class Rules:
         points = report["thresholds"].get(TARGET, {})
         if points and point not in points:
             raise ConfigError(
-                f"--refer-at must be one of: {', '.join(points)}. Received: {point}."
+                f"--operating-point must be one of: {', '.join(points)}. Received: {point}."
             )
         if report["unknown"] is None:
             raise ConfigError(
@@ -91,7 +91,7 @@ def answer(
     logits: Sequence[tf.Tensor],
     distances: Sequence[tf.Tensor],
     is_read: tf.Tensor,
-    rules: Rules,
+    rules: DecisionRule,
 ) -> dict[str, tf.Tensor]:
     """Returns the answers of a model, or of several together, for a batch of pictures.
 

@@ -16,15 +16,15 @@ import tensorflow as tf
 
 from skincnn.clinical_metadata import METADATA_COLUMNS, UNKNOWN
 from skincnn.config import DataConfig
-from skincnn.data.clinical_metadata import encode_metadata
+from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.data.reading import PREPROCESSING
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import read_sealed_json, sha256
 from skincnn.inference.predictions import PROBABILITY_PREFIX
 from skincnn.inference.run_dir import read_report
-from skincnn.serving.export import MODEL_NAME, Served, read_networks, read_rules
+from skincnn.serving.export import MODEL_NAME, ExportSpec, read_networks, read_rules
 from skincnn.serving.images import MAX_BYTES, READ, UNREADABLE, read_images
-from skincnn.serving.postprocessing import Rules, answer
+from skincnn.serving.postprocessing import DecisionRule, answer
 from skincnn.serving.runtimes import RUNTIMES, Floats, Outputs, require
 from skincnn.serving.saved_model import BYTES_SIGNATURE
 
@@ -47,16 +47,16 @@ class Predictor:
         kind: "saved_model", "keras" or a name of `RUNTIMES`.
         rules: What its answers depend on besides the network.
         data: How it reads pictures; of several networks, how the first does.
-        made_up: Whether it was trained on made-up pictures.
+        synthetic: Whether it was trained on synthetic pictures.
         told: Whether it is told of patients.
         ask: From files, string [batch], and a table of `METADATA_COLUMNS` with a row for
             each to what `answers.answer` returns, and `status`. Several threads may ask.
     """
 
     kind: str
-    rules: Rules
+    rules: DecisionRule
     data: DataConfig
-    made_up: bool
+    synthetic: bool
     told: bool
     ask: Callable[[Sequence[bytes], pd.DataFrame], Answers]
 
@@ -108,8 +108,8 @@ def require_told(predictor: Predictor, patients: Path | None) -> None:
     """
     if patients is not None and not predictor.told:
         raise ConfigError(
-            f"--patients {patients}: the model sees pictures alone, and is told of no "
-            "patient. Leave the flag out, or give a model of --model.metadata True."
+            f"--clinical-metadata {patients}: the model sees pictures alone, and is told of no "
+            "patient. Leave the flag out, or give a model of --model.clinical-metadata True."
         )
 
 
@@ -226,7 +226,7 @@ def _check_folder(saved_model: Path, workdir: Path) -> None:
     described = read_sealed_json(
         saved_model / "assets.extra" / "metadata.json", EXPORT_AGAIN
     )
-    rules = read_rules(Served(workdir=workdir, refer_at=described["point"]))
+    rules = read_rules(ExportSpec(workdir=workdir, operating_point=described["point"]))
     model = workdir / "model.keras"
     if model.is_file():
         what, instead = "model", "Or give one of the two: that folder, or model.keras."
@@ -252,12 +252,12 @@ def _load_saved_model(path: Path) -> Predictor:
     described = read_sealed_json(path / "assets.extra" / "metadata.json", EXPORT_AGAIN)
     for name, expected in described["files"].items():
         _check(path / name, expected)
-    rules, data, made_up, told = _read_described(described)
-    return open_saved_model(path, rules, data, made_up=made_up, told=told)
+    rules, data, synthetic, told = _read_described(described)
+    return open_saved_model(path, rules, data, synthetic=synthetic, told=told)
 
 
 def open_saved_model(
-    path: Path, rules: Rules, data: DataConfig, *, made_up: bool, told: bool
+    path: Path, rules: DecisionRule, data: DataConfig, *, synthetic: bool, told: bool
 ) -> Predictor:
     """Returns a SavedModel of `write_saved_model`; its files are not checked.
 
@@ -265,7 +265,7 @@ def open_saved_model(
         path: The folder.
         rules: Those that it was written with.
         data: How it reads pictures.
-        made_up: Whether it was trained on made-up pictures.
+        synthetic: Whether it was trained on synthetic pictures.
         told: Whether it is told of patients.
     """
     loaded = tf.saved_model.load(str(path))
@@ -288,14 +288,14 @@ def open_saved_model(
         return found
 
     ask.model = loaded  # type: ignore[attr-defined]  # which its signature does not hold
-    return Predictor("saved_model", rules, data, made_up, told, ask)
+    return Predictor("saved_model", rules, data, synthetic, told, ask)
 
 
 def _load_run(workdir: Path) -> Predictor:
-    served = Served(workdir=workdir)
+    served = ExportSpec(workdir=workdir)
     rules = read_rules(served)
     (network,) = read_networks(served, rules)
-    data, told = network.config.data, network.config.model.metadata
+    data, told = network.config.data, network.config.model.clinical_metadata
 
     def infer(inputs: Mapping[str, Floats]) -> Outputs:
         asked = dict(inputs) if told else inputs["images"]
@@ -303,7 +303,7 @@ def _load_run(workdir: Path) -> Predictor:
         return {name: np.asarray(values) for name, values in outputs.items()}
 
     ask = _asking(infer, data, rules, told=told)
-    return Predictor("keras", rules, data, network.metadata["made_up"], told, ask)
+    return Predictor("keras", rules, data, network.metadata["synthetic"], told, ask)
 
 
 def _load_copy(path: Path) -> Predictor:
@@ -317,15 +317,17 @@ def _load_copy(path: Path) -> Predictor:
         )
     runtime = RUNTIMES[described["format"]]
     require(described["format"], runtime)
-    rules, data, made_up, told = _read_described(described)
+    rules, data, synthetic, told = _read_described(described)
     ask = _asking(runtime.open(path), data, rules, told=told)
-    return Predictor(described["format"], rules, data, made_up, told, ask)
+    return Predictor(described["format"], rules, data, synthetic, told, ask)
 
 
-def _read_described(described: dict[str, Any]) -> tuple[Rules, DataConfig, bool, bool]:
-    """Returns rules, data, made_up and told of what `export.describe` wrote."""
+def _read_described(
+    described: dict[str, Any],
+) -> tuple[DecisionRule, DataConfig, bool, bool]:
+    """Returns rules, data, synthetic and told of what `export.describe` wrote."""
     threshold = described["threshold"]
-    rules = Rules(
+    rules = DecisionRule(
         tuple(described["class_names"]),
         described["temperature"],
         described["point"],
@@ -334,16 +336,16 @@ def _read_described(described: dict[str, Any]) -> tuple[Rules, DataConfig, bool,
     )
     fields = {
         name: described["preprocessing"][0][name]
-        for name in ("image_size", "aspect", "crop_border", "colour_constancy")
+        for name in ("image_size", "resize_mode", "crop_border", "color_constancy")
     }
     told = "age" in described["inputs"]
-    return rules, DataConfig(**fields), described["made_up"], told
+    return rules, DataConfig(**fields), described["synthetic"], told
 
 
 def _asking(
     infer: Callable[[Mapping[str, Floats]], Outputs],
     data: DataConfig,
-    rules: Rules,
+    rules: DecisionRule,
     *,
     told: bool,
 ) -> Callable[[Sequence[bytes], pd.DataFrame], Answers]:
@@ -357,7 +359,7 @@ def _asking(
         images, is_read = read(tf.constant(list(contents), tf.string))
         inputs = {"images": np.asarray(images, np.float32)}
         if told:
-            inputs["metadata"] = encode_metadata(patients)
+            inputs["metadata"] = encode_clinical_metadata(patients)
         found = infer(inputs)
         answers = answer([found["logits"]], [found["distance"]], is_read, rules)
         answers["status"] = tf.where(is_read, READ, UNREADABLE)

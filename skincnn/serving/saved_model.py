@@ -17,7 +17,7 @@ from skincnn.serving.clinical_metadata import encode
 from skincnn.serving.images import READ, UNREADABLE, read_images
 from skincnn.serving.network import Network, are_told
 from skincnn.serving.orientations import Turn
-from skincnn.serving.postprocessing import Rules, answer
+from skincnn.serving.postprocessing import DecisionRule, answer
 
 Answers = dict[str, tf.Tensor]
 BYTES_SIGNATURE = "serving_default"
@@ -25,7 +25,7 @@ IMAGES_SIGNATURE = "images"
 
 
 def write_saved_model(
-    networks: Sequence[Network], turns: Sequence[Turn], rules: Rules, path: Path
+    networks: Sequence[Network], turns: Sequence[Turn], rules: DecisionRule, path: Path
 ) -> None:
     """Writes a SavedModel with the signatures `serving_default` and `images`.
 
@@ -78,7 +78,7 @@ def write_saved_model(
 def _ask(
     networks: Sequence[Network],
     turns: Sequence[Turn],
-    rules: Rules,
+    rules: DecisionRule,
     read: Callable[[DataConfig], tuple[tf.Tensor, tf.Tensor]],
     patients: Sequence[tf.Tensor],
 ) -> Answers:
@@ -94,7 +94,7 @@ def _ask(
         images, is_read = seen[key]
         for number, turn in enumerate(turns):
             inputs: Any = turn(tf.cast(images, tf.float32))
-            if network.config.model.metadata:
+            if network.config.model.clinical_metadata:
                 inputs = {"images": inputs, "metadata": metadata}
             # `training=False`: a bare call would run dropout.
             outputs = network.model(inputs, training=False)

@@ -30,7 +30,7 @@ def read_patients(path: Path) -> pd.DataFrame:
         return table[list(METADATA_COLUMNS)].assign(age=pd.to_numeric(table["age"]))
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"--patients must be a CSV with image_id, {', '.join(METADATA_COLUMNS)}. "
+            f"--clinical-metadata must be a CSV with image_id, {', '.join(METADATA_COLUMNS)}. "
             f"Received: {path}: {error}"
         ) from error
 

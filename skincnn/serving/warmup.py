@@ -19,7 +19,7 @@ BATCH_SIZES = (1, 8)
 def write_warmup(saved_model: Path, name: str, *, patients: bool) -> None:
     """Writes assets.extra/tf_serving_warmup_requests into a SavedModel.
 
-    Its picture is grey: none of a dataset's goes with a model.
+    Its picture is gray: none of a dataset's goes with a model.
 
     Args:
         saved_model: The folder.

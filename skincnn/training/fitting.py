@@ -19,7 +19,7 @@ from skincnn.clinical_metadata import METADATA_FIELDS
 from skincnn.config import AugmentConfig, Config, DataConfig
 from skincnn.data import pipeline
 from skincnn.data.cache import Images
-from skincnn.data.clinical_metadata import encode_metadata
+from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.data.sampling import steps_per_epoch
 from skincnn.errors import ConfigError, DataError, MemoryFullError
 from skincnn.files import sha256
@@ -103,7 +103,7 @@ class Training:
             workdir: The run's folder.
             class_names: The names of the classes; by default their numbers.
             devices: What it runs on; by default what the configuration comes to.
-            compute: Gives the features of pictures, for `train.cached_features`.
+            compute: Gives the features of pictures, for `train.cached_views`.
         """
         self.config = config
         self.classifier = classifier
@@ -115,9 +115,11 @@ class Training:
         self.table, self.val = tables["train"], tables["val"]
         self.labels = self.table["label"].to_numpy(np.int64)
         self.metadata: dict[str, pipeline.Metadata | None] = dict.fromkeys(tables)
-        if config.model.metadata:
+        if config.model.clinical_metadata:
             # Those of the test as well: a word that is not known is said now.
-            self.metadata = {name: encode_metadata(rows) for name, rows in tables.items()}
+            self.metadata = {
+                name: encode_clinical_metadata(rows) for name, rows in tables.items()
+            }
             _require_patients(self.metadata["train"])
         self.counts = np.bincount(self.labels, minlength=classifier.output_shape[-1])
         self.plan = STRATEGIES[config.imbalance.strategy](self.counts, config.imbalance)
@@ -276,8 +278,8 @@ class Training:
 
     def _orientations(self, segment: Segment) -> int:
         """Returns in how many orientations features are trained on; 0 for pictures."""
-        head_alone = self.stages[segment.stage].blocks == 0
-        return self.config.train.cached_features if head_alone else 0
+        head_alone = self.stages[segment.stage].trainable_blocks == 0
+        return self.config.train.cached_views if head_alone else 0
 
     def _inputs(self, pictures: Images, segment: Segment) -> Images | Features:
         """Returns what the model trains on."""
@@ -321,11 +323,11 @@ class Training:
             return
         stage = self.stages[segment.stage]
         # What is frozen is fixed when a model is compiled.
-        set_trainable(self.classifier, stage.blocks, self.config.model.batch_norm)
+        set_trainable(self.classifier, stage.trainable_blocks, self.config.model.batch_norm)
         self.model = build_head(self.classifier) if cached else self.whole
         decay = self.config.optimizer.layer_decay
         optimizer = build_optimizer(
-            dataclasses.replace(self.config.optimizer, ema=stage.ema),
+            dataclasses.replace(self.config.optimizer, ema_momentum=stage.ema_momentum),
             stage.learning_rate,
             self.steps * stage.epochs,
             round(self.steps * stage.warmup_epochs),
@@ -405,10 +407,10 @@ def _memory(batch_size: int, image_size: int) -> Iterator[None]:
 
 def _check_blocks(stages: tuple[Stage, ...], classifier: keras.Model) -> None:
     """Checks before the first stage what the later ones ask for."""
-    asked = max((stage.blocks or 0 for stage in stages), default=0)
+    asked = max((stage.trainable_blocks or 0 for stage in stages), default=0)
     if asked > num_blocks(classifier):
         raise ConfigError(
-            f"`train.blocks` or `train.stages`: the backbone has {num_blocks(classifier)} "
+            f"`train.trainable_blocks` or `train.stages`: the backbone has {num_blocks(classifier)} "
             f"blocks. Received: {asked}. Give at most so many, or -1 for everything."
         )
 
@@ -418,8 +420,8 @@ def _require_patients(metadata: pipeline.Metadata | None) -> None:
     unknown = [name.endswith("_unknown") for name in METADATA_FIELDS]
     if metadata is not None and metadata[:, unknown].all():
         raise DataError(
-            "`model.metadata` is True, and no training picture has an age, a sex or a "
-            "site. Expected some of these in the dataset; or give --model.metadata False."
+            "`model.clinical_metadata` is True, and no training picture has an age, a sex or a "
+            "site. Expected some of these in the dataset; or give --model.clinical-metadata False."
         )
 
 

@@ -43,7 +43,7 @@ class Plan:
     logit_shift: npt.NDArray[np.float32] | None = None
     loss: str = "cross_entropy"
     loss_arguments: Mapping[str, Any] = field(default_factory=dict)
-    deferred: float = 0.0
+    drw_start: float = 0.0
     doubled: bool = False
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class Plan:
 
     def reweighting_epoch(self, epochs: int) -> int:
         """Returns the first of `epochs`, counted from 0, in which class weights count."""
-        return round(self.deferred * epochs)
+        return round(self.drw_start * epochs)
 
 
 def none(counts: Counts, config: ImbalanceConfig) -> Plan:
@@ -151,7 +151,7 @@ def ldam(counts: Counts, config: ImbalanceConfig) -> Plan:
         _effective_number_weights(counts, config),
         loss="ldam",
         loss_arguments={"margins": margins.tolist()},
-        deferred=config.deferred,
+        drw_start=config.drw_start,
     )
 
 

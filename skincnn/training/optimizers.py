@@ -96,8 +96,8 @@ def build_optimizer(
     optimizer = kind(
         learning_rate=schedule(config, learning_rate, steps, warmup_steps),
         weight_decay=config.weight_decay,
-        use_ema=config.ema > 0,
-        ema_momentum=config.ema or 0.99,
+        use_ema=config.ema_momentum > 0,
+        ema_momentum=config.ema_momentum or 0.99,
         **{clip: config.clip_norm or None},
         **arguments,
     )

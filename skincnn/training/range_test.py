@@ -43,7 +43,7 @@ class Suggestion:
     plot: Path
 
 
-def find_learning_rate(
+def lr_range_test(
     config: Config, workdir: Path, data_dir: Path | None = None, cache: Cache = "auto"
 ) -> Suggestion:
     """Tests rates on a run's own network, loss and pictures, and suggests one.
@@ -100,7 +100,7 @@ def find_learning_rate(
         )
     # A stage's rate may be a multiple of the one that the flag sets.
     name = "learning_rate"
-    if config.train.scenario == "feature_extractor":
+    if config.train.scenario == "linear_probe":
         name = "head_learning_rate"
     factor = training.stages[number].learning_rate / getattr(config.optimizer, name)
     flag = f"--optimizer.{name.replace('_', '-')}"
@@ -159,5 +159,8 @@ def choose_stage(stages: Sequence[Stage]) -> int:
     """Returns the number of the fastest stage, of the head alone only where all are."""
     return max(
         range(len(stages)),
-        key=lambda number: (stages[number].blocks != 0, stages[number].learning_rate),
+        key=lambda number: (
+            stages[number].trainable_blocks != 0,
+            stages[number].learning_rate,
+        ),
     )

@@ -50,16 +50,16 @@ def check(config: Config) -> None:
     look_up(SCENARIOS, config.train.scenario, "`train.scenario`")
     look_up(OPTIMIZERS, config.optimizer.name, "`optimizer.name`")
     look_up(SCHEDULES, config.optimizer.schedule, "`optimizer.schedule`")
-    heads = [stage for stage in make_stages(config) if stage.blocks == 0]
-    if config.train.cached_features > 0 and not heads:
+    heads = [stage for stage in make_stages(config) if stage.trainable_blocks == 0]
+    if config.train.cached_views > 0 and not heads:
         raise ConfigError(
-            "`train.cached_features` must be 0 where no stage trains the head alone. "
-            f"Received: {config.train.cached_features} with `train.scenario` "
+            "`train.cached_views` must be 0 where no stage trains the head alone. "
+            f"Received: {config.train.cached_views} with `train.scenario` "
             f"{config.train.scenario}."
         )
     for part in config.augment.parts:
         look_up(AUGMENTATIONS, part, "`augment.parts`")
-    for size in (config.data.image_size, config.train.small_image_size):
+    for size in (config.data.image_size, config.train.progressive_image_size):
         if size > 0:
             check_size(config.model.backbone, size)
 
@@ -76,7 +76,7 @@ def train(
     """Trains a classifier and leaves the best epoch in `workdir`.
 
     Writes config.json, metadata.json, history.csv, logs/, checkpoints/ and model.keras,
-    whose model takes pictures in 0..255 [batch, height, width, 3], with `model.metadata`
+    whose model takes pictures in 0..255 [batch, height, width, 3], with `model.clinical_metadata`
     a dictionary of these `images` and of `metadata`, and returns logits.
     All checks come before the folder is touched.
 
@@ -94,7 +94,7 @@ def train(
         ConfigError: A name, a path or the weights cannot be used, memory or disk is full,
             or the run to be resumed had another configuration.
         DataError: The dataset is not built, its splits leak, its metadata hold nothing or
-            words that are not known (with `model.metadata`), or it is not the one with
+            words that are not known (with `model.clinical_metadata`), or it is not the one with
             which the run to be resumed was begun.
         DivergedError: The loss, the weights or the outputs are no longer finite.
         Terminated, KeyboardInterrupt: The user stopped the training; the step was
@@ -133,7 +133,7 @@ def prepare(
         tables,
         names,
         inputs=[tensor.name for tensor in classifier.inputs]
-        + list(METADATA_FIELDS if config.model.metadata else ()),
+        + list(METADATA_FIELDS if config.model.clinical_metadata else ()),
         siblings_allowed=config.data.split_by == "image",
     )
     _warn_of_enlarging(config, builder.builder_config.longest_side)
@@ -149,7 +149,7 @@ def prepare(
     )
     return training, {
         "class_names": names,
-        "made_up": builder.builder_config.made_up,
+        "synthetic": builder.builder_config.synthetic,
         "dataset": builder.info.full_name,
         "stored_longest_side": builder.builder_config.longest_side,
         "audit": audited,

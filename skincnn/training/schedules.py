@@ -34,8 +34,8 @@ def step(
     The defaults, a tenth at half and another at three quarters, are those of He et al.,
     Deep Residual Learning for Image Recognition (2016), arXiv:1512.03385, on CIFAR-10.
     """
-    boundaries = [round(share * steps) for share in config.step_at]
-    return StepDecay(learning_rate, boundaries, config.step_factor, warmup_steps)
+    boundaries = [round(share * steps) for share in config.milestones]
+    return StepDecay(learning_rate, boundaries, config.milestone_factor, warmup_steps)
 
 
 def cosine(
@@ -66,7 +66,7 @@ def one_cycle(
     Smith and Topin, Super-Convergence (2018), arXiv:1708.07120, in the form of Howard and
     Gugger, fastai (2020), arXiv:2002.04688.
     """
-    return OneCycle(learning_rate, steps, round(config.rise * steps))
+    return OneCycle(learning_rate, steps, round(config.warmup_fraction * steps))
 
 
 SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Schedule]] = {
@@ -143,11 +143,11 @@ class OneCycle(Schedule):
     def __call__(self, step: Any) -> Any:
         """Returns the rate of a step, counted from 0."""
         step = ops.minimum(ops.cast(step, "float32"), float(self.steps))
-        rise = step / max(1, self.rise_steps)
+        warmup_fraction = step / max(1, self.rise_steps)
         fall = (step - self.rise_steps) / max(1, self.steps - self.rise_steps)
         share = ops.where(
             step < self.rise_steps,
-            _between(ONE_CYCLE_START, 1.0, rise),
+            _between(ONE_CYCLE_START, 1.0, warmup_fraction),
             _between(1.0, ONE_CYCLE_END, fall),
         )
         return self.learning_rate * share

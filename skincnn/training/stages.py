@@ -13,21 +13,21 @@ class Stage:
     """Epochs with the same layers training, under one optimizer.
 
     Attributes:
-        blocks: How many of the backbone's last blocks train beside the head; None for all.
+        trainable_blocks: How many of the backbone's last blocks train beside the head; None for all.
         epochs: How long.
         learning_rate: The highest rate of its schedule.
         warmup_epochs: See `OptimizerConfig`.
-        ema: See `OptimizerConfig`.
+        ema_momentum: See `OptimizerConfig`.
     """
 
-    blocks: int | None
+    trainable_blocks: int | None
     epochs: int
     learning_rate: float
     warmup_epochs: float = 0.0
-    ema: float = 0.0
+    ema_momentum: float = 0.0
 
 
-def feature_extractor(config: Config) -> tuple[Stage, ...]:
+def linear_probe(config: Config) -> tuple[Stage, ...]:
     """The head alone: the backbone keeps its ImageNet weights."""
     return (_head(config, config.train.epochs),)
 
@@ -46,11 +46,13 @@ def staged(config: Config) -> tuple[Stage, ...]:
     """The stages of `train.stages`, one after the other."""
     return tuple(
         Stage(
-            _trained(stage.blocks),
+            _trained(stage.trainable_blocks),
             stage.epochs,
             stage.rate * config.optimizer.learning_rate,
-            min(config.optimizer.warmup_epochs, stage.epochs) if stage.blocks else 0.0,
-            config.optimizer.ema if stage.blocks else 0.0,
+            min(config.optimizer.warmup_epochs, stage.epochs)
+            if stage.trainable_blocks
+            else 0.0,
+            config.optimizer.ema_momentum if stage.trainable_blocks else 0.0,
         )
         for stage in config.train.stages
     )
@@ -58,7 +60,7 @@ def staged(config: Config) -> tuple[Stage, ...]:
 
 SCENARIOS: dict[str, Callable[[Config], tuple[Stage, ...]]] = {
     "fine_tune": fine_tune,
-    "feature_extractor": feature_extractor,
+    "linear_probe": linear_probe,
     "from_scratch": from_scratch,
     "staged": staged,
 }
@@ -73,11 +75,11 @@ def make_stages(config: Config) -> tuple[Stage, ...]:
 def image_size(config: Config, epoch: int) -> int:
     """Returns the size of the pictures of an epoch, counted from 0 over all stages.
 
-    The small pictures last until `small_epochs` of the last stage are over.
+    The small pictures last until `progressive_epochs` of the last stage are over.
     """
-    small = config.train.small_epochs
+    small = config.train.progressive_epochs
     if small > 0 and epoch < first_epoch_of_last(make_stages(config)) + small:
-        return config.train.small_image_size
+        return config.train.progressive_image_size
     return config.data.image_size
 
 
@@ -142,14 +144,14 @@ def _head(config: Config, epochs: int) -> Stage:
 
 def _last(config: Config) -> Stage:
     return Stage(
-        _trained(config.train.blocks),
+        _trained(config.train.trainable_blocks),
         config.train.epochs,
         config.optimizer.learning_rate,
         config.optimizer.warmup_epochs,
-        config.optimizer.ema,
+        config.optimizer.ema_momentum,
     )
 
 
 def _trained(blocks: int) -> int | None:
-    """Returns `Stage.blocks` of what a configuration says."""
+    """Returns `Stage.trainable_blocks` of what a configuration says."""
     return None if blocks == -1 else blocks

@@ -19,7 +19,7 @@ PRODUCTS = (
     "checkpoints",
     "model.keras",
     "predictions",
-    "familiar.npz",
+    "ood.npz",
     "report.json",
     "report.html",
     "README.md",

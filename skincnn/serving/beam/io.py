@@ -18,7 +18,7 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from skincnn.errors import ConfigError
-from skincnn.files import PICTURE_SUFFIXES, pictures_in, printable, require_writable_folder
+from skincnn.files import IMAGE_SUFFIXES, images_in, printable, require_writable_folder
 from skincnn.serving.images import MAX_BYTES
 
 AT_ONCE = 64
@@ -96,14 +96,14 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
     """
     if Path(pattern).is_dir():
         # Beam would leave out links that lead nowhere.
-        return [FileMetadata(str(path), _size(path)) for path in pictures_in(Path(pattern))]
+        return [FileMetadata(str(path), _size(path)) for path in images_in(Path(pattern))]
     if pattern.endswith("/"):
         folder = f"{pattern.rstrip('/')}/"
         # What would be special in a pattern may be part of the folder's name.
         below = re.sub(r"[][*?]", "?", folder) + "**"
         files = FileSystems.match([below])[0].metadata_list
         inside = [one for one in files if one.path.startswith(folder)]
-        return [one for one in inside if one.path.lower().endswith(PICTURE_SUFFIXES)]
+        return [one for one in inside if one.path.lower().endswith(IMAGE_SUFFIXES)]
     if FileSystems.exists(pattern):
         return [FileSystems.get_filesystem(pattern).metadata(pattern)]
     if "://" in pattern:
@@ -123,7 +123,7 @@ def look_into(place: Place) -> Iterator[Place]:
     except DAMAGED as error:
         problem = f"not read: {error}"
     listed = enumerate(names)
-    members = [one for one in listed if one[1].lower().endswith(PICTURE_SUFFIXES)]
+    members = [one for one in listed if one[1].lower().endswith(IMAGE_SUFFIXES)]
     if not members:
         yield Place(place.name, 0, problem)
     for start in range(0, len(members), AT_ONCE):
@@ -161,7 +161,7 @@ def require_pictures(patterns: Sequence[str], names: str | None) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"The pictures cannot be looked for: {error}") from error
     raise ConfigError(
-        f"Give files of pictures, folders with {', '.join(PICTURE_SUFFIXES)} files, "
+        f"Give files of pictures, folders with {', '.join(IMAGE_SUFFIXES)} files, "
         f"patterns or --names. Received: {' '.join(patterns) or names or 'nothing'}."
     )
 

@@ -151,7 +151,9 @@ def build_app(asked: Asked, path: Path, folder: Path) -> Any:
         theme=gradio.themes.Base(
             font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         ),
-        css=importlib.resources.files("skincnn.serving").joinpath("demo.css").read_text(),
+        css=importlib.resources.files("skincnn.serving.web")
+        .joinpath("demo.css")
+        .read_text(),
     )
     num_fields = len(METADATA_COLUMNS) if asked.predictor.told else 0
     return guarded(questioned(page, folder, num_fields))
@@ -165,7 +167,7 @@ def build_page(asked: Asked, path: Path, folder: Path) -> Any:
     described = describe(predictor.class_names).values()
     start = render(
         "start",
-        made_up=predictor.made_up,
+        synthetic=predictor.synthetic,
         classes=[one.full_name for one in described],
         path=path,
     )

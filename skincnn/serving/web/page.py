@@ -25,7 +25,7 @@ from skincnn.errors import ConfigError
 from skincnn.evaluation.triage import ACCEPTED
 from skincnn.serving.explain import Explainer
 from skincnn.serving.images import READ, read_images
-from skincnn.serving.postprocessing import NO_THRESHOLD, Rules
+from skincnn.serving.postprocessing import NO_THRESHOLD, DecisionRule
 from skincnn.serving.predictor import Predictor, load_predictor
 
 Found = Mapping[str, Any]
@@ -106,7 +106,7 @@ def answer_page(asked: Asked, content: bytes, name: str, patient: Mapping[str, A
     )
 
 
-def reasons(found: Found, rules: Rules) -> list[str]:
+def reasons(found: Found, rules: DecisionRule) -> list[str]:
     """Returns why a picture that was read is referred, or is not, as sentences."""
     distance, limit = tell_apart(
         float(found["distance"]), rules.limit, "{:.{}g}".format, range(3, 10)
@@ -124,7 +124,9 @@ def reasons(found: Found, rules: Rules) -> list[str]:
     ]
 
 
-def rank(probabilities: npt.NDArray[np.float32], rules: Rules) -> list[tuple[str, float]]:
+def rank(
+    probabilities: npt.NDArray[np.float32], rules: DecisionRule
+) -> list[tuple[str, float]]:
     """Returns the classes and their probabilities, the most probable first."""
     named = zip(rules.class_names, map(float, probabilities), strict=True)
     return sorted(named, key=lambda row: -row[1])
@@ -173,7 +175,7 @@ def tell_apart(
     return next((pair for pair in written if pair[0] != pair[1]), written[0])
 
 
-def _about_malignant(found: Found, rules: Rules) -> str:
+def _about_malignant(found: Found, rules: DecisionRule) -> str:
     if np.isnan(rules.threshold):
         return NO_THRESHOLD
     known = describe(rules.class_names)
@@ -192,7 +194,7 @@ def _about_malignant(found: Found, rules: Rules) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("skincnn.serving", "."),
+        loader=jinja2.PackageLoader("skincnn.serving.web", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,89 @@
+"""Records: typed, immutable JSON files with a schema version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from skincnn.errors import ConfigError
+from skincnn.files import write_json
+
+
+class Part(BaseModel):
+    """An immutable part of a record. Unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Record(Part):
+    """The content of one JSON file.
+
+    Attributes:
+        SCHEMA: The version of the fields. Raise it when a field changes its meaning or
+            goes away.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+
+R = TypeVar("R", bound=Record)
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """Returns the fields of a record as JSON values, the schema version first."""
+    return {"schema_version": record.SCHEMA, **record.model_dump(mode="json")}
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Writes a record to `path`, whole or not at all."""
+    write_json(path, to_json(record))
+
+
+def read_record(path: Path, kind: type[R], fix: str) -> R:
+    """Returns the record in a file that `write_record` wrote.
+
+    Args:
+        path: The file.
+        kind: The type of the record.
+        fix: How to make the file again, as a sentence for the error message.
+
+    Raises:
+        ConfigError: The file is missing or not JSON, has another schema version, or a
+            field is missing, unknown or of the wrong type.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. {fix}") from error
+    return parse_record(values, kind, str(path), fix)
+
+
+def parse_record(values: object, kind: type[R], where: str, fix: str) -> R:
+    """Returns the record that JSON values stand for; see `read_record`."""
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{where} must hold a JSON object. Received: {type(values).__name__}. {fix}"
+        )
+    version = values.get("schema_version")
+    if version != kind.SCHEMA:
+        raise ConfigError(
+            f"{where} has the schema version {version!r}: it was written by another "
+            f"version of skincnn. Expected {kind.SCHEMA}. {fix}"
+        )
+    fields = {name: value for name, value in values.items() if name != "schema_version"}
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {describe_error(error)} {fix}") from error
+
+
+def describe_error(error: ValidationError) -> str:
+    """Returns the first fault of a validation as one sentence: field, cause and value."""
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"])) or "the whole"
+    received = repr(first["input"])
+    received = received if len(received) <= 80 else f"{received[:80]}..."
+    return f"`{field}`: {first['msg']}. Received: {received}."
