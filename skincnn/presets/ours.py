@@ -17,7 +17,7 @@ from skincnn.config import (
 
 
 def quickstart() -> Config:
-    """A small network from scratch on the synthetic demo images, in minutes.
+    """A small network from scratch on the synthetic demo images.
 
     Needs no download. Its score says that the software works, and nothing about skin.
 
