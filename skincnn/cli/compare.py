@@ -58,20 +58,23 @@ class Arguments:
 def command() -> None:
     """Parses, compares, prints the table, and writes it with its chart."""
     arguments = tyro.cli(Arguments)
-    from skincnn.evaluation import comparison
+    from skincnn.evaluation import compared_runs, comparison
     from skincnn.reporting import comparison_tables
     from skincnn.reporting.plots import to_png
 
     if not arguments.workdirs:
         raise ConfigError("Give the folders of evaluated runs, such as runs/cpu runs/gpu.")
-    runs = [comparison.read_run(path, arguments.split) for path in arguments.workdirs]
+    runs = [
+        compared_runs.read_compared_run(path, arguments.split)
+        for path in arguments.workdirs
+    ]
     if arguments.variants or arguments.baseline:
         runs += [
-            comparison.read_run(path, arguments.split, variant)
+            compared_runs.read_compared_run(path, arguments.split, variant)
             for path in arguments.workdirs
-            for variant in comparison.variant_names(path, arguments.split)
+            for variant in compared_runs.variant_names(path, arguments.split)
         ]
-    runs = comparison.with_first(runs, arguments.baseline)
+    runs = compared_runs.put_baseline_first(runs, arguments.baseline)
     tables = comparison.compare(
         runs, arguments.sort, arguments.num_bootstrap, average_seeds=arguments.average_seeds
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -21,13 +21,55 @@ FORBIDDEN_INPUTS = ("dx_type", "dataset", "lesion_id", "group_id", "image_id")
 """What gives the answer away: `follow_up` is always nv, and sources differ in classes."""
 
 
+@dataclass(frozen=True)
+class LeakageAudit:
+    """The result of the audit of the splits of a training.
+
+    Attributes:
+        num_images: Split to its number of images.
+        num_lesions: Split to its number of lesions.
+        num_shared_images: Images in two splits.
+        num_shared_lesions: Lesions in two splits.
+        num_shared_groups: Near-duplicate groups in two splits.
+        share_test_images: Share of the test images with an image of the same lesion in
+            training, 0..1; None without a test split.
+        share_test_melanomas: The same share of the test melanomas; None without any.
+    """
+
+    num_images: dict[str, int]
+    num_lesions: dict[str, int]
+    num_shared_images: int
+    num_shared_lesions: int
+    num_shared_groups: int
+    share_test_images: float | None = None
+    share_test_melanomas: float | None = None
+
+
+@dataclass(frozen=True)
+class SplitLeakage:
+    """How much of a split was seen in training or validation.
+
+    Attributes:
+        num_shared_images: Images of the split that were seen.
+        num_shared_lesions: Lesions of the split that were seen.
+        num_shared_groups: Near-duplicate groups of the split that were seen.
+        num_leaky_images: Images of the split that are, or share a lesion or group with,
+            an image that was seen.
+    """
+
+    num_shared_images: int
+    num_shared_lesions: int
+    num_shared_groups: int
+    num_leaky_images: int
+
+
 def audit(
     splits: Mapping[str, pd.DataFrame],
     class_names: Sequence[str],
     *,
     inputs: Iterable[str] = (),
     siblings_allowed: bool = False,
-) -> dict[str, Any]:
+) -> LeakageAudit:
     """Returns what was counted, once it is certain that no split leaks into another.
 
     Args:
@@ -39,38 +81,38 @@ def audit(
         siblings_allowed: Whether pictures of one lesion may be in two splits, as in a
             split by image; they are counted then, and a picture is still in one only.
 
-    Returns:
-        `num_<split>_images` and `_lesions`; `num_shared_images`, `_lesions` and
-        `_groups`, which are 0 unless siblings are allowed; and, where there is a test,
-        the `share_test_images` and `share_test_melanomas` of it that have a picture of
-        the same lesion in training (None where there is no melanoma).
-
     Raises:
         DataError: Something is in two splits or a picture is twice in one, a split has
             no picture of a class, or the model is given what tells the answer.
     """
     _check_inputs(inputs)
     _check_classes(splits, class_names)
-    counts: dict[str, Any] = {}
+    num_shared = {}
     for name, table in splits.items():
-        counts[f"num_{name}_images"] = len(table)
-        counts[f"num_{name}_lesions"] = table["lesion_id"].nunique()
         _refuse(set(table["image_id"][table["image_id"].duplicated()]), "image", name)
     for column, kind in KEPT_APART.items():
         shared = _shared(splits, column)
-        counts[f"num_shared_{column.removesuffix('_id')}s"] = len(shared)
+        num_shared[column] = len(shared)
         if column == "image_id" or not siblings_allowed:
             touched = [n for n, table in splits.items() if table[column].isin(shared).any()]
             _refuse(shared, kind, " and ".join(touched))
+    shares: tuple[float | None, float | None] = (None, None)
     if "test" in splits:
-        counts |= siblings(splits["train"], splits["test"], class_names)
-    return counts
+        shares = siblings(splits["train"], splits["test"], class_names)
+    return LeakageAudit(
+        {name: len(table) for name, table in splits.items()},
+        {name: int(table["lesion_id"].nunique()) for name, table in splits.items()},
+        num_shared["image_id"],
+        num_shared["lesion_id"],
+        num_shared["group_id"],
+        *shares,
+    )
 
 
 def siblings(
     train: pd.DataFrame, test: pd.DataFrame, class_names: Sequence[str]
-) -> dict[str, float | None]:
-    """Returns the shares of test pictures with a picture of their lesion in training.
+) -> tuple[float | None, float | None]:
+    """Returns the shares of the test images and melanomas whose lesion is in training.
 
     Args:
         train: A table with lesion_id.
@@ -78,35 +120,33 @@ def siblings(
         class_names: The names of the labels, in order.
 
     Returns:
-        `share_test_images` and `share_test_melanomas`, in 0..1; None for no pictures.
+        Two shares in 0..1; None for no images.
     """
     has_sibling = test["lesion_id"].isin(train["lesion_id"])
     names = test["label"].map(dict(enumerate(class_names)))
     melanomas = has_sibling[names == MELANOMA]
-    return {
-        "share_test_images": float(has_sibling.mean()) if len(has_sibling) else None,
-        "share_test_melanomas": float(melanomas.mean()) if len(melanomas) else None,
-    }
+    return (
+        float(has_sibling.mean()) if len(has_sibling) else None,
+        float(melanomas.mean()) if len(melanomas) else None,
+    )
 
 
-def count_shared(known: pd.DataFrame, asked: pd.DataFrame) -> dict[str, int]:
+def count_shared(known: pd.DataFrame, asked: pd.DataFrame) -> SplitLeakage:
     """Returns how much of a split that no training was checked against leaks into it.
 
     Args:
         known: The rows that were trained on or chosen with: image_id, lesion_id, group_id.
         asked: Those of the split.
-
-    Returns:
-        `num_shared_images`, `_lesions` and `_groups`, as of `audit`; and
-        `num_leaky_images`, the pictures of the split that share any of these.
     """
     both = {"known": known, "asked": asked}
     shared = {column: _shared(both, column) for column in KEPT_APART}
     leaky = pd.DataFrame({column: asked[column].isin(of) for column, of in shared.items()})
-    counts = {
-        f"num_shared_{name.removesuffix('_id')}s": len(of) for name, of in shared.items()
-    }
-    return {**counts, "num_leaky_images": int(leaky.any(axis=1).sum())}
+    return SplitLeakage(
+        len(shared["image_id"]),
+        len(shared["lesion_id"]),
+        len(shared["group_id"]),
+        int(leaky.any(axis=1).sum()),
+    )
 
 
 def _shared(splits: Mapping[str, pd.DataFrame], column: str) -> set[str]:

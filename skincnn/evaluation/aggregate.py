@@ -1,136 +1,190 @@
-"""Reports of several runs together: cross-validation and ensembles."""
+"""Results of several runs together: ensembles and cross-validation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeVar
 
 import pandas as pd
 
 from skincnn.config import Config
+from skincnn.data.leakage import LeakageAudit, SplitLeakage
 from skincnn.errors import ConfigError
-from skincnn.evaluation.earlier import remove_stale
-from skincnn.evaluation.scoring import assess
-from skincnn.inference.predictions import write_predictions
-from skincnn.inference.run_dir import read_run
-from skincnn.reporting.report import draw_figures, write_report
-
-KEYS = (
-    "splits",
-    "variants",
-    "class_names",
-    "headline",
-    "seconds_per_image",
-    "num_parameters",
-    "training_seconds",
-    "folds",
-    "audit",
-    "best_epoch",
-    "protocol",
-    "split_by",
-    "synthetic",
+from skincnn.evaluation.results import (
+    MemberScores,
+    SplitResult,
+    read_split_results,
+    result_path,
 )
-"""Of each run's report.json, what a common one is made from."""
+from skincnn.inference.predictions import write_predictions
+from skincnn.inference.run_dir import RUN_FILE, Member, RunInfo, read_run
+from skincnn.metrics.bootstrap import Estimate
+from skincnn.records import Record, write_record
+
+PRODUCTS = ("predictions", "results", "figures", "report.html", "README.md", RUN_FILE)
+T = TypeVar("T")
 
 
-def write_combined(
-    workdir: Path,
-    config: Config,
-    reports: Sequence[dict[str, Any]],
-    tables: Mapping[str, pd.DataFrame],
-    stored: Mapping[str, str],
-    **said: Any,
-) -> dict[str, Any]:
-    """Writes the predictions, figures and report that several runs have in common.
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """A run directory with its results.
 
-    Args:
-        workdir: The folder to write to.
-        config: Of the first run.
-        reports: The content of each run's report.json.
-        tables: Split to predictions table, "val" among them.
-        stored: Split to where its pictures come from, in words.
-        **said: What else report.json says, in the place of what the first run's does.
-
-    Returns:
-        The content of report.json: as of a run, and what is said of all.
+    Attributes:
+        workdir: The directory.
+        info: Content of run.json.
+        config: Its configuration.
+        results: Name of a predictions table, as "test.d4", to its result.
     """
-    written = write_predictions(workdir, tables)
-    names = reports[0]["class_names"]
-    assessed = assess(tables, names, config.evaluate)
-    for name, content in assessed["splits"].items():
-        content["fold"] = stored[name]
-        content["sha256"] = written[name]
-        parts = [report["splits"].get(name, {}).get("audit") for report in reports]
-        if found := [part for part in parts if part]:
-            content["audit"] = _worst_of_each(found)
-    audits = [report["audit"] for report in reports]
-    report = {
-        **{
-            key: value
-            for key, value in reports[0].items()
-            if key not in ("folds", "model_sha256")
-        },
-        "best_epoch": None,
-        "split_by": "image" if any(r["split_by"] == "image" for r in reports) else "lesion",
-        "synthetic": any(report["synthetic"] for report in reports),
-        "audit": _worst_of_each(audits),
-        "training_seconds": sum(report["training_seconds"] for report in reports),
-        "provenance": _same([report.get("provenance") for report in reports]),
-        "variants": [],
-        "unknown": None,
-        "corruptions": None,
-        "exports": {},
-        "dropped": [],
-        **assessed,
-        **said,
-    }
-    write_report(workdir, report, config, draw_figures(report, tables, None))
-    remove_stale(workdir, report)
-    return report
+
+    workdir: Path
+    info: RunInfo
+    config: Config
+    results: dict[str, SplitResult]
+
+    @property
+    def name(self) -> str:
+        """Name of the directory."""
+        return self.workdir.resolve().name
 
 
-def describe_models(
-    runs: Sequence[Path], reports: Sequence[dict[str, Any]], split: str
-) -> list[dict[str, Any]]:
-    """Returns the name, backbone, folds, epoch, protocol and metrics of each run."""
-    return [
-        {
-            "name": run.resolve().name,
-            "backbone": read_run(run)[1].model.backbone,
-            "folds": report["folds"],
-            "best_epoch": report["best_epoch"],
-            "protocol": report["protocol"],
-            "metrics": report["splits"][split]["metrics"],
-        }
-        for run, report in zip(runs, reports, strict=True)
-    ]
+@dataclass(frozen=True)
+class Aggregate:
+    """What is computed from several runs; `write_aggregate` writes it.
+
+    Attributes:
+        info: Content of run.json.
+        predictions: Name of a table, as "test.d4", to the table.
+        results: Name of a result to the result.
+    """
+
+    info: RunInfo
+    predictions: dict[str, pd.DataFrame]
+    results: dict[str, Record]
 
 
-def check_folder(workdir: Path) -> None:
-    """Checks that nothing else would be lost where a common report is written.
+def read_evaluated_run(workdir: Path) -> EvaluatedRun:
+    """Returns a run and its results.
 
     Raises:
-        ConfigError: The folder holds a run, or a README.md that no report came with.
+        ConfigError: The directory holds no finished run, or one that was not evaluated.
+    """
+    info, config = read_run(workdir)
+    results = read_split_results(workdir)
+    if not {"val", "test"} <= results.keys():
+        raise ConfigError(
+            f"{workdir} was not evaluated: {result_path(workdir, 'test')} is missing. Make "
+            f"it with scripts/evaluate.py {workdir}."
+        )
+    return EvaluatedRun(workdir, info, config, results)
+
+
+def combine_info(
+    runs: Sequence[EvaluatedRun], kind: Literal["ensemble", "cross_validation"]
+) -> RunInfo:
+    """Returns the run.json of several runs together."""
+    infos = [run.info for run in runs]
+    return infos[0].model_copy(
+        update={
+            "kind": kind,
+            "device": _common([info.device for info in infos]),
+            "provenance": _common([info.provenance for info in infos]),
+            "synthetic": any(info.synthetic for info in infos),
+            "audit": _worst_audit([info.audit for info in infos]),
+            "data_fingerprint": {},
+            "class_counts": {},
+            "best_epoch": None,
+            "num_parameters": sum(info.num_parameters for info in infos),
+            "training_seconds": sum(info.training_seconds for info in infos),
+            "sha256": {},
+            "members": tuple(
+                Member(
+                    name=run.name,
+                    config=run.config,
+                    audit=run.info.audit,
+                    best_epoch=run.info.best_epoch,
+                )
+                for run in runs
+            ),
+        }
+    )
+
+
+def describe_member(
+    run: EvaluatedRun, differences: dict[str, Estimate] | None = None
+) -> MemberScores:
+    """Returns the scores of one of the runs on its test split."""
+    metrics = run.results["test"].metrics
+    return MemberScores(name=run.name, metrics=metrics, differences=differences or {})
+
+
+def worst_leakage(runs: Sequence[EvaluatedRun]) -> dict[str, SplitLeakage]:
+    """Returns split to the largest leakage among the runs."""
+    leakage: dict[str, SplitLeakage] = {}
+    for split in runs[0].results:
+        parts = [run.results[split].leakage for run in runs if split in run.results]
+        known = [part for part in parts if part is not None]
+        if known:
+            counts = zip(*map(dataclasses.astuple, known), strict=True)
+            leakage[split] = SplitLeakage(*map(max, counts))
+    return leakage
+
+
+def check_workdir(workdir: Path) -> None:
+    """Checks that results of several runs may be written to a directory.
+
+    Raises:
+        ConfigError: It holds a run, or a README.md that is not a model card.
     """
     if (workdir / "config.json").exists():
-        raise ConfigError(f"{workdir} holds a run of its own. Give another folder.")
-    if (workdir / "README.md").exists() and not (workdir / "report.json").exists():
+        raise ConfigError(f"{workdir} holds a run. Give another directory.")
+    if (workdir / "README.md").exists() and not (workdir / RUN_FILE).exists():
         raise ConfigError(
-            f"{workdir} holds a README.md, in whose place the model card would be written. "
-            "Give another folder."
+            f"{workdir} holds a README.md, which the model card would replace. Give "
+            "another directory."
         )
 
 
-def _same(values: Sequence[Any]) -> Any:
-    """Returns what all have in common; None where they differ."""
+def write_aggregate(workdir: Path, aggregate: Aggregate) -> None:
+    """Writes predictions, results and run.json in place of earlier ones.
+
+    Raises:
+        ConfigError: See `check_workdir`.
+    """
+    check_workdir(workdir)
+    for name in PRODUCTS:
+        if (workdir / name).is_dir():
+            shutil.rmtree(workdir / name)
+        else:
+            (workdir / name).unlink(missing_ok=True)
+    write_predictions(workdir, aggregate.predictions)
+    for name, result in aggregate.results.items():
+        write_record(result_path(workdir, name), result)
+    write_record(workdir / RUN_FILE, aggregate.info)
+
+
+def _common(values: Sequence[T]) -> T | None:
+    """Returns the value that all share; None if they differ."""
     return values[0] if all(value == values[0] for value in values) else None
 
 
-def _worst_of_each(audits: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {key: _worst([audit[key] for audit in audits]) for key in audits[0]}
+def _worst_audit(audits: Sequence[LeakageAudit]) -> LeakageAudit:
+    """Returns the largest of each count and share."""
+    first = audits[0]
+    return LeakageAudit(
+        {split: max(a.num_images[split] for a in audits) for split in first.num_images},
+        {split: max(a.num_lesions[split] for a in audits) for split in first.num_lesions},
+        max(audit.num_shared_images for audit in audits),
+        max(audit.num_shared_lesions for audit in audits),
+        max(audit.num_shared_groups for audit in audits),
+        _max(audit.share_test_images for audit in audits),
+        _max(audit.share_test_melanomas for audit in audits),
+    )
 
 
-def _worst(values: Sequence[Any]) -> Any:
-    """Returns the largest number, None where there is none."""
+def _max(values: Iterable[float | None]) -> float | None:
+    """Returns the largest number; None if there is none."""
     return max((value for value in values if value is not None), default=None)

@@ -1,20 +1,18 @@
-"""Several runs as one table: scores with intervals, paired differences, and their cost."""
+"""Comparison of runs: scores with intervals, paired differences, seed variance."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 
-from skincnn.config import Config, DataConfig, read_config
+from skincnn.config import Config
 from skincnn.errors import ConfigError
+from skincnn.evaluation.compared_runs import ComparedRun
 from skincnn.evaluation.scoring import (
     CALIBRATED,
     MELANOMA_RECALL,
@@ -23,10 +21,7 @@ from skincnn.evaluation.scoring import (
     calibrated_values,
     melanoma_recall,
 )
-from skincnn.files import sha256
-from skincnn.inference.logit_adjustment import unadjusted_name
-from skincnn.inference.predictions import arrays, class_names_of, read_predictions
-from skincnn.inference.run_dir import read_report
+from skincnn.inference.predictions import arrays
 from skincnn.lookup import look_up
 from skincnn.metrics.bootstrap import (
     Estimate,
@@ -38,280 +33,100 @@ from skincnn.metrics.bootstrap import (
 from skincnn.metrics.classification import METRICS, Scores
 from skincnn.metrics.operating_points import find_targets
 from skincnn.metrics.seed_variance import Spread, count_seeds_in, pooled_spread
-from skincnn.presets import to_command
-from skincnn.reporting.report_text import trained_by
 
 SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auc")
 """Of `METRICS`, the columns beside the one that is sorted by."""
-OF_MELANOMA = {
+MELANOMA_RATES = {
     MELANOMA_RECALL: "recall",
     MELANOMA_SENSITIVITY: "recall",
     MELANOMA_SPECIFICITY: "specificity",
 }
-"""Rates to that of `lesions_of_rates` which has as many lesions."""
-MIN_RESAMPLES = 100
-"""As of `evaluate.num_bootstrap`: the ends of an interval need some resamples beyond them."""
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A run's predictions of one split, and what they cost.
-
-    It equals itself alone: tables do not compare to one truth value.
-
-    Attributes:
-        folder: Its name.
-        split: Of the predictions.
-        predictions: The table, sorted by image_id.
-        validation: That of validation, made in the same way; None where there is none.
-        class_names: The names of the labels, in order.
-        split_by: "lesion", or "image" for the leaky protocol.
-        synthetic: Whether the pictures are made up.
-        sha256: Of the file of the predictions.
-        changed: Whether that is not the one that the run's report was made from.
-        minutes: Of training.
-        num_parameters: Of the model.
-        command: What makes it again; "" where the folder does not tell.
-        config: Its configuration, of a cross-validation on the folds of the preset; None
-            for an ensemble, and where it is not known.
-        folds: "0 1 2 / 3 / 4": trained on, the epoch chosen on, tested; "" as above.
-        variant: Of the report's other ways to predict, such as "d4"; "" for the
-            plain one.
-        trained_by: The code, and what it ran on; "" where the report does not tell.
-    """
-
-    folder: str
-    split: str
-    predictions: pd.DataFrame
-    validation: pd.DataFrame | None
-    class_names: tuple[str, ...]
-    split_by: str
-    synthetic: bool
-    sha256: str
-    changed: bool
-    minutes: float
-    num_parameters: int
-    command: str = ""
-    config: Config | None = None
-    folds: str = ""
-    variant: str = ""
-    trained_by: str = ""
-
-    @property
-    def name(self) -> str:
-        """Returns what the tables call it."""
-        return f"{self.folder} ({self.variant})" if self.variant else self.folder
-
-    @property
-    def seed(self) -> int | None:
-        """Returns the seed of its configuration, if that is known."""
-        return None if self.config is None else self.config.seed
-
-    @property
-    def pictures(self) -> str:
-        """Returns what two runs must share for a paired difference."""
-        columns = ["image_id", "lesion_id", "label"]
-        rows = self.predictions[columns].to_csv(index=False)
-        digest = hashlib.sha256((rows + ",".join(self.class_names)).encode()).hexdigest()
-        return f"{len(self.predictions)} pictures ({digest[:8]})"
-
-    @property
-    def protocol(self) -> str:
-        """Returns what two runs must share to be ranked side by side."""
-        synthetic = "SYNTHETIC pictures, " if self.synthetic else ""
-        return f"{synthetic}split by {self.split_by}, {self.pictures}"
+"""Rate to the name in `lesions_of_rates` of the rate over the same lesions."""
+MIN_BOOTSTRAP = 100
+"""As of `evaluate.num_bootstrap`: an interval needs some resamples beyond its ends."""
+Group = tuple[ComparedRun, ...]
+Values = dict[str, dict[str, Scores]]
+"""Name of a run to metric to the value on all images and on each resample."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the comparison says of one run, or of the mean of several seeds.
+    """One run, or the mean of several seeds.
 
     Attributes:
-        name: What it is called.
-        runs: The run; or those that differ by nothing but their seed.
-        scores: Name to score, of the metric that is sorted by, of `SHOWN`, of
-            "melanoma_recall" where there is such a class, and of `CALIBRATED`.
-        differences: By how much each score exceeds that of `against` on the same
-            resamples; empty for that row, and where the pictures are others.
-        against: The name of the row that they are against.
-        command: What makes it again, of runs that are there if it is of several; "" where
-            the folder does not tell.
-        recipe_differences: The differences again, with intervals that count other seeds
-            in; empty as above, where no recipe has several seeds, and for what is no
-            recipe's: one of several seeds, an ensemble, another way to ask a run.
-        spread: What a seed does, by which those intervals are wider; None where no recipe
-            has several seeds.
+        name: Name of the run.
+        runs: The run; or runs that differ by their seed alone.
+        scores: The metric to sort by, `SHOWN`, "melanoma_recall" if there is such a class,
+            and `CALIBRATED`.
+        differences: Score minus that of the baseline on the same resamples; empty for the
+            baseline and for runs on other images.
+        baseline: Name of the row that is subtracted.
+        command: The command that makes it again; "" if not known.
+        recipe_differences: The differences, with intervals that include the variance
+            between seeds; empty as above, if no recipe has several seeds, and for single
+            seeds of several, ensembles and variants.
+        spread: The variance between seeds; None if no recipe has several seeds.
     """
 
     name: str
-    runs: tuple[Run, ...]
+    runs: Group
     scores: dict[str, Estimate]
     differences: dict[str, Estimate]
-    against: str
+    baseline: str
     command: str
     recipe_differences: dict[str, Estimate]
     spread: Spread | None
 
 
-def read_run(workdir: Path, split: str, variant: str = "") -> Run:
-    """Returns the predictions of a run's folder.
-
-    Args:
-        workdir: The folder.
-        split: "test", or another that was evaluated.
-        variant: Of `variant_names`; "" for the plain predictions.
-
-    Raises:
-        ConfigError: The folder holds no evaluated run, or no such split.
-        DataError: The table is damaged.
-    """
-    table = f"{split}_{variant}" if variant else split
-    path = workdir / "predictions" / f"{table}.csv"
-    missing = [
-        str(file.relative_to(workdir))
-        for file in (path, workdir / "report.json")
-        if not file.is_file()
-    ]
-    if missing:
-        raise ConfigError(
-            f"{workdir} holds no evaluated run: {', '.join(missing)} is missing. Expected "
-            "the --workdir of a finished scripts/train.py; or make the split with "
-            f"scripts/evaluate.py {workdir} --split {split}."
-        )
-    predictions = read_predictions(path).sort_values("image_id", ignore_index=True)
-    digest = sha256(path)
-    of_validation = path.with_name(f"val_{variant}.csv" if variant else "val.csv")
-    report = read_report(workdir, "split_by", "training_seconds", "num_parameters")
-    name = workdir.resolve().name
-    how = _how(workdir, report)
-    if variant:
-        how["command"] = _command_of_variant(name, report, variant, how.get("command", ""))
-    return Run(
-        name,
-        split,
-        predictions,
-        read_predictions(of_validation) if of_validation.is_file() else None,
-        tuple(class_names_of(predictions)),
-        report["split_by"],
-        report.get("synthetic", False),
-        digest,
-        _written(report, split, variant) not in (None, digest),
-        report["training_seconds"] / 60,
-        report["num_parameters"],
-        variant=variant,
-        trained_by=trained_by(report.get("provenance")),
-        **how,
-    )
-
-
-def variant_names(workdir: Path, split: str) -> list[str]:
-    """Returns the report's other ways to predict a split: each `read_run` can read."""
-    variants = read_report(workdir).get("variants") or []
-    return [found["name"] for found in variants if split in found["sha256"]]
-
-
-def with_first(runs: Sequence[Run], variant: str) -> list[Run]:
-    """Returns the runs, first of all the first folder's that was asked in a certain way.
-
-    Args:
-        runs: One or more.
-        variant: Of `variant_names`; "" for the plain predictions.
-
-    Raises:
-        ConfigError: The first folder was not asked so.
-    """
-    of_first = [run for run in runs if run.folder == runs[0].folder]
-    names = [run.variant for run in of_first]
-    if variant not in names:
-        known = ", ".join(name for name in names if name) or "only the plain predictions"
-        raise ConfigError(
-            f"--baseline {variant}: {runs[0].folder} was not asked so. It has {known}; "
-            "scripts/evaluate.py makes others, as with --tta augment."
-        )
-    first = of_first[names.index(variant)]
-    return [first, *(run for run in runs if run is not first)]
-
-
 def compare(
-    runs: Sequence[Run],
+    runs: Sequence[ComparedRun],
     sort_by: str,
-    resamples: int,
+    num_bootstrap: int,
     *,
     confidence: float = 0.95,
     average_seeds: bool = False,
 ) -> dict[str, list[Row]]:
-    """Returns the rows of each protocol, the best first.
+    """Returns protocol to its rows, the best first.
 
-    A difference needs the same pictures: a leaky run that is tested on all pictures, out of
-    fold, can be told from an honest one, in a table of its own.
+    Differences are paired and need the same images.
 
     Args:
-        runs: The runs; differences are against the first, or the mean of its seeds.
+        runs: The runs. The first, or the mean of its seeds, is the baseline.
         sort_by: Name of `METRICS`.
-        resamples: Of the lesions, the same ones for every run of the same pictures.
-        confidence: Coverage, between 0 and 1.
-        average_seeds: Whether runs that differ by the seed alone get a row more, with the
-            mean of their scores, and all rows are compared with the mean of the first
-            run's. Its interval is that of the mean over the same resamples: it tells of
-            other lesions, and not of other seeds. `Row.recipe_differences` tell of both.
+        num_bootstrap: Number of resamples, the same for all runs of the same images.
+        confidence: Coverage of the intervals, 0..1.
+        average_seeds: Whether to add a row with the mean scores of runs that differ by
+            their seed alone, and to compare with the mean of the first run's seeds. The
+            interval of a mean covers the sampling of lesions, not the variance between
+            seeds; `Row.recipe_differences` cover both.
 
     Raises:
-        ConfigError: There is no such metric, there are fewer than 100 resamples, or two
+        ConfigError: The metric does not exist, there are fewer than 100 resamples, or two
             runs have the same name.
     """
-    if resamples < MIN_RESAMPLES:
+    if num_bootstrap < MIN_BOOTSTRAP:
         raise ConfigError(
-            f"--num-bootstrap must be {MIN_RESAMPLES} or more. Received: {resamples}."
+            f"--num-bootstrap must be {MIN_BOOTSTRAP} or more. Received: {num_bootstrap}."
         )
     metric = look_up(METRICS, sort_by, "--sort")
-    names = [run.name for run in runs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(
-            "The folders must have different names, by which the table calls them. "
-            f"Received twice: {', '.join(twice)}."
-        )
+    _check_names(runs)
     columns = tuple(dict.fromkeys((sort_by, *SHOWN)))
-    values = {run.name: _bootstrap(run, columns, resamples) for run in runs}
-    seeds = _seeds(runs) if average_seeds else []
-    recipes = _recipes(runs, seeds)
+    values = {run.name: _bootstrap(run, columns, num_bootstrap) for run in runs}
+    seeds = _group_seeds(runs) if average_seeds else []
+    recipes = _find_recipes(runs, seeds)
     spread = pooled_spread(
         [
-            [{name: found[0] for name, found in values[run.name].items()} for run in group]
-            for group in recipes
+            [{name: of[0] for name, of in values[run.name].items()} for run in recipe]
+            for recipe in recipes
         ]
     )
-    groups: list[tuple[Run, ...]] = [*((run,) for run in runs), *seeds]
-    against = max((group for group in groups if runs[0] in group), key=len)
-    first = _mean(values, against)
+    groups: list[Group] = [*((run,) for run in runs), *seeds]
+    baseline = max((group for group in groups if runs[0] in group), key=len)
     tables: dict[str, list[Row]] = {}
     for group in groups:
-        paired = against[0].pictures == group[0].pictures and group != against
-        found = _mean(values, group)
-        differences = {
-            name: estimate(found[name] - first[name], confidence)[0]
-            for name in (found if paired else ())
-        }
-        row = Row(
-            _name(group),
-            group,
-            {
-                name: estimate(found[name], confidence, _lesions(group, name))[0]
-                for name in found
-            },
-            differences,
-            _name(against),
-            _command(group),
-            {
-                name: count_seeds_in(
-                    difference,
-                    spread.half_width(name, len(group), len(against), confidence),
-                )
-                for name, difference in differences.items()
-                if spread and group in recipes
-            },
-            spread,
-        )
+        of_recipe = spread if group in recipes else None
+        row = _make_row(group, baseline, values, confidence, of_recipe)
+        row = dataclasses.replace(row, spread=spread)
         tables.setdefault(group[0].protocol, []).append(row)
     for rows in tables.values():
         rows.sort(
@@ -321,48 +136,98 @@ def compare(
     return tables
 
 
-def _bootstrap(run: Run, columns: Sequence[str], resamples: int) -> dict[str, Scores]:
-    """Returns the scores of a run in all resamples of its lesions."""
-    weights = lesion_weights(run.predictions, resamples)
+def _check_names(runs: Sequence[ComparedRun]) -> None:
+    """Checks that no two runs have the same name."""
+    names = [run.name for run in runs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(
+            "The run directories must have different names, which identify them in the "
+            f"table. Received twice: {', '.join(repeated)}."
+        )
+
+
+def _make_row(
+    group: Group,
+    baseline: Group,
+    values: Values,
+    confidence: float,
+    spread: Spread | None,
+) -> Row:
+    """Returns the row of a run or of several seeds.
+
+    Args:
+        group: The run, or the seeds.
+        baseline: What is subtracted.
+        values: Of all runs.
+        confidence: Coverage of the intervals, 0..1.
+        spread: The variance between seeds, if the group is a recipe.
+    """
+    mean, of_baseline = _mean(values, group), _mean(values, baseline)
+    paired = baseline[0].images == group[0].images and group != baseline
+    differences = {
+        name: estimate(mean[name] - of_baseline[name], confidence)[0]
+        for name in (mean if paired else ())
+    }
+    sizes = len(group), len(baseline)
+    return Row(
+        _name(group),
+        group,
+        {name: estimate(mean[name], confidence, _lesions(group, name))[0] for name in mean},
+        differences,
+        _name(baseline),
+        _command(group),
+        {
+            name: count_seeds_in(difference, spread.half_width(name, *sizes, confidence))
+            for name, difference in differences.items()
+            if spread
+        },
+        spread,
+    )
+
+
+def _bootstrap(
+    run: ComparedRun, columns: Sequence[str], num_bootstrap: int
+) -> dict[str, Scores]:
+    """Returns the scores of a run on all images and on each resample."""
+    weights = lesion_weights(run.predictions, num_bootstrap)
     functions = {name: METRICS[name].function for name in columns}
     functions |= melanoma_recall(run.class_names)
     values = bootstrap(functions, *arrays(run.predictions, run.class_names), weights)
-    values |= dict.fromkeys(CALIBRATED, np.full(resamples + 1, np.nan))
+    values |= dict.fromkeys(CALIBRATED, np.full(num_bootstrap + 1, np.nan))
     if run.validation is not None:
-        values |= calibrated_values(
-            run.predictions, run.validation, run.class_names, weights
-        )
+        values |= calibrated_values(run.predictions, run.validation, weights)
     return values
 
 
-def _lesions(group: Sequence[Run], name: str) -> Any:
-    """Returns the lesions of a rate; None for another score, and for a mean."""
+def _lesions(group: Group, name: str) -> npt.NDArray[np.intp] | None:
+    """Returns the number of lesions of a rate; None for other scores and for means."""
     if len(group) > 1:
         return None
     [run] = group
     lesions = run.predictions["lesion_id"].tolist()
     counts = lesions_of_rates(lesions, *arrays(run.predictions, run.class_names))
-    if name in OF_MELANOMA:
+    if name in MELANOMA_RATES:
         melanoma = find_targets(run.class_names).get("melanoma")
-        return counts[OF_MELANOMA[name]][list(melanoma.classes[:1])] if melanoma else None
+        return counts[MELANOMA_RATES[name]][[melanoma.classes[0]]] if melanoma else None
     return counts.get(name)
 
 
-def _seeds(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
-    """Returns the runs that differ by their seed alone, where there are several."""
-    found: dict[tuple[Config, str, str, str], list[Run]] = {}
+def _group_seeds(runs: Sequence[ComparedRun]) -> list[Group]:
+    """Returns the groups of several runs that differ by their seed alone."""
+    groups: dict[tuple[Config, str, str, str], list[ComparedRun]] = {}
     for run in runs:
         if run.config is not None:
             same = dataclasses.replace(run.config, seed=0)
             key = same, run.folds, run.protocol, run.variant
-            found.setdefault(key, []).append(run)
-    return [tuple(group) for group in found.values() if len(group) > 1]
+            groups.setdefault(key, []).append(run)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def _recipes(runs: Sequence[Run], seeds: list[tuple[Run, ...]]) -> list[tuple[Run, ...]]:
-    """Returns all runs of each recipe that were asked of the same as the first run is.
+def _find_recipes(runs: Sequence[ComparedRun], seeds: Sequence[Group]) -> list[Group]:
+    """Returns all runs of each recipe with the variant and images of the first run.
 
-    None where that one is no recipe's, as an ensemble is not.
+    Empty if the first run is an ensemble, which is no recipe.
     """
     first = runs[0]
     alone = [(run,) for run in runs if not any(run in several for several in seeds)]
@@ -370,24 +235,24 @@ def _recipes(runs: Sequence[Run], seeds: list[tuple[Run, ...]]) -> list[tuple[Ru
         group
         for group in (*seeds, *alone)
         if None not in (first.config, group[0].config)
-        and (group[0].variant, group[0].pictures) == (first.variant, first.pictures)
+        and (group[0].variant, group[0].images) == (first.variant, first.images)
     ]
 
 
-def _mean(values: dict[str, dict[str, Scores]], group: Sequence[Run]) -> dict[str, Scores]:
+def _mean(values: Values, group: Group) -> dict[str, Scores]:
     each = [values[run.name] for run in group]
     return {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
 
 
-def _name(group: Sequence[Run]) -> str:
+def _name(group: Group) -> str:
     if len(group) == 1:
         return group[0].name
     seeds = "seed" if len(group) == 2 else "seeds"
     return f"mean of {group[0].name} and {len(group) - 1} other {seeds}"
 
 
-def _command(group: Sequence[Run]) -> str:
-    """Returns what makes a run again, or the mean of several."""
+def _command(group: Group) -> str:
+    """Returns the command that makes a run, or the mean of several, again."""
     first = group[0]
     if len(group) == 1:
         return first.command
@@ -397,75 +262,3 @@ def _command(group: Sequence[Run]) -> str:
     if first.variant:
         words.append("--variants")
     return shlex.join([*words, "--average-seeds"])
-
-
-def _how(workdir: Path, report: dict[str, Any]) -> dict[str, Any]:
-    """Returns the command, configuration and folds of a folder, as far as it tells."""
-    name = shlex.quote(f"runs/{workdir.resolve().name}")
-    models = report.get("models", [])
-    parts = sorted(workdir.glob("model_*/config.json"))
-    if models and len(parts) == len(models):
-        config = _on_default_folds(read_config(parts[0]))
-        command = to_command(config)
-        command = command or f"python scripts/train.py --config {name}/model_1/config.json"
-        command += f" --folds {len(parts)} --workdir {name}"
-        return {
-            "command": command,
-            "config": config,
-            "folds": f"all, out of fold by {len(parts)} models",
-        }
-    if models:
-        names = " ".join(shlex.quote(f"runs/{model['name']}") for model in models)
-        return {"command": f"python scripts/evaluate.py {names} --ensemble {name}"}
-    if not (workdir / "config.json").is_file():
-        return {}
-    config = read_config(workdir / "config.json")
-    folds = (config.data.train_folds, config.data.validation_folds, config.data.test_folds)
-    command = to_command(config) or f"python scripts/train.py --config {name}/config.json"
-    return {
-        "command": f"{command} --workdir {name}",
-        "config": config,
-        "folds": " / ".join(" ".join(map(str, part)) for part in folds),
-    }
-
-
-def _on_default_folds(config: Config) -> Config:
-    data = dataclasses.replace(
-        config.data,
-        train_folds=DataConfig.train_folds,
-        validation_folds=DataConfig.validation_folds,
-        test_folds=DataConfig.test_folds,
-    )
-    return dataclasses.replace(config, data=data)
-
-
-def _command_of_variant(
-    name: str, report: dict[str, Any], variant: str, command: str
-) -> str:
-    """Returns what asks a run that is there in another way."""
-    views = unadjusted_name(variant)
-    flags = []
-    if views:
-        num_views = _find_variant(report, variant)["num_views"]
-        flags.append(f"--tta {views} --num-views {num_views}")
-    if views != variant:
-        flags.append("--logit-adjustment")
-    # An ensemble asks no model: its runs are asked, before it is made.
-    models = [model["name"] for model in report.get("models", [])]
-    asked = [
-        f"python scripts/evaluate.py {shlex.quote(f'runs/{run}')} {' '.join(flags)}"
-        for run in models or [name]
-    ]
-    return " && ".join([*asked, command] if models else asked)
-
-
-def _find_variant(report: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(found for found in report["variants"] if found["name"] == name)
-
-
-def _written(report: dict[str, Any], split: str, variant: str) -> str | None:
-    """Returns the SHA-256 of the table that a report was made from, None if not known."""
-    if variant:
-        return str(_find_variant(report, variant)["sha256"][split])
-    content = report.get("splits", {}).get(split, {})
-    return content.get("sha256")

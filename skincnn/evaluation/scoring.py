@@ -1,18 +1,31 @@
-"""All that can be said from predictions tables alone, as plain values for report.json."""
+"""Scores of a predictions table, each with its interval."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from skincnn.config import Config, EvaluateConfig
+from skincnn.config import EvaluateConfig
+from skincnn.data.leakage import SplitLeakage
+from skincnn.evaluation.results import (
+    Calibration,
+    ClassScores,
+    InferenceCost,
+    OperatingPointScores,
+    SplitResult,
+    TargetScores,
+)
 from skincnn.evaluation.subgroups import score_subgroups
-from skincnn.evaluation.triage import score_referral
-from skincnn.inference.predictions import DISTANCE, arrays, class_names_of
+from skincnn.evaluation.triage import choose_max_distance, score_triage
+from skincnn.inference.predictions import (
+    DISTANCE,
+    arrays,
+    class_names_of,
+    table_sha256,
+)
 from skincnn.metrics.bootstrap import (
     Estimate,
     bootstrap,
@@ -53,304 +66,316 @@ CALIBRATED = (MELANOMA_AUC, MELANOMA_SENSITIVITY, MELANOMA_SPECIFICITY, CALIBRAT
 """Names of `calibrated_values`."""
 
 
-def assess(
-    tables: Mapping[str, pd.DataFrame],
-    class_names: Sequence[str],
-    config: EvaluateConfig,
-) -> dict[str, Any]:
-    """Returns every score with its interval; what is chosen is chosen on "val" alone.
+@dataclass(frozen=True)
+class ValidationChoices:
+    """What is chosen on the validation split and applied to all others.
 
-    Args:
-        tables: Split to its predictions (`predict.predictions_table`), "val" among them.
-        class_names: The names of the labels, in order.
-        config: Resamples and confidence.
-
-    Returns:
-        temperature and thresholds (from validation), and `splits`: for each table what
-        `score` gives, `calibration` (before and after the temperature), `targets` (each
-        what `score_target` gives), `refer` (what `score_referral` gives) and `subgroups`.
-        An interval is {value, low, high}, with None for what the pictures cannot tell.
+    Attributes:
+        temperature: Of temperature scaling.
+        thresholds: Target to operating point to threshold; None if the operating point is
+            not reached.
+        max_distance: The Mahalanobis distance beyond which an image is
+            out-of-distribution; None if the table has no distances.
     """
-    y_true, y_prob = arrays(tables["val"], class_names)
+
+    temperature: float
+    thresholds: dict[str, dict[str, float | None]]
+    max_distance: float | None
+
+
+@dataclass(frozen=True)
+class InferenceVariant:
+    """Predictions of all splits, made in the same way.
+
+    Attributes:
+        name: "" for the model as is; else a kind of test-time augmentation, "adjusted", or
+            both, as "d4_adjusted".
+        tables: Split to its predictions table, "val" among them.
+        cost: Of the predictions.
+        logit_adjustment: Strength of the logit adjustment; None without.
+    """
+
+    name: str
+    tables: Mapping[str, pd.DataFrame]
+    cost: InferenceCost
+    logit_adjustment: float | None = None
+
+
+def choose_on_validation(validation: pd.DataFrame) -> ValidationChoices:
+    """Returns the temperature and the thresholds of a validation table."""
+    class_names = class_names_of(validation)
+    y_true, y_prob = arrays(validation, class_names)
     temperature = fit_temperature(y_true, y_prob)
     calibrated = apply_temperature(y_prob, temperature)
-    targets = find_targets(class_names).values()
-    thresholds: dict[str, dict[str, float | None]] = {
-        target.name: {
-            point.name: choose_threshold(
-                target.positive(y_true), target.score(calibrated), point
-            )
-            for point in OPERATING_POINTS
-        }
-        for target in targets
-    }
-    splits = {}
-    for split, table in tables.items():
-        y_true, y_prob = arrays(table, class_names)
-        calibrated = apply_temperature(y_prob, temperature)
-        weights = lesion_weights(table, config.num_bootstrap)
-        scores = score(table, class_names, weights, config.confidence)
-        after = {name: METRICS[name].function for name in CALIBRATION_METRICS}
-        values = bootstrap(after, y_true, calibrated, weights)
-        splits[split] = {
-            **scores,
-            "calibration": {
-                "before": {name: scores["metrics"][name] for name in CALIBRATION_METRICS},
-                "after": {
-                    name: _plain(estimate(value, config.confidence)[0])
-                    for name, value in values.items()
-                },
-            },
-            "targets": {
-                target.name: score_target(
-                    table,
-                    target,
-                    target.score(calibrated),
-                    thresholds[target.name],
-                    weights,
-                    config.confidence,
+    return ValidationChoices(
+        temperature,
+        {
+            target.name: {
+                point.key: choose_threshold(
+                    target.positive(y_true), target.score(calibrated), point
                 )
-                for target in targets
-            },
-            "refer": score_referral(
-                table, tables["val"], calibrated, thresholds, weights, config.confidence
-            ),
-            "subgroups": [
-                dataclasses.asdict(group)
-                for group in score_subgroups(
-                    table, class_names, config.num_bootstrap, config.confidence
-                )
-            ],
-        }
-    return {
-        "temperature": round(temperature, 6),
-        "thresholds": thresholds,
-        "splits": splits,
-    }
+                for point in OPERATING_POINTS
+            }
+            for target in find_targets(class_names).values()
+        },
+        choose_max_distance(validation) if DISTANCE in validation else None,
+    )
 
 
-def score(
-    predictions: pd.DataFrame,
-    class_names: Sequence[str],
-    weights: Floats,
-    confidence: float,
-) -> dict[str, Any]:
-    """Returns every metric of a predictions table, with its interval.
+def score_variant(
+    variant: InferenceVariant,
+    stored_in: Mapping[str, str],
+    leakage: Mapping[str, SplitLeakage],
+    config: EvaluateConfig,
+    baseline: InferenceVariant | None = None,
+) -> dict[str, SplitResult]:
+    """Returns split to its result; temperature and thresholds are chosen on "val".
 
     Args:
-        predictions: A predictions table.
-        class_names: The names of the labels, in order.
-        weights: From `lesion_weights`, [resamples, num_images].
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        num_images, num_lesions, `missing_classes` (without a picture: all means are over
-        the others), `metrics` (name to interval), `classes` (class to num_images,
-        num_lesions and each of `PER_CLASS_METRICS`), and `confusion_matrix`.
+        variant: The predictions.
+        stored_in: Split to where its images are stored, as "fold 9".
+        leakage: Split to its leakage, of splits that no training was checked against.
+        config: Number of resamples and coverage of the intervals.
+        baseline: The predictions of the model as is, for paired differences.
     """
+    tables = dict(variant.tables)
+    if variant.name:
+        # Exports serve the distance averaged over all views, which no table has.
+        tables = {s: t.drop(columns=DISTANCE, errors="ignore") for s, t in tables.items()}
+    choices = choose_on_validation(tables["val"])
+    return {
+        split: score_split(
+            table,
+            choices,
+            variant,
+            split=split,
+            stored_in=stored_in[split],
+            leakage=leakage.get(split),
+            config=config,
+            baseline=baseline.tables[split] if baseline else None,
+        )
+        for split, table in tables.items()
+    }
+
+
+def score_split(
+    table: pd.DataFrame,
+    choices: ValidationChoices,
+    variant: InferenceVariant,
+    *,
+    split: str,
+    stored_in: str,
+    config: EvaluateConfig,
+    leakage: SplitLeakage | None = None,
+    baseline: pd.DataFrame | None = None,
+) -> SplitResult:
+    """Returns every score of a predictions table with its interval.
+
+    Args:
+        table: A predictions table.
+        choices: Of the validation table of the same variant.
+        variant: How the table was predicted.
+        split: Name of the split.
+        stored_in: Where its images are stored.
+        config: Number of resamples and coverage of the intervals.
+        leakage: How much of the split was seen in training.
+        baseline: The same images predicted by the model as is, for paired differences.
+    """
+    class_names = class_names_of(table)
+    y_true, y_prob = arrays(table, class_names)
+    calibrated = apply_temperature(y_prob, choices.temperature)
+    weights = lesion_weights(table, config.num_bootstrap)
+    metrics, classes = score_classes(table, weights, config.confidence)
+    functions = {name: METRICS[name].function for name in CALIBRATION_METRICS}
+    after = bootstrap(functions, y_true, calibrated, weights)
+    return SplitResult(
+        split=split,
+        variant=variant.name,
+        stored_in=stored_in,
+        predictions_sha256=table_sha256(variant.tables[split]),
+        validation_sha256=table_sha256(variant.tables["val"]),
+        class_names=tuple(class_names),
+        num_images=len(table),
+        num_lesions=int(table["lesion_id"].nunique()),
+        missing_classes=tuple(n for n in class_names if not classes[n].num_images),
+        temperature=round(choices.temperature, 6),
+        thresholds=choices.thresholds,
+        metrics=metrics,
+        classes=classes,
+        confusion_matrix=Sample(y_true, y_prob).confusion.astype(int).tolist(),
+        calibration=Calibration(
+            before={name: metrics[name] for name in CALIBRATION_METRICS},
+            after={n: estimate(value, config.confidence)[0] for n, value in after.items()},
+        ),
+        targets={
+            target.name: score_target(
+                table, target, target.score(calibrated), choices, weights, config.confidence
+            )
+            for target in find_targets(class_names).values()
+        },
+        triage=score_triage(
+            table,
+            calibrated,
+            choices.thresholds,
+            choices.max_distance,
+            weights,
+            config.confidence,
+        ),
+        subgroups=score_subgroups(
+            table, class_names, config.num_bootstrap, config.confidence
+        ),
+        leakage=leakage,
+        cost=variant.cost,
+        logit_adjustment=variant.logit_adjustment,
+        differences={}
+        if baseline is None
+        else score_differences(
+            metric_values(table, weights),
+            metric_values(baseline, weights),
+            config.confidence,
+        ),
+        confidence=config.confidence,
+        num_bootstrap=config.num_bootstrap,
+    )
+
+
+def score_classes(
+    table: pd.DataFrame, weights: Floats, confidence: float
+) -> tuple[dict[str, Estimate], dict[str, ClassScores]]:
+    """Returns each of `METRICS`, and each class's `PER_CLASS_METRICS`.
+
+    Args:
+        table: A predictions table.
+        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        confidence: Coverage of the intervals, 0..1.
+    """
+    class_names = class_names_of(table)
     functions: dict[str, Callable[[Sample], Scores]] = {
         name: metric.function for name, metric in METRICS.items()
     }
-    y_true, y_prob = arrays(predictions, class_names)
+    y_true, y_prob = arrays(table, class_names)
     values = bootstrap(functions | PER_CLASS_METRICS, y_true, y_prob, weights)
-    lesions = lesions_of_rates(predictions["lesion_id"].tolist(), y_true, y_prob)
-    found = {
+    lesions = lesions_of_rates(table["lesion_id"].tolist(), y_true, y_prob)
+    estimates = {
         name: estimate(value, confidence, lesions.get(name))
         for name, value in values.items()
     }
-    described = {
-        name: {
-            **_count(predictions[predictions["label"] == name]),
-            **{metric: _plain(found[metric][index]) for metric in PER_CLASS_METRICS},
-        }
-        for index, name in enumerate(class_names)
-    }
-    return {
-        **_count(predictions),
-        "missing_classes": [n for n in class_names if not described[n]["num_images"]],
-        "metrics": {name: _plain(found[name][0]) for name in METRICS},
-        "classes": described,
-        "confusion_matrix": Sample(y_true, y_prob).confusion.astype(int).tolist(),
-    }
+    classes = {}
+    for index, name in enumerate(class_names):
+        rows = table[table["label"] == name]
+        classes[name] = ClassScores(
+            num_images=len(rows),
+            num_lesions=int(rows["lesion_id"].nunique()),
+            scores={metric: estimates[metric][index] for metric in PER_CLASS_METRICS},
+        )
+    return {name: estimates[name][0] for name in METRICS}, classes
 
 
-def metric_values(
-    predictions: pd.DataFrame, class_names: Sequence[str], weights: Floats
-) -> dict[str, Scores]:
+def metric_values(table: pd.DataFrame, weights: Floats) -> dict[str, Scores]:
     """Returns `bootstrap` of `METRICS` and `melanoma_recall`, for `score_differences`.
 
     Args:
-        predictions: A predictions table.
-        class_names: The names of the classes, in order.
-        weights: From `lesion_weights`, [resamples, num_images].
+        table: A predictions table.
+        weights: From `lesion_weights`, [num_bootstrap, num_images].
     """
+    class_names = class_names_of(table)
     functions = {name: metric.function for name, metric in METRICS.items()}
     functions |= melanoma_recall(class_names)
-    return bootstrap(functions, *arrays(predictions, class_names), weights)
+    return bootstrap(functions, *arrays(table, class_names), weights)
 
 
-def melanoma_recall(
-    class_names: Sequence[str],
-) -> dict[str, Callable[[Sample], Scores]]:
-    """Returns `MELANOMA_RECALL` to its function; nothing where no class is melanoma.
-
-    Args:
-        class_names: The names of the classes, in order.
-    """
+def melanoma_recall(class_names: Sequence[str]) -> dict[str, Callable[[Sample], Scores]]:
+    """Returns `MELANOMA_RECALL` to its function; empty if no class is melanoma."""
     melanoma = find_targets(class_names).get("melanoma")
-    return {MELANOMA_RECALL: _recall_of(melanoma.classes[0])} if melanoma else {}
+    if melanoma is None:
+        return {}
+    return {MELANOMA_RECALL: lambda s: recall_per_class(s)[..., melanoma.classes[0]]}
 
 
 def calibrated_values(
-    predictions: pd.DataFrame,
-    validation: pd.DataFrame,
-    class_names: Sequence[str],
-    weights: Floats,
+    table: pd.DataFrame, validation: pd.DataFrame, weights: Floats
 ) -> dict[str, Scores]:
-    """Returns what the probabilities are worth, once validation has calibrated them.
+    """Returns the scores that depend on calibration and thresholds.
 
-    The temperature and the threshold are those of `assess`.
+    The temperature and the threshold are those of `choose_on_validation`.
 
     Args:
-        predictions: A predictions table.
-        validation: That of validation, of the same model asked in the same way.
-        class_names: The names of the classes, in order.
-        weights: From `lesion_weights`, [resamples, num_images].
+        table: A predictions table.
+        validation: The validation table, predicted in the same way.
+        weights: From `lesion_weights`, [num_bootstrap, num_images].
 
     Returns:
-        As of `bootstrap`: `CALIBRATED_ECE`; and, where a class is melanoma, `MELANOMA_AUC`
-        and the rates at the threshold that gave 90 % specificity on validation, which are
-        NaN where there is none.
+        As of `bootstrap`: `CALIBRATED_ECE`; and, if a class is melanoma, `MELANOMA_AUC`
+        and the rates at the threshold of `HEADLINE_POINT`, NaN if there is none.
     """
-    true_of_validation, prob_of_validation = arrays(validation, class_names)
-    temperature = fit_temperature(true_of_validation, prob_of_validation)
-    y_true, y_prob = arrays(predictions, class_names)
-    calibrated = apply_temperature(y_prob, temperature)
+    class_names = class_names_of(table)
+    choices = choose_on_validation(validation)
+    y_true, y_prob = arrays(table, class_names)
+    calibrated = apply_temperature(y_prob, choices.temperature)
     values = bootstrap({CALIBRATED_ECE: ece}, y_true, calibrated, weights)
     melanoma = find_targets(class_names).get("melanoma")
     if melanoma is None:
         return values
-    threshold = choose_threshold(
-        melanoma.positive(true_of_validation),
-        melanoma.score(apply_temperature(prob_of_validation, temperature)),
-        HEADLINE_POINT,
-    )
+    threshold = choices.thresholds["melanoma"][HEADLINE_POINT.key]
     positive, score = melanoma.positive(y_true), melanoma.score(calibrated)
-    found = dict.fromkeys(RATES, np.full(len(weights) + 1, np.nan))
+    at_threshold = dict.fromkeys(RATES, np.full(len(weights) + 1, np.nan))
     if threshold is not None:
         all_weights = np.concatenate([np.ones((1, len(score))), weights])
-        found = rates(positive, score, threshold, all_weights)
+        at_threshold = rates(positive, score, threshold, all_weights)
     return values | {
         MELANOMA_AUC: _auc(positive, score, weights),
-        MELANOMA_SENSITIVITY: found["sensitivity"],
-        MELANOMA_SPECIFICITY: found["specificity"],
+        MELANOMA_SENSITIVITY: at_threshold["sensitivity"],
+        MELANOMA_SPECIFICITY: at_threshold["specificity"],
     }
 
 
 def score_differences(
-    ours: Mapping[str, Scores], others: Mapping[str, Scores], confidence: float
-) -> dict[str, dict[str, float | None]]:
-    """Returns by how much predictions exceed others in each metric.
+    values: Mapping[str, Scores], baseline: Mapping[str, Scores], confidence: float
+) -> dict[str, Estimate]:
+    """Returns `values` minus `baseline` for each metric.
 
     Args:
-        ours: From `metric_values`.
-        others: The same of other predictions for the same pictures, with the same weights.
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        Name of the metric to its interval; one that holds 0 may be chance.
+        values: From `metric_values`.
+        baseline: The same of other predictions for the same images and weights.
+        confidence: Coverage of the intervals, 0..1.
     """
-    return {
-        name: _plain(estimate(ours[name] - others[name], confidence)[0]) for name in ours
-    }
+    return {n: estimate(values[n] - baseline[n], confidence)[0] for n in values}
 
 
 def score_target(
-    predictions: pd.DataFrame,
+    table: pd.DataFrame,
     target: Target,
     probability: Scores,
-    thresholds: Mapping[str, float | None],
+    choices: ValidationChoices,
     weights: Floats,
     confidence: float,
-) -> dict[str, Any]:
-    """Returns how well melanoma, or malignant lesions, are told from the others.
+) -> TargetScores:
+    """Returns how well a target, such as melanoma, is detected.
 
     Args:
-        predictions: A predictions table.
-        target: What is to be found.
+        table: A predictions table.
+        target: What is detected.
         probability: Its calibrated probability, [num_images].
-        thresholds: Operating point to threshold, chosen on validation.
-        weights: From `lesion_weights`, [resamples, num_images].
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        num_images and num_lesions of its classes, auc, and for each operating point its
-        threshold and its rates; the rates are empty where there is no threshold.
+        choices: The thresholds.
+        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        confidence: Coverage of the intervals, 0..1.
     """
-    class_names = class_names_of(predictions)
-    positive = target.positive(arrays(predictions, class_names)[0])
+    positive = target.positive(arrays(table, class_names_of(table))[0])
+    lesions = table["lesion_id"].tolist()
     points = {}
-    for name, threshold in thresholds.items():
+    for key, threshold in choices.thresholds[target.name].items():
         scores: dict[str, Estimate] = {}
         if threshold is not None:
             scores = score_operating_point(
-                positive,
-                probability,
-                threshold,
-                weights,
-                confidence,
-                predictions["lesion_id"].tolist(),
+                positive, probability, threshold, weights, confidence, lesions
             )
-        points[name] = {
-            "threshold": threshold,
-            **{rate: _plain(value) for rate, value in scores.items()},
-        }
-    return {
-        **_count(predictions[positive]),
-        "auc": _plain(estimate(_auc(positive, probability, weights), confidence)[0]),
-        "operating_points": points,
-    }
-
-
-def score_variant(
-    tables: Mapping[str, pd.DataFrame],
-    plain: Mapping[str, pd.DataFrame],
-    split: str,
-    class_names: Sequence[str],
-    config: Config,
-) -> dict[str, Any]:
-    """Returns what is said of a way to predict, beside the plain one.
-
-    Args:
-        tables: Split to its predictions, "val" among them.
-        plain: The same of the plain model.
-        split: Of which the scores are wanted.
-        class_names: The names of the classes, in order.
-        config: The run's, for the intervals.
-
-    Returns:
-        split; what `assess` says of it, with a temperature and thresholds of its own; and
-        `differences`, what each metric gains over the plain one.
-    """
-    # `refer` is not told: an export has the mean distance of all views, which the tables of
-    # test-time augmentation lack, and adjusted probabilities are not served.
-    chosen = {
-        name: tables[name].drop(columns=DISTANCE, errors="ignore")
-        for name in ("val", split)
-    }
-    assessed = assess(chosen, class_names, config.evaluate)
-    weights = lesion_weights(tables[split], config.evaluate.num_bootstrap)
-    return {
-        "split": split,
-        "temperature": assessed["temperature"],
-        "thresholds": assessed["thresholds"],
-        **assessed["splits"][split],
-        "differences": score_differences(
-            metric_values(tables[split], class_names, weights),
-            metric_values(plain[split], class_names, weights),
-            config.evaluate.confidence,
-        ),
-    }
+        points[key] = OperatingPointScores(threshold=threshold, rates=scores)
+    return TargetScores(
+        num_images=int(positive.sum()),
+        num_lesions=int(table["lesion_id"][positive].nunique()),
+        auc=estimate(_auc(positive, probability, weights), confidence)[0],
+        operating_points=points,
+    )
 
 
 def _auc(positive: Flags, probability: Scores, weights: Floats) -> Scores:
@@ -358,15 +383,3 @@ def _auc(positive: Flags, probability: Scores, weights: Floats) -> Scores:
     two_classes = np.stack([1 - probability, probability], axis=1)
     values = bootstrap({"auc": auc_per_class}, positive.astype(int), two_classes, weights)
     return values["auc"][:, 1]
-
-
-def _recall_of(index: int) -> Callable[[Sample], Scores]:
-    return lambda sample: recall_per_class(sample)[..., index]
-
-
-def _count(rows: pd.DataFrame) -> dict[str, int]:
-    return {"num_images": len(rows), "num_lesions": int(rows["lesion_id"].nunique())}
-
-
-def _plain(found: Estimate) -> dict[str, float | None]:
-    return dataclasses.asdict(found)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from skincnn.evaluation.results import SubgroupScores
 from skincnn.inference.predictions import arrays
 from skincnn.metrics.bootstrap import (
     Estimate,
@@ -31,27 +31,6 @@ AGE_BANDS = {
 }
 """Name to the age, in years, below which it ends."""
 UNKNOWN = "not known"
-
-
-@dataclass(frozen=True)
-class Subgroup:
-    """Some of the pictures of a table, and their scores.
-
-    Attributes:
-        attribute: One of `SUBGROUPS`.
-        value: Which of its values these pictures have.
-        num_images: How many pictures.
-        num_lesions: Of how many lesions.
-        class_names: The classes that are among them; a balanced accuracy is over these.
-        scores: Name to score; empty for fewer than 5 pictures or lesions.
-    """
-
-    attribute: str
-    value: str
-    num_images: int
-    num_lesions: int
-    class_names: tuple[str, ...]
-    scores: dict[str, Estimate]
 
 
 def age_band(predictions: pd.DataFrame) -> pd.Series:
@@ -84,7 +63,7 @@ def score_subgroups(
     class_names: Sequence[str],
     resamples: int,
     confidence: float = 0.95,
-) -> list[Subgroup]:
+) -> tuple[SubgroupScores, ...]:
     """Returns the scores of each subgroup, those of one attribute one after the other.
 
     An attribute that the table does not have, or that is not known of any picture, is left
@@ -105,16 +84,16 @@ def score_subgroups(
             continue
         for value, rows in predictions.groupby(values, observed=True, sort=True):
             found.append(
-                Subgroup(
-                    attribute,
-                    str(value),
-                    len(rows),
-                    rows["lesion_id"].nunique(),
-                    tuple(name for name in class_names if (rows["label"] == name).any()),
-                    _scores(rows, class_names, resamples, confidence),
+                SubgroupScores(
+                    attribute=attribute,
+                    value=str(value),
+                    num_images=len(rows),
+                    num_lesions=int(rows["lesion_id"].nunique()),
+                    class_names=tuple(n for n in class_names if (rows["label"] == n).any()),
+                    scores=_scores(rows, class_names, resamples, confidence),
                 )
             )
-    return found
+    return tuple(found)
 
 
 def _scores(

@@ -1,83 +1,86 @@
-"""Which pictures are referred as served, and how well that finds what is malignant."""
+"""Evaluation of the referral decision that exports serve by default."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from skincnn.evaluation.results import TriageScores
 from skincnn.inference.predictions import DISTANCE, arrays, class_names_of
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.classification import Floats
-from skincnn.metrics.operating_points import Flags, find_targets, score_operating_point
+from skincnn.metrics.operating_points import (
+    Flags,
+    OperatingPoint,
+    find_targets,
+    score_operating_point,
+)
 
 TARGET = "malignant"
-DEFAULT_POINT = "90 % sensitivity"
-"""The operating point of `TARGET` that is served where no other is asked for."""
+DEFAULT_POINT = OperatingPoint("sensitivity", 0.90)
+"""The operating point of `TARGET` that exports serve by default."""
 ACCEPTED = 0.95
-"""Share of the validation pictures that are not called unknown."""
+"""Share of the validation images that are accepted as in-distribution."""
 
 
-def choose_limit(validation: pd.DataFrame) -> float:
-    """Returns the distance beyond which a picture is unknown.
+def choose_max_distance(validation: pd.DataFrame) -> float:
+    """Returns the distance beyond which an image is out-of-distribution.
 
     Args:
-        validation: Its predictions table, with distances.
+        validation: The validation table, with distances.
     """
     return float(np.quantile(validation[DISTANCE], ACCEPTED))
 
 
-def score_referral(
-    predictions: pd.DataFrame,
-    validation: pd.DataFrame,
+def score_triage(
+    table: pd.DataFrame,
     calibrated: Floats,
     thresholds: Mapping[str, Mapping[str, float | None]],
+    max_distance: float | None,
     weights: Floats,
     confidence: float,
-) -> dict[str, Any] | None:
-    """Returns how well `refer` finds malignant lesions, and how many pictures it is.
+) -> TriageScores | None:
+    """Returns how well referral detects malignant lesions and how many images it refers.
 
-    `refer` is what exports answer by default (`serving.answers`): malignant enough for
-    `DEFAULT_POINT`, or unknown. That a picture cannot be read does not occur in a table.
+    An image is referred if its malignant probability reaches the threshold of
+    `DEFAULT_POINT` or if it is out-of-distribution.
 
     Args:
-        predictions: A predictions table.
-        validation: That of validation, for the limit of the distance.
-        calibrated: The probabilities of the former after the temperature,
-            [num_images, num_classes].
-        thresholds: Of each target, operating point to threshold, chosen on validation.
-        weights: From `lesion_weights`, [resamples, num_images].
-        confidence: Coverage, between 0 and 1.
+        table: A predictions table.
+        calibrated: Its calibrated probabilities, [num_images, num_classes].
+        thresholds: Target to operating point to threshold.
+        max_distance: From `choose_max_distance`; None without distances.
+        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        confidence: Coverage of the intervals, 0..1.
 
     Returns:
-        point, its threshold and the limit; `RATES` of malignant lesions; `referred`, the
-        share of all pictures, and with melanoma among the classes `melanoma_referred`,
-        that of its pictures. None without distances, or without malignant classes.
+        None without distances or without malignant classes.
     """
-    class_names = class_names_of(predictions)
+    class_names = class_names_of(table)
     targets = find_targets(class_names)
-    measured = DISTANCE in predictions and DISTANCE in validation
-    if not measured or TARGET not in targets:
+    if max_distance is None or DISTANCE not in table or TARGET not in targets:
         return None
-    limit = choose_limit(validation)
-    threshold = thresholds[TARGET][DEFAULT_POINT]
-    refer = predictions[DISTANCE].to_numpy() > limit
+    threshold = thresholds[TARGET][DEFAULT_POINT.key]
+    refer = table[DISTANCE].to_numpy() > max_distance
     if threshold is not None:
         refer |= targets[TARGET].score(calibrated) >= threshold
 
     def rates(positive: Flags) -> dict[str, Estimate]:
-        lesions = predictions["lesion_id"].tolist()
+        lesions = table["lesion_id"].tolist()
         score = refer.astype(float)
         return score_operating_point(positive, score, 0.5, weights, confidence, lesions)
 
-    y_true = arrays(predictions, class_names)[0]
-    found = rates(targets[TARGET].positive(y_true))
-    found["referred"] = rates(np.ones(len(refer), bool))["sensitivity"]
-    if "melanoma" in targets:
-        melanoma = targets["melanoma"].positive(y_true)
-        found["melanoma_referred"] = rates(melanoma)["sensitivity"]
-    plain = {name: dataclasses.asdict(value) for name, value in found.items()}
-    return {"point": DEFAULT_POINT, "threshold": threshold, "limit": limit, **plain}
+    y_true = arrays(table, class_names)[0]
+    melanoma = targets.get("melanoma")
+    return TriageScores(
+        operating_point=DEFAULT_POINT.key,
+        threshold=threshold,
+        max_distance=max_distance,
+        rates=rates(targets[TARGET].positive(y_true)),
+        referred=rates(np.ones(len(refer), bool))["sensitivity"],
+        melanoma_referred=rates(melanoma.positive(y_true))["sensitivity"]
+        if melanoma
+        else None,
+    )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -20,21 +18,20 @@ import sklearn.model_selection
 import tensorflow as tf
 
 from skincnn.clinical_metadata import UNKNOWN
-from skincnn.config import Config
+from skincnn.config import DataConfig
 from skincnn.data import pipeline
 from skincnn.data.cache import Images
 from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.data.preprocess import preprocess, read_image
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.triage import ACCEPTED, choose_limit
 from skincnn.files import IMAGE_SUFFIXES, images_in, replacing
 from skincnn.inference.predict import predict_logits_and_features
 from skincnn.inference.predictions import DISTANCE, predictions_table
-from skincnn.metrics.bootstrap import estimate, lesion_weights
 from skincnn.metrics.classification import Floats
 
 SET = "set"
-UNKNOWN_TABLE = "unknown.csv"
+OOD_TABLE = "ood"
+"""Name of the predictions table of the built-in out-of-distribution images."""
 OOD_FILE = "ood.npz"
 """The file of a run's folder that holds its `Familiar`."""
 RESOLUTION = 1e-3
@@ -170,37 +167,55 @@ def distances_within(features: Floats, lesion_ids: Sequence[str]) -> Floats:
     return found
 
 
-def read_unknown(config: Config, folder: Path | None) -> tuple[pd.DataFrame, Images]:
-    """Returns pictures that are no dermatoscopy, as the model sees them, and their names.
-
-    Those that are made are the same ones for every run.
+def make_ood_images(config: DataConfig) -> tuple[pd.DataFrame, Images]:
+    """Returns out-of-distribution images, the same ones for every run.
 
     Args:
-        config: The run's, for the preprocessing.
-        folder: More pictures, in it or in folders below.
+        config: The preprocessing.
 
     Returns:
-        A row for each picture with `set` (a name of `UNKNOWN_SETS`, or that of the
-        folder) and `image_id`; and uint8 [num_images, image_size, image_size, 3].
-
-    Raises:
-        ConfigError: The folder holds no picture, or is called like one of the sets.
-        DataError: A file there is no picture.
+        A row for each image with `set` (a name of `UNKNOWN_SETS`) and `image_id`; and
+        uint8 [num_images, image_size, image_size, 3].
     """
-    found: list[tuple[str, str, Images]] = []
-    if folder is not None:
-        found = _read_folder(folder, config)
     rng = np.random.default_rng(0)
     made = [
-        (name, f"{name} {number}", np.asarray(preprocess(picture, config.data)))
+        (name, f"{name} {number}", np.asarray(preprocess(image, config)))
         for name, make in UNKNOWN_SETS.items()
-        for number, picture in enumerate(make(rng))
+        for number, image in enumerate(make(rng))
     ]
-    sets, names, images = zip(*made, *found, strict=True)
+    sets, names, images = zip(*made, strict=True)
     return pd.DataFrame({SET: sets, "image_id": names}), np.stack(images)
 
 
-def predict_unknown(
+def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Images]:
+    """Returns the user's out-of-distribution images; see `make_ood_images`.
+
+    Args:
+        folder: Searched for images, subfolders included. Its name becomes the set.
+        config: The preprocessing.
+
+    Raises:
+        ConfigError: The folder has no image, or the name of one of `UNKNOWN_SETS`.
+        DataError: A file cannot be decoded.
+    """
+    name = folder.resolve().name
+    if name in UNKNOWN_SETS:
+        raise ConfigError(
+            f"--ood-dir {folder}: built-in images are named {name!r} as well. Rename the "
+            "folder."
+        )
+    files = images_in(folder)
+    if not files:
+        raise ConfigError(
+            f"--ood-dir {folder} contains no image. Expected files ending in "
+            f"{', '.join(IMAGE_SUFFIXES)}."
+        )
+    names = [f"{name}/{path.relative_to(folder)}" for path in files]
+    rows = pd.DataFrame({SET: name, "image_id": names})
+    return rows, np.stack([_read_file(path, config) for path in files])
+
+
+def predict_ood(
     classifier: keras.Model,
     familiar: FeatureGaussian,
     rows: pd.DataFrame,
@@ -215,7 +230,7 @@ def predict_unknown(
     Args:
         classifier: The model.
         familiar: Fitted on validation.
-        rows: From `read_unknown`.
+        rows: From `make_ood_images` or `read_ood_folder`.
         images: uint8 [num_images, height, width, 3].
         class_names: The names of the classes, in order.
     """
@@ -230,88 +245,9 @@ def predict_unknown(
     return table.assign(**{DISTANCE: familiar.distances(features)})
 
 
-def score_unknown(
-    predictions: Mapping[str, pd.DataFrame], unknown: pd.DataFrame, config: Config
-) -> dict[str, Any]:
-    """Returns how well the distance tells the pictures of a split from unknown ones.
-
-    The threshold accepts 95 % of the validation pictures.
-
-    Args:
-        predictions: Split to its predictions table, "val" among them.
-        unknown: From `predict_unknown`.
-        config: The run's, for the intervals.
-
-    Returns:
-        score, threshold, accepted_validation, `splits` (each but val: num_images, and the
-        share that is refused with its interval) and `sets` (name, num_images, the share
-        refused, and the AUC of telling them from all splits but val).
-    """
-    threshold = choose_limit(predictions["val"])
-    splits, known = {}, []
-    for split, table in predictions.items():
-        if split == "val":
-            continue
-        known.append(table[DISTANCE].to_numpy())
-        splits[split] = {
-            "num_images": len(table),
-            "refused": _refused(table, threshold, config),
-        }
-    distances = np.concatenate(known)
-    sets = []
-    for name, rows in unknown.groupby(SET, sort=False):
-        both = np.concatenate([distances, rows[DISTANCE]])
-        strange = np.repeat([0, 1], [len(distances), len(rows)])
-        sets.append(
-            {
-                "name": name,
-                "num_images": len(rows),
-                "refused": round(float((rows[DISTANCE] > threshold).mean()), 6),
-                "auc": round(float(sklearn.metrics.roc_auc_score(strange, both)), 6),
-            }
-        )
-    return {
-        "score": "Mahalanobis distance",
-        "threshold": threshold,
-        "accepted_validation": ACCEPTED,
-        "splits": splits,
-        "sets": sets,
-    }
-
-
-def _refused(table: pd.DataFrame, threshold: float, config: Config) -> dict[str, Any]:
-    refused = (table[DISTANCE] > threshold).to_numpy(float)
-    lesions = table["lesion_id"].tolist()
-    weights = lesion_weights(table, config.evaluate.num_bootstrap)
-    weights = np.concatenate([np.ones((1, len(table))), weights])
-    shares = weights @ refused / weights.sum(axis=1)
-    count = np.array([len(set(lesions))])
-    return dataclasses.asdict(estimate(shares, config.evaluate.confidence, count)[0])
-
-
-def _read_folder(folder: Path, config: Config) -> list[tuple[str, str, Images]]:
-    """Returns the folder's name, that of each file, and its picture."""
-    name = folder.resolve().name
-    if name in UNKNOWN_SETS:
-        raise ConfigError(
-            f"--ood-dir {folder}: pictures of our own are called {name!r} as well. Give "
-            "the folder another name."
-        )
-    files = images_in(folder)
-    if not files:
-        raise ConfigError(
-            f"--ood-dir {folder} holds no picture. Expected files ending in "
-            f"{', '.join(IMAGE_SUFFIXES)}."
-        )
-    return [
-        (name, f"{name}/{path.relative_to(folder)}", _read_file(path, config))
-        for path in files
-    ]
-
-
-def _read_file(path: Path, config: Config) -> Images:
+def _read_file(path: Path, config: DataConfig) -> Images:
     try:
-        return np.asarray(read_image(tf.constant(path.read_bytes()), config.data))
+        return np.asarray(read_image(tf.constant(path.read_bytes()), config))
     except tf.errors.OpError as error:
         raise DataError(
             f"{path} is no picture that can be read: {error.message}. Take it out of the "

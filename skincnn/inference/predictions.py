@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pandas as pd
 import scipy.special
 
 from skincnn.errors import DataError
-from skincnn.files import sha256, write_text
+from skincnn.files import write_text
 
 PROBABILITY_PREFIX = "probability_"
 ENERGY = "energy"
@@ -88,16 +89,20 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return table
 
 
-def write_predictions(
-    workdir: Path, tables: Mapping[str, pd.DataFrame], suffix: str = ""
-) -> dict[str, str]:
-    """Writes predictions/<split><suffix>.csv of each table, and returns their SHA-256."""
-    written = {}
-    for split, table in tables.items():
-        path = workdir / "predictions" / f"{split}{suffix}.csv"
-        write_text(path, table.to_csv(index=False))
-        written[split] = sha256(path)
-    return written
+def table_path(workdir: Path, name: str) -> Path:
+    """Returns predictions/<name>.csv of a run directory."""
+    return workdir / "predictions" / f"{name}.csv"
+
+
+def table_sha256(table: pd.DataFrame) -> str:
+    """Returns the SHA-256 of the file that `write_predictions` writes."""
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+
+
+def write_predictions(workdir: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Writes predictions/<name>.csv for each name and table."""
+    for name, table in tables.items():
+        write_text(table_path(workdir, name), table.to_csv(index=False))
 
 
 def class_names_of(predictions: pd.DataFrame) -> list[str]:

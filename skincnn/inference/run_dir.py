@@ -1,62 +1,156 @@
-"""What the folder of a run says of it."""
+"""The directory of a run: what was trained, with which software, on which data."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pandas as pd
 
 from skincnn.config import Config, read_config
+from skincnn.data.leakage import LeakageAudit
 from skincnn.data.reading import describe_preprocessing
 from skincnn.errors import ConfigError
-from skincnn.files import require_schema
+from skincnn.records import Part, Record, read_record
 
-TRAIN_AGAIN = "Expected what scripts/train.py wrote; train again with --overwrite."
-METADATA_KEYS = (
-    "class_names",
-    "synthetic",
-    "dataset",
-    "audit",
-    "data_fingerprint",
-    "best_epoch",
-    "num_parameters",
-    "seconds",
-    "sha256",
-)
-"""What a run's metadata.json holds, and is used; `schema` and `preprocessing` as well."""
+RUN_FILE = "run.json"
+CONFIG_FILE = "config.json"
+MODEL_FILE = "model.keras"
+TRAIN_AGAIN = "Expected the --workdir of scripts/train.py; train again with --overwrite."
 
 
-def read_run(workdir: Path) -> tuple[dict[str, Any], Config]:
-    """Returns the metadata and the configuration of a finished run.
+class DeviceInfo(Part):
+    """What a model was trained on.
+
+    Attributes:
+        devices: Names of the devices, such as "cpu:0".
+        precision: Keras dtype policy of the backbone.
+        backend: Keras backend.
+        jit: Whether XLA compiled the training step.
+    """
+
+    devices: tuple[str, ...]
+    precision: str
+    backend: str
+    jit: bool
+
+
+class Provenance(Part):
+    """The code and the hardware on which the last digits of a model depend.
+
+    Attributes:
+        code: Git commit of the checkout, or version of the package.
+        processor: Name of the processor.
+        cores: Number of usable cores.
+        gpus: Names of the GPUs.
+    """
+
+    code: str
+    processor: str
+    cores: int
+    gpus: tuple[str, ...]
+
+
+class Member(Part):
+    """One of the runs that an ensemble or a cross-validation consists of.
+
+    Attributes:
+        name: Name of the run directory.
+        config: Its configuration.
+        audit: Its leakage audit.
+        best_epoch: The epoch that was kept, counted from 1.
+    """
+
+    name: str
+    config: Config
+    audit: LeakageAudit
+    best_epoch: int | None
+
+
+class RunInfo(Record):
+    """run.json: what was trained, with which software, on which data.
+
+    Attributes:
+        kind: One model, an ensemble, or the models of a cross-validation.
+        skincnn: Version of this package.
+        versions: Package to version.
+        device: What the model was trained on; None if there are several models.
+        provenance: Code and hardware; None if not known or not the same for all models.
+        class_names: Names of the classes, in the order of the model's outputs.
+        synthetic: Whether the images are synthetic.
+        dataset: Full name of the TFDS dataset.
+        attribution: Source and licence of the images; "" for the user's own.
+        stored_longest_side: Longest side of the stored images in pixels; None: original.
+        audit: Result of the leakage audit; of several models the worst counts.
+        preprocessing: What decides how images are read.
+        data_fingerprint: Split to the fingerprint of its images and labels.
+        class_counts: Class to its number of training images.
+        best_epoch: The epoch that was kept, counted from 1; None if there are several.
+        num_parameters: Number of parameters of the model, or of all models.
+        training_seconds: Duration of the training, or of all trainings.
+        sha256: File of the run directory to its SHA-256.
+        members: The models of an ensemble or a cross-validation.
+    """
+
+    kind: Literal["run", "ensemble", "cross_validation"] = "run"
+    skincnn: str
+    versions: dict[str, str]
+    device: DeviceInfo | None
+    provenance: Provenance | None
+    class_names: tuple[str, ...]
+    synthetic: bool
+    dataset: str
+    attribution: str
+    stored_longest_side: int | None
+    audit: LeakageAudit
+    preprocessing: dict[str, int | str | bool]
+    data_fingerprint: dict[str, str]
+    class_counts: dict[str, int]
+    best_epoch: int | None
+    num_parameters: int
+    training_seconds: float
+    sha256: dict[str, str]
+    members: tuple[Member, ...] = ()
+
+
+def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
+    """Returns the content of run.json.
 
     Raises:
-        ConfigError: A file is missing, the metadata cannot be read or are of another
-            schema, or pictures were read in another way in the training.
+        ConfigError: It is missing, damaged or of another schema version, or the directory
+            has the layout of an earlier version.
     """
-    for name in ("config.json", "metadata.json", "model.keras", "history.csv"):
-        if not (workdir / name).is_file():
+    path = workdir / RUN_FILE
+    if not path.is_file() and (workdir / "metadata.json").is_file():
+        raise ConfigError(
+            f"{workdir} has the layout of an earlier version of skincnn: it holds "
+            f"metadata.json. Expected {RUN_FILE}. {fix}"
+        )
+    return read_record(path, RunInfo, fix)
+
+
+def read_run(workdir: Path) -> tuple[RunInfo, Config]:
+    """Returns run.json and the configuration of a finished training.
+
+    Raises:
+        ConfigError: A file is missing or damaged, or images are read differently now.
+    """
+    for name in (CONFIG_FILE, RUN_FILE, MODEL_FILE, "history.csv"):
+        earlier = name == RUN_FILE and (workdir / "metadata.json").is_file()
+        if not (workdir / name).is_file() and not earlier:
             raise ConfigError(
                 f"{workdir} holds no finished run: {name} is missing. Expected a "
                 "--workdir of scripts/train.py."
             )
-    path = workdir / "metadata.json"
-    metadata = _read_object(path, METADATA_KEYS, TRAIN_AGAIN)
-    config = read_config(workdir / "config.json")
+    info = read_run_info(workdir)
+    config = read_config(workdir / CONFIG_FILE)
     now = describe_preprocessing(config.data)
-    if "schema" not in metadata:
-        # The first runs of 0.1 have no number. What they lack to schema 1 is known: there
-        # was one way to read pictures.
-        metadata = {"schema": 1, "preprocessing": {**now, "version": 1}, **metadata}
-    require_schema(path, metadata, TRAIN_AGAIN)
-    if metadata["preprocessing"] != now:
+    if info.preprocessing != now:
         raise ConfigError(
-            f"{path} says that pictures were read as {metadata['preprocessing']}. Expected "
-            f"{now}, which is what config.json and this version of skincnn come to. "
-            f"{TRAIN_AGAIN}"
+            f"{workdir / RUN_FILE}: the images were read as {info.preprocessing}. Expected "
+            f"{now}, from config.json and this version of skincnn. {TRAIN_AGAIN}"
         )
-    return metadata, config
+    return info, config
 
 
 def read_history(workdir: Path) -> pd.DataFrame:
@@ -74,38 +168,6 @@ def read_history(workdir: Path) -> pd.DataFrame:
         columns = ", ".join(map(str, history))
         raise ConfigError(
             f"{path} must have the columns epoch and loss and a row for each epoch. "
-            f"Received: {len(history)} rows of {columns or 'nothing'}. "
-            f"{TRAIN_AGAIN}"
+            f"Received: {len(history)} rows of {columns or 'nothing'}. {TRAIN_AGAIN}"
         )
     return history
-
-
-def read_report(workdir: Path, *keys: str) -> dict[str, Any]:
-    """Returns the content of a run's report.json.
-
-    Args:
-        workdir: The folder of an evaluated run.
-        keys: What it must hold.
-
-    Raises:
-        ConfigError: It is missing, no JSON object, or lacks one of the keys.
-    """
-    return _read_object(
-        workdir / "report.json", keys, f"Make it with scripts/evaluate.py {workdir}."
-    )
-
-
-def _read_object(path: Path, keys: tuple[str, ...], cure: str) -> dict[str, Any]:
-    """Returns a JSON file that holds an object with all the keys."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}. {cure}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"{path} must hold a JSON object. Received: {type(content).__name__}. {cure}"
-        )
-    missing = [key for key in keys if key not in content]
-    if missing:
-        raise ConfigError(f"{path} lacks {', '.join(missing)}. {cure}")
-    return content

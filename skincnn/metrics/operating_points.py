@@ -51,7 +51,12 @@ class OperatingPoint:
     at_least: float
 
     @property
-    def name(self) -> str:
+    def key(self) -> str:
+        """As "specificity=0.90"."""
+        return f"{self.held}={self.at_least:.2f}"
+
+    @property
+    def text(self) -> str:
         """As "90 % specificity"."""
         return f"{100 * self.at_least:.0f} % {self.held}"
 

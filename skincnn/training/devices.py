@@ -19,6 +19,7 @@ import tensorflow as tf
 from skincnn.config import Precision, TrainConfig
 from skincnn.errors import ConfigError
 from skincnn.files import locked
+from skincnn.inference.run_dir import DeviceInfo
 from skincnn.interruption import StopRequest
 
 BFLOAT16_CAPABILITY = 8.0
@@ -86,9 +87,14 @@ class Devices:
             "num_devices": len(self.names),
         }
 
-    def describe(self, model: keras.Model) -> dict[str, Any]:
-        """Returns what a compiled model runs on, for metadata.json."""
-        return {**self.made_by, "devices": list(self.names), "jit": model.jit_compile}
+    def describe(self, model: keras.Model) -> DeviceInfo:
+        """Returns what a compiled model runs on."""
+        return DeviceInfo(
+            devices=tuple(self.names),
+            precision=self.precision,
+            backend=keras.backend.backend(),
+            jit=bool(model.jit_compile),
+        )
 
 
 def make_devices(config: TrainConfig, batch_size: int) -> Devices:

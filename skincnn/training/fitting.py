@@ -23,6 +23,7 @@ from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.data.sampling import steps_per_epoch
 from skincnn.errors import ConfigError, DataError, MemoryFullError
 from skincnn.files import sha256
+from skincnn.inference.run_dir import DeviceInfo
 from skincnn.interruption import StopRequest
 from skincnn.model.augment import Augmentation
 from skincnn.model.augmented import AugmentedClassifier
@@ -425,8 +426,8 @@ def _require_patients(metadata: pipeline.Metadata | None) -> None:
         )
 
 
-def _on(device: dict[str, Any]) -> str:
+def _on(device: DeviceInfo) -> str:
     return (
-        f"{', '.join(device['devices'])} in {device['precision']}: {device['backend']}, "
-        f"XLA {'on' if device['jit'] else 'off'}"
+        f"{', '.join(device.devices)} in {device.precision}: {device.backend}, "
+        f"XLA {'on' if device.jit else 'off'}"
     )

@@ -6,29 +6,29 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from skincnn import __version__
+from skincnn.inference.run_dir import Provenance
 
 CPUINFO = Path("/proc/cpuinfo")
 """Where Linux names the processor; Python does not."""
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> Provenance:
     """Returns the code, the processor, how many cores of it may be used, and the GPUs.
 
     The code is the commit of the checkout that it lies in, with "-dirty" where it was
     changed since; elsewhere the package's version.
     """
-    return {
-        "code": _commit(Path(__file__).parents[2]) or f"skincnn {__version__}",
-        "processor": _processor(),
-        "cores": _cores(),
-        "gpus": _gpus(),
-    }
+    return Provenance(
+        code=_commit(Path(__file__).parents[2]) or f"skincnn {__version__}",
+        processor=_processor(),
+        cores=_cores(),
+        gpus=tuple(_gpus()),
+    )
 
 
 def _commit(checkout: Path) -> str | None:

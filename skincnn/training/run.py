@@ -21,12 +21,14 @@ from skincnn.data.leakage import audit
 from skincnn.data.reading import describe_preprocessing
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
-from skincnn.files import SCHEMA, replacing, sha256, write_json
+from skincnn.files import replacing, sha256, write_json
+from skincnn.inference.run_dir import CONFIG_FILE, MODEL_FILE, RUN_FILE, RunInfo
 from skincnn.lookup import look_up
 from skincnn.metrics.classification import METRICS
 from skincnn.model.augment import AUGMENTATIONS
 from skincnn.model.backbones import check_size
 from skincnn.model.classifier import build_classifier
+from skincnn.records import write_record
 from skincnn.training.callbacks import disk
 from skincnn.training.devices import Devices, dtype_policy, make_devices
 from skincnn.training.fitting import Training
@@ -75,7 +77,7 @@ def train(
 ) -> None:
     """Trains a classifier and leaves the best epoch in `workdir`.
 
-    Writes config.json, metadata.json, history.csv, logs/, checkpoints/ and model.keras,
+    Writes config.json, run.json, history.csv, logs/, checkpoints/ and model.keras,
     whose model takes pictures in 0..255 [batch, height, width, 3], with `model.clinical_metadata`
     a dictionary of these `images` and of `metadata`, and returns logits.
     All checks come before the folder is touched.
@@ -102,8 +104,8 @@ def train(
     """
     check(config)
     check_workdir(workdir, config, overwrite=overwrite, resume=resume)
-    resume = resume and (workdir / "config.json").exists()
-    if resume and (workdir / "metadata.json").exists():
+    resume = resume and (workdir / CONFIG_FILE).exists()
+    if resume and (workdir / RUN_FILE).exists():
         return
     training, facts = prepare(config, workdir, data_dir, cache)
     _run(training, facts, resume=resume)
@@ -151,6 +153,7 @@ def prepare(
         "class_names": names,
         "synthetic": builder.builder_config.synthetic,
         "dataset": builder.info.full_name,
+        "attribution": builder.builder_config.attribution,
         "stored_longest_side": builder.builder_config.longest_side,
         "audit": audited,
     }
@@ -191,33 +194,32 @@ def _run(training: Training, facts: dict[str, Any], *, resume: bool) -> None:
     if not resume:
         clear(workdir)
         with disk(workdir):
-            write_json(workdir / "config.json", config.to_dict())
+            write_json(workdir / CONFIG_FILE, config.to_dict())
     training.fit()
     with disk(workdir):
-        _save_plain(config, classifier, workdir / "model.keras")
-        write_json(workdir / "metadata.json", _describe(training, facts))
+        _save_plain(config, classifier, workdir / MODEL_FILE)
+        write_record(workdir / RUN_FILE, _describe(training, facts))
     remove_states(training.checkpoints, training.progress.best_epoch)
 
 
-def _describe(training: Training, facts: dict[str, Any]) -> dict[str, Any]:
-    """Returns the content of metadata.json."""
+def _describe(training: Training, facts: dict[str, Any]) -> RunInfo:
+    """Returns the content of run.json."""
     names, progress = facts["class_names"], training.progress
     seconds = sum(row["seconds"] for row in progress.history) + training.feature_seconds
-    return {
-        "schema": SCHEMA,
-        "skincnn": __version__,
-        "versions": versions(),
-        "device": training.devices.describe(training.model),
-        "provenance": provenance(),
+    return RunInfo(
+        skincnn=__version__,
+        versions=versions(),
+        device=training.devices.describe(training.model),
+        provenance=provenance(),
         **facts,
-        "preprocessing": describe_preprocessing(training.config.data),
-        "data_fingerprint": training.made_by["data"],
-        "class_counts": dict(zip(names, training.counts.tolist(), strict=True)),
-        "best_epoch": progress.best_epoch,
-        "num_parameters": int(training.classifier.count_params()),
-        "seconds": round(seconds, 1),
-        "sha256": {"model.keras": sha256(training.workdir / "model.keras")},
-    }
+        preprocessing=describe_preprocessing(training.config.data),
+        data_fingerprint=training.made_by["data"],
+        class_counts=dict(zip(names, training.counts.tolist(), strict=True)),
+        best_epoch=progress.best_epoch,
+        num_parameters=int(training.classifier.count_params()),
+        training_seconds=round(seconds, 1),
+        sha256={MODEL_FILE: sha256(training.workdir / MODEL_FILE)},
+    )
 
 
 def _warn_of_enlarging(config: Config, longest_side: int | None) -> None:

@@ -13,14 +13,14 @@ from skincnn.files import require_writable_folder
 
 PRODUCTS = (
     "config.json",
-    "metadata.json",
+    "run.json",
     "history.csv",
     "logs",
     "checkpoints",
     "model.keras",
     "predictions",
+    "results",
     "ood.npz",
-    "report.json",
     "report.html",
     "README.md",
     "figures",

@@ -1,0 +1,143 @@
+"""The most confident errors of a model, with the images and their Grad-CAM maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from skincnn.evaluation.results import FOLDER
+from skincnn.files import replacing
+from skincnn.inference.grad_cam import Maps, grad_cam
+from skincnn.inference.predictions import arrays, class_names_of
+from skincnn.metrics.calibration import apply_temperature
+from skincnn.metrics.classification import Labels
+from skincnn.metrics.operating_points import find_targets
+
+NUM_MISTAKES = 12
+COLUMNS = ("image_id", "label", "predicted", "confidence", "probability_of_label")
+
+
+@dataclass(frozen=True, eq=False)
+class Mistakes:
+    """results/<split>.mistakes.npz: the most confident errors on a split.
+
+    Attributes:
+        table: One row for each error, with `COLUMNS`: `confidence` is the calibrated
+            probability of the predicted class.
+        images: uint8 [num_mistakes, height, width, 3].
+        maps: Grad-CAM of the predicted class, [num_mistakes, height', width'] in 0..1.
+    """
+
+    table: pd.DataFrame
+    images: npt.NDArray[np.uint8]
+    maps: Maps
+
+    def write(self, path: Path) -> None:
+        """Writes the arrays to `path`, whole or not at all."""
+        columns = {name: np.array(self.table[name].tolist()) for name in COLUMNS}
+        content: dict[str, Any] = {**columns, "images": self.images, "maps": self.maps}
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, **content)
+
+    @classmethod
+    def read(cls, path: Path) -> Mistakes:
+        """Returns what `write` wrote."""
+        with np.load(path, allow_pickle=False) as arrays_of:
+            table = pd.DataFrame({name: arrays_of[name] for name in COLUMNS})
+            return cls(table, arrays_of["images"], arrays_of["maps"])
+
+
+def mistakes_path(workdir: Path, split: str) -> Path:
+    """Returns results/<split>.mistakes.npz of a run directory."""
+    return workdir / FOLDER / f"{split}.mistakes.npz"
+
+
+def collect_mistakes(
+    classifier: keras.Model,
+    images: npt.NDArray[np.uint8],
+    metadata: npt.NDArray[np.float32] | None,
+    predictions: pd.DataFrame,
+    temperature: float,
+    count: int = NUM_MISTAKES,
+) -> Mistakes | None:
+    """Returns the most confident errors with the Grad-CAM of the predicted class.
+
+    Args:
+        classifier: The model that made the predictions; see `grad_cam`.
+        images: uint8 [num_images, height, width, 3], in the order of the table.
+        metadata: Clinical metadata, [num_images, num_fields], if the model takes it.
+        predictions: A predictions table.
+        temperature: Of temperature scaling.
+        count: Maximal number of errors.
+
+    Returns:
+        None if there is no error.
+    """
+    class_names = class_names_of(predictions)
+    table = find_mistakes(predictions, temperature, count)
+    if table.empty:
+        return None
+    rows = table["position"].to_numpy()
+    shown = np.array(images[rows])
+    inputs = shown if metadata is None else {"images": shown, "metadata": metadata[rows]}
+    predicted = table["predicted"].map({name: i for i, name in enumerate(class_names)})
+    maps = grad_cam(classifier, inputs, predicted.to_numpy())
+    return Mistakes(table.drop(columns="position"), shown, maps)
+
+
+def find_mistakes(
+    predictions: pd.DataFrame, temperature: float, count: int
+) -> pd.DataFrame:
+    """Returns the most confident errors, at most one image of each lesion.
+
+    Melanomas predicted as benign come first and take at most half of the places (without a
+    melanoma class: malignant lesions predicted as benign); all other errors follow. Both
+    parts are sorted by confidence.
+
+    Args:
+        predictions: A predictions table.
+        temperature: Of temperature scaling.
+        count: Maximal number of errors.
+
+    Returns:
+        Columns `position` (row of `predictions`) and `COLUMNS`.
+    """
+    class_names = class_names_of(predictions)
+    y_true, y_prob = arrays(predictions, class_names)
+    calibrated = apply_temperature(y_prob, temperature)
+    y_pred, rows = y_prob.argmax(axis=1), np.arange(len(y_true))
+    table = pd.DataFrame(
+        {
+            "position": rows,
+            "image_id": predictions["image_id"].to_numpy(),
+            "label": np.asarray(class_names)[y_true],
+            "predicted": np.asarray(class_names)[y_pred],
+            "confidence": calibrated[rows, y_pred],
+            "probability_of_label": calibrated[rows, y_true],
+            "lesion_id": predictions["lesion_id"].to_numpy(),
+            "missed": _missed(y_true, y_pred, class_names),
+        }
+    )
+    wrong = table[y_true != y_pred]
+    wrong = wrong.sort_values("confidence", ascending=False, kind="stable")
+    first = wrong[wrong["missed"]].drop_duplicates("lesion_id").head(count // 2)
+    mistakes = pd.concat([first, wrong]).drop_duplicates("lesion_id").head(count)
+    return mistakes.drop(columns=["lesion_id", "missed"]).reset_index(drop=True)
+
+
+def _missed(
+    y_true: Labels, y_pred: Labels, class_names: Sequence[str]
+) -> npt.NDArray[np.bool_]:
+    """Returns which melanomas are predicted as benign, [num_images]."""
+    targets = find_targets(class_names)
+    if not targets:
+        return np.zeros(len(y_true), bool)
+    flagged = targets["malignant"].positive(y_pred)
+    return targets.get("melanoma", targets["malignant"]).positive(y_true) & ~flagged

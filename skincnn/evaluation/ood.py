@@ -1,0 +1,66 @@
+"""Scores of out-of-distribution (OOD) detection by the Mahalanobis distance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import sklearn.metrics
+
+from skincnn.config import EvaluateConfig
+from skincnn.evaluation.results import OodResult, OodSet, OodSplit
+from skincnn.evaluation.triage import ACCEPTED, choose_max_distance
+from skincnn.inference.ood import SET
+from skincnn.inference.predictions import DISTANCE
+from skincnn.metrics.bootstrap import Estimate, estimate, lesion_weights
+
+
+def score_ood(
+    predictions: Mapping[str, pd.DataFrame], ood: pd.DataFrame, config: EvaluateConfig
+) -> OodResult:
+    """Returns how well the distance separates the images of the splits from OOD images.
+
+    The threshold accepts 95 % of the validation images.
+
+    Args:
+        predictions: Split to its predictions table, "val" among them.
+        ood: From `predict_ood`.
+        config: Number of resamples and coverage of the intervals.
+    """
+    max_distance = choose_max_distance(predictions["val"])
+    tables = {split: t for split, t in predictions.items() if split != "val"}
+    distances = np.concatenate([table[DISTANCE].to_numpy() for table in tables.values()])
+    sets = []
+    for name, rows in ood.groupby(SET, sort=False):
+        both = np.concatenate([distances, rows[DISTANCE]])
+        is_ood = np.repeat([0, 1], [len(distances), len(rows)])
+        sets.append(
+            OodSet(
+                name=str(name),
+                num_images=len(rows),
+                rejected=round(float((rows[DISTANCE] > max_distance).mean()), 6),
+                auc=round(float(sklearn.metrics.roc_auc_score(is_ood, both)), 6),
+            )
+        )
+    return OodResult(
+        max_distance=max_distance,
+        accepted_validation=ACCEPTED,
+        splits={
+            split: OodSplit(
+                num_images=len(table), rejected=_rejected(table, max_distance, config)
+            )
+            for split, table in tables.items()
+        },
+        sets=tuple(sets),
+    )
+
+
+def _rejected(table: pd.DataFrame, threshold: float, config: EvaluateConfig) -> Estimate:
+    """Returns the share of the images of a split that is rejected."""
+    rejected = (table[DISTANCE] > threshold).to_numpy(float)
+    weights = lesion_weights(table, config.num_bootstrap)
+    weights = np.concatenate([np.ones((1, len(table))), weights])
+    shares = weights @ rejected / weights.sum(axis=1)
+    num_lesions = np.array([table["lesion_id"].nunique()])
+    return estimate(shares, config.confidence, num_lesions)[0]

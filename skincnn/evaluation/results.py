@@ -1,0 +1,336 @@
+"""The results of an evaluation: one immutable JSON file for each, under results/.
+
+Every type here is a record (`skincnn.records`). A result is computed from predictions
+tables alone and names them by SHA-256. Reports are rendered from results and never the
+other way round.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TypeVar
+
+from skincnn.data.leakage import SplitLeakage
+from skincnn.metrics.bootstrap import Estimate
+from skincnn.records import Part, Record, read_record
+
+FOLDER = "results"
+OTHER_RESULTS = re.compile(r"ood(\..*)?|export\..*|.*\.corruptions|members")
+"""Names of results that are not of one predictions table."""
+R = TypeVar("R", bound=Record)
+
+
+class ClassScores(Part):
+    """One class against all others.
+
+    Attributes:
+        num_images: Images of the class.
+        num_lesions: Lesions of the class.
+        scores: Name of `PER_CLASS_METRICS` to its value.
+    """
+
+    num_images: int
+    num_lesions: int
+    scores: dict[str, Estimate]
+
+
+class Calibration(Part):
+    """Calibration metrics before and after temperature scaling, by name."""
+
+    before: dict[str, Estimate]
+    after: dict[str, Estimate]
+
+
+class OperatingPointScores(Part):
+    """One operating point of a target.
+
+    Attributes:
+        threshold: The probability, chosen on validation; None if no threshold reaches the
+            operating point there.
+        rates: Sensitivity, specificity, PPV and NPV; empty without a threshold.
+    """
+
+    threshold: float | None
+    rates: dict[str, Estimate]
+
+
+class TargetScores(Part):
+    """Detection of melanoma, or of malignant lesions, by calibrated probability.
+
+    Attributes:
+        num_images: Positive images.
+        num_lesions: Positive lesions.
+        auc: Area under the ROC curve.
+        operating_points: Operating point, as "specificity=0.90", to its scores.
+    """
+
+    num_images: int
+    num_lesions: int
+    auc: Estimate
+    operating_points: dict[str, OperatingPointScores]
+
+
+class TriageScores(Part):
+    """The referral decision that exports serve by default.
+
+    Attributes:
+        operating_point: That of malignant lesions, as "sensitivity=0.90".
+        threshold: The malignant probability from which an image is referred, chosen on
+            validation; None if no threshold reaches the operating point.
+        max_distance: The Mahalanobis distance beyond which an image is referred as
+            out-of-distribution.
+        rates: Sensitivity, specificity, PPV and NPV for malignant lesions.
+        referred: Share of all images that is referred.
+        melanoma_referred: Share of the melanomas that is referred; None without the class.
+    """
+
+    operating_point: str
+    threshold: float | None
+    max_distance: float
+    rates: dict[str, Estimate]
+    referred: Estimate
+    melanoma_referred: Estimate | None
+
+
+class SubgroupScores(Part):
+    """Scores of a subgroup of the images.
+
+    Attributes:
+        attribute: What defines it, as "sex".
+        value: The value of the attribute.
+        num_images: Images of the subgroup.
+        num_lesions: Lesions of the subgroup.
+        class_names: The classes in the subgroup; balanced accuracy is over these.
+        scores: Name of the metric to its value; empty for small subgroups.
+    """
+
+    attribute: str
+    value: str
+    num_images: int
+    num_lesions: int
+    class_names: tuple[str, ...]
+    scores: dict[str, Estimate]
+
+
+class InferenceCost(Part):
+    """What the predictions cost.
+
+    Attributes:
+        num_views: Views of each image that were averaged.
+        seconds_per_image: Time for one image; 0 for a split that was not timed.
+        relative: The same as a multiple of one view.
+    """
+
+    num_views: int
+    seconds_per_image: float
+    relative: float
+
+
+class SplitResult(Record):
+    """results/<split>[.<variant>].json: every score of one predictions table.
+
+    Attributes:
+        split: "val", "test", "out_of_fold", or another split of the dataset.
+        variant: "" for the model as is; else a kind of test-time augmentation, "adjusted"
+            (logit adjustment), or both, as "d4_adjusted".
+        stored_in: Where the images are stored, as "folds 8, 9".
+        predictions_sha256: SHA-256 of the predictions table.
+        validation_sha256: SHA-256 of the validation table on which the temperature and
+            the thresholds were chosen.
+        class_names: Names of the classes, in order.
+        num_images: Images of the split.
+        num_lesions: Lesions of the split.
+        missing_classes: Classes without an image; means are over the others.
+        temperature: Of temperature scaling, chosen on validation.
+        thresholds: Target to operating point to threshold, chosen on validation.
+        metrics: Name of `METRICS` to its value.
+        classes: Class to its scores.
+        confusion_matrix: Images of class i (row) predicted as class j (column).
+        calibration: Before and after temperature scaling.
+        targets: "melanoma" and "malignant", as far as the classes have them.
+        triage: The referral decision; None without distances or malignant classes.
+        subgroups: Scores by age band, sex, site, source and ground truth.
+        leakage: How much of the split was seen in training; None for the splits of which
+            run.json has the audit.
+        cost: Of the predictions.
+        logit_adjustment: Strength of the logit adjustment; None without.
+        differences: Metric to this variant minus the model as is, paired on the same
+            resamples; empty for the model as is.
+        confidence: Coverage of the intervals, 0..1.
+        num_bootstrap: Number of bootstrap resamples.
+    """
+
+    split: str
+    variant: str
+    stored_in: str
+    predictions_sha256: str
+    validation_sha256: str
+    class_names: tuple[str, ...]
+    num_images: int
+    num_lesions: int
+    missing_classes: tuple[str, ...]
+    temperature: float
+    thresholds: dict[str, dict[str, float | None]]
+    metrics: dict[str, Estimate]
+    classes: dict[str, ClassScores]
+    confusion_matrix: tuple[tuple[int, ...], ...]
+    calibration: Calibration
+    targets: dict[str, TargetScores]
+    triage: TriageScores | None
+    subgroups: tuple[SubgroupScores, ...]
+    leakage: SplitLeakage | None
+    cost: InferenceCost
+    logit_adjustment: float | None
+    differences: dict[str, Estimate]
+    confidence: float
+    num_bootstrap: int
+
+
+class CorruptionScores(Part):
+    """Scores of corrupted, or of clean, images.
+
+    Attributes:
+        balanced_accuracy: Of all classes.
+        melanoma_sensitivity: At the threshold of `HEADLINE_POINT`, which was chosen on
+            clean validation images; None without melanoma or a threshold.
+        melanoma_specificity: At the same threshold.
+    """
+
+    balanced_accuracy: Estimate
+    melanoma_sensitivity: Estimate | None
+    melanoma_specificity: Estimate | None
+
+
+class CorruptionRow(Part):
+    """One corruption at one severity.
+
+    Attributes:
+        name: Of `CORRUPTIONS`.
+        severity: 1..5.
+        scores: Of the corrupted images.
+        difference: Balanced accuracy minus that of the clean images, paired.
+    """
+
+    name: str
+    severity: int
+    scores: CorruptionScores
+    difference: Estimate
+
+
+class CorruptionResult(Record):
+    """results/<split>.corruptions.json: scores under each corruption and severity.
+
+    Attributes:
+        split: The split whose images were corrupted.
+        num_images: Images of the split.
+        clean: Scores of the images as they are.
+        rows: One for each corruption and severity.
+        trained: Corruptions that resemble an augmentation of the training.
+    """
+
+    split: str
+    num_images: int
+    clean: CorruptionScores
+    rows: tuple[CorruptionRow, ...]
+    trained: tuple[str, ...]
+
+
+class OodSet(Part):
+    """Out-of-distribution images of one kind.
+
+    Attributes:
+        name: Of the kind, or of the user's folder.
+        num_images: How many.
+        rejected: Share that is rejected, 0..1.
+        auc: Area under the ROC curve against the images of all splits but validation.
+    """
+
+    name: str
+    num_images: int
+    rejected: float
+    auc: float
+
+
+class OodSplit(Part):
+    """Images of a split, which should be accepted.
+
+    Attributes:
+        num_images: How many.
+        rejected: Share that is rejected.
+    """
+
+    num_images: int
+    rejected: Estimate
+
+
+class OodResult(Record):
+    """results/ood[.<folder>].json: detection of out-of-distribution images.
+
+    Attributes:
+        max_distance: Mahalanobis distance beyond which an image is rejected.
+        accepted_validation: Share of the validation images that it accepts, 0..1.
+        splits: Split to its images; empty for a folder of the user.
+        sets: The kinds of out-of-distribution images.
+    """
+
+    max_distance: float
+    accepted_validation: float
+    splits: dict[str, OodSplit]
+    sets: tuple[OodSet, ...]
+
+
+class MemberScores(Part):
+    """One model of an ensemble or a cross-validation.
+
+    Attributes:
+        name: Name of the run directory.
+        metrics: Name of `METRICS` to the value of this model alone.
+        differences: Metric to the ensemble minus this model, paired; empty for a
+            cross-validation, whose models are tested on different images.
+    """
+
+    name: str
+    metrics: dict[str, Estimate]
+    differences: dict[str, Estimate]
+
+
+class MembersResult(Record):
+    """results/members.json: the scores of each model of an ensemble, or of each fold.
+
+    Attributes:
+        split: The split of the scores.
+        members: In the order of run.json.
+    """
+
+    split: str
+    members: tuple[MemberScores, ...]
+
+
+def result_path(workdir: Path, name: str) -> Path:
+    """Returns results/<name>.json of a run directory."""
+    return workdir / FOLDER / f"{name}.json"
+
+
+def split_name(split: str, variant: str = "") -> str:
+    """Returns the name of a predictions table and of its result: "test" or "test.d4"."""
+    return f"{split}.{variant}" if variant else split
+
+
+def read_split_results(workdir: Path) -> dict[str, SplitResult]:
+    """Returns the name of each result of a predictions table, as "test.d4", to it."""
+    return {
+        path.stem: read_result(workdir, path.stem, SplitResult)
+        for path in sorted((workdir / FOLDER).glob("*.json"))
+        if not OTHER_RESULTS.fullmatch(path.stem)
+    }
+
+
+def read_result(workdir: Path, name: str, kind: type[R]) -> R:
+    """Returns results/<name>.json.
+
+    Raises:
+        ConfigError: It is missing, damaged, or of another schema version.
+    """
+    fix = f"Make it with scripts/evaluate.py {workdir}."
+    return read_record(result_path(workdir, name), kind, fix)

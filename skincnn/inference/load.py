@@ -1,0 +1,65 @@
+"""Loading the model of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+
+from skincnn.errors import DataError
+from skincnn.files import sha256
+from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, TRAIN_AGAIN, RunInfo
+
+
+def load_model(workdir: Path, info: RunInfo) -> keras.Model:
+    """Returns a run's model after checking the SHA-256 of its file.
+
+    Keras's safe mode stays on: code in the file (a Lambda layer) is never executed.
+
+    Raises:
+        DataError: The file has changed, cannot be loaded, or the number of outputs is not
+            the number of classes.
+    """
+    path = workdir / MODEL_FILE
+    expected = info.sha256[MODEL_FILE]
+    if sha256(path) != expected:
+        raise DataError(
+            f"{path} has changed since it was written. Expected the SHA-256 {expected}. "
+            f"{TRAIN_AGAIN}"
+        )
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except (OSError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be loaded. Expected the model of scripts/train.py, made of "
+            f"Keras's own layers and without code (Lambda). Received: {error}"
+        ) from error
+    names = info.class_names
+    if model.output_shape[-1] != len(names):
+        raise DataError(
+            f"{path} has {model.output_shape[-1]} outputs. Expected one for each class of "
+            f"{RUN_FILE}: {', '.join(names)}."
+        )
+    return model
+
+
+def require_classes(
+    class_names: Sequence[str], info: RunInfo, workdir: Path, where: str
+) -> None:
+    """Checks that classes are those of a run, in the order of its model's outputs.
+
+    Args:
+        class_names: Names of classes.
+        info: The run's.
+        workdir: The run directory, for the message.
+        where: What has these classes, for the message.
+
+    Raises:
+        DataError: The classes or their order differ.
+    """
+    if list(class_names) != list(info.class_names):
+        raise DataError(
+            f"{where} has the classes {', '.join(class_names)}. Expected those of {workdir} "
+            f"in the order of its model's outputs: {', '.join(info.class_names)}."
+        )
