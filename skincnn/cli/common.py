@@ -180,3 +180,17 @@ def _without_noise() -> Iterator[None]:
 
 def _terminate(signum: int, frame: object) -> None:
     raise Terminated
+
+
+def show_report(workdir: Path, headline: str = "") -> None:
+    """Renders the report of a run directory, and prints its scores and its place.
+
+    Args:
+        workdir: The directory, with its results.
+        headline: The split to report first; see `reporting.load.load_results`.
+    """
+    from skincnn.reporting.load import load_results
+    from skincnn.reporting.report import render_report, summary
+
+    path = render_report(workdir, headline)
+    print(f"\n{summary(load_results(workdir, headline))}\n\nreport  {path}")

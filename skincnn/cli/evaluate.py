@@ -1,4 +1,4 @@
-"""Evaluates runs again, without training; asks them more; makes ensembles of them."""
+"""Evaluates runs again, without training; evaluates more; makes ensembles of runs."""
 
 from __future__ import annotations
 
@@ -15,90 +15,97 @@ from skincnn.files import locked
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Predicts a run's validation and test folds again and writes its report anew.
+    """Predicts the validation and test folds of runs again and writes the results.
 
-    What is asked for beside the plain result stands in the report beside it, and costs the
-    time that is given there. It stays there when the same model is evaluated again with
-    the same headline.
+    Each option adds result files and leaves the others as they are; the report shows all
+    results that a run directory has.
 
     For example:
       python scripts/evaluate.py runs/quickstart
-      python scripts/evaluate.py runs/cpu --split test_official
-      python scripts/evaluate.py runs/cpu --tta d4 --corruptions
+      python scripts/evaluate.py runs/mobilenet_160 --split test_official
+      python scripts/evaluate.py runs/mobilenet_160 --tta d4 --corruptions
       python scripts/evaluate.py runs/a runs/b runs/c --ensemble runs/abc
     """
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
-    """The folders of runs, as written by scripts/train.py; one after the other."""
+    """One or more run directories of scripts/train.py."""
     ensemble: Path | None = None
-    """Ask no model: write the report of the runs' mean probabilities into this folder. It
-    has the splits and the test-time augmentation that all of them were evaluated with."""
+    """Average the predictions of the runs and write the results into this directory. The
+    ensemble has the splits and variants that all runs were evaluated with."""
     split: tuple[str, ...] = ()
-    """More splits of the dataset to evaluate beside val and test: fold_<n>, test_official,
-    validation_official; the first is the headline. None that was trained on; how much of
-    an official one is in the training by other ways is counted and said."""
+    """More splits of the dataset to evaluate beside val and test: fold_<n>, test_official
+    or validation_official. The report shows the first one first. Splits that were used for
+    training are rejected; overlap of an official split with the training is reported."""
     tta: tuple[Literal["d4", "augment"], ...] = ()
-    """Test-time augmentation: show each picture --num-views times and take the mean answer.
-    d4: turned and mirrored; augment: varied as in training."""
+    """Test-time augmentation: predict --num-views views of each image and average the
+    probabilities. d4: the eight rotations and reflections; augment: the augmentation of
+    the training."""
     num_views: int = 8
-    """How often a picture is shown in --tta; at most 8 orientations."""
+    """Number of views for --tta; at most 8 for d4."""
     logit_adjustment: bool = False
-    """Also lower the logits of common classes, by as much as is best for the balanced
-    accuracy of validation: it is exchanged for accuracy at no cost of time. So are those of
-    the --tta of this command and of the report. Exports serve the model without it."""
+    """Adjust the logits to the class frequencies, by the strength with the best balanced
+    accuracy on validation: it exchanges accuracy for balanced accuracy at no cost of time.
+    Applies to the model as is and to every --tta that the run has. Exports serve the model
+    without it."""
     corruptions: bool = False
-    """Also spoil the pictures of the test split (light, focus, noise, hairs, ...) in five
-    strengths and see what is left of the score: 60 times the pictures."""
+    """Evaluate on corrupted images of the test split (brightness, blur, noise, hair, ...)
+    at five severities. Predicts every image 60 times."""
     ood_dir: Path | None = None
-    """A folder of pictures that are no dermatoscopy, to see whether they are told from
-    those that are; beside photographs and made ones, which are always tried."""
+    """A folder of out-of-distribution images, beside the built-in ones, to measure how
+    many are rejected."""
     data_dir: Path | None = None
-    """Where built datasets lie; TFDS's own folder by default."""
+    """Where built datasets are stored; the folder of TFDS by default."""
     cache: Literal["auto", "memory", "disk"] = "auto"
-    """Keep decoded pictures in memory or in a file beside the datasets; auto: where they
-    fit."""
+    """Where decoded images are kept: in memory, or in a file beside the datasets. auto:
+    memory if they fit."""
 
 
 def command() -> None:
-    """Parses, evaluates, and says where the reports are."""
+    """Parses the arguments, evaluates, and prints the scores."""
     arguments = tyro.cli(Arguments)
     if not arguments.workdirs:
-        raise ConfigError("Give the folder of a run, such as runs/quickstart.")
-    common.load_tensorflow()
-    from skincnn.evaluation.ensemble import combine_runs
-    from skincnn.evaluation.evaluate import EvaluateOptions, evaluate
-    from skincnn.reporting.report import summary
-
+        raise ConfigError("Give the directory of a run, such as runs/quickstart.")
     if arguments.ensemble is not None:
-        asked = (
-            arguments.split,
-            arguments.tta,
-            arguments.logit_adjustment,
-            arguments.corruptions,
-            arguments.ood_dir,
-        )
-        if any(asked):
-            raise ConfigError(
-                "--ensemble asks no model. Evaluate the runs with --split, --tta, "
-                "--logit-adjustment, --corruptions or --ood-dir first, then give "
-                "--ensemble without them."
-            )
-        with locked(arguments.ensemble):
-            report = combine_runs(arguments.ensemble, arguments.workdirs)
-        print(f"\n{summary(report)}\n")
-        print(f"report  {arguments.ensemble / 'report.html'}")
+        _combine(arguments, arguments.ensemble)
         return
+    common.load_tensorflow()
+    from skincnn.evaluation.evaluate import EvaluateOptions, evaluate, write_evaluation
+
     options = EvaluateOptions(
+        splits=arguments.split,
         tta=arguments.tta,
         num_views=arguments.num_views,
         logit_adjustment=arguments.logit_adjustment,
         corruptions=arguments.corruptions,
-        unknown=arguments.ood_dir,
+        ood_dir=arguments.ood_dir,
     )
     for workdir in arguments.workdirs:
         with locked(workdir):
-            report = evaluate(
-                workdir, arguments.data_dir, arguments.cache, arguments.split, options
-            )
-        print(f"\n{summary(report)}\n")
-        print(f"report  {workdir / 'report.html'}")
+            data_dir, cache = arguments.data_dir, arguments.cache
+            evaluation = evaluate(workdir, data_dir, cache, options)
+            write_evaluation(workdir, evaluation)
+            common.show_report(workdir, evaluation.headline)
+
+
+def _combine(arguments: Arguments, workdir: Path) -> None:
+    """Writes and shows the results of an ensemble."""
+    for_models = (
+        arguments.split,
+        arguments.tta,
+        arguments.logit_adjustment,
+        arguments.corruptions,
+        arguments.ood_dir,
+    )
+    if any(for_models):
+        raise ConfigError(
+            "--ensemble averages predictions that exist. Evaluate the runs with --split, "
+            "--tta, --logit-adjustment, --corruptions or --ood-dir first, then give "
+            "--ensemble without them."
+        )
+    common.load_tensorflow()
+    from skincnn.evaluation.aggregate import write_aggregate
+    from skincnn.evaluation.ensemble import combine_runs
+
+    with locked(workdir):
+        write_aggregate(workdir, combine_runs(arguments.workdirs))
+        common.show_report(workdir)

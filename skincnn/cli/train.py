@@ -87,8 +87,7 @@ def command() -> None:
         lr_range_test(arguments, workdir)
         return
     common.load_tensorflow()
-    from skincnn.evaluation.evaluate import evaluate
-    from skincnn.reporting.report import summary
+    from skincnn.evaluation.evaluate import evaluate, write_evaluation
     from skincnn.serving.export import ExportSpec, export_saved_model, find_saved_model
     from skincnn.training.devices import join_processes, leave_processes, run_folder
     from skincnn.training.run import train
@@ -108,22 +107,21 @@ def command() -> None:
         leave_processes()
         if join_processes() > 0:  # the first one has the run
             return
-        report = evaluate(workdir, arguments.data_dir, arguments.cache)
+        evaluation = evaluate(workdir, arguments.data_dir, arguments.cache)
+        write_evaluation(workdir, evaluation)
         # A run that was done has been exported, unless it was stopped just before.
         saved_model = find_saved_model(workdir) or export_saved_model(
             ExportSpec(workdir=workdir), arguments.data_dir
         )
-    print(f"\n{summary(report)}\n")
-    print(f"report  {workdir / 'report.html'}")
+    common.show_report(workdir)
     print(f"model   {saved_model}")
 
 
 def cross_validate(arguments: Arguments, workdir: Path) -> None:
     """Trains and evaluates a model for each test set, and scores them together."""
-    from skincnn.evaluation.aggregate import check_folder
+    from skincnn.evaluation import aggregate
     from skincnn.evaluation.cross_validation import cross_validation_configs, pool
-    from skincnn.evaluation.evaluate import evaluate
-    from skincnn.reporting.report import summary
+    from skincnn.evaluation.evaluate import evaluate, write_evaluation
     from skincnn.training.devices import PROCESSES
     from skincnn.training.run import train
     from skincnn.training.workdir import check_workdir
@@ -137,18 +135,18 @@ def cross_validate(arguments: Arguments, workdir: Path) -> None:
     runs = [workdir / f"model_{number}" for number in range(1, len(configs) + 1)]
     flags = {"overwrite": arguments.overwrite, "resume": arguments.resume}
     with locked(workdir):
-        check_folder(workdir)
+        aggregate.check_workdir(workdir)
         # Of none of them is found out after hours that it cannot be written.
         for run, config in zip(runs, configs, strict=True):
             check_workdir(run, config, **flags)
         for run, config in zip(runs, configs, strict=True):
             print(f"\n{run}")
             train(config, run, arguments.data_dir, **flags, cache=arguments.cache)
-            report = evaluate(run, arguments.data_dir, arguments.cache)
-            print(f"\n{summary(report)}")
-        report = pool(workdir, runs)
-    print(f"\n{summary(report)}\n")
-    print(f"report  {workdir / 'report.html'}")
+            evaluation = evaluate(run, arguments.data_dir, arguments.cache)
+            write_evaluation(run, evaluation)
+            common.show_report(run)
+        aggregate.write_aggregate(workdir, pool(runs))
+        common.show_report(workdir)
 
 
 def preview(arguments: Arguments) -> None:

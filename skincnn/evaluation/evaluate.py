@@ -95,12 +95,14 @@ class Evaluation:
     """What an evaluation computed; `write_evaluation` writes it.
 
     Attributes:
+        headline: The split to report first.
         gaussian: Of the features of the validation images.
         predictions: Name of a table, as "test.d4", to the table.
         results: Name of a result, as "test.d4" or "ood", to the result.
         mistakes: Split to its most confident errors.
     """
 
+    headline: str
     gaussian: FeatureGaussian
     predictions: Tables
     results: dict[str, Record]
@@ -196,9 +198,8 @@ def evaluate(
     assert isinstance(clean, SplitResult)
     if options.corruptions:
         results[f"{headline}.corruptions"] = evaluate_corruptions(run, as_is, clean)
-    return Evaluation(
-        gaussian, predictions, results, collect_all_mistakes(run, as_is, clean.temperature)
-    )
+    mistakes = collect_all_mistakes(run, as_is, clean.temperature)
+    return Evaluation(headline, gaussian, predictions, results, mistakes)
 
 
 def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
