@@ -52,6 +52,7 @@ from skincnn.inference.ood import (
 from skincnn.inference.predict import predict_logits_and_features
 from skincnn.inference.predictions import (
     DISTANCE,
+    as_written,
     mean_predictions,
     predictions_table,
     read_predictions,
@@ -325,8 +326,15 @@ def read_tta(
 
 
 def adjust_variant(variant: InferenceVariant, info: RunInfo) -> InferenceVariant:
-    """Returns the same predictions after logit adjustment, at the same cost."""
-    tables, strength = adjust_tables(variant.tables, info.class_names, info.class_counts)
+    """Returns the same predictions after logit adjustment, at the same cost.
+
+    Tables of test-time augmentation are adjusted as they are read from their files, so
+    that a later evaluation, which reads them, adjusts to the same digits.
+    """
+    tables = variant.tables
+    if variant.name:
+        tables = {split: as_written(table) for split, table in tables.items()}
+    tables, strength = adjust_tables(tables, info.class_names, info.class_counts)
     return InferenceVariant(adjusted_name(variant.name), tables, variant.cost, strength)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -67,6 +68,11 @@ def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return tables[0].assign(**means)
 
 
+def as_written(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a predictions table as `read_predictions` returns it after writing it."""
+    return _parse(io.StringIO(table.to_csv(index=False)))
+
+
 def read_predictions(path: Path) -> pd.DataFrame:
     """Returns a table that was written as CSV; labels and ids are text, even "0".
 
@@ -75,9 +81,8 @@ def read_predictions(path: Path) -> pd.DataFrame:
             be: a picture twice or without a name, a label without a column, probabilities
             that are none.
     """
-    text = dict.fromkeys(("image_id", "lesion_id", "group_id", "label"), str)
     try:
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"age": ""})
+        table = _parse(path)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as a predictions table: {error}. Make it again with "
@@ -122,6 +127,11 @@ def arrays(
     columns = [f"{PROBABILITY_PREFIX}{name}" for name in class_names]
     y_true = np.asarray(labels.to_numpy(), np.int64)
     return y_true, np.asarray(predictions[columns].to_numpy(), np.float64)
+
+
+def _parse(source: Path | io.StringIO) -> pd.DataFrame:
+    text = dict.fromkeys(("image_id", "lesion_id", "group_id", "label"), str)
+    return pd.read_csv(source, dtype=text, keep_default_na=False, na_values={"age": ""})
 
 
 def _find_fault(table: pd.DataFrame) -> str:
