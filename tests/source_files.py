@@ -1,4 +1,4 @@
-"""Writes small copies of each published layout, quirks included."""
+"""Writes small datasets in each published layout, including its peculiarities."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tfds_ham10000.layouts import CONFIRM_TYPES, METADATA_COLUMNS
+from tfds_ham10000.layouts import CONFIRM_TYPES, HAM10000_COLUMNS
 from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
 
 IMAGE_ARCHIVES = ("HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip")
 METADATA_FILE = "HAM10000_metadata.csv"
-COLUMNS = (*METADATA_COLUMNS, "dataset")
+COLUMNS = (*HAM10000_COLUMNS, "dataset")
 Rows = list[dict[str, str]]
 SIZE = (40, 30)
 
 
 @functools.cache
 def jpeg(seed: int = 0, size: tuple[int, int] = SIZE) -> bytes:
-    """Returns a small smooth picture as a JPEG file."""
+    """Returns a small smooth image as a JPEG file."""
     buffer = io.BytesIO()
-    picture(seed, size).save(buffer, "JPEG", quality=95)
+    make_image(seed, size).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
 
 
-def picture(seed: int = 0, size: tuple[int, int] = SIZE) -> Image.Image:
-    """Returns a small smooth picture."""
+def make_image(seed: int = 0, size: tuple[int, int] = SIZE) -> Image.Image:
+    """Returns a small smooth image."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
     return coarse.resize(size, Image.Resampling.BICUBIC)
@@ -40,7 +40,7 @@ def picture(seed: int = 0, size: tuple[int, int] = SIZE) -> Image.Image:
 def make_rows(
     class_names: Sequence[str] = CLASS_NAMES, lesions: int = 20, start: int = 0
 ) -> Rows:
-    """Returns rows of `HAM10000_metadata`: lesions with one and with two pictures."""
+    """Returns rows of `HAM10000_metadata`: lesions with one and with two images."""
     rows: Rows = []
     for dx in class_names:
         for lesion in range(lesions):
@@ -60,7 +60,7 @@ def make_rows(
 
 
 def contents(rows: Rows) -> dict[str, bytes]:
-    """Returns the picture of each row, by image_id."""
+    """Returns the image file of each row, by image_id."""
     return {row["image_id"]: jpeg(int(row["image_id"][5:12])) for row in rows}
 
 
@@ -90,13 +90,13 @@ def write_folder(path: Path, members: Mapping[str, bytes]) -> None:
 
 
 def halves(rows: Rows, prefix: str = "") -> list[dict[str, bytes]]:
-    """Returns the pictures of the two parts, by file name."""
+    """Returns the image files of the two parts, by file name."""
     named = [(f"{prefix}{name}.jpg", content) for name, content in contents(rows).items()]
     return [dict(named[0::2]), dict(named[1::2])]
 
 
 def write_dataverse(folder: Path, rows: Rows, table: str = METADATA_FILE) -> Path:
-    """Harvard Dataverse: two archives and a table, which may have tabs and quotes."""
+    """Harvard Dataverse: two archives, and a table that may have tabs and quotes."""
     for name, members in zip(IMAGE_ARCHIVES, halves(rows, "part/"), strict=True):
         write_zip(folder / name, members)
     path = folder / table
@@ -107,19 +107,19 @@ def write_dataverse(folder: Path, rows: Rows, table: str = METADATA_FILE) -> Pat
 
 
 def write_kaggle(folder: Path, rows: Rows, *, lower: bool = False) -> Path:
-    """Kaggle: folders, each there twice, and a table of seven columns."""
+    """Kaggle: each folder twice, and a table of seven columns."""
     for part, members in enumerate(halves(rows), 1):
         name = f"HAM10000_images_part_{part}"
         write_folder(folder / (name.lower() if lower else name), members)
         if not lower:
             write_folder(folder / name.lower(), members)
-    write_table(folder / METADATA_FILE, rows, METADATA_COLUMNS)
+    write_table(folder / METADATA_FILE, rows, HAM10000_COLUMNS)
     (folder / "hmnist_8_8_L.csv").write_text("pixel0000,label\n1,2\n")
     return folder
 
 
 def one_hot(rows: Rows, names: Sequence[str]) -> list[dict[str, object]]:
-    """Returns the rows of a ground truth of the ISIC challenges."""
+    """Returns the rows of a ground-truth table of the ISIC challenges."""
     return [
         {
             "image": row["image_id"],
@@ -155,7 +155,7 @@ def write_isic2018(
 
 
 def write_groupings(path: Path, rows: Rows) -> None:
-    """Writes the lesions of the training pictures of 2018."""
+    """Writes the lesion groupings of the training images of 2018."""
     confirmed = {short: long for long, short in CONFIRM_TYPES.items()}
     groupings = [
         {
@@ -191,7 +191,7 @@ def write_isic2019(folder: Path, rows: Rows) -> Path:
 
 
 def write_classes(folder: Path, rows: Rows) -> Path:
-    """A folder for each class."""
+    """One folder per class."""
     for row in rows:
         write_folder(
             folder / row["dx"], {f"{row['image_id']}.jpg": contents([row])[row["image_id"]]}

@@ -1,4 +1,4 @@
-"""Builds that are killed, that find no room, or that are not alone."""
+"""Builds that are killed, run out of disk space, or run concurrently."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, Prepare
-from source_files import make_rows, picture, write_classes
+from source_files import make_image, make_rows, write_classes
 
-from tfds_ham10000 import ham10000_dataset_builder, pictures
-from tfds_ham10000.exclusive import exclusive
+from tfds_ham10000 import ham10000_dataset_builder, image_decoding
+from tfds_ham10000.build_lock import build_lock
 
 
 def start(data_dir: Path, *arguments: object, **options: object) -> subprocess.Popen[str]:
@@ -44,23 +44,23 @@ def wait_for(folder: Path, pattern: str) -> None:
 
 @contextlib.contextmanager
 def lock_of(dataset_dir: Path) -> Iterator[None]:
-    """Holds the lock of a build; a lock belongs to the opened file, so it is another's."""
+    """Holds the lock of a build as another process would: locks belong to open files."""
     with (dataset_dir.parent / f".{dataset_dir.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def test_a_killed_build_leaves_nothing_visible_and_two_more_build_one(
+def test_concurrent_builds_after_a_killed_build_write_one_dataset(
     tmp_path: Path,
 ) -> None:
-    """The first is killed while it writes; the others start at once, side by side."""
+    """One build is killed while it writes; then two builds start concurrently."""
     killed = start(tmp_path, "--config", "demo_tiny")
     wait_for(tmp_path, "incomplete.*")
     killed.send_signal(signal.SIGKILL)
     killed.communicate(timeout=60)
     assert list(tmp_path.rglob("incomplete.*"))
     assert not list(tmp_path.rglob("dataset_info.json"))
-    # Held here until both wait for it, so that they are side by side in any case.
+    # Hold the lock until both builds wait for it, so that they always run concurrently.
     with lock_of(tmp_path / "ham10000" / "demo_tiny" / "2.0.0"):
         both = [start(tmp_path, "--config", "demo_tiny") for _ in range(2)]
         for process in both:
@@ -69,13 +69,13 @@ def test_a_killed_build_leaves_nothing_visible_and_two_more_build_one(
     outputs = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert not list(tmp_path.rglob("incomplete.*"))
-    assert sum("Writing pictures" in stderr for _, stderr in outputs) == 1, outputs
+    assert sum("Writing images" in stderr for _, stderr in outputs) == 1, outputs
     splits = [[line for line in out.splitlines() if "fold_" in line] for out, _ in outputs]
     assert splits[0] == splits[1]
     assert len(splits[0]) == 10
 
 
-def test_a_full_disk_leaves_nothing_and_ends_with_one_message(
+def test_a_full_disk_leaves_no_files_and_exits_with_one_message(
     manual_dir: Path, tmp_path: Path
 ) -> None:
     def limit() -> None:
@@ -93,7 +93,7 @@ def test_a_full_disk_leaves_nothing_and_ends_with_one_message(
     assert not list(data_dir.rglob("incomplete.*"))
 
 
-def test_too_little_room_is_told_before_any_work(
+def test_too_little_disk_space_is_reported_before_any_work(
     manual_dir: Path, tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -103,19 +103,19 @@ def test_too_little_room_is_told_before_any_work(
     )
     done = prepare("isic2018", tmp_path / "built", "--manual-dir", manual_dir)
     assert done.returncode == 2, done.stderr
-    assert "the pictures have 0 MB, and 0 MB are free" in done.stderr
-    assert "Checking pictures" not in done.stderr
+    assert "the images need 0 MB, but only 0 MB of disk space are free" in done.stderr
+    assert "Checking images" not in done.stderr
     assert not list((tmp_path / "built").rglob("incomplete.*"))
 
 
-def test_no_room_for_changed_pictures_is_told_too(
+def test_too_little_disk_space_for_converted_images_is_reported(
     tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manual_dir = write_classes(tmp_path / "manual", make_rows(("a", "b"), lesions=10))
-    picture().save(manual_dir / "a" / "changed.png")
+    make_image().save(manual_dir / "a" / "changed.png")
     full = os.open("/dev/full", os.O_RDWR)
     nowhere = SimpleNamespace(TemporaryFile=lambda dir: os.fdopen(full, "r+b", 0))
-    monkeypatch.setattr(pictures, "tempfile", nowhere)
+    monkeypatch.setattr(image_decoding, "tempfile", nowhere)
     data_dir = tmp_path / "built"
     done = prepare("folder", data_dir, "--manual-dir", manual_dir)
     assert done.returncode == 2, done.stderr
@@ -123,7 +123,7 @@ def test_no_room_for_changed_pictures_is_told_too(
     assert not list(data_dir.rglob("incomplete.*"))
 
 
-def test_what_a_dead_build_left_is_removed_and_a_living_one_is_left_alone(
+def test_folders_of_killed_builds_are_deleted_once_no_build_is_running(
     tmp_path: Path,
 ) -> None:
     dataset_dir = tmp_path / "isic2018" / "2.0.0"
@@ -131,7 +131,7 @@ def test_what_a_dead_build_left_is_removed_and_a_living_one_is_left_alone(
     (stale / "deep").mkdir(parents=True)
     other = tmp_path / "isic2018" / "incomplete.ABC123_1.0.0"
     other.mkdir()
-    waiting = threading.Thread(target=lambda: exclusive(dataset_dir).__enter__())
+    waiting = threading.Thread(target=lambda: build_lock(dataset_dir).__enter__())
     with lock_of(dataset_dir):
         waiting.start()
         waiting.join(timeout=0.3)

@@ -1,4 +1,4 @@
-"""TFDS's own test of a builder for each config, and building through the command."""
+"""The TFDS builder test for every config, and `prepare_data`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from test_sources import replace_member
 
 from tfds_ham10000 import Builder, demo, ham10000_dataset_builder, sources
 from tfds_ham10000.configs import CONFIGS
-from tfds_ham10000.folds import place
-from tfds_ham10000.pictures import normalise
+from tfds_ham10000.folds import assign_images
+from tfds_ham10000.image_decoding import normalize
 from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
 
 FOLDS = [f"fold_{fold}" for fold in range(10)]
@@ -40,7 +40,7 @@ def names_of(source: str, *, without_ham10000: bool = False) -> list[str]:
 
 
 class FromFiles:
-    """Writes a layout before TFDS's test of the configs that are made of it."""
+    """Writes a layout before the TFDS test of the configs that are built from it."""
 
     DATASET_CLASS = Builder
     SKIP_CHECKSUMS = True
@@ -103,7 +103,7 @@ class TestFolder(FromFiles, tfds.testing.DatasetBuilderTestCase):
 
 
 @pytest.mark.slow
-class TestMadeUp(tfds.testing.DatasetBuilderTestCase):
+class TestDemo(tfds.testing.DatasetBuilderTestCase):
     DATASET_CLASS = Builder
     BUILDER_CONFIG_NAMES_TO_TEST = ["demo_tiny"]  # noqa: RUF012
     EXAMPLE_DIR = str(Path(__file__).parent)
@@ -112,8 +112,8 @@ class TestMadeUp(tfds.testing.DatasetBuilderTestCase):
     @classmethod
     def setUpClass(cls) -> None:
         records, _ = demo.make_dataset(300)
-        places = place(records)
-        cls.SPLITS = Counter(f"fold_{at.fold}" for at in places.values())
+        assignments = assign_images(records)
+        cls.SPLITS = Counter(f"fold_{at.fold}" for at in assignments.values())
         super().setUpClass()
 
 
@@ -123,32 +123,30 @@ def test_every_config_is_tested() -> None:
         for case in (TestIsic2018, TestIsic2019, TestIsic2019WithoutHam10000, TestFolder)
         for name in case.BUILDER_CONFIG_NAMES_TO_TEST
     }
-    # `demo` is `demo_tiny` with more pictures, and takes a minute to render.
+    # `demo` is `demo_tiny` with more images, which take a minute to render.
     assert tested | {"demo_tiny", "demo"} == {config.name for config in CONFIGS}
 
 
-def test_prepare_builds_once_and_says_where(
+def test_prepare_data_builds_once_and_prints_the_folder(
     manual_dir: Path, tmp_path: Path, prepare: Prepare
 ) -> None:
     data_dir = tmp_path / "built"
     first = prepare("isic2018", data_dir, "--manual-dir", manual_dir)
     assert first.returncode == 0, first.stderr
-    assert f"is built: {data_dir}/ham10000/isic2018" in first.stdout
-    assert "fold_9: 21 pictures" in first.stdout
-    assert "0 picture(s) are not stored byte for byte" in first.stdout
-    assert "without a value: dx_type 0, age 5, sex 0, localization 0" in first.stdout
-    # What was built needs the published files no more, and is not built again.
+    assert f"is in {data_dir}/ham10000/isic2018" in first.stdout
+    assert "fold_9: 21 images" in first.stdout
+    assert "0 image(s) are not stored byte for byte" in first.stdout
+    assert "missing values: dx_type 0, age 5, sex 0, localization 0" in first.stdout
+    # A built dataset does not need the published files, and is not built again.
     again = prepare("isic2018", data_dir)
     assert again.returncode == 0, again.stderr
-    assert "Writing pictures" not in again.stderr
-    assert "It was built before" in again.stdout
-    assert "It was built before" not in first.stdout
+    assert "Writing images" not in again.stderr
+    assert "already exists" in again.stdout
+    assert "already exists" not in first.stdout
     assert "age 5" in again.stdout
 
 
-def test_bytes_are_kept_and_missing_values_defined(
-    manual_dir: Path, tmp_path: Path
-) -> None:
+def test_stored_examples_equal_the_source(manual_dir: Path, tmp_path: Path) -> None:
     from skincnn.data.datasets import prepare_dataset
 
     builder = prepare_dataset("isic2018", tmp_path, manual_dir)
@@ -164,15 +162,15 @@ def test_bytes_are_kept_and_missing_values_defined(
         assert row["age"] == pytest.approx(record.age, nan_ok=True)
 
 
-def test_names_of_folders_are_known_when_they_are_gone(tmp_path: Path) -> None:
+def test_class_names_of_a_folder_dataset_survive_the_source_folder(tmp_path: Path) -> None:
     from skincnn.data.datasets import class_names, open_dataset, prepare_dataset
     from skincnn.errors import ConfigError, DataError
 
-    with pytest.raises(DataError, match="'folder' is not built yet"):
+    with pytest.raises(DataError, match="'folder' has not been built"):
         class_names("folder", tmp_path / "built")
     manual_dir = write_classes(tmp_path / "manual", make_rows(("é b", "a"), lesions=10))
     prepare_dataset("folder", tmp_path / "built", manual_dir)
-    with pytest.raises(ConfigError, match=r"was built from .*manual, not from .*other"):
+    with pytest.raises(ConfigError, match=r"was built from .*manual\. Received: .*other"):
         prepare_dataset("folder", tmp_path / "built", tmp_path / "other")
     manual_dir.rename(tmp_path / "gone")
     assert class_names("folder", tmp_path / "built") == ("a", "é b")
@@ -182,7 +180,9 @@ def test_names_of_folders_are_known_when_they_are_gone(tmp_path: Path) -> None:
         assert row["image_id"].decode().startswith(f"{label}/")
 
 
-def test_too_few_lesions_for_ten_folds_are_told(tmp_path: Path, prepare: Prepare) -> None:
+def test_too_few_lesions_for_ten_folds_are_reported(
+    tmp_path: Path, prepare: Prepare
+) -> None:
     few = write_classes(tmp_path / "few", make_rows(("a", "b"), lesions=2))
     done = prepare("folder", tmp_path / "built", "--manual-dir", few)
     assert done.returncode == 3, done.stderr
@@ -192,53 +192,57 @@ def test_too_few_lesions_for_ten_folds_are_told(tmp_path: Path, prepare: Prepare
     enough = write_classes(tmp_path / "enough", rows)
     done = prepare("folder", tmp_path / "built", "--manual-dir", enough)
     assert done.returncode == 0, done.stderr
-    assert "note: b has too few lesions for ten folds: fold_" in done.stdout
+    assert (
+        "note: b has too few lesions for ten folds and is missing in fold_" in done.stdout
+    )
 
 
-def test_a_damaged_picture_leaves_no_half_dataset(
+def test_a_damaged_image_leaves_no_partial_dataset(
     manual_dir: Path, tmp_path: Path, prepare: Prepare
 ) -> None:
     replace_member(manual_dir, "ISIC_0000004", jpeg()[:-200])
     done = prepare("isic2018", tmp_path, "--manual-dir", manual_dir)
     assert done.returncode == 3, done.stderr
-    assert "1 picture(s) cannot be used: ISIC_0000004" in done.stderr
+    assert "1 image(s) are invalid: ISIC_0000004" in done.stderr
     assert not list(tmp_path.rglob("*.tfrecord*"))
     assert not list(tmp_path.rglob("incomplete*"))
     skipped = prepare(
         *("isic2018", tmp_path, "--manual-dir", manual_dir, "--on-bad-image", "skip")
     )
     assert skipped.returncode == 0, skipped.stderr
-    assert "left out: ISIC_0000004: cannot be decoded" in skipped.stdout
+    assert "skipped ISIC_0000004: cannot be decoded" in skipped.stdout
     sizes = [int(n) for n in skipped.stdout.split() if n.isdigit()][:10]
     assert sum(sizes) == 209
 
 
-def test_skipping_has_its_limit(manual_dir: Path, tmp_path: Path, prepare: Prepare) -> None:
+def test_more_than_one_percent_of_invalid_images_are_not_skipped(
+    manual_dir: Path, tmp_path: Path, prepare: Prepare
+) -> None:
     for number in (0, 2, 4):
         replace_member(manual_dir, f"ISIC_{number:07d}", b"")
     done = prepare(
         *("isic2018", tmp_path, "--manual-dir", manual_dir, "--on-bad-image", "skip")
     )
     assert done.returncode == 3, done.stderr
-    assert "3 picture(s) cannot be used" in done.stderr
-    assert "More than 1% of 210 are too many to leave out" in done.stderr
+    assert "3 image(s) are invalid" in done.stderr
+    assert "At most 1% of the 210 images may be skipped" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("spoil", "code", "message"),
+    ("fault", "code", "message"),
     [
-        ("no manual dir", 3, "Expected: --manual-dir DIR"),
+        ("no manual dir", 3, "Give --manual-dir DIR"),
         ("missing folder", 3, "is not a folder"),
         ("no csv", 3, "lacks HAM10000_metadata"),
-        ("other layout", 3, "Give --config isic2018"),
-        ("not as published", 3, "HAM10000_metadata.csv differ(s) from the files that"),
+        ("other layout", 3, "Use --config isic2018"),
+        ("modified file", 3, "HAM10000_metadata.csv differ(s) from the files that"),
         ("unknown config", 2, "Did you mean 'isic2018'"),
         ("data dir is a file", 2, "--data-dir must be a folder"),
         ("data dir is below a file", 2, "--data-dir must be a folder"),
     ],
 )
-def test_bad_input_ends_with_one_message_and_its_code(
-    spoil: str,
+def test_invalid_input_exits_with_one_message(
+    fault: str,
     code: int,
     message: str,
     manual_dir: Path,
@@ -247,31 +251,31 @@ def test_bad_input_ends_with_one_message_and_its_code(
 ) -> None:
     data_dir = tmp_path / "built"
     config, arguments = "isic2018", ["--manual-dir", manual_dir]
-    if spoil == "no manual dir":
+    if fault == "no manual dir":
         config, arguments = "isic2019", []
-    elif spoil == "missing folder":
+    elif fault == "missing folder":
         arguments[1] = tmp_path / "nowhere"
-    elif spoil == "no csv":
+    elif fault == "no csv":
         (manual_dir / METADATA_FILE).unlink()
-    elif spoil == "other layout":
+    elif fault == "other layout":
         config = "isic2019_256"
-    elif spoil == "not as published":
+    elif fault == "modified file":
         arguments.append("--verify")
-    elif spoil == "unknown config":
+    elif fault == "unknown config":
         config = "isic2018x"
     else:
         data_dir.write_text("")
-        if spoil == "data dir is below a file":
+        if fault == "data dir is below a file":
             data_dir = data_dir / "deep"
     done = prepare(config, data_dir, *arguments)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert not data_dir.is_dir()  # nothing half-written
+    assert not data_dir.is_dir()  # nothing was written
 
 
 def read_all(builder: tfds.core.DatasetBuilder) -> list[tuple[object, ...]]:
-    """Returns what stands in each fold, in its order."""
+    """Returns the examples of each fold in order."""
     return [
         (split, row["image_id"], row["group_id"], row["label"], row["image"].tobytes())
         for split in FOLDS
@@ -279,8 +283,8 @@ def read_all(builder: tfds.core.DatasetBuilder) -> list[tuple[object, ...]]:
     ]
 
 
-def test_files_in_the_folder_that_tfds_expects_are_used(tmp_path: Path) -> None:
-    """Not downloaded: the folder is TFDS's own, but it holds all that is needed."""
+def test_files_in_the_default_manual_dir_are_used(tmp_path: Path) -> None:
+    """Nothing is downloaded, because TFDS's default folder has all required files."""
     from skincnn.data.datasets import prepare_dataset
 
     data_dir = tmp_path / "data"
@@ -288,10 +292,10 @@ def test_files_in_the_folder_that_tfds_expects_are_used(tmp_path: Path) -> None:
     manual_dir.parent.mkdir(parents=True)
     write_dataverse(manual_dir, make_rows(lesions=10))
     builder = prepare_dataset("isic2018", data_dir, manual_dir)
-    assert builder.read_report()["source"] == str(manual_dir)
+    assert builder.read_report().source == str(manual_dir)
 
 
-def test_examples_and_folds_do_not_depend_on_who_packed_the_files(tmp_path: Path) -> None:
+def test_examples_and_folds_do_not_depend_on_the_layout(tmp_path: Path) -> None:
     from skincnn.data.datasets import prepare_dataset
 
     rows = make_rows(lesions=10)
@@ -304,10 +308,10 @@ def test_examples_and_folds_do_not_depend_on_who_packed_the_files(tmp_path: Path
     assert len(built[0]) == len(rows)
 
 
-def test_a_stored_size_keeps_smaller_pictures_and_shrinks_larger_ones(
+def test_a_downsized_variant_downsizes_larger_images_only(
     manual_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And opens from a folder that nobody may write to."""
+    """The dataset also opens from a folder that is not writable."""
     from skincnn.data import datasets
 
     original = read_files(datasets.prepare_dataset("isic2018", tmp_path, manual_dir))
@@ -319,13 +323,13 @@ def test_a_stored_size_keeps_smaller_pictures_and_shrinks_larger_ones(
     stored = read_files(datasets.open_dataset("isic2018_256", tmp_path))
     assert stored.keys() == original.keys()
     for image_id, content in original.items():
-        assert stored[image_id] == normalise(content, longest_side=20)
+        assert stored[image_id] == normalize(content, longest_side=20)
         with Image.open(io.BytesIO(stored[image_id])) as image:
             assert image.size == (20, 15)
 
 
 def read_files(builder: tfds.core.DatasetBuilder) -> dict[bytes, bytes]:
-    """Returns the stored file of each picture."""
+    """Returns the stored file of each image."""
     decoders = {"image": tfds.decode.SkipDecoding()}
     return {
         row["image_id"]: row["image"]
@@ -334,7 +338,7 @@ def read_files(builder: tfds.core.DatasetBuilder) -> dict[bytes, bytes]:
     }
 
 
-def test_a_split_sorted_on_disk_is_the_same(
+def test_sorting_a_split_on_disk_does_not_change_it(
     manual_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from skincnn.data.datasets import prepare_dataset

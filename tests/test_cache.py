@@ -16,7 +16,7 @@ SHAPE = (3, 4, 5, 3)
 
 
 class Fill:
-    """Writes ascending numbers and counts how often it was asked to."""
+    """Writes ascending numbers and counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -29,26 +29,28 @@ class Fill:
 EXPECTED = np.arange(180, dtype=np.uint8).reshape(SHAPE)
 
 
-@pytest.mark.parametrize("kind", ["auto", "memory", "disk"])
-def test_every_place_holds_the_same_pictures(kind: cache.Cache, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["auto", "memory", "disk"])
+def test_every_cache_mode_returns_the_same_images(
+    mode: cache.Cache, tmp_path: Path
+) -> None:
     path, fill = tmp_path / "deep" / "x.npy", Fill()
     for _ in range(2):
-        images = cached_images(path, SHAPE, fill, kind)
+        images = cached_images(path, SHAPE, fill, mode)
         np.testing.assert_array_equal(images, EXPECTED)
         assert images.ctypes.data % cache.ALIGNMENT == 0
-    assert path.exists() == (kind == "disk")
-    assert fill.calls == (1 if kind == "disk" else 2)
+    assert path.exists() == (mode == "disk")
+    assert fill.calls == (1 if mode == "disk" else 2)
     assert not list(tmp_path.rglob(".tmp*"))
 
 
-def test_auto_uses_the_file_that_is_there(tmp_path: Path) -> None:
+def test_auto_uses_an_existing_file(tmp_path: Path) -> None:
     path, fill = tmp_path / "x.npy", Fill()
     cached_images(path, SHAPE, fill, "disk")
     np.testing.assert_array_equal(cached_images(path, SHAPE, fill, "auto"), EXPECTED)
     assert fill.calls == 1
 
 
-def test_auto_writes_a_file_for_what_does_not_fit(
+def test_auto_writes_a_file_if_the_images_do_not_fit_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "MEMORY_SHARE", 0.0)
@@ -58,9 +60,10 @@ def test_auto_writes_a_file_for_what_does_not_fit(
 
 
 @pytest.mark.parametrize(
-    "damage", ["empty", "cut", "too long", "other shape", "other type", "no array"]
+    "damage",
+    ["empty", "truncated", "too long", "other shape", "other type", "not an array"],
 )
-def test_a_damaged_or_foreign_file_is_made_anew(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_file_is_replaced(damage: str, tmp_path: Path) -> None:
     path, fill = tmp_path / "x.npy", Fill()
     cached_images(path, SHAPE, fill, "disk")
     content = path.read_bytes()
@@ -72,9 +75,9 @@ def test_a_damaged_or_foreign_file_is_made_anew(damage: str, tmp_path: Path) -> 
         path.write_bytes(
             {
                 "empty": b"",
-                "cut": content[:-1],
+                "truncated": content[:-1],
                 "too long": content + b"x",
-                "no array": b"<html>" * 100,
+                "not an array": b"<html>" * 100,
             }[damage]
         )
     for _ in range(2):
@@ -88,7 +91,7 @@ def test_writing_to_the_array_does_not_change_the_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cached_images(path, SHAPE, Fill(), "disk"), EXPECTED)
 
 
-def test_an_interrupted_filling_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_fill_leaves_no_files(tmp_path: Path) -> None:
     def fill(images: Images) -> None:
         images[0] = 1
         raise KeyboardInterrupt
@@ -98,7 +101,7 @@ def test_an_interrupted_filling_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> None:
+def test_files_of_killed_processes_are_deleted_after_a_day(tmp_path: Path) -> None:
     old, new = tmp_path / ".tmp-1-x.npy", tmp_path / ".tmp-2-x.npy"
     for path in (old, new):
         path.write_bytes(b"half")
@@ -117,19 +120,19 @@ cached_images(Path(sys.argv[1]), (9, 64, 64, 3), lambda images: images.fill(1), 
 """
 
 
-def test_a_full_disk_is_said_before_a_picture_is_written(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_an_image_is_written(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path / "x.npy")],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 1
-    assert "ConfigError: The pictures could not be kept in" in done.stderr
+    assert "ConfigError: The image cache" in done.stderr
     assert "--cache memory" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(cache.ConfigError, match="could not be kept"):
+    with pytest.raises(cache.ConfigError, match="cannot be written"):
         cached_images(tmp_path / "file" / "x.npy", SHAPE, Fill(), "disk")

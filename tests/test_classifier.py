@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from conftest import run_script
 
-from skincnn.clinical_metadata import METADATA_FIELDS
+from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
 from skincnn.errors import ConfigError
 from skincnn.model.backbones import build_backbone
@@ -160,7 +160,7 @@ def test_a_model_with_metadata_is_keras_s_own_and_has_the_weights_of_the_fused(
     rng = np.random.default_rng(0)
     patients = {
         "images": rng.uniform(0, 255, (3, 32, 32, 3)),
-        "metadata": rng.uniform(0, 1, (3, len(METADATA_FIELDS))),
+        "metadata": rng.uniform(0, 1, (3, len(CLINICAL_FEATURES))),
     }
     expected = fused.predict(patients, verbose=0)
     np.testing.assert_allclose(loaded.predict(patients, verbose=0), expected, atol=1e-5)
@@ -172,9 +172,9 @@ def test_metadata_reach_the_logits_and_are_dropped_for_half_the_patients() -> No
     set_trainable(model, 0)
     assert [tensor.name for tensor in model.inputs] == ["images", "metadata"]
     images = np.full((200, 32, 32, 3), 100, np.float32)
-    patients = np.zeros((200, len(METADATA_FIELDS)), np.float32)
+    patients = np.zeros((200, len(CLINICAL_FEATURES)), np.float32)
     nothing_known = model.predict({"images": images[:1], "metadata": patients[:1]})
-    patients[:, METADATA_FIELDS.index("sex_female")] = 1
+    patients[:, CLINICAL_FEATURES.index("sex_female")] = 1
     patients[:, 0] = 0.5
     described = {"images": images, "metadata": patients}
     assert np.abs(model.predict(described, verbose=0)[0] - nothing_known).max() > 1e-3

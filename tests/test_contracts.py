@@ -29,7 +29,7 @@ from skincnn.model.mixing import MIXES, Mixing
 from skincnn.presets import PRESETS
 from skincnn.training.imbalance import STRATEGIES
 from skincnn.training.run import check
-from tfds_ham10000 import Builder, demo, sources
+from tfds_ham10000 import Builder, demo, demo_renderer, records
 from tuning.hypermodel import explore
 from tuning.spaces import SPACES, find_space, value_at
 
@@ -124,7 +124,7 @@ def test_mix_returns_pictures_partners_and_shares(name: str) -> None:
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_corruption_spoils_a_copy_by_its_generator(name: str) -> None:
-    image = demo.render("mel", 1, 0)
+    image = demo_renderer.render("mel", 1, 0)
     before = image.copy()
     for severity in range(1, len(STRENGTHS[name]) + 1):
         first, again = (
@@ -223,8 +223,8 @@ def test_space_names_what_it_sets_and_begins_at_the_preset(name: str, preset: st
 
 def test_one_order_of_classes_everywhere() -> None:
     names = tuple(lesion.name for lesion in classes.HAM10000)
-    assert names == sources.CLASS_NAMES == tuple(sorted(names))
-    assert set(names) == set(demo.APPEARANCES) == set(demo.CLASS_SHARES)
+    assert names == records.CLASS_NAMES == tuple(sorted(names))
+    assert set(names) == set(demo_renderer.APPEARANCES) == set(demo.CLASS_COUNTS)
     assert Builder.BUILDER_CONFIGS
 
 

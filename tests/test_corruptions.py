@@ -26,7 +26,7 @@ from skincnn.metrics.bootstrap import lesion_weights
 from skincnn.metrics.calibration import apply_temperature
 from skincnn.model.augment import AUGMENTATIONS
 from skincnn.reporting.plots import plot_corruptions, to_png
-from tfds_ham10000 import demo
+from tfds_ham10000 import demo_renderer
 
 NAMES = ["bkl", "mel", "nv"]
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -36,7 +36,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 def pictures() -> np.ndarray:
     """Rendered pictures, uint8 [12, 60, 80, 3]."""
     kinds = ("mel", "nv", "bkl")
-    return np.stack([demo.render(kinds[n % 3], n, 0)[::2, ::2] for n in range(12)])
+    return np.stack([demo_renderer.render(kinds[n % 3], n, 0)[::2, ::2] for n in range(12)])
 
 
 def change(images: np.ndarray, spoilt: np.ndarray) -> float:
@@ -53,7 +53,7 @@ def test_severities_rise(name: str, pictures: np.ndarray) -> None:
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize("shape", [(600, 450), (64, 64)])
 def test_a_lesion_is_still_there_at_the_last(name: str, shape: tuple[int, int]) -> None:
-    image = demo.render("mel", 3, 0)
+    image = demo_renderer.render("mel", 3, 0)
     rows, columns = (np.arange(n) * image.shape[i] // n for i, n in enumerate(shape))
     image = np.ascontiguousarray(image[rows][:, columns])
     spoilt = corrupt(image[None], name, 5, seed=0)[0]
@@ -65,7 +65,7 @@ def test_a_lesion_is_still_there_at_the_last(name: str, shape: tuple[int, int]) 
 # Noise and JPEG have a grain of pixels.
 @pytest.mark.parametrize("name", sorted(set(CORRUPTIONS) - {"noise", "jpeg"}))
 def test_large_pictures_look_like_small_ones(name: str) -> None:
-    small = demo.render("nv", 5, 0)
+    small = demo_renderer.render("nv", 5, 0)
     large = np.repeat(np.repeat(small, 4, axis=0), 4, axis=1)
     spoilt, large_spoilt = (corrupt(i[None], name, 5, seed=6)[0] for i in (small, large))
     reduced = large_spoilt.reshape(120, 4, 160, 4, 3).mean(axis=(1, 3))

@@ -1,4 +1,4 @@
-"""Downloading, from a server on this machine that serves small archives."""
+"""Downloading from a local server with small archives."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from tfds_ham10000.download import FILES, RemoteFile
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves some files under the addresses that Dataverse gives them.
+    """Serves files at the addresses that Dataverse uses.
 
     Attributes:
         files: The content at each address.
-        fault: What to do wrong: "cut", "changed" or "forbidden"; None for nothing.
-        asked: The addresses that were asked for.
+        fault: An address, and "truncated", "modified" or "forbidden"; or None.
+        requested: The addresses of all requests.
     """
 
     def __init__(self, files: dict[str, bytes]):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = files
         self.fault: tuple[str, str] | None = None
-        self.asked: list[str] = []
+        self.requested: list[str] = []
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -47,19 +47,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         address = self.path.removeprefix("/")
-        self.server.asked.append(address)
+        self.server.requested.append(address)
         content = self.server.files[address]
         fault = None
         if self.server.fault is not None and self.server.fault[0] == address:
             fault = self.server.fault[1]
-        # What Dataverse does to clients whose name it does not accept.
+        # Dataverse rejects some user agents.
         accepted = self.headers["User-Agent"].startswith("Mozilla/5.0")
         self.send_response(403 if fault == "forbidden" or not accepted else 200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if fault == "cut":
+        if fault == "truncated":
             content = content[: len(content) // 2]
-        elif fault == "changed":
+        elif fault == "modified":
             content = content[:-1] + bytes([content[-1] ^ 1])
         self.wfile.write(content)
 
@@ -69,11 +69,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Serves 70 training pictures and 7 of the official test set."""
+    """Serves 70 training images and 7 images of the official test set."""
     folder = write_dataverse(tmp_path / "served", make_rows(lesions=10))
     test = make_rows(lesions=1, start=2000)
-    pictures = {f"a/{name}.jpg": content for name, content in contents(test).items()}
-    write_zip(folder / "ISIC2018_Task3_Test_Images.zip", pictures)
+    images = {f"a/{name}.jpg": content for name, content in contents(test).items()}
+    write_zip(folder / "ISIC2018_Task3_Test_Images.zip", images)
     write_table(folder / "ISIC2018_Task3_Test_GroundTruth.csv", test, COLUMNS)
     served = {file.address: (folder / file.name).read_bytes() for file in FILES}
     with Server(served) as server:
@@ -88,7 +88,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def publish(
     monkeypatch: pytest.MonkeyPatch, base_url: str, served: dict[str, bytes]
 ) -> None:
-    """Takes what is served for what is published: its address and its checksums."""
+    """Replaces the published addresses and checksums by those of the served files."""
 
     def registered(file: RemoteFile) -> RemoteFile:
         md5 = file.md5 and hashlib.md5(served[file.address]).hexdigest()
@@ -115,24 +115,28 @@ def test_the_published_files_are_downloaded_once(
     done = prepare("isic2018", data_dir)
     assert done.returncode == 0, done.stderr
     assert "fold_9: " in done.stdout
-    assert "test_official: 7 pictures" in done.stdout
-    assert "Made of the files in Harvard Dataverse" in done.stdout
-    assert sorted(server.asked) == sorted(file.address for file in FILES)
-    # Another size needs no second download.
+    assert "test_official: 7 images" in done.stdout
+    assert "Built from Harvard Dataverse" in done.stdout
+    assert sorted(server.requested) == sorted(file.address for file in FILES)
+    # Another variant does not need a second download.
     assert prepare("isic2018_256", data_dir).returncode == 0
-    assert len(server.asked) == len(FILES)
+    assert len(server.requested) == len(FILES)
 
 
 FAULTS = [
-    (0, "cut", "cannot be downloaded"),
+    (0, "truncated", "cannot be downloaded"),
     (0, "forbidden", "HTTP code: 403"),
-    (0, "changed", "is not HAM10000_images_part_1.zip as published"),
-    (4, "changed", "is not ISIC2018_Task3_Test_GroundTruth.csv as published: its MD5 is"),
+    (0, "modified", "is not the published HAM10000_images_part_1.zip"),
+    (
+        4,
+        "modified",
+        "is not the published ISIC2018_Task3_Test_GroundTruth.csv. Expected the MD5",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("number", "fault", "message"), FAULTS)
-def test_a_failed_download_leaves_nothing_and_the_next_succeeds(
+def test_a_failed_download_leaves_no_files_and_can_be_repeated(
     number: int,
     fault: str,
     message: str,
@@ -155,7 +159,7 @@ def test_a_failed_download_leaves_nothing_and_the_next_succeeds(
     assert prepare("isic2018", data_dir).returncode == 0
 
 
-def test_without_a_network_one_message_says_what_to_do(
+def test_without_a_network_the_message_says_what_to_do(
     tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -169,7 +173,7 @@ def test_without_a_network_one_message_says_what_to_do(
     assert "Traceback" not in done.stderr
 
 
-def test_checksums_are_of_the_addresses_that_are_asked_for() -> None:
+def test_checksums_belong_to_the_download_addresses() -> None:
     known = checksums.load_url_infos(download.CHECKSUMS)
     assert {file.url: file.name for file in FILES if file.md5 is None} == {
         url: info.filename for url, info in known.items()
@@ -178,7 +182,7 @@ def test_checksums_are_of_the_addresses_that_are_asked_for() -> None:
     assert all(len(info.checksum) == 64 for info in known.values())
 
 
-def test_verify_tells_published_files_from_others(
+def test_verify_rejects_modified_files(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "served"
@@ -194,5 +198,7 @@ def test_verify_tells_published_files_from_others(
     (folder / FILES[4].name).write_text("image\n")
     with pytest.raises(ValueError, match=r"Test_GroundTruth\.csv differ\(s\) from"):
         download.verify(folder)
-    with pytest.raises(ValueError, match="there is none of the files"):
+    with pytest.raises(
+        ValueError, match="contains no file that Harvard Dataverse publishes"
+    ):
         download.verify(tmp_path)

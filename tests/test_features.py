@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from test_resume import assert_same, train_in_pieces
 
-from skincnn.clinical_metadata import METADATA_FIELDS
+from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
 from skincnn.config import (
     AugmentConfig,
     Config,
@@ -24,7 +24,6 @@ from skincnn.config import (
     StageConfig,
     TrainConfig,
 )
-from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.errors import ConfigError, DataError, Terminated
 from skincnn.model.classifier import build_classifier, set_trainable
 from skincnn.training import features, fitting, run
@@ -98,7 +97,7 @@ def test_the_head_on_features_is_the_classifier(metadata: bool, policy: str) -> 
     assert computed.dtype == np.float32
     assert len(computed) == 20
     head = build_head(classifier)
-    patients = RNG.normal(size=(5, len(METADATA_FIELDS))).astype(np.float32)
+    patients = RNG.normal(size=(5, len(CLINICAL_FEATURES))).astype(np.float32)
 
     def inputs(images: object) -> object:
         return {"images": images, "metadata": patients} if metadata else images
@@ -143,7 +142,7 @@ def test_plain_features_train_as_the_frozen_backbone_does(
     pd.testing.assert_frame_equal(*histories, rtol=1e-4)
     predictions = [
         keras.saving.load_model(tmp_path / str(number) / "model.keras").predict(
-            {"images": IMAGES, "metadata": np.zeros((5, len(METADATA_FIELDS)))}, verbose=0
+            {"images": IMAGES, "metadata": np.zeros((5, len(CLINICAL_FEATURES)))}, verbose=0
         )
         for number in (0, 1)
     ]

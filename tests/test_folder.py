@@ -9,7 +9,7 @@ import pytest
 from conftest import run_here
 
 from skincnn.config import Config
-from skincnn.data.reading import describe_preprocessing
+from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
 from skincnn.files import SCHEMA, write_json
 from skincnn.inference.run_dir import METADATA_KEYS, read_history, read_run

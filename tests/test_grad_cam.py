@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from test_backbones import SMALLEST, randomise
 
-from skincnn.clinical_metadata import METADATA_FIELDS
+from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
 from skincnn.errors import ConfigError
 from skincnn.inference.grad_cam import grad_cam, overlay
@@ -40,7 +40,7 @@ def build(name: str, metadata: bool = False, fused: bool = False) -> keras.Model
 def draw(metadata: bool = False) -> dict[str, np.ndarray] | np.ndarray:
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (7, SIZE, SIZE, 3)).astype(np.float32)
-    patients = rng.uniform(0, 1, (7, len(METADATA_FIELDS))).astype(np.float32)
+    patients = rng.uniform(0, 1, (7, len(CLINICAL_FEATURES))).astype(np.float32)
     return {"images": images, "metadata": patients} if metadata else images
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skincnn.clinical_metadata import METADATA_FIELDS
+from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.data.leakage import FORBIDDEN_INPUTS, audit, count_shared
 from skincnn.errors import DataError
 
@@ -96,4 +96,4 @@ def test_inputs_that_tell_the_answer_are_refused(name: str) -> None:
     tables = {"train": split(0), "test": split(6)}
     with pytest.raises(DataError, match=f"given {name}, which tells"):
         audit(tables, ["a", "b"], inputs=["images", name])
-    audit(tables, ["a", "b"], inputs=["images", "metadata", *METADATA_FIELDS])
+    audit(tables, ["a", "b"], inputs=["images", "metadata", *CLINICAL_FEATURES])

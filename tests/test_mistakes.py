@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 from test_grad_cam import find_squares
 
-from skincnn.clinical_metadata import METADATA_FIELDS
+from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
 from skincnn.inference.grad_cam import grad_cam, overlay
 from skincnn.inference.predictions import predictions_table
@@ -188,7 +188,7 @@ def test_pictures_of_a_file_are_drawn_by_a_model_that_is_told_of_patients(
     images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
     stored = np.load(tmp_path / "images.npy", mmap_mode="r")
-    patients = np.zeros((20, len(METADATA_FIELDS)), np.float32)
+    patients = np.zeros((20, len(CLINICAL_FEATURES)), np.float32)
     config = ModelConfig(
         backbone="small_cnn", weights="none", width_multiplier=0.25, clinical_metadata=True
     )

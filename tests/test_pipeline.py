@@ -36,7 +36,7 @@ def table(builder: tfds.core.DatasetBuilder) -> pd.DataFrame:
 
 
 def expected_images(table: pd.DataFrame, config: DataConfig) -> npt.NDArray[np.uint8]:
-    """Returns the pictures of a table, each read by itself from the renderer."""
+    """Returns the images of a table, rendered and decoded one by one."""
     return np.stack(
         [read_image(rendered(name), config).numpy() for name in table["image_id"]]
     )
@@ -44,11 +44,11 @@ def expected_images(table: pd.DataFrame, config: DataConfig) -> npt.NDArray[np.u
 
 @functools.cache
 def rendered(image_id: str) -> tf.Tensor:
-    """Returns the file of a picture of demo_tiny."""
+    """Returns the file of an image of demo_tiny."""
     return tf.constant(demo.make_dataset(300)[1].read(image_id))
 
 
-def test_images_stand_in_the_order_of_the_table(
+def test_images_are_in_the_order_of_the_table(
     builder: tfds.core.DatasetBuilder, table: pd.DataFrame
 ) -> None:
     assert set(table.columns) == {*pipeline.TABLE_COLUMNS, "fold", "sha256"}
@@ -56,32 +56,32 @@ def test_images_stand_in_the_order_of_the_table(
     assert set(table["fold"]) == {3, 8}
     images = pipeline.load_images(builder, table, SMALL, "memory")
     assert (images.shape, images.dtype) == ((len(table), 32, 32, 3), np.uint8)
-    chosen = table.iloc[[0, len(table) - 1]]
-    np.testing.assert_array_equal(images[[0, -1]], expected_images(chosen, SMALL))
+    selected = table.iloc[[0, len(table) - 1]]
+    np.testing.assert_array_equal(images[[0, -1]], expected_images(selected, SMALL))
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])
-def test_any_rows_in_any_order_may_be_asked_for(
+def test_rows_may_be_loaded_in_any_order(
     cache: Cache, builder: tfds.core.DatasetBuilder, table: pd.DataFrame
 ) -> None:
     config = DataConfig(image_size=40, resize_mode="pad", color_constancy=True)
-    some = table.sample(7, random_state=1)
-    images = pipeline.load_images(builder, some, config, cache)
-    np.testing.assert_array_equal(images, expected_images(some, config))
+    rows = table.sample(7, random_state=1)
+    images = pipeline.load_images(builder, rows, config, cache)
+    np.testing.assert_array_equal(images, expected_images(rows, config))
 
 
-def test_a_file_is_used_again_for_the_same_pixels_only(
+def test_a_cache_file_is_reused_only_for_the_same_pixels(
     builder: tfds.core.DatasetBuilder, table: pd.DataFrame, data_dir: Path
 ) -> None:
     def files() -> dict[Path, int]:
-        folder = data_dir / "skincnn_pictures"
+        folder = data_dir / "skincnn_images"
         return {path: path.stat().st_mtime_ns for path in folder.glob("*.npy")}
 
     rows = table.head(6)
     pipeline.load_images(builder, rows, SMALL, "disk")
     first = files()
     pipeline.load_images(builder, rows, SMALL, "disk")
-    # What is not about pixels makes no other file.
+    # Labels and fields that do not affect the pixels do not create another file.
     other_labels = rows.assign(label=0)
     pipeline.load_images(builder, other_labels, dataclasses.replace(SMALL, batch_size=7))
     assert files() == first
@@ -99,15 +99,15 @@ def test_a_file_is_used_again_for_the_same_pixels_only(
         np.testing.assert_array_equal(images, expected_images(other_rows, config))
 
 
-def test_pictures_that_the_dataset_lacks_are_refused(
+def test_images_that_the_dataset_lacks_are_reported(
     builder: tfds.core.DatasetBuilder, table: pd.DataFrame
 ) -> None:
-    foreign = table.head(3).assign(image_id=["made_up_0", "x", "y"], fold=3)
-    with pytest.raises(DataError, match=r"holds \d of the 3 pictures"):
+    foreign = table.head(3).assign(image_id=["unknown", "x", "y"], fold=3)
+    with pytest.raises(DataError, match=r"contains \d of the 3 images"):
         pipeline.load_images(builder, foreign, SMALL, "memory")
 
 
-def test_a_damaged_dataset_is_said(data_dir: Path, tmp_path: Path) -> None:
+def test_a_damaged_dataset_is_reported(data_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(data_dir / "ham10000", tmp_path / "ham10000")
     builder = datasets.open_dataset("demo_tiny", tmp_path)
     table = pipeline.read_table(builder, [3])
@@ -124,7 +124,7 @@ LABELS = np.arange(NUM_IMAGES) % 7
 
 
 def numbered(size: int) -> npt.NDArray[np.uint8]:
-    """Returns pictures whose every gray level is their number."""
+    """Returns images whose pixels all equal the image number."""
     numbers = np.arange(NUM_IMAGES, dtype=np.uint8)[:, None, None, None]
     return cached_images(
         Path("unused"),
@@ -137,7 +137,7 @@ def numbered(size: int) -> npt.NDArray[np.uint8]:
 def epochs_of(
     first: int, last: int, seed: int = 0, weights: npt.NDArray[np.float64] | None = None
 ) -> list[list[int]]:
-    """Returns the numbers of the pictures of each epoch, in order."""
+    """Returns the image numbers of each epoch in order."""
     batches = pipeline.training_batches(
         numbered(4),
         LABELS,
@@ -160,23 +160,25 @@ def epochs_of(
 
 
 @pytest.mark.parametrize("weights", [None, np.arange(1.0, 8.0)])
-def test_batches_are_those_of_the_sampling(weights: npt.NDArray[np.float64] | None) -> None:
+def test_batches_equal_those_of_epoch_batches(
+    weights: npt.NDArray[np.float64] | None,
+) -> None:
     expected = [
         epoch_batches(LABELS, BATCH, 0, epoch, weights).ravel().tolist()
         for epoch in range(3)
     ]
     assert epochs_of(0, 3, weights=weights) == expected
-    assert epochs_of(1, 3, weights=weights) == expected[1:]  # as a resumed run begins
+    assert epochs_of(1, 3, weights=weights) == expected[1:]  # as in a resumed run
 
 
-def test_batches_never_straddle_epochs() -> None:
+def test_batches_do_not_cross_epochs() -> None:
     epochs = epochs_of(0, 3)
     assert all(len(set(epoch)) == NUM_IMAGES // BATCH * BATCH for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     assert epochs_of(0, 1, seed=1) != epochs[:1]
 
 
-def test_batches_begin_at_any_step() -> None:
+def test_batches_can_start_at_any_step() -> None:
     whole = pipeline.training_batches(
         numbered(3), LABELS, BATCH, seed=0, epochs=range(1, 3)
     )
@@ -186,12 +188,12 @@ def test_batches_begin_at_any_step() -> None:
     assert rest.element_spec[0].shape.as_list() == [BATCH, None, None, 3]
     assert int(rest.cardinality()) == int(whole.cardinality()) - 4
     expected = [images for images, _ in whole.as_numpy_iterator()][4:]
-    found = [images for images, _ in rest.as_numpy_iterator()]
-    np.testing.assert_array_equal(found, expected)
+    actual = [images for images, _ in rest.as_numpy_iterator()]
+    np.testing.assert_array_equal(actual, expected)
 
 
-def test_metadata_go_with_their_pictures() -> None:
-    """In training and evaluation; row n of the metadata is [n, -n]."""
+def test_metadata_and_images_stay_aligned() -> None:
+    """Row n of the metadata is [n, -n], in training and evaluation."""
     numbers = np.arange(NUM_IMAGES, dtype=np.float32)
     metadata = np.stack([numbers, -numbers], axis=1)
     training = pipeline.training_batches(
@@ -212,8 +214,8 @@ def test_metadata_go_with_their_pictures() -> None:
 
 
 @pytest.mark.parametrize("first_step", [0, 4])
-def test_one_variant_of_each_picture_is_drawn(first_step: int) -> None:
-    """Features, [number of the picture, of the variant], with labels and metadata."""
+def test_one_variant_of_each_image_is_drawn(first_step: int) -> None:
+    """The features are [image number, variant number]."""
     numbers = np.arange(NUM_IMAGES, dtype=np.float32)
     features = np.stack([np.repeat(numbers, 4), np.tile(np.arange(4), NUM_IMAGES)], axis=1)
     expected = pipeline.training_batches(
@@ -237,22 +239,22 @@ def test_one_variant_of_each_picture_is_drawn(first_step: int) -> None:
         np.testing.assert_array_equal(inputs["metadata"][:, 0], positions)
         drawn.append(inputs["images"][:, 1].numpy())
     assert set(np.ravel(drawn)) == {0, 1, 2, 3}
-    # Another draw in each epoch, which is the same wherever a training begins.
+    # The draws differ between epochs, and do not depend on where training starts.
     steps = NUM_IMAGES // BATCH
     assert not np.array_equal(drawn[-steps:], drawn[-2 * steps : -steps])
     rows = np.random.default_rng([0, 3, 1]).integers(4, size=(steps, BATCH))
     np.testing.assert_array_equal(drawn[-steps:], rows)
 
 
-def test_features_are_read_in_order() -> None:
-    """Their memory is not aligned, so that they are copied."""
+def test_features_are_returned_in_order() -> None:
+    """Their memory is not aligned, so they are copied."""
     features = np.frombuffer(b"x" + np.arange(600.0).astype("<f4").tobytes(), np.uint8)
     features = features[1:].view("<f4").reshape(300, 2)
     batches = list(pipeline.evaluation_batches(features).as_numpy_iterator())
     np.testing.assert_array_equal(np.concatenate(batches), features)
 
 
-def test_pictures_are_let_go_with_the_batches() -> None:
+def test_images_are_released_with_the_batches() -> None:
     freed: list[int] = []
     images = numbered(3)
     weakref.finalize(images.base, freed.append, 3)
@@ -266,27 +268,27 @@ def test_pictures_are_let_go_with_the_batches() -> None:
     assert freed == [3]
 
 
-def test_memory_is_shared_with_the_batches_and_let_go(tmp_path: Path) -> None:
+def test_batches_share_the_memory_of_the_images_and_release_it(tmp_path: Path) -> None:
     shape = (64, 256, 256, 3)  # 12 MiB
     freed = []
-    for kind in ("memory", "disk"):
-        images = cached_images(tmp_path / "x.npy", shape, lambda a: a.fill(1), kind)
+    for cache in ("memory", "disk"):
+        images = cached_images(tmp_path / "x.npy", shape, lambda a: a.fill(1), cache)
         batches = pipeline.evaluation_batches(images)
         images[0] = 7
         assert next(batches.as_numpy_iterator())[0].max() == 7
-        weakref.finalize(images.base, freed.append, kind)
+        weakref.finalize(images.base, freed.append, cache)
         del images, batches
         gc.collect()
     assert freed == ["memory", "disk"]
 
 
-@pytest.mark.parametrize("memory", ["not aligned", "every second", "read-only"])
-def test_any_array_gives_batches_with_every_picture_in_order(memory: str) -> None:
+@pytest.mark.parametrize("memory", ["not aligned", "strided", "read-only"])
+def test_any_array_memory_gives_the_same_batches(memory: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (601, 4, 4, 3), np.uint8)
     if memory == "not aligned":
         images = np.frombuffer(b"x" + images.tobytes(), np.uint8, offset=1)
         images = images.reshape(601, 4, 4, 3)
-    elif memory == "every second":
+    elif memory == "strided":
         images = images[::2]
     else:
         images.setflags(write=False)
@@ -295,17 +297,19 @@ def test_any_array_gives_batches_with_every_picture_in_order(memory: str) -> Non
     np.testing.assert_array_equal(np.concatenate(batches), images)
 
 
-def test_the_fingerprint_sees_labels_and_pictures_and_not_order(data_dir: Path) -> None:
+def test_the_fingerprint_depends_on_labels_and_images_but_not_on_order(
+    data_dir: Path,
+) -> None:
     table = pipeline.read_table(datasets.open_dataset("demo_tiny", data_dir), [0])
     same = pipeline.fingerprint(table.sample(frac=1, random_state=0))
     assert same == pipeline.fingerprint(table)
     changed = table.assign(label=(table["label"] + 1) % 7)
     assert pipeline.fingerprint(changed) != pipeline.fingerprint(table)
-    other_picture = table.assign(sha256=table["sha256"].where(table.index > 0, "0"))
-    assert pipeline.fingerprint(other_picture) != pipeline.fingerprint(table)
+    other_image = table.assign(sha256=table["sha256"].where(table.index > 0, "0"))
+    assert pipeline.fingerprint(other_image) != pipeline.fingerprint(table)
     assert table["sha256"].is_unique
 
 
-def test_a_dataset_that_is_not_built_names_the_command(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_dataset_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"scripts/prepare_data\.py --config isic2018"):
         datasets.open_dataset("isic2018", tmp_path)

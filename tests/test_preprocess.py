@@ -1,4 +1,4 @@
-"""The in-graph functions against Pillow and plain NumPy."""
+"""The preprocessing functions, compared with Pillow and NumPy."""
 
 from __future__ import annotations
 
@@ -13,58 +13,58 @@ from conftest import jpeg
 from PIL import Image, ImageDraw, ImageOps
 
 from skincnn.config import DataConfig
-from skincnn.data import preprocess, reading
+from skincnn.data import preprocess, preprocessing_spec
 
 Pixels = npt.NDArray[np.uint8]
 
 
-def encoded(image: Image.Image, kind: str, **options: object) -> tf.Tensor:
+def encoded(image: Image.Image, format: str, **options: object) -> tf.Tensor:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image.save(buffer, format, **options)
     return tf.constant(buffer.getvalue())
 
 
 def pixels_of(seed: int, height: int, width: int) -> Pixels:
-    """Returns smooth pixels without a dark one."""
+    """Returns a smooth image without dark pixels."""
     image = Image.open(io.BytesIO(jpeg(seed, (width, height))))
     return np.maximum(np.asarray(image), 60)
 
 
 @pytest.mark.parametrize("size", [(200, 150), (90, 130), (64, 64)])
-@pytest.mark.parametrize("aspect", preprocess.RESIZE_MODES)
-def test_decoding_aspect_and_resizing_agree_with_pillow(
-    size: tuple[int, int], aspect: str
+@pytest.mark.parametrize("resize_mode", preprocess.RESIZE_MODES)
+def test_decoding_and_resizing_agree_with_pillow(
+    size: tuple[int, int], resize_mode: str
 ) -> None:
     content = jpeg(1, size)
     image = Image.open(io.BytesIO(content))
-    if aspect == "crop":
+    if resize_mode == "crop":
         image = ImageOps.fit(image, (min(size),) * 2, Image.Resampling.NEAREST)
-    elif aspect == "pad":
+    elif resize_mode == "pad":
         image = ImageOps.pad(image, (max(size),) * 2, Image.Resampling.NEAREST)
     expected = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR), int)
-    config = DataConfig(image_size=64, resize_mode=aspect)  # type: ignore[arg-type]
-    ours = preprocess.read_image(tf.constant(content), config).numpy()
-    assert ours.dtype == np.uint8
+    config = DataConfig(image_size=64, resize_mode=resize_mode)  # type: ignore[arg-type]
+    actual = preprocess.read_image(tf.constant(content), config).numpy()
+    assert actual.dtype == np.uint8
     # Pillow rounds after each of two passes.
-    assert np.abs(ours - expected).max() <= 1
+    assert np.abs(actual - expected).max() <= 1
 
 
-def test_the_config_names_every_aspect() -> None:
+def test_the_config_lists_every_resize_mode() -> None:
     choices = typing.get_args(typing.get_type_hints(DataConfig)["resize_mode"])
     assert choices == tuple(preprocess.RESIZE_MODES)
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
+    ("format", "options"),
     [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})],
 )
-def test_formats_without_loss_are_read_as_their_pixels(
-    kind: str, options: dict[str, bool]
+def test_lossless_formats_are_decoded_exactly(
+    format: str, options: dict[str, bool]
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (48, 50, 3), dtype=np.uint8)
-    content = encoded(Image.fromarray(pixels), kind, **options)
+    content = encoded(Image.fromarray(pixels), format, **options)
     np.testing.assert_array_equal(preprocess.decode(content), pixels)
-    # The branch must also be chosen inside a graph, where no shape is known.
+    # The format must also be detected in a graph, where shapes are unknown.
     graph = tf.function(preprocess.decode, input_signature=[tf.TensorSpec((), tf.string)])
     np.testing.assert_array_equal(graph(content), pixels)
 
@@ -84,14 +84,14 @@ def test_other_color_modes_become_three_channels(mode: str) -> None:
     np.testing.assert_array_equal(decoded, np.asarray(image.convert("RGB")))
 
 
-def test_a_file_that_is_no_picture_is_an_error() -> None:
+def test_a_file_that_is_not_an_image_is_an_error() -> None:
     for content in (b"", b"\xff\xd8\xff", b"<html></html>", jpeg()[:200]):
         with pytest.raises(tf.errors.InvalidArgumentError):
             preprocess.decode(tf.constant(content))
 
 
-def plain_box(pixels: Pixels) -> tuple[int, int, int, int]:
-    """Returns the box that `crop_border` cuts to, found row by row."""
+def expected_box(pixels: Pixels) -> tuple[int, int, int, int]:
+    """Returns the box of `crop_border`, computed row by row."""
     bright = pixels.max(axis=-1) > preprocess.DARK
     enough = preprocess.MIN_BRIGHT_SHARE
     rows = [i for i, row in enumerate(bright) if row.mean() >= enough]
@@ -99,14 +99,14 @@ def plain_box(pixels: Pixels) -> tuple[int, int, int, int]:
     return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
 
 
-def test_a_dark_circle_is_cut_to_its_box() -> None:
+def test_a_dark_frame_is_cropped_to_its_box() -> None:
     pixels = pixels_of(3, 120, 200)
     mask = Image.new("L", (200, 120))
     ImageDraw.Draw(mask).ellipse((60, 20, 150, 110), fill=255)
     framed = np.where(np.asarray(mask)[..., None] > 0, pixels, 8).astype(np.uint8)
-    framed[0, 0] = 255  # a single bright pixel in the frame is not the picture
+    framed[0, 0] = 255  # a single bright pixel does not end the frame
     cropped = preprocess.crop_border(tf.constant(framed)).numpy()
-    top, bottom, left, right = plain_box(framed)
+    top, bottom, left, right = expected_box(framed)
     np.testing.assert_array_equal(cropped, framed[top:bottom, left:right])
     assert 18 <= top <= 24
     assert 60 <= left <= 64
@@ -114,30 +114,30 @@ def test_a_dark_circle_is_cut_to_its_box() -> None:
     assert 105 <= bottom <= 111
 
 
-def test_pictures_without_a_frame_or_without_light_are_kept_whole() -> None:
+def test_images_without_a_frame_and_dark_images_are_not_cropped() -> None:
     unframed = pixels_of(4, 40, 60)
     dark = np.full((40, 60, 3), preprocess.DARK, np.uint8)
     spot = dark.copy()
-    spot[18:24, 20:50] = 200  # brighter, and less than a third of the height
+    spot[18:24, 20:50] = 200  # bright, but less than a third of the height
     for pixels in (unframed, dark, spot):
         np.testing.assert_array_equal(preprocess.crop_border(tf.constant(pixels)), pixels)
 
 
-def plain_shades_of_gray(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def expected_shades_of_gray(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     light = np.array([np.mean(pixels[..., c] ** 6) ** (1 / 6) for c in range(3)])
     return pixels * np.linalg.norm(light) / (np.sqrt(3) * light)
 
 
 def test_color_constancy_agrees_with_the_formula() -> None:
     pixels = pixels_of(5, 30, 40).astype(np.float64)
-    ours = preprocess.shades_of_gray(tf.constant(pixels, tf.float32))
-    np.testing.assert_allclose(ours, plain_shades_of_gray(pixels), rtol=1e-4)
+    actual = preprocess.shades_of_gray(tf.constant(pixels, tf.float32))
+    np.testing.assert_allclose(actual, expected_shades_of_gray(pixels), rtol=1e-4)
 
 
-def test_color_constancy_undoes_a_cast_and_spares_grey_light() -> None:
-    grey = np.repeat(pixels_of(6, 30, 40)[..., :1], 3, axis=-1).astype(np.float32)
-    np.testing.assert_allclose(preprocess.shades_of_gray(grey), grey, rtol=1e-4)
-    cast = grey * np.array([1.0, 0.7, 0.4], np.float32)
+def test_color_constancy_removes_a_color_cast_and_keeps_gray() -> None:
+    gray = np.repeat(pixels_of(6, 30, 40)[..., :1], 3, axis=-1).astype(np.float32)
+    np.testing.assert_allclose(preprocess.shades_of_gray(gray), gray, rtol=1e-4)
+    cast = gray * np.array([1.0, 0.7, 0.4], np.float32)
     corrected = preprocess.shades_of_gray(cast).numpy()
     for channel in range(1, 3):
         np.testing.assert_allclose(corrected[..., channel], corrected[..., 0], rtol=1e-4)
@@ -145,7 +145,7 @@ def test_color_constancy_undoes_a_cast_and_spares_grey_light() -> None:
     np.testing.assert_array_equal(preprocess.shades_of_gray(black), black)
 
 
-def test_padding_does_not_move_the_estimate_of_the_light() -> None:
+def test_padding_does_not_affect_color_constancy() -> None:
     pixels = pixels_of(7, 30, 60).astype(np.float32)
     padded = preprocess.shades_of_gray(preprocess.pad(pixels)).numpy()
     expected = preprocess.shades_of_gray(pixels)
@@ -155,18 +155,20 @@ def test_padding_does_not_move_the_estimate_of_the_light() -> None:
 @pytest.mark.parametrize(
     "change", [{"crop_border": True}, {"color_constancy": True}, {"resize_mode": "pad"}]
 )
-def test_every_field_changes_pixels_and_is_said(change: dict[str, object]) -> None:
+def test_every_preprocessing_field_changes_the_pixels(change: dict[str, object]) -> None:
     pixels = pixels_of(8, 60, 80)
     pixels[:10] = 0
-    plain, changed = DataConfig(image_size=48), DataConfig(image_size=48, **change)  # type: ignore[arg-type]
+    default, changed = DataConfig(image_size=48), DataConfig(image_size=48, **change)  # type: ignore[arg-type]
     first, second = (
-        preprocess.preprocess(tf.constant(pixels), c).numpy() for c in (plain, changed)
+        preprocess.preprocess(tf.constant(pixels), c).numpy() for c in (default, changed)
     )
     assert np.abs(first.astype(int) - second).max() > 5
-    assert reading.preprocessing_fields(plain) != reading.preprocessing_fields(changed)
+    assert preprocessing_spec.preprocessing_fields(
+        default
+    ) != preprocessing_spec.preprocessing_fields(changed)
 
 
-def test_a_picture_of_the_size_is_not_changed_and_others_are_resized_as_ever() -> None:
+def test_an_image_of_the_target_size_is_not_resized() -> None:
     rng = np.random.default_rng(0)
     config = DataConfig(image_size=32)
     read = tf.function(

@@ -1,7 +1,7 @@
-"""A few hundred real pictures through the commands that a user types.
+"""Tests with the real HAM10000 images.
 
-The pictures lie beside the project and are not part of it. SKINCNN_SHARED names another
-place; where there is none, these tests are skipped by name.
+The images are not part of the project. They are expected in the folder `shared` beside it,
+or in the folder SKINCNN_SHARED; otherwise these tests are skipped.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ from skincnn.data.datasets import prepare_dataset
 from skincnn.data.leakage import siblings
 from skincnn.data.splits import image_folds
 from tfds_ham10000 import download, sources
-from tfds_ham10000.folds import PUBLISHED_FILE, place, published_places
-from tfds_ham10000.layouts import METADATA_COLUMNS
+from tfds_ham10000.folds import PUBLISHED_FILE, assign_images, published_assignments
+from tfds_ham10000.layouts import HAM10000_COLUMNS
+from tfds_ham10000.records import CLASS_NAMES
 
 SHARED = Path(os.environ.get("SKINCNN_SHARED", ROOT.parent / "shared"))
-PICTURES = SHARED / "ham10000-200x150"
+IMAGES = SHARED / "ham10000-200x150"
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(
-        not PICTURES.is_dir(),
-        reason="the real pictures (ham10000-200x150) are not beside the project",
+        not IMAGES.is_dir(),
+        reason="the real images (ham10000-200x150) are missing",
     ),
 ]
 
 
-def test_the_published_counts_hold() -> None:
-    source = sources.read_source(PICTURES, "isic2018")
+def test_the_counts_match_the_publication() -> None:
+    source = sources.read_source(IMAGES, "isic2018")
     records, images = source.splits["train"], source.images
     assert len(records) == len(images.image_ids) == 10015
     assert len({record.lesion_id for record in records}) == 7470
@@ -57,31 +58,31 @@ def test_the_published_counts_hold() -> None:
         "df": 115,
     }
     assert sum(record.age != record.age for record in records) == 57
-    places = place(records)
-    assert places == published_places()
-    sizes = Counter((record.dx, places[record.image_id].fold) for record in records)
+    assignments = assign_images(records)
+    assert assignments == published_assignments()
+    sizes = Counter((r.dx, assignments[r.image_id].fold) for r in records)
     for dx in counts:
         of_class = [sizes[dx, fold] for fold in range(10)]
         assert max(of_class) - min(of_class) <= 1
 
 
 @pytest.mark.slow
-def test_the_published_folds_can_be_made_again(tmp_path: Path) -> None:
+def test_the_published_folds_are_reproducible(tmp_path: Path) -> None:
     output = tmp_path / "folds.csv"
-    done = run_script("make_folds.py", "--manual-dir", PICTURES, "--output", output)
+    done = run_script("make_folds.py", "--manual-dir", IMAGES, "--output", output)
     assert done.returncode == 0, done.stderr
-    assert "It is the published file." in done.stdout
+    assert "The file is equal to the published one." in done.stdout
     assert output.read_bytes() == PUBLISHED_FILE.read_bytes()
 
 
-def test_a_split_by_image_has_the_siblings_that_others_found() -> None:
-    """39 to 42 % of the test pictures, 67 to 72 % of the test melanomas."""
-    records = sources.read_source(PICTURES, "isic2018").splits["train"]
+def test_a_split_by_image_leaks_as_much_as_published() -> None:
+    """Published: 39 to 42 % of the test images, 67 to 72 % of the test melanomas."""
+    records = sources.read_source(IMAGES, "isic2018").splits["train"]
     table = pd.DataFrame(
         {
             "image_id": [record.image_id for record in records],
             "lesion_id": [record.lesion_id for record in records],
-            "label": [sources.CLASS_NAMES.index(record.dx) for record in records],
+            "label": [CLASS_NAMES.index(record.dx) for record in records],
         }
     )
     folds = image_folds(table)
@@ -90,7 +91,7 @@ def test_a_split_by_image_has_the_siblings_that_others_found() -> None:
             siblings(
                 table[~folds.isin({test, (test + 9) % 10})],
                 table[folds == test],
-                sources.CLASS_NAMES,
+                CLASS_NAMES,
             )
             for test in range(10)
         ]
@@ -100,11 +101,11 @@ def test_a_split_by_image_has_the_siblings_that_others_found() -> None:
 
 
 @pytest.mark.parametrize("layout", ["kaggle", "challenge", "challenge with metadata"])
-def test_each_layout_has_the_same_pictures_lesions_and_labels(
+def test_each_layout_has_the_same_images_lesions_and_labels(
     layout: str, tmp_path: Path
 ) -> None:
-    """The zips as they are, against other layouts made of all 10,015 pictures."""
-    published = sources.read_source(PICTURES, "isic2018")
+    """Compares the published archives with other layouts of all 10,015 images."""
+    published = sources.read_source(IMAGES, "isic2018")
     rearrange(layout, tmp_path)
     other = sources.read_source(tmp_path, "isic2018")
     keys = [
@@ -113,38 +114,38 @@ def test_each_layout_has_the_same_pictures_lesions_and_labels(
     ]
     assert keys[0] == keys[1]
     assert len(keys[0]) == 10015
-    assert place(other.splits["train"]) == published_places()
+    assert assign_images(other.splits["train"]) == published_assignments()
     for image_id in sorted(published.images.image_ids)[::500]:
         assert other.images.read(image_id) == published.images.read(image_id)
 
 
 def rearrange(layout: str, folder: Path) -> None:
-    """Lays the published files out as others do."""
+    """Writes the published files in another layout."""
     training = "ISIC2018_Task3_Training"
     for part, name in enumerate(IMAGE_ARCHIVES, 1):
-        with zipfile.ZipFile(PICTURES / name) as archive:
+        with zipfile.ZipFile(IMAGES / name) as archive:
             parts = f"HAM10000_images_part_{part}"
             archive.extractall(
                 folder / (parts if layout == "kaggle" else f"{training}_Input")
             )
-    with (PICTURES / METADATA_FILE).open(newline="") as file:
+    with (IMAGES / METADATA_FILE).open(newline="") as file:
         rows = list(csv.DictReader(file))
     if layout == "kaggle":
-        write_table(folder / METADATA_FILE, rows, METADATA_COLUMNS)
+        write_table(folder / METADATA_FILE, rows, HAM10000_COLUMNS)
         return
-    shutil.copy(PICTURES / f"{training}_GroundTruth.csv", folder)
+    shutil.copy(IMAGES / f"{training}_GroundTruth.csv", folder)
     if layout == "challenge":
         write_groupings(folder / f"{training}_LesionGroupings.csv", rows)
     else:
-        shutil.copy(PICTURES / METADATA_FILE, folder)
+        shutil.copy(IMAGES / METADATA_FILE, folder)
 
 
 @pytest.mark.slow
 def test_three_layouts_build_the_same_dataset(tmp_path: Path) -> None:
-    """All pictures, written and read back: the same bytes, labels and folds."""
+    """The stored images, labels and folds are the same."""
     built = []
     for layout in ("published", "kaggle", "challenge"):
-        manual_dir = PICTURES
+        manual_dir = IMAGES
         if layout != "published":
             manual_dir = tmp_path / layout
             rearrange(layout, manual_dir)
@@ -160,30 +161,30 @@ def test_three_layouts_build_the_same_dataset(tmp_path: Path) -> None:
     assert len(built[0][1]) == 10015
 
 
-def test_the_published_table_is_known_by_its_checksum(tmp_path: Path) -> None:
-    shutil.copy(PICTURES / METADATA_FILE, tmp_path)
+def test_the_checksum_of_the_published_table_is_verified(tmp_path: Path) -> None:
+    shutil.copy(IMAGES / METADATA_FILE, tmp_path)
     assert download.verify(tmp_path) == [METADATA_FILE]
-    # The archives hold smaller copies of the pictures, and that is seen.
+    # The local archives contain downsized images, so their checksums differ.
     with pytest.raises(ValueError, match=r"part_1\.zip, .*part_2\.zip differ"):
-        download.verify(PICTURES)
+        download.verify(IMAGES)
 
 
-def test_published_weights_are_loaded_from_a_path() -> None:
+def test_published_weights_can_be_loaded_from_a_path() -> None:
     import keras
 
     from skincnn.model.backbones import build_backbone
 
     path = SHARED / "keras_home" / "models" / "mobilenet_7_5_224_tf_no_top.h5"
-    theirs = keras.applications.MobileNet(
+    expected = keras.applications.MobileNet(
         alpha=0.75, include_top=False, weights=str(path), input_shape=(224, 224, 3)
     )
-    ours = build_backbone("mobilenet", 0.75, str(path))
-    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+    actual = build_backbone("mobilenet", 0.75, str(path))
+    for a, b in zip(actual.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.slow
-def test_real_pictures_go_the_whole_way(tmp_path: Path) -> None:
+def test_real_images_from_build_to_export(tmp_path: Path) -> None:
     manual_dir = tmp_path / "manual"
     write_subset(manual_dir, lesions_per_class=30)
     data_dir, workdir = tmp_path / "data", tmp_path / "run"
@@ -215,30 +216,30 @@ def test_real_pictures_go_the_whole_way(tmp_path: Path) -> None:
     assert "SYNTHETIC" not in (workdir / "report.html").read_text()
     report = json.loads((workdir / "report.json").read_text())
     assert report["audit"]["num_shared_lesions"] == 0
-    # Chance is 1/7; seven epochs on 230 pictures with ImageNet weights are far above.
+    # Chance is 1/7; seven epochs on 230 images with ImageNet weights are far above.
     assert report["splits"]["val"]["metrics"]["balanced_accuracy"]["value"] > 0.3
     check_export(workdir, data_dir, tmp_path)
 
 
 def write_subset(folder: Path, lesions_per_class: int) -> None:
-    """Writes some lesions of each class, as many of each fold, in the published layout."""
-    source = sources.read_source(PICTURES, "isic2018")
+    """Writes a subset, stratified by class and fold, in the published layout."""
+    source = sources.read_source(IMAGES, "isic2018")
     records, images = source.splits["train"], source.images
-    places = published_places()
+    assignments = published_assignments()
     lesions: dict[tuple[str, int], list[str]] = {}
     for record in records:
-        some = lesions.setdefault((record.dx, places[record.image_id].fold), [])
-        if record.lesion_id not in some and len(some) < lesions_per_class // 10:
-            some.append(record.lesion_id)
-    kept = {lesion_id for some in lesions.values() for lesion_id in some}
-    chosen = [record for record in records if record.lesion_id in kept]
+        key = record.dx, assignments[record.image_id].fold
+        selected = lesions.setdefault(key, [])
+        if record.lesion_id not in selected and len(selected) < lesions_per_class // 10:
+            selected.append(record.lesion_id)
+    kept = {lesion_id for selected in lesions.values() for lesion_id in selected}
     folder.mkdir()
-    ids = {record.image_id for record in chosen}
+    ids = {record.image_id for record in records if record.lesion_id in kept}
     for position, name in enumerate(IMAGE_ARCHIVES):
         with zipfile.ZipFile(folder / name, "w") as archive:
             for image_id in sorted(ids)[position::2]:
                 archive.writestr(f"{image_id}.jpg", images.read(image_id))
-    with (PICTURES / METADATA_FILE).open(newline="") as file:
+    with (IMAGES / METADATA_FILE).open(newline="") as file:
         rows = list(csv.reader(file))
     with (folder / METADATA_FILE).open("w", newline="") as file:
         csv.writer(file).writerows([rows[0], *(row for row in rows if row[1] in ids)])

@@ -18,7 +18,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from test_tensorboard import read_images
 
 from skincnn.classes import HAM10000
-from skincnn.clinical_metadata import METADATA_COLUMNS, METADATA_FIELDS
+from skincnn.clinical_metadata import CLINICAL_COLUMNS, CLINICAL_FEATURES
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.evaluation.comparison import read_run
@@ -293,12 +293,12 @@ def test_a_model_that_is_told_of_patients_is_trained_and_served(
     done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
     assert done.returncode == 0, done.stderr
     (tmp_path / "client").mkdir()
-    check_export(workdir, data_dir, tmp_path / "client", METADATA_COLUMNS)
+    check_export(workdir, data_dir, tmp_path / "client", CLINICAL_COLUMNS)
 
     saved_model = workdir / "export/skincnn/1"
     served = json.loads((saved_model / "assets.extra/metadata.json").read_text())
-    assert served["metadata_fields"] == list(METADATA_FIELDS)
-    assert {"image_bytes", "images", *METADATA_COLUMNS} == set(served["inputs"])
+    assert served["metadata_fields"] == list(CLINICAL_FEATURES)
+    assert {"image_bytes", "images", *CLINICAL_COLUMNS} == set(served["inputs"])
     assert {"female", "male", "unknown"} <= set(served["vocabularies"]["sex"])
     assert {"back", "head/neck"} <= set(served["vocabularies"]["localization"])
     # What is said of the patient matters, with pixels as well as with files.

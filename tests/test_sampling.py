@@ -1,4 +1,4 @@
-"""What an epoch is made of, against the formulas of the strategies."""
+"""The images of an epoch, compared with the formulas of the imbalance strategies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_an_epoch_without_sampling_is_a_permutation(batch_size: int) -> None:
 @pytest.mark.parametrize(
     ("weights", "counts"), [(None, None), (EVEN, None), (None, np.full(7, 11))]
 )
-def test_an_epoch_depends_on_seed_and_number_alone(
+def test_an_epoch_depends_only_on_the_seed_and_the_epoch_number(
     weights: np.ndarray | None, counts: np.ndarray | None
 ) -> None:
     def epoch(seed: int, number: int) -> list[int]:
@@ -35,12 +35,12 @@ def test_an_epoch_depends_on_seed_and_number_alone(
         return batches.ravel().tolist()
 
     assert epoch(0, 3) == epoch(0, 3)
-    # Neither seeds and epochs that add up alike nor swapped ones are the same.
+    # Including pairs with the same sum, and swapped pairs.
     different = [epoch(0, 3), epoch(0, 4), epoch(1, 3), epoch(1, 2), epoch(3, 0)]
     assert len({tuple(positions) for positions in different}) == 5
 
 
-def test_every_picture_has_its_turn_although_each_epoch_leaves_some_out() -> None:
+def test_every_image_is_used_although_each_epoch_drops_some() -> None:
     seen = {
         position
         for epoch in range(20)
@@ -50,14 +50,14 @@ def test_every_picture_has_its_turn_although_each_epoch_leaves_some_out() -> Non
 
 
 def shares(name: str, beta: float) -> np.ndarray:
-    """Returns the share of each class among the drawn pictures, from the definitions."""
+    """Returns the expected share of each class among the drawn images."""
     if name in ("balanced_sampling", "weights_and_sampling", "oversampling"):
         return np.full(7, 1 / 7)
     if name == "square_root_sampling":
         roots = np.array([float(n) ** 0.5 for n in COUNTS])
         return roots / roots.sum()
     if name == "effective_number_sampling":
-        # E = 1 + beta + beta ** 2 + ... + beta ** (n - 1), summed up as it stands.
+        # E = 1 + beta + beta ** 2 + ... + beta ** (n - 1), summed term by term.
         effective = np.array([sum(beta**i for i in range(n)) for n in COUNTS])
         return COUNTS / effective / (COUNTS / effective).sum()
     return COUNTS / COUNTS.sum()
@@ -65,7 +65,7 @@ def shares(name: str, beta: float) -> np.ndarray:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize("beta", [0.9, 0.999])
-def test_classes_are_drawn_as_often_as_the_formula_says(name: str, beta: float) -> None:
+def test_class_frequencies_match_the_formula(name: str, beta: float) -> None:
     plan = STRATEGIES[name](COUNTS, ImbalanceConfig(beta=beta))
     expected = shares(name, beta)
     if plan.sampling_weights is not None:
@@ -83,7 +83,7 @@ def test_classes_are_drawn_as_often_as_the_formula_says(name: str, beta: float) 
     assert (np.abs(observed - len(labels) * expected) < 5 * deviation).all()
 
 
-def test_pictures_of_a_class_are_drawn_alike() -> None:
+def test_images_of_a_class_are_drawn_equally_often() -> None:
     labels = np.array([0] * 4 + [1] * 96)
     weights = STRATEGIES["balanced_sampling"](np.array([4, 96]), ImbalanceConfig())
     drawn = np.concatenate(
@@ -93,42 +93,42 @@ def test_pictures_of_a_class_are_drawn_alike() -> None:
         ]
     )
     of_class_0 = np.bincount(drawn, minlength=100)[:4]
-    # 10,000 draws, an eighth for each of the four pictures.
+    # 10,000 draws, an eighth for each of the four images.
     assert np.abs(of_class_0 - 1250).max() < 5 * np.sqrt(1250)
 
 
-def test_replicas_stand_beside_every_picture() -> None:
-    """Real oversampling: nothing is left out for a replica, and none is favoured."""
-    wanted = np.array([327, 600, 2000, 1000, 1113, 6705, 142 * 4])
-    steps = steps_per_epoch(len(LABELS), 1, wanted)
-    assert steps == wanted.sum()
+def test_replicas_are_added_to_the_images_of_each_class() -> None:
+    """Oversampling drops no image, and replicates images equally often."""
+    counts = np.array([327, 600, 2000, 1000, 1113, 6705, 142 * 4])
+    steps = steps_per_epoch(len(LABELS), 1, counts)
+    assert steps == counts.sum()
     drawn = [
-        np.bincount(epoch_batches(LABELS, 1, 0, epoch, None, wanted).ravel())
+        np.bincount(epoch_batches(LABELS, 1, 0, epoch, None, counts).ravel())
         for epoch in range(2)
     ]
     for times in drawn:
-        np.testing.assert_array_equal(np.bincount(LABELS, times), wanted)
+        np.testing.assert_array_equal(np.bincount(LABELS, times), counts)
         for label, n in enumerate(COUNTS):
             of_class = times[label == LABELS]
-            assert of_class.min() == wanted[label] // n
-            assert of_class.max() == -(-wanted[label] // n)
-    # Which pictures stand in it once more is drawn anew.
+            assert of_class.min() == counts[label] // n
+            assert of_class.max() == -(-counts[label] // n)
+    # The images that occur once more than others differ between epochs.
     assert (drawn[0] != drawn[1])[LABELS == 2].any()
-    batches = epoch_batches(LABELS, 32, 0, 0, None, wanted)
-    assert batches.shape == (wanted.sum() // 32, 32)
+    batches = epoch_batches(LABELS, 32, 0, 0, None, counts)
+    assert batches.shape == (counts.sum() // 32, 32)
     assert min(len(np.unique(labels)) for labels in LABELS[batches]) > 1
 
 
-def test_counts_as_they_are_make_a_permutation() -> None:
+def test_the_original_class_counts_give_a_permutation() -> None:
     batches = epoch_batches(LABELS, 5, 3, 1, epoch_counts=COUNTS)
     assert sorted(batches.ravel()) == list(range(len(LABELS)))
     assert steps_per_epoch(len(LABELS), 32) == steps_per_epoch(len(LABELS), 32, COUNTS)
 
 
-def test_the_effective_number_lies_between_none_and_balanced() -> None:
+def test_the_effective_number_is_between_no_and_balanced_sampling() -> None:
     strategy = STRATEGIES["effective_number_sampling"]
-    alike = strategy(COUNTS, ImbalanceConfig(beta=0.0)).sampling_weights
-    np.testing.assert_allclose(alike, np.ones(7))
+    equal = strategy(COUNTS, ImbalanceConfig(beta=0.0)).sampling_weights
+    np.testing.assert_allclose(equal, np.ones(7))
     balanced = STRATEGIES["balanced_sampling"](COUNTS, ImbalanceConfig()).sampling_weights
     nearly = strategy(COUNTS, ImbalanceConfig(beta=1 - 1e-9)).sampling_weights
     np.testing.assert_allclose(nearly, balanced, rtol=1e-4)

@@ -22,7 +22,7 @@ from keras.src.backend import config as keras_config
 
 from skincnn.classes import HAM10000
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
-from skincnn.data.reading import describe_preprocessing
+from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import SCHEMA, SEAL, write_json, write_sealed_json
 from skincnn.inference.ood import FeatureGaussian

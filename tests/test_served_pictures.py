@@ -16,7 +16,7 @@ from skincnn.config import DataConfig
 from skincnn.data import preprocess
 from skincnn.serving import images
 from skincnn.serving.images import num_pixels, orientation, read_image, read_images
-from tfds_ham10000.pictures import normalise
+from tfds_ham10000.image_decoding import normalize
 
 CONFIG = DataConfig(image_size=32)
 RNG = np.random.default_rng(0)
@@ -70,7 +70,7 @@ BAD = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_read_as_the_builder_stores_it(kind: str) -> None:
-    stored = preprocess.read_image(normalise(KINDS[kind]), CONFIG)
+    stored = preprocess.read_image(normalize(KINDS[kind]), CONFIG)
     read = read_image(KINDS[kind], CONFIG)
     # TensorFlow's own conversion of CMYK and of chroma is a little another than Pillow's.
     allowed = {"cmyk jpeg": 3.0, "webp": 3.0, "webp with a profile": 3.0}.get(kind, 0.0)
@@ -108,7 +108,7 @@ def test_other_formats_are_turned_as_the_builder_does(kind: str, value: int) -> 
     said = Image.open(io.BytesIO(content)).getexif().get(0x0112, 1)
     assert orientation(content) == said == value
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
-    built = Image.open(io.BytesIO(normalise(content))).convert("RGB")
+    built = Image.open(io.BytesIO(normalize(content))).convert("RGB")
     np.testing.assert_array_equal(np.asarray(built), upright)
     np.testing.assert_array_equal(
         read_image(content, CONFIG), read_image(encode(built, "PNG"), CONFIG)

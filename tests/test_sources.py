@@ -1,4 +1,4 @@
-"""Each published layout gives the same records; each fault ends in one clear message."""
+"""Reading each published layout, and the message for each fault."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from source_files import (
 )
 
 from tfds_ham10000 import layouts, sources
+from tfds_ham10000.image_decoding import CheckedImages, require_valid
 from tfds_ham10000.layouts import Source
-from tfds_ham10000.pictures import CheckedImages, refuse_bad
 from tfds_ham10000.records import (
     CLASS_NAMES,
     ISIC2019_CLASS_NAMES,
@@ -45,15 +45,15 @@ Writer = Callable[[Path, Rows], Path]
 
 
 def read_and_check(folder: Path, dataset: str = "isic2018") -> Source:
-    """Does what a build does before it writes."""
+    """Reads and validates a folder as a build does."""
     source = sources.read_source(folder, dataset)
     ids = [r.image_id for records in source.splits.values() for r in records]
-    refuse_bad(CheckedImages(source.images, ids, folder).bad, len(ids), "fail")
+    require_valid(CheckedImages(source.images, ids, folder).errors, len(ids), "fail")
     return source
 
 
 def expected(rows: Rows, *fields: str) -> list[Record]:
-    """Returns the records of some rows; all fields but some are as if unknown."""
+    """Returns the records of some rows, with only the given fields."""
     records = []
     for row in sorted(rows, key=lambda row: row["image_id"]):
         known = {name: row[name] for name in fields if name != "age"}
@@ -66,9 +66,9 @@ def expected(rows: Rows, *fields: str) -> list[Record]:
     return records
 
 
-def same(found: list[Record], wanted: list[Record]) -> bool:
-    """Compares records; a missing age equals a missing age."""
-    return list(map(repr, found)) == list(map(repr, wanted))
+def same(actual: list[Record], expected: list[Record]) -> bool:
+    """Returns whether records are equal; two missing ages (NaN) count as equal."""
+    return list(map(repr, actual)) == list(map(repr, expected))
 
 
 def write_nested(folder: Path, rows: Rows) -> Path:
@@ -120,7 +120,7 @@ def test_each_layout_of_ham10000_gives_the_same_records(
         assert source.images.read(image_id) == content
 
 
-def test_official_splits_are_there_when_their_files_are(tmp_path: Path) -> None:
+def test_official_splits_exist_if_their_files_do(tmp_path: Path) -> None:
     rows = make_rows(lesions=3)
     write_isic2018(tmp_path, rows)
     assert set(read_and_check(tmp_path).splits) == {"train"}
@@ -128,14 +128,14 @@ def test_official_splits_are_there_when_their_files_are(tmp_path: Path) -> None:
     write_isic2018(tmp_path, validation, "Validation", packed=False)
     write_isic2018(tmp_path, test, "Test")
     source = read_and_check(tmp_path)
-    alone = [{**row, "lesion_id": row["image_id"]} for row in test]
-    assert same(source.splits["test_official"], expected(alone, "lesion_id", "dx"))
+    separate = [{**row, "lesion_id": row["image_id"]} for row in test]
+    assert same(source.splits["test_official"], expected(separate, "lesion_id", "dx"))
     assert len(source.splits["validation_official"]) == 7
     assert len(source.splits["train"]) == len(rows)
 
 
-def test_dataverse_has_the_official_test_set_too(tmp_path: Path) -> None:
-    """Its table has the columns of HAM10000_metadata, and its folder another name."""
+def test_dataverse_includes_the_official_test_set(tmp_path: Path) -> None:
+    """Its table has the columns of HAM10000_metadata; its image folder has another name."""
     write_dataverse(tmp_path, make_rows(lesions=3))
     test = make_rows(lesions=1, start=2000)
     write_zip(
@@ -147,7 +147,9 @@ def test_dataverse_has_the_official_test_set_too(tmp_path: Path) -> None:
     assert same(source.splits["test_official"], expected(test, "lesion_id", *COLUMNS[2:]))
 
 
-def test_isic2019_has_eight_classes_and_lesions_of_their_own(tmp_path: Path) -> None:
+def test_isic2019_has_eight_classes_and_a_lesion_per_unknown_lesion_id(
+    tmp_path: Path,
+) -> None:
     rows = make_rows(ISIC2019_CLASS_NAMES, lesions=3)
     rows[0] |= {"lesion_id": "", "age": "", "sex": ""}
     rows[1] |= {"lesion_id": "BCN_0000001"}
@@ -172,7 +174,7 @@ def test_isic2019_has_eight_classes_and_lesions_of_their_own(tmp_path: Path) -> 
     assert (missing["age"], missing["sex"], missing["localization"]) == (1, 1, 0)
 
 
-def test_isic2019_test_set_leaves_out_what_has_no_class(tmp_path: Path) -> None:
+def test_isic2019_test_images_without_a_class_are_skipped(tmp_path: Path) -> None:
     write_isic2019(tmp_path, make_rows(ISIC2019_CLASS_NAMES, lesions=2))
     test = make_rows(ISIC2019_CLASS_NAMES, lesions=1, start=500)
     stem = tmp_path / "ISIC_2019_Test"
@@ -190,10 +192,10 @@ def test_isic2019_test_set_leaves_out_what_has_no_class(tmp_path: Path) -> None:
     assert [r.image_id for r in source.splits["test_official"]] == [
         row["image_id"] for row in test[1:]
     ]
-    assert "1 picture(s) of none of the classes (UNK) were left out" in source.notes[0]
+    assert "1 image(s) of unknown class (UNK) were skipped" in source.notes[0]
 
 
-def test_isic2019_without_ham10000_leaves_out_all_of_it(
+def test_isic2019_without_ham10000_omits_all_its_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = make_rows(ISIC2019_CLASS_NAMES, lesions=2)
@@ -202,23 +204,23 @@ def test_isic2019_without_ham10000_leaves_out_all_of_it(
         row["lesion_id"] = lesion_id
     rows[1]["image_id"] = "ISIC_0000001_downsampled"
     listed = {"ISIC_0000000": None, "ISIC_0000001": None}
-    monkeypatch.setattr(layouts, "published_places", lambda: listed)
+    monkeypatch.setattr(layouts, "published_assignments", lambda: listed)
     source = read_and_check(write_isic2019(tmp_path / "manual", rows), "isic2019")
-    left = layouts.without_ham10000(source)
-    kept = {record.image_id for record in left.splits["train"]}
+    remaining = layouts.without_ham10000(source)
+    kept = {record.image_id for record in remaining.splits["train"]}
     assert kept == {"ISIC_0000002", "ISIC_0000004"}
 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_folders_of_classes_are_read(tmp_path: Path, nested: bool) -> None:
-    rows = make_rows(("naevus", "another thing é"), lesions=3)
+    rows = make_rows(("nevus", "another class é"), lesions=3)
     root = tmp_path / "manual"
-    place = root / "my pictures" if nested else root
-    prefix = "my pictures/" if nested else ""
-    write_classes(place, rows)
-    (place / "naevus" / "Thumbs.db").write_bytes(b"")
+    parent = root / "my images" if nested else root
+    prefix = "my images/" if nested else ""
+    write_classes(parent, rows)
+    (parent / "nevus" / "Thumbs.db").write_bytes(b"")
     source = read_and_check(root, "folder")
-    assert source.class_names == ("another thing é", "naevus")
+    assert source.class_names == ("another class é", "nevus")
     named = {f"{prefix}{row['dx']}/{row['image_id']}": row for row in rows}
     assert [r.image_id for r in source.splits["train"]] == sorted(named)
     for record in source.splits["train"]:
@@ -228,7 +230,7 @@ def test_folders_of_classes_are_read(tmp_path: Path, nested: bool) -> None:
     assert "Thumbs.db" in source.notes[0]
 
 
-def test_folders_of_splits_are_splits(tmp_path: Path) -> None:
+def test_folders_named_after_splits_are_splits(tmp_path: Path) -> None:
     train, test = make_rows(("a", "b"), lesions=3), make_rows(("a", "b"), lesions=1)
     write_classes(tmp_path / "Train", train)
     write_classes(tmp_path / "Test", test)
@@ -261,7 +263,7 @@ def replace_member(folder: Path, image_id: str, content: bytes) -> None:
 
 
 def damage_deflated(folder: Path) -> None:
-    """Compresses the first archive again and spoils the first picture's stream."""
+    """Recompresses the first archive and corrupts the stream of its first image."""
     path = folder / IMAGE_ARCHIVES[0]
     with zipfile.ZipFile(path) as file:
         members = {name: file.read(name) for name in file.namelist()}
@@ -277,81 +279,84 @@ def damage_deflated(folder: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "CSV missing": (
         lambda d: (d / METADATA_FILE).unlink(),
-        r"lacks HAM10000_metadata of .*\. Found: HAM10000_images.*doi:10\.7910",
+        r"lacks HAM10000_metadata of .*\. Received: HAM10000_images.*doi:10\.7910",
     ),
     "archive missing": (lambda d: (d / IMAGE_ARCHIVES[1]).unlink(), "lacks .*part_2"),
-    "archive is no zip": (
+    "archive is not a zip": (
         lambda d: (d / IMAGE_ARCHIVES[0]).write_text("<html>"),
-        r"part_1\.zip is not a zip archive",
+        r"part_1\.zip is not a valid zip archive",
     ),
     "archive is an empty folder": (
         lambda d: ((d / IMAGE_ARCHIVES[0]).unlink(), (d / IMAGE_ARCHIVES[0]).mkdir()),
-        r"105 picture\(s\) are in the table but not among the files: ISIC_0000000",
+        r"105 image\(s\) are in the table but have no file: ISIC_0000000",
     ),
     "CSV is a spreadsheet": (
         lambda d: (d / METADATA_FILE).write_bytes(b"PK\x03\x04\xff\xfe\x00"),
-        "cannot be read as a CSV file",
+        "cannot be read as a UTF-8 CSV file",
     ),
     "archive damaged inside": (
         lambda d: damage_deflated(d),
-        r"1 picture\(s\) cannot be used: ISIC_0000000: cannot be read",
+        r"1 image\(s\) are invalid: ISIC_0000000: cannot be read",
     ),
     "column missing": (
         lambda d: edit_csv(d, "localization", "site"),
-        r"lacks the column\(s\) localization.*Found: .*site",
+        r"lacks the column\(s\) localization.*Received: .*site",
     ),
-    "CSV empty": (lambda d: (d / METADATA_FILE).write_text(""), "Found: an empty file"),
+    "CSV empty": (lambda d: (d / METADATA_FILE).write_text(""), "Received: an empty file"),
     "no rows": (
         lambda d: (d / METADATA_FILE).write_text(",".join(COLUMNS) + "\n"),
         "has no rows",
     ),
     "too many cells": (
         lambda d: edit_csv(d, "45.0", "45,0"),
-        "line 3: more cells than the header has columns",
+        "line 3 has more cells than the header has columns",
     ),
     "label typo": (
         lambda d: edit_csv(d, ",mel,", ",mell,"),
-        r"line \d+: unknown label dx='mell' of ISIC_\d+.*Did you mean 'mel'",
+        r"line \d+: unknown label of ISIC_\d+.*dx='mell'\. Did you mean 'mel'",
     ),
-    "age is a word": (lambda d: edit_csv(d, "45.0", "old"), r"line 3: the age .*'old'"),
-    "age is negative": (lambda d: edit_csv(d, "45.0", "-1"), "impossible age"),
+    "age is a word": (
+        lambda d: edit_csv(d, "45.0", "old"),
+        r"line 3: invalid age of .*'old'",
+    ),
+    "age is negative": (lambda d: edit_csv(d, "45.0", "-1"), "invalid age of .*'-1'"),
     "id twice": (
         lambda d: edit_csv(d, "ISIC_0000001", "ISIC_0000000"),
-        r"1 image_id\(s\) stand in several rows: ISIC_0000000",
+        r"1 image_id\(s\) occur in several rows: ISIC_0000000",
     ),
     "id empty": (lambda d: edit_csv(d, "ISIC_0000001", ""), "must not be empty"),
     "two diagnoses": (
         lambda d: edit_csv(d, "HAM_bcc_0,", "HAM_akiec_0,"),
-        r"two diagnoses: HAM_akiec_0",
+        r"several diagnoses: HAM_akiec_0",
     ),
-    "picture missing, another without a row": (
+    "image missing, another without a row": (
         lambda d: edit_csv(d, "ISIC_0000001", "ISIC_9999999"),
-        r"1 picture\(s\) are in the table but not among the files: ISIC_9999999\. "
-        r"1 picture\(s\) are among the files but not in the table: ISIC_0000001",
+        r"1 image\(s\) are in the table but have no file: ISIC_9999999\. "
+        r"1 image\(s\) are among the files but not in the table: ISIC_0000001",
     ),
-    "picture in both archives": (
+    "image in both archives": (
         lambda d: add_member(d, "ISIC_0000000.jpg", jpeg(), archive=1),
-        "'ISIC_0000000' is there twice",
+        "'ISIC_0000000' occurs twice",
     ),
-    "picture truncated": (
+    "image truncated": (
         lambda d: replace_member(d, "ISIC_0000004", jpeg()[:-200]),
-        r"1 picture\(s\) cannot be used: ISIC_0000004: cannot be decoded",
+        r"1 image\(s\) are invalid: ISIC_0000004: cannot be decoded",
     ),
-    "picture is a page": (
+    "image is an HTML page": (
         lambda d: replace_member(d, "ISIC_0000004", b"<html>403</html>"),
-        "ISIC_0000004: is no JPEG",
+        "ISIC_0000004: not a JPEG",
     ),
-    "picture empty": (
+    "image empty": (
         lambda d: replace_member(d, "ISIC_0000004", b""),
-        "ISIC_0000004: is no JPEG",
+        "ISIC_0000004: not a JPEG",
     ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_fault_is_named(fault: str, manual_dir: Path) -> None:
-    spoil, message = FAULTS[fault]
-    spoil(manual_dir)
+def test_faults_are_reported(fault: str, manual_dir: Path) -> None:
+    damage, message = FAULTS[fault]
+    damage(manual_dir)
     with pytest.raises(SourceError, match=message):
         read_and_check(manual_dir)
 
@@ -364,7 +369,7 @@ def one_more_groundtruth(folder: Path) -> None:
     shutil.copy(folder / TRUTH_2018, (folder / TRUTH_2018).with_name("copy.csv"))
 
 
-def contradicting_metadata(folder: Path) -> None:
+def conflicting_metadata(folder: Path) -> None:
     rows = make_rows(lesions=3)
     rows[0] = {**rows[0], "dx": "mel"}
     write_table(folder / METADATA_FILE, rows, COLUMNS)
@@ -377,11 +382,11 @@ def repeated_in_test(folder: Path) -> None:
 FAULTS_2018: dict[str, tuple[Callable[[Path], object], str]] = {
     "no lesions": (
         lambda d: (d / GROUPINGS).unlink(),
-        r"the lesion of 28 picture\(s\) is not known: ISIC_0000000.*LesionGroupings",
+        r"the lesion of 28 image\(s\) is unknown: ISIC_0000000.*LesionGroupings",
     ),
-    "a lesion not known": (
+    "an unknown lesion": (
         lambda d: write_groupings(d / GROUPINGS, make_rows(lesions=3)[1:]),
-        r"the lesion of 1 picture\(s\) is not known: ISIC_0000000",
+        r"the lesion of 1 image\(s\) is unknown: ISIC_0000000",
     ),
     "no label": (
         lambda d: edit_csv(d, "1.0", "0.0", TRUTH_2018),
@@ -393,42 +398,48 @@ FAULTS_2018: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a probability": (
         lambda d: edit_csv(d, "1.0", "0.5", TRUTH_2018),
-        r"line 2: the label of ISIC_0000000 must be made of 0 and 1",
+        r"line 2: invalid label of ISIC_0000000: '0.5' is neither 0 nor 1",
     ),
-    "row twice": (
+    "repeated row": (
         lambda d: edit_csv(d, "ISIC_0000001", "ISIC_0000000", TRUTH_2018),
-        r"1 image_id\(s\) stand in several rows: ISIC_0000000",
+        r"1 image_id\(s\) occur in several rows: ISIC_0000000",
     ),
-    "two tables": (one_more_groundtruth, r"holds 2 tables: .*Expected exactly one \.csv"),
-    "labels contradict": (contradicting_metadata, r"'akiec' here and 'mel' in HAM10000"),
-    "in training and test": (repeated_in_test, r"7 picture\(s\) are in two of the splits"),
+    "two tables": (
+        one_more_groundtruth,
+        r"contains 2 tables: .*Expected exactly one \.csv",
+    ),
+    "conflicting labels": (conflicting_metadata, r"'akiec' here and 'mel' in HAM10000"),
+    "in training and test": (repeated_in_test, r"7 image\(s\) occur in two splits"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS_2018)
-def test_fault_of_the_challenge_is_named(fault: str, tmp_path: Path) -> None:
-    spoil, message = FAULTS_2018[fault]
+def test_faults_of_the_challenge_files_are_reported(fault: str, tmp_path: Path) -> None:
+    damage, message = FAULTS_2018[fault]
     write_isic2018(tmp_path, make_rows(lesions=3), packed=False)
-    spoil(tmp_path)
+    damage(tmp_path)
     with pytest.raises(SourceError, match=message):
         read_and_check(tmp_path)
 
 
 FOLDER_FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
-    "nothing": ((), r"holds no training pictures\. Found: no folder"),
-    "one class": (("Train/a/1.jpg",), r"holds the class\(es\) a\. Expected"),
-    "no training": (("Test/a/1.jpg", "Test/b/1.jpg"), "holds no training pictures"),
-    "an empty class": (("a/1.jpg", "b/1.txt"), "holds no pictures of b"),
-    "a class of the test alone": (
+    "nothing": ((), r"contains no training images\..*Received: no folder"),
+    "one class": (
+        ("Train/a/1.jpg",),
+        r"contains too few classes\. Expected.*Received: a\.",
+    ),
+    "no training": (("Test/a/1.jpg", "Test/b/1.jpg"), "contains no training images"),
+    "an empty class": (("a/1.jpg", "b/1.txt"), "contains no images of b"),
+    "a class in the test folder only": (
         ("Train/a/1.jpg", "Train/b/1.jpg", "Test/c/1.jpg"),
-        "holds pictures of c, which Train does not",
+        "contains images of c, but the training folder does not",
     ),
-    "a loose picture": (
+    "an image outside class folders": (
         ("Train/a/1.jpg", "Train/b/1.jpg", "Train/2.jpg"),
-        r"2 lies in the folder of no class",
+        r"2 is not in a class folder",
     ),
-    "one name twice": (("a/1.jpg", "a/1.png", "b/1.jpg"), "'a/1' is there twice"),
-    "one split twice": (
+    "repeated image_id": (("a/1.jpg", "a/1.png", "b/1.jpg"), "'a/1' occurs twice"),
+    "repeated split": (
         ("val/a/1.jpg", "Validation/a/1.jpg", "Train/a/1.jpg", "Train/b/1.jpg"),
         "are both validation_official",
     ),
@@ -436,41 +447,43 @@ FOLDER_FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("fault", FOLDER_FAULTS)
-def test_fault_of_folders_is_named(fault: str, tmp_path: Path) -> None:
+def test_faults_of_class_folders_are_reported(fault: str, tmp_path: Path) -> None:
     names, message = FOLDER_FAULTS[fault]
     write_folder(tmp_path, dict.fromkeys(names, jpeg()))
     with pytest.raises(SourceError, match=message):
         read_and_check(tmp_path, "folder")
 
 
-def test_all_bad_pictures_are_counted_and_ten_are_named(manual_dir: Path) -> None:
+def test_all_invalid_images_are_counted_and_ten_are_named(manual_dir: Path) -> None:
     for number in range(0, 24, 2):
-        replace_member(manual_dir, f"ISIC_{number:07d}", b"no picture")
-    with pytest.raises(SourceError, match=r"^12 picture\(s\)") as caught:
+        replace_member(manual_dir, f"ISIC_{number:07d}", b"not an image")
+    with pytest.raises(SourceError, match=r"^12 image\(s\)") as caught:
         read_and_check(manual_dir)
     assert str(caught.value).count("ISIC_") == 10
 
 
-def test_missing_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(
         SourceError, match=r"nowhere is not a folder.*HAM10000_images_part_1"
     ):
         sources.read_source(tmp_path / "nowhere", "isic2018")
 
 
-def test_what_is_not_understood_is_listed_with_what_is(tmp_path: Path) -> None:
+def test_an_unknown_layout_is_reported_with_the_known_layouts(tmp_path: Path) -> None:
     (tmp_path / "holiday.zip").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"Found: holiday\.zip\. Known:") as caught:
+    with pytest.raises(
+        SourceError, match=r"Received: holiday\.zip\. Expected one of:"
+    ) as caught:
         sources.read_source(tmp_path, "isic2018")
     for layout in sources.LAYOUTS[:2]:
         assert layout.title in str(caught.value)
-        assert all(name in str(caught.value) for name in layout.needs)
+        assert all(name in str(caught.value) for name in layout.required)
     write_isic2019(tmp_path, make_rows(ISIC2019_CLASS_NAMES, lesions=1))
-    with pytest.raises(SourceError, match="Give --config isic2019"):
+    with pytest.raises(SourceError, match="Use --config isic2019"):
         sources.read_source(tmp_path, "isic2018")
 
 
-def test_records_hold_nothing_but_text_and_age() -> None:
+def test_all_record_fields_except_age_are_text() -> None:
     fields = {field.name: field.type for field in dataclasses.fields(Record)}
     assert fields.pop("age") == "float"
     assert set(fields.values()) == {"str"}

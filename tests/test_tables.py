@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skincnn.clinical_metadata import METADATA_COLUMNS, UNKNOWN
+from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
 from skincnn.errors import ConfigError
 from skincnn.serving.predictor import find_patients
 from skincnn.serving.tables import csv_line, read_patients, to_lines
@@ -38,7 +38,7 @@ def test_columns_that_say_nothing_are_unknown(tmp_path: Path) -> None:
     path = tmp_path / "patients.csv"
     path.write_text("image_id,age,sex,localization\n007,,,\n008,,,\n")
     found = find_patients([Path("007.jpg"), Path("x.jpg")], read_patients(path))
-    assert tuple(found) == METADATA_COLUMNS
+    assert tuple(found) == CLINICAL_COLUMNS
     assert found["sex"].tolist() == found["localization"].tolist() == [UNKNOWN] * 2
     assert all(map(math.isnan, found["age"]))
 

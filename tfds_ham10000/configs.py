@@ -1,4 +1,4 @@
-"""The variants of the dataset on disk."""
+"""The builder configs: the variants of the dataset on disk."""
 
 from __future__ import annotations
 
@@ -10,33 +10,31 @@ import tensorflow_datasets as tfds
 from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
 
 STORED_SIDES = (256, 400)
-"""Sizes to store beside the originals: 4:3 pictures then are at least 192 and 300 high,
-which is what models of up to 192 and up to 300 pixels need."""
+"""Longest sides of the downsized variants. 4:3 images are then at least 192 and 300 pixels
+high, enough for models with inputs of up to 192 and 300 pixels."""
 HOMEPAGES = {
     "isic2018": "https://doi.org/10.7910/DVN/DBW86T",
     "isic2019": "https://challenge.isic-archive.com/landing/2019",
 }
-
-
 ATTRIBUTIONS = {
-    "isic2018": "Pictures: HAM10000, Tschandl, Rosendahl, Kittler, Scientific Data "
+    "isic2018": "Images: HAM10000, Tschandl, Rosendahl, Kittler, Scientific Data "
     "5:180161 (2018), CC BY-NC 4.0.",
-    "isic2019": "Pictures: ISIC challenge 2019 (HAM10000, BCN20000, MSK), CC BY-NC 4.0.",
-    "demo": "No photograph was used.",
+    "isic2019": "Images: ISIC challenge 2019 (HAM10000, BCN20000, MSK), CC BY-NC 4.0.",
+    "demo": "The images are synthetic.",
 }
 
 
 @dataclass(kw_only=True)
 class Ham10000Config(tfds.core.BuilderConfig):
-    """A variant on disk.
+    """A variant of the dataset on disk.
 
     Attributes:
-        source: Which published files it is made of, a `dataset` of `sources.LAYOUTS`;
-            "folder" for a folder of each class; "demo" for synthetic pictures.
-        class_names: The labels; None if they are known only when it is built.
-        num_demo_images: About how many pictures to make up.
-        longest_side: Pictures that are larger are stored with this many pixels.
-        without_ham10000: Leave out the pictures that are in HAM10000 too.
+        source: The dataset that it is built from: a `dataset` of `sources.LAYOUTS`,
+            "folder" for one folder per class, or "demo" for synthetic images.
+        class_names: The class names; None if they are known only after the build.
+        num_demo_images: The approximate number of synthetic images.
+        longest_side: Larger images are downsized to this many pixels.
+        without_ham10000: Whether to omit the images that are also in HAM10000.
     """
 
     source: str
@@ -47,17 +45,17 @@ class Ham10000Config(tfds.core.BuilderConfig):
 
     @property
     def synthetic(self) -> bool:
-        """Whether the pictures are rendered rather than photographed."""
+        """Whether the images are synthetic."""
         return self.source == "demo"
 
     @property
     def attribution(self) -> str:
-        """Whose the pictures are and under which licence; empty for one's own."""
+        """The authors and the license of the images; empty for the user's own images."""
         return ATTRIBUTIONS.get(self.source, "")
 
     @property
     def downloadable(self) -> bool:
-        """Whether the builder can download its files."""
+        """Whether the builder can download the source files."""
         return self.source == "isic2018"
 
 
@@ -69,7 +67,7 @@ def _published(
     class_names: Sequence[str] = CLASS_NAMES,
     without_ham10000: bool = False,
 ) -> list[Ham10000Config]:
-    """Returns a config that keeps the originals, and one for each stored size."""
+    """Returns a config with the original images, and one for each of `STORED_SIDES`."""
     return [
         Ham10000Config(
             name=name if side is None else f"{name}_{side}",
@@ -88,13 +86,13 @@ def _published(
 CONFIGS = [
     Ham10000Config(
         name="demo",
-        description="About 3,000 SYNTHETIC pictures, rendered by code; no medical value.",
+        description="About 3,000 SYNTHETIC images, rendered by code; no medical value.",
         source="demo",
         num_demo_images=3000,
     ),
     Ham10000Config(
         name="demo_tiny",
-        description="About 300 SYNTHETIC pictures for tests and first trials.",
+        description="About 300 SYNTHETIC images for tests and first trials.",
         source="demo",
         num_demo_images=300,
     ),
@@ -105,22 +103,22 @@ CONFIGS = [
     ),
     *_published(
         "isic2019",
-        "The training set of ISIC 2019, eight classes; it holds all of HAM10000.",
+        "The training set of ISIC 2019 with eight classes; it includes HAM10000.",
         source="isic2019",
         class_names=ISIC2019_CLASS_NAMES,
     ),
     *_published(
         "isic2019_without_ham10000",
-        "The training set of ISIC 2019 without the pictures of HAM10000.",
+        "The training set of ISIC 2019 without the images of HAM10000.",
         source="isic2019",
         class_names=ISIC2019_CLASS_NAMES,
         without_ham10000=True,
     ),
     Ham10000Config(
         name="folder",
-        description="Your own labelled pictures, a folder for each class.",
+        description="Your own labeled images, one folder per class.",
         source="folder",
         class_names=None,
     ),
 ]
-"""The first is the default."""
+"""All configs; the first is the default."""

@@ -1,35 +1,22 @@
-"""The synthetic dataset: dermatoscopic-looking pictures that are rendered by this code.
+"""The synthetic dataset: dermatoscopic-looking images, rendered by `demo_renderer`.
 
-Nothing here is a photograph and nothing can be learned from it about skin. It has the
-class names, the imbalance and the several-pictures-per-lesion structure of HAM10000, so
-that every command works on a machine that has no data.
-
-A class is a row of `APPEARANCES`: how strongly it shows each dermatoscopic structure.
-A lesion's appearance is a blend of its class's row and a lookalike's, plus noise, so
-classes overlap. What belongs to the lesion is drawn from a generator seeded by the lesion;
-what belongs to one picture of it (angle, zoom, light, hairs, ruler, vignette) from one
-seeded by the picture.
+It contains no photographs, and nothing can be learned from it about skin. It has the class
+names and the class imbalance of HAM10000 and several images of some lesions, so that all
+commands can be tried without real data.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter
-from scipy import ndimage
+from PIL import Image
 
+from tfds_ham10000.demo_renderer import SEED, render
 from tfds_ham10000.records import Record
 
-Array = npt.NDArray[np.floating[Any]]
-
-WIDTH, HEIGHT = 160, 120
-SEED = 20180814
-CLASS_SHARES = {  # pictures of each class among HAM10000's 10,015
+CLASS_COUNTS = {
     "akiec": 327,
     "bcc": 514,
     "bkl": 1099,
@@ -38,187 +25,54 @@ CLASS_SHARES = {  # pictures of each class among HAM10000's 10,015
     "nv": 6705,
     "vasc": 142,
 }
-VIEWS_PER_LESION = (0.55, 0.30, 0.15)  # probabilities of 1, 2 and 3 pictures
+"""The number of images of each class in HAM10000."""
+VIEWS_PER_LESION = (0.55, 0.30, 0.15)
+"""The probabilities of 1, 2 and 3 images of a lesion."""
 MEAN_VIEWS = 1.6
-MIN_LESIONS = 10  # of each class, so that each of ten folds has one
+MIN_LESIONS = 10
+"""The smallest number of lesions of a class: one for each of ten folds."""
 SITES = ("back", "trunk", "abdomen", "face", "lower extremity", "unknown")
 
 
-@dataclass(frozen=True)
-class Appearance:
-    """How strongly a lesion shows each structure, from 0 (absent) to 1.
-
-    Attributes:
-        network: Pigment network, the brown grid of a melanocytic lesion.
-        irregularity: Uneven line width and spacing of that grid.
-        globules: Round brown dots.
-        cysts: Milia-like cysts, small bright dots.
-        vessels: Branching red lines.
-        lacunae: Red to purple lakes.
-        scale: White to yellow flakes.
-        central_patch: A white scar-like centre.
-        veil: Blue-gray blotches.
-        asymmetry: Irregular outline and colors off the centre.
-        colors: How many further colors there are.
-        sharpness: How abruptly the border ends.
-        pigment: Darkness of the brown.
-        redness: From brown to pink.
-    """
-
-    network: float = 0.0
-    irregularity: float = 0.1
-    globules: float = 0.0
-    cysts: float = 0.0
-    vessels: float = 0.0
-    lacunae: float = 0.0
-    scale: float = 0.0
-    central_patch: float = 0.0
-    veil: float = 0.0
-    asymmetry: float = 0.2
-    colors: float = 0.2
-    sharpness: float = 0.5
-    pigment: float = 0.5
-    redness: float = 0.1
-
-
-APPEARANCES = {
-    "akiec": Appearance(
-        scale=0.9,
-        redness=0.85,
-        pigment=0.2,
-        asymmetry=0.5,
-        sharpness=0.15,
-        vessels=0.15,
-    ),
-    "bcc": Appearance(
-        vessels=1.0, redness=0.7, pigment=0.15, veil=0.35, sharpness=0.35, asymmetry=0.4
-    ),
-    "bkl": Appearance(
-        cysts=1.0, sharpness=1.0, pigment=0.4, globules=0.2, colors=0.4, asymmetry=0.35
-    ),
-    "df": Appearance(
-        central_patch=1.0, network=0.5, pigment=0.3, sharpness=0.15, redness=0.3
-    ),
-    "mel": Appearance(
-        network=0.6,
-        irregularity=0.9,
-        globules=0.5,
-        veil=0.8,
-        asymmetry=0.95,
-        colors=1.0,
-        sharpness=0.6,
-        pigment=0.8,
-    ),
-    "nv": Appearance(network=0.85, globules=0.3, pigment=0.55, asymmetry=0.15),
-    "vasc": Appearance(
-        lacunae=1.0, redness=0.9, pigment=0.1, sharpness=0.75, asymmetry=0.25
-    ),
-}
-LOOKALIKES = {
-    "akiec": ("bcc", "bkl"),
-    "bcc": ("akiec", "nv", "vasc"),
-    "bkl": ("mel", "nv", "akiec"),
-    "df": ("nv", "bcc"),
-    "mel": ("nv", "bkl"),
-    "nv": ("mel", "bkl", "df"),
-    "vasc": ("bcc", "mel"),
-}
-
-
 class DemoImages:
-    """The rendered pictures, by image_id; each is rendered when it is read."""
+    """The synthetic images by image_id, rendered when they are read."""
 
     def __init__(self, views: dict[str, tuple[str, int, int]]):
-        """Remembers (dx, lesion number, view number) of each image_id."""
+        """Stores the (dx, lesion number, view number) of each image_id."""
         self._views = views
 
     def read(self, image_id: str) -> bytes:
-        """Returns a picture as the bytes of a JPEG file."""
+        """Returns the content of a JPEG file."""
         buffer = io.BytesIO()
-        picture = Image.fromarray(render(*self._views[image_id]))
-        picture.save(buffer, format="JPEG", quality=92)
+        image = Image.fromarray(render(*self._views[image_id]))
+        image.save(buffer, format="JPEG", quality=92)
         return buffer.getvalue()
 
 
 def make_dataset(num_images: int) -> tuple[list[Record], DemoImages]:
-    """Returns the records of about `num_images` synthetic pictures, and the pictures.
+    """Returns the records and images of about `num_images` synthetic images.
 
-    Classes have HAM10000's shares, but at least ten lesions each. The same number gives
-    the same dataset on every machine.
+    The class shares are those of HAM10000, but each class has at least ten lesions. The
+    result is the same on every machine.
     """
     records: list[Record] = []
     views: dict[str, tuple[str, int, int]] = {}
-    total = sum(CLASS_SHARES.values())
+    total = sum(CLASS_COUNTS.values())
     lesion = 0
-    for dx, share in CLASS_SHARES.items():
-        for _ in range(max(MIN_LESIONS, round(num_images * share / total / MEAN_VIEWS))):
+    for dx, count in CLASS_COUNTS.items():
+        for _ in range(max(MIN_LESIONS, round(num_images * count / total / MEAN_VIEWS))):
             rng = np.random.default_rng([SEED, 1, lesion])
-            patient = _patient(rng, dx, lesion)
+            record = _make_record(rng, dx, lesion)
             for view in range(1 + int(rng.choice(3, p=VIEWS_PER_LESION))):
                 image_id = f"DEMO_{len(records):07d}"
-                records.append(dataclasses.replace(patient, image_id=image_id))
+                records.append(dataclasses.replace(record, image_id=image_id))
                 views[image_id] = (dx, lesion, view)
             lesion += 1
     return records, DemoImages(views)
 
 
-def render(dx: str, lesion: int, view: int) -> npt.NDArray[np.uint8]:
-    """Returns one picture of one lesion, uint8 [120, 160, 3].
-
-    Args:
-        dx: The class, a key of `APPEARANCES`.
-        lesion: The lesion's number; the same lesion has the same structures.
-        view: The picture's number; each has its own angle, zoom, light and artefacts.
-    """
-    rng = np.random.default_rng([SEED, 2, lesion])
-    look = _blend(rng, dx)
-    skin_tone = rng.beta(1.5, 3.0)  # 0 light, 1 dark
-    view_rng = np.random.default_rng([SEED, 3, lesion, view])
-    frame = Frame.random(view_rng)
-    image = _skin(skin_tone, view_rng)
-    image = _lesion(image, look, frame, skin_tone, rng)
-    image = _light(image, view_rng)
-    return np.asarray(np.clip(np.rint(image * 255), 0, 255), np.uint8)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Where the lesion lies in the picture: a rotation, a scale and a shift.
-
-    Lesion coordinates are centred and about 1 at the border of the lesion.
-    """
-
-    angle: float
-    pixels: float  # per lesion unit
-    centre: tuple[float, float]  # x, y in pixels
-
-    @classmethod
-    def random(cls, rng: np.random.Generator) -> Frame:
-        """Returns a frame with any angle, near the middle of the picture."""
-        return cls(
-            angle=rng.uniform(0, 2 * np.pi),
-            pixels=rng.uniform(0.27, 0.42) * HEIGHT,
-            centre=(
-                WIDTH / 2 + rng.normal(0, 0.04 * WIDTH),
-                HEIGHT / 2 + rng.normal(0, 0.04 * HEIGHT),
-            ),
-        )
-
-    def grid(self) -> tuple[Array, Array]:
-        """Returns the lesion coordinates (x, y) of each pixel, [120, 160] each."""
-        rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
-        x, y = columns - self.centre[0], rows - self.centre[1]
-        cos, sin = np.cos(self.angle), np.sin(self.angle)
-        return (cos * x + sin * y) / self.pixels, (cos * y - sin * x) / self.pixels
-
-    def to_pixels(self, points: Array) -> Array:
-        """Returns the pixel coordinates of lesion points [n, 2]."""
-        cos, sin = np.cos(self.angle), np.sin(self.angle)
-        turned = points @ np.array([[cos, sin], [-sin, cos]])
-        return np.asarray(turned * self.pixels + np.array(self.centre))
-
-
-def _patient(rng: np.random.Generator, dx: str, lesion: int) -> Record:
+def _make_record(rng: np.random.Generator, dx: str, lesion: int) -> Record:
+    """Returns the record of a lesion, without an image_id."""
     mean_age = {"nv": 45, "df": 50, "vasc": 50}.get(dx, 65)
     age = float(np.clip(5 * np.rint(rng.normal(mean_age, 14) / 5), 5, 85))
     return Record(
@@ -231,219 +85,3 @@ def _patient(rng: np.random.Generator, dx: str, lesion: int) -> Record:
         localization=str(rng.choice(SITES)),
         dataset="synthetic",
     )
-
-
-def _blend(rng: np.random.Generator, dx: str) -> Appearance:
-    """Returns the class's appearance, blended with a lookalike's, with noise."""
-    own = np.array(dataclasses.astuple(APPEARANCES[dx]))
-    other = np.array(dataclasses.astuple(APPEARANCES[rng.choice(LOOKALIKES[dx])]))
-    share = 0.7 * rng.beta(1.0, 2.2)
-    values = (1 - share) * own + share * other + rng.normal(0, 0.10, own.size)
-    return Appearance(*(float(value) for value in np.clip(values, 0, 1)))
-
-
-def _skin(tone: float, rng: np.random.Generator) -> Array:
-    light, dark = np.array([0.89, 0.72, 0.64]), np.array([0.52, 0.36, 0.28])
-    image = np.empty((HEIGHT, WIDTH, 3), np.float32)
-    image[:] = light + tone * (dark - light) + rng.normal(0, 0.02, 3)
-    image *= 1 + 0.03 * _noise(rng, 12)[..., None] + 0.02 * _noise(rng, 1.2)[..., None]
-    return image
-
-
-def _lesion(
-    skin: Array,
-    look: Appearance,
-    frame: Frame,
-    tone: float,
-    rng: np.random.Generator,
-) -> Array:
-    x, y = frame.grid()
-    inside = _outline(x, y, look, rng)
-    brown = np.array([0.60, 0.40, 0.26]) * (1.15 - 0.75 * look.pigment)
-    pink = np.array([0.85, 0.50, 0.48]) * (1 - 0.35 * tone)
-    base = (1 - look.redness) * brown + look.redness * pink
-    offset = rng.normal(0, 0.5 * look.asymmetry, 2)
-    shade = 0.85 + 0.3 * np.hypot(x - offset[0], y - offset[1])
-    image = _mix(skin, base * shade[..., None], 0.9 * inside)
-    image = _blotches(image, look, frame, inside, rng)
-    image = _network(image, look, x, y, inside, rng)
-    return _structures(image, look, frame, inside, rng)
-
-
-def _outline(x: Array, y: Array, look: Appearance, rng: np.random.Generator) -> Array:
-    angle, radius = np.arctan2(y, x), np.hypot(x, y)
-    border = np.ones_like(x)
-    for wave in range(2, 9):
-        size = (0.05 + 0.30 * look.asymmetry) * rng.normal() / wave
-        border += size * np.cos(wave * angle + rng.uniform(0, 2 * np.pi))
-    softness = 0.03 + 0.25 * (1 - look.sharpness)
-    return np.asarray(1 / (1 + np.exp((radius - border) / softness * 2)))
-
-
-def _blotches(
-    image: Array,
-    look: Appearance,
-    frame: Frame,
-    inside: Array,
-    rng: np.random.Generator,
-) -> Array:
-    """Adds further colors, and the blue-gray veil, as soft patches."""
-    palette = np.array(
-        [[0.16, 0.10, 0.08], [0.72, 0.50, 0.30], [0.62, 0.26, 0.22], [0.85, 0.78, 0.72]]
-    )
-    for color, chance in zip(palette, rng.uniform(0, 1, 4), strict=True):
-        patch = _discs(frame, rng.normal(0, 0.45, (2, 2)), rng.uniform(0.2, 0.4, 2), 5)
-        strength = 0.75 * max(0.0, look.colors - 0.8 * chance)
-        image = _mix(image, color, strength * patch * inside)
-    veil = _discs(frame, rng.normal(0, 0.4, (2, 2)), rng.uniform(0.25, 0.45, 2), 5)
-    return _mix(image, np.array([0.42, 0.46, 0.58]), 0.8 * look.veil * veil * inside)
-
-
-def _network(
-    image: Array,
-    look: Appearance,
-    x: Array,
-    y: Array,
-    inside: Array,
-    rng: np.random.Generator,
-) -> Array:
-    """Darkens the lines of a warped grid: a pigment network with light holes."""
-    frequency = rng.uniform(16, 21)
-    phases = rng.uniform(0, 2 * np.pi, 4)
-    warp = 0.05 + 0.25 * look.irregularity
-    u = x + warp * np.sin(3 * y + phases[0]) + 0.5 * warp * np.sin(7 * y + phases[1])
-    v = y + warp * np.sin(3 * x + phases[2]) + 0.5 * warp * np.sin(7 * x + phases[3])
-    lines = np.maximum(np.cos(frequency * u), np.cos(frequency * v))
-    width = 0.65 + 0.45 * look.irregularity * np.sin(2.5 * (x + y) + phases[0])
-    grid = np.clip((lines - width) / 0.3, 0, 1)
-    return _mix(image, image * 0.45, 0.9 * look.network * grid * inside)
-
-
-def _structures(
-    image: Array,
-    look: Appearance,
-    frame: Frame,
-    inside: Array,
-    rng: np.random.Generator,
-) -> Array:
-    """Adds dots, cysts, lakes, flakes, the central patch and vessels.
-
-    The number of each grows with its strength; the points are drawn first, in a fixed
-    number, so that one structure does not move the others.
-    """
-    layers = (
-        # strength, most, spread, radii, blur, color, opacity
-        (look.globules, 30, 0.55, (0.035, 0.065), 0.6, (0.22, 0.13, 0.09), 0.75),
-        (look.lacunae, 12, 0.42, (0.13, 0.26), 1.0, (0.55, 0.06, 0.16), 0.85),
-        (look.cysts, 22, 0.50, (0.035, 0.075), 0.6, (0.98, 0.94, 0.86), 0.85),
-        (look.scale, 26, 0.50, (0.05, 0.13), 0.7, (0.96, 0.92, 0.82), 0.70),
-        (look.central_patch, 3, 0.08, (0.26, 0.36), 3.0, (0.95, 0.88, 0.85), 0.85),
-    )
-    for strength, most, spread, radii, blur, color, opacity in layers:
-        points = rng.normal(0, spread, (most, 2))
-        sizes = rng.uniform(*radii, most)
-        count = round(most * strength) if strength > 0.12 else 0
-        mask = _discs(frame, points[:count], sizes[:count], blur)
-        image = _mix(image, np.array(color), opacity * mask * np.sqrt(inside))
-    vessels = _branches(look.vessels, frame, rng)
-    return _mix(image, np.array([0.62, 0.10, 0.14]), 0.8 * vessels * np.sqrt(inside))
-
-
-def _branches(strength: float, frame: Frame, rng: np.random.Generator) -> Array:
-    """Returns the mask of branching lines that wander inwards from the border."""
-    canvas = Image.new("L", (2 * WIDTH, 2 * HEIGHT))
-    draw = ImageDraw.Draw(canvas)
-    count = round(6 * strength) if strength > 0.12 else 0
-    for _ in range(count):
-        start = rng.uniform(0, 2 * np.pi)
-        point = 0.9 * np.array([np.cos(start), np.sin(start)])
-        heading = start + np.pi + rng.normal(0, 0.4)
-        for generation in range(3):
-            steps = rng.normal(0, 0.35, 9).cumsum() + heading
-            path = np.vstack(
-                [
-                    point,
-                    point + 0.09 * np.cumsum(np.c_[np.cos(steps), np.sin(steps)], 0),
-                ]
-            )
-            pixels = [tuple(2 * p) for p in frame.to_pixels(path)]
-            draw.line(pixels, fill=255, width=4 - generation)
-            point, heading = path[rng.integers(3, 8)], steps[-1] + rng.choice([-1, 1])
-    return _half_size(canvas)
-
-
-def _discs(frame: Frame, centres: Array, radii: Array, blur: float) -> Array:
-    """Returns the mask, in 0..1, of discs given in lesion coordinates."""
-    if len(centres) == 0:
-        return np.zeros((HEIGHT, WIDTH), np.float32)
-    canvas = Image.new("L", (2 * WIDTH, 2 * HEIGHT))
-    draw = ImageDraw.Draw(canvas)
-    for (x, y), radius in zip(frame.to_pixels(centres) * 2, radii, strict=True):
-        size = 2 * radius * frame.pixels
-        draw.ellipse((x - size, y - size, x + size, y + size), fill=255)
-    return _half_size(canvas, blur)
-
-
-def _light(image: Array, rng: np.random.Generator) -> Array:
-    """Adds what belongs to the photograph: hairs, ruler, vignette, light and noise."""
-    if rng.random() < 0.45:
-        hairs = _hairs(rng)
-        image = _mix(image, np.full(3, rng.uniform(0.05, 0.3)), 0.85 * hairs)
-    if rng.random() < 0.2:
-        image = _mix(image, np.full(3, 0.12), 0.8 * _ruler(rng))
-    rows, columns = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j].astype(np.float32)
-    slope = rng.normal(0, 0.06, 2)
-    light = rng.normal(1, 0.07) + slope[0] * rows + slope[1] * columns
-    image = image * light[..., None] * (1 + rng.normal(0, 0.03, 3)).astype(np.float32)
-    if rng.random() < 0.35:
-        edge = np.hypot(columns * 0.8, rows * 0.8) - rng.uniform(0.82, 0.98)
-        image = image * (1 / (1 + np.exp(edge * 25)))[..., None]
-    blur = rng.uniform(0, 0.7)
-    image = ndimage.gaussian_filter(image, (blur, blur, 0), truncate=3)
-    noise = rng.standard_normal(image.shape, dtype=np.float32)
-    return np.asarray(image + 0.012 * noise)
-
-
-def _hairs(rng: np.random.Generator) -> Array:
-    canvas = Image.new("L", (2 * WIDTH, 2 * HEIGHT))
-    draw = ImageDraw.Draw(canvas)
-    for _ in range(rng.integers(2, 12)):
-        ends = rng.uniform(-0.1, 1.1, (3, 2)) * (2 * WIDTH, 2 * HEIGHT)
-        t = np.linspace(0, 1, 24)[:, None]
-        curve = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * ends[1] + t**2 * ends[2]
-        draw.line([tuple(p) for p in curve], fill=255, width=int(rng.integers(1, 4)))
-    return _half_size(canvas)
-
-
-def _ruler(rng: np.random.Generator) -> Array:
-    canvas = Image.new("L", (2 * WIDTH, 2 * HEIGHT))
-    draw = ImageDraw.Draw(canvas)
-    step = int(rng.integers(8, 14))
-    top = bool(rng.random() < 0.5)
-    for tick, x in enumerate(range(0, 2 * WIDTH, step)):
-        length = 22 if tick % 5 == 0 else 12
-        ys = (0, length) if top else (2 * HEIGHT - length, 2 * HEIGHT)
-        draw.line([(x, ys[0]), (x, ys[1])], fill=255, width=2)
-    return _half_size(canvas)
-
-
-def _half_size(canvas: Image.Image, blur: float = 0.0) -> Array:
-    small = canvas.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
-    small = small.filter(ImageFilter.GaussianBlur(blur))
-    return np.asarray(small, np.float32) / 255
-
-
-def _mix(image: Array, color: Array, opacity: Array) -> Array:
-    if not np.any(opacity):
-        return image
-    weight = np.clip(opacity, 0, 1)[..., None].astype(np.float32)
-    return np.asarray(image + weight * (color.astype(np.float32) - image))
-
-
-def _noise(rng: np.random.Generator, smoothness: float) -> Array:
-    """Returns smooth noise of mean about 0 and standard deviation 1."""
-    step = max(1, round(smoothness))  # coarse noise is drawn coarsely and enlarged
-    shape = (-(-HEIGHT // step), -(-WIDTH // step))
-    coarse = Image.fromarray(rng.standard_normal(shape, dtype=np.float32))
-    field = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
-    return np.asarray(field / field.std())

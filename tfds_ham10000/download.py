@@ -1,8 +1,8 @@
-"""Downloading HAM10000 from Harvard Dataverse, and telling published files from others.
+"""Downloading HAM10000 from Harvard Dataverse, and verifying the published files.
 
-The sizes and SHA-256 of the pictures and of the metadata are in `checksums.tsv`, where
-TFDS looks for them. Of the official test set only the MD5 is published: it is computed
-after the download, and a file that does not have it is removed.
+`checksums.tsv` has the sizes and SHA-256 of the images and metadata, in the place where TFDS
+looks for them. For the official test set only the MD5 is published: it is computed after
+the download, and a file with another MD5 is deleted.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tfds_ham10000.records import SourceError
 
 BASE_URL = "https://dataverse.harvard.edu/api/access/datafile"
 USER_AGENT = "Mozilla/5.0 (compatible; tfds_ham10000)"
-"""Dataverse answers 403 to the names of some libraries."""
+"""Dataverse responds 403 to the default user agents of some libraries."""
 MAX_RETRIES = 3
 CHECKSUMS = Path(__file__).with_name("checksums.tsv")
-OTHERWISE = (
-    "Or download the files another way, put them into one folder, and give it: "
-    "--manual-dir DIR. They are at Harvard Dataverse, doi:10.7910/DVN/DBW86T."
+ALTERNATIVE = (
+    "Alternatively, download the files from Harvard Dataverse, doi:10.7910/DVN/DBW86T, into "
+    "one folder and use --manual-dir DIR."
 )
 
 
@@ -39,9 +39,9 @@ class RemoteFile:
     """A published file.
 
     Attributes:
-        name: Its published name.
-        address: What follows `BASE_URL`.
-        md5: Its MD5, where `checksums.tsv` does not have its SHA-256.
+        name: The published file name.
+        address: The part of the URL after `BASE_URL`.
+        md5: The MD5, if the SHA-256 is not in `checksums.tsv`.
     """
 
     name: str
@@ -50,7 +50,7 @@ class RemoteFile:
 
     @property
     def url(self) -> str:
-        """Where to download it."""
+        """The download URL."""
         return f"{BASE_URL}/{self.address}"
 
 
@@ -68,84 +68,88 @@ FILES = (
 
 
 def fetch(dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
-    """Downloads `FILES`, those that were not downloaded before.
+    """Downloads `FILES`, unless they have been downloaded before.
 
     Returns:
-        Where each is, by its name in lower case without a suffix.
+        The path of each file by its name, in lower case and without a suffix.
 
     Raises:
-        SourceError: One cannot be downloaded, or is not the published one.
-        OSError: It cannot be written.
+        SourceError: A file cannot be downloaded or differs from the published one.
+        OSError: A file cannot be written.
     """
     folder = Path(dl_manager.download_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    # Builds of several configs share the folder: the second waits, and finds the files.
+    # Builds of several configs share the folder: the second one waits and reuses the files.
     with FileLock(folder / ".tfds_ham10000.lock"):
-        # One after the other, so that a failure ends the command at once.
+        # Sequential, so that the first failure ends the command.
         return {Path(file.name).stem.lower(): _fetch(dl_manager, file) for file in FILES}
 
 
 def verify(folder: Path) -> list[str]:
-    """Returns the names of the published files in a folder, which all are unchanged.
+    """Returns the names of the published files in a folder, after verifying checksums.
 
     Raises:
-        SourceError: One has another SHA-256 (or MD5, where only that is published), or
-            there is none of them.
+        SourceError: The SHA-256 (or MD5, if only that is published) of a file differs, or
+            the folder contains no published file.
     """
     sha256 = {
         info.filename: info.checksum
         for info in checksums.load_url_infos(CHECKSUMS).values()
     }
     present = [file for file in FILES if (folder / file.name).is_file()]
-    wrong = [
+    modified = [
         file.name
         for file in present
-        if (_digest(folder / file.name, "md5") != file.md5)
-        if (_digest(folder / file.name, "sha256") != sha256.get(file.name))
+        if _digest(folder / file.name, "md5") != file.md5
+        and _digest(folder / file.name, "sha256") != sha256.get(file.name)
     ]
-    if wrong or not present:
-        what = f"{', '.join(wrong)} differ(s) from" if wrong else "there is none of"
+    if not present:
         raise SourceError(
-            f"{folder}: {what} the files that Harvard Dataverse publishes. Expected at "
-            f"least one of {', '.join(file.name for file in FILES)}, each unchanged. "
-            "Download them again, or leave out --verify."
+            f"{folder} contains no file that Harvard Dataverse publishes. Expected at least "
+            f"one of: {', '.join(file.name for file in FILES)}."
+        )
+    if modified:
+        raise SourceError(
+            f"{folder}: {', '.join(modified)} differ(s) from the files that Harvard "
+            "Dataverse publishes. Download them again, or omit --verify."
         )
     return [file.name for file in present]
 
 
 def _fetch(dl_manager: tfds.download.DownloadManager, file: RemoteFile) -> Path:
     try:
-        with _polite_requests():
+        with _dataverse_requests():
             path = Path(dl_manager.download(file.url))
     except NonMatchingChecksumError as error:
         raise SourceError(
-            f"{file.url}: what was downloaded is not {file.name} as published: {error}. "
-            f"Run the command again. {OTHERWISE}"
+            f"The file downloaded from {file.url} is not the published {file.name}: "
+            f"{error}. Run the command again. {ALTERNATIVE}"
         ) from error
-    # RequestException: no connection, or one that was cut.
+    # RequestException: no connection, or an interrupted one.
     except (DownloadError, requests.RequestException) as error:
         raise SourceError(
-            f"{file.name} cannot be downloaded from {file.url} ({error}). Run the command "
-            f"again when the network is there. {OTHERWISE}"
+            f"{file.name} cannot be downloaded from {file.url}: {error}. Run the command "
+            f"again when the network is available. {ALTERNATIVE}"
         ) from error
     finally:
-        _remove_unfinished(Path(dl_manager.download_dir), file.url)
-    if file.md5 is not None and (found := _digest(path, "md5")) != file.md5:
-        # With what TFDS noted of it, or it would refuse the right file next time.
+        _remove_partial(Path(dl_manager.download_dir), file.url)
+    if file.md5 is not None and (md5 := _digest(path, "md5")) != file.md5:
+        # Also delete TFDS's record of the file, or TFDS would reject the next download.
         path.with_name(f"{path.name}.INFO").unlink()
         path.unlink()
         raise SourceError(
-            f"{file.url}: what was downloaded is not {file.name} as published: its MD5 is "
-            f"{found}, expected {file.md5}. Run the command again. {OTHERWISE}"
+            f"The file downloaded from {file.url} is not the published {file.name}. "
+            f"Expected the MD5 {file.md5}. Received: {md5}. Run the command again. "
+            f"{ALTERNATIVE}"
         )
     return path
 
 
 @contextlib.contextmanager
-def _polite_requests() -> Iterator[None]:
-    """Lets TFDS name itself as Dataverse accepts, and give up before minutes pass.
+def _dataverse_requests() -> Iterator[None]:
+    """Sets a user agent that Dataverse accepts, and a limit on the number of retries.
 
-    TFDS makes its own sessions and passes neither headers nor the number of retries.
+    TFDS creates its own sessions and offers no argument for either.
     """
     user_agent, retries = requests.utils.default_user_agent, downloader.MAX_RETRIES
     requests.utils.default_user_agent = lambda *_: USER_AGENT
@@ -157,8 +161,8 @@ def _polite_requests() -> Iterator[None]:
         downloader.MAX_RETRIES = retries
 
 
-def _remove_unfinished(folder: Path, url: str) -> None:
-    """Removes what a download that was cut, or killed, left behind."""
+def _remove_partial(folder: Path, url: str) -> None:
+    """Deletes the temporary folders of interrupted downloads."""
     for path in folder.rglob(f"{resource.get_dl_fname(url)}.tmp.*"):
         shutil.rmtree(path, ignore_errors=True)
 

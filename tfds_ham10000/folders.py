@@ -1,13 +1,13 @@
-"""Anybody's own labelled pictures: a folder for each class."""
+"""The user's own labeled images: one folder per class."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from tfds_ham10000.images import ImageFiles, is_picture
+from tfds_ham10000.image_files import ImageFiles, is_image_name
 from tfds_ham10000.layouts import Source
-from tfds_ham10000.records import Record, SourceError, some
+from tfds_ham10000.records import Record, SourceError, join_first
 
 SPLITS = {
     "train": "train",
@@ -16,97 +16,102 @@ SPLITS = {
     "validation": "validation_official",
     "test": "test_official",
 }
-"""The split of a folder that holds the folders of the classes, by its lower-case name."""
+"""The split of a folder of class folders, by its lower-case name."""
 EXPECTED = (
-    "Expected Train/<class>/*.jpg and, if there are any, Test/<class>/*.jpg; or "
-    "<class>/*.jpg. There must be two classes at least."
+    "Expected Train/<class>/*.jpg and optionally Test/<class>/*.jpg; or <class>/*.jpg; "
+    "with at least two classes."
 )
 
 
 def read_folders(folder: Path) -> Source:
-    """Returns the pictures of `Train/<class>/`, `Test/<class>/`, ... or of `<class>/`.
+    """Returns the images of `Train/<class>/`, `Test/<class>/`, ... or of `<class>/`.
 
-    The classes are the folders of the training pictures, sorted by name. An image_id is
-    the path below `folder` without its suffix; each picture is a lesion of its own, since
-    nothing tells which pictures show the same one.
+    The classes are the names of the training folders, sorted. An image_id is the path
+    below `folder` without its suffix. Each image counts as a separate lesion, because the
+    folders do not tell which images show the same one.
 
     Raises:
-        SourceError: There are fewer than two classes, one has no training pictures,
-            another split has further classes, or a picture lies in no class's folder.
+        SourceError: There are fewer than two classes, a class has no training images,
+            another split has further classes, or an image is not in a class folder.
     """
-    parts = _parts(folder)
-    source = Source(_class_names(folder, parts))
-    for split, place in parts.items():
-        prefix = PurePosixPath(place.relative_to(folder).as_posix())
-        images = ImageFiles([place], name=partial(_image_id, prefix))
+    split_folders = _split_folders(folder)
+    source = Source(_class_names(folder, split_folders))
+    for split, split_folder in split_folders.items():
+        prefix = PurePosixPath(split_folder.relative_to(folder).as_posix())
+        images = ImageFiles([split_folder], make_id=partial(_image_id, prefix))
         records = [
-            _record(image_id, PurePosixPath(image_id).relative_to(prefix), place)
+            _record(image_id, PurePosixPath(image_id).relative_to(prefix), split_folder)
             for image_id in images.image_ids
         ]
-        _check_classes(records, source.class_names, split, place)
-        source.add(split, records, images, place)
-        if ignored := [p.name for p in _visible_files(place) if not is_picture(p)]:
+        _check_classes(records, source.class_names, split, split_folder)
+        source.add(split, records, images, split_folder)
+        files = _visible_files(split_folder)
+        if ignored := [path.name for path in files if not is_image_name(path)]:
             source.notes.append(
-                f"{split}: {len(ignored)} file(s) are no pictures by their names and were "
-                f"left out: {some(sorted(ignored))}"
+                f"{split}: {len(ignored)} file(s) without an image suffix were ignored: "
+                f"{join_first(sorted(ignored))}"
             )
     return source
 
 
-def _parts(folder: Path) -> dict[str, Path]:
-    """Returns the folder that holds the classes of each split."""
-    inside = _subfolders(folder)
-    if len(inside) == 1 and inside[0].name.lower() not in SPLITS:
-        inside = _subfolders(inside[0])
-    parts: dict[str, Path] = {}
-    for place in inside:
-        split = SPLITS.get(place.name.lower())
-        if split in parts:
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """Returns the folder of the class folders of each split."""
+    subfolders = _subfolders(folder)
+    if len(subfolders) == 1 and subfolders[0].name.lower() not in SPLITS:
+        subfolders = _subfolders(subfolders[0])
+    split_folders: dict[str, Path] = {}
+    for path in subfolders:
+        split = SPLITS.get(path.name.lower())
+        if split in split_folders:
             raise SourceError(
-                f"{folder}: {parts[split].name} and {place.name} are both {split}. "
-                "Expected one folder of each split."
+                f"{folder}: {split_folders[split].name} and {path.name} are both {split}. "
+                "Expected one folder per split."
             )
         if split is not None:
-            parts[split] = place
-    if not parts and inside:
-        parts["train"] = inside[0].parent
-    if "train" not in parts:
-        found = some([path.name for path in inside]) or "no folder"
+            split_folders[split] = path
+    if not split_folders and subfolders:
+        split_folders["train"] = subfolders[0].parent
+    if "train" not in split_folders:
+        names = join_first([path.name for path in subfolders]) or "no folder"
         raise SourceError(
-            f"{folder} holds no training pictures. Found: {found}. {EXPECTED}"
+            f"{folder} contains no training images. {EXPECTED} Received: {names}."
         )
-    return parts
+    return split_folders
 
 
-def _class_names(folder: Path, parts: dict[str, Path]) -> tuple[str, ...]:
-    names = tuple(path.name for path in _subfolders(parts["train"]))
+def _class_names(folder: Path, split_folders: dict[str, Path]) -> tuple[str, ...]:
+    names = tuple(path.name for path in _subfolders(split_folders["train"]))
     if len(names) < 2:
         raise SourceError(
-            f"{folder} holds the class(es) {', '.join(names) or 'none'}. {EXPECTED}"
+            f"{folder} contains too few classes. {EXPECTED} Received: "
+            f"{', '.join(names) or 'no class folder'}."
         )
     return names
 
 
 def _check_classes(
-    records: list[Record], names: tuple[str, ...], split: str, place: Path
+    records: list[Record], class_names: tuple[str, ...], split: str, split_folder: Path
 ) -> None:
-    found = {record.dx for record in records}
-    if strange := sorted(found.difference(names)):
+    present = {record.dx for record in records}
+    if additional := sorted(present.difference(class_names)):
         raise SourceError(
-            f"{place} holds pictures of {some(strange)}, which Train does not. Expected "
-            f"the classes {some(names)}. {EXPECTED}"
+            f"{split_folder} contains images of {join_first(additional)}, but the training "
+            f"folder does not. Expected the classes {join_first(class_names)}."
         )
-    if split == "train" and (empty := [name for name in names if name not in found]):
+    empty = [name for name in class_names if name not in present]
+    if split == "train" and empty:
         raise SourceError(
-            f"{place} holds no pictures of {some(empty)}. Expected some of each class, or "
-            "no such folder."
+            f"{split_folder} contains no images of {join_first(empty)}. Add images to each "
+            "class folder, or delete empty class folders."
         )
 
 
-def _record(image_id: str, below: PurePosixPath, place: Path) -> Record:
-    if len(below.parts) < 2:
-        raise SourceError(f"{place}: {below} lies in the folder of no class. {EXPECTED}")
-    return Record(image_id=image_id, lesion_id=image_id, dx=below.parts[0])
+def _record(image_id: str, relative: PurePosixPath, split_folder: Path) -> Record:
+    if len(relative.parts) < 2:
+        raise SourceError(
+            f"{split_folder}: {relative} is not in a class folder. {EXPECTED}"
+        )
+    return Record(image_id=image_id, lesion_id=image_id, dx=relative.parts[0])
 
 
 def _image_id(prefix: PurePosixPath, path: PurePosixPath) -> str:
@@ -114,8 +119,8 @@ def _image_id(prefix: PurePosixPath, path: PurePosixPath) -> str:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    inside = (path for path in folder.iterdir() if path.is_dir())
-    return sorted(path for path in inside if not path.name.startswith((".", "__MACOSX")))
+    subfolders = (path for path in folder.iterdir() if path.is_dir())
+    return sorted(p for p in subfolders if not p.name.startswith((".", "__MACOSX")))
 
 
 def _visible_files(folder: Path) -> list[Path]:

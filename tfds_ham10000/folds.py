@@ -1,11 +1,12 @@
-"""Ten folds that keep every lesion whole, class-stratified.
+"""Ten class-stratified folds that never separate images of the same lesion.
 
-HAM10000's are the same on every machine. Those of other pictures follow from the bytes of
-the files, but the last bit of a hash may depend on the versions of Pillow and imagehash.
+The folds of HAM10000 are the same on every machine. Those of other images depend on the
+file contents; the last bit of a perceptual hash may depend on the versions of Pillow and
+imagehash.
 
-A *group* is what must not be torn: all pictures of a lesion, and of every lesion that has
+A *group* is the unit that is never split: all images of a lesion, and of every lesion with
 a near-duplicate among them. The groups and folds of HAM10000 are published in
-`folds_isic2018.csv`, made by `scripts/make_folds.py`.
+`folds_isic2018.csv`, which `scripts/make_folds.py` wrote.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfds_ham10000.near_duplicates import components
+from tfds_ham10000.near_duplicates import connected_components
 from tfds_ham10000.records import Record
 
 NUM_FOLDS = 10
@@ -29,56 +30,56 @@ COLUMNS = ("image_id", "lesion_id", "group_id", "fold")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a picture belongs.
+class Assignment:
+    """The group and the fold of an image.
 
     Attributes:
-        group_id: The smallest lesion_id of its group.
-        fold: In 0..9; the same for all pictures of a group.
+        group_id: The smallest lesion_id of the group.
+        fold: In 0..9, the same for all images of a group.
     """
 
     group_id: str
     fold: int
 
 
-def place(
+def assign_images(
     records: Sequence[Record],
-    similar: Iterable[tuple[str, str]] = (),
-    published: Mapping[str, Place] | None = None,
-) -> dict[str, Place]:
+    near_duplicates: Iterable[tuple[str, str]] = (),
+    published: Mapping[str, Assignment] | None = None,
+) -> dict[str, Assignment]:
     """Returns the group and the fold of each image_id.
 
     Args:
-        records: What is known of each picture.
-        similar: Pairs of image_ids of near-duplicate pictures. Those of two published
-            pictures are known, or were refused, already: they change nothing.
-        published: Places that are fixed already; `published_places()` by default. A group
-            that holds such pictures takes the fold of the first of them.
+        records: The records of all images.
+        near_duplicates: Pairs of image_ids. Pairs of two published images have no effect,
+            because the published groups already include them or leave them apart.
+        published: Fixed assignments; by default `published_assignments()`. A group with
+            published images gets the fold of the first of them.
     """
-    published = published_places() if published is None else published
-    groups = group_lesions(records, similar, published)
+    published = published_assignments() if published is None else published
+    groups = group_lesions(records, near_duplicates, published)
     group_of = {record.image_id: groups[record.lesion_id] for record in records}
-    pinned: dict[str, int] = {}
+    fixed: dict[str, int] = {}
     for image_id in sorted(group_of):
         if image_id in published:
-            pinned.setdefault(group_of[image_id], published[image_id].fold)
-    folds = assign_folds(records, group_of, pinned)
+            fixed.setdefault(group_of[image_id], published[image_id].fold)
+    folds = assign_groups(records, group_of, fixed)
     return {
-        image_id: Place(group_id, folds[group_id])
+        image_id: Assignment(group_id, folds[group_id])
         for image_id, group_id in group_of.items()
     }
 
 
 def group_lesions(
     records: Sequence[Record],
-    similar: Iterable[tuple[str, str]],
-    published: Mapping[str, Place],
+    near_duplicates: Iterable[tuple[str, str]],
+    published: Mapping[str, Assignment],
 ) -> dict[str, str]:
     """Returns the group_id of each lesion_id."""
     lesion_of = {record.image_id: record.lesion_id for record in records}
     pairs = [
         (lesion_of[a], lesion_of[b])
-        for a, b in similar
+        for a, b in near_duplicates
         if a in lesion_of and b in lesion_of and not {a, b} <= published.keys()
     ]
     representative: dict[str, str] = {}
@@ -86,88 +87,85 @@ def group_lesions(
         if image_id in published:
             first = representative.setdefault(published[image_id].group_id, lesion_id)
             pairs.append((first, lesion_id))
-    return components(sorted(set(lesion_of.values())), pairs)
+    return connected_components(sorted(set(lesion_of.values())), pairs)
 
 
-def assign_folds(
+def assign_groups(
     records: Iterable[Record],
     group_of: Mapping[str, str],
-    pinned: Mapping[str, int] | None = None,
+    fixed: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Returns the fold, in 0..9, of each group_id.
 
-    Class by class in alphabetical order, groups with the most pictures first (ties in the
-    order of the SHA-256 of their group_id), each group goes to the fold that holds the
-    fewest pictures of its class so far, then to the one that holds the fewest pictures
-    in all, then to the first. The folds of a class therefore differ by at most the
-    pictures of one group, and nothing depends on a random generator or on a library's
-    version. A group of two classes counts as the rarer one.
+    The assignment is greedy and deterministic. Classes are processed in alphabetical order,
+    and groups from the largest to the smallest (ties by the SHA-256 of the group_id). Each
+    group goes to the fold with the fewest images of its class; ties are broken by the
+    fewest images in total, then by the lowest fold number. The class sizes of two folds
+    therefore differ by at most the size of one group. A group of several classes counts as
+    the rarest of them.
 
     Args:
-        records: What is known of each picture.
+        records: The records of all images.
         group_of: The group_id of each image_id.
-        pinned: Folds that are fixed already, by group_id.
+        fixed: Fixed folds by group_id.
     """
-    in_group: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
-        in_group[group_of[record.image_id]][record.dx] += 1
-    totals = sum(in_group.values(), Counter[str]())
-    in_class: Counter[tuple[str, int]] = Counter()
-    in_all: Counter[int] = Counter()
+        counts[group_of[record.image_id]][record.dx] += 1
+    totals = sum(counts.values(), Counter[str]())
+    of_class: Counter[tuple[str, int]] = Counter()
+    in_total: Counter[int] = Counter()
     folds: dict[str, int] = {}
 
-    def put(group_id: str, fold: int) -> None:
+    def assign(group_id: str, fold: int) -> None:
         folds[group_id] = fold
-        in_all[fold] += in_group[group_id].total()
-        for dx, count in in_group[group_id].items():
-            in_class[dx, fold] += count
+        in_total[fold] += counts[group_id].total()
+        for dx, count in counts[group_id].items():
+            of_class[dx, fold] += count
 
-    for group_id, fold in (pinned or {}).items():
-        put(group_id, fold)
+    for group_id, fold in (fixed or {}).items():
+        assign(group_id, fold)
     rarest = {
-        group_id: min(counts, key=lambda dx: (totals[dx], dx))
-        for group_id, counts in in_group.items()
+        group_id: min(group, key=lambda dx: (totals[dx], dx))
+        for group_id, group in counts.items()
     }
     for group_id in sorted(
-        in_group.keys() - folds.keys(),
-        key=lambda name: (rarest[name], -in_group[name].total(), _digest(name)),
+        counts.keys() - folds.keys(),
+        key=lambda name: (rarest[name], -counts[name].total(), _digest(name)),
     ):
         dx = rarest[group_id]
-        put(
-            group_id,
-            min(
-                range(NUM_FOLDS), key=lambda fold: (in_class[dx, fold], in_all[fold], fold)
-            ),
-        )
+        fold = min(range(NUM_FOLDS), key=lambda f: (of_class[dx, f], in_total[f], f))
+        assign(group_id, fold)
     return folds
 
 
 @functools.cache
-def published_places() -> dict[str, Place]:
-    """Returns the group and the fold of each picture of HAM10000.
+def published_assignments() -> dict[str, Assignment]:
+    """Returns the group and the fold of each image of HAM10000.
 
     Raises:
-        ValueError: The file is not the published one.
+        ValueError: The file differs from the published one.
     """
     content = PUBLISHED_FILE.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != PUBLISHED_SHA256:
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != PUBLISHED_SHA256:
         raise ValueError(
-            f"{PUBLISHED_FILE} was changed: expected the SHA-256 {PUBLISHED_SHA256}, found "
-            f"{found}. Scores on other folds cannot be compared; install the package again."
+            f"{PUBLISHED_FILE} was modified. Expected the SHA-256 {PUBLISHED_SHA256}. "
+            f"Received: {sha256}. Scores on different folds are not comparable; install "
+            "the package again."
         )
     rows = csv.DictReader(io.StringIO(content.decode()))
-    return {row["image_id"]: Place(row["group_id"], int(row["fold"])) for row in rows}
+    return {row["image_id"]: Assignment(row["group_id"], int(row["fold"])) for row in rows}
 
 
-def to_csv(records: Iterable[Record], places: Mapping[str, Place]) -> str:
-    """Returns the published form: a row for each picture, sorted by image_id."""
+def to_csv(records: Iterable[Record], assignments: Mapping[str, Assignment]) -> str:
+    """Returns the published CSV format: one row per image, sorted by image_id."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for record in sorted(records, key=lambda record: record.image_id):
-        place = places[record.image_id]
-        writer.writerow([record.image_id, record.lesion_id, place.group_id, place.fold])
+        at = assignments[record.image_id]
+        writer.writerow([record.image_id, record.lesion_id, at.group_id, at.fold])
     return text.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""The TFDS builder of HAM10000 and its relatives, with a synthetic stand-in."""
+"""The TFDS builder of HAM10000, related datasets, and synthetic demo datasets."""
 
 from __future__ import annotations
 
@@ -13,69 +13,103 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from pydantic import BaseModel, ConfigDict
 from tensorflow_datasets.core import shuffle
 from tqdm import tqdm
 
 from tfds_ham10000 import demo, download, layouts, sources
+from tfds_ham10000.build_lock import build_lock
 from tfds_ham10000.configs import CONFIGS, HOMEPAGES, Ham10000Config
-from tfds_ham10000.exclusive import exclusive
-from tfds_ham10000.images import Images
+from tfds_ham10000.image_decoding import CheckedImages, require_valid
+from tfds_ham10000.image_files import Images
 from tfds_ham10000.layouts import Source
-from tfds_ham10000.near_duplicates import find_similar, perceptual_hashes
-from tfds_ham10000.pictures import CheckedImages, refuse_bad
+from tfds_ham10000.near_duplicates import find_near_duplicates, perceptual_hashes
 from tfds_ham10000.records import Record, count_missing
-from tfds_ham10000.splitting import Stored, groups_are_published, into_folds
+from tfds_ham10000.splitting import (
+    StoredSplits,
+    groups_are_published,
+    split_into_folds,
+)
 
 MAX_BUFFER = 300 << 20
-"""Bytes of a split that are sorted in memory; TFDS's own limit is 1 GB."""
+"""Bytes of a split that TFDS sorts in memory; its own limit is 1 GB."""
+
+
+class BuildReport(BaseModel):
+    """What a build read, converted and skipped: the content of build.json.
+
+    Attributes:
+        notes: Messages for the user.
+        source: Where the source files are from; None for synthetic images.
+        changed: The number of images that are not stored byte for byte.
+        left_out: Why an image was skipped, by image_id.
+        missing: The number of images with a missing value, by column.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    notes: list[str]
+    source: str | None = None
+    changed: int = 0
+    left_out: dict[str, str] = {}
+    missing: dict[str, int]
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Dermatoscopic pictures of skin lesions in ten lesion-grouped folds.
+    """Dermatoscopic images of skin lesions in ten lesion-grouped folds.
 
-    Splits are `fold_0` .. `fold_9`; see `folds.place`. Where their files are there,
-    `validation_official` and `test_official` are splits of their own. What is stored of a
-    picture, see `pictures`.
+    The splits are `fold_0` .. `fold_9` (see `folds`) and, if their source files are
+    present, `validation_official` and `test_official`. `image_decoding` describes the
+    format of the stored images.
     """
 
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {  # noqa: RUF012
-        "1.0.0": "HAM10000 and the synthetic demo pictures in ten folds.",
-        "2.0.0": "Folds keep near-duplicates together as well, so they are other folds; "
-        "group_id names what is kept together. ISIC 2019, folders of classes, official "
-        "splits, smaller stored sizes, download.",
+        "1.0.0": "HAM10000 and the synthetic demo images in ten folds.",
+        "2.0.0": "The folds differ, because they keep near-duplicates together; group_id "
+        "names the group. ISIC 2019, folders of classes, official splits, downsized "
+        "variants, download.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
-    isic2018 is downloaded from Harvard Dataverse if no manual directory is given. Else put
-    the files of one of these into a folder and give it as the manual directory.
+    isic2018 is downloaded from Harvard Dataverse if no manual directory is given. Otherwise
+    put the files of one of the following layouts into the manual directory.
     For isic2018:
-    {sources.where_to_get("isic2018")}
+    {sources.download_instructions("isic2018")}
     For isic2019:
-    {sources.where_to_get("isic2019")}
-    For folder: a folder of pictures for each class, below Train/ and Test/ or directly.
-    The published pictures are under CC BY-NC 4.0: not for commercial use.
+    {sources.download_instructions("isic2019")}
+    For folder: one folder of images per class, in Train/ and Test/ or at the top level.
+    The published images are licensed under CC BY-NC 4.0: no commercial use.
     """
     BUILDER_CONFIGS = CONFIGS
 
     def __init__(self, *, on_bad_image: str = "fail", **kwargs: Any):
-        """Makes a builder.
+        """Creates a builder.
 
         Args:
-            on_bad_image: "fail", or "skip" to leave out up to 1 % of the pictures.
-            kwargs: `data_dir`, `config` and `version`, as of any TFDS builder.
+            on_bad_image: "fail", or "skip" to omit up to 1 % of the images if they cannot
+                be decoded.
+            kwargs: `data_dir`, `config` and `version`, as for any TFDS builder.
         """
         self._on_bad_image = on_bad_image
         super().__init__(**kwargs)
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Builds the dataset, unless it is there; waits for another process that does."""
-        # Nothing is written where nothing is to be built: the disk may be read-only.
+        """Builds the dataset, unless it exists. Waits while another process builds it."""
+        # Checked before the lock file is written: the disk may be read-only.
         if Path(self.data_dir).is_dir() and self.is_prepared():
             return
-        with exclusive(Path(self.data_dir)), _bounded_memory():
+        with build_lock(Path(self.data_dir)), _bounded_memory():
             super().download_and_prepare(**kwargs)
-        if not self.info.splits:  # another process built it meanwhile
+        if not self.info.splits:  # another process has built the dataset meanwhile
             self.info.read_from_directory(self.data_dir)
+
+    def read_report(self) -> BuildReport:
+        """Returns the report of the build."""
+        return BuildReport.model_validate_json(self._report_path.read_bytes())
+
+    @property
+    def _report_path(self) -> Path:
+        return Path(self.data_dir, "build.json")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -102,20 +136,26 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-        report: dict[str, Any] = {"notes": []}
+        notes: list[str] = []
+        report: dict[str, Any] = {}
         images: Images
         if self.builder_config.synthetic:
             records, images = demo.make_dataset(self.builder_config.num_demo_images)
-            stored = into_folds({"train": records}, similar=())
+            stored = split_into_folds({"train": records}, near_duplicates=())
         else:
-            source = self._read_source(dl_manager, report)
+            source, report["source"] = self._read_source(dl_manager)
             self.info.features["label"].names = list(source.class_names)
-            stored, images = self._check(source, report)
+            images = self._check_images(source)
+            stored = _split(source, images)
+            notes = source.notes
+            report |= {"changed": images.num_converted, "left_out": images.errors}
         records = [record for of_split in stored.splits.values() for record in of_split]
-        report["notes"] += stored.notes
-        report["missing"] = count_missing(records)
-        self._report_path.write_text(json.dumps(report, indent=2) + "\n")
-        progress: tqdm[Any] = tqdm(total=len(records), desc="Writing pictures", unit="img")
+        self._write_report(
+            BuildReport(
+                notes=[*notes, *stored.notes], missing=count_missing(records), **report
+            )
+        )
+        progress: tqdm[Any] = tqdm(total=len(records), desc="Writing images", unit="img")
         return {
             name: self._generate_examples(of_split, stored.group_of, images, progress)
             for name, of_split in stored.splits.items()
@@ -137,54 +177,48 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if progress.n == progress.total:
             progress.close()
 
-    def read_report(self) -> dict[str, Any]:
-        """Returns what was read, left out, changed and missing when it was built.
+    def _write_report(self, report: BuildReport) -> None:
+        content = json.dumps(report.model_dump(exclude_unset=True), indent=2)
+        self._report_path.write_text(content + "\n")
 
-        Returns:
-            `missing`: how many pictures lack a value, by column; `notes`: what a user
-            should know. Of published pictures also `source`: where they were; `changed`:
-            how many are not stored byte for byte; `left_out`: why, by image_id.
-        """
-        return dict(json.loads(self._report_path.read_text()))
-
-    @property
-    def _report_path(self) -> Path:
-        return Path(self.data_dir, "build.json")
-
-    def _read_source(
-        self, dl_manager: tfds.download.DownloadManager, report: dict[str, Any]
-    ) -> Source:
+    def _read_source(self, dl_manager: tfds.download.DownloadManager) -> tuple[Source, str]:
+        """Returns the source files, and where they are from."""
         config = self.builder_config
         folder = _manual_dir(dl_manager, config)
         if folder is None:
             source = layouts.read_ham10000(download.fetch(dl_manager))
-            report["source"] = "Harvard Dataverse, doi:10.7910/DVN/DBW86T"
+            origin = "Harvard Dataverse, doi:10.7910/DVN/DBW86T"
         else:
             source = sources.read_source(folder, config.source)
-            report["source"] = str(folder)
-        return layouts.without_ham10000(source) if config.without_ham10000 else source
+            origin = str(folder)
+        if config.without_ham10000:
+            source = layouts.without_ham10000(source)
+        return source, origin
 
-    def _check(self, source: Source, report: dict[str, Any]) -> tuple[Stored, Images]:
-        """Returns the splits and the pictures that can be used."""
+    def _check_images(self, source: Source) -> CheckedImages:
         ids = [r.image_id for records in source.splits.values() for r in records]
-        if self.builder_config.longest_side is None:
+        longest_side = self.builder_config.longest_side
+        if longest_side is None:
             _require_space(Path(self.data_dir), sum(map(source.images.size, ids)))
-        known = groups_are_published(source.splits)
+        need_hashes = not groups_are_published(source.splits)
         images = CheckedImages(
             source.images,
             ids,
             Path(self.data_dir),
-            longest_side=self.builder_config.longest_side,
-            look=None if known else perceptual_hashes,
+            longest_side=longest_side,
+            inspect=perceptual_hashes if need_hashes else None,
         )
-        refuse_bad(images.bad, len(ids), self._on_bad_image)
-        report["notes"] += source.notes
-        report.update(changed=images.num_changed, left_out=images.bad)
-        splits = {
-            name: [record for record in records if record.image_id not in images.bad]
-            for name, records in source.splits.items()
-        }
-        return into_folds(splits, find_similar(images.seen)), images
+        require_valid(images.errors, len(ids), self._on_bad_image)
+        return images
+
+
+def _split(source: Source, images: CheckedImages) -> StoredSplits:
+    """Returns the stored splits of all valid images."""
+    splits = {
+        name: [record for record in records if record.image_id not in images.errors]
+        for name, records in source.splits.items()
+    }
+    return split_into_folds(splits, find_near_duplicates(images.inspected))
 
 
 def _require_space(folder: Path, num_bytes: int) -> None:
@@ -192,13 +226,14 @@ def _require_space(folder: Path, num_bytes: int) -> None:
     if free < num_bytes:
         raise OSError(
             errno.ENOSPC,
-            f"the pictures have {num_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free",
+            f"the images need {num_bytes / 1e6:.0f} MB, but only {free / 1e6:.0f} MB of "
+            "disk space are free",
         )
 
 
 @contextlib.contextmanager
 def _bounded_memory() -> Iterator[None]:
-    """Lets TFDS sort a split on disk sooner: a fold of ISIC 2019 has 900 MB."""
+    """Lowers the memory that TFDS uses to sort a split: a fold of ISIC 2019 has 900 MB."""
     before = shuffle.MAX_MEM_BUFFER_SIZE
     shuffle.MAX_MEM_BUFFER_SIZE = MAX_BUFFER
     try:
@@ -210,15 +245,22 @@ def _bounded_memory() -> Iterator[None]:
 def _manual_dir(
     dl_manager: tfds.download.DownloadManager, config: Ham10000Config
 ) -> Path | None:
-    """Returns the manual directory; None if it may be done without, and none was given."""
+    """Returns the manual directory; None if none was given and the files can be downloaded.
+
+    TFDS shares its default manual directory between all datasets, so its existence does not
+    mean that the user has put the files there.
+    """
     try:
         folder = Path(dl_manager.manual_dir)
     except AssertionError:
         if config.downloadable:
             return None
         raise
-    # TFDS's default is shared by all datasets: that it is there says nothing.
-    shared = folder == Path(dl_manager.download_dir, "manual")
-    if config.downloadable and shared and not sources.holds(folder, config.source):
+    is_default = folder == Path(dl_manager.download_dir, "manual")
+    if (
+        config.downloadable
+        and is_default
+        and not sources.contains_layout(folder, config.source)
+    ):
         return None
     return folder

@@ -1,8 +1,8 @@
-"""Pictures of one lesion that carry different lesion_ids.
+"""Near-duplicate images: images of the same lesion with different lesion_ids.
 
-Two mechanisms. A perceptual hash finds the same photograph, recompressed, recoloured,
-turned or mirrored. `SEEN_PAIRS` holds what a hash cannot find without also joining
-strangers: other photographs of one lesion.
+There are two mechanisms. A perceptual hash finds the same photograph after recompression,
+color changes, rotation or mirroring. `REVIEWED_PAIRS` lists different photographs of the
+same lesion, which a hash cannot find without also joining unrelated lesions.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import imagehash
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import sparse
-from scipy.sparse import csgraph
+from scipy.cluster.hierarchy import DisjointSet
 
 HASH_SIZE = 16
 MAX_DISTANCE = 30
-"""Differing bits, of 256, up to which two pictures count as one.
+"""Largest Hamming distance, of 256 bits, between the hashes of near-duplicates.
 
-Among HAM10000's 50 million pairs, 111 lie this near; 110 of them share their lesion_id and
-the other is the same photograph in other colors. From 32 bits on, strangers begin: small
-round naevi in the middle of a picture look alike to any hash.
+Of the 50 million pairs of HAM10000, 111 are within this distance; 110 of them have the same
+lesion_id, and the other pair is the same photograph in other colors. Pairs of unrelated
+lesions begin at a distance of 32: small, round, centered nevi have similar hashes.
 """
 
-SEEN_PAIRS = (
+REVIEWED_PAIRS = (
     ("ISIC_0025141", "ISIC_0025323"),
     ("ISIC_0025387", "ISIC_0029880"),
     ("ISIC_0025452", "ISIC_0026068"),
@@ -36,51 +35,46 @@ SEEN_PAIRS = (
     ("ISIC_0033421", "ISIC_0033481"),
     ("ISIC_0034228", "ISIC_0034248"),
 )
-"""Pairs of HAM10000 with different lesion_ids that show one lesion, as the eye judges.
+"""Pairs of HAM10000 images with different lesion_ids that visibly show the same lesion.
 
-Candidates were the pairs whose fine structure correlates after registration and whose
-ImageNet features are alike; they were looked at, and all agree in diagnosis, age, sex
-and site. Two may be wrong (0025452, 0028438): joining strangers costs nothing,
-missing a pair is a leak.
+Candidates were pairs with correlated fine structure after registration and with similar
+ImageNet features. They were reviewed by eye; all agree in diagnosis, age, sex and site. Two
+pairs are uncertain (0025452, 0028438): joining unrelated lesions is harmless, while missing
+a pair leaks.
 """
 
-ORIENTATIONS = (
-    None,
-    Image.Transpose.FLIP_LEFT_RIGHT,
-    Image.Transpose.FLIP_TOP_BOTTOM,
-    Image.Transpose.ROTATE_90,
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.TRANSVERSE,
-)
+ORIENTATIONS = (None, *Image.Transpose)
+"""The eight symmetries of the square; None is the identity."""
 
 
-def find_similar(
+def find_near_duplicates(
     hashes: Mapping[str, npt.NDArray[np.bool_]],
 ) -> list[tuple[str, str]]:
-    """Returns the pairs of image_ids whose pictures are alike, and `SEEN_PAIRS`.
+    """Returns the pairs of image_ids with similar hashes, and `REVIEWED_PAIRS`.
 
     Args:
-        hashes: What `perceptual_hashes` returns of each picture, by image_id.
+        hashes: The result of `perceptual_hashes` for each image_id.
     """
     if not hashes:
         return []
     image_ids = sorted(hashes)
     stacked = np.stack([hashes[image_id] for image_id in image_ids])
-    alike = [(image_ids[i], image_ids[j]) for i, j in similar_pairs(stacked)]
-    return [*alike, *SEEN_PAIRS]
+    pairs = [(image_ids[i], image_ids[j]) for i, j in similar_pairs(stacked)]
+    return [*pairs, *REVIEWED_PAIRS]
 
 
 def perceptual_hashes(image: Image.Image) -> npt.NDArray[np.bool_]:
-    """Returns the hash of a picture in each of its eight orientations, bool [8, 256].
+    """Returns the perceptual hash of an image in each orientation, bool [8, 256].
 
-    The signs of the lowest frequencies of the cosine transform, about their median
-    (Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010).
+    A bit tells whether one of the lowest frequencies of the discrete cosine transform is
+    above their median.
+
+    References:
+        Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010).
     """
-    grey = image.convert("L")
-    # Less than half the time of turning the whole picture eight times.
-    small = grey.resize((4 * HASH_SIZE,) * 2, Image.Resampling.LANCZOS)
+    gray = image.convert("L")
+    # Takes less than half the time of rotating the full-size image eight times.
+    small = gray.resize((4 * HASH_SIZE,) * 2, Image.Resampling.LANCZOS)
     return np.stack(
         [
             imagehash.phash(
@@ -94,50 +88,49 @@ def perceptual_hashes(image: Image.Image) -> npt.NDArray[np.bool_]:
 def similar_pairs(
     hashes: npt.NDArray[np.bool_], max_distance: int = MAX_DISTANCE, rows: int = 1000
 ) -> list[tuple[int, int]]:
-    """Returns the pairs (i, j), i < j, that are alike in some orientation.
+    """Returns the pairs (i, j), i < j, whose hashes are similar in some orientation.
 
     Args:
         hashes: bool [num_images, 8, num_bits], from `perceptual_hashes`.
-        max_distance: Most bits in which two hashes of a pair differ.
-        rows: Pictures compared with all others at a time, which bounds the memory.
+        max_distance: The largest Hamming distance of a pair.
+        rows: The number of images to compare with all others at a time, which bounds the
+            memory.
     """
     num_bits = hashes.shape[-1]
     first = _signs(hashes[:, 0])
-    found: set[tuple[int, int]] = set()
+    pairs: set[tuple[int, int]] = set()
     for orientation in range(hashes.shape[1]):
         other = _signs(hashes[:, orientation]).T
         for start in range(0, len(first), rows):
             near = first[start : start + rows] @ other >= num_bits - 2 * max_distance
-            found |= {
+            pairs |= {
                 (start + i, j) for i, j in np.argwhere(near).tolist() if start + i < j
             }
-    return sorted(found)
+    return sorted(pairs)
 
 
 def _signs(hashes: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    # The product of two rows of signs counts the bits that agree less those that differ.
+    # The dot product of two rows of signs is the number of equal bits minus the number of
+    # different bits.
     return hashes.astype(np.float32) * 2 - 1
 
 
-def components(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Returns, for each name, the smallest name of its connected component.
+def connected_components(
+    names: Sequence[str], pairs: Iterable[tuple[str, str]]
+) -> dict[str, str]:
+    """Returns the smallest name of the connected component of each name.
 
     Args:
         names: All names.
-        pairs: Which names belong together; a pair with an unknown name is ignored.
+        pairs: The edges; pairs with a name that is not in `names` are ignored.
     """
-    position = {name: index for index, name in enumerate(names)}
-    edges = [
-        (position[a], position[b]) for a, b in pairs if a in position and b in position
-    ]
-    rows, columns = np.array(edges, np.int64).reshape(-1, 2).T
-    graph = sparse.coo_array(
-        (np.ones(len(edges)), (rows, columns)), shape=(len(names),) * 2
-    )
-    _, labels = csgraph.connected_components(graph, directed=False)
-    smallest: dict[int, str] = {}
-    for name, label in sorted(zip(names, labels.tolist(), strict=True)):
-        smallest.setdefault(label, name)
+    components = DisjointSet(names)
+    for first, second in pairs:
+        if first in components and second in components:
+            components.merge(first, second)
     return {
-        name: smallest[label] for name, label in zip(names, labels.tolist(), strict=True)
+        name: smallest
+        for component in components.subsets()
+        for smallest in [min(component)]
+        for name in component
     }

@@ -1,4 +1,4 @@
-"""What is known of one picture, and the errors that wrong source files cause."""
+"""The record of one image, and its validation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 CLASS_NAMES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-"""HAM10000's diagnoses (`dx`), in alphabetical order, which is the order of labels."""
+"""HAM10000's diagnoses (`dx`) in alphabetical order, which is the order of the labels."""
 
 ISIC2019_CLASS_NAMES = ("mel", "nv", "bcc", "ak", "bkl", "df", "vasc", "scc")
 """ISIC 2019's diagnoses in the order of the columns of its ground truth."""
 
 UNKNOWN = "unknown"
-COUNTED_IF_MISSING = ("dx_type", "age", "sex", "localization", "dataset")
-"""The columns that may lack a value: NaN in `age`, "unknown" in the others."""
+OPTIONAL_COLUMNS = ("dx_type", "age", "sex", "localization", "dataset")
+"""Columns whose value may be missing: NaN in `age`, "unknown" in the others."""
 
 
 class SourceError(ValueError):
@@ -27,17 +27,17 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of one picture.
+    """The label and metadata of one image.
 
     Attributes:
-        image_id: The picture's name, without a suffix; unique.
-        lesion_id: The lesion that the picture shows; several pictures may share it.
-        dx: The diagnosis, one of the dataset's class names.
-        dx_type: How the diagnosis was made ("histo", "follow_up", ...), or "unknown".
-        age: The patient's age in years; NaN where it is missing.
+        image_id: The unique name of the image, without a suffix.
+        lesion_id: The lesion in the image; several images may show the same lesion.
+        dx: The diagnosis, one of the class names of the dataset.
+        dx_type: How the diagnosis was confirmed ("histo", "follow_up", ...), or "unknown".
+        age: Age of the patient in years; NaN if it is missing.
         sex: "female", "male" or "unknown".
-        localization: The site on the body, or "unknown".
-        dataset: The collection that the picture comes from, or "unknown".
+        localization: The body site, or "unknown".
+        dataset: The collection that published the image, or "unknown".
     """
 
     image_id: str
@@ -51,18 +51,19 @@ class Record:
 
 
 def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]) -> Record:
-    """Returns a record made of the cells of a row, by the names of `Record`'s fields.
+    """Returns the record of a table row.
 
-    Cells are stripped; an empty one, or one that is absent, becomes NaN (age) or
+    Whitespace around values is removed. A missing or empty cell becomes NaN (age) or
     "unknown".
 
     Args:
-        cells: The row; `image_id`, `lesion_id` and `dx` must not be empty.
-        where: The file and line, for the messages.
-        class_names: What `dx` may be.
+        cells: The row, with the fields of `Record` as keys. `image_id`, `lesion_id` and
+            `dx` are required.
+        where: The file and line, for error messages.
+        class_names: The valid values of `dx`.
 
     Raises:
-        SourceError: An id is empty, the label is unknown, or the age is no age.
+        SourceError: An id is empty, the label is unknown, or the age is invalid.
     """
     cells = {name: cell.strip() for name, cell in cells.items() if cell.strip()}
     if "image_id" not in cells or "lesion_id" not in cells:
@@ -72,8 +73,8 @@ def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]
         nearest = difflib.get_close_matches(dx, class_names, n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise SourceError(
-            f"{where}: unknown label dx={dx!r} of {cells['image_id']}. Expected "
-            f"one of: {', '.join(class_names)}.{hint}"
+            f"{where}: unknown label of {cells['image_id']}. Expected one of: "
+            f"{', '.join(class_names)}. Received: dx={dx!r}.{hint}"
         )
     age = _parse_age(cells.pop("age", "nan"), cells["image_id"], where)
     return Record(age=age, **cells)
@@ -82,59 +83,65 @@ def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]
 def check_records(
     records: Sequence[Record], where: object, *, one_diagnosis: bool = True
 ) -> None:
-    """Checks that rows are there, and that none contradicts another.
+    """Checks that the rows of a table are complete and consistent.
+
+    Args:
+        records: The rows.
+        where: The table, for error messages.
+        one_diagnosis: Whether all images of a lesion must have the same diagnosis.
 
     Raises:
-        SourceError: There is no row, an image_id stands twice, or (with `one_diagnosis`)
-            a lesion has two diagnoses.
+        SourceError: The table is empty, an image_id is not unique, or a lesion has several
+            diagnoses.
     """
     if not records:
-        raise SourceError(f"{where} has no rows. Expected one for each picture.")
+        raise SourceError(f"{where} has no rows. Expected one row per image.")
     counts = Counter(record.image_id for record in records)
-    twice = [image_id for image_id, count in counts.items() if count > 1]
-    if twice:
+    repeated = [image_id for image_id, count in counts.items() if count > 1]
+    if repeated:
         raise SourceError(
-            f"{where}: {len(twice)} image_id(s) stand in several rows: {some(twice)}. "
-            "Expected one row for each picture."
+            f"{where}: {len(repeated)} image_id(s) occur in several rows: "
+            f"{join_first(repeated)}. Expected one row per image."
         )
-    torn = lesions_with_two_diagnoses(records)
-    if one_diagnosis and torn:
+    conflicting = lesions_with_several_diagnoses(records)
+    if one_diagnosis and conflicting:
         raise SourceError(
-            f"{where}: {len(torn)} lesion(s) have two diagnoses: {some(torn)}. "
-            "Expected one `dx` for all pictures of a lesion."
+            f"{where}: {len(conflicting)} lesion(s) have several diagnoses: "
+            f"{join_first(conflicting)}. Expected the same `dx` for all images of a lesion."
         )
 
 
-def lesions_with_two_diagnoses(records: Iterable[Record]) -> list[str]:
-    """Returns the lesion_ids, sorted, whose pictures do not all have one diagnosis."""
+def lesions_with_several_diagnoses(records: Iterable[Record]) -> list[str]:
+    """Returns the sorted lesion_ids whose images have different diagnoses."""
     records = list(records)
     diagnoses = {record.lesion_id: record.dx for record in records}
     return sorted({r.lesion_id for r in records if r.dx != diagnoses[r.lesion_id]})
 
 
 def count_missing(records: Iterable[Record]) -> dict[str, int]:
-    """Returns how many records lack a value, by the columns of `COUNTED_IF_MISSING`."""
-    counts = dict.fromkeys(COUNTED_IF_MISSING, 0)
+    """Returns the number of missing values in each of `OPTIONAL_COLUMNS`."""
+    counts = dict.fromkeys(OPTIONAL_COLUMNS, 0)
     for record in records:
-        for name in COUNTED_IF_MISSING:
+        for name in OPTIONAL_COLUMNS:
             value = getattr(record, name)
             counts[name] += value == UNKNOWN or value != value
     return counts
 
 
-def some(names: Sequence[str], separator: str = ", ", limit: int = 10) -> str:
-    """Returns the first `limit` names in one string, and their number if there are more."""
-    more = f"{separator}... ({len(names)} in all)" if len(names) > limit else ""
+def join_first(names: Sequence[str], separator: str = ", ", limit: int = 10) -> str:
+    """Returns the first `limit` names as text, with the total number if there are more."""
+    more = f"{separator}... ({len(names)} in total)" if len(names) > limit else ""
     return separator.join(names[:limit]) + more
 
 
 def _parse_age(cell: str, image_id: str, where: str) -> float:
     try:
         age = float(cell)
-    except ValueError as error:
-        raise SourceError(
-            f"{where}: the age of {image_id} must be a number of years or empty ({error})."
-        ) from error
+    except ValueError:
+        age = -1
     if age < 0 or math.isinf(age):
-        raise SourceError(f"{where}: impossible age {age} of {image_id}.")
+        raise SourceError(
+            f"{where}: invalid age of {image_id}. Expected a number of years >= 0, or an "
+            f"empty cell. Received: {cell!r}."
+        )
     return age

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
-from tfds_ham10000.records import SourceError, some
+from tfds_ham10000.records import SourceError, join_first
 
 Row = tuple[str, dict[str, str]]
 """The file and line of a row, and its cells by column."""
@@ -19,24 +19,24 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
     """Returns the rows of a table.
 
     Args:
-        path: A file of comma- or tab-separated values with a header, in UTF-8; or a zip
-            archive or a folder that holds exactly one `.csv`.
-        columns: The columns that it must have, or one of several such sets; whatever else
-            it has is returned too.
+        path: A UTF-8 file of comma- or tab-separated values with a header, or a zip archive
+            or folder with exactly one .csv file.
+        columns: One or more alternative sets of required columns. Further columns are
+            returned too.
 
     Raises:
-        SourceError: It cannot be read, or lacks a column.
+        SourceError: The table cannot be read, or required columns are missing.
     """
     try:
         text = _read_table(path).decode("utf-8-sig")
-        # Harvard Dataverse serves ingested tables with tabs, whatever their suffix.
+        # Harvard Dataverse serves some tables with tabs, whatever their suffix.
         delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
         reader = csv.DictReader(
             io.StringIO(text, newline=""), delimiter=delimiter, strict=True
         )
         _require_columns(reader.fieldnames or (), columns, path)
         return list(_rows(reader, path))
-    # zlib: a damaged archive; RuntimeError: an encrypted one.
+    # zlib.error: a damaged archive. RuntimeError: an encrypted archive.
     except (
         UnicodeDecodeError,
         csv.Error,
@@ -46,26 +46,27 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
         RuntimeError,
     ) as error:
         raise SourceError(
-            f"{path} cannot be read as a CSV file in UTF-8 ({error}). Download it again."
+            f"{path} cannot be read as a UTF-8 CSV file: {error}. Download it again."
         ) from error
 
 
 def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
-    """Returns the label of a row in which one column holds 1 and the others 0.
+    """Returns the label of a one-hot encoded row.
 
     Args:
         row: A row of a ground truth of the ISIC challenges.
         columns: The label of each column.
 
     Raises:
-        SourceError: A cell is neither 0 nor 1, or not exactly one is 1.
+        SourceError: A cell is neither 0 nor 1, or the number of ones is not 1.
     """
     where, cells = row
     try:
-        ones = [label for name, label in columns.items() if _as_bit(cells[name])]
+        ones = [label for name, label in columns.items() if _parse_bit(cells[name])]
     except ValueError as error:
         raise SourceError(
-            f"{where}: the label of {cells['image']} must be made of 0 and 1 ({error})."
+            f"{where}: invalid label of {cells['image']}: {error}. Expected 0 or 1 in each "
+            "class column."
         ) from error
     if len(ones) != 1:
         raise SourceError(
@@ -77,37 +78,35 @@ def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
 
 
 def _require_columns(
-    found: Sequence[str], alternatives: Sequence[Sequence[str]], path: Path
+    names: Sequence[str], alternatives: Sequence[Sequence[str]], path: Path
 ) -> None:
-    if any(set(columns) <= set(found) for columns in alternatives):
+    if any(set(columns) <= set(names) for columns in alternatives):
         return
-    columns = alternatives[0]
+    missing = [name for name in alternatives[0] if name not in names]
     raise SourceError(
-        f"{path} lacks the column(s) "
-        f"{', '.join(name for name in columns if name not in found)}. Expected: "
+        f"{path} lacks the column(s) {', '.join(missing)}. Expected: "
         f"{' or '.join(', '.join(columns) for columns in alternatives)}. "
-        f"Found: {some(list(found)) or 'an empty file'}."
+        f"Received: {join_first(list(names)) or 'an empty file'}."
     )
 
 
 def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[Row]:
     for row in reader:
         where = f"{path}, line {reader.line_num}"
-        # A long row has its further cells under the key None; a short one has None cells.
+        # `DictReader` puts extra cells under the key None, and None into missing cells.
         if None in row:
-            raise SourceError(f"{where}: more cells than the header has columns.")
+            raise SourceError(f"{where} has more cells than the header has columns.")
         yield where, {name: cell or "" for name, cell in row.items()}
 
 
-def _as_bit(cell: str) -> bool:
+def _parse_bit(cell: str) -> bool:
     value = float(cell)
     if value not in (0.0, 1.0):
-        raise ValueError(f"{cell!r}")
+        raise ValueError(f"{cell!r} is neither 0 nor 1")
     return value == 1.0
 
 
 def _read_table(path: Path) -> bytes:
-    # macOS adds hidden copies of each file under __MACOSX/._name.
     if path.is_dir():
         names = [str(p.relative_to(path)) for p in path.rglob("*") if _is_csv(p)]
         return (path / _only(names, path)).read_bytes()
@@ -119,13 +118,14 @@ def _read_table(path: Path) -> bytes:
 
 
 def _is_csv(path: PurePath) -> bool:
+    # macOS adds a hidden copy of each file, __MACOSX/._name.
     return path.suffix.lower() == ".csv" and not path.name.startswith(".")
 
 
 def _only(names: Sequence[str], path: Path) -> str:
     if len(names) != 1:
         raise SourceError(
-            f"{path} holds {len(names)} tables{': ' if names else ''}"
-            f"{some(sorted(names))}. Expected exactly one .csv."
+            f"{path} contains {len(names)} tables{': ' if names else ''}"
+            f"{join_first(sorted(names))}. Expected exactly one .csv file."
         )
     return names[0]

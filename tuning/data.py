@@ -15,7 +15,7 @@ from skincnn.config import Config, DataConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import audit
-from skincnn.data.reading import preprocessing_fields
+from skincnn.data.preprocessing_spec import preprocessing_fields
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError
 from skincnn.model.classifier import BACKBONE_LAYER

@@ -1,89 +1,92 @@
-"""Builds a dataset once, so that training starts at once."""
+"""Builds a dataset, so that training can start without delay."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from skincnn.cli import common
 from skincnn.errors import ConfigError
 
+if TYPE_CHECKING:
+    from tfds_ham10000.ham10000_dataset_builder import BuildReport
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Builds a dataset on disk: checks every picture, then writes ten folds.
+    """Builds a dataset on disk: checks all images and writes ten folds.
 
-    What --manual-dir holds is recognised by the names in it: HAM10000 from Harvard
-    Dataverse or Kaggle, the ISIC challenges of 2018 and 2019, or a folder of pictures for
-    each class. Archives may stay packed.
+    The layout of --manual-dir is recognized by its file names: HAM10000 from Harvard
+    Dataverse or Kaggle, the ISIC challenges of 2018 and 2019, or one folder of images per
+    class. Archives need not be unpacked.
 
     Example: python scripts/prepare_data.py --config isic2018 --manual-dir DIR
     """
 
     config: str = "demo"
-    """demo, demo_tiny: synthetic pictures. isic2018: HAM10000. isic2019: 8 classes.
-    isic2019_without_ham10000. Each of these three also as ..._256 and ..._400, the longest
-    side in pixels. folder: your own pictures, a folder for each class; each such dataset
-    needs a --data-dir of its own."""
+    """demo, demo_tiny: synthetic images. isic2018: HAM10000. isic2019: eight classes.
+    isic2019_without_ham10000. The last three also with the suffix _256 or _400, the longest
+    side in pixels. folder: your own images, one folder per class; each such dataset needs
+    its own --data-dir."""
     manual_dir: Path | None = None
-    """The folder with the published files. Without it, isic2018 is downloaded (3 GB)."""
+    """Folder with the published files. If omitted, isic2018 is downloaded (3 GB)."""
     data_dir: Path | None = None
-    """Where built datasets lie; TFDS's own folder by default."""
+    """Root folder of built datasets; by default that of TFDS."""
     on_bad_image: Literal["fail", "skip"] = "fail"
-    """Whether pictures that cannot be used are an error, or are left out, listed, and an
-    error only if they are more than 1 %."""
+    """What to do if images cannot be decoded. skip: omit and list them, and fail only if
+    they are more than 1 % of all images."""
     verify: bool = False
-    """Compare the published files in --manual-dir with their published checksums."""
+    """Verify the checksums of the published files in --manual-dir."""
 
 
 def command() -> None:
-    """Parses, builds, and says where the dataset is and what is known of it."""
+    """Builds the dataset and prints its folder, its splits and the report of the build."""
     arguments = tyro.cli(Arguments)
     common.load_tensorflow()
     from skincnn.data.datasets import is_built, prepare_dataset
 
     if arguments.verify:
-        print_verified(arguments.manual_dir)
-    before = is_built(arguments.config, arguments.data_dir)
+        verify(arguments.manual_dir)
+    already_built = is_built(arguments.config, arguments.data_dir)
     builder = prepare_dataset(
         arguments.config,
         arguments.data_dir,
         arguments.manual_dir,
         on_bad_image=arguments.on_bad_image,
     )
-    if before:
-        print("It was built before; to build it again, delete its folder first.")
+    if already_built:
+        print("The dataset already exists. To build it again, delete its folder first.")
     if builder.builder_config.synthetic:
-        print("SYNTHETIC pictures: scores on them say nothing about skin lesions.")
-    print(f"{builder.info.full_name} is built: {builder.data_dir}")
+        print("SYNTHETIC images: scores on them have no medical meaning.")
+    print(f"{builder.info.full_name} is in {builder.data_dir}")
     for name, split in builder.info.splits.items():
-        print(f"  {name}: {split.num_examples} pictures")
+        print(f"  {name}: {split.num_examples} images")
     print_report(builder.read_report())
 
 
-def print_verified(manual_dir: Path | None) -> None:
-    """Compares published files with their checksums, and prints which were compared."""
+def verify(manual_dir: Path | None) -> None:
+    """Verifies the checksums of published files, and prints the names of the files."""
     from tfds_ham10000 import download
 
     if manual_dir is None:
         raise ConfigError(
-            "--verify compares the files in --manual-dir with their published checksums. "
-            "Expected: --manual-dir DIR. What is downloaded is compared in any case."
+            "--verify checks the files in --manual-dir. Expected: --manual-dir DIR. "
+            "Downloaded files are always verified."
         )
-    print(f"Unchanged since they were published: {', '.join(download.verify(manual_dir))}")
+    print(f"Checksums verified: {', '.join(download.verify(manual_dir))}")
 
 
-def print_report(report: dict[str, Any]) -> None:
-    """Prints what `Builder.read_report` tells of a build."""
-    if "source" in report:
-        print(f"Made of the files in {report['source']}")
-        print(f"  {report['changed']} picture(s) are not stored byte for byte")
-    for image_id, reason in report.get("left_out", {}).items():
-        print(f"  left out: {image_id}: {reason}")
-    for note in report.get("notes", []):
+def print_report(report: BuildReport) -> None:
+    """Prints the report of a build."""
+    if report.source is not None:
+        print(f"Built from {report.source}")
+        print(f"  {report.changed} image(s) are not stored byte for byte")
+    for image_id, reason in report.left_out.items():
+        print(f"  skipped {image_id}: {reason}")
+    for note in report.notes:
         print(f"  note: {note}")
-    missing = ", ".join(f"{name} {count}" for name, count in report["missing"].items())
-    print(f"  pictures without a value: {missing}")
+    missing = ", ".join(f"{name} {count}" for name, count in report.missing.items())
+    print(f"  missing values: {missing}")

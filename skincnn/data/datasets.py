@@ -1,4 +1,4 @@
-"""The datasets on disk: building one, opening one, and what its labels are called."""
+"""Building and opening the TFDS datasets on disk, and their class names."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OnBadImage = Literal["fail", "skip"]
 
 
 def class_names(dataset: str, data_dir: Path | None = None) -> tuple[str, ...]:
-    """Returns the names of a dataset's labels, in order.
+    """Returns the class names of a dataset, in the order of its labels.
 
-    They need no data on disk, except those of "folder".
+    The dataset need not be built, except "folder", whose classes are the folder names.
 
     Raises:
-        ConfigError: No such dataset.
-        DataError: The names are those of folders, and it was not built yet.
+        ConfigError: The dataset does not exist.
+        DataError: The dataset is "folder" and has not been built.
     """
     builder = _builder(dataset, data_dir)
     if builder.builder_config.class_names is None:
@@ -39,61 +39,62 @@ def prepare_dataset(
     *,
     on_bad_image: OnBadImage = "fail",
 ) -> tfds.core.DatasetBuilder:
-    """Builds a dataset on disk, if it is not there yet, and returns its TFDS builder.
+    """Builds a dataset on disk, unless it has been built, and returns its TFDS builder.
 
     Args:
-        dataset: The config of `tfds_ham10000`: "demo", "isic2018", ...
-        data_dir: Where built datasets lie; TFDS's own folder by default.
-        manual_dir: The folder that holds the published files. Without it those of
-            "isic2018" are downloaded; the synthetic ones need none.
-        on_bad_image: What to do about pictures that cannot be used; "skip" leaves up to
-            1 % of them out.
+        dataset: A config of `tfds_ham10000`: "demo", "isic2018", ...
+        data_dir: The root folder of built datasets; by default that of TFDS.
+        manual_dir: The folder with the published files. If None, "isic2018" is
+            downloaded. Synthetic datasets ignore it.
+        on_bad_image: "fail", or "skip" to omit up to 1 % of the images if they cannot be
+            decoded.
 
     Raises:
-        ConfigError: No such config, or `data_dir` cannot be written to.
+        ConfigError: The config does not exist, or `data_dir` is not writable.
+        DataError: The dataset needs `manual_dir`.
         SourceError: The published files are missing, incomplete or damaged.
     """
     builder = _builder(dataset, data_dir, on_bad_image)
     config = builder.builder_config
     if _is_prepared(builder):
         if config.class_names is None and manual_dir is not None:
-            _require_same_folder(builder, manual_dir)
+            _require_same_source(builder, manual_dir)
         return builder
     if data_dir is not None:
         require_writable_folder(data_dir, "--data-dir")
     if config.synthetic:
         manual_dir = None
     elif manual_dir is not None:
-        # Wrong files are refused before TFDS begins to write.
+        # Report invalid source files before TFDS starts to write.
         sources.read_source(manual_dir, config.source)
     elif not config.downloadable:
         raise DataError(
-            f"The dataset {dataset!r} needs files that this command cannot download. "
-            f"Expected: --manual-dir DIR, a folder that holds one of these:\n"
-            f"{sources.where_to_get(config.source)}"
+            f"The dataset {dataset!r} cannot be downloaded automatically. Give "
+            "--manual-dir DIR, a folder with one of:\n"
+            f"{sources.download_instructions(config.source)}"
         )
     if config.synthetic or manual_dir is not None:
-        # The builder shows a bar of its own; TFDS would add three for each split.
+        # The builder has its own progress bar; TFDS would add three per split.
         tfds.disable_progress_bar()
     _build(builder, manual_dir)
     return builder
 
 
 def is_built(dataset: str, data_dir: Path | None = None) -> bool:
-    """Returns whether a dataset is on disk.
+    """Returns whether a dataset has been built.
 
     Raises:
-        ConfigError: No such config.
+        ConfigError: The dataset does not exist.
     """
     return _is_prepared(_builder(dataset, data_dir))
 
 
 def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.DatasetBuilder:
-    """Returns the TFDS builder of a dataset that is on disk; builds synthetic ones.
+    """Returns the TFDS builder of a built dataset. Synthetic datasets are built if needed.
 
     Raises:
-        ConfigError: No such config.
-        DataError: The dataset was not built yet.
+        ConfigError: The dataset does not exist.
+        DataError: The dataset has not been built.
     """
     builder = _builder(dataset, data_dir)
     if _is_prepared(builder):
@@ -101,7 +102,7 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
     if not builder.builder_config.synthetic:
         where = "" if data_dir is None else f" --data-dir {data_dir}"
         raise DataError(
-            f"The dataset {dataset!r} is not built yet in {builder.data_dir}. Build it "
+            f"The dataset {dataset!r} has not been built in {builder.data_dir}. Build it "
             f"once: python scripts/prepare_data.py --config {dataset} --manual-dir "
             f"DIR{where}"
         )
@@ -109,16 +110,16 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-    # TFDS warns of a folder that is not there, as if it ought to be.
+    # TFDS logs a warning if the folder does not exist.
     return Path(builder.data_dir).is_dir() and bool(builder.is_prepared())
 
 
-def _require_same_folder(builder: tfds.core.DatasetBuilder, manual_dir: Path) -> None:
-    built_from = builder.read_report()["source"]
-    if built_from != str(manual_dir.resolve()):
+def _require_same_source(builder: tfds.core.DatasetBuilder, manual_dir: Path) -> None:
+    source = builder.read_report().source
+    if source != str(manual_dir.resolve()):
         raise ConfigError(
-            f"{builder.data_dir} was built from {built_from}, not from {manual_dir}. Give "
-            "another --data-dir, or delete that dataset first."
+            f"{builder.data_dir} was built from {source}. Received: --manual-dir "
+            f"{manual_dir}. Use another --data-dir, or delete that dataset first."
         )
 
 
@@ -130,13 +131,14 @@ def _build(builder: tfds.core.DatasetBuilder, manual_dir: Path | None) -> None:
             )
         )
     except (OSError, tf.errors.OpError, RuntimeError) as error:
-        # A full disk, a quota, or a folder of somebody else's; TFDS wraps some of them.
+        # A full disk, a quota or missing permissions; TFDS wraps some of these errors.
         cause = error.__cause__ if type(error) is RuntimeError else error
         if not isinstance(cause, OSError | tf.errors.OpError):
             raise
         raise ConfigError(
-            f"The dataset cannot be written to {builder.data_dir} ({error}). Nothing was "
-            "left there. Make room, or give another --data-dir, and run the command again."
+            f"The dataset cannot be written to {builder.data_dir}: {error}. The incomplete "
+            "dataset was deleted. Free disk space, or use another --data-dir, and run the "
+            "command again."
         ) from error
 
 

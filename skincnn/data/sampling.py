@@ -1,4 +1,4 @@
-"""Which pictures an epoch is made of, and in which order."""
+"""Selection and order of the images in each epoch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Counts = npt.NDArray[np.int64]
 def steps_per_epoch(
     num_images: int, batch_size: int, epoch_counts: Counts | None = None
 ) -> int:
-    """Returns the number of batches that `epoch_batches` makes, the same in each epoch."""
+    """Returns the number of batches that `epoch_batches` returns for every epoch."""
     size = num_images if epoch_counts is None else int(epoch_counts.sum())
     return size // batch_size
 
@@ -24,43 +24,49 @@ def epoch_batches(
     sampling_weights: npt.NDArray[np.float64] | None = None,
     epoch_counts: Counts | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Returns the positions of the pictures of an epoch: [steps_per_epoch, batch].
+    """Returns the image indices of one epoch.
 
-    They depend on the arguments alone, so that a training can begin at any epoch. Without
-    weights and counts an epoch is a shuffle of the whole set, and the pictures that do not
-    fill a last batch are left out, others in each epoch. With weights each position is
-    drawn by itself, with replacement. With counts an epoch is a shuffle of the whole set
-    and of replicas: of a class, each picture stands in it equally often, or once more.
+    The result depends on the arguments only, so training can resume at any epoch.
+
+    By default an epoch is a random permutation of all images; the remainder that does not
+    fill a batch is dropped, a different one in each epoch. With `sampling_weights` each
+    index is drawn independently with replacement. With `epoch_counts` each class has the
+    given number of images, in random order; within a class the numbers of times that two
+    images occur differ by at most 1.
 
     Args:
-        labels: The class of each picture, [num_images].
+        labels: The class of each image, [num_images].
         batch_size: At most `num_images`.
         seed: The seed of the run.
-        epoch: Counted from 0 over the whole run.
-        sampling_weights: How likely a picture of each class is drawn, relative to those
-            of the other classes, [num_classes]; see `imbalance.Plan`.
-        epoch_counts: How many pictures of each class an epoch holds, [num_classes], 0 only
-            for a class without pictures; see `imbalance.Plan`. Not with weights.
+        epoch: The epoch number, counted from 0 over the whole run.
+        sampling_weights: The relative probability of drawing one image of each class,
+            [num_classes]; see `imbalance.Plan`.
+        epoch_counts: The number of images of each class in an epoch, [num_classes]; 0
+            only for a class without images; see `imbalance.Plan`. Cannot be combined with
+            `sampling_weights`.
+
+    Returns:
+        int64 [steps_per_epoch, batch_size], indices in 0..num_images - 1.
     """
     rng = np.random.default_rng([seed, epoch])
     steps = steps_per_epoch(len(labels), batch_size, epoch_counts)
     count = steps * batch_size
     if epoch_counts is not None:
-        positions = rng.permutation(_replicated(labels, epoch_counts, rng))[:count]
+        indices = rng.permutation(_replicate(labels, epoch_counts, rng))[:count]
     elif sampling_weights is None:
-        positions = rng.permutation(len(labels))[:count]
+        indices = rng.permutation(len(labels))[:count]
     else:
         weights = sampling_weights[labels]
-        positions = rng.choice(len(labels), count, p=weights / weights.sum())
-    return positions.reshape(steps, batch_size)
+        indices = rng.choice(len(labels), count, p=weights / weights.sum())
+    return indices.reshape(steps, batch_size)
 
 
-def _replicated(
+def _replicate(
     labels: npt.NDArray[np.int64], epoch_counts: Counts, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Returns positions of which each class has as many as `epoch_counts` says."""
-    positions = []
-    for label, wanted in enumerate(epoch_counts):
+    """Returns image indices with `epoch_counts[label]` of each class."""
+    indices = []
+    for label, count in enumerate(epoch_counts):
         of_class = rng.permutation(np.flatnonzero(labels == label))
-        positions.append(np.resize(of_class, wanted))
-    return np.concatenate(positions)
+        indices.append(np.resize(of_class, count))
+    return np.concatenate(indices)

@@ -1,4 +1,4 @@
-"""Which pictures train, which choose the epoch, and which test."""
+"""Training, validation and test splits, made from the stored folds."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def make_splits(
     config: DataConfig,
     names: Collection[str] = SPLITS,
 ) -> dict[str, pd.DataFrame]:
-    """Returns the tables of some of `SPLITS`, a row for each picture.
+    """Returns the tables of the given splits, one row per image.
 
     Args:
-        builder: A dataset that is on disk.
-        config: The folds of each split, `split_by` and `one_image_per_lesion`.
-        names: Which splits to return.
+        builder: A dataset that has been built.
+        config: `train_folds`, `validation_folds`, `test_folds`, `split_by` and
+            `one_image_per_lesion` are used.
+        names: The splits to return, some of `SPLITS`.
     """
     folds = {
         "train": config.train_folds,
@@ -33,7 +34,7 @@ def make_splits(
     }
     folds = {name: folds[name] for name in names}
     if config.split_by == "image":
-        # Any picture may be in any split; `fold` still says where it is stored.
+        # An image of any stored fold may be in any split.
         table = read_table(builder, range(NUM_FOLDS))
         fold = image_folds(table)
     else:
@@ -55,23 +56,23 @@ def make_splits(
 
 
 def image_folds(table: pd.DataFrame) -> pd.Series[int]:
-    """Returns a fold for each picture by itself: the leaky protocol.
+    """Returns a fold for each image, ignoring lesions: the leaky split by image.
 
-    Each class is dealt to the ten folds in turn, in the order of the SHA-256 of the
-    image_id, so that folds are stratified and the same on every machine.
+    Within each class, images are ordered by the SHA-256 of their image_id and assigned to
+    the ten folds in turn. Folds are therefore stratified and equal on every machine.
 
     Args:
-        table: A row for each picture, with image_id and label.
+        table: One row per image, with `image_id` and `label`.
     """
     digests = table["image_id"].map(_digest)
     return digests.groupby(table["label"]).rank(method="first").astype(int) % NUM_FOLDS
 
 
 def one_image_per_lesion(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns one row of each lesion, in the order of `table`.
+    """Returns one row per lesion, in the order of `table`.
 
-    It is the one whose image_id has the smallest SHA-256: any rule that does not look
-    at the pictures would do.
+    The image whose image_id has the smallest SHA-256 is kept: an arbitrary, reproducible
+    choice that does not depend on image content.
     """
     digests = table["image_id"].map(_digest)
     return table.loc[digests.groupby(table["lesion_id"]).idxmin().sort_values()]

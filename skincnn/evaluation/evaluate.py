@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
+from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
-from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.data.leakage import SplitLeakage
 from skincnn.errors import ConfigError
 from skincnn.evaluation.mistakes import Mistakes, collect_mistakes, mistakes_path

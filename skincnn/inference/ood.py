@@ -17,11 +17,10 @@ import sklearn.metrics
 import sklearn.model_selection
 import tensorflow as tf
 
-from skincnn.clinical_metadata import UNKNOWN
+from skincnn.clinical_metadata import UNKNOWN, encode_clinical_metadata
 from skincnn.config import DataConfig
 from skincnn.data import pipeline
 from skincnn.data.cache import Images
-from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.data.preprocess import preprocess, read_image
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import IMAGE_SUFFIXES, images_in, replacing

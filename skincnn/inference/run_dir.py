@@ -9,7 +9,7 @@ import pandas as pd
 
 from skincnn.config import Config, read_config
 from skincnn.data.leakage import LeakageAudit
-from skincnn.data.reading import describe_preprocessing
+from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
 from skincnn.records import Part, Record, read_record
 

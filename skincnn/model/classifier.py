@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from skincnn.clinical_metadata import METADATA_FIELDS
+from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
 from skincnn.errors import ConfigError
 from skincnn.model.backbones import Scaling, build_backbone, find_backbone
@@ -32,8 +32,8 @@ def build_classifier(
 
     Input: [batch, height, width, 3] in 0..255, any size that the backbone accepts; the
     backbone's own scaling is inside. With `config.clinical_metadata` the input is a dictionary of
-    these `images` and of `metadata`, [batch, len(METADATA_FIELDS)] as
-    `data.metadata.encode_metadata` makes them. Output: float32 logits
+    these `images` and of `metadata`, [batch, len(CLINICAL_FEATURES)] as
+    `encode_clinical_metadata` makes them. Output: float32 logits
     [batch, num_classes].
 
     Args:
@@ -60,7 +60,7 @@ def build_classifier(
     features = pooling(network(scaled))
     features = keras.layers.Dropout(config.dropout, seed=seed)(features)
     if config.clinical_metadata:
-        metadata = keras.Input((len(METADATA_FIELDS),), name="metadata")
+        metadata = keras.Input((len(CLINICAL_FEATURES),), name="metadata")
         inputs = {"images": images, "metadata": metadata}
         features = keras.layers.Concatenate()([features, _describe(metadata, seed)])
     logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(features)

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from skincnn.clinical_metadata import METADATA_FIELDS, REGION_OF, REGIONS, SEXES, UNKNOWN
+from skincnn.clinical_metadata import CLINICAL_FEATURES, REGION_OF, REGIONS, SEXES, UNKNOWN
 
 SIGNATURE = (
     tf.TensorSpec((None,), tf.float32, name="age"),
     tf.TensorSpec((None,), tf.string, name="sex"),
     tf.TensorSpec((None,), tf.string, name="localization"),
 )
-"""An input for each of `METADATA_COLUMNS`."""
+"""An input for each of `CLINICAL_COLUMNS`."""
 
 
 def encode(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [batch, len(METADATA_FIELDS)], equal to `metadata.encode_metadata`.
+    """Returns float32 [batch, len(CLINICAL_FEATURES)], equal to `encode_clinical_metadata`.
 
     Made of TensorFlow's operations alone, so that a SavedModel can hold it.
 
@@ -55,7 +55,7 @@ def encode(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> tf.Tensor
         ],
         axis=1,
     )
-    return tf.ensure_shape(encoded, (None, len(METADATA_FIELDS)))
+    return tf.ensure_shape(encoded, (None, len(CLINICAL_FEATURES)))
 
 
 def _places(name: str, words: tf.Tensor, places: Mapping[str, int]) -> tf.Tensor:

@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.special
 import tensorflow as tf
 
-from skincnn.data.clinical_metadata import encode_clinical_metadata
+from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.errors import ConfigError
 from skincnn.files import replacing, sha256, write_sealed_json
 from skincnn.inference.predictions import DISTANCE, arrays

@@ -10,7 +10,7 @@ import pandas as pd
 import tensorflow as tf
 from PIL import Image
 
-from skincnn.data.clinical_metadata import encode_clinical_metadata
+from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.errors import ConfigError
 from skincnn.evaluation.splits import load_model
 from skincnn.files import replacing
@@ -56,7 +56,7 @@ class Explainer:
         Args:
             contents: Files; anything where no class is looked for.
             class_names: Of each picture, the class that is looked for; "" for none.
-            patients: `METADATA_COLUMNS`, a row for each.
+            patients: `CLINICAL_COLUMNS`, a row for each.
 
         Returns:
             Pictures as the model sees them, twice as wide; None where there is no class.

@@ -24,10 +24,10 @@ import pandas as pd
 import psutil
 import tensorflow as tf
 
-from skincnn.clinical_metadata import METADATA_FIELDS, REGION_OF, SEXES, UNKNOWN
+from skincnn.clinical_metadata import CLINICAL_FEATURES, REGION_OF, SEXES, UNKNOWN
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
-from skincnn.data.reading import describe_preprocessing
+from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.splits import require_classes
 from skincnn.files import SCHEMA, sha256, write_sealed_json, write_text
@@ -311,7 +311,7 @@ def _describe_inputs(metadata: bool) -> dict[str, Any]:
             "sex": "string [batch]: words of the vocabulary; any other is refused",
             "localization": "string [batch]: words of the vocabulary, likewise",
         },
-        "metadata_fields": METADATA_FIELDS,
+        "metadata_fields": CLINICAL_FEATURES,
         "vocabularies": {
             "sex": [*SEXES, UNKNOWN, ""],
             "localization": [*REGION_OF, UNKNOWN, ""],

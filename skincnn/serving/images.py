@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from skincnn.config import DataConfig
 from skincnn.data.preprocess import decode, preprocess
-from tfds_ham10000.pictures import FORMATS, MAX_PIXELS
+from tfds_ham10000.image_decoding import FORMATS, MAX_PIXELS
 
 MAX_BYTES = 30_000_000
 """Of a file; a larger one is not decoded."""

@@ -14,10 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
-from skincnn.clinical_metadata import METADATA_COLUMNS, UNKNOWN
+from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN, encode_clinical_metadata
 from skincnn.config import DataConfig
-from skincnn.data.clinical_metadata import encode_clinical_metadata
-from skincnn.data.reading import PREPROCESSING
+from skincnn.data.preprocessing_spec import PREPROCESSING_VERSION
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import read_sealed_json, sha256
 from skincnn.inference.predictions import PROBABILITY_PREFIX
@@ -49,7 +48,7 @@ class Predictor:
         data: How it reads pictures; of several networks, how the first does.
         synthetic: Whether it was trained on synthetic pictures.
         told: Whether it is told of patients.
-        ask: From files, string [batch], and a table of `METADATA_COLUMNS` with a row for
+        ask: From files, string [batch], and a table of `CLINICAL_COLUMNS` with a row for
             each to what `answers.answer` returns, and `status`. Several threads may ask.
     """
 
@@ -168,14 +167,14 @@ def read_files(paths: Sequence[Path]) -> list[bytes | str]:
 
 
 def find_patients(paths: Sequence[Path], patients: pd.DataFrame | None) -> pd.DataFrame:
-    """Returns `METADATA_COLUMNS` for each file; what is not there is not known.
+    """Returns `CLINICAL_COLUMNS` for each file; what is not there is not known.
 
     Args:
         paths: The files.
         patients: The columns by image_id; None where nothing is known.
     """
     names = [path.stem for path in paths]
-    known = pd.DataFrame(index=names, columns=list(METADATA_COLUMNS), dtype=object)
+    known = pd.DataFrame(index=names, columns=list(CLINICAL_COLUMNS), dtype=object)
     if patients is not None:
         known = patients.reindex(names)
     return known.assign(
@@ -310,10 +309,10 @@ def _load_copy(path: Path) -> Predictor:
     described = read_sealed_json(path.with_name(f"{path.name}.json"), EXPORT_AGAIN)
     _check(path, described["file_sha256"])
     made_for = described["preprocessing"][0]["version"]
-    if made_for != PREPROCESSING:  # pictures are read here, and not in the file
+    if made_for != PREPROCESSING_VERSION:  # pictures are read here, and not in the file
         raise ConfigError(
             f"{path} was made for pictures that are read as in version {made_for}. "
-            f"Expected {PREPROCESSING}. {EXPORT_AGAIN}"
+            f"Expected {PREPROCESSING_VERSION}. {EXPORT_AGAIN}"
         )
     runtime = RUNTIMES[described["format"]]
     require(described["format"], runtime)

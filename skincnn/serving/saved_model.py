@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from skincnn.config import DataConfig
 from skincnn.data.preprocess import preprocess
-from skincnn.data.reading import preprocessing_fields
+from skincnn.data.preprocessing_spec import preprocessing_fields
 from skincnn.serving.clinical_metadata import SIGNATURE as PATIENT_INPUTS
 from skincnn.serving.clinical_metadata import encode
 from skincnn.serving.images import READ, UNREADABLE, read_images

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from skincnn.clinical_metadata import METADATA_COLUMNS
+from skincnn.clinical_metadata import CLINICAL_COLUMNS
 from skincnn.errors import ConfigError
 
 
 def read_patients(path: Path) -> pd.DataFrame:
-    """Returns `METADATA_COLUMNS` by image_id.
+    """Returns `CLINICAL_COLUMNS` by image_id.
 
     Raises:
         ConfigError: The file is no such table, or names a picture twice.
@@ -27,10 +27,10 @@ def read_patients(path: Path) -> pd.DataFrame:
             raise ValueError(
                 f"{table.index[table.index.duplicated()][0]} stands in it twice"
             )
-        return table[list(METADATA_COLUMNS)].assign(age=pd.to_numeric(table["age"]))
+        return table[list(CLINICAL_COLUMNS)].assign(age=pd.to_numeric(table["age"]))
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"--clinical-metadata must be a CSV with image_id, {', '.join(METADATA_COLUMNS)}. "
+            f"--clinical-metadata must be a CSV with image_id, {', '.join(CLINICAL_COLUMNS)}. "
             f"Received: {path}: {error}"
         ) from error
 

@@ -15,11 +15,10 @@ import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
-from skincnn.clinical_metadata import METADATA_FIELDS
+from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
 from skincnn.config import AugmentConfig, Config, DataConfig
 from skincnn.data import pipeline
 from skincnn.data.cache import Images
-from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.data.sampling import steps_per_epoch
 from skincnn.errors import ConfigError, DataError, MemoryFullError
 from skincnn.files import sha256
@@ -418,7 +417,7 @@ def _check_blocks(stages: tuple[Stage, ...], classifier: keras.Model) -> None:
 
 def _require_patients(metadata: pipeline.Metadata | None) -> None:
     """Checks that something is known: untrained weights would answer what is said later."""
-    unknown = [name.endswith("_unknown") for name in METADATA_FIELDS]
+    unknown = [name.endswith("_unknown") for name in CLINICAL_FEATURES]
     if metadata is not None and metadata[:, unknown].all():
         raise DataError(
             "`model.clinical_metadata` is True, and no training picture has an age, a sex or a "

@@ -13,12 +13,12 @@ import pandas as pd
 import tensorflow as tf
 
 from skincnn import __version__
-from skincnn.clinical_metadata import METADATA_FIELDS
+from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import Config, DataConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache
 from skincnn.data.leakage import audit
-from skincnn.data.reading import describe_preprocessing
+from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import replacing, sha256, write_json
@@ -135,7 +135,7 @@ def prepare(
         tables,
         names,
         inputs=[tensor.name for tensor in classifier.inputs]
-        + list(METADATA_FIELDS if config.model.clinical_metadata else ()),
+        + list(CLINICAL_FEATURES if config.model.clinical_metadata else ()),
         siblings_allowed=config.data.split_by == "image",
     )
     _warn_of_enlarging(config, builder.builder_config.longest_side)

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from skincnn.classes import describe
-from skincnn.clinical_metadata import METADATA_COLUMNS, REGION_OF, SEXES, UNKNOWN
+from skincnn.clinical_metadata import CLINICAL_COLUMNS, REGION_OF, SEXES, UNKNOWN
 from skincnn.errors import ConfigError, DataError
 from skincnn.interruption import StopRequest
 from skincnn.serving.images import MAX_BYTES
@@ -155,7 +155,7 @@ def build_app(asked: Asked, path: Path, folder: Path) -> Any:
         .joinpath("demo.css")
         .read_text(),
     )
-    num_fields = len(METADATA_COLUMNS) if asked.predictor.told else 0
+    num_fields = len(CLINICAL_COLUMNS) if asked.predictor.told else 0
     return guarded(questioned(page, folder, num_fields))
 
 
@@ -210,12 +210,12 @@ def answering(asked: Asked, folder: Path) -> Callable[..., tuple[None, str]]:
 
 
 def describe_patient(fields: Sequence[str | None]) -> dict[str, Any]:
-    """Returns `METADATA_COLUMNS` from `_patient_fields`, of which there may be none.
+    """Returns `CLINICAL_COLUMNS` from `_patient_fields`, of which there may be none.
 
     Raises:
         DataError: The age is none that people have.
     """
-    patient: dict[str, Any] = dict(zip(METADATA_COLUMNS, fields, strict=False))
+    patient: dict[str, Any] = dict(zip(CLINICAL_COLUMNS, fields, strict=False))
     written = (patient.pop("age", "") or "").strip()
     if not written:
         return patient
@@ -228,7 +228,7 @@ def describe_patient(fields: Sequence[str | None]) -> dict[str, Any]:
 
 
 def _patient_fields(gradio: Any) -> list[Any]:
-    """Returns a field for each of `METADATA_COLUMNS`."""
+    """Returns a field for each of `CLINICAL_COLUMNS`."""
     sites = [UNKNOWN, *REGION_OF]
     gradio.HTML(render("patient"))
     with gradio.Row():

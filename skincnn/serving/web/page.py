@@ -20,7 +20,7 @@ import tensorflow as tf
 from PIL import Image
 
 from skincnn.classes import describe
-from skincnn.clinical_metadata import METADATA_COLUMNS, UNKNOWN
+from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
 from skincnn.errors import ConfigError
 from skincnn.evaluation.triage import ACCEPTED
 from skincnn.serving.explain import Explainer
@@ -73,7 +73,7 @@ def answer_page(asked: Asked, content: bytes, name: str, patient: Mapping[str, A
         asked: The model.
         content: The file, whatever it is.
         name: What it is called.
-        patient: `METADATA_COLUMNS`, for a model that is told of them; what is not there
+        patient: `CLINICAL_COLUMNS`, for a model that is told of them; what is not there
             or None is not known.
 
     Raises:
@@ -82,7 +82,7 @@ def answer_page(asked: Asked, content: bytes, name: str, patient: Mapping[str, A
     patients = pd.DataFrame(
         {
             "age": [np.nan if patient.get("age") is None else patient["age"]],
-            **{key: [patient.get(key) or UNKNOWN] for key in METADATA_COLUMNS[1:]},
+            **{key: [patient.get(key) or UNKNOWN] for key in CLINICAL_COLUMNS[1:]},
         }
     )
     answers = asked.predictor.ask([content], patients)

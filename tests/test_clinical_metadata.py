@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skincnn.clinical_metadata import METADATA_FIELDS, REGIONS
-from skincnn.data.clinical_metadata import encode_clinical_metadata
+from skincnn.clinical_metadata import CLINICAL_FEATURES, REGIONS, encode_clinical_metadata
 from skincnn.data.leakage import FORBIDDEN_INPUTS
 from skincnn.errors import DataError
 from tfds_ham10000 import demo
@@ -21,17 +20,19 @@ ISIC2019 = [
 
 
 def table(**columns: list[object]) -> pd.DataFrame:
-    """Rows of unknown patients, but for the columns given."""
+    """Returns rows with unknown values in all columns except the given ones."""
     (length,) = {len(values) for values in columns.values()}
     unknown = {"age": [np.nan], "sex": ["unknown"], "localization": ["unknown"]}
     return pd.DataFrame({name: cell * length for name, cell in unknown.items()} | columns)
 
 
-def known(row: np.ndarray) -> dict[str, float]:
-    return {name: value for name, value in zip(METADATA_FIELDS, row, strict=True) if value}
+def nonzero(row: np.ndarray) -> dict[str, float]:
+    return {
+        name: value for name, value in zip(CLINICAL_FEATURES, row, strict=True) if value
+    }
 
 
-def test_a_patient_becomes_numbers() -> None:
+def test_clinical_metadata_are_encoded_as_numbers() -> None:
     rows = encode_clinical_metadata(
         table(
             age=[50.0, 0.0, "", np.nan],
@@ -40,16 +41,16 @@ def test_a_patient_becomes_numbers() -> None:
         )
     )
     assert rows.dtype == np.float32
-    nothing = {"age_unknown": 1, "sex_unknown": 1, "site_unknown": 1}
-    assert [known(row) for row in rows] == [
+    all_unknown = {"age_unknown": 1, "sex_unknown": 1, "site_unknown": 1}
+    assert [nonzero(row) for row in rows] == [
         {"age_per_century": 0.5, "sex_female": 1, "site_torso": 1},
         {"sex_male": 1, "site_lower_extremity": 1},
-        nothing,
-        nothing,
+        all_unknown,
+        all_unknown,
     ]
 
 
-def test_the_order_of_rows_is_kept_and_the_index_ignored() -> None:
+def test_rows_stay_in_order_whatever_the_index() -> None:
     rows = table(age=[10.0, 20.0, 30.0]).set_index(pd.Index([7, 7, 3]))
     np.testing.assert_allclose(encode_clinical_metadata(rows)[:, 0], [0.1, 0.2, 0.3])
 
@@ -57,7 +58,7 @@ def test_the_order_of_rows_is_kept_and_the_index_ignored() -> None:
 @pytest.mark.parametrize("sites", [HAM10000, ISIC2019, list(demo.SITES)])
 def test_the_published_sites_are_known(sites: list[str]) -> None:
     rows = encode_clinical_metadata(table(localization=sites))
-    first = METADATA_FIELDS.index("site_head_and_neck")
+    first = CLINICAL_FEATURES.index("site_head_and_neck")
     assert (rows[:, first:].sum(axis=1) == 1).all()
     assert [s for s, r in zip(sites, rows, strict=True) if r[-1]] == [
         site for site in sites if site == "unknown"
@@ -72,14 +73,23 @@ def test_each_site_is_in_one_region() -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"sex": ["mal"]}, "sex holds 'mal'. Expected one of: female, male; or unknown"),
-        ({"localization": ["knee"]}, "localization holds 'knee'"),
-        ({"age": ["old"]}, r"1 age\(s\) are no number of years: 'old'"),
-        ({"age": [-1.0]}, "no number of years"),
-        ({"age": [np.inf]}, "no number of years"),
+        (
+            {"sex": ["mal"]},
+            "column sex has unknown values. Expected one of: female, male, unknown; or an",
+        ),
+        (
+            {"localization": ["knee"]},
+            "column localization has unknown values.*Received: 'knee'",
+        ),
+        (
+            {"age": ["old"]},
+            r"1 value\(s\) in the column age are not valid ages.*Received: 'old'",
+        ),
+        ({"age": [-1.0]}, "not valid ages"),
+        ({"age": [np.inf]}, "not valid ages"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
+def test_invalid_values_are_rejected(
     columns: dict[str, list[object]], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
@@ -91,8 +101,8 @@ def test_a_missing_column_is_named() -> None:
         encode_clinical_metadata(table(age=[1.0]).drop(columns="sex"))
 
 
-def test_nothing_that_tells_the_diagnosis_is_encoded() -> None:
-    assert not [f for f in METADATA_FIELDS if f.startswith(FORBIDDEN_INPUTS)]
+def test_columns_that_reveal_the_diagnosis_are_not_encoded() -> None:
+    assert not [f for f in CLINICAL_FEATURES if f.startswith(FORBIDDEN_INPUTS)]
     one, other = table(sex=["male"]), table(sex=["male"])
     other = other.assign(dx_type="histo", dataset="rosendahl", label=3)
     np.testing.assert_array_equal(

@@ -1,0 +1,27 @@
+"""The configuration fields and code version that determine preprocessing.
+
+Kept apart from `preprocess`, so that reading a run needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+from skincnn.config import DataConfig
+
+PREPROCESSING_VERSION = 1
+"""Raise this when the same fields produce different pixels: models trained before then
+cannot be used."""
+
+
+def preprocessing_fields(config: DataConfig) -> dict[str, int | str | bool]:
+    """Returns the fields of `config` that affect the result of `preprocess.read_image`."""
+    return {
+        "image_size": config.image_size,
+        "resize_mode": config.resize_mode,
+        "crop_border": config.crop_border,
+        "color_constancy": config.color_constancy,
+    }
+
+
+def describe_preprocessing(config: DataConfig) -> dict[str, int | str | bool]:
+    """Returns `preprocessing_fields` and the version of the code, to store with a model."""
+    return {"version": PREPROCESSING_VERSION, **preprocessing_fields(config)}

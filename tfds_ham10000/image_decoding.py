@@ -1,0 +1,233 @@
+"""Validating each source image, and converting it to the format that is stored.
+
+An upright RGB JPEG file that does not exceed the requested size is stored unchanged, byte
+for byte. Any other image is decoded and stored as an 8-bit RGB PNG, or as a JPEG if it has
+to be downsized. TensorFlow and Pillow then decode the same upright image with three
+channels:
+
+- CMYK, gray, black-and-white and palette images are converted to RGB;
+- an alpha channel is dropped, not blended, as TensorFlow does when a model is served;
+- the upper 8 bits of 16-bit images are kept (Pillow alone would clip gray values at 255);
+- images are rotated and mirrored as their EXIF orientation says;
+- the first frame of an animation is kept.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from tfds_ham10000.image_files import Images
+from tfds_ham10000.records import SourceError, join_first
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+MAX_PIXELS = 50_000_000
+JPEG_QUALITY = 95
+MAX_SKIPPED_SHARE = 0.01
+"""Share of invalid images above which `on_bad_image="skip"` fails too."""
+
+
+class CheckedImages:
+    """Validated images in the format in which they are stored.
+
+    Attributes:
+        errors: Why an image is invalid, by image_id.
+        inspected: The results of `inspect` for all valid images, by image_id.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        image_ids: Sequence[str],
+        folder: Path,
+        *,
+        longest_side: int | None = None,
+        inspect: Callable[[Image.Image], Any] | None = None,
+    ):
+        """Reads and decodes each image once, on all CPU cores.
+
+        Converted images are kept in an unnamed temporary file, which bounds the memory and
+        which the operating system deletes with the process.
+
+        Args:
+            images: The source images.
+            image_ids: The images to check.
+            folder: The folder of the temporary file.
+            longest_side: Downsize larger images to this many pixels.
+            inspect: Called with each decoded image; its results are in `inspected`.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        self._images = images
+        self._longest_side = longest_side
+        # `read` needs the file as long as this object exists.
+        self._spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        weakref.finalize(self, self._spool.close)
+        self._lock = threading.Lock()
+        self._converted: dict[str, tuple[int, int]] = {}
+        self._inspect = inspect
+        self.errors: dict[str, str] = {}
+        self.inspected: dict[str, Any] = {}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            try:
+                results = pool.map(self._check, image_ids)
+                progress = tqdm(
+                    results, desc="Checking images", unit="img", total=len(image_ids)
+                )
+                for image_id, error in zip(image_ids, progress, strict=True):
+                    if error is not None:
+                        self.errors[image_id] = error
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    @property
+    def num_converted(self) -> int:
+        """The number of images that are not stored unchanged."""
+        return len(self._converted)
+
+    def read(self, image_id: str) -> bytes:
+        """Returns the file to store for a valid image."""
+        if image_id not in self._converted:
+            return self._images.read(image_id)
+        start, size = self._converted[image_id]
+        self._spool.seek(start)
+        return self._spool.read(size)
+
+    def _check(self, image_id: str) -> str | None:
+        """Converts an image if necessary; returns what is wrong with it, or None."""
+        try:
+            content = self._images.read(image_id)
+            stored = normalize(content, self._longest_side, partial(self._see, image_id))
+        except SourceError as error:
+            return str(error)
+        if stored is not content:
+            with self._lock:
+                start = self._spool.seek(0, os.SEEK_END)
+                self._spool.write(stored)
+                self._converted[image_id] = (start, len(stored))
+        return None
+
+    def _see(self, image_id: str, image: Image.Image) -> None:
+        if self._inspect is not None:
+            self.inspected[image_id] = self._inspect(image)
+
+
+def require_valid(errors: dict[str, str], num_images: int, on_bad_image: str) -> None:
+    """Raises an error if there are invalid images that may not be skipped.
+
+    Args:
+        errors: Why an image is invalid, by image_id.
+        num_images: The number of images that were checked.
+        on_bad_image: "fail", or "skip" to allow up to 1 % of invalid images.
+
+    Raises:
+        SourceError: Gives the number of invalid images and names the first ten.
+    """
+    allowed = MAX_SKIPPED_SHARE * num_images if on_bad_image == "skip" else 0
+    if len(errors) <= allowed:
+        return
+    messages = [f"{image_id}: {error}" for image_id, error in sorted(errors.items())]
+    advice = (
+        f"At most {MAX_SKIPPED_SHARE:.0%} of the {num_images} images may be skipped."
+        if on_bad_image == "skip"
+        else "Download them again, or skip them (--on-bad-image skip)."
+    )
+    raise SourceError(
+        f"{len(errors)} image(s) are invalid: {join_first(messages, '; ')}. Expected complete "
+        f"{', '.join(FORMATS)} files of at most {MAX_PIXELS} pixels. {advice}"
+    )
+
+
+def normalize(
+    content: bytes,
+    longest_side: int | None = None,
+    inspect: Callable[[Image.Image], None] = lambda image: None,
+) -> bytes:
+    """Returns the file to store for an image file: `content` itself, or a converted file.
+
+    Args:
+        content: A file in one of `FORMATS`.
+        longest_side: Downsize a larger image to this many pixels, with antialiasing.
+        inspect: Called with the decoded image, upright and RGB.
+
+    Raises:
+        SourceError: The file is not an image, has more than 50 megapixels, or is damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            # The header contains the size, so nothing has been decoded yet.
+            if image.width * image.height > MAX_PIXELS:
+                raise SourceError(
+                    f"{image.width}x{image.height} pixels, expected at most {MAX_PIXELS}"
+                )
+            image.load()
+            too_large = longest_side is not None and max(image.size) > longest_side
+            keep = _is_upright_rgb_jpeg(image)
+            rgb = image if keep else _to_rgb(image)
+            inspect(rgb)
+            if keep and not too_large:
+                return content
+            return _encode(rgb, longest_side if too_large else None)
+    except UnidentifiedImageError as error:
+        raise SourceError(f"not a {', '.join(FORMATS)} file") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise SourceError(f"too many pixels ({error})") from error
+    except SourceError:
+        raise
+    # Pillow's decoders raise these for truncated or damaged files.
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise SourceError(f"cannot be decoded ({error})") from error
+
+
+def _is_upright_rgb_jpeg(image: Image.Image) -> bool:
+    # Pillow calls a JPEG file that contains further images MPO.
+    return (
+        image.format in ("JPEG", "MPO")
+        and image.mode == "RGB"
+        and not _has_orientation(image)
+    )
+
+
+def _has_orientation(image: Image.Image) -> bool:
+    """Returns whether the EXIF orientation differs from upright."""
+    try:
+        return image.getexif().get(0x0112, 1) in range(2, 9)
+    except (SyntaxError, ValueError, EOFError, struct.error):
+        return False  # a damaged EXIF block is ignored
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if _has_orientation(image):
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit gray, which `convert` would clip at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("P", "PA"):  # transparent palette entries need this step
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _encode(image: Image.Image, longest_side: int | None) -> bytes:
+    buffer = io.BytesIO()
+    if longest_side is None:
+        image.save(buffer, "PNG")
+    else:
+        size = (longest_side, longest_side)
+        small = ImageOps.contain(image, size, Image.Resampling.LANCZOS)
+        # No chroma subsampling (4:4:4): the colors of a lesion matter for its diagnosis.
+        small.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()

@@ -1,0 +1,154 @@
+"""Access to the source image files, in zip archives and folders."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from tfds_ham10000.records import SourceError, join_first
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
+MAX_BYTES = 30_000_000
+
+
+class Images(Protocol):
+    """Encoded images by image_id."""
+
+    def read(self, image_id: str) -> bytes:
+        """Returns the content of an image file."""
+        ...
+
+
+class ImageFiles:
+    """The image files in some zip archives and folders, by image_id."""
+
+    def __init__(
+        self,
+        paths: Iterable[Path] = (),
+        *,
+        make_id: Callable[[PurePosixPath], str] = lambda path: path.stem,
+    ):
+        """Lists the image files at any depth, without reading them.
+
+        Args:
+            paths: Zip archives and folders.
+            make_id: Returns the image_id of a file from its path in the folder or archive.
+
+        Raises:
+            SourceError: A path is neither a zip archive nor a folder, or two files have
+                the same image_id.
+        """
+        self._files: dict[str, tuple[zipfile.ZipFile | Path, str]] = {}
+        for path in paths:
+            for container, member in _list(path):
+                image_id = make_id(PurePosixPath(member))
+                if image_id in self._files:
+                    raise SourceError(
+                        f"{path}: the image {image_id!r} occurs twice, as "
+                        f"{self._files[image_id][1]} and {member}. Remove one of them."
+                    )
+                self._files[image_id] = (container, member)
+
+    @property
+    def image_ids(self) -> set[str]:
+        """The image_ids of all files."""
+        return set(self._files)
+
+    def add(self, other: ImageFiles) -> None:
+        """Adds the files of `other`.
+
+        Raises:
+            SourceError: An image_id occurs in both.
+        """
+        shared = sorted(self.image_ids & other.image_ids)
+        if shared:
+            raise SourceError(
+                f"{len(shared)} image(s) occur in two splits: {join_first(shared)}. "
+                "Expected each image in one split only."
+            )
+        self._files.update(other._files)
+
+    def size(self, image_id: str) -> int:
+        """Returns the size of an image file in bytes."""
+        container, member = self._files[image_id]
+        if isinstance(container, zipfile.ZipFile):
+            return container.getinfo(member).file_size
+        return (container / member).stat().st_size
+
+    def read(self, image_id: str) -> bytes:
+        """Returns the content of an image file. Can be called from several threads.
+
+        Raises:
+            SourceError: The file is larger than 30 MB or cannot be read.
+        """
+        container, member = self._files[image_id]
+        try:
+            if (size := self.size(image_id)) > MAX_BYTES:
+                raise SourceError(f"{size} bytes, expected at most {MAX_BYTES}")
+            if isinstance(container, zipfile.ZipFile):
+                return container.read(member)
+            return (container / member).read_bytes()
+        # zlib.error: damaged. RuntimeError: encrypted. NotImplementedError: unsupported
+        # compression.
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            OSError,
+            EOFError,
+            RuntimeError,
+            NotImplementedError,
+        ) as error:
+            raise SourceError(f"cannot be read ({error})") from error
+
+
+def check_same_images(image_ids: Iterable[str], images: ImageFiles, where: str) -> None:
+    """Checks that a table and the image files contain the same images.
+
+    Args:
+        image_ids: The image_ids in the table.
+        images: The files.
+        where: The table, for error messages.
+
+    Raises:
+        SourceError: An image occurs in only one of them.
+    """
+    listed = set(image_ids)
+    messages = [
+        f"{len(ids)} image(s) are {what}: {join_first(sorted(ids))}."
+        for what, ids in (
+            ("in the table but have no file", listed - images.image_ids),
+            ("among the files but not in the table", images.image_ids - listed),
+        )
+        if ids
+    ]
+    if messages:
+        raise SourceError(
+            f"{where}: {' '.join(messages)} Expected the same images in both. Download "
+            "the missing files again."
+        )
+
+
+def is_image_name(path: PurePosixPath | Path) -> bool:
+    """Returns whether a file name has an image suffix and is not hidden."""
+    # macOS adds a hidden copy of each file, __MACOSX/._name.
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _list(path: Path) -> Iterator[tuple[zipfile.ZipFile | Path, str]]:
+    """Yields the archive or folder, and the path in it, of each image file."""
+    if path.is_dir():
+        members = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
+        yield from ((path, p.as_posix()) for p in members if is_image_name(p))
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise SourceError(
+            f"{path} is not a valid zip archive: {error}. Download it again."
+        ) from error
+    for name in archive.namelist():
+        if is_image_name(PurePosixPath(name)):
+            yield archive, name
