@@ -118,7 +118,7 @@ def made_once(
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of built datasets that holds demo_tiny."""
+    """A folder of built datasets that contains demo_tiny."""
     from skincnn.data.datasets import prepare_dataset
 
     def build(path: Path) -> None:
@@ -194,7 +194,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def manual_dir(tmp_path: Path) -> Path:
-    """HAM10000's published layout with 2 x 10 lesions of each class, 210 pictures."""
+    """The published layout of HAM10000 with 20 lesions and 30 images per class."""
     return write_dataverse(tmp_path / "manual é dir", make_rows())
 
 
@@ -203,7 +203,7 @@ Prepare = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def prepare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Prepare:
-    """Runs `scripts/prepare_data.py` in this process, which saves loading TensorFlow."""
+    """Runs `prepare_data` in this process, which avoids importing TensorFlow again."""
     from skincnn.cli import prepare_data
 
     def run(

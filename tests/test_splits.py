@@ -41,15 +41,15 @@ def test_a_split_by_image_is_stratified_and_its_leakage_is_counted(data_dir: Pat
         sizes = Counter(folds[everything["label"] == label])
         assert max(sizes[f] for f in range(10)) - min(sizes[f] for f in range(10)) <= 1
     with pytest.raises(
-        DataError, match=r"lesion\(s\) stand twice in train and val and test"
+        DataError, match=r"lesion\(s\) occur more than once in train and val and test"
     ):
         audit(tables, NAMES)
-    counts = audit(tables, NAMES, siblings_allowed=True)
+    result = audit(tables, NAMES, siblings_allowed=True)
     training_lesions = set(tables["train"]["lesion_id"])
     with_sibling = [lesion in training_lesions for lesion in tables["test"]["lesion_id"]]
-    assert counts["share_test_images"] == sum(with_sibling) / len(with_sibling) > 0
-    assert counts["num_shared_lesions"] > 0
-    assert counts["num_shared_images"] == 0
+    assert result.share_test_images == sum(with_sibling) / len(with_sibling) > 0
+    assert result.num_shared_lesions > 0
+    assert result.num_shared_images == 0
 
 
 @pytest.mark.parametrize(

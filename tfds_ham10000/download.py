@@ -1,8 +1,8 @@
 """Downloading HAM10000 from Harvard Dataverse, and verifying the published files.
 
-`checksums.tsv` has the sizes and SHA-256 of the images and metadata, in the place where TFDS
-looks for them. For the official test set only the MD5 is published: it is computed after
-the download, and a file with another MD5 is deleted.
+TFDS reads the sizes and SHA-256 of the images and metadata from `checksums.tsv`. For the
+official test set only the MD5 is published: it is computed after the download, and a file
+with another MD5 is deleted.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ USER_AGENT = "Mozilla/5.0 (compatible; tfds_ham10000)"
 MAX_RETRIES = 3
 CHECKSUMS = Path(__file__).with_name("checksums.tsv")
 ALTERNATIVE = (
-    "Alternatively, download the files from Harvard Dataverse, doi:10.7910/DVN/DBW86T, into "
-    "one folder and use --manual-dir DIR."
+    "Alternatively, download the files from Harvard Dataverse, doi:10.7910/DVN/DBW86T, "
+    "into one folder and use --manual-dir DIR."
 )
 
 
@@ -105,8 +105,8 @@ def verify(folder: Path) -> list[str]:
     ]
     if not present:
         raise SourceError(
-            f"{folder} contains no file that Harvard Dataverse publishes. Expected at least "
-            f"one of: {', '.join(file.name for file in FILES)}."
+            f"{folder} contains no file that Harvard Dataverse publishes. Expected at "
+            f"least one of: {', '.join(file.name for file in FILES)}."
         )
     if modified:
         raise SourceError(

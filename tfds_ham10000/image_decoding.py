@@ -148,8 +148,8 @@ def require_valid(errors: dict[str, str], num_images: int, on_bad_image: str) ->
         else "Download them again, or skip them (--on-bad-image skip)."
     )
     raise SourceError(
-        f"{len(errors)} image(s) are invalid: {join_first(messages, '; ')}. Expected complete "
-        f"{', '.join(FORMATS)} files of at most {MAX_PIXELS} pixels. {advice}"
+        f"{len(errors)} image(s) are invalid: {join_first(messages, '; ')}. Expected "
+        f"complete {', '.join(FORMATS)} files of at most {MAX_PIXELS} pixels. {advice}"
     )
 
 

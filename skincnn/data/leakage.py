@@ -1,4 +1,4 @@
-"""The audit at the start of every training: nothing leaks between the splits."""
+"""Leakage audit: checks that the splits of a run share no images, lesions or groups."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ import pandas as pd
 from skincnn.errors import DataError
 
 MELANOMA = "mel"
-KEPT_APART = {
+DISJOINT_COLUMNS = {
     "image_id": "image",
     "lesion_id": "lesion",
     "group_id": "near-duplicate group",
 }
-"""What must not be in two splits: column -> what one value of it is."""
+"""Columns whose values must not occur in two splits, and what the values identify."""
 
 FORBIDDEN_INPUTS = ("dx_type", "dataset", "lesion_id", "group_id", "image_id")
-"""What gives the answer away: `follow_up` is always nv, and sources differ in classes."""
+"""Columns that reveal the diagnosis: `follow_up` images, for example, are always nevi, and
+the class shares differ between source datasets."""
 
 
 @dataclass(frozen=True)
 class LeakageAudit:
-    """The result of the audit of the splits of a training.
+    """The result of the audit of all splits of a run.
 
     Attributes:
-        num_images: Split to its number of images.
-        num_lesions: Split to its number of lesions.
-        num_shared_images: Images in two splits.
-        num_shared_lesions: Lesions in two splits.
-        num_shared_groups: Near-duplicate groups in two splits.
-        share_test_images: Share of the test images with an image of the same lesion in
-            training, 0..1; None without a test split.
-        share_test_melanomas: The same share of the test melanomas; None without any.
+        num_images: The number of images by split.
+        num_lesions: The number of lesions by split.
+        num_shared_images: The number of images in two splits.
+        num_shared_lesions: The number of lesions in two splits.
+        num_shared_groups: The number of near-duplicate groups in two splits.
+        share_test_images: The share, in 0..1, of test images with a training image of the
+            same lesion; None without a test split.
+        share_test_melanomas: The same share of the test melanomas; None if there are none.
     """
 
     num_images: dict[str, int]
@@ -47,14 +48,13 @@ class LeakageAudit:
 
 @dataclass(frozen=True)
 class SplitLeakage:
-    """How much of a split was seen in training or validation.
+    """The overlap of a split with the training and validation data.
 
     Attributes:
-        num_shared_images: Images of the split that were seen.
-        num_shared_lesions: Lesions of the split that were seen.
-        num_shared_groups: Near-duplicate groups of the split that were seen.
-        num_leaky_images: Images of the split that are, or share a lesion or group with,
-            an image that was seen.
+        num_shared_images: The number of shared images.
+        num_shared_lesions: The number of shared lesions.
+        num_shared_groups: The number of shared near-duplicate groups.
+        num_leaky_images: The number of images of the split that belong to any of these.
     """
 
     num_shared_images: int
@@ -70,35 +70,36 @@ def audit(
     inputs: Iterable[str] = (),
     siblings_allowed: bool = False,
 ) -> LeakageAudit:
-    """Returns what was counted, once it is certain that no split leaks into another.
+    """Checks that the splits do not leak, and returns the counts.
 
     Args:
-        splits: The table of "train", "val" and "test", or of some of them, with the
+        splits: The tables of "train", "val" and "test", or of some of them, with the
             columns image_id, lesion_id, group_id and label.
-        class_names: The names of the labels, in order.
-        inputs: The names of what the model is given; none may begin with one of
+        class_names: The class names, in the order of the labels.
+        inputs: The names of the model inputs; none may start with one of
             `FORBIDDEN_INPUTS`.
-        siblings_allowed: Whether pictures of one lesion may be in two splits, as in a
-            split by image; they are counted then, and a picture is still in one only.
+        siblings_allowed: Whether images of a lesion may be in several splits, as in a split
+            by image. They are then counted. Each image must still be in one split only.
 
     Raises:
-        DataError: Something is in two splits or a picture is twice in one, a split has
-            no picture of a class, or the model is given what tells the answer.
+        DataError: An image, lesion or group is in two splits, an image is repeated in a
+            split, a split has no images of a class, or an input reveals the diagnosis.
     """
     _check_inputs(inputs)
     _check_classes(splits, class_names)
-    num_shared = {}
     for name, table in splits.items():
-        _refuse(set(table["image_id"][table["image_id"].duplicated()]), "image", name)
-    for column, kind in KEPT_APART.items():
-        shared = _shared(splits, column)
+        repeated = set(table["image_id"][table["image_id"].duplicated()])
+        _require_empty(repeated, "image", name)
+    num_shared = {}
+    for column, noun in DISJOINT_COLUMNS.items():
+        shared = _shared(splits.values(), column)
         num_shared[column] = len(shared)
         if column == "image_id" or not siblings_allowed:
-            touched = [n for n, table in splits.items() if table[column].isin(shared).any()]
-            _refuse(shared, kind, " and ".join(touched))
+            names = [n for n, table in splits.items() if table[column].isin(shared).any()]
+            _require_empty(shared, noun, " and ".join(names))
     shares: tuple[float | None, float | None] = (None, None)
     if "test" in splits:
-        shares = siblings(splits["train"], splits["test"], class_names)
+        shares = sibling_shares(splits["train"], splits["test"], class_names)
     return LeakageAudit(
         {name: len(table) for name, table in splits.items()},
         {name: int(table["lesion_id"].nunique()) for name, table in splits.items()},
@@ -109,18 +110,18 @@ def audit(
     )
 
 
-def siblings(
+def sibling_shares(
     train: pd.DataFrame, test: pd.DataFrame, class_names: Sequence[str]
 ) -> tuple[float | None, float | None]:
-    """Returns the shares of the test images and melanomas whose lesion is in training.
+    """Returns the shares of test images and test melanomas whose lesion is in training.
 
     Args:
         train: A table with lesion_id.
         test: A table with lesion_id and label.
-        class_names: The names of the labels, in order.
+        class_names: The class names, in the order of the labels.
 
     Returns:
-        Two shares in 0..1; None for no images.
+        Two shares in 0..1; None if there are no such images.
     """
     has_sibling = test["lesion_id"].isin(train["lesion_id"])
     names = test["label"].map(dict(enumerate(class_names)))
@@ -131,16 +132,15 @@ def siblings(
     )
 
 
-def count_shared(known: pd.DataFrame, asked: pd.DataFrame) -> SplitLeakage:
-    """Returns how much of a split that no training was checked against leaks into it.
+def count_shared(known: pd.DataFrame, split: pd.DataFrame) -> SplitLeakage:
+    """Returns the overlap of a split that was not audited when the model was trained.
 
     Args:
-        known: The rows that were trained on or chosen with: image_id, lesion_id, group_id.
-        asked: Those of the split.
+        known: The training and validation rows, with image_id, lesion_id and group_id.
+        split: The rows of the split, with the same columns.
     """
-    both = {"known": known, "asked": asked}
-    shared = {column: _shared(both, column) for column in KEPT_APART}
-    leaky = pd.DataFrame({column: asked[column].isin(of) for column, of in shared.items()})
+    shared = {column: _shared((known, split), column) for column in DISJOINT_COLUMNS}
+    leaky = pd.DataFrame({name: split[name].isin(ids) for name, ids in shared.items()})
     return SplitLeakage(
         len(shared["image_id"]),
         len(shared["lesion_id"]),
@@ -149,26 +149,26 @@ def count_shared(known: pd.DataFrame, asked: pd.DataFrame) -> SplitLeakage:
     )
 
 
-def _shared(splits: Mapping[str, pd.DataFrame], column: str) -> set[str]:
-    values = pd.concat([table[column].drop_duplicates() for table in splits.values()])
+def _shared(tables: Iterable[pd.DataFrame], column: str) -> set[str]:
+    values = pd.concat([table[column].drop_duplicates() for table in tables])
     return set(values[values.duplicated()])
 
 
-def _refuse(shared: set[str], kind: str, where: str) -> None:
+def _require_empty(shared: set[str], noun: str, where: str) -> None:
     if shared:
         raise DataError(
-            f"{len(shared)} {kind}(s) stand twice in {where}: "
-            f"{', '.join(sorted(shared)[:10])}. Expected each {kind} in one split only; "
-            "a score on such a split is inflated. Build the dataset again."
+            f"{len(shared)} {noun}(s) occur more than once in {where}: "
+            f"{', '.join(sorted(shared)[:10])}. Expected each {noun} in one split only, "
+            "because leakage inflates the scores. Build the dataset again."
         )
 
 
 def _check_inputs(inputs: Iterable[str]) -> None:
-    telling = [name for name in inputs if name.startswith(FORBIDDEN_INPUTS)]
-    if telling:
+    forbidden = [name for name in inputs if name.startswith(FORBIDDEN_INPUTS)]
+    if forbidden:
         raise DataError(
-            f"The model is given {', '.join(telling)}, which tells the diagnosis or the "
-            "source and not what the lesion looks like. Expected none of: "
+            "Model inputs must not reveal the diagnosis or the source of an image. "
+            f"Received: {', '.join(forbidden)}. Remove all inputs that start with: "
             f"{', '.join(FORBIDDEN_INPUTS)}."
         )
 
@@ -181,6 +181,6 @@ def _check_classes(splits: Mapping[str, pd.DataFrame], class_names: Sequence[str
     counts = counts.fillna(0).astype(int).set_axis(list(class_names), axis="index")
     if (counts == 0).any(axis=None):
         raise DataError(
-            "Each split must hold every class, or its scores mean nothing. Pictures of "
-            f"each class:\n{counts.to_string()}\nGive other folds, or more data."
+            "Each split must have images of every class. Received (numbers of images):\n"
+            f"{counts.to_string()}\nUse other folds, or more data."
         )
