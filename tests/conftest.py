@@ -1,4 +1,4 @@
-"""What several tests share: scripts in a process of their own, and one tiny run."""
+"""Shared helpers: running scripts, a built dataset, and one small training run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 LONGEST = ("test_resume", "test_run", "test_tuning", "test_crossval", "test_features")
-"""These begin first: one that begins last is waited for by all workers."""
+"""Files that start first, so that no worker waits for a long test at the end."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -61,9 +61,9 @@ def run_script(
 
 
 def run_here(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs a script as `run_script` does, but in this process, which is TensorFlow faster.
+    """Runs a script in this process, which avoids importing TensorFlow again.
 
-    A warning is an error here.
+    Unlike in `run_script`, warnings are errors.
     """
     before = sys.argv, signal.getsignal(signal.SIGTERM)
     sys.argv = [name, *map(str, arguments)]
@@ -104,7 +104,7 @@ def read_timeless(workdir: Path) -> dict[str, object]:
 def made_once(
     factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
 ) -> Path:
-    """A copy of the folder that `make` fills, once for all workers of pytest-xdist."""
+    """Returns a copy of a folder that `make` fills once for all pytest-xdist workers."""
     shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -136,26 +136,27 @@ def run(
     def train(path: Path) -> None:
         workdir = path / "tiny run"
         done = train_tiny(workdir, data_dir)
-        said = [text.replace(str(workdir), "{}") for text in (done.stdout, done.stderr)]
-        (path / "said.json").write_text(json.dumps(said))
+        output = [text.replace(str(workdir), "{}") for text in (done.stdout, done.stderr)]
+        (path / "output.json").write_text(json.dumps(output))
 
     made = made_once(tmp_path_factory, "trained", train)
     workdir = made / "tiny run"
     out, err = (
         text.replace("{}", str(workdir))
-        for text in json.loads((made / "said.json").read_text())
+        for text in json.loads((made / "output.json").read_text())
     )
     return workdir, subprocess.CompletedProcess(["train.py"], 0, out, err)
 
 
 def train_tiny(workdir: Path, data_dir: Path) -> subprocess.CompletedProcess[str]:
-    # The average of the weights and two picture sizes: what the preset `mobilenet_160` uses. And
-    # preprocessing and sampling, which no preset uses. In so few steps the statistics of
-    # BatchNorm must follow fast, or the network answers everything alike.
+    # The weight average and progressive resizing of the preset `mobilenet_160`, and
+    # preprocessing and sampling that no preset uses. The low batch-norm momentum lets the
+    # moving statistics converge in few steps; otherwise all predictions would be equal.
     flags = (
         "--data.dataset demo_tiny --data.image-size 64 --model.backbone mobilenet "
         "--model.width-multiplier 0.25 --train.epochs 3 --train.progressive-epochs 1 "
-        "--train.progressive-image-size 32 --optimizer.ema-momentum 0.9 --evaluate.num-bootstrap 200 "
+        "--train.progressive-image-size 32 --optimizer.ema-momentum 0.9 "
+        "--evaluate.num-bootstrap 200 "
         "--data.resize-mode pad --data.crop-border True --data.color-constancy True "
         "--imbalance.strategy square_root_sampling --model.batch-norm-momentum 0.5"
     ).split()
@@ -166,7 +167,7 @@ def train_tiny(workdir: Path, data_dir: Path) -> subprocess.CompletedProcess[str
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium without a window."""
+    """Headless Chromium."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright")
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
@@ -179,7 +180,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Runs op by op what TensorFlow would compile: one step is not worth it."""
+    """Disables `tf.function`, because tracing takes longer than a single step."""
     import tensorflow as tf
 
     from skincnn.model.augment import compiled

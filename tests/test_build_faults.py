@@ -20,7 +20,7 @@ from conftest import ROOT, Prepare
 from source_files import make_image, make_rows, write_classes
 
 from tfds_ham10000 import ham10000_dataset_builder, image_decoding
-from tfds_ham10000.build_lock import build_lock
+from tfds_ham10000.ham10000_dataset_builder import build_lock
 
 
 def start(data_dir: Path, *arguments: object, **options: object) -> subprocess.Popen[str]:

@@ -7,29 +7,26 @@ import dataclasses
 import errno
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 from tensorflow_datasets.core import shuffle
 from tqdm import tqdm
 
 from tfds_ham10000 import demo, download, layouts, sources
-from tfds_ham10000.build_lock import build_lock
 from tfds_ham10000.configs import CONFIGS, HOMEPAGES, Ham10000Config
+from tfds_ham10000.folds import StoredSplits, groups_are_published, split_into_folds
 from tfds_ham10000.image_decoding import CheckedImages, require_valid
 from tfds_ham10000.image_files import Images
 from tfds_ham10000.layouts import Source
 from tfds_ham10000.near_duplicates import find_near_duplicates, perceptual_hashes
 from tfds_ham10000.records import Record, count_missing
-from tfds_ham10000.splitting import (
-    StoredSplits,
-    groups_are_published,
-    split_into_folds,
-)
 
 MAX_BUFFER = 300 << 20
 """Bytes of a split that TFDS sorts in memory; its own limit is 1 GB."""
@@ -210,6 +207,31 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
         require_valid(images.errors, len(ids), self._on_bad_image)
         return images
+
+
+@contextlib.contextmanager
+def build_lock(dataset_dir: Path) -> Iterator[None]:
+    """Waits until no other process builds the dataset, and excludes others meanwhile.
+
+    The operating system releases the lock when its process ends for any reason. The
+    `incomplete.*` folders beside the dataset therefore belong to killed builds, and are
+    deleted.
+
+    Args:
+        dataset_dir: The folder of the finished dataset, named by its version.
+    """
+    folder = dataset_dir.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f".{dataset_dir.name}.lock", thread_local=False)
+    try:
+        acquired = lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Waiting for another process to build {dataset_dir}", file=sys.stderr)
+        acquired = lock.acquire()
+    with acquired:
+        for incomplete in folder.glob(f"incomplete.*_{dataset_dir.name}"):
+            shutil.rmtree(incomplete)
+        yield
 
 
 def _split(source: Source, images: CheckedImages) -> StoredSplits:
