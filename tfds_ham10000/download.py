@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import requests
 import tensorflow_datasets as tfds
@@ -118,7 +119,11 @@ def verify(folder: Path) -> list[str]:
 
 def _fetch(dl_manager: tfds.download.DownloadManager, file: RemoteFile) -> Path:
     try:
-        with _dataverse_requests():
+        # TFDS creates its own sessions and offers no argument for these two settings.
+        with (
+            patched(requests.utils, "default_user_agent", lambda *_: USER_AGENT),
+            patched(downloader, "MAX_RETRIES", MAX_RETRIES),
+        ):
             path = Path(dl_manager.download(file.url))
     except NonMatchingChecksumError as error:
         raise SourceError(
@@ -146,19 +151,14 @@ def _fetch(dl_manager: tfds.download.DownloadManager, file: RemoteFile) -> Path:
 
 
 @contextlib.contextmanager
-def _dataverse_requests() -> Iterator[None]:
-    """Sets a user agent that Dataverse accepts, and a limit on the number of retries.
-
-    TFDS creates its own sessions and offers no argument for either.
-    """
-    user_agent, retries = requests.utils.default_user_agent, downloader.MAX_RETRIES
-    requests.utils.default_user_agent = lambda *_: USER_AGENT
-    downloader.MAX_RETRIES = MAX_RETRIES
+def patched(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    """Replaces an attribute of a module within the context."""
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        requests.utils.default_user_agent = user_agent
-        downloader.MAX_RETRIES = retries
+        setattr(module, name, before)
 
 
 def _remove_partial(folder: Path, url: str) -> None:

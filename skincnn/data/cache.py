@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import time
@@ -53,7 +54,7 @@ def cached_images(
         images = _open(path, shape)
         if images is not None:
             return images
-        too_large = _num_bytes(shape) > MEMORY_SHARE * psutil.virtual_memory().available
+        too_large = math.prod(shape) > MEMORY_SHARE * psutil.virtual_memory().available
         if cache == "disk" or too_large:
             _write(path, shape, fill)
             return np.load(path, mmap_mode="c")
@@ -68,13 +69,9 @@ def empty_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
     Unlike the memory of `np.empty`, it is page-aligned and returned to the operating
     system as soon as the array is deleted.
     """
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     memory = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1))
     return np.frombuffer(memory, dtype, count).reshape(shape)
-
-
-def _num_bytes(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape, dtype=np.int64))
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> Images | None:
@@ -103,7 +100,7 @@ def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> None:
     except OSError as error:
         raise ConfigError(
             f"The image cache {path} cannot be written: {error}. Expected "
-            f"{_num_bytes(shape) / 2**20:.0f} MiB of free disk space. Use another "
+            f"{math.prod(shape) / 2**20:.0f} MiB of free disk space. Use another "
             "--data-dir, or --cache memory."
         ) from error
 
