@@ -1,4 +1,4 @@
-"""The label sets: order, full names, and which classes are malignant."""
+"""Class names: order of the labels, full names, and which classes are malignant."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LesionClass:
-    """One diagnosis.
+    """A diagnosis.
 
     Attributes:
-        name: The short name: HAM10000's `dx`, or the column of ISIC 2019 in lower case.
-        full_name: The name to show to a reader.
-        malignant: Whether it is malignant or in situ, and so must not be missed; None
-            where that is not known.
+        name: The short name: `dx` of HAM10000, or the lower-case column of ISIC 2019.
+        full_name: The name for reports.
+        malignant: Whether the diagnosis is malignant or in situ; None if unknown.
     """
 
     name: str
@@ -40,13 +39,13 @@ ISIC2019_ONLY = (
     LesionClass("ak", "actinic keratosis", True),
     LesionClass("scc", "squamous cell carcinoma", True),
 )
-"""ISIC 2019 has these two where HAM10000 has akiec."""
+"""ISIC 2019 has these two classes instead of akiec of HAM10000."""
 
 TWO_CLASSES = (
     LesionClass("benign", "benign", False),
     LesionClass("malignant", "malignant", True),
 )
-"""The names of many folders of labelled pictures."""
+"""Common directory names of labeled images."""
 
 SYNONYMS = {
     "actinic keratosis": "ak",
@@ -62,14 +61,14 @@ SYNONYMS = {
     "squamous cell carcinoma": "scc",
     "vascular lesion": "vasc",
 }
-"""Other names of the same classes, in lower case: folders are called by them."""
+"""Other directory names of the same classes, in lower case."""
 
 
 def describe(names: Iterable[str]) -> dict[str, LesionClass]:
-    """Returns what is known of each class; of one's own classes that is their name.
+    """Returns each class with its full name and malignancy.
 
     Args:
-        names: The names of the labels of any dataset.
+        names: The class names of any dataset; unknown names are kept as full names.
     """
     known = {lesion.name: lesion for lesion in (*HAM10000, *ISIC2019_ONLY, *TWO_CLASSES)}
     described = {}

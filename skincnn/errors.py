@@ -1,8 +1,8 @@
-"""Errors that a user can cause, each with the exit code of the scripts.
+"""Errors that a user can cause, each with the exit code of the commands.
 
 Exit codes: 0 done, 1 unexpected, 2 usage or configuration, 3 invalid data, 4 training
-diverged, 130 and 143 signals. `skincnn.cli.common` turns the exceptions into them; any
-exception with an integer `exit_code` is reported as one message without a traceback.
+diverged, 130 and 143 signals. `skincnn.cli.common` reports any exception that has an
+integer `exit_code` as one message without a traceback.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ class ConfigError(ValueError):
 
 
 class MemoryFullError(ConfigError):
-    """A device without the memory for a training that is none the worse otherwise."""
+    """A training that does not fit into the memory of the device."""
 
 
 class DataError(ValueError):
-    """Data that is missing, damaged or unfit to train or evaluate on."""
+    """Data that is missing, damaged or unfit for training or evaluation."""
 
     exit_code = 3
 
 
 class DivergedError(RuntimeError):
-    """Training whose loss, weights or outputs are no longer finite, or grow without end."""
+    """Training whose loss, weights or outputs are not finite, or grow without bound."""
 
     exit_code = 4
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM; what cleans up after Ctrl-C (a download, say) cleans up after it too."""
+    """SIGTERM. Code that cleans up after Ctrl-C, such as a download, also handles it."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes, locks and checks of files and directories."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ from filelock import FileLock, Timeout
 from skincnn.errors import ConfigError, DataError
 
 SCHEMA = 1
-"""Of metadata.json, of runs and of what is exported: what its names mean. It is raised
-where one gets another meaning, or is there no more."""
+"""Schema version of metadata.json in runs and exports. Raise it when a field changes its
+meaning or is removed."""
 SEAL = "sha256_of_the_rest"
-"""In a metadata.json of what is exported: it says when a threshold, say, was changed."""
+"""Key of the checksum in the metadata.json of an export: it reveals later changes, such as
+an edited threshold."""
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"),
     *(".tif", ".tiff"),
 )
-"""How the names of pictures end, in lower case, where a folder is searched for them. TIFF
-is not read: who has such files is told, and does not miss their answers."""
+"""Lower-case suffixes of image files in a directory. TIFF cannot be read; it is listed so
+that such files are reported instead of being silently skipped."""
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Returns the pictures in a folder and in those below, by their names, in order."""
-    found = sorted(folder.rglob("*"))
-    return [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    """Returns the image files in a directory and its subdirectories, sorted by path."""
+    paths = sorted(folder.rglob("*"))
+    return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def printable(name: str | Path) -> str:
-    r"""Returns a file's name as UTF-8 can hold it: other bytes become \xff and the like."""
+    r"""Returns a file name as valid UTF-8; other bytes are written as \xff etc."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its place on success.
+    """Yields a temporary path next to `path` that replaces it on success.
 
-    The written file is synced before it is renamed, so that a crash or a full disk
-    leaves either the old file or the new one. On an exception the temporary file is
-    removed and the old file stays.
+    The temporary file is synced before it is renamed, so that a crash or a full disk
+    leaves either the old file or the new one. An exception removes the temporary file and
+    keeps the old one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffixes stay last: Keras chooses the format of a file by them.
+    # The name keeps its suffixes: Keras infers the format of a file from them.
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         yield temporary
@@ -61,116 +62,116 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Keeps other processes out of `folder`, which is made where it is missing.
+    """Holds an exclusive lock on a directory, which is created if it does not exist.
 
-    The lock is the kernel's and dies with its process, however that ends. A folder that
-    holds nothing else at the end goes away with it.
+    The kernel releases the lock when the process ends for any reason. A created directory
+    is removed again if it is still empty at the end.
 
     Args:
-        folder: For whoever asks in the same way.
-        wait: Whether to wait for another process that has it.
+        folder: The directory; only processes that use this function are kept out.
+        wait: Whether to wait for another process that holds the lock.
 
     Raises:
-        ConfigError: Another process has it, or it cannot be written to.
+        ConfigError: Another process holds the lock, or the directory is not writable.
     """
     require_writable_folder(folder, "--workdir")
-    made = not folder.exists()
+    created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", thread_local=False)
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout as error:
         raise ConfigError(
-            f"{folder} is in use by another process. Wait until it is done, or give "
+            f"{folder} is in use by another process. Wait until it has finished, or give "
             "another --workdir."
         ) from error
     try:
         yield
     finally:
-        # Before it is released: afterwards it may be another's.
+        # Removed before the release: afterwards another process may hold it.
         (folder / ".lock").unlink(missing_ok=True)
         lock.release()
-        if made and not any(folder.iterdir()):
+        if created and not any(folder.iterdir()):
             folder.rmdir()
 
 
 def require_writable_folder(path: Path, flag: str) -> None:
-    """Checks that `path` is, or can be made, a folder that can be written to.
+    """Checks that `path` is, or can become, a writable directory. Creates nothing.
 
     Args:
-        path: The folder; nothing is made.
-        flag: The flag that named it, for the message.
+        path: The directory.
+        flag: The flag that gave the path, for the message.
 
     Raises:
-        ConfigError: It is, or lies below, a file, or may not be written to.
+        ConfigError: The path is a file, is inside a file, or is not writable.
     """
     existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not existing.is_dir():
         raise ConfigError(
-            f"{flag} must be a folder. Received: {path}, and {existing} is a file."
+            f"{flag} must be a folder. Received: {path}, but {existing} is a file."
         )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(
-            f"{flag} must be a folder that can be written to. Received: {path}, and "
-            f"{existing} may not be written. Give another one."
+            f"{flag} must be a writable folder. Received: {path}, but {existing} is not "
+            "writable. Give another folder."
         )
 
 
 def require_writable_file(path: Path, flag: str) -> None:
-    """Checks that `path` is, or can be made, a file that `replacing` can write.
+    """Checks that `replacing` can write the file `path`. Creates nothing.
 
     Args:
-        path: The file; nothing is made.
-        flag: The flag that named it, for the message.
+        path: The file.
+        flag: The flag that gave the path, for the message.
 
     Raises:
-        ConfigError: It is something else, or its folder may not be written to.
+        ConfigError: The path is not a regular file, or its directory is not writable.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ConfigError(f"{flag} must be a file. Received: {path}, which is none.")
-    require_writable_folder(path.parent, f"The place of {flag}")
+        raise ConfigError(f"{flag} must be a file. Received: {path}, which is not.")
+    require_writable_folder(path.parent, f"The parent of {flag}")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` to `path`, whole or not at all."""
+    """Writes `text` to `path` atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all; refuses NaN."""
+    """Writes `value` as indented JSON, atomically. NaN raises a `ValueError`."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes an object with the SHA-256 of all else that is in it, as `SEAL`."""
+    """Writes a JSON object with the SHA-256 of its content under the key `SEAL`."""
     write_json(path, {**content, SEAL: _seal(content)})
 
 
-def read_sealed_json(path: Path, cure: str) -> dict[str, Any]:
-    """Returns what `write_sealed_json` wrote, of the schema that is read here.
+def read_sealed_json(path: Path, fix: str) -> dict[str, Any]:
+    """Returns the object that `write_sealed_json` wrote, without the checksum.
 
     Args:
         path: The file.
-        cure: What makes it anew, for the message.
+        fix: How to create the file again, as a sentence for the message.
 
     Raises:
-        ConfigError: It cannot be read, or is of another schema.
-        DataError: It has changed since it was written, or has no seal.
+        ConfigError: The file cannot be read, or has another schema version.
+        DataError: The file has changed since it was written, or has no checksum.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}. {cure}") from error
-    require_schema(path, content, cure)
+        raise ConfigError(f"{path} cannot be read: {error}. {fix}") from error
+    require_schema(path, content, fix)
     seal = content.pop(SEAL, None)
     if seal is None:
         raise DataError(
             f"{path} has no {SEAL}: it was changed, or written by an earlier version of "
-            f"skincnn. {cure}"
+            f"skincnn. {fix}"
         )
     if seal != _seal(content):
-        raise DataError(f"{path} has changed since it was written. {cure}")
+        raise DataError(f"{path} has changed since it was written. {fix}")
     return typing.cast(dict[str, Any], content)
 
 
@@ -179,22 +180,22 @@ def _seal(content: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def require_schema(path: Path, content: Any, cure: str) -> None:
-    """Checks that a metadata.json is of the schema that is read here.
+def require_schema(path: Path, content: Any, fix: str) -> None:
+    """Checks the schema version of a metadata.json.
 
     Args:
         path: The file, for the message.
-        content: What it holds.
-        cure: What makes it anew, for the message.
+        content: Its content.
+        fix: How to create the file again, as a sentence for the message.
 
     Raises:
-        ConfigError: It is of another, or of none.
+        ConfigError: The content has another schema version, or none.
     """
-    found = content.get("schema") if isinstance(content, dict) else None
-    if found != SCHEMA:
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
         raise ConfigError(
-            f"{path} was written by another version of skincnn: its schema is {found!r}. "
-            f"Expected {SCHEMA}. {cure}"
+            f"{path} was written by another version of skincnn: its schema is {schema!r}. "
+            f"Expected {SCHEMA}. {fix}"
         )
 
 

@@ -1,4 +1,4 @@
-"""From a name that a user gave to a part: of a table, or of a module of theirs."""
+"""Finds a part by the name that a user gave: in a table, or in a module of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from skincnn.errors import ConfigError
@@ -20,42 +20,49 @@ def look_up(table: Mapping[str, T], name: str, what: str) -> T:
     Args:
         table: The parts by name.
         name: The name that the user gave.
-        what: What is looked up, for the message: "`model.backbone`", "preset".
+        what: Where the name was given, for the message: "`model.backbone`", "PRESET".
 
     Raises:
-        ConfigError: There is no such name; lists the valid ones and the nearest.
+        ConfigError: The table has no such name. The message lists the valid names and the
+            closest one.
     """
     if name in table:
         return table[name]
-    nearest = difflib.get_close_matches(name, table, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    valid = ", ".join(table)
-    raise ConfigError(f"{what} must be one of: {valid}. Received: {name!r}.{hint}")
+    raise ConfigError(
+        f"{what} must be one of: {', '.join(table)}. Received: {name!r}."
+        f"{suggest(table, name)}"
+    )
+
+
+def suggest(valid: Iterable[str], name: str) -> str:
+    """Returns " Did you mean ...?" for the valid name closest to `name`, or ""."""
+    closest = difflib.get_close_matches(name, list(valid), n=1)
+    return f" Did you mean {closest[0]!r}?" if closest else ""
 
 
 def import_function(name: str, what: str) -> Callable[..., Any]:
     """Returns the function that `package.module:function` names.
 
-    The module may lie in the current folder.
+    The module may be in the current working directory.
 
     Args:
         name: The name that the user gave.
-        what: What is named, for the message: "`model.backbone`", "SPACE".
+        what: Where the name was given, for the message: "`model.backbone`", "SPACE".
 
     Raises:
-        ConfigError: There is no such module or function.
+        ConfigError: The module cannot be imported or has no such function.
     """
     module_name, _, function_name = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    # Whatever a module of the user's may raise.
+    # A module of the user may raise any exception.
     except Exception as error:
         raise ConfigError(
-            f"{what} {name}: the module {module_name!r} could not be imported: "
+            f"{what} {name}: cannot import the module {module_name!r}: "
             f"{type(error).__name__}: {error}. Expected package.module:function, installed "
-            "or in the current folder."
+            "or in the current working directory."
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):

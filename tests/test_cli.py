@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
-from conftest import run_here
+from conftest import ROOT, run_here
 
-from skincnn.cli import common
+from skincnn import __version__
+from skincnn.cli import common, main
 
 START = "from skincnn import errors\nfrom skincnn.cli import common\nimport time\n"
 
@@ -40,7 +41,7 @@ def test_exit_codes(body: str, code: int, stderr: str) -> None:
     assert (done.returncode, done.stderr) == (code, stderr)
 
 
-def test_an_unexpected_error_keeps_its_traceback() -> None:
+def test_unexpected_error_keeps_its_traceback() -> None:
     done = run("1 / 0")
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
@@ -50,7 +51,7 @@ def test_an_unexpected_error_keeps_its_traceback() -> None:
     "body", ["print('x' * 100_000)", "print('x')", "print('x'); sys.exit(0)"]
 )
 @pytest.mark.parametrize("buffered", ["", "1"])
-def test_who_reads_no_more_is_told_nothing(
+def test_closed_standard_output_ends_quietly(
     body: str, buffered: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", buffered)
@@ -78,7 +79,7 @@ def test_sigterm_exits_with_143() -> None:
         assert process.wait(timeout=30) == 143
 
 
-def test_noise_is_dropped_and_real_warnings_are_not() -> None:
+def test_only_known_startup_messages_are_dropped() -> None:
     body = (
         "import os, sys\n"
         "    with common._without_noise():\n"
@@ -92,7 +93,7 @@ def test_noise_is_dropped_and_real_warnings_are_not() -> None:
     ]
 
 
-def test_warnings_of_retracing_are_kept_from_the_user_and_no_others(
+def test_only_retracing_warnings_are_filtered(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     import tensorflow as tf
@@ -104,12 +105,51 @@ def test_warnings_of_retracing_are_kept_from_the_user_and_no_others(
     assert [record.message for record in caplog.records] == ["something else"]
 
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-TAUGHT = sorted(path.name for path in SCRIPTS.glob("[a-z]*.py"))
+def run_skincnn(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "from skincnn.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True
+    )
 
 
-@pytest.mark.parametrize("script", TAUGHT)
-def test_help_teaches_by_examples(script: str) -> None:
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_usage_lists_every_subcommand(arguments: list[str]) -> None:
+    done = run_skincnn(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name, text in main.COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(text)}$", done.stdout, re.M)
+
+
+def test_version_is_shown() -> None:
+    assert run_skincnn("--version").stdout == f"skincnn {__version__}\n"
+
+
+def test_wrong_subcommand_suggests_the_closest() -> None:
+    done = run_skincnn("trian")
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"error: SUBCOMMAND must be one of: prepare-data, train, .*"
+        r"Received: 'trian'. Did you mean 'train'\?\n",
+        done.stderr,
+    )
+
+
+def test_subcommand_gets_its_arguments() -> None:
+    done = run_skincnn("train", "nosuch")
+    assert done.returncode == 2
+    assert "PRESET must be one of: quickstart" in done.stderr
+
+
+def test_every_subcommand_has_a_module() -> None:
+    modules = {path.stem for path in Path(main.__file__).parent.glob("[a-z]*.py")}
+    assert {name.replace("-", "_") for name in main.COMMANDS} <= modules
+
+
+SCRIPTS = [path.name for path in sorted((ROOT / "scripts").glob("[a-z]*.py"))]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_has_examples(script: str) -> None:
     shown = run_here(script, "--help")
     assert shown.returncode == 0
     _, examples = re.split("^(?:For e|E|e)xamples?:", shown.stdout, maxsplit=1, flags=re.M)

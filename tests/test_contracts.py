@@ -1,15 +1,17 @@
-"""Every entry of every table of parts, so that a new one is tested at once."""
+"""Tests of every entry of every table of parts, so that a new entry is tested too."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import keras
 import keras_tuner
 import numpy as np
 import pytest
+from conftest import run_here
 
 from skincnn import classes
 from skincnn.config import (
@@ -28,19 +30,24 @@ from skincnn.model.classifier import build_classifier, set_trainable
 from skincnn.model.mixing import MIXES, Mixing
 from skincnn.presets import PRESETS
 from skincnn.training.imbalance import STRATEGIES
+from skincnn.training.optimizers import OPTIMIZERS
 from skincnn.training.run import check
-from tfds_ham10000 import Builder, demo, demo_renderer, records
+from skincnn.training.schedules import SCHEDULES
+from skincnn.training.stages import SCENARIOS
+from tfds_ham10000 import Builder, demo, sources
 from tuning.hypermodel import explore
 from tuning.spaces import SPACES, find_space, value_at
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_preset_is_valid_and_says_its_command_cost_and_score(name: str) -> None:
+def test_preset_is_valid_and_documents_command_cost_and_score(name: str) -> None:
     config = PRESETS[name]()
     check(config)
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    for line in ("Command: python scripts/train.py", "Cost: ", "Score"):
-        assert line in (PRESETS[name].__doc__ or "")
+    documentation = PRESETS[name].__doc__ or ""
+    assert "Command: python scripts/train.py" in documentation
+    assert "Cost: " in documentation
+    assert re.search("[Ss]core.*: ", documentation, re.DOTALL)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -58,7 +65,7 @@ def test_strategy_keeps_the_mean_weights_at_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_augmentation_varies_each_picture_by_its_seed(name: str) -> None:
+def test_augmentation_depends_on_image_and_seed(name: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (16, 24, 24, 3), dtype=np.uint8)
     images[1:] = images[0]
     first, again, other = (
@@ -86,19 +93,19 @@ def test_augmentation_grows_with_its_magnitude(name: str) -> None:
     changes = []
     for magnitude in (0.0, 0.25, 0.5, 1.0):
         config = AugmentConfig(parts=(name,), magnitude=magnitude)
-        # The function behind the shortcut for 0.
+        # `vary` has no shortcut for magnitude 0, unlike the layer.
         varied = np.asarray(Augmentation(config).vary(images))
         assert varied.min() >= 0
         assert varied.max() <= 255
         changes.append(np.abs(varied - images).mean())
     assert changes[0] == pytest.approx(0, abs=1e-4)
-    # The orientations are all equally likely at the middle already.
+    # At 0.5 all orientations are equally likely already.
     assert 0 < changes[1] < changes[2] <= changes[3]
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_augmentation_draws_anew_inside_a_graph(name: str) -> None:
-    """Parameters that are drawn once, when a graph is built, are a known fault."""
+def test_augmentation_draws_new_parameters_in_each_graph_call(name: str) -> None:
+    """Drawing the parameters only once, while tracing, is a known bug."""
     layer = Augmentation(AugmentConfig(parts=(name,)))
     model = keras.Sequential([keras.Input((24, 24, 3)), layer])
     model.compile(run_eagerly=False)
@@ -110,7 +117,7 @@ def test_augmentation_draws_anew_inside_a_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MIXES)
-def test_mix_returns_pictures_partners_and_shares(name: str) -> None:
+def test_mix_returns_images_partners_and_weights(name: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     layer = Mixing(AugmentConfig(mix=name, mix_alpha=1))  # type: ignore[arg-type]
     mixed, partner, share = (np.asarray(x) for x in layer(images, training=True))
@@ -123,8 +130,8 @@ def test_mix_returns_pictures_partners_and_shares(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_corruption_spoils_a_copy_by_its_generator(name: str) -> None:
-    image = demo_renderer.render("mel", 1, 0)
+def test_corruption_changes_a_copy_by_its_generator(name: str) -> None:
+    image = demo.render("mel", 1, 0)
     before = image.copy()
     for severity in range(1, len(STRENGTHS[name]) + 1):
         first, again = (
@@ -138,8 +145,8 @@ def test_corruption_spoils_a_copy_by_its_generator(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_backbone_states_its_scaling_sizes_and_widths(name: str) -> None:
-    """What it computes is tested for the smallest of each family, in test_backbones."""
+def test_backbone_declares_scaling_sizes_and_widths(name: str) -> None:
+    """test_backbones tests the outputs of the smallest network of each family."""
     entry = BACKBONES[name]
     for values in (entry.scaling.scale, entry.scaling.offset):
         assert np.broadcast_to(values, 3).dtype == np.float64
@@ -163,13 +170,13 @@ def test_backbone_trains_saves_and_freezes(name: str, width: float, tmp_path: Pa
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     for blocks in (0, None):
         set_trainable(model, blocks)
-        # Weights and moving statistics alike must rest while the backbone is frozen.
+        # A frozen backbone keeps its weights and its moving statistics.
         before = [np.array(w) for w in model.get_layer("backbone").get_weights()]
         model.compile("adam", loss)
         model.fit(images, np.arange(4), verbose=0)
         after = model.get_layer("backbone").get_weights()
-        moved = [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
-        assert all(moved) if blocks is None else not any(moved)
+        changed = [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
+        assert all(changed) if blocks is None else not any(changed)
 
     logits = model.predict(images, verbose=0)
     assert logits.shape == (4, 7)
@@ -184,44 +191,60 @@ def test_backbone_trains_saves_and_freezes(name: str, width: float, tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize(
+    "table",
+    [STRATEGIES, OPTIMIZERS, SCHEDULES, SCENARIOS, MIXES],
+    ids=lambda table: "|".join(table),
+)
+def test_help_describes_every_choice(table: dict[str, object], train_help: str) -> None:
+    for name in table:
+        assert re.search(rf"\b{name}: ", train_help), name
+
+
+@pytest.fixture(scope="module")
+def train_help() -> str:
+    shown = run_here("train.py", "--help").stdout
+    return " ".join(shown.replace("│", " ").split())
+
+
 @pytest.mark.parametrize("config", Builder.BUILDER_CONFIGS, ids=lambda config: config.name)
-def test_dataset_config_says_when_it_is_made_up(config: object) -> None:
+def test_synthetic_dataset_config_is_described_as_such(config: object) -> None:
     assert ("SYNTHETIC" in config.description) == config.synthetic  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", SPACES)
-def test_space_names_what_it_sets_and_begins_at_the_preset(name: str, preset: str) -> None:
+def test_space_sets_named_fields_and_defaults_to_the_preset(name: str, preset: str) -> None:
     config = PRESETS[preset]()
     if name == "augmentation" and config.train.cached_views:
         pytest.skip("features are not augmented")
     space = find_space([name])
-    found = explore(space, config)  # defaults, all choices and random draws are valid
-    assert found.space
+    parameters = explore(space, config).space  # checks defaults, choices, random draws
+    assert parameters
     rng = np.random.default_rng(1)
     for draw in range(20):
         hp = keras_tuner.HyperParameters()
-        for parameter in found.space:
+        for parameter in parameters:
             hp.merge([parameter])
             if draw and hp.is_active(parameter):
                 seed = int(rng.integers(2**31))
                 hp.values[parameter.name] = parameter.random_sample(seed)
-        made = space(hp, config)
-        assert Config.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+        chosen = space(hp, config)
+        assert Config.from_dict(json.loads(json.dumps(chosen.to_dict()))) == chosen
         for path, value in hp.values.items():
             value = pytest.approx(value, rel=1e-5) if type(value) is float else value
-            assert value_at(made, path) == value
-        if not draw and name != "backbone":  # which writes the stages out
-            assert set(made.augment.parts) == set(config.augment.parts)
-            parts = dataclasses.replace(made.augment, parts=config.augment.parts)
-            made = dataclasses.replace(made, augment=parts)
-            decay = dataclasses.replace(
-                made.optimizer, weight_decay=config.optimizer.weight_decay
+            assert value_at(chosen, path) == value
+        if not draw and name != "backbone":  # the backbone space sets the stages
+            assert set(chosen.augment.parts) == set(config.augment.parts)
+            augment = dataclasses.replace(chosen.augment, parts=config.augment.parts)
+            optimizer = dataclasses.replace(
+                chosen.optimizer, weight_decay=config.optimizer.weight_decay
             )
-            assert dataclasses.replace(made, optimizer=decay) == config
+            changed = dataclasses.replace(chosen, augment=augment, optimizer=optimizer)
+            assert changed == config
 
 
-def test_one_order_of_classes_everywhere() -> None:
+def test_class_order_is_the_same_everywhere() -> None:
     names = tuple(lesion.name for lesion in classes.HAM10000)
     assert names == records.CLASS_NAMES == tuple(sorted(names))
     assert set(names) == set(demo_renderer.APPEARANCES) == set(demo.CLASS_COUNTS)
@@ -229,16 +252,16 @@ def test_one_order_of_classes_everywhere() -> None:
 
 
 def test_classes_of_other_datasets_are_described() -> None:
-    found = classes.describe(["scc", "Benign", "mel", "wart"])
-    assert list(found) == ["scc", "Benign", "mel", "wart"]
-    malignant = [lesion.malignant for lesion in found.values()]
+    described = classes.describe(["scc", "Benign", "mel", "wart"])
+    assert list(described) == ["scc", "Benign", "mel", "wart"]
+    malignant = [lesion.malignant for lesion in described.values()]
     assert malignant == [True, False, True, None]
-    assert found["wart"].full_name == "wart"
-    for name, meant in classes.SYNONYMS.items():
-        assert classes.describe([name.title()])[name.title()].name == meant
+    assert described["wart"].full_name == "wart"
+    for synonym, name in classes.SYNONYMS.items():
+        assert classes.describe([synonym.title()])[synonym.title()].name == name
 
 
-def test_a_wrong_name_lists_the_valid_ones_and_the_nearest() -> None:
+def test_wrong_name_lists_the_valid_names_and_the_closest() -> None:
     with pytest.raises(
         ConfigError, match=r"`model\.backbone` must be one of: .*'mobilnet'.*Did you mean"
     ):

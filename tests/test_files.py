@@ -20,7 +20,7 @@ from skincnn.files import (
 )
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     write_text(path, "old")
 
@@ -35,7 +35,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_can_be_written_where_a_file_can_be(tmp_path: Path) -> None:
+def test_require_writable_file(tmp_path: Path) -> None:
     require_writable_file(tmp_path / "new/folder/a.csv", "--output")
     (tmp_path / "a.csv").touch()
     require_writable_file(tmp_path / "a.csv", "--output")
@@ -45,23 +45,23 @@ def test_a_file_can_be_written_where_a_file_can_be(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
-def test_nan_is_no_json(tmp_path: Path) -> None:
+def test_nan_is_not_valid_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", float("nan"))
     assert not list(tmp_path.iterdir())
 
 
-def test_sha256_is_hashlib_s(tmp_path: Path) -> None:
+def test_sha256_equals_hashlib(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
 
 
-def test_a_sealed_file_tells_that_it_has_changed(tmp_path: Path) -> None:
+def test_sealed_file_detects_changes(tmp_path: Path) -> None:
     path = tmp_path / "metadata.json"
     content = {"schema": SCHEMA, "threshold": 0.25, "names": ["é", "b"]}
     write_sealed_json(path, content)
     assert read_sealed_json(path, "Again.") == content
-    # As a person, or another program, may write it: that is no change.
+    # Another order of keys is not a change.
     path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
     assert read_sealed_json(path, "Again.") == content
     for name, value in (("threshold", 0.99), ("more", 1), (SEAL, "0" * 64)):
@@ -74,6 +74,6 @@ def test_a_sealed_file_tells_that_it_has_changed(tmp_path: Path) -> None:
         read_sealed_json(tmp_path / "short.json", "Again.")
 
 
-def test_names_of_any_bytes_can_be_printed() -> None:
+def test_names_with_any_bytes_are_printable() -> None:
     assert printable(Path("a/é\n.jpg")) == "a/é\n.jpg"
     assert printable(os.fsdecode(b"bad\xff.jpg")) == r"bad\xff.jpg"

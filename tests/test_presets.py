@@ -1,4 +1,4 @@
-"""Every preset trains for a step; that each is valid, test_contracts says."""
+"""Every preset trains for a step. test_contracts checks that each is valid."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from skincnn.presets import PRESETS, describe_presets, to_command
 from skincnn.training.fitting import Training
 
 BACKBONES = {preset().model.backbone: name for name, preset in PRESETS.items()}
-"""Of each backbone one preset that uses it."""
+"""Backbone -> one preset that uses it."""
 
 
 def one_layer() -> keras.Model:
-    """The smallest of backbones: a convolution with BatchNorm."""
+    """Returns a minimal backbone: one convolution with BatchNorm."""
     inputs = keras.Input((None, None, 3))
     features = keras.layers.Rescaling(1 / 255)(inputs)
     features = keras.layers.Conv2D(4, 3, strides=2, use_bias=False)(features)
@@ -31,9 +31,9 @@ def one_layer() -> keras.Model:
 
 
 def shorten(config: Config, backbone: str, width: float, folder: Path) -> Config:
-    """Returns the recipe on synthetic pictures, with an epoch in each of its stages.
+    """Returns the recipe with small images and one epoch in each stage.
 
-    The backbone starts from a file where it would start from ImageNet.
+    The backbone loads its weights from a file instead of those of ImageNet.
     """
     weights = config.model.weights
     if weights == "imagenet":
@@ -61,7 +61,7 @@ def shorten(config: Config, backbone: str, width: float, folder: Path) -> Config
 
 
 def train_a_step(config: Config, workdir: Path) -> pd.DataFrame:
-    """Trains a step in each stage, on two pictures of each class, and returns history."""
+    """Trains one step per stage on two images per class and returns the history."""
 
     def table(fold: int) -> pd.DataFrame:
         names = [f"{fold}_{number}" for number in range(14)]
@@ -91,7 +91,7 @@ def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_preset_trains_a_step_with_a_small_network(
     name: str, weights_folder: Path, tmp_path: Path
 ) -> None:
-    """The network is not the preset's, which the slow test below builds."""
+    """Uses a minimal backbone; the slow test below builds that of the preset."""
     config = shorten(PRESETS[name](), "test_presets:one_layer", 1.0, weights_folder)
     history = train_a_step(config, tmp_path)
     stages = len(config.train.stages) or 1 + (config.train.scenario == "fine_tune")
@@ -113,7 +113,7 @@ def test_preset_trains_a_step_with_its_network(
     assert np.isfinite(train_a_step(config, tmp_path)["loss"]).all()
 
 
-def test_help_lists_each_preset_in_a_line_that_stands_alone() -> None:
+def test_help_lists_each_preset_on_one_line() -> None:
     lines = describe_presets().splitlines()
     assert [line.split()[0] for line in lines] == list(PRESETS)
     for line in lines:
@@ -122,7 +122,7 @@ def test_help_lists_each_preset_in_a_line_that_stands_alone() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_command_gives_its_configuration(name: str) -> None:
+def test_command_reproduces_its_configuration(name: str) -> None:
     base = PRESETS[name]()
     changed = dataclasses.replace(
         base,
@@ -148,12 +148,11 @@ def test_a_command_gives_its_configuration(name: str) -> None:
         command = to_command(config)
         assert command is not None
         assert command.startswith(start)
-        found = parse(shlex.split(command)[2:])[1].config
-        assert found == config
+        assert parse(shlex.split(command)[2:])[1].config == config
     assert to_command(base) == f"python scripts/train.py {name}"
 
 
-def test_no_command_gives_another_number_of_stages() -> None:
+def test_no_command_for_another_number_of_stages() -> None:
     base = PRESETS["vgg19_stages"]()
     train = dataclasses.replace(base.train, stages=base.train.stages[:2])
     assert to_command(dataclasses.replace(base, train=train)) is None

@@ -1,4 +1,4 @@
-"""What scripts share: the configuration that flags change, a quiet start, exit codes."""
+"""Shared by all commands: configuration flags, exit codes, and a quiet TensorFlow."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ NOISE = re.compile(
     rb"|computation_placer already registered"
     rb"|Unable to register cu(FFT|DNN|BLAS) factory"
 )
-"""Lines that TensorFlow prints at each start and that ask nothing of the user."""
+"""Lines that TensorFlow prints at every start and that need no action."""
 
 
 def main(command: Callable[[], None]) -> None:
-    """Runs a script's command and ends the process with the exit code it earned.
+    """Runs a command and exits with its code.
 
     0 done, 2 usage or configuration, 3 invalid data, 4 training diverged, 130 and 143
-    interrupted, 141 who read what is printed has gone (as of a program that SIGPIPE ends);
-    any other exception keeps its traceback and exits with 1.
+    interrupted, 141 the reader of standard output has closed it (like a program that
+    SIGPIPE ends). Any other exception keeps its traceback and exits with 1.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        _flushed(command)
+        _run_and_flush(command)
     except Terminated:
         print("terminated", file=sys.stderr)
         sys.exit(143)
@@ -55,9 +55,9 @@ def main(command: Callable[[], None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        gone = isinstance(error, BrokenPipeError) and _reader_has_gone()
-        _drop_unwritten()
-        if gone:
+        closed = isinstance(error, BrokenPipeError) and _stdout_is_closed()
+        _discard_unwritten()
+        if closed:
             sys.exit(128 + signal.SIGPIPE)
         code = getattr(error, "exit_code", None)
         if not isinstance(code, int):
@@ -66,114 +66,117 @@ def main(command: Callable[[], None]) -> None:
         sys.exit(code)
 
 
-def _flushed(command: Callable[[], None]) -> None:
-    """Runs it, and writes what it printed while a failure can still be told."""
+def _run_and_flush(command: Callable[[], None]) -> None:
+    """Runs a command and writes its output while errors can still be handled."""
     try:
         command()
-    except SystemExit:  # of --help, which prints
+    except SystemExit:  # raised by --help, which prints
         sys.stdout.flush()
         raise
     sys.stdout.flush()
 
 
-def _drop_unwritten() -> None:
-    """Keeps Python from failing once more, where it writes the rest at its end."""
+def _discard_unwritten() -> None:
+    """Prevents a second failure when Python flushes standard output at its exit."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _reader_has_gone() -> bool:
-    """Whether it was standard output's pipe that broke, and not another."""
+def _stdout_is_closed() -> bool:
+    """Returns whether the pipe that broke is that of standard output."""
     poll = select.poll()
-    poll.register(sys.stdout, 0)  # errors alone
+    poll.register(sys.stdout, 0)  # errors only
     return bool(poll.poll(0))
 
 
 def parse(
-    kind: type[Parsed],
+    cls: type[Parsed],
     argv: Sequence[str],
     preset: str,
     *,
     prog: str,
     description: str,
 ) -> tuple[str, Parsed]:
-    """Returns the preset's name (the file's, with --config) and the arguments.
+    """Returns the name of the preset (of the file, with --config) and the arguments.
 
-    Exits with 2 where they cannot be used.
+    Exits with code 2 if the arguments are invalid.
 
     Args:
-        kind: A dataclass with the field `config`, a whole configuration whose values are
-            flags; all other fields have defaults.
-        argv: The arguments, of which --config may name a file instead of a preset.
-        preset: The preset that was named; "" for none.
-        prog: What --help calls the script.
-        description: What --help says of it.
+        cls: A dataclass with a field `config`, a whole configuration whose values become
+            flags. All other fields have defaults.
+        argv: The arguments; --config may name a file instead of a preset.
+        preset: The name of the preset; "" for none.
+        prog: The name of the command in --help.
+        description: The description in --help.
 
     Raises:
-        ConfigError: There is no such preset or file, or both were given.
+        ConfigError: The preset or the file does not exist, or both were given.
     """
-    # It gives the defaults of all other flags, so it is looked for first.
+    # The preset or the file gives the defaults of all flags, so it is read first.
     path = find_flag(argv, "--config")
     if not path:
         preset = preset or DEFAULT_PRESET
         config = look_up(PRESETS, preset, "PRESET")()
     elif preset:
-        raise ConfigError(f"PRESET {preset} and --config exclude each other. Give one.")
+        raise ConfigError(
+            "PRESET and --config exclude each other: give one. "
+            f"Received: {preset} and --config {path}."
+        )
     else:
         preset, config = Path(path).stem, read_config(Path(path))
-    default: Parsed = cast(Any, kind)(config=config)
+    default: Parsed = cast(Any, cls)(config=config)
     arguments = tyro.cli(
-        kind, prog=prog, description=description, args=argv, default=default
+        cls, prog=prog, description=description, args=argv, default=default
     )
     return preset, arguments
 
 
 def find_flag(argv: Sequence[str], name: str) -> str:
-    """Returns the value of a flag that must be known before the others; "" for none."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument(name, default="", dest="value")
-    return str(first.parse_known_args(argv)[0].value)
+    """Returns the value of a flag that is needed before the others; "" for none."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(name, default="", dest="value")
+    return str(parser.parse_known_args(argv)[0].value)
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow and finds its devices without the noise of a normal start.
+    """Imports TensorFlow and finds its devices without its usual startup messages.
 
-    What it writes to standard error meanwhile is kept, and every line that is not known
-    noise is written out afterwards.
+    Standard error is buffered meanwhile, and every line that is not in `NOISE` is written
+    afterwards.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     with _without_noise():
         import tensorflow as tf
 
         if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-            # It reads pictures then, and must not take the memory of the GPUs.
+            # TensorFlow then only reads images and must not take the memory of the GPUs.
             tf.config.set_visible_devices([], "GPU")
         tf.config.list_logical_devices()
-    tf.get_logger().addFilter(_is_for_users)
+    tf.get_logger().addFilter(_is_relevant)
 
 
-def _is_for_users(record: logging.LogRecord) -> bool:
-    """Returns False for the advice to who wrote a graph that shapes and models differ."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Returns False for advice to the author of a graph: input shapes and models vary."""
     return "triggered tf.function retracing" not in record.getMessage()
 
 
 @contextlib.contextmanager
 def _without_noise() -> Iterator[None]:
-    # The lines come from C++ and go past sys.stderr, to the file descriptor itself.
+    # The lines come from C++ and bypass sys.stderr, so the file descriptor is redirected.
     sys.stderr.flush()
     original = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
+    with tempfile.TemporaryFile() as buffer:
+        os.dup2(buffer.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(original, 2)
             os.close(original)
-            kept.seek(0)
-            for line in kept:
+            buffer.seek(0)
+            for line in buffer:
                 if not NOISE.search(line):
                     os.write(2, line)
 

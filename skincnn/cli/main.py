@@ -1,11 +1,14 @@
-"""The command `skincnn`: one subcommand for each module beside this one."""
+"""The console command `skincnn`: one subcommand per module of this package."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 
+from skincnn import __version__
 from skincnn.cli import common
+from skincnn.lookup import look_up
 
 COMMANDS = {
     "prepare-data": "build a dataset from its published files or from your own images",
@@ -16,36 +19,51 @@ COMMANDS = {
     "export": "write a SavedModel, LiteRT or ONNX file and check its parity with the model",
     "predict": "predict the classes of image files",
     "batch-predict": "predict many images with Apache Beam",
-    "serve": "serve a web page on which a model can be tried",
-    "make-folds": "make the published folds of HAM10000 again",
+    "serve": "serve a web page to try a model",
+    "make-folds": "reproduce the published folds of HAM10000",
 }
-"""Name of a subcommand to what it does; its module is named the same, with `_` for `-`."""
+"""Subcommand -> what it does. Its module has the same name, with `_` for `-`."""
 
 
 def main() -> None:
-    """Runs `skincnn SUBCOMMAND ...`."""
-    given = sys.argv[1:2]
-    if given in ([], ["-h"], ["--help"]):
-        print(describe_commands())
-    elif given[0] in COMMANDS:
-        sys.argv = [f"skincnn {given[0]}", *sys.argv[2:]]
-        run(given[0])
-    else:
-        print(f"error: unknown subcommand {given[0]!r}.\n", file=sys.stderr)
-        print(describe_commands(), file=sys.stderr)
-        sys.exit(2)
+    """Runs `skincnn SUBCOMMAND ...` and exits with its code."""
+    common.main(_dispatch)
 
 
 def run(name: str) -> None:
-    """Runs a subcommand with the arguments in `sys.argv`, and exits with its code."""
-    module = importlib.import_module(f"skincnn.cli.{name.replace('-', '_')}")
-    common.main(module.command)
+    """Runs a subcommand with the arguments in `sys.argv` and exits with its code."""
+    common.main(_load(name))
 
 
 def describe_commands() -> str:
-    """Returns how to call the command: a line for each subcommand."""
+    """Returns the usage of `skincnn`: one line per subcommand."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
-        ["usage: skincnn SUBCOMMAND [...]", "", *lines, "", "skincnn SUBCOMMAND --help"]
+        [
+            "usage: skincnn SUBCOMMAND [...]",
+            "",
+            *lines,
+            "",
+            "skincnn SUBCOMMAND --help shows the options of a subcommand.",
+            "skincnn --version shows the version.",
+        ]
     )
+
+
+def _dispatch() -> None:
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(describe_commands())
+    elif name == "--version":
+        print(f"skincnn {__version__}")
+    else:
+        look_up(COMMANDS, name, "SUBCOMMAND")
+        sys.argv = [f"skincnn {name}", *arguments]
+        _load(name)()
+
+
+def _load(name: str) -> Callable[[], None]:
+    module = importlib.import_module(f"skincnn.cli.{name.replace('-', '_')}")
+    command: Callable[[], None] = module.command
+    return command

@@ -1,0 +1,129 @@
+"""The configuration of a run: a tree of frozen, validated dataclasses.
+
+It holds everything that changes a result. Paths, verbosity and overwriting are arguments of
+the commands instead. Each field is a command-line flag: `optimizer.learning_rate` is
+`--optimizer.learning-rate`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
+
+from skincnn.config.data import AUGMENT_BOUNDS, NUM_FOLDS, AugmentConfig, DataConfig
+from skincnn.config.model import ModelConfig
+from skincnn.config.section import OpenInterval, describe_error, require, section
+from skincnn.config.train import (
+    ImbalanceConfig,
+    LossConfig,
+    OptimizerConfig,
+    Precision,
+    StageConfig,
+    TrainConfig,
+)
+from skincnn.errors import ConfigError
+
+__all__ = [
+    "AUGMENT_BOUNDS",
+    "NUM_FOLDS",
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "EvaluateConfig",
+    "ImbalanceConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Precision",
+    "StageConfig",
+    "TrainConfig",
+    "read_config",
+]
+
+
+@section("evaluate")
+class EvaluateConfig:
+    """Confidence intervals of the scores."""
+
+    num_bootstrap: Annotated[int, Field(ge=100)] = 2000
+    """Bootstrap resamples of the lesions."""
+    confidence: OpenInterval = 0.95
+    """Coverage of each interval."""
+
+
+@section("")
+class Config:
+    """The whole configuration of a run."""
+
+    seed: NonNegativeInt = 0
+    """Seed of shuffling, augmentation, dropout and the initial weights."""
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    imbalance: ImbalanceConfig = ImbalanceConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    def __post_init__(self) -> None:
+        """Checks sections against each other."""
+        require(
+            self.optimizer.warmup_epochs <= self.train.epochs,
+            "optimizer.warmup_epochs",
+            "at most `train.epochs`",
+            self.optimizer.warmup_epochs,
+        )
+        require(
+            self.augment.mix == "none" or self.train.cached_views == 0,
+            "augment.mix",
+            "none with `train.cached_views`, because features are not mixed",
+            self.augment.mix,
+        )
+        scratch = self.train.scenario == "from_scratch"
+        require(
+            scratch == (self.model.weights == "none"),
+            "train.scenario",
+            "from_scratch with `model.weights` none (a frozen random backbone learns "
+            "nothing), and fine_tune, staged or linear_probe with other weights",
+            f"{self.train.scenario} with `model.weights` {self.model.weights}",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the tree as dictionaries, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: object) -> Config:
+        """Returns the configuration that `to_dict` wrote, validated again.
+
+        Raises:
+            ConfigError: A field is unknown, or a value out of range or of another type.
+        """
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(values))
+        except ValidationError as error:
+            raise ConfigError(describe_error(error, cls, "")) from error
+
+
+def read_config(path: Path) -> Config:
+    """Returns the configuration in a JSON file, such as a run's config.json.
+
+    Raises:
+        ConfigError: The file is missing, not JSON, or not a valid configuration.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "A configuration must be a JSON file, such as a run's config.json. "
+            f"Received: {path}: {error}"
+        ) from error
+    try:
+        return Config.from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -1,0 +1,94 @@
+"""Sections of the configuration: frozen dataclasses that pydantic validates."""
+
+from __future__ import annotations
+
+import functools
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import pydantic.dataclasses
+from pydantic import ConfigDict, Field, ValidationError
+
+from skincnn.errors import ConfigError
+from skincnn.lookup import suggest
+
+T = TypeVar("T")
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+"""In [0, 1)."""
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
+"""In [0, 1]."""
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+"""In (0, 1]."""
+OpenInterval = Annotated[float, Field(gt=0, lt=1)]
+"""In (0, 1)."""
+
+
+@typing.dataclass_transform(kw_only_default=True, frozen_default=True)
+def section(name: str) -> Callable[[type[T]], type[T]]:
+    """Returns a decorator that makes a class a section of the configuration.
+
+    The class becomes a frozen dataclass. Its constructor raises a `ConfigError` when a
+    value is out of range, has another type, or belongs to an unknown field.
+
+    Args:
+        name: The dotted name of the section, which starts each message; "" for the root.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        made: Any = pydantic.dataclasses.dataclass(
+            frozen=True,
+            kw_only=True,
+            config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False),
+        )(cls)
+        validate = made.__init__
+
+        @functools.wraps(validate)
+        def init(self: Any, **values: Any) -> None:
+            try:
+                validate(self, **values)
+            except ValidationError as error:
+                raise ConfigError(describe_error(error, made, name)) from error
+
+        made.__init__ = init
+        return typing.cast(type[T], made)
+
+    return decorate
+
+
+def require(condition: bool, name: str, expected: str, value: object) -> None:
+    """Raises a `ConfigError` that names the field unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"`{name}` must be {expected}. Received: {value!r}.")
+
+
+def describe_error(error: ValidationError, cls: type[Any], name: str) -> str:
+    """Returns the first fault of a validation: the field, what is expected, the value.
+
+    Args:
+        error: What pydantic raised.
+        cls: The section that was validated.
+        name: The dotted name of that section.
+    """
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):  # raised by `__post_init__`
+        return str(cause)
+    *parents, last = path = first["loc"] or ("config",)
+    field = ".".join(map(str, [name, *path] if name else path))
+    if first["type"] == "unexpected_keyword_argument":
+        names = _fields(cls, parents)
+        hint = suggest(names, str(last))
+        return f"`{field}` is not a field. Expected one of: {', '.join(names)}.{hint}"
+    message = first["msg"].replace("Input should be", "must be")
+    return f"`{field}` {message}. Received: {first['input']!r}."
+
+
+def _fields(cls: type[Any], path: list[int | str]) -> list[str]:
+    """Returns the field names of the section at a path below `cls`."""
+    for name in path:
+        if isinstance(name, str):
+            kind = typing.get_type_hints(cls)[name]
+            cls = typing.get_args(kind)[0] if typing.get_args(kind) else kind
+    return list(typing.get_type_hints(cls))
