@@ -24,6 +24,15 @@ PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 OpenInterval = Annotated[float, Field(gt=0, lt=1)]
 """In (0, 1)."""
 
+SHORTER = {
+    "Input should be": "must be",
+    "greater than or equal to": ">=",
+    "less than or equal to": "<=",
+    "greater than": ">",
+    "less than": "<",
+}
+"""Phrases of pydantic's messages and their form in ours."""
+
 
 @typing.dataclass_transform(kw_only_default=True, frozen_default=True)
 def section(name: str) -> Callable[[type[T]], type[T]]:
@@ -81,7 +90,9 @@ def describe_error(error: ValidationError, cls: type[Any], name: str) -> str:
         names = _fields(cls, parents)
         hint = suggest(names, str(last))
         return f"`{field}` is not a field. Expected one of: {', '.join(names)}.{hint}"
-    message = first["msg"].replace("Input should be", "must be")
+    message = first["msg"]
+    for phrase, shorter in SHORTER.items():
+        message = message.replace(phrase, shorter)
     return f"`{field}` {message}. Received: {first['input']!r}."
 
 

@@ -160,7 +160,7 @@ class TrainConfig:
     """Training stops after this many epochs of the last stage without a better value; 0 for
     never."""
     cached_views: Literal[0, 1, 2, 4, 8] = 0
-    """Stages that train only the head. 0: the backbone runs in each epoch; 1, 2, 4 or 8: its
+    """Stages that train only the head. 0: the backbone runs in each epoch; 1, 2, 4, 8: its
     features are computed once, for that many orientations of each image, so that an epoch
     costs almost nothing. It pays off for more epochs than orientations. One orientation is
     drawn each time, without other augmentation. A feature takes 4 bytes of memory: 8
