@@ -1,4 +1,7 @@
-"""Measures this project against what it is made of and what a user would write instead."""
+"""Measures speed and memory as ratios to simple baselines.
+
+python -m benchmarks input|train|serve --help
+"""
 
 from __future__ import annotations
 
@@ -19,21 +22,24 @@ from skincnn.files import write_json
 
 
 def measure_input(
-    pictures: Path | None = None,
+    image_dir: Path | None = None,
     num_images: int = 2048,
     only: tuple[str, ...] = (),
     output: Path = Path("runs/benchmark/input.json"),
 ) -> None:
-    """Measures the way from files to batches, and the building of a dataset.
+    """Measures the input pipeline and the building of a dataset.
 
-    Ratios in one run, median of eight interleaved pairs, beside the spread of the
-    baseline against itself. Absolute rates are those of this machine.
+    Each ratio is the median of eight interleaved pairs of one run, reported with the spread
+    of the baseline against itself. Absolute rates hold for this machine only.
 
     Args:
-        pictures: A folder of JPEG originals; synthetic pictures by default.
-        num_images: Pictures in each pass; files are repeated.
-        only: first_pass, later_epochs, fitting, building, training_memory, keras_directory,
-            torch_loader; all by default.
+        image_dir: A directory of JPEG originals; synthetic images by default.
+        num_images: Images per pass; files are repeated.
+        only: The benchmarks to run; all by default. first_pass: decoding and resizing;
+            later_epochs: reading the cache; fitting: training from the pipeline; building:
+            building the dataset; training_memory: peak memory of a training;
+            keras_directory: against image_dataset_from_directory; torch_loader: against a
+            PyTorch DataLoader.
         output: The JSON file of the results.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -42,10 +48,10 @@ def measure_input(
 
     with tempfile.TemporaryDirectory() as folder:
         _report(
-            benchmark.run(pictures, num_images, Path(folder), only),
+            benchmark.run(image_dir, num_images, Path(folder), only),
             output,
             num_images=num_images,
-            synthetic=pictures is None,
+            synthetic=image_dir is None,
         )
 
 
@@ -56,16 +62,16 @@ def measure_train(
     affine_steps: int = 8,
     output: Path = Path("runs/benchmark/train.json"),
 ) -> None:
-    """Measures training against bare steps of the same network on random pictures.
+    """Measures training against bare steps of the same network on random images.
 
-    Ratios in one run, as in `input`. On a GPU give more steps, so that each side of a
-    ratio takes seconds.
+    Ratios as in `input`. On a GPU give more steps, so that each side of a ratio takes
+    seconds.
 
     Args:
-        image_size: Height and width of the pictures.
-        batch_size: Pictures in a step.
-        steps: Steps of a training, on each side of a ratio.
-        affine_steps: Batches that are turned and zoomed, on each side.
+        image_size: Height and width of the images.
+        batch_size: Images per step.
+        steps: Training steps on each side of a ratio.
+        affine_steps: Augmented batches on each side of a ratio.
         output: The JSON file of the results.
     """
     common.load_tensorflow()
@@ -77,27 +83,29 @@ def measure_train(
 
 def measure_serve(
     model: Path | None = None,
-    pictures: Path | None = None,
+    image_dir: Path | None = None,
     num_images: int = 256,
     requests: int = 10_000,
     only: tuple[str, ...] = (),
     output: Path = Path("runs/benchmark/serve.json"),
 ) -> None:
-    """Measures what serving costs beside decoding and the network, and its memory.
+    """Measures the overhead of serving over decoding and the network, and its memory.
 
-    Ratios in one run, as in `input`. The copies need pip install -e .[export].
+    Ratios as in `input`. The benchmark `conversions` needs pip install -e .[export].
 
     Args:
-        model: The folder of an evaluated run; by default MobileNet 0.75 at 160 px with
+        model: The directory of an evaluated run; by default MobileNet 0.75 at 160 px with
             random weights, which is as fast as a trained one.
-        pictures: A folder of JPEG originals; synthetic pictures by default.
-        num_images: Files that are answered in each pass; they are repeated.
-        requests: How many single pictures the server answers whose memory is watched.
-        only: calls, whole_way, copies, memory; all by default.
+        image_dir: A directory of JPEG originals; synthetic images by default.
+        num_images: Files to predict in each pass; files are repeated.
+        requests: Requests of one image each that the server of `memory` handles.
+        only: The benchmarks to run; all by default. signature: the SavedModel on pixels;
+            end_to_end: files to a table of predictions; conversions: size and speed of
+            LiteRT and ONNX; memory: growth of a server's memory.
         output: The JSON file of the results.
 
     Raises:
-        ConfigError: There are too few pictures or requests.
+        ConfigError: The number of images or requests is too small.
     """
     if num_images < 1 or requests < 10:
         raise ConfigError(
@@ -109,39 +117,39 @@ def measure_serve(
 
     with tempfile.TemporaryDirectory() as folder:
         _report(
-            benchmark.run(model, pictures, num_images, requests, Path(folder), only),
+            benchmark.run(model, image_dir, num_images, requests, Path(folder), only),
             output,
             model=None if model is None else str(model),
             num_images=num_images,
-            synthetic=pictures is None,
+            synthetic=image_dir is None,
         )
 
 
+def command() -> None:
+    """Runs the benchmarks that the first argument names."""
+    tyro.extras.subcommand_cli_from_dict(
+        {"input": measure_input, "train": measure_train, "serve": measure_serve}
+    )
+
+
 def _report(results: Iterable[Result], output: Path, **settings: object) -> None:
-    """Prints each result when it is there and all in a table, and writes them."""
+    """Prints each result as soon as it is measured, then a table, and writes a file."""
     before = measure.environment()
-    found = []
+    measured = []
     for result in results:
-        found.append(result)
+        measured.append(result)
         print(json.dumps(measure.to_json(result)), flush=True)
-    print(f"\n{measure.to_text(found)}\n")
+    print(f"\n{measure.to_text(measured)}\n")
     write_json(
         output,
         {
             "environment": before,
             "load_average_after": measure.environment()["load_average"],
             **settings,
-            "results": [measure.to_json(result) for result in found],
+            "results": [measure.to_json(result) for result in measured],
         },
     )
     print(f"results  {output}")
-
-
-def command() -> None:
-    """Runs the benchmark that the first argument names."""
-    tyro.extras.subcommand_cli_from_dict(
-        {"input": measure_input, "train": measure_train, "serve": measure_serve}
-    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training the head on cached features: is an epoch as cheap as it is meant to be?"""
+"""Benchmark of training the head on cached features."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from skincnn.training.fitting import augmented
 MODEL = ModelConfig(backbone="mobilenet_v2", weights="none")
 BATCH_SIZE = DataConfig().batch_size
 EPOCH_IMAGES = 8000
-"""Pictures in an epoch of the head: the training folds of HAM10000."""
+"""Images per epoch of the head: about the training folds of HAM10000."""
 
 
 def cached_views(num_images: int = 256, image_size: int = 224) -> Iterator[Result]:
-    """The rate of an epoch on cached features over a pass through the frozen backbone.
+    """Compares an epoch on cached features with a pass through the frozen backbone.
 
-    Both by `fit` from the batches of a training, with no augmentation and no callbacks.
+    Both call `fit` on training batches without augmentation and callbacks.
 
     Args:
-        num_images: Pictures in the pass; their features are repeated for the epoch. At
-            least a batch.
-        image_size: Height and width of the pictures.
+        num_images: Images in the pass, at least one batch; their features are repeated for
+            the epoch.
+        image_size: Height and width of the images.
     """
     shape = (num_images, image_size, image_size, 3)
     rng = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def cached_views(num_images: int = 256, image_size: int = 224) -> Iterator[Resul
     set_trainable(classifier, 0)
     computed = compute_features(classifier, images)
     features = np.resize(computed, (EPOCH_IMAGES, computed.shape[1]))
-    through = augmented(AugmentConfig(magnitude=0), classifier, seed=0)
+    frozen = augmented(AugmentConfig(magnitude=0), classifier, seed=0)
     head = build_head(classifier)
 
     def fit(model: keras.Model, inputs: Images | Features) -> int:
@@ -57,12 +57,12 @@ def cached_views(num_images: int = 256, image_size: int = 224) -> Iterator[Resul
         return steps * BATCH_SIZE
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    through.compile("adam", loss)
+    frozen.compile("adam", loss)
     steps = EPOCH_IMAGES // BATCH_SIZE
     head.compile("adam", loss, steps_per_execution=steps_per_call(steps))
     yield compare(
         f"epoch on cached features / frozen pass ({MODEL.backbone}, {image_size} px)",
         lambda: fit(head, features),
-        lambda: fit(through, images),
+        lambda: fit(frozen, images),
         at_least=100,
     )

@@ -1,4 +1,4 @@
-"""Pictures like those of HAM10000 to measure on, in the layouts that are compared."""
+"""Images like those of HAM10000, in the layouts that the benchmarks compare."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ QUALITY = 98
 NUM_RENDERED = 40
 
 
-def picture_files(folder: Path | None, count: int) -> list[bytes]:
-    """Returns `count` JPEG files: those of a folder or synthetic ones, again and again.
+def image_files(folder: Path | None, count: int) -> list[bytes]:
+    """Returns the bytes of `count` JPEG files, repeated as needed.
 
-    Synthetic ones are rendered, enlarged to 600x450, made a little noisy, and stored with
-    quality 98: about 200 kB, as in HAM10000.
+    Args:
+        folder: A directory of JPEG files; None renders synthetic ones of 600x450 pixels
+            with a little noise and quality 98, about 200 kB each as in HAM10000.
+        count: The number of files to return.
 
     Raises:
-        ConfigError: The folder holds no .jpg file.
+        ConfigError: The directory has no .jpg file.
     """
     if folder is None:
         files = _render(min(NUM_RENDERED, count))
@@ -38,16 +40,16 @@ def picture_files(folder: Path | None, count: int) -> list[bytes]:
         files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
     if not files:
         raise ConfigError(
-            f"--pictures must be a folder with .jpg files. Received: {folder}."
+            f"--image-dir must be a folder with .jpg files. Received: {folder}."
         )
     return [files[number % len(files)] for number in range(count)]
 
 
 def write_published_layout(files: list[bytes], folder: Path) -> None:
-    """Writes the archives and the CSV of HAM10000: a lesion each, classes in turn.
+    """Writes the archives and the CSV of HAM10000: one lesion per image, classes in turn.
 
-    The names are HAM10000's own, whose folds are known: building does not look for
-    near-duplicates, of which repeated files have many.
+    The image ids are those of HAM10000, whose folds are known. The build therefore does not
+    search for near-duplicates, of which repeated files have many.
     """
     folder.mkdir(parents=True)
     rows = [
@@ -74,15 +76,15 @@ def write_class_folders(files: list[bytes], folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class PillowPictures:
-    """The dataset that a PyTorch user would write; Pillow's bilinear is antialiased.
+class PillowDataset:
+    """A typical PyTorch dataset: Pillow decodes, and its bilinear filter antialiases.
 
-    It stands here because the loader's processes import this module, and need no
+    It is in this module because the worker processes of the loader import it and need no
     TensorFlow.
 
     Attributes:
         paths: The files.
-        image_size: Height and width to stretch them to.
+        image_size: Height and width to which images are stretched.
     """
 
     paths: list[Path]

@@ -1,4 +1,4 @@
-"""The way from files to batches: is it as fast as what it is made of, and small enough?"""
+"""Benchmarks of the input pipeline: speed against simple baselines, and memory."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from PIL import Image
 
 from benchmarks.images import (
     ARCHIVES,
-    PillowPictures,
-    picture_files,
+    PillowDataset,
+    image_files,
     write_class_folders,
     write_published_layout,
 )
@@ -49,14 +49,14 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Setting:
-    """The same pictures in every form that is measured.
+    """The same images in every measured form.
 
     Attributes:
         files: The bytes of the JPEG files.
-        root: A folder with manual/ (the published layout), classes/ (a folder for each
+        root: A directory with manual/ (the published layout), classes/ (a directory per
             class) and data/ (the built dataset).
         builder: The built dataset.
-        table: Its rows.
+        table: The rows of the dataset.
     """
 
     files: list[bytes]
@@ -71,27 +71,27 @@ class Setting:
 
 
 def run(
-    pictures: Path | None, num_images: int, root: Path, only: Collection[str] = ()
+    image_dir: Path | None, num_images: int, root: Path, only: Collection[str] = ()
 ) -> Iterator[Result]:
-    """Yields each result as it is there.
+    """Yields each result as soon as it is measured.
 
     Args:
-        pictures: A folder of JPEG files; None for synthetic ones.
-        num_images: How many pictures each pass reads; files are repeated.
-        root: An empty folder for the data.
+        image_dir: A directory of JPEG files; None for synthetic ones.
+        num_images: Images per pass; files are repeated.
+        root: An empty directory for the data.
         only: Names of `BENCHMARKS`; all by default.
 
     Raises:
-        ConfigError: There is no such benchmark.
+        ConfigError: A benchmark does not exist.
     """
     chosen = [look_up(BENCHMARKS, name, "--only") for name in only or BENCHMARKS]
-    setting = prepare(picture_files(pictures, num_images), root)
+    setting = prepare(image_files(image_dir, num_images), root)
     for benchmark in chosen:
         yield from benchmark(setting)
 
 
 def prepare(files: list[bytes], root: Path) -> Setting:
-    """Writes and builds the pictures."""
+    """Writes the images in all layouts and builds the dataset."""
     write_published_layout(files, root / "manual")
     write_class_folders(files, root / "classes")
     _build(root / "data", root / "manual")
@@ -100,7 +100,7 @@ def prepare(files: list[bytes], root: Path) -> Setting:
 
 
 def first_pass(setting: Setting) -> Iterator[Result]:
-    """The first pass against TensorFlow's decoding and resizing of bytes in memory."""
+    """Compares the first pass with decoding and resizing by plain TensorFlow."""
     contents = tf.data.Dataset.from_tensor_slices(setting.files)
 
     def bare() -> int:
@@ -123,7 +123,7 @@ def first_pass(setting: Setting) -> Iterator[Result]:
 
 
 def later_epochs(setting: Setting) -> Iterator[Result]:
-    """Later epochs against the first, which decodes."""
+    """Compares later epochs with the first, which decodes."""
     images = _load(setting)
 
     def first() -> int:
@@ -136,7 +136,7 @@ def later_epochs(setting: Setting) -> Iterator[Result]:
 
 
 def fitting(setting: Setting) -> Iterator[Result]:
-    """Training from the pipeline against training on one batch that never changes."""
+    """Compares training from the pipeline with training on one constant batch."""
     model = build_classifier(FIT_MODEL, len(HAM10000), fused=True)
     _compile(model)
     images = _load(setting)
@@ -155,7 +155,7 @@ def fitting(setting: Setting) -> Iterator[Result]:
 
 
 def building(setting: Setting) -> Iterator[Result]:
-    """Building the dataset, every picture checked, against decoding alone, all cores."""
+    """Compares building the dataset, with all checks, with decoding alone on all cores."""
     target = setting.root / "built again"
 
     def build() -> int:
@@ -163,7 +163,7 @@ def building(setting: Setting) -> Iterator[Result]:
         _build(target, setting.root / "manual")
         return len(setting.files)
 
-    def plain() -> int:
+    def decode() -> int:
         count = 0
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             for name in ARCHIVES:
@@ -173,7 +173,7 @@ def building(setting: Setting) -> Iterator[Result]:
         return count
 
     yield compare(
-        "build / decoding every file with Pillow, all cores", build, plain, at_least=0.5
+        "build / decoding every file with Pillow, all cores", build, decode, at_least=0.5
     )
     shutil.rmtree(target)
     peak = peak_of(_build, target, setting.root / "manual")
@@ -181,24 +181,25 @@ def building(setting: Setting) -> Iterator[Result]:
 
 
 def training_memory(setting: Setting) -> Iterator[Result]:
-    """The peak of a training against its pictures and a training on one batch."""
+    """Compares the peak memory of a training with that of its images and its model."""
     shape = (len(setting.files), MEMORY_CONFIG.image_size, MEMORY_CONFIG.image_size, 3)
-    pictures = int(np.prod(shape))
+    images = int(np.prod(shape))
     data_dir = setting.root / "data"
     model = peak_of(_train, data_dir, False)
     both = peak_of(_train, data_dir, True)
     yield Result(
-        f"training: peak memory / (pictures {pictures / MIB:.0f} MiB + model "
+        f"training: peak memory / (images {images / MIB:.0f} MiB + model "
         f"{model / MIB:.0f} MiB)",
-        both / (pictures + model),
+        both / (images + model),
         at_most=1.5,
     )
 
 
 def keras_directory(setting: Setting) -> Iterator[Result]:
-    """Epochs of Keras's own reader, which decodes in each, with the same resizing.
+    """Compares epochs with those of Keras's reader, which decodes in each epoch.
 
-    It has no antialiasing of its own, so it reads at the size of the files.
+    It resizes without antialiasing, so it reads at the size of the files, and the images
+    are resized afterwards in the same way.
     """
     height, width = tf.io.decode_image(setting.files[0]).shape[:2]
     side = CONFIG.image_size
@@ -219,15 +220,15 @@ def keras_directory(setting: Setting) -> Iterator[Result]:
 
 
 def torch_loader(setting: Setting) -> Iterator[Result]:
-    """Epochs of a PyTorch DataLoader that reads by Pillow; nothing without PyTorch."""
+    """Compares epochs with those of a PyTorch DataLoader, if PyTorch is installed."""
     if importlib.util.find_spec("torch") is None:
-        print("PyTorch is not installed: the comparison with its DataLoader is left out.")
+        print("PyTorch is not installed: the comparison with its DataLoader is skipped.")
         return
     import torch
 
     paths = sorted((setting.root / "classes").rglob("*.jpg"))
     loader = torch.utils.data.DataLoader(
-        PillowPictures(paths, CONFIG.image_size),
+        PillowDataset(paths, CONFIG.image_size),
         batch_size=CONFIG.batch_size,
         shuffle=True,
         num_workers=multiprocessing.cpu_count(),
@@ -301,17 +302,17 @@ def _decode_with_pillow(content: bytes) -> int:
 
 
 def _build(data_dir: Path, manual_dir: Path) -> None:
-    # TFDS says on standard output where it builds; here it builds again and again.
+    # TFDS prints where it builds; here it builds many times.
     with contextlib.redirect_stdout(io.StringIO()):
         datasets.prepare_dataset("isic2018", data_dir, manual_dir)
 
 
-def _train(data_dir: Path, pictures: bool) -> None:
-    """Trains two epochs, on all pictures or for as many steps on one batch."""
+def _train(data_dir: Path, all_images: bool) -> None:
+    """Trains two epochs on all images, or for the same number of steps on one batch."""
     builder = datasets.open_dataset("isic2018", data_dir)
     table = pipeline.read_table(builder, FOLDS)
     batches = _constant(MEMORY_CONFIG)
-    if pictures:
+    if all_images:
         images = pipeline.load_images(builder, table, MEMORY_CONFIG, "memory")
         batches = pipeline.training_batches(
             images,

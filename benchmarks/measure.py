@@ -1,4 +1,4 @@
-"""Ratios that hold on a noisy machine, and what they were measured on."""
+"""Ratios of speed and memory that are stable on a noisy machine."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from skincnn.cli import common
 
 PAIRS = 8
 Work = Callable[[], int]
-"""Does something and returns how many pictures it did it to."""
+"""Processes images and returns their number."""
 Round = tuple[float, float, float]
-"""The rate of the baseline, ours, and that of the baseline again."""
+"""Rates of the baseline, of the candidate, and of the baseline again, in images/s."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A ratio, or a plain value, beside what is asked of it.
+    """A measured value and its target.
 
     Attributes:
-        name: What was compared with what.
-        value: The median over the pairs; in `unit`.
-        unit: "x" for a ratio of rates or sizes, "MiB", "MB", "pictures/s".
-        low: The least of the pairs.
-        high: The greatest of the pairs.
-        pairs: How many there were.
-        same: The least and the greatest ratio of the baseline to itself, measured in the
-            same rounds: differences of this size mean nothing. None for plain values.
-        at_least: What is asked for, if anything.
-        at_most: What is asked for, if anything.
+        name: What was measured, usually "candidate / baseline".
+        value: The median over the pairs, in `unit`.
+        unit: "x" for a ratio, "MiB", "MB", "images/s".
+        low: The smallest value of a pair.
+        high: The largest value of a pair.
+        pairs: Number of pairs.
+        baseline_ratio: The smallest and largest ratio of the baseline to itself in the same
+            rounds: differences of this size are noise. None for other values than ratios.
+        at_least: Lower target, if any.
+        at_most: Upper target, if any.
     """
 
     name: str
@@ -49,72 +49,72 @@ class Result:
     low: float | None = None
     high: float | None = None
     pairs: int = 1
-    same: tuple[float, float] | None = None
+    baseline_ratio: tuple[float, float] | None = None
     at_least: float | None = None
     at_most: float | None = None
 
     @property
     def passed(self) -> bool | None:
-        """Whether what is asked for was reached; None where nothing is."""
+        """Whether the value meets the targets; None without a target."""
         if self.at_least is None and self.at_most is None:
             return None
-        least = -float("inf") if self.at_least is None else self.at_least
-        most = float("inf") if self.at_most is None else self.at_most
-        return least <= self.value <= most
+        lower = -float("inf") if self.at_least is None else self.at_least
+        upper = float("inf") if self.at_most is None else self.at_most
+        return lower <= self.value <= upper
 
 
 def compare(
     name: str,
-    ours: Work,
+    candidate: Work,
     baseline: Work,
     *,
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Result:
-    """Returns the rate of `ours` over that of `baseline`, in pictures per second.
+    """Returns the rate of `candidate` divided by the rate of `baseline`.
 
-    After a round that does not count there are `PAIRS` rounds of baseline, ours,
-    baseline. A pair is our rate over the mean of the two beside it.
+    After a warm-up round there are `PAIRS` rounds of baseline, candidate, baseline. The
+    ratio of a round is the rate of the candidate over the mean of the two baselines.
     """
-    rounds = [(rate(baseline), rate(ours), rate(baseline)) for _ in range(PAIRS + 1)]
-    return summarise(name, rounds, at_least=at_least, at_most=at_most)
+    rounds = [(rate(baseline), rate(candidate), rate(baseline)) for _ in range(PAIRS + 1)]
+    return summarize(name, rounds, at_least=at_least, at_most=at_most)
 
 
-def summarise(
+def summarize(
     name: str,
-    rounds: Sequence[tuple[float, float, float]],
+    rounds: Sequence[Round],
     *,
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Result:
-    """Returns the result of rates of baseline, ours, baseline; the first round is left out.
+    """Returns the ratio over all rounds but the first, which is the warm-up.
 
     Args:
-        name: What was compared with what.
+        name: What was compared.
         rounds: At least two.
-        at_least: What is asked for, if anything.
-        at_most: What is asked for, if anything.
+        at_least: Lower target, if any.
+        at_most: Upper target, if any.
     """
-    counted = rounds[1:]
-    ratios = [our / statistics.mean([before, after]) for before, our, after in counted]
-    same = [after / before for before, _, after in counted]
+    measured = rounds[1:]
+    ratios = [value / statistics.mean([before, after]) for before, value, after in measured]
+    baseline_ratios = [after / before for before, _, after in measured]
     return Result(
         name,
         statistics.median(ratios),
         low=min(ratios),
         high=max(ratios),
         pairs=len(ratios),
-        same=(min(same), max(same)),
+        baseline_ratio=(min(baseline_ratios), max(baseline_ratios)),
         at_least=at_least,
         at_most=at_most,
     )
 
 
 def peak_memory() -> int:
-    """Returns the most memory that this process ever held, in bytes."""
+    """Returns the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Of this program alone; getrusage() also counts the one that started it.
+        # Only this process: getrusage() includes the parent before exec.
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
@@ -122,9 +122,9 @@ def peak_memory() -> int:
 
 
 def peak_of(function: Callable[..., None], *arguments: Any) -> int:
-    """Returns how much more memory a call needs than TensorFlow and the imports, in bytes.
+    """Returns the peak memory of a call in bytes, beyond that of the imports.
 
-    It runs in a process of its own. `function` must stand at the top of a module.
+    The call runs in its own process, so `function` must be defined at module level.
     """
     with concurrent.futures.ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), initializer=common.load_tensorflow
@@ -133,7 +133,7 @@ def peak_of(function: Callable[..., None], *arguments: Any) -> int:
 
 
 def environment() -> dict[str, Any]:
-    """Returns what the results depend on: versions, processor, and who else is busy."""
+    """Returns what the results depend on: versions, processor and load."""
     packages = ("skincnn", "tensorflow", "keras", "tensorflow-datasets", "pillow")
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -145,22 +145,22 @@ def environment() -> dict[str, Any]:
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """Returns a result with whether it passed."""
+    """Returns the fields of a result and whether it passed."""
     return {**dataclasses.asdict(result), "passed": result.passed}
 
 
 def to_text(results: Sequence[Result]) -> str:
     """Returns a table for the terminal."""
-    rows = [("", "median", "range", "same/same", "asked", "")]
+    rows = [("", "median", "range", "baseline/baseline", "target", "")]
     for result in results:
         rows.append(
             (
                 result.name,
                 _number(result.value, result.unit),
                 _range(result.low, result.high),
-                _range(*(result.same or (None, None))),
-                _asked(result),
-                {True: "ok", False: "NOT REACHED", None: ""}[result.passed],
+                _range(*(result.baseline_ratio or (None, None))),
+                _target(result),
+                {True: "ok", False: "MISSED", None: ""}[result.passed],
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -170,17 +170,17 @@ def to_text(results: Sequence[Result]) -> str:
     )
 
 
+def rate(work: Work) -> float:
+    """Returns the rate of some work in images per second."""
+    started = time.perf_counter()
+    count = work()
+    return count / (time.perf_counter() - started)
+
+
 def _peak_over_import(function: Callable[..., None], arguments: tuple[Any, ...]) -> int:
     before = peak_memory()
     function(*arguments)
     return peak_memory() - before
-
-
-def rate(work: Work) -> float:
-    """Returns how many pictures a second some work does."""
-    started = time.perf_counter()
-    count = work()
-    return count / (time.perf_counter() - started)
 
 
 def _number(value: float, unit: str) -> str:
@@ -191,7 +191,7 @@ def _range(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.2f} .. {high:.2f}"
 
 
-def _asked(result: Result) -> str:
+def _target(result: Result) -> str:
     if result.at_least is not None and result.at_least == result.at_most:
         return f"{result.at_least:g}"
     if result.at_least is not None:

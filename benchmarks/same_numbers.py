@@ -1,6 +1,9 @@
-"""Records every number that a checkout produces, and compares two recordings.
+"""Records every number that a checkout computes, and compares two records.
 
-python benchmarks/same_numbers.py record CHECKOUT WORK OUT.json [--shared SHARED]
+A safety net for refactoring: both checkouts run the same commands on the demo data and, if
+--shared is given, on the real images; predictions and results must be equal.
+
+python benchmarks/same_numbers.py record CHECKOUT WORKDIR RECORD.json [--shared DIR]
 python benchmarks/same_numbers.py compare BEFORE.json AFTER.json
 """
 
@@ -15,206 +18,193 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-TIMES = re.compile(
+IGNORED_KEYS = re.compile(
     r"seconds|cost|time|created|num_workers|sha256|version|schema|cores|memory"
 )
-NUMBER = re.compile(r"-?\d*\.\d+")
+"""Keys of values that are measured by a clock or describe the machine or the files."""
 
 
-def commands(new: bool, demo: Path, real: Path | None) -> list[tuple[str, list[str]]]:
-    """Returns the script and the flags of each step; run folders are relative to WORK."""
-    tta = ["d4", "augment"] if new else ["orientations", "random"]
-    quick = "quickstart"
-    data = ["--data-dir", str(demo)]
-    small = [quick, "--train.epochs", "2", "--train.deterministic", "True"]
-    steps = [
-        ("prepare_data", ["--config", "demo", *data]),
-        ("prepare_data", ["--config", "demo_tiny", *data]),
-        ("train", [*small, "--workdir", "a", *data]),
-        ("evaluate", ["a", "--tta", *tta, "--logit-adjustment", "--corruptions", *data]),
-        ("train", [*small, "--seed", "1", "--workdir", "b", *data]),
-        ("evaluate", ["b", "--tta", *tta, "--logit-adjustment", *data]),
-        ("evaluate", ["a", "b", "--ensemble", "ab"]),
-        (
-            "train",
-            [
-                quick,
-                "--data.dataset",
-                "demo_tiny",
-                "--train.epochs",
-                "1",
-                "--optimizer.warmup-epochs",
-                "0",
-                "--data.batch-size",
-                "8",
-                "--folds",
-                "3",
-                "--workdir",
-                "cv",
-                *data,
-            ],
-        ),
-        (
-            "compare",
-            ["a", "b", "ab", "--variants", "--average-seeds", "--output", "compared"],
-        ),
+@dataclass(frozen=True)
+class Names:
+    """The names that a checkout uses.
+
+    Attributes:
+        tta: Values of --tta: the eight orientations, then random views.
+        preset: The preset of the real images.
+        probe: Flags of a short linear probe on cached features.
+    """
+
+    tta: tuple[str, str]
+    preset: str
+    probe: str
+
+
+CURRENT = Names(
+    ("d4", "augment"),
+    "mobilenet_160",
+    "--train.scenario linear_probe --train.cached-views 1 --train.progressive-epochs 0 "
+    "--train.progressive-image-size 0",
+)
+BEFORE_RENAMING = Names(
+    ("orientations", "random"),
+    "cpu",
+    "--train.scenario feature_extractor --train.cached-features 1 --train.small-epochs 0 "
+    "--train.small-image-size 0",
+)
+"""Of checkouts without `skincnn/cli`."""
+
+
+def commands(names: Names, data_dir: Path, shared: Path | None) -> list[list[str]]:
+    """Returns the script and the arguments of each step; runs are relative to WORKDIR."""
+    data = f"--data-dir {data_dir}"
+    short = "quickstart --train.epochs 2 --train.deterministic True"
+    all_tta = f"--tta {' '.join(names.tta)} --logit-adjustment"
+    lines = [
+        f"prepare_data --config demo {data}",
+        f"prepare_data --config demo_tiny {data}",
+        f"train {short} --workdir a {data}",
+        f"evaluate a {all_tta} --corruptions {data}",
+        f"train {short} --seed 1 --workdir b {data}",
+        f"evaluate b {all_tta} {data}",
+        "evaluate a b --ensemble ab",
+        "train quickstart --data.dataset demo_tiny --train.epochs 1 --data.batch-size 8 "
+        f"--optimizer.warmup-epochs 0 --folds 3 --workdir cv {data}",
+        "compare a b ab --variants --average-seeds --output compared",
     ]
-    if real is not None:
-        where = ["--data-dir", str(real)]
-        probe = [
-            "mobilenet_160" if new else "cpu",
-            "--train.scenario",
-            "linear_probe" if new else "feature_extractor",
-            "--train.cached-views" if new else "--train.cached-features",
-            "1",
-            "--train.progressive-epochs" if new else "--train.small-epochs",
-            "0",
-            "--train.progressive-image-size" if new else "--train.small-image-size",
-            "0",
-            "--data.image-size",
-            "96",
-            "--train.epochs",
-            "4",
-            "--train.deterministic",
-            "True",
+    if shared is not None:
+        images = shared / "ham10000-200x150"
+        lines += [
+            f"prepare_data --config isic2018 --manual-dir {images} {data}",
+            f"train {names.preset} {names.probe} --data.image-size 96 --train.epochs 4 "
+            f"--train.deterministic True --workdir real {data}",
+            f"evaluate real --tta {names.tta[0]} --logit-adjustment {data}",
         ]
-        steps += [
-            ("train", [*probe, "--workdir", "real", *where]),
-            ("evaluate", ["real", "--tta", tta[0], "--logit-adjustment", *where]),
-        ]
-    return steps
+    return [line.split() for line in lines]
 
 
-def record(checkout: Path, work: Path, out: Path, shared: Path | None) -> None:
-    """Runs everything and writes what came of it."""
-    new = (checkout / "skincnn" / "cli").is_dir()
-    work.mkdir(parents=True, exist_ok=True)
-    # The images are cached by absolute path of the data: both checkouts read the same.
-    demo = work.parent / "data"
-    real = None
-    env = {
+def record(checkout: Path, workdir: Path, path: Path, shared: Path | None) -> None:
+    """Runs all commands with the code of a checkout and writes the record to `path`.
+
+    Commands that finished before are skipped, so that an interrupted record resumes.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    names = CURRENT if (checkout / "skincnn" / "cli").is_dir() else BEFORE_RENAMING
+    # The image cache depends on the path of the data, so both checkouts share it.
+    data_dir = workdir.parent / "data"
+    environment = {
         **os.environ,
         "PYTHONPATH": str(checkout),
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONHASHSEED": "0",
     }
     if shared is not None:
-        real = demo
-        home = work.parent / "keras_home"
-        if not home.exists():
-            shutil.copytree(shared / "keras_home", home)
-        env["KERAS_HOME"] = str(home)
-        steps = [
-            (
-                "prepare_data",
-                [
-                    "--config",
-                    "isic2018",
-                    "--manual-dir",
-                    str(shared / "ham10000-200x150"),
-                    "--data-dir",
-                    str(demo),
-                ],
-            )
-        ]
-    else:
-        steps = []
-    done = work / "done.json"
-    finished = json.loads(done.read_text()) if done.exists() else []
-    for name, flags in [*steps, *commands(new, demo, real)]:
-        step = [name, *flags]
+        keras_home = workdir.parent / "keras_home"
+        if not keras_home.exists():
+            shutil.copytree(shared / "keras_home", keras_home)
+        environment["KERAS_HOME"] = str(keras_home)
+    progress = workdir / "done.json"
+    finished = json.loads(progress.read_text()) if progress.exists() else []
+    for step in commands(names, data_dir, shared):
         if step in finished:
             continue
-        command = [sys.executable, str(checkout / "scripts" / f"{name}.py"), *flags]
-        print("+", " ".join(command[1:]), flush=True)
-        with open(work / "log.txt", "a") as log:
-            subprocess.run(command, cwd=work, env=env, check=True, stdout=log, stderr=log)
+        script, *arguments = step
+        command = [sys.executable, str(checkout / "scripts" / f"{script}.py"), *arguments]
+        print("+", *command[1:], flush=True)
+        with (workdir / "log.txt").open("a") as log:
+            subprocess.run(
+                command, cwd=workdir, env=environment, check=True, stdout=log, stderr=log
+            )
         finished.append(step)
-        done.write_text(json.dumps(finished))
-    found = {}
-    for run in sorted(path for path in work.rglob("predictions") if path.is_dir()):
-        where = run.parent.relative_to(work)
-        found[str(where)] = {
-            "tables": sorted(table_hash(path) for path in run.glob("*.csv")),
-            "numbers": numbers_of(run.parent),
+        progress.write_text(json.dumps(finished))
+    path.write_text(json.dumps(collect(workdir), indent=1))
+
+
+def collect(workdir: Path) -> dict[str, dict[str, list[str]]]:
+    """Returns the hashes of the tables and the numbers of the results of each run."""
+    collected = {}
+    for folder in sorted(path for path in workdir.rglob("predictions") if path.is_dir()):
+        run = folder.parent
+        collected[str(run.relative_to(workdir))] = {
+            "tables": sorted(hash_table(path) for path in folder.glob("*.csv")),
+            "numbers": read_numbers(run),
         }
-    table = pd.read_csv(work / "compared" / "compare.csv")
-    found["compared"] = {
-        "tables": [],
-        "numbers": sorted(
-            f"{value:.9g}"
-            for column in table.select_dtypes("number")
-            for value in table[column].dropna()
-        ),
-    }
-    out.write_text(json.dumps(found, indent=1))
+    compared = pd.read_csv(workdir / "compared" / "compare.csv").select_dtypes("number")
+    numbers = [f"{value:.9g}" for name in compared for value in compared[name].dropna()]
+    collected["compared"] = {"tables": [], "numbers": sorted(numbers)}
+    return collected
 
 
-def table_hash(path: Path) -> str:
-    """Returns the SHA-256 of all numbers of a predictions table."""
+def hash_table(path: Path) -> str:
+    """Returns the SHA-256 of the numeric columns of a predictions table."""
     numbers = pd.read_csv(path).select_dtypes("number")
     return hashlib.sha256(numbers.to_numpy("float64").tobytes()).hexdigest()[:16]
 
 
-def numbers_of(run: Path) -> list[str]:
-    """Returns every fractional number of a report that no clock measured."""
-    files = [run / "report.json", *sorted((run / "results").glob("*.json"))]
-    found: list[str] = []
-    for path in files:
+def read_numbers(run: Path) -> list[str]:
+    """Returns all fractional numbers in the result files of a run, sorted."""
+    numbers: list[str] = []
+    for path in (run / "report.json", *(run / "results").glob("*.json")):
         if path.exists():
-            collect(json.loads(path.read_text()), found)
-    return sorted(found)
+            append_numbers(json.loads(path.read_text()), numbers)
+    return sorted(numbers)
 
 
-def collect(value: object, found: list[str], key: str = "") -> None:
-    """Adds the fractional numbers of a JSON value."""
-    if TIMES.search(key):
+def append_numbers(value: object, numbers: list[str], key: str = "") -> None:
+    """Appends the fractional numbers of a JSON value, except below `IGNORED_KEYS`."""
+    if IGNORED_KEYS.search(key):
         return
     if isinstance(value, dict):
         for name, part in value.items():
-            collect(part, found, name)
+            append_numbers(part, numbers, name)
     elif isinstance(value, list):
         for part in value:
-            collect(part, found, key)
+            append_numbers(part, numbers, key)
     elif isinstance(value, float) and math.isfinite(value) and value != int(value):
-        found.append(f"{value:.9g}")
+        numbers.append(f"{value:.9g}")
 
 
 def compare(before: Path, after: Path) -> int:
-    """Prints what the first recording has and the second lacks."""
+    """Prints the entries that the second record lacks and returns their number."""
     old, new = (json.loads(path.read_text()) for path in (before, after))
-    bad = 0
-    for run, content in old.items():
-        got = new.get(run)
-        if got is None:
+    num_missing = 0
+    for run, entries in old.items():
+        if run not in new:
             print(f"{run}: missing")
-            bad += 1
+            num_missing += 1
             continue
         for kind in ("tables", "numbers"):
-            lost = sorted(set(content[kind]) - set(got[kind]))
-            print(f"{run}: {len(content[kind])} {kind}, {len(lost)} lost")
-            if lost:
-                print("   ", lost[:10])
-            bad += len(lost)
-    return bad
+            missing = sorted(set(entries[kind]) - set(new[run][kind]))
+            print(f"{run}: {len(entries[kind])} {kind}, {len(missing)} missing")
+            if missing:
+                print("   ", missing[:10])
+            num_missing += len(missing)
+    return num_missing
+
+
+def main() -> None:
+    """Parses the arguments and runs one of the two actions."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    recording = actions.add_parser("record", help="run all commands and write a record")
+    for name in ("checkout", "workdir", "record"):
+        recording.add_argument(name, type=lambda text: Path(text).resolve())
+    recording.add_argument("--shared", type=lambda text: Path(text).resolve())
+    comparing = actions.add_parser("compare", help="compare two records; 1 if they differ")
+    comparing.add_argument("before", type=Path)
+    comparing.add_argument("after", type=Path)
+    arguments = parser.parse_args()
+    if arguments.action == "record":
+        record(arguments.checkout, arguments.workdir, arguments.record, arguments.shared)
+    else:
+        sys.exit(1 if compare(arguments.before, arguments.after) else 0)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    actions = parser.add_subparsers(dest="action", required=True)
-    first = actions.add_parser("record")
-    for name in ("checkout", "work", "out"):
-        first.add_argument(name, type=lambda text: Path(text).resolve())
-    first.add_argument("--shared", type=lambda text: Path(text).resolve())
-    second = actions.add_parser("compare")
-    second.add_argument("before", type=Path)
-    second.add_argument("after", type=Path)
-    arguments = parser.parse_args()
-    if arguments.action == "record":
-        record(arguments.checkout, arguments.work, arguments.out, arguments.shared)
-    else:
-        sys.exit(1 if compare(arguments.before, arguments.after) else 0)
+    main()

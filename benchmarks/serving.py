@@ -1,4 +1,4 @@
-"""Serving: does it lose time to anything but decoding and the network, or memory?"""
+"""Benchmarks of serving: its overhead over decoding and the network, and its memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psutil
 import tensorflow as tf
 from PIL import Image
 
-from benchmarks.images import picture_files
+from benchmarks.images import image_files
 from benchmarks.measure import Result, Work, compare, rate
 from skincnn.classes import HAM10000
 from skincnn.cli import common
@@ -41,25 +41,26 @@ CONFIG = Config(
     ),
     train=TrainConfig(scenario="from_scratch"),
 )
-"""Of the network with random weights, which is that of the preset `mobilenet_160`."""
+"""The network of the preset `mobilenet_160` with random weights."""
 BATCH_SIZE = 32
-SINGLE_PICTURES = 16
-"""Asked about one after the other, on each side of a ratio."""
-NUM_CALIBRATED = 64
+SINGLE_IMAGES = 16
+"""Batches of one image on each side of a ratio."""
+NUM_CALIBRATION = 64
+"""Images that calibrate the int8 conversion."""
 REQUEST_SIDES = (64, 96, 128, 200)
 MB = 1_000_000
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A network in every form that is measured.
+    """A network in every measured form.
 
     Attributes:
         network: The network.
-        rules: What answers depend on besides it.
-        saved_model: The folder of its SavedModel.
-        paths: Files of pictures.
-        requests: How many requests the server of `memory` answers.
+        rules: Temperature, thresholds and class names of its predictions.
+        saved_model: The directory of its SavedModel.
+        paths: Image files.
+        requests: Number of requests that the server of `memory` handles.
     """
 
     network: Network
@@ -70,38 +71,38 @@ class Setting:
 
     @property
     def data(self) -> DataConfig:
-        """How pictures are read."""
+        """How images are read."""
         return self.network.config.data
 
     @property
-    def called(self) -> str:
-        """The network's name and the side of its pictures."""
+    def description(self) -> str:
+        """The name of the backbone and the image size."""
         return f"{self.network.config.model.backbone}, {self.data.image_size} px"
 
 
 def run(
     model: Path | None,
-    pictures: Path | None,
+    image_dir: Path | None,
     num_images: int,
     requests: int,
     root: Path,
     only: Collection[str] = (),
 ) -> Iterator[Result]:
-    """Yields each result as it is there.
+    """Yields each result as soon as it is measured.
 
     Args:
-        model: The folder of an evaluated run; None for a network with random weights.
-        pictures: A folder of JPEG files; None for synthetic ones.
-        num_images: How many files each pass answers; files are repeated.
-        requests: How many requests the server of `memory` answers.
-        root: An empty folder for the files.
+        model: The directory of an evaluated run; None for a network with random weights.
+        image_dir: A directory of JPEG files; None for synthetic ones.
+        num_images: Files per pass; files are repeated.
+        requests: Number of requests that the server of `memory` handles.
+        root: An empty directory for the files.
         only: Names of `BENCHMARKS`; all by default.
 
     Raises:
-        ConfigError: There is no such benchmark or run, or packages are missing.
+        ConfigError: A benchmark or the run does not exist, or a package is missing.
     """
     chosen = [look_up(BENCHMARKS, name, "--only") for name in only or BENCHMARKS]
-    setting = prepare(model, picture_files(pictures, num_images), requests, root)
+    setting = prepare(model, image_files(image_dir, num_images), requests, root)
     for benchmark in chosen:
         yield from benchmark(setting)
 
@@ -109,7 +110,7 @@ def run(
 def prepare(
     model: Path | None, files: Sequence[bytes], requests: int, root: Path
 ) -> Setting:
-    """Writes the pictures and the SavedModel."""
+    """Writes the images and the SavedModel."""
     network, rules = _random() if model is None else _of_run(model)
     write_saved_model([network], TURNS[""], rules, root / "saved_model")
     paths = [root / f"{number:06d}.jpg" for number in range(len(files))]
@@ -118,31 +119,33 @@ def prepare(
     return Setting(network, rules, root / "saved_model", paths, requests)
 
 
-def calls(setting: Setting) -> Iterator[Result]:
-    """The SavedModel's signature of pixels against the network, compiled, on the same.
+def signature(setting: Setting) -> Iterator[Result]:
+    """Compares the SavedModel's signature for pixels with the compiled network.
 
-    The pictures are uint8 and have the network's size: both do all that there is to do
-    between decoding and probabilities, one in TensorFlow's runtime from a file.
+    The images are uint8 and have the size of the network, so both compute everything
+    between decoding and probabilities.
     """
     loaded = tf.saved_model.load(str(setting.saved_model))
-    signature = loaded.signatures[IMAGES_SIGNATURE]
+    serve_images = loaded.signatures[IMAGES_SIGNATURE]
     keras_call = _keras_call(setting)
     images = tf.constant(_read(setting, BATCH_SIZE))
     for name, batches in _in_batches(images).items():
         yield compare(
-            f"time of SavedModel / Keras compiled, {name} ({setting.called})",
-            _asking(keras_call, batches),
-            _asking(lambda batch: signature(images=batch)["probabilities"], batches),
+            f"time of SavedModel / Keras compiled, {name} ({setting.description})",
+            _predict_all(keras_call, batches),
+            _predict_all(
+                lambda batch: serve_images(images=batch)["probabilities"], batches
+            ),
             at_most=1.1,
         )
 
 
-def whole_way(setting: Setting) -> Iterator[Result]:
-    """Files to a table, as scripts/predict.py, against decoding and network overlapped.
+def end_to_end(setting: Setting) -> Iterator[Result]:
+    """Compares scripts/predict.py, files to table, with overlapped decoding and network.
 
-    The yardstick decodes with all cores by training's own functions and has the next
-    batches ready while the compiled network computes. It has no limits, reads no EXIF,
-    and makes no table. The signature is then asked about all files in one batch.
+    The baseline decodes on all cores with the functions of training and prefetches while
+    the compiled network computes. It checks no limits, reads no EXIF data and builds no
+    table. The second result predicts all files as one batch of the SavedModel.
     """
     predictor = open_saved_model(
         setting.saved_model, setting.rules, setting.data, synthetic=True, told=False
@@ -163,70 +166,68 @@ def whole_way(setting: Setting) -> Iterator[Result]:
     def overlapped() -> int:
         return sum(len(keras_call(batch).numpy()) for batch in decoded)
 
-    def ours() -> int:
+    def predict_files() -> int:
         answered = answer_files(predictor, setting.paths, BATCH_SIZE)
         return sum(len(batch.table) for batch in answered)
 
-    def at_once() -> int:
+    def predict_in_one_batch() -> int:
         return len(predictor.ask(contents, patients)["status"])
 
     yield compare(
-        f"files to table / decoding and network overlapped ({setting.called})",
-        ours,
+        f"files to table / decoding and network overlapped ({setting.description})",
+        predict_files,
         overlapped,
         at_least=0.9,
     )
     yield compare(
         f"SavedModel, {len(contents)} files at once / decoding and network overlapped",
-        at_once,
+        predict_in_one_batch,
         overlapped,
     )
 
 
-def copies(setting: Setting) -> Iterator[Result]:
-    """The sizes of the copies, and their speed on pixels against the compiled network."""
-    images = _read(setting, max(BATCH_SIZE, min(NUM_CALIBRATED, len(setting.paths))))
+def conversions(setting: Setting) -> Iterator[Result]:
+    """Measures size and speed of LiteRT and ONNX against the compiled network."""
+    images = _read(setting, max(BATCH_SIZE, min(NUM_CALIBRATION, len(setting.paths))))
     pixels = images.astype(np.float32)
     model = fixed_size(setting.network.model, setting.data.image_size)
-    asks, sizes = {}, {}
+    converted, sizes = {}, {}
     for name, runtime in RUNTIMES.items():
         require(name, runtime)
-        path = setting.saved_model.parent / f"copy{runtime.suffix}"
+        path = setting.saved_model.parent / f"model{runtime.suffix}"
         runtime.write(model, {"images": pixels}, path)
-        asks[name], sizes[name] = runtime.open(path), path.stat().st_size
+        converted[name], sizes[name] = runtime.open(path), path.stat().st_size
     for name in ("litert_int8", "litert_float16"):
         yield Result(
-            f"size of {name} / litert ({setting.called})",
+            f"size of {name} / litert ({setting.description})",
             sizes[name] / sizes["litert"],
             at_most=0.3 if name == "litert_int8" else None,
         )
     keras_call = _keras_call(setting)
-    whole = _in_batches(tf.constant(images[:BATCH_SIZE]))
-    for (name, batches), parts in zip(
-        _in_batches(pixels[:BATCH_SIZE]).items(), whole.values(), strict=True
-    ):
-        baseline = _asking(keras_call, parts)
-        yield Result(f"Keras compiled, {name}", _rate_twice(baseline), "pictures/s")
-        for copy, ask in asks.items():
-            work = _asking(_logits_of(ask), batches)
-            yield compare(f"{copy} / Keras compiled, {name}", work, baseline)
+    keras_batches = _in_batches(tf.constant(images[:BATCH_SIZE]))
+    for name, batches in _in_batches(pixels[:BATCH_SIZE]).items():
+        baseline = _predict_all(keras_call, keras_batches[name])
+        yield Result(f"Keras compiled, {name}", _warm_rate(baseline), "images/s")
+        for runtime_name, predict in converted.items():
+            work = _predict_all(_logits_of(predict), batches)
+            yield compare(f"{runtime_name} / Keras compiled, {name}", work, baseline)
 
 
 def memory(setting: Setting) -> Iterator[Result]:
-    """What a server that answers single pictures holds more after its first tenth.
+    """Measures how much the memory of a server grows after a tenth of the requests.
 
-    It is a process that has loaded the SavedModel and answers through `serving_default`:
-    small pictures of several sizes, and files that are none.
+    The server is a process that loads the SavedModel and calls `serving_default` with one
+    file at a time: small images of several sizes, and invalid files.
     """
     with concurrent.futures.ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), initializer=common.load_tensorflow
     ) as executor:
         first, last = executor.submit(
-            answer_requests, setting.saved_model, setting.requests
+            handle_requests, setting.saved_model, setting.requests
         ).result()
     yield Result(
-        f"server: memory after {setting.requests} requests beyond that after "
-        f"{setting.requests // 10} ({first / MB:.0f} MB)",
+        f"server: growth of memory from request {setting.requests // 10} "
+        f"({first / MB:.0f} MB) to request {setting.requests}",
         (last - first) / MB,
         "MB",
         at_most=50,
@@ -234,35 +235,33 @@ def memory(setting: Setting) -> Iterator[Result]:
 
 
 BENCHMARKS: dict[str, Callable[[Setting], Iterator[Result]]] = {
-    benchmark.__name__: benchmark for benchmark in (calls, whole_way, copies, memory)
+    benchmark.__name__: benchmark
+    for benchmark in (signature, end_to_end, conversions, memory)
 }
 
 
-def answer_requests(saved_model: Path, requests: int) -> tuple[int, int]:
-    """Returns the memory of this process after a tenth of the requests and after all.
+def handle_requests(saved_model: Path, requests: int) -> tuple[int, int]:
+    """Returns the resident bytes of this process after a tenth and after all requests.
 
     Args:
-        saved_model: The folder.
-        requests: Ten or more.
-
-    Returns:
-        Resident bytes, twice.
+        saved_model: The directory of the SavedModel.
+        requests: At least 10.
     """
     loaded = tf.saved_model.load(str(saved_model))
-    signature = loaded.signatures["serving_default"]
-    files, process, held = request_files(), psutil.Process(), []
+    serve = loaded.signatures["serving_default"]
+    files, process, resident = request_files(), psutil.Process(), []
     for number in range(1, requests + 1):
-        answers = signature(image_bytes=tf.constant([files[number % len(files)]]))
-        {name: value.numpy() for name, value in answers.items()}
+        outputs = serve(image_bytes=tf.constant([files[number % len(files)]]))
+        {name: value.numpy() for name, value in outputs.items()}
         if number in (requests // 10, requests):
-            held.append(process.memory_info().rss)
-    return held[0], held[1]
+            resident.append(process.memory_info().rss)
+    return resident[0], resident[1]
 
 
 def request_files() -> list[bytes]:
-    """Returns small pictures of several sizes and formats, and files that are none."""
+    """Returns small images of several sizes and formats, and three invalid files."""
     rng = np.random.default_rng(0)
-    files = [b"", b"no picture"]
+    files = [b"", b"not an image"]
     for side in REQUEST_SIDES:
         pixels = rng.integers(0, 256, (side, side * 4 // 3, 3), np.uint8)
         for suffix in ("JPEG", "PNG"):
@@ -273,9 +272,10 @@ def request_files() -> list[bytes]:
 
 
 def _random() -> tuple[Network, DecisionRule]:
-    class_names = tuple(one.name for one in HAM10000)
+    class_names = tuple(lesion.name for lesion in HAM10000)
     classifier = build_classifier(CONFIG.model, len(class_names))
-    # Normalised by noise: else all would shrink to 0 on its way, which is not as fast.
+    # One pass on noise sets the statistics of BatchNorm; otherwise activations vanish,
+    # which changes the speed.
     size = CONFIG.data.image_size
     noise = np.random.default_rng(0).uniform(0, 255, (8, size, size, 3))
     classifier(noise.astype(np.float32), training=True)
@@ -289,13 +289,13 @@ def _of_run(workdir: Path) -> tuple[Network, DecisionRule]:
     network, rules = read_network(workdir), read_rules(ExportSpec(workdir=workdir))
     if network.config.model.clinical_metadata:
         raise ConfigError(
-            f"--model must be a run that is told of no patients. Received: {workdir}."
+            f"--model must be a run without `model.clinical_metadata`. Received: {workdir}."
         )
     return network, rules
 
 
 def _keras_call(setting: Setting) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the network as a function of uint8 pictures of its size, compiled."""
+    """Returns the compiled network as a function of uint8 images of its size."""
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)])
     def call(images: tf.Tensor) -> tf.Tensor:
@@ -306,30 +306,31 @@ def _keras_call(setting: Setting) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _read(setting: Setting, count: int) -> np.ndarray:
-    """Returns the first pictures as the network sees them, uint8."""
+    """Returns the first images, decoded and resized, uint8 [count, size, size, 3]."""
     paths = [setting.paths[number % len(setting.paths)] for number in range(count)]
-    read = [read_image(tf.io.read_file(str(path)), setting.data) for path in paths]
-    return np.stack(read)
+    return np.stack(
+        [read_image(tf.io.read_file(str(path)), setting.data) for path in paths]
+    )
 
 
 def _in_batches(images: tf.Tensor | np.ndarray) -> dict[str, list[tf.Tensor | np.ndarray]]:
-    """Returns pictures one by one and together, by what that is called."""
-    singles = [images[number : number + 1] for number in range(SINGLE_PICTURES)]
-    return {"one picture": singles, f"{len(images)} pictures": [images]}
+    """Returns description -> batches: images one by one, and all in one batch."""
+    singles = [images[number : number + 1] for number in range(SINGLE_IMAGES)]
+    return {"one image": singles, f"{len(images)} images": [images]}
 
 
-def _asking(
-    ask: Callable[[tf.Tensor], tf.Tensor], batches: Sequence[tf.Tensor | np.ndarray]
+def _predict_all(
+    predict: Callable[[tf.Tensor], tf.Tensor], batches: Sequence[tf.Tensor | np.ndarray]
 ) -> Work:
-    """Returns the work of answering batches one after the other."""
-    return lambda: sum(len(np.asarray(ask(batch))) for batch in batches)
+    """Returns the work of predicting batches one after the other."""
+    return lambda: sum(len(np.asarray(predict(batch))) for batch in batches)
 
 
-def _logits_of(ask: Ask) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda batch: ask({"images": batch})["logits"]
+def _logits_of(run: Ask) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda batch: run({"images": batch})["logits"]
 
 
-def _rate_twice(work: Work) -> float:
-    """Returns the rate of some work, which is done once before."""
+def _warm_rate(work: Work) -> float:
+    """Returns the rate of some work after one warm-up run."""
     work()
     return rate(work)

@@ -1,4 +1,4 @@
-"""Training: does it lose time to anything but the network?"""
+"""Benchmarks of training: its overhead over the steps of the network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from benchmarks import measure
 from benchmarks.features import BATCH_SIZE, cached_views
-from benchmarks.measure import Result, Round, Work, compare, rate, summarise
+from benchmarks.measure import Result, Round, Work, compare, rate, summarize
 from skincnn.classes import HAM10000
 from skincnn.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.model.augment import Augmentation
@@ -32,13 +32,13 @@ NUM_VALIDATION = 64
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained in a round.
+    """The amount of work per round.
 
     Attributes:
-        image_size: Height and width of the pictures.
-        batch_size: Pictures in a step.
-        steps: Steps of a training, on each side of a ratio.
-        affine_steps: Batches that are turned and zoomed.
+        image_size: Height and width of the images.
+        batch_size: Images per step.
+        steps: Training steps on each side of a ratio.
+        affine_steps: Augmented batches on each side of a ratio.
     """
 
     image_size: int = 224
@@ -48,16 +48,16 @@ class Size:
 
 
 def run(size: Size) -> Iterator[Result]:
-    """Yields each result as it is there."""
+    """Yields each result as soon as it is measured."""
     for benchmark in BENCHMARKS:
         yield from benchmark(size)
 
 
 def fitting(size: Size) -> Iterator[Result]:
-    """Training as it is, its pictures and callbacks included, against bare steps.
+    """Compares training, with its input pipeline and callbacks, with bare steps.
 
-    An epoch is measured from its first step to its last; validation and saving are not
-    in it, and the number of passes over validation is a result of its own.
+    An epoch is measured from its first step to its last, without validation and saving. A
+    second result is the number of passes over the validation images.
     """
     config = Config(
         data=DataConfig(image_size=size.image_size, batch_size=size.batch_size),
@@ -71,16 +71,16 @@ def fitting(size: Size) -> Iterator[Result]:
     }
     with tempfile.TemporaryDirectory() as folder:
         training = Training(config, classifier, tables, _load, Path(folder))
-        watch = Watch(training, size)
-        training.callbacks.append(watch)
+        timer = EpochTimer(training, size)
+        training.callbacks.append(timer)
         with contextlib.redirect_stdout(io.StringIO()):  # the progress bar
             training.fit()
-    yield summarise(
+    yield summarize(
         f"training / bare step on a constant batch ({_describe(size)})",
-        watch.rounds,
+        timer.rounds,
         at_least=0.95,
     )
-    passes = [count / NUM_VALIDATION for count in watch.validated]
+    passes = [count / NUM_VALIDATION for count in timer.validated]
     yield Result(
         "passes over validation per epoch",
         float(np.mean(passes)),
@@ -92,12 +92,12 @@ def fitting(size: Size) -> Iterator[Result]:
     )
 
 
-class Watch(keras.callbacks.Callback):
+class EpochTimer(keras.callbacks.Callback):
     """Measures each epoch of a training between two rounds of bare steps.
 
     Attributes:
         rounds: The rates of each epoch; the baseline is bare steps.
-        validated: Pictures of validation that were read in each epoch.
+        validated: Number of validation images read in each epoch.
     """
 
     def __init__(self, training: Training, size: Size):
@@ -109,7 +109,7 @@ class Watch(keras.callbacks.Callback):
         self.validated: list[int] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Puts a counter before validation, and compiles the bare step."""
+        """Counts the validation images from now on, and compiles the bare step."""
 
         def count(images: tf.Tensor) -> tf.Tensor:
             self._count += len(images)
@@ -126,24 +126,24 @@ class Watch(keras.callbacks.Callback):
         self.bare = bare_steps(self.training.model, self.size)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Measures bare steps, and starts the clock of the epoch."""
+        """Measures bare steps and starts the clock of the epoch."""
         self._before = rate(self.bare)
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Reads the clock."""
+        """Stores the end of the step."""
         self._ended = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Notes the rates and the pictures that were validated."""
-        ours = self.size.steps * self.size.batch_size / (self._ended - self._started)
-        self.rounds.append((self._before, ours, rate(self.bare)))
+        """Stores the rates and the number of validation images."""
+        epoch_rate = self.size.steps * self.size.batch_size / (self._ended - self._started)
+        self.rounds.append((self._before, epoch_rate, rate(self.bare)))
         self.validated.append(self._count)
         self._count = 0
 
 
 def augmenting(size: Size) -> Iterator[Result]:
-    """A bare step with the default augmentation against one without any."""
+    """Compares a bare step with the default augmentation with one without it."""
     works = []
     for config in (AugmentConfig(), AugmentConfig(parts=())):
         classifier = build_classifier(MODEL, len(HAM10000), fused=True)
@@ -157,11 +157,11 @@ def augmenting(size: Size) -> Iterator[Result]:
 
 
 def fused_affine(size: Size) -> Iterator[Result]:
-    """Flips, rotation and zoom in one gather against three layers of Keras.
+    """Compares flips, rotation and zoom as one affine map with three Keras layers.
 
-    The strengths are alike, and both read the same pictures of 0..255 as uint8.
+    The strengths are similar, and both read the same uint8 images in 0..255.
     """
-    images = tf.constant(_pictures(size.batch_size, size.image_size))
+    images = tf.constant(_random_images(size.batch_size, size.image_size))
     config = AugmentConfig()
     fused = Augmentation(AugmentConfig(parts=("flip", "rotate", "zoom")))
     chain = keras.Sequential(
@@ -177,8 +177,8 @@ def fused_affine(size: Size) -> Iterator[Result]:
 
         def once() -> int:
             for _ in range(size.affine_steps):
-                varied = call(images)
-            float(varied[0, 0, 0, 0])  # waits for the device
+                augmented_images = call(images)
+            float(augmented_images[0, 0, 0, 0])  # waits for the device
             return size.affine_steps * size.batch_size
 
         return once
@@ -192,7 +192,7 @@ def fused_affine(size: Size) -> Iterator[Result]:
 
 
 def caching(size: Size) -> Iterator[Result]:
-    """An epoch of the head on cached features against a pass of the frozen backbone."""
+    """Compares an epoch on cached features with a pass through the frozen backbone."""
     yield from cached_views(size.steps * 2 * BATCH_SIZE, size.image_size)
 
 
@@ -205,13 +205,13 @@ BENCHMARKS: tuple[Callable[[Size], Iterator[Result]], ...] = (
 
 
 def bare_steps(model: keras.Model, size: Size) -> Work:
-    """Returns steps of what a model was compiled with, on one batch, and nothing else.
+    """Returns training steps of a compiled model on one batch, without any overhead.
 
     Args:
-        model: A compiled model, which they train.
-        size: How many, of what.
+        model: A compiled model, which the steps train.
+        size: The number of steps and the size of the batch.
     """
-    images = tf.constant(_pictures(size.batch_size, size.image_size))
+    images = tf.constant(_random_images(size.batch_size, size.image_size))
     labels = tf.constant(np.arange(size.batch_size) % len(HAM10000), tf.int32)
     optimizer = model.optimizer
     if not optimizer.built:
@@ -236,13 +236,13 @@ def bare_steps(model: keras.Model, size: Size) -> Work:
     return once
 
 
-def _pictures(number: int, image_size: int) -> npt.NDArray[np.uint8]:
+def _random_images(number: int, image_size: int) -> npt.NDArray[np.uint8]:
     shape = (number, image_size, image_size, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 def _load(table: pd.DataFrame, config: DataConfig) -> npt.NDArray[np.uint8]:
-    return _pictures(len(table), config.image_size)
+    return _random_images(len(table), config.image_size)
 
 
 def _table(number: int, fold: int) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmarks, and each of them on few pictures."""
+"""The arithmetic of the benchmarks, and each benchmark on few images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from skincnn.serving.images import read_images
 
 
 class Clock:
-    """A clock that moves only when work is done."""
+    """A clock that advances only with the work."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -34,7 +34,7 @@ class Clock:
         return self.now
 
     def work(self, *seconds: float) -> Callable[[], int]:
-        """Returns work on 12 pictures that takes these times in turn."""
+        """Returns work on 12 images that takes these times in turn."""
         times = iter(seconds)
 
         def once() -> int:
@@ -52,17 +52,17 @@ def test_a_ratio_is_the_median_of_pairs_after_one_round(
     monkeypatch.setattr(measure, "PAIRS", 3)
     result = measure.compare(
         "x",
-        clock.work(1000, 4, 2, 6),  # 3, 6 and 2 pictures a second
+        clock.work(1000, 4, 2, 6),  # 3, 6 and 2 images per second
         clock.work(1000, 1000, 4, 2, 4, 4, 12, 6),  # 3 and 6, 3 and 3, 1 and 2
         at_least=1.0,
     )
     assert result.value == pytest.approx(4 / 3)  # of 3 / 4.5, 6 / 3 and 2 / 1.5
     assert (result.low, result.high) == pytest.approx((2 / 3, 2))
-    assert result.same == pytest.approx((1, 2))
+    assert result.baseline_ratio == pytest.approx((1, 2))
     assert (result.pairs, result.passed) == (3, True)
 
 
-def test_what_is_asked_for_decides() -> None:
+def test_targets_decide_whether_a_result_passed() -> None:
     assert Result("x", 0.8, at_least=0.9).passed is False
     assert Result("x", 700, "MiB", at_most=600).passed is False
     assert Result("x", 500, "MiB", at_most=600).passed is True
@@ -73,14 +73,14 @@ def test_what_is_asked_for_decides() -> None:
     assert measure.to_text([exact]).split()[-2:] == ["1", "ok"]
     text = measure.to_text([Result("speed", 0.8, at_least=0.9), Result("plain", 1.5)])
     assert "0.80 x" in text
-    assert "NOT REACHED" in text
+    assert "MISSED" in text
     assert json.loads(json.dumps(measure.to_json(Result("x", 1.0))))["passed"] is None
 
 
-def test_peak_memory_sees_what_was_let_go() -> None:
+def test_peak_memory_includes_freed_memory() -> None:
     before = measure.peak_memory()
-    held = bytearray(os.urandom(64 << 20))
-    del held
+    block = bytearray(os.urandom(64 << 20))
+    del block
     assert measure.peak_memory() >= before
     code = (
         "from benchmarks.measure import peak_memory as p; a = p();"
@@ -90,29 +90,29 @@ def test_peak_memory_sees_what_was_let_go() -> None:
     assert 60 <= int(done.stdout) <= 80, done.stderr
 
 
-def hold(mebibytes: int) -> None:
+def allocate(mebibytes: int) -> None:
     bytearray(b"x") * (mebibytes << 20)
 
 
-def test_the_peak_of_a_call_is_measured_in_its_own_process() -> None:
-    assert 90 <= measure.peak_of(hold, 100) >> 20 <= 120
+def test_peak_of_a_call_is_measured_in_its_own_process() -> None:
+    assert 90 <= measure.peak_of(allocate, 100) >> 20 <= 120
 
 
-def test_made_up_pictures_are_like_originals_and_a_folder_is_repeated(
+def test_synthetic_images_resemble_originals_and_files_are_repeated(
     tmp_path: Path,
 ) -> None:
-    (content,) = images.picture_files(None, 1)
+    (content,) = images.image_files(None, 1)
     assert Image.open(io.BytesIO(content)).size == (600, 450)
     assert 100_000 < len(content) < 400_000
     for number in range(2):
         (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
-    files = images.picture_files(tmp_path, 5)
+    files = images.image_files(tmp_path, 5)
     assert files == [jpeg(0), jpeg(1), jpeg(0), jpeg(1), jpeg(0)]
-    with pytest.raises(ConfigError, match="--pictures"):
-        images.picture_files(tmp_path / "nowhere", 5)
+    with pytest.raises(ConfigError, match="--image-dir"):
+        images.image_files(tmp_path / "nowhere", 5)
 
 
-def test_every_benchmark_gives_results(
+def test_every_input_benchmark_returns_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "PAIRS", 1)
@@ -125,7 +125,7 @@ def test_every_benchmark_gives_results(
         function(*arguments)
         return 1
 
-    # Each process of its own would take seconds to import TensorFlow.
+    # A process for each measurement would import TensorFlow for seconds.
     monkeypatch.setattr(benchmark, "peak_of", peak_here)
     files = [jpeg(number) for number in range(70)]
     setting = benchmark.prepare(files, tmp_path)
@@ -138,10 +138,10 @@ def test_every_benchmark_gives_results(
             assert result.name in measure.to_text(results)
 
 
-def test_a_benchmark_that_is_not_there_is_refused(
+def test_unknown_benchmark_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TQDM_DISABLE", "1")  # which the script would leave behind here
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # restored afterwards; the script sets it too
     done = run_here(
         "benchmarks", "input", "--only", "first_pas", "--output", tmp_path / "o"
     )
@@ -150,7 +150,7 @@ def test_a_benchmark_that_is_not_there_is_refused(
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_every_benchmark_of_training_gives_results(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_training_benchmark_returns_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "PAIRS", 1)
     model = training.ModelConfig(backbone="test_presets:one_layer", weights="none")
     for module in (training, features):
@@ -165,23 +165,23 @@ def test_every_benchmark_of_training_gives_results(monkeypatch: pytest.MonkeyPat
     assert passes.passed
 
 
-def test_the_script_names_its_benchmarks_and_refuses_an_empty_folder(
+def test_help_lists_the_benchmarks_and_an_empty_folder_is_an_error(
     tmp_path: Path,
 ) -> None:
-    done = run_script("benchmarks", "input", "--pictures", tmp_path)
+    done = run_script("benchmarks", "input", "--image-dir", tmp_path)
     assert done.returncode == 2, done.stderr
-    assert "--pictures must be a folder with .jpg files" in done.stderr
+    assert "--image-dir must be a folder with .jpg files" in done.stderr
     described = run_script("benchmarks", "--help").stdout
     for name in ("input", "train", "serve"):
         assert name in described
         assert f"-m benchmarks {name}" in (ROOT / "Makefile").read_text()
 
 
-def test_every_benchmark_of_serving_gives_results(
+def test_every_serving_benchmark_returns_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "PAIRS", 1)
-    monkeypatch.setattr(serving, "SINGLE_PICTURES", 2)
+    monkeypatch.setattr(serving, "SINGLE_IMAGES", 2)
     config = dataclasses.replace(
         serving.CONFIG,
         data=serving.DataConfig(image_size=32),
@@ -189,45 +189,43 @@ def test_every_benchmark_of_serving_gives_results(
     )
     monkeypatch.setattr(serving, "CONFIG", config)
     setting = serving.prepare(None, [jpeg(number) for number in range(6)], 20, tmp_path)
-    found = {}
+    results = {}
     for name in set(serving.BENCHMARKS) - {"memory"}:
-        found[name] = list(serving.BENCHMARKS[name](setting))
-        for result in found[name]:
+        results[name] = list(serving.BENCHMARKS[name](setting))
+        for result in results[name]:
             assert result.value > 0
-            assert result.name in measure.to_text(found[name])
-    assert [result.at_most for result in found["calls"]] == [1.1, 1.1]
-    assert [result.at_least for result in found["whole_way"]] == [0.9, None]
-    sizes, rest = found["copies"][:2], found["copies"][2:]
+            assert result.name in measure.to_text(results[name])
+    assert [result.at_most for result in results["signature"]] == [1.1, 1.1]
+    assert [result.at_least for result in results["end_to_end"]] == [0.9, None]
+    sizes, rest = results["conversions"][:2], results["conversions"][2:]
     assert [result.at_most for result in sizes] == [0.3, None]
-    # Keras's own speed, and each copy against it: of single pictures and of many.
-    assert [result.unit for result in rest] == ["pictures/s", "x", "x", "x", "x"] * 2
+    # The speed of Keras and the ratio of each runtime, for one image and for a batch.
+    assert [result.unit for result in rest] == ["images/s", "x", "x", "x", "x"] * 2
 
 
-def test_the_memory_of_a_server_is_read_twice(tmp_path: Path) -> None:
-    """A server that keeps four megabytes of each request is seen to grow."""
+def test_growing_memory_of_a_server_is_detected(tmp_path: Path) -> None:
+    class LeakyServer(tf.Module):
+        """Keeps four megabytes per request."""
 
-    class Forgetful(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")])
-        def answer(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-            kept = tf.numpy_function(keep, [image_bytes], tf.int64)
-            return {"status": tf.fill(tf.shape(image_bytes), kept)}
+        def serve(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+            count = tf.numpy_function(leak, [image_bytes], tf.int64)
+            return {"status": tf.fill(tf.shape(image_bytes), count)}
 
-    held = []
+    leaked = []
 
-    def keep(contents: object) -> np.int64:
-        held.append(np.ones(4_000_000, np.uint8))
-        return np.int64(len(held))
+    def leak(contents: object) -> np.int64:
+        leaked.append(np.ones(4_000_000, np.uint8))
+        return np.int64(len(leaked))
 
-    module = Forgetful()
-    tf.saved_model.save(
-        module, str(tmp_path), signatures={"serving_default": module.answer}
-    )
-    first, last = serving.answer_requests(tmp_path, 100)
-    assert len(held) >= 100
+    module = LeakyServer()
+    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
+    first, last = serving.handle_requests(tmp_path, 100)
+    assert len(leaked) >= 100
     assert 300e6 < last - first < 450e6
 
 
-def test_requests_are_of_several_sizes_and_some_are_no_pictures() -> None:
+def test_requests_have_several_sizes_and_some_are_invalid() -> None:
     files = serving.request_files()
     images, is_read = read_images(tf.constant(files), serving.DataConfig(image_size=32))
     assert is_read.numpy().tolist() == [False] * 2 + [True] * 8 + [False]
@@ -236,7 +234,7 @@ def test_requests_are_of_several_sizes_and_some_are_no_pictures() -> None:
     assert images.shape == (11, 32, 32, 3)
 
 
-def test_too_few_pictures_or_requests_are_refused(tmp_path: Path) -> None:
+def test_too_few_images_or_requests_is_an_error(tmp_path: Path) -> None:
     for flags in (("--requests", 9), ("--num-images", 0)):
         done = run_here("benchmarks", "serve", *flags, "--output", tmp_path / "o")
         assert done.returncode == 2
