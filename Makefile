@@ -1,46 +1,46 @@
-# `make train` and `make test` do all the set-up; nothing else needs to be installed.
+# `make train` and `make test` install everything they need into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# Each holds TensorFlow: 2 GB of memory.
+# Each worker imports TensorFlow and needs 2 GB of memory.
 WORKERS := --numprocesses 3 --dist worksteal
 
-# What scripts/serve.py serves.
+# The model of `make demo`.
 MODEL := runs/quickstart
 
 .PHONY: train test test-slow test-beam check bench demo venv beam
-.NOTPARALLEL: # one pip at a time
+.NOTPARALLEL: # one pip process at a time
 
 train: .venv/.installed ## train, evaluate and export the quickstart preset on the synthetic demo data
 	$(BIN)/python scripts/train.py quickstart --overwrite
 
-test: .venv/.installed-dev .venv/.installed-demo ## every test
+test: .venv/.installed-dev .venv/.installed-demo ## run all tests except the slow ones
 	$(BIN)/python -m pytest $(WORKERS)
 
-test-slow: .venv/.installed-dev .venv/.installed-demo ## every test, and those that take long
+test-slow: .venv/.installed-dev .venv/.installed-demo ## run all tests
 	$(BIN)/python -m pytest $(WORKERS) --run-slow
 
-test-beam: .venv-beam/.installed ## the tests of the pipeline for many machines
+test-beam: .venv-beam/.installed ## run the tests of the Apache Beam pipeline
 	.venv-beam/bin/python -m pytest --run-slow tests/test_beam.py
 
-check: .venv/.installed-dev ## lint, formatting, types and the direction of imports
+check: .venv/.installed-dev ## check lint, formatting, types and import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: .venv/.installed-dev ## ratios of speed and memory, of the input, training and serving
+bench: .venv/.installed-dev ## measure speed and memory of input pipeline, training and serving
 	$(BIN)/python -m benchmarks input
 	$(BIN)/python -m benchmarks train
 	$(BIN)/python -m benchmarks serve
 
-demo: .venv/.installed-demo ## a page to try a model on: make demo MODEL=runs/cpu
+demo: .venv/.installed-demo ## serve a web page for a model: make demo MODEL=runs/mobilenet_160
 	$(BIN)/python scripts/serve.py $(MODEL)
 
-venv: .venv/.installed ## the environment alone
+venv: .venv/.installed ## create the environment only
 
-beam: .venv-beam/.installed ## the environment of scripts/batch_predict.py
+beam: .venv-beam/.installed ## create the environment of scripts/batch_predict.py
 
-# pip, and not python, is the target: venv makes it last, so a broken one is made anew.
+# The target is pip, which venv installs last: an incomplete environment is created again.
 .venv/bin/pip .venv-beam/bin/pip: %/bin/pip:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'
 	$(PYTHON) -m venv --clear $*
@@ -53,20 +53,20 @@ beam: .venv-beam/.installed ## the environment of scripts/batch_predict.py
 	$(BIN)/python -m pip install --quiet --editable '.[dev,export]'
 	touch $@
 
-# An environment of its own, and Pillow again: pip finds no versions that all ask for,
+# A separate environment, and Pillow in a second step, because pip cannot resolve both:
 #   ERROR: Cannot install apache-beam==2.77.0 and pillow>=13 because these package versions
 #   have conflicting dependencies. [...] apache-beam 2.77.0 depends on pillow<13 and >=12.1.1
-# Pillow 12.3 has known holes that 13.0 closes. Beam uses it for embeddings and for Gemini
-# alone, not here.
+# Pillow 12.3 has known vulnerabilities that 13.0 fixes. Beam uses Pillow only for embeddings
+# and for Gemini, which are not used here.
 .venv-beam/.installed: .venv-beam/bin/pip setup.cfg pyproject.toml
 	.venv-beam/bin/python -m pip install --quiet --editable '.[dev]'
 	.venv-beam/bin/python -m pip install --quiet --no-warn-conflicts 'apache-beam >= 2.77'
 	.venv-beam/bin/python -m pip install --quiet --no-warn-conflicts 'pillow >= 13.0'
 	touch $@
 
-# In two steps, and no extra of setup.cfg, because pip finds no way to do it in one:
+# In two steps instead of an extra of setup.cfg, because pip cannot resolve both:
 #   gradio 6.31.0 depends on pillow<13.0 and >=8.0
-# while this project asks for Pillow 13, which closes holes that 12 has. Gradio works with it.
+# This project requires Pillow 13, which fixes vulnerabilities of 12. Gradio works with it.
 .venv/.installed-demo: .venv/.installed
 	$(BIN)/python -m pip install --quiet --no-warn-conflicts 'gradio >= 6.31'
 	$(BIN)/python -m pip install --quiet --no-warn-conflicts 'pillow >= 13.0'

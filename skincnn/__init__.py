@@ -1,3 +1,3 @@
-"""Leak-free training, honest evaluation and serving of skin-lesion classifiers."""
+"""Training, evaluation and serving of skin-lesion classifiers."""
 
 __version__ = "0.1.0"
