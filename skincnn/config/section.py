@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 import pydantic.dataclasses
@@ -84,11 +84,11 @@ def describe_error(error: ValidationError, cls: type[Any], name: str) -> str:
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):  # raised by `__post_init__`
         return str(cause)
-    *parents, last = path = first["loc"] or ("config",)
-    field = ".".join(map(str, [name, *path] if name else path))
+    path = first["loc"]
+    field = ".".join(map(str, [name, *path] if name else path)) or "config"
     if first["type"] == "unexpected_keyword_argument":
-        names = _fields(cls, parents)
-        hint = suggest(names, str(last))
+        names = _field_names(cls, path[:-1])
+        hint = suggest(names, str(path[-1]))
         return f"`{field}` is not a field. Expected one of: {', '.join(names)}.{hint}"
     message = first["msg"]
     for phrase, shorter in SHORTER.items():
@@ -96,10 +96,10 @@ def describe_error(error: ValidationError, cls: type[Any], name: str) -> str:
     return f"`{field}` {message}. Received: {first['input']!r}."
 
 
-def _fields(cls: type[Any], path: list[int | str]) -> list[str]:
+def _field_names(cls: type[Any], path: Sequence[int | str]) -> list[str]:
     """Returns the field names of the section at a path below `cls`."""
     for name in path:
-        if isinstance(name, str):
-            kind = typing.get_type_hints(cls)[name]
-            cls = typing.get_args(kind)[0] if typing.get_args(kind) else kind
+        if isinstance(name, str):  # else the index of a stage
+            annotation = typing.get_type_hints(cls)[name]
+            cls = next(iter(typing.get_args(annotation)), annotation)
     return list(typing.get_type_hints(cls))

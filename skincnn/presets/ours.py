@@ -45,7 +45,7 @@ def mobilenet_160() -> Config:
     The first epochs use smaller images, which saves a quarter of their time. The evaluated
     weights are an exponential moving average over the last few hundred steps. The settings
     had the best macro F1 and accuracy of the first that were tried; a basic recipe that was
-    tried later is not significantly different (CHANGELOG.md).
+    tried later is not significantly different (docs/results.md).
 
     Command: python scripts/train.py mobilenet_160
     Cost: 17 minutes on two idle cores, after scripts/prepare_data.py.

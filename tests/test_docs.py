@@ -1,0 +1,40 @@
+"""The documentation pages: links, and the training commands that they show."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from skincnn.cli.train import parse
+
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+COMMAND = re.compile(r"python scripts/train\.py ([a-z][^`#\n|\\$\[]*?)(?=\s*[`#\n|])")
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    text = page.read_text()
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([\w-]*)\)", text):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        if heading:
+            titles = re.findall("^#+ (.*)$", file.read_text(), re.M)
+            anchors = [re.sub(r"[^\w -]", "", title).lower() for title in titles]
+            assert heading in [anchor.replace(" ", "-") for anchor in anchors], heading
+
+
+def test_training_commands_are_valid() -> None:
+    commands = {command for page in PAGES for command in COMMAND.findall(page.read_text())}
+    assert len(commands) > 80
+    for command in commands:
+        if "sN" not in command:
+            parse(shlex.split(command))
