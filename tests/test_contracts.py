@@ -34,7 +34,7 @@ from skincnn.training.optimizers import OPTIMIZERS
 from skincnn.training.run import check
 from skincnn.training.schedules import SCHEDULES
 from skincnn.training.stages import SCENARIOS
-from tfds_ham10000 import Builder, demo, sources
+from tfds_ham10000 import Builder, demo, demo_renderer, records
 from tuning.hypermodel import explore
 from tuning.spaces import SPACES, find_space, value_at
 
@@ -131,7 +131,7 @@ def test_mix_returns_images_partners_and_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_corruption_changes_a_copy_by_its_generator(name: str) -> None:
-    image = demo.render("mel", 1, 0)
+    image = demo_renderer.render("mel", 1, 0)
     before = image.copy()
     for severity in range(1, len(STRENGTHS[name]) + 1):
         first, again = (
