@@ -22,8 +22,8 @@ class Record(Part):
     """The content of one JSON file.
 
     Attributes:
-        SCHEMA: The version of the fields. Raise it when a field changes its meaning or
-            goes away.
+        SCHEMA: Version of the fields. Raise it when a field is removed or changes its
+            meaning.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -33,12 +33,12 @@ R = TypeVar("R", bound=Record)
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """Returns the fields of a record as JSON values, the schema version first."""
+    """Returns the schema version and the fields of a record as JSON values."""
     return {"schema_version": record.SCHEMA, **record.model_dump(mode="json")}
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Writes a record to `path`, whole or not at all."""
+    """Writes a record to `path` atomically."""
     write_json(path, to_json(record))
 
 
@@ -62,7 +62,14 @@ def read_record(path: Path, kind: type[R], fix: str) -> R:
 
 
 def parse_record(values: object, kind: type[R], where: str, fix: str) -> R:
-    """Returns the record that JSON values stand for; see `read_record`."""
+    """Returns the record with these fields; see `read_record`.
+
+    Args:
+        values: From `to_json`.
+        kind: The type of the record.
+        where: The file or other source of the values, for the error message.
+        fix: How to make the record again, as a sentence for the error message.
+    """
     if not isinstance(values, dict):
         raise ConfigError(
             f"{where} must hold a JSON object. Received: {type(values).__name__}. {fix}"
@@ -70,8 +77,8 @@ def parse_record(values: object, kind: type[R], where: str, fix: str) -> R:
     version = values.get("schema_version")
     if version != kind.SCHEMA:
         raise ConfigError(
-            f"{where} has the schema version {version!r}: it was written by another "
-            f"version of skincnn. Expected {kind.SCHEMA}. {fix}"
+            f"{where} was written by another version of skincnn. Expected schema_version "
+            f"{kind.SCHEMA}. Received: {version!r}. {fix}"
         )
     fields = {name: value for name, value in values.items() if name != "schema_version"}
     try:
@@ -81,9 +88,12 @@ def parse_record(values: object, kind: type[R], where: str, fix: str) -> R:
 
 
 def describe_error(error: ValidationError) -> str:
-    """Returns the first fault of a validation as one sentence: field, cause and value."""
-    first = error.errors()[0]
-    field = ".".join(map(str, first["loc"])) or "the whole"
+    """Returns the first fault of a validation as one line: field, cause and value."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"])) or "content"
+    cause = " ".join(first["msg"].split()).rstrip(".")
+    if first["type"] == "missing":
+        return f"`{field}`: {cause}."
     received = repr(first["input"])
     received = received if len(received) <= 80 else f"{received[:80]}..."
-    return f"`{field}`: {first['msg']}. Received: {received}."
+    return f"`{field}`: {cause}. Received: {received}."

@@ -33,7 +33,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="also run the slow tests")
 
 
-LONGEST = ("test_resume", "test_run", "test_tuning", "test_crossval", "test_features")
+LONGEST = (
+    "test_resume",
+    "test_run",
+    "test_tuning",
+    "test_cross_validation",
+    "test_features",
+)
 """Files that start first, so that no worker waits for a long test at the end."""
 
 
@@ -92,13 +98,17 @@ def run_here(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def read_timeless(workdir: Path) -> dict[str, object]:
-    """report.json without what a clock told, the name of the model's zip file included.
+    """Returns run.json and the results without times and the hash of the model's zip file.
 
-    And without what is told of exports, which are not made again.
+    Parity results of exports are left out.
     """
-    report = json.loads((workdir / "report.json").read_text())
-    timeless = {key: value for key, value in report.items() if "seconds" not in key}
-    return {**timeless, "model_sha256": "", "exports": {}}
+    paths = [workdir / "run.json", *sorted((workdir / "results").glob("*.json"))]
+    timed = {"cost", "training_seconds", "sha256"}
+    return {
+        path.name: {k: v for k, v in json.loads(path.read_text()).items() if k not in timed}
+        for path in paths
+        if not path.name.startswith("export.")
+    }
 
 
 def made_once(

@@ -1,7 +1,8 @@
+"""Comparison of evaluated runs."""
+
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import subprocess
 import sys
@@ -10,545 +11,584 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_here, run_script
+from conftest import run_here
+from run_dirs import (
+    NAMES,
+    Tables,
+    make_info,
+    make_tables,
+    write_evaluated_run,
+)
 from scipy.special import softmax
 from sklearn import metrics as reference
 
-from skincnn.config import Config, OptimizerConfig, StageConfig, TrainConfig
-from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.comparison import compare, read_run, variant_names
+from skincnn.config import (
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    OptimizerConfig,
+    StageConfig,
+    TrainConfig,
+)
+from skincnn.errors import ConfigError
+from skincnn.evaluation.compared_runs import (
+    ComparedRun,
+    put_baseline_first,
+    read_compared_run,
+    variant_names,
+)
+from skincnn.evaluation.comparison import Row, compare
 from skincnn.evaluation.cross_validation import cross_validation_configs
-from skincnn.files import sha256
-from skincnn.inference.predictions import read_predictions
+from skincnn.inference.predictions import arrays, read_predictions, table_path
+from skincnn.inference.run_dir import Member
+from skincnn.metrics.bootstrap import Estimate
 from skincnn.presets import to_command
 from skincnn.presets.ours import mobilenet_160
-from skincnn.reporting.comparison_tables import plot_comparison, to_frame, to_markdown
-from skincnn.reporting.plots import to_png
 
-NAMES = ["bkl", "mel", "nv"]
+FEW = EvaluateConfig(num_bootstrap=100)
+STAGES = (StageConfig(trainable_blocks=-1, epochs=1, rate=0.5),)
 
 
 def write_run(
-    folder: Path, right: float, *, split_by: str = "lesion", seed: int = 0, num: int = 120
+    workdir: Path,
+    accuracy: float,
+    config: Config | None = None,
+    *,
+    seed: int = 0,
+    num_images: int = 120,
+    members: tuple[Member, ...] = (),
+    variants: dict[str, Tables] | None = None,
+    **info: object,
 ) -> Path:
-    """A run's folder whose predictions are right in this share of the pictures."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(num) % 3
-    (folder / "predictions").mkdir(parents=True)
-    for split in ("test", "val"):
-        logits = rng.normal(0, 1, (num, 3))
-        logits[np.arange(num), labels] += np.where(rng.random(num) < right, 4, -4)
-        y_prob = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        table = pd.DataFrame(
-            {
-                "image_id": [f"{split}{n}" for n in range(num)],
-                "lesion_id": [f"l{n // 2}" for n in range(num)],
-                "label": np.array(NAMES)[labels],
-                **{f"probability_{name}": y_prob[:, i] for i, name in enumerate(NAMES)},
-            }
-        )
-        # The order of the rows is no difference.
-        table.sample(frac=1, random_state=seed).to_csv(
-            folder / f"predictions/{split}.csv", index=False
-        )
-    report = {"split_by": split_by, "training_seconds": 90.0, "num_parameters": 1234}
-    (folder / "report.json").write_text(json.dumps(report))
-    return folder
+    """Writes an evaluated run, or an ensemble or cross-validation with these members."""
+    write_evaluated_run(
+        workdir,
+        make_tables(accuracy, seed=seed, num_images=num_images),
+        config=dataclasses.replace(config or Config(), evaluate=FEW),
+        info=make_info(members=members, **info),
+        variants=variants,
+    )
+    if members:
+        (workdir / "config.json").unlink()
+    return workdir
 
 
-def test_runs_are_ranked_with_paired_differences(tmp_path: Path) -> None:
-    worse = write_run(tmp_path / "worse", 0.6)
-    better = write_run(tmp_path / "better", 0.95)
-    runs = [read_run(path, "test") for path in (worse, better)]
+def make_recipe(**fields: object) -> Config:
+    return dataclasses.replace(mobilenet_160(), evaluate=FEW, **fields)
+
+
+def make_member(name: str, config: Config) -> Member:
+    return Member(name=name, config=config, audit=make_info().audit, best_epoch=1)
+
+
+def read_runs(workdirs: list[Path], split: str = "test") -> list[ComparedRun]:
+    return [read_compared_run(workdir, split) for workdir in workdirs]
+
+
+def by_name(rows: list[Row]) -> dict[str, Row]:
+    return {row.name: row for row in rows}
+
+
+def value(estimate: Estimate) -> float:
+    assert estimate.value is not None
+    return estimate.value
+
+
+def test_runs_are_sorted_with_paired_differences(tmp_path: Path) -> None:
+    worse, better = write_run(tmp_path / "worse", 0.6), write_run(tmp_path / "better", 0.95)
+    runs = read_runs([worse, better])
     [rows] = compare(runs, "macro_f1", 400).values()
     assert [row.name for row in rows] == ["better", "worse"]
     scores = {}
     for row in rows:
-        predicted = (
-            row.runs[0].predictions.filter(like="probability_").to_numpy().argmax(axis=1)
-        )
+        [run] = row.runs
+        y_prob = run.predictions.filter(like="probability_").to_numpy()
         scores[row.name] = reference.f1_score(
-            row.runs[0].predictions["label"], np.array(NAMES)[predicted], average="macro"
+            run.predictions["label"],
+            np.array(NAMES)[y_prob.argmax(axis=1)],
+            average="macro",
         )
-        assert row.scores["macro_f1"].value == pytest.approx(scores[row.name], abs=1e-6)
+        assert value(row.scores["macro_f1"]) == pytest.approx(scores[row.name], abs=1e-6)
+        assert row.baseline == "worse"
     difference = rows[0].differences["macro_f1"]
     assert difference.value == pytest.approx(scores["better"] - scores["worse"], abs=1e-6)
     assert difference.low is not None
     assert difference.low > 0
-    assert not rows[1].differences  # the first that was named
-    for name, gained in rows[0].differences.items():
-        plain = rows[0].scores[name].value - rows[1].scores[name].value
-        assert gained.value == pytest.approx(plain, abs=2e-6)
-    # Of what is better when lower, the lowest stands on top.
+    assert not rows[1].differences  # the baseline
+    for name, of_metric in rows[0].differences.items():
+        unpaired = value(rows[0].scores[name]) - value(rows[1].scores[name])
+        assert of_metric.value == pytest.approx(unpaired, abs=2e-6)
+    # For metrics that are better when lower, the lowest value comes first.
     [rows] = compare(runs, "log_loss", 100).values()
     assert [row.name for row in rows] == ["better", "worse"]
 
 
-def test_other_pictures_and_a_leaky_protocol_are_ranked_apart(tmp_path: Path) -> None:
-    folders = [
-        write_run(tmp_path / "honest", 0.7),
-        write_run(tmp_path / "leaky", 0.9, split_by="image"),
-        write_run(tmp_path / "fewer", 0.8, num=90),
+def test_other_images_and_leaky_protocols_have_tables_of_their_own(tmp_path: Path) -> None:
+    leaky = Config(data=DataConfig(split_by="image"))
+    workdirs = [
+        write_run(tmp_path / "clean", 0.7),
+        write_run(tmp_path / "leaky", 0.9, leaky),
+        write_run(tmp_path / "fewer", 0.8, num_images=90),
+        write_run(
+            tmp_path / "mixed",
+            0.8,
+            kind="ensemble",
+            members=(make_member("clean", Config()), make_member("leaky", leaky)),
+        ),
     ]
-    tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
-    assert [[row.name for row in rows] for rows in tables.values()] == [
-        ["honest"],
-        ["leaky"],
+    tables = compare(read_runs(workdirs), "macro_f1", 100)
+    assert [sorted(row.name for row in rows) for rows in tables.values()] == [
+        ["clean"],
+        ["leaky", "mixed"],
         ["fewer"],
     ]
-    frame = to_frame(tables).set_index("run")
-    assert frame["protocol"].nunique() == 3
-    # Of the same pictures, what the leak is worth; of others, nothing.
-    differences = frame["macro_f1_difference_value"]
-    assert differences.isna().tolist() == [True, False, True]
-    assert differences["leaky"] == pytest.approx(
-        frame["macro_f1"]["leaky"] - frame["macro_f1"]["honest"], abs=2e-6
+    rows = by_name([row for table in tables.values() for row in table])
+    # The difference to the leaky run has the same images; that to the small run does not.
+    assert not rows["clean"].differences
+    assert not rows["fewer"].differences
+    assert value(rows["leaky"].differences["macro_f1"]) == pytest.approx(
+        value(rows["leaky"].scores["macro_f1"]) - value(rows["clean"].scores["macro_f1"]),
+        abs=2e-6,
     )
 
 
-def configure(folder: Path, config: Config) -> Path:
-    (folder / "config.json").write_text(json.dumps(config.to_dict()))
-    return folder
+def test_synthetic_images_have_a_table_of_their_own(tmp_path: Path) -> None:
+    workdirs = [
+        write_run(tmp_path / "real", 0.7),
+        write_run(tmp_path / "rendered", 0.7, synthetic=True),
+    ]
+    real, rendered = compare(read_runs(workdirs), "macro_f1", 100)
+    assert real.startswith("split by lesion, 120 images (")
+    assert rendered == f"SYNTHETIC images, {real}"
 
 
-def test_seeds_are_averaged_and_told_from_seeds(tmp_path: Path) -> None:
-    folders = [
-        configure(
-            write_run(tmp_path / f"{name}_{seed}", right, seed=seed),
-            dataclasses.replace(
-                mobilenet_160(), seed=seed, optimizer=OptimizerConfig(learning_rate=rate)
-            ),
+@pytest.fixture(scope="module")
+def six_runs(tmp_path_factory: pytest.TempPathFactory) -> list[ComparedRun]:
+    """Three seeds of each of two recipes, a and b."""
+    folder = tmp_path_factory.mktemp("seeds")
+    workdirs = [
+        write_run(
+            folder / f"{name}_{seed}",
+            accuracy,
+            make_recipe(seed=seed, optimizer=OptimizerConfig(learning_rate=rate)),
+            seed=seed,
         )
-        for name, right, rate in (("a", 0.6, 1e-3), ("b", 0.8, 2e-3))
+        for name, accuracy, rate in (("a", 0.6, 1e-3), ("b", 0.8, 2e-3))
         for seed in (0, 1, 2)
     ]
-    runs = [read_run(path, "test") for path in folders]
-    assert [run.seed for run in runs] == [0, 1, 2] * 2
-    [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
-    frame = to_frame({"": rows}).set_index("run")
-    assert len(frame) == 8
-    first = frame.loc["mean of a_0 and 2 other seeds"]
-    second = frame.loc["mean of b_0 and 2 other seeds"]
+    return read_runs(workdirs)
+
+
+def test_seeds_are_averaged(six_runs: list[ComparedRun]) -> None:
+    assert [run.seed for run in six_runs] == [0, 1, 2] * 2
+    [rows] = compare(six_runs, "macro_f1", 100, average_seeds=True).values()
+    assert len(rows) == 8
+    named = by_name(rows)
+    first = named["mean of a_0 and 2 other seeds"]
+    second = named["mean of b_0 and 2 other seeds"]
     for mean, name in ((first, "a"), (second, "b")):
-        each = frame.loc[[f"{name}_{seed}" for seed in (0, 1, 2)]]
-        assert mean["macro_f1"] == pytest.approx(each["macro_f1"].mean(), abs=1e-6)
-        assert mean["macro_f1_low"] > each["macro_f1_low"].min()
-        assert mean["seed"] == "0 1 2"
-    assert np.isnan(first["macro_f1_difference_value"])
-    assert second["macro_f1_difference_value"] == pytest.approx(
-        second["macro_f1"] - first["macro_f1"], abs=2e-6
-    )
-    # A single run, the first one too, is told from the mean of the first run's seeds.
-    for name in ("a_0", "b_1"):
-        assert frame["macro_f1_difference_value"][name] == pytest.approx(
-            frame["macro_f1"][name] - first["macro_f1"], abs=2e-6
-        )
-    assert (frame["against"] == "mean of a_0 and 2 other seeds").all()
-    text = to_markdown({"": rows})
-    assert "Less mean of a_0 and 2 other seeds, paired:" in text
-    assert first["command"] == (
+        each = [named[f"{name}_{seed}"].scores["macro_f1"] for seed in (0, 1, 2)]
+        expected = np.mean([value(score) for score in each])
+        assert value(mean.scores["macro_f1"]) == pytest.approx(expected, abs=1e-6)
+        assert mean.scores["macro_f1"].low > min(score.low for score in each)
+        assert [run.seed for run in mean.runs] == [0, 1, 2]
+    assert not first.differences
+    # Each row, also that of the first run, is compared with the mean of the first recipe.
+    for row in (second, named["a_0"], named["b_1"]):
+        expected = value(row.scores["macro_f1"]) - value(first.scores["macro_f1"])
+        assert value(row.differences["macro_f1"]) == pytest.approx(expected, abs=2e-6)
+    assert {row.baseline for row in rows} == {first.name}
+    assert first.command == (
         "python scripts/compare.py runs/a_0 runs/a_1 runs/a_2 --average-seeds"
     )
-    assert f"| 0 1 2 | {runs[0].folds} |  | `{first['command']}` |" in text
-    # Recipes are told apart where their seeds leave room: those of one are not rows.
-    assert (
-        "Less mean of a_0 and 2 other seeds, as recipes: other seeds are counted in, by "
-        "what they do to 6 runs of 2 recipes; bold where that leaves out 0:" in text
-    )
-    wider = frame.filter(regex="^macro_f1_recipe").dropna()
-    assert wider.index.tolist() == ["mean of b_0 and 2 other seeds"]
-    assert second["macro_f1_recipe_difference_low"] < second["macro_f1_difference_low"]
-    assert second["macro_f1_recipe_difference_high"] > second["macro_f1_difference_high"]
-    assert second["macro_f1_recipe_difference_low"] > 0
-    assert f"| **+{second['macro_f1_difference_value']:.3f} [" in text
-    within = frame["macro_f1"][[f"{name}_{seed}" for name in "ab" for seed in (0, 1, 2)]]
-    deviation = np.sqrt(within.to_numpy().reshape(2, 3).var(axis=1, ddof=1).mean())
-    assert f"| standard deviation of a seed | {deviation:.4f} |" in text
-    [rows] = compare(runs, "macro_f1", 100).values()
-    frame = to_frame({"": rows}).set_index("run")
-    assert frame["macro_f1_difference_value"]["b_1"] == pytest.approx(
-        frame["macro_f1"]["b_1"] - frame["macro_f1"]["a_0"], abs=2e-6
-    )
-    assert (frame["against"] == "a_0").all()
-    assert "as recipes" not in to_markdown({"": rows})
+
+
+def test_recipes_are_compared_with_the_variance_between_seeds(
+    six_runs: list[ComparedRun],
+) -> None:
+    [rows] = compare(six_runs, "macro_f1", 100, average_seeds=True).values()
+    named = by_name(rows)
+    second = named["mean of b_0 and 2 other seeds"]
+    # Single seeds of several are no recipe.
+    assert [row.name for row in rows if row.recipe_differences] == [second.name]
+    narrow = second.differences["macro_f1"]
+    wide = second.recipe_differences["macro_f1"]
+    assert wide.value == narrow.value
+    assert 0 < wide.low < narrow.low
+    assert wide.high > narrow.high
+    scores = [
+        [value(named[f"{name}_{seed}"].scores["macro_f1"]) for seed in (0, 1, 2)]
+        for name in "ab"
+    ]
+    deviation = np.sqrt(np.var(scores, axis=1, ddof=1).mean())
+    for row in rows:
+        assert row.spread is not None
+        assert row.spread.deviations["macro_f1"] == pytest.approx(deviation, abs=1e-5)
+        assert (row.spread.num_runs, row.spread.num_recipes) == (6, 2)
+
+
+def test_seeds_are_averaged_only_on_request(six_runs: list[ComparedRun]) -> None:
+    [rows] = compare(six_runs, "macro_f1", 100).values()
+    named = by_name(rows)
+    assert len(named) == 6
+    first, other = named["a_0"], named["b_1"]
+    expected = value(other.scores["macro_f1"]) - value(first.scores["macro_f1"])
+    assert value(other.differences["macro_f1"]) == pytest.approx(expected, abs=2e-6)
+    assert {row.baseline for row in rows} == {"a_0"}
+    assert not any(row.recipe_differences or row.spread for row in rows)
     # Runs that differ by more than their seed have no mean.
-    [rows] = compare([runs[0], runs[4]], "macro_f1", 100, average_seeds=True).values()
+    runs = [six_runs[0], six_runs[4]]
+    [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
     assert len(rows) == 2
 
 
-def test_the_chart_has_room_for_the_mean_of_many_seeds(tmp_path: Path) -> None:
-    runs = [
-        read_run(
-            configure(
-                write_run(tmp_path / f"cpu_seed_{seed}", 0.7, seed=seed),
-                dataclasses.replace(mobilenet_160(), seed=seed),
-            ),
-            "test",
-        )
-        for seed in range(8)
-    ]
-    figure = plot_comparison(compare(runs, "macro_f1", 100, average_seeds=True), "macro_f1")
-    figure.draw_without_rendering()
-    assert figure.axes[0].get_position().width > 0.5
-
-
-def test_stages_of_one_s_own_are_told_by_their_file(tmp_path: Path) -> None:
-    """No flag gives them; runs that differ by more than the seed have no mean."""
-    stages = (StageConfig(trainable_blocks=-1, epochs=1, rate=0.5),)
-    folders = [
-        configure(
-            write_run(tmp_path / f"my run {seed}", 0.7, seed=seed),
-            dataclasses.replace(
-                mobilenet_160(),
+def test_a_recipe_without_a_preset_is_given_by_its_file(tmp_path: Path) -> None:
+    """No flag gives the user's own stages."""
+    workdirs = [
+        write_run(
+            tmp_path / f"my run {seed}",
+            0.7,
+            make_recipe(
                 seed=seed,
                 optimizer=OptimizerConfig(weight_decay=decay),
-                train=TrainConfig(scenario="staged", stages=stages),
+                train=TrainConfig(scenario="staged", stages=STAGES),
             ),
+            seed=seed,
         )
         for seed, decay in ((0, 1e-3), (1, 1e-3), (2, 1e-1))
     ]
-    runs = [read_run(path, "test") for path in folders]
+    runs = read_runs(workdirs)
     for seed, run in enumerate(runs):
         words = shlex.split(run.command)
-        assert words[3] == f"runs/my run {seed}/config.json"
-        assert words[4:] == ["--workdir", f"runs/my run {seed}"]
+        assert words[2:] == [
+            *("--config", f"runs/my run {seed}/config.json"),
+            *("--workdir", f"runs/my run {seed}"),
+        ]
     [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
     names = {row.name for row in rows}
     assert len(names) == 4
     assert "mean of my run 0 and 1 other seed" in names
 
 
-def test_the_table_says_how_each_was_made(tmp_path: Path) -> None:
-    config = dataclasses.replace(mobilenet_160(), seed=3, train=TrainConfig(epochs=4))
-    run = configure(write_run(tmp_path / "one", 0.6), config)
-    crossed = write_run(tmp_path / "crossed", 0.7)
-    for number, part in enumerate(cross_validation_configs(config, 2), 1):
-        (crossed / f"model_{number}").mkdir()
-        configure(crossed / f"model_{number}", part)
-    mixed = write_run(tmp_path / "mixed", 0.8)
-    for folder, names in ((crossed, ["model_1", "model_2"]), (mixed, ["one", "two"])):
-        report = json.loads((folder / "report.json").read_text())
-        report["models"] = [{"name": name} for name in names]
-        (folder / "report.json").write_text(json.dumps(report))
-    runs = [read_run(path, "test") for path in (run, crossed, mixed)]
-    base = f"{to_command(config)}"
-    assert [found.command for found in runs] == [
+def test_each_kind_of_run_has_its_command_and_folds(tmp_path: Path) -> None:
+    config = make_recipe(seed=3, train=TrainConfig(epochs=4))
+    folds = cross_validation_configs(config, 2)
+    own = make_recipe(train=TrainConfig(scenario="staged", stages=STAGES))
+    workdirs = [
+        write_run(tmp_path / "one", 0.6, config),
+        write_run(
+            tmp_path / "crossed",
+            0.7,
+            kind="cross_validation",
+            members=tuple(make_member(f"model_{n}", c) for n, c in enumerate(folds, 1)),
+        ),
+        write_run(
+            tmp_path / "mixed",
+            0.8,
+            kind="ensemble",
+            members=(make_member("one", config), make_member("the other", config)),
+        ),
+        write_run(
+            tmp_path / "own",
+            0.7,
+            kind="cross_validation",
+            members=tuple(
+                make_member(f"model_{n}", c)
+                for n, c in enumerate(cross_validation_configs(own, 3), 1)
+            ),
+        ),
+    ]
+    runs = read_runs(workdirs)
+    base = to_command(config)
+    assert [run.command for run in runs] == [
         f"{base} --workdir runs/one",
         f"{base} --folds 2 --workdir runs/crossed",
-        "python scripts/evaluate.py runs/one runs/two --ensemble runs/mixed",
+        "python scripts/evaluate.py runs/one 'runs/the other' --ensemble runs/mixed",
+        "python scripts/train.py --config runs/own/model_1/config.json --folds 3 "
+        "--workdir runs/own",
     ]
-    assert [found.folds for found in runs] == [
+    assert [run.folds for run in runs] == [
         "0 1 2 3 4 5 6 7 / 8 / 9",
         "all, out of fold by 2 models",
         "",
+        "all, out of fold by 3 models",
     ]
-    text = to_markdown(compare(runs, "macro_f1", 100))
-    for found in runs:
-        assert f"`{found.command}`" in text
-        assert f"| {found.name} | {found.sha256[:8]} |" in text
-
-
-def test_who_trained_stands_beside_the_command(tmp_path: Path) -> None:
-    folders = [write_run(tmp_path / name, 0.7) for name in ("told", "untold")]
-    configure(folders[0], mobilenet_160())
-    report = json.loads((folders[0] / "report.json").read_text())
-    found = {"code": "0123abc", "processor": "Some CPU", "cores": 2, "gpus": []}
-    (folders[0] / "report.json").write_text(json.dumps({**report, "provenance": found}))
-    tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
-    said = "0123abc, 2 cores of Some CPU"
-    frame = to_frame(tables).set_index("run")
-    assert frame["trained_by"].to_dict() == {"told": said, "untold": ""}
-    assert f"| {said} | `python" in to_markdown(tables)
-    # Of a mean, each that trained a part of it.
-    configure(folders[1], dataclasses.replace(mobilenet_160(), seed=1))
-    runs = [read_run(path, "test") for path in folders]
-    [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
-    [mean] = [row for row in rows if len(row.runs) > 1]
-    assert f"| {said}; not known | `{mean.command}` |" in to_markdown({"": rows})
-
-
-def add_variant(run: Path, name: str, right: float, num_views: int) -> None:
-    """Has a run answer in another way as well."""
-    other = write_run(run.parent / f"{run.name}-{name}", right)
-    table = run / f"predictions/test_{name}.csv"
-    (other / "predictions/test.csv").rename(table)
-    (other / "predictions/val.csv").rename(run / f"predictions/val_{name}.csv")
-    report = json.loads((run / "report.json").read_text())
-    found = {"name": name, "num_views": num_views, "sha256": {"test": sha256(table)}}
-    report.setdefault("variants", []).append(found)
-    (run / "report.json").write_text(json.dumps(report))
-
-
-def test_what_needs_calibration_has_a_table_of_its_own(tmp_path: Path) -> None:
-    folders = [write_run(tmp_path / n, right) for n, right in (("a", 0.7), ("b", 0.9))]
-    add_variant(folders[0], "augment", 0.8, 4)
-    runs = [read_run(path, "test") for path in folders]
-    runs.append(read_run(folders[0], "test", "augment"))
-    tables = compare(runs, "macro_f1", 100)
-    frame = to_frame(tables).set_index("run")
-    columns = [f"probability_{name}" for name in NAMES]
+    assert [run.config for run in runs] == [config, config, None, own]
     for run in runs:
+        assert (run.minutes, run.num_parameters) == (1.5, 1234)
+        assert run.trained_by == "0123abc, 2 cores of Some CPU"
+        assert not run.changed
+        assert len(run.sha256) == 64
+
+
+def test_code_and_hardware_are_described(tmp_path: Path) -> None:
+    gpus = {"code": "0123abc", "processor": "CPU", "cores": 8, "gpus": ["H100", "H100"]}
+    core = {"code": "0123abc", "processor": "CPU", "cores": 1, "gpus": []}
+    texts = [
+        read_compared_run(
+            write_run(tmp_path / str(number), 0.7, provenance=provenance), "test"
+        ).trained_by
+        for number, provenance in enumerate((gpus, core, None))
+    ]
+    assert texts == ["0123abc, 2 x H100", "0123abc, 1 core of CPU", ""]
+
+
+def test_calibrated_scores_use_the_validation_table(tmp_path: Path) -> None:
+    variants = {"augment": make_tables(0.8)}
+    workdirs = [
+        write_run(tmp_path / "a", 0.7, variants=variants),
+        write_run(tmp_path / "b", 0.9),
+    ]
+    runs = [*read_runs(workdirs), read_compared_run(workdirs[0], "test", "augment")]
+    [rows] = compare(runs, "macro_f1", 100).values()
+    named = by_name(rows)
+    for run in runs:
+        assert run.validation is not None
+        y_true, y_prob = arrays(run.validation, NAMES)
         losses = {
-            t: reference.log_loss(
-                run.validation["label"],
-                softmax(np.log(run.validation[columns]) / t, axis=1),
+            temperature: reference.log_loss(
+                y_true, softmax(np.log(y_prob) / temperature, axis=1)
             )
-            for t in np.geomspace(0.5, 5, 200)
+            for temperature in np.geomspace(0.5, 5, 200)
         }
-        temperature = min(losses, key=losses.get)
+        temperature = min(losses, key=losses.__getitem__)
         scores, of_validation = (
-            softmax(np.log(table[columns].to_numpy()) / temperature, axis=1)[:, 1]
+            softmax(np.log(arrays(table, NAMES)[1]) / temperature, axis=1)[:, 1]
             for table in (run.predictions, run.validation)
         )
         positive = run.predictions["label"] == "mel"
         others = of_validation[run.validation["label"] != "mel"]
-        called = scores >= np.quantile(others, 0.9, method="higher")
+        flagged = scores >= np.quantile(others, 0.9, method="higher")
         expected = {
             "melanoma_auc": reference.roc_auc_score(positive, scores),
-            "melanoma_sensitivity": called[positive].mean(),
-            "melanoma_specificity": 1 - called[~positive].mean(),
+            "melanoma_sensitivity": flagged[positive].mean(),
+            "melanoma_specificity": 1 - flagged[~positive].mean(),
         }
-        for name, value in expected.items():
-            assert frame[name][run.name] == pytest.approx(value, abs=0.03), name
-    text = to_markdown(tables)
-    names = ("AUC", "sensitivity", "specificity")
-    header = (
-        f"| run | {' | '.join(f'melanoma {name}' for name in names)} | calibrated ECE |"
-    )
-    assert text.count(f"{header}\n") == 2
-    assert "the threshold that gave 90 % specificity there:\n\n| run | melanoma AUC" in text
-    # Without its table of validation nothing is calibrated.
-    for path in folders:
-        (path / "predictions/val.csv").unlink()
-    tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
-    assert to_frame(tables)["melanoma_auc"].isna().all()
-    assert "melanoma AUC" not in to_markdown(tables)
+        for name, score in expected.items():
+            assert value(named[run.name].scores[name]) == pytest.approx(score, abs=0.03)
+        assert named[run.name].scores["calibrated_ece"].value is not None
+    for path in workdirs:
+        table_path(path, "val").unlink()
+    [rows] = compare(read_runs(workdirs), "macro_f1", 100).values()
+    for row in rows:
+        assert row.scores["melanoma_auc"].value is None
+        assert row.scores["macro_f1"].value is not None
 
 
-def test_other_ways_to_predict_get_a_row_and_a_command(tmp_path: Path) -> None:
-    one = configure(write_run(tmp_path / "one", 0.6), mobilenet_160())
-    two = configure(
-        write_run(tmp_path / "two", 0.7), dataclasses.replace(mobilenet_160(), seed=1)
-    )
-    mixed = write_run(tmp_path / "mixed", 0.8)
-    report = json.loads((mixed / "report.json").read_text())
-    models = [{"name": "one"}, {"name": "two"}]
-    (mixed / "report.json").write_text(json.dumps(report | {"models": models}))
-    for run in (one, two, mixed):
-        add_variant(run, "augment", 0.95, 4)
-    add_variant(one, "adjusted", 0.9, 1)
-    add_variant(one, "augment_adjusted", 0.85, 4)
-    assert variant_names(one, "test") == ["augment", "adjusted", "augment_adjusted"]
-    assert variant_names(one, "val") == []
-    train = "python scripts/train.py mobilenet_160 --workdir runs/one"
-    ask = "python scripts/evaluate.py runs/"
-    runs = {
-        (path.name, name): read_run(path, "test", name)
-        for path in (one, two, mixed)
+@pytest.fixture(scope="module")
+def with_variants(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """An ensemble and its two runs, all with test-time augmentation."""
+    folder = tmp_path_factory.mktemp("variants")
+    augment = make_tables(0.95, seed=7)
+    configs = [make_recipe(seed=seed) for seed in (0, 1)]
+    variants = {
+        "augment": augment,
+        "adjusted": make_tables(0.9, seed=8),
+        "augment_adjusted": make_tables(0.85, seed=9),
+    }
+    members = tuple(map(make_member, ("one", "two"), configs))
+    return [
+        write_run(
+            folder / "mixed",
+            0.8,
+            kind="ensemble",
+            members=members,
+            variants={"augment": augment},
+        ),
+        write_run(folder / "one", 0.6, configs[0], variants=variants),
+        write_run(folder / "two", 0.7, configs[1], variants={"augment": augment}),
+    ]
+
+
+EVALUATE = "python scripts/evaluate.py runs/"
+
+
+def test_variants_have_commands_of_their_own(with_variants: list[Path]) -> None:
+    mixed, one, two = with_variants
+    assert variant_names(one, "test") == ["adjusted", "augment", "augment_adjusted"]
+    assert variant_names(one, "val") == variant_names(one, "test")
+    assert variant_names(one, "fold_3") == []
+    commands = {
+        (path.name, name): read_compared_run(path, "test", name).command
+        for path in (one, mixed)
         for name in ["", *variant_names(path, "test")]
     }
-    assert {key: runs[key].command for key in runs if key[0] != "two"} == {
-        ("one", ""): train,
-        ("one", "augment"): f"{ask}one --tta augment --num-views 4",
-        ("one", "adjusted"): f"{ask}one --logit-adjustment",
-        (
-            "one",
-            "augment_adjusted",
-        ): f"{ask}one --tta augment --num-views 4 --logit-adjustment",
-        ("mixed", ""): f"{ask}one runs/two --ensemble runs/mixed",
-        (
-            "mixed",
-            "augment",
-        ): f"{ask}one --tta augment --num-views 4 && {ask}two --tta augment "
-        f"--num-views 4 && {ask}one runs/two --ensemble runs/mixed",
+    augment = "--tta augment --num-views 4"
+    train = "python scripts/train.py mobilenet_160 --evaluate.num-bootstrap 100"
+    assert commands == {
+        ("one", ""): f"{train} --workdir runs/one",
+        ("one", "augment"): f"{EVALUATE}one {augment}",
+        ("one", "adjusted"): f"{EVALUATE}one --logit-adjustment",
+        ("one", "augment_adjusted"): f"{EVALUATE}one {augment} --logit-adjustment",
+        ("mixed", ""): f"{EVALUATE}one runs/two --ensemble runs/mixed",
+        ("mixed", "augment"): f"{EVALUATE}one {augment} && {EVALUATE}two {augment} && "
+        f"{EVALUATE}one runs/two --ensemble runs/mixed",
     }
-    # Seeds are averaged with seeds that were asked in the same way.
-    [rows] = compare(list(runs.values()), "macro_f1", 100, average_seeds=True).values()
+    assert two.name == "two"
+
+
+def test_seeds_are_averaged_with_the_same_variant(with_variants: list[Path]) -> None:
+    runs = [
+        read_compared_run(path, "test", name)
+        for path in with_variants[1:]
+        for name in ["", *variant_names(path, "test")]
+    ]
+    [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
     average = "python scripts/compare.py runs/one runs/two"
     assert {row.name: row.command for row in rows if len(row.runs) > 1} == {
         "mean of one (augment) and 1 other seed": f"{average} --variants --average-seeds",
         "mean of one and 1 other seed": f"{average} --average-seeds",
     }
-    # An ensemble is no draw of a recipe, and a run that is asked otherwise no other one.
+    # The variants of a run are no other recipe.
     assert not any(row.recipe_differences for row in rows)
-    plain = [runs[path.name, ""] for path in (mixed, one, two)]
-    [rows] = compare(plain, "macro_f1", 100, average_seeds=True).values()
-    assert not any(row.recipe_differences for row in rows)
-    of_validation = [read_run(path, "val") for path in (one, two)]
-    [rows] = compare(of_validation, "macro_f1", 100, average_seeds=True).values()
+    on_validation = read_runs(with_variants[1:], "val")
+    [rows] = compare(on_validation, "macro_f1", 100, average_seeds=True).values()
     [command] = [row.command for row in rows if len(row.runs) > 1]
     assert command == f"{average} --split val --average-seeds"
-    assert not any(run.changed for run in runs.values())
-    path = one / "predictions/test_augment.csv"
-    path.write_text(path.read_text() + "\n")
-    assert read_run(one, "test", "augment").changed
-    done = run_script(
-        "compare.py",
-        one,
-        "--variants",
-        "--num-bootstrap",
-        100,
-        "--output",
-        tmp_path / "out",
-    )
-    assert done.returncode == 0, done.stderr
-    names = pd.read_csv(tmp_path / "out/compare.csv")["run"].tolist()
-    assert names == ["one (augment)", "one (adjusted)", "one (augment_adjusted)", "one"]
-    # Others can be told from what the first folder says when it is asked otherwise.
-    flags = ("--num-bootstrap", 100, "--output", tmp_path / "out", "--average-seeds")
-    done = run_script("compare.py", mixed, one, two, "--baseline", "augment", *flags)
-    assert done.returncode == 0, done.stderr
-    assert "Less mixed (augment), paired:" in done.stdout
-    frame = pd.read_csv(tmp_path / "out/compare.csv").set_index("run")
-    assert np.isnan(frame.loc["mixed (augment)", "accuracy_difference_value"])
-    expected = frame.loc["mixed", "accuracy"] - frame.loc["mixed (augment)", "accuracy"]
-    gained = frame.loc["mixed", "accuracy_difference_value"]
-    assert gained == pytest.approx(expected, abs=1e-6)
-    done = run_script("compare.py", mixed, one, "--baseline", "adjusted", *flags)
-    assert done.returncode == 2
-    assert "mixed was not asked so. It has augment; scripts/evaluate.py" in done.stderr
 
 
-def test_the_command_writes_a_table_and_a_chart(tmp_path: Path) -> None:
-    folders = [write_run(tmp_path / n, right) for n, right in (("a", 0.7), ("b", 0.9))]
-    output = tmp_path / "out"
-    done = run_script(
-        "compare.py",
-        *folders,
-        "--num-bootstrap",
-        100,
-        "--output",
-        output,
-        "--sort",
-        "accuracy",
+def test_an_ensemble_is_no_recipe(with_variants: list[Path]) -> None:
+    runs = read_runs(with_variants)
+    [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
+    assert len(rows) == 4
+    assert not any(row.recipe_differences for row in rows)
+
+
+def test_any_variant_of_the_first_run_is_the_baseline(with_variants: list[Path]) -> None:
+    runs = [
+        read_compared_run(path, "test", name)
+        for path in with_variants
+        for name in ["", "augment"]
+    ]
+    ordered = put_baseline_first(runs, "augment")
+    assert [run.name for run in ordered[:3]] == ["mixed (augment)", "mixed", "one"]
+    assert put_baseline_first(runs, "") == runs
+    [rows] = compare(ordered, "macro_f1", 100, average_seeds=True).values()
+    named = by_name(rows)
+    assert {row.baseline for row in rows} == {"mixed (augment)"}
+    assert not named["mixed (augment)"].differences
+    expected = value(named["mixed"].scores["accuracy"]) - value(
+        named["mixed (augment)"].scores["accuracy"]
     )
-    assert done.returncode == 0, done.stderr
-    frame = pd.read_csv(output / "compare.csv")
-    assert frame["run"].tolist() == ["b", "a"]
-    assert (frame["minutes"] == 1.5).all()
-    text = (output / "compare.md").read_text()
-    assert text in done.stdout
-    assert "Less a, paired:\n\n| run | accuracy |" in text
-    assert "melanoma recall" in text
-    assert (output / "compare.png").read_bytes().startswith(b"\x89PNG")
+    difference = value(named["mixed"].differences["accuracy"])
+    assert difference == pytest.approx(expected, abs=2e-6)
+    with pytest.raises(
+        ConfigError,
+        match=r"variant of the first run, mixed: augment\. Received: adjusted\.",
+    ):
+        put_baseline_first(runs, "adjusted")
+    with pytest.raises(ConfigError, match=r"mixed: none\. Received: d4\..*--tta augment"):
+        put_baseline_first(runs[:1], "d4")
+
+
+def test_a_changed_table_is_detected(tmp_path: Path) -> None:
+    workdir = write_run(tmp_path / "a", 0.7, variants={"d4": make_tables(0.8)})
+    for variant in ("", "d4"):
+        path = table_path(workdir, f"test.{variant}" if variant else "test")
+        assert not read_compared_run(workdir, "test", variant).changed
+        path.write_text(path.read_text() + "i120,l60,mel,0,1,0,0.5\n")
+        assert read_compared_run(workdir, "test", variant).changed
+
+
+def test_an_undefined_score_is_none(tmp_path: Path) -> None:
+    workdir = write_run(tmp_path / "a", 0.7)
+    path = table_path(workdir, "test")
+    read_predictions(path).query("label == 'nv'").to_csv(path, index=False)
+    [[row]] = compare(read_runs([workdir]), "macro_auc", 100).values()
+    assert row.scores["macro_auc"] == Estimate(None, None, None)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--sort", "f1"], "--sort must be one of"),
-        (["--split", "other"], "predictions/other.csv is missing"),
+        (["--split", "other"], "a was not evaluated on other: "),
         (["--num-bootstrap", "0"], "--num-bootstrap must be 100 or more. Received: 0"),
         (["--num-bootstrap", "-3"], "--num-bootstrap must be 100 or more. Received: -3"),
-        (["nowhere"], "nowhere holds no evaluated run"),
+        (["nowhere"], "nowhere/run.json cannot be read"),
+        (["--baseline", "d4"], "--baseline must be a variant of the first run, a: none."),
     ],
 )
-def test_what_cannot_be_compared_is_said_in_one_line(
+def test_invalid_arguments_are_rejected_in_one_line(
     arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     done = run_here("compare.py", write_run(tmp_path / "a", 0.5), *arguments)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
 
 
-def test_comparing_needs_no_tensorflow() -> None:
-    code = "import sys; from skincnn.evaluation import comparison; "
-    code += "from skincnn.reporting import comparison_tables; "
-    code += "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+def test_two_runs_of_one_name_are_rejected(tmp_path: Path) -> None:
+    runs = read_runs([write_run(tmp_path / name / "run", 0.7) for name in "ab"])
+    with pytest.raises(ConfigError, match=r"different names.* Received twice: run\."):
+        compare(runs, "macro_f1", 100)
 
 
-def test_no_folder_is_said_in_one_line() -> None:
+def test_no_run_is_rejected_in_one_line() -> None:
     done = run_here("compare.py")
     assert done.returncode == 2, done.stderr
-    assert "error: Give the folders of evaluated runs" in done.stderr
+    assert "error: Give the directories of evaluated runs" in done.stderr
 
 
-def test_made_up_runs_are_not_ranked_beside_real_ones(tmp_path: Path) -> None:
-    folders = [write_run(tmp_path / name, 0.7) for name in ("real", "drawn")]
-    report = json.loads((folders[1] / "report.json").read_text())
-    (folders[1] / "report.json").write_text(json.dumps(report | {"synthetic": True}))
-    tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
-    assert len(tables) == 2
-    real, drawn = tables
-    assert drawn == f"SYNTHETIC pictures, {real}"
-    assert drawn in to_markdown(tables)
-
-
-def test_a_table_that_is_not_the_report_s_is_marked(tmp_path: Path) -> None:
-    folders = [write_run(tmp_path / name, 0.7) for name in ("a", "b")]
-    for folder in folders:
-        report = json.loads((folder / "report.json").read_text())
-        written = sha256(folder / "predictions/test.csv")
-        report["splits"] = {"test": {"sha256": written}}
-        (folder / "report.json").write_text(json.dumps(report))
-    with (folders[1] / "predictions/test.csv").open("a") as file:
-        file.write("i120,l60,mel,0,1,0\n")
-    tables = compare([read_run(path, "test") for path in folders], "macro_f1", 100)
-    frame = to_frame(tables).set_index("run")
-    assert frame["changed_since_report"].to_dict() == {"a": False, "b": True}
-    rows = to_markdown(tables).splitlines()
-    [marked] = [row for row in rows if "CHANGED since its report" in row]
-    assert marked.startswith("| b |")
-
-
-def test_a_score_that_is_not_known_leaves_its_line_empty(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "a", 0.7)
-    path = folder / "predictions/test.csv"
-    pd.read_csv(path).query("label == 'nv'").to_csv(path, index=False)
-    tables = compare([read_run(folder, "test")], "macro_auc", 100)
-    [[row]] = tables.values()
-    assert row.scores["macro_auc"].value is None
-    assert to_png(plot_comparison(tables, "macro_auc")).startswith(b"\x89PNG")
-
-
+@pytest.mark.parametrize("name", ["run.json", "results/test.json"])
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "lacks split_by, training_seconds, num_parameters"),
+        ("{}", "was written by another version of skincnn. Expected schema_version 1."),
+        ('{"schema_version": 1}', "Field required."),
         ("[]", "must hold a JSON object. Received: list"),
         ("null", "must hold a JSON object. Received: NoneType"),
         ('{"split_by"', "cannot be read"),
     ],
 )
-def test_a_damaged_report_is_said_in_one_line(
-    content: str, message: str, tmp_path: Path
+def test_a_damaged_record_is_rejected_in_one_line(
+    content: str, message: str, name: str, tmp_path: Path
 ) -> None:
-    folder = write_run(tmp_path / "a", 0.5)
-    (folder / "report.json").write_text(content)
+    workdir = write_run(tmp_path / "a", 0.5)
+    (workdir / name).write_text(content)
     with pytest.raises(ConfigError, match=message) as caught:
-        read_run(folder, "test")
-    assert "Make it with scripts/evaluate.py" in str(caught.value)
+        read_compared_run(workdir, "test")
+    assert str(caught.value).startswith(str(workdir / name))
+    assert "Make it again with scripts/" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def spoil(table: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
-    return table.assign(**{column: [value, *table[column].iloc[1:]]})
+def test_the_layout_of_an_earlier_version_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "metadata.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"earlier version .* Expected run\.json\."):
+        read_compared_run(tmp_path, "test")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: t.drop(columns="lesion_id"), "the columns lesion_id are missing"),
-        (lambda t: t.filter(regex="^(?!probability)"), "probability_<class>"),
-        (lambda t: t.iloc[:0], "no rows"),
-        (lambda t: pd.concat([t, t.iloc[:1]]), "stands in it twice"),
-        (
-            lambda t: spoil(t, "image_id", ""),
-            "have no image_id, the first in row",
-        ),
-        (lambda t: t.assign(lesion_id=" "), "120 of .* no lesion_id, the first in row 1"),
-        (lambda t: spoil(t, "label", "scc"), "label 'scc'. Expected one of: bkl, mel, nv"),
-        (lambda t: spoil(t, "probability_mel", 3.0), "add up to 1"),
-        (lambda t: spoil(t, "probability_mel", None), "add up to 1"),
-    ],
-)
-def test_a_damaged_table_of_predictions_is_refused(
-    change: object, message: str, tmp_path: Path
+def test_comparing_needs_no_tensorflow() -> None:
+    code = "import sys; from skincnn.evaluation import compared_runs, comparison; "
+    code += "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_command_compares_runs_and_variants(
+    with_variants: list[Path], tmp_path: Path
 ) -> None:
-    path = write_run(tmp_path / "a", 0.5) / "predictions/test.csv"
-    assert callable(change)
-    change(pd.read_csv(path)).to_csv(path, index=False)
-    with pytest.raises(DataError, match=message.replace("(", r"\(")):
-        read_predictions(path)
+    flags = ("--num-bootstrap", 100, "--output", tmp_path / "out")
+    done = run_here("compare.py", with_variants[1], "--variants", *flags)
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "out/compare.csv")
+    assert frame["run"].tolist() == [
+        "one (augment)",
+        "one (adjusted)",
+        "one (augment_adjusted)",
+        "one",
+    ]
+    assert (tmp_path / "out/compare.md").read_text() in done.stdout
+    assert (tmp_path / "out/compare.png").read_bytes().startswith(b"\x89PNG")
+    # A baseline implies the variants.
+    flags = (*flags, "--baseline", "augment", "--sort", "accuracy")
+    done = run_here("compare.py", *with_variants[:2], *flags)
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "out/compare.csv").set_index("run")
+    assert len(frame) == 6
+    assert frame["accuracy"].is_monotonic_decreasing
+    assert np.isnan(frame.loc["mixed (augment)", "accuracy_difference_value"])
+    expected = frame.loc["mixed", "accuracy"] - frame.loc["mixed (augment)", "accuracy"]
+    difference = frame.loc["mixed", "accuracy_difference_value"]
+    assert difference == pytest.approx(expected, abs=2e-6)

@@ -2,34 +2,15 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
-from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 import pytest
-from scipy.special import softmax
-from sklearn.metrics import balanced_accuracy_score
 
 from skincnn.config import AugmentConfig
-from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation import robustness
-from skincnn.evaluation.robustness import (
-    plot_corruption_examples,
-    score_corruptions,
-    trained_corruptions,
-)
+from skincnn.errors import ConfigError
 from skincnn.inference import corruptions, synthetic_artifacts
 from skincnn.inference.corruptions import CORRUPTIONS, STRENGTHS, corrupt
-from skincnn.inference.predictions import predictions_table
-from skincnn.metrics.bootstrap import lesion_weights
-from skincnn.metrics.calibration import apply_temperature
-from skincnn.model.augment import AUGMENTATIONS
-from skincnn.reporting.plots import plot_corruptions, to_png
 from tfds_ham10000 import demo_renderer
-
-NAMES = ["bkl", "mel", "nv"]
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
 @pytest.fixture(scope="module")
@@ -107,18 +88,6 @@ def test_strengths_begin_where_training_ends() -> None:
         assert not any(name.startswith(("skincnn.model", "keras")) for name in names)
 
 
-def test_what_training_does_as_well_is_named() -> None:
-    assert trained_corruptions(AugmentConfig(parts=())) == []
-    assert trained_corruptions(AugmentConfig(magnitude=0)) == []
-    default = trained_corruptions(AugmentConfig())
-    assert default == ["brightness", "contrast", "color_cast", "zoom"]
-    parts = ("hair", "ruler", "blur", "light", "hue", "flip")
-    found = trained_corruptions(AugmentConfig(parts=parts, contrast=0, hairs=0))
-    assert found == ["brightness", "blur", "defocus", "ruler"]
-    assert set(robustness.TRAINED_BY) < set(CORRUPTIONS)
-    assert {part for part, _ in robustness.TRAINED_BY.values()} < set(AUGMENTATIONS)
-
-
 def test_filters_spread_a_point_as_they_say() -> None:
     point = np.zeros((1, 101, 101, 3), np.uint8)
     point[0, 50, 50] = 255
@@ -169,172 +138,3 @@ def test_a_wrong_name_or_severity_is_said(pictures: np.ndarray) -> None:
             corrupt(pictures, "blur", severity, seed=0)
     with pytest.raises(ConfigError, match=r"corruption must be one of: .*Did you mean 'jp"):
         corrupt(pictures, "jpg", 1, seed=0)
-
-
-def by_brightness(images: np.ndarray, rows: slice) -> np.ndarray:
-    """Logits that rise with the mean of red, of green and of blue."""
-    assert images.dtype == np.uint8
-    assert len(images) == rows.stop - rows.start <= 128
-    means = images.mean(axis=(1, 2)) / 255
-    return (8 * (means - means.mean(axis=1, keepdims=True))).astype(np.float32)
-
-
-def make_table(
-    images: np.ndarray,
-    predict: Predict = by_brightness,
-    classes: tuple[int, ...] = (0, 1, 2),
-) -> pd.DataFrame:
-    """Predictions of pairs of pictures, of these classes of three."""
-    numbers = np.arange(len(images))
-    rows = pd.DataFrame(
-        {
-            "image_id": [f"i{n}" for n in numbers],
-            "lesion_id": [f"l{n // 2}" for n in numbers],
-            "label": np.take(classes, numbers % len(classes)),
-            "sha256": "",
-        }
-    )
-    return predictions_table(rows, predict(images, slice(0, len(images))), NAMES)
-
-
-@pytest.fixture(scope="module")
-def colors() -> np.ndarray:
-    """Even pictures whose largest channel is mostly the one of their class."""
-    rng = np.random.default_rng(0)
-    levels = rng.uniform(80, 160, (30, 3)) + 60 * np.eye(3)[np.arange(30) % 3]
-    return np.repeat(levels.astype(np.uint8)[:, None], 64, axis=1).reshape(30, 8, 8, 3)
-
-
-def score(
-    images: np.ndarray,
-    table: pd.DataFrame,
-    predict: Predict = by_brightness,
-    **changed: object,
-) -> dict:
-    arguments = {
-        "class_names": NAMES,
-        "temperature": 1.7,
-        "threshold": 0.4,
-        "weights": lesion_weights(table, 50),
-        "confidence": 0.95,
-        "seed": 3,
-    }
-    return score_corruptions(predict, images, table, **{**arguments, **changed})
-
-
-@pytest.fixture(scope="module")
-def content(colors: np.ndarray) -> dict:
-    return score(colors, make_table(colors))
-
-
-def test_scores_are_those_of_a_plain_computation(colors: np.ndarray, content: dict) -> None:
-    labels = np.arange(30) % 3
-    plain = {("clean", 0): colors}
-    for name in CORRUPTIONS:
-        plain[name, 4] = corrupt(colors, name, 4, seed=3)
-    found = {(row["name"], row["severity"]): row for row in content["rows"]}
-    assert len(found) == len(content["rows"]) == 5 * len(CORRUPTIONS)
-    found["clean", 0] = content["clean"]
-    for case, images in plain.items():
-        y_prob = softmax(by_brightness(images, slice(0, len(images))), axis=1)
-        row = found[case]
-        expected = balanced_accuracy_score(labels, y_prob.argmax(axis=1))
-        assert row["balanced_accuracy"]["value"] == pytest.approx(expected, abs=1e-6)
-        called = [p[1] >= 0.4 for p in apply_temperature(y_prob, 1.7)]
-        hits = [told for told, label in zip(called, labels, strict=True) if label == 1]
-        rest = [told for told, label in zip(called, labels, strict=True) if label != 1]
-        assert row["melanoma_sensitivity"]["value"] == pytest.approx(
-            np.mean(hits), abs=1e-6
-        )
-        assert row["melanoma_specificity"]["value"] == pytest.approx(
-            1 - np.mean(rest), abs=1e-6
-        )
-    assert content["num_images"] == 30
-    assert "NaN" not in json.dumps(content)
-
-
-def test_the_difference_is_that_to_clean_pictures(content: dict) -> None:
-    clean = content["clean"]["balanced_accuracy"]["value"]
-    assert "difference" not in content["clean"]
-    for row in content["rows"]:
-        of = row["difference"]
-        expected = row["balanced_accuracy"]["value"] - clean
-        assert of["value"] == pytest.approx(expected, abs=2e-6)
-        assert of["low"] <= of["value"] <= of["high"]
-    even = [row for row in content["rows"] if row["name"] in ("blur", "zoom", "motion")]
-    # Even pictures stay as they are: paired, the interval of no difference is a point.
-    for row in even:
-        assert row["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    drops = {row["difference"]["value"] for row in content["rows"] if row not in even}
-    assert min(drops) < -0.1
-
-
-@pytest.fixture
-def three_corruptions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores three corruptions alone, to save time."""
-    some = {name: CORRUPTIONS[name] for name in ("contrast", "noise", "hairs")}
-    monkeypatch.setattr(robustness, "CORRUPTIONS", some)
-
-
-@pytest.mark.usefixtures("three_corruptions")
-def test_chunks_change_nothing(colors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    few, table = colors[:12], make_table(colors[:12])
-    at_once = score(few, table)
-    monkeypatch.setattr(robustness, "CHUNK", 7)
-    sizes = set()
-
-    def predict(images: np.ndarray, rows: slice) -> np.ndarray:
-        sizes.add(len(images))
-        return by_brightness(images, rows)
-
-    assert score(few, table, predict) == at_once
-    assert sizes == {7, 5}
-    assert score(few, table, seed=4) != at_once
-
-
-@pytest.mark.usefixtures("three_corruptions")
-def test_without_melanoma_nothing_is_said_of_it(colors: np.ndarray) -> None:
-    rates = ("melanoma_sensitivity", "melanoma_specificity")
-    few = colors[:6]
-    found = score(few, make_table(few), threshold=None)
-    for row in (found["clean"], *found["rows"]):
-        assert [row[rate] for rate in rates] == [None, None]
-    assert len(plot_corruptions(found, "no threshold").axes) == 1
-    # The class is there, but no picture of it.
-    found = score(few, make_table(few, classes=(0, 2)))
-    assert found["clean"][rates[0]] == {"value": None, "low": None, "high": None}
-    assert found["clean"][rates[1]]["value"] is not None
-    assert found["clean"]["balanced_accuracy"]["value"] is not None
-    assert len(plot_corruptions(found, "no melanoma").axes) == 1
-    table = make_table(few).rename(columns={"probability_mel": "probability_df"})
-    table["label"] = table["label"].replace("mel", "df")
-    found = score(few, table, class_names=["bkl", "df", "nv"])
-    assert found["clean"][rates[0]] is None
-
-
-def test_pictures_of_other_predictions_are_refused(colors: np.ndarray) -> None:
-    table = make_table(colors)
-    with pytest.raises(DataError, match="does not belong to these pictures"):
-        score(np.roll(colors, 1, axis=0), table)
-    with pytest.raises(DataError, match="29 pictures and 30 predictions"):
-        score(colors[1:], table)
-
-
-def test_figures_show_every_cell(content: dict, pictures: np.ndarray) -> None:
-    figure = plot_corruptions(content, "made up")
-    assert to_png(figure).startswith(b"\x89PNG")
-    accuracy, sensitivity = figure.axes
-    texts = [text.get_text() for text in accuracy.texts]
-    expected = []
-    for name in CORRUPTIONS:
-        rows = [row for row in content["rows"] if row["name"] == name]
-        values = [row["balanced_accuracy"]["value"] for row in (content["clean"], *rows)]
-        expected += [f"{value:.2f}" for value in values]
-    assert texts == expected
-    assert len(sensitivity.texts) == len(expected)
-    page = plot_corruption_examples(pictures[0], 1, "made up")
-    assert len(page.axes) == 6 * len(CORRUPTIONS)
-    shown = np.asarray(
-        page.axes[6 * list(CORRUPTIONS).index("hairs") + 5].images[0].get_array()
-    )
-    np.testing.assert_array_equal(shown, corrupt(pictures[:1], "hairs", 5, seed=1)[0])

@@ -1,191 +1,372 @@
+"""Ensembles of evaluated runs."""
+
 from __future__ import annotations
 
-import html
-import json
+import dataclasses
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import tensorflow as tf
 from conftest import run_here
-from scipy.special import softmax
+from run_dirs import (
+    NAMES,
+    Tables,
+    make_info,
+    make_table,
+    make_tables,
+    write_evaluated_run,
+)
 from sklearn import metrics as reference
 
-from skincnn.config import Config
-from skincnn.evaluation.ensemble import _score_unknown, combine_runs
-from skincnn.inference.logit_adjustment import ADJUSTED, adjust_tables
+from skincnn.config import Config, DataConfig, EvaluateConfig, ModelConfig
+from skincnn.data.leakage import SplitLeakage
+from skincnn.errors import ConfigError
+from skincnn.evaluation.aggregate import read_evaluated_run, worst_leakage, write_aggregate
+from skincnn.evaluation.ensemble import average_ood, combine_runs
+from skincnn.evaluation.results import (
+    MembersResult,
+    OodResult,
+    SplitResult,
+    read_result,
+    read_split_results,
+    result_path,
+)
+from skincnn.inference.logit_adjustment import adjust_tables
 from skincnn.inference.predictions import (
-    arrays,
-    class_names_of,
     read_predictions,
+    table_path,
     write_predictions,
 )
-from skincnn.reporting.report_text import way_name
-from skincnn.serving.postprocessing import DecisionRule, answer
+from skincnn.inference.run_dir import Provenance, read_run_info
+from skincnn.metrics.calibration import apply_temperature
+from skincnn.records import write_record
+
+CONFIG = Config(evaluate=EvaluateConfig(num_bootstrap=100))
+PROBABILITIES = [f"probability_{name}" for name in NAMES]
 
 
-def vary(workdir: Path, seed: int) -> Path:
-    """Changes what a run says, and the order in which it says so."""
+def make_ood(seed: int, name: str = "noise", num_images: int = 20) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
-    for path in (workdir / "predictions").glob("*.csv"):
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        columns = [f"probability_{name}" for name in class_names_of(table)]
-        logits = np.log(table[columns].to_numpy(float)) + rng.normal(0, 2, (len(table), 7))
-        table[columns] = softmax(logits, axis=1)
-        for column in ("energy", "distance"):
-            table[column] = table[column].astype(float) + rng.normal(0, 1, len(table))
-        table.sample(frac=1, random_state=seed).to_csv(path, index=False)
-    return workdir
+    return pd.DataFrame(
+        {
+            "set": name,
+            "image_id": [f"{name} {n}" for n in range(num_images)],
+            **dict(zip(PROBABILITIES, rng.dirichlet([1, 1, 1], num_images).T, strict=True)),
+            "distance": rng.gamma(6, 0.25, num_images),
+        }
+    )
+
+
+def write_members(folder: Path, **variants: list[Tables]) -> list[Path]:
+    """Writes three runs on the same images, whose predictions and row orders differ."""
+    workdirs = []
+    for seed, name in enumerate("abc"):
+        workdir = write_evaluated_run(
+            folder / name,
+            make_tables(0.6, seed=seed),
+            config=dataclasses.replace(CONFIG, seed=seed),
+            variants={variant: tables[seed] for variant, tables in variants.items()},
+        )
+        write_predictions(workdir, {"ood": make_ood(seed)})
+        workdirs.append(workdir)
+    return workdirs
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of three runs, and of their ensemble."""
+    folder = tmp_path_factory.mktemp("written")
+    workdirs = write_members(
+        folder,
+        d4=[make_tables(0.7, seed=seed) for seed in (3, 4, 5)],
+        adjusted=[make_tables(0.8, seed=seed) for seed in (6, 7, 8)],
+    )
+    write_aggregate(folder / "abc", combine_runs(workdirs))
+    return folder
 
 
 @pytest.fixture
-def runs(run: tuple[Path, object], tmp_path: Path) -> list[Path]:
-    """Three runs of the same folds whose answers differ."""
-    folders = [tmp_path / name for name in "abc"]
-    for seed, folder in enumerate(folders):
-        shutil.copytree(run[0], folder)
-        vary(folder, seed)
-    return folders
+def workdirs(written: Path, tmp_path: Path) -> list[Path]:
+    return [Path(shutil.copytree(written / name, tmp_path / name)) for name in "abc"]
 
 
-def test_an_ensemble_is_the_mean_of_its_runs(runs: list[Path], tmp_path: Path) -> None:
-    target = tmp_path / "abc"
-    done = run_here("evaluate.py", *runs, "--ensemble", target)
-    assert done.returncode == 0, done.stderr
-    report = json.loads((target / "report.json").read_text())
-    for split in ("val", "test"):
-        tables = [
-            read_predictions(folder / f"predictions/{split}.csv").set_index("image_id")
-            for folder in runs
-        ]
-        found = read_predictions(target / f"predictions/{split}.csv").set_index("image_id")
-        names = class_names_of(found)
-        for column in ("energy", "distance", *(f"probability_{name}" for name in names)):
-            mean = sum(table[column] for table in tables) / 3
-            np.testing.assert_allclose(found[column], mean[found.index], rtol=1e-9)
-        score = report["splits"][split]["metrics"]["balanced_accuracy"]["value"]
-        answers = np.array(names)[found.filter(like="probability_").to_numpy().argmax(1)]
-        expected = reference.balanced_accuracy_score(found["label"], answers)
-        assert score == pytest.approx(expected, abs=1e-6)
-    assert [model["name"] for model in report["models"]] == ["a", "b", "c"]
-    together = report["splits"]["test"]["metrics"]["accuracy"]["value"]
-    for model, folder in zip(report["models"], runs, strict=True):
-        table = read_predictions(folder / "predictions/test.csv")
-        answers = np.array(names)[table.filter(like="probability_").to_numpy().argmax(1)]
-        gained = model["differences"]["accuracy"]["value"]
-        assert gained == pytest.approx(
-            together - np.mean(answers == table["label"]), abs=2e-6
-        )
-    single = json.loads((runs[0] / "report.json").read_text())
-    assert report["num_parameters"] == 3 * single["num_parameters"]
-    assert report["provenance"] == single["provenance"]
-    assert report["unknown"]["sets"]
-    assert "a, b, c" in report["protocol"]
-    page = (target / "report.html").read_text()
-    assert all(f"<td>{name}</td>" in page for name in "abc")
-    # It is ranked like any run.
-    done = run_here(
-        "compare.py", target, *runs, "--num-bootstrap", 100, "--output", tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    frame = pd.read_csv(tmp_path / "compare.csv")
-    assert set(frame["run"]) == {"abc", "a", "b", "c"}
-    assert frame["protocol"].nunique() == 1
+@pytest.fixture
+def ensemble(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written / "abc", tmp_path / "abc"))
 
 
-def test_an_ensemble_tells_of_each_of_its_models(runs: list[Path], tmp_path: Path) -> None:
-    config = json.loads((runs[1] / "config.json").read_text())
-    config["model"]["backbone"] = "small_cnn"
-    (runs[1] / "config.json").write_text(json.dumps(config))
-    reports = [json.loads((run / "report.json").read_text()) for run in runs[:2]]
-    reports[1] |= {"protocol": "Trained on other things.", "split_by": "image"}
-    reports[1]["provenance"] |= {"code": "0123abc"}
-    reports[1]["audit"] |= {"share_test_images": 0.25, "num_train_images": 7777}
-    (runs[1] / "report.json").write_text(json.dumps(reports[1]))
-    (runs[1] / "predictions/unknown.csv").unlink()  # one was not asked
-    tables = tmp_path / "ab/predictions"
-    tables.mkdir(parents=True)
-    (tables / "test_adjusted.csv").write_text("of an earlier ensemble")
-    combine_runs(tmp_path / "ab", runs[:2])
-    left = {path.name for path in tables.iterdir()}
-    assert left == {"val.csv", "test.csv"}
-    found = json.loads((tmp_path / "ab" / "report.json").read_text())
-    assert found["best_epoch"] is None
-    assert found["split_by"] == "image"
-    assert found["unknown"] is None
-    assert [model["backbone"] for model in found["models"]] == ["mobilenet", "small_cnn"]
-    page = (tmp_path / "ab" / "report.html").read_text()
-    card = (tmp_path / "ab" / "README.md").read_text()
-    for text in (page, card):
-        assert "mobilenet + small_cnn on" in text
-        assert reports[0]["provenance"]["code"] not in text
-        for report in reports:
-            assert report["protocol"] in text
-        assert "SPLIT BY IMAGE" in text
-    assert "train at most 7777" in card
-    # An empty table is no table, either.
-    (runs[2] / "predictions/unknown.csv").write_text("")
-    assert _score_unknown([runs[0], runs[2]], {}, Config()) is None
+def accuracy_of(table: pd.DataFrame) -> float:
+    y_pred = np.array(NAMES)[table[PROBABILITIES].to_numpy().argmax(axis=1)]
+    return float(np.mean(y_pred == table["label"]))
 
 
-def test_each_model_of_an_ensemble_is_adjusted_by_a_power_of_its_own(
-    runs: list[Path], tmp_path: Path
+@pytest.mark.parametrize("name", ["val", "test", "test.d4", "test.adjusted"])
+def test_the_predictions_are_the_means_of_those_of_the_runs(
+    name: str, workdirs: list[Path], ensemble: Path
 ) -> None:
-    for run in runs[:2]:
-        tables = {
-            s: read_predictions(run / f"predictions/{s}.csv") for s in ("val", "test")
-        }
-        counts = json.loads((run / "metadata.json").read_text())["class_counts"]
-        adjusted, strength = adjust_tables(tables, list(counts), counts)
-        write_predictions(run, adjusted, f"_{ADJUSTED}")
-        report = json.loads((run / "report.json").read_text())
-        way = {"name": ADJUSTED, "num_views": 1, "strength": strength}
-        report["variants"] = [{**way, "seconds_per_image": 0.1}]
-        (run / "report.json").write_text(json.dumps(report))
-    report = combine_runs(tmp_path / "ab", runs[:2])
-    assert [way_name(variant) for variant in report["variants"]] == [ADJUSTED]
-    page = html.unescape((tmp_path / "ab" / "report.html").read_text())
-    card = (tmp_path / "ab" / "README.md").read_text()
-    for text in (page, card):
-        assert "adjusted: the mean of the adjusted answers of the models" in text
-        assert "The power is the model's own" in text
-        assert "in brackets" not in text
+    mean = read_predictions(table_path(ensemble, name)).set_index("image_id")
+    tables = [
+        read_predictions(table_path(workdir, name)).set_index("image_id")
+        for workdir in workdirs
+    ]
+    assert not tables[0].index.equals(tables[1].index)
+    for column in ("distance", *PROBABILITIES):
+        expected = sum(table[column] for table in tables) / 3
+        np.testing.assert_allclose(mean[column], expected[mean.index], rtol=1e-9)
+    result = read_result(ensemble, name, SplitResult)
+    y_pred = np.array(NAMES)[mean[PROBABILITIES].to_numpy().argmax(axis=1)]
+    expected = reference.balanced_accuracy_score(mean["label"], y_pred)
+    balanced = result.metrics["balanced_accuracy"].value
+    assert balanced == pytest.approx(expected, abs=1e-6)
 
 
-def test_what_an_ensemble_refers_is_told_of_the_means(
-    runs: list[Path], tmp_path: Path
+def test_each_model_is_compared_with_the_ensemble(
+    workdirs: list[Path], ensemble: Path
 ) -> None:
-    report = combine_runs(tmp_path / "ab", runs[:2])
-    table = read_predictions(tmp_path / "ab/predictions/test.csv")
-    served = answer(
-        [tf.constant(np.log(arrays(table, report["class_names"])[1]), tf.float32)],
-        [tf.constant(table["distance"], tf.float32)],
-        tf.ones(len(table), tf.bool),
-        DecisionRule.of(report),
+    result = read_result(ensemble, "members", MembersResult)
+    assert result.split == "test"
+    assert [member.name for member in result.members] == ["a", "b", "c"]
+    accuracy = accuracy_of(read_predictions(table_path(ensemble, "test")))
+    for member, workdir in zip(result.members, workdirs, strict=True):
+        alone = accuracy_of(read_predictions(table_path(workdir, "test")))
+        assert member.metrics["accuracy"].value == pytest.approx(alone, abs=1e-6)
+        difference = member.differences["accuracy"]
+        assert difference.value == pytest.approx(accuracy - alone, abs=2e-6)
+        assert difference.low <= difference.value <= difference.high
+
+
+def test_the_cost_is_that_of_all_models(ensemble: Path) -> None:
+    results = read_split_results(ensemble)
+    as_is, d4 = results["test"].cost, results["test.d4"].cost
+    assert (as_is.num_views, d4.num_views) == (1, 4)
+    assert as_is.seconds_per_image == pytest.approx(3 * 0.01)
+    assert (as_is.relative, d4.relative) == (1, pytest.approx(4))
+
+
+def test_the_ensemble_has_the_variants_and_splits_of_all_runs(
+    workdirs: list[Path], tmp_path: Path
+) -> None:
+    for name in ("val.adjusted", "test.adjusted"):
+        result_path(workdirs[1], name).unlink()
+    result_path(workdirs[2], "val.d4").unlink()
+    for workdir in workdirs[:2]:
+        extra = make_table("fold_3", 0.7)
+        write_predictions(workdir, {"fold_3": extra})
+        result = read_result(workdir, "test", SplitResult)
+        record = result.model_copy(update={"split": "fold_3", "stored_in": "fold 3"})
+        write_record(result_path(workdir, "fold_3"), record)
+    assert set(combine_runs(workdirs).predictions) == {"val", "test", "ood"}
+    two = combine_runs(workdirs[:2])
+    names = {"val", "test", "fold_3", "val.d4", "test.d4", "ood"}
+    assert set(two.predictions) == names
+    assert set(two.results) == {*names, "fold_3.ood", "members"}
+    fold = two.results["fold_3"]
+    assert isinstance(fold, SplitResult)
+    assert fold.stored_in == "fold 3"
+
+
+def test_out_of_distribution_images_are_those_of_all_runs(
+    workdirs: list[Path], ensemble: Path
+) -> None:
+    tables = [pd.read_csv(table_path(workdir, "ood")) for workdir in workdirs]
+    mean = pd.read_csv(table_path(ensemble, "ood"))
+    expected = np.mean([table["distance"] for table in tables], axis=0)
+    np.testing.assert_allclose(mean["distance"], expected, rtol=1e-9)
+    result = read_result(ensemble, "ood", OodResult)
+    assert [(of.name, of.num_images) for of in result.sets] == [("noise", 20)]
+    assert set(result.splits) == {"test"}
+    # The user's folders are averaged over their common images.
+    write_predictions(workdirs[0], {"ood.cats": make_ood(0, "cats")})
+    write_predictions(workdirs[1], {"ood.cats": make_ood(1, "cats", 12).iloc[::-1]})
+    runs = [read_evaluated_run(workdir) for workdir in workdirs]
+    assert list(average_ood(runs)) == ["ood"]
+    cats = average_ood(runs[:2])["ood.cats"]
+    assert len(cats) == 12
+    expected = (
+        make_ood(0, "cats")[:12]["distance"] + make_ood(1, "cats", 12)["distance"]
+    ) / 2
+    np.testing.assert_allclose(cats["distance"], expected, rtol=1e-9)
+    # An empty file counts as missing.
+    table_path(workdirs[2], "ood").write_text("")
+    assert average_ood([runs[0], runs[2]]) == {}
+    table_path(workdirs[2], "ood").unlink()
+    assert average_ood([runs[0], runs[2]]) == {}
+
+
+def test_the_run_file_describes_all_models(workdirs: list[Path], tmp_path: Path) -> None:
+    info = make_info()
+    audit = dataclasses.replace(
+        info.audit,
+        num_images={"train": 7777, "val": 1, "test": 1},
+        share_test_images=0.25,
+        share_test_melanomas=0.5,
     )
-    referred = report["splits"]["test"]["refer"]["referred"]["value"]
-    assert referred == pytest.approx(served["refer"].numpy().mean(), abs=1e-6)
-    assert 0 < served["unknown"].numpy().mean() < referred
-    card = (tmp_path / "ab" / "README.md").read_text()
-    assert "| malignant | as served: refer |" in card
+    provenance = Provenance(code="fedcba9", processor="GPU host", cores=1, gpus=("H100",))
+    other = make_info(
+        audit=audit, provenance=provenance, synthetic=True, num_parameters=66, best_epoch=9
+    )
+    config = dataclasses.replace(
+        CONFIG,
+        model=ModelConfig(backbone="small_cnn"),
+        data=DataConfig(split_by="image"),
+    )
+    write_evaluated_run(tmp_path / "d", make_tables(0.7), config=config, info=other)
+    write_aggregate(tmp_path / "ad", combine_runs([workdirs[0], tmp_path / "d"]))
+    combined = read_run_info(tmp_path / "ad")
+    assert combined.kind == "ensemble"
+    assert combined.device == info.device
+    assert combined.provenance is combined.best_epoch is None
+    assert combined.synthetic
+    assert combined.num_parameters == 1234 + 66
+    assert combined.training_seconds == 2 * 90.0
+    assert combined.audit.num_images == {"train": 7777, "val": 100, "test": 100}
+    assert combined.audit.share_test_images == 0.25
+    assert combined.audit.share_test_melanomas == 0.5
+    members = combined.members
+    assert [member.name for member in members] == ["a", "d"]
+    assert [member.best_epoch for member in members] == [3, 9]
+    assert members[1].config == config
+    assert members[1].audit == audit
+    # What all runs share is kept.
+    write_aggregate(tmp_path / "ab", combine_runs(workdirs[:2]))
+    assert read_run_info(tmp_path / "ab").provenance == info.provenance
 
 
-def test_what_makes_no_ensemble_is_refused(runs: list[Path], tmp_path: Path) -> None:
-    table = pd.read_csv(runs[1] / "predictions/test.csv", keep_default_na=False)
-    table.iloc[1:].to_csv(runs[1] / "predictions/test.csv", index=False)
+def test_the_largest_leakage_counts(workdirs: list[Path]) -> None:
+    for workdir, counts in zip(workdirs, [(1, 5, 0, 2), (3, 4, 0, 9)], strict=False):
+        result = read_result(workdir, "test", SplitResult)
+        leaky = result.model_copy(update={"leakage": SplitLeakage(*counts)})
+        write_record(result_path(workdir, "test"), leaky)
+    runs = [read_evaluated_run(workdir) for workdir in workdirs]
+    assert worst_leakage(runs) == {"test": SplitLeakage(3, 5, 0, 9)}
+    assert worst_leakage(runs[2:]) == {}
+    combined = combine_runs(workdirs).results["test"]
+    assert isinstance(combined, SplitResult)
+    assert combined.leakage == SplitLeakage(3, 5, 0, 9)
+
+
+def test_each_model_is_adjusted_by_its_own_strength(tmp_path: Path) -> None:
+    tables = [make_tables(0.6, seed=seed) for seed in range(3)]
+    counts = {"bkl": 100, "mel": 50, "nv": 650}
+    adjusted = [
+        adjust_tables(
+            {split: table.assign(energy=0.0) for split, table in of_run.items()},
+            NAMES,
+            counts,
+        )[0]
+        for of_run in tables
+    ]
+    aggregate = combine_runs(write_members(tmp_path, adjusted=adjusted)[:2])
+    result = aggregate.results["test.adjusted"]
+    assert isinstance(result, SplitResult)
+    assert (result.variant, result.logit_adjustment) == ("adjusted", None)
+    assert result.triage is None
+
+
+def test_the_triage_is_that_of_the_means(ensemble: Path) -> None:
+    result = read_result(ensemble, "test", SplitResult)
+    tables = {
+        split: read_predictions(table_path(ensemble, split)) for split in ("val", "test")
+    }
+    triage = result.triage
+    assert triage is not None
+    assert triage.max_distance == pytest.approx(
+        np.quantile(tables["val"]["distance"], 0.95), abs=1e-12
+    )
+    y_prob = tables["test"][PROBABILITIES].to_numpy()
+    melanoma = apply_temperature(y_prob, result.temperature)[:, NAMES.index("mel")]
+    far = tables["test"]["distance"] > triage.max_distance
+    referred = np.mean((melanoma >= triage.threshold) | far)
+    assert triage.referred.value == pytest.approx(referred, abs=1e-6)
+    assert 0 < far.mean() < referred
+
+
+def test_no_file_of_an_earlier_ensemble_is_left(
+    workdirs: list[Path], ensemble: Path
+) -> None:
+    for name in ("report.html", "README.md"):
+        (ensemble / name).write_text("of the earlier ensemble")
+    (ensemble / "figures").mkdir()
+    (ensemble / "figures/roc_test.png").write_text("of the earlier ensemble")
+    (ensemble / "notes.txt").write_text("the user's")
+    write_record(
+        result_path(ensemble, "export.litert"), read_result(ensemble, "ood", OodResult)
+    )
+    for workdir in workdirs[:2]:
+        result_path(workdir, "test.d4").unlink()
+        table_path(workdir, "ood").unlink()
+    write_aggregate(ensemble, combine_runs(workdirs[:2]))
+    files = {str(path.relative_to(ensemble)) for path in ensemble.rglob("*.*")}
+    names = {"val", "test", "val.adjusted", "test.adjusted"}
+    assert files == {
+        "notes.txt",
+        "run.json",
+        "results/members.json",
+        *(f"predictions/{name}.csv" for name in names),
+        *(f"results/{name}.json" for name in names),
+    }
+    assert len(read_run_info(ensemble).members) == 2
+
+
+@pytest.mark.parametrize("kind", ["run", "readme"])
+def test_no_other_directory_is_overwritten(
+    kind: str, workdirs: list[Path], tmp_path: Path
+) -> None:
+    aggregate = combine_runs(workdirs[:2])
+    target = workdirs[2]
+    if kind == "readme":
+        target = tmp_path / "project"
+        (target / "predictions").mkdir(parents=True)
+        (target / "README.md").write_text("# My project")
+    before = {path: path.read_bytes() for path in target.rglob("*.*")}
+    with pytest.raises(ConfigError, match=f"{target.name} holds a .*new directory"):
+        write_aggregate(target, aggregate)
+    assert {path: path.read_bytes() for path in target.rglob("*.*")} == before
+
+
+def test_runs_with_different_numbers_of_views_are_rejected(
+    workdirs: list[Path], tmp_path: Path
+) -> None:
+    tables = make_tables(0.7)
+    write_evaluated_run(
+        tmp_path / "d", tables, config=CONFIG, variants={"d4": tables}, num_views=8
+    )
+    with pytest.raises(ConfigError, match=r"\(d4\): 4, 8\. .*same --num-views"):
+        combine_runs([workdirs[0], tmp_path / "d"])
+
+
+def test_the_command_writes_an_ensemble(workdirs: list[Path], tmp_path: Path) -> None:
+    done = run_here("evaluate.py", *workdirs, "--ensemble", tmp_path / "abc")
+    assert done.returncode == 0, done.stderr
+    expected = combine_runs(workdirs)
+    assert read_run_info(tmp_path / "abc") == expected.info
+    for name, result in expected.results.items():
+        assert read_result(tmp_path / "abc", name, type(result)) == result
+
+
+def test_what_is_no_ensemble_is_rejected(workdirs: list[Path], tmp_path: Path) -> None:
+    path = table_path(workdirs[1], "test")
+    pd.read_csv(path).iloc[1:].to_csv(path, index=False)
+    shutil.copytree(workdirs[0], tmp_path / "untested")
+    result_path(tmp_path / "untested", "test").unlink()
+    target = tmp_path / "e"
     for arguments, message in (
-        ([runs[0], "--ensemble", tmp_path / "e"], "two or more different runs"),
-        ([runs[0], runs[0], "--ensemble", tmp_path / "e"], "two or more different runs"),
-        ([*runs[:2], "--ensemble", tmp_path / "e"], "tested on other pictures"),
-        ([runs[0], runs[2], "--ensemble", runs[1]], "holds a run of its own"),
-        ([*runs, "--ensemble", tmp_path / "e", "--tta", "augment"], "asks no model"),
-        ([runs[0], tmp_path / "no", "--ensemble", tmp_path / "e"], "cannot be read"),
-        ([], "Give the folder of a run"),
+        ([workdirs[0], "--ensemble", target], "two or more different runs. Received: a."),
+        ([workdirs[0]] * 2 + ["--ensemble", target], "two or more different runs"),
+        ([*workdirs[:2], "--ensemble", target], "evaluated on other images"),
+        ([workdirs[0], workdirs[2], "--ensemble", workdirs[1]], "holds a run"),
+        (
+            [*workdirs, "--ensemble", target, "--tta", "augment"],
+            "--ensemble averages predictions that exist",
+        ),
+        ([workdirs[0], tmp_path / "no", "--ensemble", target], "holds no finished run"),
+        ([workdirs[0], tmp_path / "untested", "--ensemble", target], "was not evaluated"),
+        ([], "Give the directory of a run"),
     ):
         done = run_here("evaluate.py", *arguments)
         assert done.returncode == 2, done.stderr
         assert message in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
-    assert not (tmp_path / "e").exists()
+    assert not target.exists()

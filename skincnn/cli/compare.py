@@ -1,4 +1,4 @@
-"""Compares runs: one table sorted by a metric, intervals, paired differences, a chart."""
+"""Compares evaluated runs: scores with intervals, paired differences, and a chart."""
 
 from __future__ import annotations
 
@@ -13,57 +13,56 @@ from skincnn.files import replacing, write_text
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Compares any number of runs on the same pictures, the best first.
+    """Compares evaluated runs on the same images, the best run first.
 
-    Intervals are by bootstrap over lesions. Differences to the first folder are paired:
-    both runs are scored on the same resamples, so an interval without 0 tells these two
-    runs apart. It does not tell their recipes apart: another seed is another run, which
-    moves scores too. For that, train several seeds of each and give --average-seeds: a
-    further table then has intervals of other lesions and other seeds.
-    Runs with other test pictures, with synthetic ones, or with the leaky --data.split-by
-    image, are put into tables of their own. Each is followed by one of what needs
-    calibrated probabilities: the AUC of melanoma, how many are found at the threshold that
-    gave 90 % specificity on validation, and the calibration error; and by the command that
-    makes each run again.
+    Intervals are by bootstrap over lesions. Differences from the first run are paired: both
+    runs are scored on the same resamples. An interval without 0 means that the two trained
+    models differ significantly. It does not cover the variance between training runs: to
+    compare two recipes, train several seeds of each and give --average-seeds. A further
+    table then has intervals that cover the sampling of lesions and of seeds.
+    Runs with other test images, with synthetic images, or with the leaky --data.split-by
+    image have tables of their own. Each table is followed by one with the scores of
+    calibrated probabilities (AUC of melanoma, sensitivity and specificity at the threshold
+    with 90 % specificity on validation, calibration error) and one with the commands that
+    make the runs again.
 
     For example:
-      python scripts/compare.py runs/cpu runs/slower
+      python scripts/compare.py runs/a runs/b
       python scripts/compare.py runs/* --sort balanced_accuracy --split val
-      python scripts/compare.py runs/cpu --variants
-      python scripts/compare.py runs/cpu runs/slower --baseline random
+      python scripts/compare.py runs/a --variants
+      python scripts/compare.py runs/a runs/b --baseline augment
       python scripts/compare.py runs/a_0 runs/a_1 runs/b_0 runs/b_1 --average-seeds
     """
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of evaluated runs; differences are against the first."""
+    """Directories of evaluated runs, ensembles or cross-validations. The first one is the
+    baseline of the differences."""
     split: str = "test"
-    """Whose predictions: a file of predictions/."""
+    """The split to compare on; all runs must have been evaluated on it."""
     variants: bool = False
-    """Give each other way to predict that evaluate.py has scored (--tta,
-    --logit-adjustment) a row."""
+    """Add a row for each variant (--tta, --logit-adjustment) that scripts/evaluate.py has
+    evaluated."""
     baseline: str = ""
-    """Compare all rows with the first folder's answers in this way, such as random, and
-    not with its plain ones; --variants are there as well then."""
+    """Compare with this variant of the first run, such as augment, instead of its model as
+    is. Implies --variants."""
     sort: str = "macro_f1"
     """The metric to sort by."""
     num_bootstrap: int = 2000
-    """Resamples of the lesions, 100 or more."""
+    """Number of bootstrap resamples, 100 or more."""
     average_seeds: bool = False
-    """Add the mean of runs that differ by their seed alone, compare all rows with the mean
-    of the first one's seeds, and say which recipes differ by more than seeds explain."""
+    """Add a row with the mean of runs that differ by their seed alone, and compare all runs
+    with the mean of the first run's seeds."""
     output: Path = Path("runs/compare")
-    """The folder for compare.md, compare.csv and compare.png."""
+    """The directory for compare.md, compare.csv and compare.png."""
 
 
 def command() -> None:
-    """Parses, compares, prints the table, and writes it with its chart."""
+    """Parses the arguments, prints the tables, and writes them and a chart."""
     arguments = tyro.cli(Arguments)
     from skincnn.evaluation import compared_runs, comparison
-    from skincnn.reporting import comparison_tables
-    from skincnn.reporting.plots import to_png
 
     if not arguments.workdirs:
-        raise ConfigError("Give the folders of evaluated runs, such as runs/cpu runs/gpu.")
+        raise ConfigError("Give the directories of evaluated runs, such as runs/a runs/b.")
     runs = [
         compared_runs.read_compared_run(path, arguments.split)
         for path in arguments.workdirs
@@ -78,6 +77,9 @@ def command() -> None:
     tables = comparison.compare(
         runs, arguments.sort, arguments.num_bootstrap, average_seeds=arguments.average_seeds
     )
+    from skincnn.reporting import comparison_tables
+    from skincnn.reporting.plots import to_png
+
     text = comparison_tables.to_markdown(tables)
     print(text)
     folder = arguments.output

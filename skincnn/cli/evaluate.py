@@ -1,4 +1,4 @@
-"""Evaluates runs again, without training; evaluates more; makes ensembles of runs."""
+"""Evaluates trained runs, and averages several runs as an ensemble."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from skincnn.files import locked
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Predicts the validation and test folds of runs again and writes the results.
+    """Predicts the validation and test splits of runs and writes the results.
 
-    Each option adds result files and leaves the others as they are; the report shows all
-    results that a run directory has.
+    Each option adds results and leaves the others as they are. The report shows all results
+    of a run directory.
 
     For example:
       python scripts/evaluate.py runs/quickstart
@@ -30,38 +30,41 @@ class Arguments:
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
     """One or more run directories of scripts/train.py."""
     ensemble: Path | None = None
-    """Average the predictions of the runs and write the results into this directory. The
-    ensemble has the splits and variants that all runs were evaluated with."""
+    """Average the predictions of the runs and write the results into this directory, in
+    place of an earlier ensemble. The ensemble has the splits and variants that all runs
+    were evaluated with."""
     split: tuple[str, ...] = ()
-    """More splits of the dataset to evaluate beside val and test: fold_<n>, test_official
-    or validation_official. The report shows the first one first. Splits that were used for
+    """More splits of the dataset to evaluate: fold_<n>, test_official or
+    validation_official. The report shows the first one first. Splits that were used for
     training are rejected; overlap of an official split with the training is reported."""
     tta: tuple[Literal["d4", "augment"], ...] = ()
     """Test-time augmentation: predict --num-views views of each image and average the
     probabilities. d4: the eight rotations and reflections; augment: the augmentation of
     the training."""
     num_views: int = 8
-    """Number of views for --tta; at most 8 for d4."""
+    """Number of views for --tta; at most 8 for d4. Another number than before replaces the
+    results of this --tta and removes those with logit adjustment, unless
+    --logit-adjustment is given as well."""
     logit_adjustment: bool = False
-    """Adjust the logits to the class frequencies, by the strength with the best balanced
-    accuracy on validation: it exchanges accuracy for balanced accuracy at no cost of time.
-    Applies to the model as is and to every --tta that the run has. Exports serve the model
-    without it."""
+    """Adjust the logits to the class frequencies of the training images, by the strength
+    with the best balanced accuracy on validation. This exchanges accuracy for balanced
+    accuracy and costs no time. Applies to the model as is and to every --tta of the run.
+    Exports serve the model without it."""
     corruptions: bool = False
-    """Evaluate on corrupted images of the test split (brightness, blur, noise, hair, ...)
-    at five severities. Predicts every image 60 times."""
+    """Evaluate on corrupted images (brightness, blur, noise, hair, ...) of the test split,
+    or of the first --split, at five severities. Predicts every image 60 times."""
     ood_dir: Path | None = None
-    """A folder of out-of-distribution images, beside the built-in ones, to measure how
-    many are rejected."""
+    """A folder of out-of-distribution images, in addition to the built-in ones, to measure
+    how many are rejected."""
     data_dir: Path | None = None
     """Where built datasets are stored; the folder of TFDS by default."""
     cache: Literal["auto", "memory", "disk"] = "auto"
-    """Where decoded images are kept: in memory, or in a file beside the datasets. auto:
-    memory if they fit."""
+    """Where decoded images are kept: in memory, or in a file next to the datasets.
+    auto: in memory if they fit."""
 
 
 def command() -> None:
-    """Parses the arguments, evaluates, and prints the scores."""
+    """Parses the arguments, evaluates, writes the results and prints the scores."""
     arguments = tyro.cli(Arguments)
     if not arguments.workdirs:
         raise ConfigError("Give the directory of a run, such as runs/quickstart.")
@@ -103,9 +106,10 @@ def _combine(arguments: Arguments, workdir: Path) -> None:
             "--ensemble without them."
         )
     common.load_tensorflow()
-    from skincnn.evaluation.aggregate import write_aggregate
+    from skincnn.evaluation.aggregate import check_workdir, write_aggregate
     from skincnn.evaluation.ensemble import combine_runs
 
     with locked(workdir):
+        check_workdir(workdir)
         write_aggregate(workdir, combine_runs(arguments.workdirs))
         common.show_report(workdir)

@@ -1,4 +1,4 @@
-"""Results of several runs together: ensembles and cross-validation."""
+"""Results of several runs combined: ensembles and cross-validation."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from skincnn.evaluation.results import (
     result_path,
 )
 from skincnn.inference.predictions import write_predictions
-from skincnn.inference.run_dir import RUN_FILE, Member, RunInfo, read_run
+from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE, Member, RunInfo, read_run
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.records import Record, write_record
 
 PRODUCTS = ("predictions", "results", "figures", "report.html", "README.md", RUN_FILE)
+"""What the directory of an aggregate holds; exports, which are versioned, are kept."""
 T = TypeVar("T")
 
 
@@ -34,9 +35,9 @@ class EvaluatedRun:
     """A run directory with its results.
 
     Attributes:
-        workdir: The directory.
+        workdir: The run directory.
         info: Content of run.json.
-        config: Its configuration.
+        config: Configuration of the run.
         results: Name of a predictions table, as "test.d4", to its result.
     """
 
@@ -58,7 +59,7 @@ class Aggregate:
     Attributes:
         info: Content of run.json.
         predictions: Name of a table, as "test.d4", to the table.
-        results: Name of a result to the result.
+        results: Name of a result, as "test.d4" or "members", to the result.
     """
 
     info: RunInfo
@@ -85,8 +86,14 @@ def read_evaluated_run(workdir: Path) -> EvaluatedRun:
 def combine_info(
     runs: Sequence[EvaluatedRun], kind: Literal["ensemble", "cross_validation"]
 ) -> RunInfo:
-    """Returns the run.json of several runs together."""
+    """Returns the run.json of an ensemble or a cross-validation.
+
+    Args:
+        runs: Its models.
+        kind: Which of the two it is.
+    """
     infos = [run.info for run in runs]
+    num_parameters = [info.num_parameters for info in infos]
     return infos[0].model_copy(
         update={
             "kind": kind,
@@ -97,7 +104,9 @@ def combine_info(
             "data_fingerprint": {},
             "class_counts": {},
             "best_epoch": None,
-            "num_parameters": sum(info.num_parameters for info in infos),
+            "num_parameters": sum(num_parameters)
+            if kind == "ensemble"
+            else num_parameters[0],
             "training_seconds": sum(info.training_seconds for info in infos),
             "sha256": {},
             "members": tuple(
@@ -116,13 +125,18 @@ def combine_info(
 def describe_member(
     run: EvaluatedRun, differences: dict[str, Estimate] | None = None
 ) -> MemberScores:
-    """Returns the scores of one of the runs on its test split."""
+    """Returns the scores of a run on its test split.
+
+    Args:
+        run: The run.
+        differences: Metric to the ensemble minus the run; None in a cross-validation.
+    """
     metrics = run.results["test"].metrics
     return MemberScores(name=run.name, metrics=metrics, differences=differences or {})
 
 
 def worst_leakage(runs: Sequence[EvaluatedRun]) -> dict[str, SplitLeakage]:
-    """Returns split to the largest leakage among the runs."""
+    """Returns split to the largest counts of leakage among the runs."""
     leakage: dict[str, SplitLeakage] = {}
     for split in runs[0].results:
         parts = [run.results[split].leakage for run in runs if split in run.results]
@@ -134,22 +148,25 @@ def worst_leakage(runs: Sequence[EvaluatedRun]) -> dict[str, SplitLeakage]:
 
 
 def check_workdir(workdir: Path) -> None:
-    """Checks that results of several runs may be written to a directory.
+    """Checks that an aggregate may be written to a directory.
 
     Raises:
-        ConfigError: It holds a run, or a README.md that is not a model card.
+        ConfigError: The directory holds a run, or a README.md that is not a model card.
     """
-    if (workdir / "config.json").exists():
-        raise ConfigError(f"{workdir} holds a run. Give another directory.")
+    if (workdir / CONFIG_FILE).exists():
+        raise ConfigError(
+            f"{workdir} holds a run. Expected a new directory or that of an earlier "
+            "ensemble or cross-validation."
+        )
     if (workdir / "README.md").exists() and not (workdir / RUN_FILE).exists():
         raise ConfigError(
-            f"{workdir} holds a README.md, which the model card would replace. Give "
-            "another directory."
+            f"{workdir} holds a README.md, which the model card would replace. Expected a "
+            "new directory or that of an earlier ensemble or cross-validation."
         )
 
 
 def write_aggregate(workdir: Path, aggregate: Aggregate) -> None:
-    """Writes predictions, results and run.json in place of earlier ones.
+    """Removes the files of an earlier aggregate and writes the new ones.
 
     Raises:
         ConfigError: See `check_workdir`.
@@ -186,5 +203,5 @@ def _worst_audit(audits: Sequence[LeakageAudit]) -> LeakageAudit:
 
 
 def _max(values: Iterable[float | None]) -> float | None:
-    """Returns the largest number; None if there is none."""
+    """Returns the largest of the values that are known; None without any."""
     return max((value for value in values if value is not None), default=None)

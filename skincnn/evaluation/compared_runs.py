@@ -35,17 +35,17 @@ class ComparedRun:
         class_names: Names of the classes, in order.
         split_by: "lesion", or "image" for the leaky protocol.
         synthetic: Whether the images are synthetic.
-        sha256: SHA-256 of the file of the predictions.
+        sha256: SHA-256 of the file of the predictions table.
         changed: Whether the file has changed since its result was written.
         minutes: Training time.
-        num_parameters: Of the model, or of all models.
+        num_parameters: Number of parameters; see `RunInfo`.
         command: The command that makes it again; "" if not known.
         config: Its configuration, with the folds of the preset for a cross-validation;
             None for an ensemble.
         folds: Folds of training, validation and test, as "0 1 2 / 3 / 4"; "" for an
             ensemble.
         variant: "" for the model as is; see `SplitResult`.
-        trained_by: Code and hardware; "" if not known.
+        trained_by: Code and hardware of the training; "" if not known.
     """
 
     folder: str
@@ -94,23 +94,25 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
     """Returns the predictions of a run directory.
 
     Args:
-        workdir: The directory.
+        workdir: The directory of a run, an ensemble or a cross-validation.
         split: "test", or another split that was evaluated.
-        variant: Of `variant_names`; "" for the model as is.
+        variant: A variant from `variant_names`; "" for the model as is.
 
     Raises:
         ConfigError: The directory holds no evaluated run, or no such split.
         DataError: A table is damaged.
     """
-    again = f"Make it with scripts/evaluate.py {workdir} --split {split}."
-    info = read_run_info(workdir, again)
+    info = read_run_info(
+        workdir,
+        "Make it again with scripts/train.py --overwrite or scripts/evaluate.py --ensemble.",
+    )
     results = read_split_results(workdir)
     table = split_name(split, variant)
     path = table_path(workdir, table)
     if table not in results or not path.is_file():
         raise ConfigError(
             f"{workdir} was not evaluated on {split}: {path} or its result is missing. "
-            f"{again}"
+            f"Make it with scripts/evaluate.py {workdir} --split {split}."
         )
     digest = sha256(path)
     validation = table_path(workdir, split_name("val", variant))
@@ -138,7 +140,7 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
 
 
 def variant_names(workdir: Path, split: str) -> list[str]:
-    """Returns the variants of a split: each `read_compared_run` can read."""
+    """Returns the variants with which a run was evaluated on a split."""
     return [
         result.variant
         for result in read_split_results(workdir).values()
@@ -150,8 +152,8 @@ def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[Compar
     """Returns the runs with a variant of the first run at the front.
 
     Args:
-        runs: One or more.
-        variant: Of `variant_names`; "" for the model as is.
+        runs: One or more runs.
+        variant: A variant from `variant_names`; "" for the model as is.
 
     Raises:
         ConfigError: The first run has no such variant.
@@ -169,7 +171,7 @@ def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[Compar
 
 
 def describe_provenance(provenance: Provenance | None) -> str:
-    """Returns the code and the hardware of a training; "" if not known."""
+    """Returns the code and the hardware of a training as text; "" if not known."""
     if provenance is None:
         return ""
     if provenance.gpus:

@@ -35,7 +35,7 @@ from skincnn.metrics.operating_points import find_targets
 from skincnn.metrics.seed_variance import Spread, count_seeds_in, pooled_spread
 
 SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auc")
-"""Of `METRICS`, the columns beside the one that is sorted by."""
+"""Names of `METRICS` that are shown in addition to the one to sort by."""
 MELANOMA_RATES = {
     MELANOMA_RECALL: "recall",
     MELANOMA_SENSITIVITY: "recall",
@@ -56,10 +56,10 @@ class Row:
     Attributes:
         name: Name of the run.
         runs: The run; or runs that differ by their seed alone.
-        scores: The metric to sort by, `SHOWN`, "melanoma_recall" if there is such a class,
-            and `CALIBRATED`.
-        differences: Score minus that of the baseline on the same resamples; empty for the
-            baseline and for runs on other images.
+        scores: Name to value: the metric to sort by, `SHOWN`, "melanoma_recall" if melanoma
+            is a class, and `CALIBRATED`.
+        differences: Name to the score minus that of the baseline, on the same resamples;
+            empty for the baseline and for runs on other images.
         baseline: Name of the row that is subtracted.
         command: The command that makes it again; "" if not known.
         recipe_differences: The differences, with intervals that include the variance
@@ -124,9 +124,8 @@ def compare(
     baseline = max((group for group in groups if runs[0] in group), key=len)
     tables: dict[str, list[Row]] = {}
     for group in groups:
-        of_recipe = spread if group in recipes else None
-        row = _make_row(group, baseline, values, confidence, of_recipe)
-        row = dataclasses.replace(row, spread=spread)
+        is_recipe = group in recipes
+        row = _make_row(group, baseline, values, confidence, spread, is_recipe=is_recipe)
         tables.setdefault(group[0].protocol, []).append(row)
     for rows in tables.values():
         rows.sort(
@@ -153,15 +152,18 @@ def _make_row(
     values: Values,
     confidence: float,
     spread: Spread | None,
+    *,
+    is_recipe: bool,
 ) -> Row:
     """Returns the row of a run or of several seeds.
 
     Args:
         group: The run, or the seeds.
-        baseline: What is subtracted.
-        values: Of all runs.
+        baseline: The run, or the seeds, to subtract.
+        values: The scores of all runs.
         confidence: Coverage of the intervals, 0..1.
-        spread: The variance between seeds, if the group is a recipe.
+        spread: The variance between seeds; None if no recipe has several seeds.
+        is_recipe: Whether the group contains all seeds of its recipe.
     """
     mean, of_baseline = _mean(values, group), _mean(values, baseline)
     paired = baseline[0].images == group[0].images and group != baseline
@@ -180,7 +182,7 @@ def _make_row(
         {
             name: count_seeds_in(difference, spread.half_width(name, *sizes, confidence))
             for name, difference in differences.items()
-            if spread
+            if spread and is_recipe
         },
         spread,
     )

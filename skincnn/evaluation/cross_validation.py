@@ -27,12 +27,12 @@ OUT_OF_FOLD = "out_of_fold"
 def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
     """Returns the configuration of each model.
 
-    The ten folds are divided into `num_models` test sets of adjacent folds. The epoch of a
-    model is chosen on the first fold of the next test set; all other folds train it.
+    The ten folds are divided into `num_models` test sets of adjacent folds. The first fold
+    of the next test set validates a model; all other folds train it.
 
     Args:
-        config: The common configuration, of which the folds are replaced.
-        num_models: 2..10.
+        config: The common configuration; its folds are replaced.
+        num_models: Number of models, 2..10.
 
     Raises:
         ConfigError: `num_models` is out of range.
@@ -56,17 +56,18 @@ def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
 
 
 def pool(workdirs: Sequence[Path]) -> Aggregate:
-    """Returns the results of the pooled predictions that several runs made of their tests.
+    """Returns the results of the pooled out-of-fold predictions of several runs.
 
-    The temperature and the thresholds are chosen on the pooled validation folds, each
-    predicted by a model that was not trained on it.
+    The temperature and the thresholds are chosen on the pooled validation predictions.
+    Each model predicts only folds that it was not trained on.
 
     Args:
         workdirs: Directories of evaluated runs of one configuration with different test
             folds.
 
     Raises:
-        ConfigError: A directory holds no evaluated run, or an image was tested twice.
+        ConfigError: A directory holds no evaluated run, or two runs predicted the same
+            image.
     """
     runs = [read_evaluated_run(workdir) for workdir in workdirs]
     tables = {}
@@ -77,7 +78,7 @@ def pool(workdirs: Sequence[Path]) -> Aggregate:
         if repeated.any():
             image = tables[name].loc[repeated, "image_id"].iloc[0]
             raise ConfigError(
-                f"Image {image} is in {split} of two of the runs "
+                f"Image {image} is in the {split} split of two of the runs "
                 f"{', '.join(map(str, workdirs))}. Expected different folds."
             )
     cost = runs[0].results["test"].cost

@@ -17,18 +17,13 @@ from skincnn.evaluation.aggregate import (
     read_evaluated_run,
     worst_leakage,
 )
-from skincnn.evaluation.ood import score_ood
-from skincnn.evaluation.results import (
-    InferenceCost,
-    MembersResult,
-    OodResult,
-    split_name,
-)
+from skincnn.evaluation.ood import score_all_ood
+from skincnn.evaluation.results import InferenceCost, MembersResult, split_name
 from skincnn.evaluation.scoring import (
     InferenceVariant,
     metric_values,
     score_differences,
-    score_variant,
+    score_variants,
 )
 from skincnn.inference.ood import OOD_TABLE
 from skincnn.inference.predictions import (
@@ -38,10 +33,9 @@ from skincnn.inference.predictions import (
     table_path,
 )
 from skincnn.metrics.bootstrap import lesion_weights
-from skincnn.records import Record
 
 SAME = ("lesion_id", "label")
-"""Columns in which tables of the same images agree."""
+"""Columns that must be equal in the tables of all runs."""
 
 
 def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
@@ -55,8 +49,8 @@ def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
         workdirs: Two or more run directories, evaluated on the same images.
 
     Raises:
-        ConfigError: There are fewer than two runs or one of them twice, a directory holds
-            no evaluated run, or the runs were tested on different images or classes.
+        ConfigError: There are fewer than two runs, a run is given twice, a directory holds
+            no evaluated run, or the runs were evaluated on different images or classes.
     """
     names = [workdir.resolve().name for workdir in workdirs]
     if len(workdirs) < 2 or len({w.resolve() for w in workdirs}) < len(workdirs):
@@ -66,34 +60,36 @@ def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
     runs = [read_evaluated_run(workdir) for workdir in workdirs]
     common = _common([list(run.results) for run in runs])
     config = runs[0].config.evaluate
-    as_is = average_variant(runs, common, "", None)
+    as_is = average_variant(runs, common, "")
     variants = [
         average_variant(runs, common, variant, as_is)
         for variant in dict.fromkeys(runs[0].results[name].variant for name in common)
-        if variant
+        if variant and {f"val.{variant}", f"test.{variant}"} <= set(common)
     ]
-    stored_in = {split: runs[0].results[split].stored_in for split in as_is.tables}
-    leakage = worst_leakage(runs)
-    predictions: dict[str, pd.DataFrame] = {}
-    results: dict[str, Record] = {}
-    for variant in (as_is, *variants):
-        baseline = as_is if variant.name else None
-        scores = score_variant(variant, stored_in, leakage, config, baseline)
-        for split, table in variant.tables.items():
-            predictions[split_name(split, variant.name)] = table
-            results[split_name(split, variant.name)] = scores[split]
-    results["members"] = compare_members(runs, as_is.tables["test"], config)
-    ood = average_ood(runs, as_is, config)
-    if ood is not None:
-        predictions[OOD_TABLE], results[OOD_TABLE] = ood
-    return Aggregate(combine_info(runs, "ensemble"), predictions, results)
+    tables, scores = score_variants(
+        [as_is, *variants],
+        {split: runs[0].results[split].stored_in for split in as_is.tables},
+        worst_leakage(runs),
+        config,
+    )
+    with_distances = all(DISTANCE in table for table in as_is.tables.values())
+    ood = average_ood(runs) if with_distances else {}
+    return Aggregate(
+        combine_info(runs, "ensemble"),
+        {**tables, **ood},
+        {
+            **scores,
+            **score_all_ood(as_is.tables, ood, config),
+            "members": compare_members(runs, as_is.tables["test"], config),
+        },
+    )
 
 
 def average_variant(
     runs: Sequence[EvaluatedRun],
     common: Sequence[str],
     variant: str,
-    as_is: InferenceVariant | None,
+    as_is: InferenceVariant | None = None,
 ) -> InferenceVariant:
     """Returns the mean predictions of the runs for one variant.
 
@@ -101,7 +97,7 @@ def average_variant(
         runs: The runs.
         common: Names of the tables that all runs have.
         variant: Name of the variant; "" for the models as they are.
-        as_is: The mean predictions of the models as they are, unless these are wanted.
+        as_is: The mean predictions of the models as they are, for the relative cost.
 
     Raises:
         ConfigError: The runs were evaluated with different numbers of views.
@@ -112,13 +108,12 @@ def average_variant(
         if runs[0].results[name].variant == variant
     ]
     splits.sort(key=lambda split: (split != "val", split != "test"))
-    last = split_name(splits[-1], variant)
-    costs = [run.results[last].cost for run in runs]
+    costs = [run.results[split_name("test", variant)].cost for run in runs]
     counts = [cost.num_views for cost in costs]
     if len(set(counts)) > 1:
         raise ConfigError(
-            f"The runs were evaluated with {', '.join(map(str, counts))} views ({variant}). "
-            "Evaluate them with the same --num-views."
+            f"The runs were evaluated with different numbers of views ({variant}): "
+            f"{', '.join(map(str, counts))}. Evaluate them with the same --num-views."
         )
     seconds = sum(cost.seconds_per_image for cost in costs)
     alone = as_is.cost.seconds_per_image if as_is else seconds
@@ -135,7 +130,7 @@ def mean_table(runs: Sequence[EvaluatedRun], name: str) -> pd.DataFrame:
     """Returns the first run's predictions/<name>.csv with the mean predictions of all.
 
     Raises:
-        ConfigError: The runs were tested on different images or classes.
+        ConfigError: The runs were evaluated on different images or classes.
         DataError: A table is missing or damaged.
     """
     first = read_predictions(table_path(runs[0].workdir, name))
@@ -162,30 +157,47 @@ def compare_members(
     return MembersResult(split="test", members=tuple(members))
 
 
-def average_ood(
-    runs: Sequence[EvaluatedRun], as_is: InferenceVariant, config: EvaluateConfig
-) -> tuple[pd.DataFrame, OodResult] | None:
-    """Returns the mean predictions and scores for OOD images that all runs predicted.
+def average_ood(runs: Sequence[EvaluatedRun]) -> dict[str, pd.DataFrame]:
+    """Returns the mean predictions for the OOD images that all runs predicted.
 
-    None if a run predicted none, or a table has no distances.
+    Args:
+        runs: The runs.
+
+    Returns:
+        Name of a table, as "ood" or "ood.<folder>", to the table.
     """
-    paths = [table_path(run.workdir, OOD_TABLE) for run in runs]
-    if not all(path.is_file() for path in paths):
-        return None
-    tables = [pd.read_csv(path) for path in paths]
-    if not all(DISTANCE in table for table in (*tables, *as_is.tables.values())):
-        return None
-    images = _common([table["image_id"].tolist() for table in tables])
-    if not images:
-        return None
-    mean = mean_predictions(
-        [table.set_index("image_id").loc[images].reset_index() for table in tables]
-    )
-    return mean, score_ood(as_is.tables, mean, config)
+    parts = [_read_ood(run.workdir) for run in runs]
+    means = {}
+    for name in _common([list(tables) for tables in parts]):
+        tables = [of_run[name] for of_run in parts]
+        images = _common([table["image_id"].tolist() for table in tables])
+        if images:
+            means[name] = mean_predictions(
+                [table.set_index("image_id").loc[images].reset_index() for table in tables]
+            )
+    return means
+
+
+def _read_ood(workdir: Path) -> dict[str, pd.DataFrame]:
+    """Returns the tables of OOD images of a run; without empty files."""
+    paths = [
+        table_path(workdir, OOD_TABLE),
+        *sorted(table_path(workdir, OOD_TABLE).parent.glob(f"{OOD_TABLE}.*.csv")),
+    ]
+    return {
+        path.stem: pd.read_csv(path)
+        for path in paths
+        if path.is_file() and path.stat().st_size
+    }
 
 
 def _read_like(run: EvaluatedRun, name: str, like: pd.DataFrame) -> pd.DataFrame:
-    """Returns a run's table with its rows in the order of another table."""
+    """Returns a run's table with its rows in the order of another table.
+
+    Raises:
+        ConfigError: The images, labels or columns differ.
+        DataError: The table is missing or damaged.
+    """
     table = read_predictions(table_path(run.workdir, name))
     same_images = set(table["image_id"]) == set(like["image_id"])
     if same_images:
@@ -197,9 +209,9 @@ def _read_like(run: EvaluatedRun, name: str, like: pd.DataFrame) -> pd.DataFrame
         or not table[columns].equals(like[columns])
     ):
         raise ConfigError(
-            f"{run.workdir} was tested on other images, labels or classes ({name}) than "
-            "the first run. Expected runs of one dataset with the same --data.test-folds "
-            "and --data.validation-folds."
+            f"{run.workdir} was evaluated on other images, labels or classes than the "
+            f"first run ({name}). Expected runs of one dataset with the same "
+            "--data.test-folds and --data.validation-folds."
         )
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from skincnn.errors import ConfigError
 from skincnn.evaluation.results import FOLDER
 from skincnn.files import replacing
 from skincnn.inference.grad_cam import Maps, grad_cam
@@ -40,7 +42,7 @@ class Mistakes:
     maps: Maps
 
     def write(self, path: Path) -> None:
-        """Writes the arrays to `path`, whole or not at all."""
+        """Writes the arrays to `path` atomically."""
         columns = {name: np.array(self.table[name].tolist()) for name in COLUMNS}
         content: dict[str, Any] = {**columns, "images": self.images, "maps": self.maps}
         with replacing(path) as temporary:
@@ -48,10 +50,20 @@ class Mistakes:
 
     @classmethod
     def read(cls, path: Path) -> Mistakes:
-        """Returns what `write` wrote."""
-        with np.load(path, allow_pickle=False) as arrays_of:
-            table = pd.DataFrame({name: arrays_of[name] for name in COLUMNS})
-            return cls(table, arrays_of["images"], arrays_of["maps"])
+        """Returns the content of a file that `write` wrote.
+
+        Raises:
+            ConfigError: The file is missing or damaged.
+        """
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+                table = pd.DataFrame({name: content[name] for name in COLUMNS})
+                return cls(table, content["images"], content["maps"])
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ConfigError(
+                f"{path} cannot be read: {error}. Make it again with scripts/evaluate.py, "
+                "or delete it."
+            ) from error
 
 
 def mistakes_path(workdir: Path, split: str) -> Path:
@@ -74,8 +86,8 @@ def collect_mistakes(
         images: uint8 [num_images, height, width, 3], in the order of the table.
         metadata: Clinical metadata, [num_images, num_fields], if the model takes it.
         predictions: A predictions table.
-        temperature: Of temperature scaling.
-        count: Maximal number of errors.
+        temperature: Temperature for calibration.
+        count: Maximum number of errors.
 
     Returns:
         None if there is no error.
@@ -97,14 +109,14 @@ def find_mistakes(
 ) -> pd.DataFrame:
     """Returns the most confident errors, at most one image of each lesion.
 
-    Melanomas predicted as benign come first and take at most half of the places (without a
-    melanoma class: malignant lesions predicted as benign); all other errors follow. Both
+    Melanomas predicted as benign come first and are at most half of the rows (without a
+    melanoma class: malignant lesions predicted as benign). All other errors follow. Both
     parts are sorted by confidence.
 
     Args:
         predictions: A predictions table.
-        temperature: Of temperature scaling.
-        count: Maximal number of errors.
+        temperature: Temperature for calibration.
+        count: Maximum number of errors.
 
     Returns:
         Columns `position` (row of `predictions`) and `COLUMNS`.

@@ -9,11 +9,36 @@ import pandas as pd
 import sklearn.metrics
 
 from skincnn.config import EvaluateConfig
-from skincnn.evaluation.results import OodResult, OodSet, OodSplit
+from skincnn.evaluation.results import OodResult, OodSet, OodSplit, split_name
 from skincnn.evaluation.triage import ACCEPTED, choose_max_distance
 from skincnn.inference.ood import SET
 from skincnn.inference.predictions import DISTANCE
 from skincnn.metrics.bootstrap import Estimate, estimate, lesion_weights
+
+
+def score_all_ood(
+    predictions: Mapping[str, pd.DataFrame],
+    ood: Mapping[str, pd.DataFrame],
+    config: EvaluateConfig,
+) -> dict[str, OodResult]:
+    """Returns the name of each result, as "ood" or "fold_3.ood", to the result.
+
+    Each split but validation has results of its own, so that evaluating another split does
+    not change any.
+
+    Args:
+        predictions: Split to its predictions table, "val" among them.
+        ood: Name of a table of OOD images, as "ood" or "ood.<folder>", to the table.
+        config: Number of resamples and coverage of the intervals.
+    """
+    return {
+        name if split == "test" else split_name(split, name): score_ood(
+            {"val": predictions["val"], split: predictions[split]}, table, config
+        )
+        for name, table in ood.items()
+        for split in predictions
+        if split != "val"
+    }
 
 
 def score_ood(
@@ -21,7 +46,7 @@ def score_ood(
 ) -> OodResult:
     """Returns how well the distance separates the images of the splits from OOD images.
 
-    The threshold accepts 95 % of the validation images.
+    The threshold accepts `ACCEPTED`, 95 %, of the validation images.
 
     Args:
         predictions: Split to its predictions table, "val" among them.
@@ -56,9 +81,9 @@ def score_ood(
     )
 
 
-def _rejected(table: pd.DataFrame, threshold: float, config: EvaluateConfig) -> Estimate:
-    """Returns the share of the images of a split that is rejected."""
-    rejected = (table[DISTANCE] > threshold).to_numpy(float)
+def _rejected(table: pd.DataFrame, max_distance: float, config: EvaluateConfig) -> Estimate:
+    """Returns the share of the images of a split that are rejected."""
+    rejected = (table[DISTANCE] > max_distance).to_numpy(float)
     weights = lesion_weights(table, config.num_bootstrap)
     weights = np.concatenate([np.ones((1, len(table))), weights])
     shares = weights @ rejected / weights.sum(axis=1)

@@ -16,8 +16,8 @@ from skincnn.metrics.bootstrap import Estimate
 from skincnn.records import Part, Record, read_record
 
 FOLDER = "results"
-OTHER_RESULTS = re.compile(r"ood(\..*)?|export\..*|.*\.corruptions|members")
-"""Names of results that are not of one predictions table."""
+OTHER_RESULTS = re.compile(r"(.*\.)?ood(\..*)?|export\..*|.*\.corruptions|members")
+"""Names of results that are not a `SplitResult`."""
 R = TypeVar("R", bound=Record)
 
 
@@ -48,7 +48,8 @@ class OperatingPointScores(Part):
     Attributes:
         threshold: The probability, chosen on validation; None if no threshold reaches the
             operating point there.
-        rates: Sensitivity, specificity, PPV and NPV; empty without a threshold.
+        rates: Name of `RATES` (sensitivity, specificity, PPV, NPV) to its value; empty
+            without a threshold.
     """
 
     threshold: float | None
@@ -80,9 +81,10 @@ class TriageScores(Part):
             validation; None if no threshold reaches the operating point.
         max_distance: The Mahalanobis distance beyond which an image is referred as
             out-of-distribution.
-        rates: Sensitivity, specificity, PPV and NPV for malignant lesions.
-        referred: Share of all images that is referred.
-        melanoma_referred: Share of the melanomas that is referred; None without the class.
+        rates: Name of `RATES` to its value, for malignant lesions.
+        referred: Share of all images that are referred.
+        melanoma_referred: Share of the melanomas that are referred; None if melanoma is
+            not a class.
     """
 
     operating_point: str
@@ -117,9 +119,9 @@ class InferenceCost(Part):
     """What the predictions cost.
 
     Attributes:
-        num_views: Views of each image that were averaged.
-        seconds_per_image: Time for one image; 0 for a split that was not timed.
-        relative: The same as a multiple of one view.
+        num_views: Number of views of each image that were averaged.
+        seconds_per_image: Prediction time, measured on the test split.
+        relative: The same, divided by that of the model as is.
     """
 
     num_views: int
@@ -134,15 +136,15 @@ class SplitResult(Record):
         split: "val", "test", "out_of_fold", or another split of the dataset.
         variant: "" for the model as is; else a kind of test-time augmentation, "adjusted"
             (logit adjustment), or both, as "d4_adjusted".
-        stored_in: Where the images are stored, as "folds 8, 9".
+        stored_in: The part of the dataset that holds the images, as "folds 8, 9".
         predictions_sha256: SHA-256 of the predictions table.
         validation_sha256: SHA-256 of the validation table on which the temperature and
             the thresholds were chosen.
         class_names: Names of the classes, in order.
         num_images: Images of the split.
         num_lesions: Lesions of the split.
-        missing_classes: Classes without an image; means are over the others.
-        temperature: Of temperature scaling, chosen on validation.
+        missing_classes: Classes without an image; means are over the other classes.
+        temperature: Temperature for calibration, chosen on validation.
         thresholds: Target to operating point to threshold, chosen on validation.
         metrics: Name of `METRICS` to its value.
         classes: Class to its scores.
@@ -150,13 +152,13 @@ class SplitResult(Record):
         calibration: Before and after temperature scaling.
         targets: "melanoma" and "malignant", as far as the classes have them.
         triage: The referral decision; None without distances or malignant classes.
-        subgroups: Scores by age band, sex, site, source and ground truth.
-        leakage: How much of the split was seen in training; None for the splits of which
-            run.json has the audit.
+        subgroups: Scores by age band, sex, site, source and method of ground truth.
+        leakage: How much of the split was seen in training; None for validation and test,
+            whose audit is in run.json.
         cost: Of the predictions.
         logit_adjustment: Strength of the logit adjustment; None without.
-        differences: Metric to this variant minus the model as is, paired on the same
-            resamples; empty for the model as is.
+        differences: Metric to the value of this variant minus that of the model as is, on
+            the same resamples; empty for the model as is.
         confidence: Coverage of the intervals, 0..1.
         num_bootstrap: Number of bootstrap resamples.
     """
@@ -206,10 +208,10 @@ class CorruptionRow(Part):
     """One corruption at one severity.
 
     Attributes:
-        name: Of `CORRUPTIONS`.
+        name: Name of `CORRUPTIONS`.
         severity: 1..5.
         scores: Of the corrupted images.
-        difference: Balanced accuracy minus that of the clean images, paired.
+        difference: Balanced accuracy minus that of the clean images, on the same resamples.
     """
 
     name: str
@@ -226,7 +228,7 @@ class CorruptionResult(Record):
         num_images: Images of the split.
         clean: Scores of the images as they are.
         rows: One for each corruption and severity.
-        trained: Corruptions that resemble an augmentation of the training.
+        trained: Corruptions that resemble one of the training's augmentations.
     """
 
     split: str
@@ -240,10 +242,10 @@ class OodSet(Part):
     """Out-of-distribution images of one kind.
 
     Attributes:
-        name: Of the kind, or of the user's folder.
-        num_images: How many.
-        rejected: Share that is rejected, 0..1.
-        auc: Area under the ROC curve against the images of all splits but validation.
+        name: Name of the kind, or of the user's folder.
+        num_images: Number of images.
+        rejected: Share of the images that are rejected, 0..1.
+        auc: Area under the ROC curve of the distance, against the images of the splits.
     """
 
     name: str
@@ -256,8 +258,8 @@ class OodSplit(Part):
     """Images of a split, which should be accepted.
 
     Attributes:
-        num_images: How many.
-        rejected: Share that is rejected.
+        num_images: Number of images.
+        rejected: Share of the images that are rejected.
     """
 
     num_images: int
@@ -265,12 +267,14 @@ class OodSplit(Part):
 
 
 class OodResult(Record):
-    """results/ood[.<folder>].json: detection of out-of-distribution images.
+    """results/[<split>.]ood[.<folder>].json: detection of out-of-distribution images.
+
+    The images are compared with those of the test split, or of the split in the name.
 
     Attributes:
         max_distance: Mahalanobis distance beyond which an image is rejected.
-        accepted_validation: Share of the validation images that it accepts, 0..1.
-        splits: Split to its images; empty for a folder of the user.
+        accepted_validation: Share of the validation images that are accepted, 0..1.
+        splits: Split to its images.
         sets: The kinds of out-of-distribution images.
     """
 
@@ -286,8 +290,9 @@ class MemberScores(Part):
     Attributes:
         name: Name of the run directory.
         metrics: Name of `METRICS` to the value of this model alone.
-        differences: Metric to the ensemble minus this model, paired; empty for a
-            cross-validation, whose models are tested on different images.
+        differences: Metric to the value of the ensemble minus that of this model, on the
+            same resamples; empty for a cross-validation, whose models are tested on
+            different images.
     """
 
     name: str
@@ -300,7 +305,7 @@ class MembersResult(Record):
 
     Attributes:
         split: The split of the scores.
-        members: In the order of run.json.
+        members: The models, in the order of run.json.
     """
 
     split: str
@@ -318,7 +323,11 @@ def split_name(split: str, variant: str = "") -> str:
 
 
 def read_split_results(workdir: Path) -> dict[str, SplitResult]:
-    """Returns the name of each result of a predictions table, as "test.d4", to it."""
+    """Returns the name of each predictions table, as "test.d4", to its result.
+
+    Raises:
+        ConfigError: A file is damaged or of another schema version.
+    """
     return {
         path.stem: read_result(workdir, path.stem, SplitResult)
         for path in sorted((workdir / FOLDER).glob("*.json"))
@@ -330,7 +339,10 @@ def read_result(workdir: Path, name: str, kind: type[R]) -> R:
     """Returns results/<name>.json.
 
     Raises:
-        ConfigError: It is missing, damaged, or of another schema version.
+        ConfigError: The file is missing, damaged, or of another schema version.
     """
+    path = result_path(workdir, name)
     fix = f"Make it with scripts/evaluate.py {workdir}."
-    return read_record(result_path(workdir, name), kind, fix)
+    if path.exists():
+        fix = f"Make it again with scripts/evaluate.py {workdir}, or delete it."
+    return read_record(path, kind, fix)

@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.special
 from tqdm import tqdm
 
-from skincnn.config import AugmentConfig, Config
+from skincnn.config import AugmentConfig, Config, EvaluateConfig
 from skincnn.data.cache import Images
 from skincnn.errors import DataError
 from skincnn.evaluation.results import (
@@ -42,12 +42,12 @@ from skincnn.metrics.operating_points import (
 )
 
 Predict = Callable[[Images, slice], npt.NDArray[np.float32]]
-"""From uint8 [n, height, width, 3], and the rows of the predictions table that they are,
-to logits, float32 [n, num_classes]."""
+"""Takes images, uint8 [n, height, width, 3], and their rows in the predictions table, and
+returns logits, float32 [n, num_classes]."""
 CHUNK = 128
 """Number of images that are corrupted and predicted at a time."""
 SAME_PROBABILITY = 0.05
-"""Largest mean difference of a class's probabilities from those of the table."""
+"""Largest accepted mean difference between a class's probabilities and the table's."""
 TRAINED_BY = {
     "brightness": ("light", "brightness"),
     "contrast": ("light", "contrast"),
@@ -62,8 +62,18 @@ TRAINED_BY = {
 
 
 @dataclass(frozen=True)
-class _Protocol:
-    """What all rows are scored with."""
+class _Scorer:
+    """Scores the probabilities of the images of one predictions table.
+
+    Attributes:
+        y_true: Integer labels, [num_images].
+        lesion_ids: Lesion of each image, [num_images].
+        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        confidence: Coverage of the intervals, 0..1.
+        temperature: Temperature for calibration.
+        threshold: Threshold of melanoma; None if the operating point is not reached.
+        melanoma: The target; None if melanoma is not a class.
+    """
 
     y_true: Labels
     lesion_ids: Sequence[str]
@@ -73,8 +83,28 @@ class _Protocol:
     threshold: float | None
     melanoma: Target | None
 
+    @classmethod
+    def of(
+        cls, predictions: pd.DataFrame, clean: SplitResult, config: EvaluateConfig
+    ) -> _Scorer:
+        """Returns the scorer with the choices of a table's result."""
+        class_names = class_names_of(predictions)
+        return cls(
+            arrays(predictions, class_names)[0],
+            predictions["lesion_id"].tolist(),
+            lesion_weights(predictions, config.num_bootstrap),
+            config.confidence,
+            clean.temperature,
+            clean.thresholds.get("melanoma", {}).get(HEADLINE_POINT.key),
+            find_targets(class_names).get("melanoma"),
+        )
+
     def score(self, y_prob: Floats) -> tuple[CorruptionScores, Scores]:
-        """Returns the scores, and the balanced accuracy of each resample."""
+        """Returns the scores, and the balanced accuracy of each resample.
+
+        Args:
+            y_prob: Probabilities, [num_images, num_classes].
+        """
         functions = {"balanced_accuracy": balanced_accuracy}
         values = bootstrap(functions, self.y_true, y_prob, self.weights)
         accuracies = values["balanced_accuracy"]
@@ -99,15 +129,15 @@ class _Protocol:
     def interval(
         self, values: Scores, num_lesions: npt.NDArray[np.intp] | None = None
     ) -> Estimate:
-        """Returns the estimate of what `bootstrap` returned."""
+        """Returns the estimate of a score from its values in `bootstrap`."""
         return estimate(values, self.confidence, num_lesions)[0]
 
 
 def trained_corruptions(config: AugmentConfig) -> tuple[str, ...]:
-    """Returns the corruptions that resemble an augmentation of the training.
+    """Returns the corruptions that resemble one of the training's augmentations.
 
     Args:
-        config: The augmentation.
+        config: The augmentation of the training.
     """
     return tuple(
         name
@@ -129,50 +159,40 @@ def score_corruptions(
     images.
 
     Args:
-        predict: The model that made `predictions`; it is given at most 128 images.
-        images: uint8 [num_images, height, width, 3], as the model gets them; an array or a
-            memory map.
+        predict: The model that made `predictions`; gets at most `CHUNK` images at a time.
+        images: uint8 [num_images, height, width, 3], preprocessed for the model; an array
+            or a memory map.
         predictions: The predictions table of these images, in the same order.
         clean: The result of that table.
-        config: The run's: bootstrap, augmentation and the seed of the corruptions.
+        config: Configuration of the run: bootstrap, augmentation, seed of the corruptions.
 
     Raises:
         DataError: Images and predictions do not belong together.
     """
-    class_names = class_names_of(predictions)
-    y_true, y_prob = arrays(predictions, class_names)
     if len(images) != len(predictions):
         raise DataError(
             f"There are {len(images)} images and {len(predictions)} predictions. Expected "
             "the images of the predictions table, in its order."
         )
-    protocol = _Protocol(
-        y_true,
-        predictions["lesion_id"].tolist(),
-        lesion_weights(predictions, config.evaluate.num_bootstrap),
-        config.evaluate.confidence,
-        clean.temperature,
-        clean.thresholds.get("melanoma", {}).get(HEADLINE_POINT.key),
-        find_targets(class_names).get("melanoma"),
-    )
+    scorer = _Scorer.of(predictions, clean, config.evaluate)
     cases = list(itertools.product(CORRUPTIONS, range(1, NUM_SEVERITIES + 1)))
     total = (1 + len(cases)) * len(images)
     rows = []
     with tqdm(total=total, desc="Corrupting images", unit="img") as progress:
         clean_prob = _predict_all(predict, images, lambda chunk, first: chunk, progress)
-        _check_same(clean_prob, y_prob)
-        clean_scores, clean_values = protocol.score(clean_prob)
+        _check_same(clean_prob, arrays(predictions, class_names_of(predictions))[1])
+        clean_scores, clean_values = scorer.score(clean_prob)
         for name, severity in cases:
             change = functools.partial(
                 corrupt, name=name, severity=severity, seed=config.seed
             )
-            scores, values = protocol.score(_predict_all(predict, images, change, progress))
+            scores, values = scorer.score(_predict_all(predict, images, change, progress))
             rows.append(
                 CorruptionRow(
                     name=name,
                     severity=severity,
                     scores=scores,
-                    difference=protocol.interval(values - clean_values),
+                    difference=scorer.interval(values - clean_values),
                 )
             )
     return CorruptionResult(
@@ -190,7 +210,7 @@ def _predict_all(
     change: Callable[..., Images],
     progress: tqdm[NoReturn],
 ) -> Floats:
-    """Returns the probabilities [num_images, num_classes] of the changed images."""
+    """Returns the probabilities [num_images, num_classes] of the images after `change`."""
     logits = []
     for first in range(0, len(images), CHUNK):
         chunk = np.asarray(images[first : first + CHUNK])
@@ -202,11 +222,11 @@ def _predict_all(
 
 def _check_same(y_prob: Floats, expected: Floats) -> None:
     """Checks that probabilities are those of the table, up to rounding and float16."""
-    away = float(np.abs(y_prob - expected).mean(axis=0).max())
-    if away > SAME_PROBABILITY:
+    difference = float(np.abs(y_prob - expected).mean(axis=0).max())
+    if difference > SAME_PROBABILITY:
         raise DataError(
-            "The predictions table does not belong to these images and this model: the "
-            f"probabilities of a class differ by {away:.3f} on average. Expected at most "
-            f"{SAME_PROBABILITY} and rows in the order of the images. Make the table again "
-            "with scripts/evaluate.py."
+            "The predictions table does not belong to these images and this model: The "
+            f"probabilities of a class differ by {difference:.3f} on average. Expected at "
+            f"most {SAME_PROBABILITY} and rows in the order of the images. Make the table "
+            "again with scripts/evaluate.py."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,15 @@ from skincnn.evaluation.results import (
     OperatingPointScores,
     SplitResult,
     TargetScores,
+    split_name,
 )
 from skincnn.evaluation.subgroups import score_subgroups
-from skincnn.evaluation.triage import choose_max_distance, score_triage
+from skincnn.evaluation.triage import (
+    ValidationChoices,
+    choose_on_validation,
+    score_triage,
+)
 from skincnn.inference.predictions import (
-    DISTANCE,
     arrays,
     class_names_of,
     table_sha256,
@@ -33,11 +38,12 @@ from skincnn.metrics.bootstrap import (
     lesion_weights,
     lesions_of_rates,
 )
-from skincnn.metrics.calibration import apply_temperature, fit_temperature
+from skincnn.metrics.calibration import apply_temperature
 from skincnn.metrics.classification import (
     METRICS,
     PER_CLASS_METRICS,
     Floats,
+    Labels,
     Sample,
     Scores,
     auc_per_class,
@@ -46,16 +52,18 @@ from skincnn.metrics.classification import (
 )
 from skincnn.metrics.operating_points import (
     HEADLINE_POINT,
-    OPERATING_POINTS,
     RATES,
     Flags,
     Target,
-    choose_threshold,
     find_targets,
     rates,
     score_operating_point,
 )
 
+FUNCTIONS: dict[str, Callable[[Sample], Scores]] = {
+    name: metric.function for name, metric in METRICS.items()
+}
+"""The functions of `METRICS`."""
 CALIBRATION_METRICS = ("ece", "adaptive_ece", "brier", "log_loss")
 MELANOMA_RECALL = "melanoma_recall"
 MELANOMA_AUC = "melanoma_auc"
@@ -63,35 +71,18 @@ MELANOMA_SENSITIVITY = "melanoma_sensitivity"
 MELANOMA_SPECIFICITY = "melanoma_specificity"
 CALIBRATED_ECE = "calibrated_ece"
 CALIBRATED = (MELANOMA_AUC, MELANOMA_SENSITIVITY, MELANOMA_SPECIFICITY, CALIBRATED_ECE)
-"""Names of `calibrated_values`."""
-
-
-@dataclass(frozen=True)
-class ValidationChoices:
-    """What is chosen on the validation split and applied to all others.
-
-    Attributes:
-        temperature: Of temperature scaling.
-        thresholds: Target to operating point to threshold; None if the operating point is
-            not reached.
-        max_distance: The Mahalanobis distance beyond which an image is
-            out-of-distribution; None if the table has no distances.
-    """
-
-    temperature: float
-    thresholds: dict[str, dict[str, float | None]]
-    max_distance: float | None
+"""Names in `calibrated_values`."""
 
 
 @dataclass(frozen=True)
 class InferenceVariant:
-    """Predictions of all splits, made in the same way.
+    """Predictions of several splits, made in the same way.
 
     Attributes:
         name: "" for the model as is; else a kind of test-time augmentation, "adjusted", or
             both, as "d4_adjusted".
         tables: Split to its predictions table, "val" among them.
-        cost: Of the predictions.
+        cost: Cost of the predictions.
         logit_adjustment: Strength of the logit adjustment; None without.
     """
 
@@ -101,25 +92,24 @@ class InferenceVariant:
     logit_adjustment: float | None = None
 
 
-def choose_on_validation(validation: pd.DataFrame) -> ValidationChoices:
-    """Returns the temperature and the thresholds of a validation table."""
-    class_names = class_names_of(validation)
-    y_true, y_prob = arrays(validation, class_names)
-    temperature = fit_temperature(y_true, y_prob)
-    calibrated = apply_temperature(y_prob, temperature)
-    return ValidationChoices(
-        temperature,
-        {
-            target.name: {
-                point.key: choose_threshold(
-                    target.positive(y_true), target.score(calibrated), point
-                )
-                for point in OPERATING_POINTS
-            }
-            for target in find_targets(class_names).values()
-        },
-        choose_max_distance(validation) if DISTANCE in validation else None,
-    )
+def score_variants(
+    variants: Sequence[InferenceVariant],
+    stored_in: Mapping[str, str],
+    leakage: Mapping[str, SplitLeakage],
+    config: EvaluateConfig,
+) -> tuple[dict[str, pd.DataFrame], dict[str, SplitResult]]:
+    """Returns the name of each table, as "test.d4", to the table and to its result.
+
+    The first variant is the model as is; see `score_variant`.
+    """
+    tables, results = {}, {}
+    for variant in variants:
+        baseline = variants[0] if variant.name else None
+        scores = score_variant(variant, stored_in, leakage, config, baseline)
+        for split, table in variant.tables.items():
+            name = split_name(split, variant.name)
+            tables[name], results[name] = table, scores[split]
+    return tables, results
 
 
 def score_variant(
@@ -133,66 +123,52 @@ def score_variant(
 
     Args:
         variant: The predictions.
-        stored_in: Split to where its images are stored, as "fold 9".
-        leakage: Split to its leakage, of splits that no training was checked against.
+        stored_in: Split to the part of the dataset that holds its images, as "fold 9".
+        leakage: Split to its leakage; without the splits that training audits.
         config: Number of resamples and coverage of the intervals.
         baseline: The predictions of the model as is, for paired differences.
     """
-    tables = dict(variant.tables)
+    choices = choose_on_validation(variant.tables["val"])
     if variant.name:
-        # Exports serve the distance averaged over all views, which no table has.
-        tables = {s: t.drop(columns=DISTANCE, errors="ignore") for s, t in tables.items()}
-    choices = choose_on_validation(tables["val"])
+        # Exports average the distance over all views; the tables of variants lack it.
+        choices = dataclasses.replace(choices, max_distance=None)
     return {
         split: score_split(
-            table,
-            choices,
             variant,
-            split=split,
+            split,
+            choices,
             stored_in=stored_in[split],
             leakage=leakage.get(split),
             config=config,
             baseline=baseline.tables[split] if baseline else None,
         )
-        for split, table in tables.items()
+        for split in variant.tables
     }
 
 
 def score_split(
-    table: pd.DataFrame,
-    choices: ValidationChoices,
     variant: InferenceVariant,
-    *,
     split: str,
+    choices: ValidationChoices,
+    *,
     stored_in: str,
+    leakage: SplitLeakage | None,
     config: EvaluateConfig,
-    leakage: SplitLeakage | None = None,
-    baseline: pd.DataFrame | None = None,
+    baseline: pd.DataFrame | None,
 ) -> SplitResult:
-    """Returns every score of a predictions table with its interval.
-
-    Args:
-        table: A predictions table.
-        choices: Of the validation table of the same variant.
-        variant: How the table was predicted.
-        split: Name of the split.
-        stored_in: Where its images are stored.
-        config: Number of resamples and coverage of the intervals.
-        leakage: How much of the split was seen in training.
-        baseline: The same images predicted by the model as is, for paired differences.
-    """
+    """Returns every score of a split with its interval; see `score_variant`."""
+    table = variant.tables[split]
     class_names = class_names_of(table)
     y_true, y_prob = arrays(table, class_names)
     calibrated = apply_temperature(y_prob, choices.temperature)
     weights = lesion_weights(table, config.num_bootstrap)
-    metrics, classes = score_classes(table, weights, config.confidence)
-    functions = {name: METRICS[name].function for name in CALIBRATION_METRICS}
-    after = bootstrap(functions, y_true, calibrated, weights)
+    confidence = config.confidence
+    metrics, classes = score_classes(table, weights, confidence)
     return SplitResult(
         split=split,
         variant=variant.name,
         stored_in=stored_in,
-        predictions_sha256=table_sha256(variant.tables[split]),
+        predictions_sha256=table_sha256(table),
         validation_sha256=table_sha256(variant.tables["val"]),
         class_names=tuple(class_names),
         num_images=len(table),
@@ -205,44 +181,49 @@ def score_split(
         confusion_matrix=Sample(y_true, y_prob).confusion.astype(int).tolist(),
         calibration=Calibration(
             before={name: metrics[name] for name in CALIBRATION_METRICS},
-            after={n: estimate(value, config.confidence)[0] for n, value in after.items()},
+            after=score_calibration(y_true, calibrated, weights, confidence),
         ),
         targets={
             target.name: score_target(
-                table, target, target.score(calibrated), choices, weights, config.confidence
+                table, target, target.score(calibrated), choices, weights, confidence
             )
             for target in find_targets(class_names).values()
         },
-        triage=score_triage(
-            table,
-            calibrated,
-            choices.thresholds,
-            choices.max_distance,
-            weights,
-            config.confidence,
-        ),
-        subgroups=score_subgroups(
-            table, class_names, config.num_bootstrap, config.confidence
-        ),
+        triage=score_triage(table, calibrated, choices, weights, confidence),
+        subgroups=score_subgroups(table, config.num_bootstrap, confidence),
         leakage=leakage,
         cost=variant.cost,
         logit_adjustment=variant.logit_adjustment,
         differences={}
         if baseline is None
         else score_differences(
-            metric_values(table, weights),
-            metric_values(baseline, weights),
-            config.confidence,
+            metric_values(table, weights), metric_values(baseline, weights), confidence
         ),
-        confidence=config.confidence,
+        confidence=confidence,
         num_bootstrap=config.num_bootstrap,
     )
+
+
+def score_calibration(
+    y_true: Labels, y_prob: Floats, weights: Floats, confidence: float
+) -> dict[str, Estimate]:
+    """Returns each of `CALIBRATION_METRICS`.
+
+    Args:
+        y_true: Integer labels, [num_images].
+        y_prob: Probabilities, [num_images, num_classes].
+        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        confidence: Coverage of the intervals, 0..1.
+    """
+    functions = {name: FUNCTIONS[name] for name in CALIBRATION_METRICS}
+    values = bootstrap(functions, y_true, y_prob, weights)
+    return {name: estimate(value, confidence)[0] for name, value in values.items()}
 
 
 def score_classes(
     table: pd.DataFrame, weights: Floats, confidence: float
 ) -> tuple[dict[str, Estimate], dict[str, ClassScores]]:
-    """Returns each of `METRICS`, and each class's `PER_CLASS_METRICS`.
+    """Returns each of `METRICS`, and `PER_CLASS_METRICS` of each class.
 
     Args:
         table: A predictions table.
@@ -250,11 +231,8 @@ def score_classes(
         confidence: Coverage of the intervals, 0..1.
     """
     class_names = class_names_of(table)
-    functions: dict[str, Callable[[Sample], Scores]] = {
-        name: metric.function for name, metric in METRICS.items()
-    }
     y_true, y_prob = arrays(table, class_names)
-    values = bootstrap(functions | PER_CLASS_METRICS, y_true, y_prob, weights)
+    values = bootstrap(FUNCTIONS | PER_CLASS_METRICS, y_true, y_prob, weights)
     lesions = lesions_of_rates(table["lesion_id"].tolist(), y_true, y_prob)
     estimates = {
         name: estimate(value, confidence, lesions.get(name))
@@ -279,8 +257,7 @@ def metric_values(table: pd.DataFrame, weights: Floats) -> dict[str, Scores]:
         weights: From `lesion_weights`, [num_bootstrap, num_images].
     """
     class_names = class_names_of(table)
-    functions = {name: metric.function for name, metric in METRICS.items()}
-    functions |= melanoma_recall(class_names)
+    functions = FUNCTIONS | melanoma_recall(class_names)
     return bootstrap(functions, *arrays(table, class_names), weights)
 
 
@@ -297,11 +274,11 @@ def calibrated_values(
 ) -> dict[str, Scores]:
     """Returns the scores that depend on calibration and thresholds.
 
-    The temperature and the threshold are those of `choose_on_validation`.
+    `choose_on_validation` chooses the temperature and the threshold.
 
     Args:
         table: A predictions table.
-        validation: The validation table, predicted in the same way.
+        validation: The validation table of the same variant.
         weights: From `lesion_weights`, [num_bootstrap, num_images].
 
     Returns:
@@ -332,7 +309,7 @@ def calibrated_values(
 def score_differences(
     values: Mapping[str, Scores], baseline: Mapping[str, Scores], confidence: float
 ) -> dict[str, Estimate]:
-    """Returns `values` minus `baseline` for each metric.
+    """Returns the difference `values - baseline` of each metric.
 
     Args:
         values: From `metric_values`.
@@ -354,9 +331,9 @@ def score_target(
 
     Args:
         table: A predictions table.
-        target: What is detected.
-        probability: Its calibrated probability, [num_images].
-        choices: The thresholds.
+        target: The target.
+        probability: Calibrated probability of the target, [num_images].
+        choices: The choices on validation, with the thresholds.
         weights: From `lesion_weights`, [num_bootstrap, num_images].
         confidence: Coverage of the intervals, 0..1.
     """

@@ -1,32 +1,119 @@
-"""The splits on which a run is evaluated."""
+"""The splits on which a run is evaluated: names, rows, images and leakage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import keras
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.config import Config
-from skincnn.data import pipeline
+from skincnn.data import datasets, pipeline
+from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import SplitLeakage, count_shared
 from skincnn.data.splits import make_splits, one_image_per_lesion
 from skincnn.errors import ConfigError, DataError
-from skincnn.inference.run_dir import RunInfo
+from skincnn.inference.load import load_model, require_classes
+from skincnn.inference.predictions import predictions_table
+from skincnn.inference.run_dir import RunInfo, read_run
 
 SPLITS = ("val", "test")
 
 
+@dataclass(frozen=True)
+class Split:
+    """The inputs of one split.
+
+    Attributes:
+        table: One row for each image.
+        images: uint8 [num_images, size, size, 3], in the order of the table.
+        metadata: Clinical metadata, [num_images, num_fields], if the model takes it.
+    """
+
+    table: pd.DataFrame
+    images: Images
+    metadata: npt.NDArray[np.float32] | None
+
+    def batches(self) -> tf.data.Dataset:
+        """Returns the inputs of the model in order."""
+        return pipeline.evaluation_batches(self.images, self.metadata)
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model and the splits on which it is evaluated, "val" first.
+
+    Attributes:
+        info: Content of run.json.
+        config: Configuration of the run.
+        model: The model; returns logits.
+        splits: Split to its inputs.
+        leakage: Split to its leakage; without validation and test.
+    """
+
+    info: RunInfo
+    config: Config
+    model: keras.Model
+    splits: dict[str, Split]
+    leakage: dict[str, SplitLeakage]
+
+    def predictions_table(
+        self, split: str, logits: npt.NDArray[np.float32]
+    ) -> pd.DataFrame:
+        """Returns the predictions table of a split."""
+        return predictions_table(self.splits[split].table, logits, self.info.class_names)
+
+
+def load_run(
+    workdir: Path, data_dir: Path | None, cache: Cache, others: Sequence[str]
+) -> LoadedRun:
+    """Loads the model of a run and reads the images of its splits.
+
+    Args:
+        workdir: The run directory.
+        data_dir: Where TFDS keeps built datasets.
+        cache: Where decoded images are kept; see `cache.cached_images`.
+        others: Names of more splits of the dataset.
+
+    Raises:
+        ConfigError: See `read_run`, `name_splits` and `read_splits`.
+        DataError: See `load_model` and `read_splits`.
+    """
+    info, config = read_run(workdir)
+    names = name_splits(others, config)
+    builder = datasets.open_dataset(config.data.dataset, data_dir)
+    class_names = builder.info.features["label"].names
+    require_classes(class_names, info, workdir, builder.info.full_name)
+    tables = read_splits(builder, config, info, workdir, names)
+    leakage = measure_leakage(builder, config, tables)
+    model = load_model(workdir, info)
+    splits = {
+        name: Split(
+            table,
+            pipeline.load_images(builder, table, config.data, cache),
+            encode_clinical_metadata(table) if config.model.clinical_metadata else None,
+        )
+        for name, table in tables.items()
+    }
+    return LoadedRun(info, config, model, splits, leakage)
+
+
 def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
-    """Returns the requested splits without repetition, the test fold as "test".
+    """Returns the requested splits without repetition; the test fold is named "test".
 
     Args:
         splits: Names of splits, as "fold_9" or "test_official".
-        config: The run's.
+        config: Configuration of the run.
 
     Raises:
-        ConfigError: A split is validation, or one of several test folds.
+        ConfigError: A split is the validation split, or one of several test folds.
     """
     test_folds = [pipeline.stored_name(fold) for fold in config.data.test_folds]
     names = []
@@ -58,8 +145,8 @@ def read_splits(
 
     Args:
         builder: The dataset.
-        config: The run's.
-        info: The run's, with the fingerprints of its splits.
+        config: Configuration of the run.
+        info: Content of run.json, with the fingerprints of the splits.
         workdir: The run directory, for messages.
         others: Names of more splits of the dataset, from `name_splits`.
 
@@ -93,7 +180,7 @@ def measure_leakage(
 
     Args:
         builder: The dataset.
-        config: The run's.
+        config: Configuration of the run.
         tables: Split to its rows, "val" among them.
     """
     others = [name for name in tables if name not in SPLITS]
@@ -105,7 +192,7 @@ def measure_leakage(
 
 
 def describe_storage(split: str, config: Config) -> str:
-    """Returns where the images of a split are stored, as "folds 8, 9"."""
+    """Returns the part of the dataset that holds a split, as "folds 8, 9"."""
     folds = {"val": config.data.validation_folds, "test": config.data.test_folds}
     if split not in folds:
         return split.replace("_", " ")
@@ -114,7 +201,11 @@ def describe_storage(split: str, config: Config) -> str:
 
 
 def _find_split(split: str, builder: tfds.core.DatasetBuilder, config: Config) -> int | str:
-    """Returns the argument of `pipeline.read_table` for a split but val and test."""
+    """Returns the name or number of a split for `pipeline.read_table`.
+
+    Raises:
+        ConfigError: The split does not exist or was used for training or validation.
+    """
     trained = {pipeline.stored_name(fold) for fold in config.data.train_folds}
     if config.data.split_by == "image":
         trained = {name for name in builder.info.splits if name.startswith("fold_")}

@@ -1,4 +1,4 @@
-"""Scores of some of the patients, to see for whom the model must not be trusted."""
+"""Scores of subgroups of the patients, which show for whom a model performs worse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from skincnn.evaluation.results import SubgroupScores
-from skincnn.inference.predictions import arrays
+from skincnn.inference.predictions import arrays, class_names_of
 from skincnn.metrics.bootstrap import (
     Estimate,
     bootstrap,
@@ -18,9 +18,9 @@ from skincnn.metrics.bootstrap import (
 )
 from skincnn.metrics.classification import METRICS
 
-MIN_IMAGES = 5
-"""Of fewer pictures, or lesions, no score is shown: it would be noise, and might tell of a
-person."""
+MIN_LESIONS = 5
+"""Smaller subgroups are counted but not scored: their scores would be noise and could
+disclose the result of a single patient."""
 SCORES = ("balanced_accuracy", "accuracy")
 AGE_BANDS = {
     "under 30": 30,
@@ -29,12 +29,12 @@ AGE_BANDS = {
     "60 to 74": 75,
     "75 and over": 999,
 }
-"""Name to the age, in years, below which it ends."""
+"""Name to the age, in years, below which the band ends."""
 UNKNOWN = "not known"
 
 
 def age_band(predictions: pd.DataFrame) -> pd.Series:
-    """Returns the band of each age in years."""
+    """Returns the name of each image's age band."""
     edges = [-np.inf, *AGE_BANDS.values()]
     bands = pd.cut(predictions["age"], edges, right=False, labels=list(AGE_BANDS))
     return bands.cat.add_categories(UNKNOWN).fillna(UNKNOWN)
@@ -55,27 +55,24 @@ SUBGROUPS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
     "source": ("dataset", _column("dataset")),
     "ground truth by": ("dx_type", _column("dx_type")),
 }
-"""Name to the column that it needs, and a function that gives each picture's value."""
+"""Attribute to the column that it needs and a function that returns each image's value."""
 
 
 def score_subgroups(
-    predictions: pd.DataFrame,
-    class_names: Sequence[str],
-    resamples: int,
-    confidence: float = 0.95,
+    predictions: pd.DataFrame, num_bootstrap: int, confidence: float = 0.95
 ) -> tuple[SubgroupScores, ...]:
-    """Returns the scores of each subgroup, those of one attribute one after the other.
+    """Returns the scores of each subgroup, grouped by attribute.
 
-    An attribute that the table does not have, or that is not known of any picture, is left
-    out. Resamples are of the lesions of the subgroup.
+    Attributes that are missing in the table, or unknown for all images, are left out. The
+    bootstrap resamples the lesions of the subgroup.
 
     Args:
-        predictions: A table of `predict.predictions_table`.
-        class_names: The names of the labels, in order.
-        resamples: How many there are.
-        confidence: Coverage, between 0 and 1.
+        predictions: A predictions table.
+        num_bootstrap: Number of bootstrap resamples.
+        confidence: Coverage of the intervals, 0..1.
     """
-    found = []
+    class_names = class_names_of(predictions)
+    subgroups = []
     for attribute, (column, values_of) in SUBGROUPS.items():
         if column not in predictions:
             continue
@@ -83,31 +80,31 @@ def score_subgroups(
         if (values == UNKNOWN).all():
             continue
         for value, rows in predictions.groupby(values, observed=True, sort=True):
-            found.append(
+            subgroups.append(
                 SubgroupScores(
                     attribute=attribute,
                     value=str(value),
                     num_images=len(rows),
                     num_lesions=int(rows["lesion_id"].nunique()),
                     class_names=tuple(n for n in class_names if (rows["label"] == n).any()),
-                    scores=_scores(rows, class_names, resamples, confidence),
+                    scores=_scores(rows, class_names, num_bootstrap, confidence),
                 )
             )
-    return tuple(found)
+    return tuple(subgroups)
 
 
 def _scores(
     rows: pd.DataFrame,
     class_names: Sequence[str],
-    resamples: int,
+    num_bootstrap: int,
     confidence: float,
 ) -> dict[str, Estimate]:
     lesions = rows["lesion_id"].tolist()
-    if len(set(lesions)) < MIN_IMAGES:
+    if len(set(lesions)) < MIN_LESIONS:
         return {}
-    weights = lesion_weights(rows, resamples)
+    weights = lesion_weights(rows, num_bootstrap)
     functions = {name: METRICS[name].function for name in SCORES}
-    answers = arrays(rows, class_names)
-    values = bootstrap(functions, *answers, weights)
-    counts = lesions_of_rates(lesions, *answers)
+    y_true, y_prob = arrays(rows, class_names)
+    values = bootstrap(functions, y_true, y_prob, weights)
+    counts = lesions_of_rates(lesions, y_true, y_prob)
     return {name: estimate(values[name], confidence, counts[name])[0] for name in SCORES}

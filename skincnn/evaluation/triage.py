@@ -1,8 +1,8 @@
-"""Evaluation of the referral decision that exports serve by default."""
+"""The choices on validation, and the scores of the referral decision that follows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -10,10 +10,13 @@ import pandas as pd
 from skincnn.evaluation.results import TriageScores
 from skincnn.inference.predictions import DISTANCE, arrays, class_names_of
 from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.calibration import apply_temperature, fit_temperature
 from skincnn.metrics.classification import Floats
 from skincnn.metrics.operating_points import (
+    OPERATING_POINTS,
     Flags,
     OperatingPoint,
+    choose_threshold,
     find_targets,
     score_operating_point,
 )
@@ -23,6 +26,48 @@ DEFAULT_POINT = OperatingPoint("sensitivity", 0.90)
 """The operating point of `TARGET` that exports serve by default."""
 ACCEPTED = 0.95
 """Share of the validation images that are accepted as in-distribution."""
+
+
+@dataclass(frozen=True)
+class ValidationChoices:
+    """What is chosen on the validation split and applied to all others.
+
+    Attributes:
+        temperature: Temperature for calibration.
+        thresholds: Target to operating point to threshold; None if the operating point is
+            not reached.
+        max_distance: The Mahalanobis distance beyond which an image is
+            out-of-distribution; None if the table has no distances.
+    """
+
+    temperature: float
+    thresholds: dict[str, dict[str, float | None]]
+    max_distance: float | None
+
+
+def choose_on_validation(validation: pd.DataFrame) -> ValidationChoices:
+    """Returns the temperature and the thresholds that are chosen on validation.
+
+    Args:
+        validation: The validation table.
+    """
+    class_names = class_names_of(validation)
+    y_true, y_prob = arrays(validation, class_names)
+    temperature = fit_temperature(y_true, y_prob)
+    calibrated = apply_temperature(y_prob, temperature)
+    return ValidationChoices(
+        temperature,
+        {
+            target.name: {
+                point.key: choose_threshold(
+                    target.positive(y_true), target.score(calibrated), point
+                )
+                for point in OPERATING_POINTS
+            }
+            for target in find_targets(class_names).values()
+        },
+        choose_max_distance(validation) if DISTANCE in validation else None,
+    )
 
 
 def choose_max_distance(validation: pd.DataFrame) -> float:
@@ -37,8 +82,7 @@ def choose_max_distance(validation: pd.DataFrame) -> float:
 def score_triage(
     table: pd.DataFrame,
     calibrated: Floats,
-    thresholds: Mapping[str, Mapping[str, float | None]],
-    max_distance: float | None,
+    choices: ValidationChoices,
     weights: Floats,
     confidence: float,
 ) -> TriageScores | None:
@@ -50,8 +94,7 @@ def score_triage(
     Args:
         table: A predictions table.
         calibrated: Its calibrated probabilities, [num_images, num_classes].
-        thresholds: Target to operating point to threshold.
-        max_distance: From `choose_max_distance`; None without distances.
+        choices: The choices on validation, with the thresholds and the distance.
         weights: From `lesion_weights`, [num_bootstrap, num_images].
         confidence: Coverage of the intervals, 0..1.
 
@@ -60,10 +103,10 @@ def score_triage(
     """
     class_names = class_names_of(table)
     targets = find_targets(class_names)
-    if max_distance is None or DISTANCE not in table or TARGET not in targets:
+    if choices.max_distance is None or DISTANCE not in table or TARGET not in targets:
         return None
-    threshold = thresholds[TARGET][DEFAULT_POINT.key]
-    refer = table[DISTANCE].to_numpy() > max_distance
+    threshold = choices.thresholds[TARGET][DEFAULT_POINT.key]
+    refer = table[DISTANCE].to_numpy() > choices.max_distance
     if threshold is not None:
         refer |= targets[TARGET].score(calibrated) >= threshold
 
@@ -77,7 +120,7 @@ def score_triage(
     return TriageScores(
         operating_point=DEFAULT_POINT.key,
         threshold=threshold,
-        max_distance=max_distance,
+        max_distance=choices.max_distance,
         rates=rates(targets[TARGET].positive(y_true)),
         referred=rates(np.ones(len(refer), bool))["sensitivity"],
         melanoma_referred=rates(melanoma.positive(y_true))["sensitivity"]

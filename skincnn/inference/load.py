@@ -13,16 +13,16 @@ from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, TRAIN_AGAIN, RunInfo
 
 
 def load_model(workdir: Path, info: RunInfo) -> keras.Model:
-    """Returns a run's model after checking the SHA-256 of its file.
+    """Returns the model of a run after checking the SHA-256 of its file.
 
-    Keras's safe mode stays on: code in the file (a Lambda layer) is never executed.
+    Keras's safe mode is on: code in the file (a Lambda layer) is never executed.
 
     Raises:
         DataError: The file has changed, cannot be loaded, or the number of outputs is not
             the number of classes.
     """
     path = workdir / MODEL_FILE
-    expected = info.sha256[MODEL_FILE]
+    expected = info.sha256.get(MODEL_FILE)
     if sha256(path) != expected:
         raise DataError(
             f"{path} has changed since it was written. Expected the SHA-256 {expected}. "
@@ -50,10 +50,10 @@ def require_classes(
     """Checks that classes are those of a run, in the order of its model's outputs.
 
     Args:
-        class_names: Names of classes.
-        info: The run's.
+        class_names: Names of the classes to check.
+        info: Content of run.json.
         workdir: The run directory, for the message.
-        where: What has these classes, for the message.
+        where: The dataset or file with these classes, for the message.
 
     Raises:
         DataError: The classes or their order differ.

@@ -58,7 +58,7 @@ class Member(Part):
         name: Name of the run directory.
         config: Its configuration.
         audit: Its leakage audit.
-        best_epoch: The epoch that was kept, counted from 1.
+        best_epoch: The epoch whose weights were kept, counted from 1.
     """
 
     name: str
@@ -75,21 +75,23 @@ class RunInfo(Record):
         skincnn: Version of this package.
         versions: Package to version.
         device: What the model was trained on; None if there are several models.
-        provenance: Code and hardware; None if not known or not the same for all models.
+        provenance: Code and hardware; None if they differ between models.
         class_names: Names of the classes, in the order of the model's outputs.
         synthetic: Whether the images are synthetic.
         dataset: Full name of the TFDS dataset.
         attribution: Source and licence of the images; "" for the user's own.
         stored_longest_side: Longest side of the stored images in pixels; None: original.
-        audit: Result of the leakage audit; of several models the worst counts.
-        preprocessing: What decides how images are read.
-        data_fingerprint: Split to the fingerprint of its images and labels.
-        class_counts: Class to its number of training images.
-        best_epoch: The epoch that was kept, counted from 1; None if there are several.
-        num_parameters: Number of parameters of the model, or of all models.
-        training_seconds: Duration of the training, or of all trainings.
-        sha256: File of the run directory to its SHA-256.
-        members: The models of an ensemble or a cross-validation.
+        audit: Result of the leakage audit; the largest counts of several models.
+        preprocessing: Everything that determines how images are read.
+        data_fingerprint: Split to the fingerprint of its images and labels; empty for
+            several models.
+        class_counts: Class to its number of training images; empty for several models.
+        best_epoch: The epoch whose weights were kept, counted from 1; None for several
+            models.
+        num_parameters: Number of parameters of the model, or of all models of an ensemble.
+        training_seconds: Training time, summed over all models.
+        sha256: Name of a file in the run directory to its SHA-256.
+        members: The models of an ensemble or a cross-validation; empty for a run.
     """
 
     kind: Literal["run", "ensemble", "cross_validation"] = "run"
@@ -116,9 +118,13 @@ class RunInfo(Record):
 def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
     """Returns the content of run.json.
 
+    Args:
+        workdir: The run directory.
+        fix: How to make the directory again, as a sentence for the error message.
+
     Raises:
-        ConfigError: It is missing, damaged or of another schema version, or the directory
-            has the layout of an earlier version.
+        ConfigError: The file is missing, damaged or of another schema version, or the
+            directory has the layout of an earlier version.
     """
     path = workdir / RUN_FILE
     if not path.is_file() and (workdir / "metadata.json").is_file():
@@ -133,7 +139,8 @@ def read_run(workdir: Path) -> tuple[RunInfo, Config]:
     """Returns run.json and the configuration of a finished training.
 
     Raises:
-        ConfigError: A file is missing or damaged, or images are read differently now.
+        ConfigError: A file is missing or damaged, or this version of skincnn reads images
+            differently.
     """
     for name in (CONFIG_FILE, RUN_FILE, MODEL_FILE, "history.csv"):
         earlier = name == RUN_FILE and (workdir / "metadata.json").is_file()
@@ -157,7 +164,7 @@ def read_history(workdir: Path) -> pd.DataFrame:
     """Returns the rows of a run's history.csv, one for each epoch.
 
     Raises:
-        ConfigError: It is missing, empty or damaged.
+        ConfigError: The file is missing, empty or damaged.
     """
     path = workdir / "history.csv"
     try:

@@ -1,0 +1,126 @@
+"""The variants of the predictions of a run: as is, test-time augmentation, adjusted."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from skincnn.evaluation.results import InferenceCost, SplitResult, split_name
+from skincnn.evaluation.scoring import InferenceVariant
+from skincnn.evaluation.splits import LoadedRun, Split
+from skincnn.files import sha256
+from skincnn.inference.logit_adjustment import adjust_tables, adjusted_name
+from skincnn.inference.ood import FeatureGaussian, distances_within
+from skincnn.inference.predict import predict_logits_and_features
+from skincnn.inference.predictions import (
+    DISTANCE,
+    as_written,
+    mean_predictions,
+    read_predictions,
+    table_path,
+)
+from skincnn.inference.run_dir import RunInfo
+from skincnn.inference.tta import VIEWS, View, predict_views
+
+T = TypeVar("T")
+
+
+def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
+    """Returns the predictions of the model as is, and the Gaussian of its features."""
+    outputs, seconds = _timed(
+        run, lambda split: predict_logits_and_features(run.model, split.batches())
+    )
+    gaussian = FeatureGaussian.fit(outputs["val"][1])
+    tables = {
+        name: run.predictions_table(name, logits).assign(
+            **{DISTANCE: gaussian.distances(features)}
+        )
+        for name, (logits, features) in outputs.items()
+    }
+    lesions = tables["val"]["lesion_id"].tolist()
+    tables["val"][DISTANCE] = distances_within(outputs["val"][1], lesions)
+    cost = InferenceCost(num_views=1, seconds_per_image=seconds, relative=1.0)
+    return InferenceVariant("", tables, cost), gaussian
+
+
+def predict_tta(
+    run: LoadedRun, as_is: InferenceVariant, name: str, views: Sequence[View]
+) -> InferenceVariant:
+    """Returns the mean predictions over several views of each image.
+
+    Args:
+        run: The model and its images.
+        as_is: The predictions of the model as is, for the relative cost.
+        name: Kind of test-time augmentation.
+        views: From `choose_views`.
+    """
+    outputs, seconds = _timed(
+        run, lambda split: predict_views(run.model, split.batches(), views)
+    )
+    tables = {
+        split: mean_predictions([run.predictions_table(split, one) for one in logits])
+        for split, logits in outputs.items()
+    }
+    relative = seconds / as_is.cost.seconds_per_image
+    cost = InferenceCost(num_views=len(views), seconds_per_image=seconds, relative=relative)
+    return InferenceVariant(name, tables, cost)
+
+
+def read_tta(
+    workdir: Path,
+    results: Mapping[str, SplitResult],
+    splits: Collection[str],
+    leave_out: Collection[str],
+) -> list[InferenceVariant]:
+    """Returns the test-time augmentation of earlier evaluations.
+
+    Args:
+        workdir: The run directory.
+        results: From `read_split_results`.
+        splits: The splits to read.
+        leave_out: Kinds of test-time augmentation that were predicted again.
+    """
+    variants = []
+    for name in VIEWS:
+        tables = {}
+        for split in splits:
+            result = results.get(split_name(split, name))
+            path = table_path(workdir, split_name(split, name))
+            if result and path.is_file() and sha256(path) == result.predictions_sha256:
+                tables[split] = read_predictions(path)
+        if name not in leave_out and "val" in tables:
+            cost = results[split_name("val", name)].cost
+            variants.append(InferenceVariant(name, tables, cost))
+    return variants
+
+
+def reread(variant: InferenceVariant) -> InferenceVariant:
+    """Returns a new test-time augmentation with the digits that `read_tta` would read.
+
+    This evaluation and a later one then adjust its logits to the same digits.
+    """
+    tables = {split: as_written(table) for split, table in variant.tables.items()}
+    return dataclasses.replace(variant, tables=tables)
+
+
+def adjust_variant(variant: InferenceVariant, info: RunInfo) -> InferenceVariant:
+    """Returns the same predictions after logit adjustment, at the same cost."""
+    tables, strength = adjust_tables(variant.tables, info.class_names, info.class_counts)
+    return InferenceVariant(adjusted_name(variant.name), tables, variant.cost, strength)
+
+
+def _timed(run: LoadedRun, predict: Callable[[Split], T]) -> tuple[dict[str, T], float]:
+    """Returns the outputs of each split, and the seconds per image.
+
+    The time is that of the second split, test; that of the first, val, includes
+    compilation.
+    """
+    outputs, seconds = {}, []
+    for name, split in run.splits.items():
+        started = time.perf_counter()
+        outputs[name] = predict(split)
+        seconds.append((time.perf_counter() - started) / len(split.table))
+    return outputs, seconds[1]

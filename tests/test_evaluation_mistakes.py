@@ -1,0 +1,210 @@
+"""The most confident errors of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import softmax
+from test_grad_cam import find_squares
+
+from skincnn.clinical_metadata import CLINICAL_FEATURES
+from skincnn.config import ModelConfig
+from skincnn.errors import ConfigError
+from skincnn.evaluation.mistakes import (
+    COLUMNS,
+    Mistakes,
+    collect_mistakes,
+    find_mistakes,
+    mistakes_path,
+)
+from skincnn.inference.grad_cam import grad_cam
+from skincnn.inference.predictions import predictions_table
+from skincnn.model.classifier import build_classifier
+
+NAMES = ["bcc", "bkl", "mel", "nv"]
+BENIGN = ("bkl", "nv")
+TEMPERATURE = 1.7
+
+
+def make_logits(seed: int, num_images: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, num_images)
+    return labels, rng.normal(0, 2, (num_images, 4)).astype(np.float32)
+
+
+def make_table(
+    labels: np.ndarray, logits: np.ndarray, names: list[str] = NAMES, per_lesion: int = 2
+) -> pd.DataFrame:
+    """Returns predictions of lesions with several images, whose labels may differ."""
+    numbers = np.arange(len(labels))
+    rows = pd.DataFrame(
+        {
+            "image_id": [f"i{n}" for n in numbers],
+            "lesion_id": [f"l{n // per_lesion}" for n in numbers],
+            "label": labels,
+            "sha256": "",
+        }
+    )
+    return predictions_table(rows, logits, names)
+
+
+def find_positions(labels: np.ndarray, logits: np.ndarray, count: int) -> list[int]:
+    """Returns the positions of the errors by a plain loop over all images."""
+    y_prob = softmax(logits / TEMPERATURE, axis=1)
+    order = sorted(range(len(labels)), key=lambda n: -y_prob[n].max())
+    positions: list[int] = []
+
+    def add(n: int, limit: int) -> None:
+        new_lesion = all(n // 2 != other // 2 for other in positions)
+        if logits[n].argmax() != labels[n] and new_lesion and len(positions) < limit:
+            positions.append(n)
+
+    for n in order:
+        if NAMES[labels[n]] == "mel" and NAMES[logits[n].argmax()] in BENIGN:
+            add(n, count // 2)
+    for n in order:
+        add(n, count)
+    return positions
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 1000])
+@pytest.mark.parametrize("seed", range(3))
+def test_mistakes_are_those_of_a_plain_loop(seed: int, count: int) -> None:
+    labels, logits = make_logits(seed, 80)
+    table = make_table(labels, logits)
+    mistakes = find_mistakes(table.set_index(table.index[::-1]), TEMPERATURE, count)
+    assert list(mistakes) == ["position", *COLUMNS]
+    assert mistakes["position"].tolist() == find_positions(labels, logits, count)
+    y_prob = softmax(logits / TEMPERATURE, axis=1)
+    for row in mistakes.itertuples():
+        n = row.position
+        assert row.image_id == f"i{n}"
+        assert row.label == NAMES[labels[n]]
+        assert row.predicted == NAMES[logits[n].argmax()]
+        assert row.confidence == pytest.approx(y_prob[n].max(), rel=1e-4)
+        assert row.probability_of_label == pytest.approx(y_prob[n, labels[n]], rel=1e-4)
+
+
+def test_few_missed_melanomas_leave_their_rows_to_other_errors() -> None:
+    labels = np.array([2, 3, 3, 3, 0, 1])
+    logits = np.zeros((6, 4), np.float32)
+    logits[np.arange(6), [3, 1, 2, 3, 3, 1]] = [1, 2, 3, 9, 4, 9]
+    mistakes = find_mistakes(make_table(labels, logits, per_lesion=1), 1.0, 6)
+    # The melanoma comes first despite its low confidence, then all others by confidence.
+    assert mistakes["position"].tolist() == [0, 4, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "first"), [(["benign", "malignant"], [2, 0]), (["cat", "dog"], [1, 2])]
+)
+def test_without_melanoma_missed_malignant_lesions_come_first(
+    names: list[str], first: list[int]
+) -> None:
+    labels = np.array([0, 0, 1])
+    logits = np.array([[0, 2], [0, 4], [3, 0]], np.float32)
+    if names[0] == "benign":
+        logits[0, 1], logits[1, 1] = 4, -4
+    mistakes = find_mistakes(make_table(labels, logits, names, 1), 1.0, 2)
+    assert mistakes["position"].tolist() == first
+
+
+def test_a_perfect_model_has_no_mistakes() -> None:
+    table = make_table(np.arange(4), 5 * np.eye(4, dtype=np.float32))
+    assert find_mistakes(table, 1.0, 12).empty
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    assert collect_mistakes(find_squares(), images, None, table, 1.0) is None
+
+
+def test_the_maps_are_of_the_predicted_class() -> None:
+    names = ["red", "blue", "neither"]
+    images = np.zeros((5, 32, 32, 3), np.uint8)
+    for n in range(5):
+        images[n, 4 * n : 4 * n + 4, 8:12, 0] = 200
+        images[n, 20:24, 4 * n : 4 * n + 4, 2] = 100
+    model = find_squares()
+    predicted = np.array([0, 1, 1, 0, 2])
+    labels = np.array([0, 0, 0, 1, 2])
+    logits = np.eye(3, dtype=np.float32)[predicted] * np.array([[1, 2, 3, 4, 5]]).T
+    table = make_table(labels, logits, names, per_lesion=1)
+    mistakes = collect_mistakes(model, images, None, table, 1.0, count=2)
+    assert mistakes is not None
+    assert mistakes.table["label"].tolist() == ["blue", "red"]
+    assert mistakes.table["predicted"].tolist() == ["red", "blue"]
+    confidences = [1 / (1 + 2 * np.exp(-logit)) for logit in (4, 3)]
+    np.testing.assert_allclose(mistakes.table["confidence"], confidences, rtol=1e-5)
+    np.testing.assert_array_equal(mistakes.images, images[[3, 2]])
+    maps = grad_cam(model, images, predicted)[[3, 2]]
+    assert maps.max(axis=(1, 2)).tolist() == [1, 1]
+    np.testing.assert_array_equal(mistakes.maps, maps)
+
+
+def test_images_of_a_file_and_clinical_metadata_can_be_used(
+    tmp_path: Path, uncompiled: None
+) -> None:
+    labels, logits = make_logits(0, 20)
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    stored = np.load(tmp_path / "images.npy", mmap_mode="r")
+    metadata = np.zeros((20, len(CLINICAL_FEATURES)), np.float32)
+    config = ModelConfig(
+        backbone="small_cnn", weights="none", width_multiplier=0.25, clinical_metadata=True
+    )
+    model = build_classifier(config, 4)
+    table = make_table(labels, logits)
+    mistakes = collect_mistakes(model, stored, metadata, table, TEMPERATURE, 4)
+    assert mistakes is not None
+    positions = find_positions(labels, logits, 4)
+    np.testing.assert_array_equal(mistakes.images, images[positions])
+    assert mistakes.maps.shape[0] == 4
+
+
+def make_mistakes() -> Mistakes:
+    table = pd.DataFrame(
+        {
+            "image_id": ["ISIC_1", "folder/é 2"],
+            "label": ["mel", "nv"],
+            "predicted": ["nv", "mel"],
+            "confidence": [0.1 + 0.2, 1 / 3],
+            "probability_of_label": [0.02, 0.0001],
+        }
+    )
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
+    return Mistakes(table, images, rng.uniform(0, 1, (2, 4, 6)).astype(np.float32))
+
+
+def test_mistakes_equal_what_was_written(tmp_path: Path) -> None:
+    mistakes, path = make_mistakes(), mistakes_path(tmp_path, "test")
+    mistakes.write(path)
+    assert path == tmp_path / "results/test.mistakes.npz"
+    assert [file.name for file in path.parent.iterdir()] == ["test.mistakes.npz"]
+    again = Mistakes.read(path)
+    pd.testing.assert_frame_equal(again.table, mistakes.table)
+    np.testing.assert_array_equal(again.images, mistakes.images)
+    np.testing.assert_array_equal(again.maps, mistakes.maps)
+    assert (again.images.dtype, again.maps.dtype) == (np.uint8, np.float32)
+    first = path.read_bytes()
+    mistakes.write(path)
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty", "cut", "other"])
+def test_a_damaged_file_is_rejected_in_one_line(fault: str, tmp_path: Path) -> None:
+    path = tmp_path / "test.mistakes.npz"
+    make_mistakes().write(path)
+    if fault == "missing":
+        path.unlink()
+    elif fault == "empty":
+        path.write_bytes(b"")
+    elif fault == "cut":
+        path.write_bytes(path.read_bytes()[:500])
+    else:
+        np.savez(path, images=np.zeros(3))
+    with pytest.raises(
+        ConfigError, match=r"cannot be read: .*scripts/evaluate\.py"
+    ) as error:
+        Mistakes.read(path)
+    assert "\n" not in str(error.value)

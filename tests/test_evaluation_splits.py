@@ -1,0 +1,81 @@
+"""The splits of the dataset on which a run is evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from run_dirs import make_info
+
+from skincnn.config import Config, DataConfig
+from skincnn.data import datasets, pipeline
+from skincnn.data.leakage import SplitLeakage
+from skincnn.data.splits import make_splits
+from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.splits import (
+    describe_storage,
+    measure_leakage,
+    name_splits,
+    read_splits,
+)
+
+
+def test_splits_are_named_once() -> None:
+    splits = ("fold_9", "test_official", "test", "test_official")
+    assert name_splits(splits, Config()) == ("test", "test_official")
+    # In a split by image, the test split is no fold.
+    by_image = Config(data=DataConfig(split_by="image"))
+    assert name_splits(["fold_9"], by_image) == ("fold_9",)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [("val", "always evaluated"), ("fold_9", "test folds fold_3, fold_9.*together")],
+)
+def test_validation_and_single_test_folds_are_rejected(split: str, message: str) -> None:
+    config = Config(data=DataConfig(train_folds=(0, 1), test_folds=(3, 9)))
+    with pytest.raises(ConfigError, match=message):
+        name_splits([split], config)
+
+
+def test_the_folds_of_a_split_are_described() -> None:
+    config = Config(data=DataConfig(train_folds=(0, 1), test_folds=(3, 9)))
+    assert describe_storage("val", config) == "fold 8"
+    assert describe_storage("test", config) == "folds 3, 9"
+    assert describe_storage("fold_5", config) == "fold 5"
+    assert describe_storage("test_official", config) == "test official"
+
+
+@pytest.mark.parametrize("one_image", ["none", "train", "evaluation", "all"])
+def test_other_splits_are_thinned_like_the_test_split(
+    one_image: str, data_dir: Path
+) -> None:
+    builder = datasets.open_dataset("demo_tiny", data_dir)
+    data = DataConfig(dataset="demo_tiny", train_folds=(0,), one_image_per_lesion=one_image)
+    config = Config(data=data)
+    known = make_splits(builder, data, ("val", "test"))
+    fingerprints = {name: pipeline.fingerprint(table) for name, table in known.items()}
+    info = make_info(data_fingerprint=fingerprints)
+    tables = read_splits(builder, config, info, Path("run"), ("fold_1",))
+    assert list(tables) == ["val", "test", "fold_1"]
+    thinned = one_image in ("evaluation", "all")
+    for name in ("test", "fold_1"):
+        assert tables[name]["lesion_id"].is_unique == thinned
+        assert tables[name].index.tolist() == list(range(len(tables[name])))
+    # The model was not trained on any image or lesion of this fold.
+    leakage = measure_leakage(builder, config, tables)
+    assert leakage == {"fold_1": SplitLeakage(0, 0, 0, 0)}
+    del tables["fold_1"]
+    assert measure_leakage(builder, config, tables) == {}
+    for split, reason in (
+        ("fold_0", ", which was used for training"),
+        ("fold_8", ", the validation split, on which choices were made"),
+        ("fold_11", ""),
+    ):
+        with pytest.raises(
+            ConfigError, match=rf"must be one of: test, fold_1, .*: {split}{reason}\."
+        ):
+            read_splits(builder, config, info, Path("run"), (split,))
+    changed = make_info(data_fingerprint={**fingerprints, "test": "other"})
+    with pytest.raises(DataError, match=r"The split test of .* is not the one with which"):
+        read_splits(builder, config, changed, Path("run"), ())

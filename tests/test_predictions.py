@@ -1,0 +1,106 @@
+"""Predictions tables: columns, files, and damaged tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_dirs import NAMES, make_table
+from scipy.special import logsumexp, softmax
+
+from skincnn.errors import DataError
+from skincnn.files import sha256
+from skincnn.inference.predictions import (
+    arrays,
+    as_written,
+    mean_predictions,
+    predictions_table,
+    read_predictions,
+    table_path,
+    table_sha256,
+    write_predictions,
+)
+
+
+def make_logits(seed: int, num_images: int = 20) -> pd.DataFrame:
+    logits = np.random.default_rng(seed).normal(0, 5, (num_images, 3)).astype(np.float32)
+    rows = pd.DataFrame(
+        {
+            "image_id": [f"0{n}" for n in range(num_images)],
+            "lesion_id": [str(n // 2) for n in range(num_images)],
+            "label": np.arange(num_images) % 3,
+            "age": [np.nan, *range(1, num_images)],
+            "sha256": "",
+        }
+    )
+    return predictions_table(rows, logits, NAMES).assign(logits=list(logits))
+
+
+def test_the_energy_gives_the_logits() -> None:
+    table = make_logits(0)
+    logits = np.stack(table["logits"])
+    np.testing.assert_allclose(table["energy"], -logsumexp(logits, axis=1), rtol=1e-5)
+    y_true, y_prob = arrays(table, NAMES)
+    assert y_true.tolist() == [n % 3 for n in range(20)]
+    np.testing.assert_allclose(y_prob, softmax(logits, axis=1), rtol=1e-5)
+    from_energy = np.log(y_prob) - table["energy"].to_numpy()[:, None]
+    np.testing.assert_allclose(from_energy, logits, atol=1e-4)
+
+
+def test_a_written_table_is_read_with_the_digits_of_its_text(tmp_path: Path) -> None:
+    tables = [make_logits(seed).drop(columns="logits") for seed in (0, 1)]
+    mean = mean_predictions(tables)
+    write_predictions(tmp_path, {"test.d4": mean})
+    path = table_path(tmp_path, "test.d4")
+    assert path == tmp_path / "predictions/test.d4.csv"
+    assert sha256(path) == table_sha256(mean)
+    table = read_predictions(path)
+    pd.testing.assert_frame_equal(table, as_written(mean))
+    # Names that look like numbers are kept, float32 becomes the float64 of its digits.
+    assert table["image_id"].tolist() == mean["image_id"].tolist()
+    assert table["lesion_id"].tolist() == mean["lesion_id"].tolist()
+    assert np.isnan(table["age"][0])
+    assert mean["probability_mel"].dtype == np.float32
+    assert table["probability_mel"].dtype == np.float64
+    assert (table["probability_mel"] != mean["probability_mel"].astype(float)).any()
+    np.testing.assert_array_equal(
+        table["probability_mel"].astype(np.float32), mean["probability_mel"]
+    )
+
+
+def replace_first(table: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
+    return table.assign(**{column: [value, *table[column].iloc[1:]]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="lesion_id"), "the columns lesion_id are missing"),
+        (lambda t: t.filter(regex="^(?!probability)"), "probability_<class>"),
+        (lambda t: t.iloc[:0], "no rows"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "test0 "),
+        (lambda t: replace_first(t, "image_id", ""), "no image_id, the first in row 1"),
+        (lambda t: t.assign(lesion_id=" "), "120 of .* no lesion_id, the first in row 1"),
+        (
+            lambda t: replace_first(t, "label", "scc"),
+            "label 'scc'. Expected one of: bkl, mel, nv",
+        ),
+        (lambda t: replace_first(t, "probability_mel", 3.0), "add up to 1"),
+        (lambda t: replace_first(t, "probability_mel", None), "add up to 1"),
+    ],
+)
+def test_a_damaged_table_is_rejected(
+    change: Callable[[pd.DataFrame], pd.DataFrame], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "test.csv"
+    change(make_table("test", 0.5)).to_csv(path, index=False)
+    with pytest.raises(DataError, match=message):
+        read_predictions(path)
+
+
+def test_a_missing_table_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be read as a .*scripts/evaluate\.py"):
+        read_predictions(tmp_path / "test.csv")

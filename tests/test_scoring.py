@@ -1,0 +1,291 @@
+"""Scores of predictions tables, from subgroups to the whole result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_dirs import make_cost
+from sklearn import metrics as reference
+
+from skincnn.config import EvaluateConfig
+from skincnn.data.leakage import SplitLeakage
+from skincnn.evaluation.results import SplitResult
+from skincnn.evaluation.scoring import (
+    InferenceVariant,
+    calibrated_values,
+    score_variant,
+    score_variants,
+)
+from skincnn.evaluation.subgroups import UNKNOWN, age_band, score_subgroups
+from skincnn.evaluation.triage import choose_on_validation
+from skincnn.inference.predictions import arrays, predictions_table, table_sha256
+from skincnn.metrics.bootstrap import Estimate, estimate, lesion_weights
+from skincnn.metrics.classification import METRICS, PER_CLASS_METRICS
+from skincnn.metrics.operating_points import OPERATING_POINTS
+from skincnn.records import to_json
+
+NAMES = ["bkl", "df", "mel", "nv"]
+CONFIG = EvaluateConfig(num_bootstrap=200)
+STORED_IN = {"val": "fold 8", "test": "fold 9"}
+
+
+def make_table(seed: int, num_images: int = 200, num_classes: int = 4) -> pd.DataFrame:
+    """Returns predictions of the first `num_classes` of four classes, in pairs of images."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(num_images) % num_classes
+    logits = rng.normal(0, 1, (num_images, 4)) + 1.5 * np.eye(4)[labels]
+    rows = pd.DataFrame(
+        {
+            "image_id": [f"i{n}" for n in range(num_images)],
+            "lesion_id": [f"l{n // 2}" for n in range(num_images)],
+            "label": labels,
+            "sex": rng.choice(["female", "male", "unknown"], num_images),
+            "age": rng.choice([20.0, 50.0, np.nan], num_images),
+            "dataset": np.where(np.arange(num_images) < 3, "rare", "common"),
+            "localization": "unknown",
+            "sha256": "",
+        }
+    )
+    return predictions_table(rows, logits.astype(np.float32), NAMES)
+
+
+def score(tables: Mapping[str, pd.DataFrame]) -> dict[str, SplitResult]:
+    """Returns the results of the model as is."""
+    return score_variant(InferenceVariant("", tables, make_cost(1)), STORED_IN, {}, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, SplitResult]:
+    return score({"val": make_table(0), "test": make_table(1)})
+
+
+def test_every_score_has_an_interval(results: dict[str, SplitResult]) -> None:
+    result = results["test"]
+    assert set(result.metrics) == set(METRICS)
+    assert (result.num_images, result.num_lesions) == (200, 100)
+    estimates = list(result.metrics.values())
+    for name in NAMES:
+        of_class = result.classes[name]
+        assert (of_class.num_images, of_class.num_lesions) == (50, 50)
+        assert set(of_class.scores) == set(PER_CLASS_METRICS)
+        estimates += of_class.scores.values()
+    for of_metric in estimates:
+        assert of_metric.low <= of_metric.value <= of_metric.high
+        assert of_metric.low < of_metric.high
+    assert (result.confidence, result.num_bootstrap) == (0.95, 200)
+
+
+def test_a_result_identifies_its_tables(results: dict[str, SplitResult]) -> None:
+    for split, result in results.items():
+        assert (result.split, result.variant) == (split, "")
+        assert result.stored_in == STORED_IN[split]
+        assert result.validation_sha256 == results["val"].predictions_sha256
+        assert result.cost == make_cost(1)
+        assert result.leakage is result.logit_adjustment is None
+        assert result.differences == {}
+    assert results["test"].predictions_sha256 == table_sha256(make_table(1))
+
+
+def test_metrics_and_confusion_matrix_are_those_of_scikit_learn(
+    results: dict[str, SplitResult],
+) -> None:
+    y_true, y_prob = arrays(make_table(1), NAMES)
+    y_pred = y_prob.argmax(axis=1)
+    result = results["test"]
+    expected = reference.confusion_matrix(y_true, y_pred)
+    np.testing.assert_array_equal(result.confusion_matrix, expected)
+    for name, value in {
+        "accuracy": reference.accuracy_score(y_true, y_pred),
+        "balanced_accuracy": reference.balanced_accuracy_score(y_true, y_pred),
+        "macro_f1": reference.f1_score(y_true, y_pred, average="macro"),
+        "macro_auc": reference.roc_auc_score(
+            y_true, y_prob / y_prob.sum(axis=1, keepdims=True), multi_class="ovr"
+        ),
+        "log_loss": -np.log(y_prob[np.arange(200), y_true]).mean(),
+    }.items():
+        assert result.metrics[name].value == pytest.approx(value, abs=1e-6), name
+    recalls = reference.recall_score(y_true, y_pred, average=None)
+    for name, recall in zip(NAMES, recalls, strict=True):
+        assert result.classes[name].scores["recall"].value == pytest.approx(
+            recall, abs=1e-6
+        )
+
+
+def test_choices_are_made_on_validation_only(results: dict[str, SplitResult]) -> None:
+    others = score({"val": make_table(0), "test": make_table(2)})
+    choices = choose_on_validation(make_table(0))
+    for result in (*results.values(), *others.values()):
+        assert result.temperature == round(choices.temperature, 6)
+        assert result.thresholds == choices.thresholds
+        for target, of_target in result.targets.items():
+            assert choices.thresholds[target] == {
+                key: point.threshold for key, point in of_target.operating_points.items()
+            }
+    assert set(choices.thresholds) == {"melanoma", "malignant"}
+    points = results["val"].targets["melanoma"].operating_points
+    for point in OPERATING_POINTS:
+        assert points[point.key].rates[point.held].value >= point.at_least
+
+
+def test_the_temperature_improves_validation_and_keeps_the_auc(
+    results: dict[str, SplitResult],
+) -> None:
+    calibration = results["val"].calibration
+    assert calibration.after["log_loss"].value <= calibration.before["log_loss"].value
+    y_true, y_prob = arrays(make_table(1), NAMES)
+    expected = reference.roc_auc_score(y_true == 2, y_prob[:, 2])
+    # One temperature for all images may change their order a little.
+    auc = results["test"].targets["melanoma"].auc.value
+    assert auc == pytest.approx(expected, abs=0.02)
+
+
+def test_calibrated_values_are_those_of_the_result(results: dict[str, SplitResult]) -> None:
+    tables = {"val": make_table(0), "test": make_table(1)}
+    for split, table in tables.items():
+        weights = lesion_weights(table, CONFIG.num_bootstrap)
+        values = calibrated_values(table, tables["val"], weights)
+        result = results[split]
+        melanoma = result.targets["melanoma"]
+        rates = melanoma.operating_points["specificity=0.90"].rates
+        expected = {
+            "melanoma_auc": melanoma.auc,
+            "melanoma_sensitivity": rates["sensitivity"],
+            "melanoma_specificity": rates["specificity"],
+            "calibrated_ece": result.calibration.after["ece"],
+        }
+        assert expected == {
+            name: estimate(value, CONFIG.confidence)[0] for name, value in values.items()
+        }
+
+
+def test_rates_are_unknown_without_a_threshold() -> None:
+    table = make_table(0)
+    validation = make_table(1)
+    validation[[f"probability_{name}" for name in NAMES]] = [0.3, 0.2, 0.2, 0.3]
+    weights = lesion_weights(table, 100)
+    values = calibrated_values(table, validation, weights)
+    assert np.isnan(values["melanoma_sensitivity"]).all()
+    assert np.isnan(values["melanoma_specificity"]).all()
+    assert not np.isnan(values["melanoma_auc"]).any()
+    point = score({"val": validation, "test": table})["test"].targets["melanoma"]
+    assert point.operating_points["specificity=0.90"].threshold is None
+    assert point.operating_points["specificity=0.90"].rates == {}
+    nevi = table.query("label == 'nv'")
+    values = calibrated_values(nevi, validation, weights[:, : len(nevi)])
+    assert np.isnan(values["melanoma_auc"]).all()
+
+
+def test_a_missing_class_is_reported() -> None:
+    tables = {"val": make_table(0), "test": make_table(1, num_classes=3)}
+    result = score(tables)["test"]
+    assert result.missing_classes == ("nv",)
+    assert result.classes["nv"].scores["recall"] == Estimate(None, None, None)
+    assert result.classes["nv"].num_images == 0
+    y_true, y_prob = arrays(tables["test"], NAMES)
+    recalls = reference.recall_score(
+        y_true, y_prob.argmax(axis=1), labels=[0, 1, 2], average=None
+    )
+    balanced = result.metrics["balanced_accuracy"].value
+    assert balanced == pytest.approx(recalls.mean(), abs=1e-6)
+    assert "NaN" not in json.dumps(to_json(result))
+
+
+def test_a_variant_is_scored_like_the_model_as_is_and_compared_with_it() -> None:
+    tables = {"val": make_table(0), "test": make_table(1)}
+    others = {"val": make_table(2), "test": make_table(3)}
+    as_is = InferenceVariant("", tables, make_cost(1))
+    d4 = InferenceVariant("d4", others, make_cost(8))
+    adjusted = InferenceVariant("adjusted", tables, make_cost(1), 0.3)
+    leakage = {"test": SplitLeakage(0, 1, 2, 3)}
+    written, results = score_variants([as_is, d4, adjusted], STORED_IN, leakage, CONFIG)
+    names = [
+        f"{split}{variant}" for variant in ("", ".d4", ".adjusted") for split in STORED_IN
+    ]
+    assert list(written) == list(results) == names
+    alone = score(others)["test"]
+    result = results["test.d4"]
+    assert result.variant == "d4"
+    assert (result.metrics, result.targets) == (alone.metrics, alone.targets)
+    assert result.validation_sha256 == results["val.d4"].predictions_sha256
+    assert result.temperature == alone.temperature != results["test"].temperature
+    assert result.cost.num_views == 8
+    assert {of.leakage for of in results.values() if of.split == "test"} == {
+        leakage["test"]
+    }
+    for name in METRICS:
+        value, before = result.metrics[name].value, results["test"].metrics[name].value
+        assert result.differences[name].value == pytest.approx(value - before, abs=2e-6)
+    recalls = [results[name].classes["mel"].scores["recall"].value for name in names[1:4:2]]
+    assert result.differences["melanoma_recall"].value == pytest.approx(
+        recalls[1] - recalls[0], abs=2e-6
+    )
+    # The same predictions on the same resamples do not differ at all.
+    assert results["test.adjusted"].logit_adjustment == 0.3
+    assert set(results["test.adjusted"].differences.values()) == {Estimate(0.0, 0.0, 0.0)}
+
+
+def test_subgroups_are_the_rows_with_their_value() -> None:
+    table = make_table(3)
+    groups = score_subgroups(table, 200)
+    by_name = {(group.attribute, group.value): group for group in groups}
+    women = table[table["sex"] == "female"]
+    group = by_name["sex", "female"]
+    assert (group.num_images, group.num_lesions) == (
+        len(women),
+        women["lesion_id"].nunique(),
+    )
+    y_true, y_prob = arrays(women, NAMES)
+    expected = reference.balanced_accuracy_score(y_true, y_prob.argmax(axis=1))
+    assert group.scores["balanced_accuracy"].value == pytest.approx(expected, abs=1e-6)
+    assert group.class_names == tuple(NAMES)
+    # Three images are too few to be scored, but they are counted.
+    assert by_name["source", "rare"].num_images == 3
+    assert by_name["source", "rare"].scores == {}
+    # The site of all images is unknown, and the table has no column dx_type.
+    assert {group.attribute for group in groups} == {"age band", "sex", "source"}
+    for attribute in ("age band", "sex", "source"):
+        sizes = [group.num_images for group in groups if group.attribute == attribute]
+        assert sum(sizes) == len(table)
+
+
+def test_the_interval_of_a_perfect_score_is_no_point() -> None:
+    table = make_table(1)
+    columns = [f"probability_{name}" for name in NAMES]
+    table[columns] = np.eye(4)[arrays(table, NAMES)[0]]
+    result = score({"val": make_table(0), "test": table})["test"]
+    rates = result.targets["melanoma"].operating_points["specificity=0.90"].rates
+    perfect = [result.classes["mel"].scores[name] for name in ("recall", "precision")]
+    perfect += [result.metrics["accuracy"], rates["sensitivity"], rates["npv"]]
+    perfect += [group.scores["accuracy"] for group in result.subgroups if group.scores]
+    assert len(perfect) > 8
+    for rate in perfect:
+        assert rate.value == rate.high == 1
+        assert rate.low < 1
+    # The 50 melanoma images are of 50 lesions, all 200 images of 100.
+    assert perfect[0].low == pytest.approx(0.025 ** (1 / 50), abs=1e-6)
+    assert rates["sensitivity"] == perfect[0]
+    assert result.metrics["accuracy"].low == pytest.approx(0.025 ** (1 / 100), abs=1e-6)
+
+
+def test_six_images_of_three_lesions_are_too_few_for_scores() -> None:
+    table = make_table(3).assign(dataset="common")
+    table.loc[:5, "dataset"] = "rare"
+    groups = score_subgroups(table, 200)
+    [rare] = [group for group in groups if group.value == "rare"]
+    assert (rare.num_images, rare.num_lesions, rare.scores) == (6, 3, {})
+
+
+def test_age_bands_include_their_first_year() -> None:
+    ages = pd.DataFrame({"age": [0, 29.9, 30, 44, 45, 60, 75, 90, np.nan]})
+    assert age_band(ages).astype(str).tolist() == [
+        *["under 30"] * 2,
+        *["30 to 44"] * 2,
+        "45 to 59",
+        "60 to 74",
+        *["75 and over"] * 2,
+        UNKNOWN,
+    ]

@@ -1,0 +1,126 @@
+"""The referral decision and its scores, compared with a plain NumPy computation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_dirs import make_cost, make_table
+
+from skincnn.config import EvaluateConfig
+from skincnn.evaluation.results import SplitResult
+from skincnn.evaluation.scoring import InferenceVariant, score_variant
+from skincnn.evaluation.triage import ACCEPTED, choose_max_distance
+from skincnn.inference.logit_adjustment import adjust_tables
+from skincnn.inference.predictions import arrays
+from skincnn.metrics.calibration import apply_temperature
+
+NAMES = ("bcc", "bkl", "mel", "nv")
+MALIGNANT = ["bcc", "mel"]
+Tables = Mapping[str, pd.DataFrame]
+TABLES = {split: make_table(split, 0.6, names=NAMES) for split in ("val", "test")}
+
+
+def score(tables: Tables, variant: str = "") -> dict[str, SplitResult]:
+    config = EvaluateConfig(num_bootstrap=200)
+    stored_in = dict.fromkeys(tables, "fold 9")
+    as_is = InferenceVariant(variant, tables, make_cost(1))
+    return score_variant(as_is, stored_in, {}, config)
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, SplitResult]:
+    return score(TABLES)
+
+
+@pytest.mark.parametrize("split", TABLES)
+def test_scores_are_those_of_a_plain_computation(
+    split: str, results: dict[str, SplitResult]
+) -> None:
+    table, result = TABLES[split], results[split]
+    triage = result.triage
+    assert triage is not None
+    y_prob = arrays(table, NAMES)[1]
+    calibrated = apply_temperature(y_prob, result.temperature)
+    far = table["distance"].to_numpy() > np.quantile(TABLES["val"]["distance"], 0.95)
+    refer = (calibrated[:, [0, 2]].sum(axis=1) >= triage.threshold) | far
+    malignant = table["label"].isin(MALIGNANT).to_numpy()
+    melanoma = (table["label"] == "mel").to_numpy()
+    for name, expected in {
+        "sensitivity": refer[malignant].mean(),
+        "specificity": 1 - refer[~malignant].mean(),
+        "ppv": malignant[refer].mean(),
+        "npv": 1 - malignant[~refer].mean(),
+        "referred": refer.mean(),
+        "melanoma_referred": refer[melanoma].mean(),
+    }.items():
+        rate = triage.rates[name] if name in triage.rates else getattr(triage, name)
+        assert rate.value == pytest.approx(expected, abs=1e-6), name
+        assert rate.low <= expected <= rate.high
+        assert rate.low < rate.high
+    # The decision needs both the threshold and the distance.
+    point = result.targets["malignant"].operating_points["sensitivity=0.90"]
+    assert triage.operating_point == "sensitivity=0.90"
+    assert triage.threshold == point.threshold
+    assert triage.rates["specificity"].value < point.rates["specificity"].value
+    assert triage.referred.value > far.mean() > 0
+
+
+def test_the_distance_accepts_95_percent_of_validation() -> None:
+    distances = TABLES["val"]["distance"]
+    max_distance = choose_max_distance(TABLES["val"])
+    assert np.mean(distances <= max_distance) == pytest.approx(ACCEPTED, abs=1 / 120)
+
+
+def test_without_a_threshold_only_out_of_distribution_images_are_referred() -> None:
+    benign = TABLES["val"][~TABLES["val"]["label"].isin(MALIGNANT)]
+    result = score({"val": benign, "test": TABLES["test"]})["test"]
+    triage = result.triage
+    assert triage is not None
+    assert triage.threshold is None
+    assert triage.max_distance == np.quantile(benign["distance"], 0.95)
+    far = (TABLES["test"]["distance"] > triage.max_distance).mean()
+    assert triage.referred.value == pytest.approx(far, abs=1e-6)
+
+
+def test_without_melanoma_images_their_share_is_unknown() -> None:
+    benign = TABLES["test"][~TABLES["test"]["label"].isin(MALIGNANT)]
+    triage = score({"val": TABLES["val"], "test": benign})["test"].triage
+    assert triage is not None
+    assert triage.melanoma_referred is not None
+    assert triage.melanoma_referred.value is None
+    assert triage.referred.value is not None
+
+
+def rename_classes(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+    columns = {f"probability_{old}": f"probability_{new}" for old, new in names.items()}
+    return table.rename(columns=columns).assign(label=table["label"].replace(names))
+
+
+def test_without_a_melanoma_class_its_share_is_none() -> None:
+    names = {"mel": "scc"}
+    tables = {split: rename_classes(table, names) for split, table in TABLES.items()}
+    triage = score(tables)["test"].triage
+    assert triage is not None
+    assert triage.melanoma_referred is None
+
+
+@pytest.mark.parametrize("missing", ["distances", "malignant classes", "variant ''"])
+def test_there_is_no_triage_without(missing: str) -> None:
+    tables: Tables = TABLES
+    if missing == "distances":
+        tables = {split: table.drop(columns="distance") for split, table in tables.items()}
+    elif missing == "malignant classes":
+        names = {"mel": "df", "bcc": "vasc"}
+        tables = {split: rename_classes(table, names) for split, table in tables.items()}
+    variant = "d4" if missing == "variant ''" else ""
+    assert [result.triage for result in score(tables, variant).values()] == [None, None]
+
+
+def test_adjusted_probabilities_have_no_triage() -> None:
+    counts = dict(zip(NAMES, (10, 50, 5, 100), strict=True))
+    tables = {split: table.assign(energy=0.0) for split, table in TABLES.items()}
+    adjusted, _ = adjust_tables(tables, NAMES, counts)
+    assert score(adjusted, "adjusted")["test"].triage is None
