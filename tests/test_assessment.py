@@ -15,7 +15,7 @@ from skincnn.config import EvaluateConfig
 from skincnn.evaluation.scoring import assess, calibrated_values
 from skincnn.evaluation.subgroups import UNKNOWN, age_band, score_subgroups
 from skincnn.inference.predictions import arrays, predictions_table
-from skincnn.metrics.bootstrap import estimate, lesion_weights
+from skincnn.metrics.bootstrap import bootstrap_weights, estimate
 from skincnn.metrics.classification import METRICS, PER_CLASS_METRICS
 from skincnn.metrics.operating_points import OPERATING_POINTS
 from skincnn.reporting import plots
@@ -84,7 +84,7 @@ def test_what_is_chosen_is_chosen_on_validation(report: dict) -> None:
     assert set(report["thresholds"]) == {"melanoma", "malignant"}
     for name, point in zip(report["thresholds"]["melanoma"], OPERATING_POINTS, strict=True):
         rates = report["splits"]["val"]["targets"]["melanoma"]["operating_points"][name]
-        assert rates[point.held]["value"] >= point.at_least
+        assert rates[point.metric]["value"] >= point.minimum
         on_test = report["splits"]["test"]["targets"]["melanoma"]["operating_points"][name]
         assert on_test["threshold"] == rates["threshold"]
 
@@ -102,7 +102,9 @@ def test_the_temperature_serves_validation_and_changes_no_accuracy(report: dict)
 def test_calibrated_values_are_those_of_the_report(report: dict) -> None:
     tables = {"val": make_table(0), "test": make_table(1)}
     for split, table in tables.items():
-        weights = lesion_weights(table, CONFIG.num_bootstrap)
+        weights = bootstrap_weights(
+            table["image_id"], table["lesion_id"], CONFIG.num_bootstrap
+        )
         values = calibrated_values(table, tables["val"], NAMES, weights)
         scores = report["splits"][split]
         melanoma = scores["targets"]["melanoma"]
@@ -125,7 +127,7 @@ def test_a_threshold_that_no_melanoma_passes_leaves_its_rates_unknown() -> None:
     validation = make_table(1)
     probabilities = [f"probability_{name}" for name in NAMES]
     validation[probabilities] = [0.3, 0.2, 0.2, 0.3]
-    weights = lesion_weights(table, 100)
+    weights = bootstrap_weights(table["image_id"], table["lesion_id"], 100)
     values = calibrated_values(table, validation, NAMES, weights)
     assert np.isnan(values["melanoma_sensitivity"]).all()
     assert np.isnan(values["melanoma_specificity"]).all()

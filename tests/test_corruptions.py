@@ -22,7 +22,7 @@ from skincnn.evaluation.robustness import (
 from skincnn.inference import corruptions, synthetic_artifacts
 from skincnn.inference.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from skincnn.inference.predictions import predictions_table
-from skincnn.metrics.bootstrap import lesion_weights
+from skincnn.metrics.bootstrap import bootstrap_weights
 from skincnn.metrics.calibration import apply_temperature
 from skincnn.model.augment import AUGMENTATIONS
 from skincnn.reporting.plots import plot_corruptions, to_png
@@ -215,7 +215,7 @@ def score(
         "class_names": NAMES,
         "temperature": 1.7,
         "threshold": 0.4,
-        "weights": lesion_weights(table, 50),
+        "weights": bootstrap_weights(table["image_id"], table["lesion_id"], 50),
         "confidence": 0.95,
         "seed": 3,
     }

@@ -17,8 +17,8 @@ from skincnn.files import replacing
 from skincnn.inference.grad_cam import Maps, grad_cam
 from skincnn.inference.predictions import arrays, class_names_of
 from skincnn.metrics.calibration import apply_temperature
-from skincnn.metrics.classification import Labels
 from skincnn.metrics.operating_points import find_targets
+from skincnn.metrics.sample import Labels
 
 NUM_MISTAKES = 12
 COLUMNS = ("image_id", "label", "predicted", "confidence", "probability_of_label")

@@ -13,7 +13,7 @@ from skincnn.evaluation.results import OodResult, OodSet, OodSplit
 from skincnn.evaluation.triage import ACCEPTED, choose_max_distance
 from skincnn.inference.ood import SET
 from skincnn.inference.predictions import DISTANCE
-from skincnn.metrics.bootstrap import Estimate, estimate, lesion_weights
+from skincnn.metrics.bootstrap import Estimate, bootstrap_weights, estimate
 
 
 def score_ood(
@@ -59,7 +59,7 @@ def score_ood(
 def _rejected(table: pd.DataFrame, threshold: float, config: EvaluateConfig) -> Estimate:
     """Returns the share of the images of a split that is rejected."""
     rejected = (table[DISTANCE] > threshold).to_numpy(float)
-    weights = lesion_weights(table, config.num_bootstrap)
+    weights = bootstrap_weights(table["image_id"], table["lesion_id"], config.num_bootstrap)
     weights = np.concatenate([np.ones((1, len(table))), weights])
     shares = weights @ rejected / weights.sum(axis=1)
     num_lesions = np.array([table["lesion_id"].nunique()])

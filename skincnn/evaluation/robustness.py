@@ -28,18 +28,19 @@ from skincnn.inference.predictions import arrays, class_names_of
 from skincnn.metrics.bootstrap import (
     Estimate,
     bootstrap,
+    bootstrap_weights,
     estimate,
-    lesion_weights,
-    lesions_of_rates,
+    num_groups_per_rate,
 )
 from skincnn.metrics.calibration import apply_temperature
-from skincnn.metrics.classification import Floats, Labels, Scores, balanced_accuracy
+from skincnn.metrics.classification import balanced_accuracy
 from skincnn.metrics.operating_points import (
     HEADLINE_POINT,
     Target,
     find_targets,
     score_operating_point,
 )
+from skincnn.metrics.sample import Floats, Labels, Scores
 
 Predict = Callable[[Images, slice], npt.NDArray[np.float32]]
 """From uint8 [n, height, width, 3], and the rows of the predictions table that they are,
@@ -78,7 +79,7 @@ class _Protocol:
         functions = {"balanced_accuracy": balanced_accuracy}
         values = bootstrap(functions, self.y_true, y_prob, self.weights)
         accuracies = values["balanced_accuracy"]
-        lesions = lesions_of_rates(self.lesion_ids, self.y_true, y_prob)
+        lesions = num_groups_per_rate(self.lesion_ids, self.y_true, y_prob)
         rates: dict[str, Estimate] = {}
         if self.melanoma is not None and self.threshold is not None:
             rates = score_operating_point(
@@ -149,7 +150,9 @@ def score_corruptions(
     protocol = _Protocol(
         y_true,
         predictions["lesion_id"].tolist(),
-        lesion_weights(predictions, config.evaluate.num_bootstrap),
+        bootstrap_weights(
+            predictions["image_id"], predictions["lesion_id"], config.evaluate.num_bootstrap
+        ),
         config.evaluate.confidence,
         clean.temperature,
         clean.thresholds.get("melanoma", {}).get(HEADLINE_POINT.key),

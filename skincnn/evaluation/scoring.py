@@ -29,17 +29,14 @@ from skincnn.inference.predictions import (
 from skincnn.metrics.bootstrap import (
     Estimate,
     bootstrap,
+    bootstrap_weights,
     estimate,
-    lesion_weights,
-    lesions_of_rates,
+    num_groups_per_rate,
 )
 from skincnn.metrics.calibration import apply_temperature, fit_temperature
 from skincnn.metrics.classification import (
     METRICS,
     PER_CLASS_METRICS,
-    Floats,
-    Sample,
-    Scores,
     auc_per_class,
     ece,
     recall_per_class,
@@ -48,13 +45,13 @@ from skincnn.metrics.operating_points import (
     HEADLINE_POINT,
     OPERATING_POINTS,
     RATES,
-    Flags,
     Target,
     choose_threshold,
     find_targets,
     rates,
     score_operating_point,
 )
+from skincnn.metrics.sample import Flags, Floats, Sample, Scores
 
 CALIBRATION_METRICS = ("ece", "adaptive_ece", "brier", "log_loss")
 MELANOMA_RECALL = "melanoma_recall"
@@ -184,7 +181,7 @@ def score_split(
     class_names = class_names_of(table)
     y_true, y_prob = arrays(table, class_names)
     calibrated = apply_temperature(y_prob, choices.temperature)
-    weights = lesion_weights(table, config.num_bootstrap)
+    weights = bootstrap_weights(table["image_id"], table["lesion_id"], config.num_bootstrap)
     metrics, classes = score_classes(table, weights, config.confidence)
     functions = {name: METRICS[name].function for name in CALIBRATION_METRICS}
     after = bootstrap(functions, y_true, calibrated, weights)
@@ -246,7 +243,7 @@ def score_classes(
 
     Args:
         table: A predictions table.
-        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
         confidence: Coverage of the intervals, 0..1.
     """
     class_names = class_names_of(table)
@@ -255,7 +252,7 @@ def score_classes(
     }
     y_true, y_prob = arrays(table, class_names)
     values = bootstrap(functions | PER_CLASS_METRICS, y_true, y_prob, weights)
-    lesions = lesions_of_rates(table["lesion_id"].tolist(), y_true, y_prob)
+    lesions = num_groups_per_rate(table["lesion_id"].tolist(), y_true, y_prob)
     estimates = {
         name: estimate(value, confidence, lesions.get(name))
         for name, value in values.items()
@@ -276,7 +273,7 @@ def metric_values(table: pd.DataFrame, weights: Floats) -> dict[str, Scores]:
 
     Args:
         table: A predictions table.
-        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
     """
     class_names = class_names_of(table)
     functions = {name: metric.function for name, metric in METRICS.items()}
@@ -302,7 +299,7 @@ def calibrated_values(
     Args:
         table: A predictions table.
         validation: The validation table, predicted in the same way.
-        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
 
     Returns:
         As of `bootstrap`: `CALIBRATED_ECE`; and, if a class is melanoma, `MELANOMA_AUC`
@@ -357,7 +354,7 @@ def score_target(
         target: What is detected.
         probability: Its calibrated probability, [num_images].
         choices: The thresholds.
-        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
         confidence: Coverage of the intervals, 0..1.
     """
     positive = target.positive(arrays(table, class_names_of(table))[0])

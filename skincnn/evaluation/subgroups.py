@@ -12,9 +12,9 @@ from skincnn.inference.predictions import arrays
 from skincnn.metrics.bootstrap import (
     Estimate,
     bootstrap,
+    bootstrap_weights,
     estimate,
-    lesion_weights,
-    lesions_of_rates,
+    num_groups_per_rate,
 )
 from skincnn.metrics.classification import METRICS
 
@@ -105,9 +105,9 @@ def _scores(
     lesions = rows["lesion_id"].tolist()
     if len(set(lesions)) < MIN_IMAGES:
         return {}
-    weights = lesion_weights(rows, resamples)
+    weights = bootstrap_weights(rows["image_id"], rows["lesion_id"], resamples)
     functions = {name: METRICS[name].function for name in SCORES}
     answers = arrays(rows, class_names)
     values = bootstrap(functions, *answers, weights)
-    counts = lesions_of_rates(lesions, *answers)
+    counts = num_groups_per_rate(lesions, *answers)
     return {name: estimate(values[name], confidence, counts[name])[0] for name in SCORES}

@@ -10,13 +10,12 @@ import pandas as pd
 from skincnn.evaluation.results import TriageScores
 from skincnn.inference.predictions import DISTANCE, arrays, class_names_of
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.metrics.classification import Floats
 from skincnn.metrics.operating_points import (
-    Flags,
     OperatingPoint,
     find_targets,
     score_operating_point,
 )
+from skincnn.metrics.sample import Flags, Floats
 
 TARGET = "malignant"
 DEFAULT_POINT = OperatingPoint("sensitivity", 0.90)
@@ -52,7 +51,7 @@ def score_triage(
         calibrated: Its calibrated probabilities, [num_images, num_classes].
         thresholds: Target to operating point to threshold.
         max_distance: From `choose_max_distance`; None without distances.
-        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
         confidence: Coverage of the intervals, 0..1.
 
     Returns:

@@ -9,7 +9,8 @@ import pandas as pd
 import scipy.special
 
 from skincnn.inference.predictions import ENERGY, PROBABILITY_PREFIX, arrays
-from skincnn.metrics.classification import Floats, Labels, Sample, balanced_accuracy
+from skincnn.metrics.classification import balanced_accuracy
+from skincnn.metrics.sample import Floats, Labels, Sample
 
 ADJUSTED = "adjusted"
 STRENGTHS = np.linspace(-1, 1.5, 51)

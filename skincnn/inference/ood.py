@@ -26,7 +26,7 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.files import IMAGE_SUFFIXES, images_in, replacing
 from skincnn.inference.predict import predict_logits_and_features
 from skincnn.inference.predictions import DISTANCE, predictions_table
-from skincnn.metrics.classification import Floats
+from skincnn.metrics.sample import Floats
 
 SET = "set"
 OOD_TABLE = "ood"

@@ -16,8 +16,8 @@ from skincnn.classes import describe
 from skincnn.inference.grad_cam import Maps, grad_cam, overlay
 from skincnn.inference.predictions import arrays
 from skincnn.metrics.calibration import apply_temperature
-from skincnn.metrics.classification import Labels
 from skincnn.metrics.operating_points import find_targets
+from skincnn.metrics.sample import Labels
 from skincnn.reporting.plots import ORANGE
 
 COUNT = 12

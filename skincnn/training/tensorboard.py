@@ -24,7 +24,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from skincnn.config import AugmentConfig
 from skincnn.files import replacing
-from skincnn.metrics.classification import Sample
+from skincnn.metrics.sample import Sample
 from skincnn.model.augment import Augmentation
 from skincnn.model.mixing import Mixing
 from skincnn.training.callbacks import Validation, disk
