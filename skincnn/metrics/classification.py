@@ -273,6 +273,6 @@ def _diagonal(confusion: Scores) -> Scores:
 
 
 def _zero_if_undefined(numerator: Floats, denominator: Floats, sample: Sample) -> Scores:
-    """Returns the quotient, 0 where the denominator is 0; NaN for classes without images."""
+    """Returns the quotient: 0 if the denominator is 0, NaN for classes without images."""
     quotient = np.nan_to_num(divide(numerator, denominator))
     return np.where(sample.counts > 0, quotient, np.nan)

@@ -116,7 +116,7 @@ def sample_grid(
     """
     number_in_class = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     chosen = images[np.lexsort((labels, number_in_class))[:SAMPLES]]
-    varied = Augmentation(config, seed).vary(chosen)
+    varied = Augmentation(config, seed).augment(chosen)
     varied, _, _ = Mixing(config, seed)(varied, training=True)
     varied = np.clip(np.round(np.asarray(varied)), 0, 255).astype(np.uint8)
     columns = math.ceil(math.sqrt(SAMPLES))
