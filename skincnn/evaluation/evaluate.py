@@ -38,18 +38,19 @@ from skincnn.evaluation.splits import (
     read_splits,
 )
 from skincnn.files import sha256
+from skincnn.inference.grad_cam import GradCam
 from skincnn.inference.load import load_model, require_classes
 from skincnn.inference.logit_adjustment import adjust_tables, adjusted_name
 from skincnn.inference.ood import (
     OOD_FILE,
     OOD_TABLE,
     FeatureGaussian,
-    distances_within,
+    cross_validated_distances,
     make_ood_images,
     predict_ood,
     read_ood_folder,
 )
-from skincnn.inference.predict import predict_logits_and_features
+from skincnn.inference.predict import predict, with_features
 from skincnn.inference.predictions import (
     DISTANCE,
     as_written,
@@ -131,11 +132,15 @@ class Split:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained model and the splits on which it is evaluated, "val" first."""
+    """A trained model and the splits on which it is evaluated, "val" first.
+
+    `feature_model` is the model with its features as a second output; see `with_features`.
+    """
 
     info: RunInfo
     config: Config
     model: keras.Model
+    feature_model: keras.Model
     splits: dict[str, Split]
     leakage: dict[str, SplitLeakage]
 
@@ -174,7 +179,7 @@ def evaluate(
     run = load_run(workdir, data_dir, cache, options)
     as_is, gaussian = predict_as_is(run)
     ood = {
-        name: predict_ood(run.model, gaussian, *images, run.info.class_names)
+        name: predict_ood(run.feature_model, gaussian, *images, run.info.class_names)
         for name, images in ood_images.items()
     }
     variants = [predict_tta(run, as_is, name, views[name]) for name in views]
@@ -256,13 +261,13 @@ def load_run(
         )
         for name, table in tables.items()
     }
-    return LoadedRun(info, config, model, splits, leakage)
+    return LoadedRun(info, config, model, with_features(model), splits, leakage)
 
 
 def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
     """Returns the predictions of the model as is, and the Gaussian of its features."""
     outputs, seconds = _timed(
-        run, lambda split: predict_logits_and_features(run.model, split.batches())
+        run, lambda split: predict(run.feature_model, split.batches())
     )
     gaussian = FeatureGaussian.fit(outputs["val"][1])
     tables = {
@@ -272,7 +277,7 @@ def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
         for name, (logits, features) in outputs.items()
     }
     lesions = tables["val"]["lesion_id"].tolist()
-    tables["val"][DISTANCE] = distances_within(outputs["val"][1], lesions)
+    tables["val"][DISTANCE] = cross_validated_distances(outputs["val"][1], lesions)
     cost = InferenceCost(num_views=1, seconds_per_image=seconds, relative=1.0)
     return InferenceVariant("", tables, cost), gaussian
 
@@ -359,11 +364,12 @@ def collect_all_mistakes(
 ) -> dict[str, Mistakes]:
     """Returns the most confident errors of each split but val that has any."""
     mistakes = {}
+    grad_cam = GradCam(run.model)
     for name, split in run.splits.items():
         if name != "val":
             table = as_is.tables[name]
             of_split = collect_mistakes(
-                run.model, split.images, split.metadata, table, temperature
+                grad_cam, split.images, split.metadata, table, temperature
             )
             if of_split is not None:
                 mistakes[name] = of_split

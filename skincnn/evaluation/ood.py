@@ -11,7 +11,7 @@ import sklearn.metrics
 from skincnn.config import EvaluateConfig
 from skincnn.evaluation.results import OodResult, OodSet, OodSplit
 from skincnn.evaluation.triage import ACCEPTED, choose_max_distance
-from skincnn.inference.ood import SET
+from skincnn.inference.ood import OOD_SET
 from skincnn.inference.predictions import DISTANCE
 from skincnn.metrics.bootstrap import Estimate, bootstrap_weights, estimate
 
@@ -32,7 +32,7 @@ def score_ood(
     tables = {split: t for split, t in predictions.items() if split != "val"}
     distances = np.concatenate([table[DISTANCE].to_numpy() for table in tables.values()])
     sets = []
-    for name, rows in ood.groupby(SET, sort=False):
+    for name, rows in ood.groupby(OOD_SET, sort=False):
         both = np.concatenate([distances, rows[DISTANCE]])
         is_ood = np.repeat([0, 1], [len(distances), len(rows)])
         sets.append(

@@ -73,9 +73,9 @@ def training_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     `FreezableDropout`, including the stochastic depth of EfficientNet (Huang et al., 2016,
     arXiv:1603.09382). Other layers keep their type.
     """
-    replacements = {
-        keras.layers.BatchNormalization: FusedBatchNormalization,
-        keras.layers.Dropout: FreezableDropout,
-    }
-    layer_type = replacements.get(type(layer), type(layer))
+    layer_type = type(layer)
+    if layer_type is keras.layers.BatchNormalization:
+        layer_type = FusedBatchNormalization
+    elif layer_type is keras.layers.Dropout:
+        layer_type = FreezableDropout
     return layer_type.from_config(layer.get_config())
