@@ -8,48 +8,48 @@ from skincnn.inference.logit_adjustment import STRENGTHS, adjust, choose_strengt
 from skincnn.metrics.calibration import apply_temperature
 
 RNG = np.random.default_rng(0)
-SHARES = np.array([0.7, 0.2, 0.1])
+PRIORS = np.array([0.7, 0.2, 0.1])
 
 
 def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels by `SHARES`, and the true probabilities of each given what is seen."""
-    labels = RNG.choice(3, count, p=SHARES)
-    seen = RNG.normal(np.eye(3)[labels], 1.0)
-    likelihood = np.exp(-0.5 * ((seen[:, None] - np.eye(3)) ** 2).sum(axis=2))
-    posterior = likelihood * SHARES
+    """Labels drawn with `PRIORS`, and the true posterior given noisy observations."""
+    labels = RNG.choice(3, count, p=PRIORS)
+    observed = RNG.normal(np.eye(3)[labels], 1.0)
+    likelihood = np.exp(-0.5 * ((observed[:, None] - np.eye(3)) ** 2).sum(axis=2))
+    posterior = likelihood * PRIORS
     return labels, posterior / posterior.sum(axis=1, keepdims=True)
 
 
-def test_it_divides_by_powers_of_the_shares() -> None:
+def test_adjusting_divides_by_powers_of_the_priors() -> None:
     _, y_prob = draw(50)
     for strength in (-0.5, 0.3, 1.0):
-        expected = y_prob / SHARES**strength
+        expected = y_prob / PRIORS**strength
         expected /= expected.sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(adjust(y_prob, SHARES, strength), expected, atol=1e-9)
-    np.testing.assert_allclose(adjust(y_prob, SHARES, 0), y_prob, atol=1e-12)
-    # Classes of equal shares stay as they are.
+        np.testing.assert_allclose(adjust(y_prob, PRIORS, strength), expected, atol=1e-9)
+    np.testing.assert_allclose(adjust(y_prob, PRIORS, 0), y_prob, atol=1e-12)
+    # Equal priors change nothing.
     np.testing.assert_allclose(adjust(y_prob, np.full(3, 1 / 3), 1), y_prob, atol=1e-12)
 
 
-def test_right_probabilities_need_the_full_strength() -> None:
+def test_calibrated_probabilities_need_strength_1() -> None:
     labels, y_prob = draw(40_000)
-    assert choose_strength(labels, y_prob, SHARES) == pytest.approx(1, abs=0.25)
-    # Of a training that has already balanced the classes, none is needed.
-    balanced = adjust(y_prob, SHARES, 1)
-    assert choose_strength(labels, balanced, SHARES) == pytest.approx(0, abs=0.25)
+    assert choose_strength(labels, y_prob, PRIORS) == pytest.approx(1, abs=0.25)
+    # Training with class balancing needs none.
+    balanced = adjust(y_prob, PRIORS, 1)
+    assert choose_strength(labels, balanced, PRIORS) == pytest.approx(0, abs=0.25)
 
 
-def test_the_best_of_validation_is_chosen_and_the_mildest_of_several() -> None:
+def test_the_chosen_strength_is_the_best_and_on_ties_the_closest_to_0() -> None:
     labels, y_prob = draw(300)
-    found = choose_strength(labels, y_prob, SHARES)
+    chosen = choose_strength(labels, y_prob, PRIORS)
     scores = {
         strength: reference.balanced_accuracy_score(
-            labels, adjust(y_prob, SHARES, strength).argmax(axis=1)
+            labels, adjust(y_prob, PRIORS, strength).argmax(axis=1)
         )
         for strength in STRENGTHS
     }
     best = max(scores.values())
-    assert scores[found] == pytest.approx(best)
-    assert abs(found) == min(abs(s) for s, score in scores.items() if best - score < 1e-12)
-    sure = apply_temperature(np.eye(3)[labels], 0.05)
-    assert choose_strength(labels, sure, SHARES) == pytest.approx(0, abs=1e-9)
+    assert scores[chosen] == pytest.approx(best)
+    assert abs(chosen) == min(abs(s) for s, score in scores.items() if best - score < 1e-12)
+    confident = apply_temperature(np.eye(3)[labels], 0.05)
+    assert choose_strength(labels, confident, PRIORS) == pytest.approx(0, abs=1e-9)

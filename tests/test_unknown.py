@@ -10,18 +10,10 @@ import pytest
 import sklearn.datasets
 from conftest import run_here
 from PIL import Image
-from scipy.spatial.distance import mahalanobis
 
 from skincnn.config import Config, EvaluateConfig
 from skincnn.inference.logit_adjustment import adjust_tables
-from skincnn.inference.ood import (
-    NUM_PICTURES,
-    UNKNOWN_SETS,
-    FeatureGaussian,
-    distances_within,
-    read_unknown,
-    score_unknown,
-)
+from skincnn.inference.ood import IMAGES_PER_SET, OOD_SETS, score_unknown
 from skincnn.inference.predictions import read_predictions
 from skincnn.reporting.report_text import MADE_UNKNOWN, way_name
 
@@ -31,72 +23,7 @@ CONFIG = Config(evaluate=EvaluateConfig(num_bootstrap=200))
 def test_the_report_says_what_the_photographs_are() -> None:
     photos = sklearn.datasets.load_sample_images().images
     assert len(photos) == 2
-    assert f"{NUM_PICTURES} pieces of two photographs" in MADE_UNKNOWN
-
-
-@pytest.mark.parametrize("name", UNKNOWN_SETS)
-def test_each_set_has_its_pictures_and_they_are_always_the_same(name: str) -> None:
-    first, second = (list(UNKNOWN_SETS[name](np.random.default_rng(0))) for _ in range(2))
-    assert len(first) == NUM_PICTURES
-    for picture, again in zip(first, second, strict=True):
-        assert picture.dtype == np.uint8
-        assert picture.shape[2] == 3
-        np.testing.assert_array_equal(picture, again)
-    assert len({picture.tobytes() for picture in first}) > NUM_PICTURES / 2
-
-
-def test_distances_are_those_of_mahalanobis() -> None:
-    rng = np.random.default_rng(0)
-    mixing = rng.normal(size=(4, 4))
-    features = rng.normal(size=(20_000, 4)) @ mixing + 3
-    familiar = FeatureGaussian.fit(features)
-    # With so many pictures there is next to no shrinkage.
-    mean, precision = features.mean(axis=0), np.linalg.inv(np.cov(features.T))
-    expected = [mahalanobis(row, mean, precision) ** 2 / 4 for row in features[:50]]
-    found = familiar.distances(features)
-    np.testing.assert_allclose(found[:50], expected, rtol=0.02)
-    assert found.mean() == pytest.approx(1, rel=0.02)
-
-
-@pytest.mark.parametrize("num_told", [0, 2])
-def test_the_last_digits_of_float32_make_no_distance(num_told: int) -> None:
-    """Of a network that answers all alike, features differ by the processor's rounding."""
-    rng = np.random.default_rng(0)
-    told = rng.normal(0.2, 0.1, (5_000, num_told))
-    constant = np.full((5_000, 8), 0.17)
-
-    def rounded() -> np.ndarray:
-        noise = rng.choice([-1, 0, 1], constant.shape) * np.spacing(np.float32(0.17))
-        return np.concatenate([told, constant + noise], axis=1).astype(np.float32)
-
-    familiar = FeatureGaussian.fit(rounded())
-    here, there = (familiar.distances(rounded()) for _ in range(2))
-    np.testing.assert_allclose(here, there, rtol=1e-3, atol=1e-5)
-    expected = np.square((told - 0.2) / 0.1).sum(axis=1) / (num_told + 8)
-    np.testing.assert_allclose(here, expected, rtol=0.1, atol=0.01)
-
-
-def test_a_picture_is_judged_by_those_of_other_lesions() -> None:
-    rng = np.random.default_rng(0)
-    lesions = [f"l{n // 2}" for n in range(60)]
-    features = np.repeat(rng.normal(size=(30, 40)), 2, axis=0)
-    within = distances_within(features, lesions)
-    known = FeatureGaussian.fit(features).distances(features)
-    assert (within > known).mean() > 0.9
-    np.testing.assert_allclose(within[::2], within[1::2])
-    # Two lesions: each is judged by the other one alone.
-    two = np.concatenate([rng.normal(0, 1, (10, 3)), rng.normal(5, 1, (10, 3))])
-    halves = distances_within(two, ["a"] * 10 + ["b"] * 10)
-    np.testing.assert_allclose(
-        halves[:10], FeatureGaussian.fit(two[10:]).distances(two[:10])
-    )
-
-
-def test_runs_of_all_seeds_are_asked_about_the_same_pictures() -> None:
-    first, second = (read_unknown(Config(seed=seed), None) for seed in (0, 1))
-    pd.testing.assert_frame_equal(first[0], second[0])
-    np.testing.assert_array_equal(first[1], second[1])
-    assert first[0]["image_id"].is_unique
+    assert f"{IMAGES_PER_SET} pieces of two photographs" in MADE_UNKNOWN
 
 
 def make_table(distances: np.ndarray) -> pd.DataFrame:
@@ -154,7 +81,7 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
     assert done.returncode == 0, done.stderr
     report = json.loads((workdir / "report.json").read_text())
     counts = {found["name"]: found["num_images"] for found in report["unknown"]["sets"]}
-    assert counts == {**dict.fromkeys(UNKNOWN_SETS, NUM_PICTURES), "cats": 3}
+    assert counts == {**dict.fromkeys(OOD_SETS, IMAGES_PER_SET), "cats": 3}
     variants = report["variants"]
     names = [variant["name"] for variant in variants]
     adjusted = ["adjusted", "d4_adjusted", "augment_adjusted"]
@@ -215,10 +142,10 @@ def test_a_run_is_asked_about_pictures_of_all_kinds(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--ood-dir", "empty"], 2, "holds no picture. Expected files ending in .jpg"),
-        (["--ood-dir", "broken"], 3, "broken.jpg is no picture that can be read"),
-        (["--ood-dir", "noise"], 2, "are called 'noise' as well"),
-        (["--tta", "d4", "--num-views", "9"], 2, "There are 8 orientations"),
+        (["--ood-dir", "empty"], 2, "contains no image. Expected files ending in .jpg"),
+        (["--ood-dir", "broken"], 3, "broken.jpg cannot be decoded as an image"),
+        (["--ood-dir", "noise"], 2, "'noise' is the name of built-in images"),
+        (["--tta", "d4", "--num-views", "9"], 2, "--num-views must be at most 8"),
         (["--tta", "augment", "--num-views", "0"], 2, "--num-views must be 1 or more"),
         (["--split", "fold_8"], 2, "fold_8, on which choices were made: it is val"),
     ],
