@@ -122,6 +122,16 @@ def test_maps_follow_changes_of_the_weights() -> None:
     assert grad_cam(image, np.array([2]))[0, 0, 0] == 1
 
 
+def test_repeated_calls_reuse_the_compiled_function() -> None:
+    grad_cam = GradCam(find_squares())
+    functions = []
+    for _ in range(2):
+        grad_cam(np.zeros((1, 8, 8, 3), np.uint8), np.array([0]))
+        functions.append(grad_cam._features.predict_function)
+    assert functions[0] is not None
+    assert functions[0] is functions[1]
+
+
 def with_hidden_layer() -> keras.Model:
     images = keras.Input((None, None, 3))
     hidden = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(images))
