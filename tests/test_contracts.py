@@ -141,7 +141,7 @@ def test_corruption_changes_a_copy_by_its_generator(name: str) -> None:
         np.testing.assert_array_equal(first, again)
         assert 0.5 < np.abs(first.astype(float) - image).mean() < 128
     np.testing.assert_array_equal(image, before)
-    assert "training" in (CORRUPTIONS[name].__doc__ or "").lower()
+    assert "augmentation" in (CORRUPTIONS[name].__doc__ or "").lower()
 
 
 @pytest.mark.parametrize("name", BACKBONES)
