@@ -36,7 +36,9 @@ Predict = Callable[[np.ndarray], np.ndarray]
 def rendered() -> np.ndarray:
     """Synthetic images, uint8 [12, 60, 80, 3]."""
     classes = ("mel", "nv", "bkl")
-    return np.stack([demo_renderer.render(classes[n % 3], n, 0)[::2, ::2] for n in range(12)])
+    return np.stack(
+        [demo_renderer.render(classes[n % 3], n, 0)[::2, ::2] for n in range(12)]
+    )
 
 
 def mean_change(images: np.ndarray, corrupted: np.ndarray) -> float:
