@@ -25,9 +25,9 @@ from skincnn.errors import ConfigError
 from skincnn.inference.ood import FeatureGaussian
 from skincnn.lookup import look_up
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
+from skincnn.model.orientations import ORIENTATIONS
 from skincnn.serving.export import ExportSpec, read_rules
 from skincnn.serving.network import Network, read_network, with_distance
-from skincnn.serving.orientations import TURNS
 from skincnn.serving.postprocessing import DEFAULT_POINT, DecisionRule
 from skincnn.serving.predictor import find_patients, open_saved_model
 from skincnn.serving.prefetch import answer_files
@@ -112,7 +112,7 @@ def prepare(
 ) -> Setting:
     """Writes the images and the SavedModel."""
     network, rules = _random() if model is None else _of_run(model)
-    write_saved_model([network], TURNS[""], rules, root / "saved_model")
+    write_saved_model([network], ORIENTATIONS[""], rules, root / "saved_model")
     paths = [root / f"{number:06d}.jpg" for number in range(len(files))]
     for path, content in zip(paths, files, strict=True):
         path.write_bytes(content)

@@ -193,14 +193,14 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Disables `tf.function`, because tracing takes longer than a single step."""
     import tensorflow as tf
 
-    from skincnn.model.augment import compiled
+    from skincnn.model.augment import compile_augmentation
 
     monkeypatch.setattr(
         tf, "function", lambda function=None, **_: function or (lambda f: f)
     )
-    compiled.cache_clear()
+    compile_augmentation.cache_clear()
     yield
-    compiled.cache_clear()
+    compile_augmentation.cache_clear()
 
 
 @pytest.fixture

@@ -9,7 +9,12 @@ import pytest
 
 from skincnn.config import AUGMENT_BOUNDS, AugmentConfig
 from skincnn.errors import ConfigError
-from skincnn.model.augment import AUGMENTATIONS, GEOMETRIC, Augmentation, compiled
+from skincnn.model.augment import (
+    AUGMENTATIONS,
+    GEOMETRIC,
+    Augmentation,
+    compile_augmentation,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
 
@@ -27,8 +32,8 @@ def test_flips_and_quarter_turns_reach_all_eight_orientations() -> None:
     layer = Augmentation(AugmentConfig(parts=("flip", "quarter_turn")))
     images = np.repeat(IMAGES[:1], 400, axis=0)
     seen = np.asarray(layer(images, training=True))
-    turned = [np.rot90(IMAGES[0], k) for k in range(4)]
-    expected = np.stack(turned + [image[:, ::-1] for image in turned])
+    rotated = [np.rot90(IMAGES[0], k) for k in range(4)]
+    expected = np.stack(rotated + [image[:, ::-1] for image in rotated])
     matches = (seen[:, None] == expected[None]).all(axis=(2, 3, 4))
     assert matches.any(axis=1).all()
     # Binomial(400, 1/8): 50 with a standard deviation of 6.6.
@@ -36,7 +41,7 @@ def test_flips_and_quarter_turns_reach_all_eight_orientations() -> None:
     assert (matches.sum(axis=0) < 50 + 5 * 6.6).all()
 
 
-def test_a_share_of_the_pictures_is_turned_to_any_orientation() -> None:
+def test_orientation_share_is_the_fraction_of_oriented_images() -> None:
     layer = Augmentation(
         AugmentConfig(parts=("flip", "quarter_turn"), orientation_share=0.4)
     )
@@ -46,25 +51,25 @@ def test_a_share_of_the_pictures_is_turned_to_any_orientation() -> None:
     assert upright == pytest.approx(0.56, abs=0.1)
 
 
-def test_strength_zero_changes_nothing() -> None:
+def test_strength_0_is_the_identity() -> None:
     zero = dict.fromkeys(AUGMENT_BOUNDS, 0)
     config = AugmentConfig(parts=tuple(AUGMENTATIONS), **zero)
-    varied = Augmentation(config).vary(IMAGES)
-    np.testing.assert_allclose(varied, IMAGES, atol=1e-3)
+    augmented = Augmentation(config).augment(IMAGES)
+    np.testing.assert_allclose(augmented, IMAGES, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", AUGMENT_BOUNDS)
 def test_magnitude_scales_each_strength_up_to_its_bound(name: str) -> None:
-    most = AUGMENT_BOUNDS[name]
-    given = type(getattr(AugmentConfig(), name))(most * 2 / 3)
+    bound = AUGMENT_BOUNDS[name]
+    value = type(getattr(AugmentConfig(), name))(bound * 2 / 3)
     strengths = [
-        AugmentConfig(magnitude=m, **{name: given}).strength(name)
+        AugmentConfig(magnitude=m, **{name: value}).strength(name)
         for m in (0, 0.25, 0.5, 1)
     ]
-    assert strengths == [0, given / 2, given, most]
+    assert strengths == [0, value / 2, value, bound]
 
 
-def test_every_strength_has_a_bound_and_a_middle_that_is_the_field() -> None:
+def test_every_strength_has_a_bound_and_equals_its_field_at_magnitude_0_5() -> None:
     config = AugmentConfig()
     numbers = {
         field.name
@@ -86,31 +91,33 @@ def test_every_constructor_argument_is_in_the_config() -> None:
     assert (copy.config, copy.seed) == (config, 7)
 
 
-def test_an_unknown_part_is_refused() -> None:
+def test_an_unknown_augmentation_is_an_error() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'rotate'"):
         Augmentation(AugmentConfig(parts=("rotat",)))
 
 
-def test_layers_that_do_the_same_are_compiled_once() -> None:
-    """TensorFlow keeps for ever what XLA compiled: 20 MB for each trial of a search."""
+def test_layers_with_equal_configurations_share_one_compiled_function() -> None:
+    """TensorFlow never frees a compiled function: 20 MB per trial of a search."""
     config = AugmentConfig(rotation_degrees=33.0)
-    function: Any = compiled(config)
+    function: Any = compile_augmentation(config)
     first, second = (Augmentation(config, seed) for seed in (1, 2))
-    varied = [np.asarray(layer(IMAGES, training=True)) for layer in (first, first, second)]
+    augmented = [
+        np.asarray(layer(IMAGES, training=True)) for layer in (first, first, second)
+    ]
     assert function is None or function.experimental_get_tracing_count() == 1
-    for one, other in itertools.combinations(varied, 2):
+    for one, other in itertools.combinations(augmented, 2):
         assert np.abs(one - other).max() > 1
     again = Augmentation(config, 1)
-    for expected in varied[:2]:
+    for expected in augmented[:2]:
         np.testing.assert_array_equal(again(IMAGES, training=True), expected)
 
 
-def test_geometry_is_one_gather_however_many_parts_there_are() -> None:
-    """Each gather would interpolate, and blur, once more."""
+def test_all_geometric_augmentations_share_one_gather() -> None:
+    """Every further gather would interpolate, and blur, once more."""
     layer = Augmentation(AugmentConfig(parts=tuple(GEOMETRIC)))
     import tensorflow as tf
 
-    graph = tf.function(layer.vary).get_concrete_function(
+    graph = tf.function(layer.augment).get_concrete_function(
         tf.TensorSpec((None, None, None, 3), tf.uint8)
     )
     gathers = [op for op in graph.graph.get_operations() if op.type.startswith("Gather")]

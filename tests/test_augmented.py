@@ -27,11 +27,11 @@ def tiny_classifier() -> keras.Model:
     return keras.Model(inputs, logits)
 
 
-def with_metadata(container: type = dict, of_metadata: bool = False) -> keras.Model:
-    """A model of pictures and metadata; or one whose logits are the metadata."""
+def with_metadata(container: type = dict, return_metadata: bool = False) -> keras.Model:
+    """A model of images and metadata; or one whose logits are the metadata."""
     images = keras.Input((None, None, 3), name="images")
     metadata = keras.Input((CLASSES,), name="metadata")
-    if of_metadata:
+    if return_metadata:
         outputs = keras.layers.Identity()(metadata)
     else:
         pooled = keras.layers.GlobalAveragePooling2D()(images)
@@ -58,7 +58,7 @@ def policy(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_the_loss_is_that_of_labels_mixed_like_the_pictures(mix: str) -> None:
+def test_the_loss_is_that_of_labels_mixed_like_the_images(mix: str) -> None:
     model = build(AugmentConfig(parts=(), mix=mix, mix_alpha=1))
     model.compile(loss=CATEGORICAL)
     outputs = model(IMAGES, training=True)
@@ -72,7 +72,7 @@ def test_the_loss_is_that_of_labels_mixed_like_the_pictures(mix: str) -> None:
         assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
-def test_mixing_trains_with_averages_in_every_precision(policy: str) -> None:
+def test_mixing_trains_with_ema_weights_in_every_precision(policy: str) -> None:
     model = build(AugmentConfig(parts=("light",), mix="cutmix", mix_alpha=1))
     optimizer = keras.optimizers.SGD(0.01, use_ema=True, ema_momentum=0.9)
     if policy == "mixed_float16":
@@ -90,12 +90,14 @@ def test_mixing_trains_with_averages_in_every_precision(policy: str) -> None:
     assert any(not np.array_equal(first, last) for first, last in trained)
 
 
-def test_without_mixing_it_is_the_classifier_of_varied_pictures() -> None:
+def test_without_mixing_it_is_the_classifier_of_augmented_images() -> None:
     config = AugmentConfig(parts=("rotate",))
     classifier = tiny_classifier()
     model = build(config, classifier)
-    varied = Augmentation(config, seed=1)(IMAGES, training=True)
-    np.testing.assert_allclose(model(IMAGES, training=True), classifier(varied), atol=1e-5)
+    augmented = Augmentation(config, seed=1)(IMAGES, training=True)
+    np.testing.assert_allclose(
+        model(IMAGES, training=True), classifier(augmented), atol=1e-5
+    )
     np.testing.assert_allclose(
         model.predict(IMAGES, verbose=0), classifier(IMAGES), atol=1e-5
     )
@@ -105,33 +107,33 @@ def test_without_mixing_it_is_the_classifier_of_varied_pictures() -> None:
     assert loss == pytest.approx(-log_softmax[np.arange(8), LABELS].mean(), rel=1e-4)
 
 
-def test_pictures_are_varied_in_float32_whatever_the_precision(policy: str) -> None:
-    """A half precision would round 256 gray levels."""
-    seen = []
+def test_images_are_augmented_in_float32_in_every_precision(policy: str) -> None:
+    """Half precision cannot represent 256 gray levels."""
+    received = []
 
     class Record(keras.layers.Layer):
         def call(self, images: object) -> object:
-            seen.append(images)
+            received.append(images)
             return images
 
     config = AugmentConfig(parts=("rotate", "light"))
     model = AugmentedClassifier(Augmentation(config), Record(dtype="float32"))
     images = IMAGES.astype(np.float32) + 0.25
     model(images, training=False)
-    np.testing.assert_array_equal(seen[-1], images)
+    np.testing.assert_array_equal(received[-1], images)
     model(images, training=True)
     keras.config.set_dtype_policy("float32")
-    np.testing.assert_array_equal(seen[-1], Augmentation(config)(images, training=True))
+    np.testing.assert_array_equal(received[-1], Augmentation(config)(images, training=True))
 
 
 @pytest.mark.parametrize("container", [dict, tuple, list])
-def test_metadata_reaches_the_classifier_mixed_like_the_pictures(container: type) -> None:
+def test_metadata_reaches_the_classifier_mixed_like_the_images(container: type) -> None:
     metadata = RNG.normal(size=(8, CLASSES)).astype(np.float32)
     inputs = {"images": IMAGES, "metadata": metadata}
     if container is not dict:
         inputs = container(inputs.values())
     config = AugmentConfig(parts=("flip",), mix="mixup", mix_alpha=1)
-    model = build(config, with_metadata(container, of_metadata=True))
+    model = build(config, with_metadata(container, return_metadata=True))
     np.testing.assert_array_equal(model(inputs, training=False), metadata)
     outputs = {name: np.asarray(v) for name, v in model(inputs, training=True).items()}
     share = outputs["share"][:, None]
@@ -139,7 +141,7 @@ def test_metadata_reaches_the_classifier_mixed_like_the_pictures(container: type
     np.testing.assert_allclose(outputs["logits"], expected, atol=1e-5)
 
 
-def test_metadata_trains() -> None:
+def test_a_model_with_metadata_trains() -> None:
     metadata = RNG.normal(size=(8, CLASSES)).astype(np.float32)
     model = build(AugmentConfig(parts=(), mix="cutmix"), with_metadata())
     model.compile("sgd", CATEGORICAL)
@@ -153,21 +155,21 @@ class Gpu:
 
 
 @pytest.mark.parametrize("mix", ["none", *MIXES])
-def test_keras_leaves_xla_on_for_the_whole_model(
+def test_keras_compiles_the_whole_model_with_xla(
     mix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where there is a GPU; Keras's own affine layers turn it off."""
+    """On a GPU. The affine layers of Keras would disable XLA."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: [Gpu()])
     model = build(AugmentConfig(parts=tuple(AUGMENTATIONS), mix=mix))
     model.compile("sgd", CATEGORICAL)
     assert model.jit_compile is True
-    theirs = keras.Sequential([keras.layers.RandomRotation(0.1), tiny_classifier()])
-    theirs.compile("sgd", CATEGORICAL)
-    assert theirs.jit_compile is False
+    reference = keras.Sequential([keras.layers.RandomRotation(0.1), tiny_classifier()])
+    reference.compile("sgd", CATEGORICAL)
+    assert reference.jit_compile is False
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_xla_compiles_a_whole_step(mix: str) -> None:
+def test_xla_compiles_a_training_step(mix: str) -> None:
     model = build(AugmentConfig(parts=("rotate", "blur"), mix=mix))
     model.compile("sgd", CATEGORICAL, jit_compile=True)
     batches = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(
@@ -178,7 +180,7 @@ def test_xla_compiles_a_whole_step(mix: str) -> None:
 
 
 @pytest.mark.parametrize("mix", ["none", "mixup"])
-def test_it_can_be_described_and_built_again(mix: str, tmp_path: object) -> None:
+def test_it_can_be_serialized(mix: str, tmp_path: object) -> None:
     model = build(AugmentConfig(mix=mix, parts=("flip",)))
     model(IMAGES)
     copy = AugmentedClassifier.from_config(model.get_config())

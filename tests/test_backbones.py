@@ -1,6 +1,6 @@
-"""The smallest network of each family against Keras Applications' own; the others by name.
+"""The smallest network of each family compared with Keras Applications; others by name.
 
-Networks are built once for all tests of a family.
+The tests of a family share one network.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.errors import ConfigError
 from skincnn.model.backbones import (
     BACKBONES,
-    CENTRED_BGR,
-    STANDARDISED,
+    CENTERED_BGR,
+    STANDARDIZED,
     SYMMETRIC,
     SYMMETRIC_128,
     UNSCALED,
@@ -41,7 +41,11 @@ from skincnn.model.classifier import (
     num_blocks,
     set_trainable,
 )
-from skincnn.model.networks import normalised, with_depthwise, without_scaling
+from skincnn.model.networks import (
+    remove_normalization,
+    set_imagenet_normalization,
+    use_depthwise_convolutions,
+)
 from skincnn.training.run import check
 
 slow = pytest.mark.slow
@@ -78,12 +82,12 @@ BLOCKS_BY_NAME = {
     "densenet121": (r"conv(\d)_block", 6),
     "convnext_tiny": (r"_stage_(\d)", 4),
 }
-"""Stages that the names of layers tell: the number in a name and that of the head."""
+"""Pattern of the stage number in layer names, and the number of the head."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A network of Keras, and the classifier that was made with its weights."""
+    """A network of Keras Applications, and a classifier with its weights."""
 
     name: str
     reference: keras.Model
@@ -101,9 +105,10 @@ def module_of(name: str) -> ModuleType:
 
 
 def randomise(network: keras.Model, images: np.ndarray) -> None:
-    """Gives biases and BatchNorm values other than 0 and 1, or a mix-up were unseen.
+    """Sets biases and BatchNorm weights to values other than 0 and 1.
 
-    BatchNorm's are those of `images`, which therefore still differ after many layers.
+    Otherwise swapped weights would go unnoticed. The moving statistics are those of
+    `images`, whose features therefore still differ after many layers.
     """
     rng = np.random.default_rng(0)
     for layer in network.layers:
@@ -120,8 +125,8 @@ def randomise(network: keras.Model, images: np.ndarray) -> None:
     network(images, training=True)
 
 
-def pictures(size: int, number: int = 3) -> np.ndarray:
-    """Noisy pictures, each of another tint."""
+def make_images(size: int, number: int = 3) -> np.ndarray:
+    """Noisy images with different tints."""
     rng = np.random.default_rng(0)
     noise = rng.uniform(0, 100, (number, size, size, 3))
     return (noise + rng.uniform(0, 155, (number, 1, 1, 3))).astype(np.float32)
@@ -141,16 +146,16 @@ def family(
     reference = keras_function(name)(
         include_top=False, weights=None, input_shape=shape, **options
     )
-    images = pictures(size)
+    images = make_images(size)
     preprocess_input = module_of(name).preprocess_input
     path = tmp_path_factory.mktemp(name) / "reference.weights.h5"
     if name.startswith("efficientnet_b"):
-        # With ImageNet weights, and only then, Keras adds a layer to it.
+        # Keras adds a layer only if there are ImageNet weights.
         reference.save_weights(path)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("keras.src.utils.file_utils.get_file", lambda *_, **__: str(path))
             reference = keras_function(name)(include_top=False, input_shape=shape)
-    randomise(reference, preprocess_input(pictures(size, 16)))
+    randomise(reference, preprocess_input(make_images(size, 16)))
     reference.save_weights(path)
     config = ModelConfig(
         backbone=name, width_multiplier=width, weights=str(path), dropout=0.0
@@ -160,32 +165,32 @@ def family(
     return Family(name, reference, preprocess_input, classifier, images)
 
 
-def test_features_of_pictures_are_those_of_keras_applications(family: Family) -> None:
-    def theirs(images: np.ndarray) -> np.ndarray:
+def test_features_match_keras_applications(family: Family) -> None:
+    def reference_features(images: np.ndarray) -> np.ndarray:
         features = family.reference(family.preprocess_input(images), training=False)
         return np.asarray(features).mean(axis=(1, 2))
 
     head = family.classifier.get_layer("logits")
-    ours = keras.Model(family.classifier.input, head.input)(family.images)
-    expected = theirs(family.images.copy())
+    features = keras.Model(family.classifier.input, head.input)(family.images)
+    expected = reference_features(family.images.copy())
     tolerance = 0.003 * np.abs(expected).max()
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance)
-    # A scaling that is two gray levels off would be seen.
-    assert np.abs(theirs(family.images + 2) - expected).max() > 3 * tolerance
+    np.testing.assert_allclose(features, expected, rtol=0, atol=tolerance)
+    # The test would detect a normalization that is off by two gray levels.
+    assert np.abs(reference_features(family.images + 2) - expected).max() > 3 * tolerance
 
 
-def test_blocks_are_stages_of_one_resolution(family: Family) -> None:
+def test_blocks_are_stages_of_constant_resolution(family: Family) -> None:
     block_of = block_of_variables(family.classifier)
     assert num_blocks(family.classifier) == SMALLEST[family.name][2]
     assert list(block_of) == [weight.path for weight in family.classifier.weights]
     pattern, head = BLOCKS_BY_NAME.get(family.name, ("$^", 0))
     for path, block in block_of.items():
-        named = re.search(pattern, path)
-        assert not named or block == head - int(named[1]), path
+        match = re.search(pattern, path)
+        assert not match or block == head - int(match[1]), path
 
 
-def test_a_frozen_network_is_that_of_inference(family: Family) -> None:
-    """Its dropout and stochastic depth too, which `fit` would turn on."""
+def test_a_frozen_network_works_as_in_inference(family: Family) -> None:
+    """Including dropout and stochastic depth, which `fit` would enable."""
     model, images = family.classifier, family.images
     expected = np.asarray(model(images, training=False))
     set_trainable(model, 0)
@@ -193,17 +198,17 @@ def test_a_frozen_network_is_that_of_inference(family: Family) -> None:
     set_trainable(model, None, "frozen")
     results = [np.asarray(model(images, training=True)) for _ in range(2)]
     random = np.abs(results[0] - results[1]).max() > 1e-6 * np.abs(expected).max()
-    # Keras's ConvNeXt has stochastic depth with a probability of 0.
+    # ConvNeXt of Keras has stochastic depth with probability 0.
     assert random == family.name.startswith("efficientnet")
 
 
-def test_every_network_of_keras_applications_is_there_under_its_name() -> None:
-    ours = {name.replace("_", "") for name in BACKBONES if name != "small_cnn"}
-    assert ours == set(FUNCTIONS)
+def test_the_table_contains_every_network_of_keras_applications() -> None:
+    names = {name.replace("_", "") for name in BACKBONES if name != "small_cnn"}
+    assert names == set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "small_cnn"])
-def test_each_name_builds_its_own_network(name: str) -> None:
+def test_each_name_builds_its_network(name: str) -> None:
     def functions(build: Callable[..., object]) -> Iterator[object]:
         for value in inspect.getclosurevars(build).nonlocals.values():
             if inspect.isfunction(value):
@@ -214,23 +219,23 @@ def test_each_name_builds_its_own_network(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "small_cnn"])
-def test_scaling_is_that_of_preprocess_input(name: str) -> None:
-    images = pictures(4)
+def test_scaling_matches_preprocess_input(name: str) -> None:
+    images = make_images(4)
     expected = module_of(name).preprocess_input(images.copy())
     scaling = BACKBONES[name].scaling
     scaled = (images[..., ::-1] if scaling.bgr else images) * scaling.scale + scaling.offset
-    if np.array_equal(expected, images):  # Keras scales inside the network.
+    if np.array_equal(expected, images):  # Keras normalizes inside the network.
         assert name.startswith(("efficientnet", "convnext", "mobilenet_v3"))
     else:
         np.testing.assert_allclose(scaled, expected, atol=1e-4)
 
 
-KINDS = {
+SCALINGS = {
     "unscaled": UNSCALED,
     "symmetric": SYMMETRIC,
     "symmetric_128": SYMMETRIC_128,
-    "standardised": STANDARDISED,
-    "centred_bgr": CENTRED_BGR,
+    "standardized": STANDARDIZED,
+    "centered_bgr": CENTERED_BGR,
 }
 LOAD = """
 import sys, keras, numpy as np
@@ -244,7 +249,7 @@ assert not [name for name in sys.modules if name.startswith("skincnn")]
 def assert_keras_alone_loads(
     models: dict[str, keras.Model], images: np.ndarray, folder: Path
 ) -> None:
-    """Saves models, and loads them where this package is not imported."""
+    """Saves models and loads them in a process that does not import this package."""
     np.save(folder / "images.npy", images)
     for name, model in models.items():
         model.save(folder / f"{name}.keras")
@@ -269,60 +274,60 @@ def tiny(size: int | None, width: float, weights: str | None) -> keras.Model:
     return keras.Model(inputs, keras.layers.Conv2D(4, 3, activation="gelu")(inputs))
 
 
-def test_keras_alone_loads_every_kind_of_scaling(
+def test_keras_alone_loads_every_scaling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = {}
-    for kind, scaling in KINDS.items():
-        monkeypatch.setitem(BACKBONES, kind, Backbone(tiny, scaling))
-        models[kind] = build_classifier(ModelConfig(backbone=kind, weights="none"), 7)
-    assert_keras_alone_loads(models, pictures(16), tmp_path)
+    for name, scaling in SCALINGS.items():
+        monkeypatch.setitem(BACKBONES, name, Backbone(tiny, scaling))
+        models[name] = build_classifier(ModelConfig(backbone=name, weights="none"), 7)
+    assert_keras_alone_loads(models, make_images(16), tmp_path)
 
 
 @slow
 @pytest.mark.parametrize("name", SMALLEST)
 def test_keras_alone_loads_every_family(name: str, tmp_path: Path) -> None:
     config = ModelConfig(backbone=name, width_multiplier=SMALLEST[name][0], weights="none")
-    images = pictures(96 if name.startswith("nasnet") else 75)
+    images = make_images(96 if name.startswith("nasnet") else 75)
     assert_keras_alone_loads({name: build_classifier(config, 7)}, images, tmp_path)
 
 
 @slow
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name not in SMALLEST])
-def test_the_larger_networks_are_built(name: str) -> None:
+def test_the_larger_networks_can_be_built(name: str) -> None:
     model = build_classifier(ModelConfig(backbone=name, weights="none"), 7)
-    assert np.isfinite(model(pictures(96)[:1])).all()
+    assert np.isfinite(model(make_images(96)[:1])).all()
     assert num_blocks(model) == (4 if name.startswith(("convnext", "small")) else 5)
 
 
-def test_imagenet_weights_are_asked_for_without_a_top_at_the_native_size(
+def test_imagenet_weights_are_requested_without_top_at_the_native_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = build_backbone("mobilenet", 0.25, "none")
     source.save_weights(tmp_path / "source.weights.h5")
-    asked = []
+    requested = []
 
     def get_file(name: str, *_: object, **__: object) -> str:
-        asked.append(name)
+        requested.append(name)
         return str(tmp_path / "source.weights.h5")
 
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
-    ours = build_backbone("mobilenet", 0.25, "imagenet")
-    for a, b in zip(ours.get_weights(), source.get_weights(), strict=True):
+    network = build_backbone("mobilenet", 0.25, "imagenet")
+    for a, b in zip(network.get_weights(), source.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert asked == ["mobilenet_2_5_224_tf_no_top.h5"]
+    assert requested == ["mobilenet_2_5_224_tf_no_top.h5"]
 
 
-def scaling_inside(size: int | None, width: float, weights: str | None) -> keras.Model:
-    """A network that begins as EfficientNet does."""
+def normalizing_network(size: int | None, width: float, weights: str | None) -> keras.Model:
+    """A network that starts with rescaling and normalization, as EfficientNet does."""
     inputs = keras.Input((size, size, 3))
     scaled = keras.layers.Normalization()(keras.layers.Rescaling(1 / 255)(inputs))
     network = keras.Model(inputs, keras.layers.Conv2D(4, 3)(scaled), name="inside")
-    return normalised(network)
+    return set_imagenet_normalization(network)
 
 
-def grouped(size: int | None, width: float, weights: str | None) -> keras.Model:
-    """A network with a depthwise convolution as ConvNeXt writes it."""
+def grouped_network(size: int | None, width: float, weights: str | None) -> keras.Model:
+    """A network with a grouped convolution, as in ConvNeXt."""
     inputs = keras.Input((size, size, 3))
     features = keras.layers.Conv2D(4, 2)(inputs)
     features = keras.layers.Conv2D(4, 7, groups=4, padding="same")(features)
@@ -330,9 +335,13 @@ def grouped(size: int | None, width: float, weights: str | None) -> keras.Model:
 
 
 @pytest.mark.parametrize(
-    ("build", "adapt"), [(scaling_inside, without_scaling), (grouped, with_depthwise)]
+    ("build", "adapt"),
+    [
+        (normalizing_network, remove_normalization),
+        (grouped_network, use_depthwise_convolutions),
+    ],
 )
-def test_weights_saved_before_and_after_adapting_are_loaded(
+def test_weights_saved_before_or_after_adapting_are_loaded(
     build: Build,
     adapt: Callable[[keras.Model], keras.Model],
     tmp_path: Path,
@@ -345,29 +354,29 @@ def test_weights_saved_before_and_after_adapting_are_loaded(
     for source in (before, after):
         path = tmp_path / f"{source.name}.weights.h5"
         source.save_weights(path)
-        ours = build_backbone("adapted", 1.0, str(path))
-        for a, b in zip(ours.get_weights(), after.get_weights(), strict=True):
+        network = build_backbone("adapted", 1.0, str(path))
+        for a, b in zip(network.get_weights(), after.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
-    images = pictures(16)
-    if adapt is with_depthwise:
+    images = make_images(16)
+    if adapt is use_depthwise_convolutions:
         np.testing.assert_allclose(after(images), before(images), rtol=1e-4, atol=1e-3)
         assert isinstance(after.layers[-1], keras.layers.DepthwiseConv2D)
 
 
-def test_an_efficientnet_of_another_normalisation_is_refused(
+def test_an_efficientnet_with_another_normalization_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = Backbone(scaling_inside, UNSCALED, adapt=without_scaling)
+    entry = Backbone(normalizing_network, UNSCALED, adapt=remove_normalization)
     monkeypatch.setitem(BACKBONES, "adapted", entry)
-    source = scaling_inside(None, 1.0, None)
+    source = normalizing_network(None, 1.0, None)
     source.layers[2].set_weights([np.zeros(3), np.ones(3), np.array(0)])
     path = tmp_path / "source.weights.h5"
     source.save_weights(path)
-    with pytest.raises(ConfigError, match="pictures of another scaling"):
+    with pytest.raises(ConfigError, match="trained with another normalization"):
         build_backbone("adapted", 1.0, str(path))
 
 
-def test_small_cnn_takes_any_size_and_width() -> None:
+def test_small_cnn_accepts_any_size_and_width() -> None:
     for width, size in ((0.05, 33), (1.0, 16)):
         network = build_backbone("small_cnn", width, "none")
         filters = max(1, round(256 * width))
@@ -378,12 +387,12 @@ def test_small_cnn_takes_any_size_and_width() -> None:
 @pytest.mark.parametrize(
     ("name", "width", "weights", "message"),
     [
-        ("small_cnn", 1.0, "imagenet", "no ImageNet weights of small_cnn"),
+        ("small_cnn", 1.0, "imagenet", "small_cnn has no ImageNet weights"),
         ("resnet50", 0.5, "none", "must be 1.0 for resnet50, which has no width"),
         ("mobilenet_v3_small", 0.5, "imagenet", r"must be one of \(0\.75, 1\.0\)"),
     ],
 )
-def test_what_a_family_does_not_have_is_said(
+def test_missing_weights_and_widths_are_errors(
     name: str, width: float, weights: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -393,14 +402,12 @@ def test_what_a_family_does_not_have_is_said(
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("inception_v3", 74, "75 px or more. Received: 74"),
-        ("xception", 70, "71 px or more"),
-        ("nasnet_large", 330, "331 px, or a multiple of 32. Received: 330"),
+        ("inception_v3", 74, "at least 75 px. Received: 74"),
+        ("xception", 70, "at least 71 px"),
+        ("nasnet_large", 330, "331 px or a multiple of 32 px. Received: 330"),
     ],
 )
-def test_sizes_that_a_network_cannot_take_are_refused(
-    name: str, size: int, message: str
-) -> None:
+def test_unsupported_sizes_are_errors(name: str, size: int, message: str) -> None:
     train = TrainConfig(progressive_epochs=1, epochs=2, progressive_image_size=size)
     model = ModelConfig(backbone=name)
     with pytest.raises(ConfigError, match=message):
@@ -409,7 +416,7 @@ def test_sizes_that_a_network_cannot_take_are_refused(
         check(Config(data=DataConfig(image_size=size), model=model))
 
 
-def test_native_and_other_sizes_of_nasnet_are_taken() -> None:
+def test_nasnet_accepts_its_native_size_and_multiples_of_32() -> None:
     for size in (32, 224, 256, 331):
         check_size("nasnet_large", size)
 
@@ -456,7 +463,7 @@ number = 3
 
 @pytest.fixture
 def my_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module of the user's in the current folder."""
+    """A user module in the current directory."""
     (tmp_path / "my_nets.py").write_text(MODULE)
     (tmp_path / "my_broken.py").write_text("import nowhere_to_be_found")
     monkeypatch.chdir(tmp_path)
@@ -465,19 +472,19 @@ def my_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("my_nets")
-def test_a_function_of_the_user_s_is_a_backbone() -> None:
+def test_a_user_function_is_a_backbone() -> None:
     config = ModelConfig(backbone="my_nets:net", weights="none")
     check(Config(model=config, train=TrainConfig(scenario="from_scratch")))
     model = build_classifier(replace(config, dropout=0.0), 7, fused=True)
-    images = pictures(40)
+    images = make_images(40)
     network = model.get_layer("backbone")
-    # It states no scaling: pictures come as they are.
+    # It has no normalization.
     expected = model.get_layer("logits")(np.asarray(network(images)).mean(axis=(1, 2)))
     np.testing.assert_allclose(model(images), expected, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("my_nets")
-def test_a_function_of_the_user_s_may_take_width_and_weights() -> None:
+def test_a_user_function_may_have_width_and_weights() -> None:
     network = build_backbone("my_nets:wide", 0.5, "imagenet")
     assert network.output_shape == (None, None, None, 4)
     assert all((w == 7).all() for w in network.get_weights())
@@ -487,19 +494,19 @@ def test_a_function_of_the_user_s_may_take_width_and_weights() -> None:
 
 
 @pytest.mark.usefixtures("my_nets")
-def test_models_inside_a_network_freeze_with_their_block() -> None:
+def test_nested_models_are_frozen_with_their_block() -> None:
     config = ModelConfig(backbone="my_nets:nested", weights="none")
     model = build_classifier(config, 7, fused=True)
     assert num_blocks(model) == 2
     inner = model.get_layer("backbone").get_layer("part").get_layer("inner_norm")
     assert block_of_variables(model)[inner.gamma.path] == 2
-    for blocks, batch_norm, trains in (
+    for blocks, batch_norm, trainable in (
         (1, "train", False),
         (2, "train", True),
         (None, "frozen", False),
     ):
         set_trainable(model, blocks, batch_norm)
-        assert inner.trainable == trains
+        assert inner.trainable == trainable
 
 
 @pytest.mark.usefixtures("my_nets")
@@ -513,14 +520,12 @@ def test_models_inside_a_network_freeze_with_their_block() -> None:
         (":net", "none", "could not be imported"),
         ("my_nets:broken", "none", "my_nets:broken failed: RuntimeError: no such thing"),
         ("my_nets:text", "none", "must return a functional or sequential"),
-        ("my_nets:flat", "none", "must turn pictures .* into feature maps"),
-        ("my_nets:fixed", "none", r"Received: from \(None, 64, 64, 3\)"),
-        ("my_nets:net", "imagenet", "no ImageNet weights of my_nets:net"),
-        ("my_nets:net", "nowhere.h5", "which is no file"),
+        ("my_nets:flat", "none", "must map images .* to feature maps"),
+        ("my_nets:fixed", "none", r"Received: \(None, 64, 64, 3\)"),
+        ("my_nets:net", "imagenet", "my_nets:net has no ImageNet weights"),
+        ("my_nets:net", "nowhere.h5", "which is not a file"),
     ],
 )
-def test_a_function_of_the_user_s_that_is_none_is_named(
-    name: str, weights: str, message: str
-) -> None:
+def test_faulty_user_functions_are_errors(name: str, weights: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_backbone(name, 1.0, weights)

@@ -27,7 +27,7 @@ SMALL = ModelConfig(backbone="mobilenet", width_multiplier=0.25, weights="none")
 TINY = ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none")
 
 
-def normalise(layer: keras.layers.Layer, x: np.ndarray) -> tuple[list[np.ndarray], ...]:
+def train_step(layer: keras.layers.Layer, x: np.ndarray) -> tuple[list[np.ndarray], ...]:
     """Returns outputs and gradients of a training step, and the moving statistics."""
     with tf.GradientTape() as tape:
         inputs = tf.Variable(x)
@@ -40,31 +40,29 @@ def normalise(layer: keras.layers.Layer, x: np.ndarray) -> tuple[list[np.ndarray
     )
 
 
-def test_fused_batch_norm_equals_keras_s() -> None:
+def test_fused_batch_norm_equals_that_of_keras() -> None:
     x = np.random.default_rng(0).normal(2, 3, (4, 5, 6, 7)).astype("float32")
     results = []
-    for kind in (FusedBatchNormalization, keras.layers.BatchNormalization):
-        layer = kind(momentum=0.6)
+    for layer_type in (FusedBatchNormalization, keras.layers.BatchNormalization):
+        layer = layer_type(momentum=0.6)
         layer.build(x.shape)
         layer.gamma.assign(np.linspace(0.5, 2, 7))
         layer.beta.assign(np.linspace(-1, 1, 7))
-        step = normalise(layer, x)
+        step = train_step(layer, x)
         results.append((*step, [np.asarray(layer(x, training=False))]))
         layer.trainable = False
         np.testing.assert_array_equal(layer(x, training=True), layer(x, training=False))
-    for ours, theirs in zip(*results, strict=True):
-        for a, b in zip(ours, theirs, strict=True):
+    for fused, reference in zip(*results, strict=True):
+        for a, b in zip(fused, reference, strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
 
 
-def test_dropout_rests_while_it_is_frozen() -> None:
+def test_frozen_dropout_is_inactive() -> None:
     layer = FreezableDropout(0.5, noise_shape=(None, 1), seed=3)
-    again = keras.saving.deserialize_keras_object(
-        keras.saving.serialize_keras_object(layer)
-    )
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     ones = np.ones((400, 3), np.float32)
     outputs = np.asarray(layer(ones, training=True))
-    np.testing.assert_array_equal(again(ones, training=True), outputs)
+    np.testing.assert_array_equal(copy(ones, training=True), outputs)
     assert set(np.unique(outputs)) == {0.0, 2.0}
     assert 150 < (outputs == 0).all(axis=1).sum() < 250
     np.testing.assert_array_equal(layer(ones, training=False), ones)
@@ -80,13 +78,13 @@ def test_fused_and_plain_models_share_weights_and_outputs() -> None:
     np.testing.assert_allclose(
         fused(images, training=False), plain(images, training=False), atol=1e-5
     )
-    kinds = {type(layer).__module__ for layer in plain._flatten_layers()}
-    assert all(kind.startswith("keras") for kind in kinds)
+    modules = {type(layer).__module__ for layer in plain._flatten_layers()}
+    assert all(module.startswith("keras") for module in modules)
 
 
 def fit_once(model: keras.Model) -> dict[str, bool]:
-    """Trains a step and returns whether each variable changed, by its path."""
-    # Features of a random frozen network are tiny, and so are their gradients.
+    """Trains for one step and returns whether each variable changed, by its path."""
+    # The features of a random frozen network, and with them the gradients, are tiny.
     optimizer = keras.optimizers.Adam(1e-2, epsilon=1e-30)
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = {v.path: np.array(v) for v in model.weights}
@@ -95,7 +93,7 @@ def fit_once(model: keras.Model) -> dict[str, bool]:
     return {v.path: not np.array_equal(v, before[v.path]) for v in model.weights}
 
 
-def test_the_last_blocks_train_and_the_others_rest() -> None:
+def test_the_last_blocks_train_and_the_others_are_frozen() -> None:
     model = build_classifier(TINY, 7, fused=True)
     block_of = block_of_variables(model)
     assert num_blocks(model) == 4
@@ -108,30 +106,30 @@ def test_the_last_blocks_train_and_the_others_rest() -> None:
 
 
 @pytest.mark.parametrize("blocks", [-1, 5])
-def test_blocks_that_are_not_there_are_refused(blocks: int) -> None:
+def test_an_invalid_number_of_blocks_is_an_error(blocks: int) -> None:
     with pytest.raises(ConfigError, match=rf"must be in 0\.\.4.*Received: {blocks}"):
         set_trainable(build_classifier(TINY, 7, fused=True), blocks)
 
 
 @pytest.mark.parametrize(
-    ("batch_norm", "resting"),
+    ("batch_norm", "frozen"),
     [
         ("train", ()),
         ("frozen", ("gamma", "beta", "moving_mean", "moving_variance")),
         ("frozen_statistics", ("moving_mean", "moving_variance")),
     ],
 )
-def test_batch_norm_policy(batch_norm: str, resting: tuple[str, ...]) -> None:
+def test_batch_norm_policy(batch_norm: str, frozen: tuple[str, ...]) -> None:
     model = build_classifier(TINY, 7, fused=True)
-    # What an earlier phase chose is forgotten.
+    # Earlier calls have no effect.
     set_trainable(model, None, "frozen_statistics")
     set_trainable(model, None, "frozen")
     set_trainable(model, None, batch_norm)
     changed = fit_once(model)
-    assert changed == {path: path.split("/")[-1] not in resting for path in changed}
+    assert changed == {path: path.split("/")[-1] not in frozen for path in changed}
 
 
-def test_frozen_statistics_normalise_as_in_inference() -> None:
+def test_frozen_statistics_normalize_as_in_inference() -> None:
     model = build_classifier(replace(SMALL, dropout=0.0), 7, fused=True)
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
     expected = np.asarray(model(images, training=False))
@@ -141,12 +139,12 @@ def test_frozen_statistics_normalise_as_in_inference() -> None:
     assert np.abs(model(images, training=True) - expected).max() > 1e-3
 
 
-def test_frozen_statistics_need_the_model_that_is_trained() -> None:
+def test_frozen_statistics_require_a_fused_model() -> None:
     with pytest.raises(ValueError, match="fused=True"):
         set_trainable(build_classifier(SMALL, 7), None, "frozen_statistics")
 
 
-def test_a_model_with_metadata_is_keras_s_own_and_has_the_weights_of_the_fused(
+def test_a_model_with_metadata_loads_with_keras_alone_and_equals_the_fused_one(
     tmp_path: Path,
 ) -> None:
     config = replace(SMALL, clinical_metadata=True)
@@ -158,28 +156,28 @@ def test_a_model_with_metadata_is_keras_s_own_and_has_the_weights_of_the_fused(
         assert b"skincnn" not in archive.read("config.json")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     rng = np.random.default_rng(0)
-    patients = {
+    inputs = {
         "images": rng.uniform(0, 255, (3, 32, 32, 3)),
         "metadata": rng.uniform(0, 1, (3, len(CLINICAL_FEATURES))),
     }
-    expected = fused.predict(patients, verbose=0)
-    np.testing.assert_allclose(loaded.predict(patients, verbose=0), expected, atol=1e-5)
+    expected = fused.predict(inputs, verbose=0)
+    np.testing.assert_allclose(loaded.predict(inputs, verbose=0), expected, atol=1e-5)
 
 
-def test_metadata_reach_the_logits_and_are_dropped_for_half_the_patients() -> None:
+def test_metadata_affect_the_logits_and_are_dropped_for_half_of_the_images() -> None:
     config = replace(SMALL, dropout=0.0, clinical_metadata=True)
     model = build_classifier(config, 7, fused=True)
     set_trainable(model, 0)
     assert [tensor.name for tensor in model.inputs] == ["images", "metadata"]
     images = np.full((200, 32, 32, 3), 100, np.float32)
-    patients = np.zeros((200, len(CLINICAL_FEATURES)), np.float32)
-    nothing_known = model.predict({"images": images[:1], "metadata": patients[:1]})
-    patients[:, CLINICAL_FEATURES.index("sex_female")] = 1
-    patients[:, 0] = 0.5
-    described = {"images": images, "metadata": patients}
-    assert np.abs(model.predict(described, verbose=0)[0] - nothing_known).max() > 1e-3
-    logits = np.asarray(model(described, training=True))
-    dropped = np.isclose(logits, nothing_known, atol=1e-5).all(axis=1)
+    metadata = np.zeros((200, len(CLINICAL_FEATURES)), np.float32)
+    without = model.predict({"images": images[:1], "metadata": metadata[:1]})
+    metadata[:, CLINICAL_FEATURES.index("sex_female")] = 1
+    metadata[:, 0] = 0.5
+    inputs = {"images": images, "metadata": metadata}
+    assert np.abs(model.predict(inputs, verbose=0)[0] - without).max() > 1e-3
+    logits = np.asarray(model(inputs, training=True))
+    dropped = np.isclose(logits, without, atol=1e-5).all(axis=1)
     assert 60 < dropped.sum() < 140
     others = logits[~dropped]
     np.testing.assert_allclose(others, np.broadcast_to(others[0], others.shape), atol=1e-5)
@@ -194,26 +192,26 @@ def test_a_weights_file_is_loaded(tmp_path: Path) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_weights_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_a_mismatched_weights_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "other.weights.h5"
     build_backbone("mobilenet_v2", 0.35, "none").save_weights(path)
-    with pytest.raises(ConfigError, match="does not hold the weights of mobilenet"):
+    with pytest.raises(ConfigError, match="does not contain the weights of mobilenet"):
         build_backbone("mobilenet", 0.25, str(path))
-    path.write_bytes(b"no weights")
-    with pytest.raises(ConfigError, match="does not hold the weights"):
+    path.write_bytes(b"not a weights file")
+    with pytest.raises(ConfigError, match="does not contain the weights"):
         build_backbone("mobilenet", 0.25, str(path))
 
 
-def test_a_missing_weights_file_and_width_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.h5, which is no file"):
+def test_a_missing_weights_file_and_an_unsupported_width_are_errors() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.h5, which is not a file"):
         build_backbone("mobilenet", 0.25, "nowhere.h5")
     with pytest.raises(
-        ConfigError, match=r"`model\.width_multiplier` of mobilenet_v2 must be one of"
+        ConfigError, match=r"`model\.width_multiplier` of mobilenet_v2 .* must be one of"
     ):
         build_backbone("mobilenet_v2", 0.4, "imagenet")
 
 
-def test_weights_that_cannot_be_downloaded_end_in_one_line(tmp_path: Path) -> None:
+def test_a_failed_download_of_weights_is_a_one_line_error(tmp_path: Path) -> None:
     done = run_script(
         "train.py",
         *("--data.dataset", "demo_tiny", "--model.weights", "imagenet"),
@@ -227,8 +225,8 @@ def test_weights_that_cannot_be_downloaded_end_in_one_line(tmp_path: Path) -> No
     assert len(errors) == 1
     assert "--model.weights none|PATH" in errors[0]
     assert "Traceback" not in done.stderr
-    # Before any long work: no data was built and no run was begun.
+    # It fails before the data are built and the run starts.
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "data").exists()
-    # And nothing half-written that Keras would take for the weights the next time.
+    # No incomplete file remains that Keras would load the next time.
     assert not list((tmp_path / "keras" / "models").glob("*"))

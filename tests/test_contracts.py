@@ -69,7 +69,7 @@ def test_augmentation_depends_on_image_and_seed(name: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (16, 24, 24, 3), dtype=np.uint8)
     images[1:] = images[0]
     first, again, other = (
-        np.asarray(Augmentation(AugmentConfig(parts=(name,)), seed).vary(images))
+        np.asarray(Augmentation(AugmentConfig(parts=(name,)), seed).augment(images))
         for seed in (1, 1, 2)
     )
     assert first.dtype == np.float32
@@ -93,8 +93,8 @@ def test_augmentation_grows_with_its_magnitude(name: str) -> None:
     changes = []
     for magnitude in (0.0, 0.25, 0.5, 1.0):
         config = AugmentConfig(parts=(name,), magnitude=magnitude)
-        # `vary` has no shortcut for magnitude 0, unlike the layer.
-        varied = np.asarray(Augmentation(config).vary(images))
+        # `augment` has no shortcut for magnitude 0, unlike the layer.
+        varied = np.asarray(Augmentation(config).augment(images))
         assert varied.min() >= 0
         assert varied.max() <= 255
         changes.append(np.abs(varied - images).mean())
@@ -141,7 +141,7 @@ def test_corruption_changes_a_copy_by_its_generator(name: str) -> None:
         np.testing.assert_array_equal(first, again)
         assert 0.5 < np.abs(first.astype(float) - image).mean() < 128
     np.testing.assert_array_equal(image, before)
-    assert "training" in (CORRUPTIONS[name].__doc__ or "").lower()
+    assert "augmentation" in (CORRUPTIONS[name].__doc__ or "").lower()
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -152,10 +152,10 @@ def test_backbone_declares_scaling_sizes_and_widths(name: str) -> None:
         assert np.broadcast_to(values, 3).dtype == np.float64
     assert entry.native_size == 0 or entry.min_size <= entry.native_size <= 600
     assert entry.min_size >= 32
-    assert entry.min_size % entry.step == 0
-    assert entry.widths is not None
-    assert 1.0 in entry.widths or entry.native_size == 0
-    assert entry.has_width or entry.widths == (1.0,)
+    assert entry.min_size % entry.size_multiple == 0
+    assert entry.imagenet_widths is not None
+    assert 1.0 in entry.imagenet_widths or entry.native_size == 0
+    assert entry.has_width or entry.imagenet_widths == (1.0,)
     check(Config(model=ModelConfig(backbone=name), data=DataConfig(image_size=224)))
 
 

@@ -15,14 +15,11 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, run_here
 
-from skincnn.config import Config
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.ensemble import combine_runs
-from skincnn.inference.tta import VIEWS
 from skincnn.serving import conversion, export
 from skincnn.serving.export import ExportSpec, export_saved_model
 from skincnn.serving.images import READ, UNREADABLE
-from skincnn.serving.orientations import TURNS
 from skincnn.serving.parity import agreement, choose_compared, decide, refuse_other
 from skincnn.serving.postprocessing import DEFAULT_POINT, DecisionRule
 from skincnn.serving.predictor import load_predictor
@@ -37,13 +34,6 @@ def workdir(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy that tests may add exports to."""
     folder = tmp_path_factory.mktemp("exported") / "run"
     return Path(shutil.copytree(run[0], folder))
-
-
-def test_turns_are_the_orientations_of_evaluation() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), np.uint8)
-    turns, views = TURNS["d4"], VIEWS["d4"](Config(), 8)
-    for turn, view in zip(turns, views, strict=True):
-        np.testing.assert_array_equal(turn(tf.constant(images)), view(images))
 
 
 def test_a_picture_that_cannot_be_read_has_no_answer_and_spoils_no_other(

@@ -26,11 +26,11 @@ from skincnn.config import (
 )
 from skincnn.errors import ConfigError, DataError, Terminated
 from skincnn.model.classifier import build_classifier, set_trainable
+from skincnn.model.orientations import orient
 from skincnn.training import features, fitting, run
 from skincnn.training.features import (
     build_head,
     compute_features,
-    orient,
     steps_per_call,
 )
 
@@ -65,22 +65,6 @@ def config(weights: str) -> Config:
 def with_features(config: Config, orientations: int) -> Config:
     train = dataclasses.replace(config.train, cached_views=orientations)
     return dataclasses.replace(config, train=train)
-
-
-def test_orientations_are_the_eight_of_a_square() -> None:
-    turned = [np.asarray(orient(IMAGES, number)) for number in range(8)]
-    expected = [
-        np.rot90(images, turns, axes=(1, 2))
-        for turns in range(4)
-        for images in (IMAGES, IMAGES[:, :, ::-1])
-    ]
-    np.testing.assert_array_equal(turned[0], IMAGES)
-    assert {x.tobytes() for x in turned} == {x.tobytes() for x in expected}
-    for count in (2, 4):  # each orientation of each is among them
-        first = {x.tobytes() for x in turned[:count]}
-        for one in turned[:count]:
-            again = {np.asarray(orient(one, number)).tobytes() for number in range(count)}
-            assert again == first
 
 
 @pytest.mark.parametrize(

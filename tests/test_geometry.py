@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from draws import chosen
+from fixed_draws import fixed_uniform
 from scipy import ndimage
 
 from skincnn.config import AugmentConfig
@@ -14,7 +14,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), dtype=np.uint
 
 
 def matrices(*rows: float) -> np.ndarray:
-    """From the first two rows of a matrix: a, b, right, c, d, down."""
+    """Matrices with these first two rows: a, b, right, c, d, down."""
     matrix = np.reshape(np.float32([*rows, 0, 0, 1]), (1, 3, 3))
     return np.tile(matrix, (len(IMAGES), 1, 1))
 
@@ -49,62 +49,62 @@ def test_the_eight_orientations_move_pixels_exactly(
         (1.0, 0.4, 0.05, 0.0, 1.0, 0.0),
     ],
 )
-def test_any_map_agrees_with_scipy(rows: tuple[float, ...], width: int) -> None:
+def test_affine_maps_match_scipy(rows: tuple[float, ...], width: int) -> None:
     images = IMAGES[:, :, :width]
     ours = np.asarray(transform(images, matrices(*rows)))
-    # SciPy's first axis is y; shares of the longer side become pixels.
+    # The first axis of SciPy is y; translations are in pixels.
     a, b, right, c, d, down = rows
-    matrix, moved = np.array([[d, c], [b, a]]), np.array([down, right]) * 20
-    centre = np.array([9.5, (width - 1) / 2])
+    matrix, translation = np.array([[d, c], [b, a]]), np.array([down, right]) * 20
+    center = np.array([9.5, (width - 1) / 2])
     for image, result in zip(images.astype(float), ours, strict=True):
         for channel in range(3):
             expected = ndimage.affine_transform(
                 image[..., channel],
                 matrix,
-                offset=centre - matrix @ centre + moved,
+                offset=center - matrix @ center + translation,
                 order=1,
                 mode="reflect",
             )
             np.testing.assert_allclose(result[..., channel], expected, atol=0.05)
 
 
-def test_pictures_need_not_be_square() -> None:
+def test_images_need_not_be_square() -> None:
     images = IMAGES[:, :12]
     np.testing.assert_array_equal(
         transform(images, matrices(-1, 0, 0, 0, 1, 0)), images[:, :, ::-1]
     )
 
 
-def test_a_product_of_matrices_applies_all_geometry_at_once() -> None:
-    """Seen through A @ B, a picture is what A shows, seen through B."""
+def test_a_product_of_matrices_equals_successive_transforms() -> None:
+    """`A @ B` first applies A to the image, then B."""
     turn = matrices(0, -1, 0, 1, 0, 0)
     move = matrices(1, 0, 0.2, 0, 1, -0.1)  # whole pixels
-    at_once = np.asarray(transform(IMAGES, turn @ move))
-    in_turn = np.asarray(transform(transform(IMAGES, turn), move))
-    np.testing.assert_allclose(at_once, in_turn, atol=1e-2)
+    combined = np.asarray(transform(IMAGES, turn @ move))
+    successive = np.asarray(transform(transform(IMAGES, turn), move))
+    np.testing.assert_allclose(combined, successive, atol=1e-2)
 
 
-def test_a_shift_of_whole_pixels_moves_them() -> None:
+def test_a_shift_by_whole_pixels_is_exact() -> None:
     config = AugmentConfig(shift=0.1)  # 2 pixels
-    moved = np.asarray(transform(IMAGES, shift(chosen(3, 1.0, 0.0), config)))
-    np.testing.assert_allclose(moved[:, 2:, :-2], IMAGES[:, :-2, 2:], atol=1e-3)
+    shifted = np.asarray(transform(IMAGES, shift(fixed_uniform(3, 1.0, 0.0), config)))
+    np.testing.assert_allclose(shifted[:, 2:, :-2], IMAGES[:, :-2, 2:], atol=1e-3)
 
 
-def test_shear_slants_and_keeps_the_area() -> None:
+def test_shear_matches_its_angle() -> None:
     config = AugmentConfig(shear_degrees=45)
-    matrix = np.asarray(shear(chosen(1, 1.0), config))[0]
+    matrix = np.asarray(shear(fixed_uniform(1, 1.0), config))[0]
     np.testing.assert_allclose(matrix, [[1, 1, 0], [0, 1, 0], [0, 0, 1]], atol=1e-6)
-    # A row moves by its distance from the middle: half pixels at an even height.
+    # A row shifts by its distance from the center, in half pixels for an even height.
     image = np.tile(np.arange(21.0)[None, None, :, None], (1, 21, 1, 3))
-    slanted = np.asarray(transform(image, matrix[None]))
-    np.testing.assert_allclose(slanted[0, 13, 5:15], image[0, 13, 8:18], atol=1e-3)
+    sheared = np.asarray(transform(image, matrix[None]))
+    np.testing.assert_allclose(sheared[0, 13, 5:15], image[0, 13, 8:18], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", GEOMETRIC)
-def test_linear_parts_keep_the_area_but_for_zoom(name: str) -> None:
+def test_all_but_zoom_preserve_the_area(name: str) -> None:
     config = AugmentConfig()
-    for place in (0.05, 0.3, 0.9):
-        matrix = np.asarray(GEOMETRIC[name](chosen(1, place), config))[0]
-        scale = math.exp(2 * config.zoom * (2 * place - 1)) if name == "zoom" else 1.0
+    for fraction in (0.05, 0.3, 0.9):
+        matrix = np.asarray(GEOMETRIC[name](fixed_uniform(1, fraction), config))[0]
+        scale = math.exp(2 * config.zoom * (2 * fraction - 1)) if name == "zoom" else 1.0
         assert abs(np.linalg.det(matrix)) == pytest.approx(scale, abs=1e-5)
         np.testing.assert_array_equal(matrix[2], [0, 0, 1])

@@ -11,15 +11,15 @@ from test_backbones import SMALLEST, randomise
 from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
 from skincnn.errors import ConfigError
-from skincnn.inference.grad_cam import grad_cam, overlay
+from skincnn.inference.grad_cam import GradCam, overlay
 from skincnn.model.backbones import BACKBONES
 from skincnn.model.classifier import BACKBONE_LAYER, build_classifier
 
 FAST = ("mobilenet", "small_cnn")
 SIZE = 128
-"""Pixels; at 96 the maps of the Inceptions have but one place."""
+"""Pixels. At 96 the maps of the Inception networks have a single cell."""
 CLASSES = np.arange(7)
-"""Looked for in a picture each."""
+"""The class to explain for each image."""
 TABLE = [
     name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
     for name in BACKBONES
@@ -27,7 +27,7 @@ TABLE = [
 
 
 def build(name: str, metadata: bool = False, fused: bool = False) -> keras.Model:
-    """A classifier whose features differ from place to place, as trained ones do."""
+    """A classifier whose features vary over the image, as after training."""
     width = 0.25 if name in FAST else SMALLEST.get(name, (1.0,))[0]
     config = ModelConfig(
         backbone=name, width_multiplier=width, weights="none", clinical_metadata=metadata
@@ -40,14 +40,14 @@ def build(name: str, metadata: bool = False, fused: bool = False) -> keras.Model
 def draw(metadata: bool = False) -> dict[str, np.ndarray] | np.ndarray:
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (7, SIZE, SIZE, 3)).astype(np.float32)
-    patients = rng.uniform(0, 1, (7, len(CLINICAL_FEATURES))).astype(np.float32)
-    return {"images": images, "metadata": patients} if metadata else images
+    clinical = rng.uniform(0, 1, (7, len(CLINICAL_FEATURES))).astype(np.float32)
+    return {"images": images, "metadata": clinical} if metadata else images
 
 
 def by_gradients(
     classifier: keras.Model, inputs: dict[str, np.ndarray] | np.ndarray
 ) -> np.ndarray:
-    """Grad-CAM of `CLASSES` by its general formula."""
+    """Grad-CAM of `CLASSES` with gradients."""
     import tensorflow as tf
 
     features = classifier.get_layer("pooling").input
@@ -63,10 +63,10 @@ def by_gradients(
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_maps_of_every_backbone_are_those_of_gradients(name: str, uncompiled: None) -> None:
+def test_maps_of_every_backbone_match_gradients(name: str, uncompiled: None) -> None:
     classifier = build(name)
     images = draw()
-    maps = grad_cam(classifier, images, CLASSES)
+    maps = GradCam(classifier)(images, CLASSES)
     backbone = classifier.get_layer(BACKBONE_LAYER)
     assert maps.shape == backbone.compute_output_shape(images.shape)[:3]
     assert maps.dtype == np.float32
@@ -75,22 +75,22 @@ def test_maps_of_every_backbone_are_those_of_gradients(name: str, uncompiled: No
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_maps_with_metadata_of_the_trained_copy_and_of_a_file_are_those_of_gradients(
+def test_maps_of_fused_and_loaded_models_with_metadata_match_gradients(
     name: str, tmp_path: Path, uncompiled: None
 ) -> None:
     fused = build(name, metadata=True, fused=True)
     inputs = draw(metadata=True)
     expected = by_gradients(fused, inputs)
-    np.testing.assert_allclose(grad_cam(fused, inputs, CLASSES), expected, atol=1e-4)
+    np.testing.assert_allclose(GradCam(fused)(inputs, CLASSES), expected, atol=1e-4)
     plain = build(name, metadata=True)
     plain.set_weights(fused.get_weights())
     plain.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(grad_cam(loaded, inputs, CLASSES), expected, atol=1e-4)
+    np.testing.assert_allclose(GradCam(loaded)(inputs, CLASSES), expected, atol=1e-4)
 
 
 def find_squares() -> keras.Model:
-    """A flat network: class 0 is red, class 1 is blue, and class 2 is neither."""
+    """A linear network: class 0 is red, class 1 is blue, and class 2 is neither."""
     images = keras.Input((None, None, 3))
     features = keras.layers.AveragePooling2D(4)(images[..., ::2])
     pooled = keras.layers.GlobalAveragePooling2D()(features)
@@ -101,26 +101,35 @@ def find_squares() -> keras.Model:
     return model
 
 
-def test_a_map_lights_up_where_its_class_is_and_is_empty_where_nothing_speaks_for_it() -> (
-    None
-):
+def test_a_map_highlights_its_class_and_is_0_without_relevant_regions() -> None:
     image = np.zeros((32, 40, 3), np.uint8)
     image[8:16, 4:8, 0] = 200
     image[20:24, 28:32, 2] = 100
-    maps = grad_cam(find_squares(), np.stack([image] * 3), np.array([0, 1, 2]))
+    maps = GradCam(find_squares())(np.stack([image] * 3), np.array([0, 1, 2]))
     expected = np.zeros((3, 8, 10))
     expected[0, 2:4, 1] = 1
     expected[1, 5, 7] = 1
     np.testing.assert_allclose(maps, expected, atol=1e-6)
 
 
-def test_weights_that_change_change_the_map() -> None:
+def test_maps_follow_changes_of_the_weights() -> None:
     model = find_squares()
+    grad_cam = GradCam(model)
     image = np.zeros((1, 8, 8, 3), np.uint8)
     image[:, :4, :4, 0] = 255
-    assert grad_cam(model, image, np.array([2])).max() == 0
+    assert grad_cam(image, np.array([2])).max() == 0
     model.layers[-1].set_weights([np.ones((2, 3)), np.zeros(3)])
-    assert grad_cam(model, image, np.array([2]))[0, 0, 0] == 1
+    assert grad_cam(image, np.array([2]))[0, 0, 0] == 1
+
+
+def test_repeated_calls_reuse_the_compiled_function() -> None:
+    grad_cam = GradCam(find_squares())
+    functions = []
+    for _ in range(2):
+        grad_cam(np.zeros((1, 8, 8, 3), np.uint8), np.array([0]))
+        functions.append(grad_cam._features.predict_function)
+    assert functions[0] is not None
+    assert functions[0] is functions[1]
 
 
 def with_hidden_layer() -> keras.Model:
@@ -155,12 +164,12 @@ class Subclassed(keras.Model):
         (Subclassed, "is unknown"),
     ],
 )
-def test_a_classifier_of_another_form_is_refused(make: type, received: str) -> None:
+def test_a_classifier_with_another_structure_is_an_error(make: type, received: str) -> None:
     with pytest.raises(ConfigError, match=rf"GlobalAveragePooling2D and Dense.*{received}"):
-        grad_cam(make(), np.zeros((1, 8, 8, 3), np.uint8), np.array([0]))
+        GradCam(make())
 
 
-def test_an_overlay_leaves_the_picture_where_the_map_is_low() -> None:
+def test_an_overlay_is_transparent_where_the_map_is_0() -> None:
     image = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
     np.testing.assert_array_equal(overlay(image, np.zeros((2, 3), np.float32)), image)
     heat = np.zeros((2, 3), np.float32)
@@ -172,8 +181,8 @@ def test_an_overlay_leaves_the_picture_where_the_map_is_low() -> None:
     changed = (drawn != image).any(axis=-1)
     assert not changed[np.asarray(enlarged) == 0].any()
     assert changed[np.asarray(enlarged) > 0.2].all()
-    # Where it is highest, the color map's yellow, and the picture is seen through it.
-    seen, behind = (x[-6:, -6:].reshape(-1, 3).astype(float) for x in (drawn, image))
-    assert (seen[:, :2] > seen[:, 2:]).all()
+    # At the maximum it is yellow, and the image remains visible.
+    shown, behind = (x[-6:, -6:].reshape(-1, 3).astype(float) for x in (drawn, image))
+    assert (shown[:, :2] > shown[:, 2:]).all()
     for channel in range(3):
-        assert np.corrcoef(seen[:, channel], behind[:, channel])[0, 1] > 0.99
+        assert np.corrcoef(shown[:, channel], behind[:, channel])[0, 1] > 0.99

@@ -11,7 +11,7 @@ from test_grad_cam import find_squares
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
-from skincnn.inference.grad_cam import grad_cam, overlay
+from skincnn.inference.grad_cam import GradCam, overlay
 from skincnn.inference.predictions import predictions_table
 from skincnn.model.classifier import build_classifier
 from skincnn.reporting.mistakes import draw_mistakes, find_mistakes, plot_mistakes
@@ -172,7 +172,7 @@ def test_what_is_drawn_is_the_class_that_was_said() -> None:
         f"blue called red, {sure[0]}",
         f"red called blue, {sure[1]}",
     ]
-    maps = grad_cam(model, images, said)
+    maps = GradCam(model)(images, said)
     assert maps[[3, 2]].max(axis=(1, 2)).tolist() == [1, 1]
     for axes, n in zip(figure.get_axes()[1::2], [3, 2], strict=True):
         np.testing.assert_array_equal(

@@ -18,7 +18,7 @@ def mix(images: np.ndarray, name: str, alpha: float = 1.0) -> tuple[np.ndarray, 
     return tuple(np.asarray(value) for value in layer(images, training=True))
 
 
-def test_mixup_is_the_weighted_mean_of_two_pictures() -> None:
+def test_mixup_is_the_weighted_mean_of_two_images() -> None:
     images = RNG.integers(0, 256, (16, 12, 10, 3), dtype=np.uint8)
     mixed, partner, share = mix(images, "mixup")
     weight = share[:, None, None, None]
@@ -26,29 +26,31 @@ def test_mixup_is_the_weighted_mean_of_two_pictures() -> None:
     np.testing.assert_allclose(mixed, expected, atol=1e-3)
 
 
-def test_the_share_of_cutmix_is_the_visible_area_exactly() -> None:
+def test_the_share_of_cutmix_is_exactly_the_visible_area() -> None:
     images = np.broadcast_to(np.arange(32.0)[:, None, None, None], (32, 21, 17, 3))
     mixed, partner, share = mix(images, "cutmix")
     visible = (mixed == images).all(axis=-1)
     cut = (mixed == images[partner]).all(axis=-1)
     assert (visible | cut).all()
-    apart = partner != np.arange(32)
-    np.testing.assert_allclose(visible.mean((1, 2))[apart], share[apart], atol=1e-6)
-    for mask in cut[apart]:
+    mixed_pairs = partner != np.arange(32)
+    np.testing.assert_allclose(
+        visible.mean((1, 2))[mixed_pairs], share[mixed_pairs], atol=1e-6
+    )
+    for mask in cut[mixed_pairs]:
         rows, columns = mask.any(axis=1), mask.any(axis=0)
         assert mask.sum() == rows.sum() * columns.sum()
     assert len(np.unique(share)) > 5
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_picture_is_a_partner_once_and_mostly_itself(name: str) -> None:
+def test_every_image_is_a_partner_once_and_dominates_its_mix(name: str) -> None:
     images = RNG.uniform(0, 255, (24, 16, 16, 3)).astype(np.float32)
     mixed, partner, share = mix(images, name)
     assert sorted(partner) == list(range(24))
     assert (partner.dtype, share.dtype, mixed.dtype) == (np.int32, np.float32, np.float32)
     assert share.min() >= 0.5 - 0.05  # CutMix rounds to whole pixels
     assert share.max() <= 1
-    assert len(np.unique(share)) > 5  # they differ by picture
+    assert len(np.unique(share)) > 5  # a different share for each image
     assert mixed.min() >= 0
     assert mixed.max() <= 255
 
@@ -57,11 +59,11 @@ def test_every_picture_is_a_partner_once_and_mostly_itself(name: str) -> None:
 def test_mixing_is_the_identity_outside_training_and_at_magnitude_0(name: str) -> None:
     images = RNG.integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
     plain = Mixing(AugmentConfig(mix=name))
-    still = Mixing(AugmentConfig(mix=name, magnitude=0.0))
+    zero = Mixing(AugmentConfig(mix=name, magnitude=0.0))
     none = Mixing(AugmentConfig(mix="none"))
     for results in (
         plain(images),
-        still(images, training=True),
+        zero(images, training=True),
         none(images, training=True),
     ):
         mixed, partner, share = map(np.asarray, results)
@@ -71,21 +73,21 @@ def test_mixing_is_the_identity_outside_training_and_at_magnitude_0(name: str) -
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_step_mixes_anew_and_a_seed_repeats_it(name: str) -> None:
+def test_each_step_draws_a_new_mix_and_a_seed_reproduces_it(name: str) -> None:
     images = RNG.uniform(0, 255, (8, 16, 16, 3)).astype(np.float32)
-    layer, again = (Mixing(AugmentConfig(mix=name, mix_alpha=1), 3) for _ in range(2))
+    layer, copy = (Mixing(AugmentConfig(mix=name, mix_alpha=1), 3) for _ in range(2))
     first, second = (layer(images, training=True) for _ in range(2))
     assert not np.array_equal(first[1], second[1])
     assert not np.array_equal(first[2], second[2])
-    for value, repeated in zip(first, again(images, training=True), strict=True):
+    for value, repeated in zip(first, copy(images, training=True), strict=True):
         np.testing.assert_array_equal(value, repeated)
 
 
 def test_mixing_and_augmentation_draw_different_numbers_from_one_seed() -> None:
     images, config = np.zeros((8, 4, 4, 3), np.float32), AugmentConfig(mix="mixup")
     first, second = (
-        np.asarray(uniform_of(images, kind(config, 5).seed_generator)(0.0, 1.0))
-        for kind in (Mixing, Augmentation)
+        np.asarray(uniform_of(images, layer(config, 5).seed_generator)(0.0, 1.0))
+        for layer in (Mixing, Augmentation)
     )
     assert np.abs(first - second).max() > 0.1
 
@@ -102,7 +104,7 @@ def test_shares_follow_the_beta_distribution(alpha: float) -> None:
     assert stats.kstest(shares, lambda x: 2 * beta.cdf(x) - 1).pvalue > 0.01
 
 
-def test_a_small_alpha_hardly_mixes_and_gives_no_nan() -> None:
+def test_a_small_alpha_hardly_mixes_and_stays_finite() -> None:
     images = RNG.uniform(0, 255, (64, 4, 4, 3)).astype(np.float32)
     mixed, _, share = mix(images, "mixup", alpha=1e-3)
     assert np.isfinite(mixed).all()

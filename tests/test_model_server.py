@@ -37,11 +37,11 @@ from skincnn.inference.ood import FeatureGaussian
 from skincnn.inference.predictions import arrays, read_predictions
 from skincnn.metrics.calibration import apply_temperature
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
+from skincnn.model.orientations import ORIENTATIONS
 from skincnn.serving import export
 from skincnn.serving.export import ExportSpec, render_usage
 from skincnn.serving.images import READ, UNREADABLE
 from skincnn.serving.network import Network, with_distance
-from skincnn.serving.orientations import TURNS
 from skincnn.serving.postprocessing import DecisionRule
 from skincnn.serving.saved_model import write_saved_model
 from skincnn.serving.warmup import FILE, write_warmup
@@ -109,7 +109,7 @@ def write_told(folder: Path) -> str:
         {"sha256": {"model.keras": ""}, "synthetic": True, "dataset": "x"},
     )
     rules = DecisionRule(NAMES, 1.0, "90 % sensitivity", 0.5, math.inf)
-    write_saved_model([network], TURNS[""], rules, folder)
+    write_saved_model([network], ORIENTATIONS[""], rules, folder)
     write_warmup(folder, TOLD, patients=True)
     described = {
         **export._describe_inputs(True),

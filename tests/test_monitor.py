@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 
 from skincnn.cli import common, train
-from skincnn.metrics.classification import METRICS, Metric, Sample
+from skincnn.metrics.classification import METRICS, Metric
+from skincnn.metrics.sample import Sample
 from skincnn.training import callbacks
 from skincnn.training.callbacks import Validation, is_patience_over
 from skincnn.training.state import Progress

@@ -31,7 +31,7 @@ from skincnn.inference.ood import (
     NUM_PICTURES,
     UNKNOWN_SETS,
     FeatureGaussian,
-    distances_within,
+    cross_validated_distances,
     make_ood_images,
 )
 from skincnn.inference.predictions import read_predictions, table_path
@@ -100,13 +100,13 @@ def test_an_image_is_compared_with_those_of_other_lesions() -> None:
     rng = np.random.default_rng(0)
     lesions = [f"l{n // 2}" for n in range(60)]
     features = np.repeat(rng.normal(size=(30, 40)), 2, axis=0)
-    within = distances_within(features, lesions)
+    within = cross_validated_distances(features, lesions)
     known = FeatureGaussian.fit(features).distances(features)
     assert (within > known).mean() > 0.9
     np.testing.assert_allclose(within[::2], within[1::2])
     # With two lesions, each is compared with the other one only.
     two = np.concatenate([rng.normal(0, 1, (10, 3)), rng.normal(5, 1, (10, 3))])
-    halves = distances_within(two, ["a"] * 10 + ["b"] * 10)
+    halves = cross_validated_distances(two, ["a"] * 10 + ["b"] * 10)
     np.testing.assert_allclose(
         halves[:10], FeatureGaussian.fit(two[10:]).distances(two[:10])
     )

@@ -23,11 +23,11 @@ from skincnn.evaluation.scoring import assess, score_variant
 from skincnn.inference.logit_adjustment import ADJUSTED
 from skincnn.inference.predictions import arrays, predictions_table
 from skincnn.inference.tta import VIEWS
+from skincnn.model.orientations import ORIENTATIONS
 from skincnn.reporting import plots, report_text
 from skincnn.reporting.html import SECTIONS, render_page
 from skincnn.reporting.model_card import render_card
 from skincnn.reporting.report import draw_figures, summary, write_report
-from skincnn.serving.orientations import TURNS
 from skincnn.training.workdir import check_workdir
 
 NAMES = ["<b>wart</b>|", "mel", "nv", "bcc"]
@@ -347,7 +347,7 @@ def test_a_way_that_can_be_exported_tells_its_thresholds(
     name: str, num_views: int, exported: bool
 ) -> None:
     assert {
-        name: len(turns) for name, turns in TURNS.items() if name
+        name: len(numbers) for name, numbers in ORIENTATIONS.items() if name
     } == report_text.EXPORTED
     plain = {"val": make_table(0), "test": make_table(1)}
     tables = {"val": make_table(2), "test": make_table(3)}

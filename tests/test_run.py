@@ -434,7 +434,7 @@ def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
         (
             ["--model.weights", "nowhere.h5", "--train.scenario", "fine_tune"],
             2,
-            "nowhere.h5, which is no file",
+            "nowhere.h5, which is not a file",
         ),
         (
             ["mobilenet_160", "--train.scenario", "finetune"],

@@ -23,7 +23,7 @@ from skincnn.evaluation.scoring import (
 from skincnn.evaluation.subgroups import UNKNOWN, age_band, score_subgroups
 from skincnn.evaluation.triage import choose_on_validation
 from skincnn.inference.predictions import arrays, predictions_table, table_sha256
-from skincnn.metrics.bootstrap import Estimate, estimate, lesion_weights
+from skincnn.metrics.bootstrap import Estimate, bootstrap_weights, estimate
 from skincnn.metrics.classification import METRICS, PER_CLASS_METRICS
 from skincnn.metrics.operating_points import OPERATING_POINTS
 from skincnn.records import to_json
@@ -146,7 +146,9 @@ def test_the_temperature_improves_validation_and_keeps_the_auc(
 def test_calibrated_values_are_those_of_the_result(results: dict[str, SplitResult]) -> None:
     tables = {"val": make_table(0), "test": make_table(1)}
     for split, table in tables.items():
-        weights = lesion_weights(table, CONFIG.num_bootstrap)
+        weights = bootstrap_weights(
+            table["image_id"], table["lesion_id"], CONFIG.num_bootstrap
+        )
         values = calibrated_values(table, tables["val"], weights)
         result = results[split]
         melanoma = result.targets["melanoma"]
@@ -166,7 +168,7 @@ def test_rates_are_unknown_without_a_threshold() -> None:
     table = make_table(0)
     validation = make_table(1)
     validation[[f"probability_{name}" for name in NAMES]] = [0.3, 0.2, 0.2, 0.3]
-    weights = lesion_weights(table, 100)
+    weights = bootstrap_weights(table["image_id"], table["lesion_id"], 100)
     values = calibrated_values(table, validation, weights)
     assert np.isnan(values["melanoma_sensitivity"]).all()
     assert np.isnan(values["melanoma_specificity"]).all()

@@ -29,8 +29,8 @@ from skincnn.inference.ood import FeatureGaussian
 from skincnn.inference.run_dir import read_run
 from skincnn.model.backbones import build_backbone
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
+from skincnn.model.orientations import ORIENTATIONS
 from skincnn.serving.network import Network, with_distance
-from skincnn.serving.orientations import TURNS
 from skincnn.serving.postprocessing import DecisionRule, answer
 from skincnn.serving.predictor import load_predictor
 from skincnn.serving.runtimes import RUNTIMES, fixed_size
@@ -83,7 +83,7 @@ def test_46_probabilities_of_mixed_precision_are_float32_and_sum_to_1(
     assert keras.backend.standardize_dtype(logits.dtype) == "float32"
     check_rows(tf.nn.softmax(logits))
     network = Network(serve(loaded), CONFIG, {})
-    write_saved_model([network], TURNS[""], RULES, tmp_path / "saved")
+    write_saved_model([network], ORIENTATIONS[""], RULES, tmp_path / "saved")
     served = tf.saved_model.load(str(tmp_path / "saved"))
     answers = served.signatures["images"](images=tf.constant(IMAGES))
     for name in ("probabilities", "uncalibrated_probabilities"):

@@ -26,13 +26,18 @@ from skincnn.lookup import look_up
 from skincnn.metrics.bootstrap import (
     Estimate,
     bootstrap,
+    bootstrap_weights,
     estimate,
-    lesion_weights,
-    lesions_of_rates,
+    num_groups_per_rate,
 )
-from skincnn.metrics.classification import METRICS, Scores
+from skincnn.metrics.classification import METRICS
 from skincnn.metrics.operating_points import find_targets
-from skincnn.metrics.seed_variance import Spread, count_seeds_in, pooled_spread
+from skincnn.metrics.sample import Scores
+from skincnn.metrics.seed_variance import (
+    SeedVariance,
+    add_seed_variance,
+    pool_seed_variance,
+)
 
 SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auc")
 """Names of `METRICS` that are shown in addition to the one to sort by."""
@@ -41,7 +46,7 @@ MELANOMA_RATES = {
     MELANOMA_SENSITIVITY: "recall",
     MELANOMA_SPECIFICITY: "specificity",
 }
-"""Rate to the name in `lesions_of_rates` of the rate over the same lesions."""
+"""Rate to the name in `num_groups_per_rate` of the rate over the same lesions."""
 MIN_BOOTSTRAP = 100
 """As of `evaluate.num_bootstrap`: an interval needs some resamples beyond its ends."""
 Group = tuple[ComparedRun, ...]
@@ -75,7 +80,7 @@ class Row:
     baseline: str
     command: str
     recipe_differences: dict[str, Estimate]
-    spread: Spread | None
+    spread: SeedVariance | None
 
 
 def compare(
@@ -114,7 +119,7 @@ def compare(
     values = {run.name: _bootstrap(run, columns, num_bootstrap) for run in runs}
     seeds = _group_seeds(runs) if average_seeds else []
     recipes = _find_recipes(runs, seeds)
-    spread = pooled_spread(
+    spread = pool_seed_variance(
         [
             [{name: of[0] for name, of in values[run.name].items()} for run in recipe]
             for recipe in recipes
@@ -151,7 +156,7 @@ def _make_row(
     baseline: Group,
     values: Values,
     confidence: float,
-    spread: Spread | None,
+    spread: SeedVariance | None,
     *,
     is_recipe: bool,
 ) -> Row:
@@ -180,7 +185,7 @@ def _make_row(
         _name(baseline),
         _command(group),
         {
-            name: count_seeds_in(difference, spread.half_width(name, *sizes, confidence))
+            name: add_seed_variance(difference, spread.half_width(name, *sizes, confidence))
             for name, difference in differences.items()
             if spread and is_recipe
         },
@@ -192,7 +197,9 @@ def _bootstrap(
     run: ComparedRun, columns: Sequence[str], num_bootstrap: int
 ) -> dict[str, Scores]:
     """Returns the scores of a run on all images and on each resample."""
-    weights = lesion_weights(run.predictions, num_bootstrap)
+    weights = bootstrap_weights(
+        run.predictions["image_id"], run.predictions["lesion_id"], num_bootstrap
+    )
     functions = {name: METRICS[name].function for name in columns}
     functions |= melanoma_recall(run.class_names)
     values = bootstrap(functions, *arrays(run.predictions, run.class_names), weights)
@@ -208,7 +215,7 @@ def _lesions(group: Group, name: str) -> npt.NDArray[np.intp] | None:
         return None
     [run] = group
     lesions = run.predictions["lesion_id"].tolist()
-    counts = lesions_of_rates(lesions, *arrays(run.predictions, run.class_names))
+    counts = num_groups_per_rate(lesions, *arrays(run.predictions, run.class_names))
     if name in MELANOMA_RATES:
         melanoma = find_targets(run.class_names).get("melanoma")
         return counts[MELANOMA_RATES[name]][[melanoma.classes[0]]] if melanoma else None

@@ -32,7 +32,7 @@ from skincnn.inference.predictions import (
     read_predictions,
     table_path,
 )
-from skincnn.metrics.bootstrap import lesion_weights
+from skincnn.metrics.bootstrap import bootstrap_weights
 
 SAME = ("lesion_id", "label")
 """Columns that must be equal in the tables of all runs."""
@@ -147,7 +147,7 @@ def compare_members(
         table: The ensemble's predictions of test.
         config: Number of resamples and coverage of the intervals.
     """
-    weights = lesion_weights(table, config.num_bootstrap)
+    weights = bootstrap_weights(table["image_id"], table["lesion_id"], config.num_bootstrap)
     ensemble = metric_values(table, weights)
     members = []
     for run in runs:

@@ -39,6 +39,7 @@ from skincnn.evaluation.variants import (
     reread,
 )
 from skincnn.files import sha256
+from skincnn.inference.grad_cam import GradCam
 from skincnn.inference.logit_adjustment import adjusted_name
 from skincnn.inference.ood import (
     OOD_FILE,
@@ -132,7 +133,7 @@ def evaluate(
     run = load_run(workdir, data_dir, cache, options.splits)
     as_is, gaussian = predict_as_is(run)
     ood = {
-        name: predict_ood(run.model, gaussian, *images, run.info.class_names)
+        name: predict_ood(run.feature_model, gaussian, *images, run.info.class_names)
         for name, images in ood_images.items()
     }
     variants = [as_is, *(predict_tta(run, as_is, name, views[name]) for name in views)]
@@ -235,11 +236,12 @@ def collect_all_mistakes(
 ) -> dict[str, Mistakes]:
     """Returns the most confident errors of each split but val that has any."""
     mistakes = {}
+    grad_cam = GradCam(run.model)
     for name, split in run.splits.items():
         if name != "val":
             table = as_is.tables[name]
             of_split = collect_mistakes(
-                run.model, split.images, split.metadata, table, temperature
+                grad_cam, split.images, split.metadata, table, temperature
             )
             if of_split is not None:
                 mistakes[name] = of_split

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -16,11 +15,11 @@ import pandas as pd
 from skincnn.errors import ConfigError
 from skincnn.evaluation.results import FOLDER
 from skincnn.files import replacing
-from skincnn.inference.grad_cam import Maps, grad_cam
+from skincnn.inference.grad_cam import GradCam, Maps
 from skincnn.inference.predictions import arrays, class_names_of
 from skincnn.metrics.calibration import apply_temperature
-from skincnn.metrics.classification import Labels
 from skincnn.metrics.operating_points import find_targets
+from skincnn.metrics.sample import Labels
 
 NUM_MISTAKES = 12
 COLUMNS = ("image_id", "label", "predicted", "confidence", "probability_of_label")
@@ -72,7 +71,7 @@ def mistakes_path(workdir: Path, split: str) -> Path:
 
 
 def collect_mistakes(
-    classifier: keras.Model,
+    grad_cam: GradCam,
     images: npt.NDArray[np.uint8],
     metadata: npt.NDArray[np.float32] | None,
     predictions: pd.DataFrame,
@@ -82,7 +81,7 @@ def collect_mistakes(
     """Returns the most confident errors with the Grad-CAM of the predicted class.
 
     Args:
-        classifier: The model that made the predictions; see `grad_cam`.
+        grad_cam: Of the model that made the predictions.
         images: uint8 [num_images, height, width, 3], in the order of the table.
         metadata: Clinical metadata, [num_images, num_fields], if the model takes it.
         predictions: A predictions table.
@@ -100,7 +99,7 @@ def collect_mistakes(
     shown = np.array(images[rows])
     inputs = shown if metadata is None else {"images": shown, "metadata": metadata[rows]}
     predicted = table["predicted"].map({name: i for i, name in enumerate(class_names)})
-    maps = grad_cam(classifier, inputs, predicted.to_numpy())
+    maps = grad_cam(inputs, predicted.to_numpy())
     return Mistakes(table.drop(columns="position"), shown, maps)
 
 

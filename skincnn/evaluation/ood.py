@@ -11,9 +11,9 @@ import sklearn.metrics
 from skincnn.config import EvaluateConfig
 from skincnn.evaluation.results import OodResult, OodSet, OodSplit, split_name
 from skincnn.evaluation.triage import ACCEPTED, choose_max_distance
-from skincnn.inference.ood import SET
+from skincnn.inference.ood import OOD_SET
 from skincnn.inference.predictions import DISTANCE
-from skincnn.metrics.bootstrap import Estimate, estimate, lesion_weights
+from skincnn.metrics.bootstrap import Estimate, bootstrap_weights, estimate
 
 
 def score_all_ood(
@@ -57,7 +57,7 @@ def score_ood(
     tables = {split: t for split, t in predictions.items() if split != "val"}
     distances = np.concatenate([table[DISTANCE].to_numpy() for table in tables.values()])
     sets = []
-    for name, rows in ood.groupby(SET, sort=False):
+    for name, rows in ood.groupby(OOD_SET, sort=False):
         both = np.concatenate([distances, rows[DISTANCE]])
         is_ood = np.repeat([0, 1], [len(distances), len(rows)])
         sets.append(
@@ -84,7 +84,7 @@ def score_ood(
 def _rejected(table: pd.DataFrame, max_distance: float, config: EvaluateConfig) -> Estimate:
     """Returns the share of the images of a split that are rejected."""
     rejected = (table[DISTANCE] > max_distance).to_numpy(float)
-    weights = lesion_weights(table, config.num_bootstrap)
+    weights = bootstrap_weights(table["image_id"], table["lesion_id"], config.num_bootstrap)
     weights = np.concatenate([np.ones((1, len(table))), weights])
     shares = weights @ rejected / weights.sum(axis=1)
     num_lesions = np.array([table["lesion_id"].nunique()])

@@ -28,18 +28,19 @@ from skincnn.inference.predictions import arrays, class_names_of
 from skincnn.metrics.bootstrap import (
     Estimate,
     bootstrap,
+    bootstrap_weights,
     estimate,
-    lesion_weights,
-    lesions_of_rates,
+    num_groups_per_rate,
 )
 from skincnn.metrics.calibration import apply_temperature
-from skincnn.metrics.classification import Floats, Labels, Scores, balanced_accuracy
+from skincnn.metrics.classification import balanced_accuracy
 from skincnn.metrics.operating_points import (
     HEADLINE_POINT,
     Target,
     find_targets,
     score_operating_point,
 )
+from skincnn.metrics.sample import Floats, Labels, Scores
 
 Predict = Callable[[Images, slice], npt.NDArray[np.float32]]
 """Takes images, uint8 [n, height, width, 3], and their rows in the predictions table, and
@@ -68,7 +69,7 @@ class _Scorer:
     Attributes:
         y_true: Integer labels, [num_images].
         lesion_ids: Lesion of each image, [num_images].
-        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
         confidence: Coverage of the intervals, 0..1.
         temperature: Temperature for calibration.
         threshold: Threshold of melanoma; None if the operating point is not reached.
@@ -92,7 +93,9 @@ class _Scorer:
         return cls(
             arrays(predictions, class_names)[0],
             predictions["lesion_id"].tolist(),
-            lesion_weights(predictions, config.num_bootstrap),
+            bootstrap_weights(
+                predictions["image_id"], predictions["lesion_id"], config.num_bootstrap
+            ),
             config.confidence,
             clean.temperature,
             clean.thresholds.get("melanoma", {}).get(HEADLINE_POINT.key),
@@ -108,7 +111,7 @@ class _Scorer:
         functions = {"balanced_accuracy": balanced_accuracy}
         values = bootstrap(functions, self.y_true, y_prob, self.weights)
         accuracies = values["balanced_accuracy"]
-        lesions = lesions_of_rates(self.lesion_ids, self.y_true, y_prob)
+        lesions = num_groups_per_rate(self.lesion_ids, self.y_true, y_prob)
         rates: dict[str, Estimate] = {}
         if self.melanoma is not None and self.threshold is not None:
             rates = score_operating_point(

@@ -34,18 +34,14 @@ from skincnn.inference.predictions import (
 from skincnn.metrics.bootstrap import (
     Estimate,
     bootstrap,
+    bootstrap_weights,
     estimate,
-    lesion_weights,
-    lesions_of_rates,
+    num_groups_per_rate,
 )
 from skincnn.metrics.calibration import apply_temperature
 from skincnn.metrics.classification import (
     METRICS,
     PER_CLASS_METRICS,
-    Floats,
-    Labels,
-    Sample,
-    Scores,
     auc_per_class,
     ece,
     recall_per_class,
@@ -53,12 +49,12 @@ from skincnn.metrics.classification import (
 from skincnn.metrics.operating_points import (
     HEADLINE_POINT,
     RATES,
-    Flags,
     Target,
     find_targets,
     rates,
     score_operating_point,
 )
+from skincnn.metrics.sample import Flags, Floats, Labels, Sample, Scores
 
 FUNCTIONS: dict[str, Callable[[Sample], Scores]] = {
     name: metric.function for name, metric in METRICS.items()
@@ -161,7 +157,7 @@ def score_split(
     class_names = class_names_of(table)
     y_true, y_prob = arrays(table, class_names)
     calibrated = apply_temperature(y_prob, choices.temperature)
-    weights = lesion_weights(table, config.num_bootstrap)
+    weights = bootstrap_weights(table["image_id"], table["lesion_id"], config.num_bootstrap)
     confidence = config.confidence
     metrics, classes = score_classes(table, weights, confidence)
     return SplitResult(
@@ -212,7 +208,7 @@ def score_calibration(
     Args:
         y_true: Integer labels, [num_images].
         y_prob: Probabilities, [num_images, num_classes].
-        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
         confidence: Coverage of the intervals, 0..1.
     """
     functions = {name: FUNCTIONS[name] for name in CALIBRATION_METRICS}
@@ -227,13 +223,13 @@ def score_classes(
 
     Args:
         table: A predictions table.
-        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
         confidence: Coverage of the intervals, 0..1.
     """
     class_names = class_names_of(table)
     y_true, y_prob = arrays(table, class_names)
     values = bootstrap(FUNCTIONS | PER_CLASS_METRICS, y_true, y_prob, weights)
-    lesions = lesions_of_rates(table["lesion_id"].tolist(), y_true, y_prob)
+    lesions = num_groups_per_rate(table["lesion_id"].tolist(), y_true, y_prob)
     estimates = {
         name: estimate(value, confidence, lesions.get(name))
         for name, value in values.items()
@@ -254,7 +250,7 @@ def metric_values(table: pd.DataFrame, weights: Floats) -> dict[str, Scores]:
 
     Args:
         table: A predictions table.
-        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
     """
     class_names = class_names_of(table)
     functions = FUNCTIONS | melanoma_recall(class_names)
@@ -279,7 +275,7 @@ def calibrated_values(
     Args:
         table: A predictions table.
         validation: The validation table of the same variant.
-        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
 
     Returns:
         As of `bootstrap`: `CALIBRATED_ECE`; and, if a class is melanoma, `MELANOMA_AUC`
@@ -334,7 +330,7 @@ def score_target(
         target: The target.
         probability: Calibrated probability of the target, [num_images].
         choices: The choices on validation, with the thresholds.
-        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
         confidence: Coverage of the intervals, 0..1.
     """
     positive = target.positive(arrays(table, class_names_of(table))[0])

@@ -21,6 +21,7 @@ from skincnn.data.leakage import SplitLeakage, count_shared
 from skincnn.data.splits import make_splits, one_image_per_lesion
 from skincnn.errors import ConfigError, DataError
 from skincnn.inference.load import load_model, require_classes
+from skincnn.inference.predict import with_features
 from skincnn.inference.predictions import predictions_table
 from skincnn.inference.run_dir import RunInfo, read_run
 
@@ -54,6 +55,7 @@ class LoadedRun:
         info: Content of run.json.
         config: Configuration of the run.
         model: The model; returns logits.
+        feature_model: The model with its features as a second output; see `with_features`.
         splits: Split to its inputs.
         leakage: Split to its leakage; without validation and test.
     """
@@ -61,6 +63,7 @@ class LoadedRun:
     info: RunInfo
     config: Config
     model: keras.Model
+    feature_model: keras.Model
     splits: dict[str, Split]
     leakage: dict[str, SplitLeakage]
 
@@ -102,7 +105,7 @@ def load_run(
         )
         for name, table in tables.items()
     }
-    return LoadedRun(info, config, model, splits, leakage)
+    return LoadedRun(info, config, model, with_features(model), splits, leakage)
 
 
 def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from skincnn.inference.predictions import arrays, class_names_of
 from skincnn.metrics.bootstrap import (
     Estimate,
     bootstrap,
+    bootstrap_weights,
     estimate,
-    lesion_weights,
-    lesions_of_rates,
+    num_groups_per_rate,
 )
 from skincnn.metrics.classification import METRICS
 
@@ -102,9 +102,9 @@ def _scores(
     lesions = rows["lesion_id"].tolist()
     if len(set(lesions)) < MIN_LESIONS:
         return {}
-    weights = lesion_weights(rows, num_bootstrap)
+    weights = bootstrap_weights(rows["image_id"], rows["lesion_id"], num_bootstrap)
     functions = {name: METRICS[name].function for name in SCORES}
     y_true, y_prob = arrays(rows, class_names)
     values = bootstrap(functions, y_true, y_prob, weights)
-    counts = lesions_of_rates(lesions, y_true, y_prob)
+    counts = num_groups_per_rate(lesions, y_true, y_prob)
     return {name: estimate(values[name], confidence, counts[name])[0] for name in SCORES}

@@ -11,15 +11,14 @@ from skincnn.evaluation.results import TriageScores
 from skincnn.inference.predictions import DISTANCE, arrays, class_names_of
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import apply_temperature, fit_temperature
-from skincnn.metrics.classification import Floats
 from skincnn.metrics.operating_points import (
     OPERATING_POINTS,
-    Flags,
     OperatingPoint,
     choose_threshold,
     find_targets,
     score_operating_point,
 )
+from skincnn.metrics.sample import Flags, Floats
 
 TARGET = "malignant"
 DEFAULT_POINT = OperatingPoint("sensitivity", 0.90)
@@ -95,7 +94,7 @@ def score_triage(
         table: A predictions table.
         calibrated: Its calibrated probabilities, [num_images, num_classes].
         choices: The choices on validation, with the thresholds and the distance.
-        weights: From `lesion_weights`, [num_bootstrap, num_images].
+        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
         confidence: Coverage of the intervals, 0..1.
 
     Returns:

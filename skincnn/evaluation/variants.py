@@ -13,8 +13,8 @@ from skincnn.evaluation.scoring import InferenceVariant
 from skincnn.evaluation.splits import LoadedRun, Split
 from skincnn.files import sha256
 from skincnn.inference.logit_adjustment import adjust_tables, adjusted_name
-from skincnn.inference.ood import FeatureGaussian, distances_within
-from skincnn.inference.predict import predict_logits_and_features
+from skincnn.inference.ood import FeatureGaussian, cross_validated_distances
+from skincnn.inference.predict import predict
 from skincnn.inference.predictions import (
     DISTANCE,
     as_written,
@@ -31,7 +31,7 @@ T = TypeVar("T")
 def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
     """Returns the predictions of the model as is, and the Gaussian of its features."""
     outputs, seconds = _timed(
-        run, lambda split: predict_logits_and_features(run.model, split.batches())
+        run, lambda split: predict(run.feature_model, split.batches())
     )
     gaussian = FeatureGaussian.fit(outputs["val"][1])
     tables = {
@@ -41,7 +41,7 @@ def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
         for name, (logits, features) in outputs.items()
     }
     lesions = tables["val"]["lesion_id"].tolist()
-    tables["val"][DISTANCE] = distances_within(outputs["val"][1], lesions)
+    tables["val"][DISTANCE] = cross_validated_distances(outputs["val"][1], lesions)
     cost = InferenceCost(num_views=1, seconds_per_image=seconds, relative=1.0)
     return InferenceVariant("", tables, cost), gaussian
 

@@ -1,16 +1,16 @@
-"""What spoils a dermatoscopic picture, at five severities, to see what a model bears.
+"""Corruptions of dermatoscopic images at five severities, to measure robustness.
 
-The idea is that of Hendrycks and Dietterich, Benchmarking Neural Network Robustness to
-Common Corruptions and Perturbations (2019), arXiv:1903.12261, and of Maron et al., A
-benchmark for neural network robustness in skin cancer classification (2021),
-doi:10.1016/j.ejca.2021.06.047, who made such pictures of dermatoscopy. A model must not
-have been trained on what it is tested with. So nothing here is shared with
-`skincnn.model.augment`, and each corruption is of a kind that the default augmentation does
-not have, or starts where that ends; its docstring says which.
+Based on Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common
+Corruptions and Perturbations (2019), arXiv:1903.12261, and, for dermatoscopy, on Maron et
+al., A benchmark for neural network robustness in skin cancer classification (2021),
+doi:10.1016/j.ejca.2021.06.047. A model must not be tested on corruptions that it was
+trained on. Therefore nothing here is shared with `skincnn.model.augment`; a corruption is
+either absent from the default augmentation, or starts beyond its range (see the
+docstrings).
 
-A corruption takes a picture, uint8 [height, width, 3], a severity of 1..5 and a generator,
-and returns a new picture of that shape and type. It draws the same at all severities: the
-hairs of severity 2 are among those of severity 3.
+A corruption is a function of an image, uint8 [height, width, 3], a severity in 1..5 and a
+random generator, and returns a new image of the same shape and type. It makes the same
+draws at all severities: the hairs of severity 2 are a subset of those of severity 3.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ import scipy.ndimage
 import scipy.signal
 from PIL import Image
 
+from skincnn.data.cache import Images
 from skincnn.errors import ConfigError
 from skincnn.inference.synthetic_artifacts import (
-    Pictures,
+    ImageArray,
     draw_bubbles,
     draw_hairs,
     draw_ruler,
 )
 from skincnn.lookup import look_up
 
-Corruption = Callable[[Pictures, int, np.random.Generator], Pictures]
+Corruption = Callable[[ImageArray, int, np.random.Generator], ImageArray]
 NUM_SEVERITIES = 5
 STRENGTHS: dict[str, tuple[float, float, float, float, float]] = {
     "brightness": (0.7, 0.95, 1.2, 1.5, 1.8),
@@ -51,21 +52,21 @@ STRENGTHS: dict[str, tuple[float, float, float, float, float]] = {
     "ruler": (0.08, 0.11, 0.14, 0.17, 0.20),
     "bubbles": (10, 20, 34, 52, 75),
 }
-"""Each corruption's strength at severities 1 to 5; the functions say what it measures.
+"""Strength of each corruption at severities 1 to 5; see the functions for its unit.
 
-The first is set by where training ends. The others were chosen by eye, at 160 and 450
-pixels, so that steps look alike and a lesion can still be recognised at the last.
+Severity 1 is just beyond the default augmentation. The others were chosen visually, at 160
+and 450 pixels, in even steps such that a lesion is still recognizable at severity 5.
 """
 READ_NOISE = 0.2
-"""The share of the noise that is there in the dark, where no light is counted."""
+"""Variance of the noise at black, relative to that at white."""
 
 
-def brightness(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
-    """Makes a picture darker or lighter, as too little or too much light does.
+def brightness(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+    """Darkens or brightens an image, as under- and overexposure do.
 
-    The odds x / (1 - x) of a gray level x in 0..1 are multiplied by exp(+strength) or
-    exp(-strength): black and white stay. Training adds up to 10 % of white; this moves
-    the middle gray by more than 16 %.
+    Multiplies the odds x / (1 - x) of a pixel value x in 0..1 by exp(strength) or
+    exp(-strength), which preserves black and white. The default augmentation adds up to
+    10 % of white; this changes middle gray by more than 16 %.
     """
     odds = math.exp(rng.choice((-1, 1)) * _strength("brightness", severity))
     levels = np.arange(256) / 255
@@ -73,34 +74,34 @@ def brightness(image: Pictures, severity: int, rng: np.random.Generator) -> Pict
     return curve[image]
 
 
-def contrast(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
-    """Veils a picture with its mean color, as stray light and a dirty lens do.
+def contrast(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+    """Reduces the contrast about the mean color, as stray light and a dirty lens do.
 
-    The strength is the share of contrast that is left. Training leaves 0.8 or more.
+    The strength is the remaining contrast; it is 0.8 or more in the default augmentation.
     """
     del rng
-    left = _strength("contrast", severity)
-    veil = image.mean(axis=(0, 1), dtype=np.float32)
-    return _to_uint8(left * image.astype(np.float32) + (1 - left) * veil)
+    remaining = _strength("contrast", severity)
+    mean = image.mean(axis=(0, 1), dtype=np.float32)
+    return _to_uint8(remaining * image.astype(np.float32) + (1 - remaining) * mean)
 
 
-def color_cast(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
-    """Tints a picture, as another lamp and a wrong white balance do.
+def color_cast(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+    """Tints an image, as another light source or a wrong white balance do.
 
-    The gains of red, green and blue are exp(strength * cos(angle)), at angles a third of a
-    turn apart, the first of them drawn: their product is 1. Training has gains of up to
-    5 %; here the two that differ most are 19 % apart and more.
+    The gains of red, green and blue are exp(strength * cos(angle)) at angles that are 120
+    degrees apart, the first one random; their product is 1. The default augmentation
+    changes gains by up to 5 %; here the largest and smallest differ by at least 19 %.
     """
     angles = rng.uniform(0, 2 * math.pi) + 2 * math.pi / 3 * np.arange(3)
     gains = np.exp(_strength("color_cast", severity) * np.cos(angles))
     return _to_uint8(image * gains.astype(np.float32))
 
 
-def blur(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
-    """Blurs by a Gaussian, as a greasy lens and enlarging a small picture do.
+def blur(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+    """Blurs by a Gaussian, as a greasy lens and upscaling do.
 
-    Its standard deviation is 0.7 pixels, where the part `blur` of training ends (the
-    default does not have it), and the strength in shares of the shorter side.
+    The standard deviation is 0.7 pixels, the maximum of the augmentation `blur` (not in the
+    default), plus the strength times the shorter side.
     """
     del rng
     sigma = 0.7 + _strength("blur", severity) * min(image.shape[:2])
@@ -110,10 +111,10 @@ def blur(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
     return _to_uint8(blurred)
 
 
-def defocus(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
-    """Spreads each point to a disc, as a lens out of focus does; training has no such part.
+def defocus(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+    """Convolves with a disk, as an unfocused lens does; not an augmentation.
 
-    The strength is the disc's radius in shares of the shorter side, beside half a pixel.
+    The radius is half a pixel plus the strength times the shorter side.
     """
     del rng
     radius = 0.5 + _strength("defocus", severity) * min(image.shape[:2])
@@ -122,11 +123,10 @@ def defocus(image: Pictures, severity: int, rng: np.random.Generator) -> Picture
     return _filter(image, np.clip(radius + 0.5 - np.hypot(rows, columns), 0, 1))
 
 
-def motion(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
-    """Spreads each point to a line of any direction, as a moving hand does.
+def motion(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+    """Convolves with a line of random direction, as a moving hand does.
 
-    The strength is the line's length in shares of the shorter side, beside one pixel.
-    Training has no such part.
+    The length is one pixel plus the strength times the shorter side. Not an augmentation.
     """
     angle = rng.uniform(0, math.pi)
     half = 0.5 + _strength("motion", severity) * min(image.shape[:2]) / 2
@@ -138,24 +138,24 @@ def motion(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures
     return _filter(image, line)
 
 
-def noise(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
-    """Adds the noise of a sensor in too little light; training has no such part.
+def noise(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+    """Adds the noise of a sensor in low light; not an augmentation.
 
-    Of each pixel and channel by itself, Gaussian, with a variance that grows with the light
-    (the photons that are counted) from `READ_NOISE` times that of white. The strength is
-    the standard deviation at white, in shares of white.
+    Independent Gaussian noise per pixel and channel. Its variance increases linearly with
+    the pixel value (photon noise), from `READ_NOISE` times that at white. The strength is
+    the standard deviation at white, relative to white.
     """
-    spread = 255 * _strength("noise", severity)
-    deviation = np.sqrt(READ_NOISE + (1 - READ_NOISE) * np.arange(256) / 255) * spread
-    drawn = rng.standard_normal(image.shape, dtype=np.float32)
-    return _to_uint8(image + deviation.astype(np.float32)[image] * drawn)
+    scale = 255 * _strength("noise", severity)
+    deviation = np.sqrt(READ_NOISE + (1 - READ_NOISE) * np.arange(256) / 255) * scale
+    normal = rng.standard_normal(image.shape, dtype=np.float32)
+    return _to_uint8(image + deviation.astype(np.float32)[image] * normal)
 
 
-def jpeg(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
-    """Stores a picture as a small JPEG, as messengers do; training has no such part.
+def jpeg(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+    """Compresses as JPEG, as messengers do; not an augmentation.
 
-    The strength is libjpeg's quality in 1..100, with colors at half the resolution. Its
-    blocks have 8 pixels, whatever the size of the picture.
+    The strength is the quality of libjpeg in 1..100, with chroma subsampling. The blocks
+    have 8 pixels at any image size.
     """
     del rng
     buffer = io.BytesIO()
@@ -165,11 +165,11 @@ def jpeg(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
         return np.array(stored.convert("RGB"))
 
 
-def zoom(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
-    """Shows a part of the picture larger, as a stronger lens and a tight crop do.
+def zoom(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+    """Magnifies a crop, as a stronger lens does.
 
-    The strength is the factor; training enlarges by up to 1.22. The part lies up to a tenth
-    of the way from the middle to the border.
+    The strength is the factor; the default augmentation magnifies by up to 1.22. The offset
+    of the crop is up to a tenth of the distance from the center to the border.
     """
     factor = _strength("zoom", severity)
     height, width = image.shape[:2]
@@ -185,27 +185,28 @@ def zoom(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
     )
 
 
-def hairs(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
-    """Lays hairs over a picture, from black to dark blond.
+def hairs(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+    """Draws hairs from black to dark blond.
 
-    The strength is how many. Training has none by default; its part `hair` draws up to 6.
+    The strength is their number. The augmentation `hair`, not in the default, draws up to
+    6 hairs of another kind.
     """
     return draw_hairs(image, int(_strength("hairs", severity)), rng)
 
 
-def ruler(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
-    """Lays a white ruler with marks and numbers along one of the borders.
+def ruler(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+    """Draws a white ruler with marks and numbers along one of the borders.
 
-    The strength is its breadth in shares of the shorter side. Training has none by default;
-    its part `ruler` draws marks alone.
+    The strength is its width relative to the shorter side. The augmentation `ruler`, not in
+    the default, draws marks only.
     """
     return draw_ruler(image, _strength("ruler", severity), rng)
 
 
-def bubbles(image: Pictures, severity: int, rng: np.random.Generator) -> Pictures:
-    """Sets air bubbles into the immersion gel; training has no such part.
+def bubbles(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+    """Draws air bubbles in the immersion gel; not an augmentation.
 
-    The strength is how many.
+    The strength is their number.
     """
     return draw_bubbles(image, int(_strength("bubbles", severity)), rng)
 
@@ -227,32 +228,32 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def corrupt(
-    images: Pictures, name: str, severity: int, seed: int, *, first: int = 0
-) -> Pictures:
-    """Returns spoilt copies of some pictures.
+    images: Images, name: str, severity: int, seed: int, *, first: int = 0
+) -> Images:
+    """Returns corrupted images.
 
-    Each picture has a generator of its own, seeded by its number and the corruption: it is
-    spoilt in the same way in whatever company.
+    Each image has its own random generator, seeded by its position in the split and by the
+    corruption, so that the result does not depend on the batches.
 
     Args:
         images: uint8 [num_images, height, width, 3].
-        name: One of `CORRUPTIONS`.
+        name: Name of `CORRUPTIONS`.
         severity: 1..5.
         seed: Seed of the draws.
-        first: The number of the first of these pictures in its split.
+        first: Position of the first of these images in the split.
 
     Raises:
-        ConfigError: There is no such corruption, or no such severity.
+        ConfigError: The corruption or the severity does not exist.
     """
     function = look_up(CORRUPTIONS, name, "corruption")
 
-    def one(number: int) -> Pictures:
-        rng = np.random.default_rng([seed, first + number, *name.encode()])
-        return function(images[number], severity, rng)
+    def corrupt_image(index: int) -> ImageArray:
+        rng = np.random.default_rng([seed, first + index, *name.encode()])
+        return function(images[index], severity, rng)
 
-    # NumPy, SciPy and Pillow let other threads run while they compute.
+    # NumPy, SciPy and Pillow release the global interpreter lock.
     with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(one, range(len(images)))))
+        return np.stack(list(pool.map(corrupt_image, range(len(images)))))
 
 
 def _strength(name: str, severity: int) -> float:
@@ -263,8 +264,8 @@ def _strength(name: str, severity: int) -> float:
     return STRENGTHS[name][severity - 1]
 
 
-def _filter(image: Pictures, kernel: npt.NDArray[np.float64]) -> Pictures:
-    """Returns a picture filtered by a kernel of odd sides, mirrored beyond its border."""
+def _filter(image: ImageArray, kernel: npt.NDArray[np.float64]) -> ImageArray:
+    """Returns an image convolved with a kernel of odd size, with reflection."""
     reach = kernel.shape[0] // 2
     margins = ((reach, reach), (reach, reach), (0, 0))
     padded = np.pad(image.astype(np.float32), margins, mode="symmetric")
@@ -272,5 +273,5 @@ def _filter(image: Pictures, kernel: npt.NDArray[np.float64]) -> Pictures:
     return _to_uint8(scipy.signal.oaconvolve(padded, weights, mode="valid", axes=(0, 1)))
 
 
-def _to_uint8(image: npt.NDArray[np.floating]) -> Pictures:
+def _to_uint8(image: npt.NDArray[np.floating]) -> ImageArray:
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)

@@ -1,8 +1,7 @@
-"""Where in a picture a classifier sees a class: Grad-CAM, and maps drawn over pictures."""
+"""Grad-CAM: the image regions on which the prediction of a class is based."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,112 +13,113 @@ from PIL import Image
 
 from skincnn.data import pipeline
 from skincnn.errors import ConfigError
-from skincnn.inference.predict import predict_logits
+from skincnn.inference.predict import predict
 from skincnn.model.classifier import IMAGES_LAYER
 
 Maps = npt.NDArray[np.float32]
-"""How much each place speaks for a class: [num_images, height, width] in 0..1."""
-COLORS = "viridis"
-"""Perceptually uniform and color-blind safe, and its greens are those of no skin."""
+"""Relevance of each region for a class: [num_images, height, width] in 0..1."""
+COLORMAP = "viridis"
+"""Perceptually uniform, color-blind safe, and distinct from colors of skin."""
 MAX_OPACITY = 0.55
 
 
-def grad_cam(
-    classifier: keras.Model,
-    inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]],
-    class_indices: npt.NDArray[np.integer[Any]],
-) -> Maps:
-    """Returns where the classifier sees a class in each picture.
+class GradCam:
+    """Computes Grad-CAM maps of a classifier.
 
-    The gradient of a class's logit with respect to the feature maps, averaged over their
-    area, weighs their sum, of which what is negative is left out: Selvaraju et al.,
-    Grad-CAM (2017), section 3. Where the maps are averaged and a dense layer follows, these
-    weights are those of the layer but for a factor: Zhou et al., CAM (2016). So no gradient
-    is taken. What is known of the patient adds to the logit and not to the map.
-
-    Args:
-        classifier: A model of `build_classifier`, or any whose inputs are named as there,
-            and that ends in a global average of feature maps and a dense layer.
-        inputs: What it takes: pictures [num_images, height, width, 3] in 0..255, or a
-            dictionary of such "images" and of "metadata" [num_images, num_fields].
-        class_indices: The class that is looked for in each picture, [num_images].
-
-    Returns:
-        float32 [num_images, height', width'] in 0..1, as small as the feature maps, each
-        divided by its maximum; all 0 where nothing speaks for the class.
-
-    Raises:
-        ConfigError: The classifier does not end so.
+    Selvaraju et al., Grad-CAM (2017), section 3: the feature maps are summed with the
+    spatially averaged gradients of a class's logit as weights, and negative values are set
+    to 0. If global average pooling and a dense layer follow the feature maps, these weights
+    are those of the dense layer up to a factor (Zhou et al., CAM, 2016), so that no
+    gradients are needed. Clinical metadata contribute to the logit, but not to the map.
     """
-    pooling, dense = _head(classifier)
-    if isinstance(inputs, Mapping):
-        batches = pipeline.evaluation_batches(inputs[IMAGES_LAYER], inputs["metadata"])
-    else:
-        batches = pipeline.evaluation_batches(inputs)
-    features = predict_logits(_features(classifier, pooling), batches)
-    # With metadata the features of the picture come first.
-    columns = dense.get_weights()[0][: features.shape[-1], class_indices]
-    maps = np.maximum(np.einsum("nhwc,cn->nhw", features, columns), 0)
-    highest = maps.max(axis=(1, 2), keepdims=True)
-    return np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)
+
+    def __init__(self, classifier: keras.Model):
+        """Builds the model of the feature maps; Keras compiles it at the first call.
+
+        Args:
+            classifier: A model of `build_classifier`, or another one with the same names of
+                inputs that ends in global average pooling and a dense layer.
+
+        Raises:
+            ConfigError: The classifier has another structure.
+        """
+        pooling, self._dense = _find_head(classifier)
+        self._features = keras.Model(classifier.input, pooling.input, name="feature_maps")
+
+    def __call__(
+        self,
+        inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]],
+        class_indices: npt.NDArray[np.integer[Any]],
+    ) -> Maps:
+        """Returns a map for one class of each image.
+
+        Args:
+            inputs: Inputs of the classifier: images [num_images, height, width, 3] in
+                0..255, or a dictionary of such "images" and of "metadata"
+                [num_images, num_fields].
+            class_indices: The class to explain for each image, [num_images].
+
+        Returns:
+            float32 [num_images, height', width'] in 0..1, at the resolution of the feature
+            maps; each map is divided by its maximum, and is 0 if no region is relevant.
+        """
+        if isinstance(inputs, Mapping):
+            batches = pipeline.evaluation_batches(inputs[IMAGES_LAYER], inputs["metadata"])
+        else:
+            batches = pipeline.evaluation_batches(inputs)
+        [features] = predict(self._features, batches)
+        # The features of the image come before those of the metadata.
+        weights = self._dense.get_weights()[0][: features.shape[-1], class_indices]
+        maps = np.maximum(np.einsum("nhwc,cn->nhw", features, weights), 0)
+        highest = maps.max(axis=(1, 2), keepdims=True)
+        return np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)
 
 
-def overlay(image: npt.NDArray[np.uint8], heat: Maps) -> npt.NDArray[np.uint8]:
-    """Returns a picture under a map: as it is where the map is 0, colored where it is 1.
+def overlay(image: npt.NDArray[np.uint8], heatmap: Maps) -> npt.NDArray[np.uint8]:
+    """Returns an image under a colored map, which is transparent where the map is 0.
 
     Args:
         image: uint8 [height, width, 3].
-        heat: [height', width'] in 0..1, which is enlarged bilinearly.
+        heatmap: [height', width'] in 0..1; resized bilinearly to the image.
 
     Returns:
         uint8 [height, width, 3].
     """
     size = (image.shape[1], image.shape[0])
-    small = Image.fromarray(np.asarray(heat, np.float32))
+    small = Image.fromarray(np.asarray(heatmap, np.float32))
     large = np.asarray(small.resize(size, Image.Resampling.BILINEAR))
-    colors = 255 * matplotlib.colormaps[COLORS](large)[..., :3]
+    colors = 255 * matplotlib.colormaps[COLORMAP](large)[..., :3]
     opacity = MAX_OPACITY * large[..., None]
     blended = (1 - opacity) * image + opacity * colors
     return np.round(blended).astype(np.uint8)
 
 
-@functools.lru_cache(maxsize=1)
-def _features(
-    classifier: keras.Model, pooling: keras.layers.GlobalAveragePooling2D
-) -> keras.Model:
-    """Returns the model from the classifier's inputs to its feature maps.
-
-    Kept, because Keras traces a model anew that is made anew.
-    """
-    return keras.Model(classifier.input, pooling.input, name="feature_maps")
-
-
-def _head(
+def _find_head(
     classifier: keras.Model,
 ) -> tuple[keras.layers.GlobalAveragePooling2D, keras.layers.Dense]:
-    """Returns the layers that average the feature maps and that make the logits.
+    """Returns the pooling layer of the feature maps and the layer of the logits.
 
     Raises:
-        ConfigError: There is more between them than dropout and metadata.
+        ConfigError: There are layers between them other than dropout and metadata.
     """
     dense = layer = _source(getattr(classifier, "output", None))
-    passed, may_pass = [layer], keras.layers.Dense
-    while isinstance(layer, may_pass):
-        before = layer.input
-        layer = _source(before[0] if isinstance(before, list) else before)
-        passed.append(layer)
-        may_pass = keras.layers.Dropout | keras.layers.Concatenate
-    if len(passed) > 1 and isinstance(layer, keras.layers.GlobalAveragePooling2D):
+    path, allowed = [layer], keras.layers.Dense
+    while isinstance(layer, allowed):
+        inputs = layer.input
+        layer = _source(inputs[0] if isinstance(inputs, list) else inputs)
+        path.append(layer)
+        allowed = keras.layers.Dropout | keras.layers.Concatenate
+    if len(path) > 1 and isinstance(layer, keras.layers.GlobalAveragePooling2D):
         return layer, dense
-    received = " <- ".join(type(layer).__name__ if layer else "unknown" for layer in passed)
+    received = " <- ".join(type(layer).__name__ if layer else "unknown" for layer in path)
     raise ConfigError(
-        "Grad-CAM needs a functional model that ends in GlobalAveragePooling2D and Dense, "
-        "with at most Dropout and a Concatenate of metadata after the features between "
-        f"them. Received: {classifier.name}, which from its end is {received}."
+        "Grad-CAM requires a functional model that ends in GlobalAveragePooling2D and "
+        "Dense, with only Dropout and a Concatenate of features and metadata between them. "
+        f"Received: {classifier.name}, which from its end is {received}."
     )
 
 
 def _source(tensor: Any) -> keras.layers.Layer | None:
-    """Returns the layer whose output a symbolic tensor is."""
+    """Returns the layer with the given symbolic output."""
     history = getattr(tensor, "_keras_history", None)
     return None if history is None else history.operation

@@ -60,6 +60,7 @@ def require_classes(
     """
     if list(class_names) != list(info.class_names):
         raise DataError(
-            f"{where} has the classes {', '.join(class_names)}. Expected those of {workdir} "
-            f"in the order of its model's outputs: {', '.join(info.class_names)}."
+            f"{where} has the classes {', '.join(class_names)}. Expected those of "
+            f"{workdir} in the order of its model's outputs: "
+            f"{', '.join(info.class_names)}."
         )

@@ -1,4 +1,4 @@
-"""Logit adjustment after training: common classes must be surer to be called."""
+"""Post-hoc logit adjustment for imbalanced classes."""
 
 from __future__ import annotations
 
@@ -9,50 +9,53 @@ import pandas as pd
 import scipy.special
 
 from skincnn.inference.predictions import ENERGY, PROBABILITY_PREFIX, arrays
-from skincnn.metrics.classification import Floats, Labels, Sample, balanced_accuracy
+from skincnn.metrics.classification import balanced_accuracy
+from skincnn.metrics.sample import Floats, Labels, Sample
 
 ADJUSTED = "adjusted"
 STRENGTHS = np.linspace(-1, 1.5, 51)
-"""Among which one is chosen. The authors' is 1, for a training that did nothing about
-classes; one that went too far is taken back by less than 0."""
+"""Candidate strengths. Menon et al. use 1, for training without class balancing. Negative
+strengths undo excessive balancing in training."""
 
 
-def adjusted_name(way: str) -> str:
-    """Returns "augment_adjusted" of "augment", "adjusted" of "", the plain result."""
-    return f"{way}_{ADJUSTED}" if way else ADJUSTED
+def adjusted_name(variant: str) -> str:
+    """Returns "augment_adjusted" for "augment", and "adjusted" for "", the default."""
+    return f"{variant}_{ADJUSTED}" if variant else ADJUSTED
 
 
-def unadjusted_name(way: str) -> str:
-    """Returns "augment" of "augment_adjusted", "" of "adjusted"; any other as it is."""
-    return way.removesuffix(ADJUSTED).removesuffix("_")
+def unadjusted_name(variant: str) -> str:
+    """Returns "augment" for "augment_adjusted", "" for "adjusted"; others unchanged."""
+    return variant.removesuffix(ADJUSTED).removesuffix("_")
 
 
-def adjust(y_prob: Floats, shares: Floats, strength: float) -> Floats:
-    """Returns probabilities whose logits are less by strength * log(share of the class).
+def adjust(y_prob: Floats, class_priors: Floats, strength: float) -> Floats:
+    """Returns the softmax of logits - strength * log(class_priors).
 
-    Menon et al., Long-tail Learning via Logit Adjustment (2021), arXiv:2007.07314, (9).
+    Menon et al., Long-tail Learning via Logit Adjustment (2021), arXiv:2007.07314,
+    equation (9).
 
     Args:
-        y_prob: Probabilities [num_images, num_classes]; one of 0 counts as 1.2e-38.
-        shares: Of each class in the training, above 0, [num_classes].
-        strength: 0 changes nothing; 1 is right for balanced accuracy if the probabilities
-            are.
+        y_prob: Probabilities [num_images, num_classes], clipped at 1.2e-38 from below.
+        class_priors: Frequency of each class in training, above 0, [num_classes].
+        strength: 0 for the identity; 1 is optimal for the balanced accuracy if the
+            probabilities are correct.
     """
     logits = np.log(np.maximum(y_prob, np.finfo(np.float32).tiny))
-    return np.asarray(scipy.special.softmax(logits - strength * np.log(shares), axis=1))
+    adjusted = logits - strength * np.log(class_priors)
+    return np.asarray(scipy.special.softmax(adjusted, axis=1))
 
 
-def choose_strength(y_true: Labels, y_prob: Floats, shares: Floats) -> float:
-    """Returns the strength of the best balanced accuracy; of several, the one nearest to 0.
+def choose_strength(y_true: Labels, y_prob: Floats, class_priors: Floats) -> float:
+    """Returns the strength with the best balanced accuracy; on ties the closest to 0.
 
     Args:
-        y_true: Integer labels [num_images]; those of validation.
+        y_true: Integer labels [num_images] of the validation split.
         y_prob: Probabilities [num_images, num_classes].
-        shares: Of each class in the training, [num_classes].
+        class_priors: Frequency of each class in training, [num_classes].
     """
     scores = {
         float(strength): float(
-            balanced_accuracy(Sample(y_true, adjust(y_prob, shares, strength)))
+            balanced_accuracy(Sample(y_true, adjust(y_prob, class_priors, strength)))
         )
         for strength in STRENGTHS
     }
@@ -64,23 +67,23 @@ def adjust_tables(
     class_names: Sequence[str],
     class_counts: Mapping[str, int],
 ) -> tuple[dict[str, pd.DataFrame], float]:
-    """Returns the adjusted predictions of each split, and the strength that "val" chose.
+    """Returns adjusted predictions tables and the strength, chosen on validation.
 
     Args:
-        tables: Split to its predictions, "val" among them.
-        class_names: The names of the classes, in order.
-        class_counts: The training pictures of each.
+        tables: Predictions tables by split, including "val".
+        class_names: Names of the classes, in order.
+        class_counts: Number of training images of each class.
     """
-    shares = np.array([max(class_counts[name], 1) for name in class_names], float)
-    shares /= shares.sum()
-    strength = choose_strength(*arrays(tables["val"], class_names), shares)
+    priors = np.array([max(class_counts[name], 1) for name in class_names], float)
+    priors /= priors.sum()
+    strength = choose_strength(*arrays(tables["val"], class_names), priors)
     adjusted = {}
     for split, table in tables.items():
-        y_prob = adjust(arrays(table, class_names)[1], shares, strength)
+        y_prob = adjust(arrays(table, class_names)[1], priors, strength)
         columns = {
             f"{PROBABILITY_PREFIX}{name}": y_prob[:, index]
             for index, name in enumerate(class_names)
         }
-        # The energy is that of other logits.
+        # The energy column belongs to the original logits.
         adjusted[split] = table.assign(**columns).drop(columns=ENERGY)
     return adjusted, strength

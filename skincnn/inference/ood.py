@@ -1,4 +1,4 @@
-"""Whether a picture is of the kind that the model was trained on, and what if it is not."""
+"""Out-of-distribution (OOD) detection by the Mahalanobis distance of features."""
 
 from __future__ import annotations
 
@@ -24,80 +24,80 @@ from skincnn.data.cache import Images
 from skincnn.data.preprocess import preprocess, read_image
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import IMAGE_SUFFIXES, images_in, replacing
-from skincnn.inference.predict import predict_logits_and_features
+from skincnn.inference.predict import predict
 from skincnn.inference.predictions import DISTANCE, predictions_table
-from skincnn.metrics.classification import Floats
+from skincnn.metrics.sample import Floats
 
-SET = "set"
+OOD_SET = "set"
+"""Column with the name of the set of OOD images."""
 OOD_TABLE = "ood"
-"""Name of the predictions table of the built-in out-of-distribution images."""
+"""Name of the predictions table of the built-in OOD images."""
 OOD_FILE = "ood.npz"
-"""The file of a run's folder that holds its `Familiar`."""
-RESOLUTION = 1e-3
-"""Standard deviation, as a share of the features' root mean square, below which arithmetic
-in float32, whose last digits depend on the processor, would show in the distances."""
-NUM_PARTS = 5
-"""In which validation is cut, to fix the threshold; see `distances_within`."""
-NUM_PICTURES = 48
-SIDE = 224
-"""Pixels of the pictures that are made here, before they are resized as all are."""
-Pictures = Iterator[npt.NDArray[np.uint8]]
+"""File of a run directory with its `FeatureGaussian`."""
+MIN_RELATIVE_STD = 1e-3
+"""Smallest standard deviation, relative to the root mean square of the features. Below it
+the distances would depend on float32 rounding, which differs between processors."""
+NUM_FOLDS = 5
+IMAGES_PER_SET = 48
+IMAGE_SIZE = 224
+"""Pixels of the built-in images before preprocessing."""
+ImageIterator = Iterator[npt.NDArray[np.uint8]]
 
 
-def photographs(rng: np.random.Generator) -> Pictures:
-    """Yields square pieces of the two photographs that come with scikit-learn."""
+def photographs(rng: np.random.Generator) -> ImageIterator:
+    """Yields square crops of the two sample photographs of scikit-learn."""
     photos = sklearn.datasets.load_sample_images().images
-    for number in range(NUM_PICTURES):
+    for number in range(IMAGES_PER_SET):
         photo = photos[number % len(photos)]
-        side = int(rng.integers(SIDE // 2, min(photo.shape[:2]) + 1))
-        top, left = (int(rng.integers(0, length - side + 1)) for length in photo.shape[:2])
-        yield photo[top : top + side, left : left + side]
+        size = int(rng.integers(IMAGE_SIZE // 2, min(photo.shape[:2]) + 1))
+        top, left = (int(rng.integers(0, length - size + 1)) for length in photo.shape[:2])
+        yield photo[top : top + size, left : left + size]
 
 
-def noise(rng: np.random.Generator) -> Pictures:
-    """Yields pictures of independent pixels."""
-    for _ in range(NUM_PICTURES):
-        yield rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+def noise(rng: np.random.Generator) -> ImageIterator:
+    """Yields images of independent random pixels."""
+    for _ in range(IMAGES_PER_SET):
+        yield rng.integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
 
-def plain_colors(rng: np.random.Generator) -> Pictures:
-    """Yields pictures of one color, as of a covered lens."""
-    for _ in range(NUM_PICTURES):
-        yield np.full((SIDE, SIDE, 3), rng.integers(0, 256, 3), np.uint8)
+def plain_colors(rng: np.random.Generator) -> ImageIterator:
+    """Yields images of a single color, as with a covered lens."""
+    for _ in range(IMAGES_PER_SET):
+        yield np.full((IMAGE_SIZE, IMAGE_SIZE, 3), rng.integers(0, 256, 3), np.uint8)
 
 
-def stripes(rng: np.random.Generator) -> Pictures:
-    """Yields stripes of two colors, as of cloth or a screen."""
-    down, right = np.mgrid[:SIDE, :SIDE] / SIDE
-    for _ in range(NUM_PICTURES):
+def stripes(rng: np.random.Generator) -> ImageIterator:
+    """Yields stripes of two colors, as on textiles or a screen."""
+    down, right = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE] / IMAGE_SIZE
+    for _ in range(IMAGES_PER_SET):
         angle, count = rng.uniform(0, np.pi), rng.integers(3, 30)
         wave = np.sin(2 * np.pi * count * (np.cos(angle) * right + np.sin(angle) * down))
         dark, bright = rng.integers(0, 256, (2, 3), np.uint8)
         yield np.where(wave[..., None] > 0, dark, bright)
 
 
-UNKNOWN_SETS: dict[str, Callable[[np.random.Generator], Pictures]] = {
+OOD_SETS: dict[str, Callable[[np.random.Generator], ImageIterator]] = {
     "photographs": photographs,
     "noise": noise,
     "plain colors": plain_colors,
     "stripes": stripes,
 }
-"""Pictures that are no dermatoscopy."""
+"""Built-in images that are not dermatoscopic."""
 
 
 @dataclass(frozen=True)
 class FeatureGaussian:
-    """What the backbone says of pictures that are what they should be: a Gaussian.
+    """A Gaussian of the backbone's features for in-distribution images.
 
-    One for all classes, which tells strange pictures as well as one for each: Kamoi and
-    Kobayashi, Why is the Mahalanobis Distance Effective for Anomaly Detection? (2020),
-    arXiv:2003.00402, after Lee et al. (2018), arXiv:1807.03888. The energy of the logits
-    (Liu et al., 2020) refused no photograph, noise or stripes on a fine-tuned network
+    A single Gaussian detects OOD images as well as one per class: Kamoi and Kobayashi, Why
+    is the Mahalanobis Distance Effective for Anomaly Detection? (2020), arXiv:2003.00402,
+    based on Lee et al. (2018), arXiv:1807.03888. The energy of the logits (Liu et al.,
+    2020) rejected none of the photographs, noise and stripes with a fine-tuned network
     (CHANGELOG, Results).
 
     Attributes:
         mean: [num_features].
-        precision: The inverse of the covariance, [num_features, num_features].
+        precision: Inverse of the covariance, [num_features, num_features].
     """
 
     mean: Floats
@@ -105,102 +105,102 @@ class FeatureGaussian:
 
     @classmethod
     def fit(cls, features: Floats) -> FeatureGaussian:
-        """Fits it, with the shrinkage of Ledoit and Wolf (2004).
+        """Returns the Gaussian with the shrinkage of Ledoit and Wolf (2004).
 
-        Directions in which the pictures differ by less than float32 can tell count for
-        nothing; with none left, as of a network that answers everything alike, all
-        distances are 0.
+        Eigen-directions with a variance below float32 precision are dropped. If none is
+        left, because the features are constant, all distances are 0.
 
         Args:
-            features: [num_images, num_features], two pictures or more.
+            features: [num_images, num_features], two images or more.
         """
         fitted = sklearn.covariance.LedoitWolf().fit(features)
         values, vectors = np.linalg.eigh(fitted.covariance_)
-        told = values >= RESOLUTION**2 * np.mean(np.square(features))
-        if told.all():
+        kept = values >= MIN_RELATIVE_STD**2 * np.mean(np.square(features))
+        if kept.all():
             return cls(fitted.location_, fitted.precision_)
-        root = vectors[:, told] / np.sqrt(values[told])
+        root = vectors[:, kept] / np.sqrt(values[kept])
         return cls(fitted.location_, root @ root.T)
 
     def distances(self, features: Floats) -> Floats:
-        """Returns the squared Mahalanobis distances per feature, [num_images]."""
-        away = np.asarray(features, np.float64) - self.mean
-        found = np.einsum("ij,jk,ik->i", away, self.precision, away)
-        return np.asarray(found / len(self.mean))
+        """Returns the squared Mahalanobis distance over num_features, [num_images]."""
+        centered = np.asarray(features, np.float64) - self.mean
+        squared = np.einsum("ij,jk,ik->i", centered, self.precision, centered)
+        return np.asarray(squared / len(self.mean))
 
     def write(self, path: Path) -> None:
-        """Writes it to a file, whole or not at all."""
+        """Writes the Gaussian to a file atomically."""
         with replacing(path) as temporary:
             np.savez(temporary, mean=self.mean, precision=self.precision)
 
     @classmethod
     def read(cls, path: Path) -> FeatureGaussian:
-        """Reads what `write` wrote.
+        """Returns the Gaussian in a file of `write`.
 
         Raises:
-            ConfigError: There is no such file, or it is damaged.
+            ConfigError: The file does not exist or is damaged.
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(arrays["mean"], arrays["precision"])
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ConfigError(
-                f"{path} cannot be read: {error}. Make it with scripts/evaluate.py "
+                f"{path} cannot be read: {error}. Create it with scripts/evaluate.py "
                 f"{path.parent}."
             ) from error
 
 
-def distances_within(features: Floats, lesion_ids: Sequence[str]) -> Floats:
-    """Returns the distance of each picture from the others, those of its lesion left out.
+def cross_validated_distances(features: Floats, lesion_ids: Sequence[str]) -> Floats:
+    """Returns the distance of each image from a Gaussian of other lesions, [num_images].
 
-    With its own features in the fit a picture would seem nearer than a new one.
+    The distance from a Gaussian that was fitted on the image itself would be too small.
 
     Args:
         features: [num_images, num_features].
         lesion_ids: [num_images]; two lesions or more.
     """
-    found = np.empty(len(features))
-    parts = sklearn.model_selection.GroupKFold(min(NUM_PARTS, len(set(lesion_ids))))
-    for others, part in parts.split(features, groups=lesion_ids):
-        found[part] = FeatureGaussian.fit(features[others]).distances(features[part])
-    return found
+    distances = np.empty(len(features))
+    folds = sklearn.model_selection.GroupKFold(min(NUM_FOLDS, len(set(lesion_ids))))
+    for fitted, held_out in folds.split(features, groups=lesion_ids):
+        gaussian = FeatureGaussian.fit(features[fitted])
+        distances[held_out] = gaussian.distances(features[held_out])
+    return distances
 
 
 def make_ood_images(config: DataConfig) -> tuple[pd.DataFrame, Images]:
-    """Returns out-of-distribution images, the same ones for every run.
+    """Returns the built-in OOD images, which are the same for every run.
 
     Args:
         config: The preprocessing.
 
     Returns:
-        A row for each image with `set` (a name of `UNKNOWN_SETS`) and `image_id`; and
+        A row per image with `set` (a name of `OOD_SETS`) and `image_id`; and the images,
         uint8 [num_images, image_size, image_size, 3].
     """
     rng = np.random.default_rng(0)
-    made = [
+    rows = [
         (name, f"{name} {number}", np.asarray(preprocess(image, config)))
-        for name, make in UNKNOWN_SETS.items()
+        for name, make in OOD_SETS.items()
         for number, image in enumerate(make(rng))
     ]
-    sets, names, images = zip(*made, strict=True)
-    return pd.DataFrame({SET: sets, "image_id": names}), np.stack(images)
+    sets, names, images = zip(*rows, strict=True)
+    return pd.DataFrame({OOD_SET: sets, "image_id": names}), np.stack(images)
 
 
 def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Images]:
-    """Returns the user's out-of-distribution images; see `make_ood_images`.
+    """Returns the OOD images in a folder; see `make_ood_images`.
 
     Args:
-        folder: Searched for images, subfolders included. Its name becomes the set.
+        folder: Searched for images recursively. Its name becomes the name of the set.
         config: The preprocessing.
 
     Raises:
-        ConfigError: The folder has no image, or the name of one of `UNKNOWN_SETS`.
+        ConfigError: The folder contains no image, or has a name of `OOD_SETS`.
         DataError: A file cannot be decoded.
     """
     name = folder.resolve().name
-    if name in UNKNOWN_SETS:
+    if name in OOD_SETS:
         raise ConfigError(
-            f"--ood-dir {folder}: built-in images are named {name!r} as well. Rename the "
+            f"--ood-dir {folder}: {name!r} is the name of built-in images. Rename the "
             "folder."
         )
     files = images_in(folder)
@@ -210,38 +210,38 @@ def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Ima
             f"{', '.join(IMAGE_SUFFIXES)}."
         )
     names = [f"{name}/{path.relative_to(folder)}" for path in files]
-    rows = pd.DataFrame({SET: name, "image_id": names})
+    rows = pd.DataFrame({OOD_SET: name, "image_id": names})
     return rows, np.stack([_read_file(path, config) for path in files])
 
 
 def predict_ood(
-    classifier: keras.Model,
-    familiar: FeatureGaussian,
+    model: keras.Model,
+    gaussian: FeatureGaussian,
     rows: pd.DataFrame,
     images: Images,
     class_names: Sequence[str],
 ) -> pd.DataFrame:
-    """Returns a predictions table of pictures that are no dermatoscopy.
+    """Returns the predictions table of OOD images.
 
-    Columns are `set`, image_id, those of `predictions_table` but a label, and `DISTANCE`.
-    A model with metadata is told that nothing is known of the patients.
+    Its columns are `set`, `image_id`, those of `predictions_table` except the label, and
+    `DISTANCE`. Clinical metadata, if the model has them, are missing for all images.
 
     Args:
-        classifier: The model.
-        familiar: Fitted on validation.
+        model: From `with_features`.
+        gaussian: Fitted on the validation split.
         rows: From `make_ood_images` or `read_ood_folder`.
         images: uint8 [num_images, height, width, 3].
-        class_names: The names of the classes, in order.
+        class_names: Names of the classes, in order.
     """
     rows = rows.assign(label=np.nan, sha256="")
-    patients = None
-    if isinstance(classifier.input, dict):
-        nobody = {"age": np.nan, "sex": UNKNOWN, "localization": UNKNOWN}
-        patients = encode_clinical_metadata(pd.DataFrame([nobody] * len(images)))
-    batches = pipeline.evaluation_batches(images, patients)
-    logits, features = predict_logits_and_features(classifier, batches)
+    metadata = None
+    if isinstance(model.input, dict):
+        missing = {"age": np.nan, "sex": UNKNOWN, "localization": UNKNOWN}
+        metadata = encode_clinical_metadata(pd.DataFrame([missing] * len(images)))
+    batches = pipeline.evaluation_batches(images, metadata)
+    logits, features = predict(model, batches)
     table = predictions_table(rows, logits, class_names).drop(columns="label")
-    return table.assign(**{DISTANCE: familiar.distances(features)})
+    return table.assign(**{DISTANCE: gaussian.distances(features)})
 
 
 def _read_file(path: Path, config: DataConfig) -> Images:
@@ -249,6 +249,6 @@ def _read_file(path: Path, config: DataConfig) -> Images:
         return np.asarray(read_image(tf.constant(path.read_bytes()), config))
     except tf.errors.OpError as error:
         raise DataError(
-            f"{path} is no picture that can be read: {error.message}. Take it out of the "
+            f"{path} cannot be decoded as an image: {error.message}. Remove it from the "
             "folder."
         ) from error

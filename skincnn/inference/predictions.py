@@ -1,4 +1,4 @@
-"""The predictions table, which everything that is said of a model is made from."""
+"""Predictions tables: one row per image; every result is computed from them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from skincnn.files import write_text
 
 PROBABILITY_PREFIX = "probability_"
 ENERGY = "energy"
-"""The column with -log of the sum of exp(logits), Liu et al., Energy-based
-Out-of-distribution Detection (2020): low for pictures like those of the training. With the
-probabilities it gives the logits: log(probability) - energy."""
+"""Column of -logsumexp(logits), the energy of Liu et al., Energy-based Out-of-distribution
+Detection (2020), arXiv:2010.03759. The logits are log(probability) - energy."""
 DISTANCE = "distance"
-"""The column with `unknown.Familiar.distances`: about 1 for pictures like those of
-validation, more for others."""
+"""Column of `FeatureGaussian.distances`: about 1 for images like those of the validation
+split, larger for out-of-distribution images."""
 SUM_TOLERANCE = 1e-3
 
 
@@ -31,12 +30,12 @@ def predictions_table(
     logits: npt.NDArray[np.float32],
     class_names: Sequence[str],
 ) -> pd.DataFrame:
-    """Returns `table` with the class's name as label, a column per probability, and energy.
+    """Returns `table` with class names as labels, a probability per class, and the energy.
 
     Args:
-        table: A row for each picture, with its integer `label` (`pipeline.read_table`).
+        table: From `pipeline.read_table`: one row per image with its integer `label`.
         logits: [num_images, num_classes], in the same order.
-        class_names: The names of the labels, in order.
+        class_names: Names of the classes, in order.
     """
     probabilities = scipy.special.softmax(logits, axis=1)
     columns = {
@@ -49,20 +48,19 @@ def predictions_table(
 
 
 def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Returns the first of several tables with the mean answers of all, row by row.
+    """Returns the first table with the mean probabilities, energies and distances of all.
 
     Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation using
-    Deep Ensembles (2017), arXiv:1612.01474, take the mean of the probabilities; that of
-    the distances tells how unknown a picture is to all.
+    Deep Ensembles (2017), arXiv:1612.01474, average the probabilities.
 
     Args:
-        tables: Of the same pictures in the same order.
+        tables: Predictions tables of the same images in the same order.
     """
     names = class_names_of(tables[0])
-    answers = (ENERGY, DISTANCE, *(f"{PROBABILITY_PREFIX}{name}" for name in names))
+    columns = (ENERGY, DISTANCE, *(f"{PROBABILITY_PREFIX}{name}" for name in names))
     means = {
         column: np.mean([table[column] for table in tables], axis=0)
-        for column in answers
+        for column in columns
         if column in tables[0]
     }
     return tables[0].assign(**means)
@@ -74,23 +72,21 @@ def as_written(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Returns a table that was written as CSV; labels and ids are text, even "0".
+    """Returns a predictions table from a CSV file; labels and ids are strings.
 
     Raises:
-        DataError: It cannot be read, has no pictures, lacks a column, or holds what cannot
-            be: a picture twice or without a name, a label without a column, probabilities
-            that are none.
+        DataError: The file cannot be read, or it is no valid predictions table.
     """
     try:
         table = _parse(path)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read as a predictions table: {error}. Make it again with "
+            f"{path} cannot be read as a predictions table: {error}. Recreate it with "
             "scripts/evaluate.py."
         ) from error
     fault = _find_fault(table)
     if fault:
-        raise DataError(f"{path}: {fault} Make it again with scripts/evaluate.py.")
+        raise DataError(f"{path}: {fault} Recreate it with scripts/evaluate.py.")
     return table
 
 
@@ -111,7 +107,7 @@ def write_predictions(workdir: Path, tables: Mapping[str, pd.DataFrame]) -> None
 
 
 def class_names_of(predictions: pd.DataFrame) -> list[str]:
-    """Returns the names of the classes, in the order of their columns."""
+    """Returns the class names in the order of their columns."""
     return [
         name.removeprefix(PROBABILITY_PREFIX)
         for name in predictions.columns
@@ -135,43 +131,56 @@ def _parse(source: Path | io.StringIO) -> pd.DataFrame:
 
 
 def _find_fault(table: pd.DataFrame) -> str:
-    """Returns what is wrong with a predictions table, "" where nothing is."""
+    """Returns what is wrong with a predictions table; "" if it is valid."""
     missing = [name for name in ("image_id", "lesion_id", "label") if name not in table]
     names = class_names_of(table)
     if missing or len(names) < 2:
-        needed = missing or [f"{PROBABILITY_PREFIX}<class> for two classes or more"]
+        required = missing or [f"{PROBABILITY_PREFIX}<class> for two classes or more"]
         return (
-            f"the columns {', '.join(needed)} are missing. Received: "
+            f"the columns {', '.join(required)} are missing. Received: "
             f"{', '.join(map(str, table.columns))}."
         )
     if table.empty:
-        return "it has no rows."
+        return "the table has no rows."
+    return (
+        _find_id_fault(table)
+        or _find_label_fault(table, names)
+        or _find_probability_fault(table, names)
+    )
+
+
+def _find_id_fault(table: pd.DataFrame) -> str:
     for column in ("image_id", "lesion_id"):
         blank = np.flatnonzero(table[column].str.strip() == "")
         if len(blank):
             return (
-                f"{len(blank)} of the pictures have no {column}, the first in row "
-                f"{blank[0] + 1}. Expected a name; without that of its lesion it is not "
-                "known which pictures belong together, and intervals are wrong."
+                f"{len(blank)} images have no {column}, the first one in row "
+                f"{blank[0] + 1}. Every image needs one; without lesion_id confidence "
+                "intervals would be wrong."
             )
-    twice = table.loc[table["image_id"].duplicated(), "image_id"]
-    if len(twice):
-        return f"picture {twice.iloc[0]} stands in it twice."
-    strange = ~table["label"].isin(names)
-    if strange.any():
-        row = table[strange].iloc[0]
-        return (
-            f"picture {row['image_id']} has the label {row['label']!r}. Expected one of: "
-            f"{', '.join(names)}."
-        )
-    values = table[[f"{PROBABILITY_PREFIX}{name}" for name in names]]
-    values = values.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    wrong = ~((values >= 0).all(axis=1) & (abs(values.sum(axis=1) - 1) <= SUM_TOLERANCE))
-    if wrong.any():
-        first = int(np.flatnonzero(wrong)[0])
-        received = ", ".join(f"{value:.6g}" for value in values[first])
-        return (
-            f"the probabilities of picture {table['image_id'].iloc[first]} must be 0 or "
-            f"more and add up to 1. Received: {received}."
-        )
-    return ""
+    duplicates = table.loc[table["image_id"].duplicated(), "image_id"]
+    return f"image {duplicates.iloc[0]} occurs twice." if len(duplicates) else ""
+
+
+def _find_label_fault(table: pd.DataFrame, names: Sequence[str]) -> str:
+    unknown = ~table["label"].isin(names)
+    if not unknown.any():
+        return ""
+    row = table[unknown].iloc[0]
+    return (
+        f"image {row['image_id']} has the label {row['label']!r}. Expected one of: "
+        f"{', '.join(names)}."
+    )
+
+
+def _find_probability_fault(table: pd.DataFrame, names: Sequence[str]) -> str:
+    columns = table[[f"{PROBABILITY_PREFIX}{name}" for name in names]]
+    values = columns.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    valid = (values >= 0).all(axis=1) & (abs(values.sum(axis=1) - 1) <= SUM_TOLERANCE)
+    if valid.all():
+        return ""
+    first = int(np.flatnonzero(~valid)[0])
+    return (
+        f"the probabilities of image {table['image_id'].iloc[first]} must be at least 0 "
+        f"and sum to 1. Received: {', '.join(f'{value:.6g}' for value in values[first])}."
+    )

@@ -1,8 +1,8 @@
-"""What lies between the lens and the skin: hairs, a ruler, bubbles of the immersion gel.
+"""Synthetic artifacts on images: hairs, a ruler, bubbles in the immersion gel.
 
-Each is drawn enlarged by Pillow, or from distances, and blended over the picture. Lengths
-are in shares of the shorter side, so that pictures of all sizes look alike. A longer row of
-hairs or bubbles begins with a shorter one.
+Pillow draws them at a higher resolution, or they are computed from distances; then they are
+blended with the image. Lengths are fractions of the shorter side, so that the result does
+not depend on the image size. A smaller number of hairs or bubbles is a prefix of a larger.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-Pictures = npt.NDArray[np.uint8]
-"""uint8 in 0..255, [height, width, 3] or [num_images, height, width, 3]."""
-Field = npt.NDArray[np.floating[Any]]
-"""A share of each pixel, 0..1, [height, width]."""
+ImageArray = npt.NDArray[np.uint8]
+"""[height, width, 3] in 0..255."""
+Mask = npt.NDArray[np.floating[Any]]
+"""Opacity of each pixel, [height, width] in 0..1."""
 OVERSAMPLING = 4
-"""How much larger lines are drawn than they are shown, to smooth their edges."""
+"""Factor of the resolution at which lines are drawn, for antialiasing."""
 HAIR_POINTS = 24
 
 
-def draw_hairs(image: Pictures, count: int, rng: np.random.Generator) -> Pictures:
-    """Returns a picture under bent hairs that taper to their tips.
+def draw_hairs(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray:
+    """Returns an image under curved hairs that taper towards their tips.
 
-    They have one color, from black to dark blond, and a main direction.
+    They have the same color, from black to dark blond, and similar directions.
 
     Args:
         image: uint8 [height, width, 3].
-        count: How many.
-        rng: Draws them.
+        count: Number of hairs.
+        rng: Random generator.
     """
     height, width, _ = image.shape
     canvas = Image.new("L", (OVERSAMPLING * width, OVERSAMPLING * height))
@@ -41,16 +41,16 @@ def draw_hairs(image: Pictures, count: int, rng: np.random.Generator) -> Picture
     direction = rng.uniform(0, 2 * math.pi)
     for _ in range(count):
         outline = _hair(direction, rng) * min(height, width)
-        middle = rng.uniform(0, 1, 2) * (width, height)
-        points = (outline + middle) * OVERSAMPLING
+        center = rng.uniform(0, 1, 2) * (width, height)
+        points = (outline + center) * OVERSAMPLING
         draw.polygon([(float(x), float(y)) for x, y in points], fill=255)
     return _blend(image, color, 0.9 * _shrink(canvas))
 
 
 def _hair(direction: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Returns the outline of a hair about the origin, [2 * points, 2] as x and y.
+    """Returns the outline of a hair about the origin, [2 * HAIR_POINTS, 2] as x and y.
 
-    Its length and half its width are in shares of the shorter side.
+    The unit is the shorter side of the image.
     """
     length, half_width = rng.uniform(0.35, 1.1), rng.uniform(0.0018, 0.0036)
     bend, wave, phase = rng.normal(0, 0.9), rng.normal(0, 0.25), rng.uniform(0, 6)
@@ -65,44 +65,44 @@ def _hair(direction: float, rng: np.random.Generator) -> npt.NDArray[np.float64]
     return np.concatenate([path + offset, (path - offset)[::-1]])
 
 
-def draw_ruler(image: Pictures, breadth: float, rng: np.random.Generator) -> Pictures:
-    """Returns a picture with a ruler along one of its four borders.
+def draw_ruler(image: ImageArray, breadth: float, rng: np.random.Generator) -> ImageArray:
+    """Returns an image with a ruler along one of its four borders.
 
-    A mark stands for a millimetre: the shorter side shows 16 to 26 of them. Each tenth one
-    has its number.
+    The marks are a millimeter apart, and the shorter side has 16 to 26 of them. Every tenth
+    mark has a number.
 
     Args:
         image: uint8 [height, width, 3].
-        breadth: In shares of the shorter side.
-        rng: Draws the border, the scale and where it begins.
+        breadth: Width of the ruler relative to the shorter side.
+        rng: Draws the border, the scale and its start.
     """
     border = int(rng.integers(4))
     spacing, start = 1 / rng.uniform(16, 26), rng.uniform(0, 1)
     plastic = rng.uniform(215, 245) * np.array([1.0, 0.99, 0.96])
-    turned = np.rot90(image, border).copy()
-    height, width, _ = turned.shape
+    rotated = np.rot90(image, border).copy()
+    height, width, _ = rotated.shape
     side = OVERSAMPLING * min(height, width)
     canvas = Image.new("L", (OVERSAMPLING * width, OVERSAMPLING * height))
     band = breadth * side
     _draw_marks(ImageDraw.Draw(canvas), spacing * side, start, band, canvas.width)
     rows = np.arange(height)[:, None] + np.zeros((1, width))
     cover = np.clip(breadth * min(height, width) - rows, 0, 1).astype(np.float32)
-    turned = _blend(turned, plastic, 0.85 * cover)
-    turned = _blend(turned, np.full(3, 25.0), 0.9 * cover * _shrink(canvas))
-    return np.ascontiguousarray(np.rot90(turned, -border))
+    rotated = _blend(rotated, plastic, 0.85 * cover)
+    rotated = _blend(rotated, np.full(3, 25.0), 0.9 * cover * _shrink(canvas))
+    return np.ascontiguousarray(np.rot90(rotated, -border))
 
 
 def _draw_marks(
     draw: ImageDraw.ImageDraw, spacing: float, start: float, band: float, width: int
 ) -> None:
-    """Draws the marks and numbers of a ruler whose marked edge is `band` from the top.
+    """Draws the marks and numbers of a ruler along the top border.
 
     Args:
-        draw: Where to.
-        spacing: Pixels of a millimetre.
-        start: Centimetres that lie beyond the left border, 0..1.
-        band: The breadth in pixels.
-        width: Of the picture, in pixels.
+        draw: Canvas.
+        spacing: Pixels per millimeter.
+        start: Centimeters beyond the left border, 0..1.
+        band: Width of the ruler in pixels.
+        width: Width of the canvas in pixels.
     """
     font = ImageFont.load_default(size=max(1.0, 0.4 * band))
     thickness = max(2, round(0.14 * spacing))
@@ -114,16 +114,16 @@ def _draw_marks(
             draw.text((x, 0.25 * band), str(mark // 10), fill=255, font=font, anchor="mm")
 
 
-def draw_bubbles(image: Pictures, count: int, rng: np.random.Generator) -> Pictures:
-    """Returns a picture with air bubbles in the gel, some of them in clusters.
+def draw_bubbles(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray:
+    """Returns an image with air bubbles in the gel, some of them in clusters.
 
-    A bubble has a dark edge, a bright ring inside it that is brighter towards the light,
-    and the lamp's reflection.
+    A bubble has a dark edge, inside it a bright ring that is brighter towards the light,
+    and a reflection of the lamp.
 
     Args:
         image: uint8 [height, width, 3].
-        count: How many.
-        rng: Draws them.
+        count: Number of bubbles.
+        rng: Random generator.
     """
     height, width, _ = image.shape
     side = min(height, width)
@@ -131,34 +131,32 @@ def draw_bubbles(image: Pictures, count: int, rng: np.random.Generator) -> Pictu
     clusters = rng.uniform(0.1, 0.9, (3, 2))
     dark, bright = (np.zeros((height, width), np.float32) for _ in range(2))
     for _ in range(count):
-        lonely, cluster = rng.uniform() < 0.4, clusters[rng.integers(3)]
-        anywhere, near = rng.uniform(0, 1, 2), cluster + rng.normal(0, 0.09, 2)
+        isolated, cluster = rng.uniform() < 0.4, clusters[rng.integers(3)]
+        anywhere, nearby = rng.uniform(0, 1, 2), cluster + rng.normal(0, 0.09, 2)
         radius = 0.012 * math.exp(rng.uniform(0, 1) ** 1.5 * 1.8) * side
-        centre = np.clip(anywhere if lonely else near, 0, 1) * (height, width)
-        _add_bubble(dark, bright, centre, radius, light)
+        center = np.clip(anywhere if isolated else nearby, 0, 1) * (height, width)
+        _add_bubble(dark, bright, center, radius, light)
     shaded = image * (1 - dark)[..., None]
     return _blend(shaded, np.array([255.0, 255.0, 250.0]), bright)
 
 
-def _add_bubble(
-    dark: Field, bright: Field, centre: Any, radius: float, light: float
-) -> None:
-    """Deepens two fields where a bubble is dark and bright.
+def _add_bubble(dark: Mask, bright: Mask, center: Any, radius: float, light: float) -> None:
+    """Adds a bubble to the masks of dark and bright pixels, in place.
 
     Args:
-        dark: [height, width], changed in place.
-        bright: [height, width], changed in place.
-        centre: Row and column.
+        dark: [height, width].
+        bright: [height, width].
+        center: Row and column.
         radius: In pixels.
-        light: From where the light comes, as an angle.
+        light: Direction of the light as an angle.
     """
     reach = math.ceil(radius + 2)
     windows = tuple(
-        slice(max(0, int(middle) - reach), min(size, int(middle) + reach + 1))
-        for middle, size in zip(centre, dark.shape, strict=True)
+        slice(max(0, int(position) - reach), min(size, int(position) + reach + 1))
+        for position, size in zip(center, dark.shape, strict=True)
     )
     rows, columns = np.mgrid[windows].astype(np.float32) + 0.5
-    down, right = rows - centre[0], columns - centre[1]
+    down, right = rows - center[0], columns - center[1]
     distance = np.hypot(down, right)
     facing = (down * math.sin(light) + right * math.cos(light)) / np.maximum(distance, 0.5)
     edge = _ring(distance, radius, max(0.6, 0.07 * radius))
@@ -172,18 +170,18 @@ def _add_bubble(
     np.maximum(bright[windows], np.clip(shine, 0, 1), out=bright[windows])
 
 
-def _ring(distance: Field, radius: float, width: float) -> Field:
-    """Returns a soft ring of that radius and width in pixels, a spot for radius 0."""
+def _ring(distance: Mask, radius: float, width: float) -> Mask:
+    """Returns a soft ring with a radius and width in pixels; a spot if the radius is 0."""
     return np.exp(-np.square((distance - radius) / width))
 
 
-def _shrink(canvas: Image.Image) -> Field:
-    """Returns the share of each pixel that is drawn on an enlarged canvas."""
+def _shrink(canvas: Image.Image) -> Mask:
+    """Returns the opacity of each pixel of an oversampled canvas."""
     return np.asarray(canvas.reduce(OVERSAMPLING), np.float32) / 255
 
 
-def _blend(image: npt.NDArray[Any], color: npt.NDArray[Any], cover: Field) -> Pictures:
-    """Returns a picture that a color [3] covers by a share of each pixel."""
-    share = cover[..., None]
-    mixed = image * (1 - share) + color.astype(np.float32) * share
+def _blend(image: npt.NDArray[Any], color: npt.NDArray[Any], mask: Mask) -> ImageArray:
+    """Returns an image blended with a color [3]."""
+    opacity = mask[..., None]
+    mixed = image * (1 - opacity) + color.astype(np.float32) * opacity
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)

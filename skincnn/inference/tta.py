@@ -1,4 +1,4 @@
-"""Test-time augmentation: the same pictures shown several times, and the mean answer."""
+"""Test-time augmentation (TTA): the mean prediction over several views of an image."""
 
 from __future__ import annotations
 
@@ -16,40 +16,45 @@ from skincnn.data.cache import Images
 from skincnn.errors import ConfigError
 from skincnn.inference.predict import predict_logits
 from skincnn.model.augment import Augmentation
+from skincnn.model.orientations import ORIENTATIONS, orient
 
 View = Callable[[Images], Images]
-"""From square pictures [batch, size, size, 3] to as many of the same size."""
+"""A transformation of square images [batch, size, size, 3] that preserves their shape."""
 
 
-def orientations(config: Config, count: int) -> list[View]:
-    """Returns the first `count` of the eight orientations; each comes once.
+def d4_views(config: Config, count: int) -> list[View]:
+    """Returns the first `count` of the eight orientations.
 
     Raises:
-        ConfigError: More than eight are asked for.
+        ConfigError: `count` is greater than 8.
     """
     del config
-    if count > 8:
-        raise ConfigError(f"There are 8 orientations. Received: --num-views {count}.")
-    return [_orientation(number) for number in range(count)]
+    numbers = ORIENTATIONS["d4"]
+    if count > len(numbers):
+        raise ConfigError(
+            f"--num-views must be at most {len(numbers)} for --tta d4, the number of "
+            f"orientations. Received: {count}."
+        )
+    return [_oriented_view(number) for number in numbers[:count]]
 
 
-def random_views(config: Config, count: int) -> list[View]:
-    """Returns `count` ways to vary pictures as in training, by `config.augment`.
+def augmented_views(config: Config, count: int) -> list[View]:
+    """Returns `count` random augmentations, as in training (`config.augment`).
 
     Raises:
         ConfigError: The run was trained without augmentation.
     """
     if not config.augment.parts or config.augment.magnitude == 0:
         raise ConfigError(
-            "Random views vary pictures as in training, and this run has no "
-            "augmentation. Use orientations."
+            "--tta augment requires a run that was trained with augmentation. Received: "
+            "a run without augmentation. Use --tta d4."
         )
-    return [_random_view(config)] * count
+    return [_augmented_view(config)] * count
 
 
 VIEWS: dict[str, Callable[[Config, int], list[View]]] = {
-    "d4": orientations,
-    "augment": random_views,
+    "d4": d4_views,
+    "augment": augmented_views,
 }
 
 
@@ -59,37 +64,35 @@ def predict_views(
     """Returns the logits of each view, [num_images, num_classes].
 
     Args:
-        classifier: A model from what is in the batches to logits.
-        batches: Those of `pipeline.evaluation_batches`.
-        views: What is done to the pictures, in turn.
+        classifier: A model from the elements of the batches to logits.
+        batches: From `pipeline.evaluation_batches`.
+        views: The views of each image.
     """
-    bar = tqdm(views, desc="Views", unit="view")
-    return [predict_logits(classifier, _seen(batches, view)) for view in bar]
+    progress = tqdm(views, desc="Views", unit="view")
+    return [predict_logits(classifier, _apply(view, batches)) for view in progress]
 
 
-def _orientation(number: int) -> View:
-    """Returns quarter turns, from 4 on after a reflection; 0 is the identity."""
+def _oriented_view(number: int) -> View:
+    def view(images: Images) -> Images:
+        with tf.device("CPU"):
+            return np.asarray(orient(images, number))
 
-    def turn(images: Images) -> Images:
-        mirrored = images[:, :, ::-1] if number >= 4 else images
-        return np.ascontiguousarray(np.rot90(mirrored, number % 4, axes=(1, 2)))
-
-    return turn
+    return view
 
 
-def _random_view(config: Config) -> View:
-    """Returns a function that draws anew whenever it is called."""
+def _augmented_view(config: Config) -> View:
+    """Returns a function that draws a new augmentation at every call."""
     augmentation = Augmentation(config.augment, seed=config.seed)
 
-    def vary(images: Images) -> Images:
-        varied = np.asarray(augmentation(images, training=True))
-        return np.asarray(np.clip(np.round(varied), 0, 255), np.uint8)
+    def view(images: Images) -> Images:
+        augmented = np.asarray(augmentation(images, training=True))
+        return np.asarray(np.clip(np.round(augmented), 0, 255), np.uint8)
 
-    return vary
+    return view
 
 
-def _seen(batches: tf.data.Dataset, view: View) -> tf.data.Dataset:
-    """Returns the same batches with other pictures."""
+def _apply(view: View, batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the batches with a view of each image."""
 
     def generate() -> Iterator[Any]:
         for batch in batches.as_numpy_iterator():

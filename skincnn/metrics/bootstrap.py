@@ -1,37 +1,38 @@
-"""Confidence intervals by a bootstrap over lesions."""
+"""Confidence intervals by a bootstrap over groups of images (lesions or patients)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import scipy.stats
 
-from skincnn.metrics.classification import Floats, Labels, Sample, Scores
+from skincnn.metrics.classification import MetricFunction
+from skincnn.metrics.sample import Flags, Floats, Labels, Sample, Scores
 
+Counts = npt.NDArray[np.intp]
 BLOCK_CELLS = 50_000
-"""Weights that are handled at a time: what is made of them should stay in the cache."""
+"""Weights per block of resamples, so that intermediate arrays stay in the CPU cache."""
 INTERVALS = (
-    "percentile bootstrap over lesions; where a rate is 0 or 1 in all resamples, exact "
-    "(Clopper-Pearson) of as many lesions"
+    "percentile bootstrap over lesions; for rates of 0 or 1 in every resample, the exact "
+    "(Clopper-Pearson) interval for the number of lesions"
 )
-"""How they are made, for a reader."""
-Functions = Mapping[str, Callable[[Sample], Scores]]
+"""Description of the intervals for reports."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score with its interval; None in the place of what cannot be known.
+    """A score with its confidence interval.
 
     Attributes:
-        value: The score on all pictures; None where it needs a class that is not there.
-        low: The lower end; None where fewer than half of the resamples have a value, and
-            for a rate of one lesion or none.
-        high: The upper end.
+        value: The score on all images; None if it is undefined because a class has no
+            images.
+        low: Lower end of the interval; None if the score is undefined in more than half of
+            the resamples, or if it is a rate of fewer than two groups.
+        high: Upper end of the interval; None where `low` is.
     """
 
     value: float | None
@@ -39,49 +40,50 @@ class Estimate:
     high: float | None
 
 
-def lesion_weights(
-    predictions: pd.DataFrame, resamples: int, seed: int = 0
-) -> npt.NDArray[np.float64]:
-    """Returns how often each picture counts in each resample of the lesions.
+def bootstrap_weights(
+    image_ids: npt.ArrayLike, group_ids: npt.ArrayLike, num_resamples: int, seed: int = 0
+) -> Scores:
+    """Returns how often each image counts in each bootstrap resample.
 
-    A resample draws as many lesions as there are, with replacement, and takes all
-    pictures of each: pictures of a lesion are not independent of each other. The same
-    pictures are drawn alike whatever the order of the rows, so that a table has one
-    interval in all reports, and two tables have paired ones.
+    A resample draws as many groups as there are, with replacement, and contains all images
+    of each drawn group: images of one group are not independent. The draws do not depend on
+    the order of the images. So a table has the same interval in every report, and two
+    tables of the same images have paired resamples.
 
     Args:
-        predictions: A table with image_id, of which no two are equal, and lesion_id.
-        resamples: How many.
-        seed: Of the draws.
+        image_ids: Unique names, [num_images].
+        group_ids: The lesion or patient of each image, [num_images].
+        num_resamples: Number of resamples.
+        seed: Seed of the draws.
 
     Returns:
-        [resamples, num_images], whole numbers.
+        Whole numbers, [num_resamples, num_images].
     """
-    order = np.argsort(predictions["image_id"].to_numpy(str))
-    found, lesions = pd.factorize(predictions["lesion_id"].to_numpy()[order])
-    codes = np.empty_like(found)
-    codes[order] = found
+    order = np.argsort(np.asarray(image_ids, str))
+    codes = _codes_by_appearance(np.asarray(group_ids, str)[order])[np.argsort(order)]
+    num_groups = codes.max() + 1
     rng = np.random.default_rng(seed)
-    chances = np.full(len(lesions), 1 / len(lesions))
-    return rng.multinomial(len(lesions), chances, size=resamples)[:, codes].astype(float)
+    uniform = np.full(num_groups, 1 / num_groups)
+    counts = rng.multinomial(num_groups, uniform, size=num_resamples)
+    return counts[:, codes].astype(float)
 
 
 def bootstrap(
-    functions: Functions, y_true: Labels, y_prob: Floats, weights: Floats
+    functions: Mapping[str, MetricFunction], y_true: Labels, y_prob: Floats, weights: Floats
 ) -> dict[str, Scores]:
-    """Returns each function of all pictures and, after it, of each resample.
+    """Returns each metric on all images followed by its values on the resamples.
 
     Args:
-        functions: Name to a function of `metrics`.
+        functions: Metrics by name.
         y_true: Integer labels [num_images].
         y_prob: Probabilities [num_images, num_classes].
-        weights: From `lesion_weights`, [resamples, num_images].
+        weights: From `bootstrap_weights`, [num_resamples, num_images].
 
     Returns:
-        Name to [1 + resamples] or [1 + resamples, num_classes].
+        Arrays [1 + num_resamples] or [1 + num_resamples, num_classes] by name.
     """
-    count = max(1, weights.size // BLOCK_CELLS)
-    blocks = [np.ones((1, len(y_true))), *np.array_split(weights, min(count, len(weights)))]
+    num_blocks = min(max(1, weights.size // BLOCK_CELLS), len(weights))
+    blocks = [np.ones((1, len(y_true))), *np.array_split(weights, num_blocks)]
     values: dict[str, list[Scores]] = {name: [] for name in functions}
     for block in blocks:
         sample = Sample(y_true, y_prob, block)
@@ -90,91 +92,100 @@ def bootstrap(
     return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
-def lesions_of_rates(
-    lesion_ids: Sequence[str], y_true: Labels, y_prob: Floats
-) -> dict[str, npt.NDArray[np.intp]]:
-    """Returns of how many lesions each rate of `metrics` is, for `estimate`.
+def num_groups_per_rate(
+    group_ids: Sequence[str], y_true: Labels, y_prob: Floats
+) -> dict[str, Counts]:
+    """Returns the number of groups from which each rate is estimated, for `estimate`.
 
-    A mean over classes is at 0 or 1 where all its rates are. Of K classes with n lesions or
-    more, all are then told alike with a chance of at most (p1 ... pK)^n, which is at most
-    the mean of the p to the power of K n (means of numbers, arithmetic and geometric): it
-    counts as a rate of K n lesions.
+    A mean over classes is 0 or 1 only if the rates of all classes are. For K classes with n
+    groups or more each, this has the probability (p1 ... pK)^n at most, which does not
+    exceed mean(p)^(K n) (inequality of arithmetic and geometric means). The mean therefore
+    counts as a rate of K n groups.
 
     Args:
-        lesion_ids: [num_images].
+        group_ids: [num_images].
         y_true: Integer labels [num_images].
         y_prob: Probabilities [num_images, num_classes].
 
     Returns:
-        Name of the metric to [1] or [num_classes].
+        Arrays [1] or [num_classes] by the name of the metric.
     """
-    numbers = np.arange(y_prob.shape[1])
-    true = y_true[:, None] == numbers
-    called = y_prob.argmax(axis=1)[:, None] == numbers
-    of_class = count_lesions(lesion_ids, true)
-    there = of_class[of_class > 0]
-    mean = np.array([len(there) * there.min(initial=len(true))])
+    classes = np.arange(y_prob.shape[1])
+    positive = y_true[:, None] == classes
+    predicted = y_prob.argmax(axis=1)[:, None] == classes
+    per_class = count_groups(group_ids, positive)
+    present = per_class[per_class > 0]
+    mean = np.array([len(present) * present.min(initial=len(y_true))])
     return {
-        "accuracy": count_lesions(lesion_ids, np.ones((len(true), 1), bool)),
+        "accuracy": count_groups(group_ids, np.ones((len(y_true), 1), bool)),
         "balanced_accuracy": mean,
         "isic_score": mean,
-        "recall": of_class,
-        "specificity": count_lesions(lesion_ids, ~true),
-        "precision": count_lesions(lesion_ids, called),
+        "recall": per_class,
+        "specificity": count_groups(group_ids, ~positive),
+        "precision": count_groups(group_ids, predicted),
     }
 
 
-def count_lesions(
-    lesion_ids: Sequence[str], masks: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.intp]:
-    """Returns how many lesions have a picture in each mask.
+def count_groups(group_ids: Sequence[str], masks: Flags) -> Counts:
+    """Returns the number of groups with an image in each mask, [num_masks].
 
     Args:
-        lesion_ids: [num_images].
+        group_ids: [num_images].
         masks: [num_images, num_masks].
     """
-    lesions = np.asarray(lesion_ids)
-    return np.array([len(np.unique(lesions[mask])) for mask in masks.T])
+    groups = np.asarray(group_ids)
+    return np.array([len(np.unique(groups[mask])) for mask in masks.T])
 
 
 def estimate(
-    values: Scores,
-    confidence: float = 0.95,
-    num_lesions: npt.NDArray[np.intp] | None = None,
+    values: Scores, confidence: float = 0.95, num_groups: Counts | None = None
 ) -> list[Estimate]:
-    """Returns a score with its percentile interval: one, or one for each class.
+    """Returns a score with its percentile interval: one estimate, or one per class.
 
-    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. A resample
-    that has lost a class on which the score depends has no value, and is left out.
+    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Resamples in
+    which the score is undefined, because they lost a class, are left out.
 
-    Where a rate is 0 or 1 in all resamples the bootstrap knows nothing of its error: the
-    interval is then the exact one for as many lesions (Clopper and Pearson, The use of
-    confidence or fiducial limits illustrated in the case of the binomial, 1934). Of one
-    lesion, or none, there is no interval.
+    The bootstrap cannot estimate the error of a rate that is 0 or 1 in every resample. Such
+    a rate gets the exact interval for its number of groups: Clopper and Pearson, The use of
+    confidence or fiducial limits illustrated in the case of the binomial (1934). A rate of
+    fewer than two groups has no interval.
 
     Args:
-        values: From `bootstrap`, or the difference of two of its results with the same
-            weights: what makes a resample hard for both then cancels out.
-        confidence: Coverage, between 0 and 1.
-        num_lesions: Of a rate, of how many lesions it is: [1] or [num_classes].
+        values: From `bootstrap`; or the difference of two of its results for the same
+            weights, which makes a paired interval.
+        confidence: Coverage of the interval, between 0 and 1.
+        num_groups: For a rate, the number of groups it is estimated from: [1] or
+            [num_classes].
     """
-    tail = (1 - confidence) / 2
-    found = []
     columns = values.reshape(len(values), -1).T
-    lesions = [None] * len(columns) if num_lesions is None else num_lesions.tolist()
-    for (value, *resampled), count in zip(columns, lesions, strict=True):
-        known = np.array(resampled)[~np.isnan(resampled)]
-        ends: tuple[float, ...] = (math.nan, math.nan)
-        if not np.isnan(value) and 0 < len(resampled) <= 2 * len(known):
-            ends = tuple(np.quantile(known, (tail, 1 - tail)))
-            if count in (0, 1):
-                ends = (math.nan, math.nan)
-            elif count is not None and value in (0, 1) and (known == value).all():
-                test = scipy.stats.binomtest(count if value else 0, count)
-                ends = test.proportion_ci(confidence, method="exact")
-        found.append(Estimate(*map(_number, (value, *ends))))
-    return found
+    counts = [None] * len(columns) if num_groups is None else num_groups.tolist()
+    return [
+        _estimate(float(value), resampled, confidence, count)
+        for (value, *resampled), count in zip(columns, counts, strict=True)
+    ]
 
 
-def _number(value: float) -> float | None:
+def _estimate(
+    value: float, resampled: Sequence[float], confidence: float, count: int | None
+) -> Estimate:
+    defined = np.array(resampled)[~np.isnan(resampled)]
+    too_few = not 0 < len(resampled) <= 2 * len(defined) or count in (0, 1)
+    if math.isnan(value) or too_few:
+        return Estimate(_rounded(value), None, None)
+    if count is not None and value in (0, 1) and (defined == value).all():
+        test = scipy.stats.binomtest(count if value else 0, count)
+        low, high = test.proportion_ci(confidence, method="exact")
+    else:
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(defined, (tail, 1 - tail))
+    return Estimate(_rounded(value), _rounded(low), _rounded(high))
+
+
+def _codes_by_appearance(groups: npt.NDArray[np.str_]) -> Counts:
+    """Returns an integer per group, numbered by first appearance, [num_images]."""
+    _, first, codes = np.unique(groups, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[codes]
+
+
+def _rounded(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 6)

@@ -1,4 +1,4 @@
-"""What another seed does to a score, and intervals that count it in."""
+"""Variance of scores between training runs that differ only by their seed."""
 
 from __future__ import annotations
 
@@ -13,66 +13,70 @@ from skincnn.metrics.bootstrap import Estimate
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How far the scores of runs that differ by their seed alone lie apart.
+class SeedVariance:
+    """Standard deviations of scores across seeds, pooled over recipes.
+
+    A recipe is a training configuration without its seed.
 
     Attributes:
-        deviations: Name of a score to its standard deviation, pooled over the recipes.
-        num_runs: Of how many runs, two or more of each recipe.
-        num_recipes: Of how many recipes.
+        standard_deviations: Pooled standard deviation by the name of the score.
+        num_runs: Number of runs, two or more per recipe.
+        num_recipes: Number of recipes.
     """
 
-    deviations: dict[str, float]
+    standard_deviations: dict[str, float]
     num_runs: int
     num_recipes: int
 
     def half_width(self, name: str, first: int, second: int, confidence: float) -> float:
-        """Returns by how much the means of two recipes may differ through their seeds.
+        """Returns the half-width of the interval of the difference of two recipes' means.
 
-        That is Student's two-sample interval, with the pooled deviation.
+        Student's two-sample interval with the pooled standard deviation.
 
         Args:
-            name: Of the score.
-            first: Runs of one recipe.
-            second: Runs of the other.
+            name: Name of the score.
+            first: Number of runs of one recipe.
+            second: Number of runs of the other recipe.
             confidence: Coverage, between 0 and 1.
         """
-        freedom = self.num_runs - self.num_recipes
-        quantile = scipy.stats.t.ppf((1 + confidence) / 2, freedom)
-        return float(quantile * self.deviations[name] * math.sqrt(1 / first + 1 / second))
+        quantile = scipy.stats.t.ppf((1 + confidence) / 2, self.num_runs - self.num_recipes)
+        deviation = self.standard_deviations[name]
+        return float(quantile * deviation * math.sqrt(1 / first + 1 / second))
 
 
-def pooled_spread(recipes: Sequence[Sequence[Mapping[str, float]]]) -> Spread | None:
-    """Returns the spread within recipes; None where each has one run.
+def pool_seed_variance(
+    recipes: Sequence[Sequence[Mapping[str, float]]],
+) -> SeedVariance | None:
+    """Returns the variance within recipes; None if every recipe has a single run.
 
     Args:
-        recipes: Of each the scores of each of its runs: name to score.
+        recipes: For each recipe, the scores by name of each of its runs.
     """
-    several = [runs for runs in recipes if len(runs) > 1]
-    if not several:
+    repeated = [runs for runs in recipes if len(runs) > 1]
+    if not repeated:
         return None
-    num_runs = sum(map(len, several))
+    num_runs = sum(map(len, repeated))
     deviations = {}
-    for name in several[0][0]:
+    for name in repeated[0][0]:
         squares = [
             np.var([run[name] for run in runs], ddof=1) * (len(runs) - 1)
-            for runs in several
+            for runs in repeated
         ]
-        deviations[name] = math.sqrt(sum(squares) / (num_runs - len(several)))
-    return Spread(deviations, num_runs, len(several))
+        deviations[name] = math.sqrt(sum(squares) / (num_runs - len(repeated)))
+    return SeedVariance(deviations, num_runs, len(repeated))
 
 
-def count_seeds_in(difference: Estimate, half_width: float) -> Estimate:
-    """Returns a difference whose interval tells of other seeds as well as other lesions.
+def add_seed_variance(difference: Estimate, half_width: float) -> Estimate:
+    """Returns a difference with an interval over both lesions and seeds.
 
-    The two distances from the difference to an end, the one by the lesions and the one by
-    the seeds, are added as the sides of a right triangle are: Zou and Donner, Construction
-    of confidence limits about effect measures (2008), doi:10.1002/sim.3095. What a seed
-    does to some lesions and not to others is in both, so it is rather too wide.
+    The distance from the difference to each end is the root of the summed squares of the
+    distance over lesions and of the half-width over seeds: Zou and Donner, Construction of
+    confidence limits about effect measures (2008), doi:10.1002/sim.3095. Interactions of
+    seeds and lesions are in both, so that the interval is conservative.
 
     Args:
-        difference: Of two recipes, with its paired interval over lesions.
-        half_width: From `Spread.half_width`; NaN where the scores are not known.
+        difference: Difference of two recipes with its paired interval over lesions.
+        half_width: From `SeedVariance.half_width`; NaN if the score is undefined.
     """
     value, low, high = difference.value, difference.low, difference.high
     if value is None or low is None or high is None or math.isnan(half_width):

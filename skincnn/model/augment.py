@@ -1,9 +1,8 @@
-"""Augmentation on the device: one affine gather for all geometry, then the gray levels.
+"""Augmentation on the device: one affine gather for all geometry, then the pixel values.
 
-A geometric part returns a matrix for each picture, and the product of all matrices is
-applied by a single bilinear gather. A photometric part changes gray levels where they
-are. All is written with `keras.ops` and compiled as one function, so that parts that look
-at one pixel at a time cost one pass over the pictures together.
+A geometric augmentation returns a matrix per image; a single bilinear gather applies the
+product of the matrices. A photometric augmentation changes pixel values. All of them use
+`keras.ops` only and are compiled together, so that pointwise operations are fused.
 """
 
 from __future__ import annotations
@@ -37,32 +36,31 @@ AUGMENTATIONS = {**GEOMETRIC, **PHOTOMETRIC}
 
 
 class RandomLayer(keras.layers.Layer):
-    """A layer that draws for each picture anew, in training alone, in float32."""
+    """A layer that draws random numbers per image, in training only and in float32."""
 
     stream = 0
-    """Added to the seed: layers of different kinds draw different numbers from one."""
+    """Added to the seed, so that different layers draw different numbers from one seed."""
 
     def __init__(self, config: AugmentConfig | dict[str, Any], seed: int, **kwargs: Any):
         """Stores the configuration.
 
         Args:
-            config: The parts and their strengths.
-            seed: Seed of every draw.
+            config: The augmentations and their strengths.
+            seed: Seed of all draws.
             **kwargs: Passed to `keras.layers.Layer`.
         """
-        kwargs["dtype"] = "float32"  # 256 gray levels do not fit a half precision.
+        kwargs["dtype"] = "float32"  # Half precision cannot represent 256 gray levels.
         super().__init__(**kwargs)
         if isinstance(config, dict):
             config = AugmentConfig(**{**config, "parts": tuple(config["parts"])})
         self.config = config
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed + self.stream)
-        self.built = (
-            True  # it has no weights; Keras warns of a model that has not called it
-        )
+        # It has no weights. Keras warns about unbuilt layers when it saves a model.
+        self.built = True
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
+        """Returns the arguments of the constructor."""
         return {
             **super().get_config(),
             "config": dataclasses.asdict(self.config),
@@ -72,7 +70,7 @@ class RandomLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("skincnn")
 class Augmentation(RandomLayer):
-    """Varies training pictures; the identity outside training and at magnitude 0.
+    """Augments training images; the identity outside training and at magnitude 0.
 
     Input and output: [batch, height, width, 3] in 0..255; the output is float32.
     """
@@ -83,46 +81,43 @@ class Augmentation(RandomLayer):
         """Stores the configuration; see `RandomLayer`.
 
         Raises:
-            ConfigError: A part is not in `AUGMENTATIONS`.
+            ConfigError: An augmentation is not in `AUGMENTATIONS`.
         """
         super().__init__(config, seed, **kwargs)
         for part in self.config.parts:
             look_up(AUGMENTATIONS, part, "`augment.parts`")
-        self._compiled = compiled(self.config)
+        self._compiled = compile_augmentation(self.config)
 
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
-        """Returns varied pictures in training, else the pictures as float32."""
+        """Returns augmented images in training, otherwise the images as float32."""
         if not training or not self.config.parts or self.config.magnitude == 0:
             return ops.cast(images, "float32")
         if self._compiled is None:
-            return self.vary(images)
+            return self.augment(images)
         state = self.seed_generator.state
-        varied, drawn = self._compiled(images, ops.copy(state.value))
-        state.assign(drawn)
-        return varied
+        augmented, next_state = self._compiled(images, ops.copy(state.value))
+        state.assign(next_state)
+        return augmented
 
-    def vary(self, images: Tensor) -> Tensor:
-        """Returns varied pictures without compiling anything: for a few, once."""
-        return vary(images, self.config, self.seed_generator)
+    def augment(self, images: Tensor) -> Tensor:
+        """Returns augmented images without compilation: faster for a few images."""
+        return augment(images, self.config, self.seed_generator)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Returns the input's shape."""
+        """Returns the shape of the input."""
         return input_shape
 
 
-def vary(
+def augment(
     images: Tensor, config: AugmentConfig, generator: keras.random.SeedGenerator
 ) -> Tensor:
-    """Returns varied pictures, float32 [batch, height, width, 3] in 0..255."""
+    """Returns augmented images, float32 [batch, height, width, 3] in 0..255."""
     uniform = uniform_of(images, generator)
     matrices = [
         GEOMETRIC[part](uniform, config) for part in config.parts if part in GEOMETRIC
     ]
     if matrices:
-        product = matrices[0]
-        for matrix in matrices[1:]:
-            product = ops.matmul(product, matrix)
-        images = transform(images, product)
+        images = transform(images, functools.reduce(ops.matmul, matrices))
     images = ops.cast(images, "float32")
     for part in config.parts:
         if part in PHOTOMETRIC:
@@ -131,29 +126,30 @@ def vary(
 
 
 @functools.cache
-def compiled(
+def compile_augmentation(
     config: AugmentConfig,
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Returns `vary` compiled by XLA by itself, where TensorFlow would not do so.
+    """Returns `augment` compiled by XLA; None on other backends than TensorFlow.
 
-    On a CPU Keras leaves XLA off for a whole model, rightly for convolutions; these
-    elementwise operations and gathers take a quarter of the time when fused. TensorFlow
-    keeps for ever what XLA compiled, 20 MB of it: all layers of a process that do the
-    same share it, so that a search of many trainings does not grow.
+    On a CPU Keras does not compile models with XLA, which would slow down convolutions. But
+    these pointwise operations and gathers take a quarter of the time when they are fused.
+    TensorFlow never frees a compiled function (20 MB each). Therefore the function is
+    cached: all layers with the same configuration share it, and a hyperparameter search
+    does not run out of memory.
 
     Returns:
-        From pictures and the state of a `keras.random.SeedGenerator` to varied pictures
-        and the next state; None on other backends.
+        A function from images and the state of a `keras.random.SeedGenerator` to augmented
+        images and the next state.
     """
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
 
-    generator = keras.random.SeedGenerator(0)  # whose state is given each time
+    generator = keras.random.SeedGenerator(0)  # Each call provides the state.
 
     def step(images: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         with keras.StatelessScope([(generator.state, state)]) as scope:
-            varied = vary(images, config, generator)
-        return varied, scope.get_current_value(generator.state)
+            augmented = augment(images, config, generator)
+        return augmented, scope.get_current_value(generator.state)
 
     return tf.function(step, jit_compile=True, autograph=False)

@@ -1,4 +1,4 @@
-"""The model that is trained: augmentation, mixing, and the classifier."""
+"""The model in training: augmentation, mixing and the classifier."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from keras import ops
 from skincnn.model.random_ops import Tensor
 
 IMAGES = "images"
-"""The name of the pictures where inputs are a dictionary."""
+"""Key of the images in dictionaries of inputs."""
 
 
 @keras.saving.register_keras_serializable("skincnn")
 class AugmentedClassifier(keras.Model):
-    """A classifier whose training pictures are varied and, with `mixing`, mixed.
+    """A classifier that augments and, with `mixing`, mixes its training images.
 
-    Inputs are the pictures, [batch, height, width, 3] in 0..255; or a tuple or list whose
-    first element they are; or a dictionary that holds them under "images". What else
-    there is, float [batch, ...], goes to the classifier, mixed as the pictures are.
+    Inputs are images [batch, height, width, 3] in 0..255; or a tuple or list with the
+    images first; or a dictionary with the images under "images". Other inputs, float
+    [batch, ...], are passed to the classifier and mixed like the images.
 
-    The output is the classifier's logits [batch, num_classes], except in training with
-    `mixing`: then a dictionary of `logits`, `partner` and `share` (see `Mixing`).
+    The output is the logits of the classifier [batch, num_classes]. In training with
+    `mixing` it is a dictionary of `logits`, `partner` and `share` (see `Mixing`).
     """
 
     def __init__(
@@ -36,30 +36,30 @@ class AugmentedClassifier(keras.Model):
         """Stores the parts.
 
         Args:
-            augmentation: Pictures in, float32 pictures out: `Augmentation`.
-            classifier: From what `call` is given to logits.
-            mixing: `Mixing`, or None. With it integer labels become soft ones, and the
-                loss must take [batch, num_classes].
+            augmentation: `Augmentation`, from images to float32 images.
+            classifier: From the inputs of this model to logits.
+            mixing: `Mixing`, or None. It turns integer labels into soft labels, so that the
+                loss must accept [batch, num_classes].
             **kwargs: Passed to `keras.Model`.
         """
-        # A half precision here would round the pictures before they are varied; the
-        # classifier has a policy of its own.
+        # Half precision would round the images before augmentation. The classifier has its
+        # own dtype policy.
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.augmentation = augmentation
         self.classifier = classifier
         self.mixing = mixing
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Returns logits; in training with `mixing`, what they are the logits of."""
+        """Returns the output described in the class."""
         images = self.augmentation(_images(inputs), training=training)
         if self.mixing is None or not training:
-            return self.classifier(_with(inputs, images), training=training)
+            return self.classifier(_replace(inputs, images), training=training)
         images, partner, share = self.mixing(images, training=training)
 
-        def mixed(values: Tensor) -> Tensor:
-            return _mixed(ops.cast(values, "float32"), partner, share)
+        def mix(values: Tensor) -> Tensor:
+            return _mix(ops.cast(values, "float32"), partner, share)
 
-        logits = self.classifier(_with(inputs, images, mixed), training=training)
+        logits = self.classifier(_replace(inputs, images, mix), training=training)
         return {"logits": logits, "partner": partner, "share": share}
 
     def compute_loss(
@@ -70,13 +70,13 @@ class AugmentedClassifier(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Tensor:
-        """Returns the loss; with `mixing`, that of soft labels.
+        """Returns the loss; with `mixing`, for soft labels.
 
         Args:
             x: Not used.
-            y: Integer labels [batch], or soft ones [batch, num_classes].
-            y_pred: What `call` returned.
-            sample_weight: A weight for each picture.
+            y: Integer labels [batch], or soft labels [batch, num_classes].
+            y_pred: Output of `call`.
+            sample_weight: Weight of each image.
             training: Whether this is a training step.
         """
         if self.mixing is not None:
@@ -86,11 +86,11 @@ class AugmentedClassifier(keras.Model):
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
-        """Returns the metrics of the logits against the labels as they were given."""
+        """Returns the metrics of the logits for the original, unmixed labels."""
         return super().compute_metrics(x, y, _logits(y_pred), sample_weight)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
+        """Returns the arguments of the constructor."""
         return {
             "name": self.name,
             **{
@@ -103,7 +103,7 @@ class AugmentedClassifier(keras.Model):
     def from_config(
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> AugmentedClassifier:
-        """Returns the model that `get_config` described."""
+        """Returns the model with the given `get_config`."""
         parts = {
             name: keras.saving.deserialize_keras_object(config[name])
             for name in ("augmentation", "classifier", "mixing")
@@ -117,17 +117,19 @@ def _images(inputs: Any) -> Tensor:
     return inputs[0] if isinstance(inputs, list | tuple) else inputs
 
 
-def _with(
-    inputs: Any, images: Tensor, other: Callable[[Tensor], Tensor] = lambda values: values
+def _replace(
+    inputs: Any,
+    images: Tensor,
+    convert: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> Any:
-    """Returns `inputs` with other pictures, and `other` of what is not pictures."""
+    """Returns `inputs` with these images, and `convert` applied to all other inputs."""
     if isinstance(inputs, dict):
         return {
-            name: images if name == IMAGES else other(values)
+            name: images if name == IMAGES else convert(values)
             for name, values in inputs.items()
         }
     if isinstance(inputs, list | tuple):
-        return type(inputs)([images, *map(other, inputs[1:])])
+        return type(inputs)([images, *map(convert, inputs[1:])])
     return images
 
 
@@ -136,17 +138,17 @@ def _logits(outputs: Any) -> Tensor:
 
 
 def _soft_labels(labels: Tensor, outputs: Any) -> Tensor:
-    """Returns the labels of what `outputs` belong to, float32 [batch, num_classes]."""
+    """Returns the labels of (mixed) outputs, float32 [batch, num_classes]."""
     num_classes = _logits(outputs).shape[-1]
     if len(labels.shape) < 2 or labels.shape[-1] != num_classes:
         labels = ops.one_hot(ops.reshape(labels, (-1,)), num_classes)
     labels = ops.cast(labels, "float32")
     if not isinstance(outputs, dict):
         return labels
-    return _mixed(labels, outputs["partner"], outputs["share"])
+    return _mix(labels, outputs["partner"], outputs["share"])
 
 
-def _mixed(values: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    """Returns `share` of each of `values` [batch, ...] and the rest of its partner's."""
+def _mix(values: Tensor, partner: Tensor, share: Tensor) -> Tensor:
+    """Returns values [batch, ...] mixed with those of their partners."""
     share = ops.reshape(share, (-1,) + (1,) * (len(values.shape) - 1))
     return share * values + (1 - share) * ops.take(values, partner, axis=0)

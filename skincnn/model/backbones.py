@@ -1,7 +1,7 @@
-"""Backbones: networks from pictures to feature maps, their scaling and their weights.
+"""Backbones: networks from images to feature maps, their normalization and weights.
 
-`BACKBONES` holds every network of Keras Applications and a small one of our own; any other
-is given as `package.module:function`.
+`BACKBONES` contains every network of Keras Applications and a small CNN. Other networks are
+specified as `package.module:function`.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from pathlib import Path
 
 import keras
 from keras import applications
-from keras.src.backend.config import keras_home  # there is no public name
+from keras.src.backend.config import keras_home  # no public alternative
 
 from skincnn.errors import ConfigError
 from skincnn.lookup import import_function, look_up
 from skincnn.model.networks import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    for_any_size,
-    normalised,
+    accept_any_size,
+    remove_normalization,
+    set_imagenet_normalization,
     small_cnn,
-    with_depthwise,
-    without_scaling,
+    use_depthwise_convolutions,
 )
 
 Build = Callable[[int | None, float, str | None], keras.Model]
-"""From a size in pixels (None: any), a width and weights (None or "imagenet")."""
+"""From a size in pixels (None: any), a width multiplier and None or "imagenet"."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How pictures in 0..255 become what a network was trained on.
+    """The normalization of images in 0..255 that a network expects.
 
     Attributes:
-        scale: The result is `image * scale + offset`; a number, or one for each channel.
+        scale: The result is `image * scale + offset`; a number, or one per channel.
         offset: See `scale`.
-        bgr: Whether blue, green and red is the order of the channels, before `scale`.
+        bgr: Whether the channels are first reordered to blue, green and red.
     """
 
     scale: float | tuple[float, ...] = 1.0
@@ -50,37 +50,37 @@ class Scaling:
 UNSCALED = Scaling()
 SYMMETRIC = Scaling(1 / 127.5, -1.0)
 SYMMETRIC_128 = Scaling(1 / 128, -1.0)
-STANDARDISED = Scaling(
+STANDARDIZED = Scaling(
     tuple(1 / 255 / std for std in IMAGENET_STD),
     tuple(-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)),
 )
-CENTRED_BGR = Scaling(1.0, (-103.939, -116.779, -123.68), bgr=True)
-"""The kinds of Keras Applications: "tf", EfficientNetV2-S's to -L's, "torch", "caffe"."""
+CENTERED_BGR = Scaling(1.0, (-103.939, -116.779, -123.68), bgr=True)
+"""Modes of Keras Applications: "tf", that of EfficientNetV2-S to -L, "torch", "caffe"."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network that turns pictures into feature maps.
+    """A network from images to feature maps.
 
     Attributes:
-        build: Returns it without its top.
-        scaling: What it was trained on.
-        native_size: Height and width in pixels for which ImageNet weights were trained; 0
-            where there are none.
+        build: Returns the network without its top.
+        scaling: The normalization that it expects.
+        native_size: Height and width in pixels of the ImageNet training; 0 without ImageNet
+            weights.
         min_size: Smallest height and width that the network accepts.
-        step: Other sizes than the native one are multiples of this.
-        widths: Width multipliers that have ImageNet weights; None where all may.
-        has_width: Whether there is a width multiplier.
-        adapt: Turns the network with its weights into one that trains or runs better, or
-            that takes any size, and is the same function.
+        size_multiple: Sizes other than the native one must be multiples of this.
+        imagenet_widths: Width multipliers with ImageNet weights; None if unknown.
+        has_width: Whether the network has a width multiplier.
+        adapt: Converts the network with its weights to an equivalent one that is faster or
+            accepts any size.
     """
 
     build: Build
     scaling: Scaling
     native_size: int = 224
     min_size: int = 32
-    step: int = 1
-    widths: tuple[float, ...] | None = (1.0,)
+    size_multiple: int = 1
+    imagenet_widths: tuple[float, ...] | None = (1.0,)
     has_width: bool = False
     adapt: Callable[[keras.Model], keras.Model] | None = None
 
@@ -103,9 +103,9 @@ def _with_alpha(function: Callable[..., keras.Model], **options: object) -> Buil
 def _efficientnet(function: Callable[..., keras.Model], size: int) -> Backbone:
     def build(size: int | None, width: float, weights: str | None) -> keras.Model:
         network = _keras(function)(size, width, weights)
-        return network if weights else normalised(network)
+        return network if weights else set_imagenet_normalization(network)
 
-    return Backbone(build, STANDARDISED, size, adapt=without_scaling)
+    return Backbone(build, STANDARDIZED, size, adapt=remove_normalization)
 
 
 def _efficientnet_v2(
@@ -115,56 +115,56 @@ def _efficientnet_v2(
 
 
 def _nasnet(function: Callable[..., keras.Model], size: int) -> Backbone:
-    # Keras can only build it for one size, whose halvings decide on paddings.
+    # Keras builds it for a fixed size, which determines the padding.
     def build(_: int | None, width: float, weights: str | None) -> keras.Model:
         return _keras(function)(size, width, weights)
 
-    return Backbone(build, SYMMETRIC, size, step=32, adapt=for_any_size)
+    return Backbone(build, SYMMETRIC, size, size_multiple=32, adapt=accept_any_size)
 
 
 def _convnext(function: Callable[..., keras.Model]) -> Backbone:
     build = _keras(function, include_preprocessing=False)
-    return Backbone(build, STANDARDISED, adapt=with_depthwise)
+    return Backbone(build, STANDARDIZED, adapt=use_depthwise_convolutions)
 
 
 BACKBONES = {
-    "small_cnn": Backbone(small_cnn, SYMMETRIC, 0, widths=(), has_width=True),
+    "small_cnn": Backbone(small_cnn, SYMMETRIC, 0, imagenet_widths=(), has_width=True),
     # He et al., Deep residual learning (2015), arXiv:1512.03385.
-    "resnet50": Backbone(_keras(applications.ResNet50), CENTRED_BGR),
-    "resnet101": Backbone(_keras(applications.ResNet101), CENTRED_BGR),
-    "resnet152": Backbone(_keras(applications.ResNet152), CENTRED_BGR),
+    "resnet50": Backbone(_keras(applications.ResNet50), CENTERED_BGR),
+    "resnet101": Backbone(_keras(applications.ResNet101), CENTERED_BGR),
+    "resnet152": Backbone(_keras(applications.ResNet152), CENTERED_BGR),
     # He et al., Identity mappings in deep residual networks (2016), arXiv:1603.05027.
     "resnet50_v2": Backbone(_keras(applications.ResNet50V2), SYMMETRIC),
     "resnet101_v2": Backbone(_keras(applications.ResNet101V2), SYMMETRIC),
     "resnet152_v2": Backbone(_keras(applications.ResNet152V2), SYMMETRIC),
     # Simonyan and Zisserman, Very deep convolutional networks (2014), arXiv:1409.1556.
-    "vgg16": Backbone(_keras(applications.VGG16), CENTRED_BGR),
-    "vgg19": Backbone(_keras(applications.VGG19), CENTRED_BGR),
+    "vgg16": Backbone(_keras(applications.VGG16), CENTERED_BGR),
+    "vgg19": Backbone(_keras(applications.VGG19), CENTERED_BGR),
     # Howard et al., MobileNets (2017), arXiv:1704.04861.
     "mobilenet": Backbone(
         _with_alpha(applications.MobileNet),
         SYMMETRIC,
-        widths=(0.25, 0.5, 0.75, 1.0),
+        imagenet_widths=(0.25, 0.5, 0.75, 1.0),
         has_width=True,
     ),
     # Sandler et al., MobileNetV2 (2018), arXiv:1801.04381.
     "mobilenet_v2": Backbone(
         _with_alpha(applications.MobileNetV2),
         SYMMETRIC,
-        widths=(0.35, 0.5, 0.75, 1.0, 1.3, 1.4),
+        imagenet_widths=(0.35, 0.5, 0.75, 1.0, 1.3, 1.4),
         has_width=True,
     ),
     # Howard et al., Searching for MobileNetV3 (2019), arXiv:1905.02244.
     "mobilenet_v3_small": Backbone(
         _with_alpha(applications.MobileNetV3Small, include_preprocessing=False),
         SYMMETRIC,
-        widths=(0.75, 1.0),
+        imagenet_widths=(0.75, 1.0),
         has_width=True,
     ),
     "mobilenet_v3_large": Backbone(
         _with_alpha(applications.MobileNetV3Large, include_preprocessing=False),
         SYMMETRIC,
-        widths=(0.75, 1.0),
+        imagenet_widths=(0.75, 1.0),
         has_width=True,
     ),
     # Tan and Le, EfficientNet (2019), arXiv:1905.11946.
@@ -178,24 +178,24 @@ BACKBONES = {
     "efficientnet_b7": _efficientnet(applications.EfficientNetB7, 600),
     # Tan and Le, EfficientNetV2 (2021), arXiv:2104.00298.
     "efficientnet_v2_b0": _efficientnet_v2(
-        applications.EfficientNetV2B0, 224, STANDARDISED
+        applications.EfficientNetV2B0, 224, STANDARDIZED
     ),
     "efficientnet_v2_b1": _efficientnet_v2(
-        applications.EfficientNetV2B1, 240, STANDARDISED
+        applications.EfficientNetV2B1, 240, STANDARDIZED
     ),
     "efficientnet_v2_b2": _efficientnet_v2(
-        applications.EfficientNetV2B2, 260, STANDARDISED
+        applications.EfficientNetV2B2, 260, STANDARDIZED
     ),
     "efficientnet_v2_b3": _efficientnet_v2(
-        applications.EfficientNetV2B3, 300, STANDARDISED
+        applications.EfficientNetV2B3, 300, STANDARDIZED
     ),
     "efficientnet_v2_s": _efficientnet_v2(applications.EfficientNetV2S, 384, SYMMETRIC_128),
     "efficientnet_v2_m": _efficientnet_v2(applications.EfficientNetV2M, 480, SYMMETRIC_128),
     "efficientnet_v2_l": _efficientnet_v2(applications.EfficientNetV2L, 480, SYMMETRIC_128),
     # Huang et al., Densely connected convolutional networks (2016), arXiv:1608.06993.
-    "densenet121": Backbone(_keras(applications.DenseNet121), STANDARDISED),
-    "densenet169": Backbone(_keras(applications.DenseNet169), STANDARDISED),
-    "densenet201": Backbone(_keras(applications.DenseNet201), STANDARDISED),
+    "densenet121": Backbone(_keras(applications.DenseNet121), STANDARDIZED),
+    "densenet169": Backbone(_keras(applications.DenseNet169), STANDARDIZED),
+    "densenet201": Backbone(_keras(applications.DenseNet201), STANDARDIZED),
     # Szegedy et al., Rethinking the Inception architecture (2015), arXiv:1512.00567.
     "inception_v3": Backbone(_keras(applications.InceptionV3), SYMMETRIC, 299, 75),
     # Szegedy et al., Inception-v4 and Inception-ResNet (2016), arXiv:1602.07261.
@@ -214,20 +214,20 @@ BACKBONES = {
     "convnext_large": _convnext(applications.ConvNeXtLarge),
     "convnext_xlarge": _convnext(applications.ConvNeXtXLarge),
 }
-"""Scaling and sizes as in `preprocess_input` and the functions of Keras Applications."""
+"""Normalization and sizes are those of `preprocess_input` and of Keras Applications."""
 
 
 def find_backbone(name: str) -> Backbone:
-    """Returns an entry of `BACKBONES`, or what `package.module:function` names.
+    """Returns an entry of `BACKBONES`, or the backbone of a `package.module:function`.
 
-    The module may lie in the current folder. The function returns a functional or
-    sequential `keras.Model` from pictures in 0..255, [batch, height, width, 3] of any
-    height and width, to feature maps [batch, height, width, channels]. It is called without
-    arguments, but for those of these parameters that it has: `weights` is None or
-    "imagenet", as `model.weights` says; `width` is `model.width_multiplier`.
+    The module may be in the current directory. The function returns a functional or
+    sequential `keras.Model` from images in 0..255, [batch, height, width, 3] of any height
+    and width, to feature maps [batch, height, width, channels]. It may have the parameters
+    `weights` (None or "imagenet", from `model.weights`) and `width`
+    (`model.width_multiplier`), and is called without other arguments.
 
     Raises:
-        ConfigError: There is no such entry, module or function.
+        ConfigError: The entry, module or function does not exist.
     """
     if ":" not in name:
         return look_up(BACKBONES, name, "`model.backbone`")
@@ -237,46 +237,46 @@ def find_backbone(name: str) -> Backbone:
         _from_function(name, function),
         UNSCALED,
         native_size=0,
-        widths=None if "weights" in parameters else (),
+        imagenet_widths=None if "weights" in parameters else (),
         has_width="width" in parameters,
     )
 
 
 def check_size(name: str, size: int) -> None:
-    """Checks that a backbone takes pictures of `size` pixels.
+    """Checks that a backbone accepts images of `size` pixels.
 
     Raises:
-        ConfigError: It does not, or there is no such backbone.
+        ConfigError: It does not, or the backbone does not exist.
     """
     backbone = find_backbone(name)
     if size < backbone.min_size:
         raise ConfigError(
-            f"{name} needs pictures of {backbone.min_size} px or more. Received: {size}."
+            f"{name} requires images of at least {backbone.min_size} px. Received: {size}."
         )
-    if size != backbone.native_size and size % backbone.step:
+    if size != backbone.native_size and size % backbone.size_multiple:
         raise ConfigError(
-            f"{name} needs pictures of {backbone.native_size} px, or a multiple of "
-            f"{backbone.step}. Received: {size}."
+            f"{name} requires images of {backbone.native_size} px or a multiple of "
+            f"{backbone.size_multiple} px. Received: {size}."
         )
 
 
 def build_backbone(name: str, width: float, weights: str) -> keras.Model:
-    """Returns a backbone without its top, for pictures of any size, scaled inputs.
+    """Returns a backbone without its top, for normalized images of any size.
 
     Args:
         name: Name of `BACKBONES`, or `package.module:function`.
-        width: Width multiplier; 1.0 where the family has none.
-        weights: "imagenet" (downloaded by Keras Applications into KERAS_HOME, or taken
-            from there), "none", or the path of a weights file.
+        width: Width multiplier; 1.0 if the backbone has none.
+        weights: "imagenet" (Keras Applications downloads the weights to KERAS_HOME),
+            "none", or the path of a weights file.
 
     Raises:
-        ConfigError: The name is unknown, or the weights cannot be had or do not fit.
+        ConfigError: The name is unknown, or the weights cannot be loaded or do not match.
     """
     backbone = find_backbone(name)
     if width != 1.0 and not backbone.has_width:
         raise ConfigError(
-            f"`model.width_multiplier` must be 1.0 for {name}, which has no width multiplier. "
-            f"Received: {width}."
+            f"`model.width_multiplier` must be 1.0 for {name}, which has no width "
+            f"multiplier. Received: {width}."
         )
     network = backbone.build(None, width, None)
     if weights == "imagenet":
@@ -287,16 +287,19 @@ def build_backbone(name: str, width: float, weights: str) -> keras.Model:
 
 
 def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
-    """Builds at the native size: for others, some families name files of their own."""
-    if backbone.widths == ():
+    """Returns the backbone with ImageNet weights at its native size.
+
+    At other sizes some families would load different files.
+    """
+    if backbone.imagenet_widths == ():
         raise ConfigError(
-            f"There are no ImageNet weights of {name}. Give --model.weights none (and "
+            f"{name} has no ImageNet weights. Use --model.weights none (with "
             "--train.head-epochs 0) or --model.weights PATH."
         )
-    if backbone.widths is not None and width not in backbone.widths:
+    if backbone.imagenet_widths is not None and width not in backbone.imagenet_widths:
         raise ConfigError(
-            f"`model.width_multiplier` of {name} must be one of {backbone.widths}, which have "
-            f"ImageNet weights. Received: {width}. Any other width needs "
+            f"`model.width_multiplier` of {name} with ImageNet weights must be one of "
+            f"{backbone.imagenet_widths}. Received: {width}. For other widths use "
             "--model.weights none or --model.weights PATH."
         )
     folder = Path(keras_home()) / "models"
@@ -305,23 +308,24 @@ def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
         return backbone.build(backbone.native_size or None, width, "imagenet")
     # Keras raises a bare Exception when a download fails.
     except Exception as error:
-        # A page of a proxy, say: Keras would take it for the weights the next time.
+        # Otherwise Keras would load an incomplete download, or the error page of a proxy,
+        # as weights the next time.
         for path in set(folder.glob("*")) - before:
             path.unlink()
         raise ConfigError(
-            f"The ImageNet weights of {name} {width} could not be loaded: {error}. Give "
-            "--model.weights none|PATH (with none also --train.scenario from_scratch), or "
-            f"set KERAS_HOME to a folder whose models/ holds them; in {folder} remove a "
-            "file that is damaged."
+            f"The ImageNet weights of {name} {width} could not be loaded: {error}. Use "
+            "--model.weights none|PATH (none requires --train.scenario from_scratch), or "
+            f"set KERAS_HOME to a folder with the weights in models/. Remove damaged "
+            f"files from {folder}."
         ) from error
 
 
 def _load(backbone: Backbone, network: keras.Model, path: Path) -> keras.Model:
-    """Returns the adapted network with the weights of a file, made before or after that."""
+    """Returns the adapted network with weights that were saved before or after adapting."""
     if not path.is_file():
         raise ConfigError(
             "`model.weights` must be imagenet, none, or the path of a weights file "
-            f"(.h5 or .weights.h5). Received: {path}, which is no file."
+            f"(.h5 or .weights.h5). Received: {path}, which is not a file."
         )
     if backbone.adapt is None:
         _load_weights(network, path)
@@ -338,12 +342,12 @@ def _load(backbone: Backbone, network: keras.Model, path: Path) -> keras.Model:
 def _load_weights(network: keras.Model, path: Path) -> None:
     try:
         with warnings.catch_warnings():
-            # Keras warns of layers that it does not find and leaves them at random.
+            # Keras only warns about missing layers and leaves them at random values.
             warnings.simplefilter("error", UserWarning)
             network.load_weights(path)
     except (ValueError, OSError, KeyError, UserWarning) as error:
         raise ConfigError(
-            f"`model.weights`: {path} does not hold the weights of {network.name} "
+            f"`model.weights`: {path} does not contain the weights of {network.name} "
             f"without its top: {error}"
         ) from error
 
@@ -352,10 +356,10 @@ def _from_function(name: str, function: Callable[..., keras.Model]) -> Build:
     parameters = inspect.signature(function).parameters
 
     def build(size: int | None, width: float, weights: str | None) -> keras.Model:
-        given = {"weights": weights, "width": width}
+        options = {"weights": weights, "width": width}
         try:
-            network = function(**{k: v for k, v in given.items() if k in parameters})
-        # Whatever a function of the user's may raise.
+            network = function(**{k: v for k, v in options.items() if k in parameters})
+        # The user's function may raise anything.
         except Exception as error:
             raise ConfigError(
                 f"`model.backbone` {name} failed: {type(error).__name__}: {error}"
@@ -368,9 +372,9 @@ def _from_function(name: str, function: Callable[..., keras.Model]) -> Build:
         shapes = network.input_shape, network.output_shape
         if shapes[0] != (None, None, None, 3) or len(shapes[1]) != 4:
             raise ConfigError(
-                f"`model.backbone` {name} must turn pictures (None, None, None, 3) into "
-                "feature maps (None, height, width, channels); a network of one size can "
-                "begin with keras.layers.Resizing. Received: from "
+                f"`model.backbone` {name} must map images (None, None, None, 3) to "
+                "feature maps (None, height, width, channels); a network with a fixed "
+                "input size can start with keras.layers.Resizing. Received: "
                 f"{shapes[0]} to {shapes[1]}."
             )
         return network

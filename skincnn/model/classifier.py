@@ -1,4 +1,4 @@
-"""The classifier: pictures in 0..255 to logits."""
+"""The classifier: from images in 0..255 to logits."""
 
 from __future__ import annotations
 
@@ -22,31 +22,30 @@ POOLING_LAYER = "pooling"
 METADATA_UNITS = 32
 METADATA_DROPOUT = 0.5
 PROBE_SIZE = 512
-"""Pixels of the picture on which blocks are told apart: each halving is plain to see."""
+"""Input size in pixels for which the resolution of each layer is computed."""
 
 
 def build_classifier(
     config: ModelConfig, num_classes: int, *, seed: int = 0, fused: bool = False
 ) -> keras.Model:
-    """Returns a model from pictures to logits.
+    """Returns a model from images to logits.
 
-    Input: [batch, height, width, 3] in 0..255, any size that the backbone accepts; the
-    backbone's own scaling is inside. With `config.clinical_metadata` the input is a dictionary of
-    these `images` and of `metadata`, [batch, len(CLINICAL_FEATURES)] as
-    `encode_clinical_metadata` makes them. Output: float32 logits
+    Input: [batch, height, width, 3] in 0..255, of any size that the backbone accepts. The
+    normalization of the backbone is part of the model. With `config.clinical_metadata` the
+    input is a dictionary of these `images` and of `metadata`
+    [batch, len(CLINICAL_FEATURES)], from `encode_clinical_metadata`. Output: float32 logits
     [batch, num_classes].
 
     Args:
         config: The backbone, its weights and the dropout.
         num_classes: Number of logits.
-        seed: Seed of the head's first weights and of dropout.
-        fused: Whether the model is to be trained: BatchNorm layers are
-            `FusedBatchNormalization`, and dropout in frozen blocks rests. Such a model has
-            the same weights in the same order; its saved file needs this package to be
-            read.
+        seed: Seed of the initial weights of the head and of dropout.
+        fused: Whether to build the model for training, with the layers of
+            `training_layer`. It has the same weights in the same order. Loading such a
+            model from a file requires this package.
 
     Raises:
-        ConfigError: The backbone or its weights are not to be had.
+        ConfigError: The backbone does not exist, or its weights cannot be loaded.
     """
     keras.utils.set_random_seed(seed)
     network = build_backbone(config.backbone, config.width_multiplier, config.weights)
@@ -62,7 +61,7 @@ def build_classifier(
     if config.clinical_metadata:
         metadata = keras.Input((len(CLINICAL_FEATURES),), name="metadata")
         inputs = {"images": images, "metadata": metadata}
-        features = keras.layers.Concatenate()([features, _describe(metadata, seed)])
+        features = keras.layers.Concatenate()([features, _encode(metadata, seed)])
     logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(features)
     return keras.Model(inputs, logits, name="classifier")
 
@@ -70,18 +69,18 @@ def build_classifier(
 def set_trainable(
     classifier: keras.Model, blocks: int | None, batch_norm: str = "train"
 ) -> None:
-    """Chooses what trains: the head, and all or the last blocks of the backbone.
+    """Makes the head and all or the last blocks of the backbone trainable.
 
-    A block is a stage of one spatial resolution, as the layers between two halvings of a
-    ResNet are. In what is frozen BatchNorm and, if the classifier is `fused`, dropout and
-    stochastic depth work as in inference.
+    A block is a stage of constant spatial resolution, as in a ResNet. In frozen blocks
+    BatchNorm works as in inference; so do dropout and stochastic depth if the classifier
+    is `fused`.
 
     Args:
         classifier: A model of `build_classifier`; compile it after this call.
-        blocks: 0 for the head alone, n for the head and the last n blocks, None for all.
-        batch_norm: What BatchNorm layers of blocks that train do. "train": they use the
-            batch's statistics. "frozen": they keep their moving statistics and their
-            weights. "frozen_statistics": they keep the statistics alone (`fused` only).
+        blocks: 0 for the head only, n for the head and the last n blocks, None for all.
+        batch_norm: Mode of the BatchNorm layers in trainable blocks. "train": with batch
+            statistics. "frozen": with fixed moving statistics, scale and offset.
+            "frozen_statistics": with fixed moving statistics (`fused` only).
 
     Raises:
         ConfigError: The backbone has fewer blocks.
@@ -93,11 +92,11 @@ def set_trainable(
     block_of = {} if blocks is None else _block_of_layers(network)
     if blocks is not None and not 0 < blocks <= max(block_of.values()):
         raise ConfigError(
-            f"The number of blocks to train must be in 0..{max(block_of.values())}, the "
-            f"blocks of this backbone. Received: {blocks}."
+            f"The number of trainable blocks must be in 0..{max(block_of.values())}, the "
+            f"number of blocks of this backbone. Received: {blocks}."
         )
-    # `training=False` at the call would be overridden by fit(); a BatchNorm layer whose
-    # `trainable` is False runs in inference mode.
+    # fit() would override `training=False` in the call of a layer. BatchNorm layers with
+    # `trainable` False run in inference mode.
     network.trainable = True
     for layer in network.layers:
         layer.trainable = blocks is None or block_of[layer.name] <= blocks
@@ -111,14 +110,14 @@ def set_trainable(
 
 
 def num_blocks(classifier: keras.Model) -> int:
-    """Returns how many blocks with weights the backbone has; see `set_trainable`."""
+    """Returns the number of blocks of the backbone; see `set_trainable`."""
     return max(_block_of_layers(classifier.get_layer(BACKBONE_LAYER)).values())
 
 
 def block_of_variables(classifier: keras.Model) -> dict[str, int]:
-    """Returns the block of each weight by its variable's `path`, counted from the head.
+    """Returns the block of each variable by its `path`, counted from the head.
 
-    The head is 0, the last block of the backbone 1, its first `num_blocks`.
+    The head is block 0; the last block of the backbone is 1 and its first `num_blocks`.
     """
     network = classifier.get_layer(BACKBONE_LAYER)
     block_of_layers = _block_of_layers(network)
@@ -130,13 +129,13 @@ def block_of_variables(classifier: keras.Model) -> dict[str, int]:
 
 
 def _block_of_layers(network: keras.Model) -> dict[str, int]:
-    """Returns the block of each layer by name, counted from the last, which is 1.
+    """Returns the block of each layer by name; the last block is 1.
 
-    The block of a layer is told by the height of its output. Layers whose output has none
-    (squeeze and excite, say) belong to the block of the layer before them.
+    The height of its output determines the block of a layer. Layers without spatial outputs
+    (squeeze and excitation) belong to the block of the preceding layer.
     """
     layers = network.layers
-    # Of a nested model `output` would be its own, and not that of its call in `network`.
+    # `layer.output` of a nested model would not be the output of its call in `network`.
     outputs = [layer._inbound_nodes[0].output_tensors[0] for layer in layers]
     shapes = keras.Model(network.inputs, outputs).compute_output_shape(
         (1, PROBE_SIZE, PROBE_SIZE, 3)
@@ -146,7 +145,7 @@ def _block_of_layers(network: keras.Model) -> dict[str, int]:
         if len(shape) == 4 and shape[1] > 1:
             last = round(math.log2(PROBE_SIZE / shape[1]))
         halvings[layer.name] = last
-    # What comes before the first weights, or after the last, is no block of its own.
+    # Layers before the first or after the last layer with weights are no separate blocks.
     levels = sorted({halvings[layer.name] for layer in layers if layer.weights})
     return {
         name: max(1, sum(level >= halving for level in levels))
@@ -163,18 +162,18 @@ def _batch_norms(network: keras.Model) -> Iterator[keras.layers.BatchNormalizati
 
 
 def _scale(images: Any, scaling: Scaling) -> Any:
-    """Returns pictures in 0..255 as the backbone wants them, by Keras's own means."""
+    """Returns images in 0..255 with the normalization that the backbone expects."""
     if scaling.bgr:
         images = ops.flip(images, axis=-1)
-    # 256 gray levels do not fit a half precision.
+    # Half precision cannot represent 256 gray levels.
     return keras.layers.Rescaling(scaling.scale, scaling.offset, dtype="float32")(images)
 
 
-def _describe(metadata: Any, seed: int) -> Any:
-    """Returns [batch, METADATA_UNITS] of what is known of the patients.
+def _encode(metadata: Any, seed: int) -> Any:
+    """Returns features of the clinical metadata, [batch, METADATA_UNITS].
 
-    In training half of the patients are not described at all, or the head would lean on
-    what is easy to learn and not look at the picture.
+    In training the metadata of half of the images are dropped. Otherwise the head would
+    learn from them, which is easier, and neglect the image.
 
     References:
         Neverova et al., ModDrop (2014), arXiv:1501.00102; Pacheco and Krohling, The impact

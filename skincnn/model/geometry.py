@@ -1,4 +1,4 @@
-"""Geometric augmentation: each part is a matrix, and one gather applies their product."""
+"""Geometric augmentations: each is a matrix; one gather applies their product."""
 
 from __future__ import annotations
 
@@ -8,55 +8,59 @@ from collections.abc import Callable
 from keras import ops
 
 from skincnn.config import AugmentConfig
-from skincnn.model.random_ops import Tensor, Uniform
+from skincnn.model.random_ops import Tensor, Uniform, centered_pixels
 
 
 def flip(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Mirrors left and right with probability 1/2."""
-    mirrored = 0.5 * config.strength("orientation_share")
-    sign = ops.where(uniform(0.0, 1.0) < mirrored, -1.0, 1.0)
+    """Mirrors left and right with a probability of orientation_share / 2."""
+    probability = 0.5 * config.strength("orientation_share")
+    sign = ops.where(uniform(0.0, 1.0) < probability, -1.0, 1.0)
     return _matrix(sign, 0.0, 0.0, 1.0)
 
 
 def quarter_turn(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Turns by 0, 90, 180 or 270 degrees; with `flip`, the eight orientations."""
-    share = config.strength("orientation_share")
+    """Rotates by 0, 90, 180 or 270 degrees with a probability of orientation_share.
+
+    Together with `flip` it covers the eight orientations.
+    """
+    probability = config.strength("orientation_share")
     drawn = uniform(0.0, 4.0)
-    turns = ops.where(drawn < 4 * share, ops.floor(drawn / max(share, 1e-6)), 0.0)
-    # Exact zeros and ones, which sine and cosine of multiples of pi / 2 are not.
+    turns = ops.floor(drawn / max(probability, 1e-6))
+    turns = ops.where(drawn < 4 * probability, turns, 0.0)
+    # Exact zeros and ones, unlike sine and cosine of multiples of pi / 2.
     cos = ops.where(turns == 0, 1.0, ops.where(turns == 2, -1.0, 0.0))
     sin = ops.where(turns == 1, 1.0, ops.where(turns == 3, -1.0, 0.0))
     return _matrix(cos, -sin, sin, cos)
 
 
 def rotate(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Turns by an angle in [-rotation_degrees, rotation_degrees]."""
-    most = math.radians(config.strength("rotation_degrees"))
-    angle = uniform(-most, most)
+    """Rotates by an angle in [-rotation_degrees, rotation_degrees]."""
+    limit = math.radians(config.strength("rotation_degrees"))
+    angle = uniform(-limit, limit)
     return _matrix(ops.cos(angle), -ops.sin(angle), ops.sin(angle), ops.cos(angle))
 
 
 def zoom(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Scales by exp(u), u in [-zoom, zoom]: as often larger as smaller."""
-    most = config.strength("zoom")
-    scale = ops.exp(uniform(-most, most))
+    """Scales by exp(u) with u in [-zoom, zoom], which is symmetric about 1."""
+    limit = config.strength("zoom")
+    scale = ops.exp(uniform(-limit, limit))
     return _matrix(scale, 0.0, 0.0, scale)
 
 
 def shift(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Moves right and down by shares of the side, each in [-shift, shift]."""
-    most = config.strength("shift")
-    right, down = uniform(-most, most), uniform(-most, most)
+    """Translates along each axis by a fraction of the side in [-shift, shift]."""
+    limit = config.strength("shift")
+    right, down = uniform(-limit, limit), uniform(-limit, limit)
     return _matrix(ops.ones_like(right), 0.0, 0.0, 1.0, right, down)
 
 
 def shear(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Slants the vertical by an angle in [-shear_degrees, shear_degrees].
+    """Shears horizontally by an angle in [-shear_degrees, shear_degrees].
 
-    The area stays the same. Together with a rotation it slants in any direction.
+    It preserves the area. Combined with a rotation it shears in any direction.
     """
-    most = math.radians(config.strength("shear_degrees"))
-    slope = ops.tan(uniform(-most, most))
+    limit = math.radians(config.strength("shear_degrees"))
+    slope = ops.tan(uniform(-limit, limit))
     return _matrix(ops.ones_like(slope), slope, 0.0, 1.0)
 
 
@@ -71,11 +75,11 @@ GEOMETRIC: dict[str, Callable[[Uniform, AugmentConfig], Tensor]] = {
 
 
 def transform(images: Tensor, matrices: Tensor) -> Tensor:
-    """Returns each picture seen through an affine map about its centre.
+    """Returns each image under an affine map about its center.
 
-    The pixel at p of the result is the picture's value at `matrix @ (p, 1)`, both counted
-    from the centre in shares of the longer side, interpolated bilinearly. Beyond its
-    border a picture is continued by its mirror image.
+    The output at pixel p is the bilinearly interpolated input at `matrix @ (p, 1)`. Both
+    are relative to the center, in units of the longer side. Beyond its border an image is
+    continued by reflection.
 
     Args:
         images: [batch, height, width, channels], any numeric dtype.
@@ -85,13 +89,11 @@ def transform(images: Tensor, matrices: Tensor) -> Tensor:
         float32 [batch, height, width, channels].
     """
     batch, height, width, channels = ops.shape(images)
-    x = ops.cast(ops.arange(width), "float32") - (ops.cast(width, "float32") - 1) / 2
-    y = ops.cast(ops.arange(height), "float32") - (ops.cast(height, "float32") - 1) / 2
-    x, y = ops.reshape(x, (1, 1, -1)), ops.reshape(y, (1, -1, 1))
+    x, y = centered_pixels(height, width)
     m = ops.reshape(matrices, (-1, 9, 1, 1))
     side = ops.cast(ops.maximum(height, width), "float32")
-    left, right, across = _neighbours(m[:, 0] * x + m[:, 1] * y + m[:, 2] * side, width)
-    above, below, down = _neighbours(m[:, 3] * x + m[:, 4] * y + m[:, 5] * side, height)
+    left, right, across = _neighbors(m[:, 0] * x + m[:, 1] * y + m[:, 2] * side, width)
+    above, below, down = _neighbors(m[:, 3] * x + m[:, 4] * y + m[:, 5] * side, height)
     first = ops.reshape(ops.arange(batch) * height * width, (-1, 1, 1))
     indices = ops.stack(
         [
@@ -109,10 +111,10 @@ def transform(images: Tensor, matrices: Tensor) -> Tensor:
     return upper + down * (lower - upper)
 
 
-def _neighbours(centred: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the two nearest indices in 0..size-1 and the share of the second."""
+def _neighbors(centered: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the two nearest indices in 0..size-1 and the weight of the second."""
     length = ops.cast(size, "float32")
-    position = ops.mod(centred + length / 2, 2 * length)
+    position = ops.mod(centered + length / 2, 2 * length)
     position = ops.minimum(position, 2 * length - position) - 0.5
     position = ops.clip(position, 0.0, length - 1)
     below = ops.floor(position)
@@ -121,22 +123,17 @@ def _neighbours(centred: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _matrix(
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor,
-    right: Tensor = 0.0,
-    down: Tensor = 0.0,
+    a: Tensor, b: Tensor, c: Tensor, d: Tensor, right: Tensor = 0.0, down: Tensor = 0.0
 ) -> Tensor:
-    """Returns [[a, b, right], [c, d, down], [0, 0, 1]] for each picture.
+    """Returns [[a, b, right], [c, d, down], [0, 0, 1]] for each image.
 
     Args:
         a: [batch]; the others are [batch] or numbers.
-        b: How much of y goes into x.
-        c: How much of x goes into y.
-        d: How much of y goes into y.
-        right: What is added to x, in shares of the longer side.
-        down: What is added to y, in shares of the longer side.
+        b: Contribution of y to x.
+        c: Contribution of x to y.
+        d: Contribution of y to y.
+        right: Translation of x, in units of the longer side.
+        down: Translation of y, in units of the longer side.
     """
     zeros = ops.zeros_like(a)
     rows = [a, b, right, c, d, down, 0.0, 0.0, 1.0]

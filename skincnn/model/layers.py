@@ -1,4 +1,4 @@
-"""Layers of the copy of a network that is trained; none is in a saved `model.keras`."""
+"""Layers of the network in training. A saved `model.keras` contains none of them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import keras
 
 @keras.saving.register_keras_serializable("skincnn")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """BatchNormalization that trains by TensorFlow's fused kernel, two to three times
-    as fast on a CPU as the separate operations of Keras.
+    """BatchNormalization that trains with TensorFlow's fused kernel.
 
-    The same weights, outputs and gradients as `keras.layers.BatchNormalization`. Falls
-    back to it where there is no such kernel: other backends, other axes than the last,
-    mixed precision, inference.
+    On a CPU the kernel is two to three times as fast as the separate operations of Keras.
+    Weights, outputs and gradients equal those of `keras.layers.BatchNormalization`, which
+    remains in use where the kernel does not apply: on other backends, for other axes than
+    the last, in mixed precision and in inference.
 
     Attributes:
-        frozen_statistics: Whether training, too, uses the moving statistics and leaves
-            them as they are; scale and shift still train.
-    """  # noqa: D205
+        frozen_statistics: Whether training uses the moving statistics without updating
+            them. Scale and offset remain trainable.
+    """
 
     frozen_statistics = False
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalises `inputs` [batch, height, width, channels]."""
+        """Returns normalized `inputs` [batch, height, width, channels]."""
         training = training and not self.frozen_statistics
         if not (
             training
@@ -43,7 +43,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
         )
-        # The kernel returns the unbiased variance (n - 1); Keras keeps the biased one.
+        # The kernel returns the unbiased variance (n - 1); Keras tracks the biased one.
         count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
         for moving, batch in (
             (self.moving_mean, mean),
@@ -55,26 +55,27 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("skincnn")
 class FreezableDropout(keras.layers.Dropout):
-    """Dropout that rests while `trainable` is False, as BatchNormalization does.
+    """Dropout that is inactive if `trainable` is False, as in BatchNormalization.
 
-    `fit` calls a frozen network with `training=True`, too, so that Keras's own Dropout
-    would make its features random.
+    `fit` calls frozen layers with `training=True` as well, so that Keras's own Dropout
+    would make the features of a frozen network random.
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Drops a share of `inputs` in training; scales the others up."""
+        """Returns `inputs` with dropout in training if the layer is trainable."""
         return super().call(inputs, training=training and self.trainable)
 
 
 def training_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Returns a new layer like `layer`, without its weights, for a network that is trained.
+    """Returns a new layer like `layer`, without its weights, for training.
 
-    BatchNormalization becomes fused and Dropout freezable; EfficientNet's stochastic depth
-    (Huang et al., 2016, arXiv:1603.09382) is such a Dropout. Others stay what they are.
+    BatchNormalization becomes `FusedBatchNormalization` and Dropout becomes
+    `FreezableDropout`, including the stochastic depth of EfficientNet (Huang et al., 2016,
+    arXiv:1603.09382). Other layers keep their type.
     """
-    kind = type(layer)
-    if kind is keras.layers.BatchNormalization:
-        kind = FusedBatchNormalization
-    elif kind is keras.layers.Dropout:
-        kind = FreezableDropout
-    return kind.from_config(layer.get_config())
+    layer_type = type(layer)
+    if layer_type is keras.layers.BatchNormalization:
+        layer_type = FusedBatchNormalization
+    elif layer_type is keras.layers.Dropout:
+        layer_type = FreezableDropout
+    return layer_type.from_config(layer.get_config())

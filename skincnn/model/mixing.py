@@ -1,4 +1,4 @@
-"""Training pictures mixed with each other: MixUp and CutMix."""
+"""MixUp and CutMix: each training image is mixed with another one of its batch."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from keras import ops
 from skincnn.config import AugmentConfig
 from skincnn.lookup import look_up
 from skincnn.model.augment import RandomLayer
-from skincnn.model.random_ops import Tensor, Uniform, per_picture, rectangle, uniform_of
+from skincnn.model.random_ops import Tensor, Uniform, per_image, rectangle, uniform_of
 
 
 def mixup(
     images: Tensor, partners: Tensor, share: Tensor, uniform: Uniform
 ) -> tuple[Tensor, Tensor]:
-    """Returns weighted means of two pictures.
+    """Returns weighted means of pairs of images, and the weights of the first.
 
     Zhang et al., mixup: Beyond Empirical Risk Minimization (2018), arXiv:1710.09412.
     """
-    weight = per_picture(share)
+    weight = per_image(share)
     return weight * images + (1 - weight) * partners, share
 
 
 def cutmix(
     images: Tensor, partners: Tensor, share: Tensor, uniform: Uniform
 ) -> tuple[Tensor, Tensor]:
-    """Returns pictures with a rectangle of their partners, and what stays visible.
+    """Returns images with a rectangle from their partners, and the remaining area.
 
-    Yun et al., CutMix (2019), arXiv:1905.04899; here the rectangle lies wholly inside.
+    Yun et al., CutMix (2019), arXiv:1905.04899; here the rectangle is not clipped.
     """
     inside, area = rectangle(images, uniform, 1 - share)
     return ops.where(inside, partners, images), 1 - area
@@ -39,17 +39,18 @@ def cutmix(
 
 Mix = Callable[[Tensor, Tensor, Tensor, Uniform], tuple[Tensor, Tensor]]
 MIXES: dict[str, Mix | None] = {"none": None, "mixup": mixup, "cutmix": cutmix}
-"""From pictures, their partners and the shares to mixed pictures and their true shares."""
+"""Functions from images, their partners and the target shares to mixed images and their
+actual shares."""
 
 
 @keras.saving.register_keras_serializable("skincnn")
 class Mixing(RandomLayer):
-    """Mixes each training picture with another of the batch.
+    """Mixes each training image with another one of the batch.
 
-    Partners are a random permutation of the batch. The share is drawn for each picture
-    from Beta(mix_alpha, mix_alpha) and is the larger of the two, so that a picture stays
-    mostly itself: for MixUp nothing else than the order of a pair, for CutMix a cut of at
-    most half of the area. The identity outside training and at magnitude 0.
+    The partners are a random permutation of the batch. The share of each image is
+    max(x, 1 - x) with x from Beta(mix_alpha, mix_alpha), so that the image dominates. For
+    MixUp this only orders the pair; for CutMix it limits the rectangle to half of the area.
+    The identity outside training and at magnitude 0.
     """
 
     stream = 1
@@ -68,16 +69,16 @@ class Mixing(RandomLayer):
     def call(
         self, images: Tensor, training: bool | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns mixed pictures, and of which two each one is.
+        """Returns mixed images with their partners and shares.
 
         Args:
             images: [batch, height, width, 3] in 0..255.
             training: Whether to mix.
 
         Returns:
-            The pictures, float32; `partner`, int32 [batch]; `share`, float32 [batch] in
-            0.5..1 (CutMix rounds to whole pixels): picture i is `share[i]` of itself and
-            the rest of `partner[i]`.
+            The images, float32; `partner`, int32 [batch]; and `share`, float32 [batch] in
+            0.5..1 (CutMix rounds to whole pixels). Image i consists of `share[i]` of itself
+            and 1 - `share[i]` of image `partner[i]`.
         """
         images = ops.cast(images, "float32")
         alpha = self.config.strength("mix_alpha")
@@ -93,10 +94,11 @@ class Mixing(RandomLayer):
 
 
 def larger_share(uniform: Uniform, alpha: float) -> Tensor:
-    """Returns max(x, 1 - x) of an x from Beta(alpha, alpha), float32 [batch].
+    """Returns max(x, 1 - x) for x from Beta(alpha, alpha), float32 [batch].
 
-    Keras draws it by rejection, which XLA cannot compile under TensorFlow; this is
-    Devroye, Random Variate Generation in One Line of Code (1996), section 4.
+    Keras samples the beta distribution by rejection, which XLA cannot compile under
+    TensorFlow. This is the method of Devroye, Random Variate Generation in One Line of Code
+    (1996), section 4.
     """
     first, second = 1 - uniform(0.0, 1.0), uniform(0.0, 2 * math.pi)
     spread = (first ** (-1 / alpha) - 1) * ops.cos(second) ** 2

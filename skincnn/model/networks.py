@@ -1,6 +1,6 @@
-"""Our own small network, and what turns networks of Keras Applications into ours.
+"""A small CNN, and conversions of Keras Applications networks.
 
-Each change keeps the function of the network: it is tested against Keras's own.
+No conversion changes the function of a network; tests compare them with the originals.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from skincnn.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of red, green and blue in 0..1."""
+"""Statistics of red, green and blue in 0..1."""
 
 
 def small_cnn(size: int | None, width: float, weights: str | None) -> keras.Model:
-    """Returns a plain network to train from scratch: 1.2 million weights at width 1.
+    """Returns a VGG-like network to train from scratch; 1.2 million parameters at width 1.
 
-    Four stages of 32, 64, 128 and 256 filters times `width`; in each, two 3x3
-    convolutions with BatchNorm and ReLU; between them, max pooling by two.
+    Four stages of 32, 64, 128 and 256 filters times `width`, each with two 3x3
+    convolutions, BatchNorm and ReLU; 2x2 max pooling between the stages.
 
     Args:
         size: Height and width in pixels; None for any.
-        width: Multiplies the number of filters.
-        weights: None; there are no others.
+        width: Multiplier of the number of filters.
+        weights: None; there are no pretrained weights.
 
     References:
         Simonyan and Zisserman, Very deep convolutional networks (2015), arXiv:1409.1556;
@@ -57,12 +57,12 @@ def clone(
     convert: Callable[[keras.layers.Layer], keras.layers.Layer] | None = None,
     **options: Any,
 ) -> keras.Model:
-    """Returns a copy of a network with the same names and weights, layer by layer.
+    """Returns a copy of a network with the same layer names and weights.
 
     Args:
         network: A functional or sequential model.
-        convert: From a layer to a new one of the same name, for the copy; its weights may
-            have other shapes if the last two axes are exchanged.
+        convert: Returns the new layer for a layer of `network`, with the same name. The
+            last two axes of its weights may be swapped.
         **options: Passed to `keras.models.clone_model`.
     """
     copy = keras.models.clone_model(
@@ -80,26 +80,28 @@ def clone(
     return copy
 
 
-def normalised(network: keras.Model) -> keras.Model:
-    """Tells an EfficientNet without weights how its ImageNet weights scale pictures.
+def set_imagenet_normalization(network: keras.Model) -> keras.Model:
+    """Sets the normalization of an EfficientNet to that of its ImageNet weights.
 
-    Keras leaves that at mean 0 and variance 1, and at the file's values with a file.
+    Without weights Keras leaves it at mean 0 and variance 1.
     """
-    layer = _normalization(network)
-    # The file gives the deviation as variance, and a layer that Keras adds for ImageNet
-    # weights alone divides by its root once more (tensorflow/tensorflow issue 49930).
-    layer.set_weights([np.array(IMAGENET_MEAN), np.array(IMAGENET_STD), np.array(0)])
+    # The weights file has the standard deviation in place of the variance. To compensate,
+    # Keras adds a layer, for ImageNet weights only, that divides by its root once more
+    # (tensorflow/tensorflow issue 49930).
+    _normalization(network).set_weights(
+        [np.array(IMAGENET_MEAN), np.array(IMAGENET_STD), np.array(0)]
+    )
     return network
 
 
-def without_scaling(network: keras.Model) -> keras.Model:
-    """Returns an EfficientNet without the layers that scale its pictures.
+def remove_normalization(network: keras.Model) -> keras.Model:
+    """Returns an EfficientNet without its rescaling and normalization layers.
 
-    They differ with and without ImageNet weights, and keep the numbers in variables,
-    which `set_weights` changes without effect until `finalize_state`.
+    These layers differ with and without ImageNet weights. Besides, `set_weights` has no
+    effect on their constants until `finalize_state` is called.
 
     Raises:
-        ConfigError: Its weights were trained with another scaling than ImageNet's.
+        ConfigError: The weights were not trained with the normalization of ImageNet.
     """
     mean, variance, _ = _normalization(network).get_weights()
     if not (
@@ -107,30 +109,31 @@ def without_scaling(network: keras.Model) -> keras.Model:
         and np.allclose(variance, IMAGENET_STD, atol=1e-3)
     ):
         raise ConfigError(
-            f"The weights of {network.name} were trained on pictures of another scaling. "
-            f"Expected ImageNet's: mean {IMAGENET_MEAN}, variance {IMAGENET_STD} (that is "
-            f"how Keras keeps it). Received: mean {mean}, variance {variance}."
+            f"The weights of {network.name} were trained with another normalization. "
+            f"Expected that of ImageNet: mean {IMAGENET_MEAN}, variance {IMAGENET_STD} "
+            "(Keras stores the standard deviation as variance). "
+            f"Received: mean {mean}, variance {variance}."
         )
-    scaling = keras.layers.Rescaling | keras.layers.Normalization
+    normalization = keras.layers.Rescaling | keras.layers.Normalization
 
     def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
-        return args[0] if isinstance(layer, scaling) else layer(*args, **kwargs)
+        return args[0] if isinstance(layer, normalization) else layer(*args, **kwargs)
 
     return clone(network, call_function=call)
 
 
-def for_any_size(network: keras.Model) -> keras.Model:
-    """Returns a network of a fixed size as one that takes other sizes.
+def accept_any_size(network: keras.Model) -> keras.Model:
+    """Returns a network with a fixed input size as one that accepts any size.
 
-    Its paddings stay those of the fixed size.
+    The padding remains that of the fixed size.
     """
     return clone(network, input_tensors=keras.Input((None, None, 3)))
 
 
-def with_depthwise(network: keras.Model) -> keras.Model:
-    """Returns a ConvNeXt whose convolutions with a group per channel are depthwise ones.
+def use_depthwise_convolutions(network: keras.Model) -> keras.Model:
+    """Returns a ConvNeXt with DepthwiseConv2D in place of grouped Conv2D layers.
 
-    They are the same function, and much faster in TensorFlow on a CPU.
+    In TensorFlow on a CPU they are much faster.
     """
 
     def convert(layer: keras.layers.Layer) -> keras.layers.Layer:

@@ -19,7 +19,7 @@ from skincnn.reporting.report_text import interval, label
 
 CALIBRATED_SAID = (
     "With probabilities calibrated on validation; the sensitivity and the specificity for "
-    f"melanoma are at the threshold that gave {HEADLINE_POINT.name} there:"
+    f"melanoma are at the threshold that gave {HEADLINE_POINT.text} there:"
 )
 """What stands above the table of `CALIBRATED`."""
 
@@ -176,7 +176,7 @@ def _scores(
     ]
     spread = rows[0].spread
     if cells and spread:
-        deviations = (spread.deviations[name] for name in names)
+        deviations = (spread.standard_deviations[name] for name in names)
         cells.append(["standard deviation of a seed", *(f"{x:.4f}" for x in deviations)])
         recipes = "recipe" if spread.num_recipes == 1 else "recipes"
         said = (

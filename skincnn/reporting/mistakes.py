@@ -13,11 +13,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from skincnn.classes import describe
-from skincnn.inference.grad_cam import Maps, grad_cam, overlay
+from skincnn.inference.grad_cam import GradCam, Maps, overlay
 from skincnn.inference.predictions import arrays
 from skincnn.metrics.calibration import apply_temperature
-from skincnn.metrics.classification import Labels
 from skincnn.metrics.operating_points import find_targets
+from skincnn.metrics.sample import Labels
 from skincnn.reporting.plots import ORANGE
 
 COUNT = 12
@@ -88,7 +88,7 @@ def draw_mistakes(
     """Draws the wrong answers that were surest, with maps of the classes that were said.
 
     Args:
-        classifier: The model that made the predictions; see `grad_cam`.
+        classifier: The model that made the predictions; see `GradCam`.
         images: uint8 [num_images, height, width, 3], in the order of the table.
         patients: What it was told of them, [num_images, num_fields], if anything.
         predictions: A predictions table.
@@ -107,7 +107,7 @@ def draw_mistakes(
     shown = np.array(images[rows])
     inputs = shown if patients is None else {"images": shown, "metadata": patients[rows]}
     said = mistakes["predicted"].map({name: i for i, name in enumerate(class_names)})
-    maps = grad_cam(classifier, inputs, said.to_numpy())
+    maps = GradCam(classifier)(inputs, said.to_numpy())
     known = describe(class_names)
     malignant = [name for name in class_names if known[name].malignant]
     return plot_mistakes(mistakes, shown, maps, title, malignant)

@@ -13,11 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from skincnn.classes import describe
-from skincnn.metrics.classification import (
-    Sample,
-    auc_per_class,
-    average_precision_per_class,
-)
+from skincnn.metrics.classification import auc_per_class, average_precision_per_class
+from skincnn.metrics.sample import Sample
 from skincnn.reporting.report_text import label
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's color-blind safe pair

@@ -84,14 +84,16 @@ def _draw_curves(
             y_true, y_prob, names, title
         ),
         "reliability": plots.plot_reliability(
-            reliability(y_true, y_prob),
-            reliability(y_true, calibrated),
+            pd.DataFrame(reliability(y_true, y_prob)),
+            pd.DataFrame(reliability(y_true, calibrated)),
             report["temperature"],
             title,
         ),
     }
     curves = {
-        target.name: decision_curve(target.positive(y_true), target.score(calibrated))
+        target.name: pd.DataFrame(
+            decision_curve(target.positive(y_true), target.score(calibrated))
+        )
         for target in find_targets(names).values()
         if target.positive(y_true).any()
     }

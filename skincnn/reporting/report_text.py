@@ -12,7 +12,7 @@ from skincnn.inference.logit_adjustment import ADJUSTED, unadjusted_name
 from skincnn.metrics.operating_points import HEADLINE_POINT
 
 SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
-SUMMARY_POINT = HEADLINE_POINT.name
+SUMMARY_POINT = HEADLINE_POINT.text
 Interval = Mapping[str, float | None]
 """value, low and high; None in the place of what the pictures cannot tell."""
 ABBREVIATIONS = {"auc": "AUC", "ece": "ECE", "f1": "F1", "isic": "ISIC", "brier": "Brier"}

@@ -14,7 +14,7 @@ from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.errors import ConfigError
 from skincnn.evaluation.splits import load_model
 from skincnn.files import replacing
-from skincnn.inference.grad_cam import grad_cam, overlay
+from skincnn.inference.grad_cam import GradCam, overlay
 from skincnn.inference.run_dir import read_run
 from skincnn.serving.images import read_images
 
@@ -43,7 +43,7 @@ class Explainer:
             )
         metadata, self.config = read_run(workdir)
         self.class_names: list[str] = metadata["class_names"]
-        self.classifier = load_model(workdir, metadata)
+        self.grad_cam = GradCam(load_model(workdir, metadata))
 
     def explain(
         self,
@@ -71,7 +71,7 @@ class Explainer:
             told = encode_clinical_metadata(patients.iloc[asked])
             inputs = {"images": images, "metadata": told}
         classes = np.array([self.class_names.index(class_names[n]) for n in asked])
-        maps = grad_cam(self.classifier, inputs, classes)
+        maps = self.grad_cam(inputs, classes)
         drawn: list[Image.Image | None] = [None] * len(contents)
         for number, image, heat in zip(asked, images, maps, strict=True):
             pair = np.concatenate([image, overlay(image, heat)], axis=1)

@@ -33,9 +33,9 @@ from skincnn.evaluation.splits import require_classes
 from skincnn.files import SCHEMA, sha256, write_sealed_json, write_text
 from skincnn.inference.predictions import DISTANCE, arrays, read_predictions
 from skincnn.inference.run_dir import read_report, read_run
+from skincnn.model.orientations import ORIENTATIONS
 from skincnn.serving.clinical_metadata import SIGNATURE as PATIENT_INPUTS
 from skincnn.serving.network import Network, are_told, read_network
-from skincnn.serving.orientations import TURNS
 from skincnn.serving.parity import (
     agreement,
     choose_compared,
@@ -62,7 +62,7 @@ class ExportSpec:
     Attributes:
         workdir: The folder of the run, or of the ensemble, with its report and tables.
         runs: The folders of the networks: `workdir` alone, or the runs of the ensemble.
-        tta: A kind of `TURNS` with which it was evaluated, or "".
+        tta: A kind of `ORIENTATIONS` with which it was evaluated, or "".
         refer_at: The operating point of malignant lesions by which pictures are referred.
     """
 
@@ -108,13 +108,13 @@ def export_saved_model(served: ExportSpec, data_dir: Path | None = None) -> Path
     if keras.backend.backend() != "tensorflow":
         return _export_by_tensorflow(served, data_dir)
     networks = read_networks(served, rules)
-    turns = TURNS[served.tta]
+    orientations = ORIENTATIONS[served.tta]
     served.folder.mkdir(parents=True, exist_ok=True)
     _remove_stale(served.folder)
     temporary = served.folder / f".tmp-{os.getpid()}"
     try:
         with writing(temporary):
-            write_saved_model(networks, turns, rules, temporary)
+            write_saved_model(networks, orientations, rules, temporary)
         contents, table = read_checked(served, networks[0], data_dir)
         answers = _ask_saved_model(temporary, contents, table, told=are_told(networks))
         differences = _compare(answers, table, rules, networks)
@@ -164,8 +164,8 @@ def read_rules(served: ExportSpec) -> DecisionRule:
     found = [one for one in report["variants"] if one["name"] == served.tta]
     if (
         not found
-        or served.tta not in TURNS
-        or found[0]["num_views"] != len(TURNS[served.tta])
+        or served.tta not in ORIENTATIONS
+        or found[0]["num_views"] != len(ORIENTATIONS[served.tta])
     ):
         raise ConfigError(
             f"{served.workdir} was not evaluated with all views of --tta {served.tta}, "

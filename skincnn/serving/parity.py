@@ -14,7 +14,8 @@ from skincnn.config import Config
 from skincnn.errors import DataError
 from skincnn.files import locked, write_json, write_text
 from skincnn.inference.run_dir import read_report
-from skincnn.metrics.classification import Floats, Labels, Sample, balanced_accuracy
+from skincnn.metrics.classification import balanced_accuracy
+from skincnn.metrics.sample import Floats, Labels, Sample
 from skincnn.reporting.model_card import render_card
 from skincnn.serving.postprocessing import DecisionRule, answer
 

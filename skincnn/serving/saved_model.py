@@ -12,11 +12,11 @@ import tensorflow as tf
 from skincnn.config import DataConfig
 from skincnn.data.preprocess import preprocess
 from skincnn.data.preprocessing_spec import preprocessing_fields
+from skincnn.model.orientations import orient
 from skincnn.serving.clinical_metadata import SIGNATURE as PATIENT_INPUTS
 from skincnn.serving.clinical_metadata import encode
 from skincnn.serving.images import READ, UNREADABLE, read_images
 from skincnn.serving.network import Network, are_told
-from skincnn.serving.orientations import Turn
 from skincnn.serving.postprocessing import DecisionRule, answer
 
 Answers = dict[str, tf.Tensor]
@@ -25,14 +25,16 @@ IMAGES_SIGNATURE = "images"
 
 
 def write_saved_model(
-    networks: Sequence[Network], turns: Sequence[Turn], rules: DecisionRule, path: Path
+    networks: Sequence[Network],
+    orientations: Sequence[int],
+    rules: DecisionRule,
+    path: Path,
 ) -> None:
     """Writes a SavedModel with the signatures `serving_default` and `images`.
 
     Args:
         networks: One, or those of an ensemble.
-        turns: What is done to the pictures before each is asked about them again; the
-            first is the identity, of which the distance is taken.
+        orientations: From `ORIENTATIONS`. The distance is that of the first, the identity.
         rules: What is made of the answers.
         path: The folder to write to.
     """
@@ -41,7 +43,7 @@ def write_saved_model(
         def read(config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
             return read_images(image_bytes, config)
 
-        return _ask(networks, turns, rules, read, patients)
+        return _ask(networks, orientations, rules, read, patients)
 
     def from_images(images: tf.Tensor, *patients: tf.Tensor) -> Answers:
         def read(config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
@@ -53,7 +55,7 @@ def write_saved_model(
             )
             return prepared, tf.ones(tf.shape(images)[:1], tf.bool)
 
-        return _ask(networks, turns, rules, read, patients)
+        return _ask(networks, orientations, rules, read, patients)
 
     patients = PATIENT_INPUTS if are_told(networks) else ()
     archive = keras.export.ExportArchive()
@@ -77,12 +79,12 @@ def write_saved_model(
 
 def _ask(
     networks: Sequence[Network],
-    turns: Sequence[Turn],
+    orientations: Sequence[int],
     rules: DecisionRule,
     read: Callable[[DataConfig], tuple[tf.Tensor, tf.Tensor]],
     patients: Sequence[tf.Tensor],
 ) -> Answers:
-    """Returns the answers of all networks together, each about all turns."""
+    """Returns the answers of all networks together, each about all orientations."""
     metadata = encode(*patients) if patients else None
     seen: dict[str, Any] = {}
     logits, distances = [], []
@@ -92,8 +94,8 @@ def _ask(
         if key not in seen:  # what several networks look at is read once
             seen[key] = read(data)
         images, is_read = seen[key]
-        for number, turn in enumerate(turns):
-            inputs: Any = turn(tf.cast(images, tf.float32))
+        for number in orientations:
+            inputs: Any = orient(tf.cast(images, tf.float32), number)
             if network.config.model.clinical_metadata:
                 inputs = {"images": inputs, "metadata": metadata}
             # `training=False`: a bare call would run dropout.

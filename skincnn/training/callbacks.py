@@ -18,7 +18,8 @@ from skincnn.errors import ConfigError, DivergedError
 from skincnn.files import replacing, sha256, write_text
 from skincnn.inference.predict import predict_probabilities
 from skincnn.interruption import StopRequest
-from skincnn.metrics.classification import METRICS, Sample
+from skincnn.metrics.classification import METRICS
+from skincnn.metrics.sample import Sample
 from skincnn.training.state import Arrays, Progress, assign, weights_path
 
 DIVERGED_LOSS = 30

@@ -11,12 +11,12 @@ import functools
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from tqdm import tqdm
 
 from skincnn.data import pipeline
 from skincnn.data.cache import Images, empty_array
 from skincnn.model.classifier import IMAGES_LAYER, POOLING_LAYER
+from skincnn.model.orientations import orient
 
 Features = npt.NDArray[np.float32]
 """What a backbone sees in pictures, averaged over their area: [number, num_features]."""
@@ -56,22 +56,6 @@ def compute_features(
             turned = batches.map(functools.partial(orient, number=number)).prefetch(2)
             features[:, number] = extractor.predict(turned, verbose=0, callbacks=[ticking])
     return features.reshape(-1, shape[-1])
-
-
-def orient(images: tf.Tensor, number: int) -> tf.Tensor:
-    """Returns square pictures in one of the eight orientations of a square.
-
-    0 is the picture as it is. The first two, four and eight are groups: with any of its
-    orientations a picture has all of them.
-
-    Args:
-        images: [batch, size, size, 3].
-        number: 0..7; bit 0 mirrors left and right, bit 1 top and bottom, and then bit 2
-            swaps rows and columns.
-    """
-    axes = [axis for axis, bit in ((2, 1), (1, 2)) if number & bit]
-    images = tf.reverse(images, axes) if axes else images
-    return tf.transpose(images, (0, 2, 1, 3)) if number & 4 else images
 
 
 def build_head(classifier: keras.Model) -> keras.Model:

@@ -24,7 +24,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from skincnn.config import AugmentConfig
 from skincnn.files import replacing
-from skincnn.metrics.classification import Sample
+from skincnn.metrics.sample import Sample
 from skincnn.model.augment import Augmentation
 from skincnn.model.mixing import Mixing
 from skincnn.training.callbacks import Validation, disk
@@ -116,7 +116,7 @@ def sample_grid(
     """
     number_in_class = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     chosen = images[np.lexsort((labels, number_in_class))[:SAMPLES]]
-    varied = Augmentation(config, seed).vary(chosen)
+    varied = Augmentation(config, seed).augment(chosen)
     varied, _, _ = Mixing(config, seed)(varied, training=True)
     varied = np.clip(np.round(np.asarray(varied)), 0, 255).astype(np.uint8)
     columns = math.ceil(math.sqrt(SAMPLES))

@@ -1,4 +1,4 @@
-"""Scores agree with scikit-learn, with a slow plain version, or with what they must be."""
+"""Metrics against scikit-learn, slow reference implementations and identities."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from skincnn.metrics.classification import (
     HIGH_SENSITIVITY,
     METRICS,
     PER_CLASS_METRICS,
-    Sample,
     auc_above_80_sensitivity_per_class,
     isic_score,
-    roc_points,
 )
+from skincnn.metrics.sample import Sample, roc_points
 
 SEEDS = range(4)
 REFERENCES = {
@@ -48,7 +47,7 @@ PER_CLASS_REFERENCES = {
 
 
 def draw(seed: int, num_images: int = 80) -> tuple[np.ndarray, np.ndarray]:
-    """Every class has pictures, and some probabilities are equal."""
+    """Every class has images, and some probabilities are equal."""
     rng = np.random.default_rng(seed)
     y_true = np.concatenate([np.arange(7), rng.integers(0, 7, num_images - 7)])
     y_prob = rng.dirichlet(np.ones(7) / 2, num_images) + 0.5 * np.eye(7)[y_true]
@@ -58,7 +57,7 @@ def draw(seed: int, num_images: int = 80) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("name", REFERENCES)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_metric_agrees_with_scikit_learn(name: str, seed: int) -> None:
+def test_metric_matches_scikit_learn(name: str, seed: int) -> None:
     y_true, y_prob = draw(seed)
     value = METRICS[name].function(Sample(y_true, y_prob))
     assert float(value) == pytest.approx(REFERENCES[name](y_true, y_prob), abs=1e-12)
@@ -66,7 +65,7 @@ def test_metric_agrees_with_scikit_learn(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("name", PER_CLASS_REFERENCES)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_per_class_metric_agrees_with_scikit_learn(name: str, seed: int) -> None:
+def test_per_class_metric_matches_scikit_learn(name: str, seed: int) -> None:
     y_true, y_prob = draw(seed)
     values = PER_CLASS_METRICS[name](Sample(y_true, y_prob))
     expected = [PER_CLASS_REFERENCES[name](y_true, y_prob, c) for c in range(7)]
@@ -74,17 +73,17 @@ def test_per_class_metric_agrees_with_scikit_learn(name: str, seed: int) -> None
 
 
 def slow_area_above(positive: np.ndarray, score: np.ndarray) -> float:
-    """The area right of where the ROC curve crosses 0.8."""
+    """Area under the ROC curve from where it crosses a sensitivity of 0.8."""
     false, true, _ = reference.roc_curve(positive, score, drop_intermediate=False)
     first = int(np.argmax(true >= HIGH_SENSITIVITY))
-    share = (HIGH_SENSITIVITY - true[first - 1]) / (true[first] - true[first - 1])
-    start = false[first - 1] + share * (false[first] - false[first - 1])
+    fraction = (HIGH_SENSITIVITY - true[first - 1]) / (true[first] - true[first - 1])
+    start = false[first - 1] + fraction * (false[first] - false[first - 1])
     area = reference.auc(np.append(start, false[first:]), np.append(0.8, true[first:]))
     return float(area)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_area_above_80_sensitivity_is_that_of_the_curve_s_end(seed: int) -> None:
+def test_area_above_80_sensitivity_matches_the_reference(seed: int) -> None:
     y_true, y_prob = draw(seed)
     values = auc_above_80_sensitivity_per_class(Sample(y_true, y_prob))
     expected = [slow_area_above(y_true == c, y_prob[:, c]) for c in range(7)]
@@ -92,9 +91,9 @@ def test_area_above_80_sensitivity_is_that_of_the_curve_s_end(seed: int) -> None
 
 
 def slow_calibration_error(y_true: np.ndarray, y_prob: np.ndarray, bins: list) -> float:
-    confidence, right = y_prob.max(axis=1), y_prob.argmax(axis=1) == y_true
+    confidence, correct = y_prob.max(axis=1), y_prob.argmax(axis=1) == y_true
     gaps = [
-        len(rows) * abs(confidence[rows].mean() - right[rows].mean())
+        len(rows) * abs(confidence[rows].mean() - correct[rows].mean())
         for rows in bins
         if len(rows)
     ]
@@ -102,7 +101,7 @@ def slow_calibration_error(y_true: np.ndarray, y_prob: np.ndarray, bins: list) -
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_calibration_errors_are_the_mean_gap_of_the_bins(seed: int) -> None:
+def test_calibration_errors_are_the_mean_gap_over_the_bins(seed: int) -> None:
     rng = np.random.default_rng(seed)
     y_true, y_prob = rng.integers(0, 7, 150), rng.dirichlet(np.ones(7) / 3, 150)
     confidence = y_prob.max(axis=1)
@@ -117,7 +116,7 @@ def test_calibration_errors_are_the_mean_gap_of_the_bins(seed: int) -> None:
         assert float(value) == pytest.approx(slow_calibration_error(y_true, y_prob, bins))
 
 
-def test_the_isic_score_calls_ties_undecided() -> None:
+def test_the_isic_score_counts_ties_as_errors() -> None:
     y_true = np.array([0, 0, 1, 1])
     y_prob = np.array([[0.5, 0.5], [0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
     assert float(isic_score(Sample(y_true, y_prob))) == 0.5
@@ -128,7 +127,7 @@ def test_the_isic_score_calls_ties_undecided() -> None:
 
 
 @pytest.mark.parametrize("name", [*METRICS, *PER_CLASS_METRICS])
-def test_weights_count_pictures(name: str) -> None:
+def test_weights_are_equivalent_to_repeated_images(name: str) -> None:
     functions = {n: metric.function for n, metric in METRICS.items()} | PER_CLASS_METRICS
     y_true, y_prob = draw(1)
     rng = np.random.default_rng(1)
@@ -138,7 +137,7 @@ def test_weights_count_pictures(name: str) -> None:
     assert values.shape[0] == 3
     for row, value in zip(weights.astype(int), values, strict=True):
         repeated = Sample(np.repeat(y_true, row), np.repeat(y_prob, row, axis=0))
-        if name != "adaptive_ece":  # whose bins are those of all pictures
+        if name != "adaptive_ece":  # its bins are those of the full sample
             np.testing.assert_allclose(value, functions[name](repeated))
     np.testing.assert_allclose(
         functions[name](Sample(y_true, y_prob, np.full((2, 80), 3.0))),
@@ -147,7 +146,7 @@ def test_weights_count_pictures(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_perfect_answer_scores_best(name: str) -> None:
+def test_perfect_predictions_have_the_best_value(name: str) -> None:
     y_true = np.arange(21) % 7
     metric = METRICS[name]
     best = float(metric.function(Sample(y_true, np.eye(7)[y_true])))
@@ -157,25 +156,25 @@ def test_a_perfect_answer_scores_best(name: str) -> None:
     assert not metric.is_better(best, best)
 
 
-def test_a_class_without_pictures_is_a_gap_and_not_a_zero() -> None:
+def test_a_class_without_images_is_nan_and_left_out_of_means() -> None:
     y_true = np.array([0, 0, 1, 1])
     y_prob = np.array([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.3, 0.6, 0.1], [0.2, 0.7, 0.1]])
     sample = Sample(y_true, y_prob)
     for function in PER_CLASS_METRICS.values():
         np.testing.assert_array_equal(np.isnan(function(sample)), [False, False, True])
     assert float(METRICS["balanced_accuracy"].function(sample)) == 0.75
-    # scikit-learn, told of the classes that have pictures, agrees.
+    # The same as scikit-learn for the classes that have images.
     expected = reference.f1_score(y_true, y_prob.argmax(1), labels=[0, 1], average="macro")
     assert float(METRICS["macro_f1"].function(sample)) == pytest.approx(expected)
 
 
-def test_a_class_that_is_never_predicted_has_no_precision() -> None:
+def test_a_class_that_is_never_predicted_has_precision_0() -> None:
     sample = Sample(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]))
     np.testing.assert_array_equal(PER_CLASS_METRICS["precision"](sample), [0.5, 0])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_roc_corners_are_those_of_scikit_learn(seed: int) -> None:
+def test_roc_points_match_scikit_learn(seed: int) -> None:
     y_true, y_prob = draw(seed)
     positive, score = y_true == 4, y_prob[:, 4]
     thresholds, true, false = roc_points(positive, score, np.ones(80))

@@ -1,0 +1,124 @@
+"""The labels, probabilities and weights from which every metric is computed."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+Labels = npt.NDArray[np.integer[Any]]
+Flags = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.floating[Any]]
+Scores = npt.NDArray[np.float64]
+Curve = tuple[Scores, Scores]
+"""Counts of true and of false positives at each ROC point, [..., num_points] each."""
+
+
+class Sample:
+    """Labels, probabilities and weights of a set of images.
+
+    Quantities that several metrics need are computed once.
+
+    Attributes:
+        y_true: Integer labels [num_images], in 0..num_classes-1.
+        y_prob: Probabilities [num_images, num_classes]. The predicted class is the most
+            probable one; the first of them on ties.
+        weights: How often each image counts, [num_images] or
+            [num_resamples, num_images]; 1 by default.
+    """
+
+    def __init__(self, y_true: Labels, y_prob: Floats, weights: Floats | None = None):
+        """Stores the arrays."""
+        self.y_true = np.asarray(y_true)
+        self.y_prob = np.asarray(y_prob)
+        ones = np.ones(len(self.y_true))
+        self.weights = ones if weights is None else np.asarray(weights, np.float64)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.y_prob.shape[1]
+
+    @functools.cached_property
+    def y_pred(self) -> npt.NDArray[np.intp]:
+        """Predicted labels, [num_images]."""
+        return self.y_prob.argmax(axis=1)
+
+    @functools.cached_property
+    def counts(self) -> Scores:
+        """Number of images of each class, [..., num_classes]."""
+        return self.sums(self.y_true, self.num_classes)
+
+    @functools.cached_property
+    def confusion(self) -> Scores:
+        """Number of images of class i (row) predicted as class j (column), [..., i, j]."""
+        cells = self.y_true * self.num_classes + self.y_pred
+        counts = self.sums(cells, self.num_classes**2)
+        return counts.reshape(*counts.shape[:-1], self.num_classes, self.num_classes)
+
+    @functools.cached_property
+    def curves(self) -> list[Curve]:
+        """One-vs-rest ROC curve of each class."""
+        return [
+            roc_points(self.y_true == index, self.y_prob[:, index], self.weights)[1:]
+            for index in range(self.num_classes)
+        ]
+
+    def sums(self, bins: Labels, num_bins: int, values: Any = 1) -> Scores:
+        """Returns the weighted sum of `values` in each bin, [..., num_bins].
+
+        Args:
+            bins: The bin of each image, [num_images], in 0..num_bins-1.
+            num_bins: Number of bins.
+            values: [num_images] or a number.
+        """
+        values = np.broadcast_to(np.asarray(values, np.float64), len(bins))
+        row_starts = np.arange(len(bins) + 1)  # one entry per row
+        one_hot = scipy.sparse.csr_array(
+            (values, bins, row_starts), shape=(len(bins), num_bins)
+        )
+        return np.asarray(self.weights @ one_hot)
+
+    def mean(self, values: npt.NDArray[Any]) -> Scores:
+        """Returns the weighted mean of `values` [num_images]."""
+        total = self.weights @ values.astype(np.float64)
+        return np.asarray(total / self.weights.sum(axis=-1))
+
+
+def roc_points(
+    positive: Flags, score: Floats, weights: Floats
+) -> tuple[Scores, Scores, Scores]:
+    """Returns the points of a ROC curve, one for each distinct score.
+
+    Args:
+        positive: Whether each image is positive, [num_images].
+        score: Score of the positive class, [num_images].
+        weights: How often each image counts, [num_images] or
+            [num_resamples, num_images].
+
+    Returns:
+        `thresholds` [num_points], decreasing from infinity: an image is predicted positive
+        if its score is at least the threshold; and the counts of true and of false
+        positives at each threshold, [..., num_points].
+    """
+    order = np.argsort(-score, kind="stable")
+    ordered = score[order]
+    last = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+    in_order = weights[..., order]
+    true = np.cumsum(in_order * positive[order], axis=-1)[..., last]
+    false = np.cumsum(in_order * ~positive[order], axis=-1)[..., last]
+    return np.append(np.inf, ordered[last]), _prepend_zero(true), _prepend_zero(false)
+
+
+def divide(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Scores:
+    """Returns the quotient; NaN where the denominator is 0."""
+    numerator, denominator = np.broadcast_arrays(numerator, denominator)
+    quotient = np.full(np.shape(numerator), np.nan)
+    return np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+
+
+def _prepend_zero(counts: Floats) -> Scores:
+    return np.concatenate([np.zeros_like(counts[..., :1]), counts], axis=-1)
