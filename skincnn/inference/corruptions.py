@@ -246,9 +246,11 @@ def corrupt(
         ConfigError: The corruption or the severity does not exist.
     """
     function = look_up(CORRUPTIONS, name, "corruption")
+    # The draws of color_cast keep the spelling under which scores were first measured.
+    stream = name.replace("color", "colour").encode()
 
     def corrupt_image(index: int) -> ImageArray:
-        rng = np.random.default_rng([seed, first + index, *name.encode()])
+        rng = np.random.default_rng([seed, first + index, *stream])
         return function(images[index], severity, rng)
 
     # NumPy, SciPy and Pillow release the global interpreter lock.
