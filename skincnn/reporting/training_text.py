@@ -27,13 +27,15 @@ def describe_training(results: RunResults) -> str:
         )
     if info.kind == "cross_validation":
         sizes = [member.audit.num_images["train"] for member in info.members]
-        unseen = "this image" if is_split_by_image(results) else "its lesion"
+        ends = dict.fromkeys((min(sizes), max(sizes)))
+        unseen = "that image" if is_split_by_image(results) else "its lesion"
         return (
-            f"Cross-validation with {count} models, each trained on {min(sizes):,} to "
-            f"{max(sizes):,} images. Its epoch was chosen on one further fold by "
-            f"{metric_label(results.config.train.monitor)}, and it was tested on the "
-            "remaining folds. Every image was tested once, by a model that was not trained "
-            f"on {unseen}."
+            f"Cross-validation with {count} models, each trained on "
+            f"{' to '.join(f'{size:,}' for size in ends)} images. The epoch of each model "
+            "was chosen on one further fold by "
+            f"{metric_label(results.config.train.monitor)}; the remaining folds are its "
+            "test split. Every image was tested once, by a model that was not trained on "
+            f"{unseen}."
         )
     data, audit = results.config.data, info.audit
     return (
