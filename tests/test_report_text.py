@@ -79,7 +79,7 @@ def test_scores_are_described(results: RunResults) -> None:
 
 def test_missing_melanoma_is_reported(tmp_path: Path) -> None:
     results = load(tmp_path, test=(0, 2))
-    assert "The images show no melanoma." in report_text.describe_scores(results)
+    assert report_text.NO_MELANOMA in report_text.describe_scores(results)
     missing = report_text.describe_missing_classes(results.headline)
     assert missing == (
         "There are no images of melanoma (mel), basal cell carcinoma (bcc): averages are "

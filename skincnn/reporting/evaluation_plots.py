@@ -246,7 +246,7 @@ def plot_subgroups(
     axes.set_xlabel("accuracy with confidence interval", fontsize=11)
     figure.suptitle(f"Accuracy of subgroups\n{title}", fontsize=12)
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize=10, loc="lower left")
+    figure.legend(fontsize=10, loc="outside lower right")
     return figure
 
 

@@ -87,9 +87,8 @@ def split_role(result: SplitResult) -> str:
         )
     if result.split == "out_of_fold":
         return (
-            "Each image was predicted by a model that was not trained on its fold. The "
-            "epochs, the temperature and the thresholds were chosen on validation folds, "
-            "which are test folds of other models."
+            "The epochs, the temperature and the thresholds were chosen on validation "
+            "folds, which are test folds of other models."
         )
     if result.leakage is not None and result.leakage.num_leaky_images:
         return ""

@@ -37,6 +37,7 @@ SYNTHETIC = (
     "SYNTHETIC images, rendered by code. The scores show that the software works; they say "
     "nothing about skin lesions."
 )
+NO_MELANOMA = "No image shows melanoma, so the sensitivity for melanoma is unknown."
 OOD_NOTE = (
     "The photographs are 48 crops of two photographs. Noise, plain colors and stripes are "
     "generated. They represent few kinds of images, so their shares have no interval."
@@ -150,7 +151,7 @@ def describe_scores(results: RunResults) -> str:
     if melanoma is None:
         sentences.append("No class is melanoma.")
     elif not melanoma.num_images:
-        sentences.append("The images show no melanoma.")
+        sentences.append(NO_MELANOMA)
     else:
         sentences.append(
             f"{melanoma.num_missed} of {melanoma.num_images} melanoma images are predicted "
