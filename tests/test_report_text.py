@@ -69,7 +69,7 @@ def test_scores_are_described(results: RunResults) -> None:
     correct = y_prob.argmax(axis=1) == y_true
     accuracy = np.mean([correct[y_true == k].mean() for k in range(4)])
     assert f"is {100 * accuracy:.0f} % (95 % confidence interval " in text
-    assert "guessing gives 25 %" in text
+    assert "random guessing gives 25 %" in text
     macro_f1 = results.headline.metrics["macro_f1"]
     assert f"Macro F1 is {labels.interval(macro_f1)}." in text
     missed = (~correct)[y_true == 1].sum()
@@ -151,7 +151,7 @@ def test_variants_are_explained_and_compared(tmp_path: Path) -> None:
     text = report_text.describe_variants(results)
     assert text.startswith("Test-time augmentation augment: predictions are averaged over")
     assert "Test-time augmentation d4: " in text
-    for part in ("arXiv:2007.07314", "in brackets", "Exports do not apply it."):
+    for part in ("arXiv:2007.07314", "in parentheses", "Exports do not apply it."):
         assert part in text
     names = [labels.variant_label(variant) for variant in results.variants]
     assert names == [

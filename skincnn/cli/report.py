@@ -19,7 +19,7 @@ class Arguments:
     They are rendered from the files in results/ and predictions/. No model or dataset is
     needed, and no score changes.
 
-    Examples:
+    For example:
       python scripts/report.py runs/mobilenet_160
       python scripts/report.py runs/mobilenet_160 --headline test_official
     """

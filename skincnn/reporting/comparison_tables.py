@@ -122,7 +122,7 @@ def plot_comparison(tables: Tables, sort_by: str) -> Figure:
                 axes.plot([score.low, score.high], [place, place], color=color, linewidth=2)
             if score.value is not None:
                 axes.plot(score.value, place, color=color, marker="s", markersize=6)
-        axes.set_yticks(places, [row.name for row in rows], fontsize=11)
+        axes.set_yticks(places, [row.name for row in rows], fontsize=11, parse_math=False)
         axes.set_ylim(-0.7, len(rows) - 0.3)
         warning = ": LEAKY, not comparable" if leaky else ""
         axes.set_title(f"{protocol}{warning}", fontsize=11)

@@ -241,7 +241,7 @@ def plot_subgroups(
             axes.plot(score.value, place, "s", color=BLUE, markersize=6, clip_on=False)
     if overall is not None:
         axes.axvline(overall, color=ORANGE, linestyle="--", label="all images")
-    axes.set_yticks(places, labels, fontsize=10)
+    axes.set_yticks(places, labels, fontsize=10, parse_math=False)
     axes.set_xlim(0, 1)
     axes.set_xlabel("accuracy with confidence interval", fontsize=11)
     figure.suptitle(f"Accuracy of subgroups\n{title}", fontsize=12)

@@ -50,7 +50,7 @@ TTA_TEXT = {
 }
 """Kind of test-time augmentation to what it does."""
 ADJUSTMENT = (
-    "a multiple of the logarithm of the share of each class in the training images is "
+    "the logarithm of the share of each class in the training images, times a strength, is "
     "subtracted from its logit (Menon et al., Long-tail Learning via Logit Adjustment, "
     "2021, arXiv:2007.07314)"
 )
@@ -144,7 +144,7 @@ def describe_scores(results: RunResults) -> str:
     ends = confidence_interval(accuracy, result.confidence, as_percent=True)
     sentences = [
         f"Balanced accuracy, the average sensitivity (recall) over the classes, is "
-        f"{percent(accuracy)} ({ends}); guessing gives {100 / len(result.class_names):.0f} "
+        f"{percent(accuracy)} ({ends}); random guessing gives {100 / len(result.class_names):.0f} "
         f"%. Macro F1 is {interval(result.metrics['macro_f1'])}.",
     ]
     melanoma = find_melanoma(result)
@@ -219,12 +219,12 @@ def describe_variants(results: RunResults) -> str:
     ]
     if any(name.endswith(ADJUSTED) for name in names):
         chosen = (
-            "The multiple, in brackets, is the one with the best balanced accuracy on the "
-            "validation split. Exports do not apply it."
+            "The strength, in parentheses, is the one with the best balanced accuracy on "
+            "the validation split. Exports do not apply it."
         )
         if results.info.members:
             chosen = (
-                "This is done for each model before averaging, with the multiple that has "
+                "This is done for each model before averaging, with the strength that gives "
                 "its best balanced accuracy on the validation split. Exports do not apply "
                 "it."
             )
