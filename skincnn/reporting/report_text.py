@@ -50,8 +50,8 @@ TTA_TEXT = {
 }
 """Kind of test-time augmentation to what it does."""
 ADJUSTMENT = (
-    "the logarithm of the share of each class in the training images, times a strength, is "
-    "subtracted from its logit (Menon et al., Long-tail Learning via Logit Adjustment, "
+    "the logarithm of the share of each class in the training images, times a strength, "
+    "is subtracted from its logit (Menon et al., Long-tail Learning via Logit Adjustment, "
     "2021, arXiv:2007.07314)"
 )
 EXPORTED_VIEWS = {"d4": 8}
@@ -142,10 +142,11 @@ def describe_scores(results: RunResults) -> str:
     result = results.headline
     accuracy = result.metrics["balanced_accuracy"]
     ends = confidence_interval(accuracy, result.confidence, as_percent=True)
+    chance = 100 / len(result.class_names)
     sentences = [
-        f"Balanced accuracy, the average sensitivity (recall) over the classes, is "
-        f"{percent(accuracy)} ({ends}); random guessing gives {100 / len(result.class_names):.0f} "
-        f"%. Macro F1 is {interval(result.metrics['macro_f1'])}.",
+        "Balanced accuracy, the average sensitivity (recall) over the classes, is "
+        f"{percent(accuracy)} ({ends}); random guessing gives {chance:.0f} %. Macro F1 is "
+        f"{interval(result.metrics['macro_f1'])}.",
     ]
     melanoma = find_melanoma(result)
     if melanoma is None:
@@ -224,9 +225,9 @@ def describe_variants(results: RunResults) -> str:
         )
         if results.info.members:
             chosen = (
-                "This is done for each model before averaging, with the strength that gives "
-                "its best balanced accuracy on the validation split. Exports do not apply "
-                "it."
+                "This is done for each model before averaging, with the strength that "
+                "gives its best balanced accuracy on the validation split. Exports do not "
+                "apply it."
             )
         sentences.append(f"Logit adjustment: {ADJUSTMENT}. {chosen}")
     return " ".join(sentences)
