@@ -82,7 +82,8 @@ def parse_record(values: object, kind: type[R], where: str, fix: str) -> R:
         )
     fields = {name: value for name, value in values.items() if name != "schema_version"}
     try:
-        return kind.model_validate(fields)
+        # As JSON: in Python mode, the strict sections of a Config reject dictionaries.
+        return kind.model_validate_json(json.dumps(fields))
     except ValidationError as error:
         raise ConfigError(f"{where}: {describe_error(error)} {fix}") from error
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "prepare-data": "build a dataset from its published files or from your own images",
     "train": "train a classifier, evaluate it on held-out folds and export it",
     "evaluate": "evaluate a run again, with test-time augmentation and more",
+    "report": "render the report, figures and model card of a run again from its results",
     "compare": "compare runs: scores with intervals and paired differences",
     "tune": "search hyperparameters with KerasTuner",
     "export": "write a SavedModel, LiteRT or ONNX file and check its parity with the model",

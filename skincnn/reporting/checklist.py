@@ -1,196 +1,201 @@
-"""What a reader of a dermatological study asks, answered from what the run knows.
+"""The CLEAR Derm checklist, filled from the results of a run.
 
 The 25 points of Daneshjou et al., Checklist for Evaluation of Image-Based Artificial
-Intelligence Reports in Dermatology: CLEAR Derm Consensus Guidelines, JAMA Dermatology
-158(1):90-96 (2022), in words of our own. It is no certificate of them.
+Intelligence Reports in Dermatology: CLEAR Derm Consensus Guidelines From the International
+Skin Imaging Collaboration Artificial Intelligence Working Group, JAMA Dermatology
+158(1):90-96 (2022), shortened. A filled checklist is no certificate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from skincnn import classes
-from skincnn.config import Config
-from skincnn.reporting.report_text import leak
+from skincnn.reporting.labels import attribute_label, class_label, split_label, value_label
+from skincnn.reporting.load import RunResults
+from skincnn.reporting.report_text import INTERVAL_METHOD, list_counts
+from skincnn.reporting.training_text import (
+    describe_leakage,
+    describe_training,
+    is_split_by_image,
+)
 
 NOT_KNOWN = "not known"
+"""Begins each answer that a run cannot give."""
 Answers = list[tuple[str, str]]
 
 
-def fill_checklist(report: Mapping[str, Any], config: Config) -> dict[str, Answers]:
-    """Returns each part of the checklist: its points, and the run's answer to each.
-
-    An answer begins with "not known" where the run knows none.
-
-    Args:
-        report: The content of report.json.
-        config: The configuration.
-    """
+def fill_checklist(results: RunResults) -> dict[str, Answers]:
+    """Returns each part of the checklist to its points, each with its answer."""
     return {
-        "Data": [*_pictures(report, config), *_patients(report, config), *_splits(report)],
-        "Technique": _technique(report),
-        "Technical assessment": _assessment(report),
-        "Application": _application(report),
+        "Data": [*_images(results), *_patients(results), *_splits(results)],
+        "Technique": _technique(results),
+        "Technical assessment": _assessment(results),
+        "Application": _application(results),
     }
 
 
-def _pictures(report: Mapping[str, Any], config: Config) -> Answers:
-    synthetic, attribution = report["synthetic"], report["attribution"]
+def _images(results: RunResults) -> Answers:
+    synthetic, attribution = results.info.synthetic, results.info.attribution
     published = attribution and not synthetic
-    see = "; see the publication of the data" if published else ""
+    see = "; see the publication of the dataset" if published else ""
     if synthetic:
-        kind = "drawn by code in the manner of dermatoscopy; none is a photograph"
+        image_type = "synthetic images that imitate dermoscopy; none is a photograph"
     else:
-        kind = "dermatoscopic" if published else f"{NOT_KNOWN}: pictures of one's own"
-    data = config.data
+        image_type = "dermoscopic" if published else f"{NOT_KNOWN}: the user's own images"
+    data = results.config.data
     steps = [
         f"resized to {data.image_size} x {data.image_size} pixels ({data.resize_mode})",
         *(["dark borders cropped"] if data.crop_border else []),
         *(["color constancy"] if data.color_constancy else []),
-        f"augmented in training by {', '.join(config.augment.parts) or 'nothing'}",
+        f"training augmentation: {', '.join(results.config.augment.parts) or 'none'}",
     ]
-    synthetic = "all of them; the code that draws them is part of skincnn"
+    generated = "all images; the code that renders them is part of skincnn"
     return [
-        ("Kind of pictures", kind),
-        ("Artefacts in them", f"{NOT_KNOWN}: not recorded of each picture{see}"),
-        ("How and by whom they were taken", f"{NOT_KNOWN} to the run{see}"),
-        ("Preprocessing", "; ".join(steps)),
-        ("Synthetic pictures", synthetic if synthetic else "none in training or test"),
-        ("Sources named", attribution or f"{NOT_KNOWN}: pictures of one's own"),
+        ("Image types", image_type),
+        ("Image artifacts", f"{NOT_KNOWN}: not recorded for each image{see}"),
+        ("Technical acquisition details", f"{NOT_KNOWN}{see}"),
+        ("Preprocessing procedures", "; ".join(steps)),
+        ("Synthetic images", generated if synthetic else "none in training or test"),
+        ("Public images referenced", attribution or f"{NOT_KNOWN}: the user's own images"),
     ]
 
 
-def _patients(report: Mapping[str, Any], config: Config) -> Answers:
-    groups = report["splits"][report["headline"]]["subgroups"]
-    of_person = [
-        attribute
-        for attribute in ("age band", "sex", "site")
-        if any(group["attribute"] == attribute for group in groups)
+def _patients(results: RunResults) -> Answers:
+    recorded = {group.attribute for group in results.headline.subgroups}
+    attributes = [
+        attribute_label(name) for name in ("age band", "sex", "site") if name in recorded
     ]
-    recorded = f"{', '.join(of_person)}; ethnicity and country are not recorded"
     return [
-        ("Patients' data", recorded if of_person else NOT_KNOWN),
-        ("Skin tone", f"{NOT_KNOWN}: not recorded in the data"),
         (
-            "Bias through patients' data",
-            "age, sex and site are inputs: answers can lean on who was photographed"
-            if config.model.clinical_metadata
-            else "the model is given the picture alone",
+            "Patient-level metadata",
+            f"{', '.join(attributes)}; ethnicity and country are not recorded"
+            if attributes
+            else NOT_KNOWN,
+        ),
+        ("Skin color", f"{NOT_KNOWN}: not recorded in the dataset"),
+        (
+            "Potential biases from patient information",
+            "age, sex and body site are inputs of the model; its predictions can depend on "
+            "which patients were imaged"
+            if results.config.model.clinical_metadata
+            else "patient information is not an input of the model",
         ),
     ]
 
 
-def _splits(report: Mapping[str, Any]) -> Answers:
-    audit, splits = report["audit"], report["splits"]
-    content = splits[report["headline"]]
-    others = [name for name in splits if name not in ("val", "test", report["headline"])]
-    most = "at most " if report["models"] else ""  # each model may have others
-    sizes = [
-        f"{part} {most}{audit[f'num_{part}_images']}" for part in ("train", "val", "test")
+def _splits(results: RunResults) -> Answers:
+    audit, headline = results.info.audit, results.headline
+    others = [
+        split_label(result)
+        for name, result in results.splits.items()
+        if name not in ("val", "test", headline.split)
     ]
-    counts = [f"{name} {of['num_images']}" for name, of in content["classes"].items()]
-    sources = _groups(report, "source")
-    unknown = report.get("unknown")
+    most = "at most " if results.info.members else ""  # members may differ
+    parts = {"train": "training", "val": "validation", "test": "test"}
+    sizes = [f"{text} {most}{audit.num_images[name]:,}" for name, text in parts.items()]
+    counts = [(name, of.num_images) for name, of in headline.classes.items()]
+    sources = _list_subgroups(results, "source")
     return [
+        ("Dataset partitions", _describe_partitions(results)),
+        ("Sample sizes", f"images: {', '.join(sizes)}"),
         (
-            "How the data were divided",
-            "BY IMAGE: test lesions were trained on, the scores are inflated"
-            if report["split_by"] == "image"
-            else "by lesion and near-duplicate; audited before training: "
-            f"{audit['num_shared_lesions']} lesions, {audit['num_shared_images']} pictures "
-            f"and {audit['num_shared_groups']} near-duplicate groups in two splits"
-            + "".join(f"; {leak(of)}" for of in splits.values() if leak(of)),
-        ),
-        ("Sizes", f"pictures: {', '.join(sizes)}"),
-        (
-            "Test set from elsewhere",
-            f"also scored on {', '.join(others)}; whether they come from another clinic is "
-            f"{NOT_KNOWN}"
+            "External test set",
+            f"also tested on the {', '.join(others)}; whether these images come from "
+            f"another clinic is {NOT_KNOWN}"
             if others
             else "none",
         ),
         (
-            "Several devices",
-            f"makers {NOT_KNOWN}; test pictures by source: {sources}"
+            "Multivendor images",
+            f"vendors {NOT_KNOWN}; test images by source: {sources}"
             if sources
             else NOT_KNOWN,
         ),
-        ("Classes and their balance", f"test pictures: {', '.join(counts)}"),
+        ("Class distribution and balance", f"test images: {list_counts(counts)}"),
         (
-            "Pictures unlike those of training",
-            f"refused by a score ({unknown['score']}); see Evaluation"
-            if unknown
+            "Out-of-distribution images",
+            "rejected by Mahalanobis distance; see Evaluation"
+            if results.ood
             else f"{NOT_KNOWN}: not tested",
         ),
     ]
 
 
-def _technique(report: Mapping[str, Any]) -> Answers:
-    truth = _groups(report, "ground truth by")
-    known = truth and not report["synthetic"]
-    names = [
-        f"{name} ({of.full_name})"
-        for name, of in classes.describe(report["class_names"]).items()
+def _describe_partitions(results: RunResults) -> str:
+    """Returns how the images were split, and whether the splits leak."""
+    if is_split_by_image(results):
+        return "BY IMAGE: lesions of the test images were in training; scores are inflated"
+    audit = results.info.audit
+    warnings = [describe_leakage(result) for result in results.splits.values()]
+    parts = [
+        "by lesion and near-duplicate group; audited before training: "
+        f"{audit.num_shared_images} images, {audit.num_shared_lesions} lesions and "
+        f"{audit.num_shared_groups} near-duplicate groups in two splits",
+        *(warning for warning in warnings if warning),
     ]
+    return "; ".join(parts)
+
+
+def _technique(results: RunResults) -> Answers:
+    truth = _list_subgroups(results, "ground truth by")
+    known = truth and not results.info.synthetic
     return [
         (
-            "How the pictures were labelled",
-            f"test pictures by ground truth: {truth}" if known else NOT_KNOWN,
+            "Labeling method",
+            f"test images by ground truth: {truth}" if known else NOT_KNOWN,
         ),
-        ("Diagnoses used", ", ".join(names)),
+        ("Diagnostic labels", ", ".join(map(class_label, results.info.class_names))),
         (
-            "Histopathology of the malignant",
-            f"{NOT_KNOWN} of these alone; of all test pictures: {truth}"
+            "Histopathologic review of malignant lesions",
+            f"{NOT_KNOWN} for malignant lesions alone; all test images: {truth}"
             if known
             else NOT_KNOWN,
         ),
         (
-            "How the model was made",
-            f"{report['protocol']} Every setting is in config.json.",
+            "Algorithm development",
+            f"{describe_training(results)} Every setting is in config.json.",
         ),
     ]
 
 
-def _assessment(report: Mapping[str, Any]) -> Answers:
-    groups = report["splits"][report["headline"]]["subgroups"]
+def _assessment(results: RunResults) -> Answers:
+    groups = results.headline.subgroups
     return [
         (
-            "Can others evaluate it",
-            "predictions/*.csv hold each picture's probabilities; scripts/evaluate.py "
-            "makes the report again where the model and the data are",
+            "Public evaluation of the algorithm",
+            "predictions/*.csv has the probabilities of each image; scripts/evaluate.py "
+            "repeats the evaluation with the model and the dataset",
         ),
         (
-            "Measures",
+            "Performance measures",
             "balanced accuracy, F1, AUC, recall and precision of each class, calibration "
-            f"and operating points, each with an interval ({report['interval']['method']})",
+            "and operating points, each with a confidence interval "
+            f"({INTERVAL_METHOD})",
         ),
         (
-            "Compared with others",
-            f"{NOT_KNOWN}: no comparison with physicians; scripts/compare.py compares runs",
+            "Benchmarking and technical comparison",
+            f"{NOT_KNOWN}: not compared with physicians; scripts/compare.py compares runs",
         ),
         (
-            "Tests for bias",
-            f"{len(groups)} subgroups; none of skin tone" if groups else NOT_KNOWN,
+            "Bias assessment",
+            f"{len(groups)} subgroups; none by skin color" if groups else NOT_KNOWN,
         ),
     ]
 
 
-def _application(report: Mapping[str, Any]) -> Answers:
+def _application(results: RunResults) -> Answers:
+    names = ", ".join(map(class_label, results.info.class_names))
     return [
+        ("Use cases and target conditions", f"research and teaching; images of: {names}"),
         (
-            "Use, and the conditions it is for",
-            f"research and teaching; pictures of {', '.join(report['class_names'])} only",
+            "Potential impact on the health care team and patients",
+            f"{NOT_KNOWN}: not studied",
         ),
-        ("Effect on patients and physicians", f"{NOT_KNOWN}: not studied"),
     ]
 
 
-def _groups(report: Mapping[str, Any], attribute: str) -> str:
-    """Returns how many pictures have each value, as "histo 40, consensus 9"."""
-    groups = report["splits"][report["headline"]]["subgroups"]
+def _list_subgroups(results: RunResults, attribute: str) -> str:
+    """Returns the images with each value, as "histopathology 40, follow-up 9"."""
     return ", ".join(
-        f"{group['value']} {group['num_images']}"
-        for group in groups
-        if group["attribute"] == attribute
+        f"{value_label(group.value)} {group.num_images}"
+        for group in results.headline.subgroups
+        if group.attribute == attribute
     )

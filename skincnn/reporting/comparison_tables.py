@@ -1,84 +1,83 @@
-"""A comparison of runs as Markdown, as CSV and as a chart."""
+"""A comparison of runs as Markdown, as CSV and as a figure."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from skincnn.evaluation.comparison import Row, Run
+from skincnn.evaluation.compared_runs import ComparedRun
+from skincnn.evaluation.comparison import Row
 from skincnn.evaluation.scoring import CALIBRATED, CALIBRATED_ECE
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.operating_points import HEADLINE_POINT
+from skincnn.reporting.labels import interval, metric_label, signed
 from skincnn.reporting.plots import BLUE, GRAY, ORANGE
-from skincnn.reporting.report_text import interval, label
 
-CALIBRATED_SAID = (
-    "With probabilities calibrated on validation; the sensitivity and the specificity for "
-    f"melanoma are at the threshold that gave {HEADLINE_POINT.text} there:"
+Tables = dict[str, list[Row]]
+"""Protocol to its rows, from `comparison.compare`."""
+NOT_COMPARABLE = (
+    "These runs were tested on different images, or some of them with a leaky protocol. "
+    "Compare ranks only within a table."
 )
-"""What stands above the table of `CALIBRATED`."""
+CALIBRATED_CAPTION = (
+    "After temperature scaling on the validation split; melanoma sensitivity and "
+    f"specificity at the validation threshold for {HEADLINE_POINT.text}:"
+)
+UNDEFINED = Estimate(None, None, None)
 
 
-def to_frame(tables: dict[str, list[Row]]) -> pd.DataFrame:
-    """Returns all rows as plain numbers, for CSV: a score is in eight columns."""
-    rows = []
-    for protocol, group in tables.items():
-        for row in group:
-            found: dict[str, Any] = {"protocol": protocol, "run": row.name}
-            for name, value in row.scores.items():
-                found |= {
-                    name: value.value,
-                    f"{name}_low": value.low,
-                    f"{name}_high": value.high,
-                }
-            for name in row.scores:
-                difference = row.differences.get(name, Estimate(None, None, None))
-                for part, number in dataclasses.asdict(difference).items():
-                    found[f"{name}_difference_{part}"] = number
-                wider = row.recipe_differences.get(name, Estimate(None, None, None))
-                found |= {
-                    f"{name}_recipe_difference_low": wider.low,
-                    f"{name}_recipe_difference_high": wider.high,
-                }
-            found |= {
-                "against": row.against,
-                "minutes": round(_minutes(row), 1),
-                "num_parameters": row.runs[0].num_parameters,
-                "predictions_sha256": " ".join(run.sha256 for run in row.runs),
-                "changed_since_report": any(run.changed for run in row.runs),
-                "seed": _seeds(row),
-                "folds": row.runs[0].folds,
-                "trained_by": _trained_by(row),
-                "command": row.command,
-            }
-            rows.append(found)
-    return pd.DataFrame(rows)
+def to_frame(tables: Tables) -> pd.DataFrame:
+    """Returns all rows as numbers, for CSV; a score has eight columns."""
+    return pd.DataFrame(
+        [_frame_row(protocol, row) for protocol, rows in tables.items() for row in rows]
+    )
 
 
-def to_markdown(tables: dict[str, list[Row]]) -> str:
-    """Returns the tables of each protocol; they are not to be read as one ranking.
+def _frame_row(protocol: str, row: Row) -> dict[str, object]:
+    values: dict[str, object] = {"protocol": protocol, "run": row.name}
+    for name, score in row.scores.items():
+        values |= {
+            name: score.value,
+            f"{name}_low": score.low,
+            f"{name}_high": score.high,
+        }
+    for name in row.scores:
+        difference = row.differences.get(name, UNDEFINED)
+        for part, number in dataclasses.asdict(difference).items():
+            values[f"{name}_difference_{part}"] = number
+        wider = row.recipe_differences.get(name, UNDEFINED)
+        values |= {
+            f"{name}_recipe_difference_low": wider.low,
+            f"{name}_recipe_difference_high": wider.high,
+        }
+    return values | {
+        "baseline": row.baseline,
+        "minutes": round(_minutes(row), 1),
+        "num_parameters": row.runs[0].num_parameters,
+        "predictions_sha256": " ".join(run.sha256 for run in row.runs),
+        "changed_since_result": any(run.changed for run in row.runs),
+        "seed": _seeds(row),
+        "folds": row.runs[0].folds,
+        "trained_by": _trained_by(row),
+        "command": row.command,
+    }
 
-    A table has the scores, and one the differences; then the same of what needs calibrated
-    probabilities, where it is known. Below them stands the command of each row; what asks
-    a run in another way, or averages several, needs those runs.
 
-    Args:
-        tables: From `compare`.
+def to_markdown(tables: Tables) -> str:
+    """Returns the tables of each protocol, and how to make each row again.
+
+    A protocol has a table of scores and one of differences, and the same of the scores
+    that need calibrated probabilities, if these are known.
     """
-    parts = []
-    if len(tables) > 1:
-        parts.append(
-            "These runs were tested on different pictures, or one of them by a leaky "
-            "protocol: a rank holds within its table only.\n"
-        )
+    parts = [f"{NOT_COMPARABLE}\n"] if len(tables) > 1 else []
     for protocol, rows in tables.items():
         names = [name for name in rows[0].scores if name not in CALIBRATED]
-        cost = [
+        header = ["minutes", "parameters", "predictions"]
+        costs = [
             [
                 f"{_minutes(row):.1f}",
                 f"{row.runs[0].num_parameters:,}",
@@ -86,42 +85,26 @@ def to_markdown(tables: dict[str, list[Row]]) -> str:
             ]
             for row in rows
         ]
-        header = ["minutes", "parameters", "predictions"]
-        parts += [f"**{protocol}**\n", *_scores(rows, names, header, cost)]
+        parts += [f"**{protocol}**\n", *_score_tables(rows, names, header, costs)]
         if any(row.scores[CALIBRATED_ECE].value is not None for row in rows):
             names = [name for name in rows[0].scores if name in CALIBRATED]
-            parts += [f"{CALIBRATED_SAID}\n", *_scores(rows, names)]
-    rows_of_all = [row for rows in tables.values() for row in rows]
-    if any(row.command for row in rows_of_all):
-        header = [
-            "run",
-            "predictions",
-            "seed",
-            "train / validation / test folds",
-            "trained by",
-            "command",
-        ]
-        cells = [
-            [
-                row.name,
-                _fingerprints(row),
-                _seeds(row),
-                row.runs[0].folds,
-                _trained_by(row),
-                _code(row.command),
-            ]
-            for row in rows_of_all
-        ]
-        parts.append(f"Each again:\n\n{_table(header, cells)}\n")
+            parts += [f"{CALIBRATED_CAPTION}\n", *_score_tables(rows, names)]
+    all_rows = [row for rows in tables.values() for row in rows]
+    if any(row.command for row in all_rows):
+        parts.append(f"To reproduce each row:\n\n{_commands_table(all_rows)}\n")
     return "\n".join(parts)
 
 
-def plot_comparison(tables: dict[str, list[Row]], sort_by: str) -> Figure:
-    """Draws what is sorted by with its interval, a run in each line, the best on top."""
+def plot_comparison(tables: Tables, sort_by: str) -> Figure:
+    """Draws a metric of each run with its interval, the best run on top.
+
+    Args:
+        tables: Protocol to its rows; each protocol has a panel.
+        sort_by: Name of the metric.
+    """
     count = sum(map(len, tables.values()))
-    figure = Figure(
-        figsize=(8.6, 0.9 * len(tables) + 0.34 * count + 0.6), layout="constrained"
-    )
+    size = (8.6, 0.9 * len(tables) + 0.34 * count + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(
         len(tables),
         1,
@@ -134,65 +117,106 @@ def plot_comparison(tables: dict[str, list[Row]], sort_by: str) -> Figure:
         leaky = rows[0].runs[0].split_by == "image"
         color = ORANGE if leaky else BLUE
         for place, row in zip(places, rows, strict=True):
-            found = row.scores[sort_by]
-            if found.low is not None and found.high is not None:
-                axes.plot([found.low, found.high], [place, place], color=color, linewidth=2)
-            if found.value is not None:
-                axes.plot(found.value, place, color=color, marker="s", markersize=6)
-        axes.set_yticks(places, [row.name for row in rows], fontsize=11)
+            score = row.scores[sort_by]
+            if score.low is not None and score.high is not None:
+                axes.plot([score.low, score.high], [place, place], color=color, linewidth=2)
+            if score.value is not None:
+                axes.plot(score.value, place, color=color, marker="s", markersize=6)
+        axes.set_yticks(places, [row.name for row in rows], fontsize=11, parse_math=False)
         axes.set_ylim(-0.7, len(rows) - 0.3)
-        axes.set_title(
-            f"{protocol}{': LEAKY, not comparable' if leaky else ''}", fontsize=11
-        )
+        warning = ": LEAKY, not comparable" if leaky else ""
+        axes.set_title(f"{protocol}{warning}", fontsize=11)
         axes.grid(axis="x", alpha=0.3, color=GRAY)
-    grid[-1].set_xlabel(f"{label(sort_by)} with its interval", fontsize=11)
+    grid[-1].set_xlabel(
+        f"{metric_label(sort_by)} with its confidence interval", fontsize=11
+    )
     return figure
 
 
-def _scores(
+def _score_tables(
     rows: Sequence[Row],
     names: Sequence[str],
     more_header: Sequence[str] = (),
-    more: Sequence[Sequence[str]] | None = None,
+    more_cells: Sequence[Sequence[str]] | None = None,
 ) -> list[str]:
-    """Returns a table of these scores, with columns more, and one of their differences."""
-    header = ["run", *(label(name) for name in names)]
+    """Returns a table of scores, one of differences, and one of recipes.
+
+    Args:
+        rows: The runs.
+        names: The scores.
+        more_header: Names of more columns of the first table.
+        more_cells: Their cells, a list for each row.
+    """
+    header = ["run", *map(metric_label, names)]
     cells = [
-        [row.name, *(_interval(row.scores[name]) for name in names), *cost]
-        for row, cost in zip(rows, more or [()] * len(rows), strict=True)
+        [row.name, *(interval(row.scores[name]) for name in names), *more]
+        for row, more in zip(rows, more_cells or [()] * len(rows), strict=True)
     ]
     parts = [f"{_table([*header, *more_header], cells)}\n"]
     cells = [
-        [row.name, *(_interval(row.differences[name], "+.3f") for name in names)]
+        [row.name, *(signed(row.differences[name]) for name in names)]
         for row in rows
         if row.differences
     ]
     if cells:
-        parts.append(f"Less {rows[0].against}, paired:\n\n{_table(header, cells)}\n")
+        caption = f"Difference: run minus {rows[0].baseline}, paired:"
+        parts.append(f"{caption}\n\n{_table(header, cells)}\n")
     cells = [
-        [row.name, *(_told(row.recipe_differences[name]) for name in names)]
+        [row.name, *(_emphasize(row.recipe_differences[name]) for name in names)]
         for row in rows
         if row.recipe_differences
     ]
-    spread = rows[0].spread
-    if cells and spread:
-        deviations = (spread.standard_deviations[name] for name in names)
-        cells.append(["standard deviation of a seed", *(f"{x:.4f}" for x in deviations)])
-        recipes = "recipe" if spread.num_recipes == 1 else "recipes"
-        said = (
-            f"Less {rows[0].against}, as recipes: other seeds are counted in, by what they "
-            f"do to {spread.num_runs} runs of {spread.num_recipes} {recipes}; bold where "
-            "that leaves out 0:"
-        )
-        parts.append(f"{said}\n\n{_table(header, cells)}\n")
+    if cells:
+        parts.append(_recipe_table(rows[0], names, header, cells))
     return parts
 
 
-def _told(found: Estimate) -> str:
-    """Returns a difference with its interval, in bold where that leaves out 0."""
-    text = _interval(found, "+.3f")
-    told = found.low is not None and found.high is not None and found.low * found.high > 0
-    return f"**{text}**" if told else text
+def _recipe_table(
+    row: Row, names: Sequence[str], header: Sequence[str], cells: list[list[str]]
+) -> str:
+    """Returns the table of the differences between recipes, with its caption."""
+    spread = row.spread
+    assert spread is not None
+    deviations = (f"{spread.standard_deviations[name]:.4f}" for name in names)
+    cells = [*cells, ["standard deviation across seeds", *deviations]]
+    recipes = "recipe" if spread.num_recipes == 1 else "recipes"
+    caption = (
+        f"Difference of recipes: mean over seeds minus {row.baseline}. These intervals "
+        f"include the variance between seeds, estimated from {spread.num_runs} runs of "
+        f"{spread.num_recipes} {recipes}. Bold: the interval does not contain 0."
+    )
+    return f"{caption}\n\n{_table(header, cells)}\n"
+
+
+def _commands_table(rows: Sequence[Row]) -> str:
+    header = [
+        "run",
+        "predictions",
+        "seed",
+        "train / validation / test folds",
+        "trained by",
+        "command",
+    ]
+    cells = [
+        [
+            row.name,
+            _fingerprints(row),
+            _seeds(row),
+            row.runs[0].folds,
+            _trained_by(row),
+            f"`{row.command}`" if row.command else "",
+        ]
+        for row in rows
+    ]
+    return _table(header, cells)
+
+
+def _emphasize(difference: Estimate) -> str:
+    """Returns a difference with its interval, in bold if that does not contain 0."""
+    text = signed(difference)
+    if difference.low is None or difference.high is None:
+        return text
+    return f"**{text}**" if difference.low * difference.high > 0 else text
 
 
 def _minutes(row: Row) -> float:
@@ -210,21 +234,13 @@ def _trained_by(row: Row) -> str:
 
 
 def _fingerprints(row: Row) -> str:
-    return ", ".join(_fingerprint(run) for run in row.runs)
+    return ", ".join(map(_fingerprint, row.runs))
 
 
-def _fingerprint(run: Run) -> str:
-    return f"{run.sha256[:8]}{' (CHANGED since its report)' if run.changed else ''}"
-
-
-def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
+def _fingerprint(run: ComparedRun) -> str:
+    return f"{run.sha256[:8]}{' (CHANGED since its result)' if run.changed else ''}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _interval(found: Estimate, spec: str = ".3f") -> str:
-    return interval(dataclasses.asdict(found), spec)

@@ -1,173 +1,90 @@
-"""The answers that were surest and wrong, as pictures with what the network looked at."""
+"""The figure of the most confident errors, with Grad-CAM maps."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from skincnn.classes import describe
-from skincnn.inference.grad_cam import GradCam, Maps, overlay
-from skincnn.inference.predictions import arrays
-from skincnn.metrics.calibration import apply_temperature
-from skincnn.metrics.operating_points import find_targets
-from skincnn.metrics.sample import Labels
+from skincnn.evaluation.mistakes import Mistakes
+from skincnn.inference.grad_cam import overlay
+from skincnn.reporting.labels import full_name
 from skincnn.reporting.plots import ORANGE
 
-COUNT = 12
 COLUMNS = 3
-"""Pairs of pictures side by side."""
-PICTURE, GAP, HEAD, FOOT, TEXTS = 1.6, 0.25, 1.15, 0.3, 0.75
-"""Inches: a picture's width; between pairs; over and under all; over and under a pair."""
-ABOVE, BELOW = 34, 52
-"""Letters that fit a line over and under a pair."""
+"""Pairs of images in a row."""
+IMAGE, GAP, LINE = 1.6, 0.25, 0.17
+"""Inches: width of an image, gap between pairs, height of a line of text."""
+LINE_LENGTH = 45
+"""Characters of a line above or below a pair."""
 KEY = (
-    "Right of each picture: what spoke for the answer given (Grad-CAM, yellow: most).\n"
-    "MISSED: malignant, and called what is not."
+    "Right of each image: Grad-CAM, the regions that support the predicted class (yellow: "
+    "most).\nMISSED: a malignant lesion that is not predicted as malignant."
 )
+NO_MATH: dict[str, Any] = {"loc": "left", "parse_math": False}
+"""Two dollar signs in a name would start a formula."""
 
 
-def find_mistakes(
-    predictions: pd.DataFrame, class_names: Sequence[str], temperature: float, count: int
-) -> pd.DataFrame:
-    """Returns the wrong answers that were surest, at most one picture of a lesion.
-
-    Melanomas that were called benign come first and have up to half of the places (where
-    the classes know of no melanoma: what is malignant). The others are any mistakes. Both
-    parts are in the order of their confidence, then of the table.
+def plot_mistakes(mistakes: Mistakes, title: str) -> Figure:
+    """Draws each image beside its Grad-CAM map; missed malignant lesions have a frame.
 
     Args:
-        predictions: A predictions table.
-        class_names: The names of the classes, in order.
-        temperature: That of the calibration.
-        count: How many are wanted; there may be fewer.
-
-    Returns:
-        Columns position (the number of the row in `predictions`), image_id, label,
-        predicted, confidence (the calibrated probability of `predicted`) and
-        probability_of_label (that of `label`).
+        mistakes: One or more errors.
+        title: The predicted images, for the heading.
     """
-    y_true, y_prob = arrays(predictions, class_names)
-    calibrated = apply_temperature(y_prob, temperature)
-    y_pred, rows = y_prob.argmax(axis=1), np.arange(len(y_true))
-    answers = pd.DataFrame(
-        {
-            "position": rows,
-            "image_id": predictions["image_id"].to_numpy(),
-            "label": np.asarray(class_names)[y_true],
-            "predicted": np.asarray(class_names)[y_pred],
-            "confidence": calibrated[rows, y_pred],
-            "probability_of_label": calibrated[rows, y_true],
-            "lesion_id": predictions["lesion_id"].to_numpy(),
-            "missed": _missed(y_true, y_pred, class_names),
-        }
-    )
-    wrong = answers[y_true != y_pred]
-    wrong = wrong.sort_values("confidence", ascending=False, kind="stable")
-    first = wrong[wrong["missed"]].drop_duplicates("lesion_id").head(count // 2)
-    found = pd.concat([first, wrong]).drop_duplicates("lesion_id").head(count)
-    return found.drop(columns=["lesion_id", "missed"]).reset_index(drop=True)
-
-
-def draw_mistakes(
-    classifier: keras.Model,
-    images: npt.NDArray[np.uint8],
-    patients: npt.NDArray[np.float32] | None,
-    predictions: pd.DataFrame,
-    class_names: Sequence[str],
-    temperature: float,
-    title: str,
-    count: int = COUNT,
-) -> Figure | None:
-    """Draws the wrong answers that were surest, with maps of the classes that were said.
-
-    Args:
-        classifier: The model that made the predictions; see `GradCam`.
-        images: uint8 [num_images, height, width, 3], in the order of the table.
-        patients: What it was told of them, [num_images, num_fields], if anything.
-        predictions: A predictions table.
-        class_names: The names of the classes, in order.
-        temperature: That of the calibration.
-        title: What was predicted, for the heading.
-        count: How many mistakes to draw at most.
-
-    Returns:
-        None where there is no mistake.
-    """
-    mistakes = find_mistakes(predictions, class_names, temperature, count)
-    if mistakes.empty:
-        return None
-    rows = mistakes["position"].to_numpy()
-    shown = np.array(images[rows])
-    inputs = shown if patients is None else {"images": shown, "metadata": patients[rows]}
-    said = mistakes["predicted"].map({name: i for i, name in enumerate(class_names)})
-    maps = GradCam(classifier)(inputs, said.to_numpy())
-    known = describe(class_names)
-    malignant = [name for name in class_names if known[name].malignant]
-    return plot_mistakes(mistakes, shown, maps, title, malignant)
-
-
-def plot_mistakes(
-    mistakes: pd.DataFrame,
-    images: npt.NDArray[np.uint8],
-    maps: Maps,
-    title: str,
-    malignant: Collection[str],
-) -> Figure:
-    """Draws each picture beside itself under its map; missed malignant ones are framed.
-
-    Args:
-        mistakes: From `find_mistakes`, at least one.
-        images: Their pictures, [len(mistakes), height, width, 3].
-        maps: What spoke for the class that was said, [len(mistakes), height', width'].
-        title: What was predicted, for the heading.
-        malignant: The names of the malignant classes.
-    """
-    rows = -(-len(mistakes) // COLUMNS)
-    tall = PICTURE * images.shape[1] / images.shape[2]
-    width = COLUMNS * (2 * PICTURE + GAP) + GAP
-    height = HEAD + rows * (tall + TEXTS)
+    rows = list(mistakes.table.itertuples())
+    captions = [_caption(row) for row in rows]
+    above = LINE * (1 + max(text.count("\n") for text in captions)) + 0.1
+    head, texts = 1.0 + above, above + 2 * LINE + 0.1
+    image_height = IMAGE * mistakes.images.shape[1] / mistakes.images.shape[2]
+    num_rows = -(-len(rows) // COLUMNS)
+    width = COLUMNS * (2 * IMAGE + GAP) + GAP
+    height = head + num_rows * (image_height + texts) - above
     figure = Figure(figsize=(width, height))
-    figure.suptitle(f"{title}: the surest mistakes\n{KEY}", fontsize=12, y=1 - 0.1 / height)
-    # Places by hand: to have them found takes longer than all the rest.
+    heading = f"Most confident errors\n{title}\n{KEY}"
+    figure.suptitle(heading, fontsize=11, y=1 - 0.1 / height)
+    # Automatic layout takes longer than everything else.
     grid = figure.add_gridspec(
-        rows,
+        num_rows,
         COLUMNS,
         left=GAP / width,
         right=1 - GAP / width,
-        top=1 - HEAD / height,
-        bottom=FOOT / height,
-        wspace=GAP / (2 * PICTURE),
-        hspace=TEXTS / tall,
+        top=1 - head / height,
+        bottom=(texts - above) / height,
+        wspace=GAP / (2 * IMAGE),
+        hspace=texts / image_height,
     )
-    for number, mistake in enumerate(mistakes.itertuples()):
+    missed = find_missed(mistakes)
+    for number, row in enumerate(rows):
         cell = grid[divmod(number, COLUMNS)].subgridspec(1, 2, wspace=0.04)
-        pair = [figure.add_subplot(cell[0, half]) for half in range(2)]
-        missed = mistake.label in malignant and mistake.predicted not in malignant
-        _show(pair[0], images[number], missed)
-        _show(pair[1], overlay(images[number], maps[number]), missed)
-        _caption(pair[0], mistake, missed)
+        left, right = (figure.add_subplot(cell[0, half]) for half in range(2))
+        image = mistakes.images[number]
+        _show(left, image, missed[number])
+        _show(right, overlay(image, mistakes.maps[number]), missed[number])
+        left.set_title(captions[number], fontsize=9.5, pad=5, **NO_MATH)
+        left.set_xlabel(_below(row), fontsize=8, **NO_MATH)
+        if missed[number]:
+            _mark(left)
     return figure
 
 
-def _missed(
-    y_true: Labels, y_pred: Labels, class_names: Sequence[str]
-) -> npt.NDArray[np.bool_]:
-    """Returns which melanomas were called what is not malignant, [num_images]."""
-    targets = find_targets(class_names)
-    if not targets:
-        return np.zeros(len(y_true), bool)
-    called = targets["malignant"].positive(y_pred)
-    return targets.get("melanoma", targets["malignant"]).positive(y_true) & ~called
+def find_missed(mistakes: Mistakes) -> Sequence[bool]:
+    """Returns which errors are malignant lesions predicted as another kind of lesion."""
+    labels, predicted = (mistakes.table[name].tolist() for name in ("label", "predicted"))
+    known = describe({*labels, *predicted})
+    return [
+        bool(known[label].malignant) and not known[other].malignant
+        for label, other in zip(labels, predicted, strict=True)
+    ]
 
 
-def _show(axes: Any, image: npt.NDArray[np.uint8], framed: bool) -> None:
+def _show(axes: Axes, image: npt.NDArray[np.uint8], framed: bool) -> None:
     axes.imshow(image)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -175,29 +92,30 @@ def _show(axes: Any, image: npt.NDArray[np.uint8], framed: bool) -> None:
         spine.set(visible=framed, color=ORANGE, linewidth=4)
 
 
-def _caption(axes: Any, mistake: Any, missed: bool) -> None:
-    said = (
-        f"{mistake.label} called {mistake.predicted}, {_percent(mistake.confidence)} sure"
-    )
-    # Two dollars in a name would be a formula.
-    plain = {"loc": "left", "parse_math": False}
-    axes.set_title(textwrap.fill(said, ABOVE), fontsize=12, pad=5, **plain)
-    right = f"  ({mistake.label}: {_percent(mistake.probability_of_label)})"
-    image_id = _end(mistake.image_id, max(BELOW - len(right), 12))
-    axes.set_xlabel(image_id + right, fontsize=8, **plain)
-    if missed:
-        box = {"facecolor": ORANGE, "edgecolor": "none", "pad": 2.5}
-        place = {"x": 0.03, "y": 0.97, "va": "top", "transform": axes.transAxes}
-        axes.text(s="MISSED", color="white", weight="bold", fontsize=10, bbox=box, **place)
+def _caption(row: Any) -> str:
+    lines = f"True: {full_name(row.label)}", f"Predicted: {full_name(row.predicted)}"
+    return "\n".join(textwrap.fill(line, LINE_LENGTH) for line in lines)
+
+
+def _below(row: Any) -> str:
+    """Returns the image and the probabilities of the two classes."""
+    predicted, true = map(_percent, (row.confidence, row.probability_of_label))
+    return f"{_shorten(row.image_id)}\nProbability: predicted {predicted}, true {true}"
+
+
+def _mark(axes: Axes) -> None:
+    box = {"facecolor": ORANGE, "edgecolor": "none", "pad": 2.5}
+    style: dict[str, Any] = {"color": "white", "weight": "bold", "fontsize": 10}
+    axes.text(0.03, 0.97, "MISSED", va="top", transform=axes.transAxes, bbox=box, **style)
 
 
 def _percent(probability: float) -> str:
-    """Returns it in percent; nothing is certain."""
+    """Returns a probability in percent, never 0 or 100."""
     if probability >= 0.995:
         return "over 99 %"
     return f"{100 * probability:.0f} %" if probability >= 0.005 else "under 1 %"
 
 
-def _end(name: str, most: int) -> str:
-    """Returns a name of up to `most` letters, of a longer one its end."""
-    return name if len(name) <= most else f"...{name[3 - most :]}"
+def _shorten(name: str) -> str:
+    """Returns a name, or the end of a long one."""
+    return name if len(name) <= LINE_LENGTH else f"...{name[3 - LINE_LENGTH :]}"

@@ -1,103 +1,93 @@
-"""The model card: README.md with a head that the Hugging Face Hub reads."""
+"""The model card: README.md with metadata for the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from skincnn import classes
-from skincnn.config import Config
-from skincnn.reporting import report_text
+from skincnn.evaluation.results import SplitResult
 from skincnn.reporting.checklist import fill_checklist
-from skincnn.reporting.html import environment
+from skincnn.reporting.html import report_environment
+from skincnn.reporting.labels import interval_ends, metric_label
+from skincnn.reporting.load import RunResults
+from skincnn.reporting.report_text import find_melanoma
+from skincnn.reporting.training_text import data_label, dataset_id, model_label
 
 NON_COMMERCIAL = "CC BY-NC 4.0"
+TAGS = ("keras", "dermatology", "dermoscopy", "skin-lesion", "not-a-medical-device")
 HUB_METRICS = {
     "balanced_accuracy": "balanced_accuracy",
     "macro_f1": "f1",
     "accuracy": "accuracy",
     "macro_auc": "roc_auc",
 }
-"""Name in report.json to what the Hub calls it."""
+"""Name of a metric to its identifier on the Hub."""
 
 
-def render_card(report: Mapping[str, Any], config: Config) -> str:
+def render_card(results: RunResults) -> str:
     """Returns the model card as Markdown.
 
     After Mitchell et al., Model Cards for Model Reporting (2019).
-
-    Args:
-        report: The content of report.json.
-        config: The configuration.
     """
     return (
-        environment(autoescape=False)
+        report_environment(autoescape=False)
         .get_template("model_card.md.j2")
         .render(
-            report=report,
-            config=config,
-            content=report["splits"][report["headline"]],
-            head=head(report, config),
-            data=report_text.data_name(report),
-            non_commercial=NON_COMMERCIAL in report["attribution"],
-            classes=classes.describe(report["class_names"]),
-            checklist=fill_checklist(report, config),
+            results=results,
+            metadata=render_metadata(results),
+            non_commercial=NON_COMMERCIAL in results.info.attribution,
+            classes=classes.describe(results.info.class_names),
+            checklist=fill_checklist(results),
         )
     )
 
 
-def head(report: Mapping[str, Any], config: Config) -> str:
-    """Returns the YAML head between its lines of dashes.
+def render_metadata(results: RunResults) -> str:
+    """Returns the YAML block between lines of dashes.
 
-    Every value is JSON on one line, which YAML holds to be its own.
+    Every value is JSON in one line, which is valid YAML.
     See https://huggingface.co/docs/hub/model-cards.
     """
-    tags = ["keras", "dermatology", "dermatoscopy", "skin-lesion", "not-a-medical-device"]
-    published = bool(report["attribution"]) and not report["synthetic"]
+    info = results.info
+    published = bool(info.attribution) and not info.synthetic
+    scores = [_result(results, of) for of in results.splits.values() if of.split != "val"]
     entries = {
         "library_name": "keras",
         "pipeline_tag": "image-classification",
-        "license": "cc-by-nc-4.0" if NON_COMMERCIAL in report["attribution"] else "unknown",
-        **({"datasets": [report_text.data_id(report)]} if published else {}),
+        "license": "cc-by-nc-4.0" if NON_COMMERCIAL in info.attribution else "unknown",
+        **({"datasets": [dataset_id(results)]} if published else {}),
         "metrics": list(HUB_METRICS.values()),
-        "tags": [*tags, "synthetic-data"] if report["synthetic"] else tags,
-        "model-index": [
-            {
-                "name": "skincnn "
-                f"{report_text.backbone_name(report, config.model.backbone)} "
-                f"on {report_text.data_name(report)}",
-                "results": [
-                    _result(report, split) for split in report["splits"] if split != "val"
-                ],
-            }
-        ],
+        "tags": [*TAGS, "synthetic-data"] if info.synthetic else list(TAGS),
+        "model-index": [{"name": f"skincnn {model_label(results)}", "results": scores}],
     }
     lines = [f"{key}: {json.dumps(value)}" for key, value in entries.items()]
     return "\n".join(["---", *lines, "---"])
 
 
-def _result(report: Mapping[str, Any], split: str) -> dict[str, Any]:
-    """Returns an entry of the model index: what was scored on what, and the scores."""
-    content = report["splits"][split]
-    named = [
-        (kind, report_text.label(name), content["metrics"][name])
-        for name, kind in HUB_METRICS.items()
+def _result(results: RunResults, result: SplitResult) -> dict[str, object]:
+    """Returns an entry of the model index: task, dataset and scores."""
+    scores = [
+        (hub_name, metric_label(name), result.metrics[name])
+        for name, hub_name in HUB_METRICS.items()
     ]
-    melanomas = report_text.find_melanomas(content)
-    if melanomas is not None:
-        named.append(("recall", "melanoma recall", melanomas.recall))
-    kind = "synthetic" if report["synthetic"] else report_text.data_id(report)
+    melanoma = find_melanoma(result)
+    if melanoma is not None:
+        scores.append(("recall", "melanoma recall", melanoma.recall))
+    dataset = {
+        "name": data_label(results),
+        "type": "synthetic" if results.info.synthetic else dataset_id(results),
+        "split": result.split,
+    }
     return {
         "task": {"type": "image-classification", "name": "Image Classification"},
-        "dataset": {"name": report_text.data_name(report), "type": kind, "split": split},
+        "dataset": dataset,
         "metrics": [
             {
-                "type": kind,
-                "name": f"{name} [{report_text.interval_ends(found)}]",
-                "value": found["value"],
+                "type": hub_name,
+                "name": f"{label} [{interval_ends(score)}]",
+                "value": score.value,
             }
-            for kind, name, found in named
-            if found["value"] is not None
+            for hub_name, label, score in scores
+            if score.value is not None
         ],
     }

@@ -1,84 +1,131 @@
-"""The report: figures, report.json, and the page."""
+"""The report of a run directory: figures, report.html, the model card, a summary."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from skincnn.config import Config
-from skincnn.files import replacing, write_json, write_text
+from skincnn.evaluation.mistakes import Mistakes, mistakes_path
+from skincnn.evaluation.results import SplitResult
+from skincnn.files import replacing, write_text
 from skincnn.inference.predictions import arrays
 from skincnn.metrics.calibration import apply_temperature, reliability
-from skincnn.metrics.operating_points import decision_curve, find_targets
-from skincnn.reporting import plots
-from skincnn.reporting.html import render_page
+from skincnn.metrics.operating_points import HEADLINE_POINT, decision_curve, find_targets
+from skincnn.reporting import evaluation_plots as plots
+from skincnn.reporting.html import render_html
+from skincnn.reporting.labels import (
+    corruption_label,
+    interval,
+    metric_label,
+    signed,
+    split_label,
+    variant_label,
+)
+from skincnn.reporting.load import RunResults, load_results
+from skincnn.reporting.mistakes import plot_mistakes
 from skincnn.reporting.model_card import render_card
+from skincnn.reporting.plots import plot_learning_curves, to_png
 from skincnn.reporting.report_text import (
     SUMMARY_METRICS,
-    SUMMARY_POINT,
-    interval,
-    leak,
-    way_name,
-    way_scores,
+    SYNTHETIC,
+    describe_counts,
+    describe_missing_classes,
+    variant_scores,
+    worst_corruption,
+)
+from skincnn.reporting.training_text import (
+    data_label,
+    describe_leakage,
+    describe_split_by_image,
 )
 
 
-def draw_figures(
-    report: dict[str, Any],
-    predictions: Mapping[str, pd.DataFrame],
-    history: pd.DataFrame | None,
-) -> dict[str, Figure]:
-    """Returns every figure of a report by its name, `<what>_<split>` where it is of one.
+def render_report(workdir: Path, headline: str = "") -> Path:
+    """Writes figures/*.png, report.html and README.md of a run directory.
+
+    The same results give the same files. Figures of results that no longer exist are
+    deleted.
 
     Args:
-        report: All of report.json.
-        predictions: Split to its table.
-        history: The rows of history.csv, for the learning curves.
+        workdir: The run directory, with its results and predictions.
+        headline: The split to show first; see `load_results`.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        ConfigError: See `load_results` and `RunResults.read_predictions`.
+        DataError: A predictions table is missing or damaged.
     """
-    names = report["class_names"]
+    results = load_results(workdir, headline)
+    figures = {name: to_png(figure) for name, figure in draw_figures(results).items()}
+    folder = workdir / "figures"
+    for name, png in figures.items():
+        with replacing(folder / f"{name}.png") as temporary:
+            temporary.write_bytes(png)
+    for path in folder.glob("*.png"):
+        if path.stem not in figures:
+            path.unlink()
+    path = workdir / "report.html"
+    write_text(path, render_html(results, figures))
+    write_text(workdir / "README.md", render_card(results))
+    return path
+
+
+def draw_figures(results: RunResults) -> dict[str, Figure]:
+    """Returns the figures of a report by their names, as "roc_test"."""
     figures = {}
-    if history is not None:
-        figures["learning_curves"] = plots.plot_learning_curves(
-            history, report["best_epoch"], figure_title(report)
+    if results.history is not None:
+        figures["learning_curves"] = plot_learning_curves(
+            results.history, results.info.best_epoch, figure_title(results)
         )
-    for split, table in predictions.items():
-        content = report["splits"][split]
-        title = figure_title(report, split)
-        drawn = {
-            "confusion_matrix": plots.plot_confusion_matrix(
-                np.array(content["confusion_matrix"]), names, title
-            )
-        }
-        if split != "val":  # whose curves would flatter
-            drawn |= _draw_curves(report, content, table, title)
+    for split, result in results.splits.items():
+        drawn = _draw_split(results, result)
         figures |= {f"{name}_{split}": figure for name, figure in drawn.items()}
-    spoilt = report.get("corruptions")
-    if spoilt:
-        split = spoilt["split"]
-        title = f"Spoilt pictures. {figure_title(report, split)}"
-        figures[f"corruptions_{split}"] = plots.plot_corruptions(spoilt, title)
+    if results.corruptions is not None:
+        split = results.headline.split
+        figures[f"corruptions_{split}"] = plots.plot_corruptions(
+            results.corruptions, figure_title(results, results.headline)
+        )
     return figures
 
 
-def figure_title(report: dict[str, Any], split: str = "") -> str:
-    """Returns which pictures a figure is about: all, or those of a split."""
-    pictures = "SYNTHETIC pictures" if report["synthetic"] else report["dataset"]
-    return f"{pictures}, {split}: {report['splits'][split]['fold']}" if split else pictures
+def figure_title(results: RunResults, result: SplitResult | None = None) -> str:
+    """Returns the images that a figure is about: of the dataset, or of a split."""
+    images = "SYNTHETIC images" if results.info.synthetic else data_label(results)
+    return images if result is None else f"{images}, {split_label(result)}"
 
 
-def _draw_curves(
-    report: dict[str, Any], content: dict[str, Any], table: pd.DataFrame, title: str
-) -> dict[str, Figure]:
-    """Returns the figures of a split that is more than a table of counts."""
-    names = report["class_names"]
+def _draw_split(results: RunResults, result: SplitResult) -> dict[str, Figure]:
+    """Returns the figures of a split; of validation only the confusion matrix."""
+    title = figure_title(results, result)
+    confusion = np.array(result.confusion_matrix)
+    figures = {
+        "confusion_matrix": plots.plot_confusion_matrix(
+            confusion, result.class_names, title
+        )
+    }
+    if result.split == "val":  # its curves would be optimistic
+        return figures
+    figures |= _draw_curves(result, results.read_predictions(result.split), title)
+    if any(group.scores for group in result.subgroups):
+        accuracy = result.metrics["accuracy"].value
+        figures["subgroups"] = plots.plot_subgroups(result.subgroups, accuracy, title)
+    mistakes = mistakes_path(results.workdir, result.split)
+    if mistakes.is_file():
+        figures["mistakes"] = plot_mistakes(Mistakes.read(mistakes), title)
+    return figures
+
+
+def _draw_curves(result: SplitResult, table: pd.DataFrame, title: str) -> dict[str, Figure]:
+    """Returns the figures that need the predictions of a split."""
+    names = result.class_names
     y_true, y_prob = arrays(table, names)
-    calibrated = apply_temperature(y_prob, report["temperature"])
-    drawn = {
+    calibrated = apply_temperature(y_prob, result.temperature)
+    figures = {
         "roc": plots.plot_roc_curves(y_true, y_prob, names, title),
         "precision_recall": plots.plot_precision_recall_curves(
             y_true, y_prob, names, title
@@ -86,7 +133,7 @@ def _draw_curves(
         "reliability": plots.plot_reliability(
             pd.DataFrame(reliability(y_true, y_prob)),
             pd.DataFrame(reliability(y_true, calibrated)),
-            report["temperature"],
+            result.temperature,
             title,
         ),
     }
@@ -98,99 +145,61 @@ def _draw_curves(
         if target.positive(y_true).any()
     }
     if curves:
-        drawn["decision_curve"] = plots.plot_decision_curves(curves, title)
-    if any(group["scores"] for group in content["subgroups"]):
-        accuracy = content["metrics"]["accuracy"]["value"]
-        drawn["subgroups"] = plots.plot_subgroups(content["subgroups"], accuracy, title)
-    return drawn
+        figures["decision_curve"] = plots.plot_decision_curves(curves, title)
+    return figures
 
 
-def summary(report: dict[str, Any]) -> str:
-    """Returns the scores of a report as lines for the terminal."""
-    lines = []
-    if report["synthetic"]:
-        lines.append("SYNTHETIC pictures: these scores say nothing about skin lesions.")
-    if report["split_by"] == "image":
+def summary(results: RunResults) -> str:
+    """Returns the scores as lines for the terminal."""
+    lines = [SYNTHETIC if results.info.synthetic else "", describe_split_by_image(results)]
+    for result in results.splits.values():
+        lines += _summarize_split(result)
+    for variant in results.variants:
+        views = variant.cost.num_views
         lines.append(
-            "SPLIT BY IMAGE: "
-            f"{report['audit']['share_test_images']:.0%} of the test pictures show a "
-            "lesion that the model was trained on; these scores are inflated."
+            f"{variant_label(variant)} on the {split_label(variant)}"
+            f"{f', {views} views' if views > 1 else ''}, {variant.cost.relative:.1f} times "
+            "the time; score and difference from the model as is"
         )
-    for split, content in report["splits"].items():
+        lines += [
+            f"  {name:<18} {interval(score)}, {signed(difference)}"
+            for name, score, difference in variant_scores(variant)
+        ]
+    if results.corruptions is not None:
+        clean = results.corruptions.clean.balanced_accuracy
+        worst = worst_corruption(results.corruptions)
         lines.append(
-            f"{split} ({content['fold']}, {content['num_images']} pictures of "
-            f"{content['num_lesions']} lesions)"
+            f"corrupted images: balanced accuracy {interval(clean)} drops to "
+            f"{interval(worst.scores.balanced_accuracy)} in the worst case "
+            f"({corruption_label(worst.name)}, severity {worst.severity})"
         )
-        if leak(content):
-            lines.append(f"  {leak(content)}")
-        for name in SUMMARY_METRICS:
-            value = content["metrics"][name]
-            lines.append(f"  {name.replace('_', ' '):<18} {interval(value)}")
-        recalls = ", ".join(
-            f"{name} {of['recall']['value']:.2f}"
-            for name, of in content["classes"].items()
-            if of["num_images"]
-        )
-        lines.append(f"  recall             {recalls}")
-        for target, of in content["targets"].items():
-            rates = of["operating_points"][SUMMARY_POINT]
-            if "sensitivity" in rates:
-                lines.append(
-                    f"  {target:<18} sensitivity {interval(rates['sensitivity'])} at the "
-                    f"threshold of {SUMMARY_POINT} on validation"
-                )
-        if of := content.get("refer"):
+    return "\n".join(line for line in lines if line)
+
+
+def _summarize_split(result: SplitResult) -> list[str]:
+    """Returns the scores of a split as lines; some may be empty."""
+    lines = [f"{split_label(result)}: {describe_counts(result)}"]
+    if describe_leakage(result):
+        lines.append(f"  {describe_leakage(result)}")
+    for name in SUMMARY_METRICS:
+        lines.append(f"  {metric_label(name):<18} {interval(result.metrics[name])}")
+    recalls = ", ".join(
+        f"{name} {recall:.2f}"
+        for name, of in result.classes.items()
+        if (recall := of.scores["recall"].value) is not None
+    )
+    lines.append(f"  recall             {recalls}")
+    for name, target in result.targets.items():
+        rates = target.operating_points[HEADLINE_POINT.key].rates
+        if rates:
             lines.append(
-                f"  refer, as served   {interval(of['referred'])} of the pictures; "
-                f"sensitivity {interval(of['sensitivity'])} for malignant"
+                f"  {name:<18} sensitivity {interval(rates['sensitivity'])} at the "
+                f"validation threshold for {HEADLINE_POINT.text}"
             )
-        if content["missing_classes"]:
-            lines.append(
-                f"  no picture of      {', '.join(content['missing_classes'])}: means are "
-                "over the other classes"
-            )
-    for variant in report.get("variants", ()):
-        views = variant["num_views"]
-        seen = f"{views} views, " if views > 1 else ""
+    if triage := result.triage:
         lines.append(
-            f"{seen}{way_name(variant)} ({variant['split']}), {variant['cost']:.1f} times "
-            "the time; behind each score what it gains over the plain answer"
+            f"  referral rule      refers {interval(triage.referred)} of the images; "
+            f"sensitivity {interval(triage.rates['sensitivity'])} for malignant lesions"
         )
-        for name, score, gained in way_scores(variant):
-            lines.append(f"  {name:<18} {score}, {gained}")
-    if report.get("corruptions"):
-        clean = report["corruptions"]["clean"]["balanced_accuracy"]["value"]
-        worst = min(
-            report["corruptions"]["rows"], key=lambda row: row["difference"]["value"]
-        )
-        lines.append(
-            f"spoilt pictures: balanced accuracy {clean:.3f} falls at worst to "
-            f"{interval(worst['balanced_accuracy'])} ({worst['name'].replace('_', ' ')}, "
-            f"severity {worst['severity']})"
-        )
-    if report.get("dropped"):
-        lines.append(
-            "no longer in the report, being of another model or headline: "
-            f"{', '.join(report['dropped'])}"
-        )
-    return "\n".join(lines)
-
-
-def write_report(
-    workdir: Path, report: dict[str, Any], config: Config, figures: dict[str, Figure]
-) -> None:
-    """Writes figures/*.png, report.json, report.html and README.md, the model card.
-
-    Args:
-        workdir: The folder to write to.
-        report: The content of report.json.
-        config: The configuration, which the page shows.
-        figures: From `draw_figures`.
-    """
-    pictures = {name: plots.to_png(figure) for name, figure in figures.items()}
-    for name, png in pictures.items():
-        with replacing(workdir / "figures" / f"{name}.png") as temporary:
-            temporary.write_bytes(png)
-    write_json(workdir / "report.json", report)
-    write_text(workdir / "report.html", render_page(report, config, pictures))
-    write_text(workdir / "README.md", render_card(report, config))
+    missing = describe_missing_classes(result)
+    return [*lines, f"  {missing}"] if missing else lines

@@ -1,0 +1,6 @@
+"""`skincnn report` from a checkout."""
+
+from skincnn.cli.main import run
+
+if __name__ == "__main__":
+    run("report")

@@ -1,0 +1,42 @@
+"""Renders the reports of runs again from their results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from skincnn.cli import common
+from skincnn.errors import ConfigError
+from skincnn.files import locked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Renders report.html, figures/ and the model card README.md of evaluated runs again.
+
+    They are rendered from the files in results/ and predictions/. No model or dataset is
+    needed, and no score changes.
+
+    For example:
+      python scripts/report.py runs/mobilenet_160
+      python scripts/report.py runs/mobilenet_160 --headline test_official
+    """
+
+    workdirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Directories of runs, ensembles or cross-validations."""
+    headline: str = ""
+    """The evaluated split that the report shows first, such as test_official. Default:
+    test, or out_of_fold for a cross-validation."""
+
+
+def command() -> None:
+    """Parses the arguments, renders the reports, and prints the scores."""
+    arguments = tyro.cli(Arguments)
+    if not arguments.workdirs:
+        raise ConfigError("Give the directory of a run, such as runs/quickstart.")
+    common.load_tensorflow()
+    for workdir in arguments.workdirs:
+        with locked(workdir):
+            common.show_report(workdir, arguments.headline)

@@ -1,0 +1,369 @@
+"""Figures of the results of an evaluation."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from skincnn.classes import describe
+from skincnn.evaluation.results import CorruptionResult, SubgroupScores
+from skincnn.metrics.classification import (
+    auc_per_class,
+    average_precision_per_class,
+)
+from skincnn.metrics.sample import Floats, Labels, Sample
+from skincnn.reporting.labels import (
+    attribute_label,
+    class_label,
+    corruption_label,
+    value_label,
+)
+from skincnn.reporting.plots import BLUE, GRAY, ORANGE
+
+MAX_DECISION_THRESHOLD = 0.5
+"""Few would wait with a biopsy until melanoma is more probable than not."""
+LINE_LENGTH = 22
+"""Characters of a line of a class label."""
+LINE_HEIGHT = 0.17
+"""Inches."""
+
+
+def plot_confusion_matrix(
+    confusion: npt.NDArray[Any], class_names: Sequence[str], title: str
+) -> Figure:
+    """Draws counts, and below each its share of the true class, which is also the color.
+
+    Args:
+        confusion: Counts [num_classes, num_classes]; rows are true classes.
+        class_names: Names of the classes, in order.
+        title: The predicted images, for the heading.
+    """
+    totals = confusion.sum(axis=1, keepdims=True)
+    shares = np.divide(
+        confusion, totals, out=np.zeros_like(confusion, float), where=totals > 0
+    )
+    figure = Figure(figsize=(9.2, 8.2), layout="constrained")
+    axes = figure.add_subplot()
+    colors = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        count = int(confusion[row, column])
+        percent = f"{100 * share:.0f} %" if share >= 0.005 else "< 1 %"
+        axes.text(
+            column,
+            row,
+            f"{count}\n{percent}" if count else "0",
+            ha="center",
+            va="center",
+            fontsize=12 if count else 10,
+            color="white" if share > 0.55 else "black" if count else GRAY,
+        )
+    ticks = range(len(class_names))
+    columns = [_wrap(name) for name in class_names]
+    rows = [f"{of}\nn = {int(n)}" for of, n in zip(columns, totals[:, 0], strict=True)]
+    axes.set_xticks(
+        ticks, columns, fontsize=11, rotation=45, ha="right", rotation_mode="anchor"
+    )
+    axes.set_yticks(ticks, rows, fontsize=11)
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        _style_classes(labels, class_names)
+    axes.set_xlabel("predicted class", fontsize=12)
+    axes.set_ylabel("true class", fontsize=12)
+    axes.set_title(f"Confusion matrix\n{title}", fontsize=13)
+    bar = figure.colorbar(colors, ax=axes, shrink=0.8)
+    bar.set_label("share of the true class", fontsize=12)
+    return figure
+
+
+def plot_roc_curves(
+    y_true: Labels, y_prob: Floats, class_names: Sequence[str], title: str
+) -> Figure:
+    """Draws the ROC curve of each class against all others, in a panel of its own.
+
+    Args:
+        y_true: Integer labels [num_images].
+        y_prob: Probabilities [num_images, num_classes].
+        class_names: Names of the classes, in order.
+        title: The predicted images, for the heading.
+    """
+    sample = Sample(y_true, y_prob)
+    aucs = auc_per_class(sample)
+    texts = [f"AUC {auc:.2f}" for auc in aucs]
+    figure, panels = _panels(class_names, y_true, texts, f"ROC curves\n{title}")
+    for (true, false), auc, axes in zip(sample.curves, aucs, panels, strict=True):
+        if not np.isnan(auc):
+            axes.plot(false / false[-1], true / true[-1], color=BLUE, linewidth=2)
+        axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":")
+    figure.supxlabel("1 - specificity", fontsize=12)
+    figure.supylabel("sensitivity", fontsize=12)
+    return figure
+
+
+def plot_precision_recall_curves(
+    y_true: Labels, y_prob: Floats, class_names: Sequence[str], title: str
+) -> Figure:
+    """Draws the precision-recall curve of each class, in a panel of its own.
+
+    Args:
+        y_true: Integer labels [num_images].
+        y_prob: Probabilities [num_images, num_classes].
+        class_names: Names of the classes, in order.
+        title: The predicted images, for the heading.
+    """
+    sample = Sample(y_true, y_prob)
+    averages = average_precision_per_class(sample)
+    texts = [f"AP {average:.2f}" for average in averages]
+    heading = f"Precision-recall curves (AP: average precision)\n{title}"
+    figure, panels = _panels(class_names, y_true, texts, heading)
+    for (true, false), average, axes in zip(sample.curves, averages, panels, strict=True):
+        if not np.isnan(average):
+            precision = true[1:] / (true + false)[1:]
+            axes.step(true[1:] / true[-1], precision, color=BLUE, linewidth=2, where="pre")
+        axes.axhline(true[-1] / len(y_true), color=GRAY, linestyle=":")
+    figure.supxlabel("recall (dotted line: prevalence of the class)", fontsize=12)
+    figure.supylabel("precision", fontsize=12)
+    return figure
+
+
+def plot_reliability(
+    before: pd.DataFrame, after: pd.DataFrame, temperature: float, title: str
+) -> Figure:
+    """Draws reliability diagrams before and after temperature scaling.
+
+    Args:
+        before: From `calibration.reliability`, of the probabilities of the model.
+        after: The same after temperature scaling.
+        temperature: The temperature.
+        title: The predicted images, for the heading.
+    """
+    figure = Figure(figsize=(8.6, 5.1), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
+    figure.suptitle(f"Reliability diagram\n{title}", fontsize=12)
+    grid = figure.subplots(
+        2, 2, sharex=True, sharey="row", gridspec_kw={"height_ratios": [3, 1]}
+    )
+    headings = (
+        "before temperature scaling",
+        f"after temperature scaling (T = {temperature:.2f})",
+    )
+    for column, bins, heading in zip(grid.T, (before, after), headings, strict=True):
+        _draw_reliability(column[0], column[1], bins)
+        column[0].set_title(heading, fontsize=12)
+    grid[0, 0].set_ylabel("accuracy", fontsize=11)
+    grid[1, 0].set_ylabel("images", fontsize=11)
+    return figure
+
+
+def _draw_reliability(upper: Axes, lower: Axes, bins: pd.DataFrame) -> None:
+    """Draws the accuracy and, below it, the number of images of each bin."""
+    filled = bins[bins["num_images"] > 0]
+    upper.plot([0, 1], [0, 1], color=GRAY, linestyle=":")
+    upper.plot(
+        filled["confidence"], filled["accuracy"], color=BLUE, marker="o", linewidth=2
+    )
+    upper.grid(alpha=0.3)
+    upper.set_ylim(0, 1)
+    lower.bar(
+        bins["low"],
+        bins["num_images"],
+        bins["high"] - bins["low"],
+        align="edge",
+        color=BLUE,
+        edgecolor="white",
+    )
+    lower.set_xlim(0, 1)
+    lower.set_xlabel("confidence (largest probability)", fontsize=11)
+
+
+def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """Draws the net benefit of treating by the model, of treating all, and none.
+
+    Args:
+        curves: Name of a target to `operating_points.decision_curve`.
+        title: The predicted images, for the heading.
+    """
+    figure = Figure(figsize=(4.5 * len(curves), 4.0), layout="constrained")
+    figure.suptitle(f"Decision curves\n{title}", fontsize=12)
+    grid = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (name, curve) in zip(grid, curves.items(), strict=True):
+        low = curve[curve["threshold"] <= MAX_DECISION_THRESHOLD]
+        axes.plot(low["threshold"], low["model"], color=BLUE, linewidth=2, label="model")
+        axes.plot(
+            low["threshold"], low["all"], color=ORANGE, linestyle="--", label="treat all"
+        )
+        axes.axhline(0, color=GRAY, linestyle=":", label="treat none")
+        top = max(float(low["model"].max()), float(low["all"].max()), 0.01)
+        axes.set_ylim(-0.25 * top, 1.1 * top)
+        axes.set_title(name if name == "melanoma" else "malignant lesions", fontsize=12)
+        axes.set_xlabel("threshold probability", fontsize=11)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=10, loc="upper right")
+    grid[0].set_ylabel("net benefit per image", fontsize=11)
+    return figure
+
+
+def plot_subgroups(
+    subgroups: Sequence[SubgroupScores], overall: float | None, title: str
+) -> Figure:
+    """Draws the accuracy of each subgroup with its interval.
+
+    Args:
+        subgroups: Those without scores are left out.
+        overall: The accuracy of all images.
+        title: The predicted images, for the heading.
+    """
+    rows = [group for group in subgroups if group.scores]
+    labels = [
+        f"{attribute_label(group.attribute)}: {value_label(group.value)} "
+        f"(n = {group.num_images})"
+        for group in rows
+    ]
+    # As narrow as the labels allow, to be readable on a phone.
+    width = 3.0 + 0.075 * max(map(len, labels))
+    height = 1.4 + 0.27 * max(len(rows), 3)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(rows))[::-1]
+    for place, group in zip(places, rows, strict=True):
+        score = group.scores["accuracy"]
+        if score.low is not None and score.high is not None:
+            axes.plot([score.low, score.high], [place, place], color=BLUE, linewidth=2)
+        if score.value is not None:
+            axes.plot(score.value, place, "s", color=BLUE, markersize=6, clip_on=False)
+    if overall is not None:
+        axes.axvline(overall, color=ORANGE, linestyle="--", label="all images")
+    axes.set_yticks(places, labels, fontsize=10, parse_math=False)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("accuracy with confidence interval", fontsize=11)
+    figure.suptitle(f"Accuracy of subgroups\n{title}", fontsize=12)
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(fontsize=10, loc="outside lower right")
+    return figure
+
+
+def plot_corruptions(result: CorruptionResult, title: str) -> Figure:
+    """Draws heat maps of scores: a row for each corruption, a column for each severity.
+
+    One map shows balanced accuracy and, if it is known, one melanoma sensitivity. The first
+    column is that of the clean images.
+
+    Args:
+        result: The scores.
+        title: The corrupted images, for the heading.
+    """
+    headings = {"balanced_accuracy": "balanced accuracy"}
+    sensitivity = result.clean.melanoma_sensitivity
+    if sensitivity is not None and sensitivity.value is not None:
+        headings["melanoma_sensitivity"] = "melanoma sensitivity"
+    names = list(dict.fromkeys(row.name for row in result.rows))
+    size = (1.9 + 4.6 * len(headings), 1.8 + 0.4 * len(names))
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(f"Corrupted images\n{title}", fontsize=13)
+    panels = figure.subplots(1, len(headings), sharey=True, squeeze=False)[0]
+    for axes, (score, heading) in zip(panels, headings.items(), strict=True):
+        values = [
+            [
+                getattr(scores, score).value
+                for scores in (
+                    result.clean,
+                    *(row.scores for row in result.rows if row.name == name),
+                )
+            ]
+            for name in names
+        ]
+        _heat_map(axes, np.array(values, float))
+        axes.set_title(heading, fontsize=12)
+        axes.set_xlabel("severity", fontsize=12)
+    panels[0].set_yticks(
+        range(len(names)), [corruption_label(name) for name in names], fontsize=12
+    )
+    return figure
+
+
+def _heat_map(axes: Axes, values: npt.NDArray[np.float64]) -> None:
+    """Draws scores in 0..1, [rows, 1 + severities], and the number in each cell."""
+    highest = max(float(values.max()), 0.01)
+    axes.imshow(values, cmap="viridis", vmin=0, vmax=highest, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        axes.text(
+            column,
+            row,
+            f"{value:.2f}",
+            ha="center",
+            va="center",
+            fontsize=12,
+            color="white" if value < 0.6 * highest else "black",
+        )
+    axes.axvline(0.5, color="white", linewidth=4)
+    axes.set_xticks(
+        range(values.shape[1]), ["clean", *range(1, values.shape[1])], fontsize=12
+    )
+
+
+def _panels(
+    class_names: Sequence[str], y_true: Labels, scores: Sequence[str], title: str
+) -> tuple[Figure, list[Axes]]:
+    """Returns a figure, and a panel of the unit square for each class.
+
+    Args:
+        class_names: Names of the classes, in order.
+        y_true: Integer labels [num_images].
+        scores: The score of each class, for the heading of its panel.
+        title: The heading of the figure.
+    """
+    columns = min(4, len(class_names))
+    rows = -(-len(class_names) // columns)
+    counts = [int((y_true == index).sum()) for index in range(len(class_names))]
+    headings = [
+        f"{_wrap(name)}\n{f'n = {count}, {score}' if count else 'no images'}"
+        for name, count, score in zip(class_names, counts, scores, strict=True)
+    ]
+    heading = LINE_HEIGHT * max(text.count("\n") + 1 for text in headings) + 0.1
+    width, height = 2.4 * columns + 0.6, (2.2 + heading) * rows + 1.2
+    figure = Figure(figsize=(width, height))
+    # Automatic layout takes longer than everything else.
+    figure.subplots_adjust(
+        left=0.85 / width,
+        right=1 - 0.15 / width,
+        bottom=0.6 / height,
+        top=1 - (0.6 + heading) / height,
+        wspace=0.12,
+        hspace=(heading + 0.05) / 2.2,
+    )
+    figure.suptitle(title, fontsize=12)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    panels = list(grid.flat)
+    for number in range(len(class_names), len(panels)):
+        panels[number].set_axis_off()
+        if number >= columns:
+            panels[number - columns].tick_params(labelbottom=True)
+    panels = panels[: len(class_names)]
+    for axes, text in zip(panels, headings, strict=True):
+        axes.set_title(text, fontsize=10)
+        axes.set_xticks([0, 0.5, 1])
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.grid(alpha=0.3)
+    _style_classes([axes.title for axes in panels], class_names)
+    return figure, panels
+
+
+def _wrap(class_name: str) -> str:
+    """Returns the label of a class in lines of a few words."""
+    return textwrap.fill(class_label(class_name), LINE_LENGTH, break_long_words=False)
+
+
+def _style_classes(texts: Sequence[Text], class_names: Sequence[str]) -> None:
+    """Sets melanoma in bold, and class names without mathematical notation."""
+    known = describe(class_names)
+    for text, name in zip(texts, class_names, strict=True):
+        text.set_parse_math(False)
+        if known[name].name == "mel":
+            text.set_fontweight("bold")

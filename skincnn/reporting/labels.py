@@ -1,0 +1,166 @@
+"""Names and numbers in the words of a reader: classes, metrics, splits, intervals."""
+
+from __future__ import annotations
+
+from skincnn.classes import describe
+from skincnn.evaluation.results import SplitResult
+from skincnn.inference.logit_adjustment import ADJUSTED, unadjusted_name
+from skincnn.metrics.bootstrap import Estimate
+
+UNDEFINED = "not defined"
+"""A score that does not exist for these images, such as the recall of a missing class."""
+TOO_FEW = "too few lesions"
+"""In place of an interval."""
+METRIC_LABELS = {
+    "macro_auc_above_80_sensitivity": "macro AUC above 80 % sensitivity",
+    "isic_score": "ISIC 2018 score",
+    "brier": "Brier score",
+    "adaptive_ece": "adaptive ECE",
+    "calibrated_ece": "ECE after temperature scaling",
+}
+"""Metrics whose label is not their name with capitals."""
+CAPITALS = {"auc": "AUC", "ece": "ECE", "f1": "F1"}
+SPLIT_LABELS = {
+    "val": "validation split",
+    "test": "test split",
+    "test_official": "official test split",
+    "validation_official": "official validation split",
+}
+ATTRIBUTE_LABELS = {"site": "body site", "ground truth by": "ground truth"}
+"""Attributes of subgroups whose label is not their name."""
+VALUE_LABELS = {
+    "histo": "histopathology",
+    "follow_up": "follow-up",
+    "consensus": "expert consensus",
+    "confocal": "confocal microscopy",
+}
+"""Values of the attribute "ground truth by"."""
+
+CORRUPTION_LABELS = {
+    "blur": "Gaussian blur",
+    "motion": "motion blur",
+    "jpeg": "JPEG compression",
+}
+"""Corruptions whose label is not their name."""
+
+
+def full_name(class_name: str) -> str:
+    """Returns the name of a class without its short name."""
+    described = describe([class_name])[class_name].full_name
+    return class_name if described.lower() == class_name.lower() else described
+
+
+def class_label(class_name: str) -> str:
+    """Returns "melanoma (mel)"; the name of an unknown class as it is."""
+    full = full_name(class_name)
+    return full if full == class_name else f"{full} ({class_name})"
+
+
+def metric_label(name: str) -> str:
+    """Returns "macro F1" for "macro_f1"."""
+    words = (CAPITALS.get(word, word) for word in name.split("_"))
+    return METRIC_LABELS.get(name, " ".join(words))
+
+
+def point_label(key: str) -> str:
+    """Returns "specificity ≥ 90 %" for the operating point "specificity=0.90"."""
+    metric, minimum = key.split("=")
+    return f"{metric} ≥ {100 * float(minimum):.0f} %"
+
+
+def split_label(result: SplitResult) -> str:
+    """Returns "test split (fold 9)"."""
+    label = SPLIT_LABELS.get(result.split, result.stored_in)
+    if result.split not in ("val", "test"):
+        return label
+    # Pooled validation folds have a description of their own.
+    is_fold = result.stored_in.startswith("fold")
+    return f"{label} ({result.stored_in})" if is_fold else result.stored_in
+
+
+def split_role(result: SplitResult) -> str:
+    """Returns how a split was used, as a sentence; "" if it leaks."""
+    if result.split == "val":
+        return (
+            "The epoch, the temperature and the thresholds were chosen on these images, so "
+            "their scores are optimistic."
+        )
+    if result.split == "out_of_fold":
+        return (
+            "The epochs, the temperature and the thresholds were chosen on validation "
+            "folds, which are test folds of other models."
+        )
+    if result.leakage is not None and result.leakage.num_leaky_images:
+        return ""
+    return "These images were not used for training or for any choice."
+
+
+def variant_label(result: SplitResult) -> str:
+    """Returns "test-time augmentation d4, logit adjustment (0.50)"."""
+    views = unadjusted_name(result.variant)
+    parts = [f"test-time augmentation {views}"] if views else []
+    if result.variant.endswith(ADJUSTED):
+        strength = result.logit_adjustment
+        suffix = "" if strength is None else f" ({strength:.2f})"
+        parts.append(f"logit adjustment{suffix}")
+    return ", ".join(parts) or "model as is"
+
+
+def attribute_label(attribute: str) -> str:
+    """Returns "ground truth" for "ground truth by"."""
+    return ATTRIBUTE_LABELS.get(attribute, attribute)
+
+
+def value_label(value: str) -> str:
+    """Returns "histopathology" for "histo"."""
+    return VALUE_LABELS.get(value, value)
+
+
+def corruption_label(name: str) -> str:
+    """Returns "color cast" for "color_cast"."""
+    return CORRUPTION_LABELS.get(name, name.replace("_", " "))
+
+
+def interval(score: Estimate, spec: str = ".3f") -> str:
+    """Returns a score with its interval, as "0.637 [0.548, 0.727]".
+
+    Args:
+        score: The score.
+        spec: Format of the numbers; "+.3f" for a difference.
+    """
+    if score.value is None:
+        return UNDEFINED
+    return f"{score.value:{spec}} [{interval_ends(score, spec)}]"
+
+
+def signed(difference: Estimate) -> str:
+    """Returns a difference with its interval, as "+0.043 [+0.012, +0.071]"."""
+    return interval(difference, "+.3f")
+
+
+def interval_ends(score: Estimate, spec: str = ".3f") -> str:
+    """Returns the interval of a score as "0.548, 0.727"."""
+    if score.low is None or score.high is None:
+        return TOO_FEW
+    return f"{score.low:{spec}}, {score.high:{spec}}"
+
+
+def percent(score: Estimate) -> str:
+    """Returns a share as "64 %"."""
+    return UNDEFINED if score.value is None else f"{100 * score.value:.0f} %"
+
+
+def confidence_interval(score: Estimate, confidence: float, *, as_percent: bool) -> str:
+    """Returns "95 % confidence interval 55 to 73 %".
+
+    Args:
+        score: The score.
+        confidence: Coverage of its interval, 0..1.
+        as_percent: Whether the ends are written as percentages.
+    """
+    name = f"{100 * confidence:.0f} % confidence interval"
+    if score.low is None or score.high is None:
+        return f"{name} not available: {TOO_FEW}"
+    if as_percent:
+        return f"{name} {100 * score.low:.0f} to {100 * score.high:.0f} %"
+    return f"{name} {score.low:.3f} to {score.high:.3f}"

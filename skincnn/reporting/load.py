@@ -1,0 +1,153 @@
+"""All that a report shows, read from a run directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from skincnn.config import Config, read_config
+from skincnn.data.leakage import LeakageAudit, SplitLeakage
+from skincnn.errors import ConfigError
+from skincnn.evaluation.results import (
+    FOLDER,
+    CorruptionResult,
+    MembersResult,
+    OodResult,
+    SplitResult,
+    read_result,
+    read_split_results,
+    result_path,
+)
+from skincnn.files import sha256
+from skincnn.inference.predictions import read_predictions, table_path
+from skincnn.inference.run_dir import CONFIG_FILE, RunInfo, read_history, read_run_info
+from skincnn.reporting.parity_result import ParityResult, read_parity
+
+
+@dataclass(frozen=True, eq=False)
+class RunResults:
+    """The results of a run, an ensemble or a cross-validation.
+
+    Attributes:
+        workdir: The run directory.
+        info: Content of run.json.
+        config: The configuration; of several models, that of the first.
+        headline: The result that the report shows first.
+        splits: Split to the result of the model as is: the headline first, "val" last.
+        variants: Results of the headline split with test-time augmentation or logit
+            adjustment.
+        corruptions: Results on the corrupted images of the headline split, if any.
+        ood: Results on out-of-distribution images: the built-in ones, then the user's.
+        members: Scores of each model of an ensemble or a cross-validation.
+        parity: How each export agrees with the model.
+        history: A row for each epoch; None for several models.
+    """
+
+    workdir: Path
+    info: RunInfo
+    config: Config
+    headline: SplitResult
+    splits: dict[str, SplitResult]
+    variants: tuple[SplitResult, ...]
+    corruptions: CorruptionResult | None
+    ood: tuple[OodResult, ...]
+    members: MembersResult | None
+    parity: tuple[ParityResult, ...]
+    history: pd.DataFrame | None
+
+    @property
+    def configs(self) -> tuple[Config, ...]:
+        """The configuration of each model."""
+        return tuple(member.config for member in self.info.members) or (self.config,)
+
+    @property
+    def leakage(self) -> LeakageAudit | SplitLeakage:
+        """What the headline split shares with the training."""
+        return self.headline.leakage or self.info.audit
+
+    def read_predictions(self, split: str) -> pd.DataFrame:
+        """Returns predictions/<split>.csv.
+
+        Raises:
+            ConfigError: The file has changed since its result was computed.
+            DataError: It is missing or damaged.
+        """
+        path = table_path(self.workdir, split)
+        table = read_predictions(path)
+        if sha256(path) != self.splits[split].predictions_sha256:
+            raise ConfigError(
+                f"{path} has changed since {result_path(self.workdir, split)} was computed "
+                f"from it. Evaluate again: python scripts/evaluate.py {self.workdir}."
+            )
+        return table
+
+
+def load_results(workdir: Path, headline: str = "") -> RunResults:
+    """Returns the results of a run directory.
+
+    Args:
+        workdir: The directory of an evaluated run, an ensemble or a cross-validation.
+        headline: The split to show first; by default "test", or "out_of_fold" for a
+            cross-validation.
+
+    Raises:
+        ConfigError: The directory holds no evaluated run, a file is damaged or of another
+            version, or the split was not evaluated.
+    """
+    info = read_run_info(workdir)
+    results = read_split_results(workdir)
+    splits = {of.split: of for of in results.values() if not of.variant}
+    default = "out_of_fold" if info.kind == "cross_validation" else "test"
+    headline = _check_headline(headline or default, splits, workdir)
+    splits = dict(
+        sorted(splits.items(), key=lambda item: (item[0] == "val", item[0] != headline))
+    )
+    if info.members:
+        config, history = info.members[0].config, None
+    else:
+        config, history = read_config(workdir / CONFIG_FILE), read_history(workdir)
+    corruptions = members = None
+    if result_path(workdir, f"{headline}.corruptions").is_file():
+        corruptions = read_result(workdir, f"{headline}.corruptions", CorruptionResult)
+    if result_path(workdir, "members").is_file():
+        members = read_result(workdir, "members", MembersResult)
+    return RunResults(
+        workdir=workdir,
+        info=info,
+        config=config,
+        headline=splits[headline],
+        splits=splits,
+        variants=tuple(
+            of for of in results.values() if of.variant and of.split == headline
+        ),
+        corruptions=corruptions,
+        ood=_read_ood(workdir),
+        members=members,
+        parity=tuple(sorted(read_parity(workdir), key=lambda result: result.name)),
+        history=history,
+    )
+
+
+def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path) -> str:
+    """Returns the headline split once it is certain that it was evaluated."""
+    valid = [split for split in splits if split != "val"]
+    if not valid or "val" not in splits:
+        raise ConfigError(
+            f"{workdir} was not evaluated: {result_path(workdir, headline)} is missing. "
+            f"Make it with scripts/evaluate.py {workdir}."
+        )
+    if headline not in valid:
+        raise ConfigError(
+            f"The headline split must be one of: {', '.join(valid)}. Received: {headline}. "
+            f"Evaluate another split with scripts/evaluate.py {workdir} --split SPLIT."
+        )
+    return headline
+
+
+def _read_ood(workdir: Path) -> tuple[OodResult, ...]:
+    """Returns results/ood.json and results/ood.<folder>.json, as far as they exist."""
+    folder = workdir / FOLDER
+    paths = [*sorted(folder.glob("ood.json")), *sorted(folder.glob("ood.*.json"))]
+    return tuple(read_result(workdir, path.stem, OodResult) for path in paths)

@@ -1,0 +1,83 @@
+"""The parity of an export with its model: results/export.<name>.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skincnn.evaluation.results import FOLDER, result_path
+from skincnn.records import Part, Record, read_record, write_record
+
+
+class ClassParity(Part):
+    """Parity on the images of one class; the scores are None if it has no image.
+
+    Attributes:
+        num_images: Number of compared images of the class.
+        same_class: Share of images with the same predicted class.
+        largest_difference: Largest difference in probability.
+        model_recall: Recall of the model.
+        export_recall: Recall of the export.
+    """
+
+    num_images: int
+    same_class: float | None
+    largest_difference: float | None
+    model_recall: float | None
+    export_recall: float | None
+
+
+class ParityResult(Record):
+    """How the predictions of an export differ from those of the model it was made from.
+
+    The compared images are a sample of the test split; see `serving.parity.choose_images`.
+
+    Attributes:
+        format: "saved_model" or a name of `serving.runtimes.RUNTIMES`.
+        tta: Test-time augmentation that is part of the export; "" for none.
+        num_bytes: Size of the export.
+        num_images: Number of compared images.
+        same_class: Share of images with the same predicted class.
+        same_refer: Share of images with the same referral decision; None if the predictions
+            table has no distances, as with test-time augmentation.
+        same_out_of_distribution: Share of images with the same OOD decision; None likewise.
+        largest_difference: Largest difference in probability.
+        largest_distance_difference: Largest difference in Mahalanobis distance, as a share
+            of its threshold; None likewise.
+        model_balanced_accuracy: Balanced accuracy of the model on the compared images.
+        export_balanced_accuracy: Balanced accuracy of the export on the compared images.
+        classes: Class to its parity.
+    """
+
+    format: str
+    tta: str
+    num_bytes: int
+    num_images: int
+    same_class: float
+    same_refer: float | None
+    same_out_of_distribution: float | None
+    largest_difference: float
+    largest_distance_difference: float | None
+    model_balanced_accuracy: float
+    export_balanced_accuracy: float
+    classes: dict[str, ClassParity]
+
+    @property
+    def name(self) -> str:
+        """The name of the export in file names and reports, as "saved_model.d4"."""
+        return f"{self.format}.{self.tta}" if self.tta else self.format
+
+
+def write_parity(workdir: Path, result: ParityResult) -> None:
+    """Writes results/export.<name>.json of a run directory."""
+    write_record(result_path(workdir, f"export.{result.name}"), result)
+
+
+def read_parity(workdir: Path) -> list[ParityResult]:
+    """Returns the parity of each export of a run, in the order of their names.
+
+    Raises:
+        ConfigError: A file is damaged or of another schema version.
+    """
+    fix = f"Export again: python scripts/export.py {workdir}."
+    paths = sorted((workdir / FOLDER).glob("export.*.json"))
+    return [read_record(path, ParityResult, fix) for path in paths]

@@ -1,0 +1,42 @@
+"""Jinja environments and images embedded in HTML."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+
+import jinja2
+from PIL import Image
+
+
+@functools.cache
+def environment(package: str, autoescape: bool) -> jinja2.Environment:
+    """Returns the Jinja environment of the templates of a package.
+
+    An undefined variable is an error. The environment is cached and shared: add filters and
+    globals where it is first used.
+
+    Args:
+        package: Dotted name of the package whose directory holds the templates.
+        autoescape: Whether values are escaped: True for HTML, False for Markdown.
+    """
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader(package, "."),
+        autoescape=autoescape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """Returns an image as the content of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def data_uri(png: bytes) -> str:
+    """Returns a PNG file as a data URI, for HTML that loads nothing."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

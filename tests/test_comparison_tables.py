@@ -1,0 +1,127 @@
+"""Tables and the figure of a comparison of runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_runs import CONFIG, make_table, make_variant, write_run
+
+from skincnn.config import OptimizerConfig
+from skincnn.evaluation.compared_runs import ComparedRun, read_compared_run
+from skincnn.evaluation.comparison import compare
+from skincnn.reporting.comparison_tables import plot_comparison, to_frame, to_markdown
+from skincnn.reporting.plots import to_png
+
+
+def read_run(workdir: Path, number: int, **changes: object) -> ComparedRun:
+    """A run whose predictions depend on a number."""
+    tables = {split: make_table(10 * number + n) for n, split in enumerate(("val", "test"))}
+    config = dataclasses.replace(CONFIG, **changes)
+    write_run(workdir, make_variant(tables=tables), config=config)
+    return read_compared_run(workdir, "test")
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[ComparedRun]:
+    """Two seeds each of two recipes, a and b."""
+    root = tmp_path_factory.mktemp("runs")
+    return [
+        read_run(
+            root / f"{name}_{seed}",
+            2 * number + seed,
+            seed=seed,
+            optimizer=OptimizerConfig(learning_rate=rate),
+        )
+        for number, (name, rate) in enumerate((("a", 1e-3), ("b", 2e-3)))
+        for seed in (0, 1)
+    ]
+
+
+def test_tables_have_captions(seeds: list[ComparedRun]) -> None:
+    tables = compare(seeds[:2], "macro_f1", 100)
+    text = to_markdown(tables)
+    assert "| run | macro F1 | balanced accuracy | accuracy | macro AUC | melanoma " in text
+    assert "Difference: run minus a_0, paired:\n\n| run | macro F1 |" in text
+    assert "\nTo reproduce each row:\n\n| run | predictions | seed |" in text
+    assert (
+        "After temperature scaling on the validation split; melanoma sensitivity and "
+        "specificity at the validation threshold for 90 % specificity:\n\n| run | melanoma "
+        "AUC | melanoma sensitivity | melanoma specificity | ECE after temperature scaling "
+        "|\n"
+    ) in text
+    assert "recipes" not in text
+    for run in seeds[:2]:
+        assert f"| {run.name} | {run.sha256[:8]} |" in text
+        assert f"`{run.command}`" in text
+    frame = to_frame(tables).set_index("run")
+    assert frame["baseline"].unique().tolist() == ["a_0"]
+    assert not frame["changed_since_result"].any()
+
+
+def test_recipes_are_compared_across_seeds(seeds: list[ComparedRun]) -> None:
+    [rows] = compare(seeds, "macro_f1", 100, average_seeds=True).values()
+    text = to_markdown({"": rows})
+    assert (
+        "Difference of recipes: mean over seeds minus mean of a_0 and 1 other seed. These "
+        "intervals include the variance between seeds, estimated from 4 runs of 2 recipes. "
+        "Bold: the interval does not contain 0."
+    ) in text
+    frame = to_frame({"": rows}).set_index("run")
+    scores = np.array([[frame["macro_f1"][f"{n}_{s}"] for s in (0, 1)] for n in "ab"])
+    deviation = np.sqrt(scores.var(axis=1, ddof=1).mean())
+    assert f"| standard deviation across seeds | {deviation:.4f} |" in text
+    wider = frame.filter(regex="^macro_f1_recipe").dropna()
+    assert wider.index.tolist() == ["mean of b_0 and 1 other seed"]
+
+
+def test_significant_differences_of_recipes_are_bold(seeds: list[ComparedRun]) -> None:
+    [rows] = compare(seeds, "macro_f1", 100, average_seeds=True).values()
+    for low, bold in ((0.01, True), (-0.01, False)):
+        changed = [
+            dataclasses.replace(
+                row,
+                recipe_differences={
+                    name: dataclasses.replace(difference, value=0.05, low=low, high=0.09)
+                    for name, difference in row.recipe_differences.items()
+                },
+            )
+            for row in rows
+        ]
+        cell = f"+0.050 [{low:+.3f}, +0.090]"
+        assert (f"| **{cell}** |" in to_markdown({"": changed})) == bold
+
+
+def test_protocols_are_not_ranked_together(
+    seeds: list[ComparedRun], tmp_path: Path
+) -> None:
+    data = dataclasses.replace(CONFIG.data, split_by="image")
+    leaky = read_run(tmp_path / "leaky", 1, data=data)
+    tables = compare([seeds[0], leaky], "macro_f1", 100)
+    assert to_markdown(tables).startswith("These runs were tested on different images, or")
+    figure = plot_comparison(tables, "macro_f1")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert [title.endswith(": LEAKY, not comparable") for title in titles] == [False, True]
+    assert figure.axes[-1].get_xlabel() == "macro F1 with its confidence interval"
+    assert to_png(figure).startswith(b"\x89PNG")
+
+
+def test_changed_predictions_are_marked(tmp_path: Path) -> None:
+    read_run(tmp_path / "a", 0)
+    path = tmp_path / "a/predictions/test.csv"
+    path.write_text(path.read_text().replace("i119", "i120"))
+    tables = compare([read_compared_run(tmp_path / "a", "test")], "macro_f1", 100)
+    assert "(CHANGED since its result)" in to_markdown(tables)
+    assert to_frame(tables)["changed_since_result"].tolist() == [True]
+
+
+def test_the_figure_has_room_for_long_names(seeds: list[ComparedRun]) -> None:
+    figure = plot_comparison(
+        compare(seeds, "macro_f1", 100, average_seeds=True), "macro_f1"
+    )
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_position().width > 0.5
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert "mean of b_0 and 1 other seed" in names

@@ -1,0 +1,227 @@
+"""Figures of the report and of comparisons: what they show, and how it is labeled."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from report_runs import CORRUPTIONS, NAMES, make_info, make_table, make_variant, write_run
+
+from skincnn.evaluation.mistakes import Mistakes, mistakes_path
+from skincnn.evaluation.results import SubgroupScores
+from skincnn.inference.grad_cam import overlay
+from skincnn.inference.predictions import arrays
+from skincnn.metrics.bootstrap import Estimate
+from skincnn.reporting import evaluation_plots as plots
+from skincnn.reporting.load import load_results
+from skincnn.reporting.mistakes import plot_mistakes
+from skincnn.reporting.plots import plot_learning_curves, plot_learning_rates, to_png
+from skincnn.reporting.report import draw_figures, figure_title
+
+CURVES = ("confusion_matrix", "roc", "precision_recall", "reliability", "decision_curve")
+TITLE = "isic2018, test split (fold 9)"
+
+
+def make_mistakes() -> Mistakes:
+    table = pd.DataFrame(
+        {
+            "image_id": ["ISIC_1", r"$\no$", "folder/" * 9 + "last"],
+            "label": ["mel", "nv", "bcc"],
+            "predicted": ["nv", "mel", "mel"],
+            "confidence": [0.97, 0.999, 0.5],
+            "probability_of_label": [0.02, 0.0001, 0.4],
+        }
+    )
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
+    return Mistakes(table, images, rng.uniform(0, 1, (3, 2, 3)).astype(np.float32))
+
+
+def test_every_result_has_its_figure(tmp_path: Path) -> None:
+    tables = {"val": make_table(0), "test": make_table(1), "test_official": make_table(4)}
+    write_run(tmp_path, make_variant(tables=tables))
+    make_mistakes().write(mistakes_path(tmp_path, "test"))
+    figures = draw_figures(load_results(tmp_path))
+    names = [*CURVES, "subgroups"]
+    assert set(figures) == {
+        "learning_curves",
+        "confusion_matrix_val",
+        "mistakes_test",
+        *(f"{name}_{split}" for name in names for split in ("test", "test_official")),
+    }
+    for figure in figures.values():
+        assert to_png(figure).startswith(b"\x89PNG")
+    [axes, _] = figures["confusion_matrix_test"].axes
+    assert axes.get_title() == f"Confusion matrix\n{TITLE}"
+
+
+def test_a_class_without_images_has_an_empty_panel(tmp_path: Path) -> None:
+    tables = {"val": make_table(0), "test": make_table(1, (0, 2))}
+    figures = draw_figures(load_results(write_run(tmp_path, make_variant(tables=tables))))
+    assert "decision_curve_test" not in figures  # there is nothing to detect
+    titles = [axes.get_title().split("\n")[-1] for axes in figures["roc_test"].axes]
+    assert [title.startswith("n = 60, AUC 0.") for title in titles] == [True, False] * 2
+    assert titles[1] == titles[3] == "no images"
+    assert all(to_png(figure).startswith(b"\x89PNG") for figure in figures.values())
+
+
+def test_synthetic_images_are_named_in_every_title(tmp_path: Path) -> None:
+    results = load_results(write_run(tmp_path, info=make_info(synthetic=True)))
+    assert figure_title(results) == "SYNTHETIC images"
+    title = figure_title(results, results.headline)
+    assert title == "SYNTHETIC images, test split (fold 9)"
+
+
+def test_classes_have_full_names_and_melanoma_is_bold() -> None:
+    confusion = np.diag([1, 2, 3, 4])
+    axes = plots.plot_confusion_matrix(confusion, NAMES, TITLE).axes[0]
+    columns = axes.get_xticklabels()
+    texts = [label.get_text().replace("\n", " ") for label in columns]
+    assert texts == [
+        NAMES[0],
+        "melanoma (mel)",
+        "melanocytic naevus (nv)",
+        "basal cell carcinoma (bcc)",
+    ]
+    rows = axes.get_yticklabels()
+    assert rows[1].get_text() == "melanoma (mel)\nn = 2"
+    for labels in (columns, rows):
+        weights = [label.get_fontweight() for label in labels]
+        assert [weight == "bold" for weight in weights] == [False, True, False, False]
+        assert not any(label.get_parse_math() for label in labels)
+
+
+def test_titles_of_panels_do_not_overlap() -> None:
+    names = ["akiec", "Melanoma", "bcc", "Squamous cell carcinoma"]
+    y_true, y_prob = arrays(make_table(0), NAMES)
+    figure = plots.plot_roc_curves(y_true, y_prob, names, "title")
+    to_png(figure)
+    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 < right.x0
+    assert max(box.y1 for box in boxes) < figure._suptitle.get_window_extent().y0
+    weights = [axes.title.get_fontweight() for axes in figure.axes]
+    assert [weight == "bold" for weight in weights] == [False, True, False, False]
+
+
+def test_subgroups_without_an_interval_are_points() -> None:
+    groups = [
+        SubgroupScores(
+            attribute=attribute,
+            value=value,
+            num_images=9,
+            num_lesions=9,
+            class_names=("mel",),
+            scores={"accuracy": score} if score else {},
+        )
+        for attribute, value, score in (
+            ("sex", "female", Estimate(0.5, 0.4, 0.6)),
+            ("site", "back", Estimate(0.7, None, None)),
+            ("ground truth by", "histo", None),
+        )
+    ]
+    figure = plots.plot_subgroups(groups, 0.6, TITLE)
+    [axes] = figure.axes
+    texts = [label.get_text() for label in axes.get_yticklabels()]
+    assert texts == ["sex: female (n = 9)", "body site: back (n = 9)"]
+    assert len(axes.lines) == 4  # an interval, two points, and the accuracy of all images
+    assert to_png(figure).startswith(b"\x89PNG")
+
+
+def test_heat_maps_show_every_score() -> None:
+    figure = plots.plot_corruptions(CORRUPTIONS, TITLE)
+    accuracy, sensitivity = figure.axes
+    row = ["0.66", "0.61", "0.57", "0.53", "0.49", "0.45"]
+    assert [text.get_text() for text in accuracy.texts] == row * 2
+    assert len(sensitivity.texts) == len(row) * 2
+    labels = [label.get_text() for label in accuracy.get_yticklabels()]
+    assert labels == ["motion blur", "hairs"]
+    assert to_png(figure).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("sensitivity", [None, Estimate(None, None, None)])
+def test_unknown_melanoma_sensitivity_has_no_heat_map(sensitivity: Estimate | None) -> None:
+    clean = CORRUPTIONS.clean.model_copy(update={"melanoma_sensitivity": sensitivity})
+    unknown = CORRUPTIONS.model_copy(update={"clean": clean})
+    assert len(plots.plot_corruptions(unknown, TITLE).axes) == 1
+
+
+def captions(figure: Figure) -> list[str]:
+    return [axes.get_title(loc="left") for axes in figure.get_axes()[::2]]
+
+
+def test_errors_are_shown_beside_their_maps() -> None:
+    mistakes = make_mistakes()
+    figure = plot_mistakes(mistakes, TITLE)
+    axes = figure.get_axes()
+    assert len(axes) == 6
+    for number in range(3):
+        left, right = (a.images[0].get_array() for a in axes[2 * number :][:2])
+        image = mistakes.images[number]
+        np.testing.assert_array_equal(left, image)
+        np.testing.assert_array_equal(right, overlay(image, mistakes.maps[number]))
+    assert captions(figure) == [
+        "True: melanoma\nPredicted: melanocytic naevus",
+        "True: melanocytic naevus\nPredicted: melanoma",
+        "True: basal cell carcinoma\nPredicted: melanoma",
+    ]
+    below = [a.get_xlabel() for a in axes[::2]]
+    assert below[:2] == [
+        "ISIC_1\nProbability: predicted 97 %, true 2 %",
+        "$\\no$\nProbability: predicted over 99 %, true under 1 %",
+    ]
+    name, probabilities = below[2].split("\n")
+    assert name.startswith("...")
+    assert name.endswith("folder/last")
+    assert len(name) == 45
+    assert probabilities == "Probability: predicted 50 %, true 40 %"
+    # A carcinoma that is predicted as melanoma is not missed.
+    marks = [[text.get_text() for text in a.texts] for a in axes[::2]]
+    assert marks == [["MISSED"], [], []]
+    framed = [a.spines["top"].get_visible() for a in axes]
+    assert framed == [True, True, False, False, False, False]
+    assert TITLE in figure.get_suptitle()
+    assert to_png(figure).startswith(b"\x89PNG")
+
+
+def test_captions_of_errors_do_not_overlap() -> None:
+    mistakes = make_mistakes()
+    long = mistakes.table.assign(label="akiec", predicted="bkl")
+    table = pd.concat([long, long], ignore_index=True)
+    repeated = (np.concatenate([a, a]) for a in (mistakes.images, mistakes.maps))
+    figure = plot_mistakes(Mistakes(table, *repeated), TITLE)
+    to_png(figure)
+    first, second = figure.get_axes()[0], figure.get_axes()[6]
+    below, above = first.xaxis.label, second._left_title
+    assert below.get_window_extent().y0 > above.get_window_extent().y1
+    heading = figure._suptitle.get_window_extent()
+    assert heading.y0 > first._left_title.get_window_extent().y1
+    assert second.xaxis.label.get_window_extent().y0 > 0
+
+
+def test_learning_curves_mark_the_selected_epoch() -> None:
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2],
+            "loss": [1, 0.5],
+            "val_macro_f1": [0.4, 0.5],
+            "val_ece": [0.2, 0.1],
+        }
+    )
+    _, metrics = plot_learning_curves(history, 2, "isic2018").axes
+    texts = [text.get_text() for text in metrics.get_legend().get_texts()]
+    assert texts == ["macro F1", "ECE", "selected epoch"]
+
+
+def test_the_suggested_learning_rate_is_marked() -> None:
+    losses = [1.0, 0.8, 0.6, np.inf]
+    rates = [1e-4, 1e-3, 1e-2, 1e-1]
+    test = pd.DataFrame({"learning_rate": rates, "loss": losses, "smoothed_loss": losses})
+    [axes] = plot_learning_rates(test, 1e-3, "title").axes
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["loss of each step", "smoothed loss", "suggested rate: 1.0e-03"]
+    assert axes.get_ylim()[1] == pytest.approx(1.4)

@@ -1,0 +1,209 @@
+"""The model card: its metadata, its sections and the checklist."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_runs import (
+    CONFIG,
+    CORRUPTIONS,
+    NAMES,
+    OOD,
+    PARITY,
+    make_info,
+    make_members,
+    make_table,
+    make_variant,
+    write_run,
+)
+
+from skincnn.config import ModelConfig
+from skincnn.data.leakage import SplitLeakage
+from skincnn.reporting import labels, report_text, training_text
+from skincnn.reporting.load import RunResults, load_results
+from skincnn.reporting.model_card import render_card
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
+    return load_results(write_run(tmp_path_factory.mktemp("run")))
+
+
+def read_metadata(card: str) -> dict[str, Any]:
+    """The YAML block: a key, a colon and JSON in each line."""
+    lines = card.split("---\n")[1].splitlines()
+    return {key: json.loads(value) for key, _, value in (x.partition(": ") for x in lines)}
+
+
+def read_checklist(card: str) -> dict[str, str]:
+    """Point to its answer."""
+    rows = card.split("| 25 points | |\n")[1].splitlines()[1:]
+    return dict(row.strip("| ").split(" | ", 1) for row in rows if "**" not in row)
+
+
+def test_the_metadata_hold_the_scores(results: RunResults) -> None:
+    metadata = read_metadata(render_card(results))
+    assert metadata["library_name"] == "keras"
+    assert metadata["pipeline_tag"] == "image-classification"
+    assert metadata["license"] == "cc-by-nc-4.0"
+    assert metadata["datasets"] == ["isic2018"]
+    (index,) = metadata["model-index"]
+    (entry,) = index["results"]
+    assert entry["dataset"]["split"] == "test"
+    result = results.headline
+    assert {metric["type"]: metric["value"] for metric in entry["metrics"]} == {
+        "balanced_accuracy": result.metrics["balanced_accuracy"].value,
+        "f1": result.metrics["macro_f1"].value,
+        "accuracy": result.metrics["accuracy"].value,
+        "roc_auc": result.metrics["macro_auc"].value,
+        "recall": result.classes["mel"].scores["recall"].value,
+    }
+
+
+def test_the_user_s_own_images_have_no_known_license(tmp_path: Path) -> None:
+    info = make_info(attribution="", dataset="ham10000/folder/2.0.0")
+    card = render_card(load_results(write_run(tmp_path, info=info)))
+    assert read_metadata(card)["license"] == "unknown"
+    assert "datasets" not in read_metadata(card)
+    assert not re.search("ham10000", card, re.IGNORECASE)
+    assert "mobilenet_v2 on the user's own images" in card
+
+
+def test_names_are_escaped(results: RunResults) -> None:
+    body = render_card(results).split("---\n", 2)[2]
+    assert "<b>" not in body
+    assert "&lt;b>wart&lt;/b>\\| |" in body
+
+
+def test_every_point_of_the_checklist_has_an_answer(results: RunResults) -> None:
+    card = render_card(results)
+    assert "Not a medical device" in card
+    points = read_checklist(card)
+    assert len(points) == 25
+    assert all(points.values())
+    assert points["Skin color"].startswith("not known")
+    assert "histopathology 117" in points["Labeling method"]
+    assert "melanoma (mel) 30" in points["Class distribution and balance"]
+    assert points["Out-of-distribution images"] == "not known: not tested"
+    assert points["Sample sizes"] == "images: training 12, validation 12, test 12"
+
+
+def test_scores_and_operating_points_are_tables(results: RunResults) -> None:
+    card = render_card(results)
+    for text in (
+        report_text.describe_scores(results),
+        report_text.describe_intervals(results),
+        report_text.describe_triage(results.headline),
+        report_text.describe_smallest_class(results.headline).replace("<", "&lt;")[:30],
+        training_text.describe_training(results),
+    ):
+        assert text in card
+    for name, target in results.headline.targets.items():
+        for key, point in target.operating_points.items():
+            rates = " | ".join(map(labels.interval, point.rates.values()))
+            row = f"{labels.point_label(key)} | {point.threshold:.3f} | {rates}"
+            assert f"| {name} | {row} |" in card
+    triage = results.headline.triage
+    assert triage is not None
+    rates = " | ".join(map(labels.interval, triage.rates.values()))
+    row = f"| malignant | referral rule of exports | {triage.threshold:.3f} | {rates} |"
+    assert row in card
+
+
+@pytest.mark.parametrize("classes", [(0, 1, 3), (0, 2, 3), (0, 2)])
+def test_a_missing_class_is_visible(classes: tuple[int, ...], tmp_path: Path) -> None:
+    tables = {"val": make_table(0), "test": make_table(1, classes)}
+    card = render_card(load_results(write_run(tmp_path, make_variant(tables=tables))))
+    assert "There are no images of " in card
+    assert not re.search(r"\bnan\b|\bNone\b", card)
+    (entry,) = read_metadata(card)["model-index"][0]["results"]
+    metrics = [metric["type"] for metric in entry["metrics"]]
+    assert ("recall" in metrics) == (1 in classes)
+
+
+def test_sections_appear_with_their_results(results: RunResults) -> None:
+    card = render_card(results)
+    for text in ("blurred, dark, noisy", "images without a lesion", "variance between"):
+        assert text in card
+    changed = dataclasses.replace(
+        results, corruptions=CORRUPTIONS, ood=(OOD,), parity=(PARITY,)
+    )
+    changed_card = render_card(changed)
+    for text in ("blurred, dark, noisy", "images without a lesion"):
+        assert text not in changed_card
+    for text in (
+        "| motion blur | 0.450 [0.440, 0.460] | -0.210 [-0.220, -0.200] |",
+        "| photographs | rejected | 48 | 0.700 |",
+        report_text.OOD_NOTE,
+        "used 100 of 120 test images",
+        "- litert: the same referral decision for 0.980 of the images",
+        "| litert, 2.3 MB | all | 100 | 0.990 | 0.012 | 0.610 (balanced accuracy) | 0.600",
+        "| litert | melanoma (mel) | 30 | 0.960 | 0.011 | 0.510 | 0.500 |",
+        "| litert | basal cell carcinoma (bcc) | 0 | no images | | | |",
+    ):
+        assert text in changed_card
+        assert text not in card
+    assert "None" not in changed_card
+
+
+def test_variants_and_their_exports_are_tables(tmp_path: Path) -> None:
+    write_run(tmp_path, make_variant(), make_variant("d4", num_views=8))
+    results = load_results(tmp_path)
+    card = render_card(results)
+    [variant] = results.variants
+    for name, score, difference in report_text.variant_scores(variant):
+        scores = f"{labels.interval(score)} | {labels.signed(difference)}"
+        assert f"| test-time augmentation d4 | 8.0 | {name} | {scores} |" in card
+    part = card.split(report_text.describe_export(variant))[1]
+    for point in variant.targets["melanoma"].operating_points.values():
+        assert f"| {point.threshold:.3f} | " in part
+
+
+def test_warnings_are_loud(tmp_path: Path) -> None:
+    tables = {"val": make_table(0), "test": make_table(1), "test_official": make_table(4)}
+    leakage = {"test_official": SplitLeakage(2, 3, 0, 17)}
+    info = make_info(synthetic=True, attribution="No photograph.")
+    write_run(tmp_path, make_variant(tables=tables), leakage=leakage, info=info)
+    results = load_results(tmp_path)
+    card = render_card(results)
+    warning = "LEAKAGE: 17 of the 120 images of the official test split"
+    assert f"**{warning}" in card
+    assert warning in read_checklist(card)["Dataset partitions"]
+    assert card.index("**SYNTHETIC images") < card.index("Balanced accuracy, the average")
+    assert not re.search("ham10000", card, re.IGNORECASE)
+    assert "synthetic-data" in read_metadata(card)["tags"]
+    assert "datasets" not in read_metadata(card)
+    assert "**LEAKAGE: images or lesions are in two splits." in render_card(
+        load_results(tmp_path, "test_official")
+    )
+    data = dataclasses.replace(CONFIG.data, split_by="image")
+    config = dataclasses.replace(CONFIG, data=data)
+    card = render_card(dataclasses.replace(results, config=config))
+    assert "**SPLIT BY IMAGE" in card
+    assert read_checklist(card)["Dataset partitions"].startswith("BY IMAGE")
+
+
+def test_models_of_an_ensemble_are_listed(results: RunResults) -> None:
+    other = dataclasses.replace(CONFIG, model=ModelConfig(backbone="resnet50"))
+    update = {"kind": "ensemble", "members": make_members(CONFIG, other)}
+    info = results.info.model_copy(update=update)
+    card = render_card(dataclasses.replace(results, info=info))
+    assert "# mobilenet_v2 + resnet50 on isic2018" in card
+    assert "- second (resnet50): 12 training images (folds 0, 1, 2" in card
+    assert "holds the results of 2 models" in card
+    assert "`model.keras` takes" not in card
+
+
+def test_clinical_metadata_are_inputs_of_the_example(results: RunResults) -> None:
+    assert "age=tf.constant" not in render_card(results)
+    model = dataclasses.replace(CONFIG.model, clinical_metadata=True)
+    config = dataclasses.replace(CONFIG, model=model)
+    card = render_card(dataclasses.replace(results, config=config))
+    assert "age=tf.constant" in card
+    assert "age, sex and body site are inputs" in card
+    assert NAMES[1] in card

@@ -1,0 +1,183 @@
+"""The command report: the same files from the same results, for every kind of run."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import run_here
+from report_runs import (
+    CONFIG,
+    CORRUPTIONS,
+    OOD,
+    Page,
+    make_info,
+    make_table,
+    make_variant,
+    write_run,
+)
+
+from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.aggregate import write_aggregate
+from skincnn.evaluation.cross_validation import OUT_OF_FOLD, pool
+from skincnn.evaluation.ensemble import combine_runs
+from skincnn.evaluation.results import result_path
+from skincnn.records import write_record
+from skincnn.reporting import report
+from skincnn.reporting.load import load_results
+from skincnn.reporting.report import render_report
+
+
+def read_rendered(workdir: Path) -> dict[str, bytes]:
+    """Name to the content of each rendered file."""
+    files = [workdir / "report.html", workdir / "README.md", *workdir.glob("figures/*")]
+    return {path.name: path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the figures, which take most of the time."""
+    monkeypatch.setattr(report, "draw_figures", lambda results: {})
+
+
+def test_deleted_reports_are_rendered_again(tmp_path: Path) -> None:
+    workdir = write_run(tmp_path / "run")
+    path = render_report(workdir)
+    assert path == workdir / "report.html"
+    first = read_rendered(workdir)
+    kept = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    page = Page(path.read_text())
+    shown = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
+    pngs = [content for name, content in first.items() if name.endswith(".png")]
+    uris = ["data:image/png;base64," + base64.b64encode(png).decode() for png in pngs]
+    assert sorted(shown) == sorted(uris)
+    (workdir / "report.html").unlink()
+    (workdir / "README.md").unlink()
+    shutil.rmtree(workdir / "figures")
+    done = run_here("report.py", workdir)
+    assert done.returncode == 0, done.stderr
+    assert "test split (fold 9): 120 images of 60 lesions" in done.stdout
+    assert done.stdout.endswith(f"report  {path}\n")
+    assert read_rendered(workdir) == first
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == kept
+
+
+def test_figures_of_deleted_results_are_deleted(no_figures: None, tmp_path: Path) -> None:
+    workdir = write_run(tmp_path)
+    (workdir / "figures").mkdir()
+    for name in ("corruptions_test.png", "notes.txt"):
+        (workdir / "figures" / name).touch()
+    render_report(workdir)
+    assert [path.name for path in (workdir / "figures").iterdir()] == ["notes.txt"]
+
+
+def test_another_split_can_be_the_headline(no_figures: None, tmp_path: Path) -> None:
+    tables = {"val": make_table(0), "test": make_table(1), "test_official": make_table(4)}
+    workdir = write_run(tmp_path / "run", make_variant(tables=tables))
+    write_record(result_path(workdir, "test.corruptions"), CORRUPTIONS)
+    assert list(load_results(workdir).splits) == ["test", "test_official", "val"]
+    results = load_results(workdir, "test_official")
+    assert list(results.splits) == ["test_official", "test", "val"]
+    assert results.headline.split == "test_official"
+    assert results.corruptions is None  # those are of test
+    done = run_here("report.py", workdir, "--headline", "test_official")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("\nofficial test split: 120 images")
+
+
+@pytest.mark.parametrize("headline", ["fold_3", "val"])
+def test_an_unknown_headline_is_an_error(headline: str, tmp_path: Path) -> None:
+    workdir = write_run(tmp_path / "run")
+    done = run_here("report.py", workdir, "--headline", headline)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"error: The headline split must be one of: test. Received: {headline}."
+    )
+
+
+def test_a_directory_without_results_is_an_error(tmp_path: Path) -> None:
+    workdir = write_run(tmp_path / "run")
+    shutil.rmtree(workdir / "results")
+    with pytest.raises(ConfigError, match=r"was not evaluated: .*test\.json is missing"):
+        load_results(workdir)
+    (workdir / "run.json").unlink()
+    with pytest.raises(ConfigError, match=r"run\.json cannot be read"):
+        load_results(workdir)
+    done = run_here("report.py")
+    assert done.returncode == 2
+    assert "Give the directory of a run" in done.stderr
+
+
+def test_changed_predictions_are_an_error(tmp_path: Path) -> None:
+    workdir = write_run(tmp_path)
+    path = workdir / "predictions/test.csv"
+    path.write_text(path.read_text().replace("i119", "i120"))
+    with pytest.raises(ConfigError, match=r"test\.csv has changed since .*test\.json"):
+        render_report(workdir)
+    path.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        render_report(workdir)
+
+
+def test_results_on_the_user_s_ood_images_follow_the_built_in_ones(
+    no_figures: None, tmp_path: Path
+) -> None:
+    workdir = write_run(tmp_path)
+    [photographs] = OOD.sets
+    user = photographs.model_copy(update={"name": "<i>cats</i>"})
+    write_record(result_path(workdir, "ood.cats"), OOD.model_copy(update={"sets": (user,)}))
+    write_record(result_path(workdir, "ood"), OOD)
+    names = [images.name for of in load_results(workdir).ood for images in of.sets]
+    assert names == ["photographs", "<i>cats</i>"]
+    page = render_report(workdir).read_text()
+    assert "<i>cats</i>" not in page
+    assert "<i>cats</i>" in Page(page).text
+    assert "<i>" not in (workdir / "README.md").read_text()
+
+
+def test_an_ensemble_has_a_report(tmp_path: Path) -> None:
+    other = dataclasses.replace(CONFIG, seed=1)
+    runs = [
+        write_run(tmp_path / "a", make_variant(), make_variant("d4", num_views=8)),
+        write_run(
+            tmp_path / "b",
+            make_variant(tables={"val": make_table(5), "test": make_table(6)}),
+            make_variant("d4", num_views=8),
+            config=other,
+        ),
+    ]
+    workdir = tmp_path / "ab"
+    write_aggregate(workdir, combine_runs(runs))
+    page = Page(render_report(workdir).read_text()).words
+    assert "The ensemble averages the probabilities of 2 models (a, b)." in page
+    assert "Individual models" in page
+    assert "ensemble minus model, paired" in page
+    assert "test-time augmentation d4" in page
+    assert "None" not in page
+    assert "2,468 parameters" in (workdir / "README.md").read_text()
+    assert not (workdir / "figures/learning_curves.png").exists()
+
+
+def test_a_cross_validation_has_a_report(tmp_path: Path) -> None:
+    runs = []
+    for number in range(2):
+        tables = {
+            split: make_table(2 * number + n).assign(
+                image_id=[f"{split}{number}_{i}" for i in range(120)]
+            )
+            for n, split in enumerate(("val", "test"))
+        }
+        runs.append(write_run(tmp_path / f"model_{number}", make_variant(tables=tables)))
+    workdir = tmp_path / "cv"
+    write_aggregate(workdir, pool(runs))
+    results = load_results(workdir)
+    assert results.headline.split == OUT_OF_FOLD
+    page = Page(render_report(workdir).read_text()).words
+    assert "Cross-validation with 2 models, each trained on 12 images." in page
+    assert "out-of-fold predictions: 240 images of 60 lesions" in page
+    assert "minus model" not in page
+    assert "Validation folds of all models" in page
+    assert make_info().attribution in page

@@ -1,0 +1,323 @@
+"""Sentences, labels and the summary of a run's results."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+from report_runs import CONFIG, NAMES, make_table, make_variant, write_run
+from scipy.special import softmax
+
+from skincnn.data.leakage import SplitLeakage
+from skincnn.inference import ood
+from skincnn.inference.logit_adjustment import ADJUSTED
+from skincnn.inference.predictions import arrays
+from skincnn.inference.tta import VIEWS
+from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.operating_points import HEADLINE_POINT, OPERATING_POINTS
+from skincnn.reporting import labels, report_text, training_text
+from skincnn.reporting.load import RunResults, load_results
+from skincnn.reporting.report import summary
+from skincnn.serving.saved_model import TTA_ORIENTATIONS
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
+    return load_results(write_run(tmp_path_factory.mktemp("run")))
+
+
+def load(workdir: Path, **tables: tuple[int, ...]) -> RunResults:
+    """The results of a test split with some of the classes, or of other splits."""
+    made = {"val": make_table(0)}
+    made |= {split: make_table(1, classes) for split, classes in tables.items()}
+    return load_results(write_run(workdir, make_variant(tables=made)))
+
+
+def test_melanoma_images_are_counted(results: RunResults) -> None:
+    table = make_table(1)
+    y_true, y_prob = arrays(table, NAMES)
+    is_melanoma = y_true == 1
+    missed = is_melanoma & (y_prob.argmax(axis=1) != 1)
+    assert 0 < missed.sum() < is_melanoma.sum()
+    result = results.headline
+    melanoma = report_text.find_melanoma(result)
+    assert melanoma is not None
+    assert (melanoma.num_images, melanoma.num_missed) == (is_melanoma.sum(), missed.sum())
+    names = table[missed].assign(predicted=[NAMES[k] for k in y_prob[missed].argmax(1)])
+    assert melanoma.mistaken_for == names["predicted"].value_counts().to_dict()
+    counts = list(melanoma.mistaken_for.values())
+    assert counts == sorted(counts, reverse=True)
+    calibrated = softmax(np.log(y_prob) / result.temperature, axis=1)
+    threshold = result.thresholds["melanoma"][HEADLINE_POINT.key]
+    assert melanoma.num_detected == (calibrated[is_melanoma, 1] >= threshold).sum()
+
+
+def test_classes_of_unknown_malignancy_count_as_benign(results: RunResults) -> None:
+    y_true, y_prob = arrays(make_table(1), NAMES)
+    malignant = np.isin(y_true, (1, 3))
+    benign = malignant & ~np.isin(y_prob.argmax(axis=1), (1, 3))
+    counts = report_text.count_benign_predictions(results.headline)
+    assert counts == (benign.sum(), malignant.sum())
+
+
+def test_scores_are_described(results: RunResults) -> None:
+    text = report_text.describe_scores(results)
+    y_true, y_prob = arrays(make_table(1), NAMES)
+    correct = y_prob.argmax(axis=1) == y_true
+    accuracy = np.mean([correct[y_true == k].mean() for k in range(4)])
+    assert f"is {100 * accuracy:.0f} % (95 % confidence interval " in text
+    assert "random guessing gives 25 %" in text
+    macro_f1 = results.headline.metrics["macro_f1"]
+    assert f"Macro F1 is {labels.interval(macro_f1)}." in text
+    missed = (~correct)[y_true == 1].sum()
+    assert f"{missed} of 30 melanoma images are predicted as another class." in text
+    assert "No image, lesion or near-duplicate group is in two splits." in text
+
+
+def test_missing_melanoma_is_reported(tmp_path: Path) -> None:
+    results = load(tmp_path, test=(0, 2))
+    assert report_text.NO_MELANOMA in report_text.describe_scores(results)
+    missing = report_text.describe_missing_classes(results.headline)
+    assert missing == (
+        "There are no images of melanoma (mel), basal cell carcinoma (bcc): averages are "
+        "over the other classes."
+    )
+    assert f"  {missing}" in summary(results)
+    assert not re.search(r"\bnan\b|None", summary(results), re.IGNORECASE)
+
+
+def test_the_referral_rule_is_described(results: RunResults) -> None:
+    result = results.headline
+    triage = result.triage
+    assert triage is not None
+    text = report_text.describe_triage(result)
+    assert "reaches the threshold for sensitivity ≥ 90 %, or if it is out-of" in text
+    assert f"(Mahalanobis distance above {triage.max_distance:.3f})" in text
+    share = triage.melanoma_referred
+    assert share is not None
+    assert share.value is not None
+    missed = round(30 * (1 - share.value))
+    assert f"a share of {labels.interval(triage.referred)} of the images and " in text
+    assert f"{labels.interval(share)} of the melanoma images; {missed} of 30 " in text
+    sensitivity = labels.interval(triage.rates["sensitivity"])
+    assert f"sensitivity {sensitivity} for malignant lesions" in summary(results)
+
+
+def test_without_a_threshold_only_out_of_distribution_images_are_referred(
+    tmp_path: Path,
+) -> None:
+    tables = {"val": make_table(0, (0, 2)), "test": make_table(1)}
+    results = load_results(write_run(tmp_path, make_variant(tables=tables)))
+    assert results.headline.triage is not None
+    assert results.headline.triage.threshold is None
+    text = report_text.describe_triage(results.headline)
+    assert "to a dermatologist if it is out-of-distribution" in text
+    assert "None" not in text
+    # Without melanoma images, no share of them is referred.
+    assert "melanoma" not in report_text.describe_triage(results.splits["val"])
+
+
+def test_without_distances_there_is_no_referral_rule(tmp_path: Path) -> None:
+    tables = {
+        split: make_table(n).drop(columns="distance")
+        for n, split in enumerate(("val", "test"))
+    }
+    results = load_results(write_run(tmp_path, make_variant(tables=tables)))
+    assert report_text.describe_triage(results.headline) == ""
+    assert "referral" not in summary(results)
+
+
+def test_the_smallest_class_is_named(results: RunResults) -> None:
+    sizes = {name: of.num_images for name, of in results.headline.classes.items()}
+    assert set(sizes.values()) == {30}
+    text = report_text.describe_smallest_class(results.headline)
+    assert text == (
+        f"The smallest class, {NAMES[0]}, has 30 images: each changes balanced accuracy by "
+        f"{1 / 120:.3f}."
+    )
+
+
+def test_variants_are_explained_and_compared(tmp_path: Path) -> None:
+    assert {*VIEWS} == {*report_text.TTA_TEXT}
+    variants = (
+        make_variant(),
+        make_variant("d4", num_views=8),
+        make_variant(f"augment_{ADJUSTED}", num_views=4, strength=0.5),
+    )
+    results = load_results(write_run(tmp_path, *variants))
+    text = report_text.describe_variants(results)
+    assert text.startswith("Test-time augmentation augment: predictions are averaged over")
+    assert "Test-time augmentation d4: " in text
+    for part in ("arXiv:2007.07314", "in parentheses", "Exports do not apply it."):
+        assert part in text
+    names = [labels.variant_label(variant) for variant in results.variants]
+    assert names == [
+        "test-time augmentation augment, logit adjustment (0.50)",
+        "test-time augmentation d4",
+    ]
+    recalls = [
+        (y_prob[y_true == 1].argmax(axis=1) == 1).mean()
+        for y_true, y_prob in (arrays(make_table(n), NAMES) for n in (3, 1))
+    ]
+    name, score, difference = report_text.variant_scores(results.variants[1])[2]
+    assert name == "melanoma recall"
+    assert score.value == pytest.approx(recalls[0], abs=1e-6)
+    assert difference.value == pytest.approx(recalls[0] - recalls[1], abs=1e-6)
+    lines = summary(results)
+    scores = f"{labels.interval(score)}, {labels.signed(difference)}"
+    assert f"  melanoma recall    {scores}" in lines
+    assert "augmentation d4 on the test split (fold 9), 8 views, 8.0 times" in lines
+
+
+@pytest.mark.parametrize(
+    ("name", "num_views", "exported"),
+    [("d4", 8, True), ("d4", 2, False), ("augment", 8, False)],
+)
+def test_exported_variants_have_all_views(
+    name: str, num_views: int, exported: bool, tmp_path: Path
+) -> None:
+    variant = make_variant(name, num_views=num_views)
+    results = load_results(write_run(tmp_path, make_variant(), variant))
+    views = {tta: len(of) for tta, of in TTA_ORIENTATIONS.items() if tta}
+    assert views == report_text.EXPORTED_VIEWS
+    found = report_text.exported_variants(results)
+    assert [of.variant for of in found] == ([name] if exported else [])
+    for of in found:
+        text = report_text.describe_export(of)
+        assert f"--tta {name} has its own temperature, {of.temperature:.2f}, and" in text
+
+
+def test_leakage_of_a_split_is_loud(tmp_path: Path) -> None:
+    tables = {"val": make_table(0), "test": make_table(1), "test_official": make_table(4)}
+    write_run(
+        tmp_path,
+        make_variant(tables=tables),
+        leakage={"test_official": SplitLeakage(2, 3, 0, 17)},
+    )
+    for headline in ("test_official", "test"):
+        results = load_results(tmp_path, headline)
+        warning = training_text.describe_leakage(results.splits["test_official"])
+        assert warning.startswith(
+            "LEAKAGE: 17 of the 120 images of the official test split were used"
+        )
+        assert warning in summary(results)
+        leaky = headline == "test_official"
+        assert training_text.is_leaky(results) == leaky
+        assert (warning in report_text.describe_scores(results)) == leaky
+        assert labels.split_role(results.splits["test_official"]) == ""
+
+
+def test_a_split_by_image_is_loud(results: RunResults) -> None:
+    data = dataclasses.replace(
+        CONFIG.data, split_by="image", one_image_per_lesion="evaluation"
+    )
+    audit = dataclasses.replace(
+        results.info.audit,
+        num_shared_lesions=3,
+        share_test_images=0.4,
+        share_test_melanomas=0.5,
+    )
+    leaky = dataclasses.replace(
+        results,
+        config=dataclasses.replace(CONFIG, data=data),
+        info=results.info.model_copy(update={"audit": audit}),
+    )
+    assert training_text.is_leaky(leaky)
+    warning = (
+        "SPLIT BY IMAGE: 40 % of the test images and 50 % of the test melanomas show a "
+        "lesion that the model was trained on."
+    )
+    assert training_text.describe_split_by_image(leaky).startswith(warning)
+    assert warning in summary(leaky)
+    assert "Do not trust these scores." in report_text.describe_scores(leaky)
+    assert training_text.describe_one_image(leaky) == (
+        "One image of each lesion was used in validation and test."
+    )
+    assert training_text.describe_one_image(results) == ""
+    assert training_text.describe_split_by_image(results) == ""
+
+
+def test_a_shared_near_duplicate_is_a_leak(results: RunResults) -> None:
+    assert not training_text.is_leaky(results)
+    audit = dataclasses.replace(results.info.audit, num_shared_groups=1)
+    leaky = dataclasses.replace(
+        results, info=results.info.model_copy(update={"audit": audit})
+    )
+    assert training_text.is_leaky(leaky)
+
+
+def test_training_is_described(results: RunResults) -> None:
+    assert training_text.describe_training(results) == (
+        "The model was trained on 12 images of 8 lesions (folds 0, 1, 2, 3, 4, 5, 6, 7). "
+        "Epoch 3 was chosen on the validation split (fold 8) by balanced accuracy, so "
+        "scores on that split are optimistic."
+    )
+    assert training_text.describe_cost(results) == (
+        "1,234 parameters, 1.0 minutes of training (0123abc, 2 cores of Some CPU)."
+    )
+    unknown = results.info.model_copy(update={"provenance": None})
+    text = training_text.describe_cost(dataclasses.replace(results, info=unknown))
+    assert text == "1,234 parameters, 1.0 minutes of training."
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "attribution", "label"),
+    [
+        (True, "No photograph.", "synthetic demo images"),
+        (False, "An archive.", "isic2018"),
+        (False, "", "the user's own images"),
+    ],
+)
+def test_data_have_a_label(
+    synthetic: bool, attribution: str, label: str, results: RunResults
+) -> None:
+    update = {"synthetic": synthetic, "attribution": attribution}
+    info = results.info.model_copy(update=update)
+    changed = dataclasses.replace(results, info=info)
+    assert training_text.data_label(changed) == label
+    assert training_text.model_label(changed) == f"mobilenet_v2 on {label}"
+    assert ("SYNTHETIC" in summary(changed)) == synthetic
+
+
+def test_the_note_on_built_in_ood_images_is_true() -> None:
+    assert len(sklearn.datasets.load_sample_images().images) == 2
+    assert f"The photographs are {ood.IMAGES_PER_SET} crops of two" in report_text.OOD_NOTE
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [
+        (Estimate(0.5, 0.25, 0.75), ("0.500 [0.250, 0.750]", "50 %", "25 to 75 %")),
+        (Estimate(0.5, None, None), ("0.500 [too few lesions]", "50 %", "available")),
+        (Estimate(None, None, None), ("not defined", "not defined", "available")),
+    ],
+)
+def test_scores_without_interval_or_value(
+    score: Estimate, expected: tuple[str, str, str]
+) -> None:
+    assert labels.interval(score) == expected[0]
+    assert labels.percent(score) == expected[1]
+    text = labels.confidence_interval(score, 0.95, as_percent=True)
+    assert text.startswith("95 % confidence interval ")
+    assert expected[2] in text
+
+
+def test_labels_of_classes_and_operating_points() -> None:
+    names = ["mel", "Melanoma", "nevus", "<b>wart</b>|", "malignant"]
+    assert [labels.class_label(name) for name in names] == [
+        "melanoma (mel)",
+        "Melanoma",
+        "melanocytic naevus (nevus)",
+        "<b>wart</b>|",
+        "malignant",
+    ]
+    assert [labels.point_label(point.key) for point in OPERATING_POINTS] == [
+        "specificity ≥ 90 %",
+        "specificity ≥ 95 %",
+        "sensitivity ≥ 90 %",
+        "sensitivity ≥ 95 %",
+    ]
