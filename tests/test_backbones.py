@@ -42,7 +42,7 @@ from skincnn.model.classifier import (
     set_trainable,
 )
 from skincnn.model.networks import normalised, with_depthwise, without_scaling
-from skincnn.training.run import check
+from skincnn.training.setup import check
 
 slow = pytest.mark.slow
 FUNCTIONS = {

@@ -28,7 +28,7 @@ from skincnn.reporting.html import SECTIONS, render_page
 from skincnn.reporting.model_card import render_card
 from skincnn.reporting.report import draw_figures, summary, write_report
 from skincnn.serving.orientations import TURNS
-from skincnn.training.workdir import check_workdir
+from skincnn.training.run import check_workdir
 
 NAMES = ["<b>wart</b>|", "mel", "nv", "bcc"]
 CONFIG = Config(
@@ -570,5 +570,5 @@ def test_headings_of_panels_do_not_run_into_each_other() -> None:
 
 def test_a_readme_of_one_s_own_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(ConfigError, match=r"README\.md, but no config\.json"):
+    with pytest.raises(ConfigError, match=r"README\.md but no config\.json"):
         check_workdir(tmp_path, CONFIG)
