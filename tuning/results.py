@@ -41,7 +41,7 @@ def read_result(folder: Path) -> TrialResult | None:
     if not path.exists():
         return None
     try:
-        return read_record(path, TrialResult, "It is trained again.")
+        return read_record(path, TrialResult, "The configuration is trained again.")
     except ConfigError as error:
         damaged = path.replace(path.with_name(f"{RESULT_FILE}.damaged"))
         print(f"warning: {error} The file was renamed to {damaged.name}.", file=sys.stderr)
