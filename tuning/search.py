@@ -250,8 +250,8 @@ class Tuner(BaseTuner):
         hp = trial.hyperparameters
         values = ", ".join(f"{n} {_format(v)}" for n, v in active_values(hp).items())
         print(f"trial {trial.trial_id}  {values}", flush=True)
-        if error := self.model.find_error(hp):
-            raise kt.errors.FailedTrialError(error)
+        if cause := self.model.find_error(hp):
+            raise kt.errors.FailedTrialError(cause)
         results = []
         for execution in range(self.settings.executions):
             try:
@@ -322,8 +322,8 @@ def _results(trial: Trial, model: TrainingModel, search: SearchConfig) -> list[T
 
 def _cause(trial: Trial, model: TrainingModel, search: SearchConfig) -> str:
     """Returns why a trial failed."""
-    if error := model.find_error(trial.hyperparameters):
-        return error
+    if cause := model.find_error(trial.hyperparameters):
+        return cause
     errors = [result.error for result in _results(trial, model, search)]
     message = (trial.message or "see the output of its worker").strip().splitlines()[-1]
     return next((error for error in errors if error), message)

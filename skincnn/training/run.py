@@ -13,7 +13,7 @@ import keras
 from skincnn import __version__
 from skincnn.config import Config, read_config
 from skincnn.data.cache import Cache
-from skincnn.data.reading import describe_preprocessing
+from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
 from skincnn.files import replacing, require_writable_folder, sha256, write_json
 from skincnn.inference.run_dir import CONFIG_FILE, MODEL_FILE, RUN_FILE, RunInfo

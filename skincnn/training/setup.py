@@ -16,11 +16,10 @@ import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
-from skincnn.clinical_metadata import METADATA_FIELDS
+from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
 from skincnn.config import Config, DataConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
-from skincnn.data.clinical_metadata import encode_clinical_metadata
 from skincnn.data.leakage import LeakageAudit, audit
 from skincnn.data.sampling import steps_per_epoch
 from skincnn.data.splits import make_splits
@@ -221,7 +220,7 @@ def prepare(
     tables = make_splits(builder, config.data)
     inputs = [tensor.name for tensor in classifier.inputs]
     if config.model.clinical_metadata:
-        inputs += METADATA_FIELDS
+        inputs += CLINICAL_FEATURES
     dataset = DatasetInfo(
         full_name=builder.info.full_name,
         attribution=stored.attribution,
@@ -274,7 +273,7 @@ def check_metadata(metadata: pipeline.Metadata | None) -> None:
     Raises:
         DataError: Nothing is known of any training image.
     """
-    unknown = [name.endswith("_unknown") for name in METADATA_FIELDS]
+    unknown = [name.endswith("_unknown") for name in CLINICAL_FEATURES]
     if metadata is not None and metadata[:, unknown].all():
         raise DataError(
             "`model.clinical_metadata` is True, but no training image has an age, a sex or "
