@@ -146,18 +146,18 @@ def test_a_search_trains_like_train_py_and_reads_no_test_fold(
 ) -> None:
     folds: set[int] = set()
     sizes: list[int] = []
-    read_table, load_images = pipeline._rows, pipeline.load_images
+    read_records, load_images = pipeline._records, pipeline.load_images
 
-    def rows(builder: object, of: list[int]) -> object:
+    def records(builder: object, of: list[int]) -> object:
         folds.update(of)
-        return read_table(builder, of)
+        return read_records(builder, of)
 
     def load(builder: object, table: pd.DataFrame, *of: object) -> object:
         sizes.append(len(table))
         return load_images(builder, table, *of)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_rows", rows)
+        patch.setattr(pipeline, "_records", records)
         patch.setattr(pipeline, "load_images", load)
         limits = "--tuner random --max-trials 2 --objective macro_f1".split()
         done = run_here(
