@@ -17,9 +17,9 @@ from skincnn.training.features import (
     Features,
     build_head,
     compute_features,
-    steps_per_call,
+    steps_per_execution,
 )
-from skincnn.training.fitting import augmented
+from skincnn.training.fitting import build_augmented
 
 MODEL = ModelConfig(backbone="mobilenet_v2", weights="none")
 BATCH_SIZE = DataConfig().batch_size
@@ -45,7 +45,7 @@ def cached_views(num_images: int = 256, image_size: int = 224) -> Iterator[Resul
     set_trainable(classifier, 0)
     computed = compute_features(classifier, images)
     features = np.resize(computed, (EPOCH_IMAGES, computed.shape[1]))
-    frozen = augmented(AugmentConfig(magnitude=0), classifier, seed=0)
+    frozen = build_augmented(AugmentConfig(magnitude=0), classifier, seed=0)
     head = build_head(classifier)
 
     def fit(model: keras.Model, inputs: Images | Features) -> int:
@@ -59,7 +59,7 @@ def cached_views(num_images: int = 256, image_size: int = 224) -> Iterator[Resul
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     frozen.compile("adam", loss)
     steps = EPOCH_IMAGES // BATCH_SIZE
-    head.compile("adam", loss, steps_per_execution=steps_per_call(steps))
+    head.compile("adam", loss, steps_per_execution=steps_per_execution(steps))
     yield compare(
         f"epoch on cached features / frozen pass ({MODEL.backbone}, {image_size} px)",
         lambda: fit(head, features),

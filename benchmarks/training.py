@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -22,9 +23,13 @@ from benchmarks.features import BATCH_SIZE, cached_views
 from benchmarks.measure import Result, Round, Work, compare, rate, summarize
 from skincnn.classes import HAM10000
 from skincnn.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from skincnn.data import pipeline
+from skincnn.data.pipeline import evaluation_batches
 from skincnn.model.augment import Augmentation
 from skincnn.model.classifier import build_classifier
-from skincnn.training.fitting import Training, augmented
+from skincnn.training.devices import make_devices
+from skincnn.training.fitting import build_augmented, fit
+from skincnn.training.setup import TrainingSetup
 
 MODEL = ModelConfig(backbone="mobilenet_v2", weights="none")
 NUM_VALIDATION = 64
@@ -69,12 +74,21 @@ def fitting(size: Size) -> Iterator[Result]:
         "train": _table(size.steps * size.batch_size, fold=0),
         "val": _table(NUM_VALIDATION, fold=8),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        training = Training(config, classifier, tables, _load, Path(folder))
-        timer = EpochTimer(training, size)
-        training.callbacks.append(timer)
-        with contextlib.redirect_stdout(io.StringIO()):  # the progress bar
-            training.fit()
+    setup = TrainingSetup(
+        config,
+        classifier,
+        tables,
+        _load,
+        tuple(lesion.name for lesion in HAM10000),
+        make_devices(config.train, size.batch_size),
+    )
+    timer = EpochTimer(size)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(pipeline, "evaluation_batches", timer.count_images),
+        contextlib.redirect_stdout(io.StringIO()),  # the progress bar
+    ):
+        fit(setup, Path(folder), callbacks=[timer])
     yield summarize(
         f"training / bare step on a constant batch ({_describe(size)})",
         timer.rounds,
@@ -100,30 +114,32 @@ class EpochTimer(keras.callbacks.Callback):
         validated: Number of validation images read in each epoch.
     """
 
-    def __init__(self, training: Training, size: Size):
+    def __init__(self, size: Size):
         """Stores what to measure."""
         super().__init__()
-        self.training = training
         self.size = size
         self.rounds: list[Round] = []
         self.validated: list[int] = []
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Counts the validation images from now on, and compiles the bare step."""
+    def count_images(self, *inputs: Any) -> tf.data.Dataset:
+        """Returns `evaluation_batches` that count the images that are read."""
 
         def count(images: tf.Tensor) -> tf.Tensor:
             self._count += len(images)
             return images
 
-        validation = self.training.validation
-        spec = validation.batches.element_spec
-        validation.batches = validation.batches.map(
+        batches = evaluation_batches(*inputs)
+        shape = batches.element_spec.shape
+        return batches.map(
             lambda images: tf.ensure_shape(
-                tf.numpy_function(count, [images], tf.uint8), spec.shape
+                tf.numpy_function(count, [images], tf.uint8), shape
             )
         )
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Compiles the bare step."""
         self._count = 0
-        self.bare = bare_steps(self.training.model, self.size)
+        self.bare = bare_steps(self.model, self.size)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Measures bare steps and starts the clock of the epoch."""
@@ -147,7 +163,7 @@ def augmenting(size: Size) -> Iterator[Result]:
     works = []
     for config in (AugmentConfig(), AugmentConfig(parts=())):
         classifier = build_classifier(MODEL, len(HAM10000), fused=True)
-        model = augmented(config, classifier, seed=0)
+        model = build_augmented(config, classifier, seed=0)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile("adamw", loss)
         works.append(bare_steps(model, size))

@@ -1,4 +1,4 @@
-"""Stopping a training between two steps instead of in the middle of one."""
+"""Stopping a training between two steps instead of within one."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Remembers SIGTERM and Ctrl-C while it is entered, for `obey` to act on.
+    """Records SIGTERM and Ctrl-C inside a `with` block, so that `exit` can act on them.
 
-    A second signal interrupts at once. Outside of the main thread, where Python has no
-    signals, it never asks for anything.
+    A second signal interrupts at once. Outside of the main thread, where Python does not
+    handle signals, nothing is ever requested.
     """
 
     def __init__(self) -> None:
-        """Begins without a request."""
+        """Starts without a request."""
         self.signal: int | None = None
-        self._at_once = False
-        self._before: dict[int, object] = {}
+        self._immediate = False
+        self._previous: dict[int, object] = {}
 
     @property
     def requested(self) -> bool:
         """Whether the user asked to stop."""
         return self.signal is not None
 
-    def obey(self) -> None:
+    def exit(self) -> None:
         """Ends the process as the signal would have.
 
         Raises:
-            Terminated: It was SIGTERM.
-            KeyboardInterrupt: It was Ctrl-C.
+            Terminated: The signal was SIGTERM.
+            KeyboardInterrupt: The user pressed Ctrl-C.
         """
         raise Terminated if self.signal == signal.SIGTERM else KeyboardInterrupt
 
     @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Acts on signals as they come, where there is nothing to finish."""
-        self._at_once = True
+    def immediate(self) -> Iterator[None]:
+        """Acts on signals at once inside the block, where no step has to be finished."""
+        self._immediate = True
         try:
             yield
         finally:
-            self._at_once = False
+            self._immediate = False
 
     def __enter__(self) -> StopRequest:
-        """Takes the signals over."""
+        """Installs the signal handlers."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._remember)
+                self._previous[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(
@@ -63,13 +63,13 @@ class StopRequest:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Gives the signals back."""
-        for number, handler in self._before.items():
+        """Restores the previous signal handlers."""
+        for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None or self._at_once:
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None or self._immediate:
             self.signal = number
-            StopRequest.obey(self)  # whatever others do
+            StopRequest.exit(self)  # without waiting for other processes
         self.signal = number
         print("\nfinishing the step, then saving ...", file=sys.stderr)

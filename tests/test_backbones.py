@@ -46,7 +46,7 @@ from skincnn.model.networks import (
     set_imagenet_normalization,
     use_depthwise_convolutions,
 )
-from skincnn.training.run import check
+from skincnn.training.setup import check
 
 slow = pytest.mark.slow
 FUNCTIONS = {

@@ -31,11 +31,11 @@ from skincnn.model.mixing import MIXES, Mixing
 from skincnn.presets import PRESETS
 from skincnn.training.imbalance import STRATEGIES
 from skincnn.training.optimizers import OPTIMIZERS
-from skincnn.training.run import check
 from skincnn.training.schedules import SCHEDULES
+from skincnn.training.setup import check
 from skincnn.training.stages import SCENARIOS
 from tfds_ham10000 import Builder, demo, demo_renderer, records
-from tuning.hypermodel import explore
+from tuning.explore import explore
 from tuning.spaces import SPACES, find_space, value_at
 
 

@@ -1,9 +1,8 @@
-"""Precision, XLA and several devices: each trains as one device in float32 does."""
+"""Precision, XLA and several devices train like one device in float32."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -29,12 +28,16 @@ from skincnn.config import (
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Images
 from skincnn.errors import ConfigError
-from skincnn.evaluation.evaluate import evaluate
+from skincnn.evaluation.evaluate import evaluate, write_evaluation
 from skincnn.files import locked
 from skincnn.inference.predict import predict_probabilities
+from skincnn.inference.run_dir import DeviceInfo, read_run_info
 from skincnn.model.classifier import build_classifier
-from skincnn.training import devices, fitting, run
+from skincnn.training import devices
 from skincnn.training.devices import choose_precision, dtype_policy, make_devices
+from skincnn.training.fitting import fit
+from skincnn.training.run import save_model, train
+from skincnn.training.setup import TrainingSetup
 
 CONFIG = Config(
     data=DataConfig(dataset="demo_tiny", image_size=32, batch_size=16),
@@ -53,21 +56,17 @@ def make_table(count: int) -> pd.DataFrame:
     ).assign(label=np.arange(count) % NUM_CLASSES)
 
 
-def draw_pictures(table: pd.DataFrame, config: DataConfig) -> Images:
+def draw_images(table: pd.DataFrame, config: DataConfig) -> Images:
     shape = (len(table), config.image_size, config.image_size, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def make_training(
-    config: Config, workdir: Path, num_validation: int = 8
-) -> fitting.Training:
+def make_setup(config: Config) -> TrainingSetup:
     made = make_devices(config.train, config.data.batch_size)
     with made.scope():
         classifier = build_classifier(config.model, NUM_CLASSES, fused=True)
-    tables = {"train": make_table(32), "val": make_table(num_validation)}
-    return fitting.Training(
-        config, classifier, tables, draw_pictures, workdir, devices=made
-    )
+    tables = {"train": make_table(32), "val": make_table(8)}
+    return TrainingSetup(config, classifier, tables, draw_images, tuple("abcd"), made)
 
 
 AVERAGE = OptimizerConfig(ema_momentum=0.5, clip_by="global", clip_norm=0.5)
@@ -97,12 +96,16 @@ def test_half_precision_trains_with_all_parts(
         optimizer=optimizer,
         train=dataclasses.replace(CONFIG.train, precision=precision),
     )
-    training = make_training(config, tmp_path)
-    first = training.classifier.get_weights()
-    training.fit()
+    setup = make_setup(config)
+    classifier = setup.classifier
+    first = classifier.get_weights()
+    optimizers = []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: optimizers.append(callback.model.optimizer)
+    )
+    fit(setup, tmp_path, callbacks=[callback])
     assert keras.config.dtype_policy().name == "float32"
-    classifier = training.classifier
-    scaled = isinstance(training.model.optimizer, keras.optimizers.LossScaleOptimizer)
+    scaled = isinstance(optimizers[0], keras.optimizers.LossScaleOptimizer)
     assert scaled == (precision == "mixed_float16")
     convolution = classifier.get_layer("backbone").get_layer("stage1a_conv")
     assert convolution.compute_dtype == precision.removeprefix("mixed_")
@@ -112,14 +115,14 @@ def test_half_precision_trains_with_all_parts(
         assert np.isfinite(after).all()
         assert not np.array_equal(before, after)
 
-    # Saved in float32, even where a policy was set by hand.
+    # Saved in float32, whatever the current policy.
     with dtype_policy("mixed_bfloat16"):
-        run._save_plain(config, classifier, tmp_path / "model.keras")
+        save_model(config, classifier, tmp_path / "model.keras")
     plain = keras.saving.load_model(tmp_path / "model.keras")
     assert {layer.compute_dtype for layer in plain._flatten_layers()} == {"float32"}
     for weight, other in zip(plain.get_weights(), classifier.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, other)
-    batches = pipeline.evaluation_batches(draw_pictures(make_table(8), config.data))
+    batches = pipeline.evaluation_batches(draw_images(make_table(8), config.data))
     np.testing.assert_allclose(
         predict_probabilities(plain, batches),
         predict_probabilities(classifier, batches),
@@ -127,24 +130,19 @@ def test_half_precision_trains_with_all_parts(
     )
 
 
-def test_a_run_in_half_precision_is_evaluated_in_single(
+def test_a_run_in_half_precision_is_evaluated_in_float32(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = TrainConfig(scenario="from_scratch", epochs=1, precision="mixed_bfloat16")
-    config = dataclasses.replace(CONFIG, train=train)
-    run.train(config, tmp_path, data_dir, cache="memory")
+    half = TrainConfig(scenario="from_scratch", epochs=1, precision="mixed_bfloat16")
+    config = dataclasses.replace(CONFIG, train=half)
+    train(config, tmp_path, data_dir, cache="memory")
     assert "Training on cpu:0 in mixed_bfloat16: tensorflow, XLA off" in (
         capsys.readouterr().out
     )
-    evaluate(tmp_path, data_dir, "memory")
-    metadata = json.loads((tmp_path / "metadata.json").read_text())
-    assert metadata["device"] == {
-        "backend": "tensorflow",
-        "precision": "mixed_bfloat16",
-        "devices": ["cpu:0"],
-        "num_devices": 1,
-        "jit": False,
-    }
+    write_evaluation(tmp_path, evaluate(tmp_path, data_dir, "memory"))
+    assert read_run_info(tmp_path).device == DeviceInfo(
+        devices=("cpu:0",), precision="mixed_bfloat16", backend="tensorflow", jit=False
+    )
     builder = datasets.open_dataset("demo_tiny", data_dir)
     table = pipeline.read_table(builder, config.data.test_folds)
     model = keras.saving.load_model(tmp_path / "model.keras")
@@ -156,19 +154,18 @@ def test_a_run_in_half_precision_is_evaluated_in_single(
 
 
 @pytest.mark.slow
-def test_xla_trains_the_same(tmp_path: Path) -> None:
+def test_xla_computes_the_same_loss(tmp_path: Path) -> None:
     losses = []
     for jit in ("off", "on"):
         config = dataclasses.replace(
             CONFIG,
-            # XLA draws other random numbers.
+            # Random numbers differ with XLA.
             model=dataclasses.replace(CONFIG.model, dropout=0.0),
             train=dataclasses.replace(CONFIG.train, jit=jit),
         )
-        training = make_training(config, tmp_path / jit)
-        training.fit()
-        assert training.devices.describe(training.model)["jit"] == (jit == "on")
-        losses.append(training.progress.history[0]["loss"])
+        result = fit(make_setup(config), tmp_path / jit)
+        assert result.device.jit == (jit == "on")
+        losses.append(result.history[0]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -183,14 +180,14 @@ def test_xla_trains_the_same(tmp_path: Path) -> None:
         ("tpu", 0.0, False, "mixed_bfloat16"),
     ],
 )
-def test_auto_is_the_precision_that_the_device_is_fast_in(
+def test_auto_selects_the_fastest_precision_of_the_device(
     kind: str, capability: float, several: bool, expected: str
 ) -> None:
     assert choose_precision(kind, capability, several=several) == expected
 
 
-def test_what_the_devices_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"at most 1 here: cpu:0. Received: 2"):
+def test_unsupported_devices_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"at most 1 on this machine: cpu:0. Received: 2"):
         make_devices(TrainConfig(devices=2), 32)
     assert make_devices(TrainConfig(), 32).names == ("cpu:0",)
     with pytest.raises(ConfigError, match=r"`train.jit` on"):
@@ -202,7 +199,7 @@ def test_what_the_devices_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert make_devices(TrainConfig(devices=1), 32).names == ("gpu:0",)
     for wrong, batch_size, message in (
         (TrainConfig(), 32, "multiple of the 3 devices"),
-        (TrainConfig(devices=2, precision="mixed_float16"), 32, "works on one device"),
+        (TrainConfig(devices=2, precision="mixed_float16"), 32, "supports one device"),
         (TrainConfig(devices=2, jit="on"), 32, "several devices"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -210,7 +207,7 @@ def test_what_the_devices_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-def test_two_devices_train_and_resume_as_one_does(data_dir: Path, tmp_path: Path) -> None:
+def test_two_devices_train_and_resume_like_one(data_dir: Path, tmp_path: Path) -> None:
     script = Path(__file__).with_name("two_devices.py")
     done = subprocess.run(
         [sys.executable, script, tmp_path, data_dir],
@@ -223,13 +220,13 @@ def test_two_devices_train_and_resume_as_one_does(data_dir: Path, tmp_path: Path
     assert "Training on cpu:0, cpu:1 in float32" in done.stdout
 
 
-def test_processes_that_cannot_train_together_are_refused(
+def test_incomplete_settings_of_several_machines_are_rejected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    join = devices.join_processes.__wrapped__
+    join = devices.join_processes
     assert join() == 0
     monkeypatch.setenv("KERAS_DISTRIBUTION_PROCESS_ID", "1")
-    with pytest.raises(ConfigError, match=r"Expected all of .*NUM_PROCESSES"):
+    with pytest.raises(ConfigError, match=r"needs all of .*NUM_PROCESSES"):
         join()
     monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
     monkeypatch.setenv("KERAS_DISTRIBUTION_JOB_ADDRESSES", "127.0.0.1:1")
@@ -238,28 +235,28 @@ def test_processes_that_cannot_train_together_are_refused(
         join()
 
 
-def test_the_processes_after_the_first_work_in_a_copy(
+def test_processes_after_the_first_work_in_a_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What decides how a training goes on is sent; what is in use is refused to all."""
+    """Files for resuming are sent; a directory in use is rejected by all processes."""
     sent: list[Any] = []
 
-    def from_first(value: Any) -> Any:
+    def broadcast(value: Any) -> Any:
         if devices.join_processes() == 0:
             sent.append(value)
         return sent[-1]
 
-    monkeypatch.setattr(devices, "from_first", from_first)
+    monkeypatch.setattr(devices, "broadcast", broadcast)
     workdir = tmp_path / "run"
     (workdir / "checkpoints").mkdir(parents=True)
-    (workdir / "checkpoints" / "state.npz").write_bytes(b"state")
+    (workdir / "checkpoints" / "c.npz").write_bytes(b"content")
     (workdir / "config.json").write_text("{}")
     (workdir / "report.html").touch()
     for number in (0, 1):
         monkeypatch.setattr(devices, "join_processes", lambda number=number: number)
         with devices.run_folder(workdir) as folder:
             assert (folder == workdir) == (number == 0)
-            assert (folder / "checkpoints" / "state.npz").read_bytes() == b"state"
+            assert (folder / "checkpoints" / "c.npz").read_bytes() == b"content"
             assert (folder / "config.json").read_text() == "{}"
             assert (folder / "report.html").exists() == (number == 0)
     assert not folder.exists()

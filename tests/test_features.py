@@ -1,4 +1,4 @@
-"""Training on cached features is the training of the head through the frozen backbone."""
+"""Training on cached features equals training of the head behind a frozen backbone."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ from skincnn.config import (
 from skincnn.errors import ConfigError, DataError, Terminated
 from skincnn.model.classifier import build_classifier, set_trainable
 from skincnn.model.orientations import orient
-from skincnn.training import features, fitting, run
+from skincnn.training import features, fitting
 from skincnn.training.features import (
     build_head,
     compute_features,
-    steps_per_call,
+    steps_per_execution,
 )
+from skincnn.training.run import train
+from skincnn.training.setup import check, check_metadata
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
@@ -41,7 +43,7 @@ MODEL = ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file of weights: nothing is frozen that does not come from somewhere."""
+    """A file of weights: only a backbone with weights can be frozen."""
     path = tmp_path_factory.mktemp("weights") / "small_cnn.weights.h5"
     build_classifier(MODEL, 7, seed=3).get_layer("backbone").save_weights(path)
     return str(path)
@@ -49,7 +51,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def config(weights: str) -> Config:
-    """The head alone, told of the patients; 16 steps of the oversampled pictures."""
+    """A linear probe with clinical metadata; 16 steps of oversampled images."""
     return Config(
         data=DataConfig(
             dataset="demo_tiny", image_size=32, batch_size=11, train_folds=(0, 1)
@@ -62,15 +64,15 @@ def config(weights: str) -> Config:
     )
 
 
-def with_features(config: Config, orientations: int) -> Config:
-    train = dataclasses.replace(config.train, cached_views=orientations)
+def with_features(config: Config, num_views: int) -> Config:
+    train = dataclasses.replace(config.train, cached_views=num_views)
     return dataclasses.replace(config, train=train)
 
 
 @pytest.mark.parametrize(
     ("metadata", "policy"), [(True, "float32"), (False, "mixed_bfloat16")]
 )
-def test_the_head_on_features_is_the_classifier(metadata: bool, policy: str) -> None:
+def test_the_head_on_features_equals_the_classifier(metadata: bool, policy: str) -> None:
     keras.config.set_dtype_policy(policy)
     try:
         config = dataclasses.replace(MODEL, clinical_metadata=metadata)
@@ -81,16 +83,16 @@ def test_the_head_on_features_is_the_classifier(metadata: bool, policy: str) -> 
     assert computed.dtype == np.float32
     assert len(computed) == 20
     head = build_head(classifier)
-    patients = RNG.normal(size=(5, len(CLINICAL_FEATURES))).astype(np.float32)
+    clinical = RNG.normal(size=(5, len(CLINICAL_FEATURES))).astype(np.float32)
 
     def inputs(images: object) -> object:
-        return {"images": images, "metadata": patients} if metadata else images
+        return {"images": images, "metadata": clinical} if metadata else images
 
     for number in range(4):
         expected = classifier.predict(inputs(np.asarray(orient(IMAGES, number))), verbose=0)
-        found = head.predict(inputs(computed[number::4]), verbose=0)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-    # The layers are shared: what the head learns, the classifier knows.
+        logits = head.predict(inputs(computed[number::4]), verbose=0)
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+    # The layers are shared, so training the head trains the classifier.
     set_trainable(classifier, 0)
     assert [v.path for v in head.trainable_variables] == [
         v.path for v in classifier.trainable_variables
@@ -104,17 +106,17 @@ def test_the_head_on_features_is_the_classifier(metadata: bool, policy: str) -> 
     )
 
 
-def test_features_are_those_of_inference_whatever_trains() -> None:
+def test_features_do_not_depend_on_trainable_layers() -> None:
     classifier = build_classifier(MODEL, 7, fused=True)
     computed = compute_features(classifier, IMAGES)
     set_trainable(classifier, 0)
     np.testing.assert_array_equal(compute_features(classifier, IMAGES), computed)
 
 
-def test_plain_features_train_as_the_frozen_backbone_does(
+def test_one_view_trains_like_the_frozen_backbone(
     config: Config, data_dir: Path, tmp_path: Path
 ) -> None:
-    """The same order, dropout, sampling, loss and schedule."""
+    """With the same order, dropout, sampling, loss and schedule."""
     through, cached = (
         train_in_pieces(with_features(config, number), tmp_path / str(number), data_dir, [])
         for number in (0, 1)
@@ -134,15 +136,15 @@ def test_plain_features_train_as_the_frozen_backbone_does(
 
 
 @pytest.mark.parametrize("later", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_stopped_training_on_features_ends_with_the_same_weights(
+def test_an_interrupted_training_on_features_ends_with_the_same_weights(
     later: int,
     config: Config,
     data_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stopped after a call, at the end of an epoch, in the next, and before a stage."""
-    monkeypatch.setattr(features, "MAX_STEPS_PER_CALL", 6)  # 4 of 16 steps, 6 of 12
+    """Interrupted within an epoch, at its end, in the next one, and before a stage."""
+    monkeypatch.setattr(features, "MAX_STEPS_PER_EXECUTION", 6)  # 4 of 16 steps, 6 of 12
     stages = (
         *(StageConfig(trainable_blocks=0, epochs=2),),
         *(StageConfig(trainable_blocks=-1, epochs=1),) * later,
@@ -156,44 +158,43 @@ def test_a_stopped_training_on_features_ends_with_the_same_weights(
     assert len(pieces[0].history) == 2 + later
 
 
-def test_a_call_takes_steps_that_fill_an_epoch() -> None:
-    assert [steps_per_call(steps) for steps in (1, 7, 12, 64, 250, 313)] == [
-        *(1, 7, 12, 32, 25, 1)
-    ]
+def test_steps_per_execution_divides_the_steps_of_an_epoch() -> None:
+    steps = (1, 7, 12, 64, 250, 313)
+    assert list(map(steps_per_execution, steps)) == [1, 7, 12, 32, 25, 1]
 
 
-def test_what_features_cannot_do_is_refused(config: Config) -> None:
+def test_unsupported_options_with_features_are_rejected(config: Config) -> None:
     with pytest.raises(ConfigError, match=r"cached_views` must be 0, 1, 2, 4 or 8"):
         with_features(config, 3)
     mixed = dataclasses.replace(config, augment=AugmentConfig(mix="mixup"))
     with pytest.raises(ConfigError, match="features are not mixed"):
         with_features(mixed, 1)
     whole = TrainConfig(cached_views=1, head_epochs=0)
-    with pytest.raises(ConfigError, match="no stage trains the head alone"):
-        run.check(dataclasses.replace(config, train=whole))
+    with pytest.raises(ConfigError, match="no stage trains the head only"):
+        check(dataclasses.replace(config, train=whole))
 
 
-def test_metadata_that_say_nothing_are_refused() -> None:
-    nothing = encode_clinical_metadata(
+def test_unknown_clinical_metadata_is_rejected() -> None:
+    unknown = encode_clinical_metadata(
         pd.DataFrame({"age": [np.nan], "sex": ["unknown"], "localization": [""]})
     )
-    something = encode_clinical_metadata(
+    known = encode_clinical_metadata(
         pd.DataFrame({"age": [np.nan], "sex": ["male"], "localization": [""]})
     )
-    with pytest.raises(DataError, match="no training picture has an age"):
-        fitting._require_patients(np.repeat(nothing, 3, axis=0))
-    fitting._require_patients(np.concatenate([nothing, something]))
+    with pytest.raises(DataError, match="no training image has an age"):
+        check_metadata(np.repeat(unknown, 3, axis=0))
+    check_metadata(np.concatenate([unknown, known]))
 
 
-def test_a_signal_ends_the_computing_at_once(
+def test_a_signal_stops_computing_features_immediately(
     config: Config, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no step to finish, and it may take minutes."""
+    """There is no step to finish, and computing may take minutes."""
 
     def compute(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        pytest.fail("the computing went on")
+        pytest.fail("computing was not stopped")
 
-    monkeypatch.setattr(fitting.Training, "_inputs", compute)
+    monkeypatch.setattr(fitting.Inputs, "train", compute)
     with pytest.raises(Terminated):
-        run.train(with_features(config, 1), tmp_path, data_dir, cache="memory")
+        train(with_features(config, 1), tmp_path, data_dir, cache="memory")

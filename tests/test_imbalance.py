@@ -1,4 +1,4 @@
-"""Plans against the formulas of their papers."""
+"""Plans of the imbalance strategies against the formulas of their papers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def plan(name: str, **values: float) -> Plan:
     return STRATEGIES[name](COUNTS, ImbalanceConfig(**values))  # type: ignore[arg-type]
 
 
-def test_power_runs_from_no_weights_to_equal_classes() -> None:
+def test_power_ranges_from_no_weights_to_equal_classes() -> None:
     np.testing.assert_allclose(plan("class_weights", power=0.0).class_weights, 1, rtol=1e-6)
     full = plan("class_weights", power=1.0).class_weights * COUNTS
     np.testing.assert_allclose(full, full[0], rtol=1e-6)
@@ -29,40 +29,40 @@ def test_power_runs_from_no_weights_to_equal_classes() -> None:
 )
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.9999])
 def test_weights_are_inverse_to_the_effective_number(name: str, beta: float) -> None:
-    # E = 1 + beta + beta ** 2 + ... + beta ** (n - 1), summed up as it stands.
+    # E = 1 + beta + beta ** 2 + ... + beta ** (n - 1), summed directly.
     effective = np.array([sum(beta**i for i in range(n)) for n in COUNTS])
-    even = plan(name, beta=beta).class_weights * effective
-    np.testing.assert_allclose(even, even[0], rtol=1e-5)
+    products = plan(name, beta=beta).class_weights * effective
+    np.testing.assert_allclose(products, products[0], rtol=1e-5)
 
 
-def test_focal_strategies_hand_gamma_over() -> None:
+def test_focal_strategies_pass_gamma_to_the_loss() -> None:
     for name in ("focal", "class_balanced_focal"):
         assert plan(name, gamma=0.5).loss_arguments == {"gamma": 0.5}
     assert (plan("focal").class_weights == 1).all()
 
 
-def test_margins_fall_with_the_fourth_root_and_weights_come_late() -> None:
+def test_ldam_margins_follow_the_fourth_root_and_weights_are_deferred() -> None:
     ldam = plan("ldam", margin=0.7, drw_start=0.8)
     margins = np.array(ldam.loss_arguments["margins"])
     assert margins.max() == pytest.approx(0.7)
     assert margins.argmax() == COUNTS.argmin()
     np.testing.assert_allclose(margins**4 * COUNTS, 0.7**4 * 115)
-    # Cao et al. begin with epoch 160 of 200.
+    # Cao et al. start at epoch 160 of 200.
     assert ldam.reweighting_epoch(200) == 160
     assert plan("class_weights").reweighting_epoch(200) == 0
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.3, 1.0])
-def test_oversampling_lifts_small_classes_to_the_ratio(ratio: float) -> None:
-    wanted = plan("oversampling", ratio=ratio).epoch_counts
-    assert wanted is not None
-    for n, many in zip(COUNTS, wanted, strict=True):
-        assert many >= n
-        assert many >= ratio * 6705
-        assert many == n or many < ratio * 6705 + 1
+def test_oversampling_raises_small_classes_to_the_ratio(ratio: float) -> None:
+    epoch_counts = plan("oversampling", ratio=ratio).epoch_counts
+    assert epoch_counts is not None
+    for n, count in zip(COUNTS, epoch_counts, strict=True):
+        assert count >= n
+        assert count >= ratio * 6705
+        assert count == n or count < ratio * 6705 + 1
 
 
-def test_balancing_twice_is_refused_unless_it_is_meant() -> None:
+def test_balancing_twice_is_rejected_unless_allowed() -> None:
     weights = np.array([2, 1, 1, 1, 1, 1, 1], np.float32)
     for sampling in (
         {"sampling_weights": np.ones(7)},
@@ -73,17 +73,17 @@ def test_balancing_twice_is_refused_unless_it_is_meant() -> None:
         with pytest.raises(ValueError, match="both"):
             Plan(ONES, logit_shift=weights, **sampling)  # type: ignore[arg-type]
         Plan(ONES, **sampling)  # type: ignore[arg-type]
-        Plan(weights, doubled=True, **sampling)  # type: ignore[arg-type]
+        Plan(weights, allow_double=True, **sampling)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`sampling_weights` or `epoch_counts`"):
         Plan(ONES, sampling_weights=np.ones(7), epoch_counts=COUNTS)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_strategy_that_balances_twice_has_a_name_that_says_so(name: str) -> None:
-    assert plan(name).doubled == (name == "weights_and_sampling")
+def test_only_weights_and_sampling_balances_twice(name: str) -> None:
+    assert plan(name).allow_double == (name == "weights_and_sampling")
 
 
-def test_weights_and_sampling_turn_the_imbalance_around() -> None:
+def test_weights_and_sampling_inverts_the_imbalance() -> None:
     doubled = plan("weights_and_sampling", power=1.0)
     assert doubled.sampling_weights is not None
     mass = doubled.class_weights * doubled.sampling_weights * COUNTS

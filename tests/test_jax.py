@@ -1,4 +1,4 @@
-"""The same code under Keras's JAX backend: parts, runs, other backends' runs, machines."""
+"""The JAX backend of Keras: parts, runs, runs of the other backend, several machines."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ pytestmark = [
 ]
 FLAGS = (
     "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
-    "--model.width-multiplier 0.25 --train.epochs 4 --train.deterministic True --optimizer.ema-momentum 0.9 "
-    "--augment.mix cutmix --evaluate.num-bootstrap 100 --cache memory"
+    "--model.width-multiplier 0.25 --train.epochs 4 --train.deterministic True "
+    "--optimizer.ema-momentum 0.9 --augment.mix cutmix "
+    "--evaluate.num-bootstrap 100 --cache memory"
 ).split()
 PARTS = ("test_losses", "test_optimizers", "test_mixing", "test_grad_cam")
 
 
 def start(workdir: Path, data_dir: Path, *flags: str, **env: str) -> subprocess.Popen[str]:
-    """Begins `scripts/train.py` under JAX."""
+    """Starts `scripts/train.py` with JAX."""
     where = ["--workdir", str(workdir), "--data-dir", str(data_dir)]
     return subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "train.py"), *where, *FLAGS, *flags],
@@ -55,15 +56,15 @@ def jax_run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     workdir = tmp_path_factory.mktemp("jax") / "run"
     output = end(start(workdir, data_dir))
     assert "Training on cpu:0 in float32: jax, XLA on" in output
-    # Exported by TensorFlow, and compared there with what JAX evaluated.
+    # The export with TensorFlow is compared with the predictions of JAX.
     assert str(workdir / "export/skincnn/1") in output
     return workdir
 
 
 def test_the_parts_pass_their_tests() -> None:
     files = [f"tests/{name}.py" for name in PARTS]
-    # These take gradients by TensorFlow.
-    chosen = ["-k", "not gradients and not told_apart"]
+    # These compute gradients with TensorFlow.
+    chosen = ["-k", "not gradients and not uninformative"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *files, *chosen],
         capture_output=True,
@@ -80,8 +81,8 @@ def probabilities(workdir: Path) -> pd.DataFrame:
     return table.filter(like="probability_")
 
 
-def evaluated_by(backend: str, run: Path, data_dir: Path, folder: Path) -> pd.DataFrame:
-    """Predictions of a run's copy, made anew."""
+def evaluated_with(backend: str, run: Path, data_dir: Path, folder: Path) -> pd.DataFrame:
+    """Returns new predictions of a copy of a run."""
     copy = folder / backend
     shutil.copytree(run, copy)
     shutil.rmtree(copy / "predictions")
@@ -91,36 +92,36 @@ def evaluated_by(backend: str, run: Path, data_dir: Path, folder: Path) -> pd.Da
     return probabilities(copy)
 
 
-def test_a_run_of_one_backend_is_evaluated_by_the_other(
+def test_a_run_of_one_backend_is_evaluated_with_the_other(
     jax_run: Path,
     run: tuple[Path, subprocess.CompletedProcess[str]],
     data_dir: Path,
     tmp_path: Path,
 ) -> None:
     for backend, workdir in (("tensorflow", jax_run), ("jax", run[0])):
-        anew = evaluated_by(backend, workdir, data_dir, tmp_path)
+        predicted = evaluated_with(backend, workdir, data_dir, tmp_path)
         pd.testing.assert_frame_equal(
-            anew, probabilities(workdir), check_exact=False, rtol=0, atol=1e-4
+            predicted, probabilities(workdir), check_exact=False, rtol=0, atol=1e-4
         )
 
 
-def test_a_stopped_run_ends_like_one_that_was_not(
+def test_an_interrupted_run_equals_one_without_interruption(
     jax_run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    """SIGTERM in the middle of an epoch, where JAX's variables are empty."""
+    """SIGTERM within an epoch, when the variables are empty under JAX."""
     process = start(tmp_path, data_dir)
     wait_for_epoch(1, tmp_path, process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=600)[0]
     assert process.returncode == 143, output
-    assert "Going on with" in end(start(tmp_path, data_dir, "--resume"))
+    assert "Resuming" in end(start(tmp_path, data_dir, "--resume"))
     pd.testing.assert_frame_equal(
         probabilities(tmp_path), probabilities(jax_run), check_exact=True
     )
 
 
 def start_two(folder: Path, data_dir: Path, *flags: str) -> list[subprocess.Popen[str]]:
-    """Begins two processes of one training; the run is that of the first, `folder`/0."""
+    """Starts two processes of one training; the first writes the run, `folder`/0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -137,25 +138,25 @@ def start_two(folder: Path, data_dir: Path, *flags: str) -> list[subprocess.Pope
     ]
 
 
-def test_two_processes_train_as_one_does(
+def test_two_processes_train_like_one(
     jax_run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    """Stopped by a signal to one, and resumed; only the first has a folder."""
+    """Stopped by a signal to one process, and resumed; only the first writes a run."""
     processes = start_two(tmp_path, data_dir)
     wait_for_epoch(1, tmp_path / "0", processes[0])
     processes[1].send_signal(signal.SIGTERM)
     for process in processes:
-        # Jax would have them wait a minute and a half for each other.
+        # JAX would make them wait for each other for 90 seconds.
         output = process.communicate(timeout=60)[0]
         assert process.returncode == 143, output
     outputs = [end(process) for process in start_two(tmp_path, data_dir, "--resume")]
-    assert all("Going on with" in output for output in outputs)
+    assert all("Resuming" in output for output in outputs)
     assert ["report  " in output for output in outputs] == [True, False]
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
     alone, together = (
         pd.read_csv(workdir / "history.csv") for workdir in (jax_run, tmp_path / "0")
     )
-    # Sums over processes round otherwise, and the steps magnify that.
+    # Sums over processes are rounded differently, and training amplifies it.
     loss = alone["loss"], together["loss"]
     np.testing.assert_allclose(loss[0][:1], loss[1][:1], rtol=1e-5)
     np.testing.assert_allclose(loss[0], loss[1], rtol=5e-3)

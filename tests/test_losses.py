@@ -1,4 +1,4 @@
-"""Losses against Keras's own, slow plain versions, and identities."""
+"""Losses against Keras's losses, simple implementations and identities."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "focal": {"gamma": 1.7},
     "ldam": {"margins": [0.5, 1.0, 2.5]},
 }
-"""What each loss takes of its own, none of it neutral."""
+"""Specific arguments of each loss, none of them neutral."""
 NEUTRAL: dict[str, dict[str, Any]] = {
     "cross_entropy": {},
     "focal": {"gamma": 0.0},
@@ -48,8 +48,8 @@ def full(name: str, smoothing: float = 0.2) -> keras.losses.Loss:
     )
 
 
-def slow(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
-    """Returns the loss of `full`, from the definitions, a number at a time."""
+def simple(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
+    """Returns the loss of `full`, computed from the definitions one number at a time."""
     total = 0.0
     for y, z in zip(labels.astype(float), logits.astype(float), strict=True):
         z = z + SHIFT
@@ -65,7 +65,7 @@ def slow(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_loss_with_nothing_set_is_cross_entropy(name: str) -> None:
+def test_a_loss_with_neutral_arguments_is_cross_entropy(name: str) -> None:
     loss = LOSSES[name](class_weights=[1, 1, 1], **NEUTRAL[name])
     sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     assert float(loss(LABELS, LOGITS)) == pytest.approx(
@@ -79,15 +79,15 @@ def test_loss_with_nothing_set_is_cross_entropy(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_loss_agrees_with_the_definition(name: str) -> None:
+def test_a_loss_agrees_with_its_definition(name: str) -> None:
     assert float(full(name)(SOFT, LOGITS)) == pytest.approx(
-        slow(name, SOFT, LOGITS), rel=1e-5
+        simple(name, SOFT, LOGITS), rel=1e-5
     )
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_integers_are_one_hot_labels(name: str, smoothing: float) -> None:
+def test_integer_labels_equal_one_hot_labels(name: str, smoothing: float) -> None:
     loss = full(name, smoothing)
     expected = float(loss(np.eye(3)[LABELS], LOGITS))
     for labels in (LABELS, LABELS[:, None], LABELS.astype("int32"), LABELS.astype("uint8")):
@@ -95,8 +95,8 @@ def test_integers_are_one_hot_labels(name: str, smoothing: float) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_mixture_costs_what_its_classes_cost(name: str) -> None:
-    """MixUp's and CutMix's labels are mixtures, smoothed or not."""
+def test_the_loss_of_a_mixed_label_is_the_mixture_of_the_losses(name: str) -> None:
+    """As for the labels of MixUp and CutMix, with smoothing."""
     loss = full(name)
     other = np.roll(LABELS, 1)
     mixed = 0.3 * np.eye(3)[LABELS] + 0.7 * np.eye(3)[other]
@@ -106,13 +106,13 @@ def test_a_mixture_costs_what_its_classes_cost(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_weights_are_those_of_the_pictures_of_a_class(name: str, smoothing: float) -> None:
-    """A smoothed picture too: its weight is that of its class, and of no other."""
+def test_class_weights_equal_sample_weights(name: str, smoothing: float) -> None:
+    """Also with smoothing: an image has the weight of its own class."""
     arguments = {**ARGUMENTS[name], "label_smoothing": smoothing}
     ours = LOSSES[name](class_weights=WEIGHTS, **arguments)
     plain = LOSSES[name](class_weights=[1, 1, 1], **arguments)
-    by_picture = np.array(WEIGHTS, np.float32)[LABELS]
-    expected = float(plain(LABELS, LOGITS, sample_weight=by_picture))
+    sample_weight = np.array(WEIGHTS, np.float32)[LABELS]
+    expected = float(plain(LABELS, LOGITS, sample_weight=sample_weight))
     assert float(ours(LABELS, LOGITS)) == pytest.approx(expected, rel=1e-6)
     each = LOSSES[name](class_weights=WEIGHTS, reduction="none", **arguments)
     assert float(np.mean(each(LABELS, LOGITS))) == pytest.approx(expected, rel=1e-6)
@@ -120,7 +120,9 @@ def test_weights_are_those_of_the_pictures_of_a_class(name: str, smoothing: floa
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_logits_of_low_precision_are_computed_in_float32(name: str, dtype: str) -> None:
+def test_the_loss_of_half_precision_logits_is_computed_in_float32(
+    name: str, dtype: str
+) -> None:
     logits = keras.ops.cast(LOGITS, dtype)
     for loss in (full(name)(LABELS, logits), full(name).call(LABELS, logits)):
         assert keras.backend.standardize_dtype(loss.dtype) == "float32"
@@ -130,30 +132,30 @@ def test_logits_of_low_precision_are_computed_in_float32(name: str, dtype: str) 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_gradients_are_finite_where_predictions_are_sure(name: str, gamma: float) -> None:
+def test_gradients_are_finite_for_confident_predictions(name: str, gamma: float) -> None:
     if name == "focal":
         loss = WeightedFocal([1, 1, 1], gamma=gamma, label_smoothing=0.1)
     else:
         loss = full(name)
-    sure = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 0]]
+    confident = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 0]]
     for scale in (0.0, 20.0, 200.0, 1e4):
-        logits = tf.Variable(scale * (2 * sure - 1))
+        logits = tf.Variable(scale * (2 * confident - 1))
         with tf.GradientTape() as tape:
             value = loss(LABELS, logits)
         assert np.isfinite(float(value))
         assert np.isfinite(np.asarray(tape.gradient(value, logits))).all()
 
 
-def test_focal_loss_is_that_of_keras() -> None:
+def test_the_focal_loss_equals_that_of_keras() -> None:
     expected = keras.losses.CategoricalFocalCrossentropy(
         alpha=WEIGHTS, gamma=1.7, from_logits=True
     )(np.eye(3)[LABELS], LOGITS)
     ours = WeightedFocal(WEIGHTS, gamma=1.7)(LABELS, LOGITS)
-    # Keras cuts probabilities off at 1e-7.
+    # Keras clips probabilities at 1e-7.
     assert float(ours) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_margins_of_cosines_are_scaled_with_them() -> None:
+def test_margins_of_cosine_logits_are_scaled_with_them() -> None:
     """The loss of Cao et al. as published, softmax(s * (cosine - margin))."""
     scale, margins = 30, np.array([0.5, 0.3, 0.1])
     cosines = RNG.uniform(-1, 1, (5, 3)).astype("float32")
@@ -166,7 +168,7 @@ def test_margins_of_cosines_are_scaled_with_them() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_loss_survives_serialisation(name: str) -> None:
+def test_a_loss_survives_serialization(name: str) -> None:
     loss = full(name)
     saved = keras.saving.serialize_keras_object(loss)
     copy = keras.saving.deserialize_keras_object(saved)
@@ -181,7 +183,7 @@ def test_the_loss_survives_serialisation(name: str) -> None:
 
 
 @pytest.mark.parametrize("labels", [LABELS, LABELS[:, None], SOFT], ids=["i", "i1", "soft"])
-def test_fit_hands_labels_over_as_they_are(labels: np.ndarray) -> None:
+def test_keras_passes_labels_unchanged(labels: np.ndarray) -> None:
     model = keras.Sequential([keras.Input((3,)), keras.layers.Activation("linear")])
     model.compile(loss=full("focal"), run_eagerly=False)
     value = model.evaluate(LOGITS, labels, verbose=0)
@@ -189,15 +191,15 @@ def test_fit_hands_labels_over_as_they_are(labels: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_plan_says_all_that_its_loss_needs(name: str) -> None:
+def test_a_plan_has_all_arguments_of_its_loss(name: str) -> None:
     plan = STRATEGIES[name](np.array([10, 40, 950]), ImbalanceConfig())
     loss = build_loss(plan, LossConfig(label_smoothing=0.1), reweighted=True)
     np.testing.assert_array_equal(loss.class_weights, plan.class_weights)
     assert loss.label_smoothing == 0.1
     assert np.isfinite(float(loss(SOFT, LOGITS)))
-    before = build_loss(plan, LossConfig(), reweighted=False)
-    assert before.class_weights == [1, 1, 1]
-    assert before.get_config().keys() == loss.get_config().keys()
+    deferred = build_loss(plan, LossConfig(), reweighted=False)
+    assert deferred.class_weights == [1, 1, 1]
+    assert deferred.get_config().keys() == loss.get_config().keys()
 
 
 def test_logit_adjustment_of_equal_classes_changes_nothing() -> None:
@@ -208,7 +210,7 @@ def test_logit_adjustment_of_equal_classes_changes_nothing() -> None:
 
 
 def stationary(loss: keras.losses.Loss, counts: np.ndarray, logits: np.ndarray) -> None:
-    """Checks that logits which all pictures share cannot be bettered."""
+    """Checks that the gradient with respect to logits shared by all images is zero."""
     labels = np.repeat(np.arange(len(counts)), counts)
     variable = tf.Variable(np.tile(logits, (len(labels), 1)).astype("float32"))
     with tf.GradientTape() as tape:
@@ -218,8 +220,8 @@ def stationary(loss: keras.losses.Loss, counts: np.ndarray, logits: np.ndarray) 
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
-def test_what_cannot_be_told_apart_is_balanced_by_logit_adjustment(power: float) -> None:
-    """Where pictures tell nothing, the best probabilities are share ** (1 - power)."""
+def test_logit_adjustment_balances_uninformative_images(power: float) -> None:
+    """The best probabilities are proportional to frequency ** (1 - power)."""
     counts = np.array([10, 40, 950])
     plan = STRATEGIES["logit_adjusted"](counts, ImbalanceConfig(power=power))
     loss = build_loss(plan, LossConfig(), reweighted=True)
@@ -227,7 +229,7 @@ def test_what_cannot_be_told_apart_is_balanced_by_logit_adjustment(power: float)
 
 
 @pytest.mark.parametrize("name", ["class_weights", "effective_number_weights"])
-def test_what_cannot_be_told_apart_gets_the_share_of_its_weight(name: str) -> None:
+def test_class_weights_set_the_probabilities_of_uninformative_images(name: str) -> None:
     counts = np.array([10, 40, 950])
     plan: Plan = STRATEGIES[name](counts, ImbalanceConfig())
     loss = build_loss(plan, LossConfig(), reweighted=True)

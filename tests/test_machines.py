@@ -1,4 +1,4 @@
-"""Searches on many machines: who is what, what a lost worker leaves, three processes."""
+"""Searches on several machines: roles, lost workers, and three real processes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from skincnn.errors import ConfigError
 from tuning import machines
 from tuning.config import SearchConfig
-from tuning.machines import ID, IP, PORT, Watch, find_role, put_aside_if_damaged
-from tuning.search import TUNERS
+from tuning.machines import ID, IP, PORT, Watch, find_role, rename_if_damaged
+from tuning.oracles import TUNERS
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ from tuning.search import TUNERS
         ("chief", "127.0.0.1", "http", None),
     ],
 )
-def test_the_environment_says_who_is_what(
+def test_the_environment_gives_the_role(
     tuner_id: str, ip: str, port: str, role: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in ((ID, tuner_id), (IP, ip), (PORT, port)):
@@ -48,7 +48,7 @@ def test_the_environment_says_who_is_what(
         assert find_role() == role
 
 
-def test_a_port_that_another_chief_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv(IP, "127.0.0.1")
         monkeypatch.setenv(PORT, str(server.getsockname()[1]))
@@ -57,7 +57,7 @@ def test_a_port_that_another_chief_has_is_refused(monkeypatch: pytest.MonkeyPatc
 
 
 class Clock:
-    """Stands in for the module `time`."""
+    """A replacement of the module `time`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -90,7 +90,7 @@ def end(oracle: Any, trial: Trial, score: float) -> None:
     oracle.end_trial(trial)
 
 
-def test_a_lost_workers_trial_goes_to_one_that_has_nothing_else_to_do(
+def test_an_idle_worker_gets_the_trial_of_a_lost_one(
     watched: tuple[Any, Watch, Clock],
 ) -> None:
     oracle, watch, clock = watched
@@ -98,7 +98,7 @@ def test_a_lost_workers_trial_goes_to_one_that_has_nothing_else_to_do(
     assert first.trial_id != second.trial_id
     clock.now = 100
     end(oracle, second, 0.5)
-    # tuner0 may be slow, or dead: nobody is sent away.
+    # tuner0 may be slow or lost, so no worker is dismissed.
     assert oracle.create_trial("tuner1").status == TrialStatus.IDLE
     assert not watch.over
     clock.now = machines.LOST_SECONDS + 1
@@ -114,7 +114,7 @@ def test_a_lost_workers_trial_goes_to_one_that_has_nothing_else_to_do(
 
 
 @pytest.mark.parametrize("tuner", TUNERS)
-def test_a_search_ends_though_a_worker_never_comes_back(
+def test_a_search_ends_without_a_lost_worker(
     tuner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = 3 if tuner in ("random", "bayesian") else 0
@@ -142,7 +142,7 @@ def test_a_search_ends_though_a_worker_never_comes_back(
     assert {trial.status for trial in oracle.trials.values()} == {TrialStatus.COMPLETED}
 
 
-def test_a_worker_that_comes_back_has_its_trial_again(
+def test_a_restarted_worker_gets_its_trial_again(
     watched: tuple[Any, Watch, Clock],
 ) -> None:
     oracle, _, clock = watched
@@ -151,7 +151,7 @@ def test_a_worker_that_comes_back_has_its_trial_again(
     assert oracle.create_trial("tuner0").trial_id == trial.trial_id
 
 
-def test_what_was_not_lost_counts_once(watched: tuple[Any, Watch, Clock]) -> None:
+def test_a_trial_of_two_workers_counts_once(watched: tuple[Any, Watch, Clock]) -> None:
     oracle, watch, clock = watched
     first, second = oracle.create_trial("tuner0"), oracle.create_trial("tuner1")
     clock.now = machines.LOST_SECONDS + 1
@@ -168,7 +168,7 @@ def test_what_was_not_lost_counts_once(watched: tuple[Any, Watch, Clock]) -> Non
     assert {trial.status for trial in oracle.trials.values()} == {TrialStatus.COMPLETED}
 
 
-def test_no_trial_is_lost_that_takes_as_long_as_others(
+def test_a_trial_is_not_lost_if_others_take_as_long(
     watched: tuple[Any, Watch, Clock],
 ) -> None:
     oracle, _, clock = watched
@@ -182,7 +182,7 @@ def test_no_trial_is_lost_that_takes_as_long_as_others(
     assert oracle.create_trial("tuner1").trial_id == slow.trial_id
 
 
-def test_a_chiefs_damaged_files_are_put_aside(
+def test_damaged_files_of_a_chief_are_renamed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "keras_tuner"
@@ -195,21 +195,24 @@ def test_a_chiefs_damaged_files_are_put_aside(
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("{}")
-        put_aside_if_damaged(folder)
+        rename_if_damaged(folder)
         assert folder.exists()
         (folder / damaged).write_text('{"trials": ')
-        put_aside_if_damaged(folder)
+        rename_if_damaged(folder)
         assert not folder.exists()
         assert "is damaged" in capsys.readouterr().err
     assert len(list(tmp_path.glob("keras_tuner.damaged*"))) == 2
 
 
-def test_a_chiefs_answers_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_conditional_hyperparameters_print_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     space = rates()
     with space.conditional_scope("optimizer.learning_rate", [1e-4]):
         space.Float("optimizer.warmup_epochs", 0, 1)
-    answer = space.to_proto()
-    assert len(kt.HyperParameters.from_proto(answer).space) == 2
+    with machines.quiet_conditions():
+        response = space.to_proto()
+        assert len(kt.HyperParameters.from_proto(response).space) == 2
     assert capsys.readouterr().out == ""
 
 
@@ -225,44 +228,45 @@ def start(tuner_id: str, port: int, *arguments: object) -> subprocess.Popen[str]
 
 
 @pytest.mark.slow
-def test_a_chief_and_two_workers_of_which_one_is_killed(
+def test_a_chief_and_two_workers_one_of_which_is_killed(
     data_dir: Path, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     command = (
         *"learning imbalance --tuner hyperband --data.dataset demo_tiny".split(),
-        *"--data.image-size 32 --model.backbone small_cnn --model.width-multiplier 0.1".split(),
+        *"--data.image-size 32 --model.backbone small_cnn".split(),
+        *"--model.width-multiplier 0.1".split(),
         *"--train.epochs 3 --optimizer.warmup-epochs 0.5".split(),
         *("--workdir", tmp_path / "search", "--data-dir", data_dir),
     )
     processes = {name: start(name, port, *command) for name in ("tuner0", "chief")}
     try:
-        stranger = start("tuner9", port, *command, "--train.patience", "1")
-        said, _ = stranger.communicate(timeout=300)
-        assert stranger.returncode == 2, said
-        assert "serves another search" in said
+        other = start("tuner9", port, *command, "--train.patience", "1")
+        output, _ = other.communicate(timeout=300)
+        assert other.returncode == 2, output
+        assert "serves another search" in output
         processes["tuner1"] = start("tuner1", port, *command)
         lines = iter(processes["tuner1"].stdout or ())
         assert any(line.startswith("trial ") for line in lines)
         processes["tuner1"].send_signal(signal.SIGKILL)
         processes["tuner1"].communicate()
         processes["tuner1"] = start("tuner1", port, *command)
-        said = {name: p.communicate(timeout=600)[0] for name, p in processes.items()}
+        outputs = {name: p.communicate(timeout=600)[0] for name, p in processes.items()}
         assert {name: p.returncode for name, p in processes.items()} == dict.fromkeys(
             processes, 0
-        ), said
+        ), outputs
     finally:
         for process in processes.values():
             process.kill()
             process.wait()
-    board = pd.read_csv(tmp_path / "search/leaderboard.csv")
+    table = pd.read_csv(tmp_path / "search/leaderboard.csv")
     trials = list((tmp_path / "search/keras_tuner").glob("trial_*/trial.json"))
     states = [json.loads(path.read_text()) for path in trials]
     assert {state["status"] for state in states} == {"COMPLETED"}
     assert sorted(state["trial_id"] for state in states) == sorted(
-        board["trial"].astype(str).str.zfill(4)
+        table["trial"].astype(str).str.zfill(4)
     )
-    assert board["score"].is_monotonic_decreasing
-    assert "begins" in said["chief"]
-    assert "its chief has the leader board" in said["tuner0"]
+    assert table["score"].is_monotonic_decreasing
+    assert "started by" in outputs["chief"]
+    assert "the chief has the leaderboard" in outputs["tuner0"]

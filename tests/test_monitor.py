@@ -1,8 +1,7 @@
-"""The metric that chooses the epoch, and that ends a training early."""
+"""The metric that selects the epoch and stops training early."""
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -14,15 +13,16 @@ import pytest
 import tensorflow as tf
 
 from skincnn.cli import common, train
+from skincnn.inference.run_dir import read_run_info
 from skincnn.metrics.classification import METRICS, Metric
 from skincnn.metrics.sample import Sample
 from skincnn.training import callbacks
 from skincnn.training.callbacks import Validation, is_patience_over
-from skincnn.training.state import Progress
+from skincnn.training.checkpoints import Progress
 
 
 @pytest.mark.parametrize("monitor", METRICS)
-def test_the_best_epoch_is_that_of_the_metric(
+def test_the_monitored_metric_selects_the_best_epoch(
     monitor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = np.array([0] * 6 + [1] * 2 + [2])
@@ -33,8 +33,8 @@ def test_the_best_epoch_is_that_of_the_metric(
     find_best = np.argmax if metric.higher_is_better else np.argmin
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
     model.compile("sgd", "mse")
-    answers = iter(epochs)
-    monkeypatch.setattr(callbacks, "predict_probabilities", lambda *_: next(answers))
+    predictions = iter(epochs)
+    monkeypatch.setattr(callbacks, "predict_probabilities", lambda *_: next(predictions))
     batches = tf.data.Dataset.from_tensors(np.eye(2, dtype="float32"))
     progress = Progress()
     validation = Validation(model, batches, labels, monitor, tmp_path, progress)
@@ -47,13 +47,13 @@ def test_the_best_epoch_is_that_of_the_metric(
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_the_command_stops_early_and_keeps_the_epoch_of_the_metric_it_is_given(
+def test_the_command_stops_early_and_keeps_the_best_epoch_of_the_metric(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.2, 0.6, 0.5, 0.3, 0.9])
     monkeypatch.setitem(callbacks.METRICS, "macro_f1", Metric(lambda _: next(scores)))
-    monkeypatch.setattr("skincnn.evaluation.evaluate.evaluate", lambda *_: {})
-    monkeypatch.setattr("skincnn.reporting.report.summary", lambda report: "")
+    monkeypatch.setattr(train, "_evaluate", lambda *_: None)
+    monkeypatch.setattr(common, "show_report", lambda *_: None)
     monkeypatch.setattr("skincnn.serving.export.export_saved_model", lambda *_: "")
     flags = (
         "cnn --data.dataset demo_tiny --data.image-size 32 --data.batch-size 16 "
@@ -66,6 +66,6 @@ def test_the_command_stops_early_and_keeps_the_epoch_of_the_metric_it_is_given(
     common.main(train.command)
     history = pd.read_csv(tmp_path / "history.csv")
     assert history["val_macro_f1"].tolist() == [0.2, 0.6, 0.5, 0.3]
-    assert json.loads((tmp_path / "metadata.json").read_text())["best_epoch"] == 2
+    assert read_run_info(tmp_path).best_epoch == 2
     kept = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert kept == ["best-00002.weights.h5"]

@@ -1,4 +1,4 @@
-"""Optimizers against plain ones, schedules against slow versions, and all together."""
+"""Optimizers and schedules against simple implementations, and combinations of parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skincnn.config import ImbalanceConfig, LossConfig, OptimizerConfig
 from skincnn.errors import ConfigError
 from skincnn.training.imbalance import STRATEGIES
 from skincnn.training.losses import LOSSES, build_loss
-from skincnn.training.optimizers import OPTIMIZERS, SPARED, build_optimizer
+from skincnn.training.optimizers import NO_WEIGHT_DECAY, OPTIMIZERS, build_optimizer
 from skincnn.training.schedules import SCHEDULES
 
 RATE = 1e-2
@@ -28,8 +28,8 @@ def rates(name: str, steps: int, warmup_steps: int, **values: Any) -> np.ndarray
     return np.array([float(schedule(step)) for step in range(steps + 5)])
 
 
-def slow_rate(name: str, step: int, steps: int, warmup: int) -> float:
-    """Returns the rate with the default configuration, from the definitions."""
+def simple_rate(name: str, step: int, steps: int, warmup: int) -> float:
+    """Returns the learning rate with default options, from the definitions."""
     if name == "one_cycle":
         top, step = round(0.25 * steps), min(step, steps)
         if step < top:
@@ -48,44 +48,44 @@ def slow_rate(name: str, step: int, steps: int, warmup: int) -> float:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("warmup", [0, 12])
-def test_schedule_agrees_with_the_definition(name: str, warmup: int) -> None:
-    expected = [slow_rate(name, step, 80, warmup) for step in range(85)]
-    # The cosine of a float32 is known to about 1e-7 of the highest rate.
+def test_a_schedule_agrees_with_its_definition(name: str, warmup: int) -> None:
+    expected = [simple_rate(name, step, 80, warmup) for step in range(85)]
+    # The cosine of a float32 is accurate to about 1e-7 of the peak.
     np.testing.assert_allclose(rates(name, 80, warmup), expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_schedule_has_its_peak_where_its_rise_ends(name: str) -> None:
-    found = rates(name, 100, 20)
+def test_a_schedule_has_its_peak_at_the_end_of_the_warm_up(name: str) -> None:
+    curve = rates(name, 100, 20)
     top = 25 if name == "one_cycle" else 20
-    assert found[top] == pytest.approx(RATE, rel=1e-6)
-    assert found.max() == pytest.approx(RATE, rel=1e-6)
-    assert (np.diff(found[: top + 1]) > 0).all()
-    assert (np.diff(found[top:]) <= 0).all()
-    # It rests where it ended, and but for the steps of `step` it never jumps.
-    np.testing.assert_allclose(found[101:], found[100])
+    assert curve[top] == pytest.approx(RATE, rel=1e-6)
+    assert curve.max() == pytest.approx(RATE, rel=1e-6)
+    assert (np.diff(curve[: top + 1]) > 0).all()
+    assert (np.diff(curve[top:]) <= 0).all()
+    # It is constant after the last step, and continuous except for `step`.
+    np.testing.assert_allclose(curve[101:], curve[100])
     if name != "step":
-        assert np.abs(np.diff(found)).max() < RATE / 10
+        assert np.abs(np.diff(curve)).max() < RATE / 10
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 1), (2, 2), (3, 0)])
-def test_schedule_of_very_few_steps_is_finite(name: str, steps: int, warmup: int) -> None:
-    found = rates(name, steps, warmup)
-    assert np.isfinite(found).all()
-    assert (found > 0).all()
+def test_a_schedule_of_very_few_steps_is_finite(name: str, steps: int, warmup: int) -> None:
+    curve = rates(name, steps, warmup)
+    assert np.isfinite(curve).all()
+    assert (curve > 0).all()
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_schedule_survives_serialisation(name: str) -> None:
+def test_a_schedule_survives_serialization(name: str) -> None:
     schedule = SCHEDULES[name](OptimizerConfig(), RATE, 50, 5)
     saved = keras.optimizers.schedules.serialize(schedule)
     copy = keras.optimizers.schedules.deserialize(saved)
     assert [float(copy(s)) for s in range(60)] == [float(schedule(s)) for s in range(60)]
 
 
-def test_the_rate_of_the_presets_is_as_it_was() -> None:
-    """A tenth to the top and a cosine to a hundredth, of which results are published."""
+def test_the_default_schedule_does_not_change() -> None:
+    """Published results use a warm-up from a tenth and a cosine to a hundredth."""
     schedule = build_optimizer(OptimizerConfig(), 1e-3, 100, 20)._learning_rate
     assert isinstance(schedule, keras.optimizers.schedules.CosineDecay)
     assert [float(schedule(step)) for step in (0, 20, 60, 100)] == pytest.approx(
@@ -93,14 +93,14 @@ def test_the_rate_of_the_presets_is_as_it_was() -> None:
     )
 
 
-def test_steps_fall_where_they_are_asked_to() -> None:
-    found = rates("step", 50, 0, milestones=(0.28, 0.56), milestone_factor=0.5)
-    assert np.flatnonzero(np.diff(found)).tolist() == [13, 27]
-    assert found[-1] == pytest.approx(RATE / 4)
+def test_the_learning_rate_drops_at_the_milestones() -> None:
+    curve = rates("step", 50, 0, milestones=(0.28, 0.56), milestone_factor=0.5)
+    assert np.flatnonzero(np.diff(curve)).tolist() == [13, 27]
+    assert curve[-1] == pytest.approx(RATE / 4)
 
 
 def variables() -> list[keras.Variable]:
-    """Returns the weights of a head and of two blocks, the same in each call."""
+    """Returns the variables of a head and two blocks, the same in each call."""
     rng = np.random.default_rng(0)
     shapes = {
         "head/kernel": (3, 2),
@@ -108,20 +108,20 @@ def variables() -> list[keras.Variable]:
         "b2/kernel": (2, 4),
         "b2/bias": (4,),
     }
-    found = []
+    result = []
     for path, shape in shapes.items():
-        folder, name = path.split("/")
-        with keras.name_scope(folder):
-            found.append(keras.Variable(rng.normal(size=shape), name=name))
-    assert [v.path for v in found] == list(shapes)
-    return found
+        scope, name = path.split("/")
+        with keras.name_scope(scope):
+            result.append(keras.Variable(rng.normal(size=shape), name=name))
+    assert [v.path for v in result] == list(shapes)
+    return result
 
 
 BLOCKS = {"head/kernel": 0, "b1/kernel": 1, "b2/kernel": 2, "b2/bias": 2}
 
 
 def train(optimizer: keras.optimizers.Optimizer, steps: int = 3) -> dict[str, np.ndarray]:
-    """Returns the weights after some steps of synthetic gradients, the same in each call."""
+    """Returns the weights after steps of synthetic gradients, the same in each call."""
     weights, rng = variables(), np.random.default_rng(1)
     optimizer.build(weights)
     for _ in range(steps):
@@ -132,7 +132,7 @@ def train(optimizer: keras.optimizers.Optimizer, steps: int = 3) -> dict[str, np
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_optimizer_takes_steps_with_every_schedule(name: str, schedule: str) -> None:
+def test_an_optimizer_takes_steps_with_every_schedule(name: str, schedule: str) -> None:
     config = OptimizerConfig(name=name, schedule=schedule)
     before = {v.path: np.array(v.value) for v in variables()}
     for path, weights in train(build_optimizer(config, RATE, 8, 2)).items():
@@ -141,8 +141,8 @@ def test_optimizer_takes_steps_with_every_schedule(name: str, schedule: str) -> 
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_first_step_is_that_of_the_paper(name: str) -> None:
-    """Without momentum's history Adam and Lion take the gradient's sign."""
+def test_the_first_step_agrees_with_the_paper(name: str) -> None:
+    """The first step of Adam and Lion is the sign of the gradient."""
     config = dataclasses.replace(PLAIN, name=name, momentum=0.9)
     before = {v.path: np.array(v.value) for v in variables()}
     after = train(build_optimizer(config, RATE, 9, 0), steps=1)
@@ -156,7 +156,7 @@ def test_the_first_step_is_that_of_the_paper(name: str) -> None:
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd_has_the_momentum_it_is_asked_for(nesterov: bool) -> None:
+def test_sgd_uses_the_configured_momentum(nesterov: bool) -> None:
     config = dataclasses.replace(
         PLAIN, name="sgd", momentum=0.8, nesterov=nesterov, weight_decay=0.0
     )
@@ -172,12 +172,12 @@ def test_sgd_has_the_momentum_it_is_asked_for(nesterov: bool) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("layer_decay", [1.0, 0.5])
-def test_biases_norms_and_layer_scales_are_spared_from_weight_decay(
+def test_biases_norms_and_layer_scales_have_no_weight_decay(
     name: str, layer_decay: float
 ) -> None:
     class Scale(keras.layers.Layer):
         def build(self, shape: tuple[int, ...]) -> None:
-            # As ConvNeXt's LayerScale has it: without a name.
+            # Without a name, as the LayerScale of ConvNeXt.
             self.gamma = self.add_weight(shape=shape[-1:], initializer="ones")
 
         def call(self, x: Any) -> Any:
@@ -205,55 +205,55 @@ def test_biases_norms_and_layer_scales_are_spared_from_weight_decay(
     optimizer.apply([keras.ops.zeros(v.shape) for v in model.trainable_variables])
     kernels = 0
     for variable in model.trainable_variables:
-        # What is a vector scales or shifts; what mixes channels has more axes.
-        spared = len(variable.shape) == 1
-        kernels += not spared
-        expected = 1.0 if spared else 0.9
+        # Scales and offsets are vectors; kernels have more axes.
+        excluded = len(variable.shape) == 1
+        kernels += not excluded
+        expected = 1.0 if excluded else 0.9
         np.testing.assert_allclose(np.array(variable.value), expected, rtol=1e-6)
     assert kernels == 4
 
 
-def test_the_vectors_of_convnext_and_mobilenet_are_spared() -> None:
+def test_all_vectors_of_convnext_and_mobilenet_have_no_weight_decay() -> None:
     for build in (keras.applications.ConvNeXtTiny, keras.applications.MobileNetV2):
         network = build(weights=None, include_top=False, input_shape=(32, 32, 3))
         for variable in network.trainable_variables:
             for name in (variable.name, variable.path, f"{variable.path}:0"):
-                assert bool(re.search(SPARED, name)) == (len(variable.shape) == 1)
+                assert bool(re.search(NO_WEIGHT_DECAY, name)) == (len(variable.shape) == 1)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_each_block_trains_as_if_it_had_an_optimizer_of_its_own(name: str) -> None:
+def test_layer_decay_equals_one_optimizer_per_block(name: str) -> None:
     config = dataclasses.replace(PLAIN, name=name, ema_momentum=0.7)
     decayed = dataclasses.replace(config, layer_decay=0.5)
-    found = train(build_optimizer(decayed, RATE, 9, 0, BLOCKS))
+    actual = train(build_optimizer(decayed, RATE, 9, 0, BLOCKS))
     for block in range(3):
         alone = train(build_optimizer(config, RATE * 0.5**block, 9, 0))
         for path, weights in alone.items():
-            same = np.allclose(found[path], weights, rtol=1e-6, atol=1e-8)
+            same = np.allclose(actual[path], weights, rtol=1e-6, atol=1e-8)
             assert same == (BLOCKS[path] == block)
 
 
-def test_layer_decay_scales_the_step_of_sgd_by_its_power() -> None:
+def test_layer_decay_scales_the_steps_of_sgd() -> None:
     config = dataclasses.replace(PLAIN, name="sgd", momentum=0.0)
     before = {v.path: np.array(v.value) for v in variables()}
     plain = train(build_optimizer(config, RATE, 9, 0), steps=1)
     decayed = dataclasses.replace(config, layer_decay=0.25)
-    found = train(build_optimizer(decayed, RATE, 9, 0, BLOCKS), steps=1)
+    actual = train(build_optimizer(decayed, RATE, 9, 0, BLOCKS), steps=1)
     for path, start in before.items():
         factor = 0.25 ** BLOCKS[path]
         np.testing.assert_allclose(
-            found[path] - start, factor * (plain[path] - start), rtol=1e-4, atol=3e-7
+            actual[path] - start, factor * (plain[path] - start), rtol=1e-4, atol=3e-7
         )
 
 
-def test_layer_decay_of_one_is_keras_alone() -> None:
+def test_without_layer_decay_the_optimizer_is_a_keras_class() -> None:
     for name in OPTIMIZERS:
         config = OptimizerConfig(name=name)
         optimizer = build_optimizer(config, RATE, 9, 0, BLOCKS)
         assert type(optimizer).__module__.startswith("keras.")
 
 
-def test_layer_decay_wants_every_variable_in_a_block() -> None:
+def test_layer_decay_needs_the_block_of_every_variable() -> None:
     config = OptimizerConfig(layer_decay=0.5)
     with pytest.raises(ValueError, match="needs `blocks`"):
         build_optimizer(config, RATE, 9, 0)
@@ -264,7 +264,7 @@ def test_layer_decay_wants_every_variable_in_a_block() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("layer_decay", [1.0, 0.5])
-def test_optimizer_survives_serialisation(name: str, layer_decay: float) -> None:
+def test_an_optimizer_survives_serialization(name: str, layer_decay: float) -> None:
     config = OptimizerConfig(
         name=name,
         layer_decay=layer_decay,
@@ -277,16 +277,16 @@ def test_optimizer_survives_serialisation(name: str, layer_decay: float) -> None
     assert type(copy) is type(optimizer)
     assert copy.get_config() == optimizer.get_config()
     assert copy.get_config()["weight_decay"] == 0.02
-    # What is spared is no part of the configuration of Keras.
-    copy.exclude_from_weight_decay(var_names=[SPARED])
+    # Keras does not serialize the exclusions from weight decay.
+    copy.exclude_from_weight_decay(var_names=[NO_WEIGHT_DECAY])
     expected = train(optimizer)
     for path, weights in train(copy).items():
         np.testing.assert_array_equal(weights, expected[path])
 
 
 @pytest.mark.parametrize("layer_decay", [1.0, 0.5])
-def test_clipping_bounds_each_gradient_or_all_together(layer_decay: float) -> None:
-    """With SGD the steps are the gradients, so their norms are what was bounded."""
+def test_clipping_limits_each_gradient_or_the_global_norm(layer_decay: float) -> None:
+    """The steps of SGD are the clipped gradients."""
     norms = {}
     for by in ("variable", "global"):
         config = dataclasses.replace(
@@ -305,7 +305,7 @@ def test_clipping_bounds_each_gradient_or_all_together(layer_decay: float) -> No
     assert not build_optimizer(OptimizerConfig(clip_norm=0.0), 1.0, 9, 0).clipnorm
 
 
-def test_the_average_of_the_weights_is_asked_for_by_its_momentum() -> None:
+def test_averaged_weights_use_the_configured_momentum() -> None:
     assert not build_optimizer(OptimizerConfig(ema_momentum=0.0), 1.0, 10, 0).use_ema
     optimizer = build_optimizer(OptimizerConfig(ema_momentum=0.6), 1.0, 10, 0)
     weights = variables()
@@ -313,14 +313,14 @@ def test_the_average_of_the_weights_is_asked_for_by_its_momentum() -> None:
     average = None
     for _ in range(4):
         optimizer.apply([keras.ops.ones(v.shape) for v in weights])
-        now = np.array(weights[0].value)
-        average = now if average is None else 0.6 * average + 0.4 * now
-    found = np.array(optimizer._model_variables_moving_average[0].value)
-    np.testing.assert_allclose(found, average, rtol=1e-5)
+        value = np.array(weights[0].value)
+        average = value if average is None else 0.6 * average + 0.4 * value
+    actual = np.array(optimizer._model_variables_moving_average[0].value)
+    np.testing.assert_allclose(actual, average, rtol=1e-5)
 
 
 @pytest.mark.parametrize("field", ["name", "schedule"])
-def test_an_unknown_name_is_refused(field: str) -> None:
+def test_an_unknown_name_is_rejected(field: str) -> None:
     config = OptimizerConfig(**{field: "cosin"})
     with pytest.raises(ConfigError, match=rf"`optimizer\.{field}` must be one of"):
         build_optimizer(config, 1.0, 9, 0)
@@ -328,7 +328,7 @@ def test_an_unknown_name_is_refused(field: str) -> None:
 
 @pytest.fixture(params=["float32", "mixed_bfloat16", "mixed_float16"])
 def policy(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The dtype policy of all layers that are made in the test."""
+    """The dtype policy of all layers of the test."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(request.param)
     yield request.param

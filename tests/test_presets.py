@@ -16,7 +16,9 @@ from skincnn.config import Config, DataConfig
 from skincnn.model.backbones import build_backbone, find_backbone
 from skincnn.model.classifier import build_classifier
 from skincnn.presets import PRESETS, describe_presets, to_command
-from skincnn.training.fitting import Training
+from skincnn.training.devices import make_devices
+from skincnn.training.fitting import fit
+from skincnn.training.setup import TrainingSetup
 
 BACKBONES = {preset().model.backbone: name for name, preset in PRESETS.items()}
 """Backbone -> one preset that uses it."""
@@ -75,9 +77,10 @@ def train_a_step(config: Config, workdir: Path) -> pd.DataFrame:
 
     classifier = build_classifier(config.model, 7, fused=True)
     tables = {"train": table(0), "val": table(8)}
-    training = Training(config, classifier, tables, load, workdir)
-    assert training.steps == 1
-    training.fit()
+    devices = make_devices(config.train, config.data.batch_size)
+    setup = TrainingSetup(config, classifier, tables, load, tuple("abcdefg"), devices)
+    assert setup.steps_per_epoch == 1
+    fit(setup, workdir)
     return pd.read_csv(workdir / "history.csv")
 
 

@@ -1,3 +1,5 @@
+"""The figure of augmented training images."""
+
 from __future__ import annotations
 
 import signal
@@ -9,11 +11,11 @@ import pytest
 from PIL import Image
 
 from skincnn.cli import common, train
-from skincnn.cli.preview import plot_variations
+from skincnn.cli.preview import plot_augmented
 from skincnn.config import AugmentConfig
 
 
-def test_preview_draws_a_page_and_trains_nothing(
+def test_the_command_draws_a_figure_and_does_not_train(
     tmp_path: Path,
     data_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -30,18 +32,17 @@ def test_preview_draws_a_page_and_trains_nothing(
     path = tmp_path / "run" / "preview.png"
     assert capsys.readouterr().out == f"preview {path}\n"
     assert list(path.parent.iterdir()) == [path]
-    with Image.open(path) as page:
-        # Seven classes, an original and seven draws each.
-        assert page.width > 900
-        assert page.height > 900
+    with Image.open(path) as figure:
+        # An original and seven augmented copies of each of seven classes.
+        assert figure.width > 900
+        assert figure.height > 900
 
 
-def test_a_page_shows_originals_draws_and_shares() -> None:
+def test_the_figure_shows_originals_copies_and_shares() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     labels = ["mel", "nv", "bcc"]
     config = AugmentConfig(parts=(), mix="mixup", mix_alpha=1)
-    page = plot_variations(images, labels, config, draws=4)
-    axes = page.get_axes()
+    axes = plot_augmented(images, labels, config, num_copies=4).get_axes()
     assert len(axes) == 3 * 5
     for row, label in enumerate(labels):
         first = axes[5 * row]

@@ -1,4 +1,4 @@
-"""What a run says of the code that trained it and of the machine."""
+"""The code and the hardware that a run records."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, check=True, text=True).stdout
 
 
-def test_the_commit_is_told_and_whether_it_was_changed(tmp_path: Path) -> None:
+def test_the_commit_and_changes_are_recorded(tmp_path: Path) -> None:
     git(tmp_path, "init")
     (tmp_path / "code.py").write_text("1")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--message", "first")
-    git(tmp_path, "tag", "--annotate", "v9", "--message", "a tag is no commit")
+    git(tmp_path, "tag", "--annotate", "v9", "--message", "a tag is not a commit")
     commit = git(tmp_path, "rev-parse", "--short=7", "HEAD").strip()
     assert provenance._commit(tmp_path) == commit
     (tmp_path / "notes.txt").touch()
@@ -34,37 +34,37 @@ def test_the_commit_is_told_and_whether_it_was_changed(tmp_path: Path) -> None:
     assert provenance._commit(tmp_path) == f"{commit}-dirty"
 
 
-def test_an_installed_copy_has_a_version(
+def test_an_installed_package_records_its_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    git(tmp_path, "init")  # another's, in which the copy lies
+    git(tmp_path, "init")  # another checkout that contains the package
     (tmp_path / "venv").mkdir()
     assert provenance._commit(tmp_path / "venv") is None
     monkeypatch.setenv("PATH", "")  # no git
-    assert provenance.provenance()["code"] == f"skincnn {__version__}"
+    assert provenance.provenance().code == f"skincnn {__version__}"
 
 
-def test_the_processor_and_its_cores_are_told(
+def test_the_processor_and_its_cores_are_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nproc = subprocess.run(["nproc"], capture_output=True, check=True, text=True)
-    assert provenance.provenance()["cores"] == int(nproc.stdout)
+    assert provenance.provenance().cores == int(nproc.stdout)
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor\t: 0\nmodel name\t: Some  CPU\nprocessor\t: 1\n")
     monkeypatch.setattr(provenance, "CPUINFO", cpuinfo)
-    assert provenance.provenance()["processor"] == "Some CPU"
+    assert provenance.provenance().processor == "Some CPU"
     cpuinfo.unlink()
-    assert provenance.provenance()["processor"]
+    assert provenance.provenance().processor
 
 
-def test_gpus_are_told_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_recorded_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = [SimpleNamespace(name="GPU:0"), SimpleNamespace(name="GPU:1")]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
     details = {"GPU:0": {"device_name": "Some GPU"}, "GPU:1": {}}
     monkeypatch.setattr(
         tf.config.experimental, "get_device_details", lambda gpu: details[gpu.name]
     )
-    assert provenance._gpus() == ["Some GPU", "GPU:1"]
+    assert provenance._gpus() == ("Some GPU", "GPU:1")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A training that was stopped, however, ends like one that was not."""
+"""An interrupted and resumed training computes the same as one without interruption."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from skincnn.errors import ConfigError, DataError, DivergedError
 from skincnn.files import locked
 from skincnn.interruption import StopRequest
 from skincnn.metrics.classification import Metric
-from skincnn.training import fitting, run
+from skincnn.training import callbacks, fitting, run
 from skincnn.training.callbacks import Validation, is_patience_over
-from skincnn.training.state import Progress, load_state
-from skincnn.training.workdir import check_workdir
+from skincnn.training.checkpoints import Checkpoints, Progress
+from skincnn.training.run import check_workdir
 
 CONFIG = Config(
     data=DataConfig(dataset="demo_tiny", image_size=48, batch_size=16, train_folds=(0, 1)),
@@ -48,12 +48,12 @@ CONFIG = Config(
         scenario="from_scratch", epochs=3, progressive_epochs=1, progressive_image_size=32
     ),
 )
-"""Three epochs of four steps, with an average of the weights and two sizes of pictures."""
+"""Three epochs of four steps, with averaged weights and two image sizes."""
 Arrays = dict[str, list[Any]]
 
 
 class StopAfter(StopRequest):
-    """Asks to stop once it was asked so many times: after each step, and each epoch."""
+    """Requests a stop when `requested` is read for the n-th time, after a step or epoch."""
 
     left = -1
 
@@ -62,28 +62,27 @@ class StopAfter(StopRequest):
         StopAfter.left -= 1
         return StopAfter.left == 0
 
-    def obey(self) -> None:
+    def exit(self) -> None:
         raise KeyboardInterrupt
 
 
 def train_in_pieces(
     config: Config, workdir: Path, data_dir: Path, stops: list[int]
 ) -> tuple[Progress, Arrays]:
-    """Trains, stopped after some steps, resumed, stopped ...; returns the last state."""
+    """Trains with interruptions after some steps; returns the last checkpoint."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "stop_request", StopAfter)
-        patch.setattr(run, "remove_states", lambda *arguments: None)
+        patch.setattr(Checkpoints, "remove", lambda *arguments, **_: None)
         for left in [*stops, 0]:
             StopAfter.left = left
-            stopped = pytest.raises(KeyboardInterrupt) if left else contextlib.nullcontext()
-            with stopped:
+            interrupted = pytest.raises(KeyboardInterrupt)
+            with interrupted if left else contextlib.nullcontext():
                 run.train(config, workdir, data_dir, resume=True, cache="memory")
-    made_by = json.loads(
-        sorted((workdir / "checkpoints").glob("state-*.json"))[-1].read_text()
-    )["made_by"]
-    state = load_state(workdir / "checkpoints", made_by)
-    assert state is not None
-    return state
+    path = max((workdir / "checkpoints").glob("checkpoint-*.json"))
+    fingerprint = json.loads(path.read_text())["fingerprint"]
+    checkpoint = Checkpoints(path.parent, fingerprint).load()
+    assert checkpoint is not None
+    return checkpoint
 
 
 def assert_same(first: tuple[Progress, Arrays], second: tuple[Progress, Arrays]) -> None:
@@ -102,18 +101,18 @@ def assert_same(first: tuple[Progress, Arrays], second: tuple[Progress, Arrays])
 def whole(
     tmp_path_factory: pytest.TempPathFactory, data_dir: Path
 ) -> tuple[Progress, Arrays]:
-    """The last state of a training that nobody stopped."""
+    """The last checkpoint of a training without interruption."""
     return train_in_pieces(CONFIG, tmp_path_factory.mktemp("whole"), data_dir, [])
 
 
 @pytest.mark.parametrize("stops", [[4], [1, 3, 2]])
-def test_a_stopped_training_ends_with_the_same_weights(
+def test_an_interrupted_training_ends_with_the_same_weights(
     stops: list[int], whole: tuple[Progress, Arrays], data_dir: Path, tmp_path: Path
 ) -> None:
-    """In the middle of an epoch, between two, and again and again."""
+    """Interrupted within an epoch, between two epochs, and several times."""
     assert_same(train_in_pieces(CONFIG, tmp_path, data_dir, stops), whole)
-    logs = EventAccumulator(str(tmp_path / "logs" / "pictures")).Reload()
-    steps = [event.step for event in logs.Images("training_pictures")]
+    logs = EventAccumulator(str(tmp_path / "logs" / "images")).Reload()
+    steps = [event.step for event in logs.Images("training_images")]
     assert steps == [0]
     steps = [event.step for event in logs.Images("confusion_matrix")]
     assert steps == sorted(set(steps))
@@ -121,8 +120,10 @@ def test_a_stopped_training_ends_with_the_same_weights(
 
 
 @pytest.mark.slow
-def test_half_precision_resumes_alike(data_dir: Path, tmp_path: Path) -> None:
-    """The scale of the loss is part of the state."""
+def test_half_precision_resumes_with_the_same_weights(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    """The loss scale is part of the checkpoint."""
     config = dataclasses.replace(
         CONFIG,
         data=dataclasses.replace(CONFIG.data, image_size=32),
@@ -133,14 +134,15 @@ def test_half_precision_resumes_alike(data_dir: Path, tmp_path: Path) -> None:
         for name, stops in (("whole", []), ("pieces", [3]))
     )
     assert_same(one, other)
-    # Steps since the scale of the loss last changed, and the scale: Keras's first is 2**15.
+    # Steps since the last change of the loss scale, and the scale: Keras starts at 2**15.
     steps, scale = one[1]["optimizer"][2:4]
     assert (int(steps), float(scale)) == (4, 2.0**15)
 
 
 FLAGS = (
     "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
-    "--model.width-multiplier 0.25 --train.epochs 6 --evaluate.num-bootstrap 100 --optimizer.ema-momentum 0.9"
+    "--model.width-multiplier 0.25 --train.epochs 6 --evaluate.num-bootstrap 100 "
+    "--optimizer.ema-momentum 0.9"
 ).split()
 
 
@@ -158,7 +160,7 @@ def start(workdir: Path, data_dir: Path, *flags: str) -> subprocess.Popen[str]:
 
 def wait_for_epoch(epoch: int, workdir: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 300
-    while not list((workdir / "checkpoints").glob(f"state-{epoch:05d}-*.json")):
+    while not list((workdir / "checkpoints").glob(f"checkpoint-{epoch:05d}-*.json")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -168,17 +170,13 @@ def wait_for_epoch(epoch: int, workdir: Path, process: subprocess.Popen[str]) ->
     ("run_to_the_end", "flags"),
     [
         (run_here, []),
-        # A process cannot leave TensorFlow's determinism again.
         pytest.param(run_script, ["--train.deterministic", "True"], marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_and_a_terminated_run_end_like_one_that_was_not(
+def test_a_killed_and_terminated_run_equals_one_without_interruption(
     run_to_the_end: Script, flags: list[str], data_dir: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL, then SIGTERM, then the rest, with the command that users type.
-
-    And so a run is repeated bit for bit, wherever its pictures are kept.
-    """
+    """SIGKILL, then SIGTERM, then --resume. Images in memory and in a file are the same."""
     pieces, whole = tmp_path / "pieces", tmp_path / "whole"
     process = start(pieces, data_dir, *flags)
     wait_for_epoch(1, pieces, process)
@@ -196,7 +194,7 @@ def test_a_killed_and_a_terminated_run_end_like_one_that_was_not(
         where = ("--workdir", workdir, "--data-dir", data_dir)
         done = run_to_the_end("train.py", *where, *FLAGS, *flags, *more)
         assert done.returncode == 0, done.stderr
-        assert ("Going on with" in done.stdout) == (workdir == pieces)
+        assert ("Resuming" in done.stdout) == (workdir == pieces)
         assert "report  " in done.stdout
     for name in ("predictions/val.csv", "predictions/test.csv"):
         assert (pieces / name).read_text() == (whole / name).read_text()
@@ -209,14 +207,14 @@ def test_a_killed_and_a_terminated_run_end_like_one_that_was_not(
     assert not list(pieces.rglob(".tmp*"))
     assert not (pieces / ".lock").exists()
 
-    # A run that is done is left as it is, and not exported again.
+    # A finished run is not trained and not exported again.
     where = ("--workdir", pieces, "--data-dir", data_dir)
     again = run_to_the_end("train.py", *where, *FLAGS, *flags, "--resume")
     assert "Epoch" not in again.stdout
     assert [path.name for path in (pieces / "export/skincnn").iterdir()] == ["1"]
 
 
-def test_a_run_in_use_is_left_alone(tmp_path: Path) -> None:
+def test_a_run_in_use_is_locked(tmp_path: Path) -> None:
     with locked(tmp_path):
         for script in (["evaluate.py", tmp_path], ["train.py", "--workdir", tmp_path]):
             done = run_here(*script)
@@ -224,7 +222,7 @@ def test_a_run_in_use_is_left_alone(tmp_path: Path) -> None:
             assert "in use by another process" in done.stderr
 
 
-def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path) -> None:
+def test_resuming_with_another_configuration_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_dict()))
     other = Config.from_dict({**CONFIG.to_dict(), "seed": 5})
     with pytest.raises(ConfigError, match=r"seed 0 \(now 5\)"):
@@ -234,7 +232,7 @@ def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path) -> None:
         check_workdir(tmp_path, CONFIG, resume=True, overwrite=True)
 
 
-def test_a_lock_is_let_go_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_lock_is_released_and_leaves_no_file(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "run"
     with locked(folder), pytest.raises(ConfigError, match="in use"), locked(folder):
         pass
@@ -254,15 +252,15 @@ def validation(tmp_path: Path) -> Validation:
     return callback
 
 
-def test_a_loss_that_is_no_number_stops_training(validation: Validation) -> None:
+def test_a_nan_loss_stops_training(validation: Validation) -> None:
     validation.on_train_batch_end(0, {"loss": 1.5})
-    with pytest.raises(DivergedError, match=r"became nan in epoch 1, step 4") as caught:
+    with pytest.raises(DivergedError, match=r"is nan in epoch 1, step 4") as caught:
         validation.on_train_batch_end(3, {"loss": float("nan")})
     assert caught.value.exit_code == 4
 
 
 @pytest.mark.parametrize("fault", ["weights", "loss", "outputs"])
-def test_what_diverged_is_never_the_best(
+def test_diverged_weights_are_never_saved_as_the_best(
     fault: str, validation: Validation, tmp_path: Path
 ) -> None:
     weights = validation.model.get_weights()
@@ -275,7 +273,7 @@ def test_what_diverged_is_never_the_best(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_spares_the_best_weights_before(
+def test_a_full_disk_keeps_the_previous_best_weights(
     validation: Validation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validation.on_epoch_end(0, {"loss": 1.0})
@@ -293,8 +291,8 @@ def test_a_full_disk_spares_the_best_weights_before(
     assert [path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()] == [content]
 
 
-@pytest.mark.parametrize("full", ["config.json", "model.keras", "metadata.json"])
-def test_a_full_disk_is_told_whatever_is_written(
+@pytest.mark.parametrize("full", ["config.json", "model.keras", "run.json"])
+def test_a_full_disk_is_reported_for_every_file(
     full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(path: Path) -> None:
@@ -302,13 +300,14 @@ def test_a_full_disk_is_told_whatever_is_written(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run, "write_json", lambda path, _: write(path))
-    monkeypatch.setattr(run, "_save_plain", lambda config, model, path: write(path))
-    monkeypatch.setattr(run, "_describe", lambda *_: {})
-    training: Any = SimpleNamespace(
-        config=CONFIG, classifier=None, workdir=tmp_path, fit=lambda: None
-    )
-    with pytest.raises(ConfigError, match=r"No space left on device.*make room"):
-        run._run(training, {}, resume=False)
+    monkeypatch.setattr(run, "write_record", lambda path, _: write(path))
+    monkeypatch.setattr(run, "save_model", lambda config, model, path: write(path))
+    monkeypatch.setattr(run, "_describe", lambda *_: None)
+    monkeypatch.setattr(run, "fit", lambda *_: None)
+    setup = SimpleNamespace(classifier=None)
+    monkeypatch.setattr(run, "prepare", lambda *_: (setup, None))
+    with pytest.raises(ConfigError, match=r"No space left on device.*free some disk"):
+        run.train(CONFIG, tmp_path)
 
 
 def test_patience_counts_epochs_of_the_last_stage() -> None:
@@ -319,10 +318,10 @@ def test_patience_counts_epochs_of_the_last_stage() -> None:
     assert is_patience_over(Progress(epoch=7, best_epoch=4), 3, 3)
 
 
-def test_training_stops_early_and_resumes_as_stopped(
+def test_early_stopping_also_applies_after_resuming(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(run.METRICS, "accuracy", Metric(lambda sample: 0.5))
+    monkeypatch.setitem(callbacks.METRICS, "accuracy", Metric(lambda sample: 0.5))
     train = TrainConfig(scenario="from_scratch", epochs=9, patience=2, monitor="accuracy")
     config = dataclasses.replace(CONFIG, train=train)
     progress, _ = train_in_pieces(config, tmp_path, data_dir, [2])
@@ -331,31 +330,34 @@ def test_training_stops_early_and_resumes_as_stopped(
 
 
 @pytest.mark.parametrize("kind", ["tensorflow", "jax", "other"])
-def test_a_full_memory_names_the_batch_size(kind: str) -> None:
+def test_a_full_memory_error_mentions_the_batch_size(kind: str) -> None:
     errors: dict[str, Exception] = {
         "tensorflow": tf.errors.ResourceExhaustedError(None, None, "OOM"),
         "jax": RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
         "other": RuntimeError("something else"),
     }
     expected = RuntimeError if kind == "other" else ConfigError
-    message = "else" if kind == "other" else "batches of 64 pictures of 300 px"
-    with pytest.raises(expected, match=message), fitting._memory(64, 300):
+    message = "else" if kind == "other" else "batches of 64 images of 300 px"
+    with (
+        pytest.raises(expected, match=message),
+        fitting.explain_full_memory(64, 300),
+    ):
         raise errors[kind]
 
 
-def test_damaged_best_weights_are_not_evaluated(
+def test_damaged_best_weights_are_rejected(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved: Callable[..., None] = fitting.Training._load_best
+    load_best: Callable[..., None] = fitting._load_best
 
-    def flip(training: fitting.Training) -> None:
-        path = next(training.checkpoints.glob("best-*"))
+    def damage(classifier: keras.Model, checkpoints: Checkpoints, *rest: object) -> None:
+        path = next(checkpoints.folder.glob("best-*"))
         content = bytearray(path.read_bytes())
         content[-100] ^= 1
         path.write_bytes(content)
-        saved(training)
+        load_best(classifier, checkpoints, *rest)
 
-    monkeypatch.setattr(fitting.Training, "_load_best", flip)
+    monkeypatch.setattr(fitting, "_load_best", damage)
     with pytest.raises(DataError, match="missing or damaged"):
         run.train(CONFIG, tmp_path, data_dir, cache="memory")
     assert not (tmp_path / "model.keras").exists()

@@ -23,6 +23,7 @@ from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.evaluation.comparison import read_run
 from skincnn.inference.predictions import read_predictions
+from skincnn.inference.run_dir import read_run_info
 from skincnn.metrics.calibration import apply_temperature
 from skincnn.reporting.report_text import trained_by
 from skincnn.training.provenance import provenance
@@ -65,8 +66,8 @@ def test_the_folder_holds_all_that_was_promised(run: Run) -> None:
     assert (config.data.dataset, config.train.epochs) == ("demo_tiny", 3)
 
 
-def test_the_code_and_the_machine_are_told(run: Run) -> None:
-    found = json.loads((run[0] / "metadata.json").read_text())["provenance"]
+def test_code_and_hardware_are_recorded(run: Run) -> None:
+    found = read_run_info(run[0]).provenance
     assert found == provenance()
     said = trained_by(found)
     assert f"| trained by | {said} |" in (run[0] / "README.md").read_text()
@@ -149,20 +150,20 @@ def test_the_model_file_needs_keras_alone_and_gives_the_predictions(
     np.testing.assert_allclose(tf.nn.softmax(logits), table[PROBABILITIES], atol=1e-5)
 
 
-def test_a_run_shows_its_pictures_and_how_the_best_epochs_confused_classes(
+def test_the_logs_hold_training_images_and_confusion_matrices(
     run: Run,
 ) -> None:
     workdir, _ = run
-    images = read_images(workdir / "logs" / "pictures")
-    assert images.keys() == {"training_pictures", "confusion_matrix"}
-    # The first epoch is of 32 px.
-    assert {step: x.shape for step, x in images["training_pictures"].items()} == {
+    images = read_images(workdir / "logs" / "images")
+    assert images.keys() == {"training_images", "confusion_matrix"}
+    # The first epoch uses 32 px.
+    assert {step: x.shape for step, x in images["training_images"].items()} == {
         0: (4 * 32, 4 * 32, 3)
     }
     scores = pd.read_csv(workdir / "history.csv")["val_balanced_accuracy"]
     best = [i for i, score in enumerate(scores) if score > max(scores[:i], default=-1)]
     assert list(images["confusion_matrix"]) == best
-    # What is evaluated in the end is the last of them.
+    # The last of them belongs to the weights that are evaluated.
     table = pd.read_csv(workdir / "predictions" / "val.csv")
     predicted = np.array(NAMES)[table[PROBABILITIES].to_numpy().argmax(axis=1)]
     expected = confusion_matrix(table["label"], predicted, labels=NAMES)
@@ -450,7 +451,7 @@ def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
         (["--data.imagesize", "64"], 2, "--data.image-size"),
     ],
 )
-def test_bad_input_ends_before_any_work(
+def test_bad_input_is_rejected_before_training(
     arguments: list[str], code: int, message: str, data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
@@ -466,24 +467,24 @@ def test_bad_input_ends_before_any_work(
     assert not workdir.exists()
 
 
-def test_files_of_others_are_never_deleted(tmp_path: Path) -> None:
-    picture = tmp_path / "figures" / "thesis.png"
-    picture.parent.mkdir()
-    picture.write_text("precious")
+def test_other_files_are_never_deleted(tmp_path: Path) -> None:
+    figure = tmp_path / "figures" / "thesis.png"
+    figure.parent.mkdir()
+    figure.write_text("precious")
     for flags in ([], ["--overwrite"]):
         done = run_here("train.py", "--workdir", tmp_path, *flags)
         assert done.returncode == 2, done.stderr
-        assert "these are not a run's" in done.stderr
-    assert picture.read_text() == "precious"
+        assert "do not belong to a run" in done.stderr
+    assert figure.read_text() == "precious"
 
 
 @pytest.mark.parametrize("kind", ["file", "run", "below a file"])
-def test_a_workdir_that_cannot_be_used_is_refused(kind: str, tmp_path: Path) -> None:
+def test_an_unusable_workdir_is_rejected(kind: str, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     if kind == "run":
         workdir.mkdir()
         (workdir / "config.json").write_text("{}")
-        message = "holds a run already"
+        message = "already holds a run"
     else:
         workdir.write_text("precious")
         message = "is a file"

@@ -36,7 +36,7 @@ from skincnn.serving.predictor import load_predictor
 from skincnn.serving.runtimes import RUNTIMES, fixed_size
 from skincnn.serving.saved_model import write_saved_model
 from skincnn.training.devices import dtype_policy
-from skincnn.training.run import _save_plain
+from skincnn.training.run import save_model
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 Change = Callable[[dict[str, Any]], object]
@@ -98,7 +98,7 @@ def test_46_copies_of_a_network_of_mixed_precision_are_float32(
     name: str, tmp_path: Path
 ) -> None:
     trained = in_half_precision("mixed_bfloat16")
-    _save_plain(CONFIG, trained, tmp_path / "model.keras")
+    save_model(CONFIG, trained, tmp_path / "model.keras")
     model = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     pixels = {"images": IMAGES.astype(np.float32)}
     path = tmp_path / f"copy{RUNTIMES[name].suffix}"

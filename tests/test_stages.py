@@ -1,4 +1,4 @@
-"""What trains when, and how a training is cut into calls of fit()."""
+"""Stages of the scenarios, and their segments for calls of `fit`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from skincnn.errors import ConfigError
 from skincnn.training.stages import (
     SCENARIOS,
     Stage,
-    first_epoch_of_last,
     image_size,
     make_stages,
     segments,
+    start_of_last,
 )
 
 STAGED = TrainConfig(
@@ -43,11 +43,11 @@ def test_every_scenario_trains_its_epochs(scenario: str) -> None:
     assert stages[-1].epochs == last
     assert stages[-1].trainable_blocks == (0 if scenario == "linear_probe" else None)
     assert all(stage.ema_momentum == 0 for stage in stages if stage.trainable_blocks == 0)
-    trained = [epoch for part in segments(config) for epoch in part.epochs]
-    assert trained == list(range(first_epoch_of_last(stages) + last))
+    trained = [epoch for segment in segments(config) for epoch in segment.epochs]
+    assert trained == list(range(start_of_last(stages) + last))
 
 
-def test_stages_are_those_of_the_configuration() -> None:
+def test_staged_uses_the_stages_of_the_configuration() -> None:
     assert make_stages(CONFIG) == (
         Stage(0, 2, 2e-2),
         Stage(3, 1, 1e-2, warmup_epochs=0.5, ema_momentum=0.9),
@@ -55,7 +55,7 @@ def test_stages_are_those_of_the_configuration() -> None:
     )
 
 
-def test_the_first_blocks_can_be_left_as_they_are() -> None:
+def test_fine_tune_can_freeze_the_first_blocks() -> None:
     config = Config(train=TrainConfig(trainable_blocks=3))
     assert [stage.trainable_blocks for stage in make_stages(config)] == [0, 3]
     for wrong in (
@@ -67,28 +67,30 @@ def test_the_first_blocks_can_be_left_as_they_are() -> None:
             TrainConfig(**wrong)
 
 
-def test_a_stage_without_epochs_is_left_out() -> None:
+def test_stages_without_epochs_are_omitted() -> None:
     config = Config(train=TrainConfig(head_epochs=0, epochs=2))
     assert [stage.trainable_blocks for stage in make_stages(config)] == [None]
 
 
-def test_small_pictures_come_first_over_all_stages() -> None:
+def test_the_progressive_image_size_applies_first_over_all_stages() -> None:
     assert [image_size(CONFIG, epoch) for epoch in range(9)] == [32] * 5 + [96] * 4
     assert image_size(Config(), 0) == Config().data.image_size
 
 
 def plan(epoch: int = 0, step: int = 0) -> list[tuple[int, range, int]]:
-    found = segments(CONFIG, epoch=epoch, step=step)
-    return [(part.stage, part.epochs, part.first_step) for part in found]
+    return [
+        (segment.stage, segment.epochs, segment.first_step)
+        for segment in segments(CONFIG, epoch=epoch, step=step)
+    ]
 
 
-def test_a_segment_is_of_one_stage_and_one_size_of_pictures() -> None:
-    whole = [(0, range(2), 0), (1, range(2, 3), 0), (2, range(3, 5), 0)]
-    assert plan() == [*whole, (2, range(5, 9), 0)]
-    assert [part.image_size for part in segments(CONFIG)] == [32, 32, 32, 96]
+def test_a_segment_has_one_stage_and_one_image_size() -> None:
+    first = [(0, range(2), 0), (1, range(2, 3), 0), (2, range(3, 5), 0)]
+    assert plan() == [*first, (2, range(5, 9), 0)]
+    assert [segment.image_size for segment in segments(CONFIG)] == [32, 32, 32, 96]
 
 
-def test_what_is_left_begins_at_any_step() -> None:
+def test_segments_resume_at_any_step() -> None:
     assert plan(epoch=2) == plan()[1:]
     assert plan(epoch=6) == [(2, range(6, 9), 0)]
     assert plan(epoch=6, step=3) == [(2, range(6, 7), 3), (2, range(7, 9), 0)]
@@ -96,13 +98,15 @@ def test_what_is_left_begins_at_any_step() -> None:
     assert plan(epoch=9) == []
 
 
-def test_reweighting_begins_within_the_last_stage() -> None:
-    found = list(segments(CONFIG, reweighting=3))
-    assert [part.epochs for part in found if part.reweighted] == [range(6, 9)]
-    assert all(part.reweighted for part in segments(CONFIG))
+def test_reweighting_starts_within_the_last_stage() -> None:
+    reweighted = [
+        part.epochs for part in segments(CONFIG, reweighting=3) if part.reweighted
+    ]
+    assert reweighted == [range(6, 9)]
+    assert all(segment.reweighted for segment in segments(CONFIG))
 
 
-def test_stages_survive_json_and_are_checked() -> None:
+def test_stages_survive_json_and_are_validated() -> None:
     assert Config.from_dict(CONFIG.to_dict()) == CONFIG
     for wrong in (
         {"scenario": "fine_tune"},

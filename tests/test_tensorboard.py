@@ -1,4 +1,4 @@
-"""What TensorBoard finds in a run's logs, read back as it reads it."""
+"""Images in the logs of a run, read back by TensorBoard's own reader."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ NAMES = [lesion.name for lesion in HAM10000]
 
 
 def read_images(folder: Path) -> dict[str, dict[int, np.ndarray]]:
-    """Returns the pictures of each tag by their step, none of which may stand twice."""
-    found = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    """Returns the images of each tag by step, and checks that steps are unique."""
+    reader = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
     images = {}
-    for tag in found.Tags()["images"]:
-        events = found.Images(tag)
+    for tag in reader.Tags()["images"]:
+        events = reader.Images(tag)
         assert len({event.step for event in events}) == len(events)
         images[tag] = {
             event.step: np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
@@ -32,7 +32,7 @@ def read_images(folder: Path) -> dict[str, dict[int, np.ndarray]]:
     return images
 
 
-def test_a_step_that_is_written_again_stands_there_once(tmp_path: Path) -> None:
+def test_writing_a_step_again_replaces_it(tmp_path: Path) -> None:
     first, second = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)
     for step, image in ((2, first), (10, first), (2, second)):
         write_image(tmp_path / "logs", "x", step, image)
@@ -43,7 +43,7 @@ def test_a_step_that_is_written_again_stands_there_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [3, 16, 20])
-def test_samples_stand_in_rows_of_four(number: int) -> None:
+def test_samples_are_in_rows_of_four(number: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (number, 6, 5, 3), np.uint8)
     labels = np.zeros(number, np.int64)
     grid = sample_grid(images, labels, AugmentConfig(parts=()), seed=0)
@@ -56,7 +56,7 @@ def test_samples_stand_in_rows_of_four(number: int) -> None:
     assert number != 3 or not grid[:, 15:].any()
 
 
-def test_samples_are_of_all_classes_varied_and_mixed() -> None:
+def test_samples_cover_all_classes_and_are_augmented_and_mixed() -> None:
     images = np.stack([np.full((8, 8, 3), 10 * i, np.uint8) for i in range(16)])
     labels = np.array([0] * 12 + [1, 1, 2, 2])
 
@@ -68,12 +68,12 @@ def test_samples_are_of_all_classes_varied_and_mixed() -> None:
     assert (plain[8, ::8, 0] == [130, 150, 20, 30]).all()
     assert (samples(AugmentConfig(parts=("light",))) != plain).mean() > 0.5
     mixed = samples(AugmentConfig(parts=(), mix="cutmix", mix_alpha=1))
-    # A cut leaves two pictures in a place, each of one value of its own.
+    # CutMix leaves parts of two images, each of one value, in a cell.
     values = [np.unique(mixed[8 * i : 8 * i + 8, :8]) for i in range(4)]
     assert max(len(value) for value in values) == 2
 
 
-def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -83,9 +83,9 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_a_matrix_is_darkest_where_most_pictures_are() -> None:
-    page = draw_confusion_matrix(np.array([[8, 2], [0, 0]]), ["a", "b"])
-    height, width, _ = page.shape
-    cells = page[height - 2 * 56 :, width - 28 - 2 * 56 : width - 28]
+def test_cells_with_more_images_are_darker() -> None:
+    image = draw_confusion_matrix(np.array([[8, 2], [0, 0]]), ["a", "b"])
+    height, width, _ = image.shape
+    cells = image[height - 2 * 56 :, width - 28 - 2 * 56 : width - 28]
     corners = [cells[56 * i + 4, 56 * j + 4].sum() for i in range(2) for j in range(2)]
     assert corners[0] < corners[1] < corners[2] == corners[3] == 3 * 255

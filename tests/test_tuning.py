@@ -1,9 +1,8 @@
-"""Searches: mostly with synthetic scores in the place of trainings, once with real ones."""
+"""Searches: most tests replace trainings by synthetic scores."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import gc
 import json
 import math
@@ -40,17 +39,21 @@ from skincnn.config import (
 from skincnn.data import pipeline
 from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
 from skincnn.files import locked
+from skincnn.inference.run_dir import DeviceInfo
 from skincnn.model.classifier import build_classifier
+from skincnn.training.fitting import FitResult
 from skincnn.training.run import train
+from skincnn.training.setup import TrainingSetup
 from skincnn.training.stages import make_stages
-from skincnn.training.state import Progress
 from tuning import data as tuning_data
 from tuning import hypermodel, plots, search
 from tuning.config import SearchConfig
 from tuning.data import SearchData
-from tuning.hypermodel import TrainingModel, explore
+from tuning.explore import explore
+from tuning.hypermodel import TrainingModel
 from tuning.machines import ID, IP, PORT
-from tuning.search import TUNERS, Outcome, run_search
+from tuning.oracles import TUNERS
+from tuning.search import SearchResult, run_search
 from tuning.spaces import SPACES, find_space, with_values
 
 TINY = Config(
@@ -62,17 +65,16 @@ FLAGS = (
     "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
     "--model.width-multiplier 0.1 --train.epochs 1 --optimizer.warmup-epochs 0.5"
 ).split()
-NOT_THE_SAME_TWICE = ["seconds"]
+CPU = DeviceInfo(devices=("cpu:0",), precision="float32", backend="tensorflow", jit=False)
 
 
 class Trainings:
-    """Stands in for `Training`: synthetic scores, and a list of what was trained."""
+    """Replaces trainings by synthetic scores, and records their configurations."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.score: Callable[[Config], float] = by_rate
         self.clock = 0.0
         self.configs: list[Config] = []
-        stand_in = self
 
         def build(
             model: TrainingModel, hp: kt.HyperParameters, execution: int = 0
@@ -80,28 +82,26 @@ class Trainings:
             config = model.config(hp, execution)
             return SimpleNamespace(
                 config=config,
-                workdir=model.path(config),
                 stages=make_stages(config),
-                callbacks=[],
-                progress=(progress := Progress()),
-                fit=functools.partial(stand_in.fit, config, progress),
+                checkpoints=lambda folder: SimpleNamespace(load=lambda: None),
             )
 
         monkeypatch.setattr(TrainingModel, "build", build)
+        monkeypatch.setattr(hypermodel, "fit", self.fit)
         monkeypatch.setattr(
             hypermodel, "time", SimpleNamespace(perf_counter=lambda: self.clock)
         )
 
-    def fit(self, config: Config, progress: Progress) -> None:
+    def fit(self, setup: TrainingSetup, workdir: Path, **_: object) -> FitResult:
+        config = setup.config
         self.configs.append(config)
         self.clock += 40
-        row = {f"val_{config.train.monitor}": self.score(config), "seconds": 30}
-        progress.history = [row]
-        progress.best_epoch, progress.epoch = 1, config.train.epochs
+        row = {f"val_{config.train.monitor}": self.score(config), "seconds": 0}
+        return FitResult(1, (row,) * config.train.epochs, 30, CPU)
 
 
 def by_rate(config: Config) -> float:
-    """Best at a rate of 1e-3 and after many epochs, and different for all others."""
+    """Best at a learning rate of 1e-3 and after many epochs; all scores differ."""
     distance = abs(math.log10(config.optimizer.learning_rate) + 3)
     return 0.8 - 0.2 * distance - 0.1 / config.train.epochs - config.model.dropout / 100
 
@@ -124,7 +124,7 @@ def shared(data_dir: Path) -> SearchData:
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch, shared: SearchData) -> Trainings:
     monkeypatch.setattr(search, "SearchData", lambda *_: shared)
-    # Which takes longer than all that is tested here.
+    # It takes longer than everything else in these tests.
     monkeypatch.setattr(keras.utils, "clear_session", lambda: None)
     monkeypatch.setattr(gc, "collect", lambda: 0)
     return Trainings(monkeypatch)
@@ -132,32 +132,32 @@ def trainings(monkeypatch: pytest.MonkeyPatch, shared: SearchData) -> Trainings:
 
 def run(
     workdir: Path, *, overwrite: bool = False, config: Config = TINY, **of: object
-) -> Outcome:
+) -> SearchResult:
     settings = SearchConfig(**{"tuner": "random", "max_trials": 6, **of})  # type: ignore[arg-type]
     return run_search(config, ["learning"], settings, workdir, overwrite=overwrite)
 
 
-def board(workdir: Path) -> pd.DataFrame:
-    return pd.read_csv(workdir / "leaderboard.csv").drop(columns=NOT_THE_SAME_TWICE)
+def leaderboard(workdir: Path) -> pd.DataFrame:
+    return pd.read_csv(workdir / "leaderboard.csv").drop(columns="seconds")
 
 
-def test_a_search_trains_what_train_py_trains_and_reads_no_test_fold(
+def test_a_search_trains_like_train_py_and_reads_no_test_fold(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folds: set[int] = set()
-    read: list[int] = []
-    read_table, load_images = pipeline._rows, pipeline.load_images
+    sizes: list[int] = []
+    read_records, load_images = pipeline._records, pipeline.load_images
 
-    def rows(builder: object, of: list[int]) -> object:
+    def records(builder: object, of: list[int]) -> object:
         folds.update(of)
-        return read_table(builder, of)
+        return read_records(builder, of)
 
     def load(builder: object, table: pd.DataFrame, *of: object) -> object:
-        read.append(len(table))
+        sizes.append(len(table))
         return load_images(builder, table, *of)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_rows", rows)
+        patch.setattr(pipeline, "_records", records)
         patch.setattr(pipeline, "load_images", load)
         limits = "--tuner random --max-trials 2 --objective macro_f1".split()
         done = run_here(
@@ -165,8 +165,8 @@ def test_a_search_trains_what_train_py_trains_and_reads_no_test_fold(
             *("--workdir", tmp_path / "search", "--data-dir", data_dir),
         )
     assert done.returncode == 0, done.stderr
-    assert folds == set(range(9))  # 9 is the test
-    assert len(read) == 2  # training and validation, once for both trials
+    assert folds == set(range(9))  # fold 9 is the test split
+    assert len(sizes) == 2  # training and validation, once for both trials
     table = pd.read_csv(tmp_path / "search/leaderboard.csv")
     assert table["rank"].tolist() == [1, 2]
     assert table["score"].is_monotonic_decreasing
@@ -180,17 +180,17 @@ def test_a_search_trains_what_train_py_trains_and_reads_no_test_fold(
     assert read_config(folder / "config.json") == best
     assert not (folder / "checkpoints").exists()
     assert list((folder / "logs/hparams").iterdir())
-    assert read_images(folder / "logs/pictures")
+    assert read_images(folder / "logs/images")
     train(best, tmp_path / "run", data_dir)
     history = pd.read_csv(tmp_path / "run/history.csv")
     assert history["val_macro_f1"].max() == pytest.approx(table["score"][0], abs=1e-6)
 
 
 @pytest.mark.parametrize("tuner", TUNERS)
-def test_a_search_that_is_stopped_at_any_trial_goes_on_as_if_it_had_not_been(
+def test_an_interrupted_search_equals_one_without_interruption(
     tuner: str, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The Gaussian process takes seconds to think about more than one hyperparameter.
+    # With more hyperparameters the Gaussian process takes seconds per trial.
     if tuner == "bayesian":
         monkeypatch.setitem(SPACES, "learning", only_the_rate)
     limit = 0 if tuner == "hyperband" else 6
@@ -210,15 +210,17 @@ def test_a_search_that_is_stopped_at_any_trial_goes_on_as_if_it_had_not_been(
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "stopped", tuner=tuner, max_trials=limit)
     stopped = run(tmp_path / "stopped", tuner=tuner, max_trials=limit)
-    pd.testing.assert_frame_equal(board(tmp_path / "stopped"), board(tmp_path / "whole"))
-    pd.testing.assert_frame_equal(stopped.board, whole.board)
-    assert len(trainings.configs) == count + len(stops)  # only what was running is repeated
-    # The same command once more trains nothing.
+    pd.testing.assert_frame_equal(
+        leaderboard(tmp_path / "stopped"), leaderboard(tmp_path / "whole")
+    )
+    pd.testing.assert_frame_equal(stopped.leaderboard, whole.leaderboard)
+    assert len(trainings.configs) == count + len(stops)  # only running trials are repeated
+    # The same command again trains nothing.
     run(tmp_path / "stopped", tuner=tuner, max_trials=limit)
     assert len(trainings.configs) == count + len(stops)
 
 
-def test_hyperband_trains_the_best_again_for_longer_with_a_whole_schedule(
+def test_hyperband_trains_the_best_again_for_longer_with_a_full_schedule(
     trainings: Trainings, tmp_path: Path
 ) -> None:
     run(tmp_path, tuner="hyperband", max_trials=0)
@@ -240,7 +242,7 @@ def test_hyperband_trains_the_best_again_for_longer_with_a_whole_schedule(
 
 
 @pytest.mark.parametrize("staged", [False, True])
-def test_hyperband_refuses_a_space_over_the_epochs(
+def test_hyperband_rejects_a_space_that_changes_the_epochs(
     staged: bool, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lengths(hp: kt.HyperParameters, config: Config) -> Config:
@@ -256,7 +258,7 @@ def test_hyperband_refuses_a_space_over_the_epochs(
         )
 
     config = with_values(TINY, {"train.epochs": 3})
-    if staged:  # which begins from weights
+    if staged:  # needs weights
         stages = (StageConfig(trainable_blocks=-1, epochs=3),)
         train = TrainConfig(scenario="staged", stages=stages)
         model = ModelConfig(weights="imagenet")
@@ -265,41 +267,37 @@ def test_hyperband_refuses_a_space_over_the_epochs(
     with pytest.raises(ConfigError, match=r"hyperband.*Expected 3. Received: 2\."):
         run(tmp_path, config=config, tuner="hyperband", max_trials=0)
     assert not trainings.configs
-    assert len(run(tmp_path, config=config, max_trials=2).board) == 2
+    assert len(run(tmp_path, config=config, max_trials=2).leaderboard) == 2
 
 
-def test_a_lower_objective_may_be_the_better_one(
-    trainings: Trainings, tmp_path: Path
-) -> None:
+def test_an_objective_can_be_minimized(trainings: Trainings, tmp_path: Path) -> None:
     trainings.score = lambda config: -by_rate(config)
-    outcome = run(tmp_path, objective="log_loss")
-    assert outcome.board["score"].is_monotonic_increasing
+    result = run(tmp_path, objective="log_loss")
+    assert result.leaderboard["score"].is_monotonic_increasing
     rates = [abs(math.log10(c.optimizer.learning_rate) + 3) for c in trainings.configs]
     best = read_config(tmp_path / "best.json").optimizer.learning_rate
     assert abs(math.log10(best) + 3) == pytest.approx(min(rates), abs=0.1)
 
 
-def test_executions_have_seeds_of_their_own_and_their_mean_counts(
+def test_executions_have_different_seeds_and_their_mean_counts(
     trainings: Trainings, tmp_path: Path
 ) -> None:
     trainings.score = lambda config: 0.5 + 0.1 * config.seed
-    outcome = run(tmp_path, executions=3, max_trials=2)
+    result = run(tmp_path, executions=3, max_trials=2)
     assert [config.seed for config in trainings.configs] == [0, 1, 2] * 2
-    assert outcome.board["score"].tolist() == pytest.approx([0.6, 0.6])
-    assert outcome.board["seconds"].tolist() == pytest.approx([120, 120])
+    assert result.leaderboard["score"].tolist() == pytest.approx([0.6, 0.6])
+    assert result.leaderboard["seconds"].tolist() == pytest.approx([120, 120])
     assert read_config(tmp_path / "best.json").seed == 0
 
 
-def test_no_trial_begins_once_the_time_is_over(
-    trainings: Trainings, tmp_path: Path
-) -> None:
-    for _ in range(2):  # minutes of before count
-        outcome = run(tmp_path, max_trials=0, max_minutes=1)
-        assert len(outcome.board) == len(trainings.configs) == 2  # 40 s each
-    assert len(run(tmp_path, max_trials=0, max_minutes=3).board) == 5
+def test_no_trial_starts_after_the_time_limit(trainings: Trainings, tmp_path: Path) -> None:
+    for _ in range(2):  # earlier trials count
+        result = run(tmp_path, max_trials=0, max_minutes=1)
+        assert len(result.leaderboard) == len(trainings.configs) == 2  # 40 s each
+    assert len(run(tmp_path, max_trials=0, max_minutes=3).leaderboard) == 5
 
 
-def test_a_search_without_end_ends_where_all_trials_fail_at_once(
+def test_a_search_ends_if_all_trials_fail_immediately(
     trainings: Trainings, tmp_path: Path
 ) -> None:
     def fail(config: Config) -> float:
@@ -311,27 +309,27 @@ def test_a_search_without_end_ends_where_all_trials_fail_at_once(
         run(tmp_path, max_trials=0, max_minutes=1)
 
 
-def test_failed_trials_are_named_and_never_win(
+def test_failed_trials_are_reported_and_not_ranked(
     trainings: Trainings, tmp_path: Path
 ) -> None:
     def fail(config: Config) -> float:
         number = len(trainings.configs)
         if number <= 3:
-            errors = {1: DivergedError("too steep"), 2: MemoryFullError("full")}
+            errors = {1: DivergedError("too high"), 2: MemoryFullError("full")}
             raise errors.get(number, RuntimeError("broken"))
         return 1e-3 * number
 
     trainings.score = fail
-    outcome = run(tmp_path, max_trials=5)
-    assert list(outcome.failures.items()) == [
-        ("0", "DivergedError: too steep"),
+    result = run(tmp_path, max_trials=5)
+    assert list(result.failures.items()) == [
+        ("0", "DivergedError: too high"),
         ("1", "MemoryFullError: full"),
         ("2", "RuntimeError: broken"),
     ]
-    assert outcome.board["trial"].tolist() == ["4", "3"]
-    # What diverged would diverge again; the others get another chance.
-    outcome = run(tmp_path, max_trials=5)
-    assert list(outcome.failures) == ["0"]
+    assert result.leaderboard["trial"].tolist() == ["4", "3"]
+    # A diverged training is not repeated; other failures are.
+    result = run(tmp_path, max_trials=5)
+    assert list(result.failures) == ["0"]
     assert len(trainings.configs) == 7
 
 
@@ -344,46 +342,46 @@ def test_a_longer_search_keeps_every_trial_of_the_shorter_one(
     def minimize(fun: Callable[..., float], x0: object, **_: object) -> object:
         return SimpleNamespace(x=x0, fun=fun(x0))
 
-    # The best of the points from which it would go down, each of which takes long.
-    stand_in = SimpleNamespace(optimize=SimpleNamespace(minimize=minimize))
-    monkeypatch.setattr("keras_tuner.src.tuners.bayesian.scipy", stand_in)
-    short = run(tmp_path, tuner=tuner, max_trials=9).board
+    # Without the local optimization, which takes long.
+    fast_scipy = SimpleNamespace(optimize=SimpleNamespace(minimize=minimize))
+    monkeypatch.setattr("keras_tuner.src.tuners.bayesian.scipy", fast_scipy)
+    short = run(tmp_path, tuner=tuner, max_trials=9).leaderboard
     assert len(trainings.configs) == len(short) == 9
-    long = run(tmp_path, tuner=tuner, max_trials=13).board
+    long = run(tmp_path, tuner=tuner, max_trials=13).leaderboard
     assert len(trainings.configs) == len(long) == 13
     assert set(short["folder"]) < set(long["folder"])
-    # Hyperband without a limit stops after one pass, which is longer.
+    # Without a limit Hyperband stops after one pass, which has more trials.
     if tuner == "hyperband":
-        whole = run(tmp_path, tuner=tuner, max_trials=0).board
+        whole = run(tmp_path, tuner=tuner, max_trials=0).leaderboard
         assert set(long["folder"]) < set(whole["folder"])
 
 
 @pytest.mark.parametrize("limits", [{}, {"max_minutes": 100, "max_trials": 6}])
-def test_a_rare_draw_that_a_space_cannot_use_fails_alone(
+def test_values_that_the_space_cannot_use_fail_one_trial(
     limits: dict[str, int],
     trainings: Trainings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = run(tmp_path / "whole", **limits)
-    poison = trainings.configs[2].optimizer.learning_rate
+    invalid = trainings.configs[2].optimizer.learning_rate
     space = SPACES["learning"]
 
     def picky(hp: kt.HyperParameters, config: Config) -> Config:
-        made = space(hp, config)
-        if made.optimizer.learning_rate == poison:
+        result = space(hp, config)
+        if result.optimizer.learning_rate == invalid:
             raise KeyError("rate")
-        return made
+        return result
 
     monkeypatch.setitem(SPACES, "learning", picky)
-    for _ in range(2):  # the same command goes on, and over it
-        outcome = run(tmp_path / "picky", **limits)
-        assert outcome.failures == {"2": "The space learning failed: KeyError: 'rate'"}
-        expected = whole.board[whole.board["trial"] != "2"]
-        assert outcome.board["score"].tolist() == expected["score"].tolist()
+    for _ in range(2):  # also when the search is resumed
+        result = run(tmp_path / "picky", **limits)
+        assert result.failures == {"2": "The space learning failed: KeyError: 'rate'"}
+        expected = whole.leaderboard[whole.leaderboard["trial"] != "2"]
+        assert result.leaderboard["score"].tolist() == expected["score"].tolist()
 
 
-def test_a_search_without_a_completed_trial_says_the_first_cause(
+def test_a_search_without_a_completed_trial_reports_the_first_cause(
     data_dir: Path, trainings: Trainings, tmp_path: Path
 ) -> None:
     def fail(config: Config) -> float:
@@ -396,11 +394,11 @@ def test_a_search_without_a_completed_trial_says_the_first_cause(
     )
     assert done.returncode == 4
     assert "None of 5 trials was completed" in done.stderr
-    assert "trial 0, failed: RuntimeError: broken 1" in done.stderr
+    assert "first failure, trial 0: RuntimeError: broken 1" in done.stderr
     assert not (tmp_path / "best.json").exists()
 
 
-def test_what_is_wrong_with_more_than_a_trial_ends_the_search(
+def test_an_error_that_concerns_all_trials_ends_the_search(
     trainings: Trainings, tmp_path: Path
 ) -> None:
     def fail(config: Config) -> float:
@@ -418,19 +416,19 @@ def test_what_is_wrong_with_more_than_a_trial_ends_the_search(
         ("raise KeyError('rate')", "The space own_space:space failed: KeyError: 'rate'"),
         (
             "return replace(config, data=replace(config.data, train_folds=(1, 2)))",
-            "must leave data.train_folds as the preset has it",
+            "must not change data.train_folds",
         ),
         (
             "return replace(config, train=replace(config.train, monitor='accuracy'))",
-            "must leave train.monitor as it is",
+            "must not change train.monitor",
         ),
         (
             "return replace(config, seed=hp.Int('seed', 0, 9))",
-            "must leave seed as the preset has it",
+            "must not change seed",
         ),
     ],
 )
-def test_a_mistake_in_a_space_ends_with_2_and_its_cause(
+def test_errors_of_a_space_have_exit_code_2(
     code: str,
     cause: str,
     data_dir: Path,
@@ -452,7 +450,7 @@ def test_a_mistake_in_a_space_ends_with_2_and_its_cause(
     assert not trainings.configs
 
 
-def test_a_batch_that_cannot_be_filled_is_found_before_anything_is_trained(
+def test_a_too_large_batch_is_found_before_training(
     trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tuning.spaces.BATCH_SIZES", (16, 512))
@@ -462,7 +460,7 @@ def test_a_batch_that_cannot_be_filled_is_found_before_anything_is_trained(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_changed_search_is_refused_with_the_difference(
+def test_resuming_a_changed_search_reports_the_difference(
     trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path, max_trials=2)
@@ -481,11 +479,11 @@ def test_a_changed_search_is_refused_with_the_difference(
     assert len(list((tmp_path / "trials").iterdir())) == 2
 
 
-def test_a_folder_that_is_not_a_searchs_is_left_alone(
+def test_a_directory_without_a_search_is_not_changed(
     trainings: Trainings, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="holds a run, but no fingerprint"):
+    with pytest.raises(ConfigError, match="holds a run but no fingerprint"):
         run(tmp_path)
     run(tmp_path / "search", max_trials=1)
     (tmp_path / "search/fingerprint.json").write_text("{")
@@ -493,24 +491,24 @@ def test_a_folder_that_is_not_a_searchs_is_left_alone(
         run(tmp_path / "search")
 
 
-def test_torn_files_are_put_aside_and_the_search_goes_on(
+def test_a_search_with_damaged_files_is_resumed(
     trainings: Trainings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = run(tmp_path).board
-    torn = tmp_path / before["folder"][0] / "result.json"
-    torn.write_text(torn.read_text()[:20])
+    before = run(tmp_path).leaderboard
+    damaged = tmp_path / before["folder"][0] / "result.json"
+    damaged.write_text(damaged.read_text()[:20])
     for name in ("oracle.json", "tuner0.json", "trial_0/trial.json"):
         path = tmp_path / "keras_tuner" / name
         path.write_text(path.read_text()[:3])
     trainings.configs.clear()
-    after = run(tmp_path).board
+    after = run(tmp_path).leaderboard
     pd.testing.assert_frame_equal(after, before)
     assert len(trainings.configs) == 1
-    assert torn.with_name("result.json.damaged").exists()
-    assert "is damaged" in capsys.readouterr().err
+    assert damaged.with_name("result.json.damaged").exists()
+    assert "renamed to result.json.damaged" in capsys.readouterr().err
 
 
-def test_a_second_search_in_the_same_folder_is_refused(
+def test_a_second_search_in_the_same_directory_is_rejected(
     trainings: Trainings, tmp_path: Path
 ) -> None:
     with locked(tmp_path / "search"), pytest.raises(ConfigError, match="in use by another"):
@@ -519,30 +517,30 @@ def test_a_second_search_in_the_same_folder_is_refused(
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Makes this process a worker; returns where its chief would be."""
+    """Makes this process a worker; returns the address of its chief."""
     for name, value in zip((ID, IP, PORT), ("tuner0", "127.0.0.1", "1"), strict=True):
         monkeypatch.setenv(name, value)
     return "127.0.0.1:1"
 
 
-def test_a_worker_that_is_there_before_its_chief_leaves_the_folder_to_it(
+def test_a_worker_writes_nothing_before_its_chief(
     worker: str, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[Path] = []
+    files: list[Path] = []
 
     def get_space(client: OracleClient) -> kt.HyperParameters:
-        found.extend(tmp_path.iterdir())
+        files.extend(tmp_path.iterdir())
         return kt.HyperParameters()
 
     monkeypatch.setattr(OracleClient, "get_space", get_space)
     with pytest.raises(ConfigError, match=f"chief at {worker} serves another search"):
         run(tmp_path)
-    assert not found
+    assert not files
     assert not list(tmp_path.iterdir())
 
 
 class Broken(grpc.RpcError):
-    """What gRPC raises where a call does not end well."""
+    """The error of a failed gRPC call."""
 
     def __init__(self, code: grpc.StatusCode):
         super().__init__(code)
@@ -550,7 +548,7 @@ class Broken(grpc.RpcError):
 
 
 @pytest.mark.parametrize("call", ["get_space", "create_trial"])
-def test_a_worker_whose_chief_is_gone_says_so(
+def test_a_worker_reports_a_lost_chief(
     call: str,
     worker: str,
     trainings: Trainings,
@@ -568,10 +566,10 @@ def test_a_worker_whose_chief_is_gone_says_so(
 
     fail(grpc.StatusCode.UNAVAILABLE)
     with pytest.raises(
-        ConfigError, match=f"chief at {worker} is gone .UNAVAILABLE.. Start"
+        ConfigError, match=f"chief at {worker} does not respond .UNAVAILABLE.. Start"
     ):
         run(tmp_path)
-    fail(grpc.StatusCode.UNKNOWN)  # a mistake of ours in the chief, which is still there
+    fail(grpc.StatusCode.UNKNOWN)  # an error of the chief, which still runs
     with pytest.raises(Broken):
         run(tmp_path)
 
@@ -579,10 +577,10 @@ def test_a_worker_whose_chief_is_gone_says_so(
 def test_two_workers_with_one_trial_train_it_once(
     trainings: Trainings, shared: SearchData, tmp_path: Path
 ) -> None:
-    go_on = threading.Event()
+    proceed = threading.Event()
 
     def slow(config: Config) -> float:
-        assert go_on.wait(20)
+        assert proceed.wait(20)
         return by_rate(config)
 
     trainings.score = slow
@@ -591,16 +589,16 @@ def test_two_workers_with_one_trial_train_it_once(
     model = TrainingModel(space, TINY, shared, tmp_path)
     with futures.ThreadPoolExecutor(2) as workers:
         results = [workers.submit(model.result, hp) for _ in range(2)]
-        time.sleep(0.5)  # for both to begin
-        go_on.set()
+        time.sleep(0.5)  # for both to start
+        proceed.set()
         assert results[0].result() == results[1].result()
     assert len(trainings.configs) == 1
 
 
-def test_the_precision_of_a_trial_does_not_depend_on_the_one_before(
+def test_the_precision_of_a_trial_does_not_depend_on_previous_ones(
     shared: SearchData, tmp_path: Path
 ) -> None:
-    """KerasTuner's way to begin a trial sets Keras's policy to float32."""
+    """`keras.utils.clear_session` before each trial resets the dtype policy."""
     config = dataclasses.replace(
         TINY, train=dataclasses.replace(TINY.train, precision="mixed_bfloat16")
     )
@@ -608,8 +606,8 @@ def test_the_precision_of_a_trial_does_not_depend_on_the_one_before(
     model = TrainingModel(space, config, shared, tmp_path)
     for _ in range(2):
         keras.utils.clear_session()
-        training = model.build(explore(space, config))
-        assert training.classifier.get_layer("backbone").compute_dtype == "bfloat16"
+        setup = model.build(explore(space, config))
+        assert setup.classifier.get_layer("backbone").compute_dtype == "bfloat16"
 
 
 def test_features_are_computed_once_for_the_same_weights(
@@ -617,28 +615,30 @@ def test_features_are_computed_once_for_the_same_weights(
 ) -> None:
     computed: list[int] = []
 
-    def compute(classifier: keras.Model, images: object, orientations: int) -> object:
-        computed.append(orientations)
+    def compute(classifier: keras.Model, images: object, num_views: int) -> object:
+        computed.append(num_views)
         return np.zeros(3)
 
     monkeypatch.setattr(tuning_data, "compute_features", compute)
-    images = shared.load(shared.tables["val"], TINY.data)
-    assert shared.load(shared.tables["val"], TINY.data) is images
+    images = shared.load_images(shared.tables["val"], TINY.data)
+    assert shared.load_images(shared.tables["val"], TINY.data) is images
     first, again, other = (
         build_classifier(TINY.model, 7, seed=seed, fused=True) for seed in (1, 1, 2)
     )
-    assert shared.compute(first, images, 2) is shared.compute(again, images, 2)
+    assert shared.compute_features(first, images, 2) is shared.compute_features(
+        again, images, 2
+    )
     assert computed == [2]
-    shared.compute(again, images, 4)
-    shared.compute(other, images, 2)
-    shared.compute(other, images[:2], 2)
+    shared.compute_features(again, images, 4)
+    shared.compute_features(other, images, 2)
+    shared.compute_features(other, images[:2], 2)
     assert computed == [2, 4, 2, 2]
 
 
-def test_the_picture_places_numbers_words_and_what_is_not_there() -> None:
+def test_the_figure_places_numbers_words_and_missing_values() -> None:
     heights, ticks = plots.place(pd.Series(["b", None, "a", "b"]))
-    assert heights.tolist() == [1, plots.ABSENT, 0, 1]
-    assert ticks == [(plots.ABSENT, "not used"), (0, "a"), (1, "b")]
+    assert heights.tolist() == [1, plots.INACTIVE, 0, 1]
+    assert ticks == [(plots.INACTIVE, "not used"), (0, "a"), (1, "b")]
     heights, ticks = plots.place(pd.Series(np.linspace(2.0, 4.0, 9)))
     np.testing.assert_allclose(heights, np.linspace(0, 1, 9))
     assert ticks == [(0, "2"), (1, "4")]
@@ -647,17 +647,17 @@ def test_the_picture_places_numbers_words_and_what_is_not_there() -> None:
     assert plots.place(pd.Series([32, 32]))[0].tolist() == [0.5, 0.5]
 
 
-def test_importance_finds_what_the_score_depends_on() -> None:
+def test_importance_finds_the_relevant_hyperparameter() -> None:
     rng = np.random.default_rng(0)
-    places = {name: rng.uniform(size=40) for name in "abc"}
-    found = plots.importance(places, 3 * places["b"] + 0.01 * places["c"])
-    assert found["b"] > 0.9
-    assert sum(found.values()) == pytest.approx(1)
-    assert plots.importance(places, places["b"][:9]) == {}
+    values = {name: rng.uniform(size=40) for name in "abc"}
+    shares = plots.importance(values, 3 * values["b"] + 0.01 * values["c"])
+    assert shares["b"] > 0.9
+    assert sum(shares.values()) == pytest.approx(1)
+    assert plots.importance(values, values["b"][:9]) == {}
 
 
 @pytest.mark.slow
-def test_a_search_that_is_killed_ends_with_the_leader_board_of_one_that_was_not(
+def test_a_killed_search_has_the_same_leaderboard_after_resuming(
     data_dir: Path, tmp_path: Path
 ) -> None:
     command = (
@@ -681,7 +681,7 @@ def test_a_search_that_is_killed_ends_with_the_leader_board_of_one_that_was_not(
         process.communicate()
     done = run_script(*command, killed)
     assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(board(killed), board(tmp_path / "whole"))
+    pd.testing.assert_frame_equal(leaderboard(killed), leaderboard(tmp_path / "whole"))
     best = [(folder / "best.json").read_text() for folder in (killed, tmp_path / "whole")]
     assert best[0] == best[1]
     trained = run_script(
@@ -691,7 +691,7 @@ def test_a_search_that_is_killed_ends_with_the_leader_board_of_one_that_was_not(
     assert trained.returncode == 0, trained.stderr
     report = json.loads((tmp_path / "run/report.json").read_text())
     score = report["splits"]["val"]["metrics"]["balanced_accuracy"]["value"]
-    assert score == pytest.approx(board(killed)["score"][0], abs=1e-6)
+    assert score == pytest.approx(leaderboard(killed)["score"][0], abs=1e-6)
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
-"""Trains on two logical CPUs, which TensorFlow must be asked for before it starts.
+"""Trains on two logical CPUs, which must be configured before TensorFlow starts.
 
-`test_devices.py` runs it in a process of its own; it ends with 0 where all is equal.
+`test_devices.py` runs it in a separate process; it exits with 0 if everything is equal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from skincnn.config import AugmentConfig, Config, OptimizerConfig, TrainConfig  
 PLAIN = dataclasses.replace(
     CONFIG,
     augment=AugmentConfig(parts=()),
-    # What two halves of a batch cannot do alike: dropout, and the batch's statistics.
+    # Dropout and batch statistics differ between two halves of a batch.
     model=dataclasses.replace(
         CONFIG.model, dropout=0.0, batch_norm="frozen_statistics", batch_norm_momentum=0.9
     ),
@@ -55,7 +55,7 @@ def main(workdir: Path, data_dir: Path) -> None:
     )
     for value, other in zip(whole[1]["optimizer"], pieces[1]["optimizer"], strict=True):
         np.testing.assert_array_equal(value, other)
-    # A state holds the mean of BatchNorm's statistics of the devices.
+    # A checkpoint holds the mean of the BatchNorm statistics of the devices.
     for value, other in zip(whole[1]["model"], pieces[1]["model"], strict=True):
         np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""What a search is asked for, beside its space and its preset."""
+"""Options of a search, besides its spaces and its preset."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ DEFAULT_TRIALS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """How a space is searched, for what, and for how long."""
+    """The search algorithm, its objective and its limits."""
 
     tuner: Literal["random", "bayesian", "hyperband", "grid"] = "bayesian"
-    """random: independent draws. bayesian: draws first, then where a Gaussian process
-    expects most. hyperband: many short trainings, of which the best third is trained again
-    for three times as long, from the start and with a whole schedule. grid: everything, ten
-    values of each range."""
+    """random: independent samples. bayesian: random samples first, then the maxima of the
+    acquisition function of a Gaussian process. hyperband: many short trainings; the best
+    third is trained again from the start for three times as long, with a full schedule.
+    grid: all combinations, with ten values of each range."""
     objective: str = ""
-    """Name of a metric on validation, by which each trial's epoch is chosen as well;
+    """Validation metric to optimize, which also selects the epoch of each trial;
     `train.monitor` by default."""
     max_trials: int = 0
-    """No more trials than these; 0: 30, hyperband one pass, grid everything, or what
+    """Maximum number of trials. 0: 30; hyperband one pass; grid all; or as many as
     --max-minutes allows."""
     max_minutes: float = 0.0
-    """No trial begins once those before have taken so long together; 0 for no limit."""
+    """No trial starts after the previous ones have taken this long in total; 0: no
+    limit."""
     executions: int = 1
-    """Trainings of each trial, with a seed each, whose mean score counts."""
+    """Trainings per trial, with different seeds, whose mean score counts."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""

@@ -1,4 +1,4 @@
-"""What all trials of a search share: pictures are read once, and so are their features."""
+"""Data that all trials of a search share: images are read and features computed once."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from skincnn.model.classifier import BACKBONE_LAYER
 from skincnn.training.features import Features, compute_features
 
 SPLITS = ("train", "val")
-"""What a search is shown: no test fold."""
+"""The splits of a search; test folds are never read."""
 FIXED = (
     *("dataset", "train_folds", "validation_folds", "test_folds"),
     *("split_by", "one_image_per_lesion"),
 )
-"""Fields of `DataConfig` that say which pictures there are: the same in every trial."""
-KEPT_FEATURES = 4
-"""Of so many sets of pictures, mostly training and validation, features are kept."""
+"""Fields of `DataConfig` that select images: the same in all trials."""
+MAX_CACHED_FEATURES = 4
+"""Number of feature arrays in memory, usually of training and validation."""
 
 
 class SearchData:
-    """The pictures of a search, in training and in validation.
+    """The images of a search, and caches of decoded images and features.
 
     Attributes:
-        class_names: The names of the labels, in order.
+        class_names: Names of the classes, in order.
         tables: The rows of "train" and "val".
     """
 
     def __init__(self, config: DataConfig, data_dir: Path | None, cache: Cache = "auto"):
-        """Reads what is known of the pictures, and audits their splits.
+        """Reads the tables and audits their splits.
 
         Raises:
-            ConfigError: There is no such dataset.
+            ConfigError: The dataset is unknown.
             DataError: It is not built, or its splits leak.
         """
         self.class_names = datasets.class_names(config.dataset, data_dir)
@@ -57,26 +57,26 @@ class SearchData:
         self._features: OrderedDict[tuple[Any, ...], Features] = OrderedDict()
 
     def check(self, config: Config) -> None:
-        """Checks that a trial is about these very pictures.
+        """Checks that a trial uses these images.
 
         Raises:
-            ConfigError: A space changed what must be equal in all trials.
+            ConfigError: A space changed one of `FIXED`.
         """
         changed = [
             name for name in FIXED if getattr(config.data, name) != self._fixed[name]
         ]
         if changed:
             raise ConfigError(
-                f"A space must leave data.{', data.'.join(changed)} as the preset has it: "
-                "scores on other pictures cannot be compared."
+                f"A space must not change data.{', data.'.join(changed)}: scores on "
+                "different images cannot be compared."
             )
 
     def fingerprint(self) -> dict[str, str]:
-        """Returns what tells these pictures from others, for each split."""
+        """Returns the fingerprint of the images of each split."""
         return {name: pipeline.fingerprint(table) for name, table in self.tables.items()}
 
-    def load(self, table: pd.DataFrame, config: DataConfig) -> Images:
-        """Returns the pictures of one of `tables`, which are read at the first call."""
+    def load_images(self, table: pd.DataFrame, config: DataConfig) -> Images:
+        """Returns the images of one of `tables`, which are read in the first call."""
         split = next(name for name, rows in self.tables.items() if rows is table)
         key = split, *preprocessing_fields(config).values()
         if key not in self._images:
@@ -84,20 +84,19 @@ class SearchData:
             self._images[key] = images
         return self._images[key]
 
-    def compute(
-        self, classifier: keras.Model, images: Images, orientations: int
+    def compute_features(
+        self, classifier: keras.Model, images: Images, num_views: int
     ) -> Features:
-        """Returns `compute_features`, or what it returned for the same weights before."""
-        backbone = classifier.get_layer(BACKBONE_LAYER)
+        """Returns `compute_features`, computed once for the same backbone weights."""
         digest = hashlib.sha256()
-        for weights in backbone.get_weights():
+        for weights in classifier.get_layer(BACKBONE_LAYER).get_weights():
             digest.update(np.ascontiguousarray(weights).tobytes())
         policy = keras.config.dtype_policy().name
-        # What `load` returned is never let go: no other array has its id.
-        key = id(images), orientations, policy, digest.hexdigest()
+        # `load_images` keeps all images, so that no other array can have the same id.
+        key = id(images), num_views, policy, digest.hexdigest()
         if key not in self._features:
-            self._features[key] = compute_features(classifier, images, orientations)
-            while len(self._features) > KEPT_FEATURES:
+            self._features[key] = compute_features(classifier, images, num_views)
+            while len(self._features) > MAX_CACHED_FEATURES:
                 self._features.popitem(last=False)
         self._features.move_to_end(key)
         return self._features[key]

@@ -1,4 +1,4 @@
-"""The picture of a search, made to be read at half its size and without color vision."""
+"""The figure of a search, readable at half its size and with color blindness."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sklearn.inspection import permutation_importance
 
 from skincnn.reporting.plots import GRAY, ORANGE
 
-Places = npt.NDArray[np.float64]
+Positions = npt.NDArray[np.float64]
 Ticks = list[tuple[float, str]]
 
-ABSENT = -0.12
-"""Where a line runs that has no value for a hyperparameter; values are in 0..1."""
-CROWDED = 0.25
-"""Where the median is below this share of the largest value, the axis is logarithmic."""
+INACTIVE = -0.12
+"""Position of a hyperparameter that is not active; values are in 0..1."""
+LOG_BELOW = 0.25
+"""The axis is logarithmic if the median is below this share of the largest value."""
 MIN_FOR_IMPORTANCE = 10
 
 
@@ -33,29 +33,29 @@ def plot_search(
     *,
     higher_is_better: bool = True,
 ) -> Figure:
-    """Draws each trial as a line through its values, to its score on the right.
+    """Draws parallel coordinates: each trial is a line through its values and its score.
 
-    Hyperparameters stand in the order of their importance, the most important first.
+    The most important hyperparameter comes first.
 
     Args:
-        values: A column for each hyperparameter, a row for each trial, the best first.
-        scores: The score of each trial.
-        objective: The name of the score.
-        title: What was searched, for the heading.
+        values: One column per hyperparameter and one row per trial, the best first.
+        scores: Score of each trial.
+        objective: Name of the score.
+        title: Title of the figure.
         higher_is_better: Whether the best score is the highest.
     """
     columns = {name: place(values[name]) for name in values.columns}
-    places = {name: positions for name, (positions, _) in columns.items()}
-    shares = importance(places, np.asarray(scores, np.float64))
-    names = sorted(places, key=lambda name: -shares.get(name, 0.0))
+    positions = {name: heights for name, (heights, _) in columns.items()}
+    shares = importance(positions, np.asarray(scores, np.float64))
+    names = sorted(positions, key=lambda name: -shares.get(name, 0.0))
     height, ticks = place(scores)
     figure = Figure(figsize=(2.5 + 1.6 * (len(names) + 1), 6.0), layout="constrained")
     axes = figure.add_subplot()
-    lines = np.array([*(places[name] for name in names), height]).T
+    lines = np.array([*(positions[name] for name in names), height]).T
     shades = matplotlib.colormaps["viridis"](height if higher_is_better else 1 - height)
     for line, shade in reversed(list(zip(lines[1:], shades[1:], strict=True))):
         axes.plot(line, color=shade, linewidth=1.5, alpha=0.8)
-    axes.plot(lines[0], color=ORANGE, linewidth=3.5, label="the best trial", zorder=3)
+    axes.plot(lines[0], color=ORANGE, linewidth=3.5, label="best trial", zorder=3)
     for number, name in enumerate(names):
         _draw_axis(axes, number, columns[name][1])
     _draw_axis(axes, len(names), ticks)
@@ -64,65 +64,65 @@ def plot_search(
     axes.tick_params(axis="x", labelsize=13, length=0)
     axes.set_yticks([])
     axes.set_xlim(-0.3, len(names) + 0.7)
-    axes.set_ylim(ABSENT - 0.06, 1.06)
+    axes.set_ylim(INACTIVE - 0.06, 1.06)
     axes.spines[:].set_visible(False)
     title = f"{title}: {len(values)} trials"
     if shares:
-        title += " (in brackets: the share in what the score depends on)"
+        title += " (in brackets: relative importance)"
     axes.set_title(title, fontsize=14, loc="left")
     axes.legend(loc="upper right", bbox_to_anchor=(1.0, 1.1), fontsize=13, frameon=False)
     return figure
 
 
-def place(values: pd.Series[Any]) -> tuple[Places, Ticks]:
-    """Returns where values stand on an axis, and what is written beside it.
+def place(values: pd.Series[Any]) -> tuple[Positions, Ticks]:
+    """Returns the positions of values on an axis, and its tick labels.
 
     Returns:
-        A height in 0..1 for each value, `ABSENT` where there is none; and heights with
-        their labels: each value where they are few or no numbers, else both ends.
+        A position in 0..1 for each value, `INACTIVE` for a missing one; and ticks at all
+        values if there are at most five or if they are not numbers, else at both ends.
     """
     present = values.dropna()
-    absent: Ticks = [(ABSENT, "not used")] if len(present) < len(values) else []
-    heights = np.full(len(values), ABSENT)
-    numbers = present.map(type).isin((int, float, np.int64, np.float64)).all()
-    distinct = sorted(set(present)) if numbers else sorted(set(present), key=str)
-    if numbers and len(distinct) > 5:
-        scale = np.array([distinct[0], distinct[-1]], float)
-        found = present.to_numpy(float)
-        if scale[0] > 0 and np.median(found) < CROWDED * scale[1]:
-            scale, found = np.log(scale), np.log(found)
-        heights[values.notna()] = (found - scale[0]) / (scale[1] - scale[0])
-        ends = [(0.0, f"{distinct[0]:.4g}"), (1.0, f"{distinct[-1]:.3g}")]
-        return heights, [*absent, *ends]
+    inactive: Ticks = [(INACTIVE, "not used")] if len(present) < len(values) else []
+    heights = np.full(len(values), INACTIVE)
+    numeric = present.map(type).isin((int, float, np.int64, np.float64)).all()
+    distinct = sorted(set(present)) if numeric else sorted(set(present), key=str)
+    if numeric and len(distinct) > 5:
+        ends = np.array([distinct[0], distinct[-1]], float)
+        numbers = present.to_numpy(float)
+        if ends[0] > 0 and np.median(numbers) < LOG_BELOW * ends[1]:
+            ends, numbers = np.log(ends), np.log(numbers)
+        heights[values.notna()] = (numbers - ends[0]) / (ends[1] - ends[0])
+        ticks = [(0.0, f"{distinct[0]:.4g}"), (1.0, f"{distinct[-1]:.3g}")]
+        return heights, [*inactive, *ticks]
     steps = np.linspace(0, 1, len(distinct)) if len(distinct) > 1 else [0.5]
-    where = dict(zip(distinct, map(float, steps), strict=True))
-    heights[values.notna()] = [where[value] for value in present]
+    height_of = dict(zip(distinct, map(float, steps), strict=True))
+    heights[values.notna()] = [height_of[value] for value in present]
     texts = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in distinct]
-    return heights, [*absent, *zip(where.values(), texts, strict=True)]
+    return heights, [*inactive, *zip(height_of.values(), texts, strict=True)]
 
 
-def importance(places: dict[str, Places], scores: Places) -> dict[str, float]:
-    """Returns the share of each hyperparameter in what the score depends on.
+def importance(positions: dict[str, Positions], scores: Positions) -> dict[str, float]:
+    """Returns the relative importance of each hyperparameter for the score; the sum is 1.
 
-    A random forest learns the score; each column of it is then shuffled, and what that
-    costs is divided by the sum. Empty below `MIN_FOR_IMPORTANCE` trials, or where nothing
-    is learnt.
+    It is the permutation importance in a random forest. Empty for fewer than
+    `MIN_FOR_IMPORTANCE` trials, or if the forest learns nothing.
 
     References:
         Breiman, Random Forests (2001), Machine Learning 45.
     """
-    if len(scores) < MIN_FOR_IMPORTANCE or not places:
+    if len(scores) < MIN_FOR_IMPORTANCE or not positions:
         return {}
-    inputs = np.array(list(places.values())).T
+    inputs = np.array(list(positions.values())).T
     forest = RandomForestRegressor(100, random_state=0).fit(inputs, scores)
-    found = permutation_importance(forest, inputs, scores, random_state=0)
-    costs = np.maximum(found.importances_mean, 0)
+    result = permutation_importance(forest, inputs, scores, random_state=0)
+    costs = np.maximum(result.importances_mean, 0)
     if costs.sum() == 0:
         return {}
-    return dict(zip(places, (costs / costs.sum()).tolist(), strict=True))
+    return dict(zip(positions, (costs / costs.sum()).tolist(), strict=True))
 
 
 def _draw_axis(axes: Axes, number: int, ticks: Ticks) -> None:
+    box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.75, "lw": 0}
     axes.axvline(number, color=GRAY, linewidth=1, zorder=0)
     for height, text in ticks:
         axes.annotate(
@@ -132,12 +132,7 @@ def _draw_axis(axes: Axes, number: int, ticks: Ticks) -> None:
             textcoords="offset points",
             va="center",
             fontsize=12,
-            bbox={
-                "boxstyle": "round,pad=0.1",
-                "facecolor": "white",
-                "alpha": 0.75,
-                "lw": 0,
-            },
+            bbox=box,
             zorder=4,
         )
 

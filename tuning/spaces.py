@@ -1,11 +1,12 @@
 """Search spaces: plain functions `(hp, config) -> Config` around a preset.
 
-Each hyperparameter is named by the path of what it sets: `optimizer.learning_rate`; a part
-that may be left out by the tuple and its own name, `augment.parts.erase`; a field of the
-last stage by `train.stages.trainable_blocks`. Its default is the preset's value, so that the defaults
-of a space are the preset. What a space asks for it sets, to that very value; it leaves the
-seed, the pictures and `train.monitor` alone. What a trial does not use stands in a
-`hp.conditional_scope`: it is None in that trial, and `with_values` leaves it as it is.
+A hyperparameter is named by the path of the field that it sets: `optimizer.learning_rate`.
+An optional part is named by its tuple and its own name, `augment.parts.erase`, and a field
+of the last stage by `train.stages.trainable_blocks`. The default is the preset's value, so
+that the defaults of a space are the preset. A space must set each hyperparameter that it
+uses to exactly its value, and must not change the seed, the images or `train.monitor`.
+Hyperparameters that only some trials use are in a `hp.conditional_scope`: in the other
+trials they are None, and `with_values` ignores them.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ Space = Callable[["HyperParameters", Config], Config]
 SCHEDULES = ("constant", "step", "cosine", "one_cycle")
 BATCH_SIZES = (16, 32, 64)
 PARTS = ("rotate", "zoom", "shift", "shear", "hair", "light", "color", "hue", "erase")
-"""Without `flip` and `quarter_turn`: a lesion has no upright position, so they are no
-question. What a preset has of these and other parts stays."""
+"""Without `flip` and `quarter_turn`: a lesion has no upright position. Other parts of a
+preset do not change."""
 PART_ORDER = (
     *("flip", "quarter_turn", "rotate", "zoom", "shift", "shear"),
     *("hair", "ruler", "blur", "sharpen", "light", "color", "hue", "erase"),
 )
-"""The order in which parts act; see `AugmentConfig.parts`."""
+"""The order in which parts are applied; see `AugmentConfig.parts`."""
 WITH_POWER = ("class_weights", "logit_adjusted")
 WITH_BETA = (
     *("effective_number_weights", "effective_number_sampling"),
@@ -45,11 +46,11 @@ STRATEGIES = (
     *("none", *WITH_POWER, *WITH_BETA, "focal"),
     *("balanced_sampling", "square_root_sampling"),
 )
-"""Not `oversampling`, whose epochs are longer, nor the mistake `weights_and_sampling`."""
+"""Without `oversampling` (longer epochs) and `weights_and_sampling` (a known mistake)."""
 WITH_WIDTH = ("mobilenet", "mobilenet_v2")
 BACKBONES = (*WITH_WIDTH, "efficientnet_v2_b0", "densenet121", "resnet50")
 WIDTHS = (0.5, 0.75, 1.0)
-"""Those for which both families have ImageNet weights."""
+"""Width multipliers for which both families have ImageNet weights."""
 SIZE_FACTORS = (0.6, 0.8, 1.0, 1.4)
 SIZE_STEP = 32
 BLOCKS = (1, 2, 3, -1)
@@ -57,12 +58,12 @@ SIGNIFICANT_DIGITS = 6
 
 
 def learning(hp: HyperParameters, config: Config) -> Config:
-    """How it learns: rate, schedule, warm-up, weight decay, batch size, dropout."""
-    head_alone = config.train.scenario == "linear_probe"
-    rate = "optimizer.head_learning_rate" if head_alone else "optimizer.learning_rate"
-    now = float(value_at(config, rate))
+    """Learning rate, schedule, warm-up, weight decay, batch size and dropout."""
+    head_only = config.train.scenario == "linear_probe"
+    rate = "optimizer.head_learning_rate" if head_only else "optimizer.learning_rate"
+    default = float(value_at(config, rate))
     values = {
-        rate: _float(hp, config, rate, now / 10, now * 10, "log"),
+        rate: _float(hp, config, rate, default / 10, default * 10, "log"),
         **_choice(hp, config, "optimizer.schedule", SCHEDULES),
         "optimizer.weight_decay": _float(
             hp, config, "optimizer.weight_decay", 1e-5, 0.3, "log"
@@ -70,8 +71,8 @@ def learning(hp: HyperParameters, config: Config) -> Config:
         **_choice(hp, config, "data.batch_size", BATCH_SIZES),
         "model.dropout": _float(hp, config, "model.dropout", 0.0, 0.6),
     }
-    if not head_alone:  # whose stage has no warm-up
-        # One cycle has a rise of its own.
+    if not head_only:  # the head's stage has no warm-up
+        # one_cycle ignores warmup_epochs.
         others = [name for name in SCHEDULES if name != "one_cycle"]
         with hp.conditional_scope("optimizer.schedule", others):
             values["optimizer.warmup_epochs"] = _float(
@@ -81,22 +82,22 @@ def learning(hp: HyperParameters, config: Config) -> Config:
 
 
 def augmentation(hp: HyperParameters, config: Config) -> Config:
-    """How pictures are varied: the dial over all, which parts, and how they are mixed."""
+    """Augmentation: its magnitude, its parts, and MixUp or CutMix."""
     cached = config.train.cached_views > 0
     if cached and config.train.scenario == "linear_probe":
         raise ConfigError(
-            "The space augmentation needs a training that sees pictures. Received: "
+            "The space augmentation needs a training on images. Received: "
             f"`train.cached_views` {config.train.cached_views} with `train.scenario` "
-            "linear_probe, which varies nothing. Give --train.cached-views 0."
+            "linear_probe, which applies no augmentation. Give --train.cached-views 0."
         )
     values: dict[str, Any] = {
         "augment.magnitude": _float(hp, config, "augment.magnitude", 0.0, 1.0)
     }
-    on = set(config.augment.parts) - set(PARTS)
+    parts = set(config.augment.parts) - set(PARTS)
     for part in PARTS:
         if hp.Boolean(f"augment.parts.{part}", default=part in config.augment.parts):
-            on.add(part)
-    values["augment.parts"] = tuple(part for part in PART_ORDER if part in on)
+            parts.add(part)
+    values["augment.parts"] = tuple(part for part in PART_ORDER if part in parts)
     if not cached:  # features are not mixed
         values |= _choice(hp, config, "augment.mix", ("none", "mixup", "cutmix"))
         with hp.conditional_scope("augment.mix", ["mixup", "cutmix"]):
@@ -105,7 +106,7 @@ def augmentation(hp: HyperParameters, config: Config) -> Config:
 
 
 def imbalance(hp: HyperParameters, config: Config) -> Config:
-    """How rare classes are helped: the strategy, and its own strength."""
+    """The strategy against class imbalance, and its strength."""
     strategy = "imbalance.strategy"
     values = _choice(hp, config, strategy, STRATEGIES)
     with hp.conditional_scope(strategy, list(WITH_POWER)):
@@ -120,21 +121,20 @@ def imbalance(hp: HyperParameters, config: Config) -> Config:
 
 
 def backbone(hp: HyperParameters, config: Config) -> Config:
-    """What looks at the picture: family, width, picture size, how many blocks train."""
+    """Backbone, width multiplier, image size and number of trainable blocks."""
     weights = config.model.weights
-    # A file holds the weights of one network; small_cnn has none of ImageNet.
-    families = {"imagenet": BACKBONES, "none": ("small_cnn", *BACKBONES)}.get(weights, ())
-    values = _choice(hp, config, "model.backbone", families)
-    if families:
+    # A file holds the weights of one network; small_cnn has no ImageNet weights.
+    names = {"imagenet": BACKBONES, "none": ("small_cnn", *BACKBONES)}.get(weights, ())
+    values = _choice(hp, config, "model.backbone", names)
+    if names:
         values["model.width_multiplier"] = _width(hp, config, values["model.backbone"])
     size = config.data.image_size
     sizes = [max(SIZE_STEP, _multiple(factor * size)) for factor in SIZE_FACTORS]
     values |= _choice(hp, config, "data.image_size", sizes)
-    small = config.train.progressive_image_size
-    if small:
-        values |= _small_stage(config, _multiple(values["data.image_size"] * small / size))
-    config = with_values(config, values)
-    return _blocks(hp, config)
+    first = config.train.progressive_image_size
+    if first:
+        values |= _progressive(_multiple(values["data.image_size"] * first / size))
+    return _blocks(hp, with_values(config, values))
 
 
 SPACES: dict[str, Space] = {
@@ -146,13 +146,13 @@ SPACES: dict[str, Space] = {
 
 
 def find_space(names: Sequence[str]) -> Space:
-    """Returns the product of some spaces: each is applied to what the one before made.
+    """Returns the product of spaces: each is applied to the result of the previous one.
 
     Args:
-        names: Names of `SPACES`, or `package.module:function` of yours.
+        names: Names of `SPACES`, or `package.module:function` for other spaces.
 
     Raises:
-        ConfigError: There is no such space, or none is named.
+        ConfigError: A space is unknown, or `names` is empty.
     """
     if not names:
         raise ConfigError(f"Name a SPACE: {', '.join(SPACES)}, or package.module:function.")
@@ -166,17 +166,17 @@ def find_space(names: Sequence[str]) -> Space:
     return product
 
 
-def source(name: str) -> str:
-    """Returns the SHA-256 of a space's source, which tells one from another."""
+def hash_source(name: str) -> str:
+    """Returns the SHA-256 of the source code of a space."""
     try:
         text = inspect.getsource(_find(name))
-    except (OSError, TypeError):  # of a function that no file holds
+    except (OSError, TypeError):  # the function is not in a file
         text = name
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def describe_spaces() -> str:
-    """Returns a line for each space: its name, and the first line of its docstring."""
+    """Returns a line for each space: its name and the first line of its docstring."""
     width = max(map(len, SPACES))
     return "\n".join(
         f"  {name:{width}}  {(space.__doc__ or '').splitlines()[0]}"
@@ -185,12 +185,12 @@ def describe_spaces() -> str:
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """Returns the configuration with other values at some paths.
+    """Returns the configuration with some values replaced.
 
     Args:
         config: The configuration.
-        values: Path of a field -> value; floats are rounded to six digits, and None, the
-            value of a hyperparameter that is not active, changes nothing.
+        values: Path of a field to its value. Floats are rounded to six digits. None, the
+            value of an inactive hyperparameter, changes nothing.
     """
     parts: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
@@ -207,10 +207,10 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def value_at(config: Any, path: str) -> Any:
-    """Returns what stands at the path by which a hyperparameter is named.
+    """Returns the value at a path of a configuration.
 
     Raises:
-        ConfigError: It is no path of `Config`.
+        ConfigError: The path does not exist.
     """
     value = config
     for name in path.split("."):
@@ -221,13 +221,13 @@ def value_at(config: Any, path: str) -> Any:
             value = getattr(value, look_up(names, name, f"`{name}` of `{path}`"))
         else:
             raise ConfigError(
-                f"`{path}` is no path of a configuration: {name!r} is too much."
+                f"`{path}` is not a path of a configuration. Unexpected: {name!r}."
             )
     return value
 
 
 def _member(values: tuple[Any, ...], name: str) -> Any:
-    """Returns whether a tuple of names has that one, or that field of its last stage."""
+    """Returns whether a tuple contains a name, or the field of its last stage."""
     if values and dataclasses.is_dataclass(values[-1]):
         return value_at(values[-1], name)
     return name in values
@@ -238,35 +238,35 @@ def _find(name: str) -> Space:
 
 
 def _apply(name: str, space: Space, hp: HyperParameters, config: Config) -> Config:
-    """Applies a space that may be the user's."""
+    """Applies a space, which may be a function of the user."""
     try:
-        found = space(hp, config)
+        result = space(hp, config)
     except ConfigError as error:
         raise ConfigError(
-            f"The space {name} made a configuration that is refused: {error}"
+            f"The space {name} returned an invalid configuration: {error}"
         ) from error
-    # Whatever a function of the user's may raise.
+    # A function of the user may raise anything.
     except Exception as error:
         raise ConfigError(
             f"The space {name} failed: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(found, Config):
+    if not isinstance(result, Config):
         raise ConfigError(
             f"The space {name} must return a Config: dataclasses.replace(config, ...). "
-            f"Received: {found!r}."
+            f"Received: {result!r}."
         )
-    return found
+    return result
 
 
 def _choice(
     hp: HyperParameters, config: Config, path: str, values: Sequence[Any]
 ) -> dict[str, Any]:
-    """Returns the path and one of some values, of which the present one is always one."""
-    now = value_at(config, path)
-    offered = list(dict.fromkeys([*values, now]))
-    if not isinstance(now, str):
-        offered.sort()
-    return {path: hp.Choice(path, offered, default=now)}
+    """Returns the path and a choice of `values` and the default."""
+    default = value_at(config, path)
+    choices = list(dict.fromkeys([*values, default]))
+    if not isinstance(default, str):
+        choices.sort()
+    return {path: hp.Choice(path, choices, default=default)}
 
 
 def _float(
@@ -277,57 +277,53 @@ def _float(
     high: float,
     sampling: str = "linear",
 ) -> Any:
-    """Returns a number of a range that is widened to the present one."""
-    now = float(value_at(config, path))
-    if sampling == "log" and now <= 0:  # which has no place on such a scale
-        now = low
-    low, high = min(low, now), max(high, now)
-    return hp.Float(path, low, high, sampling=sampling, default=now)
+    """Returns a number of a range, which is extended to include the default."""
+    default = float(value_at(config, path))
+    if sampling == "log" and default <= 0:  # not on a logarithmic scale
+        default = low
+    low, high = min(low, default), max(high, default)
+    return hp.Float(path, low, high, sampling=sampling, default=default)
 
 
-def _width(hp: HyperParameters, config: Config, chosen: str) -> float:
-    """Returns the width of a family that has one, else the preset's own or 1."""
-    now = config.model.width_multiplier
-    widths = WIDTHS if config.model.weights == "imagenet" else sorted({*WIDTHS, now})
-    nearest = min(widths, key=lambda width: abs(width - now))
+def _width(hp: HyperParameters, config: Config, name: str) -> float:
+    """Returns the width multiplier for a backbone that supports it, else the preset's."""
+    default = config.model.width_multiplier
+    widths = WIDTHS if config.model.weights == "imagenet" else sorted({*WIDTHS, default})
+    nearest = min(widths, key=lambda width: abs(width - default))
     with hp.conditional_scope("model.backbone", list(WITH_WIDTH)):
         width = hp.Choice("model.width_multiplier", list(widths), default=nearest)
     if width is not None:
         return float(width)
-    return now if chosen == config.model.backbone else 1.0
+    return default if name == config.model.backbone else 1.0
 
 
 def _blocks(hp: HyperParameters, config: Config) -> Config:
-    """How many of the backbone's last blocks train, where they begin from weights."""
+    """Sets the number of trainable blocks, if the backbone has weights."""
     train = config.train
     if train.scenario in ("from_scratch", "linear_probe"):
         return config
     stages = train.stages or _fine_tuning(config)
-    blocks = [
-        *BLOCKS,
-        *([] if stages[-1].trainable_blocks in BLOCKS else [stages[-1].trainable_blocks]),
-    ]
-    chosen = hp.Choice(
-        "train.stages.trainable_blocks", blocks, default=stages[-1].trainable_blocks
-    )
-    stages = (*stages[:-1], dataclasses.replace(stages[-1], trainable_blocks=chosen))
+    default = stages[-1].trainable_blocks
+    choices = list(dict.fromkeys([*BLOCKS, default]))
+    blocks = hp.Choice("train.stages.trainable_blocks", choices, default=default)
+    stages = (*stages[:-1], dataclasses.replace(stages[-1], trainable_blocks=blocks))
     train = dataclasses.replace(train, scenario="staged", stages=stages)
     return dataclasses.replace(config, train=train)
 
 
 def _fine_tuning(config: Config) -> tuple[StageConfig, ...]:
-    """Returns the stages of the scenario `fine_tune`, written out."""
+    """Returns the stages of the scenario `fine_tune`."""
     rate = config.optimizer.head_learning_rate / config.optimizer.learning_rate
     epochs = config.train.head_epochs
     head = (StageConfig(trainable_blocks=0, epochs=epochs, rate=rate),) if epochs else ()
     return (*head, StageConfig(trainable_blocks=-1, epochs=config.train.epochs))
 
 
-def _small_stage(config: Config, small: int) -> dict[str, Any]:
-    """Returns the size of the first epochs' pictures; too small ones are left out."""
-    if small < SIZE_STEP:
+def _progressive(size: int) -> dict[str, Any]:
+    """Returns the image size of the first epochs; none if it is too small."""
+    if size < SIZE_STEP:
         return {"train.progressive_image_size": 0, "train.progressive_epochs": 0}
-    return {"train.progressive_image_size": small}
+    return {"train.progressive_image_size": size}
 
 
 def _multiple(size: float) -> int:
@@ -335,5 +331,5 @@ def _multiple(size: float) -> int:
 
 
 def rounded(value: Any) -> Any:
-    """Returns a value as configurations and tables have it: floats with six digits."""
+    """Returns a value with floats rounded to six significant digits."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}") if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""A page of augmented training pictures, to see what a network would be shown."""
+"""A figure of augmented training images."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from skincnn.model.augment import Augmentation
 from skincnn.model.mixing import Mixing
 from skincnn.reporting.plots import to_png
 
-DRAWS = 7
+NUM_COPIES = 7
 
 
 def write_preview(config: Config, path: Path, data_dir: Path | None = None) -> None:
-    """Draws a training picture of each class beside several of its variations.
+    """Draws one training image per class beside several augmented copies.
 
     Args:
-        config: The dataset, its preprocessing, and the augmentation.
+        config: The dataset, its preprocessing and the augmentation.
         path: The PNG file to write.
         data_dir: Where TFDS keeps built datasets.
 
@@ -37,7 +37,7 @@ def write_preview(config: Config, path: Path, data_dir: Path | None = None) -> N
     require_writable_folder(path.parent, "--workdir")
     builder = datasets.open_dataset(config.data.dataset, data_dir)
     names = datasets.class_names(config.data.dataset, data_dir)
-    # One fold holds every class, and reading them all takes minutes.
+    # One fold has all classes, and reading all folds would take minutes.
     table = pipeline.read_table(builder, config.data.train_folds[:1])
     table = table.sample(frac=1, random_state=config.seed).groupby("label").head(1)
     table = table.sort_values("label")
@@ -48,41 +48,41 @@ def write_preview(config: Config, path: Path, data_dir: Path | None = None) -> N
         ]
     )
     labels = [names[label] for label in table["label"]]
-    page = plot_variations(images, labels, config.augment, config.seed)
-    page.suptitle(f"{config.data.dataset}, {_describe(config.augment)}", fontsize=10)
+    figure = plot_augmented(images, labels, config.augment, config.seed)
+    figure.suptitle(f"{config.data.dataset}, {_describe(config.augment)}", fontsize=10)
     with replacing(path) as temporary:
-        temporary.write_bytes(to_png(page))
+        temporary.write_bytes(to_png(figure))
 
 
-def plot_variations(
+def plot_augmented(
     images: npt.NDArray[np.uint8],
     labels: Sequence[str],
     config: AugmentConfig,
     seed: int = 0,
-    draws: int = DRAWS,
+    num_copies: int = NUM_COPIES,
 ) -> Figure:
-    """Draws each picture and, beside it, how training would vary it.
+    """Draws each image beside copies with the augmentation of the training.
 
     Args:
         images: [num_images, height, width, 3] in 0..255.
-        labels: The class of each picture.
-        config: The augmentation; mixed pictures are captioned with their shares.
-        seed: Seed of the draws.
-        draws: Variations of each picture.
+        labels: Class of each image.
+        config: The augmentation; captions of mixed images show their shares.
+        seed: Random seed.
+        num_copies: Augmented copies of each image.
     """
-    batch = np.tile(images, (draws, 1, 1, 1))
-    varied = Augmentation(config, seed)(batch, training=True)
-    varied, partner, share = map(np.asarray, Mixing(config, seed)(varied, training=True))
-    figure = Figure(figsize=(1.35 * (draws + 1), 1.55 * len(images) + 0.5))
+    batch = np.tile(images, (num_copies, 1, 1, 1))
+    augmented = Augmentation(config, seed)(batch, training=True)
+    mixed, partner, share = map(np.asarray, Mixing(config, seed)(augmented, training=True))
+    figure = Figure(figsize=(1.35 * (num_copies + 1), 1.55 * len(images) + 0.5))
     figure.set_layout_engine("compressed")
-    grid = figure.subplots(len(images), draws + 1, squeeze=False)
+    grid = figure.subplots(len(images), num_copies + 1, squeeze=False)
     for row, (label, axes) in enumerate(zip(labels, grid, strict=True)):
         _show(axes[0], images[row], f"{label}, original")
-        for draw, axis in enumerate(axes[1:]):
-            i = draw * len(images) + row
+        for copy, axis in enumerate(axes[1:]):
+            i = copy * len(images) + row
             other = labels[partner[i] % len(images)]
             caption = f"{share[i]:.2f} {label} + {1 - share[i]:.2f} {other}"
-            _show(axis, varied[i], caption if share[i] < 1 else "")
+            _show(axis, mixed[i], caption if share[i] < 1 else "")
     return figure
 
 
@@ -93,7 +93,7 @@ def _show(axes: Any, image: npt.NDArray[Any], caption: str) -> None:
 
 
 def _describe(config: AugmentConfig) -> str:
-    """Returns the parts and the magnitude in a few lines."""
+    """Returns the augmentation in a few lines."""
     mix = "" if config.mix == "none" else f"; {config.mix}, alpha {config.mix_alpha}"
     parts = ", ".join(config.parts) or "no parts"
     return textwrap.fill(f"magnitude {config.magnitude}: {parts}{mix}", 100)

@@ -1,7 +1,8 @@
-"""Trains a classifier, evaluates it, and exports it."""
+"""Trains a classifier, evaluates it and exports it."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from dataclasses import dataclass
@@ -12,61 +13,61 @@ import tyro
 
 from skincnn.cli import common
 from skincnn.config import Config
-from skincnn.errors import ConfigError
-from skincnn.files import locked
+from skincnn.errors import ConfigError, DivergedError
+from skincnn.files import locked, replacing, require_writable_folder, write_text
 from skincnn.presets import describe_presets
 
-DESCRIPTION = f"""Trains a classifier, evaluates it on held-out lesions, and exports it.
+DESCRIPTION = f"""Trains a classifier, evaluates it on held-out lesions and exports it.
 
-PRESET comes first and gives every value; each flag changes one.
+PRESET comes first and sets every value; each flag changes one.
 
-presets ({common.DEFAULT_PRESET} where none is given):
+presets (default: {common.DEFAULT_PRESET}):
 {describe_presets()}
 
 examples:
-  train.py                 the synthetic demo pictures, a few minutes
+  train.py                           the synthetic demo images, a few minutes
   train.py mobilenet_160             HAM10000 on two cores
   train.py mobilenet_160 --optimizer.learning-rate 3e-4 --workdir runs/slower
-  train.py mobilenet_160 --resume    on from where a run was stopped or killed
-  train.py --config runs/cpu/config.json --workdir runs/again
+  train.py mobilenet_160 --resume    continue an interrupted run
+  train.py --config runs/mobilenet_160/config.json --workdir runs/again
   train.py mobilenet_160 --preview --augment.magnitude 1
   train.py mobilenet_160 --lr-range-test --optimizer.name sgd
-  train.py mobilenet_160 --folds 5   five models, scored together; --resume goes on with them"""
+  train.py mobilenet_160 --folds 5   cross-validation with five models"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What to train, where to write, and what to do instead."""
+    """What to train, where to write it, and what to do instead."""
 
     workdir: Path | None = None
-    """The run's folder; runs/PRESET by default."""
+    """The run directory; runs/PRESET by default."""
     data_dir: Path | None = None
-    """Where built datasets lie; TFDS's own folder by default."""
+    """Where built datasets are stored; the folder of TFDS by default."""
     cache: Literal["auto", "memory", "disk"] = "auto"
-    """Keep decoded pictures in memory or in a file beside the datasets; auto: where they
-    fit."""
+    """Where decoded images are kept: in memory, or in a file beside the datasets. auto:
+    memory if they fit."""
     overwrite: bool = False
-    """Replace the run that is in the folder."""
+    """Replace a run in the directory."""
     resume: bool = False
-    """Go on with the run that is in the folder, with the same preset and flags."""
+    """Resume the run in the directory, with the same preset and flags."""
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
     """A config.json instead of a preset."""
     folds: int = 0
-    """Cross-validation with this many models: each is trained in a folder of its own, and
-    their out-of-fold predictions are scored together. 0: one model."""
+    """Cross-validation with this many models, each trained in a directory of its own; their
+    out-of-fold predictions are scored together. 0: one model."""
     preview: bool = False
-    """Train nothing: draw a page of augmented training pictures, preview.png, in the folder
-    of --workdir, else in the current one."""
+    """Only draw augmented training images, preview.png, in --workdir or in the current
+    directory."""
     lr_range_test: bool = False
-    """Keep no training: try rising learning rates for a hundred steps, draw the loss in
-    learning_rate_test.png in the run's folder, and suggest a rate."""
+    """Only test rising learning rates for a hundred steps, plot the loss in
+    lr_range_test.png in the run directory, and suggest a learning rate."""
     config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
 
 
 def parse(argv: list[str]) -> tuple[str, Arguments]:
-    """Returns the preset's name (the file's, with --config) and the arguments.
+    """Returns the name of the preset (of the file, with --config) and the arguments.
 
-    Exits with 2 where they cannot be used.
+    Exits with code 2 if they are invalid.
     """
     preset = ""
     if argv and not argv[0].startswith("-"):
@@ -77,27 +78,28 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
 
 
 def command() -> None:
-    """Parses, trains, evaluates, exports, and says where the results are."""
+    """Trains, evaluates and exports a model, and prints where the results are."""
     preset, arguments = parse(sys.argv[1:])
     if arguments.preview:
         preview(arguments)
         return
     workdir = arguments.workdir or Path("runs") / preset
+    common.load_tensorflow()
     if arguments.lr_range_test:
         lr_range_test(arguments, workdir)
         return
-    common.load_tensorflow()
-    from skincnn.evaluation.evaluate import evaluate, write_evaluation
-    from skincnn.serving.export import ExportSpec, export_saved_model, find_saved_model
-    from skincnn.training.devices import join_processes, leave_processes, run_folder
-    from skincnn.training.run import train
-
     if arguments.folds:
         cross_validate(arguments, workdir)
         return
-    with run_folder(workdir) as folder:
+    from skincnn.model.reproducibility import deterministic_ops
+    from skincnn.serving.export import ExportSpec, export_saved_model, find_saved_model
+    from skincnn.training.devices import leave_processes, run_folder
+    from skincnn.training.run import train
+
+    config = arguments.config
+    with run_folder(workdir) as folder, deterministic_ops(config.train.deterministic):
         train(
-            arguments.config,
+            config,
             folder,
             arguments.data_dir,
             overwrite=arguments.overwrite,
@@ -105,11 +107,10 @@ def command() -> None:
             cache=arguments.cache,
         )
         leave_processes()
-        if join_processes() > 0:  # the first one has the run
+        if folder != workdir:  # another process has the run
             return
-        evaluation = evaluate(workdir, arguments.data_dir, arguments.cache)
-        write_evaluation(workdir, evaluation)
-        # A run that was done has been exported, unless it was stopped just before.
+        _evaluate(arguments, workdir)
+        # A finished run has an export, unless it was interrupted just before.
         saved_model = find_saved_model(workdir) or export_saved_model(
             ExportSpec(workdir=workdir), arguments.data_dir
         )
@@ -118,42 +119,48 @@ def command() -> None:
 
 
 def cross_validate(arguments: Arguments, workdir: Path) -> None:
-    """Trains and evaluates a model for each test set, and scores them together."""
+    """Trains and evaluates one model per test set, and scores them together."""
     from skincnn.evaluation import aggregate
     from skincnn.evaluation.cross_validation import cross_validation_configs, pool
-    from skincnn.evaluation.evaluate import evaluate, write_evaluation
+    from skincnn.model.reproducibility import deterministic_ops
     from skincnn.training.devices import PROCESSES
-    from skincnn.training.run import train
-    from skincnn.training.workdir import check_workdir
+    from skincnn.training.run import check_workdir, train
 
     if any(os.environ.get(name) for name in PROCESSES):
         raise ConfigError(
-            f"--folds trains on one machine. Received {', '.join(PROCESSES)} in the "
-            "environment: unset them, or train each model by itself."
+            "--folds supports one machine only. Received the environment variables "
+            f"{', '.join(PROCESSES)}: unset them, or train each model separately."
         )
     configs = cross_validation_configs(arguments.config, arguments.folds)
     runs = [workdir / f"model_{number}" for number in range(1, len(configs) + 1)]
     flags = {"overwrite": arguments.overwrite, "resume": arguments.resume}
-    with locked(workdir):
+    deterministic = arguments.config.train.deterministic
+    with locked(workdir), deterministic_ops(deterministic):
         aggregate.check_workdir(workdir)
-        # Of none of them is found out after hours that it cannot be written.
+        # Errors of all directories are reported before the first training.
         for run, config in zip(runs, configs, strict=True):
             check_workdir(run, config, **flags)
         for run, config in zip(runs, configs, strict=True):
             print(f"\n{run}")
             train(config, run, arguments.data_dir, **flags, cache=arguments.cache)
-            evaluation = evaluate(run, arguments.data_dir, arguments.cache)
-            write_evaluation(run, evaluation)
+            _evaluate(arguments, run)
             common.show_report(run)
         aggregate.write_aggregate(workdir, pool(runs))
         common.show_report(workdir)
 
 
+def _evaluate(arguments: Arguments, workdir: Path) -> None:
+    from skincnn.evaluation.evaluate import evaluate, write_evaluation
+
+    evaluation = evaluate(workdir, arguments.data_dir, arguments.cache)
+    write_evaluation(workdir, evaluation)
+
+
 def preview(arguments: Arguments) -> None:
-    """Draws what the network would be shown, and says where the page is."""
+    """Draws augmented training images, and prints where the figure is."""
     common.load_tensorflow()
     from skincnn.cli.preview import write_preview
-    from skincnn.training.run import check
+    from skincnn.training.setup import check
 
     check(arguments.config)
     path = (arguments.workdir or Path()) / "preview.png"
@@ -162,13 +169,34 @@ def preview(arguments: Arguments) -> None:
 
 
 def lr_range_test(arguments: Arguments, workdir: Path) -> None:
-    """Tests learning rates, and says which to give."""
-    common.load_tensorflow()
-    from skincnn.training import range_test
+    """Tests learning rates, writes table and plot, and prints the suggestion.
 
-    found = range_test.lr_range_test(
-        arguments.config, workdir, arguments.data_dir, arguments.cache
-    )
-    print(f"test       {found.plot} (and .csv)")
-    print(f"suggested  {found.flag} {found.value:g}")
-    print("Give it to the same command in place of --lr-range-test.")
+    Raises:
+        DivergedError: The loss fell at no learning rate.
+    """
+    from skincnn.reporting.plots import plot_learning_rates, to_png
+    from skincnn.training import range_test
+    from skincnn.training.setup import check, prepare
+
+    check(arguments.config)
+    require_writable_folder(workdir, "--workdir")
+    # The whole batch on one device gives the same losses as parts of it on several.
+    train = dataclasses.replace(arguments.config.train, devices=1)
+    config = dataclasses.replace(arguments.config, train=train)
+    setup, dataset = prepare(config, arguments.data_dir, arguments.cache)
+    test = range_test.lr_range_test(setup)
+    title = f"{config.model.backbone} on {dataset.full_name}, {config.optimizer.name}"
+    plot = workdir / "lr_range_test.png"
+    with replacing(plot) as temporary:
+        figure = plot_learning_rates(test.table, test.learning_rate, title)
+        temporary.write_bytes(to_png(figure))
+    write_text(plot.with_suffix(".csv"), test.table.to_csv(index=False))
+    if test.value is None:
+        raise DivergedError(
+            f"The loss fell at no learning rate from {range_test.LOWEST:g} on; see {plot}. "
+            "Expected it to fall before it rises. Check the images with --preview, and try "
+            "another --optimizer.name or --model.backbone."
+        )
+    print(f"test       {plot} (and .csv)")
+    print(f"suggested  {test.flag} {test.value:g}")
+    print("Give this flag to the same command instead of --lr-range-test.")

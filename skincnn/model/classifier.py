@@ -15,6 +15,7 @@ from skincnn.errors import ConfigError
 from skincnn.model.backbones import Scaling, build_backbone, find_backbone
 from skincnn.model.layers import FusedBatchNormalization, training_layer
 from skincnn.model.networks import clone
+from skincnn.model.reproducibility import seeded
 
 IMAGES_LAYER = "images"
 BACKBONE_LAYER = "backbone"
@@ -47,7 +48,11 @@ def build_classifier(
     Raises:
         ConfigError: The backbone does not exist, or its weights cannot be loaded.
     """
-    keras.utils.set_random_seed(seed)
+    with seeded(seed):
+        return _build(config, num_classes, seed, fused)
+
+
+def _build(config: ModelConfig, num_classes: int, seed: int, fused: bool) -> keras.Model:
     network = build_backbone(config.backbone, config.width_multiplier, config.weights)
     network = clone(network, training_layer if fused else None)
     network.name = BACKBONE_LAYER

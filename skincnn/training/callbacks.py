@@ -1,4 +1,4 @@
-"""Validation after each epoch, the best epoch's weights, and the state of the training."""
+"""Callbacks: validation, the best weights, checkpoints and early stopping."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ from skincnn.inference.predict import predict_probabilities
 from skincnn.interruption import StopRequest
 from skincnn.metrics.classification import METRICS
 from skincnn.metrics.sample import Sample
-from skincnn.training.state import Arrays, Progress, assign, weights_path
+from skincnn.training.checkpoints import Arrays, Progress, assign, weights_path
 
 DIVERGED_LOSS = 30
+"""Training has diverged if an epoch's mean loss exceeds this multiple of chance level."""
 EPOCH_METRICS = ("balanced_accuracy", "macro_f1", "accuracy")
-"""Of `METRICS`, what every epoch's row has beside the one that is monitored."""
-"""A training has diverged once an epoch's mean loss is so many times a guess's."""
+"""Names of `METRICS` that are logged after each epoch, besides the monitored one."""
 ADVICE = (
-    "Lower --optimizer.learning-rate, or raise --optimizer.warmup-epochs, and give "
-    "--overwrite."
+    "Lower --optimizer.learning-rate or raise --optimizer.warmup-epochs, and start again "
+    "with --overwrite."
 )
 
 
 class Validation(keras.callbacks.Callback):
-    """Predicts validation once an epoch, scores it, and keeps the best weights.
+    """Evaluates the validation split after each epoch and saves the best weights.
 
-    All metrics go into the epoch's logs as `val_<name>`, so that the progress bar and
-    TensorBoard show them, and into history.csv.
+    All metrics are added to the epoch's logs as `val_<name>`, for the progress bar,
+    TensorBoard and history.csv.
 
     Attributes:
-        predictor: What predicts `batches`: the classifier, or its head from features on.
-        batches: The validation pictures, or their features, in the order of the labels.
+        predictor: The model for `batches`: the classifier, or its head on features.
+        batches: Images or features of the validation split, in the order of the labels.
+        probabilities: Of the last epoch, [num_images, num_classes].
     """
 
     def __init__(
@@ -52,15 +53,15 @@ class Validation(keras.callbacks.Callback):
         workdir: Path,
         progress: Progress,
     ):
-        """Stores what to predict and where to write.
+        """Stores the arguments.
 
         Args:
-            classifier: The model that is trained, without its augmentation.
-            batches: The validation pictures, in the order of `labels`.
-            labels: The true labels, [num_images].
+            classifier: The model that is trained, without augmentation.
+            batches: Images of the validation split, in the order of `labels`.
+            labels: True labels, [num_images].
             monitor: Name of `METRICS`.
-            workdir: The run's folder, for checkpoints/ and history.csv.
-            progress: Where the epoch's row and the best epoch are written down.
+            workdir: The run directory, for checkpoints/ and history.csv.
+            progress: Updated with the epoch's row and the best epoch.
         """
         super().__init__()
         self.classifier = classifier
@@ -70,39 +71,33 @@ class Validation(keras.callbacks.Callback):
         self.monitor = monitor
         self.workdir = workdir
         self.progress = progress
-        self.probabilities = np.empty((0, 0), np.float32)  # of the last epoch
+        self.probabilities = np.empty((0, 0), np.float32)
         self._started = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Starts the clock."""
+        """Starts the timer."""
         self._started = time.perf_counter() - self.progress.seconds
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Stops a training whose loss is no longer finite."""
+        """Stops training if the loss is not finite."""
         self.progress.seconds = time.perf_counter() - self._started
         loss = float((logs or {}).get("loss", 0.0))
         if not np.isfinite(loss):
             raise DivergedError(
-                f"The loss became {loss} in epoch {self.progress.epoch + 1}, step "
+                f"The loss is {loss} in epoch {self.progress.epoch + 1}, step "
                 f"{batch + 1}. Expected a finite loss. {ADVICE}"
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Scores validation, keeps the weights if they are the best, writes history."""
+        """Computes the metrics, saves the weights if they are the best, writes history."""
         logs = {} if logs is None else logs
         progress = self.progress
-        trained = progress.seconds
+        seconds = progress.seconds
         self._check_loss(logs["loss"])
         with averaged_weights(self.model.optimizer):
             self._check_weights()
-            probabilities = predict_probabilities(self.predictor, self.batches)
-            if not np.isfinite(probabilities).all():
-                raise DivergedError(
-                    f"The model's outputs are no longer finite after epoch "
-                    f"{progress.epoch + 1}. {ADVICE}"
-                )
-            self.probabilities = probabilities
-            sample = Sample(self.labels, probabilities)
+            self.probabilities = self._predict()
+            sample = Sample(self.labels, self.probabilities)
             for name in dict.fromkeys((*EPOCH_METRICS, self.monitor)):
                 logs[f"val_{name}"] = float(METRICS[name].function(sample))
             column = f"val_{self.monitor}"
@@ -110,42 +105,51 @@ class Validation(keras.callbacks.Callback):
                 METRICS[self.monitor].is_better(logs[column], than=row[column])
                 for row in progress.history
             ):
-                self._keep_weights(progress.epoch + 1)
+                self._save_weights(progress.epoch + 1)
         progress.history.append(
-            {"epoch": progress.epoch + 1, "seconds": round(trained, 2), **logs}
+            {"epoch": progress.epoch + 1, "seconds": round(seconds, 2), **logs}
         )
         progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, 0.0
         path = self.workdir / "history.csv"
-        with disk(path):
+        with explain_write_errors(path):
             write_text(path, pd.DataFrame(progress.history).to_csv(index=False))
 
-    def _keep_weights(self, epoch: int) -> None:
+    def _predict(self) -> npt.NDArray[np.float32]:
+        probabilities = predict_probabilities(self.predictor, self.batches)
+        if not np.isfinite(probabilities).all():
+            raise DivergedError(
+                f"The model's outputs are not finite after epoch "
+                f"{self.progress.epoch + 1}. {ADVICE}"
+            )
+        return probabilities
+
+    def _save_weights(self, epoch: int) -> None:
         path = weights_path(self.workdir / "checkpoints", epoch)
-        with disk(path), replacing(path) as temporary:
+        with explain_write_errors(path), replacing(path) as temporary:
             self.classifier.save_weights(temporary)
         self.progress.best_epoch = epoch
         self.progress.best_sha256 = sha256(path)
 
     def _check_loss(self, loss: float) -> None:
-        guess = math.log(self.classifier.output_shape[-1])
-        if loss > DIVERGED_LOSS * guess:
+        chance = math.log(self.classifier.output_shape[-1])
+        if loss > DIVERGED_LOSS * chance:
             raise DivergedError(
                 f"The mean loss of epoch {self.progress.epoch + 1} is {loss:.4g}. Expected "
-                f"less than {DIVERGED_LOSS} times that of a guess, {guess:.3g}. {ADVICE}"
+                f"less than {DIVERGED_LOSS} times chance level, {chance:.3g}. {ADVICE}"
             )
 
     def _check_weights(self) -> None:
-        """A NaN in the pictures can leave NaN weights under a finite loss (ReLU)."""
+        """A NaN in the images can cause NaN weights under a finite loss (ReLU)."""
         for weight in self.classifier.weights:
             if not np.isfinite(np.asarray(weight)).all():
                 raise DivergedError(
-                    f"The weights {weight.path} are no longer finite after epoch "
+                    f"The weights {weight.path} are not finite after epoch "
                     f"{self.progress.epoch + 1}. {ADVICE}"
                 )
 
 
-class Saving(keras.callbacks.Callback):
-    """Saves the state after each epoch, and when the user asks the training to stop.
+class SaveCheckpoint(keras.callbacks.Callback):
+    """Saves a checkpoint after each epoch, and when the user stops the training.
 
     Must run after `Validation`.
     """
@@ -158,14 +162,14 @@ class Saving(keras.callbacks.Callback):
         first_step: int = 0,
         metrics: Arrays | None = None,
     ):
-        """Stores what to do.
+        """Stores the arguments.
 
         Args:
             progress: How far the training is.
-            save: Writes the state.
+            save: Writes a checkpoint.
             stop: Whether the user asked to stop.
-            first_step: Steps of the first epoch that were done before.
-            metrics: The state in which the metrics of that epoch were then.
+            first_step: Steps of the first epoch that are already done.
+            metrics: The checkpoint with the metrics of these steps.
         """
         super().__init__()
         self.progress = progress
@@ -175,66 +179,66 @@ class Saving(keras.callbacks.Callback):
         self.metrics = metrics
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Gives back the mean loss of the steps that were done before."""
+        """Restores the mean loss of the steps that are already done."""
         if self.metrics is not None:
             assign(metric_variables(self.model), self.metrics.get("metrics", []))
             self.metrics = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves and stops in the middle of an epoch, if asked to."""
+        """Saves and stops within an epoch, if requested."""
         if batch + 1 < self.params["steps"] and self.stop.requested:
             self.progress.step = self.first_step + batch + 1
             self._save()
-            self.stop.obey()
+            self.stop.exit()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves; then stops, if asked to."""
+        """Saves, then stops if requested."""
         self.first_step = 0
         self._save()
         if self.stop.requested:
-            self.stop.obey()
+            self.stop.exit()
 
     def _save(self) -> None:
         if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()  # inside an epoch the variables are empty
-        with disk(Path("checkpoints")):
+            self.model.jax_state_sync()  # within an epoch the variables are empty
+        with explain_write_errors(Path("checkpoints")):
             self.save()
 
 
 class EarlyStopping(keras.callbacks.Callback):
-    """Ends the last stage when the monitored metric has not risen for some epochs."""
+    """Stops the last stage when the monitored metric has stopped improving."""
 
     def __init__(self, progress: Progress, patience: int, first_epoch: int):
-        """Stores the rule.
-
-        Args:
-            progress: Which epoch was the best.
-            patience: How many epochs without a better value; 0 for any number.
-            first_epoch: Epochs before the last stage, which are not counted.
-        """
+        """Stores the arguments of `is_patience_over`."""
         super().__init__()
         self.progress = progress
         self.patience = patience
         self.first_epoch = first_epoch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Stops the training if it is time."""
+        """Stops training if patience is over."""
         if is_patience_over(self.progress, self.patience, self.first_epoch):
             self.model.stop_training = True
 
 
 def is_patience_over(progress: Progress, patience: int, first_epoch: int) -> bool:
-    """Returns whether `patience` epochs from `first_epoch` on brought no better value."""
+    """Returns whether `patience` epochs have passed without improvement.
+
+    Args:
+        progress: The completed epochs and the best of them.
+        patience: Number of epochs; 0 to never stop early.
+        first_epoch: Epochs before the last stage, which do not count.
+    """
     since = max(progress.best_epoch, first_epoch)
     return patience > 0 and progress.epoch - since >= patience
 
 
 @contextlib.contextmanager
 def averaged_weights(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Puts the average of the weights into the model while the block runs.
+    """Replaces the weights by their moving average inside the block.
 
-    The weights come back bit by bit, which they do not from `SwapEMAWeights`: it swaps by
-    adding and subtracting. Without an average nothing changes.
+    The weights are restored bit for bit. `keras.callbacks.SwapEMAWeights` does not do
+    that: it swaps by adding and subtracting. Without `use_ema` nothing changes.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
     if not optimizer.use_ema:
@@ -250,17 +254,17 @@ def averaged_weights(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
 
 
 def metric_variables(model: keras.Model) -> list[keras.Variable]:
-    """Returns the variables in which the means of an epoch are counted."""
+    """Returns the variables of an epoch's running means."""
     return [variable for metric in model.metrics for variable in metric.variables]
 
 
 @contextlib.contextmanager
-def disk(path: Path) -> Iterator[None]:
-    """Says what to do where `path` cannot be written."""
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Raises a ConfigError with advice if `path` cannot be written inside the block."""
     try:
         yield
     except OSError as error:
         raise ConfigError(
-            f"{path} could not be written: {error}. What was saved before is whole: make "
-            "room, and go on with --resume."
+            f"{path} could not be written: {error}. Earlier checkpoints are complete: "
+            "free some disk space and continue with --resume."
         ) from error

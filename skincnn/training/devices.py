@@ -1,4 +1,4 @@
-"""What a training runs on: devices, machines, a precision, and XLA or not."""
+"""Where training runs: devices, several machines, precision and XLA."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ import tensorflow as tf
 from skincnn.config import Precision, TrainConfig
 from skincnn.errors import ConfigError
 from skincnn.files import locked
-from skincnn.inference.run_dir import DeviceInfo
+from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE, DeviceInfo
 from skincnn.interruption import StopRequest
 
 BFLOAT16_CAPABILITY = 8.0
-"""The compute capability from which on NVIDIA's GPUs multiply in bfloat16."""
+"""NVIDIA compute capability from which GPUs compute in bfloat16."""
 PROCESSES = tuple(
     f"KERAS_DISTRIBUTION_{name}"
     for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
 )
-"""What tells Keras of the other processes of a training on several machines."""
-CARRIED = ("config.json", "metadata.json", "history.csv", "checkpoints/*")
-"""What of a run's folder decides how a training goes on."""
+"""Environment variables by which Keras finds the other processes of a training."""
+RESUME_FILES = (CONFIG_FILE, RUN_FILE, "history.csv", "checkpoints/*")
+"""Files of a run directory that decide how a training is resumed."""
 Jit = bool | Literal["auto"]
 JIT: dict[str, Jit] = {"auto": "auto", "on": True, "off": False}
 
 
 @dataclass(frozen=True)
 class Devices:
-    """What `train.devices`, `train.precision` and `train.jit` came to on this machine.
+    """`train.devices`, `train.precision` and `train.jit`, resolved for this machine.
 
     Attributes:
-        names: As `keras.distribution.list_devices` gives them: "gpu:0", "cpu:0".
-        precision: The name of a dtype policy of Keras.
-        jit: What `compile` is given as `jit_compile`.
+        names: As in `keras.distribution.list_devices`: "gpu:0", "cpu:0".
+        precision: Name of a Keras dtype policy.
+        jit: `jit_compile` of `keras.Model.compile`.
     """
 
     names: tuple[str, ...]
@@ -51,10 +51,10 @@ class Devices:
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Makes all models in the block compute in this precision, on these devices.
+        """Applies precision and devices to all models inside the block.
 
-        The policy of before comes back. `keras.utils.clear_session()` would set it to
-        float32, so it is set here for every model anew.
+        The previous dtype policy is restored. It is set for each model because
+        `keras.utils.clear_session()` resets it to float32.
         """
         with dtype_policy(self.precision):
             if self._distribution is None:
@@ -65,7 +65,7 @@ class Devices:
 
     @functools.cached_property
     def _distribution(self) -> Any:
-        """What holds a copy of the model on each device; None for one device."""
+        """Keeps a copy of the model on each device; None for one device."""
         if len(self.names) == 1:
             return None
         if keras.backend.backend() == "jax":
@@ -73,14 +73,14 @@ class Devices:
         # Summing on one device needs no NCCL, and two models of one process do not wait
         # for each other's sums.
         on_cpu = self.names[0].startswith("cpu")
-        sums = tf.distribute.ReductionToOneDevice() if on_cpu else None
+        reduction = tf.distribute.ReductionToOneDevice() if on_cpu else None
         return tf.distribute.MirroredStrategy(
-            [name.upper() for name in self.names], cross_device_ops=sums
+            [name.upper() for name in self.names], cross_device_ops=reduction
         )
 
     @property
-    def made_by(self) -> dict[str, Any]:
-        """What must be equal where a training is resumed."""
+    def fingerprint(self) -> dict[str, str | int]:
+        """What must not change before a training is resumed."""
         return {
             "backend": keras.backend.backend(),
             "precision": self.precision,
@@ -90,7 +90,7 @@ class Devices:
     def describe(self, model: keras.Model) -> DeviceInfo:
         """Returns what a compiled model runs on."""
         return DeviceInfo(
-            devices=tuple(self.names),
+            devices=self.names,
             precision=self.precision,
             backend=keras.backend.backend(),
             jit=bool(model.jit_compile),
@@ -98,10 +98,10 @@ class Devices:
 
 
 def make_devices(config: TrainConfig, batch_size: int) -> Devices:
-    """Returns what a configuration comes to on this machine.
+    """Resolves the devices, the precision and XLA for this machine.
 
     Raises:
-        ConfigError: There are fewer devices, or they cannot do what is asked for.
+        ConfigError: There are fewer devices, or they do not support the configuration.
     """
     join_processes()
     names = _names(config.devices)
@@ -111,15 +111,14 @@ def make_devices(config: TrainConfig, batch_size: int) -> Devices:
             f"`data.batch_size` must be a multiple of the {len(names)} devices that share "
             f"it. Received: {batch_size}. Change it, or --train.devices."
         )
-    if config.precision == "auto":
+    precision: str = config.precision
+    if precision == "auto":
         kind = names[0].partition(":")[0]
         precision = choose_precision(kind, _capability(kind), several=several)
-    else:
-        precision = config.precision
     if several and precision == "mixed_float16":
         raise ConfigError(
-            "`train.precision` mixed_float16 works on one device: the scale of the loss "
-            "would follow the gradients of the first alone. Give mixed_bfloat16 or "
+            "`train.precision` mixed_float16 supports one device: the loss scale would "
+            "follow the gradients of the first device only. Give mixed_bfloat16 or "
             "float32, or --train.devices 1."
         )
     if (
@@ -128,21 +127,21 @@ def make_devices(config: TrainConfig, batch_size: int) -> Devices:
         and (several or config.deterministic)
     ):
         raise ConfigError(
-            "`train.jit` on: TensorFlow compiles neither for several devices nor with "
+            "`train.jit` on: TensorFlow supports XLA neither on several devices nor with "
             "`train.deterministic`. Give auto or off."
         )
     return Devices(names, precision, JIT[config.jit])
 
 
 def choose_precision(kind: str, capability: float, *, several: bool = False) -> Precision:
-    """Returns the precision that is fast on a device.
+    """Returns the fastest precision of a device.
 
     Args:
         kind: "cpu", "gpu" or "tpu".
-        capability: The compute capability of a GPU, as 8.6.
+        capability: Compute capability of a GPU, such as 8.6.
         several: Whether there are several devices; see `make_devices`.
     """
-    if kind == "cpu":  # of which few compute in bfloat16, and none gained by it
+    if kind == "cpu":  # few CPUs compute in bfloat16, and none was faster with it
         return "float32"
     if kind == "tpu" or capability >= BFLOAT16_CAPABILITY:
         return "mixed_bfloat16"
@@ -151,40 +150,41 @@ def choose_precision(kind: str, capability: float, *, several: bool = False) -> 
 
 @contextlib.contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
-    """Makes layers with this policy of Keras, and brings the one of before back."""
-    before = keras.config.dtype_policy()
+    """Sets the Keras dtype policy inside the block, and restores the previous one."""
+    previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:
         yield
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy(previous)
 
 
-@functools.cache
 def join_processes() -> int:
-    """Joins the processes of a training on several machines, if there are others.
+    """Joins the other processes of a training on several machines, if there are any.
 
     Returns:
-        The number of this one, counted from 0; 0 where it is alone.
+        The rank of this process, counted from 0; 0 if it trains alone.
 
     Raises:
-        ConfigError: The environment names others (`PROCESSES`), but not completely, or
-            the backend cannot train with them.
+        ConfigError: `PROCESSES` are set incompletely in the environment, or the backend
+            does not support several machines.
     """
     given = [name for name in PROCESSES if os.environ.get(name)]
     if not given:
         return 0
     if len(given) < len(PROCESSES):
         raise ConfigError(
-            f"The environment holds {', '.join(given)}. Expected all of "
-            f"{', '.join(PROCESSES)}, or none to train alone."
+            "Training on several machines needs all of the environment variables "
+            f"{', '.join(PROCESSES)}. Received: {', '.join(given)}. Unset them to train "
+            "on one machine."
         )
     if keras.backend.backend() != "jax":
         raise ConfigError(
             "Training on several machines needs KERAS_BACKEND=jax in the environment "
             f"(and pip install skincnn[jax]). Received: {keras.backend.backend()}."
         )
-    keras.distribution.initialize()
+    if not is_distributed():
+        keras.distribution.initialize()
     import jax
 
     return int(jax.process_index())
@@ -192,33 +192,33 @@ def join_processes() -> int:
 
 @contextlib.contextmanager
 def run_folder(workdir: Path) -> Iterator[Path]:
-    """Locks a run's folder; of several processes the first has it, the others a copy.
+    """Locks a run directory and yields it; processes after the first get a copy.
 
-    The copy is a temporary folder with what decides how the training goes on, so that all
-    processes come to the same decisions and only the first writes the run.
+    The copy is a temporary directory with `RESUME_FILES`, so that all processes make the
+    same decisions while only the first one writes the run.
 
     Args:
-        workdir: The run's folder, of which only that of the first process counts.
+        workdir: The run directory; that of the first process counts.
 
     Raises:
-        ConfigError: Another training has the folder; see also `join_processes`.
+        ConfigError: Another training uses the directory; see also `join_processes`.
     """
     with contextlib.ExitStack() as stack:
         if join_processes() == 0:
             try:
                 stack.enter_context(locked(workdir))
             except ConfigError as error:
-                from_first(error)  # or the others would wait
+                broadcast(error)  # or the others would wait
                 raise
             files = {
                 str(path.relative_to(workdir)): path.read_bytes()
-                for pattern in CARRIED
+                for pattern in RESUME_FILES
                 for path in workdir.glob(pattern)
             }
-            from_first(files)
+            broadcast(files)
         else:
             workdir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            files = from_first(None)
+            files = broadcast(None)
             if isinstance(files, ConfigError):
                 raise files
             for name, content in files.items():
@@ -227,11 +227,11 @@ def run_folder(workdir: Path) -> Iterator[Path]:
         yield workdir
 
 
-def from_first(value: Any) -> Any:
-    """Returns what the first process gave here, in all of them.
+def broadcast(value: Any) -> Any:
+    """Returns the value of the first process, in all processes.
 
     Args:
-        value: What can be pickled; that of the other processes is not used.
+        value: Any value that can be pickled; ignored in the other processes.
     """
     if not is_distributed():
         return value
@@ -239,38 +239,38 @@ def from_first(value: Any) -> Any:
 
     content = np.frombuffer(pickle.dumps(value), np.uint8)
     (size,) = multihost_utils.broadcast_one_to_all(np.array([len(content)]))
-    content = np.resize(content, int(size))  # of the others only the size counts
+    content = np.resize(content, int(size))  # only the first process's content counts
     return pickle.loads(bytes(multihost_utils.broadcast_one_to_all(content)))
 
 
 class CommonStopRequest(StopRequest):
     """A signal to one of several processes, which stops all of them after the same step.
 
-    All must ask for it at the same time.
+    All processes must read `requested` at the same time.
     """
 
     @property
     def requested(self) -> bool:
-        """Whether a process was asked to stop."""
+        """Whether any process was asked to stop."""
         from jax.experimental import multihost_utils
 
         signals = multihost_utils.process_allgather(np.array([self.signal or 0]))
         self.signal = int(np.max(signals)) or None
         return self.signal is not None
 
-    def obey(self) -> None:
-        """Ends the process, which need not wait for the others: all end now."""
+    def exit(self) -> None:
+        """Ends the process without waiting for the others, which end now as well."""
         leave_processes()
-        super().obey()
+        super().exit()
 
 
 def stop_request() -> StopRequest:
-    """Returns what tells the processes of a training that the user asked to stop."""
+    """Returns the stop request of all processes of this training."""
     return CommonStopRequest() if is_distributed() else StopRequest()
 
 
 def leave_processes() -> None:
-    """Lets the processes end without waiting for each other; after the last step."""
+    """Lets the processes end without waiting for each other, after the last step."""
     if is_distributed():
         import jax
 
@@ -288,26 +288,26 @@ def is_distributed() -> bool:
 
 def _names(count: int) -> tuple[str, ...]:
     """Returns `count` devices; for 0 all GPUs or TPUs, or one CPU of each process."""
-    found = keras.distribution.list_devices()  # accelerators, or CPUs where there are none
+    names = keras.distribution.list_devices()  # accelerators, or CPUs without any
     if is_distributed():
-        if count not in (0, len(found)):
+        if count not in (0, len(names)):
             raise ConfigError(
-                f"`train.devices` must be 0 or {len(found)}, all devices of all "
+                f"`train.devices` must be 0 or {len(names)}, all devices of all "
                 f"processes. Received: {count}."
             )
-        return tuple(found)
-    if count > len(found):
+        return tuple(names)
+    if count > len(names):
         raise ConfigError(
-            f"`train.devices` must be at most {len(found)} here: {', '.join(found)}. "
-            f"Received: {count}."
+            f"`train.devices` must be at most {len(names)} on this machine: "
+            f"{', '.join(names)}. Received: {count}."
         )
     if count == 0:
-        count = 1 if found[0].startswith("cpu") else len(found)
-    return tuple(found[:count])
+        count = 1 if names[0].startswith("cpu") else len(names)
+    return tuple(names[:count])
 
 
 def _capability(kind: str) -> float:
-    """Returns the least compute capability of the GPUs; 0 where it is not known."""
+    """Returns the lowest compute capability of the GPUs; 0 if unknown."""
     if kind != "gpu":
         return 0.0
     if keras.backend.backend() == "jax":

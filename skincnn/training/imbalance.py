@@ -1,4 +1,4 @@
-"""What training does about unequal classes: a strategy returns a `Plan`."""
+"""Strategies against class imbalance: each returns a `Plan`."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ import numpy.typing as npt
 from skincnn.config import ImbalanceConfig
 
 Counts = npt.NDArray[np.int64]
-"""The number of training pictures of each class, all at least 1, [num_classes]."""
+"""Number of training images of each class, at least 1, [num_classes]."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `training.fitting` applies; it knows no strategy's name.
+    """How training handles class imbalance, independent of the strategy's name.
 
-    Of the sampling weights the mean over the training pictures is 1, and of the class
-    weights the mean over the pictures of an epoch, so that learning rates keep their
-    meaning.
+    Sampling weights have a mean of 1 over the training images, and class weights over the
+    images of an epoch, so that learning rates keep their meaning.
 
     Attributes:
-        class_weights: The weight of each class in the loss, [num_classes].
-        sampling_weights: How often, on average, a picture of each class is drawn in an
-            epoch, [num_classes]; None for each picture once.
-        epoch_counts: How many pictures of each class an epoch holds, [num_classes], at
-            least as many as there are; None for as many.
-        logit_shift: What the loss adds to the logits, [num_classes]; None for nothing.
+        class_weights: Weight of each class in the loss, [num_classes].
+        sampling_weights: Expected number of draws of an image of each class in an epoch,
+            [num_classes]; None for one each.
+        epoch_counts: Number of images of each class in an epoch, [num_classes], at least
+            the number of training images; None for that number.
+        logit_shift: Added to the logits in the loss, [num_classes]; None for nothing.
         loss: Name of `losses.LOSSES`.
-        loss_arguments: What that loss takes besides weights, shift and label smoothing.
-        deferred: Share of the epochs that train all layers after which the class weights
-            begin to count; 0 from the start.
-        doubled: Whether balancing by the loss and by sampling at once is meant.
+        loss_arguments: Arguments of the loss besides weights, shift and label smoothing.
+        drw_start: Share of the last stage's epochs before class weights apply (deferred
+            re-weighting); 0 if they apply from the start.
+        allow_double: Whether to allow balancing by the loss and by sampling at once.
     """
 
     class_weights: npt.NDArray[np.float32]
@@ -44,14 +43,14 @@ class Plan:
     loss: str = "cross_entropy"
     loss_arguments: Mapping[str, Any] = field(default_factory=dict)
     drw_start: float = 0.0
-    doubled: bool = False
+    allow_double: bool = False
 
     def __post_init__(self) -> None:
         """Checks that classes are balanced once.
 
         Raises:
-            ValueError: They are balanced by the loss and by sampling, which overshoots,
-                and `doubled` does not say that this is meant; or they are sampled twice.
+            ValueError: They are balanced by the loss and by sampling, which
+                overcompensates, without `allow_double`; or they are sampled in two ways.
         """
         by_loss = (self.class_weights != 1).any() or self.logit_shift is not None
         by_sampling = [
@@ -63,36 +62,37 @@ class Plan:
             raise ValueError(
                 "A plan has `sampling_weights` or `epoch_counts`. Received: both."
             )
-        if by_loss and by_sampling and not self.doubled:
+        if by_loss and by_sampling and not self.allow_double:
             raise ValueError(
                 "A plan balances the classes by the loss (`class_weights`, `logit_shift`) "
-                f"or by sampling. Received: both, with `{by_sampling[0]}`. A strategy that "
-                "means it has a name that says so, and sets `doubled`."
+                f"or by sampling. Received: both, with `{by_sampling[0]}`. Set "
+                "`allow_double` in a strategy that does both on purpose."
             )
 
     def reweighting_epoch(self, epochs: int) -> int:
-        """Returns the first of `epochs`, counted from 0, in which class weights count."""
+        """Returns the first of `epochs`, counted from 0, in which class weights apply."""
         return round(self.drw_start * epochs)
 
 
 def none(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """Every class weighs 1."""
+    """Every class has weight 1."""
     return Plan(_ones(counts))
 
 
 def class_weights(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """A class with n pictures weighs in proportion to n ** -power.
+    """The weight of a class with n images is proportional to n ** -power.
 
-    Power 1 gives each class the same total weight, 1/2 the square-root rule, 0 none.
+    With power 1 all classes have the same total weight, with 1/2 the square-root rule
+    applies, and with 0 all images have the same weight.
     """
     return Plan(_power_weights(counts, counts, config))
 
 
 def effective_number_weights(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """A class with n pictures weighs in proportion to (1 - beta) / (1 - beta ** n).
+    """The weight of a class with n images is proportional to (1 - beta) / (1 - beta ** n).
 
-    Its inverse is the effective number of pictures: 1 for each class with beta 0, n as
-    beta nears 1.
+    This is the inverse of the effective number of images: 1 for each class with beta 0,
+    and n as beta approaches 1.
 
     References:
         Cui et al., Class-Balanced Loss Based on Effective Number of Samples (2019),
@@ -102,11 +102,11 @@ def effective_number_weights(counts: Counts, config: ImbalanceConfig) -> Plan:
 
 
 def logit_adjusted(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """The loss adds power * log(share of the class) to the logits.
+    """The loss adds power * log(class frequency) to the logits.
 
-    The network then learns log-odds that are balanced by themselves: with power 1, the
-    largest logit minimises the balanced error. Rare classes are not weighed more, which
-    would follow single pictures.
+    The model's own logits are then balanced: with power 1 their argmax minimizes the
+    balanced error. Unlike class weights this does not overfit single images of rare
+    classes.
 
     References:
         Menon et al., Long-tail Learning via Logit Adjustment (2021), arXiv:2007.07314.
@@ -116,7 +116,7 @@ def logit_adjusted(counts: Counts, config: ImbalanceConfig) -> Plan:
 
 
 def focal(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """Pictures that are predicted well weigh less, whatever their class.
+    """Well-predicted images have a lower weight, whatever their class.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection (2017), arXiv:1708.02002.
@@ -126,21 +126,20 @@ def focal(counts: Counts, config: ImbalanceConfig) -> Plan:
 
 
 def class_balanced_focal(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """`focal` with the weights of `effective_number_weights`, as Cui et al. have it."""
+    """`focal` with the weights of `effective_number_weights`, as in Cui et al."""
     weights = _effective_number_weights(counts, config)
     return Plan(weights, loss="focal", loss_arguments={"gamma": config.gamma})
 
 
 def ldam(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """Rare classes must win by a wider margin, and weigh more towards the end.
+    """Rare classes have a larger margin, and a higher weight towards the end (DRW).
 
-    The margin of a class with n pictures is in proportion to n ** -1/4; the weights, those
-    of `effective_number_weights`, count from the share `deferred` of the epochs on.
+    The margin of a class with n images is proportional to n ** -1/4. The weights of
+    `effective_number_weights` apply after the share `drw_start` of the epochs.
 
-    The paper also makes the head's features and weights unit vectors and multiplies their
-    products by 30. Here the head stays linear, and `margin` is in units of its logits.
-    With such a head, s * cosine being its logits, the paper's loss is this one with s
-    times the paper's margin.
+    The paper also normalizes the features and weights of the head and multiplies their
+    products by s = 30. Here the head stays linear, and `margin` is in units of its logits.
+    For logits of s * cosine the paper's loss is this one with s times the paper's margin.
 
     References:
         Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss
@@ -161,7 +160,7 @@ def balanced_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
 
 
 def square_root_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """A class with n pictures is drawn in proportion to the square root of n.
+    """A class with n images is drawn in proportion to the square root of n.
 
     References:
         Mahajan et al., Exploring the Limits of Weakly Supervised Pretraining (2018),
@@ -171,36 +170,36 @@ def square_root_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
 
 
 def effective_number_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """A picture is drawn in proportion to the weight of `effective_number_weights`.
+    """An image is drawn in proportion to the weight of `effective_number_weights`.
 
-    So beta 0 draws all pictures alike, and beta near 1 all classes.
+    With beta 0 all images are drawn equally often, and all classes as beta approaches 1.
     """
     weights = (1 - config.beta) / (1 - config.beta**counts)
     return Plan(_ones(counts), _with_mean_one(weights, counts))
 
 
 def oversampling(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """Pictures are replicated until each class has `ratio` of the largest class's.
+    """Images are repeated until each class has `ratio` of the images of the largest class.
 
-    No picture is left out for it, so an epoch is longer by the replicas: what published
-    recipes do who copy the rows of minority classes in their table. Unlike copies of files
-    made before the split, these never leave the training set.
+    No image is left out, so an epoch is longer by the repeated images. Published recipes
+    do the same by copying the rows of minority classes in their table. Unlike files copied
+    before the split, repeated images never leave the training split.
     """
-    wanted = np.ceil(config.ratio * counts.max()).astype(np.int64)
-    return Plan(_ones(counts), epoch_counts=np.maximum(counts, wanted))
+    minimum = np.ceil(config.ratio * counts.max()).astype(np.int64)
+    return Plan(_ones(counts), epoch_counts=np.maximum(counts, minimum))
 
 
 def weights_and_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """`class_weights` and `balanced_sampling` at once: a mistake of published recipes.
+    """`class_weights` and `balanced_sampling` at once, to reproduce published recipes.
 
-    Here to repeat them. What is drawn is balanced already; the weights, of which the mean
-    over what is drawn is 1, then turn the imbalance around.
+    This is a mistake of these recipes. The sampled images are balanced already, so the
+    weights, with a mean of 1 over the sampled images, invert the imbalance.
     """
     sampling = _with_mean_one(1 / counts, counts)
     return Plan(
         _power_weights(counts, sampling * counts, config),
         sampling_weights=sampling,
-        doubled=True,
+        allow_double=True,
     )
 
 
@@ -218,7 +217,7 @@ STRATEGIES: dict[str, Callable[[Counts, ImbalanceConfig], Plan]] = {
     "oversampling": oversampling,
     "weights_and_sampling": weights_and_sampling,
 }
-"""Each takes the number of training pictures of each class, all at least 1."""
+"""Name of a strategy to a function of the number of training images of each class."""
 
 
 def _ones(counts: Counts) -> npt.NDArray[np.float32]:
@@ -242,5 +241,5 @@ def _effective_number_weights(
 def _with_mean_one(
     weights: npt.NDArray[np.floating[Any]], counts: npt.NDArray[Any]
 ) -> npt.NDArray[np.float64]:
-    """Returns `weights`, scaled so that their mean over the pictures is 1."""
+    """Returns `weights`, scaled to a mean of 1 over the images."""
     return np.asarray(weights * counts.sum() / (weights @ counts))

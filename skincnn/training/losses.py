@@ -1,4 +1,4 @@
-"""Losses from logits, right under integer and soft labels, with class weights inside."""
+"""Losses of logits with integer or soft labels, and with class weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.los
     """Returns the loss of a plan.
 
     Args:
-        plan: What an imbalance strategy returned.
+        plan: The plan of an imbalance strategy.
         config: Label smoothing.
-        reweighted: Whether the plan's class weights count, or every class weighs 1; see
-            `Plan.deferred`.
+        reweighted: Whether the plan's class weights apply, or every class has weight 1;
+            see `Plan.drw_start`.
     """
     weights = plan.class_weights
     return look_up(LOSSES, plan.loss, "A plan's `loss`")(
@@ -32,20 +32,20 @@ def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.los
 
 
 class WeightedLoss(keras.losses.Loss):
-    """What all losses share: labels, class weights and the shift of the logits.
+    """Base of all losses: labels, class weights and the shift of the logits.
 
-    With l(c, z) the loss of a picture of class c with logits z, a subclass's
-    `of_classes`, with soft labels y and a smoothing of s:
+    With l(c, z) the loss of an image of class c with logits z, `of_classes` of the
+    subclass, with soft labels y and label smoothing s:
 
         cost[c]    = (1 - s) * l(c, z + shift) + s * mean over k of l(k, z + shift)
         loss(y, z) = sum over c of y[c] * weights[c] * cost[c]
 
-    so a soft label (MixUp, CutMix) costs what pictures of its classes would cost, in their
-    shares. What smoothing deals to the other classes has the weight of the picture's own:
-    with theirs, where six others weigh ten times as much, a tenth of smoothing would tell
-    the network that nearly half of a common picture is something else. The mean is over the
-    pictures, not over their weights. All is computed in float32, whatever the precision of
-    the logits.
+    A soft label (MixUp, CutMix) therefore costs the same mixture of the losses of its
+    classes. The share of a label that smoothing gives to other classes has the weight of
+    the label's own class. With the weights of the other classes, six of which may be ten
+    times as large, a smoothing of 0.1 would move nearly half of the loss of a common class
+    to rare ones. The mean is over the images, not over their weights. The loss is computed
+    in float32, whatever the dtype of the logits.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class WeightedLoss(keras.losses.Loss):
         name: str = "loss",
         reduction: str = "sum_over_batch_size",
     ):
-        """Stores the weights, the shift and the smoothing.
+        """Stores the arguments.
 
         Args:
-            class_weights: The weight of each class, [num_classes], not negative.
-            logit_shift: What is added to the logits, [num_classes]; None for nothing.
-            label_smoothing: Share of each label that is dealt equally to all classes, in
-                [0, 1).
-            name: The loss's name.
+            class_weights: Weight of each class, [num_classes], not negative.
+            logit_shift: Added to the logits, [num_classes]; None for nothing.
+            label_smoothing: Share of each label that is distributed uniformly over all
+                classes, in [0, 1).
+            name: Name of the loss.
             reduction: See `keras.losses.Loss`.
         """
         super().__init__(name=name, reduction=reduction, dtype="float32")
@@ -72,11 +72,11 @@ class WeightedLoss(keras.losses.Loss):
         self.label_smoothing = float(label_smoothing)
 
     def of_classes(self, logits: Any) -> Any:
-        """Returns the loss as if each class were the label, [batch, num_classes]."""
+        """Returns the loss for each class as the label, [batch, num_classes]."""
         raise NotImplementedError
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the loss of each picture, [batch].
+        """Returns the loss of each image, [batch].
 
         Args:
             y_true: Integer labels [batch] or [batch, 1], or soft labels [batch,
@@ -101,7 +101,7 @@ class WeightedLoss(keras.losses.Loss):
         return ops.cast(y_true, "float32")
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
+        """Returns the constructor arguments."""
         return {
             **super().get_config(),
             "class_weights": self.class_weights,
@@ -114,7 +114,7 @@ class WeightedLoss(keras.losses.Loss):
 class WeightedCrossEntropy(WeightedLoss):
     """Softmax cross-entropy: l(c, z) = -log p[c], p = softmax(z).
 
-    With weights of 1, no shift and no smoothing it is
+    With weights of 1, no shift and no smoothing it equals
     `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`.
     """
 
@@ -127,26 +127,26 @@ class WeightedCrossEntropy(WeightedLoss):
 class WeightedFocal(WeightedLoss):
     """Focal loss: l(c, z) = -(1 - p[c]) ** gamma * log p[c], p = softmax(z).
 
-    With gamma 0 it is `WeightedCrossEntropy`. Under soft labels each class is modulated by
-    its own probability, and not by the distance to the soft label.
+    With gamma 0 it equals `WeightedCrossEntropy`. With soft labels each class is modulated
+    by its own probability, not by the distance to the soft label.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection (2017), arXiv:1708.02002.
     """
 
     def __init__(self, class_weights: Iterable[float], gamma: float = 2.0, **kwargs: Any):
-        """Stores gamma, not negative; the rest as in `WeightedLoss`."""
+        """Stores `gamma`, not negative; see `WeightedLoss` for the other arguments."""
         super().__init__(class_weights, **kwargs)
         self.gamma = float(gamma)
 
     def of_classes(self, logits: Any) -> Any:
         """Returns -(1 - p) ** gamma * log p, [batch, num_classes]."""
         odds = _log_odds(logits)
-        # 1 - p would round to 0 for a sure prediction, whose power has no finite gradient.
+        # For p near 1, 1 - p would round to 0, whose power has no finite gradient.
         return ops.exp(-self.gamma * ops.softplus(odds)) * ops.softplus(-odds)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
+        """Returns the constructor arguments."""
         return {**super().get_config(), "gamma": self.gamma}
 
 
@@ -154,8 +154,8 @@ class WeightedFocal(WeightedLoss):
 class WeightedMargin(WeightedLoss):
     """Cross-entropy with a margin: l(c, z) = -log softmax(z - margins[c] * e[c])[c].
 
-    Only the label's own logit is lowered, by the margin of its class. With margins of 0 it
-    is `WeightedCrossEntropy`.
+    Only the logit of the label is lowered, by the margin of its class. With margins of 0
+    it equals `WeightedCrossEntropy`.
 
     References:
         Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss
@@ -165,7 +165,7 @@ class WeightedMargin(WeightedLoss):
     def __init__(
         self, class_weights: Iterable[float], margins: Iterable[float], **kwargs: Any
     ):
-        """Stores the margins, [num_classes]; the rest as in `WeightedLoss`."""
+        """Stores `margins`, [num_classes]; see `WeightedLoss` for the other arguments."""
         super().__init__(class_weights, **kwargs)
         self.margins = [float(margin) for margin in margins]
 
@@ -175,7 +175,7 @@ class WeightedMargin(WeightedLoss):
         return ops.softplus(margins - _log_odds(logits))
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
+        """Returns the constructor arguments."""
         return {**super().get_config(), "margins": self.margins}
 
 
@@ -184,14 +184,14 @@ LOSSES: dict[str, Callable[..., keras.losses.Loss]] = {
     "focal": WeightedFocal,
     "ldam": WeightedMargin,
 }
-"""Each takes `class_weights`, `logit_shift`, `label_smoothing`, and what a plan's
-`loss_arguments` holds."""
+"""Each takes `class_weights`, `logit_shift`, `label_smoothing` and the `loss_arguments` of
+a plan."""
 
 
 def _log_odds(logits: Any) -> Any:
-    """Returns log(p / (1 - p)) of p = softmax(logits), without rounding where p is near 1.
+    """Returns log(p / (1 - p)) of p = softmax(logits), also accurate for p near 1.
 
-    It is z[c] - log(sum of exp(z[j]) over the others), finite for any finite logits.
+    It is z[c] - log(sum of exp(z[j]) over j != c), finite for all finite logits.
     """
     own = ops.eye(logits.shape[-1], dtype="bool")
     others = ops.where(own, -float("inf"), ops.expand_dims(logits, axis=-2))

@@ -1,4 +1,4 @@
-"""Optimizers, with weight decay that spares some weights and a rate for each block."""
+"""Optimizers with selective weight decay and layer-wise learning-rate decay."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from skincnn.training.schedules import SCHEDULES
 
 Optimizer: TypeAlias = keras.optimizers.Optimizer
 Kind: TypeAlias = tuple[type[Optimizer], dict[str, Any]]
-"""A class of Keras, and the arguments that are its alone."""
-SPARED = r"(bias|gamma|beta|variable(_\d+)?)(:0)?$"
-"""Names of the weights that do not decay: biases, the scales and offsets of norms, and
-layer scales, which ConvNeXt gives no name. To Keras, a name is `kernel` on one backend and
-`layer/kernel:0` on another: a layer called `beta` is not meant."""
+"""A Keras optimizer class and its specific arguments."""
+NO_WEIGHT_DECAY = r"(bias|gamma|beta|variable(_\d+)?)(:0)?$"
+"""Names of variables without weight decay: biases, scales and offsets of normalization
+layers, and the layer scales of ConvNeXt, which have no name. A Keras variable is named
+`kernel` on one backend and `layer/kernel:0` on another; a layer named `beta` does not
+match."""
 
 
 def sgd(config: OptimizerConfig) -> Kind:
     """Stochastic gradient descent with momentum.
 
-    Weight decay is decoupled here as well. A recipe with an L2 penalty of x and momentum m
-    shrinks weights about as a decoupled decay of x / (1 - m) does.
+    Weight decay is decoupled here as well: an L2 penalty of x with momentum m corresponds
+    to a decoupled weight decay of about x / (1 - m).
     """
     arguments = {"momentum": float(config.momentum), "nesterov": config.nesterov}
     return keras.optimizers.SGD, arguments
 
 
 def adam(config: OptimizerConfig) -> Kind:
-    """Kingma and Ba, Adam (2015), arXiv:1412.6980, where `weight_decay` is 0."""
+    """Kingma and Ba, Adam (2015), arXiv:1412.6980, if `weight_decay` is 0."""
     return keras.optimizers.Adam, {}
 
 
@@ -45,7 +46,8 @@ def adamw(config: OptimizerConfig) -> Kind:
 def lion(config: OptimizerConfig) -> Kind:
     """Chen et al., Symbolic Discovery of Optimization Algorithms (2023), arXiv:2302.06675.
 
-    Wants a rate 3 to 10 times smaller than AdamW's, and as much more weight decay.
+    Needs a learning rate 3 to 10 times lower than AdamW, and a weight decay as much
+    higher.
     """
     return keras.optimizers.Lion, {}
 
@@ -65,22 +67,22 @@ def build_optimizer(
     warmup_steps: int,
     blocks: Mapping[str, int] | None = None,
 ) -> Optimizer:
-    """Returns the optimizer of a phase: one of Keras, or with `layer_decay` a subclass.
+    """Returns the optimizer of a stage: a Keras optimizer, or a subclass for `layer_decay`.
 
-    Weight decay, in every one of them, takes rate * weight_decay * weight off a weight in
-    each step. In mixed precision `compile` wraps what is returned into a
-    `LossScaleOptimizer`, which refuses `use_ema`; the average stays in here.
+    Each step subtracts learning_rate * weight_decay * weight from a weight. In mixed
+    precision the optimizer is wrapped in a `LossScaleOptimizer`, which does not support
+    `use_ema`; the inner optimizer keeps the average.
 
     Args:
-        config: All but the learning rates and the warm-up, which depend on the phase.
-        learning_rate: The highest learning rate.
-        steps: Steps in all, at least 1.
-        warmup_steps: Steps of these in which the rate rises.
-        blocks: From the path of each variable that trains to its block, counted from the
-            head, which is 0; needed where `layer_decay` is below 1.
+        config: Everything but learning rates and warm-up, which depend on the stage.
+        learning_rate: Peak learning rate.
+        steps: Number of steps, at least 1.
+        warmup_steps: Number of these steps in which the learning rate rises.
+        blocks: Path of each trainable variable to its block, counted from the head, which
+            is 0; required if `layer_decay` is below 1.
 
     Raises:
-        ConfigError: There is no such optimizer or schedule.
+        ConfigError: The optimizer or the schedule is unknown.
         ValueError: `layer_decay` is below 1 and `blocks` is missing.
     """
     kind, arguments = look_up(OPTIMIZERS, config.name, "`optimizer.name`")(config)
@@ -92,7 +94,7 @@ def build_optimizer(
         kind = LAYER_WISE[config.name]
         arguments |= {"layer_decay": config.layer_decay, "blocks": blocks}
     if _is_replicated():
-        kind = type(f"Summed{kind.__name__}", (SumsFirst, kind), {})
+        kind = type(f"Summed{kind.__name__}", (ClipsSum, kind), {})
     optimizer = kind(
         learning_rate=schedule(config, learning_rate, steps, warmup_steps),
         weight_decay=config.weight_decay,
@@ -101,16 +103,16 @@ def build_optimizer(
         **{clip: config.clip_norm or None},
         **arguments,
     )
-    # Decaying these pulls BatchNorm's scale to zero and helps nothing.
-    optimizer.exclude_from_weight_decay(var_names=[SPARED])
+    # Their decay would pull the scale of BatchNorm to zero without any benefit.
+    optimizer.exclude_from_weight_decay(var_names=[NO_WEIGHT_DECAY])
     return optimizer
 
 
 class LayerWise:
-    """Before an optimizer of Keras: each block's rate is layer_decay ** block of the rate.
+    """A mixin for Keras optimizers: the learning rate times layer_decay ** block.
 
-    Weight decay takes the same rate and is scaled with it, as it would be with an optimizer
-    for each block. Clipping comes before, the average of the weights after, as in Keras.
+    Weight decay is scaled by the same factor, as with one optimizer per block. As in Keras,
+    gradients are clipped before and weights are averaged after the update.
 
     References:
         Bao et al., BEiT (2022), arXiv:2106.08254; Clark et al., ELECTRA (2020),
@@ -125,44 +127,44 @@ class LayerWise:
         weight_decay: float | None = None,
         **kwargs: Any,
     ):
-        """Stores the blocks.
+        """Stores the arguments.
 
         Args:
-            layer_decay: Factor of the rate from each block to the next, in (0, 1].
-            blocks: From the path of each variable that trains to its block, from 0.
+            layer_decay: Factor of the learning rate from each block to the next, in (0, 1].
+            blocks: Path of each trainable variable to its block, counted from 0.
             weight_decay: See `build_optimizer`.
-            **kwargs: Passed to the optimizer of Keras.
+            **kwargs: Passed to the Keras optimizer.
         """
         super().__init__(weight_decay=0.0, **kwargs)  # type: ignore[call-arg]
-        # Keras would decay all weights by the same rate; `update_step` does it here.
+        # Keras would use the same rate for all weights; see `update_step`.
         self.weight_decay: float | None = None
         self.layer_weight_decay = weight_decay or 0.0
         self.layer_decay = layer_decay
         self.blocks = dict(blocks)
 
     def build(self, variables: Iterable[Any]) -> None:
-        """Fixes the factor of each variable's rate.
+        """Computes the factor of the learning rate of each variable.
 
         Raises:
-            ValueError: `blocks` does not hold a variable.
+            ValueError: A variable is missing in `blocks`.
         """
         variables = list(variables)
         missing = [v.path for v in variables if v.path not in self.blocks]
         if missing:
             raise ValueError(
-                "`blocks` must hold the path of each variable that trains. "
+                "`blocks` must hold the path of each trainable variable. "
                 f"Missing: {', '.join(missing)}."
             )
         factors = [self.layer_decay ** self.blocks[v.path] for v in variables]
-        spared = [re.search(SPARED, v.name) is not None for v in variables]
+        excluded = [re.search(NO_WEIGHT_DECAY, v.name) is not None for v in variables]
         self._scales = [
-            (factor, 0.0 if spares else self.layer_weight_decay)
-            for factor, spares in zip(factors, spared, strict=True)
+            (factor, 0.0 if exclude else self.layer_weight_decay)
+            for factor, exclude in zip(factors, excluded, strict=True)
         ]
         super().build(variables)  # type: ignore[misc]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Decays a variable and updates it, both by the rate of its block."""
+        """Decays and updates a variable with the learning rate of its block."""
         factor, decay = self._scales[self._get_variable_index(variable)]  # type: ignore[attr-defined]
         rate = ops.cast(learning_rate, variable.dtype) * factor
         if decay > 0:
@@ -170,7 +172,7 @@ class LayerWise:
         super().update_step(gradient, variable, rate)  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
+        """Returns the constructor arguments."""
         return {
             **super().get_config(),  # type: ignore[misc]
             "weight_decay": self.layer_weight_decay,
@@ -179,10 +181,10 @@ class LayerWise:
         }
 
 
-class SumsFirst:
-    """Before an optimizer of Keras under `tf.distribute`: sums, then clips.
+class ClipsSum:
+    """A mixin for Keras optimizers under `tf.distribute`: sums gradients, then clips.
 
-    Keras clips the gradient of each replica, and sums what is left. Here the sum over the
+    Keras clips the gradient of each replica and sums the results. Here the sum over the
     replicas, the gradient of the whole batch, is clipped, as on one device.
     """
 
@@ -210,4 +212,4 @@ def _layer_wise(kind: type[Optimizer]) -> type[Optimizer]:
 LAYER_WISE: dict[str, type[Optimizer]] = {
     name: _layer_wise(part(OptimizerConfig())[0]) for name, part in OPTIMIZERS.items()
 }
-"""Of each optimizer the subclass that begins with `LayerWise`."""
+"""Name of an optimizer to its subclass of `LayerWise`."""

@@ -1,4 +1,4 @@
-"""By which code a model was trained and on what, which its last digits depend on."""
+"""The code and the hardware of a training, on which the last digits depend."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from skincnn import __version__
 from skincnn.inference.run_dir import Provenance
 
 CPUINFO = Path("/proc/cpuinfo")
-"""Where Linux names the processor; Python does not."""
+"""Where Linux names the processor, which Python does not."""
 
 
 def provenance() -> Provenance:
-    """Returns the code, the processor, how many cores of it may be used, and the GPUs.
+    """Returns the code, the processor, the number of usable cores and the GPUs.
 
-    The code is the commit of the checkout that it lies in, with "-dirty" where it was
-    changed since; elsewhere the package's version.
+    The code is the Git commit of the checkout, with "-dirty" after changes; without a
+    checkout it is the version of the package.
     """
     return Provenance(
         code=_commit(Path(__file__).parents[2]) or f"skincnn {__version__}",
         processor=_processor(),
         cores=_cores(),
-        gpus=tuple(_gpus()),
+        gpus=_gpus(),
     )
 
 
 def _commit(checkout: Path) -> str | None:
-    if not (checkout / ".git").exists():  # an installed copy, say below another project
+    if not (checkout / ".git").exists():  # installed, perhaps inside another checkout
         return None
     command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=7"]
     try:
         done = subprocess.run(
             command, cwd=checkout, capture_output=True, check=True, text=True, timeout=60
         )
-    except (OSError, subprocess.SubprocessError):  # no git, or it does not trust the folder
+    except (OSError, subprocess.SubprocessError):  # no git, or an untrusted directory
         return None
     return done.stdout.strip()
 
@@ -59,12 +59,12 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _gpus() -> list[str]:
+def _gpus() -> tuple[str, ...]:
     if keras.backend.backend() == "jax":
         import jax
 
-        return [gpu.device_kind for gpu in jax.devices() if gpu.platform == "gpu"]
-    return [
+        return tuple(gpu.device_kind for gpu in jax.devices() if gpu.platform == "gpu")
+    return tuple(
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
         for gpu in tf.config.list_physical_devices("GPU")
-    ]
+    )

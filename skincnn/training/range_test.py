@@ -1,122 +1,137 @@
-"""A learning-rate range test: the loss while the rate grows from step to step."""
+"""A learning-rate range test: the loss while the learning rate grows from step to step."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from skincnn.config import Config
-from skincnn.data.cache import Cache
-from skincnn.errors import DivergedError
-from skincnn.files import replacing, require_writable_folder, write_text
-from skincnn.reporting.plots import plot_learning_rates, to_png
-from skincnn.training.run import check, prepare
+from skincnn.training.fitting import Inputs, Trainee, explain_full_memory
+from skincnn.training.setup import TrainingSetup
 from skincnn.training.stages import Stage
 
-STEPS = 100
+NUM_STEPS = 100
 LOWEST, HIGHEST = 1e-6, 10.0
-"""The first and the last rate: 14 steps for a factor of ten."""
+"""The first and the last learning rate: 14 steps for a factor of ten."""
 SMOOTHING = 0.9
-"""The momentum of the average of the losses."""
+"""Momentum of the moving average of the losses."""
 DIVERGED = 4.0
-"""The test ends once the smoothed loss is so many times its least."""
+"""The test ends when the smoothed loss exceeds this multiple of its minimum."""
 
 
 @dataclass(frozen=True)
-class Suggestion:
-    """What a range test found.
+class RangeTest:
+    """The result of a learning-rate range test.
 
     Attributes:
-        flag: The flag of `scripts/train.py` that is meant.
-        value: Its value.
-        plot: The figure; beside it lies a table of the same name.
+        table: One row per step with `learning_rate`, `loss` and `smoothed_loss`.
+        learning_rate: The suggested peak learning rate; None if the loss never fell.
+        flag: The flag of `scripts/train.py` that sets it.
+        value: The value of the flag; None if the loss never fell.
     """
 
+    table: pd.DataFrame
+    learning_rate: float | None
     flag: str
-    value: float
-    plot: Path
+    value: float | None
 
 
-def lr_range_test(
-    config: Config, workdir: Path, data_dir: Path | None = None, cache: Cache = "auto"
-) -> Suggestion:
-    """Tests rates on a run's own network, loss and pictures, and suggests one.
+def lr_range_test(setup: TrainingSetup) -> RangeTest:
+    """Trains with growing learning rates, and suggests one; changes the classifier.
 
-    The rate grows by the same factor in each of at most `STEPS` steps, until the loss
-    diverges; see `suggest` for what is then suggested as the schedule's highest rate. Of
-    several stages the one with the highest rate is tested that trains more than the head.
-    It begins from the weights of the first, under a head that knows nothing.
-
-    Writes learning_rate_test.png and .csv into `workdir`, and no weights.
+    The learning rate grows by the same factor in each of at most `NUM_STEPS` steps, until
+    the loss diverges. `suggest` returns the peak of the schedule. It is tested in the
+    stage with the highest learning rate of those that train more than the head, starting
+    from the weights of the first stage.
 
     Args:
-        config: The whole configuration; its rates and schedule have no effect.
-        workdir: Where to write; a run that is there is left alone.
-        data_dir: Where TFDS keeps built datasets.
-        cache: Where decoded pictures are kept; see `cache.cached_images`.
+        setup: What to train, on one device; its learning rates and schedule are ignored.
 
     Raises:
-        ConfigError: A name, a path or the weights cannot be used, or memory is full.
-        DataError: The dataset is not built, or its splits leak or are too small.
-        DivergedError: The loss fell at no rate.
+        ConfigError: The device's memory is full.
 
     References:
         Smith, Cyclical Learning Rates for Training Neural Networks (2017),
         arXiv:1506.01186.
     """
-    check(config)
-    require_writable_folder(workdir, "--workdir")
-    # The whole batch on one device: what comes of several is the same.
-    train = dataclasses.replace(config.train, devices=1)
-    config = dataclasses.replace(config, train=train)
-    training, facts = prepare(config, workdir, data_dir, cache)
-    number = choose_stage(training.stages)
-    with training.devices.scope():
-        losses = training.test_rates(number, growing_rates(), is_over)
-    test = pd.DataFrame(
-        {
-            "learning_rate": growing_rates()[: len(losses)],
-            "loss": losses,
-            "smoothed_loss": smooth(losses),
-        }
-    )
-    rate = suggest(test["learning_rate"].to_numpy(), losses)
-    plot = workdir / "learning_rate_test.png"
-    title = f"{config.model.backbone} on {facts['dataset']}, {config.optimizer.name}"
-    with replacing(plot) as temporary:
-        temporary.write_bytes(to_png(plot_learning_rates(test, rate, title)))
-    write_text(plot.with_suffix(".csv"), test.to_csv(index=False))
-    if rate is None:
-        raise DivergedError(
-            f"The loss fell at no learning rate from {LOWEST:g} on; see {plot}. Expected "
-            "it to fall before it rises. Look at the pictures with --preview, and try "
-            "another --optimizer.name or --model.backbone."
-        )
-    # A stage's rate may be a multiple of the one that the flag sets.
+    index = choose_stage(setup.stages)
+    with setup.scope():
+        losses = train_at_rates(setup, index, growing_rates(), is_diverged)
+    rates = growing_rates()[: len(losses)]
+    rate = suggest(rates, losses)
     name = "learning_rate"
-    if config.train.scenario == "linear_probe":
+    if setup.config.train.scenario == "linear_probe":
         name = "head_learning_rate"
-    factor = training.stages[number].learning_rate / getattr(config.optimizer, name)
-    flag = f"--optimizer.{name.replace('_', '-')}"
-    return Suggestion(flag, float(f"{rate / factor:.1e}"), plot)
+    # The learning rate of a stage can be a multiple of the one that the flag sets.
+    factor = setup.stages[index].learning_rate / getattr(setup.config.optimizer, name)
+    return RangeTest(
+        pd.DataFrame(
+            {"learning_rate": rates, "loss": losses, "smoothed_loss": smooth(losses)}
+        ),
+        rate,
+        f"--optimizer.{name.replace('_', '-')}",
+        None if rate is None else float(f"{rate / factor:.1e}"),
+    )
+
+
+def train_at_rates(
+    setup: TrainingSetup,
+    stage: int,
+    rates: npt.NDArray[np.float64],
+    is_over: Callable[[Sequence[float]], bool],
+) -> list[float]:
+    """Returns the loss of one training step at each learning rate; writes nothing.
+
+    Layers, loss and images are those at the start of a stage. The weights are those at the
+    start of the training, and are changed.
+
+    Args:
+        setup: What to train.
+        stage: Index of the stage.
+        rates: At least two learning rates with a constant ratio.
+        is_over: Whether to stop, given the losses so far.
+    """
+    segment = next(part for part in setup.segments() if part.stage == stage)
+    start = segment.epochs.start
+    num_epochs = -(-len(rates) // setup.steps_per_epoch)
+    segment = dataclasses.replace(segment, epochs=range(start, start + num_epochs))
+    inputs, trainee = Inputs(setup), Trainee(setup)
+    inputs.train_images(segment)
+    trainee.compile(segment)
+    model = trainee.model
+    model.steps_per_execution = 1  # train_on_batch() does not support more
+    optimizer: Any = model.optimizer
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
+    optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
+        float(rates[0]), 1, float(rates[1] / rates[0])
+    )
+    losses: list[float] = []
+    batches = setup.batches(inputs.train(segment), segment).take(len(rates))
+    with explain_full_memory(setup.config.data.batch_size, segment.image_size):
+        for images, labels in batches.as_numpy_iterator():
+            logs = model.train_on_batch(images, labels, return_dict=True)
+            losses.append(float(logs["loss"]))
+            if is_over(losses):
+                break
+    return losses
 
 
 def growing_rates() -> npt.NDArray[np.float64]:
-    """Returns the rates of the steps, each the same multiple of the one before."""
-    return np.geomspace(LOWEST, HIGHEST, STEPS)
+    """Returns the learning rates of all steps, in geometric progression."""
+    return np.geomspace(LOWEST, HIGHEST, NUM_STEPS)
 
 
 def smooth(losses: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Returns the exponential moving average of the losses, without its bias.
+    """Returns the exponential moving average of the losses with bias correction.
 
-    The average begins at 0 and is divided by the share of the losses in it, as in Adam: the
-    first is the first loss, and that of equal losses is that loss.
+    The average starts at 0 and is divided by the total weight of the losses, as in Adam:
+    the first value is the first loss, and the average of equal losses is that loss.
     """
     average, smoothed = 0.0, []
     for step, loss in enumerate(losses, start=1):
@@ -125,42 +140,45 @@ def smooth(losses: Sequence[float]) -> npt.NDArray[np.float64]:
     return np.array(smoothed)
 
 
-def is_over(losses: Sequence[float]) -> bool:
+def is_diverged(losses: Sequence[float]) -> bool:
     """Returns whether the loss has diverged."""
     smoothed = smooth(losses)
     return not np.isfinite(losses[-1]) or bool(smoothed[-1] > DIVERGED * smoothed.min())
 
 
 def suggest(rates: npt.NDArray[np.float64], losses: Sequence[float]) -> float | None:
-    """Returns the rate at which half of the fall of the smoothed loss is done.
+    """Returns the learning rate at which half of the decrease of the loss is reached.
 
-    About there it falls fastest. Where it is least would be too far: networks with
-    BatchNorm stay at the bottom over several powers of ten, and leave it by chance.
+    The smoothed loss falls fastest near it. The rate of the minimum would be too high:
+    networks with BatchNorm stay near the minimum over several powers of ten.
 
     Args:
-        rates: Rising, [num_steps].
-        losses: The loss at each, of which the last may be no number.
+        rates: Increasing learning rates, [num_steps].
+        losses: The loss at each of them; the last may be NaN or infinite.
 
     Returns:
-        The rate; None where the loss never fell.
+        The learning rate; None if the loss never fell.
     """
     smoothed = smooth(losses)
     if not np.isfinite(smoothed[0]):
         return None
-    least = int(np.nanargmin(smoothed))
-    if least == 0:
+    lowest = int(np.nanargmin(smoothed))
+    if lowest == 0:
         return None
-    highest = int(np.argmax(smoothed[:least]))
-    half = (smoothed[highest] + smoothed[least]) / 2
+    highest = int(np.argmax(smoothed[:lowest]))
+    half = (smoothed[highest] + smoothed[lowest]) / 2
     return float(rates[highest + int(np.argmax(smoothed[highest:] <= half))])
 
 
 def choose_stage(stages: Sequence[Stage]) -> int:
-    """Returns the number of the fastest stage, of the head alone only where all are."""
+    """Returns the index of the stage with the highest learning rate.
+
+    Stages that train more than the head come first.
+    """
     return max(
         range(len(stages)),
-        key=lambda number: (
-            stages[number].trainable_blocks != 0,
-            stages[number].learning_rate,
+        key=lambda index: (
+            stages[index].trainable_blocks != 0,
+            stages[index].learning_rate,
         ),
     )

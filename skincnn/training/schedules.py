@@ -1,4 +1,4 @@
-"""Learning rates over the steps of a phase of training."""
+"""Learning-rate schedules over the steps of a stage."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from keras import ops
 from skincnn.config import OptimizerConfig
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
-FIRST_SHARE = 0.1
-"""A warm-up begins at this share of the highest rate."""
+WARMUP_START = 0.1
+"""Start of a warm-up, as a share of the peak."""
 ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_END = 1e-5
-"""Shares of the highest rate at which one cycle begins and ends, as fastai has them."""
+"""Start and end of `one_cycle`, as shares of the peak, as in fastai."""
 
 
 def constant(
     config: OptimizerConfig, learning_rate: float, steps: int, warmup_steps: int
 ) -> Schedule:
-    """A linear warm-up, and then the same rate."""
+    """A linear warm-up, then a constant learning rate."""
     return StepDecay(learning_rate, (), 1.0, warmup_steps)
 
 
 def step(
     config: OptimizerConfig, learning_rate: float, steps: int, warmup_steps: int
 ) -> Schedule:
-    """A linear warm-up, and then a constant rate that falls at some of the steps.
+    """A linear warm-up, then a constant learning rate that drops at the milestones.
 
-    The defaults, a tenth at half and another at three quarters, are those of He et al.,
-    Deep Residual Learning for Image Recognition (2016), arXiv:1512.03385, on CIFAR-10.
+    The defaults, a factor of 0.1 after a half and after three quarters of the steps, are
+    those of He et al., Deep Residual Learning for Image Recognition (2016),
+    arXiv:1512.03385, on CIFAR-10.
     """
     boundaries = [round(share * steps) for share in config.milestones]
     return StepDecay(learning_rate, boundaries, config.milestone_factor, warmup_steps)
@@ -41,13 +42,13 @@ def step(
 def cosine(
     config: OptimizerConfig, learning_rate: float, steps: int, warmup_steps: int
 ) -> Schedule:
-    """A linear warm-up, and then half a cosine to a hundredth of the highest rate.
+    """A linear warm-up, then a cosine decay to 1 % of the peak.
 
     Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts (2017),
-    arXiv:1608.03983, without the restarts.
+    arXiv:1608.03983, without restarts.
     """
     return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=learning_rate * (FIRST_SHARE if warmup_steps else 1),
+        initial_learning_rate=learning_rate * (WARMUP_START if warmup_steps else 1),
         decay_steps=max(1, steps - warmup_steps),
         alpha=0.01,
         warmup_target=learning_rate if warmup_steps else None,
@@ -58,10 +59,10 @@ def cosine(
 def one_cycle(
     config: OptimizerConfig, learning_rate: float, steps: int, warmup_steps: int
 ) -> Schedule:
-    """A rise from 1/25 of the highest rate, and a fall to 1/100,000: half a cosine each.
+    """A cosine rise from 1/25 of the peak, then a cosine decay to 1/100,000 of it.
 
-    The rise takes `rise` of the steps, whatever the warm-up. The momentum rests, which
-    the original moves against the rate.
+    The rise takes `warmup_fraction` of the steps; `warmup_epochs` is ignored. The momentum
+    is constant, unlike in the paper.
 
     Smith and Topin, Super-Convergence (2018), arXiv:1708.07120, in the form of Howard and
     Gugger, fastai (2020), arXiv:2002.04688.
@@ -75,13 +76,13 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Schedule]] = {
     "cosine": cosine,
     "one_cycle": one_cycle,
 }
-"""Each takes the highest learning rate, the steps in all, at least 1, and those of these
-in which the rate rises."""
+"""Each takes the peak learning rate, the number of steps, at least 1, and the number of
+warm-up steps."""
 
 
 @keras.saving.register_keras_serializable("skincnn")
 class StepDecay(Schedule):
-    """A linear warm-up from a tenth, and a rate that falls by a factor at boundaries."""
+    """A linear warm-up, then a learning rate that drops by a factor at boundaries."""
 
     def __init__(
         self,
@@ -90,13 +91,13 @@ class StepDecay(Schedule):
         factor: float,
         warmup_steps: int = 0,
     ):
-        """Stores the shape.
+        """Stores the arguments.
 
         Args:
-            learning_rate: The highest rate.
-            boundaries: Steps, counted from 0, at which the rate is multiplied.
-            factor: What it is multiplied by.
-            warmup_steps: The step at which the highest rate is reached.
+            learning_rate: Peak learning rate.
+            boundaries: Steps, counted from 0, at which the learning rate is multiplied.
+            factor: The factor at each boundary.
+            warmup_steps: The step at which the peak is reached.
         """
         self.learning_rate = learning_rate
         self.boundaries = list(boundaries)
@@ -104,18 +105,18 @@ class StepDecay(Schedule):
         self.warmup_steps = warmup_steps
 
     def __call__(self, step: Any) -> Any:
-        """Returns the rate of a step, counted from 0."""
+        """Returns the learning rate of a step, counted from 0."""
         step = ops.cast(step, "float32")
-        warm = ops.ones_like(step)
+        progress = ops.ones_like(step)
         if self.warmup_steps > 0:
-            warm = ops.minimum(step / self.warmup_steps, 1.0)
-        rate = self.learning_rate * (FIRST_SHARE + (1 - FIRST_SHARE) * warm)
+            progress = ops.minimum(step / self.warmup_steps, 1.0)
+        rate = self.learning_rate * (WARMUP_START + (1 - WARMUP_START) * progress)
         for boundary in self.boundaries:
             rate = ops.where(step >= boundary, rate * self.factor, rate)
         return rate
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
+        """Returns the constructor arguments."""
         return {
             "learning_rate": self.learning_rate,
             "boundaries": self.boundaries,
@@ -126,41 +127,41 @@ class StepDecay(Schedule):
 
 @keras.saving.register_keras_serializable("skincnn")
 class OneCycle(Schedule):
-    """A rate that rises and falls once, along half a cosine each."""
+    """A learning rate that rises and falls once, each along half a cosine."""
 
-    def __init__(self, learning_rate: float, steps: int, rise_steps: int):
-        """Stores the shape.
+    def __init__(self, learning_rate: float, steps: int, warmup_steps: int):
+        """Stores the arguments.
 
         Args:
-            learning_rate: The highest rate.
-            steps: The step from which on the rate rests at its end.
-            rise_steps: The step of the highest rate, in 0..steps.
+            learning_rate: Peak learning rate.
+            steps: The step from which the learning rate is constant.
+            warmup_steps: The step of the peak, in 0..steps.
         """
         self.learning_rate = learning_rate
         self.steps = steps
-        self.rise_steps = rise_steps
+        self.warmup_steps = warmup_steps
 
     def __call__(self, step: Any) -> Any:
-        """Returns the rate of a step, counted from 0."""
+        """Returns the learning rate of a step, counted from 0."""
         step = ops.minimum(ops.cast(step, "float32"), float(self.steps))
-        warmup_fraction = step / max(1, self.rise_steps)
-        fall = (step - self.rise_steps) / max(1, self.steps - self.rise_steps)
+        rise = step / max(1, self.warmup_steps)
+        fall = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         share = ops.where(
-            step < self.rise_steps,
-            _between(ONE_CYCLE_START, 1.0, warmup_fraction),
+            step < self.warmup_steps,
+            _between(ONE_CYCLE_START, 1.0, rise),
             _between(1.0, ONE_CYCLE_END, fall),
         )
         return self.learning_rate * share
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
+        """Returns the constructor arguments."""
         return {
             "learning_rate": self.learning_rate,
             "steps": self.steps,
-            "rise_steps": self.rise_steps,
+            "warmup_steps": self.warmup_steps,
         }
 
 
 def _between(first: float, last: float, progress: Any) -> Any:
-    """Returns the value at `progress` in 0..1 along half a cosine."""
+    """Returns the value at `progress`, in 0..1, along half a cosine."""
     return last + (first - last) * (1 + ops.cos(math.pi * progress)) / 2

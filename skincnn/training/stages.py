@@ -1,4 +1,7 @@
-"""Which layers train when: a scenario returns stages, and a stage is cut into segments."""
+"""Stages of a training: which layers are trainable in which epochs.
+
+A scenario returns stages. Stages are cut into segments, one for each call of `fit`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from skincnn.config import Config
 
 @dataclass(frozen=True)
 class Stage:
-    """Epochs with the same layers training, under one optimizer.
+    """Epochs with the same trainable layers and one optimizer.
 
     Attributes:
-        trainable_blocks: How many of the backbone's last blocks train beside the head; None for all.
-        epochs: How long.
-        learning_rate: The highest rate of its schedule.
+        trainable_blocks: Number of the backbone's last blocks that are trainable besides
+            the head; None for all.
+        epochs: Number of epochs.
+        learning_rate: Peak of the learning-rate schedule.
         warmup_epochs: See `OptimizerConfig`.
         ema_momentum: See `OptimizerConfig`.
     """
@@ -28,12 +32,12 @@ class Stage:
 
 
 def linear_probe(config: Config) -> tuple[Stage, ...]:
-    """The head alone: the backbone keeps its ImageNet weights."""
+    """The head only: the backbone keeps its ImageNet weights."""
     return (_head(config, config.train.epochs),)
 
 
 def fine_tune(config: Config) -> tuple[Stage, ...]:
-    """The head alone for `head_epochs`, then the last `blocks` or all for `epochs`."""
+    """The head for `head_epochs`, then `trainable_blocks` or all layers for `epochs`."""
     return (_head(config, config.train.head_epochs), _last(config))
 
 
@@ -43,10 +47,10 @@ def from_scratch(config: Config) -> tuple[Stage, ...]:
 
 
 def staged(config: Config) -> tuple[Stage, ...]:
-    """The stages of `train.stages`, one after the other."""
+    """The stages of `train.stages`, in order."""
     return tuple(
         Stage(
-            _trained(stage.trainable_blocks),
+            _none_for_all(stage.trainable_blocks),
             stage.epochs,
             stage.rate * config.optimizer.learning_rate,
             min(config.optimizer.warmup_epochs, stage.epochs)
@@ -67,37 +71,37 @@ SCENARIOS: dict[str, Callable[[Config], tuple[Stage, ...]]] = {
 
 
 def make_stages(config: Config) -> tuple[Stage, ...]:
-    """Returns the stages of `train.scenario` that have epochs, in their order."""
+    """Returns the stages of `train.scenario` that have epochs, in order."""
     stages = SCENARIOS[config.train.scenario](config)
     return tuple(stage for stage in stages if stage.epochs > 0)
 
 
 def image_size(config: Config, epoch: int) -> int:
-    """Returns the size of the pictures of an epoch, counted from 0 over all stages.
+    """Returns the image size of an epoch, counted from 0 over all stages.
 
-    The small pictures last until `progressive_epochs` of the last stage are over.
+    `progressive_image_size` applies until `progressive_epochs` of the last stage are done.
     """
-    small = config.train.progressive_epochs
-    if small > 0 and epoch < first_epoch_of_last(make_stages(config)) + small:
+    progressive = config.train.progressive_epochs
+    if progressive > 0 and epoch < start_of_last(make_stages(config)) + progressive:
         return config.train.progressive_image_size
     return config.data.image_size
 
 
-def first_epoch_of_last(stages: tuple[Stage, ...]) -> int:
+def start_of_last(stages: tuple[Stage, ...]) -> int:
     """Returns the number of epochs before the last stage."""
     return sum(stage.epochs for stage in stages[:-1])
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Epochs that one call of fit() trains: all alike.
+    """Epochs of one call of `fit`.
 
     Attributes:
-        stage: The number of its stage, counted from 0.
-        epochs: Their numbers, counted from 0 over all stages.
-        first_step: Steps of the first epoch that are done already.
-        image_size: Height and width of the pictures.
-        reweighted: Whether a deferred re-weighting has begun.
+        stage: Index of the stage.
+        epochs: Epochs, counted from 0 over all stages.
+        first_step: Steps of the first epoch that are already done.
+        image_size: Height and width of the images.
+        reweighted: Whether class weights apply; see `Plan.drw_start`.
     """
 
     stage: int
@@ -110,31 +114,30 @@ class Segment:
 def segments(
     config: Config, *, epoch: int = 0, step: int = 0, reweighting: int = 0
 ) -> Iterator[Segment]:
-    """Cuts what is left of a training into segments.
+    """Yields the segments of the rest of a training.
 
     Args:
         config: The configuration of the whole training.
-        epoch: Epochs that are done.
-        step: Steps that are done of the next one, which then has a segment of its own:
-            fit() gives all its epochs the same number of steps.
-        reweighting: Epochs of the last stage before class weights begin to apply; 0 where
-            they apply from the start, in all stages.
+        epoch: Completed epochs.
+        step: Completed steps of the next epoch, which then has a segment of its own,
+            because all epochs of a call of `fit` have the same number of steps.
+        reweighting: Epochs of the last stage before class weights apply; 0 if they apply
+            from the start, in all stages.
     """
     stages = make_stages(config)
     if reweighting:
-        reweighting += first_epoch_of_last(stages)
+        reweighting += start_of_last(stages)
+    stage_of = [index for index, stage in enumerate(stages) for _ in range(stage.epochs)]
     kinds = [
-        (number, image_size(config, done), done >= reweighting)
-        for done, number in enumerate(
-            number for number, stage in enumerate(stages) for _ in range(stage.epochs)
-        )
+        (index, image_size(config, number), number >= reweighting)
+        for number, index in enumerate(stage_of)
     ]
     while epoch < len(kinds):
         end = epoch + 1
         while not step and end < len(kinds) and kinds[end] == kinds[epoch]:
             end += 1
-        stage, size, reweighted = kinds[epoch]
-        yield Segment(stage, range(epoch, end), step, size, reweighted)
+        index, size, reweighted = kinds[epoch]
+        yield Segment(index, range(epoch, end), step, size, reweighted)
         epoch, step = end, 0
 
 
@@ -144,7 +147,7 @@ def _head(config: Config, epochs: int) -> Stage:
 
 def _last(config: Config) -> Stage:
     return Stage(
-        _trained(config.train.trainable_blocks),
+        _none_for_all(config.train.trainable_blocks),
         config.train.epochs,
         config.optimizer.learning_rate,
         config.optimizer.warmup_epochs,
@@ -152,6 +155,5 @@ def _last(config: Config) -> Stage:
     )
 
 
-def _trained(blocks: int) -> int | None:
-    """Returns `Stage.trainable_blocks` of what a configuration says."""
+def _none_for_all(blocks: int) -> int | None:
     return None if blocks == -1 else blocks

@@ -1,7 +1,7 @@
-"""Pictures for TensorBoard, each in an event file of its own.
+"""Images for TensorBoard, each in an event file of its own.
 
-The name of a file is that of its step, and it appears whole or not at all: a training that
-is resumed writes the same files again, and TensorBoard shows each step once.
+A file is named by its step and written atomically. A resumed training writes the same
+files again, so that TensorBoard shows each step once.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from skincnn.files import replacing
 from skincnn.metrics.sample import Sample
 from skincnn.model.augment import Augmentation
 from skincnn.model.mixing import Mixing
-from skincnn.training.callbacks import Validation, disk
+from skincnn.training.callbacks import Validation, explain_write_errors
 
-SAMPLES = 16
+NUM_SAMPLES = 16
 CELL = 56
-"""Pixels; Matplotlib would draw it nicer, in a hundred times the time."""
+"""Size of a cell in pixels. Drawing with Matplotlib would take a hundred times as long."""
 DARK_BLUE = np.array([8, 48, 107])
 
 
 class ConfusionImages(keras.callbacks.Callback):
-    """Draws the confusion matrix of validation after each epoch that is the best so far.
+    """Writes the validation confusion matrix after each epoch that is the best so far.
 
     Must run after `Validation`.
     """
 
     def __init__(self, validation: Validation, class_names: Sequence[str], folder: Path):
-        """Stores what to draw.
+        """Stores the arguments.
 
         Args:
-            validation: What predicts.
-            class_names: The names of the classes, in order.
-            folder: Where the event files go.
+            validation: The callback with the predictions.
+            class_names: Names of the classes, in order.
+            folder: Where to write the event files.
         """
         super().__init__()
         self.validation = validation
@@ -55,7 +55,7 @@ class ConfusionImages(keras.callbacks.Callback):
         self.folder = folder
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Draws the matrix, if the epoch was the best."""
+        """Writes the matrix if the epoch is the best."""
         progress = self.validation.progress
         if progress.best_epoch == progress.epoch:
             sample = Sample(self.validation.labels, self.validation.probabilities)
@@ -64,12 +64,12 @@ class ConfusionImages(keras.callbacks.Callback):
 
 
 def write_image(folder: Path, tag: str, step: int, image: npt.NDArray[np.uint8]) -> None:
-    """Writes the event file of a picture, or replaces it.
+    """Writes the event file of an image, or replaces it.
 
     Args:
-        folder: What TensorBoard shows as a run; made where it is missing.
-        tag: What the picture is of.
-        step: The epoch, counted from 0 as in the scalars of Keras.
+        folder: The run in TensorBoard; created if it does not exist.
+        tag: Name of the image.
+        step: The epoch, counted from 0 as in Keras's scalars.
         image: [height, width, 3] in 0..255.
 
     Raises:
@@ -86,9 +86,13 @@ def write_image(folder: Path, tag: str, step: int, image: npt.NDArray[np.uint8])
     )
     value = Summary.Value(tag=tag, image=summary)
     now = time.time()
-    # TensorBoard reads the files of a folder in the order of their names.
+    # TensorBoard reads the files in the order of their names.
     path = folder / f"events.out.tfevents.{step:06d}.{tag}"
-    with disk(path), replacing(path) as temporary, temporary.open("wb") as file:
+    with (
+        explain_write_errors(path),
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+    ):
         records = RecordWriter(file)
         records.write(
             Event(wall_time=now, file_version="brain.Event:2").SerializeToString()
@@ -103,27 +107,27 @@ def sample_grid(
     config: AugmentConfig,
     seed: int,
 ) -> npt.NDArray[np.uint8]:
-    """Returns pictures as training would vary and mix them, in rows of four.
+    """Returns augmented and mixed training images, in rows of four.
 
-    The first of each class come first, then the second of each, up to `SAMPLES`. The draws
-    are not those of the training, whose random state stays as it is.
+    The first image of each class comes first, then the second, up to `NUM_SAMPLES`. The
+    random numbers are not those of the training, whose random state does not change.
 
     Args:
         images: [num_images, height, width, 3] in 0..255.
-        labels: The class of each picture, [num_images].
+        labels: Class of each image, [num_images].
         config: The augmentation.
-        seed: Seed of the draws.
+        seed: Random seed.
     """
-    number_in_class = pd.Series(labels).groupby(labels).cumcount().to_numpy()
-    chosen = images[np.lexsort((labels, number_in_class))[:SAMPLES]]
-    varied = Augmentation(config, seed).augment(chosen)
-    varied, _, _ = Mixing(config, seed)(varied, training=True)
-    varied = np.clip(np.round(np.asarray(varied)), 0, 255).astype(np.uint8)
-    columns = math.ceil(math.sqrt(SAMPLES))
-    number, height, width, depth = varied.shape
+    index_in_class = pd.Series(labels).groupby(labels).cumcount().to_numpy()
+    samples = images[np.lexsort((labels, index_in_class))[:NUM_SAMPLES]]
+    augmented = Augmentation(config, seed).augment(samples)
+    augmented, _, _ = Mixing(config, seed)(augmented, training=True)
+    augmented = np.clip(np.round(np.asarray(augmented)), 0, 255).astype(np.uint8)
+    columns = math.ceil(math.sqrt(NUM_SAMPLES))
+    number, height, width, depth = augmented.shape
     rows = math.ceil(number / columns)
     grid = np.zeros((rows * columns, height, width, depth), np.uint8)
-    grid[:number] = varied
+    grid[:number] = augmented
     grid = grid.reshape(rows, columns, height, width, depth).swapaxes(1, 2)
     return grid.reshape(rows * height, columns * width, depth)
 
@@ -131,18 +135,18 @@ def sample_grid(
 def draw_confusion_matrix(
     confusion: npt.NDArray[np.floating[Any]], class_names: Sequence[str]
 ) -> npt.NDArray[np.uint8]:
-    """Returns a picture of the counts, shaded by the share of each true class.
+    """Returns an image of a confusion matrix, shaded by the share of each true class.
 
     Args:
-        confusion: Counts [num_classes, num_classes], rows are the true classes.
-        class_names: The names of the classes, in order.
+        confusion: Counts [num_classes, num_classes]; rows are true classes.
+        class_names: Names of the classes, in order.
 
     Returns:
-        [height, width, 3].
+        uint8 [height, width, 3].
     """
     font = ImageFont.load_default(14)
     margin = round(max(font.getlength(name) for name in class_names)) + 16
-    # Names of columns stand on two levels, so that long ones do not run into each other.
+    # Column names alternate between two levels, so that long names do not overlap.
     top, side = 3 * CELL // 4, CELL * len(class_names)
     page = Image.new("RGB", (margin + side + CELL // 2, top + side), "white")
     draw = ImageDraw.Draw(page)

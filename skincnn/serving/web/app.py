@@ -110,7 +110,7 @@ def serve(asked: Asked, path: Path, listening: socket.socket) -> None:
         server.run([listening])
         # It raises the signal again, and has been seen to return all the same.
         if stop.requested:
-            stop.obey()
+            stop.exit()
 
 
 def build_app(asked: Asked, path: Path, folder: Path) -> Any:

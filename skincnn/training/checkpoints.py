@@ -1,0 +1,211 @@
+"""Checkpoints: enough to resume a training as if it had not been interrupted.
+
+A checkpoint is a pair of files: `checkpoint-<epoch>-<step>.npz` holds all variables, and a
+`.json` file of the same name the rest, with the SHA-256 of both. The `.json` file is
+written last, and the previous checkpoint is kept until the next one is complete, so that
+one of them can be read after an interruption at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from skincnn.errors import DataError
+from skincnn.files import replacing, sha256, write_json
+
+NUM_KEPT = 2
+Arrays = dict[str, list[npt.NDArray[Any]]]
+"""Name of a group of variables to their values, in order."""
+
+
+@dataclass
+class Progress:
+    """How far a training is, apart from its variables.
+
+    Attributes:
+        epoch: Completed epochs, over all stages.
+        step: Completed steps of the current epoch.
+        stage: Index of the stage whose optimizer the checkpoint holds.
+        seconds: Time spent in the current epoch.
+        history: One row per completed epoch, as in history.csv.
+        best_epoch: The epoch with the best weights, counted from 1; 0 before the first.
+        best_sha256: SHA-256 of the file with these weights.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    stage: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one training.
+
+    Attributes:
+        folder: Where they are, beside the best weights.
+        fingerprint: What must not change before a training is resumed, ready for JSON.
+    """
+
+    folder: Path
+    fingerprint: Mapping[str, Any]
+
+    def save(
+        self, progress: Progress, variables: Mapping[str, Sequence[keras.Variable]]
+    ) -> None:
+        """Writes a checkpoint, then removes all but the last two and their weights.
+
+        Args:
+            progress: How far the training is.
+            variables: Groups of variables by name.
+        """
+        arrays = {
+            f"{group}.{index}": np.asarray(variable)
+            for group, members in variables.items()
+            for index, variable in enumerate(members)
+        }
+        name = f"checkpoint-{progress.epoch:05d}-{progress.step:07d}.npz"
+        path = self.folder / name
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        content = {
+            "progress": dataclasses.asdict(progress),
+            "fingerprint": dict(self.fingerprint),
+            "sha256": sha256(path),
+        }
+        write_json(path.with_suffix(".json"), {**content, "own_sha256": _own_hash(content)})
+        self._remove_old()
+
+    def load(self) -> tuple[Progress, Arrays] | None:
+        """Returns the newest complete checkpoint, or None without one.
+
+        Prints a warning for each damaged checkpoint, and skips it.
+
+        Raises:
+            DataError: The checkpoint has another fingerprint.
+        """
+        for path in self._newest_first():
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                own = content.pop("own_sha256")
+                hashes = sha256(path.with_suffix(".npz")), _own_hash(content)
+                if hashes != (content["sha256"], own):
+                    raise ValueError("the SHA-256 does not match")
+                progress = Progress(**content["progress"])
+            except (ValueError, OSError, KeyError, TypeError) as error:
+                print(
+                    f"warning: the checkpoint {path.with_suffix('')} is damaged ({error}). "
+                    "Training resumes from the previous one, or from the start.",
+                    file=sys.stderr,
+                )
+                continue
+            self._check_fingerprint(content["fingerprint"])
+            return progress, _read_arrays(path.with_suffix(".npz"))
+        return None
+
+    def remove(self, best_epoch: int) -> None:
+        """Removes all checkpoints, and all weights except those of the best epoch."""
+        for path in self._newest_first():
+            path.unlink()
+            path.with_suffix(".npz").unlink(missing_ok=True)
+        self._keep_weights({weights_path(self.folder, best_epoch)})
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*.json"), reverse=True)
+
+    def _check_fingerprint(self, saved: Mapping[str, Any]) -> None:
+        expected = self.fingerprint
+        changed = sorted(
+            name for name in {*saved, *expected} if saved.get(name) != expected.get(name)
+        )
+        if changed:
+            raise DataError(
+                f"{self.folder}: `{'`, `'.join(changed)}` changed since the training was "
+                f"started. Expected { {name: expected.get(name) for name in changed} }. "
+                f"Received: { {name: saved.get(name) for name in changed} }. Restore the "
+                "previous environment, or start again with --overwrite."
+            )
+
+    def _remove_old(self) -> None:
+        paths = self._newest_first()
+        weights = set()
+        for path in paths[:NUM_KEPT]:
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                best_epoch = content["progress"]["best_epoch"]
+                weights.add(weights_path(self.folder, best_epoch))
+            except (ValueError, KeyError):
+                continue
+        for path in paths[NUM_KEPT:]:
+            path.unlink()
+        complete = {path.stem for path in paths[:NUM_KEPT]}
+        for path in self.folder.glob("checkpoint-*.npz"):
+            if path.stem not in complete:
+                path.unlink()
+        self._keep_weights(weights)
+
+    def _keep_weights(self, kept: Set[Path]) -> None:
+        for path in self.folder.glob("best-*.weights.h5"):
+            if path not in kept:
+                path.unlink()
+
+
+def assign(variables: Sequence[keras.Variable], values: Sequence[npt.NDArray[Any]]) -> None:
+    """Assigns a value to each variable.
+
+    Raises:
+        DataError: The number of values or a shape differs.
+    """
+    expected = [tuple(variable.shape) for variable in variables]
+    received = [value.shape for value in values]
+    if expected != received:
+        raise DataError(
+            f"The checkpoint does not fit the model. Expected {len(expected)} variables of "
+            f"the model's shapes. Received: {len(received)} variables. The checkpoint was "
+            "written by other code: start again with --overwrite."
+        )
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def weights_path(folder: Path, epoch: int) -> Path:
+    """Returns the file of the weights that were best after `epoch`, counted from 1."""
+    return folder / f"best-{epoch:05d}.weights.h5"
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that affect training."""
+    packages = ["tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn"]
+    if keras.backend.backend() != "tensorflow":
+        packages.append(keras.backend.backend())
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
+
+
+def _own_hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read_arrays(path: Path) -> Arrays:
+    arrays: Arrays = {}
+    with np.load(path, allow_pickle=False) as file:
+        for name in file.files:  # in the order in which they were written
+            arrays.setdefault(name.partition(".")[0], []).append(file[name])
+    return arrays

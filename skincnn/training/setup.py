@@ -1,0 +1,303 @@
+"""Everything that is fixed before the first training step."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import tensorflow as tf
+
+from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
+from skincnn.config import Config, DataConfig
+from skincnn.data import datasets, pipeline
+from skincnn.data.cache import Cache, Images
+from skincnn.data.leakage import LeakageAudit, audit
+from skincnn.data.sampling import steps_per_epoch
+from skincnn.data.splits import make_splits
+from skincnn.errors import ConfigError, DataError
+from skincnn.lookup import look_up
+from skincnn.metrics.classification import METRICS
+from skincnn.model.augment import AUGMENTATIONS
+from skincnn.model.backbones import check_size
+from skincnn.model.classifier import build_classifier, num_blocks
+from skincnn.model.reproducibility import deterministic_ops, seeded
+from skincnn.training.checkpoints import Checkpoints, versions
+from skincnn.training.devices import Devices, make_devices
+from skincnn.training.features import Features, compute_features
+from skincnn.training.imbalance import STRATEGIES, Plan
+from skincnn.training.optimizers import OPTIMIZERS
+from skincnn.training.schedules import SCHEDULES
+from skincnn.training.stages import SCENARIOS, Segment, Stage, make_stages, segments
+
+LoadImages = Callable[[pd.DataFrame, DataConfig], Images]
+"""From rows of a table to their images, as `pipeline.load_images` of a dataset."""
+ComputeFeatures = Callable[[keras.Model, Images, int], Features]
+"""From a classifier, images and a number of views to features."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The dataset of a training.
+
+    Attributes:
+        full_name: Full name of the TFDS dataset.
+        attribution: Source and licence of the images; "" for the user's own.
+        synthetic: Whether the images are synthetic.
+        stored_longest_side: Longest side of the stored images in pixels; None: original.
+        audit: Result of the leakage audit.
+    """
+
+    full_name: str
+    attribution: str
+    synthetic: bool
+    stored_longest_side: int | None
+    audit: LeakageAudit
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSetup:
+    """A training before its first step.
+
+    Attributes:
+        config: The whole configuration.
+        classifier: A model of `build_classifier`, created in the scope of `devices`.
+        tables: The rows of "train" and "val".
+        load_images: Loads the images of rows.
+        class_names: Names of the classes, in order.
+        devices: Where training runs.
+        compute_features: Computes features for `train.cached_views`.
+    """
+
+    config: Config
+    classifier: keras.Model
+    tables: Mapping[str, pd.DataFrame]
+    load_images: LoadImages
+    class_names: tuple[str, ...]
+    devices: Devices
+    compute_features: ComputeFeatures = compute_features
+
+    def __post_init__(self) -> None:
+        """Checks what later stages need before the first one starts."""
+        check_metadata(self.metadata["train"])
+        _check_blocks(self.stages, self.classifier)
+
+    @functools.cached_property
+    def metadata(self) -> Mapping[str, pipeline.Metadata | None]:
+        """Encoded clinical metadata of each split; None if the model does not use it."""
+        if not self.config.model.clinical_metadata:
+            return dict.fromkeys(self.tables)
+        return {name: encode_clinical_metadata(rows) for name, rows in self.tables.items()}
+
+    @functools.cached_property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Labels of the training images, [num_images]."""
+        return self.tables["train"]["label"].to_numpy(np.int64)
+
+    @functools.cached_property
+    def class_counts(self) -> npt.NDArray[np.int64]:
+        """Number of training images of each class, [num_classes]."""
+        return np.bincount(self.labels, minlength=self.classifier.output_shape[-1])
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """How training handles class imbalance."""
+        config = self.config.imbalance
+        return STRATEGIES[config.strategy](self.class_counts, config)
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the training."""
+        return make_stages(self.config)
+
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        """Number of steps of each epoch."""
+        batch_size = self.config.data.batch_size
+        return steps_per_epoch(len(self.labels), batch_size, self.plan.epoch_counts)
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What must not change before the training is resumed, ready for JSON."""
+        return {
+            "data": {name: pipeline.fingerprint(x) for name, x in self.tables.items()},
+            "versions": versions(),
+            "computation": self.devices.fingerprint,
+        }
+
+    def checkpoints(self, workdir: Path) -> Checkpoints:
+        """Returns the checkpoints in a run directory."""
+        return Checkpoints(workdir / "checkpoints", self.fingerprint)
+
+    def segments(self, epoch: int = 0, step: int = 0) -> Iterator[Segment]:
+        """Yields the segments after some completed epochs and steps; see `segments`."""
+        reweighting = self.plan.reweighting_epoch(self.stages[-1].epochs)
+        return segments(self.config, epoch=epoch, step=step, reweighting=reweighting)
+
+    def num_views(self, segment: Segment) -> int:
+        """Returns the number of cached views of a segment; 0 if it trains on images."""
+        head_only = self.stages[segment.stage].trainable_blocks == 0
+        return self.config.train.cached_views if head_only else 0
+
+    def batches(self, inputs: Images | Features, segment: Segment) -> tf.data.Dataset:
+        """Returns the training batches of a segment."""
+        return pipeline.training_batches(
+            inputs,
+            self.labels,
+            self.config.data.batch_size,
+            seed=self.config.seed,
+            epochs=segment.epochs,
+            first_step=segment.first_step,
+            variants=self.num_views(segment) or 1,
+            metadata=self.metadata["train"],
+            sampling_weights=self.plan.sampling_weights,
+            epoch_counts=self.plan.epoch_counts,
+        )
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """Sets devices, precision, seeds and determinism inside the block."""
+        with (
+            deterministic_ops(self.config.train.deterministic),
+            seeded(self.config.seed),
+            self.devices.scope(),
+        ):
+            yield
+
+
+def check(config: Config) -> None:
+    """Checks the names in the configuration against the tables of parts.
+
+    Raises:
+        ConfigError: A name is unknown, or images are too small for the backbone.
+    """
+    look_up(STRATEGIES, config.imbalance.strategy, "`imbalance.strategy`")
+    look_up(METRICS, config.train.monitor, "`train.monitor`")
+    look_up(SCENARIOS, config.train.scenario, "`train.scenario`")
+    look_up(OPTIMIZERS, config.optimizer.name, "`optimizer.name`")
+    look_up(SCHEDULES, config.optimizer.schedule, "`optimizer.schedule`")
+    head_stages = [x for x in make_stages(config) if x.trainable_blocks == 0]
+    if config.train.cached_views > 0 and not head_stages:
+        raise ConfigError(
+            "`train.cached_views` must be 0 if no stage trains the head only. "
+            f"Received: {config.train.cached_views} with `train.scenario` "
+            f"{config.train.scenario}."
+        )
+    for part in config.augment.parts:
+        look_up(AUGMENTATIONS, part, "`augment.parts`")
+    for size in (config.data.image_size, config.train.progressive_image_size):
+        if size > 0:
+            check_size(config.model.backbone, size)
+
+
+def prepare(
+    config: Config, data_dir: Path | None = None, cache: Cache = "auto"
+) -> tuple[TrainingSetup, DatasetInfo]:
+    """Returns the setup of a training and its dataset, after a leakage audit.
+
+    Args:
+        config: The whole configuration; call `check` first.
+        data_dir: Where TFDS keeps built datasets.
+        cache: Where decoded images are kept; see `cache.cached_images`.
+
+    Raises:
+        ConfigError: The weights or the devices cannot be used.
+        DataError: The dataset is not built, or its splits leak or are too small.
+    """
+    # The class names need no data, so that wrong weights are reported at once.
+    class_names = datasets.class_names(config.data.dataset, data_dir)
+    classifier, devices = build(config, len(class_names))
+    builder = datasets.open_dataset(config.data.dataset, data_dir)
+    stored = builder.builder_config
+    tables = make_splits(builder, config.data)
+    inputs = [tensor.name for tensor in classifier.inputs]
+    if config.model.clinical_metadata:
+        inputs += CLINICAL_FEATURES
+    dataset = DatasetInfo(
+        full_name=builder.info.full_name,
+        attribution=stored.attribution,
+        synthetic=stored.synthetic,
+        stored_longest_side=stored.longest_side,
+        audit=audit(
+            tables,
+            class_names,
+            inputs=inputs,
+            siblings_allowed=config.data.split_by == "image",
+        ),
+    )
+    _warn_of_enlarging(config.data, stored.longest_side)
+    require_full_batch(tables["train"], config.data)
+    load_images = functools.partial(pipeline.load_images, builder, cache=cache)
+    setup = TrainingSetup(config, classifier, tables, load_images, class_names, devices)
+    return setup, dataset
+
+
+def build(config: Config, num_classes: int) -> tuple[keras.Model, Devices]:
+    """Returns the classifier of a configuration, and where it is trained.
+
+    Raises:
+        ConfigError: The weights or the devices cannot be used.
+    """
+    devices = make_devices(config.train, config.data.batch_size)
+    with devices.scope():
+        classifier = build_classifier(
+            config.model, num_classes, seed=config.seed, fused=True
+        )
+    return classifier, devices
+
+
+def require_full_batch(table: pd.DataFrame, config: DataConfig) -> None:
+    """Checks that the training images fill a batch.
+
+    Raises:
+        DataError: There are fewer.
+    """
+    if len(table) < config.batch_size:
+        raise DataError(
+            f"{len(table)} training images do not fill a batch of "
+            f"--data.batch-size {config.batch_size}. Give a smaller one."
+        )
+
+
+def check_metadata(metadata: pipeline.Metadata | None) -> None:
+    """Checks that clinical metadata is known: its weights would stay untrained.
+
+    Raises:
+        DataError: Nothing is known of any training image.
+    """
+    unknown = [name.endswith("_unknown") for name in CLINICAL_FEATURES]
+    if metadata is not None and metadata[:, unknown].all():
+        raise DataError(
+            "`model.clinical_metadata` is True, but no training image has an age, a sex or "
+            "a site. Use a dataset with clinical metadata, or give "
+            "--model.clinical-metadata False."
+        )
+
+
+def _check_blocks(stages: tuple[Stage, ...], classifier: keras.Model) -> None:
+    largest = max((stage.trainable_blocks or 0 for stage in stages), default=0)
+    if largest > num_blocks(classifier):
+        raise ConfigError(
+            "`train.trainable_blocks` and `train.stages` must be at most the "
+            f"{num_blocks(classifier)} blocks of the backbone, or -1 for all. "
+            f"Received: {largest}."
+        )
+
+
+def _warn_of_enlarging(config: DataConfig, longest_side: int | None) -> None:
+    if longest_side is not None and config.image_size > longest_side * 3 / 4:
+        print(
+            f"warning: {config.dataset} stores 4:3 images at "
+            f"{longest_side}x{longest_side * 3 // 4} pixels, and --data.image-size "
+            f"{config.image_size} enlarges them. The dataset without a size in its name "
+            "keeps the original images.",
+            file=sys.stderr,
+        )

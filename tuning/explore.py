@@ -1,0 +1,115 @@
+"""The hyperparameters of a search space, which is tested before the first trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras_tuner as kt
+import numpy as np
+from keras_tuner.engine.hyperparameters import Float, Int
+
+from skincnn.config import Config
+from skincnn.errors import ConfigError
+from skincnn.training.setup import check
+from tuning.spaces import Space, rounded, value_at
+
+NUM_SAMPLES = 50
+"""Random configurations of a space that are checked before the first trial."""
+INTERNAL = "tuner/"
+"""Prefix of KerasTuner's own entries among the hyperparameters."""
+
+
+def explore(
+    space: Space, config: Config, check_config: Callable[[Config], None] = check
+) -> kt.HyperParameters:
+    """Returns all hyperparameters of a space, after checks of many configurations.
+
+    The space is applied to each value of each choice, which finds hyperparameters behind
+    conditions, to both bounds of each range, which the Gaussian process often tries, and
+    to random samples. Nothing is trained.
+
+    Args:
+        space: The space.
+        config: The preset.
+        check_config: Raises an error for a configuration that cannot be trained.
+
+    Raises:
+        ConfigError: The space fails, uses a hyperparameter whose name is not a path of
+            `Config`, does not set it to its value, or returns an invalid configuration.
+    """
+    hyperparameters = kt.HyperParameters()
+
+    def attempt(values: dict[str, Any]) -> None:
+        check_config(_apply(space, config, hyperparameters, values))
+
+    attempt({})
+    index = 0
+    while index < len(hyperparameters.space):  # grows in the loop
+        parameter = hyperparameters.space[index]
+        index += 1
+        # The first value of a condition makes the hyperparameter active.
+        active = {condition.name: condition.values[0] for condition in parameter.conditions}
+        for value in _candidates(parameter):
+            attempt({**active, parameter.name: value})
+    rng = np.random.default_rng(0)
+    for _ in range(NUM_SAMPLES):
+        seeds = rng.integers(2**31, size=len(hyperparameters.space))
+        attempt(
+            {
+                parameter.name: parameter.random_sample(int(seed))
+                for parameter, seed in zip(hyperparameters.space, seeds, strict=True)
+            }
+        )
+    return hyperparameters
+
+
+def active_values(hp: kt.HyperParameters) -> dict[str, Any]:
+    """Returns the values of hyperparameters, without KerasTuner's own entries."""
+    return {
+        name: rounded(value)
+        for name, value in hp.values.items()
+        if not name.startswith(INTERNAL)
+    }
+
+
+def _candidates(parameter: Any) -> list[Any]:
+    """Returns all values of a choice, or the bounds of a range."""
+    if not isinstance(parameter, Float | Int):
+        return list(parameter.values)
+    if parameter.step is None:
+        return [parameter.min_value, parameter.max_value]
+    return [parameter.prob_to_value(0.0), parameter.prob_to_value(1.0)]
+
+
+def _apply(
+    space: Space,
+    config: Config,
+    hyperparameters: kt.HyperParameters,
+    values: dict[str, Any],
+) -> Config:
+    """Applies a space to `values`, defaults for the rest, and adds new hyperparameters."""
+    given = kt.HyperParameters()
+    for parameter in hyperparameters.space:
+        given.merge([parameter])
+        if given.is_active(parameter) and parameter.name in values:
+            given.values[parameter.name] = values[parameter.name]
+    used = kt.HyperParameters()
+    used.values = dict(given.values)
+    result = space(used, config)
+    _require_set(result, used)
+    hyperparameters.merge(used, overwrite=False)
+    return result
+
+
+def _require_set(config: Config, used: kt.HyperParameters) -> None:
+    """Checks that a configuration has the values of the hyperparameters used for it."""
+    actual = {parameter.name: value_at(config, parameter.name) for parameter in used.space}
+    for name in (parameter.name for parameter in used.space if used.is_active(parameter)):
+        value = used.values[name]
+        if rounded(actual[name]) != rounded(value):
+            raise ConfigError(
+                f"The space uses `{name}` but does not set it: the value is {value!r}, and "
+                f"the configuration has {actual[name]!r}. Set it to exactly the value of "
+                "the hyperparameter, which the leaderboard shows."
+            )

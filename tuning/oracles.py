@@ -1,0 +1,104 @@
+"""Search algorithms: each returns an oracle of KerasTuner, which proposes trials."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import keras_tuner as kt
+
+from skincnn.lookup import look_up
+from skincnn.metrics.classification import METRICS
+from tuning.config import DEFAULT_TRIALS, SearchConfig
+
+REDUCTION = 3
+"""Hyperband trains the best third of a round again, for three times as long."""
+MAX_INITIAL_POINTS = 10
+"""Maximum number of random trials before the Bayesian optimization starts."""
+
+
+def random(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
+    """Independent samples of the whole space."""
+    return kt.oracles.RandomSearchOracle(max_trials=_max_trials(search), **common)
+
+
+def bayesian(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
+    """Random samples first, then Bayesian optimization with a Gaussian process.
+
+    References:
+        Snoek et al., Practical Bayesian Optimization of Machine Learning Algorithms (2012),
+        arXiv:1206.2944.
+    """
+    # KerasTuner's default is three times the number of hyperparameters, often more than
+    # there are trials. It does not depend on --max-trials, so that a longer search starts
+    # with the same trials.
+    initial = min(MAX_INITIAL_POINTS, 3 * len(common["hyperparameters"].space))
+    return kt.oracles.BayesianOptimizationOracle(
+        max_trials=_max_trials(search), num_initial_points=initial, **common
+    )
+
+
+def hyperband(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
+    """Many short trainings, of which the best are trained again for longer.
+
+    Without a limit the search ends after one pass. With a higher limit it continues with
+    the same trials in the same order, pass after pass.
+
+    References:
+        Li et al., Hyperband (2018), Journal of Machine Learning Research 18.
+    """
+    limited = search.max_trials > 0 or search.max_minutes > 0
+    oracle = kt.oracles.HyperbandOracle(
+        max_epochs=epochs,
+        factor=REDUCTION,
+        hyperband_iterations=None if limited else 1,
+        **common,
+    )
+    oracle.max_trials = search.max_trials or None
+    return oracle
+
+
+def grid(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
+    """All combinations, with ten values of each range, starting from the preset."""
+    return kt.oracles.GridSearchOracle(max_trials=search.max_trials or None, **common)
+
+
+TUNERS: dict[str, Callable[..., kt.Oracle]] = {
+    "random": random,
+    "bayesian": bayesian,
+    "hyperband": hyperband,
+    "grid": grid,
+}
+
+
+def make_oracle(
+    search: SearchConfig, hyperparameters: kt.HyperParameters, epochs: int, seed: int
+) -> kt.Oracle:
+    """Returns the oracle of a search.
+
+    Args:
+        search: The search, with an objective.
+        hyperparameters: All hyperparameters of the space.
+        epochs: Epochs of the last stage of the preset.
+        seed: Seed of the preset.
+
+    Raises:
+        ConfigError: The tuner is unknown.
+    """
+    higher_is_better = METRICS[search.objective].higher_is_better
+    return look_up(TUNERS, search.tuner, "--tuner")(
+        search,
+        epochs,
+        objective=kt.Objective(search.objective, "max" if higher_is_better else "min"),
+        hyperparameters=hyperparameters,
+        seed=seed + 1,  # KerasTuner takes 0 for no seed
+        max_consecutive_failed_trials=sys.maxsize,
+    )
+
+
+def _max_trials(search: SearchConfig) -> int | None:
+    """Returns the limit of tuners that would not end by themselves."""
+    if search.max_trials == 0 and search.max_minutes == 0:
+        return DEFAULT_TRIALS
+    return search.max_trials or None
