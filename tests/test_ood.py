@@ -28,8 +28,8 @@ from skincnn.evaluation.results import (
 )
 from skincnn.inference.logit_adjustment import adjust_tables
 from skincnn.inference.ood import (
-    NUM_PICTURES,
-    UNKNOWN_SETS,
+    IMAGES_PER_SET,
+    OOD_SETS,
     FeatureGaussian,
     cross_validated_distances,
     make_ood_images,
@@ -44,15 +44,15 @@ def test_the_photographs_are_those_of_scikit_learn() -> None:
     assert len(sklearn.datasets.load_sample_images().images) == 2
 
 
-@pytest.mark.parametrize("name", UNKNOWN_SETS)
+@pytest.mark.parametrize("name", OOD_SETS)
 def test_each_set_has_its_images_and_they_are_always_the_same(name: str) -> None:
-    first, second = (list(UNKNOWN_SETS[name](np.random.default_rng(0))) for _ in range(2))
-    assert len(first) == NUM_PICTURES
+    first, second = (list(OOD_SETS[name](np.random.default_rng(0))) for _ in range(2))
+    assert len(first) == IMAGES_PER_SET
     for image, again in zip(first, second, strict=True):
         assert image.dtype == np.uint8
         assert image.shape[2] == 3
         np.testing.assert_array_equal(image, again)
-    assert len({image.tobytes() for image in first}) > NUM_PICTURES / 2
+    assert len({image.tobytes() for image in first}) > IMAGES_PER_SET / 2
 
 
 def test_the_images_depend_on_the_preprocessing_only() -> None:
@@ -60,7 +60,7 @@ def test_the_images_depend_on_the_preprocessing_only() -> None:
     pd.testing.assert_frame_equal(rows, again)
     np.testing.assert_array_equal(images, same)
     assert rows["image_id"].is_unique
-    assert rows["set"].value_counts().to_dict() == dict.fromkeys(UNKNOWN_SETS, NUM_PICTURES)
+    assert rows["set"].value_counts().to_dict() == dict.fromkeys(OOD_SETS, IMAGES_PER_SET)
     small = make_ood_images(DataConfig(image_size=32))[1]
     assert small.shape == (len(rows), 32, 32, 3)
 
@@ -281,7 +281,7 @@ def check_ood(workdir: Path) -> None:
     """Checks the number of images of each set, and that the threshold is the same."""
     built_in = read_result(workdir, "ood", OodResult)
     sizes = {of_set.name: of_set.num_images for of_set in built_in.sets}
-    assert sizes == dict.fromkeys(UNKNOWN_SETS, NUM_PICTURES)
+    assert sizes == dict.fromkeys(OOD_SETS, IMAGES_PER_SET)
     cats = read_result(workdir, "ood.cats", OodResult)
     assert [(of_set.name, of_set.num_images) for of_set in cats.sets] == [("cats", 3)]
     assert cats.max_distance == built_in.max_distance

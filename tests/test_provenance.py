@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from skincnn import __version__
-from skincnn.reporting.report_text import trained_by
+from skincnn.evaluation.compared_runs import describe_provenance
+from skincnn.inference.run_dir import Provenance
 from skincnn.training import provenance
 
 
@@ -68,14 +69,16 @@ def test_gpus_are_recorded_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "gpus", "said"),
+    ("cores", "gpus", "description"),
     [
         (1, [], "abc, 1 core of Some CPU"),
         (8, [], "abc, 8 cores of Some CPU"),
         (8, ["Some GPU"] * 2, "abc, 2 x Some GPU"),
     ],
 )
-def test_who_trained_is_told_in_a_line(cores: int, gpus: list[str], said: str) -> None:
-    found = {"code": "abc", "processor": "Some CPU", "cores": cores, "gpus": gpus}
-    assert trained_by(found) == said
-    assert not trained_by(None)  # of a run from before it was noted
+def test_provenance_is_described_in_a_line(
+    cores: int, gpus: list[str], description: str
+) -> None:
+    found = Provenance(code="abc", processor="Some CPU", cores=cores, gpus=tuple(gpus))
+    assert describe_provenance(found) == description
+    assert describe_provenance(None) == ""
