@@ -57,10 +57,10 @@ class Setting:
 
     Attributes:
         network: The network.
-        rule: The referral rule.
-        saved_model: The folder of its SavedModel.
-        paths: Files of pictures.
-        requests: How many requests the server of `memory` answers.
+        rule: Class names, temperature and the referral rule.
+        saved_model: The directory of its SavedModel.
+        paths: Image files.
+        requests: Number of requests that the server of `memory` handles.
     """
 
     network: Network
@@ -110,7 +110,7 @@ def run(
 def prepare(
     model: Path | None, files: Sequence[bytes], requests: int, root: Path
 ) -> Setting:
-    """Writes the pictures and the SavedModel."""
+    """Writes the images and the SavedModel."""
     network, rule = _random() if model is None else _of_run(model)
     write_saved_model([network], rule, root / "saved_model")
     paths = [root / f"{number:06d}.jpg" for number in range(len(files))]
@@ -170,11 +170,11 @@ def end_to_end(setting: Setting) -> Iterator[Result]:
     def overlapped() -> int:
         return sum(len(keras_call(batch).numpy()) for batch in decoded)
 
-    def ours() -> int:
+    def predict_files() -> int:
         batches = predict_batches(predictor, setting.paths, BATCH_SIZE)
         return sum(len(batch.table) for batch in batches)
 
-    def at_once() -> int:
+    def predict_in_one_batch() -> int:
         return len(predictor.predict(contents, metadata)["status"])
 
     yield compare(
@@ -195,10 +195,10 @@ def conversions(setting: Setting) -> Iterator[Result]:
     images = _read(setting, max(BATCH_SIZE, min(NUM_CALIBRATION, len(setting.paths))))
     pixels = images.astype(np.float32)
     model = with_fixed_size(setting.network.model, setting.data.image_size)
-    asks, sizes = {}, {}
+    converted, sizes = {}, {}
     for name, runtime in RUNTIMES.items():
         require_packages(name, runtime)
-        path = setting.saved_model.parent / f"copy{runtime.suffix}"
+        path = setting.saved_model.parent / f"model{runtime.suffix}"
         runtime.write(model, {"images": pixels}, path)
         converted[name], sizes[name] = runtime.open(path), path.stat().st_size
     for name in ("litert_int8", "litert_float16"):
@@ -332,8 +332,8 @@ def _predict_all(
     return lambda: sum(len(np.asarray(predict(batch))) for batch in batches)
 
 
-def _logits_of(ask: Infer) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda batch: ask({"images": batch})["logits"]
+def _logits_of(run: Infer) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda batch: run({"images": batch})["logits"]
 
 
 def _warm_rate(work: Work) -> float:

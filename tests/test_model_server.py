@@ -31,7 +31,7 @@ from tensorflow_serving.apis import (
 )
 
 from skincnn.classes import HAM10000
-from skincnn.clinical_metadata import METADATA_FIELDS
+from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data import datasets, pipeline
 from skincnn.evaluation.results import SplitResult, read_result
@@ -122,7 +122,7 @@ def write_model_with_metadata(folder: Path) -> str:
         tta="",
         preprocessing=(),
         inputs=IMAGE_INPUTS | METADATA_INPUTS,
-        metadata_fields=METADATA_FIELDS,
+        clinical_features=CLINICAL_FEATURES,
         vocabularies={},
         models_sha256=(),
         predictions_sha256="",

@@ -22,7 +22,7 @@ from skincnn.serving.images import (
     read_image,
     read_images,
 )
-from tfds_ham10000.pictures import normalise
+from tfds_ham10000.image_decoding import normalize
 
 CONFIG = DataConfig(image_size=32)
 RNG = np.random.default_rng(0)
@@ -76,7 +76,7 @@ UNREADABLE_FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_format_is_read_as_the_builder_stores_it(name: str) -> None:
-    stored = preprocess.read_image(normalise(FILES[name]), CONFIG)
+    stored = preprocess.read_image(normalize(FILES[name]), CONFIG)
     served = read_image(FILES[name], CONFIG)
     # TensorFlow converts CMYK and chroma slightly differently from Pillow.
     tolerance = {"cmyk jpeg": 3.0, "webp": 3.0, "webp with exif": 3.0}.get(name, 0.0)
@@ -115,7 +115,7 @@ def test_orientations_of_other_formats_are_applied_as_by_the_builder(
     tag = Image.open(io.BytesIO(content)).getexif().get(0x0112, 1)
     assert exif_orientation(content) == tag == value
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
-    built = Image.open(io.BytesIO(normalise(content))).convert("RGB")
+    built = Image.open(io.BytesIO(normalize(content))).convert("RGB")
     np.testing.assert_array_equal(np.asarray(built), upright)
     np.testing.assert_array_equal(
         read_image(content, CONFIG), read_image(encode(built, "PNG"), CONFIG)

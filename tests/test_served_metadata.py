@@ -5,8 +5,12 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from skincnn.clinical_metadata import METADATA_COLUMNS, REGION_OF, SEXES
-from skincnn.data.clinical_metadata import encode_clinical_metadata
+from skincnn.clinical_metadata import (
+    CLINICAL_COLUMNS,
+    REGION_OF,
+    SEXES,
+    encode_clinical_metadata,
+)
 from skincnn.serving.clinical_metadata import METADATA_SIGNATURE, encode_in_graph
 
 SITES = ["", "unknown", " Unknown ", *REGION_OF, *(site.upper() for site in REGION_OF)]
@@ -21,8 +25,8 @@ def as_inputs(table: pd.DataFrame) -> list[tf.Tensor]:
 
 def test_the_graph_encodes_as_training_does() -> None:
     """Every site and sex in any spelling, known and unknown ages, in all combinations."""
-    assert tuple(spec.name for spec in METADATA_SIGNATURE) == METADATA_COLUMNS
-    rows = pd.MultiIndex.from_product([AGES, WORDS, SITES], names=METADATA_COLUMNS)
+    assert tuple(spec.name for spec in METADATA_SIGNATURE) == CLINICAL_COLUMNS
+    rows = pd.MultiIndex.from_product([AGES, WORDS, SITES], names=CLINICAL_COLUMNS)
     table = rows.to_frame(index=False)
     in_graph = tf.function(encode_in_graph, input_signature=METADATA_SIGNATURE)
     encoded = in_graph(*as_inputs(table))

@@ -45,7 +45,7 @@ def test_empty_clinical_metadata_is_unknown(tmp_path: Path) -> None:
     path.write_text("image_id,age,sex,localization\n007,,,\n008,,,\n")
     table = read_clinical_metadata(path)
     rows = select_clinical_metadata([Path("007.jpg"), Path("x.jpg")], table)
-    assert tuple(rows) == METADATA_COLUMNS
+    assert tuple(rows) == CLINICAL_COLUMNS
     assert rows["sex"].tolist() == rows["localization"].tolist() == [UNKNOWN] * 2
     assert all(map(math.isnan, rows["age"]))
 

@@ -13,7 +13,7 @@ METADATA_SIGNATURE = (
     tf.TensorSpec((None,), tf.string, name="sex"),
     tf.TensorSpec((None,), tf.string, name="localization"),
 )
-"""One input for each of `METADATA_COLUMNS`."""
+"""One input for each of `CLINICAL_COLUMNS`."""
 
 
 def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> tf.Tensor:
@@ -27,7 +27,7 @@ def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> 
         localization: Site on the body, string [batch]; "unknown" or "" if unknown.
 
     Returns:
-        float32 [batch, len(METADATA_FIELDS)].
+        float32 [batch, len(CLINICAL_FEATURES)].
 
     Raises:
         tf.errors.InvalidArgumentError: An age is negative or infinite, or a string is not

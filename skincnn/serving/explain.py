@@ -57,7 +57,7 @@ class Explainer:
         Args:
             contents: File contents; ignored for images without a class.
             class_names: The class to explain for each image; "" for none.
-            clinical_metadata: `METADATA_COLUMNS`, a row for each image.
+            clinical_metadata: `CLINICAL_COLUMNS`, a row for each image.
 
         Returns:
             Images as the model sees them, twice as wide; None without a class.

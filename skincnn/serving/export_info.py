@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from skincnn.clinical_metadata import METADATA_FIELDS, REGION_OF, SEXES, UNKNOWN
+from skincnn.clinical_metadata import CLINICAL_FEATURES, REGION_OF, SEXES, UNKNOWN
 from skincnn.config import DataConfig
-from skincnn.data.reading import describe_preprocessing
+from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import write_json
 from skincnn.inference.run_dir import MODEL_FILE
@@ -76,7 +76,7 @@ class ExportInfo(Record):
         tta: Test-time augmentation that is part of the export; "" for none.
         preprocessing: Of each network.
         inputs: Name of each input to its type and meaning.
-        metadata_fields: Fields of the encoded clinical metadata, in order.
+        clinical_features: Names of the encoded clinical metadata, in order.
         vocabularies: Categorical input to the words that it accepts.
         models_sha256: SHA-256 of model.keras of each network.
         predictions_sha256: SHA-256 of the predictions table that the export was checked
@@ -92,7 +92,7 @@ class ExportInfo(Record):
     tta: str
     preprocessing: tuple[Preprocessing, ...]
     inputs: dict[str, str]
-    metadata_fields: tuple[str, ...]
+    clinical_features: tuple[str, ...]
     vocabularies: dict[str, tuple[str, ...]]
     models_sha256: tuple[str, ...]
     predictions_sha256: str
@@ -102,7 +102,7 @@ class ExportInfo(Record):
     @property
     def clinical_metadata(self) -> bool:
         """Whether clinical metadata is an input."""
-        return bool(self.metadata_fields)
+        return bool(self.clinical_features)
 
 
 def describe_export(
@@ -135,7 +135,7 @@ def describe_export(
             for network in networks
         ),
         inputs=IMAGE_INPUTS | (METADATA_INPUTS if clinical_metadata else {}),
-        metadata_fields=METADATA_FIELDS if clinical_metadata else (),
+        clinical_features=CLINICAL_FEATURES if clinical_metadata else (),
         vocabularies=vocabularies if clinical_metadata else {},
         models_sha256=tuple(network.info.sha256[MODEL_FILE] for network in networks),
         predictions_sha256=predictions_sha256,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
+from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.config import DataConfig
 from skincnn.data.preprocessing_spec import PREPROCESSING_VERSION
 from skincnn.errors import ConfigError, DataError
@@ -53,7 +54,7 @@ class Predictor:
         data: How images are read; for an ensemble, by its first network.
         synthetic: Whether it was trained on synthetic images.
         clinical_metadata: Whether clinical metadata is an input.
-        predict: Maps file contents, string [batch], and a table of `METADATA_COLUMNS` with
+        predict: Maps file contents, string [batch], and a table of `CLINICAL_COLUMNS` with
             a row for each to `Predictions`. It is thread-safe.
     """
 
@@ -290,10 +291,10 @@ def _load_converted(path: Path) -> Predictor:
     (expected,) = info.files.values()
     _check_hash(path, expected)
     version = info.preprocessing[0].version
-    if version != PREPROCESSING:  # images are preprocessed here, not in the file
+    if version != PREPROCESSING_VERSION:  # images are preprocessed here, not in the file
         raise ConfigError(
             f"{path} was exported for version {version} of the preprocessing. Expected "
-            f"{PREPROCESSING}. {EXPORT_AGAIN}"
+            f"{PREPROCESSING_VERSION}. {EXPORT_AGAIN}"
         )
     runtime = RUNTIMES[info.format]
     require_packages(info.format, runtime)

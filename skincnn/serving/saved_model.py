@@ -14,7 +14,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from skincnn.clinical_metadata import UNKNOWN
 from skincnn.config import DataConfig
 from skincnn.data.preprocess import preprocess
-from skincnn.data.reading import preprocessing_fields
+from skincnn.data.preprocessing_spec import preprocessing_fields
 from skincnn.inference.orientations import D4, orient
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.clinical_metadata import METADATA_SIGNATURE, encode_in_graph

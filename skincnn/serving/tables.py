@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from skincnn.clinical_metadata import METADATA_COLUMNS, UNKNOWN
+from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
 from skincnn.errors import ConfigError
 from skincnn.inference.predictions import PROBABILITY_PREFIX
 
@@ -24,7 +24,7 @@ last column `UNK`."""
 
 
 def read_clinical_metadata(path: Path) -> pd.DataFrame:
-    """Returns the `METADATA_COLUMNS` of a CSV file, indexed by image_id.
+    """Returns the `CLINICAL_COLUMNS` of a CSV file, indexed by image_id.
 
     Raises:
         ConfigError: The file is not such a table, or has duplicate image_ids.
@@ -35,25 +35,25 @@ def read_clinical_metadata(path: Path) -> pd.DataFrame:
         if not table.index.is_unique:
             duplicate = table.index[table.index.duplicated()][0]
             raise ValueError(f"duplicate image_id {duplicate}")
-        return table[list(METADATA_COLUMNS)].assign(age=pd.to_numeric(table["age"]))
+        return table[list(CLINICAL_COLUMNS)].assign(age=pd.to_numeric(table["age"]))
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             "--clinical-metadata must be a CSV file with the columns image_id, "
-            f"{', '.join(METADATA_COLUMNS)}. Received: {path}: {error}"
+            f"{', '.join(CLINICAL_COLUMNS)}. Received: {path}: {error}"
         ) from error
 
 
 def select_clinical_metadata(
     paths: Sequence[Path], table: pd.DataFrame | None
 ) -> pd.DataFrame:
-    """Returns `METADATA_COLUMNS` for each file; missing values are unknown.
+    """Returns `CLINICAL_COLUMNS` for each file; missing values are unknown.
 
     Args:
         paths: The files; the name without extension is the image_id.
         table: From `read_clinical_metadata`; None if nothing is known.
     """
     image_ids = [path.stem for path in paths]
-    rows = pd.DataFrame(index=image_ids, columns=list(METADATA_COLUMNS), dtype=object)
+    rows = pd.DataFrame(index=image_ids, columns=list(CLINICAL_COLUMNS), dtype=object)
     if table is not None:
         rows = table.reindex(image_ids)
     return rows.assign(

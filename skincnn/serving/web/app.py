@@ -157,7 +157,7 @@ def build_app(model: PageModel, path: Path, folder: Path) -> Any:
         .joinpath("page.css")
         .read_text(),
     )
-    num_fields = len(METADATA_COLUMNS) if model.predictor.clinical_metadata else 0
+    num_fields = len(CLINICAL_COLUMNS) if model.predictor.clinical_metadata else 0
     return guard(check_predict_requests(page, folder, num_fields))
 
 
@@ -213,12 +213,12 @@ def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, st
 
 
 def parse_clinical_metadata(fields: Sequence[str | None]) -> dict[str, str | int | None]:
-    """Returns `METADATA_COLUMNS` from the values of `_metadata_fields`, if there are any.
+    """Returns `CLINICAL_COLUMNS` from the values of `_metadata_fields`, if there are any.
 
     Raises:
         DataError: The age is invalid.
     """
-    values: dict[str, str | int | None] = dict(zip(METADATA_COLUMNS, fields, strict=False))
+    values: dict[str, str | int | None] = dict(zip(CLINICAL_COLUMNS, fields, strict=False))
     age = str(values.pop("age", None) or "").strip()
     if not age:
         return values
@@ -231,7 +231,7 @@ def parse_clinical_metadata(fields: Sequence[str | None]) -> dict[str, str | int
 
 
 def _metadata_fields(gradio: Any) -> list[Any]:
-    """Returns a field for each of `METADATA_COLUMNS`."""
+    """Returns a field for each of `CLINICAL_COLUMNS`."""
     sites = [UNKNOWN, *REGION_OF]
     gradio.HTML(render("clinical_metadata"))
     with gradio.Row():

@@ -78,11 +78,11 @@ def render_prediction(
         model: The model.
         content: Content of the file.
         name: Its name.
-        clinical_metadata: `METADATA_COLUMNS`, for a model that uses them; what is missing
+        clinical_metadata: `CLINICAL_COLUMNS`, for a model that uses them; what is missing
             or None is unknown.
     """
     age = clinical_metadata.get("age")
-    strings = {key: [clinical_metadata.get(key) or UNKNOWN] for key in METADATA_COLUMNS[1:]}
+    strings = {key: [clinical_metadata.get(key) or UNKNOWN] for key in CLINICAL_COLUMNS[1:]}
     table = pd.DataFrame({"age": [np.nan if age is None else age], **strings})
     outputs = model.predictor.predict([content], table)
     prediction = {key: values[0] for key, values in outputs.items()}
