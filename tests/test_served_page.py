@@ -76,9 +76,9 @@ def prediction_of(
         (
             0.2,
             0.59996,
-            ["is below", "validation images, 0.59996, is within the limit of 0.6."],
+            ["is below", "distance from them, 0.59996, is within the limit of 0.6."],
         ),
-        (0.2, 0.6, ["is below", "validation images, 0.6, is within the limit of 0.6."]),
+        (0.2, 0.6, ["is below", "distance from them, 0.6, is within the limit of 0.6."]),
     ],
 )
 def test_the_reasons_are_those_of_the_decision(
@@ -183,7 +183,7 @@ def test_an_out_of_distribution_image_gets_a_warning(
     page = render_prediction(replace(model, predictor=predictor), jpeg(), "x", {})
     text = text_of(page)
     assert ("This does not look like an image that the model can" in text) == ood
-    assert ("It is out-of-distribution" in text) == ood
+    assert ("The image is out-of-distribution" in text) == ood
     assert ("Refer to a dermatologist" in text) == (ood or refer)
     assert ("Not referred" in text) == ("This does not rule out malignancy" in text)
     assert ("Not referred" in text) == (not ood and not refer)

@@ -117,11 +117,11 @@ def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:
     if not prediction["out_of_distribution"]:
         return [
             malignant,
-            f"Its distance from the validation images, {distance}, is within the limit of "
-            f"{threshold}.",
+            "The image resembles the validation images: its distance from them, "
+            f"{distance}, is within the limit of {threshold}.",
         ]
     return [
-        f"It is out-of-distribution: its distance from the validation images is "
+        "The image is out-of-distribution: its distance from the validation images is "
         f"{distance}, and {100 * ACCEPTED:.0f} % of these are within {threshold}.",
         malignant,
     ]
