@@ -21,8 +21,6 @@ from skincnn.evaluation.aggregate import write_aggregate
 from skincnn.evaluation.ensemble import combine_runs
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.files import sha256
-from skincnn.inference.orientations import D4, orient
-from skincnn.inference.tta import VIEWS
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.reporting.parity_result import ParityResult, read_parity
 from skincnn.serving import conversion, export
@@ -62,12 +60,6 @@ def measure(y_true: Any, before: np.ndarray, after: np.ndarray) -> ParityResult:
     return measure_parity(
         np.array(y_true), model, exported, RULE, format_name="x", num_bytes=9
     )
-
-
-def test_served_orientations_are_those_of_evaluation() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), np.uint8)
-    for number, view in zip(D4, VIEWS["d4"](Config(), 8), strict=True):
-        np.testing.assert_array_equal(orient(tf.constant(images), number), view(images))
 
 
 def test_an_unreadable_file_does_not_affect_the_others(workdir: Path) -> None:

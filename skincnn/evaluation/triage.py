@@ -11,11 +11,9 @@ from skincnn.evaluation.results import TriageScores
 from skincnn.inference.predictions import DISTANCE, arrays, class_names_of
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import apply_temperature, fit_temperature
-from skincnn.metrics.classification import Floats
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
 from skincnn.metrics.operating_points import (
     OPERATING_POINTS,
-    Flags,
     choose_threshold,
     find_targets,
     score_operating_point,

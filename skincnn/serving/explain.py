@@ -13,7 +13,7 @@ from PIL import Image
 from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.errors import ConfigError
 from skincnn.files import replacing
-from skincnn.inference.grad_cam import grad_cam, overlay
+from skincnn.inference.grad_cam import GradCam, overlay
 from skincnn.inference.load import load_model
 from skincnn.inference.run_dir import MODEL_FILE, read_run
 from skincnn.reporting.templates import encode_png
@@ -24,7 +24,7 @@ MAX_NAME_BYTES = 100
 
 
 class Explainer:
-    """The classifier of a run, which Grad-CAM needs."""
+    """Explains predictions of a run's classifier by Grad-CAM."""
 
     def __init__(self, path: Path):
         """Loads the classifier.
@@ -33,7 +33,8 @@ class Explainer:
             path: A run directory, or its model.keras.
 
         Raises:
-            ConfigError: The model has another format, without access to feature maps.
+            ConfigError: The model has another format, or an architecture without the
+                feature maps that Grad-CAM needs.
             DataError: The file has changed.
         """
         workdir = path.parent if path.name == MODEL_FILE else path
@@ -44,7 +45,7 @@ class Explainer:
             )
         info, self.config = read_run(workdir)
         self.class_names = info.class_names
-        self.classifier = load_model(workdir, info)
+        self.grad_cam = GradCam(load_model(workdir, info))
 
     def explain(
         self,
@@ -73,9 +74,9 @@ class Explainer:
             metadata = encode_clinical_metadata(clinical_metadata.iloc[explained])
             inputs = {"images": images, "metadata": metadata}
         classes = np.array([self.class_names.index(class_names[i]) for i in explained])
-        maps = grad_cam(self.classifier, inputs, classes)
-        for index, image, heat_map in zip(explained, images, maps, strict=True):
-            pair = np.concatenate([image, overlay(image, heat_map)], axis=1)
+        maps = self.grad_cam(inputs, classes)
+        for index, image, heatmap in zip(explained, images, maps, strict=True):
+            pair = np.concatenate([image, overlay(image, heatmap)], axis=1)
             pairs[index] = Image.fromarray(pair)
         return pairs
 

@@ -30,6 +30,7 @@ from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.inference.run_dir import MODEL_FILE, read_run
 from skincnn.lookup import look_up
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
+from skincnn.model.orientations import ORIENTATIONS
 from skincnn.records import read_record
 from skincnn.reporting.parity_result import write_parity
 from skincnn.serving.clinical_metadata import METADATA_SIGNATURE
@@ -51,7 +52,6 @@ from skincnn.serving.parity import (
 from skincnn.serving.runtimes import BATCH_SIZE
 from skincnn.serving.saved_model import (
     BYTES_SIGNATURE,
-    TTA_ORIENTATIONS,
     write_saved_model,
     write_warmup,
 )
@@ -71,7 +71,7 @@ class ExportSpec:
     Attributes:
         workdir: Directory of the run or ensemble, with its results and predictions.
         runs: Run directories of the members of an ensemble; empty for a single run.
-        tta: A name of `TTA_ORIENTATIONS` with which the run was evaluated; "" for none.
+        tta: A name of `ORIENTATIONS` with which the run was evaluated; "" for none.
         operating_point: The operating point of malignant lesions for referral.
     """
 
@@ -171,7 +171,7 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
         ConfigError: The run was not evaluated with `spec.tta`, or has no such operating
             point.
     """
-    views = look_up(TTA_ORIENTATIONS, spec.tta, "--tta")
+    views = look_up(ORIENTATIONS, spec.tta, "--tta")
     flags = f" --tta {spec.tta}" if spec.tta else ""
     fix = f"Run: python scripts/evaluate.py {spec.workdir}{flags}"
     path = result_path(spec.workdir, split_name("test", spec.tta))

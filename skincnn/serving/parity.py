@@ -12,8 +12,9 @@ import pandas as pd
 from skincnn.errors import DataError
 from skincnn.inference.predictions import DISTANCE, arrays
 from skincnn.metrics.calibration import apply_temperature
-from skincnn.metrics.classification import Floats, Labels, Sample, balanced_accuracy
+from skincnn.metrics.classification import balanced_accuracy
 from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.metrics.sample import Floats, Labels, Sample
 from skincnn.reporting.parity_result import ClassParity, ParityResult
 
 NUM_IMAGES = 256

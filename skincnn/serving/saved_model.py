@@ -15,8 +15,8 @@ from skincnn.clinical_metadata import UNKNOWN
 from skincnn.config import DataConfig
 from skincnn.data.preprocess import preprocess
 from skincnn.data.preprocessing_spec import preprocessing_fields
-from skincnn.inference.orientations import D4, orient
 from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.model.orientations import ORIENTATIONS, orient
 from skincnn.serving.clinical_metadata import METADATA_SIGNATURE, encode_in_graph
 from skincnn.serving.images import read_images
 from skincnn.serving.network import Network, use_clinical_metadata
@@ -24,9 +24,6 @@ from skincnn.serving.postprocessing import postprocess
 
 BYTES_SIGNATURE = "serving_default"
 IMAGES_SIGNATURE = "images"
-TTA_ORIENTATIONS = {"": (0,), "d4": D4}
-"""Deterministic test-time augmentation to its numbers of `orient`; "" is none. The first is
-the identity."""
 WARMUP_FILE = "tf_serving_warmup_requests"
 WARMUP_BATCH_SIZES = (1, 8)
 """One request each: TensorFlow optimizes a graph for each shape."""
@@ -41,9 +38,9 @@ def write_saved_model(
         networks: One network, or the members of an ensemble.
         rule: The referral rule.
         path: Directory to write to.
-        tta: A name of `TTA_ORIENTATIONS`.
+        tta: A name of `ORIENTATIONS`.
     """
-    orientations = TTA_ORIENTATIONS[tta]
+    orientations = ORIENTATIONS[tta]
 
     def from_bytes(
         image_bytes: tf.Tensor, *clinical_metadata: tf.Tensor

@@ -40,7 +40,7 @@ class PageModel:
 
     Attributes:
         predictor: The model.
-        explainer: Draws Grad-CAM overlays; None if the format does not allow it.
+        explainer: Draws Grad-CAM overlays; None if the model does not allow it.
         no_overlay: Why there is no explainer; "" if there is one.
     """
 
@@ -50,7 +50,7 @@ class PageModel:
 
 
 def load_page_model(path: Path) -> PageModel:
-    """Returns the model at a path, with Grad-CAM if its format allows it.
+    """Returns the model at a path, with Grad-CAM if the model allows it.
 
     Args:
         path: See `load_predictor`.
@@ -208,18 +208,14 @@ def _draw_images(
     model: PageModel, content: bytes, class_name: str, clinical_metadata: pd.DataFrame
 ) -> dict[str, str]:
     """Returns data URIs of the model input and its overlay, or why there is no overlay."""
-    no_overlay = model.no_overlay
-    try:
-        if model.explainer is not None:
-            (pair,) = model.explainer.explain([content], [class_name], clinical_metadata)
-            assert pair is not None, "a readable image has a predicted class"
-            size = pair.height
-            image, overlay = (
-                data_uri(encode_png(pair.crop((x, 0, x + size, size)))) for x in (0, size)
-            )
-            return {"image": image, "overlay": overlay, "no_overlay": ""}
-    except ConfigError as error:  # the architecture does not allow Grad-CAM
-        no_overlay = str(error)
-    images, _ = read_images(tf.constant([content]), model.predictor.data)
-    image = data_uri(encode_png(Image.fromarray(images[0].numpy())))
-    return {"image": image, "overlay": "", "no_overlay": no_overlay}
+    if model.explainer is None:
+        images, _ = read_images(tf.constant([content]), model.predictor.data)
+        image = data_uri(encode_png(Image.fromarray(images[0].numpy())))
+        return {"image": image, "overlay": "", "no_overlay": model.no_overlay}
+    (pair,) = model.explainer.explain([content], [class_name], clinical_metadata)
+    assert pair is not None, "a readable image has a predicted class"
+    size = pair.height
+    image, overlay = (
+        data_uri(encode_png(pair.crop((x, 0, x + size, size)))) for x in (0, size)
+    )
+    return {"image": image, "overlay": overlay, "no_overlay": ""}
