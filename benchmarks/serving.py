@@ -24,15 +24,15 @@ from skincnn.data.preprocess import read_image
 from skincnn.errors import ConfigError
 from skincnn.inference.ood import FeatureGaussian
 from skincnn.lookup import look_up
+from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
-from skincnn.model.orientations import ORIENTATIONS
-from skincnn.serving.export import ExportSpec, read_rules
-from skincnn.serving.network import Network, read_network, with_distance
-from skincnn.serving.postprocessing import DEFAULT_POINT, DecisionRule
-from skincnn.serving.predictor import find_patients, open_saved_model
-from skincnn.serving.prefetch import answer_files
-from skincnn.serving.runtimes import RUNTIMES, Ask, fixed_size, require
+from skincnn.serving.export import ExportSpec, read_rule
+from skincnn.serving.network import Network, add_ood_distance, load_network
+from skincnn.serving.predictor import open_saved_model
+from skincnn.serving.prefetch import predict_batches
+from skincnn.serving.runtimes import RUNTIMES, Infer, require_packages, with_fixed_size
 from skincnn.serving.saved_model import IMAGES_SIGNATURE, write_saved_model
+from skincnn.serving.tables import select_clinical_metadata
 
 CONFIG = Config(
     data=DataConfig(dataset="isic2018", image_size=160),
@@ -57,14 +57,14 @@ class Setting:
 
     Attributes:
         network: The network.
-        rules: Temperature, thresholds and class names of its predictions.
+        rule: Class names, temperature and the referral rule.
         saved_model: The directory of its SavedModel.
         paths: Image files.
         requests: Number of requests that the server of `memory` handles.
     """
 
     network: Network
-    rules: DecisionRule
+    rule: DecisionRule
     saved_model: Path
     paths: list[Path]
     requests: int
@@ -111,12 +111,12 @@ def prepare(
     model: Path | None, files: Sequence[bytes], requests: int, root: Path
 ) -> Setting:
     """Writes the images and the SavedModel."""
-    network, rules = _random() if model is None else _of_run(model)
-    write_saved_model([network], ORIENTATIONS[""], rules, root / "saved_model")
+    network, rule = _random() if model is None else _of_run(model)
+    write_saved_model([network], rule, root / "saved_model")
     paths = [root / f"{number:06d}.jpg" for number in range(len(files))]
     for path, content in zip(paths, files, strict=True):
         path.write_bytes(content)
-    return Setting(network, rules, root / "saved_model", paths, requests)
+    return Setting(network, rule, root / "saved_model", paths, requests)
 
 
 def signature(setting: Setting) -> Iterator[Result]:
@@ -148,7 +148,11 @@ def end_to_end(setting: Setting) -> Iterator[Result]:
     table. The second result predicts all files as one batch of the SavedModel.
     """
     predictor = open_saved_model(
-        setting.saved_model, setting.rules, setting.data, synthetic=True, told=False
+        setting.saved_model,
+        setting.rule,
+        setting.data,
+        synthetic=True,
+        clinical_metadata=False,
     )
     keras_call = _keras_call(setting)
     decoded = (
@@ -161,17 +165,17 @@ def end_to_end(setting: Setting) -> Iterator[Result]:
         .prefetch(tf.data.AUTOTUNE)
     )
     contents = [path.read_bytes() for path in setting.paths]
-    patients = find_patients(setting.paths, None)
+    metadata = select_clinical_metadata(setting.paths, None)
 
     def overlapped() -> int:
         return sum(len(keras_call(batch).numpy()) for batch in decoded)
 
     def predict_files() -> int:
-        answered = answer_files(predictor, setting.paths, BATCH_SIZE)
-        return sum(len(batch.table) for batch in answered)
+        batches = predict_batches(predictor, setting.paths, BATCH_SIZE)
+        return sum(len(batch.table) for batch in batches)
 
     def predict_in_one_batch() -> int:
-        return len(predictor.ask(contents, patients)["status"])
+        return len(predictor.predict(contents, metadata)["status"])
 
     yield compare(
         f"files to table / decoding and network overlapped ({setting.description})",
@@ -190,10 +194,10 @@ def conversions(setting: Setting) -> Iterator[Result]:
     """Measures size and speed of LiteRT and ONNX against the compiled network."""
     images = _read(setting, max(BATCH_SIZE, min(NUM_CALIBRATION, len(setting.paths))))
     pixels = images.astype(np.float32)
-    model = fixed_size(setting.network.model, setting.data.image_size)
+    model = with_fixed_size(setting.network.model, setting.data.image_size)
     converted, sizes = {}, {}
     for name, runtime in RUNTIMES.items():
-        require(name, runtime)
+        require_packages(name, runtime)
         path = setting.saved_model.parent / f"model{runtime.suffix}"
         runtime.write(model, {"images": pixels}, path)
         converted[name], sizes[name] = runtime.open(path), path.stat().st_size
@@ -280,18 +284,20 @@ def _random() -> tuple[Network, DecisionRule]:
     noise = np.random.default_rng(0).uniform(0, 255, (8, size, size, 3))
     classifier(noise.astype(np.float32), training=True)
     features = classifier.get_layer(POOLING_LAYER).output.shape[-1]
-    familiar = FeatureGaussian(np.zeros(features), np.eye(features))
-    rules = DecisionRule(class_names, 1.0, DEFAULT_POINT, 0.5, math.inf)
-    return Network(with_distance(classifier, familiar), CONFIG, {}), rules
+    gaussian = FeatureGaussian(np.zeros(features), np.eye(features))
+    rule = DecisionRule(
+        class_names=class_names, temperature=1.0, threshold=0.5, max_distance=math.inf
+    )
+    return Network(add_ood_distance(classifier, gaussian), CONFIG), rule
 
 
 def _of_run(workdir: Path) -> tuple[Network, DecisionRule]:
-    network, rules = read_network(workdir), read_rules(ExportSpec(workdir=workdir))
+    network, rule = load_network(workdir), read_rule(ExportSpec(workdir=workdir))
     if network.config.model.clinical_metadata:
         raise ConfigError(
             f"--model must be a run without `model.clinical_metadata`. Received: {workdir}."
         )
-    return network, rules
+    return network, rule
 
 
 def _keras_call(setting: Setting) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -326,7 +332,7 @@ def _predict_all(
     return lambda: sum(len(np.asarray(predict(batch))) for batch in batches)
 
 
-def _logits_of(run: Ask) -> Callable[[np.ndarray], np.ndarray]:
+def _logits_of(run: Infer) -> Callable[[np.ndarray], np.ndarray]:
     return lambda batch: run({"images": batch})["logits"]
 
 

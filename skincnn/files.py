@@ -6,21 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
-import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from skincnn.errors import ConfigError, DataError
+from skincnn.errors import ConfigError
 
-SCHEMA = 1
-"""Schema version of metadata.json in runs and exports. Raise it when a field changes its
-meaning or is removed."""
-SEAL = "sha256_of_the_rest"
-"""Key of the checksum in the metadata.json of an export: it reveals later changes, such as
-an edited threshold."""
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"),
     *(".tif", ".tiff"),
@@ -141,62 +134,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, atomically. NaN raises a `ValueError`."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON object with the SHA-256 of its content under the key `SEAL`."""
-    write_json(path, {**content, SEAL: _seal(content)})
-
-
-def read_sealed_json(path: Path, fix: str) -> dict[str, Any]:
-    """Returns the object that `write_sealed_json` wrote, without the checksum.
-
-    Args:
-        path: The file.
-        fix: How to create the file again, as a sentence for the message.
-
-    Raises:
-        ConfigError: The file cannot be read, or has another schema version.
-        DataError: The file has changed since it was written, or has no checksum.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}. {fix}") from error
-    require_schema(path, content, fix)
-    seal = content.pop(SEAL, None)
-    if seal is None:
-        raise DataError(
-            f"{path} has no {SEAL}: it was changed, or written by an earlier version of "
-            f"skincnn. {fix}"
-        )
-    if seal != _seal(content):
-        raise DataError(f"{path} has changed since it was written. {fix}")
-    return typing.cast(dict[str, Any], content)
-
-
-def _seal(content: dict[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def require_schema(path: Path, content: Any, fix: str) -> None:
-    """Checks the schema version of a metadata.json.
-
-    Args:
-        path: The file, for the message.
-        content: Its content.
-        fix: How to create the file again, as a sentence for the message.
-
-    Raises:
-        ConfigError: The content has another schema version, or none.
-    """
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
-        raise ConfigError(
-            f"{path} was written by another version of skincnn: its schema is {schema!r}. "
-            f"Expected {SCHEMA}. {fix}"
-        )
 
 
 def sha256(path: Path) -> str:

@@ -1,11 +1,11 @@
-"""Stands in for a model server: TensorFlow Serving's request formats over a SavedModel.
+"""A model server for tests: TensorFlow Serving's request formats for a SavedModel.
 
-It is run by an interpreter of its own and must not know this project:
+It runs in a separate interpreter and must not import this project:
 
-    python -I tests/model_server.py NAME=FOLDER ...
+    python -I tests/model_server.py NAME=DIRECTORY ...
 
-It prints the ports of REST and of gRPC. What the documentation of TensorFlow Serving does
-not allow it refuses.
+It prints the ports of its REST and gRPC APIs. It rejects requests that the documentation of
+TensorFlow Serving does not allow.
 
 References:
     TensorFlow Serving, RESTful API: Predict API, and JSON mapping, encoding binary values.
@@ -15,25 +15,25 @@ References:
 import importlib.machinery
 import sys
 
-REFUSED = ("skincnn", "tfds_ham10000", "keras")
+FORBIDDEN = ("skincnn", "tfds_ham10000", "keras")
 
 
-class Refuse:
-    """Lets nobody import this project or Keras, for which TensorFlow looks at its start."""
+class ForbiddenFinder:
+    """Blocks imports of this project and of Keras, which TensorFlow tries to import."""
 
     def find_spec(self, name, *_):
-        if name.split(".")[0] in REFUSED:
+        if name.split(".")[0] in FORBIDDEN:
             return importlib.machinery.ModuleSpec(name, self, origin="nowhere/x.py")
         return None
 
     def create_module(self, spec):
-        raise ImportError(f"{spec.name} is not there")
+        raise ImportError(f"{spec.name} is forbidden")
 
     def exec_module(self, module):
-        raise ImportError(f"{module} is not there")
+        raise ImportError(f"{module} is forbidden")
 
 
-sys.meta_path.insert(0, Refuse())
+sys.meta_path.insert(0, ForbiddenFinder())
 
 import base64  # noqa: E402
 import concurrent.futures  # noqa: E402
@@ -62,8 +62,8 @@ def specs_of(signature):
     return signature.structured_input_signature[1]
 
 
-def ask(signature, inputs):
-    """Answers; the inputs must be those of the signature, of its types and shapes."""
+def call(signature, inputs):
+    """Calls a signature with inputs of its names, types and shapes."""
     specs = specs_of(signature)
     if inputs.keys() != specs.keys():
         raise ValueError(
@@ -79,20 +79,20 @@ def ask(signature, inputs):
 
 
 def decode(value, dtype):
-    """Turns {"b64": ...} into bytes, which are for strings only."""
+    """Decodes {"b64": ...}, which is allowed for strings only."""
     if isinstance(value, list):
-        return [decode(one, dtype) for one in value]
+        return [decode(element, dtype) for element in value]
     if isinstance(value, dict):
         if set(value) != {"b64"} or dtype != tf.string:
-            raise ValueError(f"JSON object is no base64 string of a {dtype} tensor")
+            raise ValueError(f"JSON object is not a base64 string of a {dtype} tensor")
         return base64.b64decode(value["b64"], validate=True)
     if isinstance(value, str) != (dtype == tf.string):
-        raise ValueError(f"JSON value {value!r} is no {dtype}")
+        raise ValueError(f"JSON value {value!r} is not of type {dtype}")
     return value
 
 
 def tensors(columns, specs):
-    """Makes tensors of the inputs that the signature has; others keep their names."""
+    """Converts the inputs to tensors; they must have the names of the signature."""
     unknown = sorted(columns.keys() - specs.keys())
     if unknown:
         raise ValueError(f"unknown inputs {unknown}, expected {sorted(specs)}")
@@ -103,9 +103,9 @@ def tensors(columns, specs):
 
 
 def encode(name, value):
-    """Makes JSON of an output; those whose names end in _bytes are base64."""
+    """Converts an output to JSON; names that end in _bytes are base64."""
     if isinstance(value, list):
-        return [encode(name, one) for one in value]
+        return [encode(name, element) for element in value]
     if isinstance(value, bytes):
         if name.endswith("_bytes"):
             return {"b64": base64.b64encode(value).decode()}
@@ -118,7 +118,7 @@ def is_named(instance):
 
 
 def predict(name, body):
-    """Answers a body of the Predict API, in its row or its column format."""
+    """Returns the response to a body of the Predict API, in row or column format."""
     if not isinstance(body, dict) or body.keys() - {
         "signature_name",
         "instances",
@@ -133,7 +133,7 @@ def predict(name, body):
     columns = body.get("inputs")
     if rows is not None:
         if not isinstance(rows, list) or not rows:
-            raise ValueError("instances must be a list with values")
+            raise ValueError("instances must be a non-empty list")
         if not is_named(rows[0]):
             columns = rows
         else:
@@ -142,17 +142,17 @@ def predict(name, body):
             columns = {key: [row[key] for row in rows] for key in rows[0]}
     if not is_named(columns):
         if len(specs) != 1:
-            raise ValueError("inputs must be named where there are several")
+            raise ValueError("several inputs must be named")
         columns = {next(iter(specs)): columns}
-    answers = ask(signature, tensors(columns, specs))
-    found = {key: encode(key, value.tolist()) for key, value in answers.items()}
+    outputs = call(signature, tensors(columns, specs))
+    encoded = {key: encode(key, value.tolist()) for key, value in outputs.items()}
     if rows is None:
-        return {"outputs": found}
-    if {len(value) for value in found.values()} != {len(rows)}:
+        return {"outputs": encoded}
+    if {len(value) for value in encoded.values()} != {len(rows)}:
         raise ValueError("an output has another batch size than the instances")
     return {
         "predictions": [
-            {key: found[key][number] for key in found} for number in range(len(rows))
+            {key: encoded[key][index] for key in encoded} for index in range(len(rows))
         ]
     }
 
@@ -161,13 +161,13 @@ class Rest(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         matched = re.fullmatch(r"/v1/models/(\w+)(/versions/1)?:predict", self.path)
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        status, answer = 404, {"error": f"Malformed request: {self.path}"}
+        status, response = 404, {"error": f"Malformed request: {self.path}"}
         if matched:
             try:
-                status, answer = 200, predict(matched[1], json.loads(body))
+                status, response = 200, predict(matched[1], json.loads(body))
             except Exception as error:
-                status, answer = 400, {"error": str(error)}
-        content = json.dumps(answer).encode()
+                status, response = 400, {"error": str(error)}
+        content = json.dumps(response).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -187,13 +187,13 @@ class Grpc(prediction_service_pb2_grpc.PredictionServiceServicer):
                 name: tf.constant(tf.make_ndarray(value))
                 for name, value in request.inputs.items()
             }
-            answers = ask(signature, inputs)
+            outputs = call(signature, inputs)
         except Exception as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         response = predict_pb2.PredictResponse(
             outputs={
                 name: tf.make_tensor_proto(value)
-                for name, value in answers.items()
+                for name, value in outputs.items()
                 if not request.output_filter or name in request.output_filter
             }
         )
@@ -210,9 +210,11 @@ def main():
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Grpc(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    for name in REFUSED:
+    for name in FORBIDDEN:
         if name in sys.modules:
-            raise ImportError(f"{name} was loaded: the models need more than TensorFlow")
+            raise ImportError(
+                f"{name} was imported: a SavedModel must need TensorFlow only"
+            )
     print(json.dumps({"rest": rest.server_address[1], "grpc": port}), flush=True)
     rest.serve_forever()
 

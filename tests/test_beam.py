@@ -1,4 +1,4 @@
-"""The pipeline for many machines answers what predict.py answers, and loses no picture."""
+"""The Beam pipeline writes the predictions of predict.py, and loses no image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from conftest import ROOT, run_here, run_script
 from source_files import jpeg
 
 from skincnn.errors import ConfigError
-from skincnn.serving.images import MAX_BYTES, READ, UNREADABLE
+from skincnn.serving.images import MAX_BYTES, OK, UNREADABLE
 
 Run = tuple[Path, object]
 HAS_BEAM = importlib.util.find_spec("apache_beam") is not None
@@ -32,17 +32,17 @@ def model(run: Run) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine pictures in three folders, and three files that are none."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine images in three directories, and three unreadable files."""
     folder = tmp_path_factory.mktemp("archive") / "of [2019] é"
     for number in range(9):
-        path = folder / ("", "a", "a/b")[number % 3] / f"{number}, it is.JPG"
+        path = folder / ("", "a", "a/b")[number % 3] / f"{number}, an image.JPG"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(jpeg(number))
     (folder / "a/text.jpg").write_text("this is text")
     (folder / "empty.png").touch()
     (folder / "a/half.jpg").write_bytes(jpeg()[:300])
-    (folder / "a/notes.txt").write_text("no picture by its name")
+    (folder / "a/notes.txt").write_text("not an image by its name")
     return folder
 
 
@@ -52,24 +52,25 @@ def read_csv(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def read_output(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns the answers and the dead letters; there is nothing else."""
-    found = [sorted(folder.glob(f"{name}-*-of-*.csv")) for name in ("answers", "unread")]
-    assert sorted(folder.iterdir()) == [*found[0], *found[1]]
-    answers, unread = map(read_csv, found)
-    return answers, unread
+    """Returns the predictions and the unreadable files; there are no other files."""
+    names = ("predictions", "unreadable")
+    paths = [sorted(folder.glob(f"{name}-*-of-*.csv")) for name in names]
+    assert sorted(folder.iterdir()) == [*paths[0], *paths[1]]
+    predictions, unreadable = map(read_csv, paths)
+    return predictions, unreadable
 
 
-def assert_same(expected: pd.DataFrame, answers: pd.DataFrame) -> None:
-    """Compares the rows of predict.py that have answers with those of the pipeline."""
-    read = expected[expected["status"] == READ].reset_index(drop=True)
-    assert len(read) > 0
-    pd.testing.assert_frame_equal(read, answers, atol=1e-6, rtol=0)
+def assert_same(expected: pd.DataFrame, predictions: pd.DataFrame) -> None:
+    """Compares the rows of readable files of predict.py with those of the pipeline."""
+    readable = expected[expected["status"] == OK].reset_index(drop=True)
+    assert len(readable) > 0
+    pd.testing.assert_frame_equal(readable, predictions, atol=1e-6, rtol=0)
 
 
 @needs_beam
-def test_the_rows_are_those_of_predict(model: Path, pictures: Path, tmp_path: Path) -> None:
-    folder = tmp_path / pictures.name
-    shutil.copytree(pictures, folder)
+def test_the_rows_are_those_of_predict(model: Path, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / images.name
+    shutil.copytree(images, folder)
     (folder / "a/link.jpg").symlink_to("nowhere")
     (folder / "a/folder.jpg").mkdir()
     alone = run_here("predict.py", model, folder, "--output", tmp_path / "alone.csv")
@@ -77,21 +78,21 @@ def test_the_rows_are_those_of_predict(model: Path, pictures: Path, tmp_path: Pa
     many = run_here("batch_predict.py", model, folder, *flags)
     assert (alone.returncode, many.returncode) == (3, 3), many.stderr
     expected = read_csv([tmp_path / "alone.csv"])
-    answers, unread = read_output(tmp_path / "many")
-    assert len(answers) == 9
-    assert_same(expected, answers)
-    bad = expected[expected["status"] != READ]
-    assert unread["file"].tolist() == bad["file"].tolist()
-    told = unread["status"] != UNREADABLE
-    opened = [str(folder / f"a/{name}.jpg") for name in ("folder", "link")]
-    assert unread["file"][told].tolist() == opened
-    assert unread["status"].str.startswith("not read: ").all()
-    assert "5 of 14 file(s) could not be read" in many.stderr
-    assert f"{tmp_path / 'many'}/unread-*.csv" in many.stderr
+    predictions, unreadable = read_output(tmp_path / "many")
+    assert len(predictions) == 9
+    assert_same(expected, predictions)
+    failed = expected[expected["status"] != OK]
+    assert unreadable["file"].tolist() == failed["file"].tolist()
+    not_opened = unreadable["status"] != UNREADABLE
+    names = [str(folder / f"a/{name}.jpg") for name in ("folder", "link")]
+    assert unreadable["file"][not_opened].tolist() == names
+    assert unreadable["status"].str.startswith("unreadable: ").all()
+    assert "5 of 14 file(s) are unreadable" in many.stderr
+    assert f"{tmp_path / 'many'}/unreadable-*.csv" in many.stderr
 
 
 @needs_beam
-def test_a_folder_elsewhere_may_have_the_name_of_a_pattern() -> None:
+def test_the_name_of_a_remote_directory_can_contain_wildcards() -> None:
     from apache_beam.io.filesystem import FileMetadata
     from apache_beam.io.localfilesystem import LocalFileSystem
 
@@ -100,7 +101,7 @@ def test_a_folder_elsewhere_may_have_the_name_of_a_pattern() -> None:
     names = [f"bucket://b/{name}" for name in ("[1]/a/x.JPG", "[1]/y.txt", "(1)/z.jpg")]
 
     class Bucket(LocalFileSystem):
-        """Beam finds it among the subclasses."""
+        """Beam finds file systems among the subclasses."""
 
         @classmethod
         def scheme(cls) -> str:
@@ -110,80 +111,87 @@ def test_a_folder_elsewhere_may_have_the_name_of_a_pattern() -> None:
             return [FileMetadata(name, 1) for name in names]
 
     assert Bucket in LocalFileSystem.get_all_subclasses()
-    assert [one.path for one in list_files("bucket://b/[1]/")] == names[:1]
+    assert [file.path for file in list_files("bucket://b/[1]/")] == names[:1]
 
 
 @needs_beam
-def test_each_name_of_a_list_is_answered_or_told(
-    model: Path, pictures: Path, tmp_path: Path
+def test_each_name_of_a_list_is_predicted_or_reported(
+    model: Path, images: Path, tmp_path: Path
 ) -> None:
     large = tmp_path / "large.jpg"
     with large.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    good = sorted(pictures.rglob("*.JPG"))
-    names = [*good, large, tmp_path / "none.jpg", pictures, "no-such-system://x.jpg"]
+    good = sorted(images.rglob("*.JPG"))
+    names = [*good, large, tmp_path / "none.jpg", images, "no-such-system://x.jpg"]
     listed = tmp_path / "names.txt"
     listed.write_text("\n\n".join(map(str, names)), encoding="utf-8")
     flags = ("--names", listed, "--output", tmp_path / "out", "--format", "jsonl")
     done = run_here("batch_predict.py", model, *flags)
     assert done.returncode == 3, done.stderr
-    answers, unread = (
+    predictions, unreadable = (
         [
             json.loads(line)
             for path in (tmp_path / "out").glob(f"{name}-*.jsonl")
             for line in path.read_text(encoding="utf-8").splitlines()
         ]
-        for name in ("answers", "unread")
+        for name in ("predictions", "unreadable")
     )
-    assert sorted(row["file"] for row in answers) == list(map(str, good))
-    probabilities = [value for key, value in answers[0].items() if key.startswith("prob")]
+    assert sorted(row["file"] for row in predictions) == list(map(str, good))
+    first = predictions[0].items()
+    probabilities = [value for name, value in first if name.startswith("prob")]
     assert sum(probabilities) == pytest.approx(1, abs=1e-5)
-    reasons = {row["file"]: row["status"] for row in unread}
+    reasons = {row["file"]: row["status"] for row in unreadable}
     assert sorted(reasons) == sorted(map(str, names[9:]))
     assert f"Received: {MAX_BYTES + 1}" in reasons[str(large)]
     assert "does not exist" in reasons[str(names[-3])]
-    assert all(reason.startswith("not read: ") for reason in reasons.values())
+    assert all(reason.startswith("unreadable: ") for reason in reasons.values())
 
 
 @needs_beam
-def test_pictures_in_archives_are_answered(
-    model: Path, pictures: Path, tmp_path: Path
+def test_images_in_archives_are_predicted(
+    model: Path, images: Path, tmp_path: Path
 ) -> None:
-    files = sorted(path for path in pictures.rglob("*") if path.is_file())
+    files = sorted(path for path in images.rglob("*") if path.is_file())
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for path in files:
-            archive.write(path, path.relative_to(pictures))
+            archive.write(path, path.relative_to(images))
         archive.writestr("bomb.jpg", bytes(MAX_BYTES + 1), zipfile.ZIP_DEFLATED)
     content = bytearray((tmp_path / "a.zip").read_bytes())
-    content[content.index(b"0, it is.JPG") + 40] ^= 0xFF  # in its bytes
+    content[content.index(b"0, an image.JPG") + 40] ^= 0xFF  # in its content
     (tmp_path / "a.zip").write_bytes(content)
-    (tmp_path / "b.ZIP").write_text("no archive")
+    (tmp_path / "b.ZIP").write_text("not an archive")
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
-        archive.writestr("notes.txt", "no picture")
+        archive.writestr("notes.txt", "not an image")
     flags = ("--output", tmp_path / "out", "--batch-size", 5)
     done = run_here("batch_predict.py", model, tmp_path / "*.[zZ]*", *flags)
     assert done.returncode == 3, done.stderr
-    answers, unread = read_output(tmp_path / "out")
+    predictions, unreadable = read_output(tmp_path / "out")
     reasons = {
-        Path(row.file).relative_to(tmp_path): row.status for row in unread.itertuples()
+        Path(row.file).relative_to(tmp_path): row.status for row in unreadable.itertuples()
     }
     assert f"Received: {MAX_BYTES + 1}" in reasons.pop(Path("a.zip/bomb.jpg"))
-    assert "CRC" in reasons.pop(Path("a.zip/0, it is.JPG"))
+    assert "CRC" in reasons.pop(Path("a.zip/0, an image.JPG"))
     assert "not a zip file" in reasons.pop(Path("b.ZIP"))
-    assert "no picture is in" in reasons.pop(Path("c.zip"))
+    assert "contains no image" in reasons.pop(Path("c.zip"))
     assert set(reasons.values()) == {UNREADABLE}
     assert len(reasons) == 3
-    first = run_here("predict.py", model, pictures, "--output", tmp_path / "alone.csv")
-    assert first.returncode == 3
+    alone = run_here("predict.py", model, images, "--output", tmp_path / "alone.csv")
+    assert alone.returncode == 3
     expected = read_csv([tmp_path / "alone.csv"]).iloc[1:].reset_index(drop=True)
     inside = f"{tmp_path / 'a.zip'}/"
-    expected["file"] = expected["file"].str.replace(f"{pictures}/", inside, regex=False)
-    assert_same(expected, answers)
+    expected["file"] = expected["file"].str.replace(f"{images}/", inside, regex=False)
+    assert_same(expected, predictions)
 
 
 @needs_beam
-def test_a_damaged_member_costs_no_other(tmp_path: Path) -> None:
-    from skincnn.serving.beam.io import Picture, Place, Problem, look_into, read
+def test_a_damaged_member_does_not_affect_the_others(tmp_path: Path) -> None:
+    from skincnn.serving.beam.io import (
+        FileRef,
+        ImageFile,
+        UnreadableFile,
+        list_members,
+        read,
+    )
 
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("lzma.jpg", bytes(100), zipfile.ZIP_LZMA)
@@ -191,103 +199,104 @@ def test_a_damaged_member_costs_no_other(tmp_path: Path) -> None:
         archive.writestr("good.jpg", jpeg(2))
         damaged = archive.getinfo("lzma.jpg").header_offset + 30 + len("lzma.jpg")
     content = bytearray((tmp_path / "a.zip").read_bytes())
-    content[damaged + 4] = 0xFF  # properties of LZMA, which follow its version
-    content[content.index("é".encode())] = 0xFF  # in the header before the picture
+    content[damaged + 4] = 0xFF  # the properties of LZMA, which follow its version
+    content[content.index("é".encode())] = 0xFF  # in the local file header
     (tmp_path / "a.zip").write_bytes(content)
     name = f"{tmp_path / 'a.zip'}"
-    (place,) = look_into(Place(name, len(content)))
-    lost, mangled, good = read(place)
-    assert isinstance(lost, Problem)
-    assert lost.file == f"{name}/lzma.jpg"
-    assert "not read: Invalid or unsupported options" in lost.status
-    assert isinstance(mangled, Problem)
-    assert mangled.file == f"{name}/é.jpg"
-    assert "not read: 'utf-8' codec can't decode" in mangled.status
-    assert good == Picture(f"{name}/good.jpg", jpeg(2))
+    (ref,) = list_members(FileRef(name, len(content)))
+    damaged_lzma, damaged_name, good = read(ref)
+    assert isinstance(damaged_lzma, UnreadableFile)
+    assert damaged_lzma.file == f"{name}/lzma.jpg"
+    assert "unreadable: Invalid or unsupported options" in damaged_lzma.status
+    assert isinstance(damaged_name, UnreadableFile)
+    assert damaged_name.file == f"{name}/é.jpg"
+    assert "unreadable: 'utf-8' codec can't decode" in damaged_name.status
+    assert good == ImageFile(f"{name}/good.jpg", jpeg(2))
 
 
 @needs_beam
-def test_two_members_of_one_name_are_two_pictures(tmp_path: Path) -> None:
-    from skincnn.serving.beam.io import Picture, Place, look_into, read
+def test_two_members_of_one_name_are_two_images(tmp_path: Path) -> None:
+    from skincnn.serving.beam.io import FileRef, ImageFile, list_members, read
 
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("notes.txt", "no picture")
+        archive.writestr("notes.txt", "not an image")
         archive.writestr("x.jpg", jpeg(1))
         with pytest.warns(match="Duplicate name"):
             archive.writestr("x.jpg", jpeg(2))
-    (place,) = look_into(Place(str(path), path.stat().st_size))
-    assert list(read(place)) == [Picture(f"{path}/x.jpg", jpeg(n)) for n in (1, 2)]
+    (ref,) = list_members(FileRef(str(path), path.stat().st_size))
+    assert list(read(ref)) == [ImageFile(f"{path}/x.jpg", jpeg(n)) for n in (1, 2)]
 
 
 @needs_beam
-def test_an_archive_that_changes_after_it_was_found_is_told(tmp_path: Path) -> None:
-    from skincnn.serving.beam.io import Place, Problem, look_into, read
+def test_an_archive_that_changes_during_the_pipeline_is_reported(tmp_path: Path) -> None:
+    from skincnn.serving.beam.io import FileRef, UnreadableFile, list_members, read
 
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("1.jpg", jpeg(1))
         archive.writestr("2.jpg", jpeg(2))
-    (place,) = look_into(Place(str(path), path.stat().st_size))
+    (ref,) = list_members(FileRef(str(path), path.stat().st_size))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("2.jpg", jpeg(2))
-    changed = list(read(place))
+    changed = list(read(ref))
     path.unlink()
-    for found in (changed, list(read(place))):
-        assert all(isinstance(one, Problem) for one in found)
-        assert [one[0] for one in found] == [f"{path}/1.jpg", f"{path}/2.jpg"]
-        assert all(one[1].startswith("not read: ") for one in found)
+    for files in (changed, list(read(ref))):
+        assert all(isinstance(file, UnreadableFile) for file in files)
+        assert [file[0] for file in files] == [f"{path}/1.jpg", f"{path}/2.jpg"]
+        assert all(file[1].startswith("unreadable: ") for file in files)
 
 
 @needs_beam
-def test_a_batch_that_fails_costs_one_picture(
-    model: Path, pictures: Path, tmp_path: Path
+def test_a_batch_that_fails_loses_one_image(
+    model: Path, images: Path, tmp_path: Path
 ) -> None:
     from skincnn.serving.beam import pipeline
-    from skincnn.serving.beam.io import Picture, Problem
+    from skincnn.serving.beam.io import ImageFile, UnreadableFile
 
-    class Handler(pipeline.PictureHandler):
-        """Has memory for all but one picture."""
+    class Handler(pipeline.ImageHandler):
+        """Has enough memory for all images but one."""
 
-        def _ask(
-            self, batch: Sequence[Picture], model: pipeline.Loaded
-        ) -> list[str | Problem]:
-            if any("4, it" in picture.name for picture in batch):
+        def _predict(
+            self, batch: Sequence[ImageFile], model: pipeline.LoadedModel
+        ) -> list[str | UnreadableFile]:
+            if any("4, an image" in image.name for image in batch):
                 raise MemoryError("out of\nmemory")
-            return super()._ask(batch, model)
+            return super()._predict(batch, model)
 
     handler = Handler(model, None, 9, "jsonl")
-    paths = sorted(pictures.rglob("*.JPG"))
-    batch = [Picture(str(path), path.read_bytes()) for path in paths]
+    paths = sorted(images.rglob("*.JPG"))
+    batch = [ImageFile(str(path), path.read_bytes()) for path in paths]
     lines = handler.run_inference(batch, handler.load_model())
-    lost = str(pictures / "a/4, it is.JPG")
-    found = {path.name: line for path, line in zip(paths, lines, strict=True)}
-    because = "not answered: MemoryError: out of memory"
-    assert found.pop("4, it is.JPG") == Problem(lost, because)
-    assert {Path(json.loads(line)["file"]).name for line in found.values()} == set(found)
-    # And so does the pipeline. It is of a pattern, of which two stars are any folders.
-    pattern, output = f"{pictures.parent}/**/*it*", tmp_path / "out"
+    failed = str(images / "a/4, an image.JPG")
+    by_name = {path.name: line for path, line in zip(paths, lines, strict=True)}
+    reason = "not predicted: MemoryError: out of memory"
+    assert by_name.pop("4, an image.JPG") == UnreadableFile(failed, reason)
+    names = {Path(json.loads(line)["file"]).name for line in by_name.values()}
+    assert names == set(by_name)
+    # The same in the pipeline; ** matches any directories.
+    pattern, output = f"{images.parent}/**/*an image*", tmp_path / "out"
     counts = pipeline.run(handler, [pattern], None, str(output), ("file",), ())
-    assert counts == {"answers": 8, "unread": 1}
-    (unread,) = output.glob("unread-*")
-    assert json.loads(unread.read_text()) == {"file": lost, "status": because}
+    assert counts == {"predictions": 8, "unreadable": 1}
+    (unreadable,) = output.glob("unreadable-*")
+    assert json.loads(unreadable.read_text()) == {"file": failed, "status": reason}
 
 
 @needs_beam
-def test_one_star_is_one_folder(model: Path, pictures: Path, tmp_path: Path) -> None:
-    pattern = f"{pictures.parent}/*/*.JPG"
+def test_one_star_matches_one_directory(model: Path, images: Path, tmp_path: Path) -> None:
+    pattern = f"{images.parent}/*/*.JPG"
     done = run_script("batch_predict.py", model, pattern, "--output", tmp_path / "flat")
     assert done.returncode == 0, done.stderr
-    answers, refer = done.stderr.splitlines()
-    assert answers == f"answers  {tmp_path / 'flat'}/answers-*.csv"
-    assert refer.startswith("refer    from a malignant probability of ")
-    assert len(pd.read_csv(next((tmp_path / "flat").glob("answers-*")))) == 3
+    predictions, refer = done.stderr.splitlines()
+    assert predictions == f"predictions  {tmp_path / 'flat'}/predictions-*.csv"
+    assert refer.startswith("refer        images with a malignant probability >= ")
+    assert len(pd.read_csv(next((tmp_path / "flat").glob("predictions-*")))) == 3
 
 
 @needs_beam
-def test_links_that_lead_nowhere_are_told(model: Path, tmp_path: Path) -> None:
-    """Of a pattern, and by their names; they end no pipeline and cost no other picture."""
-    folder = tmp_path / "pictures"
+def test_broken_links_are_reported(model: Path, tmp_path: Path) -> None:
+    """In patterns and as names; they neither stop the pipeline nor affect other images."""
+    folder = tmp_path / "images"
     folder.mkdir()
     (folder / "good.jpg").write_bytes(jpeg(1))
     (folder / "linked.jpg").symlink_to("good.jpg")
@@ -299,19 +308,19 @@ def test_links_that_lead_nowhere_are_told(model: Path, tmp_path: Path) -> None:
     flags = ("--output", tmp_path / "out")
     done = run_here("batch_predict.py", model, *patterns, *flags)
     assert done.returncode == 3, done.stderr
-    answers, unread = read_output(tmp_path / "out")
+    predictions, unreadable = read_output(tmp_path / "out")
     names = [folder / "good.jpg", folder / "linked.jpg"]
-    assert answers["file"].tolist() == list(map(str, names))
-    reasons = dict(zip(unread["file"], unread["status"], strict=True))
+    assert predictions["file"].tolist() == list(map(str, names))
+    reasons = dict(zip(unreadable["file"], unreadable["status"], strict=True))
     lost = [folder / "lost.jpg", folder / "lost.zip", tmp_path / "named.jpg"]
     assert reasons.keys() == {*map(str, lost), str(folder / "loop.jpg")}
     assert all("No such file" in reasons[str(path)] for path in lost)
     assert "Too many levels" in reasons[str(folder / "loop.jpg")]
-    assert "4 of 6 file(s) could not be read" in done.stderr
+    assert "4 of 6 file(s) are unreadable" in done.stderr
 
 
 @needs_beam
-def test_patterns_mean_what_beam_takes_them_for(
+def test_patterns_match_the_same_files_as_in_beam(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from apache_beam.io.filesystems import FileSystems
@@ -325,35 +334,38 @@ def test_patterns_mean_what_beam_takes_them_for(
     patterns = ["./*", "./*.jpg", "./**", "a/*.jpg", "a/**", "a/b/[d-e]*", "?/*", "./n*"]
     for pattern in [*patterns, f"{tmp_path}/**.jpg", f"{tmp_path}/a/b/?1?.jpg"]:
         expected = FileSystems.match([pattern])[0].metadata_list
-        found = [(one.path, one.size_in_bytes) for one in list_files(pattern)]
-        assert sorted(found) == sorted((one.path, one.size_in_bytes) for one in expected)
+        listed, matched = (
+            sorted((file.path, file.size_in_bytes) for file in files)
+            for files in (list_files(pattern), expected)
+        )
+        assert listed == matched
     assert len(list_files("**")) == 6
     assert len(list_files("**", 2)) == 2
     assert list_files("none.jpg") == []
 
 
 @needs_beam
-def test_what_stands_after_two_dashes_goes_to_beam(
-    model: Path, pictures: Path, tmp_path: Path
+def test_arguments_after_two_dashes_are_passed_to_beam(
+    model: Path, images: Path, tmp_path: Path
 ) -> None:
     threads = "-- --direct_num_workers 2 --direct_running_mode multi_threading".split()
-    arguments = (model, pictures, "--output", tmp_path / "out", *threads)
+    arguments = (model, images, "--output", tmp_path / "out", *threads)
     done = run_here("batch_predict.py", *arguments)
     assert done.returncode == 3, done.stderr
-    assert len(list((tmp_path / "out").glob("answers-*-of-00002.csv"))) == 2
+    assert len(list((tmp_path / "out").glob("predictions-*-of-00002.csv"))) == 2
     assert sum(map(len, read_output(tmp_path / "out"))) == 12
-    arguments = (model, pictures, "--output", tmp_path / "no", "--", "--runner", "None")
+    arguments = (model, images, "--output", tmp_path / "no", "--", "--runner", "None")
     done = run_here("batch_predict.py", *arguments)
     assert done.returncode == 2
-    assert "Beam cannot take what stands after --: Unexpected pipeline" in done.stderr
+    assert "Beam rejects the arguments after --: Unexpected pipeline" in done.stderr
 
 
 @needs_beam
 @pytest.mark.slow
-def test_processes_share_the_work(model: Path, pictures: Path, tmp_path: Path) -> None:
-    alone = run_here("predict.py", model, pictures, "--output", tmp_path / "alone.csv")
+def test_processes_predict_in_parallel(model: Path, images: Path, tmp_path: Path) -> None:
+    alone = run_here("predict.py", model, images, "--output", tmp_path / "alone.csv")
     processes = "-- --direct_num_workers 2 --direct_running_mode multi_processing".split()
-    arguments = (model, pictures, "--output", tmp_path / "many", *processes)
+    arguments = (model, images, "--output", tmp_path / "many", *processes)
     many = run_here("batch_predict.py", *arguments)
     assert (alone.returncode, many.returncode) == (3, 3), many.stderr
     assert_same(read_csv([tmp_path / "alone.csv"]), read_output(tmp_path / "many")[0])
@@ -363,15 +375,15 @@ def test_processes_share_the_work(model: Path, pictures: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("{tmp}/empty/",), "Give files of pictures"),
-        (("{tmp}/*.jpg", "{tmp}/x.jpg"), "Give files of pictures"),
-        (("--names", "{tmp}/blank.txt"), "Give files of pictures"),
-        (("--names", "{tmp}/none.txt"), "cannot be looked for"),
-        (("no-such-system://x",), "cannot be looked for"),
-        (("{tmp}", "--output", "{tmp}/old"), "without earlier answers"),
+        (("{tmp}/empty/",), "Expected image files"),
+        (("{tmp}/*.jpg", "{tmp}/x.jpg"), "Expected image files"),
+        (("--names", "{tmp}/blank.txt"), "Expected image files"),
+        (("--names", "{tmp}/none.txt"), "cannot be listed"),
+        (("no-such-system://x",), "cannot be listed"),
+        (("{tmp}", "--output", "{tmp}/old"), "without predictions"),
         (("{tmp}", "--output", "{tmp}/blank.txt"), "must be a folder"),
-        (("{tmp}", "--output", "{tmp}/[1]"), "must have no"),
-        (("{tmp}", "--output", "no-such-system://x"), "cannot be looked at"),
+        (("{tmp}", "--output", "{tmp}/[1]"), "must not contain"),
+        (("{tmp}", "--output", "no-such-system://x"), "--output cannot be listed"),
         (
             ("{tmp}", "--clinical-metadata", "{tmp}/blank.txt"),
             "--clinical-metadata must be a CSV",
@@ -383,12 +395,12 @@ def test_processes_share_the_work(model: Path, pictures: Path, tmp_path: Path) -
         (("{tmp}", "--batch-size", "0"), "--batch-size must be >= 1"),
     ],
 )
-def test_what_cannot_be_asked_is_told(
+def test_invalid_arguments_are_rejected(
     arguments: tuple[str, ...], message: str, model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "old").mkdir()
-    (tmp_path / "old/unread-00001-of-00003.jsonl").touch()
+    (tmp_path / "old/unreadable-00001-of-00003.jsonl").touch()
     (tmp_path / "blank.txt").write_text("\n \n")
     columns = "image_id,age,sex,localization"
     (tmp_path / "fifty.csv").write_text(f"{columns}\nx,fifty,male,back\n")
@@ -406,12 +418,12 @@ def test_what_cannot_be_asked_is_told(
 
 
 @needs_beam
-def test_a_failure_leaves_nothing(pictures: Path, tmp_path: Path) -> None:
+def test_a_failure_leaves_no_files(images: Path, tmp_path: Path) -> None:
     from skincnn.serving.beam import pipeline
 
-    handler = pipeline.PictureHandler(tmp_path / "no model", None, 4, "csv")
+    handler = pipeline.ImageHandler(tmp_path / "no model", None, 4, "csv")
     with pytest.raises(ConfigError, match="MODEL must be a SavedModel"):
-        pipeline.run(handler, [str(pictures)], None, str(tmp_path / "out"), ("file",), ())
+        pipeline.run(handler, [str(images)], None, str(tmp_path / "out"), ("file",), ())
     assert not list((tmp_path / "out").rglob("*"))
 
 
@@ -421,16 +433,16 @@ def test_a_failure_leaves_nothing(pictures: Path, tmp_path: Path) -> None:
     ("sent", "code", "message"),
     [(signal.SIGTERM, 143, "terminated\n"), (signal.SIGINT, 130, "interrupted\n")],
 )
-def test_what_is_stopped_leaves_nothing(
+def test_an_interruption_leaves_no_files(
     sent: signal.Signals,
     code: int,
     message: str,
     model: Path,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
 ) -> None:
     listed, output = tmp_path / "names.txt", tmp_path / "out"
-    listed.write_text(f"{min(pictures.rglob('*.JPG'))}\n" * 20_000, encoding="utf-8")
+    listed.write_text(f"{min(images.rglob('*.JPG'))}\n" * 20_000, encoding="utf-8")
     script = ROOT / "scripts/batch_predict.py"
     command = [sys.executable, script, model, "--names", listed, "--output", output]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -441,14 +453,14 @@ def test_what_is_stopped_leaves_nothing(
             time.sleep(0.1)
         process.send_signal(sent)
         try:
-            said = process.communicate(timeout=120)[1]
+            stderr = process.communicate(timeout=120)[1]
         finally:
             process.kill()
-    assert (process.returncode, said) == (code, message)
+    assert (process.returncode, stderr) == (code, message)
     assert not list(output.iterdir())
 
 
-def test_help_and_the_way_to_beam_need_no_beam(
+def test_help_and_the_installation_hint_need_no_beam(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam", None)

@@ -1,21 +1,16 @@
 import hashlib
-import json
 import os
 from pathlib import Path
 
 import pytest
 
-from skincnn.errors import ConfigError, DataError
+from skincnn.errors import ConfigError
 from skincnn.files import (
-    SCHEMA,
-    SEAL,
     printable,
-    read_sealed_json,
     replacing,
     require_writable_file,
     sha256,
     write_json,
-    write_sealed_json,
     write_text,
 )
 
@@ -54,24 +49,6 @@ def test_nan_is_not_valid_json(tmp_path: Path) -> None:
 def test_sha256_equals_hashlib(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
-
-
-def test_sealed_file_detects_changes(tmp_path: Path) -> None:
-    path = tmp_path / "metadata.json"
-    content = {"schema": SCHEMA, "threshold": 0.25, "names": ["é", "b"]}
-    write_sealed_json(path, content)
-    assert read_sealed_json(path, "Again.") == content
-    # Another order of keys is not a change.
-    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
-    assert read_sealed_json(path, "Again.") == content
-    for name, value in (("threshold", 0.99), ("more", 1), (SEAL, "0" * 64)):
-        changed = {**json.loads(path.read_text()), name: value}
-        (tmp_path / "changed.json").write_text(json.dumps(changed))
-        with pytest.raises(DataError, match="has changed since it was written"):
-            read_sealed_json(tmp_path / "changed.json", "Again.")
-    (tmp_path / "short.json").write_text(json.dumps({"schema": SCHEMA}))
-    with pytest.raises(DataError, match=r"has no .* or written by an earlier version"):
-        read_sealed_json(tmp_path / "short.json", "Again.")
 
 
 def test_names_with_any_bytes_are_printable() -> None:

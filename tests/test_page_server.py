@@ -1,4 +1,4 @@
-"""The server of scripts/serve.py, as the page, a stranger and a browser meet it."""
+"""The server of scripts/serve.py: requests of the page, of others, and of a browser."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from conftest import ROOT, jpeg, run_here
 from page_server import Server, file_data, text_of
 from PIL import Image
 
-from skincnn import serving
 from skincnn.errors import Terminated
+from skincnn.serving import web
 from skincnn.serving.images import MAX_BYTES
 from skincnn.serving.web import app
 
@@ -33,7 +33,7 @@ needs_gradio = pytest.mark.skipif(
 )
 
 
-def test_without_gradio_the_error_says_how_to_get_it(
+def test_without_gradio_the_error_explains_the_installation(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
@@ -46,11 +46,13 @@ def test_without_gradio_the_error_says_how_to_get_it(
     assert "make demo" in done.stderr
 
 
-def test_windows_is_told_where_the_page_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fcntl", None)  # importing it is an error there
-    for name in ("demo", "guard", "uploads"):
-        monkeypatch.delitem(sys.modules, f"skincnn.serving.{name}", raising=False)
-        monkeypatch.delattr(serving, name, raising=False)
+def test_on_windows_the_error_names_the_supported_systems(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # the import fails on Windows
+    for name in ("app", "guard", "uploads"):
+        monkeypatch.delitem(sys.modules, f"skincnn.serving.web.{name}", raising=False)
+        monkeypatch.delattr(web, name, raising=False)
     done = run_here("serve.py", "runs/x")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: The page needs Linux or macOS")
@@ -59,37 +61,37 @@ def test_windows_is_told_where_the_page_works(monkeypatch: pytest.MonkeyPatch) -
 
 
 @needs_gradio
-def test_a_port_that_cannot_be_had_is_refused(run: Run) -> None:
+def test_an_unavailable_port_is_rejected(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         done = run_here("serve.py", run[0], "--port", taken)
     assert done.returncode == 2
-    assert f"--port {taken} cannot be had: Address already in use" in done.stderr
+    assert f"--port {taken} is not available: Address already in use" in done.stderr
     done = run_here("serve.py", run[0], "--port", 70000)
     assert done.returncode == 2
     assert "--port must be 0..65535. Received: 70000." in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
 )
-def test_a_signal_ends_it_though_what_it_raised_was_lost(
-    number: int, ends: type[BaseException], monkeypatch: pytest.MonkeyPatch
+def test_a_signal_stops_the_server_if_uvicorn_returns(
+    number: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uvicorn = pytest.importorskip("uvicorn")
     for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
-        monkeypatch.setenv(name, "")  # which it sets
+        monkeypatch.setenv(name, "")  # `serve` sets them
     monkeypatch.setattr(app, "build_app", lambda *arguments: None)
     monkeypatch.setattr(
         uvicorn.Server, "run", lambda self, sockets: self.handle_exit(number, None)
     )
-    with pytest.raises(ends), app.listen(0) as listening:
-        app.serve(None, Path("model"), listening)  # type: ignore[arg-type]
+    with pytest.raises(error), app.listen(0) as listener:
+        app.serve(None, Path("model"), listener)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server for all tests, each of which must leave it as it was; Ctrl-C ends it."""
+    """One server for all tests; each test must leave it unchanged. Ctrl-C stops it."""
     folder = tmp_path_factory.mktemp("page")
     errors = folder.with_suffix(".log")
     with (
@@ -106,15 +108,15 @@ def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
             assert process.stdout is not None
             line = process.stdout.readline()
             assert line.startswith("page  http://127.0.0.1:"), errors.read_text()
-            made = Server(process, line.split()[1], folder, errors)
-            yield made
-            ends_with_ctrl_c(made)
+            server = Server(process, line.split()[1], folder, errors)
+            yield server
+            check_ctrl_c(server)
         finally:
             process.kill()
 
 
-def ends_with_ctrl_c(server: Server) -> None:
-    """It takes its folder along, whatever is in it, and waits for no page that is open."""
+def check_ctrl_c(server: Server) -> None:
+    """The server deletes its directory, and does not wait for open pages."""
     assert server.upload(b"x").json() == server.uploads()
     heartbeat = f"{server.url}/gradio_api/heartbeat/abc"
     with requests.get(heartbeat, stream=True, timeout=60):
@@ -125,12 +127,12 @@ def ends_with_ctrl_c(server: Server) -> None:
 
 
 @needs_gradio
-def test_the_server_gives_no_more_than_the_page(server: Server) -> None:
+def test_the_server_serves_only_the_page(server: Server) -> None:
     page = requests.get(server.url, timeout=60)
     assert page.ok
     assert "default-src 'self'" in page.headers["content-security-policy"]
-    named = requests.get(server.url, headers={"Host": "elsewhere.org"}, timeout=60)
-    assert named.status_code == 400
+    rebound = requests.get(server.url, headers={"Host": "elsewhere.org"}, timeout=60)
+    assert rebound.status_code == 400
     info = requests.get(f"{server.url}/gradio_api/info", timeout=60).json()
     assert info == {"named_endpoints": {}, "unnamed_endpoints": {}}
     listening = psutil.Process(server.process.pid).net_connections("inet")
@@ -150,30 +152,30 @@ def test_the_server_gives_no_more_than_the_page(server: Server) -> None:
 
 
 @needs_gradio
-def test_an_upload_has_its_limit(server: Server) -> None:
+def test_an_upload_has_a_size_limit(server: Server) -> None:
     assert server.upload(bytes(MAX_BYTES + 1)).status_code == 413
     assert server.uploads() == []
 
 
 @needs_gradio
-def test_no_file_but_an_upload_is_read_copied_or_fetched(
+def test_only_uploads_are_read_and_no_file_is_copied_or_downloaded(
     server: Server, tmp_path: Path
 ) -> None:
-    picture = tmp_path / "elsewhere.jpg"
-    picture.write_bytes(jpeg())
+    image = tmp_path / "elsewhere.jpg"
+    image.write_bytes(jpeg())
     (uploaded,) = server.upload(b"x").json()
     (folder,) = server.folder.glob("skincnn-page-*")
     before = sorted(folder.rglob("*"))
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
         port = elsewhere.getsockname()[1]
         paths = [
-            str(picture),
+            str(image),
             f"{uploaded}/../../../../{tmp_path.name}/elsewhere.jpg",
-            os.path.relpath(picture, folder),
-            os.path.relpath(picture, ROOT),
-            f"{folder}/a/../../x/{picture}",
+            os.path.relpath(image, folder),
+            os.path.relpath(image, ROOT),
+            f"{folder}/a/../../x/{image}",
             f"http://127.0.0.1:{port}/x.jpg",
-            f"file://{picture}",
+            f"file://{image}",
             "/dev/zero",
             "/etc/passwd",
             "",
@@ -194,39 +196,39 @@ def test_no_file_but_an_upload_is_read_copied_or_fetched(
         with pytest.raises(TimeoutError):
             elsewhere.accept()
     assert sorted(folder.rglob("*")) == before
-    assert "could not be read" in text_of(server.ask(uploaded))
-    assert server.answers()
+    assert "not a readable image" in text_of(server.predict(uploaded))
+    assert server.is_working()
 
 
 @needs_gradio
-def test_the_same_picture_in_many_tabs_is_answered_in_each(server: Server) -> None:
+def test_equal_uploads_in_many_tabs_each_get_a_prediction(server: Server) -> None:
     names = [f"{number}.jpg" for number in range(8)] + ["same.jpg"] * 4
-    everybody = threading.Barrier(len(names))
+    all_uploaded = threading.Barrier(len(names))
 
-    def drop_here(name: str) -> str:
+    def predict(name: str) -> str:
         (path,) = server.upload(b"the same", name).json()
-        everybody.wait(60)
-        return text_of(server.ask(path, name))
+        all_uploaded.wait(60)
+        return text_of(server.predict(path, name))
 
     with ThreadPoolExecutor(len(names)) as pool:
-        said = list(pool.map(drop_here, names))
-    for name, one in zip(names, said, strict=True):
-        assert one.startswith(f"{name} This file could not be read"), one
+        texts = list(pool.map(predict, names))
+    for name, text in zip(names, texts, strict=True):
+        assert text.startswith(f"{name} This file is not a readable image"), text
     assert server.uploads() == []
 
 
 @needs_gradio
-def test_an_upload_is_answered_once(server: Server) -> None:
+def test_an_upload_can_be_predicted_once(server: Server) -> None:
     (path,) = server.upload(b"x").json()
-    assert "could not be read" in text_of(server.ask(path))
-    assert "The upload is not there any more." in text_of(server.ask(path))
+    assert "not a readable image" in text_of(server.predict(path))
+    assert "The upload no longer exists." in text_of(server.predict(path))
     link = f"{server.url}/gradio_api/deep_link?session_hash={threading.get_ident()}"
     assert requests.get(link, timeout=60).status_code == 405
-    assert server.uploads() == [], "Gradio stores no fields either"
+    assert server.uploads() == [], "Gradio does not store the fields"
 
 
 @needs_gradio
-def test_nothing_is_left_of_an_upload_that_was_cut_off(server: Server) -> None:
+def test_an_interrupted_upload_leaves_no_file(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     head = (
         f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\n"
@@ -235,21 +237,21 @@ def test_nothing_is_left_of_an_upload_that_was_cut_off(server: Server) -> None:
     )
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(head.encode() + bytes(15_000_000))
-    assert server.answers()
+    assert server.is_working()
     assert server.uploads() == []
 
 
 @needs_gradio
 @pytest.mark.parametrize("name", ["..", "/etc/passwd", "a" * 500 + ".jpg", "<b>.", "~"])
-def test_a_strange_name_is_shown_and_no_more(name: str, server: Server) -> None:
+def test_an_unusual_file_name_is_only_shown(name: str, server: Server) -> None:
     (path,) = server.upload(b"x", name).json()
     assert server.uploads() == [path]
-    assert text_of(server.ask(path, name)).startswith(f"{name} This file could not")
+    assert text_of(server.predict(path, name)).startswith(f"{name} This file is not")
     assert server.uploads() == []
 
 
 @needs_gradio
-def test_pages_of_other_addresses_can_send_nothing(server: Server) -> None:
+def test_requests_from_other_sites_are_rejected(server: Server) -> None:
     port = server.url.rsplit(":", 1)[1]
     others = ("http://evil.example", "null", "", "http://127.0.0.1:1", f"{server.url}.org")
     for origin in others:
@@ -261,11 +263,11 @@ def test_pages_of_other_addresses_can_send_nothing(server: Server) -> None:
     local = {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}
     for headers in ({"Origin": server.url}, local):
         (path,) = server.upload(b"x", **headers).json()
-        assert "could not be read" in text_of(server.ask(path))
+        assert "not a readable image" in text_of(server.predict(path))
 
 
 @needs_gradio
-def test_what_is_no_upload_is_refused(server: Server) -> None:
+def test_an_invalid_upload_is_rejected(server: Server) -> None:
     address = f"{server.url}/gradio_api/upload"
     for files in ({"other": b"x"}, [("files", b"x"), ("files", b"y")]):
         assert requests.post(address, files=files, timeout=60).status_code == 400
@@ -275,10 +277,10 @@ def test_what_is_no_upload_is_refused(server: Server) -> None:
 
 
 @needs_gradio
-def test_what_is_no_question_is_refused_in_words(server: Server) -> None:
+def test_an_invalid_predict_request_is_explained(server: Server) -> None:
     (path,) = server.upload(b"x").json()
     file = file_data(path)
-    questions: list[dict[str, Any]] = [
+    requests_: list[dict[str, Any]] = [
         {"data": [file], "fn_index": 99},
         {"data": [file], "fn_index": None},
         {"data": [file], "session_hash": None},
@@ -289,25 +291,25 @@ def test_what_is_no_question_is_refused_in_words(server: Server) -> None:
         {"data": []},
         {"data": "x"},
     ]
-    for question in questions:
-        refused = server.join(**question)
-        assert refused.status_code == 400, question
-        assert "A question is the JSON that the page sends" in refused.json()["detail"]
+    for request in requests_:
+        response = server.join(**request)
+        assert response.status_code == 400, request
+        assert "must be the JSON that the page sends" in response.json()["detail"]
     for sent, status in ((b"{", 400), (b"[" * 60_000, 400), (b" " * 70_000, 413)):
         address = f"{server.url}/gradio_api/queue/join"
         assert requests.post(address, data=sent, timeout=10).status_code == status
-    assert "could not be read" in text_of(server.ask(path))
+    assert "not a readable image" in text_of(server.predict(path))
 
 
 @contextlib.contextmanager
 def highest_memory(pid: int) -> Iterator[list[int]]:
-    """Yields a list that gets the process's memory: at first, and the most there was."""
+    """Yields a list that gets the memory of a process: at the start, and the maximum."""
     process, done = psutil.Process(pid), threading.Event()
-    seen = [process.memory_info().rss]
+    samples = [process.memory_info().rss]
 
     def watch() -> None:
         while not done.wait(0.005):
-            seen.append(process.memory_info().rss)
+            samples.append(process.memory_info().rss)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -317,15 +319,15 @@ def highest_memory(pid: int) -> Iterator[list[int]]:
     finally:
         done.set()
         thread.join()
-        measured += [seen[0], max(seen)]
+        measured += [samples[0], max(samples)]
 
 
 def drop(page: Any, path: Path) -> str:
-    """Returns what the page says of a file."""
+    """Uploads a file and returns the text of its prediction."""
     page.set_input_files("input[type=file]", path)
-    answer = page.locator(".answer", has_text=path.name)
-    answer.wait_for(timeout=60_000)
-    return text_of(answer.inner_html())
+    prediction = page.locator(".prediction", has_text=path.name)
+    prediction.wait_for(timeout=60_000)
+    return text_of(prediction.inner_html())
 
 
 @needs_gradio
@@ -334,37 +336,36 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
     (tmp_path / "text.jpg").write_text("this is text")
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     page = browser.new_page(viewport={"width": 400, "height": 800})
-    asked_for: list[str] = []
-    faults: list[str] = []
-    page.on("request", lambda request: asked_for.append(request.url))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda one: one.type == "error" and faults.append(one.text))
+    urls: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda text: text.type == "error" and errors.append(text.text))
     page.goto(server.url)
     page.get_by_role("heading", level=1).wait_for(timeout=60_000)
     assert "Not a medical device." in page.inner_text("body")
-    assert "synthetic pictures" in page.inner_text("body")
+    assert "synthetic images" in page.inner_text("body")
 
-    said = drop(page, tmp_path / "good.jpg")
-    assert "melanoma mel malignant" in said
-    assert page.locator(".answer img").count() == 2
+    assert "melanoma mel malignant" in drop(page, tmp_path / "good.jpg")
+    assert page.locator(".prediction img").count() == 2
     assert page.evaluate(
-        "[...document.querySelectorAll('.answer img')].every(one => one.naturalWidth == 64)"
+        "[...document.querySelectorAll('.prediction img')]"
+        ".every(image => image.naturalWidth == 64)"
     )
     assert server.uploads() == []
-    assert "could not be read" in drop(page, tmp_path / "text.jpg")
+    assert "not a readable image" in drop(page, tmp_path / "text.jpg")
     with highest_memory(server.process.pid) as memory:
-        assert "could not be read" in drop(page, tmp_path / "huge.png")
+        assert "not a readable image" in drop(page, tmp_path / "huge.png")
     assert memory[1] - memory[0] < 100e6
-    # And it goes on.
+    # The server continues.
     assert "melanoma mel malignant" in drop(page, tmp_path / "good.jpg")
 
     assert server.uploads() == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    kept = "[localStorage.length, sessionStorage.length, document.cookie.length]"
-    assert page.evaluate(kept) == [0, 0, 0], "the browser keeps nothing"
+    stored = "[localStorage.length, sessionStorage.length, document.cookie.length]"
+    assert page.evaluate(stored) == [0, 0, 0], "the browser stores nothing"
     assert page.evaluate("indexedDB.databases()") == []
-    elsewhere = [url for url in asked_for if not url.startswith((server.url, "data:"))]
-    assert elsewhere == []
-    assert faults == []
+    assert [url for url in urls if not url.startswith((server.url, "data:"))] == []
+    assert errors == []
     assert server.errors.read_text() == ""
     page.close()

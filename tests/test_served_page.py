@@ -1,11 +1,11 @@
-"""What the page of scripts/serve.py says of a picture, and why it says so."""
+"""The text of the page of scripts/serve.py."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +17,47 @@ from page_server import text_of, upload
 
 from skincnn.classes import describe
 from skincnn.config import DataConfig
-from skincnn.serving.postprocessing import DecisionRule
-from skincnn.serving.predictor import Answers, Predictor
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.serving.predictor import Predict, Predictions, Predictor
 from skincnn.serving.web import app
 from skincnn.serving.web.page import (
     FAILED,
-    Asked,
-    answer_page,
-    open_model,
+    PageModel,
+    distinguish,
+    list_reasons,
+    load_page_model,
     percent,
-    reasons,
     render,
-    tell_apart,
+    render_prediction,
 )
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
-RULES = DecisionRule(("mel", "nv"), 1.5, "90 % sensitivity", 0.3, 0.6)
+RULE = DecisionRule(
+    class_names=("mel", "nv"), temperature=1.5, threshold=0.3, max_distance=0.6
+)
 
 
 @pytest.fixture(scope="module")
-def asked(run: Run) -> Asked:
-    return open_model(run[0])
+def model(run: Run) -> PageModel:
+    return load_page_model(run[0])
 
 
-def found(malignant: float, distance: float, rules: DecisionRule = RULES) -> dict[str, Any]:
-    """An answer of two classes, by the rules of `answers.answer`."""
-    unknown = distance > rules.limit
+def page_model(predict: Predict, *, clinical_metadata: bool = False) -> PageModel:
+    predictor = Predictor("keras", RULE, DataConfig(), False, clinical_metadata, predict)
+    return PageModel(predictor, None, "")
+
+
+def prediction_of(
+    malignant: float, distance: float, rule: DecisionRule = RULE
+) -> dict[str, Any]:
+    """A prediction of two classes, with the decisions of the rule."""
+    probabilities = np.array([malignant, 1 - malignant], np.float32)
+    refer, ood = rule.decide(np.array([[malignant, 1 - malignant]]), np.array([distance]))
     return {
-        "probabilities": np.array([malignant, 1 - malignant], np.float32),
-        "distance": np.float32(distance),
-        "unknown": np.bool_(unknown),
-        "refer": np.bool_(unknown or malignant >= rules.threshold),
+        "probabilities": probabilities,
+        "ood_distance": np.float32(distance),
+        "out_of_distribution": ood[0],
+        "refer": refer[0],
     }
 
 
@@ -59,30 +69,29 @@ def found(malignant: float, distance: float, rules: DecisionRule = RULES) -> dic
         (0.2, 0.1, ["malignant class, 20.0 %, is below 30.0 %", "0.1, is within"]),
         (0.2999, 0.1, ["malignant class, 29.99 %, is below 30.00 %", "is within"]),
         (0.299998, 0.1, ["malignant class, 29.9998 %, is below 30.0000 %", "is within"]),
-        (0.30002, 0.9, ["distance is 0.9", "30.002 %, is at or above 30.000 %"]),
-        (0.2, 0.9, ["distance is 0.9, and 95 % of them lie within 0.6", "is below"]),
-        (0.5, 0.9, ["distance is 0.9, and 95 % of them lie within 0.6", "is at or above"]),
-        (
-            0.2,
-            0.60004,
-            ["distance is 0.60004, and 95 % of them lie within 0.6.", "is below"],
-        ),
+        (0.30002, 0.9, ["images is 0.9", "30.002 %, is at or above 30.000 %"]),
+        (0.2, 0.9, ["images is 0.9, and 95 % of these are within 0.6", "is below"]),
+        (0.5, 0.9, ["images is 0.9, and 95 % of these are within 0.6", "at or above"]),
+        (0.2, 0.60004, ["0.60004, and 95 % of these are within 0.6.", "is below"]),
         (
             0.2,
             0.59996,
-            ["is below", "that the model knows, 0.59996, is within the limit of 0.6."],
+            ["is below", "distance from them, 0.59996, is within the limit of 0.6."],
         ),
-        (0.2, 0.6, ["is below", "that the model knows, 0.6, is within the limit of 0.6."]),
+        (0.2, 0.6, ["is below", "distance from them, 0.6, is within the limit of 0.6."]),
     ],
 )
 def test_the_reasons_are_those_of_the_decision(
     malignant: float, distance: float, expected: list[str]
 ) -> None:
-    said = [text_of(one) for one in reasons(found(malignant, distance), RULES)]
-    assert len(said) == len(expected)
-    for sentence, part in zip(said, expected, strict=True):
+    reasons = [
+        text_of(one) for one in list_reasons(prediction_of(malignant, distance), RULE)
+    ]
+    assert len(reasons) == len(expected)
+    for sentence, part in zip(reasons, expected, strict=True):
         assert part in sentence
-    assert "chosen for 90 % sensitivity on validation" in " ".join(said)
+    threshold = "the threshold for 90 % sensitivity, chosen on the validation data."
+    assert threshold in " ".join(reasons)
 
 
 @pytest.mark.parametrize(
@@ -94,24 +103,24 @@ def test_the_reasons_are_those_of_the_decision(
         (1, False, "30.0 %, is just below 30.0 %"),
     ],
 )
-def test_a_sum_that_is_rounded_otherwise_does_not_belie_the_model(
+def test_rounding_does_not_contradict_the_decision_of_the_model(
     step: int, refer: bool, expected: str
 ) -> None:
-    threshold = np.float32(RULES.threshold)
-    answer = found(float(threshold + step * np.spacing(threshold)), 0.1)
-    said = reasons({**answer, "refer": np.bool_(refer)}, RULES)[0]
-    assert expected in text_of(said)
+    threshold = np.float32(RULE.threshold)
+    prediction = prediction_of(float(threshold + step * np.spacing(threshold)), 0.1)
+    reasons = list_reasons({**prediction, "refer": np.bool_(refer)}, RULE)
+    assert expected in text_of(reasons[0])
 
 
-def test_reasons_where_little_is_known_of_the_classes() -> None:
-    nothing = dataclasses.replace(RULES, threshold=np.nan)
-    assert reasons(found(0.5, 0.1, nothing), nothing)[0] == (
+def test_reasons_without_a_threshold_and_with_unknown_classes() -> None:
+    without = RULE.model_copy(update={"threshold": None})
+    assert list_reasons(prediction_of(0.5, 0.1, without), without)[0] == (
         "This model has no threshold for malignant lesions."
     )
-    some = dataclasses.replace(RULES, class_names=("mel", "freckle"))
+    own = RULE.model_copy(update={"class_names": ("mel", "freckle")})
     for distance in (0.1, 0.9):
-        said = text_of(" ".join(reasons(found(0.5, distance, some), some)))
-        assert "The probability of a malignant class, 50.0 %, is at or above 30.0 %" in said
+        text = text_of(" ".join(list_reasons(prediction_of(0.5, distance, own), own)))
+        assert "The probability of a malignant class, 50.0 %, is at or above 30.0 %" in text
 
 
 @pytest.mark.parametrize(
@@ -132,114 +141,111 @@ def test_no_probability_is_rounded_to_certainty(share: float, expected: str) -> 
         ((0.5, 0.5), "50.0 % 50.0 %"),
     ],
 )
-def test_two_probabilities_are_told_apart(
+def test_different_probabilities_are_distinguished(
     shares: tuple[float, float], expected: str
 ) -> None:
-    assert text_of(" ".join(tell_apart(*shares)).replace("<", "&lt;")) == expected
+    assert text_of(" ".join(distinguish(*shares)).replace("<", "&lt;")) == expected
 
 
-def test_the_page_says_what_the_model_answers(asked: Asked) -> None:
+def test_the_page_shows_the_prediction_of_the_model(model: PageModel) -> None:
     content = jpeg()
-    answers = asked.predictor.ask([content], pd.DataFrame())
-    page = answer_page(asked, content, "a <b> & c.jpg", {})
-    said = text_of(page)
-    assert "a <b> & c.jpg" in said
-    probabilities = answers["probabilities"][0]
-    described = describe(asked.predictor.class_names)
-    best = asked.predictor.class_names[probabilities.argmax()]
-    assert f"Most probable: {described[best].full_name}, " in said
-    for name, probability in zip(asked.predictor.class_names, probabilities, strict=True):
-        marked = " malignant" if described[name].malignant else ""
+    predictions = model.predictor.predict([content], pd.DataFrame())
+    page = render_prediction(model, content, "a <b> & c.jpg", {})
+    text = text_of(page)
+    assert "a <b> & c.jpg" in text
+    probabilities = predictions["probabilities"][0]
+    class_names = model.predictor.rule.class_names
+    classes = describe(class_names)
+    best = class_names[probabilities.argmax()]
+    assert f"Most probable class: {classes[best].full_name}, " in text
+    for name, probability in zip(class_names, probabilities, strict=True):
+        mark = " malignant" if classes[name].malignant else ""
         number = text_of(percent(float(probability)))
-        assert f"{described[name].full_name} {name}{marked} {number}" in said
-    assert ("Refer to" in said) == bool(answers["refer"][0])
+        assert f"{classes[name].full_name} {name}{mark} {number}" in text
+    assert ("Refer to" in text) == bool(predictions["refer"][0])
     assert page.count('<img src="data:image/png;base64,') == 2
     assert len(re.findall(r"<img [^>]*alt=\"[^\"]{20,}\"", page)) == 2
 
 
-@pytest.mark.parametrize("unknown", [True, False])
+@pytest.mark.parametrize("ood", [True, False])
 @pytest.mark.parametrize("refer", [True, False])
-def test_what_does_not_look_like_dermatoscopy_is_warned_of(
-    unknown: bool, refer: bool, asked: Asked
+def test_an_out_of_distribution_image_gets_a_warning(
+    ood: bool, refer: bool, model: PageModel
 ) -> None:
-    def ask(*given: Any) -> Answers:
-        answers = asked.predictor.ask(*given)
+    def predict(*inputs: Any) -> Predictions:
         return {
-            **answers,
-            "unknown": np.array([unknown]),
-            "refer": np.array([unknown or refer]),
+            **model.predictor.predict(*inputs),
+            "out_of_distribution": np.array([ood]),
+            "refer": np.array([ood or refer]),
         }
 
-    predictor = dataclasses.replace(asked.predictor, ask=ask)
-    page = answer_page(dataclasses.replace(asked, predictor=predictor), jpeg(), "x", {})
-    said = text_of(page)
-    assert ("This does not look like dermatoscopy" in said) == unknown
-    assert ("It is unlike the pictures of validation" in said) == unknown
-    assert ("Refer to somebody" in said) == (unknown or refer)
-    assert ("Not referred" in said) == ("That is no all-clear" in said)
-    assert ("Not referred" in said) == (not unknown and not refer)
+    predictor = replace(model.predictor, predict=predict)
+    page = render_prediction(replace(model, predictor=predictor), jpeg(), "x", {})
+    text = text_of(page)
+    assert ("This does not look like an image that the model can" in text) == ood
+    assert ("The image is out-of-distribution" in text) == ood
+    assert ("Refer to a dermatologist" in text) == (ood or refer)
+    assert ("Not referred" in text) == ("This does not rule out malignancy" in text)
+    assert ("Not referred" in text) == (not ood and not refer)
 
 
-def test_what_is_no_picture_is_said_to_be_none(asked: Asked) -> None:
-    page = answer_page(asked, b"this is text", "text.jpg", {})
-    said = text_of(page)
-    assert "This file could not be read" in said
-    assert "Not read: expected a JPEG, PNG" in said
-    assert "at most 30,000,000 bytes and 50,000,000 pixels" in said
+def test_an_unreadable_file_gets_no_prediction(model: PageModel) -> None:
+    page = render_prediction(model, b"this is text", "text.jpg", {})
+    text = text_of(page)
+    assert "This file is not a readable image" in text
+    assert "Unreadable: expected a complete JPEG, PNG" in text
+    assert "at most 30,000,000 bytes and 50,000,000 pixels" in text
     assert "<img" not in page
-    assert "%" not in said
+    assert "%" not in text
 
 
-def test_a_form_without_feature_maps_says_why_there_is_no_map(
-    run: Run, asked: Asked
-) -> None:
-    other = open_model(run[0] / "export/skincnn")
-    pages = [answer_page(one, jpeg(), "x.jpg", {}) for one in (asked, other)]
-    assert "No map. Grad-CAM needs the feature maps of a run" in text_of(pages[1])
-    pictures = [re.findall(r'src="([^"]+)"', page) for page in pages]
-    assert pictures[0][:1] == pictures[1], "the same picture as the model sees it"
+def test_a_format_without_feature_maps_has_no_overlay(run: Run, model: PageModel) -> None:
+    saved_model = load_page_model(run[0] / "export/skincnn")
+    pages = [render_prediction(one, jpeg(), "x.jpg", {}) for one in (model, saved_model)]
+    assert "No Grad-CAM overlay. Grad-CAM needs the feature maps" in text_of(pages[1])
+    images = [re.findall(r'src="([^"]+)"', page) for page in pages]
+    assert images[0][:1] == images[1], "the same model input"
 
 
-def test_a_model_that_is_told_of_patients_gets_the_fields(tmp_path: Path) -> None:
-    told: list[dict[Any, Any]] = []
+def test_a_model_with_clinical_metadata_gets_the_fields(tmp_path: Path) -> None:
+    received: list[dict[Any, Any]] = []
 
-    def ask(contents: Any, patients: pd.DataFrame) -> Answers:
-        told.append(patients.to_dict("records")[0])
-        return {"status": np.array([b"not read"]), "class_name": np.array([b""])}
+    def predict(contents: Any, metadata: pd.DataFrame) -> Predictions:
+        received.append(metadata.to_dict("records")[0])
+        return {"status": np.array([b"unreadable"]), "predicted_class": np.array([b""])}
 
-    predictor = Predictor("keras", RULES, DataConfig(), False, True, ask)
-    answer = app.answering(Asked(predictor, None, ""), tmp_path)
-    for patient in (("", None, None), (" 50", "female", "back")):
-        assert "Not read." in answer(upload(tmp_path), *patient)[1]
-    assert np.isnan(told[0].pop("age"))
-    assert told == [
+    handle = app.make_handler(page_model(predict, clinical_metadata=True), tmp_path)
+    for fields in (("", None, None), (" 50", "female", "back")):
+        assert "Unreadable." in handle(upload(tmp_path), *fields)[1]
+    assert np.isnan(received[0].pop("age"))
+    assert received == [
         {"sex": "unknown", "localization": "unknown"},
         {"age": 50, "sex": "female", "localization": "back"},
     ]
     for age in ("-1", "121", "nan", "4.5"):
-        said = text_of(answer(upload(tmp_path), age, "female", "back")[1])
-        assert f"The age must be 0..120 whole years, or empty. Received: {age}." in said
-    assert len(told) == 2
+        text = text_of(handle(upload(tmp_path), age, "female", "back")[1])
+        expected = "The age must be a whole number of years, 0..120, or empty. Received: "
+        assert f"{expected}{age}." in text
+    assert len(received) == 2
 
 
-def test_a_fault_is_a_sentence_and_no_traceback(
+def test_an_error_is_shown_as_a_sentence_without_traceback(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def ask(contents: Any, patients: pd.DataFrame) -> dict[str, Any]:
-        raise RuntimeError("an inner matter")
+    def predict(contents: Any, metadata: pd.DataFrame) -> Predictions:
+        raise RuntimeError("an internal error")
 
-    predictor = Predictor("keras", RULES, DataConfig(), False, False, ask)
-    answer = app.answering(Asked(predictor, None, ""), tmp_path)
+    handle = app.make_handler(page_model(predict), tmp_path)
     with caplog.at_level(logging.ERROR):
-        page = answer(upload(tmp_path))[1]
+        page = handle(upload(tmp_path))[1]
     assert FAILED in text_of(page)
-    assert "inner matter" not in page
-    assert "an inner matter" in caplog.text, "for who runs the page"
+    assert "internal error" not in page
+    assert "an internal error" in caplog.text, "in the log of the server"
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_of_made_up_pictures_says_so() -> None:
+def test_a_model_of_synthetic_images_has_a_warning() -> None:
     for synthetic in (True, False):
-        said = text_of(render("start", synthetic=synthetic, classes=["a"], path="runs/x"))
-        assert "Not a medical device." in said
-        assert ("trained on synthetic pictures" in said) == synthetic
+        text = text_of(render("start", synthetic=synthetic, classes=["a"], path="runs/x"))
+        assert "Not a medical device." in text
+        assert ("trained on synthetic images" in text) == synthetic

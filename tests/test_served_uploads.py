@@ -1,4 +1,4 @@
-"""The folder of the page's uploads: whose it is, and what is read there."""
+"""The directory of uploads of the page."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from skincnn.errors import DataError
 from skincnn.serving.web import uploads
 
 
-def test_what_was_uploaded_is_read_once_and_gone(tmp_path: Path) -> None:
+def test_an_upload_is_deleted_when_it_is_read(tmp_path: Path) -> None:
     assert uploads.take(upload(tmp_path, b"abc"), tmp_path) == (b"abc", "x.jpg")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "place", ["a/x.jpg", "a/b/x.jpg", "../x.jpg", "../outside/x.jpg", "none", "a"]
+    "name", ["a/x.jpg", "a/b/x.jpg", "../x.jpg", "../outside/x.jpg", "none", "a"]
 )
-def test_nothing_else_is_read_or_deleted(place: str, tmp_path: Path) -> None:
+def test_no_other_file_is_read_or_deleted(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "uploads"
-    path = folder / place
+    path = folder / name
     (folder / "a/b").mkdir(parents=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix:
         path.write_bytes(b"abc")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(DataError, match="not there any more"):
+    with pytest.raises(DataError, match="no longer exists"):
         uploads.take({"path": str(path), "orig_name": "x.jpg"}, folder)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_folder_of_a_server_that_was_killed_is_removed(
+def test_the_directory_of_a_killed_server_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -53,7 +53,7 @@ def test_the_folder_of_a_server_that_was_killed_is_removed(
     killed = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
     (left,) = tmp_path.glob("skincnn-page-*/x")
-    other = tmp_path / "skincnn-page-of-mine"
+    other = tmp_path / "skincnn-page-of-another-program"
     other.mkdir()
     link = tmp_path / "skincnn-page-12345678"
     link.symlink_to(other)
@@ -62,5 +62,5 @@ def test_the_folder_of_a_server_that_was_killed_is_removed(
         (first / "x").write_text("an upload")
         with uploads.make_folder() as second:
             assert second != first
-            assert (first / "x").exists(), "its server lives"
+            assert (first / "x").exists(), "its server is running"
     assert sorted(tmp_path.glob("*skincnn-*")) == [link, other]

@@ -11,11 +11,17 @@ import pytest
 
 from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
 from skincnn.errors import ConfigError
-from skincnn.serving.predictor import find_patients
-from skincnn.serving.tables import csv_line, read_patients, to_lines
+from skincnn.serving.tables import (
+    csv_line,
+    find_isic_year,
+    isic_submission,
+    read_clinical_metadata,
+    select_clinical_metadata,
+    to_lines,
+)
 
 
-def test_lines_hold_the_rows() -> None:
+def test_lines_equal_the_rows_of_a_csv_file() -> None:
     table = pd.DataFrame(
         {
             "file": ['a,"b".jpg', "two\nlines.jpg", "é.jpg"],
@@ -34,27 +40,44 @@ def test_lines_hold_the_rows() -> None:
     assert all("\n" not in line for line in lines)
 
 
-def test_columns_that_say_nothing_are_unknown(tmp_path: Path) -> None:
-    path = tmp_path / "patients.csv"
+def test_empty_clinical_metadata_is_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.csv"
     path.write_text("image_id,age,sex,localization\n007,,,\n008,,,\n")
-    found = find_patients([Path("007.jpg"), Path("x.jpg")], read_patients(path))
-    assert tuple(found) == CLINICAL_COLUMNS
-    assert found["sex"].tolist() == found["localization"].tolist() == [UNKNOWN] * 2
-    assert all(map(math.isnan, found["age"]))
+    table = read_clinical_metadata(path)
+    rows = select_clinical_metadata([Path("007.jpg"), Path("x.jpg")], table)
+    assert tuple(rows) == CLINICAL_COLUMNS
+    assert rows["sex"].tolist() == rows["localization"].tolist() == [UNKNOWN] * 2
+    assert all(map(math.isnan, rows["age"]))
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
-        ("007,50,male,back\n007,60,male,back\n", "007 stands in it twice"),
+        ("007,50,male,back\n007,60,male,back\n", "duplicate image_id 007"),
         ("007,old,male,back\n", "Unable to parse"),
     ],
 )
-def test_a_table_of_patients_that_cannot_be_used_is_refused(
-    rows: str, said: str, tmp_path: Path
+def test_invalid_clinical_metadata_is_rejected(
+    rows: str, message: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "patients.csv"
+    path = tmp_path / "metadata.csv"
     path.write_text(f"image_id,age,sex,localization\n{rows}")
-    with pytest.raises(ConfigError, match="--clinical-metadata must be a CSV") as refused:
-        read_patients(path)
-    assert said in str(refused.value)
+    with pytest.raises(ConfigError, match="--clinical-metadata must be a CSV") as caught:
+        read_clinical_metadata(path)
+    assert message in str(caught.value)
+
+
+def test_isic_submissions_have_the_official_columns() -> None:
+    names = ["ak", "bcc", "bkl", "df", "mel", "nv", "scc", "vasc"]
+    predictions = pd.DataFrame(
+        {"image_id": ["a", "b"], "out_of_distribution": [False, True]}
+        | {f"probability_{name}": [0.125, 0.125] for name in names}
+    )
+    submission = isic_submission(predictions, names)
+    header = "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK"
+    assert list(submission) == header.split(",")
+    assert submission["UNK"].tolist() == [0, 1]
+    names_2018 = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
+    assert find_isic_year(names_2018) == "2018"
+    with pytest.raises(ConfigError, match="needs a model with the classes of the ISIC"):
+        find_isic_year(["benign", "malignant"])

@@ -1,4 +1,4 @@
-"""Asks a model about archives of pictures, on one machine or many (Apache Beam)."""
+"""Predicts large image archives on one machine or many (Apache Beam)."""
 
 from __future__ import annotations
 
@@ -13,113 +13,116 @@ import tyro
 from skincnn.cli import common
 from skincnn.errors import ConfigError, DataError
 
-UNASKED = {
+IRRELEVANT_WARNINGS = {
     "root": ("apitools not found", "Resource module is not available"),
     "apache_beam.io.filebasedsink": ("No shards found to finalize",),
 }
-"""How Beam's warnings begin that ask nothing of the user, by their loggers."""
+"""Logger to the beginnings of Beam's warnings that need no action by the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Writes the rows of scripts/predict.py, in no order, as a pipeline of Apache Beam.
+    """Writes the rows of scripts/predict.py, in any order, with an Apache Beam pipeline.
 
-    OUTPUT gets answers-00000-of-00007.csv and so on, as many as Beam finds good, when all
-    are written. Files that cannot be read are listed in its unread-* files with the reason,
-    with exit code 3; all others are answered. Pictures and OUTPUT may be on any file system
-    that Beam knows (gs://, s3://, hdfs://, with its packages). Not a medical device.
+    OUTPUT gets predictions-00000-of-00007.csv and so on; Beam chooses the number of files,
+    which appear when all are complete. Unreadable files are listed in unreadable-* files
+    with the reason, with exit code 3; all other files are predicted. Images and OUTPUT can
+    be on any file system that Beam supports (gs://, s3://, hdfs://, with its packages). Not
+    a medical device.
 
-    What stands after -- goes to Beam, such as -- --direct_running_mode multi_processing
+    Arguments after -- are passed to Beam, such as -- --direct_running_mode multi_processing
     --direct_num_workers 4, or -- --runner FlinkRunner --flink_master 10.0.0.1:8081. Without
-    --runner it all runs here and needs no network.
+    --runner the pipeline runs on this machine and needs no network.
 
-    `make beam` makes .venv-beam, an environment with Beam.
+    `make beam` creates .venv-beam, an environment with Beam.
 
-    For example:
-      python scripts/batch_predict.py runs/cpu pictures/ --output answers
-      python scripts/batch_predict.py runs/cpu 'a/**/*.jpg' 'b/*.zip' --output answers
-      python scripts/batch_predict.py /shared/skincnn/1 gs://b/pictures/ --output gs://b/out
+    Examples:
+      python scripts/batch_predict.py runs/mobilenet_160 images/ --output predictions
+      python scripts/batch_predict.py runs/mobilenet_160 'a/**/*.jpg' 'b/*.zip' --output out
+      python scripts/batch_predict.py /shared/skincnn/1 gs://b/images/ --output gs://b/out
         -- --runner FlinkRunner --flink_master 10.0.0.1:8081
     """
 
     model: tyro.conf.Positional[Path]
-    """A SavedModel, a run's folder or model.keras, or a LiteRT or ONNX file. Each worker
-    opens it under this path: on a folder that all mount, or in their image. A SavedModel
-    loads fastest; each process of a worker holds one model."""
-    pictures: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Files of pictures, or ZIP archives of them; folders, where pictures are looked for,
-    and which end in / where they are not local; or patterns in quotes, of which ** means
-    any folders."""
+    """A SavedModel, a run directory or its model.keras, or a LiteRT or ONNX file. Each
+    worker opens this path: put it on a shared file system, or into the workers' image. A
+    SavedModel loads fastest; each worker process holds one model."""
+    images: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Image files or ZIP archives of images; directories, which are searched recursively
+    (remote ones must end in /); or quoted patterns, in which ** matches any directories."""
     names: str | None = None
-    """A text file with the name of a picture or an archive on each line."""
+    """Text file with the name of an image or an archive on each line."""
     output: str
-    """The folder to write to, without answers in it."""
+    """Directory to write to; it must not contain predictions."""
     format: Literal["csv", "jsonl"] = "csv"
-    """csv, with a header in each file; jsonl: a JSON object on each line."""
+    """csv: with a header in each file; jsonl: one JSON object per line."""
     clinical_metadata: Path | None = None
-    """A CSV with image_id, age, sex and localization, for a model that is told of them;
-    each worker opens it like MODEL."""
+    """CSV file with image_id, age, sex and localization, for a model that uses them; each
+    worker opens it like MODEL."""
     batch_size: int = 32
-    """Pictures at a time."""
+    """Number of images in a batch."""
 
 
 def command() -> None:
-    """Parses, predicts, and says where the answers are."""
-    given = sys.argv[1:]
-    own = given[: given.index("--")] if "--" in given else given
+    """Parses the arguments, predicts, and prints the paths of the predictions."""
+    argv = sys.argv[1:]
+    own = argv[: argv.index("--")] if "--" in argv else argv
     arguments = tyro.cli(Arguments, args=own)
     if arguments.batch_size < 1:
         raise ConfigError(f"--batch-size must be >= 1. Received: {arguments.batch_size}.")
     load_beam()
     common.load_tensorflow()
     from skincnn.serving.beam import pipeline
-    from skincnn.serving.beam.io import list_files, require_empty, require_pictures
-    from skincnn.serving.predictor import columns, require_told
+    from skincnn.serving.beam.io import list_files, require_empty, require_images
+    from skincnn.serving.postprocessing import describe_rule
+    from skincnn.serving.predictor import check_clinical_metadata, columns
 
-    require_pictures(arguments.pictures, arguments.names)
-    require_empty(arguments.output, (pipeline.ANSWERS, pipeline.UNREAD))
-    handler = pipeline.PictureHandler(
+    require_images(arguments.images, arguments.names)
+    require_empty(arguments.output, (pipeline.PREDICTIONS, pipeline.UNREADABLE_FILES))
+    handler = pipeline.ImageHandler(
         arguments.model, arguments.clinical_metadata, arguments.batch_size, arguments.format
     )
-    # Once here, so that what is wrong with it is said before anything is begun.
+    # Loaded here once, so that errors are reported before the pipeline starts.
     predictor = handler.load_model().predictor
-    require_told(predictor, arguments.clinical_metadata)
-    rules = predictor.rules
+    check_clinical_metadata(predictor, arguments.clinical_metadata)
     counts = pipeline.run(
         handler,
-        arguments.pictures,
+        arguments.images,
         arguments.names,
         arguments.output,
-        columns(rules.class_names),
-        given[len(own) + 1 :],
+        columns(predictor.rule.class_names),
+        argv[len(own) + 1 :],
     )
-    answers, unread = (
+    predictions, unreadable = (
         f"{arguments.output.rstrip('/')}/{name}-*.{arguments.format}" for name in counts
     )
-    print(f"answers  {answers}\nrefer    {rules.referral}", file=sys.stderr)
-    if list_files(unread, 1):
+    print(f"predictions  {predictions}", file=sys.stderr)
+    print(f"refer        {describe_rule(predictor.rule)}", file=sys.stderr)
+    if list_files(unreadable, 1):
         raise DataError(
-            f"{counts[pipeline.UNREAD]} of {sum(counts.values())} file(s) could not be "
-            f"read. They are listed, each with the reason, in {unread}\n"
-            "The others are answered."
+            f"{counts[pipeline.UNREADABLE_FILES]} of {sum(counts.values())} file(s) are "
+            f"unreadable. They are listed with the reason in {unreadable}\n"
+            "All others were predicted."
         )
 
 
 def load_beam() -> None:
-    """Imports Apache Beam without what it says of packages and files that it does without.
+    """Imports Apache Beam without its warnings about optional packages and files.
 
     Raises:
         ConfigError: It is not installed.
     """
-    for name in UNASKED:
-        # A logger's filters see no more than what is said to itself.
+    for name in IRRELEVANT_WARNINGS:
+        # Filters of a logger do not apply to its children, so each logger needs its own.
         logging.getLogger(name).addFilter(
-            lambda record: not record.getMessage().startswith(UNASKED[record.name])
+            lambda record: (
+                not record.getMessage().startswith(IRRELEVANT_WARNINGS[record.name])
+            )
         )
     try:
         import apache_beam  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"Apache Beam is not installed ({error}). `make beam` makes an environment "
+            f"Apache Beam is not installed ({error}). `make beam` creates an environment "
             "with it: .venv-beam/bin/python scripts/batch_predict.py ..."
         ) from error

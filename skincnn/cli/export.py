@@ -1,10 +1,11 @@
-"""Makes a run's model ready for others: SavedModel, LiteRT, ONNX."""
+"""Exports a run as a SavedModel, or for LiteRT or ONNX."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -12,72 +13,93 @@ from skincnn.cli import common
 from skincnn.errors import ConfigError
 from skincnn.files import locked
 
+if TYPE_CHECKING:
+    from skincnn.serving.export import ExportSpec
+
 Format = Literal["saved_model", "litert", "litert_float16", "litert_int8", "onnx"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Writes a run's model in forms that answer without this package.
+    """Exports an evaluated run in formats that do not need this package.
 
-    Each is compared with the run's table of predictions before it gets its name, on at
-    least 256 pictures of the test fold where it has as many, and on all of its rare
-    classes. A SavedModel (the next version) may differ by 1e-5 in probability where the
-    run was trained on a CPU, else by 1e-3. A copy that never tells a class that the model
-    tells is refused. The model card then shows how each agrees, class by class.
+    Each export is compared with the predictions table of the run, on at least 256 images of
+    the test split (all, if it has fewer) with all rare classes. A SavedModel (the next
+    version) may differ by 1e-5 in probability if the run was trained on a CPU, else by
+    1e-3. An export that never predicts a class that the Keras model predicts is rejected.
+    results/export.*.json and the model card show the parity of each export for each class.
 
-    For example:
-      python scripts/export.py runs/cpu
-      python scripts/export.py runs/cpu --formats litert_int8 onnx
-      python scripts/export.py runs/cpu --tta d4
+    Examples:
+      python scripts/export.py runs/mobilenet_160
+      python scripts/export.py runs/mobilenet_160 --formats litert_int8 onnx
+      python scripts/export.py runs/mobilenet_160 --tta d4
       python scripts/export.py runs/a runs/b --ensemble runs/ab
     """
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
-    """The folder of an evaluated run; of several with --ensemble."""
+    """Directory of an evaluated run; several with --ensemble."""
     formats: tuple[Format, ...] = ("saved_model",)
-    """saved_model: for TensorFlow Serving, takes files of pictures. litert: for phones, in
-    32, 16 or 8 bits; onnx: for its runtimes; these need pip install -e .[export]."""
+    """saved_model: for TensorFlow Serving; takes image files. litert: for phones, with 32,
+    16 or 8 bits; onnx: for ONNX runtimes. These need pip install -e .[export]."""
     ensemble: Path | None = None
-    """The folder that scripts/evaluate.py --ensemble wrote of these runs: one SavedModel
-    answers with their mean."""
+    """Directory that scripts/evaluate.py --ensemble wrote for these runs: exports one
+    SavedModel that averages their predictions."""
     tta: Literal["", "d4"] = ""
-    """Ask about each picture in its eight orientations, as the run was evaluated with
-    scripts/evaluate.py --tta d4."""
-    operating_point: str = "90 % sensitivity"
-    """The operating point for malignant lesions, fixed on validation, from which on a
-    picture is referred: 90 or 95, % sensitivity or % specificity."""
+    """Average the predictions for the eight orientations of each image. The run must have
+    been evaluated with scripts/evaluate.py --tta d4."""
+    operating_point: str = "sensitivity=0.90"
+    """Operating point of malignant lesions from which an image is referred: sensitivity or
+    specificity = 0.90 or 0.95, chosen on the validation data."""
     data_dir: Path | None = None
-    """Where built datasets lie; TFDS's own folder by default."""
+    """Directory of the built datasets; by default that of TFDS."""
 
 
 def command() -> None:
-    """Parses, exports, and says where the files are."""
+    """Parses the arguments, exports, renders the report, and prints the paths."""
     arguments = tyro.cli(Arguments)
     if len(arguments.workdirs) != 1 and arguments.ensemble is None:
         raise ConfigError(
-            "Give the folder of one run, such as runs/quickstart, or several and "
-            f"--ensemble. Received: {len(arguments.workdirs)}."
+            "Expected the directory of one run, such as runs/quickstart, or of several "
+            f"with --ensemble. Received: {len(arguments.workdirs)}."
         )
     common.load_tensorflow()
-    from skincnn.serving.conversion import check_formats, export_copies
-    from skincnn.serving.export import ExportSpec, export_saved_model
+    from skincnn.serving.conversion import check_formats
+    from skincnn.serving.export import ExportSpec
 
-    served = ExportSpec(
+    spec = ExportSpec(
         workdir=arguments.ensemble or arguments.workdirs[0],
         runs=arguments.workdirs if arguments.ensemble else (),
         tta=arguments.tta,
         operating_point=arguments.operating_point,
     )
-    others = [name for name in arguments.formats if name != "saved_model"]
-    check_formats(served, others)
-    if "saved_model" in arguments.formats:
-        show({"saved_model": export_saved_model(served, arguments.data_dir)})
+    check_formats(spec, [name for name in arguments.formats if name != "saved_model"])
+    exported = False
+    try:
+        for name, path in export(spec, arguments.formats, arguments.data_dir):
+            exported = True
+            print(f"{name:<15} {path}", flush=True)
+    finally:
+        if exported:
+            render(spec.workdir)
+
+
+def export(
+    spec: ExportSpec, formats: Sequence[Format], data_dir: Path | None
+) -> Iterator[tuple[str, Path]]:
+    """Yields each format and its path; the SavedModel comes first."""
+    from skincnn.serving.conversion import convert
+    from skincnn.serving.export import export_saved_model
+
+    if "saved_model" in formats:
+        yield "saved_model", export_saved_model(spec, data_dir)
+    others = [name for name in formats if name != "saved_model"]
     if others:
-        with locked(served.workdir):  # the report and the card tell of them
-            show(export_copies(served, others, arguments.data_dir))
+        yield from convert(spec, others, data_dir)
 
 
-def show(paths: dict[str, Path]) -> None:
-    """Prints where the file of each format is."""
-    for name, path in paths.items():
-        print(f"{name:<15} {path}", flush=True)
+def render(workdir: Path) -> None:
+    """Renders the report and the model card, which show the parity of exports."""
+    from skincnn.reporting.report import render_report
+
+    with locked(workdir / "export", wait=True):  # another export may be rendering
+        render_report(workdir)

@@ -1,4 +1,4 @@
-"""Asks a model about pictures: files, folders, or names on standard input."""
+"""Predicts images: files, directories, or names on standard input."""
 
 from __future__ import annotations
 
@@ -33,75 +33,82 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Writes a row of answers for each picture.
+    """Writes one row of predictions for each image.
 
-    Files that cannot be read are listed at the end, with exit code 3; all others are
-    answered. Not a medical device.
+    Unreadable files are listed at the end, with exit code 3; all other files are
+    predicted. Not a medical device.
 
     Columns:
-      file, image_id         its name; the same without folder and ending
-      status                 ok, or why it could not be read
-      probability_<class>    of each class, calibrated
-      class_name             the most probable class
-      malignant_probability  the sum over malignant classes, where these are known
-      refer                  whether somebody who knows more should look: malignant enough,
-                             unknown, or not read. How probable is enough was chosen on
-                             validation, and is said at the end
-      unknown                whether it is like no picture of validation
-      distance               how unlike these it is
+      file, image_id         path; file name without extension
+      status                 ok, or why the file is unreadable
+      probability_<class>    calibrated probability of each class
+      predicted_class        the class with the highest probability
+      malignant_probability  sum over the malignant classes; empty if for some class it is
+                             not known whether it is malignant
+      refer                  whether a dermatologist should examine the lesion: the
+                             malignant probability reaches the threshold, or the image is
+                             out-of-distribution or unreadable. The threshold was chosen on
+                             the validation data and is printed at the end
+      out_of_distribution    whether ood_distance exceeds its threshold
+      ood_distance           Mahalanobis distance from the validation images
 
-    For example:
-      python scripts/predict.py runs/cpu pictures/ --output answers.csv
-      python scripts/predict.py runs/cpu/export/skincnn_int8.tflite a.jpg b.png
-      ls pictures/*.jpg | python scripts/predict.py runs/cpu - --output answers.jsonl
+    Examples:
+      python scripts/predict.py runs/mobilenet_160 images/ --output predictions.csv
+      python scripts/predict.py runs/mobilenet_160/export/skincnn_int8.tflite a.jpg b.png
+      ls images/*.jpg | python scripts/predict.py runs/mobilenet_160 - --output x.jsonl
     """
 
     model: tyro.conf.Positional[Path]
-    """A SavedModel, a run's folder or model.keras, or a LiteRT or ONNX file."""
-    pictures: tyro.conf.Positional[tuple[str, ...]]
-    """Files; folders, where pictures are looked for; or - for names on standard input."""
+    """A SavedModel, a run directory or its model.keras, or a LiteRT or ONNX file."""
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Files; directories, which are searched recursively; or - for names on standard
+    input."""
     output: Path | None = None
-    """Where to write: .csv, or .jsonl for a JSON object on each line. By default CSV goes
-    to standard output."""
+    """File to write: .csv, or .jsonl for one JSON object per line. Without it, CSV is
+    written to standard output."""
     isic_csv: Path | None = None
     """Also write a submission to the ISIC challenge whose classes the model has."""
     clinical_metadata: Path | None = None
-    """A CSV with image_id, age, sex and localization, for a model that is told of them."""
+    """CSV file with image_id, age, sex and localization, for a model that uses them."""
     grad_cam: Path | None = None
-    """A folder for pictures of what spoke for each answer (Grad-CAM); of a run's folder or
-    model.keras."""
+    """Directory for Grad-CAM overlays of the predicted class; needs a run directory or
+    model.keras as MODEL."""
     batch_size: int = 32
-    """Pictures at a time, 256 at most."""
+    """Number of images in a batch, at most 256."""
 
 
 MAX_BATCH_SIZE = 256
-"""Who interrupts waits for the batches that were begun."""
+"""An interruption waits for the batches that were started."""
 
 
 def command() -> None:
-    """Parses, predicts, and says which files could not be read."""
+    """Parses the arguments, predicts, and lists unreadable files."""
     arguments = tyro.cli(Arguments)
     check(arguments)
-    paths = find_pictures(arguments.pictures)
+    paths = find_images(arguments.images)
     common.load_tensorflow()
-    predictor, explainer, patients = load(arguments, paths)
-    with told_where_full():
-        read, bad = write_answers(arguments, paths, predictor, explainer, patients)
-        submitted = write_submission(arguments.isic_csv, read, predictor.class_names)
-    say_where(arguments.output, submitted, predictor)
-    if bad and arguments.isic_csv:
-        said = f"{len(bad)} of {len(paths)} picture(s) are missing from"
-        said = said if submitted else "There is nothing to submit, and none was written:"
-        print(said, arguments.isic_csv, file=sys.stderr)
-    if bad:
-        raise unread(bad, len(paths))
+    predictor, explainer, clinical_metadata = load(arguments, paths)
+    with explain_write_errors():
+        readable, unreadable = write_predictions(
+            arguments, paths, predictor, explainer, clinical_metadata
+        )
+        submission = write_submission(
+            arguments.isic_csv, readable, predictor.rule.class_names
+        )
+    show(arguments.output, submission, predictor)
+    if unreadable and arguments.isic_csv:
+        text = f"{len(unreadable)} of {len(paths)} image(s) are missing from"
+        text = text if submission else "No file is readable, so there is no submission in"
+        print(text, arguments.isic_csv, file=sys.stderr)
+    if unreadable:
+        raise unreadable_error(unreadable, len(paths))
 
 
 def check(arguments: Arguments) -> None:
-    """Checks what needs no model, so that nobody waits for one in vain.
+    """Checks the arguments that need no model, before one is loaded.
 
     Raises:
-        ConfigError: Something cannot be used.
+        ConfigError: An argument is invalid.
     """
     if not 1 <= arguments.batch_size <= MAX_BATCH_SIZE:
         raise ConfigError(
@@ -115,7 +122,9 @@ def check(arguments: Arguments) -> None:
         if path is not None:
             require_writable_file(path, flag)
     if output and isic_csv and output.resolve() == isic_csv.resolve():
-        raise ConfigError(f"--output and --isic-csv must be two files. Received: {output}.")
+        raise ConfigError(
+            f"--output and --isic-csv must be different files. Received: {output}."
+        )
     if arguments.grad_cam is not None:
         require_writable_folder(arguments.grad_cam, "--grad-cam")
 
@@ -123,130 +132,134 @@ def check(arguments: Arguments) -> None:
 def load(
     arguments: Arguments, paths: Sequence[Path]
 ) -> tuple[Predictor, Explainer | None, pd.DataFrame | None]:
-    """Returns the model, what draws, and what is known of the patients."""
+    """Returns the model, its Grad-CAM explainer, and the clinical metadata."""
     from skincnn.serving.explain import Explainer
-    from skincnn.serving.isic import find_year, require_unique
-    from skincnn.serving.predictor import load_predictor, require_told
-    from skincnn.serving.tables import read_patients
-
-    patients = (
-        read_patients(arguments.clinical_metadata) if arguments.clinical_metadata else None
+    from skincnn.serving.predictor import check_clinical_metadata, load_predictor
+    from skincnn.serving.tables import (
+        find_isic_year,
+        read_clinical_metadata,
+        require_unique,
     )
+
+    metadata_path = arguments.clinical_metadata
+    clinical_metadata = read_clinical_metadata(metadata_path) if metadata_path else None
     if arguments.isic_csv:
         require_unique(printable(path.stem) for path in paths)
     predictor = load_predictor(arguments.model)
-    require_told(predictor, arguments.clinical_metadata)
+    check_clinical_metadata(predictor, metadata_path)
     if arguments.isic_csv:
-        find_year(predictor.class_names)
+        find_isic_year(predictor.rule.class_names)
     explainer = Explainer(arguments.model) if arguments.grad_cam else None
-    return predictor, explainer, patients
+    return predictor, explainer, clinical_metadata
 
 
-def write_answers(
+def write_predictions(
     arguments: Arguments,
     paths: Sequence[Path],
     predictor: Predictor,
     explainer: Explainer | None,
-    patients: pd.DataFrame | None,
+    clinical_metadata: pd.DataFrame | None,
 ) -> tuple[list[pd.DataFrame], list[str]]:
-    """Writes rows and explanations batch by batch.
+    """Writes rows and Grad-CAM overlays batch by batch.
 
     Returns:
-        The rows of files that could be read, where a submission needs them; and the names
-        of the others.
+        The rows of readable files, if a submission needs them; and the names of unreadable
+        files.
     """
     from skincnn.serving.explain import write_explanations
-    from skincnn.serving.images import READ
-    from skincnn.serving.prefetch import answer_files
+    from skincnn.serving.images import OK
+    from skincnn.serving.prefetch import predict_batches
 
-    read, bad = [], []
-    lines = arguments.output is not None and arguments.output.suffix == ".jsonl"
-    answered = answer_files(predictor, paths, arguments.batch_size, patients)
+    readable, unreadable = [], []
+    as_json = arguments.output is not None and arguments.output.suffix == ".jsonl"
+    batches = predict_batches(predictor, paths, arguments.batch_size, clinical_metadata)
     starts = range(0, len(paths), arguments.batch_size)
     bar = tqdm(starts, unit="batch", disable=None)
-    with writing(arguments.output) as file, contextlib.closing(answered):
-        for start, batch in zip(bar, answered, strict=True):
+    with open_output(arguments.output) as file, contextlib.closing(batches):
+        for start, batch in zip(bar, batches, strict=True):
             table = batch.table
-            write_rows(table, file, lines=lines, header=start == 0)
+            write_rows(table, file, as_json=as_json, header=start == 0)
             if explainer is not None and arguments.grad_cam is not None:
-                names = table["class_name"].tolist()
-                drawn = explainer.explain(batch.contents, names, batch.patients)
-                write_explanations(arguments.grad_cam, table, drawn, start)
-            is_read = table["status"] == READ
-            bad += table["file"][~is_read].tolist()
+                names = table["predicted_class"].tolist()
+                images = explainer.explain(batch.contents, names, batch.clinical_metadata)
+                write_explanations(arguments.grad_cam, table, images, start)
+            is_readable = table["status"] == OK
+            unreadable += table["file"][~is_readable].tolist()
             if arguments.isic_csv:
-                read.append(table[is_read])
-    return read, bad
+                readable.append(table[is_readable])
+    return readable, unreadable
 
 
 def write_submission(
-    path: Path | None, read: Sequence[pd.DataFrame], class_names: Sequence[str]
+    path: Path | None, tables: Sequence[pd.DataFrame], class_names: Sequence[str]
 ) -> Path | None:
-    """Writes the challenge's columns of what could be read.
+    """Writes an ISIC submission of the readable files.
 
     Returns:
-        Where, or None: none is asked for, or nothing could be read.
+        Its path; None if none was requested or no file is readable.
     """
     import pandas as pd
 
-    from skincnn.serving.isic import submission
+    from skincnn.serving.tables import isic_submission
 
-    if path is None or not any(map(len, read)):
+    if path is None or not any(map(len, tables)):
         return None
     with replacing(path) as temporary:
-        submission(pd.concat(read), class_names).to_csv(temporary, index=False)
+        isic_submission(pd.concat(tables), class_names).to_csv(temporary, index=False)
     return path
 
 
-def say_where(output: Path | None, submitted: Path | None, predictor: Predictor) -> None:
-    """Says where the answers are, and by which threshold pictures are referred."""
-    for path in (output, submitted):
+def show(output: Path | None, submission: Path | None, predictor: Predictor) -> None:
+    """Prints the paths of the predictions, and the referral rule."""
+    from skincnn.serving.postprocessing import describe_rule
+
+    for path in (output, submission):
         if path is not None:
-            print(f"answers  {path}", file=sys.stderr)
-    print(f"refer    {predictor.rules.referral}", file=sys.stderr)
+            print(f"predictions  {path}", file=sys.stderr)
+    print(f"refer        {describe_rule(predictor.rule)}", file=sys.stderr)
 
 
-def unread(bad: Sequence[str], num_files: int) -> DataError:
-    """Returns the error that lists the files that could not be read."""
-    named = "\n  ".join(bad[:20])
-    more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
-    others = "The others are" if len(bad) < num_files else "None is"
+def unreadable_error(names: Sequence[str], num_files: int) -> DataError:
+    """Returns the error that lists unreadable files."""
+    listed = "\n  ".join(names[:20])
+    more = f"\n  and {len(names) - 20} more" if len(names) > 20 else ""
+    others = "All others were" if len(names) < num_files else "No file was"
     return DataError(
-        f"{len(bad)} of {num_files} file(s) could not be read:\n  {named}{more}\n"
-        f"{others} answered; `status` of these says what was wrong."
+        f"{len(names)} of {num_files} file(s) are unreadable:\n  {listed}{more}\n"
+        f"The column `status` has the reason for each. {others} predicted."
     )
 
 
-def find_pictures(names: Sequence[str]) -> list[Path]:
-    """Returns the files that are meant, those of a folder in order.
+def find_images(names: Sequence[str]) -> list[Path]:
+    """Returns the files that are named; those of a directory in order.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There are no files.
     """
-    found = []
-    for name in names:
-        for given in [name] if name != "-" else read_names(sys.stdin.buffer):
-            # It says False of what is no name, where Path.is_dir raises.
-            if os.path.isdir(given):
-                found += images_in(Path(given))
-            elif given:
-                found.append(Path(given))
-    if not found:
+    paths = []
+    for argument in names:
+        for name in [argument] if argument != "-" else read_names(sys.stdin.buffer):
+            # Path.is_dir raises an error for an invalid name.
+            if os.path.isdir(name):
+                paths += images_in(Path(name))
+            elif name:
+                paths.append(Path(name))
+    if not paths:
         raise ConfigError(
-            f"Give files of pictures, folders with {', '.join(IMAGE_SUFFIXES)} files, or "
+            f"Expected image files, directories with {', '.join(IMAGE_SUFFIXES)} files, or "
             f"- for names on standard input. Received: {' '.join(names) or 'nothing'}."
         )
-    return found
+    return paths
 
 
 def read_names(file: Iterable[bytes]) -> list[str]:
-    """Returns the names on the lines of a file, of any bytes; blank lines are none."""
+    """Returns the lines of a file as names, in any encoding; blank lines are skipped."""
     return [os.fsdecode(line.rstrip(b"\r\n")) for line in file if line.strip()]
 
 
 @contextlib.contextmanager
-def writing(path: Path | None) -> Iterator[TextIO]:
-    """Yields the file to write to, which appears whole; standard output for None."""
+def open_output(path: Path | None) -> Iterator[TextIO]:
+    """Yields the file to write, which appears when complete; standard output for None."""
     if path is None:
         yield sys.stdout
         return
@@ -258,21 +271,21 @@ def writing(path: Path | None) -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
-def told_where_full() -> Iterator[None]:
-    """Says in a line what could not be written; files that cannot be read have a row."""
+def explain_write_errors() -> Iterator[None]:
+    """Turns errors in writing into a `ConfigError`; unreadable images raise none."""
     try:
         yield
     except BrokenPipeError:
-        raise  # to `cli.main`
+        raise  # handled by `common.main`
     except OSError as error:
-        raise ConfigError(f"The answers could not be written: {error}.") from error
+        raise ConfigError(f"The predictions could not be written: {error}.") from error
 
 
-def write_rows(table: pd.DataFrame, file: TextIO, *, lines: bool, header: bool) -> None:
-    """Writes the rows of a batch as CSV, or as a JSON object on each line."""
+def write_rows(table: pd.DataFrame, file: TextIO, *, as_json: bool, header: bool) -> None:
+    """Writes the rows of a batch as CSV or as JSON lines."""
     from skincnn.serving.tables import csv_line, to_lines
 
-    if header and not lines:
+    if header and not as_json:
         file.write(f"{csv_line(table)}\n")
-    file.writelines(f"{line}\n" for line in to_lines(table, as_json=lines))
+    file.writelines(f"{line}\n" for line in to_lines(table, as_json=as_json))
     file.flush()

@@ -1,4 +1,4 @@
-"""Opens a page on this computer on which a model is asked about pictures."""
+"""Serves a local web page that predicts images."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from skincnn.cli import common
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Serves a page on 127.0.0.1: drop a picture and see what the model says, and why.
+    """Serves a page on 127.0.0.1: upload an image to see the prediction and its reasons.
 
-    It shows the calibrated probability of each class, whether to refer and why, whether
-    the picture looks like dermatoscopy at all, and Grad-CAM of a run's folder. An upload
-    is deleted when it was read, and nothing is sent anywhere. Ctrl-C ends it. It needs
-    Linux or macOS; on Windows, WSL. Not a medical device.
+    The page shows the calibrated probability of each class, the referral decision and its
+    reasons, whether the image is out-of-distribution, and, for a run directory, Grad-CAM.
+    An upload is deleted as soon as it is read, and no data leaves the computer. Ctrl-C
+    stops the server. Needs Linux or macOS; on Windows, WSL. Not a medical device.
 
-    For example:
-      python scripts/serve.py runs/cpu
-      python scripts/serve.py runs/cpu/export/skincnn.onnx --port 0
+    Examples:
+      python scripts/serve.py runs/mobilenet_160
+      python scripts/serve.py runs/mobilenet_160/export/skincnn.onnx --port 0
     """
 
     model: tyro.conf.Positional[Path]
-    """A SavedModel, a run's folder or model.keras, or a LiteRT or ONNX file."""
+    """A SavedModel, a run directory or its model.keras, or a LiteRT or ONNX file."""
     port: int = 7860
-    """Of the page's address; 0 for any that is free."""
+    """Port of the page; 0 for any free port."""
 
 
 def command() -> None:
-    """Parses, loads the model, and serves until it is stopped."""
+    """Parses the arguments, loads the model, and serves the page until it is stopped."""
     arguments = tyro.cli(Arguments)
     common.load_tensorflow()
     from skincnn.serving.web import app
-    from skincnn.serving.web.page import open_model
+    from skincnn.serving.web.page import load_page_model
 
-    app.require()
-    with app.listen(arguments.port) as listening:
-        asked = open_model(arguments.model)
-        host, port = listening.getsockname()
-        print(f"page  http://{host}:{port}  (Ctrl-C ends it)", flush=True)
-        app.serve(asked, arguments.model, listening)
+    app.check_requirements()
+    with app.listen(arguments.port) as listener:
+        model = load_page_model(arguments.model)
+        host, port = listener.getsockname()
+        print(f"page  http://{host}:{port}  (Ctrl-C stops the server)", flush=True)
+        app.serve(model, arguments.model, listener)

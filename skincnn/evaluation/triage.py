@@ -11,18 +11,15 @@ from skincnn.evaluation.results import TriageScores
 from skincnn.inference.predictions import DISTANCE, arrays, class_names_of
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import apply_temperature, fit_temperature
+from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
 from skincnn.metrics.operating_points import (
     OPERATING_POINTS,
-    OperatingPoint,
     choose_threshold,
     find_targets,
     score_operating_point,
 )
 from skincnn.metrics.sample import Flags, Floats
 
-TARGET = "malignant"
-DEFAULT_POINT = OperatingPoint("sensitivity", 0.90)
-"""The operating point of `TARGET` that exports serve by default."""
 ACCEPTED = 0.95
 """Share of the validation images that are accepted as in-distribution."""
 
@@ -87,8 +84,7 @@ def score_triage(
 ) -> TriageScores | None:
     """Returns how well referral detects malignant lesions and how many images it refers.
 
-    An image is referred if its malignant probability reaches the threshold of
-    `DEFAULT_POINT` or if it is out-of-distribution.
+    The decision is that of `DecisionRule` at `DEFAULT_OPERATING_POINT`.
 
     Args:
         table: A predictions table.
@@ -104,10 +100,13 @@ def score_triage(
     targets = find_targets(class_names)
     if choices.max_distance is None or DISTANCE not in table or TARGET not in targets:
         return None
-    threshold = choices.thresholds[TARGET][DEFAULT_POINT.key]
-    refer = table[DISTANCE].to_numpy() > choices.max_distance
-    if threshold is not None:
-        refer |= targets[TARGET].score(calibrated) >= threshold
+    rule = DecisionRule(
+        class_names=tuple(class_names),
+        temperature=choices.temperature,
+        threshold=choices.thresholds[TARGET][DEFAULT_OPERATING_POINT],
+        max_distance=choices.max_distance,
+    )
+    refer, _ = rule.decide(calibrated, table[DISTANCE].to_numpy())
 
     def rates(positive: Flags) -> dict[str, Estimate]:
         lesions = table["lesion_id"].tolist()
@@ -117,9 +116,9 @@ def score_triage(
     y_true = arrays(table, class_names)[0]
     melanoma = targets.get("melanoma")
     return TriageScores(
-        operating_point=DEFAULT_POINT.key,
-        threshold=threshold,
-        max_distance=choices.max_distance,
+        operating_point=rule.operating_point,
+        threshold=rule.threshold,
+        max_distance=rule.max_distance,
         rates=rates(targets[TARGET].positive(y_true)),
         referred=rates(np.ones(len(refer), bool))["sensitivity"],
         melanoma_referred=rates(melanoma.positive(y_true))["sensitivity"]

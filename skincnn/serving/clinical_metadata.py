@@ -1,4 +1,4 @@
-"""What an exported model is told of a patient: years and words, encoded in its graph."""
+"""Clinical metadata as inputs of an exported model, encoded inside its graph."""
 
 from __future__ import annotations
 
@@ -8,69 +8,68 @@ import tensorflow as tf
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES, REGION_OF, REGIONS, SEXES, UNKNOWN
 
-SIGNATURE = (
+METADATA_SIGNATURE = (
     tf.TensorSpec((None,), tf.float32, name="age"),
     tf.TensorSpec((None,), tf.string, name="sex"),
     tf.TensorSpec((None,), tf.string, name="localization"),
 )
-"""An input for each of `CLINICAL_COLUMNS`."""
+"""One input for each of `CLINICAL_COLUMNS`."""
 
 
-def encode(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [batch, len(CLINICAL_FEATURES)], equal to `encode_clinical_metadata`.
+def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> tf.Tensor:
+    """Encodes clinical metadata exactly as `data.encode_clinical_metadata` does.
 
-    Made of TensorFlow's operations alone, so that a SavedModel can hold it.
+    Uses TensorFlow operations only, so that it can be part of a SavedModel.
 
     Args:
-        age: Years, float32 [batch]; NaN where it is not known.
-        sex: Words, string [batch]; "unknown" or "" where it is not known.
-        localization: Sites on the body, string [batch]; "unknown" or "" likewise.
+        age: Years, float32 [batch]; NaN if unknown.
+        sex: String [batch]; "unknown" or "" if unknown.
+        localization: Site on the body, string [batch]; "unknown" or "" if unknown.
+
+    Returns:
+        float32 [batch, len(CLINICAL_FEATURES)].
 
     Raises:
-        tf.errors.InvalidArgumentError: An age of the batch is no age, or a word is not
-            known; there is no answer then for the others either, as with a picture that
-            cannot be decoded.
+        tf.errors.InvalidArgumentError: An age is negative or infinite, or a string is not
+            in the vocabulary. The whole batch fails then.
     """
-    unknown = tf.math.is_nan(age)
-    age = tf.where(unknown, 0.0, age)
-    possible = tf.math.is_finite(age) & (age >= 0)
+    is_unknown = tf.math.is_nan(age)
+    age = tf.where(is_unknown, 0.0, age)
+    is_valid = tf.math.is_finite(age) & (age >= 0)
     tf.debugging.Assert(
-        tf.reduce_all(possible),
-        ["age must be years >= 0, or NaN. Received:", tf.boolean_mask(age, ~possible)],
+        tf.reduce_all(is_valid),
+        ["age must be years >= 0, or NaN. Received:", tf.boolean_mask(age, ~is_valid)],
     )
     centuries = tf.cast(tf.cast(age, tf.float64) / 100, tf.float32)
-    sexes = (*SEXES, UNKNOWN)
     regions = (*REGIONS, UNKNOWN)
-    places_of_sites = {site: regions.index(region) for site, region in REGION_OF.items()}
+    sex_indices = {name: index for index, name in enumerate(SEXES)}
+    site_indices = {site: regions.index(region) for site, region in REGION_OF.items()}
     encoded = tf.concat(
         [
             centuries[:, None],
-            tf.cast(unknown, tf.float32)[:, None],
-            tf.one_hot(
-                _places("sex", sex, {name: i for i, name in enumerate(SEXES)}), len(sexes)
-            ),
-            tf.one_hot(
-                _places("localization", localization, places_of_sites), len(regions)
-            ),
+            tf.cast(is_unknown, tf.float32)[:, None],
+            tf.one_hot(_look_up("sex", sex, sex_indices), len(SEXES) + 1),
+            tf.one_hot(_look_up("localization", localization, site_indices), len(regions)),
         ],
         axis=1,
     )
     return tf.ensure_shape(encoded, (None, len(CLINICAL_FEATURES)))
 
 
-def _places(name: str, words: tf.Tensor, places: Mapping[str, int]) -> tf.Tensor:
-    """Returns the place of each word, int32 [batch]; "unknown" has the last one."""
-    last = max(places.values()) + 1
-    places = {**places, UNKNOWN: last, "": last}
+def _look_up(name: str, words: tf.Tensor, indices: Mapping[str, int]) -> tf.Tensor:
+    """Returns the index of each word, int32 [batch]; unknown words get the last index."""
+    last = max(indices.values()) + 1
+    indices = {**indices, UNKNOWN: last, "": last}
     words = tf.strings.lower(tf.strings.strip(words), encoding="utf-8")
     words = tf.strings.regex_replace(words, "_", " ")
-    is_word = words[:, None] == tf.constant(list(places))
-    strange = tf.boolean_mask(words, ~tf.reduce_any(is_word, axis=1))
+    # A lookup table would be a resource that the model has to track.
+    matches = words[:, None] == tf.constant(list(indices))
+    invalid = tf.boolean_mask(words, ~tf.reduce_any(matches, axis=1))
     tf.debugging.Assert(
-        tf.equal(tf.size(strange), 0),
-        [f"{name} must hold some of {', '.join(places)}. Received:", strange],
+        tf.equal(tf.size(invalid), 0),
+        [f"{name} must be one of {', '.join(indices)}. Received:", invalid],
     )
-    # Compared with each word in turn: a table would have to be tracked by the model.
     return tf.gather(
-        tf.constant(list(places.values())), tf.argmax(is_word, axis=1, output_type=tf.int32)
+        tf.constant(list(indices.values())),
+        tf.argmax(matches, axis=1, output_type=tf.int32),
     )

@@ -1,8 +1,8 @@
-"""Files of a run's network for other runtimes, kept only where they answer as it does."""
+"""Exports a run to other runtimes, and keeps only files that reproduce its predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,136 +12,144 @@ import tensorflow as tf
 
 from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.errors import ConfigError
-from skincnn.files import replacing, sha256, write_sealed_json
-from skincnn.inference.predictions import DISTANCE, arrays
+from skincnn.files import replacing, sha256
+from skincnn.inference.predictions import arrays
 from skincnn.lookup import look_up
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.reporting.parity_result import write_parity
 from skincnn.serving.export import (
     MODEL_NAME,
     ExportSpec,
-    describe,
-    read_checked,
-    read_networks,
-    read_rules,
-    writing,
+    explain_write_errors,
+    load_networks,
+    read_compared,
+    read_rule,
 )
+from skincnn.serving.export_info import describe_export, info_path, write_export_info
 from skincnn.serving.images import read_image
-from skincnn.serving.network import Network
+from skincnn.serving.network import RunNetwork
 from skincnn.serving.parity import (
-    agreement,
+    Output,
     decide,
-    refuse_other,
-    same_decisions,
-    tell,
+    measure_parity,
+    require_parity,
+    table_output,
 )
 from skincnn.serving.runtimes import (
     RUNTIMES,
-    Ask,
     Floats,
+    Infer,
     Inputs,
-    batches,
-    fixed_size,
-    require,
+    require_packages,
+    split_batches,
+    with_fixed_size,
 )
 
-NUM_CALIBRATED = 128
-"""The first of those compared, on which the ranges of 8-bit numbers are measured."""
+NUM_CALIBRATION_IMAGES = 128
+"""Number of compared images that calibrate the ranges of quantized formats."""
 
 
-def export_copies(
-    served: ExportSpec, formats: Sequence[str], data_dir: Path | None = None
-) -> dict[str, Path]:
-    """Writes export/skincnn<suffix> for each format, and says in the card how it agrees.
+def convert(
+    spec: ExportSpec, formats: Sequence[str], data_dir: Path | None = None
+) -> Iterator[tuple[str, Path]]:
+    """Writes export/skincnn<suffix> for each format, with its metadata in <file>.json.
 
     Args:
-        served: What is served: a single run, asked once.
+        spec: What is exported: a single run without test-time augmentation.
         formats: Names of `RUNTIMES`.
-        data_dir: Where TFDS keeps built datasets.
+        data_dir: Directory of the built TFDS datasets.
 
-    Returns:
-        Name of the format to its file; what is needed beside it is in <file>.json.
+    Yields:
+        Each format and its file, as soon as it is written.
 
     Raises:
-        ConfigError: As `check_formats`; or the folder holds no evaluated run.
-        DataError: A copy has lost a class, or its probabilities are others. Those before
-            it are kept.
+        ConfigError: As `check_formats`; or the directory holds no evaluated run.
+        DataError: The predictions of an export differ too much.
     """
-    check_formats(served, formats)
-    rules = read_rules(served)
-    (network,) = read_networks(served, rules)
-    contents, table = read_checked(served, network, data_dir)
-    inputs = prepare(contents, table, network)
-    y_true, before = arrays(table, rules.class_names)
-    told = decide(before, table[DISTANCE].to_numpy(), rules)
-    model = fixed_size(network.model, network.config.data.image_size)
-    paths = {}
+    check_formats(spec, formats)
+    rule = read_rule(spec)
+    (network,) = load_networks(spec, rule)
+    contents, table = read_compared(spec, network, data_dir)
+    inputs = prepare_inputs(contents, table, network)
     for name in formats:
-        runtime = RUNTIMES[name]
-        path = served.workdir / "export" / f"{MODEL_NAME}{runtime.suffix}"
-        few = {key: values[:NUM_CALIBRATED] for key, values in inputs.items()}
-        with replacing(path) as temporary:
-            with writing(path):
-                runtime.write(model, few, temporary)
-            after, distances = ask_all(runtime.open(temporary), inputs)
-            found = {
-                **agreement(y_true, before, after, rules.class_names),
-                **same_decisions(told, decide(after, distances, rules)),
-            }
-            called = [set(prob.argmax(axis=1)) for prob in (before, after)]
-            refuse_other(name, found, called, runtime.tolerance)
-        found["bytes"] = path.stat().st_size
-        # First, as it answers once its .json is there: none does that is not told of.
-        tell(served.workdir, name, found, network.config)
-        write_sealed_json(
-            path.with_name(f"{path.name}.json"),
-            {
-                **describe(served, [network], rules),
-                "format": name,
-                "file_sha256": sha256(path),
-                "agreement": found,
-            },
-        )
-        paths[name] = path
-    return paths
+        yield name, _convert(spec, name, network, rule, inputs, table)
 
 
-def check_formats(served: ExportSpec, formats: Sequence[str]) -> None:
-    """Checks that what is served can be written in these formats.
+def check_formats(spec: ExportSpec, formats: Sequence[str]) -> None:
+    """Checks that an export can have these formats.
 
     Args:
-        served: What is served.
+        spec: What is exported.
         formats: Names of `RUNTIMES`.
 
     Raises:
-        ConfigError: A format is not known, or its packages are not installed; or an
-            ensemble or orientations are asked for.
+        ConfigError: A format does not exist, its packages are missing, or it is requested
+            for an ensemble or test-time augmentation.
     """
     for name in formats:
-        require(name, look_up(RUNTIMES, name, "--formats"))
-    if formats and (served.runs or served.tta):
+        require_packages(name, look_up(RUNTIMES, name, "--formats"))
+    if formats and (spec.runs or spec.tta):
         raise ConfigError(
-            "A file of LiteRT or ONNX holds one network, asked once. Ensembles and --tta "
-            "are served by --formats saved_model."
+            "LiteRT and ONNX files hold one network without test-time augmentation. "
+            f"Received: --formats {' '.join(formats)} with "
+            f"{'--ensemble' if spec.runs else '--tta'}. Use --formats saved_model."
         )
 
 
-def prepare(
-    contents: Sequence[bytes], table: pd.DataFrame, network: Network
+def prepare_inputs(
+    contents: Sequence[bytes], table: pd.DataFrame, network: RunNetwork
 ) -> dict[str, Floats]:
-    """Returns what a network is asked about files of pictures and their rows."""
+    """Returns the inputs of a network for image files and their table rows."""
     data = network.config.data
-    images = [np.asarray(read_image(tf.constant(file), data)) for file in contents]
+    images = [np.asarray(read_image(tf.constant(content), data)) for content in contents]
     inputs = {"images": np.stack(images).astype(np.float32)}
     if network.config.model.clinical_metadata:
         inputs["metadata"] = encode_clinical_metadata(table)
     return inputs
 
 
-def ask_all(ask: Ask, inputs: Inputs) -> tuple[Floats, Floats]:
-    """Returns a copy's probabilities, not calibrated, [num_images, num_classes].
+def _convert(
+    spec: ExportSpec,
+    format_name: str,
+    network: RunNetwork,
+    rule: DecisionRule,
+    inputs: Inputs,
+    table: pd.DataFrame,
+) -> Path:
+    """Writes, checks and describes the file of one format."""
+    runtime = RUNTIMES[format_name]
+    path = spec.folder.with_name(f"{MODEL_NAME}{runtime.suffix}")
+    calibration = {name: array[:NUM_CALIBRATION_IMAGES] for name, array in inputs.items()}
+    with replacing(path) as temporary:
+        with explain_write_errors(path):
+            model = with_fixed_size(network.model, network.config.data.image_size)
+            runtime.write(model, calibration, temporary)
+        reference = table_output(table, rule)
+        export = _predict(runtime.open(temporary), inputs, rule)
+        result = measure_parity(
+            arrays(table, rule.class_names)[0],
+            reference,
+            export,
+            rule,
+            format_name=format_name,
+            num_bytes=temporary.stat().st_size,
+        )
+        require_parity(result, reference, export, runtime.tolerance)
+    write_parity(spec.workdir, result)
+    info = describe_export(
+        [network],
+        rule,
+        format_name=format_name,
+        predictions_sha256=sha256(spec.predictions),
+        files={path.name: sha256(path)},
+    )
+    # Last: without its metadata the file cannot be loaded.
+    write_export_info(info_path(path), info)
+    return path
 
-    And its distances, [num_images].
-    """
-    found = [ask(batch) for batch in batches(inputs)]
-    logits = np.concatenate([one["logits"] for one in found]).astype(np.float64)
-    distances = np.concatenate([one["distance"] for one in found])
-    return np.asarray(scipy.special.softmax(logits, axis=1)), distances
+
+def _predict(infer: Infer, inputs: Inputs, rule: DecisionRule) -> Output:
+    batches = [infer(batch) for batch in split_batches(inputs)]
+    logits = np.concatenate([batch["logits"] for batch in batches]).astype(np.float64)
+    distances = np.concatenate([batch["ood_distance"] for batch in batches])
+    return decide(np.asarray(scipy.special.softmax(logits, axis=1)), distances, rule)

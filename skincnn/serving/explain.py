@@ -1,4 +1,4 @@
-"""What in a picture spoke for the answer that it was given, drawn over the picture."""
+"""Grad-CAM of predictions for image files."""
 
 from __future__ import annotations
 
@@ -12,91 +12,91 @@ from PIL import Image
 
 from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.errors import ConfigError
-from skincnn.evaluation.splits import load_model
 from skincnn.files import replacing
 from skincnn.inference.grad_cam import GradCam, overlay
-from skincnn.inference.run_dir import read_run
+from skincnn.inference.load import load_model
+from skincnn.inference.run_dir import MODEL_FILE, read_run
+from skincnn.reporting.templates import encode_png
 from skincnn.serving.images import read_images
 
-MAX_NAME = 100
-"""Bytes of an image_id in the name of an explanation, which file systems let have 255."""
+MAX_NAME_BYTES = 100
+"""Maximum length of an image_id in a file name; file systems allow 255 bytes in total."""
 
 
 class Explainer:
-    """A run's classifier, ready to be asked why."""
+    """Explains predictions of a run's classifier by Grad-CAM."""
 
     def __init__(self, path: Path):
-        """Loads it.
+        """Loads the classifier.
 
         Args:
-            path: A run's folder, or its model.keras.
+            path: A run directory, or its model.keras.
 
         Raises:
-            ConfigError: It is another form of a model, which gives no feature maps.
+            ConfigError: The model has another format, or an architecture without the
+                feature maps that Grad-CAM needs.
             DataError: The file has changed.
         """
-        workdir = path.parent if path.name == "model.keras" else path
-        if not (workdir / "model.keras").is_file():
+        workdir = path.parent if path.name == MODEL_FILE else path
+        if not (workdir / MODEL_FILE).is_file():
             raise ConfigError(
-                "Grad-CAM needs the feature maps of a run's folder or model.keras. "
-                f"Received: {path}."
+                "Grad-CAM needs the feature maps of the Keras model: a run directory or "
+                f"its {MODEL_FILE}. Received: {path}."
             )
-        metadata, self.config = read_run(workdir)
-        self.class_names: list[str] = metadata["class_names"]
-        self.grad_cam = GradCam(load_model(workdir, metadata))
+        info, self.config = read_run(workdir)
+        self.class_names = info.class_names
+        self.grad_cam = GradCam(load_model(workdir, info))
 
     def explain(
         self,
         contents: Sequence[bytes | str],
         class_names: Sequence[str],
-        patients: pd.DataFrame,
+        clinical_metadata: pd.DataFrame,
     ) -> list[Image.Image | None]:
-        """Returns each picture beside itself under Grad-CAM's map of a class.
+        """Returns each image side by side with its Grad-CAM overlay.
 
         Args:
-            contents: Files; anything where no class is looked for.
-            class_names: Of each picture, the class that is looked for; "" for none.
-            patients: `CLINICAL_COLUMNS`, a row for each.
+            contents: File contents; ignored for images without a class.
+            class_names: The class to explain for each image; "" for none.
+            clinical_metadata: `CLINICAL_COLUMNS`, a row for each image.
 
         Returns:
-            Pictures as the model sees them, twice as wide; None where there is no class.
+            Images as the model sees them, twice as wide; None without a class.
         """
-        asked = [number for number, name in enumerate(class_names) if name]
-        if not asked:
-            return [None] * len(contents)
-        files = tf.constant([contents[number] for number in asked], tf.string)
+        explained = [index for index, name in enumerate(class_names) if name]
+        pairs: list[Image.Image | None] = [None] * len(contents)
+        if not explained:
+            return pairs
+        files = tf.constant([contents[index] for index in explained], tf.string)
         images = read_images(files, self.config.data)[0].numpy()
         inputs = images
         if self.config.model.clinical_metadata:
-            told = encode_clinical_metadata(patients.iloc[asked])
-            inputs = {"images": images, "metadata": told}
-        classes = np.array([self.class_names.index(class_names[n]) for n in asked])
+            metadata = encode_clinical_metadata(clinical_metadata.iloc[explained])
+            inputs = {"images": images, "metadata": metadata}
+        classes = np.array([self.class_names.index(class_names[i]) for i in explained])
         maps = self.grad_cam(inputs, classes)
-        drawn: list[Image.Image | None] = [None] * len(contents)
-        for number, image, heat in zip(asked, images, maps, strict=True):
-            pair = np.concatenate([image, overlay(image, heat)], axis=1)
-            drawn[number] = Image.fromarray(pair)
-        return drawn
+        for index, image, heatmap in zip(explained, images, maps, strict=True):
+            pair = np.concatenate([image, overlay(image, heatmap)], axis=1)
+            pairs[index] = Image.fromarray(pair)
+        return pairs
 
 
 def write_explanations(
-    folder: Path, table: pd.DataFrame, pictures: Sequence[Image.Image | None], first: int
+    folder: Path, table: pd.DataFrame, images: Sequence[Image.Image | None], first: int
 ) -> None:
-    """Writes <number>_<image_id>_<class>.png for each picture that has one.
-
-    Of a long image_id it is the beginning.
+    """Writes <number>_<image_id>_<class>.png for each image; a long image_id is truncated.
 
     Args:
-        folder: Where to.
-        table: Rows of `predictor.predict`.
-        pictures: From `Explainer.explain`.
-        first: The number of the first row, among all files.
+        folder: The directory to write to.
+        table: Rows of `predictor.predict_files`.
+        images: From `Explainer.explain`; None is skipped.
+        first: Number of the first row, among all files.
     """
-    for number, (row, picture) in enumerate(
-        zip(table.itertuples(), pictures, strict=True), first
+    for number, (row, image) in enumerate(
+        zip(table.itertuples(), images, strict=True), first
     ):
-        if picture is not None:
-            image_id = str(row.image_id).encode()[:MAX_NAME].decode(errors="ignore")
-            name = f"{number:05d}_{image_id}_{row.class_name}.png"
+        if image is not None:
+            image_id = str(row.image_id).encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+            name = f"{number:05d}_{image_id}_{row.predicted_class}.png"
             with replacing(folder / name) as temporary:
-                picture.save(temporary, "PNG")
+                temporary.write_bytes(encode_png(image))

@@ -1,424 +1,355 @@
-"""A run made ready for others: its model in a form that answers without this package.
+"""Exports an evaluated run, or an ensemble, as a SavedModel.
 
-Each form is written under another name and compared with the run's table of predictions;
-only then does it get its name.
+An export is written under a temporary name and checked against the predictions table of the
+run; only then does it get its final name.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
-import json
 import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import keras
 import numpy as np
 import pandas as pd
 import psutil
 import tensorflow as tf
 
-from skincnn.clinical_metadata import CLINICAL_FEATURES, REGION_OF, SEXES, UNKNOWN
-from skincnn.config import Config
 from skincnn.data import datasets, pipeline
-from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.splits import require_classes
-from skincnn.files import SCHEMA, sha256, write_sealed_json, write_text
-from skincnn.inference.predictions import DISTANCE, arrays, read_predictions
-from skincnn.inference.run_dir import read_report, read_run
+from skincnn.evaluation.results import OodResult, SplitResult, result_path, split_name
+from skincnn.files import sha256, write_text
+from skincnn.inference.load import require_classes
+from skincnn.inference.predictions import arrays, read_predictions, table_path
+from skincnn.inference.run_dir import MODEL_FILE, read_run
+from skincnn.lookup import look_up
+from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
 from skincnn.model.orientations import ORIENTATIONS
-from skincnn.serving.clinical_metadata import SIGNATURE as PATIENT_INPUTS
-from skincnn.serving.network import Network, are_told, read_network
-from skincnn.serving.parity import (
-    agreement,
-    choose_compared,
-    decide,
-    same_decisions,
-    tell,
+from skincnn.records import read_record
+from skincnn.reporting.parity_result import write_parity
+from skincnn.serving.clinical_metadata import METADATA_SIGNATURE
+from skincnn.serving.export_info import (
+    describe_export,
+    info_path,
+    read_export_info,
+    render_usage,
+    write_export_info,
 )
-from skincnn.serving.postprocessing import DEFAULT_POINT, DecisionRule
+from skincnn.serving.network import RunNetwork, load_network, use_clinical_metadata
+from skincnn.serving.parity import (
+    Output,
+    choose_images,
+    measure_parity,
+    require_parity,
+    table_output,
+)
 from skincnn.serving.runtimes import BATCH_SIZE
-from skincnn.serving.saved_model import BYTES_SIGNATURE, write_saved_model
-from skincnn.serving.warmup import write_warmup
+from skincnn.serving.saved_model import (
+    BYTES_SIGNATURE,
+    write_saved_model,
+    write_warmup,
+)
 
 TOLERANCE = 1e-5
-"""In probability, where the same kind of device evaluated the run and serves it."""
-TOLERANCE_OF_DEVICES = 1e-3
-"""Of other devices, whose arithmetic differs; and of distances, in shares of the limit."""
+"""Maximum difference in probability if the run was trained by TensorFlow on a CPU."""
+DEVICE_TOLERANCE = 1e-3
+"""Maximum difference in probability for other devices and backends, whose arithmetic
+differs; and in OOD distance, as a share of its threshold."""
 MODEL_NAME = "skincnn"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportSpec:
-    """What is served, and with which table it is compared.
+    """What is exported.
 
     Attributes:
-        workdir: The folder of the run, or of the ensemble, with its report and tables.
-        runs: The folders of the networks: `workdir` alone, or the runs of the ensemble.
-        tta: A kind of `ORIENTATIONS` with which it was evaluated, or "".
-        refer_at: The operating point of malignant lesions by which pictures are referred.
+        workdir: Directory of the run or ensemble, with its results and predictions.
+        runs: Run directories of the members of an ensemble; empty for a single run.
+        tta: A name of `ORIENTATIONS` with which the run was evaluated; "" for none.
+        operating_point: The operating point of malignant lesions for referral.
     """
 
     workdir: Path
     runs: tuple[Path, ...] = ()
     tta: str = ""
-    operating_point: str = DEFAULT_POINT
+    operating_point: str = DEFAULT_OPERATING_POINT
 
     @property
-    def table(self) -> Path:
-        """The table of predictions that the export must give again."""
-        suffix = f"_{self.tta}" if self.tta else ""
-        return self.workdir / "predictions" / f"test{suffix}.csv"
+    def predictions(self) -> Path:
+        """The predictions table that the export must reproduce."""
+        return table_path(self.workdir, split_name("test", self.tta))
 
     @property
-    def form(self) -> str:
-        """How the report and the card call its SavedModel."""
-        return f"saved_model_{self.tta}" if self.tta else "saved_model"
+    def name(self) -> str:
+        """Name of the model on a model server."""
+        return f"{MODEL_NAME}_{self.tta}" if self.tta else MODEL_NAME
 
     @property
     def folder(self) -> Path:
-        """Where its versions lie."""
-        suffix = f"_{self.tta}" if self.tta else ""
-        return self.workdir / "export" / f"{MODEL_NAME}{suffix}"
+        """The directory of the versions of the SavedModel."""
+        return self.workdir / "export" / self.name
+
+    @property
+    def usage(self) -> Path:
+        """The Markdown file that explains requests to a model server."""
+        name = "README.md" if self.name == MODEL_NAME else f"README_{self.name}.md"
+        return self.folder.parent / name
 
 
-def export_saved_model(served: ExportSpec, data_dir: Path | None = None) -> Path:
+def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
     """Writes export/skincnn/<next version> and returns it.
 
-    The folder is written under another name, loaded again, and compared with the table of
-    predictions on pictures of the test fold; only then does it get its version.
-    Where Keras has another backend, a process with TensorFlow does it.
+    The SavedModel is written under a temporary name, loaded again, and compared with the
+    predictions table on images of the test split. Only then does it get its version. With
+    another Keras backend a subprocess with TensorFlow does it.
 
     Args:
-        served: What is served.
-        data_dir: Where TFDS keeps built datasets.
+        spec: What is exported.
+        data_dir: Directory of the built TFDS datasets.
 
     Raises:
-        ConfigError: A folder holds no evaluated run, or not what is asked for.
-        DataError: The exported model does not give the answers that were evaluated.
+        ConfigError: A directory holds no evaluated run, or the run was not evaluated with
+            the requested options.
+        DataError: The predictions of the SavedModel differ from those of the model.
     """
-    rules = read_rules(served)
+    rule = read_rule(spec)
     if keras.backend.backend() != "tensorflow":
-        return _export_by_tensorflow(served, data_dir)
-    networks = read_networks(served, rules)
-    orientations = ORIENTATIONS[served.tta]
-    served.folder.mkdir(parents=True, exist_ok=True)
-    _remove_stale(served.folder)
-    temporary = served.folder / f".tmp-{os.getpid()}"
+        return _export_in_subprocess(spec, data_dir)
+    networks = load_networks(spec, rule)
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    _remove_stale(spec.folder)
+    temporary = spec.folder / f".tmp-{os.getpid()}"
     try:
-        with writing(temporary):
-            write_saved_model(networks, orientations, rules, temporary)
-        contents, table = read_checked(served, networks[0], data_dir)
-        answers = _ask_saved_model(temporary, contents, table, told=are_told(networks))
-        differences = _compare(answers, table, rules, networks)
-        write_warmup(temporary, served.folder.name, patients=are_told(networks))
-        described = {
-            **describe(served, networks, rules),
-            "largest_difference": differences,
-            "files": _hashes(temporary),
-        }
-        size = sum((temporary / name).stat().st_size for name in described["files"])
-        found = {**_agree(answers, table, rules), "bytes": size}
-        tell(served.workdir, served.form, found, _first_config(served, networks))
-        write_sealed_json(temporary / "assets.extra" / "metadata.json", described)
-        version = _rename_to_next_version(temporary, served.folder)
-        write_text(usage_path(served), render_usage(described, served))
+        with explain_write_errors(temporary):
+            write_saved_model(networks, rule, temporary, tta=spec.tta)
+        _check_parity(spec, networks, rule, temporary, data_dir)
+        clinical_metadata = use_clinical_metadata(networks)
+        write_warmup(temporary, spec.name, clinical_metadata=clinical_metadata)
+        info = describe_export(
+            networks,
+            rule,
+            format_name="saved_model",
+            tta=spec.tta,
+            predictions_sha256=sha256(spec.predictions),
+            files=_hash_files(temporary),
+        )
+        write_export_info(info_path(temporary), info)
+        version = _rename_to_next_version(temporary, spec.folder)
+        write_text(spec.usage, render_usage(info, spec.name))
         return version
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Says what to do where a model cannot be written.
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turns errors in writing a model into a `ConfigError`.
 
     Raises:
-        ConfigError: The disk is full, or the folder may not be written to.
+        ConfigError: The disk is full, or the directory is not writable.
     """
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
         cause = str(error).strip().splitlines()[-1]
         raise ConfigError(
-            f"{path} could not be written: {cause}. Nothing that was exported before has "
-            "changed: make room, and give the same command again."
+            f"{path} could not be written: {cause}. Earlier exports are unchanged. Free "
+            "disk space, or fix the permissions, and run the same command again."
         ) from error
 
 
-def read_rules(served: ExportSpec) -> DecisionRule:
-    """Returns what the report says of what is served.
+def read_rule(spec: ExportSpec) -> DecisionRule:
+    """Returns the referral rule of an evaluated run.
 
     Raises:
-        ConfigError: It was not evaluated so.
+        ConfigError: The run was not evaluated with `spec.tta`, or has no such operating
+            point.
     """
-    report = read_report(served.workdir)
-    if not served.tta:
-        return DecisionRule.of(report, served.operating_point)
-    found = [one for one in report["variants"] if one["name"] == served.tta]
-    if (
-        not found
-        or served.tta not in ORIENTATIONS
-        or found[0]["num_views"] != len(ORIENTATIONS[served.tta])
-    ):
+    views = look_up(ORIENTATIONS, spec.tta, "--tta")
+    flags = f" --tta {spec.tta}" if spec.tta else ""
+    fix = f"Run: python scripts/evaluate.py {spec.workdir}{flags}"
+    path = result_path(spec.workdir, split_name("test", spec.tta))
+    result = read_record(path, SplitResult, fix)
+    ood = read_record(result_path(spec.workdir, "ood"), OodResult, fix)
+    if spec.tta and result.cost.num_views != len(views):
         raise ConfigError(
-            f"{served.workdir} was not evaluated with all views of --tta {served.tta}, "
-            "against which the export is compared. First: python scripts/evaluate.py "
-            f"{served.workdir} --tta {served.tta}"
+            f"{path}: the run was evaluated with {result.cost.num_views} views of each "
+            f"image. Expected {len(views)}, as an export with --tta {spec.tta} has. {fix}"
         )
-    return DecisionRule.of({**report, **found[0]}, served.operating_point)
+    thresholds = result.thresholds.get(TARGET, {})
+    if thresholds and spec.operating_point not in thresholds:
+        raise ConfigError(
+            f"--operating-point must be one of: {', '.join(thresholds)}. Received: "
+            f"{spec.operating_point}."
+        )
+    return DecisionRule(
+        class_names=result.class_names,
+        temperature=result.temperature,
+        operating_point=spec.operating_point,
+        threshold=thresholds.get(spec.operating_point),
+        max_distance=ood.max_distance,
+    )
 
 
-def read_networks(served: ExportSpec, rules: DecisionRule) -> list[Network]:
-    """Returns the networks of what is served.
+def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
+    """Returns the network of each run.
 
     Raises:
-        ConfigError: A folder holds no finished run, or one that was not evaluated.
-        DataError: A file has changed, or a network's classes are not those of the report.
+        ConfigError: A directory holds no finished run, or the run was not evaluated.
+        DataError: A file has changed, or the classes of a run are not those of the rule.
     """
     networks = []
-    for run in served.runs or (served.workdir,):
-        networks.append(read_network(run))
-        where = f"{served.workdir / 'report.json'}"
-        require_classes(rules.class_names, networks[-1].metadata, run, where)
+    for run in spec.runs or (spec.workdir,):
+        networks.append(load_network(run))
+        where = str(result_path(spec.workdir, split_name("test", spec.tta)))
+        require_classes(rule.class_names, networks[-1].info, run, where)
     return networks
 
 
-def read_checked(
-    served: ExportSpec, network: Network, data_dir: Path | None
+def read_compared(
+    spec: ExportSpec, network: RunNetwork, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
-    """Returns files of the test fold, and their rows in the table of predictions.
+    """Returns image files of the test split, and their rows of the predictions table.
 
-    They are those of `choose_compared`.
+    They are those of `parity.choose_images`.
     """
     builder = datasets.open_dataset(network.config.data.dataset, data_dir)
-    table = read_predictions(served.table)
-    table = table.iloc[choose_compared(table["label"])].reset_index(drop=True)
+    table = read_predictions(spec.predictions)
+    table = table.iloc[choose_images(table["label"])].reset_index(drop=True)
     return pipeline.read_files(builder, table), table
 
 
-def describe(
-    served: ExportSpec, networks: Sequence[Network], rules: DecisionRule
-) -> dict[str, Any]:
-    """Returns what stands in the metadata.json of each form."""
-    first = networks[0]
-    known = {name: getattr(rules, name) for name in ("temperature", "point", "limit")}
-    return {
-        "schema": SCHEMA,
-        "class_names": list(rules.class_names),
-        "synthetic": first.metadata["synthetic"],
-        "dataset": first.metadata["dataset"],
-        **known,
-        "threshold": None if np.isnan(rules.threshold) else rules.threshold,
-        "tta": served.tta,
-        "preprocessing": [
-            {
-                "decode": "JPEG, PNG, GIF, BMP or WebP to RGB, accurate inverse DCT",
-                "turn": "by EXIF (JPEG, PNG, WebP)",
-                "resize": "bilinear, antialiased, uint8",
-                "stored_longest_side": network.metadata["stored_longest_side"],
-                **describe_preprocessing(network.config.data),
-            }
-            for network in networks
-        ],
-        **_describe_inputs(are_told(networks)),
-        "sha256": [network.metadata["sha256"]["model.keras"] for network in networks],
-        "table_sha256": sha256(served.table),
-        "not_a_medical_device": True,
-    }
-
-
-def usage_path(served: ExportSpec) -> Path:
-    """Returns where it stands how a model is asked: each name of a model has its own."""
-    name = served.folder.name
-    file = "README.md" if name == MODEL_NAME else f"README_{name}.md"
-    return served.folder.parent / file
-
-
-def render_usage(described: dict[str, Any], served: ExportSpec) -> str:
-    """Returns how a model server is asked, as Markdown.
-
-    Args:
-        described: The content of metadata.json.
-        served: What is served.
-    """
-    patient = {"age": 50.0, "sex": "female", "localization": "back"}
-    patient = patient if "age" in described["inputs"] else {}
-    row = {"image_bytes": {"b64": "%s"}, **patient}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("skincnn.serving", "."),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        autoescape=False,
-    )
-    return environment.get_template("usage.md.j2").render(
-        **described,
-        name=served.folder.name,
-        patient=patient,
-        body=json.dumps({"instances": [row]}),
-    )
-
-
 def find_saved_model(workdir: Path) -> Path | None:
-    """Returns the newest version that was exported of a run's model, if there is one."""
-    metadata, _ = read_run(workdir)
-    parent = ExportSpec(workdir=workdir).folder
-    for version in sorted(_versions(parent), reverse=True):
-        path = parent / str(version)
-        found = json.loads((path / "assets.extra" / "metadata.json").read_text())
-        if found.get("schema") == SCHEMA and found["sha256"] == [
-            metadata["sha256"]["model.keras"]
-        ]:
-            return path
+    """Returns the latest exported version of a run's current model; None without one."""
+    info, _ = read_run(workdir)
+    folder = ExportSpec(workdir=workdir).folder
+    for version in sorted(_versions(folder), reverse=True):
+        path = folder / str(version)
+        with contextlib.suppress(ConfigError, DataError):
+            exported = read_export_info(info_path(path)).models_sha256
+            if exported == (info.sha256[MODEL_FILE],):
+                return path
     return None
 
 
-def _export_by_tensorflow(served: ExportSpec, data_dir: Path | None) -> Path:
-    """Exports in a process whose Keras runs on TensorFlow, as the model's graph must."""
-    # The GPU, whose memory this process may hold, is not needed.
-    other = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+def _export_in_subprocess(spec: ExportSpec, data_dir: Path | None) -> Path:
+    """Exports in a process whose Keras backend is TensorFlow."""
+    # This process may hold the memory of the GPU, which the export does not need.
+    overrides = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
     before = dict(os.environ)
-    os.environ.update(other)
+    os.environ.update(overrides)
     try:
         with concurrent.futures.ProcessPoolExecutor(
             1, multiprocessing.get_context("spawn")
         ) as executor:
-            return executor.submit(export_saved_model, served, data_dir).result()
+            return executor.submit(export_saved_model, spec, data_dir).result()
     finally:
-        for name in other:
+        for name in overrides:
             os.environ.pop(name)
         os.environ.update(before)
 
 
-def _describe_inputs(metadata: bool) -> dict[str, Any]:
-    """Returns what the signatures take, and how a patient is encoded in the graph."""
-    inputs = {
-        "image_bytes": "string [batch]: files of pictures (signature serving_default)",
-        "images": "uint8 [batch, height, width, 3]: pixels (signature images)",
-    }
-    if not metadata:
-        return {"inputs": inputs}
-    return {
-        "inputs": {
-            **inputs,
-            "age": "float32 [batch]: years; NaN where it is not known",
-            "sex": "string [batch]: words of the vocabulary; any other is refused",
-            "localization": "string [batch]: words of the vocabulary, likewise",
-        },
-        "metadata_fields": CLINICAL_FEATURES,
-        "vocabularies": {
-            "sex": [*SEXES, UNKNOWN, ""],
-            "localization": [*REGION_OF, UNKNOWN, ""],
-        },
-    }
+def _check_parity(
+    spec: ExportSpec,
+    networks: Sequence[RunNetwork],
+    rule: DecisionRule,
+    saved_model: Path,
+    data_dir: Path | None,
+) -> None:
+    """Compares a SavedModel with the predictions table, and writes the result."""
+    contents, table = read_compared(spec, networks[0], data_dir)
+    model = table_output(table, rule)
+    clinical_metadata = use_clinical_metadata(networks)
+    export = _predict(saved_model, contents, table, clinical_metadata=clinical_metadata)
+    if model.distances is None:
+        export = Output(export.probabilities)
+    result = measure_parity(
+        arrays(table, rule.class_names)[0],
+        model,
+        export,
+        rule,
+        format_name="saved_model",
+        tta=spec.tta,
+        num_bytes=sum((saved_model / name).stat().st_size for name in _files(saved_model)),
+    )
+    tolerance = TOLERANCE if all(map(_is_same_device, networks)) else DEVICE_TOLERANCE
+    require_parity(result, model, export, tolerance, DEVICE_TOLERANCE)
+    write_parity(spec.workdir, result)
 
 
-def _compare(
-    served: dict[str, tf.Tensor],
+def _predict(
+    saved_model: Path,
+    contents: Sequence[bytes],
     table: pd.DataFrame,
-    rules: DecisionRule,
-    networks: Sequence[Network],
-) -> dict[str, float]:
-    """Returns the largest differences from a table: of distances in shares of the limit."""
-    found = {"probability": _largest(served, table, rules)}
-    if DISTANCE in table:
-        distances = table[DISTANCE].to_numpy()
-        away = np.abs(served["distance"].numpy() - distances).max()
-        found["distance"] = float(away / (rules.limit or 1))
-    tolerance = TOLERANCE if all(map(_is_of_here, networks)) else TOLERANCE_OF_DEVICES
-    allowed = {"probability": tolerance, "distance": TOLERANCE_OF_DEVICES}
-    if not all(value <= allowed[name] for name, value in found.items()):
-        raise DataError(
-            f"The exported model differs from the table of predictions by {found}. "
-            f"Expected at most {allowed}. Evaluate the run again."
-        )
-    return found
-
-
-def _ask_saved_model(
-    path: Path, contents: Sequence[bytes], table: pd.DataFrame, *, told: bool
-) -> dict[str, tf.Tensor]:
-    """Returns what a SavedModel answers about files and their rows, batch by batch."""
-    # Held by a name: the signature alone does not keep the loaded model alive.
-    loaded = tf.saved_model.load(str(path))
-    ask = loaded.signatures[BYTES_SIGNATURE]
+    *,
+    clinical_metadata: bool,
+) -> Output:
+    """Returns the predictions of a SavedModel for files and their table rows."""
+    # A signature does not keep its model alive.
+    loaded = tf.saved_model.load(str(saved_model))
+    signature = loaded.signatures[BYTES_SIGNATURE]
     inputs = {"image_bytes": tf.constant(contents)}
-    for spec in PATIENT_INPUTS if told else ():
+    for spec in METADATA_SIGNATURE if clinical_metadata else ():
         inputs[spec.name] = tf.constant(table[spec.name], spec.dtype)
-    answers = [
-        ask(**{name: values[start : start + BATCH_SIZE] for name, values in inputs.items()})
+    batches = [
+        signature(
+            **{name: values[start : start + BATCH_SIZE] for name, values in inputs.items()}
+        )
         for start in range(0, len(contents), BATCH_SIZE)
     ]
-    return {name: tf.concat([answer[name] for answer in answers], 0) for name in answers[0]}
+    names = (
+        "uncalibrated_probabilities",
+        "ood_distance",
+        "refer",
+        "out_of_distribution",
+    )
+    return Output(*(np.concatenate([batch[name] for batch in batches]) for name in names))
 
 
-def _agree(
-    served: dict[str, tf.Tensor], table: pd.DataFrame, rules: DecisionRule
-) -> dict[str, Any]:
-    """Returns how what a SavedModel answers agrees with a table, class by class."""
-    y_true, before = arrays(table, rules.class_names)
-    after = served["uncalibrated_probabilities"].numpy()
-    found = agreement(y_true, before, after, rules.class_names)
-    if DISTANCE not in table:
-        return found
-    told = decide(before, table[DISTANCE].to_numpy(), rules)
-    return {**found, **same_decisions(told, {what: served[what].numpy() for what in told})}
+def _is_same_device(network: RunNetwork) -> bool:
+    """Returns whether a network was trained by TensorFlow on a CPU, as exports run."""
+    device = network.info.device
+    return device is None or (
+        device.backend == "tensorflow"
+        and all(name.startswith("cpu") for name in device.devices)
+    )
 
 
-def _first_config(served: ExportSpec, networks: Sequence[Network]) -> Config:
-    """Returns the configuration that the card shows: the run's, or the first model's."""
-    models = read_report(served.workdir).get("models")
-    runs = [run.resolve().name for run in served.runs]
-    first = models[0]["name"] if models else ""
-    return networks[runs.index(first) if first in runs else 0].config
+def _files(saved_model: Path) -> list[str]:
+    """Returns the relative path of each file of the model itself."""
+    patterns = ("saved_model.pb", "variables/*", "assets/*")
+    paths = sorted(path for pattern in patterns for path in saved_model.glob(pattern))
+    return [path.relative_to(saved_model).as_posix() for path in paths]
 
 
-def _is_of_here(network: Network) -> bool:
-    """Returns whether a network was trained by TensorFlow on a CPU."""
-    device = network.metadata.get("device", {})
-    on_cpu = all(name.startswith("cpu") for name in device.get("devices", ()))
-    return on_cpu and device.get("backend", "tensorflow") == "tensorflow"
+def _hash_files(saved_model: Path) -> dict[str, str]:
+    return {name: sha256(saved_model / name) for name in _files(saved_model)}
 
 
-def _hashes(saved_model: Path) -> dict[str, str]:
-    """Returns the SHA-256 of each file of the model itself, by its path in the folder."""
-    names = ("saved_model.pb", "variables/*", "assets/*")
-    paths = sorted(path for name in names for path in saved_model.glob(name))
-    return {path.relative_to(saved_model).as_posix(): sha256(path) for path in paths}
-
-
-def _largest(
-    served: dict[str, tf.Tensor], table: pd.DataFrame, rules: DecisionRule
-) -> float:
-    expected = arrays(table, rules.class_names)[1]
-    found = served["uncalibrated_probabilities"].numpy()
-    return float(np.abs(found - expected).max())
-
-
-def _remove_stale(parent: Path) -> None:
-    """Removes what exports that were killed have left."""
-    for path in parent.glob(".tmp-*"):
+def _remove_stale(folder: Path) -> None:
+    """Removes the temporary directories of exports that were killed."""
+    for path in folder.glob(".tmp-*"):
         process = path.name.removeprefix(".tmp-")
         if process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _rename_to_next_version(temporary: Path, parent: Path) -> Path:
+def _rename_to_next_version(temporary: Path, folder: Path) -> Path:
     while True:
-        target = parent / str(max(_versions(parent), default=0) + 1)
+        target = folder / str(max(_versions(folder), default=0) + 1)
         try:
-            # A rename onto a folder that is not empty fails: no version is overwritten.
+            # Renaming onto a directory with content fails: no version is overwritten.
             return temporary.rename(target)
         except OSError:
             if not target.exists():
                 raise
 
 
-def _versions(parent: Path) -> list[int]:
-    return [int(path.name) for path in parent.glob("*") if path.name.isdecimal()]
+def _versions(folder: Path) -> list[int]:
+    return [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]

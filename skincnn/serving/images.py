@@ -1,7 +1,8 @@
-"""Picture files as they come, read in the graph: limits, then the turn that EXIF tells.
+"""Reads image files inside the TensorFlow graph: limits, EXIF orientation, decoding.
 
-The builder refuses, turns and converts pictures once, with Pillow. What is served meets
-anyone's files; after the limits and the turn come the functions that training used.
+The dataset builder validates, rotates and converts its images once, with Pillow. A served
+model receives arbitrary files: it checks size limits and applies the EXIF orientation, and
+then calls the preprocessing functions that training used.
 """
 
 from __future__ import annotations
@@ -15,276 +16,295 @@ from skincnn.data.preprocess import decode, preprocess
 from tfds_ham10000.image_decoding import FORMATS, MAX_PIXELS
 
 MAX_BYTES = 30_000_000
-"""Of a file; a larger one is not decoded."""
-READ = "ok"
+"""Maximum size of a file. Larger files are not decoded."""
+OK = "ok"
 UNREADABLE = (
-    f"not read: expected a {', '.join(FORMATS)} file, whole, of at most {MAX_BYTES} bytes "
-    f"and {MAX_PIXELS} pixels"
+    f"unreadable: expected a complete {', '.join(FORMATS)} file of at most {MAX_BYTES} "
+    f"bytes and {MAX_PIXELS} pixels"
 )
-HEAD = 32
-"""Bytes from a file's beginning that tell its size."""
-EXIF = b"Exif\0\0"
-MAX_EXIF = 1 << 16
-"""Bytes of EXIF in which its first directory is looked for."""
-ORIENTATION = 0x0112
+HEADER_BYTES = 32
+"""Number of bytes at the start of a file that hold its width and height."""
+EXIF_MARKER = b"Exif\0\0"
+MAX_EXIF_BYTES = 1 << 16
+"""Number of EXIF bytes that are searched for the first directory."""
+ORIENTATION_TAG = 0x0112
 
 
 def read_images(contents: tf.Tensor, config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the pictures in files, and which of them could be read.
-
-    A file that cannot be read spoils none of the others: its picture is black.
+    """Reads a batch of image files; unreadable files do not affect the others.
 
     Args:
-        contents: The bytes of files, string [batch]; see `read_image`.
+        contents: File contents, string [batch]; see `read_image`.
         config: See `data.preprocess.read_image`.
 
     Returns:
-        uint8 [batch, image_size, image_size, 3], and bool [batch].
+        Images, uint8 [batch, image_size, image_size, 3], black where a file is unreadable;
+        and whether each file is readable, bool [batch].
     """
     count = tf.size(contents, tf.int64)
     blank = tf.zeros((config.image_size, config.image_size, 3), tf.uint8)
-    read = (
+    dataset = (
         tf.data.Dataset.from_tensor_slices(contents)
         .enumerate()
         .map(
-            lambda place, content: (place, read_image(content, config)),
+            lambda index, content: (index, read_image(content, config)),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         .ignore_errors()
-        # For those that could not be read; a batch of nothing could not be taken.
+        # The image of unreadable files. It also keeps the batch from being empty.
         .concatenate(tf.data.Dataset.from_tensors((count, blank)))
         .batch(count + 1)
     )
-    places, images = read.get_single_element()
-    last = tf.size(places) - 1
+    indices, images = dataset.get_single_element()
+    last = tf.size(indices) - 1
     rows = tf.tensor_scatter_nd_update(
-        tf.fill(count[None] + 1, last), places[:, None], tf.range(last + 1)
+        tf.fill(count[None] + 1, last), indices[:, None], tf.range(last + 1)
     )[:-1]
     return tf.gather(images, rows), rows < last
 
 
 def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
-    """Returns the picture in anyone's file as the model sees it.
+    """Returns an image file as the model input.
 
     Args:
-        content: The bytes of a JPEG, PNG, GIF (first frame), BMP or WebP file, a scalar.
+        content: Content of a JPEG, PNG, GIF (first frame), BMP or WebP file, a scalar.
         config: See `data.preprocess.read_image`.
 
     Returns:
         uint8 [image_size, image_size, 3].
 
     Raises:
-        tf.errors.InvalidArgumentError: It is no such file, is damaged, or too large.
+        tf.errors.InvalidArgumentError: The file has another format, is damaged, or is too
+            large.
     """
-    small_enough = [
+    within_limits = [
         tf.debugging.assert_less_equal(tf.strings.length(content), MAX_BYTES),
         tf.debugging.assert_less_equal(
             num_pixels(content), tf.constant(MAX_PIXELS, tf.int64)
         ),
     ]
-    with tf.control_dependencies(small_enough):
+    with tf.control_dependencies(within_limits):
         image = decode(tf.identity(content))
-    return preprocess(turn(image, orientation(content)), config)
+    return preprocess(apply_orientation(image, exif_orientation(content)), config)
 
 
 def num_pixels(content: tf.Tensor) -> tf.Tensor:
-    """Returns how many pixels a file says that it has; none is decoded.
+    """Returns the number of pixels that a file header declares, without decoding.
 
     Args:
-        content: The file, a scalar.
+        content: Content of the file, a scalar.
 
     Returns:
-        int64; the largest there is where it is a file of none of the formats, and any
-        number where it ends before it says so: it cannot be decoded then.
+        int64. The maximum of int64 for an unknown format; an arbitrary number for a
+        truncated header, which fails later in decoding.
 
     Raises:
-        tf.errors.InvalidArgumentError: It is a JPEG file that ends before it says so.
+        tf.errors.InvalidArgumentError: The header of a JPEG file is truncated.
     """
-    head = _bytes(content, 0, HEAD)
-
-    def begins(text: bytes, at: int = 0) -> tf.Tensor:
-        return _is(head, text, at)
+    header = _read_bytes(content, 0, HEADER_BYTES)
 
     def jpeg() -> tf.Tensor:
         return tf.reduce_prod(tf.io.extract_jpeg_shape(content, tf.int64)[:2])
 
     def png() -> tf.Tensor:
-        return _number(head, 16, 4, big=True) * _number(head, 20, 4, big=True)
+        return _integer(header, 16, 4, big_endian=True) * _integer(
+            header, 20, 4, big_endian=True
+        )
 
     def gif() -> tf.Tensor:
-        return _number(head, 6, 2) * _number(head, 8, 2)
+        return _integer(header, 6, 2) * _integer(header, 8, 2)
 
     def bmp() -> tf.Tensor:
-        height = _number(head, 22, 4)  # negative where the rows go down
-        return _number(head, 18, 4) * tf.minimum(height, 2**32 - height)
-
-    def webp() -> tf.Tensor:
-        sides = _number(head, 21, 4)  # 14 bits each
-        return tf.case(
-            [
-                (
-                    begins(b"VP8X", 12),
-                    lambda: (1 + _number(head, 24, 3)) * (1 + _number(head, 27, 3)),
-                ),
-                (
-                    begins(b"VP8L", 12),
-                    lambda: (1 + sides % 2**14) * (1 + sides // 2**14 % 2**14),
-                ),
-            ],
-            default=lambda: (_number(head, 26, 2) % 2**14) * (_number(head, 28, 2) % 2**14),
-        )
+        height = _integer(header, 22, 4)  # negative if rows are stored top to bottom
+        return _integer(header, 18, 4) * tf.minimum(height, 2**32 - height)
 
     formats = [
         (b"\xff\xd8\xff", jpeg),
         (b"\x89PNG", png),
         (b"GIF8", gif),
         (b"BM", bmp),
-        (b"RIFF", webp),
+        (b"RIFF", lambda: _webp_pixels(header)),
     ]
     return tf.case(
-        [(begins(magic), size) for magic, size in formats],
+        [(_equals(header, magic), size) for magic, size in formats],
         default=lambda: tf.constant(tf.int64.max, tf.int64),
     )
 
 
-def orientation(content: tf.Tensor) -> tf.Tensor:
-    """Returns the orientation that EXIF tells of a file, 1..8; 1 if it tells none.
+def exif_orientation(content: tf.Tensor) -> tf.Tensor:
+    """Returns the EXIF orientation of a file, 1..8; 1 if it has none.
 
     Args:
-        content: The file, a scalar: JPEG, PNG or WebP; the others have no EXIF.
+        content: Content of the file, a scalar: JPEG, PNG or WebP. Other formats have no
+            EXIF data.
 
     References:
         CIPA DC-008, Exchangeable image file format (Exif) 2.32, 4.5.4 to 4.6.4; W3C, PNG
         (third edition), 11.3.3.5; RFC 9649, WebP, 2.7.1.4.
     """
-    head = _bytes(content, 0, 12)
+    header = _read_bytes(content, 0, 12)
     end = tf.strings.length(content)
-    found = tf.case(
+    start = tf.case(
         [
-            (_is(head, b"\xff\xd8"), lambda: _find_exif(content, end, 2, _jpeg_segment)),
-            (_is(head, b"\x89PNG"), lambda: _find_exif(content, end, 8, _png_chunk)),
-            (_is(head, b"WEBP", 8), lambda: _find_exif(content, end, 12, _webp_chunk)),
+            (
+                _equals(header, b"\xff\xd8"),
+                lambda: _find_exif(content, end, 2, _jpeg_segment),
+            ),
+            (_equals(header, b"\x89PNG"), lambda: _find_exif(content, end, 8, _png_chunk)),
+            (
+                _equals(header, b"WEBP", 8),
+                lambda: _find_exif(content, end, 12, _webp_chunk),
+            ),
         ],
         default=lambda: end,
     )
     return tf.cond(
-        found < end,
-        lambda: _orientation_in(_bytes(content, found, MAX_EXIF)),
+        start < end,
+        lambda: _read_orientation(_read_bytes(content, start, MAX_EXIF_BYTES)),
         lambda: tf.constant(1, tf.int64),
     )
 
 
-def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Returns `image` [height, width, 3] upright; `orientation` is EXIF's, 1..8."""
+def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Returns `image` [height, width, 3] upright; `orientation` is that of EXIF, 1..8."""
 
-    def changed(
-        image: tf.Tensor, values: tuple[int, ...], change: Callable[[tf.Tensor], tf.Tensor]
+    def transform_if(
+        image: tf.Tensor,
+        values: tuple[int, ...],
+        transform: Callable[[tf.Tensor], tf.Tensor],
     ) -> tf.Tensor:
-        asked = tf.reduce_any(tf.equal(orientation, values))
-        return tf.cond(asked, lambda: change(image), lambda: image)
+        applies = tf.reduce_any(tf.equal(orientation, values))
+        return tf.cond(applies, lambda: transform(image), lambda: image)
 
-    def turned() -> tf.Tensor:
-        # As float32: of integers oneDNN complains, and transposes them all the same.
-        found = tf.cast(image, tf.float32)
-        found = changed(found, (5, 6, 7, 8), lambda image: tf.transpose(image, (1, 0, 2)))
-        found = changed(found, (3, 4, 7, 8), lambda image: tf.reverse(image, [0]))
-        found = changed(found, (2, 3, 6, 7), lambda image: tf.reverse(image, [1]))
-        return tf.cast(found, tf.uint8)
+    def transformed() -> tf.Tensor:
+        # In float32: oneDNN logs an error when it transposes integers.
+        turned = tf.cast(image, tf.float32)
+        turned = transform_if(turned, (5, 6, 7, 8), lambda x: tf.transpose(x, (1, 0, 2)))
+        turned = transform_if(turned, (3, 4, 7, 8), lambda x: tf.reverse(x, [0]))
+        turned = transform_if(turned, (2, 3, 6, 7), lambda x: tf.reverse(x, [1]))
+        return tf.cast(turned, tf.uint8)
 
-    upright = tf.cond(tf.equal(orientation, 1), lambda: tf.identity(image), turned)
+    upright = tf.cond(tf.equal(orientation, 1), lambda: tf.identity(image), transformed)
     return tf.ensure_shape(upright, (None, None, 3))
 
 
-Part = tuple[tf.Tensor, tf.Tensor]
+Chunk = tuple[tf.Tensor, tf.Tensor]
+"""Size of a chunk in bytes, and offset of the EXIF directories in it; 0 if it has none."""
+
+
+def _webp_pixels(header: tf.Tensor) -> tf.Tensor:
+    """Returns the number of pixels of a WebP file: extended, lossless or lossy format."""
+    sides = _integer(header, 21, 4)  # 14 bits each
+    return tf.case(
+        [
+            (
+                _equals(header, b"VP8X", 12),
+                lambda: (1 + _integer(header, 24, 3)) * (1 + _integer(header, 27, 3)),
+            ),
+            (
+                _equals(header, b"VP8L", 12),
+                lambda: (1 + sides % 2**14) * (1 + sides // 2**14 % 2**14),
+            ),
+        ],
+        default=lambda: (
+            (_integer(header, 26, 2) % 2**14) * (_integer(header, 28, 2) % 2**14)
+        ),
+    )
 
 
 def _find_exif(
-    content: tf.Tensor, end: tf.Tensor, start: int, read: Callable[[tf.Tensor], Part]
+    content: tf.Tensor,
+    end: tf.Tensor,
+    start: int,
+    read_chunk: Callable[[tf.Tensor], Chunk],
 ) -> tf.Tensor:
-    """Returns where EXIF's directories begin in a file; its end where there are none.
+    """Returns the offset of the EXIF directories in a file; `end` if it has none.
 
     Args:
-        content: The file.
-        end: Its length.
-        start: Where its first part begins.
-        read: From a part's first 16 bytes to its length, and where in it EXIF's directories
-            begin, 0 for none.
+        content: Content of the file.
+        end: Length of the file.
+        start: Offset of the first chunk.
+        read_chunk: Maps the first 16 bytes of a chunk to its size and the offset of the
+            EXIF directories.
     """
 
-    def is_part(at: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
-        return (at < end) & (found == 0)
+    def is_searching(offset: tf.Tensor, exif_offset: tf.Tensor) -> tf.Tensor:
+        return (offset < end) & (exif_offset == 0)
 
-    def behind(at: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        size, found = read(_bytes(content, at, 16))
-        # A damaged file may tell of sizes beyond what a place can be counted in.
-        room = tf.cast(end - at, tf.int64)
-        step = tf.cast(tf.minimum(size, room), tf.int32)
-        return tf.where(found > 0, at, at + step), tf.cast(found, tf.int32)
+    def next_chunk(offset: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        size, exif_offset = read_chunk(_read_bytes(content, offset, 16))
+        # The size in a damaged file may overflow int32.
+        remaining = tf.cast(end - offset, tf.int64)
+        step = tf.cast(tf.minimum(size, remaining), tf.int32)
+        offset = tf.where(exif_offset > 0, offset, offset + step)
+        return offset, tf.cast(exif_offset, tf.int32)
 
-    at, found = tf.while_loop(is_part, behind, (tf.minimum(start, end), tf.constant(0)))
-    return tf.minimum(at + found, end)
-
-
-def _jpeg_segment(head: tf.Tensor) -> Part:
-    # Before the pixels, which begin with 0xDA; no size is told from there on.
-    is_segment = (head[0] == 0xFF) & (head[1] != 0xDA)
-    size = tf.where(is_segment, 2 + _number(head, 2, 2, big=True), tf.int64.max)
-    return size, tf.where((head[1] == 0xE1) & _is(head, EXIF, 4), 10, 0)
+    offset, exif_offset = tf.while_loop(
+        is_searching, next_chunk, (tf.minimum(start, end), tf.constant(0))
+    )
+    return tf.minimum(offset + exif_offset, end)
 
 
-def _png_chunk(head: tf.Tensor) -> Part:
-    return 12 + _number(head, 0, 4, big=True), tf.where(_is(head, b"eXIf", 4), 8, 0)
+def _jpeg_segment(header: tf.Tensor) -> Chunk:
+    # 0xDA starts the pixel data, which has no size field.
+    is_segment = (header[0] == 0xFF) & (header[1] != 0xDA)
+    size = tf.where(is_segment, 2 + _integer(header, 2, 2, big_endian=True), tf.int64.max)
+    return size, tf.where((header[1] == 0xE1) & _equals(header, EXIF_MARKER, 4), 10, 0)
 
 
-def _webp_chunk(head: tf.Tensor) -> Part:
-    size = _number(head, 4, 4)
-    # Some writers put JPEG's mark before the directories.
-    begins = tf.where(_is(head, EXIF, 8), 8 + len(EXIF), 8)
-    return 8 + size + size % 2, tf.where(_is(head, b"EXIF"), begins, 0)
+def _png_chunk(header: tf.Tensor) -> Chunk:
+    size = 12 + _integer(header, 0, 4, big_endian=True)
+    return size, tf.where(_equals(header, b"eXIf", 4), 8, 0)
 
 
-def _orientation_in(tiff: tf.Tensor) -> tf.Tensor:
-    """Returns the tag's value in the first directory of a TIFF file, uint8 [size]."""
-    big = tiff[0] == ord("M")
+def _webp_chunk(header: tf.Tensor) -> Chunk:
+    size = _integer(header, 4, 4)
+    # Some writers put JPEG's EXIF marker before the directories.
+    start = tf.where(_equals(header, EXIF_MARKER, 8), 8 + len(EXIF_MARKER), 8)
+    return 8 + size + size % 2, tf.where(_equals(header, b"EXIF"), start, 0)
 
-    def number(at: tf.Tensor | int, size: int) -> tf.Tensor:
-        return tf.where(big, _number(tiff, at, size, big=True), _number(tiff, at, size))
+
+def _read_orientation(tiff: tf.Tensor) -> tf.Tensor:
+    """Returns the orientation in the first directory of a TIFF file, uint8 [size]."""
+    is_big_endian = tiff[0] == ord("M")
+
+    def integer(offset: tf.Tensor | int, size: int) -> tf.Tensor:
+        return tf.where(
+            is_big_endian,
+            _integer(tiff, offset, size, big_endian=True),
+            _integer(tiff, offset, size),
+        )
 
     size = tf.size(tiff, tf.int64)
-    start = tf.minimum(number(4, 4), size - 2)
-    count = tf.minimum(number(start, 2), (size - start - 2) // 12)
+    start = tf.minimum(integer(4, 4), size - 2)
+    count = tf.minimum(integer(start, 2), (size - start - 2) // 12)
     entries = tf.reshape(tiff[start + 2 : start + 2 + 12 * count], (count, 12))
     entries = tf.cast(entries, tf.int64)
-    order = tf.where(big, tf.constant([256, 1], tf.int64), tf.constant([1, 256], tf.int64))
-    is_orientation = tf.linalg.matvec(entries[:, :2], order) == ORIENTATION
-    values = tf.boolean_mask(tf.linalg.matvec(entries[:, 8:10], order), is_orientation)
+    powers = tf.where(
+        is_big_endian, tf.constant([256, 1], tf.int64), tf.constant([1, 256], tf.int64)
+    )
+    is_orientation = tf.linalg.matvec(entries[:, :2], powers) == ORIENTATION_TAG
+    values = tf.boolean_mask(tf.linalg.matvec(entries[:, 8:10], powers), is_orientation)
     value = tf.concat([values, tf.constant([1], tf.int64)], axis=0)[0]
     return tf.where((value >= 1) & (value <= 8), value, 1)
 
 
-def _bytes(content: tf.Tensor, at: tf.Tensor | int, size: int) -> tf.Tensor:
-    """Returns `size` bytes of a file from a place in it, uint8; 0 behind its end."""
-    found = tf.io.decode_raw(tf.strings.substr(content, at, size), tf.uint8)
-    return tf.pad(found, [[0, size - tf.size(found)]])
+def _read_bytes(content: tf.Tensor, offset: tf.Tensor | int, size: int) -> tf.Tensor:
+    """Returns `size` bytes from an offset of a file, uint8; 0 beyond its end."""
+    data = tf.io.decode_raw(tf.strings.substr(content, offset, size), tf.uint8)
+    return tf.pad(data, [[0, size - tf.size(data)]])
 
 
-def _is(data: tf.Tensor, text: bytes, at: int = 0) -> tf.Tensor:
-    return tf.reduce_all(data[at : at + len(text)] == tuple(text))
+def _equals(data: tf.Tensor, text: bytes, offset: int = 0) -> tf.Tensor:
+    return tf.reduce_all(data[offset : offset + len(text)] == tuple(text))
 
 
-def _number(
-    data: tf.Tensor, at: tf.Tensor | int, size: int, *, big: bool = False
+def _integer(
+    data: tf.Tensor, offset: tf.Tensor | int, size: int, *, big_endian: bool = False
 ) -> tf.Tensor:
-    """Returns the unsigned number of `size` bytes at a place, int64.
-
-    Args:
-        data: Bytes, uint8 [size].
-        at: Where it begins.
-        size: Its bytes.
-        big: Whether the highest comes first.
-    """
+    """Returns the unsigned integer of `size` bytes at an offset, int64."""
     powers = [256**i for i in range(size)]
-    if big:
+    if big_endian:
         powers.reverse()
-    found = tf.cast(data[at : at + size], tf.int64)
-    return tf.reduce_sum(found * tf.constant(powers, tf.int64))
+    digits = tf.cast(data[offset : offset + size], tf.int64)
+    return tf.reduce_sum(digits * tf.constant(powers, tf.int64))

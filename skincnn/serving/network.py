@@ -1,77 +1,85 @@
-"""A run's network as it is served: pictures to logits and the distance, in one graph."""
+"""A trained run as one Keras model: images in, logits and OOD distance out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from skincnn.config import Config
-from skincnn.evaluation.splits import load_model
+from skincnn.inference.load import load_model
 from skincnn.inference.ood import OOD_FILE, FeatureGaussian
-from skincnn.inference.run_dir import read_run
+from skincnn.inference.run_dir import RunInfo, read_run
 from skincnn.model.classifier import POOLING_LAYER
 
 
 @dataclass(frozen=True)
 class Network:
-    """What is served of a run.
+    """A network as it is exported.
 
     Attributes:
-        model: From pictures, float32 [batch, height, width, 3] in 0..255 (with metadata a
-            dictionary of `images` and `metadata`) to a dictionary of `logits` [batch,
-            num_classes] and `distance` [batch].
-        config: The run's.
-        metadata: The run's.
+        model: Maps images, float32 [batch, height, width, 3] in 0..255 (with clinical
+            metadata a dictionary of `images` and `metadata`), to a dictionary of `logits`
+            [batch, num_classes] and `ood_distance` [batch].
+        config: Its configuration.
     """
 
     model: keras.Model
     config: Config
-    metadata: dict[str, Any]
 
 
-def are_told(networks: Sequence[Network]) -> bool:
-    """Returns whether any of them is told of patients."""
+@dataclass(frozen=True)
+class RunNetwork(Network):
+    """The network of an evaluated run.
+
+    Attributes:
+        info: The run's run.json.
+    """
+
+    info: RunInfo
+
+
+def use_clinical_metadata(networks: Sequence[Network]) -> bool:
+    """Returns whether any of the networks has clinical metadata as input."""
     return any(network.config.model.clinical_metadata for network in networks)
 
 
-def read_network(workdir: Path) -> Network:
+def load_network(workdir: Path) -> RunNetwork:
     """Returns the network of an evaluated run.
 
     Raises:
-        ConfigError: The folder holds no finished run, or one that was not evaluated.
-        DataError: The model's file has changed.
+        ConfigError: The directory holds no finished run, or the run was not evaluated.
+        DataError: The model file has changed.
     """
-    metadata, config = read_run(workdir)
-    familiar = FeatureGaussian.read(workdir / OOD_FILE)
-    classifier = load_model(workdir, metadata)
-    return Network(with_distance(classifier, familiar), config, metadata)
+    info, config = read_run(workdir)
+    gaussian = FeatureGaussian.read(workdir / OOD_FILE)
+    classifier = load_model(workdir, info)
+    return RunNetwork(add_ood_distance(classifier, gaussian), config, info)
 
 
-def with_distance(classifier: keras.Model, familiar: FeatureGaussian) -> keras.Model:
-    """Returns the classifier with the second output `distance`.
+def add_ood_distance(classifier: keras.Model, gaussian: FeatureGaussian) -> keras.Model:
+    """Returns the classifier with `ood_distance` as a second output.
 
-    The quadratic form of the precision is the squared length of what its root makes of
-    the features: a dense layer, in any runtime, and never negative.
+    The squared Mahalanobis distance is the squared norm of the whitened features: a dense
+    layer, which every runtime supports, and which is never negative.
 
     Args:
         classifier: A model of `build_classifier`.
-        familiar: Of its features.
+        gaussian: The Gaussian of its features.
     """
     # Features that are always 0 leave the precision without full rank.
-    values, vectors = np.linalg.eigh(familiar.precision)
-    root = vectors * np.sqrt(values.clip(0))
+    eigenvalues, eigenvectors = np.linalg.eigh(gaussian.precision)
+    root = eigenvectors * np.sqrt(eigenvalues.clip(0))
     whiten = keras.layers.Dense(len(root), use_bias=False, name="whiten", trainable=False)
-    # The mean goes before: afterwards both would be large, and their difference all noise.
-    away = classifier.get_layer(POOLING_LAYER).output - familiar.mean.astype(np.float32)
-    whitened = whiten(away)
+    # Subtracted before whitening: the difference of two large numbers would be inexact.
+    features = classifier.get_layer(POOLING_LAYER).output
+    whitened = whiten(features - gaussian.mean.astype(np.float32))
     whiten.set_weights([root])
     distance = ops.mean(ops.square(whitened), axis=-1)
     return keras.Model(
-        classifier.input, {"logits": classifier.output, "distance": distance}
+        classifier.input, {"logits": classifier.output, "ood_distance": distance}
     )

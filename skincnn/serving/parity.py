@@ -1,166 +1,210 @@
-"""How far an export answers as the network does, class by class."""
+"""Parity of an export with its model: the images it is checked on, and the checks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
+import pandas as pd
 
-from skincnn.config import Config
 from skincnn.errors import DataError
-from skincnn.files import locked, write_json, write_text
-from skincnn.inference.run_dir import read_report
+from skincnn.inference.predictions import DISTANCE, arrays
+from skincnn.metrics.calibration import apply_temperature
 from skincnn.metrics.classification import balanced_accuracy
+from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.sample import Floats, Labels, Sample
-from skincnn.reporting.model_card import render_card
-from skincnn.serving.postprocessing import DecisionRule, answer
+from skincnn.reporting.parity_result import ClassParity, ParityResult
 
-Decisions = dict[str, npt.NDArray[np.bool_]]
-NUM_COMPARED = 256
-"""Pictures of the test fold, at equal distances, on which a copy is compared."""
-FEW_OF_CLASS, MOST_OF_CLASS = 20, 100
-"""Of a class with fewer than the one among these all are added, at most the other."""
+NUM_IMAGES = 256
+"""Number of evenly spaced images of the test split on which an export is checked."""
+MIN_PER_CLASS, MAX_PER_CLASS = 20, 100
+"""A class with fewer of these images than the first gets up to the second in addition."""
 
 
-def choose_compared(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Returns the places of pictures on which a copy is compared, the same each time.
+class Output(NamedTuple):
+    """What a model or its export predicts for the compared images.
 
-    They lie at equal distances, so that they are as the fold is. Of a class that these
-    hold fewer than `FEW_OF_CLASS` of, all follow, or `MOST_OF_CLASS` of them: a copy may
-    not lose one that is rare.
+    Attributes:
+        probabilities: Before temperature scaling, [num_images, num_classes].
+        distances: Mahalanobis distances [num_images]; None if unknown.
+        refer: Referral decisions, bool [num_images]; None if unknown.
+        out_of_distribution: OOD decisions, bool [num_images]; None if unknown.
+    """
+
+    probabilities: npt.NDArray[Any]
+    distances: npt.NDArray[Any] | None = None
+    refer: npt.NDArray[np.bool_] | None = None
+    out_of_distribution: npt.NDArray[np.bool_] | None = None
+
+
+def choose_images(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Returns the indices of the images on which exports are checked; deterministic.
+
+    The first are evenly spaced, so that they represent the split. Classes with fewer than
+    `MIN_PER_CLASS` of these follow with up to `MAX_PER_CLASS` more images each, so that an
+    export cannot lose a rare class unnoticed.
 
     Args:
-        labels: Of the pictures of the fold, in the order of their table.
+        labels: Of the images of the split, in the order of their table.
 
     Returns:
-        Each place once, int64 [num_compared]; first those at equal distances.
+        Unique indices, int64 [num_chosen].
     """
     names = np.asarray(labels)
-    chosen = _spread(np.arange(len(names)), NUM_COMPARED)
+    chosen = _evenly_spaced(np.arange(len(names)), NUM_IMAGES)
     for name in np.unique(names):
-        if (names[chosen] == name).sum() < FEW_OF_CLASS:
+        if (names[chosen] == name).sum() < MIN_PER_CLASS:
             others = np.setdiff1d(np.flatnonzero(names == name), chosen)
-            chosen = np.concatenate([chosen, _spread(others, MOST_OF_CLASS)])
+            chosen = np.concatenate([chosen, _evenly_spaced(others, MAX_PER_CLASS)])
     return chosen
 
 
-def agreement(
-    y_true: Labels, before: Floats, after: Floats, class_names: Sequence[str]
-) -> dict[str, Any]:
-    """Returns what a copy changes.
+def decide(
+    probabilities: npt.NDArray[Any], distances: npt.NDArray[Any], rule: DecisionRule
+) -> Output:
+    """Returns predictions with the decisions of a rule, in float32 as in exports."""
+    calibrated = apply_temperature(probabilities, rule.temperature).astype(np.float32)
+    decisions = rule.decide(calibrated, distances.astype(np.float32))
+    return Output(probabilities, distances, *decisions)
+
+
+def table_output(table: pd.DataFrame, rule: DecisionRule) -> Output:
+    """Returns what a predictions table holds; without distances there is no decision."""
+    probabilities = arrays(table, rule.class_names)[1]
+    if DISTANCE not in table:
+        return Output(probabilities)
+    return decide(probabilities, table[DISTANCE].to_numpy(), rule)
+
+
+def measure_parity(
+    y_true: Labels,
+    model: Output,
+    export: Output,
+    rule: DecisionRule,
+    *,
+    format_name: str,
+    tta: str = "",
+    num_bytes: int,
+) -> ParityResult:
+    """Returns how an export differs from its model.
 
     Args:
-        y_true: Labels of pictures, [num_images].
-        before: Probabilities of the network, [num_images, num_classes].
-        after: The same of the copy.
-        class_names: The names of the classes, in order.
-
-    Returns:
-        num_images, same_class (the share of pictures that are called the same),
-        largest_difference in probability, balanced_accuracy_before and _after, and
-        `classes`: name to num_images, same_class, largest_difference, recall_before and
-        recall_after; None where there is no picture of a class.
+        y_true: Labels [num_images].
+        model: Predictions of the model.
+        export: Predictions of the export.
+        rule: The referral rule.
+        format_name: See `ParityResult`.
+        tta: See `ParityResult`.
+        num_bytes: See `ParityResult`.
     """
-    called = before.argmax(axis=1), after.argmax(axis=1)
-    same, away = called[0] == called[1], np.abs(after - before).max(axis=1)
-    described = {}
-    for number, name in enumerate(class_names):
-        of_class = y_true == number
-        described[name] = {
-            "num_images": int(of_class.sum()),
-            "same_class": _mean(same[of_class]),
-            "largest_difference": _largest(away[of_class]),
-            "recall_before": _mean(called[0][of_class] == number),
-            "recall_after": _mean(called[1][of_class] == number),
-        }
-    scores = [float(balanced_accuracy(Sample(y_true, prob))) for prob in (before, after)]
-    return {
-        "num_images": len(y_true),
-        "same_class": _mean(same),
-        "largest_difference": _largest(away),
-        "balanced_accuracy_before": scores[0],
-        "balanced_accuracy_after": scores[1],
-        "classes": described,
-    }
+    differences = np.abs(export.probabilities - model.probabilities).max(axis=1)
+    distance_difference = None
+    if model.distances is not None and export.distances is not None:
+        largest = np.abs(export.distances - model.distances).max()
+        distance_difference = float(largest / (rule.max_distance or 1))
+    scores = [
+        float(balanced_accuracy(Sample(y_true, output.probabilities)))
+        for output in (model, export)
+    ]
+    return ParityResult(
+        format=format_name,
+        tta=tta,
+        num_bytes=num_bytes,
+        num_images=len(y_true),
+        same_class=float(np.mean(_classes(model) == _classes(export))),
+        same_refer=_share_equal(model.refer, export.refer),
+        same_out_of_distribution=_share_equal(
+            model.out_of_distribution, export.out_of_distribution
+        ),
+        largest_difference=float(differences.max()),
+        largest_distance_difference=distance_difference,
+        model_balanced_accuracy=scores[0],
+        export_balanced_accuracy=scores[1],
+        classes={
+            name: _class_parity(index, y_true, model, export, differences)
+            for index, name in enumerate(rule.class_names)
+        },
+    )
 
 
-def refuse_other(
-    name: str, found: dict[str, Any], called: Sequence[set[int]], tolerance: float | None
+def require_parity(
+    result: ParityResult,
+    model: Output,
+    export: Output,
+    tolerance: float | None,
+    distance_tolerance: float | None = None,
 ) -> None:
-    """Refuses a copy that has lost a class, or whose probabilities are others.
+    """Rejects an export that never predicts a class that the model predicts, or differs.
 
     Args:
-        name: Of the format, for the message.
-        found: From `agreement`.
-        called: The classes that the network calls pictures by, and those of the copy.
-        tolerance: The largest difference in probability, if there is one.
+        result: From `measure_parity`.
+        model: Predictions of the model.
+        export: Predictions of the export.
+        tolerance: Maximum difference in probability; None for no limit.
+        distance_tolerance: Maximum difference in Mahalanobis distance, as a share of its
+            threshold; None for no limit.
 
     Raises:
-        DataError: It is such a copy.
+        DataError: The export is rejected.
     """
     lost = sorted(
-        class_name
-        for number, (class_name, of) in enumerate(found["classes"].items())
-        if (of["recall_before"] and not of["recall_after"])
-        or (number in called[0] and number not in called[1])
+        name
+        for index, (name, parity) in enumerate(result.classes.items())
+        if (parity.model_recall and not parity.export_recall)
+        or (index in _classes(model) and index not in _classes(export))
     )
     if lost:
         raise DataError(
-            f"The copy as {name} never tells {', '.join(lost)}, which the network does. "
-            "It is not kept; export another format."
+            f"The {result.name} export never predicts {', '.join(lost)}, which the model "
+            "predicts. It was rejected; export another format."
         )
-    if tolerance is not None and not found["largest_difference"] <= tolerance:
-        raise DataError(
-            f"The copy as {name} differs by {found['largest_difference']:.2g} in "
-            f"probability from the network. Expected at most {tolerance}. It is not kept."
+    for quantity, difference, limit in (
+        ("probability", result.largest_difference, tolerance),
+        ("OOD distance", result.largest_distance_difference or 0.0, distance_tolerance),
+    ):
+        if not difference <= (math.inf if limit is None else limit):  # NaN fails too
+            raise DataError(
+                f"The {result.name} export differs from the predictions of the model by "
+                f"{difference:.2g} in {quantity}. Expected at most {limit}. It was "
+                "rejected; evaluate the run again and export it again."
+            )
+
+
+def _class_parity(
+    index: int, y_true: Labels, model: Output, export: Output, differences: Floats
+) -> ClassParity:
+    of_class = y_true == index
+    if not of_class.any():
+        return ClassParity(
+            num_images=0,
+            same_class=None,
+            largest_difference=None,
+            model_recall=None,
+            export_recall=None,
         )
+    before, after = (_classes(output)[of_class] for output in (model, export))
+    return ClassParity(
+        num_images=int(of_class.sum()),
+        same_class=float(np.mean(before == after)),
+        largest_difference=float(differences[of_class].max()),
+        model_recall=float(np.mean(before == index)),
+        export_recall=float(np.mean(after == index)),
+    )
 
 
-def decide(
-    y_prob: npt.NDArray[Any], distances: npt.NDArray[Any], rules: DecisionRule
-) -> Decisions:
-    """Returns which pictures are referred, and which are unknown: bool [num_images]."""
-    tiny = np.finfo(np.float32).tiny
-    logits = tf.constant(np.log(np.maximum(y_prob, tiny)), tf.float32)
-    is_read = tf.ones(len(y_prob), tf.bool)
-    found = answer([logits], [tf.constant(distances, tf.float32)], is_read, rules)
-    return {what: found[what].numpy() for what in ("refer", "unknown")}
+def _classes(output: Output) -> npt.NDArray[np.int64]:
+    return np.asarray(output.probabilities.argmax(axis=1))
 
 
-def same_decisions(before: Decisions, after: Decisions) -> dict[str, float]:
-    """Returns same_refer and same_unknown: the shares of pictures decided alike."""
-    return {f"same_{what}": float(np.mean(before[what] == after[what])) for what in before}
+def _share_equal(
+    first: npt.NDArray[np.bool_] | None, second: npt.NDArray[np.bool_] | None
+) -> float | None:
+    return None if first is None or second is None else float(np.mean(first == second))
 
 
-def tell(workdir: Path, name: str, found: dict[str, Any], config: Config) -> None:
-    """Writes how an export agrees into the report and the model card.
-
-    Args:
-        workdir: The folder with the report.
-        name: Of the export.
-        found: From `agreement` and `same_decisions`, and its size in `bytes`.
-        config: The configuration that the card shows.
-    """
-    with locked(workdir / "export", wait=True):  # two may be exported at once
-        report = read_report(workdir)
-        report["exports"] = {**report.get("exports", {}), name: found}
-        write_json(workdir / "report.json", report)
-        write_text(workdir / "README.md", render_card(report, config))
-
-
-def _spread(places: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """Returns at most `count` of the places, at equal distances."""
-    at = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
-    return places[at]
-
-
-def _mean(values: npt.NDArray[Any]) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
-def _largest(values: npt.NDArray[Any]) -> float | None:
-    return float(values.max()) if len(values) else None
+def _evenly_spaced(indices: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Returns at most `count` of the indices, evenly spaced."""
+    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
+    return indices[places]

@@ -1,10 +1,8 @@
-"""A model of any form, and what it says of files of pictures."""
+"""Loads a model of any format and predicts image files with it."""
 
 from __future__ import annotations
 
-import math
-import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,362 +12,325 @@ import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
-from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN, encode_clinical_metadata
+from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.config import DataConfig
 from skincnn.data.preprocessing_spec import PREPROCESSING_VERSION
 from skincnn.errors import ConfigError, DataError
-from skincnn.files import read_sealed_json, sha256
+from skincnn.evaluation.results import SplitResult, read_result
+from skincnn.files import sha256
 from skincnn.inference.predictions import PROBABILITY_PREFIX
-from skincnn.inference.run_dir import read_report
-from skincnn.serving.export import MODEL_NAME, ExportSpec, read_networks, read_rules
-from skincnn.serving.images import MAX_BYTES, READ, UNREADABLE, read_images
-from skincnn.serving.postprocessing import DecisionRule, answer
-from skincnn.serving.runtimes import RUNTIMES, Floats, Outputs, require
+from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.serving.export import MODEL_NAME, ExportSpec, load_networks, read_rule
+from skincnn.serving.export_info import (
+    EXPORT_AGAIN,
+    info_path,
+    read_export_info,
+)
+from skincnn.serving.images import read_images
+from skincnn.serving.postprocessing import postprocess
+from skincnn.serving.runtimes import RUNTIMES, Infer, Inputs, Outputs, require_packages
 from skincnn.serving.saved_model import BYTES_SIGNATURE
 
-EXPORT_AGAIN = "Export the run again (scripts/export.py)."
-Answers = dict[str, npt.NDArray[Any]]
+Predictions = dict[str, npt.NDArray[Any]]
+"""The outputs of `postprocess` as arrays."""
+Predict = Callable[[Sequence[bytes], pd.DataFrame], Predictions]
 COLUMNS = (
-    "class_name",
+    "predicted_class",
     "malignant_probability",
     "refer",
-    "unknown",
-    "distance",
+    "out_of_distribution",
+    "ood_distance",
 )
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that is ready.
+    """A loaded model.
 
     Attributes:
-        kind: "saved_model", "keras" or a name of `RUNTIMES`.
-        rules: What its answers depend on besides the network.
-        data: How it reads pictures; of several networks, how the first does.
-        synthetic: Whether it was trained on synthetic pictures.
-        told: Whether it is told of patients.
-        ask: From files, string [batch], and a table of `CLINICAL_COLUMNS` with a row for
-            each to what `answers.answer` returns, and `status`. Several threads may ask.
+        format: "saved_model", "keras" or a name of `RUNTIMES`.
+        rule: Class names, temperature and the referral rule.
+        data: How images are read; for an ensemble, by its first network.
+        synthetic: Whether it was trained on synthetic images.
+        clinical_metadata: Whether clinical metadata is an input.
+        predict: Maps file contents, string [batch], and a table of `CLINICAL_COLUMNS` with
+            a row for each to `Predictions`. It is thread-safe.
     """
 
-    kind: str
-    rules: DecisionRule
+    format: str
+    rule: DecisionRule
     data: DataConfig
     synthetic: bool
-    told: bool
-    ask: Callable[[Sequence[bytes], pd.DataFrame], Answers]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names of the classes, in order."""
-        return self.rules.class_names
+    clinical_metadata: bool
+    predict: Predict
 
 
 def load_predictor(path: Path) -> Predictor:
-    """Returns the model at a path, which is told by what it is.
+    """Returns the model at a path; its format is detected from the content.
 
     Args:
-        path: A SavedModel, or a folder of its versions; a run's folder, or its
-            model.keras; a LiteRT or ONNX file of scripts/export.py.
+        path: A SavedModel, or a directory of versions; a run directory, or its model.keras;
+            a LiteRT or ONNX file of scripts/export.py.
 
     Raises:
-        ConfigError: It is none of these, or packages are missing.
-        DataError: A file has changed since it was written, or the export of a run or an
-            ensemble is of other models than its report.
+        ConfigError: The path holds no model, or packages are missing.
+        DataError: A file has changed since it was written, or the export in a run directory
+            was made from another model or other results.
     """
     saved_model = _find_saved_model(path)
     if saved_model is not None:
-        if any((path / name).is_file() for name in ("model.keras", "report.json")):
-            _check_folder(saved_model, path)
+        if any((path / name).is_file() for name in (MODEL_FILE, RUN_FILE)):
+            _check_up_to_date(saved_model, path)
         return _load_saved_model(saved_model)
-    if path.is_dir() and (path / "model.keras").is_file():
+    if path.is_dir() and (path / MODEL_FILE).is_file():
         return _load_run(path)
     if path.is_file():
         with path.open("rb") as file:
-            head = file.read(8)
-        if head.startswith(b"PK") and (path.parent / "model.keras").is_file():
-            # Another file beside it would be answered for by the run's.
-            _check(path, sha256(path.parent / "model.keras"))
+            is_zip = file.read(8).startswith(b"PK")
+        if is_zip and (path.parent / MODEL_FILE).is_file():
+            # Results of the run are valid for its own model only.
+            _check_hash(path, sha256(path.parent / MODEL_FILE))
             return _load_run(path.parent)
-        if path.with_name(f"{path.name}.json").is_file():
-            return _load_copy(path)
+        if info_path(path).is_file():
+            return _load_converted(path)
     raise ConfigError(
-        "MODEL must be a SavedModel, a run's folder or model.keras, or a LiteRT or ONNX "
-        f"file of scripts/export.py with its .json beside it. Received: {path}."
+        "MODEL must be a SavedModel, a run directory or its model.keras, or a LiteRT or "
+        f"ONNX file of scripts/export.py with its .json file. Received: {path}."
     )
 
 
-def require_told(predictor: Predictor, patients: Path | None) -> None:
-    """Checks that a table of patients is given only where it changes the answers.
+def check_clinical_metadata(predictor: Predictor, path: Path | None) -> None:
+    """Checks that clinical metadata is given only to a model that uses it.
 
     Raises:
-        ConfigError: The model is told of none.
+        ConfigError: The model does not use it.
     """
-    if patients is not None and not predictor.told:
+    if path is not None and not predictor.clinical_metadata:
         raise ConfigError(
-            f"--clinical-metadata {patients}: the model sees pictures alone, and is told of no "
-            "patient. Leave the flag out, or give a model of --model.clinical-metadata True."
+            f"--clinical-metadata {path}: this model uses images only. Leave the flag out, "
+            "or use a model that was trained with --model.clinical-metadata True."
         )
 
 
-def predict(
+def predict_files(
     predictor: Predictor,
     paths: Sequence[Path],
     contents: Sequence[bytes | str],
-    patients: pd.DataFrame,
+    clinical_metadata: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Returns a row for each file.
+    """Returns a table with `columns` and a row for each file.
 
     Args:
         predictor: The model.
-        paths: Where the files are, for their names.
-        contents: From `read_files`. What cannot be opened, is too large or is damaged gets
-            a row that says so.
-        patients: From `find_patients`.
-
-    Returns:
-        `columns`.
+        paths: Paths of the files, for their names.
+        contents: From `prefetch.read_files`. Files that cannot be opened, are too large or
+            damaged get a status with the reason.
+        clinical_metadata: From `tables.select_clinical_metadata`.
     """
     files = [content if isinstance(content, bytes) else b"" for content in contents]
-    found = predictor.ask(files, patients)
-    told = zip(contents, _texts(found["status"]), strict=True)
+    predictions = predictor.predict(files, clinical_metadata)
+    statuses = zip(contents, decode_strings(predictions["status"]), strict=True)
     table = pd.DataFrame(
         {
             "file": [str(path) for path in paths],
             "image_id": [path.stem for path in paths],
-            "status": [text if isinstance(one, bytes) else one for one, text in told],
+            "status": [
+                status if isinstance(content, bytes) else content
+                for content, status in statuses
+            ],
         }
     )
-    for number, name in enumerate(predictor.class_names):
-        table[f"{PROBABILITY_PREFIX}{name}"] = found["probabilities"][:, number]
+    for index, name in enumerate(predictor.rule.class_names):
+        table[f"{PROBABILITY_PREFIX}{name}"] = predictions["probabilities"][:, index]
     for name in COLUMNS:
-        table[name] = _texts(found[name]) if name == "class_name" else found[name]
+        values = predictions[name]
+        table[name] = decode_strings(values) if name == "predicted_class" else values
     return table
 
 
 def columns(class_names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the columns of answers.
+    """Returns the columns of the predictions.
 
-    They are file, image_id (the file's name without its ending), status, a probability for
+    These are file, image_id (the file name without extension), status, a probability for
     each class, and `COLUMNS`.
     """
     probabilities = (f"{PROBABILITY_PREFIX}{name}" for name in class_names)
     return ("file", "image_id", "status", *probabilities, *COLUMNS)
 
 
-def read_files(paths: Sequence[Path]) -> list[bytes | str]:
-    """Returns files; for one that cannot be opened, the reason.
-
-    It is nothing for one that is larger than any may be. Pipes and devices are not opened.
-    Of a file that grows meanwhile no more is read than any may have.
-    """
-    return [_read(path) for path in paths]
-
-
-def find_patients(paths: Sequence[Path], patients: pd.DataFrame | None) -> pd.DataFrame:
-    """Returns `CLINICAL_COLUMNS` for each file; what is not there is not known.
-
-    Args:
-        paths: The files.
-        patients: The columns by image_id; None where nothing is known.
-    """
-    names = [path.stem for path in paths]
-    known = pd.DataFrame(index=names, columns=list(CLINICAL_COLUMNS), dtype=object)
-    if patients is not None:
-        known = patients.reindex(names)
-    return known.assign(
-        age=pd.to_numeric(known["age"]),
-        **{name: known[name].fillna(UNKNOWN) for name in ("sex", "localization")},
-    )
-
-
-def _read(path: Path) -> bytes | str:
-    try:
-        about = path.stat()
-        # To open a pipe is to wait for a writer; a device says that it has no bytes.
-        if not stat.S_ISREG(about.st_mode):
-            return "not read: expected a file. Received: a folder, a pipe or a device"
-        if about.st_size > MAX_BYTES:
-            return b""
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # the latter of a name with a NUL in it
-        return f"not read: {getattr(error, 'strerror', None) or error}"
-    return content if len(content) <= MAX_BYTES else b""
-
-
-def _texts(values: npt.NDArray[Any]) -> list[str]:
+def decode_strings(values: npt.NDArray[Any]) -> list[str]:
+    """Returns a string output of a model as text."""
     return [value.decode() for value in values.tolist()]
 
 
-def _find_saved_model(path: Path) -> Path | None:
-    """Returns the SavedModel at a path, or the newest version that is in a folder."""
-    for folder in (path, path / "export" / MODEL_NAME):
-        if (folder / "saved_model.pb").is_file():
-            return folder
-        versions = [
-            one
-            for one in folder.glob("*")
-            if one.name.isdecimal() and (one / "saved_model.pb").is_file()
-        ]
-        if versions:
-            return max(versions, key=lambda one: int(one.name))
-    return None
-
-
-def _check_folder(saved_model: Path, workdir: Path) -> None:
-    """Checks that an export is of the model and the report that lie in its folder.
-
-    The folder of an ensemble has no model: the report's table tells of which models it is.
-    """
-    described = read_sealed_json(
-        saved_model / "assets.extra" / "metadata.json", EXPORT_AGAIN
-    )
-    rules = read_rules(ExportSpec(workdir=workdir, operating_point=described["point"]))
-    model = workdir / "model.keras"
-    if model.is_file():
-        what, instead = "model", "Or give one of the two: that folder, or model.keras."
-        same = described["sha256"] == [sha256(model)]
-    else:
-        what, instead = "table of predictions", "Or give that folder itself."
-        table = read_report(workdir)["splits"].get("test", {})
-        same = described["table_sha256"] == table.get("sha256")
-    # Evaluating again gives the same numbers, but for the last digits.
-    there = _read_described(described)[0]
-    here, exported = ((one.temperature, one.threshold, one.limit) for one in (rules, there))
-    same_rules = rules.class_names == there.class_names and np.allclose(
-        here, exported, rtol=1e-4, equal_nan=True
-    )
-    if not (same and same_rules):
-        raise DataError(
-            f"{saved_model} was exported from another {'report' if same else what} than "
-            f"lies in {workdir}. {EXPORT_AGAIN} {instead}"
-        )
-
-
-def _load_saved_model(path: Path) -> Predictor:
-    described = read_sealed_json(path / "assets.extra" / "metadata.json", EXPORT_AGAIN)
-    for name, expected in described["files"].items():
-        _check(path / name, expected)
-    rules, data, synthetic, told = _read_described(described)
-    return open_saved_model(path, rules, data, synthetic=synthetic, told=told)
-
-
 def open_saved_model(
-    path: Path, rules: DecisionRule, data: DataConfig, *, synthetic: bool, told: bool
+    path: Path,
+    rule: DecisionRule,
+    data: DataConfig,
+    *,
+    synthetic: bool,
+    clinical_metadata: bool,
 ) -> Predictor:
-    """Returns a SavedModel of `write_saved_model`; its files are not checked.
+    """Returns a SavedModel of `write_saved_model`, without checking its files.
 
     Args:
-        path: The folder.
-        rules: Those that it was written with.
-        data: How it reads pictures.
-        synthetic: Whether it was trained on synthetic pictures.
-        told: Whether it is told of patients.
+        path: The directory.
+        rule: The referral rule that it was written with.
+        data: How images are read.
+        synthetic: Whether it was trained on synthetic images.
+        clinical_metadata: Whether clinical metadata is an input.
     """
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures[BYTES_SIGNATURE]
 
-    def ask(contents: Sequence[bytes], patients: pd.DataFrame) -> Answers:
+    def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
         inputs = {"image_bytes": tf.constant(list(contents), tf.string)}
-        if told:
-            inputs["age"] = tf.constant(patients["age"], tf.float32)
+        if clinical_metadata:
+            inputs["age"] = tf.constant(metadata["age"], tf.float32)
             for name in ("sex", "localization"):
-                inputs[name] = tf.constant(patients[name], tf.string)
-        found = {name: value.numpy() for name, value in signature(**inputs).items()}
-        for names in found["class_names"][:1]:
-            if _texts(names) != list(rules.class_names):
+                inputs[name] = tf.constant(metadata[name], tf.string)
+        outputs = {name: value.numpy() for name, value in signature(**inputs).items()}
+        for names in map(decode_strings, outputs["class_names"][:1]):
+            if names != list(rule.class_names):
                 raise DataError(
-                    f"{path} answers with the classes {', '.join(_texts(names))}. Expected "
-                    f"those of its metadata.json: {', '.join(rules.class_names)}. "
-                    f"{EXPORT_AGAIN}"
+                    f"{path} has the classes {', '.join(names)}. Expected those of its "
+                    f"metadata.json: {', '.join(rule.class_names)}. {EXPORT_AGAIN}"
                 )
-        return found
+        return outputs
 
-    ask.model = loaded  # type: ignore[attr-defined]  # which its signature does not hold
-    return Predictor("saved_model", rules, data, synthetic, told, ask)
+    # A signature does not keep its model alive.
+    predict.model = loaded  # type: ignore[attr-defined]
+    return Predictor("saved_model", rule, data, synthetic, clinical_metadata, predict)
+
+
+def _find_saved_model(path: Path) -> Path | None:
+    """Returns the SavedModel at a path, or the latest version in a directory."""
+    for folder in (path, path / "export" / MODEL_NAME):
+        if (folder / "saved_model.pb").is_file():
+            return folder
+        versions = [
+            version
+            for version in folder.glob("*")
+            if version.name.isdecimal() and (version / "saved_model.pb").is_file()
+        ]
+        if versions:
+            return max(versions, key=lambda version: int(version.name))
+    return None
+
+
+def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
+    """Checks that the export in a run directory was made from its model and results.
+
+    The directory of an ensemble has no model: its predictions table identifies the models.
+    """
+    info = read_export_info(info_path(saved_model))
+    spec = ExportSpec(workdir=workdir, operating_point=info.rule.operating_point)
+    rule = read_rule(spec)
+    model = workdir / MODEL_FILE
+    if model.is_file():
+        what, alternative = "model", f"a version in {saved_model.parent}, or {MODEL_FILE}"
+        is_same = info.models_sha256 == (sha256(model),)
+    else:
+        what, alternative = "predictions table", f"a version in {saved_model.parent}"
+        result = read_result(workdir, "test", SplitResult)
+        is_same = info.predictions_sha256 == result.predictions_sha256
+    if not (is_same and _is_close(rule, info.rule)):
+        raise DataError(
+            f"{saved_model} was exported from a different "
+            f"{'evaluation' if is_same else what} than {workdir} has now. {EXPORT_AGAIN} "
+            f"Or give {alternative}."
+        )
+
+
+def _is_close(rule: DecisionRule, other: DecisionRule) -> bool:
+    """Returns whether two rules are equal up to the rounding of another evaluation."""
+
+    def numbers(rule: DecisionRule) -> npt.NDArray[np.float64]:
+        return np.array([rule.temperature, rule.threshold, rule.max_distance], np.float64)
+
+    return rule.class_names == other.class_names and np.allclose(
+        numbers(rule), numbers(other), rtol=1e-4, equal_nan=True
+    )
+
+
+def _load_saved_model(path: Path) -> Predictor:
+    info = read_export_info(info_path(path))
+    for name, expected in info.files.items():
+        _check_hash(path / name, expected)
+    return open_saved_model(
+        path,
+        info.rule,
+        info.preprocessing[0].data_config(),
+        synthetic=info.synthetic,
+        clinical_metadata=info.clinical_metadata,
+    )
 
 
 def _load_run(workdir: Path) -> Predictor:
-    served = ExportSpec(workdir=workdir)
-    rules = read_rules(served)
-    (network,) = read_networks(served, rules)
-    data, told = network.config.data, network.config.model.clinical_metadata
+    spec = ExportSpec(workdir=workdir)
+    rule = read_rule(spec)
+    (network,) = load_networks(spec, rule)
+    data = network.config.data
+    clinical_metadata = network.config.model.clinical_metadata
 
-    def infer(inputs: Mapping[str, Floats]) -> Outputs:
-        asked = dict(inputs) if told else inputs["images"]
-        outputs = network.model(asked, training=False)
+    def infer(inputs: Inputs) -> Outputs:
+        images_only = inputs["images"]
+        outputs = network.model(
+            dict(inputs) if clinical_metadata else images_only, training=False
+        )
         return {name: np.asarray(values) for name, values in outputs.items()}
 
-    ask = _asking(infer, data, rules, told=told)
-    return Predictor("keras", rules, data, network.metadata["synthetic"], told, ask)
+    predict = _predict_with(infer, data, rule, clinical_metadata=clinical_metadata)
+    synthetic = network.info.synthetic
+    return Predictor("keras", rule, data, synthetic, clinical_metadata, predict)
 
 
-def _load_copy(path: Path) -> Predictor:
-    described = read_sealed_json(path.with_name(f"{path.name}.json"), EXPORT_AGAIN)
-    _check(path, described["file_sha256"])
-    made_for = described["preprocessing"][0]["version"]
-    if made_for != PREPROCESSING_VERSION:  # pictures are read here, and not in the file
+def _load_converted(path: Path) -> Predictor:
+    info = read_export_info(info_path(path))
+    (expected,) = info.files.values()
+    _check_hash(path, expected)
+    version = info.preprocessing[0].version
+    if version != PREPROCESSING_VERSION:  # images are preprocessed here, not in the file
         raise ConfigError(
-            f"{path} was made for pictures that are read as in version {made_for}. "
-            f"Expected {PREPROCESSING_VERSION}. {EXPORT_AGAIN}"
+            f"{path} was exported for version {version} of the preprocessing. Expected "
+            f"{PREPROCESSING_VERSION}. {EXPORT_AGAIN}"
         )
-    runtime = RUNTIMES[described["format"]]
-    require(described["format"], runtime)
-    rules, data, synthetic, told = _read_described(described)
-    ask = _asking(runtime.open(path), data, rules, told=told)
-    return Predictor(described["format"], rules, data, synthetic, told, ask)
-
-
-def _read_described(
-    described: dict[str, Any],
-) -> tuple[DecisionRule, DataConfig, bool, bool]:
-    """Returns rules, data, synthetic and told of what `export.describe` wrote."""
-    threshold = described["threshold"]
-    rules = DecisionRule(
-        tuple(described["class_names"]),
-        described["temperature"],
-        described["point"],
-        math.nan if threshold is None else threshold,
-        described["limit"],
+    runtime = RUNTIMES[info.format]
+    require_packages(info.format, runtime)
+    data, with_metadata = info.preprocessing[0].data_config(), info.clinical_metadata
+    predict = _predict_with(
+        runtime.open(path), data, info.rule, clinical_metadata=with_metadata
     )
-    fields = {
-        name: described["preprocessing"][0][name]
-        for name in ("image_size", "resize_mode", "crop_border", "color_constancy")
-    }
-    told = "age" in described["inputs"]
-    return rules, DataConfig(**fields), described["synthetic"], told
+    return Predictor(info.format, info.rule, data, info.synthetic, with_metadata, predict)
 
 
-def _asking(
-    infer: Callable[[Mapping[str, Floats]], Outputs],
-    data: DataConfig,
-    rules: DecisionRule,
-    *,
-    told: bool,
-) -> Callable[[Sequence[bytes], pd.DataFrame], Answers]:
-    """Returns what answers about files, from what answers about pictures."""
+def _predict_with(
+    infer: Infer, data: DataConfig, rule: DecisionRule, *, clinical_metadata: bool
+) -> Predict:
+    """Returns a function that predicts files, from one that predicts images."""
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
     def read(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return read_images(contents, data)
 
-    def ask(contents: Sequence[bytes], patients: pd.DataFrame) -> Answers:
-        images, is_read = read(tf.constant(list(contents), tf.string))
+    def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
+        images, is_readable = read(tf.constant(list(contents), tf.string))
         inputs = {"images": np.asarray(images, np.float32)}
-        if told:
-            inputs["metadata"] = encode_clinical_metadata(patients)
-        found = infer(inputs)
-        answers = answer([found["logits"]], [found["distance"]], is_read, rules)
-        answers["status"] = tf.where(is_read, READ, UNREADABLE)
-        return {name: value.numpy() for name, value in answers.items()}
+        if clinical_metadata:
+            inputs["metadata"] = encode_clinical_metadata(metadata)
+        outputs = infer(inputs)
+        predictions = postprocess(
+            [outputs["logits"]], [outputs["ood_distance"]], is_readable, rule
+        )
+        return {name: value.numpy() for name, value in predictions.items()}
 
-    return ask
+    return predict
 
 
-def _check(path: Path, expected: str) -> None:
+def _check_hash(path: Path, expected: str) -> None:
     if not path.is_file() or sha256(path) != expected:
         raise DataError(
-            f"{path} is not the file that was exported: its SHA-256 is not {expected}. "
-            f"{EXPORT_AGAIN}"
+            f"{path} is missing or has changed since it was exported. Expected the SHA-256 "
+            f"{expected}. {EXPORT_AGAIN}"
         )

@@ -1,10 +1,11 @@
-"""Many files answered batch by batch; while one is computed the next is read."""
+"""Predicts many files batch by batch; the next batch is read during the computation."""
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
 import itertools
+import stat
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,56 +13,86 @@ from pathlib import Path
 import pandas as pd
 
 from skincnn.files import printable
-from skincnn.serving.predictor import Predictor, find_patients, predict, read_files
+from skincnn.serving.images import MAX_BYTES
+from skincnn.serving.predictor import Predictor, predict_files
+from skincnn.serving.tables import select_clinical_metadata
 
-AT_ONCE = 2
-"""Batches: one that the network computes, and one that is read and decoded meanwhile."""
+NUM_IN_FLIGHT = 2
+"""Number of batches in memory: one is computed while the other is read and decoded."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Files, and what was answered.
+    """Files and their predictions.
 
     Attributes:
-        contents: From `predictor.read_files`.
-        patients: What is known of the patients, a row for each file.
-        table: From `predictor.predict`.
+        contents: From `read_files`.
+        clinical_metadata: A row for each file.
+        table: From `predictor.predict_files`.
     """
 
     contents: list[bytes | str]
-    patients: pd.DataFrame
+    clinical_metadata: pd.DataFrame
     table: pd.DataFrame
 
 
-def answer_files(
+def predict_batches(
     predictor: Predictor,
     paths: Sequence[Path],
     batch_size: int,
-    patients: pd.DataFrame | None = None,
+    clinical_metadata: pd.DataFrame | None = None,
 ) -> Generator[Batch, None, None]:
-    """Yields the answers about all files, in their order.
+    """Yields the predictions of all files, in order.
 
     Args:
         predictor: The model.
         paths: The files.
-        batch_size: Files at a time; `AT_ONCE` times as many are in memory.
-        patients: See `predictor.find_patients`.
+        batch_size: Number of files in a batch; `NUM_IN_FLIGHT` batches are in memory.
+        clinical_metadata: See `tables.select_clinical_metadata`.
     """
 
     def work(start: int) -> Batch:
         part = paths[start : start + batch_size]
         names = [Path(printable(path)) for path in part]
-        contents, known = read_files(part), find_patients(names, patients)
-        return Batch(contents, known, predict(predictor, names, contents, known))
+        contents, rows = (
+            read_files(part),
+            select_clinical_metadata(names, clinical_metadata),
+        )
+        return Batch(contents, rows, predict_files(predictor, names, contents, rows))
 
     starts = iter(range(0, len(paths), batch_size))
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as executor:
-        begun = collections.deque(
-            executor.submit(work, start) for start in itertools.islice(starts, AT_ONCE)
+    with concurrent.futures.ThreadPoolExecutor(NUM_IN_FLIGHT) as executor:
+        futures = collections.deque(
+            executor.submit(work, start)
+            for start in itertools.islice(starts, NUM_IN_FLIGHT)
         )
-        while begun:
-            batch = begun.popleft().result()
-            begun.extend(
+        while futures:
+            batch = futures.popleft().result()
+            futures.extend(
                 executor.submit(work, start) for start in itertools.islice(starts, 1)
             )
             yield batch
+
+
+def read_files(paths: Sequence[Path]) -> list[bytes | str]:
+    """Returns the content of each file, or why it cannot be opened.
+
+    The content of a file larger than `MAX_BYTES` is empty. Pipes and devices are not
+    opened.
+    """
+    return [_read_file(path) for path in paths]
+
+
+def _read_file(path: Path) -> bytes | str:
+    try:
+        status = path.stat()
+        # Opening a pipe blocks until it has a writer; a device reports a size of 0.
+        if not stat.S_ISREG(status.st_mode):
+            return "unreadable: expected a file. Received: a directory, pipe or device"
+        if status.st_size > MAX_BYTES:
+            return b""
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # the file may have grown
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        return f"unreadable: {getattr(error, 'strerror', None) or error}"
+    return content if len(content) <= MAX_BYTES else b""

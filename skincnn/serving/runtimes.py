@@ -1,4 +1,4 @@
-"""Copies of a network for phones and other runtimes: LiteRT and ONNX."""
+"""Other runtimes for a network: LiteRT (phones) and ONNX."""
 
 from __future__ import annotations
 
@@ -20,50 +20,50 @@ from skincnn.errors import ConfigError
 
 Floats = npt.NDArray[np.float32]
 Inputs = Mapping[str, Floats]
-"""`images` [batch, size, size, 3] in 0..255, and `metadata` where the network is told."""
+"""`images` [batch, size, size, 3] in 0..255, and `metadata` if the network has it."""
 Outputs = dict[str, Floats]
-"""`logits` [batch, num_classes] and `distance` [batch]."""
-Ask = Callable[[Inputs], Outputs]
+"""`logits` [batch, num_classes] and `ood_distance` [batch]."""
+Infer = Callable[[Inputs], Outputs]
 BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A form of a network that is a single file.
+    """A format that holds a network in a single file.
 
     Attributes:
-        suffix: How the file's name ends.
-        write: Writes a network, made by `fixed_size`, to a file; the inputs are some on
-            which it may be calibrated.
-        open: Returns what answers, from a file.
-        tolerance: The largest difference in probability from the network; None where
-            that is a matter of the picture, and classes alone are held.
-        packages: What has to be installed (`pip install skincnn[export]`).
+        suffix: End of the file name.
+        write: Writes a network of `with_fixed_size` to a file. The inputs are for the
+            calibration of quantized formats.
+        open: Loads a file and returns its inference function.
+        tolerance: Maximum difference in probability from the network; None if it depends
+            on the image, so that only the predicted classes are compared.
+        packages: Required packages (`pip install skincnn[export]`).
     """
 
     suffix: str
     write: Callable[[keras.Model, Inputs, Path], None]
-    open: Callable[[Path], Ask]
+    open: Callable[[Path], Infer]
     tolerance: float | None
     packages: tuple[str, ...]
 
 
-def fixed_size(model: keras.Model, size: int) -> keras.Model:
-    """Returns the model for square pictures of one size, as runtimes want it."""
+def with_fixed_size(model: keras.Model, size: int) -> keras.Model:
+    """Returns the model with a fixed image size, which the runtimes require."""
     inputs = {"images": keras.Input((size, size, 3), name="images")}
-    asked: Any = inputs["images"]
+    call_inputs: Any = inputs["images"]
     if isinstance(model.input, dict):
-        told = model.input["metadata"].shape[1:]
-        inputs["metadata"] = keras.Input(told, name="metadata")
-        asked = inputs
-    return keras.Model(inputs, model(asked, training=False))
+        shape = model.input["metadata"].shape[1:]
+        inputs["metadata"] = keras.Input(shape, name="metadata")
+        call_inputs = inputs
+    return keras.Model(inputs, model(call_inputs, training=False))
 
 
-def require(format_name: str, runtime: Runtime) -> None:
-    """Checks that a runtime's packages are installed.
+def require_packages(format_name: str, runtime: Runtime) -> None:
+    """Checks that the packages of a runtime are installed.
 
     Raises:
-        ConfigError: They are not.
+        ConfigError: A package is missing.
     """
     missing = [name for name in runtime.packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -73,8 +73,8 @@ def require(format_name: str, runtime: Runtime) -> None:
         )
 
 
-def batches(inputs: Inputs) -> Iterator[Inputs]:
-    """Yields the inputs in parts of `BATCH_SIZE`."""
+def split_batches(inputs: Inputs) -> Iterator[Inputs]:
+    """Yields the inputs in batches of `BATCH_SIZE`."""
     for start in range(0, len(inputs["images"]), BATCH_SIZE):
         yield {name: values[start : start + BATCH_SIZE] for name, values in inputs.items()}
 
@@ -87,54 +87,54 @@ def _write_litert(**options: Any) -> Callable[[keras.Model, Inputs, Path], None]
 
 
 def _write_litert_int8(model: keras.Model, inputs: Inputs, path: Path) -> None:
-    """Weights and activations of 8 bits, in the ranges that pictures give them."""
+    """Quantizes weights and activations to 8 bits, calibrated on the inputs."""
 
-    def representative() -> Iterator[list[Floats]]:
+    def representative_dataset() -> Iterator[list[Floats]]:
         for row in range(len(inputs["images"])):
             yield [inputs[name][row : row + 1] for name in sorted(inputs)]
 
     _write_litert(
         optimizations=[tf.lite.Optimize.DEFAULT],
-        representative_dataset=representative,
+        representative_dataset=representative_dataset,
         target_spec={"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
     )(model, inputs, path)
 
 
-def _open_litert(path: Path) -> Ask:
+def _open_litert(path: Path) -> Infer:
     from ai_edge_litert.interpreter import Interpreter
 
-    # Held by the function: its signatures do not keep it alive.
     interpreter = Interpreter(str(path), num_threads=os.cpu_count())
     signature = interpreter.get_signature_runner()
-    one_at_a_time = threading.Lock()  # it has one memory for all that it computes
+    lock = threading.Lock()  # an interpreter has one set of buffers
 
-    def ask(inputs: Inputs) -> Outputs:
-        with one_at_a_time:
-            found = signature(**inputs)
-            return {name: np.array(values) for name, values in found.items()}
+    def infer(inputs: Inputs) -> Outputs:
+        with lock:
+            outputs = signature(**inputs)
+            return {name: np.array(values) for name, values in outputs.items()}
 
-    ask.interpreter = interpreter  # type: ignore[attr-defined]
-    return ask
+    # A signature does not keep its interpreter alive.
+    infer.interpreter = interpreter  # type: ignore[attr-defined]
+    return infer
 
 
 def _write_onnx(model: keras.Model, inputs: Inputs, path: Path) -> None:
-    model({name: values[:1] for name, values in inputs.items()})  # Keras asks for a call
+    model({name: values[:1] for name, values in inputs.items()})  # Keras needs a first call
     with warnings.catch_warnings():
-        # Of the converter, about NumPy.
+        # tf2onnx uses deprecated NumPy functions.
         warnings.simplefilter("ignore", FutureWarning)
         model.export(str(path), format="onnx", verbose=False)
 
 
-def _open_onnx(path: Path) -> Ask:
+def _open_onnx(path: Path) -> Infer:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path))
     names = [output.name for output in session.get_outputs()]
 
-    def ask(inputs: Inputs) -> Outputs:
+    def infer(inputs: Inputs) -> Outputs:
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
-    return ask
+    return infer
 
 
 LITERT, ONNX = ("ai_edge_litert",), ("onnx", "onnxruntime", "tf2onnx")

@@ -1,107 +1,147 @@
-"""The SavedModel: picture files in, named answers out, by TensorFlow alone."""
+"""The SavedModel: image files in, named outputs out; it needs TensorFlow only."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from skincnn.clinical_metadata import UNKNOWN
 from skincnn.config import DataConfig
 from skincnn.data.preprocess import preprocess
 from skincnn.data.preprocessing_spec import preprocessing_fields
-from skincnn.model.orientations import orient
-from skincnn.serving.clinical_metadata import SIGNATURE as PATIENT_INPUTS
-from skincnn.serving.clinical_metadata import encode
-from skincnn.serving.images import READ, UNREADABLE, read_images
-from skincnn.serving.network import Network, are_told
-from skincnn.serving.postprocessing import DecisionRule, answer
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.model.orientations import ORIENTATIONS, orient
+from skincnn.serving.clinical_metadata import METADATA_SIGNATURE, encode_in_graph
+from skincnn.serving.images import read_images
+from skincnn.serving.network import Network, use_clinical_metadata
+from skincnn.serving.postprocessing import postprocess
 
-Answers = dict[str, tf.Tensor]
 BYTES_SIGNATURE = "serving_default"
 IMAGES_SIGNATURE = "images"
+WARMUP_FILE = "tf_serving_warmup_requests"
+WARMUP_BATCH_SIZES = (1, 8)
+"""One request each: TensorFlow optimizes a graph for each shape."""
 
 
 def write_saved_model(
-    networks: Sequence[Network],
-    orientations: Sequence[int],
-    rules: DecisionRule,
-    path: Path,
+    networks: Sequence[Network], rule: DecisionRule, path: Path, *, tta: str = ""
 ) -> None:
     """Writes a SavedModel with the signatures `serving_default` and `images`.
 
     Args:
-        networks: One, or those of an ensemble.
-        orientations: From `ORIENTATIONS`. The distance is that of the first, the identity.
-        rules: What is made of the answers.
-        path: The folder to write to.
+        networks: One network, or the members of an ensemble.
+        rule: The referral rule.
+        path: Directory to write to.
+        tta: A name of `ORIENTATIONS`.
     """
+    orientations = ORIENTATIONS[tta]
 
-    def from_bytes(image_bytes: tf.Tensor, *patients: tf.Tensor) -> Answers:
+    def from_bytes(
+        image_bytes: tf.Tensor, *clinical_metadata: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         def read(config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
             return read_images(image_bytes, config)
 
-        return _ask(networks, orientations, rules, read, patients)
+        return _predict(networks, orientations, rule, read, clinical_metadata)
 
-    def from_images(images: tf.Tensor, *patients: tf.Tensor) -> Answers:
+    def from_images(
+        images: tf.Tensor, *clinical_metadata: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         def read(config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
             size = (config.image_size, config.image_size, 3)
-            prepared = tf.map_fn(
+            preprocessed = tf.map_fn(
                 lambda image: preprocess(image, config),
                 images,
                 fn_output_signature=tf.TensorSpec(size, tf.uint8),
             )
-            return prepared, tf.ones(tf.shape(images)[:1], tf.bool)
+            return preprocessed, tf.ones(tf.shape(images)[:1], tf.bool)
 
-        return _ask(networks, orientations, rules, read, patients)
+        return _predict(networks, orientations, rule, read, clinical_metadata)
 
-    patients = PATIENT_INPUTS if are_told(networks) else ()
+    metadata = METADATA_SIGNATURE if use_clinical_metadata(networks) else ()
     archive = keras.export.ExportArchive()
     for network in networks:
         archive.track(network.model)
     archive.add_endpoint(
         BYTES_SIGNATURE,
         from_bytes,
-        input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes"), *patients],
+        input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes"), *metadata],
     )
     archive.add_endpoint(
         IMAGES_SIGNATURE,
         from_images,
         input_signature=[
             tf.TensorSpec((None, None, None, 3), tf.uint8, name="images"),
-            *patients,
+            *metadata,
         ],
     )
     archive.write_out(str(path), verbose=False)
 
 
-def _ask(
+def write_warmup(saved_model: Path, name: str, *, clinical_metadata: bool) -> None:
+    """Writes assets.extra/tf_serving_warmup_requests into a SavedModel.
+
+    The requests hold a gray image, so that no image of the dataset is distributed.
+
+    Args:
+        saved_model: The directory.
+        name: Name of the model on the server.
+        clinical_metadata: Whether the model has clinical metadata as input.
+
+    References:
+        TensorFlow Serving, SavedModel Warmup; the messages are `prediction_log.proto`.
+    """
+    gray = tf.fill((64, 64, 3), tf.constant(128, tf.uint8))
+    content = tf.io.encode_jpeg(gray).numpy()
+    folder = saved_model / "assets.extra"
+    folder.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as writer:
+        for size in WARMUP_BATCH_SIZES:
+            inputs = {"image_bytes": tf.constant([content] * size)}
+            if clinical_metadata:
+                inputs["age"] = tf.fill((size,), math.nan)
+                inputs["sex"] = inputs["localization"] = tf.fill((size,), UNKNOWN)
+            request = predict_pb2.PredictRequest(
+                inputs={key: tf.make_tensor_proto(value) for key, value in inputs.items()}
+            )
+            request.model_spec.name = name
+            request.model_spec.signature_name = BYTES_SIGNATURE
+            log = prediction_log_pb2.PredictionLog(
+                predict_log=prediction_log_pb2.PredictLog(request=request)
+            )
+            writer.write(log.SerializeToString())
+
+
+def _predict(
     networks: Sequence[Network],
     orientations: Sequence[int],
-    rules: DecisionRule,
+    rule: DecisionRule,
     read: Callable[[DataConfig], tuple[tf.Tensor, tf.Tensor]],
-    patients: Sequence[tf.Tensor],
-) -> Answers:
-    """Returns the answers of all networks together, each about all orientations."""
-    metadata = encode(*patients) if patients else None
-    seen: dict[str, Any] = {}
+    clinical_metadata: Sequence[tf.Tensor],
+) -> dict[str, tf.Tensor]:
+    """Returns the outputs, averaged over all networks and orientations."""
+    metadata = encode_in_graph(*clinical_metadata) if clinical_metadata else None
+    preprocessed: dict[str, Any] = {}
     logits, distances = [], []
     for network in networks:
         data = network.config.data
         key = str(preprocessing_fields(data))
-        if key not in seen:  # what several networks look at is read once
-            seen[key] = read(data)
-        images, is_read = seen[key]
+        if key not in preprocessed:  # networks with equal preprocessing share its result
+            preprocessed[key] = read(data)
+        images, is_readable = preprocessed[key]
         for number in orientations:
             inputs: Any = orient(tf.cast(images, tf.float32), number)
             if network.config.model.clinical_metadata:
                 inputs = {"images": inputs, "metadata": metadata}
-            # `training=False`: a bare call would run dropout.
+            # Without `training=False`, an exported model would apply dropout.
             outputs = network.model(inputs, training=False)
             logits.append(outputs["logits"])
-            if number == 0:
-                distances.append(outputs["distance"])
-    status = tf.where(is_read, READ, UNREADABLE)
-    return {**answer(logits, distances, is_read, rules), "status": status}
+            if number == orientations[0]:  # the distance is that of the identity
+                distances.append(outputs["ood_distance"])
+    return postprocess(logits, distances, is_readable, rule)

@@ -1,56 +1,140 @@
-"""Tables that go with a model's answers: patients as asked, and rows as lines of text."""
+"""Tables of served predictions: clinical metadata in, rows of text and submissions out."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from skincnn.clinical_metadata import CLINICAL_COLUMNS
+from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
 from skincnn.errors import ConfigError
+from skincnn.inference.predictions import PROBABILITY_PREFIX
+
+ISIC_COLUMNS = {
+    "2018": ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"),
+    "2019": ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
+}
+"""Classes of the ISIC challenges, in the order of their ground truth. That of 2019 has a
+last column `UNK`."""
 
 
-def read_patients(path: Path) -> pd.DataFrame:
-    """Returns `CLINICAL_COLUMNS` by image_id.
+def read_clinical_metadata(path: Path) -> pd.DataFrame:
+    """Returns the `CLINICAL_COLUMNS` of a CSV file, indexed by image_id.
 
     Raises:
-        ConfigError: The file is no such table, or names a picture twice.
+        ConfigError: The file is not such a table, or has duplicate image_ids.
     """
-    words = dict.fromkeys(("image_id", "sex", "localization"), str)
+    types = dict.fromkeys(("image_id", "sex", "localization"), str)
     try:
-        table = pd.read_csv(path, dtype=words).set_index("image_id")
+        table = pd.read_csv(path, dtype=types).set_index("image_id")
         if not table.index.is_unique:
-            raise ValueError(
-                f"{table.index[table.index.duplicated()][0]} stands in it twice"
-            )
+            duplicate = table.index[table.index.duplicated()][0]
+            raise ValueError(f"duplicate image_id {duplicate}")
         return table[list(CLINICAL_COLUMNS)].assign(age=pd.to_numeric(table["age"]))
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"--clinical-metadata must be a CSV with image_id, {', '.join(CLINICAL_COLUMNS)}. "
-            f"Received: {path}: {error}"
+            "--clinical-metadata must be a CSV file with the columns image_id, "
+            f"{', '.join(CLINICAL_COLUMNS)}. Received: {path}: {error}"
         ) from error
 
 
-def to_lines(table: pd.DataFrame, *, as_json: bool) -> list[str]:
-    """Returns each row as a JSON object on a line, or as a record of CSV.
+def select_clinical_metadata(
+    paths: Sequence[Path], table: pd.DataFrame | None
+) -> pd.DataFrame:
+    """Returns `CLINICAL_COLUMNS` for each file; missing values are unknown.
 
-    What is not known is null, or nothing. Without headers and ends of lines; a record of
-    CSV has lines within itself where a cell has.
+    Args:
+        paths: The files; the name without extension is the image_id.
+        table: From `read_clinical_metadata`; None if nothing is known.
+    """
+    image_ids = [path.stem for path in paths]
+    rows = pd.DataFrame(index=image_ids, columns=list(CLINICAL_COLUMNS), dtype=object)
+    if table is not None:
+        rows = table.reindex(image_ids)
+    return rows.assign(
+        age=pd.to_numeric(rows["age"]),
+        **{name: rows[name].fillna(UNKNOWN) for name in ("sex", "localization")},
+    )
+
+
+def to_lines(table: pd.DataFrame, *, as_json: bool) -> list[str]:
+    """Returns each row as a JSON object or as a CSV record, without header and newline.
+
+    Missing values become null or an empty cell. A CSV record has newlines inside if a cell
+    has.
     """
     if as_json:
-        known = table.astype(object).where(table.notna(), None)
-        return [json.dumps(row, allow_nan=False) for row in known.to_dict("records")]
+        values = table.astype(object).where(table.notna(), None)
+        return [json.dumps(row, allow_nan=False) for row in values.to_dict("records")]
     columns = [table[name].to_numpy() for name in table]
     rows = zip(*columns, strict=True)
     return [csv_line("" if cell != cell else cell for cell in row) for row in rows]
 
 
 def csv_line(cells: Iterable[object]) -> str:
-    """Returns a record of CSV without the end of its line."""
+    """Returns a CSV record without its final newline."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\r\n").writerow(cells)
     return file.getvalue().removesuffix("\r\n")
+
+
+def find_isic_year(class_names: Sequence[str]) -> str:
+    """Returns the year of the ISIC challenge that has these classes.
+
+    Raises:
+        ConfigError: No challenge has them.
+    """
+    names = {name.upper() for name in class_names}
+    for year, columns in ISIC_COLUMNS.items():
+        if names == set(columns):
+            return year
+    expected = " or ".join(
+        f"{year} ({', '.join(columns)})" for year, columns in ISIC_COLUMNS.items()
+    )
+    raise ConfigError(
+        f"--isic-csv needs a model with the classes of the ISIC challenge of {expected}. "
+        f"Received: {', '.join(class_names)}."
+    )
+
+
+def require_unique(image_ids: Iterable[str]) -> None:
+    """Checks that each image_id occurs once, as a submission requires.
+
+    Raises:
+        ConfigError: An image_id occurs several times.
+    """
+    duplicates = [name for name, count in Counter(image_ids).items() if count > 1]
+    if duplicates:
+        more = f" and {len(duplicates) - 5} more" if len(duplicates) > 5 else ""
+        raise ConfigError(
+            "--isic-csv has one row for each image, named by its file without "
+            f"extension. Received several files for {', '.join(duplicates[:5])}{more}. "
+            "Give each image once, and rename different images of the same name."
+        )
+
+
+def isic_submission(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
+    """Returns the columns of an ISIC submission: `image` and a probability for each class.
+
+    `UNK` of 2019 is 1 for out-of-distribution images, else 0.
+
+    Args:
+        predictions: Rows of `predictor.predict_files` of readable files.
+        class_names: Names of the model's classes, in order.
+
+    Raises:
+        ConfigError: No challenge has these classes.
+    """
+    year = find_isic_year(class_names)
+    columns = {name.upper(): f"{PROBABILITY_PREFIX}{name}" for name in class_names}
+    table = pd.DataFrame({"image": predictions["image_id"]})
+    for name in ISIC_COLUMNS[year]:
+        table[name] = predictions[columns[name]]
+    if year == "2019":
+        table["UNK"] = predictions["out_of_distribution"].astype(float)
+    return table

@@ -1,4 +1,4 @@
-"""Where pictures lie on the file systems that Apache Beam knows, and reading them."""
+"""Finding and reading images on the file systems that Apache Beam supports."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from skincnn.errors import ConfigError
 from skincnn.files import IMAGE_SUFFIXES, images_in, printable, require_writable_folder
 from skincnn.serving.images import MAX_BYTES
 
-AT_ONCE = 64
-"""Pictures of a ZIP archive that one worker reads without opening it again."""
-DAMAGED = (
+MEMBERS_PER_REF = 64
+"""Number of images that one worker reads from a ZIP archive before it is opened again."""
+READ_ERRORS = (
     OSError,
     EOFError,
     RuntimeError,
@@ -32,19 +32,19 @@ DAMAGED = (
     zlib.error,
     lzma.LZMAError,
 )
-"""What a file may raise that is read: RuntimeError where a ZIP archive is encrypted, and
-ValueError where a name in it is not in UTF-8."""
+"""What reading a file can raise: RuntimeError for an encrypted ZIP archive, ValueError for
+an archive member whose name is not in UTF-8."""
 
 
-class Place(NamedTuple):
-    """Where pictures are.
+class FileRef(NamedTuple):
+    """A reference to an image, or to images of a ZIP archive.
 
     Attributes:
-        name: Of a picture, or of a ZIP archive.
-        size: Its bytes.
-        problem: Why there is nothing to read; else "".
-        members: Of pictures in the archive, once it was looked into: the position among
-            its members, of which two may have one name, and the name.
+        name: Of the image or the archive.
+        size: Its size in bytes.
+        problem: Why it cannot be read; "" if it can.
+        members: The images of an archive, once it has been listed: the index of each
+            member, because names can occur twice, and its name.
     """
 
     name: str
@@ -53,57 +53,57 @@ class Place(NamedTuple):
     members: Sequence[tuple[int, str]] = ()
 
 
-class Picture(NamedTuple):
-    """A file; one of a ZIP archive has its name in the archive after that of it."""
+class ImageFile(NamedTuple):
+    """The content of an image file; the name of an archive member follows the archive's."""
 
     name: str
     content: bytes
 
 
-class Problem(NamedTuple):
-    """A file that has no answer, and why."""
+class UnreadableFile(NamedTuple):
+    """A file without predictions, and the reason."""
 
     file: str
     status: str
 
 
-def match(pattern: str) -> list[Place]:
-    """Returns the pictures and archives that a name, a folder or a pattern means.
+def match(pattern: str) -> list[FileRef]:
+    """Returns the images and archives of a name, a directory or a pattern.
 
     Returns:
-        One with a problem where none is meant, so that it is told at the end.
+        One reference with a problem if there are none, so that it is reported at the end.
     """
-    places = [_place(found) for found in list_files(pattern)]
-    return places or [Place(pattern, 0, "not read: there is no picture of this name")]
+    refs = [_file_ref(file) for file in list_files(pattern)]
+    return refs or [FileRef(pattern, 0, "unreadable: no image matches this name")]
 
 
-def look_up(name: str) -> Place:
-    """Returns the place of a picture or an archive whose name is no pattern."""
+def look_up(name: str) -> FileRef:
+    """Returns the reference to an image or archive; the name is not a pattern."""
     try:
-        return _place(FileSystems.get_filesystem(name).metadata(name))
+        return _file_ref(FileSystems.get_filesystem(name).metadata(name))
     except (OSError, ValueError) as error:
-        return Place(name, 0, f"not read: {error}")
+        return FileRef(name, 0, f"unreadable: {error}")
 
 
 def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
-    """Returns the files that a pattern means.
+    """Returns the files that a pattern matches.
 
     Args:
-        pattern: The name of a picture or a ZIP archive of them; a folder, where pictures
-            are looked for, and which ends in / where it is not local; or a pattern, of
-            which ** means any folders.
-        limit: How many are enough, where it is a pattern.
+        pattern: Name of an image or of a ZIP archive of images; a directory, which is
+            searched for images (a remote one ends in /); or a pattern, in which ** matches
+            any directories.
+        limit: Maximum number of files of a pattern.
     """
     if Path(pattern).is_dir():
-        # Beam would leave out links that lead nowhere.
+        # Beam would skip broken links.
         return [FileMetadata(str(path), _size(path)) for path in images_in(Path(pattern))]
     if pattern.endswith("/"):
         folder = f"{pattern.rstrip('/')}/"
-        # What would be special in a pattern may be part of the folder's name.
+        # Wildcards can be part of the name of the directory.
         below = re.sub(r"[][*?]", "?", folder) + "**"
         files = FileSystems.match([below])[0].metadata_list
-        inside = [one for one in files if one.path.startswith(folder)]
-        return [one for one in inside if one.path.lower().endswith(IMAGE_SUFFIXES)]
+        inside = [file for file in files if file.path.startswith(folder)]
+        return [file for file in inside if file.path.lower().endswith(IMAGE_SUFFIXES)]
     if FileSystems.exists(pattern):
         return [FileSystems.get_filesystem(pattern).metadata(pattern)]
     if "://" in pattern:
@@ -111,45 +111,48 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
     return _list_local(pattern, limit)
 
 
-def look_into(place: Place) -> Iterator[Place]:
-    """Yields a place as it is; of a ZIP archive the pictures in it, `AT_ONCE` each."""
-    if place.problem or not place.name.lower().endswith(".zip"):
-        yield place
+def list_members(ref: FileRef) -> Iterator[FileRef]:
+    """Yields the images of a ZIP archive, `MEMBERS_PER_REF` each; any other file as is."""
+    if ref.problem or not ref.name.lower().endswith(".zip"):
+        yield ref
         return
-    problem, names = "not read: no picture is in the archive", []
+    problem, names = "unreadable: the archive contains no image", []
     try:
-        with _open(place.name) as file, zipfile.ZipFile(file) as archive:
+        with _open(ref.name) as file, zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except DAMAGED as error:
-        problem = f"not read: {error}"
-    listed = enumerate(names)
-    members = [one for one in listed if one[1].lower().endswith(IMAGE_SUFFIXES)]
+    except READ_ERRORS as error:
+        problem = f"unreadable: {error}"
+    members = [
+        (index, name)
+        for index, name in enumerate(names)
+        if name.lower().endswith(IMAGE_SUFFIXES)
+    ]
     if not members:
-        yield Place(place.name, 0, problem)
-    for start in range(0, len(members), AT_ONCE):
-        yield Place(place.name, 0, "", members[start : start + AT_ONCE])
+        yield FileRef(ref.name, 0, problem)
+    for start in range(0, len(members), MEMBERS_PER_REF):
+        yield FileRef(ref.name, 0, "", members[start : start + MEMBERS_PER_REF])
 
 
-def read(place: Place) -> Iterator[Picture | Problem]:
-    """Yields each picture of a place, or why there is none."""
-    name, size, problem, members = place
+def read(ref: FileRef) -> Iterator[ImageFile | UnreadableFile]:
+    """Yields each image of a reference, or why it cannot be read."""
+    name, size, problem, members = ref
     if problem:
-        yield Problem(name, problem)
+        yield UnreadableFile(name, problem)
     elif not members:
         yield _read(name, size, lambda: _open(name))
     else:
         yield from _read_archive(name, members)
 
 
-def require_pictures(patterns: Sequence[str], names: str | None) -> None:
-    """Checks that there is something to ask about.
+def require_images(patterns: Sequence[str], names: str | None) -> None:
+    """Checks that there is at least one file to predict.
 
     Args:
         patterns: See `list_files`.
-        names: A text file with the name of a picture on each line.
+        names: Text file with the name of an image on each line.
 
     Raises:
-        ConfigError: There is nothing, or one cannot look.
+        ConfigError: There is none, or the file system cannot be searched.
     """
     try:
         if any(list_files(pattern, 1) for pattern in patterns):
@@ -159,90 +162,92 @@ def require_pictures(patterns: Sequence[str], names: str | None) -> None:
                 if any(line.strip() for line in file):
                     return
     except (OSError, ValueError) as error:
-        raise ConfigError(f"The pictures cannot be looked for: {error}") from error
+        raise ConfigError(f"The images cannot be listed: {error}") from error
     raise ConfigError(
-        f"Give files of pictures, folders with {', '.join(IMAGE_SUFFIXES)} files, "
+        f"Expected image files, directories with {', '.join(IMAGE_SUFFIXES)} files, "
         f"patterns or --names. Received: {' '.join(patterns) or names or 'nothing'}."
     )
 
 
 def require_empty(output: str, prefixes: Sequence[str]) -> None:
-    """Checks that a folder, which need not be there, holds no results.
+    """Checks that a directory, which may not exist, holds no predictions.
 
     Raises:
-        ConfigError: It does, or is no folder, or one cannot look.
+        ConfigError: It holds some, is not a directory, or cannot be listed.
     """
     if set("*?[") & set(output):
         # Beam would take the names of its own files for patterns.
-        raise ConfigError(f"--output must have no * ? [ in it. Received: {output}.")
+        raise ConfigError(f"--output must not contain * ? or [. Received: {output}.")
     if "://" not in output:
         require_writable_folder(Path(output), "--output")
     try:
         patterns = [FileSystems.join(output, f"{prefix}-*") for prefix in prefixes]
-        found = FileSystems.match(patterns, [1] * len(patterns))
+        results = FileSystems.match(patterns, [1] * len(patterns))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--output cannot be looked at: {error}") from error
-    held = [one.path for result in found for one in result.metadata_list]
-    if held:
+        raise ConfigError(f"--output cannot be listed: {error}") from error
+    paths = [file.path for result in results for file in result.metadata_list]
+    if paths:
         raise ConfigError(
-            f"--output must be a folder without earlier answers. Received: {output}, with "
-            f"{held[0]}. Give another one, or remove them."
+            f"--output must be a directory without predictions. Received: {output}, which "
+            f"contains {paths[0]}. Give another directory, or remove these files."
         )
 
 
-def _read(name: str, size: int, opened: Callable[[], IO[bytes]]) -> Picture | Problem:
-    """Returns a file, or why there is none; what is too large is not read."""
+def _read(
+    name: str, size: int, open_file: Callable[[], IO[bytes]]
+) -> ImageFile | UnreadableFile:
+    """Returns a file, or why it cannot be read; a file that is too large is not opened."""
     if size > MAX_BYTES:
         expected = f"expected at most {MAX_BYTES} bytes. Received: {size}"
-        return Problem(name, f"not read: {expected}")
+        return UnreadableFile(name, f"unreadable: {expected}")
     try:
-        with opened() as file:
-            return Picture(name, file.read(MAX_BYTES + 1))
-    except DAMAGED as error:
-        return Problem(name, f"not read: {error}")
+        with open_file() as file:
+            return ImageFile(name, file.read(MAX_BYTES + 1))
+    except READ_ERRORS as error:
+        return UnreadableFile(name, f"unreadable: {error}")
 
 
 def _read_archive(
     name: str, members: Sequence[tuple[int, str]]
-) -> Iterator[Picture | Problem]:
-    """Yields pictures; the archive may have changed, or gone, since it was looked into."""
+) -> Iterator[ImageFile | UnreadableFile]:
+    """Yields images of an archive, which may have changed since it was listed."""
     with contextlib.ExitStack() as stack:
         try:
             archive = zipfile.ZipFile(stack.enter_context(_open(name)))
             stack.enter_context(archive)
             names = archive.namelist()
-            if any(names[at : at + 1] != [member] for at, member in members):
-                raise OSError("the archive was changed after it was looked into")
-        except DAMAGED as error:
+            if any(names[index : index + 1] != [member] for index, member in members):
+                raise OSError("the archive changed while the pipeline was running")
+        except READ_ERRORS as error:
             for _, member in members:
-                yield Problem(f"{name}/{member}", f"not read: {error}")
+                yield UnreadableFile(f"{name}/{member}", f"unreadable: {error}")
             return
-        for at, member in members:
-            about = archive.infolist()[at]
-            opened = functools.partial(archive.open, about)
-            yield _read(f"{name}/{member}", about.file_size, opened)
+        for index, member in members:
+            info = archive.infolist()[index]
+            open_file = functools.partial(archive.open, info)
+            yield _read(f"{name}/{member}", info.file_size, open_file)
 
 
 def _list_local(pattern: str, limit: int | None) -> list[FileMetadata]:
-    """Returns the files of this machine that a pattern means.
+    """Returns the local files that a pattern matches, with broken links.
 
-    Beam's own list leaves out links that lead nowhere: nobody would be told of them.
+    Beam's own listing skips broken links, which would then not be reported.
     """
     if os.path.islink(pattern):
         return [FileMetadata(pattern, 0)]
-    # What is walked through has the current folder's name before it.
+    # os.walk prefixes the names with that of the directory.
     pattern = pattern if "/" in pattern else f"./{pattern}"
     start = re.split(r"[*?[]", pattern, maxsplit=1)[0]
-    walked = os.walk(os.path.dirname(start)) if start != pattern else ()
-    there = (os.path.join(folder, name) for folder, _, names in walked for name in names)
-    files = (FileMetadata(path, 0) for path in there)
-    meant = FileSystems.get_filesystem(pattern).match_files(files, pattern)
-    paths = [one.path for one in itertools.islice(meant, limit)]
+    walk = os.walk(os.path.dirname(start)) if start != pattern else ()
+    existing = (os.path.join(folder, name) for folder, _, names in walk for name in names)
+    files = (FileMetadata(path, 0) for path in existing)
+    matches = FileSystems.get_filesystem(pattern).match_files(files, pattern)
+    paths = [file.path for file in itertools.islice(matches, limit)]
     return [FileMetadata(path, _size(Path(path))) for path in paths]
 
 
 def _size(path: Path) -> int:
-    """Returns the bytes of a file; 0 where that is not known, which reading tells."""
+    """Returns the size of a file in bytes; 0 if unknown, which reading will report."""
     try:
         return path.stat().st_size
     except OSError:
@@ -250,14 +255,12 @@ def _size(path: Path) -> int:
 
 
 def _open(name: str) -> IO[bytes]:
-    opened: IO[bytes] = FileSystems.open(
-        name, compression_type=CompressionTypes.UNCOMPRESSED
-    )
-    return opened
+    file: IO[bytes] = FileSystems.open(name, compression_type=CompressionTypes.UNCOMPRESSED)
+    return file
 
 
-def _place(found: FileMetadata) -> Place:
-    name = printable(found.path)
-    if name != found.path:
-        return Place(name, 0, "not read: its name is not in UTF-8")
-    return Place(name, found.size_in_bytes)
+def _file_ref(file: FileMetadata) -> FileRef:
+    name = printable(file.path)
+    if name != file.path:
+        return FileRef(name, 0, "unreadable: the file name is not in UTF-8")
+    return FileRef(name, file.size_in_bytes)

@@ -1,7 +1,8 @@
-"""The same prediction on many machines, as a pipeline of Apache Beam.
+"""Prediction on many machines, as an Apache Beam pipeline.
 
-Names are found, spread over the machines, and read there; batches are asked in the same
-process, so that no picture travels. Apache Beam has to be installed (`make beam`).
+File names are found, distributed over the workers, and read there. Batches are predicted in
+the same process, so that no image is sent over the network. Needs Apache Beam
+(`make beam`).
 
 References:
     Apache Beam, About Beam ML, https://beam.apache.org/documentation/ml/about-ml/.
@@ -34,151 +35,170 @@ from apache_beam.runners.runner import PipelineState
 
 from skincnn.errors import ConfigError, DataError
 from skincnn.serving.beam.io import (
-    Picture,
-    Place,
-    Problem,
-    look_into,
+    FileRef,
+    ImageFile,
+    UnreadableFile,
+    list_members,
     look_up,
     match,
     read,
 )
-from skincnn.serving.images import READ
-from skincnn.serving.predictor import Predictor, find_patients, load_predictor, predict
-from skincnn.serving.tables import csv_line, read_patients, to_lines
+from skincnn.serving.images import OK
+from skincnn.serving.predictor import Predictor, load_predictor, predict_files
+from skincnn.serving.tables import (
+    csv_line,
+    read_clinical_metadata,
+    select_clinical_metadata,
+    to_lines,
+)
 
 Format = Literal["csv", "jsonl"]
-ANSWERS, UNREAD = "answers", "unread"
-"""The two outputs: tags, how the names of files begin, and the names of counters."""
+PREDICTIONS, UNREADABLE_FILES = "predictions", "unreadable"
+"""The two outputs: their tags, prefixes of the file names, and names of the counters."""
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What the process of a worker holds: a model, and what is known of patients."""
+class LoadedModel:
+    """What a worker process holds in memory."""
 
     predictor: Predictor
-    patients: pd.DataFrame | None
+    clinical_metadata: pd.DataFrame | None
 
 
-class PictureHandler(ModelHandler[Picture, str | Problem, Loaded]):
-    """Loads a model by its path, once in the process of a worker, and asks it.
+class ImageHandler(ModelHandler[ImageFile, str | UnreadableFile, LoadedModel]):
+    """Loads a model once in each worker process, and predicts batches.
 
     Attributes:
-        model: For `load_predictor`; each worker opens it under this path.
-        patients: For `read_patients`, likewise; None where nothing is known.
-        format_name: Of the lines.
+        model: Path for `load_predictor`, opened by each worker.
+        clinical_metadata: Path for `read_clinical_metadata`, opened likewise, or None.
+        format_name: Format of the output lines.
     """
 
     def __init__(
-        self, model: Path, patients: Path | None, batch_size: int, format_name: Format
+        self,
+        model: Path,
+        clinical_metadata: Path | None,
+        batch_size: int,
+        format_name: Format,
     ) -> None:
         super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
         self.model = model
-        self.patients = patients
+        self.clinical_metadata = clinical_metadata
         self.format_name = format_name
 
-    def load_model(self) -> Loaded:
-        """Returns what each worker needs; the hashes are checked there too."""
-        patients = None if self.patients is None else read_patients(self.patients)
-        return Loaded(load_predictor(self.model), patients)
+    def load_model(self) -> LoadedModel:
+        """Returns what a worker needs; the hashes of the model are verified."""
+        path = self.clinical_metadata
+        table = None if path is None else read_clinical_metadata(path)
+        return LoadedModel(load_predictor(self.model), table)
 
     def run_inference(
         self,
-        batch: Sequence[Picture],
-        model: Loaded,
+        batch: Sequence[ImageFile],
+        model: LoadedModel,
         inference_args: dict[str, Any] | None = None,
-    ) -> list[str | Problem]:
-        """Returns a line for each picture, or why there is none.
+    ) -> list[str | UnreadableFile]:
+        """Returns an output line for each image, or why there is none.
 
-        One that cannot be decoded spoils none of the others. Where a batch fails as a whole
-        (a full memory, say), each picture is asked alone.
+        If a batch fails as a whole (out of memory, for example), each image is predicted
+        alone.
         """
         try:
-            return self._ask(batch, model)
+            return self._predict(batch, model)
         except Exception as error:
             if len(batch) > 1:
-                return [self.run_inference([one], model)[0] for one in batch]
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            return [Problem(batch[0].name, f"not answered: {said[:500]}")]
+                return [self.run_inference([image], model)[0] for image in batch]
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            return [UnreadableFile(batch[0].name, f"not predicted: {text[:500]}")]
 
-    def get_num_bytes(self, batch: Sequence[Picture]) -> int:
+    def get_num_bytes(self, batch: Sequence[ImageFile]) -> int:
         """Returns the size of the files, for Beam's metrics."""
-        return sum(len(picture.content) for picture in batch)
+        return sum(len(image.content) for image in batch)
 
-    def _ask(self, batch: Sequence[Picture], model: Loaded) -> list[str | Problem]:
-        names = [picture.name for picture in batch]
+    def _predict(
+        self, batch: Sequence[ImageFile], model: LoadedModel
+    ) -> list[str | UnreadableFile]:
+        names = [image.name for image in batch]
         paths = [Path(name) for name in names]
-        contents = [picture.content for picture in batch]
-        known = find_patients(paths, model.patients)
-        # A path makes gs:/ of gs://.
-        table = predict(model.predictor, paths, contents, known).assign(file=names)
+        contents = [image.content for image in batch]
+        metadata = select_clinical_metadata(paths, model.clinical_metadata)
+        table = predict_files(model.predictor, paths, contents, metadata)
+        table = table.assign(file=names)  # a Path turns gs:// into gs:/
         lines = to_lines(table, as_json=self.format_name == "jsonl")
         return [
-            line if status == READ else Problem(name, status)
+            line if status == OK else UnreadableFile(name, status)
             for name, status, line in zip(names, table["status"], lines, strict=True)
         ]
 
 
 def run(
-    handler: PictureHandler,
+    handler: ImageHandler,
     patterns: Sequence[str],
     names: str | None,
     output: str,
     columns: Sequence[str],
     flags: Sequence[str],
 ) -> dict[str, int]:
-    """Answers about pictures, and writes answers-* and unread-* files to a folder.
+    """Predicts images, and writes predictions-* and unreadable-* files to a directory.
 
     Args:
         handler: The model.
-        patterns: See `find_pictures`.
-        names: See `find_pictures`.
-        output: The folder, of any file system that Beam knows.
-        columns: The columns of answers, for the headers of CSV files.
-        flags: Beam's own; without --runner among them it all runs here.
+        patterns: See `find_images`.
+        names: See `find_images`.
+        output: The directory, on any file system that Beam supports.
+        columns: Columns of the predictions, for the headers of CSV files.
+        flags: Flags of Beam; without --runner the pipeline runs on this machine.
 
     Returns:
-        How many files are among `ANSWERS`, and how many among `UNREAD`.
+        Number of files in `PREDICTIONS`, and in `UNREADABLE_FILES`.
 
     Raises:
-        ConfigError: Beam cannot take its flags.
-        RuntimeError: The pipeline was stopped elsewhere, or a worker failed.
+        ConfigError: Beam rejects its flags.
+        RuntimeError: The pipeline was stopped, or a worker failed.
     """
-    pipeline, is_here = _begin(flags)
-    places = find_pictures(pipeline, patterns, names)
-    answers, problems = answer_pictures(places, handler)
-    unread = problems | "UnreadLine" >> beam.Map(_unread_line, handler.format_name)
-    write(answers, FileSystems.join(output, ANSWERS), handler.format_name, columns)
-    write(unread, FileSystems.join(output, UNREAD), handler.format_name, Problem._fields)
+    pipeline, is_local = _create_pipeline(flags)
+    refs = find_images(pipeline, patterns, names)
+    predictions, failures = predict_images(refs, handler)
+    unreadable = failures | "UnreadableLine" >> beam.Map(
+        _unreadable_line, handler.format_name
+    )
+    write(predictions, FileSystems.join(output, PREDICTIONS), handler.format_name, columns)
+    write(
+        unreadable,
+        FileSystems.join(output, UNREADABLE_FILES),
+        handler.format_name,
+        UnreadableFile._fields,
+    )
     try:
-        done = pipeline.run()
-        state = done.wait_until_finish()
+        result = pipeline.run()
+        state = result.wait_until_finish()
     except RuntimeError as error:
-        meant = _meant_for_users(error)
-        if meant is None:
+        user_error = _find_user_error(error)
+        if user_error is None:
             raise
-        raise meant from None
+        raise user_error from None
     finally:
-        if is_here:  # elsewhere it goes on when this process ends
+        if is_local:  # a remote pipeline continues when this process ends
             for folder in Path(output).glob("beam-temp-*"):
                 shutil.rmtree(folder, ignore_errors=True)
     if state != PipelineState.DONE:
         raise RuntimeError(f"The pipeline ended as {state}; expected {PipelineState.DONE}.")
-    counted = done.metrics().query(MetricsFilter().with_namespace("skincnn"))["counters"]
-    counts = {one.key.metric.name: int(one.result) for one in counted}
-    return {name: counts.get(name, 0) for name in (ANSWERS, UNREAD)}
+    counters = result.metrics().query(MetricsFilter().with_namespace("skincnn"))["counters"]
+    counts = {counter.key.metric.name: int(counter.result) for counter in counters}
+    return {name: counts.get(name, 0) for name in (PREDICTIONS, UNREADABLE_FILES)}
 
 
-def find_pictures(
+def find_images(
     pipeline: beam.Pipeline, patterns: Sequence[str], names: str | None
-) -> PCollection[Place]:
-    """Returns where the pictures are, those in ZIP archives too, in no order.
+) -> PCollection[FileRef]:
+    """Returns references to the images, with those in ZIP archives, in any order.
 
     Args:
-        pipeline: The pipeline, which begins here.
-        patterns: See `places.list_files`.
-        names: A text file with the name of a picture or an archive on each line.
+        pipeline: The pipeline.
+        patterns: See `io.list_files`.
+        names: Text file with the name of an image or an archive on each line.
     """
-    found = pipeline | beam.Create(patterns) | "Match" >> beam.FlatMap(match)
+    refs = pipeline | beam.Create(patterns) | "Match" >> beam.FlatMap(match)
     if names is not None:
         listed = (
             pipeline
@@ -187,32 +207,41 @@ def find_pictures(
             | "IsName" >> beam.Filter(bool)
             | "LookUp" >> beam.Map(look_up)
         )
-        found = (found, listed) | beam.Flatten()
-    spread = found | "SpreadFiles" >> beam.Reshuffle()
-    return spread | beam.FlatMap(look_into) | "SpreadPictures" >> beam.Reshuffle()
+        refs = (refs, listed) | beam.Flatten()
+    files = refs | "DistributeFiles" >> beam.Reshuffle()
+    return files | beam.FlatMap(list_members) | "DistributeImages" >> beam.Reshuffle()
 
 
-def answer_pictures(
-    places: PCollection[Place], handler: PictureHandler
-) -> tuple[PCollection[str], PCollection[Problem]]:
-    """Returns lines of answers, and the files that have none."""
-    found = places | "Read" >> beam.FlatMap(read)
-    found = found | "SortRead" >> beam.FlatMap(_sort).with_outputs(UNREAD, main=ANSWERS)
-    asked = found[ANSWERS] | RunInference(handler)
-    asked = asked | "SortAsked" >> beam.FlatMap(_sort).with_outputs(UNREAD, main=ANSWERS)
-    return asked[ANSWERS], (found[UNREAD], asked[UNREAD]) | "Unread" >> beam.Flatten()
+def predict_images(
+    refs: PCollection[FileRef], handler: ImageHandler
+) -> tuple[PCollection[str], PCollection[UnreadableFile]]:
+    """Returns lines of predictions, and the files without predictions."""
+    files = (
+        refs
+        | "Read" >> beam.FlatMap(read)
+        | "SplitRead"
+        >> beam.FlatMap(_split).with_outputs(UNREADABLE_FILES, main=PREDICTIONS)
+    )
+    lines = (
+        files[PREDICTIONS]
+        | RunInference(handler)
+        | "SplitPredicted"
+        >> beam.FlatMap(_split).with_outputs(UNREADABLE_FILES, main=PREDICTIONS)
+    )
+    failures = (files[UNREADABLE_FILES], lines[UNREADABLE_FILES])
+    return lines[PREDICTIONS], failures | "Unreadable" >> beam.Flatten()
 
 
 def write(
     lines: PCollection[str], prefix: str, format_name: Format, columns: Sequence[str]
 ) -> None:
-    """Writes and counts lines; the files appear when all are written.
+    """Writes and counts lines; the files appear when all are complete.
 
     Args:
-        lines: The lines.
-        prefix: How the names of the files begin. There is none where there are no lines.
-        format_name: Each file of csv begins with the columns.
-        columns: The columns.
+        lines: The lines; without lines there are no files.
+        prefix: Prefix of the file names.
+        format_name: csv files begin with a header.
+        columns: The columns of the header.
     """
     name = FileSystems.split(prefix)[1]
     header = csv_line(columns) if format_name == "csv" else None
@@ -222,45 +251,48 @@ def write(
     )
 
 
-def _begin(flags: Sequence[str]) -> tuple[beam.Pipeline, bool]:
+def _create_pipeline(flags: Sequence[str]) -> tuple[beam.Pipeline, bool]:
     """Returns an empty pipeline, and whether it runs on this machine."""
     options = PipelineOptions(list(flags))
     if options.view_as(StandardOptions).runner is None:
-        # What a worker says would be said on this process's standard error.
+        # Workers log to the standard error of this process.
         options = PipelineOptions(["--default_sdk_harness_log_level=ERROR", *flags])
-        # It would print each error that is raised here as well.
+        # Beam would log each error that is raised here as well.
         logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
         return beam.Pipeline(_local_runner(options), options), True
     try:
         return beam.Pipeline(options=options), False
     except (ValueError, ImportError) as error:
-        raise ConfigError(f"Beam cannot take what stands after --: {error}") from error
+        raise ConfigError(f"Beam rejects the arguments after --: {error}") from error
 
 
 def _local_runner(options: PipelineOptions) -> FnApiRunner:
-    """Returns Beam's runner for this machine, whose processes know the options.
+    """Returns Beam's runner for this machine, whose worker processes get the options.
 
-    Beam's DirectRunner would first look for a program on the network (Prism).
+    Beam's DirectRunner would first try to download Prism.
     """
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
-    about = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return FnApiRunner(provision_info=ExtendedProvisionInfo(about))
+    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+    return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
 
 
-def _meant_for_users(error: BaseException) -> BaseException | None:
-    """Returns what an error of Beam was at first, where that is no error of a program."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, KeyboardInterrupt | ConfigError | DataError):
-            return inner
-        inner = inner.__cause__ or inner.__context__
+def _find_user_error(error: BaseException) -> BaseException | None:
+    """Returns the cause of an error of Beam if it is an interruption or an input error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt | ConfigError | DataError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
-def _sort(
-    found: Picture | str | Problem,
-) -> Iterator[Picture | str | TaggedOutput[str, Problem]]:
-    yield TaggedOutput(UNREAD, found) if isinstance(found, Problem) else found
+def _split(
+    element: ImageFile | str | UnreadableFile,
+) -> Iterator[ImageFile | str | TaggedOutput[str, UnreadableFile]]:
+    if isinstance(element, UnreadableFile):
+        yield TaggedOutput(UNREADABLE_FILES, element)
+    else:
+        yield element
 
 
 def _count(line: str, name: str) -> str:
@@ -268,5 +300,5 @@ def _count(line: str, name: str) -> str:
     return line
 
 
-def _unread_line(unread: Problem, format_name: Format) -> str:
-    return csv_line(unread) if format_name == "csv" else json.dumps(unread._asdict())
+def _unreadable_line(file: UnreadableFile, format_name: Format) -> str:
+    return csv_line(file) if format_name == "csv" else json.dumps(file._asdict())

@@ -1,7 +1,7 @@
-"""A page on this computer alone that shows a picture to a model and says what it says.
+"""A page on this computer that predicts uploaded images.
 
-Gradio makes the page; `uploads` keeps what is dropped on it, and `guard` lets through what
-it sends and nothing else.
+Gradio renders the page, `uploads` stores uploads, and `guard` rejects all requests that the
+page itself does not send.
 """
 
 from __future__ import annotations
@@ -22,47 +22,48 @@ from skincnn.clinical_metadata import CLINICAL_COLUMNS, REGION_OF, SEXES, UNKNOW
 from skincnn.errors import ConfigError, DataError
 from skincnn.interruption import StopRequest
 from skincnn.serving.images import MAX_BYTES
-from skincnn.serving.web.guard import guarded, questioned
-from skincnn.serving.web.page import FAILED, Asked, answer_page, render
+from skincnn.serving.web.guard import check_predict_requests, guard
+from skincnn.serving.web.page import FAILED, PageModel, render, render_prediction
 from skincnn.serving.web.uploads import (
-    ABANDONED,
-    PROGRESS,
-    UPLOAD,
+    MAX_AGE_SECONDS,
+    PROGRESS_PATH,
+    UPLOAD_PATH,
     Upload,
     make_folder,
-    storing,
+    make_upload_endpoint,
+    report_progress,
     take,
-    uploaded,
 )
 
 HOST = "127.0.0.1"
-"""Loopback: nobody else can reach the page."""
-MAX_AGE = 120
+"""Loopback: the page cannot be reached from other computers."""
+MAX_AGE_YEARS = 120
 
 
-def require() -> None:
-    """Checks that folders can be locked here, and that Gradio is installed.
+def check_requirements() -> None:
+    """Checks that the system can lock directories, and that Gradio is installed.
 
     Raises:
-        ConfigError: They cannot, or it is not.
+        ConfigError: A requirement is missing.
     """
     if importlib.util.find_spec("fcntl") is None:
         raise ConfigError(
-            "The page needs Linux or macOS, where its folder for uploads can be locked. "
-            f"Received: {sys.platform}. On Windows run it within WSL."
+            "The page needs Linux or macOS, to lock its directory of uploads. Received: "
+            f"{sys.platform}. On Windows use WSL."
         )
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError(
-            "The page needs gradio. Install and open it: make demo MODEL=runs/cpu; or, "
-            "without make: pip install 'gradio>=6.31', then pip install 'pillow>=13'"
+            "The page needs gradio. Install it and open the page: make demo "
+            "MODEL=runs/mobilenet_160; or, without make: pip install 'gradio>=6.31', and "
+            "then pip install 'pillow>=13'"
         )
 
 
 def listen(port: int) -> socket.socket:
-    """Returns a socket on a port of `HOST`; of 0, on any that is free.
+    """Returns a socket that listens on a port of `HOST`; 0 is any free port.
 
     Raises:
-        ConfigError: The port is in use, or is none.
+        ConfigError: The port is in use or invalid.
     """
     if not 0 <= port < 65536:
         raise ConfigError(f"--port must be 0..65535. Received: {port}.")
@@ -70,76 +71,77 @@ def listen(port: int) -> socket.socket:
         return socket.create_server((HOST, port))
     except OSError as error:
         raise ConfigError(
-            f"--port {port} cannot be had: {error.strerror}. Give another, or 0 for any "
-            "that is free."
+            f"--port {port} is not available: {error.strerror}. Give another port, or 0 "
+            "for any free port."
         ) from error
 
 
-def serve(asked: Asked, path: Path, listening: socket.socket) -> None:
-    """Serves the page until a signal ends it.
+def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
+    """Serves the page until a signal stops it.
 
     Args:
-        asked: The model.
-        path: Where it is, to be shown.
-        listening: From `listen`.
+        model: The model.
+        path: Its path, which the page shows.
+        listener: From `listen`.
 
     Raises:
-        KeyboardInterrupt: It was Ctrl-C.
-        Terminated: It was SIGTERM.
+        KeyboardInterrupt: By Ctrl-C.
+        Terminated: By SIGTERM.
     """
     with make_folder() as folder:
-        # Gradio looks for these when it is imported, and when it makes a page.
+        # Gradio reads these when it is imported and when it builds a page.
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         import uvicorn
 
         config = uvicorn.Config(
-            build_app(asked, path, folder),
+            build_app(model, path, folder),
             log_level="critical",
             access_log=False,
-            timeout_graceful_shutdown=1,  # pages that are open hold a connection
+            timeout_graceful_shutdown=1,  # open pages keep a connection
         )
         server = uvicorn.Server(config)
-        stop, handle = StopRequest(), server.handle_exit
+        stop, handle_exit = StopRequest(), server.handle_exit
 
         def remember(number: int, frame: FrameType | None) -> None:
             stop.signal = number
-            handle(number, frame)
+            handle_exit(number, frame)
 
         server.handle_exit = remember
-        server.run([listening])
-        # It raises the signal again, and has been seen to return all the same.
+        server.run([listener])
+        # uvicorn should raise the signal again, but sometimes returns.
         if stop.requested:
             stop.exit()
 
 
-def build_app(asked: Asked, path: Path, folder: Path) -> Any:
+def build_app(model: PageModel, path: Path, folder: Path) -> Any:
     """Returns the page as an ASGI application.
 
     Args:
-        asked: The model.
-        path: Where it is, to be shown.
-        folder: Where uploads go: $GRADIO_TEMP_DIR.
+        model: The model.
+        path: Its path, which the page shows.
+        folder: Directory of uploads: $GRADIO_TEMP_DIR.
     """
     import fastapi
     import gradio
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    # Of another name a page elsewhere could make this address, and read the answers.
+    # Against DNS rebinding: another site could resolve its name to this address.
     trusted = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     app = fastapi.FastAPI(openapi_url=None, middleware=[trusted])
-    blocks = build_page(asked, path, folder)
-    # Before Gradio's own, which keep what was cut off, and put what is the same in one
-    # place, where the first who asks deletes it for the others.
-    app.add_route(UPLOAD, storing(folder, blocks.upload_file_set), methods=["POST"])
-    app.add_route(PROGRESS, uploaded)
+    blocks = build_page(model, path, folder)
+    # These come before Gradio's own routes, which keep interrupted uploads and store equal
+    # files once, so that the first reader would delete them for the others.
+    endpoint = make_upload_endpoint(folder, blocks.upload_file_set)
+    app.add_route(UPLOAD_PATH, endpoint, methods=["POST"])
+    app.add_route(PROGRESS_PATH, report_progress)
     page = gradio.mount_gradio_app(
         app,
         blocks,
         path="/",
         footer_links=[],
-        run_history=False,  # which browsers keep
+        run_history=False,  # browsers would store it
         enable_monitoring=False,
         show_error=False,
         max_file_size=MAX_BYTES,
@@ -147,93 +149,94 @@ def build_app(asked: Asked, path: Path, folder: Path) -> Any:
         pwa=False,
         mcp_server=False,
         app_kwargs={"openapi_url": None},
-        # Fonts of the computer: the others would be asked for elsewhere.
+        # System fonts: others would be downloaded.
         theme=gradio.themes.Base(
             font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         ),
         css=importlib.resources.files("skincnn.serving.web")
-        .joinpath("demo.css")
+        .joinpath("page.css")
         .read_text(),
     )
-    num_fields = len(CLINICAL_COLUMNS) if asked.predictor.told else 0
-    return guarded(questioned(page, folder, num_fields))
+    num_fields = len(CLINICAL_COLUMNS) if model.predictor.clinical_metadata else 0
+    return guard(check_predict_requests(page, folder, num_fields))
 
 
-def build_page(asked: Asked, path: Path, folder: Path) -> Any:
+def build_page(model: PageModel, path: Path, folder: Path) -> Any:
     """Returns the components of the page; see `build_app`."""
     import gradio
 
-    predictor = asked.predictor
-    described = describe(predictor.class_names).values()
+    predictor = model.predictor
+    classes = describe(predictor.rule.class_names).values()
     start = render(
         "start",
         synthetic=predictor.synthetic,
-        classes=[one.full_name for one in described],
+        classes=[lesion.full_name for lesion in classes],
         path=path,
     )
     with gradio.Blocks(
         title="skincnn",
         analytics_enabled=False,
-        delete_cache=(ABANDONED, ABANDONED),
+        delete_cache=(MAX_AGE_SECONDS, MAX_AGE_SECONDS),
     ) as page:
         gradio.HTML(start)
-        told = _patient_fields(gradio) if predictor.told else []
-        # The file itself: a component for pictures would decode it before any limit.
-        upload = gradio.File(label="Picture", file_types=["image"], height=160)
-        answer = gradio.HTML(elem_id="answer")
+        fields = _metadata_fields(gradio) if predictor.clinical_metadata else []
+        # A file, because Gradio decodes images without a size limit.
+        upload = gradio.File(label="Image", file_types=["image"], height=160)
+        prediction = gradio.HTML(elem_id="prediction")
         upload.upload(
-            answering(asked, folder),
-            [upload, *told],
-            [upload, answer],
-            preprocess=False,  # which would leave a file behind for each upload
+            make_handler(model, folder),
+            [upload, *fields],
+            [upload, prediction],
+            preprocess=False,  # it would leave a copy of each upload
             concurrency_limit=1,
-            show_progress_on=answer,
+            show_progress_on=prediction,
             api_visibility="private",
         )
     return page
 
 
-def answering(asked: Asked, folder: Path) -> Callable[..., tuple[None, str]]:
-    """Returns what the page calls with an upload, and what it knows of the patient."""
+def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, str]]:
+    """Returns the function that the page calls with an upload and the metadata fields."""
 
-    def answer(upload: Upload, *patient: Any) -> tuple[None, str]:
+    def handle(upload: Upload, *fields: str | None) -> tuple[None, str]:
         try:
             content, name = take(upload, folder)
-            return None, answer_page(asked, content, name, describe_patient(patient))
+            clinical_metadata = parse_clinical_metadata(fields)
+            return None, render_prediction(model, content, name, clinical_metadata)
         except DataError as error:
-            return None, render("failed", message=str(error))
-        except Exception:  # whatever it is, the page goes on
-            logging.getLogger(__name__).exception("A picture could not be answered.")
-            return None, render("failed", message=FAILED)
+            return None, render("error", message=str(error))
+        except Exception:  # the server continues after any error
+            logging.getLogger(__name__).exception("A prediction failed.")
+            return None, render("error", message=FAILED)
 
-    return answer
+    return handle
 
 
-def describe_patient(fields: Sequence[str | None]) -> dict[str, Any]:
-    """Returns `CLINICAL_COLUMNS` from `_patient_fields`, of which there may be none.
+def parse_clinical_metadata(fields: Sequence[str | None]) -> dict[str, str | int | None]:
+    """Returns `CLINICAL_COLUMNS` from the values of `_metadata_fields`, if there are any.
 
     Raises:
-        DataError: The age is none that people have.
+        DataError: The age is invalid.
     """
-    patient: dict[str, Any] = dict(zip(CLINICAL_COLUMNS, fields, strict=False))
-    written = (patient.pop("age", "") or "").strip()
-    if not written:
-        return patient
-    if not written.isdecimal() or int(written) > MAX_AGE:
+    values: dict[str, str | int | None] = dict(zip(CLINICAL_COLUMNS, fields, strict=False))
+    age = str(values.pop("age", None) or "").strip()
+    if not age:
+        return values
+    if not age.isdecimal() or int(age) > MAX_AGE_YEARS:
         raise DataError(
-            f"The age must be 0..{MAX_AGE} whole years, or empty. Received: {written}. "
-            "Drop the picture again."
+            f"The age must be a whole number of years, 0..{MAX_AGE_YEARS}, or empty. "
+            f"Received: {age}. Upload the image again."
         )
-    return {**patient, "age": int(written)}
+    return {**values, "age": int(age)}
 
 
-def _patient_fields(gradio: Any) -> list[Any]:
+def _metadata_fields(gradio: Any) -> list[Any]:
     """Returns a field for each of `CLINICAL_COLUMNS`."""
     sites = [UNKNOWN, *REGION_OF]
-    gradio.HTML(render("patient"))
+    gradio.HTML(render("clinical_metadata"))
     with gradio.Row():
         return [
-            # No field for numbers: an empty one shows 0.
+            # Not a field for numbers, which shows 0 when empty.
             gradio.Textbox(label="Age in years", placeholder=UNKNOWN, max_lines=1),
             gradio.Dropdown([UNKNOWN, *SEXES], value=UNKNOWN, label="Sex"),
             gradio.Dropdown(sites, value=UNKNOWN, label="Site on the body"),

@@ -1,10 +1,8 @@
-"""What the page of scripts/serve.py says of a picture: the answer, and why it is that."""
+"""The content of the page of scripts/serve.py: a prediction and its reasons, as HTML."""
 
 from __future__ import annotations
 
-import base64
 import functools
-import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,208 +21,201 @@ from skincnn.classes import describe
 from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
 from skincnn.errors import ConfigError
 from skincnn.evaluation.triage import ACCEPTED
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.reporting.templates import data_uri, encode_png, environment
 from skincnn.serving.explain import Explainer
-from skincnn.serving.images import READ, read_images
-from skincnn.serving.postprocessing import NO_THRESHOLD, DecisionRule
+from skincnn.serving.images import OK, read_images
+from skincnn.serving.postprocessing import NO_THRESHOLD, describe_threshold
 from skincnn.serving.predictor import Predictor, load_predictor
 
-Found = Mapping[str, Any]
-"""What `answers.answer` returns of one picture, and `status`."""
-NO_BREAK = "\N{NO-BREAK SPACE}"
-FAILED = "The picture could not be answered. The terminal of the page says why."
+Prediction = Mapping[str, Any]
+"""The outputs of `postprocess` for one image."""
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
+FAILED = "The prediction failed. The terminal of the server shows the error."
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A model that the page asks.
+class PageModel:
+    """The model of the page.
 
     Attributes:
-        predictor: What answers.
-        explainer: What draws maps; None where the model's form allows none.
-        no_map: Why there is none.
+        predictor: The model.
+        explainer: Draws Grad-CAM overlays; None if the model does not allow it.
+        no_overlay: Why there is no explainer; "" if there is one.
     """
 
     predictor: Predictor
     explainer: Explainer | None
-    no_map: str
+    no_overlay: str
 
 
-def open_model(path: Path) -> Asked:
-    """Returns the model at a path, with maps where its form allows them.
+def load_page_model(path: Path) -> PageModel:
+    """Returns the model at a path, with Grad-CAM if the model allows it.
 
     Args:
         path: See `load_predictor`.
 
     Raises:
-        ConfigError: It is no model, or packages are missing.
+        ConfigError: The path holds no model, or packages are missing.
         DataError: A file has changed since it was written.
     """
     predictor = load_predictor(path)
     try:
-        return Asked(predictor, Explainer(path), "")
+        return PageModel(predictor, Explainer(path), "")
     except ConfigError as error:
-        return Asked(predictor, None, str(error))
+        return PageModel(predictor, None, str(error))
 
 
-def answer_page(asked: Asked, content: bytes, name: str, patient: Mapping[str, Any]) -> str:
-    """Returns what is shown of a file, as HTML that loads nothing.
+def render_prediction(
+    model: PageModel,
+    content: bytes,
+    name: str,
+    clinical_metadata: Mapping[str, str | int | None],
+) -> str:
+    """Returns the prediction for a file as HTML that loads nothing.
 
     Args:
-        asked: The model.
-        content: The file, whatever it is.
-        name: What it is called.
-        patient: `CLINICAL_COLUMNS`, for a model that is told of them; what is not there
-            or None is not known.
-
-    Raises:
-        ValueError: The model cannot be told so of the patient.
+        model: The model.
+        content: Content of the file.
+        name: Its name.
+        clinical_metadata: `CLINICAL_COLUMNS`, for a model that uses them; what is missing
+            or None is unknown.
     """
-    patients = pd.DataFrame(
-        {
-            "age": [np.nan if patient.get("age") is None else patient["age"]],
-            **{key: [patient.get(key) or UNKNOWN] for key in CLINICAL_COLUMNS[1:]},
-        }
-    )
-    answers = asked.predictor.ask([content], patients)
-    found = {key: values[0] for key, values in answers.items()}
-    status, class_name = (found[key].decode() for key in ("status", "class_name"))
-    if status != READ:
-        numbers = re.sub(r"\d+", lambda digits: f"{int(digits[0]):,}", status)
-        return render("unread", name=name, status=numbers)
-    rules = asked.predictor.rules
+    age = clinical_metadata.get("age")
+    strings = {key: [clinical_metadata.get(key) or UNKNOWN] for key in CLINICAL_COLUMNS[1:]}
+    table = pd.DataFrame({"age": [np.nan if age is None else age], **strings})
+    outputs = model.predictor.predict([content], table)
+    prediction = {key: values[0] for key, values in outputs.items()}
+    status, best = (prediction[key].decode() for key in ("status", "predicted_class"))
+    if status != OK:
+        text = re.sub(r"\d+", lambda digits: f"{int(digits[0]):,}", status)
+        return render("unreadable", name=name, status=text)
+    rule = model.predictor.rule
     return render(
-        "answer",
+        "prediction",
         name=name,
-        refer=bool(found["refer"]),
-        unknown=bool(found["unknown"]),
-        reasons=reasons(found, rules),
-        rows=rank(found["probabilities"], rules),
-        best=class_name,
-        classes=describe(rules.class_names),
-        temperature=rules.temperature,
-        **_pictures(asked, content, class_name, patients),
+        refer=bool(prediction["refer"]),
+        out_of_distribution=bool(prediction["out_of_distribution"]),
+        reasons=list_reasons(prediction, rule),
+        rows=rank(prediction["probabilities"], rule),
+        best=best,
+        classes=describe(rule.class_names),
+        temperature=rule.temperature,
+        **_draw_images(model, content, best, table),
     )
 
 
-def reasons(found: Found, rules: DecisionRule) -> list[str]:
-    """Returns why a picture that was read is referred, or is not, as sentences."""
-    distance, limit = tell_apart(
-        float(found["distance"]), rules.limit, "{:.{}g}".format, range(3, 10)
+def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:
+    """Returns why a readable image is referred, or why it is not, as sentences."""
+    distance, threshold = distinguish(
+        float(prediction["ood_distance"]),
+        rule.max_distance,
+        "{:.{}g}".format,
+        range(3, 10),
     )
-    if not found["unknown"]:
+    malignant = _explain_malignant(prediction, rule)
+    if not prediction["out_of_distribution"]:
         return [
-            _about_malignant(found, rules),
-            f"Its distance from the pictures that the model knows, {distance}, is within "
-            f"the limit of {limit}.",
+            malignant,
+            "The image resembles the validation images: its distance from them, "
+            f"{distance}, is within the limit of {threshold}.",
         ]
     return [
-        f"It is unlike the pictures of validation: its distance is {distance}, and "
-        f"{100 * ACCEPTED:.0f} % of them lie within {limit}.",
-        _about_malignant(found, rules),
+        "The image is out-of-distribution: its distance from the validation images is "
+        f"{distance}, and {100 * ACCEPTED:.0f} % of these are within {threshold}.",
+        malignant,
     ]
 
 
 def rank(
-    probabilities: npt.NDArray[np.float32], rules: DecisionRule
+    probabilities: npt.NDArray[np.float32], rule: DecisionRule
 ) -> list[tuple[str, float]]:
     """Returns the classes and their probabilities, the most probable first."""
-    named = zip(rules.class_names, map(float, probabilities), strict=True)
-    return sorted(named, key=lambda row: -row[1])
+    rows = zip(rule.class_names, map(float, probabilities), strict=True)
+    return sorted(rows, key=lambda row: -row[1])
 
 
 def render(template: str, **content: Any) -> str:
-    """Returns a template beside this file as HTML; what is put in is text."""
+    """Returns a template of this package as HTML; values are escaped."""
     return _environment().get_template(f"{template}.html.j2").render(**content)
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Returns a share as a percentage, never 0 or 100 by rounding.
+    """Returns a share as a percentage, never rounded to 0 or 100.
 
     Args:
         share: 0..1.
-        digits: How many after the point.
+        digits: Number of decimals.
     """
-    text, least = f"{100 * share:.{digits}f} %", 10.0**-digits
-    if 0 < 100 * share < least:
-        text = f"< {least:.{digits}f} %"
-    elif 100 - least < 100 * share < 100:
-        text = f"> {100 - least:.{digits}f} %"
-    return text.replace(" ", NO_BREAK)
+    text, smallest = f"{100 * share:.{digits}f} %", 10.0**-digits
+    if 0 < 100 * share < smallest:
+        text = f"< {smallest:.{digits}f} %"
+    elif 100 - smallest < 100 * share < 100:
+        text = f"> {100 - smallest:.{digits}f} %"
+    return text.replace(" ", NO_BREAK_SPACE)
 
 
-def tell_apart(
+def distinguish(
     first: float,
     second: float,
-    write: Callable[[float, int], str] = percent,
+    to_text: Callable[[float, int], str] = percent,
     digits: Sequence[int] = range(1, 7),
 ) -> list[str]:
-    """Returns two numbers as text, with as many digits as they differ in.
+    """Returns two numbers as text, with as many digits as it takes to distinguish them.
 
-    What differs no more than sums in float32 are rounded by is the same, and has the
-    fewest digits.
+    Numbers that are equal up to float32 rounding get the smallest number of digits.
 
     Args:
-        first: Of `percent`, a share, 0..1.
+        first: For `percent` a share, 0..1.
         second: Likewise.
-        write: Returns a number as text with so many digits.
-        digits: How many to try, the fewest first.
+        to_text: Formats a number with a number of digits.
+        digits: Numbers of digits to try, the smallest first.
     """
-    written = [[write(first, count), write(second, count)] for count in digits]
+    pairs = [[to_text(first, count), to_text(second, count)] for count in digits]
     if math.isclose(first, second, rel_tol=1e-6):
-        return written[0]
-    return next((pair for pair in written if pair[0] != pair[1]), written[0])
+        return pairs[0]
+    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
 
 
-def _about_malignant(found: Found, rules: DecisionRule) -> str:
-    if np.isnan(rules.threshold):
+def _explain_malignant(prediction: Prediction, rule: DecisionRule) -> str:
+    if rule.threshold is None:
         return NO_THRESHOLD
-    known = describe(rules.class_names)
-    is_malignant = [bool(known[name].malignant) for name in rules.class_names]
-    number = found["probabilities"][is_malignant].sum()
-    # Of what is not unknown the model itself says it, by its own rounding.
-    reached = number >= rules.threshold if found["unknown"] else found["refer"]
-    said, threshold = tell_apart(float(number), rules.threshold)
-    below = "just below" if said == threshold else "below"
+    classes = describe(rule.class_names)
+    is_malignant = [bool(classes[name].malignant) for name in rule.class_names]
+    probability = prediction["probabilities"][is_malignant].sum()
+    # The sum in the graph may be rounded differently: in doubt the model is right.
+    is_reached = (
+        probability >= rule.threshold
+        if prediction["out_of_distribution"]
+        else prediction["refer"]
+    )
+    text, threshold = distinguish(float(probability), rule.threshold)
+    below = "just below" if text == threshold else "below"
     return (
-        f"The probability of a malignant class, {said}, is "
-        f"{'at or above' if reached else below} {threshold}, {rules.chosen}."
+        f"The probability of a malignant class, {text}, is "
+        f"{'at or above' if is_reached else below} {threshold}, {describe_threshold(rule)}."
     )
 
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("skincnn.serving.web", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
-    return environment
+    templates = environment("skincnn.serving.web", autoescape=True)
+    templates.filters["percent"] = percent
+    return templates
 
 
-def _pictures(
-    asked: Asked, content: bytes, class_name: str, patients: pd.DataFrame
+def _draw_images(
+    model: PageModel, content: bytes, class_name: str, clinical_metadata: pd.DataFrame
 ) -> dict[str, str]:
-    """Returns the picture as the model sees it, and under its map or why there is none."""
-    no_map = asked.no_map
-    try:
-        if asked.explainer is not None:
-            (pair,) = asked.explainer.explain([content], [class_name], patients)
-            assert pair is not None, "a picture that was read has a class"
-            size = pair.height
-            plain, under = (pair.crop((x, 0, x + size, size)) for x in (0, size))
-            return {"picture": data_uri(plain), "overlay": data_uri(under), "no_map": ""}
-    except ConfigError as error:  # of what the network ends in
-        no_map = str(error)
-    images, _ = read_images(tf.constant([content]), asked.predictor.data)
-    picture = data_uri(Image.fromarray(images[0].numpy()))
-    return {"picture": picture, "overlay": "", "no_map": no_map}
-
-
-def data_uri(picture: Image.Image) -> str:
-    """Returns a picture as an address that holds it, as PNG."""
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    """Returns data URIs of the model input and its overlay, or why there is no overlay."""
+    if model.explainer is None:
+        images, _ = read_images(tf.constant([content]), model.predictor.data)
+        image = data_uri(encode_png(Image.fromarray(images[0].numpy())))
+        return {"image": image, "overlay": "", "no_overlay": model.no_overlay}
+    (pair,) = model.explainer.explain([content], [class_name], clinical_metadata)
+    assert pair is not None, "a readable image has a predicted class"
+    size = pair.height
+    image, overlay = (
+        data_uri(encode_png(pair.crop((x, 0, x + size, size)))) for x in (0, size)
+    )
+    return {"image": image, "overlay": overlay, "no_overlay": ""}

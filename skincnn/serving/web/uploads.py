@@ -1,6 +1,6 @@
-"""Where the page keeps uploads: a folder that goes with its server, and no file for long.
+"""Uploads of the page: a directory that ends with its server, with files for a short time.
 
-It gets an upload whole or not at all, under a name of its own, and gives it away once.
+An upload is stored completely or not at all, under a unique name, and can be read once.
 """
 
 from __future__ import annotations
@@ -16,44 +16,45 @@ from typing import IO, Any
 from skincnn.errors import DataError
 from skincnn.serving.images import MAX_BYTES
 
-UPLOAD = "/gradio_api/upload"
+UPLOAD_PATH = "/gradio_api/upload"
 """Where the page sends an upload."""
-PROGRESS = "/gradio_api/upload_progress"
-"""Where the page listens while it sends an upload."""
-ABANDONED = 600
-"""Seconds after which an upload that was not answered is deleted."""
-FOLDER = "skincnn-page-"
-"""How folders for uploads begin, of which each server has one."""
-MULTIPART = 2**16
-"""Bytes that an upload may have around the file."""
-GONE = "The upload is not there any more. Drop the picture again."
+PROGRESS_PATH = "/gradio_api/upload_progress"
+"""Where the page asks for the progress of an upload."""
+MAX_AGE_SECONDS = 600
+"""Age after which an upload without a prediction is deleted."""
+FOLDER_PREFIX = "skincnn-page-"
+"""Prefix of the directories of uploads; each server has one."""
+MULTIPART_BYTES = 2**16
+"""Maximum size of an upload request in addition to the file."""
+MISSING = "The upload no longer exists. Upload the image again."
 Upload = Mapping[str, Any]
-"""What Gradio says of an upload: `path`, where it lies, and `orig_name`."""
+"""Gradio's description of an upload: its `path`, and `orig_name`."""
 
 
 @contextlib.contextmanager
 def make_folder() -> Iterator[Path]:
-    """Yields a folder for uploads, without those of servers that were killed."""
+    """Yields a directory for uploads; removes those of servers that were killed."""
     temporary = Path(tempfile.gettempdir())
-    for one in temporary.glob(f"{FOLDER}????????"):
-        with contextlib.suppress(OSError), _locked(one):
-            shutil.rmtree(one)
-    # Under another name until it is locked, so that nobody takes it for abandoned.
-    made = Path(tempfile.mkdtemp(prefix=f"new-{FOLDER}"))
-    with _locked(made):
-        folder = made.rename(temporary / made.name.removeprefix("new-"))
+    for folder in temporary.glob(f"{FOLDER_PREFIX}????????"):
+        with contextlib.suppress(OSError), _locked(folder):
+            shutil.rmtree(folder)
+    # It has another name until it is locked, so that no server takes it for abandoned.
+    new = Path(tempfile.mkdtemp(prefix=f"new-{FOLDER_PREFIX}"))
+    with _locked(new):
+        folder = new.rename(temporary / new.name.removeprefix("new-"))
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def storing(folder: Path, kept: set[str]) -> Callable[[Any], Awaitable[Any]]:
-    """Returns what answers to `UPLOAD`: it stores each file under a name of its own.
+def make_upload_endpoint(folder: Path, stored: set[str]) -> Callable[[Any], Awaitable[Any]]:
+    """Returns the endpoint of `UPLOAD_PATH`, which stores each file under a unique name.
 
     Args:
-        folder: Where.
-        kept: Gets the paths, which Gradio deletes when they are `ABANDONED`.
+        folder: Directory of uploads.
+        stored: Set to which paths are added; Gradio deletes these files after
+            `MAX_AGE_SECONDS`.
     """
     from starlette.concurrency import run_in_threadpool
     from starlette.datastructures import UploadFile
@@ -62,93 +63,93 @@ def storing(folder: Path, kept: set[str]) -> Callable[[Any], Awaitable[Any]]:
     from starlette.responses import JSONResponse
 
     async def store(request: Any) -> Any:
-        left = MAX_BYTES + MULTIPART
+        remaining = MAX_BYTES + MULTIPART_BYTES
 
         async def receive() -> Any:
-            nonlocal left
+            nonlocal remaining
             message = await request.receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
+            remaining -= len(message.get("body", b""))
+            if remaining < 0:
                 raise HTTPException(413, "The file is too large.")
             return message
 
-        # Until all of it is there, it has no name on the disk.
+        # Until it is complete, the upload has no name on the disk.
         limited = Request(request.scope, receive)
         async with limited.form(max_files=1, max_fields=1) as form:
-            sent = form.get("files")
-            if not isinstance(sent, UploadFile):
-                raise HTTPException(400, "An upload is a file in the field files.")
-            if (sent.size or 0) > MAX_BYTES:
+            file = form.get("files")
+            if not isinstance(file, UploadFile):
+                raise HTTPException(400, "Expected a file in the field `files`.")
+            if (file.size or 0) > MAX_BYTES:
                 raise HTTPException(413, "The file is too large.")
-            path = await run_in_threadpool(_store, sent.file, folder, kept)
+            path = await run_in_threadpool(_store, file.file, folder, stored)
         return JSONResponse([path])
 
     return store
 
 
-async def uploaded(request: Any) -> Any:
-    """Answers to `PROGRESS` that the upload is done: it takes no time on one computer."""
+async def report_progress(request: Any) -> Any:
+    """Endpoint of `PROGRESS_PATH`: reports that a local upload is complete."""
     from starlette.responses import PlainTextResponse
 
     return PlainTextResponse('data: {"msg": "done"}\n\n', media_type="text/event-stream")
 
 
 def find_upload(path: str, folder: Path) -> Path:
-    """Returns where an upload lies, which need not be there any more.
+    """Returns the resolved path of an upload, which may have been deleted.
 
     Args:
-        path: As anybody says who can reach the page.
-        folder: Where uploads lie.
+        path: From a request of any sender.
+        folder: Directory of uploads.
 
     Raises:
-        DataError: It would not be there.
+        DataError: The path is not directly in the directory.
     """
     resolved = Path(path).resolve()
     if resolved.parent != folder.resolve():
-        raise DataError(GONE)
+        raise DataError(MISSING)
     return resolved
 
 
 def take(upload: Upload, folder: Path) -> tuple[bytes, str]:
-    """Returns the content and the name of an upload, which is deleted.
+    """Returns the content and the name of an upload, and deletes its file.
 
     Args:
-        upload: From Gradio, or from anybody who can reach the page.
-        folder: Where uploads lie.
+        upload: From a request of any sender.
+        folder: Directory of uploads.
 
     Raises:
-        DataError: It is no file there.
+        DataError: It is not a file in the directory.
     """
     path = find_upload(upload["path"], folder)
     try:
         content = path.read_bytes()
         path.unlink()
     except OSError as error:
-        raise DataError(GONE) from error
+        raise DataError(MISSING) from error
     return content, upload["orig_name"]
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds a folder of this user, as nobody else can until the process ends.
+    """Locks a directory of this user until the end of the block or of the process.
 
     Raises:
-        OSError: Somebody else holds it, or it is none of this user's.
+        OSError: Another process holds the lock, or another user owns the directory.
     """
-    import fcntl  # Windows has none: `demo.require` says so
+    import fcntl  # missing on Windows; see `app.check_requirements`
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(descriptor).st_uid != os.getuid():
-            raise PermissionError(f"{folder} is somebody else's.")
+            raise PermissionError(f"{folder} belongs to another user.")
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)
 
 
-def _store(content: IO[bytes], folder: Path, kept: set[str]) -> str:
+def _store(content: IO[bytes], folder: Path, stored: set[str]) -> str:
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-        kept.add(file.name)
+        stored.add(file.name)
         shutil.copyfileobj(content, file)
     return file.name

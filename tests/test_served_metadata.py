@@ -11,7 +11,7 @@ from skincnn.clinical_metadata import (
     SEXES,
     encode_clinical_metadata,
 )
-from skincnn.serving.clinical_metadata import SIGNATURE, encode
+from skincnn.serving.clinical_metadata import METADATA_SIGNATURE, encode_in_graph
 
 SITES = ["", "unknown", " Unknown ", *REGION_OF, *(site.upper() for site in REGION_OF)]
 SITES += [site.replace(" ", "_").title() + " " for site in REGION_OF]
@@ -20,15 +20,16 @@ AGES = [np.nan, 0.0, 0.5, 5.0, 35.0, 50.0, 85.0, 101.0]
 
 
 def as_inputs(table: pd.DataFrame) -> list[tf.Tensor]:
-    return [tf.constant(table[spec.name], spec.dtype) for spec in SIGNATURE]
+    return [tf.constant(table[spec.name], spec.dtype) for spec in METADATA_SIGNATURE]
 
 
 def test_the_graph_encodes_as_training_does() -> None:
     """Every site and sex in any spelling, known and unknown ages, in all combinations."""
-    assert tuple(spec.name for spec in SIGNATURE) == CLINICAL_COLUMNS
+    assert tuple(spec.name for spec in METADATA_SIGNATURE) == CLINICAL_COLUMNS
     rows = pd.MultiIndex.from_product([AGES, WORDS, SITES], names=CLINICAL_COLUMNS)
     table = rows.to_frame(index=False)
-    encoded = tf.function(encode, input_signature=SIGNATURE)(*as_inputs(table))
+    in_graph = tf.function(encode_in_graph, input_signature=METADATA_SIGNATURE)
+    encoded = in_graph(*as_inputs(table))
     assert encoded.dtype == tf.float32
     np.testing.assert_array_equal(encoded, encode_clinical_metadata(table))
 
@@ -38,18 +39,18 @@ def test_the_graph_encodes_as_training_does() -> None:
     [
         ("age", -1.0, "age must be years"),
         ("age", np.inf, "age must be years"),
-        ("sex", "mal", "sex must hold some of female, male, unknown"),
-        ("localization", "knee", "localization must hold some of head/neck"),
+        ("sex", "mal", "sex must be one of female, male, unknown"),
+        ("localization", "knee", "localization must be one of head/neck"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
+def test_an_invalid_value_is_rejected(
     column: str, value: float | str, message: str
 ) -> None:
-    """Whatever else is in the batch, what cannot be meant is shown."""
+    """The message shows the invalid value and no other value of the batch."""
     table = pd.DataFrame({"age": [5.0], "sex": ["male"], "localization": ["back"]})
     table = pd.concat([table] * 9 + [table.assign(**{column: [value]})])
-    in_graph = tf.function(encode, input_signature=SIGNATURE)
+    in_graph = tf.function(encode_in_graph, input_signature=METADATA_SIGNATURE)
     with pytest.raises(tf.errors.InvalidArgumentError, match=message) as caught:
         in_graph(*as_inputs(table))
-    shown = value if isinstance(value, str) else f"{value:g}"
-    assert f"[{shown}]" in str(caught.value).partition("Received:")[2].splitlines()[0]
+    text = value if isinstance(value, str) else f"{value:g}"
+    assert f"[{text}]" in str(caught.value).partition("Received:")[2].splitlines()[0]

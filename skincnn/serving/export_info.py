@@ -1,0 +1,209 @@
+"""metadata.json of an export: what its predictions depend on, sealed with a SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from skincnn.clinical_metadata import CLINICAL_FEATURES, REGION_OF, SEXES, UNKNOWN
+from skincnn.config import DataConfig
+from skincnn.data.preprocessing_spec import describe_preprocessing
+from skincnn.errors import ConfigError, DataError
+from skincnn.files import write_json
+from skincnn.inference.run_dir import MODEL_FILE
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.metrics.operating_points import parse_operating_point
+from skincnn.records import Part, Record, parse_record, to_json
+from skincnn.reporting.templates import environment
+from skincnn.serving.network import RunNetwork, use_clinical_metadata
+
+EXPORT_AGAIN = "Export the run again (scripts/export.py)."
+SEAL = "sha256_of_other_fields"
+IMAGE_INPUTS = {
+    "image_bytes": "string [batch]: image files (signature `serving_default`)",
+    "images": "uint8 [batch, height, width, 3]: pixels 0..255 (signature `images`)",
+}
+METADATA_INPUTS = {
+    "age": "float32 [batch]: years; NaN if unknown",
+    "sex": "string [batch]: a word of the vocabulary in metadata.json; others fail",
+    "localization": "string [batch]: site on the body, a word of the vocabulary likewise",
+}
+
+
+class Preprocessing(Part):
+    """How a network of the export reads images.
+
+    Attributes:
+        version: Version of the preprocessing code.
+        image_size: Side of the input in pixels.
+        resize_mode: See `DataConfig`.
+        crop_border: See `DataConfig`.
+        color_constancy: See `DataConfig`.
+        stored_longest_side: Longest side in pixels of the images that it was trained on;
+            None for the original size.
+        decode: Supported formats, and the conversion to pixels.
+        orientation: Formats of which the EXIF orientation is applied.
+        resize: Interpolation.
+    """
+
+    version: int
+    image_size: int
+    resize_mode: str
+    crop_border: bool
+    color_constancy: bool
+    stored_longest_side: int | None
+    decode: str = "JPEG, PNG, GIF, BMP or WebP to RGB, accurate inverse DCT"
+    orientation: str = "EXIF (JPEG, PNG, WebP)"
+    resize: str = "bilinear, antialiased, uint8"
+
+    def data_config(self) -> DataConfig:
+        """Returns the configuration that reads images in this way."""
+        names = ("image_size", "resize_mode", "crop_border", "color_constancy")
+        return DataConfig(**{name: getattr(self, name) for name in names})
+
+
+class ExportInfo(Record):
+    """metadata.json of an export.
+
+    Attributes:
+        format: "saved_model" or a name of `RUNTIMES`.
+        synthetic: Whether the model was trained on synthetic images.
+        dataset: Full name of the TFDS dataset.
+        rule: Class names, temperature and the referral rule.
+        tta: Test-time augmentation that is part of the export; "" for none.
+        preprocessing: Of each network.
+        inputs: Name of each input to its type and meaning.
+        clinical_features: Names of the encoded clinical metadata, in order.
+        vocabularies: Categorical input to the words that it accepts.
+        models_sha256: SHA-256 of model.keras of each network.
+        predictions_sha256: SHA-256 of the predictions table that the export was checked
+            against.
+        files: Relative path of each file of the model to its SHA-256.
+        not_a_medical_device: Always true.
+    """
+
+    format: str
+    synthetic: bool
+    dataset: str
+    rule: DecisionRule
+    tta: str
+    preprocessing: tuple[Preprocessing, ...]
+    inputs: dict[str, str]
+    clinical_features: tuple[str, ...]
+    vocabularies: dict[str, tuple[str, ...]]
+    models_sha256: tuple[str, ...]
+    predictions_sha256: str
+    files: dict[str, str]
+    not_a_medical_device: Literal[True] = True
+
+    @property
+    def clinical_metadata(self) -> bool:
+        """Whether clinical metadata is an input."""
+        return bool(self.clinical_features)
+
+
+def describe_export(
+    networks: Sequence[RunNetwork],
+    rule: DecisionRule,
+    *,
+    format_name: str,
+    tta: str = "",
+    predictions_sha256: str,
+    files: Mapping[str, str],
+) -> ExportInfo:
+    """Returns the metadata of an export; see `ExportInfo`."""
+    first = networks[0].info
+    clinical_metadata = use_clinical_metadata(networks)
+    vocabularies = {
+        "sex": (*SEXES, UNKNOWN, ""),
+        "localization": (*REGION_OF, UNKNOWN, ""),
+    }
+    return ExportInfo(
+        format=format_name,
+        synthetic=first.synthetic,
+        dataset=first.dataset,
+        rule=rule,
+        tta=tta,
+        preprocessing=tuple(
+            Preprocessing(
+                stored_longest_side=network.info.stored_longest_side,
+                **describe_preprocessing(network.config.data),  # type: ignore[arg-type]
+            )
+            for network in networks
+        ),
+        inputs=IMAGE_INPUTS | (METADATA_INPUTS if clinical_metadata else {}),
+        clinical_features=CLINICAL_FEATURES if clinical_metadata else (),
+        vocabularies=vocabularies if clinical_metadata else {},
+        models_sha256=tuple(network.info.sha256[MODEL_FILE] for network in networks),
+        predictions_sha256=predictions_sha256,
+        files=dict(files),
+    )
+
+
+def info_path(path: Path) -> Path:
+    """Returns where the metadata of an export is.
+
+    Args:
+        path: The directory of a SavedModel, or the file of another format.
+    """
+    if path.is_dir():
+        return path / "assets.extra" / "metadata.json"
+    return path.with_name(f"{path.name}.json")
+
+
+def write_export_info(path: Path, info: ExportInfo) -> None:
+    """Writes the metadata of an export, with a SHA-256 of its content.
+
+    Args:
+        path: The file.
+        info: The metadata.
+    """
+    content = to_json(info)
+    write_json(path, {**content, SEAL: _seal(content)})
+
+
+def read_export_info(path: Path) -> ExportInfo:
+    """Returns what `write_export_info` wrote.
+
+    Raises:
+        ConfigError: The file is missing, damaged or of another schema version.
+        DataError: The file has changed since it was written.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. {EXPORT_AGAIN}") from error
+    seal = content.pop(SEAL, None) if isinstance(content, dict) else None
+    info = parse_record(content, ExportInfo, str(path), EXPORT_AGAIN)
+    if seal != _seal(content):
+        raise DataError(f"{path} has changed since it was written. {EXPORT_AGAIN}")
+    return info
+
+
+def render_usage(info: ExportInfo, name: str) -> str:
+    """Returns how to send requests to a model server, as Markdown.
+
+    Args:
+        info: Metadata of the SavedModel.
+        name: Name of the model on the server.
+    """
+    example = {"age": 50.0, "sex": "female", "localization": "back"}
+    clinical_metadata = example if info.clinical_metadata else {}
+    row = {"image_bytes": {"b64": "%s"}, **clinical_metadata}
+    template = environment("skincnn.serving", autoescape=False).get_template("usage.md.j2")
+    return template.render(
+        info=info,
+        rule=info.rule,
+        operating_point=parse_operating_point(info.rule.operating_point).text,
+        name=name,
+        clinical_metadata=clinical_metadata,
+        body=json.dumps({"instances": [row]}),
+    )
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

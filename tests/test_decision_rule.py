@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.serving.postprocessing import postprocess
+
+RULE = DecisionRule(
+    class_names=("bcc", "bkl", "mel"), temperature=2.0, threshold=0.6, max_distance=1.5
+)
+RNG = np.random.default_rng(0)
+PROBABILITIES = RNG.dirichlet(np.ones(3), 200)
+DISTANCES = RNG.gamma(4, 0.25, 200)
+
+
+@pytest.mark.parametrize("threshold", [0.6, None])
+@pytest.mark.parametrize("names", [RULE.class_names, ("own", "bkl", "nv")])
+def test_the_rule_is_the_same_for_arrays_and_tensors(
+    threshold: float | None, names: tuple[str, ...]
+) -> None:
+    """NumPy arrays in evaluation, float32 tensors in the graph of an export."""
+    rule = RULE.model_copy(update={"threshold": threshold, "class_names": names})
+    refer, ood = rule.decide(PROBABILITIES, DISTANCES)
+    expected = DISTANCES > 1.5
+    assert 0 < expected.mean() < 1
+    assert ood.tolist() == expected.tolist()
+    if threshold is not None and "mel" in names:
+        expected = expected | (PROBABILITIES[:, 0] + PROBABILITIES[:, 2] >= 0.6)
+    assert refer.tolist() == expected.tolist()
+
+    @tf.function
+    def decide(
+        probabilities: tf.Tensor, distances: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        return rule.decide(probabilities, distances)
+
+    in_graph = decide(
+        tf.constant(PROBABILITIES, tf.float32), tf.constant(DISTANCES, tf.float32)
+    )
+    for tensor, array in zip(in_graph, (refer, ood), strict=True):
+        np.testing.assert_array_equal(tensor, array)
+
+
+def test_exports_apply_the_rule_to_calibrated_probabilities() -> None:
+    logits = RULE.temperature * tf.math.log(tf.constant(PROBABILITIES, tf.float32))
+    distances = tf.constant(DISTANCES, tf.float32)
+    is_readable = tf.constant([False] + [True] * 199)
+    outputs = postprocess([logits], [distances], is_readable, RULE)
+    np.testing.assert_allclose(outputs["probabilities"][1:], PROBABILITIES[1:], atol=1e-6)
+    refer, ood = RULE.decide(PROBABILITIES, DISTANCES)
+    np.testing.assert_array_equal(outputs["refer"][1:], refer[1:])
+    np.testing.assert_array_equal(outputs["out_of_distribution"][1:], ood[1:])
+    assert outputs["refer"][0]
+    assert not outputs["out_of_distribution"][0]
+    assert outputs["predicted_class"][0] == b""

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from skincnn.config import DataConfig
+from skincnn.data.preprocessing_spec import describe_preprocessing
+from skincnn.errors import ConfigError, DataError
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.serving.export_info import (
+    IMAGE_INPUTS,
+    SEAL,
+    ExportInfo,
+    Preprocessing,
+    info_path,
+    read_export_info,
+    write_export_info,
+)
+
+DATA = DataConfig(image_size=64, resize_mode="pad", crop_border=True, color_constancy=True)
+INFO = ExportInfo(
+    format="onnx",
+    synthetic=True,
+    dataset="x",
+    rule=DecisionRule(
+        class_names=("é", "b"), temperature=1.0, threshold=0.25, max_distance=1.0
+    ),
+    tta="",
+    preprocessing=(
+        Preprocessing(stored_longest_side=None, **describe_preprocessing(DATA)),
+    ),
+    inputs=IMAGE_INPUTS,
+    clinical_features=(),
+    vocabularies={},
+    models_sha256=("0" * 64,),
+    predictions_sha256="0" * 64,
+    files={},
+)
+
+
+def test_the_metadata_of_an_export_is_read_as_written(tmp_path: Path) -> None:
+    path = info_path(tmp_path / "x.onnx")
+    assert path.name == "x.onnx.json"
+    write_export_info(path, INFO)
+    # Another order of keys is not a change.
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
+    info = read_export_info(path)
+    assert info == INFO
+    assert info.preprocessing[0].data_config() == DATA
+    assert not info.clinical_metadata
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"dataset": "y"}, DataError, "has changed since it was written"),
+        ({SEAL: "0" * 64}, DataError, "has changed since it was written"),
+        ({"more": 1}, ConfigError, "`more`: Extra inputs are not permitted"),
+        ({"tta": None}, ConfigError, "`tta`: Input should be a valid string"),
+        ({"schema_version": 0}, ConfigError, "has the schema version 0"),
+    ],
+)
+def test_changed_metadata_is_rejected(
+    changes: dict[str, object], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "metadata.json"
+    write_export_info(path, INFO)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(error, match=message) as caught:
+        read_export_info(path)
+    assert "Export the run again" in str(caught.value)
+
+
+def test_metadata_without_a_seal_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.json"
+    write_export_info(path, INFO)
+    content = json.loads(path.read_text())
+    del content[SEAL]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="has changed since it was written"):
+        read_export_info(path)
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match="must hold a JSON object"):
+        read_export_info(path)

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import struct
+import warnings
+
+import numpy as np
+import psutil
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from skincnn.config import DataConfig
+from skincnn.data import preprocess
+from skincnn.serving import images
+from skincnn.serving.images import (
+    apply_orientation,
+    exif_orientation,
+    num_pixels,
+    read_image,
+    read_images,
+)
+from tfds_ham10000.image_decoding import normalize
+
+CONFIG = DataConfig(image_size=32)
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (6, 5, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+IMAGE = Image.fromarray(PIXELS)
+
+
+def encode(image: Image.Image, format_name: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def exif(value: int, order: str = "<", tag_type: int = 3) -> bytes:
+    """A directory of three tags, the second of which is the orientation."""
+    entries = [(0x0100, 3, 1, 7), (0x0112, tag_type, 1, value), (0x0131, 3, 1, 9)]
+    tiff = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
+    tiff += struct.pack(f"{order}H", len(entries))
+    for entry in entries:
+        tiff += struct.pack(f"{order}HHIHxx", *entry)
+    return b"Exif\0\0" + tiff + struct.pack(f"{order}I", 0)
+
+
+FILES = {
+    "jpeg": encode(IMAGE, "JPEG", quality=95),
+    "progressive": encode(IMAGE, "JPEG", quality=95, progressive=True),
+    "gray jpeg": encode(IMAGE.convert("L"), "JPEG", quality=95),
+    "cmyk jpeg": encode(IMAGE.convert("CMYK"), "JPEG", quality=95),
+    "png": encode(IMAGE, "PNG"),
+    "palette png": encode(IMAGE.quantize(64), "PNG"),
+    "alpha png": encode(IMAGE.convert("RGBA"), "PNG"),
+    "16-bit png": encode(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257), "PNG"),
+    "gif": encode(IMAGE, "GIF"),
+    "bmp": encode(IMAGE, "BMP"),
+    "webp": encode(IMAGE, "WEBP", quality=95),
+    "lossless webp": encode(IMAGE, "WEBP", lossless=True),
+    "alpha webp": encode(IMAGE.convert("RGBA"), "WEBP", lossless=True),
+    "webp with exif": encode(IMAGE, "WEBP", exif=exif(1)),
+}
+UNREADABLE_FILES = {
+    "empty": b"",
+    "text": b"<!DOCTYPE html><html></html>",
+    "half": FILES["jpeg"][: len(FILES["jpeg"]) // 2],
+    "without end marker": FILES["jpeg"][:-2],
+    "half a png": FILES["png"][: len(FILES["png"]) // 2],
+    "ten bytes": FILES["jpeg"][:10],
+    "ten bytes of webp": FILES["webp"][:10],
+    "tiff": encode(IMAGE, "TIFF"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_is_read_as_the_builder_stores_it(name: str) -> None:
+    stored = preprocess.read_image(normalize(FILES[name]), CONFIG)
+    served = read_image(FILES[name], CONFIG)
+    # TensorFlow converts CMYK and chroma slightly differently from Pillow.
+    tolerance = {"cmyk jpeg": 3.0, "webp": 3.0, "webp with exif": 3.0}.get(name, 0.0)
+    assert np.abs(np.asarray(served, int) - np.asarray(stored, int)).mean() <= tolerance
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_number_of_pixels_is_read_from_the_header(name: str) -> None:
+    assert num_pixels(FILES[name]) == 48 * 40
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "GIF", "BMP", "WEBP", "JPEG"])
+def test_sides_of_several_bytes_are_read(format_name: str) -> None:
+    for width, height in [(1, 300), (5000, 1), (257, 259)]:
+        content = encode(Image.new("RGB", (width, height)), format_name)
+        assert num_pixels(content) == width * height
+
+
+@pytest.mark.parametrize(
+    ("value", "order"), list(itertools.product(range(1, 9), ["<", ">"]))
+)
+def test_orientations_are_applied_as_by_pillow(value: int, order: str) -> None:
+    content = encode(IMAGE, "JPEG", quality=95, subsampling=0, exif=exif(value, order))
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    assert exif_orientation(content) == value
+    decoded = tf.io.decode_jpeg(content, dct_method="INTEGER_ACCURATE")
+    np.testing.assert_array_equal(apply_orientation(decoded, value), np.asarray(upright))
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "WEBP"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_orientations_of_other_formats_are_applied_as_by_the_builder(
+    format_name: str, value: int
+) -> None:
+    content = encode(IMAGE, format_name, exif=exif(value, ">"), lossless=True)
+    tag = Image.open(io.BytesIO(content)).getexif().get(0x0112, 1)
+    assert exif_orientation(content) == tag == value
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    built = Image.open(io.BytesIO(normalize(content))).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(built), upright)
+    np.testing.assert_array_equal(
+        read_image(content, CONFIG), read_image(encode(built, "PNG"), CONFIG)
+    )
+
+
+def test_exif_is_found_after_the_pixels_and_after_a_marker() -> None:
+    png = encode(IMAGE, "PNG", exif=exif(6))
+    start = png.index(b"eXIf") - 4
+    size = 12 + int.from_bytes(png[start : start + 4], "big")
+    moved = png[:start] + png[start + size : -12] + png[start : start + size] + png[-12:]
+    assert moved.index(b"IDAT") < moved.index(b"eXIf")
+    assert exif_orientation(moved) == 6
+    webp = encode(IMAGE, "WEBP", exif=exif(6))
+    start = webp.index(b"EXIF")
+    size = int.from_bytes(webp[start + 4 : start + 8], "little") + 6
+    marked = webp[: start + 4] + size.to_bytes(4, "little") + b"Exif\0\0"
+    marked += webp[start + 8 :]
+    assert exif_orientation(webp) == exif_orientation(marked) == 6
+
+
+def test_invalid_sizes_of_chunks_do_no_harm() -> None:
+    for format_name in ("PNG", "WEBP", "JPEG"):
+        content = encode(IMAGE, format_name, exif=exif(6))
+        for offset in range(2, 60):
+            damaged = content[:offset] + b"\xff" * 4 + content[offset + 4 :]
+            assert 1 <= exif_orientation(damaged) <= 8
+            assert 1 <= exif_orientation(content[:offset]) <= 8
+    assert exif_orientation(b"") == 1
+
+
+@pytest.mark.parametrize("length", [12, 16, 20, 22, 30, 36, 40, 50])
+def test_a_truncated_tag_is_read_as_by_pillow(length: int) -> None:
+    content = encode(IMAGE, "JPEG", exif=exif(6)[:length])
+    with warnings.catch_warnings(action="ignore"):
+        expected = 1
+        with contextlib.suppress(SyntaxError):
+            expected = Image.open(io.BytesIO(content)).getexif().get(0x0112, 1)
+    assert exif_orientation(content) == expected
+    assert read_image(content, CONFIG).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_invalid_orientation_is_ignored(value: int) -> None:
+    assert exif_orientation(encode(IMAGE, "JPEG", exif=exif(value))) == 1
+
+
+def test_random_exif_data_does_no_harm() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        noise = b"Exif\0\0" + rng.choice([b"II*\0", b"MM\0*"]) + rng.bytes(40)
+        assert 1 <= exif_orientation(encode(IMAGE, "JPEG", exif=noise)) <= 8
+
+
+def test_exif_is_found_after_other_segments() -> None:
+    content = encode(IMAGE, "JPEG", exif=exif(6), icc_profile=b"x" * 3000, comment=b"Exif")
+    assert exif_orientation(content) == 6
+
+
+@pytest.mark.parametrize("name", UNREADABLE_FILES)
+def test_an_unreadable_file_does_not_affect_the_others(name: str) -> None:
+    unreadable = UNREADABLE_FILES[name]
+    contents = [FILES["png"], unreadable, FILES["jpeg"], unreadable]
+    batch, is_readable = tf.function(lambda c: read_images(c, CONFIG))(
+        tf.constant(contents)
+    )
+    assert is_readable.numpy().tolist() == [True, False, True, False]
+    np.testing.assert_array_equal(batch[0], read_image(FILES["png"], CONFIG))
+    np.testing.assert_array_equal(batch[2], read_image(FILES["jpeg"], CONFIG))
+    assert not batch[1].numpy().any()
+
+
+def test_an_empty_batch_and_a_batch_of_unreadable_files() -> None:
+    batch, is_readable = read_images(tf.constant([], tf.string), CONFIG)
+    assert batch.shape == (0, 32, 32, 3)
+    assert is_readable.shape == (0,)
+    _, is_readable = read_images(tf.constant([b"", b""]), CONFIG)
+    assert not is_readable.numpy().any()
+
+
+def test_a_decompression_bomb_is_not_decoded() -> None:
+    """48 kB of PNG that would take 1.2 GB of memory."""
+    content = encode(Image.new("1", (20000, 20000)), "PNG")
+    assert len(content) < 100_000
+    read_images(tf.constant([FILES["png"]]), CONFIG)
+    before = psutil.Process().memory_info().rss
+    _, is_readable = read_images(tf.constant([content]), CONFIG)
+    assert not is_readable.numpy().any()
+    assert psutil.Process().memory_info().rss - before < 100e6
+
+
+def test_a_file_that_is_too_large_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_BYTES", len(FILES["png"]) - 1)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        read_image(FILES["png"], CONFIG)
