@@ -108,7 +108,7 @@ def test_46_conversions_of_a_mixed_precision_network_are_float32(
     name: str, tmp_path: Path
 ) -> None:
     trained = mixed_precision_classifier("mixed_bfloat16")
-    _save_plain(CONFIG, trained, tmp_path / "model.keras")
+    save_model(CONFIG, trained, tmp_path / "model.keras")
     model = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     pixels = {"images": IMAGES.astype(np.float32)}
     path = tmp_path / f"model{RUNTIMES[name].suffix}"
