@@ -59,7 +59,7 @@ def test_the_metadata_of_an_export_is_read_as_written(tmp_path: Path) -> None:
         ({SEAL: "0" * 64}, DataError, "has changed since it was written"),
         ({"more": 1}, ConfigError, "`more`: Extra inputs are not permitted"),
         ({"tta": None}, ConfigError, "`tta`: Input should be a valid string"),
-        ({"schema_version": 0}, ConfigError, "has the schema version 0"),
+        ({"schema_version": 0}, ConfigError, "Expected schema_version 1. Received: 0"),
     ],
 )
 def test_changed_metadata_is_rejected(

@@ -19,10 +19,10 @@ from skincnn.inference.predictions import arrays
 from skincnn.inference.tta import VIEWS
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.operating_points import HEADLINE_POINT, OPERATING_POINTS
+from skincnn.model.orientations import ORIENTATIONS
 from skincnn.reporting import labels, report_text, training_text
 from skincnn.reporting.load import RunResults, load_results
 from skincnn.reporting.report import summary
-from skincnn.serving.saved_model import TTA_ORIENTATIONS
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_exported_variants_have_all_views(
 ) -> None:
     variant = make_variant(name, num_views=num_views)
     results = load_results(write_run(tmp_path, make_variant(), variant))
-    views = {tta: len(of) for tta, of in TTA_ORIENTATIONS.items() if tta}
+    views = {tta: len(of) for tta, of in ORIENTATIONS.items() if tta}
     assert views == report_text.EXPORTED_VIEWS
     found = report_text.exported_variants(results)
     assert [of.variant for of in found] == ([name] if exported else [])

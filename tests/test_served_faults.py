@@ -142,7 +142,7 @@ def run_all(workdir: Path, data_dir: Path) -> Iterator[subprocess.CompletedProce
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(schema_version=2), "has the schema version 2"),
+        (lambda c: c.update(schema_version=2), "Expected schema_version 1. Received: 2"),
         (lambda c: c.pop("class_names"), "`class_names`: Field required"),
         (lambda c: c["preprocessing"].update(version=2), "the images were read as"),
         (lambda c: c["preprocessing"].update(resize_mode="crop"), "'resize_mode': 'crop'"),
@@ -190,7 +190,7 @@ def test_50_an_export_of_another_schema_or_class_order_is_rejected(workdir: Path
     image = workdir / "figures" / "examples.png"
     original = path.read_text()
     for change, code, message in (
-        (lambda c: c.update(schema_version=0), 2, "has the schema version 0"),
+        (lambda c: c.update(schema_version=0), 2, "Expected schema_version 1. Received: 0"),
         (lambda c: c.pop("tta"), 2, "`tta`: Field required"),
         (lambda c: c.pop(SEAL), 3, "metadata.json has changed since it was written"),
         (lambda c: c["rule"]["class_names"].reverse(), 3, "has changed since it was"),
