@@ -223,7 +223,9 @@ def test_recipes_are_compared_with_the_variance_between_seeds(
     deviation = np.sqrt(np.var(scores, axis=1, ddof=1).mean())
     for row in rows:
         assert row.spread is not None
-        assert row.spread.deviations["macro_f1"] == pytest.approx(deviation, abs=1e-5)
+        assert row.spread.standard_deviations["macro_f1"] == pytest.approx(
+            deviation, abs=1e-5
+        )
         assert (row.spread.num_runs, row.spread.num_recipes) == (6, 2)
 
 

@@ -20,7 +20,7 @@ from skincnn.evaluation.mistakes import (
     find_mistakes,
     mistakes_path,
 )
-from skincnn.inference.grad_cam import grad_cam
+from skincnn.inference.grad_cam import GradCam
 from skincnn.inference.predictions import predictions_table
 from skincnn.model.classifier import build_classifier
 
@@ -115,7 +115,7 @@ def test_a_perfect_model_has_no_mistakes() -> None:
     table = make_table(np.arange(4), 5 * np.eye(4, dtype=np.float32))
     assert find_mistakes(table, 1.0, 12).empty
     images = np.zeros((4, 8, 8, 3), np.uint8)
-    assert collect_mistakes(find_squares(), images, None, table, 1.0) is None
+    assert collect_mistakes(GradCam(find_squares()), images, None, table, 1.0) is None
 
 
 def test_the_maps_are_of_the_predicted_class() -> None:
@@ -129,14 +129,14 @@ def test_the_maps_are_of_the_predicted_class() -> None:
     labels = np.array([0, 0, 0, 1, 2])
     logits = np.eye(3, dtype=np.float32)[predicted] * np.array([[1, 2, 3, 4, 5]]).T
     table = make_table(labels, logits, names, per_lesion=1)
-    mistakes = collect_mistakes(model, images, None, table, 1.0, count=2)
+    mistakes = collect_mistakes(GradCam(model), images, None, table, 1.0, count=2)
     assert mistakes is not None
     assert mistakes.table["label"].tolist() == ["blue", "red"]
     assert mistakes.table["predicted"].tolist() == ["red", "blue"]
     confidences = [1 / (1 + 2 * np.exp(-logit)) for logit in (4, 3)]
     np.testing.assert_allclose(mistakes.table["confidence"], confidences, rtol=1e-5)
     np.testing.assert_array_equal(mistakes.images, images[[3, 2]])
-    maps = grad_cam(model, images, predicted)[[3, 2]]
+    maps = GradCam(model)(images, predicted)[[3, 2]]
     assert maps.max(axis=(1, 2)).tolist() == [1, 1]
     np.testing.assert_array_equal(mistakes.maps, maps)
 
@@ -154,7 +154,7 @@ def test_images_of_a_file_and_clinical_metadata_can_be_used(
     )
     model = build_classifier(config, 4)
     table = make_table(labels, logits)
-    mistakes = collect_mistakes(model, stored, metadata, table, TEMPERATURE, 4)
+    mistakes = collect_mistakes(GradCam(model), stored, metadata, table, TEMPERATURE, 4)
     assert mistakes is not None
     positions = find_positions(labels, logits, 4)
     np.testing.assert_array_equal(mistakes.images, images[positions])

@@ -128,7 +128,7 @@ def test_choices_are_made_on_validation_only(results: dict[str, SplitResult]) ->
     assert set(choices.thresholds) == {"melanoma", "malignant"}
     points = results["val"].targets["melanoma"].operating_points
     for point in OPERATING_POINTS:
-        assert points[point.key].rates[point.held].value >= point.at_least
+        assert points[point.key].rates[point.metric].value >= point.minimum
 
 
 def test_the_temperature_improves_validation_and_keeps_the_auc(
