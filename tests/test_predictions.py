@@ -82,14 +82,17 @@ def replace_first(table: pd.DataFrame, column: str, value: object) -> pd.DataFra
         (lambda t: t.filter(regex="^(?!probability)"), "probability_<class>"),
         (lambda t: t.iloc[:0], "no rows"),
         (lambda t: pd.concat([t, t.iloc[:1]]), "test0 "),
-        (lambda t: replace_first(t, "image_id", ""), "no image_id, the first in row 1"),
-        (lambda t: t.assign(lesion_id=" "), "120 of .* no lesion_id, the first in row 1"),
+        (lambda t: replace_first(t, "image_id", ""), "no image_id, the first one in row 1"),
+        (
+            lambda t: t.assign(lesion_id=" "),
+            "120 of .* no lesion_id, the first one in row 1",
+        ),
         (
             lambda t: replace_first(t, "label", "scc"),
             "label 'scc'. Expected one of: bkl, mel, nv",
         ),
-        (lambda t: replace_first(t, "probability_mel", 3.0), "add up to 1"),
-        (lambda t: replace_first(t, "probability_mel", None), "add up to 1"),
+        (lambda t: replace_first(t, "probability_mel", 3.0), "sum to 1"),
+        (lambda t: replace_first(t, "probability_mel", None), "sum to 1"),
     ],
 )
 def test_a_damaged_table_is_rejected(

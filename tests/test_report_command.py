@@ -24,7 +24,7 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.aggregate import write_aggregate
 from skincnn.evaluation.cross_validation import OUT_OF_FOLD, pool
 from skincnn.evaluation.ensemble import combine_runs
-from skincnn.evaluation.results import result_path
+from skincnn.evaluation.results import SplitResult, read_result, result_path
 from skincnn.records import write_record
 from skincnn.reporting import report
 from skincnn.reporting.load import load_results
@@ -136,6 +136,33 @@ def test_results_on_the_user_s_ood_images_follow_the_built_in_ones(
     assert "<i>cats</i>" not in page
     assert "<i>cats</i>" in Page(page).text
     assert "<i>" not in (workdir / "README.md").read_text()
+
+
+def test_ood_results_are_those_of_the_headline_split(
+    no_figures: None, tmp_path: Path
+) -> None:
+    workdir = write_run(tmp_path)
+    [photographs] = OOD.sets
+    [of_test] = OOD.splits.values()
+    official = OOD.model_copy(
+        update={
+            "splits": {"test_official": of_test.model_copy(update={"num_images": 77})},
+            "sets": (photographs.model_copy(update={"auc": 0.123}),),
+        }
+    )
+    write_record(result_path(workdir, "ood"), OOD)
+    result = read_result(workdir, "test", SplitResult)
+    other = result.model_copy(update={"split": "test_official"})
+    write_record(result_path(workdir, "test_official"), other)
+    write_record(result_path(workdir, "test_official.ood"), official)
+    write_record(result_path(workdir, "test_official.ood.cats"), official)
+    [ood] = load_results(workdir).ood
+    assert ood.sets == OOD.sets
+    assert list(ood.splits) == ["test", "test_official"]
+    assert ood.splits["test_official"].num_images == 77
+    first, cats = load_results(workdir, "test_official").ood
+    assert first.sets == cats.sets == official.sets
+    assert list(first.splits) == ["test_official", "test"]
 
 
 def test_an_ensemble_has_a_report(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def collect_mistakes(
     """Returns the most confident errors with the Grad-CAM of the predicted class.
 
     Args:
-        grad_cam: Of the model that made the predictions.
+        grad_cam: Grad-CAM of the model that made the predictions.
         images: uint8 [num_images, height, width, 3], in the order of the table.
         metadata: Clinical metadata, [num_images, num_fields], if the model takes it.
         predictions: A predictions table.

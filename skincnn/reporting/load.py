@@ -19,6 +19,7 @@ from skincnn.evaluation.results import (
     read_result,
     read_split_results,
     result_path,
+    split_name,
 )
 from skincnn.files import sha256
 from skincnn.inference.predictions import read_predictions, table_path
@@ -123,7 +124,7 @@ def load_results(workdir: Path, headline: str = "") -> RunResults:
             of for of in results.values() if of.variant and of.split == headline
         ),
         corruptions=corruptions,
-        ood=_read_ood(workdir),
+        ood=_read_ood(workdir, headline),
         members=members,
         parity=tuple(sorted(read_parity(workdir), key=lambda result: result.name)),
         history=history,
@@ -146,8 +147,18 @@ def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path
     return headline
 
 
-def _read_ood(workdir: Path) -> tuple[OodResult, ...]:
-    """Returns results/ood.json and results/ood.<folder>.json, as far as they exist."""
+def _read_ood(workdir: Path, headline: str) -> tuple[OodResult, ...]:
+    """Returns the results on OOD images for the headline split, as far as they exist.
+
+    The first result gets the images of all splits, which have results of their own.
+    """
     folder = workdir / FOLDER
-    paths = [*sorted(folder.glob("ood.json")), *sorted(folder.glob("ood.*.json"))]
-    return tuple(read_result(workdir, path.stem, OodResult) for path in paths)
+    first = "ood" if headline == "test" else split_name(headline, "ood")
+    paths = [*folder.glob(f"{first}.json"), *sorted(folder.glob(f"{first}.*.json"))]
+    ood = [read_result(workdir, path.stem, OodResult) for path in paths]
+    if ood:
+        splits = dict(ood[0].splits)
+        for path in (*folder.glob("ood.json"), *sorted(folder.glob("*.ood.json"))):
+            splits |= read_result(workdir, path.stem, OodResult).splits
+        ood[0] = ood[0].model_copy(update={"splits": splits})
+    return tuple(ood)
