@@ -38,6 +38,7 @@ LONGEST = (
     "test_run",
     "test_tuning",
     "test_cross_validation",
+    "test_evaluate",
     "test_features",
 )
 """Files that start first, so that no worker waits for a long test at the end."""

@@ -14,7 +14,12 @@ from conftest import run_here
 from PIL import Image
 from run_dirs import make_table
 
-from skincnn.evaluation.evaluate import remove_replaced
+from skincnn.evaluation.evaluate import (
+    EvaluateOptions,
+    evaluate,
+    remove_replaced,
+    write_evaluation,
+)
 from skincnn.evaluation.results import (
     OodResult,
     SplitResult,
@@ -56,9 +61,10 @@ def require_unchanged(
             assert after[name] == content, name
 
 
-def evaluate(workdir: Path, data_dir: Path, *flags: object) -> None:
-    done = run_here("evaluate.py", workdir, "--data-dir", data_dir, *flags)
-    assert done.returncode == 0, done.stderr
+def add(workdir: Path, data_dir: Path, **options: Any) -> None:
+    """Does what the command does, except for the report."""
+    evaluation = evaluate(workdir, data_dir, options=EvaluateOptions(**options))
+    write_evaluation(workdir, evaluation)
 
 
 VARIANTS = ("d4", "augment", "adjusted", "d4_adjusted", "augment_adjusted")
@@ -72,7 +78,9 @@ def test_variants_add_files_and_change_no_others(workdir: Path, data_dir: Path) 
     (folder / "notes.txt").write_text("no image")
     trained = read_files(workdir)
     flags = ("--tta", "d4", "augment", "--num-views", 2, "--logit-adjustment")
-    evaluate(workdir, data_dir, "--ood-dir", folder.parent, *flags)
+    flags = (*flags, "--ood-dir", folder.parent)
+    done = run_here("evaluate.py", workdir, "--data-dir", data_dir, *flags)
+    assert done.returncode == 0, done.stderr
     first = read_files(workdir)
     require_unchanged(trained, first, {"val", "test"})
     names = {f"{split}.{variant}" for split in ("val", "test") for variant in VARIANTS}
@@ -84,7 +92,7 @@ def test_variants_add_files_and_change_no_others(workdir: Path, data_dir: Path) 
     check_variants(workdir)
     check_ood(workdir)
     # One view less replaces the augmentation, and removes its adjusted predictions.
-    evaluate(workdir, data_dir, "--tta", "augment", "--num-views", 1)
+    add(workdir, data_dir, tta=("augment",), num_views=1)
     second = read_files(workdir)
     replaced = {name: first[name] for name in first if ".augment." in name}
     adjusted = {name for name in first if ".augment_adjusted." in name}
@@ -96,7 +104,7 @@ def test_variants_add_files_and_change_no_others(workdir: Path, data_dir: Path) 
     augment = read_result(workdir, "test.augment", SplitResult)
     assert (augment.variant, augment.cost.num_views) == ("augment", 1)
     # The augmentation of an earlier evaluation is adjusted without predicting it again.
-    evaluate(workdir, data_dir, "--logit-adjustment", "--corruptions")
+    add(workdir, data_dir, logit_adjustment=True, corruptions=True)
     third = read_files(workdir)
     assert set(third) == {*second, *adjusted, "results/test.corruptions.json"}
     require_unchanged(second, third, {"val", "test", "val.adjusted", "test.adjusted"})
@@ -192,7 +200,7 @@ def test_a_replaced_augmentation_removes_what_depends_on_it(
         (["--ood-dir", "empty"], 2, "contains no image. Expected files ending in .jpg"),
         (["--ood-dir", "broken"], 3, "broken.jpg"),
         (["--ood-dir", "noise"], 2, "'noise' is the name of built-in images"),
-        (["--tta", "d4", "--num-views", "9"], 2, "--num-views 9"),
+        (["--tta", "d4", "--num-views", "9"], 2, "--num-views must be at most 8"),
         (["--tta", "augment", "--num-views", "0"], 2, "--num-views must be 1 or more"),
         (["--split", "fold_8"], 2, "fold_8, the validation split, on which choices"),
     ],

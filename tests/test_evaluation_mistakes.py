@@ -191,7 +191,7 @@ def test_mistakes_equal_what_was_written(tmp_path: Path) -> None:
     assert path.read_bytes() == first
 
 
-@pytest.mark.parametrize("fault", ["missing", "empty", "cut", "other"])
+@pytest.mark.parametrize("fault", ["missing", "empty", "cut", "changed", "other"])
 def test_a_damaged_file_is_rejected_in_one_line(fault: str, tmp_path: Path) -> None:
     path = tmp_path / "test.mistakes.npz"
     make_mistakes().write(path)
@@ -201,6 +201,10 @@ def test_a_damaged_file_is_rejected_in_one_line(fault: str, tmp_path: Path) -> N
         path.write_bytes(b"")
     elif fault == "cut":
         path.write_bytes(path.read_bytes()[:500])
+    elif fault == "changed":
+        content = path.read_bytes()
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes(100) + content[middle + 100 :])
     else:
         np.savez(path, images=np.zeros(3))
     with pytest.raises(

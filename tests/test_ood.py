@@ -125,9 +125,10 @@ def test_a_gaussian_is_written_and_read(tmp_path: Path) -> None:
     copy = FeatureGaussian.read(path)
     np.testing.assert_array_equal(copy.mean, gaussian.mean)
     np.testing.assert_array_equal(copy.precision, gaussian.precision)
-    path.write_bytes(b"damaged")
-    with pytest.raises(ConfigError, match=r"ood\.npz cannot be read.*evaluate\.py"):
-        FeatureGaussian.read(path)
+    for content in (b"", b"damaged", path.read_bytes()[:300]):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"ood\.npz cannot be read.*evaluate\.py"):
+            FeatureGaussian.read(path)
 
 
 def make_table(distances: np.ndarray) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from skincnn.metrics.operating_points import find_targets
 from skincnn.metrics.sample import Labels
 
 NUM_MISTAKES = 12
+DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+"""Errors of `np.load` for a missing or damaged file."""
 COLUMNS = ("image_id", "label", "predicted", "confidence", "probability_of_label")
 
 
@@ -58,7 +61,7 @@ class Mistakes:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 table = pd.DataFrame({name: content[name] for name in COLUMNS})
                 return cls(table, content["images"], content["maps"])
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (*DAMAGED, KeyError, ValueError) as error:
             raise ConfigError(
                 f"{path} cannot be read: {error}. Make it again with scripts/evaluate.py, "
                 "or delete it."

@@ -140,9 +140,9 @@ class FeatureGaussian:
             ConfigError: The file does not exist or is damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return cls(arrays["mean"], arrays["precision"])
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ConfigError(
                 f"{path} cannot be read: {error}. Create it with scripts/evaluate.py "
                 f"{path.parent}."
