@@ -114,7 +114,7 @@ def test_variants_add_files_and_change_no_others(workdir: Path, data_dir: Path) 
 
 
 def check_variants(workdir: Path) -> None:
-    """Checks the variants against their tables, and the adjusted ones against the others."""
+    """Checks the variants against their tables, and adjusted ones against the others."""
     results = read_split_results(workdir)
     as_is = read_predictions(table_path(workdir, "test"))
     before = results["test"].metrics["accuracy"].value

@@ -34,7 +34,7 @@ STORED_IN = {"val": "fold 8", "test": "fold 9"}
 
 
 def make_table(seed: int, num_images: int = 200, num_classes: int = 4) -> pd.DataFrame:
-    """Returns predictions of the first `num_classes` of four classes, in pairs of images."""
+    """Returns predictions of pairs of images of the first `num_classes` of four classes."""
     rng = np.random.default_rng(seed)
     labels = np.arange(num_images) % num_classes
     logits = rng.normal(0, 1, (num_images, 4)) + 1.5 * np.eye(4)[labels]

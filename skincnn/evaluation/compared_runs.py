@@ -104,7 +104,7 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
     """
     info = read_run_info(
         workdir,
-        "Make it again with scripts/train.py --overwrite or scripts/evaluate.py --ensemble.",
+        "Make it again with scripts/train.py --overwrite, or evaluate.py --ensemble.",
     )
     results = read_split_results(workdir)
     table = split_name(split, variant)
