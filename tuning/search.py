@@ -183,8 +183,8 @@ def _run(tuner: Tuner) -> None:
 class Tuner(BaseTuner):
     """KerasTuner's loop over trials, which are trained by a `TrainingModel`.
 
-    Writes its own files to keras_tuner/. A search on one machine starts them again each
-    time; a chief continues them, because a worker may be running a trial.
+    Writes its own files to keras_tuner/. A search on one machine overwrites them when it
+    is resumed; a chief continues them, because a worker may be running a trial.
     """
 
     def __init__(
