@@ -114,6 +114,12 @@ class LayerWise:
     Weight decay is scaled by the same factor, as with one optimizer per block. As in Keras,
     gradients are clipped before and weights are averaged after the update.
 
+    Args:
+        layer_decay: Factor of the learning rate from each block to the next, in (0, 1].
+        blocks: Path of each trainable variable to its block, counted from 0.
+        weight_decay: See `build_optimizer`.
+        **kwargs: Passed to the Keras optimizer.
+
     References:
         Bao et al., BEiT (2022), arXiv:2106.08254; Clark et al., ELECTRA (2020),
         arXiv:2003.10555.
@@ -127,14 +133,6 @@ class LayerWise:
         weight_decay: float | None = None,
         **kwargs: Any,
     ):
-        """Stores the arguments.
-
-        Args:
-            layer_decay: Factor of the learning rate from each block to the next, in (0, 1].
-            blocks: Path of each trainable variable to its block, counted from 0.
-            weight_decay: See `build_optimizer`.
-            **kwargs: Passed to the Keras optimizer.
-        """
         super().__init__(weight_decay=0.0, **kwargs)  # type: ignore[call-arg]
         # Keras would use the same rate for all weights; see `update_step`.
         self.weight_decay: float | None = None
