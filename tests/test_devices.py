@@ -192,10 +192,10 @@ def test_unsupported_devices_are_rejected(monkeypatch: pytest.MonkeyPatch) -> No
     assert make_devices(TrainConfig(), 32).names == ("cpu:0",)
     with pytest.raises(ConfigError, match=r"`train.jit` on"):
         make_devices(TrainConfig(jit="on", deterministic=True), 32)
-    found = ["gpu:0", "gpu:1", "gpu:2"]
-    monkeypatch.setattr(keras.distribution, "list_devices", lambda: found)
+    gpus = ["gpu:0", "gpu:1", "gpu:2"]
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: gpus)
     monkeypatch.setattr(devices, "_capability", lambda kind: 9.0)
-    assert make_devices(TrainConfig(), 48).names == tuple(found)
+    assert make_devices(TrainConfig(), 48).names == tuple(gpus)
     assert make_devices(TrainConfig(devices=1), 32).names == ("gpu:0",)
     for wrong, batch_size, message in (
         (TrainConfig(), 32, "multiple of the 3 devices"),

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from test_resume import assert_same, train_in_pieces
+from test_resume import assert_same, train_with_interruptions
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
 from skincnn.config import (
@@ -118,7 +118,9 @@ def test_one_view_trains_like_the_frozen_backbone(
 ) -> None:
     """With the same order, dropout, sampling, loss and schedule."""
     through, cached = (
-        train_in_pieces(with_features(config, number), tmp_path / str(number), data_dir, [])
+        train_with_interruptions(
+            with_features(config, number), tmp_path / str(number), data_dir, []
+        )
         for number in (0, 1)
     )
     histories = [
@@ -153,8 +155,8 @@ def test_an_interrupted_training_on_features_ends_with_the_same_weights(
     augment = AugmentConfig(parts=("flip", "light"))
     config = dataclasses.replace(config, augment=augment, train=train)
     stops = [1, 2, 3, 1] if later else [1, 3]
-    pieces = train_in_pieces(config, tmp_path / "pieces", data_dir, stops)
-    assert_same(pieces, train_in_pieces(config, tmp_path / "whole", data_dir, []))
+    pieces = train_with_interruptions(config, tmp_path / "pieces", data_dir, stops)
+    assert_same(pieces, train_with_interruptions(config, tmp_path / "whole", data_dir, []))
     assert len(pieces[0].history) == 2 + later
 
 

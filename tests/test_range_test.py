@@ -142,7 +142,7 @@ def test_the_command_writes_table_and_plot_only_and_prints_the_suggestion(
 
 
 def test_each_step_uses_its_learning_rate(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(
         PRESETS["cnn"](),
@@ -153,7 +153,6 @@ def test_each_step_uses_its_learning_rate(
     setup, _ = prepare(config, data_dir)
     trainee = Trainee(setup)
     monkeypatch.setattr(range_test, "Trainee", lambda setup: trainee)
-    rates = growing_rates()
     steps = setup.steps_per_epoch + 2  # more than one epoch
     next_rates = []
 
@@ -161,8 +160,9 @@ def test_each_step_uses_its_learning_rate(
         next_rates.append(float(trainee.model.optimizer.learning_rate))
         return len(losses) == steps
 
-    losses = train_at_rates(setup, 0, rates, is_over)
-    np.testing.assert_allclose(next_rates, rates[1 : steps + 1], rtol=1e-5)
+    monkeypatch.setattr(range_test, "is_diverged", is_over)
+    losses = train_at_rates(setup, 0)
+    np.testing.assert_allclose(next_rates, growing_rates()[1 : steps + 1], rtol=1e-5)
     assert np.isfinite(losses).all()
 
 

@@ -66,7 +66,7 @@ class StopAfter(StopRequest):
         raise KeyboardInterrupt
 
 
-def train_in_pieces(
+def train_with_interruptions(
     config: Config, workdir: Path, data_dir: Path, stops: list[int]
 ) -> tuple[Progress, Arrays]:
     """Trains with interruptions after some steps; returns the last checkpoint."""
@@ -98,25 +98,27 @@ def assert_same(first: tuple[Progress, Arrays], second: tuple[Progress, Arrays])
 
 
 @pytest.fixture(scope="module")
-def whole(
+def uninterrupted(
     tmp_path_factory: pytest.TempPathFactory, data_dir: Path
 ) -> tuple[Progress, Arrays]:
     """The last checkpoint of a training without interruption."""
-    return train_in_pieces(CONFIG, tmp_path_factory.mktemp("whole"), data_dir, [])
+    return train_with_interruptions(
+        CONFIG, tmp_path_factory.mktemp("uninterrupted"), data_dir, []
+    )
 
 
 @pytest.mark.parametrize("stops", [[4], [1, 3, 2]])
 def test_an_interrupted_training_ends_with_the_same_weights(
-    stops: list[int], whole: tuple[Progress, Arrays], data_dir: Path, tmp_path: Path
+    stops: list[int], uninterrupted: tuple[Progress, Arrays], data_dir: Path, tmp_path: Path
 ) -> None:
     """Interrupted within an epoch, between two epochs, and several times."""
-    assert_same(train_in_pieces(CONFIG, tmp_path, data_dir, stops), whole)
+    assert_same(train_with_interruptions(CONFIG, tmp_path, data_dir, stops), uninterrupted)
     logs = EventAccumulator(str(tmp_path / "logs" / "images")).Reload()
     steps = [event.step for event in logs.Images("training_images")]
     assert steps == [0]
     steps = [event.step for event in logs.Images("confusion_matrix")]
     assert steps == sorted(set(steps))
-    assert steps[-1] + 1 == whole[0].best_epoch
+    assert steps[-1] + 1 == uninterrupted[0].best_epoch
 
 
 @pytest.mark.slow
@@ -130,8 +132,8 @@ def test_half_precision_resumes_with_the_same_weights(
         train=TrainConfig(scenario="from_scratch", epochs=1, precision="mixed_float16"),
     )
     one, other = (
-        train_in_pieces(config, tmp_path / name, data_dir, stops)
-        for name, stops in (("whole", []), ("pieces", [3]))
+        train_with_interruptions(config, tmp_path / name, data_dir, stops)
+        for name, stops in (("uninterrupted", []), ("resumed", [3]))
     )
     assert_same(one, other)
     # Steps since the last change of the loss scale, and the scale: Keras starts at 2**15.
@@ -177,41 +179,41 @@ def test_a_killed_and_terminated_run_equals_one_without_interruption(
     run_to_the_end: Script, flags: list[str], data_dir: Path, tmp_path: Path
 ) -> None:
     """SIGKILL, then SIGTERM, then --resume. Images in memory and in a file are the same."""
-    pieces, whole = tmp_path / "pieces", tmp_path / "whole"
-    process = start(pieces, data_dir, *flags)
-    wait_for_epoch(1, pieces, process)
+    resumed, uninterrupted = tmp_path / "resumed", tmp_path / "uninterrupted"
+    process = start(resumed, data_dir, *flags)
+    wait_for_epoch(1, resumed, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
-    process = start(pieces, data_dir, *flags, "--resume")
-    wait_for_epoch(2, pieces, process)
+    process = start(resumed, data_dir, *flags, "--resume")
+    wait_for_epoch(2, resumed, process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate()[0]
     assert process.returncode == 143, output
     assert "finishing the step" in output
 
-    for workdir, more in ((pieces, ["--resume"]), (whole, ["--cache", "disk"])):
+    for workdir, more in ((resumed, ["--resume"]), (uninterrupted, ["--cache", "disk"])):
         where = ("--workdir", workdir, "--data-dir", data_dir)
         done = run_to_the_end("train.py", *where, *FLAGS, *flags, *more)
         assert done.returncode == 0, done.stderr
-        assert ("Resuming" in done.stdout) == (workdir == pieces)
+        assert ("Resuming" in done.stdout) == (workdir == resumed)
         assert "report  " in done.stdout
     for name in ("predictions/val.csv", "predictions/test.csv"):
-        assert (pieces / name).read_text() == (whole / name).read_text()
-    assert read_timeless(pieces) == read_timeless(whole)
+        assert (resumed / name).read_text() == (uninterrupted / name).read_text()
+    assert read_timeless(resumed) == read_timeless(uninterrupted)
     histories = [
         pd.read_csv(workdir / "history.csv").drop(columns="seconds")
-        for workdir in (pieces, whole)
+        for workdir in (resumed, uninterrupted)
     ]
     pd.testing.assert_frame_equal(*histories, check_exact=True)
-    assert not list(pieces.rglob(".tmp*"))
-    assert not (pieces / ".lock").exists()
+    assert not list(resumed.rglob(".tmp*"))
+    assert not (resumed / ".lock").exists()
 
     # A finished run is not trained and not exported again.
-    where = ("--workdir", pieces, "--data-dir", data_dir)
+    where = ("--workdir", resumed, "--data-dir", data_dir)
     again = run_to_the_end("train.py", *where, *FLAGS, *flags, "--resume")
     assert "Epoch" not in again.stdout
-    assert [path.name for path in (pieces / "export/skincnn").iterdir()] == ["1"]
+    assert [path.name for path in (resumed / "export/skincnn").iterdir()] == ["1"]
 
 
 def test_a_run_in_use_is_locked(tmp_path: Path) -> None:
@@ -324,7 +326,7 @@ def test_early_stopping_also_applies_after_resuming(
     monkeypatch.setitem(callbacks.METRICS, "accuracy", Metric(lambda sample: 0.5))
     train = TrainConfig(scenario="from_scratch", epochs=9, patience=2, monitor="accuracy")
     config = dataclasses.replace(CONFIG, train=train)
-    progress, _ = train_in_pieces(config, tmp_path, data_dir, [2])
+    progress, _ = train_with_interruptions(config, tmp_path, data_dir, [2])
     assert progress.epoch == 3
     assert progress.best_epoch == 1
 

@@ -46,7 +46,7 @@ from skincnn.training.run import train
 from skincnn.training.setup import TrainingSetup
 from skincnn.training.stages import make_stages
 from tuning import data as tuning_data
-from tuning import hypermodel, plots, search
+from tuning import hypermodel, leaderboard, search
 from tuning.config import SearchConfig
 from tuning.data import SearchData
 from tuning.explore import explore
@@ -137,7 +137,7 @@ def run(
     return run_search(config, ["learning"], settings, workdir, overwrite=overwrite)
 
 
-def leaderboard(workdir: Path) -> pd.DataFrame:
+def read_leaderboard(workdir: Path) -> pd.DataFrame:
     return pd.read_csv(workdir / "leaderboard.csv").drop(columns="seconds")
 
 
@@ -211,7 +211,7 @@ def test_an_interrupted_search_equals_one_without_interruption(
             run(tmp_path / "stopped", tuner=tuner, max_trials=limit)
     stopped = run(tmp_path / "stopped", tuner=tuner, max_trials=limit)
     pd.testing.assert_frame_equal(
-        leaderboard(tmp_path / "stopped"), leaderboard(tmp_path / "whole")
+        read_leaderboard(tmp_path / "stopped"), read_leaderboard(tmp_path / "whole")
     )
     pd.testing.assert_frame_equal(stopped.leaderboard, whole.leaderboard)
     assert len(trainings.configs) == count + len(stops)  # only running trials are repeated
@@ -636,24 +636,24 @@ def test_features_are_computed_once_for_the_same_weights(
 
 
 def test_the_figure_places_numbers_words_and_missing_values() -> None:
-    heights, ticks = plots.place(pd.Series(["b", None, "a", "b"]))
-    assert heights.tolist() == [1, plots.INACTIVE, 0, 1]
-    assert ticks == [(plots.INACTIVE, "not used"), (0, "a"), (1, "b")]
-    heights, ticks = plots.place(pd.Series(np.linspace(2.0, 4.0, 9)))
+    heights, ticks = leaderboard.place(pd.Series(["b", None, "a", "b"]))
+    assert heights.tolist() == [1, leaderboard.INACTIVE, 0, 1]
+    assert ticks == [(leaderboard.INACTIVE, "not used"), (0, "a"), (1, "b")]
+    heights, ticks = leaderboard.place(pd.Series(np.linspace(2.0, 4.0, 9)))
     np.testing.assert_allclose(heights, np.linspace(0, 1, 9))
     assert ticks == [(0, "2"), (1, "4")]
-    heights, _ = plots.place(pd.Series(np.geomspace(1e-5, 1e-1, 9)))
+    heights, _ = leaderboard.place(pd.Series(np.geomspace(1e-5, 1e-1, 9)))
     np.testing.assert_allclose(heights, np.linspace(0, 1, 9))
-    assert plots.place(pd.Series([32, 32]))[0].tolist() == [0.5, 0.5]
+    assert leaderboard.place(pd.Series([32, 32]))[0].tolist() == [0.5, 0.5]
 
 
 def test_importance_finds_the_relevant_hyperparameter() -> None:
     rng = np.random.default_rng(0)
     values = {name: rng.uniform(size=40) for name in "abc"}
-    shares = plots.importance(values, 3 * values["b"] + 0.01 * values["c"])
+    shares = leaderboard.importance(values, 3 * values["b"] + 0.01 * values["c"])
     assert shares["b"] > 0.9
     assert sum(shares.values()) == pytest.approx(1)
-    assert plots.importance(values, values["b"][:9]) == {}
+    assert leaderboard.importance(values, values["b"][:9]) == {}
 
 
 @pytest.mark.slow
@@ -681,7 +681,9 @@ def test_a_killed_search_has_the_same_leaderboard_after_resuming(
         process.communicate()
     done = run_script(*command, killed)
     assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(leaderboard(killed), leaderboard(tmp_path / "whole"))
+    pd.testing.assert_frame_equal(
+        read_leaderboard(killed), read_leaderboard(tmp_path / "whole")
+    )
     best = [(folder / "best.json").read_text() for folder in (killed, tmp_path / "whole")]
     assert best[0] == best[1]
     trained = run_script(
@@ -691,7 +693,7 @@ def test_a_killed_search_has_the_same_leaderboard_after_resuming(
     assert trained.returncode == 0, trained.stderr
     report = json.loads((tmp_path / "run/report.json").read_text())
     score = report["splits"]["val"]["metrics"]["balanced_accuracy"]["value"]
-    assert score == pytest.approx(leaderboard(killed)["score"][0], abs=1e-6)
+    assert score == pytest.approx(read_leaderboard(killed)["score"][0], abs=1e-6)
 
 
 @pytest.mark.slow

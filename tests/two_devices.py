@@ -16,7 +16,7 @@ tf.config.set_logical_device_configuration(
 )
 
 import numpy as np  # noqa: E402
-from test_resume import CONFIG, train_in_pieces  # noqa: E402
+from test_resume import CONFIG, train_with_interruptions  # noqa: E402
 
 from skincnn.config import AugmentConfig, Config, OptimizerConfig, TrainConfig  # noqa: E402
 
@@ -40,7 +40,7 @@ def on(config: Config, devices: int) -> Config:
 
 def main(workdir: Path, data_dir: Path) -> None:
     one, two = (
-        train_in_pieces(on(PLAIN, devices), workdir / f"{devices}", data_dir, [])
+        train_with_interruptions(on(PLAIN, devices), workdir / f"{devices}", data_dir, [])
         for devices in (1, 2)
     )
     for row, other in zip(one[0].history, two[0].history, strict=True):
@@ -50,7 +50,7 @@ def main(workdir: Path, data_dir: Path) -> None:
             np.testing.assert_allclose(value, other, rtol=1e-3, atol=1e-5, err_msg=group)
 
     whole, pieces = (
-        train_in_pieces(on(CONFIG, 2), workdir / name, data_dir, stops)
+        train_with_interruptions(on(CONFIG, 2), workdir / name, data_dir, stops)
         for name, stops in (("whole", []), ("pieces", [3]))
     )
     for value, other in zip(whole[1]["optimizer"], pieces[1]["optimizer"], strict=True):

@@ -37,16 +37,14 @@ class SearchData:
 
     Attributes:
         class_names: Names of the classes, in order.
-        tables: The rows of "train" and "val".
+        tables: The rows of "train" and "val", which pass the leakage audit.
+
+    Raises:
+        ConfigError: The dataset is unknown.
+        DataError: It is not built, or its splits leak.
     """
 
     def __init__(self, config: DataConfig, data_dir: Path | None, cache: Cache = "auto"):
-        """Reads the tables and audits their splits.
-
-        Raises:
-            ConfigError: The dataset is unknown.
-            DataError: It is not built, or its splits leak.
-        """
         self.class_names = datasets.class_names(config.dataset, data_dir)
         self._builder = datasets.open_dataset(config.dataset, data_dir)
         self._cache = cache

@@ -7,8 +7,11 @@ import dataclasses
 import gc
 import hashlib
 import json
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +26,40 @@ from tqdm import tqdm
 from skincnn.config import Config
 from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
 from skincnn.files import write_json
+from skincnn.records import Record, read_record, write_record
 from skincnn.training.fitting import fit
 from skincnn.training.setup import TrainingSetup, build, check, require_full_batch
 from skincnn.training.stages import make_stages
 from tuning.data import SearchData
 from tuning.explore import INTERNAL, active_values
-from tuning.results import RESULT_FILE, TrialResult, read_result, write_result
 from tuning.spaces import Space
 
 EPOCHS = f"{INTERNAL}epochs"
 """The entry in which Hyperband stores the number of epochs of a trial."""
+RESULT_FILE = "result.json"
 
 
+class TrialResult(Record):
+    """The result of one training.
+
+    Attributes:
+        score: The objective on validation in the best epoch.
+        best_epoch: The best epoch, counted from 1.
+        epochs: Number of completed epochs.
+        seconds: Duration, everything included.
+        error: Why the training failed; "" if it did not.
+        retry: Whether it could succeed when the search is run again.
+    """
+
+    score: float = 0.0
+    best_epoch: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+    error: str = ""
+    retry: bool = False
+
+
+@dataclass(frozen=True)
 class TrainingModel:
     """Trains configurations of a space exactly as `scripts/train.py` does.
 
@@ -42,21 +67,20 @@ class TrainingModel:
     that has a result is not trained again, and an interrupted training is resumed.
     KerasTuner's own files are not needed for that: with the same seed and the same scores
     its oracles propose the same trials.
+
+    Attributes:
+        space: From hyperparameters and `base` to the configuration of a trial.
+        base: The preset, whose `train.monitor` is the objective.
+        data: The images.
+        folder: The parent directory of the configurations.
+        executions: Trainings per trial, with different seeds.
     """
 
-    def __init__(self, space: Space, config: Config, data: SearchData, folder: Path):
-        """Stores the arguments.
-
-        Args:
-            space: From hyperparameters and `config` to the configuration of a trial.
-            config: The preset, whose `train.monitor` is the objective.
-            data: The images.
-            folder: The parent directory of the configurations.
-        """
-        self.space = space
-        self.base = config
-        self.data = data
-        self.folder = folder
+    space: Space
+    base: Config
+    data: SearchData
+    folder: Path
+    executions: int = 1
 
     def config(self, hp: kt.HyperParameters, execution: int = 0) -> Config:
         """Returns the configuration of an execution of a trial, counted from 0.
@@ -150,7 +174,7 @@ class TrainingModel:
                 retry=not isinstance(error, DivergedError),
                 seconds=_seconds(started, checkpoint[0].history if checkpoint else ()),
             )
-            write_result(folder, result)
+            _write_result(folder, result)
             raise
         result = TrialResult(
             score=fitted.history[fitted.best_epoch - 1][f"val_{objective}"],
@@ -159,7 +183,15 @@ class TrainingModel:
             seconds=_seconds(started, fitted.history),
         )
         _write_hparams(folder, hp, objective, result)
-        write_result(folder, result)
+        _write_result(folder, result)
+
+    def results(self, hp: kt.HyperParameters) -> list[TrialResult]:
+        """Returns the results of the executions of a trial that are done."""
+        if self.find_error(hp):
+            return []
+        configs = [self.config(hp, number) for number in range(self.executions)]
+        results = [read_result(self.path(config)) for config in configs]
+        return [result for result in results if result is not None]
 
     def result(self, hp: kt.HyperParameters, execution: int = 0) -> TrialResult:
         """Returns the result of an execution, which is trained if it has none.
@@ -207,6 +239,28 @@ def with_epochs(config: Config, epochs: int) -> Config:
         train=dataclasses.replace(train, **fields),
         optimizer=dataclasses.replace(config.optimizer, warmup_epochs=warmup),
     )
+
+
+def read_result(folder: Path) -> TrialResult | None:
+    """Returns the result of the training in a directory; None if it has not finished.
+
+    A damaged file is renamed, with a warning.
+    """
+    path = folder / RESULT_FILE
+    if not path.exists():
+        return None
+    try:
+        return read_record(path, TrialResult, "The configuration is trained again.")
+    except ConfigError as error:
+        damaged = path.replace(path.with_name(f"{RESULT_FILE}.damaged"))
+        print(f"warning: {error} The file was renamed to {damaged.name}.", file=sys.stderr)
+        return None
+
+
+def _write_result(folder: Path, result: TrialResult) -> None:
+    """Writes the result and removes the checkpoints, which are not needed any more."""
+    write_record(folder / RESULT_FILE, result)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _seconds(started: float, history: Sequence[Mapping[str, float]]) -> float:

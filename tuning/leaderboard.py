@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from keras_tuner.engine.trial import Trial, TrialStatus
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.inspection import permutation_importance
 
 from skincnn.files import replacing, write_json, write_text
 from skincnn.metrics.classification import METRICS
-from skincnn.reporting.plots import to_png
+from skincnn.reporting.plots import GRAY, ORANGE, to_png
 from tuning.explore import active_values
 from tuning.hypermodel import TrainingModel
-from tuning.plots import plot_search
-from tuning.results import read_result
+
+Positions = npt.NDArray[np.float64]
+Ticks = list[tuple[float, str]]
+
+INACTIVE = -0.12
+"""Position of a hyperparameter that is not active; values are in 0..1."""
+LOG_BELOW = 0.25
+"""The axis is logarithmic if the median is below this share of the largest value."""
+MIN_FOR_IMPORTANCE = 10
 
 FIRST = ["rank", "trial", "score"]
 LAST = ["best_epoch", "epochs", "seconds", "folder"]
@@ -23,9 +37,7 @@ NUM_PRINTED = 10
 """Rows of the leaderboard that are printed."""
 
 
-def make_leaderboard(
-    trials: Iterable[Trial], model: TrainingModel, executions: int = 1
-) -> pd.DataFrame:
+def make_leaderboard(trials: Iterable[Trial], model: TrainingModel) -> pd.DataFrame:
     """Returns one row per completed trial, the best first.
 
     Columns are rank, trial, score (mean of the executions), the hyperparameters (empty if
@@ -37,8 +49,8 @@ def make_leaderboard(
         if trial.status != TrialStatus.COMPLETED:
             continue
         hp = trial.hyperparameters
-        folders = [model.path(model.config(hp, number)) for number in range(executions)]
-        results = [result for folder in folders if (result := read_result(folder))]
+        folder = model.path(model.config(hp))
+        results = model.results(hp)
         rows.append(
             {
                 "trial": trial.trial_id,
@@ -47,7 +59,7 @@ def make_leaderboard(
                 "best_epoch": np.mean([result.best_epoch for result in results]),
                 "epochs": np.mean([result.epochs for result in results]),
                 "seconds": round(sum(result.seconds for result in results), 1),
-                "folder": str(folders[0].relative_to(model.folder.parent)),
+                "folder": str(folder.relative_to(model.folder.parent)),
             }
         )
     higher = METRICS[model.base.train.monitor].higher_is_better
@@ -93,3 +105,120 @@ def format_leaderboard(table: pd.DataFrame) -> str:
         index=False, na_rep="-", float_format=lambda value: f"{value:.4g}"
     )
     return text
+
+
+def plot_search(
+    values: pd.DataFrame,
+    scores: pd.Series[float],
+    objective: str,
+    title: str,
+    *,
+    higher_is_better: bool = True,
+) -> Figure:
+    """Draws parallel coordinates: each trial is a line through its values and its score.
+
+    The most important hyperparameter comes first.
+
+    Args:
+        values: One column per hyperparameter and one row per trial, the best first.
+        scores: Score of each trial.
+        objective: Name of the score.
+        title: Title of the figure.
+        higher_is_better: Whether the best score is the highest.
+    """
+    columns = {name: place(values[name]) for name in values.columns}
+    positions = {name: heights for name, (heights, _) in columns.items()}
+    shares = importance(positions, np.asarray(scores, np.float64))
+    names = sorted(positions, key=lambda name: -shares.get(name, 0.0))
+    height, ticks = place(scores)
+    figure = Figure(figsize=(2.5 + 1.6 * (len(names) + 1), 6.0), layout="constrained")
+    axes = figure.add_subplot()
+    lines = np.array([*(positions[name] for name in names), height]).T
+    shades = matplotlib.colormaps["viridis"](height if higher_is_better else 1 - height)
+    for line, shade in reversed(list(zip(lines[1:], shades[1:], strict=True))):
+        axes.plot(line, color=shade, linewidth=1.5, alpha=0.8)
+    axes.plot(lines[0], color=ORANGE, linewidth=3.5, label="best trial", zorder=3)
+    for number, name in enumerate(names):
+        _draw_axis(axes, number, columns[name][1])
+    _draw_axis(axes, len(names), ticks)
+    labels = [_label(name, shares) for name in names]
+    axes.set_xticks(range(len(names) + 1), [*labels, objective.replace("_", "\n")])
+    axes.tick_params(axis="x", labelsize=13, length=0)
+    axes.set_yticks([])
+    axes.set_xlim(-0.3, len(names) + 0.7)
+    axes.set_ylim(INACTIVE - 0.06, 1.06)
+    axes.spines[:].set_visible(False)
+    title = f"{title}: {len(values)} trials"
+    if shares:
+        title += " (in brackets: relative importance)"
+    axes.set_title(title, fontsize=14, loc="left")
+    axes.legend(loc="upper right", bbox_to_anchor=(1.0, 1.1), fontsize=13, frameon=False)
+    return figure
+
+
+def place(values: pd.Series[Any]) -> tuple[Positions, Ticks]:
+    """Returns the positions of values on an axis, and its tick labels.
+
+    Returns:
+        A position in 0..1 for each value, `INACTIVE` for a missing one; and ticks at all
+        values if there are at most five or if they are not numbers, else at both ends.
+    """
+    present = values.dropna()
+    inactive: Ticks = [(INACTIVE, "not used")] if len(present) < len(values) else []
+    heights = np.full(len(values), INACTIVE)
+    numeric = present.map(type).isin((int, float, np.int64, np.float64)).all()
+    distinct = sorted(set(present)) if numeric else sorted(set(present), key=str)
+    if numeric and len(distinct) > 5:
+        ends = np.array([distinct[0], distinct[-1]], float)
+        numbers = present.to_numpy(float)
+        if ends[0] > 0 and np.median(numbers) < LOG_BELOW * ends[1]:
+            ends, numbers = np.log(ends), np.log(numbers)
+        heights[values.notna()] = (numbers - ends[0]) / (ends[1] - ends[0])
+        ticks = [(0.0, f"{distinct[0]:.4g}"), (1.0, f"{distinct[-1]:.3g}")]
+        return heights, [*inactive, *ticks]
+    steps = np.linspace(0, 1, len(distinct)) if len(distinct) > 1 else [0.5]
+    height_of = dict(zip(distinct, map(float, steps), strict=True))
+    heights[values.notna()] = [height_of[value] for value in present]
+    texts = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in distinct]
+    return heights, [*inactive, *zip(height_of.values(), texts, strict=True)]
+
+
+def importance(positions: dict[str, Positions], scores: Positions) -> dict[str, float]:
+    """Returns the relative importance of each hyperparameter for the score; the sum is 1.
+
+    It is the permutation importance in a random forest. Empty for fewer than
+    `MIN_FOR_IMPORTANCE` trials, or if the forest learns nothing.
+
+    References:
+        Breiman, Random Forests (2001), Machine Learning 45.
+    """
+    if len(scores) < MIN_FOR_IMPORTANCE or not positions:
+        return {}
+    inputs = np.array(list(positions.values())).T
+    forest = RandomForestRegressor(100, random_state=0).fit(inputs, scores)
+    result = permutation_importance(forest, inputs, scores, random_state=0)
+    costs = np.maximum(result.importances_mean, 0)
+    if costs.sum() == 0:
+        return {}
+    return dict(zip(positions, (costs / costs.sum()).tolist(), strict=True))
+
+
+def _draw_axis(axes: Axes, number: int, ticks: Ticks) -> None:
+    box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.75, "lw": 0}
+    axes.axvline(number, color=GRAY, linewidth=1, zorder=0)
+    for height, text in ticks:
+        axes.annotate(
+            text.replace("_", " "),
+            (number, height),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=12,
+            bbox=box,
+            zorder=4,
+        )
+
+
+def _label(name: str, shares: dict[str, float]) -> str:
+    text = name.rpartition(".")[2].replace("_", "\n")
+    return f"{text}\n({shares[name]:.0%})" if shares else text

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -138,17 +139,15 @@ class Watch:
     No worker is dismissed while a trial of another one may be lost: KerasTuner's chief
     would wait forever for a worker that was killed.
 
+    Args:
+        oracle: Proposes trials; two of its methods are replaced.
+        is_exhausted: Whether no trial may start.
+
     Attributes:
         over: Whether all trials are done.
     """
 
     def __init__(self, oracle: kt.Oracle, is_exhausted: Callable[[], bool]):
-        """Replaces two methods of the oracle.
-
-        Args:
-            oracle: Proposes trials.
-            is_exhausted: Whether no trial may start.
-        """
         self.oracle: Any = oracle
         self.over = False
         self._is_exhausted = is_exhausted
@@ -244,11 +243,7 @@ def rename_if_damaged(folder: Path) -> None:
         try:
             json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            renamed = folder.with_name(f"{folder.name}.damaged")
-            number = 1
-            while renamed.exists():
-                number += 1
-                renamed = folder.with_name(f"{folder.name}.damaged{number}")
+            renamed = Path(tempfile.mkdtemp(prefix=f"{folder}.damaged-"))
             folder.rename(renamed)
             print(
                 f"warning: {path} is damaged ({error}). Its directory was renamed to "

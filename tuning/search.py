@@ -29,7 +29,7 @@ from skincnn.training.stages import make_stages
 from tuning.config import SearchConfig
 from tuning.data import SearchData
 from tuning.explore import active_values, explore
-from tuning.hypermodel import TrainingModel
+from tuning.hypermodel import TrainingModel, TrialResult
 from tuning.leaderboard import make_leaderboard, write_leaderboard
 from tuning.machines import (
     DIGEST,
@@ -45,7 +45,6 @@ from tuning.machines import (
     serve,
 )
 from tuning.oracles import make_oracle
-from tuning.results import TrialResult, read_result
 from tuning.spaces import find_space
 from tuning.workdir import digest, make_fingerprint, open_workdir
 
@@ -118,7 +117,8 @@ def run_search(
     # Workers write to the directories of their own trials only; the chief has the lock.
     with contextlib.nullcontext() if role == "worker" else locked(workdir):
         data = SearchData(config.data, data_dir, cache)
-        model = TrainingModel(space, config, data, workdir / "trials")
+        folder = workdir / "trials"
+        model = TrainingModel(space, config, data, folder, search.executions)
         return _search(model, names, search, workdir, role, overwrite=overwrite)
 
 
@@ -147,7 +147,7 @@ def _search(
                 _run(Tuner(oracle, model, search, workdir, role))
             return None
         _run(Tuner(oracle, model, search, workdir, role))
-    return _finish(oracle, model, search, workdir, " x ".join(names))
+    return _finish(oracle, model, workdir, " x ".join(names))
 
 
 def _last_epochs(config: Config) -> int:
@@ -183,8 +183,8 @@ def _run(tuner: Tuner) -> None:
 class Tuner(BaseTuner):
     """KerasTuner's loop over trials, which are trained by a `TrainingModel`.
 
-    Writes its own files to keras_tuner/. A search on one machine starts them again each
-    time; a chief continues them, because a worker may be running a trial.
+    Writes its own files to keras_tuner/. A search on one machine overwrites them when it
+    is resumed; a chief continues them, because a worker may be running a trial.
     """
 
     def __init__(
@@ -195,7 +195,6 @@ class Tuner(BaseTuner):
         workdir: Path,
         role: Role = "alone",
     ):
-        """Stores the arguments."""
         oracle.verbose = 0
         folder = workdir / "keras_tuner"
         if role == "chief":
@@ -227,7 +226,7 @@ class Tuner(BaseTuner):
         limit = 60 * self.settings.max_minutes
         if not limit:
             return False
-        results = (_results(trial, self.model, self.settings) for trial in ended)
+        results = (self.model.results(trial.hyperparameters) for trial in ended)
         return limit <= sum(result.seconds for of in results for result in of)
 
     def pre_create_trial(self) -> None:
@@ -253,7 +252,7 @@ class Tuner(BaseTuner):
         if cause := self.model.find_error(hp):
             raise kt.errors.FailedTrialError(cause)
         results = []
-        for execution in range(self.settings.executions):
+        for execution in range(self.model.executions):
             try:
                 results.append(self.model.result(hp, execution))
             except MemoryFullError:
@@ -266,9 +265,9 @@ class Tuner(BaseTuner):
         """Prints the result of a trial."""
         super().on_trial_end(trial)
         if trial.status != TrialStatus.COMPLETED:
-            print(f"    failed: {_cause(trial, self.model, self.settings)}", flush=True)
+            print(f"    failed: {_cause(trial, self.model)}", flush=True)
             return
-        results = _results(trial, self.model, self.settings)
+        results = self.model.results(trial.hyperparameters)
         score = _mean_score(results)
         metric = METRICS[self.settings.objective]
         if self.best is None or metric.is_better(score, than=self.best[0]):
@@ -282,20 +281,16 @@ class Tuner(BaseTuner):
 
 
 def _finish(
-    oracle: kt.Oracle,
-    model: TrainingModel,
-    search: SearchConfig,
-    workdir: Path,
-    title: str,
+    oracle: kt.Oracle, model: TrainingModel, workdir: Path, title: str
 ) -> SearchResult:
     """Writes the results of the completed trials."""
     trials = dict(oracle.trials)
     failures = {
-        name: _cause(trial, model, search)
+        name: _cause(trial, model)
         for name, trial in trials.items()
         if trial.status == TrialStatus.FAILED
     }
-    leaderboard = make_leaderboard(trials.values(), model, search.executions)
+    leaderboard = make_leaderboard(trials.values(), model)
     if leaderboard.empty:
         name, cause = next(iter(failures.items()), ("-", "no trial was started"))
         raise DivergedError(
@@ -304,28 +299,19 @@ def _finish(
         )
     best = trials[leaderboard["trial"].iloc[0]]
     write_leaderboard(leaderboard, best, model, workdir, title)
-    return SearchResult(search.objective, leaderboard, failures)
+    return SearchResult(model.base.train.monitor, leaderboard, failures)
 
 
 def _mean_score(results: Sequence[TrialResult]) -> float:
     return sum(result.score for result in results) / len(results)
 
 
-def _results(trial: Trial, model: TrainingModel, search: SearchConfig) -> list[TrialResult]:
-    """Returns the results of the executions of a trial that are done."""
-    if model.find_error(trial.hyperparameters):
-        return []
-    configs = [model.config(trial.hyperparameters, n) for n in range(search.executions)]
-    results = [read_result(model.path(config)) for config in configs]
-    return [result for result in results if result is not None]
-
-
-def _cause(trial: Trial, model: TrainingModel, search: SearchConfig) -> str:
+def _cause(trial: Trial, model: TrainingModel) -> str:
     """Returns why a trial failed."""
     if cause := model.find_error(trial.hyperparameters):
         return cause
-    errors = [result.error for result in _results(trial, model, search)]
     message = (trial.message or "see the output of its worker").strip().splitlines()[-1]
+    errors = [result.error for result in model.results(trial.hyperparameters)]
     return next((error for error in errors if error), message)
 
 

@@ -15,8 +15,8 @@ from skincnn import __version__
 from skincnn.config import Config
 from skincnn.errors import ConfigError
 from skincnn.files import write_json
-from skincnn.training.checkpoints import versions
-from skincnn.training.run import clear, differences
+from skincnn.training.checkpoints import describe_changes, versions
+from skincnn.training.run import clear
 from tuning.config import SearchConfig
 from tuning.data import SearchData
 from tuning.spaces import hash_source
@@ -106,12 +106,8 @@ def _compare(path: Path, fingerprint: dict[str, Any]) -> None:
             f"{path} is damaged ({error}), so that its trials cannot be identified. Give "
             "--overwrite, or another --workdir."
         ) from error
-    changed = [
-        f"{name} {old!r} (now {new!r})"
-        for name, old, new in differences(saved, fingerprint)
-    ]
-    if changed:
+    if changes := describe_changes(saved, fingerprint):
         raise ConfigError(
-            f"{path.parent} holds another search: {', '.join(changed)}. Give the same "
+            f"{path.parent} holds another search: {changes}. Give the same "
             "command to resume it, another --workdir, or --overwrite to replace it."
         )

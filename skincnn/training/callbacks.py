@@ -38,9 +38,16 @@ class Validation(keras.callbacks.Callback):
     All metrics are added to the epoch's logs as `val_<name>`, for the progress bar,
     TensorBoard and history.csv.
 
+    Args:
+        classifier: The model that is trained, without augmentation.
+        batches: Images or features of the validation split, in the order of `labels`.
+        labels: True labels, [num_images].
+        monitor: Name of `METRICS`.
+        workdir: The run directory, for checkpoints/ and history.csv.
+        progress: Updated with the epoch's row and the best epoch.
+        predictor: The model for `batches`; the classifier by default.
+
     Attributes:
-        predictor: The model for `batches`: the classifier, or its head on features.
-        batches: Images or features of the validation split, in the order of the labels.
         probabilities: Of the last epoch, [num_images, num_classes].
     """
 
@@ -52,20 +59,11 @@ class Validation(keras.callbacks.Callback):
         monitor: str,
         workdir: Path,
         progress: Progress,
+        predictor: keras.Model | None = None,
     ):
-        """Stores the arguments.
-
-        Args:
-            classifier: The model that is trained, without augmentation.
-            batches: Images of the validation split, in the order of `labels`.
-            labels: True labels, [num_images].
-            monitor: Name of `METRICS`.
-            workdir: The run directory, for checkpoints/ and history.csv.
-            progress: Updated with the epoch's row and the best epoch.
-        """
         super().__init__()
         self.classifier = classifier
-        self.predictor = classifier
+        self.predictor = predictor or classifier
         self.batches = batches
         self.labels = labels
         self.monitor = monitor
@@ -152,6 +150,13 @@ class SaveCheckpoint(keras.callbacks.Callback):
     """Saves a checkpoint after each epoch, and when the user stops the training.
 
     Must run after `Validation`.
+
+    Args:
+        progress: How far the training is.
+        save: Writes a checkpoint.
+        stop: Whether the user asked to stop.
+        first_step: Steps of the first epoch that are already done.
+        metrics: The checkpoint with the metrics of these steps.
     """
 
     def __init__(
@@ -162,15 +167,6 @@ class SaveCheckpoint(keras.callbacks.Callback):
         first_step: int = 0,
         metrics: Arrays | None = None,
     ):
-        """Stores the arguments.
-
-        Args:
-            progress: How far the training is.
-            save: Writes a checkpoint.
-            stop: Whether the user asked to stop.
-            first_step: Steps of the first epoch that are already done.
-            metrics: The checkpoint with the metrics of these steps.
-        """
         super().__init__()
         self.progress = progress
         self.save = save
@@ -203,22 +199,6 @@ class SaveCheckpoint(keras.callbacks.Callback):
             self.model.jax_state_sync()  # within an epoch the variables are empty
         with explain_write_errors(Path("checkpoints")):
             self.save()
-
-
-class EarlyStopping(keras.callbacks.Callback):
-    """Stops the last stage when the monitored metric has stopped improving."""
-
-    def __init__(self, progress: Progress, patience: int, first_epoch: int):
-        """Stores the arguments of `is_patience_over`."""
-        super().__init__()
-        self.progress = progress
-        self.patience = patience
-        self.first_epoch = first_epoch
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Stops training if patience is over."""
-        if is_patience_over(self.progress, self.patience, self.first_epoch):
-            self.model.stop_training = True
 
 
 def is_patience_over(progress: Progress, patience: int, first_epoch: int) -> bool:

@@ -8,13 +8,14 @@ one of them can be read after an interruption at any time.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,55 +116,35 @@ class Checkpoints:
                     file=sys.stderr,
                 )
                 continue
-            self._check_fingerprint(content["fingerprint"])
+            if changes := describe_changes(content["fingerprint"], self.fingerprint):
+                raise DataError(
+                    f"{self.folder}: the training was started with other data or software: "
+                    f"{changes}. Restore them, or start again with --overwrite."
+                )
             return progress, _read_arrays(path.with_suffix(".npz"))
         return None
 
     def remove(self, best_epoch: int) -> None:
         """Removes all checkpoints, and all weights except those of the best epoch."""
-        for path in self._newest_first():
-            path.unlink()
-            path.with_suffix(".npz").unlink(missing_ok=True)
-        self._keep_weights({weights_path(self.folder, best_epoch)})
+        self._keep({weights_path(self.folder, best_epoch)})
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*.json"), reverse=True)
 
-    def _check_fingerprint(self, saved: Mapping[str, Any]) -> None:
-        expected = self.fingerprint
-        changed = sorted(
-            name for name in {*saved, *expected} if saved.get(name) != expected.get(name)
-        )
-        if changed:
-            raise DataError(
-                f"{self.folder}: `{'`, `'.join(changed)}` changed since the training was "
-                f"started. Expected { {name: expected.get(name) for name in changed} }. "
-                f"Received: { {name: saved.get(name) for name in changed} }. Restore the "
-                "previous environment, or start again with --overwrite."
-            )
-
     def _remove_old(self) -> None:
-        paths = self._newest_first()
-        weights = set()
-        for path in paths[:NUM_KEPT]:
-            try:
+        kept = set()
+        for path in self._newest_first()[:NUM_KEPT]:
+            kept |= {path, path.with_suffix(".npz")}
+            with contextlib.suppress(ValueError, KeyError):
                 content = json.loads(path.read_text(encoding="utf-8"))
-                best_epoch = content["progress"]["best_epoch"]
-                weights.add(weights_path(self.folder, best_epoch))
-            except (ValueError, KeyError):
-                continue
-        for path in paths[NUM_KEPT:]:
-            path.unlink()
-        complete = {path.stem for path in paths[:NUM_KEPT]}
-        for path in self.folder.glob("checkpoint-*.npz"):
-            if path.stem not in complete:
-                path.unlink()
-        self._keep_weights(weights)
+                kept.add(weights_path(self.folder, content["progress"]["best_epoch"]))
+        self._keep(kept)
 
-    def _keep_weights(self, kept: Set[Path]) -> None:
-        for path in self.folder.glob("best-*.weights.h5"):
-            if path not in kept:
-                path.unlink()
+    def _keep(self, kept: Set[Path]) -> None:
+        for pattern in ("checkpoint-*", "best-*.weights.h5"):
+            for path in self.folder.glob(pattern):
+                if path not in kept:
+                    path.unlink()
 
 
 def assign(variables: Sequence[keras.Variable], values: Sequence[npt.NDArray[Any]]) -> None:
@@ -184,6 +165,12 @@ def assign(variables: Sequence[keras.Variable], values: Sequence[npt.NDArray[Any
         variable.assign(value)
 
 
+def describe_changes(old: Any, new: Any) -> str:
+    """Returns path, old and new value of all differences between nested dictionaries."""
+    changes = _differences(old, new)
+    return ", ".join(f"{path} {a!r} (now {b!r})" for path, a, b in changes)
+
+
 def weights_path(folder: Path, epoch: int) -> Path:
     """Returns the file of the weights that were best after `epoch`, counted from 1."""
     return folder / f"best-{epoch:05d}.weights.h5"
@@ -197,6 +184,14 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages
     }
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted({*old, *new}):
+            yield from _differences(old.get(name), new.get(name), f"{path}.{name}")
+    elif old != new:
+        yield path.removeprefix("."), old, new
 
 
 def _own_hash(content: Mapping[str, Any]) -> str:

@@ -31,8 +31,6 @@ PROCESSES = tuple(
 """Environment variables by which Keras finds the other processes of a training."""
 RESUME_FILES = (CONFIG_FILE, RUN_FILE, "history.csv", "checkpoints/*")
 """Files of a run directory that decide how a training is resumed."""
-Jit = bool | Literal["auto"]
-JIT: dict[str, Jit] = {"auto": "auto", "on": True, "off": False}
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Devices:
 
     names: tuple[str, ...]
     precision: str
-    jit: Jit
+    jit: bool | Literal["auto"]
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
@@ -77,15 +75,6 @@ class Devices:
         return tf.distribute.MirroredStrategy(
             [name.upper() for name in self.names], cross_device_ops=reduction
         )
-
-    @property
-    def fingerprint(self) -> dict[str, str | int]:
-        """What must not change before a training is resumed."""
-        return {
-            "backend": keras.backend.backend(),
-            "precision": self.precision,
-            "num_devices": len(self.names),
-        }
 
     def describe(self, model: keras.Model) -> DeviceInfo:
         """Returns what a compiled model runs on."""
@@ -130,7 +119,8 @@ def make_devices(config: TrainConfig, batch_size: int) -> Devices:
             "`train.jit` on: TensorFlow supports XLA neither on several devices nor with "
             "`train.deterministic`. Give auto or off."
         )
-    return Devices(names, precision, JIT[config.jit])
+    jit: Literal["auto"] | bool = config.jit == "on" if config.jit != "auto" else "auto"
+    return Devices(names, precision, jit)
 
 
 def choose_precision(kind: str, capability: float, *, several: bool = False) -> Precision:

@@ -12,7 +12,6 @@ from typing import Literal
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from skincnn.config import AugmentConfig
 from skincnn.data import pipeline
@@ -25,7 +24,6 @@ from skincnn.model.augmented import AugmentedClassifier
 from skincnn.model.classifier import block_of_variables, set_trainable
 from skincnn.model.mixing import Mixing
 from skincnn.training.callbacks import (
-    EarlyStopping,
     SaveCheckpoint,
     Validation,
     is_patience_over,
@@ -102,7 +100,7 @@ def fit(
         loop = _Loop(setup, workdir, progress, callbacks, verbose)
         with loop.stop:
             for segment in setup.segments(progress.epoch, progress.step):
-                if is_patience_over(progress, *loop.patience):
+                if loop.is_over():
                     break
                 with explain_full_memory(setup.config.data.batch_size, segment.image_size):
                     loop.fit_segment(segment)
@@ -115,35 +113,22 @@ def fit(
         )
 
 
+@dataclass
 class _Loop:
     """The state of a training between its segments."""
 
-    def __init__(
-        self,
-        setup: TrainingSetup,
-        workdir: Path,
-        progress: Progress,
-        callbacks: Sequence[keras.callbacks.Callback],
-        verbose: Verbose,
-    ):
-        self.setup = setup
-        self.workdir = workdir
-        self.checkpoints = setup.checkpoints(workdir)
-        self.progress = progress
+    setup: TrainingSetup
+    workdir: Path
+    progress: Progress
+    callbacks: Sequence[keras.callbacks.Callback]
+    verbose: Verbose
+
+    def __post_init__(self) -> None:
+        setup = self.setup
+        self.checkpoints = setup.checkpoints(self.workdir)
         self.stop = stop_request()
-        self.callbacks = callbacks
-        self.verbose = verbose
-        self.patience = setup.config.train.patience, start_of_last(setup.stages)
-        self.trainee = Trainee(setup, verbose=bool(verbose))
+        self.trainee = Trainee(setup, verbose=bool(self.verbose))
         self.inputs = Inputs(setup)
-        self.validation = Validation(
-            setup.classifier,
-            self._validation_batches(self.inputs.val_images),
-            setup.tables["val"]["label"].to_numpy(np.int64),
-            setup.config.train.monitor,
-            workdir,
-            progress,
-        )
 
     def fit_segment(self, segment: Segment) -> None:
         """Trains the epochs of a segment."""
@@ -153,7 +138,7 @@ class _Loop:
             self.trainee.compile(segment)
             metrics = self._restore(segment)
             batches = setup.batches(self.inputs.train(segment), segment)
-            self._set_validation(segment)
+            validation = self._validation(segment)
         if segment.epochs.start == 0 and segment.first_step == 0:
             grid = sample_grid(
                 images, setup.labels, setup.config.augment, setup.config.seed
@@ -167,16 +152,26 @@ class _Loop:
             shuffle=False,  # the batches are shuffled already
             verbose=self.verbose,
             callbacks=[
-                self.validation,
+                validation,
                 keras.callbacks.TensorBoard(logs, write_graph=False),
-                ConfusionImages(self.validation, setup.class_names, logs / "images"),
+                ConfusionImages(validation, setup.class_names, logs / "images"),
                 SaveCheckpoint(
                     self.progress, self._save, self.stop, segment.first_step, metrics
                 ),
-                EarlyStopping(self.progress, *self.patience),
+                keras.callbacks.LambdaCallback(on_epoch_end=self._stop_early),
                 *self.callbacks,
             ],
         )
+
+    def is_over(self) -> bool:
+        """Returns whether the monitored metric has stopped improving in the last stage."""
+        first_epoch = start_of_last(self.setup.stages)
+        patience = self.setup.config.train.patience
+        return is_patience_over(self.progress, patience, first_epoch)
+
+    def _stop_early(self, *_: object) -> None:
+        if self.is_over():
+            self.trainee.model.stop_training = True
 
     def _restore(self, segment: Segment) -> Arrays | None:
         """Assigns the values of the last checkpoint, if there is one, to the variables.
@@ -202,14 +197,18 @@ class _Loop:
         }
         self.checkpoints.save(self.progress, variables)
 
-    def _set_validation(self, segment: Segment) -> None:
-        """Validates on features where the head is trained on features."""
-        cached = self.setup.num_views(segment) > 0
-        self.validation.predictor = self.trainee.model if cached else self.setup.classifier
-        self.validation.batches = self._validation_batches(self.inputs.val(segment))
-
-    def _validation_batches(self, inputs: Images | Features) -> tf.data.Dataset:
-        return pipeline.evaluation_batches(inputs, self.setup.metadata["val"])
+    def _validation(self, segment: Segment) -> Validation:
+        """Returns a callback that uses features if the head is trained on features."""
+        setup = self.setup
+        return Validation(
+            setup.classifier,
+            pipeline.evaluation_batches(self.inputs.val(segment), setup.metadata["val"]),
+            setup.tables["val"]["label"].to_numpy(np.int64),
+            setup.config.train.monitor,
+            self.workdir,
+            self.progress,
+            self.trainee.model if setup.num_views(segment) > 0 else None,
+        )
 
 
 class Trainee:

@@ -46,6 +46,14 @@ class WeightedLoss(keras.losses.Loss):
     times as large, a smoothing of 0.1 would move nearly half of the loss of a common class
     to rare ones. The mean is over the images, not over their weights. The loss is computed
     in float32, whatever the dtype of the logits.
+
+    Args:
+        class_weights: Weight of each class, [num_classes], not negative.
+        logit_shift: Added to the logits, [num_classes]; None for nothing.
+        label_smoothing: Share of each label that is distributed uniformly over all
+            classes, in [0, 1).
+        name: Name of the loss.
+        reduction: See `keras.losses.Loss`.
     """
 
     def __init__(
@@ -56,16 +64,6 @@ class WeightedLoss(keras.losses.Loss):
         name: str = "loss",
         reduction: str = "sum_over_batch_size",
     ):
-        """Stores the arguments.
-
-        Args:
-            class_weights: Weight of each class, [num_classes], not negative.
-            logit_shift: Added to the logits, [num_classes]; None for nothing.
-            label_smoothing: Share of each label that is distributed uniformly over all
-                classes, in [0, 1).
-            name: Name of the loss.
-            reduction: See `keras.losses.Loss`.
-        """
         super().__init__(name=name, reduction=reduction, dtype="float32")
         self.class_weights = [float(weight) for weight in class_weights]
         self.logit_shift = None if logit_shift is None else [float(x) for x in logit_shift]

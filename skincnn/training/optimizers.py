@@ -14,7 +14,7 @@ from skincnn.lookup import look_up
 from skincnn.training.schedules import SCHEDULES
 
 Optimizer: TypeAlias = keras.optimizers.Optimizer
-Kind: TypeAlias = tuple[type[Optimizer], dict[str, Any]]
+OptimizerSpec: TypeAlias = tuple[type[Optimizer], dict[str, Any]]
 """A Keras optimizer class and its specific arguments."""
 NO_WEIGHT_DECAY = r"(bias|gamma|beta|variable(_\d+)?)(:0)?$"
 """Names of variables without weight decay: biases, scales and offsets of normalization
@@ -23,7 +23,7 @@ layers, and the layer scales of ConvNeXt, which have no name. A Keras variable i
 match."""
 
 
-def sgd(config: OptimizerConfig) -> Kind:
+def sgd(config: OptimizerConfig) -> OptimizerSpec:
     """Stochastic gradient descent with momentum.
 
     Weight decay is decoupled here as well: an L2 penalty of x with momentum m corresponds
@@ -33,17 +33,17 @@ def sgd(config: OptimizerConfig) -> Kind:
     return keras.optimizers.SGD, arguments
 
 
-def adam(config: OptimizerConfig) -> Kind:
+def adam(config: OptimizerConfig) -> OptimizerSpec:
     """Kingma and Ba, Adam (2015), arXiv:1412.6980, if `weight_decay` is 0."""
     return keras.optimizers.Adam, {}
 
 
-def adamw(config: OptimizerConfig) -> Kind:
+def adamw(config: OptimizerConfig) -> OptimizerSpec:
     """Loshchilov and Hutter, Decoupled Weight Decay (2019), arXiv:1711.05101."""
     return keras.optimizers.AdamW, {}
 
 
-def lion(config: OptimizerConfig) -> Kind:
+def lion(config: OptimizerConfig) -> OptimizerSpec:
     """Chen et al., Symbolic Discovery of Optimization Algorithms (2023), arXiv:2302.06675.
 
     Needs a learning rate 3 to 10 times lower than AdamW, and a weight decay as much
@@ -52,7 +52,7 @@ def lion(config: OptimizerConfig) -> Kind:
     return keras.optimizers.Lion, {}
 
 
-OPTIMIZERS: dict[str, Callable[[OptimizerConfig], Kind]] = {
+OPTIMIZERS: dict[str, Callable[[OptimizerConfig], OptimizerSpec]] = {
     "sgd": sgd,
     "adam": adam,
     "adamw": adamw,
@@ -85,17 +85,17 @@ def build_optimizer(
         ConfigError: The optimizer or the schedule is unknown.
         ValueError: `layer_decay` is below 1 and `blocks` is missing.
     """
-    kind, arguments = look_up(OPTIMIZERS, config.name, "`optimizer.name`")(config)
+    cls, arguments = look_up(OPTIMIZERS, config.name, "`optimizer.name`")(config)
     schedule = look_up(SCHEDULES, config.schedule, "`optimizer.schedule`")
     clip = "clipnorm" if config.clip_by == "variable" else "global_clipnorm"
     if config.layer_decay < 1:
         if blocks is None:
             raise ValueError("`layer_decay` below 1 needs `blocks`. Received: None.")
-        kind = LAYER_WISE[config.name]
+        cls = LAYER_WISE[config.name]
         arguments |= {"layer_decay": config.layer_decay, "blocks": blocks}
     if _is_replicated():
-        kind = type(f"Summed{kind.__name__}", (ClipsSum, kind), {})
-    optimizer = kind(
+        cls = type(f"Summed{cls.__name__}", (ClipsSum, cls), {})
+    optimizer = cls(
         learning_rate=schedule(config, learning_rate, steps, warmup_steps),
         weight_decay=config.weight_decay,
         use_ema=config.ema_momentum > 0,
@@ -114,6 +114,12 @@ class LayerWise:
     Weight decay is scaled by the same factor, as with one optimizer per block. As in Keras,
     gradients are clipped before and weights are averaged after the update.
 
+    Args:
+        layer_decay: Factor of the learning rate from each block to the next, in (0, 1].
+        blocks: Path of each trainable variable to its block, counted from 0.
+        weight_decay: See `build_optimizer`.
+        **kwargs: Passed to the Keras optimizer.
+
     References:
         Bao et al., BEiT (2022), arXiv:2106.08254; Clark et al., ELECTRA (2020),
         arXiv:2003.10555.
@@ -127,14 +133,6 @@ class LayerWise:
         weight_decay: float | None = None,
         **kwargs: Any,
     ):
-        """Stores the arguments.
-
-        Args:
-            layer_decay: Factor of the learning rate from each block to the next, in (0, 1].
-            blocks: Path of each trainable variable to its block, counted from 0.
-            weight_decay: See `build_optimizer`.
-            **kwargs: Passed to the Keras optimizer.
-        """
         super().__init__(weight_decay=0.0, **kwargs)  # type: ignore[call-arg]
         # Keras would use the same rate for all weights; see `update_step`.
         self.weight_decay: float | None = None
@@ -204,8 +202,8 @@ def _is_replicated() -> bool:
     return bool(tf.distribute.has_strategy())
 
 
-def _layer_wise(kind: type[Optimizer]) -> type[Optimizer]:
-    subclass = type(f"LayerWise{kind.__name__}", (LayerWise, kind), {})
+def _layer_wise(cls: type[Optimizer]) -> type[Optimizer]:
+    subclass = type(f"LayerWise{cls.__name__}", (LayerWise, cls), {})
     return keras.saving.register_keras_serializable("skincnn")(subclass)
 
 

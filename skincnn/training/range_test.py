@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,15 +46,10 @@ def lr_range_test(setup: TrainingSetup) -> RangeTest:
     """Trains with growing learning rates, and suggests one; changes the classifier.
 
     The learning rate grows by the same factor in each of at most `NUM_STEPS` steps, until
-    the loss diverges. `suggest` returns the peak of the schedule. It is tested in the
-    stage with the highest learning rate of those that train more than the head, starting
-    from the weights of the first stage.
+    the loss diverges. The stage is that of `choose_stage`, with initial weights.
 
     Args:
         setup: What to train, on one device; its learning rates and schedule are ignored.
-
-    Raises:
-        ConfigError: The device's memory is full.
 
     References:
         Smith, Cyclical Learning Rates for Training Neural Networks (2017),
@@ -62,7 +57,7 @@ def lr_range_test(setup: TrainingSetup) -> RangeTest:
     """
     index = choose_stage(setup.stages)
     with setup.scope():
-        losses = train_at_rates(setup, index, growing_rates(), is_diverged)
+        losses = train_at_rates(setup, index)
     rates = growing_rates()[: len(losses)]
     rate = suggest(rates, losses)
     name = "learning_rate"
@@ -80,25 +75,14 @@ def lr_range_test(setup: TrainingSetup) -> RangeTest:
     )
 
 
-def train_at_rates(
-    setup: TrainingSetup,
-    stage: int,
-    rates: npt.NDArray[np.float64],
-    is_over: Callable[[Sequence[float]], bool],
-) -> list[float]:
-    """Returns the loss of one training step at each learning rate; writes nothing.
+def train_at_rates(setup: TrainingSetup, stage: int) -> list[float]:
+    """Returns the loss of one training step at each learning rate until it diverges.
 
     Layers, loss and images are those at the start of a stage. The weights are those at the
     start of the training, and are changed.
-
-    Args:
-        setup: What to train.
-        stage: Index of the stage.
-        rates: At least two learning rates with a constant ratio.
-        is_over: Whether to stop, given the losses so far.
     """
     segment = next(part for part in setup.segments() if part.stage == stage)
-    start = segment.epochs.start
+    start, rates = segment.epochs.start, growing_rates()
     num_epochs = -(-len(rates) // setup.steps_per_epoch)
     segment = dataclasses.replace(segment, epochs=range(start, start + num_epochs))
     inputs, trainee = Inputs(setup), Trainee(setup)
@@ -117,7 +101,7 @@ def train_at_rates(
         for images, labels in batches.as_numpy_iterator():
             logs = model.train_on_batch(images, labels, return_dict=True)
             losses.append(float(logs["loss"]))
-            if is_over(losses):
+            if is_diverged(losses):
                 break
     return losses
 
@@ -177,8 +161,5 @@ def choose_stage(stages: Sequence[Stage]) -> int:
     """
     return max(
         range(len(stages)),
-        key=lambda index: (
-            stages[index].trainable_blocks != 0,
-            stages[index].learning_rate,
-        ),
+        key=lambda i: (stages[i].trainable_blocks != 0, stages[i].learning_rate),
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 
@@ -20,25 +19,15 @@ from skincnn.inference.run_dir import CONFIG_FILE, MODEL_FILE, RUN_FILE, RunInfo
 from skincnn.model.classifier import build_classifier
 from skincnn.records import write_record
 from skincnn.training.callbacks import explain_write_errors
-from skincnn.training.checkpoints import versions
+from skincnn.training.checkpoints import describe_changes, versions
 from skincnn.training.devices import dtype_policy
 from skincnn.training.fitting import FitResult, fit
 from skincnn.training.provenance import provenance
 from skincnn.training.setup import DatasetInfo, TrainingSetup, check, prepare
 
 PRODUCTS = (
-    CONFIG_FILE,
-    RUN_FILE,
-    "history.csv",
-    "logs",
-    "checkpoints",
-    MODEL_FILE,
-    "predictions",
-    "results",
-    "ood.npz",
-    "report.html",
-    "README.md",
-    "figures",
+    *(CONFIG_FILE, RUN_FILE, "history.csv", "logs", "checkpoints", MODEL_FILE),
+    *("predictions", "results", "ood.npz", "report.html", "README.md", "figures"),
     "export",
 )
 """The files of a run directory; --overwrite removes these and no others."""
@@ -152,31 +141,12 @@ def clear(workdir: Path, products: Sequence[str] = PRODUCTS) -> None:
             path.unlink(missing_ok=True)
 
 
-def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yields path, old and new value of each difference between two nested dictionaries.
-
-    Args:
-        old: Any value, or a dictionary of nested dictionaries.
-        new: Likewise.
-        where: Path of both, with a dot before it.
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted({*old, *new}):
-            yield from differences(old.get(name), new.get(name), f"{where}.{name}")
-    elif old != new:
-        yield where.removeprefix("."), old, new
-
-
 def _check_config(path: Path, config: Config) -> None:
     """Checks that the run to resume has this configuration."""
-    changed = [
-        f"{name} {old!r} (now {new!r})"
-        for name, old, new in differences(read_config(path).to_dict(), config.to_dict())
-    ]
-    if changed:
+    if changes := describe_changes(read_config(path).to_dict(), config.to_dict()):
         raise ConfigError(
             f"The run in {path.parent} was started with another configuration: "
-            f"{', '.join(changed)}. Expected the same preset and flags with --resume, or "
+            f"{changes}. Expected the same preset and flags with --resume, or "
             f"--config {path}."
         )
 

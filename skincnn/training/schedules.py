@@ -82,7 +82,14 @@ warm-up steps."""
 
 @keras.saving.register_keras_serializable("skincnn")
 class StepDecay(Schedule):
-    """A linear warm-up, then a learning rate that drops by a factor at boundaries."""
+    """A linear warm-up, then a learning rate that drops by a factor at boundaries.
+
+    Args:
+        learning_rate: Peak learning rate.
+        boundaries: Steps, counted from 0, at which the learning rate is multiplied.
+        factor: The factor at each boundary.
+        warmup_steps: The step at which the peak is reached.
+    """
 
     def __init__(
         self,
@@ -91,14 +98,6 @@ class StepDecay(Schedule):
         factor: float,
         warmup_steps: int = 0,
     ):
-        """Stores the arguments.
-
-        Args:
-            learning_rate: Peak learning rate.
-            boundaries: Steps, counted from 0, at which the learning rate is multiplied.
-            factor: The factor at each boundary.
-            warmup_steps: The step at which the peak is reached.
-        """
         self.learning_rate = learning_rate
         self.boundaries = list(boundaries)
         self.factor = factor
@@ -127,16 +126,15 @@ class StepDecay(Schedule):
 
 @keras.saving.register_keras_serializable("skincnn")
 class OneCycle(Schedule):
-    """A learning rate that rises and falls once, each along half a cosine."""
+    """A learning rate that rises and falls once, each along half a cosine.
+
+    Args:
+        learning_rate: Peak learning rate.
+        steps: The step from which the learning rate is constant.
+        warmup_steps: The step of the peak, in 0..steps.
+    """
 
     def __init__(self, learning_rate: float, steps: int, warmup_steps: int):
-        """Stores the arguments.
-
-        Args:
-            learning_rate: Peak learning rate.
-            steps: The step from which the learning rate is constant.
-            warmup_steps: The step of the peak, in 0..steps.
-        """
         self.learning_rate = learning_rate
         self.steps = steps
         self.warmup_steps = warmup_steps

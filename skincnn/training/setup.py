@@ -130,7 +130,9 @@ class TrainingSetup:
         return {
             "data": {name: pipeline.fingerprint(x) for name, x in self.tables.items()},
             "versions": versions(),
-            "computation": self.devices.fingerprint,
+            "backend": keras.backend.backend(),
+            "precision": self.devices.precision,
+            "num_devices": len(self.devices.names),
         }
 
     def checkpoints(self, workdir: Path) -> Checkpoints:

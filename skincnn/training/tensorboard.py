@@ -39,16 +39,14 @@ class ConfusionImages(keras.callbacks.Callback):
     """Writes the validation confusion matrix after each epoch that is the best so far.
 
     Must run after `Validation`.
+
+    Args:
+        validation: The callback with the predictions.
+        class_names: Names of the classes, in order.
+        folder: Where to write the event files.
     """
 
     def __init__(self, validation: Validation, class_names: Sequence[str], folder: Path):
-        """Stores the arguments.
-
-        Args:
-            validation: The callback with the predictions.
-            class_names: Names of the classes, in order.
-            folder: Where to write the event files.
-        """
         super().__init__()
         self.validation = validation
         self.class_names = class_names
