@@ -244,7 +244,7 @@ def test_51_weights_of_another_network_are_rejected_before_training(
         *("--workdir", tmp_path / "run", "--data-dir", data_dir),
     )
     assert done.returncode == 2, done.stderr
-    assert "does not hold the weights of mobilenet" in done.stderr
+    assert "does not contain the weights of mobilenet" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -42,17 +42,13 @@ def write_saved_model(
     """
     orientations = ORIENTATIONS[tta]
 
-    def from_bytes(
-        image_bytes: tf.Tensor, *clinical_metadata: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+    def from_bytes(image_bytes: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:
         def read(config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
             return read_images(image_bytes, config)
 
-        return _predict(networks, orientations, rule, read, clinical_metadata)
+        return _predict(networks, orientations, rule, read, metadata)
 
-    def from_images(
-        images: tf.Tensor, *clinical_metadata: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+    def from_images(images: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:
         def read(config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
             size = (config.image_size, config.image_size, 3)
             preprocessed = tf.map_fn(
@@ -62,7 +58,7 @@ def write_saved_model(
             )
             return preprocessed, tf.ones(tf.shape(images)[:1], tf.bool)
 
-        return _predict(networks, orientations, rule, read, clinical_metadata)
+        return _predict(networks, orientations, rule, read, metadata)
 
     metadata = METADATA_SIGNATURE if use_clinical_metadata(networks) else ()
     archive = keras.export.ExportArchive()
