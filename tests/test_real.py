@@ -7,7 +7,6 @@ or in the folder SKINCNN_SHARED; otherwise these tests are skipped.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 import zipfile
@@ -25,6 +24,8 @@ from test_run import check_export
 from skincnn.data.datasets import prepare_dataset
 from skincnn.data.leakage import sibling_shares
 from skincnn.data.splits import image_folds
+from skincnn.evaluation.results import SplitResult, read_result
+from skincnn.inference.run_dir import read_run_info
 from tfds_ham10000 import download, sources
 from tfds_ham10000.folds import PUBLISHED_FILE, assign_images, published_assignments
 from tfds_ham10000.layouts import HAM10000_COLUMNS
@@ -215,10 +216,10 @@ def test_real_images_from_build_to_export(tmp_path: Path) -> None:
     assert trained.returncode == 0, trained.stderr
     assert "SYNTHETIC" not in trained.stdout
     assert "SYNTHETIC" not in (workdir / "report.html").read_text()
-    report = json.loads((workdir / "report.json").read_text())
-    assert report["audit"]["num_shared_lesions"] == 0
+    assert read_run_info(workdir).audit.num_shared_lesions == 0
     # Chance is 1/7; seven epochs on 230 images with ImageNet weights are far above.
-    assert report["splits"]["val"]["metrics"]["balanced_accuracy"]["value"] > 0.3
+    validation = read_result(workdir, "val", SplitResult)
+    assert validation.metrics["balanced_accuracy"].value > 0.3
     check_export(workdir, data_dir, tmp_path)
 
 

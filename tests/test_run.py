@@ -1,4 +1,4 @@
-"""One tiny run through `scripts/train.py`, and the ways in which a run is refused."""
+"""A tiny run through `scripts/train.py`, and invalid input."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from skincnn.classes import HAM10000
 from skincnn.clinical_metadata import CLINICAL_COLUMNS, CLINICAL_FEATURES
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
-from skincnn.evaluation.comparison import read_run
+from skincnn.evaluation.compared_runs import describe_provenance, read_compared_run
+from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.inference.predictions import read_predictions
 from skincnn.inference.run_dir import read_run_info
 from skincnn.metrics.calibration import apply_temperature
-from skincnn.reporting.report_text import trained_by
+from skincnn.reporting.load import load_results
 from skincnn.serving.export import ExportSpec, read_rule
 from skincnn.serving.export_info import info_path, read_export_info
 from skincnn.training.provenance import provenance
@@ -36,16 +37,19 @@ PROBABILITIES = [f"probability_{name}" for name in NAMES]
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 
 
-def test_the_folder_holds_all_that_was_promised(run: Run) -> None:
+def test_the_run_directory_is_complete(run: Run) -> None:
     workdir, done = run
     for name in (
         "config.json",
-        "metadata.json",
+        "run.json",
         "history.csv",
         "model.keras",
         "predictions/val.csv",
         "predictions/test.csv",
-        "report.json",
+        "results/val.json",
+        "results/test.json",
+        "results/ood.json",
+        "results/export.saved_model.json",
         "report.html",
         "README.md",
         "figures/confusion_matrix_test.png",
@@ -55,80 +59,76 @@ def test_the_folder_holds_all_that_was_promised(run: Run) -> None:
     ):
         assert (workdir / name).stat().st_size > 0
     assert list((workdir / "logs").rglob("events.out*"))
-    best = json.loads((workdir / "metadata.json").read_text())["best_epoch"]
+    best = read_run_info(workdir).best_epoch
     kept = [path.name for path in (workdir / "checkpoints").iterdir()]
     assert kept == [f"best-{best:05d}.weights.h5"]
     assert not list(workdir.rglob(".tmp*"))
     assert f"report  {workdir / 'report.html'}" in done.stdout
     assert f"model   {workdir / 'export/skincnn/1'}" in done.stdout
     assert "Epoch 3/3" in done.stdout
-    for line in ("balanced accuracy", "macro f1", "accuracy", "recall"):
+    for line in ("balanced accuracy", "macro F1", "accuracy", "recall"):
         assert line in done.stdout
     config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
     assert (config.data.dataset, config.train.epochs) == ("demo_tiny", 3)
 
 
 def test_code_and_hardware_are_recorded(run: Run) -> None:
-    found = read_run_info(run[0]).provenance
-    assert found == provenance()
-    said = trained_by(found)
-    assert f"| trained by | {said} |" in (run[0] / "README.md").read_text()
-    assert f"minutes of training ({said})." in (run[0] / "report.html").read_text()
-    assert read_run(run[0], "test").trained_by == said
+    recorded = read_run_info(run[0]).provenance
+    assert recorded == provenance()
+    text = describe_provenance(recorded)
+    for name in ("README.md", "report.html"):
+        assert text in (run[0] / name).read_text()
+    assert read_compared_run(run[0], "test").trained_by == text
 
 
-def test_nothing_but_what_matters_is_printed(run: Run) -> None:
+def test_library_messages_are_not_printed(run: Run) -> None:
     noise = ("WARNING", "Warning", "oneDNN", "cuda", "cuInit", "absl", "Traceback")
     assert not [
         line for line in run[1].stderr.splitlines() if any(n in line for n in noise)
     ]
 
 
-def test_made_up_pictures_are_called_so_everywhere(run: Run) -> None:
+def test_synthetic_images_are_marked_everywhere(run: Run) -> None:
     workdir, done = run
     assert "SYNTHETIC" in done.stdout
-    assert "SYNTHETIC pictures, rendered by code" in (workdir / "report.html").read_text()
-    assert json.loads((workdir / "report.json").read_text())["synthetic"] is True
-    assert json.loads((workdir / "metadata.json").read_text())["synthetic"] is True
-    served = workdir / "export/skincnn/1/assets.extra/metadata.json"
-    assert json.loads(served.read_text())["synthetic"] is True
+    for name in ("README.md", "report.html"):
+        assert "SYNTHETIC images, rendered by code" in (workdir / name).read_text()
+    assert read_run_info(workdir).synthetic
+    assert read_export_info(info_path(workdir / "export/skincnn/1")).synthetic
     table = pd.read_csv(workdir / "predictions/test.csv")
     assert (table["dataset"] == "synthetic").all()
 
 
-def test_the_report_is_made_from_the_predictions_table(run: Run) -> None:
+def test_the_results_equal_scores_of_the_predictions_table(run: Run) -> None:
     workdir, _ = run
-    report = json.loads((workdir / "report.json").read_text())
     for split in ("val", "test"):
         table = pd.read_csv(workdir / f"predictions/{split}.csv")
         predicted = np.array(NAMES)[table[PROBABILITIES].to_numpy().argmax(axis=1)]
-        scores = report["splits"][split]
-        assert scores["num_images"] == len(table)
+        result = read_result(workdir, split, SplitResult)
+        assert result.num_images == len(table)
         np.testing.assert_allclose(table[PROBABILITIES].sum(axis=1), 1, atol=1e-5)
         expected = confusion_matrix(table["label"], predicted, labels=NAMES)
-        np.testing.assert_array_equal(scores["confusion_matrix"], expected)
-        value = scores["metrics"]["balanced_accuracy"]
-        assert value["value"] == pytest.approx(
+        np.testing.assert_array_equal(result.confusion_matrix, expected)
+        assert result.metrics["balanced_accuracy"].value == pytest.approx(
             balanced_accuracy_score(table["label"], predicted), abs=1e-6
         )
-        # Of so few lesions most resamples lack a class: the mean has no interval.
-        found = scores["metrics"]["accuracy"]
-        assert found["low"] <= found["value"] <= found["high"]
+        # With so few lesions most resamples lack a class, so a mean has no interval.
+        accuracy = result.metrics["accuracy"]
+        assert accuracy.low <= accuracy.value <= accuracy.high
 
 
-def test_the_best_epoch_on_validation_is_what_is_kept(run: Run) -> None:
+def test_the_best_epoch_on_validation_is_kept(run: Run) -> None:
     workdir, _ = run
     history = pd.read_csv(workdir / "history.csv")
-    report = json.loads((workdir / "report.json").read_text())
     best = history["val_balanced_accuracy"].max()
     first = int(history.loc[history["val_balanced_accuracy"].idxmax(), "epoch"])
-    assert report["best_epoch"] == first
-    kept = report["splits"]["val"]["metrics"]["balanced_accuracy"]["value"]
-    assert kept == pytest.approx(best, abs=1e-6)
+    assert read_run_info(workdir).best_epoch == first
+    result = read_result(workdir, "val", SplitResult)
+    assert result.metrics["balanced_accuracy"].value == pytest.approx(best, abs=1e-6)
     assert history["epoch"].tolist() == [1, 2, 3]
 
 
-def test_the_model_file_needs_keras_alone_and_gives_the_predictions(
+def test_the_model_file_needs_only_keras_and_gives_the_predictions(
     run: Run, data_dir: Path
 ) -> None:
     workdir, _ = run
@@ -183,31 +183,31 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import numpy as np, tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])
-patients = {name: tf.constant(cells) for name, cells in json.loads(sys.argv[2]).items()}
+metadata = {name: tf.constant(cells) for name, cells in json.loads(sys.argv[2]).items()}
 files = [open(name, "rb").read() for name in sys.argv[3:]]
-answer = model.signatures["serving_default"](image_bytes=tf.constant(files), **patients)
+outputs = model.signatures["serving_default"](image_bytes=tf.constant(files), **metadata)
 print(json.dumps({
     key: [v.decode() if isinstance(v, bytes) else v for v in np.ravel(value).tolist()]
-    for key, value in answer.items()
+    for key, value in outputs.items()
 }))
 """
 
 
 def serve_outside_the_project(
     saved_model: Path,
-    pictures: dict[str, bytes],
+    images: dict[str, bytes],
     folder: Path,
-    patients: dict[str, list[object]],
+    metadata: dict[str, list[object]],
 ) -> dict[str, np.ndarray]:
-    """Answers by a process that has TensorFlow and knows nothing of this project."""
+    """Returns the outputs of a process that has TensorFlow but not this project."""
     paths = []
-    for name, content in pictures.items():
+    for name, content in images.items():
         paths.append(folder / f"{name}.jpg")
         paths[-1].write_bytes(content)
     done = subprocess.run(
-        # -I: neither the working folder nor PYTHONPATH is searched.
+        # -I: neither the working directory nor PYTHONPATH is searched.
         [
-            *(sys.executable, "-I", "-c", CLIENT, str(saved_model), json.dumps(patients)),
+            *(sys.executable, "-I", "-c", CLIENT, str(saved_model), json.dumps(metadata)),
             *map(str, paths),
         ],
         capture_output=True,
@@ -215,18 +215,18 @@ def serve_outside_the_project(
         cwd=folder,
     )
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    count = len(pictures)
+    outputs = json.loads(done.stdout)
+    count = len(images)
     return {
         key: np.array(value).reshape((count, 7) if len(value) > count else (count,))
-        for key, value in answer.items()
+        for key, value in outputs.items()
     }
 
 
 def check_export(
     workdir: Path, data_dir: Path, folder: Path, columns: tuple[str, ...] = ()
 ) -> None:
-    """Compares 20 test pictures, served outside the project, with predictions/test.csv."""
+    """Compares 20 test images, served outside the project, with predictions/test.csv."""
     import tensorflow_datasets as tfds
 
     config = json.loads((workdir / "config.json").read_text())["data"]
@@ -235,12 +235,12 @@ def check_export(
         split=f"fold_{config['test_folds'][0]}",
         decoders={"image": tfds.decode.SkipDecoding()},
     ).take(20)
-    pictures = {row["image_id"].decode(): row["image"] for row in tfds.as_numpy(rows)}
+    images = {row["image_id"].decode(): row["image"] for row in tfds.as_numpy(rows)}
     table = read_predictions(workdir / "predictions/test.csv").set_index("image_id")
-    table = table.loc[list(pictures)]
+    table = table.loc[list(images)]
     saved_model = workdir / "export/skincnn/1"
-    patients = {name: table[name].tolist() for name in columns}
-    outputs = serve_outside_the_project(saved_model, pictures, folder, patients)
+    metadata = {name: table[name].tolist() for name in columns}
+    outputs = serve_outside_the_project(saved_model, images, folder, metadata)
     expected = table[PROBABILITIES].to_numpy()
     assert np.abs(outputs["uncalibrated_probabilities"] - expected).max() < 1e-3
     rule = read_rule(ExportSpec(workdir=workdir))
@@ -264,13 +264,13 @@ def check_export(
     assert (outputs["status"] == "ok").all()
 
 
-def test_the_export_serves_what_was_evaluated(
+def test_the_export_gives_the_evaluated_predictions(
     run: Run, data_dir: Path, tmp_path: Path
 ) -> None:
     check_export(run[0], data_dir, tmp_path)
 
 
-def test_the_export_takes_image_tensors_and_answers_alike_twice(run: Run) -> None:
+def test_the_export_takes_image_tensors_and_is_deterministic(run: Run) -> None:
     model = tf.saved_model.load(str(run[0] / "export/skincnn/1"))
     images = tf.constant(
         np.random.default_rng(0).integers(0, 256, (2, 50, 70, 3)), tf.uint8
@@ -282,7 +282,7 @@ def test_the_export_takes_image_tensors_and_answers_alike_twice(run: Run) -> Non
     np.testing.assert_allclose(first.sum(axis=1), 1, atol=1e-5)
 
 
-def test_a_model_that_is_told_of_patients_is_trained_and_served(
+def test_a_model_with_clinical_metadata_is_trained_and_served(
     data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
@@ -302,30 +302,31 @@ def test_a_model_that_is_told_of_patients_is_trained_and_served(
     assert {"image_bytes", "images", *CLINICAL_COLUMNS} == set(info.inputs)
     assert {"female", "male", "unknown"} <= set(info.vocabularies["sex"])
     assert {"back", "head/neck"} <= set(info.vocabularies["localization"])
-    # What is said of the patient matters, with pixels as well as with files.
+    # Clinical metadata changes the prediction for image tensors as well as for files.
     model = tf.saved_model.load(str(saved_model))
 
-    def ask(age: float, sex: str, site: str) -> np.ndarray:
-        answer = model.signatures["images"](
+    def predict(age: float, sex: str, site: str) -> np.ndarray:
+        outputs = model.signatures["images"](
             images=tf.zeros((1, 40, 40, 3), tf.uint8),
             age=tf.constant([age]),
             sex=tf.constant([sex]),
             localization=tf.constant([site]),
         )
-        return answer["probabilities"].numpy()
+        return outputs["probabilities"].numpy()
 
-    np.testing.assert_array_equal(ask(np.nan, "", ""), ask(np.nan, "Unknown", "unknown"))
-    assert np.abs(ask(80.0, "male", "face") - ask(np.nan, "", "")).max() > 1e-4
+    unknown = predict(np.nan, "", "")
+    np.testing.assert_array_equal(unknown, predict(np.nan, "Unknown", "unknown"))
+    assert np.abs(predict(80.0, "male", "face") - unknown).max() > 1e-4
     with pytest.raises(tf.errors.InvalidArgumentError, match="localization must be one of"):
-        ask(80.0, "male", "knee")
+        predict(80.0, "male", "knee")
 
 
-def test_evaluate_makes_the_same_report_again(
+def test_evaluate_repeats_the_same_results(
     run: Run, data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(run[0], workdir)
-    for name in ("report.json", "report.html", "predictions/test.csv"):
+    for name in ("results/test.json", "report.html", "predictions/test.csv"):
         (workdir / name).unlink()
     done = run_here("evaluate.py", workdir, "--data-dir", data_dir)
     assert done.returncode == 0, done.stderr
@@ -334,7 +335,7 @@ def test_evaluate_makes_the_same_report_again(
     assert read_timeless(workdir) == read_timeless(run[0])
 
 
-def test_a_changed_model_file_is_refused(run: Run, data_dir: Path, tmp_path: Path) -> None:
+def test_a_changed_model_file_is_rejected(run: Run, data_dir: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(run[0], workdir)
     content = bytearray((workdir / "model.keras").read_bytes())
@@ -345,10 +346,10 @@ def test_a_changed_model_file_is_refused(run: Run, data_dir: Path, tmp_path: Pat
     assert "has changed since it was written" in done.stderr
 
 
-def test_overwriting_replaces_the_run_and_spares_other_files(
+def test_overwriting_replaces_the_run_and_keeps_other_files(
     run: Run, data_dir: Path, tmp_path: Path
 ) -> None:
-    """And a split by image says how leaky it is."""
+    """A split by image also reports its leakage."""
     workdir = tmp_path / "copy"
     shutil.copytree(run[0], workdir)
     (workdir / "my notes.txt").write_text("keep")
@@ -363,22 +364,23 @@ def test_overwriting_replaces_the_run_and_spares_other_files(
     assert len(pd.read_csv(workdir / "history.csv")) == 1
     assert [p.name for p in (workdir / "export/skincnn").iterdir()] == ["1"]
 
-    report = json.loads((workdir / "report.json").read_text())
-    share = report["audit"]["share_test_images"]
+    results = load_results(workdir)
+    share = results.info.audit.share_test_images
     assert 0 < share < 1
-    assert f"SPLIT BY IMAGE: {share:.0%} of the test pictures" in done.stdout
-    assert "SPLIT BY IMAGE" in (workdir / "report.html").read_text()
-    assert report["splits"]["test"]["num_images"] == report["splits"]["test"]["num_lesions"]
+    for text in (done.stdout, (workdir / "report.html").read_text()):
+        assert "SPLIT BY IMAGE" in text
+        assert f"{100 * share:.0f} %" in text
+    assert results.headline.num_images == results.headline.num_lesions
 
 
-def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
+def test_folders_of_own_images_are_trained_evaluated_and_exported(tmp_path: Path) -> None:
     for position, name in enumerate(("0", "Melanoma", "wart")):
         for number in range(24):
             folder = tmp_path / "mine" / ("Train" if number < 20 else "Test") / name
             folder.mkdir(parents=True, exist_ok=True)
             content = jpeg(100 * position + number, (48, 40))
             (folder / f"{number}.jpg").write_bytes(content)
-    # Those who made the folders put some of the training's pictures into the test.
+    # Some training images are in the test folder as well.
     for number in range(20, 28):
         content = jpeg(100 + number - 20, (48, 40))
         (tmp_path / f"mine/Test/Melanoma/again {number}.jpg").write_bytes(content)
@@ -399,26 +401,25 @@ def test_folders_of_one_s_own_pictures_go_the_whole_way(tmp_path: Path) -> None:
     assert set(table["label"]) == {"0", "Melanoma", "wart"}
     assert table["age"].isna().all()
     served = tf.saved_model.load(str(workdir / "export/skincnn/1"))
-    answer = served.signatures["serving_default"](image_bytes=tf.constant([jpeg(0)]))
-    assert [name.decode() for name in answer["class_names"].numpy()[0]] == [
+    outputs = served.signatures["serving_default"](image_bytes=tf.constant([jpeg(0)]))
+    assert [name.decode() for name in outputs["class_names"].numpy()[0]] == [
         *("0", "Melanoma", "wart")
     ]
-    # Nobody knows whether a "0" is malignant.
-    assert np.isnan(answer["malignant_probability"].numpy()).all()
+    # Whether a "0" is malignant is unknown.
+    assert np.isnan(outputs["malignant_probability"].numpy()).all()
     done = run_here("evaluate.py", workdir, *where, "--split", "test_official")
     assert done.returncode == 0, done.stderr
-    report = json.loads((workdir / "report.json").read_text())
-    assert report["headline"] == "test_official"
-    assert report["splits"]["test_official"]["num_images"] == 20
+    result = read_result(workdir, "test_official", SplitResult)
+    assert result.num_images == 20
     assert len(read_predictions(workdir / "predictions/test_official.csv")) == 20
-    leaky = report["splits"]["test_official"]["audit"]["num_leaky_images"]
+    leaky = result.leakage.num_leaky_images
     assert 0 < leaky <= 8
-    assert f"LEAK: {leaky} of the 20 pictures of test official" in done.stdout
-    assert "DO NOT TRUST" in (workdir / "report.html").read_text()
-    assert set(report["unknown"]["splits"]) == {"test", "test_official"}
+    for text in (done.stdout, (workdir / "report.html").read_text()):
+        assert f"LEAKAGE: {leaky} of the 20 images" in text
+    assert (workdir / "results/test_official.ood.json").exists()
     done = run_here("evaluate.py", workdir, *where, "--split", "fold_0")
     assert done.returncode == 2
-    assert "Received: fold_0, which was trained on" in done.stderr
+    assert "Received: fold_0, which was used for training" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 import math
 import signal
 import subprocess
@@ -38,6 +37,7 @@ from skincnn.config import (
 )
 from skincnn.data import pipeline
 from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
+from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.files import locked
 from skincnn.inference.run_dir import DeviceInfo
 from skincnn.model.classifier import build_classifier
@@ -691,8 +691,8 @@ def test_a_killed_search_has_the_same_leaderboard_after_resuming(
         *("--workdir", tmp_path / "run"),
     )
     assert trained.returncode == 0, trained.stderr
-    report = json.loads((tmp_path / "run/report.json").read_text())
-    score = report["splits"]["val"]["metrics"]["balanced_accuracy"]["value"]
+    validation = read_result(tmp_path / "run", "val", SplitResult)
+    score = validation.metrics["balanced_accuracy"].value
     assert score == pytest.approx(read_leaderboard(killed)["score"][0], abs=1e-6)
 
 

@@ -190,7 +190,7 @@ def importance(positions: dict[str, Positions], scores: Positions) -> dict[str, 
     `MIN_FOR_IMPORTANCE` trials, or if the forest learns nothing.
 
     References:
-        Breiman, Random Forests (2001), Machine Learning 45.
+        Breiman (2001), Machine Learning 45:5-32.
     """
     if len(scores) < MIN_FOR_IMPORTANCE or not positions:
         return {}
