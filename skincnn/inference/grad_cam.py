@@ -36,12 +36,9 @@ class GradCam:
     def __init__(self, classifier: keras.Model):
         """Builds the model of the feature maps; Keras compiles it at the first call.
 
-        Args:
-            classifier: A model of `build_classifier`, or another one with the same names of
-                inputs that ends in global average pooling and a dense layer.
-
         Raises:
-            ConfigError: The classifier has another structure.
+            ConfigError: The classifier does not end in global average pooling and a dense
+                layer.
         """
         pooling, self._dense = _find_head(classifier)
         self._features = keras.Model(classifier.input, pooling.input, name="feature_maps")

@@ -176,12 +176,7 @@ def weighted(per_class: MetricFunction) -> MetricFunction:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of all classes together.
-
-    Attributes:
-        function: Computes the metric of a sample.
-        higher_is_better: Whether larger values are better.
-    """
+    """A metric of all classes together."""
 
     function: MetricFunction
     higher_is_better: bool = True

@@ -16,12 +16,7 @@ from skincnn.metrics.sample import Flags, Floats, Labels, Scores, divide, roc_po
 
 @dataclass(frozen=True)
 class Target:
-    """A set of classes to detect, scored by the sum of their probabilities.
-
-    Attributes:
-        name: "melanoma" or "malignant".
-        classes: Indices of the classes.
-    """
+    """A set of classes to detect, such as "melanoma": their name and their indices."""
 
     name: str
     classes: tuple[int, ...]
@@ -37,12 +32,7 @@ class Target:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A rule that selects a threshold on the validation split.
-
-    Attributes:
-        metric: The metric that must reach `minimum`; the other one is maximized.
-        minimum: 0..1.
-    """
+    """Selects a threshold: `metric` reaches `minimum`, and the other one is maximized."""
 
     metric: Literal["sensitivity", "specificity"]
     minimum: float
@@ -92,8 +82,7 @@ def find_targets(class_names: Sequence[str]) -> dict[str, Target]:
 def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> float | None:
     """Returns the threshold of an operating point.
 
-    Of the thresholds that reach the minimum, it maximizes the other metric. It lies halfway
-    between two scores, so that rounding errors change no decision.
+    It lies halfway between two scores, so that rounding errors change no decision.
 
     Args:
         positive: Whether each image is positive, [num_images].
@@ -123,11 +112,7 @@ def rates(
 ) -> dict[str, Scores]:
     """Returns each of `RATES`, [num_resamples]; NaN if its denominator is 0.
 
-    Args:
-        positive: Whether each image is positive, [num_images].
-        score: Probability of the target, [num_images].
-        threshold: An image is predicted positive if its score is at least this.
-        weights: How often each image counts, [num_resamples, num_images].
+    See `score_operating_point`.
     """
     predicted = score >= threshold
     true_positives = weights @ (predicted & positive).astype(float)

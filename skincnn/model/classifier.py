@@ -49,26 +49,22 @@ def build_classifier(
         ConfigError: The backbone does not exist, or its weights cannot be loaded.
     """
     with seeded(seed):
-        return _build(config, num_classes, seed, fused)
-
-
-def _build(config: ModelConfig, num_classes: int, seed: int, fused: bool) -> keras.Model:
-    network = build_backbone(config.backbone, config.width_multiplier, config.weights)
-    network = clone(network, training_layer if fused else None)
-    network.name = BACKBONE_LAYER
-    for layer in _batch_norms(network):
-        layer.momentum = config.batch_norm_momentum
-    images = inputs = keras.Input((None, None, 3), name=IMAGES_LAYER)
-    scaled = _scale(images, find_backbone(config.backbone).scaling)
-    pooling = keras.layers.GlobalAveragePooling2D(name=POOLING_LAYER)
-    features = pooling(network(scaled))
-    features = keras.layers.Dropout(config.dropout, seed=seed)(features)
-    if config.clinical_metadata:
-        metadata = keras.Input((len(CLINICAL_FEATURES),), name="metadata")
-        inputs = {"images": images, "metadata": metadata}
-        features = keras.layers.Concatenate()([features, _encode(metadata, seed)])
-    logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(features)
-    return keras.Model(inputs, logits, name="classifier")
+        network = build_backbone(config.backbone, config.width_multiplier, config.weights)
+        network = clone(network, training_layer if fused else None)
+        network.name = BACKBONE_LAYER
+        for layer in _batch_norms(network):
+            layer.momentum = config.batch_norm_momentum
+        images = inputs = keras.Input((None, None, 3), name=IMAGES_LAYER)
+        scaled = _scale(images, find_backbone(config.backbone).scaling)
+        pooling = keras.layers.GlobalAveragePooling2D(name=POOLING_LAYER)
+        features = pooling(network(scaled))
+        features = keras.layers.Dropout(config.dropout, seed=seed)(features)
+        if config.clinical_metadata:
+            metadata = keras.Input((len(CLINICAL_FEATURES),), name="metadata")
+            inputs = {"images": images, "metadata": metadata}
+            features = keras.layers.Concatenate()([features, _encode(metadata, seed)])
+        logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(features)
+        return keras.Model(inputs, logits, name="classifier")
 
 
 def set_trainable(
@@ -178,11 +174,9 @@ def _encode(metadata: Any, seed: int) -> Any:
     """Returns features of the clinical metadata, [batch, METADATA_UNITS].
 
     In training the metadata of half of the images are dropped. Otherwise the head would
-    learn from them, which is easier, and neglect the image.
-
-    References:
-        Neverova et al., ModDrop (2014), arXiv:1501.00102; Pacheco and Krohling, The impact
-        of patient clinical information (2019), arXiv:1909.12912.
+    learn from them, which is easier, and neglect the image. Neverova et al., ModDrop
+    (2014), arXiv:1501.00102; Pacheco and Krohling, The impact of patient clinical
+    information (2019), arXiv:1909.12912.
     """
     hidden = keras.layers.Dense(METADATA_UNITS, "relu", name="metadata_hidden")(metadata)
     dropout = keras.layers.Dropout(

@@ -127,13 +127,8 @@ def _matrix(
 ) -> Tensor:
     """Returns [[a, b, right], [c, d, down], [0, 0, 1]] for each image.
 
-    Args:
-        a: [batch]; the others are [batch] or numbers.
-        b: Contribution of y to x.
-        c: Contribution of x to y.
-        d: Contribution of y to y.
-        right: Translation of x, in units of the longer side.
-        down: Translation of y, in units of the longer side.
+    `a` is [batch], the others are [batch] or numbers; `right` and `down` translate in units
+    of the longer side.
     """
     zeros = ops.zeros_like(a)
     rows = [a, b, right, c, d, down, 0.0, 0.0, 1.0]

@@ -73,9 +73,8 @@ def training_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     `FreezableDropout`, including the stochastic depth of EfficientNet (Huang et al., 2016,
     arXiv:1603.09382). Other layers keep their type.
     """
-    layer_type = type(layer)
-    if layer_type is keras.layers.BatchNormalization:
-        layer_type = FusedBatchNormalization
-    elif layer_type is keras.layers.Dropout:
-        layer_type = FreezableDropout
-    return layer_type.from_config(layer.get_config())
+    replacements = {
+        keras.layers.BatchNormalization: FusedBatchNormalization,
+        keras.layers.Dropout: FreezableDropout,
+    }
+    return replacements.get(type(layer), type(layer)).from_config(layer.get_config())
