@@ -84,14 +84,7 @@ AUGMENT_BOUNDS: dict[str, float] = {
 class AugmentConfig:
     """Random changes of the training images, computed on the device."""
 
-    parts: tuple[str, ...] = (
-        "flip",
-        "quarter_turn",
-        "rotate",
-        "zoom",
-        "light",
-        "color",
-    )
+    parts: tuple[str, ...] = ("flip", "quarter_turn", "rotate", "zoom", "light", "color")
     """Names of `AUGMENTATIONS`. Geometry (flip, quarter_turn, rotate, zoom, shift, shear)
     comes first, as one affine map; the others follow in the given order. A sensible order:
     hair, ruler, blur, sharpen, light, color, hue, erase."""

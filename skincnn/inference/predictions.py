@@ -143,14 +143,6 @@ def _find_fault(table: pd.DataFrame) -> str:
         )
     if table.empty:
         return "the table has no rows."
-    return (
-        _find_id_fault(table)
-        or _find_label_fault(table, names)
-        or _find_probability_fault(table, names)
-    )
-
-
-def _find_id_fault(table: pd.DataFrame) -> str:
     for column in ("image_id", "lesion_id"):
         blank = np.flatnonzero(table[column].str.strip() == "")
         if len(blank):
@@ -160,18 +152,15 @@ def _find_id_fault(table: pd.DataFrame) -> str:
                 "intervals would be wrong."
             )
     duplicates = table.loc[table["image_id"].duplicated(), "image_id"]
-    return f"image {duplicates.iloc[0]} occurs twice." if len(duplicates) else ""
-
-
-def _find_label_fault(table: pd.DataFrame, names: Sequence[str]) -> str:
-    unknown = ~table["label"].isin(names)
-    if not unknown.any():
-        return ""
-    row = table[unknown].iloc[0]
-    return (
-        f"image {row['image_id']} has the label {row['label']!r}. Expected one of: "
-        f"{', '.join(names)}."
-    )
+    if len(duplicates):
+        return f"image {duplicates.iloc[0]} occurs twice."
+    unknown = table[~table["label"].isin(names)]
+    if len(unknown):
+        return (
+            f"image {unknown['image_id'].iloc[0]} has the label "
+            f"{unknown['label'].iloc[0]!r}. Expected one of: {', '.join(names)}."
+        )
+    return _find_probability_fault(table, names)
 
 
 def _find_probability_fault(table: pd.DataFrame, names: Sequence[str]) -> str:

@@ -52,23 +52,18 @@ class RunInfo(Record):
 
     Attributes:
         kind: One model, an ensemble, or the models of a cross-validation.
-        skincnn: Version of this package.
-        versions: Package to version.
         device: What the model was trained on; None if there are several models.
         provenance: Code and hardware; None if they differ between models.
-        class_names: Names of the classes, in the order of the model's outputs.
-        synthetic: Whether the images are synthetic.
+        class_names: In the order of the model's outputs.
         dataset: Full name of the TFDS dataset.
         attribution: Source and licence of the images; "" for the user's own.
         stored_longest_side: Longest side of the stored images in pixels; None: original.
         audit: Result of the leakage audit; the largest counts of several models.
         preprocessing: Everything that determines how images are read.
-        data_fingerprint: Split to the fingerprint of its images and labels; empty for
-            several models.
+        data_fingerprint: By split, of its images and labels; empty for several models.
         class_counts: Class to its number of training images; empty for several models.
-        best_epoch: The epoch whose weights were kept, counted from 1; None for several
-            models.
-        num_parameters: Number of parameters of the model, or of all models of an ensemble.
+        best_epoch: The epoch that was kept, counted from 1; None for several models.
+        num_parameters: Of the model, or of all models of an ensemble.
         training_seconds: Training time, summed over all models.
         sha256: Name of a file in the run directory to its SHA-256.
         members: The models of an ensemble or a cross-validation; empty for a run.

@@ -33,6 +33,7 @@ from skincnn.config import (
 )
 
 NO_AUGMENTATION = AugmentConfig(parts=())
+RESNET50 = ModelConfig(backbone="resnet50", dropout=0.0)
 ORIENTATIONS = ("flip", "quarter_turn", "rotate")
 UNBALANCED = ImbalanceConfig(strategy="none")
 OVERSAMPLING = ImbalanceConfig(strategy="oversampling")
@@ -77,7 +78,7 @@ def resnet50_sgd() -> Config:
     return Config(
         data=DataConfig(dataset="folder", image_size=84),
         augment=NO_AUGMENTATION,
-        model=ModelConfig(backbone="resnet50", weights="imagenet", dropout=0.0),
+        model=RESNET50,
         imbalance=UNBALANCED,
         optimizer=_constant_rate("sgd", 0.01),
         train=TrainConfig(head_epochs=0, epochs=30),
@@ -155,7 +156,17 @@ def vgg19_stages() -> Config:
     Published score: accuracy .82, balanced accuracy .76, macro F1 .70, melanoma recall .52
     to .56 over both networks. Short-run score: macro F1 .496 [.442, .540].
     """
-    return _three_stages("vgg19")
+    stages = tuple(
+        StageConfig(trainable_blocks=-1, epochs=10, rate=rate) for rate in (1, 0.1, 0.01)
+    )
+    return Config(
+        data=DataConfig(dataset="isic2018", image_size=224),
+        augment=NO_AUGMENTATION,
+        model=ModelConfig(backbone="vgg19"),
+        imbalance=OVERSAMPLING,
+        optimizer=_constant_rate("adam", 1e-4),
+        train=TrainConfig(scenario="staged", stages=stages),
+    )
 
 
 def resnet50_stages() -> Config:
@@ -167,7 +178,7 @@ def resnet50_stages() -> Config:
     Cost: not measured; meant for a GPU.
     Published score: as `vgg19_stages`. Short-run score: not measured.
     """
-    return _three_stages("resnet50")
+    return dataclasses.replace(vgg19_stages(), model=ModelConfig(backbone="resnet50"))
 
 
 def resnet50_one_image() -> Config:
@@ -188,7 +199,7 @@ def resnet50_one_image() -> Config:
     return Config(
         data=DataConfig(dataset="isic2018", image_size=224, one_image_per_lesion="all"),
         augment=AugmentConfig(parts=ORIENTATIONS),
-        model=ModelConfig(backbone="resnet50", weights="imagenet", dropout=0.0),
+        model=RESNET50,
         imbalance=UNBALANCED,
         optimizer=_constant_rate("adam", 1e-4),
         train=TrainConfig(head_epochs=0, epochs=290, patience=50),
@@ -209,7 +220,14 @@ def resnet50_adam() -> Config:
     Published score: weighted F1 about .90 for both networks. Short-run score: macro F1 .425
     [.380, .465].
     """
-    return _adam("resnet50")
+    return Config(
+        data=DataConfig(dataset="isic2018", image_size=224),
+        augment=NO_AUGMENTATION,
+        model=RESNET50,
+        imbalance=OVERSAMPLING,
+        optimizer=_constant_rate("adam", 1e-3),
+        train=TrainConfig(head_epochs=0, epochs=10),
+    )
 
 
 def mobilenet_v2_adam() -> Config:
@@ -221,7 +239,8 @@ def mobilenet_v2_adam() -> Config:
     Cost: not measured; meant for a GPU.
     Published score: as `resnet50_adam`. Short-run score: not measured.
     """
-    return _adam("mobilenet_v2")
+    model = ModelConfig(backbone="mobilenet_v2", dropout=0.0)
+    return dataclasses.replace(resnet50_adam(), model=model)
 
 
 def _constant_rate(name: str, learning_rate: float) -> OptimizerConfig:
@@ -233,29 +252,4 @@ def _constant_rate(name: str, learning_rate: float) -> OptimizerConfig:
         warmup_epochs=0,
         weight_decay=0,
         clip_norm=0,
-    )
-
-
-def _three_stages(backbone: str) -> Config:
-    stages = tuple(
-        StageConfig(trainable_blocks=-1, epochs=10, rate=rate) for rate in (1, 0.1, 0.01)
-    )
-    return Config(
-        data=DataConfig(dataset="isic2018", image_size=224),
-        augment=NO_AUGMENTATION,
-        model=ModelConfig(backbone=backbone, weights="imagenet"),
-        imbalance=OVERSAMPLING,
-        optimizer=_constant_rate("adam", 1e-4),
-        train=TrainConfig(scenario="staged", stages=stages),
-    )
-
-
-def _adam(backbone: str) -> Config:
-    return Config(
-        data=DataConfig(dataset="isic2018", image_size=224, batch_size=32),
-        augment=NO_AUGMENTATION,
-        model=ModelConfig(backbone=backbone, weights="imagenet", dropout=0.0),
-        imbalance=OVERSAMPLING,
-        optimizer=_constant_rate("adam", 1e-3),
-        train=TrainConfig(head_epochs=0, epochs=10),
     )
