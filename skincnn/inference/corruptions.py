@@ -186,9 +186,7 @@ CORRUPTIONS: dict[str, Corruption] = {
 }
 
 
-def corrupt(
-    images: Images, name: str, severity: int, seed: int, *, first: int = 0
-) -> Images:
+def corrupt(images: Images, name: str, severity: int, seed: int, first: int = 0) -> Images:
     """Returns corrupted images.
 
     Each image has its own random generator, seeded by its position in the split and by the

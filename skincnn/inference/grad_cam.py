@@ -51,9 +51,8 @@ class GradCam:
         """Returns a map for one class of each image.
 
         Args:
-            inputs: Inputs of the classifier: images [num_images, height, width, 3] in
-                0..255, or a dictionary of such "images" and of "metadata"
-                [num_images, num_fields].
+            inputs: Images [num_images, height, width, 3] in 0..255, or a dictionary of such
+                "images" and of "metadata" [num_images, num_fields].
             class_indices: The class to explain for each image, [num_images].
 
         Returns:
@@ -75,12 +74,7 @@ class GradCam:
 def overlay(image: npt.NDArray[np.uint8], heatmap: Maps) -> npt.NDArray[np.uint8]:
     """Returns an image under a colored map, which is transparent where the map is 0.
 
-    Args:
-        image: uint8 [height, width, 3].
-        heatmap: [height', width'] in 0..1; resized bilinearly to the image.
-
-    Returns:
-        uint8 [height, width, 3].
+    The map [height', width'] in 0..1 is resized bilinearly to the image [height, width, 3].
     """
     size = (image.shape[1], image.shape[0])
     small = Image.fromarray(np.asarray(heatmap, np.float32))

@@ -61,7 +61,7 @@ def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """
     means = {
         column: np.mean([table[column] for table in tables], axis=0)
-        for column in tables[0]
+        for column in map(str, tables[0])
         if column in (ENERGY, DISTANCE) or column.startswith(PROBABILITY_PREFIX)
     }
     return tables[0].assign(**means)

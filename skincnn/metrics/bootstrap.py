@@ -37,16 +37,10 @@ def bootstrap_weights(
 ) -> Scores:
     """Returns how often each image counts in each bootstrap resample.
 
-    A resample draws as many groups as there are, with replacement, and contains all images
-    of each drawn group: images of one group are not independent. The draws do not depend on
-    the order of the images. So a table has the same interval in every report, and two
+    A resample draws as many groups (lesions or patients) as there are, with replacement,
+    and contains all images of each drawn group: images of one group are not independent.
+    The draws do not depend on the order of the images, only on their unique ids. So two
     tables of the same images have paired resamples.
-
-    Args:
-        image_ids: Unique names, [num_images].
-        group_ids: The lesion or patient of each image, [num_images].
-        num_resamples: Number of resamples.
-        seed: Seed of the draws.
 
     Returns:
         Whole numbers, [num_resamples, num_images].
@@ -65,11 +59,7 @@ def bootstrap(
 ) -> dict[str, Scores]:
     """Returns each metric on all images followed by its values on the resamples.
 
-    Args:
-        functions: Metrics by name.
-        y_true: Integer labels [num_images].
-        y_prob: Probabilities [num_images, num_classes].
-        weights: From `bootstrap_weights`, [num_resamples, num_images].
+    The weights [num_resamples, num_images] are those of `bootstrap_weights`.
 
     Returns:
         Arrays [1 + num_resamples] or [1 + num_resamples, num_classes] by name.
@@ -133,11 +123,9 @@ def estimate(
     fewer than two groups has no interval.
 
     Args:
-        values: From `bootstrap`; or the difference of two of its results for the same
-            weights, which makes a paired interval.
+        values: From `bootstrap`; or their difference for the same weights (paired).
         confidence: Coverage of the interval, between 0 and 1.
-        num_groups: For a rate, the number of groups it is estimated from: [1] or
-            [num_classes].
+        num_groups: For a rate, its number of groups, [1] or [num_classes].
     """
     columns = values.reshape(len(values), -1).T
     counts = [None] * len(columns) if num_groups is None else num_groups.tolist()

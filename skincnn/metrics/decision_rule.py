@@ -40,11 +40,8 @@ class DecisionRule(Part):
         exports (TensorFlow tensors) share this definition.
 
         Args:
-            probabilities: Calibrated probabilities, [num_images, num_classes].
+            probabilities: Calibrated, [num_images, num_classes].
             distances: Mahalanobis distances, [num_images].
-
-        Returns:
-            Two arrays or tensors, bool [num_images].
         """
         out_of_distribution = distances > self.max_distance
         target = find_targets(self.class_names).get(TARGET)

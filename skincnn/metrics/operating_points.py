@@ -166,8 +166,7 @@ def decision_curve(positive: Flags, score: Scores) -> dict[str, Scores]:
     prevalence is that of the given images.
 
     Returns:
-        Arrays [99]: `threshold`, `model`, and `all`, which treats every image. Treating no
-        image has a net benefit of 0.
+        Arrays [99]: `threshold`, `model`, and `all`, which treats every image.
     """
     thresholds = np.arange(1, 100) / 100
     odds = thresholds / (1 - thresholds)

@@ -58,11 +58,8 @@ def add_seed_variance(difference: Estimate, half_width: float) -> Estimate:
     The distance from the difference to each end is the root of the summed squares of the
     distance over lesions and of the half-width over seeds: Zou and Donner, Construction of
     confidence limits about effect measures (2008), doi:10.1002/sim.3095. Interactions of
-    seeds and lesions are in both, so that the interval is conservative.
-
-    Args:
-        difference: Difference of two recipes with its paired interval over lesions.
-        half_width: From `SeedVariance.half_width`; NaN if the score is undefined.
+    seeds and lesions are in both, so that the interval is conservative. The half-width is
+    NaN if the score is undefined.
     """
     value, low, high = difference.value, difference.low, difference.high
     if value is None or low is None or high is None or math.isnan(half_width):

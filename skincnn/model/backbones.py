@@ -37,10 +37,8 @@ Build = Callable[[int | None, float, str | None], keras.Model]
 class Scaling:
     """The normalization of images in 0..255 that a network expects.
 
-    Attributes:
-        scale: The result is `image * scale + offset`; a number, or one per channel.
-        offset: See `scale`.
-        bgr: Whether the channels are first reordered to blue, green and red.
+    The result is `image * scale + offset`, by numbers or one per channel. With `bgr` the
+    channels are first reordered to blue, green and red.
     """
 
     scale: float | tuple[float, ...] = 1.0
@@ -99,7 +97,7 @@ def _build(function: Callable[..., keras.Model]) -> Build:
 
 
 def _keras(
-    function: Callable[..., keras.Model], scaling: Scaling, *sizes: int, **fields: Any
+    function: Callable[..., keras.Model], scaling: Scaling, *sizes: Any, **fields: Any
 ) -> Backbone:
     return Backbone(_build(function), scaling, *sizes, **fields)
 
@@ -210,11 +208,7 @@ def find_backbone(name: str) -> Backbone:
 
 
 def check_size(name: str, size: int) -> None:
-    """Checks that a backbone accepts images of `size` pixels.
-
-    Raises:
-        ConfigError: It does not, or the backbone does not exist.
-    """
+    """Raises a `ConfigError` unless a backbone exists and accepts images of `size` px."""
     backbone = find_backbone(name)
     if size < backbone.min_size:
         raise ConfigError(

@@ -41,9 +41,8 @@ def build_classifier(
         config: The backbone, its weights and the dropout.
         num_classes: Number of logits.
         seed: Seed of the initial weights of the head and of dropout.
-        fused: Whether to build the model for training, with the layers of
-            `training_layer`. It has the same weights in the same order. Loading such a
-            model from a file requires this package.
+        fused: Whether to use the layers of `training_layer`, with the same weights in the
+            same order. Loading such a model from a file requires this package.
 
     Raises:
         ConfigError: The backbone does not exist, or its weights cannot be loaded.
@@ -79,9 +78,8 @@ def set_trainable(
     Args:
         classifier: A model of `build_classifier`; compile it after this call.
         blocks: 0 for the head only, n for the head and the last n blocks, None for all.
-        batch_norm: Mode of the BatchNorm layers in trainable blocks. "train": with batch
-            statistics. "frozen": with fixed moving statistics, scale and offset.
-            "frozen_statistics": with fixed moving statistics (`fused` only).
+        batch_norm: Mode of the BatchNorm layers in trainable blocks, as in `ModelConfig`;
+            "frozen_statistics" only if `fused`.
 
     Raises:
         ConfigError: The backbone has fewer blocks.

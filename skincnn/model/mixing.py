@@ -45,9 +45,8 @@ class Mixing(RandomLayer):
     """Mixes each training image with another one of the batch.
 
     The partners are a random permutation of the batch. The share of each image is
-    max(x, 1 - x) with x from Beta(mix_alpha, mix_alpha), so that the image dominates. For
-    MixUp this only orders the pair; for CutMix it limits the rectangle to half of the area.
-    The identity outside training and at magnitude 0.
+    max(x, 1 - x) with x from Beta(mix_alpha, mix_alpha), so that the image dominates. The
+    identity outside training and at magnitude 0.
     """
 
     stream = 1

@@ -93,8 +93,7 @@ def set_imagenet_normalization(network: keras.Model) -> keras.Model:
 def remove_normalization(network: keras.Model) -> keras.Model:
     """Returns an EfficientNet without its rescaling and normalization layers.
 
-    These layers differ with and without ImageNet weights. Besides, `set_weights` has no
-    effect on their constants until `finalize_state` is called.
+    These layers differ with and without ImageNet weights.
 
     Raises:
         ConfigError: The weights were not trained with the normalization of ImageNet.

@@ -63,8 +63,7 @@ def rectangle(
     Args:
         images: [batch, height, width, channels].
         uniform: Draws the position.
-        area: Fraction of the image that the rectangle covers before its sides are rounded,
-            [batch].
+        area: Fraction of the image before the sides are rounded, [batch].
         aspect: Ratio of its height to its width, relative to that of the image: [batch] or
             a number. `area * aspect` and `area / aspect` must not exceed 1.
 
