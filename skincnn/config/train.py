@@ -128,18 +128,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Checks fields against each other."""
-        require(
-            sorted(set(self.milestones)) == list(self.milestones),
-            "optimizer.milestones",
-            "rising fractions between 0 and 1",
-            self.milestones,
-        )
-        require(
-            self.momentum > 0 or not self.nesterov,
-            "optimizer.momentum",
-            "positive with `optimizer.nesterov` True",
-            self.momentum,
-        )
+        rising = sorted(set(self.milestones)) == list(self.milestones)
+        expected = "rising fractions between 0 and 1"
+        require(rising, "optimizer.milestones", expected, self.milestones)
+        valid = self.momentum > 0 or not self.nesterov
+        expected = "positive with `optimizer.nesterov` True"
+        require(valid, "optimizer.momentum", expected, self.momentum)
 
 
 @section("train.stages")
@@ -206,12 +200,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Checks fields against each other."""
-        require(
-            bool(self.stages) == (self.scenario == "staged"),
-            "train.stages",
-            "given with `train.scenario` staged, and with no other",
-            self.stages,
-        )
+        valid = bool(self.stages) == (self.scenario == "staged")
+        expected = "given with `train.scenario` staged, and with no other"
+        require(valid, "train.stages", expected, self.stages)
         require(
             self.trainable_blocks == -1
             or (self.trainable_blocks >= 1 and self.scenario == "fine_tune"),

@@ -130,8 +130,8 @@ def score_operating_point(
     score: Scores,
     threshold: float,
     weights: Floats,
-    confidence: float = 0.95,
-    group_ids: Sequence[str] | None = None,
+    confidence: float,
+    group_ids: Sequence[str],
 ) -> dict[str, Estimate]:
     """Returns each of `RATES` with its interval.
 
@@ -142,15 +142,14 @@ def score_operating_point(
         weights: From `bootstrap_weights`, [num_resamples, num_images].
         confidence: Coverage, between 0 and 1.
         group_ids: The lesion or patient of each image, [num_images], for the intervals of
-            rates of 0 and 1; by default each image is its own group.
+            rates of 0 and 1.
     """
     all_images = np.ones((1, len(score)))
     values = rates(positive, score, threshold, np.concatenate([all_images, weights]))
     predicted = score >= threshold
     # In the order of `RATES`.
     denominators = np.stack([positive, ~positive, predicted, ~predicted], axis=1)
-    groups = list(map(str, range(len(score)))) if group_ids is None else group_ids
-    counts = dict(zip(RATES, count_groups(groups, denominators), strict=True))
+    counts = dict(zip(RATES, count_groups(group_ids, denominators), strict=True))
     return {
         name: estimate(value, confidence, counts[name][None])[0]
         for name, value in values.items()

@@ -64,14 +64,12 @@ class Backbone:
     Attributes:
         build: Returns the network without its top.
         scaling: The normalization that it expects.
-        native_size: Height and width in pixels of the ImageNet training; 0 without ImageNet
-            weights.
+        native_size: Size in pixels of the ImageNet training; 0 without ImageNet weights.
         min_size: Smallest height and width that the network accepts.
         size_multiple: Sizes other than the native one must be multiples of this.
         imagenet_widths: Width multipliers with ImageNet weights; None if unknown.
         has_width: Whether the network has a width multiplier.
-        adapt: Converts the network with its weights to an equivalent one that is faster or
-            accepts any size.
+        adapt: Returns an equivalent network that is faster or accepts any size.
     """
 
     build: Build
@@ -193,10 +191,9 @@ BACKBONES = {
 def find_backbone(name: str) -> Backbone:
     """Returns an entry of `BACKBONES`, or the backbone of a `package.module:function`.
 
-    The module may be in the current directory. The function returns a functional or
-    sequential `keras.Model` from images in 0..255, [batch, height, width, 3] of any height
-    and width, to feature maps [batch, height, width, channels]. It may have the parameters
-    `weights` (None or "imagenet", from `model.weights`) and `width`
+    The function returns a functional or sequential `keras.Model` from images in 0..255,
+    [batch, height, width, 3] of any height and width, to feature maps. It may have the
+    parameters `weights` (None or "imagenet", from `model.weights`) and `width`
     (`model.width_multiplier`), and is called without other arguments.
 
     Raises:
