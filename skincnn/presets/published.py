@@ -144,11 +144,9 @@ def resnet50_sgd_oversampling() -> Config:
 def vgg19_stages() -> Config:
     """VGG19, three stages of the learning rate, rare classes replicated.
 
-    Published: VGG19 and ResNet-50, trained in three stages of the learning rate, with the
-    images of rare classes replicated. The split was by image, so that images of one lesion
-    are in training and test, and the epoch was selected on the test set. The first is
-    reproduced by --data.split-by image, the second cannot be. Chosen: all layers in each
-    stage, Adam at 1e-4, 1e-5 and 1e-6 for ten epochs each, and 224 px.
+    Published: VGG19 and ResNet-50. The split was by image (--data.split-by image), and the
+    epoch was selected on the test set, which cannot be reproduced. Chosen: all layers in
+    each stage, Adam at 1e-4, 1e-5 and 1e-6 for ten epochs each, and 224 px.
 
     Command: python scripts/train.py vgg19_stages
     Cost: not measured; meant for a GPU.
@@ -183,11 +181,9 @@ def resnet50_stages() -> Config:
 def resnet50_one_image() -> Config:
     """ResNet-50 on one image per lesion, up to 290 epochs.
 
-    Published: one image per lesion, 290 epochs, patience 50, and validation images that
-    were flipped and rotated five times. Its validation set was a part of its training set,
-    which cannot be reproduced here. The five variants of the validation images are not
-    reproduced either: each image is predicted once, as is. Chosen: 224 px, Adam 1e-4,
-    orientations and rotation, no balancing.
+    Published: one image per lesion, 290 epochs, patience 50. Its validation set was a part
+    of its training set, flipped and rotated five times, which is not reproduced. Chosen:
+    224 px, Adam 1e-4, orientations and rotation, no balancing.
 
     Command: python scripts/train.py resnet50_one_image
     Cost: not measured; meant for a GPU.
@@ -210,9 +206,8 @@ def resnet50_adam() -> Config:
 
     Published: ResNet-50 and MobileNetV2 with Adam 1e-3, batch size 32, 10 epochs, a split
     of 80/10/10, oversampling. Whether the split kept lesions together, and whether it
-    preceded the oversampling, is not in our sources; if it followed, copies of training
-    images are tested. Two thirds of the images are nevi, which dominate a weighted F1.
-    Chosen: 224 px, all layers at once, no augmentation.
+    preceded the oversampling, is not in our sources. Two thirds of the images are nevi,
+    which dominate a weighted F1. Chosen: 224 px, all layers at once, no augmentation.
 
     Command: python scripts/train.py resnet50_adam
     Cost: not measured; meant for a GPU.
