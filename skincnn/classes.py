@@ -8,17 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LesionClass:
-    """A diagnosis.
-
-    Attributes:
-        name: The short name: `dx` of HAM10000, or the lower-case column of ISIC 2019.
-        full_name: The name for reports.
-        malignant: Whether the diagnosis is malignant or in situ; None if unknown.
-    """
+    """A diagnosis."""
 
     name: str
+    """The short name: `dx` of HAM10000, or the lower-case column of ISIC 2019."""
     full_name: str
     malignant: bool | None
+    """Whether the diagnosis is malignant or in situ; None if unknown."""
 
 
 HAM10000 = (
@@ -65,11 +61,7 @@ SYNONYMS = {
 
 
 def describe(names: Iterable[str]) -> dict[str, LesionClass]:
-    """Returns each class with its full name and malignancy.
-
-    Args:
-        names: The class names of any dataset; unknown names are kept as full names.
-    """
+    """Returns each class with its full name, by default its name, and malignancy."""
     known = {lesion.name: lesion for lesion in (*HAM10000, *ISIC2019_ONLY, *TWO_CLASSES)}
     described = {}
     for name in names:

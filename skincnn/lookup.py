@@ -23,8 +23,7 @@ def look_up(table: Mapping[str, T], name: str, what: str) -> T:
         what: Where the name was given, for the message: "`model.backbone`", "PRESET".
 
     Raises:
-        ConfigError: The table has no such name. The message lists the valid names and the
-            closest one.
+        ConfigError: The table has no such name.
     """
     if name in table:
         return table[name]
@@ -41,13 +40,9 @@ def suggest(valid: Iterable[str], name: str) -> str:
 
 
 def import_function(name: str, what: str) -> Callable[..., Any]:
-    """Returns the function that `package.module:function` names.
+    """Returns the function with a name `package.module:function`; see `look_up`.
 
     The module may be in the current working directory.
-
-    Args:
-        name: The name that the user gave.
-        what: Where the name was given, for the message: "`model.backbone`", "SPACE".
 
     Raises:
         ConfigError: The module cannot be imported or has no such function.

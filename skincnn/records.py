@@ -19,14 +19,10 @@ class Part(BaseModel):
 
 
 class Record(Part):
-    """The content of one JSON file.
-
-    Attributes:
-        SCHEMA: Version of the fields. Raise it when a field is removed or changes its
-            meaning.
-    """
+    """The content of one JSON file."""
 
     SCHEMA: ClassVar[int] = 1
+    """Version of the fields. Raise it when a field is removed or changes its meaning."""
 
 
 R = TypeVar("R", bound=Record)
@@ -51,8 +47,7 @@ def read_record(path: Path, kind: type[R], fix: str) -> R:
         fix: How to make the file again, as a sentence for the error message.
 
     Raises:
-        ConfigError: The file is missing or not JSON, has another schema version, or a
-            field is missing, unknown or of the wrong type.
+        ConfigError: The file is missing, damaged or of another schema version.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -62,25 +57,18 @@ def read_record(path: Path, kind: type[R], fix: str) -> R:
 
 
 def parse_record(values: object, kind: type[R], where: str, fix: str) -> R:
-    """Returns the record with these fields; see `read_record`.
-
-    Args:
-        values: From `to_json`.
-        kind: The type of the record.
-        where: The file or other source of the values, for the error message.
-        fix: How to make the record again, as a sentence for the error message.
-    """
+    """Returns the record that `to_json` returned, read from `where`; see `read_record`."""
     if not isinstance(values, dict):
         raise ConfigError(
             f"{where} must hold a JSON object. Received: {type(values).__name__}. {fix}"
         )
-    version = values.get("schema_version")
+    fields = dict(values)
+    version = fields.pop("schema_version", None)
     if version != kind.SCHEMA:
         raise ConfigError(
             f"{where} was written by another version of skincnn. Expected schema_version "
             f"{kind.SCHEMA}. Received: {version!r}. {fix}"
         )
-    fields = {name: value for name, value in values.items() if name != "schema_version"}
     try:
         # As JSON: in Python mode, the strict sections of a Config reject dictionaries.
         return kind.model_validate_json(json.dumps(fields))

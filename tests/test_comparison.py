@@ -507,7 +507,7 @@ def test_an_undefined_score_is_none(tmp_path: Path) -> None:
         (["--split", "other"], "a was not evaluated on other: "),
         (["--num-bootstrap", "0"], "--num-bootstrap must be 100 or more. Received: 0"),
         (["--num-bootstrap", "-3"], "--num-bootstrap must be 100 or more. Received: -3"),
-        (["nowhere"], "nowhere/run.json cannot be read"),
+        (["nowhere"], "nowhere holds no finished run: run.json is missing"),
         (["--baseline", "d4"], "--baseline must be a variant of the first run, a: none."),
     ],
 )

@@ -133,9 +133,9 @@ def test_mix_returns_images_partners_and_weights(name: str) -> None:
 def test_corruption_changes_a_copy_by_its_generator(name: str) -> None:
     image = demo_renderer.render("mel", 1, 0)
     before = image.copy()
-    for severity in range(1, len(STRENGTHS[name]) + 1):
+    for strength in STRENGTHS[name]:
         first, again = (
-            CORRUPTIONS[name](image, severity, np.random.default_rng(7)) for _ in range(2)
+            CORRUPTIONS[name](image, strength, np.random.default_rng(7)) for _ in range(2)
         )
         assert (first.shape, first.dtype) == (image.shape, np.uint8)
         np.testing.assert_array_equal(first, again)

@@ -84,7 +84,8 @@ def test_weighted_rates_match_scikit_learn() -> None:
 
 def test_a_rate_with_denominator_0_is_none() -> None:
     positive, score = np.zeros(5, bool), np.linspace(0, 0.4, 5)
-    estimates = score_operating_point(positive, score, 0.5, np.ones((20, 5)))
+    weights = np.ones((20, 5))
+    estimates = score_operating_point(positive, score, 0.5, weights, 0.95, list("abcde"))
     assert estimates["sensitivity"].value is None
     assert estimates["ppv"].value is None
     assert estimates["specificity"].value == estimates["npv"].value == 1

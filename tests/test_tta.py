@@ -12,7 +12,7 @@ from scipy.special import logsumexp, softmax
 from skincnn.config import AugmentConfig, Config
 from skincnn.data.pipeline import evaluation_batches
 from skincnn.errors import ConfigError
-from skincnn.inference.predict import predict_logits
+from skincnn.inference.predict import predict
 from skincnn.inference.predictions import arrays, mean_predictions, predictions_table
 from skincnn.inference.tta import VIEWS, predict_views
 
@@ -70,9 +70,8 @@ def test_the_prediction_is_the_mean_over_the_views(metadata: bool) -> None:
         ]
         expected.append(softmax(logits, axis=1).mean(axis=0))
     np.testing.assert_allclose(y_prob, expected, rtol=1e-4)
-    assert not np.allclose(
-        y_prob, softmax(predict_logits(model, batches), axis=1), atol=1e-3
-    )
+    [logits] = predict(model, batches)
+    assert not np.allclose(y_prob, softmax(logits, axis=1), atol=1e-3)
 
 
 def test_augmented_views_are_random_and_reproducible() -> None:

@@ -15,11 +15,11 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from skincnn.config.data import AUGMENT_BOUNDS, NUM_FOLDS, AugmentConfig, DataConfig
-from skincnn.config.model import ModelConfig
 from skincnn.config.section import OpenInterval, describe_error, require, section
 from skincnn.config.train import (
     ImbalanceConfig,
     LossConfig,
+    ModelConfig,
     OptimizerConfig,
     Precision,
     StageConfig,

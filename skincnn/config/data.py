@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, TypeAdapter
 
 from skincnn.config.section import UnitInterval, require, section
 
@@ -59,89 +59,63 @@ class DataConfig:
         )
 
 
-AUGMENT_BOUNDS: dict[str, float] = {
-    "orientation_share": 1,
-    "rotation_degrees": 180,
-    "zoom": 1,
-    "shift": 0.5,
-    "shear_degrees": 45,
-    "brightness": 1,
-    "contrast": 1,
-    "saturation": 1,
-    "color_cast": 1,
-    "hue_degrees": 180,
-    "blur": 3,
-    "sharpness": 4,
-    "erase": 0.5,
-    "hairs": 30,
-    "ruler_share": 1,
-    "mix_alpha": 10,
-}
-"""The largest value of each strength, at any magnitude."""
-
-
 @section("augment")
 class AugmentConfig:
     """Random changes of the training images, computed on the device."""
 
-    parts: tuple[str, ...] = (
-        "flip",
-        "quarter_turn",
-        "rotate",
-        "zoom",
-        "light",
-        "color",
-    )
+    parts: tuple[str, ...] = ("flip", "quarter_turn", "rotate", "zoom", "light", "color")
     """Names of `AUGMENTATIONS`. Geometry (flip, quarter_turn, rotate, zoom, shift, shear)
     comes first, as one affine map; the others follow in the given order. A sensible order:
     hair, ruler, blur, sharpen, light, color, hue, erase."""
     magnitude: UnitInterval = 0.5
     """Scales all strengths below: at 0.5 they apply as given, at 0 nothing changes, at 1
     they are twice as large, up to their bounds."""
-    orientation_share: float = 1.0
+    orientation_share: UnitInterval = 1.0
     """`flip` and `quarter_turn` apply to this fraction of the images."""
-    rotation_degrees: float = 30.0
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
     """`rotate` rotates by an angle from [-x, x] degrees."""
-    zoom: float = 0.2
+    zoom: UnitInterval = 0.2
     """`zoom` scales by exp(u), u from [-x, x]."""
-    shift: float = 0.05
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """`shift` moves by fractions of the side, each from [-x, x]."""
-    shear_degrees: float = 8.0
+    shear_degrees: Annotated[float, Field(ge=0, le=45)] = 8.0
     """`shear` slants by an angle from [-x, x] degrees."""
-    brightness: float = 0.1
+    brightness: UnitInterval = 0.1
     """`light` adds a value from [-x, x] times 255."""
-    contrast: float = 0.2
+    contrast: UnitInterval = 0.2
     """`light` scales the distance to the image's mean by a factor from [1-x, 1+x]."""
-    saturation: float = 0.15
+    saturation: UnitInterval = 0.15
     """`color` scales the distance to gray by a factor from [1-x, 1+x]."""
-    color_cast: float = 0.05
+    color_cast: UnitInterval = 0.05
     """`color` scales red, green and blue by one factor each from [1-x, 1+x]."""
-    hue_degrees: float = 4.0
+    hue_degrees: Annotated[float, Field(ge=0, le=180)] = 4.0
     """`hue` rotates the hue by an angle from [-x, x] degrees."""
-    blur: float = 0.7
+    blur: Annotated[float, Field(ge=0, le=3)] = 0.7
     """`blur` uses a Gaussian with a standard deviation from [0, x] pixels."""
-    sharpness: float = 0.5
+    sharpness: Annotated[float, Field(ge=0, le=4)] = 0.5
     """`sharpen` adds a fraction from [0, x] of the difference to a slightly blurred
     image."""
-    erase: float = 0.1
+    erase: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """`erase` hides a rectangle that covers a fraction from [0, x] of the area."""
-    hairs: int = 6
+    hairs: Annotated[int, Field(ge=0, le=30)] = 6
     """`hair` draws 0 to x hairs."""
-    ruler_share: float = 0.25
+    ruler_share: UnitInterval = 0.25
     """`ruler` draws the scale of a ruler on this fraction of the images."""
     mix: Literal["none", "mixup", "cutmix"] = "none"
     """How pairs of training images and their labels are mixed. none: they are not; mixup:
     weighted mean; cutmix: a rectangle of one image replaces that of the other."""
-    mix_alpha: float = 0.2
+    mix_alpha: Annotated[float, Field(ge=0, le=10)] = 0.2
     """The mixing weight is drawn from Beta(x, x). For ImageNet the authors of MixUp use
     0.2, those of CutMix 1."""
-
-    def __post_init__(self) -> None:
-        """Checks the strengths."""
-        for name, most in AUGMENT_BOUNDS.items():
-            value = getattr(self, name)
-            require(0 <= value <= most, f"augment.{name}", f"in 0..{most}", value)
 
     def strength(self, name: str) -> float:
         """Returns the strength of that name at this magnitude."""
         return min(AUGMENT_BOUNDS[name], 2 * self.magnitude * getattr(self, name))
+
+
+AUGMENT_BOUNDS: dict[str, float] = {
+    name: schema["maximum"]
+    for name, schema in TypeAdapter(AugmentConfig).json_schema()["properties"].items()
+    if "maximum" in schema and name != "magnitude"
+}
+"""The largest value of each strength, at any magnitude."""

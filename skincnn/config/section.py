@@ -16,13 +16,9 @@ from skincnn.lookup import suggest
 T = TypeVar("T")
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-"""In [0, 1)."""
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
-"""In [0, 1]."""
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
-"""In (0, 1]."""
 OpenInterval = Annotated[float, Field(gt=0, lt=1)]
-"""In (0, 1)."""
 
 SHORTER = {
     "Input should be": "must be",
@@ -39,10 +35,8 @@ def section(name: str) -> Callable[[type[T]], type[T]]:
     """Returns a decorator that makes a class a section of the configuration.
 
     The class becomes a frozen dataclass. Its constructor raises a `ConfigError` when a
-    value is out of range, has another type, or belongs to an unknown field.
-
-    Args:
-        name: The dotted name of the section, which starts each message; "" for the root.
+    value is out of range, has another type, or belongs to an unknown field. The dotted name
+    of the section starts each message; it is "" for the root.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -73,13 +67,7 @@ def require(condition: bool, name: str, expected: str, value: object) -> None:
 
 
 def describe_error(error: ValidationError, cls: type[Any], name: str) -> str:
-    """Returns the first fault of a validation: the field, what is expected, the value.
-
-    Args:
-        error: What pydantic raised.
-        cls: The section that was validated.
-        name: The dotted name of that section.
-    """
+    """Returns the first fault of a section: the field, what is expected, the value."""
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):  # raised by `__post_init__`

@@ -1,4 +1,4 @@
-"""The loss, the optimizer and the stages of a training."""
+"""The network, the loss, the optimizer and the stages of a training."""
 
 from __future__ import annotations
 
@@ -16,6 +16,30 @@ from skincnn.config.section import (
 )
 
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+
+
+@section("model")
+class ModelConfig:
+    """The classifier: a backbone, global pooling, dropout and a linear head."""
+
+    backbone: str = "mobilenet_v2"
+    """Name of `BACKBONES`, or `package.module:function` of your own; see
+    `find_backbone`."""
+    width_multiplier: PositiveFloat = 1.0
+    """Width multiplier of the backbone (alpha of Keras Applications), if it has one."""
+    weights: str = "imagenet"
+    """Initial weights of the backbone. imagenet: pretrained; none: random; otherwise the
+    path of a weights file."""
+    dropout: Fraction = 0.2
+    """Dropout rate of the pooled features."""
+    batch_norm: Literal["train", "frozen", "frozen_statistics"] = "train"
+    """BatchNorm in the trainable blocks of the backbone. train: uses the statistics of the
+    batch; frozen: keeps its statistics and weights; frozen_statistics: trains only scale
+    and shift. Both of the latter were worse than `train` (docs/results.md)."""
+    batch_norm_momentum: Fraction = 0.99
+    """Momentum of the moving statistics of BatchNorm."""
+    clinical_metadata: bool = False
+    """Whether age, sex and anatomical site are inputs of the model as well."""
 
 
 @section("imbalance")
@@ -104,18 +128,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Checks fields against each other."""
-        require(
-            sorted(set(self.milestones)) == list(self.milestones),
-            "optimizer.milestones",
-            "rising fractions between 0 and 1",
-            self.milestones,
-        )
-        require(
-            self.momentum > 0 or not self.nesterov,
-            "optimizer.momentum",
-            "positive with `optimizer.nesterov` True",
-            self.momentum,
-        )
+        rising = sorted(set(self.milestones)) == list(self.milestones)
+        expected = "rising fractions between 0 and 1"
+        require(rising, "optimizer.milestones", expected, self.milestones)
+        valid = self.momentum > 0 or not self.nesterov
+        expected = "positive with `optimizer.nesterov` True"
+        require(valid, "optimizer.momentum", expected, self.momentum)
 
 
 @section("train.stages")
@@ -144,8 +162,8 @@ class TrainConfig:
     """Epochs of the last stage; `staged` has its own."""
     trainable_blocks: int = -1
     """`fine_tune`: how many of the last blocks of the backbone (layers of one resolution)
-    train in the last stage; -1 for all. The first blocks see the largest feature maps and
-    hold few weights: with these frozen, an epoch can take half the time."""
+    train in the last stage; -1 for all. With the first blocks frozen, an epoch can take
+    half the time."""
     stages: tuple[StageConfig, ...] = ()
     """`staged`: the stages in order. Their number is that of the preset or of the file that
     --config names."""
@@ -162,8 +180,7 @@ class TrainConfig:
     cached_views: Literal[0, 1, 2, 4, 8] = 0
     """Stages that train only the head. 0: the backbone runs in each epoch; 1, 2, 4, 8: its
     features are computed once, for that many orientations of each image, so that an epoch
-    costs almost nothing. It pays off for more epochs than orientations. One orientation is
-    drawn each time, without other augmentation. A feature takes 4 bytes of memory: 8
+    costs almost nothing. One orientation is drawn each time, without other augmentation. 8
     orientations of 10,000 images with 1,280 features (mobilenet_v2) take 410 MB."""
     deterministic: bool = False
     """Whether runs repeat bit for bit on one machine, at some cost in speed."""
@@ -178,18 +195,14 @@ class TrainConfig:
     devices: NonNegativeInt = 0
     """How many GPUs of this machine share each batch; 0 for all, or the CPU if there is no
     GPU. With TensorFlow each device has its own BatchNorm statistics and mixing partners,
-    and all draw the same random numbers for their first, second, ... image; the rest is as
-    on one device. With JAX everything is, and several machines can train together
-    (docs/guide.md)."""
+    and all draw the same random numbers for their first, second, ... image. With JAX
+    several machines can train together (docs/guide.md)."""
 
     def __post_init__(self) -> None:
         """Checks fields against each other."""
-        require(
-            bool(self.stages) == (self.scenario == "staged"),
-            "train.stages",
-            "given with `train.scenario` staged, and with no other",
-            self.stages,
-        )
+        valid = bool(self.stages) == (self.scenario == "staged")
+        expected = "given with `train.scenario` staged, and with no other"
+        require(valid, "train.stages", expected, self.stages)
         require(
             self.trainable_blocks == -1
             or (self.trainable_blocks >= 1 and self.scenario == "fine_tune"),
@@ -204,15 +217,11 @@ class TrainConfig:
             f"in 0..{last - 1}, fewer than the epochs of the last stage",
             self.progressive_epochs,
         )
+        epochs, size = self.progressive_epochs, self.progressive_image_size
+        require(size == 0 or size >= 32, "train.progressive_image_size", "0 or >= 32", size)
         require(
-            self.progressive_image_size == 0 or self.progressive_image_size >= 32,
-            "train.progressive_image_size",
-            "0 or >= 32",
-            self.progressive_image_size,
-        )
-        require(
-            (self.progressive_epochs > 0) == (self.progressive_image_size > 0),
+            (epochs > 0) == (size > 0),
             "train.progressive_epochs and train.progressive_image_size",
             "both 0 or both positive",
-            (self.progressive_epochs, self.progressive_image_size),
+            (epochs, size),
         )

@@ -8,9 +8,9 @@ trained on. Therefore nothing here is shared with `skincnn.model.augment`; a cor
 either absent from the default augmentation, or starts beyond its range (see the
 docstrings).
 
-A corruption is a function of an image, uint8 [height, width, 3], a severity in 1..5 and a
-random generator, and returns a new image of the same shape and type. It makes the same
-draws at all severities: the hairs of severity 2 are a subset of those of severity 3.
+A corruption is a function of an image, uint8 [height, width, 3], a strength and a random
+generator, and returns a new image of the same shape and type. It makes the same draws at
+all strengths: the hairs of severity 2 are a subset of those of severity 3.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import io
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +29,10 @@ from PIL import Image
 
 from skincnn.data.cache import Images
 from skincnn.errors import ConfigError
-from skincnn.inference.synthetic_artifacts import (
-    ImageArray,
-    draw_bubbles,
-    draw_hairs,
-    draw_ruler,
-)
+from skincnn.inference.synthetic_artifacts import ImageArray, bubbles, hairs, ruler
 from skincnn.lookup import look_up
 
-Corruption = Callable[[ImageArray, int, np.random.Generator], ImageArray]
+Corruption = Callable[[ImageArray, Any, np.random.Generator], ImageArray]
 NUM_SEVERITIES = 5
 STRENGTHS: dict[str, tuple[float, float, float, float, float]] = {
     "brightness": (0.7, 0.95, 1.2, 1.5, 1.8),
@@ -61,31 +57,29 @@ READ_NOISE = 0.2
 """Variance of the noise at black, relative to that at white."""
 
 
-def brightness(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+def brightness(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Darkens or brightens an image, as under- and overexposure do.
 
     Multiplies the odds x / (1 - x) of a pixel value x in 0..1 by exp(strength) or
     exp(-strength), which preserves black and white. The default augmentation adds up to
     10 % of white; this changes middle gray by more than 16 %.
     """
-    odds = math.exp(rng.choice((-1, 1)) * _strength("brightness", severity))
+    odds = math.exp(rng.choice((-1, 1)) * strength)
     levels = np.arange(256) / 255
     curve = _to_uint8(255 * odds * levels / (1 + (odds - 1) * levels))
     return curve[image]
 
 
-def contrast(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+def contrast(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Reduces the contrast about the mean color, as stray light and a dirty lens do.
 
     The strength is the remaining contrast; it is 0.8 or more in the default augmentation.
     """
-    del rng
-    remaining = _strength("contrast", severity)
     mean = image.mean(axis=(0, 1), dtype=np.float32)
-    return _to_uint8(remaining * image.astype(np.float32) + (1 - remaining) * mean)
+    return _to_uint8(strength * image.astype(np.float32) + (1 - strength) * mean)
 
 
-def color_cast(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+def color_cast(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Tints an image, as another light source or a wrong white balance do.
 
     The gains of red, green and blue are exp(strength * cos(angle)) at angles that are 120
@@ -93,43 +87,41 @@ def color_cast(image: ImageArray, severity: int, rng: np.random.Generator) -> Im
     changes gains by up to 5 %; here the largest and smallest differ by at least 19 %.
     """
     angles = rng.uniform(0, 2 * math.pi) + 2 * math.pi / 3 * np.arange(3)
-    gains = np.exp(_strength("color_cast", severity) * np.cos(angles))
+    gains = np.exp(strength * np.cos(angles))
     return _to_uint8(image * gains.astype(np.float32))
 
 
-def blur(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+def blur(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Blurs by a Gaussian, as a greasy lens and upscaling do.
 
     The standard deviation is 0.7 pixels, the maximum of the augmentation `blur` (not in the
     default), plus the strength times the shorter side.
     """
-    del rng
-    sigma = 0.7 + _strength("blur", severity) * min(image.shape[:2])
+    sigma = 0.7 + strength * min(image.shape[:2])
     blurred = scipy.ndimage.gaussian_filter(
         image.astype(np.float32), (sigma, sigma, 0), truncate=3.0
     )
     return _to_uint8(blurred)
 
 
-def defocus(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+def defocus(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Convolves with a disk, as an unfocused lens does; not an augmentation.
 
     The radius is half a pixel plus the strength times the shorter side.
     """
-    del rng
-    radius = 0.5 + _strength("defocus", severity) * min(image.shape[:2])
+    radius = 0.5 + strength * min(image.shape[:2])
     reach = math.ceil(radius)
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     return _filter(image, np.clip(radius + 0.5 - np.hypot(rows, columns), 0, 1))
 
 
-def motion(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+def motion(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Convolves with a line of random direction, as a moving hand does.
 
     The length is one pixel plus the strength times the shorter side. Not an augmentation.
     """
     angle = rng.uniform(0, math.pi)
-    half = 0.5 + _strength("motion", severity) * min(image.shape[:2]) / 2
+    half = 0.5 + strength * min(image.shape[:2]) / 2
     reach = math.ceil(half)
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     along = np.abs(rows * math.sin(angle) + columns * math.cos(angle))
@@ -138,77 +130,44 @@ def motion(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageA
     return _filter(image, line)
 
 
-def noise(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+def noise(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Adds the noise of a sensor in low light; not an augmentation.
 
     Independent Gaussian noise per pixel and channel. Its variance increases linearly with
     the pixel value (photon noise), from `READ_NOISE` times that at white. The strength is
     the standard deviation at white, relative to white.
     """
-    scale = 255 * _strength("noise", severity)
-    deviation = np.sqrt(READ_NOISE + (1 - READ_NOISE) * np.arange(256) / 255) * scale
+    variance = READ_NOISE + (1 - READ_NOISE) * np.arange(256) / 255
+    deviation = np.sqrt(variance) * (255 * strength)
     normal = rng.standard_normal(image.shape, dtype=np.float32)
     return _to_uint8(image + deviation.astype(np.float32)[image] * normal)
 
 
-def jpeg(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+def jpeg(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Compresses as JPEG, as messengers do; not an augmentation.
 
     The strength is the quality of libjpeg in 1..100, with chroma subsampling. The blocks
     have 8 pixels at any image size.
     """
-    del rng
     buffer = io.BytesIO()
-    quality = int(_strength("jpeg", severity))
-    Image.fromarray(image).save(buffer, format="JPEG", quality=quality, subsampling=2)
+    Image.fromarray(image).save(buffer, format="JPEG", quality=strength, subsampling=2)
     with Image.open(buffer) as stored:
         return np.array(stored.convert("RGB"))
 
 
-def zoom(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
+def zoom(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Magnifies a crop, as a stronger lens does.
 
     The strength is the factor; the default augmentation magnifies by up to 1.22. The offset
     of the crop is up to a tenth of the distance from the center to the border.
     """
-    factor = _strength("zoom", severity)
     height, width = image.shape[:2]
-    size = np.array([width, height]) / factor
+    size = np.array([width, height]) / strength
     start = (np.array([width, height]) - size) * (0.5 + rng.uniform(-0.05, 0.05, 2))
-    left, top = float(start[0]), float(start[1])
-    return np.array(
-        Image.fromarray(image).resize(
-            (width, height),
-            Image.Resampling.BICUBIC,
-            box=(left, top, left + float(size[0]), top + float(size[1])),
-        )
+    zoomed = Image.fromarray(image).resize(
+        (width, height), Image.Resampling.BICUBIC, box=(*start, *(start + size))
     )
-
-
-def hairs(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
-    """Draws hairs from black to dark blond.
-
-    The strength is their number. The augmentation `hair`, not in the default, draws up to
-    6 hairs of another kind.
-    """
-    return draw_hairs(image, int(_strength("hairs", severity)), rng)
-
-
-def ruler(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
-    """Draws a white ruler with marks and numbers along one of the borders.
-
-    The strength is its width relative to the shorter side. The augmentation `ruler`, not in
-    the default, draws marks only.
-    """
-    return draw_ruler(image, _strength("ruler", severity), rng)
-
-
-def bubbles(image: ImageArray, severity: int, rng: np.random.Generator) -> ImageArray:
-    """Draws air bubbles in the immersion gel; not an augmentation.
-
-    The strength is their number.
-    """
-    return draw_bubbles(image, int(_strength("bubbles", severity)), rng)
+    return np.array(zoomed)
 
 
 CORRUPTIONS: dict[str, Corruption] = {
@@ -227,9 +186,7 @@ CORRUPTIONS: dict[str, Corruption] = {
 }
 
 
-def corrupt(
-    images: Images, name: str, severity: int, seed: int, *, first: int = 0
-) -> Images:
+def corrupt(images: Images, name: str, severity: int, seed: int, first: int = 0) -> Images:
     """Returns corrupted images.
 
     Each image has its own random generator, seeded by its position in the split and by the
@@ -246,24 +203,21 @@ def corrupt(
         ConfigError: The corruption or the severity does not exist.
     """
     function = look_up(CORRUPTIONS, name, "corruption")
+    if not 1 <= severity <= NUM_SEVERITIES:
+        raise ConfigError(
+            f"`severity` must be in 1..{NUM_SEVERITIES}. Received: severity={severity}."
+        )
+    strength = STRENGTHS[name][severity - 1]
     # The draws of color_cast keep the spelling under which scores were first measured.
     stream = name.replace("color", "colour").encode()
 
     def corrupt_image(index: int) -> ImageArray:
         rng = np.random.default_rng([seed, first + index, *stream])
-        return function(images[index], severity, rng)
+        return function(images[index], strength, rng)
 
     # NumPy, SciPy and Pillow release the global interpreter lock.
     with ThreadPoolExecutor() as pool:
         return np.stack(list(pool.map(corrupt_image, range(len(images)))))
-
-
-def _strength(name: str, severity: int) -> float:
-    if not 1 <= severity <= NUM_SEVERITIES:
-        raise ConfigError(
-            f"`severity` must be in 1..{NUM_SEVERITIES}. Received: severity={severity}."
-        )
-    return STRENGTHS[name][severity - 1]
 
 
 def _filter(image: ImageArray, kernel: npt.NDArray[np.float64]) -> ImageArray:

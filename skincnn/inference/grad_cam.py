@@ -36,12 +36,9 @@ class GradCam:
     def __init__(self, classifier: keras.Model):
         """Builds the model of the feature maps; Keras compiles it at the first call.
 
-        Args:
-            classifier: A model of `build_classifier`, or another one with the same names of
-                inputs that ends in global average pooling and a dense layer.
-
         Raises:
-            ConfigError: The classifier has another structure.
+            ConfigError: The classifier does not end in global average pooling and a dense
+                layer.
         """
         pooling, self._dense = _find_head(classifier)
         self._features = keras.Model(classifier.input, pooling.input, name="feature_maps")
@@ -54,9 +51,8 @@ class GradCam:
         """Returns a map for one class of each image.
 
         Args:
-            inputs: Inputs of the classifier: images [num_images, height, width, 3] in
-                0..255, or a dictionary of such "images" and of "metadata"
-                [num_images, num_fields].
+            inputs: Images [num_images, height, width, 3] in 0..255, or a dictionary of such
+                "images" and of "metadata" [num_images, num_fields].
             class_indices: The class to explain for each image, [num_images].
 
         Returns:
@@ -78,12 +74,7 @@ class GradCam:
 def overlay(image: npt.NDArray[np.uint8], heatmap: Maps) -> npt.NDArray[np.uint8]:
     """Returns an image under a colored map, which is transparent where the map is 0.
 
-    Args:
-        image: uint8 [height, width, 3].
-        heatmap: [height', width'] in 0..1; resized bilinearly to the image.
-
-    Returns:
-        uint8 [height, width, 3].
+    The map [height', width'] in 0..1 is resized bilinearly to the image [height, width, 3].
     """
     size = (image.shape[1], image.shape[0])
     small = Image.fromarray(np.asarray(heatmap, np.float32))

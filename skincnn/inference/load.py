@@ -35,11 +35,10 @@ def load_model(workdir: Path, info: RunInfo) -> keras.Model:
             f"{path} cannot be loaded. Expected the model of scripts/train.py, made of "
             f"Keras's own layers and without code (Lambda). Received: {error}"
         ) from error
-    names = info.class_names
-    if model.output_shape[-1] != len(names):
+    if model.output_shape[-1] != len(info.class_names):
         raise DataError(
             f"{path} has {model.output_shape[-1]} outputs. Expected one for each class of "
-            f"{RUN_FILE}: {', '.join(names)}."
+            f"{RUN_FILE}: {', '.join(info.class_names)}."
         )
     return model
 
@@ -47,16 +46,13 @@ def load_model(workdir: Path, info: RunInfo) -> keras.Model:
 def require_classes(
     class_names: Sequence[str], info: RunInfo, workdir: Path, where: str
 ) -> None:
-    """Checks that classes are those of a run, in the order of its model's outputs.
+    """Raises a `DataError` unless the classes are those of a run in the same order.
 
     Args:
         class_names: Names of the classes to check.
         info: Content of run.json.
         workdir: The run directory, for the message.
         where: The dataset or file with these classes, for the message.
-
-    Raises:
-        DataError: The classes or their order differ.
     """
     if list(class_names) != list(info.class_names):
         raise DataError(

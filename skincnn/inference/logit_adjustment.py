@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
-from skincnn.inference.predictions import ENERGY, PROBABILITY_PREFIX, arrays
+from skincnn.inference.predictions import ENERGY, arrays, probability_columns
 from skincnn.metrics.classification import balanced_accuracy
 from skincnn.metrics.sample import Floats, Labels, Sample
 
@@ -48,18 +48,15 @@ def adjust(y_prob: Floats, class_priors: Floats, strength: float) -> Floats:
 def choose_strength(y_true: Labels, y_prob: Floats, class_priors: Floats) -> float:
     """Returns the strength with the best balanced accuracy; on ties the closest to 0.
 
-    Args:
-        y_true: Integer labels [num_images] of the validation split.
-        y_prob: Probabilities [num_images, num_classes].
-        class_priors: Frequency of each class in training, [num_classes].
+    The labels [num_images] and probabilities are those of the validation split; see
+    `adjust`.
     """
-    scores = {
-        float(strength): float(
-            balanced_accuracy(Sample(y_true, adjust(y_prob, class_priors, strength)))
-        )
-        for strength in STRENGTHS
-    }
-    return max(scores, key=lambda strength: (scores[strength], -abs(strength)))
+
+    def key(strength: float) -> tuple[float, float]:
+        sample = Sample(y_true, adjust(y_prob, class_priors, strength))
+        return float(balanced_accuracy(sample)), -abs(strength)
+
+    return max(STRENGTHS.tolist(), key=key)
 
 
 def adjust_tables(
@@ -80,10 +77,7 @@ def adjust_tables(
     adjusted = {}
     for split, table in tables.items():
         y_prob = adjust(arrays(table, class_names)[1], priors, strength)
-        columns = {
-            f"{PROBABILITY_PREFIX}{name}": y_prob[:, index]
-            for index, name in enumerate(class_names)
-        }
+        columns = probability_columns(y_prob, class_names)
         # The energy column belongs to the original logits.
         adjusted[split] = table.assign(**columns).drop(columns=ENERGY)
     return adjusted, strength

@@ -108,10 +108,8 @@ class FeatureGaussian:
         """Returns the Gaussian with the shrinkage of Ledoit and Wolf (2004).
 
         Eigen-directions with a variance below float32 precision are dropped. If none is
-        left, because the features are constant, all distances are 0.
-
-        Args:
-            features: [num_images, num_features], two images or more.
+        left, because the features are constant, all distances are 0. Two images or more are
+        needed.
         """
         fitted = sklearn.covariance.LedoitWolf().fit(features)
         values, vectors = np.linalg.eigh(fitted.covariance_)
@@ -152,11 +150,8 @@ class FeatureGaussian:
 def cross_validated_distances(features: Floats, lesion_ids: Sequence[str]) -> Floats:
     """Returns the distance of each image from a Gaussian of other lesions, [num_images].
 
-    The distance from a Gaussian that was fitted on the image itself would be too small.
-
-    Args:
-        features: [num_images, num_features].
-        lesion_ids: [num_images]; two lesions or more.
+    The distance from a Gaussian that was fitted on the image itself would be too small. Two
+    lesions or more are needed.
     """
     distances = np.empty(len(features))
     folds = sklearn.model_selection.GroupKFold(min(NUM_FOLDS, len(set(lesion_ids))))
@@ -167,10 +162,7 @@ def cross_validated_distances(features: Floats, lesion_ids: Sequence[str]) -> Fl
 
 
 def make_ood_images(config: DataConfig) -> tuple[pd.DataFrame, Images]:
-    """Returns the built-in OOD images, which are the same for every run.
-
-    Args:
-        config: The preprocessing.
+    """Returns the built-in OOD images, preprocessed; they are the same for every run.
 
     Returns:
         A row per image with `set` (a name of `OOD_SETS`) and `image_id`; and the images,
@@ -187,11 +179,9 @@ def make_ood_images(config: DataConfig) -> tuple[pd.DataFrame, Images]:
 
 
 def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Images]:
-    """Returns the OOD images in a folder; see `make_ood_images`.
+    """Returns the OOD images in a folder and its subfolders; see `make_ood_images`.
 
-    Args:
-        folder: Searched for images recursively. Its name becomes the name of the set.
-        config: The preprocessing.
+    The name of the folder becomes the name of the set.
 
     Raises:
         ConfigError: The folder contains no image, or has a name of `OOD_SETS`.
@@ -200,8 +190,7 @@ def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Ima
     name = folder.resolve().name
     if name in OOD_SETS:
         raise ConfigError(
-            f"--ood-dir {folder}: {name!r} is the name of built-in images. Rename the "
-            "folder."
+            f"--ood-dir {folder}: {name!r} is the name of built-in images. Rename it."
         )
     files = images_in(folder)
     if not files:
@@ -229,7 +218,7 @@ def predict_ood(
     Args:
         model: From `with_features`.
         gaussian: Fitted on the validation split.
-        rows: From `make_ood_images` or `read_ood_folder`.
+        rows: From `make_ood_images` or `read_ood_folder`, as are the images.
         images: uint8 [num_images, height, width, 3].
         class_names: Names of the classes, in order.
     """
@@ -249,6 +238,5 @@ def _read_file(path: Path, config: DataConfig) -> Images:
         return np.asarray(read_image(tf.constant(path.read_bytes()), config))
     except tf.errors.OpError as error:
         raise DataError(
-            f"{path} cannot be decoded as an image: {error.message}. Remove it from the "
-            "folder."
+            f"{path} cannot be decoded as an image: {error.message}. Remove it."
         ) from error

@@ -18,9 +18,6 @@ def with_features(classifier: keras.Model) -> keras.Model:
 
     Keras compiles a model at its first prediction. Reuse the returned model rather than
     calling this function again.
-
-    Args:
-        classifier: A model of `build_classifier`.
     """
     features = classifier.get_layer(POOLING_LAYER).output
     return keras.Model(classifier.input, [classifier.output, features])
@@ -29,9 +26,7 @@ def with_features(classifier: keras.Model) -> keras.Model:
 def predict(model: keras.Model, batches: tf.data.Dataset) -> list[npt.NDArray[np.float32]]:
     """Returns each output of a model, [num_images, ...], in the order of the batches.
 
-    Args:
-        model: A model from the elements of the batches to a tensor or a list of tensors.
-        batches: From `pipeline.evaluation_batches`.
+    The model maps the batches of `pipeline.evaluation_batches` to one or more tensors.
     """
     if keras.distribution.distribution() is None:
         outputs = model.predict(batches, verbose=0)
@@ -41,18 +36,11 @@ def predict(model: keras.Model, batches: tf.data.Dataset) -> list[npt.NDArray[np
     return [np.asarray(output, np.float32) for output in outputs]
 
 
-def predict_logits(
-    classifier: keras.Model, batches: tf.data.Dataset
-) -> npt.NDArray[np.float32]:
-    """Returns the logits [num_images, num_classes]; see `predict`."""
-    return predict(classifier, batches)[0]
-
-
 def predict_probabilities(
     classifier: keras.Model, batches: tf.data.Dataset
 ) -> npt.NDArray[np.float32]:
-    """Returns the softmax of `predict_logits`."""
-    logits = predict_logits(classifier, batches)
+    """Returns the softmax of the logits, [num_images, num_classes]; see `predict`."""
+    logits = predict(classifier, batches)[0]
     return np.asarray(keras.ops.softmax(logits, axis=-1), np.float32)
 
 
@@ -82,10 +70,8 @@ def _local_predict_function(model: keras.Model) -> Callable[..., Any]:
     if not hasattr(model, "local_predict_function"):
         import jax
 
-        def function(trainable: Any, non_trainable: Any, inputs: Any) -> Any:
-            outputs = model.stateless_call(
-                trainable, non_trainable, inputs, training=False
-            )[0]
+        def function(*arguments: Any) -> Any:
+            outputs, _ = model.stateless_call(*arguments, training=False)
             return outputs if isinstance(outputs, list) else [outputs]
 
         model.local_predict_function = jax.jit(function)

@@ -14,6 +14,7 @@ import scipy.special
 
 from skincnn.errors import DataError
 from skincnn.files import write_text
+from skincnn.metrics.sample import Floats
 
 PROBABILITY_PREFIX = "probability_"
 ENERGY = "energy"
@@ -37,14 +38,16 @@ def predictions_table(
         logits: [num_images, num_classes], in the same order.
         class_names: Names of the classes, in order.
     """
-    probabilities = scipy.special.softmax(logits, axis=1)
-    columns = {
-        f"{PROBABILITY_PREFIX}{name}": probabilities[:, index]
-        for index, name in enumerate(class_names)
-    }
+    columns = probability_columns(scipy.special.softmax(logits, axis=1), class_names)
     columns[ENERGY] = -scipy.special.logsumexp(logits, axis=1)
     names = table["label"].map(dict(enumerate(class_names)))
     return table.drop(columns="sha256").assign(label=names, **columns)
+
+
+def probability_columns(y_prob: Floats, class_names: Sequence[str]) -> dict[str, Floats]:
+    """Returns the columns of probabilities [num_images, num_classes] by name."""
+    names = [f"{PROBABILITY_PREFIX}{name}" for name in class_names]
+    return dict(zip(names, y_prob.T, strict=True))
 
 
 def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -56,12 +59,10 @@ def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     Args:
         tables: Predictions tables of the same images in the same order.
     """
-    names = class_names_of(tables[0])
-    columns = (ENERGY, DISTANCE, *(f"{PROBABILITY_PREFIX}{name}" for name in names))
     means = {
         column: np.mean([table[column] for table in tables], axis=0)
-        for column in columns
-        if column in tables[0]
+        for column in map(str, tables[0])
+        if column in (ENERGY, DISTANCE) or column.startswith(PROBABILITY_PREFIX)
     }
     return tables[0].assign(**means)
 
@@ -142,14 +143,6 @@ def _find_fault(table: pd.DataFrame) -> str:
         )
     if table.empty:
         return "the table has no rows."
-    return (
-        _find_id_fault(table)
-        or _find_label_fault(table, names)
-        or _find_probability_fault(table, names)
-    )
-
-
-def _find_id_fault(table: pd.DataFrame) -> str:
     for column in ("image_id", "lesion_id"):
         blank = np.flatnonzero(table[column].str.strip() == "")
         if len(blank):
@@ -159,18 +152,15 @@ def _find_id_fault(table: pd.DataFrame) -> str:
                 "intervals would be wrong."
             )
     duplicates = table.loc[table["image_id"].duplicated(), "image_id"]
-    return f"image {duplicates.iloc[0]} occurs twice." if len(duplicates) else ""
-
-
-def _find_label_fault(table: pd.DataFrame, names: Sequence[str]) -> str:
-    unknown = ~table["label"].isin(names)
-    if not unknown.any():
-        return ""
-    row = table[unknown].iloc[0]
-    return (
-        f"image {row['image_id']} has the label {row['label']!r}. Expected one of: "
-        f"{', '.join(names)}."
-    )
+    if len(duplicates):
+        return f"image {duplicates.iloc[0]} occurs twice."
+    unknown = table[~table["label"].isin(names)]
+    if len(unknown):
+        return (
+            f"image {unknown['image_id'].iloc[0]} has the label "
+            f"{unknown['label'].iloc[0]!r}. Expected one of: {', '.join(names)}."
+        )
+    return _find_probability_fault(table, names)
 
 
 def _find_probability_fault(table: pd.DataFrame, names: Sequence[str]) -> str:

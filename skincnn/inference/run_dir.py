@@ -20,14 +20,7 @@ TRAIN_AGAIN = "Expected the --workdir of scripts/train.py; train again with --ov
 
 
 class DeviceInfo(Part):
-    """What a model was trained on.
-
-    Attributes:
-        devices: Names of the devices, such as "cpu:0".
-        precision: Keras dtype policy of the backbone.
-        backend: Keras backend.
-        jit: Whether XLA compiled the training step.
-    """
+    """Devices such as "cpu:0", dtype policy of the backbone, backend, and use of XLA."""
 
     devices: tuple[str, ...]
     precision: str
@@ -36,30 +29,17 @@ class DeviceInfo(Part):
 
 
 class Provenance(Part):
-    """The code and the hardware on which the last digits of a model depend.
-
-    Attributes:
-        code: Git commit of the checkout, or version of the package.
-        processor: Name of the processor.
-        cores: Number of usable cores.
-        gpus: Names of the GPUs.
-    """
+    """The code and the hardware on which the last digits of a model depend."""
 
     code: str
+    """Git commit of the checkout, or version of the package."""
     processor: str
     cores: int
     gpus: tuple[str, ...]
 
 
 class Member(Part):
-    """One of the runs that an ensemble or a cross-validation consists of.
-
-    Attributes:
-        name: Name of the run directory.
-        config: Its configuration.
-        audit: Its leakage audit.
-        best_epoch: The epoch whose weights were kept, counted from 1.
-    """
+    """One of the runs, named by its directory, of an ensemble or a cross-validation."""
 
     name: str
     config: Config
@@ -72,23 +52,18 @@ class RunInfo(Record):
 
     Attributes:
         kind: One model, an ensemble, or the models of a cross-validation.
-        skincnn: Version of this package.
-        versions: Package to version.
         device: What the model was trained on; None if there are several models.
         provenance: Code and hardware; None if they differ between models.
-        class_names: Names of the classes, in the order of the model's outputs.
-        synthetic: Whether the images are synthetic.
+        class_names: In the order of the model's outputs.
         dataset: Full name of the TFDS dataset.
         attribution: Source and licence of the images; "" for the user's own.
         stored_longest_side: Longest side of the stored images in pixels; None: original.
         audit: Result of the leakage audit; the largest counts of several models.
         preprocessing: Everything that determines how images are read.
-        data_fingerprint: Split to the fingerprint of its images and labels; empty for
-            several models.
+        data_fingerprint: By split, of its images and labels; empty for several models.
         class_counts: Class to its number of training images; empty for several models.
-        best_epoch: The epoch whose weights were kept, counted from 1; None for several
-            models.
-        num_parameters: Number of parameters of the model, or of all models of an ensemble.
+        best_epoch: The epoch that was kept, counted from 1; None for several models.
+        num_parameters: Of the model, or of all models of an ensemble.
         training_seconds: Training time, summed over all models.
         sha256: Name of a file in the run directory to its SHA-256.
         members: The models of an ensemble or a cross-validation; empty for a run.
@@ -123,8 +98,7 @@ def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
         fix: How to make the directory again, as a sentence for the error message.
 
     Raises:
-        ConfigError: The file is missing, damaged or of another schema version, or the
-            directory has the layout of an earlier version.
+        ConfigError: The file is missing, damaged or of another schema version.
     """
     path = workdir / RUN_FILE
     if not path.is_file() and (workdir / "metadata.json").is_file():
@@ -132,6 +106,8 @@ def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
             f"{workdir} has the layout of an earlier version of skincnn: it holds "
             f"metadata.json. Expected {RUN_FILE}. {fix}"
         )
+    if not path.is_file():
+        raise ConfigError(f"{workdir} holds no finished run: {RUN_FILE} is missing. {fix}")
     return read_record(path, RunInfo, fix)
 
 
@@ -142,14 +118,12 @@ def read_run(workdir: Path) -> tuple[RunInfo, Config]:
         ConfigError: A file is missing or damaged, or this version of skincnn reads images
             differently.
     """
-    for name in (CONFIG_FILE, RUN_FILE, MODEL_FILE, "history.csv"):
-        earlier = name == RUN_FILE and (workdir / "metadata.json").is_file()
-        if not (workdir / name).is_file() and not earlier:
-            raise ConfigError(
-                f"{workdir} holds no finished run: {name} is missing. Expected a "
-                "--workdir of scripts/train.py."
-            )
     info = read_run_info(workdir)
+    for name in (CONFIG_FILE, MODEL_FILE, "history.csv"):
+        if not (workdir / name).is_file():
+            raise ConfigError(
+                f"{workdir} holds no finished run: {name} is missing. {TRAIN_AGAIN}"
+            )
     config = read_config(workdir / CONFIG_FILE)
     now = describe_preprocessing(config.data)
     if info.preprocessing != now:

@@ -23,15 +23,11 @@ OVERSAMPLING = 4
 HAIR_POINTS = 24
 
 
-def draw_hairs(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray:
-    """Returns an image under curved hairs that taper towards their tips.
+def hairs(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray:
+    """Draws `count` curved hairs that taper towards their tips.
 
-    They have the same color, from black to dark blond, and similar directions.
-
-    Args:
-        image: uint8 [height, width, 3].
-        count: Number of hairs.
-        rng: Random generator.
+    They have the same color, from black to dark blond, and similar directions. The
+    augmentation `hair`, not in the default, draws up to 6 hairs of another kind.
     """
     height, width, _ = image.shape
     canvas = Image.new("L", (OVERSAMPLING * width, OVERSAMPLING * height))
@@ -65,16 +61,11 @@ def _hair(direction: float, rng: np.random.Generator) -> npt.NDArray[np.float64]
     return np.concatenate([path + offset, (path - offset)[::-1]])
 
 
-def draw_ruler(image: ImageArray, breadth: float, rng: np.random.Generator) -> ImageArray:
-    """Returns an image with a ruler along one of its four borders.
+def ruler(image: ImageArray, breadth: float, rng: np.random.Generator) -> ImageArray:
+    """Draws a white ruler of width `breadth` along one of the four borders.
 
     The marks are a millimeter apart, and the shorter side has 16 to 26 of them. Every tenth
-    mark has a number.
-
-    Args:
-        image: uint8 [height, width, 3].
-        breadth: Width of the ruler relative to the shorter side.
-        rng: Draws the border, the scale and its start.
+    mark has a number. The augmentation `ruler`, not in the default, draws marks only.
     """
     border = int(rng.integers(4))
     spacing, start = 1 / rng.uniform(16, 26), rng.uniform(0, 1)
@@ -97,12 +88,8 @@ def _draw_marks(
 ) -> None:
     """Draws the marks and numbers of a ruler along the top border.
 
-    Args:
-        draw: Canvas.
-        spacing: Pixels per millimeter.
-        start: Centimeters beyond the left border, 0..1.
-        band: Width of the ruler in pixels.
-        width: Width of the canvas in pixels.
+    `spacing`, the distance of the marks, `band`, the width of the ruler, and `width`, that
+    of the canvas, are in pixels; `start`, in centimeters, lies beyond the left border.
     """
     font = ImageFont.load_default(size=max(1.0, 0.4 * band))
     thickness = max(2, round(0.14 * spacing))
@@ -114,16 +101,11 @@ def _draw_marks(
             draw.text((x, 0.25 * band), str(mark // 10), fill=255, font=font, anchor="mm")
 
 
-def draw_bubbles(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray:
-    """Returns an image with air bubbles in the gel, some of them in clusters.
+def bubbles(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray:
+    """Draws `count` air bubbles in the gel, some of them in clusters; no augmentation.
 
     A bubble has a dark edge, inside it a bright ring that is brighter towards the light,
     and a reflection of the lamp.
-
-    Args:
-        image: uint8 [height, width, 3].
-        count: Number of bubbles.
-        rng: Random generator.
     """
     height, width, _ = image.shape
     side = min(height, width)
@@ -141,15 +123,7 @@ def draw_bubbles(image: ImageArray, count: int, rng: np.random.Generator) -> Ima
 
 
 def _add_bubble(dark: Mask, bright: Mask, center: Any, radius: float, light: float) -> None:
-    """Adds a bubble to the masks of dark and bright pixels, in place.
-
-    Args:
-        dark: [height, width].
-        bright: [height, width].
-        center: Row and column.
-        radius: In pixels.
-        light: Direction of the light as an angle.
-    """
+    """Adds a bubble at `center`, row and column, to the masks, in place."""
     reach = math.ceil(radius + 2)
     windows = tuple(
         slice(max(0, int(position) - reach), min(size, int(position) + reach + 1))

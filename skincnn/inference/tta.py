@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from skincnn.config import Config
 from skincnn.data.cache import Images
 from skincnn.errors import ConfigError
-from skincnn.inference.predict import predict_logits
+from skincnn.inference.predict import predict
 from skincnn.model.augment import Augmentation
 from skincnn.model.orientations import ORIENTATIONS, orient
 
@@ -28,18 +29,22 @@ def d4_views(config: Config, count: int) -> list[View]:
     Raises:
         ConfigError: `count` is greater than 8.
     """
-    del config
     numbers = ORIENTATIONS["d4"]
     if count > len(numbers):
         raise ConfigError(
             f"--num-views must be at most {len(numbers)} for --tta d4, the number of "
             f"orientations. Received: {count}."
         )
-    return [_oriented_view(number) for number in numbers[:count]]
+
+    def view(number: int, images: Images) -> Images:
+        with tf.device("CPU"):
+            return np.asarray(orient(images, number))
+
+    return [functools.partial(view, number) for number in numbers[:count]]
 
 
 def augmented_views(config: Config, count: int) -> list[View]:
-    """Returns `count` random augmentations, as in training (`config.augment`).
+    """Returns `count` views that draw augmentations as in training (`config.augment`).
 
     Raises:
         ConfigError: The run was trained without augmentation.
@@ -49,7 +54,13 @@ def augmented_views(config: Config, count: int) -> list[View]:
             "--tta augment requires a run that was trained with augmentation. Received: "
             "a run without augmentation. Use --tta d4."
         )
-    return [_augmented_view(config)] * count
+    augmentation = Augmentation(config.augment, seed=config.seed)
+
+    def view(images: Images) -> Images:
+        augmented = np.asarray(augmentation(images, training=True))
+        return np.asarray(np.clip(np.round(augmented), 0, 255), np.uint8)
+
+    return [view] * count
 
 
 VIEWS: dict[str, Callable[[Config, int], list[View]]] = {
@@ -61,34 +72,9 @@ VIEWS: dict[str, Callable[[Config, int], list[View]]] = {
 def predict_views(
     classifier: keras.Model, batches: tf.data.Dataset, views: Sequence[View]
 ) -> list[npt.NDArray[np.float32]]:
-    """Returns the logits of each view, [num_images, num_classes].
-
-    Args:
-        classifier: A model from the elements of the batches to logits.
-        batches: From `pipeline.evaluation_batches`.
-        views: The views of each image.
-    """
+    """Returns the logits [num_images, num_classes] of each view of `evaluation_batches`."""
     progress = tqdm(views, desc="Views", unit="view")
-    return [predict_logits(classifier, _apply(view, batches)) for view in progress]
-
-
-def _oriented_view(number: int) -> View:
-    def view(images: Images) -> Images:
-        with tf.device("CPU"):
-            return np.asarray(orient(images, number))
-
-    return view
-
-
-def _augmented_view(config: Config) -> View:
-    """Returns a function that draws a new augmentation at every call."""
-    augmentation = Augmentation(config.augment, seed=config.seed)
-
-    def view(images: Images) -> Images:
-        augmented = np.asarray(augmentation(images, training=True))
-        return np.asarray(np.clip(np.round(augmented), 0, 255), np.uint8)
-
-    return view
+    return [predict(classifier, _apply(view, batches))[0] for view in progress]
 
 
 def _apply(view: View, batches: tf.data.Dataset) -> tf.data.Dataset:
@@ -101,6 +87,5 @@ def _apply(view: View, batches: tf.data.Dataset) -> tf.data.Dataset:
             else:
                 yield view(batch)
 
-    return tf.data.Dataset.from_generator(
-        generate, output_signature=batches.element_spec
-    ).apply(tf.data.experimental.assert_cardinality(int(batches.cardinality())))
+    viewed = tf.data.Dataset.from_generator(generate, output_signature=batches.element_spec)
+    return viewed.apply(tf.data.experimental.assert_cardinality(int(batches.cardinality())))

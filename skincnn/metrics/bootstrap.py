@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import scipy.stats
 
 from skincnn.metrics.classification import MetricFunction
@@ -16,23 +17,14 @@ from skincnn.metrics.sample import Flags, Floats, Labels, Sample, Scores
 Counts = npt.NDArray[np.intp]
 BLOCK_CELLS = 50_000
 """Weights per block of resamples, so that intermediate arrays stay in the CPU cache."""
-INTERVALS = (
-    "percentile bootstrap over lesions; for rates of 0 or 1 in every resample, the exact "
-    "(Clopper-Pearson) interval for the number of lesions"
-)
-"""Description of the intervals for reports."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A score with its confidence interval.
 
-    Attributes:
-        value: The score on all images; None if it is undefined because a class has no
-            images.
-        low: Lower end of the interval; None if the score is undefined in more than half of
-            the resamples, or if it is a rate of fewer than two groups.
-        high: Upper end of the interval; None where `low` is.
+    The value is None if it is undefined because a class has no images. The ends are None if
+    it is undefined in more than half of the resamples, or a rate of fewer than two groups.
     """
 
     value: float | None
@@ -45,22 +37,16 @@ def bootstrap_weights(
 ) -> Scores:
     """Returns how often each image counts in each bootstrap resample.
 
-    A resample draws as many groups as there are, with replacement, and contains all images
-    of each drawn group: images of one group are not independent. The draws do not depend on
-    the order of the images. So a table has the same interval in every report, and two
+    A resample draws as many groups (lesions or patients) as there are, with replacement,
+    and contains all images of each drawn group: images of one group are not independent.
+    The draws do not depend on the order of the images, only on their unique ids. So two
     tables of the same images have paired resamples.
-
-    Args:
-        image_ids: Unique names, [num_images].
-        group_ids: The lesion or patient of each image, [num_images].
-        num_resamples: Number of resamples.
-        seed: Seed of the draws.
 
     Returns:
         Whole numbers, [num_resamples, num_images].
     """
     order = np.argsort(np.asarray(image_ids, str))
-    codes = _codes_by_appearance(np.asarray(group_ids, str)[order])[np.argsort(order)]
+    codes = pd.factorize(np.asarray(group_ids, str)[order])[0][np.argsort(order)]
     num_groups = codes.max() + 1
     rng = np.random.default_rng(seed)
     uniform = np.full(num_groups, 1 / num_groups)
@@ -73,11 +59,7 @@ def bootstrap(
 ) -> dict[str, Scores]:
     """Returns each metric on all images followed by its values on the resamples.
 
-    Args:
-        functions: Metrics by name.
-        y_true: Integer labels [num_images].
-        y_prob: Probabilities [num_images, num_classes].
-        weights: From `bootstrap_weights`, [num_resamples, num_images].
+    The weights [num_resamples, num_images] are those of `bootstrap_weights`.
 
     Returns:
         Arrays [1 + num_resamples] or [1 + num_resamples, num_classes] by name.
@@ -102,11 +84,6 @@ def num_groups_per_rate(
     exceed mean(p)^(K n) (inequality of arithmetic and geometric means). The mean therefore
     counts as a rate of K n groups.
 
-    Args:
-        group_ids: [num_images].
-        y_true: Integer labels [num_images].
-        y_prob: Probabilities [num_images, num_classes].
-
     Returns:
         Arrays [1] or [num_classes] by the name of the metric.
     """
@@ -127,12 +104,7 @@ def num_groups_per_rate(
 
 
 def count_groups(group_ids: Sequence[str], masks: Flags) -> Counts:
-    """Returns the number of groups with an image in each mask, [num_masks].
-
-    Args:
-        group_ids: [num_images].
-        masks: [num_images, num_masks].
-    """
+    """Returns the number of groups with an image in each of `masks` [num_images, n]."""
     groups = np.asarray(group_ids)
     return np.array([len(np.unique(groups[mask])) for mask in masks.T])
 
@@ -151,11 +123,9 @@ def estimate(
     fewer than two groups has no interval.
 
     Args:
-        values: From `bootstrap`; or the difference of two of its results for the same
-            weights, which makes a paired interval.
+        values: From `bootstrap`; or their difference for the same weights (paired).
         confidence: Coverage of the interval, between 0 and 1.
-        num_groups: For a rate, the number of groups it is estimated from: [1] or
-            [num_classes].
+        num_groups: For a rate, its number of groups, [1] or [num_classes].
     """
     columns = values.reshape(len(values), -1).T
     counts = [None] * len(columns) if num_groups is None else num_groups.tolist()
@@ -179,12 +149,6 @@ def _estimate(
         tail = (1 - confidence) / 2
         low, high = np.quantile(defined, (tail, 1 - tail))
     return Estimate(_rounded(value), _rounded(low), _rounded(high))
-
-
-def _codes_by_appearance(groups: npt.NDArray[np.str_]) -> Counts:
-    """Returns an integer per group, numbered by first appearance, [num_images]."""
-    _, first, codes = np.unique(groups, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[codes]
 
 
 def _rounded(value: float) -> float | None:

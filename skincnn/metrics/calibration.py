@@ -19,10 +19,6 @@ def fit_temperature(y_true: Labels, y_prob: Floats) -> float:
     Guo et al., On Calibration of Modern Neural Networks (2017), section 4.2. Fit it on the
     validation split: scores of the images on which it was fitted are too optimistic.
 
-    Args:
-        y_true: Integer labels [num_images].
-        y_prob: Probabilities [num_images, num_classes].
-
     Returns:
         0.05 to 20; above 1 for an overconfident model.
     """
@@ -43,10 +39,7 @@ def apply_temperature(y_prob: Floats, temperature: float) -> Floats:
 
     The logits are recovered as log probabilities, which differ from them by a constant per
     image. The order of the classes, and with it every prediction, stays the same.
-
-    Args:
-        y_prob: Probabilities [num_images, num_classes], clipped at 1.2e-38 from below.
-        temperature: Above 0.
+    Probabilities [num_images, num_classes] are clipped at 1.2e-38 from below.
     """
     logits = np.log(np.maximum(y_prob, np.finfo(np.float32).tiny))
     return np.asarray(scipy.special.softmax(logits / temperature, axis=1))

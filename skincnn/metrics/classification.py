@@ -42,8 +42,7 @@ def precision_per_class(sample: Sample) -> Scores:
 def bootstrap_precision_per_class(sample: Sample) -> Scores:
     """Returns `precision_per_class` with NaN in resamples that lost all predictions.
 
-    Precision is undefined in a resample without images predicted as the class; a 0 would
-    bias the interval downwards. For a class that is never predicted it remains 0.
+    A 0 would bias the interval downwards. For a class that is never predicted it remains 0.
     """
     num_predicted = sample.confusion.sum(axis=-2)
     ever_predicted = np.isin(np.arange(sample.num_classes), sample.y_pred)
@@ -72,19 +71,14 @@ def auc_per_class(sample: Sample) -> Scores:
 
 
 def average_precision_per_class(sample: Sample) -> Scores:
-    """Returns the one-vs-rest average precision of each class.
-
-    The same as `sklearn.metrics.average_precision_score`: without interpolation.
-    """
+    """Returns the one-vs-rest average precision, as in scikit-learn, of each class."""
     return _per_curve(_average_precision, sample)
 
 
 def auc_above_80_sensitivity_per_class(sample: Sample) -> Scores:
-    """Returns the area under each ROC curve where the sensitivity is 0.8 or more.
+    """Returns the area under each linearly interpolated ROC curve from sensitivity 0.8 on.
 
-    The area extends from the false positive rate at which the linearly interpolated curve
-    reaches a sensitivity of 0.8, to 1. At best it is 1. A secondary metric of ISIC 2018,
-    task 3.
+    At best it is 1. A secondary metric of ISIC 2018, task 3.
     """
     return _per_curve(_area_above, sample)
 
@@ -95,10 +89,7 @@ def balanced_accuracy(sample: Sample) -> Scores:
 
 
 def accuracy(sample: Sample) -> Scores:
-    """Returns the fraction of correctly classified images.
-
-    It equals the mean recall weighted by the number of images of each class.
-    """
+    """Returns the fraction of correctly classified images."""
     return sample.mean(sample.y_pred == sample.y_true)
 
 
@@ -176,12 +167,7 @@ def weighted(per_class: MetricFunction) -> MetricFunction:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of all classes together.
-
-    Attributes:
-        function: Computes the metric of a sample.
-        higher_is_better: Whether larger values are better.
-    """
+    """A metric of all classes together."""
 
     function: MetricFunction
     higher_is_better: bool = True

@@ -17,10 +17,9 @@ class DecisionRule(Part):
     """When an image is referred. Chosen on validation and part of every export.
 
     Attributes:
-        class_names: Names of the classes, in the order of the model's outputs.
+        class_names: In the order of the model's outputs.
         temperature: Of temperature scaling: logits are divided by it.
-        operating_point: The operating point of malignant lesions for which the threshold
-            was chosen, as "sensitivity=0.90".
+        operating_point: That of malignant lesions for which the threshold was chosen.
         threshold: The malignant probability from which an image is referred, 0..1; None if
             no threshold reaches the operating point on validation.
         max_distance: The Mahalanobis distance beyond which an image is
@@ -41,11 +40,8 @@ class DecisionRule(Part):
         exports (TensorFlow tensors) share this definition.
 
         Args:
-            probabilities: Calibrated probabilities, [num_images, num_classes].
+            probabilities: Calibrated, [num_images, num_classes].
             distances: Mahalanobis distances, [num_images].
-
-        Returns:
-            Two arrays or tensors, bool [num_images].
         """
         out_of_distribution = distances > self.max_distance
         target = find_targets(self.class_names).get(TARGET)

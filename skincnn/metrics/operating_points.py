@@ -16,12 +16,7 @@ from skincnn.metrics.sample import Flags, Floats, Labels, Scores, divide, roc_po
 
 @dataclass(frozen=True)
 class Target:
-    """A set of classes to detect, scored by the sum of their probabilities.
-
-    Attributes:
-        name: "melanoma" or "malignant".
-        classes: Indices of the classes.
-    """
+    """A set of classes to detect, such as "melanoma": their name and their indices."""
 
     name: str
     classes: tuple[int, ...]
@@ -37,12 +32,7 @@ class Target:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A rule that selects a threshold on the validation split.
-
-    Attributes:
-        metric: The metric that must reach `minimum`; the other one is maximized.
-        minimum: 0..1.
-    """
+    """Selects a threshold: `metric` reaches `minimum`, and the other one is maximized."""
 
     metric: Literal["sensitivity", "specificity"]
     minimum: float
@@ -92,8 +82,7 @@ def find_targets(class_names: Sequence[str]) -> dict[str, Target]:
 def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> float | None:
     """Returns the threshold of an operating point.
 
-    Of the thresholds that reach the minimum, it maximizes the other metric. It lies halfway
-    between two scores, so that rounding errors change no decision.
+    It lies halfway between two scores, so that rounding errors change no decision.
 
     Args:
         positive: Whether each image is positive, [num_images].
@@ -123,11 +112,7 @@ def rates(
 ) -> dict[str, Scores]:
     """Returns each of `RATES`, [num_resamples]; NaN if its denominator is 0.
 
-    Args:
-        positive: Whether each image is positive, [num_images].
-        score: Probability of the target, [num_images].
-        threshold: An image is predicted positive if its score is at least this.
-        weights: How often each image counts, [num_resamples, num_images].
+    See `score_operating_point`.
     """
     predicted = score >= threshold
     true_positives = weights @ (predicted & positive).astype(float)
@@ -145,8 +130,8 @@ def score_operating_point(
     score: Scores,
     threshold: float,
     weights: Floats,
-    confidence: float = 0.95,
-    group_ids: Sequence[str] | None = None,
+    confidence: float,
+    group_ids: Sequence[str],
 ) -> dict[str, Estimate]:
     """Returns each of `RATES` with its interval.
 
@@ -157,15 +142,14 @@ def score_operating_point(
         weights: From `bootstrap_weights`, [num_resamples, num_images].
         confidence: Coverage, between 0 and 1.
         group_ids: The lesion or patient of each image, [num_images], for the intervals of
-            rates of 0 and 1; by default each image is its own group.
+            rates of 0 and 1.
     """
     all_images = np.ones((1, len(score)))
     values = rates(positive, score, threshold, np.concatenate([all_images, weights]))
     predicted = score >= threshold
     # In the order of `RATES`.
     denominators = np.stack([positive, ~positive, predicted, ~predicted], axis=1)
-    groups = list(map(str, range(len(score)))) if group_ids is None else group_ids
-    counts = dict(zip(RATES, count_groups(groups, denominators), strict=True))
+    counts = dict(zip(RATES, count_groups(group_ids, denominators), strict=True))
     return {
         name: estimate(value, confidence, counts[name][None])[0]
         for name, value in values.items()
@@ -181,8 +165,7 @@ def decision_curve(positive: Flags, score: Scores) -> dict[str, Scores]:
     prevalence is that of the given images.
 
     Returns:
-        Arrays [99]: `threshold`, `model`, and `all`, which treats every image. Treating no
-        image has a net benefit of 0.
+        Arrays [99]: `threshold`, `model`, and `all`, which treats every image.
     """
     thresholds = np.arange(1, 100) / 100
     odds = thresholds / (1 - thresholds)

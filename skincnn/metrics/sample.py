@@ -13,8 +13,6 @@ Labels = npt.NDArray[np.integer[Any]]
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating[Any]]
 Scores = npt.NDArray[np.float64]
-Curve = tuple[Scores, Scores]
-"""Counts of true and of false positives at each ROC point, [..., num_points] each."""
 
 
 class Sample:
@@ -31,9 +29,7 @@ class Sample:
     """
 
     def __init__(self, y_true: Labels, y_prob: Floats, weights: Floats | None = None):
-        """Stores the arrays."""
-        self.y_true = np.asarray(y_true)
-        self.y_prob = np.asarray(y_prob)
+        self.y_true, self.y_prob = np.asarray(y_true), np.asarray(y_prob)
         ones = np.ones(len(self.y_true))
         self.weights = ones if weights is None else np.asarray(weights, np.float64)
 
@@ -60,8 +56,8 @@ class Sample:
         return counts.reshape(*counts.shape[:-1], self.num_classes, self.num_classes)
 
     @functools.cached_property
-    def curves(self) -> list[Curve]:
-        """One-vs-rest ROC curve of each class."""
+    def curves(self) -> list[tuple[Scores, Scores]]:
+        """True and false positives at each ROC point of each class, [..., num_points]."""
         return [
             roc_points(self.y_true == index, self.y_prob[:, index], self.weights)[1:]
             for index in range(self.num_classes)
@@ -70,16 +66,12 @@ class Sample:
     def sums(self, bins: Labels, num_bins: int, values: Any = 1) -> Scores:
         """Returns the weighted sum of `values` in each bin, [..., num_bins].
 
-        Args:
-            bins: The bin of each image, [num_images], in 0..num_bins-1.
-            num_bins: Number of bins.
-            values: [num_images] or a number.
+        The bins [num_images] are in 0..num_bins-1; `values` are [num_images] or a number.
         """
         values = np.broadcast_to(np.asarray(values, np.float64), len(bins))
         row_starts = np.arange(len(bins) + 1)  # one entry per row
-        one_hot = scipy.sparse.csr_array(
-            (values, bins, row_starts), shape=(len(bins), num_bins)
-        )
+        shape = len(bins), num_bins
+        one_hot = scipy.sparse.csr_array((values, bins, row_starts), shape=shape)
         return np.asarray(self.weights @ one_hot)
 
     def mean(self, values: npt.NDArray[Any]) -> Scores:

@@ -14,14 +14,9 @@ from skincnn.metrics.bootstrap import Estimate
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """Standard deviations of scores across seeds, pooled over recipes.
+    """Standard deviations across seeds by score, pooled over recipes with several runs.
 
     A recipe is a training configuration without its seed.
-
-    Attributes:
-        standard_deviations: Pooled standard deviation by the name of the score.
-        num_runs: Number of runs, two or more per recipe.
-        num_recipes: Number of recipes.
     """
 
     standard_deviations: dict[str, float]
@@ -31,13 +26,8 @@ class SeedVariance:
     def half_width(self, name: str, first: int, second: int, confidence: float) -> float:
         """Returns the half-width of the interval of the difference of two recipes' means.
 
-        Student's two-sample interval with the pooled standard deviation.
-
-        Args:
-            name: Name of the score.
-            first: Number of runs of one recipe.
-            second: Number of runs of the other recipe.
-            confidence: Coverage, between 0 and 1.
+        Student's two-sample interval of a score with the pooled standard deviation, for
+        `first` runs of one recipe and `second` runs of the other.
         """
         quantile = scipy.stats.t.ppf((1 + confidence) / 2, self.num_runs - self.num_recipes)
         deviation = self.standard_deviations[name]
@@ -47,11 +37,7 @@ class SeedVariance:
 def pool_seed_variance(
     recipes: Sequence[Sequence[Mapping[str, float]]],
 ) -> SeedVariance | None:
-    """Returns the variance within recipes; None if every recipe has a single run.
-
-    Args:
-        recipes: For each recipe, the scores by name of each of its runs.
-    """
+    """Returns the variance within recipes; None if every recipe has a single run."""
     repeated = [runs for runs in recipes if len(runs) > 1]
     if not repeated:
         return None
@@ -72,11 +58,8 @@ def add_seed_variance(difference: Estimate, half_width: float) -> Estimate:
     The distance from the difference to each end is the root of the summed squares of the
     distance over lesions and of the half-width over seeds: Zou and Donner, Construction of
     confidence limits about effect measures (2008), doi:10.1002/sim.3095. Interactions of
-    seeds and lesions are in both, so that the interval is conservative.
-
-    Args:
-        difference: Difference of two recipes with its paired interval over lesions.
-        half_width: From `SeedVariance.half_width`; NaN if the score is undefined.
+    seeds and lesions are in both, so that the interval is conservative. The half-width is
+    NaN if the score is undefined.
     """
     value, low, high = difference.value, difference.low, difference.high
     if value is None or low is None or high is None or math.isnan(half_width):

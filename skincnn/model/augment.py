@@ -33,6 +33,7 @@ PHOTOMETRIC: dict[str, Callable[[Tensor, Uniform, AugmentConfig], Tensor]] = {
     "erase": erase,
 }
 AUGMENTATIONS = {**GEOMETRIC, **PHOTOMETRIC}
+AnyConfig = AugmentConfig | dict[str, Any]
 
 
 class RandomLayer(keras.layers.Layer):
@@ -41,16 +42,9 @@ class RandomLayer(keras.layers.Layer):
     stream = 0
     """Added to the seed, so that different layers draw different numbers from one seed."""
 
-    def __init__(self, config: AugmentConfig | dict[str, Any], seed: int, **kwargs: Any):
-        """Stores the configuration.
-
-        Args:
-            config: The augmentations and their strengths.
-            seed: Seed of all draws.
-            **kwargs: Passed to `keras.layers.Layer`.
-        """
-        kwargs["dtype"] = "float32"  # Half precision cannot represent 256 gray levels.
-        super().__init__(**kwargs)
+    def __init__(self, config: AnyConfig, seed: int = 0, **kwargs: Any):
+        # Half precision cannot represent 256 gray levels.
+        super().__init__(**{**kwargs, "dtype": "float32"})
         if isinstance(config, dict):
             config = AugmentConfig(**{**config, "parts": tuple(config["parts"])})
         self.config = config
@@ -61,11 +55,8 @@ class RandomLayer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "config": dataclasses.asdict(self.config),
-            "seed": self.seed,
-        }
+        config = {"config": dataclasses.asdict(self.config), "seed": self.seed}
+        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable("skincnn")
@@ -75,14 +66,7 @@ class Augmentation(RandomLayer):
     Input and output: [batch, height, width, 3] in 0..255; the output is float32.
     """
 
-    def __init__(
-        self, config: AugmentConfig | dict[str, Any], seed: int = 0, **kwargs: Any
-    ):
-        """Stores the configuration; see `RandomLayer`.
-
-        Raises:
-            ConfigError: An augmentation is not in `AUGMENTATIONS`.
-        """
+    def __init__(self, config: AnyConfig, seed: int = 0, **kwargs: Any):
         super().__init__(config, seed, **kwargs)
         for part in self.config.parts:
             look_up(AUGMENTATIONS, part, "`augment.parts`")
@@ -113,13 +97,12 @@ def augment(
 ) -> Tensor:
     """Returns augmented images, float32 [batch, height, width, 3] in 0..255."""
     uniform = uniform_of(images, generator)
-    matrices = [
-        GEOMETRIC[part](uniform, config) for part in config.parts if part in GEOMETRIC
-    ]
+    parts = config.parts
+    matrices = [GEOMETRIC[part](uniform, config) for part in parts if part in GEOMETRIC]
     if matrices:
         images = transform(images, functools.reduce(ops.matmul, matrices))
     images = ops.cast(images, "float32")
-    for part in config.parts:
+    for part in parts:
         if part in PHOTOMETRIC:
             images = PHOTOMETRIC[part](images, uniform, config)
     return images
@@ -137,9 +120,8 @@ def compile_augmentation(
     cached: all layers with the same configuration share it, and a hyperparameter search
     does not run out of memory.
 
-    Returns:
-        A function from images and the state of a `keras.random.SeedGenerator` to augmented
-        images and the next state.
+    The function maps images and the state of a `SeedGenerator` to augmented images and the
+    next state.
     """
     if keras.backend.backend() != "tensorflow":
         return None

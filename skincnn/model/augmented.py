@@ -8,10 +8,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from skincnn.model.classifier import IMAGES_LAYER
 from skincnn.model.random_ops import Tensor
 
-IMAGES = "images"
-"""Key of the images in dictionaries of inputs."""
+PARTS = ("augmentation", "classifier", "mixing")
+"""Arguments of the constructor that are Keras objects."""
 
 
 @keras.saving.register_keras_serializable("skincnn")
@@ -33,14 +34,9 @@ class AugmentedClassifier(keras.Model):
         mixing: keras.layers.Layer | None = None,
         **kwargs: Any,
     ):
-        """Stores the parts.
+        """Stores `Augmentation`, a model from the inputs to logits, and `Mixing` or None.
 
-        Args:
-            augmentation: `Augmentation`, from images to float32 images.
-            classifier: From the inputs of this model to logits.
-            mixing: `Mixing`, or None. It turns integer labels into soft labels, so that the
-                loss must accept [batch, num_classes].
-            **kwargs: Passed to `keras.Model`.
+        Mixing turns integer labels into soft labels [batch, num_classes] for the loss.
         """
         # Half precision would round the images before augmentation. The classifier has its
         # own dtype policy.
@@ -72,12 +68,7 @@ class AugmentedClassifier(keras.Model):
     ) -> Tensor:
         """Returns the loss; with `mixing`, for soft labels.
 
-        Args:
-            x: Not used.
-            y: Integer labels [batch], or soft labels [batch, num_classes].
-            y_pred: Output of `call`.
-            sample_weight: Weight of each image.
-            training: Whether this is a training step.
+        The labels `y` are integers [batch], or soft labels [batch, num_classes].
         """
         if self.mixing is not None:
             y = _soft_labels(y, y_pred)
@@ -91,29 +82,23 @@ class AugmentedClassifier(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
-        return {
-            "name": self.name,
-            **{
-                name: keras.saving.serialize_keras_object(getattr(self, name))
-                for name in ("augmentation", "classifier", "mixing")
-            },
-        }
+        serialize = keras.saving.serialize_keras_object
+        parts = {name: serialize(getattr(self, name)) for name in PARTS}
+        return {"name": self.name, **parts}
 
     @classmethod
     def from_config(
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> AugmentedClassifier:
         """Returns the model with the given `get_config`."""
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("augmentation", "classifier", "mixing")
-        }
+        deserialize = keras.saving.deserialize_keras_object
+        parts = {name: deserialize(config[name]) for name in PARTS}
         return cls(**{**config, **parts})
 
 
 def _images(inputs: Any) -> Tensor:
     if isinstance(inputs, dict):
-        return inputs[IMAGES]
+        return inputs[IMAGES_LAYER]
     return inputs[0] if isinstance(inputs, list | tuple) else inputs
 
 
@@ -125,7 +110,7 @@ def _replace(
     """Returns `inputs` with these images, and `convert` applied to all other inputs."""
     if isinstance(inputs, dict):
         return {
-            name: images if name == IMAGES else convert(values)
+            name: images if name == IMAGES_LAYER else convert(values)
             for name, values in inputs.items()
         }
     if isinstance(inputs, list | tuple):

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 from keras import applications
@@ -36,10 +37,8 @@ Build = Callable[[int | None, float, str | None], keras.Model]
 class Scaling:
     """The normalization of images in 0..255 that a network expects.
 
-    Attributes:
-        scale: The result is `image * scale + offset`; a number, or one per channel.
-        offset: See `scale`.
-        bgr: Whether the channels are first reordered to blue, green and red.
+    The result is `image * scale + offset`, by numbers or one per channel. With `bgr` the
+    channels are first reordered to blue, green and red.
     """
 
     scale: float | tuple[float, ...] = 1.0
@@ -65,14 +64,12 @@ class Backbone:
     Attributes:
         build: Returns the network without its top.
         scaling: The normalization that it expects.
-        native_size: Height and width in pixels of the ImageNet training; 0 without ImageNet
-            weights.
+        native_size: Size in pixels of the ImageNet training; 0 without ImageNet weights.
         min_size: Smallest height and width that the network accepts.
         size_multiple: Sizes other than the native one must be multiples of this.
         imagenet_widths: Width multipliers with ImageNet weights; None if unknown.
         has_width: Whether the network has a width multiplier.
-        adapt: Converts the network with its weights to an equivalent one that is faster or
-            accepts any size.
+        adapt: Returns an equivalent network that is faster or accepts any size.
     """
 
     build: Build
@@ -82,91 +79,75 @@ class Backbone:
     size_multiple: int = 1
     imagenet_widths: tuple[float, ...] | None = (1.0,)
     has_width: bool = False
-    adapt: Callable[[keras.Model], keras.Model] | None = None
+    adapt: Callable[[keras.Model], keras.Model] = lambda network: network
 
 
-def _keras(function: Callable[..., keras.Model], **options: object) -> Build:
+def _build(function: Callable[..., keras.Model]) -> Build:
+    parameters = inspect.signature(function).parameters
+
     def build(size: int | None, width: float, weights: str | None) -> keras.Model:
+        options = {"alpha": width, "include_preprocessing": False}
+        options = {name: value for name, value in options.items() if name in parameters}
         shape = (size, size, 3)
         return function(include_top=False, weights=weights, input_shape=shape, **options)
 
     return build
 
 
-def _with_alpha(function: Callable[..., keras.Model], **options: object) -> Build:
-    def build(size: int | None, width: float, weights: str | None) -> keras.Model:
-        return _keras(function, alpha=width, **options)(size, width, weights)
+def _keras(
+    function: Callable[..., keras.Model], scaling: Scaling, *sizes: Any, **fields: Any
+) -> Backbone:
+    return Backbone(_build(function), scaling, *sizes, **fields)
 
-    return build
+
+def _mobilenet(function: Callable[..., keras.Model], *widths: float) -> Backbone:
+    return _keras(function, SYMMETRIC, imagenet_widths=widths, has_width=True)
 
 
 def _efficientnet(function: Callable[..., keras.Model], size: int) -> Backbone:
+    build_network = _build(function)
+
     def build(size: int | None, width: float, weights: str | None) -> keras.Model:
-        network = _keras(function)(size, width, weights)
+        network = build_network(size, width, weights)
         return network if weights else set_imagenet_normalization(network)
 
     return Backbone(build, STANDARDIZED, size, adapt=remove_normalization)
 
 
-def _efficientnet_v2(
-    function: Callable[..., keras.Model], size: int, scaling: Scaling
-) -> Backbone:
-    return Backbone(_keras(function, include_preprocessing=False), scaling, size)
-
-
 def _nasnet(function: Callable[..., keras.Model], size: int) -> Backbone:
+    build_network = _build(function)
+
     # Keras builds it for a fixed size, which determines the padding.
     def build(_: int | None, width: float, weights: str | None) -> keras.Model:
-        return _keras(function)(size, width, weights)
+        return build_network(size, width, weights)
 
     return Backbone(build, SYMMETRIC, size, size_multiple=32, adapt=accept_any_size)
 
 
 def _convnext(function: Callable[..., keras.Model]) -> Backbone:
-    build = _keras(function, include_preprocessing=False)
-    return Backbone(build, STANDARDIZED, adapt=use_depthwise_convolutions)
+    return _keras(function, STANDARDIZED, adapt=use_depthwise_convolutions)
 
 
 BACKBONES = {
     "small_cnn": Backbone(small_cnn, SYMMETRIC, 0, imagenet_widths=(), has_width=True),
     # He et al., Deep residual learning (2015), arXiv:1512.03385.
-    "resnet50": Backbone(_keras(applications.ResNet50), CENTERED_BGR),
-    "resnet101": Backbone(_keras(applications.ResNet101), CENTERED_BGR),
-    "resnet152": Backbone(_keras(applications.ResNet152), CENTERED_BGR),
+    "resnet50": _keras(applications.ResNet50, CENTERED_BGR),
+    "resnet101": _keras(applications.ResNet101, CENTERED_BGR),
+    "resnet152": _keras(applications.ResNet152, CENTERED_BGR),
     # He et al., Identity mappings in deep residual networks (2016), arXiv:1603.05027.
-    "resnet50_v2": Backbone(_keras(applications.ResNet50V2), SYMMETRIC),
-    "resnet101_v2": Backbone(_keras(applications.ResNet101V2), SYMMETRIC),
-    "resnet152_v2": Backbone(_keras(applications.ResNet152V2), SYMMETRIC),
+    "resnet50_v2": _keras(applications.ResNet50V2, SYMMETRIC),
+    "resnet101_v2": _keras(applications.ResNet101V2, SYMMETRIC),
+    "resnet152_v2": _keras(applications.ResNet152V2, SYMMETRIC),
     # Simonyan and Zisserman, Very deep convolutional networks (2014), arXiv:1409.1556.
-    "vgg16": Backbone(_keras(applications.VGG16), CENTERED_BGR),
-    "vgg19": Backbone(_keras(applications.VGG19), CENTERED_BGR),
+    "vgg16": _keras(applications.VGG16, CENTERED_BGR),
+    "vgg19": _keras(applications.VGG19, CENTERED_BGR),
     # Howard et al., MobileNets (2017), arXiv:1704.04861.
-    "mobilenet": Backbone(
-        _with_alpha(applications.MobileNet),
-        SYMMETRIC,
-        imagenet_widths=(0.25, 0.5, 0.75, 1.0),
-        has_width=True,
-    ),
+    "mobilenet": _mobilenet(applications.MobileNet, 0.25, 0.5, 0.75, 1.0),
     # Sandler et al., MobileNetV2 (2018), arXiv:1801.04381.
-    "mobilenet_v2": Backbone(
-        _with_alpha(applications.MobileNetV2),
-        SYMMETRIC,
-        imagenet_widths=(0.35, 0.5, 0.75, 1.0, 1.3, 1.4),
-        has_width=True,
-    ),
+    "mobilenet_v2": _mobilenet(applications.MobileNetV2, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4),
     # Howard et al., Searching for MobileNetV3 (2019), arXiv:1905.02244.
-    "mobilenet_v3_small": Backbone(
-        _with_alpha(applications.MobileNetV3Small, include_preprocessing=False),
-        SYMMETRIC,
-        imagenet_widths=(0.75, 1.0),
-        has_width=True,
-    ),
-    "mobilenet_v3_large": Backbone(
-        _with_alpha(applications.MobileNetV3Large, include_preprocessing=False),
-        SYMMETRIC,
-        imagenet_widths=(0.75, 1.0),
-        has_width=True,
-    ),
+    "mobilenet_v3_small": _mobilenet(applications.MobileNetV3Small, 0.75, 1.0),
+    "mobilenet_v3_large": _mobilenet(applications.MobileNetV3Large, 0.75, 1.0),
     # Tan and Le, EfficientNet (2019), arXiv:1905.11946.
     "efficientnet_b0": _efficientnet(applications.EfficientNetB0, 224),
     "efficientnet_b1": _efficientnet(applications.EfficientNetB1, 240),
@@ -177,33 +158,23 @@ BACKBONES = {
     "efficientnet_b6": _efficientnet(applications.EfficientNetB6, 528),
     "efficientnet_b7": _efficientnet(applications.EfficientNetB7, 600),
     # Tan and Le, EfficientNetV2 (2021), arXiv:2104.00298.
-    "efficientnet_v2_b0": _efficientnet_v2(
-        applications.EfficientNetV2B0, 224, STANDARDIZED
-    ),
-    "efficientnet_v2_b1": _efficientnet_v2(
-        applications.EfficientNetV2B1, 240, STANDARDIZED
-    ),
-    "efficientnet_v2_b2": _efficientnet_v2(
-        applications.EfficientNetV2B2, 260, STANDARDIZED
-    ),
-    "efficientnet_v2_b3": _efficientnet_v2(
-        applications.EfficientNetV2B3, 300, STANDARDIZED
-    ),
-    "efficientnet_v2_s": _efficientnet_v2(applications.EfficientNetV2S, 384, SYMMETRIC_128),
-    "efficientnet_v2_m": _efficientnet_v2(applications.EfficientNetV2M, 480, SYMMETRIC_128),
-    "efficientnet_v2_l": _efficientnet_v2(applications.EfficientNetV2L, 480, SYMMETRIC_128),
+    "efficientnet_v2_b0": _keras(applications.EfficientNetV2B0, STANDARDIZED, 224),
+    "efficientnet_v2_b1": _keras(applications.EfficientNetV2B1, STANDARDIZED, 240),
+    "efficientnet_v2_b2": _keras(applications.EfficientNetV2B2, STANDARDIZED, 260),
+    "efficientnet_v2_b3": _keras(applications.EfficientNetV2B3, STANDARDIZED, 300),
+    "efficientnet_v2_s": _keras(applications.EfficientNetV2S, SYMMETRIC_128, 384),
+    "efficientnet_v2_m": _keras(applications.EfficientNetV2M, SYMMETRIC_128, 480),
+    "efficientnet_v2_l": _keras(applications.EfficientNetV2L, SYMMETRIC_128, 480),
     # Huang et al., Densely connected convolutional networks (2016), arXiv:1608.06993.
-    "densenet121": Backbone(_keras(applications.DenseNet121), STANDARDIZED),
-    "densenet169": Backbone(_keras(applications.DenseNet169), STANDARDIZED),
-    "densenet201": Backbone(_keras(applications.DenseNet201), STANDARDIZED),
+    "densenet121": _keras(applications.DenseNet121, STANDARDIZED),
+    "densenet169": _keras(applications.DenseNet169, STANDARDIZED),
+    "densenet201": _keras(applications.DenseNet201, STANDARDIZED),
     # Szegedy et al., Rethinking the Inception architecture (2015), arXiv:1512.00567.
-    "inception_v3": Backbone(_keras(applications.InceptionV3), SYMMETRIC, 299, 75),
+    "inception_v3": _keras(applications.InceptionV3, SYMMETRIC, 299, 75),
     # Szegedy et al., Inception-v4 and Inception-ResNet (2016), arXiv:1602.07261.
-    "inception_resnet_v2": Backbone(
-        _keras(applications.InceptionResNetV2), SYMMETRIC, 299, 75
-    ),
+    "inception_resnet_v2": _keras(applications.InceptionResNetV2, SYMMETRIC, 299, 75),
     # Chollet, Xception (2016), arXiv:1610.02357.
-    "xception": Backbone(_keras(applications.Xception), SYMMETRIC, 299, 71),
+    "xception": _keras(applications.Xception, SYMMETRIC, 299, 71),
     # Zoph et al., Learning transferable architectures (2017), arXiv:1707.07012.
     "nasnet_mobile": _nasnet(applications.NASNetMobile, 224),
     "nasnet_large": _nasnet(applications.NASNetLarge, 331),
@@ -220,10 +191,9 @@ BACKBONES = {
 def find_backbone(name: str) -> Backbone:
     """Returns an entry of `BACKBONES`, or the backbone of a `package.module:function`.
 
-    The module may be in the current directory. The function returns a functional or
-    sequential `keras.Model` from images in 0..255, [batch, height, width, 3] of any height
-    and width, to feature maps [batch, height, width, channels]. It may have the parameters
-    `weights` (None or "imagenet", from `model.weights`) and `width`
+    The function returns a functional or sequential `keras.Model` from images in 0..255,
+    [batch, height, width, 3] of any height and width, to feature maps. It may have the
+    parameters `weights` (None or "imagenet", from `model.weights`) and `width`
     (`model.width_multiplier`), and is called without other arguments.
 
     Raises:
@@ -231,23 +201,11 @@ def find_backbone(name: str) -> Backbone:
     """
     if ":" not in name:
         return look_up(BACKBONES, name, "`model.backbone`")
-    function = import_function(name, "`model.backbone`")
-    parameters = inspect.signature(function).parameters
-    return Backbone(
-        _from_function(name, function),
-        UNSCALED,
-        native_size=0,
-        imagenet_widths=None if "weights" in parameters else (),
-        has_width="width" in parameters,
-    )
+    return _from_function(name, import_function(name, "`model.backbone`"))
 
 
 def check_size(name: str, size: int) -> None:
-    """Checks that a backbone accepts images of `size` pixels.
-
-    Raises:
-        ConfigError: It does not, or the backbone does not exist.
-    """
+    """Raises a `ConfigError` unless a backbone exists and accepts images of `size` px."""
     backbone = find_backbone(name)
     if size < backbone.min_size:
         raise ConfigError(
@@ -283,7 +241,7 @@ def build_backbone(name: str, width: float, weights: str) -> keras.Model:
         network.set_weights(_imagenet(backbone, name, width).get_weights())
     elif weights != "none":
         return _load(backbone, network, Path(weights).expanduser())
-    return backbone.adapt(network) if backbone.adapt else network
+    return backbone.adapt(network)
 
 
 def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
@@ -327,9 +285,6 @@ def _load(backbone: Backbone, network: keras.Model, path: Path) -> keras.Model:
             "`model.weights` must be imagenet, none, or the path of a weights file "
             f"(.h5 or .weights.h5). Received: {path}, which is not a file."
         )
-    if backbone.adapt is None:
-        _load_weights(network, path)
-        return network
     try:
         _load_weights(network, path)
     except ConfigError:
@@ -352,7 +307,7 @@ def _load_weights(network: keras.Model, path: Path) -> None:
         ) from error
 
 
-def _from_function(name: str, function: Callable[..., keras.Model]) -> Build:
+def _from_function(name: str, function: Callable[..., keras.Model]) -> Backbone:
     parameters = inspect.signature(function).parameters
 
     def build(size: int | None, width: float, weights: str | None) -> keras.Model:
@@ -379,4 +334,10 @@ def _from_function(name: str, function: Callable[..., keras.Model]) -> Build:
             )
         return network
 
-    return build
+    return Backbone(
+        build,
+        UNSCALED,
+        native_size=0,
+        imagenet_widths=None if "weights" in parameters else (),
+        has_width="width" in parameters,
+    )

@@ -41,34 +41,29 @@ def build_classifier(
         config: The backbone, its weights and the dropout.
         num_classes: Number of logits.
         seed: Seed of the initial weights of the head and of dropout.
-        fused: Whether to build the model for training, with the layers of
-            `training_layer`. It has the same weights in the same order. Loading such a
-            model from a file requires this package.
+        fused: Whether to use the layers of `training_layer`, with the same weights in the
+            same order. Loading such a model from a file requires this package.
 
     Raises:
         ConfigError: The backbone does not exist, or its weights cannot be loaded.
     """
     with seeded(seed):
-        return _build(config, num_classes, seed, fused)
-
-
-def _build(config: ModelConfig, num_classes: int, seed: int, fused: bool) -> keras.Model:
-    network = build_backbone(config.backbone, config.width_multiplier, config.weights)
-    network = clone(network, training_layer if fused else None)
-    network.name = BACKBONE_LAYER
-    for layer in _batch_norms(network):
-        layer.momentum = config.batch_norm_momentum
-    images = inputs = keras.Input((None, None, 3), name=IMAGES_LAYER)
-    scaled = _scale(images, find_backbone(config.backbone).scaling)
-    pooling = keras.layers.GlobalAveragePooling2D(name=POOLING_LAYER)
-    features = pooling(network(scaled))
-    features = keras.layers.Dropout(config.dropout, seed=seed)(features)
-    if config.clinical_metadata:
-        metadata = keras.Input((len(CLINICAL_FEATURES),), name="metadata")
-        inputs = {"images": images, "metadata": metadata}
-        features = keras.layers.Concatenate()([features, _encode(metadata, seed)])
-    logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(features)
-    return keras.Model(inputs, logits, name="classifier")
+        network = build_backbone(config.backbone, config.width_multiplier, config.weights)
+        network = clone(network, training_layer if fused else None)
+        network.name = BACKBONE_LAYER
+        for layer in _batch_norms(network):
+            layer.momentum = config.batch_norm_momentum
+        images = inputs = keras.Input((None, None, 3), name=IMAGES_LAYER)
+        scaled = _scale(images, find_backbone(config.backbone).scaling)
+        pooling = keras.layers.GlobalAveragePooling2D(name=POOLING_LAYER)
+        features = pooling(network(scaled))
+        features = keras.layers.Dropout(config.dropout, seed=seed)(features)
+        if config.clinical_metadata:
+            metadata = keras.Input((len(CLINICAL_FEATURES),), name="metadata")
+            inputs = {"images": images, "metadata": metadata}
+            features = keras.layers.Concatenate()([features, _encode(metadata, seed)])
+        logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(features)
+        return keras.Model(inputs, logits, name="classifier")
 
 
 def set_trainable(
@@ -83,9 +78,8 @@ def set_trainable(
     Args:
         classifier: A model of `build_classifier`; compile it after this call.
         blocks: 0 for the head only, n for the head and the last n blocks, None for all.
-        batch_norm: Mode of the BatchNorm layers in trainable blocks. "train": with batch
-            statistics. "frozen": with fixed moving statistics, scale and offset.
-            "frozen_statistics": with fixed moving statistics (`fused` only).
+        batch_norm: Mode of the BatchNorm layers in trainable blocks, as in `ModelConfig`;
+            "frozen_statistics" only if `fused`.
 
     Raises:
         ConfigError: The backbone has fewer blocks.
@@ -178,11 +172,9 @@ def _encode(metadata: Any, seed: int) -> Any:
     """Returns features of the clinical metadata, [batch, METADATA_UNITS].
 
     In training the metadata of half of the images are dropped. Otherwise the head would
-    learn from them, which is easier, and neglect the image.
-
-    References:
-        Neverova et al., ModDrop (2014), arXiv:1501.00102; Pacheco and Krohling, The impact
-        of patient clinical information (2019), arXiv:1909.12912.
+    learn from them, which is easier, and neglect the image. Neverova et al., ModDrop
+    (2014), arXiv:1501.00102; Pacheco and Krohling, The impact of patient clinical
+    information (2019), arXiv:1909.12912.
     """
     hidden = keras.layers.Dense(METADATA_UNITS, "relu", name="metadata_hidden")(metadata)
     dropout = keras.layers.Dropout(

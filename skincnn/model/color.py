@@ -74,11 +74,7 @@ def sharpen(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 def _filter(images: Tensor, weights: Tensor) -> Tensor:
     """Returns images filtered along both axes, with reflection at the border.
 
-    Symmetric weights that sum to 1 preserve the mean of an image.
-
-    Args:
-        images: [batch, height, width, channels].
-        weights: [batch or 1, 2 * radius + 1].
+    Symmetric weights [batch or 1, 2 * radius + 1] that sum to 1 preserve the mean.
     """
     # XLA does not fuse the body of a branch with preceding operations. Without this branch,
     # whose condition always holds, it would recompute the hairs and the gather for each

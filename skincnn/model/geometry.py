@@ -19,10 +19,7 @@ def flip(uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def quarter_turn(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Rotates by 0, 90, 180 or 270 degrees with a probability of orientation_share.
-
-    Together with `flip` it covers the eight orientations.
-    """
+    """Rotates by 0, 90, 180 or 270 degrees with a probability of orientation_share."""
     probability = config.strength("orientation_share")
     drawn = uniform(0.0, 4.0)
     turns = ops.floor(drawn / max(probability, 1e-6))
@@ -95,14 +92,8 @@ def transform(images: Tensor, matrices: Tensor) -> Tensor:
     left, right, across = _neighbors(m[:, 0] * x + m[:, 1] * y + m[:, 2] * side, width)
     above, below, down = _neighbors(m[:, 3] * x + m[:, 4] * y + m[:, 5] * side, height)
     first = ops.reshape(ops.arange(batch) * height * width, (-1, 1, 1))
-    indices = ops.stack(
-        [
-            first + above * width + left,
-            first + above * width + right,
-            first + below * width + left,
-            first + below * width + right,
-        ]
-    )
+    rows = (first + above * width, first + below * width)
+    indices = ops.stack([row + column for row in rows for column in (left, right)])
     pixels = ops.take(ops.reshape(images, (-1, channels)), indices, axis=0)
     pixels = ops.cast(pixels, "float32")
     across, down = across[..., None], down[..., None]
@@ -127,13 +118,8 @@ def _matrix(
 ) -> Tensor:
     """Returns [[a, b, right], [c, d, down], [0, 0, 1]] for each image.
 
-    Args:
-        a: [batch]; the others are [batch] or numbers.
-        b: Contribution of y to x.
-        c: Contribution of x to y.
-        d: Contribution of y to y.
-        right: Translation of x, in units of the longer side.
-        down: Translation of y, in units of the longer side.
+    `a` is [batch], the others are [batch] or numbers; `right` and `down` translate in units
+    of the longer side.
     """
     zeros = ops.zeros_like(a)
     rows = [a, b, right, c, d, down, 0.0, 0.0, 1.0]

@@ -84,10 +84,7 @@ def _per_hair(values: Tensor) -> Tensor:
 def _stroke(distance: Tensor, half_width: Tensor, side: Tensor) -> Tensor:
     """Returns the fraction of each pixel that a line covers, in 0..1.
 
-    Args:
-        distance: From the center of the pixel to the line, as a fraction of the side.
-        half_width: Half the width of the line, as a fraction of the side.
-        side: Length of the side in pixels.
+    Its distance from the pixel and its half width are fractions of the side in pixels.
     """
     # A line that is narrower than a pixel covers its own width at most.
     limit = ops.minimum(2 * half_width * side, 1.0)
@@ -95,13 +92,7 @@ def _stroke(distance: Tensor, half_width: Tensor, side: Tensor) -> Tensor:
 
 
 def _draw(images: Tensor, opacity: Tensor, uniform: Uniform) -> Tensor:
-    """Returns images under a layer of dark brown to black.
-
-    Args:
-        images: [batch, height, width, 3].
-        opacity: 0..1, [batch, height, width].
-        uniform: Draws the color and the overall opacity of each image.
-    """
+    """Returns images under dark brown to black with an opacity [batch, height, width]."""
     red = uniform(10.0, 65.0)
     brown = ops.stack([red, red * uniform(0.7, 1.0), red * uniform(0.55, 0.9)], axis=-1)
     opacity = per_image(uniform(0.65, 1.0)) * opacity[..., None]

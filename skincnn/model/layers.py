@@ -15,13 +15,10 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     Weights, outputs and gradients equal those of `keras.layers.BatchNormalization`, which
     remains in use where the kernel does not apply: on other backends, for other axes than
     the last, in mixed precision and in inference.
-
-    Attributes:
-        frozen_statistics: Whether training uses the moving statistics without updating
-            them. Scale and offset remain trainable.
     """
 
     frozen_statistics = False
+    """Whether training uses the moving statistics, and trains only scale and offset."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Returns normalized `inputs` [batch, height, width, channels]."""
@@ -69,13 +66,11 @@ class FreezableDropout(keras.layers.Dropout):
 def training_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Returns a new layer like `layer`, without its weights, for training.
 
-    BatchNormalization becomes `FusedBatchNormalization` and Dropout becomes
-    `FreezableDropout`, including the stochastic depth of EfficientNet (Huang et al., 2016,
-    arXiv:1603.09382). Other layers keep their type.
+    Dropout includes the stochastic depth of EfficientNet (Huang et al., 2016,
+    arXiv:1603.09382). Layers without a replacement keep their type.
     """
-    layer_type = type(layer)
-    if layer_type is keras.layers.BatchNormalization:
-        layer_type = FusedBatchNormalization
-    elif layer_type is keras.layers.Dropout:
-        layer_type = FreezableDropout
-    return layer_type.from_config(layer.get_config())
+    replacements: dict[Any, Any] = {
+        keras.layers.BatchNormalization: FusedBatchNormalization,
+        keras.layers.Dropout: FreezableDropout,
+    }
+    return replacements.get(type(layer), type(layer)).from_config(layer.get_config())

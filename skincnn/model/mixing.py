@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import ops
 
-from skincnn.config import AugmentConfig
-from skincnn.lookup import look_up
 from skincnn.model.augment import RandomLayer
 from skincnn.model.random_ops import Tensor, Uniform, per_image, rectangle, uniform_of
 
@@ -48,48 +45,30 @@ class Mixing(RandomLayer):
     """Mixes each training image with another one of the batch.
 
     The partners are a random permutation of the batch. The share of each image is
-    max(x, 1 - x) with x from Beta(mix_alpha, mix_alpha), so that the image dominates. For
-    MixUp this only orders the pair; for CutMix it limits the rectangle to half of the area.
-    The identity outside training and at magnitude 0.
+    max(x, 1 - x) with x from Beta(mix_alpha, mix_alpha), so that the image dominates. The
+    identity outside training and at magnitude 0.
     """
 
     stream = 1
 
-    def __init__(
-        self, config: AugmentConfig | dict[str, Any], seed: int = 0, **kwargs: Any
-    ):
-        """Stores the configuration; see `RandomLayer`.
-
-        Raises:
-            ConfigError: `augment.mix` is not in `MIXES`.
-        """
-        super().__init__(config, seed, **kwargs)
-        self._mix = look_up(MIXES, self.config.mix, "`augment.mix`")
-
     def call(
         self, images: Tensor, training: bool | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns mixed images with their partners and shares.
+        """Returns mixed images [batch, height, width, 3] with their partners and shares.
 
-        Args:
-            images: [batch, height, width, 3] in 0..255.
-            training: Whether to mix.
-
-        Returns:
-            The images, float32; `partner`, int32 [batch]; and `share`, float32 [batch] in
-            0.5..1 (CutMix rounds to whole pixels). Image i consists of `share[i]` of itself
-            and 1 - `share[i]` of image `partner[i]`.
+        The images are float32; `partner` is int32 [batch]; `share` is float32 [batch] in
+        0.5..1 (CutMix rounds to whole pixels). Image i consists of `share[i]` of itself and
+        1 - `share[i]` of image `partner[i]`.
         """
         images = ops.cast(images, "float32")
-        alpha = self.config.strength("mix_alpha")
-        if not training or self._mix is None or alpha == 0:
+        alpha, mix = self.config.strength("mix_alpha"), MIXES[self.config.mix]
+        if not training or mix is None or alpha == 0:
             batch = ops.shape(images)[0]
             return images, ops.arange(batch, dtype="int32"), ops.ones((batch,), "float32")
         uniform = uniform_of(images, self.seed_generator)
         partner = ops.cast(ops.argsort(uniform(0.0, 1.0)), "int32")
-        share = larger_share(uniform, alpha)
         partners = ops.take(images, partner, axis=0)
-        images, share = self._mix(images, partners, share, uniform)
+        images, share = mix(images, partners, larger_share(uniform, alpha), uniform)
         return images, partner, share
 
 

@@ -22,12 +22,8 @@ def small_cnn(size: int | None, width: float, weights: str | None) -> keras.Mode
     """Returns a VGG-like network to train from scratch; 1.2 million parameters at width 1.
 
     Four stages of 32, 64, 128 and 256 filters times `width`, each with two 3x3
-    convolutions, BatchNorm and ReLU; 2x2 max pooling between the stages.
-
-    Args:
-        size: Height and width in pixels; None for any.
-        width: Multiplier of the number of filters.
-        weights: None; there are no pretrained weights.
+    convolutions, BatchNorm and ReLU; 2x2 max pooling between the stages. It has no
+    pretrained weights.
 
     References:
         Simonyan and Zisserman, Very deep convolutional networks (2015), arXiv:1409.1556;
@@ -73,8 +69,8 @@ def clone(
             weights = network.get_layer(layer.name).get_weights()
             layer.set_weights(
                 [
-                    value if value.shape == tuple(new.shape) else np.swapaxes(value, -1, -2)
-                    for value, new in zip(weights, layer.weights, strict=True)
+                    old if old.shape == tuple(new.shape) else old.swapaxes(-1, -2)
+                    for old, new in zip(weights, layer.weights, strict=True)
                 ]
             )
     return copy
@@ -97,17 +93,13 @@ def set_imagenet_normalization(network: keras.Model) -> keras.Model:
 def remove_normalization(network: keras.Model) -> keras.Model:
     """Returns an EfficientNet without its rescaling and normalization layers.
 
-    These layers differ with and without ImageNet weights. Besides, `set_weights` has no
-    effect on their constants until `finalize_state` is called.
+    These layers differ with and without ImageNet weights.
 
     Raises:
         ConfigError: The weights were not trained with the normalization of ImageNet.
     """
     mean, variance, _ = _normalization(network).get_weights()
-    if not (
-        np.allclose(mean, IMAGENET_MEAN, atol=1e-3)
-        and np.allclose(variance, IMAGENET_STD, atol=1e-3)
-    ):
+    if not np.allclose([mean, variance], [IMAGENET_MEAN, IMAGENET_STD], atol=1e-3):
         raise ConfigError(
             f"The weights of {network.name} were trained with another normalization. "
             f"Expected that of ImageNet: mean {IMAGENET_MEAN}, variance {IMAGENET_STD} "
@@ -140,11 +132,16 @@ def use_depthwise_convolutions(network: keras.Model) -> keras.Model:
         config = layer.get_config()
         if type(layer) is not keras.layers.Conv2D or config["groups"] == 1:
             return type(layer).from_config(config)
-        kept = ("name", "trainable", "dtype", "kernel_size", "strides", "padding")
-        return keras.layers.DepthwiseConv2D(
-            use_bias=config["use_bias"],
-            **{key: config[key] for key in kept},
-        )
+        kept = {
+            "name",
+            "trainable",
+            "dtype",
+            "kernel_size",
+            "strides",
+            "padding",
+            "use_bias",
+        }
+        return keras.layers.DepthwiseConv2D(**{key: config[key] for key in kept})
 
     return clone(network, convert)
 

@@ -37,9 +37,6 @@ def per_image(values: Tensor) -> Tensor:
 def coordinates(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns pixel coordinates relative to the center, as fractions of the shorter side.
 
-    Args:
-        images: [batch, height, width, channels].
-
     Returns:
         x [1, 1, width], y [1, height, 1], and the length of the shorter side in pixels.
     """
@@ -51,8 +48,10 @@ def coordinates(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def centered_pixels(height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
     """Returns pixel coordinates from the center: x [1, 1, width], y [1, height, 1]."""
-    x = ops.cast(ops.arange(width), "float32") - (ops.cast(width, "float32") - 1) / 2
-    y = ops.cast(ops.arange(height), "float32") - (ops.cast(height, "float32") - 1) / 2
+    x, y = (
+        ops.cast(ops.arange(size), "float32") - (ops.cast(size, "float32") - 1) / 2
+        for size in (width, height)
+    )
     return ops.reshape(x, (1, 1, -1)), ops.reshape(y, (1, -1, 1))
 
 
@@ -64,8 +63,7 @@ def rectangle(
     Args:
         images: [batch, height, width, channels].
         uniform: Draws the position.
-        area: Fraction of the image that the rectangle covers before its sides are rounded,
-            [batch].
+        area: Fraction of the image before the sides are rounded, [batch].
         aspect: Ratio of its height to its width, relative to that of the image: [batch] or
             a number. `area * aspect` and `area / aspect` must not exceed 1.
 

@@ -42,10 +42,8 @@ def quickstart() -> Config:
 def mobilenet_160() -> Config:
     """MobileNet 0.75, ImageNet weights, 160 px: a baseline for two cores.
 
-    The first epochs use smaller images, which saves a quarter of their time. The evaluated
-    weights are an exponential moving average over the last few hundred steps. The settings
-    had the best macro F1 and accuracy of the first that were tried; a basic recipe that was
-    tried later is not significantly different (docs/results.md).
+    The first epochs use smaller images, which saves a quarter of their time. A basic recipe
+    is not significantly different (docs/results.md).
 
     Command: python scripts/train.py mobilenet_160
     Cost: 17 minutes on two idle cores, after scripts/prepare_data.py.
@@ -56,7 +54,7 @@ def mobilenet_160() -> Config:
     """
     return Config(
         data=DataConfig(dataset="isic2018", image_size=160),
-        model=ModelConfig(backbone="mobilenet", width_multiplier=0.75, weights="imagenet"),
+        model=ModelConfig(backbone="mobilenet", width_multiplier=0.75),
         imbalance=ImbalanceConfig(power=0.7),
         optimizer=OptimizerConfig(
             learning_rate=4e-4, weight_decay=0.05, ema_momentum=0.995
@@ -73,9 +71,7 @@ def ensemble5_member() -> Config:
     The ensemble has five diverse members. The other four are this preset with one more flag
     each: --augment.parts flip quarter_turn, --imbalance.strategy ldam, --data.resize-mode
     crop, --data.color-constancy True. Evaluate each with evaluate.py --tta augment
-    --logit-adjustment and average them with evaluate.py --ensemble (docs/results.md). At 96
-    px five diverse models gained more than five seeds of one model, on the folds on which
-    they were selected.
+    --logit-adjustment and average them with evaluate.py --ensemble (docs/results.md).
 
     Command: python scripts/train.py ensemble5_member
     Cost: 277 minutes on one or two slow cores for all five, plus 10 to 12 minutes each for
@@ -86,38 +82,26 @@ def ensemble5_member() -> Config:
     this member alone, without either, .630 [.574, .679], .631 [.574, .691], .890 [.866,
     .915].
     """
-    base = mobilenet_160()
-    return dataclasses.replace(
-        base,
-        imbalance=dataclasses.replace(base.imbalance, strategy="effective_number_sampling"),
-    )
+    imbalance = ImbalanceConfig(strategy="effective_number_sampling", power=0.7)
+    return dataclasses.replace(mobilenet_160(), imbalance=imbalance)
 
 
 def effnetv2s_384() -> Config:
     """EfficientNetV2-S at 384 px for one large GPU. Not run yet: no score.
 
-    The schedule is that of `mobilenet_160`: one epoch of the head, then all layers with
-    AdamW and a cosine schedule, mild class weights, an exponential moving average of the
-    weights. The network, its native size and the stronger augmentation follow reports of
-    others on these images: pretraining gained about .08 of AUC, strong augmentation much;
-    448 px and clinical metadata gained nothing significant. MobileNet 0.75 at 96 px does
-    not confirm the gain by augmentation: no augmentation lost .018 of macro AUC, but twice
-    the magnitude lowered the sensitivity for melanoma at 90 % specificity, and flips and
-    quarter turns alone ranked melanomas better (docs/results.md). All values are chosen,
-    none is tuned. On a GPU with less memory, halve --data.batch-size and
-    --optimizer.learning-rate.
+    The schedule is that of `mobilenet_160`. The network, its native size and the stronger
+    augmentation follow reports of others on these images; MobileNet 0.75 at 96 px does not
+    confirm the gain by augmentation (docs/results.md). All values are chosen, none is
+    tuned. On a GPU with less memory, halve --data.batch-size and --optimizer.learning-rate.
 
     Command: python scripts/train.py effnetv2s_384
     Cost: not run; meant for a GPU with 24 GB or more, after scripts/prepare_data.py.
     Score: not run, no score.
-
-    References:
-        Tan and Le, EfficientNetV2 (2021), arXiv:2104.00298.
     """
     return Config(
         data=DataConfig(dataset="isic2018", image_size=384, batch_size=64),
         augment=AugmentConfig(parts=(*AugmentConfig().parts, "shear", "hue", "erase")),
-        model=ModelConfig(backbone="efficientnet_v2_s", weights="imagenet", dropout=0.3),
+        model=ModelConfig(backbone="efficientnet_v2_s", dropout=0.3),
         imbalance=ImbalanceConfig(power=0.7),
         optimizer=OptimizerConfig(
             learning_rate=4e-4, weight_decay=0.05, warmup_epochs=1, ema_momentum=0.998

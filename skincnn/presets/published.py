@@ -33,6 +33,7 @@ from skincnn.config import (
 )
 
 NO_AUGMENTATION = AugmentConfig(parts=())
+RESNET50 = ModelConfig(backbone="resnet50", dropout=0.0)
 ORIENTATIONS = ("flip", "quarter_turn", "rotate")
 UNBALANCED = ImbalanceConfig(strategy="none")
 OVERSAMPLING = ImbalanceConfig(strategy="oversampling")
@@ -41,8 +42,7 @@ OVERSAMPLING = ImbalanceConfig(strategy="oversampling")
 def cnn() -> Config:
     """A basic CNN from scratch.
 
-    Published: the baseline of a report that improved a CNN from scratch on HAM10000 in four
-    steps (tuned hyperparameters, augmentation, balanced classes, transfer learning). Its
+    Published: the baseline of a report that improved a CNN from scratch on HAM10000. Its
     layers, settings and scores are not in our sources. Chosen: eight convolutions
     (`small_cnn`), 96 px, Adam 1e-3, 30 epochs, no dropout.
 
@@ -77,7 +77,7 @@ def resnet50_sgd() -> Config:
     return Config(
         data=DataConfig(dataset="folder", image_size=84),
         augment=NO_AUGMENTATION,
-        model=ModelConfig(backbone="resnet50", weights="imagenet", dropout=0.0),
+        model=RESNET50,
         imbalance=UNBALANCED,
         optimizer=_constant_rate("sgd", 0.01),
         train=TrainConfig(head_epochs=0, epochs=30),
@@ -144,18 +144,26 @@ def resnet50_sgd_oversampling() -> Config:
 def vgg19_stages() -> Config:
     """VGG19, three stages of the learning rate, rare classes replicated.
 
-    Published: VGG19 and ResNet-50, trained in three stages of the learning rate, with the
-    images of rare classes replicated. The split was by image, so that images of one lesion
-    are in training and test, and the epoch was selected on the test set. The first is
-    reproduced by --data.split-by image, the second cannot be. Chosen: all layers in each
-    stage, Adam at 1e-4, 1e-5 and 1e-6 for ten epochs each, and 224 px.
+    Published: VGG19 and ResNet-50. The split was by image (--data.split-by image), and the
+    epoch was selected on the test set, which cannot be reproduced. Chosen: all layers in
+    each stage, Adam at 1e-4, 1e-5 and 1e-6 for ten epochs each, and 224 px.
 
     Command: python scripts/train.py vgg19_stages
     Cost: not measured; meant for a GPU.
     Published score: accuracy .82, balanced accuracy .76, macro F1 .70, melanoma recall .52
     to .56 over both networks. Short-run score: macro F1 .496 [.442, .540].
     """
-    return _three_stages("vgg19")
+    stages = tuple(
+        StageConfig(trainable_blocks=-1, epochs=10, rate=rate) for rate in (1, 0.1, 0.01)
+    )
+    return Config(
+        data=DataConfig(dataset="isic2018", image_size=224),
+        augment=NO_AUGMENTATION,
+        model=ModelConfig(backbone="vgg19"),
+        imbalance=OVERSAMPLING,
+        optimizer=_constant_rate("adam", 1e-4),
+        train=TrainConfig(scenario="staged", stages=stages),
+    )
 
 
 def resnet50_stages() -> Config:
@@ -167,17 +175,15 @@ def resnet50_stages() -> Config:
     Cost: not measured; meant for a GPU.
     Published score: as `vgg19_stages`. Short-run score: not measured.
     """
-    return _three_stages("resnet50")
+    return dataclasses.replace(vgg19_stages(), model=ModelConfig(backbone="resnet50"))
 
 
 def resnet50_one_image() -> Config:
     """ResNet-50 on one image per lesion, up to 290 epochs.
 
-    Published: one image per lesion, 290 epochs, patience 50, and validation images that
-    were flipped and rotated five times. Its validation set was a part of its training set,
-    which cannot be reproduced here. The five variants of the validation images are not
-    reproduced either: each image is predicted once, as is. Chosen: 224 px, Adam 1e-4,
-    orientations and rotation, no balancing.
+    Published: one image per lesion, 290 epochs, patience 50. Its validation set was a part
+    of its training set, flipped and rotated five times, which is not reproduced. Chosen:
+    224 px, Adam 1e-4, orientations and rotation, no balancing.
 
     Command: python scripts/train.py resnet50_one_image
     Cost: not measured; meant for a GPU.
@@ -188,7 +194,7 @@ def resnet50_one_image() -> Config:
     return Config(
         data=DataConfig(dataset="isic2018", image_size=224, one_image_per_lesion="all"),
         augment=AugmentConfig(parts=ORIENTATIONS),
-        model=ModelConfig(backbone="resnet50", weights="imagenet", dropout=0.0),
+        model=RESNET50,
         imbalance=UNBALANCED,
         optimizer=_constant_rate("adam", 1e-4),
         train=TrainConfig(head_epochs=0, epochs=290, patience=50),
@@ -200,16 +206,22 @@ def resnet50_adam() -> Config:
 
     Published: ResNet-50 and MobileNetV2 with Adam 1e-3, batch size 32, 10 epochs, a split
     of 80/10/10, oversampling. Whether the split kept lesions together, and whether it
-    preceded the oversampling, is not in our sources; if it followed, copies of training
-    images are tested. Two thirds of the images are nevi, which dominate a weighted F1.
-    Chosen: 224 px, all layers at once, no augmentation.
+    preceded the oversampling, is not in our sources. Two thirds of the images are nevi,
+    which dominate a weighted F1. Chosen: 224 px, all layers at once, no augmentation.
 
     Command: python scripts/train.py resnet50_adam
     Cost: not measured; meant for a GPU.
     Published score: weighted F1 about .90 for both networks. Short-run score: macro F1 .425
     [.380, .465].
     """
-    return _adam("resnet50")
+    return Config(
+        data=DataConfig(dataset="isic2018", image_size=224),
+        augment=NO_AUGMENTATION,
+        model=RESNET50,
+        imbalance=OVERSAMPLING,
+        optimizer=_constant_rate("adam", 1e-3),
+        train=TrainConfig(head_epochs=0, epochs=10),
+    )
 
 
 def mobilenet_v2_adam() -> Config:
@@ -221,7 +233,8 @@ def mobilenet_v2_adam() -> Config:
     Cost: not measured; meant for a GPU.
     Published score: as `resnet50_adam`. Short-run score: not measured.
     """
-    return _adam("mobilenet_v2")
+    model = ModelConfig(backbone="mobilenet_v2", dropout=0.0)
+    return dataclasses.replace(resnet50_adam(), model=model)
 
 
 def _constant_rate(name: str, learning_rate: float) -> OptimizerConfig:
@@ -233,29 +246,4 @@ def _constant_rate(name: str, learning_rate: float) -> OptimizerConfig:
         warmup_epochs=0,
         weight_decay=0,
         clip_norm=0,
-    )
-
-
-def _three_stages(backbone: str) -> Config:
-    stages = tuple(
-        StageConfig(trainable_blocks=-1, epochs=10, rate=rate) for rate in (1, 0.1, 0.01)
-    )
-    return Config(
-        data=DataConfig(dataset="isic2018", image_size=224),
-        augment=NO_AUGMENTATION,
-        model=ModelConfig(backbone=backbone, weights="imagenet"),
-        imbalance=OVERSAMPLING,
-        optimizer=_constant_rate("adam", 1e-4),
-        train=TrainConfig(scenario="staged", stages=stages),
-    )
-
-
-def _adam(backbone: str) -> Config:
-    return Config(
-        data=DataConfig(dataset="isic2018", image_size=224, batch_size=32),
-        augment=NO_AUGMENTATION,
-        model=ModelConfig(backbone=backbone, weights="imagenet", dropout=0.0),
-        imbalance=OVERSAMPLING,
-        optimizer=_constant_rate("adam", 1e-3),
-        train=TrainConfig(head_epochs=0, epochs=10),
     )
