@@ -25,9 +25,8 @@ from skincnn.evaluation.results import (
     OodSet,
     OodSplit,
     result_path,
-    split_name,
 )
-from skincnn.evaluation.scoring import InferenceVariant, score_variant
+from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.inference.predictions import predictions_table, write_predictions
 from skincnn.inference.run_dir import MODEL_FILE, Member, Provenance, RunInfo
 from skincnn.metrics.bootstrap import Estimate
@@ -135,16 +134,12 @@ def write_run(
     history.to_csv(workdir / "history.csv", index=False)
     info = info or make_info()
     write_record(workdir / "run.json", info)
-    as_is, *others = variants or (make_variant(),)
-    for variant in (as_is, *others):
-        baseline = as_is if variant.name else None
-        results = score_variant(
-            variant, STORED_IN, leakage or {}, config.evaluate, baseline
-        )
-        for split, result in results.items():
-            name = split_name(split, variant.name)
-            write_record(result_path(workdir, name), result)
-            write_predictions(workdir, {name: variant.tables[split]})
+    tables, results = score_variants(
+        variants or [make_variant()], STORED_IN, leakage or {}, config.evaluate
+    )
+    write_predictions(workdir, tables)
+    for name, result in results.items():
+        write_record(result_path(workdir, name), result)
     return workdir
 
 

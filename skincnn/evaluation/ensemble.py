@@ -18,10 +18,10 @@ from skincnn.evaluation.aggregate import (
     worst_leakage,
 )
 from skincnn.evaluation.ood import score_all_ood
+from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import InferenceCost, MembersResult, split_name
 from skincnn.evaluation.scoring import (
     InferenceVariant,
-    metric_values,
     score_differences,
     score_variants,
 )
@@ -32,7 +32,6 @@ from skincnn.inference.predictions import (
     read_predictions,
     table_path,
 )
-from skincnn.metrics.bootstrap import bootstrap_weights
 
 SAME = ("lesion_id", "label")
 """Columns that must be equal in the tables of all runs."""
@@ -140,31 +139,19 @@ def mean_table(runs: Sequence[EvaluatedRun], name: str) -> pd.DataFrame:
 def compare_members(
     runs: Sequence[EvaluatedRun], table: pd.DataFrame, config: EvaluateConfig
 ) -> MembersResult:
-    """Returns the scores of each run on test, and the ensemble minus each.
-
-    Args:
-        runs: The runs.
-        table: The ensemble's predictions of test.
-        config: Number of resamples and coverage of the intervals.
-    """
-    weights = bootstrap_weights(table["image_id"], table["lesion_id"], config.num_bootstrap)
-    ensemble = metric_values(table, weights)
+    """Returns the scores of each run on test, and the ensemble, with `table`, minus each."""
+    ensemble = Resampled(table, config)
     members = []
     for run in runs:
-        alone = metric_values(_read_like(run, "test", table), weights)
-        differences = score_differences(ensemble, alone, config.confidence)
-        members.append(describe_member(run, differences))
+        alone = Resampled(_read_like(run, "test", table), config)
+        members.append(describe_member(run, score_differences(ensemble, alone)))
     return MembersResult(split="test", members=tuple(members))
 
 
 def average_ood(runs: Sequence[EvaluatedRun]) -> dict[str, pd.DataFrame]:
-    """Returns the mean predictions for the OOD images that all runs predicted.
+    """Returns the name of a table of OOD images, as "ood", to the mean predictions.
 
-    Args:
-        runs: The runs.
-
-    Returns:
-        Name of a table, as "ood" or "ood.<folder>", to the table.
+    It has the images that all runs predicted.
     """
     parts = [_read_ood(run.workdir) for run in runs]
     means = {}
