@@ -22,6 +22,7 @@ from skincnn.evaluation.results import (
     SplitResult,
     read_split_results,
     result_path,
+    write_results,
 )
 from skincnn.evaluation.robustness import score_corruptions
 from skincnn.evaluation.scoring import InferenceVariant, score_variants
@@ -57,7 +58,7 @@ from skincnn.inference.predictions import (
 from skincnn.inference.run_dir import read_history, read_run
 from skincnn.inference.tta import VIEWS, View
 from skincnn.lookup import look_up
-from skincnn.records import Record, write_record
+from skincnn.records import Record
 
 Tables = dict[str, pd.DataFrame]
 """Name of a predictions table, as "test.d4", to the table."""
@@ -161,8 +162,7 @@ def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
     remove_replaced(workdir, evaluation.predictions)
     evaluation.gaussian.write(workdir / OOD_FILE)
     write_predictions(workdir, evaluation.predictions)
-    for name, result in evaluation.results.items():
-        write_record(result_path(workdir, name), result)
+    write_results(workdir, evaluation.results)
     for split, mistakes in evaluation.mistakes.items():
         mistakes.write(mistakes_path(workdir, split))
 

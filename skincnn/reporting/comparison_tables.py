@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from skincnn.evaluation.compared_runs import ComparedRun
+from skincnn.evaluation.compared_runs import ComparedRun, describe_provenance
 from skincnn.evaluation.comparison import Row
 from skincnn.evaluation.scoring import CALIBRATED, CALIBRATED_ECE
 from skincnn.metrics.bootstrap import Estimate
@@ -57,7 +57,7 @@ def _frame_row(protocol: str, row: Row) -> dict[str, object]:
     return values | {
         "baseline": row.baseline,
         "minutes": round(_minutes(row), 1),
-        "num_parameters": row.runs[0].num_parameters,
+        "num_parameters": row.runs[0].info.num_parameters,
         "predictions_sha256": " ".join(run.sha256 for run in row.runs),
         "changed_since_result": any(run.changed for run in row.runs),
         "seed": _seeds(row),
@@ -80,7 +80,7 @@ def to_markdown(tables: Tables) -> str:
         costs = [
             [
                 f"{_minutes(row):.1f}",
-                f"{row.runs[0].num_parameters:,}",
+                f"{row.runs[0].info.num_parameters:,}",
                 _fingerprints(row),
             ]
             for row in rows
@@ -220,17 +220,16 @@ def _emphasize(difference: Estimate) -> str:
 
 
 def _minutes(row: Row) -> float:
-    return sum(run.minutes for run in row.runs)
+    return sum(run.info.training_seconds for run in row.runs) / 60
 
 
 def _seeds(row: Row) -> str:
-    return " ".join(str(run.seed) for run in row.runs if run.seed is not None)
+    return " ".join(str(run.config.seed) for run in row.runs if run.config)
 
 
 def _trained_by(row: Row) -> str:
-    if not any(run.trained_by for run in row.runs):
-        return ""
-    return "; ".join(dict.fromkeys(run.trained_by or "not known" for run in row.runs))
+    texts = dict.fromkeys(describe_provenance(run.info.provenance) for run in row.runs)
+    return "; ".join(text or "not known" for text in texts) if any(texts) else ""
 
 
 def _fingerprints(row: Row) -> str:
