@@ -16,6 +16,7 @@ from skincnn.evaluation.results import SubgroupScores
 from skincnn.inference.grad_cam import overlay
 from skincnn.inference.predictions import arrays
 from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.sample import Sample
 from skincnn.reporting import evaluation_plots as plots
 from skincnn.reporting.load import load_results
 from skincnn.reporting.mistakes import plot_mistakes
@@ -97,8 +98,8 @@ def test_classes_have_full_names_and_melanoma_is_bold() -> None:
 
 def test_titles_of_panels_do_not_overlap() -> None:
     names = ["akiec", "Melanoma", "bcc", "Squamous cell carcinoma"]
-    y_true, y_prob = arrays(make_table(0), NAMES)
-    figure = plots.plot_roc_curves(y_true, y_prob, names, "title")
+    sample = Sample(*arrays(make_table(0), NAMES))
+    figure = plots.plot_roc_curves(sample, names, "title")
     to_png(figure)
     boxes = [axes.title.get_window_extent() for axes in figure.axes]
     for left, right in itertools.pairwise(boxes):
