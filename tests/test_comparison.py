@@ -11,21 +11,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import run_dirs
 from conftest import run_here
-from run_dirs import (
-    NAMES,
-    Tables,
-    make_info,
-    make_tables,
-    write_evaluated_run,
-)
+from run_dirs import CONFIG, NAMES, Tables, make_info, make_member, make_tables
 from scipy.special import softmax
 from sklearn import metrics as reference
 
 from skincnn.config import (
     Config,
     DataConfig,
-    EvaluateConfig,
     OptimizerConfig,
     StageConfig,
     TrainConfig,
@@ -45,7 +39,6 @@ from skincnn.metrics.bootstrap import Estimate
 from skincnn.presets import to_command
 from skincnn.presets.ours import mobilenet_160
 
-FEW = EvaluateConfig(num_bootstrap=100)
 STAGES = (StageConfig(trainable_blocks=-1, epochs=1, rate=0.5),)
 
 
@@ -61,12 +54,12 @@ def write_run(
     **info: object,
 ) -> Path:
     """Writes an evaluated run, or an ensemble or cross-validation with these members."""
-    write_evaluated_run(
+    run_dirs.write_run(
         workdir,
         make_tables(accuracy, seed=seed, num_images=num_images),
-        config=dataclasses.replace(config or Config(), evaluate=FEW),
+        variants,
+        config=dataclasses.replace(config or Config(), evaluate=CONFIG.evaluate),
         info=make_info(members=members, **info),
-        variants=variants,
     )
     if members:
         (workdir / "config.json").unlink()
@@ -74,11 +67,7 @@ def write_run(
 
 
 def make_recipe(**fields: object) -> Config:
-    return dataclasses.replace(mobilenet_160(), evaluate=FEW, **fields)
-
-
-def make_member(name: str, config: Config) -> Member:
-    return Member(name=name, config=config, audit=make_info().audit, best_epoch=1)
+    return dataclasses.replace(mobilenet_160(), evaluate=CONFIG.evaluate, **fields)
 
 
 def read_runs(workdirs: list[Path], split: str = "test") -> list[ComparedRun]:
@@ -317,7 +306,7 @@ def test_each_kind_of_run_has_its_command_and_folds(tmp_path: Path) -> None:
     ]
     assert [run.config for run in runs] == [config, config, None, own]
     for run in runs:
-        assert (run.info.training_seconds, run.info.num_parameters) == (90, 1234)
+        assert (run.info.training_seconds, run.info.num_parameters) == (60, 1234)
         assert not run.changed
         assert len(run.sha256) == 64
 
