@@ -245,8 +245,8 @@ def test_a_shared_near_duplicate_is_a_leak(results: RunResults) -> None:
 
 def test_training_is_described(results: RunResults) -> None:
     assert training_text.describe_training(results) == (
-        "The model was trained on 800 images of 400 lesions (folds 0, 1, 2, 3, 4, 5, 6, 7). "
-        "Epoch 3 was chosen on the validation split (fold 8) by balanced accuracy, so "
+        "The model was trained on 800 images of 400 lesions (folds 0, 1, 2, 3, 4, 5, 6, "
+        "7). Epoch 3 was chosen on the validation split (fold 8) by balanced accuracy, so "
         "scores on that split are optimistic."
     )
     assert training_text.describe_cost(results) == (

@@ -120,12 +120,7 @@ def combine_info(
 def describe_member(
     run: EvaluatedRun, differences: dict[str, Estimate] | None = None
 ) -> MemberScores:
-    """Returns the scores of a run on its test split.
-
-    Args:
-        run: The run.
-        differences: Metric to the ensemble minus the run; None in a cross-validation.
-    """
+    """Returns the scores of a run on its test split, and the ensemble minus these."""
     metrics = run.results["test"].metrics
     return MemberScores(name=run.name, metrics=metrics, differences=differences or {})
 

@@ -79,10 +79,10 @@ class ComparedRun:
 
 
 def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedRun:
-    """Returns the predictions of a run directory.
+    """Returns the predictions of a run, an ensemble or a cross-validation.
 
     Args:
-        workdir: The directory of a run, an ensemble or a cross-validation.
+        workdir: The run directory.
         split: "test", or another split that was evaluated.
         variant: A variant from `variant_names`; "" for the model as is.
 
@@ -136,11 +136,7 @@ def variant_names(workdir: Path, split: str) -> list[str]:
 
 
 def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[ComparedRun]:
-    """Returns the runs with a variant of the first run at the front.
-
-    Args:
-        runs: One or more runs.
-        variant: A variant from `variant_names`; "" for the model as is.
+    """Returns the runs with this variant of the first run at the front.
 
     Raises:
         ConfigError: The first run has no such variant.
@@ -170,13 +166,7 @@ def describe_provenance(provenance: Provenance | None) -> str:
 def _find_recipe(
     folder: str, info: RunInfo, first: Config
 ) -> tuple[Config | None, str, str]:
-    """Returns the configuration, the folds and the command of the model as is.
-
-    Args:
-        folder: Name of the run directory.
-        info: Content of run.json.
-        first: Configuration of the only or the first model.
-    """
+    """Returns configuration, folds and command of a run whose first config is given."""
     name, count = shlex.quote(f"runs/{folder}"), len(info.members)
     if info.kind == "ensemble":
         members = " ".join(shlex.quote(f"runs/{member.name}") for member in info.members)
@@ -197,14 +187,7 @@ def _find_recipe(
 
 
 def _command_of_variant(folder: str, info: RunInfo, result: SplitResult, as_is: str) -> str:
-    """Returns the command that predicts a variant of runs that exist.
-
-    Args:
-        folder: Name of the run directory.
-        info: Content of run.json.
-        result: The result of the variant.
-        as_is: The command of the model as is.
-    """
+    """Returns the command that predicts a variant, given that of the model as is."""
     views = unadjusted_name(result.variant)
     flags = []
     if views:

@@ -91,10 +91,9 @@ def compare(
         sort_by: Name of `METRICS`.
         num_bootstrap: Number of resamples, the same for all runs of the same images.
         confidence: Coverage of the intervals, 0..1.
-        average_seeds: Whether to add a row with the mean scores of runs that differ by
-            their seed alone, and to compare with the mean of the first run's seeds. The
-            interval of a mean covers the sampling of lesions, not the variance between
-            seeds; `Row.recipe_differences` cover both.
+        average_seeds: Whether to add a row with the mean of runs that differ by their seed
+            alone, and to compare with the mean of the first run's seeds. The interval of
+            a mean does not cover the variance between seeds; `Row.recipe_differences` do.
 
     Raises:
         ConfigError: The metric does not exist, there are fewer than 100 resamples, or two
@@ -148,15 +147,9 @@ def _make_row(
     *,
     is_recipe: bool,
 ) -> Row:
-    """Returns the row of a run or of several seeds; see `compare` and `Row`.
+    """Returns the row of a run or of several seeds; see `Row`.
 
-    Args:
-        group: The run, or the seeds.
-        baseline: The run, or the seeds, to subtract.
-        values: The scores of all runs.
-        confidence: Coverage of the intervals, 0..1.
-        spread: The variance between seeds.
-        is_recipe: Whether the group contains all seeds of its recipe.
+    A group `is_recipe` if it contains all seeds of its recipe.
     """
     mean, of_baseline = _mean(values, group), _mean(values, baseline)
     paired = baseline[0].images == group[0].images and group != baseline

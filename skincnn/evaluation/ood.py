@@ -47,12 +47,7 @@ def score_ood(
 ) -> OodResult:
     """Returns how well the distance separates the images of the splits from OOD images.
 
-    The threshold accepts `ACCEPTED`, 95 %, of the validation images.
-
-    Args:
-        predictions: Split to its predictions table, "val" among them.
-        ood: From `predict_ood`.
-        config: Number of resamples and coverage of the intervals.
+    The threshold accepts `ACCEPTED`, 95 %, of the validation images. See `score_all_ood`.
     """
     max_distance = choose_max_distance(predictions["val"])
     tables = {split: t for split, t in predictions.items() if split != "val"}

@@ -276,7 +276,7 @@ class MemberScores(Part):
 
 
 class MembersResult(Record):
-    """results/members.json: the scores of each model on a split, in the order of run.json."""
+    """results/members.json: the scores of the models, in the order of run.json."""
 
     split: str
     members: tuple[MemberScores, ...]

@@ -188,7 +188,7 @@ def melanoma_recall(sample: Resampled) -> dict[str, Callable[[Sample], Scores]]:
 
 
 def score_differences(sample: Resampled, baseline: Resampled) -> dict[str, Estimate]:
-    """Returns each of `metric_values` minus that of other predictions of the same images."""
+    """Returns each of `metric_values` minus that of a baseline for the same images."""
     values, others = metric_values(sample), metric_values(baseline)
     return {name: sample.estimate(values[name] - others[name]) for name in values}
 
@@ -198,8 +198,8 @@ def calibrated_values(sample: Resampled, validation: pd.DataFrame) -> dict[str, 
 
     Args:
         sample: The predictions.
-        validation: The validation table of the same variant, on which `choose_on_validation`
-            chooses the temperature and the threshold.
+        validation: The validation table of the same variant, on which the temperature and
+            the threshold are chosen.
 
     Returns:
         As of `bootstrap`: `CALIBRATED_ECE`; and, if a class is melanoma, `MELANOMA_AUC`
