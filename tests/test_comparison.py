@@ -509,32 +509,14 @@ def test_no_run_is_rejected_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("name", ["run.json", "results/test.json"])
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{}", "was written by another version of skincnn. Expected schema_version 1."),
-        ('{"schema_version": 1}', "Field required."),
-        ("[]", "must hold a JSON object. Received: list"),
-        ("null", "must hold a JSON object. Received: NoneType"),
-        ('{"split_by"', "cannot be read"),
-    ],
-)
-def test_a_damaged_record_is_rejected_in_one_line(
-    content: str, message: str, name: str, tmp_path: Path
-) -> None:
+def test_a_damaged_record_is_rejected_with_its_fix(name: str, tmp_path: Path) -> None:
+    """`test_records.py` has the other ways in which a record can be damaged."""
     workdir = write_run(tmp_path / "a", 0.5)
-    (workdir / name).write_text(content)
-    with pytest.raises(ConfigError, match=message) as caught:
+    (workdir / name).write_text('{"split_by"')
+    fix = r"cannot be read: .* Make it again with scripts/"
+    with pytest.raises(ConfigError, match=fix) as caught:
         read_compared_run(workdir, "test")
     assert str(caught.value).startswith(str(workdir / name))
-    assert "Make it again with scripts/" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_layout_of_an_earlier_version_is_rejected(tmp_path: Path) -> None:
-    (tmp_path / "metadata.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"earlier version .* Expected run\.json\."):
-        read_compared_run(tmp_path, "test")
 
 
 def test_comparing_needs_no_tensorflow() -> None:

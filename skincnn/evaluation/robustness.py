@@ -73,8 +73,7 @@ def score_corruptions(
 
     Args:
         predict: The model that made `predictions`; gets at most `CHUNK` images at a time.
-        images: uint8 [num_images, height, width, 3], preprocessed for the model; an array
-            or a memory map.
+        images: uint8 [num_images, height, width, 3], preprocessed for the model.
         predictions: The predictions table of these images, in the same order.
         clean: The result of that table.
         config: Configuration of the run: bootstrap, augmentation, seed of the corruptions.
