@@ -1,49 +1,32 @@
-"""Run directories with synthetic predictions, for the tests of reports."""
+"""Results with subgroups, and examples of other results, for the tests of reports."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from run_dirs import make_member
 
-from skincnn.config import Config, DataConfig, EvaluateConfig
-from skincnn.data.leakage import LeakageAudit, SplitLeakage
-from skincnn.data.preprocessing_spec import describe_preprocessing
+from skincnn.config import Config
 from skincnn.evaluation.results import (
     CorruptionResult,
     CorruptionRow,
     CorruptionScores,
-    InferenceCost,
     MemberScores,
     MembersResult,
     OodResult,
     OodSet,
     OodSplit,
-    result_path,
-    split_name,
 )
-from skincnn.evaluation.scoring import InferenceVariant, score_variant
-from skincnn.inference.predictions import predictions_table, write_predictions
-from skincnn.inference.run_dir import MODEL_FILE, Member, Provenance, RunInfo
+from skincnn.inference.predictions import predictions_table
+from skincnn.inference.run_dir import Member
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.records import write_record
 from skincnn.reporting.parity_result import ClassParity, ParityResult
 
 NAMES = ("<b>wart</b>|", "mel", "nv", "bcc")
-CONFIG = Config(
-    data=DataConfig(dataset="isic2018"), evaluate=EvaluateConfig(num_bootstrap=100)
-)
-STORED_IN = {
-    "val": "fold 8",
-    "test": "fold 9",
-    "test_official": "test official",
-}
-Tables = Mapping[str, pd.DataFrame]
 
 
 def make_table(
@@ -67,85 +50,9 @@ def make_table(
     return table.assign(distance=rng.gamma(5, 0.2, 120))
 
 
-def make_variant(
-    name: str = "",
-    *,
-    tables: Tables | None = None,
-    num_views: int = 1,
-    strength: float | None = None,
-) -> InferenceVariant:
-    """Predictions of val and test; those of the model as is are of the seeds 0 and 1."""
-    seeds = (2, 3) if name else (0, 1)
-    made = {split: make_table(n) for split, n in zip(("val", "test"), seeds, strict=True)}
-    cost = InferenceCost(
-        num_views=num_views, seconds_per_image=0.004 * num_views, relative=num_views
-    )
-    return InferenceVariant(name, tables or made, cost, strength)
-
-
-def make_info(**changes: object) -> RunInfo:
-    """A run.json, with changed fields."""
-    splits = ("train", "val", "test")
-    info = RunInfo(
-        skincnn="0.1.0",
-        versions={},
-        device=None,
-        provenance=Provenance(code="0123abc", processor="Some CPU", cores=2, gpus=()),
-        class_names=NAMES,
-        synthetic=False,
-        dataset="ham10000/isic2018/2.0.0",
-        attribution="Images: an archive, CC BY-NC 4.0.",
-        stored_longest_side=None,
-        audit=LeakageAudit(
-            dict.fromkeys(splits, 12), dict.fromkeys(splits, 8), 0, 0, 0, 0.0, None
-        ),
-        preprocessing=describe_preprocessing(CONFIG.data),
-        data_fingerprint={},
-        class_counts={},
-        best_epoch=3,
-        num_parameters=1234,
-        training_seconds=60.0,
-        sha256={},
-    )
-    return info.model_copy(update=changes)
-
-
-def write_run(
-    workdir: Path,
-    *variants: InferenceVariant,
-    info: RunInfo | None = None,
-    config: Config = CONFIG,
-    leakage: Mapping[str, SplitLeakage] | None = None,
-) -> Path:
-    """Writes an evaluated run and returns its directory.
-
-    Args:
-        workdir: The directory.
-        *variants: What was evaluated; the first is the model as is.
-        info: Content of run.json.
-        config: The configuration.
-        leakage: Split to its leakage.
-    """
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / MODEL_FILE).touch()
-    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
-    history = pd.DataFrame(
-        {"epoch": [1, 2, 3], "loss": [1.0, 0.6, 0.5], "val_macro_f1": [0.4, 0.5, 0.6]}
-    )
-    history.to_csv(workdir / "history.csv", index=False)
-    info = info or make_info()
-    write_record(workdir / "run.json", info)
-    as_is, *others = variants or (make_variant(),)
-    for variant in (as_is, *others):
-        baseline = as_is if variant.name else None
-        results = score_variant(
-            variant, STORED_IN, leakage or {}, config.evaluate, baseline
-        )
-        for split, result in results.items():
-            name = split_name(split, variant.name)
-            write_record(result_path(workdir, name), result)
-            write_predictions(workdir, {name: variant.tables[split]})
-    return workdir
+TABLES = {split: make_table(seed) for seed, split in enumerate(("val", "test"))}
+VARIANT = {split: make_table(2 + seed) for seed, split in enumerate(("val", "test"))}
+WITH_OFFICIAL = {**TABLES, "test_official": make_table(4)}
 
 
 class Page(HTMLParser):
@@ -250,7 +157,4 @@ MEMBERS = MembersResult(
 
 def make_members(*configs: Config) -> tuple[Member, ...]:
     """Models of an ensemble, of these configurations."""
-    return tuple(
-        Member(name=name, config=config, audit=make_info().audit, best_epoch=7)
-        for name, config in zip(("first", "second"), configs, strict=False)
-    )
+    return tuple(map(make_member, ("first", "second"), configs))

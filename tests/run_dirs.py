@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from skincnn.config import Config
-from skincnn.data.leakage import LeakageAudit
+from skincnn.config import Config, EvaluateConfig
+from skincnn.data.leakage import LeakageAudit, SplitLeakage
 from skincnn.data.preprocessing_spec import describe_preprocessing
-from skincnn.evaluation.results import InferenceCost, result_path
+from skincnn.evaluation.results import InferenceCost, write_results
 from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.files import write_json
 from skincnn.inference.predictions import class_names_of, write_predictions
-from skincnn.inference.run_dir import DeviceInfo, Provenance, RunInfo
+from skincnn.inference.run_dir import DeviceInfo, Member, Provenance, RunInfo
 from skincnn.records import write_record
 
 NAMES = ("bkl", "mel", "nv")
+CONFIG = Config(evaluate=EvaluateConfig(num_bootstrap=100))
+STORED_IN = {"val": "fold 8", "test": "fold 9", "test_official": "test official"}
 Tables = Mapping[str, pd.DataFrame]
 """Split to its predictions table, "val" and "test" among them."""
 
@@ -70,27 +72,35 @@ def make_info(**changes: object) -> RunInfo:
         "provenance": Provenance(code="0123abc", processor="Some CPU", cores=2, gpus=()),
         "class_names": NAMES,
         "synthetic": False,
-        "dataset": "ham10000/isic2018/1.0.0",
-        "attribution": "",
+        "dataset": "ham10000/isic2018/2.0.0",
+        "attribution": "Images: an archive, CC BY-NC 4.0.",
         "stored_longest_side": None,
         "audit": LeakageAudit(
-            num_images={"train": 800, "val": 100, "test": 100},
-            num_lesions={"train": 400, "val": 50, "test": 50},
-            num_shared_images=0,
-            num_shared_lesions=0,
-            num_shared_groups=0,
-            share_test_images=0.0,
-            share_test_melanomas=None,
+            {"train": 800, "val": 100, "test": 100},
+            {"train": 400, "val": 50, "test": 50},
+            *(0, 0, 0, 0.0, None),
         ),
         "preprocessing": describe_preprocessing(Config().data),
         "data_fingerprint": {"train": "a", "val": "b", "test": "c"},
         "class_counts": {"bkl": 100, "mel": 50, "nv": 650},
         "best_epoch": 3,
         "num_parameters": 1234,
-        "training_seconds": 90.0,
+        "training_seconds": 60.0,
         "sha256": {"model.keras": "0" * 64},
     }
     return RunInfo.model_validate({**fields, **changes})
+
+
+def make_member(name: str, config: Config) -> Member:
+    """Returns a model of an ensemble or a cross-validation."""
+    return Member(name=name, config=config, audit=make_info().audit, best_epoch=7)
+
+
+def make_cost(num_views: int) -> InferenceCost:
+    """Returns a cost in proportion to the number of views."""
+    return InferenceCost(
+        num_views=num_views, seconds_per_image=0.01 * num_views, relative=float(num_views)
+    )
 
 
 def write_run_dir(
@@ -100,60 +110,43 @@ def write_run_dir(
     write_json(workdir / "config.json", (config or Config()).to_dict())
     write_record(workdir / "run.json", info or make_info())
     (workdir / "model.keras").write_text("")
-    (workdir / "history.csv").write_text("epoch,loss\n1,0.5\n")
+    history = "epoch,loss,val_macro_f1\n1,1.0,0.4\n2,0.6,0.5\n3,0.5,0.6\n"
+    (workdir / "history.csv").write_text(history)
     return workdir
 
 
-def write_evaluated_run(
+def write_run(
     workdir: Path,
     tables: Tables,
-    *,
-    config: Config | None = None,
-    info: RunInfo | None = None,
     variants: Mapping[str, Tables] | None = None,
+    *,
     num_views: int = 4,
+    config: Config = CONFIG,
+    info: RunInfo | None = None,
+    leakage: Mapping[str, SplitLeakage] | None = None,
 ) -> Path:
     """Writes a run directory with predictions and their results.
 
     Args:
         workdir: The directory.
         tables: The predictions of the model as is.
-        config: Configuration of the run.
-        info: Content of run.json.
         variants: Name of a variant to its predictions.
         num_views: Number of views of the test-time augmentation among them.
+        config: Configuration of the run.
+        info: Content of run.json, but for the names of the classes.
+        leakage: Split to its leakage.
     """
-    config = config or Config()
     names = tuple(class_names_of(tables["val"]))
-    write_run_dir(workdir, config, info or make_info(class_names=names))
-    write_results(workdir, tables, config, variants or {}, num_views)
-    return workdir
-
-
-def write_results(
-    workdir: Path,
-    tables: Tables,
-    config: Config,
-    variants: Mapping[str, Tables],
-    num_views: int = 4,
-) -> None:
-    """Writes predictions and their results into a run directory."""
+    info = (info or make_info()).model_copy(update={"class_names": names})
+    write_run_dir(workdir, config, info)
     all_variants = [InferenceVariant("", tables, make_cost(1))]
-    for name, of_variant in variants.items():
-        views = 1 if name == "adjusted" else num_views
+    for name, of_variant in (variants or {}).items():
+        cost = make_cost(1 if name == "adjusted" else num_views)
         strength = 0.5 if name.endswith("adjusted") else None
-        all_variants.append(InferenceVariant(name, of_variant, make_cost(views), strength))
-    splits = {split for variant in all_variants for split in variant.tables}
+        all_variants.append(InferenceVariant(name, of_variant, cost, strength))
     written, results = score_variants(
-        all_variants, {split: f"fold of {split}" for split in splits}, {}, config.evaluate
+        all_variants, STORED_IN, leakage or {}, config.evaluate
     )
     write_predictions(workdir, written)
-    for name, result in results.items():
-        write_record(result_path(workdir, name), result)
-
-
-def make_cost(num_views: int) -> InferenceCost:
-    """Returns a cost in proportion to the number of views."""
-    return InferenceCost(
-        num_views=num_views, seconds_per_image=0.01 * num_views, relative=float(num_views)
-    )
+    write_results(workdir, results)
+    return workdir

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_runs import CONFIG, make_table, make_variant, write_run
+from report_runs import make_table
+from run_dirs import CONFIG, write_run
 
 from skincnn.config import OptimizerConfig
 from skincnn.evaluation.compared_runs import ComparedRun, read_compared_run
@@ -20,7 +21,7 @@ def read_run(workdir: Path, number: int, **changes: object) -> ComparedRun:
     """A run whose predictions depend on a number."""
     tables = {split: make_table(10 * number + n) for n, split in enumerate(("val", "test"))}
     config = dataclasses.replace(CONFIG, **changes)
-    write_run(workdir, make_variant(tables=tables), config=config)
+    write_run(workdir, tables, config=config)
     return read_compared_run(workdir, "test")
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import run_here
-from run_dirs import NAMES, make_info, make_tables, write_evaluated_run
+from run_dirs import CONFIG, NAMES, make_info, make_tables, write_run
 from sklearn.metrics import balanced_accuracy_score
 
-from skincnn.config import Config, EvaluateConfig
+from skincnn.config import Config
 from skincnn.errors import ConfigError
 from skincnn.evaluation.aggregate import write_aggregate
 from skincnn.evaluation.cross_validation import cross_validation_configs, pool
@@ -20,8 +20,6 @@ from skincnn.evaluation.results import MembersResult, SplitResult, read_result
 from skincnn.inference.predictions import read_predictions, table_path
 from skincnn.inference.run_dir import read_run_info
 from skincnn.records import write_record
-
-CONFIG = Config(evaluate=EvaluateConfig(num_bootstrap=100))
 
 
 @pytest.mark.parametrize("num_models", [2, 3, 5, 10])
@@ -57,7 +55,7 @@ def workdirs(tmp_path: Path) -> list[Path]:
         }
         info = make_info(num_parameters=50, best_epoch=number, training_seconds=30.0)
         workdir = tmp_path / "cv" / f"model_{number + 1}"
-        workdirs.append(write_evaluated_run(workdir, tables, config=config, info=info))
+        workdirs.append(write_run(workdir, tables, config=config, info=info))
     return workdirs
 
 

@@ -10,17 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import run_here
-from run_dirs import (
-    NAMES,
-    Tables,
-    make_info,
-    make_table,
-    make_tables,
-    write_evaluated_run,
-)
+from run_dirs import CONFIG, NAMES, Tables, make_info, make_table, make_tables, write_run
 from sklearn import metrics as reference
 
-from skincnn.config import Config, DataConfig, EvaluateConfig, ModelConfig
+from skincnn.config import DataConfig, ModelConfig
 from skincnn.data.leakage import SplitLeakage
 from skincnn.errors import ConfigError
 from skincnn.evaluation.aggregate import read_evaluated_run, worst_leakage, write_aggregate
@@ -43,7 +36,6 @@ from skincnn.inference.run_dir import Provenance, read_run_info
 from skincnn.metrics.calibration import apply_temperature
 from skincnn.records import write_record
 
-CONFIG = Config(evaluate=EvaluateConfig(num_bootstrap=100))
 PROBABILITIES = [f"probability_{name}" for name in NAMES]
 
 
@@ -63,11 +55,11 @@ def write_members(folder: Path, **variants: list[Tables]) -> list[Path]:
     """Writes three runs on the same images, whose predictions and row orders differ."""
     workdirs = []
     for seed, name in enumerate("abc"):
-        workdir = write_evaluated_run(
+        workdir = write_run(
             folder / name,
             make_tables(0.6, seed=seed),
+            {variant: tables[seed] for variant, tables in variants.items()},
             config=dataclasses.replace(CONFIG, seed=seed),
-            variants={variant: tables[seed] for variant, tables in variants.items()},
         )
         write_predictions(workdir, {"ood": make_ood(seed)})
         workdirs.append(workdir)
@@ -212,7 +204,7 @@ def test_the_run_file_describes_all_models(workdirs: list[Path], tmp_path: Path)
         model=ModelConfig(backbone="small_cnn"),
         data=DataConfig(split_by="image"),
     )
-    write_evaluated_run(tmp_path / "d", make_tables(0.7), config=config, info=other)
+    write_run(tmp_path / "d", make_tables(0.7), config=config, info=other)
     write_aggregate(tmp_path / "ad", combine_runs([workdirs[0], tmp_path / "d"]))
     combined = read_run_info(tmp_path / "ad")
     assert combined.kind == "ensemble"
@@ -220,7 +212,7 @@ def test_the_run_file_describes_all_models(workdirs: list[Path], tmp_path: Path)
     assert combined.provenance is combined.best_epoch is None
     assert combined.synthetic
     assert combined.num_parameters == 1234 + 66
-    assert combined.training_seconds == 2 * 90.0
+    assert combined.training_seconds == 2 * 60.0
     assert combined.audit.num_images == {"train": 7777, "val": 100, "test": 100}
     assert combined.audit.share_test_images == 0.25
     assert combined.audit.share_test_melanomas == 0.5
@@ -330,9 +322,7 @@ def test_runs_with_different_numbers_of_views_are_rejected(
     workdirs: list[Path], tmp_path: Path
 ) -> None:
     tables = make_tables(0.7)
-    write_evaluated_run(
-        tmp_path / "d", tables, config=CONFIG, variants={"d4": tables}, num_views=8
-    )
+    write_run(tmp_path / "d", tables, {"d4": tables}, num_views=8)
     with pytest.raises(ConfigError, match=r"\(d4\): 4, 8\. .*same --num-views"):
         combine_runs([workdirs[0], tmp_path / "d"])
 

@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from report_runs import CORRUPTIONS, NAMES, make_info, make_table, make_variant, write_run
+from report_runs import CORRUPTIONS, NAMES, TABLES, WITH_OFFICIAL, make_table
+from run_dirs import make_info, write_run
 
 from skincnn.evaluation.mistakes import Mistakes, mistakes_path
 from skincnn.evaluation.results import SubgroupScores
 from skincnn.inference.grad_cam import overlay
 from skincnn.inference.predictions import arrays
 from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.sample import Sample
 from skincnn.reporting import evaluation_plots as plots
 from skincnn.reporting.load import load_results
 from skincnn.reporting.mistakes import plot_mistakes
@@ -42,8 +44,7 @@ def make_mistakes() -> Mistakes:
 
 
 def test_every_result_has_its_figure(tmp_path: Path) -> None:
-    tables = {"val": make_table(0), "test": make_table(1), "test_official": make_table(4)}
-    write_run(tmp_path, make_variant(tables=tables))
+    write_run(tmp_path, WITH_OFFICIAL)
     make_mistakes().write(mistakes_path(tmp_path, "test"))
     figures = draw_figures(load_results(tmp_path))
     names = [*CURVES, "subgroups"]
@@ -61,7 +62,7 @@ def test_every_result_has_its_figure(tmp_path: Path) -> None:
 
 def test_a_class_without_images_has_an_empty_panel(tmp_path: Path) -> None:
     tables = {"val": make_table(0), "test": make_table(1, (0, 2))}
-    figures = draw_figures(load_results(write_run(tmp_path, make_variant(tables=tables))))
+    figures = draw_figures(load_results(write_run(tmp_path, tables)))
     assert "decision_curve_test" not in figures  # there is nothing to detect
     titles = [axes.get_title().split("\n")[-1] for axes in figures["roc_test"].axes]
     assert [title.startswith("n = 60, AUC 0.") for title in titles] == [True, False] * 2
@@ -70,7 +71,7 @@ def test_a_class_without_images_has_an_empty_panel(tmp_path: Path) -> None:
 
 
 def test_synthetic_images_are_named_in_every_title(tmp_path: Path) -> None:
-    results = load_results(write_run(tmp_path, info=make_info(synthetic=True)))
+    results = load_results(write_run(tmp_path, TABLES, info=make_info(synthetic=True)))
     assert figure_title(results) == "SYNTHETIC images"
     title = figure_title(results, results.headline)
     assert title == "SYNTHETIC images, test split (fold 9)"
@@ -97,8 +98,8 @@ def test_classes_have_full_names_and_melanoma_is_bold() -> None:
 
 def test_titles_of_panels_do_not_overlap() -> None:
     names = ["akiec", "Melanoma", "bcc", "Squamous cell carcinoma"]
-    y_true, y_prob = arrays(make_table(0), NAMES)
-    figure = plots.plot_roc_curves(y_true, y_prob, names, "title")
+    sample = Sample(*arrays(make_table(0), NAMES))
+    figure = plots.plot_roc_curves(sample, names, "title")
     to_png(figure)
     boxes = [axes.title.get_window_extent() for axes in figure.axes]
     for left, right in itertools.pairwise(boxes):

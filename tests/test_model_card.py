@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 from report_runs import (
-    CONFIG,
     CORRUPTIONS,
     NAMES,
     OOD,
     PARITY,
-    make_info,
+    TABLES,
+    VARIANT,
+    WITH_OFFICIAL,
     make_members,
     make_table,
-    make_variant,
-    write_run,
 )
+from run_dirs import CONFIG, make_info, write_run
 
 from skincnn.config import ModelConfig
 from skincnn.data.leakage import SplitLeakage
@@ -31,7 +31,7 @@ from skincnn.reporting.model_card import render_card
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
-    return load_results(write_run(tmp_path_factory.mktemp("run")))
+    return load_results(write_run(tmp_path_factory.mktemp("run"), TABLES))
 
 
 def read_metadata(card: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_the_metadata_hold_the_scores(results: RunResults) -> None:
 
 def test_the_user_s_own_images_have_no_known_license(tmp_path: Path) -> None:
     info = make_info(attribution="", dataset="ham10000/folder/2.0.0")
-    card = render_card(load_results(write_run(tmp_path, info=info)))
+    card = render_card(load_results(write_run(tmp_path, TABLES, info=info)))
     assert read_metadata(card)["license"] == "unknown"
     assert "datasets" not in read_metadata(card)
     assert not re.search("ham10000", card, re.IGNORECASE)
@@ -90,7 +90,7 @@ def test_every_point_of_the_checklist_has_an_answer(results: RunResults) -> None
     assert "histopathology 117" in points["Labeling method"]
     assert "melanoma (mel) 30" in points["Class distribution and balance"]
     assert points["Out-of-distribution images"] == "not known: not tested"
-    assert points["Sample sizes"] == "images: training 12, validation 12, test 12"
+    assert points["Sample sizes"] == "images: training 800, validation 100, test 100"
 
 
 def test_scores_and_operating_points_are_tables(results: RunResults) -> None:
@@ -118,7 +118,7 @@ def test_scores_and_operating_points_are_tables(results: RunResults) -> None:
 @pytest.mark.parametrize("classes", [(0, 1, 3), (0, 2, 3), (0, 2)])
 def test_a_missing_class_is_visible(classes: tuple[int, ...], tmp_path: Path) -> None:
     tables = {"val": make_table(0), "test": make_table(1, classes)}
-    card = render_card(load_results(write_run(tmp_path, make_variant(tables=tables))))
+    card = render_card(load_results(write_run(tmp_path, tables)))
     assert "There are no images of " in card
     assert not re.search(r"\bnan\b|\bNone\b", card)
     (entry,) = read_metadata(card)["model-index"][0]["results"]
@@ -152,7 +152,7 @@ def test_sections_appear_with_their_results(results: RunResults) -> None:
 
 
 def test_variants_and_their_exports_are_tables(tmp_path: Path) -> None:
-    write_run(tmp_path, make_variant(), make_variant("d4", num_views=8))
+    write_run(tmp_path, TABLES, {"d4": VARIANT}, num_views=8)
     results = load_results(tmp_path)
     card = render_card(results)
     [variant] = results.variants
@@ -165,10 +165,9 @@ def test_variants_and_their_exports_are_tables(tmp_path: Path) -> None:
 
 
 def test_warnings_are_loud(tmp_path: Path) -> None:
-    tables = {"val": make_table(0), "test": make_table(1), "test_official": make_table(4)}
     leakage = {"test_official": SplitLeakage(2, 3, 0, 17)}
     info = make_info(synthetic=True, attribution="No photograph.")
-    write_run(tmp_path, make_variant(tables=tables), leakage=leakage, info=info)
+    write_run(tmp_path, WITH_OFFICIAL, leakage=leakage, info=info)
     results = load_results(tmp_path)
     card = render_card(results)
     warning = "LEAKAGE: 17 of the 120 images of the official test split"
@@ -194,7 +193,7 @@ def test_models_of_an_ensemble_are_listed(results: RunResults) -> None:
     info = results.info.model_copy(update=update)
     card = render_card(dataclasses.replace(results, info=info))
     assert "# mobilenet_v2 + resnet50 on isic2018" in card
-    assert "- second (resnet50): 12 training images (folds 0, 1, 2" in card
+    assert "- second (resnet50): 800 training images (folds 0, 1, 2" in card
     assert "holds the results of 2 models" in card
     assert "`model.keras` takes" not in card
 

@@ -9,16 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import run_here
-from report_runs import (
-    CONFIG,
-    CORRUPTIONS,
-    OOD,
-    Page,
-    make_info,
-    make_table,
-    make_variant,
-    write_run,
-)
+from report_runs import CORRUPTIONS, OOD, TABLES, VARIANT, WITH_OFFICIAL, Page, make_table
+from run_dirs import CONFIG, make_info, write_run
 
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.aggregate import write_aggregate
@@ -44,7 +36,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_deleted_reports_are_rendered_again(tmp_path: Path) -> None:
-    workdir = write_run(tmp_path / "run")
+    workdir = write_run(tmp_path / "run", TABLES)
     path = render_report(workdir)
     assert path == workdir / "report.html"
     first = read_rendered(workdir)
@@ -66,7 +58,7 @@ def test_deleted_reports_are_rendered_again(tmp_path: Path) -> None:
 
 
 def test_figures_of_deleted_results_are_deleted(no_figures: None, tmp_path: Path) -> None:
-    workdir = write_run(tmp_path)
+    workdir = write_run(tmp_path, TABLES)
     (workdir / "figures").mkdir()
     for name in ("corruptions_test.png", "notes.txt"):
         (workdir / "figures" / name).touch()
@@ -75,8 +67,7 @@ def test_figures_of_deleted_results_are_deleted(no_figures: None, tmp_path: Path
 
 
 def test_another_split_can_be_the_headline(no_figures: None, tmp_path: Path) -> None:
-    tables = {"val": make_table(0), "test": make_table(1), "test_official": make_table(4)}
-    workdir = write_run(tmp_path / "run", make_variant(tables=tables))
+    workdir = write_run(tmp_path / "run", WITH_OFFICIAL)
     write_record(result_path(workdir, "test.corruptions"), CORRUPTIONS)
     assert list(load_results(workdir).splits) == ["test", "test_official", "val"]
     results = load_results(workdir, "test_official")
@@ -90,7 +81,7 @@ def test_another_split_can_be_the_headline(no_figures: None, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("headline", ["fold_3", "val"])
 def test_an_unknown_headline_is_an_error(headline: str, tmp_path: Path) -> None:
-    workdir = write_run(tmp_path / "run")
+    workdir = write_run(tmp_path / "run", TABLES)
     done = run_here("report.py", workdir, "--headline", headline)
     assert done.returncode == 2
     assert done.stderr.startswith(
@@ -99,7 +90,7 @@ def test_an_unknown_headline_is_an_error(headline: str, tmp_path: Path) -> None:
 
 
 def test_a_directory_without_results_is_an_error(tmp_path: Path) -> None:
-    workdir = write_run(tmp_path / "run")
+    workdir = write_run(tmp_path / "run", TABLES)
     shutil.rmtree(workdir / "results")
     with pytest.raises(ConfigError, match=r"was not evaluated: .*test\.json is missing"):
         load_results(workdir)
@@ -112,7 +103,7 @@ def test_a_directory_without_results_is_an_error(tmp_path: Path) -> None:
 
 
 def test_changed_predictions_are_an_error(tmp_path: Path) -> None:
-    workdir = write_run(tmp_path)
+    workdir = write_run(tmp_path, TABLES)
     path = workdir / "predictions/test.csv"
     path.write_text(path.read_text().replace("i119", "i120"))
     with pytest.raises(ConfigError, match=r"test\.csv has changed since .*test\.json"):
@@ -125,7 +116,7 @@ def test_changed_predictions_are_an_error(tmp_path: Path) -> None:
 def test_results_on_the_user_s_ood_images_follow_the_built_in_ones(
     no_figures: None, tmp_path: Path
 ) -> None:
-    workdir = write_run(tmp_path)
+    workdir = write_run(tmp_path, TABLES)
     [photographs] = OOD.sets
     user = photographs.model_copy(update={"name": "<i>cats</i>"})
     write_record(result_path(workdir, "ood.cats"), OOD.model_copy(update={"sets": (user,)}))
@@ -141,7 +132,7 @@ def test_results_on_the_user_s_ood_images_follow_the_built_in_ones(
 def test_ood_results_are_those_of_the_headline_split(
     no_figures: None, tmp_path: Path
 ) -> None:
-    workdir = write_run(tmp_path)
+    workdir = write_run(tmp_path, TABLES)
     [photographs] = OOD.sets
     [of_test] = OOD.splits.values()
     official = OOD.model_copy(
@@ -168,11 +159,12 @@ def test_ood_results_are_those_of_the_headline_split(
 def test_an_ensemble_has_a_report(tmp_path: Path) -> None:
     other = dataclasses.replace(CONFIG, seed=1)
     runs = [
-        write_run(tmp_path / "a", make_variant(), make_variant("d4", num_views=8)),
+        write_run(tmp_path / "a", TABLES, {"d4": VARIANT}, num_views=8),
         write_run(
             tmp_path / "b",
-            make_variant(tables={"val": make_table(5), "test": make_table(6)}),
-            make_variant("d4", num_views=8),
+            {"val": make_table(5), "test": make_table(6)},
+            {"d4": VARIANT},
+            num_views=8,
             config=other,
         ),
     ]
@@ -197,13 +189,13 @@ def test_a_cross_validation_has_a_report(tmp_path: Path) -> None:
             )
             for n, split in enumerate(("val", "test"))
         }
-        runs.append(write_run(tmp_path / f"model_{number}", make_variant(tables=tables)))
+        runs.append(write_run(tmp_path / f"model_{number}", tables))
     workdir = tmp_path / "cv"
     write_aggregate(workdir, pool(runs))
     results = load_results(workdir)
     assert results.headline.split == OUT_OF_FOLD
     page = Page(render_report(workdir).read_text()).words
-    assert "Cross-validation with 2 models, each trained on 12 images." in page
+    assert "Cross-validation with 2 models, each trained on 800 images." in page
     assert "out-of-fold predictions: 240 images of 60 lesions" in page
     assert "minus model" not in page
     assert "Validation folds of all models" in page

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn.datasets
-from report_runs import CONFIG, NAMES, make_table, make_variant, write_run
+from report_runs import NAMES, TABLES, VARIANT, WITH_OFFICIAL, make_table
+from run_dirs import CONFIG, write_run
 from scipy.special import softmax
 
 from skincnn.data.leakage import SplitLeakage
@@ -27,14 +28,14 @@ from skincnn.reporting.report import summary
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
-    return load_results(write_run(tmp_path_factory.mktemp("run")))
+    return load_results(write_run(tmp_path_factory.mktemp("run"), TABLES))
 
 
 def load(workdir: Path, **tables: tuple[int, ...]) -> RunResults:
     """The results of a test split with some of the classes, or of other splits."""
     made = {"val": make_table(0)}
     made |= {split: make_table(1, classes) for split, classes in tables.items()}
-    return load_results(write_run(workdir, make_variant(tables=made)))
+    return load_results(write_run(workdir, made))
 
 
 def test_melanoma_images_are_counted(results: RunResults) -> None:
@@ -111,7 +112,7 @@ def test_without_a_threshold_only_out_of_distribution_images_are_referred(
     tmp_path: Path,
 ) -> None:
     tables = {"val": make_table(0, (0, 2)), "test": make_table(1)}
-    results = load_results(write_run(tmp_path, make_variant(tables=tables)))
+    results = load_results(write_run(tmp_path, tables))
     assert results.headline.triage is not None
     assert results.headline.triage.threshold is None
     text = report_text.describe_triage(results.headline)
@@ -126,7 +127,7 @@ def test_without_distances_there_is_no_referral_rule(tmp_path: Path) -> None:
         split: make_table(n).drop(columns="distance")
         for n, split in enumerate(("val", "test"))
     }
-    results = load_results(write_run(tmp_path, make_variant(tables=tables)))
+    results = load_results(write_run(tmp_path, tables))
     assert report_text.describe_triage(results.headline) == ""
     assert "referral" not in summary(results)
 
@@ -143,12 +144,8 @@ def test_the_smallest_class_is_named(results: RunResults) -> None:
 
 def test_variants_are_explained_and_compared(tmp_path: Path) -> None:
     assert {*VIEWS} == {*report_text.TTA_TEXT}
-    variants = (
-        make_variant(),
-        make_variant("d4", num_views=8),
-        make_variant(f"augment_{ADJUSTED}", num_views=4, strength=0.5),
-    )
-    results = load_results(write_run(tmp_path, *variants))
+    variants = {"d4": VARIANT, f"augment_{ADJUSTED}": VARIANT}
+    results = load_results(write_run(tmp_path, TABLES, variants, num_views=8))
     text = report_text.describe_variants(results)
     assert text.startswith("Test-time augmentation augment: predictions are averaged over")
     assert "Test-time augmentation d4: " in text
@@ -180,8 +177,8 @@ def test_variants_are_explained_and_compared(tmp_path: Path) -> None:
 def test_exported_variants_have_all_views(
     name: str, num_views: int, exported: bool, tmp_path: Path
 ) -> None:
-    variant = make_variant(name, num_views=num_views)
-    results = load_results(write_run(tmp_path, make_variant(), variant))
+    write_run(tmp_path, TABLES, {name: VARIANT}, num_views=num_views)
+    results = load_results(tmp_path)
     views = {tta: len(of) for tta, of in ORIENTATIONS.items() if tta}
     assert views == report_text.EXPORTED_VIEWS
     found = report_text.exported_variants(results)
@@ -192,12 +189,8 @@ def test_exported_variants_have_all_views(
 
 
 def test_leakage_of_a_split_is_loud(tmp_path: Path) -> None:
-    tables = {"val": make_table(0), "test": make_table(1), "test_official": make_table(4)}
-    write_run(
-        tmp_path,
-        make_variant(tables=tables),
-        leakage={"test_official": SplitLeakage(2, 3, 0, 17)},
-    )
+    leakage = {"test_official": SplitLeakage(2, 3, 0, 17)}
+    write_run(tmp_path, WITH_OFFICIAL, leakage=leakage)
     for headline in ("test_official", "test"):
         results = load_results(tmp_path, headline)
         warning = training_text.describe_leakage(results.splits["test_official"])
@@ -252,8 +245,8 @@ def test_a_shared_near_duplicate_is_a_leak(results: RunResults) -> None:
 
 def test_training_is_described(results: RunResults) -> None:
     assert training_text.describe_training(results) == (
-        "The model was trained on 12 images of 8 lesions (folds 0, 1, 2, 3, 4, 5, 6, 7). "
-        "Epoch 3 was chosen on the validation split (fold 8) by balanced accuracy, so "
+        "The model was trained on 800 images of 400 lesions (folds 0, 1, 2, 3, 4, 5, 6, "
+        "7). Epoch 3 was chosen on the validation split (fold 8) by balanced accuracy, so "
         "scores on that split are optimistic."
     )
     assert training_text.describe_cost(results) == (

@@ -22,7 +22,7 @@ from skincnn.evaluation.robustness import (
     score_corruptions,
     trained_corruptions,
 )
-from skincnn.evaluation.scoring import InferenceVariant, score_variant
+from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.inference.corruptions import CORRUPTIONS, corrupt
 from skincnn.inference.predictions import arrays, class_names_of, predictions_table
 from skincnn.metrics.bootstrap import Estimate
@@ -84,7 +84,7 @@ def make_clean(table: pd.DataFrame, threshold: float | None = THRESHOLD) -> Spli
     tables = {"val": table, "test": table}
     variant = InferenceVariant("", tables, make_cost(1))
     stored_in = {"val": "fold 8", "test": "fold 9"}
-    result = score_variant(variant, stored_in, {}, CONFIG.evaluate)["test"]
+    result = score_variants([variant], stored_in, {}, CONFIG.evaluate)[1]["test"]
     thresholds = result.thresholds
     if "melanoma" in thresholds:
         points = {**thresholds["melanoma"], "specificity=0.90": threshold}

@@ -36,7 +36,7 @@ def require_one_line(workdir: Path, *expected: str) -> None:
 
 def test_a_complete_directory_is_read(workdir: Path) -> None:
     assert read_run(workdir) == (make_info(), Config())
-    assert read_history(workdir)["loss"].tolist() == [0.5]
+    assert read_history(workdir)["loss"].tolist() == [1.0, 0.6, 0.5]
 
 
 @pytest.mark.parametrize(

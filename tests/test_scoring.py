@@ -13,17 +13,17 @@ from sklearn import metrics as reference
 
 from skincnn.config import EvaluateConfig
 from skincnn.data.leakage import SplitLeakage
+from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import SplitResult
 from skincnn.evaluation.scoring import (
     InferenceVariant,
     calibrated_values,
-    score_variant,
     score_variants,
 )
 from skincnn.evaluation.subgroups import UNKNOWN, age_band, score_subgroups
 from skincnn.evaluation.triage import choose_on_validation
 from skincnn.inference.predictions import arrays, predictions_table, table_sha256
-from skincnn.metrics.bootstrap import Estimate, bootstrap_weights, estimate
+from skincnn.metrics.bootstrap import Estimate, estimate
 from skincnn.metrics.classification import METRICS, PER_CLASS_METRICS
 from skincnn.metrics.operating_points import OPERATING_POINTS
 from skincnn.records import to_json
@@ -55,7 +55,8 @@ def make_table(seed: int, num_images: int = 200, num_classes: int = 4) -> pd.Dat
 
 def score(tables: Mapping[str, pd.DataFrame]) -> dict[str, SplitResult]:
     """Returns the results of the model as is."""
-    return score_variant(InferenceVariant("", tables, make_cost(1)), STORED_IN, {}, CONFIG)
+    as_is = InferenceVariant("", tables, make_cost(1))
+    return score_variants([as_is], STORED_IN, {}, CONFIG)[1]
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +147,7 @@ def test_the_temperature_improves_validation_and_keeps_the_auc(
 def test_calibrated_values_are_those_of_the_result(results: dict[str, SplitResult]) -> None:
     tables = {"val": make_table(0), "test": make_table(1)}
     for split, table in tables.items():
-        weights = bootstrap_weights(
-            table["image_id"], table["lesion_id"], CONFIG.num_bootstrap
-        )
-        values = calibrated_values(table, tables["val"], weights)
+        values = calibrated_values(Resampled(table, CONFIG), tables["val"])
         result = results[split]
         melanoma = result.targets["melanoma"]
         rates = melanoma.operating_points["specificity=0.90"].rates
@@ -168,8 +166,7 @@ def test_rates_are_unknown_without_a_threshold() -> None:
     table = make_table(0)
     validation = make_table(1)
     validation[[f"probability_{name}" for name in NAMES]] = [0.3, 0.2, 0.2, 0.3]
-    weights = bootstrap_weights(table["image_id"], table["lesion_id"], 100)
-    values = calibrated_values(table, validation, weights)
+    values = calibrated_values(Resampled(table, CONFIG), validation)
     assert np.isnan(values["melanoma_sensitivity"]).all()
     assert np.isnan(values["melanoma_specificity"]).all()
     assert not np.isnan(values["melanoma_auc"]).any()
@@ -177,7 +174,7 @@ def test_rates_are_unknown_without_a_threshold() -> None:
     assert point.operating_points["specificity=0.90"].threshold is None
     assert point.operating_points["specificity=0.90"].rates == {}
     nevi = table.query("label == 'nv'")
-    values = calibrated_values(nevi, validation, weights[:, : len(nevi)])
+    values = calibrated_values(Resampled(nevi, CONFIG), validation)
     assert np.isnan(values["melanoma_auc"]).all()
 
 
@@ -232,7 +229,7 @@ def test_a_variant_is_scored_like_the_model_as_is_and_compared_with_it() -> None
 
 def test_subgroups_are_the_rows_with_their_value() -> None:
     table = make_table(3)
-    groups = score_subgroups(table, 200)
+    groups = score_subgroups(table, CONFIG)
     by_name = {(group.attribute, group.value): group for group in groups}
     women = table[table["sex"] == "female"]
     group = by_name["sex", "female"]
@@ -276,7 +273,7 @@ def test_the_interval_of_a_perfect_score_is_no_point() -> None:
 def test_six_images_of_three_lesions_are_too_few_for_scores() -> None:
     table = make_table(3).assign(dataset="common")
     table.loc[:5, "dataset"] = "rare"
-    groups = score_subgroups(table, 200)
+    groups = score_subgroups(table, CONFIG)
     [rare] = [group for group in groups if group.value == "rare"]
     assert (rare.num_images, rare.num_lesions, rare.scores) == (6, 3, {})
 

@@ -11,7 +11,7 @@ from run_dirs import make_cost, make_table
 
 from skincnn.config import EvaluateConfig
 from skincnn.evaluation.results import SplitResult
-from skincnn.evaluation.scoring import InferenceVariant, score_variant
+from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.evaluation.triage import ACCEPTED, choose_max_distance
 from skincnn.inference.logit_adjustment import adjust_tables
 from skincnn.inference.predictions import arrays
@@ -26,8 +26,9 @@ TABLES = {split: make_table(split, 0.6, names=NAMES) for split in ("val", "test"
 def score(tables: Tables, variant: str = "") -> dict[str, SplitResult]:
     config = EvaluateConfig(num_bootstrap=200)
     stored_in = dict.fromkeys(tables, "fold 9")
-    as_is = InferenceVariant(variant, tables, make_cost(1))
-    return score_variant(as_is, stored_in, {}, config)
+    only = InferenceVariant(variant, tables, make_cost(1))
+    results = score_variants([only], stored_in, {}, config)[1]
+    return {result.split: result for result in results.values()}
 
 
 @pytest.fixture(scope="module")

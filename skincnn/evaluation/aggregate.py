@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
 
@@ -19,6 +19,7 @@ from skincnn.evaluation.results import (
     SplitResult,
     read_split_results,
     result_path,
+    write_results,
 )
 from skincnn.inference.predictions import write_predictions
 from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE, Member, RunInfo, read_run
@@ -28,6 +29,7 @@ from skincnn.records import Record, write_record
 PRODUCTS = ("predictions", "results", "figures", "report.html", "README.md", RUN_FILE)
 """What the directory of an aggregate holds; exports, which are versioned, are kept."""
 T = TypeVar("T")
+L = TypeVar("L", LeakageAudit, SplitLeakage)
 
 
 @dataclass(frozen=True)
@@ -86,27 +88,20 @@ def read_evaluated_run(workdir: Path) -> EvaluatedRun:
 def combine_info(
     runs: Sequence[EvaluatedRun], kind: Literal["ensemble", "cross_validation"]
 ) -> RunInfo:
-    """Returns the run.json of an ensemble or a cross-validation.
-
-    Args:
-        runs: Its models.
-        kind: Which of the two it is.
-    """
+    """Returns the run.json of an ensemble or a cross-validation of these runs."""
     infos = [run.info for run in runs]
-    num_parameters = [info.num_parameters for info in infos]
+    counted = infos if kind == "ensemble" else infos[:1]
     return infos[0].model_copy(
         update={
             "kind": kind,
             "device": _common([info.device for info in infos]),
             "provenance": _common([info.provenance for info in infos]),
             "synthetic": any(info.synthetic for info in infos),
-            "audit": _worst_audit([info.audit for info in infos]),
+            "audit": _worst([info.audit for info in infos]),
             "data_fingerprint": {},
             "class_counts": {},
             "best_epoch": None,
-            "num_parameters": sum(num_parameters)
-            if kind == "ensemble"
-            else num_parameters[0],
+            "num_parameters": sum(info.num_parameters for info in counted),
             "training_seconds": sum(info.training_seconds for info in infos),
             "sha256": {},
             "members": tuple(
@@ -125,12 +120,7 @@ def combine_info(
 def describe_member(
     run: EvaluatedRun, differences: dict[str, Estimate] | None = None
 ) -> MemberScores:
-    """Returns the scores of a run on its test split.
-
-    Args:
-        run: The run.
-        differences: Metric to the ensemble minus the run; None in a cross-validation.
-    """
+    """Returns the scores of a run on its test split, and the ensemble minus these."""
     metrics = run.results["test"].metrics
     return MemberScores(name=run.name, metrics=metrics, differences=differences or {})
 
@@ -142,8 +132,7 @@ def worst_leakage(runs: Sequence[EvaluatedRun]) -> dict[str, SplitLeakage]:
         parts = [run.results[split].leakage for run in runs if split in run.results]
         known = [part for part in parts if part is not None]
         if known:
-            counts = zip(*map(dataclasses.astuple, known), strict=True)
-            leakage[split] = SplitLeakage(*map(max, counts))
+            leakage[split] = _worst(known)
     return leakage
 
 
@@ -178,8 +167,7 @@ def write_aggregate(workdir: Path, aggregate: Aggregate) -> None:
         else:
             (workdir / name).unlink(missing_ok=True)
     write_predictions(workdir, aggregate.predictions)
-    for name, result in aggregate.results.items():
-        write_record(result_path(workdir, name), result)
+    write_results(workdir, aggregate.results)
     write_record(workdir / RUN_FILE, aggregate.info)
 
 
@@ -188,20 +176,14 @@ def _common(values: Sequence[T]) -> T | None:
     return values[0] if all(value == values[0] for value in values) else None
 
 
-def _worst_audit(audits: Sequence[LeakageAudit]) -> LeakageAudit:
+def _worst(parts: Sequence[L]) -> L:
     """Returns the largest of each count and share."""
-    first = audits[0]
-    return LeakageAudit(
-        {split: max(a.num_images[split] for a in audits) for split in first.num_images},
-        {split: max(a.num_lesions[split] for a in audits) for split in first.num_lesions},
-        max(audit.num_shared_images for audit in audits),
-        max(audit.num_shared_lesions for audit in audits),
-        max(audit.num_shared_groups for audit in audits),
-        _max(audit.share_test_images for audit in audits),
-        _max(audit.share_test_melanomas for audit in audits),
-    )
+    fields = zip(*map(dataclasses.astuple, parts), strict=True)
+    return type(parts[0])(*map(_largest, fields))
 
 
-def _max(values: Iterable[float | None]) -> float | None:
-    """Returns the largest of the values that are known; None without any."""
+def _largest(values: Sequence[Any]) -> Any:
+    """Returns the largest of the known values, by key if they are dictionaries."""
+    if isinstance(values[0], dict):
+        return {key: _largest([of[key] for of in values]) for key in values[0]}
     return max((value for value in values if value is not None), default=None)

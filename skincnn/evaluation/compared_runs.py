@@ -29,41 +29,33 @@ class ComparedRun:
 
     Attributes:
         folder: Name of the run directory.
+        info: Content of run.json.
         split: Split of the predictions.
+        variant: "" for the model as is; see `SplitResult`.
         predictions: The predictions table, sorted by image_id.
         validation: The validation table of the same variant; None if it is missing.
-        class_names: Names of the classes, in order.
-        split_by: "lesion", or "image" for the leaky protocol.
-        synthetic: Whether the images are synthetic.
         sha256: SHA-256 of the file of the predictions table.
         changed: Whether the file has changed since its result was written.
-        minutes: Training time.
-        num_parameters: Number of parameters; see `RunInfo`.
-        command: The command that makes it again; "" if not known.
+        split_by: "lesion", or "image" for the leaky protocol.
         config: Its configuration, with the folds of the preset for a cross-validation;
             None for an ensemble.
         folds: Folds of training, validation and test, as "0 1 2 / 3 / 4"; "" for an
             ensemble.
-        variant: "" for the model as is; see `SplitResult`.
-        trained_by: Code and hardware of the training; "" if not known.
+        command: The command that makes it again.
     """
 
     folder: str
+    info: RunInfo
     split: str
+    variant: str
     predictions: pd.DataFrame
     validation: pd.DataFrame | None
-    class_names: tuple[str, ...]
-    split_by: str
-    synthetic: bool
     sha256: str
     changed: bool
-    minutes: float
-    num_parameters: int
-    command: str = ""
-    config: Config | None = None
-    folds: str = ""
-    variant: str = ""
-    trained_by: str = ""
+    split_by: str
+    config: Config | None
+    folds: str
+    command: str
 
     @property
     def name(self) -> str:
@@ -71,30 +63,26 @@ class ComparedRun:
         return f"{self.folder} ({self.variant})" if self.variant else self.folder
 
     @property
-    def seed(self) -> int | None:
-        """Seed of the configuration, if there is one."""
-        return None if self.config is None else self.config.seed
-
-    @property
     def images(self) -> str:
         """Identifies the images and labels; paired differences need equal ones."""
         columns = ["image_id", "lesion_id", "label"]
         rows = self.predictions[columns].to_csv(index=False)
-        digest = hashlib.sha256((rows + ",".join(self.class_names)).encode()).hexdigest()
+        text = rows + ",".join(class_names_of(self.predictions))
+        digest = hashlib.sha256(text.encode()).hexdigest()
         return f"{len(self.predictions)} images ({digest[:8]})"
 
     @property
     def protocol(self) -> str:
         """Identifies the protocol; runs are ranked within one protocol only."""
-        synthetic = "SYNTHETIC images, " if self.synthetic else ""
+        synthetic = "SYNTHETIC images, " if self.info.synthetic else ""
         return f"{synthetic}split by {self.split_by}, {self.images}"
 
 
 def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedRun:
-    """Returns the predictions of a run directory.
+    """Returns the predictions of a run, an ensemble or a cross-validation.
 
     Args:
-        workdir: The directory of a run, an ensemble or a cross-validation.
+        workdir: The run directory.
         split: "test", or another split that was evaluated.
         variant: A variant from `variant_names`; "" for the model as is.
 
@@ -116,27 +104,26 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
         )
     digest = sha256(path)
     validation = table_path(workdir, split_name("val", variant))
-    predictions = read_predictions(path).sort_values("image_id", ignore_index=True)
-    run = ComparedRun(
-        workdir.resolve().name,
-        split,
-        predictions,
-        read_predictions(validation) if validation.is_file() else None,
-        tuple(class_names_of(predictions)),
-        _split_by(workdir, info),
-        info.synthetic,
-        digest,
-        results[table].predictions_sha256 != digest,
-        info.training_seconds / 60,
-        info.num_parameters,
-        variant=variant,
-        trained_by=describe_provenance(info.provenance),
-    )
-    run = _with_recipe(run, workdir, info)
+    configs = [of.config for of in info.members] or [read_config(workdir / CONFIG_FILE)]
+    leaky = any(config.data.split_by == "image" for config in configs)
+    folder = workdir.resolve().name
+    config, folds, command = _find_recipe(folder, info, configs[0])
     if variant:
-        command = _command_of_variant(run, info, results[table])
-        run = dataclasses.replace(run, command=command)
-    return run
+        command = _command_of_variant(folder, info, results[table], command)
+    return ComparedRun(
+        folder=folder,
+        info=info,
+        split=split,
+        variant=variant,
+        predictions=read_predictions(path).sort_values("image_id", ignore_index=True),
+        validation=read_predictions(validation) if validation.is_file() else None,
+        sha256=digest,
+        changed=results[table].predictions_sha256 != digest,
+        split_by="image" if leaky else "lesion",
+        config=config,
+        folds=folds,
+        command=command,
+    )
 
 
 def variant_names(workdir: Path, split: str) -> list[str]:
@@ -149,11 +136,7 @@ def variant_names(workdir: Path, split: str) -> list[str]:
 
 
 def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[ComparedRun]:
-    """Returns the runs with a variant of the first run at the front.
-
-    Args:
-        runs: One or more runs.
-        variant: A variant from `variant_names`; "" for the model as is.
+    """Returns the runs with this variant of the first run at the front.
 
     Raises:
         ConfigError: The first run has no such variant.
@@ -180,65 +163,41 @@ def describe_provenance(provenance: Provenance | None) -> str:
     return f"{provenance.code}, {cores} of {provenance.processor}"
 
 
-def _split_by(workdir: Path, info: RunInfo) -> str:
-    """Returns "image" if any of the models was trained on a split by image."""
-    configs = [member.config for member in info.members]
-    configs = configs or [read_config(workdir / CONFIG_FILE)]
-    leaky = any(config.data.split_by == "image" for config in configs)
-    return "image" if leaky else "lesion"
-
-
-def _with_recipe(run: ComparedRun, workdir: Path, info: RunInfo) -> ComparedRun:
-    """Returns the run with its command, configuration and folds."""
-    name = shlex.quote(f"runs/{run.folder}")
+def _find_recipe(
+    folder: str, info: RunInfo, first: Config
+) -> tuple[Config | None, str, str]:
+    """Returns configuration, folds and command of a run whose first config is given."""
+    name, count = shlex.quote(f"runs/{folder}"), len(info.members)
     if info.kind == "ensemble":
         members = " ".join(shlex.quote(f"runs/{member.name}") for member in info.members)
-        command = f"python scripts/evaluate.py {members} --ensemble {name}"
-        return dataclasses.replace(run, command=command)
-    if info.kind == "cross_validation":
-        config = _on_default_folds(info.members[0].config)
-        file = f"{name}/model_1/config.json"
-        command = to_command(config) or f"python scripts/train.py --config {file}"
-        count = len(info.members)
-        return dataclasses.replace(
-            run,
-            command=f"{command} --folds {count} --workdir {name}",
-            config=config,
-            folds=f"all, out of fold by {count} models",
-        )
-    config = read_config(workdir / CONFIG_FILE)
-    folds = (config.data.train_folds, config.data.validation_folds, config.data.test_folds)
-    command = to_command(config) or f"python scripts/train.py --config {name}/config.json"
-    return dataclasses.replace(
-        run,
-        command=f"{command} --workdir {name}",
-        config=config,
-        folds=" / ".join(" ".join(map(str, part)) for part in folds),
-    )
+        return None, "", f"python scripts/evaluate.py {members} --ensemble {name}"
+    names = ("train_folds", "validation_folds", "test_folds")
+    if info.kind == "run":
+        file, flags = f"{name}/config.json", ""
+        parts = (" ".join(map(str, getattr(first.data, part))) for part in names)
+        folds = " / ".join(parts)
+    else:
+        file, flags = f"{name}/model_1/config.json", f" --folds {count}"
+        folds = f"all, out of fold by {count} models"
+        defaults = {part: getattr(DataConfig, part) for part in names}
+        data = dataclasses.replace(first.data, **defaults)
+        first = dataclasses.replace(first, data=data)
+    command = to_command(first) or f"python scripts/train.py --config {file}"
+    return first, folds, f"{command}{flags} --workdir {name}"
 
 
-def _on_default_folds(config: Config) -> Config:
-    data = dataclasses.replace(
-        config.data,
-        train_folds=DataConfig.train_folds,
-        validation_folds=DataConfig.validation_folds,
-        test_folds=DataConfig.test_folds,
-    )
-    return dataclasses.replace(config, data=data)
-
-
-def _command_of_variant(run: ComparedRun, info: RunInfo, result: SplitResult) -> str:
-    """Returns the command that predicts a variant of runs that exist."""
-    views = unadjusted_name(run.variant)
+def _command_of_variant(folder: str, info: RunInfo, result: SplitResult, as_is: str) -> str:
+    """Returns the command that predicts a variant, given that of the model as is."""
+    views = unadjusted_name(result.variant)
     flags = []
     if views:
         flags.append(f"--tta {views} --num-views {result.cost.num_views}")
-    if views != run.variant:
+    if views != result.variant:
         flags.append("--logit-adjustment")
     # An ensemble predicts nothing: its members are evaluated first.
     members = [member.name for member in info.members]
     commands = [
         f"python scripts/evaluate.py {shlex.quote(f'runs/{name}')} {' '.join(flags)}"
-        for name in members or [run.folder]
+        for name in members or [folder]
     ]
-    return " && ".join([*commands, run.command] if members else commands)
+    return " && ".join([*commands, as_is] if members else commands)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from skincnn.config import Config
+from skincnn.config import Config, EvaluateConfig
 from skincnn.errors import ConfigError
 from skincnn.evaluation.compared_runs import ComparedRun
+from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.scoring import (
     CALIBRATED,
     MELANOMA_RECALL,
@@ -21,17 +22,9 @@ from skincnn.evaluation.scoring import (
     calibrated_values,
     melanoma_recall,
 )
-from skincnn.inference.predictions import arrays
 from skincnn.lookup import look_up
-from skincnn.metrics.bootstrap import (
-    Estimate,
-    bootstrap,
-    bootstrap_weights,
-    estimate,
-    num_groups_per_rate,
-)
+from skincnn.metrics.bootstrap import Counts, Estimate, estimate
 from skincnn.metrics.classification import METRICS
-from skincnn.metrics.operating_points import find_targets
 from skincnn.metrics.sample import Scores
 from skincnn.metrics.seed_variance import (
     SeedVariance,
@@ -47,8 +40,6 @@ MELANOMA_RATES = {
     MELANOMA_SPECIFICITY: "specificity",
 }
 """Rate to the name in `num_groups_per_rate` of the rate over the same lesions."""
-MIN_BOOTSTRAP = 100
-"""As of `evaluate.num_bootstrap`: an interval needs some resamples beyond its ends."""
 Group = tuple[ComparedRun, ...]
 Values = dict[str, dict[str, Scores]]
 """Name of a run to metric to the value on all images and on each resample."""
@@ -100,23 +91,19 @@ def compare(
         sort_by: Name of `METRICS`.
         num_bootstrap: Number of resamples, the same for all runs of the same images.
         confidence: Coverage of the intervals, 0..1.
-        average_seeds: Whether to add a row with the mean scores of runs that differ by
-            their seed alone, and to compare with the mean of the first run's seeds. The
-            interval of a mean covers the sampling of lesions, not the variance between
-            seeds; `Row.recipe_differences` cover both.
+        average_seeds: Whether to add a row with the mean of runs that differ by their seed
+            alone, and to compare with the mean of the first run's seeds. The interval of
+            a mean does not cover the variance between seeds; `Row.recipe_differences` do.
 
     Raises:
         ConfigError: The metric does not exist, there are fewer than 100 resamples, or two
             runs have the same name.
     """
-    if num_bootstrap < MIN_BOOTSTRAP:
-        raise ConfigError(
-            f"--num-bootstrap must be {MIN_BOOTSTRAP} or more. Received: {num_bootstrap}."
-        )
+    config = EvaluateConfig(num_bootstrap=num_bootstrap, confidence=confidence)
     metric = look_up(METRICS, sort_by, "--sort")
     _check_names(runs)
     columns = tuple(dict.fromkeys((sort_by, *SHOWN)))
-    values = {run.name: _bootstrap(run, columns, num_bootstrap) for run in runs}
+    values = {run.name: _bootstrap(run, columns, config) for run in runs}
     seeds = _group_seeds(runs) if average_seeds else []
     recipes = _find_recipes(runs, seeds)
     spread = pool_seed_variance(
@@ -142,8 +129,8 @@ def compare(
 
 def _check_names(runs: Sequence[ComparedRun]) -> None:
     """Checks that no two runs have the same name."""
-    names = [run.name for run in runs]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    counts = Counter(run.name for run in runs)
+    repeated = sorted(name for name in counts if counts[name] > 1)
     if repeated:
         raise ConfigError(
             "The run directories must have different names, which identify them in the "
@@ -160,15 +147,9 @@ def _make_row(
     *,
     is_recipe: bool,
 ) -> Row:
-    """Returns the row of a run or of several seeds.
+    """Returns the row of a run or of several seeds; see `Row`.
 
-    Args:
-        group: The run, or the seeds.
-        baseline: The run, or the seeds, to subtract.
-        values: The scores of all runs.
-        confidence: Coverage of the intervals, 0..1.
-        spread: The variance between seeds; None if no recipe has several seeds.
-        is_recipe: Whether the group contains all seeds of its recipe.
+    A group `is_recipe` if it contains all seeds of its recipe.
     """
     mean, of_baseline = _mean(values, group), _mean(values, baseline)
     paired = baseline[0].images == group[0].images and group != baseline
@@ -194,31 +175,26 @@ def _make_row(
 
 
 def _bootstrap(
-    run: ComparedRun, columns: Sequence[str], num_bootstrap: int
+    run: ComparedRun, columns: Sequence[str], config: EvaluateConfig
 ) -> dict[str, Scores]:
     """Returns the scores of a run on all images and on each resample."""
-    weights = bootstrap_weights(
-        run.predictions["image_id"], run.predictions["lesion_id"], num_bootstrap
-    )
+    sample = Resampled(run.predictions, config)
     functions = {name: METRICS[name].function for name in columns}
-    functions |= melanoma_recall(run.class_names)
-    values = bootstrap(functions, *arrays(run.predictions, run.class_names), weights)
-    values |= dict.fromkeys(CALIBRATED, np.full(num_bootstrap + 1, np.nan))
+    values = sample.bootstrap(functions | melanoma_recall(sample))
+    values |= dict.fromkeys(CALIBRATED, np.full(len(sample.all_weights), np.nan))
     if run.validation is not None:
-        values |= calibrated_values(run.predictions, run.validation, weights)
+        values |= calibrated_values(sample, run.validation)
     return values
 
 
-def _lesions(group: Group, name: str) -> npt.NDArray[np.intp] | None:
+def _lesions(group: Group, name: str) -> Counts | None:
     """Returns the number of lesions of a rate; None for other scores and for means."""
     if len(group) > 1:
         return None
-    [run] = group
-    lesions = run.predictions["lesion_id"].tolist()
-    counts = num_groups_per_rate(lesions, *arrays(run.predictions, run.class_names))
-    if name in MELANOMA_RATES:
-        melanoma = find_targets(run.class_names).get("melanoma")
-        return counts[MELANOMA_RATES[name]][[melanoma.classes[0]]] if melanoma else None
+    sample = Resampled(group[0].predictions, EvaluateConfig())
+    counts = sample.num_lesions_per_rate()
+    if name in MELANOMA_RATES and "melanoma" in sample.targets:
+        return counts[MELANOMA_RATES[name]][[sample.targets["melanoma"].classes[0]]]
     return counts.get(name)
 
 

@@ -18,7 +18,7 @@ from skincnn.evaluation.aggregate import (
     read_evaluated_run,
 )
 from skincnn.evaluation.results import MembersResult
-from skincnn.evaluation.scoring import InferenceVariant, score_variant
+from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.inference.predictions import read_predictions, table_path
 
 OUT_OF_FOLD = "out_of_fold"
@@ -81,16 +81,12 @@ def pool(workdirs: Sequence[Path]) -> Aggregate:
                 f"Image {image} is in the {split} split of two of the runs "
                 f"{', '.join(map(str, workdirs))}. Expected different folds."
             )
-    cost = runs[0].results["test"].cost
-    scores = score_variant(
-        InferenceVariant("", tables, cost),
-        {
-            "val": "validation folds of all models",
-            OUT_OF_FOLD: "out-of-fold predictions",
-        },
-        {},
-        runs[0].config.evaluate,
-    )
+    as_is = InferenceVariant("", tables, runs[0].results["test"].cost)
+    stored_in = {
+        "val": "validation folds of all models",
+        OUT_OF_FOLD: "out-of-fold predictions",
+    }
+    _, scores = score_variants([as_is], stored_in, {}, runs[0].config.evaluate)
     members = MembersResult(split="test", members=tuple(map(describe_member, runs)))
     return Aggregate(
         combine_info(runs, "cross_validation"), tables, {**scores, "members": members}

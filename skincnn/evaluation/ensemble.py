@@ -18,10 +18,10 @@ from skincnn.evaluation.aggregate import (
     worst_leakage,
 )
 from skincnn.evaluation.ood import score_all_ood
+from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import InferenceCost, MembersResult, split_name
 from skincnn.evaluation.scoring import (
     InferenceVariant,
-    metric_values,
     score_differences,
     score_variants,
 )
@@ -32,7 +32,6 @@ from skincnn.inference.predictions import (
     read_predictions,
     table_path,
 )
-from skincnn.metrics.bootstrap import bootstrap_weights
 
 SAME = ("lesion_id", "label")
 """Columns that must be equal in the tables of all runs."""
@@ -100,13 +99,11 @@ def average_variant(
         as_is: The mean predictions of the models as they are, for the relative cost.
 
     Raises:
-        ConfigError: The runs were evaluated with different numbers of views.
+        ConfigError: The runs were evaluated on different images or classes, or with
+            different numbers of views.
     """
-    splits = [
-        runs[0].results[name].split
-        for name in common
-        if runs[0].results[name].variant == variant
-    ]
+    results = [runs[0].results[name] for name in common]
+    splits = [result.split for result in results if result.variant == variant]
     splits.sort(key=lambda split: (split != "val", split != "test"))
     costs = [run.results[split_name("test", variant)].cost for run in runs]
     counts = [cost.num_views for cost in costs]
@@ -115,56 +112,34 @@ def average_variant(
             f"The runs were evaluated with different numbers of views ({variant}): "
             f"{', '.join(map(str, counts))}. Evaluate them with the same --num-views."
         )
+    tables = {}
+    for split in splits:
+        name = split_name(split, variant)
+        first = read_predictions(table_path(runs[0].workdir, name))
+        others = [_read_like(run, name, first) for run in runs[1:]]
+        tables[split] = mean_predictions([first, *others])
     seconds = sum(cost.seconds_per_image for cost in costs)
-    alone = as_is.cost.seconds_per_image if as_is else seconds
-    return InferenceVariant(
-        variant,
-        {split: mean_table(runs, split_name(split, variant)) for split in splits},
-        InferenceCost(
-            num_views=counts[0], seconds_per_image=seconds, relative=seconds / alone
-        ),
-    )
-
-
-def mean_table(runs: Sequence[EvaluatedRun], name: str) -> pd.DataFrame:
-    """Returns the first run's predictions/<name>.csv with the mean predictions of all.
-
-    Raises:
-        ConfigError: The runs were evaluated on different images or classes.
-        DataError: A table is missing or damaged.
-    """
-    first = read_predictions(table_path(runs[0].workdir, name))
-    return mean_predictions([first, *(_read_like(run, name, first) for run in runs[1:])])
+    relative = seconds / as_is.cost.seconds_per_image if as_is else 1.0
+    cost = InferenceCost(num_views=counts[0], seconds_per_image=seconds, relative=relative)
+    return InferenceVariant(variant, tables, cost)
 
 
 def compare_members(
     runs: Sequence[EvaluatedRun], table: pd.DataFrame, config: EvaluateConfig
 ) -> MembersResult:
-    """Returns the scores of each run on test, and the ensemble minus each.
-
-    Args:
-        runs: The runs.
-        table: The ensemble's predictions of test.
-        config: Number of resamples and coverage of the intervals.
-    """
-    weights = bootstrap_weights(table["image_id"], table["lesion_id"], config.num_bootstrap)
-    ensemble = metric_values(table, weights)
+    """Returns the scores of each run on test, and those of the ensemble minus each."""
+    ensemble = Resampled(table, config)
     members = []
     for run in runs:
-        alone = metric_values(_read_like(run, "test", table), weights)
-        differences = score_differences(ensemble, alone, config.confidence)
-        members.append(describe_member(run, differences))
+        alone = Resampled(_read_like(run, "test", table), config)
+        members.append(describe_member(run, score_differences(ensemble, alone)))
     return MembersResult(split="test", members=tuple(members))
 
 
 def average_ood(runs: Sequence[EvaluatedRun]) -> dict[str, pd.DataFrame]:
-    """Returns the mean predictions for the OOD images that all runs predicted.
+    """Returns the name of a table of OOD images, as "ood", to the mean predictions.
 
-    Args:
-        runs: The runs.
-
-    Returns:
-        Name of a table, as "ood" or "ood.<folder>", to the table.
+    It has the images that all runs predicted.
     """
     parts = [_read_ood(run.workdir) for run in runs]
     means = {}
@@ -180,15 +155,9 @@ def average_ood(runs: Sequence[EvaluatedRun]) -> dict[str, pd.DataFrame]:
 
 def _read_ood(workdir: Path) -> dict[str, pd.DataFrame]:
     """Returns the tables of OOD images of a run; without empty files."""
-    paths = [
-        table_path(workdir, OOD_TABLE),
-        *sorted(table_path(workdir, OOD_TABLE).parent.glob(f"{OOD_TABLE}.*.csv")),
-    ]
-    return {
-        path.stem: pd.read_csv(path)
-        for path in paths
-        if path.is_file() and path.stat().st_size
-    }
+    folder = table_path(workdir, OOD_TABLE).parent
+    paths = [*folder.glob(f"{OOD_TABLE}.csv"), *sorted(folder.glob(f"{OOD_TABLE}.*.csv"))]
+    return {path.stem: pd.read_csv(path) for path in paths if path.stat().st_size}
 
 
 def _read_like(run: EvaluatedRun, name: str, like: pd.DataFrame) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from skincnn.evaluation.results import (
     SplitResult,
     read_split_results,
     result_path,
+    write_results,
 )
 from skincnn.evaluation.robustness import score_corruptions
 from skincnn.evaluation.scoring import InferenceVariant, score_variants
@@ -57,7 +58,7 @@ from skincnn.inference.predictions import (
 from skincnn.inference.run_dir import read_history, read_run
 from skincnn.inference.tta import VIEWS, View
 from skincnn.lookup import look_up
-from skincnn.records import Record, write_record
+from skincnn.records import Record
 
 Tables = dict[str, pd.DataFrame]
 """Name of a predictions table, as "test.d4", to the table."""
@@ -161,8 +162,7 @@ def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
     remove_replaced(workdir, evaluation.predictions)
     evaluation.gaussian.write(workdir / OOD_FILE)
     write_predictions(workdir, evaluation.predictions)
-    for name, result in evaluation.results.items():
-        write_record(result_path(workdir, name), result)
+    write_results(workdir, evaluation.results)
     for split, mistakes in evaluation.mistakes.items():
         mistakes.write(mistakes_path(workdir, split))
 
@@ -173,18 +173,14 @@ def remove_replaced(workdir: Path, predictions: Tables) -> None:
     If new tables differ from those in the directory, for instance by another number of
     views, the same augmentation of other splits and with logit adjustment is no longer
     valid, unless the new tables contain it.
-
-    Args:
-        workdir: The run directory.
-        predictions: The new tables.
     """
     existing = {path.stem for path in (workdir / FOLDER).glob("*.json")}
     for tta in VIEWS:
-        new = {name: table for name, table in predictions.items() if _is_of(name, tta)}
-        paths = {name: table_path(workdir, name) for name in new}
+        new = [name for name in predictions if _is_of(name, tta)]
         replaced = any(
-            path.is_file() and sha256(path) != table_sha256(new[name])
-            for name, path in paths.items()
+            (path := table_path(workdir, name)).is_file()
+            and sha256(path) != table_sha256(predictions[name])
+            for name in new
         )
         for name in existing - predictions.keys():
             if replaced and (_is_of(name, tta) or _is_of(name, adjusted_name(tta))):
@@ -235,17 +231,15 @@ def collect_all_mistakes(
     run: LoadedRun, as_is: InferenceVariant, temperature: float
 ) -> dict[str, Mistakes]:
     """Returns the most confident errors of each split but val that has any."""
-    mistakes = {}
     grad_cam = GradCam(run.model)
-    for name, split in run.splits.items():
-        if name != "val":
-            table = as_is.tables[name]
-            of_split = collect_mistakes(
-                grad_cam, split.images, split.metadata, table, temperature
-            )
-            if of_split is not None:
-                mistakes[name] = of_split
-    return mistakes
+    mistakes = {
+        name: collect_mistakes(
+            grad_cam, split.images, split.metadata, as_is.tables[name], temperature
+        )
+        for name, split in run.splits.items()
+        if name != "val"
+    }
+    return {name: of_split for name, of_split in mistakes.items() if of_split}
 
 
 def _is_of(name: str, variant: str) -> bool:

@@ -109,19 +109,12 @@ def collect_mistakes(
 def find_mistakes(
     predictions: pd.DataFrame, temperature: float, count: int
 ) -> pd.DataFrame:
-    """Returns the most confident errors, at most one image of each lesion.
+    """Returns at most `count` of the most confident errors, one image of each lesion.
 
     Melanomas predicted as benign come first and are at most half of the rows (without a
     melanoma class: malignant lesions predicted as benign). All other errors follow. Both
-    parts are sorted by confidence.
-
-    Args:
-        predictions: A predictions table.
-        temperature: Temperature for calibration.
-        count: Maximum number of errors.
-
-    Returns:
-        Columns `position` (row of `predictions`) and `COLUMNS`.
+    parts are sorted by confidence. The columns are `position` (row of `predictions`) and
+    `COLUMNS`.
     """
     class_names = class_names_of(predictions)
     y_true, y_prob = arrays(predictions, class_names)

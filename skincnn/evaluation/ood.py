@@ -9,11 +9,12 @@ import pandas as pd
 import sklearn.metrics
 
 from skincnn.config import EvaluateConfig
+from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import OodResult, OodSet, OodSplit, split_name
 from skincnn.evaluation.triage import ACCEPTED, choose_max_distance
 from skincnn.inference.ood import OOD_SET
 from skincnn.inference.predictions import DISTANCE
-from skincnn.metrics.bootstrap import Estimate, bootstrap_weights, estimate
+from skincnn.metrics.bootstrap import Estimate
 
 
 def score_all_ood(
@@ -46,12 +47,7 @@ def score_ood(
 ) -> OodResult:
     """Returns how well the distance separates the images of the splits from OOD images.
 
-    The threshold accepts `ACCEPTED`, 95 %, of the validation images.
-
-    Args:
-        predictions: Split to its predictions table, "val" among them.
-        ood: From `predict_ood`.
-        config: Number of resamples and coverage of the intervals.
+    The threshold accepts `ACCEPTED`, 95 %, of the validation images. See `score_all_ood`.
     """
     max_distance = choose_max_distance(predictions["val"])
     tables = {split: t for split, t in predictions.items() if split != "val"}
@@ -83,9 +79,7 @@ def score_ood(
 
 def _rejected(table: pd.DataFrame, max_distance: float, config: EvaluateConfig) -> Estimate:
     """Returns the share of the images of a split that are rejected."""
+    sample = Resampled(table, config)
     rejected = (table[DISTANCE] > max_distance).to_numpy(float)
-    weights = bootstrap_weights(table["image_id"], table["lesion_id"], config.num_bootstrap)
-    weights = np.concatenate([np.ones((1, len(table))), weights])
-    shares = weights @ rejected / weights.sum(axis=1)
-    num_lesions = np.array([table["lesion_id"].nunique()])
-    return estimate(shares, config.confidence, num_lesions)[0]
+    shares = sample.all_weights @ rejected / sample.all_weights.sum(axis=1)
+    return sample.estimate(shares, np.array([table["lesion_id"].nunique()]))

@@ -8,12 +8,13 @@ other way round.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from skincnn.data.leakage import SplitLeakage
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.records import Part, Record, read_record
+from skincnn.records import Part, Record, read_record, write_record
 
 FOLDER = "results"
 OTHER_RESULTS = re.compile(r"(.*\.)?ood(\..*)?|export\..*|.*\.corruptions|members")
@@ -22,13 +23,7 @@ R = TypeVar("R", bound=Record)
 
 
 class ClassScores(Part):
-    """One class against all others.
-
-    Attributes:
-        num_images: Images of the class.
-        num_lesions: Lesions of the class.
-        scores: Name of `PER_CLASS_METRICS` to its value.
-    """
+    """One class against all others; `scores` maps `PER_CLASS_METRICS` to their values."""
 
     num_images: int
     num_lesions: int
@@ -100,9 +95,6 @@ class SubgroupScores(Part):
 
     Attributes:
         attribute: What defines it, as "sex".
-        value: The value of the attribute.
-        num_images: Images of the subgroup.
-        num_lesions: Lesions of the subgroup.
         class_names: The classes in the subgroup; balanced accuracy is over these.
         scores: Name of the metric to its value; empty for small subgroups.
     """
@@ -141,21 +133,16 @@ class SplitResult(Record):
         validation_sha256: SHA-256 of the validation table on which the temperature and
             the thresholds were chosen.
         class_names: Names of the classes, in order.
-        num_images: Images of the split.
-        num_lesions: Lesions of the split.
         missing_classes: Classes without an image; means are over the other classes.
         temperature: Temperature for calibration, chosen on validation.
         thresholds: Target to operating point to threshold, chosen on validation.
         metrics: Name of `METRICS` to its value.
-        classes: Class to its scores.
         confusion_matrix: Images of class i (row) predicted as class j (column).
-        calibration: Before and after temperature scaling.
         targets: "melanoma" and "malignant", as far as the classes have them.
         triage: The referral decision; None without distances or malignant classes.
         subgroups: Scores by age band, sex, site, source and method of ground truth.
         leakage: How much of the split was seen in training; None for validation and test,
             whose audit is in run.json.
-        cost: Of the predictions.
         logit_adjustment: Strength of the logit adjustment; None without.
         differences: Metric to the value of this variant minus that of the model as is, on
             the same resamples; empty for the model as is.
@@ -193,7 +180,6 @@ class CorruptionScores(Part):
     """Scores of corrupted, or of clean, images.
 
     Attributes:
-        balanced_accuracy: Of all classes.
         melanoma_sensitivity: At the threshold of `HEADLINE_POINT`, which was chosen on
             clean validation images; None without melanoma or a threshold.
         melanoma_specificity: At the same threshold.
@@ -210,7 +196,6 @@ class CorruptionRow(Part):
     Attributes:
         name: Name of `CORRUPTIONS`.
         severity: 1..5.
-        scores: Of the corrupted images.
         difference: Balanced accuracy minus that of the clean images, on the same resamples.
     """
 
@@ -225,9 +210,7 @@ class CorruptionResult(Record):
 
     Attributes:
         split: The split whose images were corrupted.
-        num_images: Images of the split.
         clean: Scores of the images as they are.
-        rows: One for each corruption and severity.
         trained: Corruptions that resemble one of the training's augmentations.
     """
 
@@ -243,7 +226,6 @@ class OodSet(Part):
 
     Attributes:
         name: Name of the kind, or of the user's folder.
-        num_images: Number of images.
         rejected: Share of the images that are rejected, 0..1.
         auc: Area under the ROC curve of the distance, against the images of the splits.
     """
@@ -255,12 +237,7 @@ class OodSet(Part):
 
 
 class OodSplit(Part):
-    """Images of a split, which should be accepted.
-
-    Attributes:
-        num_images: Number of images.
-        rejected: Share of the images that are rejected.
-    """
+    """Images of a split, and the share of them that is rejected by mistake."""
 
     num_images: int
     rejected: Estimate
@@ -274,8 +251,6 @@ class OodResult(Record):
     Attributes:
         max_distance: Mahalanobis distance beyond which an image is rejected.
         accepted_validation: Share of the validation images that are accepted, 0..1.
-        splits: Split to its images.
-        sets: The kinds of out-of-distribution images.
     """
 
     max_distance: float
@@ -301,12 +276,7 @@ class MemberScores(Part):
 
 
 class MembersResult(Record):
-    """results/members.json: the scores of each model of an ensemble, or of each fold.
-
-    Attributes:
-        split: The split of the scores.
-        members: The models, in the order of run.json.
-    """
+    """results/members.json: the scores of the models, in the order of run.json."""
 
     split: str
     members: tuple[MemberScores, ...]
@@ -342,7 +312,11 @@ def read_result(workdir: Path, name: str, kind: type[R]) -> R:
         ConfigError: The file is missing, damaged, or of another schema version.
     """
     path = result_path(workdir, name)
-    fix = f"Make it with scripts/evaluate.py {workdir}."
-    if path.exists():
-        fix = f"Make it again with scripts/evaluate.py {workdir}, or delete it."
-    return read_record(path, kind, fix)
+    again = " again" if path.exists() else ""
+    return read_record(path, kind, f"Make it{again} with scripts/evaluate.py {workdir}.")
+
+
+def write_results(workdir: Path, results: Mapping[str, Record]) -> None:
+    """Writes results/<name>.json for each name and result."""
+    for name, result in results.items():
+        write_record(result_path(workdir, name), result)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NoReturn
 
 import numpy as np
@@ -14,9 +13,10 @@ import pandas as pd
 import scipy.special
 from tqdm import tqdm
 
-from skincnn.config import AugmentConfig, Config, EvaluateConfig
+from skincnn.config import AugmentConfig, Config
 from skincnn.data.cache import Images
 from skincnn.errors import DataError
+from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import (
     CorruptionResult,
     CorruptionRow,
@@ -24,23 +24,11 @@ from skincnn.evaluation.results import (
     SplitResult,
 )
 from skincnn.inference.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupt
-from skincnn.inference.predictions import arrays, class_names_of
-from skincnn.metrics.bootstrap import (
-    Estimate,
-    bootstrap,
-    bootstrap_weights,
-    estimate,
-    num_groups_per_rate,
-)
+from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import apply_temperature
 from skincnn.metrics.classification import balanced_accuracy
-from skincnn.metrics.operating_points import (
-    HEADLINE_POINT,
-    Target,
-    find_targets,
-    score_operating_point,
-)
-from skincnn.metrics.sample import Floats, Labels, Scores
+from skincnn.metrics.operating_points import HEADLINE_POINT
+from skincnn.metrics.sample import Floats, Scores
 
 Predict = Callable[[Images, slice], npt.NDArray[np.float32]]
 """Takes images, uint8 [n, height, width, 3], and their rows in the predictions table, and
@@ -62,86 +50,8 @@ TRAINED_BY = {
 """Corruption to the augmentation that resembles it and the name of its strength."""
 
 
-@dataclass(frozen=True)
-class _Scorer:
-    """Scores the probabilities of the images of one predictions table.
-
-    Attributes:
-        y_true: Integer labels, [num_images].
-        lesion_ids: Lesion of each image, [num_images].
-        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
-        confidence: Coverage of the intervals, 0..1.
-        temperature: Temperature for calibration.
-        threshold: Threshold of melanoma; None if the operating point is not reached.
-        melanoma: The target; None if melanoma is not a class.
-    """
-
-    y_true: Labels
-    lesion_ids: Sequence[str]
-    weights: Floats
-    confidence: float
-    temperature: float
-    threshold: float | None
-    melanoma: Target | None
-
-    @classmethod
-    def of(
-        cls, predictions: pd.DataFrame, clean: SplitResult, config: EvaluateConfig
-    ) -> _Scorer:
-        """Returns the scorer with the choices of a table's result."""
-        class_names = class_names_of(predictions)
-        return cls(
-            arrays(predictions, class_names)[0],
-            predictions["lesion_id"].tolist(),
-            bootstrap_weights(
-                predictions["image_id"], predictions["lesion_id"], config.num_bootstrap
-            ),
-            config.confidence,
-            clean.temperature,
-            clean.thresholds.get("melanoma", {}).get(HEADLINE_POINT.key),
-            find_targets(class_names).get("melanoma"),
-        )
-
-    def score(self, y_prob: Floats) -> tuple[CorruptionScores, Scores]:
-        """Returns the scores, and the balanced accuracy of each resample.
-
-        Args:
-            y_prob: Probabilities, [num_images, num_classes].
-        """
-        functions = {"balanced_accuracy": balanced_accuracy}
-        values = bootstrap(functions, self.y_true, y_prob, self.weights)
-        accuracies = values["balanced_accuracy"]
-        lesions = num_groups_per_rate(self.lesion_ids, self.y_true, y_prob)
-        rates: dict[str, Estimate] = {}
-        if self.melanoma is not None and self.threshold is not None:
-            rates = score_operating_point(
-                self.melanoma.positive(self.y_true),
-                self.melanoma.score(apply_temperature(y_prob, self.temperature)),
-                self.threshold,
-                self.weights,
-                self.confidence,
-                self.lesion_ids,
-            )
-        scores = CorruptionScores(
-            balanced_accuracy=self.interval(accuracies, lesions["balanced_accuracy"]),
-            melanoma_sensitivity=rates.get("sensitivity"),
-            melanoma_specificity=rates.get("specificity"),
-        )
-        return scores, accuracies
-
-    def interval(
-        self, values: Scores, num_lesions: npt.NDArray[np.intp] | None = None
-    ) -> Estimate:
-        """Returns the estimate of a score from its values in `bootstrap`."""
-        return estimate(values, self.confidence, num_lesions)[0]
-
-
 def trained_corruptions(config: AugmentConfig) -> tuple[str, ...]:
-    """Returns the corruptions that resemble one of the training's augmentations.
-
-    Args:
-        config: The augmentation of the training.
-    """
+    """Returns the corruptions that resemble one of the training's augmentations."""
     return tuple(
         name
         for name, (part, strength) in TRAINED_BY.items()
@@ -163,8 +73,7 @@ def score_corruptions(
 
     Args:
         predict: The model that made `predictions`; gets at most `CHUNK` images at a time.
-        images: uint8 [num_images, height, width, 3], preprocessed for the model; an array
-            or a memory map.
+        images: uint8 [num_images, height, width, 3], preprocessed for the model.
         predictions: The predictions table of these images, in the same order.
         clean: The result of that table.
         config: Configuration of the run: bootstrap, augmentation, seed of the corruptions.
@@ -177,25 +86,26 @@ def score_corruptions(
             f"There are {len(images)} images and {len(predictions)} predictions. Expected "
             "the images of the predictions table, in its order."
         )
-    scorer = _Scorer.of(predictions, clean, config.evaluate)
+    sample = Resampled(predictions, config.evaluate)
     cases = list(itertools.product(CORRUPTIONS, range(1, NUM_SEVERITIES + 1)))
     total = (1 + len(cases)) * len(images)
     rows = []
     with tqdm(total=total, desc="Corrupting images", unit="img") as progress:
         clean_prob = _predict_all(predict, images, lambda chunk, first: chunk, progress)
-        _check_same(clean_prob, arrays(predictions, class_names_of(predictions))[1])
-        clean_scores, clean_values = scorer.score(clean_prob)
+        _check_same(clean_prob, sample.arrays[1])
+        clean_scores, clean_values = _score(sample, clean_prob, clean)
         for name, severity in cases:
             change = functools.partial(
                 corrupt, name=name, severity=severity, seed=config.seed
             )
-            scores, values = scorer.score(_predict_all(predict, images, change, progress))
+            y_prob = _predict_all(predict, images, change, progress)
+            scores, values = _score(sample, y_prob, clean)
             rows.append(
                 CorruptionRow(
                     name=name,
                     severity=severity,
                     scores=scores,
-                    difference=scorer.interval(values - clean_values),
+                    difference=sample.estimate(values - clean_values),
                 )
             )
     return CorruptionResult(
@@ -205,6 +115,25 @@ def score_corruptions(
         rows=tuple(rows),
         trained=trained_corruptions(config.augment),
     )
+
+
+def _score(
+    sample: Resampled, y_prob: Floats, clean: SplitResult
+) -> tuple[CorruptionScores, Scores]:
+    """Returns the scores of probabilities, and the balanced accuracy of each resample."""
+    values = sample.bootstrap({"": balanced_accuracy}, y_prob)[""]
+    counts = sample.num_lesions_per_rate(y_prob)
+    rates: dict[str, Estimate] = {}
+    if melanoma := sample.targets.get("melanoma"):
+        score = melanoma.score(apply_temperature(y_prob, clean.temperature))
+        threshold = clean.thresholds["melanoma"][HEADLINE_POINT.key]
+        rates = sample.rates(melanoma.positive(sample.arrays[0]), score, threshold)
+    scores = CorruptionScores(
+        balanced_accuracy=sample.estimate(values, counts["balanced_accuracy"]),
+        melanoma_sensitivity=rates.get("sensitivity"),
+        melanoma_specificity=rates.get("specificity"),
+    )
+    return scores, values
 
 
 def _predict_all(

@@ -111,10 +111,6 @@ def load_run(
 def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
     """Returns the requested splits without repetition; the test fold is named "test".
 
-    Args:
-        splits: Names of splits, as "fold_9" or "test_official".
-        config: Configuration of the run.
-
     Raises:
         ConfigError: A split is the validation split, or one of several test folds.
     """
@@ -144,14 +140,7 @@ def read_splits(
     workdir: Path,
     others: Sequence[str],
 ) -> dict[str, pd.DataFrame]:
-    """Returns the rows of validation, test and other splits of a run, validation first.
-
-    Args:
-        builder: The dataset.
-        config: Configuration of the run.
-        info: Content of run.json, with the fingerprints of the splits.
-        workdir: The run directory, for messages.
-        others: Names of more splits of the dataset, from `name_splits`.
+    """Returns the rows of validation, test and the `others`, from `name_splits`.
 
     Raises:
         ConfigError: A split does not exist or was used for training or validation.
@@ -177,14 +166,9 @@ def read_splits(
 def measure_leakage(
     builder: tfds.core.DatasetBuilder, config: Config, tables: Mapping[str, pd.DataFrame]
 ) -> dict[str, SplitLeakage]:
-    """Returns `count_shared` for each split but val and test.
+    """Returns `count_shared` for each split of `tables` but val and test.
 
     Training audits val and test; it never sees the other splits of the dataset.
-
-    Args:
-        builder: The dataset.
-        config: Configuration of the run.
-        tables: Split to its rows, "val" among them.
     """
     others = [name for name in tables if name not in SPLITS]
     if not others:
@@ -204,24 +188,16 @@ def describe_storage(split: str, config: Config) -> str:
 
 
 def _find_split(split: str, builder: tfds.core.DatasetBuilder, config: Config) -> int | str:
-    """Returns the name or number of a split for `pipeline.read_table`.
-
-    Raises:
-        ConfigError: The split does not exist or was used for training or validation.
-    """
+    """Returns the name or number of an unseen split for `pipeline.read_table`."""
     trained = {pipeline.stored_name(fold) for fold in config.data.train_folds}
     if config.data.split_by == "image":
         trained = {name for name in builder.info.splits if name.startswith("fold_")}
     validation = map(pipeline.stored_name, config.data.validation_folds)
-    reasons = dict.fromkeys(
-        validation, ", the validation split, on which choices were made"
-    )
+    chosen = ", the validation split, on which choices were made"
+    reasons = dict.fromkeys(validation, chosen)
     reasons |= dict.fromkeys(trained, ", which was used for training")
-    tests = {pipeline.stored_name(fold) for fold in config.data.test_folds}
-    valid = [
-        "test",
-        *(name for name in builder.info.splits if name not in {*reasons, *tests}),
-    ]
+    seen = {*reasons, *map(pipeline.stored_name, config.data.test_folds)}
+    valid = ["test", *(name for name in builder.info.splits if name not in seen)]
     if split not in valid:
         raise ConfigError(
             f"--split must be one of: {', '.join(valid)}. Received: {split}"

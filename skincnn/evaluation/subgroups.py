@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
+from skincnn.config import EvaluateConfig
+from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import SubgroupScores
-from skincnn.inference.predictions import arrays, class_names_of
-from skincnn.metrics.bootstrap import (
-    Estimate,
-    bootstrap,
-    bootstrap_weights,
-    estimate,
-    num_groups_per_rate,
-)
+from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.classification import METRICS
 
 MIN_LESIONS = 5
@@ -59,7 +54,7 @@ SUBGROUPS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
 
 
 def score_subgroups(
-    predictions: pd.DataFrame, num_bootstrap: int, confidence: float = 0.95
+    predictions: pd.DataFrame, config: EvaluateConfig
 ) -> tuple[SubgroupScores, ...]:
     """Returns the scores of each subgroup, grouped by attribute.
 
@@ -68,10 +63,8 @@ def score_subgroups(
 
     Args:
         predictions: A predictions table.
-        num_bootstrap: Number of bootstrap resamples.
-        confidence: Coverage of the intervals, 0..1.
+        config: Number of resamples and coverage of the intervals.
     """
-    class_names = class_names_of(predictions)
     subgroups = []
     for attribute, (column, values_of) in SUBGROUPS.items():
         if column not in predictions:
@@ -80,31 +73,24 @@ def score_subgroups(
         if (values == UNKNOWN).all():
             continue
         for value, rows in predictions.groupby(values, observed=True, sort=True):
+            sample = Resampled(rows, config)
+            present = set(rows["label"])
             subgroups.append(
                 SubgroupScores(
                     attribute=attribute,
                     value=str(value),
                     num_images=len(rows),
                     num_lesions=int(rows["lesion_id"].nunique()),
-                    class_names=tuple(n for n in class_names if (rows["label"] == n).any()),
-                    scores=_scores(rows, class_names, num_bootstrap, confidence),
+                    class_names=tuple(n for n in sample.class_names if n in present),
+                    scores=_scores(sample),
                 )
             )
     return tuple(subgroups)
 
 
-def _scores(
-    rows: pd.DataFrame,
-    class_names: Sequence[str],
-    num_bootstrap: int,
-    confidence: float,
-) -> dict[str, Estimate]:
-    lesions = rows["lesion_id"].tolist()
-    if len(set(lesions)) < MIN_LESIONS:
+def _scores(sample: Resampled) -> dict[str, Estimate]:
+    if len(set(sample.lesions)) < MIN_LESIONS:
         return {}
-    weights = bootstrap_weights(rows["image_id"], rows["lesion_id"], num_bootstrap)
-    functions = {name: METRICS[name].function for name in SCORES}
-    y_true, y_prob = arrays(rows, class_names)
-    values = bootstrap(functions, y_true, y_prob, weights)
-    counts = num_groups_per_rate(lesions, y_true, y_prob)
-    return {name: estimate(values[name], confidence, counts[name])[0] for name in SCORES}
+    values = sample.bootstrap({name: METRICS[name].function for name in SCORES})
+    counts = sample.num_lesions_per_rate()
+    return {name: sample.estimate(values[name], counts[name]) for name in SCORES}

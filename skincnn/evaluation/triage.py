@@ -7,18 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import TriageScores
 from skincnn.inference.predictions import DISTANCE, arrays, class_names_of
-from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import apply_temperature, fit_temperature
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
 from skincnn.metrics.operating_points import (
     OPERATING_POINTS,
     choose_threshold,
     find_targets,
-    score_operating_point,
 )
-from skincnn.metrics.sample import Flags, Floats
+from skincnn.metrics.sample import Floats
 
 ACCEPTED = 0.95
 """Share of the validation images that are accepted as in-distribution."""
@@ -42,11 +41,7 @@ class ValidationChoices:
 
 
 def choose_on_validation(validation: pd.DataFrame) -> ValidationChoices:
-    """Returns the temperature and the thresholds that are chosen on validation.
-
-    Args:
-        validation: The validation table.
-    """
+    """Returns the temperature and the thresholds that are chosen on a validation table."""
     class_names = class_names_of(validation)
     y_true, y_prob = arrays(validation, class_names)
     temperature = fit_temperature(y_true, y_prob)
@@ -67,61 +62,44 @@ def choose_on_validation(validation: pd.DataFrame) -> ValidationChoices:
 
 
 def choose_max_distance(validation: pd.DataFrame) -> float:
-    """Returns the distance beyond which an image is out-of-distribution.
-
-    Args:
-        validation: The validation table, with distances.
-    """
+    """Returns the distance beyond which an image is OOD, from a validation table."""
     return float(np.quantile(validation[DISTANCE], ACCEPTED))
 
 
 def score_triage(
-    table: pd.DataFrame,
-    calibrated: Floats,
-    choices: ValidationChoices,
-    weights: Floats,
-    confidence: float,
+    sample: Resampled, calibrated: Floats, choices: ValidationChoices
 ) -> TriageScores | None:
     """Returns how well referral detects malignant lesions and how many images it refers.
 
     The decision is that of `DecisionRule` at `DEFAULT_OPERATING_POINT`.
 
     Args:
-        table: A predictions table.
-        calibrated: Its calibrated probabilities, [num_images, num_classes].
+        sample: The predictions.
+        calibrated: Calibrated probabilities, [num_images, num_classes].
         choices: The choices on validation, with the thresholds and the distance.
-        weights: From `bootstrap_weights`, [num_bootstrap, num_images].
-        confidence: Coverage of the intervals, 0..1.
 
     Returns:
         None without distances or without malignant classes.
     """
-    class_names = class_names_of(table)
-    targets = find_targets(class_names)
+    table, targets = sample.table, sample.targets
     if choices.max_distance is None or DISTANCE not in table or TARGET not in targets:
         return None
     rule = DecisionRule(
-        class_names=tuple(class_names),
+        class_names=sample.class_names,
         temperature=choices.temperature,
         threshold=choices.thresholds[TARGET][DEFAULT_OPERATING_POINT],
         max_distance=choices.max_distance,
     )
-    refer, _ = rule.decide(calibrated, table[DISTANCE].to_numpy())
-
-    def rates(positive: Flags) -> dict[str, Estimate]:
-        lesions = table["lesion_id"].tolist()
-        score = refer.astype(float)
-        return score_operating_point(positive, score, 0.5, weights, confidence, lesions)
-
-    y_true = arrays(table, class_names)[0]
+    refer = rule.decide(calibrated, table[DISTANCE].to_numpy())[0].astype(float)
+    y_true = sample.arrays[0]
+    all_images = sample.rates(np.ones(len(refer), bool), refer, 0.5)
     melanoma = targets.get("melanoma")
+    of_melanoma = sample.rates(melanoma.positive(y_true), refer, 0.5) if melanoma else {}
     return TriageScores(
         operating_point=rule.operating_point,
         threshold=rule.threshold,
         max_distance=rule.max_distance,
-        rates=rates(targets[TARGET].positive(y_true)),
-        referred=rates(np.ones(len(refer), bool))["sensitivity"],
-        melanoma_referred=rates(melanoma.positive(y_true))["sensitivity"]
-        if melanoma
-        else None,
+        rates=sample.rates(targets[TARGET].positive(y_true), refer, 0.5),
+        referred=all_images["sensitivity"],
+        melanoma_referred=of_melanoma.get("sensitivity"),
     )

@@ -49,14 +49,7 @@ def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
 def predict_tta(
     run: LoadedRun, as_is: InferenceVariant, name: str, views: Sequence[View]
 ) -> InferenceVariant:
-    """Returns the mean predictions over several views of each image.
-
-    Args:
-        run: The model and its images.
-        as_is: The predictions of the model as is, for the relative cost.
-        name: Kind of test-time augmentation.
-        views: From `choose_views`.
-    """
+    """Returns the mean predictions over views of each image from `choose_views`."""
     outputs, seconds = _timed(
         run, lambda split: predict_views(run.model, split.batches(), views)
     )
@@ -79,7 +72,7 @@ def read_tta(
 
     Args:
         workdir: The run directory.
-        results: From `read_split_results`.
+        results: Its results, from `read_split_results`.
         splits: The splits to read.
         leave_out: Kinds of test-time augmentation that were predicted again.
     """

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from skincnn.evaluation.compared_runs import ComparedRun
+from skincnn.evaluation.compared_runs import describe_provenance
 from skincnn.evaluation.comparison import Row
 from skincnn.evaluation.scoring import CALIBRATED, CALIBRATED_ECE
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.reporting.labels import interval, metric_label, signed
-from skincnn.reporting.plots import BLUE, GRAY, ORANGE
+from skincnn.reporting.plots import BLUE, GRAY, ORANGE, draw_estimate
 
 Tables = dict[str, list[Row]]
 """Protocol to its rows, from `comparison.compare`."""
@@ -40,11 +40,7 @@ def to_frame(tables: Tables) -> pd.DataFrame:
 def _frame_row(protocol: str, row: Row) -> dict[str, object]:
     values: dict[str, object] = {"protocol": protocol, "run": row.name}
     for name, score in row.scores.items():
-        values |= {
-            name: score.value,
-            f"{name}_low": score.low,
-            f"{name}_high": score.high,
-        }
+        values |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
     for name in row.scores:
         difference = row.differences.get(name, UNDEFINED)
         for part, number in dataclasses.asdict(difference).items():
@@ -57,7 +53,7 @@ def _frame_row(protocol: str, row: Row) -> dict[str, object]:
     return values | {
         "baseline": row.baseline,
         "minutes": round(_minutes(row), 1),
-        "num_parameters": row.runs[0].num_parameters,
+        "num_parameters": _num_parameters(row),
         "predictions_sha256": " ".join(run.sha256 for run in row.runs),
         "changed_since_result": any(run.changed for run in row.runs),
         "seed": _seeds(row),
@@ -78,11 +74,7 @@ def to_markdown(tables: Tables) -> str:
         names = [name for name in rows[0].scores if name not in CALIBRATED]
         header = ["minutes", "parameters", "predictions"]
         costs = [
-            [
-                f"{_minutes(row):.1f}",
-                f"{row.runs[0].num_parameters:,}",
-                _fingerprints(row),
-            ]
+            [f"{_minutes(row):.1f}", f"{_num_parameters(row):,}", _fingerprints(row)]
             for row in rows
         ]
         parts += [f"**{protocol}**\n", *_score_tables(rows, names, header, costs)]
@@ -117,11 +109,7 @@ def plot_comparison(tables: Tables, sort_by: str) -> Figure:
         leaky = rows[0].runs[0].split_by == "image"
         color = ORANGE if leaky else BLUE
         for place, row in zip(places, rows, strict=True):
-            score = row.scores[sort_by]
-            if score.low is not None and score.high is not None:
-                axes.plot([score.low, score.high], [place, place], color=color, linewidth=2)
-            if score.value is not None:
-                axes.plot(score.value, place, color=color, marker="s", markersize=6)
+            draw_estimate(axes, place, row.scores[sort_by], color)
         axes.set_yticks(places, [row.name for row in rows], fontsize=11, parse_math=False)
         axes.set_ylim(-0.7, len(rows) - 0.3)
         warning = ": LEAKY, not comparable" if leaky else ""
@@ -139,14 +127,7 @@ def _score_tables(
     more_header: Sequence[str] = (),
     more_cells: Sequence[Sequence[str]] | None = None,
 ) -> list[str]:
-    """Returns a table of scores, one of differences, and one of recipes.
-
-    Args:
-        rows: The runs.
-        names: The scores.
-        more_header: Names of more columns of the first table.
-        more_cells: Their cells, a list for each row.
-    """
+    """Returns a table of scores, with more columns, one of differences, one of recipes."""
     header = ["run", *map(metric_label, names)]
     cells = [
         [row.name, *(interval(row.scores[name]) for name in names), *more]
@@ -189,14 +170,8 @@ def _recipe_table(
 
 
 def _commands_table(rows: Sequence[Row]) -> str:
-    header = [
-        "run",
-        "predictions",
-        "seed",
-        "train / validation / test folds",
-        "trained by",
-        "command",
-    ]
+    folds = "train / validation / test folds"
+    header = ["run", "predictions", "seed", folds, "trained by", "command"]
     cells = [
         [
             row.name,
@@ -220,25 +195,27 @@ def _emphasize(difference: Estimate) -> str:
 
 
 def _minutes(row: Row) -> float:
-    return sum(run.minutes for run in row.runs)
+    return sum(run.info.training_seconds for run in row.runs) / 60
+
+
+def _num_parameters(row: Row) -> int:
+    return row.runs[0].info.num_parameters
 
 
 def _seeds(row: Row) -> str:
-    return " ".join(str(run.seed) for run in row.runs if run.seed is not None)
+    return " ".join(str(run.config.seed) for run in row.runs if run.config)
 
 
 def _trained_by(row: Row) -> str:
-    if not any(run.trained_by for run in row.runs):
-        return ""
-    return "; ".join(dict.fromkeys(run.trained_by or "not known" for run in row.runs))
+    texts = dict.fromkeys(describe_provenance(run.info.provenance) for run in row.runs)
+    return "; ".join(text or "not known" for text in texts) if any(texts) else ""
 
 
 def _fingerprints(row: Row) -> str:
-    return ", ".join(map(_fingerprint, row.runs))
-
-
-def _fingerprint(run: ComparedRun) -> str:
-    return f"{run.sha256[:8]}{' (CHANGED since its result)' if run.changed else ''}"
+    return ", ".join(
+        f"{run.sha256[:8]}{' (CHANGED since its result)' if run.changed else ''}"
+        for run in row.runs
+    )
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

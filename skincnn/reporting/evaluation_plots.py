@@ -19,14 +19,14 @@ from skincnn.metrics.classification import (
     auc_per_class,
     average_precision_per_class,
 )
-from skincnn.metrics.sample import Floats, Labels, Sample
+from skincnn.metrics.sample import Sample
 from skincnn.reporting.labels import (
     attribute_label,
     class_label,
     corruption_label,
     value_label,
 )
-from skincnn.reporting.plots import BLUE, GRAY, ORANGE
+from skincnn.reporting.plots import BLUE, GRAY, ORANGE, draw_estimate
 
 MAX_DECISION_THRESHOLD = 0.5
 """Few would wait with a biopsy until melanoma is more probable than not."""
@@ -47,9 +47,7 @@ def plot_confusion_matrix(
         title: The predicted images, for the heading.
     """
     totals = confusion.sum(axis=1, keepdims=True)
-    shares = np.divide(
-        confusion, totals, out=np.zeros_like(confusion, float), where=totals > 0
-    )
+    shares = confusion / np.maximum(totals, 1)
     figure = Figure(figsize=(9.2, 8.2), layout="constrained")
     axes = figure.add_subplot()
     colors = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -82,21 +80,11 @@ def plot_confusion_matrix(
     return figure
 
 
-def plot_roc_curves(
-    y_true: Labels, y_prob: Floats, class_names: Sequence[str], title: str
-) -> Figure:
-    """Draws the ROC curve of each class against all others, in a panel of its own.
-
-    Args:
-        y_true: Integer labels [num_images].
-        y_prob: Probabilities [num_images, num_classes].
-        class_names: Names of the classes, in order.
-        title: The predicted images, for the heading.
-    """
-    sample = Sample(y_true, y_prob)
+def plot_roc_curves(sample: Sample, class_names: Sequence[str], title: str) -> Figure:
+    """Draws the ROC curve of each class against all others, in a panel of its own."""
     aucs = auc_per_class(sample)
     texts = [f"AUC {auc:.2f}" for auc in aucs]
-    figure, panels = _panels(class_names, y_true, texts, f"ROC curves\n{title}")
+    figure, panels = _panels(class_names, sample, texts, f"ROC curves\n{title}")
     for (true, false), auc, axes in zip(sample.curves, aucs, panels, strict=True):
         if not np.isnan(auc):
             axes.plot(false / false[-1], true / true[-1], color=BLUE, linewidth=2)
@@ -107,26 +95,18 @@ def plot_roc_curves(
 
 
 def plot_precision_recall_curves(
-    y_true: Labels, y_prob: Floats, class_names: Sequence[str], title: str
+    sample: Sample, class_names: Sequence[str], title: str
 ) -> Figure:
-    """Draws the precision-recall curve of each class, in a panel of its own.
-
-    Args:
-        y_true: Integer labels [num_images].
-        y_prob: Probabilities [num_images, num_classes].
-        class_names: Names of the classes, in order.
-        title: The predicted images, for the heading.
-    """
-    sample = Sample(y_true, y_prob)
+    """Draws the precision-recall curve of each class, in a panel of its own."""
     averages = average_precision_per_class(sample)
     texts = [f"AP {average:.2f}" for average in averages]
     heading = f"Precision-recall curves (AP: average precision)\n{title}"
-    figure, panels = _panels(class_names, y_true, texts, heading)
+    figure, panels = _panels(class_names, sample, texts, heading)
     for (true, false), average, axes in zip(sample.curves, averages, panels, strict=True):
         if not np.isnan(average):
             precision = true[1:] / (true + false)[1:]
             axes.step(true[1:] / true[-1], precision, color=BLUE, linewidth=2, where="pre")
-        axes.axhline(true[-1] / len(y_true), color=GRAY, linestyle=":")
+        axes.axhline(true[-1] / len(sample.y_true), color=GRAY, linestyle=":")
     figure.supxlabel("recall (dotted line: prevalence of the class)", fontsize=12)
     figure.supylabel("precision", fontsize=12)
     return figure
@@ -149,13 +129,10 @@ def plot_reliability(
     grid = figure.subplots(
         2, 2, sharex=True, sharey="row", gridspec_kw={"height_ratios": [3, 1]}
     )
-    headings = (
-        "before temperature scaling",
-        f"after temperature scaling (T = {temperature:.2f})",
-    )
-    for column, bins, heading in zip(grid.T, (before, after), headings, strict=True):
+    for column, bins in zip(grid.T, (before, after), strict=True):
         _draw_reliability(column[0], column[1], bins)
-        column[0].set_title(heading, fontsize=12)
+    grid[0, 0].set_title("before temperature scaling", fontsize=12)
+    grid[0, 1].set_title(f"after temperature scaling (T = {temperature:.2f})", fontsize=12)
     grid[0, 0].set_ylabel("accuracy", fontsize=11)
     grid[1, 0].set_ylabel("images", fontsize=11)
     return figure
@@ -186,7 +163,7 @@ def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figu
     """Draws the net benefit of treating by the model, of treating all, and none.
 
     Args:
-        curves: Name of a target to `operating_points.decision_curve`.
+        curves: Name of a target to its `decision_curve`.
         title: The predicted images, for the heading.
     """
     figure = Figure(figsize=(4.5 * len(curves), 4.0), layout="constrained")
@@ -232,11 +209,7 @@ def plot_subgroups(
     axes = figure.add_subplot()
     places = np.arange(len(rows))[::-1]
     for place, group in zip(places, rows, strict=True):
-        score = group.scores["accuracy"]
-        if score.low is not None and score.high is not None:
-            axes.plot([score.low, score.high], [place, place], color=BLUE, linewidth=2)
-        if score.value is not None:
-            axes.plot(score.value, place, "s", color=BLUE, markersize=6, clip_on=False)
+        draw_estimate(axes, place, group.scores["accuracy"], BLUE)
     if overall is not None:
         axes.axvline(overall, color=ORANGE, linestyle="--", label="all images")
     axes.set_yticks(places, labels, fontsize=10, parse_math=False)
@@ -253,10 +226,6 @@ def plot_corruptions(result: CorruptionResult, title: str) -> Figure:
 
     One map shows balanced accuracy and, if it is known, one melanoma sensitivity. The first
     column is that of the clean images.
-
-    Args:
-        result: The scores.
-        title: The corrupted images, for the heading.
     """
     headings = {"balanced_accuracy": "balanced accuracy"}
     sensitivity = result.clean.melanoma_sensitivity
@@ -268,22 +237,18 @@ def plot_corruptions(result: CorruptionResult, title: str) -> Figure:
     figure.suptitle(f"Corrupted images\n{title}", fontsize=13)
     panels = figure.subplots(1, len(headings), sharey=True, squeeze=False)[0]
     for axes, (score, heading) in zip(panels, headings.items(), strict=True):
+        clean = getattr(result.clean, score).value
         values = [
             [
-                getattr(scores, score).value
-                for scores in (
-                    result.clean,
-                    *(row.scores for row in result.rows if row.name == name),
-                )
+                clean,
+                *(getattr(of.scores, score).value for of in result.rows if of.name == n),
             ]
-            for name in names
+            for n in names
         ]
         _heat_map(axes, np.array(values, float))
         axes.set_title(heading, fontsize=12)
         axes.set_xlabel("severity", fontsize=12)
-    panels[0].set_yticks(
-        range(len(names)), [corruption_label(name) for name in names], fontsize=12
-    )
+    panels[0].set_yticks(range(len(names)), map(corruption_label, names), fontsize=12)
     return figure
 
 
@@ -308,22 +273,14 @@ def _heat_map(axes: Axes, values: npt.NDArray[np.float64]) -> None:
 
 
 def _panels(
-    class_names: Sequence[str], y_true: Labels, scores: Sequence[str], title: str
+    class_names: Sequence[str], sample: Sample, scores: Sequence[str], title: str
 ) -> tuple[Figure, list[Axes]]:
-    """Returns a figure, and a panel of the unit square for each class.
-
-    Args:
-        class_names: Names of the classes, in order.
-        y_true: Integer labels [num_images].
-        scores: The score of each class, for the heading of its panel.
-        title: The heading of the figure.
-    """
+    """Returns a figure, and a panel of the unit square for each class with its score."""
     columns = min(4, len(class_names))
     rows = -(-len(class_names) // columns)
-    counts = [int((y_true == index).sum()) for index in range(len(class_names))]
     headings = [
-        f"{_wrap(name)}\n{f'n = {count}, {score}' if count else 'no images'}"
-        for name, count, score in zip(class_names, counts, scores, strict=True)
+        f"{_wrap(name)}\n{f'n = {count:.0f}, {score}' if count else 'no images'}"
+        for name, count, score in zip(class_names, sample.counts, scores, strict=True)
     ]
     heading = LINE_HEIGHT * max(text.count("\n") + 1 for text in headings) + 0.1
     width, height = 2.4 * columns + 0.6, (2.2 + heading) * rows + 1.2

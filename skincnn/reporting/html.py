@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Collection, Mapping
 
@@ -31,12 +32,7 @@ SECTIONS = {
 
 
 def render_html(results: RunResults, figures: Mapping[str, bytes]) -> str:
-    """Returns the report as HTML.
-
-    Args:
-        results: What to show.
-        figures: Name of a figure to its PNG.
-    """
+    """Returns the report as HTML, with these figures by name, each a PNG."""
     return (
         report_environment(autoescape=True)
         .get_template("report.html.j2")
@@ -70,21 +66,7 @@ def find_sections(results: RunResults, figures: Collection[str]) -> dict[str, st
 def report_environment(*, autoescape: bool) -> jinja2.Environment:
     """Returns the environment of the templates of the report and the model card."""
     made = environment("skincnn.reporting", autoescape)
-    for name in (
-        "attribute_label",
-        "class_label",
-        "corruption_label",
-        "interval",
-        "metric_label",
-        "percent",
-        "point_label",
-        "signed",
-        "split_label",
-        "split_role",
-        "value_label",
-        "variant_label",
-    ):
-        made.filters[name] = getattr(labels, name)
+    made.filters |= dict(inspect.getmembers(labels, inspect.isfunction))
     made.filters["counts"] = report_text.describe_counts
     made.filters["cell"] = escape_cell
     modules = {"labels": labels, "text": report_text, "training": training_text}

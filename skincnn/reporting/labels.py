@@ -122,12 +122,7 @@ def corruption_label(name: str) -> str:
 
 
 def interval(score: Estimate, spec: str = ".3f") -> str:
-    """Returns a score with its interval, as "0.637 [0.548, 0.727]".
-
-    Args:
-        score: The score.
-        spec: Format of the numbers; "+.3f" for a difference.
-    """
+    """Returns a score with its interval, as "0.637 [0.548, 0.727]"."""
     if score.value is None:
         return UNDEFINED
     return f"{score.value:{spec}} [{interval_ends(score, spec)}]"
@@ -151,13 +146,7 @@ def percent(score: Estimate) -> str:
 
 
 def confidence_interval(score: Estimate, confidence: float, *, as_percent: bool) -> str:
-    """Returns "95 % confidence interval 55 to 73 %".
-
-    Args:
-        score: The score.
-        confidence: Coverage of its interval, 0..1.
-        as_percent: Whether the ends are written as percentages.
-    """
+    """Returns "95 % confidence interval 55 to 73 %", or "0.550 to 0.730"."""
     name = f"{100 * confidence:.0f} % confidence interval"
     if score.low is None or score.high is None:
         return f"{name} not available: {TOO_FEW}"

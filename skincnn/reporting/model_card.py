@@ -6,7 +6,6 @@ import json
 
 from skincnn import classes
 from skincnn.evaluation.results import SplitResult
-from skincnn.reporting.checklist import fill_checklist
 from skincnn.reporting.html import report_environment
 from skincnn.reporting.labels import interval_ends, metric_label
 from skincnn.reporting.load import RunResults
@@ -27,7 +26,11 @@ HUB_METRICS = {
 def render_card(results: RunResults) -> str:
     """Returns the model card as Markdown.
 
-    After Mitchell et al., Model Cards for Model Reporting (2019).
+    After Mitchell et al., Model Cards for Model Reporting (2019). Its checklist is that of
+    Daneshjou et al., Checklist for Evaluation of Image-Based Artificial Intelligence
+    Reports in Dermatology: CLEAR Derm Consensus Guidelines From the International Skin
+    Imaging Collaboration Artificial Intelligence Working Group, JAMA Dermatology
+    158(1):90-96 (2022).
     """
     return (
         report_environment(autoescape=False)
@@ -37,7 +40,6 @@ def render_card(results: RunResults) -> str:
             metadata=render_metadata(results),
             non_commercial=NON_COMMERCIAL in results.info.attribution,
             classes=classes.describe(results.info.class_names),
-            checklist=fill_checklist(results),
         )
     )
 

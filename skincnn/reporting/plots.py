@@ -10,8 +10,10 @@ import itertools
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from skincnn.metrics.bootstrap import Estimate
 from skincnn.reporting.labels import metric_label
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # color-blind safe pair of Okabe and Ito
@@ -90,3 +92,11 @@ def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
+
+
+def draw_estimate(axes: Axes, y: float, score: Estimate, color: str) -> None:
+    """Draws a score at the height `y`, with its interval as far as they exist."""
+    if score.low is not None and score.high is not None:
+        axes.plot([score.low, score.high], [y, y], color=color, linewidth=2)
+    if score.value is not None:
+        axes.plot(score.value, y, "s", color=color, markersize=6, clip_on=False)

@@ -14,6 +14,7 @@ from skincnn.files import replacing, write_text
 from skincnn.inference.predictions import arrays
 from skincnn.metrics.calibration import apply_temperature, reliability
 from skincnn.metrics.operating_points import HEADLINE_POINT, decision_curve, find_targets
+from skincnn.metrics.sample import Sample
 from skincnn.reporting import evaluation_plots as plots
 from skincnn.reporting.html import render_html
 from skincnn.reporting.labels import (
@@ -44,7 +45,7 @@ from skincnn.reporting.training_text import (
 
 
 def render_report(workdir: Path, headline: str = "") -> Path:
-    """Writes figures/*.png, report.html and README.md of a run directory.
+    """Writes figures/*.png, report.html and README.md of a run; returns report.html.
 
     The same results give the same files. Figures of results that no longer exist are
     deleted.
@@ -52,9 +53,6 @@ def render_report(workdir: Path, headline: str = "") -> Path:
     Args:
         workdir: The run directory, with its results and predictions.
         headline: The split to show first; see `load_results`.
-
-    Returns:
-        The path of report.html.
 
     Raises:
         ConfigError: See `load_results` and `RunResults.read_predictions`.
@@ -102,12 +100,9 @@ def figure_title(results: RunResults, result: SplitResult | None = None) -> str:
 def _draw_split(results: RunResults, result: SplitResult) -> dict[str, Figure]:
     """Returns the figures of a split; of validation only the confusion matrix."""
     title = figure_title(results, result)
-    confusion = np.array(result.confusion_matrix)
-    figures = {
-        "confusion_matrix": plots.plot_confusion_matrix(
-            confusion, result.class_names, title
-        )
-    }
+    counts = np.array(result.confusion_matrix)
+    matrix = plots.plot_confusion_matrix(counts, result.class_names, title)
+    figures = {"confusion_matrix": matrix}
     if result.split == "val":  # its curves would be optimistic
         return figures
     figures |= _draw_curves(result, results.read_predictions(result.split), title)
@@ -124,12 +119,11 @@ def _draw_curves(result: SplitResult, table: pd.DataFrame, title: str) -> dict[s
     """Returns the figures that need the predictions of a split."""
     names = result.class_names
     y_true, y_prob = arrays(table, names)
+    sample = Sample(y_true, y_prob)
     calibrated = apply_temperature(y_prob, result.temperature)
     figures = {
-        "roc": plots.plot_roc_curves(y_true, y_prob, names, title),
-        "precision_recall": plots.plot_precision_recall_curves(
-            y_true, y_prob, names, title
-        ),
+        "roc": plots.plot_roc_curves(sample, names, title),
+        "precision_recall": plots.plot_precision_recall_curves(sample, names, title),
         "reliability": plots.plot_reliability(
             pd.DataFrame(reliability(y_true, y_prob)),
             pd.DataFrame(reliability(y_true, calibrated)),

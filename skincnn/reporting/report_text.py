@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass
+
+import numpy as np
 
 from skincnn.classes import describe
 from skincnn.evaluation.results import (
@@ -64,7 +66,6 @@ class MelanomaResult:
     """The melanoma images of a split.
 
     Attributes:
-        class_name: Short name of the class.
         num_images: Melanoma images.
         num_lesions: Their lesions.
         recall: Share that is predicted as melanoma.
@@ -73,7 +74,6 @@ class MelanomaResult:
         rates: Rates at `HEADLINE_POINT`; empty if no threshold reaches it.
     """
 
-    class_name: str
     num_images: int
     num_lesions: int
     recall: Estimate
@@ -95,24 +95,23 @@ class MelanomaResult:
 def find_melanoma(result: SplitResult) -> MelanomaResult | None:
     """Returns the melanoma images of a split; None if no class is melanoma."""
     names = result.class_names
-    known = describe(names)
-    name = next((name for name in names if known[name].name == "mel"), None)
+    known = describe(names).items()
+    name = next((name for name, of in known if of.name == "mel"), None)
     if name is None:
         return None
-    row = result.confusion_matrix[names.index(name)]
-    mistakes = {n: count for n, count in zip(names, row, strict=True) if n != name}
-    order = sorted((n for n in mistakes if mistakes[n]), key=lambda n: -mistakes[n])
+    row = dict(zip(names, result.confusion_matrix[names.index(name)], strict=True))
+    del row[name]
+    mistakes = Counter({other: count for other, count in row.items() if count})
     scores = result.classes[name]
     rates = {}
     if scores.num_images:
         points = result.targets["melanoma"].operating_points
         rates = points[HEADLINE_POINT.key].rates
     return MelanomaResult(
-        class_name=name,
         num_images=scores.num_images,
         num_lesions=scores.num_lesions,
         recall=scores.scores["recall"],
-        mistaken_for={n: mistakes[n] for n in order},
+        mistaken_for=dict(mistakes.most_common()),
         rates=rates,
     )
 
@@ -122,19 +121,10 @@ def count_benign_predictions(result: SplitResult) -> tuple[int, int]:
 
     Classes of unknown malignancy count as benign.
     """
-    malignant = [of.malignant for of in describe(result.class_names).values()]
-    rows = [
-        row
-        for row, is_malignant in zip(result.confusion_matrix, malignant, strict=True)
-        if is_malignant
-    ]
-    benign = [
-        count
-        for row in rows
-        for count, is_malignant in zip(row, malignant, strict=True)
-        if not is_malignant
-    ]
-    return sum(benign), sum(map(sum, rows))
+    known = describe(result.class_names).values()
+    malignant = np.array([bool(of.malignant) for of in known])
+    rows = np.array(result.confusion_matrix)[malignant]
+    return int(rows[:, ~malignant].sum()), int(rows.sum())
 
 
 def describe_scores(results: RunResults) -> str:
@@ -220,16 +210,14 @@ def describe_variants(results: RunResults) -> str:
     ]
     if any(name.endswith(ADJUSTED) for name in names):
         chosen = (
-            "The strength, in parentheses, is the one with the best balanced accuracy on "
-            "the validation split. Exports do not apply it."
+            "This is done for each model before averaging, with the strength that gives its"
+            if results.info.members
+            else "The strength, in parentheses, is the one with the"
         )
-        if results.info.members:
-            chosen = (
-                "This is done for each model before averaging, with the strength that "
-                "gives its best balanced accuracy on the validation split. Exports do not "
-                "apply it."
-            )
-        sentences.append(f"Logit adjustment: {ADJUSTMENT}. {chosen}")
+        sentences.append(
+            f"Logit adjustment: {ADJUSTMENT}. {chosen} best balanced accuracy on the "
+            "validation split. Exports do not apply it."
+        )
     return " ".join(sentences)
 
 
@@ -264,23 +252,14 @@ def describe_export(variant: SplitResult) -> str:
     )
 
 
-def smallest_class(result: SplitResult) -> tuple[str, int, float]:
-    """Returns the class with the fewest images, their number, and the weight of one.
-
-    The weight is the change of balanced accuracy if one more image is correct.
-    """
-    sizes = {name: of.num_images for name, of in result.classes.items() if of.num_images}
-    name = min(sizes, key=lambda name: sizes[name])
-    return name, sizes[name], 1 / (sizes[name] * len(sizes))
-
-
 def describe_smallest_class(result: SplitResult) -> str:
     """Returns how much one image of the smallest class changes balanced accuracy."""
-    name, count, weight = smallest_class(result)
-    images = "image" if count == 1 else "images"
+    sizes = {name: of.num_images for name, of in result.classes.items() if of.num_images}
+    name, count = min(sizes.items(), key=lambda item: item[1])
     return (
-        f"The smallest class, {class_label(name)}, has {count} {images}: each changes "
-        f"balanced accuracy by {weight:.3f}."
+        f"The smallest class, {class_label(name)}, has {count} "
+        f"{'image' if count == 1 else 'images'}: each changes balanced accuracy by "
+        f"{1 / (count * len(sizes)):.3f}."
     )
 
 
@@ -312,8 +291,3 @@ def worst_corruption(corruptions: CorruptionResult) -> CorruptionRow:
 def describe_counts(result: SplitResult) -> str:
     """Returns "1,001 images of 750 lesions"."""
     return f"{result.num_images:,} images of {result.num_lesions:,} lesions"
-
-
-def list_counts(counts: Iterable[tuple[str, int]]) -> str:
-    """Returns "melanoma (mel) 25, dermatofibroma (df) 6"."""
-    return ", ".join(f"{class_label(name)} {count}" for name, count in counts)

@@ -65,15 +65,10 @@ def describe_one_image(results: RunResults) -> str:
     return f"One image of each lesion was used in {'; '.join(splits)}." if splits else ""
 
 
-def backbone_label(results: RunResults) -> str:
-    """Returns the backbone, or those of all models."""
-    names = (config.model.backbone for config in results.configs)
-    return " + ".join(dict.fromkeys(names))
-
-
 def model_label(results: RunResults) -> str:
-    """Returns "mobilenet_v2 on isic2018"."""
-    return f"{backbone_label(results)} on {data_label(results)}"
+    """Returns "mobilenet_v2 on isic2018", with the backbones of all models."""
+    names = dict.fromkeys(config.model.backbone for config in results.configs)
+    return f"{' + '.join(names)} on {data_label(results)}"
 
 
 def data_label(results: RunResults) -> str:
