@@ -33,7 +33,6 @@ from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, Decis
 from skincnn.model.orientations import ORIENTATIONS
 from skincnn.records import read_record
 from skincnn.reporting.parity_result import write_parity
-from skincnn.serving.clinical_metadata import METADATA_SIGNATURE
 from skincnn.serving.export_info import (
     describe_export,
     info_path,
@@ -50,11 +49,7 @@ from skincnn.serving.parity import (
     table_output,
 )
 from skincnn.serving.runtimes import BATCH_SIZE
-from skincnn.serving.saved_model import (
-    BYTES_SIGNATURE,
-    write_saved_model,
-    write_warmup,
-)
+from skincnn.serving.saved_model import open_saved_model, write_saved_model, write_warmup
 
 TOLERANCE = 1e-5
 """Maximum difference in probability if the run was trained by TensorFlow on a CPU."""
@@ -106,8 +101,8 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
     """Writes export/skincnn/<next version> and returns it.
 
     The SavedModel is written under a temporary name, loaded again, and compared with the
-    predictions table on images of the test split. Only then does it get its version. With
-    another Keras backend a subprocess with TensorFlow does it.
+    predictions table. Only then does it get its version. With another Keras backend a
+    subprocess with TensorFlow does it.
 
     Args:
         spec: What is exported.
@@ -137,7 +132,7 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
             format_name="saved_model",
             tta=spec.tta,
             predictions_sha256=sha256(spec.predictions),
-            files=_hash_files(temporary),
+            files={name: sha256(temporary / name) for name in _files(temporary)},
         )
         write_export_info(info_path(temporary), info)
         version = _rename_to_next_version(temporary, spec.folder)
@@ -229,13 +224,18 @@ def find_saved_model(workdir: Path) -> Path | None:
     """Returns the latest exported version of a run's current model; None without one."""
     info, _ = read_run(workdir)
     folder = ExportSpec(workdir=workdir).folder
-    for version in sorted(_versions(folder), reverse=True):
-        path = folder / str(version)
+    for path in reversed(list_versions(folder)):
         with contextlib.suppress(ConfigError, DataError):
             exported = read_export_info(info_path(path)).models_sha256
             if exported == (info.sha256[MODEL_FILE],):
                 return path
     return None
+
+
+def list_versions(folder: Path) -> list[Path]:
+    """Returns the versions in a directory, the latest last."""
+    versions = (path for path in folder.glob("*") if path.name.isdecimal())
+    return sorted(versions, key=lambda path: int(path.name))
 
 
 def _export_in_subprocess(spec: ExportSpec, data_dir: Path | None) -> Path:
@@ -265,10 +265,13 @@ def _check_parity(
     """Compares a SavedModel with the predictions table, and writes the result."""
     contents, table = read_compared(spec, networks[0], data_dir)
     model = table_output(table, rule)
-    clinical_metadata = use_clinical_metadata(networks)
-    export = _predict(saved_model, contents, table, clinical_metadata=clinical_metadata)
-    if model.distances is None:
-        export = Output(export.probabilities)
+    predict = open_saved_model(
+        saved_model, rule.class_names, clinical_metadata=use_clinical_metadata(networks)
+    )
+    parts = [slice(start, start + BATCH_SIZE) for start in range(0, len(table), BATCH_SIZE)]
+    batches = [predict(contents[part], table.iloc[part]) for part in parts]
+    names = ["uncalibrated_probabilities", "ood_distance", "refer", "out_of_distribution"]
+    export = Output(*(np.concatenate([batch[name] for batch in batches]) for name in names))
     result = measure_parity(
         arrays(table, rule.class_names)[0],
         model,
@@ -281,35 +284,6 @@ def _check_parity(
     tolerance = TOLERANCE if all(map(_is_same_device, networks)) else DEVICE_TOLERANCE
     require_parity(result, model, export, tolerance, DEVICE_TOLERANCE)
     write_parity(spec.workdir, result)
-
-
-def _predict(
-    saved_model: Path,
-    contents: Sequence[bytes],
-    table: pd.DataFrame,
-    *,
-    clinical_metadata: bool,
-) -> Output:
-    """Returns the predictions of a SavedModel for files and their table rows."""
-    # A signature does not keep its model alive.
-    loaded = tf.saved_model.load(str(saved_model))
-    signature = loaded.signatures[BYTES_SIGNATURE]
-    inputs = {"image_bytes": tf.constant(contents)}
-    for spec in METADATA_SIGNATURE if clinical_metadata else ():
-        inputs[spec.name] = tf.constant(table[spec.name], spec.dtype)
-    batches = [
-        signature(
-            **{name: values[start : start + BATCH_SIZE] for name, values in inputs.items()}
-        )
-        for start in range(0, len(contents), BATCH_SIZE)
-    ]
-    names = (
-        "uncalibrated_probabilities",
-        "ood_distance",
-        "refer",
-        "out_of_distribution",
-    )
-    return Output(*(np.concatenate([batch[name] for batch in batches]) for name in names))
 
 
 def _is_same_device(network: RunNetwork) -> bool:
@@ -328,10 +302,6 @@ def _files(saved_model: Path) -> list[str]:
     return [path.relative_to(saved_model).as_posix() for path in paths]
 
 
-def _hash_files(saved_model: Path) -> dict[str, str]:
-    return {name: sha256(saved_model / name) for name in _files(saved_model)}
-
-
 def _remove_stale(folder: Path) -> None:
     """Removes the temporary directories of exports that were killed."""
     for path in folder.glob(".tmp-*"):
@@ -342,14 +312,11 @@ def _remove_stale(folder: Path) -> None:
 
 def _rename_to_next_version(temporary: Path, folder: Path) -> Path:
     while True:
-        target = folder / str(max(_versions(folder), default=0) + 1)
+        numbers = (int(path.name) for path in list_versions(folder))
+        target = folder / str(max(numbers, default=0) + 1)
         try:
             # Renaming onto a directory with content fails: no version is overwritten.
             return temporary.rename(target)
         except OSError:
             if not target.exists():
                 raise
-
-
-def _versions(folder: Path) -> list[int]:
-    return [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]

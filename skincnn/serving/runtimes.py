@@ -73,12 +73,6 @@ def require_packages(format_name: str, runtime: Runtime) -> None:
         )
 
 
-def split_batches(inputs: Inputs) -> Iterator[Inputs]:
-    """Yields the inputs in batches of `BATCH_SIZE`."""
-    for start in range(0, len(inputs["images"]), BATCH_SIZE):
-        yield {name: values[start : start + BATCH_SIZE] for name, values in inputs.items()}
-
-
 def _write_litert(**options: Any) -> Callable[[keras.Model, Inputs, Path], None]:
     def write(model: keras.Model, inputs: Inputs, path: Path) -> None:
         model.export(str(path), format="litert", verbose=False, **options)
