@@ -23,12 +23,14 @@ ISIC_COLUMNS = {
 last column `UNK`."""
 
 
-def read_clinical_metadata(path: Path) -> pd.DataFrame:
-    """Returns the `CLINICAL_COLUMNS` of a CSV file, indexed by image_id.
+def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
+    """Returns the `CLINICAL_COLUMNS` of a CSV file, indexed by image_id; None for None.
 
     Raises:
         ConfigError: The file is not such a table, or has duplicate image_ids.
     """
+    if path is None:
+        return None
     types = dict.fromkeys(("image_id", "sex", "localization"), str)
     try:
         table = pd.read_csv(path, dtype=types).set_index("image_id")
@@ -50,12 +52,11 @@ def select_clinical_metadata(
 
     Args:
         paths: The files; the name without extension is the image_id.
-        table: From `read_clinical_metadata`; None if nothing is known.
+        table: From `read_clinical_metadata`.
     """
-    image_ids = [path.stem for path in paths]
-    rows = pd.DataFrame(index=image_ids, columns=list(CLINICAL_COLUMNS), dtype=object)
-    if table is not None:
-        rows = table.reindex(image_ids)
+    if table is None:
+        table = pd.DataFrame(columns=list(CLINICAL_COLUMNS), dtype=object)
+    rows = table.reindex([path.stem for path in paths])
     return rows.assign(
         age=pd.to_numeric(rows["age"]),
         **{name: rows[name].fillna(UNKNOWN) for name in ("sex", "localization")},
@@ -89,16 +90,14 @@ def find_isic_year(class_names: Sequence[str]) -> str:
     Raises:
         ConfigError: No challenge has them.
     """
-    names = {name.upper() for name in class_names}
+    expected = []
     for year, columns in ISIC_COLUMNS.items():
-        if names == set(columns):
+        if {name.upper() for name in class_names} == set(columns):
             return year
-    expected = " or ".join(
-        f"{year} ({', '.join(columns)})" for year, columns in ISIC_COLUMNS.items()
-    )
+        expected.append(f"{year} ({', '.join(columns)})")
     raise ConfigError(
-        f"--isic-csv needs a model with the classes of the ISIC challenge of {expected}. "
-        f"Received: {', '.join(class_names)}."
+        f"--isic-csv needs a model with the classes of the ISIC challenge of "
+        f"{' or '.join(expected)}. Received: {', '.join(class_names)}."
     )
 
 

@@ -88,8 +88,7 @@ class ImageHandler(ModelHandler[ImageFile, str | UnreadableFile, LoadedModel]):
 
     def load_model(self) -> LoadedModel:
         """Returns what a worker needs; the hashes of the model are verified."""
-        path = self.clinical_metadata
-        table = None if path is None else read_clinical_metadata(path)
+        table = read_clinical_metadata(self.clinical_metadata)
         return LoadedModel(load_predictor(self.model), table)
 
     def run_inference(

@@ -6,7 +6,6 @@ page itself does not send.
 
 from __future__ import annotations
 
-import importlib.resources
 import importlib.util
 import logging
 import os
@@ -77,12 +76,7 @@ def listen(port: int) -> socket.socket:
 
 
 def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
-    """Serves the page until a signal stops it.
-
-    Args:
-        model: The model.
-        path: Its path, which the page shows.
-        listener: From `listen`.
+    """Serves the page of a model, and of the path that it shows, until a signal stops it.
 
     Raises:
         KeyboardInterrupt: By Ctrl-C.
@@ -115,13 +109,7 @@ def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
 
 
 def build_app(model: PageModel, path: Path, folder: Path) -> Any:
-    """Returns the page as an ASGI application.
-
-    Args:
-        model: The model.
-        path: Its path, which the page shows.
-        folder: Directory of uploads: $GRADIO_TEMP_DIR.
-    """
+    """Returns the page as an ASGI application; `folder` of uploads is $GRADIO_TEMP_DIR."""
     import fastapi
     import gradio
     from starlette.middleware import Middleware
@@ -153,31 +141,23 @@ def build_app(model: PageModel, path: Path, folder: Path) -> Any:
         theme=gradio.themes.Base(
             font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         ),
-        css=importlib.resources.files("skincnn.serving.web")
-        .joinpath("page.css")
-        .read_text(),
+        css=Path(__file__).with_name("page.css").read_text(),
     )
     num_fields = len(CLINICAL_COLUMNS) if model.predictor.clinical_metadata else 0
     return guard(check_predict_requests(page, folder, num_fields))
 
 
 def build_page(model: PageModel, path: Path, folder: Path) -> Any:
-    """Returns the components of the page; see `build_app`."""
+    """Returns the components of the page."""
     import gradio
 
     predictor = model.predictor
-    classes = describe(predictor.rule.class_names).values()
-    start = render(
-        "start",
-        synthetic=predictor.synthetic,
-        classes=[lesion.full_name for lesion in classes],
-        path=path,
-    )
+    names = [lesion.full_name for lesion in describe(predictor.rule.class_names).values()]
+    delete_cache = (MAX_AGE_SECONDS, MAX_AGE_SECONDS)
     with gradio.Blocks(
-        title="skincnn",
-        analytics_enabled=False,
-        delete_cache=(MAX_AGE_SECONDS, MAX_AGE_SECONDS),
+        title="skincnn", analytics_enabled=False, delete_cache=delete_cache
     ) as page:
+        start = render("start", synthetic=predictor.synthetic, classes=names, path=path)
         gradio.HTML(start)
         fields = _metadata_fields(gradio) if predictor.clinical_metadata else []
         # A file, because Gradio decodes images without a size limit.
@@ -213,11 +193,7 @@ def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, st
 
 
 def parse_clinical_metadata(fields: Sequence[str | None]) -> dict[str, str | int | None]:
-    """Returns `CLINICAL_COLUMNS` from the values of `_metadata_fields`, if there are any.
-
-    Raises:
-        DataError: The age is invalid.
-    """
+    """Returns `CLINICAL_COLUMNS` from the values of `_metadata_fields`, if there are any."""
     values: dict[str, str | int | None] = dict(zip(CLINICAL_COLUMNS, fields, strict=False))
     age = str(values.pop("age", None) or "").strip()
     if not age:
