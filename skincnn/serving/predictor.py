@@ -126,8 +126,7 @@ def predict_files(
     Args:
         predictor: The model.
         paths: Paths of the files, for their names.
-        contents: From `prefetch.read_files`. Files that cannot be opened, are too large or
-            damaged get a status with the reason.
+        contents: From `prefetch.read_files`.
         clinical_metadata: From `tables.select_clinical_metadata`.
     """
     files = [content if isinstance(content, bytes) else b"" for content in contents]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,9 +52,7 @@ def write_saved_model(
     orientations = ORIENTATIONS[tta]
 
     def from_bytes(image_bytes: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:
-        def read(config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
-            return read_images(image_bytes, config)
-
+        read = functools.partial(read_images, image_bytes)
         return _predict(networks, orientations, rule, read, metadata)
 
     def from_images(images: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -82,13 +81,7 @@ def write_saved_model(
 def open_saved_model(
     path: Path, class_names: Sequence[str], *, clinical_metadata: bool
 ) -> Predict:
-    """Returns the prediction function of what `write_saved_model` wrote.
-
-    Args:
-        path: The directory; its files are not verified.
-        class_names: The expected class names.
-        clinical_metadata: Whether clinical metadata is an input.
-    """
+    """Returns the prediction function of what `write_saved_model` wrote, unverified."""
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures[BYTES_SIGNATURE]
 
@@ -118,12 +111,8 @@ def decode_strings(values: npt.NDArray[Any]) -> list[str]:
 def write_warmup(saved_model: Path, name: str, *, clinical_metadata: bool) -> None:
     """Writes assets.extra/tf_serving_warmup_requests into a SavedModel.
 
-    The requests hold a gray image, so that no image of the dataset is distributed.
-
-    Args:
-        saved_model: The directory.
-        name: Name of the model on the server.
-        clinical_metadata: Whether clinical metadata is an input.
+    The requests, for the model `name`, hold a gray image, so that no image of the dataset
+    is distributed.
 
     References:
         TensorFlow Serving, SavedModel Warmup; the messages are `prediction_log.proto`.
