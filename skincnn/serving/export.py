@@ -90,12 +90,6 @@ class ExportSpec:
         """The directory of the versions of the SavedModel."""
         return self.workdir / "export" / self.name
 
-    @property
-    def usage(self) -> Path:
-        """The Markdown file that explains requests to a model server."""
-        name = "README.md" if self.name == MODEL_NAME else f"README_{self.name}.md"
-        return self.folder.parent / name
-
 
 def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
     """Writes export/skincnn/<next version> and returns it.
@@ -136,7 +130,8 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
         )
         write_export_info(info_path(temporary), info)
         version = _rename_to_next_version(temporary, spec.folder)
-        write_text(spec.usage, render_usage(info, spec.name))
+        usage = f"README_{spec.name}.md" if spec.tta else "README.md"
+        write_text(spec.folder.with_name(usage), render_usage(info, spec.name))
         return version
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -144,11 +139,7 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turns errors in writing a model into a `ConfigError`.
-
-    Raises:
-        ConfigError: The disk is full, or the directory is not writable.
-    """
+    """Turns errors in writing a model into a `ConfigError`."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
@@ -199,10 +190,10 @@ def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
         ConfigError: A directory holds no finished run, or the run was not evaluated.
         DataError: A file has changed, or the classes of a run are not those of the rule.
     """
+    where = str(result_path(spec.workdir, split_name("test", spec.tta)))
     networks = []
     for run in spec.runs or (spec.workdir,):
         networks.append(load_network(run))
-        where = str(result_path(spec.workdir, split_name("test", spec.tta)))
         require_classes(rule.class_names, networks[-1].info, run, where)
     return networks
 
@@ -210,10 +201,7 @@ def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
 def read_compared(
     spec: ExportSpec, network: RunNetwork, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
-    """Returns image files of the test split, and their rows of the predictions table.
-
-    They are those of `parity.choose_images`.
-    """
+    """Returns the files and table rows of the test images of `parity.choose_images`."""
     builder = datasets.open_dataset(network.config.data.dataset, data_dir)
     table = read_predictions(spec.predictions)
     table = table.iloc[choose_images(table["label"])].reset_index(drop=True)

@@ -38,10 +38,7 @@ class Preprocessing(Part):
 
     Attributes:
         version: Version of the preprocessing code.
-        image_size: Side of the input in pixels.
-        resize_mode: See `DataConfig`.
-        crop_border: See `DataConfig`.
-        color_constancy: See `DataConfig`.
+        image_size: See `DataConfig`, as for the next three.
         stored_longest_side: Longest side in pixels of the images that it was trained on;
             None for the original size.
         decode: Supported formats, and the conversion to pixels.

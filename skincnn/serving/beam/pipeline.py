@@ -142,8 +142,8 @@ def run(
 
     Args:
         handler: The model.
-        patterns: See `find_images`.
-        names: See `find_images`.
+        patterns: See `io.list_files`.
+        names: Text file with the name of an image or an archive on each line.
         output: The directory, on any file system that Beam supports.
         columns: Columns of the predictions, for the headers of CSV files.
         flags: Flags of Beam; without --runner the pipeline runs on this machine.
@@ -158,16 +158,10 @@ def run(
     pipeline, is_local = _create_pipeline(flags)
     refs = find_images(pipeline, patterns, names)
     predictions, failures = predict_images(refs, handler)
-    unreadable = failures | "UnreadableLine" >> beam.Map(
-        _unreadable_line, handler.format_name
-    )
-    write(predictions, FileSystems.join(output, PREDICTIONS), handler.format_name, columns)
-    write(
-        unreadable,
-        FileSystems.join(output, UNREADABLE_FILES),
-        handler.format_name,
-        UnreadableFile._fields,
-    )
+    format_name = handler.format_name
+    unreadable = failures | "UnreadableLine" >> beam.Map(_unreadable_line, format_name)
+    write(predictions, output, PREDICTIONS, format_name, columns)
+    write(unreadable, output, UNREADABLE_FILES, format_name, UnreadableFile._fields)
     try:
         result = pipeline.run()
         state = result.wait_until_finish()
@@ -190,13 +184,7 @@ def run(
 def find_images(
     pipeline: beam.Pipeline, patterns: Sequence[str], names: str | None
 ) -> PCollection[FileRef]:
-    """Returns references to the images, with those in ZIP archives, in any order.
-
-    Args:
-        pipeline: The pipeline.
-        patterns: See `io.list_files`.
-        names: Text file with the name of an image or an archive on each line.
-    """
+    """Returns references to the images, with those in ZIP archives; see `run`."""
     refs = pipeline | beam.Create(patterns) | "Match" >> beam.FlatMap(match)
     if names is not None:
         listed = (
@@ -215,38 +203,32 @@ def predict_images(
     refs: PCollection[FileRef], handler: ImageHandler
 ) -> tuple[PCollection[str], PCollection[UnreadableFile]]:
     """Returns lines of predictions, and the files without predictions."""
-    files = (
-        refs
-        | "Read" >> beam.FlatMap(read)
-        | "SplitRead"
-        >> beam.FlatMap(_split).with_outputs(UNREADABLE_FILES, main=PREDICTIONS)
-    )
-    lines = (
-        files[PREDICTIONS]
-        | RunInference(handler)
-        | "SplitPredicted"
-        >> beam.FlatMap(_split).with_outputs(UNREADABLE_FILES, main=PREDICTIONS)
-    )
+
+    def split(label: str) -> beam.PTransform:
+        by_tag = beam.FlatMap(_split).with_outputs(UNREADABLE_FILES, main=PREDICTIONS)
+        return label >> by_tag
+
+    files = refs | "Read" >> beam.FlatMap(read) | split("SplitRead")
+    lines = files[PREDICTIONS] | RunInference(handler) | split("SplitPredicted")
     failures = (files[UNREADABLE_FILES], lines[UNREADABLE_FILES])
     return lines[PREDICTIONS], failures | "Unreadable" >> beam.Flatten()
 
 
 def write(
-    lines: PCollection[str], prefix: str, format_name: Format, columns: Sequence[str]
+    lines: PCollection[str],
+    output: str,
+    name: str,
+    format_name: Format,
+    columns: Sequence[str],
 ) -> None:
-    """Writes and counts lines; the files appear when all are complete.
-
-    Args:
-        lines: The lines; without lines there are no files.
-        prefix: Prefix of the file names.
-        format_name: csv files begin with a header.
-        columns: The columns of the header.
-    """
-    name = FileSystems.split(prefix)[1]
+    """Writes <name>-* files and counts lines; without lines there are no files."""
     header = csv_line(columns) if format_name == "csv" else None
     counted = lines | f"Count {name}" >> beam.Map(_count, name)
     counted | f"Write {name}" >> beam.io.WriteToText(
-        prefix, f".{format_name}", header=header, skip_if_empty=True
+        FileSystems.join(output, name),
+        f".{format_name}",
+        header=header,
+        skip_if_empty=True,
     )
 
 
@@ -258,21 +240,15 @@ def _create_pipeline(flags: Sequence[str]) -> tuple[beam.Pipeline, bool]:
         options = PipelineOptions(["--default_sdk_harness_log_level=ERROR", *flags])
         # Beam would log each error that is raised here as well.
         logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
-        return beam.Pipeline(_local_runner(options), options), True
+        # Workers get the options. Beam's DirectRunner would first try to download Prism.
+        encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+        info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+        runner = FnApiRunner(provision_info=ExtendedProvisionInfo(info))
+        return beam.Pipeline(runner, options), True
     try:
         return beam.Pipeline(options=options), False
     except (ValueError, ImportError) as error:
         raise ConfigError(f"Beam rejects the arguments after --: {error}") from error
-
-
-def _local_runner(options: PipelineOptions) -> FnApiRunner:
-    """Returns Beam's runner for this machine, whose worker processes get the options.
-
-    Beam's DirectRunner would first try to download Prism.
-    """
-    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
-    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
 
 
 def _find_user_error(error: BaseException) -> BaseException | None:
