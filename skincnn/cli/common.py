@@ -120,8 +120,6 @@ def parse(
 ) -> tuple[str, Parsed]:
     """Returns the name of the preset (of the file, with --config) and the arguments.
 
-    Exits with code 2 if the arguments are invalid.
-
     Args:
         cls: A dataclass in which all fields but `config` have defaults.
         argv: The arguments; --config may name a file instead of a preset.

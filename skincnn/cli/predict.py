@@ -130,21 +130,17 @@ def load(
     arguments: Arguments, paths: Sequence[Path]
 ) -> tuple[Predictor, Explainer | None, pd.DataFrame | None]:
     """Returns the model, its Grad-CAM explainer, and the clinical metadata."""
+    from skincnn.serving import tables
     from skincnn.serving.explain import Explainer
     from skincnn.serving.predictor import check_clinical_metadata, load_predictor
-    from skincnn.serving.tables import (
-        find_isic_year,
-        read_clinical_metadata,
-        require_unique,
-    )
 
-    clinical_metadata = read_clinical_metadata(arguments.clinical_metadata)
+    clinical_metadata = tables.read_clinical_metadata(arguments.clinical_metadata)
     if arguments.isic_csv:
-        require_unique(printable(path.stem) for path in paths)
+        tables.require_unique(printable(path.stem) for path in paths)
     predictor = load_predictor(arguments.model)
     check_clinical_metadata(predictor, arguments.clinical_metadata)
     if arguments.isic_csv:
-        find_isic_year(predictor.rule.class_names)
+        tables.find_isic_year(predictor.rule.class_names)
     explainer = Explainer(arguments.model) if arguments.grad_cam else None
     return predictor, explainer, clinical_metadata
 

@@ -17,6 +17,7 @@ from skincnn.inference.predictions import arrays
 from skincnn.lookup import look_up
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.reporting.parity_result import write_parity
+from skincnn.serving import parity
 from skincnn.serving.export import (
     MODEL_NAME,
     ExportSpec,
@@ -29,13 +30,6 @@ from skincnn.serving.export import (
 from skincnn.serving.export_info import describe_export, info_path, write_export_info
 from skincnn.serving.images import read_image
 from skincnn.serving.network import RunNetwork
-from skincnn.serving.parity import (
-    Output,
-    decide,
-    measure_parity,
-    require_parity,
-    table_output,
-)
 from skincnn.serving.runtimes import (
     BATCH_SIZE,
     RUNTIMES,
@@ -110,13 +104,13 @@ def _convert(
         with explain_write_errors(path):
             model = with_fixed_size(network.model, network.config.data.image_size)
             runtime.write(model, calibration, temporary)
-        reference = table_output(table, rule)
+        reference = parity.table_output(table, rule)
         export = _predict(runtime.open(temporary), inputs, rule)
         y_true, num_bytes = arrays(table, rule.class_names)[0], temporary.stat().st_size
-        result = measure_parity(
+        result = parity.measure_parity(
             y_true, reference, export, rule, format_name=format_name, num_bytes=num_bytes
         )
-        require_parity(result, reference, export, runtime.tolerance)
+        parity.require_parity(result, reference, export, runtime.tolerance)
     write_parity(spec.workdir, result)
     info = describe_export(
         [network],
@@ -130,11 +124,11 @@ def _convert(
     return path
 
 
-def _predict(infer: Infer, inputs: Inputs, rule: DecisionRule) -> Output:
+def _predict(infer: Infer, inputs: Inputs, rule: DecisionRule) -> parity.Output:
     batches = [
         infer({name: array[start : start + BATCH_SIZE] for name, array in inputs.items()})
         for start in range(0, len(inputs["images"]), BATCH_SIZE)
     ]
     logits = np.concatenate([batch["logits"] for batch in batches]).astype(np.float64)
     distances = np.concatenate([batch["ood_distance"] for batch in batches])
-    return decide(np.asarray(scipy.special.softmax(logits, axis=1)), distances, rule)
+    return parity.decide(np.asarray(scipy.special.softmax(logits, axis=1)), distances, rule)

@@ -33,6 +33,7 @@ from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, Decis
 from skincnn.model.orientations import ORIENTATIONS
 from skincnn.records import read_record
 from skincnn.reporting.parity_result import write_parity
+from skincnn.serving import parity
 from skincnn.serving.export_info import (
     describe_export,
     info_path,
@@ -41,13 +42,6 @@ from skincnn.serving.export_info import (
     write_export_info,
 )
 from skincnn.serving.network import RunNetwork, load_network, use_clinical_metadata
-from skincnn.serving.parity import (
-    Output,
-    choose_images,
-    measure_parity,
-    require_parity,
-    table_output,
-)
 from skincnn.serving.runtimes import BATCH_SIZE
 from skincnn.serving.saved_model import open_saved_model, write_saved_model, write_warmup
 
@@ -204,7 +198,7 @@ def read_compared(
     """Returns the files and table rows of the test images of `parity.choose_images`."""
     builder = datasets.open_dataset(network.config.data.dataset, data_dir)
     table = read_predictions(spec.predictions)
-    table = table.iloc[choose_images(table["label"])].reset_index(drop=True)
+    table = table.iloc[parity.choose_images(table["label"])].reset_index(drop=True)
     return pipeline.read_files(builder, table), table
 
 
@@ -252,15 +246,17 @@ def _check_parity(
 ) -> None:
     """Compares a SavedModel with the predictions table, and writes the result."""
     contents, table = read_compared(spec, networks[0], data_dir)
-    model = table_output(table, rule)
+    model = parity.table_output(table, rule)
     predict = open_saved_model(
         saved_model, rule.class_names, clinical_metadata=use_clinical_metadata(networks)
     )
     parts = [slice(start, start + BATCH_SIZE) for start in range(0, len(table), BATCH_SIZE)]
     batches = [predict(contents[part], table.iloc[part]) for part in parts]
     names = ["uncalibrated_probabilities", "ood_distance", "refer", "out_of_distribution"]
-    export = Output(*(np.concatenate([batch[name] for batch in batches]) for name in names))
-    result = measure_parity(
+    export = parity.Output(
+        *(np.concatenate([batch[name] for batch in batches]) for name in names)
+    )
+    result = parity.measure_parity(
         arrays(table, rule.class_names)[0],
         model,
         export,
@@ -270,7 +266,7 @@ def _check_parity(
         num_bytes=sum((saved_model / name).stat().st_size for name in _files(saved_model)),
     )
     tolerance = TOLERANCE if all(map(_is_same_device, networks)) else DEVICE_TOLERANCE
-    require_parity(result, model, export, tolerance, DEVICE_TOLERANCE)
+    parity.require_parity(result, model, export, tolerance, DEVICE_TOLERANCE)
     write_parity(spec.workdir, result)
 
 

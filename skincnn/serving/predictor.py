@@ -103,11 +103,7 @@ def load_predictor(path: Path) -> Predictor:
 
 
 def check_clinical_metadata(predictor: Predictor, path: Path | None) -> None:
-    """Checks that clinical metadata is given only to a model that uses it.
-
-    Raises:
-        ConfigError: The model does not use it.
-    """
+    """Rejects a table of clinical metadata for a model that does not use it."""
     if path is not None and not predictor.clinical_metadata:
         raise ConfigError(
             f"--clinical-metadata {path}: this model uses images only. Leave the flag out, "

@@ -48,11 +48,9 @@ def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
 def select_clinical_metadata(
     paths: Sequence[Path], table: pd.DataFrame | None
 ) -> pd.DataFrame:
-    """Returns `CLINICAL_COLUMNS` for each file; missing values are unknown.
+    """Returns the rows of `read_clinical_metadata` for files, or unknown values.
 
-    Args:
-        paths: The files; the name without extension is the image_id.
-        table: From `read_clinical_metadata`.
+    The name of a file without extension is its image_id.
     """
     if table is None:
         table = pd.DataFrame(columns=list(CLINICAL_COLUMNS), dtype=object)
@@ -102,11 +100,7 @@ def find_isic_year(class_names: Sequence[str]) -> str:
 
 
 def require_unique(image_ids: Iterable[str]) -> None:
-    """Checks that each image_id occurs once, as a submission requires.
-
-    Raises:
-        ConfigError: An image_id occurs several times.
-    """
+    """Checks that each image_id occurs once, as a submission requires."""
     duplicates = [name for name, count in Counter(image_ids).items() if count > 1]
     if duplicates:
         more = f" and {len(duplicates) - 5} more" if len(duplicates) > 5 else ""
@@ -118,13 +112,10 @@ def require_unique(image_ids: Iterable[str]) -> None:
 
 
 def isic_submission(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
-    """Returns the columns of an ISIC submission: `image` and a probability for each class.
+    """Returns a submission for rows of `predictor.predict_files` of readable files.
 
-    `UNK` of 2019 is 1 for out-of-distribution images, else 0.
-
-    Args:
-        predictions: Rows of `predictor.predict_files` of readable files.
-        class_names: Names of the model's classes, in order.
+    Its columns are `image` and a probability for each class. `UNK` of 2019 is 1 for
+    out-of-distribution images, else 0.
 
     Raises:
         ConfigError: No challenge has these classes.

@@ -21,18 +21,9 @@ from skincnn.clinical_metadata import CLINICAL_COLUMNS, REGION_OF, SEXES, UNKNOW
 from skincnn.errors import ConfigError, DataError
 from skincnn.interruption import StopRequest
 from skincnn.serving.images import MAX_BYTES
+from skincnn.serving.web import uploads
 from skincnn.serving.web.guard import check_predict_requests, guard
 from skincnn.serving.web.page import FAILED, PageModel, render, render_prediction
-from skincnn.serving.web.uploads import (
-    MAX_AGE_SECONDS,
-    PROGRESS_PATH,
-    UPLOAD_PATH,
-    Upload,
-    make_folder,
-    make_upload_endpoint,
-    report_progress,
-    take,
-)
 
 HOST = "127.0.0.1"
 """Loopback: the page cannot be reached from other computers."""
@@ -82,7 +73,7 @@ def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
         KeyboardInterrupt: By Ctrl-C.
         Terminated: By SIGTERM.
     """
-    with make_folder() as folder:
+    with uploads.make_folder() as folder:
         # Gradio reads these when it is imported and when it builds a page.
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -121,9 +112,9 @@ def build_app(model: PageModel, path: Path, folder: Path) -> Any:
     blocks = build_page(model, path, folder)
     # These come before Gradio's own routes, which keep interrupted uploads and store equal
     # files once, so that the first reader would delete them for the others.
-    endpoint = make_upload_endpoint(folder, blocks.upload_file_set)
-    app.add_route(UPLOAD_PATH, endpoint, methods=["POST"])
-    app.add_route(PROGRESS_PATH, report_progress)
+    endpoint = uploads.make_upload_endpoint(folder, blocks.upload_file_set)
+    app.add_route(uploads.UPLOAD_PATH, endpoint, methods=["POST"])
+    app.add_route(uploads.PROGRESS_PATH, uploads.report_progress)
     page = gradio.mount_gradio_app(
         app,
         blocks,
@@ -153,7 +144,7 @@ def build_page(model: PageModel, path: Path, folder: Path) -> Any:
 
     predictor = model.predictor
     names = [lesion.full_name for lesion in describe(predictor.rule.class_names).values()]
-    delete_cache = (MAX_AGE_SECONDS, MAX_AGE_SECONDS)
+    delete_cache = (uploads.MAX_AGE_SECONDS, uploads.MAX_AGE_SECONDS)
     with gradio.Blocks(
         title="skincnn", analytics_enabled=False, delete_cache=delete_cache
     ) as page:
@@ -178,9 +169,9 @@ def build_page(model: PageModel, path: Path, folder: Path) -> Any:
 def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, str]]:
     """Returns the function that the page calls with an upload and the metadata fields."""
 
-    def handle(upload: Upload, *fields: str | None) -> tuple[None, str]:
+    def handle(upload: uploads.Upload, *fields: str | None) -> tuple[None, str]:
         try:
-            content, name = take(upload, folder)
+            content, name = uploads.take(upload, folder)
             clinical_metadata = parse_clinical_metadata(fields)
             return None, render_prediction(model, content, name, clinical_metadata)
         except DataError as error:
