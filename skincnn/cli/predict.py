@@ -167,7 +167,12 @@ def write_predictions(
     batches = predict_batches(predictor, paths, arguments.batch_size, clinical_metadata)
     starts = range(0, len(paths), arguments.batch_size)
     bar = tqdm(starts, unit="batch", disable=None)
-    with open_output(arguments.output) as file, contextlib.closing(batches):
+    with contextlib.ExitStack() as stack:
+        file: TextIO = sys.stdout
+        if arguments.output is not None:  # the file appears when it is complete
+            temporary = stack.enter_context(replacing(arguments.output))
+            file = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+        stack.enter_context(contextlib.closing(batches))
         for start, batch in zip(bar, batches, strict=True):
             table = batch.table
             if start == 0 and not as_json:
@@ -232,19 +237,6 @@ def find_images(names: Sequence[str]) -> list[Path]:
 def read_names(file: Iterable[bytes]) -> list[str]:
     """Returns the lines of a file as names, in any encoding; blank lines are skipped."""
     return [os.fsdecode(line.rstrip(b"\r\n")) for line in file if line.strip()]
-
-
-@contextlib.contextmanager
-def open_output(path: Path | None) -> Iterator[TextIO]:
-    """Yields the file to write, which appears when complete; standard output for None."""
-    if path is None:
-        yield sys.stdout
-        return
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        yield file
 
 
 @contextlib.contextmanager

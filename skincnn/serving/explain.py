@@ -50,15 +50,12 @@ class Explainer:
         class_names: Sequence[str],
         clinical_metadata: pd.DataFrame,
     ) -> list[Image.Image | None]:
-        """Returns each image side by side with its Grad-CAM overlay.
+        """Returns each image as the model sees it, side by side with its overlay.
 
         Args:
             contents: File contents; ignored for images without a class.
-            class_names: The class to explain for each image; "" for none.
+            class_names: The class to explain for each image; "" for none, which gets None.
             clinical_metadata: `CLINICAL_COLUMNS`, a row for each image.
-
-        Returns:
-            Images as the model sees them, twice as wide; None without a class.
         """
         pairs: list[Image.Image | None] = [None] * len(contents)
         explained = [index for index, name in enumerate(class_names) if name]

@@ -148,8 +148,7 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
     """Returns the referral rule of an evaluated run.
 
     Raises:
-        ConfigError: The run was not evaluated with `spec.tta`, or has no such operating
-            point.
+        ConfigError: It was not evaluated with `spec.tta`, or has no such operating point.
     """
     views = look_up(ORIENTATIONS, spec.tta, "--tta")
     flags = f" --tta {spec.tta}" if spec.tta else ""
@@ -178,12 +177,7 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
 
 
 def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
-    """Returns the network of each run.
-
-    Raises:
-        ConfigError: A directory holds no finished run, or the run was not evaluated.
-        DataError: A file has changed, or the classes of a run are not those of the rule.
-    """
+    """Returns the network of each run; its classes must be those of the rule."""
     where = str(result_path(spec.workdir, split_name("test", spec.tta)))
     networks = []
     for run in spec.runs or (spec.workdir,):

@@ -95,11 +95,8 @@ def num_pixels(content: tf.Tensor) -> tf.Tensor:
         content: Content of the file, a scalar.
 
     Returns:
-        int64. The maximum of int64 for an unknown format; an arbitrary number for a
-        truncated header, which fails later in decoding.
-
-    Raises:
-        tf.errors.InvalidArgumentError: The header of a JPEG file is truncated.
+        int64. The maximum of int64 for an unknown format; an arbitrary number, or
+        `tf.errors.InvalidArgumentError` for JPEG, for a truncated header.
     """
     header = _read_bytes(content, 0, HEADER_BYTES)
 

@@ -60,11 +60,7 @@ def with_fixed_size(model: keras.Model, size: int) -> keras.Model:
 
 
 def require_packages(format_name: str, runtime: Runtime) -> None:
-    """Checks that the packages of a runtime are installed.
-
-    Raises:
-        ConfigError: A package is missing.
-    """
+    """Checks that the packages of a runtime are installed."""
     missing = [name for name in runtime.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import tensorflow as tf
@@ -118,7 +116,9 @@ def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:
 
 def render(template: str, **content: Any) -> str:
     """Returns a template of this package as HTML; values are escaped."""
-    return _environment().get_template(f"{template}.html.j2").render(**content)
+    templates = environment("skincnn.serving.web", autoescape=True)
+    templates.filters["percent"] = percent
+    return templates.get_template(f"{template}.html.j2").render(**content)
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -171,13 +171,6 @@ def _explain_malignant(prediction: Prediction, rule: DecisionRule) -> str:
         f"The probability of a malignant class, {text}, is "
         f"{'at or above' if is_reached else below} {threshold}, {describe_threshold(rule)}."
     )
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    templates = environment("skincnn.serving.web", autoescape=True)
-    templates.filters["percent"] = percent
-    return templates
 
 
 def _draw_images(
