@@ -26,6 +26,8 @@ from skincnn.inference.predictions import read_predictions
 from skincnn.inference.run_dir import read_run_info
 from skincnn.metrics.calibration import apply_temperature
 from skincnn.reporting.report_text import trained_by
+from skincnn.serving.export import ExportSpec, read_rule
+from skincnn.serving.export_info import info_path, read_export_info
 from skincnn.training.provenance import provenance
 from skincnn.training.tensorboard import draw_confusion_matrix
 
@@ -238,30 +240,28 @@ def check_export(
     table = table.loc[list(pictures)]
     saved_model = workdir / "export/skincnn/1"
     patients = {name: table[name].tolist() for name in columns}
-    answer = serve_outside_the_project(saved_model, pictures, folder, patients)
+    outputs = serve_outside_the_project(saved_model, pictures, folder, patients)
     expected = table[PROBABILITIES].to_numpy()
-    found = answer["uncalibrated_probabilities"]
-    assert np.abs(found - expected).max() < 1e-3
-    report = json.loads((workdir / "report.json").read_text())
-    calibrated = apply_temperature(expected, report["temperature"])
-    assert np.abs(answer["probabilities"] - calibrated).max() < 1e-3
-    np.testing.assert_allclose(answer["distance"], table["distance"], rtol=1e-3)
-    unknown = table["distance"] > report["unknown"]["threshold"]
-    threshold = report["thresholds"]["malignant"]["90 % sensitivity"]
-    assert (answer["class_names"] == np.array(NAMES)).all()
-    assert answer["class_name"].tolist() == [NAMES[i] for i in expected.argmax(axis=1)]
-    malignant = np.array([lesion.malignant for lesion in HAM10000])
-    malignant = calibrated[:, malignant].sum(axis=1)
-    np.testing.assert_allclose(answer["malignant_probability"], malignant, atol=1e-3)
-    # At a threshold one rounding decides: half a percent away from it none does.
-    limit = report["unknown"]["threshold"]
-    clear = np.abs(table["distance"] / limit - 1) > 0.005
-    clear &= np.abs(malignant / threshold - 1) > 0.005
+    assert np.abs(outputs["uncalibrated_probabilities"] - expected).max() < 1e-3
+    rule = read_rule(ExportSpec(workdir=workdir))
+    calibrated = apply_temperature(expected, rule.temperature)
+    assert np.abs(outputs["probabilities"] - calibrated).max() < 1e-3
+    np.testing.assert_allclose(outputs["ood_distance"], table["distance"], rtol=1e-3)
+    assert (outputs["class_names"] == np.array(NAMES)).all()
+    predicted = [NAMES[i] for i in expected.argmax(axis=1)]
+    assert outputs["predicted_class"].tolist() == predicted
+    is_malignant = np.array([lesion.malignant for lesion in HAM10000])
+    malignant = calibrated[:, is_malignant].sum(axis=1)
+    np.testing.assert_allclose(outputs["malignant_probability"], malignant, atol=1e-3)
+    # Rounding cannot change a decision that is half a percent away from its threshold.
+    clear = np.abs(table["distance"] / rule.max_distance - 1) > 0.005
+    clear &= np.abs(malignant / rule.threshold - 1) > 0.005
     assert clear.any()
-    refer = unknown | (malignant >= threshold)
-    assert (answer["unknown"] == unknown)[clear].all()
-    assert (answer["refer"] == refer)[clear].all()
-    assert (answer["status"] == "ok").all()
+    out_of_distribution = table["distance"] > rule.max_distance
+    refer = out_of_distribution | (malignant >= rule.threshold)
+    assert (outputs["out_of_distribution"] == out_of_distribution)[clear].all()
+    assert (outputs["refer"] == refer)[clear].all()
+    assert (outputs["status"] == "ok").all()
 
 
 def test_the_export_serves_what_was_evaluated(
@@ -297,11 +297,11 @@ def test_a_model_that_is_told_of_patients_is_trained_and_served(
     check_export(workdir, data_dir, tmp_path / "client", CLINICAL_COLUMNS)
 
     saved_model = workdir / "export/skincnn/1"
-    served = json.loads((saved_model / "assets.extra/metadata.json").read_text())
-    assert served["metadata_fields"] == list(CLINICAL_FEATURES)
-    assert {"image_bytes", "images", *CLINICAL_COLUMNS} == set(served["inputs"])
-    assert {"female", "male", "unknown"} <= set(served["vocabularies"]["sex"])
-    assert {"back", "head/neck"} <= set(served["vocabularies"]["localization"])
+    info = read_export_info(info_path(saved_model))
+    assert info.clinical_features == CLINICAL_FEATURES
+    assert {"image_bytes", "images", *CLINICAL_COLUMNS} == set(info.inputs)
+    assert {"female", "male", "unknown"} <= set(info.vocabularies["sex"])
+    assert {"back", "head/neck"} <= set(info.vocabularies["localization"])
     # What is said of the patient matters, with pixels as well as with files.
     model = tf.saved_model.load(str(saved_model))
 
@@ -316,7 +316,7 @@ def test_a_model_that_is_told_of_patients_is_trained_and_served(
 
     np.testing.assert_array_equal(ask(np.nan, "", ""), ask(np.nan, "Unknown", "unknown"))
     assert np.abs(ask(80.0, "male", "face") - ask(np.nan, "", "")).max() > 1e-4
-    with pytest.raises(tf.errors.InvalidArgumentError, match="localization must hold"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="localization must be one of"):
         ask(80.0, "male", "knee")
 
 
