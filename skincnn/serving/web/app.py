@@ -184,7 +184,7 @@ def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, st
 
 
 def parse_clinical_metadata(fields: Sequence[str | None]) -> dict[str, str | int | None]:
-    """Returns `CLINICAL_COLUMNS` from the values of `_metadata_fields`, if there are any."""
+    """Returns `CLINICAL_COLUMNS` from the values of `_metadata_fields`, if any."""
     values: dict[str, str | int | None] = dict(zip(CLINICAL_COLUMNS, fields, strict=False))
     age = str(values.pop("age", None) or "").strip()
     if not age:
