@@ -28,10 +28,14 @@ from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
 from skincnn.serving.export import ExportSpec, read_rule
 from skincnn.serving.network import Network, add_ood_distance, load_network
-from skincnn.serving.predictor import open_saved_model
+from skincnn.serving.predictor import Predictor
 from skincnn.serving.prefetch import predict_batches
 from skincnn.serving.runtimes import RUNTIMES, Infer, require_packages, with_fixed_size
-from skincnn.serving.saved_model import IMAGES_SIGNATURE, write_saved_model
+from skincnn.serving.saved_model import (
+    IMAGES_SIGNATURE,
+    open_saved_model,
+    write_saved_model,
+)
 from skincnn.serving.tables import select_clinical_metadata
 
 CONFIG = Config(
@@ -147,13 +151,10 @@ def end_to_end(setting: Setting) -> Iterator[Result]:
     the compiled network computes. It checks no limits, reads no EXIF data and builds no
     table. The second result predicts all files as one batch of the SavedModel.
     """
-    predictor = open_saved_model(
-        setting.saved_model,
-        setting.rule,
-        setting.data,
-        synthetic=True,
-        clinical_metadata=False,
+    predict = open_saved_model(
+        setting.saved_model, setting.rule.class_names, clinical_metadata=False
     )
+    predictor = Predictor("saved_model", setting.rule, setting.data, True, False, predict)
     keras_call = _keras_call(setting)
     decoded = (
         tf.data.Dataset.from_tensor_slices([str(path) for path in setting.paths])

@@ -281,7 +281,7 @@ def test_an_impossible_export_is_rejected(workdir: Path, data_dir: Path) -> None
     with pytest.raises(ConfigError, match=expected):
         export_saved_model(spec, data_dir)
     with pytest.raises(ConfigError, match="hold one network"):
-        list(conversion.convert(ExportSpec(workdir=workdir, tta="d4"), ["onnx"], data_dir))
+        list(conversion.export(ExportSpec(workdir=workdir, tta="d4"), ["onnx"], data_dir))
     with pytest.raises(ConfigError, match="cannot be read"):
         export_saved_model(ExportSpec(workdir=workdir / "none"), data_dir)
 
@@ -291,7 +291,7 @@ def test_missing_packages_are_named(
 ) -> None:
     monkeypatch.setitem(RUNTIMES, "new", Runtime("", print, print, None, ("no_such",)))
     with pytest.raises(ConfigError, match=r"new needs no_such.*\[export\]"):
-        list(conversion.convert(ExportSpec(workdir=workdir), ["new"], data_dir))
+        list(conversion.export(ExportSpec(workdir=workdir), ["new"], data_dir))
 
 
 def test_an_export_that_differs_gets_no_version(

@@ -93,9 +93,8 @@ def command() -> None:
         columns(predictor.rule.class_names),
         argv[len(own) + 1 :],
     )
-    predictions, unreadable = (
-        f"{arguments.output.rstrip('/')}/{name}-*.{arguments.format}" for name in counts
-    )
+    folder = arguments.output.rstrip("/")
+    predictions, unreadable = (f"{folder}/{name}-*.{arguments.format}" for name in counts)
     print(f"predictions  {predictions}", file=sys.stderr)
     print(f"refer        {describe_rule(predictor.rule)}", file=sys.stderr)
     if list_files(unreadable, 1):
@@ -107,11 +106,7 @@ def command() -> None:
 
 
 def load_beam() -> None:
-    """Imports Apache Beam without its warnings about optional packages and files.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
+    """Imports Apache Beam without its warnings about optional packages and files."""
     for name in IRRELEVANT_WARNINGS:
         # Filters of a logger do not apply to its children, so each logger needs its own.
         logging.getLogger(name).addFilter(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import os
 import re
 import select
@@ -12,18 +11,18 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-from skincnn.config import read_config
+from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError, Terminated
 from skincnn.lookup import look_up
 from skincnn.presets import PRESETS
 
 DEFAULT_PRESET = "quickstart"
-Parsed = TypeVar("Parsed")
 
 NOISE = re.compile(
     rb"All log messages before absl::InitializeLog"
@@ -36,6 +35,31 @@ NOISE = re.compile(
     rb"|Unable to register cu(FFT|DNN|BLAS) factory"
 )
 """Lines that TensorFlow prints at every start and that need no action."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataArguments:
+    """Where the images of a command are."""
+
+    data_dir: Path | None = None
+    """Where built datasets are stored; the folder of TFDS by default."""
+    cache: Literal["auto", "memory", "disk"] = "auto"
+    """Where decoded images are kept: in memory, or in a file beside the datasets. auto: in
+    memory if they fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigArguments(DataArguments):
+    """A whole configuration, whose values become flags."""
+
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """A config.json instead of a preset."""
+    overwrite: bool = False
+    """Replace an earlier run or search in the directory."""
+    config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
+
+
+Parsed = TypeVar("Parsed", bound=ConfigArguments)
 
 
 def main(command: Callable[[], None]) -> None:
@@ -92,20 +116,12 @@ def _stdout_is_closed() -> bool:
 
 
 def parse(
-    cls: type[Parsed],
-    argv: Sequence[str],
-    preset: str,
-    *,
-    prog: str,
-    description: str,
+    cls: type[Parsed], argv: Sequence[str], preset: str, *, prog: str, description: str
 ) -> tuple[str, Parsed]:
     """Returns the name of the preset (of the file, with --config) and the arguments.
 
-    Exits with code 2 if the arguments are invalid.
-
     Args:
-        cls: A dataclass with a field `config`, a whole configuration whose values become
-            flags. All other fields have defaults.
+        cls: A dataclass in which all fields but `config` have defaults.
         argv: The arguments; --config may name a file instead of a preset.
         preset: The name of the preset; "" for none.
         prog: The name of the command in --help.
@@ -126,11 +142,10 @@ def parse(
         )
     else:
         preset, config = Path(path).stem, read_config(Path(path))
-    default: Parsed = cast(Any, cls)(config=config)
-    arguments = tyro.cli(
+    default = cls(config=config)
+    return preset, tyro.cli(
         cls, prog=prog, description=description, args=argv, default=default
     )
-    return preset, arguments
 
 
 def find_flag(argv: Sequence[str], name: str) -> str:
@@ -154,12 +169,10 @@ def load_tensorflow() -> None:
             # TensorFlow then only reads images and must not take the memory of the GPUs.
             tf.config.set_visible_devices([], "GPU")
         tf.config.list_logical_devices()
-    tf.get_logger().addFilter(_is_relevant)
-
-
-def _is_relevant(record: logging.LogRecord) -> bool:
-    """Returns False for advice to the author of a graph: input shapes and models vary."""
-    return "triggered tf.function retracing" not in record.getMessage()
+    # Advice to the author of a graph: here input shapes and models vary.
+    tf.get_logger().addFilter(
+        lambda record: "triggered tf.function retracing" not in record.getMessage()
+    )
 
 
 @contextlib.contextmanager

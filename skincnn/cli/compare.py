@@ -63,15 +63,13 @@ def command() -> None:
 
     if not arguments.workdirs:
         raise ConfigError("Give the directories of evaluated runs, such as runs/a runs/b.")
-    runs = [
-        compared_runs.read_compared_run(path, arguments.split)
-        for path in arguments.workdirs
-    ]
+    paths, split = arguments.workdirs, arguments.split
+    runs = [compared_runs.read_compared_run(path, split) for path in paths]
     if arguments.variants or arguments.baseline:
         runs += [
-            compared_runs.read_compared_run(path, arguments.split, variant)
-            for path in arguments.workdirs
-            for variant in compared_runs.variant_names(path, arguments.split)
+            compared_runs.read_compared_run(path, split, variant)
+            for path in paths
+            for variant in compared_runs.variant_names(path, split)
         ]
     runs = compared_runs.put_baseline_first(runs, arguments.baseline)
     tables = comparison.compare(
@@ -86,7 +84,7 @@ def command() -> None:
     frame = comparison_tables.to_frame(tables)
     write_text(folder / "compare.md", text)
     write_text(folder / "compare.csv", frame.to_csv(index=False))
-    chart = to_png(comparison_tables.plot_comparison(tables, arguments.sort))
+    figure = comparison_tables.plot_comparison(tables, arguments.sort)
     with replacing(folder / "compare.png") as temporary:
-        temporary.write_bytes(chart)
+        temporary.write_bytes(to_png(figure))
     print(f"table  {folder / 'compare.md'}\nchart  {folder / 'compare.png'}")

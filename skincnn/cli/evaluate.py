@@ -14,7 +14,7 @@ from skincnn.files import locked
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(common.DataArguments):
     """Predicts the validation and test splits of runs and writes the results.
 
     Each option adds results and leaves the others as they are. The report shows all results
@@ -56,11 +56,6 @@ class Arguments:
     ood_dir: Path | None = None
     """A folder of out-of-distribution images, in addition to the built-in ones, to measure
     how many are rejected."""
-    data_dir: Path | None = None
-    """Where built datasets are stored; the folder of TFDS by default."""
-    cache: Literal["auto", "memory", "disk"] = "auto"
-    """Where decoded images are kept: in memory, or in a file next to the datasets.
-    auto: in memory if they fit."""
 
 
 def command() -> None:
@@ -84,22 +79,15 @@ def command() -> None:
     )
     for workdir in arguments.workdirs:
         with locked(workdir):
-            data_dir, cache = arguments.data_dir, arguments.cache
-            evaluation = evaluate(workdir, data_dir, cache, options)
+            evaluation = evaluate(workdir, arguments.data_dir, arguments.cache, options)
             write_evaluation(workdir, evaluation)
             common.show_report(workdir, evaluation.headline)
 
 
 def _combine(arguments: Arguments, workdir: Path) -> None:
     """Writes and shows the results of an ensemble."""
-    for_models = (
-        arguments.split,
-        arguments.tta,
-        arguments.logit_adjustment,
-        arguments.corruptions,
-        arguments.ood_dir,
-    )
-    if any(for_models):
+    names = ("split", "tta", "logit_adjustment", "corruptions", "ood_dir")
+    if any(getattr(arguments, name) for name in names):
         raise ConfigError(
             "--ensemble averages predictions that exist. Evaluate the runs with --split, "
             "--tta, --logit-adjustment, --corruptions or --ood-dir first, then give "

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import tyro
 
 from skincnn.cli import common
 from skincnn.errors import ConfigError
 from skincnn.files import locked
-
-if TYPE_CHECKING:
-    from skincnn.serving.export import ExportSpec
 
 Format = Literal["saved_model", "litert", "litert_float16", "litert_int8", "onnx"]
 
@@ -63,7 +59,8 @@ def command() -> None:
             f"with --ensemble. Received: {len(arguments.workdirs)}."
         )
     common.load_tensorflow()
-    from skincnn.serving.conversion import check_formats
+    from skincnn.reporting.report import render_report
+    from skincnn.serving.conversion import export
     from skincnn.serving.export import ExportSpec
 
     spec = ExportSpec(
@@ -72,7 +69,6 @@ def command() -> None:
         tta=arguments.tta,
         operating_point=arguments.operating_point,
     )
-    check_formats(spec, [name for name in arguments.formats if name != "saved_model"])
     exported = False
     try:
         for name, path in export(spec, arguments.formats, arguments.data_dir):
@@ -80,26 +76,6 @@ def command() -> None:
             print(f"{name:<15} {path}", flush=True)
     finally:
         if exported:
-            render(spec.workdir)
-
-
-def export(
-    spec: ExportSpec, formats: Sequence[Format], data_dir: Path | None
-) -> Iterator[tuple[str, Path]]:
-    """Yields each format and its path; the SavedModel comes first."""
-    from skincnn.serving.conversion import convert
-    from skincnn.serving.export import export_saved_model
-
-    if "saved_model" in formats:
-        yield "saved_model", export_saved_model(spec, data_dir)
-    others = [name for name in formats if name != "saved_model"]
-    if others:
-        yield from convert(spec, others, data_dir)
-
-
-def render(workdir: Path) -> None:
-    """Renders the report and the model card, which show the parity of exports."""
-    from skincnn.reporting.report import render_report
-
-    with locked(workdir / "export", wait=True):  # another export may be rendering
-        render_report(workdir)
+            # Report and model card show the parity; another export may be rendering them.
+            with locked(spec.workdir / "export", wait=True):
+                render_report(spec.workdir)

@@ -39,16 +39,11 @@ def run(name: str) -> None:
 def describe_commands() -> str:
     """Returns the usage of `skincnn`: one line per subcommand."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: skincnn SUBCOMMAND [...]",
-            "",
-            *lines,
-            "",
-            "skincnn SUBCOMMAND --help shows the options of a subcommand.",
-            "skincnn --version shows the version.",
-        ]
+    lines = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        f"usage: skincnn SUBCOMMAND [...]\n\n{lines}\n\n"
+        "skincnn SUBCOMMAND --help shows the options of a subcommand.\n"
+        "skincnn --version shows the version."
     )
 
 

@@ -87,6 +87,8 @@ def command() -> None:
     check(arguments)
     paths = find_images(arguments.images)
     common.load_tensorflow()
+    from skincnn.serving.postprocessing import describe_rule
+
     predictor, explainer, clinical_metadata = load(arguments, paths)
     with explain_write_errors():
         readable, unreadable = write_predictions(
@@ -95,7 +97,9 @@ def command() -> None:
         submission = write_submission(
             arguments.isic_csv, readable, predictor.rule.class_names
         )
-    show(arguments.output, submission, predictor)
+    for path in filter(None, (arguments.output, submission)):
+        print(f"predictions  {path}", file=sys.stderr)
+    print(f"refer        {describe_rule(predictor.rule)}", file=sys.stderr)
     if unreadable and arguments.isic_csv:
         text = f"{len(unreadable)} of {len(paths)} image(s) are missing from"
         text = text if submission else "No file is readable, so there is no submission in"
@@ -105,17 +109,10 @@ def command() -> None:
 
 
 def check(arguments: Arguments) -> None:
-    """Checks the arguments that need no model, before one is loaded.
-
-    Raises:
-        ConfigError: An argument is invalid.
-    """
-    if not 1 <= arguments.batch_size <= MAX_BATCH_SIZE:
-        raise ConfigError(
-            f"--batch-size must be >= 1 and <= {MAX_BATCH_SIZE}. Received: "
-            f"{arguments.batch_size}."
-        )
-    output, isic_csv = arguments.output, arguments.isic_csv
+    """Checks the arguments that need no model, before one is loaded."""
+    size, output, isic_csv = arguments.batch_size, arguments.output, arguments.isic_csv
+    if not 1 <= size <= MAX_BATCH_SIZE:
+        raise ConfigError(f"--batch-size must be 1..{MAX_BATCH_SIZE}. Received: {size}.")
     if output and output.suffix not in (".csv", ".jsonl"):
         raise ConfigError(f"--output must end in .csv or .jsonl. Received: {output}.")
     for path, flag in ((output, "--output"), (isic_csv, "--isic-csv")):
@@ -133,22 +130,17 @@ def load(
     arguments: Arguments, paths: Sequence[Path]
 ) -> tuple[Predictor, Explainer | None, pd.DataFrame | None]:
     """Returns the model, its Grad-CAM explainer, and the clinical metadata."""
+    from skincnn.serving import tables
     from skincnn.serving.explain import Explainer
     from skincnn.serving.predictor import check_clinical_metadata, load_predictor
-    from skincnn.serving.tables import (
-        find_isic_year,
-        read_clinical_metadata,
-        require_unique,
-    )
 
-    metadata_path = arguments.clinical_metadata
-    clinical_metadata = read_clinical_metadata(metadata_path) if metadata_path else None
+    clinical_metadata = tables.read_clinical_metadata(arguments.clinical_metadata)
     if arguments.isic_csv:
-        require_unique(printable(path.stem) for path in paths)
+        tables.require_unique(printable(path.stem) for path in paths)
     predictor = load_predictor(arguments.model)
-    check_clinical_metadata(predictor, metadata_path)
+    check_clinical_metadata(predictor, arguments.clinical_metadata)
     if arguments.isic_csv:
-        find_isic_year(predictor.rule.class_names)
+        tables.find_isic_year(predictor.rule.class_names)
     explainer = Explainer(arguments.model) if arguments.grad_cam else None
     return predictor, explainer, clinical_metadata
 
@@ -162,23 +154,31 @@ def write_predictions(
 ) -> tuple[list[pd.DataFrame], list[str]]:
     """Writes rows and Grad-CAM overlays batch by batch.
 
-    Returns:
-        The rows of readable files, if a submission needs them; and the names of unreadable
-        files.
+    Returns the rows of readable files, if a submission needs them, and the names of
+    unreadable files.
     """
     from skincnn.serving.explain import write_explanations
     from skincnn.serving.images import OK
     from skincnn.serving.prefetch import predict_batches
+    from skincnn.serving.tables import csv_line, to_lines
 
     readable, unreadable = [], []
     as_json = arguments.output is not None and arguments.output.suffix == ".jsonl"
     batches = predict_batches(predictor, paths, arguments.batch_size, clinical_metadata)
     starts = range(0, len(paths), arguments.batch_size)
     bar = tqdm(starts, unit="batch", disable=None)
-    with open_output(arguments.output) as file, contextlib.closing(batches):
+    with contextlib.ExitStack() as stack:
+        file: TextIO = sys.stdout
+        if arguments.output is not None:  # the file appears when it is complete
+            temporary = stack.enter_context(replacing(arguments.output))
+            file = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+        stack.enter_context(contextlib.closing(batches))
         for start, batch in zip(bar, batches, strict=True):
             table = batch.table
-            write_rows(table, file, as_json=as_json, header=start == 0)
+            if start == 0 and not as_json:
+                file.write(f"{csv_line(table)}\n")
+            file.writelines(f"{line}\n" for line in to_lines(table, as_json=as_json))
+            file.flush()
             if explainer is not None and arguments.grad_cam is not None:
                 names = table["predicted_class"].tolist()
                 images = explainer.explain(batch.contents, names, batch.clinical_metadata)
@@ -193,11 +193,7 @@ def write_predictions(
 def write_submission(
     path: Path | None, tables: Sequence[pd.DataFrame], class_names: Sequence[str]
 ) -> Path | None:
-    """Writes an ISIC submission of the readable files.
-
-    Returns:
-        Its path; None if none was requested or no file is readable.
-    """
+    """Writes a submission, and returns its path; None without path or readable files."""
     import pandas as pd
 
     from skincnn.serving.tables import isic_submission
@@ -207,16 +203,6 @@ def write_submission(
     with replacing(path) as temporary:
         isic_submission(pd.concat(tables), class_names).to_csv(temporary, index=False)
     return path
-
-
-def show(output: Path | None, submission: Path | None, predictor: Predictor) -> None:
-    """Prints the paths of the predictions, and the referral rule."""
-    from skincnn.serving.postprocessing import describe_rule
-
-    for path in (output, submission):
-        if path is not None:
-            print(f"predictions  {path}", file=sys.stderr)
-    print(f"refer        {describe_rule(predictor.rule)}", file=sys.stderr)
 
 
 def unreadable_error(names: Sequence[str], num_files: int) -> DataError:
@@ -231,11 +217,7 @@ def unreadable_error(names: Sequence[str], num_files: int) -> DataError:
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """Returns the files that are named; those of a directory in order.
-
-    Raises:
-        ConfigError: There are no files.
-    """
+    """Returns the files that are named; those of a directory in order."""
     paths = []
     for argument in names:
         for name in [argument] if argument != "-" else read_names(sys.stdin.buffer):
@@ -258,19 +240,6 @@ def read_names(file: Iterable[bytes]) -> list[str]:
 
 
 @contextlib.contextmanager
-def open_output(path: Path | None) -> Iterator[TextIO]:
-    """Yields the file to write, which appears when complete; standard output for None."""
-    if path is None:
-        yield sys.stdout
-        return
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        yield file
-
-
-@contextlib.contextmanager
 def explain_write_errors() -> Iterator[None]:
     """Turns errors in writing into a `ConfigError`; unreadable images raise none."""
     try:
@@ -279,13 +248,3 @@ def explain_write_errors() -> Iterator[None]:
         raise  # handled by `common.main`
     except OSError as error:
         raise ConfigError(f"The predictions could not be written: {error}.") from error
-
-
-def write_rows(table: pd.DataFrame, file: TextIO, *, as_json: bool, header: bool) -> None:
-    """Writes the rows of a batch as CSV or as JSON lines."""
-    from skincnn.serving.tables import csv_line, to_lines
-
-    if header and not as_json:
-        file.write(f"{csv_line(table)}\n")
-    file.writelines(f"{line}\n" for line in to_lines(table, as_json=as_json))
-    file.flush()

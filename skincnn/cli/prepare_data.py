@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import tyro
 
 from skincnn.cli import common
 from skincnn.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tfds_ham10000.ham10000_dataset_builder import BuildReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,16 @@ def command() -> None:
     print(f"{builder.info.full_name} is in {builder.data_dir}")
     for name, split in builder.info.splits.items():
         print(f"  {name}: {split.num_examples} images")
-    print_report(builder.read_report())
+    report = builder.read_report()
+    if report.source is not None:
+        print(f"Built from {report.source}")
+        print(f"  {report.changed} image(s) are not stored byte for byte")
+    for image_id, reason in report.left_out.items():
+        print(f"  skipped {image_id}: {reason}")
+    for note in report.notes:
+        print(f"  note: {note}")
+    missing = ", ".join(f"{name} {count}" for name, count in report.missing.items())
+    print(f"  missing values: {missing}")
 
 
 def verify(manual_dir: Path | None) -> None:
@@ -77,16 +83,3 @@ def verify(manual_dir: Path | None) -> None:
             "Downloaded files are always verified."
         )
     print(f"Checksums verified: {', '.join(download.verify(manual_dir))}")
-
-
-def print_report(report: BuildReport) -> None:
-    """Prints the report of a build."""
-    if report.source is not None:
-        print(f"Built from {report.source}")
-        print(f"  {report.changed} image(s) are not stored byte for byte")
-    for image_id, reason in report.left_out.items():
-        print(f"  skipped {image_id}: {reason}")
-    for note in report.notes:
-        print(f"  note: {note}")
-    missing = ", ".join(f"{name} {count}" for name, count in report.missing.items())
-    print(f"  missing values: {missing}")

@@ -19,16 +19,9 @@ from skincnn.model.augment import Augmentation
 from skincnn.model.mixing import Mixing
 from skincnn.reporting.plots import to_png
 
-NUM_COPIES = 7
-
 
 def write_preview(config: Config, path: Path, data_dir: Path | None = None) -> None:
-    """Draws one training image per class beside several augmented copies.
-
-    Args:
-        config: The dataset, its preprocessing and the augmentation.
-        path: The PNG file to write.
-        data_dir: Where TFDS keeps built datasets.
+    """Draws one training image per class beside several augmented copies as a PNG file.
 
     Raises:
         ConfigError: `path` cannot be written.
@@ -41,12 +34,8 @@ def write_preview(config: Config, path: Path, data_dir: Path | None = None) -> N
     table = pipeline.read_table(builder, config.data.train_folds[:1])
     table = table.sample(frac=1, random_state=config.seed).groupby("label").head(1)
     table = table.sort_values("label")
-    images = np.stack(
-        [
-            np.asarray(read_image(content, config.data))
-            for content in pipeline.read_files(builder, table)
-        ]
-    )
+    contents = pipeline.read_files(builder, table)
+    images = np.stack([np.asarray(read_image(one, config.data)) for one in contents])
     labels = [names[label] for label in table["label"]]
     figure = plot_augmented(images, labels, config.augment, config.seed)
     figure.suptitle(f"{config.data.dataset}, {_describe(config.augment)}", fontsize=10)
@@ -59,7 +48,7 @@ def plot_augmented(
     labels: Sequence[str],
     config: AugmentConfig,
     seed: int = 0,
-    num_copies: int = NUM_COPIES,
+    num_copies: int = 7,
 ) -> Figure:
     """Draws each image beside copies with the augmentation of the training.
 

@@ -7,12 +7,8 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
 
 from skincnn.cli import common
-from skincnn.config import Config
 from skincnn.errors import ConfigError, DivergedError
 from skincnn.files import locked, replacing, require_writable_folder, write_text
 from skincnn.presets import describe_presets
@@ -36,22 +32,13 @@ examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(common.ConfigArguments):
     """What to train, where to write it, and what to do instead."""
 
     workdir: Path | None = None
     """The run directory; runs/PRESET by default."""
-    data_dir: Path | None = None
-    """Where built datasets are stored; the folder of TFDS by default."""
-    cache: Literal["auto", "memory", "disk"] = "auto"
-    """Where decoded images are kept: in memory, or in a file beside the datasets. auto:
-    memory if they fit."""
-    overwrite: bool = False
-    """Replace a run in the directory."""
     resume: bool = False
     """Resume the run in the directory, with the same preset and flags."""
-    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
-    """A config.json instead of a preset."""
     folds: int = 0
     """Cross-validation with this many models, each trained in a directory of its own; their
     out-of-fold predictions are scored together. 0: one model."""
@@ -61,14 +48,10 @@ class Arguments:
     lr_range_test: bool = False
     """Only test rising learning rates for a hundred steps, plot the loss in
     lr_range_test.png in the run directory, and suggest a learning rate."""
-    config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
 
 
 def parse(argv: list[str]) -> tuple[str, Arguments]:
-    """Returns the name of the preset (of the file, with --config) and the arguments.
-
-    Exits with code 2 if they are invalid.
-    """
+    """Returns the name of the preset (of the file, with --config) and the arguments."""
     preset = ""
     if argv and not argv[0].startswith("-"):
         preset, *argv = argv

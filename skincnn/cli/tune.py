@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from skincnn.cli import common
-from skincnn.config import Config
 from skincnn.presets import describe_presets
 from tuning.config import SearchConfig
 from tuning.spaces import describe_spaces
@@ -39,35 +38,22 @@ examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(common.ConfigArguments):
     """What to search, how, and where to write."""
 
     spaces: tyro.conf.Positional[tuple[str, ...]] = DEFAULT_SPACES
     """Spaces to search together."""
     preset: str = ""
     """The preset to start from; it gives every value that is not searched."""
-    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
-    """A config.json instead of a preset."""
     workdir: Path | None = None
     """The directory of the search; runs/tune-PRESET-SPACES by default."""
-    data_dir: Path | None = None
-    """Where built datasets are stored; the folder of TFDS by default."""
-    cache: Literal["auto", "memory", "disk"] = "auto"
-    """Where decoded images are kept: in memory, or in a file beside the datasets. auto:
-    memory if they fit."""
-    overwrite: bool = False
-    """Replace a search in the directory."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(
         default_factory=SearchConfig
     )
-    config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
 
 
 def parse(argv: list[str]) -> tuple[str, Arguments]:
-    """Returns the name of the preset (of the file, with --config) and the arguments.
-
-    Exits with code 2 if they are invalid.
-    """
+    """Returns the name of the preset (of the file, with --config) and the arguments."""
     preset = common.find_flag(argv, "--preset")
     return common.parse(Arguments, argv, preset, prog="tune.py", description=DESCRIPTION)
 

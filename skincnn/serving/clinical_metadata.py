@@ -24,7 +24,7 @@ def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> 
     Args:
         age: Years, float32 [batch]; NaN if unknown.
         sex: String [batch]; "unknown" or "" if unknown.
-        localization: Site on the body, string [batch]; "unknown" or "" if unknown.
+        localization: Site on the body, likewise.
 
     Returns:
         float32 [batch, len(CLINICAL_FEATURES)].

@@ -1,4 +1,4 @@
-"""Exports a run to other runtimes, and keeps only files that reproduce its predictions."""
+"""Exports a run in one or more formats; only exports that reproduce its predictions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from skincnn.inference.predictions import arrays
 from skincnn.lookup import look_up
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.reporting.parity_result import write_parity
+from skincnn.serving import parity
 from skincnn.serving.export import (
     MODEL_NAME,
     ExportSpec,
     explain_write_errors,
+    export_saved_model,
     load_networks,
     read_compared,
     read_rule,
@@ -28,20 +30,12 @@ from skincnn.serving.export import (
 from skincnn.serving.export_info import describe_export, info_path, write_export_info
 from skincnn.serving.images import read_image
 from skincnn.serving.network import RunNetwork
-from skincnn.serving.parity import (
-    Output,
-    decide,
-    measure_parity,
-    require_parity,
-    table_output,
-)
 from skincnn.serving.runtimes import (
+    BATCH_SIZE,
     RUNTIMES,
-    Floats,
     Infer,
     Inputs,
     require_packages,
-    split_batches,
     with_fixed_size,
 )
 
@@ -49,63 +43,49 @@ NUM_CALIBRATION_IMAGES = 128
 """Number of compared images that calibrate the ranges of quantized formats."""
 
 
-def convert(
+def export(
     spec: ExportSpec, formats: Sequence[str], data_dir: Path | None = None
 ) -> Iterator[tuple[str, Path]]:
-    """Writes export/skincnn<suffix> for each format, with its metadata in <file>.json.
+    """Exports a run as a SavedModel, and as export/skincnn<suffix> for other runtimes.
+
+    The metadata of a file is in <file>.json.
 
     Args:
-        spec: What is exported: a single run without test-time augmentation.
-        formats: Names of `RUNTIMES`.
+        spec: What is exported; for `RUNTIMES` a single run without test-time augmentation.
+        formats: "saved_model", which is written first, and names of `RUNTIMES`.
         data_dir: Directory of the built TFDS datasets.
 
     Yields:
-        Each format and its file, as soon as it is written.
+        Each format and its path, as soon as it is written.
 
     Raises:
-        ConfigError: As `check_formats`; or the directory holds no evaluated run.
+        ConfigError: A format does not exist, its packages are missing, or it cannot hold
+            an ensemble or test-time augmentation; or the run was not evaluated.
         DataError: The predictions of an export differ too much.
     """
-    check_formats(spec, formats)
-    rule = read_rule(spec)
-    (network,) = load_networks(spec, rule)
-    contents, table = read_compared(spec, network, data_dir)
-    inputs = prepare_inputs(contents, table, network)
-    for name in formats:
-        yield name, _convert(spec, name, network, rule, inputs, table)
-
-
-def check_formats(spec: ExportSpec, formats: Sequence[str]) -> None:
-    """Checks that an export can have these formats.
-
-    Args:
-        spec: What is exported.
-        formats: Names of `RUNTIMES`.
-
-    Raises:
-        ConfigError: A format does not exist, its packages are missing, or it is requested
-            for an ensemble or test-time augmentation.
-    """
-    for name in formats:
+    others = [name for name in formats if name != "saved_model"]
+    for name in others:
         require_packages(name, look_up(RUNTIMES, name, "--formats"))
-    if formats and (spec.runs or spec.tta):
+    if others and (spec.runs or spec.tta):
         raise ConfigError(
             "LiteRT and ONNX files hold one network without test-time augmentation. "
-            f"Received: --formats {' '.join(formats)} with "
+            f"Received: --formats {' '.join(others)} with "
             f"{'--ensemble' if spec.runs else '--tta'}. Use --formats saved_model."
         )
-
-
-def prepare_inputs(
-    contents: Sequence[bytes], table: pd.DataFrame, network: RunNetwork
-) -> dict[str, Floats]:
-    """Returns the inputs of a network for image files and their table rows."""
+    if "saved_model" in formats:
+        yield "saved_model", export_saved_model(spec, data_dir)
+    if not others:
+        return
+    rule = read_rule(spec)
+    (network,) = load_networks(spec, rule)
     data = network.config.data
+    contents, table = read_compared(spec, network, data_dir)
     images = [np.asarray(read_image(tf.constant(content), data)) for content in contents]
     inputs = {"images": np.stack(images).astype(np.float32)}
     if network.config.model.clinical_metadata:
         inputs["metadata"] = encode_clinical_metadata(table)
-    return inputs
+    for name in others:
+        yield name, _convert(spec, name, network, rule, inputs, table)
 
 
 def _convert(
@@ -124,17 +104,13 @@ def _convert(
         with explain_write_errors(path):
             model = with_fixed_size(network.model, network.config.data.image_size)
             runtime.write(model, calibration, temporary)
-        reference = table_output(table, rule)
+        reference = parity.table_output(table, rule)
         export = _predict(runtime.open(temporary), inputs, rule)
-        result = measure_parity(
-            arrays(table, rule.class_names)[0],
-            reference,
-            export,
-            rule,
-            format_name=format_name,
-            num_bytes=temporary.stat().st_size,
+        y_true, num_bytes = arrays(table, rule.class_names)[0], temporary.stat().st_size
+        result = parity.measure_parity(
+            y_true, reference, export, rule, format_name=format_name, num_bytes=num_bytes
         )
-        require_parity(result, reference, export, runtime.tolerance)
+        parity.require_parity(result, reference, export, runtime.tolerance)
     write_parity(spec.workdir, result)
     info = describe_export(
         [network],
@@ -148,8 +124,11 @@ def _convert(
     return path
 
 
-def _predict(infer: Infer, inputs: Inputs, rule: DecisionRule) -> Output:
-    batches = [infer(batch) for batch in split_batches(inputs)]
+def _predict(infer: Infer, inputs: Inputs, rule: DecisionRule) -> parity.Output:
+    batches = [
+        infer({name: array[start : start + BATCH_SIZE] for name, array in inputs.items()})
+        for start in range(0, len(inputs["images"]), BATCH_SIZE)
+    ]
     logits = np.concatenate([batch["logits"] for batch in batches]).astype(np.float64)
     distances = np.concatenate([batch["ood_distance"] for batch in batches])
-    return decide(np.asarray(scipy.special.softmax(logits, axis=1)), distances, rule)
+    return parity.decide(np.asarray(scipy.special.softmax(logits, axis=1)), distances, rule)

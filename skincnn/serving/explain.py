@@ -27,10 +27,7 @@ class Explainer:
     """Explains predictions of a run's classifier by Grad-CAM."""
 
     def __init__(self, path: Path):
-        """Loads the classifier.
-
-        Args:
-            path: A run directory, or its model.keras.
+        """Loads the classifier of a run directory, or its model.keras.
 
         Raises:
             ConfigError: The model has another format, or an architecture without the
@@ -53,18 +50,15 @@ class Explainer:
         class_names: Sequence[str],
         clinical_metadata: pd.DataFrame,
     ) -> list[Image.Image | None]:
-        """Returns each image side by side with its Grad-CAM overlay.
+        """Returns each image as the model sees it, side by side with its overlay.
 
         Args:
             contents: File contents; ignored for images without a class.
-            class_names: The class to explain for each image; "" for none.
+            class_names: The class to explain for each image; "" for none, which gets None.
             clinical_metadata: `CLINICAL_COLUMNS`, a row for each image.
-
-        Returns:
-            Images as the model sees them, twice as wide; None without a class.
         """
-        explained = [index for index, name in enumerate(class_names) if name]
         pairs: list[Image.Image | None] = [None] * len(contents)
+        explained = [index for index, name in enumerate(class_names) if name]
         if not explained:
             return pairs
         files = tf.constant([contents[index] for index in explained], tf.string)
@@ -84,12 +78,12 @@ class Explainer:
 def write_explanations(
     folder: Path, table: pd.DataFrame, images: Sequence[Image.Image | None], first: int
 ) -> None:
-    """Writes <number>_<image_id>_<class>.png for each image; a long image_id is truncated.
+    """Writes <number>_<image_id>_<class>.png for each image that is not None.
 
     Args:
         folder: The directory to write to.
         table: Rows of `predictor.predict_files`.
-        images: From `Explainer.explain`; None is skipped.
+        images: From `Explainer.explain`.
         first: Number of the first row, among all files.
     """
     for number, (row, image) in enumerate(

@@ -33,7 +33,7 @@ from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, Decis
 from skincnn.model.orientations import ORIENTATIONS
 from skincnn.records import read_record
 from skincnn.reporting.parity_result import write_parity
-from skincnn.serving.clinical_metadata import METADATA_SIGNATURE
+from skincnn.serving import parity
 from skincnn.serving.export_info import (
     describe_export,
     info_path,
@@ -42,19 +42,8 @@ from skincnn.serving.export_info import (
     write_export_info,
 )
 from skincnn.serving.network import RunNetwork, load_network, use_clinical_metadata
-from skincnn.serving.parity import (
-    Output,
-    choose_images,
-    measure_parity,
-    require_parity,
-    table_output,
-)
 from skincnn.serving.runtimes import BATCH_SIZE
-from skincnn.serving.saved_model import (
-    BYTES_SIGNATURE,
-    write_saved_model,
-    write_warmup,
-)
+from skincnn.serving.saved_model import open_saved_model, write_saved_model, write_warmup
 
 TOLERANCE = 1e-5
 """Maximum difference in probability if the run was trained by TensorFlow on a CPU."""
@@ -95,19 +84,13 @@ class ExportSpec:
         """The directory of the versions of the SavedModel."""
         return self.workdir / "export" / self.name
 
-    @property
-    def usage(self) -> Path:
-        """The Markdown file that explains requests to a model server."""
-        name = "README.md" if self.name == MODEL_NAME else f"README_{self.name}.md"
-        return self.folder.parent / name
-
 
 def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
     """Writes export/skincnn/<next version> and returns it.
 
     The SavedModel is written under a temporary name, loaded again, and compared with the
-    predictions table on images of the test split. Only then does it get its version. With
-    another Keras backend a subprocess with TensorFlow does it.
+    predictions table. Only then does it get its version. With another Keras backend a
+    subprocess with TensorFlow does it.
 
     Args:
         spec: What is exported.
@@ -137,11 +120,12 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
             format_name="saved_model",
             tta=spec.tta,
             predictions_sha256=sha256(spec.predictions),
-            files=_hash_files(temporary),
+            files={name: sha256(temporary / name) for name in _files(temporary)},
         )
         write_export_info(info_path(temporary), info)
         version = _rename_to_next_version(temporary, spec.folder)
-        write_text(spec.usage, render_usage(info, spec.name))
+        usage = f"README_{spec.name}.md" if spec.tta else "README.md"
+        write_text(spec.folder.with_name(usage), render_usage(info, spec.name))
         return version
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -149,11 +133,7 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turns errors in writing a model into a `ConfigError`.
-
-    Raises:
-        ConfigError: The disk is full, or the directory is not writable.
-    """
+    """Turns errors in writing a model into a `ConfigError`."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
@@ -168,8 +148,7 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
     """Returns the referral rule of an evaluated run.
 
     Raises:
-        ConfigError: The run was not evaluated with `spec.tta`, or has no such operating
-            point.
+        ConfigError: It was not evaluated with `spec.tta`, or has no such operating point.
     """
     views = look_up(ORIENTATIONS, spec.tta, "--tta")
     flags = f" --tta {spec.tta}" if spec.tta else ""
@@ -198,16 +177,11 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
 
 
 def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
-    """Returns the network of each run.
-
-    Raises:
-        ConfigError: A directory holds no finished run, or the run was not evaluated.
-        DataError: A file has changed, or the classes of a run are not those of the rule.
-    """
+    """Returns the network of each run; its classes must be those of the rule."""
+    where = str(result_path(spec.workdir, split_name("test", spec.tta)))
     networks = []
     for run in spec.runs or (spec.workdir,):
         networks.append(load_network(run))
-        where = str(result_path(spec.workdir, split_name("test", spec.tta)))
         require_classes(rule.class_names, networks[-1].info, run, where)
     return networks
 
@@ -215,13 +189,10 @@ def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
 def read_compared(
     spec: ExportSpec, network: RunNetwork, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
-    """Returns image files of the test split, and their rows of the predictions table.
-
-    They are those of `parity.choose_images`.
-    """
+    """Returns the files and table rows of the test images of `parity.choose_images`."""
     builder = datasets.open_dataset(network.config.data.dataset, data_dir)
     table = read_predictions(spec.predictions)
-    table = table.iloc[choose_images(table["label"])].reset_index(drop=True)
+    table = table.iloc[parity.choose_images(table["label"])].reset_index(drop=True)
     return pipeline.read_files(builder, table), table
 
 
@@ -229,13 +200,18 @@ def find_saved_model(workdir: Path) -> Path | None:
     """Returns the latest exported version of a run's current model; None without one."""
     info, _ = read_run(workdir)
     folder = ExportSpec(workdir=workdir).folder
-    for version in sorted(_versions(folder), reverse=True):
-        path = folder / str(version)
+    for path in reversed(list_versions(folder)):
         with contextlib.suppress(ConfigError, DataError):
             exported = read_export_info(info_path(path)).models_sha256
             if exported == (info.sha256[MODEL_FILE],):
                 return path
     return None
+
+
+def list_versions(folder: Path) -> list[Path]:
+    """Returns the versions in a directory, the latest last."""
+    versions = (path for path in folder.glob("*") if path.name.isdecimal())
+    return sorted(versions, key=lambda path: int(path.name))
 
 
 def _export_in_subprocess(spec: ExportSpec, data_dir: Path | None) -> Path:
@@ -264,12 +240,17 @@ def _check_parity(
 ) -> None:
     """Compares a SavedModel with the predictions table, and writes the result."""
     contents, table = read_compared(spec, networks[0], data_dir)
-    model = table_output(table, rule)
-    clinical_metadata = use_clinical_metadata(networks)
-    export = _predict(saved_model, contents, table, clinical_metadata=clinical_metadata)
-    if model.distances is None:
-        export = Output(export.probabilities)
-    result = measure_parity(
+    model = parity.table_output(table, rule)
+    predict = open_saved_model(
+        saved_model, rule.class_names, clinical_metadata=use_clinical_metadata(networks)
+    )
+    parts = [slice(start, start + BATCH_SIZE) for start in range(0, len(table), BATCH_SIZE)]
+    batches = [predict(contents[part], table.iloc[part]) for part in parts]
+    names = ["uncalibrated_probabilities", "ood_distance", "refer", "out_of_distribution"]
+    export = parity.Output(
+        *(np.concatenate([batch[name] for batch in batches]) for name in names)
+    )
+    result = parity.measure_parity(
         arrays(table, rule.class_names)[0],
         model,
         export,
@@ -279,37 +260,8 @@ def _check_parity(
         num_bytes=sum((saved_model / name).stat().st_size for name in _files(saved_model)),
     )
     tolerance = TOLERANCE if all(map(_is_same_device, networks)) else DEVICE_TOLERANCE
-    require_parity(result, model, export, tolerance, DEVICE_TOLERANCE)
+    parity.require_parity(result, model, export, tolerance, DEVICE_TOLERANCE)
     write_parity(spec.workdir, result)
-
-
-def _predict(
-    saved_model: Path,
-    contents: Sequence[bytes],
-    table: pd.DataFrame,
-    *,
-    clinical_metadata: bool,
-) -> Output:
-    """Returns the predictions of a SavedModel for files and their table rows."""
-    # A signature does not keep its model alive.
-    loaded = tf.saved_model.load(str(saved_model))
-    signature = loaded.signatures[BYTES_SIGNATURE]
-    inputs = {"image_bytes": tf.constant(contents)}
-    for spec in METADATA_SIGNATURE if clinical_metadata else ():
-        inputs[spec.name] = tf.constant(table[spec.name], spec.dtype)
-    batches = [
-        signature(
-            **{name: values[start : start + BATCH_SIZE] for name, values in inputs.items()}
-        )
-        for start in range(0, len(contents), BATCH_SIZE)
-    ]
-    names = (
-        "uncalibrated_probabilities",
-        "ood_distance",
-        "refer",
-        "out_of_distribution",
-    )
-    return Output(*(np.concatenate([batch[name] for batch in batches]) for name in names))
 
 
 def _is_same_device(network: RunNetwork) -> bool:
@@ -328,10 +280,6 @@ def _files(saved_model: Path) -> list[str]:
     return [path.relative_to(saved_model).as_posix() for path in paths]
 
 
-def _hash_files(saved_model: Path) -> dict[str, str]:
-    return {name: sha256(saved_model / name) for name in _files(saved_model)}
-
-
 def _remove_stale(folder: Path) -> None:
     """Removes the temporary directories of exports that were killed."""
     for path in folder.glob(".tmp-*"):
@@ -342,14 +290,11 @@ def _remove_stale(folder: Path) -> None:
 
 def _rename_to_next_version(temporary: Path, folder: Path) -> Path:
     while True:
-        target = folder / str(max(_versions(folder), default=0) + 1)
+        numbers = (int(path.name) for path in list_versions(folder))
+        target = folder / str(max(numbers, default=0) + 1)
         try:
             # Renaming onto a directory with content fails: no version is overwritten.
             return temporary.rename(target)
         except OSError:
             if not target.exists():
                 raise
-
-
-def _versions(folder: Path) -> list[int]:
-    return [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]

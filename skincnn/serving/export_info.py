@@ -38,10 +38,7 @@ class Preprocessing(Part):
 
     Attributes:
         version: Version of the preprocessing code.
-        image_size: Side of the input in pixels.
-        resize_mode: See `DataConfig`.
-        crop_border: See `DataConfig`.
-        color_constancy: See `DataConfig`.
+        image_size: See `DataConfig`, as for the next three.
         stored_longest_side: Longest side in pixels of the images that it was trained on;
             None for the original size.
         decode: Supported formats, and the conversion to pixels.
@@ -117,10 +114,8 @@ def describe_export(
     """Returns the metadata of an export; see `ExportInfo`."""
     first = networks[0].info
     clinical_metadata = use_clinical_metadata(networks)
-    vocabularies = {
-        "sex": (*SEXES, UNKNOWN, ""),
-        "localization": (*REGION_OF, UNKNOWN, ""),
-    }
+    words = {"sex": SEXES, "localization": REGION_OF}
+    vocabularies = {name: (*known, UNKNOWN, "") for name, known in words.items()}
     return ExportInfo(
         format=format_name,
         synthetic=first.synthetic,
@@ -144,23 +139,14 @@ def describe_export(
 
 
 def info_path(path: Path) -> Path:
-    """Returns where the metadata of an export is.
-
-    Args:
-        path: The directory of a SavedModel, or the file of another format.
-    """
+    """Returns where the metadata of a SavedModel, or of another format's file, is."""
     if path.is_dir():
         return path / "assets.extra" / "metadata.json"
     return path.with_name(f"{path.name}.json")
 
 
 def write_export_info(path: Path, info: ExportInfo) -> None:
-    """Writes the metadata of an export, with a SHA-256 of its content.
-
-    Args:
-        path: The file.
-        info: The metadata.
-    """
+    """Writes the metadata of an export, with a SHA-256 of its content."""
     content = to_json(info)
     write_json(path, {**content, SEAL: _seal(content)})
 
@@ -184,12 +170,7 @@ def read_export_info(path: Path) -> ExportInfo:
 
 
 def render_usage(info: ExportInfo, name: str) -> str:
-    """Returns how to send requests to a model server, as Markdown.
-
-    Args:
-        info: Metadata of the SavedModel.
-        name: Name of the model on the server.
-    """
+    """Returns how to send requests to a model server, as Markdown."""
     example = {"age": 50.0, "sex": "female", "localization": "back"}
     clinical_metadata = example if info.clinical_metadata else {}
     row = {"image_bytes": {"b64": "%s"}, **clinical_metadata}

@@ -7,6 +7,7 @@ then calls the preprocessing functions that training used.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -77,11 +78,10 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
         tf.errors.InvalidArgumentError: The file has another format, is damaged, or is too
             large.
     """
+    max_pixels = tf.constant(MAX_PIXELS, tf.int64)
     within_limits = [
         tf.debugging.assert_less_equal(tf.strings.length(content), MAX_BYTES),
-        tf.debugging.assert_less_equal(
-            num_pixels(content), tf.constant(MAX_PIXELS, tf.int64)
-        ),
+        tf.debugging.assert_less_equal(num_pixels(content), max_pixels),
     ]
     with tf.control_dependencies(within_limits):
         image = decode(tf.identity(content))
@@ -95,38 +95,26 @@ def num_pixels(content: tf.Tensor) -> tf.Tensor:
         content: Content of the file, a scalar.
 
     Returns:
-        int64. The maximum of int64 for an unknown format; an arbitrary number for a
-        truncated header, which fails later in decoding.
-
-    Raises:
-        tf.errors.InvalidArgumentError: The header of a JPEG file is truncated.
+        int64. The maximum of int64 for an unknown format; an arbitrary number, or
+        `tf.errors.InvalidArgumentError` for JPEG, for a truncated header.
     """
     header = _read_bytes(content, 0, HEADER_BYTES)
 
-    def jpeg() -> tf.Tensor:
-        return tf.reduce_prod(tf.io.extract_jpeg_shape(content, tf.int64)[:2])
-
-    def png() -> tf.Tensor:
-        return _integer(header, 16, 4, big_endian=True) * _integer(
-            header, 20, 4, big_endian=True
-        )
-
-    def gif() -> tf.Tensor:
-        return _integer(header, 6, 2) * _integer(header, 8, 2)
-
     def bmp() -> tf.Tensor:
-        height = _integer(header, 22, 4)  # negative if rows are stored top to bottom
-        return _integer(header, 18, 4) * tf.minimum(height, 2**32 - height)
+        height = _little_endian(header, 22, 4)  # negative if rows are stored top to bottom
+        return _little_endian(header, 18, 4) * tf.minimum(height, 2**32 - height)
 
-    formats = [
-        (b"\xff\xd8\xff", jpeg),
-        (b"\x89PNG", png),
-        (b"GIF8", gif),
-        (b"BM", bmp),
-        (b"RIFF", lambda: _webp_pixels(header)),
-    ]
+    formats = {
+        b"\xff\xd8\xff": lambda: tf.reduce_prod(
+            tf.io.extract_jpeg_shape(content, tf.int64)[:2]
+        ),
+        b"\x89PNG": lambda: _big_endian(header, 16, 4) * _big_endian(header, 20, 4),
+        b"GIF8": lambda: _little_endian(header, 6, 2) * _little_endian(header, 8, 2),
+        b"BM": bmp,
+        b"RIFF": lambda: _webp_pixels(header),
+    }
     return tf.case(
-        [(_equals(header, magic), size) for magic, size in formats],
+        [(_equals(header, magic), size) for magic, size in formats.items()],
         default=lambda: tf.constant(tf.int64.max, tf.int64),
     )
 
@@ -144,17 +132,15 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
     """
     header = _read_bytes(content, 0, 12)
     end = tf.strings.length(content)
+    formats = [
+        (_equals(header, b"\xff\xd8"), 2, _jpeg_segment),
+        (_equals(header, b"\x89PNG"), 8, _png_chunk),
+        (_equals(header, b"WEBP", 8), 12, _webp_chunk),
+    ]
     start = tf.case(
         [
-            (
-                _equals(header, b"\xff\xd8"),
-                lambda: _find_exif(content, end, 2, _jpeg_segment),
-            ),
-            (_equals(header, b"\x89PNG"), lambda: _find_exif(content, end, 8, _png_chunk)),
-            (
-                _equals(header, b"WEBP", 8),
-                lambda: _find_exif(content, end, 12, _webp_chunk),
-            ),
+            (is_format, functools.partial(_find_exif, content, end, first, read_chunk))
+            for is_format, first, read_chunk in formats
         ],
         default=lambda: end,
     )
@@ -167,21 +153,19 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
 
 def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Returns `image` [height, width, 3] upright; `orientation` is that of EXIF, 1..8."""
-
-    def transform_if(
-        image: tf.Tensor,
-        values: tuple[int, ...],
-        transform: Callable[[tf.Tensor], tf.Tensor],
-    ) -> tf.Tensor:
-        applies = tf.reduce_any(tf.equal(orientation, values))
-        return tf.cond(applies, lambda: transform(image), lambda: image)
+    transforms: list[tuple[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]]] = [
+        ((5, 6, 7, 8), lambda image: tf.transpose(image, (1, 0, 2))),
+        ((3, 4, 7, 8), lambda image: tf.reverse(image, [0])),
+        ((2, 3, 6, 7), lambda image: tf.reverse(image, [1])),
+    ]
 
     def transformed() -> tf.Tensor:
         # In float32: oneDNN logs an error when it transposes integers.
         turned = tf.cast(image, tf.float32)
-        turned = transform_if(turned, (5, 6, 7, 8), lambda x: tf.transpose(x, (1, 0, 2)))
-        turned = transform_if(turned, (3, 4, 7, 8), lambda x: tf.reverse(x, [0]))
-        turned = transform_if(turned, (2, 3, 6, 7), lambda x: tf.reverse(x, [1]))
+        for values, transform in transforms:
+            applies = tf.reduce_any(tf.equal(orientation, values))
+            unchanged = functools.partial(tf.identity, turned)
+            turned = tf.cond(applies, functools.partial(transform, turned), unchanged)
         return tf.cast(turned, tf.uint8)
 
     upright = tf.cond(tf.equal(orientation, 1), lambda: tf.identity(image), transformed)
@@ -194,22 +178,13 @@ Chunk = tuple[tf.Tensor, tf.Tensor]
 
 def _webp_pixels(header: tf.Tensor) -> tf.Tensor:
     """Returns the number of pixels of a WebP file: extended, lossless or lossy format."""
-    sides = _integer(header, 21, 4)  # 14 bits each
-    return tf.case(
-        [
-            (
-                _equals(header, b"VP8X", 12),
-                lambda: (1 + _integer(header, 24, 3)) * (1 + _integer(header, 27, 3)),
-            ),
-            (
-                _equals(header, b"VP8L", 12),
-                lambda: (1 + sides % 2**14) * (1 + sides // 2**14 % 2**14),
-            ),
-        ],
-        default=lambda: (
-            (_integer(header, 26, 2) % 2**14) * (_integer(header, 28, 2) % 2**14)
-        ),
-    )
+    extended = (1 + _little_endian(header, 24, 3)) * (1 + _little_endian(header, 27, 3))
+    sides = _little_endian(header, 21, 4)  # 14 bits each
+    lossless = (1 + sides % 2**14) * (1 + sides // 2**14 % 2**14)
+    width, height = _little_endian(header, 26, 2), _little_endian(header, 28, 2)
+    lossy = (width % 2**14) * (height % 2**14)
+    simple = tf.where(_equals(header, b"VP8L", 12), lossless, lossy)
+    return tf.where(_equals(header, b"VP8X", 12), extended, simple)
 
 
 def _find_exif(
@@ -218,14 +193,10 @@ def _find_exif(
     start: int,
     read_chunk: Callable[[tf.Tensor], Chunk],
 ) -> tf.Tensor:
-    """Returns the offset of the EXIF directories in a file; `end` if it has none.
+    """Returns the offset of the EXIF directories in a file; its length `end` without.
 
-    Args:
-        content: Content of the file.
-        end: Length of the file.
-        start: Offset of the first chunk.
-        read_chunk: Maps the first 16 bytes of a chunk to its size and the offset of the
-            EXIF directories.
+    `start` is the offset of the first chunk, and `read_chunk` maps the first 16 bytes of a
+    chunk to `Chunk`.
     """
 
     def is_searching(offset: tf.Tensor, exif_offset: tf.Tensor) -> tf.Tensor:
@@ -248,17 +219,17 @@ def _find_exif(
 def _jpeg_segment(header: tf.Tensor) -> Chunk:
     # 0xDA starts the pixel data, which has no size field.
     is_segment = (header[0] == 0xFF) & (header[1] != 0xDA)
-    size = tf.where(is_segment, 2 + _integer(header, 2, 2, big_endian=True), tf.int64.max)
+    size = tf.where(is_segment, 2 + _big_endian(header, 2, 2), tf.int64.max)
     return size, tf.where((header[1] == 0xE1) & _equals(header, EXIF_MARKER, 4), 10, 0)
 
 
 def _png_chunk(header: tf.Tensor) -> Chunk:
-    size = 12 + _integer(header, 0, 4, big_endian=True)
+    size = 12 + _big_endian(header, 0, 4)
     return size, tf.where(_equals(header, b"eXIf", 4), 8, 0)
 
 
 def _webp_chunk(header: tf.Tensor) -> Chunk:
-    size = _integer(header, 4, 4)
+    size = _little_endian(header, 4, 4)
     # Some writers put JPEG's EXIF marker before the directories.
     start = tf.where(_equals(header, EXIF_MARKER, 8), 8 + len(EXIF_MARKER), 8)
     return 8 + size + size % 2, tf.where(_equals(header, b"EXIF"), start, 0)
@@ -269,20 +240,15 @@ def _read_orientation(tiff: tf.Tensor) -> tf.Tensor:
     is_big_endian = tiff[0] == ord("M")
 
     def integer(offset: tf.Tensor | int, size: int) -> tf.Tensor:
-        return tf.where(
-            is_big_endian,
-            _integer(tiff, offset, size, big_endian=True),
-            _integer(tiff, offset, size),
-        )
+        values = (read(tiff, offset, size) for read in (_big_endian, _little_endian))
+        return tf.where(is_big_endian, *values)
 
     size = tf.size(tiff, tf.int64)
     start = tf.minimum(integer(4, 4), size - 2)
     count = tf.minimum(integer(start, 2), (size - start - 2) // 12)
     entries = tf.reshape(tiff[start + 2 : start + 2 + 12 * count], (count, 12))
     entries = tf.cast(entries, tf.int64)
-    powers = tf.where(
-        is_big_endian, tf.constant([256, 1], tf.int64), tf.constant([1, 256], tf.int64)
-    )
+    powers = tf.cast(tf.where(is_big_endian, [256, 1], [1, 256]), tf.int64)
     is_orientation = tf.linalg.matvec(entries[:, :2], powers) == ORIENTATION_TAG
     values = tf.boolean_mask(tf.linalg.matvec(entries[:, 8:10], powers), is_orientation)
     value = tf.concat([values, tf.constant([1], tf.int64)], axis=0)[0]
@@ -299,12 +265,11 @@ def _equals(data: tf.Tensor, text: bytes, offset: int = 0) -> tf.Tensor:
     return tf.reduce_all(data[offset : offset + len(text)] == tuple(text))
 
 
-def _integer(
-    data: tf.Tensor, offset: tf.Tensor | int, size: int, *, big_endian: bool = False
-) -> tf.Tensor:
+def _little_endian(data: tf.Tensor, offset: tf.Tensor | int, size: int) -> tf.Tensor:
     """Returns the unsigned integer of `size` bytes at an offset, int64."""
-    powers = [256**i for i in range(size)]
-    if big_endian:
-        powers.reverse()
     digits = tf.cast(data[offset : offset + size], tf.int64)
-    return tf.reduce_sum(digits * tf.constant(powers, tf.int64))
+    return tf.reduce_sum(digits * tf.constant([256**i for i in range(size)], tf.int64))
+
+
+def _big_endian(data: tf.Tensor, offset: tf.Tensor | int, size: int) -> tf.Tensor:
+    return _little_endian(data[offset : offset + size][::-1], 0, size)

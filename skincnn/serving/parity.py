@@ -48,9 +48,6 @@ def choose_images(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
     Args:
         labels: Of the images of the split, in the order of their table.
-
-    Returns:
-        Unique indices, int64 [num_chosen].
     """
     names = np.asarray(labels)
     chosen = _evenly_spaced(np.arange(len(names)), NUM_IMAGES)
@@ -88,26 +85,14 @@ def measure_parity(
     tta: str = "",
     num_bytes: int,
 ) -> ParityResult:
-    """Returns how an export differs from its model.
-
-    Args:
-        y_true: Labels [num_images].
-        model: Predictions of the model.
-        export: Predictions of the export.
-        rule: The referral rule.
-        format_name: See `ParityResult`.
-        tta: See `ParityResult`.
-        num_bytes: See `ParityResult`.
-    """
+    """Returns how an export differs from its model on images with labels `y_true`."""
     differences = np.abs(export.probabilities - model.probabilities).max(axis=1)
     distance_difference = None
     if model.distances is not None and export.distances is not None:
         largest = np.abs(export.distances - model.distances).max()
         distance_difference = float(largest / (rule.max_distance or 1))
-    scores = [
-        float(balanced_accuracy(Sample(y_true, output.probabilities)))
-        for output in (model, export)
-    ]
+    samples = (Sample(y_true, output.probabilities) for output in (model, export))
+    accuracies = [float(balanced_accuracy(sample)) for sample in samples]
     return ParityResult(
         format=format_name,
         tta=tta,
@@ -120,8 +105,8 @@ def measure_parity(
         ),
         largest_difference=float(differences.max()),
         largest_distance_difference=distance_difference,
-        model_balanced_accuracy=scores[0],
-        export_balanced_accuracy=scores[1],
+        model_balanced_accuracy=accuracies[0],
+        export_balanced_accuracy=accuracies[1],
         classes={
             name: _class_parity(index, y_true, model, export, differences)
             for index, name in enumerate(rule.class_names)
@@ -139,7 +124,7 @@ def require_parity(
     """Rejects an export that never predicts a class that the model predicts, or differs.
 
     Args:
-        result: From `measure_parity`.
+        result: From `measure_parity` of `model` and `export`.
         model: Predictions of the model.
         export: Predictions of the export.
         tolerance: Maximum difference in probability; None for no limit.
@@ -176,21 +161,13 @@ def _class_parity(
     index: int, y_true: Labels, model: Output, export: Output, differences: Floats
 ) -> ClassParity:
     of_class = y_true == index
-    if not of_class.any():
-        return ClassParity(
-            num_images=0,
-            same_class=None,
-            largest_difference=None,
-            model_recall=None,
-            export_recall=None,
-        )
     before, after = (_classes(output)[of_class] for output in (model, export))
     return ClassParity(
         num_images=int(of_class.sum()),
-        same_class=float(np.mean(before == after)),
-        largest_difference=float(differences[of_class].max()),
-        model_recall=float(np.mean(before == index)),
-        export_recall=float(np.mean(after == index)),
+        same_class=_share(before == after),
+        largest_difference=float(differences[of_class].max()) if of_class.any() else None,
+        model_recall=_share(before == index),
+        export_recall=_share(after == index),
     )
 
 
@@ -198,10 +175,14 @@ def _classes(output: Output) -> npt.NDArray[np.int64]:
     return np.asarray(output.probabilities.argmax(axis=1))
 
 
+def _share(values: npt.NDArray[np.bool_]) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
 def _share_equal(
     first: npt.NDArray[np.bool_] | None, second: npt.NDArray[np.bool_] | None
 ) -> float | None:
-    return None if first is None or second is None else float(np.mean(first == second))
+    return None if first is None or second is None else _share(first == second)
 
 
 def _evenly_spaced(indices: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:

@@ -55,11 +55,10 @@ def postprocess(
     refer, out_of_distribution = rule.decide(probabilities, distance)
     names = tf.constant(rule.class_names)
     predicted = tf.gather(names, tf.argmax(probabilities, axis=-1))
+    rows = is_readable[:, None]
     return {
-        "probabilities": tf.where(is_readable[:, None], probabilities, math.nan),
-        "uncalibrated_probabilities": tf.where(
-            is_readable[:, None], uncalibrated, math.nan
-        ),
+        "probabilities": tf.where(rows, probabilities, math.nan),
+        "uncalibrated_probabilities": tf.where(rows, uncalibrated, math.nan),
         "class_names": tf.tile(names[None], (tf.size(is_readable), 1)),
         "predicted_class": tf.where(is_readable, predicted, ""),
         "malignant_probability": tf.where(is_readable, malignant, math.nan),

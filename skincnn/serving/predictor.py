@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,20 +20,24 @@ from skincnn.files import sha256
 from skincnn.inference.predictions import PROBABILITY_PREFIX
 from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.serving.export import MODEL_NAME, ExportSpec, load_networks, read_rule
-from skincnn.serving.export_info import (
-    EXPORT_AGAIN,
-    info_path,
-    read_export_info,
+from skincnn.serving.export import (
+    MODEL_NAME,
+    ExportSpec,
+    list_versions,
+    load_networks,
+    read_rule,
 )
+from skincnn.serving.export_info import EXPORT_AGAIN, info_path, read_export_info
 from skincnn.serving.images import read_images
 from skincnn.serving.postprocessing import postprocess
 from skincnn.serving.runtimes import RUNTIMES, Infer, Inputs, Outputs, require_packages
-from skincnn.serving.saved_model import BYTES_SIGNATURE
+from skincnn.serving.saved_model import (
+    Predict,
+    Predictions,
+    decode_strings,
+    open_saved_model,
+)
 
-Predictions = dict[str, npt.NDArray[Any]]
-"""The outputs of `postprocess` as arrays."""
-Predict = Callable[[Sequence[bytes], pd.DataFrame], Predictions]
 COLUMNS = (
     "predicted_class",
     "malignant_probability",
@@ -54,8 +57,7 @@ class Predictor:
         data: How images are read; for an ensemble, by its first network.
         synthetic: Whether it was trained on synthetic images.
         clinical_metadata: Whether clinical metadata is an input.
-        predict: Maps file contents, string [batch], and a table of `CLINICAL_COLUMNS` with
-            a row for each to `Predictions`. It is thread-safe.
+        predict: The prediction function; it is thread-safe.
     """
 
     format: str
@@ -82,7 +84,7 @@ def load_predictor(path: Path) -> Predictor:
     if saved_model is not None:
         if any((path / name).is_file() for name in (MODEL_FILE, RUN_FILE)):
             _check_up_to_date(saved_model, path)
-        return _load_saved_model(saved_model)
+        return _load_export(saved_model)
     if path.is_dir() and (path / MODEL_FILE).is_file():
         return _load_run(path)
     if path.is_file():
@@ -93,7 +95,7 @@ def load_predictor(path: Path) -> Predictor:
             _check_hash(path, sha256(path.parent / MODEL_FILE))
             return _load_run(path.parent)
         if info_path(path).is_file():
-            return _load_converted(path)
+            return _load_export(path)
     raise ConfigError(
         "MODEL must be a SavedModel, a run directory or its model.keras, or a LiteRT or "
         f"ONNX file of scripts/export.py with its .json file. Received: {path}."
@@ -101,11 +103,7 @@ def load_predictor(path: Path) -> Predictor:
 
 
 def check_clinical_metadata(predictor: Predictor, path: Path | None) -> None:
-    """Checks that clinical metadata is given only to a model that uses it.
-
-    Raises:
-        ConfigError: The model does not use it.
-    """
+    """Rejects a table of clinical metadata for a model that does not use it."""
     if path is not None and not predictor.clinical_metadata:
         raise ConfigError(
             f"--clinical-metadata {path}: this model uses images only. Leave the flag out, "
@@ -124,23 +122,17 @@ def predict_files(
     Args:
         predictor: The model.
         paths: Paths of the files, for their names.
-        contents: From `prefetch.read_files`. Files that cannot be opened, are too large or
-            damaged get a status with the reason.
+        contents: From `prefetch.read_files`.
         clinical_metadata: From `tables.select_clinical_metadata`.
     """
     files = [content if isinstance(content, bytes) else b"" for content in contents]
     predictions = predictor.predict(files, clinical_metadata)
-    statuses = zip(contents, decode_strings(predictions["status"]), strict=True)
-    table = pd.DataFrame(
-        {
-            "file": [str(path) for path in paths],
-            "image_id": [path.stem for path in paths],
-            "status": [
-                status if isinstance(content, bytes) else content
-                for content, status in statuses
-            ],
-        }
-    )
+    statuses = decode_strings(predictions["status"])
+    for index, content in enumerate(contents):
+        if isinstance(content, str):
+            statuses[index] = content
+    names, image_ids = map(str, paths), [path.stem for path in paths]
+    table = pd.DataFrame({"file": names, "image_id": image_ids, "status": statuses})
     for index, name in enumerate(predictor.rule.class_names):
         table[f"{PROBABILITY_PREFIX}{name}"] = predictions["probabilities"][:, index]
     for name in COLUMNS:
@@ -150,58 +142,9 @@ def predict_files(
 
 
 def columns(class_names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the columns of the predictions.
-
-    These are file, image_id (the file name without extension), status, a probability for
-    each class, and `COLUMNS`.
-    """
+    """Returns the columns of `predict_files`; image_id is the name without extension."""
     probabilities = (f"{PROBABILITY_PREFIX}{name}" for name in class_names)
     return ("file", "image_id", "status", *probabilities, *COLUMNS)
-
-
-def decode_strings(values: npt.NDArray[Any]) -> list[str]:
-    """Returns a string output of a model as text."""
-    return [value.decode() for value in values.tolist()]
-
-
-def open_saved_model(
-    path: Path,
-    rule: DecisionRule,
-    data: DataConfig,
-    *,
-    synthetic: bool,
-    clinical_metadata: bool,
-) -> Predictor:
-    """Returns a SavedModel of `write_saved_model`, without checking its files.
-
-    Args:
-        path: The directory.
-        rule: The referral rule that it was written with.
-        data: How images are read.
-        synthetic: Whether it was trained on synthetic images.
-        clinical_metadata: Whether clinical metadata is an input.
-    """
-    loaded = tf.saved_model.load(str(path))
-    signature = loaded.signatures[BYTES_SIGNATURE]
-
-    def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
-        inputs = {"image_bytes": tf.constant(list(contents), tf.string)}
-        if clinical_metadata:
-            inputs["age"] = tf.constant(metadata["age"], tf.float32)
-            for name in ("sex", "localization"):
-                inputs[name] = tf.constant(metadata[name], tf.string)
-        outputs = {name: value.numpy() for name, value in signature(**inputs).items()}
-        for names in map(decode_strings, outputs["class_names"][:1]):
-            if names != list(rule.class_names):
-                raise DataError(
-                    f"{path} has the classes {', '.join(names)}. Expected those of its "
-                    f"metadata.json: {', '.join(rule.class_names)}. {EXPORT_AGAIN}"
-                )
-        return outputs
-
-    # A signature does not keep its model alive.
-    predict.model = loaded  # type: ignore[attr-defined]
-    return Predictor("saved_model", rule, data, synthetic, clinical_metadata, predict)
 
 
 def _find_saved_model(path: Path) -> Path | None:
@@ -209,21 +152,14 @@ def _find_saved_model(path: Path) -> Path | None:
     for folder in (path, path / "export" / MODEL_NAME):
         if (folder / "saved_model.pb").is_file():
             return folder
-        versions = [
-            version
-            for version in folder.glob("*")
-            if version.name.isdecimal() and (version / "saved_model.pb").is_file()
-        ]
-        if versions:
-            return max(versions, key=lambda version: int(version.name))
+        for version in reversed(list_versions(folder)):
+            if (version / "saved_model.pb").is_file():
+                return version
     return None
 
 
 def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
-    """Checks that the export in a run directory was made from its model and results.
-
-    The directory of an ensemble has no model: its predictions table identifies the models.
-    """
+    """Checks that the export in a run directory was made from its model and results."""
     info = read_export_info(info_path(saved_model))
     spec = ExportSpec(workdir=workdir, operating_point=info.rule.operating_point)
     rule = read_rule(spec)
@@ -231,7 +167,7 @@ def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
     if model.is_file():
         what, alternative = "model", f"a version in {saved_model.parent}, or {MODEL_FILE}"
         is_same = info.models_sha256 == (sha256(model),)
-    else:
+    else:  # the predictions table of an ensemble identifies its models
         what, alternative = "predictions table", f"a version in {saved_model.parent}"
         result = read_result(workdir, "test", SplitResult)
         is_same = info.predictions_sha256 == result.predictions_sha256
@@ -254,31 +190,15 @@ def _is_close(rule: DecisionRule, other: DecisionRule) -> bool:
     )
 
 
-def _load_saved_model(path: Path) -> Predictor:
-    info = read_export_info(info_path(path))
-    for name, expected in info.files.items():
-        _check_hash(path / name, expected)
-    return open_saved_model(
-        path,
-        info.rule,
-        info.preprocessing[0].data_config(),
-        synthetic=info.synthetic,
-        clinical_metadata=info.clinical_metadata,
-    )
-
-
 def _load_run(workdir: Path) -> Predictor:
     spec = ExportSpec(workdir=workdir)
     rule = read_rule(spec)
     (network,) = load_networks(spec, rule)
-    data = network.config.data
-    clinical_metadata = network.config.model.clinical_metadata
+    data, clinical_metadata = network.config.data, network.config.model.clinical_metadata
 
     def infer(inputs: Inputs) -> Outputs:
-        images_only = inputs["images"]
-        outputs = network.model(
-            dict(inputs) if clinical_metadata else images_only, training=False
-        )
+        call_inputs = dict(inputs) if clinical_metadata else inputs["images"]
+        outputs = network.model(call_inputs, training=False)
         return {name: np.asarray(values) for name, values in outputs.items()}
 
     predict = _predict_with(infer, data, rule, clinical_metadata=clinical_metadata)
@@ -286,23 +206,27 @@ def _load_run(workdir: Path) -> Predictor:
     return Predictor("keras", rule, data, synthetic, clinical_metadata, predict)
 
 
-def _load_converted(path: Path) -> Predictor:
+def _load_export(path: Path) -> Predictor:
+    """Returns a SavedModel (a directory), or the model in a file of another format."""
     info = read_export_info(info_path(path))
-    (expected,) = info.files.values()
-    _check_hash(path, expected)
-    version = info.preprocessing[0].version
-    if version != PREPROCESSING_VERSION:  # images are preprocessed here, not in the file
-        raise ConfigError(
-            f"{path} was exported for version {version} of the preprocessing. Expected "
-            f"{PREPROCESSING_VERSION}. {EXPORT_AGAIN}"
-        )
-    runtime = RUNTIMES[info.format]
-    require_packages(info.format, runtime)
-    data, with_metadata = info.preprocessing[0].data_config(), info.clinical_metadata
-    predict = _predict_with(
-        runtime.open(path), data, info.rule, clinical_metadata=with_metadata
-    )
-    return Predictor(info.format, info.rule, data, info.synthetic, with_metadata, predict)
+    for name, expected in info.files.items():
+        _check_hash(path / name if path.is_dir() else path, expected)
+    rule, with_metadata = info.rule, info.clinical_metadata
+    data, version = info.preprocessing[0].data_config(), info.preprocessing[0].version
+    if path.is_dir():
+        predict = open_saved_model(path, rule.class_names, clinical_metadata=with_metadata)
+    else:
+        # Images are preprocessed here, not in the file.
+        if version != PREPROCESSING_VERSION:
+            raise ConfigError(
+                f"{path} was exported for version {version} of the preprocessing. Expected "
+                f"{PREPROCESSING_VERSION}. {EXPORT_AGAIN}"
+            )
+        runtime = RUNTIMES[info.format]
+        require_packages(info.format, runtime)
+        infer = runtime.open(path)
+        predict = _predict_with(infer, data, rule, clinical_metadata=with_metadata)
+    return Predictor(info.format, rule, data, info.synthetic, with_metadata, predict)
 
 
 def _predict_with(

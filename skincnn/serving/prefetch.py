@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
-import itertools
 import stat
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -42,44 +40,26 @@ def predict_batches(
     batch_size: int,
     clinical_metadata: pd.DataFrame | None = None,
 ) -> Generator[Batch, None, None]:
-    """Yields the predictions of all files, in order.
-
-    Args:
-        predictor: The model.
-        paths: The files.
-        batch_size: Number of files in a batch; `NUM_IN_FLIGHT` batches are in memory.
-        clinical_metadata: See `tables.select_clinical_metadata`.
-    """
+    """Yields the predictions of all files, in order; at most `NUM_IN_FLIGHT` in memory."""
 
     def work(start: int) -> Batch:
-        part = paths[start : start + batch_size]
-        names = [Path(printable(path)) for path in part]
-        contents, rows = (
-            read_files(part),
-            select_clinical_metadata(names, clinical_metadata),
-        )
+        contents = read_files(paths[start : start + batch_size])
+        names = [Path(printable(path)) for path in paths[start : start + batch_size]]
+        rows = select_clinical_metadata(names, clinical_metadata)
         return Batch(contents, rows, predict_files(predictor, names, contents, rows))
 
-    starts = iter(range(0, len(paths), batch_size))
+    starts = range(0, len(paths), batch_size)
     with concurrent.futures.ThreadPoolExecutor(NUM_IN_FLIGHT) as executor:
-        futures = collections.deque(
-            executor.submit(work, start)
-            for start in itertools.islice(starts, NUM_IN_FLIGHT)
-        )
-        while futures:
-            batch = futures.popleft().result()
-            futures.extend(
-                executor.submit(work, start) for start in itertools.islice(starts, 1)
-            )
+        futures = [executor.submit(work, start) for start in starts[:NUM_IN_FLIGHT]]
+        for number in range(len(starts)):
+            batch = futures.pop(0).result()
+            later = starts[number + NUM_IN_FLIGHT :][:1]
+            futures += [executor.submit(work, start) for start in later]
             yield batch
 
 
 def read_files(paths: Sequence[Path]) -> list[bytes | str]:
-    """Returns the content of each file, or why it cannot be opened.
-
-    The content of a file larger than `MAX_BYTES` is empty. Pipes and devices are not
-    opened.
-    """
+    """Returns the content of each file, empty above `MAX_BYTES`, or why it has none."""
     return [_read_file(path) for path in paths]
 
 

@@ -60,23 +60,13 @@ def with_fixed_size(model: keras.Model, size: int) -> keras.Model:
 
 
 def require_packages(format_name: str, runtime: Runtime) -> None:
-    """Checks that the packages of a runtime are installed.
-
-    Raises:
-        ConfigError: A package is missing.
-    """
+    """Checks that the packages of a runtime are installed."""
     missing = [name for name in runtime.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"--formats {format_name} needs {', '.join(missing)}. "
             "Install: pip install -e .[export]"
         )
-
-
-def split_batches(inputs: Inputs) -> Iterator[Inputs]:
-    """Yields the inputs in batches of `BATCH_SIZE`."""
-    for start in range(0, len(inputs["images"]), BATCH_SIZE):
-        yield {name: values[start : start + BATCH_SIZE] for name, values in inputs.items()}
 
 
 def _write_litert(**options: Any) -> Callable[[keras.Model, Inputs, Path], None]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy.typing as npt
+import pandas as pd
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
@@ -15,13 +18,19 @@ from skincnn.clinical_metadata import UNKNOWN
 from skincnn.config import DataConfig
 from skincnn.data.preprocess import preprocess
 from skincnn.data.preprocessing_spec import preprocessing_fields
+from skincnn.errors import DataError
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.model.orientations import ORIENTATIONS, orient
 from skincnn.serving.clinical_metadata import METADATA_SIGNATURE, encode_in_graph
+from skincnn.serving.export_info import EXPORT_AGAIN
 from skincnn.serving.images import read_images
 from skincnn.serving.network import Network, use_clinical_metadata
 from skincnn.serving.postprocessing import postprocess
 
+Predictions = dict[str, npt.NDArray[Any]]
+"""The outputs of `postprocess` as arrays."""
+Predict = Callable[[Sequence[bytes], pd.DataFrame], Predictions]
+"""Maps file contents and a table of `CLINICAL_COLUMNS` with a row for each."""
 BYTES_SIGNATURE = "serving_default"
 IMAGES_SIGNATURE = "images"
 WARMUP_FILE = "tf_serving_warmup_requests"
@@ -43,9 +52,7 @@ def write_saved_model(
     orientations = ORIENTATIONS[tta]
 
     def from_bytes(image_bytes: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:
-        def read(config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
-            return read_images(image_bytes, config)
-
+        read = functools.partial(read_images, image_bytes)
         return _predict(networks, orientations, rule, read, metadata)
 
     def from_images(images: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -64,31 +71,48 @@ def write_saved_model(
     archive = keras.export.ExportArchive()
     for network in networks:
         archive.track(network.model)
-    archive.add_endpoint(
-        BYTES_SIGNATURE,
-        from_bytes,
-        input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes"), *metadata],
-    )
-    archive.add_endpoint(
-        IMAGES_SIGNATURE,
-        from_images,
-        input_signature=[
-            tf.TensorSpec((None, None, None, 3), tf.uint8, name="images"),
-            *metadata,
-        ],
-    )
+    contents = tf.TensorSpec((None,), tf.string, name="image_bytes")
+    archive.add_endpoint(BYTES_SIGNATURE, from_bytes, [contents, *metadata])
+    pixels = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
+    archive.add_endpoint(IMAGES_SIGNATURE, from_images, [pixels, *metadata])
     archive.write_out(str(path), verbose=False)
+
+
+def open_saved_model(
+    path: Path, class_names: Sequence[str], *, clinical_metadata: bool
+) -> Predict:
+    """Returns the prediction function of what `write_saved_model` wrote, unverified."""
+    loaded = tf.saved_model.load(str(path))
+    signature = loaded.signatures[BYTES_SIGNATURE]
+
+    def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
+        inputs = {"image_bytes": tf.constant(list(contents), tf.string)}
+        for spec in METADATA_SIGNATURE if clinical_metadata else ():
+            inputs[spec.name] = tf.constant(metadata[spec.name], spec.dtype)
+        outputs = {name: value.numpy() for name, value in signature(**inputs).items()}
+        for names in map(decode_strings, outputs["class_names"][:1]):
+            if names != list(class_names):
+                raise DataError(
+                    f"{path} has the classes {', '.join(names)}. Expected those of its "
+                    f"metadata.json: {', '.join(class_names)}. {EXPORT_AGAIN}"
+                )
+        return outputs
+
+    # A signature does not keep its model alive.
+    predict.model = loaded  # type: ignore[attr-defined]
+    return predict
+
+
+def decode_strings(values: npt.NDArray[Any]) -> list[str]:
+    """Returns a string output of a model as text."""
+    return [value.decode() for value in values.tolist()]
 
 
 def write_warmup(saved_model: Path, name: str, *, clinical_metadata: bool) -> None:
     """Writes assets.extra/tf_serving_warmup_requests into a SavedModel.
 
-    The requests hold a gray image, so that no image of the dataset is distributed.
-
-    Args:
-        saved_model: The directory.
-        name: Name of the model on the server.
-        clinical_metadata: Whether the model has clinical metadata as input.
+    The requests, for the model `name`, hold a gray image, so that no image of the dataset
+    is distributed.
 
     References:
         TensorFlow Serving, SavedModel Warmup; the messages are `prediction_log.proto`.

@@ -23,12 +23,14 @@ ISIC_COLUMNS = {
 last column `UNK`."""
 
 
-def read_clinical_metadata(path: Path) -> pd.DataFrame:
-    """Returns the `CLINICAL_COLUMNS` of a CSV file, indexed by image_id.
+def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
+    """Returns the `CLINICAL_COLUMNS` of a CSV file, indexed by image_id; None for None.
 
     Raises:
         ConfigError: The file is not such a table, or has duplicate image_ids.
     """
+    if path is None:
+        return None
     types = dict.fromkeys(("image_id", "sex", "localization"), str)
     try:
         table = pd.read_csv(path, dtype=types).set_index("image_id")
@@ -46,16 +48,13 @@ def read_clinical_metadata(path: Path) -> pd.DataFrame:
 def select_clinical_metadata(
     paths: Sequence[Path], table: pd.DataFrame | None
 ) -> pd.DataFrame:
-    """Returns `CLINICAL_COLUMNS` for each file; missing values are unknown.
+    """Returns the rows of `read_clinical_metadata` for files, or unknown values.
 
-    Args:
-        paths: The files; the name without extension is the image_id.
-        table: From `read_clinical_metadata`; None if nothing is known.
+    The name of a file without extension is its image_id.
     """
-    image_ids = [path.stem for path in paths]
-    rows = pd.DataFrame(index=image_ids, columns=list(CLINICAL_COLUMNS), dtype=object)
-    if table is not None:
-        rows = table.reindex(image_ids)
+    if table is None:
+        table = pd.DataFrame(columns=list(CLINICAL_COLUMNS), dtype=object)
+    rows = table.reindex([path.stem for path in paths])
     return rows.assign(
         age=pd.to_numeric(rows["age"]),
         **{name: rows[name].fillna(UNKNOWN) for name in ("sex", "localization")},
@@ -89,25 +88,19 @@ def find_isic_year(class_names: Sequence[str]) -> str:
     Raises:
         ConfigError: No challenge has them.
     """
-    names = {name.upper() for name in class_names}
+    expected = []
     for year, columns in ISIC_COLUMNS.items():
-        if names == set(columns):
+        if {name.upper() for name in class_names} == set(columns):
             return year
-    expected = " or ".join(
-        f"{year} ({', '.join(columns)})" for year, columns in ISIC_COLUMNS.items()
-    )
+        expected.append(f"{year} ({', '.join(columns)})")
     raise ConfigError(
-        f"--isic-csv needs a model with the classes of the ISIC challenge of {expected}. "
-        f"Received: {', '.join(class_names)}."
+        f"--isic-csv needs a model with the classes of the ISIC challenge of "
+        f"{' or '.join(expected)}. Received: {', '.join(class_names)}."
     )
 
 
 def require_unique(image_ids: Iterable[str]) -> None:
-    """Checks that each image_id occurs once, as a submission requires.
-
-    Raises:
-        ConfigError: An image_id occurs several times.
-    """
+    """Checks that each image_id occurs once, as a submission requires."""
     duplicates = [name for name, count in Counter(image_ids).items() if count > 1]
     if duplicates:
         more = f" and {len(duplicates) - 5} more" if len(duplicates) > 5 else ""
@@ -119,13 +112,10 @@ def require_unique(image_ids: Iterable[str]) -> None:
 
 
 def isic_submission(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
-    """Returns the columns of an ISIC submission: `image` and a probability for each class.
+    """Returns a submission for rows of `predictor.predict_files` of readable files.
 
-    `UNK` of 2019 is 1 for out-of-distribution images, else 0.
-
-    Args:
-        predictions: Rows of `predictor.predict_files` of readable files.
-        class_names: Names of the model's classes, in order.
+    Its columns are `image` and a probability for each class. `UNK` of 2019 is 1 for
+    out-of-distribution images, else 0.
 
     Raises:
         ConfigError: No challenge has these classes.

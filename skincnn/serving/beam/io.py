@@ -68,11 +68,7 @@ class UnreadableFile(NamedTuple):
 
 
 def match(pattern: str) -> list[FileRef]:
-    """Returns the images and archives of a name, a directory or a pattern.
-
-    Returns:
-        One reference with a problem if there are none, so that it is reported at the end.
-    """
+    """Returns the images and archives of a pattern, or a problem if there are none."""
     refs = [_file_ref(file) for file in list_files(pattern)]
     return refs or [FileRef(pattern, 0, "unreadable: no image matches this name")]
 
@@ -116,17 +112,13 @@ def list_members(ref: FileRef) -> Iterator[FileRef]:
     if ref.problem or not ref.name.lower().endswith(".zip"):
         yield ref
         return
-    problem, names = "unreadable: the archive contains no image", []
+    problem, members = "unreadable: the archive contains no image", []
     try:
         with _open(ref.name) as file, zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
+            names = enumerate(archive.namelist())
+        members = [item for item in names if item[1].lower().endswith(IMAGE_SUFFIXES)]
     except READ_ERRORS as error:
         problem = f"unreadable: {error}"
-    members = [
-        (index, name)
-        for index, name in enumerate(names)
-        if name.lower().endswith(IMAGE_SUFFIXES)
-    ]
     if not members:
         yield FileRef(ref.name, 0, problem)
     for start in range(0, len(members), MEMBERS_PER_REF):
@@ -145,11 +137,7 @@ def read(ref: FileRef) -> Iterator[ImageFile | UnreadableFile]:
 
 
 def require_images(patterns: Sequence[str], names: str | None) -> None:
-    """Checks that there is at least one file to predict.
-
-    Args:
-        patterns: See `list_files`.
-        names: Text file with the name of an image on each line.
+    """Checks that there is at least one file to predict; see `pipeline.run`.
 
     Raises:
         ConfigError: There is none, or the file system cannot be searched.

@@ -34,23 +34,10 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineState
 
 from skincnn.errors import ConfigError, DataError
-from skincnn.serving.beam.io import (
-    FileRef,
-    ImageFile,
-    UnreadableFile,
-    list_members,
-    look_up,
-    match,
-    read,
-)
+from skincnn.serving import tables
+from skincnn.serving.beam import io
 from skincnn.serving.images import OK
 from skincnn.serving.predictor import Predictor, load_predictor, predict_files
-from skincnn.serving.tables import (
-    csv_line,
-    read_clinical_metadata,
-    select_clinical_metadata,
-    to_lines,
-)
 
 Format = Literal["csv", "jsonl"]
 PREDICTIONS, UNREADABLE_FILES = "predictions", "unreadable"
@@ -65,13 +52,10 @@ class LoadedModel:
     clinical_metadata: pd.DataFrame | None
 
 
-class ImageHandler(ModelHandler[ImageFile, str | UnreadableFile, LoadedModel]):
+class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedModel]):
     """Loads a model once in each worker process, and predicts batches.
 
-    Attributes:
-        model: Path for `load_predictor`, opened by each worker.
-        clinical_metadata: Path for `read_clinical_metadata`, opened likewise, or None.
-        format_name: Format of the output lines.
+    Each worker opens the paths of the model and of the clinical metadata.
     """
 
     def __init__(
@@ -88,16 +72,15 @@ class ImageHandler(ModelHandler[ImageFile, str | UnreadableFile, LoadedModel]):
 
     def load_model(self) -> LoadedModel:
         """Returns what a worker needs; the hashes of the model are verified."""
-        path = self.clinical_metadata
-        table = None if path is None else read_clinical_metadata(path)
+        table = tables.read_clinical_metadata(self.clinical_metadata)
         return LoadedModel(load_predictor(self.model), table)
 
     def run_inference(
         self,
-        batch: Sequence[ImageFile],
+        batch: Sequence[io.ImageFile],
         model: LoadedModel,
         inference_args: dict[str, Any] | None = None,
-    ) -> list[str | UnreadableFile]:
+    ) -> list[str | io.UnreadableFile]:
         """Returns an output line for each image, or why there is none.
 
         If a batch fails as a whole (out of memory, for example), each image is predicted
@@ -109,24 +92,24 @@ class ImageHandler(ModelHandler[ImageFile, str | UnreadableFile, LoadedModel]):
             if len(batch) > 1:
                 return [self.run_inference([image], model)[0] for image in batch]
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            return [UnreadableFile(batch[0].name, f"not predicted: {text[:500]}")]
+            return [io.UnreadableFile(batch[0].name, f"not predicted: {text[:500]}")]
 
-    def get_num_bytes(self, batch: Sequence[ImageFile]) -> int:
+    def get_num_bytes(self, batch: Sequence[io.ImageFile]) -> int:
         """Returns the size of the files, for Beam's metrics."""
         return sum(len(image.content) for image in batch)
 
     def _predict(
-        self, batch: Sequence[ImageFile], model: LoadedModel
-    ) -> list[str | UnreadableFile]:
+        self, batch: Sequence[io.ImageFile], model: LoadedModel
+    ) -> list[str | io.UnreadableFile]:
         names = [image.name for image in batch]
         paths = [Path(name) for name in names]
         contents = [image.content for image in batch]
-        metadata = select_clinical_metadata(paths, model.clinical_metadata)
+        metadata = tables.select_clinical_metadata(paths, model.clinical_metadata)
         table = predict_files(model.predictor, paths, contents, metadata)
         table = table.assign(file=names)  # a Path turns gs:// into gs:/
-        lines = to_lines(table, as_json=self.format_name == "jsonl")
+        lines = tables.to_lines(table, as_json=self.format_name == "jsonl")
         return [
-            line if status == OK else UnreadableFile(name, status)
+            line if status == OK else io.UnreadableFile(name, status)
             for name, status, line in zip(names, table["status"], lines, strict=True)
         ]
 
@@ -143,8 +126,8 @@ def run(
 
     Args:
         handler: The model.
-        patterns: See `find_images`.
-        names: See `find_images`.
+        patterns: See `io.list_files`.
+        names: Text file with the name of an image or an archive on each line.
         output: The directory, on any file system that Beam supports.
         columns: Columns of the predictions, for the headers of CSV files.
         flags: Flags of Beam; without --runner the pipeline runs on this machine.
@@ -159,16 +142,10 @@ def run(
     pipeline, is_local = _create_pipeline(flags)
     refs = find_images(pipeline, patterns, names)
     predictions, failures = predict_images(refs, handler)
-    unreadable = failures | "UnreadableLine" >> beam.Map(
-        _unreadable_line, handler.format_name
-    )
-    write(predictions, FileSystems.join(output, PREDICTIONS), handler.format_name, columns)
-    write(
-        unreadable,
-        FileSystems.join(output, UNREADABLE_FILES),
-        handler.format_name,
-        UnreadableFile._fields,
-    )
+    format_name = handler.format_name
+    unreadable = failures | "UnreadableLine" >> beam.Map(_unreadable_line, format_name)
+    write(predictions, output, PREDICTIONS, format_name, columns)
+    write(unreadable, output, UNREADABLE_FILES, format_name, io.UnreadableFile._fields)
     try:
         result = pipeline.run()
         state = result.wait_until_finish()
@@ -190,64 +167,52 @@ def run(
 
 def find_images(
     pipeline: beam.Pipeline, patterns: Sequence[str], names: str | None
-) -> PCollection[FileRef]:
-    """Returns references to the images, with those in ZIP archives, in any order.
-
-    Args:
-        pipeline: The pipeline.
-        patterns: See `io.list_files`.
-        names: Text file with the name of an image or an archive on each line.
-    """
-    refs = pipeline | beam.Create(patterns) | "Match" >> beam.FlatMap(match)
+) -> PCollection[io.FileRef]:
+    """Returns references to the images, with those in ZIP archives; see `run`."""
+    refs = pipeline | beam.Create(patterns) | "Match" >> beam.FlatMap(io.match)
     if names is not None:
         listed = (
             pipeline
             | "ReadNames" >> beam.io.ReadFromText(names)
             | "Strip" >> beam.Map(str.strip)
             | "IsName" >> beam.Filter(bool)
-            | "LookUp" >> beam.Map(look_up)
+            | "LookUp" >> beam.Map(io.look_up)
         )
         refs = (refs, listed) | beam.Flatten()
     files = refs | "DistributeFiles" >> beam.Reshuffle()
-    return files | beam.FlatMap(list_members) | "DistributeImages" >> beam.Reshuffle()
+    return files | beam.FlatMap(io.list_members) | "DistributeImages" >> beam.Reshuffle()
 
 
 def predict_images(
-    refs: PCollection[FileRef], handler: ImageHandler
-) -> tuple[PCollection[str], PCollection[UnreadableFile]]:
+    refs: PCollection[io.FileRef], handler: ImageHandler
+) -> tuple[PCollection[str], PCollection[io.UnreadableFile]]:
     """Returns lines of predictions, and the files without predictions."""
-    files = (
-        refs
-        | "Read" >> beam.FlatMap(read)
-        | "SplitRead"
-        >> beam.FlatMap(_split).with_outputs(UNREADABLE_FILES, main=PREDICTIONS)
-    )
-    lines = (
-        files[PREDICTIONS]
-        | RunInference(handler)
-        | "SplitPredicted"
-        >> beam.FlatMap(_split).with_outputs(UNREADABLE_FILES, main=PREDICTIONS)
-    )
+
+    def split(label: str) -> beam.PTransform:
+        by_tag = beam.FlatMap(_split).with_outputs(UNREADABLE_FILES, main=PREDICTIONS)
+        return label >> by_tag
+
+    files = refs | "Read" >> beam.FlatMap(io.read) | split("SplitRead")
+    lines = files[PREDICTIONS] | RunInference(handler) | split("SplitPredicted")
     failures = (files[UNREADABLE_FILES], lines[UNREADABLE_FILES])
     return lines[PREDICTIONS], failures | "Unreadable" >> beam.Flatten()
 
 
 def write(
-    lines: PCollection[str], prefix: str, format_name: Format, columns: Sequence[str]
+    lines: PCollection[str],
+    output: str,
+    name: str,
+    format_name: Format,
+    columns: Sequence[str],
 ) -> None:
-    """Writes and counts lines; the files appear when all are complete.
-
-    Args:
-        lines: The lines; without lines there are no files.
-        prefix: Prefix of the file names.
-        format_name: csv files begin with a header.
-        columns: The columns of the header.
-    """
-    name = FileSystems.split(prefix)[1]
-    header = csv_line(columns) if format_name == "csv" else None
+    """Writes <name>-* files and counts lines; without lines there are no files."""
+    header = tables.csv_line(columns) if format_name == "csv" else None
     counted = lines | f"Count {name}" >> beam.Map(_count, name)
     counted | f"Write {name}" >> beam.io.WriteToText(
-        prefix, f".{format_name}", header=header, skip_if_empty=True
+        FileSystems.join(output, name),
+        f".{format_name}",
+        header=header,
+        skip_if_empty=True,
     )
 
 
@@ -259,21 +224,15 @@ def _create_pipeline(flags: Sequence[str]) -> tuple[beam.Pipeline, bool]:
         options = PipelineOptions(["--default_sdk_harness_log_level=ERROR", *flags])
         # Beam would log each error that is raised here as well.
         logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
-        return beam.Pipeline(_local_runner(options), options), True
+        # Workers get the options. Beam's DirectRunner would first try to download Prism.
+        encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+        info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+        runner = FnApiRunner(provision_info=ExtendedProvisionInfo(info))
+        return beam.Pipeline(runner, options), True
     try:
         return beam.Pipeline(options=options), False
     except (ValueError, ImportError) as error:
         raise ConfigError(f"Beam rejects the arguments after --: {error}") from error
-
-
-def _local_runner(options: PipelineOptions) -> FnApiRunner:
-    """Returns Beam's runner for this machine, whose worker processes get the options.
-
-    Beam's DirectRunner would first try to download Prism.
-    """
-    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
-    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
 
 
 def _find_user_error(error: BaseException) -> BaseException | None:
@@ -287,9 +246,9 @@ def _find_user_error(error: BaseException) -> BaseException | None:
 
 
 def _split(
-    element: ImageFile | str | UnreadableFile,
-) -> Iterator[ImageFile | str | TaggedOutput[str, UnreadableFile]]:
-    if isinstance(element, UnreadableFile):
+    element: io.ImageFile | str | io.UnreadableFile,
+) -> Iterator[io.ImageFile | str | TaggedOutput[str, io.UnreadableFile]]:
+    if isinstance(element, io.UnreadableFile):
         yield TaggedOutput(UNREADABLE_FILES, element)
     else:
         yield element
@@ -300,5 +259,5 @@ def _count(line: str, name: str) -> str:
     return line
 
 
-def _unreadable_line(file: UnreadableFile, format_name: Format) -> str:
-    return csv_line(file) if format_name == "csv" else json.dumps(file._asdict())
+def _unreadable_line(file: io.UnreadableFile, format_name: Format) -> str:
+    return tables.csv_line(file) if format_name == "csv" else json.dumps(file._asdict())

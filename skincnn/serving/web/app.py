@@ -6,7 +6,6 @@ page itself does not send.
 
 from __future__ import annotations
 
-import importlib.resources
 import importlib.util
 import logging
 import os
@@ -22,18 +21,9 @@ from skincnn.clinical_metadata import CLINICAL_COLUMNS, REGION_OF, SEXES, UNKNOW
 from skincnn.errors import ConfigError, DataError
 from skincnn.interruption import StopRequest
 from skincnn.serving.images import MAX_BYTES
+from skincnn.serving.web import uploads
 from skincnn.serving.web.guard import check_predict_requests, guard
 from skincnn.serving.web.page import FAILED, PageModel, render, render_prediction
-from skincnn.serving.web.uploads import (
-    MAX_AGE_SECONDS,
-    PROGRESS_PATH,
-    UPLOAD_PATH,
-    Upload,
-    make_folder,
-    make_upload_endpoint,
-    report_progress,
-    take,
-)
 
 HOST = "127.0.0.1"
 """Loopback: the page cannot be reached from other computers."""
@@ -77,18 +67,13 @@ def listen(port: int) -> socket.socket:
 
 
 def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
-    """Serves the page until a signal stops it.
-
-    Args:
-        model: The model.
-        path: Its path, which the page shows.
-        listener: From `listen`.
+    """Serves the page of a model, and of the path that it shows, until a signal stops it.
 
     Raises:
         KeyboardInterrupt: By Ctrl-C.
         Terminated: By SIGTERM.
     """
-    with make_folder() as folder:
+    with uploads.make_folder() as folder:
         # Gradio reads these when it is imported and when it builds a page.
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -115,13 +100,7 @@ def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
 
 
 def build_app(model: PageModel, path: Path, folder: Path) -> Any:
-    """Returns the page as an ASGI application.
-
-    Args:
-        model: The model.
-        path: Its path, which the page shows.
-        folder: Directory of uploads: $GRADIO_TEMP_DIR.
-    """
+    """Returns the page as an ASGI application; `folder` of uploads is $GRADIO_TEMP_DIR."""
     import fastapi
     import gradio
     from starlette.middleware import Middleware
@@ -133,9 +112,9 @@ def build_app(model: PageModel, path: Path, folder: Path) -> Any:
     blocks = build_page(model, path, folder)
     # These come before Gradio's own routes, which keep interrupted uploads and store equal
     # files once, so that the first reader would delete them for the others.
-    endpoint = make_upload_endpoint(folder, blocks.upload_file_set)
-    app.add_route(UPLOAD_PATH, endpoint, methods=["POST"])
-    app.add_route(PROGRESS_PATH, report_progress)
+    endpoint = uploads.make_upload_endpoint(folder, blocks.upload_file_set)
+    app.add_route(uploads.UPLOAD_PATH, endpoint, methods=["POST"])
+    app.add_route(uploads.PROGRESS_PATH, uploads.report_progress)
     page = gradio.mount_gradio_app(
         app,
         blocks,
@@ -153,31 +132,23 @@ def build_app(model: PageModel, path: Path, folder: Path) -> Any:
         theme=gradio.themes.Base(
             font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         ),
-        css=importlib.resources.files("skincnn.serving.web")
-        .joinpath("page.css")
-        .read_text(),
+        css=Path(__file__).with_name("page.css").read_text(),
     )
     num_fields = len(CLINICAL_COLUMNS) if model.predictor.clinical_metadata else 0
     return guard(check_predict_requests(page, folder, num_fields))
 
 
 def build_page(model: PageModel, path: Path, folder: Path) -> Any:
-    """Returns the components of the page; see `build_app`."""
+    """Returns the components of the page."""
     import gradio
 
     predictor = model.predictor
-    classes = describe(predictor.rule.class_names).values()
-    start = render(
-        "start",
-        synthetic=predictor.synthetic,
-        classes=[lesion.full_name for lesion in classes],
-        path=path,
-    )
+    names = [lesion.full_name for lesion in describe(predictor.rule.class_names).values()]
+    delete_cache = (uploads.MAX_AGE_SECONDS, uploads.MAX_AGE_SECONDS)
     with gradio.Blocks(
-        title="skincnn",
-        analytics_enabled=False,
-        delete_cache=(MAX_AGE_SECONDS, MAX_AGE_SECONDS),
+        title="skincnn", analytics_enabled=False, delete_cache=delete_cache
     ) as page:
+        start = render("start", synthetic=predictor.synthetic, classes=names, path=path)
         gradio.HTML(start)
         fields = _metadata_fields(gradio) if predictor.clinical_metadata else []
         # A file, because Gradio decodes images without a size limit.
@@ -198,9 +169,9 @@ def build_page(model: PageModel, path: Path, folder: Path) -> Any:
 def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, str]]:
     """Returns the function that the page calls with an upload and the metadata fields."""
 
-    def handle(upload: Upload, *fields: str | None) -> tuple[None, str]:
+    def handle(upload: uploads.Upload, *fields: str | None) -> tuple[None, str]:
         try:
-            content, name = take(upload, folder)
+            content, name = uploads.take(upload, folder)
             clinical_metadata = parse_clinical_metadata(fields)
             return None, render_prediction(model, content, name, clinical_metadata)
         except DataError as error:
@@ -213,11 +184,7 @@ def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, st
 
 
 def parse_clinical_metadata(fields: Sequence[str | None]) -> dict[str, str | int | None]:
-    """Returns `CLINICAL_COLUMNS` from the values of `_metadata_fields`, if there are any.
-
-    Raises:
-        DataError: The age is invalid.
-    """
+    """Returns `CLINICAL_COLUMNS` from the values of `_metadata_fields`, if any."""
     values: dict[str, str | int | None] = dict(zip(CLINICAL_COLUMNS, fields, strict=False))
     age = str(values.pop("age", None) or "").strip()
     if not age:

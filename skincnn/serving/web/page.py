@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 from PIL import Image
@@ -50,15 +47,7 @@ class PageModel:
 
 
 def load_page_model(path: Path) -> PageModel:
-    """Returns the model at a path, with Grad-CAM if the model allows it.
-
-    Args:
-        path: See `load_predictor`.
-
-    Raises:
-        ConfigError: The path holds no model, or packages are missing.
-        DataError: A file has changed since it was written.
-    """
+    """Returns the model at a path of `load_predictor`, with Grad-CAM if it allows it."""
     predictor = load_predictor(path)
     try:
         return PageModel(predictor, Explainer(path), "")
@@ -82,8 +71,8 @@ def render_prediction(
             or None is unknown.
     """
     age = clinical_metadata.get("age")
-    strings = {key: [clinical_metadata.get(key) or UNKNOWN] for key in CLINICAL_COLUMNS[1:]}
-    table = pd.DataFrame({"age": [np.nan if age is None else age], **strings})
+    strings = {key: clinical_metadata.get(key) or UNKNOWN for key in CLINICAL_COLUMNS[1:]}
+    table = pd.DataFrame([{"age": np.nan if age is None else age, **strings}])
     outputs = model.predictor.predict([content], table)
     prediction = {key: values[0] for key, values in outputs.items()}
     status, best = (prediction[key].decode() for key in ("status", "predicted_class"))
@@ -91,13 +80,14 @@ def render_prediction(
         text = re.sub(r"\d+", lambda digits: f"{int(digits[0]):,}", status)
         return render("unreadable", name=name, status=text)
     rule = model.predictor.rule
+    rows = zip(rule.class_names, map(float, prediction["probabilities"]), strict=True)
     return render(
         "prediction",
         name=name,
         refer=bool(prediction["refer"]),
         out_of_distribution=bool(prediction["out_of_distribution"]),
         reasons=list_reasons(prediction, rule),
-        rows=rank(prediction["probabilities"], rule),
+        rows=sorted(rows, key=lambda row: -row[1]),
         best=best,
         classes=describe(rule.class_names),
         temperature=rule.temperature,
@@ -108,10 +98,7 @@ def render_prediction(
 def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:
     """Returns why a readable image is referred, or why it is not, as sentences."""
     distance, threshold = distinguish(
-        float(prediction["ood_distance"]),
-        rule.max_distance,
-        "{:.{}g}".format,
-        range(3, 10),
+        float(prediction["ood_distance"]), rule.max_distance, "{:.{}g}".format, range(3, 10)
     )
     malignant = _explain_malignant(prediction, rule)
     if not prediction["out_of_distribution"]:
@@ -127,26 +114,15 @@ def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:
     ]
 
 
-def rank(
-    probabilities: npt.NDArray[np.float32], rule: DecisionRule
-) -> list[tuple[str, float]]:
-    """Returns the classes and their probabilities, the most probable first."""
-    rows = zip(rule.class_names, map(float, probabilities), strict=True)
-    return sorted(rows, key=lambda row: -row[1])
-
-
 def render(template: str, **content: Any) -> str:
     """Returns a template of this package as HTML; values are escaped."""
-    return _environment().get_template(f"{template}.html.j2").render(**content)
+    templates = environment("skincnn.serving.web", autoescape=True)
+    templates.filters["percent"] = percent
+    return templates.get_template(f"{template}.html.j2").render(**content)
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Returns a share as a percentage, never rounded to 0 or 100.
-
-    Args:
-        share: 0..1.
-        digits: Number of decimals.
-    """
+    """Returns a share, 0..1, as a percentage that is never rounded to 0 or 100."""
     text, smallest = f"{100 * share:.{digits}f} %", 10.0**-digits
     if 0 < 100 * share < smallest:
         text = f"< {smallest:.{digits}f} %"
@@ -166,8 +142,8 @@ def distinguish(
     Numbers that are equal up to float32 rounding get the smallest number of digits.
 
     Args:
-        first: For `percent` a share, 0..1.
-        second: Likewise.
+        first: A number.
+        second: Another number.
         to_text: Formats a number with a number of digits.
         digits: Numbers of digits to try, the smallest first.
     """
@@ -197,13 +173,6 @@ def _explain_malignant(prediction: Prediction, rule: DecisionRule) -> str:
     )
 
 
-@functools.cache
-def _environment() -> jinja2.Environment:
-    templates = environment("skincnn.serving.web", autoescape=True)
-    templates.filters["percent"] = percent
-    return templates
-
-
 def _draw_images(
     model: PageModel, content: bytes, class_name: str, clinical_metadata: pd.DataFrame
 ) -> dict[str, str]:
@@ -215,7 +184,6 @@ def _draw_images(
     (pair,) = model.explainer.explain([content], [class_name], clinical_metadata)
     assert pair is not None, "a readable image has a predicted class"
     size = pair.height
-    image, overlay = (
-        data_uri(encode_png(pair.crop((x, 0, x + size, size)))) for x in (0, size)
-    )
+    halves = [pair.crop((x, 0, x + size, size)) for x in (0, size)]
+    image, overlay = (data_uri(encode_png(half)) for half in halves)
     return {"image": image, "overlay": overlay, "no_overlay": ""}

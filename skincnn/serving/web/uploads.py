@@ -51,10 +51,7 @@ def make_folder() -> Iterator[Path]:
 def make_upload_endpoint(folder: Path, stored: set[str]) -> Callable[[Any], Awaitable[Any]]:
     """Returns the endpoint of `UPLOAD_PATH`, which stores each file under a unique name.
 
-    Args:
-        folder: Directory of uploads.
-        stored: Set to which paths are added; Gradio deletes these files after
-            `MAX_AGE_SECONDS`.
+    Paths are added to `stored`; Gradio deletes these files after `MAX_AGE_SECONDS`.
     """
     from starlette.concurrency import run_in_threadpool
     from starlette.datastructures import UploadFile
@@ -97,12 +94,8 @@ async def report_progress(request: Any) -> Any:
 def find_upload(path: str, folder: Path) -> Path:
     """Returns the resolved path of an upload, which may have been deleted.
 
-    Args:
-        path: From a request of any sender.
-        folder: Directory of uploads.
-
     Raises:
-        DataError: The path is not directly in the directory.
+        DataError: The path, from any sender, is not directly in the directory of uploads.
     """
     resolved = Path(path).resolve()
     if resolved.parent != folder.resolve():
@@ -113,12 +106,8 @@ def find_upload(path: str, folder: Path) -> Path:
 def take(upload: Upload, folder: Path) -> tuple[bytes, str]:
     """Returns the content and the name of an upload, and deletes its file.
 
-    Args:
-        upload: From a request of any sender.
-        folder: Directory of uploads.
-
     Raises:
-        DataError: It is not a file in the directory.
+        DataError: It is not a file in the directory of uploads.
     """
     path = find_upload(upload["path"], folder)
     try:
