@@ -63,12 +63,7 @@ class Appearance:
 
 APPEARANCES = {
     "akiec": Appearance(
-        scale=0.9,
-        redness=0.85,
-        pigment=0.2,
-        asymmetry=0.5,
-        sharpness=0.15,
-        vessels=0.15,
+        scale=0.9, redness=0.85, pigment=0.2, asymmetry=0.5, sharpness=0.15, vessels=0.15
     ),
     "bcc": Appearance(
         vessels=1.0, redness=0.7, pigment=0.15, veil=0.35, sharpness=0.35, asymmetry=0.4
@@ -184,11 +179,7 @@ def _skin(tone: float, rng: np.random.Generator) -> Array:
 
 
 def _lesion(
-    skin: Array,
-    look: Appearance,
-    frame: Frame,
-    tone: float,
-    rng: np.random.Generator,
+    skin: Array, look: Appearance, frame: Frame, tone: float, rng: np.random.Generator
 ) -> Array:
     x, y = frame.grid()
     inside = _outline(x, y, look, rng)
@@ -214,11 +205,7 @@ def _outline(x: Array, y: Array, look: Appearance, rng: np.random.Generator) -> 
 
 
 def _blotches(
-    image: Array,
-    look: Appearance,
-    frame: Frame,
-    inside: Array,
-    rng: np.random.Generator,
+    image: Array, look: Appearance, frame: Frame, inside: Array, rng: np.random.Generator
 ) -> Array:
     """Adds the additional colors and the blue-gray veil as soft patches."""
     palette = np.array(
@@ -253,11 +240,7 @@ def _network(
 
 
 def _structures(
-    image: Array,
-    look: Appearance,
-    frame: Frame,
-    inside: Array,
-    rng: np.random.Generator,
+    image: Array, look: Appearance, frame: Frame, inside: Array, rng: np.random.Generator
 ) -> Array:
     """Adds globules, lacunae, cysts, scale, the central patch and vessels.
 
@@ -293,10 +276,7 @@ def _branches(strength: float, frame: Frame, rng: np.random.Generator) -> Array:
         for generation in range(3):
             steps = rng.normal(0, 0.35, 9).cumsum() + heading
             path = np.vstack(
-                [
-                    point,
-                    point + 0.09 * np.cumsum(np.c_[np.cos(steps), np.sin(steps)], 0),
-                ]
+                [point, point + 0.09 * np.cumsum(np.c_[np.cos(steps), np.sin(steps)], 0)]
             )
             pixels = [tuple(2 * p) for p in frame.to_pixels(path)]
             draw.line(pixels, fill=255, width=4 - generation)

@@ -111,10 +111,7 @@ def pad(image: tf.Tensor) -> tf.Tensor:
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     side = tf.maximum(height, width)
     top, left = (side - height) // 2, (side - width) // 2
-    return tf.pad(
-        image,
-        [[top, side - height - top], [left, side - width - left], [0, 0]],
-    )
+    return tf.pad(image, [[top, side - height - top], [left, side - width - left], [0, 0]])
 
 
 RESIZE_MODES: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {

@@ -15,9 +15,7 @@ SPLITS = ("train", "val", "test")
 
 
 def make_splits(
-    builder: tfds.core.DatasetBuilder,
-    config: DataConfig,
-    names: Collection[str] = SPLITS,
+    builder: tfds.core.DatasetBuilder, config: DataConfig, names: Collection[str] = SPLITS
 ) -> dict[str, pd.DataFrame]:
     """Returns the tables of the given splits, one row per image.
 
