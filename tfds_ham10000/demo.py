@@ -14,17 +14,9 @@ import numpy as np
 from PIL import Image
 
 from tfds_ham10000.demo_renderer import SEED, render
-from tfds_ham10000.records import Record
+from tfds_ham10000.records import CLASS_NAMES, Record
 
-CLASS_COUNTS = {
-    "akiec": 327,
-    "bcc": 514,
-    "bkl": 1099,
-    "df": 115,
-    "mel": 1113,
-    "nv": 6705,
-    "vasc": 142,
-}
+CLASS_COUNTS = dict(zip(CLASS_NAMES, (327, 514, 1099, 115, 1113, 6705, 142), strict=True))
 """The number of images of each class in HAM10000."""
 VIEWS_PER_LESION = (0.55, 0.30, 0.15)
 """The probabilities of 1, 2 and 3 images of a lesion."""

@@ -17,8 +17,10 @@ import hashlib
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
+
+import pandas as pd
 
 from tfds_ham10000.near_duplicates import connected_components
 from tfds_ham10000.records import Record, SourceError, join_first
@@ -91,7 +93,7 @@ def split_into_folds(
     group_of = {image_id: at.group_id for image_id, at in assignments.items()}
     training_groups = set(group_of.values())
     others = [record for of_split in official.values() for record in of_split]
-    group_of |= _official_groups(others, records, assignments, near_duplicates)
+    group_of |= _official_groups(others, records, group_of, near_duplicates)
     for name, of_split in official.items():
         shared = sum(group_of[record.image_id] in training_groups for record in of_split)
         if shared:
@@ -137,9 +139,9 @@ def group_lesions(
     """Returns the group_id of each lesion_id."""
     lesion_of = {record.image_id: record.lesion_id for record in records}
     pairs = [
-        (lesion_of[a], lesion_of[b])
+        (lesion_of.get(a, ""), lesion_of.get(b, ""))
         for a, b in near_duplicates
-        if a in lesion_of and b in lesion_of and not {a, b} <= published.keys()
+        if not {a, b} <= published.keys()
     ]
     representative: dict[str, str] = {}
     for image_id, lesion_id in sorted(lesion_of.items()):
@@ -219,41 +221,28 @@ def published_assignments() -> dict[str, Assignment]:
 
 def to_csv(records: Iterable[Record], assignments: Mapping[str, Assignment]) -> str:
     """Returns the published CSV format: one row per image, sorted by image_id."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for record in sorted(records, key=lambda record: record.image_id):
-        at = assignments[record.image_id]
-        writer.writerow([record.image_id, record.lesion_id, at.group_id, at.fold])
-    return text.getvalue()
+    rows = [(r.image_id, r.lesion_id, *astuple(assignments[r.image_id])) for r in records]
+    table = pd.DataFrame(sorted(rows), columns=COLUMNS)
+    return table.to_csv(index=False, lineterminator="\n")
 
 
 def _official_groups(
     others: Sequence[Record],
     records: Sequence[Record],
-    assignments: Mapping[str, Assignment],
+    group_of: Mapping[str, str],
     near_duplicates: Iterable[tuple[str, str]],
 ) -> dict[str, str]:
     """Returns the group_id of each image of the official splits."""
     lesion_of = {r.image_id: r.lesion_id for r in (*records, *others)}
-    pairs = [
-        (lesion_of[a], lesion_of[b])
-        for a, b in near_duplicates
-        if a in lesion_of and b in lesion_of
-    ]
+    pairs = [(lesion_of.get(a, ""), lesion_of.get(b, "")) for a, b in near_duplicates]
     # All training lesions of a group are connected.
-    pairs += [(at.group_id, lesion_of[image_id]) for image_id, at in assignments.items()]
+    pairs += [(group_id, lesion_of[image_id]) for image_id, group_id in group_of.items()]
     component = connected_components(sorted(set(lesion_of.values())), pairs)
     training_group: dict[str, str] = {}
     for record in records:
-        group_id = assignments[record.image_id].group_id
-        training_group.setdefault(component[record.lesion_id], group_id)
-    return {
-        record.image_id: training_group.get(
-            component[record.lesion_id], component[record.lesion_id]
-        )
-        for record in others
-    }
+        training_group.setdefault(component[record.lesion_id], group_of[record.image_id])
+    components = {record.image_id: component[record.lesion_id] for record in others}
+    return {name: training_group.get(c, c) for name, c in components.items()}
 
 
 def _check_folds(folds: Splits) -> list[str]:

@@ -80,17 +80,13 @@ class CheckedImages:
         self._lock = threading.Lock()
         self._converted: dict[str, tuple[int, int]] = {}
         self._inspect = inspect
-        self.errors: dict[str, str] = {}
         self.inspected: dict[str, Any] = {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
-                results = pool.map(self._check, image_ids)
-                progress = tqdm(
-                    results, desc="Checking images", unit="img", total=len(image_ids)
-                )
-                for image_id, error in zip(image_ids, progress, strict=True):
-                    if error is not None:
-                        self.errors[image_id] = error
+                errors = pool.map(self._check, image_ids)
+                progress = tqdm(errors, "Checking images", len(image_ids), unit="img")
+                results = dict(zip(image_ids, progress, strict=True))
+                self.errors = {name: error for name, error in results.items() if error}
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

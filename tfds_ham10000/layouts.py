@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ CONFIRM_TYPES = {
 }
 """HAM10000's `dx_type` for the `diagnosis_confirm_type` of the ISIC challenge."""
 COLLECTIONS = {"HAM": "ham10000", "BCN": "bcn20000", "MSK": "msk"}
-"""ISIC 2019's collections by the first letters of their lesion_ids."""
+"""ISIC 2019's collections by the first three letters of their lesion_ids."""
 
 
 @dataclass
@@ -128,11 +127,11 @@ def read_isic2019(files: Files) -> Source:
     """Returns the ISIC challenge 2019, with its test set if the labels are present."""
     source = Source(ISIC2019_CLASS_NAMES)
     for split, part in (("train", "training"), ("test_official", "test")):
-        truth = files.get(f"isic_2019_{part}_groundtruth")
-        images = files.get(f"isic_2019_{part}_input")
+        stem = f"isic_2019_{part}"
+        truth, images = files.get(f"{stem}_groundtruth"), files.get(f"{stem}_input")
         if truth is None or images is None:
             continue
-        metadata = _isic2019_metadata(files.get(f"isic_2019_{part}_metadata"))
+        metadata = _isic2019_metadata(files.get(f"{stem}_metadata"))
         records, unlabeled = _read_truth(truth, ISIC2019_CLASS_NAMES, metadata)
         if unlabeled:
             source.notes.append(
@@ -210,8 +209,8 @@ def _read_truth(
                 f"{where}: the diagnosis of {fields['image_id']} is {fields['dx']!r} here "
                 f"and {more['dx']!r} in HAM10000_metadata. Expected the same diagnosis."
             )
-        own_lesion = {"lesion_id": fields["image_id"]}
-        records.append(make_record({**own_lesion, **more, **fields}, where, class_names))
+        fields = {"lesion_id": fields["image_id"], **more, **fields}
+        records.append(make_record(fields, where, class_names))
     return records, unlabeled
 
 
@@ -235,18 +234,15 @@ def _isic2018_metadata(files: Files) -> dict[str, Fields]:
 def _isic2019_metadata(path: Path | None) -> dict[str, Fields]:
     """Returns the fields in the metadata of ISIC 2019, by image_id."""
     metadata: dict[str, Fields] = {}
-    if path is None:
-        return metadata
     columns = ("image", "age_approx", "anatom_site_general", "sex")
-    for _, cells in read_rows(path, columns):
+    for _, cells in read_rows(path, columns) if path else ():
         lesion_id = cells.get("lesion_id", "").strip()
-        letters = re.match("[A-Z]*", lesion_id)
         metadata[cells["image"].strip()] = _non_empty(
             lesion_id=lesion_id,
             age=cells["age_approx"],
             sex=cells["sex"],
             localization=cells["anatom_site_general"],
-            dataset=COLLECTIONS.get(letters.group() if letters else "", ""),
+            dataset=COLLECTIONS.get(lesion_id[:3], ""),
         )
     return metadata
 

@@ -108,15 +108,10 @@ def read_source(folder: Path, dataset: str) -> Source:
         )
     if dataset == "folder":
         return folders.read_folders(folder)
-    if match := _match(folder, dataset):
+    if match := match_layout(folder, dataset):
         layout, files = match
         return layout.read(files)
     raise SourceError(_describe_mismatch(folder, dataset))
-
-
-def contains_layout(folder: Path, dataset: str) -> bool:
-    """Returns whether a folder has all required files of a layout of a dataset."""
-    return folder.is_dir() and _match(folder, dataset) is not None
 
 
 def download_instructions(dataset: str) -> str:
@@ -127,8 +122,8 @@ def download_instructions(dataset: str) -> str:
     )
 
 
-def _match(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
-    """Returns the first complete layout of a dataset, and its files."""
+def match_layout(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
+    """Returns the first complete layout of a dataset in a folder, and its files."""
     listings = _listings(folder)
     for layout in _layouts_of(dataset):
         for files in listings:
@@ -157,19 +152,16 @@ def _listings(folder: Path) -> list[dict[str, Path]]:
 
 def _published_files(folder: Path) -> dict[str, Path]:
     """Returns the files with a published name, by the keys of `Files`."""
-    names = {
-        name.lower() for layout in LAYOUTS for name in layout.required + layout.optional
-    }
-    candidates: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        for suffix in SUFFIXES:
-            stem = path.name.lower().removesuffix(suffix)
-            if stem in names and path.name.lower() == stem + suffix:
-                candidates.setdefault(stem, []).append(path)
-    # Kaggle's copy contains each image folder twice, in upper and in lower case.
+    known = (name for layout in LAYOUTS for name in layout.required + layout.optional)
+    names = {name.lower() for name in known}
+    # Kaggle's copy contains each image folder twice, in upper and in lower case: the last
+    # entry of a key is kept, the upper case and the preferred suffix.
+    paths = {path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True)}
     return {
-        name: min(paths, key=lambda path: SUFFIXES.index(path.suffix.lower()))
-        for name, paths in candidates.items()
+        name: paths[name + suffix]
+        for suffix in reversed(SUFFIXES)
+        for name in names
+        if name + suffix in paths
     }
 
 
