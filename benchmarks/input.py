@@ -10,10 +10,9 @@ import multiprocessing
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +24,7 @@ from PIL import Image
 from benchmarks.images import (
     ARCHIVES,
     PillowDataset,
-    image_files,
+    random_images,
     write_class_folders,
     write_published_layout,
 )
@@ -34,7 +33,6 @@ from skincnn.classes import HAM10000
 from skincnn.config import DataConfig, ModelConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Images
-from skincnn.lookup import look_up
 from skincnn.model.classifier import build_classifier
 
 CONFIG = DataConfig(dataset="isic2018", image_size=160)
@@ -63,31 +61,6 @@ class Setting:
     root: Path
     builder: tfds.core.DatasetBuilder
     table: pd.DataFrame
-
-    @property
-    def labels(self) -> Any:
-        """The class of each row, int64 [num_images]."""
-        return self.table["label"].to_numpy(np.int64)
-
-
-def run(
-    image_dir: Path | None, num_images: int, root: Path, only: Collection[str] = ()
-) -> Iterator[Result]:
-    """Yields each result as soon as it is measured.
-
-    Args:
-        image_dir: A directory of JPEG files; None for synthetic ones.
-        num_images: Images per pass; files are repeated.
-        root: An empty directory for the data.
-        only: Names of `BENCHMARKS`; all by default.
-
-    Raises:
-        ConfigError: A benchmark does not exist.
-    """
-    chosen = [look_up(BENCHMARKS, name, "--only") for name in only or BENCHMARKS]
-    setting = prepare(image_files(image_dir, num_images), root)
-    for benchmark in chosen:
-        yield from benchmark(setting)
 
 
 def prepare(files: list[bytes], root: Path) -> Setting:
@@ -209,14 +182,13 @@ def keras_directory(setting: Setting) -> Iterator[Result]:
         batch_size=CONFIG.batch_size,
         seed=0,
         verbose=False,
-    ).map(
-        lambda images, labels: (
-            tf.image.resize(images, (side, side), antialias=True),
-            labels,
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
     )
-    yield from _against(setting, "image_dataset_from_directory", lambda: _read(dataset))
+
+    def resize(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.image.resize(images, (side, side), antialias=True), labels
+
+    resized = dataset.map(resize, num_parallel_calls=tf.data.AUTOTUNE)
+    yield from _against(setting, "image_dataset_from_directory", lambda: _read(resized))
 
 
 def torch_loader(setting: Setting) -> Iterator[Result]:
@@ -241,16 +213,13 @@ def torch_loader(setting: Setting) -> Iterator[Result]:
 
 
 BENCHMARKS: dict[str, Callable[[Setting], Iterator[Result]]] = {
-    benchmark.__name__: benchmark
-    for benchmark in (
-        first_pass,
-        later_epochs,
-        fitting,
-        building,
-        training_memory,
-        keras_directory,
-        torch_loader,
-    )
+    "first_pass": first_pass,
+    "later_epochs": later_epochs,
+    "fitting": fitting,
+    "building": building,
+    "training_memory": training_memory,
+    "keras_directory": keras_directory,
+    "torch_loader": torch_loader,
 }
 
 
@@ -273,8 +242,9 @@ def _load(setting: Setting) -> Images:
 
 
 def _batches(setting: Setting, images: Images, epochs: range) -> tf.data.Dataset:
+    labels = setting.table["label"].to_numpy(np.int64)
     return pipeline.training_batches(
-        images, setting.labels, CONFIG.batch_size, seed=0, epochs=epochs
+        images, labels, CONFIG.batch_size, seed=0, epochs=epochs
     )
 
 
@@ -283,13 +253,9 @@ def _read(batches: tf.data.Dataset) -> int:
 
 
 def _constant(config: DataConfig) -> tf.data.Dataset:
-    shape = (config.batch_size, config.image_size, config.image_size, 3)
-    rng = np.random.default_rng(0)
-    batch = (
-        rng.integers(0, 256, shape, np.uint8),
-        rng.integers(0, len(HAM10000), config.batch_size, np.int32),
-    )
-    return tf.data.Dataset.from_tensors(batch).repeat()
+    images = random_images(config.batch_size, config.image_size)
+    labels = np.arange(config.batch_size, dtype=np.int32) % len(HAM10000)
+    return tf.data.Dataset.from_tensors((images, labels)).repeat()
 
 
 def _compile(model: keras.Model) -> None:
@@ -314,12 +280,9 @@ def _train(data_dir: Path, all_images: bool) -> None:
     batches = _constant(MEMORY_CONFIG)
     if all_images:
         images = pipeline.load_images(builder, table, MEMORY_CONFIG, "memory")
+        labels = table["label"].to_numpy(np.int64)
         batches = pipeline.training_batches(
-            images,
-            table["label"].to_numpy(np.int64),
-            MEMORY_CONFIG.batch_size,
-            seed=0,
-            epochs=range(2),
+            images, labels, MEMORY_CONFIG.batch_size, seed=0, epochs=range(2)
         )
     model = build_classifier(MEMORY_MODEL, len(HAM10000), fused=True)
     _compile(model)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from conftest import ROOT, jpeg, run_here, run_script
 from PIL import Image
 
-from benchmarks import features, images, measure, serving, training
+from benchmarks import images, measure, serving, training
 from benchmarks import input as benchmark
 from benchmarks.measure import Result
 from skincnn.errors import ConfigError
@@ -153,10 +153,10 @@ def test_unknown_benchmark_is_an_error(
 def test_every_training_benchmark_returns_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "PAIRS", 1)
     model = training.ModelConfig(backbone="test_presets:one_layer", weights="none")
-    for module in (training, features):
-        monkeypatch.setattr(module, "MODEL", model)
-    monkeypatch.setattr(features, "EPOCH_IMAGES", 128)
-    results = list(training.run(training.Size(32, 8, steps=2, affine_steps=1)))
+    monkeypatch.setattr(training, "MODEL", model)
+    monkeypatch.setattr(training, "EPOCH_IMAGES", 128)
+    size = training.Size(32, 8, steps=2, affine_steps=1)
+    results = [result for run in training.BENCHMARKS.values() for result in run(size)]
     assert [result.at_least for result in results] == [0.95, 1, 0.9, 2, 100]
     for result in results:
         assert result.value > 0

@@ -187,16 +187,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _check_images(self, source: Source) -> CheckedImages:
         ids = [r.image_id for records in source.splits.values() for r in records]
-        longest_side = self.builder_config.longest_side
+        folder, longest_side = Path(self.data_dir), self.builder_config.longest_side
         if longest_side is None:
-            _require_space(Path(self.data_dir), sum(map(source.images.size, ids)))
-        published = groups_are_published(source.splits)
+            _require_space(folder, sum(map(source.images.size, ids)))
+        inspect = None if groups_are_published(source.splits) else perceptual_hashes
         images = CheckedImages(
-            source.images,
-            ids,
-            Path(self.data_dir),
-            longest_side=longest_side,
-            inspect=None if published else perceptual_hashes,
+            source.images, ids, folder, longest_side=longest_side, inspect=inspect
         )
         require_valid(images.errors, len(ids), self._on_bad_image)
         return images
@@ -212,10 +208,7 @@ def build_lock(dataset_dir: Path) -> Iterator[None]:
 
     The operating system releases the lock when its process ends for any reason. The
     `incomplete.*` folders beside the dataset therefore belong to killed builds, and are
-    deleted.
-
-    Args:
-        dataset_dir: The folder of the finished dataset, named by its version.
+    deleted. `dataset_dir` is the folder of the finished dataset, named by its version.
     """
     folder = dataset_dir.parent
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,8 @@ DISJOINT_COLUMNS = {
     "lesion_id": "lesion",
     "group_id": "near-duplicate group",
 }
-"""Columns whose values must not occur in two splits, and what the values identify."""
+"""Columns whose values must not occur in two splits, and what the values identify. Their
+order is that of the fields of `SplitLeakage`."""
 
 FORBIDDEN_INPUTS = ("dx_type", "dataset", "lesion_id", "group_id", "image_id")
 """Columns that reveal the diagnosis: `follow_up` images, for example, are always nevi, and
@@ -115,13 +116,8 @@ def sibling_shares(
 ) -> tuple[float | None, float | None]:
     """Returns the shares of test images and test melanomas whose lesion is in training.
 
-    Args:
-        train: A table with lesion_id.
-        test: A table with lesion_id and label.
-        class_names: The class names, in the order of the labels.
-
-    Returns:
-        Two shares in 0..1; None if there are no such images.
+    Both are in 0..1, or None if there are no such images. The tables have the columns
+    lesion_id and label, the index of a name in `class_names`.
     """
     has_sibling = test["lesion_id"].isin(train["lesion_id"])
     names = test["label"].map(dict(enumerate(class_names)))
@@ -133,20 +129,14 @@ def sibling_shares(
 
 
 def count_shared(known: pd.DataFrame, split: pd.DataFrame) -> SplitLeakage:
-    """Returns the overlap of a split that was not audited when the model was trained.
+    """Returns the overlap of a split with the `known` training and validation rows.
 
-    Args:
-        known: The training and validation rows, with image_id, lesion_id and group_id.
-        split: The rows of the split, with the same columns.
+    Both tables have the columns image_id, lesion_id and group_id.
     """
     shared = {column: _shared((known, split), column) for column in DISJOINT_COLUMNS}
     leaky = pd.DataFrame({name: split[name].isin(ids) for name, ids in shared.items()})
-    return SplitLeakage(
-        len(shared["image_id"]),
-        len(shared["lesion_id"]),
-        len(shared["group_id"]),
-        int(leaky.any(axis=1).sum()),
-    )
+    counts = [*map(len, shared.values()), int(leaky.any(axis=1).sum())]
+    return SplitLeakage(*counts)
 
 
 def _shared(tables: Iterable[pd.DataFrame], column: str) -> set[str]:

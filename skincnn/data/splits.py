@@ -38,19 +38,19 @@ def make_splits(
     else:
         table = read_table(builder, sorted(sum(folds.values(), ())))
         fold = table["fold"]
-    splits = {name: table[fold.isin(of)] for name, of in folds.items()}
     thinned = {
         "none": (),
         "train": ("train",),
         "evaluation": ("val", "test"),
         "all": SPLITS,
-    }[config.one_image_per_lesion]
-    return {
-        name: (one_image_per_lesion(rows) if name in thinned else rows).reset_index(
-            drop=True
-        )
-        for name, rows in splits.items()
     }
+    splits = {}
+    for name, folds_of_split in folds.items():
+        rows = table[fold.isin(folds_of_split)]
+        if name in thinned[config.one_image_per_lesion]:
+            rows = one_image_per_lesion(rows)
+        splits[name] = rows.reset_index(drop=True)
+    return splits
 
 
 def image_folds(table: pd.DataFrame) -> pd.Series[int]:
