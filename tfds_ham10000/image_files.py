@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from tfds_ham10000.records import SourceError, join_first
+from tfds_ham10000.records import SourceError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
 MAX_BYTES = 30_000_000
@@ -31,11 +31,11 @@ class ImageFiles:
         *,
         make_id: Callable[[PurePosixPath], str] = lambda path: path.stem,
     ):
-        """Lists the image files at any depth, without reading them.
+        """Lists the image files at any depth of archives and folders, without reading them.
 
         Args:
             paths: Zip archives and folders.
-            make_id: Returns the image_id of a file from its path in the folder or archive.
+            make_id: Returns the image_id of a file from its path in them.
 
         Raises:
             SourceError: A path is neither a zip archive nor a folder, or two files have
@@ -58,17 +58,7 @@ class ImageFiles:
         return set(self._files)
 
     def add(self, other: ImageFiles) -> None:
-        """Adds the files of `other`.
-
-        Raises:
-            SourceError: An image_id occurs in both.
-        """
-        shared = sorted(self.image_ids & other.image_ids)
-        if shared:
-            raise SourceError(
-                f"{len(shared)} image(s) occur in two splits: {join_first(shared)}. "
-                "Expected each image in one split only."
-            )
+        """Adds the files of `other`, whose image_ids must be different."""
         self._files.update(other._files)
 
     def size(self, image_id: str) -> int:
@@ -102,33 +92,6 @@ class ImageFiles:
             NotImplementedError,
         ) as error:
             raise SourceError(f"cannot be read ({error})") from error
-
-
-def check_same_images(image_ids: Iterable[str], images: ImageFiles, where: str) -> None:
-    """Checks that a table and the image files contain the same images.
-
-    Args:
-        image_ids: The image_ids in the table.
-        images: The files.
-        where: The table, for error messages.
-
-    Raises:
-        SourceError: An image occurs in only one of them.
-    """
-    listed = set(image_ids)
-    messages = [
-        f"{len(ids)} image(s) are {what}: {join_first(sorted(ids))}."
-        for what, ids in (
-            ("in the table but have no file", listed - images.image_ids),
-            ("among the files but not in the table", images.image_ids - listed),
-        )
-        if ids
-    ]
-    if messages:
-        raise SourceError(
-            f"{where}: {' '.join(messages)} Expected the same images in both. Download "
-            "the missing files again."
-        )
 
 
 def is_image_name(path: PurePosixPath | Path) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tfds_ham10000.folds import published_assignments
-from tfds_ham10000.image_files import ImageFiles, check_same_images
+from tfds_ham10000.image_files import ImageFiles
 from tfds_ham10000.records import (
     CLASS_NAMES,
     ISIC2019_CLASS_NAMES,
@@ -73,14 +73,26 @@ class Source:
             skipped: The image_ids of images that have no record.
 
         Raises:
-            SourceError: The records and files do not match, or an image is in another
-                split too.
+            SourceError: Records and files do not match, or an image is in two splits.
         """
-        records = sorted(records, key=lambda record: record.image_id)
-        listed = {record.image_id for record in records}
-        check_same_images(listed.union(skipped), images, str(where))
+        self.splits[split] = sorted(records, key=lambda record: record.image_id)
+        listed = {record.image_id for record in self.splits[split]}.union(skipped)
+        problems = {
+            "in the table but have no file": listed - images.image_ids,
+            "among the files but not in the table": images.image_ids - listed,
+            "in another split too": images.image_ids & self.images.image_ids,
+        }
+        messages = [
+            f"{len(ids)} image(s) are {problem}: {join_first(sorted(ids))}."
+            for problem, ids in problems.items()
+            if ids
+        ]
+        if messages:
+            raise SourceError(
+                f"{where}: {' '.join(messages)} Expected the same images in the table and "
+                "the files, and each image in one split only. Download missing files again."
+            )
         self.images.add(images)
-        self.splits[split] = records
 
 
 def read_ham10000(files: Files) -> Source:
@@ -195,14 +207,13 @@ def _read_truth(
     records, unlabeled = [], []
     for row in read_rows(path, ("image", *columns), HAM10000_COLUMNS):
         where, cells = row
-        if cells.get("UNK", "").strip() in ("1", "1.0"):
-            unlabeled.append(cells["image"].strip())
+        if cells.get("UNK") in ("1", "1.0"):
+            unlabeled.append(cells["image"])
             continue
-        fields = (
-            _ham10000_fields(cells)
-            if "dx" in cells
-            else {"image_id": cells["image"].strip(), "dx": one_hot_label(row, columns)}
-        )
+        if "dx" in cells:
+            fields = _ham10000_fields(cells)
+        else:
+            fields = {"image_id": cells["image"], "dx": one_hot_label(row, columns)}
         more = metadata.get(fields["image_id"], {})
         if more.get("dx", fields["dx"]) != fields["dx"]:
             raise SourceError(
@@ -219,8 +230,8 @@ def _isic2018_metadata(files: Files) -> dict[str, Fields]:
     metadata: dict[str, Fields] = {}
     if table := files.get("isic2018_task3_training_lesiongroupings"):
         for _, cells in read_rows(table, ("image", "lesion_id", "diagnosis_confirm_type")):
-            confirmed = cells["diagnosis_confirm_type"].strip()
-            metadata[cells["image"].strip()] = _non_empty(
+            confirmed = cells["diagnosis_confirm_type"]
+            metadata[cells["image"]] = _non_empty(
                 lesion_id=cells["lesion_id"],
                 dx_type=CONFIRM_TYPES.get(confirmed, confirmed),
             )
@@ -236,8 +247,8 @@ def _isic2019_metadata(path: Path | None) -> dict[str, Fields]:
     metadata: dict[str, Fields] = {}
     columns = ("image", "age_approx", "anatom_site_general", "sex")
     for _, cells in read_rows(path, columns) if path else ():
-        lesion_id = cells.get("lesion_id", "").strip()
-        metadata[cells["image"].strip()] = _non_empty(
+        lesion_id = cells.get("lesion_id", "")
+        metadata[cells["image"]] = _non_empty(
             lesion_id=lesion_id,
             age=cells["age_approx"],
             sex=cells["sex"],
@@ -253,4 +264,4 @@ def _ham10000_fields(cells: Mapping[str, str]) -> Fields:
 
 
 def _non_empty(**cells: str) -> Fields:
-    return {name: cell.strip() for name, cell in cells.items() if cell.strip()}
+    return {name: cell for name, cell in cells.items() if cell}

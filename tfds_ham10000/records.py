@@ -53,20 +53,16 @@ class Record:
 def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]) -> Record:
     """Returns the record of a table row.
 
-    Whitespace around values is removed. A missing or empty cell becomes NaN (age) or
-    "unknown".
-
     Args:
-        cells: The row, with the fields of `Record` as keys. `image_id`, `lesion_id` and
-            `dx` are required.
+        cells: The filled cells, with the fields of `Record` as keys. `image_id`,
+            `lesion_id` and `dx` are required.
         where: The file and line, for error messages.
         class_names: The valid values of `dx`.
 
     Raises:
         SourceError: An id is empty, the label is unknown, or the age is invalid.
     """
-    cells = {name: cell.strip() for name, cell in cells.items() if cell.strip()}
-    if "image_id" not in cells or "lesion_id" not in cells:
+    if not (cells.get("image_id") and cells.get("lesion_id")):
         raise SourceError(f"{where}: image_id and lesion_id must not be empty.")
     dx = cells.get("dx", "")
     if dx not in class_names:
@@ -76,23 +72,18 @@ def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]
             f"{where}: unknown label of {cells['image_id']}. Expected one of: "
             f"{', '.join(class_names)}. Received: dx={dx!r}.{hint}"
         )
-    age = _parse_age(cells.pop("age", "nan"), cells["image_id"], where)
-    return Record(age=age, **cells)
+    age = _parse_age(cells.get("age", "nan"), cells["image_id"], where)
+    return Record(age=age, **{name: cells[name] for name in cells if name != "age"})
 
 
 def check_records(
     records: Sequence[Record], where: object, *, one_diagnosis: bool = True
 ) -> None:
-    """Checks that the rows of a table are complete and consistent.
-
-    Args:
-        records: The rows.
-        where: The table, for error messages.
-        one_diagnosis: Whether all images of a lesion must have the same diagnosis.
+    """Checks that the rows of the table `where` are complete and consistent.
 
     Raises:
-        SourceError: The table is empty, an image_id is not unique, or a lesion has several
-            diagnoses.
+        SourceError: The table is empty, an image_id is not unique, or, with
+            `one_diagnosis`, a lesion has several diagnoses.
     """
     if not records:
         raise SourceError(f"{where} has no rows. Expected one row per image.")

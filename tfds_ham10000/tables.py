@@ -16,7 +16,7 @@ Row = tuple[str, dict[str, str]]
 
 
 def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
-    """Returns the rows of a table.
+    """Returns the rows of a table, without whitespace around the cells.
 
     Args:
         path: A UTF-8 file of comma- or tab-separated values with a header, or a zip archive
@@ -51,30 +51,24 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
 
 
 def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
-    """Returns the label of a one-hot encoded row.
+    """Returns the label of a one-hot encoded row of a ground truth of the ISIC challenges.
 
     Args:
-        row: A row of a ground truth of the ISIC challenges.
+        row: The row.
         columns: The label of each column.
 
     Raises:
         SourceError: A cell is neither 0 nor 1, or the number of ones is not 1.
     """
     where, cells = row
-    try:
-        ones = [label for name, label in columns.items() if _parse_bit(cells[name])]
-    except ValueError as error:
+    bits = [_parse_bit(cells[name]) for name in columns]
+    if None in bits or bits.count(True) != 1:
+        received = ", ".join(f"{name}={cells[name]}" for name in columns)
         raise SourceError(
-            f"{where}: invalid label of {cells['image']}: {error}. Expected 0 or 1 in each "
-            "class column."
-        ) from error
-    if len(ones) != 1:
-        raise SourceError(
-            f"{where}: {cells['image']} has {len(ones)} labels "
-            f"({', '.join(ones) or 'all are 0'}). Expected a single 1 in the columns "
-            f"{', '.join(columns)}."
+            f"{where}: invalid label of {cells['image']}. Expected a 1 in a single class "
+            f"column, and 0 in the others. Received: {received}."
         )
-    return ones[0]
+    return list(columns.values())[bits.index(True)]
 
 
 def _require_columns(
@@ -96,14 +90,15 @@ def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[Row]:
         # `DictReader` puts extra cells under the key None, and None into missing cells.
         if None in row:
             raise SourceError(f"{where} has more cells than the header has columns.")
-        yield where, {name: cell or "" for name, cell in row.items()}
+        yield where, {name: (cell or "").strip() for name, cell in row.items()}
 
 
-def _parse_bit(cell: str) -> bool:
-    value = float(cell)
-    if value not in (0.0, 1.0):
-        raise ValueError(f"{cell!r} is neither 0 nor 1")
-    return value == 1.0
+def _parse_bit(cell: str) -> bool | None:
+    """Returns whether a cell is 1; None if it is neither 0 nor 1."""
+    try:
+        return {0.0: False, 1.0: True}.get(float(cell))
+    except ValueError:
+        return None
 
 
 def _read_table(path: Path) -> bytes:
