@@ -47,14 +47,10 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Setting:
-    """The same images in every measured form.
+    """The same images as JPEG files, as a built dataset with its table, and in directories.
 
-    Attributes:
-        files: The bytes of the JPEG files.
-        root: A directory with manual/ (the published layout), classes/ (a directory per
-            class) and data/ (the built dataset).
-        builder: The built dataset.
-        table: The rows of the dataset.
+    `root` contains manual/ (the published layout), classes/ (a directory per class) and
+    data/ (the built dataset).
     """
 
     files: list[bytes]

@@ -51,24 +51,15 @@ class Size:
 class Result:
     """A measured value and its target.
 
-    Attributes:
-        name: What was measured, usually "candidate / baseline".
-        value: The median over the pairs, in `unit`.
-        unit: "x" for a ratio, "MiB", "MB", "images/s".
-        low: The smallest value of a pair.
-        high: The largest value of a pair.
-        pairs: Number of pairs.
-        baseline_ratio: The smallest and largest ratio of the baseline to itself in the same
-            rounds: differences of this size are noise. None for other values than ratios.
-        at_least: Lower target, if any.
-        at_most: Upper target, if any.
+    `baseline_ratio` has the smallest and the largest ratio of the baseline to itself in the
+    same rounds: differences of this size are noise. It is None unless the value is a ratio.
     """
 
-    name: str
-    value: float
-    unit: str = "x"
-    low: Limit = None
-    high: Limit = None
+    name: str  # usually "candidate / baseline"
+    value: float  # the median over the pairs, in `unit`
+    unit: str = "x"  # "x" for a ratio, "MiB", "MB", "images/s"
+    low: Limit = None  # the smallest value of a pair
+    high: Limit = None  # the largest value of a pair
     pairs: int = 1
     baseline_ratio: tuple[float, float] | None = None
     at_least: Limit = None

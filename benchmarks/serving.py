@@ -48,21 +48,13 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class Setting:
-    """A network in every measured form.
-
-    Attributes:
-        network: The network.
-        rule: Class names, temperature and the referral rule.
-        saved_model: The directory of its SavedModel.
-        paths: Image files.
-        requests: Number of requests that the server of `memory` handles.
-    """
+    """A network in every measured form."""
 
     network: Network
     rule: DecisionRule
-    saved_model: Path
-    paths: list[Path]
-    requests: int
+    saved_model: Path  # the directory
+    paths: list[Path]  # image files
+    requests: int  # that the server of `memory` handles
 
     @property
     def data(self) -> DataConfig:
@@ -179,7 +171,8 @@ def conversions(setting: Setting) -> Iterator[Result]:
     keras_batches = _in_batches(tf.constant(images[:BATCH_SIZE]))
     for name, batches in _in_batches(pixels[:BATCH_SIZE]).items():
         baseline = _predict_all(keras_call, keras_batches[name])
-        yield Result(f"Keras compiled, {name}", _warm_rate(baseline), "images/s")
+        baseline()  # the first call compiles
+        yield Result(f"Keras compiled, {name}", rate(baseline), "images/s")
         for runtime_name, predict in converted.items():
             work = _predict_all(_logits_of(predict), batches)
             yield compare(f"{runtime_name} / Keras compiled, {name}", work, baseline)
@@ -294,9 +287,3 @@ def _predict_all(
 
 def _logits_of(run: Infer) -> Callable[[np.ndarray], np.ndarray]:
     return lambda batch: run({"images": batch})["logits"]
-
-
-def _warm_rate(work: Work) -> float:
-    """Returns the rate of some work after one warm-up run."""
-    work()
-    return rate(work)

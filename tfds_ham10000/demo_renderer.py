@@ -106,16 +106,11 @@ class Frame:
     """The position of a lesion in an image: rotation, scale and center.
 
     Lesion coordinates are 0 at the center and about 1 at the border of the lesion.
-
-    Attributes:
-        angle: Rotation in radians.
-        pixels: Pixels per unit of the lesion coordinates.
-        center: x and y in pixels.
     """
 
-    angle: float
-    pixels: float
-    center: tuple[float, float]
+    angle: float  # rotation in radians
+    pixels: float  # pixels per unit of the lesion coordinates
+    center: tuple[float, float]  # x and y in pixels
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Frame:

@@ -35,17 +35,11 @@ ALTERNATIVE = (
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file.
-
-    Attributes:
-        name: The published file name.
-        address: The part of the URL after `BASE_URL`.
-        md5: The MD5, if the SHA-256 is not in `checksums.tsv`.
-    """
+    """A published file."""
 
     name: str
-    address: str
-    md5: str | None = None
+    address: str  # the part of the URL after `BASE_URL`
+    md5: str | None = None  # if the SHA-256 is not in `checksums.tsv`
 
     @property
     def url(self) -> str:

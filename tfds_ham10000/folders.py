@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from tfds_ham10000.image_files import ImageFiles, is_image_name
+from tfds_ham10000.image_files import ImageFiles, has_suffix
 from tfds_ham10000.layouts import Source
 from tfds_ham10000.records import Record, SourceError, join_first
 
@@ -46,7 +46,7 @@ def read_folders(folder: Path) -> Source:
         _check_classes(records, source.class_names, split, split_folder)
         source.add(split, records, images, split_folder)
         files = _visible_files(split_folder)
-        if ignored := [path.name for path in files if not is_image_name(path)]:
+        if ignored := [path.name for path in files if not has_suffix(path)]:
             source.notes.append(
                 f"{split}: {len(ignored)} file(s) without an image suffix were ignored: "
                 f"{join_first(sorted(ignored))}"

@@ -17,7 +17,7 @@ import hashlib
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -34,30 +34,19 @@ Splits = Mapping[str, list[Record]]
 
 @dataclass(frozen=True)
 class Assignment:
-    """The group and the fold of an image.
+    """The group and the fold of an image."""
 
-    Attributes:
-        group_id: The smallest lesion_id of the group.
-        fold: In 0..9, the same for all images of a group.
-    """
-
-    group_id: str
-    fold: int
+    group_id: str  # the smallest lesion_id of the group
+    fold: int  # in 0..9, the same for all images of a group
 
 
 @dataclass(frozen=True)
 class StoredSplits:
-    """The splits as they are stored.
+    """The splits as they are stored."""
 
-    Attributes:
-        splits: `fold_0` .. `fold_9` and the official splits.
-        group_of: The group_id of each image_id.
-        notes: Messages for the user.
-    """
-
-    splits: dict[str, list[Record]]
-    group_of: dict[str, str]
-    notes: list[str] = field(default_factory=list)
+    splits: dict[str, list[Record]]  # `fold_0` .. `fold_9` and the official splits
+    group_of: dict[str, str]  # the group_id of each image_id
+    notes: list[str]  # messages for the user
 
 
 def groups_are_published(splits: Splits) -> bool:

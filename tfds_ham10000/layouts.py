@@ -42,18 +42,15 @@ COLLECTIONS = {"HAM": "ham10000", "BCN": "bcn20000", "MSK": "msk"}
 class Source:
     """The records and images of a source folder.
 
-    Attributes:
-        class_names: The class names, in the order of the labels.
-        splits: Records sorted by image_id. "train" will be split into folds;
-            "validation_official" and "test_official" exist if their files do.
-        images: The images of all splits; there may be further images.
-        notes: Messages for the user.
+    The split "train" will be split into folds; "validation_official" and "test_official"
+    exist if their files do. The records of a split are sorted by image_id. There may be
+    further images.
     """
 
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # in the order of the labels
     splits: dict[str, list[Record]] = field(default_factory=dict)
     images: ImageFiles = field(default_factory=ImageFiles)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # messages for the user
 
     def add(
         self,

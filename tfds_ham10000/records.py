@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 CLASS_NAMES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 """HAM10000's diagnoses (`dx`) in alphabetical order, which is the order of the labels."""
 
@@ -111,12 +113,9 @@ def lesions_with_several_diagnoses(records: Iterable[Record]) -> list[str]:
 
 def count_missing(records: Iterable[Record]) -> dict[str, int]:
     """Returns the number of missing values in each of `OPTIONAL_COLUMNS`."""
-    counts = dict.fromkeys(OPTIONAL_COLUMNS, 0)
-    for record in records:
-        for name in OPTIONAL_COLUMNS:
-            value = getattr(record, name)
-            counts[name] += value == UNKNOWN or value != value
-    return counts
+    table = pd.DataFrame(list(records), columns=OPTIONAL_COLUMNS)
+    counts = (table.isna() | (table == UNKNOWN)).sum()
+    return {name: int(counts[name]) for name in OPTIONAL_COLUMNS}
 
 
 def join_first(names: Sequence[str], separator: str = ", ", limit: int = 10) -> str:

@@ -21,23 +21,14 @@ a table as Harvard Dataverse names it."""
 
 @dataclass(frozen=True)
 class Layout:
-    """One form in which images and labels are published.
+    """One form in which images and labels are published."""
 
-    Attributes:
-        title: The name in messages.
-        dataset: The dataset that it contains, the `source` of some configs.
-        required: Names, without a suffix, of required files and folders.
-        optional: Names of files and folders that are used if they are present.
-        read: Returns the records and the images.
-        where: Where to get the files.
-    """
-
-    title: str
-    dataset: str
-    required: tuple[str, ...]
-    optional: tuple[str, ...]
-    read: Callable[[Files], Source]
-    where: str
+    title: str  # the name in messages
+    dataset: str  # the dataset that it contains, the `source` of some configs
+    required: tuple[str, ...]  # names, without a suffix, of required files and folders
+    optional: tuple[str, ...]  # names of files and folders that are used if present
+    read: Callable[[Files], Source]  # returns the records and the images
+    where: str  # where to get the files
 
 
 OFFICIAL_2018 = (
@@ -170,15 +161,11 @@ def _describe_mismatch(folder: Path, dataset: str) -> str:
     names = sorted(path.name for path in folder.iterdir())
     received = f"Received: {join_first(names) or 'an empty folder'}."
     listings, candidates = _listings(folder), _layouts_of(dataset)
-    num_present, missing, layout = max(
-        (
-            (len(layout.required) - len(missing), missing, layout)
-            for layout in candidates
-            for missing in (_missing(layout, files) for files in listings)
-        ),
-        key=lambda entry: entry[0],
+    missing, layout = min(
+        ((_missing(layout, files), layout) for layout in candidates for files in listings),
+        key=lambda entry: len(entry[0]) - len(entry[1].required),
     )
-    if num_present:
+    if len(missing) < len(layout.required):
         return (
             f"{folder} lacks {', '.join(missing)} of the layout {layout.title!r}. "
             f"{received} {layout.where}"

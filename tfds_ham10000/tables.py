@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 
+from tfds_ham10000.image_files import ARCHIVE_ERRORS, has_suffix
 from tfds_ham10000.records import SourceError, join_first
 
+CSV = (".csv",)
 Row = tuple[str, dict[str, str]]
 """The file and line of a row, and its cells by column."""
 
@@ -36,15 +37,7 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
         )
         _require_columns(reader.fieldnames or (), columns, path)
         return list(_rows(reader, path))
-    # zlib.error: a damaged archive. RuntimeError: an encrypted archive.
-    except (
-        UnicodeDecodeError,
-        csv.Error,
-        OSError,
-        zipfile.BadZipFile,
-        zlib.error,
-        RuntimeError,
-    ) as error:
+    except (UnicodeDecodeError, csv.Error, *ARCHIVE_ERRORS) as error:
         raise SourceError(
             f"{path} cannot be read as a UTF-8 CSV file: {error}. Download it again."
         ) from error
@@ -103,18 +96,13 @@ def _parse_bit(cell: str) -> bool | None:
 
 def _read_table(path: Path) -> bytes:
     if path.is_dir():
-        names = [str(p.relative_to(path)) for p in path.rglob("*") if _is_csv(p)]
+        names = [str(p.relative_to(path)) for p in path.rglob("*") if has_suffix(p, CSV)]
         return (path / _only(names, path)).read_bytes()
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            names = [n for n in archive.namelist() if _is_csv(PurePosixPath(n))]
+            names = [n for n in archive.namelist() if has_suffix(PurePosixPath(n), CSV)]
             return archive.read(_only(names, path))
     return path.read_bytes()
-
-
-def _is_csv(path: PurePath) -> bool:
-    # macOS adds a hidden copy of each file, __MACOSX/._name.
-    return path.suffix.lower() == ".csv" and not path.name.startswith(".")
 
 
 def _only(names: Sequence[str], path: Path) -> str:
