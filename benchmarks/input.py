@@ -93,14 +93,7 @@ def first_pass(setting: Setting) -> Iterator[Result]:
 
 def later_epochs(setting: Setting) -> Iterator[Result]:
     """Compares later epochs with the first, which decodes."""
-    images = _load(setting)
-
-    def first() -> int:
-        return _read(_batches(setting, _load(setting), range(1)))
-
-    def later() -> int:
-        return _read(_batches(setting, images, range(1, 1 + LATER_EPOCHS)))
-
+    first, later = _epochs(setting)
     yield compare("later epochs / first epoch", later, first, at_least=20)
 
 
@@ -151,11 +144,9 @@ def building(setting: Setting) -> Iterator[Result]:
 
 def training_memory(setting: Setting) -> Iterator[Result]:
     """Compares the peak memory of a training with that of its images and its model."""
-    shape = (len(setting.files), MEMORY_CONFIG.image_size, MEMORY_CONFIG.image_size, 3)
-    images = int(np.prod(shape))
-    data_dir = setting.root / "data"
-    model = peak_of(_train, data_dir, False)
-    both = peak_of(_train, data_dir, True)
+    images = len(setting.files) * MEMORY_CONFIG.image_size**2 * 3
+    model = peak_of(_train, setting.root / "data", False)
+    both = peak_of(_train, setting.root / "data", True)
     yield Result(
         f"training: peak memory / (images {images / MIB:.0f} MiB + model "
         f"{model / MIB:.0f} MiB)",
@@ -220,16 +211,18 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Result]]] = {
 
 
 def _against(setting: Setting, name: str, epoch: Work) -> Iterator[Result]:
+    first, later = _epochs(setting)
+    yield compare(f"first epoch / epoch of {name}", first, epoch)
+    yield compare(f"later epochs / epoch of {name}", later, epoch)
+
+
+def _epochs(setting: Setting) -> tuple[Work, Work]:
+    """Returns the first epoch, which decodes, and several later ones."""
     images = _load(setting)
-    yield compare(
-        f"first epoch / epoch of {name}",
+    later = range(1, 1 + LATER_EPOCHS)
+    return (
         lambda: _read(_batches(setting, _load(setting), range(1))),
-        epoch,
-    )
-    yield compare(
-        f"later epochs / epoch of {name}",
-        lambda: _read(_batches(setting, images, range(1, 1 + LATER_EPOCHS))),
-        epoch,
+        lambda: _read(_batches(setting, images, later)),
     )
 
 

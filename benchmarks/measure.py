@@ -74,20 +74,15 @@ class Result:
         return above and (self.at_most is None or self.value <= self.at_most)
 
 
-def compare(
-    name: str,
-    candidate: Work,
-    baseline: Work,
-    at_least: Limit = None,
-    at_most: Limit = None,
-) -> Result:
+def compare(name: str, candidate: Work, baseline: Work, **limits: float) -> Result:
     """Returns the rate of `candidate` divided by the rate of `baseline`.
 
     After a warm-up round there are `PAIRS` rounds of baseline, candidate, baseline. The
-    ratio of a round is the rate of the candidate over the mean of the two baselines.
+    ratio of a round is the rate of the candidate over the mean of the two baselines. The
+    limits are `at_least` and `at_most`.
     """
     rounds = [(rate(baseline), rate(candidate), rate(baseline)) for _ in range(PAIRS + 1)]
-    return summarize(name, rounds, at_least=at_least, at_most=at_most)
+    return summarize(name, rounds, **limits)
 
 
 def summarize(

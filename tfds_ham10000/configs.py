@@ -28,20 +28,15 @@ ATTRIBUTIONS = {
 class Ham10000Config(tfds.core.BuilderConfig):
     """A variant of the dataset on disk.
 
-    Attributes:
-        source: The dataset that it is built from: a `dataset` of `sources.LAYOUTS`,
-            "folder" for one folder per class, or "demo" for synthetic images.
-        class_names: The class names; None if they are known only after the build.
-        num_demo_images: The approximate number of synthetic images.
-        longest_side: Larger images are downsized to this many pixels.
-        without_ham10000: Whether to omit the images that are also in HAM10000.
+    The `source` is a `dataset` of `sources.LAYOUTS`, "folder" for one folder per class, or
+    "demo" for synthetic images.
     """
 
     source: str
-    class_names: Sequence[str] | None = CLASS_NAMES
-    num_demo_images: int = 0
-    longest_side: int | None = None
-    without_ham10000: bool = False
+    class_names: Sequence[str] | None = CLASS_NAMES  # None: known only after the build
+    num_demo_images: int = 0  # the approximate number of synthetic images
+    longest_side: int | None = None  # larger images are downsized to this many pixels
+    without_ham10000: bool = False  # whether to omit images that are also in HAM10000
 
     @property
     def synthetic(self) -> bool:

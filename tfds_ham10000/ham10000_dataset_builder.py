@@ -38,23 +38,15 @@ REPORT = "build.json"
 
 
 class BuildReport(BaseModel):
-    """What a build read, converted and skipped: the content of build.json.
-
-    Attributes:
-        notes: Messages for the user.
-        source: Where the source files are from; None for synthetic images.
-        changed: The number of images that are not stored byte for byte.
-        left_out: Why an image was skipped, by image_id.
-        missing: The number of images with a missing value, by column.
-    """
+    """What a build read, converted and skipped: the content of build.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    notes: list[str]
-    source: str | None = None
-    changed: int = 0
-    left_out: dict[str, str] = {}
-    missing: dict[str, int]
+    notes: list[str]  # messages for the user
+    source: str | None = None  # where the source files are from; None if synthetic
+    changed: int = 0  # the number of images that are not stored byte for byte
+    left_out: dict[str, str] = {}  # why an image was skipped, by image_id
+    missing: dict[str, int]  # the number of images with a missing value, by column
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):

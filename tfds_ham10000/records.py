@@ -29,27 +29,16 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """The label and metadata of one image.
+    """The label and metadata of one image."""
 
-    Attributes:
-        image_id: The unique name of the image, without a suffix.
-        lesion_id: The lesion in the image; several images may show the same lesion.
-        dx: The diagnosis, one of the class names of the dataset.
-        dx_type: How the diagnosis was confirmed ("histo", "follow_up", ...), or "unknown".
-        age: Age of the patient in years; NaN if it is missing.
-        sex: "female", "male" or "unknown".
-        localization: The body site, or "unknown".
-        dataset: The collection that published the image, or "unknown".
-    """
-
-    image_id: str
-    lesion_id: str
-    dx: str
-    dx_type: str = UNKNOWN
-    age: float = math.nan
-    sex: str = UNKNOWN
-    localization: str = UNKNOWN
-    dataset: str = UNKNOWN
+    image_id: str  # unique; the name of the file without a suffix
+    lesion_id: str  # several images may show the same lesion
+    dx: str  # the diagnosis, one of the class names of the dataset
+    dx_type: str = UNKNOWN  # how the diagnosis was confirmed: "histo", "follow_up", ...
+    age: float = math.nan  # of the patient in years
+    sex: str = UNKNOWN  # "female" or "male"
+    localization: str = UNKNOWN  # the body site
+    dataset: str = UNKNOWN  # the collection that published the image
 
 
 def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]) -> Record:

@@ -27,19 +27,13 @@ the class shares differ between source datasets."""
 class LeakageAudit:
     """The result of the audit of all splits of a run.
 
-    Attributes:
-        num_images: The number of images by split.
-        num_lesions: The number of lesions by split.
-        num_shared_images: The number of images in two splits.
-        num_shared_lesions: The number of lesions in two splits.
-        num_shared_groups: The number of near-duplicate groups in two splits.
-        share_test_images: The share, in 0..1, of test images with a training image of the
-            same lesion; None without a test split.
-        share_test_melanomas: The same share of the test melanomas; None if there are none.
+    `num_shared_*` are the numbers of images, lesions and near-duplicate groups in two
+    splits. `share_test_*` are the shares, in 0..1, of the test images and test melanomas
+    with a training image of the same lesion; None if there are no such test images.
     """
 
-    num_images: dict[str, int]
-    num_lesions: dict[str, int]
+    num_images: dict[str, int]  # by split
+    num_lesions: dict[str, int]  # by split
     num_shared_images: int
     num_shared_lesions: int
     num_shared_groups: int
@@ -51,11 +45,8 @@ class LeakageAudit:
 class SplitLeakage:
     """The overlap of a split with the training and validation data.
 
-    Attributes:
-        num_shared_images: The number of shared images.
-        num_shared_lesions: The number of shared lesions.
-        num_shared_groups: The number of shared near-duplicate groups.
-        num_leaky_images: The number of images of the split that belong to any of these.
+    `num_leaky_images` is the number of images of the split that are shared or belong to a
+    shared lesion or near-duplicate group.
     """
 
     num_shared_images: int

@@ -75,9 +75,7 @@ def read_table(
 def read_files(builder: tfds.core.DatasetBuilder, table: pd.DataFrame) -> list[bytes]:
     """Returns the image file of each row of a small table, in the order of the rows.
 
-    Args:
-        builder: The dataset.
-        table: Rows with `image_id` and the `fold` in which each image is stored.
+    The table has the columns `image_id` and `fold`, where the image is stored.
     """
     wanted = set(table["image_id"])
     files: dict[str, bytes] = {}
