@@ -25,12 +25,10 @@ NUM_RENDERED = 40
 
 
 def image_files(folder: Path | None, count: int) -> list[bytes]:
-    """Returns the bytes of `count` JPEG files, repeated as needed.
+    """Returns the bytes of `count` JPEG files of a directory, repeated as needed.
 
-    Args:
-        folder: A directory of JPEG files; None renders synthetic ones of 600x450 pixels
-            with a little noise and quality 98, about 200 kB each as in HAM10000.
-        count: The number of files to return.
+    Without a directory, they are synthetic images of 600x450 pixels with a little noise and
+    quality 98, about 200 kB each as in HAM10000.
 
     Raises:
         ConfigError: The directory has no .jpg file.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -26,17 +27,16 @@ MIN_LESIONS = 10
 SITES = ("back", "trunk", "abdomen", "face", "lower extremity", "unknown")
 
 
+@dataclass(frozen=True)
 class DemoImages:
     """The synthetic images by image_id, rendered when they are read."""
 
-    def __init__(self, views: dict[str, tuple[str, int, int]]):
-        """Stores the (dx, lesion number, view number) of each image_id."""
-        self._views = views
+    views: dict[str, tuple[str, int, int]]  # dx, lesion number and view number
 
     def read(self, image_id: str) -> bytes:
         """Returns the content of a JPEG file."""
         buffer = io.BytesIO()
-        image = Image.fromarray(render(*self._views[image_id]))
+        image = Image.fromarray(render(*self.views[image_id]))
         image.save(buffer, format="JPEG", quality=92)
         return buffer.getvalue()
 

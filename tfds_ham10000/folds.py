@@ -61,12 +61,8 @@ def split_into_folds(
     """Returns the splits with "train" replaced by ten folds.
 
     The folds do not depend on the official splits. Official images that are connected, by
-    their lesion or as near-duplicates, share a group: the group of the training images to
-    which they are connected, if any.
-
-    Args:
-        splits: Records by split.
-        near_duplicates: Pairs of image_ids.
+    their lesion or as a pair of near-duplicate image_ids, share a group: the group of the
+    training images to which they are connected, if any.
 
     Raises:
         SourceError: There are too few groups for ten folds.
@@ -99,12 +95,9 @@ def assign_images(
 ) -> dict[str, Assignment]:
     """Returns the group and the fold of each image_id.
 
-    Args:
-        records: The records of all images.
-        near_duplicates: Pairs of image_ids. Pairs of two published images have no effect,
-            because the published groups already include them or leave them apart.
-        published: Fixed assignments; by default `published_assignments()`. A group with
-            published images gets the fold of the first of them.
+    A group with `published` images, by default `published_assignments()`, gets the fold of
+    the first of them. Near-duplicate pairs of two published images have no effect, because
+    the published groups already include them or leave them apart.
     """
     published = published_assignments() if published is None else published
     groups = group_lesions(records, near_duplicates, published)
@@ -143,7 +136,7 @@ def group_lesions(
 def assign_groups(
     records: Iterable[Record],
     group_of: Mapping[str, str],
-    fixed: Mapping[str, int] | None = None,
+    fixed: Mapping[str, int],
 ) -> dict[str, int]:
     """Returns the fold, in 0..9, of each group_id.
 
@@ -152,12 +145,7 @@ def assign_groups(
     group goes to the fold with the fewest images of its class; ties are broken by the
     fewest images in total, then by the lowest fold number. The class sizes of two folds
     therefore differ by at most the size of one group. A group of several classes counts as
-    the rarest of them.
-
-    Args:
-        records: The records of all images.
-        group_of: The group_id of each image_id.
-        fixed: Fixed folds by group_id.
+    the rarest of them. The groups in `fixed` are assigned to their given fold beforehand.
     """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
@@ -173,7 +161,7 @@ def assign_groups(
         for dx, count in counts[group_id].items():
             of_class[dx, fold] += count
 
-    for group_id, fold in (fixed or {}).items():
+    for group_id, fold in fixed.items():
         assign(group_id, fold)
     rarest = {
         group_id: min(group, key=lambda dx: (totals[dx], dx))

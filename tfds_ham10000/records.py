@@ -42,13 +42,7 @@ class Record:
 
 
 def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]) -> Record:
-    """Returns the record of a table row.
-
-    Args:
-        cells: The filled cells, with the fields of `Record` as keys. `image_id`,
-            `lesion_id` and `dx` are required.
-        where: The file and line, for error messages.
-        class_names: The valid values of `dx`.
+    """Returns the record of a table row, given its filled cells by field of `Record`.
 
     Raises:
         SourceError: An id is empty, the label is unknown, or the age is invalid.

@@ -44,11 +44,7 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
 
 
 def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
-    """Returns the label of a one-hot encoded row of a ground truth of the ISIC challenges.
-
-    Args:
-        row: The row.
-        columns: The label of each column.
+    """Returns the label of a one-hot encoded row; `columns` has the label of each column.
 
     Raises:
         SourceError: A cell is neither 0 nor 1, or the number of ones is not 1.

@@ -53,12 +53,9 @@ def read_table(
 ) -> pd.DataFrame:
     """Returns the records of some folds without their images, one row per image.
 
-    The columns are `TABLE_COLUMNS`, `fold`, and `sha256` of the image file; `label` is the
-    class index. Rows are in the order in which the dataset stores them.
-
-    Args:
-        builder: A dataset that has been built.
-        folds: Fold numbers or names of official splits, which become the values of `fold`.
+    The columns are `TABLE_COLUMNS`, `fold` (a number or the name of an official split, as
+    given), and `sha256` of the image file; `label` is the class index. Rows are in the
+    order in which the dataset stores them.
     """
     folds = list(folds)
     rows = [

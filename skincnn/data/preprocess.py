@@ -48,16 +48,9 @@ def decode(content: tf.Tensor) -> tf.Tensor:
 
 
 def preprocess(image: tf.Tensor, config: DataConfig) -> tf.Tensor:
-    """Returns a preprocessed image.
+    """Returns an image, uint8 [height, width, 3], as `read_image` preprocesses it.
 
     Resizing is bilinear with antialiasing; values are rounded once, at the end.
-
-    Args:
-        image: uint8 [height, width, 3].
-        config: See `read_image`.
-
-    Returns:
-        uint8 [image_size, image_size, 3] in 0..255.
     """
     if config.crop_border:
         image = crop_border(image)
@@ -118,13 +111,8 @@ def shades_of_gray(image: tf.Tensor) -> tf.Tensor:
     """Returns the image corrected for the color of the illuminant.
 
     The illuminant of each channel is estimated as e = mean(I ** p) ** (1 / p) with p = 6,
-    and I becomes I * |e| / (sqrt(3) * e). A gray illuminant leaves the image unchanged.
-
-    Args:
-        image: float [height, width, 3] in 0..255.
-
-    Returns:
-        float [height, width, 3]; values may exceed 255.
+    and I becomes I * |e| / (sqrt(3) * e). A gray illuminant leaves the image unchanged. The
+    image is float [height, width, 3] in 0..255; the result may exceed 255.
 
     References:
         Finlayson, Trezzi, Shades of Gray and Color Constancy (2004), CIC 12.

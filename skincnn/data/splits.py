@@ -17,20 +17,14 @@ SPLITS = ("train", "val", "test")
 def make_splits(
     builder: tfds.core.DatasetBuilder, config: DataConfig, names: Collection[str] = SPLITS
 ) -> dict[str, pd.DataFrame]:
-    """Returns the tables of the given splits, one row per image.
+    """Returns the tables of the given splits, some of `SPLITS`, with one row per image.
 
-    Args:
-        builder: A dataset that has been built.
-        config: `train_folds`, `validation_folds`, `test_folds`, `split_by` and
-            `one_image_per_lesion` are used.
-        names: The splits to return, some of `SPLITS`.
+    They depend on the fields `train_folds`, `validation_folds`, `test_folds`, `split_by`
+    and `one_image_per_lesion` of the configuration.
     """
-    folds = {
-        "train": config.train_folds,
-        "val": config.validation_folds,
-        "test": config.test_folds,
-    }
-    folds = {name: folds[name] for name in names}
+    all_folds = (config.train_folds, config.validation_folds, config.test_folds)
+    folds_of = dict(zip(SPLITS, all_folds, strict=True))
+    folds = {name: folds_of[name] for name in names}
     if config.split_by == "image":
         # An image of any stored fold may be in any split.
         table = read_table(builder, range(NUM_FOLDS))
