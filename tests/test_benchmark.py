@@ -98,9 +98,7 @@ def test_peak_of_a_call_is_measured_in_its_own_process() -> None:
     assert 90 <= measure.peak_of(allocate, 100) >> 20 <= 120
 
 
-def test_synthetic_images_resemble_originals_and_files_are_repeated(
-    tmp_path: Path,
-) -> None:
+def test_synthetic_images_resemble_originals_and_files_are_repeated(tmp_path: Path) -> None:
     (content,) = images.image_files(None, 1)
     assert Image.open(io.BytesIO(content)).size == (600, 450)
     assert 100_000 < len(content) < 400_000
@@ -165,9 +163,7 @@ def test_every_training_benchmark_returns_results(monkeypatch: pytest.MonkeyPatc
     assert passes.passed
 
 
-def test_help_lists_the_benchmarks_and_an_empty_folder_is_an_error(
-    tmp_path: Path,
-) -> None:
+def test_help_lists_the_benchmarks_and_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     done = run_script("benchmarks", "input", "--image-dir", tmp_path)
     assert done.returncode == 2, done.stderr
     assert "--image-dir must be a folder with .jpg files" in done.stderr

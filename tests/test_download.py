@@ -133,12 +133,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("number", "fault", "message"), FAULTS)
 def test_a_failed_download_leaves_no_files_and_can_be_repeated(
-    number: int,
-    fault: str,
-    message: str,
-    server: Server,
-    tmp_path: Path,
-    prepare: Prepare,
+    number: int, fault: str, message: str, server: Server, tmp_path: Path, prepare: Prepare
 ) -> None:
     data_dir = tmp_path / "built"
     server.fault = (FILES[number].address, fault)
