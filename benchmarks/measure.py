@@ -27,6 +27,7 @@ Work = Callable[[], int]
 Round = tuple[float, float, float]
 """Rates of the baseline, of the candidate, and of the baseline again, in images/s."""
 Limit = float | None
+"""A lower or upper target, if any."""
 Returned = TypeVar("Returned")
 
 
@@ -58,8 +59,8 @@ class Result:
     name: str  # usually "candidate / baseline"
     value: float  # the median over the pairs, in `unit`
     unit: str = "x"  # "x" for a ratio, "MiB", "MB", "images/s"
-    low: Limit = None  # the smallest value of a pair
-    high: Limit = None  # the largest value of a pair
+    low: float | None = None  # the smallest value of a pair
+    high: float | None = None  # the largest value of a pair
     pairs: int = 1
     baseline_ratio: tuple[float, float] | None = None
     at_least: Limit = None
@@ -178,7 +179,7 @@ def _peak_over_import(function: Callable[..., None], arguments: tuple[Any, ...])
     return peak_memory() - before
 
 
-def _range(low: Limit, high: Limit) -> str:
+def _range(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.2f} .. {high:.2f}"
 
 
