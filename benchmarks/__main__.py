@@ -6,19 +6,24 @@ python -m benchmarks input|train|serve --help
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import tyro
 
 from benchmarks import measure
-from benchmarks.measure import Result
+from benchmarks.measure import Result, Size
 from skincnn.cli import common
 from skincnn.errors import ConfigError
 from skincnn.files import write_json
+from skincnn.lookup import look_up
+
+Setting = TypeVar("Setting")
 
 
 def measure_input(
@@ -44,22 +49,20 @@ def measure_input(
     """
     os.environ.setdefault("TQDM_DISABLE", "1")
     common.load_tensorflow()
-    from benchmarks import input as benchmark
+    from benchmarks import images, input
 
-    with tempfile.TemporaryDirectory() as folder:
-        _report(
-            benchmark.run(image_dir, num_images, Path(folder), only),
-            output,
-            num_images=num_images,
-            synthetic=image_dir is None,
-        )
+    _run(
+        input.BENCHMARKS,
+        only,
+        lambda root: input.prepare(images.image_files(image_dir, num_images), root),
+        output,
+        num_images=num_images,
+        synthetic=image_dir is None,
+    )
 
 
 def measure_train(
-    image_size: int = 224,
-    batch_size: int = 32,
-    steps: int = 4,
-    affine_steps: int = 8,
+    size: tyro.conf.OmitArgPrefixes[Size],
     output: Path = Path("runs/benchmark/train.json"),
 ) -> None:
     """Measures training against bare steps of the same network on random images.
@@ -68,17 +71,13 @@ def measure_train(
     seconds.
 
     Args:
-        image_size: Height and width of the images.
-        batch_size: Images per step.
-        steps: Training steps on each side of a ratio.
-        affine_steps: Augmented batches on each side of a ratio.
+        size: The amount of work.
         output: The JSON file of the results.
     """
     common.load_tensorflow()
-    from benchmarks import training as benchmark
+    from benchmarks import training
 
-    size = benchmark.Size(image_size, batch_size, steps, affine_steps)
-    _report(benchmark.run(size), output, **dataclasses.asdict(size))
+    _run(training.BENCHMARKS, (), lambda root: size, output, **dataclasses.asdict(size))
 
 
 def measure_serve(
@@ -113,16 +112,21 @@ def measure_serve(
             f"{num_images}, {requests}."
         )
     common.load_tensorflow()
-    from benchmarks import serving as benchmark
+    from benchmarks import images, serving
 
-    with tempfile.TemporaryDirectory() as folder:
-        _report(
-            benchmark.run(model, image_dir, num_images, requests, Path(folder), only),
-            output,
-            model=None if model is None else str(model),
-            num_images=num_images,
-            synthetic=image_dir is None,
-        )
+    def prepare(root: Path) -> serving.Setting:
+        files = images.image_files(image_dir, num_images)
+        return serving.prepare(model, files, requests, root)
+
+    _run(
+        serving.BENCHMARKS,
+        only,
+        prepare,
+        output,
+        model=None if model is None else str(model),
+        num_images=num_images,
+        synthetic=image_dir is None,
+    )
 
 
 def command() -> None:
@@ -132,23 +136,27 @@ def command() -> None:
     )
 
 
-def _report(results: Iterable[Result], output: Path, **settings: object) -> None:
+def _run(
+    benchmarks: Mapping[str, Callable[[Setting], Iterator[Result]]],
+    only: Collection[str],
+    prepare: Callable[[Path], Setting],
+    output: Path,
+    **settings: object,
+) -> None:
     """Prints each result as soon as it is measured, then a table, and writes a file."""
+    chosen = [look_up(benchmarks, name, "--only") for name in only or benchmarks]
     before = measure.environment()
     measured = []
-    for result in results:
-        measured.append(result)
-        print(json.dumps(measure.to_json(result)), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        setting = prepare(Path(folder))
+        for result in itertools.chain.from_iterable(run(setting) for run in chosen):
+            measured.append(result)
+            print(json.dumps(measure.to_json(result)), flush=True)
     print(f"\n{measure.to_text(measured)}\n")
-    write_json(
-        output,
-        {
-            "environment": before,
-            "load_average_after": measure.environment()["load_average"],
-            **settings,
-            "results": [measure.to_json(result) for result in measured],
-        },
-    )
+    after = measure.environment()["load_average"]
+    results = [measure.to_json(result) for result in measured]
+    content = {"environment": before, "load_average_after": after, **settings}
+    write_json(output, {**content, "results": results})
     print(f"results  {output}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import zipfile
 from dataclasses import dataclass
@@ -10,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from PIL import Image
 
 from skincnn.classes import HAM10000
 from skincnn.errors import ConfigError
 from tfds_ham10000 import demo
+from tfds_ham10000.records import Record
 
 ARCHIVES = ("HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip")
 FIRST_NUMBER = 24306
@@ -24,12 +25,10 @@ NUM_RENDERED = 40
 
 
 def image_files(folder: Path | None, count: int) -> list[bytes]:
-    """Returns the bytes of `count` JPEG files, repeated as needed.
+    """Returns the bytes of `count` JPEG files of a directory, repeated as needed.
 
-    Args:
-        folder: A directory of JPEG files; None renders synthetic ones of 600x450 pixels
-            with a little noise and quality 98, about 200 kB each as in HAM10000.
-        count: The number of files to return.
+    Without a directory, they are synthetic images of 600x450 pixels with a little noise and
+    quality 98, about 200 kB each as in HAM10000.
 
     Raises:
         ConfigError: The directory has no .jpg file.
@@ -52,19 +51,20 @@ def write_published_layout(files: list[bytes], folder: Path) -> None:
     search for near-duplicates, of which repeated files have many.
     """
     folder.mkdir(parents=True)
-    rows = [
-        ["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset"]
+    records = [
+        Record(
+            image_id=f"ISIC_{FIRST_NUMBER + number:07d}",
+            lesion_id=f"HAM_{number:07d}",
+            dx=_class_of(number),
+        )
+        for number in range(len(files))
     ]
-    archives = [zipfile.ZipFile(folder / name, "w") for name in ARCHIVES]
-    for number, content in enumerate(files):
-        image_id = f"ISIC_{FIRST_NUMBER + number:07d}"
-        archives[number % len(archives)].writestr(f"{image_id}.jpg", content)
-        known = ("histo", "50", "male", "back", "rosendahl")
-        rows.append([f"HAM_{number:07d}", image_id, _class_of(number), *known])
-    for archive in archives:
-        archive.close()
-    with (folder / "HAM10000_metadata.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    table = pd.DataFrame(records).replace("unknown", "")
+    table.to_csv(folder / "HAM10000_metadata.csv", index=False)
+    for part, name in enumerate(ARCHIVES):
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            for record, content in zip(records[part::2], files[part::2], strict=True):
+                archive.writestr(f"{record.image_id}.jpg", content)
 
 
 def write_class_folders(files: list[bytes], folder: Path) -> None:
@@ -80,11 +80,7 @@ class PillowDataset:
     """A typical PyTorch dataset: Pillow decodes, and its bilinear filter antialiases.
 
     It is in this module because the worker processes of the loader import it and need no
-    TensorFlow.
-
-    Attributes:
-        paths: The files.
-        image_size: Height and width to which images are stretched.
+    TensorFlow. Images are stretched to a square of `image_size` pixels.
     """
 
     paths: list[Path]
@@ -97,6 +93,12 @@ class PillowDataset:
         with Image.open(self.paths[index]) as image:
             size = (self.image_size, self.image_size)
             return np.array(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+
+
+def random_images(count: int, image_size: int) -> npt.NDArray[np.uint8]:
+    """Returns noise, uint8 [count, image_size, image_size, 3]."""
+    shape = (count, image_size, image_size, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 def _class_of(number: int) -> str:

@@ -10,10 +10,9 @@ import multiprocessing
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +24,7 @@ from PIL import Image
 from benchmarks.images import (
     ARCHIVES,
     PillowDataset,
-    image_files,
+    random_images,
     write_class_folders,
     write_published_layout,
 )
@@ -34,7 +33,6 @@ from skincnn.classes import HAM10000
 from skincnn.config import DataConfig, ModelConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Images
-from skincnn.lookup import look_up
 from skincnn.model.classifier import build_classifier
 
 CONFIG = DataConfig(dataset="isic2018", image_size=160)
@@ -49,45 +47,16 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Setting:
-    """The same images in every measured form.
+    """The same images as JPEG files, as a built dataset with its table, and in directories.
 
-    Attributes:
-        files: The bytes of the JPEG files.
-        root: A directory with manual/ (the published layout), classes/ (a directory per
-            class) and data/ (the built dataset).
-        builder: The built dataset.
-        table: The rows of the dataset.
+    `root` contains manual/ (the published layout), classes/ (a directory per class) and
+    data/ (the built dataset).
     """
 
     files: list[bytes]
     root: Path
     builder: tfds.core.DatasetBuilder
     table: pd.DataFrame
-
-    @property
-    def labels(self) -> Any:
-        """The class of each row, int64 [num_images]."""
-        return self.table["label"].to_numpy(np.int64)
-
-
-def run(
-    image_dir: Path | None, num_images: int, root: Path, only: Collection[str] = ()
-) -> Iterator[Result]:
-    """Yields each result as soon as it is measured.
-
-    Args:
-        image_dir: A directory of JPEG files; None for synthetic ones.
-        num_images: Images per pass; files are repeated.
-        root: An empty directory for the data.
-        only: Names of `BENCHMARKS`; all by default.
-
-    Raises:
-        ConfigError: A benchmark does not exist.
-    """
-    chosen = [look_up(BENCHMARKS, name, "--only") for name in only or BENCHMARKS]
-    setting = prepare(image_files(image_dir, num_images), root)
-    for benchmark in chosen:
-        yield from benchmark(setting)
 
 
 def prepare(files: list[bytes], root: Path) -> Setting:
@@ -124,14 +93,7 @@ def first_pass(setting: Setting) -> Iterator[Result]:
 
 def later_epochs(setting: Setting) -> Iterator[Result]:
     """Compares later epochs with the first, which decodes."""
-    images = _load(setting)
-
-    def first() -> int:
-        return _read(_batches(setting, _load(setting), range(1)))
-
-    def later() -> int:
-        return _read(_batches(setting, images, range(1, 1 + LATER_EPOCHS)))
-
+    first, later = _epochs(setting)
     yield compare("later epochs / first epoch", later, first, at_least=20)
 
 
@@ -182,11 +144,9 @@ def building(setting: Setting) -> Iterator[Result]:
 
 def training_memory(setting: Setting) -> Iterator[Result]:
     """Compares the peak memory of a training with that of its images and its model."""
-    shape = (len(setting.files), MEMORY_CONFIG.image_size, MEMORY_CONFIG.image_size, 3)
-    images = int(np.prod(shape))
-    data_dir = setting.root / "data"
-    model = peak_of(_train, data_dir, False)
-    both = peak_of(_train, data_dir, True)
+    images = len(setting.files) * MEMORY_CONFIG.image_size**2 * 3
+    model = peak_of(_train, setting.root / "data", False)
+    both = peak_of(_train, setting.root / "data", True)
     yield Result(
         f"training: peak memory / (images {images / MIB:.0f} MiB + model "
         f"{model / MIB:.0f} MiB)",
@@ -209,14 +169,13 @@ def keras_directory(setting: Setting) -> Iterator[Result]:
         batch_size=CONFIG.batch_size,
         seed=0,
         verbose=False,
-    ).map(
-        lambda images, labels: (
-            tf.image.resize(images, (side, side), antialias=True),
-            labels,
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
     )
-    yield from _against(setting, "image_dataset_from_directory", lambda: _read(dataset))
+
+    def resize(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.image.resize(images, (side, side), antialias=True), labels
+
+    resized = dataset.map(resize, num_parallel_calls=tf.data.AUTOTUNE)
+    yield from _against(setting, "image_dataset_from_directory", lambda: _read(resized))
 
 
 def torch_loader(setting: Setting) -> Iterator[Result]:
@@ -241,30 +200,29 @@ def torch_loader(setting: Setting) -> Iterator[Result]:
 
 
 BENCHMARKS: dict[str, Callable[[Setting], Iterator[Result]]] = {
-    benchmark.__name__: benchmark
-    for benchmark in (
-        first_pass,
-        later_epochs,
-        fitting,
-        building,
-        training_memory,
-        keras_directory,
-        torch_loader,
-    )
+    "first_pass": first_pass,
+    "later_epochs": later_epochs,
+    "fitting": fitting,
+    "building": building,
+    "training_memory": training_memory,
+    "keras_directory": keras_directory,
+    "torch_loader": torch_loader,
 }
 
 
 def _against(setting: Setting, name: str, epoch: Work) -> Iterator[Result]:
+    first, later = _epochs(setting)
+    yield compare(f"first epoch / epoch of {name}", first, epoch)
+    yield compare(f"later epochs / epoch of {name}", later, epoch)
+
+
+def _epochs(setting: Setting) -> tuple[Work, Work]:
+    """Returns the first epoch, which decodes, and several later ones."""
     images = _load(setting)
-    yield compare(
-        f"first epoch / epoch of {name}",
+    later = range(1, 1 + LATER_EPOCHS)
+    return (
         lambda: _read(_batches(setting, _load(setting), range(1))),
-        epoch,
-    )
-    yield compare(
-        f"later epochs / epoch of {name}",
-        lambda: _read(_batches(setting, images, range(1, 1 + LATER_EPOCHS))),
-        epoch,
+        lambda: _read(_batches(setting, images, later)),
     )
 
 
@@ -273,8 +231,9 @@ def _load(setting: Setting) -> Images:
 
 
 def _batches(setting: Setting, images: Images, epochs: range) -> tf.data.Dataset:
+    labels = setting.table["label"].to_numpy(np.int64)
     return pipeline.training_batches(
-        images, setting.labels, CONFIG.batch_size, seed=0, epochs=epochs
+        images, labels, CONFIG.batch_size, seed=0, epochs=epochs
     )
 
 
@@ -283,13 +242,9 @@ def _read(batches: tf.data.Dataset) -> int:
 
 
 def _constant(config: DataConfig) -> tf.data.Dataset:
-    shape = (config.batch_size, config.image_size, config.image_size, 3)
-    rng = np.random.default_rng(0)
-    batch = (
-        rng.integers(0, 256, shape, np.uint8),
-        rng.integers(0, len(HAM10000), config.batch_size, np.int32),
-    )
-    return tf.data.Dataset.from_tensors(batch).repeat()
+    images = random_images(config.batch_size, config.image_size)
+    labels = np.arange(config.batch_size, dtype=np.int32) % len(HAM10000)
+    return tf.data.Dataset.from_tensors((images, labels)).repeat()
 
 
 def _compile(model: keras.Model) -> None:
@@ -314,12 +269,9 @@ def _train(data_dir: Path, all_images: bool) -> None:
     batches = _constant(MEMORY_CONFIG)
     if all_images:
         images = pipeline.load_images(builder, table, MEMORY_CONFIG, "memory")
+        labels = table["label"].to_numpy(np.int64)
         batches = pipeline.training_batches(
-            images,
-            table["label"].to_numpy(np.int64),
-            MEMORY_CONFIG.batch_size,
-            seed=0,
-            epochs=range(2),
+            images, labels, MEMORY_CONFIG.batch_size, seed=0, epochs=range(2)
         )
     model = build_classifier(MEMORY_MODEL, len(HAM10000), fused=True)
     _compile(model)

@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pandas as pd
 
 from skincnn.cli import common
 
@@ -24,77 +26,70 @@ Work = Callable[[], int]
 """Processes images and returns their number."""
 Round = tuple[float, float, float]
 """Rates of the baseline, of the candidate, and of the baseline again, in images/s."""
+Limit = float | None
+"""A lower or upper target, if any."""
+Returned = TypeVar("Returned")
+
+
+@dataclass(frozen=True)
+class Size:
+    """The amount of work of a benchmark of training.
+
+    Attributes:
+        image_size: Height and width of the images.
+        batch_size: Images per step.
+        steps: Training steps on each side of a ratio.
+        affine_steps: Augmented batches on each side of a ratio.
+    """
+
+    image_size: int = 224
+    batch_size: int = 32
+    steps: int = 4
+    affine_steps: int = 8
 
 
 @dataclass(frozen=True)
 class Result:
     """A measured value and its target.
 
-    Attributes:
-        name: What was measured, usually "candidate / baseline".
-        value: The median over the pairs, in `unit`.
-        unit: "x" for a ratio, "MiB", "MB", "images/s".
-        low: The smallest value of a pair.
-        high: The largest value of a pair.
-        pairs: Number of pairs.
-        baseline_ratio: The smallest and largest ratio of the baseline to itself in the same
-            rounds: differences of this size are noise. None for other values than ratios.
-        at_least: Lower target, if any.
-        at_most: Upper target, if any.
+    `baseline_ratio` has the smallest and the largest ratio of the baseline to itself in the
+    same rounds: differences of this size are noise. It is None unless the value is a ratio.
     """
 
-    name: str
-    value: float
-    unit: str = "x"
-    low: float | None = None
-    high: float | None = None
+    name: str  # usually "candidate / baseline"
+    value: float  # the median over the pairs, in `unit`
+    unit: str = "x"  # "x" for a ratio, "MiB", "MB", "images/s"
+    low: float | None = None  # the smallest value of a pair
+    high: float | None = None  # the largest value of a pair
     pairs: int = 1
     baseline_ratio: tuple[float, float] | None = None
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: Limit = None
+    at_most: Limit = None
 
     @property
     def passed(self) -> bool | None:
         """Whether the value meets the targets; None without a target."""
         if self.at_least is None and self.at_most is None:
             return None
-        lower = -float("inf") if self.at_least is None else self.at_least
-        upper = float("inf") if self.at_most is None else self.at_most
-        return lower <= self.value <= upper
+        above = self.at_least is None or self.value >= self.at_least
+        return above and (self.at_most is None or self.value <= self.at_most)
 
 
-def compare(
-    name: str,
-    candidate: Work,
-    baseline: Work,
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-) -> Result:
+def compare(name: str, candidate: Work, baseline: Work, **limits: float) -> Result:
     """Returns the rate of `candidate` divided by the rate of `baseline`.
 
     After a warm-up round there are `PAIRS` rounds of baseline, candidate, baseline. The
-    ratio of a round is the rate of the candidate over the mean of the two baselines.
+    ratio of a round is the rate of the candidate over the mean of the two baselines. The
+    limits are `at_least` and `at_most`.
     """
     rounds = [(rate(baseline), rate(candidate), rate(baseline)) for _ in range(PAIRS + 1)]
-    return summarize(name, rounds, at_least=at_least, at_most=at_most)
+    return summarize(name, rounds, **limits)
 
 
 def summarize(
-    name: str,
-    rounds: Sequence[Round],
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
+    name: str, rounds: Sequence[Round], at_least: Limit = None, at_most: Limit = None
 ) -> Result:
-    """Returns the ratio over all rounds but the first, which is the warm-up.
-
-    Args:
-        name: What was compared.
-        rounds: At least two.
-        at_least: Lower target, if any.
-        at_most: Upper target, if any.
-    """
+    """Returns the ratio over all rounds but the first, which is the warm-up."""
     measured = rounds[1:]
     ratios = [value / statistics.mean([before, after]) for before, value, after in measured]
     baseline_ratios = [after / before for before, _, after in measured]
@@ -126,10 +121,15 @@ def peak_of(function: Callable[..., None], *arguments: Any) -> int:
 
     The call runs in its own process, so `function` must be defined at module level.
     """
+    return in_new_process(_peak_over_import, function, arguments)
+
+
+def in_new_process(function: Callable[..., Returned], *arguments: Any) -> Returned:
+    """Returns the result of a call in a new process that has loaded TensorFlow."""
     with concurrent.futures.ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), initializer=common.load_tensorflow
     ) as executor:
-        return executor.submit(_peak_over_import, function, arguments).result()
+        return executor.submit(function, *arguments).result()
 
 
 def environment() -> dict[str, Any]:
@@ -151,23 +151,19 @@ def to_json(result: Result) -> dict[str, Any]:
 
 def to_text(results: Sequence[Result]) -> str:
     """Returns a table for the terminal."""
-    rows = [("", "median", "range", "baseline/baseline", "target", "")]
-    for result in results:
-        rows.append(
-            (
-                result.name,
-                _number(result.value, result.unit),
-                _range(result.low, result.high),
-                _range(*(result.baseline_ratio or (None, None))),
-                _target(result),
-                {True: "ok", False: "MISSED", None: ""}[result.passed],
-            )
+    header = ("", "median", "range", "baseline/baseline", "target", "")
+    rows = [
+        (
+            result.name,
+            f"{result.value:.{2 if result.unit == 'x' else 0}f} {result.unit}",
+            _range(result.low, result.high),
+            _range(*(result.baseline_ratio or (None, None))),
+            _target(result),
+            {True: "ok", False: "MISSED", None: ""}[result.passed],
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
+        for result in results
+    ]
+    return pd.DataFrame(rows, columns=header).to_string(index=False)
 
 
 def rate(work: Work) -> float:
@@ -181,10 +177,6 @@ def _peak_over_import(function: Callable[..., None], arguments: tuple[Any, ...])
     before = peak_memory()
     function(*arguments)
     return peak_memory() - before
-
-
-def _number(value: float, unit: str) -> str:
-    return f"{value:.2f} {unit}" if unit == "x" else f"{value:.0f} {unit}"
 
 
 def _range(low: float | None, high: float | None) -> str:

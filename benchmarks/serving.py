@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import io
 import math
-import multiprocessing
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +13,12 @@ import psutil
 import tensorflow as tf
 from PIL import Image
 
-from benchmarks.images import image_files
-from benchmarks.measure import Result, Work, compare, rate
+from benchmarks.measure import Result, Work, compare, in_new_process, rate
 from skincnn.classes import HAM10000
-from skincnn.cli import common
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data.preprocess import read_image
 from skincnn.errors import ConfigError
 from skincnn.inference.ood import FeatureGaussian
-from skincnn.lookup import look_up
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
 from skincnn.serving.export import ExportSpec, read_rule
@@ -57,21 +52,13 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class Setting:
-    """A network in every measured form.
-
-    Attributes:
-        network: The network.
-        rule: Class names, temperature and the referral rule.
-        saved_model: The directory of its SavedModel.
-        paths: Image files.
-        requests: Number of requests that the server of `memory` handles.
-    """
+    """A network in every measured form."""
 
     network: Network
     rule: DecisionRule
-    saved_model: Path
-    paths: list[Path]
-    requests: int
+    saved_model: Path  # the directory
+    paths: list[Path]  # image files
+    requests: int  # that the server of `memory` handles
 
     @property
     def data(self) -> DataConfig:
@@ -84,37 +71,10 @@ class Setting:
         return f"{self.network.config.model.backbone}, {self.data.image_size} px"
 
 
-def run(
-    model: Path | None,
-    image_dir: Path | None,
-    num_images: int,
-    requests: int,
-    root: Path,
-    only: Collection[str] = (),
-) -> Iterator[Result]:
-    """Yields each result as soon as it is measured.
-
-    Args:
-        model: The directory of an evaluated run; None for a network with random weights.
-        image_dir: A directory of JPEG files; None for synthetic ones.
-        num_images: Files per pass; files are repeated.
-        requests: Number of requests that the server of `memory` handles.
-        root: An empty directory for the files.
-        only: Names of `BENCHMARKS`; all by default.
-
-    Raises:
-        ConfigError: A benchmark or the run does not exist, or a package is missing.
-    """
-    chosen = [look_up(BENCHMARKS, name, "--only") for name in only or BENCHMARKS]
-    setting = prepare(model, image_files(image_dir, num_images), requests, root)
-    for benchmark in chosen:
-        yield from benchmark(setting)
-
-
 def prepare(
     model: Path | None, files: Sequence[bytes], requests: int, root: Path
 ) -> Setting:
-    """Writes the images and the SavedModel."""
+    """Writes the images, and the SavedModel of a run or of random weights."""
     network, rule = _random() if model is None else _of_run(model)
     write_saved_model([network], rule, root / "saved_model")
     paths = [root / f"{number:06d}.jpg" for number in range(len(files))]
@@ -212,7 +172,8 @@ def conversions(setting: Setting) -> Iterator[Result]:
     keras_batches = _in_batches(tf.constant(images[:BATCH_SIZE]))
     for name, batches in _in_batches(pixels[:BATCH_SIZE]).items():
         baseline = _predict_all(keras_call, keras_batches[name])
-        yield Result(f"Keras compiled, {name}", _warm_rate(baseline), "images/s")
+        baseline()  # the first call compiles
+        yield Result(f"Keras compiled, {name}", rate(baseline), "images/s")
         for runtime_name, predict in converted.items():
             work = _predict_all(_logits_of(predict), batches)
             yield compare(f"{runtime_name} / Keras compiled, {name}", work, baseline)
@@ -224,12 +185,7 @@ def memory(setting: Setting) -> Iterator[Result]:
     The server is a process that loads the SavedModel and calls `serving_default` with one
     file at a time: small images of several sizes, and invalid files.
     """
-    with concurrent.futures.ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), initializer=common.load_tensorflow
-    ) as executor:
-        first, last = executor.submit(
-            handle_requests, setting.saved_model, setting.requests
-        ).result()
+    first, last = in_new_process(handle_requests, setting.saved_model, setting.requests)
     yield Result(
         f"server: growth of memory from request {setting.requests // 10} "
         f"({first / MB:.0f} MB) to request {setting.requests}",
@@ -240,18 +196,15 @@ def memory(setting: Setting) -> Iterator[Result]:
 
 
 BENCHMARKS: dict[str, Callable[[Setting], Iterator[Result]]] = {
-    benchmark.__name__: benchmark
-    for benchmark in (signature, end_to_end, conversions, memory)
+    "signature": signature,
+    "end_to_end": end_to_end,
+    "conversions": conversions,
+    "memory": memory,
 }
 
 
 def handle_requests(saved_model: Path, requests: int) -> tuple[int, int]:
-    """Returns the resident bytes of this process after a tenth and after all requests.
-
-    Args:
-        saved_model: The directory of the SavedModel.
-        requests: At least 10.
-    """
+    """Returns the resident bytes of this process after a tenth and after all requests."""
     loaded = tf.saved_model.load(str(saved_model))
     serve = loaded.signatures["serving_default"]
     files, process, resident = request_files(), psutil.Process(), []
@@ -335,9 +288,3 @@ def _predict_all(
 
 def _logits_of(run: Infer) -> Callable[[np.ndarray], np.ndarray]:
     return lambda batch: run({"images": batch})["logits"]
-
-
-def _warm_rate(work: Work) -> float:
-    """Returns the rate of some work after one warm-up run."""
-    work()
-    return rate(work)

@@ -60,12 +60,11 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     The kernel releases the lock when the process ends for any reason. A created directory
     is removed again if it is still empty at the end.
 
-    Args:
-        folder: The directory; only processes that use this function are kept out.
-        wait: Whether to wait for another process that holds the lock.
+    Only processes that use this function are kept out.
 
     Raises:
-        ConfigError: Another process holds the lock, or the directory is not writable.
+        ConfigError: Another process holds the lock and `wait` is False, or the directory
+            is not writable.
     """
     require_writable_folder(folder, "--workdir")
     created = not folder.exists()
@@ -89,11 +88,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def require_writable_folder(path: Path, flag: str) -> None:
-    """Checks that `path` is, or can become, a writable directory. Creates nothing.
-
-    Args:
-        path: The directory.
-        flag: The flag that gave the path, for the message.
+    """Checks that the path of a flag is, or can become, a writable directory.
 
     Raises:
         ConfigError: The path is a file, is inside a file, or is not writable.
@@ -111,11 +106,7 @@ def require_writable_folder(path: Path, flag: str) -> None:
 
 
 def require_writable_file(path: Path, flag: str) -> None:
-    """Checks that `replacing` can write the file `path`. Creates nothing.
-
-    Args:
-        path: The file.
-        flag: The flag that gave the path, for the message.
+    """Checks that `replacing` can write the file whose path a flag gives.
 
     Raises:
         ConfigError: The path is not a regular file, or its directory is not writable.

@@ -17,7 +17,7 @@ import tensorflow as tf
 from conftest import ROOT, jpeg, run_here, run_script
 from PIL import Image
 
-from benchmarks import features, images, measure, serving, training
+from benchmarks import images, measure, serving, training
 from benchmarks import input as benchmark
 from benchmarks.measure import Result
 from skincnn.errors import ConfigError
@@ -98,9 +98,7 @@ def test_peak_of_a_call_is_measured_in_its_own_process() -> None:
     assert 90 <= measure.peak_of(allocate, 100) >> 20 <= 120
 
 
-def test_synthetic_images_resemble_originals_and_files_are_repeated(
-    tmp_path: Path,
-) -> None:
+def test_synthetic_images_resemble_originals_and_files_are_repeated(tmp_path: Path) -> None:
     (content,) = images.image_files(None, 1)
     assert Image.open(io.BytesIO(content)).size == (600, 450)
     assert 100_000 < len(content) < 400_000
@@ -153,10 +151,10 @@ def test_unknown_benchmark_is_an_error(
 def test_every_training_benchmark_returns_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "PAIRS", 1)
     model = training.ModelConfig(backbone="test_presets:one_layer", weights="none")
-    for module in (training, features):
-        monkeypatch.setattr(module, "MODEL", model)
-    monkeypatch.setattr(features, "EPOCH_IMAGES", 128)
-    results = list(training.run(training.Size(32, 8, steps=2, affine_steps=1)))
+    monkeypatch.setattr(training, "MODEL", model)
+    monkeypatch.setattr(training, "EPOCH_IMAGES", 128)
+    size = training.Size(32, 8, steps=2, affine_steps=1)
+    results = [result for run in training.BENCHMARKS.values() for result in run(size)]
     assert [result.at_least for result in results] == [0.95, 1, 0.9, 2, 100]
     for result in results:
         assert result.value > 0
@@ -165,9 +163,7 @@ def test_every_training_benchmark_returns_results(monkeypatch: pytest.MonkeyPatc
     assert passes.passed
 
 
-def test_help_lists_the_benchmarks_and_an_empty_folder_is_an_error(
-    tmp_path: Path,
-) -> None:
+def test_help_lists_the_benchmarks_and_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     done = run_script("benchmarks", "input", "--image-dir", tmp_path)
     assert done.returncode == 2, done.stderr
     assert "--image-dir must be a folder with .jpg files" in done.stderr

@@ -242,12 +242,7 @@ def test_more_than_one_percent_of_invalid_images_are_not_skipped(
     ],
 )
 def test_invalid_input_exits_with_one_message(
-    fault: str,
-    code: int,
-    message: str,
-    manual_dir: Path,
-    tmp_path: Path,
-    prepare: Prepare,
+    fault: str, code: int, message: str, manual_dir: Path, tmp_path: Path, prepare: Prepare
 ) -> None:
     data_dir = tmp_path / "built"
     config, arguments = "isic2018", ["--manual-dir", manual_dir]

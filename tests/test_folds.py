@@ -121,9 +121,7 @@ def test_the_published_file_has_all_images_and_complete_groups() -> None:
         assert assignments[first] == assignments[second]
 
 
-def test_a_modified_file_of_folds_is_rejected(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_modified_file_of_folds_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folds, "PUBLISHED_SHA256", "0" * 64)
     with pytest.raises(ValueError, match=r"was modified\. Expected the SHA-256 0000"):
         folds.published_assignments.__wrapped__()

@@ -55,8 +55,7 @@ def test_the_config_lists_every_resize_mode() -> None:
 
 
 @pytest.mark.parametrize(
-    ("format", "options"),
-    [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})],
+    ("format", "options"), [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})]
 )
 def test_lossless_formats_are_decoded_exactly(
     format: str, options: dict[str, bool]

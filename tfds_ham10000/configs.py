@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tensorflow_datasets as tfds
 
@@ -28,20 +28,15 @@ ATTRIBUTIONS = {
 class Ham10000Config(tfds.core.BuilderConfig):
     """A variant of the dataset on disk.
 
-    Attributes:
-        source: The dataset that it is built from: a `dataset` of `sources.LAYOUTS`,
-            "folder" for one folder per class, or "demo" for synthetic images.
-        class_names: The class names; None if they are known only after the build.
-        num_demo_images: The approximate number of synthetic images.
-        longest_side: Larger images are downsized to this many pixels.
-        without_ham10000: Whether to omit the images that are also in HAM10000.
+    The `source` is a `dataset` of `sources.LAYOUTS`, "folder" for one folder per class, or
+    "demo" for synthetic images.
     """
 
     source: str
-    class_names: Sequence[str] | None = CLASS_NAMES
-    num_demo_images: int = 0
-    longest_side: int | None = None
-    without_ham10000: bool = False
+    class_names: Sequence[str] | None = CLASS_NAMES  # None: known only after the build
+    num_demo_images: int = 0  # the approximate number of synthetic images
+    longest_side: int | None = None  # larger images are downsized to this many pixels
+    without_ham10000: bool = False  # whether to omit images that are also in HAM10000
 
     @property
     def synthetic(self) -> bool:
@@ -59,28 +54,42 @@ class Ham10000Config(tfds.core.BuilderConfig):
         return self.source == "isic2018"
 
 
-def _published(
-    name: str,
-    description: str,
-    *,
-    source: str,
-    class_names: Sequence[str] = CLASS_NAMES,
-    without_ham10000: bool = False,
-) -> list[Ham10000Config]:
-    """Returns a config with the original images, and one for each of `STORED_SIDES`."""
-    return [
-        Ham10000Config(
-            name=name if side is None else f"{name}_{side}",
-            description=description
-            if side is None
-            else f"{description} Longest side at most {side} pixels.",
-            source=source,
-            class_names=class_names,
-            without_ham10000=without_ham10000,
+ORIGINALS = (
+    Ham10000Config(
+        name="isic2018",
+        description="HAM10000, the training set of ISIC 2018 Task 3, as published.",
+        source="isic2018",
+    ),
+    Ham10000Config(
+        name="isic2019",
+        description="The training set of ISIC 2019 with eight classes; "
+        "it includes HAM10000.",
+        source="isic2019",
+        class_names=ISIC2019_CLASS_NAMES,
+    ),
+    Ham10000Config(
+        name="isic2019_without_ham10000",
+        description="The training set of ISIC 2019 without the images of HAM10000.",
+        source="isic2019",
+        class_names=ISIC2019_CLASS_NAMES,
+        without_ham10000=True,
+    ),
+)
+"""The configs of the published images in their original size."""
+
+
+def _with_downsized(original: Ham10000Config) -> list[Ham10000Config]:
+    """Returns the config, and its variant for each of `STORED_SIDES`."""
+    downsized = [
+        replace(  # type: ignore[call-arg]  # TFDS has no types
+            original,
+            name=f"{original.name}_{side}",
+            description=f"{original.description} Longest side at most {side} pixels.",
             longest_side=side,
         )
-        for side in (None, *STORED_SIDES)
+        for side in STORED_SIDES
     ]
+    return [original, *downsized]
 
 
 CONFIGS = [
@@ -96,24 +105,7 @@ CONFIGS = [
         source="demo",
         num_demo_images=300,
     ),
-    *_published(
-        "isic2018",
-        "HAM10000, the training set of ISIC 2018 Task 3, as published.",
-        source="isic2018",
-    ),
-    *_published(
-        "isic2019",
-        "The training set of ISIC 2019 with eight classes; it includes HAM10000.",
-        source="isic2019",
-        class_names=ISIC2019_CLASS_NAMES,
-    ),
-    *_published(
-        "isic2019_without_ham10000",
-        "The training set of ISIC 2019 without the images of HAM10000.",
-        source="isic2019",
-        class_names=ISIC2019_CLASS_NAMES,
-        without_ham10000=True,
-    ),
+    *(config for original in ORIGINALS for config in _with_downsized(original)),
     Ham10000Config(
         name="folder",
         description="Your own labeled images, one folder per class.",

@@ -9,22 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from tfds_ham10000.demo_renderer import SEED, render
-from tfds_ham10000.records import Record
+from tfds_ham10000.records import CLASS_NAMES, Record
 
-CLASS_COUNTS = {
-    "akiec": 327,
-    "bcc": 514,
-    "bkl": 1099,
-    "df": 115,
-    "mel": 1113,
-    "nv": 6705,
-    "vasc": 142,
-}
+CLASS_COUNTS = dict(zip(CLASS_NAMES, (327, 514, 1099, 115, 1113, 6705, 142), strict=True))
 """The number of images of each class in HAM10000."""
 VIEWS_PER_LESION = (0.55, 0.30, 0.15)
 """The probabilities of 1, 2 and 3 images of a lesion."""
@@ -34,17 +27,16 @@ MIN_LESIONS = 10
 SITES = ("back", "trunk", "abdomen", "face", "lower extremity", "unknown")
 
 
+@dataclass(frozen=True)
 class DemoImages:
     """The synthetic images by image_id, rendered when they are read."""
 
-    def __init__(self, views: dict[str, tuple[str, int, int]]):
-        """Stores the (dx, lesion number, view number) of each image_id."""
-        self._views = views
+    views: dict[str, tuple[str, int, int]]  # dx, lesion number and view number
 
     def read(self, image_id: str) -> bytes:
         """Returns the content of a JPEG file."""
         buffer = io.BytesIO()
-        image = Image.fromarray(render(*self._views[image_id]))
+        image = Image.fromarray(render(*self.views[image_id]))
         image.save(buffer, format="JPEG", quality=92)
         return buffer.getvalue()
 

@@ -26,49 +26,27 @@ SEED = 20180814
 
 @dataclass(frozen=True)
 class Appearance:
-    """The strength of each structure in a lesion, from 0 (absent) to 1.
+    """The strength of each structure in a lesion, from 0 (absent) to 1."""
 
-    Attributes:
-        network: Pigment network, the brown grid of a melanocytic lesion.
-        irregularity: Unevenness of the line width and spacing of the network.
-        globules: Round brown dots.
-        cysts: Milia-like cysts, small bright dots.
-        vessels: Branching red lines.
-        lacunae: Red to purple lakes.
-        scale: White to yellow flakes.
-        central_patch: White scar-like center.
-        veil: Blue-gray blotches.
-        asymmetry: Irregularity of the outline and off-center colors.
-        colors: Number of additional colors.
-        sharpness: Sharpness of the border.
-        pigment: Darkness of the brown.
-        redness: From brown (0) to pink (1).
-    """
-
-    network: float = 0.0
-    irregularity: float = 0.1
-    globules: float = 0.0
-    cysts: float = 0.0
-    vessels: float = 0.0
-    lacunae: float = 0.0
-    scale: float = 0.0
-    central_patch: float = 0.0
-    veil: float = 0.0
-    asymmetry: float = 0.2
-    colors: float = 0.2
-    sharpness: float = 0.5
-    pigment: float = 0.5
-    redness: float = 0.1
+    network: float = 0.0  # pigment network, the brown grid of a melanocytic lesion
+    irregularity: float = 0.1  # unevenness of the line width and spacing of the network
+    globules: float = 0.0  # round brown dots
+    cysts: float = 0.0  # milia-like cysts, small bright dots
+    vessels: float = 0.0  # branching red lines
+    lacunae: float = 0.0  # red to purple lakes
+    scale: float = 0.0  # white to yellow flakes
+    central_patch: float = 0.0  # white scar-like center
+    veil: float = 0.0  # blue-gray blotches
+    asymmetry: float = 0.2  # irregularity of the outline and off-center colors
+    colors: float = 0.2  # number of additional colors
+    sharpness: float = 0.5  # sharpness of the border
+    pigment: float = 0.5  # darkness of the brown
+    redness: float = 0.1  # from brown (0) to pink (1)
 
 
 APPEARANCES = {
     "akiec": Appearance(
-        scale=0.9,
-        redness=0.85,
-        pigment=0.2,
-        asymmetry=0.5,
-        sharpness=0.15,
-        vessels=0.15,
+        scale=0.9, redness=0.85, pigment=0.2, asymmetry=0.5, sharpness=0.15, vessels=0.15
     ),
     "bcc": Appearance(
         vessels=1.0, redness=0.7, pigment=0.15, veil=0.35, sharpness=0.35, asymmetry=0.4
@@ -118,8 +96,7 @@ def render(dx: str, lesion: int, view: int) -> npt.NDArray[np.uint8]:
     skin_tone = rng.beta(1.5, 3.0)  # 0 light, 1 dark
     view_rng = np.random.default_rng([SEED, 3, lesion, view])
     frame = Frame.random(view_rng)
-    image = _skin(skin_tone, view_rng)
-    image = _lesion(image, look, frame, skin_tone, rng)
+    image = _lesion(_skin(skin_tone, view_rng), look, frame, skin_tone, rng)
     image = _add_acquisition_effects(image, view_rng)
     return np.asarray(np.clip(np.rint(image * 255), 0, 255), np.uint8)
 
@@ -129,16 +106,11 @@ class Frame:
     """The position of a lesion in an image: rotation, scale and center.
 
     Lesion coordinates are 0 at the center and about 1 at the border of the lesion.
-
-    Attributes:
-        angle: Rotation in radians.
-        pixels: Pixels per unit of the lesion coordinates.
-        center: x and y in pixels.
     """
 
-    angle: float
-    pixels: float
-    center: tuple[float, float]
+    angle: float  # rotation in radians
+    pixels: float  # pixels per unit of the lesion coordinates
+    center: tuple[float, float]  # x and y in pixels
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Frame:
@@ -184,11 +156,7 @@ def _skin(tone: float, rng: np.random.Generator) -> Array:
 
 
 def _lesion(
-    skin: Array,
-    look: Appearance,
-    frame: Frame,
-    tone: float,
-    rng: np.random.Generator,
+    skin: Array, look: Appearance, frame: Frame, tone: float, rng: np.random.Generator
 ) -> Array:
     x, y = frame.grid()
     inside = _outline(x, y, look, rng)
@@ -214,11 +182,7 @@ def _outline(x: Array, y: Array, look: Appearance, rng: np.random.Generator) -> 
 
 
 def _blotches(
-    image: Array,
-    look: Appearance,
-    frame: Frame,
-    inside: Array,
-    rng: np.random.Generator,
+    image: Array, look: Appearance, frame: Frame, inside: Array, rng: np.random.Generator
 ) -> Array:
     """Adds the additional colors and the blue-gray veil as soft patches."""
     palette = np.array(
@@ -253,11 +217,7 @@ def _network(
 
 
 def _structures(
-    image: Array,
-    look: Appearance,
-    frame: Frame,
-    inside: Array,
-    rng: np.random.Generator,
+    image: Array, look: Appearance, frame: Frame, inside: Array, rng: np.random.Generator
 ) -> Array:
     """Adds globules, lacunae, cysts, scale, the central patch and vessels.
 
@@ -285,19 +245,14 @@ def _structures(
 def _branches(strength: float, frame: Frame, rng: np.random.Generator) -> Array:
     """Returns a mask, in 0..1, of branching lines from the border to the inside."""
     canvas, draw = _canvas()
-    count = round(6 * strength) if strength > 0.12 else 0
-    for _ in range(count):
+    for _ in range(round(6 * strength) if strength > 0.12 else 0):
         start = rng.uniform(0, 2 * np.pi)
         point = 0.9 * np.array([np.cos(start), np.sin(start)])
         heading = start + np.pi + rng.normal(0, 0.4)
         for generation in range(3):
             steps = rng.normal(0, 0.35, 9).cumsum() + heading
-            path = np.vstack(
-                [
-                    point,
-                    point + 0.09 * np.cumsum(np.c_[np.cos(steps), np.sin(steps)], 0),
-                ]
-            )
+            offsets = 0.09 * np.cumsum(np.c_[np.cos(steps), np.sin(steps)], 0)
+            path = np.vstack([point, point + offsets])
             pixels = [tuple(2 * p) for p in frame.to_pixels(path)]
             draw.line(pixels, fill=255, width=4 - generation)
             point, heading = path[rng.integers(3, 8)], steps[-1] + rng.choice([-1, 1])

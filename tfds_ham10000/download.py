@@ -7,13 +7,11 @@ with another MD5 is deleted.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from unittest import mock
 
 import requests
 import tensorflow_datasets as tfds
@@ -37,17 +35,11 @@ ALTERNATIVE = (
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file.
-
-    Attributes:
-        name: The published file name.
-        address: The part of the URL after `BASE_URL`.
-        md5: The MD5, if the SHA-256 is not in `checksums.tsv`.
-    """
+    """A published file."""
 
     name: str
-    address: str
-    md5: str | None = None
+    address: str  # the part of the URL after `BASE_URL`
+    md5: str | None = None  # if the SHA-256 is not in `checksums.tsv`
 
     @property
     def url(self) -> str:
@@ -93,10 +85,8 @@ def verify(folder: Path) -> list[str]:
         SourceError: The SHA-256 (or MD5, if only that is published) of a file differs, or
             the folder contains no published file.
     """
-    sha256 = {
-        info.filename: info.checksum
-        for info in checksums.load_url_infos(CHECKSUMS).values()
-    }
+    infos = checksums.load_url_infos(CHECKSUMS).values()
+    sha256 = {info.filename: info.checksum for info in infos}
     present = [file for file in FILES if (folder / file.name).is_file()]
     modified = [
         file.name
@@ -121,50 +111,29 @@ def _fetch(dl_manager: tfds.download.DownloadManager, file: RemoteFile) -> Path:
     try:
         # TFDS creates its own sessions and offers no argument for these two settings.
         with (
-            patched(requests.utils, "default_user_agent", lambda *_: USER_AGENT),
-            patched(downloader, "MAX_RETRIES", MAX_RETRIES),
+            mock.patch.object(
+                requests.utils, "default_user_agent", return_value=USER_AGENT
+            ),
+            mock.patch.object(downloader, "MAX_RETRIES", MAX_RETRIES),
         ):
             path = Path(dl_manager.download(file.url))
-    except NonMatchingChecksumError as error:
-        raise SourceError(
-            f"The file downloaded from {file.url} is not the published {file.name}: "
-            f"{error}. Run the command again. {ALTERNATIVE}"
-        ) from error
+        if file.md5 is not None and (md5 := _digest(path, "md5")) != file.md5:
+            # Also delete TFDS's record of the file, or TFDS would reject the next download.
+            path.with_name(f"{path.name}.INFO").unlink()
+            path.unlink()
+            raise DownloadError(f"Expected the MD5 {file.md5}. Received: {md5}")
     # RequestException: no connection, or an interrupted one.
-    except (DownloadError, requests.RequestException) as error:
+    except (NonMatchingChecksumError, DownloadError, requests.RequestException) as error:
         raise SourceError(
-            f"{file.name} cannot be downloaded from {file.url}: {error}. Run the command "
-            f"again when the network is available. {ALTERNATIVE}"
-        ) from error
-    finally:
-        _remove_partial(Path(dl_manager.download_dir), file.url)
-    if file.md5 is not None and (md5 := _digest(path, "md5")) != file.md5:
-        # Also delete TFDS's record of the file, or TFDS would reject the next download.
-        path.with_name(f"{path.name}.INFO").unlink()
-        path.unlink()
-        raise SourceError(
-            f"The file downloaded from {file.url} is not the published {file.name}. "
-            f"Expected the MD5 {file.md5}. Received: {md5}. Run the command again. "
+            f"{file.name} cannot be downloaded from {file.url}, or is not the published "
+            f"file: {error}. Run the command again when the network is available. "
             f"{ALTERNATIVE}"
-        )
+        ) from error
+    finally:  # delete the temporary folders of interrupted downloads
+        partial = f"{resource.get_dl_fname(file.url)}.tmp.*"
+        for folder in Path(dl_manager.download_dir).rglob(partial):
+            shutil.rmtree(folder, ignore_errors=True)
     return path
-
-
-@contextlib.contextmanager
-def patched(module: ModuleType, name: str, value: object) -> Iterator[None]:
-    """Replaces an attribute of a module within the context."""
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
-
-
-def _remove_partial(folder: Path, url: str) -> None:
-    """Deletes the temporary folders of interrupted downloads."""
-    for path in folder.rglob(f"{resource.get_dl_fname(url)}.tmp.*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _digest(path: Path, algorithm: str) -> str:

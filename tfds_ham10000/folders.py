@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from tfds_ham10000.image_files import ImageFiles, is_image_name
+from tfds_ham10000.image_files import ImageFiles, has_suffix
 from tfds_ham10000.layouts import Source
 from tfds_ham10000.records import Record, SourceError, join_first
 
@@ -35,7 +35,12 @@ def read_folders(folder: Path) -> Source:
             another split has further classes, or an image is not in a class folder.
     """
     split_folders = _split_folders(folder)
-    source = Source(_class_names(folder, split_folders))
+    source = Source(tuple(path.name for path in _subfolders(split_folders["train"])))
+    if len(source.class_names) < 2:
+        raise SourceError(
+            f"{folder} contains too few classes. {EXPECTED} Received: "
+            f"{', '.join(source.class_names) or 'no class folder'}."
+        )
     for split, split_folder in split_folders.items():
         prefix = PurePosixPath(split_folder.relative_to(folder).as_posix())
         images = ImageFiles([split_folder], make_id=partial(_image_id, prefix))
@@ -46,7 +51,7 @@ def read_folders(folder: Path) -> Source:
         _check_classes(records, source.class_names, split, split_folder)
         source.add(split, records, images, split_folder)
         files = _visible_files(split_folder)
-        if ignored := [path.name for path in files if not is_image_name(path)]:
+        if ignored := [path.name for path in files if not has_suffix(path)]:
             source.notes.append(
                 f"{split}: {len(ignored)} file(s) without an image suffix were ignored: "
                 f"{join_first(sorted(ignored))}"
@@ -77,16 +82,6 @@ def _split_folders(folder: Path) -> dict[str, Path]:
             f"{folder} contains no training images. {EXPECTED} Received: {names}."
         )
     return split_folders
-
-
-def _class_names(folder: Path, split_folders: dict[str, Path]) -> tuple[str, ...]:
-    names = tuple(path.name for path in _subfolders(split_folders["train"]))
-    if len(names) < 2:
-        raise SourceError(
-            f"{folder} contains too few classes. {EXPECTED} Received: "
-            f"{', '.join(names) or 'no class folder'}."
-        )
-    return names
 
 
 def _check_classes(

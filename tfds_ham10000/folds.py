@@ -17,8 +17,10 @@ import hashlib
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from tfds_ham10000.near_duplicates import connected_components
 from tfds_ham10000.records import Record, SourceError, join_first
@@ -32,30 +34,19 @@ Splits = Mapping[str, list[Record]]
 
 @dataclass(frozen=True)
 class Assignment:
-    """The group and the fold of an image.
+    """The group and the fold of an image."""
 
-    Attributes:
-        group_id: The smallest lesion_id of the group.
-        fold: In 0..9, the same for all images of a group.
-    """
-
-    group_id: str
-    fold: int
+    group_id: str  # the smallest lesion_id of the group
+    fold: int  # in 0..9, the same for all images of a group
 
 
 @dataclass(frozen=True)
 class StoredSplits:
-    """The splits as they are stored.
+    """The splits as they are stored."""
 
-    Attributes:
-        splits: `fold_0` .. `fold_9` and the official splits.
-        group_of: The group_id of each image_id.
-        notes: Messages for the user.
-    """
-
-    splits: dict[str, list[Record]]
-    group_of: dict[str, str]
-    notes: list[str] = field(default_factory=list)
+    splits: dict[str, list[Record]]  # `fold_0` .. `fold_9` and the official splits
+    group_of: dict[str, str]  # the group_id of each image_id
+    notes: list[str]  # messages for the user
 
 
 def groups_are_published(splits: Splits) -> bool:
@@ -70,12 +61,8 @@ def split_into_folds(
     """Returns the splits with "train" replaced by ten folds.
 
     The folds do not depend on the official splits. Official images that are connected, by
-    their lesion or as near-duplicates, share a group: the group of the training images to
-    which they are connected, if any.
-
-    Args:
-        splits: Records by split.
-        near_duplicates: Pairs of image_ids.
+    their lesion or as a pair of near-duplicate image_ids, share a group: the group of the
+    training images to which they are connected, if any.
 
     Raises:
         SourceError: There are too few groups for ten folds.
@@ -91,7 +78,7 @@ def split_into_folds(
     group_of = {image_id: at.group_id for image_id, at in assignments.items()}
     training_groups = set(group_of.values())
     others = [record for of_split in official.values() for record in of_split]
-    group_of |= _official_groups(others, records, assignments, near_duplicates)
+    group_of |= _official_groups(others, records, group_of, near_duplicates)
     for name, of_split in official.items():
         shared = sum(group_of[record.image_id] in training_groups for record in of_split)
         if shared:
@@ -108,12 +95,9 @@ def assign_images(
 ) -> dict[str, Assignment]:
     """Returns the group and the fold of each image_id.
 
-    Args:
-        records: The records of all images.
-        near_duplicates: Pairs of image_ids. Pairs of two published images have no effect,
-            because the published groups already include them or leave them apart.
-        published: Fixed assignments; by default `published_assignments()`. A group with
-            published images gets the fold of the first of them.
+    A group with `published` images, by default `published_assignments()`, gets the fold of
+    the first of them. Near-duplicate pairs of two published images have no effect, because
+    the published groups already include them or leave them apart.
     """
     published = published_assignments() if published is None else published
     groups = group_lesions(records, near_duplicates, published)
@@ -137,9 +121,9 @@ def group_lesions(
     """Returns the group_id of each lesion_id."""
     lesion_of = {record.image_id: record.lesion_id for record in records}
     pairs = [
-        (lesion_of[a], lesion_of[b])
+        (lesion_of.get(a, ""), lesion_of.get(b, ""))
         for a, b in near_duplicates
-        if a in lesion_of and b in lesion_of and not {a, b} <= published.keys()
+        if not {a, b} <= published.keys()
     ]
     representative: dict[str, str] = {}
     for image_id, lesion_id in sorted(lesion_of.items()):
@@ -152,7 +136,7 @@ def group_lesions(
 def assign_groups(
     records: Iterable[Record],
     group_of: Mapping[str, str],
-    fixed: Mapping[str, int] | None = None,
+    fixed: Mapping[str, int],
 ) -> dict[str, int]:
     """Returns the fold, in 0..9, of each group_id.
 
@@ -161,12 +145,7 @@ def assign_groups(
     group goes to the fold with the fewest images of its class; ties are broken by the
     fewest images in total, then by the lowest fold number. The class sizes of two folds
     therefore differ by at most the size of one group. A group of several classes counts as
-    the rarest of them.
-
-    Args:
-        records: The records of all images.
-        group_of: The group_id of each image_id.
-        fixed: Fixed folds by group_id.
+    the rarest of them. The groups in `fixed` are assigned to their given fold beforehand.
     """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
@@ -182,7 +161,7 @@ def assign_groups(
         for dx, count in counts[group_id].items():
             of_class[dx, fold] += count
 
-    for group_id, fold in (fixed or {}).items():
+    for group_id, fold in fixed.items():
         assign(group_id, fold)
     rarest = {
         group_id: min(group, key=lambda dx: (totals[dx], dx))
@@ -219,41 +198,28 @@ def published_assignments() -> dict[str, Assignment]:
 
 def to_csv(records: Iterable[Record], assignments: Mapping[str, Assignment]) -> str:
     """Returns the published CSV format: one row per image, sorted by image_id."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for record in sorted(records, key=lambda record: record.image_id):
-        at = assignments[record.image_id]
-        writer.writerow([record.image_id, record.lesion_id, at.group_id, at.fold])
-    return text.getvalue()
+    rows = [(r.image_id, r.lesion_id, *astuple(assignments[r.image_id])) for r in records]
+    table = pd.DataFrame(sorted(rows), columns=COLUMNS)
+    return table.to_csv(index=False, lineterminator="\n")
 
 
 def _official_groups(
     others: Sequence[Record],
     records: Sequence[Record],
-    assignments: Mapping[str, Assignment],
+    group_of: Mapping[str, str],
     near_duplicates: Iterable[tuple[str, str]],
 ) -> dict[str, str]:
     """Returns the group_id of each image of the official splits."""
     lesion_of = {r.image_id: r.lesion_id for r in (*records, *others)}
-    pairs = [
-        (lesion_of[a], lesion_of[b])
-        for a, b in near_duplicates
-        if a in lesion_of and b in lesion_of
-    ]
+    pairs = [(lesion_of.get(a, ""), lesion_of.get(b, "")) for a, b in near_duplicates]
     # All training lesions of a group are connected.
-    pairs += [(at.group_id, lesion_of[image_id]) for image_id, at in assignments.items()]
+    pairs += [(group_id, lesion_of[image_id]) for image_id, group_id in group_of.items()]
     component = connected_components(sorted(set(lesion_of.values())), pairs)
     training_group: dict[str, str] = {}
     for record in records:
-        group_id = assignments[record.image_id].group_id
-        training_group.setdefault(component[record.lesion_id], group_id)
-    return {
-        record.image_id: training_group.get(
-            component[record.lesion_id], component[record.lesion_id]
-        )
-        for record in others
-    }
+        training_group.setdefault(component[record.lesion_id], group_of[record.image_id])
+    components = {record.image_id: component[record.lesion_id] for record in others}
+    return {name: training_group.get(c, c) for name, c in components.items()}
 
 
 def _check_folds(folds: Splits) -> list[str]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -33,24 +34,19 @@ MAX_BUFFER = 300 << 20
 2019 (900 MB)."""
 
 
-class BuildReport(BaseModel):
-    """What a build read, converted and skipped: the content of build.json.
+REPORT = "build.json"
 
-    Attributes:
-        notes: Messages for the user.
-        source: Where the source files are from; None for synthetic images.
-        changed: The number of images that are not stored byte for byte.
-        left_out: Why an image was skipped, by image_id.
-        missing: The number of images with a missing value, by column.
-    """
+
+class BuildReport(BaseModel):
+    """What a build read, converted and skipped: the content of build.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    notes: list[str]
-    source: str | None = None
-    changed: int = 0
-    left_out: dict[str, str] = {}
-    missing: dict[str, int]
+    notes: list[str]  # messages for the user
+    source: str | None = None  # where the source files are from; None if synthetic
+    changed: int = 0  # the number of images that are not stored byte for byte
+    left_out: dict[str, str] = {}  # why an image was skipped, by image_id
+    missing: dict[str, int]  # the number of images with a missing value, by column
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -98,7 +94,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             return
         with (
             build_lock(Path(self.data_dir)),
-            download.patched(shuffle, "MAX_MEM_BUFFER_SIZE", MAX_BUFFER),
+            mock.patch.object(shuffle, "MAX_MEM_BUFFER_SIZE", MAX_BUFFER),
         ):
             super().download_and_prepare(**kwargs)
         if not self.info.splits:  # another process has built the dataset meanwhile
@@ -106,32 +102,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def read_report(self) -> BuildReport:
         """Returns the report of the build."""
-        return BuildReport.model_validate_json(self._report_path.read_bytes())
-
-    @property
-    def _report_path(self) -> Path:
-        return Path(self.data_dir, "build.json")
+        return BuildReport.model_validate_json(Path(self.data_dir, REPORT).read_bytes())
 
     def _info(self) -> tfds.core.DatasetInfo:
+        config = self.builder_config
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3)),
-                    "label": tfds.features.ClassLabel(
-                        names=self.builder_config.class_names
-                    ),
-                    "image_id": tfds.features.Text(),
-                    "lesion_id": tfds.features.Text(),
-                    "group_id": tfds.features.Text(),
-                    "dx_type": tfds.features.Text(),
+                    "label": tfds.features.ClassLabel(names=config.class_names),
+                    **_text_features("image_id", "lesion_id", "group_id", "dx_type"),
                     "age": tfds.features.Scalar(np.float32),
-                    "sex": tfds.features.Text(),
-                    "localization": tfds.features.Text(),
-                    "dataset": tfds.features.Text(),
+                    **_text_features("sex", "localization", "dataset"),
                 }
             ),
             supervised_keys=("image", "label"),
-            homepage=HOMEPAGES.get(self.builder_config.source),
+            homepage=HOMEPAGES.get(config.source),
         )
 
     def _split_generators(
@@ -151,11 +137,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             notes = source.notes
             report |= {"changed": images.num_converted, "left_out": images.errors}
         records = [record for of_split in stored.splits.values() for record in of_split]
-        self._write_report(
-            BuildReport(
-                notes=[*notes, *stored.notes], missing=count_missing(records), **report
-            )
-        )
+        notes += stored.notes
+        written = BuildReport(notes=notes, missing=count_missing(records), **report)
+        content = json.dumps(written.model_dump(exclude_unset=True), indent=2)
+        Path(self.data_dir, REPORT).write_text(content + "\n")
         progress: tqdm[Any] = tqdm(total=len(records), desc="Writing images", unit="img")
         return {
             name: self._generate_examples(of_split, stored.group_of, images, progress)
@@ -178,10 +163,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if progress.n == progress.total:
             progress.close()
 
-    def _write_report(self, report: BuildReport) -> None:
-        content = json.dumps(report.model_dump(exclude_unset=True), indent=2)
-        self._report_path.write_text(content + "\n")
-
     def _read_source(self, dl_manager: tfds.download.DownloadManager) -> tuple[Source, str]:
         """Returns the source files, and where they are from."""
         config = self.builder_config
@@ -198,19 +179,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _check_images(self, source: Source) -> CheckedImages:
         ids = [r.image_id for records in source.splits.values() for r in records]
-        longest_side = self.builder_config.longest_side
+        folder, longest_side = Path(self.data_dir), self.builder_config.longest_side
         if longest_side is None:
-            _require_space(Path(self.data_dir), sum(map(source.images.size, ids)))
-        need_hashes = not groups_are_published(source.splits)
+            _require_space(folder, sum(map(source.images.size, ids)))
+        inspect = None if groups_are_published(source.splits) else perceptual_hashes
         images = CheckedImages(
-            source.images,
-            ids,
-            Path(self.data_dir),
-            longest_side=longest_side,
-            inspect=perceptual_hashes if need_hashes else None,
+            source.images, ids, folder, longest_side=longest_side, inspect=inspect
         )
         require_valid(images.errors, len(ids), self._on_bad_image)
         return images
+
+
+def _text_features(*names: str) -> dict[str, tfds.features.Text]:
+    return {name: tfds.features.Text() for name in names}
 
 
 @contextlib.contextmanager
@@ -219,10 +200,7 @@ def build_lock(dataset_dir: Path) -> Iterator[None]:
 
     The operating system releases the lock when its process ends for any reason. The
     `incomplete.*` folders beside the dataset therefore belong to killed builds, and are
-    deleted.
-
-    Args:
-        dataset_dir: The folder of the finished dataset, named by its version.
+    deleted. `dataset_dir` is the folder of the finished dataset, named by its version.
     """
     folder = dataset_dir.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -271,11 +249,7 @@ def _manual_dir(
         if config.downloadable:
             return None
         raise
-    is_default = folder == Path(dl_manager.download_dir, "manual")
-    if (
-        config.downloadable
-        and is_default
-        and not sources.contains_layout(folder, config.source)
-    ):
-        return None
+    if config.downloadable and folder == Path(dl_manager.download_dir, "manual"):
+        present = folder.is_dir() and sources.match_layout(folder, config.source)
+        return folder if present else None
     return folder

@@ -66,8 +66,8 @@ class CheckedImages:
             images: The source images.
             image_ids: The images to check.
             folder: The folder of the temporary file.
-            longest_side: Downsize larger images to this many pixels.
-            inspect: Called with each decoded image; its results are in `inspected`.
+            longest_side: See `normalize`.
+            inspect: Called with each decoded image, upright and RGB.
 
         Raises:
             OSError: The disk is full.
@@ -80,17 +80,13 @@ class CheckedImages:
         self._lock = threading.Lock()
         self._converted: dict[str, tuple[int, int]] = {}
         self._inspect = inspect
-        self.errors: dict[str, str] = {}
         self.inspected: dict[str, Any] = {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
-                results = pool.map(self._check, image_ids)
-                progress = tqdm(
-                    results, desc="Checking images", unit="img", total=len(image_ids)
-                )
-                for image_id, error in zip(image_ids, progress, strict=True):
-                    if error is not None:
-                        self.errors[image_id] = error
+                errors = pool.map(self._check, image_ids)
+                progress = tqdm(errors, "Checking images", len(image_ids), unit="img")
+                results = dict(zip(image_ids, progress, strict=True))
+                self.errors = {name: error for name, error in results.items() if error}
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -128,25 +124,20 @@ class CheckedImages:
 
 
 def require_valid(errors: dict[str, str], num_images: int, on_bad_image: str) -> None:
-    """Raises an error if there are invalid images that may not be skipped.
-
-    Args:
-        errors: Why an image is invalid, by image_id.
-        num_images: The number of images that were checked.
-        on_bad_image: "fail", or "skip" to allow up to 1 % of invalid images.
+    """Checks that all images are valid, or with "skip" at least 99 % of `num_images`.
 
     Raises:
         SourceError: Gives the number of invalid images and names the first ten.
     """
-    allowed = MAX_SKIPPED_SHARE * num_images if on_bad_image == "skip" else 0
+    allowed, advice = 0.0, "Download them again, or skip them (--on-bad-image skip)."
+    if on_bad_image == "skip":
+        allowed = MAX_SKIPPED_SHARE * num_images
+        advice = (
+            f"At most {MAX_SKIPPED_SHARE:.0%} of the {num_images} images may be skipped."
+        )
     if len(errors) <= allowed:
         return
     messages = [f"{image_id}: {error}" for image_id, error in sorted(errors.items())]
-    advice = (
-        f"At most {MAX_SKIPPED_SHARE:.0%} of the {num_images} images may be skipped."
-        if on_bad_image == "skip"
-        else "Download them again, or skip them (--on-bad-image skip)."
-    )
     raise SourceError(
         f"{len(errors)} image(s) are invalid: {join_first(messages, '; ')}. Expected "
         f"complete {', '.join(FORMATS)} files of at most {MAX_PIXELS} pixels. {advice}"
@@ -196,11 +187,8 @@ def normalize(
 
 def _is_upright_rgb_jpeg(image: Image.Image) -> bool:
     # Pillow calls a JPEG file that contains further images MPO.
-    return (
-        image.format in ("JPEG", "MPO")
-        and image.mode == "RGB"
-        and not _has_orientation(image)
-    )
+    is_rgb_jpeg = image.format in ("JPEG", "MPO") and image.mode == "RGB"
+    return is_rgb_jpeg and not _has_orientation(image)
 
 
 def _has_orientation(image: Image.Image) -> bool:

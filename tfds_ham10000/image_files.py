@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Protocol
 
-from tfds_ham10000.records import SourceError, join_first
+from tfds_ham10000.records import SourceError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
 MAX_BYTES = 30_000_000
+ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
+"""zlib.error: a damaged archive. RuntimeError: it is encrypted, or its compression is not
+supported."""
 
 
 class Images(Protocol):
@@ -31,11 +34,11 @@ class ImageFiles:
         *,
         make_id: Callable[[PurePosixPath], str] = lambda path: path.stem,
     ):
-        """Lists the image files at any depth, without reading them.
+        """Lists the image files at any depth of archives and folders, without reading them.
 
         Args:
             paths: Zip archives and folders.
-            make_id: Returns the image_id of a file from its path in the folder or archive.
+            make_id: Returns the image_id of a file from its path in them.
 
         Raises:
             SourceError: A path is neither a zip archive nor a folder, or two files have
@@ -58,17 +61,7 @@ class ImageFiles:
         return set(self._files)
 
     def add(self, other: ImageFiles) -> None:
-        """Adds the files of `other`.
-
-        Raises:
-            SourceError: An image_id occurs in both.
-        """
-        shared = sorted(self.image_ids & other.image_ids)
-        if shared:
-            raise SourceError(
-                f"{len(shared)} image(s) occur in two splits: {join_first(shared)}. "
-                "Expected each image in one split only."
-            )
+        """Adds the files of `other`, whose image_ids must be different."""
         self._files.update(other._files)
 
     def size(self, image_id: str) -> int:
@@ -91,57 +84,21 @@ class ImageFiles:
             if isinstance(container, zipfile.ZipFile):
                 return container.read(member)
             return (container / member).read_bytes()
-        # zlib.error: damaged. RuntimeError: encrypted. NotImplementedError: unsupported
-        # compression.
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            OSError,
-            EOFError,
-            RuntimeError,
-            NotImplementedError,
-        ) as error:
+        except ARCHIVE_ERRORS as error:
             raise SourceError(f"cannot be read ({error})") from error
 
 
-def check_same_images(image_ids: Iterable[str], images: ImageFiles, where: str) -> None:
-    """Checks that a table and the image files contain the same images.
-
-    Args:
-        image_ids: The image_ids in the table.
-        images: The files.
-        where: The table, for error messages.
-
-    Raises:
-        SourceError: An image occurs in only one of them.
-    """
-    listed = set(image_ids)
-    messages = [
-        f"{len(ids)} image(s) are {what}: {join_first(sorted(ids))}."
-        for what, ids in (
-            ("in the table but have no file", listed - images.image_ids),
-            ("among the files but not in the table", images.image_ids - listed),
-        )
-        if ids
-    ]
-    if messages:
-        raise SourceError(
-            f"{where}: {' '.join(messages)} Expected the same images in both. Download "
-            "the missing files again."
-        )
-
-
-def is_image_name(path: PurePosixPath | Path) -> bool:
-    """Returns whether a file name has an image suffix and is not hidden."""
+def has_suffix(path: PurePath, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
+    """Returns whether a file is not hidden and its lower-case suffix is in `suffixes`."""
     # macOS adds a hidden copy of each file, __MACOSX/._name.
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def _list(path: Path) -> Iterator[tuple[zipfile.ZipFile | Path, str]]:
     """Yields the archive or folder, and the path in it, of each image file."""
     if path.is_dir():
         members = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
-        yield from ((path, p.as_posix()) for p in members if is_image_name(p))
+        yield from ((path, p.as_posix()) for p in members if has_suffix(p))
         return
     try:
         archive = zipfile.ZipFile(path)
@@ -150,5 +107,5 @@ def _list(path: Path) -> Iterator[tuple[zipfile.ZipFile | Path, str]]:
             f"{path} is not a valid zip archive: {error}. Download it again."
         ) from error
     for name in archive.namelist():
-        if is_image_name(PurePosixPath(name)):
+        if has_suffix(PurePosixPath(name)):
             yield archive, name

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tfds_ham10000.folds import published_assignments
-from tfds_ham10000.image_files import ImageFiles, check_same_images
+from tfds_ham10000.image_files import ImageFiles
 from tfds_ham10000.records import (
     CLASS_NAMES,
     ISIC2019_CLASS_NAMES,
@@ -36,25 +35,22 @@ CONFIRM_TYPES = {
 }
 """HAM10000's `dx_type` for the `diagnosis_confirm_type` of the ISIC challenge."""
 COLLECTIONS = {"HAM": "ham10000", "BCN": "bcn20000", "MSK": "msk"}
-"""ISIC 2019's collections by the first letters of their lesion_ids."""
+"""ISIC 2019's collections by the first three letters of their lesion_ids."""
 
 
 @dataclass
 class Source:
     """The records and images of a source folder.
 
-    Attributes:
-        class_names: The class names, in the order of the labels.
-        splits: Records sorted by image_id. "train" will be split into folds;
-            "validation_official" and "test_official" exist if their files do.
-        images: The images of all splits; there may be further images.
-        notes: Messages for the user.
+    The split "train" will be split into folds; "validation_official" and "test_official"
+    exist if their files do. The records of a split are sorted by image_id. There may be
+    further images.
     """
 
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # in the order of the labels
     splits: dict[str, list[Record]] = field(default_factory=dict)
     images: ImageFiles = field(default_factory=ImageFiles)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # messages for the user
 
     def add(
         self,
@@ -74,14 +70,26 @@ class Source:
             skipped: The image_ids of images that have no record.
 
         Raises:
-            SourceError: The records and files do not match, or an image is in another
-                split too.
+            SourceError: Records and files do not match, or an image is in two splits.
         """
-        records = sorted(records, key=lambda record: record.image_id)
-        listed = {record.image_id for record in records}
-        check_same_images(listed.union(skipped), images, str(where))
+        self.splits[split] = sorted(records, key=lambda record: record.image_id)
+        listed = {record.image_id for record in self.splits[split]}.union(skipped)
+        problems = {
+            "in the table but have no file": listed - images.image_ids,
+            "among the files but not in the table": images.image_ids - listed,
+            "in another split too": images.image_ids & self.images.image_ids,
+        }
+        messages = [
+            f"{len(ids)} image(s) are {problem}: {join_first(sorted(ids))}."
+            for problem, ids in problems.items()
+            if ids
+        ]
+        if messages:
+            raise SourceError(
+                f"{where}: {' '.join(messages)} Expected the same images in the table and "
+                "the files, and each image in one split only. Download missing files again."
+            )
         self.images.add(images)
-        self.splits[split] = records
 
 
 def read_ham10000(files: Files) -> Source:
@@ -128,11 +136,11 @@ def read_isic2019(files: Files) -> Source:
     """Returns the ISIC challenge 2019, with its test set if the labels are present."""
     source = Source(ISIC2019_CLASS_NAMES)
     for split, part in (("train", "training"), ("test_official", "test")):
-        truth = files.get(f"isic_2019_{part}_groundtruth")
-        images = files.get(f"isic_2019_{part}_input")
+        stem = f"isic_2019_{part}"
+        truth, images = files.get(f"{stem}_groundtruth"), files.get(f"{stem}_input")
         if truth is None or images is None:
             continue
-        metadata = _isic2019_metadata(files.get(f"isic_2019_{part}_metadata"))
+        metadata = _isic2019_metadata(files.get(f"{stem}_metadata"))
         records, unlabeled = _read_truth(truth, ISIC2019_CLASS_NAMES, metadata)
         if unlabeled:
             source.notes.append(
@@ -196,22 +204,21 @@ def _read_truth(
     records, unlabeled = [], []
     for row in read_rows(path, ("image", *columns), HAM10000_COLUMNS):
         where, cells = row
-        if cells.get("UNK", "").strip() in ("1", "1.0"):
-            unlabeled.append(cells["image"].strip())
+        if cells.get("UNK") in ("1", "1.0"):
+            unlabeled.append(cells["image"])
             continue
-        fields = (
-            _ham10000_fields(cells)
-            if "dx" in cells
-            else {"image_id": cells["image"].strip(), "dx": one_hot_label(row, columns)}
-        )
+        if "dx" in cells:
+            fields = _ham10000_fields(cells)
+        else:
+            fields = {"image_id": cells["image"], "dx": one_hot_label(row, columns)}
         more = metadata.get(fields["image_id"], {})
         if more.get("dx", fields["dx"]) != fields["dx"]:
             raise SourceError(
                 f"{where}: the diagnosis of {fields['image_id']} is {fields['dx']!r} here "
                 f"and {more['dx']!r} in HAM10000_metadata. Expected the same diagnosis."
             )
-        own_lesion = {"lesion_id": fields["image_id"]}
-        records.append(make_record({**own_lesion, **more, **fields}, where, class_names))
+        fields = {"lesion_id": fields["image_id"], **more, **fields}
+        records.append(make_record(fields, where, class_names))
     return records, unlabeled
 
 
@@ -220,8 +227,8 @@ def _isic2018_metadata(files: Files) -> dict[str, Fields]:
     metadata: dict[str, Fields] = {}
     if table := files.get("isic2018_task3_training_lesiongroupings"):
         for _, cells in read_rows(table, ("image", "lesion_id", "diagnosis_confirm_type")):
-            confirmed = cells["diagnosis_confirm_type"].strip()
-            metadata[cells["image"].strip()] = _non_empty(
+            confirmed = cells["diagnosis_confirm_type"]
+            metadata[cells["image"]] = _non_empty(
                 lesion_id=cells["lesion_id"],
                 dx_type=CONFIRM_TYPES.get(confirmed, confirmed),
             )
@@ -235,18 +242,15 @@ def _isic2018_metadata(files: Files) -> dict[str, Fields]:
 def _isic2019_metadata(path: Path | None) -> dict[str, Fields]:
     """Returns the fields in the metadata of ISIC 2019, by image_id."""
     metadata: dict[str, Fields] = {}
-    if path is None:
-        return metadata
     columns = ("image", "age_approx", "anatom_site_general", "sex")
-    for _, cells in read_rows(path, columns):
-        lesion_id = cells.get("lesion_id", "").strip()
-        letters = re.match("[A-Z]*", lesion_id)
-        metadata[cells["image"].strip()] = _non_empty(
+    for _, cells in read_rows(path, columns) if path else ():
+        lesion_id = cells.get("lesion_id", "")
+        metadata[cells["image"]] = _non_empty(
             lesion_id=lesion_id,
             age=cells["age_approx"],
             sex=cells["sex"],
             localization=cells["anatom_site_general"],
-            dataset=COLLECTIONS.get(letters.group() if letters else "", ""),
+            dataset=COLLECTIONS.get(lesion_id[:3], ""),
         )
     return metadata
 
@@ -257,4 +261,4 @@ def _ham10000_fields(cells: Mapping[str, str]) -> Fields:
 
 
 def _non_empty(**cells: str) -> Fields:
-    return {name: cell.strip() for name, cell in cells.items() if cell.strip()}
+    return {name: cell for name, cell in cells.items() if cell}

@@ -50,11 +50,7 @@ ORIENTATIONS = (None, *Image.Transpose)
 def find_near_duplicates(
     hashes: Mapping[str, npt.NDArray[np.bool_]],
 ) -> list[tuple[str, str]]:
-    """Returns the pairs of image_ids with similar hashes, and `REVIEWED_PAIRS`.
-
-    Args:
-        hashes: The result of `perceptual_hashes` for each image_id.
-    """
+    """Returns the image_ids of similar `perceptual_hashes`, and `REVIEWED_PAIRS`."""
     if not hashes:
         return []
     image_ids = sorted(hashes)
@@ -120,9 +116,7 @@ def connected_components(
 ) -> dict[str, str]:
     """Returns the smallest name of the connected component of each name.
 
-    Args:
-        names: All names.
-        pairs: The edges; pairs with a name that is not in `names` are ignored.
+    Pairs with a name that is not in `names` are ignored.
     """
     components = DisjointSet(names)
     for first, second in pairs:

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 CLASS_NAMES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 """HAM10000's diagnoses (`dx`) in alphabetical order, which is the order of the labels."""
 
@@ -27,46 +29,25 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """The label and metadata of one image.
+    """The label and metadata of one image."""
 
-    Attributes:
-        image_id: The unique name of the image, without a suffix.
-        lesion_id: The lesion in the image; several images may show the same lesion.
-        dx: The diagnosis, one of the class names of the dataset.
-        dx_type: How the diagnosis was confirmed ("histo", "follow_up", ...), or "unknown".
-        age: Age of the patient in years; NaN if it is missing.
-        sex: "female", "male" or "unknown".
-        localization: The body site, or "unknown".
-        dataset: The collection that published the image, or "unknown".
-    """
-
-    image_id: str
-    lesion_id: str
-    dx: str
-    dx_type: str = UNKNOWN
-    age: float = math.nan
-    sex: str = UNKNOWN
-    localization: str = UNKNOWN
-    dataset: str = UNKNOWN
+    image_id: str  # unique; the name of the file without a suffix
+    lesion_id: str  # several images may show the same lesion
+    dx: str  # the diagnosis, one of the class names of the dataset
+    dx_type: str = UNKNOWN  # how the diagnosis was confirmed: "histo", "follow_up", ...
+    age: float = math.nan  # of the patient in years
+    sex: str = UNKNOWN  # "female" or "male"
+    localization: str = UNKNOWN  # the body site
+    dataset: str = UNKNOWN  # the collection that published the image
 
 
 def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]) -> Record:
-    """Returns the record of a table row.
-
-    Whitespace around values is removed. A missing or empty cell becomes NaN (age) or
-    "unknown".
-
-    Args:
-        cells: The row, with the fields of `Record` as keys. `image_id`, `lesion_id` and
-            `dx` are required.
-        where: The file and line, for error messages.
-        class_names: The valid values of `dx`.
+    """Returns the record of a table row, given its filled cells by field of `Record`.
 
     Raises:
         SourceError: An id is empty, the label is unknown, or the age is invalid.
     """
-    cells = {name: cell.strip() for name, cell in cells.items() if cell.strip()}
-    if "image_id" not in cells or "lesion_id" not in cells:
+    if not (cells.get("image_id") and cells.get("lesion_id")):
         raise SourceError(f"{where}: image_id and lesion_id must not be empty.")
     dx = cells.get("dx", "")
     if dx not in class_names:
@@ -76,23 +57,18 @@ def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]
             f"{where}: unknown label of {cells['image_id']}. Expected one of: "
             f"{', '.join(class_names)}. Received: dx={dx!r}.{hint}"
         )
-    age = _parse_age(cells.pop("age", "nan"), cells["image_id"], where)
-    return Record(age=age, **cells)
+    age = _parse_age(cells.get("age", "nan"), cells["image_id"], where)
+    return Record(age=age, **{name: cells[name] for name in cells if name != "age"})
 
 
 def check_records(
     records: Sequence[Record], where: object, *, one_diagnosis: bool = True
 ) -> None:
-    """Checks that the rows of a table are complete and consistent.
-
-    Args:
-        records: The rows.
-        where: The table, for error messages.
-        one_diagnosis: Whether all images of a lesion must have the same diagnosis.
+    """Checks that the rows of the table `where` are complete and consistent.
 
     Raises:
-        SourceError: The table is empty, an image_id is not unique, or a lesion has several
-            diagnoses.
+        SourceError: The table is empty, an image_id is not unique, or, with
+            `one_diagnosis`, a lesion has several diagnoses.
     """
     if not records:
         raise SourceError(f"{where} has no rows. Expected one row per image.")
@@ -120,12 +96,9 @@ def lesions_with_several_diagnoses(records: Iterable[Record]) -> list[str]:
 
 def count_missing(records: Iterable[Record]) -> dict[str, int]:
     """Returns the number of missing values in each of `OPTIONAL_COLUMNS`."""
-    counts = dict.fromkeys(OPTIONAL_COLUMNS, 0)
-    for record in records:
-        for name in OPTIONAL_COLUMNS:
-            value = getattr(record, name)
-            counts[name] += value == UNKNOWN or value != value
-    return counts
+    table = pd.DataFrame(list(records), columns=OPTIONAL_COLUMNS)
+    counts = (table.isna() | (table == UNKNOWN)).sum()
+    return {name: int(counts[name]) for name in OPTIONAL_COLUMNS}
 
 
 def join_first(names: Sequence[str], separator: str = ", ", limit: int = 10) -> str:

@@ -21,23 +21,14 @@ a table as Harvard Dataverse names it."""
 
 @dataclass(frozen=True)
 class Layout:
-    """One form in which images and labels are published.
+    """One form in which images and labels are published."""
 
-    Attributes:
-        title: The name in messages.
-        dataset: The dataset that it contains, the `source` of some configs.
-        required: Names, without a suffix, of required files and folders.
-        optional: Names of files and folders that are used if they are present.
-        read: Returns the records and the images.
-        where: Where to get the files.
-    """
-
-    title: str
-    dataset: str
-    required: tuple[str, ...]
-    optional: tuple[str, ...]
-    read: Callable[[Files], Source]
-    where: str
+    title: str  # the name in messages
+    dataset: str  # the dataset that it contains, the `source` of some configs
+    required: tuple[str, ...]  # names, without a suffix, of required files and folders
+    optional: tuple[str, ...]  # names of files and folders that are used if present
+    read: Callable[[Files], Source]  # returns the records and the images
+    where: str  # where to get the files
 
 
 OFFICIAL_2018 = (
@@ -108,15 +99,10 @@ def read_source(folder: Path, dataset: str) -> Source:
         )
     if dataset == "folder":
         return folders.read_folders(folder)
-    if match := _match(folder, dataset):
+    if match := match_layout(folder, dataset):
         layout, files = match
         return layout.read(files)
     raise SourceError(_describe_mismatch(folder, dataset))
-
-
-def contains_layout(folder: Path, dataset: str) -> bool:
-    """Returns whether a folder has all required files of a layout of a dataset."""
-    return folder.is_dir() and _match(folder, dataset) is not None
 
 
 def download_instructions(dataset: str) -> str:
@@ -127,8 +113,8 @@ def download_instructions(dataset: str) -> str:
     )
 
 
-def _match(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
-    """Returns the first complete layout of a dataset, and its files."""
+def match_layout(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
+    """Returns the first complete layout of a dataset in a folder, and its files."""
     listings = _listings(folder)
     for layout in _layouts_of(dataset):
         for files in listings:
@@ -157,19 +143,16 @@ def _listings(folder: Path) -> list[dict[str, Path]]:
 
 def _published_files(folder: Path) -> dict[str, Path]:
     """Returns the files with a published name, by the keys of `Files`."""
-    names = {
-        name.lower() for layout in LAYOUTS for name in layout.required + layout.optional
-    }
-    candidates: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        for suffix in SUFFIXES:
-            stem = path.name.lower().removesuffix(suffix)
-            if stem in names and path.name.lower() == stem + suffix:
-                candidates.setdefault(stem, []).append(path)
-    # Kaggle's copy contains each image folder twice, in upper and in lower case.
+    known = (name for layout in LAYOUTS for name in layout.required + layout.optional)
+    names = {name.lower() for name in known}
+    # Kaggle's copy contains each image folder twice, in upper and in lower case: the last
+    # entry of a key is kept, the upper case and the preferred suffix.
+    paths = {path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True)}
     return {
-        name: min(paths, key=lambda path: SUFFIXES.index(path.suffix.lower()))
-        for name, paths in candidates.items()
+        name: paths[name + suffix]
+        for suffix in reversed(SUFFIXES)
+        for name in names
+        if name + suffix in paths
     }
 
 
@@ -178,15 +161,11 @@ def _describe_mismatch(folder: Path, dataset: str) -> str:
     names = sorted(path.name for path in folder.iterdir())
     received = f"Received: {join_first(names) or 'an empty folder'}."
     listings, candidates = _listings(folder), _layouts_of(dataset)
-    num_present, missing, layout = max(
-        (
-            (len(layout.required) - len(missing), missing, layout)
-            for layout in candidates
-            for missing in (_missing(layout, files) for files in listings)
-        ),
-        key=lambda entry: entry[0],
+    missing, layout = min(
+        ((_missing(layout, files), layout) for layout in candidates for files in listings),
+        key=lambda entry: len(entry[0]) - len(entry[1].required),
     )
-    if num_present:
+    if len(missing) < len(layout.required):
         return (
             f"{folder} lacks {', '.join(missing)} of the layout {layout.title!r}. "
             f"{received} {layout.where}"

@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 
+from tfds_ham10000.image_files import ARCHIVE_ERRORS, has_suffix
 from tfds_ham10000.records import SourceError, join_first
 
+CSV = (".csv",)
 Row = tuple[str, dict[str, str]]
 """The file and line of a row, and its cells by column."""
 
 
 def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
-    """Returns the rows of a table.
+    """Returns the rows of a table, without whitespace around the cells.
 
     Args:
         path: A UTF-8 file of comma- or tab-separated values with a header, or a zip archive
@@ -36,45 +37,27 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
         )
         _require_columns(reader.fieldnames or (), columns, path)
         return list(_rows(reader, path))
-    # zlib.error: a damaged archive. RuntimeError: an encrypted archive.
-    except (
-        UnicodeDecodeError,
-        csv.Error,
-        OSError,
-        zipfile.BadZipFile,
-        zlib.error,
-        RuntimeError,
-    ) as error:
+    except (UnicodeDecodeError, csv.Error, *ARCHIVE_ERRORS) as error:
         raise SourceError(
             f"{path} cannot be read as a UTF-8 CSV file: {error}. Download it again."
         ) from error
 
 
 def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
-    """Returns the label of a one-hot encoded row.
-
-    Args:
-        row: A row of a ground truth of the ISIC challenges.
-        columns: The label of each column.
+    """Returns the label of a one-hot encoded row; `columns` has the label of each column.
 
     Raises:
         SourceError: A cell is neither 0 nor 1, or the number of ones is not 1.
     """
     where, cells = row
-    try:
-        ones = [label for name, label in columns.items() if _parse_bit(cells[name])]
-    except ValueError as error:
+    bits = [_parse_bit(cells[name]) for name in columns]
+    if None in bits or bits.count(True) != 1:
+        received = ", ".join(f"{name}={cells[name]}" for name in columns)
         raise SourceError(
-            f"{where}: invalid label of {cells['image']}: {error}. Expected 0 or 1 in each "
-            "class column."
-        ) from error
-    if len(ones) != 1:
-        raise SourceError(
-            f"{where}: {cells['image']} has {len(ones)} labels "
-            f"({', '.join(ones) or 'all are 0'}). Expected a single 1 in the columns "
-            f"{', '.join(columns)}."
+            f"{where}: invalid label of {cells['image']}. Expected a 1 in a single class "
+            f"column, and 0 in the others. Received: {received}."
         )
-    return ones[0]
+    return list(columns.values())[bits.index(True)]
 
 
 def _require_columns(
@@ -96,30 +79,26 @@ def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[Row]:
         # `DictReader` puts extra cells under the key None, and None into missing cells.
         if None in row:
             raise SourceError(f"{where} has more cells than the header has columns.")
-        yield where, {name: cell or "" for name, cell in row.items()}
+        yield where, {name: (cell or "").strip() for name, cell in row.items()}
 
 
-def _parse_bit(cell: str) -> bool:
-    value = float(cell)
-    if value not in (0.0, 1.0):
-        raise ValueError(f"{cell!r} is neither 0 nor 1")
-    return value == 1.0
+def _parse_bit(cell: str) -> bool | None:
+    """Returns whether a cell is 1; None if it is neither 0 nor 1."""
+    try:
+        return {0.0: False, 1.0: True}.get(float(cell))
+    except ValueError:
+        return None
 
 
 def _read_table(path: Path) -> bytes:
     if path.is_dir():
-        names = [str(p.relative_to(path)) for p in path.rglob("*") if _is_csv(p)]
+        names = [str(p.relative_to(path)) for p in path.rglob("*") if has_suffix(p, CSV)]
         return (path / _only(names, path)).read_bytes()
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            names = [n for n in archive.namelist() if _is_csv(PurePosixPath(n))]
+            names = [n for n in archive.namelist() if has_suffix(PurePosixPath(n), CSV)]
             return archive.read(_only(names, path))
     return path.read_bytes()
-
-
-def _is_csv(path: PurePath) -> bool:
-    # macOS adds a hidden copy of each file, __MACOSX/._name.
-    return path.suffix.lower() == ".csv" and not path.name.startswith(".")
 
 
 def _only(names: Sequence[str], path: Path) -> str:

@@ -15,7 +15,8 @@ DISJOINT_COLUMNS = {
     "lesion_id": "lesion",
     "group_id": "near-duplicate group",
 }
-"""Columns whose values must not occur in two splits, and what the values identify."""
+"""Columns whose values must not occur in two splits, and what the values identify. Their
+order is that of the fields of `SplitLeakage`."""
 
 FORBIDDEN_INPUTS = ("dx_type", "dataset", "lesion_id", "group_id", "image_id")
 """Columns that reveal the diagnosis: `follow_up` images, for example, are always nevi, and
@@ -26,19 +27,13 @@ the class shares differ between source datasets."""
 class LeakageAudit:
     """The result of the audit of all splits of a run.
 
-    Attributes:
-        num_images: The number of images by split.
-        num_lesions: The number of lesions by split.
-        num_shared_images: The number of images in two splits.
-        num_shared_lesions: The number of lesions in two splits.
-        num_shared_groups: The number of near-duplicate groups in two splits.
-        share_test_images: The share, in 0..1, of test images with a training image of the
-            same lesion; None without a test split.
-        share_test_melanomas: The same share of the test melanomas; None if there are none.
+    `num_shared_*` are the numbers of images, lesions and near-duplicate groups in two
+    splits. `share_test_*` are the shares, in 0..1, of the test images and test melanomas
+    with a training image of the same lesion; None if there are no such test images.
     """
 
-    num_images: dict[str, int]
-    num_lesions: dict[str, int]
+    num_images: dict[str, int]  # by split
+    num_lesions: dict[str, int]  # by split
     num_shared_images: int
     num_shared_lesions: int
     num_shared_groups: int
@@ -50,11 +45,8 @@ class LeakageAudit:
 class SplitLeakage:
     """The overlap of a split with the training and validation data.
 
-    Attributes:
-        num_shared_images: The number of shared images.
-        num_shared_lesions: The number of shared lesions.
-        num_shared_groups: The number of shared near-duplicate groups.
-        num_leaky_images: The number of images of the split that belong to any of these.
+    `num_leaky_images` is the number of images of the split that are shared or belong to a
+    shared lesion or near-duplicate group.
     """
 
     num_shared_images: int
@@ -115,13 +107,8 @@ def sibling_shares(
 ) -> tuple[float | None, float | None]:
     """Returns the shares of test images and test melanomas whose lesion is in training.
 
-    Args:
-        train: A table with lesion_id.
-        test: A table with lesion_id and label.
-        class_names: The class names, in the order of the labels.
-
-    Returns:
-        Two shares in 0..1; None if there are no such images.
+    Both are in 0..1, or None if there are no such images. The tables have the columns
+    lesion_id and label, the index of a name in `class_names`.
     """
     has_sibling = test["lesion_id"].isin(train["lesion_id"])
     names = test["label"].map(dict(enumerate(class_names)))
@@ -133,20 +120,14 @@ def sibling_shares(
 
 
 def count_shared(known: pd.DataFrame, split: pd.DataFrame) -> SplitLeakage:
-    """Returns the overlap of a split that was not audited when the model was trained.
+    """Returns the overlap of a split with the `known` training and validation rows.
 
-    Args:
-        known: The training and validation rows, with image_id, lesion_id and group_id.
-        split: The rows of the split, with the same columns.
+    Both tables have the columns image_id, lesion_id and group_id.
     """
     shared = {column: _shared((known, split), column) for column in DISJOINT_COLUMNS}
     leaky = pd.DataFrame({name: split[name].isin(ids) for name, ids in shared.items()})
-    return SplitLeakage(
-        len(shared["image_id"]),
-        len(shared["lesion_id"]),
-        len(shared["group_id"]),
-        int(leaky.any(axis=1).sum()),
-    )
+    counts = [*map(len, shared.values()), int(leaky.any(axis=1).sum())]
+    return SplitLeakage(*counts)
 
 
 def _shared(tables: Iterable[pd.DataFrame], column: str) -> set[str]:

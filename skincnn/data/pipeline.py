@@ -43,15 +43,8 @@ CACHE_FOLDER = "skincnn_images"
 CACHE_VERSION = 1
 """Raise this when the same files and fields produce different pixels."""
 TABLE_COLUMNS = (
-    "image_id",
-    "lesion_id",
-    "group_id",
-    "label",
-    "dx_type",
-    "age",
-    "sex",
-    "localization",
-    "dataset",
+    *("image_id", "lesion_id", "group_id", "label"),
+    *("dx_type", "age", "sex", "localization", "dataset"),
 )
 
 
@@ -60,12 +53,9 @@ def read_table(
 ) -> pd.DataFrame:
     """Returns the records of some folds without their images, one row per image.
 
-    The columns are `TABLE_COLUMNS`, `fold`, and `sha256` of the image file; `label` is the
-    class index. Rows are in the order in which the dataset stores them.
-
-    Args:
-        builder: A dataset that has been built.
-        folds: Fold numbers or names of official splits, which become the values of `fold`.
+    The columns are `TABLE_COLUMNS`, `fold` (a number or the name of an official split, as
+    given), and `sha256` of the image file; `label` is the class index. Rows are in the
+    order in which the dataset stores them.
     """
     folds = list(folds)
     rows = [
@@ -82,15 +72,13 @@ def read_table(
 def read_files(builder: tfds.core.DatasetBuilder, table: pd.DataFrame) -> list[bytes]:
     """Returns the image file of each row of a small table, in the order of the rows.
 
-    Args:
-        builder: The dataset.
-        table: Rows with `image_id` and the `fold` in which each image is stored.
+    The table has the columns `image_id` and `fold`, where the image is stored.
     """
     wanted = set(table["image_id"])
-    files = {}
+    files: dict[str, bytes] = {}
     for row in tfds.as_numpy(_records(builder, sorted(table["fold"].unique()))):
-        if row["image_id"].decode() in wanted:
-            files[row["image_id"].decode()] = row["image"]
+        if (image_id := row["image_id"].decode()) in wanted:
+            files[image_id] = row["image"]
         if len(files) == len(wanted):
             break
     return [files[image_id] for image_id in table["image_id"]]
@@ -175,13 +163,12 @@ def training_batches(
         rows = indices * variants + rng.integers(variants, size=indices.shape)
         return rows[first_step:] if epoch == epochs.start else rows
 
-    steps = steps_per_epoch(len(labels), batch_size, epoch_counts)
     batches = _gather_batches(
         images, labels, metadata, rows_of, epochs, batch_size, variants
     )
-    return batches.apply(
-        tf.data.experimental.assert_cardinality(steps * len(epochs) - first_step)
-    ).prefetch(2)
+    steps = steps_per_epoch(len(labels), batch_size, epoch_counts)
+    count = tf.data.experimental.assert_cardinality(steps * len(epochs) - first_step)
+    return batches.apply(count).prefetch(2)
 
 
 def evaluation_batches(
@@ -195,9 +182,8 @@ def evaluation_batches(
         encoded = None if metadata is None else tf.constant(metadata)[rows]
         return _inputs(shared[rows], encoded)
 
-    return (
-        tf.data.Dataset.range(0, len(images), EVALUATION_BATCH_SIZE).map(read).prefetch(2)
-    )
+    starts = tf.data.Dataset.range(0, len(images), EVALUATION_BATCH_SIZE)
+    return starts.map(read).prefetch(2)
 
 
 def fingerprint(table: pd.DataFrame) -> str:
@@ -205,8 +191,8 @@ def fingerprint(table: pd.DataFrame) -> str:
 
     It does not depend on the order of the rows.
     """
-    columns = ["image_id", "lesion_id", "label", "fold", "sha256"]
-    rows = table[columns].sort_values("image_id")
+    rows = table[["image_id", "lesion_id", "label", "fold", "sha256"]]
+    rows = rows.sort_values("image_id")
     return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()
 
 
@@ -264,17 +250,12 @@ def _read_into(
     sizes = [builder.info.splits[stored_name(fold)].num_examples for fold in folds]
     if sum(sizes) > len(table):
         records = records.filter(lambda record: row_of.lookup(record["image_id"]) >= 0)
-    batches = (
-        records.map(
-            lambda record: (
-                row_of.lookup(record["image_id"]),
-                read_image(record["image"], config),
-            ),
-            num_parallel_calls=READING_THREADS,
-        )
-        .batch(READING_BATCH_SIZE)
-        .prefetch(1)
-    )
+
+    def read(record: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        return row_of.lookup(record["image_id"]), read_image(record["image"], config)
+
+    decoded = records.map(read, num_parallel_calls=READING_THREADS)
+    batches = decoded.batch(READING_BATCH_SIZE).prefetch(1)
     num_read = 0
     with tqdm(total=len(table), desc="Reading images", unit="img") as progress:
         try:

@@ -48,16 +48,9 @@ def decode(content: tf.Tensor) -> tf.Tensor:
 
 
 def preprocess(image: tf.Tensor, config: DataConfig) -> tf.Tensor:
-    """Returns a preprocessed image.
+    """Returns an image, uint8 [height, width, 3], as `read_image` preprocesses it.
 
     Resizing is bilinear with antialiasing; values are rounded once, at the end.
-
-    Args:
-        image: uint8 [height, width, 3].
-        config: See `read_image`.
-
-    Returns:
-        uint8 [image_size, image_size, 3] in 0..255.
     """
     if config.crop_border:
         image = crop_border(image)
@@ -89,17 +82,10 @@ def crop_border(image: tf.Tensor) -> tf.Tensor:
     return tf.cond(large_enough, lambda: image[top:bottom, left:right], lambda: image)
 
 
-def stretch(image: tf.Tensor) -> tf.Tensor:
-    """Returns the image unchanged, so that resizing to a square changes its proportions."""
-    return image
-
-
 def center_crop(image: tf.Tensor) -> tf.Tensor:
     """Returns the largest centered square of an image [height, width, 3]."""
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    side = tf.minimum(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return image[top : top + side, left : left + side]
+    side = tf.reduce_min(tf.shape(image)[:2])
+    return tf.image.resize_with_crop_or_pad(image, side, side)
 
 
 def pad(image: tf.Tensor) -> tf.Tensor:
@@ -108,34 +94,25 @@ def pad(image: tf.Tensor) -> tf.Tensor:
     Black resembles the frame of a dermatoscope and does not affect the illuminant that
     `shades_of_gray` estimates.
     """
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    side = tf.maximum(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    return tf.pad(
-        image,
-        [[top, side - height - top], [left, side - width - left], [0, 0]],
-    )
+    side = tf.reduce_max(tf.shape(image)[:2])
+    return tf.image.resize_with_crop_or_pad(image, side, side)
 
 
 RESIZE_MODES: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
-    "stretch": stretch,
+    "stretch": lambda image: image,
     "crop": center_crop,
     "pad": pad,
 }
-"""How images that are not square are prepared for resizing to a square."""
+"""How images that are not square are prepared for resizing to a square; "stretch" lets the
+resizing change their proportions."""
 
 
 def shades_of_gray(image: tf.Tensor) -> tf.Tensor:
     """Returns the image corrected for the color of the illuminant.
 
     The illuminant of each channel is estimated as e = mean(I ** p) ** (1 / p) with p = 6,
-    and I becomes I * |e| / (sqrt(3) * e). A gray illuminant leaves the image unchanged.
-
-    Args:
-        image: float [height, width, 3] in 0..255.
-
-    Returns:
-        float [height, width, 3]; values may exceed 255.
+    and I becomes I * |e| / (sqrt(3) * e). A gray illuminant leaves the image unchanged. The
+    image is float [height, width, 3] in 0..255; the result may exceed 255.
 
     References:
         Finlayson, Trezzi, Shades of Gray and Color Constancy (2004), CIC 12.

@@ -12,14 +12,12 @@ PREPROCESSING_VERSION = 1
 cannot be used."""
 
 
+FIELDS = ("image_size", "resize_mode", "crop_border", "color_constancy")
+
+
 def preprocessing_fields(config: DataConfig) -> dict[str, int | str | bool]:
     """Returns the fields of `config` that affect the result of `preprocess.read_image`."""
-    return {
-        "image_size": config.image_size,
-        "resize_mode": config.resize_mode,
-        "crop_border": config.crop_border,
-        "color_constancy": config.color_constancy,
-    }
+    return {name: getattr(config, name) for name in FIELDS}
 
 
 def describe_preprocessing(config: DataConfig) -> dict[str, int | str | bool]:

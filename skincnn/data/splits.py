@@ -15,24 +15,16 @@ SPLITS = ("train", "val", "test")
 
 
 def make_splits(
-    builder: tfds.core.DatasetBuilder,
-    config: DataConfig,
-    names: Collection[str] = SPLITS,
+    builder: tfds.core.DatasetBuilder, config: DataConfig, names: Collection[str] = SPLITS
 ) -> dict[str, pd.DataFrame]:
-    """Returns the tables of the given splits, one row per image.
+    """Returns the tables of the given splits, some of `SPLITS`, with one row per image.
 
-    Args:
-        builder: A dataset that has been built.
-        config: `train_folds`, `validation_folds`, `test_folds`, `split_by` and
-            `one_image_per_lesion` are used.
-        names: The splits to return, some of `SPLITS`.
+    They depend on the fields `train_folds`, `validation_folds`, `test_folds`, `split_by`
+    and `one_image_per_lesion` of the configuration.
     """
-    folds = {
-        "train": config.train_folds,
-        "val": config.validation_folds,
-        "test": config.test_folds,
-    }
-    folds = {name: folds[name] for name in names}
+    all_folds = (config.train_folds, config.validation_folds, config.test_folds)
+    folds_of = dict(zip(SPLITS, all_folds, strict=True))
+    folds = {name: folds_of[name] for name in names}
     if config.split_by == "image":
         # An image of any stored fold may be in any split.
         table = read_table(builder, range(NUM_FOLDS))
@@ -40,19 +32,19 @@ def make_splits(
     else:
         table = read_table(builder, sorted(sum(folds.values(), ())))
         fold = table["fold"]
-    splits = {name: table[fold.isin(of)] for name, of in folds.items()}
     thinned = {
         "none": (),
         "train": ("train",),
         "evaluation": ("val", "test"),
         "all": SPLITS,
-    }[config.one_image_per_lesion]
-    return {
-        name: (one_image_per_lesion(rows) if name in thinned else rows).reset_index(
-            drop=True
-        )
-        for name, rows in splits.items()
     }
+    splits = {}
+    for name, folds_of_split in folds.items():
+        rows = table[fold.isin(folds_of_split)]
+        if name in thinned[config.one_image_per_lesion]:
+            rows = one_image_per_lesion(rows)
+        splits[name] = rows.reset_index(drop=True)
+    return splits
 
 
 def image_folds(table: pd.DataFrame) -> pd.Series[int]:
