@@ -16,11 +16,13 @@ from skincnn.data.leakage import SplitLeakage
 from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import SplitResult
 from skincnn.evaluation.scoring import (
+    UNKNOWN,
     InferenceVariant,
+    age_band,
     calibrated_values,
+    score_subgroups,
     score_variants,
 )
-from skincnn.evaluation.subgroups import UNKNOWN, age_band, score_subgroups
 from skincnn.evaluation.triage import choose_on_validation
 from skincnn.inference.predictions import arrays, predictions_table, table_sha256
 from skincnn.metrics.bootstrap import Estimate, estimate
