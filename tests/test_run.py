@@ -78,7 +78,7 @@ def test_code_and_hardware_are_recorded(run: Run) -> None:
     text = describe_provenance(recorded)
     for name in ("README.md", "report.html"):
         assert text in (run[0] / name).read_text()
-    assert read_compared_run(run[0], "test").trained_by == text
+    assert read_compared_run(run[0], "test").info.provenance == recorded
 
 
 def test_library_messages_are_not_printed(run: Run) -> None:

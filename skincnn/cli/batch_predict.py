@@ -36,7 +36,7 @@ class Arguments:
 
     `make beam` creates .venv-beam, an environment with Beam.
 
-    Examples:
+    For example:
       python scripts/batch_predict.py runs/mobilenet_160 images/ --output predictions
       python scripts/batch_predict.py runs/mobilenet_160 'a/**/*.jpg' 'b/*.zip' --output out
       python scripts/batch_predict.py /shared/skincnn/1 gs://b/images/ --output gs://b/out

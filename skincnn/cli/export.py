@@ -25,7 +25,7 @@ class Arguments:
     1e-3. An export that never predicts a class that the Keras model predicts is rejected.
     results/export.*.json and the model card show the parity of each export for each class.
 
-    Examples:
+    For example:
       python scripts/export.py runs/mobilenet_160
       python scripts/export.py runs/mobilenet_160 --formats litert_int8 onnx
       python scripts/export.py runs/mobilenet_160 --tta d4

@@ -52,7 +52,7 @@ class Arguments:
       out_of_distribution    whether ood_distance exceeds its threshold
       ood_distance           Mahalanobis distance from the validation images
 
-    Examples:
+    For example:
       python scripts/predict.py runs/mobilenet_160 images/ --output predictions.csv
       python scripts/predict.py runs/mobilenet_160/export/skincnn_int8.tflite a.jpg b.png
       ls images/*.jpg | python scripts/predict.py runs/mobilenet_160 - --output x.jsonl

@@ -19,7 +19,7 @@ class Arguments:
     An upload is deleted as soon as it is read, and no data leaves the computer. Ctrl-C
     stops the server. Needs Linux or macOS; on Windows, WSL. Not a medical device.
 
-    Examples:
+    For example:
       python scripts/serve.py runs/mobilenet_160
       python scripts/serve.py runs/mobilenet_160/export/skincnn.onnx --port 0
     """

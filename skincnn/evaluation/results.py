@@ -312,8 +312,8 @@ def read_result(workdir: Path, name: str, kind: type[R]) -> R:
         ConfigError: The file is missing, damaged, or of another schema version.
     """
     path = result_path(workdir, name)
-    again = " again" if path.exists() else ""
-    return read_record(path, kind, f"Make it{again} with scripts/evaluate.py {workdir}.")
+    fix = f"Make it with scripts/evaluate.py {workdir}"
+    return read_record(path, kind, f"{fix}{', or delete it' if path.exists() else ''}.")
 
 
 def write_results(workdir: Path, results: Mapping[str, Record]) -> None:
