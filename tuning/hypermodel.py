@@ -97,8 +97,8 @@ class TrainingModel:
         """Checks that a configuration can be trained and compared with the others.
 
         Raises:
-            ConfigError: A name is unknown, or the objective, the seed or the images are
-                not those of the preset.
+            ConfigError: A named part does not exist, or the space changes the objective,
+                the seed or the images of the preset.
             DataError: The training images do not fill a batch.
         """
         check(config)

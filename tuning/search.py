@@ -77,7 +77,7 @@ def run_search(
     overwrite: bool = False,
     cache: Cache = "auto",
 ) -> SearchResult | None:
-    """Searches, and writes leaderboard.csv, best.json and search.png to `workdir`.
+    """Searches hyperparameters; writes leaderboard.csv, best.json and search.png.
 
     The same call resumes an interrupted search: completed trials are not trained again,
     and the running one continues from its last epoch. Test folds are never read.
@@ -85,14 +85,14 @@ def run_search(
     Args:
         config: The preset.
         names: Names of spaces; see `find_space`.
-        search: How to search.
+        search: Settings of the search.
         workdir: The directory of the search.
         data_dir: Where TFDS keeps built datasets.
         overwrite: Whether to replace a search in `workdir`.
         cache: Where decoded images are kept; see `cache.cached_images`.
 
     Returns:
-        The result; None in a worker, whose chief has it.
+        The result; None in a worker process, because only the chief returns it.
 
     Raises:
         ConfigError: A name, a path or the space is invalid, `workdir` holds another search

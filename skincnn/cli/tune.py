@@ -82,8 +82,8 @@ def command() -> None:
     print(f"\n{result.objective} on validation\n{format_leaderboard(result.leaderboard)}\n")
     if result.failures:
         trial, cause = next(iter(result.failures.items()))
-        print(f"{len(result.failures)} trials failed; the first, trial {trial}: {cause}\n")
+        print(f"failed trials: {len(result.failures)}; the first is {trial}: {cause}\n")
     print(f"leaderboard  {workdir / 'leaderboard.csv'}")
     print(f"figure       {workdir / 'search.png'}")
-    print(f"best         {workdir / 'best.json'}")
+    print(f"best config  {workdir / 'best.json'}")
     print(f"to train it: python scripts/train.py --config {workdir / 'best.json'}")

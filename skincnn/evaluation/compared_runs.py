@@ -1,4 +1,4 @@
-"""The runs of a comparison: predictions, cost, and the command that makes each again."""
+"""The runs of a comparison: predictions, cost, and the command that reproduces each."""
 
 from __future__ import annotations
 
@@ -147,7 +147,8 @@ def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[Compar
         known = ", ".join(name for name in names if name) or "none"
         raise ConfigError(
             f"--baseline must be a variant of the first run, {runs[0].folder}: {known}. "
-            f"Received: {variant}. Make it with scripts/evaluate.py, as with --tta augment."
+            f"Received: {variant}. To create a variant, run scripts/evaluate.py, for "
+            "example with --tta augment."
         )
     first = of_first[names.index(variant)]
     return [first, *(run for run in runs if run is not first)]

@@ -57,7 +57,7 @@ class Row:
         differences: Name to the score minus that of the baseline, on the same resamples;
             empty for the baseline and for runs on other images.
         baseline: Name of the row that is subtracted.
-        command: The command that makes it again; "" if not known.
+        command: The command that reproduces it; "" if not known.
         recipe_differences: The differences, with intervals that include the variance
             between seeds; empty as above, if no recipe has several seeds, and for single
             seeds of several, ensembles and variants.

@@ -68,13 +68,13 @@ def read_tta(
     splits: Collection[str],
     leave_out: Collection[str],
 ) -> list[InferenceVariant]:
-    """Returns the test-time augmentation of earlier evaluations.
+    """Returns the predictions with test-time augmentation that earlier evaluations wrote.
 
     Args:
         workdir: The run directory.
         results: Its results, from `read_split_results`.
         splits: The splits to read.
-        leave_out: Kinds of test-time augmentation that were predicted again.
+        leave_out: Kinds of test-time augmentation to skip, as they are predicted again.
     """
     variants = []
     for name in VIEWS:

@@ -61,7 +61,7 @@ def noise(rng: np.random.Generator) -> ImageIterator:
 
 
 def plain_colors(rng: np.random.Generator) -> ImageIterator:
-    """Yields images of a single color, as with a covered lens."""
+    """Yields images of a single color, as a camera with a covered lens takes."""
     for _ in range(IMAGES_PER_SET):
         yield np.full((IMAGE_SIZE, IMAGE_SIZE, 3), rng.integers(0, 256, 3), np.uint8)
 

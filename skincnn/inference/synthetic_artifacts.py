@@ -88,8 +88,12 @@ def _draw_marks(
 ) -> None:
     """Draws the marks and numbers of a ruler along the top border.
 
-    `spacing`, the distance of the marks, `band`, the width of the ruler, and `width`, that
-    of the canvas, are in pixels; `start`, in centimeters, lies beyond the left border.
+    Args:
+        draw: The canvas.
+        spacing: Distance between two marks, in pixels.
+        start: Offset of the ruler's zero to the left of the canvas, in centimeters.
+        band: Width of the ruler, in pixels.
+        width: Width of the canvas, in pixels.
     """
     font = ImageFont.load_default(size=max(1.0, 0.4 * band))
     thickness = max(2, round(0.14 * spacing))

@@ -73,8 +73,8 @@ def fit(
 ) -> FitResult:
     """Trains the classifier of a setup and loads its best weights.
 
-    Resumes from a checkpoint in `workdir`. Every segment starts from the last checkpoint,
-    in an interrupted training and in one that was not, so that both compute the same.
+    Resumes from a checkpoint in `workdir`. Each segment starts from the last checkpoint,
+    even without an interruption, so that an interrupted run gives the same weights.
 
     Args:
         setup: What to train.
@@ -295,12 +295,12 @@ class Inputs:
         return images
 
     def train(self, segment: Segment) -> Images | Features:
-        """Returns what a segment is trained on; features need the segment's weights."""
+        """Returns the training inputs of a segment: images, or cached features."""
         images = self.train_images(segment)
         return self._inputs("train", images, segment, self.setup.num_views(segment))
 
     def val(self, segment: Segment) -> Images | Features:
-        """Returns what a segment is validated on."""
+        """Returns the validation inputs of a segment."""
         num_views = min(1, self.setup.num_views(segment))
         return self._inputs("val", self.val_images, segment, num_views)
 

@@ -20,20 +20,20 @@ class Plan:
     """How training handles class imbalance, independent of the strategy's name.
 
     Sampling weights have a mean of 1 over the training images, and class weights over the
-    images of an epoch, so that learning rates keep their meaning.
+    images of an epoch, so that the scale of the loss does not depend on the strategy.
 
     Attributes:
         class_weights: Weight of each class in the loss, [num_classes].
         sampling_weights: Expected number of draws of an image of each class in an epoch,
-            [num_classes]; None for one each.
+            [num_classes]; None: each image is used once.
         epoch_counts: Number of images of each class in an epoch, [num_classes], at least
-            the number of training images; None for that number.
+            the number of training images; None: exactly that number.
         logit_shift: Added to the logits in the loss, [num_classes]; None for nothing.
         loss: Name of `losses.LOSSES`.
         loss_arguments: Arguments of the loss besides weights, shift and label smoothing.
         drw_start: Share of the last stage's epochs before class weights apply (deferred
             re-weighting); 0 if they apply from the start.
-        allow_double: Whether to allow balancing by the loss and by sampling at once.
+        allow_double: Whether the loss and the sampling may both balance the classes.
     """
 
     class_weights: npt.NDArray[np.float32]
@@ -190,10 +190,10 @@ def oversampling(counts: Counts, config: ImbalanceConfig) -> Plan:
 
 
 def weights_and_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """`class_weights` and `balanced_sampling` at once, to reproduce published recipes.
+    """Combines `class_weights` with `balanced_sampling`, to reproduce published recipes.
 
-    This is a mistake of these recipes. The sampled images are balanced already, so the
-    weights, with a mean of 1 over the sampled images, invert the imbalance.
+    Do not use it otherwise: the sampled images are balanced already, so the class weights,
+    with a mean of 1 over the sampled images, reverse the imbalance.
     """
     sampling = _with_mean_one(1 / counts, counts)
     return Plan(

@@ -43,10 +43,10 @@ class RangeTest:
 
 
 def lr_range_test(setup: TrainingSetup) -> RangeTest:
-    """Trains with growing learning rates, and suggests one; changes the classifier.
+    """Trains with increasing learning rates and suggests one; changes the weights.
 
     The learning rate grows by the same factor in each of at most `NUM_STEPS` steps, until
-    the loss diverges. The stage is that of `choose_stage`, with initial weights.
+    the loss diverges. The stage is that of `choose_stage`, from the initial weights.
 
     Args:
         setup: What to train, on one device; its learning rates and schedule are ignored.

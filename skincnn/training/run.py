@@ -100,9 +100,9 @@ def check_workdir(
     """Checks that a run can be written to `workdir`, without changing it.
 
     Raises:
-        ConfigError: It is a file, is not writable, holds a run and neither `overwrite` nor
-            `resume` is set, holds a run of another configuration to resume, or holds files
-            with the names of a run's files that do not belong to one.
+        ConfigError: `workdir` is a file or not writable; it holds a run, and neither
+            `overwrite` nor `resume` is set; both are set; the run to resume has another
+            configuration; or it holds files such as model.keras but no config.json.
     """
     require_writable_folder(workdir, "--workdir")
     if overwrite and resume:
