@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 IGNORED_KEYS = re.compile(
-    r"seconds|cost|time|created|num_workers|sha256|version|schema|cores|memory"
+    r"seconds|cost|time|created|num_workers|sha256|version|schema|^cores$|memory"
 )
 """Keys of values that are measured by a clock or describe the machine or the files."""
 
@@ -142,13 +142,14 @@ def collect(workdir: Path) -> dict[str, dict[str, list[str]]]:
 def hash_table(path: Path) -> str:
     """Returns the SHA-256 of the numeric columns of a predictions table."""
     numbers = pd.read_csv(path).select_dtypes("number")
-    return hashlib.sha256(numbers.to_numpy("float64").tobytes()).hexdigest()[:16]
+    return hashlib.sha256(numbers.to_numpy("float32").tobytes()).hexdigest()[:16]
 
 
 def read_numbers(run: Path) -> list[str]:
     """Returns all fractional numbers in the result files of a run, sorted."""
     numbers: list[str] = []
-    for path in (run / "report.json", *(run / "results").glob("*.json")):
+    records = (run / "report.json", run / "run.json", *(run / "results").glob("*.json"))
+    for path in records:
         if path.exists():
             append_numbers(json.loads(path.read_text()), numbers)
     return sorted(numbers)
