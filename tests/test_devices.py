@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -233,6 +235,25 @@ def test_incomplete_settings_of_several_machines_are_rejected(
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
     with pytest.raises(ConfigError, match="KERAS_BACKEND=jax"):
         join()
+
+
+def test_a_signal_during_the_exchange_of_signals_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stop = devices.CommonStopRequest()
+    arriving = [signal.SIGTERM, None]
+
+    def process_allgather(signals: np.ndarray) -> np.ndarray:
+        stop.signal = arriving.pop(0) or stop.signal
+        return np.stack([signals, np.zeros_like(signals)])
+
+    utils = SimpleNamespace(process_allgather=process_allgather)
+    jax = SimpleNamespace(multihost_utils=utils)
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(experimental=jax))
+    monkeypatch.setitem(sys.modules, "jax.experimental", jax)
+    assert not stop.requested  # the other process does not know it yet
+    assert stop.requested
+    assert stop.signal == signal.SIGTERM
 
 
 def test_processes_after_the_first_work_in_a_copy(

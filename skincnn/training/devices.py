@@ -245,8 +245,9 @@ class CommonStopRequest(StopRequest):
         from jax.experimental import multihost_utils
 
         signals = multihost_utils.process_allgather(np.array([self.signal or 0]))
-        self.signal = int(np.max(signals)) or None
-        return self.signal is not None
+        common = int(np.max(signals))
+        self.signal = common or self.signal  # one may arrive during the exchange
+        return common > 0
 
     def exit(self) -> None:
         """Ends the process without waiting for the others, which end now as well."""
