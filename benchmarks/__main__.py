@@ -42,7 +42,7 @@ def measure_input(
         num_images: Images per pass; files are repeated.
         only: The benchmarks to run; all by default. first_pass: decoding and resizing;
             later_epochs: reading the cache; fitting: training from the pipeline; building:
-            building the dataset; training_memory: peak memory of a training;
+            building the dataset; training_memory: peak memory of a training run;
             keras_directory: against image_dataset_from_directory; torch_loader: against a
             PyTorch DataLoader.
         output: The JSON file of the results.

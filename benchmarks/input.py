@@ -143,7 +143,7 @@ def building(setting: Setting) -> Iterator[Result]:
 
 
 def training_memory(setting: Setting) -> Iterator[Result]:
-    """Compares the peak memory of a training with that of its images and its model."""
+    """Compares the peak memory of a training run with that of its images and its model."""
     images = len(setting.files) * MEMORY_CONFIG.image_size**2 * 3
     model = peak_of(_train, setting.root / "data", False)
     both = peak_of(_train, setting.root / "data", True)
@@ -175,7 +175,9 @@ def keras_directory(setting: Setting) -> Iterator[Result]:
         return tf.image.resize(images, (side, side), antialias=True), labels
 
     resized = dataset.map(resize, num_parallel_calls=tf.data.AUTOTUNE)
-    yield from _against(setting, "image_dataset_from_directory", lambda: _read(resized))
+    yield from _compare_epochs(
+        setting, "image_dataset_from_directory", lambda: _read(resized)
+    )
 
 
 def torch_loader(setting: Setting) -> Iterator[Result]:
@@ -194,7 +196,7 @@ def torch_loader(setting: Setting) -> Iterator[Result]:
         multiprocessing_context="spawn",
         persistent_workers=True,
     )
-    yield from _against(
+    yield from _compare_epochs(
         setting, "PyTorch DataLoader", lambda: sum(len(batch) for batch in loader)
     )
 
@@ -210,7 +212,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Result]]] = {
 }
 
 
-def _against(setting: Setting, name: str, epoch: Work) -> Iterator[Result]:
+def _compare_epochs(setting: Setting, name: str, epoch: Work) -> Iterator[Result]:
     first, later = _epochs(setting)
     yield compare(f"first epoch / epoch of {name}", first, epoch)
     yield compare(f"later epochs / epoch of {name}", later, epoch)

@@ -88,7 +88,7 @@ def fitting(size: Size) -> Iterator[Result]:
 
 
 class EpochTimer(keras.callbacks.Callback):
-    """Measures each epoch of a training between two rounds of bare steps.
+    """Measures each epoch of a training run between two rounds of bare steps.
 
     Attributes:
         rounds: The rates of each epoch; the baseline is bare steps.

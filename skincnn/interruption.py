@@ -1,4 +1,4 @@
-"""Stopping a training between two steps instead of within one."""
+"""Stopping a training run between two steps instead of within one."""
 
 from __future__ import annotations
 

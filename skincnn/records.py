@@ -44,7 +44,7 @@ def read_record(path: Path, kind: type[R], fix: str) -> R:
     Args:
         path: The file.
         kind: The type of the record.
-        fix: How to make the file again, as a sentence for the error message.
+        fix: How to recreate the file, as a sentence for the error message.
 
     Raises:
         ConfigError: The file is missing, damaged or of another schema version.

@@ -1,4 +1,4 @@
-"""Checkpoints are complete or ignored, and never used by another training."""
+"""Checkpoints are complete or ignored, and never used by another training run."""
 
 from __future__ import annotations
 

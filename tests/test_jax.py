@@ -121,7 +121,7 @@ def test_an_interrupted_run_equals_one_without_interruption(
 
 
 def start_two(folder: Path, data_dir: Path, *flags: str) -> list[subprocess.Popen[str]]:
-    """Starts two processes of one training; the first writes the run, `folder`/0."""
+    """Starts two processes of one training run; the first writes the run, `folder`/0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

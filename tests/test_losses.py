@@ -197,9 +197,9 @@ def test_a_plan_has_all_arguments_of_its_loss(name: str) -> None:
     np.testing.assert_array_equal(loss.class_weights, plan.class_weights)
     assert loss.label_smoothing == 0.1
     assert np.isfinite(float(loss(SOFT, LOGITS)))
-    deferred = build_loss(plan, LossConfig(), reweighted=False)
-    assert deferred.class_weights == [1, 1, 1]
-    assert deferred.get_config().keys() == loss.get_config().keys()
+    unweighted = build_loss(plan, LossConfig(), reweighted=False)
+    assert unweighted.class_weights == [1, 1, 1]
+    assert unweighted.get_config().keys() == loss.get_config().keys()
 
 
 def test_logit_adjustment_of_equal_classes_changes_nothing() -> None:

@@ -79,6 +79,6 @@ def test_gpus_are_recorded_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_provenance_is_described_in_a_line(
     cores: int, gpus: list[str], description: str
 ) -> None:
-    found = Provenance(code="abc", processor="Some CPU", cores=cores, gpus=tuple(gpus))
-    assert describe_provenance(found) == description
+    provenance = Provenance(code="abc", processor="Some CPU", cores=cores, gpus=tuple(gpus))
+    assert describe_provenance(provenance) == description
     assert describe_provenance(None) == ""

@@ -181,9 +181,9 @@ def test_exported_variants_have_all_views(
     results = load_results(tmp_path)
     views = {tta: len(of) for tta, of in ORIENTATIONS.items() if tta}
     assert views == report_text.EXPORTED_VIEWS
-    found = report_text.exported_variants(results)
-    assert [of.variant for of in found] == ([name] if exported else [])
-    for of in found:
+    variants = report_text.exported_variants(results)
+    assert [of.variant for of in variants] == ([name] if exported else [])
+    for of in variants:
         text = report_text.describe_export(of)
         assert f"--tta {name} has its own temperature, {of.temperature:.2f}, and" in text
 

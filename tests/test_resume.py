@@ -101,7 +101,7 @@ def assert_same(first: tuple[Progress, Arrays], second: tuple[Progress, Arrays])
 def uninterrupted(
     tmp_path_factory: pytest.TempPathFactory, data_dir: Path
 ) -> tuple[Progress, Arrays]:
-    """The last checkpoint of a training without interruption."""
+    """The last checkpoint of a training run without interruption."""
     return train_with_interruptions(
         CONFIG, tmp_path_factory.mktemp("uninterrupted"), data_dir, []
     )

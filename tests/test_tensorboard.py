@@ -51,8 +51,8 @@ def test_samples_are_in_rows_of_four(number: int) -> None:
     assert grid.shape == (6 * rows, 5 * 4, 3)
     for i, image in enumerate(images[:16]):
         row, column = divmod(i, 4)
-        place = grid[6 * row : 6 * row + 6, 5 * column : 5 * column + 5]
-        np.testing.assert_array_equal(place, image)
+        image_drawn = grid[6 * row : 6 * row + 6, 5 * column : 5 * column + 5]
+        np.testing.assert_array_equal(image_drawn, image)
     assert number != 3 or not grid[:, 15:].any()
 
 

@@ -1,4 +1,4 @@
-"""Searches: most tests replace trainings by synthetic scores."""
+"""Searches: most tests replace training runs by synthetic scores."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ CPU = DeviceInfo(devices=("cpu:0",), precision="float32", backend="tensorflow", 
 
 
 class Trainings:
-    """Replaces trainings by synthetic scores, and records their configurations."""
+    """Replaces training runs by synthetic scores, and records their configurations."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.score: Callable[[Config], float] = by_rate
@@ -636,15 +636,15 @@ def test_features_are_computed_once_for_the_same_weights(
 
 
 def test_the_figure_places_numbers_words_and_missing_values() -> None:
-    heights, ticks = leaderboard.place(pd.Series(["b", None, "a", "b"]))
+    heights, ticks = leaderboard.axis_positions(pd.Series(["b", None, "a", "b"]))
     assert heights.tolist() == [1, leaderboard.INACTIVE, 0, 1]
     assert ticks == [(leaderboard.INACTIVE, "not used"), (0, "a"), (1, "b")]
-    heights, ticks = leaderboard.place(pd.Series(np.linspace(2.0, 4.0, 9)))
+    heights, ticks = leaderboard.axis_positions(pd.Series(np.linspace(2.0, 4.0, 9)))
     np.testing.assert_allclose(heights, np.linspace(0, 1, 9))
     assert ticks == [(0, "2"), (1, "4")]
-    heights, _ = leaderboard.place(pd.Series(np.geomspace(1e-5, 1e-1, 9)))
+    heights, _ = leaderboard.axis_positions(pd.Series(np.geomspace(1e-5, 1e-1, 9)))
     np.testing.assert_allclose(heights, np.linspace(0, 1, 9))
-    assert leaderboard.place(pd.Series([32, 32]))[0].tolist() == [0.5, 0.5]
+    assert leaderboard.axis_positions(pd.Series([32, 32]))[0].tolist() == [0.5, 0.5]
 
 
 def test_importance_finds_the_relevant_hyperparameter() -> None:

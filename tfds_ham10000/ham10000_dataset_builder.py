@@ -230,8 +230,9 @@ def _require_space(folder: Path, num_bytes: int) -> None:
     if free < num_bytes:
         raise OSError(
             errno.ENOSPC,
-            f"the images need {num_bytes / 1e6:.0f} MB, but only {free / 1e6:.0f} MB of "
-            "disk space are free",
+            f"The images need {num_bytes / 1e6:.0f} MB of disk space, but only "
+            f"{free / 1e6:.0f} MB are free. Free some, or build in another --data-dir",
+            str(folder),
         )
 
 

@@ -16,7 +16,7 @@ class SearchConfig:
 
     tuner: Literal["random", "bayesian", "hyperband", "grid"] = "bayesian"
     """random: independent samples. bayesian: random samples first, then the maxima of the
-    acquisition function of a Gaussian process. hyperband: many short trainings; the best
+    acquisition function of a Gaussian process. hyperband: many short runs; the best
     third is trained again from the start for three times as long, with a full schedule.
     grid: all combinations, with ten values of each range."""
     objective: str = ""

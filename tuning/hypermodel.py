@@ -1,4 +1,4 @@
-"""The model of a search: from hyperparameters to a training and its score."""
+"""The model of a search: from hyperparameters to a training run and its score."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RESULT_FILE = "result.json"
 
 
 class TrialResult(Record):
-    """The result of one training.
+    """The result of one training run.
 
     Attributes:
         score: The objective on validation in the best epoch.
@@ -264,14 +264,14 @@ def _write_result(folder: Path, result: TrialResult) -> None:
 
 
 def _seconds(started: float, history: Sequence[Mapping[str, float]]) -> float:
-    """Returns the duration of a training; all its epochs if it was resumed."""
+    """Returns the duration of a training run; of all its epochs if it was resumed."""
     epochs = sum(row["seconds"] for row in history)
     return round(max(time.perf_counter() - started, epochs), 2)
 
 
 @contextlib.contextmanager
 def _wait_for_lock(folder: Path) -> Iterator[None]:
-    """Locks the directory of a training, waiting for another worker if necessary.
+    """Locks the directory of a training run, waiting for another worker if necessary.
 
     Two workers can have the same trial: if the first one was so slow that the chief took
     it for lost, or if both have the same name. The lock ends with its process.
@@ -291,7 +291,7 @@ def _wait_for_lock(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _release_graphs() -> Iterator[None]:
-    """Releases the graphs of a training, which TensorFlow would keep: 40 MB or more.
+    """Releases the graphs of a training run, which TensorFlow would keep: 40 MB or more.
 
     Keras's optimizers sum gradients over replicas with a custom gradient. TensorFlow
     registers it again for each graph, and keeps it with the graph.
@@ -308,7 +308,7 @@ def _release_graphs() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _epoch_bar(setup: TrainingSetup) -> Iterator[keras.callbacks.Callback]:
-    """Yields a callback that shows the epochs of a training on a terminal."""
+    """Yields a callback that shows the epochs of a training run on a terminal."""
     column = f"val_{setup.config.train.monitor}"
     total = sum(stage.epochs for stage in setup.stages)
     with tqdm(total=total, unit="epoch", leave=False, disable=None) as bar:

@@ -126,11 +126,11 @@ def plot_search(
         title: Title of the figure.
         higher_is_better: Whether the best score is the highest.
     """
-    columns = {name: place(values[name]) for name in values.columns}
+    columns = {name: axis_positions(values[name]) for name in values.columns}
     positions = {name: heights for name, (heights, _) in columns.items()}
     shares = importance(positions, np.asarray(scores, np.float64))
     names = sorted(positions, key=lambda name: -shares.get(name, 0.0))
-    height, ticks = place(scores)
+    height, ticks = axis_positions(scores)
     figure = Figure(figsize=(2.5 + 1.6 * (len(names) + 1), 6.0), layout="constrained")
     axes = figure.add_subplot()
     lines = np.array([*(positions[name] for name in names), height]).T
@@ -156,7 +156,7 @@ def plot_search(
     return figure
 
 
-def place(values: pd.Series[Any]) -> tuple[Positions, Ticks]:
+def axis_positions(values: pd.Series[Any]) -> tuple[Positions, Ticks]:
     """Returns the positions of values on an axis, and its tick labels.
 
     Returns:

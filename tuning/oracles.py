@@ -40,7 +40,7 @@ def bayesian(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
 
 
 def hyperband(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
-    """Many short trainings, of which the best are trained again for longer.
+    """Many short training runs, of which the best are trained again for longer.
 
     Without a limit the search ends after one pass. With a higher limit it continues with
     the same trials in the same order, pass after pass.

@@ -86,7 +86,7 @@ def augmentation(hp: HyperParameters, config: Config) -> Config:
     cached = config.train.cached_views > 0
     if cached and config.train.scenario == "linear_probe":
         raise ConfigError(
-            "The space augmentation needs a training on images. Received: "
+            "The space augmentation needs training on images. Received: "
             f"`train.cached_views` {config.train.cached_views} with `train.scenario` "
             "linear_probe, which applies no augmentation. Give --train.cached-views 0."
         )

@@ -88,7 +88,7 @@ def open_workdir(workdir: Path, fingerprint: dict[str, Any], *, overwrite: bool)
     elif path.exists():
         _compare(path, fingerprint)
         done = len(list(workdir.glob("trials/*/result.json")))
-        print(f"Resuming {workdir}: {done} trainings are done")
+        print(f"Resuming {workdir}: {done} training runs are done")
     elif existing or (workdir / "config.json").exists():
         raise ConfigError(
             f"{workdir} holds {', '.join(existing) or 'a run'} but no {FINGERPRINT} of a "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from skincnn.config.section import require
 from skincnn.errors import ConfigError
 from skincnn.files import replacing, write_text
 
@@ -24,7 +25,7 @@ class Arguments:
     image have tables of their own. Each table is followed by one with the scores of
     calibrated probabilities (AUC of melanoma, sensitivity and specificity at the threshold
     with 90 % specificity on validation, calibration error) and one with the commands that
-    make the runs again.
+    reproduce the runs.
 
     For example:
       python scripts/compare.py runs/a runs/b
@@ -61,6 +62,8 @@ def command() -> None:
     arguments = tyro.cli(Arguments)
     from skincnn.evaluation import compared_runs, comparison
 
+    num_bootstrap = arguments.num_bootstrap
+    require(num_bootstrap >= 100, "--num-bootstrap", "100 or more", num_bootstrap)
     if not arguments.workdirs:
         raise ConfigError("Give the directories of evaluated runs, such as runs/a runs/b.")
     paths, split = arguments.workdirs, arguments.split
@@ -73,7 +76,7 @@ def command() -> None:
         ]
     runs = compared_runs.put_baseline_first(runs, arguments.baseline)
     tables = comparison.compare(
-        runs, arguments.sort, arguments.num_bootstrap, average_seeds=arguments.average_seeds
+        runs, arguments.sort, num_bootstrap, average_seeds=arguments.average_seeds
     )
     from skincnn.reporting import comparison_tables
     from skincnn.reporting.plots import to_png

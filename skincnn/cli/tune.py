@@ -17,7 +17,7 @@ from tuning.spaces import describe_spaces
 DEFAULT_SPACES = ("learning",)
 DESCRIPTION = f"""Searches around a preset for the best score on validation.
 
-A trial is a training of train.py with other values. Test folds are never read. The best
+A trial is a run of train.py with other values. Test folds are never read. The best
 configuration is best.json in --workdir: train.py --config trains and evaluates it. The
 same command resumes an interrupted search.
 

@@ -1,4 +1,4 @@
-"""The network, the loss, the optimizer and the stages of a training."""
+"""Configuration of the network, the loss, the optimizer and the training stages."""
 
 from __future__ import annotations
 

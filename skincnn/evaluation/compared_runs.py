@@ -41,7 +41,7 @@ class ComparedRun:
             None for an ensemble.
         folds: Folds of training, validation and test, as "0 1 2 / 3 / 4"; "" for an
             ensemble.
-        command: The command that makes it again.
+        command: The command that reproduces it.
     """
 
     folder: str
@@ -92,7 +92,7 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
     """
     info = read_run_info(
         workdir,
-        "Make it again with scripts/train.py --overwrite, or evaluate.py --ensemble.",
+        "Recreate it with scripts/train.py --overwrite, or evaluate.py --ensemble.",
     )
     results = read_split_results(workdir)
     table = split_name(split, variant)
@@ -155,7 +155,7 @@ def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[Compar
 
 
 def describe_provenance(provenance: Provenance | None) -> str:
-    """Returns the code and the hardware of a training as text; "" if not known."""
+    """Returns the code and the hardware of a training run as text; "" if not known."""
     if provenance is None:
         return ""
     if provenance.gpus:

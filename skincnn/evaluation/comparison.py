@@ -237,7 +237,7 @@ def _name(group: Group) -> str:
 
 
 def _command(group: Group) -> str:
-    """Returns the command that makes a run, or the mean of several, again."""
+    """Returns the command that reproduces a run, or the mean of several."""
     first = group[0]
     if len(group) == 1:
         return first.command

@@ -114,7 +114,7 @@ def evaluate(
     """Predicts the splits of a run and computes every result; writes nothing.
 
     Args:
-        workdir: The directory of a finished training.
+        workdir: The directory of a finished run.
         data_dir: Where TFDS keeps built datasets.
         cache: Where decoded images are kept; see `cache.cached_images`.
         options: What to evaluate in addition to the model as is.
@@ -122,13 +122,13 @@ def evaluate(
     Raises:
         ConfigError: The directory holds no finished run, a split does not exist or was
             used for training or validation, or an option cannot be used.
-        DataError: The dataset is missing, or is not the one of the training.
+        DataError: The dataset is missing, or is not the one that the run was trained on.
     """
     options = options or EvaluateOptions()
     config = read_run(workdir)[1]
     # Everything that can be rejected comes before everything that takes long.
     read_history(workdir)
-    earlier = read_split_results(workdir) if options.logit_adjustment else {}
+    on_disk = read_split_results(workdir) if options.logit_adjustment else {}
     views = choose_views(options, config)
     ood_images = load_ood_images(options, config)
     run = load_run(workdir, data_dir, cache, options.splits)
@@ -139,8 +139,8 @@ def evaluate(
     }
     variants = [as_is, *(predict_tta(run, as_is, name, views[name]) for name in views)]
     if options.logit_adjustment:
-        earlier_tta = read_tta(workdir, earlier, as_is.tables, leave_out=list(views))
-        predicted = [as_is, *earlier_tta, *map(reread, variants[1:])]
+        tta_on_disk = read_tta(workdir, on_disk, as_is.tables, leave_out=list(views))
+        predicted = [as_is, *tta_on_disk, *map(reread, variants[1:])]
         variants += [adjust_variant(variant, run.info) for variant in predicted]
     stored_in = {split: describe_storage(split, config) for split in run.splits}
     tables, scores = score_variants(variants, stored_in, run.leakage, config.evaluate)

@@ -63,7 +63,7 @@ class Mistakes:
                 return cls(table, content["images"], content["maps"])
         except (*DAMAGED, KeyError, ValueError) as error:
             raise ConfigError(
-                f"{path} cannot be read: {error}. Make it again with scripts/evaluate.py, "
+                f"{path} cannot be read: {error}. Recreate it with scripts/evaluate.py, "
                 "or delete it."
             ) from error
 

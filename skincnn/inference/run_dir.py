@@ -95,7 +95,7 @@ def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
 
     Args:
         workdir: The run directory.
-        fix: How to make the directory again, as a sentence for the error message.
+        fix: How to recreate the directory, as a sentence for the error message.
 
     Raises:
         ConfigError: The file is missing, damaged or of another schema version.

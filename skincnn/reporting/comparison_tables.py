@@ -64,7 +64,7 @@ def _frame_row(protocol: str, row: Row) -> dict[str, object]:
 
 
 def to_markdown(tables: Tables) -> str:
-    """Returns the tables of each protocol, and how to make each row again.
+    """Returns the tables of each protocol, and how to reproduce each row.
 
     A protocol has a table of scores and one of differences, and the same of the scores
     that need calibrated probabilities, if these are known.
@@ -105,12 +105,14 @@ def plot_comparison(tables: Tables, sort_by: str) -> Figure:
         gridspec_kw={"height_ratios": [len(rows) + 1 for rows in tables.values()]},
     )[:, 0]
     for axes, (protocol, rows) in zip(grid, tables.items(), strict=True):
-        places = np.arange(len(rows))[::-1]
+        positions = np.arange(len(rows))[::-1]
         leaky = rows[0].runs[0].split_by == "image"
         color = ORANGE if leaky else BLUE
-        for place, row in zip(places, rows, strict=True):
-            draw_estimate(axes, place, row.scores[sort_by], color)
-        axes.set_yticks(places, [row.name for row in rows], fontsize=11, parse_math=False)
+        for y, row in zip(positions, rows, strict=True):
+            draw_estimate(axes, y, row.scores[sort_by], color)
+        axes.set_yticks(
+            positions, [row.name for row in rows], fontsize=11, parse_math=False
+        )
         axes.set_ylim(-0.7, len(rows) - 0.3)
         warning = ": LEAKY, not comparable" if leaky else ""
         axes.set_title(f"{protocol}{warning}", fontsize=11)

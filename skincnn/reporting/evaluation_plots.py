@@ -207,12 +207,12 @@ def plot_subgroups(
     height = 1.4 + 0.27 * max(len(rows), 3)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
-    places = np.arange(len(rows))[::-1]
-    for place, group in zip(places, rows, strict=True):
-        draw_estimate(axes, place, group.scores["accuracy"], BLUE)
+    positions = np.arange(len(rows))[::-1]
+    for y, group in zip(positions, rows, strict=True):
+        draw_estimate(axes, y, group.scores["accuracy"], BLUE)
     if overall is not None:
         axes.axvline(overall, color=ORANGE, linestyle="--", label="all images")
-    axes.set_yticks(places, labels, fontsize=10, parse_math=False)
+    axes.set_yticks(positions, labels, fontsize=10, parse_math=False)
     axes.set_xlim(0, 1)
     axes.set_xlabel("accuracy with confidence interval", fontsize=11)
     figure.suptitle(f"Accuracy of subgroups\n{title}", fontsize=12)

@@ -10,7 +10,7 @@ from skincnn.metrics.bootstrap import Estimate
 UNDEFINED = "not defined"
 """A score that does not exist for these images, such as the recall of a missing class."""
 TOO_FEW = "too few lesions"
-"""In place of an interval."""
+"""Shown instead of an interval."""
 METRIC_LABELS = {
     "macro_auc_above_80_sensitivity": "macro AUC above 80 % sensitivity",
     "isic_score": "ISIC 2018 score",

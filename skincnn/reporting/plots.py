@@ -1,4 +1,4 @@
-"""Style of all figures, and the figures of a training.
+"""Style of all figures, and the figures of a training run.
 
 Figures stay readable at half their size and with color vision deficiency.
 """

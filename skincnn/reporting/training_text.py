@@ -1,4 +1,4 @@
-"""Sentences about a training: data, splits, leakage, models, cost."""
+"""Sentences about a training run: data, splits, leakage, models, cost."""
 
 from __future__ import annotations
 

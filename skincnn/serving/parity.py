@@ -187,5 +187,5 @@ def _share_equal(
 
 def _evenly_spaced(indices: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
     """Returns at most `count` of the indices, evenly spaced."""
-    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
-    return indices[places]
+    chosen = np.linspace(0, len(indices) - 1, min(count, len(indices)))
+    return indices[chosen.round().astype(int)]

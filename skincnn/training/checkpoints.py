@@ -1,4 +1,4 @@
-"""Checkpoints: enough to resume a training as if it had not been interrupted.
+"""Checkpoints: enough to resume a training run as if it had not been interrupted.
 
 A checkpoint is a pair of files: `checkpoint-<epoch>-<step>.npz` holds all variables, and a
 `.json` file of the same name the rest, with the SHA-256 of both. The `.json` file is
@@ -34,7 +34,7 @@ Arrays = dict[str, list[npt.NDArray[Any]]]
 
 @dataclass
 class Progress:
-    """How far a training is, apart from its variables.
+    """How far a training run is, apart from its variables.
 
     Attributes:
         epoch: Completed epochs, over all stages.
@@ -57,11 +57,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one training.
+    """The checkpoints of one training run.
 
     Attributes:
         folder: Where they are, beside the best weights.
-        fingerprint: What must not change before a training is resumed, ready for JSON.
+        fingerprint: What must not change before a training run is resumed, ready for JSON.
     """
 
     folder: Path

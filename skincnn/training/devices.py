@@ -28,9 +28,9 @@ PROCESSES = tuple(
     f"KERAS_DISTRIBUTION_{name}"
     for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
 )
-"""Environment variables by which Keras finds the other processes of a training."""
+"""Environment variables by which Keras finds the other processes of a training run."""
 RESUME_FILES = (CONFIG_FILE, RUN_FILE, "history.csv", "checkpoints/*")
-"""Files of a run directory that decide how a training is resumed."""
+"""Files of a run directory that decide how a training run is resumed."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def dtype_policy(name: str) -> Iterator[None]:
 
 
 def join_processes() -> int:
-    """Joins the other processes of a training on several machines, if there are any.
+    """Joins the other processes of a training run on several machines, if there are any.
 
     Returns:
         The rank of this process, counted from 0; 0 if it trains alone.
@@ -256,7 +256,7 @@ class CommonStopRequest(StopRequest):
 
 
 def stop_request() -> StopRequest:
-    """Returns the stop request of all processes of this training."""
+    """Returns the stop request of all processes of this training run."""
     return CommonStopRequest() if is_distributed() else StopRequest()
 
 

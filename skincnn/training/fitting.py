@@ -49,7 +49,7 @@ Verbose = Literal["auto", 0, 1, 2]
 
 @dataclass(frozen=True)
 class FitResult:
-    """The result of a training, whose best weights are in the setup's classifier.
+    """The result of a training run, whose best weights are in the setup's classifier.
 
     Attributes:
         best_epoch: The epoch with the best monitored metric, counted from 1.
@@ -115,7 +115,7 @@ def fit(
 
 @dataclass
 class _Loop:
-    """The state of a training between its segments."""
+    """The state of a training run between its segments."""
 
     setup: TrainingSetup
     workdir: Path

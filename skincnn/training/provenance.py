@@ -1,4 +1,4 @@
-"""The code and the hardware of a training, on which the last digits depend."""
+"""The code and the hardware of a training run, on which the last digits depend."""
 
 from __future__ import annotations
 

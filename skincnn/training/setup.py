@@ -46,7 +46,7 @@ ComputeFeatures = Callable[[keras.Model, Images, int], Features]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """The dataset of a training.
+    """The dataset of a training run.
 
     Attributes:
         full_name: Full name of the TFDS dataset.
@@ -203,7 +203,7 @@ def check(config: Config) -> None:
 def prepare(
     config: Config, data_dir: Path | None = None, cache: Cache = "auto"
 ) -> tuple[TrainingSetup, DatasetInfo]:
-    """Returns the setup of a training and its dataset, after a leakage audit.
+    """Returns the setup of a training run and its dataset, after a leakage audit.
 
     Args:
         config: The whole configuration; call `check` first.

@@ -1,4 +1,4 @@
-"""Stages of a training: which layers are trainable in which epochs.
+"""Training stages: which layers are trainable in which epochs.
 
 A scenario returns stages. Stages are cut into segments, one for each call of `fit`.
 """
@@ -114,7 +114,7 @@ class Segment:
 def segments(
     config: Config, *, epoch: int = 0, step: int = 0, reweighting: int = 0
 ) -> Iterator[Segment]:
-    """Yields the segments of the rest of a training.
+    """Yields the segments of the rest of a training run.
 
     Args:
         config: The configuration of the whole training.

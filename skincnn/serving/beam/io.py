@@ -217,7 +217,7 @@ def _read_archive(
 
 
 def _list_local(pattern: str, limit: int | None) -> list[FileMetadata]:
-    """Returns the local files that a pattern matches, with broken links.
+    """Returns the local files that a pattern matches, including broken symbolic links.
 
     Beam's own listing skips broken links, which would then not be reported.
     """
