@@ -114,7 +114,7 @@ def test_changed_predictions_are_marked(tmp_path: Path) -> None:
     path = tmp_path / "a/predictions/test.csv"
     path.write_text(path.read_text().replace("i119", "i120"))
     tables = compare([read_compared_run(tmp_path / "a", "test")], "macro_f1", 100)
-    assert "(CHANGED since its result)" in to_markdown(tables)
+    assert "(CHANGED since it was scored)" in to_markdown(tables)
     assert to_frame(tables)["changed_since_result"].tolist() == [True]
 
 

@@ -22,7 +22,7 @@ from skincnn.config import (
     ModelConfig,
 )
 from skincnn.errors import ConfigError
-from skincnn.inference.corruptions import CORRUPTIONS, STRENGTHS
+from skincnn.inference.corruptions import CORRUPTIONS
 from skincnn.lookup import look_up
 from skincnn.model.augment import AUGMENTATIONS, Augmentation
 from skincnn.model.backbones import BACKBONES
@@ -133,15 +133,16 @@ def test_mix_returns_images_partners_and_weights(name: str) -> None:
 def test_corruption_changes_a_copy_by_its_generator(name: str) -> None:
     image = demo_renderer.render("mel", 1, 0)
     before = image.copy()
-    for strength in STRENGTHS[name]:
+    function, strengths = CORRUPTIONS[name]
+    for strength in strengths:
         first, again = (
-            CORRUPTIONS[name](image, strength, np.random.default_rng(7)) for _ in range(2)
+            function(image, strength, np.random.default_rng(7)) for _ in range(2)
         )
         assert (first.shape, first.dtype) == (image.shape, np.uint8)
         np.testing.assert_array_equal(first, again)
         assert 0.5 < np.abs(first.astype(float) - image).mean() < 128
     np.testing.assert_array_equal(image, before)
-    assert "augmentation" in (CORRUPTIONS[name].__doc__ or "").lower()
+    assert "augmentation" in (function.__doc__ or "").lower()
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -9,8 +9,10 @@ import pytest
 from skincnn.config import AugmentConfig
 from skincnn.errors import ConfigError
 from skincnn.inference import corruptions, synthetic_artifacts
-from skincnn.inference.corruptions import CORRUPTIONS, STRENGTHS, corrupt
+from skincnn.inference.corruptions import CORRUPTIONS, corrupt
 from tfds_ham10000 import demo_renderer
+
+STRENGTHS = {name: strengths for name, (_, strengths) in CORRUPTIONS.items()}
 
 
 @pytest.fixture(scope="module")

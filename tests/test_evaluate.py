@@ -231,4 +231,4 @@ def test_a_damaged_earlier_result_is_rejected_before_any_prediction(
     assert done.returncode == 2, done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "test.d4.json was written by another version of skincnn" in line
-    assert line.endswith("or delete it.")
+    assert line.endswith("or delete the file.")

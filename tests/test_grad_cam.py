@@ -160,8 +160,8 @@ class Subclassed(keras.Model):
     [
         (with_hidden_layer, "Dense <- Dense"),
         (with_metadata_first, "Dense <- Concatenate <- InputLayer"),
-        (without_dense_layer, "is GlobalAveragePooling2D"),
-        (Subclassed, "is unknown"),
+        (without_dense_layer, "layers GlobalAveragePooling2D"),
+        (Subclassed, "layers unknown"),
     ],
 )
 def test_a_classifier_with_another_structure_is_an_error(make: type, received: str) -> None:

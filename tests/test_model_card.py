@@ -177,7 +177,7 @@ def test_warnings_are_loud(tmp_path: Path) -> None:
     assert not re.search("ham10000", card, re.IGNORECASE)
     assert "synthetic-data" in read_metadata(card)["tags"]
     assert "datasets" not in read_metadata(card)
-    assert "**LEAKAGE: images or lesions are in two splits." in render_card(
+    assert "**LEAKAGE: training, validation and test share images" in render_card(
         load_results(tmp_path, "test_official")
     )
     data = dataclasses.replace(CONFIG.data, split_by="image")

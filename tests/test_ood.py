@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import sklearn.metrics
 from PIL import Image
 from scipy.spatial.distance import mahalanobis
 
 from skincnn.config import DataConfig, EvaluateConfig
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.ood import score_all_ood, score_ood
+from skincnn.evaluation.ood import score_all_ood
 from skincnn.inference.ood import (
     IMAGES_PER_SET,
     OOD_SETS,
@@ -153,7 +152,7 @@ OOD = pd.DataFrame(
 
 def test_scores_are_those_of_a_plain_computation() -> None:
     tables = {split: TABLES[split] for split in ("val", "test")}
-    result = score_ood(tables, OOD, CONFIG)
+    result = score_all_ood(tables, {"ood": OOD}, CONFIG)["ood"]
     assert sum(TABLES["val"]["distance"] > result.max_distance) == 20  # of 400
     assert result.accepted_validation == 0.95
     test = TABLES["test"]["distance"].to_numpy()
@@ -169,10 +168,6 @@ def test_scores_are_those_of_a_plain_computation() -> None:
     )
     pairs = np.mean(distances[:, None] > test)
     assert near.auc == pytest.approx(pairs, abs=1e-6)
-    auc = sklearn.metrics.roc_auc_score(
-        np.repeat([0, 1], [len(test), 60]), np.concatenate([test, distances])
-    )
-    assert near.auc == pytest.approx(auc, abs=1e-6)
 
 
 def test_each_split_has_results_of_its_own() -> None:
@@ -181,7 +176,7 @@ def test_each_split_has_results_of_its_own() -> None:
     assert list(results) == ["ood", "fold_3.ood", "ood.cats", "fold_3.ood.cats"]
     # Those of the test split are the same without another split.
     tables = {split: TABLES[split] for split in ("val", "test")}
-    assert results["ood"] == score_ood(tables, OOD, CONFIG)
+    assert results["ood"] == score_all_ood(tables, {"ood": OOD}, CONFIG)["ood"]
     assert set(results["fold_3.ood.cats"].splits) == {"fold_3"}
     distances = TABLES["fold_3"]["distance"].to_numpy()
     pairs = np.mean(folder["distance"].to_numpy()[:, None] > distances)

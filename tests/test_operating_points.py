@@ -13,7 +13,6 @@ from skincnn.metrics.operating_points import (
     find_targets,
     parse_operating_point,
     rates,
-    score_operating_point,
 )
 
 
@@ -68,27 +67,21 @@ def test_weighted_rates_match_scikit_learn() -> None:
     values = rates(positive, score, 0.5, weights)
     predicted = score >= 0.5
     for row, weight in enumerate(weights):
-        for name, truth, prediction in (
-            ("sensitivity", positive, predicted),
-            ("specificity", ~positive, ~predicted),
+        for name, function, label in (
+            ("sensitivity", reference.recall_score, True),
+            ("specificity", reference.recall_score, False),
+            ("ppv", reference.precision_score, True),
+            ("npv", reference.precision_score, False),
         ):
-            expected = reference.recall_score(truth, prediction, sample_weight=weight)
-            assert values[name][row] == pytest.approx(expected)
-        for name, truth, prediction in (
-            ("ppv", positive, predicted),
-            ("npv", ~positive, ~predicted),
-        ):
-            expected = reference.precision_score(truth, prediction, sample_weight=weight)
+            expected = function(positive, predicted, pos_label=label, sample_weight=weight)
             assert values[name][row] == pytest.approx(expected)
 
 
-def test_a_rate_with_denominator_0_is_none() -> None:
-    positive, score = np.zeros(5, bool), np.linspace(0, 0.4, 5)
-    weights = np.ones((20, 5))
-    estimates = score_operating_point(positive, score, 0.5, weights, 0.95, list("abcde"))
-    assert estimates["sensitivity"].value is None
-    assert estimates["ppv"].value is None
-    assert estimates["specificity"].value == estimates["npv"].value == 1
+def test_a_rate_with_denominator_0_is_nan() -> None:
+    values = rates(np.zeros(5, bool), np.linspace(0, 0.4, 5), 0.5, np.ones((1, 5)))
+    assert {name: value for name, [value] in values.items()} == pytest.approx(
+        {"sensitivity": np.nan, "specificity": 1, "ppv": np.nan, "npv": 1}, nan_ok=True
+    )
 
 
 def test_targets_depend_on_the_classes() -> None:

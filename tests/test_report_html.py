@@ -240,7 +240,7 @@ def test_warnings_are_loud(tmp_path: Path) -> None:
         assert "LEAKAGE: 17 of the 120 images of the official test split" in source
         assert ('<p class="leaky">LEAKAGE' in source) == leaky
         assert ("<strong>3 lesions</strong>" in source) == leaky
-        assert ("No image, lesion or near-duplicate" in source) != leaky
+        assert ("share no image, lesion or near-duplicate." in source) != leaky
         alarm = {"class": "card alarm"} in [of for _, of in Page(source).elements]
         assert alarm == leaky
     config = dataclasses.replace(

@@ -13,7 +13,7 @@ from run_dirs import make_info, write_run_dir
 from skincnn.config import Config, DataConfig
 from skincnn.errors import ConfigError
 from skincnn.files import write_json
-from skincnn.inference.run_dir import read_history, read_run, read_run_info
+from skincnn.inference.run_dir import read_history, read_run
 from skincnn.records import to_json
 
 
@@ -76,14 +76,6 @@ def test_a_wrong_field_is_rejected(
 def test_a_missing_file_is_rejected(name: str, workdir: Path) -> None:
     (workdir / name).unlink()
     require_one_line(workdir, f"holds no finished run: {name} is missing")
-
-
-def test_the_layout_of_an_earlier_version_is_rejected(workdir: Path) -> None:
-    (workdir / "run.json").rename(workdir / "metadata.json")
-    expected = "has the layout of an earlier version of skincnn: it holds metadata.json."
-    require_one_line(workdir, expected, "Expected run.json.", "train again")
-    with pytest.raises(ConfigError, match=r"earlier version.*Evaluate it again\."):
-        read_run_info(workdir, "Evaluate it again.")
 
 
 def test_another_preprocessing_is_rejected(workdir: Path) -> None:

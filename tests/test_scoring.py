@@ -18,10 +18,10 @@ from skincnn.evaluation.results import SplitResult
 from skincnn.evaluation.scoring import (
     UNKNOWN,
     InferenceVariant,
-    age_band,
     calibrated_values,
     score_subgroups,
     score_variants,
+    subgroup_values,
 )
 from skincnn.evaluation.triage import choose_on_validation
 from skincnn.inference.predictions import arrays, predictions_table, table_sha256
@@ -281,8 +281,8 @@ def test_six_images_of_three_lesions_are_too_few_for_scores() -> None:
 
 
 def test_age_bands_include_their_first_year() -> None:
-    ages = pd.DataFrame({"age": [0, 29.9, 30, 44, 45, 60, 75, 90, np.nan]})
-    assert age_band(ages).astype(str).tolist() == [
+    ages = pd.Series([0, 29.9, 30, 44, 45, 60, 75, 90, np.nan], name="age")
+    assert subgroup_values(ages).astype(str).tolist() == [
         *["under 30"] * 2,
         *["30 to 44"] * 2,
         "45 to 59",

@@ -27,7 +27,7 @@ from skincnn.metrics.bootstrap import Estimate
 from skincnn.records import Record, write_record
 
 PRODUCTS = ("predictions", "results", "figures", "report.html", "README.md", RUN_FILE)
-"""What the directory of an aggregate holds; exports, which are versioned, are kept."""
+"""Files and folders that a new aggregate replaces. Exports have versions and are kept."""
 T = TypeVar("T")
 L = TypeVar("L", LeakageAudit, SplitLeakage)
 
@@ -40,7 +40,7 @@ class EvaluatedRun:
         workdir: The run directory.
         info: Content of run.json.
         config: Configuration of the run.
-        results: Name of a predictions table, as "test.d4", to its result.
+        results: Results by the names of their predictions tables, such as "test.d4".
     """
 
     workdir: Path
@@ -56,12 +56,12 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What is computed from several runs; `write_aggregate` writes it.
+    """The combined results of several runs, for `write_aggregate`.
 
     Attributes:
         info: Content of run.json.
-        predictions: Name of a table, as "test.d4", to the table.
-        results: Name of a result, as "test.d4" or "members", to the result.
+        predictions: Predictions tables by name, such as "test.d4".
+        results: Results by name, such as "test.d4" or "members".
     """
 
     info: RunInfo
@@ -79,8 +79,8 @@ def read_evaluated_run(workdir: Path) -> EvaluatedRun:
     results = read_split_results(workdir)
     if not {"val", "test"} <= results.keys():
         raise ConfigError(
-            f"{workdir} was not evaluated: {result_path(workdir, 'test')} is missing. Make "
-            f"it with scripts/evaluate.py {workdir}."
+            f"{workdir} was not evaluated: {result_path(workdir, 'test')} is missing. Run "
+            f"scripts/evaluate.py {workdir}."
         )
     return EvaluatedRun(workdir, info, config, results)
 
@@ -120,13 +120,13 @@ def combine_info(
 def describe_member(
     run: EvaluatedRun, differences: dict[str, Estimate] | None = None
 ) -> MemberScores:
-    """Returns the scores of a run on its test split, and the ensemble minus these."""
+    """Returns the test scores of a run, with the ensemble's differences from them."""
     metrics = run.results["test"].metrics
     return MemberScores(name=run.name, metrics=metrics, differences=differences or {})
 
 
 def worst_leakage(runs: Sequence[EvaluatedRun]) -> dict[str, SplitLeakage]:
-    """Returns split to the largest counts of leakage among the runs."""
+    """Returns the largest leakage counts among the runs, by split."""
     leakage: dict[str, SplitLeakage] = {}
     for split in runs[0].results:
         parts = [run.results[split].leakage for run in runs if split in run.results]
@@ -177,13 +177,13 @@ def _common(values: Sequence[T]) -> T | None:
 
 
 def _worst(parts: Sequence[L]) -> L:
-    """Returns the largest of each count and share."""
+    """Returns the largest value of each count and share."""
     fields = zip(*map(dataclasses.astuple, parts), strict=True)
     return type(parts[0])(*map(_largest, fields))
 
 
 def _largest(values: Sequence[Any]) -> Any:
-    """Returns the largest of the known values, by key if they are dictionaries."""
+    """Returns the largest value that is not None; for dictionaries, that of each key."""
     if isinstance(values[0], dict):
-        return {key: _largest([of[key] for of in values]) for key in values[0]}
+        return {key: _largest([part[key] for part in values]) for key in values[0]}
     return max((value for value in values if value is not None), default=None)

@@ -23,9 +23,9 @@ from skincnn.presets import to_command
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """The predictions of a run for one split, and what they cost.
+    """The predictions of a run on one split, and how they were made.
 
-    A run equals only itself: tables have no single truth value.
+    Runs are compared by identity, because `==` of tables has no single truth value.
 
     Attributes:
         folder: Name of the run directory.
@@ -37,11 +37,11 @@ class ComparedRun:
         sha256: SHA-256 of the file of the predictions table.
         changed: Whether the file has changed since its result was written.
         split_by: "lesion", or "image" for the leaky protocol.
-        config: Its configuration, with the folds of the preset for a cross-validation;
+        config: Configuration of the run; for a cross-validation, with the default folds;
             None for an ensemble.
-        folds: Folds of training, validation and test, as "0 1 2 / 3 / 4"; "" for an
+        folds: Training, validation and test folds, such as "0 1 2 / 3 / 4"; "" for an
             ensemble.
-        command: The command that reproduces it.
+        command: The command that reproduces the predictions.
     """
 
     folder: str
@@ -64,7 +64,7 @@ class ComparedRun:
 
     @property
     def images(self) -> str:
-        """Identifies the images and labels; paired differences need equal ones."""
+        """Identifies the images and labels; only runs on the same ones can be paired."""
         columns = ["image_id", "lesion_id", "label"]
         rows = self.predictions[columns].to_csv(index=False)
         text = rows + ",".join(class_names_of(self.predictions))
@@ -73,7 +73,7 @@ class ComparedRun:
 
     @property
     def protocol(self) -> str:
-        """Identifies the protocol; runs are ranked within one protocol only."""
+        """Identifies the protocol; runs are ranked only within a protocol."""
         synthetic = "SYNTHETIC images, " if self.info.synthetic else ""
         return f"{synthetic}split by {self.split_by}, {self.images}"
 
@@ -81,13 +81,10 @@ class ComparedRun:
 def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedRun:
     """Returns the predictions of a run, an ensemble or a cross-validation.
 
-    Args:
-        workdir: The run directory.
-        split: "test", or another split that was evaluated.
-        variant: A variant from `variant_names`; "" for the model as is.
+    The variant is one of `variant_names`, or "" for the model as is.
 
     Raises:
-        ConfigError: The directory holds no evaluated run, or no such split.
+        ConfigError: The run was not evaluated on the split, or a file is damaged.
         DataError: A table is damaged.
     """
     info = read_run_info(
@@ -100,11 +97,12 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
     if table not in results or not path.is_file():
         raise ConfigError(
             f"{workdir} was not evaluated on {split}: {path} or its result is missing. "
-            f"Make it with scripts/evaluate.py {workdir} --split {split}."
+            f"Run scripts/evaluate.py {workdir} --split {split}."
         )
     digest = sha256(path)
     validation = table_path(workdir, split_name("val", variant))
-    configs = [of.config for of in info.members] or [read_config(workdir / CONFIG_FILE)]
+    configs = [member.config for member in info.members]
+    configs = configs or [read_config(workdir / CONFIG_FILE)]
     leaky = any(config.data.split_by == "image" for config in configs)
     folder = workdir.resolve().name
     config, folds, command = _find_recipe(folder, info, configs[0])
@@ -136,26 +134,25 @@ def variant_names(workdir: Path, split: str) -> list[str]:
 
 
 def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[ComparedRun]:
-    """Returns the runs with this variant of the first run at the front.
+    """Returns the runs with this variant of the first run moved to the front.
 
     Raises:
         ConfigError: The first run has no such variant.
     """
-    of_first = [run for run in runs if run.folder == runs[0].folder]
-    names = [run.variant for run in of_first]
-    if variant not in names:
-        known = ", ".join(name for name in names if name) or "none"
+    variants = {run.variant: run for run in runs if run.folder == runs[0].folder}
+    if variant not in variants:
+        known = ", ".join(name for name in variants if name) or "none"
         raise ConfigError(
             f"--baseline must be a variant of the first run, {runs[0].folder}: {known}. "
             f"Received: {variant}. To create a variant, run scripts/evaluate.py, for "
             "example with --tta augment."
         )
-    first = of_first[names.index(variant)]
+    first = variants[variant]
     return [first, *(run for run in runs if run is not first)]
 
 
 def describe_provenance(provenance: Provenance | None) -> str:
-    """Returns the code and the hardware of a training run as text; "" if not known."""
+    """Returns the code and hardware of a training run as text; "" if not known."""
     if provenance is None:
         return ""
     if provenance.gpus:
@@ -167,7 +164,10 @@ def describe_provenance(provenance: Provenance | None) -> str:
 def _find_recipe(
     folder: str, info: RunInfo, first: Config
 ) -> tuple[Config | None, str, str]:
-    """Returns configuration, folds and command of a run whose first config is given."""
+    """Returns the configuration, folds and command of a run; see `ComparedRun`.
+
+    `first` is the configuration of the run, or of its first member.
+    """
     name, count = shlex.quote(f"runs/{folder}"), len(info.members)
     if info.kind == "ensemble":
         members = " ".join(shlex.quote(f"runs/{member.name}") for member in info.members)
@@ -188,14 +188,14 @@ def _find_recipe(
 
 
 def _command_of_variant(folder: str, info: RunInfo, result: SplitResult, as_is: str) -> str:
-    """Returns the command that predicts a variant, given that of the model as is."""
+    """Returns the command that reproduces a variant; `as_is` is that of the model as is."""
     views = unadjusted_name(result.variant)
     flags = []
     if views:
         flags.append(f"--tta {views} --num-views {result.cost.num_views}")
     if views != result.variant:
         flags.append("--logit-adjustment")
-    # An ensemble predicts nothing: its members are evaluated first.
+    # An ensemble averages predictions that exist, so its members are evaluated first.
     members = [member.name for member in info.members]
     commands = [
         f"python scripts/evaluate.py {shlex.quote(f'runs/{name}')} {' '.join(flags)}"

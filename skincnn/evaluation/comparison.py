@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,10 +38,10 @@ MELANOMA_RATES = {
     MELANOMA_SENSITIVITY: "recall",
     MELANOMA_SPECIFICITY: "specificity",
 }
-"""Rate to the name in `num_groups_per_rate` of the rate over the same lesions."""
+"""The rate in `num_groups_per_rate` that is estimated from the same lesions."""
 Group = tuple[ComparedRun, ...]
 Values = dict[str, dict[str, Scores]]
-"""Name of a run to metric to the value on all images and on each resample."""
+"""Values of each metric on all images and on each resample, by run and by metric."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +49,18 @@ class Row:
     """One run, or the mean of several seeds.
 
     Attributes:
-        name: Name of the run.
-        runs: The run; or runs that differ by their seed alone.
-        scores: Name to value: the metric to sort by, `SHOWN`, "melanoma_recall" if melanoma
-            is a class, and `CALIBRATED`.
-        differences: Name to the score minus that of the baseline, on the same resamples;
-            empty for the baseline and for runs on other images.
-        baseline: Name of the row that is subtracted.
-        command: The command that reproduces it; "" if not known.
+        name: Name of the row.
+        runs: The run, or the runs that differ only by their seed.
+        scores: Scores by name: the metric to sort by, `SHOWN`, "melanoma_recall" if
+            melanoma is a class, and `CALIBRATED`.
+        differences: Scores minus those of the baseline on the same resamples; empty for the
+            baseline and for runs on other images.
+        baseline: Name of the baseline's row.
+        command: The command that reproduces the scores.
         recipe_differences: The differences, with intervals that include the variance
-            between seeds; empty as above, if no recipe has several seeds, and for single
-            seeds of several, ensembles and variants.
+            between seeds. They need a recipe with several seeds, and are empty for rows
+            that do not stand for a recipe: ensembles, variants other than the baseline's,
+            and single runs of a recipe with several.
         spread: The variance between seeds; None if no recipe has several seeds.
     """
 
@@ -82,18 +82,18 @@ def compare(
     confidence: float = 0.95,
     average_seeds: bool = False,
 ) -> dict[str, list[Row]]:
-    """Returns protocol to its rows, the best first.
+    """Returns the rows of each protocol, the best first.
 
     Differences are paired and need the same images.
 
     Args:
         runs: The runs. The first, or the mean of its seeds, is the baseline.
-        sort_by: Name of `METRICS`.
+        sort_by: A key of `METRICS`.
         num_bootstrap: Number of resamples, the same for all runs of the same images.
         confidence: Coverage of the intervals, 0..1.
-        average_seeds: Whether to add a row with the mean of runs that differ by their seed
-            alone, and to compare with the mean of the first run's seeds. The interval of
-            a mean does not cover the variance between seeds; `Row.recipe_differences` do.
+        average_seeds: Whether to add a row with the mean of runs that differ only by their
+            seed, and to compare with the mean of the first run's seeds. The interval of a
+            mean does not cover the variance between seeds; `Row.recipe_differences` do.
 
     Raises:
         ConfigError: The metric does not exist, there are fewer than 100 resamples, or two
@@ -101,14 +101,19 @@ def compare(
     """
     config = EvaluateConfig(num_bootstrap=num_bootstrap, confidence=confidence)
     metric = look_up(METRICS, sort_by, "--sort")
-    _check_names(runs)
+    names = [run.name for run in runs]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            "The run directories must have different names, which identify them in the "
+            f"table. Received twice: {', '.join(repeated)}."
+        )
     columns = tuple(dict.fromkeys((sort_by, *SHOWN)))
     values = {run.name: _bootstrap(run, columns, config) for run in runs}
     seeds = _group_seeds(runs) if average_seeds else []
     recipes = _find_recipes(runs, seeds)
     spread = pool_seed_variance(
         [
-            [{name: of[0] for name, of in values[run.name].items()} for run in recipe]
+            [{name: score[0] for name, score in values[run.name].items()} for run in recipe]
             for recipe in recipes
         ]
     )
@@ -127,17 +132,6 @@ def compare(
     return tables
 
 
-def _check_names(runs: Sequence[ComparedRun]) -> None:
-    """Checks that no two runs have the same name."""
-    counts = Counter(run.name for run in runs)
-    repeated = sorted(name for name in counts if counts[name] > 1)
-    if repeated:
-        raise ConfigError(
-            "The run directories must have different names, which identify them in the "
-            f"table. Received twice: {', '.join(repeated)}."
-        )
-
-
 def _make_row(
     group: Group,
     baseline: Group,
@@ -147,14 +141,11 @@ def _make_row(
     *,
     is_recipe: bool,
 ) -> Row:
-    """Returns the row of a run or of several seeds; see `Row`.
-
-    A group `is_recipe` if it contains all seeds of its recipe.
-    """
-    mean, of_baseline = _mean(values, group), _mean(values, baseline)
+    """Returns the row of a group; `is_recipe` if it has all seeds of a recipe."""
+    mean, baseline_mean = _mean(values, group), _mean(values, baseline)
     paired = baseline[0].images == group[0].images and group != baseline
     differences = {
-        name: estimate(mean[name] - of_baseline[name], confidence)[0]
+        name: estimate(mean[name] - baseline_mean[name], confidence)[0]
         for name in (mean if paired else ())
     }
     sizes = len(group), len(baseline)
@@ -188,7 +179,7 @@ def _bootstrap(
 
 
 def _lesions(group: Group, name: str) -> Counts | None:
-    """Returns the number of lesions of a rate; None for other scores and for means."""
+    """Returns the number of lesions of a rate; None for other scores and for averages."""
     if len(group) > 1:
         return None
     sample = Resampled(group[0].predictions, EvaluateConfig())
@@ -199,7 +190,7 @@ def _lesions(group: Group, name: str) -> Counts | None:
 
 
 def _group_seeds(runs: Sequence[ComparedRun]) -> list[Group]:
-    """Returns the groups of several runs that differ by their seed alone."""
+    """Returns the groups of several runs that differ only by their seed."""
     groups: dict[tuple[Config, str, str, str], list[ComparedRun]] = {}
     for run in runs:
         if run.config is not None:
@@ -210,23 +201,24 @@ def _group_seeds(runs: Sequence[ComparedRun]) -> list[Group]:
 
 
 def _find_recipes(runs: Sequence[ComparedRun], seeds: Sequence[Group]) -> list[Group]:
-    """Returns all runs of each recipe with the variant and images of the first run.
+    """Returns the groups of all seeds of a recipe.
 
-    Empty if the first run is an ensemble, which is no recipe.
+    They have the variant and the images of the first run. If that is an ensemble, which has
+    no recipe, there are none.
     """
     first = runs[0]
-    alone = [(run,) for run in runs if not any(run in several for several in seeds)]
+    single = [(run,) for run in runs if not any(run in group for group in seeds)]
     return [
         group
-        for group in (*seeds, *alone)
+        for group in (*seeds, *single)
         if None not in (first.config, group[0].config)
         and (group[0].variant, group[0].images) == (first.variant, first.images)
     ]
 
 
 def _mean(values: Values, group: Group) -> dict[str, Scores]:
-    each = [values[run.name] for run in group]
-    return {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
+    parts = [values[run.name] for run in group]
+    return {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
 
 
 def _name(group: Group) -> str:

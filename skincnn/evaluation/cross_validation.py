@@ -1,4 +1,4 @@
-"""Cross-validation: each image is tested once, by a model that never saw its lesion."""
+"""Cross-validation: each image is tested once, by a model not trained on its lesion."""
 
 from __future__ import annotations
 
@@ -25,14 +25,10 @@ OUT_OF_FOLD = "out_of_fold"
 
 
 def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
-    """Returns the configuration of each model.
+    """Returns the configuration of each model: the given one with other folds.
 
-    The ten folds are divided into `num_models` test sets of adjacent folds. The first fold
-    of the next test set validates a model; all other folds train it.
-
-    Args:
-        config: The common configuration; its folds are replaced.
-        num_models: Number of models, 2..10.
+    The ten folds are divided into `num_models` (2..10) test sets of adjacent folds. A model
+    is validated on the first fold of the next test set and trained on all other folds.
 
     Raises:
         ConfigError: `num_models` is out of range.
@@ -58,12 +54,8 @@ def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
 def pool(workdirs: Sequence[Path]) -> Aggregate:
     """Returns the results of the pooled out-of-fold predictions of several runs.
 
-    The temperature and the thresholds are chosen on the pooled validation predictions.
-    Each model predicts only folds that it was not trained on.
-
-    Args:
-        workdirs: Directories of evaluated runs of one configuration with different test
-            folds.
+    The runs have the configurations of `cross_validation_configs`. The temperature and the
+    thresholds are chosen on the pooled validation predictions.
 
     Raises:
         ConfigError: A directory holds no evaluated run, or two runs predicted the same

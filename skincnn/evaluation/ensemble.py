@@ -33,19 +33,13 @@ from skincnn.inference.predictions import (
     table_path,
 )
 
-SAME = ("lesion_id", "label")
-"""Columns that must be equal in the tables of all runs."""
-
 
 def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
     """Returns the results of the mean probabilities of several evaluated runs.
 
     No model is needed: everything comes from the predictions tables. The ensemble has the
     splits and the variants (test-time augmentation, logit adjustment) that all runs have.
-    Its temperature and thresholds are its own, chosen on validation.
-
-    Args:
-        workdirs: Two or more run directories, evaluated on the same images.
+    Its temperature and thresholds are chosen on its own validation predictions.
 
     Raises:
         ConfigError: There are fewer than two runs, a run is given twice, a directory holds
@@ -92,11 +86,8 @@ def average_variant(
 ) -> InferenceVariant:
     """Returns the mean predictions of the runs for one variant.
 
-    Args:
-        runs: The runs.
-        common: Names of the tables that all runs have.
-        variant: Name of the variant; "" for the models as they are.
-        as_is: The mean predictions of the models as they are, for the relative cost.
+    `common` are the names of the tables that all runs have. The mean predictions of the
+    models as they are, `as_is`, give the relative cost.
 
     Raises:
         ConfigError: The runs were evaluated on different images or classes, or with
@@ -127,7 +118,7 @@ def average_variant(
 def compare_members(
     runs: Sequence[EvaluatedRun], table: pd.DataFrame, config: EvaluateConfig
 ) -> MembersResult:
-    """Returns the scores of each run on test, and those of the ensemble minus each."""
+    """Returns the test scores of each run, with the ensemble's differences from them."""
     ensemble = Resampled(table, config)
     members = []
     for run in runs:
@@ -137,14 +128,14 @@ def compare_members(
 
 
 def average_ood(runs: Sequence[EvaluatedRun]) -> dict[str, pd.DataFrame]:
-    """Returns the name of a table of OOD images, as "ood", to the mean predictions.
+    """Returns the mean predictions of OOD images by table name, such as "ood".
 
-    It has the images that all runs predicted.
+    A table has the images that all runs predicted.
     """
     parts = [_read_ood(run.workdir) for run in runs]
     means = {}
-    for name in _common([list(tables) for tables in parts]):
-        tables = [of_run[name] for of_run in parts]
+    for name in _common([list(part) for part in parts]):
+        tables = [part[name] for part in parts]
         images = _common([table["image_id"].tolist() for table in tables])
         if images:
             means[name] = mean_predictions(
@@ -154,14 +145,14 @@ def average_ood(runs: Sequence[EvaluatedRun]) -> dict[str, pd.DataFrame]:
 
 
 def _read_ood(workdir: Path) -> dict[str, pd.DataFrame]:
-    """Returns the tables of OOD images of a run; without empty files."""
+    """Returns the tables of OOD images of a run by name; empty files are skipped."""
     folder = table_path(workdir, OOD_TABLE).parent
     paths = [*folder.glob(f"{OOD_TABLE}.csv"), *sorted(folder.glob(f"{OOD_TABLE}.*.csv"))]
     return {path.stem: pd.read_csv(path) for path in paths if path.stat().st_size}
 
 
 def _read_like(run: EvaluatedRun, name: str, like: pd.DataFrame) -> pd.DataFrame:
-    """Returns a run's table with its rows in the order of another table.
+    """Returns a run's table with its rows in the order of the table `like`.
 
     Raises:
         ConfigError: The images, labels or columns differ.
@@ -171,7 +162,7 @@ def _read_like(run: EvaluatedRun, name: str, like: pd.DataFrame) -> pd.DataFrame
     same_images = set(table["image_id"]) == set(like["image_id"])
     if same_images:
         table = table.set_index("image_id").loc[like["image_id"]].reset_index()
-    columns = list(SAME)
+    columns = ["lesion_id", "label"]
     if (
         not same_images
         or list(table.columns) != list(like.columns)

@@ -1,4 +1,4 @@
-"""Evaluation of a run: predictions of its splits, and the results computed from them."""
+"""Evaluation of a run: predictions on its splits, and the results computed from them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ from skincnn.lookup import look_up
 from skincnn.records import Record
 
 Tables = dict[str, pd.DataFrame]
-"""Name of a predictions table, as "test.d4", to the table."""
+"""Predictions tables by name, such as "test.d4"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +69,11 @@ class EvaluateOptions:
     """What to evaluate in addition to the model as is on validation and test.
 
     Attributes:
-        splits: More splits of the dataset, such as "fold_3" or "test_official".
-        tta: Names of `VIEWS`, kinds of test-time augmentation.
+        splits: Other splits of the dataset, such as "fold_3" or "test_official".
+        tta: Kinds of test-time augmentation: keys of `VIEWS`.
         num_views: Number of views of each image for test-time augmentation.
         logit_adjustment: Whether to adjust the logits of the model as is and of each
-            test-time augmentation, of this evaluation or an earlier one.
+            test-time augmentation from this evaluation or an earlier one.
         corruptions: Whether to evaluate on corrupted images.
         ood_dir: A folder of out-of-distribution images.
     """
@@ -88,14 +88,14 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation computed; `write_evaluation` writes it.
+    """The predictions and results of an evaluation, for `write_evaluation`.
 
     Attributes:
         headline: The split to report first.
         gaussian: Gaussian of the features of the validation images.
-        predictions: Tables to write.
-        results: Name of a result, as "test.d4" or "ood", to the result.
-        mistakes: Split to its most confident errors; without splits that have none.
+        predictions: Predictions tables by name.
+        results: Results by name, such as "test.d4" or "ood".
+        mistakes: The most confident errors of each split that has any.
     """
 
     headline: str
@@ -126,7 +126,7 @@ def evaluate(
     """
     options = options or EvaluateOptions()
     config = read_run(workdir)[1]
-    # Everything that can be rejected comes before everything that takes long.
+    # Invalid input is rejected before the slow steps.
     read_history(workdir)
     on_disk = read_split_results(workdir) if options.logit_adjustment else {}
     views = choose_views(options, config)
@@ -156,8 +156,7 @@ def evaluate(
 def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
     """Writes the predictions tables, the results and the Gaussian of the features.
 
-    Other results of the run stay as they are, except those that depend on a replaced
-    test-time augmentation; see `remove_replaced`.
+    Other results of the run are kept, except those that `remove_replaced` removes.
     """
     remove_replaced(workdir, evaluation.predictions)
     evaluation.gaussian.write(workdir / OOD_FILE)
@@ -170,20 +169,21 @@ def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
 def remove_replaced(workdir: Path, predictions: Tables) -> None:
     """Removes the results that depend on a test-time augmentation that is replaced.
 
-    If new tables differ from those in the directory, for instance by another number of
-    views, the same augmentation of other splits and with logit adjustment is no longer
-    valid, unless the new tables contain it.
+    If a new table differs from the one in the directory, for example because it has another
+    number of views, the results of the same augmentation on other splits and with logit
+    adjustment are no longer valid. They are removed unless the new tables replace them.
     """
     existing = {path.stem for path in (workdir / FOLDER).glob("*.json")}
     for tta in VIEWS:
-        new = [name for name in predictions if _is_of(name, tta)]
+        new = [name for name in predictions if _has_variant(name, tta)]
         replaced = any(
             (path := table_path(workdir, name)).is_file()
             and sha256(path) != table_sha256(predictions[name])
             for name in new
         )
         for name in existing - predictions.keys():
-            if replaced and (_is_of(name, tta) or _is_of(name, adjusted_name(tta))):
+            depends = any(_has_variant(name, v) for v in (tta, adjusted_name(tta)))
+            if replaced and depends:
                 table_path(workdir, name).unlink(missing_ok=True)
                 result_path(workdir, name).unlink()
 
@@ -203,7 +203,7 @@ def choose_views(options: EvaluateOptions, config: Config) -> dict[str, list[Vie
 def load_ood_images(
     options: EvaluateOptions, config: Config
 ) -> dict[str, tuple[pd.DataFrame, Images]]:
-    """Returns the name of a table to the OOD images: built in, and the user's."""
+    """Returns the OOD images by table name: the built-in ones and the user's."""
     images = {OOD_TABLE: make_ood_images(config.data)}
     if options.ood_dir is not None:
         name = f"{OOD_TABLE}.{options.ood_dir.resolve().name}"
@@ -230,7 +230,7 @@ def evaluate_corruptions(
 def collect_all_mistakes(
     run: LoadedRun, as_is: InferenceVariant, temperature: float
 ) -> dict[str, Mistakes]:
-    """Returns the most confident errors of each split but val that has any."""
+    """Returns the most confident errors of each split that has any, except val."""
     grad_cam = GradCam(run.model)
     mistakes = {
         name: collect_mistakes(
@@ -239,9 +239,9 @@ def collect_all_mistakes(
         for name, split in run.splits.items()
         if name != "val"
     }
-    return {name: of_split for name, of_split in mistakes.items() if of_split}
+    return {name: errors for name, errors in mistakes.items() if errors}
 
 
-def _is_of(name: str, variant: str) -> bool:
-    """Returns whether a table of this name, as "test.d4", is of a variant."""
+def _has_variant(name: str, variant: str) -> bool:
+    """Returns whether a table with this name, such as "test.d4", is of a variant."""
     return name.endswith(f".{variant}") and not OTHER_RESULTS.fullmatch(name)

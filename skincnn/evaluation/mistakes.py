@@ -23,9 +23,9 @@ from skincnn.metrics.operating_points import find_targets
 from skincnn.metrics.sample import Labels
 
 NUM_MISTAKES = 12
-DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
-"""Errors of `np.load` for a missing or damaged file."""
 COLUMNS = ("image_id", "label", "predicted", "confidence", "probability_of_label")
+DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
+"""Errors of `np.load` for a missing or damaged file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Mistakes:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 table = pd.DataFrame({name: content[name] for name in COLUMNS})
                 return cls(table, content["images"], content["maps"])
-        except (*DAMAGED, KeyError, ValueError) as error:
+        except DAMAGED as error:
             raise ConfigError(
                 f"{path} cannot be read: {error}. Recreate it with scripts/evaluate.py, "
                 "or delete it."
@@ -86,13 +86,13 @@ def collect_mistakes(
     Args:
         grad_cam: Grad-CAM of the model that made the predictions.
         images: uint8 [num_images, height, width, 3], in the order of the table.
-        metadata: Clinical metadata, [num_images, num_fields], if the model takes it.
+        metadata: Clinical metadata, [num_images, num_fields], if the model uses it.
         predictions: A predictions table.
         temperature: Temperature for calibration.
         count: Maximum number of errors.
 
     Returns:
-        None if there is no error.
+        The errors; None if there are none.
     """
     class_names = class_names_of(predictions)
     table = find_mistakes(predictions, temperature, count)
@@ -111,9 +111,9 @@ def find_mistakes(
 ) -> pd.DataFrame:
     """Returns at most `count` of the most confident errors, one image of each lesion.
 
-    Melanomas predicted as benign come first and are at most half of the rows (without a
-    melanoma class: malignant lesions predicted as benign). All other errors follow. Both
-    parts are sorted by confidence. The columns are `position` (row of `predictions`) and
+    Melanomas predicted as benign come first and fill at most half of the rows; without a
+    melanoma class, malignant lesions predicted as benign. Other errors follow. Both parts
+    are sorted by confidence. The columns are `position` (row of `predictions`) and
     `COLUMNS`.
     """
     class_names = class_names_of(predictions)

@@ -14,7 +14,6 @@ from skincnn.evaluation.results import OodResult, OodSet, OodSplit, split_name
 from skincnn.evaluation.triage import ACCEPTED, choose_max_distance
 from skincnn.inference.ood import OOD_SET
 from skincnn.inference.predictions import DISTANCE
-from skincnn.metrics.bootstrap import Estimate
 
 
 def score_all_ood(
@@ -22,40 +21,41 @@ def score_all_ood(
     ood: Mapping[str, pd.DataFrame],
     config: EvaluateConfig,
 ) -> dict[str, OodResult]:
-    """Returns the name of each result, as "ood" or "fold_3.ood", to the result.
+    """Returns the results by name, such as "ood" or "fold_3.ood".
 
-    Each split but validation has results of its own, so that evaluating another split does
-    not change any.
+    Each split other than validation has its own results, so that evaluating another split
+    does not change them.
 
     Args:
-        predictions: Split to its predictions table, "val" among them.
-        ood: Name of a table of OOD images, as "ood" or "ood.<folder>", to the table.
+        predictions: Predictions tables by split, including "val".
+        ood: Tables of OOD images by name, such as "ood" or "ood.<folder>".
         config: Number of resamples and coverage of the intervals.
     """
     return {
         name if split == "test" else split_name(split, name): score_ood(
-            {"val": predictions["val"], split: predictions[split]}, table, config
+            predictions, split, images, config
         )
-        for name, table in ood.items()
+        for name, images in ood.items()
         for split in predictions
         if split != "val"
     }
 
 
 def score_ood(
-    predictions: Mapping[str, pd.DataFrame], ood: pd.DataFrame, config: EvaluateConfig
+    predictions: Mapping[str, pd.DataFrame],
+    split: str,
+    ood: pd.DataFrame,
+    config: EvaluateConfig,
 ) -> OodResult:
-    """Returns how well the distance separates the images of the splits from OOD images.
+    """Returns how well the distance separates the images of a split from OOD images.
 
     The threshold accepts `ACCEPTED`, 95 %, of the validation images. See `score_all_ood`.
     """
-    max_distance = choose_max_distance(predictions["val"])
-    tables = {split: t for split, t in predictions.items() if split != "val"}
-    distances = np.concatenate([table[DISTANCE].to_numpy() for table in tables.values()])
+    max_distance, table = choose_max_distance(predictions["val"]), predictions[split]
     sets = []
     for name, rows in ood.groupby(OOD_SET, sort=False):
-        both = np.concatenate([distances, rows[DISTANCE]])
-        is_ood = np.repeat([0, 1], [len(distances), len(rows)])
+        both = np.concatenate([table[DISTANCE], rows[DISTANCE]])
+        is_ood = np.repeat([0, 1], [len(table), len(rows)])
         sets.append(
             OodSet(
                 name=str(name),
@@ -64,22 +64,13 @@ def score_ood(
                 auc=round(float(sklearn.metrics.roc_auc_score(is_ood, both)), 6),
             )
         )
-    return OodResult(
-        max_distance=max_distance,
-        accepted_validation=ACCEPTED,
-        splits={
-            split: OodSplit(
-                num_images=len(table), rejected=_rejected(table, max_distance, config)
-            )
-            for split, table in tables.items()
-        },
-        sets=tuple(sets),
-    )
-
-
-def _rejected(table: pd.DataFrame, max_distance: float, config: EvaluateConfig) -> Estimate:
-    """Returns the share of the images of a split that are rejected."""
     sample = Resampled(table, config)
     rejected = (table[DISTANCE] > max_distance).to_numpy(float)
     shares = sample.all_weights @ rejected / sample.all_weights.sum(axis=1)
-    return sample.estimate(shares, np.array([table["lesion_id"].nunique()]))
+    estimate = sample.estimate(shares, np.array([table["lesion_id"].nunique()]))
+    return OodResult(
+        max_distance=max_distance,
+        accepted_validation=ACCEPTED,
+        splits={split: OodSplit(num_images=len(table), rejected=estimate)},
+        sets=tuple(sets),
+    )

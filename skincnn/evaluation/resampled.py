@@ -16,11 +16,12 @@ from skincnn.metrics.bootstrap import (
     Estimate,
     bootstrap,
     bootstrap_weights,
+    count_groups,
     estimate,
     num_groups_per_rate,
 )
 from skincnn.metrics.classification import MetricFunction
-from skincnn.metrics.operating_points import Target, find_targets, score_operating_point
+from skincnn.metrics.operating_points import RATES, Target, find_targets, rates
 from skincnn.metrics.sample import Flags, Floats, Labels, Scores
 
 
@@ -43,7 +44,7 @@ class Resampled:
 
     @functools.cached_property
     def targets(self) -> dict[str, Target]:
-        """The targets among the classes."""
+        """Name of each target among the classes to the target."""
         return find_targets(self.class_names)
 
     @functools.cached_property
@@ -65,32 +66,39 @@ class Resampled:
 
     @functools.cached_property
     def all_weights(self) -> Scores:
-        """The same after a row of ones, [1 + num_resamples, num_images]."""
+        """A row of ones, then `weights`: [1 + num_resamples, num_images]."""
         return np.concatenate([np.ones((1, len(self.table))), self.weights])
 
     def bootstrap(
         self, functions: Mapping[str, MetricFunction], y_prob: Floats | None = None
     ) -> dict[str, Scores]:
-        """Returns `metrics.bootstrap.bootstrap`, of other probabilities if given."""
+        """Returns `metrics.bootstrap.bootstrap` of the table, or of other probabilities."""
         y_true, own = self.arrays
         return bootstrap(functions, y_true, own if y_prob is None else y_prob, self.weights)
 
     def num_lesions_per_rate(self, y_prob: Floats | None = None) -> dict[str, Counts]:
-        """Returns `num_groups_per_rate`, of other probabilities if given."""
+        """Returns `num_groups_per_rate` of the table, or of other probabilities."""
         y_true, own = self.arrays
         return num_groups_per_rate(self.lesions, y_true, own if y_prob is None else y_prob)
 
     def estimate(self, values: Scores, num_lesions: Counts | None = None) -> Estimate:
-        """Returns a score with its interval from its values in `bootstrap`."""
+        """Returns a score with its interval, given its values from `bootstrap`."""
         return estimate(values, self.config.confidence, num_lesions)[0]
 
     def rates(
         self, positive: Flags, score: Scores, threshold: float | None
     ) -> dict[str, Estimate]:
-        """Returns `score_operating_point`; empty without a threshold."""
+        """Returns each of `RATES` with its interval; empty if the threshold is None.
+
+        See `operating_points.rates` for the arguments.
+        """
         if threshold is None:
             return {}
-        confidence = self.config.confidence
-        return score_operating_point(
-            positive, score, threshold, self.weights, confidence, self.lesions
-        )
+        values = rates(positive, score, threshold, self.all_weights)
+        predicted = score >= threshold
+        # The images in the denominator of each rate, in the order of `RATES`.
+        images = np.stack([positive, ~positive, predicted, ~predicted], axis=1)
+        counts = dict(zip(RATES, count_groups(self.lesions, images), strict=True))
+        return {
+            name: self.estimate(values[name], counts[name].reshape(1)) for name in RATES
+        }

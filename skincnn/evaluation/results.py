@@ -1,8 +1,7 @@
-"""The results of an evaluation: one immutable JSON file for each, under results/.
+"""The results of an evaluation, each an immutable JSON file under results/.
 
-Every type here is a record (`skincnn.records`). A result is computed from predictions
-tables alone and names them by SHA-256. Reports are rendered from results and never the
-other way round.
+Every type here is a record (`skincnn.records`). A result is computed only from predictions
+tables, which it identifies by SHA-256. Reports are rendered from results.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ R = TypeVar("R", bound=Record)
 
 
 class ClassScores(Part):
-    """One class against all others; `scores` maps `PER_CLASS_METRICS` to their values."""
+    """Scores of one class against all others: the value of each of `PER_CLASS_METRICS`."""
 
     num_images: int
     num_lesions: int
@@ -38,13 +37,13 @@ class Calibration(Part):
 
 
 class OperatingPointScores(Part):
-    """One operating point of a target.
+    """Scores of a target at one operating point.
 
     Attributes:
-        threshold: The probability, chosen on validation; None if no threshold reaches the
-            operating point there.
-        rates: Name of `RATES` (sensitivity, specificity, PPV, NPV) to its value; empty
-            without a threshold.
+        threshold: The threshold of the probability, chosen on validation; None if none
+            reaches the operating point there.
+        rates: Value of each of `RATES` (sensitivity, specificity, PPV, NPV); empty without
+            a threshold.
     """
 
     threshold: float | None
@@ -55,10 +54,10 @@ class TargetScores(Part):
     """Detection of melanoma, or of malignant lesions, by calibrated probability.
 
     Attributes:
-        num_images: Positive images.
-        num_lesions: Positive lesions.
+        num_images: Number of positive images.
+        num_lesions: Number of positive lesions.
         auc: Area under the ROC curve.
-        operating_points: Operating point, as "specificity=0.90", to its scores.
+        operating_points: Scores by operating point, such as "specificity=0.90".
     """
 
     num_images: int
@@ -68,15 +67,15 @@ class TargetScores(Part):
 
 
 class TriageScores(Part):
-    """The referral decision that exports serve by default.
+    """Scores of the referral rule that exports apply by default; see `DecisionRule`.
 
     Attributes:
-        operating_point: That of malignant lesions, as "sensitivity=0.90".
-        threshold: The malignant probability from which an image is referred, chosen on
-            validation; None if no threshold reaches the operating point.
-        max_distance: The Mahalanobis distance beyond which an image is referred as
+        operating_point: Operating point for malignant lesions, such as "sensitivity=0.90".
+        threshold: Probability of a malignant class at or above which an image is referred,
+            chosen on validation; None if no threshold reaches the operating point.
+        max_distance: Mahalanobis distance above which an image is referred as
             out-of-distribution.
-        rates: Name of `RATES` to its value, for malignant lesions.
+        rates: Value of each of `RATES` for malignant lesions.
         referred: Share of all images that are referred.
         melanoma_referred: Share of the melanomas that are referred; None if melanoma is
             not a class.
@@ -94,9 +93,9 @@ class SubgroupScores(Part):
     """Scores of a subgroup of the images.
 
     Attributes:
-        attribute: What defines it, as "sex".
-        class_names: The classes in the subgroup; balanced accuracy is over these.
-        scores: Name of the metric to its value; empty for small subgroups.
+        attribute: What defines the subgroup, such as "sex".
+        class_names: The classes in the subgroup, over which balanced accuracy is averaged.
+        scores: Values by name of the metric; empty for small subgroups.
     """
 
     attribute: str
@@ -108,12 +107,12 @@ class SubgroupScores(Part):
 
 
 class InferenceCost(Part):
-    """What the predictions cost.
+    """The cost of the predictions.
 
     Attributes:
         num_views: Number of views of each image that were averaged.
         seconds_per_image: Prediction time, measured on the test split.
-        relative: The same, divided by that of the model as is.
+        relative: Prediction time divided by that of the model as is.
     """
 
     num_views: int
@@ -127,25 +126,25 @@ class SplitResult(Record):
     Attributes:
         split: "val", "test", "out_of_fold", or another split of the dataset.
         variant: "" for the model as is; else a kind of test-time augmentation, "adjusted"
-            (logit adjustment), or both, as "d4_adjusted".
-        stored_in: The part of the dataset that holds the images, as "folds 8, 9".
+            (logit adjustment), or both, such as "d4_adjusted".
+        stored_in: The part of the dataset that holds the images, such as "folds 8, 9".
         predictions_sha256: SHA-256 of the predictions table.
         validation_sha256: SHA-256 of the validation table on which the temperature and
             the thresholds were chosen.
         class_names: Names of the classes, in order.
         missing_classes: Classes without an image; means are over the other classes.
         temperature: Temperature for calibration, chosen on validation.
-        thresholds: Target to operating point to threshold, chosen on validation.
-        metrics: Name of `METRICS` to its value.
-        confusion_matrix: Images of class i (row) predicted as class j (column).
-        targets: "melanoma" and "malignant", as far as the classes have them.
-        triage: The referral decision; None without distances or malignant classes.
+        thresholds: Thresholds by target and operating point, chosen on validation.
+        metrics: Value of each of `METRICS`.
+        confusion_matrix: Number of images of class i (row) predicted as class j (column).
+        targets: Scores for "melanoma" and "malignant", if there are such classes.
+        triage: Scores of the referral rule; None without distances or malignant classes.
         subgroups: Scores by age band, sex, site, source and method of ground truth.
         leakage: How much of the split was seen in training; None for validation and test,
             whose audit is in run.json.
-        logit_adjustment: Strength of the logit adjustment; None without.
-        differences: Metric to the value of this variant minus that of the model as is, on
-            the same resamples; empty for the model as is.
+        logit_adjustment: Strength of the logit adjustment, if any.
+        differences: Each metric of this variant minus that of the model as is, on the same
+            resamples; empty for the model as is.
         confidence: Coverage of the intervals, 0..1.
         num_bootstrap: Number of bootstrap resamples.
     """
@@ -177,7 +176,7 @@ class SplitResult(Record):
 
 
 class CorruptionScores(Part):
-    """Scores of corrupted, or of clean, images.
+    """Scores on corrupted or clean images.
 
     Attributes:
         melanoma_sensitivity: At the threshold of `HEADLINE_POINT`, which was chosen on
@@ -194,9 +193,9 @@ class CorruptionRow(Part):
     """One corruption at one severity.
 
     Attributes:
-        name: Name of `CORRUPTIONS`.
+        name: A key of `CORRUPTIONS`.
         severity: 1..5.
-        difference: Balanced accuracy minus that of the clean images, on the same resamples.
+        difference: Balanced accuracy minus that on the clean images, on the same resamples.
     """
 
     name: str
@@ -210,8 +209,8 @@ class CorruptionResult(Record):
 
     Attributes:
         split: The split whose images were corrupted.
-        clean: Scores of the images as they are.
-        trained: Corruptions that resemble one of the training's augmentations.
+        clean: Scores on the images as they are.
+        trained: Corruptions that resemble an augmentation used in training.
     """
 
     split: str
@@ -227,7 +226,8 @@ class OodSet(Part):
     Attributes:
         name: Name of the kind, or of the user's folder.
         rejected: Share of the images that are rejected, 0..1.
-        auc: Area under the ROC curve of the distance, against the images of the splits.
+        auc: Area under the ROC curve by which the distance separates these images from
+            those of the split.
     """
 
     name: str
@@ -237,7 +237,7 @@ class OodSet(Part):
 
 
 class OodSplit(Part):
-    """Images of a split, and the share of them that is rejected by mistake."""
+    """The images of a split, and the share of them that is wrongly rejected."""
 
     num_images: int
     rejected: Estimate
@@ -246,10 +246,10 @@ class OodSplit(Part):
 class OodResult(Record):
     """results/[<split>.]ood[.<folder>].json: detection of out-of-distribution images.
 
-    The images are compared with those of the test split, or of the split in the name.
+    They are compared with the images of the test split, or of the split in the file name.
 
     Attributes:
-        max_distance: Mahalanobis distance beyond which an image is rejected.
+        max_distance: Mahalanobis distance above which an image is rejected.
         accepted_validation: Share of the validation images that are accepted, 0..1.
     """
 
@@ -264,10 +264,10 @@ class MemberScores(Part):
 
     Attributes:
         name: Name of the run directory.
-        metrics: Name of `METRICS` to the value of this model alone.
-        differences: Metric to the value of the ensemble minus that of this model, on the
-            same resamples; empty for a cross-validation, whose models are tested on
-            different images.
+        metrics: Value of each of `METRICS` for this model.
+        differences: Each metric of the ensemble minus that of this model, on the same
+            resamples; empty for a cross-validation, whose models are tested on different
+            images.
     """
 
     name: str
@@ -293,7 +293,7 @@ def split_name(split: str, variant: str = "") -> str:
 
 
 def read_split_results(workdir: Path) -> dict[str, SplitResult]:
-    """Returns the name of each predictions table, as "test.d4", to its result.
+    """Returns the results by the names of their predictions tables, such as "test.d4".
 
     Raises:
         ConfigError: A file is damaged or of another schema version.
@@ -312,11 +312,12 @@ def read_result(workdir: Path, name: str, kind: type[R]) -> R:
         ConfigError: The file is missing, damaged, or of another schema version.
     """
     path = result_path(workdir, name)
-    fix = f"Make it with scripts/evaluate.py {workdir}"
-    return read_record(path, kind, f"{fix}{', or delete it' if path.exists() else ''}.")
+    fix = f"Run scripts/evaluate.py {workdir}"
+    fix += " again, or delete the file." if path.exists() else "."
+    return read_record(path, kind, fix)
 
 
 def write_results(workdir: Path, results: Mapping[str, Record]) -> None:
-    """Writes results/<name>.json for each name and result."""
+    """Writes each result to results/<name>.json."""
     for name, result in results.items():
         write_record(result_path(workdir, name), result)

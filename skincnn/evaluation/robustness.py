@@ -31,12 +31,12 @@ from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.metrics.sample import Floats, Scores
 
 Predict = Callable[[Images, slice], npt.NDArray[np.float32]]
-"""Takes images, uint8 [n, height, width, 3], and their rows in the predictions table, and
-returns logits, float32 [n, num_classes]."""
+"""Returns the logits, float32 [n, num_classes], of images, uint8 [n, height, width, 3], and
+their rows in the predictions table."""
 CHUNK = 128
 """Number of images that are corrupted and predicted at a time."""
 SAME_PROBABILITY = 0.05
-"""Largest accepted mean difference between a class's probabilities and the table's."""
+"""Largest accepted mean difference from the probabilities of a class in the table."""
 TRAINED_BY = {
     "brightness": ("light", "brightness"),
     "contrast": ("light", "contrast"),
@@ -47,11 +47,11 @@ TRAINED_BY = {
     "hairs": ("hair", "hairs"),
     "ruler": ("ruler", "ruler_share"),
 }
-"""Corruption to the augmentation that resembles it and the name of its strength."""
+"""Augmentation that resembles a corruption, and the name of the augmentation's strength."""
 
 
 def trained_corruptions(config: AugmentConfig) -> tuple[str, ...]:
-    """Returns the corruptions that resemble one of the training's augmentations."""
+    """Returns the corruptions that resemble an augmentation used in training."""
     return tuple(
         name
         for name, (part, strength) in TRAINED_BY.items()
@@ -66,20 +66,19 @@ def score_corruptions(
     clean: SplitResult,
     config: Config,
 ) -> CorruptionResult:
-    """Returns a model's scores on a split whose images are corrupted.
+    """Returns a model's scores on the corrupted images of a split.
 
-    Nothing is chosen here: the temperature and the threshold are those of clean validation
-    images.
+    The temperature and the threshold remain those chosen on clean validation images.
 
     Args:
-        predict: The model that made `predictions`; gets at most `CHUNK` images at a time.
+        predict: The model; receives at most `CHUNK` images at a time.
         images: uint8 [num_images, height, width, 3], preprocessed for the model.
-        predictions: The predictions table of these images, in the same order.
+        predictions: The model's predictions table of these images, in the same order.
         clean: The result of that table.
         config: Configuration of the run: bootstrap, augmentation, seed of the corruptions.
 
     Raises:
-        DataError: Images and predictions do not belong together.
+        DataError: The images are not those of the predictions table.
     """
     if len(images) != len(predictions):
         raise DataError(
@@ -153,12 +152,12 @@ def _predict_all(
 
 
 def _check_same(y_prob: Floats, expected: Floats) -> None:
-    """Checks that probabilities are those of the table, up to rounding and float16."""
+    """Checks that the probabilities are as expected, up to rounding and float16."""
     difference = float(np.abs(y_prob - expected).mean(axis=0).max())
     if difference > SAME_PROBABILITY:
         raise DataError(
-            "The predictions table does not belong to these images and this model: The "
+            "The predictions table does not belong to these images and this model: the "
             f"probabilities of a class differ by {difference:.3f} on average. Expected at "
-            f"most {SAME_PROBABILITY} and rows in the order of the images. Make the table "
-            "again with scripts/evaluate.py."
+            f"most {SAME_PROBABILITY}, and rows in the order of the images. Recreate the "
+            "table with scripts/evaluate.py."
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,7 @@ from skincnn.metrics.calibration import apply_temperature
 from skincnn.metrics.classification import (
     METRICS,
     PER_CLASS_METRICS,
+    MetricFunction,
     auc_per_class,
     ece,
     recall_per_class,
@@ -40,10 +41,7 @@ from skincnn.metrics.classification import (
 from skincnn.metrics.operating_points import HEADLINE_POINT, RATES, Target, rates
 from skincnn.metrics.sample import Flags, Floats, Sample, Scores
 
-FUNCTIONS: dict[str, Callable[[Sample], Scores]] = {
-    name: metric.function for name, metric in METRICS.items()
-}
-"""The functions of `METRICS`."""
+FUNCTIONS = {name: metric.function for name, metric in METRICS.items()}
 CALIBRATION_METRICS = ("ece", "adaptive_ece", "brier", "log_loss")
 MELANOMA_RECALL = "melanoma_recall"
 MELANOMA_AUC = "melanoma_auc"
@@ -54,8 +52,16 @@ CALIBRATED = (MELANOMA_AUC, MELANOMA_SENSITIVITY, MELANOMA_SPECIFICITY, CALIBRAT
 """Names in `calibrated_values`."""
 MIN_LESIONS = 5
 """Smaller subgroups are counted but not scored: their scores would be noise and could
-disclose the result of a single patient."""
+reveal the result of a single patient."""
 SUBGROUP_SCORES = ("balanced_accuracy", "accuracy")
+SUBGROUPS = {
+    "age band": "age",
+    "sex": "sex",
+    "site": "localization",
+    "source": "dataset",
+    "ground truth by": "dx_type",
+}
+"""The column from which the subgroups of each attribute are formed."""
 AGE_BANDS = {
     "under 30": 30,
     "30 to 44": 45,
@@ -63,7 +69,7 @@ AGE_BANDS = {
     "60 to 74": 75,
     "75 and over": 999,
 }
-"""Name to the age, in years, below which the band ends."""
+"""The age in years at which each band ends; it belongs to the next band."""
 UNKNOWN = "not known"
 
 
@@ -73,10 +79,10 @@ class InferenceVariant:
 
     Attributes:
         name: "" for the model as is; else a kind of test-time augmentation, "adjusted", or
-            both, as "d4_adjusted".
-        tables: Split to its predictions table, "val" among them.
+            both, such as "d4_adjusted".
+        tables: Predictions tables by split, including "val".
         cost: Cost of the predictions.
-        logit_adjustment: Strength of the logit adjustment; None without.
+        logit_adjustment: Strength of the logit adjustment, if any.
     """
 
     name: str
@@ -91,21 +97,21 @@ def score_variants(
     leakage: Mapping[str, SplitLeakage],
     config: EvaluateConfig,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, SplitResult]]:
-    """Returns the name of each table, as "test.d4", to the table and to its result.
+    """Returns the predictions tables and their results by name, such as "test.d4".
 
-    The temperature and the thresholds of each variant are chosen on its "val".
+    The temperature and the thresholds of each variant are chosen on its "val" table.
 
     Args:
-        variants: The model as is, with which the others are compared, and its variants.
-        stored_in: Split to the part of the dataset that holds its images, as "fold 9".
-        leakage: Split to its leakage; without the splits that training audits.
+        variants: The model as is, then the variants, which are compared with it.
+        stored_in: The part of the dataset that holds each split, such as "fold 9".
+        leakage: Leakage of the splits that training did not audit.
         config: Number of resamples and coverage of the intervals.
     """
     tables, results = {}, {}
     for variant in variants:
         choices = choose_on_validation(variant.tables["val"])
         if variant.name:
-            # Exports average the distance over all views; the tables of variants lack it.
+            # The tables of variants have no distances; exports average them over the views.
             choices = dataclasses.replace(choices, max_distance=None)
         for split, table in variant.tables.items():
             sample = Resampled(table, config)
@@ -129,7 +135,7 @@ def score_split(
     choices: ValidationChoices,
     stored_in: str,
 ) -> SplitResult:
-    """Returns every score of a split, without leakage and differences."""
+    """Returns the result of a split, except for its leakage and differences."""
     table, (y_true, y_prob) = sample.table, sample.arrays
     calibrated = apply_temperature(y_prob, choices.temperature)
     metrics, classes = score_classes(sample)
@@ -187,13 +193,8 @@ def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, Cla
     return {name: estimates[name][0] for name in METRICS}, classes
 
 
-def metric_values(sample: Resampled) -> dict[str, Scores]:
-    """Returns `bootstrap` of `METRICS` and of `melanoma_recall`."""
-    return sample.bootstrap(FUNCTIONS | melanoma_recall(sample))
-
-
-def melanoma_recall(sample: Resampled) -> dict[str, Callable[[Sample], Scores]]:
-    """Returns `MELANOMA_RECALL` to its function; empty if no class is melanoma."""
+def melanoma_recall(sample: Resampled) -> dict[str, MetricFunction]:
+    """Returns `MELANOMA_RECALL` with its function; empty if no class is melanoma."""
     melanoma = sample.targets.get("melanoma")
     if melanoma is None:
         return {}
@@ -201,22 +202,18 @@ def melanoma_recall(sample: Resampled) -> dict[str, Callable[[Sample], Scores]]:
 
 
 def score_differences(sample: Resampled, baseline: Resampled) -> dict[str, Estimate]:
-    """Returns each of `metric_values` minus that of a baseline for the same images."""
-    values, others = metric_values(sample), metric_values(baseline)
+    """Returns `METRICS` and `melanoma_recall` minus those of a baseline, paired."""
+    functions = FUNCTIONS | melanoma_recall(sample)
+    values, others = sample.bootstrap(functions), baseline.bootstrap(functions)
     return {name: sample.estimate(values[name] - others[name]) for name in values}
 
 
 def calibrated_values(sample: Resampled, validation: pd.DataFrame) -> dict[str, Scores]:
-    """Returns the scores that depend on calibration and thresholds.
+    """Returns the scores that depend on calibration and thresholds, as `bootstrap` does.
 
-    Args:
-        sample: The predictions.
-        validation: The validation table of the same variant, on which the temperature and
-            the threshold are chosen.
-
-    Returns:
-        As of `bootstrap`: `CALIBRATED_ECE`; and, if a class is melanoma, `MELANOMA_AUC`
-        and the rates at the threshold of `HEADLINE_POINT`, NaN if there is none.
+    They are `CALIBRATED_ECE` and, if a class is melanoma, `MELANOMA_AUC` and the rates at
+    the threshold of `HEADLINE_POINT`, or NaN without a threshold. The temperature and the
+    threshold are chosen on the validation table of the same variant.
     """
     choices = choose_on_validation(validation)
     y_true, y_prob = sample.arrays
@@ -249,7 +246,7 @@ def score_target(
         sample: The predictions.
         target: The target.
         calibrated: Calibrated probabilities, [num_images, num_classes].
-        thresholds: Operating point to its threshold.
+        thresholds: Thresholds by operating point.
     """
     positive, score = target.positive(sample.arrays[0]), target.score(calibrated)
     return TargetScores(
@@ -272,48 +269,29 @@ def _auc(positive: Flags, score: Scores, weights: Floats) -> Scores:
     return values["auc"][:, 1]
 
 
-def age_band(predictions: pd.DataFrame) -> pd.Series:
-    """Returns the name of each image's age band."""
-    edges = [-np.inf, *AGE_BANDS.values()]
-    bands = pd.cut(predictions["age"], edges, right=False, labels=list(AGE_BANDS))
-    return bands.cat.add_categories(UNKNOWN).fillna(UNKNOWN)
-
-
-def _column(name: str) -> Callable[[pd.DataFrame], pd.Series]:
-    def values(predictions: pd.DataFrame) -> pd.Series:
-        column = predictions[name].astype(str)
-        return column.mask(column.isin(["", "unknown", "nan"]), UNKNOWN)
-
-    return values
-
-
-SUBGROUPS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
-    "age band": ("age", age_band),
-    "sex": ("sex", _column("sex")),
-    "site": ("localization", _column("localization")),
-    "source": ("dataset", _column("dataset")),
-    "ground truth by": ("dx_type", _column("dx_type")),
-}
-"""Attribute to the column that it needs and a function that returns each image's value."""
+def subgroup_values(column: pd.Series) -> pd.Series:
+    """Returns the subgroup of each image: the value of the column, or the age band."""
+    if column.name == "age":
+        edges = [-np.inf, *AGE_BANDS.values()]
+        bands = pd.cut(column, edges, right=False, labels=list(AGE_BANDS))
+        return bands.cat.add_categories(UNKNOWN).fillna(UNKNOWN)
+    values = column.astype(str)
+    return values.mask(values.isin(["", "unknown", "nan"]), UNKNOWN)
 
 
 def score_subgroups(
     predictions: pd.DataFrame, config: EvaluateConfig
 ) -> tuple[SubgroupScores, ...]:
-    """Returns the scores of each subgroup, grouped by attribute.
+    """Returns the scores of each subgroup, ordered by attribute.
 
-    Attributes that are missing in the table, or unknown for all images, are left out. The
-    bootstrap resamples the lesions of the subgroup.
-
-    Args:
-        predictions: A predictions table.
-        config: Number of resamples and coverage of the intervals.
+    Attributes that are missing in the predictions table, or unknown for all images, are
+    left out. The bootstrap resamples the lesions of the subgroup.
     """
     subgroups = []
-    for attribute, (column, values_of) in SUBGROUPS.items():
+    for attribute, column in SUBGROUPS.items():
         if column not in predictions:
             continue
-        values = values_of(predictions)
+        values = subgroup_values(predictions[column])
         if (values == UNKNOWN).all():
             continue
         for value, rows in predictions.groupby(values, observed=True, sort=True):
@@ -335,6 +313,6 @@ def score_subgroups(
 def _score_subgroup(sample: Resampled) -> dict[str, Estimate]:
     if len(set(sample.lesions)) < MIN_LESIONS:
         return {}
-    values = sample.bootstrap({name: METRICS[name].function for name in SUBGROUP_SCORES})
+    values = sample.bootstrap({name: FUNCTIONS[name] for name in SUBGROUP_SCORES})
     counts = sample.num_lesions_per_rate()
     return {name: sample.estimate(values[name], counts[name]) for name in SUBGROUP_SCORES}

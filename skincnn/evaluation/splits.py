@@ -35,7 +35,7 @@ class Split:
     Attributes:
         table: One row for each image.
         images: uint8 [num_images, size, size, 3], in the order of the table.
-        metadata: Clinical metadata, [num_images, num_fields], if the model takes it.
+        metadata: Clinical metadata, [num_images, num_fields], if the model uses it.
     """
 
     table: pd.DataFrame
@@ -43,7 +43,7 @@ class Split:
     metadata: npt.NDArray[np.float32] | None
 
     def batches(self) -> tf.data.Dataset:
-        """Returns the inputs of the model in order."""
+        """Returns the inputs of the model in batches, in order."""
         return pipeline.evaluation_batches(self.images, self.metadata)
 
 
@@ -54,10 +54,10 @@ class LoadedRun:
     Attributes:
         info: Content of run.json.
         config: Configuration of the run.
-        model: The model; returns logits.
+        model: The model, which returns logits.
         feature_model: The model with its features as a second output; see `with_features`.
-        splits: Split to its inputs.
-        leakage: Split to its leakage; without validation and test.
+        splits: Inputs by split.
+        leakage: Leakage by split, without validation and test.
     """
 
     info: RunInfo
@@ -83,7 +83,7 @@ def load_run(
         workdir: The run directory.
         data_dir: Where TFDS keeps built datasets.
         cache: Where decoded images are kept; see `cache.cached_images`.
-        others: Names of more splits of the dataset.
+        others: Other splits of the dataset.
 
     Raises:
         ConfigError: See `read_run`, `name_splits` and `read_splits`.
@@ -144,15 +144,15 @@ def read_splits(
 
     Raises:
         ConfigError: A split does not exist or was used for training or validation.
-        DataError: The dataset is not the one of the training.
+        DataError: The dataset is not the one that the run was trained on.
     """
     tables = make_splits(builder, config.data, SPLITS)
     for split, table in tables.items():
         if pipeline.fingerprint(table) != info.data_fingerprint[split]:
             raise DataError(
                 f"The split {split} of {builder.info.full_name} is not the one with which "
-                f"{workdir} was trained. Expected the same images and labels; train again, "
-                "or give the --data-dir of the training."
+                f"{workdir} was trained. Expected the same images and labels. Give the "
+                "--data-dir of the training run, or train again."
             )
     for split in others:
         if split not in tables:
@@ -179,7 +179,7 @@ def measure_leakage(
 
 
 def describe_storage(split: str, config: Config) -> str:
-    """Returns the part of the dataset that holds a split, as "folds 8, 9"."""
+    """Returns the part of the dataset that holds a split, such as "folds 8, 9"."""
     folds = {"val": config.data.validation_folds, "test": config.data.test_folds}
     if split not in folds:
         return split.replace("_", " ")

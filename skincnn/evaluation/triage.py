@@ -1,4 +1,4 @@
-"""The choices on validation, and the scores of the referral decision that follows."""
+"""Choices on the validation split, and the scores of the resulting referral rule."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ACCEPTED = 0.95
 
 @dataclass(frozen=True)
 class ValidationChoices:
-    """What is chosen on the validation split and applied to all others.
+    """The temperature and thresholds that are chosen on validation for all splits.
 
     Attributes:
         temperature: Temperature for calibration.
-        thresholds: Target to operating point to threshold; None if the operating point is
-            not reached.
-        max_distance: The Mahalanobis distance beyond which an image is
-            out-of-distribution; None if the table has no distances.
+        thresholds: Thresholds by target and operating point; None if no threshold reaches
+            the operating point.
+        max_distance: Mahalanobis distance above which an image is out-of-distribution; None
+            if the table has no distances.
     """
 
     temperature: float
@@ -41,7 +41,7 @@ class ValidationChoices:
 
 
 def choose_on_validation(validation: pd.DataFrame) -> ValidationChoices:
-    """Returns the temperature and the thresholds that are chosen on a validation table."""
+    """Returns the choices on a validation table."""
     class_names = class_names_of(validation)
     y_true, y_prob = arrays(validation, class_names)
     temperature = fit_temperature(y_true, y_prob)
@@ -62,24 +62,17 @@ def choose_on_validation(validation: pd.DataFrame) -> ValidationChoices:
 
 
 def choose_max_distance(validation: pd.DataFrame) -> float:
-    """Returns the distance beyond which an image is OOD, from a validation table."""
+    """Returns the distance above which an image is OOD, chosen on a validation table."""
     return float(np.quantile(validation[DISTANCE], ACCEPTED))
 
 
 def score_triage(
     sample: Resampled, calibrated: Floats, choices: ValidationChoices
 ) -> TriageScores | None:
-    """Returns how well referral detects malignant lesions and how many images it refers.
+    """Returns the scores of `DecisionRule` at `DEFAULT_OPERATING_POINT`.
 
-    The decision is that of `DecisionRule` at `DEFAULT_OPERATING_POINT`.
-
-    Args:
-        sample: The predictions.
-        calibrated: Calibrated probabilities, [num_images, num_classes].
-        choices: The choices on validation, with the thresholds and the distance.
-
-    Returns:
-        None without distances or without malignant classes.
+    Without distances or malignant classes there are none. The calibrated probabilities are
+    [num_images, num_classes].
     """
     table, targets = sample.table, sample.targets
     if choices.max_distance is None or DISTANCE not in table or TARGET not in targets:
@@ -94,12 +87,12 @@ def score_triage(
     y_true = sample.arrays[0]
     all_images = sample.rates(np.ones(len(refer), bool), refer, 0.5)
     melanoma = targets.get("melanoma")
-    of_melanoma = sample.rates(melanoma.positive(y_true), refer, 0.5) if melanoma else {}
+    melanoma_rates = sample.rates(melanoma.positive(y_true), refer, 0.5) if melanoma else {}
     return TriageScores(
         operating_point=rule.operating_point,
         threshold=rule.threshold,
         max_distance=rule.max_distance,
         rates=sample.rates(targets[TARGET].positive(y_true), refer, 0.5),
         referred=all_images["sensitivity"],
-        melanoma_referred=of_melanoma.get("sensitivity"),
+        melanoma_referred=melanoma_rates.get("sensitivity"),
     )

@@ -1,4 +1,4 @@
-"""The variants of the predictions of a run: as is, test-time augmentation, adjusted."""
+"""Variants of a run's predictions: as is, test-time augmentation, logit adjustment."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
 def predict_tta(
     run: LoadedRun, as_is: InferenceVariant, name: str, views: Sequence[View]
 ) -> InferenceVariant:
-    """Returns the mean predictions over views of each image from `choose_views`."""
+    """Returns the mean predictions over several views of each image."""
     outputs, seconds = _timed(
         run, lambda split: predict_views(run.model, split.batches(), views)
     )
@@ -74,7 +74,7 @@ def read_tta(
         workdir: The run directory.
         results: Its results, from `read_split_results`.
         splits: The splits to read.
-        leave_out: Kinds of test-time augmentation to skip, as they are predicted again.
+        leave_out: Kinds of test-time augmentation to skip.
     """
     variants = []
     for name in VIEWS:
@@ -91,9 +91,9 @@ def read_tta(
 
 
 def reread(variant: InferenceVariant) -> InferenceVariant:
-    """Returns a new test-time augmentation with the digits that `read_tta` would read.
+    """Returns a variant as `read_tta` would read it after it was written.
 
-    This evaluation and a later one then adjust its logits to the same digits.
+    Adjusting its logits then gives the same digits in this and in a later evaluation.
     """
     tables = {split: as_written(table) for split, table in variant.tables.items()}
     return dataclasses.replace(variant, tables=tables)
@@ -106,10 +106,9 @@ def adjust_variant(variant: InferenceVariant, info: RunInfo) -> InferenceVariant
 
 
 def _timed(run: LoadedRun, predict: Callable[[Split], T]) -> tuple[dict[str, T], float]:
-    """Returns the outputs of each split, and the seconds per image.
+    """Returns the outputs by split, and the seconds per image of test, the second split.
 
-    The time is that of the second split, test; that of the first, val, includes
-    compilation.
+    The time of the first split, val, would include compilation.
     """
     outputs, seconds = {}, []
     for name, split in run.splits.items():

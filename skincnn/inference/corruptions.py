@@ -4,13 +4,13 @@ Based on Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Com
 Corruptions and Perturbations (2019), arXiv:1903.12261, and, for dermatoscopy, on Maron et
 al., A benchmark for neural network robustness in skin cancer classification (2021),
 doi:10.1016/j.ejca.2021.06.047. A model must not be tested on corruptions that it was
-trained on. Therefore nothing here is shared with `skincnn.model.augment`; a corruption is
-either absent from the default augmentation, or starts beyond its range (see the
-docstrings).
+trained on. Therefore nothing here is shared with `skincnn.model.augment`, and a corruption
+is either absent from the default augmentation or starts beyond its range, as the
+docstrings explain.
 
-A corruption is a function of an image, uint8 [height, width, 3], a strength and a random
-generator, and returns a new image of the same shape and type. It makes the same draws at
-all strengths: the hairs of severity 2 are a subset of those of severity 3.
+A corruption takes an image, uint8 [height, width, 3], a strength and a random generator,
+and returns a new image of the same shape and type. It draws the same random numbers at all
+strengths: the hairs of severity 2 are a subset of those of severity 3.
 """
 
 from __future__ import annotations
@@ -34,25 +34,6 @@ from skincnn.lookup import look_up
 
 Corruption = Callable[[ImageArray, Any, np.random.Generator], ImageArray]
 NUM_SEVERITIES = 5
-STRENGTHS: dict[str, tuple[float, float, float, float, float]] = {
-    "brightness": (0.7, 0.95, 1.2, 1.5, 1.8),
-    "contrast": (0.70, 0.57, 0.46, 0.37, 0.30),
-    "color_cast": (0.12, 0.16, 0.20, 0.25, 0.30),
-    "blur": (0.004, 0.007, 0.011, 0.016, 0.022),
-    "defocus": (0.008, 0.013, 0.019, 0.027, 0.036),
-    "motion": (0.025, 0.045, 0.07, 0.10, 0.14),
-    "noise": (0.05, 0.08, 0.12, 0.17, 0.24),
-    "jpeg": (30, 20, 15, 11, 8),
-    "zoom": (1.30, 1.45, 1.60, 1.80, 2.00),
-    "hairs": (8, 14, 22, 32, 44),
-    "ruler": (0.08, 0.11, 0.14, 0.17, 0.20),
-    "bubbles": (10, 20, 34, 52, 75),
-}
-"""Strength of each corruption at severities 1 to 5; see the functions for its unit.
-
-Severity 1 is just beyond the default augmentation. The others were chosen visually, at 160
-and 450 pixels, in even steps such that a lesion is still recognizable at severity 5.
-"""
 READ_NOISE = 0.2
 """Variance of the noise at black, relative to that at white."""
 
@@ -80,7 +61,7 @@ def contrast(image: ImageArray, strength: float, rng: np.random.Generator) -> Im
 
 
 def color_cast(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
-    """Tints an image, as another light source or a wrong white balance do.
+    """Tints an image, as an unusual light source or a wrong white balance does.
 
     The gains of red, green and blue are exp(strength * cos(angle)) at angles that are 120
     degrees apart, the first one random; their product is 1. The default augmentation
@@ -92,7 +73,7 @@ def color_cast(image: ImageArray, strength: float, rng: np.random.Generator) -> 
 
 
 def blur(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
-    """Blurs by a Gaussian, as a greasy lens and upscaling do.
+    """Convolves with a Gaussian, as a greasy lens and upscaling do.
 
     The standard deviation is 0.7 pixels, the maximum of the augmentation `blur` (not in the
     default), plus the strength times the shorter side.
@@ -105,9 +86,10 @@ def blur(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageA
 
 
 def defocus(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
-    """Convolves with a disk, as an unfocused lens does; not an augmentation.
+    """Convolves with a disk, as an unfocused lens does.
 
-    The radius is half a pixel plus the strength times the shorter side.
+    The radius is half a pixel plus the strength times the shorter side. There is no such
+    augmentation.
     """
     radius = 0.5 + strength * min(image.shape[:2])
     reach = math.ceil(radius)
@@ -118,7 +100,8 @@ def defocus(image: ImageArray, strength: float, rng: np.random.Generator) -> Ima
 def motion(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Convolves with a line of random direction, as a moving hand does.
 
-    The length is one pixel plus the strength times the shorter side. Not an augmentation.
+    The length is one pixel plus the strength times the shorter side. There is no such
+    augmentation.
     """
     angle = rng.uniform(0, math.pi)
     half = 0.5 + strength * min(image.shape[:2]) / 2
@@ -131,11 +114,12 @@ def motion(image: ImageArray, strength: float, rng: np.random.Generator) -> Imag
 
 
 def noise(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
-    """Adds the noise of a sensor in low light; not an augmentation.
+    """Adds the noise of a sensor in low light.
 
-    Independent Gaussian noise per pixel and channel. Its variance increases linearly with
-    the pixel value (photon noise), from `READ_NOISE` times that at white. The strength is
-    the standard deviation at white, relative to white.
+    The noise is Gaussian and independent for each pixel and channel. Its variance increases
+    linearly with the pixel value (photon noise), from `READ_NOISE` times that at white. The
+    strength is the standard deviation at white, relative to white. There is no such
+    augmentation.
     """
     variance = READ_NOISE + (1 - READ_NOISE) * np.arange(256) / 255
     deviation = np.sqrt(variance) * (255 * strength)
@@ -144,10 +128,10 @@ def noise(image: ImageArray, strength: float, rng: np.random.Generator) -> Image
 
 
 def jpeg(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
-    """Compresses as JPEG, as messengers do; not an augmentation.
+    """Compresses as JPEG, as messengers do.
 
     The strength is the quality of libjpeg in 1..100, with chroma subsampling. The blocks
-    have 8 pixels at any image size.
+    are 8 pixels wide at any image size. There is no such augmentation.
     """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=strength, subsampling=2)
@@ -170,50 +154,54 @@ def zoom(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageA
     return np.array(zoomed)
 
 
-CORRUPTIONS: dict[str, Corruption] = {
-    "brightness": brightness,
-    "contrast": contrast,
-    "color_cast": color_cast,
-    "blur": blur,
-    "defocus": defocus,
-    "motion": motion,
-    "noise": noise,
-    "jpeg": jpeg,
-    "zoom": zoom,
-    "hairs": hairs,
-    "ruler": ruler,
-    "bubbles": bubbles,
+CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
+    "brightness": (brightness, (0.7, 0.95, 1.2, 1.5, 1.8)),
+    "contrast": (contrast, (0.70, 0.57, 0.46, 0.37, 0.30)),
+    "color_cast": (color_cast, (0.12, 0.16, 0.20, 0.25, 0.30)),
+    "blur": (blur, (0.004, 0.007, 0.011, 0.016, 0.022)),
+    "defocus": (defocus, (0.008, 0.013, 0.019, 0.027, 0.036)),
+    "motion": (motion, (0.025, 0.045, 0.07, 0.10, 0.14)),
+    "noise": (noise, (0.05, 0.08, 0.12, 0.17, 0.24)),
+    "jpeg": (jpeg, (30, 20, 15, 11, 8)),
+    "zoom": (zoom, (1.30, 1.45, 1.60, 1.80, 2.00)),
+    "hairs": (hairs, (8, 14, 22, 32, 44)),
+    "ruler": (ruler, (0.08, 0.11, 0.14, 0.17, 0.20)),
+    "bubbles": (bubbles, (10, 20, 34, 52, 75)),
 }
+"""Name to the function and its strengths at severities 1 to 5.
+
+Severity 1 is just beyond the default augmentation. The others were chosen visually, at 160
+and 450 pixels, in even steps such that a lesion is still recognizable at severity 5.
+"""
 
 
 def corrupt(images: Images, name: str, severity: int, seed: int, first: int = 0) -> Images:
     """Returns corrupted images.
 
-    Each image has its own random generator, seeded by its position in the split and by the
-    corruption, so that the result does not depend on the batches.
+    The random generator of each image is seeded by its position in the split and by the
+    corruption, so the result does not depend on how the images are batched.
 
     Args:
         images: uint8 [num_images, height, width, 3].
-        name: Name of `CORRUPTIONS`.
+        name: A key of `CORRUPTIONS`.
         severity: 1..5.
-        seed: Seed of the draws.
+        seed: Random seed.
         first: Position of the first of these images in the split.
 
     Raises:
         ConfigError: The corruption or the severity does not exist.
     """
-    function = look_up(CORRUPTIONS, name, "corruption")
+    function, strengths = look_up(CORRUPTIONS, name, "corruption")
     if not 1 <= severity <= NUM_SEVERITIES:
         raise ConfigError(
             f"`severity` must be in 1..{NUM_SEVERITIES}. Received: severity={severity}."
         )
-    strength = STRENGTHS[name][severity - 1]
-    # The draws of color_cast keep the spelling under which scores were first measured.
-    stream = name.replace("color", "colour").encode()
+    # Scores were first measured with this spelling, which is part of the seed.
+    name = name.replace("color", "colour")
 
     def corrupt_image(index: int) -> ImageArray:
-        rng = np.random.default_rng([seed, first + index, *stream])
-        return function(images[index], strength, rng)
+        rng = np.random.default_rng([seed, first + index, *name.encode()])
+        return function(images[index], strengths[severity - 1], rng)
 
     # NumPy, SciPy and Pillow release the global interpreter lock.
     with ThreadPoolExecutor() as pool:
@@ -221,7 +209,7 @@ def corrupt(images: Images, name: str, severity: int, seed: int, first: int = 0)
 
 
 def _filter(image: ImageArray, kernel: npt.NDArray[np.float64]) -> ImageArray:
-    """Returns an image convolved with a kernel of odd size, with reflection."""
+    """Returns an image, extended by reflection, convolved with a kernel of odd size."""
     reach = kernel.shape[0] // 2
     margins = ((reach, reach), (reach, reach), (0, 0))
     padded = np.pad(image.astype(np.float32), margins, mode="symmetric")

@@ -17,7 +17,7 @@ from skincnn.inference.predict import predict
 from skincnn.model.classifier import IMAGES_LAYER
 
 Maps = npt.NDArray[np.float32]
-"""Relevance of each region for a class: [num_images, height, width] in 0..1."""
+"""Relevance of each image region for a class, [num_images, height, width] in 0..1."""
 COLORMAP = "viridis"
 """Perceptually uniform, color-blind safe, and distinct from colors of skin."""
 MAX_OPACITY = 0.55
@@ -34,7 +34,7 @@ class GradCam:
     """
 
     def __init__(self, classifier: keras.Model):
-        """Builds the model of the feature maps; Keras compiles it at the first call.
+        """Builds the model that returns the feature maps.
 
         Raises:
             ConfigError: The classifier does not end in global average pooling and a dense
@@ -72,7 +72,7 @@ class GradCam:
 
 
 def overlay(image: npt.NDArray[np.uint8], heatmap: Maps) -> npt.NDArray[np.uint8]:
-    """Returns an image under a colored map, which is transparent where the map is 0.
+    """Returns an image with a colored map over it that is transparent where it is 0.
 
     The map [height', width'] in 0..1 is resized bilinearly to the image [height, width, 3].
     """
@@ -106,7 +106,7 @@ def _find_head(
     raise ConfigError(
         "Grad-CAM requires a functional model that ends in GlobalAveragePooling2D and "
         "Dense, with only Dropout and a Concatenate of features and metadata between them. "
-        f"Received: {classifier.name}, which from its end is {received}."
+        f"Received: {classifier.name} with the layers {received}, from the output back."
     )
 
 

@@ -32,8 +32,8 @@ def load_model(workdir: Path, info: RunInfo) -> keras.Model:
         model = keras.saving.load_model(path, compile=False)
     except (OSError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be loaded. Expected the model of scripts/train.py, made of "
-            f"Keras's own layers and without code (Lambda). Received: {error}"
+            f"{path} cannot be loaded. Expected a model from scripts/train.py with Keras's "
+            f"own layers and without code (Lambda). Received: {error}"
         ) from error
     if model.output_shape[-1] != len(info.class_names):
         raise DataError(
@@ -46,13 +46,9 @@ def load_model(workdir: Path, info: RunInfo) -> keras.Model:
 def require_classes(
     class_names: Sequence[str], info: RunInfo, workdir: Path, where: str
 ) -> None:
-    """Raises a `DataError` unless the classes are those of a run in the same order.
+    """Raises a `DataError` unless the classes of `where` are those of the run, in order.
 
-    Args:
-        class_names: Names of the classes to check.
-        info: Content of run.json.
-        workdir: The run directory, for the message.
-        where: The dataset or file with these classes, for the message.
+    The run directory and `where`, a dataset or a file, are named in the message.
     """
     if list(class_names) != list(info.class_names):
         raise DataError(

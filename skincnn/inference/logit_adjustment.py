@@ -35,9 +35,9 @@ def adjust(y_prob: Floats, class_priors: Floats, strength: float) -> Floats:
     equation (9).
 
     Args:
-        y_prob: Probabilities [num_images, num_classes], clipped at 1.2e-38 from below.
-        class_priors: Frequency of each class in training, above 0, [num_classes].
-        strength: 0 for the identity; 1 is optimal for the balanced accuracy if the
+        y_prob: Probabilities [num_images, num_classes], clipped to at least 1.2e-38.
+        class_priors: Positive frequency of each class in training, [num_classes].
+        strength: 0 changes nothing; 1 is optimal for the balanced accuracy if the
             probabilities are correct.
     """
     logits = np.log(np.maximum(y_prob, np.finfo(np.float32).tiny))
@@ -64,12 +64,10 @@ def adjust_tables(
     class_names: Sequence[str],
     class_counts: Mapping[str, int],
 ) -> tuple[dict[str, pd.DataFrame], float]:
-    """Returns adjusted predictions tables and the strength, chosen on validation.
+    """Returns the adjusted predictions tables of a run, and the strength.
 
-    Args:
-        tables: Predictions tables by split, including "val".
-        class_names: Names of the classes, in order.
-        class_counts: Number of training images of each class.
+    The strength is chosen on the table of "val". `class_counts` are the numbers of training
+    images.
     """
     priors = np.array([max(class_counts[name], 1) for name in class_names], float)
     priors /= priors.sum()
@@ -78,6 +76,6 @@ def adjust_tables(
     for split, table in tables.items():
         y_prob = adjust(arrays(table, class_names)[1], priors, strength)
         columns = probability_columns(y_prob, class_names)
-        # The energy column belongs to the original logits.
+        # The energy is that of the original logits.
         adjusted[split] = table.assign(**columns).drop(columns=ENERGY)
     return adjusted, strength

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pandas as pd
 import sklearn.covariance
 import sklearn.datasets
-import sklearn.metrics
 import sklearn.model_selection
 import tensorflow as tf
 
@@ -33,7 +32,7 @@ OOD_SET = "set"
 OOD_TABLE = "ood"
 """Name of the predictions table of the built-in OOD images."""
 OOD_FILE = "ood.npz"
-"""File of a run directory with its `FeatureGaussian`."""
+"""File with the `FeatureGaussian` of a run."""
 MIN_RELATIVE_STD = 1e-3
 """Smallest standard deviation, relative to the root mean square of the features. Below it
 the distances would depend on float32 rounding, which differs between processors."""
@@ -87,12 +86,12 @@ OOD_SETS: dict[str, Callable[[np.random.Generator], ImageIterator]] = {
 
 @dataclass(frozen=True)
 class FeatureGaussian:
-    """A Gaussian of the backbone's features for in-distribution images.
+    """A Gaussian fitted to the backbone's features of in-distribution images.
 
     A single Gaussian detects OOD images as well as one per class: Kamoi and Kobayashi, Why
     is the Mahalanobis Distance Effective for Anomaly Detection? (2020), arXiv:2003.00402,
     based on Lee et al. (2018), arXiv:1807.03888. The energy of the logits (Liu et al.,
-    2020) rejected none of the photographs, noise and stripes with a fine-tuned network
+    2020) of a fine-tuned network rejected none of the photographs, noise and stripes
     (CHANGELOG, Results).
 
     Attributes:
@@ -107,9 +106,9 @@ class FeatureGaussian:
     def fit(cls, features: Floats) -> FeatureGaussian:
         """Returns the Gaussian with the shrinkage of Ledoit and Wolf (2004).
 
-        Eigen-directions with a variance below float32 precision are dropped. If none is
-        left, because the features are constant, all distances are 0. Two images or more are
-        needed.
+        Eigen-directions with a variance below float32 precision are dropped. If the
+        features are constant, no direction is left and all distances are 0. At least two
+        images are required.
         """
         fitted = sklearn.covariance.LedoitWolf().fit(features)
         values, vectors = np.linalg.eigh(fitted.covariance_)
@@ -120,7 +119,7 @@ class FeatureGaussian:
         return cls(fitted.location_, root @ root.T)
 
     def distances(self, features: Floats) -> Floats:
-        """Returns the squared Mahalanobis distance over num_features, [num_images]."""
+        """Returns squared Mahalanobis distances divided by num_features, [num_images]."""
         centered = np.asarray(features, np.float64) - self.mean
         squared = np.einsum("ij,jk,ik->i", centered, self.precision, centered)
         return np.asarray(squared / len(self.mean))
@@ -132,10 +131,10 @@ class FeatureGaussian:
 
     @classmethod
     def read(cls, path: Path) -> FeatureGaussian:
-        """Returns the Gaussian in a file of `write`.
+        """Returns the Gaussian from a file that `write` wrote.
 
         Raises:
-            ConfigError: The file does not exist or is damaged.
+            ConfigError: The file is missing or damaged.
         """
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -150,8 +149,8 @@ class FeatureGaussian:
 def cross_validated_distances(features: Floats, lesion_ids: Sequence[str]) -> Floats:
     """Returns the distance of each image from a Gaussian of other lesions, [num_images].
 
-    The distance from a Gaussian that was fitted on the image itself would be too small. Two
-    lesions or more are needed.
+    The distance from a Gaussian fitted to the image itself would be too small. At least two
+    lesions are required.
     """
     distances = np.empty(len(features))
     folds = sklearn.model_selection.GroupKFold(min(NUM_FOLDS, len(set(lesion_ids))))
@@ -165,8 +164,8 @@ def make_ood_images(config: DataConfig) -> tuple[pd.DataFrame, Images]:
     """Returns the built-in OOD images, preprocessed; they are the same for every run.
 
     Returns:
-        A row per image with `set` (a name of `OOD_SETS`) and `image_id`; and the images,
-        uint8 [num_images, image_size, image_size, 3].
+        A table with a row per image, `set` (a key of `OOD_SETS`) and `image_id`; and the
+        images, uint8 [num_images, image_size, image_size, 3].
     """
     rng = np.random.default_rng(0)
     rows = [
@@ -184,13 +183,14 @@ def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Ima
     The name of the folder becomes the name of the set.
 
     Raises:
-        ConfigError: The folder contains no image, or has a name of `OOD_SETS`.
+        ConfigError: The folder contains no image, or its name is a key of `OOD_SETS`.
         DataError: A file cannot be decoded.
     """
     name = folder.resolve().name
     if name in OOD_SETS:
         raise ConfigError(
-            f"--ood-dir {folder}: {name!r} is the name of built-in images. Rename it."
+            f"--ood-dir {folder}: {name!r} is the name of built-in images. Rename the "
+            "folder."
         )
     files = images_in(folder)
     if not files:
@@ -213,13 +213,13 @@ def predict_ood(
     """Returns the predictions table of OOD images.
 
     Its columns are `set`, `image_id`, those of `predictions_table` except the label, and
-    `DISTANCE`. Clinical metadata, if the model has them, are missing for all images.
+    `DISTANCE`. If the model uses clinical metadata, they are missing for all images.
 
     Args:
-        model: From `with_features`.
-        gaussian: Fitted on the validation split.
-        rows: From `make_ood_images` or `read_ood_folder`, as are the images.
-        images: uint8 [num_images, height, width, 3].
+        model: A model from `with_features`.
+        gaussian: The Gaussian fitted to the validation split.
+        rows: The table from `make_ood_images` or `read_ood_folder`.
+        images: The images of the table, uint8 [num_images, height, width, 3].
         class_names: Names of the classes, in order.
     """
     rows = rows.assign(label=np.nan, sha256="")

@@ -1,4 +1,4 @@
-"""Predictions tables: one row per image; every result is computed from them."""
+"""Predictions tables, with one row per image, from which every result is computed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def as_written(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns a predictions table as `read_predictions` returns it after writing it."""
+    """Returns the table that `read_predictions` would read after `write_predictions`."""
     return _parse(io.StringIO(table.to_csv(index=False)))
 
 
@@ -76,7 +76,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """Returns a predictions table from a CSV file; labels and ids are strings.
 
     Raises:
-        DataError: The file cannot be read, or it is no valid predictions table.
+        DataError: The file cannot be read or is not a valid predictions table.
     """
     try:
         table = _parse(path)
@@ -148,7 +148,7 @@ def _find_fault(table: pd.DataFrame) -> str:
         if len(blank):
             return (
                 f"{len(blank)} images have no {column}, the first one in row "
-                f"{blank[0] + 1}. Every image needs one; without lesion_id confidence "
+                f"{blank[0] + 1}. Every image needs one: without lesion_id, confidence "
                 "intervals would be wrong."
             )
     duplicates = table.loc[table["image_id"].duplicated(), "image_id"]

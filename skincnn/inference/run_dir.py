@@ -1,4 +1,4 @@
-"""The directory of a run: what was trained, with which software, on which data."""
+"""Run directories: their files, and the record of how a model was trained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skincnn.records import Part, Record, read_record
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.json"
 MODEL_FILE = "model.keras"
-TRAIN_AGAIN = "Expected the --workdir of scripts/train.py; train again with --overwrite."
+TRAIN_AGAIN = "Give the --workdir of scripts/train.py, or train again with --overwrite."
 
 
 class DeviceInfo(Part):
@@ -29,7 +29,7 @@ class DeviceInfo(Part):
 
 
 class Provenance(Part):
-    """The code and the hardware on which the last digits of a model depend."""
+    """The code and hardware of a training run, which affect the last digits of a model."""
 
     code: str
     """Git commit of the checkout, or version of the package."""
@@ -39,7 +39,7 @@ class Provenance(Part):
 
 
 class Member(Part):
-    """One of the runs, named by its directory, of an ensemble or a cross-validation."""
+    """A run of an ensemble or a cross-validation, with the name of its directory."""
 
     name: str
     config: Config
@@ -57,13 +57,15 @@ class RunInfo(Record):
         class_names: In the order of the model's outputs.
         dataset: Full name of the TFDS dataset.
         attribution: Source and licence of the images; "" for the user's own.
-        stored_longest_side: Longest side of the stored images in pixels; None: original.
-        audit: Result of the leakage audit; the largest counts of several models.
+        stored_longest_side: Longest side of the stored images in pixels; None if they have
+            their original size.
+        audit: Result of the leakage audit; for several models, the largest counts.
         preprocessing: Everything that determines how images are read.
-        data_fingerprint: By split, of its images and labels; empty for several models.
+        data_fingerprint: Split to the fingerprint of its images and labels; empty for
+            several models.
         class_counts: Class to its number of training images; empty for several models.
-        best_epoch: The epoch that was kept, counted from 1; None for several models.
-        num_parameters: Of the model, or of all models of an ensemble.
+        best_epoch: The selected epoch, counted from 1; None for several models.
+        num_parameters: Number of parameters of the model, or of all models of an ensemble.
         training_seconds: Training time, summed over all models.
         sha256: Name of a file in the run directory to its SHA-256.
         members: The models of an ensemble or a cross-validation; empty for a run.
@@ -101,18 +103,13 @@ def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
         ConfigError: The file is missing, damaged or of another schema version.
     """
     path = workdir / RUN_FILE
-    if not path.is_file() and (workdir / "metadata.json").is_file():
-        raise ConfigError(
-            f"{workdir} has the layout of an earlier version of skincnn: it holds "
-            f"metadata.json. Expected {RUN_FILE}. {fix}"
-        )
     if not path.is_file():
         raise ConfigError(f"{workdir} holds no finished run: {RUN_FILE} is missing. {fix}")
     return read_record(path, RunInfo, fix)
 
 
 def read_run(workdir: Path) -> tuple[RunInfo, Config]:
-    """Returns run.json and the configuration of a finished training.
+    """Returns the content of run.json and the configuration of a finished run.
 
     Raises:
         ConfigError: A file is missing or damaged, or this version of skincnn reads images

@@ -1,8 +1,9 @@
 """Synthetic artifacts on images: hairs, a ruler, bubbles in the immersion gel.
 
-Pillow draws them at a higher resolution, or they are computed from distances; then they are
-blended with the image. Lengths are fractions of the shorter side, so that the result does
-not depend on the image size. A smaller number of hairs or bubbles is a prefix of a larger.
+They are drawn by Pillow at a higher resolution or computed from distances, and then blended
+with the image. Lengths are fractions of the shorter side, so that the result does not
+depend on the image size. With the same random numbers, a larger count adds hairs or bubbles
+to those of a smaller count.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def hairs(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray
     """Draws `count` curved hairs that taper towards their tips.
 
     They have the same color, from black to dark blond, and similar directions. The
-    augmentation `hair`, not in the default, draws up to 6 hairs of another kind.
+    augmentation `hair`, not in the default, draws up to 6 hairs of another shape.
     """
     height, width, _ = image.shape
     canvas = Image.new("L", (OVERSAMPLING * width, OVERSAMPLING * height))
@@ -88,12 +89,8 @@ def _draw_marks(
 ) -> None:
     """Draws the marks and numbers of a ruler along the top border.
 
-    Args:
-        draw: The canvas.
-        spacing: Distance between two marks, in pixels.
-        start: Offset of the ruler's zero to the left of the canvas, in centimeters.
-        band: Width of the ruler, in pixels.
-        width: Width of the canvas, in pixels.
+    `start` is the offset of the ruler's zero to the left of the canvas, in centimeters. The
+    spacing of the marks and the widths of the ruler (band) and the canvas are in pixels.
     """
     font = ImageFont.load_default(size=max(1.0, 0.4 * band))
     thickness = max(2, round(0.14 * spacing))
@@ -106,10 +103,10 @@ def _draw_marks(
 
 
 def bubbles(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray:
-    """Draws `count` air bubbles in the gel, some of them in clusters; no augmentation.
+    """Draws `count` air bubbles in the gel, some of them in clusters.
 
-    A bubble has a dark edge, inside it a bright ring that is brighter towards the light,
-    and a reflection of the lamp.
+    A bubble has a dark edge, a bright ring inside it that is brighter towards the light,
+    and a reflection of the lamp. There is no such augmentation.
     """
     height, width, _ = image.shape
     side = min(height, width)

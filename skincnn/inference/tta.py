@@ -44,7 +44,7 @@ def d4_views(config: Config, count: int) -> list[View]:
 
 
 def augmented_views(config: Config, count: int) -> list[View]:
-    """Returns `count` views that draw augmentations as in training (`config.augment`).
+    """Returns `count` views, each a random augmentation of the training configuration.
 
     Raises:
         ConfigError: The run was trained without augmentation.

@@ -16,15 +16,16 @@ from skincnn.metrics.sample import Flags, Floats, Labels, Sample, Scores
 
 Counts = npt.NDArray[np.intp]
 BLOCK_CELLS = 50_000
-"""Weights per block of resamples, so that intermediate arrays stay in the CPU cache."""
+"""Number of weights per block of resamples: intermediate arrays stay in the CPU cache."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A score with its confidence interval.
 
-    The value is None if it is undefined because a class has no images. The ends are None if
-    it is undefined in more than half of the resamples, or a rate of fewer than two groups.
+    `value` is None if the score is undefined because a class has no images. `low` and
+    `high` are None if the score is undefined in more than half of the resamples, or if it
+    is a rate that is estimated from fewer than two groups.
     """
 
     value: float | None
@@ -37,10 +38,10 @@ def bootstrap_weights(
 ) -> Scores:
     """Returns how often each image counts in each bootstrap resample.
 
-    A resample draws as many groups (lesions or patients) as there are, with replacement,
-    and contains all images of each drawn group: images of one group are not independent.
-    The draws do not depend on the order of the images, only on their unique ids. So two
-    tables of the same images have paired resamples.
+    Images of one group (lesion or patient) are not independent. A resample therefore draws
+    groups, as many as exist, with replacement, and contains all images of each drawn group.
+    The draws depend only on the unique image ids, not on their order, so the resamples of
+    two tables of the same images are paired.
 
     Returns:
         Whole numbers, [num_resamples, num_images].
@@ -57,7 +58,7 @@ def bootstrap_weights(
 def bootstrap(
     functions: Mapping[str, MetricFunction], y_true: Labels, y_prob: Floats, weights: Floats
 ) -> dict[str, Scores]:
-    """Returns each metric on all images followed by its values on the resamples.
+    """Returns the value of each metric on all images, then its values on the resamples.
 
     The weights [num_resamples, num_images] are those of `bootstrap_weights`.
 
@@ -79,8 +80,8 @@ def num_groups_per_rate(
 ) -> dict[str, Counts]:
     """Returns the number of groups from which each rate is estimated, for `estimate`.
 
-    A mean over classes is 0 or 1 only if the rates of all classes are. For K classes with n
-    groups or more each, this has the probability (p1 ... pK)^n at most, which does not
+    A mean over classes is 0 or 1 only if the rates of all classes are. For K classes with
+    n or more groups each, the probability of this is at most (p1 ... pK)^n, which does not
     exceed mean(p)^(K n) (inequality of arithmetic and geometric means). The mean therefore
     counts as a rate of K n groups.
 
@@ -115,17 +116,17 @@ def estimate(
     """Returns a score with its percentile interval: one estimate, or one per class.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Resamples in
-    which the score is undefined, because they lost a class, are left out.
+    which the score is undefined, because a class has no images in them, are left out.
 
     The bootstrap cannot estimate the error of a rate that is 0 or 1 in every resample. Such
     a rate gets the exact interval for its number of groups: Clopper and Pearson, The use of
-    confidence or fiducial limits illustrated in the case of the binomial (1934). A rate of
-    fewer than two groups has no interval.
+    confidence or fiducial limits illustrated in the case of the binomial (1934). A rate
+    that is estimated from fewer than two groups has no interval.
 
     Args:
-        values: From `bootstrap`; or their difference for the same weights (paired).
+        values: Values from `bootstrap`, or the difference of two of them (paired).
         confidence: Coverage of the interval, between 0 and 1.
-        num_groups: For a rate, its number of groups, [1] or [num_classes].
+        num_groups: For a rate, the number of groups from `num_groups_per_rate`.
     """
     columns = values.reshape(len(values), -1).T
     counts = [None] * len(columns) if num_groups is None else num_groups.tolist()

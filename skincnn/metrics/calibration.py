@@ -38,15 +38,15 @@ def apply_temperature(y_prob: Floats, temperature: float) -> Floats:
     """Returns the softmax of the logits divided by a temperature.
 
     The logits are recovered as log probabilities, which differ from them by a constant per
-    image. The order of the classes, and with it every prediction, stays the same.
-    Probabilities [num_images, num_classes] are clipped at 1.2e-38 from below.
+    image. The order of the classes, and therefore the predicted class, stays the same.
+    Probabilities [num_images, num_classes] are clipped to at least 1.2e-38.
     """
     logits = np.log(np.maximum(y_prob, np.finfo(np.float32).tiny))
     return np.asarray(scipy.special.softmax(logits / temperature, axis=1))
 
 
 def reliability(y_true: Labels, y_prob: Floats) -> dict[str, Scores]:
-    """Returns the reliability diagram: arrays with an element for each of 15 bins.
+    """Returns the reliability diagram as arrays with one element per bin, [15].
 
     Returns:
         `low` and `high`, the edges of the bins; `num_images`; `confidence`, the mean of the

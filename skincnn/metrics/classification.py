@@ -1,12 +1,11 @@
 """Classification metrics, one function each.
 
 Each function takes a `Sample` and returns values of shape [], or [num_resamples] if the
-sample has weights for resamples. Functions that end in `_per_class` return
+sample has weights for resamples. Functions whose names end in `_per_class` return
 [..., num_classes], with NaN for a class without images.
 
 Means over classes cover the classes with images in `y_true`. A mean is NaN in a resample
-without images of one of these classes: the mean over the remaining classes would measure
-another task.
+without images of one of these classes: a mean over fewer classes is not comparable.
 """
 
 from __future__ import annotations
@@ -33,16 +32,17 @@ def recall_per_class(sample: Sample) -> Scores:
 def precision_per_class(sample: Sample) -> Scores:
     """Returns the precision (PPV) of each class: TP / (TP + FP).
 
-    0 for a class that has images and is never predicted.
+    It is 0 for a class that has images but is never predicted.
     """
     confusion = sample.confusion
     return _zero_if_undefined(_diagonal(confusion), confusion.sum(axis=-2), sample)
 
 
 def bootstrap_precision_per_class(sample: Sample) -> Scores:
-    """Returns `precision_per_class` with NaN in resamples that lost all predictions.
+    """Returns `precision_per_class`, but NaN in resamples without predictions of a class.
 
-    A 0 would bias the interval downwards. For a class that is never predicted it remains 0.
+    There, 0 would bias the interval downwards. The precision of a class that is not
+    predicted for any image of the full sample is still 0.
     """
     num_predicted = sample.confusion.sum(axis=-2)
     ever_predicted = np.isin(np.arange(sample.num_classes), sample.y_pred)
@@ -76,9 +76,10 @@ def average_precision_per_class(sample: Sample) -> Scores:
 
 
 def auc_above_80_sensitivity_per_class(sample: Sample) -> Scores:
-    """Returns the area under each linearly interpolated ROC curve from sensitivity 0.8 on.
+    """Returns the area under each class's ROC curve where the sensitivity is at least 0.8.
 
-    At best it is 1. A secondary metric of ISIC 2018, task 3.
+    The curve is linearly interpolated, and the best value is 1. This is a secondary metric
+    of ISIC 2018, task 3.
     """
     return _per_curve(_area_above, sample)
 
@@ -108,7 +109,7 @@ def isic_score(sample: Sample) -> Scores:
 def log_loss(sample: Sample) -> Scores:
     """Returns the mean of -log(probability of the true class), in nats; 0 at best.
 
-    Probabilities are clipped at 2.2e-16 from below, as in `sklearn.metrics.log_loss`.
+    Probabilities are clipped to at least 2.2e-16, as in `sklearn.metrics.log_loss`.
     """
     probability = sample.y_prob[np.arange(len(sample.y_true)), sample.y_true]
     return sample.mean(-np.log(np.maximum(probability, np.finfo(np.float64).eps)))
@@ -117,7 +118,7 @@ def log_loss(sample: Sample) -> Scores:
 def brier(sample: Sample) -> Scores:
     """Returns the multiclass Brier score, from 0 (best) to 2.
 
-    The squared error summed over classes, as in Brier, Verification of forecasts expressed
+    It is the squared error summed over classes: Brier, Verification of forecasts expressed
     in terms of probability, Monthly Weather Review 78 (1950).
     """
     errors = sample.y_prob - np.eye(sample.num_classes)[sample.y_true]
@@ -127,7 +128,7 @@ def brier(sample: Sample) -> Scores:
 def ece(sample: Sample) -> Scores:
     """Returns the expected calibration error of the largest probability; 0 at best.
 
-    The mean absolute difference between confidence and accuracy over 15 bins of equal
+    It is the mean absolute difference between confidence and accuracy over 15 bins of equal
     width: Guo et al., On Calibration of Modern Neural Networks (2017), arXiv:1706.04599.
     """
     return _calibration_error(confidence_bins(sample), sample)
@@ -136,7 +137,7 @@ def ece(sample: Sample) -> Scores:
 def adaptive_ece(sample: Sample) -> Scores:
     """Returns the calibration error over 15 bins with equal numbers of images.
 
-    Every resample has the bins of the full sample. Nguyen and O'Connor, Posterior
+    All resamples use the bins of the full sample. Nguyen and O'Connor, Posterior
     calibration and exploratory analysis for natural language processing models (2015),
     arXiv:1508.05154.
     """
@@ -156,7 +157,7 @@ def macro(per_class: MetricFunction) -> MetricFunction:
 
 
 def weighted(per_class: MetricFunction) -> MetricFunction:
-    """Returns the mean of a per-class metric, weighted by the images of each class."""
+    """Returns the mean of a per-class metric, weighted by the class's number of images."""
 
     def function(sample: Sample) -> Scores:
         total = (sample.counts * np.nan_to_num(per_class(sample))).sum(axis=-1)
@@ -167,7 +168,7 @@ def weighted(per_class: MetricFunction) -> MetricFunction:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of all classes together."""
+    """A metric over all classes."""
 
     function: MetricFunction
     higher_is_better: bool = True
@@ -203,11 +204,11 @@ PER_CLASS_METRICS: dict[str, MetricFunction] = {
     "average_precision": average_precision_per_class,
     "auc_above_80_sensitivity": auc_above_80_sensitivity_per_class,
 }
-"""Higher is better for all of them."""
+"""Metrics of each class against all others; higher is better for all of them."""
 
 
 def _per_curve(summary: Callable[[Scores, Scores], Scores], sample: Sample) -> Scores:
-    """Returns a summary of each class's ROC curve; NaN without positives or negatives."""
+    """Returns `summary` of each class's ROC curve; NaN without positives or negatives."""
     values = [
         np.where((true[..., -1] > 0) & (false[..., -1] > 0), summary(true, false), np.nan)
         for true, false in sample.curves
@@ -223,11 +224,11 @@ def _area(true: Scores, false: Scores) -> Scores:
 def _area_above(true: Scores, false: Scores) -> Scores:
     """Returns the area from where the curve first reaches `HIGH_SENSITIVITY`."""
     floor = HIGH_SENSITIVITY * true[..., -1:]
-    first = (true < floor).sum(axis=-1, keepdims=True)  # the first point at the floor
+    first = (true < floor).sum(axis=-1, keepdims=True)
     ends = np.concatenate([first - 1, first], axis=-1)
     below, above = np.moveaxis(np.take_along_axis(true, ends, axis=-1), -1, 0)
     left, right = np.moveaxis(np.take_along_axis(false, ends, axis=-1), -1, 0)
-    # The part of the segment before that point which lies above the floor.
+    # The part of the segment from `below` to `above` that lies above the floor.
     fraction = np.nan_to_num(divide(above - floor[..., 0], above - below))
     width = (right - left) * fraction
     kept = np.arange(true.shape[-1] - 1) >= first

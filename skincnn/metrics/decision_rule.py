@@ -14,16 +14,17 @@ DEFAULT_OPERATING_POINT = "sensitivity=0.90"
 
 
 class DecisionRule(Part):
-    """When an image is referred. Chosen on validation and part of every export.
+    """The rule that decides which images are referred; part of every export.
+
+    The temperature, the threshold and the distance are chosen on the validation split.
 
     Attributes:
-        class_names: In the order of the model's outputs.
-        temperature: Of temperature scaling: logits are divided by it.
-        operating_point: That of malignant lesions for which the threshold was chosen.
-        threshold: The malignant probability from which an image is referred, 0..1; None if
-            no threshold reaches the operating point on validation.
-        max_distance: The Mahalanobis distance beyond which an image is
-            out-of-distribution.
+        class_names: Class names, in the order of the model's outputs.
+        temperature: The logits are divided by it (temperature scaling).
+        operating_point: Operating point of `TARGET` for which the threshold was chosen.
+        threshold: Probability of `TARGET`, in 0..1, at or above which an image is referred;
+            None if no threshold reaches the operating point on the validation split.
+        max_distance: Mahalanobis distance above which an image is out-of-distribution.
     """
 
     class_names: tuple[str, ...]
@@ -35,12 +36,12 @@ class DecisionRule(Part):
     def decide(self, probabilities: Any, distances: Any) -> tuple[Any, Any]:
         """Returns whether each image is referred, and whether it is out-of-distribution.
 
-        An image is referred if its malignant probability reaches the threshold or if it is
-        out-of-distribution. Only operators are used, so that evaluation (NumPy arrays) and
-        exports (TensorFlow tensors) share this definition.
+        An image is referred if its probability of `TARGET` reaches the threshold or if it
+        is out-of-distribution. The rule uses only operators, so that it works with NumPy
+        arrays (evaluation) and TensorFlow tensors (exports).
 
         Args:
-            probabilities: Calibrated, [num_images, num_classes].
+            probabilities: Calibrated probabilities, [num_images, num_classes].
             distances: Mahalanobis distances, [num_images].
         """
         out_of_distribution = distances > self.max_distance

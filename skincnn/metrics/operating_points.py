@@ -10,13 +10,12 @@ import numpy as np
 
 from skincnn.classes import describe
 from skincnn.lookup import look_up
-from skincnn.metrics.bootstrap import Estimate, count_groups, estimate
 from skincnn.metrics.sample import Flags, Floats, Labels, Scores, divide, roc_points
 
 
 @dataclass(frozen=True)
 class Target:
-    """A set of classes to detect, such as "melanoma": their name and their indices."""
+    """A set of classes to detect, such as "malignant": its name and the class indices."""
 
     name: str
     classes: tuple[int, ...]
@@ -32,7 +31,11 @@ class Target:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Selects a threshold: `metric` reaches `minimum`, and the other one is maximized."""
+    """A criterion for choosing a threshold.
+
+    Among the thresholds at which `metric` is at least `minimum`, it selects the one that
+    maximizes the other of the two metrics.
+    """
 
     metric: Literal["sensitivity", "specificity"]
     minimum: float
@@ -71,16 +74,17 @@ def parse_operating_point(key: str) -> OperatingPoint:
 
 
 def find_targets(class_names: Sequence[str]) -> dict[str, Target]:
-    """Returns the targets that exist among these classes: melanoma, malignant."""
-    classes = describe(class_names)
-    melanoma = [i for i, name in enumerate(class_names) if classes[name].name == "mel"]
-    malignant = [i for i, name in enumerate(class_names) if classes[name].malignant]
-    indices = {"melanoma": melanoma, "malignant": malignant}
-    return {name: Target(name, tuple(of)) for name, of in indices.items() if of}
+    """Returns the targets that these classes contain, by name: "melanoma", "malignant"."""
+    known = describe(class_names)
+    classes = {
+        "melanoma": [i for i, c in enumerate(class_names) if known[c].name == "mel"],
+        "malignant": [i for i, c in enumerate(class_names) if known[c].malignant],
+    }
+    return {name: Target(name, tuple(part)) for name, part in classes.items() if part}
 
 
 def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> float | None:
-    """Returns the threshold of an operating point.
+    """Returns the threshold of an operating point, at or above which a score is positive.
 
     It lies halfway between two scores, so that rounding errors change no decision.
 
@@ -90,9 +94,8 @@ def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> f
         point: The operating point.
 
     Returns:
-        An image is predicted positive if its score is at least this threshold. None if no
-        threshold gives true positives at the operating point, or if there are no positive
-        or no negative images.
+        The threshold. None if no threshold reaches the operating point with at least one
+        true positive, or if there are no positive or no negative images.
     """
     thresholds, true, false = roc_points(positive, score, np.ones(len(score)))
     if not true[-1] or not false[-1]:
@@ -110,9 +113,15 @@ def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> f
 def rates(
     positive: Flags, score: Scores, threshold: float, weights: Floats
 ) -> dict[str, Scores]:
-    """Returns each of `RATES`, [num_resamples]; NaN if its denominator is 0.
+    """Returns each of `RATES` at a threshold, [num_resamples].
 
-    See `score_operating_point`.
+    A rate is NaN if its denominator is 0.
+
+    Args:
+        positive: Whether each image is positive, [num_images].
+        score: Probability of the target, [num_images].
+        threshold: A score at or above it is positive.
+        weights: How often each image counts, [num_resamples, num_images].
     """
     predicted = score >= threshold
     true_positives = weights @ (predicted & positive).astype(float)
@@ -125,39 +134,8 @@ def rates(
     }
 
 
-def score_operating_point(
-    positive: Flags,
-    score: Scores,
-    threshold: float,
-    weights: Floats,
-    confidence: float,
-    group_ids: Sequence[str],
-) -> dict[str, Estimate]:
-    """Returns each of `RATES` with its interval.
-
-    Args:
-        positive: Whether each image is positive, [num_images].
-        score: Probability of the target, [num_images].
-        threshold: From `choose_threshold`, on the validation split.
-        weights: From `bootstrap_weights`, [num_resamples, num_images].
-        confidence: Coverage, between 0 and 1.
-        group_ids: The lesion or patient of each image, [num_images], for the intervals of
-            rates of 0 and 1.
-    """
-    all_images = np.ones((1, len(score)))
-    values = rates(positive, score, threshold, np.concatenate([all_images, weights]))
-    predicted = score >= threshold
-    # In the order of `RATES`.
-    denominators = np.stack([positive, ~positive, predicted, ~predicted], axis=1)
-    counts = dict(zip(RATES, count_groups(group_ids, denominators), strict=True))
-    return {
-        name: estimate(value, confidence, counts[name][None])[0]
-        for name, value in values.items()
-    }
-
-
 def decision_curve(positive: Flags, score: Scores) -> dict[str, Scores]:
-    """Returns the net benefit of treating images above each threshold of 0.01..0.99.
+    """Returns the net benefit of treating the lesions whose score reaches a threshold.
 
     net benefit = (true positives - false positives * odds(threshold)) / images
 
@@ -165,7 +143,8 @@ def decision_curve(positive: Flags, score: Scores) -> dict[str, Scores]:
     prevalence is that of the given images.
 
     Returns:
-        Arrays [99]: `threshold`, `model`, and `all`, which treats every image.
+        Arrays [99]: `threshold`, 0.01 to 0.99; the net benefit of the `model`; and that of
+        treating `all`.
     """
     thresholds = np.arange(1, 100) / 100
     odds = thresholds / (1 - thresholds)

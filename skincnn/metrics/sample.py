@@ -22,10 +22,10 @@ class Sample:
 
     Attributes:
         y_true: Integer labels [num_images], in 0..num_classes-1.
-        y_prob: Probabilities [num_images, num_classes]. The predicted class is the most
-            probable one; the first of them on ties.
-        weights: How often each image counts, [num_images] or
-            [num_resamples, num_images]; 1 by default.
+        y_prob: Probabilities [num_images, num_classes]. The most probable class is the
+            predicted class; on ties, the first one.
+        weights: How often each image counts, [num_images] or [num_resamples, num_images].
+            By default, each image counts once.
     """
 
     def __init__(self, y_true: Labels, y_prob: Floats, weights: Floats | None = None):
@@ -88,21 +88,19 @@ def roc_points(
     Args:
         positive: Whether each image is positive, [num_images].
         score: Score of the positive class, [num_images].
-        weights: How often each image counts, [num_images] or
-            [num_resamples, num_images].
+        weights: How often each image counts, [num_images] or [num_resamples, num_images].
 
     Returns:
-        `thresholds` [num_points], decreasing from infinity: an image is predicted positive
-        if its score is at least the threshold; and the counts of true and of false
-        positives at each threshold, [..., num_points].
+        The thresholds [num_points], decreasing from infinity, at or above which a score is
+        positive; and the numbers of true and of false positives at each threshold,
+        [..., num_points].
     """
     order = np.argsort(-score, kind="stable")
-    ordered = score[order]
-    last = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
-    in_order = weights[..., order]
-    true = np.cumsum(in_order * positive[order], axis=-1)[..., last]
-    false = np.cumsum(in_order * ~positive[order], axis=-1)[..., last]
-    return np.append(np.inf, ordered[last]), _prepend_zero(true), _prepend_zero(false)
+    score, positive, weights = score[order], positive[order], weights[..., order]
+    last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
+    true = np.cumsum(weights * positive, axis=-1)[..., last]
+    false = np.cumsum(weights * ~positive, axis=-1)[..., last]
+    return np.append(np.inf, score[last]), _prepend_zero(true), _prepend_zero(false)
 
 
 def divide(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Scores:

@@ -14,9 +14,10 @@ from skincnn.metrics.bootstrap import Estimate
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """Standard deviations across seeds by score, pooled over recipes with several runs.
+    """The standard deviation of each score across seeds, pooled over recipes.
 
-    A recipe is a training configuration without its seed.
+    A recipe is a training configuration without its seed. Only recipes with several runs
+    count.
     """
 
     standard_deviations: dict[str, float]
@@ -24,10 +25,10 @@ class SeedVariance:
     num_recipes: int
 
     def half_width(self, name: str, first: int, second: int, confidence: float) -> float:
-        """Returns the half-width of the interval of the difference of two recipes' means.
+        """Returns the half-width of the interval for the difference between two recipes.
 
-        Student's two-sample interval of a score with the pooled standard deviation, for
-        `first` runs of one recipe and `second` runs of the other.
+        It is Student's two-sample interval for the difference of the mean scores of `first`
+        runs of one recipe and `second` runs of the other.
         """
         quantile = scipy.stats.t.ppf((1 + confidence) / 2, self.num_runs - self.num_recipes)
         deviation = self.standard_deviations[name]
@@ -37,7 +38,7 @@ class SeedVariance:
 def pool_seed_variance(
     recipes: Sequence[Sequence[Mapping[str, float]]],
 ) -> SeedVariance | None:
-    """Returns the variance within recipes; None if every recipe has a single run."""
+    """Returns the pooled variance within recipes; None if each recipe has only one run."""
     repeated = [runs for runs in recipes if len(runs) > 1]
     if not repeated:
         return None
@@ -57,9 +58,9 @@ def add_seed_variance(difference: Estimate, half_width: float) -> Estimate:
 
     The distance from the difference to each end is the root of the summed squares of the
     distance over lesions and of the half-width over seeds: Zou and Donner, Construction of
-    confidence limits about effect measures (2008), doi:10.1002/sim.3095. Interactions of
-    seeds and lesions are in both, so that the interval is conservative. The half-width is
-    NaN if the score is undefined.
+    confidence limits about effect measures (2008), doi:10.1002/sim.3095. Both include the
+    interaction of seeds and lesions, so the interval is conservative. The half-width is NaN
+    if the score is undefined.
     """
     value, low, high = difference.value, difference.low, difference.high
     if value is None or low is None or high is None or math.isnan(half_width):

@@ -18,10 +18,10 @@ from skincnn.reporting.labels import interval, metric_label, signed
 from skincnn.reporting.plots import BLUE, GRAY, ORANGE, draw_estimate
 
 Tables = dict[str, list[Row]]
-"""Protocol to its rows, from `comparison.compare`."""
+"""Rows by protocol, from `comparison.compare`."""
 NOT_COMPARABLE = (
     "These runs were tested on different images, or some of them with a leaky protocol. "
-    "Compare ranks only within a table."
+    "Compare runs only within a table."
 )
 CALIBRATED_CAPTION = (
     "After temperature scaling on the validation split; melanoma sensitivity and "
@@ -31,7 +31,7 @@ UNDEFINED = Estimate(None, None, None)
 
 
 def to_frame(tables: Tables) -> pd.DataFrame:
-    """Returns all rows as numbers, for CSV; a score has eight columns."""
+    """Returns the rows with all numbers, for CSV; each score has eight columns."""
     return pd.DataFrame(
         [_frame_row(protocol, row) for protocol, rows in tables.items() for row in rows]
     )
@@ -53,7 +53,7 @@ def _frame_row(protocol: str, row: Row) -> dict[str, object]:
     return values | {
         "baseline": row.baseline,
         "minutes": round(_minutes(row), 1),
-        "num_parameters": _num_parameters(row),
+        "num_parameters": row.runs[0].info.num_parameters,
         "predictions_sha256": " ".join(run.sha256 for run in row.runs),
         "changed_since_result": any(run.changed for run in row.runs),
         "seed": _seeds(row),
@@ -66,15 +66,19 @@ def _frame_row(protocol: str, row: Row) -> dict[str, object]:
 def to_markdown(tables: Tables) -> str:
     """Returns the tables of each protocol, and how to reproduce each row.
 
-    A protocol has a table of scores and one of differences, and the same of the scores
-    that need calibrated probabilities, if these are known.
+    Each protocol has a table of scores and one of differences, and the same two tables for
+    the scores of calibrated probabilities, if there are any.
     """
     parts = [f"{NOT_COMPARABLE}\n"] if len(tables) > 1 else []
     for protocol, rows in tables.items():
         names = [name for name in rows[0].scores if name not in CALIBRATED]
         header = ["minutes", "parameters", "predictions"]
         costs = [
-            [f"{_minutes(row):.1f}", f"{_num_parameters(row):,}", _fingerprints(row)]
+            [
+                f"{_minutes(row):.1f}",
+                f"{row.runs[0].info.num_parameters:,}",
+                _fingerprints(row),
+            ]
             for row in rows
         ]
         parts += [f"**{protocol}**\n", *_score_tables(rows, names, header, costs)]
@@ -88,12 +92,7 @@ def to_markdown(tables: Tables) -> str:
 
 
 def plot_comparison(tables: Tables, sort_by: str) -> Figure:
-    """Draws a metric of each run with its interval, the best run on top.
-
-    Args:
-        tables: Protocol to its rows; each protocol has a panel.
-        sort_by: Name of the metric.
-    """
+    """Draws a metric of each run with its interval, the best of each protocol on top."""
     count = sum(map(len, tables.values()))
     size = (8.6, 0.9 * len(tables) + 0.34 * count + 0.6)
     figure = Figure(figsize=size, layout="constrained")
@@ -129,7 +128,7 @@ def _score_tables(
     more_header: Sequence[str] = (),
     more_cells: Sequence[Sequence[str]] | None = None,
 ) -> list[str]:
-    """Returns a table of scores, with more columns, one of differences, one of recipes."""
+    """Returns a table of scores with more columns, one of differences, one of recipes."""
     header = ["run", *map(metric_label, names)]
     cells = [
         [row.name, *(interval(row.scores[name]) for name in names), *more]
@@ -200,10 +199,6 @@ def _minutes(row: Row) -> float:
     return sum(run.info.training_seconds for run in row.runs) / 60
 
 
-def _num_parameters(row: Row) -> int:
-    return row.runs[0].info.num_parameters
-
-
 def _seeds(row: Row) -> str:
     return " ".join(str(run.config.seed) for run in row.runs if run.config)
 
@@ -215,7 +210,7 @@ def _trained_by(row: Row) -> str:
 
 def _fingerprints(row: Row) -> str:
     return ", ".join(
-        f"{run.sha256[:8]}{' (CHANGED since its result)' if run.changed else ''}"
+        f"{run.sha256[:8]}{' (CHANGED since it was scored)' if run.changed else ''}"
         for run in row.runs
     )
 

@@ -1,4 +1,7 @@
-"""Figures of the results of an evaluation."""
+"""Figures of the results of an evaluation.
+
+The `title` of each function names the images, for the heading.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +23,23 @@ from skincnn.metrics.classification import (
     average_precision_per_class,
 )
 from skincnn.metrics.sample import Sample
-from skincnn.reporting.labels import (
-    attribute_label,
-    class_label,
-    corruption_label,
-    value_label,
-)
+from skincnn.reporting.labels import class_label, corruption_label, subgroup_label
 from skincnn.reporting.plots import BLUE, GRAY, ORANGE, draw_estimate
 
 MAX_DECISION_THRESHOLD = 0.5
 """Few would wait with a biopsy until melanoma is more probable than not."""
 LINE_LENGTH = 22
-"""Characters of a line of a class label."""
+"""Number of characters in a line of a class label."""
 LINE_HEIGHT = 0.17
-"""Inches."""
+"""Height of a line in inches."""
 
 
 def plot_confusion_matrix(
     confusion: npt.NDArray[Any], class_names: Sequence[str], title: str
 ) -> Figure:
-    """Draws counts, and below each its share of the true class, which is also the color.
+    """Draws counts and, below each, its share of the true class, which sets the color.
 
-    Args:
-        confusion: Counts [num_classes, num_classes]; rows are true classes.
-        class_names: Names of the classes, in order.
-        title: The predicted images, for the heading.
+    The counts are [num_classes, num_classes]; rows are true classes.
     """
     totals = confusion.sum(axis=1, keepdims=True)
     shares = confusion / np.maximum(totals, 1)
@@ -65,7 +60,7 @@ def plot_confusion_matrix(
         )
     ticks = range(len(class_names))
     columns = [_wrap(name) for name in class_names]
-    rows = [f"{of}\nn = {int(n)}" for of, n in zip(columns, totals[:, 0], strict=True)]
+    rows = [f"{name}\nn = {int(n)}" for name, n in zip(columns, totals[:, 0], strict=True)]
     axes.set_xticks(
         ticks, columns, fontsize=11, rotation=45, ha="right", rotation_mode="anchor"
     )
@@ -81,7 +76,7 @@ def plot_confusion_matrix(
 
 
 def plot_roc_curves(sample: Sample, class_names: Sequence[str], title: str) -> Figure:
-    """Draws the ROC curve of each class against all others, in a panel of its own."""
+    """Draws the ROC curve of each class against all others, each in its own panel."""
     aucs = auc_per_class(sample)
     texts = [f"AUC {auc:.2f}" for auc in aucs]
     figure, panels = _panels(class_names, sample, texts, f"ROC curves\n{title}")
@@ -97,7 +92,7 @@ def plot_roc_curves(sample: Sample, class_names: Sequence[str], title: str) -> F
 def plot_precision_recall_curves(
     sample: Sample, class_names: Sequence[str], title: str
 ) -> Figure:
-    """Draws the precision-recall curve of each class, in a panel of its own."""
+    """Draws the precision-recall curve of each class, each in its own panel."""
     averages = average_precision_per_class(sample)
     texts = [f"AP {average:.2f}" for average in averages]
     heading = f"Precision-recall curves (AP: average precision)\n{title}"
@@ -115,14 +110,7 @@ def plot_precision_recall_curves(
 def plot_reliability(
     before: pd.DataFrame, after: pd.DataFrame, temperature: float, title: str
 ) -> Figure:
-    """Draws reliability diagrams before and after temperature scaling.
-
-    Args:
-        before: From `calibration.reliability`, of the probabilities of the model.
-        after: The same after temperature scaling.
-        temperature: The temperature.
-        title: The predicted images, for the heading.
-    """
+    """Draws the diagrams of `calibration.reliability` before and after scaling."""
     figure = Figure(figsize=(8.6, 5.1), layout="constrained")
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
     figure.suptitle(f"Reliability diagram\n{title}", fontsize=12)
@@ -160,12 +148,7 @@ def _draw_reliability(upper: Axes, lower: Axes, bins: pd.DataFrame) -> None:
 
 
 def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figure:
-    """Draws the net benefit of treating by the model, of treating all, and none.
-
-    Args:
-        curves: Name of a target to its `decision_curve`.
-        title: The predicted images, for the heading.
-    """
+    """Draws the `decision_curve` of each target: the model, treating all, treating none."""
     figure = Figure(figsize=(4.5 * len(curves), 4.0), layout="constrained")
     figure.suptitle(f"Decision curves\n{title}", fontsize=12)
     grid = figure.subplots(1, len(curves), squeeze=False)[0]
@@ -189,16 +172,10 @@ def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figu
 def plot_subgroups(
     subgroups: Sequence[SubgroupScores], overall: float | None, title: str
 ) -> Figure:
-    """Draws the accuracy of each subgroup with its interval.
-
-    Args:
-        subgroups: Those without scores are left out.
-        overall: The accuracy of all images.
-        title: The predicted images, for the heading.
-    """
+    """Draws the accuracy of each scored subgroup with its interval, and the overall one."""
     rows = [group for group in subgroups if group.scores]
     labels = [
-        f"{attribute_label(group.attribute)}: {value_label(group.value)} "
+        f"{subgroup_label(group.attribute)}: {subgroup_label(group.value)} "
         f"(n = {group.num_images})"
         for group in rows
     ]
@@ -224,8 +201,8 @@ def plot_subgroups(
 def plot_corruptions(result: CorruptionResult, title: str) -> Figure:
     """Draws heat maps of scores: a row for each corruption, a column for each severity.
 
-    One map shows balanced accuracy and, if it is known, one melanoma sensitivity. The first
-    column is that of the clean images.
+    One map shows balanced accuracy and, if it is known, another one melanoma sensitivity.
+    The first column shows the scores on the clean images.
     """
     headings = {"balanced_accuracy": "balanced accuracy"}
     sensitivity = result.clean.melanoma_sensitivity
@@ -237,14 +214,10 @@ def plot_corruptions(result: CorruptionResult, title: str) -> Figure:
     figure.suptitle(f"Corrupted images\n{title}", fontsize=13)
     panels = figure.subplots(1, len(headings), sharey=True, squeeze=False)[0]
     for axes, (score, heading) in zip(panels, headings.items(), strict=True):
-        clean = getattr(result.clean, score).value
-        values = [
-            [
-                clean,
-                *(getattr(of.scores, score).value for of in result.rows if of.name == n),
-            ]
-            for n in names
-        ]
+        parts = {name: [result.clean] for name in names}
+        for row in result.rows:
+            parts[row.name].append(row.scores)
+        values = [[getattr(part, score).value for part in parts[name]] for name in names]
         _heat_map(axes, np.array(values, float))
         axes.set_title(heading, fontsize=12)
         axes.set_xlabel("severity", fontsize=12)
@@ -275,7 +248,7 @@ def _heat_map(axes: Axes, values: npt.NDArray[np.float64]) -> None:
 def _panels(
     class_names: Sequence[str], sample: Sample, scores: Sequence[str], title: str
 ) -> tuple[Figure, list[Axes]]:
-    """Returns a figure, and a panel of the unit square for each class with its score."""
+    """Returns a figure and its panels: the unit square for each class, with its score."""
     columns = min(4, len(class_names))
     rows = -(-len(class_names) // columns)
     headings = [
@@ -285,7 +258,7 @@ def _panels(
     heading = LINE_HEIGHT * max(text.count("\n") + 1 for text in headings) + 0.1
     width, height = 2.4 * columns + 0.6, (2.2 + heading) * rows + 1.2
     figure = Figure(figsize=(width, height))
-    # Automatic layout takes longer than everything else.
+    # Automatic layout would take longer than the rest of the figure.
     figure.subplots_adjust(
         left=0.85 / width,
         right=1 - 0.15 / width,
@@ -313,12 +286,12 @@ def _panels(
 
 
 def _wrap(class_name: str) -> str:
-    """Returns the label of a class in lines of a few words."""
+    """Returns the label of a class, broken into short lines."""
     return textwrap.fill(class_label(class_name), LINE_LENGTH, break_long_words=False)
 
 
 def _style_classes(texts: Sequence[Text], class_names: Sequence[str]) -> None:
-    """Sets melanoma in bold, and class names without mathematical notation."""
+    """Sets melanoma in bold, and turns off mathematical notation in class names."""
     known = describe(class_names)
     for text, name in zip(texts, class_names, strict=True):
         text.set_parse_math(False)

@@ -1,4 +1,4 @@
-"""The report as one HTML file that loads nothing."""
+"""The report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SECTIONS = {
     "training": "Learning curves",
     "configuration": "Configuration",
 }
-"""Anchor of a section to its heading, in the order of the report."""
+"""Headings of the sections by anchor, in the order of the report."""
 
 
 def render_html(results: RunResults, figures: Mapping[str, bytes]) -> str:
-    """Returns the report as HTML, with these figures by name, each a PNG."""
+    """Returns the report as HTML; `figures` are PNG files by name."""
     return (
         report_environment(autoescape=True)
         .get_template("report.html.j2")
@@ -48,7 +48,7 @@ def render_html(results: RunResults, figures: Mapping[str, bytes]) -> str:
 
 
 def find_sections(results: RunResults, figures: Collection[str]) -> dict[str, str]:
-    """Returns those of `SECTIONS` for which there are results."""
+    """Returns the `SECTIONS` for which there are results."""
     exists = {
         "melanoma": results.headline.targets,
         "subgroups": results.headline.subgroups,
@@ -65,15 +65,15 @@ def find_sections(results: RunResults, figures: Collection[str]) -> dict[str, st
 @functools.cache
 def report_environment(*, autoescape: bool) -> jinja2.Environment:
     """Returns the environment of the templates of the report and the model card."""
-    made = environment("skincnn.reporting", autoescape)
-    made.filters |= dict(inspect.getmembers(labels, inspect.isfunction))
-    made.filters["counts"] = report_text.describe_counts
-    made.filters["cell"] = escape_cell
+    templates = environment("skincnn.reporting", autoescape)
+    templates.filters |= dict(inspect.getmembers(labels, inspect.isfunction))
+    templates.filters["counts"] = report_text.describe_counts
+    templates.filters["cell"] = escape_cell
     modules = {"labels": labels, "text": report_text, "training": training_text}
-    made.globals |= {**modules, "zip": zip}
-    return made
+    templates.globals |= {**modules, "zip": zip}
+    return templates
 
 
 def escape_cell(text: str) -> str:
-    """Returns a text without markup and line breaks, for a Markdown table."""
+    """Returns a text for a cell of a Markdown table: one line, with markup escaped."""
     return text.replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")

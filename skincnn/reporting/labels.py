@@ -1,4 +1,4 @@
-"""Names and numbers in the words of a reader: classes, metrics, splits, intervals."""
+"""Labels of classes, metrics, splits and variants, and the format of scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRIC_LABELS = {
     "adaptive_ece": "adaptive ECE",
     "calibrated_ece": "ECE after temperature scaling",
 }
-"""Metrics whose label is not their name with capitals."""
+"""Metrics whose label does not follow from their name."""
 CAPITALS = {"auc": "AUC", "ece": "ECE", "f1": "F1"}
 SPLIT_LABELS = {
     "val": "validation split",
@@ -26,26 +26,25 @@ SPLIT_LABELS = {
     "test_official": "official test split",
     "validation_official": "official validation split",
 }
-ATTRIBUTE_LABELS = {"site": "body site", "ground truth by": "ground truth"}
-"""Attributes of subgroups whose label is not their name."""
-VALUE_LABELS = {
+SUBGROUP_LABELS = {
+    "site": "body site",
+    "ground truth by": "ground truth",
     "histo": "histopathology",
     "follow_up": "follow-up",
     "consensus": "expert consensus",
     "confocal": "confocal microscopy",
 }
-"""Values of the attribute "ground truth by"."""
-
+"""Attributes and values of subgroups whose label is not their name."""
 CORRUPTION_LABELS = {
     "blur": "Gaussian blur",
     "motion": "motion blur",
     "jpeg": "JPEG compression",
 }
-"""Corruptions whose label is not their name."""
+"""Corruptions whose label does not follow from their name."""
 
 
 def full_name(class_name: str) -> str:
-    """Returns the name of a class without its short name."""
+    """Returns "melanoma" for "mel"; the name of an unknown class as it is."""
     described = describe([class_name])[class_name].full_name
     return class_name if described.lower() == class_name.lower() else described
 
@@ -73,7 +72,7 @@ def split_label(result: SplitResult) -> str:
     label = SPLIT_LABELS.get(result.split, result.stored_in)
     if result.split not in ("val", "test"):
         return label
-    # Pooled validation folds have a description of their own.
+    # `stored_in` already describes the pooled validation folds of a cross-validation.
     is_fold = result.stored_in.startswith("fold")
     return f"{label} ({result.stored_in})" if is_fold else result.stored_in
 
@@ -83,7 +82,7 @@ def split_role(result: SplitResult) -> str:
     if result.split == "val":
         return (
             "The epoch, the temperature and the thresholds were chosen on these images, so "
-            "their scores are optimistic."
+            "the scores are optimistic."
         )
     if result.split == "out_of_fold":
         return (
@@ -106,14 +105,9 @@ def variant_label(result: SplitResult) -> str:
     return ", ".join(parts) or "model as is"
 
 
-def attribute_label(attribute: str) -> str:
-    """Returns "ground truth" for "ground truth by"."""
-    return ATTRIBUTE_LABELS.get(attribute, attribute)
-
-
-def value_label(value: str) -> str:
-    """Returns "histopathology" for "histo"."""
-    return VALUE_LABELS.get(value, value)
+def subgroup_label(name: str) -> str:
+    """Returns "body site" for the attribute "site", "follow-up" for "follow_up"."""
+    return SUBGROUP_LABELS.get(name, name)
 
 
 def corruption_label(name: str) -> str:
@@ -122,26 +116,26 @@ def corruption_label(name: str) -> str:
 
 
 def interval(score: Estimate, spec: str = ".3f") -> str:
-    """Returns a score with its interval, as "0.637 [0.548, 0.727]"."""
+    """Returns a score with its interval, such as "0.637 [0.548, 0.727]"."""
     if score.value is None:
         return UNDEFINED
     return f"{score.value:{spec}} [{interval_ends(score, spec)}]"
 
 
 def signed(difference: Estimate) -> str:
-    """Returns a difference with its interval, as "+0.043 [+0.012, +0.071]"."""
+    """Returns a difference with its interval, such as "+0.043 [+0.012, +0.071]"."""
     return interval(difference, "+.3f")
 
 
 def interval_ends(score: Estimate, spec: str = ".3f") -> str:
-    """Returns the interval of a score as "0.548, 0.727"."""
+    """Returns the interval of a score, such as "0.548, 0.727"."""
     if score.low is None or score.high is None:
         return TOO_FEW
     return f"{score.low:{spec}}, {score.high:{spec}}"
 
 
 def percent(score: Estimate) -> str:
-    """Returns a share as "64 %"."""
+    """Returns a share in percent, such as "64 %"."""
     return UNDEFINED if score.value is None else f"{100 * score.value:.0f} %"
 
 

@@ -1,4 +1,4 @@
-"""All that a report shows, read from a run directory."""
+"""The content of a report, read from a run directory."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class RunResults:
     Attributes:
         workdir: The run directory.
         info: Content of run.json.
-        config: The configuration; of several models, that of the first.
+        config: The configuration; for several models, that of the first.
         headline: The result that the report shows first.
-        splits: Split to the result of the model as is: the headline first, "val" last.
+        splits: Results of the model as is by split: the headline first, "val" last.
         variants: Results of the headline split with test-time augmentation or logit
             adjustment.
         corruptions: Results on the corrupted images of the headline split, if any.
-        ood: Results on out-of-distribution images: the built-in ones, then the user's.
+        ood: Results on out-of-distribution images, first the built-in ones.
         members: Scores of each model of an ensemble or a cross-validation.
         parity: How each export agrees with the model.
         history: A row for each epoch; None for several models.
@@ -65,7 +65,7 @@ class RunResults:
 
     @property
     def leakage(self) -> LeakageAudit | SplitLeakage:
-        """What the headline split shares with the training."""
+        """The leakage of the headline split: its own counts, or those of the run."""
         return self.headline.leakage or self.info.audit
 
     def read_predictions(self, split: str) -> pd.DataFrame:
@@ -86,12 +86,10 @@ class RunResults:
 
 
 def load_results(workdir: Path, headline: str = "") -> RunResults:
-    """Returns the results of a run directory.
+    """Returns the results of an evaluated run, an ensemble or a cross-validation.
 
-    Args:
-        workdir: The directory of an evaluated run, an ensemble or a cross-validation.
-        headline: The split to show first; by default "test", or "out_of_fold" for a
-            cross-validation.
+    The headline is the split to show first; by default it is "test", or "out_of_fold" for a
+    cross-validation.
 
     Raises:
         ConfigError: The directory holds no evaluated run, a file is damaged or of another
@@ -99,7 +97,7 @@ def load_results(workdir: Path, headline: str = "") -> RunResults:
     """
     info = read_run_info(workdir)
     results = read_split_results(workdir)
-    splits = {of.split: of for of in results.values() if not of.variant}
+    splits = {result.split: result for result in results.values() if not result.variant}
     default = "out_of_fold" if info.kind == "cross_validation" else "test"
     headline = _check_headline(headline or default, splits, workdir)
     splits = dict(
@@ -121,23 +119,25 @@ def load_results(workdir: Path, headline: str = "") -> RunResults:
         headline=splits[headline],
         splits=splits,
         variants=tuple(
-            of for of in results.values() if of.variant and of.split == headline
+            result
+            for result in results.values()
+            if result.variant and result.split == headline
         ),
         corruptions=corruptions,
         ood=_read_ood(workdir, headline),
         members=members,
-        parity=tuple(sorted(read_parity(workdir), key=lambda result: result.name)),
+        parity=tuple(read_parity(workdir)),
         history=history,
     )
 
 
 def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path) -> str:
-    """Returns the headline split once it is certain that it was evaluated."""
+    """Returns the headline after checking that validation and the headline have results."""
     valid = [split for split in splits if split != "val"]
     if not valid or "val" not in splits:
         raise ConfigError(
             f"{workdir} was not evaluated: {result_path(workdir, headline)} is missing. "
-            f"Make it with scripts/evaluate.py {workdir}."
+            f"Run scripts/evaluate.py {workdir}."
         )
     if headline not in valid:
         raise ConfigError(
@@ -148,9 +148,9 @@ def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path
 
 
 def _read_ood(workdir: Path, headline: str) -> tuple[OodResult, ...]:
-    """Returns the results on OOD images for the headline split, as far as they exist.
+    """Returns the results on OOD images for the headline split, if any.
 
-    The first result gets the images of all splits, which have results of their own.
+    The first result also gets the rejected shares of the other splits from their results.
     """
     folder = workdir / FOLDER
     first = "ood" if headline == "test" else split_name(headline, "ood")

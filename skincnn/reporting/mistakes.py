@@ -18,25 +18,23 @@ from skincnn.reporting.labels import full_name
 from skincnn.reporting.plots import ORANGE
 
 COLUMNS = 3
-"""Pairs of images in a row."""
+"""Number of pairs of images in a row."""
 IMAGE, GAP, LINE = 1.6, 0.25, 0.17
 """Inches: width of an image, gap between pairs, height of a line of text."""
 LINE_LENGTH = 45
-"""Characters of a line above or below a pair."""
+"""Number of characters in a line above or below a pair."""
 KEY = (
     "Right of each image: Grad-CAM, the regions that support the predicted class (yellow: "
     "most).\nMISSED: a malignant lesion that is not predicted as malignant."
 )
 NO_MATH: dict[str, Any] = {"loc": "left", "parse_math": False}
-"""Two dollar signs in a name would start a formula."""
+"""Without this, dollar signs in a name would enclose a formula."""
 
 
 def plot_mistakes(mistakes: Mistakes, title: str) -> Figure:
     """Draws each image beside its Grad-CAM map; missed malignant lesions have a frame.
 
-    Args:
-        mistakes: One or more errors.
-        title: The predicted images, for the heading.
+    There must be at least one error. The title names the images, for the heading.
     """
     rows = list(mistakes.table.itertuples())
     captions = [_caption(row) for row in rows]
@@ -49,7 +47,7 @@ def plot_mistakes(mistakes: Mistakes, title: str) -> Figure:
     figure = Figure(figsize=(width, height))
     heading = f"Most confident errors\n{title}\n{KEY}"
     figure.suptitle(heading, fontsize=11, y=1 - 0.1 / height)
-    # Automatic layout takes longer than everything else.
+    # Automatic layout would take longer than the rest of the figure.
     grid = figure.add_gridspec(
         num_rows,
         COLUMNS,
@@ -75,7 +73,7 @@ def plot_mistakes(mistakes: Mistakes, title: str) -> Figure:
 
 
 def find_missed(mistakes: Mistakes) -> Sequence[bool]:
-    """Returns which errors are malignant lesions predicted as another kind of lesion."""
+    """Returns which errors are malignant lesions that are not predicted as malignant."""
     labels, predicted = (mistakes.table[name].tolist() for name in ("label", "predicted"))
     known = describe({*labels, *predicted})
     return [
@@ -98,7 +96,7 @@ def _caption(row: Any) -> str:
 
 
 def _below(row: Any) -> str:
-    """Returns the image and the probabilities of the two classes."""
+    """Returns the name of the image and the probabilities of both classes."""
     predicted, true = map(_percent, (row.confidence, row.probability_of_label))
     return f"{_shorten(row.image_id)}\nProbability: predicted {predicted}, true {true}"
 
@@ -110,12 +108,12 @@ def _mark(axes: Axes) -> None:
 
 
 def _percent(probability: float) -> str:
-    """Returns a probability in percent, never 0 or 100."""
+    """Returns a probability in percent, but never "0 %" or "100 %"."""
     if probability >= 0.995:
         return "over 99 %"
     return f"{100 * probability:.0f} %" if probability >= 0.005 else "under 1 %"
 
 
 def _shorten(name: str) -> str:
-    """Returns a name, or the end of a long one."""
+    """Returns a name, or only its end if it is long."""
     return name if len(name) <= LINE_LENGTH else f"...{name[3 - LINE_LENGTH :]}"

@@ -20,7 +20,7 @@ HUB_METRICS = {
     "accuracy": "accuracy",
     "macro_auc": "roc_auc",
 }
-"""Name of a metric to its identifier on the Hub."""
+"""Identifiers of metrics on the Hub."""
 
 
 def render_card(results: RunResults) -> str:

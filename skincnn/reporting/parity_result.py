@@ -9,7 +9,7 @@ from skincnn.records import Part, Record, read_record, write_record
 
 
 class ClassParity(Part):
-    """Parity on the images of one class; the scores are None if it has no image.
+    """Parity on the images of one class; the scores are None if it has no images.
 
     Attributes:
         num_images: Number of compared images of the class.
@@ -27,7 +27,7 @@ class ClassParity(Part):
 
 
 class ParityResult(Record):
-    """How the predictions of an export differ from those of the model it was made from.
+    """How the predictions of an export differ from those of the exported model.
 
     The compared images are a sample of the test split; see `serving.parity.choose_images`.
 
@@ -39,10 +39,11 @@ class ParityResult(Record):
         same_class: Share of images with the same predicted class.
         same_refer: Share of images with the same referral decision; None if the predictions
             table has no distances, as with test-time augmentation.
-        same_out_of_distribution: Share of images with the same OOD decision; None likewise.
+        same_out_of_distribution: Share of images with the same OOD decision; None without
+            distances.
         largest_difference: Largest difference in probability.
         largest_distance_difference: Largest difference in Mahalanobis distance, as a share
-            of its threshold; None likewise.
+            of its threshold; None without distances.
         model_balanced_accuracy: Balanced accuracy of the model on the compared images.
         export_balanced_accuracy: Balanced accuracy of the export on the compared images.
         classes: Class to its parity.
@@ -63,7 +64,7 @@ class ParityResult(Record):
 
     @property
     def name(self) -> str:
-        """The name of the export in file names and reports, as "saved_model.d4"."""
+        """The name of the export in file names and reports, such as "saved_model.d4"."""
         return f"{self.format}.{self.tta}" if self.tta else self.format
 
 
@@ -73,11 +74,12 @@ def write_parity(workdir: Path, result: ParityResult) -> None:
 
 
 def read_parity(workdir: Path) -> list[ParityResult]:
-    """Returns the parity of each export of a run, in the order of their names.
+    """Returns the parity of each export of a run, sorted by name.
 
     Raises:
         ConfigError: A file is damaged or of another schema version.
     """
     fix = f"Export again: python scripts/export.py {workdir}."
-    paths = sorted((workdir / FOLDER).glob("export.*.json"))
-    return [read_record(path, ParityResult, fix) for path in paths]
+    paths = (workdir / FOLDER).glob("export.*.json")
+    results = [read_record(path, ParityResult, fix) for path in paths]
+    return sorted(results, key=lambda result: result.name)

@@ -19,7 +19,7 @@ from skincnn.reporting.labels import metric_label
 BLUE, ORANGE = "#0072b2", "#d55e00"  # color-blind safe pair of Okabe and Ito
 GRAY = "#777777"
 PALETTE = (BLUE, "#009e73", "#cc79a7", "#000000")
-"""More of their colors, for lines that also differ in their dashes."""
+"""More colors of Okabe and Ito, for lines that also differ in their dashes."""
 DPI = 110
 
 
@@ -28,10 +28,7 @@ def plot_learning_curves(
 ) -> Figure:
     """Draws the training loss and the validation metrics of each epoch.
 
-    Args:
-        history: Columns epoch, loss and val_<metric>, a row for each epoch.
-        best_epoch: The epoch whose weights were kept, counted from 1.
-        title: The data, for the heading.
+    The history has the columns epoch, loss and val_<metric>; `best_epoch` counts from 1.
     """
     figure = Figure(figsize=(8.6, 3.6), layout="constrained")
     figure.suptitle(f"Learning curves\n{title}", fontsize=12)
@@ -58,12 +55,9 @@ def plot_learning_curves(
 
 
 def plot_learning_rates(test: pd.DataFrame, suggestion: float | None, title: str) -> Figure:
-    """Draws the loss of a learning-rate range test, and the suggested rate.
+    """Draws the loss of a learning-rate range test, and the suggested rate, if any.
 
-    Args:
-        test: Columns learning_rate, loss and smoothed_loss, a row for each step.
-        suggestion: The suggested rate, if any.
-        title: Model, data and optimizer, for the heading.
+    The test has the columns learning_rate, loss and smoothed_loss, and a row for each step.
     """
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -74,7 +68,7 @@ def plot_learning_rates(test: pd.DataFrame, suggestion: float | None, title: str
         text = f"suggested rate: {suggestion:.1e}"
         axes.axvline(suggestion, color=ORANGE, linestyle="--", label=text)
     axes.set_xscale("log")
-    # The last losses may be huge or not finite; the decrease before them is of interest.
+    # The last losses may be huge or infinite; the axis shows the decrease before them.
     smoothed = test["smoothed_loss"].replace([np.inf, -np.inf], np.nan)
     low, first = smoothed.min(), smoothed.iloc[0]
     if np.isfinite(first) and first > low:
@@ -95,7 +89,7 @@ def to_png(figure: Figure) -> bytes:
 
 
 def draw_estimate(axes: Axes, y: float, score: Estimate, color: str) -> None:
-    """Draws a score at the height `y`, with its interval as far as they exist."""
+    """Draws a score and its interval, if they exist, at the height `y`."""
     if score.low is not None and score.high is not None:
         axes.plot([score.low, score.high], [y, y], color=color, linewidth=2)
     if score.value is not None:

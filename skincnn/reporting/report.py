@@ -48,11 +48,7 @@ def render_report(workdir: Path, headline: str = "") -> Path:
     """Writes figures/*.png, report.html and README.md of a run; returns report.html.
 
     The same results give the same files. Figures of results that no longer exist are
-    deleted.
-
-    Args:
-        workdir: The run directory, with its results and predictions.
-        headline: The split to show first; see `load_results`.
+    deleted. The headline is the split to show first; see `load_results`.
 
     Raises:
         ConfigError: See `load_results` and `RunResults.read_predictions`.
@@ -74,7 +70,7 @@ def render_report(workdir: Path, headline: str = "") -> Path:
 
 
 def draw_figures(results: RunResults) -> dict[str, Figure]:
-    """Returns the figures of a report by their names, as "roc_test"."""
+    """Returns the figures of a report by name, such as "roc_test"."""
     figures = {}
     if results.history is not None:
         figures["learning_curves"] = plot_learning_curves(
@@ -92,13 +88,13 @@ def draw_figures(results: RunResults) -> dict[str, Figure]:
 
 
 def figure_title(results: RunResults, result: SplitResult | None = None) -> str:
-    """Returns the images that a figure is about: of the dataset, or of a split."""
+    """Returns which images a figure is about: the dataset, or one of its splits."""
     images = "SYNTHETIC images" if results.info.synthetic else data_label(results)
     return images if result is None else f"{images}, {split_label(result)}"
 
 
 def _draw_split(results: RunResults, result: SplitResult) -> dict[str, Figure]:
-    """Returns the figures of a split; of validation only the confusion matrix."""
+    """Returns the figures of a split; for validation, only the confusion matrix."""
     title = figure_title(results, result)
     counts = np.array(result.confusion_matrix)
     matrix = plots.plot_confusion_matrix(counts, result.class_names, title)
@@ -153,7 +149,7 @@ def summary(results: RunResults) -> str:
         lines.append(
             f"{variant_label(variant)} on the {split_label(variant)}"
             f"{f', {views} views' if views > 1 else ''}, {variant.cost.relative:.1f} times "
-            "the time; score and difference from the model as is"
+            "the prediction time; score and difference from the model as is"
         )
         lines += [
             f"  {name:<18} {interval(score)}, {signed(difference)}"
@@ -179,8 +175,8 @@ def _summarize_split(result: SplitResult) -> list[str]:
         lines.append(f"  {metric_label(name):<18} {interval(result.metrics[name])}")
     recalls = ", ".join(
         f"{name} {recall:.2f}"
-        for name, of in result.classes.items()
-        if (recall := of.scores["recall"].value) is not None
+        for name, part in result.classes.items()
+        if (recall := part.scores["recall"].value) is not None
     )
     lines.append(f"  recall             {recalls}")
     for name, target in result.targets.items():

@@ -32,8 +32,8 @@ from skincnn.reporting.training_text import describe_leakage, is_leaky
 
 SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
 INTERVAL_METHOD = (
-    "percentile bootstrap over lesions; exact Clopper-Pearson where a rate is 0 or 1 in "
-    "all resamples"
+    "percentile bootstrap over lesions; exact Clopper-Pearson interval for a rate that is "
+    "0 or 1 in all resamples"
 )
 SYNTHETIC = (
     "SYNTHETIC images, rendered by code. The scores show that the software works; they say "
@@ -42,22 +42,23 @@ SYNTHETIC = (
 NO_MELANOMA = "No image shows melanoma, so the sensitivity for melanoma is unknown."
 OOD_NOTE = (
     "The photographs are 48 crops of two photographs. Noise, plain colors and stripes are "
-    "generated. They represent few kinds of images, so their shares have no interval."
+    "generated. These images are only examples of unsuitable images, so the rejected shares "
+    "have no confidence interval."
 )
-"""About the built-in out-of-distribution images."""
+"""A note on the built-in out-of-distribution images."""
 TTA_TEXT = {
     "d4": "predictions are averaged over rotations and reflections of each image",
     "augment": "predictions are averaged over random augmentations of each image, drawn as "
     "in training",
 }
-"""Kind of test-time augmentation to what it does."""
+"""Explanation of each kind of test-time augmentation."""
 ADJUSTMENT = (
-    "the logarithm of the share of each class in the training images, times a strength, "
-    "is subtracted from its logit (Menon et al., Long-tail Learning via Logit Adjustment, "
-    "2021, arXiv:2007.07314)"
+    "the probabilities are corrected for how often each class occurs in the training. "
+    "The logarithm of the share of a class, times a strength, is subtracted from its logit "
+    "(Menon et al., Long-tail Learning via Logit Adjustment, 2021, arXiv:2007.07314)"
 )
 EXPORTED_VIEWS = {"d4": 8}
-"""Kind of test-time augmentation that exports support to its number of views."""
+"""Number of views of each kind of test-time augmentation that exports support."""
 MODEL_CARD_METRICS = (*SUMMARY_METRICS, "log_loss", "ece")
 
 
@@ -66,11 +67,10 @@ class MelanomaResult:
     """The melanoma images of a split.
 
     Attributes:
-        num_images: Melanoma images.
-        num_lesions: Their lesions.
-        recall: Share that is predicted as melanoma.
-        mistaken_for: Other class to the number of melanoma images predicted as it, the
-            most frequent first.
+        num_images: Number of melanoma images.
+        num_lesions: Number of melanoma lesions.
+        recall: Share of the images that is predicted as melanoma.
+        mistaken_for: Number of images predicted as each other class, the largest first.
         rates: Rates at `HEADLINE_POINT`; empty if no threshold reaches it.
     """
 
@@ -87,7 +87,7 @@ class MelanomaResult:
 
     @property
     def num_detected(self) -> int | None:
-        """Number of images above the threshold of `HEADLINE_POINT`; None without one."""
+        """Number of images that reach the threshold of `HEADLINE_POINT`, if any."""
         sensitivity = self.rates["sensitivity"].value if self.rates else None
         return None if sensitivity is None else round(sensitivity * self.num_images)
 
@@ -95,8 +95,8 @@ class MelanomaResult:
 def find_melanoma(result: SplitResult) -> MelanomaResult | None:
     """Returns the melanoma images of a split; None if no class is melanoma."""
     names = result.class_names
-    known = describe(names).items()
-    name = next((name for name, of in known if of.name == "mel"), None)
+    known = describe(names)
+    name = next((name for name in names if known[name].name == "mel"), None)
     if name is None:
         return None
     row = dict(zip(names, result.confusion_matrix[names.index(name)], strict=True))
@@ -117,12 +117,12 @@ def find_melanoma(result: SplitResult) -> MelanomaResult | None:
 
 
 def count_benign_predictions(result: SplitResult) -> tuple[int, int]:
-    """Returns how many malignant images are predicted as benign, and of how many.
+    """Returns the number of malignant images predicted as benign, and of all malignant.
 
     Classes of unknown malignancy count as benign.
     """
     known = describe(result.class_names).values()
-    malignant = np.array([bool(of.malignant) for of in known])
+    malignant = np.array([bool(diagnosis.malignant) for diagnosis in known])
     rows = np.array(result.confusion_matrix)[malignant]
     return int(rows[:, ~malignant].sum()), int(rows.sum())
 
@@ -151,14 +151,19 @@ def describe_scores(results: RunResults) -> str:
     if describe_leakage(result):
         sentences.append(describe_leakage(result))
     elif is_leaky(results):
-        sentences.append("Images or lesions are in two splits. Do not trust these scores.")
+        sentences.append(
+            "Training, validation and test share images or lesions. Do not trust these "
+            "scores."
+        )
     else:
-        sentences.append("No image, lesion or near-duplicate group is in two splits.")
+        sentences.append(
+            "Training, validation and test share no image, lesion or near-duplicate."
+        )
     return " ".join(sentences)
 
 
 def describe_intervals(results: RunResults) -> str:
-    """Returns what the numbers in brackets are."""
+    """Returns an explanation of the numbers in brackets."""
     result = results.headline
     return (
         f"Numbers in brackets are {100 * result.confidence:.0f} % confidence intervals "
@@ -168,7 +173,7 @@ def describe_intervals(results: RunResults) -> str:
 
 
 def describe_triage(result: SplitResult) -> str:
-    """Returns which images exports refer, and how many; "" if this is unknown."""
+    """Returns the referral rule of exports and its rates; "" if there is none."""
     triage = result.triage
     if triage is None:
         return ""
@@ -179,8 +184,9 @@ def describe_triage(result: SplitResult) -> str:
             f"{point_label(triage.operating_point)}, or if "
         )
     return (
-        f"By default, exports refer an image to a dermatologist if {threshold}it is "
-        f"out-of-distribution (Mahalanobis distance above {triage.max_distance:.3f}). "
+        f"By default, exported models refer an image to a dermatologist if {threshold}"
+        "it is out-of-distribution, that is, too different from the validation images "
+        f"(Mahalanobis distance above {triage.max_distance:.3f}). "
         f"{_describe_referred(triage, find_melanoma(result))} Another operating point can "
         "be chosen with --operating-point of scripts/export.py."
     )
@@ -200,7 +206,7 @@ def _describe_referred(triage: TriageScores, melanoma: MelanomaResult | None) ->
 
 
 def describe_variants(results: RunResults) -> str:
-    """Returns what test-time augmentation and logit adjustment do, as far as used."""
+    """Returns an explanation of the variants that were used."""
     names = [variant.variant for variant in results.variants]
     kinds = dict.fromkeys(unadjusted_name(name) for name in names)
     sentences = [
@@ -212,7 +218,7 @@ def describe_variants(results: RunResults) -> str:
         chosen = (
             "This is done for each model before averaging, with the strength that gives its"
             if results.info.members
-            else "The strength, in parentheses, is the one with the"
+            else "The strength, given in parentheses, is the one with the"
         )
         sentences.append(
             f"Logit adjustment: {ADJUSTMENT}. {chosen} best balanced accuracy on the "
@@ -222,7 +228,7 @@ def describe_variants(results: RunResults) -> str:
 
 
 def variant_scores(variant: SplitResult) -> list[tuple[str, Estimate, Estimate]]:
-    """Returns name, score and difference from the model as is, for the main metrics."""
+    """Returns the main metrics: name, score and difference from the model as is."""
     scores = {name: variant.metrics[name] for name in ("balanced_accuracy", "macro_f1")}
     melanoma = find_melanoma(variant)
     if melanoma is not None:
@@ -254,7 +260,8 @@ def describe_export(variant: SplitResult) -> str:
 
 def describe_smallest_class(result: SplitResult) -> str:
     """Returns how much one image of the smallest class changes balanced accuracy."""
-    sizes = {name: of.num_images for name, of in result.classes.items() if of.num_images}
+    sizes = {name: part.num_images for name, part in result.classes.items()}
+    sizes = {name: size for name, size in sizes.items() if size}
     name, count = min(sizes.items(), key=lambda item: item[1])
     return (
         f"The smallest class, {class_label(name)}, has {count} "

@@ -1,4 +1,4 @@
-"""Jinja environments and images embedded in HTML."""
+"""Jinja environments, and images to embed in HTML."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ from PIL import Image
 
 @functools.cache
 def environment(package: str, autoescape: bool) -> jinja2.Environment:
-    """Returns the Jinja environment of the templates of a package.
+    """Returns the Jinja environment for the templates in the directory of a package.
 
-    An undefined variable is an error. The environment is cached and shared: add filters and
-    globals where it is first used.
-
-    Args:
-        package: Dotted name of the package whose directory holds the templates.
-        autoescape: Whether values are escaped: True for HTML, False for Markdown.
+    An undefined variable is an error. Set `autoescape` for HTML, but not for Markdown. The
+    environment is cached and shared: add filters and globals where it is first used.
     """
     return jinja2.Environment(
         loader=jinja2.PackageLoader(package, "."),
@@ -38,5 +34,5 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def data_uri(png: bytes) -> str:
-    """Returns a PNG file as a data URI, for HTML that loads nothing."""
+    """Returns a PNG file as a data URI, for self-contained HTML."""
     return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -12,7 +12,7 @@ ONE_IMAGE = {
     "evaluation": "validation and test",
     "all": "training, validation and test",
 }
-"""Value of `data.one_image_per_lesion` to the splits that it applies to."""
+"""The splits to which each value of `data.one_image_per_lesion` applies."""
 
 
 def describe_training(results: RunResults) -> str:
@@ -49,7 +49,7 @@ def describe_training(results: RunResults) -> str:
 
 
 def describe_cost(results: RunResults) -> str:
-    """Returns the size of the model, or of all models, and the time of the training."""
+    """Returns the number of parameters and the training time of all models."""
     info = results.info
     hardware = describe_provenance(info.provenance)
     return (
@@ -59,7 +59,7 @@ def describe_cost(results: RunResults) -> str:
 
 
 def describe_one_image(results: RunResults) -> str:
-    """Returns which splits hold one image of each lesion only; "" if none do."""
+    """Returns which splits hold only one image of each lesion; "" if none do."""
     values = {config.data.one_image_per_lesion for config in results.configs}
     splits = [ONE_IMAGE[value] for value in ONE_IMAGE if value in values]
     return f"One image of each lesion was used in {'; '.join(splits)}." if splits else ""
@@ -72,14 +72,14 @@ def model_label(results: RunResults) -> str:
 
 
 def data_label(results: RunResults) -> str:
-    """Returns what the images are: published, synthetic, or the user's."""
+    """Returns the name of the data: published, synthetic, or the user's."""
     if results.info.synthetic:
         return "synthetic demo images"
     return dataset_id(results) if results.info.attribution else "the user's own images"
 
 
 def dataset_id(results: RunResults) -> str:
-    """Returns the config of the dataset, "isic2018" of "ham10000/isic2018/2.0.0"."""
+    """Returns "isic2018" for the dataset "ham10000/isic2018/2.0.0"."""
     parts = results.info.dataset.split("/")
     return parts[min(1, len(parts) - 1)]
 
@@ -103,7 +103,7 @@ def is_leaky(results: RunResults) -> bool:
 
 
 def describe_split_by_image(results: RunResults) -> str:
-    """Returns the warning of a split by image; "" for a split by lesion."""
+    """Returns a warning for a split by image; "" for a split by lesion."""
     if not is_split_by_image(results):
         return ""
     audit = results.info.audit
@@ -121,11 +121,11 @@ def describe_split_by_image(results: RunResults) -> str:
 
 
 def describe_leakage(result: SplitResult) -> str:
-    """Returns the warning of a split that was partly used in training; "" without it."""
+    """Returns a warning for a split that was partly used in training; "" for others."""
     if result.leakage is None or not result.leakage.num_leaky_images:
         return ""
     return (
         f"LEAKAGE: {result.leakage.num_leaky_images} of the {result.num_images} images of "
         f"the {split_label(result)} were used for training or validation, or show the same "
-        "lesion as, or are near-duplicates of, images that were. Do not trust these scores."
+        "lesion or are near-duplicates of such images. Do not trust these scores."
     )
