@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from run_dirs import make_member
+from run_dirs import make_member, predict_lesions
 
 from skincnn.config import Config
+from skincnn.evaluation.mistakes import Mistakes
 from skincnn.evaluation.results import (
     CorruptionResult,
     CorruptionRow,
@@ -21,7 +22,6 @@ from skincnn.evaluation.results import (
     OodSet,
     OodSplit,
 )
-from skincnn.inference.predictions import predictions_table
 from skincnn.inference.run_dir import Member
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.reporting.parity_result import ClassParity, ParityResult
@@ -32,22 +32,30 @@ NAMES = ("<b>wart</b>|", "mel", "nv", "bcc")
 def make_table(
     seed: int, labels: Sequence[int] = (0, 1, 2, 3), names: Sequence[str] = NAMES
 ) -> pd.DataFrame:
-    """Predictions of 120 images of 60 lesions of some of the classes, with distances."""
+    """Returns predictions of 120 images of 60 lesions of these classes, with distances."""
     rng = np.random.default_rng(seed)
     label = np.resize(labels, 120)
     logits = rng.normal(0, 1, (120, 4)) + 1.2 * np.eye(4)[label]
-    rows = pd.DataFrame(
+    sex = rng.choice(["female", "male", "unknown"], 120)
+    dx_type = np.where(np.arange(120) < 3, "confocal", "histo")
+    table = predict_lesions(label, logits, names, sex=sex, dx_type=dx_type)
+    return table.assign(distance=rng.gamma(5, 0.2, 120))
+
+
+def make_mistakes() -> Mistakes:
+    """Returns three errors: a missed melanoma, a nevus and a carcinoma."""
+    table = pd.DataFrame(
         {
-            "image_id": [f"i{n}" for n in range(120)],
-            "lesion_id": [f"l{n // 2}" for n in range(120)],
-            "label": label,
-            "sex": rng.choice(["female", "male", "unknown"], 120),
-            "dx_type": np.where(np.arange(120) < 3, "confocal", "histo"),
-            "sha256": "",
+            "image_id": ["ISIC_1", r"$\no$", "folder/" * 9 + "lésion"],
+            "label": ["mel", "nv", "bcc"],
+            "predicted": ["nv", "mel", "mel"],
+            "confidence": [0.97, 0.999, 0.5],
+            "probability_of_label": [0.02, 0.0001, 0.4],
         }
     )
-    table = predictions_table(rows, logits.astype(np.float32), names)
-    return table.assign(distance=rng.gamma(5, 0.2, 120))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
+    return Mistakes(table, images, rng.uniform(0, 1, (3, 2, 3)).astype(np.float32))
 
 
 TABLES = {split: make_table(seed) for seed, split in enumerate(("val", "test"))}
@@ -156,5 +164,5 @@ MEMBERS = MembersResult(
 
 
 def make_members(*configs: Config) -> tuple[Member, ...]:
-    """Models of an ensemble, of these configurations."""
+    """Returns the members of an ensemble with these configurations."""
     return tuple(map(make_member, ("first", "second"), configs))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from skincnn.config import Config, EvaluateConfig
@@ -14,7 +15,11 @@ from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.evaluation.results import InferenceCost, write_results
 from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.files import write_json
-from skincnn.inference.predictions import class_names_of, write_predictions
+from skincnn.inference.predictions import (
+    class_names_of,
+    predictions_table,
+    write_predictions,
+)
 from skincnn.inference.run_dir import DeviceInfo, Member, Provenance, RunInfo
 from skincnn.records import write_record
 
@@ -22,7 +27,7 @@ NAMES = ("bkl", "mel", "nv")
 CONFIG = Config(evaluate=EvaluateConfig(num_bootstrap=100))
 STORED_IN = {"val": "fold 8", "test": "fold 9", "test_official": "test official"}
 Tables = Mapping[str, pd.DataFrame]
-"""Split to its predictions table, "val" and "test" among them."""
+"""Predictions tables by split, including "val" and "test"."""
 
 
 def make_table(
@@ -33,7 +38,7 @@ def make_table(
     num_images: int = 120,
     names: tuple[str, ...] = NAMES,
 ) -> pd.DataFrame:
-    """Returns predictions of pairs of images, of which about this share is correct."""
+    """Returns predictions of pairs of images with about this accuracy."""
     rng = np.random.default_rng([seed, *split.encode()])
     numbers = np.arange(num_images)
     labels = numbers % len(names)
@@ -49,6 +54,20 @@ def make_table(
             "distance": rng.gamma(4, 0.25, num_images),
         }
     )
+
+
+def predict_lesions(
+    labels: npt.ArrayLike,
+    logits: npt.ArrayLike,
+    names: Sequence[str],
+    per_lesion: int = 2,
+    **columns: object,
+) -> pd.DataFrame:
+    """Returns predictions of images, `per_lesion` of each lesion, with more columns."""
+    rows = pd.DataFrame({"label": labels, **columns, "sha256": ""})
+    rows["image_id"] = [f"i{n}" for n in rows.index]
+    rows["lesion_id"] = [f"l{n // per_lesion}" for n in rows.index]
+    return predictions_table(rows, np.asarray(logits, np.float32), names)
 
 
 def make_tables(accuracy: float, *, seed: int = 0, num_images: int = 120) -> Tables:
@@ -106,7 +125,7 @@ def make_cost(num_views: int) -> InferenceCost:
 def write_run_dir(
     workdir: Path, config: Config | None = None, info: RunInfo | None = None
 ) -> Path:
-    """Writes the files of a finished training, with an empty file for the model."""
+    """Writes the files of a finished training run, with an empty model file."""
     write_json(workdir / "config.json", (config or Config()).to_dict())
     write_record(workdir / "run.json", info or make_info())
     (workdir / "model.keras").write_text("")
@@ -127,23 +146,17 @@ def write_run(
 ) -> Path:
     """Writes a run directory with predictions and their results.
 
-    Args:
-        workdir: The directory.
-        tables: The predictions of the model as is.
-        variants: Name of a variant to its predictions.
-        num_views: Number of views of the test-time augmentation among them.
-        config: Configuration of the run.
-        info: Content of run.json, but for the names of the classes.
-        leakage: Split to its leakage.
+    `variants` are the predictions by name of the variant, with `num_views` for test-time
+    augmentation. The names of the classes are those of the tables.
     """
     names = tuple(class_names_of(tables["val"]))
     info = (info or make_info()).model_copy(update={"class_names": names})
     write_run_dir(workdir, config, info)
     all_variants = [InferenceVariant("", tables, make_cost(1))]
-    for name, of_variant in (variants or {}).items():
+    for name, predictions in (variants or {}).items():
         cost = make_cost(1 if name == "adjusted" else num_views)
         strength = 0.5 if name.endswith("adjusted") else None
-        all_variants.append(InferenceVariant(name, of_variant, cost, strength))
+        all_variants.append(InferenceVariant(name, predictions, cost, strength))
     written, results = score_variants(
         all_variants, STORED_IN, leakage or {}, config.evaluate
     )

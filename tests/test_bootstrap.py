@@ -50,7 +50,7 @@ def test_a_resample_draws_whole_lesions_and_as_many_as_exist() -> None:
     np.testing.assert_array_equal(weights, weights_of(lesions, 500))
 
 
-def test_the_interval_of_a_rate_matches_the_binomial_one() -> None:
+def test_the_interval_of_a_rate_matches_the_binomial_interval() -> None:
     y_true = np.repeat([0, 1], [300, 100])
     y_prob = np.tile([1.0, 0.0], (400, 1))  # 300 of 400 are correct
     weights = weights_of([f"l{i}" for i in range(400)], 4000)
@@ -78,7 +78,7 @@ def test_images_of_one_lesion_count_as_one_observation() -> None:
     assert widths[0] / widths[1] == pytest.approx(2, rel=0.15)
 
 
-def test_blocks_do_not_change_the_result() -> None:
+def test_the_result_does_not_depend_on_the_blocks() -> None:
     rng = np.random.default_rng(0)
     y_true, y_prob = np.arange(600) % 7, rng.dirichlet(np.ones(7), 600)
     weights = weights_of([f"l{i // 2}" for i in range(600)], 300)
@@ -139,7 +139,7 @@ def test_rates_of_0_and_1_have_the_exact_interval_of_their_lesions() -> None:
     assert result.low == pytest.approx(0.025 ** (1 / 4), abs=1e-6)
 
 
-def test_resamples_that_never_predict_a_class_do_not_count_for_its_precision() -> None:
+def test_resamples_without_predictions_of_a_class_are_left_out_of_its_precision() -> None:
     # Class 1 is predicted for two of 40 lesions, both correctly; class 2 never.
     y_true = np.array([0] * 36 + [1] * 2 + [2] * 2)
     y_prob = np.eye(3)[[0] * 36 + [1] * 2 + [0] * 2]

@@ -104,15 +104,15 @@ def test_runs_are_sorted_with_paired_differences(tmp_path: Path) -> None:
     assert difference.low is not None
     assert difference.low > 0
     assert not rows[1].differences  # the baseline
-    for name, of_metric in rows[0].differences.items():
+    for name, metric_difference in rows[0].differences.items():
         unpaired = value(rows[0].scores[name]) - value(rows[1].scores[name])
-        assert of_metric.value == pytest.approx(unpaired, abs=2e-6)
+        assert metric_difference.value == pytest.approx(unpaired, abs=2e-6)
     # For metrics that are better when lower, the lowest value comes first.
     [rows] = compare(runs, "log_loss", 100).values()
     assert [row.name for row in rows] == ["better", "worse"]
 
 
-def test_other_images_and_leaky_protocols_have_tables_of_their_own(tmp_path: Path) -> None:
+def test_other_images_and_leaky_protocols_have_their_own_tables(tmp_path: Path) -> None:
     leaky = Config(data=DataConfig(split_by="image"))
     workdirs = [
         write_run(tmp_path / "clean", 0.7),
@@ -141,7 +141,7 @@ def test_other_images_and_leaky_protocols_have_tables_of_their_own(tmp_path: Pat
     )
 
 
-def test_synthetic_images_have_a_table_of_their_own(tmp_path: Path) -> None:
+def test_synthetic_images_have_their_own_table(tmp_path: Path) -> None:
     workdirs = [
         write_run(tmp_path / "real", 0.7),
         write_run(tmp_path / "rendered", 0.7, synthetic=True),
@@ -233,7 +233,7 @@ def test_seeds_are_averaged_only_on_request(six_runs: list[ComparedRun]) -> None
     assert len(rows) == 2
 
 
-def test_a_recipe_without_a_preset_is_given_by_its_file(tmp_path: Path) -> None:
+def test_a_run_without_a_preset_is_reproduced_from_its_config_file(tmp_path: Path) -> None:
     """No flag gives the user's own stages."""
     workdirs = [
         write_run(
@@ -261,7 +261,7 @@ def test_a_recipe_without_a_preset_is_given_by_its_file(tmp_path: Path) -> None:
     assert "mean of my run 0 and 1 other seed" in names
 
 
-def test_each_kind_of_run_has_its_command_and_folds(tmp_path: Path) -> None:
+def test_runs_of_every_kind_have_a_command_and_folds(tmp_path: Path) -> None:
     config = make_recipe(seed=3, train=TrainConfig(epochs=4))
     folds = cross_validation_configs(config, 2)
     own = make_recipe(train=TrainConfig(scenario="staged", stages=STAGES))
@@ -330,12 +330,12 @@ def test_calibrated_scores_use_the_validation_table(tmp_path: Path) -> None:
             for temperature in np.geomspace(0.5, 5, 200)
         }
         temperature = min(losses, key=losses.__getitem__)
-        scores, of_validation = (
+        scores, validation_scores = (
             softmax(np.log(arrays(table, NAMES)[1]) / temperature, axis=1)[:, 1]
             for table in (run.predictions, run.validation)
         )
         positive = run.predictions["label"] == "mel"
-        others = of_validation[run.validation["label"] != "mel"]
+        others = validation_scores[run.validation["label"] != "mel"]
         flagged = scores >= np.quantile(others, 0.9, method="higher")
         expected = {
             "melanoma_auc": reference.roc_auc_score(positive, scores),
@@ -381,7 +381,7 @@ def with_variants(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 EVALUATE = "python scripts/evaluate.py runs/"
 
 
-def test_variants_have_commands_of_their_own(with_variants: list[Path]) -> None:
+def test_variants_have_their_own_commands(with_variants: list[Path]) -> None:
     mixed, one, two = with_variants
     assert variant_names(one, "test") == ["adjusted", "augment", "augment_adjusted"]
     assert variant_names(one, "val") == variant_names(one, "test")
@@ -425,7 +425,7 @@ def test_seeds_are_averaged_with_the_same_variant(with_variants: list[Path]) -> 
     assert command == f"{average} --split val --average-seeds"
 
 
-def test_an_ensemble_is_no_recipe(with_variants: list[Path]) -> None:
+def test_an_ensemble_has_no_recipe(with_variants: list[Path]) -> None:
     runs = read_runs(with_variants)
     [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
     assert len(rows) == 4
@@ -496,13 +496,13 @@ def test_invalid_arguments_are_rejected_in_one_line(
     assert message in line
 
 
-def test_two_runs_of_one_name_are_rejected(tmp_path: Path) -> None:
+def test_runs_with_the_same_name_are_rejected(tmp_path: Path) -> None:
     runs = read_runs([write_run(tmp_path / name / "run", 0.7) for name in "ab"])
     with pytest.raises(ConfigError, match=r"different names.* Received twice: run\."):
         compare(runs, "macro_f1", 100)
 
 
-def test_no_run_is_rejected_in_one_line() -> None:
+def test_a_command_without_runs_is_rejected() -> None:
     done = run_here("compare.py")
     assert done.returncode == 2, done.stderr
     assert "error: Give the directories of evaluated runs" in done.stderr
@@ -519,7 +519,7 @@ def test_a_damaged_record_is_rejected_with_its_fix(name: str, tmp_path: Path) ->
     assert str(caught.value).startswith(str(workdir / name))
 
 
-def test_comparing_needs_no_tensorflow() -> None:
+def test_comparison_does_not_import_tensorflow() -> None:
     code = "import sys; from skincnn.evaluation import compared_runs, comparison; "
     code += "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

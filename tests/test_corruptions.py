@@ -68,7 +68,7 @@ def test_corruptions_do_not_depend_on_the_batch(rendered: np.ndarray) -> None:
         np.testing.assert_array_equal(at_once, np.concatenate(parts))
 
 
-def test_brightness_changes_in_both_directions_and_beyond_training(
+def test_brightness_changes_in_both_directions_and_more_than_in_training(
     rendered: np.ndarray,
 ) -> None:
     gray = np.full((40, 8, 8, 3), 128, np.uint8)
@@ -98,7 +98,7 @@ def test_strengths_start_beyond_the_default_augmentation() -> None:
         assert not any(name.startswith(("skincnn.model", "keras")) for name in names)
 
 
-def test_filters_spread_a_point_as_they_say() -> None:
+def test_filters_spread_a_point_as_documented() -> None:
     point = np.zeros((1, 101, 101, 3), np.uint8)
     point[0, 50, 50] = 255
     rows, columns = np.mgrid[-50:51, -50:51]

@@ -91,7 +91,7 @@ def test_the_run_file_describes_all_models(workdirs: list[Path]) -> None:
     assert [member.best_epoch for member in info.members] == [0, 1]
 
 
-def test_stale_files_are_removed_and_the_models_kept(workdirs: list[Path]) -> None:
+def test_stale_files_are_removed_and_models_are_kept(workdirs: list[Path]) -> None:
     workdir = workdirs[0].parent
     write_aggregate(workdir, pool(workdirs))
     result = read_result(workdir, "val", SplitResult)
@@ -136,7 +136,7 @@ def test_the_command_tests_each_image_once(data_dir: Path, tmp_path: Path) -> No
     parts = [pd.read_csv(workdir / f"model_{i}/predictions/test.csv") for i in (1, 2)]
     assert sum(map(len, parts)) == len(table)
     data = [member.config.data for member in info.members]
-    assert [of.test_folds for of in data] == [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)]
+    assert [part.test_folds for part in data] == [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)]
     assert dataclasses.replace(data[1], **_folds(data[0])) == data[0]
 
 

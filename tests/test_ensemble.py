@@ -167,7 +167,7 @@ def test_out_of_distribution_images_are_those_of_all_runs(
     expected = np.mean([table["distance"] for table in tables], axis=0)
     np.testing.assert_allclose(mean["distance"], expected, rtol=1e-9)
     result = read_result(ensemble, "ood", OodResult)
-    assert [(of.name, of.num_images) for of in result.sets] == [("noise", 20)]
+    assert [(part.name, part.num_images) for part in result.sets] == [("noise", 20)]
     assert set(result.splits) == {"test"}
     # The user's folders are averaged over their common images.
     write_predictions(workdirs[0], {"ood.cats": make_ood(0, "cats")})
@@ -226,7 +226,7 @@ def test_the_run_file_describes_all_models(workdirs: list[Path], tmp_path: Path)
     assert read_run_info(tmp_path / "ab").provenance == info.provenance
 
 
-def test_the_largest_leakage_counts(workdirs: list[Path]) -> None:
+def test_the_largest_leakage_of_the_runs_is_kept(workdirs: list[Path]) -> None:
     for workdir, counts in zip(workdirs, [(1, 5, 0, 2), (3, 4, 0, 9)], strict=False):
         result = read_result(workdir, "test", SplitResult)
         leaky = result.model_copy(update={"leakage": SplitLeakage(*counts)})
@@ -244,11 +244,11 @@ def test_each_model_is_adjusted_by_its_own_strength(tmp_path: Path) -> None:
     counts = {"bkl": 100, "mel": 50, "nv": 650}
     adjusted = [
         adjust_tables(
-            {split: table.assign(energy=0.0) for split, table in of_run.items()},
+            {split: table.assign(energy=0.0) for split, table in run.items()},
             NAMES,
             counts,
         )[0]
-        for of_run in tables
+        for run in tables
     ]
     aggregate = combine_runs(write_members(tmp_path, adjusted=adjusted)[:2])
     result = aggregate.results["test.adjusted"]
@@ -257,7 +257,7 @@ def test_each_model_is_adjusted_by_its_own_strength(tmp_path: Path) -> None:
     assert result.triage is None
 
 
-def test_the_triage_is_that_of_the_means(ensemble: Path) -> None:
+def test_triage_uses_the_mean_predictions(ensemble: Path) -> None:
     result = read_result(ensemble, "test", SplitResult)
     tables = {
         split: read_predictions(table_path(ensemble, split)) for split in ("val", "test")
@@ -275,7 +275,7 @@ def test_the_triage_is_that_of_the_means(ensemble: Path) -> None:
     assert 0 < far.mean() < referred
 
 
-def test_no_file_of_an_earlier_ensemble_is_left(
+def test_files_of_an_earlier_ensemble_are_removed(
     workdirs: list[Path], ensemble: Path
 ) -> None:
     for name in ("report.html", "README.md"):
@@ -336,7 +336,7 @@ def test_the_command_writes_an_ensemble(workdirs: list[Path], tmp_path: Path) ->
         assert read_result(tmp_path / "abc", name, type(result)) == result
 
 
-def test_what_is_no_ensemble_is_rejected(workdirs: list[Path], tmp_path: Path) -> None:
+def test_invalid_ensembles_are_rejected(workdirs: list[Path], tmp_path: Path) -> None:
     path = table_path(workdirs[1], "test")
     pd.read_csv(path).iloc[1:].to_csv(path, index=False)
     shutil.copytree(workdirs[0], tmp_path / "untested")

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from report_runs import make_mistakes
+from run_dirs import predict_lesions
 from scipy.special import softmax
 from test_grad_cam import find_squares
 
@@ -21,7 +23,6 @@ from skincnn.evaluation.mistakes import (
     mistakes_path,
 )
 from skincnn.inference.grad_cam import GradCam
-from skincnn.inference.predictions import predictions_table
 from skincnn.model.classifier import build_classifier
 
 NAMES = ["bcc", "bkl", "mel", "nv"]
@@ -33,22 +34,6 @@ def make_logits(seed: int, num_images: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, num_images)
     return labels, rng.normal(0, 2, (num_images, 4)).astype(np.float32)
-
-
-def make_table(
-    labels: np.ndarray, logits: np.ndarray, names: list[str] = NAMES, per_lesion: int = 2
-) -> pd.DataFrame:
-    """Returns predictions of lesions with several images, whose labels may differ."""
-    numbers = np.arange(len(labels))
-    rows = pd.DataFrame(
-        {
-            "image_id": [f"i{n}" for n in numbers],
-            "lesion_id": [f"l{n // per_lesion}" for n in numbers],
-            "label": labels,
-            "sha256": "",
-        }
-    )
-    return predictions_table(rows, logits, names)
 
 
 def find_positions(labels: np.ndarray, logits: np.ndarray, count: int) -> list[int]:
@@ -72,9 +57,9 @@ def find_positions(labels: np.ndarray, logits: np.ndarray, count: int) -> list[i
 
 @pytest.mark.parametrize("count", [1, 5, 12, 1000])
 @pytest.mark.parametrize("seed", range(3))
-def test_mistakes_are_those_of_a_plain_loop(seed: int, count: int) -> None:
+def test_mistakes_match_a_simple_loop(seed: int, count: int) -> None:
     labels, logits = make_logits(seed, 80)
-    table = make_table(labels, logits)
+    table = predict_lesions(labels, logits, NAMES)
     mistakes = find_mistakes(table.set_index(table.index[::-1]), TEMPERATURE, count)
     assert list(mistakes) == ["position", *COLUMNS]
     assert mistakes["position"].tolist() == find_positions(labels, logits, count)
@@ -92,7 +77,8 @@ def test_few_missed_melanomas_leave_their_rows_to_other_errors() -> None:
     labels = np.array([2, 3, 3, 3, 0, 1])
     logits = np.zeros((6, 4), np.float32)
     logits[np.arange(6), [3, 1, 2, 3, 3, 1]] = [1, 2, 3, 9, 4, 9]
-    mistakes = find_mistakes(make_table(labels, logits, per_lesion=1), 1.0, 6)
+    table = predict_lesions(labels, logits, NAMES, per_lesion=1)
+    mistakes = find_mistakes(table, 1.0, 6)
     # The melanoma comes first despite its low confidence, then all others by confidence.
     assert mistakes["position"].tolist() == [0, 4, 2, 1]
 
@@ -107,12 +93,12 @@ def test_without_melanoma_missed_malignant_lesions_come_first(
     logits = np.array([[0, 2], [0, 4], [3, 0]], np.float32)
     if names[0] == "benign":
         logits[0, 1], logits[1, 1] = 4, -4
-    mistakes = find_mistakes(make_table(labels, logits, names, 1), 1.0, 2)
+    mistakes = find_mistakes(predict_lesions(labels, logits, names, 1), 1.0, 2)
     assert mistakes["position"].tolist() == first
 
 
 def test_a_perfect_model_has_no_mistakes() -> None:
-    table = make_table(np.arange(4), 5 * np.eye(4, dtype=np.float32))
+    table = predict_lesions(np.arange(4), 5 * np.eye(4), NAMES)
     assert find_mistakes(table, 1.0, 12).empty
     images = np.zeros((4, 8, 8, 3), np.uint8)
     assert collect_mistakes(GradCam(find_squares()), images, None, table, 1.0) is None
@@ -128,7 +114,7 @@ def test_the_maps_are_of_the_predicted_class() -> None:
     predicted = np.array([0, 1, 1, 0, 2])
     labels = np.array([0, 0, 0, 1, 2])
     logits = np.eye(3, dtype=np.float32)[predicted] * np.array([[1, 2, 3, 4, 5]]).T
-    table = make_table(labels, logits, names, per_lesion=1)
+    table = predict_lesions(labels, logits, names, per_lesion=1)
     mistakes = collect_mistakes(GradCam(model), images, None, table, 1.0, count=2)
     assert mistakes is not None
     assert mistakes.table["label"].tolist() == ["blue", "red"]
@@ -141,7 +127,7 @@ def test_the_maps_are_of_the_predicted_class() -> None:
     np.testing.assert_array_equal(mistakes.maps, maps)
 
 
-def test_images_of_a_file_and_clinical_metadata_can_be_used(
+def test_memory_mapped_images_and_clinical_metadata_are_supported(
     tmp_path: Path, uncompiled: None
 ) -> None:
     labels, logits = make_logits(0, 20)
@@ -153,7 +139,7 @@ def test_images_of_a_file_and_clinical_metadata_can_be_used(
         backbone="small_cnn", weights="none", width_multiplier=0.25, clinical_metadata=True
     )
     model = build_classifier(config, 4)
-    table = make_table(labels, logits)
+    table = predict_lesions(labels, logits, NAMES)
     mistakes = collect_mistakes(GradCam(model), stored, metadata, table, TEMPERATURE, 4)
     assert mistakes is not None
     positions = find_positions(labels, logits, 4)
@@ -161,31 +147,16 @@ def test_images_of_a_file_and_clinical_metadata_can_be_used(
     assert mistakes.maps.shape[0] == 4
 
 
-def make_mistakes() -> Mistakes:
-    table = pd.DataFrame(
-        {
-            "image_id": ["ISIC_1", "folder/é 2"],
-            "label": ["mel", "nv"],
-            "predicted": ["nv", "mel"],
-            "confidence": [0.1 + 0.2, 1 / 3],
-            "probability_of_label": [0.02, 0.0001],
-        }
-    )
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
-    return Mistakes(table, images, rng.uniform(0, 1, (2, 4, 6)).astype(np.float32))
-
-
 def test_mistakes_equal_what_was_written(tmp_path: Path) -> None:
     mistakes, path = make_mistakes(), mistakes_path(tmp_path, "test")
     mistakes.write(path)
     assert path == tmp_path / "results/test.mistakes.npz"
     assert [file.name for file in path.parent.iterdir()] == ["test.mistakes.npz"]
-    again = Mistakes.read(path)
-    pd.testing.assert_frame_equal(again.table, mistakes.table)
-    np.testing.assert_array_equal(again.images, mistakes.images)
-    np.testing.assert_array_equal(again.maps, mistakes.maps)
-    assert (again.images.dtype, again.maps.dtype) == (np.uint8, np.float32)
+    copy = Mistakes.read(path)
+    pd.testing.assert_frame_equal(copy.table, mistakes.table)
+    np.testing.assert_array_equal(copy.images, mistakes.images)
+    np.testing.assert_array_equal(copy.maps, mistakes.maps)
+    assert (copy.images.dtype, copy.maps.dtype) == (np.uint8, np.float32)
     first = path.read_bytes()
     mistakes.write(path)
     assert path.read_bytes() == first

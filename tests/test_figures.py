@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from report_runs import CORRUPTIONS, NAMES, TABLES, WITH_OFFICIAL, make_table
+from report_runs import (
+    CORRUPTIONS,
+    NAMES,
+    TABLES,
+    WITH_OFFICIAL,
+    make_mistakes,
+    make_table,
+)
 from run_dirs import make_info, write_run
 
 from skincnn.evaluation.mistakes import Mistakes, mistakes_path
@@ -26,21 +33,6 @@ from skincnn.reporting.report import draw_figures, figure_title
 
 CURVES = ("confusion_matrix", "roc", "precision_recall", "reliability", "decision_curve")
 TITLE = "isic2018, test split (fold 9)"
-
-
-def make_mistakes() -> Mistakes:
-    table = pd.DataFrame(
-        {
-            "image_id": ["ISIC_1", r"$\no$", "folder/" * 9 + "last"],
-            "label": ["mel", "nv", "bcc"],
-            "predicted": ["nv", "mel", "mel"],
-            "confidence": [0.97, 0.999, 0.5],
-            "probability_of_label": [0.02, 0.0001, 0.4],
-        }
-    )
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
-    return Mistakes(table, images, rng.uniform(0, 1, (3, 2, 3)).astype(np.float32))
 
 
 def test_every_result_has_its_figure(tmp_path: Path) -> None:
@@ -177,7 +169,7 @@ def test_errors_are_shown_beside_their_maps() -> None:
     ]
     name, probabilities = below[2].split("\n")
     assert name.startswith("...")
-    assert name.endswith("folder/last")
+    assert name.endswith("folder/lésion")
     assert len(name) == 45
     assert probabilities == "Probability: predicted 50 %, true 40 %"
     # A carcinoma that is predicted as melanoma is not missed.

@@ -112,7 +112,7 @@ def test_a_map_highlights_its_class_and_is_0_without_relevant_regions() -> None:
     np.testing.assert_allclose(maps, expected, atol=1e-6)
 
 
-def test_maps_follow_changes_of_the_weights() -> None:
+def test_maps_use_the_current_weights() -> None:
     model = find_squares()
     grad_cam = GradCam(model)
     image = np.zeros((1, 8, 8, 3), np.uint8)
@@ -164,7 +164,7 @@ class Subclassed(keras.Model):
         (Subclassed, "layers unknown"),
     ],
 )
-def test_a_classifier_with_another_structure_is_an_error(make: type, received: str) -> None:
+def test_an_unsupported_classifier_is_an_error(make: type, received: str) -> None:
     with pytest.raises(ConfigError, match=rf"GlobalAveragePooling2D and Dense.*{received}"):
         GradCam(make())
 

@@ -58,7 +58,7 @@ def test_a_folder_is_read_recursively(tmp_path: Path) -> None:
     assert images.shape == (2, 32, 32, 3)
 
 
-def test_unusable_folders_are_errors(tmp_path: Path) -> None:
+def test_invalid_folders_are_errors(tmp_path: Path) -> None:
     for name in ("empty", "noise", "broken"):
         (tmp_path / name).mkdir()
     (tmp_path / "broken/broken.jpg").write_text("<html>")
@@ -150,7 +150,7 @@ OOD = pd.DataFrame(
 )
 
 
-def test_scores_are_those_of_a_plain_computation() -> None:
+def test_scores_match_a_direct_computation() -> None:
     tables = {split: TABLES[split] for split in ("val", "test")}
     result = score_all_ood(tables, {"ood": OOD}, CONFIG)["ood"]
     assert sum(TABLES["val"]["distance"] > result.max_distance) == 20  # of 400
@@ -170,7 +170,7 @@ def test_scores_are_those_of_a_plain_computation() -> None:
     assert near.auc == pytest.approx(pairs, abs=1e-6)
 
 
-def test_each_split_has_results_of_its_own() -> None:
+def test_each_split_has_its_own_results() -> None:
     folder = OOD.query("set == 'near'")
     results = score_all_ood(TABLES, {"ood": OOD, "ood.cats": folder}, CONFIG)
     assert list(results) == ["ood", "fold_3.ood", "ood.cats", "fold_3.ood.cats"]

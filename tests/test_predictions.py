@@ -39,7 +39,7 @@ def make_logits(seed: int, num_images: int = 20) -> pd.DataFrame:
     return predictions_table(rows, logits, NAMES).assign(logits=list(logits))
 
 
-def test_the_energy_gives_the_logits() -> None:
+def test_the_logits_follow_from_the_energy() -> None:
     table = make_logits(0)
     logits = np.stack(table["logits"])
     np.testing.assert_allclose(table["energy"], -logsumexp(logits, axis=1), rtol=1e-5)
@@ -50,7 +50,7 @@ def test_the_energy_gives_the_logits() -> None:
     np.testing.assert_allclose(from_energy, logits, atol=1e-4)
 
 
-def test_a_written_table_is_read_with_the_digits_of_its_text(tmp_path: Path) -> None:
+def test_a_table_is_read_with_the_digits_that_were_written(tmp_path: Path) -> None:
     tables = [make_logits(seed).drop(columns="logits") for seed in (0, 1)]
     mean = mean_predictions(tables)
     write_predictions(tmp_path, {"test.d4": mean})

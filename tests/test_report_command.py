@@ -121,7 +121,7 @@ def test_results_on_the_user_s_ood_images_follow_the_built_in_ones(
     user = photographs.model_copy(update={"name": "<i>cats</i>"})
     write_record(result_path(workdir, "ood.cats"), OOD.model_copy(update={"sets": (user,)}))
     write_record(result_path(workdir, "ood"), OOD)
-    names = [images.name for of in load_results(workdir).ood for images in of.sets]
+    names = [images.name for result in load_results(workdir).ood for images in result.sets]
     assert names == ["photographs", "<i>cats</i>"]
     page = render_report(workdir).read_text()
     assert "<i>cats</i>" not in page
@@ -134,10 +134,10 @@ def test_ood_results_are_those_of_the_headline_split(
 ) -> None:
     workdir = write_run(tmp_path, TABLES)
     [photographs] = OOD.sets
-    [of_test] = OOD.splits.values()
+    [test_split] = OOD.splits.values()
     official = OOD.model_copy(
         update={
-            "splits": {"test_official": of_test.model_copy(update={"num_images": 77})},
+            "splits": {"test_official": test_split.model_copy(update={"num_images": 77})},
             "sets": (photographs.model_copy(update={"auc": 0.123}),),
         }
     )

@@ -33,9 +33,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
 
 def load(workdir: Path, **tables: tuple[int, ...]) -> RunResults:
     """The results of a test split with some of the classes, or of other splits."""
-    made = {"val": make_table(0)}
-    made |= {split: make_table(1, classes) for split, classes in tables.items()}
-    return load_results(write_run(workdir, made))
+    predictions = {"val": make_table(0)}
+    predictions |= {split: make_table(1, classes) for split, classes in tables.items()}
+    return load_results(write_run(workdir, predictions))
 
 
 def test_melanoma_images_are_counted(results: RunResults) -> None:
@@ -133,7 +133,7 @@ def test_without_distances_there_is_no_referral_rule(tmp_path: Path) -> None:
 
 
 def test_the_smallest_class_is_named(results: RunResults) -> None:
-    sizes = {name: of.num_images for name, of in results.headline.classes.items()}
+    sizes = {name: part.num_images for name, part in results.headline.classes.items()}
     assert set(sizes.values()) == {30}
     text = report_text.describe_smallest_class(results.headline)
     assert text == (
@@ -179,16 +179,17 @@ def test_exported_variants_have_all_views(
 ) -> None:
     write_run(tmp_path, TABLES, {name: VARIANT}, num_views=num_views)
     results = load_results(tmp_path)
-    views = {tta: len(of) for tta, of in ORIENTATIONS.items() if tta}
+    views = {tta: len(numbers) for tta, numbers in ORIENTATIONS.items() if tta}
     assert views == report_text.EXPORTED_VIEWS
     variants = report_text.exported_variants(results)
-    assert [of.variant for of in variants] == ([name] if exported else [])
-    for of in variants:
-        text = report_text.describe_export(of)
-        assert f"--tta {name} has its own temperature, {of.temperature:.2f}, and" in text
+    assert [variant.variant for variant in variants] == ([name] if exported else [])
+    for variant in variants:
+        text = report_text.describe_export(variant)
+        temperature = f"{variant.temperature:.2f}"
+        assert f"--tta {name} has its own temperature, {temperature}, and" in text
 
 
-def test_leakage_of_a_split_is_loud(tmp_path: Path) -> None:
+def test_leakage_of_a_split_is_reported(tmp_path: Path) -> None:
     leakage = {"test_official": SplitLeakage(2, 3, 0, 17)}
     write_run(tmp_path, WITH_OFFICIAL, leakage=leakage)
     for headline in ("test_official", "test"):
@@ -204,7 +205,7 @@ def test_leakage_of_a_split_is_loud(tmp_path: Path) -> None:
         assert labels.split_role(results.splits["test_official"]) == ""
 
 
-def test_a_split_by_image_is_loud(results: RunResults) -> None:
+def test_a_split_by_image_is_reported(results: RunResults) -> None:
     data = dataclasses.replace(
         CONFIG.data, split_by="image", one_image_per_lesion="evaluation"
     )
@@ -234,7 +235,7 @@ def test_a_split_by_image_is_loud(results: RunResults) -> None:
     assert training_text.describe_split_by_image(results) == ""
 
 
-def test_a_shared_near_duplicate_is_a_leak(results: RunResults) -> None:
+def test_a_shared_near_duplicate_is_leakage(results: RunResults) -> None:
     assert not training_text.is_leaky(results)
     audit = dataclasses.replace(results.info.audit, num_shared_groups=1)
     leaky = dataclasses.replace(
@@ -265,7 +266,7 @@ def test_training_is_described(results: RunResults) -> None:
         (False, "", "the user's own images"),
     ],
 )
-def test_data_have_a_label(
+def test_data_are_labeled(
     synthetic: bool, attribution: str, label: str, results: RunResults
 ) -> None:
     update = {"synthetic": synthetic, "attribution": attribution}
@@ -276,7 +277,7 @@ def test_data_have_a_label(
     assert ("SYNTHETIC" in summary(changed)) == synthetic
 
 
-def test_the_note_on_built_in_ood_images_is_true() -> None:
+def test_the_note_on_built_in_ood_images_is_correct() -> None:
     assert len(sklearn.datasets.load_sample_images().images) == 2
     assert f"The photographs are {ood.IMAGES_PER_SET} crops of two" in report_text.OOD_NOTE
 

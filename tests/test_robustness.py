@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
-from run_dirs import make_cost
+from run_dirs import make_cost, predict_lesions
 from scipy.special import softmax
 from sklearn.metrics import balanced_accuracy_score
 
@@ -24,7 +24,7 @@ from skincnn.evaluation.robustness import (
 )
 from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.inference.corruptions import CORRUPTIONS, corrupt
-from skincnn.inference.predictions import arrays, class_names_of, predictions_table
+from skincnn.inference.predictions import arrays, class_names_of
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import apply_temperature
 from skincnn.model.augment import AUGMENTATIONS
@@ -37,7 +37,7 @@ THRESHOLD = 0.4
 Predict = Callable[[np.ndarray, slice], np.ndarray]
 
 
-def test_corruptions_like_an_augmentation_are_named() -> None:
+def test_corruptions_that_resemble_an_augmentation_are_listed() -> None:
     assert trained_corruptions(AugmentConfig(parts=())) == ()
     assert trained_corruptions(AugmentConfig(magnitude=0)) == ()
     default = trained_corruptions(AugmentConfig())
@@ -49,26 +49,18 @@ def test_corruptions_like_an_augmentation_are_named() -> None:
     assert {part for part, _ in TRAINED_BY.values()} < set(AUGMENTATIONS)
 
 
-def predict_color(images: np.ndarray, rows: slice) -> np.ndarray:
+def predict_color(images: np.ndarray, rows: slice | None = None) -> np.ndarray:
     """Returns logits that increase with the mean of red, of green and of blue."""
     assert images.dtype == np.uint8
-    assert len(images) == rows.stop - rows.start <= 128
+    assert rows is None or len(images) == rows.stop - rows.start <= 128
     means = images.mean(axis=(1, 2)) / 255
     return (8 * (means - means.mean(axis=1, keepdims=True))).astype(np.float32)
 
 
 def make_table(images: np.ndarray, classes: tuple[int, ...] = (0, 1, 2)) -> pd.DataFrame:
     """Returns predictions of pairs of images, with these classes of three."""
-    numbers = np.arange(len(images))
-    rows = pd.DataFrame(
-        {
-            "image_id": [f"i{n}" for n in numbers],
-            "lesion_id": [f"l{n // 2}" for n in numbers],
-            "label": np.take(classes, numbers % len(classes)),
-            "sha256": "",
-        }
-    )
-    return predictions_table(rows, predict_color(images, slice(0, len(images))), NAMES)
+    labels, logits = np.resize(classes, len(images)), predict_color(images)
+    return predict_lesions(labels, logits, NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +100,7 @@ def result(images: np.ndarray) -> CorruptionResult:
     return score(images, make_table(images))
 
 
-def test_scores_are_those_of_a_plain_computation(
+def test_scores_match_a_direct_computation(
     images: np.ndarray, result: CorruptionResult
 ) -> None:
     labels = np.arange(30) % 3
@@ -119,7 +111,7 @@ def test_scores_are_those_of_a_plain_computation(
         expected[name, 4] = corrupt(images, name, 4, seed=3)
     rows["clean", 0] = result.clean
     for case, corrupted in expected.items():
-        y_prob = softmax(predict_color(corrupted, slice(0, 30)), axis=1)
+        y_prob = softmax(predict_color(corrupted), axis=1)
         scores = rows[case]
         balanced = balanced_accuracy_score(labels, y_prob.argmax(axis=1))
         assert scores.balanced_accuracy.value == pytest.approx(balanced, abs=1e-6)
@@ -157,7 +149,7 @@ def three_corruptions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("three_corruptions")
-def test_the_size_of_chunks_changes_nothing(
+def test_the_result_does_not_depend_on_the_chunk_size(
     images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few, table = images[:12], make_table(images[:12])
@@ -196,7 +188,7 @@ def test_without_melanoma_its_rates_are_missing(images: np.ndarray) -> None:
         assert scores.melanoma_sensitivity is scores.melanoma_specificity is None
 
 
-def test_images_of_other_predictions_are_rejected(images: np.ndarray) -> None:
+def test_images_that_do_not_match_the_predictions_are_rejected(images: np.ndarray) -> None:
     table = make_table(images)
     with pytest.raises(DataError, match="does not belong to these images"):
         score(np.roll(images, 1, axis=0), table)
@@ -204,7 +196,7 @@ def test_images_of_other_predictions_are_rejected(images: np.ndarray) -> None:
         score(images[1:], table)
 
 
-def test_the_rows_of_the_table_are_given_to_the_model(images: np.ndarray) -> None:
+def test_the_model_receives_the_rows_of_the_table(images: np.ndarray) -> None:
     table = make_table(images)
     y_prob = arrays(table, NAMES)[1]
 

@@ -65,7 +65,7 @@ def test_a_damaged_run_file_is_rejected(content: str, message: str, workdir: Pat
         ({"audit": {"num_images": {}}}, "`audit.num_lesions`: Field required."),
     ],
 )
-def test_a_wrong_field_is_rejected(
+def test_an_invalid_field_is_rejected(
     change: dict[str, object], message: str, workdir: Path
 ) -> None:
     write_json(workdir / "run.json", {**to_json(make_info()), **change})
@@ -78,7 +78,7 @@ def test_a_missing_file_is_rejected(name: str, workdir: Path) -> None:
     require_one_line(workdir, f"holds no finished run: {name} is missing")
 
 
-def test_another_preprocessing_is_rejected(workdir: Path) -> None:
+def test_a_different_preprocessing_is_rejected(workdir: Path) -> None:
     config = Config(data=DataConfig(crop_border=True))
     write_json(workdir / "config.json", config.to_dict())
     require_one_line(workdir, "run.json: the images were read as", "Expected {")

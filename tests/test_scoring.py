@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import pytest
-from run_dirs import make_cost
+from run_dirs import make_cost, predict_lesions
 from sklearn import metrics as reference
 
 from skincnn.config import EvaluateConfig
@@ -24,7 +24,7 @@ from skincnn.evaluation.scoring import (
     subgroup_values,
 )
 from skincnn.evaluation.triage import choose_on_validation
-from skincnn.inference.predictions import arrays, predictions_table, table_sha256
+from skincnn.inference.predictions import arrays, table_sha256
 from skincnn.metrics.bootstrap import Estimate, estimate
 from skincnn.metrics.classification import METRICS, PER_CLASS_METRICS
 from skincnn.metrics.operating_points import OPERATING_POINTS
@@ -36,23 +36,18 @@ STORED_IN = {"val": "fold 8", "test": "fold 9"}
 
 
 def make_table(seed: int, num_images: int = 200, num_classes: int = 4) -> pd.DataFrame:
-    """Returns predictions of pairs of images of the first `num_classes` of four classes."""
+    """Returns predictions of pairs of images, with the first `num_classes` classes."""
     rng = np.random.default_rng(seed)
     labels = np.arange(num_images) % num_classes
-    logits = rng.normal(0, 1, (num_images, 4)) + 1.5 * np.eye(4)[labels]
-    rows = pd.DataFrame(
-        {
-            "image_id": [f"i{n}" for n in range(num_images)],
-            "lesion_id": [f"l{n // 2}" for n in range(num_images)],
-            "label": labels,
-            "sex": rng.choice(["female", "male", "unknown"], num_images),
-            "age": rng.choice([20.0, 50.0, np.nan], num_images),
-            "dataset": np.where(np.arange(num_images) < 3, "rare", "common"),
-            "localization": "unknown",
-            "sha256": "",
-        }
+    return predict_lesions(
+        labels,
+        rng.normal(0, 1, (num_images, 4)) + 1.5 * np.eye(4)[labels],
+        NAMES,
+        sex=rng.choice(["female", "male", "unknown"], num_images),
+        age=rng.choice([20.0, 50.0, np.nan], num_images),
+        dataset=np.where(np.arange(num_images) < 6, "rare", "common"),
+        localization="unknown",
     )
-    return predictions_table(rows, logits.astype(np.float32), NAMES)
 
 
 def score(tables: Mapping[str, pd.DataFrame]) -> dict[str, SplitResult]:
@@ -72,13 +67,13 @@ def test_every_score_has_an_interval(results: dict[str, SplitResult]) -> None:
     assert (result.num_images, result.num_lesions) == (200, 100)
     estimates = list(result.metrics.values())
     for name in NAMES:
-        of_class = result.classes[name]
-        assert (of_class.num_images, of_class.num_lesions) == (50, 50)
-        assert set(of_class.scores) == set(PER_CLASS_METRICS)
-        estimates += of_class.scores.values()
-    for of_metric in estimates:
-        assert of_metric.low <= of_metric.value <= of_metric.high
-        assert of_metric.low < of_metric.high
+        class_scores = result.classes[name]
+        assert (class_scores.num_images, class_scores.num_lesions) == (50, 50)
+        assert set(class_scores.scores) == set(PER_CLASS_METRICS)
+        estimates += class_scores.scores.values()
+    for score in estimates:
+        assert score.low <= score.value <= score.high
+        assert score.low < score.high
     assert (result.confidence, result.num_bootstrap) == (0.95, 200)
 
 
@@ -124,9 +119,9 @@ def test_choices_are_made_on_validation_only(results: dict[str, SplitResult]) ->
     for result in (*results.values(), *others.values()):
         assert result.temperature == round(choices.temperature, 6)
         assert result.thresholds == choices.thresholds
-        for target, of_target in result.targets.items():
+        for target, scores in result.targets.items():
             assert choices.thresholds[target] == {
-                key: point.threshold for key, point in of_target.operating_points.items()
+                key: point.threshold for key, point in scores.operating_points.items()
             }
     assert set(choices.thresholds) == {"melanoma", "malignant"}
     points = results["val"].targets["melanoma"].operating_points
@@ -214,7 +209,7 @@ def test_a_variant_is_scored_like_the_model_as_is_and_compared_with_it() -> None
     assert result.validation_sha256 == results["val.d4"].predictions_sha256
     assert result.temperature == alone.temperature != results["test"].temperature
     assert result.cost.num_views == 8
-    assert {of.leakage for of in results.values() if of.split == "test"} == {
+    assert {result.leakage for result in results.values() if result.split == "test"} == {
         leakage["test"]
     }
     for name in METRICS:
@@ -243,9 +238,9 @@ def test_subgroups_are_the_rows_with_their_value() -> None:
     expected = reference.balanced_accuracy_score(y_true, y_prob.argmax(axis=1))
     assert group.scores["balanced_accuracy"].value == pytest.approx(expected, abs=1e-6)
     assert group.class_names == tuple(NAMES)
-    # Three images are too few to be scored, but they are counted.
-    assert by_name["source", "rare"].num_images == 3
-    assert by_name["source", "rare"].scores == {}
+    # Three lesions are too few to be scored, but they are counted.
+    rare = by_name["source", "rare"]
+    assert (rare.num_images, rare.num_lesions, rare.scores) == (6, 3, {})
     # The site of all images is unknown, and the table has no column dx_type.
     assert {group.attribute for group in groups} == {"age band", "sex", "source"}
     for attribute in ("age band", "sex", "source"):
@@ -253,7 +248,7 @@ def test_subgroups_are_the_rows_with_their_value() -> None:
         assert sum(sizes) == len(table)
 
 
-def test_the_interval_of_a_perfect_score_is_no_point() -> None:
+def test_a_perfect_score_has_an_interval() -> None:
     table = make_table(1)
     columns = [f"probability_{name}" for name in NAMES]
     table[columns] = np.eye(4)[arrays(table, NAMES)[0]]
@@ -270,14 +265,6 @@ def test_the_interval_of_a_perfect_score_is_no_point() -> None:
     assert perfect[0].low == pytest.approx(0.025 ** (1 / 50), abs=1e-6)
     assert rates["sensitivity"] == perfect[0]
     assert result.metrics["accuracy"].low == pytest.approx(0.025 ** (1 / 100), abs=1e-6)
-
-
-def test_six_images_of_three_lesions_are_too_few_for_scores() -> None:
-    table = make_table(3).assign(dataset="common")
-    table.loc[:5, "dataset"] = "rare"
-    groups = score_subgroups(table, CONFIG)
-    [rare] = [group for group in groups if group.value == "rare"]
-    assert (rare.num_images, rare.num_lesions, rare.scores) == (6, 3, {})
 
 
 def test_age_bands_include_their_first_year() -> None:

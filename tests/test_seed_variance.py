@@ -11,7 +11,7 @@ from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.seed_variance import add_seed_variance, pool_seed_variance
 
 
-def test_without_variance_over_lesions_the_interval_is_student_s() -> None:
+def test_without_variance_over_lesions_the_interval_is_that_of_a_t_test() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.normal(0.7, 0.02, 5), rng.normal(0.72, 0.02, 3)
     variance = pool_seed_variance(
@@ -37,10 +37,8 @@ def test_the_variance_is_pooled_within_recipes() -> None:
         ]
     )
     assert variance is not None
-    assert (variance.num_runs, variance.num_recipes) == (
-        6,
-        2,
-    )  # a single run has no variance
+    # The single run of recipe c has no variance.
+    assert (variance.num_runs, variance.num_recipes) == (6, 2)
     centred = table["accuracy"] - table.groupby("recipe")["accuracy"].transform("mean")
     assert variance.standard_deviations["accuracy"] == pytest.approx(
         math.sqrt((centred**2).sum() / (6 - 2))
@@ -74,16 +72,19 @@ def test_an_undefined_difference_has_no_interval(
 def test_the_interval_covers_the_difference_of_the_recipes() -> None:
     """The measured difference varies with the sampled lesions and with the seeds."""
     rng = np.random.default_rng(2)
-    of_seed, of_lesions, true = 0.02, 0.015, 0.01
+    seed_deviation, lesion_deviation, true = 0.02, 0.015, 0.01
     covered = []
     for _ in range(2000):
-        first, second = rng.normal(0.6, of_seed, 5), rng.normal(0.6 + true, of_seed, 3)
+        first, second = (
+            rng.normal(0.6, seed_deviation, 5),
+            rng.normal(0.6 + true, seed_deviation, 3),
+        )
         variance = pool_seed_variance(
             [[{"f1": x} for x in runs] for runs in (first, second)]
         )
         assert variance is not None
-        value = second.mean() - first.mean() + rng.normal(0, of_lesions)
-        half = 1.96 * of_lesions
+        value = second.mean() - first.mean() + rng.normal(0, lesion_deviation)
+        half = 1.96 * lesion_deviation
         result = add_seed_variance(
             Estimate(value, value - half, value + half),
             variance.half_width("f1", 3, 5, 0.95),

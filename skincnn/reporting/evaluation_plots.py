@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from skincnn.classes import describe
-from skincnn.evaluation.results import CorruptionResult, SubgroupScores
+from skincnn.evaluation.results import CorruptionResult, CorruptionScores, SubgroupScores
 from skincnn.metrics.classification import (
     auc_per_class,
     average_precision_per_class,
@@ -110,41 +110,31 @@ def plot_precision_recall_curves(
 def plot_reliability(
     before: pd.DataFrame, after: pd.DataFrame, temperature: float, title: str
 ) -> Figure:
-    """Draws the diagrams of `calibration.reliability` before and after scaling."""
+    """Draws `calibration.reliability`: the accuracy of each bin above its images."""
     figure = Figure(figsize=(8.6, 5.1), layout="constrained")
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
     figure.suptitle(f"Reliability diagram\n{title}", fontsize=12)
     grid = figure.subplots(
         2, 2, sharex=True, sharey="row", gridspec_kw={"height_ratios": [3, 1]}
     )
-    for column, bins in zip(grid.T, (before, after), strict=True):
-        _draw_reliability(column[0], column[1], bins)
+    for (upper, lower), bins in zip(grid.T, (before, after), strict=True):
+        filled = bins[bins["num_images"] > 0]
+        upper.plot([0, 1], [0, 1], color=GRAY, linestyle=":")
+        upper.plot(
+            filled["confidence"], filled["accuracy"], color=BLUE, marker="o", linewidth=2
+        )
+        upper.grid(alpha=0.3)
+        upper.set_ylim(0, 1)
+        width = bins["high"] - bins["low"]
+        style = {"align": "edge", "color": BLUE, "edgecolor": "white"}
+        lower.bar(bins["low"], bins["num_images"], width, **style)
+        lower.set_xlim(0, 1)
+        lower.set_xlabel("confidence (largest probability)", fontsize=11)
     grid[0, 0].set_title("before temperature scaling", fontsize=12)
     grid[0, 1].set_title(f"after temperature scaling (T = {temperature:.2f})", fontsize=12)
     grid[0, 0].set_ylabel("accuracy", fontsize=11)
     grid[1, 0].set_ylabel("images", fontsize=11)
     return figure
-
-
-def _draw_reliability(upper: Axes, lower: Axes, bins: pd.DataFrame) -> None:
-    """Draws the accuracy and, below it, the number of images of each bin."""
-    filled = bins[bins["num_images"] > 0]
-    upper.plot([0, 1], [0, 1], color=GRAY, linestyle=":")
-    upper.plot(
-        filled["confidence"], filled["accuracy"], color=BLUE, marker="o", linewidth=2
-    )
-    upper.grid(alpha=0.3)
-    upper.set_ylim(0, 1)
-    lower.bar(
-        bins["low"],
-        bins["num_images"],
-        bins["high"] - bins["low"],
-        align="edge",
-        color=BLUE,
-        edgecolor="white",
-    )
-    lower.set_xlim(0, 1)
-    lower.set_xlabel("confidence (largest probability)", fontsize=11)
 
 
 def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figure:
@@ -208,20 +198,19 @@ def plot_corruptions(result: CorruptionResult, title: str) -> Figure:
     sensitivity = result.clean.melanoma_sensitivity
     if sensitivity is not None and sensitivity.value is not None:
         headings["melanoma_sensitivity"] = "melanoma sensitivity"
-    names = list(dict.fromkeys(row.name for row in result.rows))
-    size = (1.9 + 4.6 * len(headings), 1.8 + 0.4 * len(names))
+    scores: dict[str, list[CorruptionScores]] = {}
+    for row in result.rows:
+        scores.setdefault(row.name, [result.clean]).append(row.scores)
+    size = (1.9 + 4.6 * len(headings), 1.8 + 0.4 * len(scores))
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(f"Corrupted images\n{title}", fontsize=13)
     panels = figure.subplots(1, len(headings), sharey=True, squeeze=False)[0]
-    for axes, (score, heading) in zip(panels, headings.items(), strict=True):
-        parts = {name: [result.clean] for name in names}
-        for row in result.rows:
-            parts[row.name].append(row.scores)
-        values = [[getattr(part, score).value for part in parts[name]] for name in names]
+    for axes, (name, heading) in zip(panels, headings.items(), strict=True):
+        values = [[getattr(one, name).value for one in row] for row in scores.values()]
         _heat_map(axes, np.array(values, float))
         axes.set_title(heading, fontsize=12)
         axes.set_xlabel("severity", fontsize=12)
-    panels[0].set_yticks(range(len(names)), map(corruption_label, names), fontsize=12)
+    panels[0].set_yticks(range(len(scores)), map(corruption_label, scores), fontsize=12)
     return figure
 
 

@@ -52,7 +52,9 @@ def render_metadata(results: RunResults) -> str:
     """
     info = results.info
     published = bool(info.attribution) and not info.synthetic
-    scores = [_result(results, of) for of in results.splits.values() if of.split != "val"]
+    scores = [
+        _result(results, split) for name, split in results.splits.items() if name != "val"
+    ]
     entries = {
         "library_name": "keras",
         "pipeline_tag": "image-classification",

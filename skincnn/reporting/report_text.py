@@ -42,8 +42,8 @@ SYNTHETIC = (
 NO_MELANOMA = "No image shows melanoma, so the sensitivity for melanoma is unknown."
 OOD_NOTE = (
     "The photographs are 48 crops of two photographs. Noise, plain colors and stripes are "
-    "generated. These images are only examples of unsuitable images, so the rejected shares "
-    "have no confidence interval."
+    "generated. They are only examples of unsuitable images, so their rejected shares have "
+    "no confidence interval."
 )
 """A note on the built-in out-of-distribution images."""
 TTA_TEXT = {
@@ -53,9 +53,10 @@ TTA_TEXT = {
 }
 """Explanation of each kind of test-time augmentation."""
 ADJUSTMENT = (
-    "the probabilities are corrected for how often each class occurs in the training. "
-    "The logarithm of the share of a class, times a strength, is subtracted from its logit "
-    "(Menon et al., Long-tail Learning via Logit Adjustment, 2021, arXiv:2007.07314)"
+    "the probabilities are corrected for how often each class occurs in the training "
+    "images. The logarithm of the share of a class, times a strength, is subtracted from "
+    "its logit (Menon et al., Long-tail Learning via Logit Adjustment, 2021, "
+    "arXiv:2007.07314)"
 )
 EXPORTED_VIEWS = {"d4": 8}
 """Number of views of each kind of test-time augmentation that exports support."""
