@@ -1,4 +1,4 @@
-"""Results with subgroups, and examples of other results, for the tests of reports."""
+"""Example results for the tests of reports."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Page(HTMLParser):
 
 
 def around(value: float) -> Estimate:
-    """A score with an interval."""
+    """Returns a score with an interval."""
     return Estimate(value, round(value - 0.01, 6), round(value + 0.01, 6))
 
 

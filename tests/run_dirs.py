@@ -71,7 +71,7 @@ def predict_lesions(
 
 
 def make_tables(accuracy: float, *, seed: int = 0, num_images: int = 120) -> Tables:
-    """Returns `make_table` of validation and test, each in a random order of rows."""
+    """Returns validation and test tables from `make_table` with shuffled rows."""
     return {
         split: make_table(split, accuracy, seed=seed, num_images=num_images).sample(
             frac=1, random_state=seed
@@ -116,7 +116,7 @@ def make_member(name: str, config: Config) -> Member:
 
 
 def make_cost(num_views: int) -> InferenceCost:
-    """Returns a cost in proportion to the number of views."""
+    """Returns a cost proportional to the number of views."""
     return InferenceCost(
         num_views=num_views, seconds_per_image=0.01 * num_views, relative=float(num_views)
     )

@@ -25,7 +25,7 @@ from skincnn.metrics.sample import Sample
 def weights_of(
     lesion_ids: Sequence[str], num_resamples: int, seed: int = 0
 ) -> npt.NDArray[np.float64]:
-    """Weights of images whose names are in ascending order."""
+    """Returns bootstrap weights of images with ascending ids."""
     image_ids = [f"i{number:05d}" for number in range(len(lesion_ids))]
     return bootstrap_weights(image_ids, lesion_ids, num_resamples, seed)
 
@@ -116,7 +116,7 @@ def test_a_class_without_images_has_no_estimate() -> None:
 
 
 def test_rates_of_0_and_1_have_the_exact_interval_of_their_lesions() -> None:
-    # 12 lesions of class 0, all detected; 2 of class 1, none detected; two images each.
+    # Of class 0, all 12 lesions are detected; of class 1, none of 2. Each has two images.
     y_true = np.array([0] * 24 + [1] * 4)
     y_prob = np.tile([0.9, 0.1], (28, 1))
     lesions = [f"l{i // 2}" for i in range(28)]
@@ -124,23 +124,23 @@ def test_rates_of_0_and_1_have_the_exact_interval_of_their_lesions() -> None:
     values = bootstrap({"recall": recall_per_class}, y_true, y_prob, weights)["recall"]
     counts = num_groups_per_rate(lesions, y_true, y_prob)
     all_detected, none_detected = estimate(values, 0.95, counts["recall"])
-    # P(n of n) = p^n: the lower end of the interval is the p for which it is 2.5 %.
+    # P(n of n) = p^n; at the lower end of the interval, it is 2.5 %.
     assert (all_detected.value, all_detected.high) == (1, 1)
     assert all_detected.low == pytest.approx(0.025 ** (1 / 12), abs=1e-6)
     assert (none_detected.value, none_detected.low) == (0, 0)
     assert none_detected.high == pytest.approx(1 - 0.025 ** (1 / 2), abs=1e-6)
-    # Class 1 is never predicted. The accuracy varies, so its interval is the bootstrap's.
+    # Class 1 is never predicted. The accuracy varies, so it has the bootstrap interval.
     assert counts["precision"].tolist() == [14, 0]
     values = bootstrap({"accuracy": accuracy}, y_true, y_prob, weights)["accuracy"]
     assert estimate(values, 0.95, counts["accuracy"]) == estimate(values)
-    # Two perfect classes with two lesions or more: the mean counts as four lesions.
+    # Each of the two perfect classes has at least two lesions: the mean counts as four.
     mean = bootstrap({"mean": balanced_accuracy}, y_true, np.eye(2)[y_true], weights)
     [result] = estimate(mean["mean"], 0.95, counts["balanced_accuracy"])
     assert result.low == pytest.approx(0.025 ** (1 / 4), abs=1e-6)
 
 
 def test_resamples_without_predictions_of_a_class_are_left_out_of_its_precision() -> None:
-    # Class 1 is predicted for two of 40 lesions, both correctly; class 2 never.
+    # Class 1 is predicted for two of 40 lesions, both correctly, and class 2 for none.
     y_true = np.array([0] * 36 + [1] * 2 + [2] * 2)
     y_prob = np.eye(3)[[0] * 36 + [1] * 2 + [0] * 2]
     lesions = [f"l{i}" for i in range(40)]
@@ -156,7 +156,7 @@ def test_resamples_without_predictions_of_a_class_are_left_out_of_its_precision(
     assert (rare.value, rare.high) == (1, 1)
     assert rare.low == pytest.approx(0.025 ** (1 / 2), abs=1e-6)
     assert (never.value, never.low, never.high) == (0, None, None)
-    # It counts as 0 in a mean over classes, as in scikit-learn.
+    # Its precision counts as 0 in a mean over classes, as in scikit-learn.
     macro = bootstrap({"m": METRICS["macro_precision"].function}, y_true, y_prob, weights)
     assert macro["m"][0] == pytest.approx((36 / 38 + 1 + 0) / 3)
 
@@ -190,7 +190,7 @@ def test_a_paired_difference_has_a_narrower_interval() -> None:
     rng = np.random.default_rng(0)
     y_true = rng.integers(0, 2, 400)
     correct = rng.random(400) < 0.8
-    other = correct ^ (rng.random(400) < 0.02)  # of a model with similar predictions
+    other = correct ^ (rng.random(400) < 0.02)  # a model with similar predictions
     lesions = [f"l{i}" for i in range(400)]
 
     def values(correct: np.ndarray, seed: int) -> np.ndarray:

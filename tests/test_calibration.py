@@ -15,7 +15,7 @@ from skincnn.metrics.sample import Sample
 
 
 def draw(temperature: float, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
-    """Labels drawn from the softmax of logits; and the softmax of the logits times T."""
+    """Returns labels drawn from the softmax of logits, and the softmax of logits * T."""
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (count, 5))
     probabilities = softmax(logits, axis=1)

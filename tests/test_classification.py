@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, slow reference implementations and identities."""
+"""Metrics, compared with scikit-learn, slow reference implementations and identities."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PER_CLASS_REFERENCES = {
 
 
 def draw(seed: int, num_images: int = 80) -> tuple[np.ndarray, np.ndarray]:
-    """Every class has images, and some probabilities are equal."""
+    """Returns labels of all classes and probabilities, some of which are equal."""
     rng = np.random.default_rng(seed)
     y_true = np.concatenate([np.arange(7), rng.integers(0, 7, num_images - 7)])
     y_prob = rng.dirichlet(np.ones(7) / 2, num_images) + 0.5 * np.eye(7)[y_true]
@@ -73,7 +73,7 @@ def test_per_class_metric_matches_scikit_learn(name: str, seed: int) -> None:
 
 
 def slow_area_above(positive: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve from where it crosses a sensitivity of 0.8."""
+    """Returns the area under the ROC curve where the sensitivity is at least 0.8."""
     false, true, _ = reference.roc_curve(positive, score, drop_intermediate=False)
     first = int(np.argmax(true >= HIGH_SENSITIVITY))
     fraction = (HIGH_SENSITIVITY - true[first - 1]) / (true[first] - true[first - 1])
@@ -163,7 +163,7 @@ def test_a_class_without_images_is_nan_and_left_out_of_means() -> None:
     for function in PER_CLASS_METRICS.values():
         np.testing.assert_array_equal(np.isnan(function(sample)), [False, False, True])
     assert float(METRICS["balanced_accuracy"].function(sample)) == 0.75
-    # The same as scikit-learn for the classes that have images.
+    # The value is that of scikit-learn for the classes that have images.
     expected = reference.f1_score(y_true, y_prob.argmax(1), labels=[0, 1], average="macro")
     assert float(METRICS["macro_f1"].function(sample)) == pytest.approx(expected)
 

@@ -132,7 +132,7 @@ def test_other_images_and_leaky_protocols_have_their_own_tables(tmp_path: Path) 
         ["fewer"],
     ]
     rows = by_name([row for table in tables.values() for row in table])
-    # The difference to the leaky run has the same images; that to the small run does not.
+    # The leaky run has the images of the clean run; the run with fewer images does not.
     assert not rows["clean"].differences
     assert not rows["fewer"].differences
     assert value(rows["leaky"].differences["macro_f1"]) == pytest.approx(
@@ -153,7 +153,7 @@ def test_synthetic_images_have_their_own_table(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def six_runs(tmp_path_factory: pytest.TempPathFactory) -> list[ComparedRun]:
-    """Three seeds of each of two recipes, a and b."""
+    """Returns runs with three seeds of each of two recipes, a and b."""
     folder = tmp_path_factory.mktemp("seeds")
     workdirs = [
         write_run(
@@ -182,7 +182,7 @@ def test_seeds_are_averaged(six_runs: list[ComparedRun]) -> None:
         assert mean.scores["macro_f1"].low > min(score.low for score in each)
         assert [run.config.seed for run in mean.runs] == [0, 1, 2]
     assert not first.differences
-    # Each row, also that of the first run, is compared with the mean of the first recipe.
+    # Every row, including that of the first run, is compared with the mean of recipe a.
     for row in (second, named["a_0"], named["b_1"]):
         expected = value(row.scores["macro_f1"]) - value(first.scores["macro_f1"])
         assert value(row.differences["macro_f1"]) == pytest.approx(expected, abs=2e-6)
@@ -198,7 +198,7 @@ def test_recipes_are_compared_with_the_variance_between_seeds(
     [rows] = compare(six_runs, "macro_f1", 100, average_seeds=True).values()
     named = by_name(rows)
     second = named["mean of b_0 and 2 other seeds"]
-    # Single seeds of several are no recipe.
+    # A single seed of several does not stand for the recipe.
     assert [row.name for row in rows if row.recipe_differences] == [second.name]
     narrow = second.differences["macro_f1"]
     wide = second.recipe_differences["macro_f1"]
@@ -234,7 +234,7 @@ def test_seeds_are_averaged_only_on_request(six_runs: list[ComparedRun]) -> None
 
 
 def test_a_run_without_a_preset_is_reproduced_from_its_config_file(tmp_path: Path) -> None:
-    """No flag gives the user's own stages."""
+    """The user's own training stages have no flag."""
     workdirs = [
         write_run(
             tmp_path / f"my run {seed}",
@@ -355,7 +355,7 @@ def test_calibrated_scores_use_the_validation_table(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def with_variants(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """An ensemble and its two runs, all with test-time augmentation."""
+    """Returns an ensemble and its two runs, all with test-time augmentation."""
     folder = tmp_path_factory.mktemp("variants")
     augment = make_tables(0.95, seed=7)
     configs = [make_recipe(seed=seed) for seed in (0, 1)]
@@ -417,7 +417,7 @@ def test_seeds_are_averaged_with_the_same_variant(with_variants: list[Path]) -> 
         "mean of one (augment) and 1 other seed": f"{average} --variants --average-seeds",
         "mean of one and 1 other seed": f"{average} --average-seeds",
     }
-    # The variants of a run are no other recipe.
+    # Variants of a run are not recipes.
     assert not any(row.recipe_differences for row in rows)
     on_validation = read_runs(with_variants[1:], "val")
     [rows] = compare(on_validation, "macro_f1", 100, average_seeds=True).values()
@@ -510,7 +510,7 @@ def test_a_command_without_runs_is_rejected() -> None:
 
 @pytest.mark.parametrize("name", ["run.json", "results/test.json"])
 def test_a_damaged_record_is_rejected_with_its_fix(name: str, tmp_path: Path) -> None:
-    """`test_records.py` has the other ways in which a record can be damaged."""
+    """`test_records.py` tests other kinds of damage."""
     workdir = write_run(tmp_path / "a", 0.5)
     (workdir / name).write_text('{"split_by"')
     fix = r"cannot be read: .* (Recreate it with|Run) scripts/"
@@ -540,7 +540,7 @@ def test_the_command_compares_runs_and_variants(
     ]
     assert (tmp_path / "out/compare.md").read_text() in done.stdout
     assert (tmp_path / "out/compare.png").read_bytes().startswith(b"\x89PNG")
-    # A baseline implies the variants.
+    # --baseline implies --variants.
     flags = (*flags, "--baseline", "augment", "--sort", "accuracy")
     done = run_here("compare.py", *with_variants[:2], *flags)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Tables and the figure of a comparison of runs."""
+"""The tables and the figure of a comparison of runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from skincnn.reporting.plots import to_png
 
 
 def read_run(workdir: Path, number: int, **changes: object) -> ComparedRun:
-    """A run whose predictions depend on a number."""
+    """Returns a run whose predictions depend on a number."""
     tables = {split: make_table(10 * number + n) for n, split in enumerate(("val", "test"))}
     config = dataclasses.replace(CONFIG, **changes)
     write_run(workdir, tables, config=config)
@@ -27,7 +27,7 @@ def read_run(workdir: Path, number: int, **changes: object) -> ComparedRun:
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[ComparedRun]:
-    """Two seeds each of two recipes, a and b."""
+    """Returns runs with two seeds of each of two recipes, a and b."""
     root = tmp_path_factory.mktemp("runs")
     return [
         read_run(

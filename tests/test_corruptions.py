@@ -17,7 +17,7 @@ STRENGTHS = {name: strengths for name, (_, strengths) in CORRUPTIONS.items()}
 
 @pytest.fixture(scope="module")
 def rendered() -> np.ndarray:
-    """Synthetic images, uint8 [12, 60, 80, 3]."""
+    """Returns synthetic images, uint8 [12, 60, 80, 3]."""
     classes = ("mel", "nv", "bkl")
     return np.stack(
         [demo_renderer.render(classes[n % 3], n, 0)[::2, ::2] for n in range(12)]

@@ -46,7 +46,7 @@ def test_an_impossible_number_of_models_is_rejected(num_models: int) -> None:
 
 @pytest.fixture
 def workdirs(tmp_path: Path) -> list[Path]:
-    """Two evaluated models with different images."""
+    """Returns two evaluated models with different images."""
     workdirs = []
     for number, config in enumerate(cross_validation_configs(CONFIG, 2)):
         tables = {

@@ -20,7 +20,7 @@ DISTANCES = RNG.gamma(4, 0.25, 200)
 def test_the_rule_is_the_same_for_arrays_and_tensors(
     threshold: float | None, names: tuple[str, ...]
 ) -> None:
-    """NumPy arrays in evaluation, float32 tensors in the graph of an export."""
+    """Evaluation uses NumPy arrays; exports use float32 tensors in a graph."""
     rule = RULE.model_copy(update={"threshold": threshold, "class_names": names})
     refer, ood = rule.decide(PROBABILITIES, DISTANCES)
     expected = DISTANCES > 1.5

@@ -68,7 +68,7 @@ def write_members(folder: Path, **variants: list[Tables]) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of three runs, and of their ensemble."""
+    """Returns a directory with three runs and their ensemble."""
     folder = tmp_path_factory.mktemp("written")
     workdirs = write_members(
         folder,
@@ -221,7 +221,7 @@ def test_the_run_file_describes_all_models(workdirs: list[Path], tmp_path: Path)
     assert [member.best_epoch for member in members] == [3, 9]
     assert members[1].config == config
     assert members[1].audit == audit
-    # What all runs share is kept.
+    # A value that all runs share is kept.
     write_aggregate(tmp_path / "ab", combine_runs(workdirs[:2]))
     assert read_run_info(tmp_path / "ab").provenance == info.provenance
 

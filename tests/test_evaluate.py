@@ -91,7 +91,7 @@ def test_variants_add_files_and_change_no_others(workdir: Path, data_dir: Path) 
     }
     check_variants(workdir)
     check_ood(workdir)
-    # One view less replaces the augmentation, and removes its adjusted predictions.
+    # One view fewer replaces the augmentation and removes its adjusted predictions.
     add(workdir, data_dir, tta=("augment",), num_views=1)
     second = read_files(workdir)
     replaced = {name: first[name] for name in first if ".augment." in name}
@@ -103,7 +103,7 @@ def test_variants_add_files_and_change_no_others(workdir: Path, data_dir: Path) 
     assert all(second[name] != content for name, content in replaced.items())
     augment = read_result(workdir, "test.augment", SplitResult)
     assert (augment.variant, augment.cost.num_views) == ("augment", 1)
-    # The augmentation of an earlier evaluation is adjusted without predicting it again.
+    # The augmentation of an earlier evaluation is adjusted without new predictions.
     add(workdir, data_dir, logit_adjustment=True, corruptions=True)
     third = read_files(workdir)
     assert set(third) == {*second, *adjusted, "results/test.corruptions.json"}
@@ -114,7 +114,7 @@ def test_variants_add_files_and_change_no_others(workdir: Path, data_dir: Path) 
 
 
 def check_variants(workdir: Path) -> None:
-    """Checks the variants against their tables, and adjusted ones against the others."""
+    """Checks the results of the variants against their tables, and the adjustment."""
     results = read_split_results(workdir)
     as_is = read_predictions(table_path(workdir, "test"))
     before = results["test"].metrics["accuracy"].value
@@ -187,7 +187,7 @@ def test_a_replaced_augmentation_removes_what_depends_on_it(
     remove_replaced(tmp_path, {f"test.{tta}": VAL})
     assert not any(path.exists() for path in stale)
     assert all(path.exists() for path in kept)
-    # A new evaluation that has the adjusted predictions replaces them itself.
+    # Results are kept if the new evaluation will overwrite them.
     stale = write_names(tmp_path, depend)
     new = dict.fromkeys({f"test.{tta}", *depend}, VAL)
     remove_replaced(tmp_path, new)

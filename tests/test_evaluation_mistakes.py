@@ -37,7 +37,7 @@ def make_logits(seed: int, num_images: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_positions(labels: np.ndarray, logits: np.ndarray, count: int) -> list[int]:
-    """Returns the positions of the errors by a plain loop over all images."""
+    """Returns the positions of the errors by a simple loop over all images."""
     y_prob = softmax(logits / TEMPERATURE, axis=1)
     order = sorted(range(len(labels)), key=lambda n: -y_prob[n].max())
     positions: list[int] = []

@@ -23,7 +23,7 @@ from skincnn.evaluation.splits import (
 def test_splits_are_named_once() -> None:
     splits = ("fold_9", "test_official", "test", "test_official")
     assert name_splits(splits, Config()) == ("test", "test_official")
-    # In a split by image, the test split is no fold.
+    # In a split by image, the test split does not consist of folds.
     by_image = Config(data=DataConfig(split_by="image"))
     assert name_splits(["fold_9"], by_image) == ("fold_9",)
 

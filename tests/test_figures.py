@@ -1,4 +1,4 @@
-"""Figures of the report and of comparisons: what they show, and how it is labeled."""
+"""The figures of a report: their content and labels."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ TABLE = [
 
 
 def build(name: str, metadata: bool = False, fused: bool = False) -> keras.Model:
-    """A classifier whose features vary over the image, as after training."""
+    """Returns a classifier whose features vary over the image, as after training."""
     width = 0.25 if name in FAST else SMALLEST.get(name, (1.0,))[0]
     config = ModelConfig(
         backbone=name, width_multiplier=width, weights="none", clinical_metadata=metadata
@@ -47,7 +47,7 @@ def draw(metadata: bool = False) -> dict[str, np.ndarray] | np.ndarray:
 def by_gradients(
     classifier: keras.Model, inputs: dict[str, np.ndarray] | np.ndarray
 ) -> np.ndarray:
-    """Grad-CAM of `CLASSES` with gradients."""
+    """Returns the Grad-CAM maps of `CLASSES`, computed with gradients."""
     import tensorflow as tf
 
     features = classifier.get_layer("pooling").input
@@ -90,7 +90,7 @@ def test_maps_of_fused_and_loaded_models_with_metadata_match_gradients(
 
 
 def find_squares() -> keras.Model:
-    """A linear network: class 0 is red, class 1 is blue, and class 2 is neither."""
+    """Returns a linear network: class 0 is red, class 1 is blue, and class 2 is neither."""
     images = keras.Input((None, None, 3))
     features = keras.layers.AveragePooling2D(4)(images[..., ::2])
     pooled = keras.layers.GlobalAveragePooling2D()(features)

@@ -12,7 +12,7 @@ PRIORS = np.array([0.7, 0.2, 0.1])
 
 
 def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels drawn with `PRIORS`, and the true posterior given noisy observations."""
+    """Returns labels drawn with `PRIORS`, and their posterior given noisy observations."""
     labels = RNG.choice(3, count, p=PRIORS)
     observed = RNG.normal(np.eye(3)[labels], 1.0)
     likelihood = np.exp(-0.5 * ((observed[:, None] - np.eye(3)) ** 2).sum(axis=2))
@@ -34,7 +34,7 @@ def test_adjusting_divides_by_powers_of_the_priors() -> None:
 def test_calibrated_probabilities_need_strength_1() -> None:
     labels, y_prob = draw(40_000)
     assert choose_strength(labels, y_prob, PRIORS) == pytest.approx(1, abs=0.25)
-    # Training with class balancing needs none.
+    # A model that was trained with class balancing needs no adjustment.
     balanced = adjust(y_prob, PRIORS, 1)
     assert choose_strength(labels, balanced, PRIORS) == pytest.approx(0, abs=0.25)
 

@@ -35,13 +35,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
 
 
 def read_metadata(card: str) -> dict[str, Any]:
-    """The YAML block: a key, a colon and JSON in each line."""
+    """Returns the YAML block, each line of which is a key, a colon and JSON."""
     lines = card.split("---\n")[1].splitlines()
     return {key: json.loads(value) for key, _, value in (x.partition(": ") for x in lines)}
 
 
 def read_checklist(card: str) -> dict[str, str]:
-    """Point to its answer."""
+    """Returns the answers of the checklist by point."""
     rows = card.split("| 25 points | |\n")[1].splitlines()[1:]
     return dict(row.strip("| ").split(" | ", 1) for row in rows if "**" not in row)
 

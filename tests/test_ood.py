@@ -1,4 +1,4 @@
-"""Out-of-distribution images, distances, and scores of their detection."""
+"""Detection of out-of-distribution images: images, distances and scores."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_distances_match_scipy() -> None:
     mixing = rng.normal(size=(4, 4))
     features = rng.normal(size=(20_000, 4)) @ mixing + 3
     gaussian = FeatureGaussian.fit(features)
-    # With so many images there is hardly any shrinkage.
+    # With so many images, the shrinkage is negligible.
     mean, precision = features.mean(axis=0), np.linalg.inv(np.cov(features.T))
     expected = [mahalanobis(row, mean, precision) ** 2 / 4 for row in features[:50]]
     distances = gaussian.distances(features)
@@ -174,7 +174,7 @@ def test_each_split_has_its_own_results() -> None:
     folder = OOD.query("set == 'near'")
     results = score_all_ood(TABLES, {"ood": OOD, "ood.cats": folder}, CONFIG)
     assert list(results) == ["ood", "fold_3.ood", "ood.cats", "fold_3.ood.cats"]
-    # Those of the test split are the same without another split.
+    # Another split does not change the results of the test split.
     tables = {split: TABLES[split] for split in ("val", "test")}
     assert results["ood"] == score_all_ood(tables, {"ood": OOD}, CONFIG)["ood"]
     assert set(results["fold_3.ood.cats"].splits) == {"fold_3"}

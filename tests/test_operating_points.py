@@ -108,6 +108,6 @@ def test_net_benefit_matches_its_formula() -> None:
             benefit = np.sum(treated & positive) / 200
             harm = np.sum(treated & ~positive) / 200
             assert curve[name][index] == pytest.approx(benefit - odds * harm)
-    # The net benefit of a perfect model is the prevalence, at every threshold.
+    # At every threshold, the net benefit of a perfect model is the prevalence.
     perfect = decision_curve(positive, positive.astype(float))
     np.testing.assert_allclose(perfect["model"], positive.mean())

@@ -59,7 +59,7 @@ def test_a_table_is_read_with_the_digits_that_were_written(tmp_path: Path) -> No
     assert sha256(path) == table_sha256(mean)
     table = read_predictions(path)
     pd.testing.assert_frame_equal(table, as_written(mean))
-    # Names that look like numbers are kept, float32 becomes the float64 of its digits.
+    # Ids that look like numbers stay text; float32 becomes the float64 of its digits.
     assert table["image_id"].tolist() == mean["image_id"].tolist()
     assert table["lesion_id"].tolist() == mean["lesion_id"].tolist()
     assert np.isnan(table["age"][0])

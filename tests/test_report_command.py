@@ -1,4 +1,4 @@
-"""The command report: the same files from the same results, for every kind of run."""
+"""The report command renders the same files from the same results of any run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from skincnn.reporting.report import render_report
 
 
 def read_rendered(workdir: Path) -> dict[str, bytes]:
-    """Name to the content of each rendered file."""
+    """Returns the contents of the rendered files by name."""
     files = [workdir / "report.html", workdir / "README.md", *workdir.glob("figures/*")]
     return {path.name: path.read_bytes() for path in files}
 
@@ -73,7 +73,7 @@ def test_another_split_can_be_the_headline(no_figures: None, tmp_path: Path) -> 
     results = load_results(workdir, "test_official")
     assert list(results.splits) == ["test_official", "test", "val"]
     assert results.headline.split == "test_official"
-    assert results.corruptions is None  # those are of test
+    assert results.corruptions is None  # they are results of test
     done = run_here("report.py", workdir, "--headline", "test_official")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("\nofficial test split: 120 images")

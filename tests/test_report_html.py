@@ -1,4 +1,4 @@
-"""The HTML report: what it shows, what it leaves out, and that it loads nothing."""
+"""The HTML report: its content, and that it is self-contained."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
 
 
 def section(page: str, name: str) -> str:
-    """The text of a section."""
+    """Returns the text of a section."""
     return Page(page.split(f'<section id="{name}">')[1].split("</section>")[0]).words
 
 

@@ -32,7 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
 
 
 def load(workdir: Path, **tables: tuple[int, ...]) -> RunResults:
-    """The results of a test split with some of the classes, or of other splits."""
+    """Returns results of splits whose labels are these indices of classes."""
     predictions = {"val": make_table(0)}
     predictions |= {split: make_table(1, classes) for split, classes in tables.items()}
     return load_results(write_run(workdir, predictions))
@@ -118,7 +118,7 @@ def test_without_a_threshold_only_out_of_distribution_images_are_referred(
     text = report_text.describe_triage(results.headline)
     assert "to a dermatologist if it is out-of-distribution" in text
     assert "None" not in text
-    # Without melanoma images, no share of them is referred.
+    # Without melanoma images, melanoma is not mentioned.
     assert "melanoma" not in report_text.describe_triage(results.splits["val"])
 
 

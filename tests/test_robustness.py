@@ -50,7 +50,7 @@ def test_corruptions_that_resemble_an_augmentation_are_listed() -> None:
 
 
 def predict_color(images: np.ndarray, rows: slice | None = None) -> np.ndarray:
-    """Returns logits that increase with the mean of red, of green and of blue."""
+    """Returns logits that increase with the means of red, green and blue."""
     assert images.dtype == np.uint8
     assert rows is None or len(images) == rows.stop - rows.start <= 128
     means = images.mean(axis=(1, 2)) / 255
@@ -58,21 +58,21 @@ def predict_color(images: np.ndarray, rows: slice | None = None) -> np.ndarray:
 
 
 def make_table(images: np.ndarray, classes: tuple[int, ...] = (0, 1, 2)) -> pd.DataFrame:
-    """Returns predictions of pairs of images, with these classes of three."""
+    """Returns predictions of pairs of images, whose labels repeat these classes."""
     labels, logits = np.resize(classes, len(images)), predict_color(images)
     return predict_lesions(labels, logits, NAMES)
 
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    """Uniform images whose largest channel is usually the one of their class."""
+    """Returns uniform images whose largest channel is usually that of their class."""
     rng = np.random.default_rng(0)
     levels = rng.uniform(80, 160, (30, 3)) + 60 * np.eye(3)[np.arange(30) % 3]
     return np.repeat(levels.astype(np.uint8)[:, None], 64, axis=1).reshape(30, 8, 8, 3)
 
 
 def make_clean(table: pd.DataFrame, threshold: float | None = THRESHOLD) -> SplitResult:
-    """Returns the result of a table, with a temperature and threshold of our choice."""
+    """Returns the result of a table, with `TEMPERATURE` and another threshold."""
     tables = {"val": table, "test": table}
     variant = InferenceVariant("", tables, make_cost(1))
     stored_in = {"val": "fold 8", "test": "fold 9"}
@@ -135,7 +135,7 @@ def test_differences_are_paired_with_the_clean_images(result: CorruptionResult) 
         expected = row.scores.balanced_accuracy.value - clean
         assert difference.value == pytest.approx(expected, abs=2e-6)
         assert difference.low <= difference.value <= difference.high
-    # These corruptions do not change uniform images: the paired interval is a point.
+    # These corruptions do not change uniform images: the paired interval has width 0.
     same = [row for row in result.rows if row.name in ("blur", "zoom", "motion")]
     assert {row.difference for row in same} == {Estimate(0.0, 0.0, 0.0)}
     assert min(row.difference.value for row in result.rows if row not in same) < -0.1
@@ -143,7 +143,7 @@ def test_differences_are_paired_with_the_clean_images(result: CorruptionResult) 
 
 @pytest.fixture
 def three_corruptions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores three corruptions only, to save time."""
+    """Restricts the corruptions to three, to save time."""
     some = {name: CORRUPTIONS[name] for name in ("contrast", "noise", "hairs")}
     monkeypatch.setattr(robustness, "CORRUPTIONS", some)
 
@@ -176,7 +176,7 @@ def test_without_melanoma_its_rates_are_missing(images: np.ndarray) -> None:
     few = images[:6]
     for scores in all_scores(score(few, make_table(few), threshold=None)):
         assert scores.melanoma_sensitivity is scores.melanoma_specificity is None
-    # The class exists, but has no image.
+    # The class exists but has no images.
     clean = score(few, make_table(few, classes=(0, 2))).clean
     assert clean.melanoma_sensitivity == Estimate(None, None, None)
     assert clean.melanoma_specificity.value is not None

@@ -1,4 +1,4 @@
-"""Run directories: what is read, and damaged ones, which are rejected in one line."""
+"""Run directories: their content, and the errors for damaged ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def workdir(tmp_path: Path) -> Path:
 
 
 def require_one_line(workdir: Path, *expected: str) -> None:
-    """Checks the message of a directory that cannot be read, and that it says the fix."""
+    """Checks that the error is one line with the directory, the fix and these texts."""
     with pytest.raises(ConfigError) as caught:
         read_run(workdir)
     message = str(caught.value)

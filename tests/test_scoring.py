@@ -136,7 +136,7 @@ def test_the_temperature_improves_validation_and_keeps_the_auc(
     assert calibration.after["log_loss"].value <= calibration.before["log_loss"].value
     y_true, y_prob = arrays(make_table(1), NAMES)
     expected = reference.roc_auc_score(y_true == 2, y_prob[:, 2])
-    # One temperature for all images may change their order a little.
+    # Temperature scaling may slightly change the order of the images.
     auc = results["test"].targets["melanoma"].auc.value
     assert auc == pytest.approx(expected, abs=0.02)
 
@@ -219,7 +219,7 @@ def test_a_variant_is_scored_like_the_model_as_is_and_compared_with_it() -> None
     assert result.differences["melanoma_recall"].value == pytest.approx(
         recalls[1] - recalls[0], abs=2e-6
     )
-    # The same predictions on the same resamples do not differ at all.
+    # The differences of identical predictions are exactly 0.
     assert results["test.adjusted"].logit_adjustment == 0.3
     assert set(results["test.adjusted"].differences.values()) == {Estimate(0.0, 0.0, 0.0)}
 

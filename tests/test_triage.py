@@ -1,4 +1,4 @@
-"""The referral decision and its scores, compared with a plain NumPy computation."""
+"""Scores of the referral rule, compared with a direct NumPy computation."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_scores_match_a_direct_computation(
         assert rate.value == pytest.approx(expected, abs=1e-6), name
         assert rate.low <= expected <= rate.high
         assert rate.low < rate.high
-    # The decision needs both the threshold and the distance.
+    # The rule uses both the threshold and the distance.
     point = result.targets["malignant"].operating_points["sensitivity=0.90"]
     assert triage.operating_point == "sensitivity=0.90"
     assert triage.threshold == point.threshold

@@ -28,7 +28,7 @@ def orientations(image: np.ndarray) -> list[np.ndarray]:
 
 
 def make_model(*, metadata: bool = False) -> keras.Model:
-    """A model whose logits depend on the positions of pixels."""
+    """Returns a model whose logits depend on the positions of pixels."""
     keras.utils.set_random_seed(0)
     inputs = images = keras.Input((8, 8, 3), name="images")
     features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))

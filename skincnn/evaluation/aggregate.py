@@ -34,14 +34,7 @@ L = TypeVar("L", LeakageAudit, SplitLeakage)
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A run directory with its results.
-
-    Attributes:
-        workdir: The run directory.
-        info: Content of run.json.
-        config: Configuration of the run.
-        results: Results by the names of their predictions tables, such as "test.d4".
-    """
+    """A run directory with run.json and its results by name, such as "test.d4"."""
 
     workdir: Path
     info: RunInfo
@@ -56,13 +49,7 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The combined results of several runs, for `write_aggregate`.
-
-    Attributes:
-        info: Content of run.json.
-        predictions: Predictions tables by name, such as "test.d4".
-        results: Results by name, such as "test.d4" or "members".
-    """
+    """What `write_aggregate` writes: run.json, predictions tables and results by name."""
 
     info: RunInfo
     predictions: dict[str, pd.DataFrame]

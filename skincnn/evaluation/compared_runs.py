@@ -29,13 +29,11 @@ class ComparedRun:
 
     Attributes:
         folder: Name of the run directory.
-        info: Content of run.json.
-        split: Split of the predictions.
         variant: "" for the model as is; see `SplitResult`.
         predictions: The predictions table, sorted by image_id.
         validation: The validation table of the same variant; None if it is missing.
-        sha256: SHA-256 of the file of the predictions table.
-        changed: Whether the file has changed since its result was written.
+        sha256: SHA-256 of the predictions file.
+        changed: Whether the predictions file has changed since its result was written.
         split_by: "lesion", or "image" for the leaky protocol.
         config: Configuration of the run; for a cross-validation, with the default folds;
             None for an ensemble.

@@ -32,7 +32,7 @@ from skincnn.metrics.seed_variance import (
 )
 
 SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auc")
-"""Names of `METRICS` that are shown in addition to the one to sort by."""
+"""Keys of `METRICS` that are shown in addition to the one to sort by."""
 MELANOMA_RATES = {
     MELANOMA_RECALL: "recall",
     MELANOMA_SENSITIVITY: "recall",

@@ -26,12 +26,7 @@ from skincnn.evaluation.scoring import (
     score_variants,
 )
 from skincnn.inference.ood import OOD_TABLE
-from skincnn.inference.predictions import (
-    DISTANCE,
-    mean_predictions,
-    read_predictions,
-    table_path,
-)
+from skincnn.inference.predictions import mean_predictions, read_predictions, table_path
 
 
 def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
@@ -65,8 +60,7 @@ def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
         worst_leakage(runs),
         config,
     )
-    with_distances = all(DISTANCE in table for table in as_is.tables.values())
-    ood = average_ood(runs) if with_distances else {}
+    ood = average_ood(runs)
     return Aggregate(
         combine_info(runs, "ensemble"),
         {**tables, **ood},

@@ -113,11 +113,7 @@ def evaluate(
 ) -> Evaluation:
     """Predicts the splits of a run and computes every result; writes nothing.
 
-    Args:
-        workdir: The directory of a finished run.
-        data_dir: Where TFDS keeps built datasets.
-        cache: Where decoded images are kept; see `cache.cached_images`.
-        options: What to evaluate in addition to the model as is.
+    TFDS keeps built datasets in `data_dir`; for `cache`, see `cache.cached_images`.
 
     Raises:
         ConfigError: The directory holds no finished run, a split does not exist or was

@@ -44,7 +44,7 @@ class Resampled:
 
     @functools.cached_property
     def targets(self) -> dict[str, Target]:
-        """Name of each target among the classes to the target."""
+        """The targets that the classes contain, by name."""
         return find_targets(self.class_names)
 
     @functools.cached_property

@@ -190,12 +190,9 @@ class CorruptionScores(Part):
 
 
 class CorruptionRow(Part):
-    """One corruption at one severity.
+    """One corruption at one severity in 1..5.
 
-    Attributes:
-        name: A key of `CORRUPTIONS`.
-        severity: 1..5.
-        difference: Balanced accuracy minus that on the clean images, on the same resamples.
+    `difference` is the balanced accuracy minus that on the clean images, paired.
     """
 
     name: str
@@ -207,10 +204,7 @@ class CorruptionRow(Part):
 class CorruptionResult(Record):
     """results/<split>.corruptions.json: scores under each corruption and severity.
 
-    Attributes:
-        split: The split whose images were corrupted.
-        clean: Scores on the images as they are.
-        trained: Corruptions that resemble an augmentation used in training.
+    The corruptions in `trained` resemble an augmentation used in training.
     """
 
     split: str
@@ -260,14 +254,10 @@ class OodResult(Record):
 
 
 class MemberScores(Part):
-    """One model of an ensemble or a cross-validation.
+    """The scores of one model of an ensemble or a cross-validation.
 
-    Attributes:
-        name: Name of the run directory.
-        metrics: Value of each of `METRICS` for this model.
-        differences: Each metric of the ensemble minus that of this model, on the same
-            resamples; empty for a cross-validation, whose models are tested on different
-            images.
+    `differences` are those of the ensemble minus the model, paired; empty for a
+    cross-validation, whose models are tested on different images.
     """
 
     name: str

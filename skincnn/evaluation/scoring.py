@@ -69,7 +69,7 @@ AGE_BANDS = {
     "60 to 74": 75,
     "75 and over": 999,
 }
-"""The age in years at which each band ends; it belongs to the next band."""
+"""The age in years at which each band ends (exclusive)."""
 UNKNOWN = "not known"
 
 
@@ -242,11 +242,8 @@ def score_target(
 ) -> TargetScores:
     """Returns how well a target, such as melanoma, is detected.
 
-    Args:
-        sample: The predictions.
-        target: The target.
-        calibrated: Calibrated probabilities, [num_images, num_classes].
-        thresholds: Thresholds by operating point.
+    The calibrated probabilities are [num_images, num_classes]; the thresholds are given by
+    operating point.
     """
     positive, score = target.positive(sample.arrays[0]), target.score(calibrated)
     return TargetScores(

@@ -51,13 +51,8 @@ class Split:
 class LoadedRun:
     """A trained model and the splits on which it is evaluated, "val" first.
 
-    Attributes:
-        info: Content of run.json.
-        config: Configuration of the run.
-        model: The model, which returns logits.
-        feature_model: The model with its features as a second output; see `with_features`.
-        splits: Inputs by split.
-        leakage: Leakage by split, without validation and test.
+    `feature_model` has the features as a second output; see `with_features`. Training has
+    audited validation and test, so they are not in `leakage`.
     """
 
     info: RunInfo
@@ -77,13 +72,9 @@ class LoadedRun:
 def load_run(
     workdir: Path, data_dir: Path | None, cache: Cache, others: Sequence[str]
 ) -> LoadedRun:
-    """Loads the model of a run and reads the images of its splits.
+    """Loads the model of a run and reads the images of val, test and `others`.
 
-    Args:
-        workdir: The run directory.
-        data_dir: Where TFDS keeps built datasets.
-        cache: Where decoded images are kept; see `cache.cached_images`.
-        others: Other splits of the dataset.
+    TFDS keeps built datasets in `data_dir`; for `cache`, see `cache.cached_images`.
 
     Raises:
         ConfigError: See `read_run`, `name_splits` and `read_splits`.

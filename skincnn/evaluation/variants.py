@@ -70,11 +70,7 @@ def read_tta(
 ) -> list[InferenceVariant]:
     """Returns the predictions with test-time augmentation that earlier evaluations wrote.
 
-    Args:
-        workdir: The run directory.
-        results: Its results, from `read_split_results`.
-        splits: The splits to read.
-        leave_out: Kinds of test-time augmentation to skip.
+    The results are those of `read_split_results`; the kinds in `leave_out` are skipped.
     """
     variants = []
     for name in VIEWS:

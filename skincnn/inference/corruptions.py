@@ -168,7 +168,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
     "ruler": (ruler, (0.08, 0.11, 0.14, 0.17, 0.20)),
     "bubbles": (bubbles, (10, 20, 34, 52, 75)),
 }
-"""Name to the function and its strengths at severities 1 to 5.
+"""The function of each corruption, and its strengths at severities 1 to 5.
 
 Severity 1 is just beyond the default augmentation. The others were chosen visually, at 160
 and 450 pixels, in even steps such that a lesion is still recognizable at severity 5.

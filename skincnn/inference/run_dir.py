@@ -52,22 +52,22 @@ class RunInfo(Record):
 
     Attributes:
         kind: One model, an ensemble, or the models of a cross-validation.
-        device: What the model was trained on; None if there are several models.
+        device: The devices of the training run; None if they differ between models.
         provenance: Code and hardware; None if they differ between models.
-        class_names: In the order of the model's outputs.
+        class_names: Class names, in the order of the model's outputs.
         dataset: Full name of the TFDS dataset.
         attribution: Source and licence of the images; "" for the user's own.
         stored_longest_side: Longest side of the stored images in pixels; None if they have
             their original size.
         audit: Result of the leakage audit; for several models, the largest counts.
         preprocessing: Everything that determines how images are read.
-        data_fingerprint: Split to the fingerprint of its images and labels; empty for
+        data_fingerprint: Fingerprint of the images and labels of each split; empty for
             several models.
-        class_counts: Class to its number of training images; empty for several models.
+        class_counts: Number of training images by class; empty for several models.
         best_epoch: The selected epoch, counted from 1; None for several models.
         num_parameters: Number of parameters of the model, or of all models of an ensemble.
         training_seconds: Training time, summed over all models.
-        sha256: Name of a file in the run directory to its SHA-256.
+        sha256: SHA-256 of files in the run directory, by name.
         members: The models of an ensemble or a cross-validation; empty for a run.
     """
 
@@ -95,9 +95,7 @@ class RunInfo(Record):
 def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
     """Returns the content of run.json.
 
-    Args:
-        workdir: The run directory.
-        fix: How to recreate the directory, as a sentence for the error message.
+    `fix` is a sentence for the error message on how to recreate the directory.
 
     Raises:
         ConfigError: The file is missing, damaged or of another schema version.

@@ -113,15 +113,9 @@ def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> f
 def rates(
     positive: Flags, score: Scores, threshold: float, weights: Floats
 ) -> dict[str, Scores]:
-    """Returns each of `RATES` at a threshold, [num_resamples].
+    """Returns each of `RATES` at a threshold, [num_resamples]; NaN if its denominator is 0.
 
-    A rate is NaN if its denominator is 0.
-
-    Args:
-        positive: Whether each image is positive, [num_images].
-        score: Probability of the target, [num_images].
-        threshold: A score at or above it is positive.
-        weights: How often each image counts, [num_resamples, num_images].
+    See `choose_threshold`. The weights are [num_resamples, num_images].
     """
     predicted = score >= threshold
     true_positives = weights @ (predicted & positive).astype(float)

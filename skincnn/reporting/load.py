@@ -32,8 +32,6 @@ class RunResults:
     """The results of a run, an ensemble or a cross-validation.
 
     Attributes:
-        workdir: The run directory.
-        info: Content of run.json.
         config: The configuration; for several models, that of the first.
         headline: The result that the report shows first.
         splits: Results of the model as is by split: the headline first, "val" last.

@@ -9,14 +9,9 @@ from skincnn.records import Part, Record, read_record, write_record
 
 
 class ClassParity(Part):
-    """Parity on the images of one class; the scores are None if it has no images.
+    """Parity on the images of one class; see `ParityResult`.
 
-    Attributes:
-        num_images: Number of compared images of the class.
-        same_class: Share of images with the same predicted class.
-        largest_difference: Largest difference in probability.
-        model_recall: Recall of the model.
-        export_recall: Recall of the export.
+    The scores are None if there are no images of the class.
     """
 
     num_images: int
@@ -32,7 +27,7 @@ class ParityResult(Record):
     The compared images are a sample of the test split; see `serving.parity.choose_images`.
 
     Attributes:
-        format: "saved_model" or a name of `serving.runtimes.RUNTIMES`.
+        format: "saved_model" or a key of `serving.runtimes.RUNTIMES`.
         tta: Test-time augmentation that is part of the export; "" for none.
         num_bytes: Size of the export.
         num_images: Number of compared images.
@@ -44,9 +39,6 @@ class ParityResult(Record):
         largest_difference: Largest difference in probability.
         largest_distance_difference: Largest difference in Mahalanobis distance, as a share
             of its threshold; None without distances.
-        model_balanced_accuracy: Balanced accuracy of the model on the compared images.
-        export_balanced_accuracy: Balanced accuracy of the export on the compared images.
-        classes: Class to its parity.
     """
 
     format: str

@@ -17,7 +17,7 @@ from skincnn.evaluation.results import (
 from skincnn.evaluation.scoring import MELANOMA_RECALL
 from skincnn.inference.logit_adjustment import ADJUSTED, unadjusted_name
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.metrics.operating_points import HEADLINE_POINT
+from skincnn.metrics.operating_points import HEADLINE_POINT, find_targets
 from skincnn.reporting.labels import (
     class_label,
     confidence_interval,
@@ -96,14 +96,14 @@ class MelanomaResult:
 def find_melanoma(result: SplitResult) -> MelanomaResult | None:
     """Returns the melanoma images of a split; None if no class is melanoma."""
     names = result.class_names
-    known = describe(names)
-    name = next((name for name in names if known[name].name == "mel"), None)
-    if name is None:
+    melanoma = find_targets(names).get("melanoma")
+    if melanoma is None:
         return None
-    row = dict(zip(names, result.confusion_matrix[names.index(name)], strict=True))
-    del row[name]
+    index = melanoma.classes[0]
+    row = dict(zip(names, result.confusion_matrix[index], strict=True))
+    del row[names[index]]
     mistakes = Counter({other: count for other, count in row.items() if count})
-    scores = result.classes[name]
+    scores = result.classes[names[index]]
     rates = {}
     if scores.num_images:
         points = result.targets["melanoma"].operating_points
