@@ -64,9 +64,12 @@ def predict_lesions(
     **columns: object,
 ) -> pd.DataFrame:
     """Returns predictions of images, `per_lesion` of each lesion, with more columns."""
-    rows = pd.DataFrame({"label": labels, **columns, "sha256": ""})
-    rows["image_id"] = [f"i{n}" for n in rows.index]
-    rows["lesion_id"] = [f"l{n // per_lesion}" for n in rows.index]
+    numbers = range(len(np.asarray(labels)))
+    ids = {
+        "image_id": [f"i{n}" for n in numbers],
+        "lesion_id": [f"l{n // per_lesion}" for n in numbers],
+    }
+    rows = pd.DataFrame({**ids, "label": labels, **columns, "sha256": ""})
     return predictions_table(rows, np.asarray(logits, np.float32), names)
 
 

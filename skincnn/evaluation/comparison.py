@@ -93,7 +93,8 @@ def compare(
         confidence: Coverage of the intervals, 0..1.
         average_seeds: Whether to add a row with the mean of runs that differ only by their
             seed, and to compare with the mean of the first run's seeds. The interval of a
-            mean does not cover the variance between seeds; `Row.recipe_differences` do.
+            mean does not cover the variance between seeds; `Row.recipe_differences` have
+            intervals that do.
 
     Raises:
         ConfigError: The metric does not exist, there are fewer than 100 resamples, or two
@@ -201,10 +202,10 @@ def _group_seeds(runs: Sequence[ComparedRun]) -> list[Group]:
 
 
 def _find_recipes(runs: Sequence[ComparedRun], seeds: Sequence[Group]) -> list[Group]:
-    """Returns the groups of all seeds of a recipe.
+    """Returns the groups that contain all seeds of a recipe.
 
-    They have the variant and the images of the first run. If that is an ensemble, which has
-    no recipe, there are none.
+    Only runs with the variant and the images of the first run count. There are no groups if
+    the first run is an ensemble, which has no recipe.
     """
     first = runs[0]
     single = [(run,) for run in runs if not any(run in group for group in seeds)]

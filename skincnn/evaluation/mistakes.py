@@ -111,9 +111,9 @@ def find_mistakes(
 ) -> pd.DataFrame:
     """Returns at most `count` of the most confident errors, one image of each lesion.
 
-    Melanomas predicted as benign come first and fill at most half of the rows; without a
-    melanoma class, malignant lesions predicted as benign. Other errors follow. Both parts
-    are sorted by confidence. The columns are `position` (row of `predictions`) and
+    Melanomas predicted as benign come first and fill at most half of the rows. If melanoma
+    is not a class, all malignant lesions predicted as benign do. Other errors follow. Both
+    parts are sorted by confidence. The columns are `position` (row of `predictions`) and
     `COLUMNS`.
     """
     class_names = class_names_of(predictions)

@@ -179,9 +179,9 @@ class CorruptionScores(Part):
     """Scores on corrupted or clean images.
 
     Attributes:
-        melanoma_sensitivity: At the threshold of `HEADLINE_POINT`, which was chosen on
-            clean validation images; None without melanoma or a threshold.
-        melanoma_specificity: At the same threshold.
+        melanoma_sensitivity: Sensitivity at the threshold of `HEADLINE_POINT`, which was
+            chosen on clean validation images; None without melanoma or a threshold.
+        melanoma_specificity: Specificity at the same threshold.
     """
 
     balanced_accuracy: Estimate
@@ -240,7 +240,7 @@ class OodSplit(Part):
 class OodResult(Record):
     """results/[<split>.]ood[.<folder>].json: detection of out-of-distribution images.
 
-    They are compared with the images of the test split, or of the split in the file name.
+    These images are compared with those of the test split, or of the split in the name.
 
     Attributes:
         max_distance: Mahalanobis distance above which an image is rejected.

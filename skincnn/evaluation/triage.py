@@ -41,7 +41,7 @@ class ValidationChoices:
 
 
 def choose_on_validation(validation: pd.DataFrame) -> ValidationChoices:
-    """Returns the choices on a validation table."""
+    """Returns the temperature and the thresholds, chosen on a validation table."""
     class_names = class_names_of(validation)
     y_true, y_prob = arrays(validation, class_names)
     temperature = fit_temperature(y_true, y_prob)
@@ -71,7 +71,7 @@ def score_triage(
 ) -> TriageScores | None:
     """Returns the scores of `DecisionRule` at `DEFAULT_OPERATING_POINT`.
 
-    Without distances or malignant classes there are none. The calibrated probabilities are
+    Returns None without distances or malignant classes. The calibrated probabilities are
     [num_images, num_classes].
     """
     table, targets = sample.table, sample.targets

@@ -72,7 +72,7 @@ class GradCam:
 
 
 def overlay(image: npt.NDArray[np.uint8], heatmap: Maps) -> npt.NDArray[np.uint8]:
-    """Returns an image with a colored map over it that is transparent where it is 0.
+    """Returns an image with a colored map over it, transparent where the map is 0.
 
     The map [height', width'] in 0..1 is resized bilinearly to the image [height, width, 3].
     """

@@ -56,7 +56,7 @@ class RunInfo(Record):
         provenance: Code and hardware; None if they differ between models.
         class_names: Class names, in the order of the model's outputs.
         dataset: Full name of the TFDS dataset.
-        attribution: Source and licence of the images; "" for the user's own.
+        attribution: Source and license of the images; "" for the user's own.
         stored_longest_side: Longest side of the stored images in pixels; None if they have
             their original size.
         audit: Result of the leakage audit; for several models, the largest counts.

@@ -54,13 +54,13 @@ def pool_seed_variance(
 
 
 def add_seed_variance(difference: Estimate, half_width: float) -> Estimate:
-    """Returns a difference with an interval over both lesions and seeds.
+    """Returns a difference with an interval that covers both lesions and seeds.
 
-    The distance from the difference to each end is the root of the summed squares of the
-    distance over lesions and of the half-width over seeds: Zou and Donner, Construction of
-    confidence limits about effect measures (2008), doi:10.1002/sim.3095. Both include the
-    interaction of seeds and lesions, so the interval is conservative. The half-width is NaN
-    if the score is undefined.
+    `difference` has the interval over lesions; `half_width` is that of the interval over
+    seeds, NaN if the score is undefined. The squares of their widths on each side are
+    added: Zou and Donner, Construction of confidence limits about effect measures (2008),
+    doi:10.1002/sim.3095. Both intervals include the interaction of seeds and lesions, so
+    the result is conservative.
     """
     value, low, high = difference.value, difference.low, difference.high
     if value is None or low is None or high is None or math.isnan(half_width):

@@ -110,7 +110,7 @@ def plot_precision_recall_curves(
 def plot_reliability(
     before: pd.DataFrame, after: pd.DataFrame, temperature: float, title: str
 ) -> Figure:
-    """Draws `calibration.reliability`: the accuracy of each bin above its images."""
+    """Draws `calibration.reliability` before and after temperature scaling."""
     figure = Figure(figsize=(8.6, 5.1), layout="constrained")
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
     figure.suptitle(f"Reliability diagram\n{title}", fontsize=12)

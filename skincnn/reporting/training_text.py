@@ -16,7 +16,7 @@ ONE_IMAGE = {
 
 
 def describe_training(results: RunResults) -> str:
-    """Returns what was trained on which images, and on which choices were made."""
+    """Returns which images the models were trained on, and which ones served for choices."""
     info, validation = results.info, results.splits["val"]
     count = len(info.members)
     if info.kind == "ensemble":
