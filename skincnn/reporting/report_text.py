@@ -88,7 +88,7 @@ class MelanomaResult:
 
     @property
     def num_detected(self) -> int | None:
-        """Number of images that reach the threshold of `HEADLINE_POINT`; None without one."""
+        """Number of images at or above the threshold of `HEADLINE_POINT`, if it exists."""
         sensitivity = self.rates["sensitivity"].value if self.rates else None
         return None if sensitivity is None else round(sensitivity * self.num_images)
 

@@ -16,7 +16,7 @@ ONE_IMAGE = {
 
 
 def describe_training(results: RunResults) -> str:
-    """Returns which images the models were trained on, and which ones served for choices."""
+    """Returns the images used for training, and those used to choose epoch and thresholds."""
     info, validation = results.info, results.splits["val"]
     count = len(info.members)
     if info.kind == "ensemble":
