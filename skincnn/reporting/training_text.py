@@ -16,7 +16,7 @@ ONE_IMAGE = {
 
 
 def describe_training(results: RunResults) -> str:
-    """Returns the images used for training, and those used to choose epoch and thresholds."""
+    """Returns the training images, and those on which epoch and thresholds were chosen."""
     info, validation = results.info, results.splits["val"]
     count = len(info.members)
     if info.kind == "ensemble":
