@@ -55,8 +55,8 @@ TTA_TEXT = {
 ADJUSTMENT = (
     "the probabilities are corrected for how often each class occurs in the training "
     "images. The logarithm of the share of a class, times a strength, is subtracted from "
-    "its logit (Menon et al., Long-tail Learning via Logit Adjustment, 2021, "
-    "arXiv:2007.07314)"
+    "its logit, the output of the model before the softmax (Menon et al., Long-tail "
+    "Learning via Logit Adjustment, 2021, arXiv:2007.07314)"
 )
 EXPORTED_VIEWS = {"d4": 8}
 """Number of views of each kind of test-time augmentation that exports support."""
