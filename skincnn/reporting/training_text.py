@@ -126,6 +126,6 @@ def describe_leakage(result: SplitResult) -> str:
         return ""
     return (
         f"LEAKAGE: {result.leakage.num_leaky_images} of the {result.num_images} images of "
-        f"the {split_label(result)} were used for training or validation, or show the same "
-        "lesion or are near-duplicates of such images. Do not trust these scores."
+        f"the {split_label(result)} were used for training or validation, show the same "
+        "lesion as such an image, or are near-duplicates of one. Do not trust these scores."
     )
