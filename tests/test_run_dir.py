@@ -78,6 +78,11 @@ def test_a_missing_file_is_rejected(name: str, workdir: Path) -> None:
     require_one_line(workdir, f"holds no finished run: {name} is missing")
 
 
+def test_the_layout_of_an_earlier_version_is_rejected(workdir: Path) -> None:
+    (workdir / "run.json").rename(workdir / "metadata.json")
+    require_one_line(workdir, "layout of an earlier version", "instead of run.json")
+
+
 def test_a_different_preprocessing_is_rejected(workdir: Path) -> None:
     config = Config(data=DataConfig(crop_border=True))
     write_json(workdir / "config.json", config.to_dict())

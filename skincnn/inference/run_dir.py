@@ -101,6 +101,11 @@ def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
         ConfigError: The file is missing, damaged or of another schema version.
     """
     path = workdir / RUN_FILE
+    if not path.is_file() and (workdir / "metadata.json").is_file():
+        raise ConfigError(
+            f"{workdir} has the layout of an earlier version of skincnn: it holds "
+            f"metadata.json instead of {RUN_FILE}. {fix}"
+        )
     if not path.is_file():
         raise ConfigError(f"{workdir} holds no finished run: {RUN_FILE} is missing. {fix}")
     return read_record(path, RunInfo, fix)
