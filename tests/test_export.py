@@ -280,7 +280,7 @@ def test_an_impossible_export_is_rejected(workdir: Path, data_dir: Path) -> None
     expected = "--operating-point must be one of: specificity=0.90"
     with pytest.raises(ConfigError, match=expected):
         export_saved_model(spec, data_dir)
-    with pytest.raises(ConfigError, match="hold one network"):
+    with pytest.raises(ConfigError, match="contain one network"):
         list(conversion.export(ExportSpec(workdir=workdir, tta="d4"), ["onnx"], data_dir))
     with pytest.raises(ConfigError, match="cannot be read"):
         export_saved_model(ExportSpec(workdir=workdir / "none"), data_dir)
