@@ -1,6 +1,6 @@
-"""The smallest network of each family compared with Keras Applications; others by name.
+"""The smallest network of each family is compared with Keras Applications.
 
-The tests of a family share one network.
+The tests of a family share one network. The other networks are compared by name.
 """
 
 from __future__ import annotations
@@ -385,21 +385,6 @@ def test_small_cnn_accepts_any_size_and_width() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "weights", "message"),
-    [
-        ("small_cnn", 1.0, "imagenet", "small_cnn has no ImageNet weights"),
-        ("resnet50", 0.5, "none", "must be 1.0 for resnet50, which has no width"),
-        ("mobilenet_v3_small", 0.5, "imagenet", r"must be one of \(0\.75, 1\.0\)"),
-    ],
-)
-def test_missing_weights_and_widths_are_errors(
-    name: str, width: float, weights: str, message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build_backbone(name, width, weights)
-
-
-@pytest.mark.parametrize(
     ("name", "size", "message"),
     [
         ("inception_v3", 74, "at least 75 px. Received: 74"),
@@ -511,25 +496,31 @@ def test_nested_models_are_frozen_with_their_block() -> None:
 
 @pytest.mark.usefixtures("my_nets")
 @pytest.mark.parametrize(
-    ("name", "weights", "message"),
+    ("name", "width", "weights", "message"),
     [
-        ("nowhere_at_all:net", "none", "cannot import the module 'nowhere_at_all'"),
+        ("nowhere_at_all:net", 1, "none", "cannot import the module 'nowhere_at_all'"),
         (
             "my_broken:net",
+            1,
             "none",
-            "cannot import the module .*: ModuleNotFoundError.*nowhere_to",
+            "import the module .*: ModuleNotFoundError.*nowhere_to",
         ),
-        ("my_nets:nett", "none", "'my_nets' has no function 'nett'"),
-        ("my_nets:number", "none", "has no function 'number'"),
-        (":net", "none", "cannot import the module"),
-        ("my_nets:broken", "none", "my_nets:broken failed: RuntimeError: no such thing"),
-        ("my_nets:text", "none", "must return a functional or sequential"),
-        ("my_nets:flat", "none", "must map images .* to feature maps"),
-        ("my_nets:fixed", "none", r"Received: \(None, 64, 64, 3\)"),
-        ("my_nets:net", "imagenet", "my_nets:net has no ImageNet weights"),
-        ("my_nets:net", "nowhere.h5", "which is not a file"),
+        ("my_nets:nett", 1, "none", "'my_nets' has no function 'nett'"),
+        ("my_nets:number", 1, "none", "has no function 'number'"),
+        (":net", 1, "none", "cannot import the module"),
+        ("my_nets:broken", 1, "none", "my_nets:broken failed: RuntimeError: no such thing"),
+        ("my_nets:text", 1, "none", "must return a functional or sequential"),
+        ("my_nets:flat", 1, "none", "must map images .* to feature maps"),
+        ("my_nets:fixed", 1, "none", r"Received: \(None, 64, 64, 3\)"),
+        ("my_nets:net", 1, "imagenet", "my_nets:net has no ImageNet weights"),
+        ("my_nets:net", 1, "nowhere.h5", "which is not a file"),
+        ("small_cnn", 1, "imagenet", "small_cnn has no ImageNet weights"),
+        ("resnet50", 0.5, "none", "must be 1.0 for resnet50, which has no width"),
+        ("mobilenet_v3_small", 0.5, "imagenet", r"must be one of \(0\.75, 1\.0\)"),
     ],
 )
-def test_faulty_user_functions_are_errors(name: str, weights: str, message: str) -> None:
+def test_unusable_backbones_are_errors(
+    name: str, width: float, weights: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_backbone(name, 1.0, weights)
+        build_backbone(name, width, weights)

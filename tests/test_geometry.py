@@ -68,13 +68,6 @@ def test_affine_maps_match_scipy(rows: tuple[float, ...], width: int) -> None:
             np.testing.assert_allclose(result[..., channel], expected, atol=0.05)
 
 
-def test_images_need_not_be_square() -> None:
-    images = IMAGES[:, :12]
-    np.testing.assert_array_equal(
-        transform(images, matrices(-1, 0, 0, 0, 1, 0)), images[:, :, ::-1]
-    )
-
-
 def test_a_product_of_matrices_equals_successive_transforms() -> None:
     """`A @ B` first applies A to the image, then B."""
     turn = matrices(0, -1, 0, 1, 0, 0)

@@ -155,14 +155,6 @@ def test_names_on_standard_input_and_json_lines(
     assert sum(rows[0][name] for name in PROBABILITIES) == pytest.approx(1, abs=1e-5)
 
 
-def test_without_output_predictions_go_to_standard_output(
-    workdir: Path, images: Path
-) -> None:
-    done = run_here("predict.py", workdir, min(images.glob("DEMO*")))
-    assert done.returncode == 0, done.stderr
-    assert len(pd.read_csv(io.StringIO(done.stdout))) == 1
-
-
 @pytest.mark.parametrize("path", ["", "export/skincnn.onnx"])
 def test_the_referral_rule_is_printed(
     path: str, workdir: Path, images: Path, tmp_path: Path
@@ -512,3 +504,17 @@ def test_clinical_metadata_for_a_model_without_it_is_rejected(
     assert done.returncode == 2
     assert "this model uses images only" in done.stderr
     assert not done.stdout
+
+
+def test_help_and_the_installation_hint_of_batch_predict_need_no_beam(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    described = run_here("batch_predict.py", "--help")
+    assert described.returncode == 0
+    assert "--direct_num_workers" in described.stdout
+    done = run_here("batch_predict.py", "model", "x.jpg", "--output", tmp_path / "out")
+    assert done.returncode == 2
+    assert "Apache Beam is not installed" in done.stderr
+    assert "make beam" in done.stderr
+    assert not (tmp_path / "out").exists()

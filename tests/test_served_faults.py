@@ -1,4 +1,4 @@
-"""Known faults of saving, loading and serving models, by their issue numbers."""
+"""Regression tests for saving, loading and serving models, named by issue number."""
 
 from __future__ import annotations
 
@@ -29,12 +29,7 @@ from skincnn.inference.run_dir import RUN_FILE
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.model.backbones import build_backbone
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
-from skincnn.serving.export_info import (
-    SEAL,
-    info_path,
-    read_export_info,
-    write_export_info,
-)
+from skincnn.serving.export_info import info_path, read_export_info, write_export_info
 from skincnn.serving.network import Network, add_ood_distance
 from skincnn.serving.postprocessing import postprocess
 from skincnn.serving.predictor import load_predictor
@@ -84,7 +79,7 @@ def check_rows(probabilities: tf.Tensor | np.ndarray) -> None:
 def test_46_probabilities_of_mixed_precision_are_float32_and_sum_to_1(
     policy: str, tmp_path: Path
 ) -> None:
-    """Of a .keras file that was saved with its training policy, and of its SavedModel."""
+    """In a .keras file that is saved with the policy of training, and in its SavedModel."""
     model = mixed_precision_classifier(policy)
     assert model.get_layer(POOLING_LAYER).compute_dtype == policy.removeprefix("mixed_")
     model.save(tmp_path / "model.keras")
@@ -184,24 +179,11 @@ def test_50_another_number_of_classes_is_rejected(workdir: Path) -> None:
         load_predictor(workdir / "model.keras")
 
 
-def test_50_an_export_of_another_schema_or_class_order_is_rejected(workdir: Path) -> None:
+def test_50_an_export_with_another_order_of_classes_is_rejected(workdir: Path) -> None:
+    """Even if its metadata has a valid seal."""
     exported = workdir / "export/skincnn/1"
     path = info_path(exported)
     image = workdir / "figures" / "examples.png"
-    original = path.read_text()
-    for change, code, message in (
-        (lambda c: c.update(schema_version=0), 2, "Expected schema_version 1. Received: 0"),
-        (lambda c: c.pop("tta"), 2, "`tta`: Field required"),
-        (lambda c: c.pop(SEAL), 3, "metadata.json has changed since it was written"),
-        (lambda c: c["rule"]["class_names"].reverse(), 3, "has changed since it was"),
-    ):
-        rewrite(path, change)
-        done = run_here("predict.py", exported, image)
-        assert done.returncode == code, done.stderr
-        assert message in done.stderr
-        assert "Export the run again" in done.stderr
-        path.write_text(original)
-    # Even with a valid seal.
     info = read_export_info(path)
     names = info.rule.class_names[::-1]
     rule = info.rule.model_copy(update={"class_names": names})

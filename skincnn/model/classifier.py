@@ -12,7 +12,7 @@ from keras import ops
 from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
 from skincnn.errors import ConfigError
-from skincnn.model.backbones import Scaling, build_backbone, find_backbone
+from skincnn.model.backbones import build_backbone, find_backbone
 from skincnn.model.layers import FusedBatchNormalization, training_layer
 from skincnn.model.networks import clone
 from skincnn.model.reproducibility import seeded
@@ -54,9 +54,12 @@ def build_classifier(
         for layer in _batch_norms(network):
             layer.momentum = config.batch_norm_momentum
         images = inputs = keras.Input((None, None, 3), name=IMAGES_LAYER)
-        scaled = _scale(images, find_backbone(config.backbone).scaling)
+        scaling = find_backbone(config.backbone).scaling
+        channels = ops.flip(images, axis=-1) if scaling.bgr else images
+        # Half precision cannot represent 256 gray levels.
+        rescaling = keras.layers.Rescaling(scaling.scale, scaling.offset, dtype="float32")
         pooling = keras.layers.GlobalAveragePooling2D(name=POOLING_LAYER)
-        features = pooling(network(scaled))
+        features = pooling(network(rescaling(channels)))
         features = keras.layers.Dropout(config.dropout, seed=seed)(features)
         if config.clinical_metadata:
             metadata = keras.Input((len(CLINICAL_FEATURES),), name="metadata")
@@ -158,14 +161,6 @@ def _batch_norms(network: keras.Model) -> Iterator[keras.layers.BatchNormalizati
             yield from _batch_norms(layer)
         elif isinstance(layer, keras.layers.BatchNormalization):
             yield layer
-
-
-def _scale(images: Any, scaling: Scaling) -> Any:
-    """Returns images normalized as the backbone expects."""
-    if scaling.bgr:
-        images = ops.flip(images, axis=-1)
-    # Half precision cannot represent 256 gray levels.
-    return keras.layers.Rescaling(scaling.scale, scaling.offset, dtype="float32")(images)
 
 
 def _encode(metadata: Any, seed: int) -> Any:

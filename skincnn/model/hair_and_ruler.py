@@ -84,8 +84,7 @@ def _per_hair(values: Tensor) -> Tensor:
 def _stroke(distance: Tensor, half_width: Tensor, side: Tensor) -> Tensor:
     """Returns the fraction of each pixel that a line covers, in 0..1.
 
-    The distance of the line from the pixel and half its width are fractions of `side`, which
-    is in pixels.
+    Its distance from the pixel and half its width are fractions of the side in pixels.
     """
     # A line that is narrower than a pixel covers at most its own width.
     limit = ops.minimum(2 * half_width * side, 1.0)

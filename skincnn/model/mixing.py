@@ -55,9 +55,9 @@ class Mixing(RandomLayer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns mixed images, partners and shares; the identity unless `training`.
 
-        The images are float32 [batch, height, width, 3]; `partner` is int32 [batch]; `share`
-        is float32 [batch] in 0.5..1 (rounded to whole pixels by CutMix). Mixed image i is
-        `share[i]` of image i and 1 - `share[i]` of image `partner[i]`.
+        The images are float32 [batch, height, width, 3]; `partner` is int32 [batch];
+        `share` is float32 [batch] in 0.5..1 (CutMix rounds to whole pixels). Mixed image i
+        consists of `share[i]` of image i and 1 - `share[i]` of image `partner[i]`.
         """
         images = ops.cast(images, "float32")
         alpha, mix = self.config.strength("mix_alpha"), MIXES[self.config.mix]

@@ -109,7 +109,7 @@ def remove_normalization(network: keras.Model) -> keras.Model:
 
 
 def accept_any_size(network: keras.Model) -> keras.Model:
-    """Returns a network that accepts any image size, with the padding of the original size."""
+    """Returns a network for any image size, with the padding of the original size."""
     return clone(network, input_tensors=keras.Input((None, None, 3)))
 
 

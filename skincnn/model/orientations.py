@@ -13,13 +13,13 @@ rotations of the mirrored image. The identity is always first."""
 
 
 def orient(images: Any, number: int) -> Any:
-    """Returns square images in one of their eight orientations.
+    """Returns images in one of their eight orientations.
 
     The first two, four and eight orientations are closed under composition. This function
     runs eagerly and in TensorFlow graphs.
 
     Args:
-        images: A tensor or NumPy array [batch, size, size, channels].
+        images: A tensor or NumPy array [batch, height, width, channels].
         number: 0..7. Bit 0 flips horizontally, bit 1 flips vertically, and then bit 2 swaps
             rows and columns. 0 is the identity.
     """

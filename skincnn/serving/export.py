@@ -89,10 +89,6 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
     predictions table of the run. Only then does it get its version. If the Keras backend is
     not TensorFlow, a subprocess with the TensorFlow backend writes it.
 
-    Args:
-        spec: The model to export.
-        data_dir: Directory of the built TFDS datasets.
-
     Raises:
         ConfigError: A directory contains no evaluated run, or the run was not evaluated
             with the test-time augmentation or the operating point.

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from skincnn.config import DataConfig
 from skincnn.data.preprocess import decode, preprocess
+from skincnn.model.orientations import orient
 from tfds_ham10000.image_decoding import FORMATS, MAX_PIXELS
 
 MAX_BYTES = 30_000_000
@@ -29,6 +30,8 @@ EXIF_MARKER = b"Exif\0\0"
 MAX_EXIF_BYTES = 1 << 16
 """Number of bytes of EXIF data that are read."""
 ORIENTATION_TAG = 0x0112
+EXIF_ORIENTATIONS = (0, 1, 3, 2, 4, 6, 7, 5)
+"""The argument of `orient` that makes an image upright, for EXIF orientations 1 to 8."""
 
 
 def read_images(contents: tf.Tensor, config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
@@ -145,22 +148,16 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
 
 def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Returns an image [height, width, 3] upright, given its EXIF orientation, 1..8."""
-    transforms: list[tuple[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]]] = [
-        ((5, 6, 7, 8), lambda image: tf.transpose(image, (1, 0, 2))),
-        ((3, 4, 7, 8), lambda image: tf.reverse(image, [0])),
-        ((2, 3, 6, 7), lambda image: tf.reverse(image, [1])),
-    ]
 
-    def transformed() -> tf.Tensor:
-        # In float32: oneDNN logs an error when it transposes integers.
-        turned = tf.cast(image, tf.float32)
-        for values, transform in transforms:
-            applies = tf.reduce_any(tf.equal(orientation, values))
-            unchanged = functools.partial(tf.identity, turned)
-            turned = tf.cond(applies, functools.partial(transform, turned), unchanged)
-        return tf.cast(turned, tf.uint8)
+    def transform(number: int) -> tf.Tensor:
+        # In float32, because oneDNN logs an error when it transposes integers.
+        upright = orient(tf.cast(image, tf.float32)[None], number)
+        return tf.cast(upright[0], tf.uint8)
 
-    upright = tf.cond(tf.equal(orientation, 1), lambda: tf.identity(image), transformed)
+    transforms = [functools.partial(transform, number) for number in EXIF_ORIENTATIONS[1:]]
+    unchanged = functools.partial(tf.identity, image)
+    index = tf.cast(orientation, tf.int32) - 1
+    upright = tf.switch_case(index, [unchanged, *transforms])
     return tf.ensure_shape(upright, (None, None, 3))
 
 

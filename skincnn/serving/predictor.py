@@ -177,13 +177,12 @@ def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
 
 def _is_close(rule: DecisionRule, other: DecisionRule) -> bool:
     """Returns whether two rules are equal up to rounding in the evaluation."""
-    numbers = (
+    first, second = (
         np.array([each.temperature, each.threshold, each.max_distance], np.float64)
         for each in (rule, other)
     )
-    return rule.class_names == other.class_names and np.allclose(
-        *numbers, rtol=1e-4, equal_nan=True
-    )
+    is_close = np.allclose(first, second, rtol=1e-4, equal_nan=True)
+    return rule.class_names == other.class_names and is_close
 
 
 def _load_run(workdir: Path) -> Predictor:
