@@ -28,7 +28,7 @@ def tiny_classifier() -> keras.Model:
 
 
 def with_metadata(return_metadata: bool = False) -> keras.Model:
-    """A model of images and metadata, or one whose logits are the metadata."""
+    """Returns a model of images and metadata, or one that returns the metadata."""
     images = keras.Input((None, None, 3), name="images")
     metadata = keras.Input((CLASSES,), name="metadata")
     if return_metadata:
@@ -57,7 +57,7 @@ def policy(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_the_loss_is_that_of_labels_mixed_like_the_images(mix: str) -> None:
+def test_the_labels_are_mixed_like_the_images(mix: str) -> None:
     model = build(AugmentConfig(parts=(), mix=mix, mix_alpha=1))
     model.compile(loss=CATEGORICAL)
     outputs = model(IMAGES, training=True)
@@ -89,7 +89,7 @@ def test_mixing_trains_with_ema_weights_in_every_precision(policy: str) -> None:
     assert any(not np.array_equal(first, last) for first, last in trained)
 
 
-def test_without_mixing_it_is_the_classifier_of_augmented_images() -> None:
+def test_without_mixing_the_classifier_gets_augmented_images() -> None:
     config = AugmentConfig(parts=("rotate",))
     classifier = tiny_classifier()
     model = build(config, classifier)
@@ -154,7 +154,7 @@ class Gpu:
 def test_keras_compiles_the_whole_model_with_xla(
     mix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU. The affine layers of Keras would disable XLA."""
+    """On a GPU, Keras disables XLA if the model contains its own affine layers."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: [Gpu()])
     model = build(AugmentConfig(parts=tuple(AUGMENTATIONS), mix=mix))
     model.compile("sgd", CATEGORICAL)
@@ -176,7 +176,7 @@ def test_xla_compiles_a_training_step(mix: str) -> None:
 
 
 @pytest.mark.parametrize("mix", ["none", "mixup"])
-def test_it_can_be_serialized(mix: str, tmp_path: object) -> None:
+def test_the_model_can_be_serialized(mix: str, tmp_path: object) -> None:
     model = build(AugmentConfig(mix=mix, parts=("flip",)))
     model(IMAGES)
     copy = AugmentedClassifier.from_config(model.get_config())

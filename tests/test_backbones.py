@@ -104,11 +104,11 @@ def module_of(name: str) -> ModuleType:
     return getattr(applications, keras_function(name).__module__.split(".")[-1])
 
 
-def randomise(network: keras.Model, images: np.ndarray) -> None:
+def randomize(network: keras.Model, images: np.ndarray) -> None:
     """Sets biases and BatchNorm weights to values other than 0 and 1.
 
     Otherwise swapped weights would go unnoticed. The moving statistics are those of
-    `images`, whose features therefore still differ after many layers.
+    `images`, so that their features still differ after many layers.
     """
     rng = np.random.default_rng(0)
     for layer in network.layers:
@@ -126,7 +126,7 @@ def randomise(network: keras.Model, images: np.ndarray) -> None:
 
 
 def make_images(size: int, number: int = 3) -> np.ndarray:
-    """Noisy images with different tints."""
+    """Returns noisy images with different tints."""
     rng = np.random.default_rng(0)
     noise = rng.uniform(0, 100, (number, size, size, 3))
     return (noise + rng.uniform(0, 155, (number, 1, 1, 3))).astype(np.float32)
@@ -150,12 +150,12 @@ def family(
     preprocess_input = module_of(name).preprocess_input
     path = tmp_path_factory.mktemp(name) / "reference.weights.h5"
     if name.startswith("efficientnet_b"):
-        # Keras adds a layer only if there are ImageNet weights.
+        # Keras adds a layer only for ImageNet weights.
         reference.save_weights(path)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("keras.src.utils.file_utils.get_file", lambda *_, **__: str(path))
             reference = keras_function(name)(include_top=False, input_shape=shape)
-    randomise(reference, preprocess_input(make_images(size, 16)))
+    randomize(reference, preprocess_input(make_images(size, 16)))
     reference.save_weights(path)
     config = ModelConfig(
         backbone=name, width_multiplier=width, weights=str(path), dropout=0.0
@@ -190,7 +190,7 @@ def test_blocks_are_stages_of_constant_resolution(family: Family) -> None:
 
 
 def test_a_frozen_network_works_as_in_inference(family: Family) -> None:
-    """Including dropout and stochastic depth, which `fit` would enable."""
+    """This includes dropout and stochastic depth, which `fit` would enable."""
     model, images = family.classifier, family.images
     expected = np.asarray(model(images, training=False))
     set_trainable(model, 0)
@@ -448,7 +448,7 @@ number = 3
 
 @pytest.fixture
 def my_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user module in the current directory."""
+    """Writes modules of a user to the current directory."""
     (tmp_path / "my_nets.py").write_text(MODULE)
     (tmp_path / "my_broken.py").write_text("import nowhere_to_be_found")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The Beam pipeline writes the predictions of predict.py, and loses no image."""
+"""The Beam pipeline writes the same predictions as predict.py, and loses no image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model(run: Run) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine images in three directories, and three unreadable files."""
+    """Writes nine images in three directories, and three unreadable files."""
     folder = tmp_path_factory.mktemp("archive") / "of [2019] é"
     for number in range(9):
         path = folder / ("", "a", "a/b")[number % 3] / f"{number}, an image.JPG"
@@ -61,13 +61,13 @@ def read_output(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def assert_same(expected: pd.DataFrame, predictions: pd.DataFrame) -> None:
-    """Compares the rows of readable files of predict.py with those of the pipeline."""
+    """Compares the rows of predict.py for readable files with those of the pipeline."""
     readable = expected[expected["status"] == OK].reset_index(drop=True)
     assert len(readable) > 0
     pd.testing.assert_frame_equal(readable, predictions, atol=1e-6, rtol=0)
 
 
-def test_the_rows_are_those_of_predict(model: Path, images: Path, tmp_path: Path) -> None:
+def test_the_rows_equal_those_of_predict(model: Path, images: Path, tmp_path: Path) -> None:
     folder = tmp_path / images.name
     shutil.copytree(images, folder)
     (folder / "a/link.jpg").symlink_to("nowhere")
@@ -97,7 +97,7 @@ def test_the_name_of_a_remote_directory_can_contain_wildcards() -> None:
     names = [f"bucket://b/{name}" for name in ("[1]/a/x.JPG", "[1]/y.txt", "(1)/z.jpg")]
 
     class Bucket(LocalFileSystem):
-        """Beam finds file systems among the subclasses."""
+        """A file system, which Beam finds among the subclasses."""
 
         @classmethod
         def scheme(cls) -> str:
@@ -230,7 +230,7 @@ def test_a_batch_that_fails_loses_one_image(
     model: Path, images: Path, tmp_path: Path
 ) -> None:
     class Handler(pipeline.ImageHandler):
-        """Has enough memory for all images but one."""
+        """Runs out of memory for one of the images."""
 
         def _predict(
             self, batch: Sequence[io.ImageFile], model: pipeline.LoadedModel
@@ -268,7 +268,7 @@ def test_one_star_matches_one_directory(model: Path, images: Path, tmp_path: Pat
 
 
 def test_broken_links_are_reported(model: Path, tmp_path: Path) -> None:
-    """In patterns and as names; they neither stop the pipeline nor affect other images."""
+    """They neither stop the pipeline nor affect other images, in patterns or as names."""
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "good.jpg").write_bytes(jpeg(1))

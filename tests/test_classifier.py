@@ -70,21 +70,21 @@ def test_frozen_dropout_is_inactive() -> None:
     np.testing.assert_array_equal(layer(ones, training=True), ones)
 
 
-def test_fused_and_plain_models_share_weights_and_outputs() -> None:
+def test_fused_and_default_models_share_weights_and_outputs() -> None:
     fused = build_classifier(SMALL, 7, fused=True)
-    plain = build_classifier(SMALL, 7)
-    plain.set_weights(fused.get_weights())
+    default = build_classifier(SMALL, 7)
+    default.set_weights(fused.get_weights())
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
     np.testing.assert_allclose(
-        fused(images, training=False), plain(images, training=False), atol=1e-5
+        fused(images, training=False), default(images, training=False), atol=1e-5
     )
-    modules = {type(layer).__module__ for layer in plain._flatten_layers()}
+    modules = {type(layer).__module__ for layer in default._flatten_layers()}
     assert all(module.startswith("keras") for module in modules)
 
 
 def fit_once(model: keras.Model) -> dict[str, bool]:
-    """Trains for one step and returns whether each variable changed, by its path."""
-    # The features of a random frozen network, and with them the gradients, are tiny.
+    """Trains for one step, and maps the path of each variable to whether it changed."""
+    # The features of a random frozen network are tiny, and so are the gradients.
     optimizer = keras.optimizers.Adam(1e-2, epsilon=1e-30)
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = {v.path: np.array(v) for v in model.weights}
@@ -151,9 +151,9 @@ def test_a_model_with_metadata_loads_with_keras_alone_and_equals_the_fused_one(
 ) -> None:
     config = replace(SMALL, clinical_metadata=True)
     fused = build_classifier(config, 7, fused=True)
-    plain = build_classifier(config, 7, seed=1)
-    plain.set_weights(fused.get_weights())
-    plain.save(tmp_path / "model.keras")
+    default = build_classifier(config, 7, seed=1)
+    default.set_weights(fused.get_weights())
+    default.save(tmp_path / "model.keras")
     with zipfile.ZipFile(tmp_path / "model.keras") as archive:
         assert b"skincnn" not in archive.read("config.json")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -166,7 +166,7 @@ def test_a_model_with_metadata_loads_with_keras_alone_and_equals_the_fused_one(
     np.testing.assert_allclose(loaded.predict(inputs, verbose=0), expected, atol=1e-5)
 
 
-def test_metadata_affect_the_logits_and_are_dropped_for_half_of_the_images() -> None:
+def test_metadata_affects_the_logits_and_is_dropped_for_half_of_the_images() -> None:
     config = replace(SMALL, dropout=0.0, clinical_metadata=True)
     model = build_classifier(config, 7, fused=True)
     set_trainable(model, 0)

@@ -14,7 +14,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), dtype=np.uint
 
 
 def matrices(*rows: float) -> np.ndarray:
-    """Matrices with these first two rows: a, b, right, c, d, down."""
+    """Returns a matrix with these first two rows for each image."""
     matrix = np.reshape(np.float32([*rows, 0, 0, 1]), (1, 3, 3))
     return np.tile(matrix, (len(IMAGES), 1, 1))
 

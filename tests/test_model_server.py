@@ -1,7 +1,7 @@
 """The requests that export/README.md documents, sent to a model server.
 
-TensorFlow Serving is not installed: `model_server` replaces it. TensorFlow's
-saved_model_cli is another client of the SavedModel.
+`model_server` replaces TensorFlow Serving, which is not installed. The saved_model_cli of
+TensorFlow is another client of the SavedModel.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from skincnn.serving.saved_model import WARMUP_FILE, write_saved_model, write_wa
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 NAMES = tuple(lesion.name for lesion in HAM10000)
 WITH_METADATA = "skincnn_d4"
-"""Name of a model with clinical metadata as input."""
+"""Name of a model that requires clinical metadata."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Server:
     Attributes:
         rest: Port of the REST API.
         grpc: Port of the gRPC API.
-        models: Model name to its SavedModel.
-        usage: Model name to its documentation.
+        models: Maps each model name to its SavedModel.
+        usage: Maps each model name to its documentation.
     """
 
     rest: int
@@ -97,7 +97,7 @@ class Server:
 
 
 def write_model_with_metadata(folder: Path) -> str:
-    """Writes a SavedModel with clinical metadata; returns its documentation."""
+    """Writes a SavedModel with clinical metadata, and returns its documentation."""
     config = Config(
         data=DataConfig(image_size=32),
         model=ModelConfig(
@@ -159,7 +159,7 @@ def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 @pytest.fixture(scope="module")
 def images(run: Run, data_dir: Path) -> tuple[list[bytes], np.ndarray]:
-    """Three files of the test split, and their calibrated probabilities."""
+    """Returns three files of the test split, and their calibrated probabilities."""
     table = read_predictions(run[0] / "predictions/test.csv").head(3)
     files = pipeline.read_files(datasets.open_dataset("demo_tiny", data_dir), table)
     temperature = read_result(run[0], "test", SplitResult).temperature
@@ -203,7 +203,7 @@ def test_the_documented_grpc_example_works(
         np.testing.assert_allclose(probabilities, expected[1], atol=1e-5)
 
 
-def test_a_request_holds_several_images(
+def test_a_request_may_contain_several_images(
     server: Server, images: tuple[list[bytes], np.ndarray]
 ) -> None:
     files, expected = images
@@ -282,7 +282,7 @@ def test_saved_model_cli_shows_and_runs_the_signatures(
         "Method name is: tensorflow/serving/predict",
     ):
         assert part in text
-    # As objects: NumPy's dtype S drops zeros at the end of a file.
+    # As objects, because the NumPy dtype S drops trailing zero bytes.
     np.save(tmp_path / "files.npy", np.array(files, dtype=object))
     done = subprocess.run(
         [

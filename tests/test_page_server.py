@@ -32,7 +32,7 @@ Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def gradio() -> None:
-    """Skips a test without Gradio, which is not imported here."""
+    """Skips a test if Gradio is not installed."""
     if importlib.util.find_spec("gradio") is None:
         pytest.skip("gradio is not installed")
 
@@ -53,7 +53,7 @@ def test_without_gradio_the_error_explains_the_installation(
 def test_on_windows_the_error_names_the_supported_systems(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "fcntl", None)  # the import fails on Windows
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # The import fails on Windows.
     for name in ("app", "guard", "uploads"):
         monkeypatch.delitem(sys.modules, f"skincnn.serving.web.{name}", raising=False)
         monkeypatch.delattr(web, name, raising=False)
@@ -84,7 +84,7 @@ def test_a_signal_stops_the_server_if_uvicorn_returns(
 ) -> None:
     uvicorn = pytest.importorskip("uvicorn")
     for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
-        monkeypatch.setenv(name, "")  # `serve` sets them
+        monkeypatch.setenv(name, "")  # `serve` sets them.
     monkeypatch.setattr(app, "build_app", lambda *arguments: None)
     monkeypatch.setattr(
         uvicorn.Server, "run", lambda self, sockets: self.handle_exit(number, None)
@@ -97,7 +97,7 @@ def test_a_signal_stops_the_server_if_uvicorn_returns(
 def server(
     gradio: None, run: Run, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """One server for all tests, which must not change it. Ctrl-C stops it."""
+    """Starts a server for all tests, which must not change it; Ctrl-C stops it."""
     folder = tmp_path_factory.mktemp("page")
     errors = folder.with_suffix(".log")
     with (
@@ -122,7 +122,7 @@ def server(
 
 
 def check_ctrl_c(server: Server) -> None:
-    """The server deletes its directory, and does not wait for open pages."""
+    """Checks that the server deletes its directory without waiting for open pages."""
     assert server.upload(b"x").json() == server.uploads()
     heartbeat = f"{server.url}/gradio_api/heartbeat/abc"
     with requests.get(heartbeat, stream=True, timeout=60):
@@ -299,7 +299,7 @@ def test_an_invalid_predict_request_is_explained(server: Server) -> None:
 
 @contextlib.contextmanager
 def highest_memory(pid: int) -> Iterator[list[int]]:
-    """Yields a list that gets the memory of a process: at the start, and the maximum."""
+    """Yields a list that gets the initial and the maximum memory of a process."""
     process, done = psutil.Process(pid), threading.Event()
     samples = [process.memory_info().rss]
 
@@ -352,7 +352,7 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
     with highest_memory(server.process.pid) as memory:
         assert "not a readable image" in drop(page, tmp_path / "huge.png")
     assert memory[1] - memory[0] < 100e6
-    # The server continues.
+    # The server continues to work.
     assert "melanoma mel malignant" in drop(page, tmp_path / "good.jpg")
 
     assert server.uploads() == []

@@ -55,7 +55,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
 
 
 def mixed_precision_classifier(policy: str) -> keras.Model:
-    """A classifier as it is trained, with logits far from 0."""
+    """Returns a classifier with this dtype policy and logits far from 0."""
     with dtype_policy(policy):
         model = build_classifier(CONFIG.model, len(HAM10000), seed=1)
     for layer in model.layers:
@@ -79,7 +79,7 @@ def check_rows(probabilities: tf.Tensor | np.ndarray) -> None:
 def test_46_probabilities_of_mixed_precision_are_float32_and_sum_to_1(
     policy: str, tmp_path: Path
 ) -> None:
-    """In a .keras file that is saved with the policy of training, and in its SavedModel."""
+    """The .keras file is saved with the policy, and converted to a SavedModel."""
     model = mixed_precision_classifier(policy)
     assert model.get_layer(POOLING_LAYER).compute_dtype == policy.removeprefix("mixed_")
     model.save(tmp_path / "model.keras")
@@ -164,7 +164,7 @@ def test_50_a_changed_config_does_not_change_the_preprocessing(
 
 
 def test_50_another_order_of_classes_is_rejected(workdir: Path, data_dir: Path) -> None:
-    """The outputs would get wrong names."""
+    """Otherwise the outputs would get the wrong names."""
     rewrite(workdir / RUN_FILE, lambda c: c["class_names"].reverse())
     for done in run_all(workdir, data_dir):
         assert done.returncode == 3, done.stderr
@@ -180,7 +180,7 @@ def test_50_another_number_of_classes_is_rejected(workdir: Path) -> None:
 
 
 def test_50_an_export_with_another_order_of_classes_is_rejected(workdir: Path) -> None:
-    """Even if its metadata has a valid seal."""
+    """The export is rejected even if its metadata has a valid seal."""
     exported = workdir / "export/skincnn/1"
     path = info_path(exported)
     image = workdir / "figures" / "examples.png"
@@ -240,7 +240,7 @@ def test_51_mismatched_weights_are_never_skipped() -> None:
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):
-    """Sends a web page, or an incomplete response."""
+    """A proxy that sends a web page or an incomplete response."""
 
     content_length = 0
 

@@ -30,7 +30,7 @@ from skincnn.model.networks import (
 )
 
 Build = Callable[[int | None, float, str | None], keras.Model]
-"""Maps the image size (None for any), the width multiplier and the weights to a network."""
+"""From an image size (None for any), width multiplier and weights to a network."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ STANDARDIZED = Scaling(
     tuple(-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)),
 )
 CENTERED_BGR = Scaling(1.0, (-103.939, -116.779, -123.68), bgr=True)
-"""Keras Applications call these modes "tf" (the first two), "torch" and "caffe"."""
+"""Keras Applications calls these modes "tf" (the first two), "torch" and "caffe"."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Backbone:
 
     Attributes:
         build: Returns the network without its top.
-        scaling: The normalization that it expects.
+        scaling: The normalization that the network expects.
         native_size: Image size of the ImageNet weights in pixels; 0 without such weights.
         min_size: Smallest image size in pixels.
         size_multiple: Sizes other than `native_size` must be multiples of this number.
@@ -227,7 +227,7 @@ def build_backbone(name: str, width: float, weights: str) -> keras.Model:
             "none", or the path of a weights file.
 
     Raises:
-        ConfigError: The backbone does not exist, or its weights do not exist or match.
+        ConfigError: The backbone or its weights do not exist, or do not match.
     """
     backbone = find_backbone(name)
     if width != 1.0 and not backbone.has_width:
@@ -276,7 +276,7 @@ def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
 
 
 def _load(backbone: Backbone, network: keras.Model, path: Path) -> keras.Model:
-    """Returns the adapted network with weights of the original or the adapted network."""
+    """Returns the adapted network with weights that were saved before or after adapting."""
     if not path.is_file():
         raise ConfigError(
             "`model.weights` must be imagenet, none, or the path of a weights file "

@@ -24,7 +24,7 @@ def light(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def color(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Scales the saturation and each channel, like different cameras, and clips."""
+    """Scales the saturation and each channel, as different cameras do, and clips."""
     saturation, cast = config.strength("saturation"), config.strength("color_cast")
     factor = per_image(uniform(1 - saturation, 1 + saturation))
     gray = ops.mean(images, axis=-1, keepdims=True)

@@ -59,7 +59,7 @@ class FreezableDropout(keras.layers.Dropout):
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Returns `inputs`, with dropout if the layer is in training and trainable."""
+        """Returns `inputs`, with dropout in training if the layer is trainable."""
         return super().call(inputs, training=training and self.trainable)
 
 

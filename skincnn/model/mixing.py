@@ -53,7 +53,7 @@ class Mixing(RandomLayer):
     def call(
         self, images: Tensor, training: bool | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns mixed images, partners and shares; the identity unless `training`.
+        """Returns images, their partners and shares; the images are mixed in training.
 
         The images are float32 [batch, height, width, 3]; `partner` is int32 [batch];
         `share` is float32 [batch] in 0.5..1 (CutMix rounds to whole pixels). Mixed image i

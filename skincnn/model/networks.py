@@ -52,8 +52,8 @@ def clone(
 ) -> keras.Model:
     """Returns a copy of a functional or sequential model with the same weights.
 
-    `convert` returns the new layer for a layer, with the same name. The last two axes of
-    its weights may be swapped. The options are those of `keras.models.clone_model`.
+    `convert` maps each layer to a new one with the same name and the same weights, of which
+    the last two axes may be swapped. See `keras.models.clone_model` for the options.
     """
     copy = keras.models.clone_model(
         network, clone_function=convert, recursive=True, **options

@@ -11,7 +11,7 @@ Tensor = Any
 
 
 class Uniform(Protocol):
-    """Draws uniform random numbers for each image, new ones at every call."""
+    """Draws new uniform random numbers for each image at every call."""
 
     def __call__(self, low: float, high: float, count: int | None = None) -> Tensor:
         """Returns numbers from [low, high), float32 [batch] or [batch, count]."""

@@ -17,7 +17,7 @@ METADATA_SIGNATURE = (
 
 
 def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> tf.Tensor:
-    """Returns the same encoding as `encode_clinical_metadata`, by TensorFlow operations.
+    """Encodes clinical metadata like `encode_clinical_metadata`, in the TensorFlow graph.
 
     Args:
         age: Years, float32 [batch]; NaN if unknown.

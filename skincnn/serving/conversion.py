@@ -117,7 +117,7 @@ def _convert(
         predictions_sha256=sha256(spec.predictions),
         files={path.name: sha256(path)},
     )
-    # Last: without its metadata the file cannot be loaded.
+    # Written last, because the file cannot be loaded without its metadata.
     write_export_info(info_path(path), info)
     return path
 

@@ -187,7 +187,7 @@ def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
 def read_parity_images(
     spec: ExportSpec, network: RunNetwork, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
-    """Returns the files and the predictions of the images of `parity.choose_images`."""
+    """Returns the files and the prediction rows of the images for the parity check."""
     builder = datasets.open_dataset(network.config.data.dataset, data_dir)
     table = read_predictions(spec.predictions)
     table = table.iloc[parity.choose_images(table["label"])].reset_index(drop=True)
@@ -263,7 +263,7 @@ def _check_parity(
 
 
 def _is_same_device(network: RunNetwork) -> bool:
-    """Returns whether a network was trained with TensorFlow on a CPU, as exports run."""
+    """Returns whether a network was trained, as exports run, with TensorFlow on a CPU."""
     device = network.info.device
     return device is None or (
         device.backend == "tensorflow"
@@ -291,7 +291,7 @@ def _rename_to_next_version(temporary: Path, folder: Path) -> Path:
         numbers = (int(path.name) for path in list_versions(folder))
         target = folder / str(max(numbers, default=0) + 1)
         try:
-            # Renaming onto a directory with content fails: no version is overwritten.
+            # Never overwrites a version: renaming to a nonempty directory fails.
             return temporary.rename(target)
         except OSError:
             if not target.exists():

@@ -42,8 +42,8 @@ def read_images(contents: tf.Tensor, config: DataConfig) -> tuple[tf.Tensor, tf.
         config: See `data.preprocess.read_image`.
 
     Returns:
-        Images, uint8 [batch, image_size, image_size, 3], black where a file is unreadable;
-        and whether each file is readable, bool [batch].
+        Images, uint8 [batch, image_size, image_size, 3], black for unreadable files; and
+        whether each file is readable, bool [batch].
     """
     count = tf.size(contents, tf.int64)
     blank = tf.zeros((config.image_size, config.image_size, 3), tf.uint8)

@@ -35,11 +35,11 @@ def postprocess(
 
     Returns:
         probabilities: Calibrated probabilities, float32 [batch, num_classes].
-        uncalibrated_probabilities: Those of the predictions tables, of the same shape.
+        uncalibrated_probabilities: The same before calibration.
         class_names: The same class names in each row, string [batch, num_classes].
         predicted_class: string [batch].
-        malignant_probability: float32 [batch]; NaN if it is unknown for any class whether
-            it is malignant.
+        malignant_probability: float32 [batch]; NaN if the malignancy of any class is
+            unknown.
         refer: bool [batch].
         ood_distance: float32 [batch].
         out_of_distribution: bool [batch].
@@ -70,13 +70,13 @@ def postprocess(
 
 
 def describe_threshold(rule: DecisionRule) -> str:
-    """Returns the origin of the threshold of a rule, as a phrase."""
+    """Describes how the threshold of a rule was chosen."""
     point = parse_operating_point(rule.operating_point).text
     return f"the threshold for {point}, chosen on the validation data"
 
 
 def describe_rule(rule: DecisionRule) -> str:
-    """Returns which images a rule refers, as text."""
+    """Describes which images a rule refers."""
     other = "out-of-distribution images and unreadable files"
     if rule.threshold is None:
         return f"{other}. {NO_THRESHOLD}"
@@ -87,7 +87,7 @@ def describe_rule(rule: DecisionRule) -> str:
 
 
 def _malignant_weights(class_names: Sequence[str]) -> tf.Tensor:
-    """Returns 1 for malignant classes, 0 for benign classes, and NaN if it is unknown."""
+    """Returns 1 for malignant classes, 0 for benign ones, and NaN for unknown ones."""
     malignant = [lesion.malignant for lesion in describe(class_names).values()]
     return tf.constant(
         [math.nan if value is None else float(value) for value in malignant], tf.float32

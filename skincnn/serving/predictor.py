@@ -102,7 +102,7 @@ def load_predictor(path: Path) -> Predictor:
 
 
 def check_clinical_metadata(predictor: Predictor, path: Path | None) -> None:
-    """Raises a `ConfigError` for clinical metadata that the model does not use."""
+    """Raises a `ConfigError` if clinical metadata is given to a model without it."""
     if path is not None and not predictor.clinical_metadata:
         raise ConfigError(
             f"--clinical-metadata {path}: this model uses images only. Omit the flag, or "
@@ -118,8 +118,8 @@ def predict_files(
 ) -> pd.DataFrame:
     """Returns a table with the `columns` of the model and one row per file.
 
-    The contents are those of `prefetch.read_files`. The files in `paths` are not opened.
-    The clinical metadata has one row per file.
+    The contents are those of `prefetch.read_files`; the paths are not opened. The clinical
+    metadata has one row per file.
     """
     files = [content if isinstance(content, bytes) else b"" for content in contents]
     predictions = predictor.predict(files, clinical_metadata)

@@ -1,4 +1,4 @@
-"""Predicts files in batches, and reads the next batch while one is computed."""
+"""Predicts files in batches; while one batch is computed, the next one is read."""
 
 from __future__ import annotations
 

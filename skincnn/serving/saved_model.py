@@ -1,4 +1,4 @@
-"""SavedModels: they map image files to named outputs and require only TensorFlow."""
+"""Writes and loads SavedModels, which map image files to outputs with TensorFlow only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def write_saved_model(
 ) -> None:
     """Writes a SavedModel with the signatures `serving_default` and `images`.
 
-    It averages the predictions of all networks and of the `ORIENTATIONS` of `tta`.
+    It averages the predictions of all networks and orientations; `tta` is a key of
+    `ORIENTATIONS`.
     """
     orientations = ORIENTATIONS[tta]
 
@@ -77,7 +78,7 @@ def write_saved_model(
 def open_saved_model(
     path: Path, class_names: Sequence[str], *, clinical_metadata: bool
 ) -> Predict:
-    """Returns the prediction function of a SavedModel, whose hashes are not checked."""
+    """Loads a SavedModel, whose hashes are not checked, as a prediction function."""
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures[BYTES_SIGNATURE]
 
@@ -100,7 +101,7 @@ def open_saved_model(
 
 
 def decode_strings(values: npt.NDArray[Any]) -> list[str]:
-    """Returns the strings of a string output."""
+    """Decodes a string output of a model."""
     return [value.decode() for value in values.tolist()]
 
 

@@ -24,7 +24,7 @@ additional last column `UNK` in 2019."""
 
 
 def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
-    """Returns the `CLINICAL_COLUMNS` of a CSV file, indexed by image_id; None for None.
+    """Returns the `CLINICAL_COLUMNS` of a CSV file by image_id, or None without a path.
 
     Raises:
         ConfigError: The file is not a CSV file with these columns, or an image_id occurs

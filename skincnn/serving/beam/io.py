@@ -22,7 +22,7 @@ from skincnn.files import IMAGE_SUFFIXES, images_in, printable, require_writable
 from skincnn.serving.images import MAX_BYTES
 
 MEMBERS_PER_REF = 64
-"""Number of images of a ZIP archive that are read by the same worker."""
+"""Maximum number of images of a ZIP archive in one reference."""
 READ_ERRORS = (
     OSError,
     EOFError,
@@ -53,14 +53,14 @@ class FileRef(NamedTuple):
 
 
 class ImageFile(NamedTuple):
-    """The content of an image file; the name of a member begins with its archive's."""
+    """The content of an image file; in an archive, its name is <archive>/<member>."""
 
     name: str
     content: bytes
 
 
 class UnreadableFile(NamedTuple):
-    """A file without predictions; the status is the reason."""
+    """A file without predictions, with the reason as its status."""
 
     file: str
     status: str
@@ -107,7 +107,7 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
 
 
 def list_members(ref: FileRef) -> Iterator[FileRef]:
-    """Yields references to up to `MEMBERS_PER_REF` images each if the file is an archive.
+    """Splits a reference to an archive into references to `MEMBERS_PER_REF` images each.
 
     References to other files are yielded unchanged.
     """
@@ -187,7 +187,7 @@ def require_empty(output: str, prefixes: Sequence[str]) -> None:
 def _read(
     name: str, size: int, open_file: Callable[[], IO[bytes]]
 ) -> ImageFile | UnreadableFile:
-    """Returns the content of a file, or why it is unreadable: too large, for example."""
+    """Returns the content of a file, or why it cannot be read or is too large."""
     if size > MAX_BYTES:
         expected = f"expected at most {MAX_BYTES} bytes. Received: {size}"
         return UnreadableFile(name, f"unreadable: {expected}")

@@ -40,7 +40,7 @@ from skincnn.serving.predictor import Predictor, load_predictor, predict_files
 
 Format = Literal["csv", "jsonl"]
 PREDICTIONS, UNREADABLE_FILES = "predictions", "unreadable"
-"""Prefixes of the output files, which are also the names of the counters."""
+"""Prefixes of the output files, and names of the counters."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def run(
         flags: Flags of Beam; without --runner the pipeline runs on this machine.
 
     Returns:
-        Number of predicted files as `PREDICTIONS`, and of all others as `UNREADABLE_FILES`.
+        Maps `PREDICTIONS` and `UNREADABLE_FILES` to the number of files.
 
     Raises:
         ConfigError: Beam rejects its flags.

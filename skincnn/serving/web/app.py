@@ -67,7 +67,7 @@ def listen(port: int) -> socket.socket:
 
 
 def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
-    """Serves the page of a model, which shows the path of the model, until a signal.
+    """Serves the page of a model, which shows its path, until a signal stops the server.
 
     Raises:
         KeyboardInterrupt: The user pressed Ctrl-C.
@@ -184,7 +184,7 @@ def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, st
 
 
 def parse_clinical_metadata(fields: Sequence[str | None]) -> dict[str, str | int | None]:
-    """Returns the `CLINICAL_COLUMNS` in the fields of the page, if it has any."""
+    """Returns the `CLINICAL_COLUMNS` that were entered in the fields of the page."""
     values: dict[str, str | int | None] = dict(zip(CLINICAL_COLUMNS, fields, strict=False))
     age = str(values.pop("age", None) or "").strip()
     if not age:
@@ -203,7 +203,7 @@ def _metadata_fields(gradio: Any) -> list[Any]:
     gradio.HTML(render("clinical_metadata"))
     with gradio.Row():
         return [
-            # Not a number field, which shows 0 if it is empty.
+            # Not a number field, because an empty one shows 0.
             gradio.Textbox(label="Age in years", placeholder=UNKNOWN, max_lines=1),
             gradio.Dropdown([UNKNOWN, *SEXES], value=UNKNOWN, label="Sex"),
             gradio.Dropdown(sites, value=UNKNOWN, label="Site on the body"),

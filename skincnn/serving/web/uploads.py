@@ -29,7 +29,7 @@ MULTIPART_BYTES = 2**16
 """Maximum size of an upload request, not counting the file."""
 MISSING = "The upload no longer exists. Upload the image again."
 Upload = Mapping[str, Any]
-"""Gradio's description of an upload: its `path`, and `orig_name`."""
+"""Gradio's description of an upload, which includes its `path` and `orig_name`."""
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def make_upload_endpoint(folder: Path, stored: set[str]) -> Callable[[Any], Awai
 
 
 async def report_progress(request: Any) -> Any:
-    """Responds to `PROGRESS_PATH` that the upload is complete, because it is local."""
+    """Reports that the upload is complete; a local upload needs no progress bar."""
     from starlette.responses import PlainTextResponse
 
     return PlainTextResponse('data: {"msg": "done"}\n\n', media_type="text/event-stream")
@@ -96,7 +96,7 @@ def find_upload(path: str, folder: Path) -> Path:
     """Returns the resolved path of an upload, which may have been deleted.
 
     Raises:
-        DataError: The path is not that of a file directly in the directory of uploads.
+        DataError: The path is outside the directory of uploads or in a subdirectory.
     """
     resolved = Path(path).resolve()
     if resolved.parent != folder.resolve():
