@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import run_script
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
@@ -22,7 +21,6 @@ from skincnn.model.classifier import (
 )
 from skincnn.model.layers import FreezableDropout, FusedBatchNormalization
 
-OFFLINE = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
 SMALL = ModelConfig(backbone="mobilenet", width_multiplier=0.25, weights="none")
 TINY = ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none")
 
@@ -193,22 +191,3 @@ def test_a_mismatched_weights_file_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(b"not a weights file")
     with pytest.raises(ConfigError, match="does not contain the weights"):
         build_backbone("mobilenet", 0.25, str(path))
-
-
-def test_a_failed_download_of_weights_is_a_one_line_error(tmp_path: Path) -> None:
-    done = run_script(
-        "train.py",
-        *("--data.dataset", "demo_tiny", "--model.weights", "imagenet"),
-        *("--train.scenario", "fine_tune"),
-        *("--workdir", tmp_path / "run", "--data-dir", tmp_path / "data"),
-        KERAS_HOME=str(tmp_path / "keras"),
-        **OFFLINE,
-    )
-    assert done.returncode == 2, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1
-    assert "--model.weights none|PATH" in errors[0]
-    assert "Traceback" not in done.stderr
-    # It fails before the data are built and the run starts, and leaves no incomplete file.
-    for name in ("run", "data", "keras/models/*"):
-        assert not list(tmp_path.glob(name))

@@ -211,23 +211,33 @@ def test_50_a_converted_model_of_another_preprocessing_is_rejected(
         load_predictor(path)
 
 
-def test_51_weights_of_another_network_are_rejected_before_training(
-    tmp_path: Path, data_dir: Path
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("imagenet", "could not be loaded: "),  # The download fails.
+        ("{}/other.weights.h5", "does not contain the weights of mobilenet"),
+    ],
+)
+def test_51_unusable_weights_are_rejected_before_training(
+    weights: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "other.weights.h5"
-    build_backbone("mobilenet", 0.5, "none").save_weights(path)
-    flags = (
-        "--data.dataset demo_tiny --model.backbone mobilenet --model.width-multiplier 0.25"
-    )
+    monkeypatch.setattr(mobilenet, "BASE_WEIGHT_PATH", "http://127.0.0.1:9/")
+    monkeypatch.setattr(keras_config, "_KERAS_DIR", str(tmp_path / "keras"))
+    build_backbone("mobilenet", 0.5, "none").save_weights(tmp_path / "other.weights.h5")
     done = run_here(
         "train.py",
-        *flags.split(),
-        *("--train.scenario", "fine_tune", "--model.weights", path),
-        *("--workdir", tmp_path / "run", "--data-dir", data_dir),
+        *("--data.dataset", "demo_tiny", "--train.scenario", "fine_tune"),
+        *("--model.backbone", "mobilenet", "--model.width-multiplier", 0.25),
+        *("--model.weights", weights.format(tmp_path)),
+        *("--workdir", tmp_path / "run", "--data-dir", tmp_path / "data"),
     )
     assert done.returncode == 2, done.stderr
-    assert "does not contain the weights of mobilenet" in done.stderr
-    assert not (tmp_path / "run").exists()
+    (error,) = done.stderr.splitlines()[-1:]
+    assert error.startswith("error:")
+    assert message in error
+    # Neither data, nor a run, nor an incomplete file remains.
+    for name in ("run", "data", "keras/models/*"):
+        assert not list(tmp_path.glob(name))
 
 
 def test_51_mismatched_weights_are_never_skipped() -> None:
