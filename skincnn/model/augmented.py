@@ -47,20 +47,20 @@ class AugmentedClassifier(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the output; see `AugmentedClassifier`."""
-        is_dict, mixing = isinstance(inputs, dict), {}
-        others = {k: v for k, v in inputs.items() if k != IMAGES_LAYER} if is_dict else {}
-        images = inputs[IMAGES_LAYER] if is_dict else inputs
+        is_dict = isinstance(inputs, dict)
+        others, pairs = dict(inputs) if is_dict else {}, {}
+        images = others.pop(IMAGES_LAYER) if is_dict else inputs
         images = self.augmentation(images, training=training)
         if self.mixing is not None and training:
             images, partner, share = self.mixing(images, training=training)
-            mixing = {"partner": partner, "share": share}
+            pairs = {"partner": partner, "share": share}
             others = {
                 name: _mix(ops.cast(values, "float32"), partner, share)
                 for name, values in others.items()
             }
         classifier_inputs = {IMAGES_LAYER: images, **others} if is_dict else images
         logits = self.classifier(classifier_inputs, training=training)
-        return {"logits": logits, **mixing} if mixing else logits
+        return {"logits": logits, **pairs} if pairs else logits
 
     def compute_loss(
         self,

@@ -37,8 +37,8 @@ class Explainer:
         workdir = path.parent if path.name == MODEL_FILE else path
         if not (workdir / MODEL_FILE).is_file():
             raise ConfigError(
-                "Grad-CAM needs the feature maps of the Keras model: a run directory or "
-                f"its {MODEL_FILE}. Received: {path}."
+                "Grad-CAM needs the feature maps of the Keras model. Expected a run "
+                f"directory or its {MODEL_FILE}. Received: {path}."
             )
         info, self.config = read_run(workdir)
         self.class_names = info.class_names

@@ -133,7 +133,7 @@ def require_parity(
     if lost:
         raise DataError(
             f"The {result.name} export never predicts {', '.join(lost)}, which the model "
-            "predicts. It was rejected; export another format."
+            "predicts. The export was rejected. Use another format."
         )
     for quantity, difference, limit in (
         ("probability", result.largest_difference, tolerance),
@@ -143,8 +143,8 @@ def require_parity(
         if not difference <= (math.inf if limit is None else limit):
             raise DataError(
                 f"The {result.name} export differs from the predictions of the model by "
-                f"{difference:.2g} in {quantity}. Expected at most {limit}. It was "
-                "rejected; evaluate the run again and export it again."
+                f"{difference:.2g} in {quantity}. Expected at most {limit}. The export was "
+                "rejected. Evaluate the run again, and then export it again."
             )
 
 

@@ -97,7 +97,7 @@ def load_predictor(path: Path) -> Predictor:
             return _load_export(path)
     raise ConfigError(
         "MODEL must be a SavedModel, a run directory or its model.keras, or a LiteRT or "
-        f"ONNX file of scripts/export.py with its .json file. Received: {path}."
+        f"ONNX file from scripts/export.py with its .json file. Received: {path}."
     )
 
 

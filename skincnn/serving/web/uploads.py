@@ -18,9 +18,7 @@ from skincnn.errors import DataError
 from skincnn.serving.images import MAX_BYTES
 
 UPLOAD_PATH = "/gradio_api/upload"
-"""Endpoint for uploads."""
 PROGRESS_PATH = "/gradio_api/upload_progress"
-"""Endpoint for the progress of an upload."""
 MAX_AGE_SECONDS = 600
 """Age at which an upload that has not been read is deleted."""
 FOLDER_PREFIX = "skincnn-page-"
