@@ -25,7 +25,7 @@ from skincnn.serving.export import ExportSpec, read_rule
 from skincnn.serving.network import Network, add_ood_distance, load_network
 from skincnn.serving.predictor import Predictor
 from skincnn.serving.prefetch import predict_batches
-from skincnn.serving.runtimes import RUNTIMES, Infer, require_packages, with_fixed_size
+from skincnn.serving.runtimes import RUNTIMES, Infer, find_runtime, with_fixed_size
 from skincnn.serving.saved_model import (
     IMAGES_SIGNATURE,
     open_saved_model,
@@ -157,8 +157,8 @@ def conversions(setting: Setting) -> Iterator[Result]:
     pixels = images.astype(np.float32)
     model = with_fixed_size(setting.network.model, setting.data.image_size)
     converted, sizes = {}, {}
-    for name, runtime in RUNTIMES.items():
-        require_packages(name, runtime)
+    for name in RUNTIMES:
+        runtime = find_runtime(name)
         path = setting.saved_model.parent / f"model{runtime.suffix}"
         runtime.write(model, {"images": pixels}, path)
         converted[name], sizes[name] = runtime.open(path), path.stat().st_size

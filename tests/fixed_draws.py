@@ -1,4 +1,4 @@
-"""A replacement for random draws with fixed values."""
+"""Fixed values in place of random draws."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A model server for tests: TensorFlow Serving's request formats for a SavedModel.
+"""A model server for tests, with the request formats of TensorFlow Serving.
 
-It runs in a separate interpreter and must not import this project:
+It runs in a separate process and must not import this project:
 
     python -I tests/model_server.py NAME=DIRECTORY ...
 
@@ -63,7 +63,7 @@ def specs_of(signature):
 
 
 def call(signature, inputs):
-    """Calls a signature with inputs of its names, types and shapes."""
+    """Calls a signature; the inputs must have its names, types and shapes."""
     specs = specs_of(signature)
     if inputs.keys() != specs.keys():
         raise ValueError(
@@ -79,7 +79,7 @@ def call(signature, inputs):
 
 
 def decode(value, dtype):
-    """Decodes {"b64": ...}, which is allowed for strings only."""
+    """Decodes {"b64": ...}, which is allowed only for strings."""
     if isinstance(value, list):
         return [decode(element, dtype) for element in value]
     if isinstance(value, dict):
@@ -92,7 +92,7 @@ def decode(value, dtype):
 
 
 def tensors(columns, specs):
-    """Converts the inputs to tensors; they must have the names of the signature."""
+    """Converts inputs with the names of the signature to tensors."""
     unknown = sorted(columns.keys() - specs.keys())
     if unknown:
         raise ValueError(f"unknown inputs {unknown}, expected {sorted(specs)}")
@@ -102,52 +102,22 @@ def tensors(columns, specs):
     }
 
 
-def encode(name, value):
-    """Converts an output to JSON; names that end in _bytes are base64."""
+def encode(value):
+    """Converts an output to JSON."""
     if isinstance(value, list):
-        return [encode(name, element) for element in value]
-    if isinstance(value, bytes):
-        if name.endswith("_bytes"):
-            return {"b64": base64.b64encode(value).decode()}
-        return value.decode()
-    return value
-
-
-def is_named(instance):
-    return isinstance(instance, dict) and set(instance) != {"b64"}
+        return [encode(element) for element in value]
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def predict(name, body):
-    """Returns the response to a body of the Predict API, in row or column format."""
-    if not isinstance(body, dict) or body.keys() - {
-        "signature_name",
-        "instances",
-        "inputs",
-    }:
+    """Returns the response to a body of the Predict API in row format."""
+    if body.keys() - {"signature_name", "instances"}:
         raise ValueError("Request has unknown keys")
-    if ("instances" in body) == ("inputs" in body):
-        raise ValueError("Request must have either instances or inputs")
     signature = find(name, body.get("signature_name"))
-    specs = specs_of(signature)
-    rows = body.get("instances")
-    columns = body.get("inputs")
-    if rows is not None:
-        if not isinstance(rows, list) or not rows:
-            raise ValueError("instances must be a non-empty list")
-        if not is_named(rows[0]):
-            columns = rows
-        else:
-            if any(not is_named(row) or row.keys() != rows[0].keys() for row in rows):
-                raise ValueError("instances must have the same keys")
-            columns = {key: [row[key] for row in rows] for key in rows[0]}
-    if not is_named(columns):
-        if len(specs) != 1:
-            raise ValueError("several inputs must be named")
-        columns = {next(iter(specs)): columns}
-    outputs = call(signature, tensors(columns, specs))
-    encoded = {key: encode(key, value.tolist()) for key, value in outputs.items()}
-    if rows is None:
-        return {"outputs": encoded}
+    rows = body["instances"]
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    outputs = call(signature, tensors(columns, specs_of(signature)))
+    encoded = {key: encode(value.tolist()) for key, value in outputs.items()}
     if {len(value) for value in encoded.values()} != {len(rows)}:
         raise ValueError("an output has another batch size than the instances")
     return {

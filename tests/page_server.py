@@ -16,7 +16,7 @@ from conftest import jpeg
 
 
 def text_of(page: str) -> str:
-    """The visible text of HTML."""
+    """Returns the visible text of HTML."""
     text = html.unescape(re.sub(r"<[^>]*>", " ", page)).replace("\N{NO-BREAK SPACE}", " ")
     return " ".join(text.split())
 
@@ -31,7 +31,7 @@ class Server:
     errors: Path
 
     def uploads(self) -> list[str]:
-        """The uploads on the disk."""
+        """Returns the paths of the uploads on the disk."""
         (folder,) = self.folder.glob("skincnn-page-*")
         return [str(path) for path in folder.rglob("*") if path.is_file()]
 
@@ -47,7 +47,7 @@ class Server:
         )
 
     def join(self, data: Any, **others: Any) -> requests.Response:
-        """Requests a prediction, without waiting for it."""
+        """Requests a prediction without waiting for it."""
         body = {"data": data, "fn_index": 0, "session_hash": "s", **others}
         return requests.post(f"{self.url}/gradio_api/queue/join", json=body, timeout=10)
 
@@ -65,19 +65,19 @@ class Server:
         raise AssertionError("no prediction")
 
     def is_working(self) -> bool:
-        """Whether a valid image gets a prediction, and its upload is deleted."""
+        """Returns whether a valid image gets a prediction and its upload is deleted."""
         (path,) = self.upload(jpeg()).json()
         text = text_of(self.predict(path))
         return "melanoma mel malignant" in text and not self.uploads()
 
 
 def file_data(path: str, name: str = "x.jpg") -> dict[str, Any]:
-    """An upload, as the page describes it to the server."""
+    """Returns the description of an upload that the page sends to the server."""
     return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
 
 def upload(folder: Path, content: bytes = b"x") -> dict[str, Any]:
-    """An upload, as Gradio describes it to the handler."""
+    """Writes an upload, and returns its description as Gradio passes it on."""
     path = folder / "a1b2"
     path.write_bytes(content)
     return {"path": str(path), "orig_name": "x.jpg"}

@@ -113,7 +113,7 @@ def test_layers_with_equal_configurations_share_one_compiled_function() -> None:
 
 
 def test_all_geometric_augmentations_share_one_gather() -> None:
-    """Every further gather would interpolate, and blur, once more."""
+    """Each additional gather would interpolate, and thus blur, the image again."""
     layer = Augmentation(AugmentConfig(parts=tuple(GEOMETRIC)))
     import tensorflow as tf
 

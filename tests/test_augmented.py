@@ -27,8 +27,8 @@ def tiny_classifier() -> keras.Model:
     return keras.Model(inputs, logits)
 
 
-def with_metadata(container: type = dict, return_metadata: bool = False) -> keras.Model:
-    """A model of images and metadata; or one whose logits are the metadata."""
+def with_metadata(return_metadata: bool = False) -> keras.Model:
+    """Returns a model of images and metadata, or one that returns the metadata."""
     images = keras.Input((None, None, 3), name="images")
     metadata = keras.Input((CLASSES,), name="metadata")
     if return_metadata:
@@ -37,8 +37,7 @@ def with_metadata(container: type = dict, return_metadata: bool = False) -> kera
         pooled = keras.layers.GlobalAveragePooling2D()(images)
         both = keras.layers.Concatenate()([pooled, metadata])
         outputs = keras.layers.Dense(CLASSES)(both)
-    inputs = {"images": images, "metadata": metadata}
-    return keras.Model(inputs if container is dict else container(inputs.values()), outputs)
+    return keras.Model({"images": images, "metadata": metadata}, outputs)
 
 
 def build(
@@ -58,7 +57,7 @@ def policy(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_the_loss_is_that_of_labels_mixed_like_the_images(mix: str) -> None:
+def test_the_labels_are_mixed_like_the_images(mix: str) -> None:
     model = build(AugmentConfig(parts=(), mix=mix, mix_alpha=1))
     model.compile(loss=CATEGORICAL)
     outputs = model(IMAGES, training=True)
@@ -90,7 +89,7 @@ def test_mixing_trains_with_ema_weights_in_every_precision(policy: str) -> None:
     assert any(not np.array_equal(first, last) for first, last in trained)
 
 
-def test_without_mixing_it_is_the_classifier_of_augmented_images() -> None:
+def test_without_mixing_the_classifier_gets_augmented_images() -> None:
     config = AugmentConfig(parts=("rotate",))
     classifier = tiny_classifier()
     model = build(config, classifier)
@@ -126,14 +125,11 @@ def test_images_are_augmented_in_float32_in_every_precision(policy: str) -> None
     np.testing.assert_array_equal(received[-1], Augmentation(config)(images, training=True))
 
 
-@pytest.mark.parametrize("container", [dict, tuple, list])
-def test_metadata_reaches_the_classifier_mixed_like_the_images(container: type) -> None:
+def test_metadata_is_mixed_like_the_images() -> None:
     metadata = RNG.normal(size=(8, CLASSES)).astype(np.float32)
     inputs = {"images": IMAGES, "metadata": metadata}
-    if container is not dict:
-        inputs = container(inputs.values())
     config = AugmentConfig(parts=("flip",), mix="mixup", mix_alpha=1)
-    model = build(config, with_metadata(container, return_metadata=True))
+    model = build(config, with_metadata(return_metadata=True))
     np.testing.assert_array_equal(model(inputs, training=False), metadata)
     outputs = {name: np.asarray(v) for name, v in model(inputs, training=True).items()}
     share = outputs["share"][:, None]
@@ -158,7 +154,7 @@ class Gpu:
 def test_keras_compiles_the_whole_model_with_xla(
     mix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU. The affine layers of Keras would disable XLA."""
+    """On a GPU, Keras disables XLA if the model contains its own affine layers."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: [Gpu()])
     model = build(AugmentConfig(parts=tuple(AUGMENTATIONS), mix=mix))
     model.compile("sgd", CATEGORICAL)
@@ -180,7 +176,7 @@ def test_xla_compiles_a_training_step(mix: str) -> None:
 
 
 @pytest.mark.parametrize("mix", ["none", "mixup"])
-def test_it_can_be_serialized(mix: str, tmp_path: object) -> None:
+def test_the_model_can_be_serialized(mix: str, tmp_path: object) -> None:
     model = build(AugmentConfig(mix=mix, parts=("flip",)))
     model(IMAGES)
     copy = AugmentedClassifier.from_config(model.get_config())

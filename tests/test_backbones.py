@@ -1,6 +1,6 @@
-"""The smallest network of each family compared with Keras Applications; others by name.
+"""The smallest network of each family is compared with Keras Applications.
 
-The tests of a family share one network.
+The tests of a family share one network. The other networks are compared by name.
 """
 
 from __future__ import annotations
@@ -104,11 +104,11 @@ def module_of(name: str) -> ModuleType:
     return getattr(applications, keras_function(name).__module__.split(".")[-1])
 
 
-def randomise(network: keras.Model, images: np.ndarray) -> None:
+def randomize(network: keras.Model, images: np.ndarray) -> None:
     """Sets biases and BatchNorm weights to values other than 0 and 1.
 
     Otherwise swapped weights would go unnoticed. The moving statistics are those of
-    `images`, whose features therefore still differ after many layers.
+    `images`, so that their features still differ after many layers.
     """
     rng = np.random.default_rng(0)
     for layer in network.layers:
@@ -126,7 +126,7 @@ def randomise(network: keras.Model, images: np.ndarray) -> None:
 
 
 def make_images(size: int, number: int = 3) -> np.ndarray:
-    """Noisy images with different tints."""
+    """Returns noisy images with different tints."""
     rng = np.random.default_rng(0)
     noise = rng.uniform(0, 100, (number, size, size, 3))
     return (noise + rng.uniform(0, 155, (number, 1, 1, 3))).astype(np.float32)
@@ -150,12 +150,12 @@ def family(
     preprocess_input = module_of(name).preprocess_input
     path = tmp_path_factory.mktemp(name) / "reference.weights.h5"
     if name.startswith("efficientnet_b"):
-        # Keras adds a layer only if there are ImageNet weights.
+        # Keras adds a layer only for ImageNet weights.
         reference.save_weights(path)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("keras.src.utils.file_utils.get_file", lambda *_, **__: str(path))
             reference = keras_function(name)(include_top=False, input_shape=shape)
-    randomise(reference, preprocess_input(make_images(size, 16)))
+    randomize(reference, preprocess_input(make_images(size, 16)))
     reference.save_weights(path)
     config = ModelConfig(
         backbone=name, width_multiplier=width, weights=str(path), dropout=0.0
@@ -190,7 +190,7 @@ def test_blocks_are_stages_of_constant_resolution(family: Family) -> None:
 
 
 def test_a_frozen_network_works_as_in_inference(family: Family) -> None:
-    """Including dropout and stochastic depth, which `fit` would enable."""
+    """This includes dropout and stochastic depth, which `fit` would enable."""
     model, images = family.classifier, family.images
     expected = np.asarray(model(images, training=False))
     set_trainable(model, 0)
@@ -385,21 +385,6 @@ def test_small_cnn_accepts_any_size_and_width() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "weights", "message"),
-    [
-        ("small_cnn", 1.0, "imagenet", "small_cnn has no ImageNet weights"),
-        ("resnet50", 0.5, "none", "must be 1.0 for resnet50, which has no width"),
-        ("mobilenet_v3_small", 0.5, "imagenet", r"must be one of \(0\.75, 1\.0\)"),
-    ],
-)
-def test_missing_weights_and_widths_are_errors(
-    name: str, width: float, weights: str, message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build_backbone(name, width, weights)
-
-
-@pytest.mark.parametrize(
     ("name", "size", "message"),
     [
         ("inception_v3", 74, "at least 75 px. Received: 74"),
@@ -463,7 +448,7 @@ number = 3
 
 @pytest.fixture
 def my_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user module in the current directory."""
+    """Writes modules of a user to the current directory."""
     (tmp_path / "my_nets.py").write_text(MODULE)
     (tmp_path / "my_broken.py").write_text("import nowhere_to_be_found")
     monkeypatch.chdir(tmp_path)
@@ -511,25 +496,31 @@ def test_nested_models_are_frozen_with_their_block() -> None:
 
 @pytest.mark.usefixtures("my_nets")
 @pytest.mark.parametrize(
-    ("name", "weights", "message"),
+    ("name", "width", "weights", "message"),
     [
-        ("nowhere_at_all:net", "none", "cannot import the module 'nowhere_at_all'"),
+        ("nowhere_at_all:net", 1, "none", "cannot import the module 'nowhere_at_all'"),
         (
             "my_broken:net",
+            1,
             "none",
-            "cannot import the module .*: ModuleNotFoundError.*nowhere_to",
+            "import the module .*: ModuleNotFoundError.*nowhere_to",
         ),
-        ("my_nets:nett", "none", "'my_nets' has no function 'nett'"),
-        ("my_nets:number", "none", "has no function 'number'"),
-        (":net", "none", "cannot import the module"),
-        ("my_nets:broken", "none", "my_nets:broken failed: RuntimeError: no such thing"),
-        ("my_nets:text", "none", "must return a functional or sequential"),
-        ("my_nets:flat", "none", "must map images .* to feature maps"),
-        ("my_nets:fixed", "none", r"Received: \(None, 64, 64, 3\)"),
-        ("my_nets:net", "imagenet", "my_nets:net has no ImageNet weights"),
-        ("my_nets:net", "nowhere.h5", "which is not a file"),
+        ("my_nets:nett", 1, "none", "'my_nets' has no function 'nett'"),
+        ("my_nets:number", 1, "none", "has no function 'number'"),
+        (":net", 1, "none", "cannot import the module"),
+        ("my_nets:broken", 1, "none", "my_nets:broken failed: RuntimeError: no such thing"),
+        ("my_nets:text", 1, "none", "must return a functional or sequential"),
+        ("my_nets:flat", 1, "none", "must map images .* to feature maps"),
+        ("my_nets:fixed", 1, "none", r"Received: \(None, 64, 64, 3\)"),
+        ("my_nets:net", 1, "imagenet", "my_nets:net has no ImageNet weights"),
+        ("my_nets:net", 1, "nowhere.h5", "which is not a file"),
+        ("small_cnn", 1, "imagenet", "small_cnn has no ImageNet weights"),
+        ("resnet50", 0.5, "none", "must be 1.0 for resnet50, which has no width"),
+        ("mobilenet_v3_small", 0.5, "imagenet", r"must be one of \(0\.75, 1\.0\)"),
     ],
 )
-def test_faulty_user_functions_are_errors(name: str, weights: str, message: str) -> None:
+def test_unusable_backbones_are_errors(
+    name: str, width: float, weights: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_backbone(name, 1.0, weights)
+        build_backbone(name, width, weights)

@@ -1,8 +1,7 @@
-"""The Beam pipeline writes the predictions of predict.py, and loses no image."""
+"""The Beam pipeline writes the same predictions as predict.py, and loses no image."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import signal
@@ -22,8 +21,9 @@ from skincnn.errors import ConfigError
 from skincnn.serving.images import MAX_BYTES, OK, UNREADABLE
 
 Run = tuple[Path, object]
-HAS_BEAM = importlib.util.find_spec("apache_beam") is not None
-needs_beam = pytest.mark.skipif(not HAS_BEAM, reason="needs Apache Beam: make test-beam")
+REASON = "needs Apache Beam: make test-beam"
+io = pytest.importorskip("skincnn.serving.beam.io", reason=REASON)
+pipeline = pytest.importorskip("skincnn.serving.beam.pipeline", reason=REASON)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def model(run: Run) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine images in three directories, and three unreadable files."""
+    """Writes nine images in three directories, and three unreadable files."""
     folder = tmp_path_factory.mktemp("archive") / "of [2019] é"
     for number in range(9):
         path = folder / ("", "a", "a/b")[number % 3] / f"{number}, an image.JPG"
@@ -61,14 +61,13 @@ def read_output(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def assert_same(expected: pd.DataFrame, predictions: pd.DataFrame) -> None:
-    """Compares the rows of readable files of predict.py with those of the pipeline."""
+    """Compares the rows of predict.py for readable files with those of the pipeline."""
     readable = expected[expected["status"] == OK].reset_index(drop=True)
     assert len(readable) > 0
     pd.testing.assert_frame_equal(readable, predictions, atol=1e-6, rtol=0)
 
 
-@needs_beam
-def test_the_rows_are_those_of_predict(model: Path, images: Path, tmp_path: Path) -> None:
+def test_the_rows_equal_those_of_predict(model: Path, images: Path, tmp_path: Path) -> None:
     folder = tmp_path / images.name
     shutil.copytree(images, folder)
     (folder / "a/link.jpg").symlink_to("nowhere")
@@ -91,17 +90,14 @@ def test_the_rows_are_those_of_predict(model: Path, images: Path, tmp_path: Path
     assert f"{tmp_path / 'many'}/unreadable-*.csv" in many.stderr
 
 
-@needs_beam
 def test_the_name_of_a_remote_directory_can_contain_wildcards() -> None:
     from apache_beam.io.filesystem import FileMetadata
     from apache_beam.io.localfilesystem import LocalFileSystem
 
-    from skincnn.serving.beam.io import list_files
-
     names = [f"bucket://b/{name}" for name in ("[1]/a/x.JPG", "[1]/y.txt", "(1)/z.jpg")]
 
     class Bucket(LocalFileSystem):
-        """Beam finds file systems among the subclasses."""
+        """A file system, which Beam finds among the subclasses."""
 
         @classmethod
         def scheme(cls) -> str:
@@ -111,10 +107,9 @@ def test_the_name_of_a_remote_directory_can_contain_wildcards() -> None:
             return [FileMetadata(name, 1) for name in names]
 
     assert Bucket in LocalFileSystem.get_all_subclasses()
-    assert [file.path for file in list_files("bucket://b/[1]/")] == names[:1]
+    assert [file.path for file in io.list_files("bucket://b/[1]/")] == names[:1]
 
 
-@needs_beam
 def test_each_name_of_a_list_is_predicted_or_reported(
     model: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -147,7 +142,6 @@ def test_each_name_of_a_list_is_predicted_or_reported(
     assert all(reason.startswith("unreadable: ") for reason in reasons.values())
 
 
-@needs_beam
 def test_images_in_archives_are_predicted(
     model: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -183,16 +177,7 @@ def test_images_in_archives_are_predicted(
     assert_same(expected, predictions)
 
 
-@needs_beam
 def test_a_damaged_member_does_not_affect_the_others(tmp_path: Path) -> None:
-    from skincnn.serving.beam.io import (
-        FileRef,
-        ImageFile,
-        UnreadableFile,
-        list_members,
-        read,
-    )
-
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("lzma.jpg", bytes(100), zipfile.ZIP_LZMA)
         archive.writestr("é.jpg", jpeg(1))
@@ -203,75 +188,65 @@ def test_a_damaged_member_does_not_affect_the_others(tmp_path: Path) -> None:
     content[content.index("é".encode())] = 0xFF  # in the local file header
     (tmp_path / "a.zip").write_bytes(content)
     name = f"{tmp_path / 'a.zip'}"
-    (ref,) = list_members(FileRef(name, len(content)))
-    damaged_lzma, damaged_name, good = read(ref)
-    assert isinstance(damaged_lzma, UnreadableFile)
+    (ref,) = io.list_members(io.FileRef(name, len(content)))
+    damaged_lzma, damaged_name, good = io.read(ref)
+    assert isinstance(damaged_lzma, io.UnreadableFile)
     assert damaged_lzma.file == f"{name}/lzma.jpg"
     assert "unreadable: Invalid or unsupported options" in damaged_lzma.status
-    assert isinstance(damaged_name, UnreadableFile)
+    assert isinstance(damaged_name, io.UnreadableFile)
     assert damaged_name.file == f"{name}/é.jpg"
     assert "unreadable: 'utf-8' codec can't decode" in damaged_name.status
-    assert good == ImageFile(f"{name}/good.jpg", jpeg(2))
+    assert good == io.ImageFile(f"{name}/good.jpg", jpeg(2))
 
 
-@needs_beam
 def test_two_members_of_one_name_are_two_images(tmp_path: Path) -> None:
-    from skincnn.serving.beam.io import FileRef, ImageFile, list_members, read
-
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes.txt", "not an image")
         archive.writestr("x.jpg", jpeg(1))
         with pytest.warns(match="Duplicate name"):
             archive.writestr("x.jpg", jpeg(2))
-    (ref,) = list_members(FileRef(str(path), path.stat().st_size))
-    assert list(read(ref)) == [ImageFile(f"{path}/x.jpg", jpeg(n)) for n in (1, 2)]
+    (ref,) = io.list_members(io.FileRef(str(path), path.stat().st_size))
+    assert list(io.read(ref)) == [io.ImageFile(f"{path}/x.jpg", jpeg(n)) for n in (1, 2)]
 
 
-@needs_beam
 def test_an_archive_that_changes_during_the_pipeline_is_reported(tmp_path: Path) -> None:
-    from skincnn.serving.beam.io import FileRef, UnreadableFile, list_members, read
-
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("1.jpg", jpeg(1))
         archive.writestr("2.jpg", jpeg(2))
-    (ref,) = list_members(FileRef(str(path), path.stat().st_size))
+    (ref,) = io.list_members(io.FileRef(str(path), path.stat().st_size))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("2.jpg", jpeg(2))
-    changed = list(read(ref))
+    changed = list(io.read(ref))
     path.unlink()
-    for files in (changed, list(read(ref))):
-        assert all(isinstance(file, UnreadableFile) for file in files)
+    for files in (changed, list(io.read(ref))):
+        assert all(isinstance(file, io.UnreadableFile) for file in files)
         assert [file[0] for file in files] == [f"{path}/1.jpg", f"{path}/2.jpg"]
         assert all(file[1].startswith("unreadable: ") for file in files)
 
 
-@needs_beam
 def test_a_batch_that_fails_loses_one_image(
     model: Path, images: Path, tmp_path: Path
 ) -> None:
-    from skincnn.serving.beam import pipeline
-    from skincnn.serving.beam.io import ImageFile, UnreadableFile
-
     class Handler(pipeline.ImageHandler):
-        """Has enough memory for all images but one."""
+        """Runs out of memory for one of the images."""
 
         def _predict(
-            self, batch: Sequence[ImageFile], model: pipeline.LoadedModel
-        ) -> list[str | UnreadableFile]:
+            self, batch: Sequence[io.ImageFile], model: pipeline.LoadedModel
+        ) -> list[str | io.UnreadableFile]:
             if any("4, an image" in image.name for image in batch):
                 raise MemoryError("out of\nmemory")
             return super()._predict(batch, model)
 
     handler = Handler(model, None, 9, "jsonl")
     paths = sorted(images.rglob("*.JPG"))
-    batch = [ImageFile(str(path), path.read_bytes()) for path in paths]
+    batch = [io.ImageFile(str(path), path.read_bytes()) for path in paths]
     lines = handler.run_inference(batch, handler.load_model())
     failed = str(images / "a/4, an image.JPG")
     by_name = {path.name: line for path, line in zip(paths, lines, strict=True)}
     reason = "not predicted: MemoryError: out of memory"
-    assert by_name.pop("4, an image.JPG") == UnreadableFile(failed, reason)
+    assert by_name.pop("4, an image.JPG") == io.UnreadableFile(failed, reason)
     names = {Path(json.loads(line)["file"]).name for line in by_name.values()}
     assert names == set(by_name)
     # The same in the pipeline; ** matches any directories.
@@ -282,7 +257,6 @@ def test_a_batch_that_fails_loses_one_image(
     assert json.loads(unreadable.read_text()) == {"file": failed, "status": reason}
 
 
-@needs_beam
 def test_one_star_matches_one_directory(model: Path, images: Path, tmp_path: Path) -> None:
     pattern = f"{images.parent}/*/*.JPG"
     done = run_script("batch_predict.py", model, pattern, "--output", tmp_path / "flat")
@@ -293,9 +267,8 @@ def test_one_star_matches_one_directory(model: Path, images: Path, tmp_path: Pat
     assert len(pd.read_csv(next((tmp_path / "flat").glob("predictions-*")))) == 3
 
 
-@needs_beam
 def test_broken_links_are_reported(model: Path, tmp_path: Path) -> None:
-    """In patterns and as names; they neither stop the pipeline nor affect other images."""
+    """They neither stop the pipeline nor affect other images, in patterns or as names."""
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "good.jpg").write_bytes(jpeg(1))
@@ -319,13 +292,10 @@ def test_broken_links_are_reported(model: Path, tmp_path: Path) -> None:
     assert "4 of 6 file(s) are unreadable" in done.stderr
 
 
-@needs_beam
 def test_patterns_match_the_same_files_as_in_beam(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from apache_beam.io.filesystems import FileSystems
-
-    from skincnn.serving.beam.io import list_files
 
     for name in ("a.jpg", "b.JPG", "a/c.jpg", "a/b/d.jpg", "a/b/[1].jpg", "é/e.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -336,15 +306,14 @@ def test_patterns_match_the_same_files_as_in_beam(
         expected = FileSystems.match([pattern])[0].metadata_list
         listed, matched = (
             sorted((file.path, file.size_in_bytes) for file in files)
-            for files in (list_files(pattern), expected)
+            for files in (io.list_files(pattern), expected)
         )
         assert listed == matched
-    assert len(list_files("**")) == 6
-    assert len(list_files("**", 2)) == 2
-    assert list_files("none.jpg") == []
+    assert len(io.list_files("**")) == 6
+    assert len(io.list_files("**", 2)) == 2
+    assert io.list_files("none.jpg") == []
 
 
-@needs_beam
 def test_arguments_after_two_dashes_are_passed_to_beam(
     model: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -360,7 +329,6 @@ def test_arguments_after_two_dashes_are_passed_to_beam(
     assert "Beam rejects the arguments after --: Unexpected pipeline" in done.stderr
 
 
-@needs_beam
 @pytest.mark.slow
 def test_processes_predict_in_parallel(model: Path, images: Path, tmp_path: Path) -> None:
     alone = run_here("predict.py", model, images, "--output", tmp_path / "alone.csv")
@@ -371,7 +339,6 @@ def test_processes_predict_in_parallel(model: Path, images: Path, tmp_path: Path
     assert_same(read_csv([tmp_path / "alone.csv"]), read_output(tmp_path / "many")[0])
 
 
-@needs_beam
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -417,17 +384,13 @@ def test_invalid_arguments_are_rejected(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@needs_beam
 def test_a_failure_leaves_no_files(images: Path, tmp_path: Path) -> None:
-    from skincnn.serving.beam import pipeline
-
     handler = pipeline.ImageHandler(tmp_path / "no model", None, 4, "csv")
     with pytest.raises(ConfigError, match="MODEL must be a SavedModel"):
         pipeline.run(handler, [str(images)], None, str(tmp_path / "out"), ("file",), ())
     assert not list((tmp_path / "out").rglob("*"))
 
 
-@needs_beam
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "code", "message"),
@@ -458,17 +421,3 @@ def test_an_interruption_leaves_no_files(
             process.kill()
     assert (process.returncode, stderr) == (code, message)
     assert not list(output.iterdir())
-
-
-def test_help_and_the_installation_hint_need_no_beam(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setitem(sys.modules, "apache_beam", None)
-    described = run_here("batch_predict.py", "--help")
-    assert described.returncode == 0
-    assert "--direct_num_workers" in described.stdout
-    done = run_here("batch_predict.py", "model", "x.jpg", "--output", tmp_path / "out")
-    assert done.returncode == 2
-    assert "Apache Beam is not installed" in done.stderr
-    assert "make beam" in done.stderr
-    assert not (tmp_path / "out").exists()

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import run_script
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
@@ -22,7 +21,6 @@ from skincnn.model.classifier import (
 )
 from skincnn.model.layers import FreezableDropout, FusedBatchNormalization
 
-OFFLINE = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
 SMALL = ModelConfig(backbone="mobilenet", width_multiplier=0.25, weights="none")
 TINY = ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none")
 
@@ -70,21 +68,21 @@ def test_frozen_dropout_is_inactive() -> None:
     np.testing.assert_array_equal(layer(ones, training=True), ones)
 
 
-def test_fused_and_plain_models_share_weights_and_outputs() -> None:
+def test_fused_and_default_models_share_weights_and_outputs() -> None:
     fused = build_classifier(SMALL, 7, fused=True)
-    plain = build_classifier(SMALL, 7)
-    plain.set_weights(fused.get_weights())
+    default = build_classifier(SMALL, 7)
+    default.set_weights(fused.get_weights())
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
     np.testing.assert_allclose(
-        fused(images, training=False), plain(images, training=False), atol=1e-5
+        fused(images, training=False), default(images, training=False), atol=1e-5
     )
-    modules = {type(layer).__module__ for layer in plain._flatten_layers()}
+    modules = {type(layer).__module__ for layer in default._flatten_layers()}
     assert all(module.startswith("keras") for module in modules)
 
 
 def fit_once(model: keras.Model) -> dict[str, bool]:
-    """Trains for one step and returns whether each variable changed, by its path."""
-    # The features of a random frozen network, and with them the gradients, are tiny.
+    """Trains for one step, and maps the path of each variable to whether it changed."""
+    # The features of a random frozen network are tiny, and so are the gradients.
     optimizer = keras.optimizers.Adam(1e-2, epsilon=1e-30)
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = {v.path: np.array(v) for v in model.weights}
@@ -119,9 +117,11 @@ def test_an_invalid_number_of_blocks_is_an_error(blocks: int) -> None:
         ("frozen_statistics", ("moving_mean", "moving_variance")),
     ],
 )
-def test_batch_norm_policy(batch_norm: str, frozen: tuple[str, ...]) -> None:
+def test_the_batch_norm_mode_selects_the_variables_that_change(
+    batch_norm: str, frozen: tuple[str, ...]
+) -> None:
     model = build_classifier(TINY, 7, fused=True)
-    # Earlier calls have no effect.
+    # Previous calls have no effect.
     set_trainable(model, None, "frozen_statistics")
     set_trainable(model, None, "frozen")
     set_trainable(model, None, batch_norm)
@@ -149,9 +149,9 @@ def test_a_model_with_metadata_loads_with_keras_alone_and_equals_the_fused_one(
 ) -> None:
     config = replace(SMALL, clinical_metadata=True)
     fused = build_classifier(config, 7, fused=True)
-    plain = build_classifier(config, 7, seed=1)
-    plain.set_weights(fused.get_weights())
-    plain.save(tmp_path / "model.keras")
+    default = build_classifier(config, 7, seed=1)
+    default.set_weights(fused.get_weights())
+    default.save(tmp_path / "model.keras")
     with zipfile.ZipFile(tmp_path / "model.keras") as archive:
         assert b"skincnn" not in archive.read("config.json")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -164,7 +164,7 @@ def test_a_model_with_metadata_loads_with_keras_alone_and_equals_the_fused_one(
     np.testing.assert_allclose(loaded.predict(inputs, verbose=0), expected, atol=1e-5)
 
 
-def test_metadata_affect_the_logits_and_are_dropped_for_half_of_the_images() -> None:
+def test_metadata_affects_the_logits_and_is_dropped_for_half_of_the_images() -> None:
     config = replace(SMALL, dropout=0.0, clinical_metadata=True)
     model = build_classifier(config, 7, fused=True)
     set_trainable(model, 0)
@@ -183,15 +183,6 @@ def test_metadata_affect_the_logits_and_are_dropped_for_half_of_the_images() -> 
     np.testing.assert_allclose(others, np.broadcast_to(others[0], others.shape), atol=1e-5)
 
 
-def test_a_weights_file_is_loaded(tmp_path: Path) -> None:
-    source = build_backbone("mobilenet", 0.25, "none")
-    path = tmp_path / "backbone.weights.h5"
-    source.save_weights(path)
-    loaded = build_backbone("mobilenet", 0.25, str(path))
-    for a, b in zip(source.get_weights(), loaded.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_a_mismatched_weights_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "other.weights.h5"
     build_backbone("mobilenet_v2", 0.35, "none").save_weights(path)
@@ -200,33 +191,3 @@ def test_a_mismatched_weights_file_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(b"not a weights file")
     with pytest.raises(ConfigError, match="does not contain the weights"):
         build_backbone("mobilenet", 0.25, str(path))
-
-
-def test_a_missing_weights_file_and_an_unsupported_width_are_errors() -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.h5, which is not a file"):
-        build_backbone("mobilenet", 0.25, "nowhere.h5")
-    with pytest.raises(
-        ConfigError, match=r"`model\.width_multiplier` of mobilenet_v2 .* must be one of"
-    ):
-        build_backbone("mobilenet_v2", 0.4, "imagenet")
-
-
-def test_a_failed_download_of_weights_is_a_one_line_error(tmp_path: Path) -> None:
-    done = run_script(
-        "train.py",
-        *("--data.dataset", "demo_tiny", "--model.weights", "imagenet"),
-        *("--train.scenario", "fine_tune"),
-        *("--workdir", tmp_path / "run", "--data-dir", tmp_path / "data"),
-        KERAS_HOME=str(tmp_path / "keras"),
-        **OFFLINE,
-    )
-    assert done.returncode == 2, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1
-    assert "--model.weights none|PATH" in errors[0]
-    assert "Traceback" not in done.stderr
-    # It fails before the data are built and the run starts.
-    assert not (tmp_path / "run").exists()
-    assert not (tmp_path / "data").exists()
-    # No incomplete file remains that Keras would load the next time.
-    assert not list((tmp_path / "keras" / "models").glob("*"))

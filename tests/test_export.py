@@ -45,7 +45,7 @@ RULE = DecisionRule(
 
 @pytest.fixture(scope="module")
 def workdir(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy to which tests may add exports."""
+    """Returns a copy of the run to which tests may add exports."""
     folder = tmp_path_factory.mktemp("exported") / "run"
     return Path(shutil.copytree(run[0], folder))
 
@@ -76,7 +76,7 @@ def test_an_unreadable_file_does_not_affect_the_others(workdir: Path) -> None:
     for name in ("probabilities", "malignant_probability", "ood_distance"):
         assert np.isnan(both[name][0]).all()
     for name, values in alone.items():
-        if values.dtype.kind == "f":  # the last digits depend on the batch
+        if values.dtype.kind == "f":  # The last digits depend on the batch.
             np.testing.assert_allclose(values[0], both[name][1], rtol=1e-5)
         else:
             np.testing.assert_array_equal(values[0], both[name][1])
@@ -97,13 +97,13 @@ def test_the_usage_describes_the_inputs_and_outputs(workdir: Path) -> None:
         assert f'request.inputs["{name}"]' in code
 
 
-def test_the_parity_of_the_saved_model_is_a_result(workdir: Path) -> None:
+def test_the_parity_of_the_saved_model_is_recorded(workdir: Path) -> None:
     """scripts/train.py compares its export with the predictions table."""
     parity = parity_of(workdir, "saved_model")
     assert parity.largest_difference < 1e-5
     assert parity.same_class == parity.same_refer == 1
     assert parity.largest_distance_difference is not None
-    # So small a split is compared completely.
+    # All images of such a small split are compared.
     result = read_result(workdir, "test", SplitResult)
     assert parity.num_images == result.num_images
     accuracy = result.metrics["balanced_accuracy"].value
@@ -144,7 +144,7 @@ def test_orientations_and_ensembles_are_exported_as_one_model(
     info = read_export_info(info_path(ensemble / "export/skincnn/1"))
     assert len(info.models_sha256) == 2
     assert "saved_model" in (ensemble / "README.md").read_text()
-    # The directory gets the results of other models: the export is out of date.
+    # The export is out of date if the directory has the results of other models.
     assert load_predictor(ensemble).format == "saved_model"
     for path in (other / "predictions").glob("*.csv"):
         table = pd.read_csv(path, keep_default_na=False)
@@ -174,7 +174,7 @@ def test_a_converted_model_predicts_as_the_keras_model(
     assert parity.num_bytes == path.stat().st_size
 
 
-def test_evaluation_leaves_the_parity_of_exports(workdir: Path, data_dir: Path) -> None:
+def test_evaluation_keeps_the_parity_of_exports(workdir: Path, data_dir: Path) -> None:
     before = read_parity(workdir)
     done = run_here("evaluate.py", workdir, "--data-dir", data_dir)
     assert done.returncode == 0, done.stderr
@@ -207,7 +207,7 @@ def test_all_images_of_rare_classes_are_compared() -> None:
     compared = dict(zip(names, numbers, strict=True))
     assert (compared["df"], compared["bcc"]) == (11, 52)
     assert compared["nv"] == (labels[evenly_spaced] == "nv").sum()
-    # At most 100 are added for a larger class.
+    # At most 100 images are added for a larger class.
     assert 100 <= compared["medium"] < 120
     np.testing.assert_array_equal(choose_images(labels[:30]), np.arange(30))
 
@@ -242,7 +242,7 @@ def test_an_export_that_loses_a_class_or_differs_is_rejected() -> None:
         require_parity(not_a_number, Output(before), Output(after), None)
 
 
-def test_a_rejected_format_leaves_the_others(
+def test_a_rejected_format_does_not_affect_the_others(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def predict_the_first_class(path: Path) -> Infer:
@@ -267,7 +267,7 @@ def test_a_rejected_format_leaves_the_others(
     assert done.returncode == 3, done.stderr
     assert "The litert export never predicts" in done.stderr
     assert not list((workdir / "export").glob("*broken*"))
-    # The SavedModel and the format before the rejected one exist, with their results.
+    # The SavedModel, and the format before the rejected one, exist with their results.
     assert f"{workdir}/export/skincnn/{versions + 1}" in done.stdout
     assert f"{workdir}/export/skincnn.onnx" in done.stdout
     assert load_predictor(workdir / "export/skincnn.onnx").format == "onnx"
@@ -275,12 +275,12 @@ def test_a_rejected_format_leaves_the_others(
     assert "| onnx, " in (workdir / "README.md").read_text()
 
 
-def test_an_impossible_export_is_rejected(workdir: Path, data_dir: Path) -> None:
+def test_an_unsupported_export_is_rejected(workdir: Path, data_dir: Path) -> None:
     spec = ExportSpec(workdir=workdir, operating_point="luck=0.80")
     expected = "--operating-point must be one of: specificity=0.90"
     with pytest.raises(ConfigError, match=expected):
         export_saved_model(spec, data_dir)
-    with pytest.raises(ConfigError, match="hold one network"):
+    with pytest.raises(ConfigError, match="contain one network"):
         list(conversion.export(ExportSpec(workdir=workdir, tta="d4"), ["onnx"], data_dir))
     with pytest.raises(ConfigError, match="cannot be read"):
         export_saved_model(ExportSpec(workdir=workdir / "none"), data_dir)
@@ -305,7 +305,7 @@ def test_an_export_that_differs_gets_no_version(
 
 
 @pytest.mark.parametrize("name", ["saved_model", "onnx"])
-def test_a_full_disk_leaves_earlier_exports(
+def test_a_full_disk_does_not_affect_previous_exports(
     name: str, workdir: Path, data_dir: Path
 ) -> None:
     before = {path: path.stat().st_size for path in (workdir / "export").rglob("*")}

@@ -44,7 +44,7 @@ def test_the_metadata_of_an_export_is_read_as_written(tmp_path: Path) -> None:
     path = info_path(tmp_path / "x.onnx")
     assert path.name == "x.onnx.json"
     write_export_info(path, INFO)
-    # Another order of keys is not a change.
+    # The order of the keys does not matter.
     path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
     info = read_export_info(path)
     assert info == INFO

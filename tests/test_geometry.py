@@ -14,7 +14,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), dtype=np.uint
 
 
 def matrices(*rows: float) -> np.ndarray:
-    """Matrices with these first two rows: a, b, right, c, d, down."""
+    """Returns a matrix with these first two rows for each image."""
     matrix = np.reshape(np.float32([*rows, 0, 0, 1]), (1, 3, 3))
     return np.tile(matrix, (len(IMAGES), 1, 1))
 
@@ -66,13 +66,6 @@ def test_affine_maps_match_scipy(rows: tuple[float, ...], width: int) -> None:
                 mode="reflect",
             )
             np.testing.assert_allclose(result[..., channel], expected, atol=0.05)
-
-
-def test_images_need_not_be_square() -> None:
-    images = IMAGES[:, :12]
-    np.testing.assert_array_equal(
-        transform(images, matrices(-1, 0, 0, 0, 1, 0)), images[:, :, ::-1]
-    )
 
 
 def test_a_product_of_matrices_equals_successive_transforms() -> None:

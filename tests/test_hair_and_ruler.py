@@ -26,12 +26,12 @@ def darkened(images: np.ndarray, by: float = 8) -> np.ndarray:
 
 def test_erase_fills_a_rectangle_of_random_area_with_the_mean_color() -> None:
     images = np.zeros((64, 40, 50, 3), np.float32)
-    images[:, 0, 0] = 255  # The mean, and with it the erased pixels, is 0.1275.
+    images[:, 0, 0] = 255  # The mean, which fills the erased rectangle, is 0.1275.
     config = AugmentConfig(parts=("erase",), erase=0.3)
     erased = np.asarray(Augmentation(config).augment(images))
     inside = (erased > 0) & (erased < 255)
     fractions = inside.mean(axis=(1, 2, 3))
-    assert fractions.max() < 0.3 + 0.02  # for the rounding of the sides
+    assert fractions.max() < 0.3 + 0.02  # The sides are rounded.
     # Uniform in [0, 0.3]: a mean of 0.15 with a standard deviation of 0.011.
     assert fractions.mean() == pytest.approx(0.15, abs=0.05)
     for mask in inside[..., 0]:
@@ -82,6 +82,6 @@ def test_a_ruler_is_near_the_border_of_some_images() -> None:
     assert abs(shown.sum() - 60) < 4 * 6.5
     assert not mask[:, 20:44, 20:44].any()
     assert mask.mean(axis=(1, 2)).max() < 0.05
-    # It occurs on every side.
+    # Rulers occur on every side.
     for border in (mask[:, :16], mask[:, -16:], mask[:, :, :16], mask[:, :, -16:]):
         assert border.any()

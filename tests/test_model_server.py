@@ -1,7 +1,7 @@
 """The requests that export/README.md documents, sent to a model server.
 
-TensorFlow Serving is not installed: `model_server` replaces it. TensorFlow's
-saved_model_cli is another client of the SavedModel.
+`model_server` replaces TensorFlow Serving, which is not installed. The saved_model_cli of
+TensorFlow is another client of the SavedModel.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from skincnn.serving.saved_model import WARMUP_FILE, write_saved_model, write_wa
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 NAMES = tuple(lesion.name for lesion in HAM10000)
 WITH_METADATA = "skincnn_d4"
-"""Name of a model with clinical metadata as input."""
+"""Name of a model that requires clinical metadata."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Server:
     Attributes:
         rest: Port of the REST API.
         grpc: Port of the gRPC API.
-        models: Model name to its SavedModel.
-        usage: Model name to its documentation.
+        models: Maps each model name to its SavedModel.
+        usage: Maps each model name to its documentation.
     """
 
     rest: int
@@ -80,13 +80,13 @@ class Server:
         return str(code.replace("localhost:8500", f"127.0.0.1:{self.grpc}"))
 
     def post(self, body: object, name: str = "skincnn") -> Any:
-        """Returns the REST response to a JSON body."""
+        """Returns the predictions in the REST response to a JSON body."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.rest}/v1/models/{name}:predict",
             json.dumps(body).encode(),
         )
         with urllib.request.urlopen(request) as response:
-            return json.load(response)
+            return json.load(response)["predictions"]
 
     def predict(self, request: predict_pb2.PredictRequest) -> dict[str, np.ndarray]:
         """Returns the outputs of a gRPC request."""
@@ -97,7 +97,7 @@ class Server:
 
 
 def write_model_with_metadata(folder: Path) -> str:
-    """Writes a SavedModel with clinical metadata; returns its documentation."""
+    """Writes a SavedModel with clinical metadata, and returns its documentation."""
     config = Config(
         data=DataConfig(image_size=32),
         model=ModelConfig(
@@ -159,15 +159,11 @@ def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 @pytest.fixture(scope="module")
 def images(run: Run, data_dir: Path) -> tuple[list[bytes], np.ndarray]:
-    """Three files of the test split, and their calibrated probabilities."""
+    """Returns three files of the test split, and their calibrated probabilities."""
     table = read_predictions(run[0] / "predictions/test.csv").head(3)
     files = pipeline.read_files(datasets.open_dataset("demo_tiny", data_dir), table)
     temperature = read_result(run[0], "test", SplitResult).temperature
     return files, apply_temperature(arrays(table, NAMES)[1], temperature)
-
-
-def b64(content: bytes) -> dict[str, str]:
-    return {"b64": base64.b64encode(content).decode()}
 
 
 @pytest.mark.parametrize("name", ["skincnn", WITH_METADATA])
@@ -207,33 +203,23 @@ def test_the_documented_grpc_example_works(
         np.testing.assert_allclose(probabilities, expected[1], atol=1e-5)
 
 
-def test_rows_columns_and_unnamed_values_are_equivalent(
+def test_a_request_may_contain_several_images(
     server: Server, images: tuple[list[bytes], np.ndarray]
 ) -> None:
     files, expected = images
-    contents = [*files, b"not an image"]
-    rows = server.post({"instances": [{"image_bytes": b64(file)} for file in contents]})
-    unnamed_rows = server.post({"instances": [b64(file) for file in contents]})
-    columns = server.post({"inputs": {"image_bytes": [b64(file) for file in contents]}})
-    unnamed_column = server.post({"inputs": [b64(file) for file in contents]})
-    assert repr(unnamed_rows) == repr(rows)  # NaN is not equal to itself
-    assert repr(unnamed_column) == repr(columns)
-    outputs = columns["outputs"]
-    assert outputs["status"] == [OK] * 3 + [UNREADABLE]
-    np.testing.assert_allclose(outputs["probabilities"][:3], expected, atol=1e-5)
-    for index, row in enumerate(rows["predictions"]):
-        assert repr(row) == repr({name: values[index] for name, values in outputs.items()})
+    encoded = [base64.b64encode(file).decode() for file in (*files, b"not an image")]
+    rows = server.post({"instances": [{"image_bytes": {"b64": text}} for text in encoded]})
+    assert [row["status"] for row in rows] == [OK] * 3 + [UNREADABLE]
+    probabilities = [row["probabilities"] for row in rows[:3]]
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"instances": [{"image": {"b64": ""}}]}, "unknown inputs"),
-        ({"instances": [{"image_bytes": {"base64": ""}}]}, "not a base64 string"),
-        ({"instances": [{"image_bytes": 5}]}, "is not of type"),
-        ({"instances": [{"image_bytes": {"b64": ""}}], "batch": 1}, "unknown keys"),
         ({"instances": [{"images": [[[0, 0, 0]]]}]}, "unknown inputs"),
-        ({"signature_name": "none", "instances": ["x"]}, "not found"),
+        ({"instances": [{"image_bytes": 5}]}, "is not of type"),
+        ({"signature_name": "none", "instances": []}, "not found"),
     ],
 )
 def test_invalid_requests_are_rejected(body: object, message: str, server: Server) -> None:
@@ -246,9 +232,9 @@ def test_invalid_requests_are_rejected(body: object, message: str, server: Serve
 
 def test_pixels_are_predicted_through_rest(server: Server) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 3)).tolist()
-    body = {"signature_name": "images", "inputs": {"images": pixels}}
-    probabilities = server.post(body)["outputs"]["probabilities"]
-    np.testing.assert_allclose(np.sum(probabilities, 1), 1, atol=1e-5)
+    instances = [{"images": image} for image in pixels]
+    for row in server.post({"signature_name": "images", "instances": instances}):
+        assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["skincnn", WITH_METADATA])
@@ -296,7 +282,7 @@ def test_saved_model_cli_shows_and_runs_the_signatures(
         "Method name is: tensorflow/serving/predict",
     ):
         assert part in text
-    # As objects: NumPy's dtype S drops zeros at the end of a file.
+    # As objects, because the NumPy dtype S drops trailing zero bytes.
     np.save(tmp_path / "files.npy", np.array(files, dtype=object))
     done = subprocess.run(
         [

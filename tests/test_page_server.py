@@ -1,4 +1,4 @@
-"""The server of scripts/serve.py: requests of the page, of others, and of a browser."""
+"""The server of scripts/serve.py: requests by the page, by others and by a browser."""
 
 from __future__ import annotations
 
@@ -28,9 +28,13 @@ from skincnn.serving.images import MAX_BYTES
 from skincnn.serving.web import app
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
-needs_gradio = pytest.mark.skipif(
-    importlib.util.find_spec("gradio") is None, reason="gradio is not installed"
-)
+
+
+@pytest.fixture(scope="module")
+def gradio() -> None:
+    """Skips a test if Gradio is not installed."""
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("gradio is not installed")
 
 
 def test_without_gradio_the_error_explains_the_installation(
@@ -49,7 +53,7 @@ def test_without_gradio_the_error_explains_the_installation(
 def test_on_windows_the_error_names_the_supported_systems(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "fcntl", None)  # the import fails on Windows
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # The import fails on Windows.
     for name in ("app", "guard", "uploads"):
         monkeypatch.delitem(sys.modules, f"skincnn.serving.web.{name}", raising=False)
         monkeypatch.delattr(web, name, raising=False)
@@ -60,7 +64,7 @@ def test_on_windows_the_error_names_the_supported_systems(
     assert "Linux or macOS" in run_here("serve.py", "--help").stdout
 
 
-@needs_gradio
+@pytest.mark.usefixtures("gradio")
 def test_an_unavailable_port_is_rejected(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
@@ -80,7 +84,7 @@ def test_a_signal_stops_the_server_if_uvicorn_returns(
 ) -> None:
     uvicorn = pytest.importorskip("uvicorn")
     for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
-        monkeypatch.setenv(name, "")  # `serve` sets them
+        monkeypatch.setenv(name, "")  # `serve` sets them.
     monkeypatch.setattr(app, "build_app", lambda *arguments: None)
     monkeypatch.setattr(
         uvicorn.Server, "run", lambda self, sockets: self.handle_exit(number, None)
@@ -90,8 +94,10 @@ def test_a_signal_stops_the_server_if_uvicorn_returns(
 
 
 @pytest.fixture(scope="module")
-def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests; each test must leave it unchanged. Ctrl-C stops it."""
+def server(
+    gradio: None, run: Run, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Starts a server for all tests, which must not change it; Ctrl-C stops it."""
     folder = tmp_path_factory.mktemp("page")
     errors = folder.with_suffix(".log")
     with (
@@ -116,7 +122,7 @@ def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 
 def check_ctrl_c(server: Server) -> None:
-    """The server deletes its directory, and does not wait for open pages."""
+    """Checks that the server deletes its directory without waiting for open pages."""
     assert server.upload(b"x").json() == server.uploads()
     heartbeat = f"{server.url}/gradio_api/heartbeat/abc"
     with requests.get(heartbeat, stream=True, timeout=60):
@@ -126,7 +132,6 @@ def check_ctrl_c(server: Server) -> None:
     assert not list(server.folder.glob("skincnn-page-*"))
 
 
-@needs_gradio
 def test_the_server_serves_only_the_page(server: Server) -> None:
     page = requests.get(server.url, timeout=60)
     assert page.ok
@@ -151,13 +156,11 @@ def test_the_server_serves_only_the_page(server: Server) -> None:
     assert recording.status_code == 405
 
 
-@needs_gradio
 def test_an_upload_has_a_size_limit(server: Server) -> None:
     assert server.upload(bytes(MAX_BYTES + 1)).status_code == 413
     assert server.uploads() == []
 
 
-@needs_gradio
 def test_only_uploads_are_read_and_no_file_is_copied_or_downloaded(
     server: Server, tmp_path: Path
 ) -> None:
@@ -200,7 +203,6 @@ def test_only_uploads_are_read_and_no_file_is_copied_or_downloaded(
     assert server.is_working()
 
 
-@needs_gradio
 def test_equal_uploads_in_many_tabs_each_get_a_prediction(server: Server) -> None:
     names = [f"{number}.jpg" for number in range(8)] + ["same.jpg"] * 4
     all_uploaded = threading.Barrier(len(names))
@@ -217,7 +219,6 @@ def test_equal_uploads_in_many_tabs_each_get_a_prediction(server: Server) -> Non
     assert server.uploads() == []
 
 
-@needs_gradio
 def test_an_upload_can_be_predicted_once(server: Server) -> None:
     (path,) = server.upload(b"x").json()
     assert "not a readable image" in text_of(server.predict(path))
@@ -227,7 +228,6 @@ def test_an_upload_can_be_predicted_once(server: Server) -> None:
     assert server.uploads() == [], "Gradio does not store the fields"
 
 
-@needs_gradio
 def test_an_interrupted_upload_leaves_no_file(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     head = (
@@ -241,7 +241,6 @@ def test_an_interrupted_upload_leaves_no_file(server: Server) -> None:
     assert server.uploads() == []
 
 
-@needs_gradio
 @pytest.mark.parametrize("name", ["..", "/etc/passwd", "a" * 500 + ".jpg", "<b>.", "~"])
 def test_an_unusual_file_name_is_only_shown(name: str, server: Server) -> None:
     (path,) = server.upload(b"x", name).json()
@@ -250,7 +249,6 @@ def test_an_unusual_file_name_is_only_shown(name: str, server: Server) -> None:
     assert server.uploads() == []
 
 
-@needs_gradio
 def test_requests_from_other_sites_are_rejected(server: Server) -> None:
     port = server.url.rsplit(":", 1)[1]
     others = ("http://evil.example", "null", "", "http://127.0.0.1:1", f"{server.url}.org")
@@ -266,7 +264,6 @@ def test_requests_from_other_sites_are_rejected(server: Server) -> None:
         assert "not a readable image" in text_of(server.predict(path))
 
 
-@needs_gradio
 def test_an_invalid_upload_is_rejected(server: Server) -> None:
     address = f"{server.url}/gradio_api/upload"
     for files in ({"other": b"x"}, [("files", b"x"), ("files", b"y")]):
@@ -276,7 +273,6 @@ def test_an_invalid_upload_is_rejected(server: Server) -> None:
     assert server.uploads() == []
 
 
-@needs_gradio
 def test_an_invalid_predict_request_is_explained(server: Server) -> None:
     (path,) = server.upload(b"x").json()
     file = file_data(path)
@@ -294,7 +290,7 @@ def test_an_invalid_predict_request_is_explained(server: Server) -> None:
     for request in requests_:
         response = server.join(**request)
         assert response.status_code == 400, request
-        assert "must be the JSON that the page sends" in response.json()["detail"]
+        assert "must be JSON as the page sends it" in response.json()["detail"]
     for sent, status in ((b"{", 400), (b"[" * 60_000, 400), (b" " * 70_000, 413)):
         address = f"{server.url}/gradio_api/queue/join"
         assert requests.post(address, data=sent, timeout=10).status_code == status
@@ -303,7 +299,7 @@ def test_an_invalid_predict_request_is_explained(server: Server) -> None:
 
 @contextlib.contextmanager
 def highest_memory(pid: int) -> Iterator[list[int]]:
-    """Yields a list that gets the memory of a process: at the start, and the maximum."""
+    """Yields a list that gets the initial and the maximum memory of a process."""
     process, done = psutil.Process(pid), threading.Event()
     samples = [process.memory_info().rss]
 
@@ -330,7 +326,6 @@ def drop(page: Any, path: Path) -> str:
     return text_of(prediction.inner_html())
 
 
-@needs_gradio
 def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> None:
     (tmp_path / "good.jpg").write_bytes(jpeg())
     (tmp_path / "text.jpg").write_text("this is text")
@@ -357,7 +352,7 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
     with highest_memory(server.process.pid) as memory:
         assert "not a readable image" in drop(page, tmp_path / "huge.png")
     assert memory[1] - memory[0] < 100e6
-    # The server continues.
+    # The server continues to work.
     assert "melanoma mel malignant" in drop(page, tmp_path / "good.jpg")
 
     assert server.uploads() == []

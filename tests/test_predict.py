@@ -65,7 +65,7 @@ def workdir(run: Run, tmp_path_factory: pytest.TempPathFactory, data_dir: Path) 
 
 @pytest.fixture(scope="module")
 def images(workdir: Path, tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    """Ten files of the test split, and three unreadable files."""
+    """Writes ten files of the test split, and three unreadable files."""
     folder = tmp_path_factory.mktemp("images")
     table = read_predictions(workdir / "predictions/test.csv").head(10)
     files = pipeline.read_files(datasets.open_dataset("demo_tiny", data_dir), table)
@@ -137,7 +137,7 @@ def test_the_command_predicts_readable_files_and_lists_unreadable_ones(
     assert not list(tmp_path.glob(".tmp*"))
 
 
-def type_in(monkeypatch: pytest.MonkeyPatch, *lines: bytes) -> None:
+def set_stdin(monkeypatch: pytest.MonkeyPatch, *lines: bytes) -> None:
     content = b"".join(line + b"\n" for line in lines)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
@@ -146,21 +146,13 @@ def test_names_on_standard_input_and_json_lines(
     workdir: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = sorted(images.iterdir())[:3]
-    type_in(monkeypatch, *map(os.fsencode, names), b"")
+    set_stdin(monkeypatch, *map(os.fsencode, names), b"")
     output = tmp_path / "predictions.jsonl"
     done = run_here("predict.py", workdir / "export/skincnn.onnx", "-", "--output", output)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["file"] for row in rows] == [str(name) for name in names]
     assert sum(rows[0][name] for name in PROBABILITIES) == pytest.approx(1, abs=1e-5)
-
-
-def test_without_output_predictions_go_to_standard_output(
-    workdir: Path, images: Path
-) -> None:
-    done = run_here("predict.py", workdir, min(images.glob("DEMO*")))
-    assert done.returncode == 0, done.stderr
-    assert len(pd.read_csv(io.StringIO(done.stdout))) == 1
 
 
 @pytest.mark.parametrize("path", ["", "export/skincnn.onnx"])
@@ -255,7 +247,7 @@ def test_a_changed_byte_is_rejected(name: str, workdir: Path, tmp_path: Path) ->
 
 
 def test_a_model_with_embedded_code_is_rejected(workdir: Path, tmp_path: Path) -> None:
-    """Even if run.json has its SHA-256."""
+    """The model is rejected even if run.json has its SHA-256."""
     folder = shutil.copytree(workdir, tmp_path / "run")
     inputs = keras.Input((None, None, 3))
     pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(inputs)
@@ -281,7 +273,7 @@ def test_an_export_of_another_model_is_not_used_for_a_run(
     with pytest.raises(DataError, match="was exported from a different model"):
         load_predictor(folder)
     assert load_predictor(folder / "export/skincnn").format == "saved_model"
-    # Nor is an export with the thresholds of another evaluation.
+    # An export with the thresholds of another evaluation is rejected, too.
     shutil.copy(workdir / "model.keras", folder / "model.keras")
     assert load_predictor(folder).format == "saved_model"
     result = read_test_result(folder)
@@ -339,7 +331,7 @@ def test_another_model_beside_the_model_of_a_run_is_rejected(
 def test_grad_cam_overlays_are_written(workdir: Path, images: Path, tmp_path: Path) -> None:
     flags = ("--grad-cam", tmp_path, "--output", tmp_path / "predictions.csv")
     done = run_here("predict.py", workdir, images, *flags)
-    assert done.returncode == 3  # for the unreadable files
+    assert done.returncode == 3  # because of the unreadable files
     table = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
     names = [
         f"{number:05d}_{row.image_id}_{row.predicted_class}.png"
@@ -363,7 +355,7 @@ def test_only_files_are_opened(tmp_path: Path) -> None:
     try:
         contents = future.result(timeout=10)
     finally:
-        # A blocked thread would block the end of the tests too.
+        # A blocked thread would keep the test process from ending.
         os.close(os.open(tmp_path / "pipe.jpg", os.O_RDWR))
     assert contents[0] == b"good"
     assert all("expected a file" in str(reason) for reason in contents[1:])
@@ -381,20 +373,20 @@ def test_a_file_without_a_known_size_is_read_up_to_the_limit(
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_unusual_file_names_do_no_harm(
+def test_unusual_file_names_are_read_or_reported(
     suffix: str,
     workdir: Path,
     images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not in UTF-8, too long, with a NUL or outer spaces; in directories and as lines."""
+    """Names are not in UTF-8, are too long, or have a NUL or outer spaces."""
     good = min(images.glob("DEMO*")).read_bytes()
     for name in (b"bad\xff.jpg", b" outer spaces.jpg "):
         (tmp_path / os.fsdecode(name)).write_bytes(good)
     monkeypatch.chdir(tmp_path)
     lines = (b"bad\xff.jpg", b" ", b" outer spaces.jpg ", b"with\0NUL.jpg", b"x" * 300)
-    type_in(monkeypatch, *(os.fsencode(tmp_path) + b"/" + line for line in lines))
+    set_stdin(monkeypatch, *(os.fsencode(tmp_path) + b"/" + line for line in lines))
     output = tmp_path / f"predictions{suffix}"
     model = workdir / "export/skincnn.onnx"
     done = run_here("predict.py", model, tmp_path, "-", "y" * 300, "--output", output)
@@ -512,3 +504,17 @@ def test_clinical_metadata_for_a_model_without_it_is_rejected(
     assert done.returncode == 2
     assert "this model uses images only" in done.stderr
     assert not done.stdout
+
+
+def test_help_and_the_installation_hint_of_batch_predict_need_no_beam(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    described = run_here("batch_predict.py", "--help")
+    assert described.returncode == 0
+    assert "--direct_num_workers" in described.stdout
+    done = run_here("batch_predict.py", "model", "x.jpg", "--output", tmp_path / "out")
+    assert done.returncode == 2
+    assert "Apache Beam is not installed" in done.stderr
+    assert "make beam" in done.stderr
+    assert not (tmp_path / "out").exists()

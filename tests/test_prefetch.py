@@ -21,7 +21,7 @@ def predictor_of(predict: Predict) -> Predictor:
 
 
 def predictions_of(contents: Sequence[bytes]) -> Predictions:
-    """The number in each file is its probability."""
+    """Returns predictions whose probabilities are the numbers in the files."""
     count = len(contents)
     zeros = {name: np.zeros(count) for name in COLUMNS}
     probabilities = np.array([[float(content)] for content in contents])
@@ -47,7 +47,7 @@ def test_predictions_are_in_the_order_of_the_files(paths: list[Path]) -> None:
 
     def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
         if b"0" in contents:
-            second.wait(10)  # the first batch is the last to finish
+            second.wait(10)  # The first batch finishes last.
         else:
             second.set()
         return predictions_of(contents)
@@ -62,7 +62,7 @@ def test_predictions_are_in_the_order_of_the_files(paths: list[Path]) -> None:
 
 
 def test_the_next_batch_starts_during_the_computation(paths: list[Path]) -> None:
-    both = threading.Barrier(2, timeout=10)  # it breaks if one batch waits for the other
+    both = threading.Barrier(2, timeout=10)  # It breaks if one batch waits for the other.
 
     def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
         both.wait()

@@ -37,7 +37,7 @@ def encode(image: Image.Image, format_name: str, **options: object) -> bytes:
 
 
 def exif(value: int, order: str = "<", tag_type: int = 3) -> bytes:
-    """A directory of three tags, the second of which is the orientation."""
+    """Returns EXIF data with three tags; the second one is the orientation."""
     entries = [(0x0100, 3, 1, 7), (0x0112, tag_type, 1, value), (0x0131, 3, 1, 9)]
     tiff = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
     tiff += struct.pack(f"{order}H", len(entries))
@@ -89,7 +89,7 @@ def test_the_number_of_pixels_is_read_from_the_header(name: str) -> None:
 
 
 @pytest.mark.parametrize("format_name", ["PNG", "GIF", "BMP", "WEBP", "JPEG"])
-def test_sides_of_several_bytes_are_read(format_name: str) -> None:
+def test_image_sizes_of_several_bytes_are_read(format_name: str) -> None:
     for width, height in [(1, 300), (5000, 1), (257, 259)]:
         content = encode(Image.new("RGB", (width, height)), format_name)
         assert num_pixels(content) == width * height
@@ -137,7 +137,7 @@ def test_exif_is_found_after_the_pixels_and_after_a_marker() -> None:
     assert exif_orientation(webp) == exif_orientation(marked) == 6
 
 
-def test_invalid_sizes_of_chunks_do_no_harm() -> None:
+def test_invalid_chunk_sizes_are_tolerated() -> None:
     for format_name in ("PNG", "WEBP", "JPEG"):
         content = encode(IMAGE, format_name, exif=exif(6))
         for offset in range(2, 60):
@@ -163,7 +163,7 @@ def test_an_invalid_orientation_is_ignored(value: int) -> None:
     assert exif_orientation(encode(IMAGE, "JPEG", exif=exif(value))) == 1
 
 
-def test_random_exif_data_does_no_harm() -> None:
+def test_random_exif_data_is_tolerated() -> None:
     rng = np.random.default_rng(1)
     for _ in range(50):
         noise = b"Exif\0\0" + rng.choice([b"II*\0", b"MM\0*"]) + rng.bytes(40)
@@ -197,7 +197,7 @@ def test_an_empty_batch_and_a_batch_of_unreadable_files() -> None:
 
 
 def test_a_decompression_bomb_is_not_decoded() -> None:
-    """48 kB of PNG that would take 1.2 GB of memory."""
+    """The PNG file of 48 kB would need 1.2 GB of memory."""
     content = encode(Image.new("1", (20000, 20000)), "PNG")
     assert len(content) < 100_000
     read_images(tf.constant([FILES["png"]]), CONFIG)

@@ -24,7 +24,7 @@ def as_inputs(table: pd.DataFrame) -> list[tf.Tensor]:
 
 
 def test_the_graph_encodes_as_training_does() -> None:
-    """Every site and sex in any spelling, known and unknown ages, in all combinations."""
+    """Compares all combinations of ages, sexes and sites, in any spelling."""
     assert tuple(spec.name for spec in METADATA_SIGNATURE) == CLINICAL_COLUMNS
     rows = pd.MultiIndex.from_product([AGES, WORDS, SITES], names=CLINICAL_COLUMNS)
     table = rows.to_frame(index=False)

@@ -50,7 +50,7 @@ def page_model(predict: Predict, *, clinical_metadata: bool = False) -> PageMode
 def prediction_of(
     malignant: float, distance: float, rule: DecisionRule = RULE
 ) -> dict[str, Any]:
-    """A prediction of two classes, with the decisions of the rule."""
+    """Returns a prediction of two classes with the decisions of the rule."""
     probabilities = np.array([malignant, 1 - malignant], np.float32)
     refer, ood = rule.decide(np.array([[malignant, 1 - malignant]]), np.array([distance]))
     return {
@@ -81,7 +81,7 @@ def prediction_of(
         (0.2, 0.6, ["is below", "distance from them, 0.6, is within the limit of 0.6."]),
     ],
 )
-def test_the_reasons_are_those_of_the_decision(
+def test_the_reasons_match_the_decision(
     malignant: float, distance: float, expected: list[str]
 ) -> None:
     reasons = [

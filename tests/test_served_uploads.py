@@ -1,4 +1,4 @@
-"""The directory of uploads of the page."""
+"""Temporary storage of uploads to the page."""
 
 from __future__ import annotations
 

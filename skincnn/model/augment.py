@@ -1,8 +1,8 @@
-"""Augmentation on the device: one affine gather for all geometry, then the pixel values.
+"""Augmentation on the device: an affine transform, then photometric augmentations.
 
-A geometric augmentation returns a matrix per image; a single bilinear gather applies the
-product of the matrices. A photometric augmentation changes pixel values. All of them use
-`keras.ops` only and are compiled together, so that pointwise operations are fused.
+A geometric augmentation returns a matrix for each image, and one bilinear gather applies
+the product of the matrices. A photometric augmentation changes the pixel values. All of
+them use only `keras.ops` and are compiled together, so that pointwise operations are fused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ AnyConfig = AugmentConfig | dict[str, Any]
 
 
 class RandomLayer(keras.layers.Layer):
-    """A layer that draws random numbers per image, in training only and in float32."""
+    """A float32 layer that draws random numbers for each image in training."""
 
     stream = 0
     """Added to the seed, so that different layers draw different numbers from one seed."""
@@ -50,7 +50,7 @@ class RandomLayer(keras.layers.Layer):
         self.config = config
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed + self.stream)
-        # It has no weights. Keras warns about unbuilt layers when it saves a model.
+        # Keras warns about unbuilt layers when it saves a model; this one has no weights.
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
@@ -61,9 +61,9 @@ class RandomLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("skincnn")
 class Augmentation(RandomLayer):
-    """Augments training images; the identity outside training and at magnitude 0.
+    """Augments images in training; the identity in inference and at magnitude 0.
 
-    Input and output: [batch, height, width, 3] in 0..255; the output is float32.
+    Input and output are [batch, height, width, 3] in 0..255; the output is float32.
     """
 
     def __init__(self, config: AnyConfig, seed: int = 0, **kwargs: Any):
@@ -73,7 +73,7 @@ class Augmentation(RandomLayer):
         self._compiled = compile_augmentation(self.config)
 
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
-        """Returns augmented images in training, otherwise the images as float32."""
+        """Returns the images as float32, augmented if `training`."""
         if not training or not self.config.parts or self.config.magnitude == 0:
             return ops.cast(images, "float32")
         if self._compiled is None:
@@ -84,7 +84,7 @@ class Augmentation(RandomLayer):
         return augmented
 
     def augment(self, images: Tensor) -> Tensor:
-        """Returns augmented images without compilation: faster for a few images."""
+        """Returns augmented images without compilation, which is faster for few images."""
         return augment(images, self.config, self.seed_generator)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -112,22 +112,22 @@ def augment(
 def compile_augmentation(
     config: AugmentConfig,
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Returns `augment` compiled by XLA; None on other backends than TensorFlow.
-
-    On a CPU Keras does not compile models with XLA, which would slow down convolutions. But
-    these pointwise operations and gathers take a quarter of the time when they are fused.
-    TensorFlow never frees a compiled function (20 MB each). Therefore the function is
-    cached: all layers with the same configuration share it, and a hyperparameter search
-    does not run out of memory.
+    """Returns `augment` compiled by XLA, or None if the backend is not TensorFlow.
 
     The function maps images and the state of a `SeedGenerator` to augmented images and the
     next state.
+
+    Keras does not compile models with XLA on a CPU, where it would slow down convolutions.
+    For these pointwise operations and gathers, however, XLA is four times as fast.
+    TensorFlow never frees a compiled function (20 MB each). The cache therefore shares it
+    among layers with equal configurations, so that a hyperparameter search does not run out
+    of memory.
     """
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
 
-    generator = keras.random.SeedGenerator(0)  # Each call provides the state.
+    generator = keras.random.SeedGenerator(0)  # Each call sets its state.
 
     def step(images: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         with keras.StatelessScope([(generator.state, state)]) as scope:

@@ -1,7 +1,7 @@
 """Backbones: networks from images to feature maps, their normalization and weights.
 
-`BACKBONES` contains every network of Keras Applications and a small CNN. Other networks are
-specified as `package.module:function`.
+`BACKBONES` contains all networks of Keras Applications and a small CNN. Users specify other
+networks as `package.module:function`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from skincnn.model.networks import (
 )
 
 Build = Callable[[int | None, float, str | None], keras.Model]
-"""From a size in pixels (None: any), a width multiplier and None or "imagenet"."""
+"""From an image size (None for any), width multiplier and weights to a network."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """The normalization of images in 0..255 that a network expects.
+    """The normalization that a network expects: `image * scale + offset`.
 
-    The result is `image * scale + offset`, by numbers or one per channel. With `bgr` the
-    channels are first reordered to blue, green and red.
+    The image is in 0..255. Scale and offset are numbers, or have a value per channel. With
+    `bgr`, the channels are first reordered to blue, green and red.
     """
 
     scale: float | tuple[float, ...] = 1.0
@@ -54,7 +54,7 @@ STANDARDIZED = Scaling(
     tuple(-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)),
 )
 CENTERED_BGR = Scaling(1.0, (-103.939, -116.779, -123.68), bgr=True)
-"""Modes of Keras Applications: "tf", that of EfficientNetV2-S to -L, "torch", "caffe"."""
+"""Keras Applications calls these modes "tf" (the first two), "torch" and "caffe"."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class Backbone:
 
     Attributes:
         build: Returns the network without its top.
-        scaling: The normalization that it expects.
-        native_size: Size in pixels of the ImageNet training; 0 without ImageNet weights.
-        min_size: Smallest height and width that the network accepts.
-        size_multiple: Sizes other than the native one must be multiples of this.
+        scaling: The normalization that the network expects.
+        native_size: Image size of the ImageNet weights in pixels; 0 without such weights.
+        min_size: Smallest image size in pixels.
+        size_multiple: Sizes other than `native_size` must be multiples of this number.
         imagenet_widths: Width multipliers with ImageNet weights; None if unknown.
         has_width: Whether the network has a width multiplier.
-        adapt: Returns an equivalent network that is faster or accepts any size.
+        adapt: Returns an equivalent network that is faster or accepts any image size.
     """
 
     build: Build
@@ -117,7 +117,7 @@ def _efficientnet(function: Callable[..., keras.Model], size: int) -> Backbone:
 def _nasnet(function: Callable[..., keras.Model], size: int) -> Backbone:
     build_network = _build(function)
 
-    # Keras builds it for a fixed size, which determines the padding.
+    # Always built at the native size, which determines the padding.
     def build(_: int | None, width: float, weights: str | None) -> keras.Model:
         return build_network(size, width, weights)
 
@@ -185,16 +185,15 @@ BACKBONES = {
     "convnext_large": _convnext(applications.ConvNeXtLarge),
     "convnext_xlarge": _convnext(applications.ConvNeXtXLarge),
 }
-"""Normalization and sizes are those of `preprocess_input` and of Keras Applications."""
 
 
 def find_backbone(name: str) -> Backbone:
-    """Returns an entry of `BACKBONES`, or the backbone of a `package.module:function`.
+    """Returns an entry of `BACKBONES`, or the backbone that a user's function builds.
 
-    The function returns a functional or sequential `keras.Model` from images in 0..255,
-    [batch, height, width, 3] of any height and width, to feature maps. It may have the
-    parameters `weights` (None or "imagenet", from `model.weights`) and `width`
-    (`model.width_multiplier`), and is called without other arguments.
+    The function `package.module:function` returns a functional or sequential `keras.Model`
+    from images in 0..255, [batch, height, width, 3] of any height and width, to feature
+    maps. It is called with `weights` (None or "imagenet") and `width` (the width
+    multiplier) if it has these parameters.
 
     Raises:
         ConfigError: The entry, module or function does not exist.
@@ -205,7 +204,7 @@ def find_backbone(name: str) -> Backbone:
 
 
 def check_size(name: str, size: int) -> None:
-    """Raises a `ConfigError` unless a backbone exists and accepts images of `size` px."""
+    """Raises a `ConfigError` unless the backbone exists and accepts images of this size."""
     backbone = find_backbone(name)
     if size < backbone.min_size:
         raise ConfigError(
@@ -222,13 +221,13 @@ def build_backbone(name: str, width: float, weights: str) -> keras.Model:
     """Returns a backbone without its top, for normalized images of any size.
 
     Args:
-        name: Name of `BACKBONES`, or `package.module:function`.
+        name: Key of `BACKBONES`, or `package.module:function`.
         width: Width multiplier; 1.0 if the backbone has none.
         weights: "imagenet" (Keras Applications downloads the weights to KERAS_HOME),
             "none", or the path of a weights file.
 
     Raises:
-        ConfigError: The name is unknown, or the weights cannot be loaded or do not match.
+        ConfigError: The backbone or its weights do not exist, or do not match.
     """
     backbone = find_backbone(name)
     if width != 1.0 and not backbone.has_width:
@@ -247,7 +246,7 @@ def build_backbone(name: str, width: float, weights: str) -> keras.Model:
 def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
     """Returns the backbone with ImageNet weights at its native size.
 
-    At other sizes some families would load different files.
+    At other sizes, some families would load different weights.
     """
     if backbone.imagenet_widths == ():
         raise ConfigError(
@@ -264,16 +263,14 @@ def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
     before = set(folder.glob("*"))
     try:
         return backbone.build(backbone.native_size or None, width, "imagenet")
-    # Keras raises a bare Exception when a download fails.
-    except Exception as error:
-        # Otherwise Keras would load an incomplete download, or the error page of a proxy,
-        # as weights the next time.
+    except Exception as error:  # Keras raises a bare Exception if a download fails.
+        # Otherwise, the next call would load an incomplete file or a proxy's error page.
         for path in set(folder.glob("*")) - before:
             path.unlink()
         raise ConfigError(
             f"The ImageNet weights of {name} {width} could not be loaded: {error}. Use "
             "--model.weights none|PATH (none requires --train.scenario from_scratch), or "
-            f"set KERAS_HOME to a folder with the weights in models/. Remove damaged "
+            f"set KERAS_HOME to a directory with the weights in models/. Remove damaged "
             f"files from {folder}."
         ) from error
 
@@ -297,7 +294,7 @@ def _load(backbone: Backbone, network: keras.Model, path: Path) -> keras.Model:
 def _load_weights(network: keras.Model, path: Path) -> None:
     try:
         with warnings.catch_warnings():
-            # Keras only warns about missing layers and leaves them at random values.
+            # Keras only warns about missing layers, whose weights remain random.
             warnings.simplefilter("error", UserWarning)
             network.load_weights(path)
     except (ValueError, OSError, KeyError, UserWarning) as error:
@@ -314,8 +311,7 @@ def _from_function(name: str, function: Callable[..., keras.Model]) -> Backbone:
         options = {"weights": weights, "width": width}
         try:
             network = function(**{k: v for k, v in options.items() if k in parameters})
-        # The user's function may raise anything.
-        except Exception as error:
+        except Exception as error:  # The user's function may raise any exception.
             raise ConfigError(
                 f"`model.backbone` {name} failed: {type(error).__name__}: {error}"
             ) from error

@@ -1,4 +1,4 @@
-"""The classifier: from images in 0..255 to logits."""
+"""The classifier, which maps images in 0..255 to logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras import ops
 from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
 from skincnn.errors import ConfigError
-from skincnn.model.backbones import Scaling, build_backbone, find_backbone
+from skincnn.model.backbones import build_backbone, find_backbone
 from skincnn.model.layers import FusedBatchNormalization, training_layer
 from skincnn.model.networks import clone
 from skincnn.model.reproducibility import seeded
@@ -23,7 +23,7 @@ POOLING_LAYER = "pooling"
 METADATA_UNITS = 32
 METADATA_DROPOUT = 0.5
 PROBE_SIZE = 512
-"""Input size in pixels for which the resolution of each layer is computed."""
+"""Image size in pixels at which the resolution of each layer is computed."""
 
 
 def build_classifier(
@@ -31,18 +31,18 @@ def build_classifier(
 ) -> keras.Model:
     """Returns a model from images to logits.
 
-    Input: [batch, height, width, 3] in 0..255, of any size that the backbone accepts. The
-    normalization of the backbone is part of the model. With `config.clinical_metadata` the
-    input is a dictionary of these `images` and of `metadata`
-    [batch, len(CLINICAL_FEATURES)], from `encode_clinical_metadata`. Output: float32 logits
-    [batch, num_classes].
+    The images are [batch, height, width, 3] in 0..255, of any size that the backbone
+    accepts; its normalization is part of the model. With `config.clinical_metadata`, the
+    input is a dictionary of `images` and `metadata` [batch, len(CLINICAL_FEATURES)], as
+    returned by `encode_clinical_metadata`. The logits are float32 [batch, num_classes].
 
     Args:
         config: The backbone, its weights and the dropout.
         num_classes: Number of logits.
         seed: Seed of the initial weights of the head and of dropout.
-        fused: Whether to use the layers of `training_layer`, with the same weights in the
-            same order. Loading such a model from a file requires this package.
+        fused: Whether to use the layers of `training_layer`, which have the same weights in
+            the same order. A saved model with these layers can be loaded only with this
+            package.
 
     Raises:
         ConfigError: The backbone does not exist, or its weights cannot be loaded.
@@ -54,9 +54,12 @@ def build_classifier(
         for layer in _batch_norms(network):
             layer.momentum = config.batch_norm_momentum
         images = inputs = keras.Input((None, None, 3), name=IMAGES_LAYER)
-        scaled = _scale(images, find_backbone(config.backbone).scaling)
+        scaling = find_backbone(config.backbone).scaling
+        channels = ops.flip(images, axis=-1) if scaling.bgr else images
+        # Half precision cannot represent 256 gray levels.
+        rescaling = keras.layers.Rescaling(scaling.scale, scaling.offset, dtype="float32")
         pooling = keras.layers.GlobalAveragePooling2D(name=POOLING_LAYER)
-        features = pooling(network(scaled))
+        features = pooling(network(rescaling(channels)))
         features = keras.layers.Dropout(config.dropout, seed=seed)(features)
         if config.clinical_metadata:
             metadata = keras.Input((len(CLINICAL_FEATURES),), name="metadata")
@@ -71,15 +74,15 @@ def set_trainable(
 ) -> None:
     """Makes the head and all or the last blocks of the backbone trainable.
 
-    A block is a stage of constant spatial resolution, as in a ResNet. In frozen blocks
-    BatchNorm works as in inference; so do dropout and stochastic depth if the classifier
-    is `fused`.
+    A block is a stage of constant spatial resolution, as in a ResNet. BatchNorm layers in
+    frozen blocks run in inference mode, as do dropout and stochastic depth if the
+    classifier is `fused`.
 
     Args:
         classifier: A model of `build_classifier`; compile it after this call.
-        blocks: 0 for the head only, n for the head and the last n blocks, None for all.
-        batch_norm: Mode of the BatchNorm layers in trainable blocks, as in `ModelConfig`;
-            "frozen_statistics" only if `fused`.
+        blocks: Number of trainable blocks in addition to the head; None for all.
+        batch_norm: Mode of the BatchNorm layers in trainable blocks; see `ModelConfig`.
+            "frozen_statistics" requires a `fused` classifier.
 
     Raises:
         ConfigError: The backbone has fewer blocks.
@@ -94,8 +97,8 @@ def set_trainable(
             f"The number of trainable blocks must be in 0..{max(block_of.values())}, the "
             f"number of blocks of this backbone. Received: {blocks}."
         )
-    # fit() would override `training=False` in the call of a layer. BatchNorm layers with
-    # `trainable` False run in inference mode.
+    # `fit` would override `training=False` in the call of a layer, but BatchNorm layers run
+    # in inference mode if they are not trainable.
     network.trainable = True
     for layer in network.layers:
         layer.trainable = blocks is None or block_of[layer.name] <= blocks
@@ -114,9 +117,9 @@ def num_blocks(classifier: keras.Model) -> int:
 
 
 def block_of_variables(classifier: keras.Model) -> dict[str, int]:
-    """Returns the block of each variable by its `path`, counted from the head.
+    """Maps the `path` of each variable to its block, counted from the head, which is 0.
 
-    The head is block 0; the last block of the backbone is 1 and its first `num_blocks`.
+    The last block of the backbone is 1, and the first one is `num_blocks`.
     """
     network = classifier.get_layer(BACKBONE_LAYER)
     block_of_layers = _block_of_layers(network)
@@ -128,10 +131,10 @@ def block_of_variables(classifier: keras.Model) -> dict[str, int]:
 
 
 def _block_of_layers(network: keras.Model) -> dict[str, int]:
-    """Returns the block of each layer by name; the last block is 1.
+    """Maps the name of each layer to its block; the last block is 1.
 
-    The height of its output determines the block of a layer. Layers without spatial outputs
-    (squeeze and excitation) belong to the block of the preceding layer.
+    The height of its output determines the block of a layer. Layers without a spatial
+    output (squeeze and excitation) belong to the block of the preceding layer.
     """
     layers = network.layers
     # `layer.output` of a nested model would not be the output of its call in `network`.
@@ -144,7 +147,7 @@ def _block_of_layers(network: keras.Model) -> dict[str, int]:
         if len(shape) == 4 and shape[1] > 1:
             last = round(math.log2(PROBE_SIZE / shape[1]))
         halvings[layer.name] = last
-    # Layers before the first or after the last layer with weights are no separate blocks.
+    # Layers before the first or after the last layer with weights do not form blocks.
     levels = sorted({halvings[layer.name] for layer in layers if layer.weights})
     return {
         name: max(1, sum(level >= halving for level in levels))
@@ -160,21 +163,15 @@ def _batch_norms(network: keras.Model) -> Iterator[keras.layers.BatchNormalizati
             yield layer
 
 
-def _scale(images: Any, scaling: Scaling) -> Any:
-    """Returns images in 0..255 with the normalization that the backbone expects."""
-    if scaling.bgr:
-        images = ops.flip(images, axis=-1)
-    # Half precision cannot represent 256 gray levels.
-    return keras.layers.Rescaling(scaling.scale, scaling.offset, dtype="float32")(images)
-
-
 def _encode(metadata: Any, seed: int) -> Any:
     """Returns features of the clinical metadata, [batch, METADATA_UNITS].
 
-    In training the metadata of half of the images are dropped. Otherwise the head would
-    learn from them, which is easier, and neglect the image. Neverova et al., ModDrop
-    (2014), arXiv:1501.00102; Pacheco and Krohling, The impact of patient clinical
-    information (2019), arXiv:1909.12912.
+    In training, the features of half of the images are dropped. Otherwise the head would
+    neglect the images, from which it is harder to learn.
+
+    References:
+        Neverova et al., ModDrop (2014), arXiv:1501.00102; Pacheco and Krohling, The impact
+        of patient clinical information (2019), arXiv:1909.12912.
     """
     hidden = keras.layers.Dense(METADATA_UNITS, "relu", name="metadata_hidden")(metadata)
     dropout = keras.layers.Dropout(

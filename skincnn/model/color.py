@@ -15,7 +15,7 @@ from skincnn.model.random_ops import Tensor, Uniform, per_image
 
 
 def light(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Scales the contrast about the image's mean, then shifts the brightness; clips."""
+    """Scales the contrast about the mean of the image, shifts the brightness, and clips."""
     contrast, brightness = config.strength("contrast"), config.strength("brightness")
     factor = per_image(uniform(1 - contrast, 1 + contrast))
     shift = per_image(uniform(-brightness, brightness)) * 255
@@ -24,7 +24,7 @@ def light(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def color(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Scales the saturation, then each channel, as different cameras do; clips."""
+    """Scales the saturation and each channel, as different cameras do, and clips."""
     saturation, cast = config.strength("saturation"), config.strength("color_cast")
     factor = per_image(uniform(1 - saturation, 1 + saturation))
     gray = ops.mean(images, axis=-1, keepdims=True)
@@ -34,14 +34,13 @@ def color(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def hue(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Rotates colors about the gray axis by [-hue_degrees, hue_degrees]; clips.
+    """Rotates colors about the gray axis by [-hue_degrees, hue_degrees], and clips.
 
-    It preserves grays and the mean of red, green and blue.
+    It preserves gray and the mean of red, green and blue.
     """
     limit = math.radians(config.strength("hue_degrees"))
     angle = uniform(-limit, limit)[:, None, None]
-    # Rodrigues' rotation about (1, 1, 1), channel by channel: a matrix product takes five
-    # times as long.
+    # Rodrigues' rotation about (1, 1, 1). A matrix product would take five times as long.
     base, across = (1 - ops.cos(angle)) / 3, ops.sin(angle) / math.sqrt(3)
     own, following, previous = ops.cos(angle) + base, base - across, base + across
     channels = [images[..., i] for i in range(3)]
@@ -55,7 +54,7 @@ def hue(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def blur(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Blurs by a Gaussian with a standard deviation in [0, blur] pixels."""
+    """Blurs with a Gaussian whose standard deviation is in [0, blur] pixels."""
     limit = config.strength("blur")
     sigma = uniform(0.0, limit)[:, None]
     radius = math.ceil(3 * limit)
@@ -65,7 +64,7 @@ def blur(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def sharpen(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Unsharp masking with an amount in [0, sharpness]; clips."""
+    """Sharpens by unsharp masking with an amount in [0, sharpness], and clips."""
     amount = per_image(uniform(0.0, config.strength("sharpness")))
     blurred = _filter(images, np.array([[0.25, 0.5, 0.25]], np.float32))
     return ops.clip(images + amount * (images - blurred), 0.0, 255.0)
@@ -74,11 +73,12 @@ def sharpen(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 def _filter(images: Tensor, weights: Tensor) -> Tensor:
     """Returns images filtered along both axes, with reflection at the border.
 
-    Symmetric weights [batch or 1, 2 * radius + 1] that sum to 1 preserve the mean.
+    The weights [batch or 1, 2 * radius + 1] are symmetric and sum to 1, which preserves the
+    mean.
     """
-    # XLA does not fuse the body of a branch with preceding operations. Without this branch,
-    # whose condition always holds, it would recompute the hairs and the gather for each
-    # weight (160 px, all augmentations, two cores: 32 ms per image instead of 2 ms).
+    # The condition always holds, but XLA does not fuse a branch with preceding operations.
+    # Otherwise it would recompute the hairs and the gather for each weight (160 px, all
+    # augmentations, two cores: 32 ms per image instead of 2 ms).
     return ops.cond(
         images[0, 0, 0, 0] >= 0,
         lambda: _filter_along(_filter_along(images, weights, 1), weights, 2),

@@ -1,4 +1,4 @@
-"""Geometric augmentations: each is a matrix; one gather applies their product."""
+"""Geometric augmentations as matrices, and the transform that applies their product."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skincnn.model.random_ops import Tensor, Uniform, centered_pixels
 
 
 def flip(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Mirrors left and right with a probability of orientation_share / 2."""
+    """Flips horizontally with a probability of orientation_share / 2."""
     probability = 0.5 * config.strength("orientation_share")
     sign = ops.where(uniform(0.0, 1.0) < probability, -1.0, 1.0)
     return _matrix(sign, 0.0, 0.0, 1.0)
@@ -54,7 +54,7 @@ def shift(uniform: Uniform, config: AugmentConfig) -> Tensor:
 def shear(uniform: Uniform, config: AugmentConfig) -> Tensor:
     """Shears horizontally by an angle in [-shear_degrees, shear_degrees].
 
-    It preserves the area. Combined with a rotation it shears in any direction.
+    It preserves the area. Combined with a rotation, it shears in any direction.
     """
     limit = math.radians(config.strength("shear_degrees"))
     slope = ops.tan(uniform(-limit, limit))
@@ -72,15 +72,15 @@ GEOMETRIC: dict[str, Callable[[Uniform, AugmentConfig], Tensor]] = {
 
 
 def transform(images: Tensor, matrices: Tensor) -> Tensor:
-    """Returns each image under an affine map about its center.
+    """Applies an affine map about the center of each image.
 
-    The output at pixel p is the bilinearly interpolated input at `matrix @ (p, 1)`. Both
-    are relative to the center, in units of the longer side. Beyond its border an image is
-    continued by reflection.
+    The output at pixel p is the input at `matrix @ (p, 1)`, with bilinear interpolation and
+    reflection at the border. Positions are relative to the center, in units of the longer
+    side.
 
     Args:
         images: [batch, height, width, channels], any numeric dtype.
-        matrices: float32 [batch, 3, 3], acting on (x, y, 1); the last row is (0, 0, 1).
+        matrices: float32 [batch, 3, 3], applied to (x, y, 1); the last row is (0, 0, 1).
 
     Returns:
         float32 [batch, height, width, channels].
@@ -103,7 +103,7 @@ def transform(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def _neighbors(centered: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the two nearest indices in 0..size-1 and the weight of the second."""
+    """Returns the two nearest indices in 0..size-1, and the weight of the second one."""
     length = ops.cast(size, "float32")
     position = ops.mod(centered + length / 2, 2 * length)
     position = ops.minimum(position, 2 * length - position) - 0.5
@@ -118,8 +118,8 @@ def _matrix(
 ) -> Tensor:
     """Returns [[a, b, right], [c, d, down], [0, 0, 1]] for each image.
 
-    `a` is [batch], the others are [batch] or numbers; `right` and `down` translate in units
-    of the longer side.
+    `a` is [batch]; the others are [batch] or numbers. `right` and `down` are in units of
+    the longer side.
     """
     zeros = ops.zeros_like(a)
     rows = [a, b, right, c, d, down, 0.0, 0.0, 1.0]

@@ -1,7 +1,7 @@
-"""Augmentations that occlude skin: erased rectangles, hairs, a ruler.
+"""Augmentations that occlude skin: an erased rectangle, hairs and a ruler.
 
 Each takes and returns float32 images in 0..255, [batch, height, width, 3]. Lengths are
-fractions of the shorter side, so that the result does not depend on the image size.
+fractions of the shorter side, so that they do not depend on the image size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from skincnn.model.random_ops import Tensor, Uniform, coordinates, per_image, re
 
 
 def erase(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Fills a rectangle of a fraction in [0, erase] of the area with the mean color.
+    """Fills a rectangle that covers a fraction in [0, erase] with the mean color.
 
     Zhong et al., Random Erasing Data Augmentation (2020), arXiv:1708.04896.
     """
@@ -27,7 +27,7 @@ def erase(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def hair(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Draws 0 to `hairs` dark, curved hairs that taper towards their tips.
+    """Draws 0 to `hairs` dark, curved hairs that become thinner towards the tip.
 
     The hairs of an image have the same color and similar directions.
     """
@@ -58,12 +58,12 @@ def hair(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 def ruler(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
     """Draws a ruler near the border of a fraction `ruler_share` of the images.
 
-    It may cut a corner, as the scales of dermatoscopes do; every fifth mark is longer.
+    Like the scale of a dermatoscope, it may cut off a corner. Every fifth mark is longer.
     """
     shown = uniform(0.0, 1.0) < config.strength("ruler_share")
     direction = uniform(0.0, 2 * math.pi)[:, None, None]
     cos, sin = ops.cos(direction), ops.sin(direction)
-    # The border is farther from the center towards a corner.
+    # In the direction of a corner, the border is farther from the center.
     start = uniform(0.34, 0.45)[:, None, None] / ops.maximum(ops.abs(cos), ops.abs(sin))
     spacing = uniform(0.035, 0.08)[:, None, None]
     half_width = uniform(0.002, 0.0045)[:, None, None]
@@ -84,15 +84,15 @@ def _per_hair(values: Tensor) -> Tensor:
 def _stroke(distance: Tensor, half_width: Tensor, side: Tensor) -> Tensor:
     """Returns the fraction of each pixel that a line covers, in 0..1.
 
-    Its distance from the pixel and its half width are fractions of the side in pixels.
+    Its distance from the pixel and half its width are fractions of the side in pixels.
     """
-    # A line that is narrower than a pixel covers its own width at most.
+    # A line that is narrower than a pixel covers at most its own width.
     limit = ops.minimum(2 * half_width * side, 1.0)
     return ops.clip((half_width - ops.abs(distance)) * side + 0.5, 0.0, limit)
 
 
 def _draw(images: Tensor, opacity: Tensor, uniform: Uniform) -> Tensor:
-    """Returns images under dark brown to black with an opacity [batch, height, width]."""
+    """Blends images with dark brown to black, by an opacity [batch, height, width]."""
     red = uniform(10.0, 65.0)
     brown = ops.stack([red, red * uniform(0.7, 1.0), red * uniform(0.55, 0.9)], axis=-1)
     opacity = per_image(uniform(0.65, 1.0)) * opacity[..., None]

@@ -1,4 +1,4 @@
-"""Layers of the network in training. A saved `model.keras` contains none of them."""
+"""Layers for training; a saved `model.keras` contains none of them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import keras
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """BatchNormalization that trains with TensorFlow's fused kernel.
 
-    On a CPU the kernel is two to three times as fast as the separate operations of Keras.
+    On a CPU, the kernel is two to three times as fast as the separate operations of Keras.
     Weights, outputs and gradients equal those of `keras.layers.BatchNormalization`, which
-    remains in use where the kernel does not apply: on other backends, for other axes than
-    the last, in mixed precision and in inference.
+    is used where the kernel does not apply: with other backends, for axes other than the
+    last, in mixed precision and in inference.
     """
 
     frozen_statistics = False
-    """Whether training uses the moving statistics, and trains only scale and offset."""
+    """Whether training uses the moving statistics and updates only scale and offset."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Returns normalized `inputs` [batch, height, width, channels]."""
@@ -52,22 +52,23 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("skincnn")
 class FreezableDropout(keras.layers.Dropout):
-    """Dropout that is inactive if `trainable` is False, as in BatchNormalization.
+    """Dropout that runs in inference mode if `trainable` is False, like BatchNormalization.
 
-    `fit` calls frozen layers with `training=True` as well, so that Keras's own Dropout
-    would make the features of a frozen network random.
+    `fit` calls all layers with `training=True`, so that the features of a frozen network
+    with `keras.layers.Dropout` would be random.
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Returns `inputs` with dropout in training if the layer is trainable."""
+        """Returns `inputs`, with dropout in training if the layer is trainable."""
         return super().call(inputs, training=training and self.trainable)
 
 
 def training_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Returns a new layer like `layer`, without its weights, for training.
+    """Returns a copy of a layer for training, without its weights.
 
-    Dropout includes the stochastic depth of EfficientNet (Huang et al., 2016,
-    arXiv:1603.09382). Layers without a replacement keep their type.
+    BatchNorm and Dropout layers are replaced by the layers of this module; others keep
+    their type. Dropout layers implement the stochastic depth of EfficientNet (Huang et al.,
+    2016, arXiv:1603.09382).
     """
     replacements: dict[Any, Any] = {
         keras.layers.BatchNormalization: FusedBatchNormalization,

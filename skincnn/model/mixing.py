@@ -1,4 +1,4 @@
-"""MixUp and CutMix: each training image is mixed with another one of its batch."""
+"""MixUp and CutMix, which mix each training image with another one of its batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from skincnn.model.random_ops import Tensor, Uniform, per_image, rectangle, unif
 def mixup(
     images: Tensor, partners: Tensor, share: Tensor, uniform: Uniform
 ) -> tuple[Tensor, Tensor]:
-    """Returns weighted means of pairs of images, and the weights of the first.
+    """Returns weighted means of images and their partners, and the weights of the images.
 
     Zhang et al., mixup: Beyond Empirical Risk Minimization (2018), arXiv:1710.09412.
     """
@@ -28,7 +28,7 @@ def cutmix(
 ) -> tuple[Tensor, Tensor]:
     """Returns images with a rectangle from their partners, and the remaining area.
 
-    Yun et al., CutMix (2019), arXiv:1905.04899; here the rectangle is not clipped.
+    Yun et al., CutMix (2019), arXiv:1905.04899. Unlike there, the rectangle is not clipped.
     """
     inside, area = rectangle(images, uniform, 1 - share)
     return ops.where(inside, partners, images), 1 - area
@@ -36,17 +36,16 @@ def cutmix(
 
 Mix = Callable[[Tensor, Tensor, Tensor, Uniform], tuple[Tensor, Tensor]]
 MIXES: dict[str, Mix | None] = {"none": None, "mixup": mixup, "cutmix": cutmix}
-"""Functions from images, their partners and the target shares to mixed images and their
+"""Functions that map images, their partners and the target shares to mixed images and the
 actual shares."""
 
 
 @keras.saving.register_keras_serializable("skincnn")
 class Mixing(RandomLayer):
-    """Mixes each training image with another one of the batch.
+    """Mixes each training image with another one; the identity at magnitude 0.
 
     The partners are a random permutation of the batch. The share of each image is
-    max(x, 1 - x) with x from Beta(mix_alpha, mix_alpha), so that the image dominates. The
-    identity outside training and at magnitude 0.
+    max(x, 1 - x) with x from Beta(mix_alpha, mix_alpha), so that the image dominates.
     """
 
     stream = 1
@@ -54,11 +53,11 @@ class Mixing(RandomLayer):
     def call(
         self, images: Tensor, training: bool | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns mixed images [batch, height, width, 3] with their partners and shares.
+        """Returns images, their partners and shares; the images are mixed in training.
 
-        The images are float32; `partner` is int32 [batch]; `share` is float32 [batch] in
-        0.5..1 (CutMix rounds to whole pixels). Image i consists of `share[i]` of itself and
-        1 - `share[i]` of image `partner[i]`.
+        The images are float32 [batch, height, width, 3]; `partner` is int32 [batch];
+        `share` is float32 [batch] in 0.5..1 (CutMix rounds to whole pixels). Mixed image i
+        consists of `share[i]` of image i and 1 - `share[i]` of image `partner[i]`.
         """
         images = ops.cast(images, "float32")
         alpha, mix = self.config.strength("mix_alpha"), MIXES[self.config.mix]
@@ -75,9 +74,9 @@ class Mixing(RandomLayer):
 def larger_share(uniform: Uniform, alpha: float) -> Tensor:
     """Returns max(x, 1 - x) for x from Beta(alpha, alpha), float32 [batch].
 
-    Keras samples the beta distribution by rejection, which XLA cannot compile under
-    TensorFlow. This is the method of Devroye, Random Variate Generation in One Line of Code
-    (1996), section 4.
+    Keras samples the beta distribution by rejection, which XLA cannot compile with the
+    TensorFlow backend. This method is that of Devroye, Random Variate Generation in One
+    Line of Code (1996), section 4.
     """
     first, second = 1 - uniform(0.0, 1.0), uniform(0.0, 2 * math.pi)
     spread = (first ** (-1 / alpha) - 1) * ops.cos(second) ** 2

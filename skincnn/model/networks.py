@@ -1,7 +1,4 @@
-"""A small CNN, and conversions of Keras Applications networks.
-
-No conversion changes the function of a network; tests compare them with the originals.
-"""
+"""A small CNN, and conversions of Keras Applications networks to equivalent networks."""
 
 from __future__ import annotations
 
@@ -15,15 +12,15 @@ from skincnn.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Statistics of red, green and blue in 0..1."""
+"""Mean and standard deviation of red, green and blue in 0..1."""
 
 
 def small_cnn(size: int | None, width: float, weights: str | None) -> keras.Model:
-    """Returns a VGG-like network to train from scratch; 1.2 million parameters at width 1.
+    """Returns a VGG-like network for training from scratch.
 
-    Four stages of 32, 64, 128 and 256 filters times `width`, each with two 3x3
-    convolutions, BatchNorm and ReLU; 2x2 max pooling between the stages. It has no
-    pretrained weights.
+    It has four stages of 32, 64, 128 and 256 filters times `width`, with 2x2 max pooling
+    between them. Each stage consists of two 3x3 convolutions with BatchNorm and ReLU. At
+    width 1, it has 1.2 million parameters.
 
     References:
         Simonyan and Zisserman, Very deep convolutional networks (2015), arXiv:1409.1556;
@@ -53,13 +50,10 @@ def clone(
     convert: Callable[[keras.layers.Layer], keras.layers.Layer] | None = None,
     **options: Any,
 ) -> keras.Model:
-    """Returns a copy of a network with the same layer names and weights.
+    """Returns a copy of a functional or sequential model with the same weights.
 
-    Args:
-        network: A functional or sequential model.
-        convert: Returns the new layer for a layer of `network`, with the same name. The
-            last two axes of its weights may be swapped.
-        **options: Passed to `keras.models.clone_model`.
+    `convert` maps each layer to a new one with the same name and the same weights, of which
+    the last two axes may be swapped. See `keras.models.clone_model` for the options.
     """
     copy = keras.models.clone_model(
         network, clone_function=convert, recursive=True, **options
@@ -79,11 +73,11 @@ def clone(
 def set_imagenet_normalization(network: keras.Model) -> keras.Model:
     """Sets the normalization of an EfficientNet to that of its ImageNet weights.
 
-    Without weights Keras leaves it at mean 0 and variance 1.
+    Without weights, Keras leaves it at mean 0 and variance 1.
     """
-    # The weights file has the standard deviation in place of the variance. To compensate,
-    # Keras adds a layer, for ImageNet weights only, that divides by its root once more
-    # (tensorflow/tensorflow issue 49930).
+    # The weights file contains the standard deviation instead of the variance. To
+    # compensate, Keras adds a layer that divides by its square root, but only for ImageNet
+    # weights (tensorflow/tensorflow issue 49930).
     _normalization(network).set_weights(
         [np.array(IMAGENET_MEAN), np.array(IMAGENET_STD), np.array(0)]
     )
@@ -93,7 +87,7 @@ def set_imagenet_normalization(network: keras.Model) -> keras.Model:
 def remove_normalization(network: keras.Model) -> keras.Model:
     """Returns an EfficientNet without its rescaling and normalization layers.
 
-    These layers differ with and without ImageNet weights.
+    Keras builds different layers with and without ImageNet weights.
 
     Raises:
         ConfigError: The weights were not trained with the normalization of ImageNet.
@@ -115,32 +109,21 @@ def remove_normalization(network: keras.Model) -> keras.Model:
 
 
 def accept_any_size(network: keras.Model) -> keras.Model:
-    """Returns a network with a fixed input size as one that accepts any size.
-
-    The padding remains that of the fixed size.
-    """
+    """Returns a network for any image size, with the padding of the original size."""
     return clone(network, input_tensors=keras.Input((None, None, 3)))
 
 
 def use_depthwise_convolutions(network: keras.Model) -> keras.Model:
-    """Returns a ConvNeXt with DepthwiseConv2D in place of grouped Conv2D layers.
+    """Returns a ConvNeXt with DepthwiseConv2D instead of grouped Conv2D layers.
 
-    In TensorFlow on a CPU they are much faster.
+    TensorFlow computes them much faster on a CPU.
     """
 
     def convert(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         if type(layer) is not keras.layers.Conv2D or config["groups"] == 1:
             return type(layer).from_config(config)
-        kept = {
-            "name",
-            "trainable",
-            "dtype",
-            "kernel_size",
-            "strides",
-            "padding",
-            "use_bias",
-        }
+        kept = {"name", "dtype", "kernel_size", "strides", "padding", "use_bias"}
         return keras.layers.DepthwiseConv2D(**{key: config[key] for key in kept})
 
     return clone(network, convert)

@@ -1,4 +1,4 @@
-"""Building blocks of the augmentations: random draws, coordinates and rectangles."""
+"""Random draws, coordinates and rectangles for augmentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Uniform(Protocol):
     """Draws new uniform random numbers for each image at every call."""
 
     def __call__(self, low: float, high: float, count: int | None = None) -> Tensor:
-        """Returns float32 [batch], or [batch, count], from [low, high)."""
+        """Returns numbers from [low, high), float32 [batch] or [batch, count]."""
         ...
 
 
@@ -35,10 +35,10 @@ def per_image(values: Tensor) -> Tensor:
 
 
 def coordinates(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns pixel coordinates relative to the center, as fractions of the shorter side.
+    """Returns coordinates x [1, 1, width] and y [1, height, 1], and the shorter side.
 
-    Returns:
-        x [1, 1, width], y [1, height, 1], and the length of the shorter side in pixels.
+    The coordinates are relative to the center, as fractions of the shorter side. The side
+    is in pixels.
     """
     _, height, width, _ = ops.shape(images)
     x, y = centered_pixels(height, width)
@@ -47,7 +47,7 @@ def coordinates(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def centered_pixels(height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns pixel coordinates from the center: x [1, 1, width], y [1, height, 1]."""
+    """Returns x [1, 1, width] and y [1, height, 1] in pixels from the center."""
     x, y = (
         ops.cast(ops.arange(size), "float32") - (ops.cast(size, "float32") - 1) / 2
         for size in (width, height)
@@ -63,9 +63,9 @@ def rectangle(
     Args:
         images: [batch, height, width, channels].
         uniform: Draws the position.
-        area: Fraction of the image before the sides are rounded, [batch].
-        aspect: Ratio of its height to its width, relative to that of the image: [batch] or
-            a number. `area * aspect` and `area / aspect` must not exceed 1.
+        area: Fraction of the image to cover, [batch], before the sides are rounded.
+        aspect: Ratio of height to width, divided by that of the image, [batch] or a number.
+            `area * aspect` and `area / aspect` must not exceed 1.
 
     Returns:
         A mask, bool [batch, height, width, 1], and the fraction of the pixels that the

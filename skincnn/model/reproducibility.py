@@ -1,4 +1,4 @@
-"""Random seeds and deterministic operations: set inside a block, restored after it."""
+"""Context managers for random seeds and deterministic operations."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tensorflow.python.framework import config as framework_config
 def seeded(seed: int) -> Iterator[None]:
     """Seeds Python, NumPy, Keras and TensorFlow inside the block.
 
-    Keras layers and initializers without a seed of their own draw one from these
-    generators when they are created.
+    Keras layers and initializers without a seed draw one from these generators when they
+    are created.
     """
     states = random.getstate(), np.random.get_state(), context.global_seed()
     keras.utils.set_random_seed(seed)

@@ -17,21 +17,19 @@ METADATA_SIGNATURE = (
 
 
 def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> tf.Tensor:
-    """Encodes clinical metadata exactly as `data.encode_clinical_metadata` does.
-
-    Uses TensorFlow operations only, so that it can be part of a SavedModel.
+    """Encodes clinical metadata like `encode_clinical_metadata`, in the TensorFlow graph.
 
     Args:
         age: Years, float32 [batch]; NaN if unknown.
         sex: String [batch]; "unknown" or "" if unknown.
-        localization: Site on the body, likewise.
+        localization: Site on the body, string [batch]; "unknown" or "" if unknown.
 
     Returns:
         float32 [batch, len(CLINICAL_FEATURES)].
 
     Raises:
         tf.errors.InvalidArgumentError: An age is negative or infinite, or a string is not
-            in the vocabulary. The whole batch fails then.
+            in the vocabulary. The whole batch fails.
     """
     is_unknown = tf.math.is_nan(age)
     age = tf.where(is_unknown, 0.0, age)
@@ -57,12 +55,12 @@ def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> 
 
 
 def _look_up(name: str, words: tf.Tensor, indices: Mapping[str, int]) -> tf.Tensor:
-    """Returns the index of each word, int32 [batch]; unknown words get the last index."""
+    """Returns the index of each word, int32 [batch]; "unknown" and "" get the last one."""
     last = max(indices.values()) + 1
     indices = {**indices, UNKNOWN: last, "": last}
     words = tf.strings.lower(tf.strings.strip(words), encoding="utf-8")
     words = tf.strings.regex_replace(words, "_", " ")
-    # A lookup table would be a resource that the model has to track.
+    # A tf.lookup table would be a resource that the SavedModel has to track.
     matches = words[:, None] == tf.constant(list(indices))
     invalid = tf.boolean_mask(words, ~tf.reduce_any(matches, axis=1))
     tf.debugging.Assert(

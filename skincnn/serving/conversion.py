@@ -1,4 +1,4 @@
-"""Exports a run in one or more formats; only exports that reproduce its predictions."""
+"""Exports a run in one or more formats, and verifies the predictions of each export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.errors import ConfigError
 from skincnn.files import replacing, sha256
 from skincnn.inference.predictions import arrays
-from skincnn.lookup import look_up
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.reporting.parity_result import write_parity
 from skincnn.serving import parity
@@ -24,7 +23,7 @@ from skincnn.serving.export import (
     explain_write_errors,
     export_saved_model,
     load_networks,
-    read_compared,
+    read_parity_images,
     read_rule,
 )
 from skincnn.serving.export_info import describe_export, info_path, write_export_info
@@ -32,15 +31,15 @@ from skincnn.serving.images import read_image
 from skincnn.serving.network import RunNetwork
 from skincnn.serving.runtimes import (
     BATCH_SIZE,
-    RUNTIMES,
     Infer,
     Inputs,
-    require_packages,
+    Runtime,
+    find_runtime,
     with_fixed_size,
 )
 
 NUM_CALIBRATION_IMAGES = 128
-"""Number of compared images that calibrate the ranges of quantized formats."""
+"""Number of images for the calibration of quantized formats."""
 
 
 def export(
@@ -48,56 +47,55 @@ def export(
 ) -> Iterator[tuple[str, Path]]:
     """Exports a run as a SavedModel, and as export/skincnn<suffix> for other runtimes.
 
-    The metadata of a file is in <file>.json.
+    The metadata of export/skincnn<suffix> is in export/skincnn<suffix>.json.
 
     Args:
-        spec: What is exported; for `RUNTIMES` a single run without test-time augmentation.
-        formats: "saved_model", which is written first, and names of `RUNTIMES`.
+        spec: The model to export; for other runtimes, a single run without test-time
+            augmentation.
+        formats: "saved_model", which is written first, or keys of `RUNTIMES`.
         data_dir: Directory of the built TFDS datasets.
 
     Yields:
         Each format and its path, as soon as it is written.
 
     Raises:
-        ConfigError: A format does not exist, its packages are missing, or it cannot hold
-            an ensemble or test-time augmentation; or the run was not evaluated.
-        DataError: The predictions of an export differ too much.
+        ConfigError: A format does not exist, its packages are missing, or it does not
+            support an ensemble or test-time augmentation; or the run was not evaluated.
+        DataError: The predictions of an export differ from those of the Keras model.
     """
-    others = [name for name in formats if name != "saved_model"]
-    for name in others:
-        require_packages(name, look_up(RUNTIMES, name, "--formats"))
-    if others and (spec.runs or spec.tta):
+    runtimes = {name: find_runtime(name) for name in formats if name != "saved_model"}
+    if runtimes and (spec.runs or spec.tta):
         raise ConfigError(
-            "LiteRT and ONNX files hold one network without test-time augmentation. "
-            f"Received: --formats {' '.join(others)} with "
+            "LiteRT and ONNX files contain one network without test-time augmentation. "
+            f"Received: --formats {' '.join(runtimes)} with "
             f"{'--ensemble' if spec.runs else '--tta'}. Use --formats saved_model."
         )
     if "saved_model" in formats:
         yield "saved_model", export_saved_model(spec, data_dir)
-    if not others:
+    if not runtimes:
         return
     rule = read_rule(spec)
     (network,) = load_networks(spec, rule)
     data = network.config.data
-    contents, table = read_compared(spec, network, data_dir)
+    contents, table = read_parity_images(spec, network, data_dir)
     images = [np.asarray(read_image(tf.constant(content), data)) for content in contents]
     inputs = {"images": np.stack(images).astype(np.float32)}
     if network.config.model.clinical_metadata:
         inputs["metadata"] = encode_clinical_metadata(table)
-    for name in others:
-        yield name, _convert(spec, name, network, rule, inputs, table)
+    for name, runtime in runtimes.items():
+        yield name, _convert(spec, name, runtime, network, rule, inputs, table)
 
 
 def _convert(
     spec: ExportSpec,
     format_name: str,
+    runtime: Runtime,
     network: RunNetwork,
     rule: DecisionRule,
     inputs: Inputs,
     table: pd.DataFrame,
 ) -> Path:
-    """Writes, checks and describes the file of one format."""
-    runtime = RUNTIMES[format_name]
+    """Writes the file of one format and its metadata, and checks its parity."""
     path = spec.folder.with_name(f"{MODEL_NAME}{runtime.suffix}")
     calibration = {name: array[:NUM_CALIBRATION_IMAGES] for name, array in inputs.items()}
     with replacing(path) as temporary:
@@ -119,7 +117,7 @@ def _convert(
         predictions_sha256=sha256(spec.predictions),
         files={path.name: sha256(path)},
     )
-    # Last: without its metadata the file cannot be loaded.
+    # Written last, because the file cannot be loaded without its metadata.
     write_export_info(info_path(path), info)
     return path
 

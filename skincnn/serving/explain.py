@@ -1,4 +1,4 @@
-"""Grad-CAM of predictions for image files."""
+"""Grad-CAM overlays for image files."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ MAX_NAME_BYTES = 100
 
 
 class Explainer:
-    """Explains predictions of a run's classifier by Grad-CAM."""
+    """Explains the predictions of a run's classifier with Grad-CAM."""
 
     def __init__(self, path: Path):
         """Loads the classifier of a run directory, or its model.keras.
 
         Raises:
-            ConfigError: The model has another format, or an architecture without the
-                feature maps that Grad-CAM needs.
-            DataError: The file has changed.
+            ConfigError: The model has another format, or its architecture has no feature
+                maps for Grad-CAM.
+            DataError: The model file has changed.
         """
         workdir = path.parent if path.name == MODEL_FILE else path
         if not (workdir / MODEL_FILE).is_file():
             raise ConfigError(
-                "Grad-CAM needs the feature maps of the Keras model: a run directory or "
-                f"its {MODEL_FILE}. Received: {path}."
+                "Grad-CAM needs the feature maps of the Keras model. Expected a run "
+                f"directory or its {MODEL_FILE}. Received: {path}."
             )
         info, self.config = read_run(workdir)
         self.class_names = info.class_names
@@ -50,12 +50,12 @@ class Explainer:
         class_names: Sequence[str],
         clinical_metadata: pd.DataFrame,
     ) -> list[Image.Image | None]:
-        """Returns each image as the model sees it, side by side with its overlay.
+        """Returns the model input and its overlay, side by side, for each image.
 
         Args:
-            contents: File contents; ignored for images without a class.
-            class_names: The class to explain for each image; "" for none, which gets None.
-            clinical_metadata: `CLINICAL_COLUMNS`, a row for each image.
+            contents: Content of each file, or why it could not be read.
+            class_names: The class to explain for each image. For "", the result is None.
+            clinical_metadata: `CLINICAL_COLUMNS`, one row per image.
         """
         pairs: list[Image.Image | None] = [None] * len(contents)
         explained = [index for index, name in enumerate(class_names) if name]
@@ -80,11 +80,8 @@ def write_explanations(
 ) -> None:
     """Writes <number>_<image_id>_<class>.png for each image that is not None.
 
-    Args:
-        folder: The directory to write to.
-        table: Rows of `predictor.predict_files`.
-        images: From `Explainer.explain`.
-        first: Number of the first row, among all files.
+    The table holds the rows of `predictor.predict_files`; `first` is the number of the
+    first row.
     """
     for number, (row, image) in enumerate(
         zip(table.itertuples(), images, strict=True), first

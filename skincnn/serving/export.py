@@ -1,8 +1,4 @@
-"""Exports an evaluated run, or an ensemble, as a SavedModel.
-
-An export is written under a temporary name and checked against the predictions table of the
-run; only then does it get its final name.
-"""
+"""Exports an evaluated run, or an ensemble, as a SavedModel."""
 
 from __future__ import annotations
 
@@ -46,22 +42,23 @@ from skincnn.serving.runtimes import BATCH_SIZE
 from skincnn.serving.saved_model import open_saved_model, write_saved_model, write_warmup
 
 TOLERANCE = 1e-5
-"""Maximum difference in probability if the run was trained by TensorFlow on a CPU."""
+"""Maximum difference in probability for models trained with TensorFlow on a CPU."""
 DEVICE_TOLERANCE = 1e-3
-"""Maximum difference in probability for other devices and backends, whose arithmetic
-differs; and in OOD distance, as a share of its threshold."""
+"""Maximum difference in probability for models trained on other devices or with other
+backends, whose arithmetic differs. Also the maximum difference in OOD distance for all
+models, as a fraction of the OOD threshold."""
 MODEL_NAME = "skincnn"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSpec:
-    """What is exported.
+    """Specifies the model to export.
 
     Attributes:
         workdir: Directory of the run or ensemble, with its results and predictions.
         runs: Run directories of the members of an ensemble; empty for a single run.
-        tta: A name of `ORIENTATIONS` with which the run was evaluated; "" for none.
-        operating_point: The operating point of malignant lesions for referral.
+        tta: Test-time augmentation, a key of `ORIENTATIONS`; "" for none.
+        operating_point: Operating point for the referral of malignant lesions.
     """
 
     workdir: Path
@@ -81,25 +78,21 @@ class ExportSpec:
 
     @property
     def folder(self) -> Path:
-        """The directory of the versions of the SavedModel."""
+        """The directory that contains all versions of the SavedModel."""
         return self.workdir / "export" / self.name
 
 
 def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
-    """Writes export/skincnn/<next version> and returns it.
+    """Writes export/skincnn/<next version> and returns its path.
 
     The SavedModel is written under a temporary name, loaded again, and compared with the
-    predictions table. Only then does it get its version. With another Keras backend a
-    subprocess with TensorFlow does it.
-
-    Args:
-        spec: What is exported.
-        data_dir: Directory of the built TFDS datasets.
+    predictions table of the run. Only then does it get its version. If the Keras backend is
+    not TensorFlow, a subprocess with the TensorFlow backend writes it.
 
     Raises:
-        ConfigError: A directory holds no evaluated run, or the run was not evaluated with
-            the requested options.
-        DataError: The predictions of the SavedModel differ from those of the model.
+        ConfigError: A directory contains no evaluated run, or the run was not evaluated
+            with the test-time augmentation or the operating point.
+        DataError: The predictions of the SavedModel differ from those of the Keras model.
     """
     rule = read_rule(spec)
     if keras.backend.backend() != "tensorflow":
@@ -133,7 +126,7 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turns errors in writing a model into a `ConfigError`."""
+    """Raises a `ConfigError` if the model in the block cannot be written to `path`."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
@@ -148,7 +141,8 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
     """Returns the referral rule of an evaluated run.
 
     Raises:
-        ConfigError: It was not evaluated with `spec.tta`, or has no such operating point.
+        ConfigError: The run was not evaluated with `spec.tta`, or `spec.operating_point`
+            is not one of its operating points.
     """
     views = look_up(ORIENTATIONS, spec.tta, "--tta")
     flags = f" --tta {spec.tta}" if spec.tta else ""
@@ -159,7 +153,7 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
     if spec.tta and result.cost.num_views != len(views):
         raise ConfigError(
             f"{path}: the run was evaluated with {result.cost.num_views} views of each "
-            f"image. Expected {len(views)}, as an export with --tta {spec.tta} has. {fix}"
+            f"image. Expected {len(views)} for an export with --tta {spec.tta}. {fix}"
         )
     thresholds = result.thresholds.get(TARGET, {})
     if thresholds and spec.operating_point not in thresholds:
@@ -177,7 +171,11 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
 
 
 def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
-    """Returns the network of each run; its classes must be those of the rule."""
+    """Returns the networks of the runs.
+
+    Raises:
+        DataError: The classes of a run differ from those of the rule.
+    """
     where = str(result_path(spec.workdir, split_name("test", spec.tta)))
     networks = []
     for run in spec.runs or (spec.workdir,):
@@ -186,10 +184,10 @@ def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
     return networks
 
 
-def read_compared(
+def read_parity_images(
     spec: ExportSpec, network: RunNetwork, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
-    """Returns the files and table rows of the test images of `parity.choose_images`."""
+    """Returns the files and the prediction rows of the images for the parity check."""
     builder = datasets.open_dataset(network.config.data.dataset, data_dir)
     table = read_predictions(spec.predictions)
     table = table.iloc[parity.choose_images(table["label"])].reset_index(drop=True)
@@ -197,7 +195,7 @@ def read_compared(
 
 
 def find_saved_model(workdir: Path) -> Path | None:
-    """Returns the latest exported version of a run's current model; None without one."""
+    """Returns the latest version exported from the current model of a run, or None."""
     info, _ = read_run(workdir)
     folder = ExportSpec(workdir=workdir).folder
     for path in reversed(list_versions(folder)):
@@ -209,14 +207,14 @@ def find_saved_model(workdir: Path) -> Path | None:
 
 
 def list_versions(folder: Path) -> list[Path]:
-    """Returns the versions in a directory, the latest last."""
+    """Returns the subdirectories whose names are version numbers, the latest last."""
     versions = (path for path in folder.glob("*") if path.name.isdecimal())
     return sorted(versions, key=lambda path: int(path.name))
 
 
 def _export_in_subprocess(spec: ExportSpec, data_dir: Path | None) -> Path:
     """Exports in a process whose Keras backend is TensorFlow."""
-    # This process may hold the memory of the GPU, which the export does not need.
+    # On the CPU, because this process may have allocated the memory of the GPU.
     overrides = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
     before = dict(os.environ)
     os.environ.update(overrides)
@@ -238,8 +236,8 @@ def _check_parity(
     saved_model: Path,
     data_dir: Path | None,
 ) -> None:
-    """Compares a SavedModel with the predictions table, and writes the result."""
-    contents, table = read_compared(spec, networks[0], data_dir)
+    """Compares a SavedModel with the predictions table and writes the parity result."""
+    contents, table = read_parity_images(spec, networks[0], data_dir)
     model = parity.table_output(table, rule)
     predict = open_saved_model(
         saved_model, rule.class_names, clinical_metadata=use_clinical_metadata(networks)
@@ -265,7 +263,7 @@ def _check_parity(
 
 
 def _is_same_device(network: RunNetwork) -> bool:
-    """Returns whether a network was trained by TensorFlow on a CPU, as exports run."""
+    """Returns whether a network was trained, as exports run, with TensorFlow on a CPU."""
     device = network.info.device
     return device is None or (
         device.backend == "tensorflow"
@@ -274,14 +272,14 @@ def _is_same_device(network: RunNetwork) -> bool:
 
 
 def _files(saved_model: Path) -> list[str]:
-    """Returns the relative path of each file of the model itself."""
+    """Returns the relative paths of the files of the model, without its metadata."""
     patterns = ("saved_model.pb", "variables/*", "assets/*")
     paths = sorted(path for pattern in patterns for path in saved_model.glob(pattern))
     return [path.relative_to(saved_model).as_posix() for path in paths]
 
 
 def _remove_stale(folder: Path) -> None:
-    """Removes the temporary directories of exports that were killed."""
+    """Removes the temporary directories of killed exports."""
     for path in folder.glob(".tmp-*"):
         process = path.name.removeprefix(".tmp-")
         if process.isdecimal() and not psutil.pid_exists(int(process)):
@@ -293,7 +291,7 @@ def _rename_to_next_version(temporary: Path, folder: Path) -> Path:
         numbers = (int(path.name) for path in list_versions(folder))
         target = folder / str(max(numbers, default=0) + 1)
         try:
-            # Renaming onto a directory with content fails: no version is overwritten.
+            # Never overwrites a version: renaming to a nonempty directory fails.
             return temporary.rename(target)
         except OSError:
             if not target.exists():

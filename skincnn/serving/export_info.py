@@ -1,4 +1,4 @@
-"""metadata.json of an export: what its predictions depend on, sealed with a SHA-256."""
+"""The metadata of an export: what its predictions depend on, sealed with a SHA-256."""
 
 from __future__ import annotations
 
@@ -28,22 +28,21 @@ IMAGE_INPUTS = {
 }
 METADATA_INPUTS = {
     "age": "float32 [batch]: years; NaN if unknown",
-    "sex": "string [batch]: a word of the vocabulary in metadata.json; others fail",
-    "localization": "string [batch]: site on the body, a word of the vocabulary likewise",
+    "sex": "string [batch]: a word of its vocabulary in metadata.json",
+    "localization": "string [batch]: site on the body, a word of its vocabulary",
 }
 
 
 class Preprocessing(Part):
-    """How a network of the export reads images.
+    """The preprocessing of a network; see `DataConfig` for fields that are not listed.
 
     Attributes:
         version: Version of the preprocessing code.
-        image_size: See `DataConfig`, as for the next three.
-        stored_longest_side: Longest side in pixels of the images that it was trained on;
-            None for the original size.
-        decode: Supported formats, and the conversion to pixels.
-        orientation: Formats of which the EXIF orientation is applied.
-        resize: Interpolation.
+        stored_longest_side: Longest side in pixels of the images in the training dataset;
+            None for their original size.
+        decode: Supported formats and their conversion to pixels.
+        orientation: Formats whose EXIF orientation is applied.
+        resize: Interpolation method.
     """
 
     version: int
@@ -57,28 +56,27 @@ class Preprocessing(Part):
     resize: str = "bilinear, antialiased, uint8"
 
     def data_config(self) -> DataConfig:
-        """Returns the configuration that reads images in this way."""
+        """Returns the configuration of this preprocessing."""
         names = ("image_size", "resize_mode", "crop_border", "color_constancy")
         return DataConfig(**{name: getattr(self, name) for name in names})
 
 
 class ExportInfo(Record):
-    """metadata.json of an export.
+    """The metadata of an export.
 
     Attributes:
-        format: "saved_model" or a name of `RUNTIMES`.
+        format: "saved_model" or a key of `RUNTIMES`.
         synthetic: Whether the model was trained on synthetic images.
         dataset: Full name of the TFDS dataset.
         rule: Class names, temperature and the referral rule.
         tta: Test-time augmentation that is part of the export; "" for none.
-        preprocessing: Of each network.
-        inputs: Name of each input to its type and meaning.
-        clinical_features: Names of the encoded clinical metadata, in order.
-        vocabularies: Categorical input to the words that it accepts.
-        models_sha256: SHA-256 of model.keras of each network.
-        predictions_sha256: SHA-256 of the predictions table that the export was checked
-            against.
-        files: Relative path of each file of the model to its SHA-256.
+        preprocessing: The preprocessing of each network.
+        inputs: Maps the name of each input to its type and meaning.
+        clinical_features: Names of the encoded clinical features, in order.
+        vocabularies: Maps each categorical input to the words that it accepts.
+        models_sha256: SHA-256 of the model.keras of each network.
+        predictions_sha256: SHA-256 of the predictions table for the parity check.
+        files: Maps the relative path of each file of the model to its SHA-256.
         not_a_medical_device: Always true.
     """
 
@@ -98,7 +96,7 @@ class ExportInfo(Record):
 
     @property
     def clinical_metadata(self) -> bool:
-        """Whether clinical metadata is an input."""
+        """Whether the model requires clinical metadata."""
         return bool(self.clinical_features)
 
 
@@ -111,7 +109,7 @@ def describe_export(
     predictions_sha256: str,
     files: Mapping[str, str],
 ) -> ExportInfo:
-    """Returns the metadata of an export; see `ExportInfo`."""
+    """Returns the metadata of an export of these networks; see `ExportInfo`."""
     first = networks[0].info
     clinical_metadata = use_clinical_metadata(networks)
     words = {"sex": SEXES, "localization": REGION_OF}
@@ -139,23 +137,23 @@ def describe_export(
 
 
 def info_path(path: Path) -> Path:
-    """Returns where the metadata of a SavedModel, or of another format's file, is."""
+    """Returns the path of the metadata of a SavedModel directory or of a model file."""
     if path.is_dir():
         return path / "assets.extra" / "metadata.json"
     return path.with_name(f"{path.name}.json")
 
 
 def write_export_info(path: Path, info: ExportInfo) -> None:
-    """Writes the metadata of an export, with a SHA-256 of its content."""
+    """Writes the metadata of an export and the SHA-256 of its content."""
     content = to_json(info)
     write_json(path, {**content, SEAL: _seal(content)})
 
 
 def read_export_info(path: Path) -> ExportInfo:
-    """Returns what `write_export_info` wrote.
+    """Returns the metadata of an export.
 
     Raises:
-        ConfigError: The file is missing, damaged or of another schema version.
+        ConfigError: The file is missing or damaged, or has another schema version.
         DataError: The file has changed since it was written.
     """
     try:
@@ -170,7 +168,7 @@ def read_export_info(path: Path) -> ExportInfo:
 
 
 def render_usage(info: ExportInfo, name: str) -> str:
-    """Returns how to send requests to a model server, as Markdown."""
+    """Returns instructions for sending requests to a model server, as Markdown."""
     example = {"age": 50.0, "sex": "female", "localization": "back"}
     clinical_metadata = example if info.clinical_metadata else {}
     row = {"image_bytes": {"b64": "%s"}, **clinical_metadata}

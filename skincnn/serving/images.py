@@ -1,8 +1,8 @@
-"""Reads image files inside the TensorFlow graph: limits, EXIF orientation, decoding.
+"""Reads image files in the TensorFlow graph: size limits, EXIF orientation, decoding.
 
-The dataset builder validates, rotates and converts its images once, with Pillow. A served
-model receives arbitrary files: it checks size limits and applies the EXIF orientation, and
-then calls the preprocessing functions that training used.
+The dataset builder validates, rotates and converts images once, with Pillow. A served model
+receives arbitrary files. It checks their size and applies the EXIF orientation before the
+preprocessing, which is the same as in training.
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ import tensorflow as tf
 
 from skincnn.config import DataConfig
 from skincnn.data.preprocess import decode, preprocess
+from skincnn.model.orientations import orient
 from tfds_ham10000.image_decoding import FORMATS, MAX_PIXELS
 
 MAX_BYTES = 30_000_000
-"""Maximum size of a file. Larger files are not decoded."""
+"""Maximum size of an image file. Larger files are not decoded."""
 OK = "ok"
 UNREADABLE = (
     f"unreadable: expected a complete {', '.join(FORMATS)} file of at most {MAX_BYTES} "
     f"bytes and {MAX_PIXELS} pixels"
 )
 HEADER_BYTES = 32
-"""Number of bytes at the start of a file that hold its width and height."""
+"""Number of bytes at the start of a file that contain its width and height."""
 EXIF_MARKER = b"Exif\0\0"
 MAX_EXIF_BYTES = 1 << 16
-"""Number of EXIF bytes that are searched for the first directory."""
+"""Number of bytes of EXIF data that are read."""
 ORIENTATION_TAG = 0x0112
+EXIF_ORIENTATIONS = (0, 1, 3, 2, 4, 6, 7, 5)
+"""The argument of `orient` that makes an image upright, for EXIF orientations 1 to 8."""
 
 
 def read_images(contents: tf.Tensor, config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
@@ -39,8 +42,8 @@ def read_images(contents: tf.Tensor, config: DataConfig) -> tuple[tf.Tensor, tf.
         config: See `data.preprocess.read_image`.
 
     Returns:
-        Images, uint8 [batch, image_size, image_size, 3], black where a file is unreadable;
-        and whether each file is readable, bool [batch].
+        Images, uint8 [batch, image_size, image_size, 3], black for unreadable files; and
+        whether each file is readable, bool [batch].
     """
     count = tf.size(contents, tf.int64)
     blank = tf.zeros((config.image_size, config.image_size, 3), tf.uint8)
@@ -52,7 +55,7 @@ def read_images(contents: tf.Tensor, config: DataConfig) -> tuple[tf.Tensor, tf.
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         .ignore_errors()
-        # The image of unreadable files. It also keeps the batch from being empty.
+        # The blank image replaces unreadable files, and the batch is never empty.
         .concatenate(tf.data.Dataset.from_tensors((count, blank)))
         .batch(count + 1)
     )
@@ -89,14 +92,10 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
 
 
 def num_pixels(content: tf.Tensor) -> tf.Tensor:
-    """Returns the number of pixels that a file header declares, without decoding.
+    """Returns the number of pixels according to the header of a file, int64.
 
-    Args:
-        content: Content of the file, a scalar.
-
-    Returns:
-        int64. The maximum of int64 for an unknown format; an arbitrary number, or
-        `tf.errors.InvalidArgumentError` for JPEG, for a truncated header.
+    The result is the maximum of int64 if the format is unknown, and arbitrary if the header
+    is truncated. A truncated JPEG header raises `tf.errors.InvalidArgumentError`.
     """
     header = _read_bytes(content, 0, HEADER_BYTES)
 
@@ -120,11 +119,7 @@ def num_pixels(content: tf.Tensor) -> tf.Tensor:
 
 
 def exif_orientation(content: tf.Tensor) -> tf.Tensor:
-    """Returns the EXIF orientation of a file, 1..8; 1 if it has none.
-
-    Args:
-        content: Content of the file, a scalar: JPEG, PNG or WebP. Other formats have no
-            EXIF data.
+    """Returns the EXIF orientation of a JPEG, PNG or WebP file, 1..8; otherwise 1.
 
     References:
         CIPA DC-008, Exchangeable image file format (Exif) 2.32, 4.5.4 to 4.6.4; W3C, PNG
@@ -152,32 +147,26 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
 
 
 def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Returns `image` [height, width, 3] upright; `orientation` is that of EXIF, 1..8."""
-    transforms: list[tuple[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]]] = [
-        ((5, 6, 7, 8), lambda image: tf.transpose(image, (1, 0, 2))),
-        ((3, 4, 7, 8), lambda image: tf.reverse(image, [0])),
-        ((2, 3, 6, 7), lambda image: tf.reverse(image, [1])),
-    ]
+    """Returns an image [height, width, 3] upright, given its EXIF orientation, 1..8."""
 
-    def transformed() -> tf.Tensor:
-        # In float32: oneDNN logs an error when it transposes integers.
-        turned = tf.cast(image, tf.float32)
-        for values, transform in transforms:
-            applies = tf.reduce_any(tf.equal(orientation, values))
-            unchanged = functools.partial(tf.identity, turned)
-            turned = tf.cond(applies, functools.partial(transform, turned), unchanged)
-        return tf.cast(turned, tf.uint8)
+    def transform(number: int) -> tf.Tensor:
+        # In float32, because oneDNN logs an error when it transposes integers.
+        upright = orient(tf.cast(image, tf.float32)[None], number)
+        return tf.cast(upright[0], tf.uint8)
 
-    upright = tf.cond(tf.equal(orientation, 1), lambda: tf.identity(image), transformed)
+    transforms = [functools.partial(transform, number) for number in EXIF_ORIENTATIONS[1:]]
+    unchanged = functools.partial(tf.identity, image)
+    index = tf.cast(orientation, tf.int32) - 1
+    upright = tf.switch_case(index, [unchanged, *transforms])
     return tf.ensure_shape(upright, (None, None, 3))
 
 
 Chunk = tuple[tf.Tensor, tf.Tensor]
-"""Size of a chunk in bytes, and offset of the EXIF directories in it; 0 if it has none."""
+"""Size of a chunk in bytes, and offset of the EXIF data in it; 0 if it has none."""
 
 
 def _webp_pixels(header: tf.Tensor) -> tf.Tensor:
-    """Returns the number of pixels of a WebP file: extended, lossless or lossy format."""
+    """Returns the number of pixels of an extended, lossless or lossy WebP file."""
     extended = (1 + _little_endian(header, 24, 3)) * (1 + _little_endian(header, 27, 3))
     sides = _little_endian(header, 21, 4)  # 14 bits each
     lossless = (1 + sides % 2**14) * (1 + sides // 2**14 % 2**14)
@@ -193,10 +182,10 @@ def _find_exif(
     start: int,
     read_chunk: Callable[[tf.Tensor], Chunk],
 ) -> tf.Tensor:
-    """Returns the offset of the EXIF directories in a file; its length `end` without.
+    """Returns the offset of the EXIF data in a file, or its length `end` if it has none.
 
-    `start` is the offset of the first chunk, and `read_chunk` maps the first 16 bytes of a
-    chunk to `Chunk`.
+    `start` is the offset of the first chunk. `read_chunk` maps the first 16 bytes of a
+    chunk to a `Chunk`.
     """
 
     def is_searching(offset: tf.Tensor, exif_offset: tf.Tensor) -> tf.Tensor:
@@ -230,13 +219,13 @@ def _png_chunk(header: tf.Tensor) -> Chunk:
 
 def _webp_chunk(header: tf.Tensor) -> Chunk:
     size = _little_endian(header, 4, 4)
-    # Some writers put JPEG's EXIF marker before the directories.
+    # Some programs write the EXIF marker of JPEG here as well.
     start = tf.where(_equals(header, EXIF_MARKER, 8), 8 + len(EXIF_MARKER), 8)
     return 8 + size + size % 2, tf.where(_equals(header, b"EXIF"), start, 0)
 
 
 def _read_orientation(tiff: tf.Tensor) -> tf.Tensor:
-    """Returns the orientation in the first directory of a TIFF file, uint8 [size]."""
+    """Returns the orientation in the first directory of EXIF data, uint8 [size]."""
     is_big_endian = tiff[0] == ord("M")
 
     def integer(offset: tf.Tensor | int, size: int) -> tf.Tensor:
@@ -256,7 +245,7 @@ def _read_orientation(tiff: tf.Tensor) -> tf.Tensor:
 
 
 def _read_bytes(content: tf.Tensor, offset: tf.Tensor | int, size: int) -> tf.Tensor:
-    """Returns `size` bytes from an offset of a file, uint8; 0 beyond its end."""
+    """Returns `size` bytes at an offset of a file, uint8; zeros beyond its end."""
     data = tf.io.decode_raw(tf.strings.substr(content, offset, size), tf.uint8)
     return tf.pad(data, [[0, size - tf.size(data)]])
 

@@ -1,4 +1,4 @@
-"""A trained run as one Keras model: images in, logits and OOD distance out."""
+"""Networks for export: Keras models that return logits and the OOD distance."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from skincnn.model.classifier import POOLING_LAYER
 
 @dataclass(frozen=True)
 class Network:
-    """A network as it is exported.
+    """A network to export.
 
     Attributes:
-        model: Maps images, float32 [batch, height, width, 3] in 0..255 (with clinical
-            metadata a dictionary of `images` and `metadata`), to a dictionary of `logits`
-            [batch, num_classes] and `ood_distance` [batch].
-        config: Its configuration.
+        model: Maps images, float32 [batch, height, width, 3] in 0..255, to a dictionary of
+            `logits` [batch, num_classes] and `ood_distance` [batch]. With clinical metadata
+            the input is a dictionary of `images` and `metadata`.
+        config: The configuration of the run.
     """
 
     model: keras.Model
@@ -34,17 +34,13 @@ class Network:
 
 @dataclass(frozen=True)
 class RunNetwork(Network):
-    """The network of an evaluated run.
-
-    Attributes:
-        info: The run's run.json.
-    """
+    """The network of an evaluated run, with the content of its run.json."""
 
     info: RunInfo
 
 
 def use_clinical_metadata(networks: Sequence[Network]) -> bool:
-    """Returns whether any of the networks has clinical metadata as input."""
+    """Returns whether any of the networks requires clinical metadata."""
     return any(network.config.model.clinical_metadata for network in networks)
 
 
@@ -52,7 +48,7 @@ def load_network(workdir: Path) -> RunNetwork:
     """Returns the network of an evaluated run.
 
     Raises:
-        ConfigError: The directory holds no finished run, or the run was not evaluated.
+        ConfigError: The directory contains no finished run, or the run was not evaluated.
         DataError: The model file has changed.
     """
     info, config = read_run(workdir)
@@ -64,19 +60,15 @@ def load_network(workdir: Path) -> RunNetwork:
 def add_ood_distance(classifier: keras.Model, gaussian: FeatureGaussian) -> keras.Model:
     """Returns the classifier with `ood_distance` as a second output.
 
-    The squared Mahalanobis distance is the squared norm of the whitened features: a dense
-    layer, which every runtime supports, and which is never negative.
-
-    Args:
-        classifier: A model of `build_classifier`.
-        gaussian: The Gaussian of its features.
+    The squared Mahalanobis distance is the squared norm of the whitened features, which is
+    never negative. Whitening is a dense layer, which every runtime supports.
     """
-    # Features that are always 0 leave the precision without full rank.
+    # Eigenvalues of constant features are 0, or slightly negative after rounding.
     eigenvalues, eigenvectors = np.linalg.eigh(gaussian.precision)
     root = eigenvectors * np.sqrt(eigenvalues.clip(0))
     whiten = keras.layers.Dense(len(root), use_bias=False, name="whiten", trainable=False)
-    # Subtracted before whitening: the difference of two large numbers would be inexact.
     features = classifier.get_layer(POOLING_LAYER).output
+    # The mean is subtracted before whitening: afterwards, both numbers could be large.
     whitened = whiten(features - gaussian.mean.astype(np.float32))
     whiten.set_weights([root])
     distance = ops.mean(ops.square(whitened), axis=-1)

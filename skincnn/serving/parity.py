@@ -1,4 +1,4 @@
-"""Parity of an export with its model: the images it is checked on, and the checks."""
+"""Checks the parity of an export with the Keras model on images of the test split."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from skincnn.metrics.sample import Floats, Labels, Sample
 from skincnn.reporting.parity_result import ClassParity, ParityResult
 
 NUM_IMAGES = 256
-"""Number of evenly spaced images of the test split on which an export is checked."""
+"""Number of evenly spaced images of the test split."""
 MIN_PER_CLASS, MAX_PER_CLASS = 20, 100
-"""A class with fewer of these images than the first gets up to the second in addition."""
+"""Up to `MAX_PER_CLASS` images are added for classes with fewer than `MIN_PER_CLASS`."""
 
 
 class Output(NamedTuple):
-    """What a model or its export predicts for the compared images.
+    """The predictions of a Keras model or its export.
 
     Attributes:
-        probabilities: Before temperature scaling, [num_images, num_classes].
+        probabilities: Uncalibrated probabilities [num_images, num_classes].
         distances: Mahalanobis distances [num_images]; None if unknown.
         refer: Referral decisions, bool [num_images]; None if unknown.
         out_of_distribution: OOD decisions, bool [num_images]; None if unknown.
@@ -40,14 +40,10 @@ class Output(NamedTuple):
 
 
 def choose_images(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Returns the indices of the images on which exports are checked; deterministic.
+    """Returns the indices of the images on which exports are checked.
 
-    The first are evenly spaced, so that they represent the split. Classes with fewer than
-    `MIN_PER_CLASS` of these follow with up to `MAX_PER_CLASS` more images each, so that an
-    export cannot lose a rare class unnoticed.
-
-    Args:
-        labels: Of the images of the split, in the order of their table.
+    The first `NUM_IMAGES` are evenly spaced and represent the split. They are followed by
+    more images of rare classes, so that the check notices if an export never predicts one.
     """
     names = np.asarray(labels)
     chosen = _evenly_spaced(np.arange(len(names)), NUM_IMAGES)
@@ -61,14 +57,14 @@ def choose_images(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
 def decide(
     probabilities: npt.NDArray[Any], distances: npt.NDArray[Any], rule: DecisionRule
 ) -> Output:
-    """Returns predictions with the decisions of a rule, in float32 as in exports."""
+    """Returns predictions and the decisions of a rule, in float32 as in exports."""
     calibrated = apply_temperature(probabilities, rule.temperature).astype(np.float32)
     decisions = rule.decide(calibrated, distances.astype(np.float32))
     return Output(probabilities, distances, *decisions)
 
 
 def table_output(table: pd.DataFrame, rule: DecisionRule) -> Output:
-    """Returns what a predictions table holds; without distances there is no decision."""
+    """Returns the predictions in a table, without decisions if it has no distances."""
     probabilities = arrays(table, rule.class_names)[1]
     if DISTANCE not in table:
         return Output(probabilities)
@@ -85,7 +81,7 @@ def measure_parity(
     tta: str = "",
     num_bytes: int,
 ) -> ParityResult:
-    """Returns how an export differs from its model on images with labels `y_true`."""
+    """Compares an export with the Keras model on images with labels `y_true`."""
     differences = np.abs(export.probabilities - model.probabilities).max(axis=1)
     distance_difference = None
     if model.distances is not None and export.distances is not None:
@@ -121,18 +117,12 @@ def require_parity(
     tolerance: float | None,
     distance_tolerance: float | None = None,
 ) -> None:
-    """Rejects an export that never predicts a class that the model predicts, or differs.
-
-    Args:
-        result: From `measure_parity` of `model` and `export`.
-        model: Predictions of the model.
-        export: Predictions of the export.
-        tolerance: Maximum difference in probability; None for no limit.
-        distance_tolerance: Maximum difference in Mahalanobis distance, as a share of its
-            threshold; None for no limit.
+    """Checks that an export reproduces the predictions of the Keras model.
 
     Raises:
-        DataError: The export is rejected.
+        DataError: The difference in probability exceeds `tolerance`, the difference in
+            Mahalanobis distance exceeds `distance_tolerance` (a fraction of the OOD
+            threshold), or the export never predicts a class that the model predicts.
     """
     lost = sorted(
         name
@@ -143,17 +133,18 @@ def require_parity(
     if lost:
         raise DataError(
             f"The {result.name} export never predicts {', '.join(lost)}, which the model "
-            "predicts. It was rejected; export another format."
+            "predicts. The export was rejected. Use another format."
         )
     for quantity, difference, limit in (
         ("probability", result.largest_difference, tolerance),
         ("OOD distance", result.largest_distance_difference or 0.0, distance_tolerance),
     ):
-        if not difference <= (math.inf if limit is None else limit):  # NaN fails too
+        # Written so that NaN fails, too.
+        if not difference <= (math.inf if limit is None else limit):
             raise DataError(
                 f"The {result.name} export differs from the predictions of the model by "
-                f"{difference:.2g} in {quantity}. Expected at most {limit}. It was "
-                "rejected; evaluate the run again and export it again."
+                f"{difference:.2g} in {quantity}. Expected at most {limit}. The export was "
+                "rejected. Evaluate the run again, and then export it again."
             )
 
 

@@ -1,4 +1,4 @@
-"""From logits and distances to the named outputs of a served model, in TensorFlow."""
+"""Computes the named outputs of a served model from logits and distances, in TensorFlow."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def postprocess(
     `inference.predictions.mean_predictions`, and then calibrated by temperature scaling.
 
     Args:
-        logits: Of each model and view, float32 [batch, num_classes].
+        logits: Logits of each model and view, float32 [batch, num_classes].
         distances: Mahalanobis distances of each model, float32 [batch].
-        is_readable: Whether each file is readable, bool [batch]. Unreadable files get NaN
-            for numbers, the predicted class "", and are referred.
+        is_readable: Whether each file is readable, bool [batch]. For unreadable files the
+            numbers are NaN, the predicted class is "", and `refer` is true.
         rule: The referral rule.
 
     Returns:
-        probabilities: Calibrated, float32 [batch, num_classes].
-        uncalibrated_probabilities: As in the predictions tables, of the same shape.
-        class_names: The same for each image, string [batch, num_classes].
-        predicted_class: String [batch].
-        malignant_probability: Float32 [batch]; NaN if for some class it is not known
-            whether it is malignant.
+        probabilities: Calibrated probabilities, float32 [batch, num_classes].
+        uncalibrated_probabilities: The same before calibration.
+        class_names: The same class names in each row, string [batch, num_classes].
+        predicted_class: string [batch].
+        malignant_probability: float32 [batch]; NaN if the malignancy of any class is
+            unknown.
         refer: bool [batch].
-        ood_distance: Float32 [batch].
+        ood_distance: float32 [batch].
         out_of_distribution: bool [batch].
         status: `OK` or `UNREADABLE`, string [batch].
     """
@@ -70,13 +70,13 @@ def postprocess(
 
 
 def describe_threshold(rule: DecisionRule) -> str:
-    """Returns what the threshold of a rule is, for the user."""
+    """Describes how the threshold of a rule was chosen."""
     point = parse_operating_point(rule.operating_point).text
     return f"the threshold for {point}, chosen on the validation data"
 
 
 def describe_rule(rule: DecisionRule) -> str:
-    """Returns when an image is referred, for the user."""
+    """Describes which images a rule refers."""
     other = "out-of-distribution images and unreadable files"
     if rule.threshold is None:
         return f"{other}. {NO_THRESHOLD}"
@@ -87,7 +87,7 @@ def describe_rule(rule: DecisionRule) -> str:
 
 
 def _malignant_weights(class_names: Sequence[str]) -> tf.Tensor:
-    """Returns 1 for malignant classes, 0 for benign ones, NaN where it is not known."""
+    """Returns 1 for malignant classes, 0 for benign ones, and NaN for unknown ones."""
     malignant = [lesion.malignant for lesion in describe(class_names).values()]
     return tf.constant(
         [math.nan if value is None else float(value) for value in malignant], tf.float32

@@ -1,4 +1,4 @@
-"""Loads a model of any format and predicts image files with it."""
+"""Loads a model of any format and predicts image files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
@@ -30,7 +29,7 @@ from skincnn.serving.export import (
 from skincnn.serving.export_info import EXPORT_AGAIN, info_path, read_export_info
 from skincnn.serving.images import read_images
 from skincnn.serving.postprocessing import postprocess
-from skincnn.serving.runtimes import RUNTIMES, Infer, Inputs, Outputs, require_packages
+from skincnn.serving.runtimes import Infer, Inputs, Outputs, find_runtime
 from skincnn.serving.saved_model import (
     Predict,
     Predictions,
@@ -52,12 +51,12 @@ class Predictor:
     """A loaded model.
 
     Attributes:
-        format: "saved_model", "keras" or a name of `RUNTIMES`.
+        format: "saved_model", "keras" or a key of `RUNTIMES`.
         rule: Class names, temperature and the referral rule.
-        data: How images are read; for an ensemble, by its first network.
-        synthetic: Whether it was trained on synthetic images.
-        clinical_metadata: Whether clinical metadata is an input.
-        predict: The prediction function; it is thread-safe.
+        data: Preprocessing of the images; for an ensemble, that of its first network.
+        synthetic: Whether the model was trained on synthetic images.
+        clinical_metadata: Whether the model requires clinical metadata.
+        predict: The prediction function, which is thread-safe.
     """
 
     format: str
@@ -69,16 +68,16 @@ class Predictor:
 
 
 def load_predictor(path: Path) -> Predictor:
-    """Returns the model at a path; its format is detected from the content.
+    """Returns the model at a path, whose format is detected from the content.
 
     Args:
-        path: A SavedModel, or a directory of versions; a run directory, or its model.keras;
-            a LiteRT or ONNX file of scripts/export.py.
+        path: A SavedModel or a directory of versions; a run directory or its model.keras; a
+            LiteRT or ONNX file of scripts/export.py.
 
     Raises:
-        ConfigError: The path holds no model, or packages are missing.
+        ConfigError: There is no model at the path, or required packages are missing.
         DataError: A file has changed since it was written, or the export in a run directory
-            was made from another model or other results.
+            does not match its model or results.
     """
     saved_model = _find_saved_model(path)
     if saved_model is not None:
@@ -91,23 +90,23 @@ def load_predictor(path: Path) -> Predictor:
         with path.open("rb") as file:
             is_zip = file.read(8).startswith(b"PK")
         if is_zip and (path.parent / MODEL_FILE).is_file():
-            # Results of the run are valid for its own model only.
+            # The temperature and the thresholds are valid for this model only.
             _check_hash(path, sha256(path.parent / MODEL_FILE))
             return _load_run(path.parent)
         if info_path(path).is_file():
             return _load_export(path)
     raise ConfigError(
         "MODEL must be a SavedModel, a run directory or its model.keras, or a LiteRT or "
-        f"ONNX file of scripts/export.py with its .json file. Received: {path}."
+        f"ONNX file from scripts/export.py with its .json file. Received: {path}."
     )
 
 
 def check_clinical_metadata(predictor: Predictor, path: Path | None) -> None:
-    """Rejects a table of clinical metadata for a model that does not use it."""
+    """Raises a `ConfigError` if clinical metadata is given to a model without it."""
     if path is not None and not predictor.clinical_metadata:
         raise ConfigError(
-            f"--clinical-metadata {path}: this model uses images only. Leave the flag out, "
-            "or use a model that was trained with --model.clinical-metadata True."
+            f"--clinical-metadata {path}: this model uses images only. Omit the flag, or "
+            "use a model that was trained with --model.clinical-metadata True."
         )
 
 
@@ -117,13 +116,10 @@ def predict_files(
     contents: Sequence[bytes | str],
     clinical_metadata: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Returns a table with `columns` and a row for each file.
+    """Returns a table with the `columns` of the model and one row per file.
 
-    Args:
-        predictor: The model.
-        paths: Paths of the files, for their names.
-        contents: From `prefetch.read_files`.
-        clinical_metadata: From `tables.select_clinical_metadata`.
+    The contents are those of `prefetch.read_files`; the paths are not opened. The clinical
+    metadata has one row per file.
     """
     files = [content if isinstance(content, bytes) else b"" for content in contents]
     predictions = predictor.predict(files, clinical_metadata)
@@ -142,13 +138,13 @@ def predict_files(
 
 
 def columns(class_names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the columns of `predict_files`; image_id is the name without extension."""
+    """Returns the columns of `predict_files` for a model with these classes."""
     probabilities = (f"{PROBABILITY_PREFIX}{name}" for name in class_names)
     return ("file", "image_id", "status", *probabilities, *COLUMNS)
 
 
 def _find_saved_model(path: Path) -> Path | None:
-    """Returns the SavedModel at a path, or the latest version in a directory."""
+    """Returns the SavedModel at a path, or the latest version in a directory, or None."""
     for folder in (path, path / "export" / MODEL_NAME):
         if (folder / "saved_model.pb").is_file():
             return folder
@@ -159,7 +155,7 @@ def _find_saved_model(path: Path) -> Path | None:
 
 
 def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
-    """Checks that the export in a run directory was made from its model and results."""
+    """Checks that the export in a run directory matches its model and results."""
     info = read_export_info(info_path(saved_model))
     spec = ExportSpec(workdir=workdir, operating_point=info.rule.operating_point)
     rule = read_rule(spec)
@@ -167,7 +163,7 @@ def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
     if model.is_file():
         what, alternative = "model", f"a version in {saved_model.parent}, or {MODEL_FILE}"
         is_same = info.models_sha256 == (sha256(model),)
-    else:  # the predictions table of an ensemble identifies its models
+    else:  # An ensemble is identified by its predictions table.
         what, alternative = "predictions table", f"a version in {saved_model.parent}"
         result = read_result(workdir, "test", SplitResult)
         is_same = info.predictions_sha256 == result.predictions_sha256
@@ -180,14 +176,13 @@ def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
 
 
 def _is_close(rule: DecisionRule, other: DecisionRule) -> bool:
-    """Returns whether two rules are equal up to the rounding of another evaluation."""
-
-    def numbers(rule: DecisionRule) -> npt.NDArray[np.float64]:
-        return np.array([rule.temperature, rule.threshold, rule.max_distance], np.float64)
-
-    return rule.class_names == other.class_names and np.allclose(
-        numbers(rule), numbers(other), rtol=1e-4, equal_nan=True
+    """Returns whether two rules are equal up to rounding in the evaluation."""
+    first, second = (
+        np.array([each.temperature, each.threshold, each.max_distance], np.float64)
+        for each in (rule, other)
     )
+    is_close = np.allclose(first, second, rtol=1e-4, equal_nan=True)
+    return rule.class_names == other.class_names and is_close
 
 
 def _load_run(workdir: Path) -> Predictor:
@@ -207,7 +202,7 @@ def _load_run(workdir: Path) -> Predictor:
 
 
 def _load_export(path: Path) -> Predictor:
-    """Returns a SavedModel (a directory), or the model in a file of another format."""
+    """Returns the model in a SavedModel directory or in a file of another format."""
     info = read_export_info(info_path(path))
     for name, expected in info.files.items():
         _check_hash(path / name if path.is_dir() else path, expected)
@@ -216,15 +211,13 @@ def _load_export(path: Path) -> Predictor:
     if path.is_dir():
         predict = open_saved_model(path, rule.class_names, clinical_metadata=with_metadata)
     else:
-        # Images are preprocessed here, not in the file.
+        # The file does not contain the preprocessing.
         if version != PREPROCESSING_VERSION:
             raise ConfigError(
                 f"{path} was exported for version {version} of the preprocessing. Expected "
                 f"{PREPROCESSING_VERSION}. {EXPORT_AGAIN}"
             )
-        runtime = RUNTIMES[info.format]
-        require_packages(info.format, runtime)
-        infer = runtime.open(path)
+        infer = find_runtime(info.format).open(path)
         predict = _predict_with(infer, data, rule, clinical_metadata=with_metadata)
     return Predictor(info.format, rule, data, info.synthetic, with_metadata, predict)
 
@@ -232,7 +225,7 @@ def _load_export(path: Path) -> Predictor:
 def _predict_with(
     infer: Infer, data: DataConfig, rule: DecisionRule, *, clinical_metadata: bool
 ) -> Predict:
-    """Returns a function that predicts files, from one that predicts images."""
+    """Returns a function that reads files and predicts them with `infer`."""
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
     def read(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,4 +1,4 @@
-"""Predicts many files batch by batch; the next batch is read during the computation."""
+"""Predicts files in batches; while one batch is computed, the next one is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skincnn.serving.predictor import Predictor, predict_files
 from skincnn.serving.tables import select_clinical_metadata
 
 NUM_IN_FLIGHT = 2
-"""Number of batches in memory: one is computed while the other is read and decoded."""
+"""Number of batches in memory: one is computed while the next one is read and decoded."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Batch:
     """Files and their predictions.
 
     Attributes:
-        contents: From `read_files`.
-        clinical_metadata: A row for each file.
-        table: From `predictor.predict_files`.
+        contents: Result of `read_files`.
+        clinical_metadata: `CLINICAL_COLUMNS`, one row per file.
+        table: Result of `predictor.predict_files`.
     """
 
     contents: list[bytes | str]
@@ -40,7 +40,7 @@ def predict_batches(
     batch_size: int,
     clinical_metadata: pd.DataFrame | None = None,
 ) -> Generator[Batch, None, None]:
-    """Yields the predictions of all files, in order; at most `NUM_IN_FLIGHT` in memory."""
+    """Yields the batches in order, with at most `NUM_IN_FLIGHT` of them in memory."""
 
     def work(start: int) -> Batch:
         contents = read_files(paths[start : start + batch_size])
@@ -59,7 +59,7 @@ def predict_batches(
 
 
 def read_files(paths: Sequence[Path]) -> list[bytes | str]:
-    """Returns the content of each file, empty above `MAX_BYTES`, or why it has none."""
+    """Returns each file's content, b"" above `MAX_BYTES`, or why it cannot be read."""
     return [_read_file(path) for path in paths]
 
 
@@ -72,7 +72,7 @@ def _read_file(path: Path) -> bytes | str:
         if status.st_size > MAX_BYTES:
             return b""
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)  # the file may have grown
+            content = file.read(MAX_BYTES + 1)  # The file may have grown.
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         return f"unreadable: {getattr(error, 'strerror', None) or error}"
     return content if len(content) <= MAX_BYTES else b""

@@ -1,7 +1,8 @@
-"""Other runtimes for a network: LiteRT (phones) and ONNX."""
+"""Runtimes other than TensorFlow: LiteRT (for phones) and ONNX."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import threading
@@ -17,10 +18,11 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from skincnn.errors import ConfigError
+from skincnn.lookup import look_up
 
 Floats = npt.NDArray[np.float32]
 Inputs = Mapping[str, Floats]
-"""`images` [batch, size, size, 3] in 0..255, and `metadata` if the network has it."""
+"""`images` [batch, size, size, 3] in 0..255 and, if the network requires it, `metadata`."""
 Outputs = dict[str, Floats]
 """`logits` [batch, num_classes] and `ood_distance` [batch]."""
 Infer = Callable[[Inputs], Outputs]
@@ -29,15 +31,15 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Runtime:
-    """A format that holds a network in a single file.
+    """A runtime and its file format, which contains a single network.
 
     Attributes:
-        suffix: End of the file name.
-        write: Writes a network of `with_fixed_size` to a file. The inputs are for the
-            calibration of quantized formats.
+        suffix: Suffix of the file name.
+        write: Writes a network of `with_fixed_size` to a file. The inputs are calibration
+            images for quantized formats.
         open: Loads a file and returns its inference function.
-        tolerance: Maximum difference in probability from the network; None if it depends
-            on the image, so that only the predicted classes are compared.
+        tolerance: Maximum difference in probability from the Keras model; None for no
+            limit, because rounding errors depend on the image.
         packages: Required packages (`pip install skincnn[export]`).
     """
 
@@ -49,7 +51,7 @@ class Runtime:
 
 
 def with_fixed_size(model: keras.Model, size: int) -> keras.Model:
-    """Returns the model with a fixed image size, which the runtimes require."""
+    """Returns a model with the fixed image size that the runtimes require."""
     inputs = {"images": keras.Input((size, size, 3), name="images")}
     call_inputs: Any = inputs["images"]
     if isinstance(model.input, dict):
@@ -59,21 +61,24 @@ def with_fixed_size(model: keras.Model, size: int) -> keras.Model:
     return keras.Model(inputs, model(call_inputs, training=False))
 
 
-def require_packages(format_name: str, runtime: Runtime) -> None:
-    """Checks that the packages of a runtime are installed."""
+def find_runtime(format_name: str) -> Runtime:
+    """Returns an entry of `RUNTIMES`.
+
+    Raises:
+        ConfigError: The entry does not exist, or its packages are not installed.
+    """
+    runtime = look_up(RUNTIMES, format_name, "--formats")
     missing = [name for name in runtime.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"--formats {format_name} needs {', '.join(missing)}. "
             "Install: pip install -e .[export]"
         )
+    return runtime
 
 
-def _write_litert(**options: Any) -> Callable[[keras.Model, Inputs, Path], None]:
-    def write(model: keras.Model, inputs: Inputs, path: Path) -> None:
-        model.export(str(path), format="litert", verbose=False, **options)
-
-    return write
+def _write_litert(model: keras.Model, inputs: Inputs, path: Path, **options: Any) -> None:
+    model.export(str(path), format="litert", verbose=False, **options)
 
 
 def _write_litert_int8(model: keras.Model, inputs: Inputs, path: Path) -> None:
@@ -84,10 +89,13 @@ def _write_litert_int8(model: keras.Model, inputs: Inputs, path: Path) -> None:
             yield [inputs[name][row : row + 1] for name in sorted(inputs)]
 
     _write_litert(
+        model,
+        inputs,
+        path,
         optimizations=[tf.lite.Optimize.DEFAULT],
         representative_dataset=representative_dataset,
         target_spec={"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
-    )(model, inputs, path)
+    )
 
 
 def _open_litert(path: Path) -> Infer:
@@ -95,7 +103,7 @@ def _open_litert(path: Path) -> Infer:
 
     interpreter = Interpreter(str(path), num_threads=os.cpu_count())
     signature = interpreter.get_signature_runner()
-    lock = threading.Lock()  # an interpreter has one set of buffers
+    lock = threading.Lock()  # All calls of an interpreter use the same buffers.
 
     def infer(inputs: Inputs) -> Outputs:
         with lock:
@@ -108,7 +116,8 @@ def _open_litert(path: Path) -> Infer:
 
 
 def _write_onnx(model: keras.Model, inputs: Inputs, path: Path) -> None:
-    model({name: values[:1] for name, values in inputs.items()})  # Keras needs a first call
+    # Keras can export only a model that has been called.
+    model({name: values[:1] for name, values in inputs.items()})
     with warnings.catch_warnings():
         # tf2onnx uses deprecated NumPy functions.
         warnings.simplefilter("ignore", FutureWarning)
@@ -129,10 +138,11 @@ def _open_onnx(path: Path) -> Infer:
 
 LITERT, ONNX = ("ai_edge_litert",), ("onnx", "onnxruntime", "tf2onnx")
 RUNTIMES = {
-    "litert": Runtime(".tflite", _write_litert(), _open_litert, 1e-4, LITERT),
+    "litert": Runtime(".tflite", _write_litert, _open_litert, 1e-4, LITERT),
     "litert_float16": Runtime(
         "_float16.tflite",
-        _write_litert(
+        functools.partial(
+            _write_litert,
             optimizations=[tf.lite.Optimize.DEFAULT],
             target_spec={"supported_types": [tf.float16]},
         ),

@@ -1,4 +1,4 @@
-"""The SavedModel: image files in, named outputs out; it needs TensorFlow only."""
+"""Writes and loads SavedModels, which map image files to outputs with TensorFlow only."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from skincnn.serving.network import Network, use_clinical_metadata
 from skincnn.serving.postprocessing import postprocess
 
 Predictions = dict[str, npt.NDArray[Any]]
-"""The outputs of `postprocess` as arrays."""
+"""The outputs of `postprocess` as NumPy arrays."""
 Predict = Callable[[Sequence[bytes], pd.DataFrame], Predictions]
-"""Maps file contents and a table of `CLINICAL_COLUMNS` with a row for each."""
+"""Maps file contents and `CLINICAL_COLUMNS`, one row per file, to predictions."""
 BYTES_SIGNATURE = "serving_default"
 IMAGES_SIGNATURE = "images"
 WARMUP_FILE = "tf_serving_warmup_requests"
 WARMUP_BATCH_SIZES = (1, 8)
-"""One request each: TensorFlow optimizes a graph for each shape."""
+"""Batch size of each warm-up request; TensorFlow optimizes the graph for each shape."""
 
 
 def write_saved_model(
@@ -43,11 +43,8 @@ def write_saved_model(
 ) -> None:
     """Writes a SavedModel with the signatures `serving_default` and `images`.
 
-    Args:
-        networks: One network, or the members of an ensemble.
-        rule: The referral rule.
-        path: Directory to write to.
-        tta: A name of `ORIENTATIONS`.
+    It averages the predictions of all networks and orientations; `tta` is a key of
+    `ORIENTATIONS`.
     """
     orientations = ORIENTATIONS[tta]
 
@@ -81,7 +78,7 @@ def write_saved_model(
 def open_saved_model(
     path: Path, class_names: Sequence[str], *, clinical_metadata: bool
 ) -> Predict:
-    """Returns the prediction function of what `write_saved_model` wrote, unverified."""
+    """Loads a SavedModel, whose hashes are not checked, as a prediction function."""
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures[BYTES_SIGNATURE]
 
@@ -90,12 +87,12 @@ def open_saved_model(
         for spec in METADATA_SIGNATURE if clinical_metadata else ():
             inputs[spec.name] = tf.constant(metadata[spec.name], spec.dtype)
         outputs = {name: value.numpy() for name, value in signature(**inputs).items()}
-        for names in map(decode_strings, outputs["class_names"][:1]):
-            if names != list(class_names):
-                raise DataError(
-                    f"{path} has the classes {', '.join(names)}. Expected those of its "
-                    f"metadata.json: {', '.join(class_names)}. {EXPORT_AGAIN}"
-                )
+        names = decode_strings(outputs["class_names"][0]) if contents else class_names
+        if list(names) != list(class_names):
+            raise DataError(
+                f"{path} has the classes {', '.join(names)}. Expected those of its "
+                f"metadata.json: {', '.join(class_names)}. {EXPORT_AGAIN}"
+            )
         return outputs
 
     # A signature does not keep its model alive.
@@ -104,15 +101,15 @@ def open_saved_model(
 
 
 def decode_strings(values: npt.NDArray[Any]) -> list[str]:
-    """Returns a string output of a model as text."""
+    """Decodes a string output of a model."""
     return [value.decode() for value in values.tolist()]
 
 
 def write_warmup(saved_model: Path, name: str, *, clinical_metadata: bool) -> None:
     """Writes assets.extra/tf_serving_warmup_requests into a SavedModel.
 
-    The requests, for the model `name`, hold a gray image, so that no image of the dataset
-    is distributed.
+    The requests for the model `name` contain a gray image, because images of the dataset
+    must not be distributed.
 
     References:
         TensorFlow Serving, SavedModel Warmup; the messages are `prediction_log.proto`.
@@ -145,23 +142,23 @@ def _predict(
     read: Callable[[DataConfig], tuple[tf.Tensor, tf.Tensor]],
     clinical_metadata: Sequence[tf.Tensor],
 ) -> dict[str, tf.Tensor]:
-    """Returns the outputs, averaged over all networks and orientations."""
+    """Returns the outputs of `postprocess` for all networks and orientations."""
     metadata = encode_in_graph(*clinical_metadata) if clinical_metadata else None
     preprocessed: dict[str, Any] = {}
     logits, distances = [], []
     for network in networks:
         data = network.config.data
         key = str(preprocessing_fields(data))
-        if key not in preprocessed:  # networks with equal preprocessing share its result
+        if key not in preprocessed:  # computed once for networks with equal preprocessing
             preprocessed[key] = read(data)
         images, is_readable = preprocessed[key]
         for number in orientations:
             inputs: Any = orient(tf.cast(images, tf.float32), number)
             if network.config.model.clinical_metadata:
                 inputs = {"images": inputs, "metadata": metadata}
-            # Without `training=False`, an exported model would apply dropout.
+            # Without `training=False`, the exported model would apply dropout.
             outputs = network.model(inputs, training=False)
             logits.append(outputs["logits"])
-            if number == orientations[0]:  # the distance is that of the identity
+            if number == orientations[0]:  # the distance of the original image
                 distances.append(outputs["ood_distance"])
     return postprocess(logits, distances, is_readable, rule)

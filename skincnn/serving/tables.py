@@ -1,4 +1,4 @@
-"""Tables of served predictions: clinical metadata in, rows of text and submissions out."""
+"""Tables for serving: clinical metadata, output lines and ISIC submissions."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ ISIC_COLUMNS = {
     "2018": ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"),
     "2019": ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
 }
-"""Classes of the ISIC challenges, in the order of their ground truth. That of 2019 has a
-last column `UNK`."""
+"""Classes of the ISIC challenges, in the column order of the ground truth, which has an
+additional last column `UNK` in 2019."""
 
 
 def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
-    """Returns the `CLINICAL_COLUMNS` of a CSV file, indexed by image_id; None for None.
+    """Returns the `CLINICAL_COLUMNS` of a CSV file by image_id, or None without a path.
 
     Raises:
-        ConfigError: The file is not such a table, or has duplicate image_ids.
+        ConfigError: The file is not a CSV file with these columns, or an image_id occurs
+            twice.
     """
     if path is None:
         return None
@@ -48,9 +49,9 @@ def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
 def select_clinical_metadata(
     paths: Sequence[Path], table: pd.DataFrame | None
 ) -> pd.DataFrame:
-    """Returns the rows of `read_clinical_metadata` for files, or unknown values.
+    """Returns a row of `read_clinical_metadata` for each file, or unknown values.
 
-    The name of a file without extension is its image_id.
+    The image_id of a file is its name without extension.
     """
     if table is None:
         table = pd.DataFrame(columns=list(CLINICAL_COLUMNS), dtype=object)
@@ -62,10 +63,10 @@ def select_clinical_metadata(
 
 
 def to_lines(table: pd.DataFrame, *, as_json: bool) -> list[str]:
-    """Returns each row as a JSON object or as a CSV record, without header and newline.
+    """Returns each row as a JSON object or a CSV record, without header and final newline.
 
-    Missing values become null or an empty cell. A CSV record has newlines inside if a cell
-    has.
+    Missing values become null or an empty cell. A CSV record contains a newline if one of
+    its cells does.
     """
     if as_json:
         values = table.astype(object).where(table.notna(), None)
@@ -86,7 +87,7 @@ def find_isic_year(class_names: Sequence[str]) -> str:
     """Returns the year of the ISIC challenge that has these classes.
 
     Raises:
-        ConfigError: No challenge has them.
+        ConfigError: No challenge has these classes.
     """
     expected = []
     for year, columns in ISIC_COLUMNS.items():
@@ -105,17 +106,17 @@ def require_unique(image_ids: Iterable[str]) -> None:
     if duplicates:
         more = f" and {len(duplicates) - 5} more" if len(duplicates) > 5 else ""
         raise ConfigError(
-            "--isic-csv has one row for each image, named by its file without "
+            "--isic-csv has one row for each image, identified by its file name without "
             f"extension. Received several files for {', '.join(duplicates[:5])}{more}. "
-            "Give each image once, and rename different images of the same name."
+            "Give each image once, and rename different images with the same name."
         )
 
 
 def isic_submission(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
-    """Returns a submission for rows of `predictor.predict_files` of readable files.
+    """Returns a submission to the ISIC challenge with these classes.
 
-    Its columns are `image` and a probability for each class. `UNK` of 2019 is 1 for
-    out-of-distribution images, else 0.
+    The predictions are those of `predictor.predict_files` for readable files. In 2019, the
+    last column `UNK` is 1 for out-of-distribution images and 0 for all others.
 
     Raises:
         ConfigError: No challenge has these classes.

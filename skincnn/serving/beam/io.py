@@ -1,4 +1,4 @@
-"""Finding and reading images on the file systems that Apache Beam supports."""
+"""Lists and reads images on the file systems that Apache Beam supports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from skincnn.files import IMAGE_SUFFIXES, images_in, printable, require_writable
 from skincnn.serving.images import MAX_BYTES
 
 MEMBERS_PER_REF = 64
-"""Number of images that one worker reads from a ZIP archive before it is opened again."""
+"""Maximum number of images of a ZIP archive in one reference."""
 READ_ERRORS = (
     OSError,
     EOFError,
@@ -32,19 +32,18 @@ READ_ERRORS = (
     zlib.error,
     lzma.LZMAError,
 )
-"""What reading a file can raise: RuntimeError for an encrypted ZIP archive, ValueError for
-an archive member whose name is not in UTF-8."""
+"""Errors in reading a file: RuntimeError for an encrypted ZIP archive, and ValueError for a
+member whose name is not valid UTF-8."""
 
 
 class FileRef(NamedTuple):
-    """A reference to an image, or to images of a ZIP archive.
+    """A reference to an image, to a ZIP archive, or to images in it.
 
     Attributes:
-        name: Of the image or the archive.
-        size: Its size in bytes.
-        problem: Why it cannot be read; "" if it can.
-        members: The images of an archive, once it has been listed: the index of each
-            member, because names can occur twice, and its name.
+        name: Name of the image or the archive.
+        size: Size of the file in bytes.
+        problem: Why the file cannot be read; "" if there is no problem.
+        members: Index and name of each image in the archive; names are not unique.
     """
 
     name: str
@@ -54,27 +53,27 @@ class FileRef(NamedTuple):
 
 
 class ImageFile(NamedTuple):
-    """The content of an image file; the name of an archive member follows the archive's."""
+    """The content of an image file; in an archive, its name is <archive>/<member>."""
 
     name: str
     content: bytes
 
 
 class UnreadableFile(NamedTuple):
-    """A file without predictions, and the reason."""
+    """A file without predictions, with the reason as its status."""
 
     file: str
     status: str
 
 
 def match(pattern: str) -> list[FileRef]:
-    """Returns the images and archives of a pattern, or a problem if there are none."""
+    """Returns the images and archives that match a pattern, or a problem if none does."""
     refs = [_file_ref(file) for file in list_files(pattern)]
     return refs or [FileRef(pattern, 0, "unreadable: no image matches this name")]
 
 
 def look_up(name: str) -> FileRef:
-    """Returns the reference to an image or archive; the name is not a pattern."""
+    """Returns a reference to the file with a name, which is not a pattern."""
     try:
         return _file_ref(FileSystems.get_filesystem(name).metadata(name))
     except (OSError, ValueError) as error:
@@ -85,19 +84,19 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
     """Returns the files that a pattern matches.
 
     Args:
-        pattern: Name of an image or of a ZIP archive of images; a directory, which is
-            searched for images (a remote one ends in /); or a pattern, in which ** matches
-            any directories.
-        limit: Maximum number of files of a pattern.
+        pattern: An image or ZIP archive; a directory, which is searched recursively for
+            images (remote directories must end in /); or a pattern, in which ** matches
+            any number of directories.
+        limit: Maximum number of files to return for a pattern.
     """
     if Path(pattern).is_dir():
         # Beam would skip broken links.
         return [FileMetadata(str(path), _size(path)) for path in images_in(Path(pattern))]
     if pattern.endswith("/"):
         folder = f"{pattern.rstrip('/')}/"
-        # Wildcards can be part of the name of the directory.
-        below = re.sub(r"[][*?]", "?", folder) + "**"
-        files = FileSystems.match([below])[0].metadata_list
+        # The name of the directory may contain wildcards.
+        matching = re.sub(r"[][*?]", "?", folder) + "**"
+        files = FileSystems.match([matching])[0].metadata_list
         inside = [file for file in files if file.path.startswith(folder)]
         return [file for file in inside if file.path.lower().endswith(IMAGE_SUFFIXES)]
     if FileSystems.exists(pattern):
@@ -108,7 +107,10 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
 
 
 def list_members(ref: FileRef) -> Iterator[FileRef]:
-    """Yields the images of a ZIP archive, `MEMBERS_PER_REF` each; any other file as is."""
+    """Splits a reference to an archive into references to `MEMBERS_PER_REF` images each.
+
+    References to other files are yielded unchanged.
+    """
     if ref.problem or not ref.name.lower().endswith(".zip"):
         yield ref
         return
@@ -126,7 +128,7 @@ def list_members(ref: FileRef) -> Iterator[FileRef]:
 
 
 def read(ref: FileRef) -> Iterator[ImageFile | UnreadableFile]:
-    """Yields each image of a reference, or why it cannot be read."""
+    """Yields the images of a reference; unreadable ones as `UnreadableFile`."""
     name, size, problem, members = ref
     if problem:
         yield UnreadableFile(name, problem)
@@ -140,7 +142,7 @@ def require_images(patterns: Sequence[str], names: str | None) -> None:
     """Checks that there is at least one file to predict; see `pipeline.run`.
 
     Raises:
-        ConfigError: There is none, or the file system cannot be searched.
+        ConfigError: There is no file, or the files cannot be listed.
     """
     try:
         if any(list_files(pattern, 1) for pattern in patterns):
@@ -158,13 +160,14 @@ def require_images(patterns: Sequence[str], names: str | None) -> None:
 
 
 def require_empty(output: str, prefixes: Sequence[str]) -> None:
-    """Checks that a directory, which may not exist, holds no predictions.
+    """Checks that a directory contains no predictions or does not exist.
 
     Raises:
-        ConfigError: It holds some, is not a directory, or cannot be listed.
+        ConfigError: The directory contains predictions or cannot be listed, or the path is
+            not a directory.
     """
     if set("*?[") & set(output):
-        # Beam would take the names of its own files for patterns.
+        # Beam would interpret the names of its own files as patterns.
         raise ConfigError(f"--output must not contain * ? or [. Received: {output}.")
     if "://" not in output:
         require_writable_folder(Path(output), "--output")
@@ -184,7 +187,7 @@ def require_empty(output: str, prefixes: Sequence[str]) -> None:
 def _read(
     name: str, size: int, open_file: Callable[[], IO[bytes]]
 ) -> ImageFile | UnreadableFile:
-    """Returns a file, or why it cannot be read; a file that is too large is not opened."""
+    """Returns the content of a file, or why it cannot be read or is too large."""
     if size > MAX_BYTES:
         expected = f"expected at most {MAX_BYTES} bytes. Received: {size}"
         return UnreadableFile(name, f"unreadable: {expected}")
@@ -198,7 +201,7 @@ def _read(
 def _read_archive(
     name: str, members: Sequence[tuple[int, str]]
 ) -> Iterator[ImageFile | UnreadableFile]:
-    """Yields images of an archive, which may have changed since it was listed."""
+    """Yields images of an archive, and checks that its list of members is unchanged."""
     with contextlib.ExitStack() as stack:
         try:
             archive = zipfile.ZipFile(stack.enter_context(_open(name)))
@@ -219,11 +222,11 @@ def _read_archive(
 def _list_local(pattern: str, limit: int | None) -> list[FileMetadata]:
     """Returns the local files that a pattern matches, including broken symbolic links.
 
-    Beam's own listing skips broken links, which would then not be reported.
+    Beam skips broken links, so that they would not be reported.
     """
     if os.path.islink(pattern):
         return [FileMetadata(pattern, 0)]
-    # os.walk prefixes the names with that of the directory.
+    # The paths that os.walk returns start with the directory.
     pattern = pattern if "/" in pattern else f"./{pattern}"
     start = re.split(r"[*?[]", pattern, maxsplit=1)[0]
     walk = os.walk(os.path.dirname(start)) if start != pattern else ()
@@ -235,7 +238,7 @@ def _list_local(pattern: str, limit: int | None) -> list[FileMetadata]:
 
 
 def _size(path: Path) -> int:
-    """Returns the size of a file in bytes; 0 if unknown, which reading will report."""
+    """Returns the size of a file in bytes, or 0 for a file that cannot be read."""
     try:
         return path.stat().st_size
     except OSError:

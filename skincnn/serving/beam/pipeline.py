@@ -1,8 +1,7 @@
-"""Prediction on many machines, as an Apache Beam pipeline.
+"""Predicts images on one or many machines with Apache Beam (`make beam`).
 
-File names are found, distributed over the workers, and read there. Batches are predicted in
-the same process, so that no image is sent over the network. Needs Apache Beam
-(`make beam`).
+File names are listed and distributed over the workers. Each worker reads and predicts its
+images in the same process, so that no image is sent from one worker to another.
 
 References:
     Apache Beam, About Beam ML, https://beam.apache.org/documentation/ml/about-ml/.
@@ -13,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +24,7 @@ from apache_beam.metrics.metric import Metrics, MetricsFilter
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_provision_api_pb2
-from apache_beam.pvalue import PCollection, TaggedOutput
+from apache_beam.pvalue import PCollection
 from apache_beam.runners.portability.fn_api_runner.fn_runner import (
     ExtendedProvisionInfo,
     FnApiRunner,
@@ -41,12 +40,12 @@ from skincnn.serving.predictor import Predictor, load_predictor, predict_files
 
 Format = Literal["csv", "jsonl"]
 PREDICTIONS, UNREADABLE_FILES = "predictions", "unreadable"
-"""The two outputs: their tags, prefixes of the file names, and names of the counters."""
+"""Prefixes of the output files, and names of the counters."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What a worker process holds in memory."""
+    """The model and the clinical metadata in the memory of a worker process."""
 
     predictor: Predictor
     clinical_metadata: pd.DataFrame | None
@@ -55,7 +54,7 @@ class LoadedModel:
 class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedModel]):
     """Loads a model once in each worker process, and predicts batches.
 
-    Each worker opens the paths of the model and of the clinical metadata.
+    Each worker reads the model and the clinical metadata from their paths.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
         self.format_name = format_name
 
     def load_model(self) -> LoadedModel:
-        """Returns what a worker needs; the hashes of the model are verified."""
+        """Loads the clinical metadata and the model, whose hashes are verified."""
         table = tables.read_clinical_metadata(self.clinical_metadata)
         return LoadedModel(load_predictor(self.model), table)
 
@@ -81,10 +80,10 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
         model: LoadedModel,
         inference_args: dict[str, Any] | None = None,
     ) -> list[str | io.UnreadableFile]:
-        """Returns an output line for each image, or why there is none.
+        """Returns an output line for each image, or why it was not predicted.
 
-        If a batch fails as a whole (out of memory, for example), each image is predicted
-        alone.
+        If the batch fails as a whole (because memory is exhausted, for example), each image
+        is predicted separately.
         """
         try:
             return self._predict(batch, model)
@@ -95,7 +94,7 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
             return [io.UnreadableFile(batch[0].name, f"not predicted: {text[:500]}")]
 
     def get_num_bytes(self, batch: Sequence[io.ImageFile]) -> int:
-        """Returns the size of the files, for Beam's metrics."""
+        """Returns the size of the files, for the metrics of Beam."""
         return sum(len(image.content) for image in batch)
 
     def _predict(
@@ -106,7 +105,7 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
         contents = [image.content for image in batch]
         metadata = tables.select_clinical_metadata(paths, model.clinical_metadata)
         table = predict_files(model.predictor, paths, contents, metadata)
-        table = table.assign(file=names)  # a Path turns gs:// into gs:/
+        table = table.assign(file=names)  # `Path` changes gs:// into gs:/.
         lines = tables.to_lines(table, as_json=self.format_name == "jsonl")
         return [
             line if status == OK else io.UnreadableFile(name, status)
@@ -125,15 +124,15 @@ def run(
     """Predicts images, and writes predictions-* and unreadable-* files to a directory.
 
     Args:
-        handler: The model.
+        handler: Loads and applies the model.
         patterns: See `io.list_files`.
         names: Text file with the name of an image or an archive on each line.
-        output: The directory, on any file system that Beam supports.
+        output: Directory to write to, on any file system that Beam supports.
         columns: Columns of the predictions, for the headers of CSV files.
         flags: Flags of Beam; without --runner the pipeline runs on this machine.
 
     Returns:
-        Number of files in `PREDICTIONS`, and in `UNREADABLE_FILES`.
+        Maps `PREDICTIONS` and `UNREADABLE_FILES` to the number of files.
 
     Raises:
         ConfigError: Beam rejects its flags.
@@ -168,7 +167,7 @@ def run(
 def find_images(
     pipeline: beam.Pipeline, patterns: Sequence[str], names: str | None
 ) -> PCollection[io.FileRef]:
-    """Returns references to the images, with those in ZIP archives; see `run`."""
+    """Returns references to all images, including those in ZIP archives; see `run`."""
     refs = pipeline | beam.Create(patterns) | "Match" >> beam.FlatMap(io.match)
     if names is not None:
         listed = (
@@ -186,16 +185,12 @@ def find_images(
 def predict_images(
     refs: PCollection[io.FileRef], handler: ImageHandler
 ) -> tuple[PCollection[str], PCollection[io.UnreadableFile]]:
-    """Returns lines of predictions, and the files without predictions."""
-
-    def split(label: str) -> beam.PTransform:
-        by_tag = beam.FlatMap(_split).with_outputs(UNREADABLE_FILES, main=PREDICTIONS)
-        return label >> by_tag
-
-    files = refs | "Read" >> beam.FlatMap(io.read) | split("SplitRead")
-    lines = files[PREDICTIONS] | RunInference(handler) | split("SplitPredicted")
-    failures = (files[UNREADABLE_FILES], lines[UNREADABLE_FILES])
-    return lines[PREDICTIONS], failures | "Unreadable" >> beam.Flatten()
+    """Returns the output lines, and the files without predictions."""
+    by_status = beam.Partition(_is_unreadable, 2)
+    read, not_read = refs | "Read" >> beam.FlatMap(io.read) | "SplitRead" >> by_status
+    predicted = read | RunInference(handler)
+    lines, not_predicted = predicted | "SplitPredicted" >> by_status
+    return lines, (not_read, not_predicted) | "Unreadable" >> beam.Flatten()
 
 
 def write(
@@ -205,7 +200,7 @@ def write(
     format_name: Format,
     columns: Sequence[str],
 ) -> None:
-    """Writes <name>-* files and counts lines; without lines there are no files."""
+    """Counts the lines, and writes them to <name>-* files unless there are none."""
     header = tables.csv_line(columns) if format_name == "csv" else None
     counted = lines | f"Count {name}" >> beam.Map(_count, name)
     counted | f"Write {name}" >> beam.io.WriteToText(
@@ -222,9 +217,10 @@ def _create_pipeline(flags: Sequence[str]) -> tuple[beam.Pipeline, bool]:
     if options.view_as(StandardOptions).runner is None:
         # Workers log to the standard error of this process.
         options = PipelineOptions(["--default_sdk_harness_log_level=ERROR", *flags])
-        # Beam would log each error that is raised here as well.
+        # Otherwise Beam would log the errors that are raised here.
         logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
-        # Workers get the options. Beam's DirectRunner would first try to download Prism.
+        # The DirectRunner of Beam would first try to download Prism. The runner passes the
+        # options to its workers.
         encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
         info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
         runner = FnApiRunner(provision_info=ExtendedProvisionInfo(info))
@@ -236,7 +232,7 @@ def _create_pipeline(flags: Sequence[str]) -> tuple[beam.Pipeline, bool]:
 
 
 def _find_user_error(error: BaseException) -> BaseException | None:
-    """Returns the cause of an error of Beam if it is an interruption or an input error."""
+    """Returns the interruption or user error that caused an error of Beam, or None."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt | ConfigError | DataError):
@@ -245,13 +241,8 @@ def _find_user_error(error: BaseException) -> BaseException | None:
     return None
 
 
-def _split(
-    element: io.ImageFile | str | io.UnreadableFile,
-) -> Iterator[io.ImageFile | str | TaggedOutput[str, io.UnreadableFile]]:
-    if isinstance(element, io.UnreadableFile):
-        yield TaggedOutput(UNREADABLE_FILES, element)
-    else:
-        yield element
+def _is_unreadable(element: io.ImageFile | str | io.UnreadableFile, _: int) -> int:
+    return int(isinstance(element, io.UnreadableFile))
 
 
 def _count(line: str, name: str) -> str:

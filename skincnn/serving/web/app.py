@@ -1,7 +1,7 @@
-"""A page on this computer that predicts uploaded images.
+"""A local web page that predicts uploaded images.
 
-Gradio renders the page, `uploads` stores uploads, and `guard` rejects all requests that the
-page itself does not send.
+Gradio renders the page, `uploads` stores the images, and `guard` rejects requests that the
+page does not send.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from skincnn.serving.web.guard import check_predict_requests, guard
 from skincnn.serving.web.page import FAILED, PageModel, render, render_prediction
 
 HOST = "127.0.0.1"
-"""Loopback: the page cannot be reached from other computers."""
+"""The loopback interface, which other computers cannot reach."""
 MAX_AGE_YEARS = 120
 
 
 def check_requirements() -> None:
-    """Checks that the system can lock directories, and that Gradio is installed.
+    """Checks that directories can be locked and that Gradio is installed.
 
     Raises:
-        ConfigError: A requirement is missing.
+        ConfigError: A requirement is not met.
     """
     if importlib.util.find_spec("fcntl") is None:
         raise ConfigError(
-            "The page needs Linux or macOS, to lock its directory of uploads. Received: "
-            f"{sys.platform}. On Windows use WSL."
+            "The page needs Linux or macOS to lock its directory of uploads. Received: "
+            f"{sys.platform}. On Windows, use WSL."
         )
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError(
-            "The page needs gradio. Install it and open the page: make demo "
-            "MODEL=runs/mobilenet_160; or, without make: pip install 'gradio>=6.31', and "
+            "The page needs gradio. To install it and serve the page, run: make demo "
+            "MODEL=runs/mobilenet_160. Without make, run: pip install 'gradio>=6.31' and "
             "then pip install 'pillow>=13'"
         )
 
 
 def listen(port: int) -> socket.socket:
-    """Returns a socket that listens on a port of `HOST`; 0 is any free port.
+    """Returns a socket that listens on a port of `HOST`; 0 selects any free port.
 
     Raises:
         ConfigError: The port is in use or invalid.
@@ -67,14 +67,14 @@ def listen(port: int) -> socket.socket:
 
 
 def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
-    """Serves the page of a model, and of the path that it shows, until a signal stops it.
+    """Serves the page of a model, which shows its path, until a signal stops the server.
 
     Raises:
-        KeyboardInterrupt: By Ctrl-C.
-        Terminated: By SIGTERM.
+        KeyboardInterrupt: The user pressed Ctrl-C.
+        Terminated: The process received SIGTERM.
     """
     with uploads.make_folder() as folder:
-        # Gradio reads these when it is imported and when it builds a page.
+        # Gradio reads them when it is imported and when it builds a page.
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         import uvicorn
@@ -83,7 +83,7 @@ def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
             build_app(model, path, folder),
             log_level="critical",
             access_log=False,
-            timeout_graceful_shutdown=1,  # open pages keep a connection
+            timeout_graceful_shutdown=1,  # Open pages keep their connections.
         )
         server = uvicorn.Server(config)
         stop, handle_exit = StopRequest(), server.handle_exit
@@ -94,24 +94,24 @@ def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
 
         server.handle_exit = remember
         server.run([listener])
-        # uvicorn should raise the signal again, but sometimes returns.
+        # uvicorn usually raises the signal again, but sometimes returns instead.
         if stop.requested:
             stop.exit()
 
 
 def build_app(model: PageModel, path: Path, folder: Path) -> Any:
-    """Returns the page as an ASGI application; `folder` of uploads is $GRADIO_TEMP_DIR."""
+    """Returns the page as an ASGI application; `folder` contains the uploads."""
     import fastapi
     import gradio
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    # Against DNS rebinding: another site could resolve its name to this address.
+    # Prevents DNS rebinding, in which another site resolves its name to this address.
     trusted = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     app = fastapi.FastAPI(openapi_url=None, middleware=[trusted])
     blocks = build_page(model, path, folder)
-    # These come before Gradio's own routes, which keep interrupted uploads and store equal
-    # files once, so that the first reader would delete them for the others.
+    # These routes replace those of Gradio, which keep interrupted uploads and store equal
+    # files only once, so that the first prediction would delete the file of the others.
     endpoint = uploads.make_upload_endpoint(folder, blocks.upload_file_set)
     app.add_route(uploads.UPLOAD_PATH, endpoint, methods=["POST"])
     app.add_route(uploads.PROGRESS_PATH, uploads.report_progress)
@@ -120,7 +120,7 @@ def build_app(model: PageModel, path: Path, folder: Path) -> Any:
         blocks,
         path="/",
         footer_links=[],
-        run_history=False,  # browsers would store it
+        run_history=False,  # It would be stored in the browser.
         enable_monitoring=False,
         show_error=False,
         max_file_size=MAX_BYTES,
@@ -128,7 +128,7 @@ def build_app(model: PageModel, path: Path, folder: Path) -> Any:
         pwa=False,
         mcp_server=False,
         app_kwargs={"openapi_url": None},
-        # System fonts: others would be downloaded.
+        # System fonts, because other fonts would be downloaded.
         theme=gradio.themes.Base(
             font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         ),
@@ -151,14 +151,14 @@ def build_page(model: PageModel, path: Path, folder: Path) -> Any:
         start = render("start", synthetic=predictor.synthetic, classes=names, path=path)
         gradio.HTML(start)
         fields = _metadata_fields(gradio) if predictor.clinical_metadata else []
-        # A file, because Gradio decodes images without a size limit.
+        # Not an image field, because Gradio decodes images without a size limit.
         upload = gradio.File(label="Image", file_types=["image"], height=160)
         prediction = gradio.HTML(elem_id="prediction")
         upload.upload(
             make_handler(model, folder),
             [upload, *fields],
             [upload, prediction],
-            preprocess=False,  # it would leave a copy of each upload
+            preprocess=False,  # Preprocessing would leave a copy of each upload.
             concurrency_limit=1,
             show_progress_on=prediction,
             api_visibility="private",
@@ -176,7 +176,7 @@ def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, st
             return None, render_prediction(model, content, name, clinical_metadata)
         except DataError as error:
             return None, render("error", message=str(error))
-        except Exception:  # the server continues after any error
+        except Exception:  # The server continues after any error.
             logging.getLogger(__name__).exception("A prediction failed.")
             return None, render("error", message=FAILED)
 
@@ -184,7 +184,7 @@ def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, st
 
 
 def parse_clinical_metadata(fields: Sequence[str | None]) -> dict[str, str | int | None]:
-    """Returns `CLINICAL_COLUMNS` from the values of `_metadata_fields`, if any."""
+    """Returns the `CLINICAL_COLUMNS` that were entered in the fields of the page."""
     values: dict[str, str | int | None] = dict(zip(CLINICAL_COLUMNS, fields, strict=False))
     age = str(values.pop("age", None) or "").strip()
     if not age:
@@ -198,12 +198,12 @@ def parse_clinical_metadata(fields: Sequence[str | None]) -> dict[str, str | int
 
 
 def _metadata_fields(gradio: Any) -> list[Any]:
-    """Returns a field for each of `CLINICAL_COLUMNS`."""
+    """Returns an input field for each of the `CLINICAL_COLUMNS`."""
     sites = [UNKNOWN, *REGION_OF]
     gradio.HTML(render("clinical_metadata"))
     with gradio.Row():
         return [
-            # Not a field for numbers, which shows 0 when empty.
+            # Not a number field, because an empty one shows 0.
             gradio.Textbox(label="Age in years", placeholder=UNKNOWN, max_lines=1),
             gradio.Dropdown([UNKNOWN, *SEXES], value=UNKNOWN, label="Sex"),
             gradio.Dropdown(sites, value=UNKNOWN, label="Site on the body"),

@@ -1,7 +1,7 @@
-"""Limits what can be sent to the page, and what a browser may load for it.
+"""Restricts the requests to the page, and the resources that a browser loads for it.
 
-Gradio has more endpoints than the page uses. Every other request is rejected before it
-reaches Gradio.
+Gradio has more endpoints than the page uses. Requests to the others are rejected before
+they reach Gradio.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; "
     "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'"
 )
-"""A browser loads nothing from other sites. Gradio puts scripts and styles into the page
-itself."""
+"""Prevents browsers from loading anything from other sites. Gradio needs inline scripts and
+styles."""
 PREDICT_PATH = "/gradio_api/queue/join"
-"""Where the page requests a prediction. The page sends data only here and to `UPLOAD_PATH`;
-Gradio has more endpoints, such as one that stores recordings."""
+"""Endpoint for predictions. The page sends data only to this endpoint and `UPLOAD_PATH`."""
 DEEP_LINK_PATH = "/gradio_api/deep_link"
-"""Where Gradio stores the fields of the page permanently, with the clinical metadata."""
+"""Endpoint of Gradio that would permanently store the fields, such as clinical metadata."""
 MAX_REQUEST_BYTES = 2**16
-"""Maximum size of a request to `PREDICT_PATH`: path of an upload and clinical metadata."""
+"""Maximum size of a predict request: the path of an upload and clinical metadata."""
 
 
 def guard(app: Application) -> Application:
-    """Returns an ASGI application that accepts only requests of the page.
+    """Returns an ASGI application that accepts only requests from the page.
 
-    It adds `CONTENT_SECURITY_POLICY` to each response.
+    It adds the `CONTENT_SECURITY_POLICY` to each response.
     """
     from starlette.datastructures import Headers
     from starlette.responses import PlainTextResponse
@@ -53,18 +52,18 @@ def guard(app: Application) -> Application:
             path != DEEP_LINK_PATH if is_read else path in (UPLOAD_PATH, PREDICT_PATH)
         )
         if not is_allowed:
-            chosen: Application = PlainTextResponse("Not allowed.", 405)
+            responder: Application = PlainTextResponse("Not allowed.", 405)
         elif not is_read and not is_same_origin(Headers(scope=scope)):
-            chosen = PlainTextResponse("Requests from other sites are not allowed.", 403)
+            responder = PlainTextResponse("Requests from other sites are not allowed.", 403)
         else:
-            chosen = app
-        await chosen(scope, receive, send_with_policy)
+            responder = app
+        await responder(scope, receive, send_with_policy)
 
     return handle
 
 
 def check_predict_requests(app: Application, folder: Path, num_fields: int) -> Application:
-    """Returns an ASGI application that replaces predict requests by `clean_request`."""
+    """Returns an ASGI application that passes predict requests through `clean_request`."""
     from starlette.requests import Request
     from starlette.responses import JSONResponse
 
@@ -92,26 +91,19 @@ def check_predict_requests(app: Application, folder: Path, num_fields: int) -> A
 
 
 def is_same_origin(headers: Mapping[str, str]) -> bool:
-    """Returns whether a request does not come from a page of another site.
-
-    Browsers send the header `Origin`; other programs may leave it out.
-    """
-    origin = headers.get("origin")
+    """Returns whether a request does not come from a page of another site."""
+    origin = headers.get("origin")  # Programs other than browsers may omit it.
     return origin is None or origin == f"http://{headers.get('host')}"
 
 
 def clean_request(content: bytes, folder: Path, num_fields: int) -> bytes:
-    """Returns a predict request reduced to what the page sends.
+    """Returns a predict request with only the values that the page sends.
 
-    Gradio would copy or download any file that a request names.
-
-    Args:
-        content: The body of the request, JSON from any sender.
-        folder: Directory of uploads.
-        num_fields: Number of fields that the page has beside the upload.
+    Otherwise Gradio would copy or download any file to which a request refers.
 
     Raises:
-        DataError: It is not a predict request for an upload.
+        DataError: The content is not a predict request for an upload in `folder` and
+            `num_fields` other fields.
     """
     try:
         request = json.loads(content)
@@ -122,12 +114,12 @@ def clean_request(content: bytes, folder: Path, num_fields: int) -> bytes:
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("a value is not a string")
         if len(fields) != num_fields or request["fn_index"] != 0:
-            raise ValueError("the page has no such function or fields")
+            raise ValueError("unknown function or number of fields")
         file = {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
         clean = {"data": [file, *fields], "fn_index": 0, "session_hash": session}
         return json.dumps(clean, ensure_ascii=False).encode()
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(
-            "A predict request must be the JSON that the page sends: data with an upload "
-            f"first, fn_index 0, and session_hash. Received: {type(error).__name__}."
+            "A predict request must be JSON as the page sends it: data that starts with an "
+            f"upload, fn_index 0, and session_hash. Received: {type(error).__name__}."
         ) from error

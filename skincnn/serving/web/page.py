@@ -1,4 +1,4 @@
-"""The content of the page of scripts/serve.py: a prediction and its reasons, as HTML."""
+"""Renders a prediction and the reasons for its referral decision as HTML."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from skincnn.serving.predictor import Predictor, load_predictor
 Prediction = Mapping[str, Any]
 """The outputs of `postprocess` for one image."""
 NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
-FAILED = "The prediction failed. The terminal of the server shows the error."
+FAILED = "The prediction failed. The error is shown in the terminal of the server."
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class PageModel:
     """The model of the page.
 
     Attributes:
-        predictor: The model.
-        explainer: Draws Grad-CAM overlays; None if the model does not allow it.
-        no_overlay: Why there is no explainer; "" if there is one.
+        predictor: Predicts images.
+        explainer: Draws Grad-CAM overlays; None if the model does not support Grad-CAM.
+        no_overlay: Why the explainer is None; "" otherwise.
     """
 
     predictor: Predictor
@@ -47,7 +47,7 @@ class PageModel:
 
 
 def load_page_model(path: Path) -> PageModel:
-    """Returns the model at a path of `load_predictor`, with Grad-CAM if it allows it."""
+    """Returns the model at a path of `load_predictor`, with Grad-CAM if it supports it."""
     predictor = load_predictor(path)
     try:
         return PageModel(predictor, Explainer(path), "")
@@ -61,14 +61,10 @@ def render_prediction(
     name: str,
     clinical_metadata: Mapping[str, str | int | None],
 ) -> str:
-    """Returns the prediction for a file as HTML that loads nothing.
+    """Returns the prediction for a file as HTML without external resources.
 
-    Args:
-        model: The model.
-        content: Content of the file.
-        name: Its name.
-        clinical_metadata: `CLINICAL_COLUMNS`, for a model that uses them; what is missing
-            or None is unknown.
+    The clinical metadata maps `CLINICAL_COLUMNS` to values; missing values and None are
+    unknown.
     """
     age = clinical_metadata.get("age")
     strings = {key: clinical_metadata.get(key) or UNKNOWN for key in CLINICAL_COLUMNS[1:]}
@@ -96,7 +92,7 @@ def render_prediction(
 
 
 def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:
-    """Returns why a readable image is referred, or why it is not, as sentences."""
+    """Returns the reasons for the referral decision of a readable image, as sentences."""
     distance, threshold = distinguish(
         float(prediction["ood_distance"]), rule.max_distance, "{:.{}g}".format, range(3, 10)
     )
@@ -115,14 +111,14 @@ def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:
 
 
 def render(template: str, **content: Any) -> str:
-    """Returns a template of this package as HTML; values are escaped."""
+    """Renders a template of this package as HTML; values are escaped."""
     templates = environment("skincnn.serving.web", autoescape=True)
     templates.filters["percent"] = percent
     return templates.get_template(f"{template}.html.j2").render(**content)
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Returns a share, 0..1, as a percentage that is never rounded to 0 or 100."""
+    """Returns a share in 0..1 as a percentage that is not rounded to 0 or 100."""
     text, smallest = f"{100 * share:.{digits}f} %", 10.0**-digits
     if 0 < 100 * share < smallest:
         text = f"< {smallest:.{digits}f} %"
@@ -137,15 +133,9 @@ def distinguish(
     to_text: Callable[[float, int], str] = percent,
     digits: Sequence[int] = range(1, 7),
 ) -> list[str]:
-    """Returns two numbers as text, with as many digits as it takes to distinguish them.
+    """Formats two numbers with the smallest number of `digits` that distinguishes them.
 
-    Numbers that are equal up to float32 rounding get the smallest number of digits.
-
-    Args:
-        first: A number.
-        second: Another number.
-        to_text: Formats a number with a number of digits.
-        digits: Numbers of digits to try, the smallest first.
+    Numbers that are equal up to float32 rounding are not distinguished.
     """
     pairs = [[to_text(first, count), to_text(second, count)] for count in digits]
     if math.isclose(first, second, rel_tol=1e-6):
@@ -159,7 +149,7 @@ def _explain_malignant(prediction: Prediction, rule: DecisionRule) -> str:
     classes = describe(rule.class_names)
     is_malignant = [bool(classes[name].malignant) for name in rule.class_names]
     probability = prediction["probabilities"][is_malignant].sum()
-    # The sum in the graph may be rounded differently: in doubt the model is right.
+    # The sum in the graph may be rounded differently; the decision of the model counts.
     is_reached = (
         probability >= rule.threshold
         if prediction["out_of_distribution"]
@@ -176,7 +166,7 @@ def _explain_malignant(prediction: Prediction, rule: DecisionRule) -> str:
 def _draw_images(
     model: PageModel, content: bytes, class_name: str, clinical_metadata: pd.DataFrame
 ) -> dict[str, str]:
-    """Returns data URIs of the model input and its overlay, or why there is no overlay."""
+    """Returns the model input and its overlay as data URIs, or why there is no overlay."""
     if model.explainer is None:
         images, _ = read_images(tf.constant([content]), model.predictor.data)
         image = data_uri(encode_png(Image.fromarray(images[0].numpy())))

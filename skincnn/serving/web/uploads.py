@@ -1,6 +1,7 @@
-"""Uploads of the page: a directory that ends with its server, with files for a short time.
+"""Temporary storage of uploaded images.
 
-An upload is stored completely or not at all, under a unique name, and can be read once.
+Each server has a directory, which is removed when the server ends. An upload gets a unique
+name once it is complete, and is deleted when it is read.
 """
 
 from __future__ import annotations
@@ -17,28 +18,26 @@ from skincnn.errors import DataError
 from skincnn.serving.images import MAX_BYTES
 
 UPLOAD_PATH = "/gradio_api/upload"
-"""Where the page sends an upload."""
 PROGRESS_PATH = "/gradio_api/upload_progress"
-"""Where the page asks for the progress of an upload."""
 MAX_AGE_SECONDS = 600
-"""Age after which an upload without a prediction is deleted."""
+"""Age at which an upload that has not been read is deleted."""
 FOLDER_PREFIX = "skincnn-page-"
-"""Prefix of the directories of uploads; each server has one."""
+"""Prefix of the directories of all servers."""
 MULTIPART_BYTES = 2**16
-"""Maximum size of an upload request in addition to the file."""
+"""Maximum size of an upload request, not counting the file."""
 MISSING = "The upload no longer exists. Upload the image again."
 Upload = Mapping[str, Any]
-"""Gradio's description of an upload: its `path`, and `orig_name`."""
+"""Gradio's description of an upload, which includes its `path` and `orig_name`."""
 
 
 @contextlib.contextmanager
 def make_folder() -> Iterator[Path]:
-    """Yields a directory for uploads; removes those of servers that were killed."""
+    """Yields a directory for uploads, and removes those of killed servers."""
     temporary = Path(tempfile.gettempdir())
     for folder in temporary.glob(f"{FOLDER_PREFIX}????????"):
         with contextlib.suppress(OSError), _locked(folder):
             shutil.rmtree(folder)
-    # It has another name until it is locked, so that no server takes it for abandoned.
+    # It has another name until it is locked, so that other servers do not remove it.
     new = Path(tempfile.mkdtemp(prefix=f"new-{FOLDER_PREFIX}"))
     with _locked(new):
         folder = new.rename(temporary / new.name.removeprefix("new-"))
@@ -49,9 +48,9 @@ def make_folder() -> Iterator[Path]:
 
 
 def make_upload_endpoint(folder: Path, stored: set[str]) -> Callable[[Any], Awaitable[Any]]:
-    """Returns the endpoint of `UPLOAD_PATH`, which stores each file under a unique name.
+    """Returns the endpoint for `UPLOAD_PATH`, which stores files under unique names.
 
-    Paths are added to `stored`; Gradio deletes these files after `MAX_AGE_SECONDS`.
+    It adds the paths to `stored`. Gradio deletes these files after `MAX_AGE_SECONDS`.
     """
     from starlette.concurrency import run_in_threadpool
     from starlette.datastructures import UploadFile
@@ -70,7 +69,7 @@ def make_upload_endpoint(folder: Path, stored: set[str]) -> Callable[[Any], Awai
                 raise HTTPException(413, "The file is too large.")
             return message
 
-        # Until it is complete, the upload has no name on the disk.
+        # Starlette stores incomplete uploads in unnamed temporary files.
         limited = Request(request.scope, receive)
         async with limited.form(max_files=1, max_fields=1) as form:
             file = form.get("files")
@@ -85,7 +84,7 @@ def make_upload_endpoint(folder: Path, stored: set[str]) -> Callable[[Any], Awai
 
 
 async def report_progress(request: Any) -> Any:
-    """Endpoint of `PROGRESS_PATH`: reports that a local upload is complete."""
+    """Reports that the upload is complete; a local upload needs no progress bar."""
     from starlette.responses import PlainTextResponse
 
     return PlainTextResponse('data: {"msg": "done"}\n\n', media_type="text/event-stream")
@@ -95,7 +94,7 @@ def find_upload(path: str, folder: Path) -> Path:
     """Returns the resolved path of an upload, which may have been deleted.
 
     Raises:
-        DataError: The path, from any sender, is not directly in the directory of uploads.
+        DataError: The path is outside the directory of uploads or in a subdirectory.
     """
     resolved = Path(path).resolve()
     if resolved.parent != folder.resolve():
@@ -104,10 +103,10 @@ def find_upload(path: str, folder: Path) -> Path:
 
 
 def take(upload: Upload, folder: Path) -> tuple[bytes, str]:
-    """Returns the content and the name of an upload, and deletes its file.
+    """Returns the content and the original name of an upload, and deletes its file.
 
     Raises:
-        DataError: It is not a file in the directory of uploads.
+        DataError: The upload does not exist or is not in the directory of uploads.
     """
     path = find_upload(upload["path"], folder)
     try:
@@ -125,7 +124,7 @@ def _locked(folder: Path) -> Iterator[None]:
     Raises:
         OSError: Another process holds the lock, or another user owns the directory.
     """
-    import fcntl  # missing on Windows; see `app.check_requirements`
+    import fcntl  # It is missing on Windows; see `app.check_requirements`.
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
