@@ -20,9 +20,10 @@ from source_files import (
     write_isic2018,
     write_isic2019,
 )
+from tensorflow_datasets.core import shuffle
 from test_sources import replace_member
 
-from tfds_ham10000 import Builder, demo, ham10000_dataset_builder, sources
+from tfds_ham10000 import Builder, demo, sources
 from tfds_ham10000.configs import CONFIGS
 from tfds_ham10000.folds import assign_images
 from tfds_ham10000.image_decoding import normalize
@@ -339,7 +340,7 @@ def test_sorting_a_split_on_disk_does_not_change_it(
     from skincnn.data.datasets import prepare_dataset
 
     in_memory = prepare_dataset("isic2018", tmp_path / "memory", manual_dir)
-    monkeypatch.setattr(ham10000_dataset_builder, "MAX_BUFFER", 10_000)
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 10_000)
     on_disk = prepare_dataset("isic2018", tmp_path / "disk", manual_dir)
     assert read_all(in_memory) == read_all(on_disk)
     assert sorted(p.name for p in Path(in_memory.data_dir).iterdir()) == sorted(

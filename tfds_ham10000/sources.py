@@ -15,8 +15,8 @@ from tfds_ham10000.layouts import Files, Source
 from tfds_ham10000.records import SourceError, join_first
 
 SUFFIXES = (".csv", ".tab", ".tsv", ".txt", ".zip", "")
-"""Suffixes of a published file, in order of preference. Folders have none, and neither has
-a table as Harvard Dataverse names it."""
+"""Suffixes of published files in order of preference. Folders and some tables of Harvard
+Dataverse have none."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Layout:
     """One form in which images and labels are published."""
 
     title: str  # the name in messages
-    dataset: str  # the dataset that it contains, the `source` of some configs
+    dataset: str  # the `source` of the configs that use this layout
     required: tuple[str, ...]  # names, without a suffix, of required files and folders
-    optional: tuple[str, ...]  # names of files and folders that are used if present
-    read: Callable[[Files], Source]  # returns the records and the images
+    optional: tuple[str, ...]  # names, without a suffix, of further files and folders
+    read: Callable[[Files], Source]
     where: str  # where to get the files
 
 

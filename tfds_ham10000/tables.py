@@ -22,8 +22,8 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
     Args:
         path: A UTF-8 file of comma- or tab-separated values with a header, or a zip archive
             or folder with exactly one .csv file.
-        columns: One or more alternative sets of required columns. Further columns are
-            returned too.
+        columns: One or more alternative sets of required columns. Additional columns are
+            returned as well.
 
     Raises:
         SourceError: The table cannot be read, or required columns are missing.
@@ -44,7 +44,7 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
 
 
 def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
-    """Returns the label of a one-hot encoded row; `columns` has the label of each column.
+    """Returns the label of a one-hot encoded row; `columns` maps columns to labels.
 
     Raises:
         SourceError: A cell is neither 0 nor 1, or the number of ones is not 1.

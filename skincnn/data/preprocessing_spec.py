@@ -8,9 +8,8 @@ from __future__ import annotations
 from skincnn.config import DataConfig
 
 PREPROCESSING_VERSION = 1
-"""Raise this when the same fields produce different pixels: models trained before then
-cannot be used."""
-
+"""Increment this when the code produces different pixels from the same fields. Models that
+were trained before cannot be used afterwards."""
 
 FIELDS = ("image_size", "resize_mode", "crop_border", "color_constancy")
 
