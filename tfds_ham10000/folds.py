@@ -82,7 +82,7 @@ def split_into_folds(
         shared = sum(group_of[record.image_id] in training_groups for record in split)
         if shared:
             notes.append(
-                f"{name}: {shared} of {len(split)} image(s) share a group_id with a fold"
+                f"{name}: {shared} of {len(split)} image(s) show a lesion of a fold"
             )
     return StoredSplits({**folds, **official}, group_of, notes)
 
