@@ -136,15 +136,28 @@ def test_every_input_benchmark_returns_results(
             assert result.name in measure.to_text(results)
 
 
-def test_unknown_benchmark_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("input", "--only", "first_pas"),
+            "--only must be one of: first_pass, later_epochs",
+        ),
+        (("input", "--image-dir", "tests"), "--image-dir must be a folder with .jpg files"),
+        (("serve", "--requests", 9), "--num-images must be >= 1 and --requests >= 10"),
+        (("serve", "--num-images", 0), "--num-images must be >= 1 and --requests >= 10"),
+    ],
+)
+def test_invalid_arguments_are_errors(
+    arguments: tuple[object, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TQDM_DISABLE", "1")  # restored afterwards; the script sets it too
-    done = run_here(
-        "benchmarks", "input", "--only", "first_pas", "--output", tmp_path / "o"
-    )
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # restored afterwards; the command sets it too
+    done = run_here("benchmarks", *arguments, "--output", tmp_path / "x.json")
     assert done.returncode == 2
-    assert "--only must be one of: first_pass, later_epochs" in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -163,10 +176,7 @@ def test_every_training_benchmark_returns_results(monkeypatch: pytest.MonkeyPatc
     assert passes.passed
 
 
-def test_help_lists_the_benchmarks_and_an_empty_folder_is_an_error(tmp_path: Path) -> None:
-    done = run_script("benchmarks", "input", "--image-dir", tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert "--image-dir must be a folder with .jpg files" in done.stderr
+def test_help_and_the_makefile_list_all_commands() -> None:
     described = run_script("benchmarks", "--help").stdout
     for name in ("input", "train", "serve"):
         assert name in described
@@ -228,10 +238,3 @@ def test_requests_have_several_sizes_and_some_are_invalid() -> None:
     sizes = {Image.open(io.BytesIO(file)).size for file in files[2:-1]}
     assert len(sizes) == len(serving.REQUEST_SIDES)
     assert images.shape == (11, 32, 32, 3)
-
-
-def test_too_few_images_or_requests_is_an_error(tmp_path: Path) -> None:
-    for flags in (("--requests", 9), ("--num-images", 0)):
-        done = run_here("benchmarks", "serve", *flags, "--output", tmp_path / "o")
-        assert done.returncode == 2
-        assert "--num-images must be >= 1 and --requests >= 10" in done.stderr

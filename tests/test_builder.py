@@ -210,18 +210,6 @@ def test_a_damaged_image_leaves_no_partial_dataset(
     assert sum(sizes) == 209
 
 
-def test_more_than_one_percent_of_invalid_images_are_not_skipped(
-    manual_dir: Path, tmp_path: Path, prepare: Prepare
-) -> None:
-    for number in (0, 2, 4):
-        replace_member(manual_dir, f"ISIC_{number:07d}", b"")
-    flags = ("--manual-dir", manual_dir, "--on-bad-image", "skip")
-    done = prepare("isic2018", tmp_path, *flags)
-    assert done.returncode == 3, done.stderr
-    assert "3 image(s) are invalid" in done.stderr
-    assert "At most 1% of the 210 images may be skipped" in done.stderr
-
-
 @pytest.mark.parametrize(
     ("fault", "code", "message"),
     [

@@ -91,8 +91,9 @@ def publish(
     monkeypatch.setattr(download, "BASE_URL", base_url)
     files = []
     for file in FILES:
-        checksum = hashlib.new(file.algorithm, served[file.address]).hexdigest()
-        files.append(dataclasses.replace(file, checksum=checksum))
+        algorithm, _ = file.checksum.split(":")
+        digest = hashlib.new(algorithm, served[file.address]).hexdigest()
+        files.append(dataclasses.replace(file, checksum=f"{algorithm}:{digest}"))
     monkeypatch.setattr(download, "FILES", tuple(files))
 
 
@@ -116,8 +117,8 @@ def test_the_published_files_are_downloaded_once(
     [
         (0, "truncated", "bytes read"),
         (0, "forbidden", "403 Client Error"),
-        (0, "modified", "or differs from the published file: its sha256 is not"),
-        (4, "modified", "or differs from the published file: its md5 is not"),
+        (0, "modified", "or differs from the published file: its checksum is not sha256:"),
+        (4, "modified", "or differs from the published file: its checksum is not md5:"),
     ],
 )
 def test_a_failed_download_leaves_no_files_and_can_be_repeated(

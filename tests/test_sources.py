@@ -327,14 +327,6 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: replace_member(d, "ISIC_0000004", jpeg()[:-200]),
         r"1 image\(s\) are invalid: ISIC_0000004: cannot be decoded",
     ),
-    "image is an HTML page": (
-        lambda d: replace_member(d, "ISIC_0000004", b"<html>403</html>"),
-        "ISIC_0000004: not a JPEG",
-    ),
-    "image empty": (
-        lambda d: replace_member(d, "ISIC_0000004", b""),
-        "ISIC_0000004: not a JPEG",
-    ),
 }
 
 

@@ -28,8 +28,7 @@ class RemoteFile:
 
     name: str
     address: str  # the part of the URL after `BASE_URL`
-    algorithm: str  # of the checksum: "sha256" or "md5"
-    checksum: str
+    checksum: str  # "<algorithm>:<hexadecimal digest>"
 
     @property
     def url(self) -> str:
@@ -38,41 +37,36 @@ class RemoteFile:
 
     def is_identical(self, path: Path) -> bool:
         """Returns whether a local file has the checksum of the published file."""
+        algorithm, digest = self.checksum.split(":")
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, self.algorithm)
-        return digest.hexdigest() == self.checksum
+            return hashlib.file_digest(file, algorithm).hexdigest() == digest
 
 
 FILES = (
     RemoteFile(
         "HAM10000_images_part_1.zip",
         "3172585",
-        "sha256",
-        "6202a599129c2efe81c25aea8586d422eeda8a4fae5df49dd7b7bbf956d419db",
+        "sha256:6202a599129c2efe81c25aea8586d422eeda8a4fae5df49dd7b7bbf956d419db",
     ),
     RemoteFile(
         "HAM10000_images_part_2.zip",
         "3172584",
-        "sha256",
-        "9677f30118c21ecc667a147de369d89acb25efab046fd32f6b13ad677ce2d6d0",
+        "sha256:9677f30118c21ecc667a147de369d89acb25efab046fd32f6b13ad677ce2d6d0",
     ),
     RemoteFile(
         "HAM10000_metadata.csv",
         "4338392?format=original",
-        "sha256",
-        "de17ec44cb25ea9c3f6378ba18d69224c740afd62e86ec2edc6a894d6aa663d3",
+        "sha256:de17ec44cb25ea9c3f6378ba18d69224c740afd62e86ec2edc6a894d6aa663d3",
     ),
     RemoteFile(
         "ISIC2018_Task3_Test_Images.zip",
         "3855824",
-        "md5",
-        "0488b6f65849e310857d9207daa55a21",
+        "md5:0488b6f65849e310857d9207daa55a21",
     ),
     RemoteFile(
         "ISIC2018_Task3_Test_GroundTruth.csv",
         "6924466",
-        "md5",
-        "2b5663aacc9644740f27e355cf7f369a",
+        "md5:2b5663aacc9644740f27e355cf7f369a",
     ),
 )
 
@@ -141,7 +135,7 @@ def _fetch(session: requests.Session, file: RemoteFile, path: Path) -> Path:
                 for block in response.iter_content(BLOCK_SIZE):
                     output.write(block)
         if not file.is_identical(partial):
-            raise requests.RequestException(f"its {file.algorithm} is not {file.checksum}")
+            raise requests.RequestException(f"its checksum is not {file.checksum}")
         partial.rename(path)
     except requests.RequestException as error:
         raise SourceError(

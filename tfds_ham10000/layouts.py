@@ -18,7 +18,7 @@ from tfds_ham10000.records import (
     lesions_with_several_diagnoses,
     make_record,
 )
-from tfds_ham10000.tables import one_hot_label, read_rows
+from tfds_ham10000.tables import BITS, one_hot_label, read_rows
 
 Files = Mapping[str, Path]
 """The files of a layout by their published name, in lower case and without a suffix."""
@@ -204,7 +204,7 @@ def _read_truth(
     records, unlabeled = [], []
     for row in read_rows(path, ("image", *columns), HAM10000_COLUMNS):
         where, cells = row
-        if cells.get("UNK") in ("1", "1.0"):
+        if BITS.get(cells.get("UNK", "")):
             unlabeled.append(cells["image"])
             continue
         if "dx" in cells:

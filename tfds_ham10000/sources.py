@@ -92,7 +92,7 @@ def read_source(folder: Path, dataset: str) -> Source:
             missing or invalid files.
     """
     if not folder.is_dir():
-        known = " or ".join(_contents(layout) for layout in _layouts_of(dataset))
+        known = " or ".join(", ".join(layout.required) for layout in _layouts_of(dataset))
         raise SourceError(
             f"{folder} is not a folder. Expected a folder with "
             f"{known or 'one folder of images per class'}."
@@ -108,7 +108,7 @@ def read_source(folder: Path, dataset: str) -> Source:
 def download_instructions(dataset: str) -> str:
     """Returns the required files of each layout of a dataset, and where to get them."""
     return "\n".join(
-        f"- {layout.title}: {_contents(layout)}. {layout.where}"
+        f"- {layout.title}: {', '.join(layout.required)}. {layout.where}"
         for layout in _layouts_of(dataset)
     )
 
@@ -125,10 +125,6 @@ def match_layout(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
 
 def _layouts_of(dataset: str) -> list[Layout]:
     return [layout for layout in LAYOUTS if layout.dataset == dataset]
-
-
-def _contents(layout: Layout) -> str:
-    return ", ".join(layout.required)
 
 
 def _missing(layout: Layout, files: Files) -> list[str]:

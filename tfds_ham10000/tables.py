@@ -12,6 +12,8 @@ from tfds_ham10000.image_files import ARCHIVE_ERRORS, has_suffix
 from tfds_ham10000.records import SourceError, join_first
 
 CSV = (".csv",)
+BITS = {"0": False, "0.0": False, "1": True, "1.0": True}
+"""Values of the cells of a one-hot encoded row."""
 Row = tuple[str, dict[str, str]]
 """The file and line of a row, and its cells by column."""
 
@@ -50,7 +52,7 @@ def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
         SourceError: A cell is neither 0 nor 1, or the number of ones is not 1.
     """
     where, cells = row
-    bits = [_parse_bit(cells[name]) for name in columns]
+    bits = [BITS.get(cells[name]) for name in columns]
     if None in bits or bits.count(True) != 1:
         received = ", ".join(f"{name}={cells[name]}" for name in columns)
         raise SourceError(
@@ -80,14 +82,6 @@ def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[Row]:
         if None in row:
             raise SourceError(f"{where} has more cells than the header has columns.")
         yield where, {name: (cell or "").strip() for name, cell in row.items()}
-
-
-def _parse_bit(cell: str) -> bool | None:
-    """Returns whether a cell is 1; None if it is neither 0 nor 1."""
-    try:
-        return {0.0: False, 1.0: True}.get(float(cell))
-    except ValueError:
-        return None
 
 
 def _read_table(path: Path) -> bytes:

@@ -245,15 +245,14 @@ def _read_into(
         ),
         default_value=-1,
     )
-    folds = sorted(table["fold"].unique())
-    records = _records(builder, folds)
-    sizes = [builder.info.splits[stored_name(fold)].num_examples for fold in folds]
-    if sum(sizes) > len(table):
-        records = records.filter(lambda record: row_of.lookup(record["image_id"]) >= 0)
+
+    def is_needed(record: dict[str, tf.Tensor]) -> tf.Tensor:
+        return row_of.lookup(record["image_id"]) >= 0
 
     def read(record: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         return row_of.lookup(record["image_id"]), read_image(record["image"], config)
 
+    records = _records(builder, sorted(table["fold"].unique())).filter(is_needed)
     decoded = records.map(read, num_parallel_calls=READING_THREADS)
     batches = decoded.batch(READING_BATCH_SIZE).prefetch(1)
     num_read = 0
