@@ -109,7 +109,7 @@ def peak_memory() -> int:
     """Returns the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Only this process: getrusage() includes the parent before exec.
+        # getrusage() would include the memory of the parent process before exec.
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024

@@ -52,7 +52,7 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class Setting:
-    """A network in every measured form."""
+    """The network to measure, its SavedModel and the images."""
 
     network: Network
     rule: DecisionRule

@@ -106,7 +106,6 @@ class EpochTimer(keras.callbacks.Callback):
     """
 
     def __init__(self, size: Size, classifier: PredictionCounter):
-        """Stores what to measure."""
         super().__init__()
         self.size = size
         self.classifier = classifier
@@ -123,7 +122,7 @@ class EpochTimer(keras.callbacks.Callback):
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Stores the end of the step."""
+        """Stores the end time of the step."""
         self._ended = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -3,9 +3,9 @@
 The folds of HAM10000 are the same on every machine. Those of other images also depend on
 perceptual hashes, a few bits of which may differ between versions of Pillow and imagehash.
 
-A *group* consists of all images of a lesion and of the lesions that have near-duplicates
-among these images; it is never split. The groups and folds of HAM10000 are published in
-`folds_isic2018.csv`; `scripts/make_folds.py` reproduces them.
+A *group* is a set of lesions that are connected by near-duplicate images; it is never
+split. The groups and folds of HAM10000 are published in `folds_isic2018.csv`;
+`scripts/make_folds.py` reproduces them.
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ def split_into_folds(
 ) -> StoredSplits:
     """Returns the splits with "train" replaced by ten folds.
 
-    The folds do not depend on the official splits. Official images that show the same
-    lesion, or are a pair of `near_duplicates`, share a group. If such images include
-    training images, it is the group of these.
+    The folds do not depend on the official splits. The images of the official splits are
+    grouped by lesion and by `near_duplicates` too, and join the groups of training images.
 
     Raises:
         SourceError: There are too few groups for ten folds.

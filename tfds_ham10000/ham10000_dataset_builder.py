@@ -91,7 +91,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             return
         with build_lock(Path(self.data_dir)):
             super().download_and_prepare(**kwargs)
-        if not self.info.splits:  # another process has built the dataset meanwhile
+        if not self.info.splits:  # another process has built the dataset
             self.info.read_from_directory(self.data_dir)
 
     def read_report(self) -> BuildReport:

@@ -59,8 +59,8 @@ class CheckedImages:
     ):
         """Reads and decodes each image once, on all CPU cores.
 
-        Converted images are kept in an unnamed temporary file, which bounds the memory and
-        which the operating system deletes with the process.
+        Converted images are kept in an unnamed temporary file, which limits the use of
+        memory and which the operating system deletes when the process ends.
 
         Args:
             images: The source images.

@@ -20,8 +20,8 @@ MAX_DISTANCE = 30
 """Largest Hamming distance, of 256 bits, between the hashes of near-duplicates.
 
 Of the 50 million pairs of HAM10000, 111 are within this distance; 110 of them have the same
-lesion_id, and the other pair is the same image in different colors. Pairs of unrelated
-lesions occur from a distance of 32: small, round, centered nevi have similar hashes.
+lesion_id, and the other pair is the same image in different colors. Unrelated
+lesions have distances of 32 and more: small, round, centered nevi have similar hashes.
 """
 
 REVIEWED_PAIRS = (

@@ -42,7 +42,7 @@ class Record:
 
 
 def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]) -> Record:
-    """Returns the record of a table row from its non-empty cells, by field of `Record`.
+    """Returns the record of a table row, given its non-empty cells by field name.
 
     Raises:
         SourceError: An id is empty, the label is unknown, or the age is invalid.

@@ -26,7 +26,7 @@ class Layout:
     title: str  # the name in messages
     dataset: str  # the `source` of the configs that use this layout
     required: tuple[str, ...]  # names, without a suffix, of required files and folders
-    optional: tuple[str, ...]  # names, without a suffix, of further files and folders
+    optional: tuple[str, ...]  # names, without a suffix, of optional files and folders
     read: Callable[[Files], Source]
     where: str  # where to get the files
 
@@ -138,11 +138,11 @@ def _listings(folder: Path) -> list[dict[str, Path]]:
 
 
 def _published_files(folder: Path) -> dict[str, Path]:
-    """Returns the files with a published name, by the keys of `Files`."""
+    """Returns the published files in a folder with the keys of `Files`."""
     known = (name for layout in LAYOUTS for name in layout.required + layout.optional)
     names = {name.lower() for name in known}
-    # Kaggle's copy contains each image folder twice, in upper and in lower case: the last
-    # entry of a key is kept, the upper case and the preferred suffix.
+    # Kaggle's copy contains each image folder twice, in upper and in lower case. Both
+    # mappings keep the last entry of a key: upper case, and the preferred suffix.
     paths = {path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True)}
     return {
         name: paths[name + suffix]
@@ -153,7 +153,7 @@ def _published_files(folder: Path) -> dict[str, Path]:
 
 
 def _describe_mismatch(folder: Path, dataset: str) -> str:
-    """Returns which files of the most complete layout are missing, or all layouts."""
+    """Returns an error message that lists the missing files or the known layouts."""
     names = sorted(path.name for path in folder.iterdir())
     received = f"Received: {join_first(names) or 'an empty folder'}."
     listings, candidates = _listings(folder), _layouts_of(dataset)

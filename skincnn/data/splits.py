@@ -19,8 +19,8 @@ def make_splits(
 ) -> dict[str, pd.DataFrame]:
     """Returns the tables of the named splits with one row per image.
 
-    The fields `train_folds`, `validation_folds`, `test_folds`, `split_by` and
-    `one_image_per_lesion` of the configuration are used.
+    The splits are determined by the fields `train_folds`, `validation_folds`, `test_folds`,
+    `split_by` and `one_image_per_lesion` of the configuration.
     """
     all_folds = {
         "train": config.train_folds,
