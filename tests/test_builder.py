@@ -163,7 +163,9 @@ def test_stored_examples_equal_the_source(manual_dir: Path, tmp_path: Path) -> N
         assert row["age"] == pytest.approx(record.age, nan_ok=True)
 
 
-def test_class_names_of_a_folder_dataset_survive_the_source_folder(tmp_path: Path) -> None:
+def test_class_names_of_a_folder_dataset_do_not_need_the_source_folder(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(DataError, match="'folder' has not been built"):
         class_names("folder", tmp_path / "built")
     manual_dir = write_classes(tmp_path / "manual", make_rows(("é b", "a"), lesions=10))

@@ -139,7 +139,7 @@ def test_a_failed_download_leaves_no_files_and_can_be_repeated(
     assert prepare("isic2018", data_dir).returncode == 0
 
 
-def test_without_a_network_the_message_says_what_to_do(
+def test_an_unavailable_network_is_reported(
     tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:

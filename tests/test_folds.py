@@ -170,7 +170,7 @@ def test_connected_official_images_share_a_training_group() -> None:
     assert "validation_official: 1 of 2 image(s) show a lesion of a fold" in stored.notes
 
 
-def test_a_class_missing_in_folds_is_noted_and_an_empty_fold_is_an_error() -> None:
+def test_a_class_missing_from_folds_is_noted_and_an_empty_fold_is_an_error() -> None:
     stored = split_into_folds(
         {"train": numbered_records("a", 10) + numbered_records("b", 9, "mel")}, ()
     )

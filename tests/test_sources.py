@@ -139,7 +139,7 @@ def test_dataverse_includes_the_official_test_set(tmp_path: Path) -> None:
     assert same(source.splits["test_official"], expected(test, "lesion_id", *COLUMNS[2:]))
 
 
-def test_isic2019_has_eight_classes_and_a_lesion_per_unknown_lesion_id(
+def test_isic2019_images_without_a_lesion_id_are_separate_lesions(
     tmp_path: Path,
 ) -> None:
     rows = make_rows(ISIC2019_CLASS_NAMES, lesions=3)
