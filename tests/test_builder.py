@@ -163,7 +163,7 @@ def test_stored_examples_equal_the_source(manual_dir: Path, tmp_path: Path) -> N
         assert row["age"] == pytest.approx(record.age, nan_ok=True)
 
 
-def test_class_names_of_a_folder_dataset_do_not_need_the_source_folder(
+def test_class_names_of_a_built_folder_dataset(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(DataError, match="'folder' has not been built"):

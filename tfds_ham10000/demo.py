@@ -1,6 +1,6 @@
 """The synthetic dataset: dermatoscopic-looking images, rendered by `demo_renderer`.
 
-The images are not photographs and have no medical meaning. The class names and the class
+The images are rendered by code and have no medical meaning. The class names and the class
 imbalance are those of HAM10000, and some lesions have several images, so that every command
 can be tried without real data.
 """
