@@ -38,9 +38,9 @@ demo: .venv/.installed-demo ## serve a web page for a model: make demo MODEL=run
 
 venv: .venv/.installed ## create the environment only
 
-beam: .venv-beam/.installed ## create the environment of scripts/batch_predict.py
+beam: .venv-beam/.installed ## create the environment for scripts/batch_predict.py
 
-# The target is pip, which venv installs last: an incomplete environment is created again.
+# The target is pip, which venv installs last: an incomplete environment is recreated.
 .venv/bin/pip .venv-beam/bin/pip: %/bin/pip:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'
 	$(PYTHON) -m venv --clear $*

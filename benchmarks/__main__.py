@@ -39,12 +39,12 @@ def measure_input(
 
     Args:
         image_dir: A directory of JPEG originals; synthetic images by default.
-        num_images: Images per pass; files are repeated.
+        num_images: Images per pass; files are repeated as needed.
         only: The benchmarks to run; all by default. first_pass: decoding and resizing;
             later_epochs: reading the cache; fitting: training from the pipeline; building:
             building the dataset; training_memory: peak memory of a training run;
-            keras_directory: against image_dataset_from_directory; torch_loader: against a
-            PyTorch DataLoader.
+            keras_directory: comparison with image_dataset_from_directory; torch_loader:
+            comparison with a PyTorch DataLoader.
         output: The JSON file of the results.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -65,10 +65,10 @@ def measure_train(
     size: tyro.conf.OmitArgPrefixes[Size],
     output: Path = Path("runs/benchmark/train.json"),
 ) -> None:
-    """Measures training against bare steps of the same network on random images.
+    """Measures training relative to bare steps of the same network on random images.
 
-    Ratios as in `input`. On a GPU give more steps, so that each side of a ratio takes
-    seconds.
+    Ratios are computed as in `input`. On a GPU use more steps, so that each side of a ratio
+    takes seconds.
 
     Args:
         size: The amount of work.
@@ -90,17 +90,17 @@ def measure_serve(
 ) -> None:
     """Measures the overhead of serving over decoding and the network, and its memory.
 
-    Ratios as in `input`. The benchmark `conversions` needs pip install -e .[export].
+    Ratios are computed as in `input`. `conversions` needs pip install -e .[export].
 
     Args:
         model: The directory of an evaluated run; by default MobileNet 0.75 at 160 px with
             random weights, which is as fast as a trained one.
         image_dir: A directory of JPEG originals; synthetic images by default.
-        num_images: Files to predict in each pass; files are repeated.
-        requests: Requests of one image each that the server of `memory` handles.
+        num_images: Files to predict in each pass; files are repeated as needed.
+        requests: Requests of one image each that the server in `memory` handles.
         only: The benchmarks to run; all by default. signature: the SavedModel on pixels;
-            end_to_end: files to a table of predictions; conversions: size and speed of
-            LiteRT and ONNX; memory: growth of a server's memory.
+            end_to_end: from files to a table of predictions; conversions: size and speed
+            of LiteRT and ONNX; memory: memory growth of a server.
         output: The JSON file of the results.
 
     Raises:
@@ -130,7 +130,7 @@ def measure_serve(
 
 
 def command() -> None:
-    """Runs the benchmarks that the first argument names."""
+    """Runs the group of benchmarks named by the first argument."""
     tyro.extras.subcommand_cli_from_dict(
         {"input": measure_input, "train": measure_train, "serve": measure_serve}
     )
@@ -143,20 +143,18 @@ def _run(
     output: Path,
     **settings: object,
 ) -> None:
-    """Prints each result as soon as it is measured, then a table, and writes a file."""
+    """Runs benchmarks, prints each result and a table, and writes the JSON file."""
     chosen = [look_up(benchmarks, name, "--only") for name in only or benchmarks]
-    before = measure.environment()
-    measured = []
+    content = {"environment": measure.environment(), **settings}
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         setting = prepare(Path(folder))
         for result in itertools.chain.from_iterable(run(setting) for run in chosen):
-            measured.append(result)
+            results.append(result)
             print(json.dumps(measure.to_json(result)), flush=True)
-    print(f"\n{measure.to_text(measured)}\n")
-    after = measure.environment()["load_average"]
-    results = [measure.to_json(result) for result in measured]
-    content = {"environment": before, "load_average_after": after, **settings}
-    write_json(output, {**content, "results": results})
+    print(f"\n{measure.to_text(results)}\n")
+    content["load_average_after"] = os.getloadavg()
+    write_json(output, {**content, "results": list(map(measure.to_json, results))})
     print(f"results  {output}")
 
 

@@ -1,4 +1,4 @@
-"""Images like those of HAM10000, in the layouts that the benchmarks compare."""
+"""Images that resemble HAM10000, in the layouts that the benchmarks compare."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def image_files(folder: Path | None, count: int) -> list[bytes]:
     """Returns the bytes of `count` JPEG files of a directory, repeated as needed.
 
     Without a directory, they are synthetic images of 600x450 pixels with a little noise and
-    quality 98, about 200 kB each as in HAM10000.
+    JPEG quality 98. Each has about 200 kB, like the images of HAM10000.
 
     Raises:
         ConfigError: The directory has no .jpg file.
@@ -45,10 +45,10 @@ def image_files(folder: Path | None, count: int) -> list[bytes]:
 
 
 def write_published_layout(files: list[bytes], folder: Path) -> None:
-    """Writes the archives and the CSV of HAM10000: one lesion per image, classes in turn.
+    """Writes the archives and the table of HAM10000, with one lesion per image.
 
-    The image ids are those of HAM10000, whose folds are known. The build therefore does not
-    search for near-duplicates, of which repeated files have many.
+    The image_ids are those of HAM10000, whose folds are known, so that the build does not
+    search for near-duplicates; repeated files would have many.
     """
     folder.mkdir(parents=True)
     records = [
@@ -68,7 +68,7 @@ def write_published_layout(files: list[bytes], folder: Path) -> None:
 
 
 def write_class_folders(files: list[bytes], folder: Path) -> None:
-    """Writes <class>/<number>.jpg, classes in turn."""
+    """Writes the images as <class>/<number>.jpg."""
     for number, content in enumerate(files):
         path = folder / _class_of(number) / f"{number:07d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,10 +77,10 @@ def write_class_folders(files: list[bytes], folder: Path) -> None:
 
 @dataclass(frozen=True)
 class PillowDataset:
-    """A typical PyTorch dataset: Pillow decodes, and its bilinear filter antialiases.
+    """A typical PyTorch dataset: Pillow decodes and resizes images to a square.
 
-    It is in this module because the worker processes of the loader import it and need no
-    TensorFlow. Images are stretched to a square of `image_size` pixels.
+    The worker processes of the loader import this module, which therefore does not import
+    TensorFlow.
     """
 
     paths: list[Path]
@@ -96,7 +96,7 @@ class PillowDataset:
 
 
 def random_images(count: int, image_size: int) -> npt.NDArray[np.uint8]:
-    """Returns noise, uint8 [count, image_size, image_size, 3]."""
+    """Returns images of noise, uint8 [count, image_size, image_size, 3]."""
     shape = (count, image_size, image_size, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 

@@ -49,7 +49,7 @@ MIB = 2**20
 class Setting:
     """The same images as JPEG files, as a built dataset with its table, and in directories.
 
-    `root` contains manual/ (the published layout), classes/ (a directory per class) and
+    `root` contains manual/ (the published layout), classes/ (one directory per class) and
     data/ (the built dataset).
     """
 
@@ -69,7 +69,7 @@ def prepare(files: list[bytes], root: Path) -> Setting:
 
 
 def first_pass(setting: Setting) -> Iterator[Result]:
-    """Compares the first pass with decoding and resizing by plain TensorFlow."""
+    """Compares the first pass with plain TensorFlow decoding and resizing."""
     contents = tf.data.Dataset.from_tensor_slices(setting.files)
 
     def bare() -> int:
@@ -92,7 +92,7 @@ def first_pass(setting: Setting) -> Iterator[Result]:
 
 
 def later_epochs(setting: Setting) -> Iterator[Result]:
-    """Compares later epochs with the first, which decodes."""
+    """Compares later epochs with the first epoch, which decodes."""
     first, later = _epochs(setting)
     yield compare("later epochs / first epoch", later, first, at_least=20)
 
@@ -117,7 +117,7 @@ def fitting(setting: Setting) -> Iterator[Result]:
 
 
 def building(setting: Setting) -> Iterator[Result]:
-    """Compares building the dataset, with all checks, with decoding alone on all cores."""
+    """Compares building the dataset, with all checks, with decoding only, on all cores."""
     target = setting.root / "built again"
 
     def build() -> int:
@@ -143,7 +143,7 @@ def building(setting: Setting) -> Iterator[Result]:
 
 
 def training_memory(setting: Setting) -> Iterator[Result]:
-    """Compares the peak memory of a training run with that of its images and its model."""
+    """Compares the peak memory of training with the memory of its images and its model."""
     images = len(setting.files) * MEMORY_CONFIG.image_size**2 * 3
     model = peak_of(_train, setting.root / "data", False)
     both = peak_of(_train, setting.root / "data", True)
@@ -156,10 +156,10 @@ def training_memory(setting: Setting) -> Iterator[Result]:
 
 
 def keras_directory(setting: Setting) -> Iterator[Result]:
-    """Compares epochs with those of Keras's reader, which decodes in each epoch.
+    """Compares epochs with those of `image_dataset_from_directory`, which does not cache.
 
-    It resizes without antialiasing, so it reads at the size of the files, and the images
-    are resized afterwards in the same way.
+    Because it resizes without antialiasing, it reads the images at their original size, and
+    they are resized with antialiasing afterwards.
     """
     height, width = tf.io.decode_image(setting.files[0]).shape[:2]
     side = CONFIG.image_size
@@ -259,13 +259,13 @@ def _decode_with_pillow(content: bytes) -> int:
 
 
 def _build(data_dir: Path, manual_dir: Path) -> None:
-    # TFDS prints where it builds; here it builds many times.
+    # TFDS prints the folder of each build.
     with contextlib.redirect_stdout(io.StringIO()):
         datasets.prepare_dataset("isic2018", data_dir, manual_dir)
 
 
 def _train(data_dir: Path, all_images: bool) -> None:
-    """Trains two epochs on all images, or for the same number of steps on one batch."""
+    """Trains for two epochs on all images, or for as many steps on a single batch."""
     builder = datasets.open_dataset("isic2018", data_dir)
     table = pipeline.read_table(builder, FOLDS)
     batches = _constant(MEMORY_CONFIG)

@@ -33,7 +33,7 @@ Returned = TypeVar("Returned")
 
 @dataclass(frozen=True)
 class Size:
-    """The amount of work of a benchmark of training.
+    """The amount of work in a training benchmark.
 
     Attributes:
         image_size: Height and width of the images.
@@ -52,8 +52,8 @@ class Size:
 class Result:
     """A measured value and its target.
 
-    `baseline_ratio` has the smallest and the largest ratio of the baseline to itself in the
-    same rounds: differences of this size are noise. It is None unless the value is a ratio.
+    `baseline_ratio` is the range of the ratio of the baseline to itself in the same rounds;
+    differences of this size are noise. It is None unless the value is a ratio.
     """
 
     name: str  # usually "candidate / baseline"
@@ -109,7 +109,7 @@ def peak_memory() -> int:
     """Returns the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Only this process: getrusage() includes the parent before exec.
+        # getrusage() would include the memory of the parent process before exec.
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
@@ -125,7 +125,7 @@ def peak_of(function: Callable[..., None], *arguments: Any) -> int:
 
 
 def in_new_process(function: Callable[..., Returned], *arguments: Any) -> Returned:
-    """Returns the result of a call in a new process that has loaded TensorFlow."""
+    """Returns the result of a call in a new process, which has loaded TensorFlow."""
     with concurrent.futures.ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), initializer=common.load_tensorflow
     ) as executor:
@@ -133,7 +133,7 @@ def in_new_process(function: Callable[..., Returned], *arguments: Any) -> Return
 
 
 def environment() -> dict[str, Any]:
-    """Returns what the results depend on: versions, processor and load."""
+    """Returns the versions, the platform and the load that affect the results."""
     packages = ("skincnn", "tensorflow", "keras", "tensorflow-datasets", "pillow")
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -43,26 +43,26 @@ CONFIG = Config(
 """The network of the preset `mobilenet_160` with random weights."""
 BATCH_SIZE = 32
 SINGLE_IMAGES = 16
-"""Batches of one image on each side of a ratio."""
+"""Number of batches of one image on each side of a ratio."""
 NUM_CALIBRATION = 64
-"""Images that calibrate the int8 conversion."""
+"""Number of images for the calibration of the int8 conversion."""
 REQUEST_SIDES = (64, 96, 128, 200)
 MB = 1_000_000
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A network in every measured form."""
+    """The network to measure, its SavedModel and the images."""
 
     network: Network
     rule: DecisionRule
     saved_model: Path  # the directory
     paths: list[Path]  # image files
-    requests: int  # that the server of `memory` handles
+    requests: int  # number of requests to the server in `memory`
 
     @property
     def data(self) -> DataConfig:
-        """How images are read."""
+        """The configuration of the images."""
         return self.network.config.data
 
     @property
@@ -75,7 +75,7 @@ def prepare(
     model: Path | None, files: Sequence[bytes], requests: int, root: Path
 ) -> Setting:
     """Writes the images, and the SavedModel of a run or of random weights."""
-    network, rule = _random() if model is None else _of_run(model)
+    network, rule = _random_network() if model is None else _load_run(model)
     write_saved_model([network], rule, root / "saved_model")
     paths = [root / f"{number:06d}.jpg" for number in range(len(files))]
     for path, content in zip(paths, files, strict=True):
@@ -86,8 +86,7 @@ def prepare(
 def signature(setting: Setting) -> Iterator[Result]:
     """Compares the SavedModel's signature for pixels with the compiled network.
 
-    The images are uint8 and have the size of the network, so both compute everything
-    between decoding and probabilities.
+    Both map uint8 images with the input size of the network to probabilities.
     """
     loaded = tf.saved_model.load(str(setting.saved_model))
     serve_images = loaded.signatures[IMAGES_SIGNATURE]
@@ -105,11 +104,11 @@ def signature(setting: Setting) -> Iterator[Result]:
 
 
 def end_to_end(setting: Setting) -> Iterator[Result]:
-    """Compares scripts/predict.py, files to table, with overlapped decoding and network.
+    """Compares scripts/predict.py, from files to table, with decoding and the network.
 
-    The baseline decodes on all cores with the functions of training and prefetches while
-    the compiled network computes. It checks no limits, reads no EXIF data and builds no
-    table. The second result predicts all files as one batch of the SavedModel.
+    The baseline decodes on all cores, as in training, while the compiled network predicts.
+    It checks no limits, reads no EXIF data and builds no table. The second result predicts
+    all files as one batch of the SavedModel.
     """
     predict = open_saved_model(
         setting.saved_model, setting.rule.class_names, clinical_metadata=False
@@ -152,7 +151,7 @@ def end_to_end(setting: Setting) -> Iterator[Result]:
 
 
 def conversions(setting: Setting) -> Iterator[Result]:
-    """Measures size and speed of LiteRT and ONNX against the compiled network."""
+    """Measures the size of LiteRT and ONNX models, and their speed against Keras."""
     images = _read(setting, max(BATCH_SIZE, min(NUM_CALIBRATION, len(setting.paths))))
     pixels = images.astype(np.float32)
     model = with_fixed_size(setting.network.model, setting.data.image_size)
@@ -229,11 +228,11 @@ def request_files() -> list[bytes]:
     return [*files, files[-1][: len(files[-1]) // 2]]
 
 
-def _random() -> tuple[Network, DecisionRule]:
+def _random_network() -> tuple[Network, DecisionRule]:
     class_names = tuple(lesion.name for lesion in HAM10000)
     classifier = build_classifier(CONFIG.model, len(class_names))
-    # One pass on noise sets the statistics of BatchNorm; otherwise activations vanish,
-    # which changes the speed.
+    # A training pass on noise sets the statistics of BatchNorm. Otherwise activations would
+    # vanish, which changes the speed.
     size = CONFIG.data.image_size
     noise = np.random.default_rng(0).uniform(0, 255, (8, size, size, 3))
     classifier(noise.astype(np.float32), training=True)
@@ -245,7 +244,7 @@ def _random() -> tuple[Network, DecisionRule]:
     return Network(add_ood_distance(classifier, gaussian), CONFIG), rule
 
 
-def _of_run(workdir: Path) -> tuple[Network, DecisionRule]:
+def _load_run(workdir: Path) -> tuple[Network, DecisionRule]:
     network, rule = load_network(workdir), read_rule(ExportSpec(workdir=workdir))
     if network.config.model.clinical_metadata:
         raise ConfigError(
@@ -274,7 +273,7 @@ def _read(setting: Setting, count: int) -> np.ndarray:
 
 
 def _in_batches(images: tf.Tensor | np.ndarray) -> dict[str, list[tf.Tensor | np.ndarray]]:
-    """Returns description -> batches: images one by one, and all in one batch."""
+    """Returns batches by their description: images one by one, and all in one batch."""
     singles = [images[number : number + 1] for number in range(SINGLE_IMAGES)]
     return {"one image": singles, f"{len(images)} images": [images]}
 
@@ -282,7 +281,7 @@ def _in_batches(images: tf.Tensor | np.ndarray) -> dict[str, list[tf.Tensor | np
 def _predict_all(
     predict: Callable[[tf.Tensor], tf.Tensor], batches: Sequence[tf.Tensor | np.ndarray]
 ) -> Work:
-    """Returns the work of predicting batches one after the other."""
+    """Returns the work of predicting batches one after another."""
     return lambda: sum(len(np.asarray(predict(batch))) for batch in batches)
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import keras
 import numpy as np
@@ -23,7 +22,6 @@ from skincnn.classes import HAM10000
 from skincnn.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data import pipeline
 from skincnn.data.cache import Images
-from skincnn.data.pipeline import evaluation_batches
 from skincnn.model.augment import Augmentation
 from skincnn.model.classifier import build_classifier, set_trainable
 from skincnn.training.devices import make_devices
@@ -46,8 +44,8 @@ EPOCH_IMAGES = 8000
 def fitting(size: Size) -> Iterator[Result]:
     """Compares training, with its input pipeline and callbacks, with bare steps.
 
-    An epoch is measured from its first step to its last, without validation and saving. A
-    second result is the number of passes over the validation images.
+    An epoch is measured from its first step to its last, without validation and saving. The
+    second result is the number of predictions of the validation images per epoch.
     """
     config = Config(
         data=DataConfig(image_size=size.image_size, batch_size=size.batch_size),
@@ -55,18 +53,19 @@ def fitting(size: Size) -> Iterator[Result]:
         train=TrainConfig(scenario="from_scratch", epochs=measure.PAIRS + 1),
     )
     train = _table(size.steps * size.batch_size, fold=0)
+    classifier = build_classifier(MODEL, len(HAM10000), fused=True)
+    classifier = PredictionCounter(classifier.input, classifier.output)
     setup = TrainingSetup(
         config,
-        build_classifier(MODEL, len(HAM10000), fused=True),
+        classifier,
         {"train": train, "val": _table(NUM_VALIDATION, fold=8)},
         _load,
         tuple(lesion.name for lesion in HAM10000),
         make_devices(config.train, size.batch_size),
     )
-    timer = EpochTimer(size)
+    timer = EpochTimer(size, classifier)
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(pipeline, "evaluation_batches", timer.count_images),
         contextlib.redirect_stdout(io.StringIO()),  # the progress bar
     ):
         fit(setup, Path(folder), callbacks=[timer])
@@ -75,16 +74,27 @@ def fitting(size: Size) -> Iterator[Result]:
         timer.rounds,
         at_least=0.95,
     )
-    passes = [count / NUM_VALIDATION for count in timer.validated]
+    counts = timer.num_predictions
     yield Result(
-        "passes over validation per epoch",
-        float(np.mean(passes)),
-        low=min(passes),
-        high=max(passes),
-        pairs=len(passes),
+        "predictions of the validation images per epoch",
+        float(np.mean(counts)),
+        low=min(counts),
+        high=max(counts),
+        pairs=len(counts),
         at_least=1,
         at_most=1,
     )
+
+
+class PredictionCounter(keras.Model):
+    """A functional model that counts the calls of `predict`."""
+
+    count = 0
+
+    def predict(self, *arguments: Any, **options: Any) -> Any:
+        """Returns the predictions of the model."""
+        self.count += 1
+        return super().predict(*arguments, **options)
 
 
 class EpochTimer(keras.callbacks.Callback):
@@ -92,34 +102,18 @@ class EpochTimer(keras.callbacks.Callback):
 
     Attributes:
         rounds: The rates of each epoch; the baseline is bare steps.
-        validated: Number of validation images read in each epoch.
+        num_predictions: Number of predictions of the validation images in each epoch.
     """
 
-    def __init__(self, size: Size):
-        """Stores what to measure."""
+    def __init__(self, size: Size, classifier: PredictionCounter):
         super().__init__()
         self.size = size
+        self.classifier = classifier
         self.rounds: list[Round] = []
-        self.validated: list[int] = []
-
-    def count_images(self, *inputs: Any) -> tf.data.Dataset:
-        """Returns `evaluation_batches` that count the images that are read."""
-
-        def count(images: tf.Tensor) -> tf.Tensor:
-            self._count += len(images)
-            return images
-
-        batches = evaluation_batches(*inputs)
-        shape = batches.element_spec.shape
-        return batches.map(
-            lambda images: tf.ensure_shape(
-                tf.numpy_function(count, [images], tf.uint8), shape
-            )
-        )
+        self.num_predictions: list[int] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Compiles the bare step."""
-        self._count = 0
         self.bare = bare_steps(self.model, self.size)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -128,19 +122,19 @@ class EpochTimer(keras.callbacks.Callback):
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Stores the end of the step."""
+        """Stores the end time of the step."""
         self._ended = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Stores the rates and the number of validation images."""
+        """Stores the rates and the number of predictions."""
         epoch_rate = self.size.steps * self.size.batch_size / (self._ended - self._started)
         self.rounds.append((self._before, epoch_rate, rate(self.bare)))
-        self.validated.append(self._count)
-        self._count = 0
+        self.num_predictions.append(self.classifier.count)
+        self.classifier.count = 0
 
 
 def augmenting(size: Size) -> Iterator[Result]:
-    """Compares a bare step with the default augmentation with one without it."""
+    """Compares bare steps with and without the default augmentation."""
     works = []
     for config in (AugmentConfig(), AugmentConfig(parts=())):
         classifier = build_classifier(MODEL, len(HAM10000), fused=True)
@@ -157,9 +151,9 @@ def augmenting(size: Size) -> Iterator[Result]:
 
 
 def fused_affine(size: Size) -> Iterator[Result]:
-    """Compares flips, rotation and zoom as one affine map with three Keras layers.
+    """Compares one affine map for flip, rotation and zoom with three Keras layers.
 
-    The strengths are similar, and both read the same uint8 images in 0..255.
+    Their strengths are similar, and both process the same uint8 images in 0..255.
     """
     images = tf.constant(random_images(size.batch_size, size.image_size))
     config = AugmentConfig()
@@ -193,7 +187,7 @@ def caching(size: Size) -> Iterator[Result]:
     """Compares an epoch on cached features with a pass through the frozen backbone.
 
     Both call `fit` on training batches without augmentation and callbacks. The features of
-    the images of the pass are repeated for the epoch.
+    the images of the pass are repeated to fill the epoch.
     """
     images = random_images(2 * size.steps * FEATURE_BATCH_SIZE, size.image_size)
     labels = np.random.default_rng(0).integers(0, len(HAM10000), EPOCH_IMAGES)
@@ -263,10 +257,10 @@ def _load(table: pd.DataFrame, config: DataConfig) -> Images:
     return random_images(len(table), config.image_size)
 
 
-def _table(number: int, fold: int) -> pd.DataFrame:
-    names = [f"{fold}_{index}" for index in range(number)]
+def _table(num_images: int, fold: int) -> pd.DataFrame:
+    names = [f"{fold}_{number}" for number in range(num_images)]
     columns = {"image_id": names, "lesion_id": names, "sha256": names}
-    labels = np.arange(number) % len(HAM10000)
+    labels = np.arange(num_images) % len(HAM10000)
     return pd.DataFrame({**columns, "label": labels, "fold": fold})
 
 

@@ -1,4 +1,4 @@
-"""`skincnn batch-predict` from a checkout."""
+"""Runs `skincnn batch-predict` from a checkout."""
 
 from skincnn.cli.main import run
 

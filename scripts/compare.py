@@ -1,4 +1,4 @@
-"""`skincnn compare` from a checkout."""
+"""Runs `skincnn compare` from a checkout."""
 
 from skincnn.cli.main import run
 

@@ -1,4 +1,4 @@
-"""`skincnn evaluate` from a checkout."""
+"""Runs `skincnn evaluate` from a checkout."""
 
 from skincnn.cli.main import run
 

@@ -1,4 +1,4 @@
-"""`skincnn export` from a checkout."""
+"""Runs `skincnn export` from a checkout."""
 
 from skincnn.cli.main import run
 

@@ -1,4 +1,4 @@
-"""`skincnn make-folds` from a checkout."""
+"""Runs `skincnn make-folds` from a checkout."""
 
 from skincnn.cli.main import run
 

@@ -1,4 +1,4 @@
-"""`skincnn predict` from a checkout."""
+"""Runs `skincnn predict` from a checkout."""
 
 from skincnn.cli.main import run
 

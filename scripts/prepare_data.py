@@ -1,4 +1,4 @@
-"""`skincnn prepare-data` from a checkout."""
+"""Runs `skincnn prepare-data` from a checkout."""
 
 from skincnn.cli.main import run
 

@@ -1,4 +1,4 @@
-"""`skincnn report` from a checkout."""
+"""Runs `skincnn report` from a checkout."""
 
 from skincnn.cli.main import run
 

@@ -1,4 +1,4 @@
-"""`skincnn serve` from a checkout."""
+"""Runs `skincnn serve` from a checkout."""
 
 from skincnn.cli.main import run
 

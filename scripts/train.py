@@ -1,4 +1,4 @@
-"""`skincnn train` from a checkout."""
+"""Runs `skincnn train` from a checkout."""
 
 from skincnn.cli.main import run
 

@@ -1,4 +1,4 @@
-"""`skincnn tune` from a checkout."""
+"""Runs `skincnn tune` from a checkout."""
 
 from skincnn.cli.main import run
 

@@ -1,15 +1,15 @@
-"""Writes small datasets in each published layout, including its peculiarities."""
+"""Writes small datasets in each published layout with its peculiarities."""
 
 from __future__ import annotations
 
-import csv
 import functools
 import io
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from tfds_ham10000.layouts import CONFIRM_TYPES, HAM10000_COLUMNS
@@ -46,16 +46,9 @@ def make_rows(
         for lesion in range(lesions):
             for _ in range(1 + lesion % 2):
                 age = "" if len(rows) % 50 == 0 else "45.0"
-                cells = (f"HAM_{dx}_{lesion}", f"ISIC_{start + len(rows):07d}", dx, "histo")
-                rows.append(
-                    dict(
-                        zip(
-                            COLUMNS,
-                            (*cells, age, "female", "back", "rosendahl"),
-                            strict=True,
-                        )
-                    )
-                )
+                ids = (f"HAM_{dx}_{lesion}", f"ISIC_{start + len(rows):07d}")
+                cells = (*ids, dx, "histo", age, "female", "back", "rosendahl")
+                rows.append(dict(zip(COLUMNS, cells, strict=True)))
     return rows
 
 
@@ -65,15 +58,11 @@ def contents(rows: Rows) -> dict[str, bytes]:
 
 
 def write_table(
-    path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str], tab: str = ","
+    path: Path, rows: Sequence[object], columns: Sequence[str], separator: str = ","
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file, columns, delimiter=tab, extrasaction="ignore", quoting=csv.QUOTE_MINIMAL
-        )
-        writer.writeheader()
-        writer.writerows(rows)
+    table = pd.DataFrame(rows, columns=columns)
+    table.to_csv(path, sep=separator, index=False, lineterminator="\r\n")
 
 
 def write_zip(path: Path, members: Mapping[str, bytes]) -> None:
@@ -192,8 +181,6 @@ def write_isic2019(folder: Path, rows: Rows) -> Path:
 
 def write_classes(folder: Path, rows: Rows) -> Path:
     """One folder per class."""
-    for row in rows:
-        write_folder(
-            folder / row["dx"], {f"{row['image_id']}.jpg": contents([row])[row["image_id"]]}
-        )
+    names = [f"{row['dx']}/{row['image_id']}.jpg" for row in rows]
+    write_folder(folder, dict(zip(names, contents(rows).values(), strict=True)))
     return folder

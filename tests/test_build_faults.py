@@ -44,14 +44,13 @@ def wait_for(folder: Path, pattern: str) -> None:
 
 @contextlib.contextmanager
 def lock_of(dataset_dir: Path) -> Iterator[None]:
-    """Holds the lock of a build as another process would: locks belong to open files."""
+    """Holds the lock of a build as another process would."""
     with (dataset_dir.parent / f".{dataset_dir.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def test_concurrent_builds_after_a_killed_build_write_one_dataset(tmp_path: Path) -> None:
-    """One build is killed while it writes; then two builds start concurrently."""
     killed = start(tmp_path, "--config", "demo_tiny")
     wait_for(tmp_path, "incomplete.*")
     killed.send_signal(signal.SIGKILL)
@@ -101,7 +100,7 @@ def test_too_little_disk_space_is_reported_before_any_work(
     )
     done = prepare("isic2018", tmp_path / "built", "--manual-dir", manual_dir)
     assert done.returncode == 2, done.stderr
-    assert "the images need 0 MB, but only 0 MB of disk space are free" in done.stderr
+    assert "need 0 MB of disk space, but only 0 MB are free" in done.stderr
     assert "Checking images" not in done.stderr
     assert not list((tmp_path / "built").rglob("incomplete.*"))
 
@@ -110,10 +109,10 @@ def test_too_little_disk_space_for_converted_images_is_reported(
     tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manual_dir = write_classes(tmp_path / "manual", make_rows(("a", "b"), lesions=10))
-    make_image().save(manual_dir / "a" / "changed.png")
+    make_image().save(manual_dir / "a" / "converted.png")
     full = os.open("/dev/full", os.O_RDWR)
-    nowhere = SimpleNamespace(TemporaryFile=lambda dir: os.fdopen(full, "r+b", 0))
-    monkeypatch.setattr(image_decoding, "tempfile", nowhere)
+    tempfile = SimpleNamespace(TemporaryFile=lambda dir: os.fdopen(full, "r+b", 0))
+    monkeypatch.setattr(image_decoding, "tempfile", tempfile)
     data_dir = tmp_path / "built"
     done = prepare("folder", data_dir, "--manual-dir", manual_dir)
     assert done.returncode == 2, done.stderr

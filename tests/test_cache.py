@@ -63,7 +63,7 @@ def test_auto_writes_a_file_if_the_images_do_not_fit_in_memory(
     "damage",
     ["empty", "truncated", "too long", "other shape", "other type", "not an array"],
 )
-def test_a_damaged_or_foreign_file_is_replaced(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_or_mismatched_file_is_replaced(damage: str, tmp_path: Path) -> None:
     path, fill = tmp_path / "x.npy", Fill()
     cached_images(path, SHAPE, fill, "disk")
     content = path.read_bytes()

@@ -56,8 +56,8 @@ def test_near_duplicates_with_different_lesion_ids_share_a_fold() -> None:
     pairs = [("a_1", "b_2"), ("b_2", "c_3"), ("unknown", "d_4")]
     assignments = assign_images(records, pairs, published={})
     joined = {assignments[name] for name in ("a_0", "a_1", "b_2", "c_3")}
+    assert {assignment.group_id for assignment in joined} == {"a"}
     assert len(joined) == 1
-    assert joined.pop().group_id == "a"
     assert {assignments[f"{x}_{i}"].group_id for i, x in enumerate("defg", 4)} == set(
         "defg"
     )
@@ -112,11 +112,11 @@ def test_the_published_file_has_all_images_and_complete_groups() -> None:
     assignments = folds.published_assignments()
     assert len(assignments) == 10015
     fold_of: defaultdict[str, set[int]] = defaultdict(set)
-    for at in assignments.values():
-        fold_of[at.group_id].add(at.fold)
+    for assignment in assignments.values():
+        fold_of[assignment.group_id].add(assignment.fold)
     assert len(fold_of) == 7460
     assert all(len(folds_of_group) == 1 for folds_of_group in fold_of.values())
-    assert set(Counter(at.fold for at in assignments.values()).values()) == {1001, 1002}
+    assert set(Counter(a.fold for a in assignments.values()).values()) == {1001, 1002}
     for first, second in REVIEWED_PAIRS:
         assert assignments[first] == assignments[second]
 
@@ -166,17 +166,17 @@ def test_connected_official_images_share_a_training_group() -> None:
     )
     groups = [stored.group_of[record.image_id] for record in test]
     assert groups == ["lesion_a_05"] * 3 + ["lesion_t_03"]
-    assert "test_official: 2 of 2 image(s) share a group with a fold" in stored.notes
-    assert "validation_official: 1 of 2 image(s) share a group with a fold" in stored.notes
+    assert "test_official: 2 of 2 image(s) show a lesion of a fold" in stored.notes
+    assert "validation_official: 1 of 2 image(s) show a lesion of a fold" in stored.notes
 
 
-def test_a_class_missing_in_folds_is_noted_and_an_empty_fold_is_an_error() -> None:
+def test_a_class_missing_from_folds_is_noted_and_an_empty_fold_is_an_error() -> None:
     stored = split_into_folds(
         {"train": numbered_records("a", 10) + numbered_records("b", 9, "mel")}, ()
     )
     assert len(stored.notes) == 1
     assert (
-        "mel has too few lesions for ten folds and is missing in fold_" in stored.notes[0]
+        "mel has too few lesions for ten folds and is missing from fold_" in stored.notes[0]
     )
     with pytest.raises(SourceError, match="too few lesions: fold_9 would be empty"):
         split_into_folds({"train": numbered_records("a", 9)}, ())

@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from source_files import SIZE, jpeg, make_image
 
-from tfds_ham10000 import image_decoding, image_files
+from tfds_ham10000 import image_files
 from tfds_ham10000.image_decoding import CheckedImages, normalize, require_valid
 from tfds_ham10000.image_files import ImageFiles
 from tfds_ham10000.records import SourceError
@@ -100,9 +100,11 @@ FORMATS: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", FORMATS)
 def test_other_formats_become_rgb_as_in_tensorflow(name: str) -> None:
     content = FORMATS[name]()
-    stored = normalize(content)
+    inspected: list[Pixels] = []
+    stored = normalize(content, inspect=lambda image: inspected.append(np.asarray(image)))
     assert stored.startswith(b"\x89PNG")
     np.testing.assert_array_equal(pixels(stored), decode_with_tensorflow(content))
+    np.testing.assert_array_equal(pixels(stored), inspected[0])
     # `decode_jpeg` also reads PNG files.
     np.testing.assert_array_equal(tf.io.decode_jpeg(stored, channels=3), pixels(stored))
 
@@ -112,16 +114,6 @@ def test_an_rgb_jpeg_is_stored_unchanged(options: dict[str, Any]) -> None:
     content = encode(make_image(), "JPEG", **options)
     assert normalize(content) is content
     assert normalize(content, longest_side=max(SIZE)) is content
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_the_inspected_image_equals_the_stored_image(name: str) -> None:
-    """Clipped at 255, unrelated 16-bit images would have similar hashes."""
-    inspected: list[np.ndarray] = []
-    stored = normalize(
-        FORMATS[name](), inspect=lambda image: inspected.append(np.asarray(image))
-    )
-    np.testing.assert_array_equal(inspected[0], pixels(stored))
 
 
 def test_cmyk_becomes_rgb() -> None:
@@ -188,10 +180,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "an HTML page": (b"<!DOCTYPE html><html>403</html>", "not a JPEG"),
     "a TIFF": (encode(make_image(), "TIFF"), "not a JPEG"),
     "a truncated PNG": (encode(make_image(), "PNG")[:-300], "cannot be decoded"),
-    "a truncated WebP": (
-        encode(make_image(), "WEBP")[:-50],
-        "cannot be decoded|not a JPEG",
-    ),
+    "a truncated WebP": (encode(make_image(), "WEBP")[:-50], "cannot be|not a JPEG"),
 }
 
 
@@ -256,8 +245,3 @@ def test_up_to_one_percent_of_invalid_images_may_be_skipped() -> None:
         require_valid(errors, 99, "skip")
     with pytest.raises(SourceError, match="--on-bad-image skip"):
         require_valid(errors, 100, "fail")
-
-
-def test_limits_match_the_documentation() -> None:
-    assert image_decoding.MAX_PIXELS == 50_000_000
-    assert image_files.MAX_BYTES == 30_000_000

@@ -30,21 +30,18 @@ def test_clean_splits_are_counted() -> None:
     assert result.share_test_melanomas is None
 
 
-def test_a_lesion_in_two_splits_is_rejected() -> None:
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("image_id", "i3", r"1 image\(s\) occur more than once in train and test: i3"),
+        ("lesion_id", "l1", r"1 lesion\(s\) occur more than once in train and test: l1"),
+        ("group_id", "l2", r"1 near-duplicate group\(s\) .* in train and test: l2"),
+    ],
+)
+def test_a_value_in_two_splits_is_rejected(column: str, value: str, message: str) -> None:
     leaky = split(6)
-    leaky.loc[0, "lesion_id"] = "l1"
-    with pytest.raises(
-        DataError, match=r"1 lesion\(s\) occur more than once in train and test: l1"
-    ):
-        audit({"train": split(0), "test": leaky}, ["a", "b"])
-
-
-def test_an_image_in_two_splits_is_rejected() -> None:
-    leaky = split(6)
-    leaky.loc[0, "image_id"] = "i3"
-    with pytest.raises(
-        DataError, match=r"1 image\(s\) occur more than once in train and test: i3"
-    ):
+    leaky.loc[0, column] = value
+    with pytest.raises(DataError, match=message):
         audit({"train": split(0), "test": leaky}, ["a", "b"])
 
 
@@ -57,15 +54,6 @@ def test_a_repeated_image_in_a_split_is_rejected() -> None:
 def test_a_class_without_images_is_rejected() -> None:
     with pytest.raises(DataError, match=r"(?s)every class.*train +test.*c +0 +0"):
         audit({"train": split(0), "test": split(6)}, ["a", "b", "c"])
-
-
-def test_a_near_duplicate_in_two_splits_is_rejected() -> None:
-    leaky = split(6)
-    leaky.loc[0, "group_id"] = "l2"
-    with pytest.raises(
-        DataError, match=r"1 near-duplicate group\(s\) .* in train and test: l2"
-    ):
-        audit({"train": split(0), "test": leaky}, ["a", "b"])
 
 
 def test_siblings_are_counted_if_they_are_allowed() -> None:

@@ -171,13 +171,6 @@ def test_batches_equal_those_of_epoch_batches(
     assert epochs_of(1, 3, weights=weights) == expected[1:]  # as in a resumed run
 
 
-def test_batches_do_not_cross_epochs() -> None:
-    epochs = epochs_of(0, 3)
-    assert all(len(set(epoch)) == NUM_IMAGES // BATCH * BATCH for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert epochs_of(0, 1, seed=1) != epochs[:1]
-
-
 def test_batches_can_start_at_any_step() -> None:
     whole = pipeline.training_batches(
         numbered(3), LABELS, BATCH, seed=0, epochs=range(1, 3)

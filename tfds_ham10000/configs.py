@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
 
 STORED_SIDES = (256, 400)
-"""Longest sides of the downsized variants. 4:3 images are then at least 192 and 300 pixels
-high, enough for models with inputs of up to 192 and 300 pixels."""
+"""Longest sides of the downsized variants in pixels. A 4:3 image is then 192 or 300 pixels
+high, which is enough for models with this input size."""
 HOMEPAGES = {
     "isic2018": "https://doi.org/10.7910/DVN/DBW86T",
     "isic2019": "https://challenge.isic-archive.com/landing/2019",
@@ -78,18 +78,13 @@ ORIGINALS = (
 """The configs of the published images in their original size."""
 
 
-def _with_downsized(original: Ham10000Config) -> list[Ham10000Config]:
-    """Returns the config, and its variant for each of `STORED_SIDES`."""
-    downsized = [
-        replace(  # type: ignore[call-arg]  # TFDS has no types
-            original,
-            name=f"{original.name}_{side}",
-            description=f"{original.description} Longest side at most {side} pixels.",
-            longest_side=side,
-        )
-        for side in STORED_SIDES
-    ]
-    return [original, *downsized]
+def _downsized(original: Ham10000Config, side: int) -> Ham10000Config:
+    return replace(  # type: ignore[call-arg]  # TFDS has no types
+        original,
+        name=f"{original.name}_{side}",
+        description=f"{original.description} Longest side at most {side} pixels.",
+        longest_side=side,
+    )
 
 
 CONFIGS = [
@@ -105,7 +100,8 @@ CONFIGS = [
         source="demo",
         num_demo_images=300,
     ),
-    *(config for original in ORIGINALS for config in _with_downsized(original)),
+    *ORIGINALS,
+    *(_downsized(original, side) for original in ORIGINALS for side in STORED_SIDES),
     Ham10000Config(
         name="folder",
         description="Your own labeled images, one folder per class.",

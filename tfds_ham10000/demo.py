@@ -1,8 +1,8 @@
 """The synthetic dataset: dermatoscopic-looking images, rendered by `demo_renderer`.
 
-It contains no photographs, and nothing can be learned from it about skin. It has the class
-names and the class imbalance of HAM10000 and several images of some lesions, so that all
-commands can be tried without real data.
+The images are rendered by code and have no medical meaning. The class names and the class
+imbalance are those of HAM10000, and some lesions have several images, so that every command
+can be tried without real data.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tfds_ham10000.records import CLASS_NAMES, Record
 CLASS_COUNTS = dict(zip(CLASS_NAMES, (327, 514, 1099, 115, 1113, 6705, 142), strict=True))
 """The number of images of each class in HAM10000."""
 VIEWS_PER_LESION = (0.55, 0.30, 0.15)
-"""The probabilities of 1, 2 and 3 images of a lesion."""
+"""Probabilities that a lesion has 1, 2 and 3 images."""
 MEAN_VIEWS = 1.6
 MIN_LESIONS = 10
-"""The smallest number of lesions of a class: one for each of ten folds."""
+"""Smallest number of lesions per class: one for each of the ten folds."""
 SITES = ("back", "trunk", "abdomen", "face", "lower extremity", "unknown")
 
 
@@ -31,10 +31,10 @@ SITES = ("back", "trunk", "abdomen", "face", "lower extremity", "unknown")
 class DemoImages:
     """The synthetic images by image_id, rendered when they are read."""
 
-    views: dict[str, tuple[str, int, int]]  # dx, lesion number and view number
+    views: dict[str, tuple[str, int, int]]  # dx, lesion number, view number
 
     def read(self, image_id: str) -> bytes:
-        """Returns the content of a JPEG file."""
+        """Returns an image as the content of a JPEG file."""
         buffer = io.BytesIO()
         image = Image.fromarray(render(*self.views[image_id]))
         image.save(buffer, format="JPEG", quality=92)

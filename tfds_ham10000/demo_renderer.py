@@ -1,4 +1,4 @@
-"""Rendering of the synthetic, dermatoscopic-looking images.
+"""Rendering of synthetic images that resemble dermatoscopic images.
 
 Each class is a row of `APPEARANCES`: the strength of each dermatoscopic structure. The
 appearance of a lesion blends the rows of its class and of a similar class and adds noise,
@@ -243,7 +243,7 @@ def _structures(
 
 
 def _branches(strength: float, frame: Frame, rng: np.random.Generator) -> Array:
-    """Returns a mask, in 0..1, of branching lines from the border to the inside."""
+    """Returns a mask, in 0..1, of branching lines from the border toward the center."""
     canvas, draw = _canvas()
     for _ in range(round(6 * strength) if strength > 0.12 else 0):
         start = rng.uniform(0, 2 * np.pi)

@@ -1,4 +1,4 @@
-"""The user's own labeled images: one folder per class."""
+"""Reading the user's own labeled images, one folder per class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLITS = {
     "validation": "validation_official",
     "test": "test_official",
 }
-"""The split of a folder of class folders, by its lower-case name."""
+"""Splits by the lower-case name of the folder that contains the class folders."""
 EXPECTED = (
     "Expected Train/<class>/*.jpg and optionally Test/<class>/*.jpg; or <class>/*.jpg; "
     "with at least two classes."
@@ -28,11 +28,11 @@ def read_folders(folder: Path) -> Source:
 
     The classes are the names of the training folders, sorted. An image_id is the path
     below `folder` without its suffix. Each image counts as a separate lesion, because the
-    folders do not tell which images show the same one.
+    folders do not identify lesions.
 
     Raises:
         SourceError: There are fewer than two classes, a class has no training images,
-            another split has further classes, or an image is not in a class folder.
+            another split has additional classes, or an image is not in a class folder.
     """
     split_folders = _split_folders(folder)
     source = Source(tuple(path.name for path in _subfolders(split_folders["train"])))
@@ -50,17 +50,21 @@ def read_folders(folder: Path) -> Source:
         ]
         _check_classes(records, source.class_names, split, split_folder)
         source.add(split, records, images, split_folder)
-        files = _visible_files(split_folder)
-        if ignored := [path.name for path in files if not has_suffix(path)]:
+        ignored = sorted(
+            path.name
+            for path in split_folder.rglob("[!.]*")
+            if path.is_file() and not has_suffix(path)
+        )
+        if ignored:
             source.notes.append(
                 f"{split}: {len(ignored)} file(s) without an image suffix were ignored: "
-                f"{join_first(sorted(ignored))}"
+                f"{join_first(ignored)}"
             )
     return source
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """Returns the folder of the class folders of each split."""
+    """Returns the folder that contains the class folders of each split."""
     subfolders = _subfolders(folder)
     if len(subfolders) == 1 and subfolders[0].name.lower() not in SPLITS:
         subfolders = _subfolders(subfolders[0])
@@ -116,8 +120,3 @@ def _image_id(prefix: PurePosixPath, path: PurePosixPath) -> str:
 def _subfolders(folder: Path) -> list[Path]:
     subfolders = (path for path in folder.iterdir() if path.is_dir())
     return sorted(p for p in subfolders if not p.name.startswith((".", "__MACOSX")))
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return [path for path in files if not path.name.startswith(".")]

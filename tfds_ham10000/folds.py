@@ -1,12 +1,11 @@
 """Ten class-stratified folds that never separate images of the same lesion.
 
-The folds of HAM10000 are the same on every machine. Those of other images depend on the
-file contents; the last bit of a perceptual hash may depend on the versions of Pillow and
-imagehash.
+The folds of HAM10000 are the same on every machine. Those of other images also depend on
+perceptual hashes, a few bits of which may differ between versions of Pillow and imagehash.
 
-A *group* is the unit that is never split: all images of a lesion, and of every lesion with
-a near-duplicate among them. The groups and folds of HAM10000 are published in
-`folds_isic2018.csv`, which `scripts/make_folds.py` wrote.
+A *group* is a set of lesions that are connected by near-duplicate images; it is never
+split. The groups and folds of HAM10000 are published in `folds_isic2018.csv`;
+`scripts/make_folds.py` reproduces them.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class StoredSplits:
-    """The splits as they are stored."""
+    """The splits that the builder writes."""
 
     splits: dict[str, list[Record]]  # `fold_0` .. `fold_9` and the official splits
     group_of: dict[str, str]  # the group_id of each image_id
@@ -60,9 +59,8 @@ def split_into_folds(
 ) -> StoredSplits:
     """Returns the splits with "train" replaced by ten folds.
 
-    The folds do not depend on the official splits. Official images that are connected, by
-    their lesion or as a pair of near-duplicate image_ids, share a group: the group of the
-    training images to which they are connected, if any.
+    The folds do not depend on the official splits. The images of the official splits are
+    grouped by lesion and by `near_duplicates` too, and join the groups of training images.
 
     Raises:
         SourceError: There are too few groups for ten folds.
@@ -74,16 +72,16 @@ def split_into_folds(
     for record in records:
         folds[f"fold_{assignments[record.image_id].fold}"].append(record)
     notes = _check_folds(folds)
-    official = {name: of_split for name, of_split in splits.items() if name != "train"}
-    group_of = {image_id: at.group_id for image_id, at in assignments.items()}
+    official = {name: split for name, split in splits.items() if name != "train"}
+    official_records = [record for split in official.values() for record in split]
+    group_of = {name: assignment.group_id for name, assignment in assignments.items()}
     training_groups = set(group_of.values())
-    others = [record for of_split in official.values() for record in of_split]
-    group_of |= _official_groups(others, records, group_of, near_duplicates)
-    for name, of_split in official.items():
-        shared = sum(group_of[record.image_id] in training_groups for record in of_split)
+    group_of |= _official_groups(official_records, records, group_of, near_duplicates)
+    for name, split in official.items():
+        shared = sum(group_of[record.image_id] in training_groups for record in split)
         if shared:
             notes.append(
-                f"{name}: {shared} of {len(of_split)} image(s) share a group with a fold"
+                f"{name}: {shared} of {len(split)} image(s) show a lesion of a fold"
             )
     return StoredSplits({**folds, **official}, group_of, notes)
 
@@ -95,9 +93,9 @@ def assign_images(
 ) -> dict[str, Assignment]:
     """Returns the group and the fold of each image_id.
 
-    A group with `published` images, by default `published_assignments()`, gets the fold of
-    the first of them. Near-duplicate pairs of two published images have no effect, because
-    the published groups already include them or leave them apart.
+    A group with `published` images (by default `published_assignments()`) gets the fold of
+    the first of them. Near-duplicate pairs of published images are ignored, because the
+    published groups already take near-duplicates into account.
     """
     published = published_assignments() if published is None else published
     groups = group_lesions(records, near_duplicates, published)
@@ -144,35 +142,37 @@ def assign_groups(
     and groups from the largest to the smallest (ties by the SHA-256 of the group_id). Each
     group goes to the fold with the fewest images of its class; ties are broken by the
     fewest images in total, then by the lowest fold number. The class sizes of two folds
-    therefore differ by at most the size of one group. A group of several classes counts as
-    the rarest of them. The groups in `fixed` are assigned to their given fold beforehand.
+    therefore differ by at most the size of one group. A group with several classes counts
+    as one of the rarest of them. Groups in `fixed` are assigned to the given folds first.
     """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
         counts[group_of[record.image_id]][record.dx] += 1
-    totals = sum(counts.values(), Counter[str]())
-    of_class: Counter[tuple[str, int]] = Counter()
-    in_total: Counter[int] = Counter()
+    class_sizes = sum(counts.values(), Counter[str]())
+    num_of_class: Counter[tuple[str, int]] = Counter()
+    num_in_fold: Counter[int] = Counter()
     folds: dict[str, int] = {}
 
     def assign(group_id: str, fold: int) -> None:
         folds[group_id] = fold
-        in_total[fold] += counts[group_id].total()
+        num_in_fold[fold] += counts[group_id].total()
         for dx, count in counts[group_id].items():
-            of_class[dx, fold] += count
+            num_of_class[dx, fold] += count
 
     for group_id, fold in fixed.items():
         assign(group_id, fold)
     rarest = {
-        group_id: min(group, key=lambda dx: (totals[dx], dx))
+        group_id: min(group, key=lambda dx: (class_sizes[dx], dx))
         for group_id, group in counts.items()
     }
-    for group_id in sorted(
-        counts.keys() - folds.keys(),
-        key=lambda name: (rarest[name], -counts[name].total(), _digest(name)),
-    ):
+
+    def order(group_id: str) -> tuple[str, int, str]:
+        digest = hashlib.sha256(group_id.encode()).hexdigest()
+        return rarest[group_id], -counts[group_id].total(), digest
+
+    for group_id in sorted(counts.keys() - folds.keys(), key=order):
         dx = rarest[group_id]
-        fold = min(range(NUM_FOLDS), key=lambda f: (of_class[dx, f], in_total[f], f))
+        fold = min(range(NUM_FOLDS), key=lambda f: (num_of_class[dx, f], num_in_fold[f], f))
         assign(group_id, fold)
     return folds
 
@@ -189,8 +189,8 @@ def published_assignments() -> dict[str, Assignment]:
     if sha256 != PUBLISHED_SHA256:
         raise ValueError(
             f"{PUBLISHED_FILE} was modified. Expected the SHA-256 {PUBLISHED_SHA256}. "
-            f"Received: {sha256}. Scores on different folds are not comparable; install "
-            "the package again."
+            f"Received: {sha256}. Scores on different folds are not comparable; reinstall "
+            "the package."
         )
     rows = csv.DictReader(io.StringIO(content.decode()))
     return {row["image_id"]: Assignment(row["group_id"], int(row["fold"])) for row in rows}
@@ -204,30 +204,30 @@ def to_csv(records: Iterable[Record], assignments: Mapping[str, Assignment]) -> 
 
 
 def _official_groups(
-    others: Sequence[Record],
-    records: Sequence[Record],
+    official: Sequence[Record],
+    training: Sequence[Record],
     group_of: Mapping[str, str],
     near_duplicates: Iterable[tuple[str, str]],
 ) -> dict[str, str]:
     """Returns the group_id of each image of the official splits."""
-    lesion_of = {r.image_id: r.lesion_id for r in (*records, *others)}
+    lesion_of = {r.image_id: r.lesion_id for r in (*training, *official)}
     pairs = [(lesion_of.get(a, ""), lesion_of.get(b, "")) for a, b in near_duplicates]
     # All training lesions of a group are connected.
     pairs += [(group_id, lesion_of[image_id]) for image_id, group_id in group_of.items()]
     component = connected_components(sorted(set(lesion_of.values())), pairs)
     training_group: dict[str, str] = {}
-    for record in records:
+    for record in training:
         training_group.setdefault(component[record.lesion_id], group_of[record.image_id])
-    components = {record.image_id: component[record.lesion_id] for record in others}
+    components = {record.image_id: component[record.lesion_id] for record in official}
     return {name: training_group.get(c, c) for name, c in components.items()}
 
 
 def _check_folds(folds: Splits) -> list[str]:
-    """Returns a note for each class that is missing in some folds."""
+    """Returns a note for each class that is missing from some folds."""
     if empty := [name for name, records in folds.items() if not records]:
         raise SourceError(
             f"There are too few lesions: {join_first(empty)} would be empty. Expected at "
-            f"least {NUM_FOLDS} lesions per class, none of them near-duplicates."
+            f"least {NUM_FOLDS} lesions per class, not counting near-duplicates."
         )
     classes = {name: {record.dx for record in records} for name, records in folds.items()}
     missing = {
@@ -235,11 +235,7 @@ def _check_folds(folds: Splits) -> list[str]:
         for dx in sorted(set().union(*classes.values()))
     }
     return [
-        f"{dx} has too few lesions for ten folds and is missing in {join_first(names)}"
+        f"{dx} has too few lesions for ten folds and is missing from {join_first(names)}"
         for dx, names in missing.items()
         if names
     ]
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import json
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -29,16 +27,15 @@ from tfds_ham10000.layouts import Source
 from tfds_ham10000.near_duplicates import find_near_duplicates, perceptual_hashes
 from tfds_ham10000.records import Record, count_missing
 
-MAX_BUFFER = 300 << 20
-"""Bytes of a split that TFDS sorts in memory. Its own limit of 1 GB exceeds a fold of ISIC
-2019 (900 MB)."""
-
+# TFDS sorts splits up to this size in memory. No option changes its default of 1 GB, at
+# which a fold of ISIC 2019 would need 900 MB.
+shuffle.MAX_MEM_BUFFER_SIZE = 300 << 20
 
 REPORT = "build.json"
 
 
 class BuildReport(BaseModel):
-    """What a build read, converted and skipped: the content of build.json."""
+    """The content of build.json: what a build read, converted and skipped."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,9 +57,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {  # noqa: RUF012
         "1.0.0": "HAM10000 and the synthetic demo images in ten folds.",
-        "2.0.0": "The folds differ, because they keep near-duplicates together; group_id "
-        "names the group. ISIC 2019, folders of classes, official splits, downsized "
-        "variants, download.",
+        "2.0.0": "New folds, which keep near-duplicates together, and their group_id. "
+        "Added ISIC 2019, class folders, official splits, downsized variants and the "
+        "download.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     isic2018 is downloaded from Harvard Dataverse if no manual directory is given. Otherwise
@@ -80,24 +77,21 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Creates a builder.
 
         Args:
-            on_bad_image: "fail", or "skip" to omit up to 1 % of the images if they cannot
-                be decoded.
+            on_bad_image: "fail", or "skip" to omit images that cannot be decoded, up to
+                1 % of all images.
             kwargs: `data_dir`, `config` and `version`, as for any TFDS builder.
         """
         self._on_bad_image = on_bad_image
         super().__init__(**kwargs)
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Builds the dataset, unless it exists. Waits while another process builds it."""
+        """Builds the dataset unless it exists; waits while another process builds it."""
         # Checked before the lock file is written: the disk may be read-only.
         if Path(self.data_dir).is_dir() and self.is_prepared():
             return
-        with (
-            build_lock(Path(self.data_dir)),
-            mock.patch.object(shuffle, "MAX_MEM_BUFFER_SIZE", MAX_BUFFER),
-        ):
+        with build_lock(Path(self.data_dir)):
             super().download_and_prepare(**kwargs)
-        if not self.info.splits:  # another process has built the dataset meanwhile
+        if not self.info.splits:  # another process has built the dataset
             self.info.read_from_directory(self.data_dir)
 
     def read_report(self) -> BuildReport:
@@ -136,15 +130,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             stored = _split(source, images)
             notes = source.notes
             report |= {"changed": images.num_converted, "left_out": images.errors}
-        records = [record for of_split in stored.splits.values() for record in of_split]
+        records = [record for split in stored.splits.values() for record in split]
         notes += stored.notes
-        written = BuildReport(notes=notes, missing=count_missing(records), **report)
-        content = json.dumps(written.model_dump(exclude_unset=True), indent=2)
-        Path(self.data_dir, REPORT).write_text(content + "\n")
+        content = BuildReport(notes=notes, missing=count_missing(records), **report)
+        Path(self.data_dir, REPORT).write_text(content.model_dump_json(indent=2))
         progress: tqdm[Any] = tqdm(total=len(records), desc="Writing images", unit="img")
         return {
-            name: self._generate_examples(of_split, stored.group_of, images, progress)
-            for name, of_split in stored.splits.items()
+            name: self._generate_examples(split, stored.group_of, images, progress)
+            for name, split in stored.splits.items()
         }
 
     def _generate_examples(
@@ -164,11 +157,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             progress.close()
 
     def _read_source(self, dl_manager: tfds.download.DownloadManager) -> tuple[Source, str]:
-        """Returns the source files, and where they are from."""
+        """Returns the source and a description of where it is from."""
         config = self.builder_config
         folder = _manual_dir(dl_manager, config)
         if folder is None:
-            source = layouts.read_ham10000(download.fetch(dl_manager))
+            source = layouts.read_ham10000(
+                download.fetch(Path(dl_manager.download_dir, "ham10000"))
+            )
             origin = "Harvard Dataverse, doi:10.7910/DVN/DBW86T"
         else:
             source = sources.read_source(folder, config.source)
@@ -196,10 +191,10 @@ def _text_features(*names: str) -> dict[str, tfds.features.Text]:
 
 @contextlib.contextmanager
 def build_lock(dataset_dir: Path) -> Iterator[None]:
-    """Waits until no other process builds the dataset, and excludes others meanwhile.
+    """Ensures that only one process at a time builds a dataset; waits for the others.
 
-    The operating system releases the lock when its process ends for any reason. The
-    `incomplete.*` folders beside the dataset therefore belong to killed builds, and are
+    The operating system releases the lock when its process ends for any reason. Once it is
+    acquired, any `incomplete.*` folders beside the dataset belong to killed builds and are
     deleted. `dataset_dir` is the folder of the finished dataset, named by its version.
     """
     folder = dataset_dir.parent
@@ -231,7 +226,7 @@ def _require_space(folder: Path, num_bytes: int) -> None:
         raise OSError(
             errno.ENOSPC,
             f"The images need {num_bytes / 1e6:.0f} MB of disk space, but only "
-            f"{free / 1e6:.0f} MB are free. Free some, or build in another --data-dir",
+            f"{free / 1e6:.0f} MB are free. Free up space, or use another --data-dir",
             str(folder),
         )
 
@@ -239,10 +234,10 @@ def _require_space(folder: Path, num_bytes: int) -> None:
 def _manual_dir(
     dl_manager: tfds.download.DownloadManager, config: Ham10000Config
 ) -> Path | None:
-    """Returns the manual directory; None if none was given and the files can be downloaded.
+    """Returns the manual directory, or None if the files have to be downloaded.
 
-    TFDS shares its default manual directory between all datasets, so its existence does not
-    mean that the user has put the files there.
+    All datasets of TFDS share its default manual directory, so that it may exist without
+    the files of this dataset.
     """
     try:
         folder = Path(dl_manager.manual_dir)

@@ -1,4 +1,4 @@
-"""Validating each source image, and converting it to the format that is stored.
+"""Validating source images, and converting them to the stored format.
 
 An upright RGB JPEG file that does not exceed the requested size is stored unchanged, byte
 for byte. Any other image is decoded and stored as an 8-bit RGB PNG, or as a JPEG if it has
@@ -8,7 +8,7 @@ channels:
 - CMYK, gray, black-and-white and palette images are converted to RGB;
 - an alpha channel is dropped, not blended, as TensorFlow does when a model is served;
 - the upper 8 bits of 16-bit images are kept (Pillow alone would clip gray values at 255);
-- images are rotated and mirrored as their EXIF orientation says;
+- images are rotated and mirrored according to their EXIF orientation;
 - the first frame of an animation is kept.
 """
 
@@ -37,7 +37,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 50_000_000
 JPEG_QUALITY = 95
 MAX_SKIPPED_SHARE = 0.01
-"""Share of invalid images above which `on_bad_image="skip"` fails too."""
+"""Share of invalid images above which even `on_bad_image="skip"` fails."""
 
 
 class CheckedImages:
@@ -59,8 +59,8 @@ class CheckedImages:
     ):
         """Reads and decodes each image once, on all CPU cores.
 
-        Converted images are kept in an unnamed temporary file, which bounds the memory and
-        which the operating system deletes with the process.
+        Converted images are kept in an unnamed temporary file, which limits the use of
+        memory and which the operating system deletes when the process ends.
 
         Args:
             images: The source images.
@@ -105,10 +105,12 @@ class CheckedImages:
         return self._spool.read(size)
 
     def _check(self, image_id: str) -> str | None:
-        """Converts an image if necessary; returns what is wrong with it, or None."""
+        """Converts an image if necessary; returns why it is invalid, or None."""
         try:
             content = self._images.read(image_id)
-            stored = normalize(content, self._longest_side, partial(self._see, image_id))
+            stored = normalize(
+                content, self._longest_side, partial(self._store_inspection, image_id)
+            )
         except SourceError as error:
             return str(error)
         if stored is not content:
@@ -118,16 +120,16 @@ class CheckedImages:
                 self._converted[image_id] = (start, len(stored))
         return None
 
-    def _see(self, image_id: str, image: Image.Image) -> None:
+    def _store_inspection(self, image_id: str, image: Image.Image) -> None:
         if self._inspect is not None:
             self.inspected[image_id] = self._inspect(image)
 
 
 def require_valid(errors: dict[str, str], num_images: int, on_bad_image: str) -> None:
-    """Checks that all images are valid, or with "skip" at least 99 % of `num_images`.
+    """Checks that all images are valid; with "skip", that at least 99 % of them are.
 
     Raises:
-        SourceError: Gives the number of invalid images and names the first ten.
+        SourceError: Too many images are invalid. The message names the first ten.
     """
     allowed, advice = 0.0, "Download them again, or skip them (--on-bad-image skip)."
     if on_bad_image == "skip":
@@ -186,7 +188,7 @@ def normalize(
 
 
 def _is_upright_rgb_jpeg(image: Image.Image) -> bool:
-    # Pillow calls a JPEG file that contains further images MPO.
+    # MPO is the format of a JPEG file that contains additional images.
     is_rgb_jpeg = image.format in ("JPEG", "MPO") and image.mode == "RGB"
     return is_rgb_jpeg and not _has_orientation(image)
 

@@ -13,8 +13,8 @@ from tfds_ham10000.records import SourceError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
 MAX_BYTES = 30_000_000
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
-"""zlib.error: a damaged archive. RuntimeError: it is encrypted, or its compression is not
-supported."""
+"""Errors while reading an archive: `zipfile` raises RuntimeError if it is encrypted or its
+compression is not supported."""
 
 
 class Images(Protocol):
@@ -26,7 +26,7 @@ class Images(Protocol):
 
 
 class ImageFiles:
-    """The image files in some zip archives and folders, by image_id."""
+    """The image files in zip archives and folders, by image_id."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class ImageFiles:
 
         Args:
             paths: Zip archives and folders.
-            make_id: Returns the image_id of a file from its path in them.
+            make_id: Maps the path of a file in its archive or folder to its image_id.
 
         Raises:
             SourceError: A path is neither a zip archive nor a folder, or two files have
@@ -72,7 +72,7 @@ class ImageFiles:
         return (container / member).stat().st_size
 
     def read(self, image_id: str) -> bytes:
-        """Returns the content of an image file. Can be called from several threads.
+        """Returns the content of an image file. This method is thread-safe.
 
         Raises:
             SourceError: The file is larger than 30 MB or cannot be read.

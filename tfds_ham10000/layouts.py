@@ -18,7 +18,7 @@ from tfds_ham10000.records import (
     lesions_with_several_diagnoses,
     make_record,
 )
-from tfds_ham10000.tables import one_hot_label, read_rows
+from tfds_ham10000.tables import BITS, one_hot_label, read_rows
 
 Files = Mapping[str, Path]
 """The files of a layout by their published name, in lower case and without a suffix."""
@@ -26,7 +26,7 @@ Fields = dict[str, str]
 """Some fields of the `Record` of an image."""
 
 HAM10000_COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
-"""Columns of every edition of `HAM10000_metadata`; Dataverse's also has `dataset`."""
+"""Columns of every edition of `HAM10000_metadata`. Harvard Dataverse adds `dataset`."""
 CONFIRM_TYPES = {
     "histopathology": "histo",
     "serial imaging showing no change": "follow_up",
@@ -43,8 +43,8 @@ class Source:
     """The records and images of a source folder.
 
     The split "train" will be split into folds; "validation_official" and "test_official"
-    exist if their files do. The records of a split are sorted by image_id. There may be
-    further images.
+    exist if their files do. The records of a split are sorted by image_id. `images` may
+    include images without a record.
     """
 
     class_names: tuple[str, ...]  # in the order of the labels
@@ -63,9 +63,9 @@ class Source:
         """Adds a split.
 
         Args:
-            split: Its name.
-            records: Its records.
-            images: The image files of the records and of `skipped`, and no others.
+            split: The name of the split.
+            records: The records of the split.
+            images: Exactly the image files of the records and of `skipped`.
             where: The table or folder of the records, for error messages.
             skipped: The image_ids of images that have no record.
 
@@ -197,27 +197,27 @@ def _read_truth(
             `HAM10000_metadata` (the official test set of 2018 at Harvard Dataverse). Rows
             with a 1 in the column UNK have no label.
         class_names: The class names; one-hot columns have the same names in upper case.
-        metadata: Further fields by image_id. An image without a lesion_id counts as a
+        metadata: Additional fields by image_id. An image without a lesion_id counts as a
             separate lesion.
     """
     columns = {name.upper(): name for name in class_names}
     records, unlabeled = [], []
     for row in read_rows(path, ("image", *columns), HAM10000_COLUMNS):
         where, cells = row
-        if cells.get("UNK") in ("1", "1.0"):
+        if BITS.get(cells.get("UNK", "")):
             unlabeled.append(cells["image"])
             continue
         if "dx" in cells:
             fields = _ham10000_fields(cells)
         else:
             fields = {"image_id": cells["image"], "dx": one_hot_label(row, columns)}
-        more = metadata.get(fields["image_id"], {})
-        if more.get("dx", fields["dx"]) != fields["dx"]:
+        extra = metadata.get(fields["image_id"], {})
+        if extra.get("dx", fields["dx"]) != fields["dx"]:
             raise SourceError(
                 f"{where}: the diagnosis of {fields['image_id']} is {fields['dx']!r} here "
-                f"and {more['dx']!r} in HAM10000_metadata. Expected the same diagnosis."
+                f"and {extra['dx']!r} in HAM10000_metadata. Expected the same diagnosis."
             )
-        fields = {"lesion_id": fields["image_id"], **more, **fields}
+        fields = {"lesion_id": fields["image_id"], **extra, **fields}
         records.append(make_record(fields, where, class_names))
     return records, unlabeled
 

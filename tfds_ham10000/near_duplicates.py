@@ -1,8 +1,8 @@
 """Near-duplicate images: images of the same lesion with different lesion_ids.
 
-There are two mechanisms. A perceptual hash finds the same photograph after recompression,
-color changes, rotation or mirroring. `REVIEWED_PAIRS` lists different photographs of the
-same lesion, which a hash cannot find without also joining unrelated lesions.
+A perceptual hash finds copies of an image that were recompressed, recolored, rotated or
+mirrored. `REVIEWED_PAIRS` lists different images of the same lesion, which a hash cannot
+find without also joining unrelated lesions.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ MAX_DISTANCE = 30
 """Largest Hamming distance, of 256 bits, between the hashes of near-duplicates.
 
 Of the 50 million pairs of HAM10000, 111 are within this distance; 110 of them have the same
-lesion_id, and the other pair is the same photograph in other colors. Pairs of unrelated
-lesions begin at a distance of 32: small, round, centered nevi have similar hashes.
+lesion_id, and the other pair is the same image in different colors. Unrelated
+lesions have distances of 32 and more: small, round, centered nevi have similar hashes.
 """
 
 REVIEWED_PAIRS = (
@@ -38,9 +38,9 @@ REVIEWED_PAIRS = (
 """Pairs of HAM10000 images with different lesion_ids that visibly show the same lesion.
 
 Candidates were pairs with correlated fine structure after registration and with similar
-ImageNet features. They were reviewed by eye; all agree in diagnosis, age, sex and site. Two
-pairs are uncertain (0025452, 0028438): joining unrelated lesions is harmless, while missing
-a pair leaks.
+ImageNet features, which were reviewed by eye. The images of each pair agree in diagnosis,
+age, sex and site. Two pairs (0025452, 0028438) are uncertain and included, because joining
+unrelated lesions is harmless, while a missed pair causes leakage.
 """
 
 ORIENTATIONS = (None, *Image.Transpose)
@@ -50,7 +50,7 @@ ORIENTATIONS = (None, *Image.Transpose)
 def find_near_duplicates(
     hashes: Mapping[str, npt.NDArray[np.bool_]],
 ) -> list[tuple[str, str]]:
-    """Returns the image_ids of similar `perceptual_hashes`, and `REVIEWED_PAIRS`."""
+    """Returns the pairs of image_ids with similar hashes, and `REVIEWED_PAIRS`."""
     if not hashes:
         return []
     image_ids = sorted(hashes)
@@ -62,14 +62,14 @@ def find_near_duplicates(
 def perceptual_hashes(image: Image.Image) -> npt.NDArray[np.bool_]:
     """Returns the perceptual hash of an image in each orientation, bool [8, 256].
 
-    A bit tells whether one of the lowest frequencies of the discrete cosine transform is
-    above their median.
+    Each bit indicates whether a low-frequency coefficient of the discrete cosine transform
+    is above the median of these coefficients.
 
     References:
         Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010).
     """
     gray = image.convert("L")
-    # Takes less than half the time of rotating the full-size image eight times.
+    # Rotating a small image takes less than half the time of rotating the original.
     small = gray.resize((4 * HASH_SIZE,) * 2, Image.Resampling.LANCZOS)
     return np.stack(
         [
@@ -114,7 +114,7 @@ def _signs(hashes: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
 def connected_components(
     names: Sequence[str], pairs: Iterable[tuple[str, str]]
 ) -> dict[str, str]:
-    """Returns the smallest name of the connected component of each name.
+    """Returns, for each name, the smallest name in its connected component.
 
     Pairs with a name that is not in `names` are ignored.
     """

@@ -22,7 +22,7 @@ OPTIONAL_COLUMNS = ("dx_type", "age", "sex", "localization", "dataset")
 
 
 class SourceError(ValueError):
-    """Source files that are missing, incomplete or damaged."""
+    """Source files are missing, incomplete or damaged."""
 
     exit_code = 3
 
@@ -42,7 +42,7 @@ class Record:
 
 
 def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]) -> Record:
-    """Returns the record of a table row, given its filled cells by field of `Record`.
+    """Returns the record of a table row, given its non-empty cells by field name.
 
     Raises:
         SourceError: An id is empty, the label is unknown, or the age is invalid.
@@ -64,7 +64,7 @@ def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]
 def check_records(
     records: Sequence[Record], where: object, *, one_diagnosis: bool = True
 ) -> None:
-    """Checks that the rows of the table `where` are complete and consistent.
+    """Checks that the records of the table `where` are consistent.
 
     Raises:
         SourceError: The table is empty, an image_id is not unique, or, with
@@ -87,9 +87,8 @@ def check_records(
         )
 
 
-def lesions_with_several_diagnoses(records: Iterable[Record]) -> list[str]:
+def lesions_with_several_diagnoses(records: Sequence[Record]) -> list[str]:
     """Returns the sorted lesion_ids whose images have different diagnoses."""
-    records = list(records)
     diagnoses = {record.lesion_id: record.dx for record in records}
     return sorted({r.lesion_id for r in records if r.dx != diagnoses[r.lesion_id]})
 

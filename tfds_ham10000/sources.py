@@ -15,8 +15,8 @@ from tfds_ham10000.layouts import Files, Source
 from tfds_ham10000.records import SourceError, join_first
 
 SUFFIXES = (".csv", ".tab", ".tsv", ".txt", ".zip", "")
-"""Suffixes of a published file, in order of preference. Folders have none, and neither has
-a table as Harvard Dataverse names it."""
+"""Suffixes of published files in order of preference. Folders and some tables of Harvard
+Dataverse have none."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Layout:
     """One form in which images and labels are published."""
 
     title: str  # the name in messages
-    dataset: str  # the dataset that it contains, the `source` of some configs
+    dataset: str  # the `source` of the configs that use this layout
     required: tuple[str, ...]  # names, without a suffix, of required files and folders
-    optional: tuple[str, ...]  # names of files and folders that are used if present
-    read: Callable[[Files], Source]  # returns the records and the images
+    optional: tuple[str, ...]  # names, without a suffix, of optional files and folders
+    read: Callable[[Files], Source]
     where: str  # where to get the files
 
 
@@ -92,7 +92,7 @@ def read_source(folder: Path, dataset: str) -> Source:
             missing or invalid files.
     """
     if not folder.is_dir():
-        known = " or ".join(_contents(layout) for layout in _layouts_of(dataset))
+        known = " or ".join(", ".join(layout.required) for layout in _layouts_of(dataset))
         raise SourceError(
             f"{folder} is not a folder. Expected a folder with "
             f"{known or 'one folder of images per class'}."
@@ -108,7 +108,7 @@ def read_source(folder: Path, dataset: str) -> Source:
 def download_instructions(dataset: str) -> str:
     """Returns the required files of each layout of a dataset, and where to get them."""
     return "\n".join(
-        f"- {layout.title}: {_contents(layout)}. {layout.where}"
+        f"- {layout.title}: {', '.join(layout.required)}. {layout.where}"
         for layout in _layouts_of(dataset)
     )
 
@@ -127,10 +127,6 @@ def _layouts_of(dataset: str) -> list[Layout]:
     return [layout for layout in LAYOUTS if layout.dataset == dataset]
 
 
-def _contents(layout: Layout) -> str:
-    return ", ".join(layout.required)
-
-
 def _missing(layout: Layout, files: Files) -> list[str]:
     return [name for name in layout.required if name.lower() not in files]
 
@@ -142,11 +138,11 @@ def _listings(folder: Path) -> list[dict[str, Path]]:
 
 
 def _published_files(folder: Path) -> dict[str, Path]:
-    """Returns the files with a published name, by the keys of `Files`."""
+    """Returns the published files in a folder with the keys of `Files`."""
     known = (name for layout in LAYOUTS for name in layout.required + layout.optional)
     names = {name.lower() for name in known}
-    # Kaggle's copy contains each image folder twice, in upper and in lower case: the last
-    # entry of a key is kept, the upper case and the preferred suffix.
+    # Kaggle's copy contains each image folder twice, in upper and in lower case. Both
+    # mappings keep the last entry of a key: upper case, and the preferred suffix.
     paths = {path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True)}
     return {
         name: paths[name + suffix]
@@ -157,7 +153,7 @@ def _published_files(folder: Path) -> dict[str, Path]:
 
 
 def _describe_mismatch(folder: Path, dataset: str) -> str:
-    """Returns which files of the most complete layout are missing, or all layouts."""
+    """Returns an error message that lists the missing files or the known layouts."""
     names = sorted(path.name for path in folder.iterdir())
     received = f"Received: {join_first(names) or 'an empty folder'}."
     listings, candidates = _listings(folder), _layouts_of(dataset)

@@ -12,6 +12,8 @@ from tfds_ham10000.image_files import ARCHIVE_ERRORS, has_suffix
 from tfds_ham10000.records import SourceError, join_first
 
 CSV = (".csv",)
+BITS = {"0": False, "0.0": False, "1": True, "1.0": True}
+"""Values of the cells of a one-hot encoded row."""
 Row = tuple[str, dict[str, str]]
 """The file and line of a row, and its cells by column."""
 
@@ -22,8 +24,8 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
     Args:
         path: A UTF-8 file of comma- or tab-separated values with a header, or a zip archive
             or folder with exactly one .csv file.
-        columns: One or more alternative sets of required columns. Further columns are
-            returned too.
+        columns: One or more alternative sets of required columns. Additional columns are
+            returned as well.
 
     Raises:
         SourceError: The table cannot be read, or required columns are missing.
@@ -44,13 +46,13 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
 
 
 def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
-    """Returns the label of a one-hot encoded row; `columns` has the label of each column.
+    """Returns the label of a one-hot encoded row; `columns` maps columns to labels.
 
     Raises:
         SourceError: A cell is neither 0 nor 1, or the number of ones is not 1.
     """
     where, cells = row
-    bits = [_parse_bit(cells[name]) for name in columns]
+    bits = [BITS.get(cells[name]) for name in columns]
     if None in bits or bits.count(True) != 1:
         received = ", ".join(f"{name}={cells[name]}" for name in columns)
         raise SourceError(
@@ -80,14 +82,6 @@ def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[Row]:
         if None in row:
             raise SourceError(f"{where} has more cells than the header has columns.")
         yield where, {name: (cell or "").strip() for name, cell in row.items()}
-
-
-def _parse_bit(cell: str) -> bool | None:
-    """Returns whether a cell is 1; None if it is neither 0 nor 1."""
-    try:
-        return {0.0: False, 1.0: True}.get(float(cell))
-    except ValueError:
-        return None
 
 
 def _read_table(path: Path) -> bytes:

@@ -75,7 +75,7 @@ def empty_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> Images | None:
-    """Returns the array in a file; None if the file does not hold exactly this shape."""
+    """Returns the array in a file, or None unless it has exactly this shape."""
     try:
         # Copy-on-write: DLPack shares only writable arrays with TensorFlow.
         images = np.load(path, mmap_mode="c")
@@ -117,7 +117,7 @@ def _allocate(path: Path) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Removes temporary files that killed processes left at least a day ago."""
+    """Removes temporary files that killed processes left more than a day ago."""
     for path in folder.glob(".tmp-*"):
         if time.time() - path.stat().st_mtime > STALE_SECONDS:
             path.unlink(missing_ok=True)

@@ -39,15 +39,15 @@ def prepare_dataset(
     *,
     on_bad_image: OnBadImage = "fail",
 ) -> tfds.core.DatasetBuilder:
-    """Builds a dataset on disk, unless it has been built, and returns its TFDS builder.
+    """Builds a dataset on disk if necessary, and returns its TFDS builder.
 
     Args:
         dataset: A config of `tfds_ham10000`: "demo", "isic2018", ...
         data_dir: The root folder of built datasets; by default that of TFDS.
         manual_dir: The folder with the published files. If None, "isic2018" is
             downloaded. Synthetic datasets ignore it.
-        on_bad_image: "fail", or "skip" to omit up to 1 % of the images if they cannot be
-            decoded.
+        on_bad_image: "fail", or "skip" to omit images that cannot be decoded, up to 1 %
+            of all images.
 
     Raises:
         ConfigError: The config does not exist, or `data_dir` is not writable.
@@ -73,9 +73,7 @@ def prepare_dataset(
             "--manual-dir DIR, a folder with one of:\n"
             f"{sources.download_instructions(config.source)}"
         )
-    if config.synthetic or manual_dir is not None:
-        # The builder has its own progress bar; TFDS would add three per split.
-        tfds.disable_progress_bar()
+    tfds.disable_progress_bar()  # the builder has its own
     _build(builder, manual_dir)
     return builder
 

@@ -15,8 +15,8 @@ DISJOINT_COLUMNS = {
     "lesion_id": "lesion",
     "group_id": "near-duplicate group",
 }
-"""Columns whose values must not occur in two splits, and what the values identify. Their
-order is that of the fields of `SplitLeakage`."""
+"""Columns whose values must not occur in two splits, and what the values identify, in the
+order of the fields of `SplitLeakage`."""
 
 FORBIDDEN_INPUTS = ("dx_type", "dataset", "lesion_id", "group_id", "image_id")
 """Columns that reveal the diagnosis: `follow_up` images, for example, are always nevi, and
@@ -27,9 +27,9 @@ the class shares differ between source datasets."""
 class LeakageAudit:
     """The result of the audit of all splits of a run.
 
-    `num_shared_*` are the numbers of images, lesions and near-duplicate groups in two
-    splits. `share_test_*` are the shares, in 0..1, of the test images and test melanomas
-    with a training image of the same lesion; None if there are no such test images.
+    `num_shared_*` are the numbers of images, lesions and near-duplicate groups in more
+    than one split. `share_test_*` are the shares, in 0..1, of the test images and test
+    melanomas whose lesion also has a training image; None without such test images.
     """
 
     num_images: dict[str, int]  # by split
@@ -62,7 +62,7 @@ def audit(
     inputs: Iterable[str] = (),
     siblings_allowed: bool = False,
 ) -> LeakageAudit:
-    """Checks that the splits do not leak, and returns the counts.
+    """Checks the splits for leakage, and returns counts.
 
     Args:
         splits: The tables of "train", "val" and "test", or of some of them, with the
@@ -71,7 +71,7 @@ def audit(
         inputs: The names of the model inputs; none may start with one of
             `FORBIDDEN_INPUTS`.
         siblings_allowed: Whether images of a lesion may be in several splits, as in a split
-            by image. They are then counted. Each image must still be in one split only.
+            by image. If so, they are only counted. Each image must still be in one split.
 
     Raises:
         DataError: An image, lesion or group is in two splits, an image is repeated in a
@@ -120,7 +120,7 @@ def sibling_shares(
 
 
 def count_shared(known: pd.DataFrame, split: pd.DataFrame) -> SplitLeakage:
-    """Returns the overlap of a split with the `known` training and validation rows.
+    """Returns the overlap of a split with `known`, the training and validation rows.
 
     Both tables have the columns image_id, lesion_id and group_id.
     """

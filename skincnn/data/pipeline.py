@@ -41,7 +41,7 @@ READING_THREADS = 2 * (os.cpu_count() or 1)
 GATHERING_THREADS = 2
 CACHE_FOLDER = "skincnn_images"
 CACHE_VERSION = 1
-"""Raise this when the same files and fields produce different pixels."""
+"""Increment this when the code produces different pixels from the same files and fields."""
 TABLE_COLUMNS = (
     *("image_id", "lesion_id", "group_id", "label"),
     *("dx_type", "age", "sex", "localization", "dataset"),
@@ -53,9 +53,9 @@ def read_table(
 ) -> pd.DataFrame:
     """Returns the records of some folds without their images, one row per image.
 
-    The columns are `TABLE_COLUMNS`, `fold` (a number or the name of an official split, as
-    given), and `sha256` of the image file; `label` is the class index. Rows are in the
-    order in which the dataset stores them.
+    The columns are `TABLE_COLUMNS`, `fold` (the given number or name of an official split)
+    and `sha256` (of the image file); `label` is the class index. Rows have the order of the
+    stored dataset.
     """
     folds = list(folds)
     rows = [
@@ -72,7 +72,7 @@ def read_table(
 def read_files(builder: tfds.core.DatasetBuilder, table: pd.DataFrame) -> list[bytes]:
     """Returns the image file of each row of a small table, in the order of the rows.
 
-    The table has the columns `image_id` and `fold`, where the image is stored.
+    The table has the columns `image_id` and `fold`.
     """
     wanted = set(table["image_id"])
     files: dict[str, bytes] = {}
@@ -133,8 +133,8 @@ def training_batches(
     """Returns the batches of some epochs: (inputs, int32 labels [batch_size]).
 
     Inputs are uint8 images [batch_size, height, width, 3] or features [batch_size,
-    num_features]. With `metadata` they are a dict of these "images" and of "metadata",
-    float32 [batch_size, num_clinical_features].
+    num_features]. With `metadata`, inputs are a dict of "images" (or features) and
+    "metadata", float32 [batch_size, num_clinical_features].
 
     The batches of an epoch depend only on `seed` and the epoch number
     (`sampling.epoch_batches`), so a resumed run sees the batches that an uninterrupted
@@ -155,7 +155,7 @@ def training_batches(
         epoch_counts: See `sampling.epoch_batches`.
     """
 
-    def rows_of(epoch: npt.NDArray[np.int64]) -> Rows:
+    def select_rows(epoch: npt.NDArray[np.int64]) -> Rows:
         indices = epoch_batches(
             labels, batch_size, seed, int(epoch), sampling_weights, epoch_counts
         )
@@ -164,7 +164,7 @@ def training_batches(
         return rows[first_step:] if epoch == epochs.start else rows
 
     batches = _gather_batches(
-        images, labels, metadata, rows_of, epochs, batch_size, variants
+        images, labels, metadata, select_rows, epochs, batch_size, variants
     )
     steps = steps_per_epoch(len(labels), batch_size, epoch_counts)
     count = tf.data.experimental.assert_cardinality(steps * len(epochs) - first_step)
@@ -245,15 +245,14 @@ def _read_into(
         ),
         default_value=-1,
     )
-    folds = sorted(table["fold"].unique())
-    records = _records(builder, folds)
-    sizes = [builder.info.splits[stored_name(fold)].num_examples for fold in folds]
-    if sum(sizes) > len(table):
-        records = records.filter(lambda record: row_of.lookup(record["image_id"]) >= 0)
+
+    def is_needed(record: dict[str, tf.Tensor]) -> tf.Tensor:
+        return row_of.lookup(record["image_id"]) >= 0
 
     def read(record: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         return row_of.lookup(record["image_id"]), read_image(record["image"], config)
 
+    records = _records(builder, sorted(table["fold"].unique())).filter(is_needed)
     decoded = records.map(read, num_parallel_calls=READING_THREADS)
     batches = decoded.batch(READING_BATCH_SIZE).prefetch(1)
     num_read = 0
@@ -279,13 +278,13 @@ def _gather_batches(
     images: npt.NDArray[Any],
     labels: npt.NDArray[np.int64],
     metadata: Metadata | None,
-    rows_of: Callable[[npt.NDArray[np.int64]], Rows],
+    select_rows: Callable[[npt.NDArray[np.int64]], Rows],
     epochs: range,
     batch_size: int,
     variants: int,
 ) -> tf.data.Dataset:
-    """Returns (inputs, labels) of the rows [steps, batch_size] of each epoch."""
-    # Open height and width: the model is not traced again for another image size.
+    """Returns (inputs, labels) of the rows [steps, batch_size] selected for each epoch."""
+    # The height and width are unspecified, so that another image size needs no retracing.
     shape = (len(labels) * variants, *[None] * (images.ndim - 2), images.shape[-1])
     dtype = tf.as_dtype(images.dtype)
     shared = [_share(images)]
@@ -301,15 +300,15 @@ def _gather_batches(
             inputs = _inputs(tf.gather(source, rows), encoded)
             return inputs, tf.gather(classes, indices)
 
-        # One Python call per epoch; TensorFlow alone gathers the batches.
-        rows = tf.numpy_function(rows_of, [epoch], tf.int64)
+        # One Python call per epoch; the batches are gathered by TensorFlow only.
+        rows = tf.numpy_function(select_rows, [epoch], tf.int64)
         rows = tf.ensure_shape(rows, (None, batch_size))
         return tf.data.Dataset.from_tensor_slices(rows).map(
             read, num_parallel_calls=GATHERING_THREADS
         )
 
     batches = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(read_epoch)
-    # TensorFlow never releases Python functions, so they must release the images.
+    # TensorFlow keeps Python functions forever, so they must release the images.
     weakref.finalize(batches, shared.clear)
     return batches
 

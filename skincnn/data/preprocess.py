@@ -15,9 +15,9 @@ import tensorflow as tf
 from skincnn.config import DataConfig
 
 DARK = 32
-"""Highest gray level of a pixel of the dark frame of a dermatoscope."""
+"""Highest value of a pixel in the dark frame of a dermatoscope."""
 MIN_BRIGHT_SHARE = 0.05
-"""Smallest share of brighter pixels in a row or column that is not part of the frame."""
+"""Smallest share of brighter pixels in a row or column that is not in the frame."""
 
 
 def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
@@ -57,7 +57,7 @@ def preprocess(image: tf.Tensor, config: DataConfig) -> tf.Tensor:
     image = RESIZE_MODES[config.resize_mode](image)
     image = _resize(image, config.image_size)
     if config.color_constancy:
-        # After resizing, because there are fewer pixels to raise to a power.
+        # After resizing, because fewer pixels have to be raised to a power.
         image = tf.minimum(shades_of_gray(image), 255.0)
     # Resizing weights are non-negative and sum to 1, so values stay in 0..255.
     return tf.cast(tf.round(image), tf.uint8)
@@ -103,8 +103,8 @@ RESIZE_MODES: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "crop": center_crop,
     "pad": pad,
 }
-"""How images that are not square are prepared for resizing to a square; "stretch" lets the
-resizing change their proportions."""
+"""Functions that prepare an image for resizing to a square. "stretch" does nothing, so that
+resizing changes the aspect ratio."""
 
 
 def shades_of_gray(image: tf.Tensor) -> tf.Tensor:

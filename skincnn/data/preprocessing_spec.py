@@ -1,6 +1,6 @@
 """The configuration fields and code version that determine preprocessing.
 
-Kept apart from `preprocess`, so that reading a run needs no TensorFlow.
+They are separate from `preprocess`, so that reading a run does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 from skincnn.config import DataConfig
 
 PREPROCESSING_VERSION = 1
-"""Raise this when the same fields produce different pixels: models trained before then
-cannot be used."""
-
+"""Increment this when the code produces different pixels from the same fields. Models of
+earlier versions are then rejected."""
 
 FIELDS = ("image_size", "resize_mode", "crop_border", "color_constancy")
 

@@ -31,8 +31,8 @@ def epoch_batches(
     By default an epoch is a random permutation of all images; the remainder that does not
     fill a batch is dropped, a different one in each epoch. With `sampling_weights` each
     index is drawn independently with replacement. With `epoch_counts` each class has the
-    given number of images, in random order; within a class the numbers of times that two
-    images occur differ by at most 1.
+    given number of images, in random order; the images of a class occur equally often, give
+    or take one.
 
     Args:
         labels: The class of each image, [num_images].
@@ -64,9 +64,9 @@ def epoch_batches(
 def _replicate(
     labels: npt.NDArray[np.int64], epoch_counts: Counts, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Returns image indices with `epoch_counts[label]` of each class."""
+    """Returns image indices, `epoch_counts[label]` of each class."""
     indices = []
     for label, count in enumerate(epoch_counts):
-        of_class = rng.permutation(np.flatnonzero(labels == label))
-        indices.append(np.resize(of_class, count))
+        class_indices = rng.permutation(np.flatnonzero(labels == label))
+        indices.append(np.resize(class_indices, count))
     return np.concatenate(indices)

@@ -1,4 +1,4 @@
-"""Training, validation and test splits, made from the stored folds."""
+"""Training, validation and test splits of the stored folds."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ SPLITS = ("train", "val", "test")
 def make_splits(
     builder: tfds.core.DatasetBuilder, config: DataConfig, names: Collection[str] = SPLITS
 ) -> dict[str, pd.DataFrame]:
-    """Returns the tables of the given splits, some of `SPLITS`, with one row per image.
+    """Returns the tables of the named splits with one row per image.
 
-    They depend on the fields `train_folds`, `validation_folds`, `test_folds`, `split_by`
-    and `one_image_per_lesion` of the configuration.
+    The splits are determined by the fields `train_folds`, `validation_folds`, `test_folds`,
+    `split_by` and `one_image_per_lesion` of the configuration.
     """
-    all_folds = (config.train_folds, config.validation_folds, config.test_folds)
-    folds_of = dict(zip(SPLITS, all_folds, strict=True))
-    folds = {name: folds_of[name] for name in names}
+    all_folds = {
+        "train": config.train_folds,
+        "val": config.validation_folds,
+        "test": config.test_folds,
+    }
+    folds = {name: all_folds[name] for name in names}
     if config.split_by == "image":
         # An image of any stored fold may be in any split.
         table = read_table(builder, range(NUM_FOLDS))
@@ -39,8 +42,8 @@ def make_splits(
         "all": SPLITS,
     }
     splits = {}
-    for name, folds_of_split in folds.items():
-        rows = table[fold.isin(folds_of_split)]
+    for name, split_folds in folds.items():
+        rows = table[fold.isin(split_folds)]
         if name in thinned[config.one_image_per_lesion]:
             rows = one_image_per_lesion(rows)
         splits[name] = rows.reset_index(drop=True)
@@ -48,7 +51,7 @@ def make_splits(
 
 
 def image_folds(table: pd.DataFrame) -> pd.Series[int]:
-    """Returns a fold for each image, ignoring lesions: the leaky split by image.
+    """Returns a fold for each image regardless of its lesion, as in leaky protocols.
 
     Within each class, images are ordered by the SHA-256 of their image_id and assigned to
     the ten folds in turn. Folds are therefore stratified and equal on every machine.
