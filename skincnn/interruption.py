@@ -17,8 +17,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopRequest:
     """Records SIGTERM and Ctrl-C inside a `with` block, so that `exit` can act on them.
 
-    A second signal interrupts at once. Outside of the main thread, where Python does not
-    handle signals, nothing is ever requested.
+    A second signal takes effect immediately. Python handles signals in the main thread
+    only; in other threads no stop is ever requested.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
-        """Acts on signals at once inside the block, where no step has to be finished."""
+        """Lets signals take effect immediately inside the block, where no step runs."""
         self._immediate = True
         try:
             yield

@@ -24,7 +24,7 @@ from skincnn.config import (
 )
 from skincnn.presets import PRESETS
 from skincnn.training import range_test
-from skincnn.training.fitting import Trainee
+from skincnn.training.fitting import TrainableModel
 from skincnn.training.range_test import (
     choose_stage,
     growing_rates,
@@ -151,13 +151,13 @@ def test_each_step_uses_its_learning_rate(
         optimizer=OptimizerConfig(name="sgd", layer_decay=0.5, ema_momentum=0.9),
     )
     setup, _ = prepare(config, data_dir)
-    trainee = Trainee(setup)
-    monkeypatch.setattr(range_test, "Trainee", lambda setup: trainee)
+    trainable = TrainableModel(setup)
+    monkeypatch.setattr(range_test, "TrainableModel", lambda setup: trainable)
     steps = setup.steps_per_epoch + 2  # more than one epoch
     next_rates = []
 
     def is_over(losses: Sequence[float]) -> bool:
-        next_rates.append(float(trainee.model.optimizer.learning_rate))
+        next_rates.append(float(trainable.model.optimizer.learning_rate))
         return len(losses) == steps
 
     monkeypatch.setattr(range_test, "is_diverged", is_over)

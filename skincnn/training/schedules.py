@@ -13,10 +13,10 @@ from skincnn.config import OptimizerConfig
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 WARMUP_START = 0.1
-"""Start of a warm-up, as a share of the peak."""
+"""The learning rate at the start of a warm-up, as a share of the peak."""
 ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_END = 1e-5
-"""Start and end of `one_cycle`, as shares of the peak, as in fastai."""
+"""The first and last learning rate of `one_cycle`, as shares of the peak, as in fastai."""
 
 
 def constant(
@@ -76,8 +76,8 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Schedule]] = {
     "cosine": cosine,
     "one_cycle": one_cycle,
 }
-"""Each takes the peak learning rate, the number of steps, at least 1, and the number of
-warm-up steps."""
+"""Each takes the options, the peak learning rate, the number of steps (at least 1), and the
+number of warm-up steps."""
 
 
 @keras.saving.register_keras_serializable("skincnn")
