@@ -1,3 +1,5 @@
+"""The encoding of clinical metadata, and invalid values."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -32,7 +34,7 @@ def nonzero(row: np.ndarray) -> dict[str, float]:
     }
 
 
-def test_clinical_metadata_are_encoded_as_numbers() -> None:
+def test_clinical_metadata_is_encoded_as_numbers() -> None:
     rows = encode_clinical_metadata(
         table(
             age=[50.0, 0.0, "", np.nan],
@@ -97,7 +99,7 @@ def test_invalid_values_are_rejected(
 
 
 def test_a_missing_column_is_named() -> None:
-    with pytest.raises(DataError, match=r"lack the column\(s\) sex"):
+    with pytest.raises(DataError, match=r"lacks the column\(s\) sex"):
         encode_clinical_metadata(table(age=[1.0]).drop(columns="sex"))
 
 

@@ -1,4 +1,4 @@
-"""Tests of every entry of every table of parts, so that a new entry is tested too."""
+"""Tests of every entry of every table of parts, which also apply to new entries."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_mix_returns_images_partners_and_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_corruption_changes_a_copy_by_its_generator(name: str) -> None:
+def test_corruption_changes_a_copy_with_the_given_generator(name: str) -> None:
     image = demo_renderer.render("mel", 1, 0)
     before = image.copy()
     function, strengths = CORRUPTIONS[name]
@@ -147,7 +147,7 @@ def test_corruption_changes_a_copy_by_its_generator(name: str) -> None:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_backbone_declares_scaling_sizes_and_widths(name: str) -> None:
-    """test_backbones tests the outputs of the smallest network of each family."""
+    """See test_backbones.py for the outputs of the smallest network of each family."""
     entry = BACKBONES[name]
     for values in (entry.scaling.scale, entry.scaling.offset):
         assert np.broadcast_to(values, 3).dtype == np.float64

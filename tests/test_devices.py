@@ -1,4 +1,4 @@
-"""Precision, XLA and several devices train like one device in float32."""
+"""Training with half precision, XLA, several devices and several processes."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def draw_images(table: pd.DataFrame, config: DataConfig) -> Images:
 
 
 def make_setup(config: Config) -> TrainingSetup:
-    made = make_devices(config.train, config.data.batch_size)
-    with made.scope():
+    devices = make_devices(config.train, config.data.batch_size)
+    with devices.scope():
         classifier = build_classifier(config.model, NUM_CLASSES, fused=True)
     tables = {"train": make_table(32), "val": make_table(8)}
-    return TrainingSetup(config, classifier, tables, draw_images, tuple("abcd"), made)
+    return TrainingSetup(config, classifier, tables, draw_images, tuple("abcd"), devices)
 
 
 AVERAGE = OptimizerConfig(ema_momentum=0.5, clip_by="global", clip_norm=0.5)
@@ -120,13 +120,13 @@ def test_half_precision_trains_with_all_parts(
     # Saved in float32, whatever the current policy.
     with dtype_policy("mixed_bfloat16"):
         save_model(config, classifier, tmp_path / "model.keras")
-    plain = keras.saving.load_model(tmp_path / "model.keras")
-    assert {layer.compute_dtype for layer in plain._flatten_layers()} == {"float32"}
-    for weight, other in zip(plain.get_weights(), classifier.get_weights(), strict=True):
+    saved = keras.saving.load_model(tmp_path / "model.keras")
+    assert {layer.compute_dtype for layer in saved._flatten_layers()} == {"float32"}
+    for weight, other in zip(saved.get_weights(), classifier.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, other)
     batches = pipeline.evaluation_batches(draw_images(make_table(8), config.data))
     np.testing.assert_allclose(
-        predict_probabilities(plain, batches),
+        predict_probabilities(saved, batches),
         predict_probabilities(classifier, batches),
         atol=0.02,
     )
@@ -251,7 +251,7 @@ def test_a_signal_during_the_exchange_of_signals_is_not_lost(
     jax = SimpleNamespace(multihost_utils=utils)
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(experimental=jax))
     monkeypatch.setitem(sys.modules, "jax.experimental", jax)
-    assert not stop.requested  # the other process does not know it yet
+    assert not stop.requested  # the other process does not know of the signal yet
     assert stop.requested
     assert stop.signal == signal.SIGTERM
 
@@ -259,7 +259,7 @@ def test_a_signal_during_the_exchange_of_signals_is_not_lost(
 def test_processes_after_the_first_work_in_a_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files for resuming are sent; a directory in use is rejected by all processes."""
+    """They get the files for resuming. All processes reject a directory in use."""
     sent: list[Any] = []
 
     def broadcast(value: Any) -> Any:

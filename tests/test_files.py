@@ -1,3 +1,5 @@
+"""Atomic writes, checks of paths, and hashes."""
+
 import hashlib
 import os
 from pathlib import Path
@@ -34,9 +36,9 @@ def test_require_writable_file(tmp_path: Path) -> None:
     require_writable_file(tmp_path / "new/folder/a.csv", "--output")
     (tmp_path / "a.csv").touch()
     require_writable_file(tmp_path / "a.csv", "--output")
-    for place in (tmp_path, tmp_path / "a.csv/b.csv", Path("/dev/null")):
+    for path in (tmp_path, tmp_path / "a.csv/b.csv", Path("/dev/null")):
         with pytest.raises(ConfigError, match="--output must be"):
-            require_writable_file(place, "--output")
+            require_writable_file(path, "--output")
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 

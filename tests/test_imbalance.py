@@ -1,4 +1,4 @@
-"""Plans of the imbalance strategies against the formulas of their papers."""
+"""Plans of the imbalance strategies compared with the formulas of their papers."""
 
 from __future__ import annotations
 
@@ -64,10 +64,7 @@ def test_oversampling_raises_small_classes_to_the_ratio(ratio: float) -> None:
 
 def test_balancing_twice_is_rejected_unless_allowed() -> None:
     weights = np.array([2, 1, 1, 1, 1, 1, 1], np.float32)
-    for sampling in (
-        {"sampling_weights": np.ones(7)},
-        {"epoch_counts": COUNTS},
-    ):
+    for sampling in ({"sampling_weights": np.ones(7)}, {"epoch_counts": COUNTS}):
         with pytest.raises(ValueError, match=r"by the loss .* or by sampling.*both"):
             Plan(weights, **sampling)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="both"):

@@ -1,4 +1,4 @@
-"""The JAX backend of Keras: parts, runs, runs of the other backend, several machines."""
+"""The JAX backend: parts, runs, exchange of runs with TensorFlow, and two processes."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def jax_run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
 
 def test_the_parts_pass_their_tests() -> None:
     files = [f"tests/{name}.py" for name in PARTS]
-    # These compute gradients with TensorFlow.
-    chosen = ["-k", "not gradients and not uninformative"]
+    # The deselected tests compute gradients with TensorFlow.
+    selection = ["-k", "not gradients and not uninformative"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *files, *chosen],
+        [sys.executable, "-m", "pytest", "-q", *files, *selection],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -105,7 +105,7 @@ def test_a_run_of_one_backend_is_evaluated_with_the_other(
         )
 
 
-def test_an_interrupted_run_equals_one_without_interruption(
+def test_an_interrupted_run_equals_an_uninterrupted_one(
     jax_run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     """SIGTERM within an epoch, when the variables are empty under JAX."""

@@ -140,14 +140,13 @@ def _search(
     if role != "alone":
         hyperparameters.Fixed(DIGEST, digest)
     oracle = make_oracle(search, hyperparameters, _last_epochs(config), config.seed)
-    with quiet_conditions():
+    with quiet_conditions(), explain_lost_chief():
         if role == "worker":
-            with explain_lost_chief():
-                # Before the first write, because the chief creates the directory.
-                require_same_search(oracle, digest)
-                _run(Tuner(oracle, model, search, workdir, role))
-            return None
+            # Before the first write, because the chief creates the directory.
+            require_same_search(oracle, digest)
         _run(Tuner(oracle, model, search, workdir, role))
+    if role == "worker":
+        return None
     return _finish(oracle, model, workdir, " x ".join(names))
 
 

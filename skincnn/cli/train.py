@@ -167,9 +167,9 @@ def lr_range_test(arguments: Arguments, workdir: Path) -> None:
     # A batch on one device gives the same loss as its parts on several devices.
     train = dataclasses.replace(arguments.config.train, devices=1)
     config = dataclasses.replace(arguments.config, train=train)
-    setup, dataset = prepare(config, arguments.data_dir, arguments.cache)
+    setup, builder, _ = prepare(config, arguments.data_dir, arguments.cache)
     test = range_test.lr_range_test(setup)
-    title = f"{config.model.backbone} on {dataset.full_name}, {config.optimizer.name}"
+    title = f"{config.model.backbone} on {builder.info.full_name}, {config.optimizer.name}"
     plot = workdir / "lr_range_test.png"
     with replacing(plot) as temporary:
         figure = plot_learning_rates(test.table, test.learning_rate, title)

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
@@ -32,13 +33,14 @@ ADVICE = (
 )
 
 
+@dataclass(eq=False, repr=False)
 class Validation(keras.callbacks.Callback):
     """Evaluates the validation split after each epoch and saves the best weights.
 
     All metrics are added to the epoch's logs as `val_<name>`, for the progress bar,
     TensorBoard and history.csv.
 
-    Args:
+    Attributes:
         classifier: The model that is trained, without augmentation.
         batches: Images or features of the validation split, in the order of `labels`.
         labels: True labels, [num_images].
@@ -46,31 +48,21 @@ class Validation(keras.callbacks.Callback):
         workdir: The run directory, for checkpoints/ and history.csv.
         progress: Updated with the epoch's row and the best epoch.
         predictor: The model for `batches`; the classifier by default.
-
-    Attributes:
         probabilities: Predictions of the last epoch, [num_images, num_classes].
     """
 
-    def __init__(
-        self,
-        classifier: keras.Model,
-        batches: tf.data.Dataset,
-        labels: npt.NDArray[np.int64],
-        monitor: str,
-        workdir: Path,
-        progress: Progress,
-        predictor: keras.Model | None = None,
-    ):
+    classifier: keras.Model
+    batches: tf.data.Dataset
+    labels: npt.NDArray[np.int64]
+    monitor: str
+    workdir: Path
+    progress: Progress
+    predictor: keras.Model | None = None
+    probabilities: npt.NDArray[np.float32] = field(init=False)
+    _started: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.classifier = classifier
-        self.predictor = predictor or classifier
-        self.batches = batches
-        self.labels = labels
-        self.monitor = monitor
-        self.workdir = workdir
-        self.progress = progress
-        self.probabilities = np.empty((0, 0), np.float32)
-        self._started = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Starts the timer."""
@@ -113,7 +105,8 @@ class Validation(keras.callbacks.Callback):
             write_text(path, pd.DataFrame(progress.history).to_csv(index=False))
 
     def _predict(self) -> npt.NDArray[np.float32]:
-        probabilities = predict_probabilities(self.predictor, self.batches)
+        predictor = self.predictor or self.classifier
+        probabilities = predict_probabilities(predictor, self.batches)
         if not np.isfinite(probabilities).all():
             raise DivergedError(
                 f"The model's outputs are not finite after epoch "
@@ -146,12 +139,13 @@ class Validation(keras.callbacks.Callback):
                 )
 
 
+@dataclass(eq=False, repr=False)
 class SaveCheckpoint(keras.callbacks.Callback):
     """Saves a checkpoint after each epoch, and when the user stops training.
 
     Must run after `Validation`.
 
-    Args:
+    Attributes:
         progress: The progress of the training run.
         save: Writes a checkpoint.
         stop: Whether the user asked to stop.
@@ -159,20 +153,14 @@ class SaveCheckpoint(keras.callbacks.Callback):
         metrics: The checkpoint with the metrics of these steps.
     """
 
-    def __init__(
-        self,
-        progress: Progress,
-        save: Callable[[], None],
-        stop: StopRequest,
-        first_step: int = 0,
-        metrics: Arrays | None = None,
-    ):
+    progress: Progress
+    save: Callable[[], None]
+    stop: StopRequest
+    first_step: int
+    metrics: Arrays | None
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.progress = progress
-        self.save = save
-        self.stop = stop
-        self.first_step = first_step
-        self.metrics = metrics
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Restores the metrics of the completed steps of a resumed epoch."""

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+import tensorflow_datasets as tfds
 
 from skincnn import __version__
 from skincnn.config import Config, read_config
 from skincnn.data.cache import Cache
+from skincnn.data.leakage import LeakageAudit
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
 from skincnn.files import replacing, require_writable_folder, sha256, write_json
@@ -23,7 +25,7 @@ from skincnn.training.checkpoints import describe_changes, versions
 from skincnn.training.devices import dtype_policy
 from skincnn.training.fitting import FitResult, fit
 from skincnn.training.provenance import provenance
-from skincnn.training.setup import DatasetInfo, TrainingSetup, check, prepare
+from skincnn.training.setup import TrainingSetup, check, prepare
 
 PRODUCTS = (
     *(CONFIG_FILE, RUN_FILE, "history.csv", "logs", "checkpoints", MODEL_FILE),
@@ -72,7 +74,7 @@ def train(
     resume = resume and (workdir / CONFIG_FILE).exists()
     if resume and (workdir / RUN_FILE).exists():
         return
-    setup, dataset = prepare(config, data_dir, cache)
+    setup, builder, leakage = prepare(config, data_dir, cache)
     if not resume:
         clear(workdir)
         with explain_write_errors(workdir):
@@ -80,7 +82,9 @@ def train(
     result = fit(setup, workdir)
     with explain_write_errors(workdir):
         save_model(config, setup.classifier, workdir / MODEL_FILE)
-        write_record(workdir / RUN_FILE, _describe(setup, dataset, result, workdir))
+        write_record(
+            workdir / RUN_FILE, _describe(setup, builder, leakage, result, workdir)
+        )
     setup.checkpoints(workdir).remove(result.best_epoch)
 
 
@@ -147,7 +151,11 @@ def clear(workdir: Path, products: Sequence[str] = PRODUCTS) -> None:
 
 
 def _describe(
-    setup: TrainingSetup, dataset: DatasetInfo, result: FitResult, workdir: Path
+    setup: TrainingSetup,
+    builder: tfds.core.DatasetBuilder,
+    leakage: LeakageAudit,
+    result: FitResult,
+    workdir: Path,
 ) -> RunInfo:
     """Returns the content of run.json."""
     class_counts = zip(setup.class_names, setup.class_counts.tolist(), strict=True)
@@ -157,11 +165,11 @@ def _describe(
         device=result.device,
         provenance=provenance(),
         class_names=setup.class_names,
-        synthetic=dataset.synthetic,
-        dataset=dataset.full_name,
-        attribution=dataset.attribution,
-        stored_longest_side=dataset.stored_longest_side,
-        audit=dataset.audit,
+        synthetic=builder.builder_config.synthetic,
+        dataset=builder.info.full_name,
+        attribution=builder.builder_config.attribution,
+        stored_longest_side=builder.builder_config.longest_side,
+        audit=leakage,
         preprocessing=describe_preprocessing(setup.config.data),
         data_fingerprint=setup.fingerprint["data"],
         class_counts=dict(class_counts),

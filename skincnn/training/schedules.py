@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import keras
@@ -23,7 +25,7 @@ def constant(
     config: OptimizerConfig, learning_rate: float, steps: int, warmup_steps: int
 ) -> Schedule:
     """A linear warm-up, then a constant learning rate."""
-    return StepDecay(learning_rate, (), 1.0, warmup_steps)
+    return StepDecay(learning_rate, [], 1.0, warmup_steps)
 
 
 def step(
@@ -81,27 +83,21 @@ number of warm-up steps."""
 
 
 @keras.saving.register_keras_serializable("skincnn")
+@dataclass(frozen=True, eq=False)
 class StepDecay(Schedule):
     """A linear warm-up, then a learning rate that drops by a factor at boundaries.
 
-    Args:
+    Attributes:
         learning_rate: Peak learning rate.
         boundaries: Steps, counted from 0, at which the learning rate is multiplied.
         factor: The factor at each boundary.
         warmup_steps: The step at which the peak is reached.
     """
 
-    def __init__(
-        self,
-        learning_rate: float,
-        boundaries: Iterable[int],
-        factor: float,
-        warmup_steps: int = 0,
-    ):
-        self.learning_rate = learning_rate
-        self.boundaries = list(boundaries)
-        self.factor = factor
-        self.warmup_steps = warmup_steps
+    learning_rate: float
+    boundaries: Sequence[int]
+    factor: float
+    warmup_steps: int
 
     def __call__(self, step: Any) -> Any:
         """Returns the learning rate of a step, counted from 0."""
@@ -116,28 +112,23 @@ class StepDecay(Schedule):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
-        return {
-            "learning_rate": self.learning_rate,
-            "boundaries": self.boundaries,
-            "factor": self.factor,
-            "warmup_steps": self.warmup_steps,
-        }
+        return dataclasses.asdict(self)
 
 
 @keras.saving.register_keras_serializable("skincnn")
+@dataclass(frozen=True, eq=False)
 class OneCycle(Schedule):
     """A learning rate that rises and falls once, each along half a cosine.
 
-    Args:
+    Attributes:
         learning_rate: Peak learning rate.
         steps: The step from which the learning rate is constant.
         warmup_steps: The step of the peak, in 0..steps.
     """
 
-    def __init__(self, learning_rate: float, steps: int, warmup_steps: int):
-        self.learning_rate = learning_rate
-        self.steps = steps
-        self.warmup_steps = warmup_steps
+    learning_rate: float
+    steps: int
+    warmup_steps: int
 
     def __call__(self, step: Any) -> Any:
         """Returns the learning rate of a step, counted from 0."""
@@ -153,11 +144,7 @@ class OneCycle(Schedule):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
-        return {
-            "learning_rate": self.learning_rate,
-            "steps": self.steps,
-            "warmup_steps": self.warmup_steps,
-        }
+        return dataclasses.asdict(self)
 
 
 def _between(first: float, last: float, progress: Any) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
 from skincnn.config import Config, DataConfig
@@ -42,26 +43,6 @@ LoadImages = Callable[[pd.DataFrame, DataConfig], Images]
 """From rows of a table to their images; see `pipeline.load_images`."""
 ComputeFeatures = Callable[[keras.Model, Images, int], Features]
 """From a classifier, images and a number of views to features."""
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """The dataset of a training run.
-
-    Attributes:
-        full_name: Full name of the TFDS dataset.
-        attribution: Source and licence of the images; "" for the user's own images.
-        synthetic: Whether the images are synthetic.
-        stored_longest_side: Longest side in pixels to which the stored images were reduced;
-            None for the original size.
-        audit: Result of the leakage audit.
-    """
-
-    full_name: str
-    attribution: str
-    synthetic: bool
-    stored_longest_side: int | None
-    audit: LeakageAudit
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,8 +184,8 @@ def check(config: Config) -> None:
 
 def prepare(
     config: Config, data_dir: Path | None = None, cache: Cache = "auto"
-) -> tuple[TrainingSetup, DatasetInfo]:
-    """Returns the setup of a training run and its dataset, after a leakage audit.
+) -> tuple[TrainingSetup, tfds.core.DatasetBuilder, LeakageAudit]:
+    """Returns the setup of a training run, its dataset, and a leakage audit of its splits.
 
     Args:
         config: The whole configuration; call `check` first.
@@ -219,28 +200,21 @@ def prepare(
     class_names = datasets.class_names(config.data.dataset, data_dir)
     classifier, devices = build(config, len(class_names))
     builder = datasets.open_dataset(config.data.dataset, data_dir)
-    stored = builder.builder_config
     tables = make_splits(builder, config.data)
     inputs = [tensor.name for tensor in classifier.inputs]
     if config.model.clinical_metadata:
         inputs += CLINICAL_FEATURES
-    dataset = DatasetInfo(
-        full_name=builder.info.full_name,
-        attribution=stored.attribution,
-        synthetic=stored.synthetic,
-        stored_longest_side=stored.longest_side,
-        audit=audit(
-            tables,
-            class_names,
-            inputs=inputs,
-            siblings_allowed=config.data.split_by == "image",
-        ),
+    leakage = audit(
+        tables,
+        class_names,
+        inputs=inputs,
+        siblings_allowed=config.data.split_by == "image",
     )
-    _warn_of_upscaling(config.data, stored.longest_side)
+    _warn_of_upscaling(config.data, builder.builder_config.longest_side)
     require_full_batch(tables["train"], config.data)
     load_images = functools.partial(pipeline.load_images, builder, cache=cache)
     setup = TrainingSetup(config, classifier, tables, load_images, class_names, devices)
-    return setup, dataset
+    return setup, builder, leakage
 
 
 def build(config: Config, num_classes: int) -> tuple[keras.Model, Devices]:

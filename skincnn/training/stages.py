@@ -49,15 +49,7 @@ def from_scratch(config: Config) -> tuple[Stage, ...]:
 def staged(config: Config) -> tuple[Stage, ...]:
     """The stages of `train.stages`, in order."""
     return tuple(
-        Stage(
-            _none_for_all(stage.trainable_blocks),
-            stage.epochs,
-            stage.rate * config.optimizer.learning_rate,
-            min(config.optimizer.warmup_epochs, stage.epochs)
-            if stage.trainable_blocks
-            else 0.0,
-            config.optimizer.ema_momentum if stage.trainable_blocks else 0.0,
-        )
+        _stage(config, stage.trainable_blocks, stage.epochs, stage.rate)
         for stage in config.train.stages
     )
 
@@ -146,14 +138,19 @@ def _head(config: Config, epochs: int) -> Stage:
 
 
 def _last(config: Config) -> Stage:
+    return _stage(config, config.train.trainable_blocks, config.train.epochs)
+
+
+def _stage(config: Config, blocks: int, epochs: int, rate: float = 1.0) -> Stage:
+    """Returns a stage. One of the head only has no warm-up and no weight averaging."""
+    optimizer = config.optimizer
+    learning_rate = rate * optimizer.learning_rate
+    if blocks == 0:
+        return Stage(0, epochs, learning_rate)
     return Stage(
-        _none_for_all(config.train.trainable_blocks),
-        config.train.epochs,
-        config.optimizer.learning_rate,
-        config.optimizer.warmup_epochs,
-        config.optimizer.ema_momentum,
+        None if blocks == -1 else blocks,
+        epochs,
+        learning_rate,
+        min(optimizer.warmup_epochs, epochs),
+        optimizer.ema_momentum,
     )
-
-
-def _none_for_all(blocks: int) -> int | None:
-    return None if blocks == -1 else blocks

@@ -10,6 +10,7 @@ import io
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +36,24 @@ CELL = 56
 DARK_BLUE = np.array([8, 48, 107])
 
 
+@dataclass(eq=False, repr=False)
 class ConfusionImages(keras.callbacks.Callback):
     """Writes the confusion matrix on validation after each epoch that is the best so far.
 
     Must run after `Validation`.
 
-    Args:
+    Attributes:
         validation: The callback that makes the predictions.
         class_names: Names of the classes, in order.
         folder: The directory for the event files.
     """
 
-    def __init__(self, validation: Validation, class_names: Sequence[str], folder: Path):
+    validation: Validation
+    class_names: Sequence[str]
+    folder: Path
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.validation = validation
-        self.class_names = class_names
-        self.folder = folder
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Writes the matrix if the epoch is the best."""
