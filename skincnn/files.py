@@ -94,10 +94,9 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def require_writable_folder(path: Path, flag: str) -> None:
-    """Checks that a path is a writable directory, or that it can be created.
+    """Raises a `ConfigError` if a path is not, and cannot become, a writable directory.
 
-    Raises:
-        ConfigError: The path is a file, is inside a file, or is not writable.
+    The error names the flag that the path belongs to.
     """
     existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not existing.is_dir():
@@ -112,11 +111,7 @@ def require_writable_folder(path: Path, flag: str) -> None:
 
 
 def require_writable_file(path: Path, flag: str) -> None:
-    """Checks that `replacing` can write to a path.
-
-    Raises:
-        ConfigError: The path is not a regular file, or its directory is not writable.
-    """
+    """Raises a `ConfigError` if `replacing` could not write to a path."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise ConfigError(
             f"{flag} must be a file. Received: {path}, which is not a regular file."

@@ -22,7 +22,6 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        """Starts without a request."""
         self.signal: int | None = None
         self._immediate = False
         self._previous: dict[int, object] = {}
@@ -51,14 +50,12 @@ class StopRequest:
             self._immediate = False
 
     def __enter__(self) -> StopRequest:
-        """Installs the signal handlers."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._previous[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restores the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 

@@ -1,6 +1,6 @@
 """Atomic writes, checks of paths, and hashes."""
 
-import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import pytest
 
 from skincnn.errors import ConfigError
 from skincnn.files import (
+    json_sha256,
     printable,
     replacing,
     require_writable_file,
@@ -48,9 +49,11 @@ def test_nan_is_not_valid_json(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_sha256_equals_hashlib(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"abc")
-    assert sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+def test_json_sha256_ignores_the_order_of_keys(tmp_path: Path) -> None:
+    values = {"a": [1, 2.5], "b": None}
+    (tmp_path / "x").write_text(json.dumps(values))
+    expected = sha256(tmp_path / "x")
+    assert json_sha256(values) == json_sha256(dict(reversed(values.items()))) == expected
 
 
 def test_names_with_any_bytes_are_printable() -> None:

@@ -11,16 +11,14 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from setups import make_setup
 
 from skincnn.cli.train import parse
-from skincnn.config import Config, DataConfig
+from skincnn.config import Config
 from skincnn.lookup import describe_functions
 from skincnn.model.backbones import build_backbone, find_backbone
-from skincnn.model.classifier import build_classifier
 from skincnn.presets import PRESETS, to_command
-from skincnn.training.devices import make_devices
 from skincnn.training.fitting import fit
-from skincnn.training.setup import TrainingSetup
 from tuning.spaces import SPACES
 
 BACKBONES = {preset().model.backbone: name for name, preset in PRESETS.items()}
@@ -62,21 +60,7 @@ def shorten(config: Config, backbone: str, width: float, folder: Path) -> Config
 
 def train_a_step(config: Config, workdir: Path) -> pd.DataFrame:
     """Trains one step per stage on two images per class and returns the history."""
-
-    def table(fold: int) -> pd.DataFrame:
-        names = [f"{fold}_{number}" for number in range(14)]
-        labels = np.arange(14) % 7
-        columns = {"image_id": names, "lesion_id": names, "label": labels, "sha256": names}
-        return pd.DataFrame({**columns, "fold": fold})
-
-    def load(table: pd.DataFrame, data: DataConfig) -> np.ndarray:
-        shape = (len(table), data.image_size, data.image_size, 3)
-        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-    classifier = build_classifier(config.model, 7, fused=True)
-    tables = {"train": table(0), "val": table(8)}
-    devices = make_devices(config.train, config.data.batch_size)
-    setup = TrainingSetup(config, classifier, tables, load, tuple("abcdefg"), devices)
+    setup = make_setup(config, num_classes=7, num_train=14, num_val=14)
     assert setup.steps_per_epoch == 1
     fit(setup, workdir)
     return pd.read_csv(workdir / "history.csv")

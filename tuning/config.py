@@ -32,7 +32,6 @@ class SearchConfig:
     """Training runs per trial, with different seeds. Their mean score is optimized."""
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
         if self.max_trials < 0 or self.max_minutes < 0 or self.executions < 1:
             raise ConfigError(
                 "--max-trials and --max-minutes must be 0 or more, --executions 1 or more. "

@@ -55,11 +55,7 @@ class SearchData:
         self._features: OrderedDict[tuple[Any, ...], Features] = OrderedDict()
 
     def check(self, config: Config) -> None:
-        """Checks that a trial uses these images.
-
-        Raises:
-            ConfigError: A space changed one of `FIXED`.
-        """
+        """Raises a `ConfigError` if a space changed one of `FIXED`."""
         changed = [
             name for name in FIXED if getattr(config.data, name) != self._fixed[name]
         ]

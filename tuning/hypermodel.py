@@ -80,11 +80,7 @@ class TrainingModel:
     executions: int = 1
 
     def config(self, hp: kt.HyperParameters, execution: int = 0) -> Config:
-        """Returns the configuration of an execution of a trial, counted from 0.
-
-        Raises:
-            ConfigError: The space fails.
-        """
+        """Returns the configuration of an execution of a trial, counted from 0."""
         config = self.space(hp, self.base)
         if EPOCHS in hp.values:
             config = with_epochs(config, hp.values[EPOCHS])
@@ -127,12 +123,7 @@ class TrainingModel:
         return self.folder / json_sha256(config.to_dict())[:12]
 
     def build(self, hp: kt.HyperParameters, execution: int = 0) -> TrainingSetup:
-        """Returns the training setup of an execution.
-
-        Raises:
-            ConfigError: The space or the weights cannot be used.
-            DataError: The training images do not fill a batch.
-        """
+        """Returns the training setup of an execution."""
         self.check(self.config(hp))
         config = self.config(hp, execution)
         classifier, devices = build(config, len(self.data.class_names))
@@ -146,8 +137,8 @@ class TrainingModel:
             self.data.compute_features,
         )
 
-    def fit(self, hp: kt.HyperParameters, setup: TrainingSetup) -> None:
-        """Trains an execution of a trial, and writes its result.
+    def fit(self, hp: kt.HyperParameters, setup: TrainingSetup) -> TrialResult:
+        """Trains an execution of a trial, and writes and returns its result.
 
         Raises:
             ConfigError, DataError: The error affects all trials.
@@ -180,6 +171,7 @@ class TrainingModel:
         )
         _write_hparams(folder, hp, objective, result)
         _write_result(folder, result)
+        return result
 
     def results(self, hp: kt.HyperParameters) -> list[TrialResult]:
         """Returns the results of the finished executions of a trial."""
@@ -206,10 +198,7 @@ class TrainingModel:
                 keras.utils.clear_session()
                 gc.collect()
                 with _release_graphs():
-                    self.fit(hp, self.build(hp, execution))
-                result = read_result(folder)
-        if result is None:
-            raise OSError(f"{folder / RESULT_FILE} was written but cannot be read.")
+                    result = self.fit(hp, self.build(hp, execution))
         if result.error:
             raise DivergedError(result.error)
         return result

@@ -75,11 +75,7 @@ def find_role() -> Role:
 
 
 def require_free_port() -> None:
-    """Checks that no other chief uses the port, which gRPC would allow.
-
-    Raises:
-        ConfigError: The port is in use.
-    """
+    """Raises a `ConfigError` if another chief uses the port, which gRPC would allow."""
     address = os.environ[IP], int(os.environ[PORT])
     with socket.socket() as probe:
         probe.settimeout(2)
@@ -91,14 +87,11 @@ def require_free_port() -> None:
 
 
 def require_same_search(oracle: kt.Oracle, digest: str) -> None:
-    """Waits for the chief, and checks that it serves this search.
+    """Waits for the chief, and raises a `ConfigError` if it serves another search.
 
     Args:
         oracle: The oracle of this worker, which only forwards requests to the chief.
         digest: SHA-256 of the fingerprint of this search.
-
-    Raises:
-        ConfigError: The chief serves another search.
     """
     address = f"{os.environ[IP]}:{os.environ[PORT]}"
     print(f"{os.environ[ID]} waits for the chief at {address}", flush=True)

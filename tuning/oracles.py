@@ -82,9 +82,6 @@ def make_oracle(
         hyperparameters: All hyperparameters of the space.
         epochs: Epochs of the last stage of the preset.
         seed: Seed of the preset.
-
-    Raises:
-        ConfigError: The tuner is unknown.
     """
     higher_is_better = METRICS[search.objective].higher_is_better
     return look_up(TUNERS, search.tuner, "--tuner")(

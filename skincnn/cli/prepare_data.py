@@ -44,9 +44,16 @@ def command() -> None:
     arguments = tyro.cli(Arguments)
     common.load_tensorflow()
     from skincnn.data.datasets import is_built, prepare_dataset
+    from tfds_ham10000 import download
 
     if arguments.verify:
-        verify(arguments.manual_dir)
+        if arguments.manual_dir is None:
+            raise ConfigError(
+                "--verify needs --manual-dir, whose files it checks. Downloaded files are "
+                "always verified."
+            )
+        names = ", ".join(download.verify(arguments.manual_dir))
+        print(f"Checksums verified: {names}")
     already_built = is_built(arguments.config, arguments.data_dir)
     builder = prepare_dataset(
         arguments.config,
@@ -71,15 +78,3 @@ def command() -> None:
         print(f"  note: {note}")
     missing = ", ".join(f"{name} {count}" for name, count in report.missing.items())
     print(f"  missing values: {missing}")
-
-
-def verify(manual_dir: Path | None) -> None:
-    """Verifies the checksums of published files, and prints their names."""
-    from tfds_ham10000 import download
-
-    if manual_dir is None:
-        raise ConfigError(
-            "--verify needs --manual-dir, whose files it checks. Downloaded files are "
-            "always verified."
-        )
-    print(f"Checksums verified: {', '.join(download.verify(manual_dir))}")

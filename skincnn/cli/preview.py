@@ -21,12 +21,7 @@ from skincnn.reporting.plots import to_png
 
 
 def write_preview(config: Config, path: Path, data_dir: Path | None = None) -> None:
-    """Draws a training image of each class and augmented copies of it as a PNG file.
-
-    Raises:
-        ConfigError: `path` cannot be written.
-        DataError: The dataset is not built.
-    """
+    """Draws a training image of each class and augmented copies of it as a PNG file."""
     require_writable_folder(path.parent, "--workdir")
     builder = datasets.open_dataset(config.data.dataset, data_dir)
     names = datasets.class_names(config.data.dataset, data_dir)

@@ -46,7 +46,6 @@ class DataConfig:
     """Images per training step."""
 
     def __post_init__(self) -> None:
-        """Checks that no split is empty and no fold is in two splits."""
         splits = ("train_folds", "validation_folds", "test_folds")
         for name in splits:
             require(bool(getattr(self, name)), f"data.{name}", "not empty", ())

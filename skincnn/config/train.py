@@ -128,7 +128,6 @@ class OptimizerConfig:
     none."""
 
     def __post_init__(self) -> None:
-        """Checks fields against each other."""
         rising = sorted(set(self.milestones)) == list(self.milestones)
         expected = "rising fractions between 0 and 1"
         require(rising, "optimizer.milestones", expected, self.milestones)
@@ -201,7 +200,6 @@ class TrainConfig:
     train together (docs/guide.md)."""
 
     def __post_init__(self) -> None:
-        """Checks fields against each other."""
         valid = bool(self.stages) == (self.scenario == "staged")
         expected = "given with `train.scenario` staged, and with no other"
         require(valid, "train.stages", expected, self.stages)

@@ -54,12 +54,10 @@ class Devices:
         The previous dtype policy is restored. It is set for each model because
         `keras.utils.clear_session()` resets it to float32.
         """
-        with dtype_policy(self.precision):
-            if self._distribution is None:
-                yield
-            else:
-                with self._distribution.scope():
-                    yield
+        distribution = self._distribution
+        scope = contextlib.nullcontext() if distribution is None else distribution.scope()
+        with dtype_policy(self.precision), scope:
+            yield
 
     @functools.cached_property
     def _distribution(self) -> Any:

@@ -9,7 +9,6 @@ import keras
 from keras import ops
 
 from skincnn.config import LossConfig
-from skincnn.lookup import look_up
 from skincnn.training.imbalance import Plan
 
 
@@ -23,7 +22,7 @@ def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.los
             see `Plan.drw_start`.
     """
     weights = plan.class_weights
-    return look_up(LOSSES, plan.loss, "A plan's `loss`")(
+    return LOSSES[plan.loss](
         class_weights=weights if reweighted else [1.0] * len(weights),
         logit_shift=plan.logit_shift,
         label_smoothing=config.label_smoothing,

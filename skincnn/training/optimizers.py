@@ -10,7 +10,6 @@ import keras
 from keras import ops
 
 from skincnn.config import OptimizerConfig
-from skincnn.lookup import look_up
 from skincnn.training.schedules import SCHEDULES
 
 Optimizer: TypeAlias = keras.optimizers.Optimizer
@@ -82,11 +81,10 @@ def build_optimizer(
             is 0; required if `layer_decay` is below 1.
 
     Raises:
-        ConfigError: The optimizer or the schedule is unknown.
         ValueError: `layer_decay` is below 1 and `blocks` is missing.
     """
-    cls, arguments = look_up(OPTIMIZERS, config.name, "`optimizer.name`")(config)
-    schedule = look_up(SCHEDULES, config.schedule, "`optimizer.schedule`")
+    cls, arguments = OPTIMIZERS[config.name](config)
+    schedule = SCHEDULES[config.schedule]
     clip = "clipnorm" if config.clip_by == "variable" else "global_clipnorm"
     if config.layer_decay < 1:
         if blocks is None:
@@ -96,7 +94,9 @@ def build_optimizer(
     if _is_replicated():
         cls = type(f"Summed{cls.__name__}", (ClipSummedGradients, cls), {})
     optimizer = cls(
-        learning_rate=schedule(config, learning_rate, steps, warmup_steps),
+        learning_rate=SCHEDULES[config.schedule](
+            config, learning_rate, steps, warmup_steps
+        ),
         weight_decay=config.weight_decay,
         use_ema=config.ema_momentum > 0,
         ema_momentum=config.ema_momentum or 0.99,

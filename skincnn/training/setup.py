@@ -68,7 +68,6 @@ class TrainingSetup:
     compute_features: ComputeFeatures = compute_features
 
     def __post_init__(self) -> None:
-        """Checks the clinical metadata and the trainable blocks of all stages."""
         check_metadata(self.metadata["train"])
         _check_blocks(self.stages, self.classifier)
 
@@ -232,11 +231,7 @@ def build(config: Config, num_classes: int) -> tuple[keras.Model, Devices]:
 
 
 def require_full_batch(table: pd.DataFrame, config: DataConfig) -> None:
-    """Checks that the training images fill a batch.
-
-    Raises:
-        DataError: There are fewer images than `batch_size`.
-    """
+    """Raises a `DataError` if the training images do not fill a batch."""
     if len(table) < config.batch_size:
         raise DataError(
             f"{len(table)} training images do not fill a batch of "
@@ -245,11 +240,7 @@ def require_full_batch(table: pd.DataFrame, config: DataConfig) -> None:
 
 
 def check_metadata(metadata: pipeline.Metadata | None) -> None:
-    """Checks that some clinical metadata is known, to train the weights that use it.
-
-    Raises:
-        DataError: All values of all training images are unknown.
-    """
+    """Raises a `DataError` if the clinical metadata of all training images is unknown."""
     unknown = [name.endswith("_unknown") for name in CLINICAL_FEATURES]
     if metadata is not None and metadata[:, unknown].all():
         raise DataError(
