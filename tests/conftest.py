@@ -41,7 +41,7 @@ LONGEST = (
     "test_evaluate",
     "test_features",
 )
-"""Files that start first, so that no worker waits for a long test at the end."""
+"""Test files that start first, so that no worker waits for a long test at the end."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -206,7 +206,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def manual_dir(tmp_path: Path) -> Path:
-    """The published layout of HAM10000 with 20 lesions and 30 images per class."""
+    """A directory in the published layout of HAM10000: 20 lesions, 30 images per class."""
     return write_dataverse(tmp_path / "manual é dir", make_rows())
 
 

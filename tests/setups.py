@@ -13,14 +13,14 @@ from skincnn.training.setup import TrainingSetup
 
 
 def make_rows(num_images: int, num_classes: int) -> pd.DataFrame:
-    """Returns the table of images, with classes in turn."""
+    """Returns a table of images whose classes alternate."""
     names = [f"{number:03d}" for number in range(num_images)]
     rows = pd.DataFrame({"image_id": names, "lesion_id": names, "sha256": names})
     return rows.assign(fold=0, label=np.arange(num_images) % num_classes)
 
 
 def draw_images(rows: pd.DataFrame, config: DataConfig) -> Images:
-    """Returns random images of rows, the same in each call."""
+    """Returns random images for table rows, the same in each call."""
     shape = (len(rows), config.image_size, config.image_size, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
@@ -28,7 +28,7 @@ def draw_images(rows: pd.DataFrame, config: DataConfig) -> Images:
 def make_setup(
     config: Config, num_classes: int, num_train: int, num_val: int
 ) -> TrainingSetup:
-    """Returns the setup of a configuration with numbers of random images."""
+    """Returns the setup of a training run on random images."""
     devices = make_devices(config.train, config.data.batch_size)
     with devices.scope():
         classifier = build_classifier(config.model, num_classes, fused=True)

@@ -61,7 +61,7 @@ def test_unexpected_error_keeps_its_traceback(body: str, error: str) -> None:
     "body", ["print('x' * 100_000)", "print('x')", "print('x'); sys.exit(0)"]
 )
 @pytest.mark.parametrize("buffered", ["", "1"])
-def test_closed_standard_output_ends_quietly(
+def test_closed_standard_output_prints_no_error(
     body: str, buffered: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", buffered)

@@ -52,7 +52,7 @@ def test_clinical_metadata_is_encoded_as_numbers() -> None:
     ]
 
 
-def test_rows_stay_in_order_whatever_the_index() -> None:
+def test_row_order_does_not_depend_on_the_index() -> None:
     rows = table(age=[10.0, 20.0, 30.0]).set_index(pd.Index([7, 7, 3]))
     np.testing.assert_allclose(encode_clinical_metadata(rows)[:, 0], [0.1, 0.2, 0.3])
 

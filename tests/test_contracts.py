@@ -1,4 +1,4 @@
-"""Tests of every entry of every table of parts, which also apply to new entries."""
+"""Tests of all entries of the tables of parts, which also cover new entries."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_preset_is_valid_and_documents_command_cost_and_score(name: str) -> None
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_strategy_keeps_the_mean_weights_at_one(name: str) -> None:
+def test_strategy_weights_have_a_mean_of_one(name: str) -> None:
     counts = np.array([327, 514, 1099, 115, 1113, 6705, 142])
     plan = STRATEGIES[name](counts, ImbalanceConfig())
     drawn = counts if plan.epoch_counts is None else plan.epoch_counts
@@ -99,13 +99,13 @@ def test_augmentation_grows_with_its_magnitude(name: str) -> None:
         assert varied.max() <= 255
         changes.append(np.abs(varied - images).mean())
     assert changes[0] == pytest.approx(0, abs=1e-4)
-    # At 0.5 all orientations are equally likely already.
+    # At 0.5 all orientations are already equally likely.
     assert 0 < changes[1] < changes[2] <= changes[3]
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_augmentation_draws_new_parameters_in_each_graph_call(name: str) -> None:
-    """Drawing the parameters only once, while tracing, is a known bug."""
+    """A known bug is to draw the parameters only once, while tracing."""
     layer = Augmentation(AugmentConfig(parts=(name,)))
     model = keras.Sequential([keras.Input((24, 24, 3)), layer])
     model.compile(run_eagerly=False)

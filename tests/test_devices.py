@@ -93,7 +93,7 @@ def test_half_precision_trains_with_all_parts(
         assert np.isfinite(after).all()
         assert not np.array_equal(before, after)
 
-    # Saved in float32, whatever the current policy.
+    # The model is saved in float32, whatever the current policy.
     with dtype_policy("mixed_bfloat16"):
         save_model(config, classifier, tmp_path / "model.keras")
     saved = keras.saving.load_model(tmp_path / "model.keras")
@@ -137,7 +137,7 @@ def test_xla_computes_the_same_loss(tmp_path: Path) -> None:
     for jit in ("off", "on"):
         config = dataclasses.replace(
             CONFIG,
-            # Random numbers differ with XLA.
+            # XLA draws other random numbers.
             model=dataclasses.replace(CONFIG.model, dropout=0.0),
             train=dataclasses.replace(CONFIG.train, jit=jit),
         )

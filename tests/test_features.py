@@ -116,7 +116,7 @@ def test_features_do_not_depend_on_trainable_layers() -> None:
 def test_one_view_trains_like_the_frozen_backbone(
     config: Config, data_dir: Path, tmp_path: Path
 ) -> None:
-    """With the same order, dropout, sampling, loss and schedule."""
+    """Order, dropout, sampling, loss and schedule are the same."""
     uncached, cached = (
         train_with_interruptions(
             with_features(config, number), tmp_path / str(number), data_dir, []
@@ -145,7 +145,7 @@ def test_an_interrupted_run_on_features_ends_with_the_same_weights(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Interrupted within an epoch, at its end, in the next one, and before a stage."""
+    """The run stops within an epoch, at its end, in the next one, and before a stage."""
     monkeypatch.setattr(features, "MAX_STEPS_PER_EXECUTION", 6)  # 4 of 16 steps, 6 of 12
     stages = (
         *(StageConfig(trainable_blocks=0, epochs=2),),

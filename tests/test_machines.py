@@ -58,7 +58,7 @@ def test_a_port_in_use_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Clock:
-    """A replacement of the module `time`."""
+    """A replacement for the module `time`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -79,7 +79,7 @@ WatchTuner = Callable[[str, int], Watched]
 
 @pytest.fixture
 def watch_tuner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WatchTuner:
-    """Returns the watched oracle of a tuner with a number of trials, and its clock."""
+    """Returns a function that makes the watched oracle of a tuner, and its clock."""
 
     def make(tuner: str, max_trials: int) -> Watched:
         oracle: Any = TUNERS[tuner](
@@ -115,7 +115,7 @@ def test_an_idle_worker_gets_the_trial_of_a_lost_one(watched: Watched) -> None:
     assert first.trial_id != second.trial_id
     clock.now = 100
     end(oracle, second, 0.5)
-    # tuner0 may be slow or lost, so no worker is dismissed.
+    # tuner0 may be slow or lost, so that no worker may stop.
     assert oracle.create_trial("tuner1").status == TrialStatus.IDLE
     assert not watch.over
     clock.now = machines.LOST_SECONDS + 1

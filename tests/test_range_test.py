@@ -48,7 +48,7 @@ def losses_of_a_parabola(curvature: float) -> list[float]:
 
 
 @pytest.mark.parametrize("curvature", [0.3, 10.0, 3000.0])
-def test_the_suggestion_is_neither_too_high_nor_too_low_on_a_parabola(
+def test_the_suggestion_suits_a_parabola(
     curvature: float,
 ) -> None:
     """Gradient descent converges below the rate 2 / curvature, fastest at 1 / curvature."""
@@ -87,7 +87,7 @@ def test_the_suggestion_is_at_half_of_the_decrease() -> None:
     assert suggest(rates[:82], losses) == rates[46]
 
 
-def test_there_is_no_suggestion_if_the_loss_never_fell() -> None:
+def test_there_is_no_suggestion_if_the_loss_never_falls() -> None:
     assert suggest(growing_rates()[:3], [1.0, 2.0, 40.0]) is None
     assert suggest(growing_rates()[:1], [float("nan")]) is None
 

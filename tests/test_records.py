@@ -212,7 +212,7 @@ def test_a_missing_file_is_rejected(record: Record, tmp_path: Path) -> None:
     require_one_line(tmp_path / "x.json", record, "cannot be read", "No such file")
 
 
-def test_a_value_that_json_lacks_is_not_written(tmp_path: Path) -> None:
+def test_nan_is_not_written(tmp_path: Path) -> None:
     ood = RECORDS["ood"].model_copy(update={"max_distance": float("nan")})
     path = tmp_path / "x.json"
     with pytest.raises(ValueError, match="JSON compliant"):

@@ -116,7 +116,7 @@ def test_the_results_equal_scores_of_the_predictions_table(run: Run) -> None:
         assert result.metrics["balanced_accuracy"].value == pytest.approx(
             balanced_accuracy_score(table["label"], predicted), abs=1e-6
         )
-        # With so few lesions most resamples lack a class, so a mean has no interval.
+        # Means over classes have no interval: most resamples of so few lesions lack one.
         accuracy = result.metrics["accuracy"]
         assert accuracy.low <= accuracy.value <= accuracy.high
 
@@ -167,7 +167,7 @@ def test_the_logs_have_training_images_and_confusion_matrices(run: Run) -> None:
     scores = pd.read_csv(workdir / "history.csv")["val_balanced_accuracy"]
     best = [i for i, score in enumerate(scores) if score > max(scores[:i], default=-1)]
     assert list(images["confusion_matrix"]) == best
-    # The last of them belongs to the weights that are evaluated.
+    # The last image belongs to the weights that are evaluated.
     table = pd.read_csv(workdir / "predictions" / "val.csv")
     predicted = np.array(NAMES)[table[PROBABILITIES].to_numpy().argmax(axis=1)]
     expected = confusion_matrix(table["label"], predicted, labels=NAMES)

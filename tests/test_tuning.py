@@ -1,4 +1,4 @@
-"""Searches. Most tests replace training runs with synthetic scores."""
+"""Hyperparameter searches; most tests replace training runs with synthetic scores."""
 
 from __future__ import annotations
 
@@ -351,7 +351,7 @@ def test_a_longer_search_keeps_every_trial_of_the_shorter_one(
 
 
 @pytest.mark.parametrize("limits", [{}, {"max_minutes": 100, "max_trials": 6}])
-def test_values_for_which_the_space_fails_fail_one_trial(
+def test_an_error_in_the_space_fails_one_trial(
     limits: dict[str, int],
     fake_runs: FakeRuns,
     tmp_path: Path,

@@ -94,9 +94,7 @@ def build_optimizer(
     if _is_replicated():
         cls = type(f"Summed{cls.__name__}", (ClipSummedGradients, cls), {})
     optimizer = cls(
-        learning_rate=SCHEDULES[config.schedule](
-            config, learning_rate, steps, warmup_steps
-        ),
+        learning_rate=schedule(config, learning_rate, steps, warmup_steps),
         weight_decay=config.weight_decay,
         use_ema=config.ema_momentum > 0,
         ema_momentum=config.ema_momentum or 0.99,
