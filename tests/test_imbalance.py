@@ -47,9 +47,8 @@ def test_ldam_margins_follow_the_fourth_root_and_weights_are_deferred() -> None:
     assert margins.max() == pytest.approx(0.7)
     assert margins.argmax() == COUNTS.argmin()
     np.testing.assert_allclose(margins**4 * COUNTS, 0.7**4 * 115)
-    # Cao et al. start at epoch 160 of 200.
-    assert ldam.reweighting_epoch(200) == 160
-    assert plan("class_weights").reweighting_epoch(200) == 0
+    assert ldam.drw_start == 0.8
+    assert plan("class_weights").drw_start == 0
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.3, 1.0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -220,7 +220,10 @@ def find_images(names: Sequence[str]) -> list[Path]:
     """Returns the named files, and the image files in named directories, sorted."""
     paths = []
     for argument in names:
-        for name in [argument] if argument != "-" else read_names(sys.stdin.buffer):
+        lines = [argument]
+        if argument == "-":  # names may have any encoding
+            lines = [os.fsdecode(x.rstrip(b"\r\n")) for x in sys.stdin.buffer if x.strip()]
+        for name in lines:
             # Path.is_dir raises an error for an invalid name.
             if os.path.isdir(name):
                 paths += images_in(Path(name))
@@ -232,11 +235,6 @@ def find_images(names: Sequence[str]) -> list[Path]:
             f"- for names on standard input. Received: {' '.join(names) or 'nothing'}."
         )
     return paths
-
-
-def read_names(file: Iterable[bytes]) -> list[str]:
-    """Returns the lines of a file as names, in any encoding; blank lines are skipped."""
-    return [os.fsdecode(line.rstrip(b"\r\n")) for line in file if line.strip()]
 
 
 @contextlib.contextmanager

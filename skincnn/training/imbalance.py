@@ -70,10 +70,6 @@ class Plan:
                 "purpose."
             )
 
-    def reweighting_epoch(self, epochs: int) -> int:
-        """Returns the first of `epochs`, counted from 0, in which class weights apply."""
-        return round(self.drw_start * epochs)
-
 
 def none(counts: Counts, config: ImbalanceConfig) -> Plan:
     """Every class has weight 1."""

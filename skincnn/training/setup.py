@@ -122,7 +122,7 @@ class TrainingSetup:
 
     def segments(self, epoch: int = 0, step: int = 0) -> Iterator[Segment]:
         """Yields the segments that remain after completed epochs and steps."""
-        reweighting = self.plan.reweighting_epoch(self.stages[-1].epochs)
+        reweighting = round(self.plan.drw_start * self.stages[-1].epochs)
         return segments(self.config, epoch=epoch, step=step, reweighting=reweighting)
 
     def num_views(self, segment: Segment) -> int:
