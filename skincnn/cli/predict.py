@@ -43,8 +43,8 @@ class Arguments:
       status                 ok, or why the file is unreadable
       probability_<class>    calibrated probability of each class
       predicted_class        the class with the highest probability
-      malignant_probability  sum over the malignant classes; empty if it is unknown of a
-                             class whether it is malignant
+      malignant_probability  sum over the malignant classes; empty if it is unknown whether
+                             some class is malignant
       refer                  whether a dermatologist should examine the lesion: the
                              malignant probability reaches the threshold, or the image is
                              out-of-distribution or unreadable. The threshold was chosen on
