@@ -18,8 +18,7 @@ from skincnn.config import (
 def quickstart() -> Config:
     """A small network from scratch on the synthetic demo images.
 
-    It needs no download. Its score shows that the software works, and nothing about skin
-    lesions.
+    It needs no download. Its score shows only that the software works.
 
     Command: python scripts/train.py
     Cost: 3.5 minutes on two cores, rendering included.

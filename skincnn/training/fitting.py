@@ -267,7 +267,7 @@ class TrainableModel:
 class Inputs:
     """The images, or their features, on which segments are trained and validated.
 
-    Memory holds the training images of one size and the features of one stage.
+    Only the training images of one size and the features of one stage are kept in memory.
 
     Attributes:
         val_images: Images of the validation split.

@@ -1,4 +1,4 @@
-"""The code and the hardware of a training run, which affect the last digits."""
+"""The code and the hardware of a training run, which affect its last digits."""
 
 from __future__ import annotations
 
