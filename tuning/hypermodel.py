@@ -185,7 +185,7 @@ class TrainingModel:
         """Returns the result of an execution, and trains it first if it has none.
 
         Raises:
-            ConfigError, DataError: See `build`.
+            ConfigError, DataError: The error affects all trials.
             DivergedError: The training run diverged, now or earlier.
         """
         folder = self.path(self.config(hp, execution))

@@ -45,8 +45,8 @@ class Arguments:
     """Average the predictions for the eight orientations of each image. The run must have
     been evaluated with scripts/evaluate.py --tta d4."""
     operating_point: str = "sensitivity=0.90"
-    """Sensitivity or specificity for malignant lesions (0.90 or 0.95) that determines from
-    which probability an image is referred. The threshold is chosen on validation."""
+    """Sensitivity or specificity for malignant lesions (0.90 or 0.95) that the threshold
+    for referral has on validation."""
     data_dir: Path | None = None
     """Directory of the built datasets; by default that of TFDS."""
 

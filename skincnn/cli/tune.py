@@ -45,7 +45,7 @@ class Arguments(common.ConfigArguments):
     spaces: tyro.conf.Positional[tuple[str, ...]] = DEFAULT_SPACES
     """Spaces to search together."""
     preset: str = ""
-    """The preset, which has the values that are not searched."""
+    """The preset, whose values apply to all fields that are not searched."""
     workdir: Path | None = None
     """The directory of the search; runs/tune-PRESET-SPACES by default."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(

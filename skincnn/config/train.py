@@ -35,7 +35,7 @@ class ModelConfig:
     batch_norm: Literal["train", "frozen", "frozen_statistics"] = "train"
     """BatchNorm in the trainable blocks of the backbone. train: uses the statistics of the
     batch; frozen: keeps its statistics and weights; frozen_statistics: trains only scale
-    and shift. Both of the latter were worse than `train` (docs/results.md)."""
+    and shift. Both frozen modes scored lower than `train` (docs/results.md)."""
     batch_norm_momentum: Fraction = 0.99
     """Momentum of the moving statistics of BatchNorm."""
     clinical_metadata: bool = False
@@ -48,14 +48,14 @@ class ImbalanceConfig:
 
     strategy: str = "class_weights"
     """Name of `STRATEGIES`. none: no balancing; class_weights: rare classes weigh more in
-    the loss; effective_number_weights: weights by the effective number of images;
+    the loss; effective_number_weights: class_weights by the effective number of images;
     logit_adjusted: class priors are added to the logits in the loss; focal: easy images
     weigh less; class_balanced_focal: focal with effective_number_weights; ldam: larger
     margins for rare classes; balanced_sampling: all classes are drawn equally often;
-    square_root_sampling: classes are drawn by the square root of their size;
-    effective_number_sampling: images are drawn by effective_number_weights; oversampling:
-    images of rare classes are replicated; weights_and_sampling: class_weights and
-    balanced_sampling at once."""
+    square_root_sampling: classes are drawn in proportion to the square root of their size;
+    effective_number_sampling: images are drawn in proportion to effective_number_weights;
+    oversampling: images of rare classes are replicated; weights_and_sampling: class_weights
+    and balanced_sampling at once."""
     power: UnitInterval = 0.75
     """`class_weights` weights a class by (1 / its images) ** power, `logit_adjusted` adds
     power * log(frequency of the class) to the logits: 0 for none, 1 for full

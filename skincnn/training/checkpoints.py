@@ -173,7 +173,7 @@ def describe_changes(old: Any, new: Any) -> str:
 
 
 def weights_path(folder: Path, epoch: int) -> Path:
-    """Returns the file of the weights that were best after `epoch`, counted from 1."""
+    """Returns the path of the best weights, those of an epoch counted from 1."""
     return folder / f"best-{epoch:05d}.weights.h5"
 
 

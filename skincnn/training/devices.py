@@ -23,7 +23,7 @@ from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE, DeviceInfo
 from skincnn.interruption import StopRequest
 
 BFLOAT16_CAPABILITY = 8.0
-"""NVIDIA compute capability from which GPUs compute in bfloat16."""
+"""Lowest NVIDIA compute capability of GPUs that compute in bfloat16."""
 PROCESSES = tuple(
     f"KERAS_DISTRIBUTION_{name}"
     for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")

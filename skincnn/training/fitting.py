@@ -79,7 +79,7 @@ def fit(
     Args:
         setup: What to train.
         workdir: The run directory, for checkpoints/, logs/ and history.csv.
-        callbacks: More callbacks, which run last.
+        callbacks: Additional callbacks, which run last.
         verbose: See `keras.Model.fit`; 0 prints nothing.
 
     Raises:

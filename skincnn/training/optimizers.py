@@ -77,7 +77,7 @@ def build_optimizer(
         learning_rate: Peak learning rate.
         steps: Number of steps, at least 1.
         warmup_steps: Number of first steps in which the learning rate rises.
-        blocks: Path of each trainable variable to its block, counted from the head, which
+        blocks: Block of each trainable variable by its path, counted from the head, which
             is 0; required if `layer_decay` is below 1.
 
     Raises:
@@ -114,7 +114,7 @@ class LayerWise:
 
     Args:
         layer_decay: Factor of the learning rate from each block to the next, in (0, 1].
-        blocks: Path of each trainable variable to its block, counted from 0.
+        blocks: Block of each trainable variable by its path, counted from 0.
         weight_decay: See `build_optimizer`.
         **kwargs: Passed to the Keras optimizer.
 

@@ -39,7 +39,10 @@ def _commit(checkout: Path) -> str | None:
         done = subprocess.run(
             command, cwd=checkout, capture_output=True, check=True, text=True, timeout=60
         )
-    except (OSError, subprocess.SubprocessError):  # no git, or an untrusted directory
+    except (
+        OSError,
+        subprocess.SubprocessError,
+    ):  # Git is missing, or does not trust the directory
         return None
     return done.stdout.strip()
 

@@ -91,7 +91,9 @@ def train_at_rates(setup: TrainingSetup, stage: int) -> list[float]:
     model = trainable.model
     model.steps_per_execution = 1  # train_on_batch() does not support more
     optimizer: Any = model.optimizer
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
+    optimizer = getattr(
+        optimizer, "inner_optimizer", optimizer
+    )  # inside LossScaleOptimizer
     optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
         float(rates[0]), 1, float(rates[1] / rates[0])
     )

@@ -89,7 +89,7 @@ def train(
 
 
 def save_model(config: Config, classifier: keras.Model, path: Path) -> None:
-    """Saves a classifier in float32, with Keras layers only: loading needs no skincnn."""
+    """Saves a classifier in float32, in a file that Keras loads without this package."""
     untrained = dataclasses.replace(config.model, weights="none")
     with dtype_policy("float32"):
         model = build_classifier(untrained, classifier.output_shape[-1], seed=config.seed)

@@ -65,7 +65,7 @@ class ConfusionImages(keras.callbacks.Callback):
 
 
 def write_image(folder: Path, tag: str, step: int, image: npt.NDArray[np.uint8]) -> None:
-    """Writes an image as an event file, which replaces that of the same step.
+    """Writes an image as an event file, and replaces an earlier file of the same step.
 
     Args:
         folder: The directory of a TensorBoard run; created if it does not exist.
