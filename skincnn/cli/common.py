@@ -65,9 +65,9 @@ Parsed = TypeVar("Parsed", bound=ConfigArguments)
 def main(command: Callable[[], None]) -> None:
     """Runs a command and exits with its code.
 
-    In addition to the exit codes of `skincnn.errors`: 141 if the reader of standard output
-    has closed it, as for a program that SIGPIPE ends. Any other exception keeps its
-    traceback and exits with 1.
+    In addition to the exit codes of `skincnn.errors`: 141, as after SIGPIPE, if the reader
+    of standard output has closed it. Any other exception keeps its traceback and exits
+    with 1.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -208,9 +208,8 @@ def averaged_weights(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     The weights are restored bit for bit, unlike by `keras.callbacks.SwapEMAWeights`, which
     swaps by adding and subtracting. Without `use_ema` nothing changes.
     """
-    optimizer = getattr(
-        optimizer, "inner_optimizer", optimizer
-    )  # inside LossScaleOptimizer
+    # A LossScaleOptimizer wraps the optimizer.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if not optimizer.use_ema:
         yield
         return

@@ -277,7 +277,7 @@ def is_distributed() -> bool:
 
 def _names(count: int) -> tuple[str, ...]:
     """Returns `count` devices; for 0, all GPUs or TPUs, or one CPU per process."""
-    names = keras.distribution.list_devices()  # accelerators, or CPUs without any
+    names = keras.distribution.list_devices()  # accelerators; CPUs if there are none
     if is_distributed():
         if count not in (0, len(names)):
             raise ConfigError(

@@ -69,7 +69,7 @@ class WeightedLoss(keras.losses.Loss):
         self.label_smoothing = float(label_smoothing)
 
     def class_losses(self, logits: Any) -> Any:
-        """Returns the loss that each class would have as the label, [batch, num_classes]."""
+        """Returns the loss for each class as if it were the label, [batch, num_classes]."""
         raise NotImplementedError
 
     def call(self, y_true: Any, y_pred: Any) -> Any:

@@ -42,7 +42,7 @@ def _commit(checkout: Path) -> str | None:
     except (
         OSError,
         subprocess.SubprocessError,
-    ):  # Git is missing, or does not trust the directory
+    ):  # Git is missing or distrusts the folder
         return None
     return done.stdout.strip()
 

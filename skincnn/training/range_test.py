@@ -91,9 +91,8 @@ def train_at_rates(setup: TrainingSetup, stage: int) -> list[float]:
     model = trainable.model
     model.steps_per_execution = 1  # train_on_batch() does not support more
     optimizer: Any = model.optimizer
-    optimizer = getattr(
-        optimizer, "inner_optimizer", optimizer
-    )  # inside LossScaleOptimizer
+    # A LossScaleOptimizer wraps the optimizer.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
         float(rates[0]), 1, float(rates[1] / rates[0])
     )
