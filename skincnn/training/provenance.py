@@ -39,11 +39,8 @@ def _commit(checkout: Path) -> str | None:
         done = subprocess.run(
             command, cwd=checkout, capture_output=True, check=True, text=True, timeout=60
         )
-    except (
-        OSError,
-        subprocess.SubprocessError,
-    ):  # Git is missing or distrusts the folder
-        return None
+    except (OSError, subprocess.SubprocessError):
+        return None  # Git is missing, or does not trust the directory
     return done.stdout.strip()
 
 
