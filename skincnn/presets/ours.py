@@ -65,7 +65,7 @@ def mobilenet_160() -> Config:
 
 
 def ensemble5_member() -> Config:
-    """`mobilenet_160` with effective-number sampling: member 1 of an ensemble.
+    """Ensemble member 1: `mobilenet_160` with effective-number sampling.
 
     The ensemble has five diverse members. Each of the other four is this preset with one
     more flag: --augment.parts flip quarter_turn, --imbalance.strategy ldam,
