@@ -35,7 +35,7 @@ ISIC2019_ONLY = (
     LesionClass("ak", "actinic keratosis", True),
     LesionClass("scc", "squamous cell carcinoma", True),
 )
-"""ISIC 2019 has these two classes instead of akiec of HAM10000."""
+"""ISIC 2019 has these two classes instead of `akiec` of HAM10000."""
 
 TWO_CLASSES = (
     LesionClass("benign", "benign", False),
@@ -61,11 +61,10 @@ SYNONYMS = {
 
 
 def describe(names: Iterable[str]) -> dict[str, LesionClass]:
-    """Returns each class with its full name, by default its name, and malignancy."""
+    """Returns the class of each name. The full name of an unknown class is its name."""
     known = {lesion.name: lesion for lesion in (*HAM10000, *ISIC2019_ONLY, *TWO_CLASSES)}
-    described = {}
-    for name in names:
-        key = name.lower().replace("_", " ").strip()
-        unknown = LesionClass(name, name, None)
-        described[name] = known.get(SYNONYMS.get(key, key), unknown)
-    return described
+    keys = {name: name.lower().replace("_", " ").strip() for name in names}
+    return {
+        name: known.get(SYNONYMS.get(key, key), LesionClass(name, name, None))
+        for name, key in keys.items()
+    }

@@ -13,8 +13,8 @@ import pandas as pd
 from skincnn.errors import DataError
 
 CLINICAL_COLUMNS = ("age", "sex", "localization")
-"""Table columns that are encoded, which are also the inputs of an exported model: age in
-years, sex and site as words."""
+"""Columns that are encoded: age in years; sex and site as words. An exported model takes
+the same columns as inputs."""
 
 UNKNOWN = "unknown"
 SEXES = ("female", "male")
@@ -49,7 +49,7 @@ CLINICAL_FEATURES = (
 
 
 def encode_clinical_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
-    """Returns clinical metadata as numbers.
+    """Encodes clinical metadata as numbers.
 
     Age is divided by 100; sex and body region are one-hot encoded. A missing age (NaN or
     an empty cell) is encoded as 0 with `age_unknown` 1. A missing sex or site (NaN, an
@@ -68,7 +68,7 @@ def encode_clinical_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
     missing = [name for name in CLINICAL_COLUMNS if name not in table]
     if missing:
         raise DataError(
-            f"The clinical metadata lack the column(s) {', '.join(missing)}. Expected: "
+            f"The clinical metadata lacks the column(s) {', '.join(missing)}. Expected: "
             f"{', '.join(CLINICAL_COLUMNS)}. Cells may be empty."
         )
     age = _parse_ages(table["age"])

@@ -15,7 +15,7 @@ class ConfigError(ValueError):
 
 
 class MemoryFullError(ConfigError):
-    """A training that does not fit into the memory of the device."""
+    """A training run that does not fit into the memory of the device."""
 
 
 class DataError(ValueError):
@@ -31,4 +31,4 @@ class DivergedError(RuntimeError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM. Code that cleans up after Ctrl-C, such as a download, also handles it."""
+    """Raised on SIGTERM. Code that cleans up after Ctrl-C handles it as well."""

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def printable(name: str | Path) -> str:
-    r"""Returns a file name as valid UTF-8; other bytes are written as \xff etc."""
+    r"""Returns a file name as valid UTF-8, with each invalid byte written as `\xff`."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
@@ -57,10 +58,12 @@ def replacing(path: Path) -> Iterator[Path]:
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds an exclusive lock on a directory, which is created if it does not exist.
 
-    The kernel releases the lock when the process ends for any reason. A created directory
-    is removed again if it is still empty at the end.
+    Only processes that use this function are kept out. The lock ends with its process. A
+    directory that this function created is removed if it is still empty at the end.
 
-    Only processes that use this function are kept out.
+    Args:
+        folder: The directory.
+        wait: Whether to wait for another process that holds the lock.
 
     Raises:
         ConfigError: Another process holds the lock and `wait` is False, or the directory
@@ -71,16 +74,19 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", thread_local=False)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=0)
     except Timeout as error:
-        raise ConfigError(
-            f"{folder} is in use by another process. Wait until it has finished, or give "
-            "another --workdir."
-        ) from error
+        if not wait:
+            raise ConfigError(
+                f"{folder} is in use by another process. Wait until it has finished, or "
+                "give another --workdir."
+            ) from error
+        print(f"waiting for another process that uses {folder}", file=sys.stderr)
+        lock.acquire()
     try:
         yield
     finally:
-        # Removed before the release: afterwards another process may hold it.
+        # Removed before the release: after it, another process may hold the lock.
         (folder / ".lock").unlink(missing_ok=True)
         lock.release()
         if created and not any(folder.iterdir()):
@@ -88,31 +94,28 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def require_writable_folder(path: Path, flag: str) -> None:
-    """Checks that the path of a flag is, or can become, a writable directory.
+    """Raises a `ConfigError` if a path is not, and cannot become, a writable directory.
 
-    Raises:
-        ConfigError: The path is a file, is inside a file, or is not writable.
+    The error names the flag that the path belongs to.
     """
     existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not existing.is_dir():
         raise ConfigError(
-            f"{flag} must be a folder. Received: {path}, but {existing} is a file."
+            f"{flag} must be a directory. Received: {path}, but {existing} is a file."
         )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(
-            f"{flag} must be a writable folder. Received: {path}, but {existing} is not "
-            "writable. Give another folder."
+            f"{flag} must be a writable directory. Received: {path}, but {existing} is not "
+            "writable. Give another directory."
         )
 
 
 def require_writable_file(path: Path, flag: str) -> None:
-    """Checks that `replacing` can write the file whose path a flag gives.
-
-    Raises:
-        ConfigError: The path is not a regular file, or its directory is not writable.
-    """
+    """Raises a `ConfigError` if `replacing` could not write to a path."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ConfigError(f"{flag} must be a file. Received: {path}, which is not.")
+        raise ConfigError(
+            f"{flag} must be a file. Received: {path}, which is not a regular file."
+        )
     require_writable_folder(path.parent, f"The parent of {flag}")
 
 
@@ -125,6 +128,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, atomically. NaN raises a `ValueError`."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def json_sha256(value: Any) -> str:
+    """Returns the SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

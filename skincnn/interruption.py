@@ -17,12 +17,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopRequest:
     """Records SIGTERM and Ctrl-C inside a `with` block, so that `exit` can act on them.
 
-    A second signal interrupts at once. Outside of the main thread, where Python does not
-    handle signals, nothing is ever requested.
+    A second signal takes effect immediately. Python handles signals in the main thread
+    only; in other threads no stop is ever requested.
     """
 
     def __init__(self) -> None:
-        """Starts without a request."""
         self.signal: int | None = None
         self._immediate = False
         self._previous: dict[int, object] = {}
@@ -43,7 +42,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
-        """Acts on signals at once inside the block, where no step has to be finished."""
+        """Lets signals take effect immediately inside the block, where no step runs."""
         self._immediate = True
         try:
             yield
@@ -51,14 +50,12 @@ class StopRequest:
             self._immediate = False
 
     def __enter__(self) -> StopRequest:
-        """Installs the signal handlers."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._previous[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restores the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 

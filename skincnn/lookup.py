@@ -1,4 +1,4 @@
-"""Finds a part by the name that a user gave: in a table, or in a module of their own."""
+"""Looks up parts by name: in a table, or in a module of the user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def look_up(table: Mapping[str, T], name: str, what: str) -> T:
     Args:
         table: The parts by name.
         name: The name that the user gave.
-        what: Where the name was given, for the message: "`model.backbone`", "PRESET".
+        what: What the name stands for in the message: "`model.backbone`", "PRESET".
 
     Raises:
         ConfigError: The table has no such name.
@@ -30,6 +30,15 @@ def look_up(table: Mapping[str, T], name: str, what: str) -> T:
     raise ConfigError(
         f"{what} must be one of: {', '.join(table)}. Received: {name!r}."
         f"{suggest(table, name)}"
+    )
+
+
+def describe_functions(table: Mapping[str, Callable[..., Any]]) -> str:
+    """Returns one line per function: its name and the first line of its docstring."""
+    width = max(map(len, table))
+    return "\n".join(
+        f"  {name:{width}}  {(function.__doc__ or '').splitlines()[0]}"
+        for name, function in table.items()
     )
 
 
@@ -52,7 +61,7 @@ def import_function(name: str, what: str) -> Callable[..., Any]:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    # A module of the user may raise any exception.
+    # The user's module may raise any exception.
     except Exception as error:
         raise ConfigError(
             f"{what} {name}: cannot import the module {module_name!r}: "

@@ -38,12 +38,12 @@ def write_record(path: Path, record: Record) -> None:
     write_json(path, to_json(record))
 
 
-def read_record(path: Path, kind: type[R], fix: str) -> R:
+def read_record(path: Path, cls: type[R], fix: str) -> R:
     """Returns the record in a file that `write_record` wrote.
 
     Args:
         path: The file.
-        kind: The type of the record.
+        cls: The class of the record.
         fix: How to recreate the file, as a sentence for the error message.
 
     Raises:
@@ -53,31 +53,31 @@ def read_record(path: Path, kind: type[R], fix: str) -> R:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}. {fix}") from error
-    return parse_record(values, kind, str(path), fix)
+    return parse_record(values, cls, str(path), fix)
 
 
-def parse_record(values: object, kind: type[R], where: str, fix: str) -> R:
-    """Returns the record that `to_json` returned, read from `where`; see `read_record`."""
+def parse_record(values: object, cls: type[R], where: str, fix: str) -> R:
+    """Inverts `to_json`; errors name the source `where`. See `read_record`."""
     if not isinstance(values, dict):
         raise ConfigError(
             f"{where} must hold a JSON object. Received: {type(values).__name__}. {fix}"
         )
     fields = dict(values)
     version = fields.pop("schema_version", None)
-    if version != kind.SCHEMA:
+    if version != cls.SCHEMA:
         raise ConfigError(
             f"{where} was written by another version of skincnn. Expected schema_version "
-            f"{kind.SCHEMA}. Received: {version!r}. {fix}"
+            f"{cls.SCHEMA}. Received: {version!r}. {fix}"
         )
     try:
         # As JSON: in Python mode, the strict sections of a Config reject dictionaries.
-        return kind.model_validate_json(json.dumps(fields))
+        return cls.model_validate_json(json.dumps(fields))
     except ValidationError as error:
         raise ConfigError(f"{where}: {describe_error(error)} {fix}") from error
 
 
 def describe_error(error: ValidationError) -> str:
-    """Returns the first fault of a validation as one line: field, cause and value."""
+    """Returns the first validation error on one line: field, cause and value."""
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"])) or "content"
     cause = " ".join(first["msg"].split()).rstrip(".")

@@ -41,7 +41,7 @@ LONGEST = (
     "test_evaluate",
     "test_features",
 )
-"""Files that start first, so that no worker waits for a long test at the end."""
+"""Test files that start first, so that no worker waits for a long test at the end."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -68,7 +68,7 @@ def run_script(
 
 
 def run_here(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs a script in this process, which avoids importing TensorFlow again.
+    """Runs a script in this process, to avoid importing TensorFlow again.
 
     Unlike in `run_script`, warnings are errors.
     """
@@ -99,9 +99,9 @@ def run_here(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def read_timeless(workdir: Path) -> dict[str, object]:
-    """Returns run.json and the results without times and the hash of the model's zip file.
+    """Returns run.json and the results without durations and the hash of the model file.
 
-    Parity results of exports are left out.
+    The parity results of exports are omitted.
     """
     paths = [workdir / "run.json", *sorted((workdir / "results").glob("*.json"))]
     timed = {"cost", "training_seconds", "sha256"}
@@ -112,37 +112,37 @@ def read_timeless(workdir: Path) -> dict[str, object]:
     }
 
 
-def made_once(
+def make_once(
     factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
 ) -> Path:
     """Returns a copy of a folder that `make` fills once for all pytest-xdist workers."""
     shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    made, done = shared / name, shared / f"{name}.done"
+    folder, done = shared / name, shared / f"{name}.done"
     with FileLock(shared / f"{name}.lock"):
         if not done.exists():
-            make(made)
+            make(folder)
             done.touch()
-    return Path(shutil.copytree(made, factory.mktemp("copy") / name))
+    return Path(shutil.copytree(folder, factory.mktemp("copy") / name))
 
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of built datasets that contains demo_tiny."""
+    """A directory of built datasets that contains demo_tiny."""
     from skincnn.data.datasets import prepare_dataset
 
     def build(path: Path) -> None:
         prepare_dataset("demo_tiny", path)
 
-    return made_once(tmp_path_factory, "data", build)
+    return make_once(tmp_path_factory, "data", build)
 
 
 @pytest.fixture(scope="session")
 def run(
     tmp_path_factory: pytest.TempPathFactory, data_dir: Path
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder and the output of `scripts/train.py` on demo_tiny."""
+    """The run directory and the output of `scripts/train.py` on demo_tiny."""
 
     def train(path: Path) -> None:
         workdir = path / "tiny run"
@@ -150,18 +150,18 @@ def run(
         output = [text.replace(str(workdir), "{}") for text in (done.stdout, done.stderr)]
         (path / "output.json").write_text(json.dumps(output))
 
-    made = made_once(tmp_path_factory, "trained", train)
-    workdir = made / "tiny run"
+    folder = make_once(tmp_path_factory, "trained", train)
+    workdir = folder / "tiny run"
     out, err = (
         text.replace("{}", str(workdir))
-        for text in json.loads((made / "output.json").read_text())
+        for text in json.loads((folder / "output.json").read_text())
     )
     return workdir, subprocess.CompletedProcess(["train.py"], 0, out, err)
 
 
 def train_tiny(workdir: Path, data_dir: Path) -> subprocess.CompletedProcess[str]:
-    # The weight average and progressive resizing of the preset `mobilenet_160`, and
-    # preprocessing and sampling that no preset uses. The low batch-norm momentum lets the
+    # Weight averaging and progressive resizing as in the preset `mobilenet_160`, and
+    # preprocessing and sampling that no preset uses. With the low BatchNorm momentum the
     # moving statistics converge in few steps; otherwise all predictions would be equal.
     flags = (
         "--data.dataset demo_tiny --data.image-size 64 --model.backbone mobilenet "
@@ -206,7 +206,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def manual_dir(tmp_path: Path) -> Path:
-    """The published layout of HAM10000 with 20 lesions and 30 images per class."""
+    """A directory in the published layout of HAM10000: 20 lesions, 30 images per class."""
     return write_dataverse(tmp_path / "manual é dir", make_rows())
 
 
@@ -214,23 +214,8 @@ Prepare = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def prepare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Prepare:
-    """Runs `prepare_data` in this process, which avoids importing TensorFlow again."""
-    from skincnn.cli import prepare_data
-
-    def run(
-        config: str, data_dir: Path, *arguments: object
-    ) -> subprocess.CompletedProcess[str]:
-        flags = ["--config", config, "--data-dir", data_dir, *arguments]
-        command = ["prepare_data.py", *map(str, flags)]
-        code: object = 0
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", command)
-            patch.setattr(signal, "signal", lambda *_: None)
-            try:
-                common.main(prepare_data.command)
-            except SystemExit as error:
-                code = error.code
-        return subprocess.CompletedProcess(command, code, *capsys.readouterr())
-
-    return run
+def prepare() -> Prepare:
+    """Runs `prepare_data.py` in this process with a config, a directory and more flags."""
+    return lambda config, data_dir, *flags: run_here(
+        "prepare_data.py", "--config", config, "--data-dir", data_dir, *flags
+    )

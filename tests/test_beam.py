@@ -348,7 +348,7 @@ def test_processes_predict_in_parallel(model: Path, images: Path, tmp_path: Path
         (("--names", "{tmp}/none.txt"), "cannot be listed"),
         (("no-such-system://x",), "cannot be listed"),
         (("{tmp}", "--output", "{tmp}/old"), "without predictions"),
-        (("{tmp}", "--output", "{tmp}/blank.txt"), "must be a folder"),
+        (("{tmp}", "--output", "{tmp}/blank.txt"), "must be a directory"),
         (("{tmp}", "--output", "{tmp}/[1]"), "must not contain"),
         (("{tmp}", "--output", "no-such-system://x"), "--output cannot be listed"),
         (

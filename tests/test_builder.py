@@ -221,8 +221,8 @@ def test_a_damaged_image_leaves_no_partial_dataset(
         ("other layout", 3, "Use --config isic2018"),
         ("modified file", 3, "HAM10000_metadata.csv differ(s) from the files that"),
         ("unknown config", 2, "Did you mean 'isic2018'"),
-        ("data dir is a file", 2, "--data-dir must be a folder"),
-        ("data dir is below a file", 2, "--data-dir must be a folder"),
+        ("data dir is a file", 2, "--data-dir must be a directory"),
+        ("data dir is below a file", 2, "--data-dir must be a directory"),
     ],
 )
 def test_invalid_input_exits_with_one_message(

@@ -1,4 +1,4 @@
-"""Checkpoints are complete or ignored, and never used by another training run."""
+"""Tests of checkpoints: damaged ones are skipped, those of other runs are rejected."""
 
 from __future__ import annotations
 
@@ -84,12 +84,7 @@ def test_a_damaged_checkpoint_is_skipped(
     warned = "checkpoint-00002-0000000 is damaged" in capsys.readouterr().err
     # A checkpoint whose .json file was never written is incomplete, not damaged.
     assert warned == ((suffix, damage) != (".json", "missing"))
-
-
-def test_training_starts_from_scratch_without_a_complete_checkpoint(
-    tmp_path: Path,
-) -> None:
-    save(tmp_path, 1)
+    # Without a complete checkpoint, training starts from scratch.
     (tmp_path / "checkpoint-00001-0000000.npz").write_bytes(b"")
     assert loaded_epoch(tmp_path) is None
 
@@ -114,12 +109,12 @@ def test_variables_of_another_model_are_rejected() -> None:
 def test_a_checkpoint_is_never_unpickled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkpoint from elsewhere cannot run code."""
+    """Loading an untrusted checkpoint cannot run code."""
     save(tmp_path, 1)
     path = tmp_path / "checkpoint-00001-0000000"
     np.savez(path.with_suffix(".npz"), **{"model.0": np.array([object()])})
     monkeypatch.setattr(checkpoints, "sha256", lambda path: "")
-    monkeypatch.setattr(checkpoints, "_own_hash", lambda content: "")
+    monkeypatch.setattr(checkpoints, "json_sha256", lambda content: "")
     content = json.loads(path.with_suffix(".json").read_text())
     content |= {"sha256": "", "own_sha256": ""}
     path.with_suffix(".json").write_text(json.dumps(content))

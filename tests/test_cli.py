@@ -1,3 +1,5 @@
+"""Exit codes, output and help of the commands."""
+
 from __future__ import annotations
 
 import os
@@ -41,17 +43,25 @@ def test_exit_codes(body: str, code: int, stderr: str) -> None:
     assert (done.returncode, done.stderr) == (code, stderr)
 
 
-def test_unexpected_error_keeps_its_traceback() -> None:
-    done = run("1 / 0")
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("import os; r, w = os.pipe(); os.close(r); os.write(w, b'x')", "BrokenPipeError"),
+    ],
+)
+def test_unexpected_error_keeps_its_traceback(body: str, error: str) -> None:
+    done = run(body)
     assert done.returncode == 1
-    assert "ZeroDivisionError" in done.stderr
+    assert "Traceback (most recent call last):" in done.stderr
+    assert error in done.stderr
 
 
 @pytest.mark.parametrize(
     "body", ["print('x' * 100_000)", "print('x')", "print('x'); sys.exit(0)"]
 )
 @pytest.mark.parametrize("buffered", ["", "1"])
-def test_closed_standard_output_ends_quietly(
+def test_closed_standard_output_prints_no_error(
     body: str, buffered: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", buffered)
@@ -60,12 +70,6 @@ def test_closed_standard_output_ends_quietly(
     with open(writing, "w") as closed:
         done = run(f"import sys; {body}", stdout=closed)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
-
-
-def test_another_broken_pipe_keeps_its_traceback() -> None:
-    done = run("import os; r, w = os.pipe(); os.close(r); os.write(w, b'x')")
-    assert done.returncode == 1
-    assert "BrokenPipeError" in done.stderr
 
 
 def test_sigterm_exits_with_143() -> None:
@@ -124,20 +128,23 @@ def test_version_is_shown() -> None:
     assert run_skincnn("--version").stdout == f"skincnn {__version__}\n"
 
 
-def test_wrong_subcommand_suggests_the_closest() -> None:
-    done = run_skincnn("trian")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["trian"],
+            r"SUBCOMMAND must be one of: prepare-data, train, .*"
+            r"Received: 'trian'. Did you mean 'train'\?",
+        ),
+        (["train", "nosuch"], "PRESET must be one of: quickstart, .*"),
+    ],
+)
+def test_wrong_subcommand_or_argument_exits_with_2(
+    arguments: list[str], message: str
+) -> None:
+    done = run_skincnn(*arguments)
     assert done.returncode == 2
-    assert re.fullmatch(
-        r"error: SUBCOMMAND must be one of: prepare-data, train, .*"
-        r"Received: 'trian'. Did you mean 'train'\?\n",
-        done.stderr,
-    )
-
-
-def test_subcommand_gets_its_arguments() -> None:
-    done = run_skincnn("train", "nosuch")
-    assert done.returncode == 2
-    assert "PRESET must be one of: quickstart" in done.stderr
+    assert re.fullmatch(f"error: {message}\n", done.stderr)
 
 
 def test_every_subcommand_has_a_module() -> None:

@@ -1,3 +1,5 @@
+"""The encoding of clinical metadata, and invalid values."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -32,7 +34,7 @@ def nonzero(row: np.ndarray) -> dict[str, float]:
     }
 
 
-def test_clinical_metadata_are_encoded_as_numbers() -> None:
+def test_clinical_metadata_is_encoded_as_numbers() -> None:
     rows = encode_clinical_metadata(
         table(
             age=[50.0, 0.0, "", np.nan],
@@ -50,7 +52,7 @@ def test_clinical_metadata_are_encoded_as_numbers() -> None:
     ]
 
 
-def test_rows_stay_in_order_whatever_the_index() -> None:
+def test_row_order_does_not_depend_on_the_index() -> None:
     rows = table(age=[10.0, 20.0, 30.0]).set_index(pd.Index([7, 7, 3]))
     np.testing.assert_allclose(encode_clinical_metadata(rows)[:, 0], [0.1, 0.2, 0.3])
 
@@ -97,7 +99,7 @@ def test_invalid_values_are_rejected(
 
 
 def test_a_missing_column_is_named() -> None:
-    with pytest.raises(DataError, match=r"lack the column\(s\) sex"):
+    with pytest.raises(DataError, match=r"lacks the column\(s\) sex"):
         encode_clinical_metadata(table(age=[1.0]).drop(columns="sex"))
 
 

@@ -1,4 +1,4 @@
-"""Tests of every entry of every table of parts, so that a new entry is tested too."""
+"""Tests of all entries of the tables of parts, which also cover new entries."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_preset_is_valid_and_documents_command_cost_and_score(name: str) -> None
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_strategy_keeps_the_mean_weights_at_one(name: str) -> None:
+def test_strategy_weights_have_a_mean_of_one(name: str) -> None:
     counts = np.array([327, 514, 1099, 115, 1113, 6705, 142])
     plan = STRATEGIES[name](counts, ImbalanceConfig())
     drawn = counts if plan.epoch_counts is None else plan.epoch_counts
@@ -99,13 +99,13 @@ def test_augmentation_grows_with_its_magnitude(name: str) -> None:
         assert varied.max() <= 255
         changes.append(np.abs(varied - images).mean())
     assert changes[0] == pytest.approx(0, abs=1e-4)
-    # At 0.5 all orientations are equally likely already.
+    # At 0.5 all orientations are already equally likely.
     assert 0 < changes[1] < changes[2] <= changes[3]
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_augmentation_draws_new_parameters_in_each_graph_call(name: str) -> None:
-    """Drawing the parameters only once, while tracing, is a known bug."""
+    """A known bug is to draw the parameters only once, while tracing."""
     layer = Augmentation(AugmentConfig(parts=(name,)))
     model = keras.Sequential([keras.Input((24, 24, 3)), layer])
     model.compile(run_eagerly=False)
@@ -130,7 +130,7 @@ def test_mix_returns_images_partners_and_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_corruption_changes_a_copy_by_its_generator(name: str) -> None:
+def test_corruption_changes_a_copy_with_the_given_generator(name: str) -> None:
     image = demo_renderer.render("mel", 1, 0)
     before = image.copy()
     function, strengths = CORRUPTIONS[name]
@@ -147,7 +147,7 @@ def test_corruption_changes_a_copy_by_its_generator(name: str) -> None:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_backbone_declares_scaling_sizes_and_widths(name: str) -> None:
-    """test_backbones tests the outputs of the smallest network of each family."""
+    """See test_backbones.py for the outputs of the smallest network of each family."""
     entry = BACKBONES[name]
     for values in (entry.scaling.scale, entry.scaling.offset):
         assert np.broadcast_to(values, 3).dtype == np.float64

@@ -1,4 +1,4 @@
-"""Precision, XLA and several devices train like one device in float32."""
+"""Training with half precision, XLA, several devices and several processes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from setups import draw_images, make_rows, make_setup
 
 from skincnn.config import (
     AugmentConfig,
@@ -28,18 +29,15 @@ from skincnn.config import (
     TrainConfig,
 )
 from skincnn.data import datasets, pipeline
-from skincnn.data.cache import Images
 from skincnn.errors import ConfigError
 from skincnn.evaluation.evaluate import evaluate, write_evaluation
 from skincnn.files import locked
 from skincnn.inference.predict import predict_probabilities
 from skincnn.inference.run_dir import DeviceInfo, read_run_info
-from skincnn.model.classifier import build_classifier
 from skincnn.training import devices
 from skincnn.training.devices import choose_precision, dtype_policy, make_devices
 from skincnn.training.fitting import fit
 from skincnn.training.run import save_model, train
-from skincnn.training.setup import TrainingSetup
 
 CONFIG = Config(
     data=DataConfig(dataset="demo_tiny", image_size=32, batch_size=16),
@@ -48,29 +46,7 @@ CONFIG = Config(
     train=TrainConfig(scenario="from_scratch", epochs=1),
     evaluate=EvaluateConfig(num_bootstrap=100),
 )
-NUM_CLASSES = 4
-
-
-def make_table(count: int) -> pd.DataFrame:
-    names = [f"{number:03d}" for number in range(count)]
-    return pd.DataFrame(
-        {"image_id": names, "lesion_id": names, "sha256": names, "fold": 0}
-    ).assign(label=np.arange(count) % NUM_CLASSES)
-
-
-def draw_images(table: pd.DataFrame, config: DataConfig) -> Images:
-    shape = (len(table), config.image_size, config.image_size, 3)
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-
-
-def make_setup(config: Config) -> TrainingSetup:
-    made = make_devices(config.train, config.data.batch_size)
-    with made.scope():
-        classifier = build_classifier(config.model, NUM_CLASSES, fused=True)
-    tables = {"train": make_table(32), "val": make_table(8)}
-    return TrainingSetup(config, classifier, tables, draw_images, tuple("abcd"), made)
-
-
+SIZES = {"num_classes": 4, "num_train": 32, "num_val": 8}
 AVERAGE = OptimizerConfig(ema_momentum=0.5, clip_by="global", clip_norm=0.5)
 BLOCKS = OptimizerConfig(ema_momentum=0.5, layer_decay=0.9)
 
@@ -98,7 +74,7 @@ def test_half_precision_trains_with_all_parts(
         optimizer=optimizer,
         train=dataclasses.replace(CONFIG.train, precision=precision),
     )
-    setup = make_setup(config)
+    setup = make_setup(config, **SIZES)
     classifier = setup.classifier
     first = classifier.get_weights()
     optimizers = []
@@ -117,16 +93,16 @@ def test_half_precision_trains_with_all_parts(
         assert np.isfinite(after).all()
         assert not np.array_equal(before, after)
 
-    # Saved in float32, whatever the current policy.
+    # The model is saved in float32, whatever the current policy.
     with dtype_policy("mixed_bfloat16"):
         save_model(config, classifier, tmp_path / "model.keras")
-    plain = keras.saving.load_model(tmp_path / "model.keras")
-    assert {layer.compute_dtype for layer in plain._flatten_layers()} == {"float32"}
-    for weight, other in zip(plain.get_weights(), classifier.get_weights(), strict=True):
+    saved = keras.saving.load_model(tmp_path / "model.keras")
+    assert {layer.compute_dtype for layer in saved._flatten_layers()} == {"float32"}
+    for weight, other in zip(saved.get_weights(), classifier.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, other)
-    batches = pipeline.evaluation_batches(draw_images(make_table(8), config.data))
+    batches = pipeline.evaluation_batches(draw_images(make_rows(8, 4), config.data))
     np.testing.assert_allclose(
-        predict_probabilities(plain, batches),
+        predict_probabilities(saved, batches),
         predict_probabilities(classifier, batches),
         atol=0.02,
     )
@@ -161,11 +137,11 @@ def test_xla_computes_the_same_loss(tmp_path: Path) -> None:
     for jit in ("off", "on"):
         config = dataclasses.replace(
             CONFIG,
-            # Random numbers differ with XLA.
+            # XLA draws other random numbers.
             model=dataclasses.replace(CONFIG.model, dropout=0.0),
             train=dataclasses.replace(CONFIG.train, jit=jit),
         )
-        result = fit(make_setup(config), tmp_path / jit)
+        result = fit(make_setup(config, **SIZES), tmp_path / jit)
         assert result.device.jit == (jit == "on")
         losses.append(result.history[0]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
@@ -251,7 +227,7 @@ def test_a_signal_during_the_exchange_of_signals_is_not_lost(
     jax = SimpleNamespace(multihost_utils=utils)
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(experimental=jax))
     monkeypatch.setitem(sys.modules, "jax.experimental", jax)
-    assert not stop.requested  # the other process does not know it yet
+    assert not stop.requested  # the other process does not know of the signal yet
     assert stop.requested
     assert stop.signal == signal.SIGTERM
 
@@ -259,7 +235,7 @@ def test_a_signal_during_the_exchange_of_signals_is_not_lost(
 def test_processes_after_the_first_work_in_a_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files for resuming are sent; a directory in use is rejected by all processes."""
+    """They get the files for resuming. All processes reject a directory in use."""
     sent: list[Any] = []
 
     def broadcast(value: Any) -> Any:

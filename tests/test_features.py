@@ -1,4 +1,4 @@
-"""Training on cached features equals training of the head behind a frozen backbone."""
+"""Training on cached features gives the same head as training with a frozen backbone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MODEL = ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file of weights: only a backbone with weights can be frozen."""
+    """A weights file, because only a backbone with weights can be frozen."""
     path = tmp_path_factory.mktemp("weights") / "small_cnn.weights.h5"
     build_classifier(MODEL, 7, seed=3).get_layer("backbone").save_weights(path)
     return str(path)
@@ -116,8 +116,8 @@ def test_features_do_not_depend_on_trainable_layers() -> None:
 def test_one_view_trains_like_the_frozen_backbone(
     config: Config, data_dir: Path, tmp_path: Path
 ) -> None:
-    """With the same order, dropout, sampling, loss and schedule."""
-    through, cached = (
+    """Order, dropout, sampling, loss and schedule are the same."""
+    uncached, cached = (
         train_with_interruptions(
             with_features(config, number), tmp_path / str(number), data_dir, []
         )
@@ -125,7 +125,7 @@ def test_one_view_trains_like_the_frozen_backbone(
     )
     histories = [
         pd.DataFrame(progress.history).drop(columns="seconds")
-        for progress, _ in (through, cached)
+        for progress, _ in (uncached, cached)
     ]
     pd.testing.assert_frame_equal(*histories, rtol=1e-4)
     predictions = [
@@ -138,14 +138,14 @@ def test_one_view_trains_like_the_frozen_backbone(
 
 
 @pytest.mark.parametrize("later", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_an_interrupted_training_on_features_ends_with_the_same_weights(
+def test_an_interrupted_run_on_features_ends_with_the_same_weights(
     later: int,
     config: Config,
     data_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Interrupted within an epoch, at its end, in the next one, and before a stage."""
+    """The run stops within an epoch, at its end, in the next one, and before a stage."""
     monkeypatch.setattr(features, "MAX_STEPS_PER_EXECUTION", 6)  # 4 of 16 steps, 6 of 12
     stages = (
         *(StageConfig(trainable_blocks=0, epochs=2),),
@@ -171,9 +171,9 @@ def test_unsupported_options_with_features_are_rejected(config: Config) -> None:
     mixed = dataclasses.replace(config, augment=AugmentConfig(mix="mixup"))
     with pytest.raises(ConfigError, match="features are not mixed"):
         with_features(mixed, 1)
-    whole = TrainConfig(cached_views=1, head_epochs=0)
-    with pytest.raises(ConfigError, match="no stage trains the head only"):
-        check(dataclasses.replace(config, train=whole))
+    all_layers = TrainConfig(cached_views=1, head_epochs=0)
+    with pytest.raises(ConfigError, match="no stage trains only the head"):
+        check(dataclasses.replace(config, train=all_layers))
 
 
 def test_unknown_clinical_metadata_is_rejected() -> None:
@@ -191,7 +191,7 @@ def test_unknown_clinical_metadata_is_rejected() -> None:
 def test_a_signal_stops_computing_features_immediately(
     config: Config, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no step to finish, and computing may take minutes."""
+    """No step has to be finished, and computing may take minutes."""
 
     def compute(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

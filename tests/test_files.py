@@ -1,4 +1,6 @@
-import hashlib
+"""Atomic writes, checks of paths, and hashes."""
+
+import json
 import os
 from pathlib import Path
 
@@ -6,6 +8,7 @@ import pytest
 
 from skincnn.errors import ConfigError
 from skincnn.files import (
+    json_sha256,
     printable,
     replacing,
     require_writable_file,
@@ -34,9 +37,9 @@ def test_require_writable_file(tmp_path: Path) -> None:
     require_writable_file(tmp_path / "new/folder/a.csv", "--output")
     (tmp_path / "a.csv").touch()
     require_writable_file(tmp_path / "a.csv", "--output")
-    for place in (tmp_path, tmp_path / "a.csv/b.csv", Path("/dev/null")):
+    for path in (tmp_path, tmp_path / "a.csv/b.csv", Path("/dev/null")):
         with pytest.raises(ConfigError, match="--output must be"):
-            require_writable_file(place, "--output")
+            require_writable_file(path, "--output")
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
@@ -46,9 +49,11 @@ def test_nan_is_not_valid_json(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_sha256_equals_hashlib(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"abc")
-    assert sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+def test_json_sha256_ignores_the_order_of_keys(tmp_path: Path) -> None:
+    values = {"a": [1, 2.5], "b": None}
+    (tmp_path / "x").write_text(json.dumps(values))
+    expected = sha256(tmp_path / "x")
+    assert json_sha256(values) == json_sha256(dict(reversed(values.items()))) == expected
 
 
 def test_names_with_any_bytes_are_printable() -> None:

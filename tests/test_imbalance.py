@@ -1,4 +1,4 @@
-"""Plans of the imbalance strategies against the formulas of their papers."""
+"""Plans of the imbalance strategies compared with the formulas of their papers."""
 
 from __future__ import annotations
 
@@ -47,9 +47,8 @@ def test_ldam_margins_follow_the_fourth_root_and_weights_are_deferred() -> None:
     assert margins.max() == pytest.approx(0.7)
     assert margins.argmax() == COUNTS.argmin()
     np.testing.assert_allclose(margins**4 * COUNTS, 0.7**4 * 115)
-    # Cao et al. start at epoch 160 of 200.
-    assert ldam.reweighting_epoch(200) == 160
-    assert plan("class_weights").reweighting_epoch(200) == 0
+    assert ldam.drw_start == 0.8
+    assert plan("class_weights").drw_start == 0
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.3, 1.0])
@@ -64,10 +63,7 @@ def test_oversampling_raises_small_classes_to_the_ratio(ratio: float) -> None:
 
 def test_balancing_twice_is_rejected_unless_allowed() -> None:
     weights = np.array([2, 1, 1, 1, 1, 1, 1], np.float32)
-    for sampling in (
-        {"sampling_weights": np.ones(7)},
-        {"epoch_counts": COUNTS},
-    ):
+    for sampling in ({"sampling_weights": np.ones(7)}, {"epoch_counts": COUNTS}):
         with pytest.raises(ValueError, match=r"by the loss .* or by sampling.*both"):
             Plan(weights, **sampling)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="both"):

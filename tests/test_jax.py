@@ -1,4 +1,4 @@
-"""The JAX backend of Keras: parts, runs, runs of the other backend, several machines."""
+"""The JAX backend: parts, runs, exchange of runs with TensorFlow, and two processes."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def jax_run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     return workdir
 
 
-def test_the_parts_pass_their_tests() -> None:
+def test_parts_pass_their_tests_with_jax() -> None:
     files = [f"tests/{name}.py" for name in PARTS]
-    # These compute gradients with TensorFlow.
-    chosen = ["-k", "not gradients and not uninformative"]
+    # The deselected tests compute gradients with TensorFlow.
+    selection = ["-k", "not gradients and not uninformative"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *files, *chosen],
+        [sys.executable, "-m", "pytest", "-q", *files, *selection],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -82,7 +82,7 @@ def probabilities(workdir: Path) -> pd.DataFrame:
 
 
 def evaluated_with(backend: str, run: Path, data_dir: Path, folder: Path) -> pd.DataFrame:
-    """Returns new predictions of a copy of a run."""
+    """Evaluates a copy of a run, and returns its predictions."""
     copy = folder / backend
     shutil.copytree(run, copy)
     shutil.rmtree(copy / "predictions")
@@ -105,10 +105,10 @@ def test_a_run_of_one_backend_is_evaluated_with_the_other(
         )
 
 
-def test_an_interrupted_run_equals_one_without_interruption(
+def test_an_interrupted_run_equals_an_uninterrupted_one(
     jax_run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    """SIGTERM within an epoch, when the variables are empty under JAX."""
+    """SIGTERM arrives within an epoch, when the variables are empty with JAX."""
     process = start(tmp_path, data_dir)
     wait_for_epoch(1, tmp_path, process)
     process.send_signal(signal.SIGTERM)
@@ -141,12 +141,12 @@ def start_two(folder: Path, data_dir: Path, *flags: str) -> list[subprocess.Pope
 def test_two_processes_train_like_one(
     jax_run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    """Stopped by a signal to one process, and resumed; only the first writes a run."""
+    """A signal to one process stops both. Both resume; only the first writes a run."""
     processes = start_two(tmp_path, data_dir)
     wait_for_epoch(1, tmp_path / "0", processes[0])
     processes[1].send_signal(signal.SIGTERM)
     for process in processes:
-        # JAX would make them wait for each other for 90 seconds.
+        # Without `leave_processes` they would wait for each other for 90 seconds.
         output = process.communicate(timeout=60)[0]
         assert process.returncode == 143, output
     outputs = [end(process) for process in start_two(tmp_path, data_dir, "--resume")]
@@ -156,7 +156,7 @@ def test_two_processes_train_like_one(
     alone, together = (
         pd.read_csv(workdir / "history.csv") for workdir in (jax_run, tmp_path / "0")
     )
-    # Sums over processes are rounded differently, and training amplifies it.
+    # Sums over processes round differently, and training amplifies the difference.
     loss = alone["loss"], together["loss"]
     np.testing.assert_allclose(loss[0][:1], loss[1][:1], rtol=1e-5)
     np.testing.assert_allclose(loss[0], loss[1], rtol=5e-3)

@@ -1,4 +1,4 @@
-"""Losses against Keras's losses, simple implementations and identities."""
+"""Losses compared with those of Keras, simple implementations and identities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from skincnn.config import ImbalanceConfig, LossConfig
 from skincnn.training.imbalance import STRATEGIES, Plan
 from skincnn.training.losses import (
     LOSSES,
-    WeightedCrossEntropy,
     WeightedFocal,
     WeightedMargin,
     build_loss,
@@ -31,7 +30,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "focal": {"gamma": 1.7},
     "ldam": {"margins": [0.5, 1.0, 2.5]},
 }
-"""Specific arguments of each loss, none of them neutral."""
+"""Specific arguments of each loss that change its value."""
 NEUTRAL: dict[str, dict[str, Any]] = {
     "cross_entropy": {},
     "focal": {"gamma": 0.0},
@@ -168,7 +167,7 @@ def test_margins_of_cosine_logits_are_scaled_with_them() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_survives_serialization(name: str) -> None:
+def test_a_loss_is_restored_from_its_config(name: str) -> None:
     loss = full(name)
     saved = keras.saving.serialize_keras_object(loss)
     copy = keras.saving.deserialize_keras_object(saved)
@@ -176,8 +175,8 @@ def test_a_loss_survives_serialization(name: str) -> None:
     assert float(copy(LABELS, LOGITS)) == float(loss(LABELS, LOGITS))
     own = {
         parameter
-        for kind in type(loss).__mro__[:2]
-        for parameter in inspect.signature(kind).parameters
+        for cls in type(loss).__mro__[:2]
+        for parameter in inspect.signature(cls).parameters
     }
     assert own - {"kwargs"} == set(loss.get_config())
 
@@ -202,14 +201,9 @@ def test_a_plan_has_all_arguments_of_its_loss(name: str) -> None:
     assert unweighted.get_config().keys() == loss.get_config().keys()
 
 
-def test_logit_adjustment_of_equal_classes_changes_nothing() -> None:
-    plan = STRATEGIES["logit_adjusted"](np.array([50, 50, 50]), ImbalanceConfig(power=1.0))
-    adjusted = build_loss(plan, LossConfig(), reweighted=True)(LABELS, LOGITS)
-    plain = WeightedCrossEntropy([1, 1, 1])(LABELS, LOGITS)
-    assert float(adjusted) == pytest.approx(float(plain), rel=1e-6)
-
-
-def stationary(loss: keras.losses.Loss, counts: np.ndarray, logits: np.ndarray) -> None:
+def require_stationary(
+    loss: keras.losses.Loss, counts: np.ndarray, logits: np.ndarray
+) -> None:
     """Checks that the gradient with respect to logits shared by all images is zero."""
     labels = np.repeat(np.arange(len(counts)), counts)
     variable = tf.Variable(np.tile(logits, (len(labels), 1)).astype("float32"))
@@ -225,7 +219,7 @@ def test_logit_adjustment_balances_uninformative_images(power: float) -> None:
     counts = np.array([10, 40, 950])
     plan = STRATEGIES["logit_adjusted"](counts, ImbalanceConfig(power=power))
     loss = build_loss(plan, LossConfig(), reweighted=True)
-    stationary(loss, counts, (1 - power) * np.log(counts / counts.sum()))
+    require_stationary(loss, counts, (1 - power) * np.log(counts / counts.sum()))
 
 
 @pytest.mark.parametrize("name", ["class_weights", "effective_number_weights"])
@@ -233,4 +227,4 @@ def test_class_weights_set_the_probabilities_of_uninformative_images(name: str) 
     counts = np.array([10, 40, 950])
     plan: Plan = STRATEGIES[name](counts, ImbalanceConfig())
     loss = build_loss(plan, LossConfig(), reweighted=True)
-    stationary(loss, counts, np.log(plan.class_weights * counts))
+    require_stationary(loss, counts, np.log(plan.class_weights * counts))

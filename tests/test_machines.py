@@ -1,4 +1,4 @@
-"""Searches on several machines: roles, lost workers, and three real processes."""
+"""Searches on several machines: roles, lost workers, and a chief with two workers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from tuning.oracles import TUNERS
         ("chief", "127.0.0.1", "http", None),
     ],
 )
-def test_the_environment_gives_the_role(
+def test_the_environment_determines_the_role(
     tuner_id: str, ip: str, port: str, role: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in ((ID, tuner_id), (IP, ip), (PORT, port)):
@@ -57,7 +58,7 @@ def test_a_port_in_use_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Clock:
-    """A replacement of the module `time`."""
+    """A replacement for the module `time`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -72,16 +73,34 @@ def rates() -> kt.HyperParameters:
     return space
 
 
+Watched = tuple[Any, Watch, Clock]
+WatchTuner = Callable[[str, int], Watched]
+
+
 @pytest.fixture
-def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Watch, Clock]:
-    oracle = kt.oracles.RandomSearchOracle(
-        kt.Objective("macro_f1", "max"), max_trials=2, hyperparameters=rates(), seed=1
-    )
-    oracle.verbose = 0
-    oracle._set_project_dir(str(tmp_path), "keras_tuner")
-    clock = Clock()
-    monkeypatch.setattr(machines, "time", clock)
-    return oracle, Watch(oracle, lambda: False), clock
+def watch_tuner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WatchTuner:
+    """Returns a function that makes the watched oracle of a tuner, and its clock."""
+
+    def make(tuner: str, max_trials: int) -> Watched:
+        oracle: Any = TUNERS[tuner](
+            SearchConfig(tuner=tuner, max_trials=max_trials),  # type: ignore[arg-type]
+            3,
+            objective=kt.Objective("macro_f1", "max"),
+            hyperparameters=rates(),
+            seed=1,
+        )
+        oracle.verbose = 0
+        oracle._set_project_dir(str(tmp_path), "keras_tuner")
+        clock = Clock()
+        monkeypatch.setattr(machines, "time", clock)
+        return oracle, Watch(oracle, lambda: False), clock
+
+    return make
+
+
+@pytest.fixture
+def watched(watch_tuner: WatchTuner) -> Watched:
+    return watch_tuner("random", 2)
 
 
 def end(oracle: Any, trial: Trial, score: float) -> None:
@@ -90,15 +109,13 @@ def end(oracle: Any, trial: Trial, score: float) -> None:
     oracle.end_trial(trial)
 
 
-def test_an_idle_worker_gets_the_trial_of_a_lost_one(
-    watched: tuple[Any, Watch, Clock],
-) -> None:
+def test_an_idle_worker_gets_the_trial_of_a_lost_one(watched: Watched) -> None:
     oracle, watch, clock = watched
     first, second = oracle.create_trial("tuner0"), oracle.create_trial("tuner1")
     assert first.trial_id != second.trial_id
     clock.now = 100
     end(oracle, second, 0.5)
-    # tuner0 may be slow or lost, so no worker is dismissed.
+    # tuner0 may be slow or lost, so that no worker may stop.
     assert oracle.create_trial("tuner1").status == TrialStatus.IDLE
     assert not watch.over
     clock.now = machines.LOST_SECONDS + 1
@@ -114,22 +131,9 @@ def test_an_idle_worker_gets_the_trial_of_a_lost_one(
 
 
 @pytest.mark.parametrize("tuner", TUNERS)
-def test_a_search_ends_without_a_lost_worker(
-    tuner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_ends_without_a_lost_worker(tuner: str, watch_tuner: WatchTuner) -> None:
     limit = 3 if tuner in ("random", "bayesian") else 0
-    oracle: Any = TUNERS[tuner](
-        SearchConfig(tuner=tuner, max_trials=limit),  # type: ignore[arg-type]
-        3,
-        objective=kt.Objective("macro_f1", "max"),
-        hyperparameters=rates(),
-        seed=1,
-    )
-    oracle.verbose = 0
-    oracle._set_project_dir(str(tmp_path), "keras_tuner")
-    clock = Clock()
-    monkeypatch.setattr(machines, "time", clock)
-    watch = Watch(oracle, lambda: False)
+    oracle, watch, clock = watch_tuner(tuner, limit)
     lost = oracle.create_trial("tuner1")
     while not watch.over:
         clock.now += 10
@@ -142,16 +146,14 @@ def test_a_search_ends_without_a_lost_worker(
     assert {trial.status for trial in oracle.trials.values()} == {TrialStatus.COMPLETED}
 
 
-def test_a_restarted_worker_gets_its_trial_again(
-    watched: tuple[Any, Watch, Clock],
-) -> None:
+def test_a_restarted_worker_gets_its_trial_again(watched: Watched) -> None:
     oracle, _, clock = watched
     trial = oracle.create_trial("tuner0")
     clock.now = 10 * machines.LOST_SECONDS
     assert oracle.create_trial("tuner0").trial_id == trial.trial_id
 
 
-def test_a_trial_of_two_workers_counts_once(watched: tuple[Any, Watch, Clock]) -> None:
+def test_a_trial_of_two_workers_counts_once(watched: Watched) -> None:
     oracle, watch, clock = watched
     first, second = oracle.create_trial("tuner0"), oracle.create_trial("tuner1")
     clock.now = machines.LOST_SECONDS + 1
@@ -168,9 +170,7 @@ def test_a_trial_of_two_workers_counts_once(watched: tuple[Any, Watch, Clock]) -
     assert {trial.status for trial in oracle.trials.values()} == {TrialStatus.COMPLETED}
 
 
-def test_a_trial_is_not_lost_if_others_take_as_long(
-    watched: tuple[Any, Watch, Clock],
-) -> None:
+def test_a_trial_is_not_lost_if_others_take_as_long(watched: Watched) -> None:
     oracle, _, clock = watched
     slow = oracle.create_trial("tuner0")
     trial = oracle.create_trial("tuner1")
@@ -187,12 +187,7 @@ def test_damaged_files_of_a_chief_are_renamed(
 ) -> None:
     folder = tmp_path / "keras_tuner"
     for damaged in ("oracle.json", "trial_1/trial.json"):
-        for name in (
-            "oracle.json",
-            "chief.json",
-            "trial_0/trial.json",
-            "trial_1/trial.json",
-        ):
+        for name in ("oracle.json", "trial_0/trial.json", "trial_1/trial.json"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("{}")
         rename_if_damaged(folder)

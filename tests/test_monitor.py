@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
 
 import keras
@@ -11,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from conftest import run_here
 
 from skincnn.cli import common, train
 from skincnn.inference.run_dir import read_run_info
@@ -60,12 +59,10 @@ def test_the_command_stops_early_and_keeps_the_best_epoch_of_the_metric(
         "--data.train-folds 0 --model.width-multiplier 0.25 --train.monitor macro_f1 "
         "--train.patience 2 --train.epochs 9"
     ).split()
-    command = ["train.py", *flags, "--workdir", tmp_path, "--data-dir", data_dir]
-    monkeypatch.setattr(sys, "argv", [str(word) for word in command])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    common.main(train.command)
+    done = run_here("train.py", *flags, "--workdir", tmp_path, "--data-dir", data_dir)
+    assert done.returncode == 0, done.stderr
     history = pd.read_csv(tmp_path / "history.csv")
     assert history["val_macro_f1"].tolist() == [0.2, 0.6, 0.5, 0.3]
     assert read_run_info(tmp_path).best_epoch == 2
-    kept = [path.name for path in (tmp_path / "checkpoints").iterdir()]
-    assert kept == ["best-00002.weights.h5"]
+    files = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert files == ["best-00002.weights.h5"]

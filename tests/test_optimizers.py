@@ -1,4 +1,4 @@
-"""Optimizers and schedules against simple implementations, and combinations of parts."""
+"""Optimizers and schedules: definitions, serialization, and combinations of parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from skincnn.config import ImbalanceConfig, LossConfig, OptimizerConfig
-from skincnn.errors import ConfigError
 from skincnn.training.imbalance import STRATEGIES
 from skincnn.training.losses import LOSSES, build_loss
 from skincnn.training.optimizers import NO_WEIGHT_DECAY, OPTIMIZERS, build_optimizer
@@ -55,20 +54,6 @@ def test_a_schedule_agrees_with_its_definition(name: str, warmup: int) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_has_its_peak_at_the_end_of_the_warm_up(name: str) -> None:
-    curve = rates(name, 100, 20)
-    top = 25 if name == "one_cycle" else 20
-    assert curve[top] == pytest.approx(RATE, rel=1e-6)
-    assert curve.max() == pytest.approx(RATE, rel=1e-6)
-    assert (np.diff(curve[: top + 1]) > 0).all()
-    assert (np.diff(curve[top:]) <= 0).all()
-    # It is constant after the last step, and continuous except for `step`.
-    np.testing.assert_allclose(curve[101:], curve[100])
-    if name != "step":
-        assert np.abs(np.diff(curve)).max() < RATE / 10
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 1), (2, 2), (3, 0)])
 def test_a_schedule_of_very_few_steps_is_finite(name: str, steps: int, warmup: int) -> None:
     curve = rates(name, steps, warmup)
@@ -77,7 +62,7 @@ def test_a_schedule_of_very_few_steps_is_finite(name: str, steps: int, warmup: i
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_survives_serialization(name: str) -> None:
+def test_a_schedule_is_restored_from_its_config(name: str) -> None:
     schedule = SCHEDULES[name](OptimizerConfig(), RATE, 50, 5)
     saved = keras.optimizers.schedules.serialize(schedule)
     copy = keras.optimizers.schedules.deserialize(saved)
@@ -85,7 +70,7 @@ def test_a_schedule_survives_serialization(name: str) -> None:
 
 
 def test_the_default_schedule_does_not_change() -> None:
-    """Published results use a warm-up from a tenth and a cosine to a hundredth."""
+    """The results in docs/results.md depend on it."""
     schedule = build_optimizer(OptimizerConfig(), 1e-3, 100, 20)._learning_rate
     assert isinstance(schedule, keras.optimizers.schedules.CosineDecay)
     assert [float(schedule(step)) for step in (0, 20, 60, 100)] == pytest.approx(
@@ -177,7 +162,7 @@ def test_biases_norms_and_layer_scales_have_no_weight_decay(
 ) -> None:
     class Scale(keras.layers.Layer):
         def build(self, shape: tuple[int, ...]) -> None:
-            # Without a name, as the LayerScale of ConvNeXt.
+            # Without a name, like the LayerScale of ConvNeXt.
             self.gamma = self.add_weight(shape=shape[-1:], initializer="ones")
 
         def call(self, x: Any) -> Any:
@@ -233,19 +218,6 @@ def test_layer_decay_equals_one_optimizer_per_block(name: str) -> None:
             assert same == (BLOCKS[path] == block)
 
 
-def test_layer_decay_scales_the_steps_of_sgd() -> None:
-    config = dataclasses.replace(PLAIN, name="sgd", momentum=0.0)
-    before = {v.path: np.array(v.value) for v in variables()}
-    plain = train(build_optimizer(config, RATE, 9, 0), steps=1)
-    decayed = dataclasses.replace(config, layer_decay=0.25)
-    actual = train(build_optimizer(decayed, RATE, 9, 0, BLOCKS), steps=1)
-    for path, start in before.items():
-        factor = 0.25 ** BLOCKS[path]
-        np.testing.assert_allclose(
-            actual[path] - start, factor * (plain[path] - start), rtol=1e-4, atol=3e-7
-        )
-
-
 def test_without_layer_decay_the_optimizer_is_a_keras_class() -> None:
     for name in OPTIMIZERS:
         config = OptimizerConfig(name=name)
@@ -264,7 +236,7 @@ def test_layer_decay_needs_the_block_of_every_variable() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("layer_decay", [1.0, 0.5])
-def test_an_optimizer_survives_serialization(name: str, layer_decay: float) -> None:
+def test_an_optimizer_is_restored_from_its_config(name: str, layer_decay: float) -> None:
     config = OptimizerConfig(
         name=name,
         layer_decay=layer_decay,
@@ -317,13 +289,6 @@ def test_averaged_weights_use_the_configured_momentum() -> None:
         average = value if average is None else 0.6 * average + 0.4 * value
     actual = np.array(optimizer._model_variables_moving_average[0].value)
     np.testing.assert_allclose(actual, average, rtol=1e-5)
-
-
-@pytest.mark.parametrize("field", ["name", "schedule"])
-def test_an_unknown_name_is_rejected(field: str) -> None:
-    config = OptimizerConfig(**{field: "cosin"})
-    with pytest.raises(ConfigError, match=rf"`optimizer\.{field}` must be one of"):
-        build_optimizer(config, 1.0, 9, 0)
 
 
 @pytest.fixture(params=["float32", "mixed_bfloat16", "mixed_float16"])

@@ -200,7 +200,7 @@ def test_help_explains_every_column() -> None:
         (("x.jpg", "--output", "{empty}/folder.csv"), "--output must be a file"),
         (("x.jpg", "--isic-csv", "{empty}/folder.csv"), "--isic-csv must be a file"),
         (("x.jpg", "--output", "{empty}/file/a.csv"), "{empty}/file is a file"),
-        (("x.jpg", "--grad-cam", "{empty}/file"), "--grad-cam must be a folder"),
+        (("x.jpg", "--grad-cam", "{empty}/file"), "--grad-cam must be a directory"),
         (
             ("a/x.jpg", "y.jpg", "b/x.png", "--isic-csv", "{empty}/a.csv"),
             "Received several files for x. Give",

@@ -1,27 +1,28 @@
-"""Every preset trains for a step. test_contracts checks that each is valid."""
+"""Every preset trains for a step; test_contracts.py checks that it is valid."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
+from setups import make_setup
 
 from skincnn.cli.train import parse
-from skincnn.config import Config, DataConfig
+from skincnn.config import Config
+from skincnn.lookup import describe_functions
 from skincnn.model.backbones import build_backbone, find_backbone
-from skincnn.model.classifier import build_classifier
-from skincnn.presets import PRESETS, describe_presets, to_command
-from skincnn.training.devices import make_devices
+from skincnn.presets import PRESETS, to_command
 from skincnn.training.fitting import fit
-from skincnn.training.setup import TrainingSetup
+from tuning.spaces import SPACES
 
 BACKBONES = {preset().model.backbone: name for name, preset in PRESETS.items()}
-"""Backbone -> one preset that uses it."""
+"""Each backbone, with one preset that uses it."""
 
 
 def one_layer() -> keras.Model:
@@ -44,13 +45,8 @@ def shorten(config: Config, backbone: str, width: float, folder: Path) -> Config
             build_backbone(backbone, width, "none").save_weights(path)
         weights = str(path)
     stages = tuple(dataclasses.replace(x, epochs=1) for x in config.train.stages)
-    train = dataclasses.replace(
-        config.train,
-        epochs=1,
-        progressive_epochs=0,
-        progressive_image_size=0,
-        stages=stages,
-    )
+    progressive = {"progressive_epochs": 0, "progressive_image_size": 0}
+    train = dataclasses.replace(config.train, epochs=1, stages=stages, **progressive)
     size = max(32, find_backbone(backbone).min_size)
     return dataclasses.replace(
         config,
@@ -64,21 +60,7 @@ def shorten(config: Config, backbone: str, width: float, folder: Path) -> Config
 
 def train_a_step(config: Config, workdir: Path) -> pd.DataFrame:
     """Trains one step per stage on two images per class and returns the history."""
-
-    def table(fold: int) -> pd.DataFrame:
-        names = [f"{fold}_{number}" for number in range(14)]
-        labels = np.arange(14) % 7
-        columns = {"image_id": names, "lesion_id": names, "label": labels, "sha256": names}
-        return pd.DataFrame({**columns, "fold": fold})
-
-    def load(table: pd.DataFrame, data: DataConfig) -> np.ndarray:
-        shape = (len(table), data.image_size, data.image_size, 3)
-        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-    classifier = build_classifier(config.model, 7, fused=True)
-    tables = {"train": table(0), "val": table(8)}
-    devices = make_devices(config.train, config.data.batch_size)
-    setup = TrainingSetup(config, classifier, tables, load, tuple("abcdefg"), devices)
+    setup = make_setup(config, num_classes=7, num_train=14, num_val=14)
     assert setup.steps_per_epoch == 1
     fit(setup, workdir)
     return pd.read_csv(workdir / "history.csv")
@@ -94,7 +76,7 @@ def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_preset_trains_a_step_with_a_small_network(
     name: str, weights_folder: Path, tmp_path: Path
 ) -> None:
-    """Uses a minimal backbone; the slow test below builds that of the preset."""
+    """Uses a minimal backbone; the slow test below uses the backbone of the preset."""
     config = shorten(PRESETS[name](), "test_presets:one_layer", 1.0, weights_folder)
     history = train_a_step(config, tmp_path)
     stages = len(config.train.stages) or 1 + (config.train.scenario == "fine_tune")
@@ -116,9 +98,10 @@ def test_preset_trains_a_step_with_its_network(
     assert np.isfinite(train_a_step(config, tmp_path)["loss"]).all()
 
 
-def test_help_lists_each_preset_on_one_line() -> None:
-    lines = describe_presets().splitlines()
-    assert [line.split()[0] for line in lines] == list(PRESETS)
+@pytest.mark.parametrize("table", [PRESETS, SPACES], ids=["presets", "spaces"])
+def test_help_lists_each_preset_and_space_on_one_line(table: dict[str, Any]) -> None:
+    lines = describe_functions(table).splitlines()
+    assert [line.split()[0] for line in lines] == list(table)
     for line in lines:
         assert line.endswith(".")
         assert len(line) <= 100

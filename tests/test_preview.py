@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run_here
 from PIL import Image
 
-from skincnn.cli import common, train
 from skincnn.cli.preview import plot_augmented
 from skincnn.config import AugmentConfig
 
 
 def test_the_command_draws_a_figure_and_does_not_train(
-    tmp_path: Path,
-    data_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, data_dir: Path
 ) -> None:
     flags = (
         "--preview --data.dataset demo_tiny --data.image-size 32 --augment.mix cutmix "
         "--augment.parts flip"
     ).split()
-    command = ["train.py", "--workdir", tmp_path / "run", "--data-dir", data_dir, *flags]
-    monkeypatch.setattr(sys, "argv", [str(word) for word in command])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    common.main(train.command)
-    path = tmp_path / "run" / "preview.png"
-    assert capsys.readouterr().out == f"preview {path}\n"
+    workdir = tmp_path / "run"
+    done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
+    path = workdir / "preview.png"
+    assert done.stdout == f"preview {path}\n"
     assert list(path.parent.iterdir()) == [path]
     with Image.open(path) as figure:
         # An original and seven augmented copies of each of seven classes.

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
-import sys
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import run_here
 from PIL import Image
 
-from skincnn.cli import common, train
 from skincnn.config import (
     Config,
     DataConfig,
@@ -24,7 +23,7 @@ from skincnn.config import (
 )
 from skincnn.presets import PRESETS
 from skincnn.training import range_test
-from skincnn.training.fitting import Trainee
+from skincnn.training.fitting import TrainableModel
 from skincnn.training.range_test import (
     choose_stage,
     growing_rates,
@@ -49,7 +48,7 @@ def losses_of_a_parabola(curvature: float) -> list[float]:
 
 
 @pytest.mark.parametrize("curvature", [0.3, 10.0, 3000.0])
-def test_the_suggestion_is_neither_too_high_nor_too_low_on_a_parabola(
+def test_the_suggestion_suits_a_parabola(
     curvature: float,
 ) -> None:
     """Gradient descent converges below the rate 2 / curvature, fastest at 1 / curvature."""
@@ -73,29 +72,29 @@ def test_smoothing_is_unbiased() -> None:
     assert smooth(list(values))[-1] == pytest.approx(mean)
 
 
-def test_the_test_ends_when_the_loss_diverges() -> None:
+def test_the_range_test_ends_when_the_loss_diverges() -> None:
     assert not is_diverged([2.0, 1.5, 3.0])
     assert is_diverged([2.0, 1.0, 30.0])
     assert is_diverged([2.0, float("nan")])
     assert is_diverged([float("inf")])
 
 
-def test_the_suggestion_is_half_way_down() -> None:
+def test_the_suggestion_is_at_half_of_the_decrease() -> None:
     rates = growing_rates()
     levels = np.concatenate([np.full(40, 3.0), np.full(40, 1.0), [0.99, 90.0]])
     losses = [float(level) for level in levels]
-    # After the step the average is 1 + 2 * 0.9 ** n, which is at most 2 from n = 7.
+    # n steps after the drop the average is 1 + 2 * 0.9 ** n, which is below 2 from n = 7.
     assert suggest(rates[:82], losses) == rates[46]
 
 
-def test_there_is_no_suggestion_if_the_loss_never_fell() -> None:
+def test_there_is_no_suggestion_if_the_loss_never_falls() -> None:
     assert suggest(growing_rates()[:3], [1.0, 2.0, 40.0]) is None
     assert suggest(growing_rates()[:1], [float("nan")]) is None
 
 
 def test_the_stage_with_the_highest_learning_rate_is_tested() -> None:
-    tuned = Config(train=TrainConfig(head_epochs=1))
-    assert choose_stage(make_stages(tuned)) == 1
+    fine_tuned = Config(train=TrainConfig(head_epochs=1))
+    assert choose_stage(make_stages(fine_tuned)) == 1
     head = Config(train=TrainConfig(scenario="linear_probe"))
     assert choose_stage(make_stages(head)) == 0
     stages = tuple(
@@ -107,28 +106,21 @@ def test_the_stage_with_the_highest_learning_rate_is_tested() -> None:
 
 
 def run_command(
-    workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, *flags: str
-) -> None:
-    """Runs the command in this process."""
-    command = (
-        "train.py cnn --lr-range-test --data.dataset demo_tiny --data.image-size 32 "
+    workdir: Path, data_dir: Path, *flags: str
+) -> subprocess.CompletedProcess[str]:
+    tiny = (
+        "cnn --lr-range-test --data.dataset demo_tiny --data.image-size 32 "
         "--data.batch-size 16 --model.width-multiplier 0.25"
     ).split()
-    command += [*flags, "--workdir", str(workdir), "--data-dir", str(data_dir)]
-    monkeypatch.setattr(sys, "argv", command)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    common.main(train.command)
+    where = ("--workdir", workdir, "--data-dir", data_dir)
+    return run_here("train.py", *tiny, *flags, *where)
 
 
 def test_the_command_writes_table_and_plot_only_and_prints_the_suggestion(
-    data_dir: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(range_test, "NUM_STEPS", 30)
-    run_command(tmp_path / "run", data_dir, monkeypatch, "--optimizer.name", "sgd")
-    output = capsys.readouterr().out
+    output = run_command(tmp_path / "run", data_dir, "--optimizer.name", "sgd").stdout
     path = tmp_path / "run" / "lr_range_test.png"
     assert sorted(path.parent.iterdir()) == [path.with_suffix(".csv"), path]
     with Image.open(path) as figure:
@@ -150,14 +142,14 @@ def test_each_step_uses_its_learning_rate(
         model=ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none"),
         optimizer=OptimizerConfig(name="sgd", layer_decay=0.5, ema_momentum=0.9),
     )
-    setup, _ = prepare(config, data_dir)
-    trainee = Trainee(setup)
-    monkeypatch.setattr(range_test, "Trainee", lambda setup: trainee)
+    setup, _, _ = prepare(config, data_dir)
+    trainable = TrainableModel(setup)
+    monkeypatch.setattr(range_test, "TrainableModel", lambda setup: trainable)
     steps = setup.steps_per_epoch + 2  # more than one epoch
     next_rates = []
 
     def is_over(losses: Sequence[float]) -> bool:
-        next_rates.append(float(trainee.model.optimizer.learning_rate))
+        next_rates.append(float(trainable.model.optimizer.learning_rate))
         return len(losses) == steps
 
     monkeypatch.setattr(range_test, "is_diverged", is_over)
@@ -168,11 +160,7 @@ def test_each_step_uses_its_learning_rate(
 
 @pytest.mark.parametrize(
     ("flags", "code"),
-    [
-        (["--optimizer.name", "sdg"], 2),
-        (["--data.dataset", "isic2018"], 3),
-        ([], 4),
-    ],
+    [(["--optimizer.name", "sdg"], 2), (["--data.dataset", "isic2018"], 3), ([], 4)],
 )
 def test_exit_codes_of_the_command(
     flags: list[str],
@@ -181,11 +169,9 @@ def test_exit_codes_of_the_command(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The last case is a loss that never fell."""
+    """In the last case the loss never falls."""
     losses = [1.0, 2.0, float("nan")]
     monkeypatch.setattr(range_test, "train_at_rates", lambda *_: losses)
-    with pytest.raises(SystemExit) as ended:
-        run_command(tmp_path / "run", data_dir, monkeypatch, *flags)
-    assert ended.value.code == code
+    assert run_command(tmp_path / "run", data_dir, *flags).returncode == code
     # The plot shows why there is no suggestion.
     assert (tmp_path / "run" / "lr_range_test.png").exists() == (code == 4)

@@ -1,4 +1,4 @@
-"""Each type of record, written and read again, and records that cannot be read."""
+"""Every type of record is read as it was written, and invalid files are rejected."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from skincnn.inference.run_dir import Member
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.records import Record, read_record, to_json, write_record
 
-FIX = "Make it again."
+FIX = "Recreate it."
 ESTIMATE = Estimate(0.1 + 0.2, 0.1, 1 / 3)
 UNKNOWN = Estimate(None, None, None)
 
@@ -82,7 +82,7 @@ RECORDS = {
 }
 
 
-def test_there_is_an_example_of_each_type() -> None:
+def test_records_has_an_example_of_each_type() -> None:
     types = {
         value
         for module in (results, run_dir)
@@ -120,7 +120,7 @@ def test_a_record_cannot_be_changed(record: Record) -> None:
 
 
 def require_one_line(path: Path, record: Record, *expected: str) -> None:
-    """Checks the message of a file that cannot be read: file, cause and fix in one line."""
+    """Checks that an error names file, cause and fix on one line."""
     with pytest.raises(ConfigError) as caught:
         read_record(path, type(record), FIX)
     message = str(caught.value)
@@ -212,7 +212,7 @@ def test_a_missing_file_is_rejected(record: Record, tmp_path: Path) -> None:
     require_one_line(tmp_path / "x.json", record, "cannot be read", "No such file")
 
 
-def test_a_value_that_json_lacks_is_not_written(tmp_path: Path) -> None:
+def test_nan_is_not_written(tmp_path: Path) -> None:
     ood = RECORDS["ood"].model_copy(update={"max_distance": float("nan")})
     path = tmp_path / "x.json"
     with pytest.raises(ValueError, match="JSON compliant"):
@@ -220,7 +220,7 @@ def test_a_value_that_json_lacks_is_not_written(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_estimates_are_equal_in_the_last_digit(tmp_path: Path) -> None:
+def test_estimates_keep_their_last_digit(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_record(path, RECORDS["members"])
     [member] = read_record(path, MembersResult, FIX).members

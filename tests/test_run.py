@@ -1,4 +1,4 @@
-"""A tiny run through `scripts/train.py`, and invalid input."""
+"""A tiny run of `scripts/train.py`, its results and exports, and invalid input."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ from skincnn.training.tensorboard import draw_confusion_matrix
 NAMES = [lesion.name for lesion in HAM10000]
 PROBABILITIES = [f"probability_{name}" for name in NAMES]
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
+ONE_EPOCH = (
+    "--data.image-size 32 --model.backbone small_cnn --model.width-multiplier 0.25 "
+    "--train.epochs 1 --evaluate.num-bootstrap 100"
+).split()
 
 
 def test_the_run_directory_is_complete(run: Run) -> None:
@@ -60,8 +64,8 @@ def test_the_run_directory_is_complete(run: Run) -> None:
         assert (workdir / name).stat().st_size > 0
     assert list((workdir / "logs").rglob("events.out*"))
     best = read_run_info(workdir).best_epoch
-    kept = [path.name for path in (workdir / "checkpoints").iterdir()]
-    assert kept == [f"best-{best:05d}.weights.h5"]
+    files = [path.name for path in (workdir / "checkpoints").iterdir()]
+    assert files == [f"best-{best:05d}.weights.h5"]
     assert not list(workdir.rglob(".tmp*"))
     assert f"report  {workdir / 'report.html'}" in done.stdout
     assert f"model   {workdir / 'export/skincnn/1'}" in done.stdout
@@ -112,7 +116,7 @@ def test_the_results_equal_scores_of_the_predictions_table(run: Run) -> None:
         assert result.metrics["balanced_accuracy"].value == pytest.approx(
             balanced_accuracy_score(table["label"], predicted), abs=1e-6
         )
-        # With so few lesions most resamples lack a class, so a mean has no interval.
+        # Means over classes have no interval: most resamples of so few lesions lack one.
         accuracy = result.metrics["accuracy"]
         assert accuracy.low <= accuracy.value <= accuracy.high
 
@@ -128,7 +132,7 @@ def test_the_best_epoch_on_validation_is_kept(run: Run) -> None:
     assert history["epoch"].tolist() == [1, 2, 3]
 
 
-def test_the_model_file_needs_only_keras_and_gives_the_predictions(
+def test_keras_alone_loads_the_model_which_reproduces_the_predictions(
     run: Run, data_dir: Path
 ) -> None:
     workdir, _ = run
@@ -152,9 +156,7 @@ def test_the_model_file_needs_only_keras_and_gives_the_predictions(
     np.testing.assert_allclose(tf.nn.softmax(logits), table[PROBABILITIES], atol=1e-5)
 
 
-def test_the_logs_hold_training_images_and_confusion_matrices(
-    run: Run,
-) -> None:
+def test_the_logs_have_training_images_and_confusion_matrices(run: Run) -> None:
     workdir, _ = run
     images = read_images(workdir / "logs" / "images")
     assert images.keys() == {"training_images", "confusion_matrix"}
@@ -165,7 +167,7 @@ def test_the_logs_hold_training_images_and_confusion_matrices(
     scores = pd.read_csv(workdir / "history.csv")["val_balanced_accuracy"]
     best = [i for i, score in enumerate(scores) if score > max(scores[:i], default=-1)]
     assert list(images["confusion_matrix"]) == best
-    # The last of them belongs to the weights that are evaluated.
+    # The last image belongs to the weights that are evaluated.
     table = pd.read_csv(workdir / "predictions" / "val.csv")
     predicted = np.array(NAMES)[table[PROBABILITIES].to_numpy().argmax(axis=1)]
     expected = confusion_matrix(table["label"], predicted, labels=NAMES)
@@ -176,11 +178,11 @@ def test_the_logs_hold_training_images_and_confusion_matrices(
 
 CLIENT = """
 import json, sys
-class Refuse:
+class RejectProject:
     def find_spec(self, name, *_):
         if name.split(".")[0] in ("skincnn", "tfds_ham10000"):
             raise ImportError(name)
-sys.meta_path.insert(0, Refuse())
+sys.meta_path.insert(0, RejectProject())
 import numpy as np, tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])
 metadata = {name: tf.constant(cells) for name, cells in json.loads(sys.argv[2]).items()}
@@ -264,7 +266,7 @@ def check_export(
     assert (outputs["status"] == "ok").all()
 
 
-def test_the_export_gives_the_evaluated_predictions(
+def test_the_export_reproduces_the_evaluated_predictions(
     run: Run, data_dir: Path, tmp_path: Path
 ) -> None:
     check_export(run[0], data_dir, tmp_path)
@@ -286,12 +288,9 @@ def test_a_model_with_clinical_metadata_is_trained_and_served(
     data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    flags = (
-        "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
-        "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100 "
-        "--model.clinical-metadata True --augment.mix mixup"
-    ).split()
-    done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
+    flags = "--data.dataset demo_tiny --model.clinical-metadata True --augment.mix mixup"
+    where = ("--workdir", workdir, "--data-dir", data_dir)
+    done = run_here("train.py", *where, *ONE_EPOCH, *flags.split())
     assert done.returncode == 0, done.stderr
     (tmp_path / "client").mkdir()
     check_export(workdir, data_dir, tmp_path / "client", CLINICAL_COLUMNS)
@@ -321,9 +320,7 @@ def test_a_model_with_clinical_metadata_is_trained_and_served(
         predict(80.0, "male", "knee")
 
 
-def test_evaluate_repeats_the_same_results(
-    run: Run, data_dir: Path, tmp_path: Path
-) -> None:
+def test_evaluate_reproduces_the_results(run: Run, data_dir: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(run[0], workdir)
     for name in ("results/test.json", "report.html", "predictions/test.csv"):
@@ -354,11 +351,11 @@ def test_overwriting_replaces_the_run_and_keeps_other_files(
     shutil.copytree(run[0], workdir)
     (workdir / "my notes.txt").write_text("keep")
     flags = (
-        "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
-        "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100 "
-        "--data.split-by image --data.one-image-per-lesion evaluation --overwrite"
+        "--data.dataset demo_tiny --data.split-by image "
+        "--data.one-image-per-lesion evaluation --overwrite"
     ).split()
-    done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
+    where = ("--workdir", workdir, "--data-dir", data_dir)
+    done = run_here("train.py", *where, *ONE_EPOCH, *flags)
     assert done.returncode == 0, done.stderr
     assert (workdir / "my notes.txt").read_text() == "keep"
     assert len(pd.read_csv(workdir / "history.csv")) == 1
@@ -373,7 +370,9 @@ def test_overwriting_replaces_the_run_and_keeps_other_files(
     assert results.headline.num_images == results.headline.num_lesions
 
 
-def test_folders_of_own_images_are_trained_evaluated_and_exported(tmp_path: Path) -> None:
+def test_own_images_in_folders_are_trained_evaluated_and_exported(
+    tmp_path: Path,
+) -> None:
     for position, name in enumerate(("0", "Melanoma", "wart")):
         for number in range(24):
             folder = tmp_path / "mine" / ("Train" if number < 20 else "Test") / name
@@ -390,10 +389,7 @@ def test_folders_of_own_images_are_trained_evaluated_and_exported(tmp_path: Path
     )
     assert built.returncode == 0, built.stderr
     workdir = tmp_path / "run"
-    flags = (
-        "--data.dataset folder --data.image-size 32 --model.backbone small_cnn "
-        "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100"
-    ).split()
+    flags = ("--data.dataset", "folder", *ONE_EPOCH)
     done = run_here("train.py", "--workdir", workdir, *where, *flags)
     assert done.returncode == 0, done.stderr
     assert "HAM10000" not in (workdir / "report.html").read_text()
@@ -405,7 +401,7 @@ def test_folders_of_own_images_are_trained_evaluated_and_exported(tmp_path: Path
     assert [name.decode() for name in outputs["class_names"].numpy()[0]] == [
         *("0", "Melanoma", "wart")
     ]
-    # Whether a "0" is malignant is unknown.
+    # It is unknown whether the class "0" is malignant.
     assert np.isnan(outputs["malignant_probability"].numpy()).all()
     done = run_here("evaluate.py", workdir, *where, "--split", "test_official")
     assert done.returncode == 0, done.stderr
@@ -425,43 +421,27 @@ def test_folders_of_own_images_are_trained_evaluated_and_exported(tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nosuch"], 2, "PRESET must be one of: quickstart, mobilenet_160"),
-        (
-            ["mobilenet_160", "--data.dataset", "isic2018"],
-            3,
-            "scripts/prepare_data.py --config",
-        ),
-        (["--data.dataset", "isic2018x"], 2, "Did you mean 'isic2018'"),
-        (["--model.backbone", "resnet51"], 2, "`model.backbone` must be one of"),
-        (
-            ["--model.weights", "nowhere.h5", "--train.scenario", "fine_tune"],
-            2,
-            "nowhere.h5, which is not a file",
-        ),
-        (
-            ["mobilenet_160", "--train.scenario", "finetune"],
-            2,
-            "`train.scenario` must be one of",
-        ),
-        (["--model.weights", "nowhere.h5"], 2, "`train.scenario` must be from_scratch"),
-        (["--config", "nowhere.json"], 2, "nowhere.json"),
-        (["mobilenet_160", "--config", "x.json"], 2, "exclude each other"),
-        (["--train.monitor", "val_loss"], 2, "`train.monitor` must be one of"),
-        (["--data.test-folds", "0"], 2, "leak"),
-        (["--data.batch-size", "1000", "--data.dataset", "demo_tiny"], 3, "do not fill"),
-        (["--data.imagesize", "64"], 2, "--data.image-size"),
+        ("nosuch", 2, "PRESET must be one of: quickstart, mobilenet_160"),
+        ("cnn --data.dataset isic2018", 3, "scripts/prepare_data.py --config"),
+        ("--data.dataset isic2018x", 2, "Did you mean 'isic2018'"),
+        ("--model.backbone resnet51", 2, "`model.backbone` must be one of"),
+        ("mobilenet_160 --model.weights no.h5", 2, "no.h5, which is not a file"),
+        ("mobilenet_160 --train.scenario finetune", 2, "`train.scenario` must be one of"),
+        ("--model.weights nowhere.h5", 2, "`train.scenario` must be from_scratch"),
+        ("--config nowhere.json", 2, "nowhere.json"),
+        ("mobilenet_160 --config x.json", 2, "exclude each other"),
+        ("--train.monitor val_loss", 2, "`train.monitor` must be one of"),
+        ("--data.test-folds 0", 2, "leak"),
+        ("--data.batch-size 1000 --data.dataset demo_tiny", 3, "do not fill"),
+        ("--data.imagesize 64", 2, "--data.image-size"),
     ],
 )
-def test_bad_input_is_rejected_before_training(
-    arguments: list[str], code: int, message: str, data_dir: Path, tmp_path: Path
+def test_invalid_input_is_rejected_before_training(
+    arguments: str, code: int, message: str, data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    if arguments[:2] == ["mobilenet_160", "--data.dataset"]:
-        arguments = [
-            *arguments,
-            *"--model.weights none --train.scenario from_scratch".split(),
-        ]
-    done = run_here("train.py", *arguments, "--workdir", workdir, "--data-dir", data_dir)
+    where = ("--workdir", workdir, "--data-dir", data_dir)
+    done = run_here("train.py", *arguments.split(), *where)
     assert done.returncode == code, done.stderr
     assert message in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
@@ -479,24 +459,27 @@ def test_other_files_are_never_deleted(tmp_path: Path) -> None:
     assert figure.read_text() == "precious"
 
 
-@pytest.mark.parametrize("kind", ["file", "run", "below a file"])
-def test_an_unusable_workdir_is_rejected(kind: str, tmp_path: Path) -> None:
-    workdir = tmp_path / "run"
-    if kind == "run":
-        workdir.mkdir()
-        (workdir / "config.json").write_text("{}")
-        message = "already holds a run"
-    else:
-        workdir.write_text("precious")
-        message = "is a file"
-    place = workdir / "deep" / "er" if kind == "below a file" else workdir
-    done = run_here("train.py", "--data.dataset", "demo_tiny", "--workdir", place)
+@pytest.mark.parametrize(
+    ("file", "workdir", "message"),
+    [
+        ("run", "run", "is a file"),
+        ("run", "run/deep/er", "is a file"),
+        ("run/config.json", "run", "already holds a run"),
+    ],
+)
+def test_an_unusable_workdir_is_rejected(
+    file: str, workdir: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("precious")
+    flags = ("--data.dataset", "demo_tiny", "--workdir", tmp_path / workdir)
+    done = run_here("train.py", *flags)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
-    assert kind == "run" or workdir.read_text() == "precious"
+    assert (tmp_path / file).read_text() == "precious"
 
 
-def test_the_readme_shows_the_two_commands_at_once() -> None:
+def test_the_readme_starts_with_the_two_main_commands() -> None:
     first = "\n".join((ROOT / "README.md").read_text().splitlines()[:20])
     assert "make train" in first
     assert "make test" in first

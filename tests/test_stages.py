@@ -1,4 +1,4 @@
-"""Stages of the scenarios, and their segments for calls of `fit`."""
+"""The stages of each scenario, and the segments for calls of `fit`."""
 
 from __future__ import annotations
 
@@ -106,12 +106,8 @@ def test_reweighting_starts_within_the_last_stage() -> None:
     assert all(segment.reweighted for segment in segments(CONFIG))
 
 
-def test_stages_survive_json_and_are_validated() -> None:
+def test_stages_are_restored_from_json_and_validated() -> None:
     assert Config.from_dict(CONFIG.to_dict()) == CONFIG
-    for wrong in (
-        {"scenario": "fine_tune"},
-        {"stages": ()},
-        {"progressive_epochs": 6},
-    ):
+    for wrong in ({"scenario": "fine_tune"}, {"stages": ()}, {"progressive_epochs": 6}):
         with pytest.raises(ConfigError):
             dataclasses.replace(STAGED, **wrong)

@@ -1,4 +1,4 @@
-"""Images in the logs of a run, read back by TensorBoard's own reader."""
+"""Images in the logs of a run, read with TensorBoard."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def test_samples_cover_all_classes_and_are_augmented_and_mixed() -> None:
     def samples(config: AugmentConfig) -> np.ndarray:
         return sample_grid(images, labels, config, seed=0)
 
-    plain = samples(AugmentConfig(parts=()))
-    assert (plain[0, ::8, 0] == [0, 120, 140, 10]).all()
-    assert (plain[8, ::8, 0] == [130, 150, 20, 30]).all()
-    assert (samples(AugmentConfig(parts=("light",))) != plain).mean() > 0.5
+    originals = samples(AugmentConfig(parts=()))
+    assert (originals[0, ::8, 0] == [0, 120, 140, 10]).all()
+    assert (originals[8, ::8, 0] == [130, 150, 20, 30]).all()
+    assert (samples(AugmentConfig(parts=("light",))) != originals).mean() > 0.5
     mixed = samples(AugmentConfig(parts=(), mix="cutmix", mix_alpha=1))
-    # CutMix leaves parts of two images, each of one value, in a cell.
+    # With CutMix a cell has parts of two images, each of a single value.
     values = [np.unique(mixed[8 * i : 8 * i + 8, :8]) for i in range(4)]
     assert max(len(value) for value in values) == 2
 

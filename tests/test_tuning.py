@@ -1,4 +1,4 @@
-"""Searches: most tests replace training runs by synthetic scores."""
+"""Hyperparameter searches; most tests replace training runs with synthetic scores."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ FLAGS = (
 CPU = DeviceInfo(devices=("cpu:0",), precision="float32", backend="tensorflow", jit=False)
 
 
-class Trainings:
-    """Replaces training runs by synthetic scores, and records their configurations."""
+class FakeRuns:
+    """Replaces training runs with synthetic scores, and records their configurations."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.score: Callable[[Config], float] = by_rate
@@ -101,7 +101,7 @@ class Trainings:
 
 
 def by_rate(config: Config) -> float:
-    """Best at a learning rate of 1e-3 and after many epochs; all scores differ."""
+    """Returns a score that is highest for a learning rate of 1e-3 and many epochs."""
     distance = abs(math.log10(config.optimizer.learning_rate) + 3)
     return 0.8 - 0.2 * distance - 0.1 / config.train.epochs - config.model.dropout / 100
 
@@ -122,18 +122,18 @@ def shared(data_dir: Path) -> SearchData:
 
 
 @pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch, shared: SearchData) -> Trainings:
+def fake_runs(monkeypatch: pytest.MonkeyPatch, shared: SearchData) -> FakeRuns:
     monkeypatch.setattr(search, "SearchData", lambda *_: shared)
-    # It takes longer than everything else in these tests.
+    # These take longer than the rest of a test.
     monkeypatch.setattr(keras.utils, "clear_session", lambda: None)
     monkeypatch.setattr(gc, "collect", lambda: 0)
-    return Trainings(monkeypatch)
+    return FakeRuns(monkeypatch)
 
 
 def run(
-    workdir: Path, *, overwrite: bool = False, config: Config = TINY, **of: object
+    workdir: Path, *, overwrite: bool = False, config: Config = TINY, **options: object
 ) -> SearchResult:
-    settings = SearchConfig(**{"tuner": "random", "max_trials": 6, **of})  # type: ignore[arg-type]
+    settings = SearchConfig(**{"tuner": "random", "max_trials": 6, **options})  # type: ignore[arg-type]
     return run_search(config, ["learning"], settings, workdir, overwrite=overwrite)
 
 
@@ -148,13 +148,13 @@ def test_a_search_trains_like_train_py_and_reads_no_test_fold(
     sizes: list[int] = []
     read_records, load_images = pipeline._records, pipeline.load_images
 
-    def records(builder: object, of: list[int]) -> object:
-        folds.update(of)
-        return read_records(builder, of)
+    def records(builder: object, numbers: list[int]) -> object:
+        folds.update(numbers)
+        return read_records(builder, numbers)
 
-    def load(builder: object, table: pd.DataFrame, *of: object) -> object:
+    def load(builder: object, table: pd.DataFrame, *options: object) -> object:
         sizes.append(len(table))
-        return load_images(builder, table, *of)
+        return load_images(builder, table, *options)
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "_records", records)
@@ -187,24 +187,24 @@ def test_a_search_trains_like_train_py_and_reads_no_test_fold(
 
 
 @pytest.mark.parametrize("tuner", TUNERS)
-def test_an_interrupted_search_equals_one_without_interruption(
-    tuner: str, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_search_equals_an_uninterrupted_one(
+    tuner: str, fake_runs: FakeRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # With more hyperparameters the Gaussian process takes seconds per trial.
+    # With more hyperparameters, the Gaussian process takes seconds per trial.
     if tuner == "bayesian":
         monkeypatch.setitem(SPACES, "learning", only_the_rate)
     limit = 0 if tuner == "hyperband" else 6
     whole = run(tmp_path / "whole", tuner=tuner, max_trials=limit)
-    count = len(trainings.configs)
+    count = len(fake_runs.configs)
     assert count >= 6
 
     def stop(config: Config) -> float:
-        if len(trainings.configs) in stops:
+        if len(fake_runs.configs) in stops:
             raise KeyboardInterrupt
         return by_rate(config)
 
-    trainings.configs.clear()
-    trainings.score = stop
+    fake_runs.configs.clear()
+    fake_runs.score = stop
     stops = {1, count // 2, count}
     for _ in stops:
         with pytest.raises(KeyboardInterrupt):
@@ -214,25 +214,24 @@ def test_an_interrupted_search_equals_one_without_interruption(
         read_leaderboard(tmp_path / "stopped"), read_leaderboard(tmp_path / "whole")
     )
     pd.testing.assert_frame_equal(stopped.leaderboard, whole.leaderboard)
-    assert len(trainings.configs) == count + len(stops)  # only running trials are repeated
+    assert len(fake_runs.configs) == count + len(
+        stops
+    )  # only interrupted trials are repeated
     # The same command again trains nothing.
     run(tmp_path / "stopped", tuner=tuner, max_trials=limit)
-    assert len(trainings.configs) == count + len(stops)
+    assert len(fake_runs.configs) == count + len(stops)
 
 
 def test_hyperband_trains_the_best_again_for_longer_with_a_full_schedule(
-    trainings: Trainings, tmp_path: Path
+    fake_runs: FakeRuns, tmp_path: Path
 ) -> None:
     run(tmp_path, tuner="hyperband", max_trials=0)
-    lengths = [config.train.epochs for config in trainings.configs]
+    lengths = [config.train.epochs for config in fake_runs.configs]
     assert set(lengths) == {1, 3, 9}
-    assert [
-        config.optimizer.warmup_epochs
-        for config in trainings.configs
-        if (config.train.epochs == 1)
-    ] == pytest.approx([0] * lengths.count(1), abs=2 / 9)
+    for config in fake_runs.configs:
+        assert config.optimizer.warmup_epochs <= 2 / 9 * config.train.epochs + 1e-6
     rates = [
-        {c.optimizer.learning_rate for c in trainings.configs if c.train.epochs == epochs}
+        {c.optimizer.learning_rate for c in fake_runs.configs if c.train.epochs == epochs}
         for epochs in (1, 3)
     ]
     again = rates[0] & rates[1]
@@ -243,83 +242,78 @@ def test_hyperband_trains_the_best_again_for_longer_with_a_full_schedule(
 
 @pytest.mark.parametrize("staged", [False, True])
 def test_hyperband_rejects_a_space_that_changes_the_epochs(
-    staged: bool, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    staged: bool, fake_runs: FakeRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lengths(hp: kt.HyperParameters, config: Config) -> Config:
-        name = "train.stages.epochs" if staged else "train.epochs"
-        epochs = hp.Int(name, 2, 4, default=3)
-        fields = (
-            {"stages": (StageConfig(trainable_blocks=-1, epochs=epochs),)}
-            if staged
-            else {"epochs": epochs}
-        )
-        return dataclasses.replace(
-            config, train=dataclasses.replace(config.train, **fields)
-        )
-
-    config = with_values(TINY, {"train.epochs": 3})
-    if staged:  # needs weights
-        stages = (StageConfig(trainable_blocks=-1, epochs=3),)
+    def with_epochs(config: Config, epochs: int) -> Config:
+        if not staged:
+            return with_values(config, {"train.epochs": epochs})
+        stages = (StageConfig(trainable_blocks=-1, epochs=epochs),)
         train = TrainConfig(scenario="staged", stages=stages)
         model = ModelConfig(weights="imagenet")
-        config = dataclasses.replace(TINY, model=model, train=train)
+        return dataclasses.replace(config, model=model, train=train)
+
+    def lengths(hp: kt.HyperParameters, config: Config) -> Config:
+        name = "train.stages.epochs" if staged else "train.epochs"
+        return with_epochs(config, hp.Int(name, 2, 4, default=3))
+
+    config = with_epochs(TINY, 3)
     monkeypatch.setitem(SPACES, "learning", lengths)
     with pytest.raises(ConfigError, match=r"hyperband.*Expected 3. Received: 2\."):
         run(tmp_path, config=config, tuner="hyperband", max_trials=0)
-    assert not trainings.configs
+    assert not fake_runs.configs
     assert len(run(tmp_path, config=config, max_trials=2).leaderboard) == 2
 
 
-def test_an_objective_can_be_minimized(trainings: Trainings, tmp_path: Path) -> None:
-    trainings.score = lambda config: -by_rate(config)
+def test_an_objective_can_be_minimized(fake_runs: FakeRuns, tmp_path: Path) -> None:
+    fake_runs.score = lambda config: -by_rate(config)
     result = run(tmp_path, objective="log_loss")
     assert result.leaderboard["score"].is_monotonic_increasing
-    rates = [abs(math.log10(c.optimizer.learning_rate) + 3) for c in trainings.configs]
+    rates = [abs(math.log10(c.optimizer.learning_rate) + 3) for c in fake_runs.configs]
     best = read_config(tmp_path / "best.json").optimizer.learning_rate
     assert abs(math.log10(best) + 3) == pytest.approx(min(rates), abs=0.1)
 
 
 def test_executions_have_different_seeds_and_their_mean_counts(
-    trainings: Trainings, tmp_path: Path
+    fake_runs: FakeRuns, tmp_path: Path
 ) -> None:
-    trainings.score = lambda config: 0.5 + 0.1 * config.seed
+    fake_runs.score = lambda config: 0.5 + 0.1 * config.seed
     result = run(tmp_path, executions=3, max_trials=2)
-    assert [config.seed for config in trainings.configs] == [0, 1, 2] * 2
+    assert [config.seed for config in fake_runs.configs] == [0, 1, 2] * 2
     assert result.leaderboard["score"].tolist() == pytest.approx([0.6, 0.6])
     assert result.leaderboard["seconds"].tolist() == pytest.approx([120, 120])
     assert read_config(tmp_path / "best.json").seed == 0
 
 
-def test_no_trial_starts_after_the_time_limit(trainings: Trainings, tmp_path: Path) -> None:
-    for _ in range(2):  # earlier trials count
+def test_no_trial_starts_after_the_time_limit(fake_runs: FakeRuns, tmp_path: Path) -> None:
+    for _ in range(2):  # the trials of the first search count in the second one
         result = run(tmp_path, max_trials=0, max_minutes=1)
-        assert len(result.leaderboard) == len(trainings.configs) == 2  # 40 s each
+        assert len(result.leaderboard) == len(fake_runs.configs) == 2  # 40 s each
     assert len(run(tmp_path, max_trials=0, max_minutes=3).leaderboard) == 5
 
 
 def test_a_search_ends_if_all_trials_fail_immediately(
-    trainings: Trainings, tmp_path: Path
+    fake_runs: FakeRuns, tmp_path: Path
 ) -> None:
     def fail(config: Config) -> float:
-        trainings.clock -= 40
+        fake_runs.clock -= 40
         raise MemoryFullError("full")
 
-    trainings.score = fail
+    fake_runs.score = fail
     with pytest.raises(DivergedError, match=r"None of 20 trials was completed.*full"):
         run(tmp_path, max_trials=0, max_minutes=1)
 
 
 def test_failed_trials_are_reported_and_not_ranked(
-    trainings: Trainings, tmp_path: Path
+    fake_runs: FakeRuns, tmp_path: Path
 ) -> None:
     def fail(config: Config) -> float:
-        number = len(trainings.configs)
+        number = len(fake_runs.configs)
         if number <= 3:
             errors = {1: DivergedError("too high"), 2: MemoryFullError("full")}
             raise errors.get(number, RuntimeError("broken"))
         return 1e-3 * number
 
-    trainings.score = fail
+    fake_runs.score = fail
     result = run(tmp_path, max_trials=5)
     assert list(result.failures.items()) == [
         ("0", "DivergedError: too high"),
@@ -327,28 +321,28 @@ def test_failed_trials_are_reported_and_not_ranked(
         ("2", "RuntimeError: broken"),
     ]
     assert result.leaderboard["trial"].tolist() == ["4", "3"]
-    # A diverged training is not repeated; other failures are.
+    # A diverged run is not repeated; other failures are.
     result = run(tmp_path, max_trials=5)
     assert list(result.failures) == ["0"]
-    assert len(trainings.configs) == 7
+    assert len(fake_runs.configs) == 7
 
 
 @pytest.mark.parametrize("tuner", TUNERS)
 def test_a_longer_search_keeps_every_trial_of_the_shorter_one(
-    tuner: str, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tuner: str, fake_runs: FakeRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SPACES, "learning", two)
 
     def minimize(fun: Callable[..., float], x0: object, **_: object) -> object:
         return SimpleNamespace(x=x0, fun=fun(x0))
 
-    # Without the local optimization, which takes long.
+    # Without the local optimization, which is slow.
     fast_scipy = SimpleNamespace(optimize=SimpleNamespace(minimize=minimize))
     monkeypatch.setattr("keras_tuner.src.tuners.bayesian.scipy", fast_scipy)
     short = run(tmp_path, tuner=tuner, max_trials=9).leaderboard
-    assert len(trainings.configs) == len(short) == 9
+    assert len(fake_runs.configs) == len(short) == 9
     long = run(tmp_path, tuner=tuner, max_trials=13).leaderboard
-    assert len(trainings.configs) == len(long) == 13
+    assert len(fake_runs.configs) == len(long) == 13
     assert set(short["folder"]) < set(long["folder"])
     # Without a limit Hyperband stops after one pass, which has more trials.
     if tuner == "hyperband":
@@ -357,14 +351,14 @@ def test_a_longer_search_keeps_every_trial_of_the_shorter_one(
 
 
 @pytest.mark.parametrize("limits", [{}, {"max_minutes": 100, "max_trials": 6}])
-def test_values_that_the_space_cannot_use_fail_one_trial(
+def test_an_error_in_the_space_fails_one_trial(
     limits: dict[str, int],
-    trainings: Trainings,
+    fake_runs: FakeRuns,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = run(tmp_path / "whole", **limits)
-    invalid = trainings.configs[2].optimizer.learning_rate
+    invalid = fake_runs.configs[2].optimizer.learning_rate
     space = SPACES["learning"]
 
     def picky(hp: kt.HyperParameters, config: Config) -> Config:
@@ -382,12 +376,12 @@ def test_values_that_the_space_cannot_use_fail_one_trial(
 
 
 def test_a_search_without_a_completed_trial_reports_the_first_cause(
-    data_dir: Path, trainings: Trainings, tmp_path: Path
+    data_dir: Path, fake_runs: FakeRuns, tmp_path: Path
 ) -> None:
     def fail(config: Config) -> float:
-        raise RuntimeError(f"broken {len(trainings.configs)}")
+        raise RuntimeError(f"broken {len(fake_runs.configs)}")
 
-    trainings.score = fail
+    fake_runs.score = fail
     done = run_here(
         *("tune.py", *FLAGS, "--tuner", "random", "--max-trials", 5),
         *("--workdir", tmp_path, "--data-dir", data_dir),
@@ -398,16 +392,16 @@ def test_a_search_without_a_completed_trial_reports_the_first_cause(
     assert not (tmp_path / "best.json").exists()
 
 
-def test_an_error_that_concerns_all_trials_ends_the_search(
-    trainings: Trainings, tmp_path: Path
+def test_an_error_that_affects_all_trials_ends_the_search(
+    fake_runs: FakeRuns, tmp_path: Path
 ) -> None:
     def fail(config: Config) -> float:
         raise ConfigError("the disk is full")
 
-    trainings.score = fail
+    fake_runs.score = fail
     with pytest.raises(ConfigError, match="the disk is full"):
         run(tmp_path)
-    assert len(trainings.configs) == 1
+    assert len(fake_runs.configs) == 1
 
 
 @pytest.mark.parametrize(
@@ -422,17 +416,14 @@ def test_an_error_that_concerns_all_trials_ends_the_search(
             "return replace(config, train=replace(config.train, monitor='accuracy'))",
             "must not change train.monitor",
         ),
-        (
-            "return replace(config, seed=hp.Int('seed', 0, 9))",
-            "must not change seed",
-        ),
+        ("return replace(config, seed=hp.Int('seed', 0, 9))", "must not change seed"),
     ],
 )
-def test_errors_of_a_space_have_exit_code_2(
+def test_errors_in_a_space_have_exit_code_2(
     code: str,
     cause: str,
     data_dir: Path,
-    trainings: Trainings,
+    fake_runs: FakeRuns,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -447,21 +438,21 @@ def test_errors_of_a_space_have_exit_code_2(
     )
     assert done.returncode == 2
     assert cause in done.stderr
-    assert not trainings.configs
+    assert not fake_runs.configs
 
 
 def test_a_too_large_batch_is_found_before_training(
-    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake_runs: FakeRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tuning.spaces.BATCH_SIZES", (16, 512))
     with pytest.raises(DataError, match=r"do not fill a batch of --data.batch-size 512"):
         run(tmp_path)
-    assert not trainings.configs
+    assert not fake_runs.configs
     assert not list(tmp_path.iterdir())
 
 
 def test_resuming_a_changed_search_reports_the_difference(
-    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake_runs: FakeRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path, max_trials=2)
     other = dataclasses.replace(TINY, optimizer=OptimizerConfig(learning_rate=2e-3))
@@ -473,14 +464,14 @@ def test_resuming_a_changed_search_reports_the_difference(
         patch.setattr("tuning.spaces.BATCH_SIZES", (16, 32))
         with pytest.raises(ConfigError, match=r"data.batch_size.values \[16, 32, 64\]"):
             run(tmp_path)
-    assert len(trainings.configs) == 2
+    assert len(fake_runs.configs) == 2
     run(tmp_path, config=other, overwrite=True, max_trials=2)
-    assert len(trainings.configs) == 4
+    assert len(fake_runs.configs) == 4
     assert len(list((tmp_path / "trials").iterdir())) == 2
 
 
 def test_a_directory_without_a_search_is_not_changed(
-    trainings: Trainings, tmp_path: Path
+    fake_runs: FakeRuns, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds a run but no fingerprint"):
@@ -492,7 +483,7 @@ def test_a_directory_without_a_search_is_not_changed(
 
 
 def test_a_search_with_damaged_files_is_resumed(
-    trainings: Trainings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake_runs: FakeRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = run(tmp_path).leaderboard
     damaged = tmp_path / before["folder"][0] / "result.json"
@@ -500,16 +491,16 @@ def test_a_search_with_damaged_files_is_resumed(
     for name in ("oracle.json", "tuner0.json", "trial_0/trial.json"):
         path = tmp_path / "keras_tuner" / name
         path.write_text(path.read_text()[:3])
-    trainings.configs.clear()
+    fake_runs.configs.clear()
     after = run(tmp_path).leaderboard
     pd.testing.assert_frame_equal(after, before)
-    assert len(trainings.configs) == 1
+    assert len(fake_runs.configs) == 1
     assert damaged.with_name("result.json.damaged").exists()
     assert "renamed to result.json.damaged" in capsys.readouterr().err
 
 
 def test_a_second_search_in_the_same_directory_is_rejected(
-    trainings: Trainings, tmp_path: Path
+    fake_runs: FakeRuns, tmp_path: Path
 ) -> None:
     with locked(tmp_path / "search"), pytest.raises(ConfigError, match="in use by another"):
         run(tmp_path / "search")
@@ -517,14 +508,14 @@ def test_a_second_search_in_the_same_directory_is_rejected(
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Makes this process a worker; returns the address of its chief."""
+    """Makes this process a worker, and returns the address of its chief."""
     for name, value in zip((ID, IP, PORT), ("tuner0", "127.0.0.1", "1"), strict=True):
         monkeypatch.setenv(name, value)
     return "127.0.0.1:1"
 
 
 def test_a_worker_writes_nothing_before_its_chief(
-    worker: str, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    worker: str, fake_runs: FakeRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files: list[Path] = []
 
@@ -551,7 +542,7 @@ class Broken(grpc.RpcError):
 def test_a_worker_reports_a_lost_chief(
     call: str,
     worker: str,
-    trainings: Trainings,
+    fake_runs: FakeRuns,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -565,17 +556,16 @@ def test_a_worker_reports_a_lost_chief(
         monkeypatch.setattr(OracleClient, call, failing)
 
     fail(grpc.StatusCode.UNAVAILABLE)
-    with pytest.raises(
-        ConfigError, match=f"chief at {worker} does not respond .UNAVAILABLE.. Start"
-    ):
+    message = f"chief at {worker} does not respond .UNAVAILABLE.. Start"
+    with pytest.raises(ConfigError, match=message):
         run(tmp_path)
-    fail(grpc.StatusCode.UNKNOWN)  # an error of the chief, which still runs
+    fail(grpc.StatusCode.UNKNOWN)  # an error in the chief, which is still running
     with pytest.raises(Broken):
         run(tmp_path)
 
 
 def test_two_workers_with_one_trial_train_it_once(
-    trainings: Trainings, shared: SearchData, tmp_path: Path
+    fake_runs: FakeRuns, shared: SearchData, tmp_path: Path
 ) -> None:
     proceed = threading.Event()
 
@@ -583,7 +573,7 @@ def test_two_workers_with_one_trial_train_it_once(
         assert proceed.wait(20)
         return by_rate(config)
 
-    trainings.score = slow
+    fake_runs.score = slow
     space = find_space(["learning"])
     hp = explore(space, TINY)
     model = TrainingModel(space, TINY, shared, tmp_path)
@@ -592,7 +582,7 @@ def test_two_workers_with_one_trial_train_it_once(
         time.sleep(0.5)  # for both to start
         proceed.set()
         assert results[0].result() == results[1].result()
-    assert len(trainings.configs) == 1
+    assert len(fake_runs.configs) == 1
 
 
 def test_the_precision_of_a_trial_does_not_depend_on_previous_ones(
@@ -635,7 +625,7 @@ def test_features_are_computed_once_for_the_same_weights(
     assert computed == [2, 4, 2, 2]
 
 
-def test_the_figure_places_numbers_words_and_missing_values() -> None:
+def test_axis_positions_of_numbers_words_and_missing_values() -> None:
     heights, ticks = leaderboard.axis_positions(pd.Series(["b", None, "a", "b"]))
     assert heights.tolist() == [1, leaderboard.INACTIVE, 0, 1]
     assert ticks == [(leaderboard.INACTIVE, "not used"), (0, "a"), (1, "b")]
@@ -668,7 +658,7 @@ def test_a_killed_search_has_the_same_leaderboard_after_resuming(
     done = run_script(*command, tmp_path / "whole")
     assert done.returncode == 0, done.stderr
     killed = tmp_path / "killed"
-    for trial in (0, 2, 3):  # of the first round; 3 is the best of it, trained again
+    for trial in (0, 2, 3):  # 3 trains the best of the first round again
         process = subprocess.Popen(
             [sys.executable, ROOT / "scripts" / command[0], *map(str, command[1:]), killed],
             stdout=subprocess.PIPE,
@@ -676,7 +666,7 @@ def test_a_killed_search_has_the_same_leaderboard_after_resuming(
         )
         assert any(line.startswith(f"trial {trial:04d}") for line in process.stdout or ())
         while len(list(killed.glob("trials/*/history.csv"))) <= trial:
-            time.sleep(0.05)  # until an epoch of it is done
+            time.sleep(0.05)  # until the trial has completed an epoch
         process.send_signal(signal.SIGKILL)
         process.communicate()
     done = run_script(*command, killed)
@@ -711,6 +701,5 @@ def test_twenty_trials_take_no_more_memory_than_two(
     short = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, epochs=1))
     limits = SearchConfig(tuner="random", max_trials=20)
     run_search(short, ["learning", "imbalance"], limits, tmp_path, data_dir)
-    print([round(size / 2**20) for size in used])
     assert len(used) == 20
     assert used[-1] <= 1.1 * used[1]

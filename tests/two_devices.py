@@ -1,6 +1,6 @@
 """Trains on two logical CPUs, which must be configured before TensorFlow starts.
 
-`test_devices.py` runs it in a separate process; it exits with 0 if everything is equal.
+`test_devices.py` runs it in a separate process; it exits with 0 if the results are equal.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ PLAIN = dataclasses.replace(
 )
 
 
-def on(config: Config, devices: int) -> Config:
+def on_devices(config: Config, devices: int) -> Config:
     train = TrainConfig(scenario="from_scratch", epochs=2, devices=devices)
     return dataclasses.replace(config, train=train)
 
 
 def main(workdir: Path, data_dir: Path) -> None:
     one, two = (
-        train_with_interruptions(on(PLAIN, devices), workdir / f"{devices}", data_dir, [])
+        train_with_interruptions(
+            on_devices(PLAIN, devices), workdir / f"{devices}", data_dir, []
+        )
         for devices in (1, 2)
     )
     for row, other in zip(one[0].history, two[0].history, strict=True):
@@ -50,7 +52,7 @@ def main(workdir: Path, data_dir: Path) -> None:
             np.testing.assert_allclose(value, other, rtol=1e-3, atol=1e-5, err_msg=group)
 
     whole, pieces = (
-        train_with_interruptions(on(CONFIG, 2), workdir / name, data_dir, stops)
+        train_with_interruptions(on_devices(CONFIG, 2), workdir / name, data_dir, stops)
         for name, stops in (("whole", []), ("pieces", [3]))
     )
     for value, other in zip(whole[1]["optimizer"], pieces[1]["optimizer"], strict=True):

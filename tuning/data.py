@@ -1,4 +1,4 @@
-"""Data that all trials of a search share: images are read and features computed once."""
+"""Images and features that all trials of a search share."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ FIXED = (
     *("dataset", "train_folds", "validation_folds", "test_folds"),
     *("split_by", "one_image_per_lesion"),
 )
-"""Fields of `DataConfig` that select images: the same in all trials."""
+"""Fields of `DataConfig` that select images, which no trial may change."""
 MAX_CACHED_FEATURES = 4
-"""Number of feature arrays in memory, usually of training and validation."""
+"""Number of feature arrays in memory, each of one split."""
 
 
 class SearchData:
@@ -55,11 +55,7 @@ class SearchData:
         self._features: OrderedDict[tuple[Any, ...], Features] = OrderedDict()
 
     def check(self, config: Config) -> None:
-        """Checks that a trial uses these images.
-
-        Raises:
-            ConfigError: A space changed one of `FIXED`.
-        """
+        """Raises a `ConfigError` if a space changed one of `FIXED`."""
         changed = [
             name for name in FIXED if getattr(config.data, name) != self._fixed[name]
         ]
@@ -74,7 +70,7 @@ class SearchData:
         return {name: pipeline.fingerprint(table) for name, table in self.tables.items()}
 
     def load_images(self, table: pd.DataFrame, config: DataConfig) -> Images:
-        """Returns the images of one of `tables`, which are read in the first call."""
+        """Returns the images of one of `tables`, cached after the first call."""
         split = next(name for name, rows in self.tables.items() if rows is table)
         key = split, *preprocessing_fields(config).values()
         if key not in self._images:
@@ -85,12 +81,12 @@ class SearchData:
     def compute_features(
         self, classifier: keras.Model, images: Images, num_views: int
     ) -> Features:
-        """Returns `compute_features`, computed once for the same backbone weights."""
+        """Returns the features of `compute_features`, cached by the backbone weights."""
         digest = hashlib.sha256()
         for weights in classifier.get_layer(BACKBONE_LAYER).get_weights():
             digest.update(np.ascontiguousarray(weights).tobytes())
         policy = keras.config.dtype_policy().name
-        # `load_images` keeps all images, so that no other array can have the same id.
+        # `load_images` keeps all images, so that no other array gets the same id.
         key = id(images), num_views, policy, digest.hexdigest()
         if key not in self._features:
             self._features[key] = compute_features(classifier, images, num_views)

@@ -1,4 +1,4 @@
-"""The hyperparameters of a search space, which is tested before the first trial."""
+"""Finds the hyperparameters of a search space, and tests it before the first trial."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ INTERNAL = "tuner/"
 def explore(
     space: Space, config: Config, check_config: Callable[[Config], None] = check
 ) -> kt.HyperParameters:
-    """Returns all hyperparameters of a space, after checks of many configurations.
+    """Returns all hyperparameters of a space, and checks many of its configurations.
 
-    The space is applied to each value of each choice, which finds hyperparameters behind
-    conditions, to both bounds of each range, which the Gaussian process often tries, and
-    to random samples. Nothing is trained.
+    The space is applied to each value of each choice, which finds conditional
+    hyperparameters, to both bounds of each range, and to random samples. Nothing is
+    trained.
 
     Args:
         space: The space.
         config: The preset.
-        check_config: Raises an error for a configuration that cannot be trained.
+        check_config: Raises a `ConfigError` for a configuration that cannot be trained.
 
     Raises:
-        ConfigError: The space fails, uses a hyperparameter whose name is not a path of
-            `Config`, does not set it to its value, or returns an invalid configuration.
+        ConfigError: The space raises an error, names a hyperparameter that is not a path of
+            `Config`, does not use the value of one, or returns an invalid configuration.
     """
     hyperparameters = kt.HyperParameters()
 
@@ -45,7 +45,7 @@ def explore(
 
     attempt({})
     index = 0
-    while index < len(hyperparameters.space):  # grows in the loop
+    while index < len(hyperparameters.space):  # the space grows in the loop
         parameter = hyperparameters.space[index]
         index += 1
         # The first value of a condition makes the hyperparameter active.
@@ -88,7 +88,7 @@ def _apply(
     hyperparameters: kt.HyperParameters,
     values: dict[str, Any],
 ) -> Config:
-    """Applies a space to `values`, defaults for the rest, and adds new hyperparameters."""
+    """Applies a space to values or defaults, and records new hyperparameters."""
     given = kt.HyperParameters()
     for parameter in hyperparameters.space:
         given.merge([parameter])
@@ -103,13 +103,13 @@ def _apply(
 
 
 def _require_set(config: Config, used: kt.HyperParameters) -> None:
-    """Checks that a configuration has the values of the hyperparameters used for it."""
+    """Checks that a configuration has the values of its active hyperparameters."""
     actual = {parameter.name: value_at(config, parameter.name) for parameter in used.space}
     for name in (parameter.name for parameter in used.space if used.is_active(parameter)):
         value = used.values[name]
         if rounded(actual[name]) != rounded(value):
             raise ConfigError(
                 f"The space uses `{name}` but does not set it: the value is {value!r}, and "
-                f"the configuration has {actual[name]!r}. Set it to exactly the value of "
-                "the hyperparameter, which the leaderboard shows."
+                f"the configuration has {actual[name]!r}. Set the field to exactly the "
+                "value of the hyperparameter, which the leaderboard shows."
             )

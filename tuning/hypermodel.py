@@ -1,12 +1,10 @@
-"""The model of a search: from hyperparameters to a training run and its score."""
+"""Trains and scores the configurations that a search proposes."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import gc
-import hashlib
-import json
 import shutil
 import sys
 import time
@@ -18,14 +16,13 @@ from typing import Any
 import keras
 import keras_tuner as kt
 import tensorflow as tf
-from filelock import FileLock, Timeout
 from tensorboard.plugins.hparams import api as hparams
 from tensorflow.python.framework import ops
 from tqdm import tqdm
 
 from skincnn.config import Config
 from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
-from skincnn.files import write_json
+from skincnn.files import json_sha256, locked, write_json
 from skincnn.records import Record, read_record, write_record
 from skincnn.training.fitting import fit
 from skincnn.training.setup import TrainingSetup, build, check, require_full_batch
@@ -46,9 +43,9 @@ class TrialResult(Record):
         score: The objective on validation in the best epoch.
         best_epoch: The best epoch, counted from 1.
         epochs: Number of completed epochs.
-        seconds: Duration, everything included.
-        error: Why the training failed; "" if it did not.
-        retry: Whether it could succeed when the search is run again.
+        seconds: Total duration.
+        error: Why the run failed; "" if it did not.
+        retry: Whether the run could succeed when the search is resumed.
     """
 
     score: float = 0.0
@@ -63,17 +60,17 @@ class TrialResult(Record):
 class TrainingModel:
     """Trains configurations of a space exactly as `scripts/train.py` does.
 
-    Each configuration has a directory, named by its hash, with its result. A configuration
-    that has a result is not trained again, and an interrupted training is resumed.
-    KerasTuner's own files are not needed for that: with the same seed and the same scores
-    its oracles propose the same trials.
+    The result of a configuration is in a directory that is named by its hash. A
+    configuration with a result is not trained again, and an interrupted run is resumed.
+    This needs no files of KerasTuner: with the same seed and the same scores, its oracles
+    propose the same trials.
 
     Attributes:
-        space: From hyperparameters and `base` to the configuration of a trial.
+        space: Converts hyperparameters and `base` to the configuration of a trial.
         base: The preset, whose `train.monitor` is the objective.
         data: The images.
-        folder: The parent directory of the configurations.
-        executions: Trainings per trial, with different seeds.
+        folder: The parent directory of the results.
+        executions: Training runs per trial, with different seeds.
     """
 
     space: Space
@@ -83,11 +80,7 @@ class TrainingModel:
     executions: int = 1
 
     def config(self, hp: kt.HyperParameters, execution: int = 0) -> Config:
-        """Returns the configuration of an execution of a trial, counted from 0.
-
-        Raises:
-            ConfigError: The space fails.
-        """
+        """Returns the configuration of an execution of a trial, counted from 0."""
         config = self.space(hp, self.base)
         if EPOCHS in hp.values:
             config = with_epochs(config, hp.values[EPOCHS])
@@ -97,8 +90,8 @@ class TrainingModel:
         """Checks that a configuration can be trained and compared with the others.
 
         Raises:
-            ConfigError: A named part does not exist, or the space changes the objective,
-                the seed or the images of the preset.
+            ConfigError: A name is unknown, or the space changes the objective, the seed or
+                the images of the preset.
             DataError: The training images do not fill a batch.
         """
         check(config)
@@ -127,16 +120,10 @@ class TrainingModel:
 
     def path(self, config: Config) -> Path:
         """Returns the directory of a configuration."""
-        content = json.dumps(config.to_dict(), sort_keys=True)
-        return self.folder / hashlib.sha256(content.encode()).hexdigest()[:12]
+        return self.folder / json_sha256(config.to_dict())[:12]
 
     def build(self, hp: kt.HyperParameters, execution: int = 0) -> TrainingSetup:
-        """Returns the training setup of an execution.
-
-        Raises:
-            ConfigError: The space or the weights cannot be used.
-            DataError: The training images do not fill a batch.
-        """
+        """Returns the training setup of an execution."""
         self.check(self.config(hp))
         config = self.config(hp, execution)
         classifier, devices = build(config, len(self.data.class_names))
@@ -150,12 +137,12 @@ class TrainingModel:
             self.data.compute_features,
         )
 
-    def fit(self, hp: kt.HyperParameters, setup: TrainingSetup) -> None:
-        """Trains, and writes the result.
+    def fit(self, hp: kt.HyperParameters, setup: TrainingSetup) -> TrialResult:
+        """Trains an execution of a trial, and writes and returns its result.
 
         Raises:
-            ConfigError, DataError: An error that concerns all trials.
-            Exception: Any other error of the training; it is written as the result.
+            ConfigError, DataError: The error affects all trials.
+            Exception: Any other error, which is also recorded in the result.
         """
         folder, objective = self.path(setup.config), self.base.train.monitor
         write_json(folder / "config.json", setup.config.to_dict())
@@ -184,9 +171,10 @@ class TrainingModel:
         )
         _write_hparams(folder, hp, objective, result)
         _write_result(folder, result)
+        return result
 
     def results(self, hp: kt.HyperParameters) -> list[TrialResult]:
-        """Returns the results of the executions of a trial that are done."""
+        """Returns the results of the finished executions of a trial."""
         if self.find_error(hp):
             return []
         configs = [self.config(hp, number) for number in range(self.executions)]
@@ -194,33 +182,32 @@ class TrainingModel:
         return [result for result in results if result is not None]
 
     def result(self, hp: kt.HyperParameters, execution: int = 0) -> TrialResult:
-        """Returns the result of an execution, which is trained if it has none.
+        """Returns the result of an execution, and trains it first if it has none.
 
         Raises:
-            ConfigError, DataError: See `build`.
-            DivergedError: The training diverged, now or before.
+            ConfigError, DataError: The error affects all trials.
+            DivergedError: The training run diverged, now or earlier.
         """
         folder = self.path(self.config(hp, execution))
-        with _wait_for_lock(folder):
+        # Two workers can have the same trial: if the first one was so slow that the chief
+        # considered it lost, or if both have the same name.
+        with locked(folder, wait=True):
             result = read_result(folder)
             if result is None or result.retry:
-                # As KerasTuner's own tuners do: Keras keeps graphs in a global state.
+                # As in KerasTuner's own tuners, because Keras keeps graphs in global state.
                 keras.utils.clear_session()
                 gc.collect()
                 with _release_graphs():
-                    self.fit(hp, self.build(hp, execution))
-                result = read_result(folder)
-        if result is None:
-            raise OSError(f"{folder / RESULT_FILE} was written but cannot be read.")
+                    result = self.fit(hp, self.build(hp, execution))
         if result.error:
             raise DivergedError(result.error)
         return result
 
 
 def with_epochs(config: Config, epochs: int) -> Config:
-    """Returns a configuration with `epochs` in the last stage, and a schedule for them.
+    """Returns a configuration with another number of epochs in the last stage.
 
-    Warm-up and progressive epochs shrink in proportion. Other stages do not change.
+    Warm-up and progressive epochs change in proportion. Other stages do not change.
     """
     stages, train = make_stages(config), config.train
     share = epochs / stages[-1].epochs
@@ -242,7 +229,7 @@ def with_epochs(config: Config, epochs: int) -> Config:
 
 
 def read_result(folder: Path) -> TrialResult | None:
-    """Returns the result of the training in a directory; None if it has not finished.
+    """Returns the result of the run in a directory; None if it has not finished.
 
     A damaged file is renamed, with a warning.
     """
@@ -258,43 +245,23 @@ def read_result(folder: Path) -> TrialResult | None:
 
 
 def _write_result(folder: Path, result: TrialResult) -> None:
-    """Writes the result and removes the checkpoints, which are not needed any more."""
+    """Writes the result, and removes the checkpoints, which are no longer needed."""
     write_record(folder / RESULT_FILE, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _seconds(started: float, history: Sequence[Mapping[str, float]]) -> float:
-    """Returns the duration of a training run; of all its epochs if it was resumed."""
+    """Returns the duration of a run, including the epochs before it was resumed."""
     epochs = sum(row["seconds"] for row in history)
     return round(max(time.perf_counter() - started, epochs), 2)
 
 
 @contextlib.contextmanager
-def _wait_for_lock(folder: Path) -> Iterator[None]:
-    """Locks the directory of a training run, waiting for another worker if necessary.
-
-    Two workers can have the same trial: if the first one was so slow that the chief took
-    it for lost, or if both have the same name. The lock ends with its process.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"    waiting for another process that trains in {folder}", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
 def _release_graphs() -> Iterator[None]:
-    """Releases the graphs of a training run, which TensorFlow would keep: 40 MB or more.
+    """Releases the graphs of a training run, which take 40 MB or more.
 
-    Keras's optimizers sum gradients over replicas with a custom gradient. TensorFlow
-    registers it again for each graph, and keeps it with the graph.
+    Keras optimizers sum gradients over replicas with a custom gradient. TensorFlow
+    registers this gradient again for each graph, and the registry keeps the graph.
     """
     registry = ops.gradient_registry._registry
     before = set(registry)

@@ -40,9 +40,9 @@ NUM_PRINTED = 10
 def make_leaderboard(trials: Iterable[Trial], model: TrainingModel) -> pd.DataFrame:
     """Returns one row per completed trial, the best first.
 
-    Columns are rank, trial, score (mean of the executions), the hyperparameters (empty if
-    not active), best_epoch and epochs (means), seconds (sum), and the directory of the
-    first execution.
+    The columns are rank, trial, score (mean over executions), the hyperparameters (empty if
+    not active), best_epoch and epochs (means), seconds (sum), and folder, the directory of
+    the first execution.
     """
     rows = []
     for trial in trials:
@@ -98,7 +98,7 @@ def format_leaderboard(table: pd.DataFrame) -> str:
     """Returns the first rows of the leaderboard for the terminal."""
     rows = table.head(NUM_PRINTED).drop(columns=["best_epoch", "folder"])
     values = [name for name in rows.columns if name not in (*FIRST, *LAST)]
-    # Without constant hyperparameters, and with the last part of each path only.
+    # Drop constant hyperparameters, and shorten each path to its last part.
     rows = rows.drop(columns=[n for n in values if rows[n].astype(str).nunique() == 1])
     rows = rows.rename(columns=lambda name: name.rpartition(".")[2])
     text: str = rows.to_string(
@@ -160,8 +160,8 @@ def axis_positions(values: pd.Series[Any]) -> tuple[Positions, Ticks]:
     """Returns the positions of values on an axis, and its tick labels.
 
     Returns:
-        A position in 0..1 for each value, `INACTIVE` for a missing one; and ticks at all
-        values if there are at most five or if they are not numbers, else at both ends.
+        A position in 0..1 for each value, `INACTIVE` for a missing value; and tick labels,
+        for all values if they are at most five or not numbers, otherwise at both ends.
     """
     present = values.dropna()
     inactive: Ticks = [(INACTIVE, "not used")] if len(present) < len(values) else []
@@ -186,8 +186,8 @@ def axis_positions(values: pd.Series[Any]) -> tuple[Positions, Ticks]:
 def importance(positions: dict[str, Positions], scores: Positions) -> dict[str, float]:
     """Returns the relative importance of each hyperparameter for the score; the sum is 1.
 
-    It is the permutation importance in a random forest. Empty for fewer than
-    `MIN_FOR_IMPORTANCE` trials, or if the forest learns nothing.
+    It is the permutation importance in a random forest. The result is empty for fewer than
+    `MIN_FOR_IMPORTANCE` trials, or if no hyperparameter matters.
 
     References:
         Breiman (2001), Machine Learning 45:5-32.

@@ -31,20 +31,19 @@ Role = Literal["alone", "chief", "worker"]
 
 ID, IP, PORT = (f"KERASTUNER_{name}" for name in ("TUNER_ID", "ORACLE_IP", "ORACLE_PORT"))
 DIGEST = "tuner/fingerprint"
-"""The entry in which the chief tells workers which search it serves."""
+"""The hyperparameter by which a worker recognizes the search of its chief."""
 LOST_SECONDS = 600
-"""A trial counts as lost after this time and three times the longest trial so far. Then
-an idle worker gets it. If the first worker is still alive, the other waits for its
-result."""
+"""A trial is considered lost after this time and three times the longest trial so far. An
+idle worker then gets it, and waits for the result of the first worker if that is alive."""
 GRACE_SECONDS = 20
-"""How long a chief without trials waits for workers to send their last request."""
+"""How long the chief waits at the end of a search for the last requests of workers."""
 POLL_SECONDS = 0.5
 LOST_CHIEF = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
-"""gRPC status of a chief that has ended, or has not started for an hour."""
+"""The gRPC status if the chief has ended, or has not started within an hour."""
 
 
 @contextlib.contextmanager
@@ -76,11 +75,7 @@ def find_role() -> Role:
 
 
 def require_free_port() -> None:
-    """Checks that no other chief uses the port, which gRPC would allow.
-
-    Raises:
-        ConfigError: The port is in use.
-    """
+    """Raises a `ConfigError` if another chief uses the port, which gRPC would allow."""
     address = os.environ[IP], int(os.environ[PORT])
     with socket.socket() as probe:
         probe.settimeout(2)
@@ -92,34 +87,28 @@ def require_free_port() -> None:
 
 
 def require_same_search(oracle: kt.Oracle, digest: str) -> None:
-    """Waits for the chief, and checks that it serves this search.
+    """Waits for the chief, and raises a `ConfigError` if it serves another search.
 
     Args:
-        oracle: The oracle of this worker, which proposes no trials itself.
-        digest: `workdir.digest` of this search.
-
-    Raises:
-        ConfigError: The chief serves another search.
+        oracle: The oracle of this worker, which only forwards requests to the chief.
+        digest: SHA-256 of the fingerprint of this search.
     """
     address = f"{os.environ[IP]}:{os.environ[PORT]}"
     print(f"{os.environ[ID]} waits for the chief at {address}", flush=True)
     space = OracleClient(oracle).get_space()
     if space.values.get(DIGEST) != digest:
         raise ConfigError(
-            f"The chief at {address} serves another search: other flags, images, spaces or "
-            "versions. Run the chief's command on every machine; end that chief if it is "
-            f"an old one, or give another {PORT}."
+            f"The chief at {address} serves another search, with other flags, images, "
+            "spaces or versions. Run the same command on every machine; end an old chief, "
+            f"or give another {PORT}."
         )
 
 
 @contextlib.contextmanager
 def explain_lost_chief() -> Iterator[None]:
-    """Raises a ConfigError with advice if a worker's chief does not respond.
+    """Raises a ConfigError with advice if the chief has ended or never started.
 
     Workers wait an hour for the chief; if it is restarted in time, they continue.
-
-    Raises:
-        ConfigError: The chief has ended or never started.
     """
     try:
         yield
@@ -136,12 +125,12 @@ def explain_lost_chief() -> Iterator[None]:
 class Watch:
     """Wraps a chief's oracle to recover trials of lost workers.
 
-    No worker is dismissed while a trial of another one may be lost: KerasTuner's chief
-    would wait forever for a worker that was killed.
+    Workers stay until all trials are done, so that one of them can take over a lost trial.
+    Without this class, the chief would wait forever for a worker that was killed.
 
     Args:
-        oracle: Proposes trials; two of its methods are replaced.
-        is_exhausted: Whether no trial may start.
+        oracle: The oracle, two methods of which are replaced.
+        is_exhausted: Returns whether no further trial may start.
 
     Attributes:
         over: Whether all trials are done.
@@ -157,11 +146,11 @@ class Watch:
         self.oracle.create_trial, self.oracle.end_trial = self.create_trial, self.end_trial
 
     def create_trial(self, tuner_id: str) -> Trial:
-        """Returns a worker's next trial, which may be lost by another worker."""
+        """Returns a worker's next trial, which may be the lost trial of another worker."""
         if self._is_exhausted():
             self.oracle.max_trials = len(self.oracle.trials)
         trial = self._create(tuner_id)
-        # Hyperband and grid return IDLE forever where others return STOPPED.
+        # Hyperband and grid keep returning IDLE where other oracles return STOPPED.
         idle = trial.status in (TrialStatus.STOPPED, TrialStatus.IDLE)
         if idle and self.oracle.ongoing_trials:
             if self._release_lost():
@@ -176,10 +165,10 @@ class Watch:
         return trial
 
     def end_trial(self, trial: Trial) -> None:
-        """Records the result of a trial; of two workers the first one counts."""
+        """Records the result of a trial, unless another worker has already returned it."""
         if trial.trial_id in self.oracle.end_order:
             return
-        if trial.trial_id in self.oracle._retry_queue:  # it was not lost
+        if trial.trial_id in self.oracle._retry_queue:  # its worker was not lost
             self.oracle._retry_queue.remove(trial.trial_id)
         self._end(trial)
         started = self._started.get(trial.trial_id, time.monotonic())
@@ -208,7 +197,7 @@ class Watch:
 def serve(tuner: BaseTuner, watch: Watch) -> None:
     """Serves workers until all trials are done.
 
-    KerasTuner's server runs in a thread, because it does not end if a worker is lost.
+    KerasTuner's server runs in a thread, because it does not stop if a worker is lost.
     """
     errors: list[BaseException] = []
 
@@ -237,7 +226,7 @@ def serve(tuner: BaseTuner, watch: Watch) -> None:
 def rename_if_damaged(folder: Path) -> None:
     """Renames KerasTuner's directory, with a warning, if a file of it is damaged.
 
-    Then the same trials are proposed again; completed ones are not trained again.
+    The same trials are then proposed again; completed ones are not trained again.
     """
     for path in [*folder.glob("*.json"), *folder.glob("*/trial.json")]:
         try:
@@ -248,7 +237,7 @@ def rename_if_damaged(folder: Path) -> None:
             print(
                 f"warning: {path} is damaged ({error}). Its directory was renamed to "
                 f"{renamed.name}, and its trials are proposed again. Completed trials are "
-                "kept.",
+                "not trained again.",
                 file=sys.stderr,
             )
             return

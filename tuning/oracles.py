@@ -1,4 +1,4 @@
-"""Search algorithms: each returns an oracle of KerasTuner, which proposes trials."""
+"""Search algorithms: each returns a KerasTuner oracle, which proposes trials."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def bayesian(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
         Snoek et al., Practical Bayesian Optimization of Machine Learning Algorithms (2012),
         arXiv:1206.2944.
     """
-    # KerasTuner's default is three times the number of hyperparameters, often more than
-    # there are trials. It does not depend on --max-trials, so that a longer search starts
+    # KerasTuner's default, three times the number of hyperparameters, is often more than
+    # all trials. The limit does not depend on --max-trials, so that a longer search starts
     # with the same trials.
     initial = min(MAX_INITIAL_POINTS, 3 * len(common["hyperparameters"].space))
     return kt.oracles.BayesianOptimizationOracle(
@@ -42,8 +42,8 @@ def bayesian(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
 def hyperband(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
     """Many short training runs, of which the best are trained again for longer.
 
-    Without a limit the search ends after one pass. With a higher limit it continues with
-    the same trials in the same order, pass after pass.
+    Without a limit, the search ends after one pass. With a limit, passes are repeated; a
+    higher limit starts with the same trials in the same order.
 
     References:
         Li et al., Hyperband (2018), Journal of Machine Learning Research 18.
@@ -82,9 +82,6 @@ def make_oracle(
         hyperparameters: All hyperparameters of the space.
         epochs: Epochs of the last stage of the preset.
         seed: Seed of the preset.
-
-    Raises:
-        ConfigError: The tuner is unknown.
     """
     higher_is_better = METRICS[search.objective].higher_is_better
     return look_up(TUNERS, search.tuner, "--tuner")(
@@ -92,13 +89,13 @@ def make_oracle(
         epochs,
         objective=kt.Objective(search.objective, "max" if higher_is_better else "min"),
         hyperparameters=hyperparameters,
-        seed=seed + 1,  # KerasTuner takes 0 for no seed
+        seed=seed + 1,  # KerasTuner treats 0 as no seed
         max_consecutive_failed_trials=sys.maxsize,
     )
 
 
 def _max_trials(search: SearchConfig) -> int | None:
-    """Returns the limit of tuners that would not end by themselves."""
+    """Returns the limit for tuners that would not end otherwise."""
     if search.max_trials == 0 and search.max_minutes == 0:
         return DEFAULT_TRIALS
     return search.max_trials or None

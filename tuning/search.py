@@ -1,4 +1,4 @@
-"""The search loop: KerasTuner proposes trials, which are trained and scored."""
+"""The search loop: KerasTuner proposes trials, `TrainingModel` trains and scores them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from skincnn.config import Config
 from skincnn.data.cache import Cache
 from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
-from skincnn.files import locked, require_writable_folder
+from skincnn.files import json_sha256, locked, require_writable_folder
 from skincnn.lookup import look_up
 from skincnn.metrics.classification import METRICS
 from skincnn.training.setup import check
@@ -46,7 +46,7 @@ from tuning.machines import (
 )
 from tuning.oracles import make_oracle
 from tuning.spaces import find_space
-from tuning.workdir import digest, make_fingerprint, open_workdir
+from tuning.workdir import make_fingerprint, open_workdir
 
 MAX_FAILURES = 20
 """The search ends after this many failed trials in a row."""
@@ -59,7 +59,7 @@ class SearchResult:
     Attributes:
         objective: The metric that was optimized.
         leaderboard: One row per completed trial, the best first; see `make_leaderboard`.
-        failures: Id of a failed trial to the cause, in order.
+        failures: Id of each failed trial to the cause, in the order of the trials.
     """
 
     objective: str
@@ -77,15 +77,15 @@ def run_search(
     overwrite: bool = False,
     cache: Cache = "auto",
 ) -> SearchResult | None:
-    """Searches hyperparameters; writes leaderboard.csv, best.json and search.png.
+    """Searches hyperparameters, and writes leaderboard.csv, best.json and search.png.
 
     The same call resumes an interrupted search: completed trials are not trained again,
-    and the running one continues from its last epoch. Test folds are never read.
+    and the interrupted one continues from its last checkpoint. Test folds are never read.
 
     Args:
         config: The preset.
         names: Names of spaces; see `find_space`.
-        search: Settings of the search.
+        search: Options of the search.
         workdir: The directory of the search.
         data_dir: Where TFDS keeps built datasets.
         overwrite: Whether to replace a search in `workdir`.
@@ -96,7 +96,7 @@ def run_search(
 
     Raises:
         ConfigError: A name, a path or the space is invalid, `workdir` holds another search
-            or is in use, or the chief is lost or serves another search.
+            or is in use, or the chief does not respond or serves another search.
         DataError: The dataset is not built, or its splits leak or are too small.
         DivergedError: No trial was completed.
         Terminated, KeyboardInterrupt: The user stopped the search.
@@ -107,14 +107,14 @@ def run_search(
     train = dataclasses.replace(config.train, monitor=objective)
     config = dataclasses.replace(config, train=train)
     check(config)
-    # Errors of the space are reported before any data is read.
+    # Report errors in the space before reading any data.
     space = find_space(names)
     explore(space, config, functools.partial(_check, search, _last_epochs(config)))
     role = find_role()
     if role == "chief":
         require_free_port()
     require_writable_folder(workdir, "--workdir")
-    # Workers write to the directories of their own trials only; the chief has the lock.
+    # The chief has the lock; workers write only to the directories of their trials.
     with contextlib.nullcontext() if role == "worker" else locked(workdir):
         data = SearchData(config.data, data_dir, cache)
         folder = workdir / "trials"
@@ -136,17 +136,17 @@ def _search(
     fingerprint = make_fingerprint(config, names, hyperparameters, search, model.data)
     if role != "worker":
         open_workdir(workdir, fingerprint, overwrite=overwrite)
+    digest = json_sha256(fingerprint)
     if role != "alone":
-        hyperparameters.Fixed(DIGEST, digest(fingerprint))
+        hyperparameters.Fixed(DIGEST, digest)
     oracle = make_oracle(search, hyperparameters, _last_epochs(config), config.seed)
-    with quiet_conditions():
+    with quiet_conditions(), explain_lost_chief():
         if role == "worker":
-            with explain_lost_chief():
-                # Before the first write: the chief creates the directory.
-                require_same_search(oracle, digest(fingerprint))
-                _run(Tuner(oracle, model, search, workdir, role))
-            return None
+            # Before the first write, because the chief creates the directory.
+            require_same_search(oracle, digest)
         _run(Tuner(oracle, model, search, workdir, role))
+    if role == "worker":
+        return None
     return _finish(oracle, model, workdir, " x ".join(names))
 
 
@@ -155,22 +155,22 @@ def _last_epochs(config: Config) -> int:
 
 
 def _check(search: SearchConfig, epochs: int, config: Config) -> None:
-    """Checks a configuration of a space, as far as possible without data."""
+    """Checks a configuration of a space without reading data."""
     check(config)
     received = _last_epochs(config)
     if search.tuner == "hyperband" and received != epochs:
         raise ConfigError(
             "With --tuner hyperband, which sets the epochs of each trial, a space must not "
             f"change the epochs of the last stage. Expected {epochs}. "
-            f"Received: {received}. Give another --tuner, or remove them from the space."
+            f"Received: {received}. Give another --tuner, or remove epochs from the space."
         )
 
 
 def _run(tuner: Tuner) -> None:
-    """Runs a search, or the part of it that a chief or a worker has."""
+    """Runs a search, or the part of a chief or worker."""
     try:
         with warnings.catch_warnings():
-            # Of the Gaussian process with few trials; the user need not do anything.
+            # The Gaussian process warns if there are few trials; no action is needed.
             warnings.simplefilter("ignore", ConvergenceWarning)
             if tuner.role == "chief":
                 serve(tuner, Watch(tuner.oracle, tuner.is_exhausted))
@@ -181,10 +181,10 @@ def _run(tuner: Tuner) -> None:
 
 
 class Tuner(BaseTuner):
-    """KerasTuner's loop over trials, which are trained by a `TrainingModel`.
+    """KerasTuner's loop over trials, which a `TrainingModel` trains.
 
-    Writes its own files to keras_tuner/. A search on one machine overwrites them when it
-    is resumed; a chief continues them, because a worker may be running a trial.
+    KerasTuner writes its own files to keras_tuner/. A search on one machine replaces them
+    when it is resumed; a chief reads them, because a worker may be running a trial.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class Tuner(BaseTuner):
             overwrite=role == "alone",
         )
         if role == "chief":
-            # Of an interruption between the two files that KerasTuner writes at the start.
+            # KerasTuner was interrupted between the two files of a new trial.
             for name in set(oracle.trials) - set(oracle.start_order):
                 del oracle.trials[name]
         self.model = model
@@ -218,7 +218,7 @@ class Tuner(BaseTuner):
         self._last_request = 0.0
 
     def is_exhausted(self) -> bool:
-        """Returns whether no trial may start: the time is up, or all trials fail."""
+        """Returns whether no trial may start: the time is over, or all trials fail."""
         ended = [self.oracle.trials[name] for name in self.oracle.end_order]
         last = ended[-MAX_FAILURES:]
         if len(last) == MAX_FAILURES and all(t.status == TrialStatus.FAILED for t in last):
@@ -226,8 +226,12 @@ class Tuner(BaseTuner):
         limit = 60 * self.settings.max_minutes
         if not limit:
             return False
-        results = (self.model.results(trial.hyperparameters) for trial in ended)
-        return limit <= sum(result.seconds for of in results for result in of)
+        seconds = (
+            result.seconds
+            for trial in ended
+            for result in self.model.results(trial.hyperparameters)
+        )
+        return limit <= sum(seconds)
 
     def pre_create_trial(self) -> None:
         """Stops an exhausted search, and limits a worker to one request per second."""
@@ -241,10 +245,10 @@ class Tuner(BaseTuner):
         """Returns the mean score of the executions of a trial.
 
         Raises:
-            FatalError: An error that concerns all trials, such as a full disk; KerasTuner
+            FatalError: An error that affects all trials, such as a full disk. KerasTuner
                 catches every other error.
-            FailedTrialError: The space returns no valid configuration for these values.
-            Exception: The training failed.
+            FailedTrialError: The configuration for these values is invalid.
+            Exception: The training run failed.
         """
         hp = trial.hyperparameters
         values = ", ".join(f"{n} {_format(v)}" for n, v in active_values(hp).items())

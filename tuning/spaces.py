@@ -1,11 +1,11 @@
 """Search spaces: plain functions `(hp, config) -> Config` around a preset.
 
-A hyperparameter is named by the path of the field that it sets: `optimizer.learning_rate`.
-An optional part is named by its tuple and its own name, `augment.parts.erase`, and a field
-of the last stage by `train.stages.trainable_blocks`. The default is the preset's value, so
-that the defaults of a space are the preset. A space must set each hyperparameter that it
-uses to exactly its value, and must not change the seed, the images or `train.monitor`.
-Hyperparameters that only some trials use are in a `hp.conditional_scope`: in the other
+The name of a hyperparameter is the path of the field that it sets, such as
+`optimizer.learning_rate`. An optional part is named by its tuple and its own name,
+`augment.parts.erase`; a field of the last stage, `train.stages.trainable_blocks`. Defaults
+are the values of the preset. A space must set the field of each hyperparameter that it uses
+to exactly its value, and must not change the seed, the images or `train.monitor`.
+Hyperparameters that only some trials use belong in a `hp.conditional_scope`: in other
 trials they are None, and `with_values` ignores them.
 """
 
@@ -29,8 +29,8 @@ Space = Callable[["HyperParameters", Config], Config]
 SCHEDULES = ("constant", "step", "cosine", "one_cycle")
 BATCH_SIZES = (16, 32, 64)
 PARTS = ("rotate", "zoom", "shift", "shear", "hair", "light", "color", "hue", "erase")
-"""Without `flip` and `quarter_turn`: a lesion has no upright position. Other parts of a
-preset do not change."""
+"""The parts that are searched. `flip` and `quarter_turn` are not among them, because a
+lesion has no upright position. Other parts of a preset do not change."""
 PART_ORDER = (
     *("flip", "quarter_turn", "rotate", "zoom", "shift", "shear"),
     *("hair", "ruler", "blur", "sharpen", "light", "color", "hue", "erase"),
@@ -46,7 +46,7 @@ STRATEGIES = (
     *("none", *WITH_POWER, *WITH_BETA, "focal"),
     *("balanced_sampling", "square_root_sampling"),
 )
-"""Without `oversampling` (longer epochs) and `weights_and_sampling` (a known mistake)."""
+"""All but `oversampling` (longer epochs) and `weights_and_sampling` (a known mistake)."""
 WITH_WIDTH = ("mobilenet", "mobilenet_v2")
 BACKBONES = (*WITH_WIDTH, "efficientnet_v2_b0", "densenet121", "resnet50")
 WIDTHS = (0.5, 0.75, 1.0)
@@ -71,7 +71,7 @@ def learning(hp: HyperParameters, config: Config) -> Config:
         **_choice(hp, config, "data.batch_size", BATCH_SIZES),
         "model.dropout": _float(hp, config, "model.dropout", 0.0, 0.6),
     }
-    if not head_only:  # the head's stage has no warm-up
+    if not head_only:  # the stage of the head has no warm-up
         # one_cycle ignores warmup_epochs.
         others = [name for name in SCHEDULES if name != "one_cycle"]
         with hp.conditional_scope("optimizer.schedule", others):
@@ -123,7 +123,7 @@ def imbalance(hp: HyperParameters, config: Config) -> Config:
 def backbone(hp: HyperParameters, config: Config) -> Config:
     """Backbone, width multiplier, image size and number of trainable blocks."""
     weights = config.model.weights
-    # A file holds the weights of one network; small_cnn has no ImageNet weights.
+    # A weights file fits one network only; small_cnn has no ImageNet weights.
     names = {"imagenet": BACKBONES, "none": ("small_cnn", *BACKBONES)}.get(weights, ())
     values = _choice(hp, config, "model.backbone", names)
     if names:
@@ -146,10 +146,10 @@ SPACES: dict[str, Space] = {
 
 
 def find_space(names: Sequence[str]) -> Space:
-    """Returns the product of spaces: each is applied to the result of the previous one.
+    """Returns the product of spaces, each applied to the result of the previous one.
 
     Args:
-        names: Names of `SPACES`, or `package.module:function` for other spaces.
+        names: Names of `SPACES`, or `package.module:function` for your own spaces.
 
     Raises:
         ConfigError: A space is unknown, or `names` is empty.
@@ -175,22 +175,13 @@ def hash_source(name: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def describe_spaces() -> str:
-    """Returns a line for each space: its name and the first line of its docstring."""
-    width = max(map(len, SPACES))
-    return "\n".join(
-        f"  {name:{width}}  {(space.__doc__ or '').splitlines()[0]}"
-        for name, space in SPACES.items()
-    )
-
-
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """Returns the configuration with some values replaced.
 
     Args:
         config: The configuration.
-        values: Path of a field to its value. Floats are rounded to six digits. None, the
-            value of an inactive hyperparameter, changes nothing.
+        values: Path of a field to its value. Floats are rounded to six significant digits.
+            None, the value of an inactive hyperparameter, changes nothing.
     """
     parts: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
@@ -221,13 +212,13 @@ def value_at(config: Any, path: str) -> Any:
             value = getattr(value, look_up(names, name, f"`{name}` of `{path}`"))
         else:
             raise ConfigError(
-                f"`{path}` is not a path of a configuration. Unexpected: {name!r}."
+                f"`{path}` is not a path of a configuration: {name!r} is unexpected."
             )
     return value
 
 
 def _member(values: tuple[Any, ...], name: str) -> Any:
-    """Returns whether a tuple contains a name, or the field of its last stage."""
+    """Returns whether a tuple contains a name, or a field of the last stage."""
     if values and dataclasses.is_dataclass(values[-1]):
         return value_at(values[-1], name)
     return name in values
@@ -238,14 +229,14 @@ def _find(name: str) -> Space:
 
 
 def _apply(name: str, space: Space, hp: HyperParameters, config: Config) -> Config:
-    """Applies a space, which may be a function of the user."""
+    """Applies a space, and explains its errors."""
     try:
         result = space(hp, config)
     except ConfigError as error:
         raise ConfigError(
             f"The space {name} returned an invalid configuration: {error}"
         ) from error
-    # A function of the user may raise anything.
+    # A user's function may raise any exception.
     except Exception as error:
         raise ConfigError(
             f"The space {name} failed: {type(error).__name__}: {error}"
@@ -261,7 +252,7 @@ def _apply(name: str, space: Space, hp: HyperParameters, config: Config) -> Conf
 def _choice(
     hp: HyperParameters, config: Config, path: str, values: Sequence[Any]
 ) -> dict[str, Any]:
-    """Returns the path and a choice of `values` and the default."""
+    """Returns the path and its value: a choice of `values` and the default."""
     default = value_at(config, path)
     choices = list(dict.fromkeys([*values, default]))
     if not isinstance(default, str):
@@ -277,16 +268,16 @@ def _float(
     high: float,
     sampling: str = "linear",
 ) -> Any:
-    """Returns a number of a range, which is extended to include the default."""
+    """Returns a number from a range, which is extended to include the default."""
     default = float(value_at(config, path))
-    if sampling == "log" and default <= 0:  # not on a logarithmic scale
+    if sampling == "log" and default <= 0:  # 0 has no logarithm
         default = low
     low, high = min(low, default), max(high, default)
     return hp.Float(path, low, high, sampling=sampling, default=default)
 
 
 def _width(hp: HyperParameters, config: Config, name: str) -> float:
-    """Returns the width multiplier for a backbone that supports it, else the preset's."""
+    """Returns a searched width multiplier, or that of a backbone without widths."""
     default = config.model.width_multiplier
     widths = WIDTHS if config.model.weights == "imagenet" else sorted({*WIDTHS, default})
     nearest = min(widths, key=lambda width: abs(width - default))
@@ -298,7 +289,7 @@ def _width(hp: HyperParameters, config: Config, name: str) -> float:
 
 
 def _blocks(hp: HyperParameters, config: Config) -> Config:
-    """Sets the number of trainable blocks, if the backbone has weights."""
+    """Sets the number of trainable blocks if there are pretrained weights to fine-tune."""
     train = config.train
     if train.scenario in ("from_scratch", "linear_probe"):
         return config
@@ -312,7 +303,7 @@ def _blocks(hp: HyperParameters, config: Config) -> Config:
 
 
 def _fine_tuning(config: Config) -> tuple[StageConfig, ...]:
-    """Returns the stages of the scenario `fine_tune`."""
+    """Returns the stages that the scenario `fine_tune` would have."""
     rate = config.optimizer.head_learning_rate / config.optimizer.learning_rate
     epochs = config.train.head_epochs
     head = (StageConfig(trainable_blocks=0, epochs=epochs, rate=rate),) if epochs else ()
@@ -320,7 +311,7 @@ def _fine_tuning(config: Config) -> tuple[StageConfig, ...]:
 
 
 def _progressive(size: int) -> dict[str, Any]:
-    """Returns the image size of the first epochs; none if it is too small."""
+    """Returns the fields of progressive resizing, which ends if the size is too small."""
     if size < SIZE_STEP:
         return {"train.progressive_image_size": 0, "train.progressive_epochs": 0}
     return {"train.progressive_image_size": size}

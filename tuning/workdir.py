@@ -1,8 +1,7 @@
-"""The directory of a search: its files, and whether it belongs to the present search."""
+"""The directory of a search, and the fingerprint that identifies the search."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
@@ -36,9 +35,9 @@ def make_fingerprint(
     search: SearchConfig,
     data: SearchData,
 ) -> dict[str, Any]:
-    """Returns what must not change before a search is resumed, as JSON values.
+    """Returns what must be unchanged when a search is resumed, as JSON values.
 
-    The limits are not included: a search can be resumed with higher limits.
+    The limits are not included, so that a search can be resumed with higher limits.
     """
     parameters: dict[str, Any] = {}
     for number, parameter in enumerate(hyperparameters.space):
@@ -65,21 +64,16 @@ def make_fingerprint(
     return values
 
 
-def digest(fingerprint: dict[str, Any]) -> str:
-    """Returns the SHA-256 of a fingerprint."""
-    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
-
-
 def open_workdir(workdir: Path, fingerprint: dict[str, Any], *, overwrite: bool) -> None:
-    """Checks that the directory is empty or belongs to the present search.
+    """Checks that a directory has no other search, and writes the fingerprint.
 
     Args:
         workdir: The directory.
-        fingerprint: Of the present search.
+        fingerprint: The fingerprint of the search to run.
         overwrite: Whether to remove another search.
 
     Raises:
-        ConfigError: It holds another search, a run, or an incomplete search.
+        ConfigError: The directory holds another search, a run, or an incomplete search.
     """
     existing = [name for name in PRODUCTS if (workdir / name).exists()]
     path = workdir / FINGERPRINT
@@ -108,6 +102,6 @@ def _compare(path: Path, fingerprint: dict[str, Any]) -> None:
         ) from error
     if changes := describe_changes(saved, fingerprint):
         raise ConfigError(
-            f"{path.parent} holds another search: {changes}. Give the same "
-            "command to resume it, another --workdir, or --overwrite to replace it."
+            f"{path.parent} holds another search: {changes}. Give the same command to "
+            "resume it, another --workdir, or --overwrite to replace it."
         )

@@ -1,4 +1,4 @@
-"""Predicts large image archives on one machine or many (Apache Beam)."""
+"""Predicts large image archives on one or many machines with Apache Beam."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IRRELEVANT_WARNINGS = {
     "root": ("apitools not found", "Resource module is not available"),
     "apache_beam.io.filebasedsink": ("No shards found to finalize",),
 }
-"""Logger to the beginnings of Beam's warnings that need no action by the user."""
+"""Name of a logger to the first words of its warnings that need no action."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,10 @@ class Arguments:
     """Writes the rows of scripts/predict.py, in any order, with an Apache Beam pipeline.
 
     OUTPUT gets predictions-00000-of-00007.csv and so on; Beam chooses the number of files,
-    which appear when all are complete. Unreadable files are listed in unreadable-* files
-    with the reason, with exit code 3; all other files are predicted. Images and OUTPUT can
-    be on any file system that Beam supports (gs://, s3://, hdfs://, with its packages). Not
-    a medical device.
+    which appear when all are complete. If files are unreadable, unreadable-* files list
+    them with the reason, and the exit code is 3; all other files are predicted. Images and
+    OUTPUT can be on any file system that Beam supports (gs://, s3:// and hdfs:// need extra
+    packages). Not a medical device.
 
     Arguments after -- are passed to Beam, such as -- --direct_running_mode multi_processing
     --direct_num_workers 4, or -- --runner FlinkRunner --flink_master 10.0.0.1:8081. Without
@@ -45,15 +45,15 @@ class Arguments:
 
     model: tyro.conf.Positional[Path]
     """A SavedModel, a run directory or its model.keras, or a LiteRT or ONNX file. Each
-    worker opens this path: put it on a shared file system, or into the workers' image. A
-    SavedModel loads fastest; each worker process holds one model."""
+    worker opens this path: put it on a shared file system, or in the container image of the
+    workers. A SavedModel loads fastest; each worker process holds one model."""
     images: tyro.conf.Positional[tuple[str, ...]] = ()
     """Image files or ZIP archives of images; directories, which are searched recursively
     (remote ones must end in /); or quoted patterns, in which ** matches any directories."""
     names: str | None = None
     """Text file with the name of an image or an archive on each line."""
     output: str
-    """Directory to write to; it must not contain predictions."""
+    """Directory to write to; it must not contain any predictions."""
     format: Literal["csv", "jsonl"] = "csv"
     """csv: with a header in each file; jsonl: one JSON object per line."""
     clinical_metadata: Path | None = None
@@ -82,7 +82,7 @@ def command() -> None:
     handler = pipeline.ImageHandler(
         arguments.model, arguments.clinical_metadata, arguments.batch_size, arguments.format
     )
-    # Loaded here once, so that errors are reported before the pipeline starts.
+    # Loaded once here, so that errors are reported before the pipeline starts.
     predictor = handler.load_model().predictor
     check_clinical_metadata(predictor, arguments.clinical_metadata)
     counts = pipeline.run(

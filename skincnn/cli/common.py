@@ -1,4 +1,4 @@
-"""Shared by all commands: configuration flags, exit codes, and a quiet TensorFlow."""
+"""Shared by all commands: configuration flags, exit codes and startup of TensorFlow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOISE = re.compile(
     rb"|computation_placer already registered"
     rb"|Unable to register cu(FFT|DNN|BLAS) factory"
 )
-"""Lines that TensorFlow prints at every start and that need no action."""
+"""Messages that TensorFlow prints at startup and that need no action."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +42,20 @@ class DataArguments:
     """Where the images of a command are."""
 
     data_dir: Path | None = None
-    """Where built datasets are stored; the folder of TFDS by default."""
+    """Directory of the built datasets; by default that of TFDS."""
     cache: Literal["auto", "memory", "disk"] = "auto"
-    """Where decoded images are kept: in memory, or in a file beside the datasets. auto: in
-    memory if they fit."""
+    """Where decoded images are kept. memory: in memory; disk: in a file beside the
+    datasets; auto: in memory if they fit, otherwise in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigArguments(DataArguments):
-    """A whole configuration, whose values become flags."""
+    """A configuration, each field of which is a flag."""
 
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
     """A config.json instead of a preset."""
     overwrite: bool = False
-    """Replace an earlier run or search in the directory."""
+    """Replace a run or search that is in the directory."""
     config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
 
 
@@ -65,9 +65,9 @@ Parsed = TypeVar("Parsed", bound=ConfigArguments)
 def main(command: Callable[[], None]) -> None:
     """Runs a command and exits with its code.
 
-    0 done, 2 usage or configuration, 3 invalid data, 4 training diverged, 130 and 143
-    interrupted, 141 the reader of standard output has closed it (like a program that
-    SIGPIPE ends). Any other exception keeps its traceback and exits with 1.
+    In addition to the exit codes of `skincnn.errors`: 141, as after SIGPIPE, if the reader
+    of standard output has closed it. Any other exception keeps its traceback and exits
+    with 1.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -91,7 +91,7 @@ def main(command: Callable[[], None]) -> None:
 
 
 def _run_and_flush(command: Callable[[], None]) -> None:
-    """Runs a command and writes its output while errors can still be handled."""
+    """Runs a command, and flushes its output while errors can still be handled."""
     try:
         command()
     except SystemExit:  # raised by --help, which prints
@@ -101,7 +101,7 @@ def _run_and_flush(command: Callable[[], None]) -> None:
 
 
 def _discard_unwritten() -> None:
-    """Prevents a second failure when Python flushes standard output at its exit."""
+    """Prevents a second error when Python flushes standard output at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -109,7 +109,7 @@ def _discard_unwritten() -> None:
 
 
 def _stdout_is_closed() -> bool:
-    """Returns whether the pipe that broke is that of standard output."""
+    """Returns whether the reader of standard output has closed it."""
     poll = select.poll()
     poll.register(sys.stdout, 0)  # errors only
     return bool(poll.poll(0))
@@ -130,14 +130,14 @@ def parse(
     Raises:
         ConfigError: The preset or the file does not exist, or both were given.
     """
-    # The preset or the file gives the defaults of all flags, so it is read first.
+    # The preset or the file has the defaults of all flags, so it is read first.
     path = find_flag(argv, "--config")
     if not path:
         preset = preset or DEFAULT_PRESET
         config = look_up(PRESETS, preset, "PRESET")()
     elif preset:
         raise ConfigError(
-            "PRESET and --config exclude each other: give one. "
+            "Give PRESET or --config, which exclude each other. "
             f"Received: {preset} and --config {path}."
         )
     else:
@@ -149,27 +149,26 @@ def parse(
 
 
 def find_flag(argv: Sequence[str], name: str) -> str:
-    """Returns the value of a flag that is needed before the others; "" for none."""
+    """Returns the value of a flag before all flags are parsed; "" if it is missing."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(name, default="", dest="value")
     return str(parser.parse_known_args(argv)[0].value)
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow and finds its devices without its usual startup messages.
+    """Imports TensorFlow and finds its devices without the messages in `NOISE`.
 
-    Standard error is buffered meanwhile, and every line that is not in `NOISE` is written
-    afterwards.
+    Standard error is buffered during the import, and all other lines are written afterward.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     with _without_noise():
         import tensorflow as tf
 
         if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-            # TensorFlow then only reads images and must not take the memory of the GPUs.
+            # TensorFlow then only reads images, and must not allocate GPU memory.
             tf.config.set_visible_devices([], "GPU")
         tf.config.list_logical_devices()
-    # Advice to the author of a graph: here input shapes and models vary.
+    # Retracing is expected here, because input shapes and models vary.
     tf.get_logger().addFilter(
         lambda record: "triggered tf.function retracing" not in record.getMessage()
     )
@@ -199,7 +198,7 @@ def _terminate(signum: int, frame: object) -> None:
 
 
 def show_report(workdir: Path, headline: str = "") -> None:
-    """Renders the report of a run directory, and prints its scores and its place.
+    """Renders the report of a run directory, and prints its scores and its path.
 
     Args:
         workdir: The directory, with its results.

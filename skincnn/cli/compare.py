@@ -16,13 +16,13 @@ from skincnn.files import replacing, write_text
 class Arguments:
     """Compares evaluated runs on the same images, the best run first.
 
-    Intervals are by bootstrap over lesions. Differences from the first run are paired: both
-    runs are scored on the same resamples. An interval without 0 means that the two trained
-    models differ significantly. It does not cover the variance between training runs: to
-    compare two recipes, train several seeds of each and give --average-seeds. A further
-    table then has intervals that cover the sampling of lesions and of seeds.
+    Intervals are computed by bootstrap over lesions. Differences from the first run are
+    paired: both runs are scored on the same resamples. An interval without 0 means that the
+    two trained models differ significantly. It does not cover the variance between training
+    runs: to compare two recipes, train several seeds of each and give --average-seeds. An
+    additional table then has intervals that cover the sampling of lesions and of seeds.
     Runs with other test images, with synthetic images, or with the leaky --data.split-by
-    image have tables of their own. Each table is followed by one with the scores of
+    image are in separate tables. Each table is followed by one with the scores of
     calibrated probabilities (AUC of melanoma, sensitivity and specificity at the threshold
     with 90 % specificity on validation, calibration error) and one with the commands that
     reproduce the runs.
@@ -44,21 +44,21 @@ class Arguments:
     """Add a row for each variant (--tta, --logit-adjustment) that scripts/evaluate.py has
     evaluated."""
     baseline: str = ""
-    """Compare with this variant of the first run, such as augment, instead of its model as
+    """Compare with this variant of the first run, such as augment, instead of the model as
     is. Implies --variants."""
     sort: str = "macro_f1"
     """The metric to sort by."""
     num_bootstrap: int = 2000
     """Number of bootstrap resamples, 100 or more."""
     average_seeds: bool = False
-    """Add a row with the mean of runs that differ by their seed alone, and compare all runs
+    """Add a row with the mean of runs that differ only in their seed, and compare all runs
     with the mean of the first run's seeds."""
     output: Path = Path("runs/compare")
     """The directory for compare.md, compare.csv and compare.png."""
 
 
 def command() -> None:
-    """Parses the arguments, prints the tables, and writes them and a chart."""
+    """Parses the arguments, prints the tables, and writes tables and chart."""
     arguments = tyro.cli(Arguments)
     from skincnn.evaluation import compared_runs, comparison
 

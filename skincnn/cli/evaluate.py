@@ -15,10 +15,10 @@ from skincnn.files import locked
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(common.DataArguments):
-    """Predicts the validation and test splits of runs and writes the results.
+    """Predicts the validation and test splits of runs, and writes the results.
 
-    Each option adds results and leaves the others as they are. The report shows all results
-    of a run directory.
+    Each option adds results; existing results do not change. The report shows all results
+    in a run directory.
 
     For example:
       python scripts/evaluate.py runs/quickstart
@@ -30,36 +30,37 @@ class Arguments(common.DataArguments):
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
     """One or more run directories of scripts/train.py."""
     ensemble: Path | None = None
-    """Average the predictions of the runs and write the results into this directory, in
-    place of an earlier ensemble. The ensemble has the splits and variants that all runs
-    were evaluated with."""
+    """Average the predictions of the runs, and write the results to this directory, where
+    they replace those of an earlier ensemble. The ensemble has the splits and variants with
+    which all runs were evaluated."""
     split: tuple[str, ...] = ()
     """More splits of the dataset to evaluate: fold_<n>, test_official or
-    validation_official. The report shows the first one first. Splits that were used for
-    training are rejected; overlap of an official split with the training is reported."""
+    validation_official. The report starts with the first of them. Splits that were used for
+    training are rejected; overlap of an official split with the training data is
+    reported."""
     tta: tuple[Literal["d4", "augment"], ...] = ()
     """Test-time augmentation: predict --num-views views of each image and average the
-    probabilities. d4: the eight rotations and reflections; augment: the augmentation of
-    the training."""
+    probabilities. d4: the eight rotations and reflections; augment: the augmentation that
+    the run was trained with."""
     num_views: int = 8
-    """Number of views for --tta; at most 8 for d4. Another number than before replaces the
-    results of this --tta and removes those with logit adjustment, unless
-    --logit-adjustment is given as well."""
+    """Number of views for --tta; at most 8 for d4. A new number replaces the results of
+    this --tta. It also removes those with logit adjustment, unless --logit-adjustment is
+    given as well."""
     logit_adjustment: bool = False
-    """Adjust the logits to the class frequencies of the training images, by the strength
-    with the best balanced accuracy on validation. This exchanges accuracy for balanced
-    accuracy and costs no time. Applies to the model as is and to every --tta of the run.
-    Exports serve the model without it."""
+    """Adjust the logits to the class frequencies of the training images, with the strength
+    that has the best balanced accuracy on validation. This trades accuracy for balanced
+    accuracy, at no computational cost. It applies to the model as is and to every --tta of
+    the run. Exports do not include it."""
     corruptions: bool = False
     """Evaluate on corrupted images (brightness, blur, noise, hair, ...) of the test split,
     or of the first --split, at five severities. Predicts every image 60 times."""
     ood_dir: Path | None = None
-    """A folder of out-of-distribution images, in addition to the built-in ones, to measure
-    how many are rejected."""
+    """Directory of out-of-distribution images. The rejected share of them is measured, in
+    addition to that of the built-in sets."""
 
 
 def command() -> None:
-    """Parses the arguments, evaluates, writes the results and prints the scores."""
+    """Parses the arguments, evaluates the runs, and prints their scores."""
     arguments = tyro.cli(Arguments)
     if not arguments.workdirs:
         raise ConfigError("Give the directory of a run, such as runs/quickstart.")
@@ -85,13 +86,13 @@ def command() -> None:
 
 
 def _combine(arguments: Arguments, workdir: Path) -> None:
-    """Writes and shows the results of an ensemble."""
+    """Writes the results of an ensemble, and prints its scores."""
     names = ("split", "tta", "logit_adjustment", "corruptions", "ood_dir")
     if any(getattr(arguments, name) for name in names):
         raise ConfigError(
-            "--ensemble averages predictions that exist. Evaluate the runs with --split, "
-            "--tta, --logit-adjustment, --corruptions or --ood-dir first, then give "
-            "--ensemble without them."
+            "--ensemble averages existing predictions, so --split, --tta, "
+            "--logit-adjustment, --corruptions and --ood-dir cannot be given with it. "
+            "Evaluate the runs with these options first."
         )
     common.load_tensorflow()
     from skincnn.evaluation.aggregate import check_workdir, write_aggregate

@@ -1,4 +1,4 @@
-"""Exports a run as a SavedModel, or for LiteRT or ONNX."""
+"""Exports a run as a SavedModel, or as a LiteRT or ONNX file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ Format = Literal["saved_model", "litert", "litert_float16", "litert_int8", "onnx
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Exports an evaluated run in formats that do not need this package.
+    """Exports an evaluated run in formats that can be used without this package.
 
     Each export is compared with the predictions table of the run, on at least 256 images of
-    the test split (all, if it has fewer) with all rare classes. A SavedModel (the next
-    version) may differ by 1e-5 in probability if the run was trained on a CPU, else by
-    1e-3. An export that never predicts a class that the Keras model predicts is rejected.
+    the test split (all, if it has fewer) with all rare classes. The probabilities of a
+    SavedModel may differ by 1e-5 if the run was trained on a CPU, otherwise by 1e-3. An
+    export that never predicts a class that the Keras model predicts is rejected.
     results/export.*.json and the model card show the parity of each export for each class.
+    A new SavedModel gets the next version number.
 
     For example:
       python scripts/export.py runs/mobilenet_160
@@ -35,17 +36,17 @@ class Arguments:
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
     """Directory of an evaluated run; several with --ensemble."""
     formats: tuple[Format, ...] = ("saved_model",)
-    """saved_model: for TensorFlow Serving; takes image files. litert: for phones, with 32,
-    16 or 8 bits; onnx: for ONNX runtimes. These need pip install -e .[export]."""
+    """saved_model: for TensorFlow Serving; takes image files. litert*: for phones, with 32,
+    16 or 8 bits; onnx: for ONNX runtimes. The last two need pip install -e .[export]."""
     ensemble: Path | None = None
-    """Directory that scripts/evaluate.py --ensemble wrote for these runs: exports one
-    SavedModel that averages their predictions."""
+    """Directory that scripts/evaluate.py --ensemble wrote for these runs. One SavedModel is
+    exported that averages their predictions."""
     tta: Literal["", "d4"] = ""
     """Average the predictions for the eight orientations of each image. The run must have
     been evaluated with scripts/evaluate.py --tta d4."""
     operating_point: str = "sensitivity=0.90"
-    """Operating point of malignant lesions from which an image is referred: sensitivity or
-    specificity = 0.90 or 0.95, chosen on the validation data."""
+    """Sensitivity or specificity for malignant lesions (0.90 or 0.95) that the threshold
+    for referral has on validation."""
     data_dir: Path | None = None
     """Directory of the built datasets; by default that of TFDS."""
 
@@ -76,6 +77,6 @@ def command() -> None:
             print(f"{name:<15} {path}", flush=True)
     finally:
         if exported:
-            # Report and model card show the parity; another export may be rendering them.
+            # The report shows the parity. Another export may be rendering it at this time.
             with locked(spec.workdir / "export", wait=True):
                 render_report(spec.workdir)

@@ -20,10 +20,10 @@ COMMANDS = {
     "export": "write a SavedModel, LiteRT or ONNX file and check its parity with the model",
     "predict": "predict the classes of image files",
     "batch-predict": "predict many images with Apache Beam",
-    "serve": "serve a web page to try a model",
+    "serve": "serve a web page that predicts images",
     "make-folds": "reproduce the published folds of HAM10000",
 }
-"""Subcommand -> what it does. Its module has the same name, with `_` for `-`."""
+"""Subcommand to its description. Its module has the same name, with `_` for `-`."""
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def run(name: str) -> None:
 
 
 def describe_commands() -> str:
-    """Returns the usage of `skincnn`: one line per subcommand."""
+    """Returns the usage of `skincnn`, with one line per subcommand."""
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
     return (

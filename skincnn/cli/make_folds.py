@@ -19,13 +19,13 @@ from tfds_ham10000.near_duplicates import find_near_duplicates, perceptual_hashe
 class Arguments:
     """Groups the lesions of HAM10000 by near-duplicates and assigns them to ten folds.
 
-    The package always uses the published folds; this command shows how they were made.
+    The package always uses the published folds; this command reproduces them.
 
     Example: python scripts/make_folds.py --manual-dir DIR --output folds.csv
     """
 
     manual_dir: Path
-    """Folder with the published files of HAM10000."""
+    """Directory with the published files of HAM10000."""
     output: Path = Path("folds_isic2018.csv")
     """CSV file to write, with the columns image_id, lesion_id, group_id and fold."""
 
@@ -43,7 +43,7 @@ def command() -> None:
     assignments = folds.assign_images(records, pairs, published={})
     text = folds.to_csv(records, assignments)
     write_text(arguments.output, text)
-    num_groups = len({at.group_id for at in assignments.values()})
+    num_groups = len({assignment.group_id for assignment in assignments.values()})
     num_lesions = len({record.lesion_id for record in records})
     print(f"{len(pairs)} pairs of near-duplicates")
     print(f"{len(records)} images, {num_lesions} lesions, {num_groups} groups")

@@ -1,11 +1,11 @@
-"""Predicts images: files, directories, or names on standard input."""
+"""Predicts the classes of image files."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 class Arguments:
     """Writes one row of predictions for each image.
 
-    Unreadable files are listed at the end, with exit code 3; all other files are
-    predicted. Not a medical device.
+    If files are unreadable, they are listed at the end, and the exit code is 3; all other
+    files are predicted. Not a medical device.
 
     Columns:
       file, image_id         path; file name without extension
       status                 ok, or why the file is unreadable
       probability_<class>    calibrated probability of each class
       predicted_class        the class with the highest probability
-      malignant_probability  sum over the malignant classes; empty if for some class it is
-                             not known whether it is malignant
+      malignant_probability  sum over the malignant classes; empty if it is unknown whether
+                             some class is malignant
       refer                  whether a dermatologist should examine the lesion: the
                              malignant probability reaches the threshold, or the image is
                              out-of-distribution or unreadable. The threshold was chosen on
-                             the validation data and is printed at the end
+                             validation, and is printed at the end
       out_of_distribution    whether ood_distance exceeds its threshold
       ood_distance           Mahalanobis distance from the validation images
 
@@ -67,7 +67,7 @@ class Arguments:
     """File to write: .csv, or .jsonl for one JSON object per line. Without it, CSV is
     written to standard output."""
     isic_csv: Path | None = None
-    """Also write a submission to the ISIC challenge whose classes the model has."""
+    """Also write a submission to the ISIC challenge, if the model has its classes."""
     clinical_metadata: Path | None = None
     """CSV file with image_id, age, sex and localization, for a model that uses them."""
     grad_cam: Path | None = None
@@ -78,11 +78,11 @@ class Arguments:
 
 
 MAX_BATCH_SIZE = 256
-"""An interruption waits for the batches that were started."""
+"""A limit, because an interruption waits for the batches that were started."""
 
 
 def command() -> None:
-    """Parses the arguments, predicts, and lists unreadable files."""
+    """Parses the arguments, predicts the images, and lists unreadable files."""
     arguments = tyro.cli(Arguments)
     check(arguments)
     paths = find_images(arguments.images)
@@ -109,7 +109,7 @@ def command() -> None:
 
 
 def check(arguments: Arguments) -> None:
-    """Checks the arguments that need no model, before one is loaded."""
+    """Checks the arguments before the model is loaded."""
     size, output, isic_csv = arguments.batch_size, arguments.output, arguments.isic_csv
     if not 1 <= size <= MAX_BATCH_SIZE:
         raise ConfigError(f"--batch-size must be 1..{MAX_BATCH_SIZE}. Received: {size}.")
@@ -193,7 +193,7 @@ def write_predictions(
 def write_submission(
     path: Path | None, tables: Sequence[pd.DataFrame], class_names: Sequence[str]
 ) -> Path | None:
-    """Writes a submission, and returns its path; None without path or readable files."""
+    """Writes a submission, and returns its path; None if there is nothing to write."""
     import pandas as pd
 
     from skincnn.serving.tables import isic_submission
@@ -217,10 +217,13 @@ def unreadable_error(names: Sequence[str], num_files: int) -> DataError:
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """Returns the files that are named; those of a directory in order."""
+    """Returns the named files, and the image files in named directories, sorted."""
     paths = []
     for argument in names:
-        for name in [argument] if argument != "-" else read_names(sys.stdin.buffer):
+        lines = [argument]
+        if argument == "-":  # names may have any encoding
+            lines = [os.fsdecode(x.rstrip(b"\r\n")) for x in sys.stdin.buffer if x.strip()]
+        for name in lines:
             # Path.is_dir raises an error for an invalid name.
             if os.path.isdir(name):
                 paths += images_in(Path(name))
@@ -234,14 +237,9 @@ def find_images(names: Sequence[str]) -> list[Path]:
     return paths
 
 
-def read_names(file: Iterable[bytes]) -> list[str]:
-    """Returns the lines of a file as names, in any encoding; blank lines are skipped."""
-    return [os.fsdecode(line.rstrip(b"\r\n")) for line in file if line.strip()]
-
-
 @contextlib.contextmanager
 def explain_write_errors() -> Iterator[None]:
-    """Turns errors in writing into a `ConfigError`; unreadable images raise none."""
+    """Raises a ConfigError if the predictions cannot be written inside the block."""
     try:
         yield
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Builds a dataset, so that training can start without delay."""
+"""Builds a dataset, from which training reads its images."""
 
 from __future__ import annotations
 
@@ -24,29 +24,36 @@ class Arguments:
     """
 
     config: str = "demo"
-    """demo, demo_tiny: synthetic images. isic2018: HAM10000. isic2019: eight classes.
-    isic2019_without_ham10000. The last three also with the suffix _256 or _400, the longest
-    side in pixels. folder: your own images, one folder per class; each such dataset needs
-    its own --data-dir."""
+    """demo, demo_tiny: synthetic images; isic2018: HAM10000; isic2019: eight classes;
+    isic2019_without_ham10000: the images of isic2019 that are not in HAM10000; folder: your
+    own images, one folder per class, each dataset with its own --data-dir. The suffix _256
+    or _400 of an ISIC dataset limits the longest side in pixels."""
     manual_dir: Path | None = None
-    """Folder with the published files. If omitted, isic2018 is downloaded (3 GB)."""
+    """Directory with the published files. If omitted, isic2018 is downloaded (3 GB)."""
     data_dir: Path | None = None
-    """Root folder of built datasets; by default that of TFDS."""
+    """Directory of the built datasets; by default that of TFDS."""
     on_bad_image: Literal["fail", "skip"] = "fail"
-    """What to do if images cannot be decoded. skip: omit and list them, and fail only if
-    they are more than 1 % of all images."""
+    """What to do if images cannot be decoded. fail: report them as an error; skip: omit and
+    list them, and fail only if they are more than 1 % of all images."""
     verify: bool = False
     """Verify the checksums of the published files in --manual-dir."""
 
 
 def command() -> None:
-    """Builds the dataset and prints its folder, its splits and the report of the build."""
+    """Builds the dataset, and prints its directory, its splits and a report."""
     arguments = tyro.cli(Arguments)
     common.load_tensorflow()
     from skincnn.data.datasets import is_built, prepare_dataset
+    from tfds_ham10000 import download
 
     if arguments.verify:
-        verify(arguments.manual_dir)
+        if arguments.manual_dir is None:
+            raise ConfigError(
+                "--verify needs --manual-dir, whose files it checks. Downloaded files are "
+                "always verified."
+            )
+        names = ", ".join(download.verify(arguments.manual_dir))
+        print(f"Checksums verified: {names}")
     already_built = is_built(arguments.config, arguments.data_dir)
     builder = prepare_dataset(
         arguments.config,
@@ -55,7 +62,7 @@ def command() -> None:
         on_bad_image=arguments.on_bad_image,
     )
     if already_built:
-        print("The dataset already exists. To build it again, delete its folder first.")
+        print("The dataset already exists. To build it again, delete its directory first.")
     if builder.builder_config.synthetic:
         print("SYNTHETIC images: scores on them have no medical meaning.")
     print(f"{builder.info.full_name} is in {builder.data_dir}")
@@ -71,15 +78,3 @@ def command() -> None:
         print(f"  note: {note}")
     missing = ", ".join(f"{name} {count}" for name, count in report.missing.items())
     print(f"  missing values: {missing}")
-
-
-def verify(manual_dir: Path | None) -> None:
-    """Verifies the checksums of published files, and prints the names of the files."""
-    from tfds_ham10000 import download
-
-    if manual_dir is None:
-        raise ConfigError(
-            "--verify checks the files in --manual-dir. Expected: --manual-dir DIR. "
-            "Downloaded files are always verified."
-        )
-    print(f"Checksums verified: {', '.join(download.verify(manual_dir))}")

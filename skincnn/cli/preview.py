@@ -21,12 +21,7 @@ from skincnn.reporting.plots import to_png
 
 
 def write_preview(config: Config, path: Path, data_dir: Path | None = None) -> None:
-    """Draws one training image per class beside several augmented copies as a PNG file.
-
-    Raises:
-        ConfigError: `path` cannot be written.
-        DataError: The dataset is not built.
-    """
+    """Draws a training image of each class and augmented copies of it as a PNG file."""
     require_writable_folder(path.parent, "--workdir")
     builder = datasets.open_dataset(config.data.dataset, data_dir)
     names = datasets.class_names(config.data.dataset, data_dir)
@@ -35,7 +30,9 @@ def write_preview(config: Config, path: Path, data_dir: Path | None = None) -> N
     table = table.sample(frac=1, random_state=config.seed).groupby("label").head(1)
     table = table.sort_values("label")
     contents = pipeline.read_files(builder, table)
-    images = np.stack([np.asarray(read_image(one, config.data)) for one in contents])
+    images = np.stack(
+        [np.asarray(read_image(content, config.data)) for content in contents]
+    )
     labels = [names[label] for label in table["label"]]
     figure = plot_augmented(images, labels, config.augment, config.seed)
     figure.suptitle(f"{config.data.dataset}, {_describe(config.augment)}", fontsize=10)
@@ -50,14 +47,14 @@ def plot_augmented(
     seed: int = 0,
     num_copies: int = 7,
 ) -> Figure:
-    """Draws each image beside copies with the augmentation of the training.
+    """Draws each image beside augmented copies.
 
     Args:
         images: [num_images, height, width, 3] in 0..255.
         labels: Class of each image.
-        config: The augmentation; captions of mixed images show their shares.
+        config: The augmentation. Captions of mixed images show their shares.
         seed: Random seed.
-        num_copies: Augmented copies of each image.
+        num_copies: Number of augmented copies of each image.
     """
     batch = np.tile(images, (num_copies, 1, 1, 1))
     augmented = Augmentation(config, seed)(batch, training=True)

@@ -16,8 +16,8 @@ from skincnn.files import locked
 class Arguments:
     """Renders report.html, figures/ and the model card README.md of evaluated runs again.
 
-    They are rendered from the files in results/ and predictions/. No model or dataset is
-    needed, and no score changes.
+    They are rendered from the files in results/ and predictions/, without a model or a
+    dataset. No score changes.
 
     For example:
       python scripts/report.py runs/mobilenet_160

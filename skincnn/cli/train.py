@@ -11,21 +11,22 @@ from pathlib import Path
 from skincnn.cli import common
 from skincnn.errors import ConfigError, DivergedError
 from skincnn.files import locked, replacing, require_writable_folder, write_text
-from skincnn.presets import describe_presets
+from skincnn.lookup import describe_functions
+from skincnn.presets import PRESETS
 
 DESCRIPTION = f"""Trains a classifier, evaluates it on held-out lesions and exports it.
 
-PRESET comes first and sets every value; each flag changes one.
+PRESET comes first and sets all values; each flag changes one of them.
 
 presets (default: {common.DEFAULT_PRESET}):
-{describe_presets()}
+{describe_functions(PRESETS)}
 
 examples:
   train.py                           the synthetic demo images, a few minutes
   train.py mobilenet_160             HAM10000 on two cores
   train.py mobilenet_160 --optimizer.learning-rate 3e-4 --workdir runs/slower
   train.py mobilenet_160 --resume    continue an interrupted run
-  train.py --config runs/mobilenet_160/config.json --workdir runs/again
+  train.py --config runs/mobilenet_160/config.json --workdir runs/repeated
   train.py mobilenet_160 --preview --augment.magnitude 1
   train.py mobilenet_160 --lr-range-test --optimizer.name sgd
   train.py mobilenet_160 --folds 5   cross-validation with five models"""
@@ -33,20 +34,20 @@ examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(common.ConfigArguments):
-    """What to train, where to write it, and what to do instead."""
+    """What to train, where to write it, and what to do instead of training."""
 
     workdir: Path | None = None
     """The run directory; runs/PRESET by default."""
     resume: bool = False
     """Resume the run in the directory, with the same preset and flags."""
     folds: int = 0
-    """Cross-validation with this many models, each trained in a directory of its own; their
-    out-of-fold predictions are scored together. 0: one model."""
+    """Number of models of a cross-validation, each in its own run directory. Their
+    out-of-fold predictions are scored together. 0 for a single model."""
     preview: bool = False
-    """Only draw augmented training images, preview.png, in --workdir or in the current
+    """Only draw augmented training images, as preview.png in --workdir or in the current
     directory."""
     lr_range_test: bool = False
-    """Only test rising learning rates for a hundred steps, plot the loss in
+    """Only test increasing learning rates for a hundred steps, plot the loss as
     lr_range_test.png in the run directory, and suggest a learning rate."""
 
 
@@ -90,10 +91,10 @@ def command() -> None:
             cache=arguments.cache,
         )
         leave_processes()
-        if folder != workdir:  # another process has the run
+        if folder != workdir:  # only the first process evaluates and exports the run
             return
         _evaluate(arguments, workdir)
-        # A finished run has an export, unless it was interrupted just before.
+        # A finished run has an export, unless it was interrupted just before that.
         saved_model = find_saved_model(workdir) or export_saved_model(
             ExportSpec(workdir=workdir), arguments.data_dir
         )
@@ -102,7 +103,7 @@ def command() -> None:
 
 
 def cross_validate(arguments: Arguments, workdir: Path) -> None:
-    """Trains and evaluates one model per test set, and scores them together."""
+    """Trains and evaluates one model per test set, and scores their predictions."""
     from skincnn.evaluation import aggregate
     from skincnn.evaluation.cross_validation import cross_validation_configs, pool
     from skincnn.model.reproducibility import deterministic_ops
@@ -120,7 +121,7 @@ def cross_validate(arguments: Arguments, workdir: Path) -> None:
     deterministic = arguments.config.train.deterministic
     with locked(workdir), deterministic_ops(deterministic):
         aggregate.check_workdir(workdir)
-        # Errors of all directories are reported before the first training.
+        # Check all directories before training the first model.
         for run, config in zip(runs, configs, strict=True):
             check_workdir(run, config, **flags)
         for run, config in zip(runs, configs, strict=True):
@@ -152,10 +153,10 @@ def preview(arguments: Arguments) -> None:
 
 
 def lr_range_test(arguments: Arguments, workdir: Path) -> None:
-    """Tests learning rates, writes table and plot, and prints the suggestion.
+    """Tests learning rates, writes a table and a plot, and prints the suggestion.
 
     Raises:
-        DivergedError: The loss fell at no learning rate.
+        DivergedError: The loss did not fall at any learning rate.
     """
     from skincnn.reporting.plots import plot_learning_rates, to_png
     from skincnn.training import range_test
@@ -163,12 +164,12 @@ def lr_range_test(arguments: Arguments, workdir: Path) -> None:
 
     check(arguments.config)
     require_writable_folder(workdir, "--workdir")
-    # The whole batch on one device gives the same losses as parts of it on several.
+    # A batch on one device gives the same loss as its parts on several devices.
     train = dataclasses.replace(arguments.config.train, devices=1)
     config = dataclasses.replace(arguments.config, train=train)
-    setup, dataset = prepare(config, arguments.data_dir, arguments.cache)
+    setup, builder, _ = prepare(config, arguments.data_dir, arguments.cache)
     test = range_test.lr_range_test(setup)
-    title = f"{config.model.backbone} on {dataset.full_name}, {config.optimizer.name}"
+    title = f"{config.model.backbone} on {builder.info.full_name}, {config.optimizer.name}"
     plot = workdir / "lr_range_test.png"
     with replacing(plot) as temporary:
         figure = plot_learning_rates(test.table, test.learning_rate, title)
@@ -176,9 +177,9 @@ def lr_range_test(arguments: Arguments, workdir: Path) -> None:
     write_text(plot.with_suffix(".csv"), test.table.to_csv(index=False))
     if test.value is None:
         raise DivergedError(
-            f"The loss fell at no learning rate from {range_test.LOWEST:g} on; see {plot}. "
-            "Expected it to fall before it rises. Check the images with --preview, and try "
-            "another --optimizer.name or --model.backbone."
+            f"The loss did not fall at any learning rate from {range_test.LOWEST:g} on. "
+            f"Expected it to fall before it rises; see {plot}. Check the images with "
+            "--preview, and try another --optimizer.name or --model.backbone."
         )
     print(f"test       {plot} (and .csv)")
     print(f"suggested  {test.flag} {test.value:g}")

@@ -10,26 +10,27 @@ from typing import Annotated
 import tyro
 
 from skincnn.cli import common
-from skincnn.presets import describe_presets
+from skincnn.lookup import describe_functions
+from skincnn.presets import PRESETS
 from tuning.config import SearchConfig
-from tuning.spaces import describe_spaces
+from tuning.spaces import SPACES
 
 DEFAULT_SPACES = ("learning",)
 DESCRIPTION = f"""Searches around a preset for the best score on validation.
 
 A trial is a run of train.py with other values. Test folds are never read. The best
-configuration is best.json in --workdir: train.py --config trains and evaluates it. The
-same command resumes an interrupted search.
+configuration is written to best.json in --workdir; train.py --config trains and evaluates
+it. The same command resumes an interrupted search.
 
 spaces (default: {DEFAULT_SPACES[0]}); several are searched together:
-{describe_spaces()}
+{describe_functions(SPACES)}
   package.module:function  a function (hp, config) -> Config; see tuning/spaces.py
 
 presets (default: {common.DEFAULT_PRESET}):
-{describe_presets()}
+{describe_functions(PRESETS)}
 
 examples:
-  tune.py                    how the demo preset learns
+  tune.py                    the space `learning` around the demo preset
   tune.py learning imbalance --preset mobilenet_160 --max-trials 40
   tune.py --preset mobilenet_160 --tuner hyperband --max-minutes 600
   tune.py imbalance --preset mobilenet_160 --objective macro_f1 --executions 3
@@ -39,12 +40,12 @@ examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(common.ConfigArguments):
-    """What to search, how, and where to write."""
+    """What to search, how, and where to write the results."""
 
     spaces: tyro.conf.Positional[tuple[str, ...]] = DEFAULT_SPACES
     """Spaces to search together."""
     preset: str = ""
-    """The preset to start from; it gives every value that is not searched."""
+    """The preset, whose values apply to all fields that are not searched."""
     workdir: Path | None = None
     """The directory of the search; runs/tune-PRESET-SPACES by default."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(
@@ -59,7 +60,7 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
 
 
 def command() -> None:
-    """Searches, and prints the leaderboard and where the results are."""
+    """Runs a search, and prints the leaderboard and the paths of the results."""
     preset, arguments = parse(sys.argv[1:])
     names = "-".join(name.replace(":", ".") for name in arguments.spaces)
     workdir = arguments.workdir or Path("runs") / f"tune-{preset}-{names}"

@@ -71,7 +71,6 @@ class Config:
     evaluate: EvaluateConfig = EvaluateConfig()
 
     def __post_init__(self) -> None:
-        """Checks sections against each other."""
         require(
             self.optimizer.warmup_epochs <= self.train.epochs,
             "optimizer.warmup_epochs",
@@ -117,13 +116,11 @@ def read_config(path: Path) -> Config:
         ConfigError: The file is missing, not JSON, or not a valid configuration.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return Config.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except (OSError, ValueError) as error:
         raise ConfigError(
             "A configuration must be a JSON file, such as a run's config.json. "
             f"Received: {path}: {error}"
         ) from error
-    try:
-        return Config.from_dict(values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error

@@ -1,4 +1,4 @@
-"""The images and their augmentation."""
+"""Configuration of the images and their augmentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Folds = tuple[Annotated[int, Field(ge=0, lt=NUM_FOLDS)], ...]
 
 @section("data")
 class DataConfig:
-    """The images that are read, and how they become batches."""
+    """Which images are read, and how they become batches."""
 
     dataset: str = "demo"
     """Dataset config of `tfds_ham10000`: demo, demo_tiny, isic2018, isic2018_256, folder,
@@ -34,19 +34,18 @@ class DataConfig:
     validation_folds: Folds = (8,)
     """Validation folds: they select the epoch, the temperature and the thresholds."""
     test_folds: Folds = (9,)
-    """Held-out test folds: used for no choice, predicted after training."""
+    """Held-out test folds: predicted after training, and used for no choice."""
     split_by: Literal["lesion", "image"] = "lesion"
-    """What the folds keep together. lesion: all images of a lesion; image: nothing, each
-    image is assigned on its own. The latter is the leaky protocol of many published
-    scores; the report then states how many test images show a training lesion."""
+    """What is assigned to folds. lesion: lesions, so that all images of a lesion are in the
+    same fold; image: single images, the leaky protocol of many published scores. The report
+    then states how many test images show a training lesion."""
     one_image_per_lesion: Literal["none", "train", "evaluation", "all"] = "none"
-    """Which splits keep only one image of each lesion. none: no split; train: the training
-    split; evaluation: validation and test; all: all three."""
+    """Splits with only one image of each lesion. none: no split; train: the training split;
+    evaluation: validation and test; all: all three."""
     batch_size: PositiveInt = 32
     """Images per training step."""
 
     def __post_init__(self) -> None:
-        """Checks that no split is empty and no fold is in two splits."""
         splits = ("train_folds", "validation_folds", "test_folds")
         for name in splits:
             require(bool(getattr(self, name)), f"data.{name}", "not empty", ())
@@ -61,7 +60,7 @@ class DataConfig:
 
 @section("augment")
 class AugmentConfig:
-    """Random changes of the training images, computed on the device."""
+    """Random augmentation of the training images, computed on the device."""
 
     parts: tuple[str, ...] = ("flip", "quarter_turn", "rotate", "zoom", "light", "color")
     """Names of `AUGMENTATIONS`. Geometry (flip, quarter_turn, rotate, zoom, shift, shear)
@@ -102,14 +101,14 @@ class AugmentConfig:
     ruler_share: UnitInterval = 0.25
     """`ruler` draws the scale of a ruler on this fraction of the images."""
     mix: Literal["none", "mixup", "cutmix"] = "none"
-    """How pairs of training images and their labels are mixed. none: they are not; mixup:
+    """How pairs of training images and their labels are mixed. none: no mixing; mixup:
     weighted mean; cutmix: a rectangle of one image replaces that of the other."""
     mix_alpha: Annotated[float, Field(ge=0, le=10)] = 0.2
     """The mixing weight is drawn from Beta(x, x). For ImageNet the authors of MixUp use
     0.2, those of CutMix 1."""
 
     def strength(self, name: str) -> float:
-        """Returns the strength of that name at this magnitude."""
+        """Returns the strength in the field `name`, scaled by the magnitude."""
         return min(AUGMENT_BOUNDS[name], 2 * self.magnitude * getattr(self, name))
 
 

@@ -27,35 +27,35 @@ SHORTER = {
     "greater than": ">",
     "less than": "<",
 }
-"""Phrases of pydantic's messages and their form in ours."""
+"""Phrases in the messages of pydantic, and their replacements."""
 
 
 @typing.dataclass_transform(kw_only_default=True, frozen_default=True)
 def section(name: str) -> Callable[[type[T]], type[T]]:
     """Returns a decorator that makes a class a section of the configuration.
 
-    The class becomes a frozen dataclass. Its constructor raises a `ConfigError` when a
-    value is out of range, has another type, or belongs to an unknown field. The dotted name
-    of the section starts each message; it is "" for the root.
+    The class becomes a frozen dataclass. Its constructor raises a `ConfigError` for a value
+    that is out of range or has another type, and for an unknown field. Messages start with
+    the dotted name of the section, which is "" for the root.
     """
 
     def decorate(cls: type[T]) -> type[T]:
-        made: Any = pydantic.dataclasses.dataclass(
+        validated: Any = pydantic.dataclasses.dataclass(
             frozen=True,
             kw_only=True,
             config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False),
         )(cls)
-        validate = made.__init__
+        validate = validated.__init__
 
         @functools.wraps(validate)
         def init(self: Any, **values: Any) -> None:
             try:
                 validate(self, **values)
             except ValidationError as error:
-                raise ConfigError(describe_error(error, made, name)) from error
+                raise ConfigError(describe_error(error, validated, name)) from error
 
-        made.__init__ = init
-        return typing.cast(type[T], made)
+        validated.__init__ = init
+        return typing.cast(type[T], validated)
 
     return decorate
 
@@ -67,7 +67,7 @@ def require(condition: bool, name: str, expected: str, value: object) -> None:
 
 
 def describe_error(error: ValidationError, cls: type[Any], name: str) -> str:
-    """Returns the first fault of a section: the field, what is expected, the value."""
+    """Returns the first error in a section: the field, what is expected, the value."""
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):  # raised by `__post_init__`
@@ -87,7 +87,7 @@ def describe_error(error: ValidationError, cls: type[Any], name: str) -> str:
 def _field_names(cls: type[Any], path: Sequence[int | str]) -> list[str]:
     """Returns the field names of the section at a path below `cls`."""
     for name in path:
-        if isinstance(name, str):  # else the index of a stage
+        if isinstance(name, str):  # an int is the index of a stage
             annotation = typing.get_type_hints(cls)[name]
             cls = next(iter(typing.get_args(annotation)), annotation)
     return list(typing.get_type_hints(cls))

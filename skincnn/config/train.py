@@ -23,7 +23,7 @@ class ModelConfig:
     """The classifier: a backbone, global pooling, dropout and a linear head."""
 
     backbone: str = "mobilenet_v2"
-    """Name of `BACKBONES`, or `package.module:function` of your own; see
+    """Name of `BACKBONES`, or `package.module:function` for your own backbone; see
     `find_backbone`."""
     width_multiplier: PositiveFloat = 1.0
     """Width multiplier of the backbone (alpha of Keras Applications), if it has one."""
@@ -35,11 +35,11 @@ class ModelConfig:
     batch_norm: Literal["train", "frozen", "frozen_statistics"] = "train"
     """BatchNorm in the trainable blocks of the backbone. train: uses the statistics of the
     batch; frozen: keeps its statistics and weights; frozen_statistics: trains only scale
-    and shift. Both of the latter were worse than `train` (docs/results.md)."""
+    and shift. Both frozen modes scored lower than `train` (docs/results.md)."""
     batch_norm_momentum: Fraction = 0.99
     """Momentum of the moving statistics of BatchNorm."""
     clinical_metadata: bool = False
-    """Whether age, sex and anatomical site are inputs of the model as well."""
+    """Whether age, sex and anatomical site are additional inputs of the model."""
 
 
 @section("imbalance")
@@ -48,26 +48,27 @@ class ImbalanceConfig:
 
     strategy: str = "class_weights"
     """Name of `STRATEGIES`. none: no balancing; class_weights: rare classes weigh more in
-    the loss; effective_number_weights: weights by the effective number of images;
+    the loss; effective_number_weights: class_weights by the effective number of images;
     logit_adjusted: class priors are added to the logits in the loss; focal: easy images
     weigh less; class_balanced_focal: focal with effective_number_weights; ldam: larger
     margins for rare classes; balanced_sampling: all classes are drawn equally often;
-    square_root_sampling: classes are drawn by the square root of their size;
-    effective_number_sampling: images are drawn by effective_number_weights; oversampling:
-    images of rare classes are replicated; weights_and_sampling: class_weights and
-    balanced_sampling at once."""
+    square_root_sampling: classes are drawn in proportion to the square root of their size;
+    effective_number_sampling: images are drawn in proportion to effective_number_weights;
+    oversampling: images of rare classes are replicated; weights_and_sampling: class_weights
+    and balanced_sampling at once."""
     power: UnitInterval = 0.75
     """`class_weights` weights a class by (1 / its images) ** power, `logit_adjusted` adds
-    power * log(frequency of the class) to the logits: 0 none, 1 full."""
+    power * log(frequency of the class) to the logits: 0 for none, 1 for full
+    balancing."""
     beta: Fraction = 0.999
-    """`effective_number_*`, `class_balanced_focal`, `ldam`: closer to 1 balances the
-    classes more; 0 for none."""
+    """`effective_number_*`, `class_balanced_focal`, `ldam`: values closer to 1 balance the
+    classes more; 0 for no balancing."""
     ratio: PositiveFraction = 1.0
     """`oversampling` replicates images until each class has this fraction of the largest
     class; epochs become longer."""
     gamma: NonNegativeFloat = 2.0
     """`focal`, `class_balanced_focal`: an image whose class has probability p is weighted
-    by (1 - p) ** gamma; 0 for none."""
+    by (1 - p) ** gamma; 0 for equal weights."""
     margin: NonNegativeFloat = 0.5
     """`ldam`: margin of the rarest class, in logits."""
     drw_start: Fraction = 0.8
@@ -127,7 +128,6 @@ class OptimizerConfig:
     none."""
 
     def __post_init__(self) -> None:
-        """Checks fields against each other."""
         rising = sorted(set(self.milestones)) == list(self.milestones)
         expected = "rising fractions between 0 and 1"
         require(rising, "optimizer.milestones", expected, self.milestones)
@@ -142,7 +142,7 @@ class StageConfig:
 
     trainable_blocks: Annotated[int, Field(ge=-1)]
     """How many of the last blocks of the backbone (layers of one resolution) train together
-    with the head: 0 only the head, -1 all layers."""
+    with the head: 0 for only the head, -1 for all layers."""
     epochs: PositiveInt
     """Number of epochs."""
     rate: PositiveFloat = 1.0
@@ -165,23 +165,24 @@ class TrainConfig:
     train in the last stage; -1 for all. With the first blocks frozen, an epoch can take
     half the time."""
     stages: tuple[StageConfig, ...] = ()
-    """`staged`: the stages in order. Their number is that of the preset or of the file that
-    --config names."""
+    """`staged`: the stages in order. Flags change their values; only a preset or a --config
+    file sets their number."""
     progressive_image_size: int = 0
     """Image size of the first `progressive_epochs`, to save time; 0 for none."""
     progressive_epochs: NonNegativeInt = 0
-    """How many epochs of the last stage use `progressive_image_size`; all epochs of the
-    stages before it do as well."""
+    """How many epochs of the last stage use `progressive_image_size`; all epochs of earlier
+    stages use it as well."""
     monitor: str = "balanced_accuracy"
-    """Name of `METRICS`; the epoch with the best value on validation is kept."""
+    """Name of `METRICS`. The epoch with the best value on validation is kept."""
     patience: NonNegativeInt = 0
     """Training stops after this many epochs of the last stage without a better value; 0 for
     never."""
     cached_views: Literal[0, 1, 2, 4, 8] = 0
     """Stages that train only the head. 0: the backbone runs in each epoch; 1, 2, 4, 8: its
     features are computed once, for that many orientations of each image, so that an epoch
-    costs almost nothing. One orientation is drawn each time, without other augmentation. 8
-    orientations of 10,000 images with 1,280 features (mobilenet_v2) take 410 MB."""
+    costs almost nothing. Each time an image is used, one orientation is drawn, without
+    other augmentation. 8 orientations of 10,000 images with 1,280 features (mobilenet_v2)
+    take 410 MB."""
     deterministic: bool = False
     """Whether runs repeat bit for bit on one machine, at some cost in speed."""
     precision: Literal["auto"] | Precision = "auto"
@@ -194,12 +195,11 @@ class TrainConfig:
     Keras, on with a GPU, off on a CPU, always on with JAX."""
     devices: NonNegativeInt = 0
     """How many GPUs of this machine share each batch; 0 for all, or the CPU if there is no
-    GPU. With TensorFlow each device has its own BatchNorm statistics and mixing partners,
-    and all draw the same random numbers for their first, second, ... image. With JAX
-    several machines can train together (docs/guide.md)."""
+    GPU. With TensorFlow each device has its own BatchNorm statistics, mixes only its own
+    images, and draws the same random numbers as the others. With JAX several machines can
+    train together (docs/guide.md)."""
 
     def __post_init__(self) -> None:
-        """Checks fields against each other."""
         valid = bool(self.stages) == (self.scenario == "staged")
         expected = "given with `train.scenario` staged, and with no other"
         require(valid, "train.stages", expected, self.stages)

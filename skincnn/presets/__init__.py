@@ -1,4 +1,4 @@
-"""Named configurations: preset name -> function that returns a `Config`."""
+"""Presets: named functions that return a `Config`."""
 
 from __future__ import annotations
 
@@ -31,31 +31,20 @@ PRESETS: dict[str, Callable[[], Config]] = {
 }
 
 
-def describe_presets() -> str:
-    """Returns one line per preset: its name and the first line of its docstring."""
-    width = max(map(len, PRESETS))
-    return "\n".join(
-        f"  {name:{width}}  {(preset.__doc__ or '').splitlines()[0]}"
-        for name, preset in PRESETS.items()
-    )
-
-
 def to_command(config: Config) -> str | None:
-    """Returns the scripts/train.py command that trains with a configuration.
+    """Returns the scripts/train.py command that trains a configuration.
 
-    The command starts from the preset that needs the fewest flags; the seed comes last.
-    Returns None if no preset has the same number of stages: flags change stages, but only
-    a file (--config) changes their number.
+    The command uses the preset that needs the fewest flags; the seed comes last. Returns
+    None if no preset has the same number of stages, which flags cannot change.
     """
-    candidates: dict[str, dict[str, str]] = {}
-    for name, preset in PRESETS.items():
-        base = preset()
-        if len(base.train.stages) == len(config.train.stages):
-            candidates[name] = _flags(base, config)
+    candidates = [
+        (name, _flags(base, config))
+        for name, base in ((name, preset()) for name, preset in PRESETS.items())
+        if len(base.train.stages) == len(config.train.stages)
+    ]
     if not candidates:
         return None
-    name = min(candidates, key=lambda name: len(candidates[name]))
-    values = candidates[name]
+    name, values = min(candidates, key=lambda candidate: len(candidate[1]))
     if "--seed" in values:
         values["--seed"] = values.pop("--seed")
     flags = [f"{flag} {value}".rstrip() for flag, value in values.items()]
@@ -63,7 +52,7 @@ def to_command(config: Config) -> str | None:
 
 
 def _flags(base: Any, target: Any, prefix: str = "--") -> dict[str, str]:
-    """Returns flag -> value for each field in which two sections differ."""
+    """Returns the flags, with their values, of all fields in which two sections differ."""
     flags: dict[str, str] = {}
     for field in dataclasses.fields(base):
         old, new = getattr(base, field.name), getattr(target, field.name)

@@ -18,8 +18,7 @@ from skincnn.config import (
 def quickstart() -> Config:
     """A small network from scratch on the synthetic demo images.
 
-    It needs no download. Its score shows that the software works; it says nothing about
-    skin lesions.
+    It needs no download. Its score shows only that the software works.
 
     Command: python scripts/train.py
     Cost: 3.5 minutes on two cores, rendering included.
@@ -42,8 +41,8 @@ def quickstart() -> Config:
 def mobilenet_160() -> Config:
     """MobileNet 0.75, ImageNet weights, 160 px: a baseline for two cores.
 
-    The first epochs use smaller images, which saves a quarter of their time. A basic recipe
-    is not significantly different (docs/results.md).
+    The first epochs use smaller images, which saves a quarter of their time. Its scores do
+    not differ significantly from those of a basic recipe (docs/results.md).
 
     Command: python scripts/train.py mobilenet_160
     Cost: 17 minutes on two idle cores, after scripts/prepare_data.py.
@@ -66,12 +65,13 @@ def mobilenet_160() -> Config:
 
 
 def ensemble5_member() -> Config:
-    """`mobilenet_160`, effective-number sampling: member 1 of an ensemble.
+    """Ensemble member 1: `mobilenet_160` with effective-number sampling.
 
-    The ensemble has five diverse members. The other four are this preset with one more flag
-    each: --augment.parts flip quarter_turn, --imbalance.strategy ldam, --data.resize-mode
-    crop, --data.color-constancy True. Evaluate each with evaluate.py --tta augment
-    --logit-adjustment and average them with evaluate.py --ensemble (docs/results.md).
+    The ensemble has five diverse members. Each of the other four is this preset with one
+    more flag: --augment.parts flip quarter_turn, --imbalance.strategy ldam,
+    --data.resize-mode crop, --data.color-constancy True. Evaluate each with evaluate.py
+    --tta augment --logit-adjustment, then average them with evaluate.py --ensemble
+    (docs/results.md).
 
     Command: python scripts/train.py ensemble5_member
     Cost: 277 minutes on one or two slow cores for all five, plus 10 to 12 minutes each for
@@ -90,13 +90,13 @@ def effnetv2s_384() -> Config:
     """EfficientNetV2-S at 384 px for one large GPU. Not run yet: no score.
 
     The schedule is that of `mobilenet_160`. The network, its native size and the stronger
-    augmentation follow reports of others on these images; MobileNet 0.75 at 96 px does not
-    confirm the gain by augmentation (docs/results.md). All values are chosen, none is
-    tuned. On a GPU with less memory, halve --data.batch-size and --optimizer.learning-rate.
+    augmentation follow published reports on these images; MobileNet 0.75 at 96 px did not
+    benefit from the augmentation (docs/results.md). No value was tuned. On a GPU with less
+    memory, halve --data.batch-size and --optimizer.learning-rate.
 
     Command: python scripts/train.py effnetv2s_384
-    Cost: not run; meant for a GPU with 24 GB or more, after scripts/prepare_data.py.
-    Score: not run, no score.
+    Cost: not measured; meant for a GPU with 24 GB or more, after scripts/prepare_data.py.
+    Score: not measured.
     """
     return Config(
         data=DataConfig(dataset="isic2018", image_size=384, batch_size=64),

@@ -1,20 +1,20 @@
-"""Recipes that others have published, for a comparison under one protocol.
+"""Published recipes, for a comparison under one protocol.
 
 They follow the reports from which this project started. Settings that a report does not
-state keep the defaults of this package or are chosen; each preset lists the chosen ones.
+state have the defaults of this package, or are chosen; each preset lists the chosen ones.
 All presets differ from their reports as follows:
 
-- Lesions are never in two splits. `--data.split-by image` assigns single images to the
-  folds, as most of the reports did; the report of the run then quantifies the leak.
-- The epoch is the best on validation by balanced accuracy, and never selected on the test
-  fold. Folds 0 to 7, 8 and 9 hold 80, 10 and 10 % of the lesions.
+- No lesion is in two splits. `--data.split-by image` assigns single images to the folds, as
+  most of the reports did; the report of the run then quantifies the leakage.
+- The epoch is selected by balanced accuracy on validation, never on the test fold. Folds 0
+  to 7, 8 and 9 hold 80, 10 and 10 % of the lesions.
 - Networks are those of Keras Applications with one linear head. Images are stretched to a
   square.
 
-A "published score" is stated with its protocol and its leak; it is not a score of this
-code. A "short-run score" is one, but not of the whole recipe: it is that of MobileNet 0.75
-at 96 px, trained on about 60,000 images in fewer epochs than published, on folds 8 and 9;
-docs/results.md has its command.
+A "published score" is that of the report, with its protocol and its leakage. A "short-run
+score" is measured with this code, but for a shortened recipe: MobileNet 0.75 at 96 px,
+trained on about 60,000 images in fewer epochs than published, and evaluated on folds 8 and
+9; docs/results.md has the commands.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ OVERSAMPLING = ImbalanceConfig(strategy="oversampling")
 def cnn() -> Config:
     """A basic CNN from scratch.
 
-    Published: the baseline of a report that improved a CNN from scratch on HAM10000. Its
-    layers, settings and scores are not in our sources. Chosen: eight convolutions
+    Published: the baseline of a report that improved a CNN from scratch on HAM10000. Our
+    sources do not state its layers, settings and scores. Chosen: eight convolutions
     (`small_cnn`), 96 px, Adam 1e-3, 30 epochs, no dropout.
 
     Command: python scripts/train.py cnn
@@ -65,10 +65,10 @@ def resnet50_sgd() -> Config:
     """ResNet-50, 8 classes from folders, SGD; version 1 of 4.
 
     Published: four versions of a ResNet-50 with SGD and momentum on folders of eight
-    balanced classes, at 84 px. How the folders were split, and whether by lesion, is not in
-    our sources; the dataset config `folder` knows no lesions and keeps only near-duplicates
-    together. Chosen in all four versions: ImageNet weights, all layers at once, learning
-    rate 0.01, momentum 0.9, batch size 32, 30 epochs.
+    balanced classes, at 84 px. Our sources do not state how the folders were split, and
+    whether by lesion; the dataset config `folder` has no lesions, and keeps only
+    near-duplicates together. Chosen in all four versions: ImageNet weights, all layers at
+    once, learning rate 0.01, momentum 0.9, batch size 32, 30 epochs.
 
     Command: python scripts/train.py resnet50_sgd
     Cost: not measured; meant for a GPU, after scripts/prepare_data.py --config folder.
@@ -106,9 +106,9 @@ def resnet50_sgd_sampler() -> Config:
     """ResNet-50, 8 classes, SGD; version 3: class weights and a sampler.
 
     Published: version 2 with color jitter, blur and sharpening, and with oversampling in
-    addition to the class weights. This balances the classes twice: the two together lost 12
-    points of accuracy against version 4. The preset is kept to demonstrate that. Chosen:
-    the strengths, and a sampler that draws all classes equally often.
+    addition to the class weights. This balances the classes twice, and cost 12 points of
+    accuracy compared with version 4, which this preset demonstrates. Chosen: the strengths,
+    and a sampler that draws all classes equally often.
 
     Command: python scripts/train.py resnet50_sgd_sampler
     Cost: as version 1.
@@ -205,8 +205,8 @@ def resnet50_adam() -> Config:
     """ResNet-50 with Adam 1e-3 for 10 epochs, oversampling.
 
     Published: ResNet-50 and MobileNetV2 with Adam 1e-3, batch size 32, 10 epochs, a split
-    of 80/10/10, oversampling. Whether the split kept lesions together, and whether it
-    preceded the oversampling, is not in our sources. Two thirds of the images are nevi,
+    of 80/10/10, oversampling. Our sources do not state whether the split kept lesions
+    together, and whether it preceded the oversampling. Two thirds of the images are nevi,
     which dominate a weighted F1. Chosen: 224 px, all layers at once, no augmentation.
 
     Command: python scripts/train.py resnet50_adam
@@ -238,7 +238,7 @@ def mobilenet_v2_adam() -> Config:
 
 
 def _constant_rate(name: str, learning_rate: float) -> OptimizerConfig:
-    """Returns a constant rate without warm-up, weight decay and clipping."""
+    """Returns a constant learning rate without warm-up, weight decay and clipping."""
     return OptimizerConfig(
         name=name,
         schedule="constant",

@@ -1,4 +1,4 @@
-"""Callbacks: validation, the best weights, checkpoints and early stopping."""
+"""Callbacks for validation, the best weights, checkpoints and early stopping."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
@@ -32,13 +33,14 @@ ADVICE = (
 )
 
 
+@dataclass(eq=False, repr=False)
 class Validation(keras.callbacks.Callback):
     """Evaluates the validation split after each epoch and saves the best weights.
 
     All metrics are added to the epoch's logs as `val_<name>`, for the progress bar,
     TensorBoard and history.csv.
 
-    Args:
+    Attributes:
         classifier: The model that is trained, without augmentation.
         batches: Images or features of the validation split, in the order of `labels`.
         labels: True labels, [num_images].
@@ -46,31 +48,21 @@ class Validation(keras.callbacks.Callback):
         workdir: The run directory, for checkpoints/ and history.csv.
         progress: Updated with the epoch's row and the best epoch.
         predictor: The model for `batches`; the classifier by default.
-
-    Attributes:
-        probabilities: Of the last epoch, [num_images, num_classes].
+        probabilities: Predictions of the last epoch, [num_images, num_classes].
     """
 
-    def __init__(
-        self,
-        classifier: keras.Model,
-        batches: tf.data.Dataset,
-        labels: npt.NDArray[np.int64],
-        monitor: str,
-        workdir: Path,
-        progress: Progress,
-        predictor: keras.Model | None = None,
-    ):
+    classifier: keras.Model
+    batches: tf.data.Dataset
+    labels: npt.NDArray[np.int64]
+    monitor: str
+    workdir: Path
+    progress: Progress
+    predictor: keras.Model | None = None
+    probabilities: npt.NDArray[np.float32] = field(init=False)
+    _started: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.classifier = classifier
-        self.predictor = predictor or classifier
-        self.batches = batches
-        self.labels = labels
-        self.monitor = monitor
-        self.workdir = workdir
-        self.progress = progress
-        self.probabilities = np.empty((0, 0), np.float32)
-        self._started = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Starts the timer."""
@@ -113,7 +105,8 @@ class Validation(keras.callbacks.Callback):
             write_text(path, pd.DataFrame(progress.history).to_csv(index=False))
 
     def _predict(self) -> npt.NDArray[np.float32]:
-        probabilities = predict_probabilities(self.predictor, self.batches)
+        predictor = self.predictor or self.classifier
+        probabilities = predict_probabilities(predictor, self.batches)
         if not np.isfinite(probabilities).all():
             raise DivergedError(
                 f"The model's outputs are not finite after epoch "
@@ -137,7 +130,7 @@ class Validation(keras.callbacks.Callback):
             )
 
     def _check_weights(self) -> None:
-        """A NaN in the images can cause NaN weights under a finite loss (ReLU)."""
+        """Checks the weights, which a NaN in an image can damage under a finite loss."""
         for weight in self.classifier.weights:
             if not np.isfinite(np.asarray(weight)).all():
                 raise DivergedError(
@@ -146,49 +139,44 @@ class Validation(keras.callbacks.Callback):
                 )
 
 
+@dataclass(eq=False, repr=False)
 class SaveCheckpoint(keras.callbacks.Callback):
-    """Saves a checkpoint after each epoch, and when the user stops the training.
+    """Saves a checkpoint after each epoch, and when the user stops training.
 
     Must run after `Validation`.
 
-    Args:
-        progress: How far the training is.
+    Attributes:
+        progress: The progress of the training run.
         save: Writes a checkpoint.
         stop: Whether the user asked to stop.
-        first_step: Steps of the first epoch that are already done.
+        first_step: Completed steps of the first epoch.
         metrics: The checkpoint with the metrics of these steps.
     """
 
-    def __init__(
-        self,
-        progress: Progress,
-        save: Callable[[], None],
-        stop: StopRequest,
-        first_step: int = 0,
-        metrics: Arrays | None = None,
-    ):
+    progress: Progress
+    save: Callable[[], None]
+    stop: StopRequest
+    first_step: int
+    metrics: Arrays | None
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.progress = progress
-        self.save = save
-        self.stop = stop
-        self.first_step = first_step
-        self.metrics = metrics
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Restores the mean loss of the steps that are already done."""
+        """Restores the metrics of the completed steps of a resumed epoch."""
         if self.metrics is not None:
             assign(metric_variables(self.model), self.metrics.get("metrics", []))
             self.metrics = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves and stops within an epoch, if requested."""
+        """Saves and stops within an epoch if the user asked to stop."""
         if batch + 1 < self.params["steps"] and self.stop.requested:
             self.progress.step = self.first_step + batch + 1
             self._save()
             self.stop.exit()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves, then stops if requested."""
+        """Saves, then stops if the user asked to stop."""
         self.first_step = 0
         self._save()
         if self.stop.requested:
@@ -196,7 +184,7 @@ class SaveCheckpoint(keras.callbacks.Callback):
 
     def _save(self) -> None:
         if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()  # within an epoch the variables are empty
+            self.model.jax_state_sync()  # JAX leaves the variables empty within an epoch
         with explain_write_errors(Path("checkpoints")):
             self.save()
 
@@ -207,7 +195,7 @@ def is_patience_over(progress: Progress, patience: int, first_epoch: int) -> boo
     Args:
         progress: The completed epochs and the best of them.
         patience: Number of epochs; 0 to never stop early.
-        first_epoch: Epochs before the last stage, which do not count.
+        first_epoch: Number of epochs before the last stage, which do not count.
     """
     since = max(progress.best_epoch, first_epoch)
     return patience > 0 and progress.epoch - since >= patience
@@ -217,10 +205,11 @@ def is_patience_over(progress: Progress, patience: int, first_epoch: int) -> boo
 def averaged_weights(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     """Replaces the weights by their moving average inside the block.
 
-    The weights are restored bit for bit. `keras.callbacks.SwapEMAWeights` does not do
-    that: it swaps by adding and subtracting. Without `use_ema` nothing changes.
+    The weights are restored bit for bit, unlike by `keras.callbacks.SwapEMAWeights`, which
+    swaps by adding and subtracting. Without `use_ema` nothing changes.
     """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
+    # A LossScaleOptimizer wraps the optimizer.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if not optimizer.use_ema:
         yield
         return
@@ -234,7 +223,7 @@ def averaged_weights(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
 
 
 def metric_variables(model: keras.Model) -> list[keras.Variable]:
-    """Returns the variables of an epoch's running means."""
+    """Returns the variables of the metrics, which average over an epoch."""
     return [variable for metric in model.metrics for variable in metric.variables]
 
 

@@ -1,16 +1,15 @@
 """Checkpoints: enough to resume a training run as if it had not been interrupted.
 
 A checkpoint is a pair of files: `checkpoint-<epoch>-<step>.npz` holds all variables, and a
-`.json` file of the same name the rest, with the SHA-256 of both. The `.json` file is
-written last, and the previous checkpoint is kept until the next one is complete, so that
-one of them can be read after an interruption at any time.
+`.json` file with the same name holds the rest and the SHA-256 of both. The `.json` file is
+written last, and the previous checkpoint is kept until the next one is complete. At least
+one of them is therefore complete after an interruption at any time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -25,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skincnn.errors import DataError
-from skincnn.files import replacing, sha256, write_json
+from skincnn.files import json_sha256, replacing, sha256, write_json
 
 NUM_KEPT = 2
 Arrays = dict[str, list[npt.NDArray[Any]]]
@@ -34,7 +33,7 @@ Arrays = dict[str, list[npt.NDArray[Any]]]
 
 @dataclass
 class Progress:
-    """How far a training run is, apart from its variables.
+    """The progress of a training run, apart from its variables.
 
     Attributes:
         epoch: Completed epochs, over all stages.
@@ -60,8 +59,9 @@ class Checkpoints:
     """The checkpoints of one training run.
 
     Attributes:
-        folder: Where they are, beside the best weights.
-        fingerprint: What must not change before a training run is resumed, ready for JSON.
+        folder: The directory of the checkpoints and the best weights.
+        fingerprint: What must be unchanged when the training run is resumed, ready for
+            JSON.
     """
 
     folder: Path
@@ -73,7 +73,7 @@ class Checkpoints:
         """Writes a checkpoint, then removes all but the last two and their weights.
 
         Args:
-            progress: How far the training is.
+            progress: The progress of the training run.
             variables: Groups of variables by name.
         """
         arrays = {
@@ -90,7 +90,8 @@ class Checkpoints:
             "fingerprint": dict(self.fingerprint),
             "sha256": sha256(path),
         }
-        write_json(path.with_suffix(".json"), {**content, "own_sha256": _own_hash(content)})
+        content["own_sha256"] = json_sha256(content)
+        write_json(path.with_suffix(".json"), content)
         self._remove_old()
 
     def load(self) -> tuple[Progress, Arrays] | None:
@@ -105,7 +106,7 @@ class Checkpoints:
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
                 own = content.pop("own_sha256")
-                hashes = sha256(path.with_suffix(".npz")), _own_hash(content)
+                hashes = sha256(path.with_suffix(".npz")), json_sha256(content)
                 if hashes != (content["sha256"], own):
                     raise ValueError("the SHA-256 does not match")
                 progress = Progress(**content["progress"])
@@ -118,7 +119,7 @@ class Checkpoints:
                 continue
             if changes := describe_changes(content["fingerprint"], self.fingerprint):
                 raise DataError(
-                    f"{self.folder}: the training was started with other data or software: "
+                    f"{self.folder}: the run was started with other data or software: "
                     f"{changes}. Restore them, or start again with --overwrite."
                 )
             return progress, _read_arrays(path.with_suffix(".npz"))
@@ -157,22 +158,22 @@ def assign(variables: Sequence[keras.Variable], values: Sequence[npt.NDArray[Any
     received = [value.shape for value in values]
     if expected != received:
         raise DataError(
-            f"The checkpoint does not fit the model. Expected {len(expected)} variables of "
-            f"the model's shapes. Received: {len(received)} variables. The checkpoint was "
-            "written by other code: start again with --overwrite."
+            "The checkpoint does not fit the model, because other code wrote it. Expected "
+            f"{len(expected)} variables with the shapes of the model. Received: "
+            f"{len(received)} variables. Start again with --overwrite."
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
 def describe_changes(old: Any, new: Any) -> str:
-    """Returns path, old and new value of all differences between nested dictionaries."""
+    """Returns the differences of nested dictionaries: path, old value and new value."""
     changes = _differences(old, new)
     return ", ".join(f"{path} {a!r} (now {b!r})" for path, a, b in changes)
 
 
 def weights_path(folder: Path, epoch: int) -> Path:
-    """Returns the file of the weights that were best after `epoch`, counted from 1."""
+    """Returns the path of the best weights, those of an epoch counted from 1."""
     return folder / f"best-{epoch:05d}.weights.h5"
 
 
@@ -192,10 +193,6 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any,
             yield from _differences(old.get(name), new.get(name), f"{path}.{name}")
     elif old != new:
         yield path.removeprefix("."), old, new
-
-
-def _own_hash(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _read_arrays(path: Path) -> Arrays:

@@ -1,4 +1,4 @@
-"""Where training runs: devices, several machines, precision and XLA."""
+"""Devices, processes, precision and XLA of a training run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE, DeviceInfo
 from skincnn.interruption import StopRequest
 
 BFLOAT16_CAPABILITY = 8.0
-"""NVIDIA compute capability from which GPUs compute in bfloat16."""
+"""Lowest NVIDIA compute capability of GPUs that compute in bfloat16."""
 PROCESSES = tuple(
     f"KERAS_DISTRIBUTION_{name}"
     for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
@@ -54,22 +54,20 @@ class Devices:
         The previous dtype policy is restored. It is set for each model because
         `keras.utils.clear_session()` resets it to float32.
         """
-        with dtype_policy(self.precision):
-            if self._distribution is None:
-                yield
-            else:
-                with self._distribution.scope():
-                    yield
+        distribution = self._distribution
+        scope = contextlib.nullcontext() if distribution is None else distribution.scope()
+        with dtype_policy(self.precision), scope:
+            yield
 
     @functools.cached_property
     def _distribution(self) -> Any:
-        """Keeps a copy of the model on each device; None for one device."""
+        """The strategy that copies the model to each device; None for one device."""
         if len(self.names) == 1:
             return None
         if keras.backend.backend() == "jax":
             return keras.distribution.DataParallel(devices=list(self.names))
-        # Summing on one device needs no NCCL, and two models of one process do not wait
-        # for each other's sums.
+        # On CPUs, sums on one device need no NCCL, and two models in one process do not
+        # wait for each other.
         on_cpu = self.names[0].startswith("cpu")
         reduction = tf.distribute.ReductionToOneDevice() if on_cpu else None
         return tf.distribute.MirroredStrategy(
@@ -77,7 +75,7 @@ class Devices:
         )
 
     def describe(self, model: keras.Model) -> DeviceInfo:
-        """Returns what a compiled model runs on."""
+        """Returns the devices and settings of a compiled model."""
         return DeviceInfo(
             devices=self.names,
             precision=self.precision,
@@ -90,7 +88,7 @@ def make_devices(config: TrainConfig, batch_size: int) -> Devices:
     """Resolves the devices, the precision and XLA for this machine.
 
     Raises:
-        ConfigError: There are fewer devices, or they do not support the configuration.
+        ConfigError: There are too few devices, or they do not support the configuration.
     """
     join_processes()
     names = _names(config.devices)
@@ -188,17 +186,17 @@ def run_folder(workdir: Path) -> Iterator[Path]:
     same decisions while only the first one writes the run.
 
     Args:
-        workdir: The run directory; that of the first process counts.
+        workdir: The run directory; only that of the first process is used.
 
     Raises:
-        ConfigError: Another training uses the directory; see also `join_processes`.
+        ConfigError: Another process uses the directory; see also `join_processes`.
     """
     with contextlib.ExitStack() as stack:
         if join_processes() == 0:
             try:
                 stack.enter_context(locked(workdir))
             except ConfigError as error:
-                broadcast(error)  # or the others would wait
+                broadcast(error)  # otherwise the other processes would wait forever
                 raise
             files = {
                 str(path.relative_to(workdir)): path.read_bytes()
@@ -218,7 +216,7 @@ def run_folder(workdir: Path) -> Iterator[Path]:
 
 
 def broadcast(value: Any) -> Any:
-    """Returns the value of the first process, in all processes.
+    """Returns the value of the first process in all processes.
 
     Args:
         value: Any value that can be pickled; ignored in the other processes.
@@ -229,12 +227,12 @@ def broadcast(value: Any) -> Any:
 
     content = np.frombuffer(pickle.dumps(value), np.uint8)
     (size,) = multihost_utils.broadcast_one_to_all(np.array([len(content)]))
-    content = np.resize(content, int(size))  # only the first process's content counts
+    content = np.resize(content, int(size))  # only the content of the first process counts
     return pickle.loads(bytes(multihost_utils.broadcast_one_to_all(content)))
 
 
 class CommonStopRequest(StopRequest):
-    """A signal to one of several processes, which stops all of them after the same step.
+    """Stops all processes after the same step when one of them receives a signal.
 
     All processes must read `requested` at the same time.
     """
@@ -246,22 +244,22 @@ class CommonStopRequest(StopRequest):
 
         signals = multihost_utils.process_allgather(np.array([self.signal or 0]))
         common = int(np.max(signals))
-        self.signal = common or self.signal  # one may arrive during the exchange
+        self.signal = common or self.signal  # a signal may arrive during the exchange
         return common > 0
 
     def exit(self) -> None:
-        """Ends the process without waiting for the others, which end now as well."""
+        """Ends the process without waiting for the others, which also end now."""
         leave_processes()
         super().exit()
 
 
 def stop_request() -> StopRequest:
-    """Returns the stop request of all processes of this training run."""
+    """Returns a stop request that all processes of this training run share."""
     return CommonStopRequest() if is_distributed() else StopRequest()
 
 
 def leave_processes() -> None:
-    """Lets the processes end without waiting for each other, after the last step."""
+    """Lets each process end after the last step without waiting for the others."""
     if is_distributed():
         import jax
 
@@ -269,7 +267,7 @@ def leave_processes() -> None:
 
 
 def is_distributed() -> bool:
-    """Returns whether this process trains with others."""
+    """Returns whether this process trains together with others."""
     if keras.backend.backend() != "jax":
         return False
     import jax
@@ -278,8 +276,8 @@ def is_distributed() -> bool:
 
 
 def _names(count: int) -> tuple[str, ...]:
-    """Returns `count` devices; for 0 all GPUs or TPUs, or one CPU of each process."""
-    names = keras.distribution.list_devices()  # accelerators, or CPUs without any
+    """Returns `count` devices; for 0, all GPUs or TPUs, or one CPU per process."""
+    names = keras.distribution.list_devices()  # accelerators; CPUs if there are none
     if is_distributed():
         if count not in (0, len(names)):
             raise ConfigError(

@@ -1,7 +1,7 @@
-"""Training of the head on cached features of a frozen backbone.
+"""Trains the head on cached features of a frozen backbone.
 
-The backbone runs once, so an epoch costs next to nothing. Instead of random augmentation
-the head sees a few fixed orientations of each image.
+The backbone runs once, so that an epoch costs almost nothing. Instead of randomly augmented
+images, the head sees a few fixed orientations of each image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from skincnn.model.classifier import IMAGES_LAYER, POOLING_LAYER
 from skincnn.model.orientations import orient
 
 Features = npt.NDArray[np.float32]
-"""Pooled backbone features: [number, num_features]."""
+"""Pooled backbone features, [num_rows, num_features]."""
 MAX_STEPS_PER_EXECUTION = 32
 
 
@@ -28,8 +28,8 @@ def compute_features(
 ) -> Features:
     """Returns the pooled backbone features of some orientations of each image.
 
-    The backbone runs in inference mode, whichever layers are trainable. A feature takes 4
-    bytes: with the 1,280 features of MobileNetV2, 10,000 images take 51 MB for each view.
+    The backbone runs in inference mode, whichever layers are trainable. With the 1,280
+    features of MobileNetV2, each view of 10,000 images takes 51 MB.
 
     Args:
         classifier: A model of `build_classifier`.
@@ -62,15 +62,15 @@ def compute_features(
 def build_head(classifier: keras.Model) -> keras.Model:
     """Returns the classifier without its backbone; the layers are shared.
 
-    Inputs are those of the classifier, with features [batch, num_features] in place of
-    the images. The output is the classifier's logits.
+    It takes features [batch, num_features] instead of images, and the classifier's other
+    inputs. It returns the logits.
     """
     pooled = classifier.get_layer(POOLING_LAYER).output
     if not isinstance(classifier.input, dict):
         return keras.Model(pooled, classifier.output, name="head")
     others = {name: x for name, x in classifier.input.items() if name != IMAGES_LAYER}
     layers = keras.Model([pooled, *others.values()], classifier.output)
-    # Keras requires that the keys of the dictionary are the names of the inputs.
+    # Keras requires the keys of the dictionary to be the names of the inputs.
     features = keras.Input(pooled.shape[1:], name=IMAGES_LAYER, dtype=pooled.dtype)
     inputs = {IMAGES_LAYER: features, **others}
     return keras.Model(inputs, layers([features, *others.values()]), name="head")
@@ -79,8 +79,8 @@ def build_head(classifier: keras.Model) -> keras.Model:
 def steps_per_execution(steps: int) -> int:
     """Returns `steps_per_execution` for the head: the largest divisor of `steps` up to 32.
 
-    Starting a step of such a small model costs more than the step. It must be a divisor,
-    because Keras does not end an epoch within an execution.
+    Starting a step of such a small model takes longer than the step itself. Keras does not
+    end an epoch within an execution, hence the divisor.
 
     Args:
         steps: Steps of an epoch, at least 1.

@@ -79,14 +79,14 @@ def fit(
     Args:
         setup: What to train.
         workdir: The run directory, for checkpoints/, logs/ and history.csv.
-        callbacks: More callbacks, which run last.
+        callbacks: Additional callbacks, which run last.
         verbose: See `keras.Model.fit`; 0 prints nothing.
 
     Raises:
         ConfigError: The memory or the disk is full.
         DataError: A checkpoint does not fit the setup, or the best weights are damaged.
         DivergedError: The loss, the weights or the outputs are not finite.
-        Terminated, KeyboardInterrupt: The user stopped the training; it can be resumed.
+        Terminated, KeyboardInterrupt: The user stopped training; it can be resumed.
     """
     checkpoints = setup.checkpoints(workdir)
     with setup.scope():
@@ -109,7 +109,7 @@ def fit(
             progress.best_epoch,
             tuple(progress.history),
             sum(row["seconds"] for row in progress.history) + loop.inputs.feature_seconds,
-            setup.devices.describe(loop.trainee.model),
+            setup.devices.describe(loop.trainable.model),
         )
 
 
@@ -127,15 +127,15 @@ class _Loop:
         setup = self.setup
         self.checkpoints = setup.checkpoints(self.workdir)
         self.stop = stop_request()
-        self.trainee = Trainee(setup, verbose=bool(self.verbose))
+        self.trainable = TrainableModel(setup, verbose=bool(self.verbose))
         self.inputs = Inputs(setup)
 
     def fit_segment(self, segment: Segment) -> None:
         """Trains the epochs of a segment."""
         setup, logs = self.setup, self.workdir / "logs"
-        with self.stop.immediate():  # loading images and computing features take long
+        with self.stop.immediate():  # loading images and computing features take minutes
             images = self.inputs.train_images(segment)
-            self.trainee.compile(segment)
+            self.trainable.compile(segment)
             metrics = self._restore(segment)
             batches = setup.batches(self.inputs.train(segment), segment)
             validation = self._validation(segment)
@@ -144,12 +144,12 @@ class _Loop:
                 images, setup.labels, setup.config.augment, setup.config.seed
             )
             write_image(logs / "images", "training_images", 0, grid)
-        self.trainee.model.fit(
+        self.trainable.model.fit(
             batches,
             steps_per_epoch=setup.steps_per_epoch - segment.first_step,
             initial_epoch=segment.epochs.start,
             epochs=segment.epochs.stop,
-            shuffle=False,  # the batches are shuffled already
+            shuffle=False,  # the batches are already shuffled
             verbose=self.verbose,
             callbacks=[
                 validation,
@@ -171,34 +171,33 @@ class _Loop:
 
     def _stop_early(self, *_: object) -> None:
         if self.is_over():
-            self.trainee.model.stop_training = True
+            self.trainable.model.stop_training = True
 
     def _restore(self, segment: Segment) -> Arrays | None:
-        """Assigns the values of the last checkpoint, if there is one, to the variables.
+        """Restores the variables of the last checkpoint, if any.
 
-        Returns:
-            The checkpoint with the metrics, if the epoch was interrupted.
+        Returns the checkpoint if the epoch was interrupted, to restore the metrics.
         """
         checkpoint = self.checkpoints.load()
         self.progress.stage = segment.stage
         if checkpoint is None:
             return None
         progress, arrays = checkpoint
-        assign(self.trainee.augmented.variables, arrays["model"])
+        assign(self.trainable.augmented.variables, arrays["model"])
         if progress.stage == segment.stage:
-            assign(self.trainee.model.optimizer.variables, arrays["optimizer"])
+            assign(self.trainable.model.optimizer.variables, arrays["optimizer"])
         return arrays if segment.first_step else None
 
     def _save(self) -> None:
         variables = {
-            "model": self.trainee.augmented.variables,
-            "optimizer": self.trainee.model.optimizer.variables,
-            "metrics": metric_variables(self.trainee.model),
+            "model": self.trainable.augmented.variables,
+            "optimizer": self.trainable.model.optimizer.variables,
+            "metrics": metric_variables(self.trainable.model),
         }
         self.checkpoints.save(self.progress, variables)
 
     def _validation(self, segment: Segment) -> Validation:
-        """Returns a callback that uses features if the head is trained on features."""
+        """Returns the validation callback, on features if the head is trained on them."""
         setup = self.setup
         return Validation(
             setup.classifier,
@@ -207,20 +206,20 @@ class _Loop:
             setup.config.train.monitor,
             self.workdir,
             self.progress,
-            self.trainee.model if setup.num_views(segment) > 0 else None,
+            self.trainable.model if setup.num_views(segment) > 0 else None,
         )
 
 
-class Trainee:
-    """The model that is trained, compiled again when its layers or its loss change.
+class TrainableModel:
+    """The model to train, which is compiled again for another stage or another loss.
 
     Attributes:
         augmented: The classifier with augmentation; its variables are saved.
-        model: What is trained: `augmented`, or the classifier's head on features.
+        model: `augmented`, or the classifier's head if it is trained on features.
     """
 
     def __init__(self, setup: TrainingSetup, *, verbose: bool = True):
-        """Stores the setup; `verbose` prints the devices after the first compilation."""
+        """Adds augmentation; `verbose` prints the devices after the first compilation."""
         self.setup = setup
         self.verbose = verbose
         config = setup.config
@@ -229,7 +228,7 @@ class Trainee:
         self._compiled: tuple[int, bool, int] | None = None
 
     def compile(self, segment: Segment) -> None:
-        """Compiles the model for a segment, unless it is compiled for it already."""
+        """Compiles the model for a segment, unless it is already compiled for it."""
         setup, config = self.setup, self.setup.config
         cached = setup.num_views(segment) > 0
         steps = setup.steps_per_epoch - segment.first_step
@@ -238,7 +237,7 @@ class Trainee:
         if self._compiled == key:
             return
         stage = setup.stages[segment.stage]
-        # What is trainable is fixed when a model is compiled.
+        # Compiling a model fixes its trainable weights.
         set_trainable(setup.classifier, stage.trainable_blocks, config.model.batch_norm)
         self.model = build_head(setup.classifier) if cached else self.augmented
         decay = config.optimizer.layer_decay
@@ -250,7 +249,7 @@ class Trainee:
             blocks=block_of_variables(setup.classifier) if decay < 1 else None,
         )
         if setup.devices.precision == "mixed_float16":
-            # compile() does it only for a model whose own policy is mixed_float16.
+            # compile() scales the loss only if the policy of the model is mixed_float16.
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         loss = build_loss(setup.plan, config.loss, reweighted=segment.reweighted)
         self.model.compile(optimizer, loss, jit_compile=setup.devices.jit)
@@ -266,13 +265,13 @@ class Trainee:
 
 
 class Inputs:
-    """The images, or their features, on which a segment is trained and validated.
+    """The images, or their features, on which segments are trained and validated.
 
-    Only the training images of one size, and the features of one stage, are in memory.
+    Only the training images of one size and the features of one stage are kept in memory.
 
     Attributes:
         val_images: Images of the validation split.
-        feature_seconds: Time spent on computing features, which no epoch includes.
+        feature_seconds: Time spent on computing features, not included in any epoch.
     """
 
     def __init__(self, setup: TrainingSetup):
@@ -334,7 +333,7 @@ def explain_full_memory(batch_size: int, image_size: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # TensorFlow's error has this name, JAX's this text; JAX may not be installed.
+        # The name of TensorFlow's error and the text of JAX's; JAX may not be installed.
         full = type(error).__name__ == "ResourceExhaustedError"
         if not full and "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -46,11 +46,11 @@ class Plan:
     allow_double: bool = False
 
     def __post_init__(self) -> None:
-        """Checks that classes are balanced once.
+        """Checks that classes are not balanced twice, which would overcompensate.
 
         Raises:
-            ValueError: They are balanced by the loss and by sampling, which
-                overcompensates, without `allow_double`; or they are sampled in two ways.
+            ValueError: The loss and the sampling balance the classes without
+                `allow_double`, or there are two kinds of sampling.
         """
         by_loss = (self.class_weights != 1).any() or self.logit_shift is not None
         by_sampling = [
@@ -60,18 +60,15 @@ class Plan:
         ]
         if len(by_sampling) > 1:
             raise ValueError(
-                "A plan has `sampling_weights` or `epoch_counts`. Received: both."
+                "A plan has either `sampling_weights` or `epoch_counts`. Received: both."
             )
         if by_loss and by_sampling and not self.allow_double:
             raise ValueError(
-                "A plan balances the classes by the loss (`class_weights`, `logit_shift`) "
-                f"or by sampling. Received: both, with `{by_sampling[0]}`. Set "
-                "`allow_double` in a strategy that does both on purpose."
+                "A plan balances the classes either by the loss (`class_weights`, "
+                "`logit_shift`) or by sampling. Received: both, with "
+                f"`{by_sampling[0]}`. Set `allow_double` in a strategy that does both on "
+                "purpose."
             )
-
-    def reweighting_epoch(self, epochs: int) -> int:
-        """Returns the first of `epochs`, counted from 0, in which class weights apply."""
-        return round(self.drw_start * epochs)
 
 
 def none(counts: Counts, config: ImbalanceConfig) -> Plan:
@@ -116,7 +113,7 @@ def logit_adjusted(counts: Counts, config: ImbalanceConfig) -> Plan:
 
 
 def focal(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """Well-predicted images have a lower weight, whatever their class.
+    """Well-classified images have a lower weight, whatever their class.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection (2017), arXiv:1708.02002.
@@ -181,9 +178,9 @@ def effective_number_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
 def oversampling(counts: Counts, config: ImbalanceConfig) -> Plan:
     """Images are repeated until each class has `ratio` of the images of the largest class.
 
-    No image is left out, so an epoch is longer by the repeated images. Published recipes
-    do the same by copying the rows of minority classes in their table. Unlike files copied
-    before the split, repeated images never leave the training split.
+    No image is left out, so that the repeated images make an epoch longer. Published
+    recipes copy the table rows of minority classes instead, with the same effect. Unlike
+    files that are copied before the split, repeated images never leave the training split.
     """
     minimum = np.ceil(config.ratio * counts.max()).astype(np.int64)
     return Plan(_ones(counts), epoch_counts=np.maximum(counts, minimum))
@@ -192,8 +189,8 @@ def oversampling(counts: Counts, config: ImbalanceConfig) -> Plan:
 def weights_and_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
     """Combines `class_weights` with `balanced_sampling`, to reproduce published recipes.
 
-    Do not use it otherwise: the sampled images are balanced already, so the class weights,
-    with a mean of 1 over the sampled images, reverse the imbalance.
+    Do not use it otherwise: the sampled images are already balanced, so that the class
+    weights, with a mean of 1 over the sampled images, reverse the imbalance.
     """
     sampling = _with_mean_one(1 / counts, counts)
     return Plan(
@@ -217,7 +214,7 @@ STRATEGIES: dict[str, Callable[[Counts, ImbalanceConfig], Plan]] = {
     "oversampling": oversampling,
     "weights_and_sampling": weights_and_sampling,
 }
-"""Name of a strategy to a function of the number of training images of each class."""
+"""Each takes the number of training images of each class and its options."""
 
 
 def _ones(counts: Counts) -> npt.NDArray[np.float32]:

@@ -9,7 +9,6 @@ import keras
 from keras import ops
 
 from skincnn.config import LossConfig
-from skincnn.lookup import look_up
 from skincnn.training.imbalance import Plan
 
 
@@ -23,7 +22,7 @@ def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.los
             see `Plan.drw_start`.
     """
     weights = plan.class_weights
-    return look_up(LOSSES, plan.loss, "A plan's `loss`")(
+    return LOSSES[plan.loss](
         class_weights=weights if reweighted else [1.0] * len(weights),
         logit_shift=plan.logit_shift,
         label_smoothing=config.label_smoothing,
@@ -32,20 +31,20 @@ def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.los
 
 
 class WeightedLoss(keras.losses.Loss):
-    """Base of all losses: labels, class weights and the shift of the logits.
+    """Base class of all losses: soft labels, class weights and a shift of the logits.
 
-    With l(c, z) the loss of an image of class c with logits z, `of_classes` of the
-    subclass, with soft labels y and label smoothing s:
+    Let l(c, z) be the loss of an image of class c with logits z, which a subclass defines
+    in `class_losses`. With soft labels y and label smoothing s:
 
         cost[c]    = (1 - s) * l(c, z + shift) + s * mean over k of l(k, z + shift)
         loss(y, z) = sum over c of y[c] * weights[c] * cost[c]
 
     A soft label (MixUp, CutMix) therefore costs the same mixture of the losses of its
-    classes. The share of a label that smoothing gives to other classes has the weight of
+    classes. The share of a label that smoothing gives to other classes keeps the weight of
     the label's own class. With the weights of the other classes, six of which may be ten
     times as large, a smoothing of 0.1 would move nearly half of the loss of a common class
-    to rare ones. The mean is over the images, not over their weights. The loss is computed
-    in float32, whatever the dtype of the logits.
+    to rare ones. The mean is over images, not over their weights. The loss is computed in
+    float32, whatever the dtype of the logits.
 
     Args:
         class_weights: Weight of each class, [num_classes], not negative.
@@ -69,8 +68,8 @@ class WeightedLoss(keras.losses.Loss):
         self.logit_shift = None if logit_shift is None else [float(x) for x in logit_shift]
         self.label_smoothing = float(label_smoothing)
 
-    def of_classes(self, logits: Any) -> Any:
-        """Returns the loss for each class as the label, [batch, num_classes]."""
+    def class_losses(self, logits: Any) -> Any:
+        """Returns the loss for each class as if it were the label, [batch, num_classes]."""
         raise NotImplementedError
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -85,7 +84,7 @@ class WeightedLoss(keras.losses.Loss):
         if self.logit_shift is not None:
             logits = logits + ops.convert_to_tensor(self.logit_shift, dtype="float32")
         weights = ops.convert_to_tensor(self.class_weights, dtype="float32")
-        losses = self.of_classes(logits)
+        losses = self.class_losses(logits)
         smoothed = ops.mean(losses, axis=-1, keepdims=True)
         costs = (1 - self.label_smoothing) * losses + self.label_smoothing * smoothed
         return ops.sum(self._soft(y_true) * weights * costs, axis=-1)
@@ -116,7 +115,7 @@ class WeightedCrossEntropy(WeightedLoss):
     `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`.
     """
 
-    def of_classes(self, logits: Any) -> Any:
+    def class_losses(self, logits: Any) -> Any:
         """Returns -log p, [batch, num_classes]."""
         return -ops.log_softmax(logits, axis=-1)
 
@@ -137,7 +136,7 @@ class WeightedFocal(WeightedLoss):
         super().__init__(class_weights, **kwargs)
         self.gamma = float(gamma)
 
-    def of_classes(self, logits: Any) -> Any:
+    def class_losses(self, logits: Any) -> Any:
         """Returns -(1 - p) ** gamma * log p, [batch, num_classes]."""
         odds = _log_odds(logits)
         # For p near 1, 1 - p would round to 0, whose power has no finite gradient.
@@ -167,7 +166,7 @@ class WeightedMargin(WeightedLoss):
         super().__init__(class_weights, **kwargs)
         self.margins = [float(margin) for margin in margins]
 
-    def of_classes(self, logits: Any) -> Any:
+    def class_losses(self, logits: Any) -> Any:
         """Returns -log p with each class's logit lowered in turn, [batch, num_classes]."""
         margins = ops.convert_to_tensor(self.margins, dtype="float32")
         return ops.softplus(margins - _log_odds(logits))

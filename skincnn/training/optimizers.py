@@ -10,7 +10,6 @@ import keras
 from keras import ops
 
 from skincnn.config import OptimizerConfig
-from skincnn.lookup import look_up
 from skincnn.training.schedules import SCHEDULES
 
 Optimizer: TypeAlias = keras.optimizers.Optimizer
@@ -18,8 +17,8 @@ OptimizerSpec: TypeAlias = tuple[type[Optimizer], dict[str, Any]]
 """A Keras optimizer class and its specific arguments."""
 NO_WEIGHT_DECAY = r"(bias|gamma|beta|variable(_\d+)?)(:0)?$"
 """Names of variables without weight decay: biases, scales and offsets of normalization
-layers, and the layer scales of ConvNeXt, which have no name. A Keras variable is named
-`kernel` on one backend and `layer/kernel:0` on another; a layer named `beta` does not
+layers, and the layer scales of ConvNeXt, to which Keras gives the name `variable`. Some
+backends name a variable `kernel`, others `layer/kernel:0`. A layer named `beta` does not
 match."""
 
 
@@ -46,8 +45,8 @@ def adamw(config: OptimizerConfig) -> OptimizerSpec:
 def lion(config: OptimizerConfig) -> OptimizerSpec:
     """Chen et al., Symbolic Discovery of Optimization Algorithms (2023), arXiv:2302.06675.
 
-    Needs a learning rate 3 to 10 times lower than AdamW, and a weight decay as much
-    higher.
+    It needs a learning rate that is 3 to 10 times lower than for AdamW, and a weight decay
+    that is higher by the same factor.
     """
     return keras.optimizers.Lion, {}
 
@@ -69,24 +68,23 @@ def build_optimizer(
 ) -> Optimizer:
     """Returns the optimizer of a stage: a Keras optimizer, or a subclass for `layer_decay`.
 
-    Each step subtracts learning_rate * weight_decay * weight from a weight. In mixed
-    precision the optimizer is wrapped in a `LossScaleOptimizer`, which does not support
-    `use_ema`; the inner optimizer keeps the average.
+    Weight decay subtracts learning_rate * weight_decay * weight from a weight in each step.
+    With mixed_float16 the optimizer is wrapped in a `LossScaleOptimizer`, which does not
+    support `use_ema`; the inner optimizer keeps the average.
 
     Args:
-        config: Everything but learning rates and warm-up, which depend on the stage.
+        config: All options but the learning rates and the warm-up of the stage.
         learning_rate: Peak learning rate.
         steps: Number of steps, at least 1.
-        warmup_steps: Number of these steps in which the learning rate rises.
-        blocks: Path of each trainable variable to its block, counted from the head, which
+        warmup_steps: Number of first steps in which the learning rate rises.
+        blocks: Block of each trainable variable by its path, counted from the head, which
             is 0; required if `layer_decay` is below 1.
 
     Raises:
-        ConfigError: The optimizer or the schedule is unknown.
         ValueError: `layer_decay` is below 1 and `blocks` is missing.
     """
-    cls, arguments = look_up(OPTIMIZERS, config.name, "`optimizer.name`")(config)
-    schedule = look_up(SCHEDULES, config.schedule, "`optimizer.schedule`")
+    cls, arguments = OPTIMIZERS[config.name](config)
+    schedule = SCHEDULES[config.schedule]
     clip = "clipnorm" if config.clip_by == "variable" else "global_clipnorm"
     if config.layer_decay < 1:
         if blocks is None:
@@ -94,7 +92,7 @@ def build_optimizer(
         cls = LAYER_WISE[config.name]
         arguments |= {"layer_decay": config.layer_decay, "blocks": blocks}
     if _is_replicated():
-        cls = type(f"Summed{cls.__name__}", (ClipsSum, cls), {})
+        cls = type(f"Summed{cls.__name__}", (ClipSummedGradients, cls), {})
     optimizer = cls(
         learning_rate=schedule(config, learning_rate, steps, warmup_steps),
         weight_decay=config.weight_decay,
@@ -103,7 +101,7 @@ def build_optimizer(
         **{clip: config.clip_norm or None},
         **arguments,
     )
-    # Their decay would pull the scale of BatchNorm to zero without any benefit.
+    # Decay would pull the scales of BatchNorm to zero without any benefit.
     optimizer.exclude_from_weight_decay(var_names=[NO_WEIGHT_DECAY])
     return optimizer
 
@@ -116,7 +114,7 @@ class LayerWise:
 
     Args:
         layer_decay: Factor of the learning rate from each block to the next, in (0, 1].
-        blocks: Path of each trainable variable to its block, counted from 0.
+        blocks: Block of each trainable variable by its path, counted from 0.
         weight_decay: See `build_optimizer`.
         **kwargs: Passed to the Keras optimizer.
 
@@ -134,7 +132,7 @@ class LayerWise:
         **kwargs: Any,
     ):
         super().__init__(weight_decay=0.0, **kwargs)  # type: ignore[call-arg]
-        # Keras would use the same rate for all weights; see `update_step`.
+        # Keras would use the same decay for all weights; see `update_step`.
         self.weight_decay: float | None = None
         self.layer_weight_decay = weight_decay or 0.0
         self.layer_decay = layer_decay
@@ -179,11 +177,11 @@ class LayerWise:
         }
 
 
-class ClipsSum:
+class ClipSummedGradients:
     """A mixin for Keras optimizers under `tf.distribute`: sums gradients, then clips.
 
-    Keras clips the gradient of each replica and sums the results. Here the sum over the
-    replicas, the gradient of the whole batch, is clipped, as on one device.
+    Keras clips the gradient of each replica and sums the results. This mixin clips the sum,
+    which is the gradient of the whole batch, as on one device.
     """
 
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:

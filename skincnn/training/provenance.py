@@ -1,4 +1,4 @@
-"""The code and the hardware of a training run, on which the last digits depend."""
+"""The code and the hardware of a training run, which affect its last digits."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from skincnn import __version__
 from skincnn.inference.run_dir import Provenance
 
 CPUINFO = Path("/proc/cpuinfo")
-"""Where Linux names the processor, which Python does not."""
+"""The file in which Linux names the processor."""
 
 
 def provenance() -> Provenance:
     """Returns the code, the processor, the number of usable cores and the GPUs.
 
-    The code is the Git commit of the checkout, with "-dirty" after changes; without a
-    checkout it is the version of the package.
+    The code is the Git commit of the checkout, with "-dirty" if there are uncommitted
+    changes. Without a checkout it is the version of the package.
     """
     return Provenance(
         code=_commit(Path(__file__).parents[2]) or f"skincnn {__version__}",
@@ -39,8 +39,8 @@ def _commit(checkout: Path) -> str | None:
         done = subprocess.run(
             command, cwd=checkout, capture_output=True, check=True, text=True, timeout=60
         )
-    except (OSError, subprocess.SubprocessError):  # no git, or an untrusted directory
-        return None
+    except (OSError, subprocess.SubprocessError):
+        return None  # Git is missing, or does not trust the directory
     return done.stdout.strip()
 
 

@@ -1,4 +1,4 @@
-"""A learning-rate range test: the loss while the learning rate grows from step to step."""
+"""The learning-rate range test: training steps with increasing learning rates."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from skincnn.training.fitting import Inputs, Trainee, explain_full_memory
+from skincnn.training.fitting import Inputs, TrainableModel, explain_full_memory
 from skincnn.training.setup import TrainingSetup
 from skincnn.training.stages import Stage
 
 NUM_STEPS = 100
 LOWEST, HIGHEST = 1e-6, 10.0
-"""The first and the last learning rate: 14 steps for a factor of ten."""
+"""The first and the last learning rate. It grows tenfold every 14 steps."""
 SMOOTHING = 0.9
 """Momentum of the moving average of the losses."""
 DIVERGED = 4.0
@@ -32,7 +32,7 @@ class RangeTest:
     Attributes:
         table: One row per step with `learning_rate`, `loss` and `smoothed_loss`.
         learning_rate: The suggested peak learning rate; None if the loss never fell.
-        flag: The flag of `scripts/train.py` that sets it.
+        flag: The flag of `scripts/train.py` for this learning rate.
         value: The value of the flag; None if the loss never fell.
     """
 
@@ -46,7 +46,7 @@ def lr_range_test(setup: TrainingSetup) -> RangeTest:
     """Trains with increasing learning rates and suggests one; changes the weights.
 
     The learning rate grows by the same factor in each of at most `NUM_STEPS` steps, until
-    the loss diverges. The stage is that of `choose_stage`, from the initial weights.
+    the loss diverges. It trains the stage of `choose_stage` from the initial weights.
 
     Args:
         setup: What to train, on one device; its learning rates and schedule are ignored.
@@ -63,7 +63,7 @@ def lr_range_test(setup: TrainingSetup) -> RangeTest:
     name = "learning_rate"
     if setup.config.train.scenario == "linear_probe":
         name = "head_learning_rate"
-    # The learning rate of a stage can be a multiple of the one that the flag sets.
+    # The learning rate of a stage can be a multiple of the value of the flag.
     factor = setup.stages[index].learning_rate / getattr(setup.config.optimizer, name)
     return RangeTest(
         pd.DataFrame(
@@ -78,20 +78,21 @@ def lr_range_test(setup: TrainingSetup) -> RangeTest:
 def train_at_rates(setup: TrainingSetup, stage: int) -> list[float]:
     """Returns the loss of one training step at each learning rate until it diverges.
 
-    Layers, loss and images are those at the start of a stage. The weights are those at the
-    start of the training, and are changed.
+    Layers, loss and images are those at the start of the stage. The weights are those of
+    the setup, which change.
     """
     segment = next(part for part in setup.segments() if part.stage == stage)
     start, rates = segment.epochs.start, growing_rates()
     num_epochs = -(-len(rates) // setup.steps_per_epoch)
     segment = dataclasses.replace(segment, epochs=range(start, start + num_epochs))
-    inputs, trainee = Inputs(setup), Trainee(setup)
+    inputs, trainable = Inputs(setup), TrainableModel(setup)
     inputs.train_images(segment)
-    trainee.compile(segment)
-    model = trainee.model
+    trainable.compile(segment)
+    model = trainable.model
     model.steps_per_execution = 1  # train_on_batch() does not support more
     optimizer: Any = model.optimizer
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
+    # A LossScaleOptimizer wraps the optimizer.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
         float(rates[0]), 1, float(rates[1] / rates[0])
     )
@@ -114,8 +115,7 @@ def growing_rates() -> npt.NDArray[np.float64]:
 def smooth(losses: Sequence[float]) -> npt.NDArray[np.float64]:
     """Returns the exponential moving average of the losses with bias correction.
 
-    The average starts at 0 and is divided by the total weight of the losses, as in Adam:
-    the first value is the first loss, and the average of equal losses is that loss.
+    The average starts at 0 and is divided by the total weight of the losses, as in Adam.
     """
     average, smoothed = 0.0, []
     for step, loss in enumerate(losses, start=1):
@@ -133,8 +133,8 @@ def is_diverged(losses: Sequence[float]) -> bool:
 def suggest(rates: npt.NDArray[np.float64], losses: Sequence[float]) -> float | None:
     """Returns the learning rate at which half of the decrease of the loss is reached.
 
-    The smoothed loss falls fastest near it. The rate of the minimum would be too high:
-    networks with BatchNorm stay near the minimum over several powers of ten.
+    The smoothed loss falls fastest near this learning rate. That of the minimum would be
+    too high: networks with BatchNorm stay near the minimum over several powers of ten.
 
     Args:
         rates: Increasing learning rates, [num_steps].
@@ -157,7 +157,7 @@ def suggest(rates: npt.NDArray[np.float64], losses: Sequence[float]) -> float | 
 def choose_stage(stages: Sequence[Stage]) -> int:
     """Returns the index of the stage with the highest learning rate.
 
-    Stages that train more than the head come first.
+    A stage that trains only the head is chosen only if there is no other.
     """
     return max(
         range(len(stages)),

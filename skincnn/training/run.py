@@ -1,4 +1,4 @@
-"""A training run: from a configuration to a run directory with the best model."""
+"""Trains a configuration, and writes a run directory with the best model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+import tensorflow_datasets as tfds
 
 from skincnn import __version__
 from skincnn.config import Config, read_config
 from skincnn.data.cache import Cache
+from skincnn.data.leakage import LeakageAudit
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
 from skincnn.files import replacing, require_writable_folder, sha256, write_json
@@ -23,7 +25,7 @@ from skincnn.training.checkpoints import describe_changes, versions
 from skincnn.training.devices import dtype_policy
 from skincnn.training.fitting import FitResult, fit
 from skincnn.training.provenance import provenance
-from skincnn.training.setup import DatasetInfo, TrainingSetup, check, prepare
+from skincnn.training.setup import TrainingSetup, check, prepare
 
 PRODUCTS = (
     *(CONFIG_FILE, RUN_FILE, "history.csv", "logs", "checkpoints", MODEL_FILE),
@@ -45,34 +47,34 @@ def train(
     """Trains a classifier and writes the model of the best epoch to `workdir`.
 
     Writes config.json, run.json, history.csv, logs/, checkpoints/ and model.keras. The
-    model takes images in 0..255 [batch, height, width, 3], or with
-    `model.clinical_metadata` a dictionary of these `images` and of `metadata`, and returns
-    logits. All checks precede the first change to the directory.
+    model takes images in 0..255 [batch, height, width, 3] and returns logits. With
+    `model.clinical_metadata` it takes a dictionary of `images` and `metadata` instead. All
+    checks precede the first change to the directory.
 
     Args:
         config: The whole configuration.
         workdir: The run directory; see `files.locked` to keep other processes out.
         data_dir: Where TFDS keeps built datasets.
         overwrite: Whether to replace a run in `workdir`.
-        resume: Whether to resume an interrupted run in `workdir`; a finished run is left
-            as it is. With `train.deterministic` on the same machine the weights are those
-            of a run without interruption.
+        resume: Whether to resume an interrupted run in `workdir`; a finished run does not
+            change. With `train.deterministic`, on the same machine, the weights equal those
+            of an uninterrupted run.
         cache: Where decoded images are kept; see `cache.cached_images`.
 
     Raises:
-        ConfigError: A name, a path or the weights cannot be used, memory or disk is full,
-            or the run to resume has another configuration.
+        ConfigError: A name, a path or the weights cannot be used, the memory or the disk is
+            full, or the run to resume has another configuration.
         DataError: The dataset is not built, its splits leak, its clinical metadata is
-            needed and missing or invalid, or the run to resume was started on other data.
+            required but missing or invalid, or the run to resume was started on other data.
         DivergedError: The loss, the weights or the outputs are not finite.
-        Terminated, KeyboardInterrupt: The user stopped the training; it can be resumed.
+        Terminated, KeyboardInterrupt: The user stopped training; it can be resumed.
     """
     check(config)
     check_workdir(workdir, config, overwrite=overwrite, resume=resume)
     resume = resume and (workdir / CONFIG_FILE).exists()
     if resume and (workdir / RUN_FILE).exists():
         return
-    setup, dataset = prepare(config, data_dir, cache)
+    setup, builder, leakage = prepare(config, data_dir, cache)
     if not resume:
         clear(workdir)
         with explain_write_errors(workdir):
@@ -80,12 +82,14 @@ def train(
     result = fit(setup, workdir)
     with explain_write_errors(workdir):
         save_model(config, setup.classifier, workdir / MODEL_FILE)
-        write_record(workdir / RUN_FILE, _describe(setup, dataset, result, workdir))
+        write_record(
+            workdir / RUN_FILE, _describe(setup, builder, leakage, result, workdir)
+        )
     setup.checkpoints(workdir).remove(result.best_epoch)
 
 
 def save_model(config: Config, classifier: keras.Model, path: Path) -> None:
-    """Saves a classifier in float32 with Keras's own layers, readable without skincnn."""
+    """Saves a classifier in float32, in a file that Keras loads without this package."""
     untrained = dataclasses.replace(config.model, weights="none")
     with dtype_policy("float32"):
         model = build_classifier(untrained, classifier.output_shape[-1], seed=config.seed)
@@ -102,11 +106,11 @@ def check_workdir(
     Raises:
         ConfigError: `workdir` is a file or not writable; it holds a run, and neither
             `overwrite` nor `resume` is set; both are set; the run to resume has another
-            configuration; or it holds files such as model.keras but no config.json.
+            configuration; or it holds files of a run, but no config.json.
     """
     require_writable_folder(workdir, "--workdir")
     if overwrite and resume:
-        raise ConfigError("--overwrite and --resume exclude each other. Give one of them.")
+        raise ConfigError("Give --overwrite or --resume. Received: both.")
     existing = [name for name in PRODUCTS if (workdir / name).exists()]
     if CONFIG_FILE not in existing:
         if existing:
@@ -116,7 +120,12 @@ def check_workdir(
                 "give another --workdir."
             )
     elif resume:
-        _check_config(workdir / CONFIG_FILE, config)
+        path = workdir / CONFIG_FILE
+        if changes := describe_changes(read_config(path).to_dict(), config.to_dict()):
+            raise ConfigError(
+                f"The run in {workdir} was started with another configuration: {changes}. "
+                f"Expected the same preset and flags with --resume, or --config {path}."
+            )
     elif not overwrite:
         raise ConfigError(
             f"{workdir} already holds a run. Give another --workdir, --resume to continue "
@@ -129,8 +138,8 @@ def clear(workdir: Path, products: Sequence[str] = PRODUCTS) -> None:
 
     Args:
         workdir: The directory, which is created if it does not exist.
-        products: Names of the files. The first is removed last: it identifies the
-            directory if clearing is interrupted.
+        products: Names of the files. The first one is removed last, so that the directory
+            can still be identified after an interruption.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     for name in reversed(products):
@@ -141,18 +150,12 @@ def clear(workdir: Path, products: Sequence[str] = PRODUCTS) -> None:
             path.unlink(missing_ok=True)
 
 
-def _check_config(path: Path, config: Config) -> None:
-    """Checks that the run to resume has this configuration."""
-    if changes := describe_changes(read_config(path).to_dict(), config.to_dict()):
-        raise ConfigError(
-            f"The run in {path.parent} was started with another configuration: "
-            f"{changes}. Expected the same preset and flags with --resume, or "
-            f"--config {path}."
-        )
-
-
 def _describe(
-    setup: TrainingSetup, dataset: DatasetInfo, result: FitResult, workdir: Path
+    setup: TrainingSetup,
+    builder: tfds.core.DatasetBuilder,
+    leakage: LeakageAudit,
+    result: FitResult,
+    workdir: Path,
 ) -> RunInfo:
     """Returns the content of run.json."""
     class_counts = zip(setup.class_names, setup.class_counts.tolist(), strict=True)
@@ -162,11 +165,11 @@ def _describe(
         device=result.device,
         provenance=provenance(),
         class_names=setup.class_names,
-        synthetic=dataset.synthetic,
-        dataset=dataset.full_name,
-        attribution=dataset.attribution,
-        stored_longest_side=dataset.stored_longest_side,
-        audit=dataset.audit,
+        synthetic=builder.builder_config.synthetic,
+        dataset=builder.info.full_name,
+        attribution=builder.builder_config.attribution,
+        stored_longest_side=builder.builder_config.longest_side,
+        audit=leakage,
         preprocessing=describe_preprocessing(setup.config.data),
         data_fingerprint=setup.fingerprint["data"],
         class_counts=dict(class_counts),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import keras
@@ -13,17 +15,17 @@ from skincnn.config import OptimizerConfig
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 WARMUP_START = 0.1
-"""Start of a warm-up, as a share of the peak."""
+"""The learning rate at the start of a warm-up, as a share of the peak."""
 ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_END = 1e-5
-"""Start and end of `one_cycle`, as shares of the peak, as in fastai."""
+"""The first and last learning rate of `one_cycle`, as shares of the peak, as in fastai."""
 
 
 def constant(
     config: OptimizerConfig, learning_rate: float, steps: int, warmup_steps: int
 ) -> Schedule:
     """A linear warm-up, then a constant learning rate."""
-    return StepDecay(learning_rate, (), 1.0, warmup_steps)
+    return StepDecay(learning_rate, [], 1.0, warmup_steps)
 
 
 def step(
@@ -76,32 +78,26 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Schedule]] = {
     "cosine": cosine,
     "one_cycle": one_cycle,
 }
-"""Each takes the peak learning rate, the number of steps, at least 1, and the number of
-warm-up steps."""
+"""Each takes the options, the peak learning rate, the number of steps (at least 1), and the
+number of warm-up steps."""
 
 
 @keras.saving.register_keras_serializable("skincnn")
+@dataclass(frozen=True, eq=False)
 class StepDecay(Schedule):
     """A linear warm-up, then a learning rate that drops by a factor at boundaries.
 
-    Args:
+    Attributes:
         learning_rate: Peak learning rate.
         boundaries: Steps, counted from 0, at which the learning rate is multiplied.
         factor: The factor at each boundary.
         warmup_steps: The step at which the peak is reached.
     """
 
-    def __init__(
-        self,
-        learning_rate: float,
-        boundaries: Iterable[int],
-        factor: float,
-        warmup_steps: int = 0,
-    ):
-        self.learning_rate = learning_rate
-        self.boundaries = list(boundaries)
-        self.factor = factor
-        self.warmup_steps = warmup_steps
+    learning_rate: float
+    boundaries: Sequence[int]
+    factor: float
+    warmup_steps: int
 
     def __call__(self, step: Any) -> Any:
         """Returns the learning rate of a step, counted from 0."""
@@ -116,28 +112,23 @@ class StepDecay(Schedule):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
-        return {
-            "learning_rate": self.learning_rate,
-            "boundaries": self.boundaries,
-            "factor": self.factor,
-            "warmup_steps": self.warmup_steps,
-        }
+        return dataclasses.asdict(self)
 
 
 @keras.saving.register_keras_serializable("skincnn")
+@dataclass(frozen=True, eq=False)
 class OneCycle(Schedule):
     """A learning rate that rises and falls once, each along half a cosine.
 
-    Args:
+    Attributes:
         learning_rate: Peak learning rate.
         steps: The step from which the learning rate is constant.
         warmup_steps: The step of the peak, in 0..steps.
     """
 
-    def __init__(self, learning_rate: float, steps: int, warmup_steps: int):
-        self.learning_rate = learning_rate
-        self.steps = steps
-        self.warmup_steps = warmup_steps
+    learning_rate: float
+    steps: int
+    warmup_steps: int
 
     def __call__(self, step: Any) -> Any:
         """Returns the learning rate of a step, counted from 0."""
@@ -153,11 +144,7 @@ class OneCycle(Schedule):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
-        return {
-            "learning_rate": self.learning_rate,
-            "steps": self.steps,
-            "warmup_steps": self.warmup_steps,
-        }
+        return dataclasses.asdict(self)
 
 
 def _between(first: float, last: float, progress: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Everything that is fixed before the first training step."""
+"""The setup of a training run: everything that is fixed before the first step."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
 from skincnn.config import Config, DataConfig
@@ -39,39 +40,20 @@ from skincnn.training.schedules import SCHEDULES
 from skincnn.training.stages import SCENARIOS, Segment, Stage, make_stages, segments
 
 LoadImages = Callable[[pd.DataFrame, DataConfig], Images]
-"""From rows of a table to their images, as `pipeline.load_images` of a dataset."""
+"""From rows of a table to their images; see `pipeline.load_images`."""
 ComputeFeatures = Callable[[keras.Model, Images, int], Features]
 """From a classifier, images and a number of views to features."""
 
 
-@dataclass(frozen=True)
-class DatasetInfo:
-    """The dataset of a training run.
-
-    Attributes:
-        full_name: Full name of the TFDS dataset.
-        attribution: Source and licence of the images; "" for the user's own.
-        synthetic: Whether the images are synthetic.
-        stored_longest_side: Longest side of the stored images in pixels; None: original.
-        audit: Result of the leakage audit.
-    """
-
-    full_name: str
-    attribution: str
-    synthetic: bool
-    stored_longest_side: int | None
-    audit: LeakageAudit
-
-
 @dataclass(frozen=True, eq=False)
 class TrainingSetup:
-    """A training before its first step.
+    """A training run before its first step.
 
     Attributes:
         config: The whole configuration.
         classifier: A model of `build_classifier`, created in the scope of `devices`.
         tables: The rows of "train" and "val".
-        load_images: Loads the images of rows.
+        load_images: Loads the images of table rows.
         class_names: Names of the classes, in order.
         devices: Where training runs.
         compute_features: Computes features for `train.cached_views`.
@@ -86,7 +68,6 @@ class TrainingSetup:
     compute_features: ComputeFeatures = compute_features
 
     def __post_init__(self) -> None:
-        """Checks what later stages need before the first one starts."""
         check_metadata(self.metadata["train"])
         _check_blocks(self.stages, self.classifier)
 
@@ -115,7 +96,7 @@ class TrainingSetup:
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages of the training."""
+        """The stages of the training run."""
         return make_stages(self.config)
 
     @functools.cached_property
@@ -126,7 +107,7 @@ class TrainingSetup:
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What must not change before the training is resumed, ready for JSON."""
+        """What must be unchanged when the run is resumed, ready for JSON."""
         return {
             "data": {name: pipeline.fingerprint(x) for name, x in self.tables.items()},
             "versions": versions(),
@@ -140,8 +121,8 @@ class TrainingSetup:
         return Checkpoints(workdir / "checkpoints", self.fingerprint)
 
     def segments(self, epoch: int = 0, step: int = 0) -> Iterator[Segment]:
-        """Yields the segments after some completed epochs and steps; see `segments`."""
-        reweighting = self.plan.reweighting_epoch(self.stages[-1].epochs)
+        """Yields the segments that remain after completed epochs and steps."""
+        reweighting = round(self.plan.drw_start * self.stages[-1].epochs)
         return segments(self.config, epoch=epoch, step=step, reweighting=reweighting)
 
     def num_views(self, segment: Segment) -> int:
@@ -176,7 +157,7 @@ class TrainingSetup:
 
 
 def check(config: Config) -> None:
-    """Checks the names in the configuration against the tables of parts.
+    """Checks the names and the image sizes in the configuration.
 
     Raises:
         ConfigError: A name is unknown, or images are too small for the backbone.
@@ -189,7 +170,7 @@ def check(config: Config) -> None:
     head_stages = [x for x in make_stages(config) if x.trainable_blocks == 0]
     if config.train.cached_views > 0 and not head_stages:
         raise ConfigError(
-            "`train.cached_views` must be 0 if no stage trains the head only. "
+            "`train.cached_views` must be 0 if no stage trains only the head. "
             f"Received: {config.train.cached_views} with `train.scenario` "
             f"{config.train.scenario}."
         )
@@ -202,8 +183,8 @@ def check(config: Config) -> None:
 
 def prepare(
     config: Config, data_dir: Path | None = None, cache: Cache = "auto"
-) -> tuple[TrainingSetup, DatasetInfo]:
-    """Returns the setup of a training run and its dataset, after a leakage audit.
+) -> tuple[TrainingSetup, tfds.core.DatasetBuilder, LeakageAudit]:
+    """Returns the setup of a training run, its dataset, and a leakage audit of its splits.
 
     Args:
         config: The whole configuration; call `check` first.
@@ -214,36 +195,29 @@ def prepare(
         ConfigError: The weights or the devices cannot be used.
         DataError: The dataset is not built, or its splits leak or are too small.
     """
-    # The class names need no data, so that wrong weights are reported at once.
+    # Reading class names needs no data, so that wrong weights are reported first.
     class_names = datasets.class_names(config.data.dataset, data_dir)
     classifier, devices = build(config, len(class_names))
     builder = datasets.open_dataset(config.data.dataset, data_dir)
-    stored = builder.builder_config
     tables = make_splits(builder, config.data)
     inputs = [tensor.name for tensor in classifier.inputs]
     if config.model.clinical_metadata:
         inputs += CLINICAL_FEATURES
-    dataset = DatasetInfo(
-        full_name=builder.info.full_name,
-        attribution=stored.attribution,
-        synthetic=stored.synthetic,
-        stored_longest_side=stored.longest_side,
-        audit=audit(
-            tables,
-            class_names,
-            inputs=inputs,
-            siblings_allowed=config.data.split_by == "image",
-        ),
+    leakage = audit(
+        tables,
+        class_names,
+        inputs=inputs,
+        siblings_allowed=config.data.split_by == "image",
     )
-    _warn_of_enlarging(config.data, stored.longest_side)
+    _warn_of_upscaling(config.data, builder.builder_config.longest_side)
     require_full_batch(tables["train"], config.data)
     load_images = functools.partial(pipeline.load_images, builder, cache=cache)
     setup = TrainingSetup(config, classifier, tables, load_images, class_names, devices)
-    return setup, dataset
+    return setup, builder, leakage
 
 
 def build(config: Config, num_classes: int) -> tuple[keras.Model, Devices]:
-    """Returns the classifier of a configuration, and where it is trained.
+    """Returns the classifier of a configuration, and its devices.
 
     Raises:
         ConfigError: The weights or the devices cannot be used.
@@ -257,24 +231,16 @@ def build(config: Config, num_classes: int) -> tuple[keras.Model, Devices]:
 
 
 def require_full_batch(table: pd.DataFrame, config: DataConfig) -> None:
-    """Checks that the training images fill a batch.
-
-    Raises:
-        DataError: There are fewer.
-    """
+    """Raises a `DataError` if the training images do not fill a batch."""
     if len(table) < config.batch_size:
         raise DataError(
             f"{len(table)} training images do not fill a batch of "
-            f"--data.batch-size {config.batch_size}. Give a smaller one."
+            f"--data.batch-size {config.batch_size}. Give a smaller batch size."
         )
 
 
 def check_metadata(metadata: pipeline.Metadata | None) -> None:
-    """Checks that clinical metadata is known: its weights would stay untrained.
-
-    Raises:
-        DataError: Nothing is known of any training image.
-    """
+    """Raises a `DataError` if the clinical metadata of all training images is unknown."""
     unknown = [name.endswith("_unknown") for name in CLINICAL_FEATURES]
     if metadata is not None and metadata[:, unknown].all():
         raise DataError(
@@ -294,12 +260,12 @@ def _check_blocks(stages: tuple[Stage, ...], classifier: keras.Model) -> None:
         )
 
 
-def _warn_of_enlarging(config: DataConfig, longest_side: int | None) -> None:
+def _warn_of_upscaling(config: DataConfig, longest_side: int | None) -> None:
     if longest_side is not None and config.image_size > longest_side * 3 / 4:
         print(
             f"warning: {config.dataset} stores 4:3 images at "
             f"{longest_side}x{longest_side * 3 // 4} pixels, and --data.image-size "
-            f"{config.image_size} enlarges them. The dataset without a size in its name "
-            "keeps the original images.",
+            f"{config.image_size} upscales them. The dataset without a size in its name "
+            "has the original images.",
             file=sys.stderr,
         )

@@ -1,6 +1,6 @@
 """Training stages: which layers are trainable in which epochs.
 
-A scenario returns stages. Stages are cut into segments, one for each call of `fit`.
+A scenario returns stages. Stages are split into segments, one for each call of `fit`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Stage:
 
 
 def linear_probe(config: Config) -> tuple[Stage, ...]:
-    """The head only: the backbone keeps its ImageNet weights."""
+    """The head only: the backbone keeps its pretrained weights."""
     return (_head(config, config.train.epochs),)
 
 
@@ -49,15 +49,7 @@ def from_scratch(config: Config) -> tuple[Stage, ...]:
 def staged(config: Config) -> tuple[Stage, ...]:
     """The stages of `train.stages`, in order."""
     return tuple(
-        Stage(
-            _none_for_all(stage.trainable_blocks),
-            stage.epochs,
-            stage.rate * config.optimizer.learning_rate,
-            min(config.optimizer.warmup_epochs, stage.epochs)
-            if stage.trainable_blocks
-            else 0.0,
-            config.optimizer.ema_momentum if stage.trainable_blocks else 0.0,
-        )
+        _stage(config, stage.trainable_blocks, stage.epochs, stage.rate)
         for stage in config.train.stages
     )
 
@@ -94,12 +86,12 @@ def start_of_last(stages: tuple[Stage, ...]) -> int:
 
 @dataclass(frozen=True)
 class Segment:
-    """Epochs of one call of `fit`.
+    """The epochs of one call of `fit`.
 
     Attributes:
         stage: Index of the stage.
         epochs: Epochs, counted from 0 over all stages.
-        first_step: Steps of the first epoch that are already done.
+        first_step: Completed steps of the first epoch.
         image_size: Height and width of the images.
         reweighted: Whether class weights apply; see `Plan.drw_start`.
     """
@@ -114,12 +106,12 @@ class Segment:
 def segments(
     config: Config, *, epoch: int = 0, step: int = 0, reweighting: int = 0
 ) -> Iterator[Segment]:
-    """Yields the segments of the rest of a training run.
+    """Yields the remaining segments of a training run.
 
     Args:
-        config: The configuration of the whole training.
-        epoch: Completed epochs.
-        step: Completed steps of the next epoch, which then has a segment of its own,
+        config: The configuration of the run.
+        epoch: Number of completed epochs.
+        step: Completed steps of the next epoch. The rest of this epoch is a segment,
             because all epochs of a call of `fit` have the same number of steps.
         reweighting: Epochs of the last stage before class weights apply; 0 if they apply
             from the start, in all stages.
@@ -128,15 +120,15 @@ def segments(
     if reweighting:
         reweighting += start_of_last(stages)
     stage_of = [index for index, stage in enumerate(stages) for _ in range(stage.epochs)]
-    kinds = [
+    settings = [
         (index, image_size(config, number), number >= reweighting)
         for number, index in enumerate(stage_of)
     ]
-    while epoch < len(kinds):
+    while epoch < len(settings):
         end = epoch + 1
-        while not step and end < len(kinds) and kinds[end] == kinds[epoch]:
+        while not step and end < len(settings) and settings[end] == settings[epoch]:
             end += 1
-        index, size, reweighted = kinds[epoch]
+        index, size, reweighted = settings[epoch]
         yield Segment(index, range(epoch, end), step, size, reweighted)
         epoch, step = end, 0
 
@@ -146,14 +138,19 @@ def _head(config: Config, epochs: int) -> Stage:
 
 
 def _last(config: Config) -> Stage:
+    return _stage(config, config.train.trainable_blocks, config.train.epochs)
+
+
+def _stage(config: Config, blocks: int, epochs: int, rate: float = 1.0) -> Stage:
+    """Returns a stage. One of the head only has no warm-up and no weight averaging."""
+    optimizer = config.optimizer
+    learning_rate = rate * optimizer.learning_rate
+    if blocks == 0:
+        return Stage(0, epochs, learning_rate)
     return Stage(
-        _none_for_all(config.train.trainable_blocks),
-        config.train.epochs,
-        config.optimizer.learning_rate,
-        config.optimizer.warmup_epochs,
-        config.optimizer.ema_momentum,
+        None if blocks == -1 else blocks,
+        epochs,
+        learning_rate,
+        min(optimizer.warmup_epochs, epochs),
+        optimizer.ema_momentum,
     )
-
-
-def _none_for_all(blocks: int) -> int | None:
-    return None if blocks == -1 else blocks

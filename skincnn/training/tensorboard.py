@@ -1,7 +1,7 @@
-"""Images for TensorBoard, each in an event file of its own.
+"""Images for TensorBoard, each in its own event file.
 
-A file is named by its step and written atomically. A resumed training writes the same
-files again, so that TensorBoard shows each step once.
+Files are named by their step and written atomically. A resumed run writes the same files
+again, so that TensorBoard shows each step once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +32,28 @@ from skincnn.training.callbacks import Validation, explain_write_errors
 
 NUM_SAMPLES = 16
 CELL = 56
-"""Size of a cell in pixels. Drawing with Matplotlib would take a hundred times as long."""
+"""Size of a matrix cell in pixels. Matplotlib would draw a hundred times more slowly."""
 DARK_BLUE = np.array([8, 48, 107])
 
 
+@dataclass(eq=False, repr=False)
 class ConfusionImages(keras.callbacks.Callback):
-    """Writes the validation confusion matrix after each epoch that is the best so far.
+    """Writes the confusion matrix on validation after each epoch that is the best so far.
 
     Must run after `Validation`.
 
-    Args:
-        validation: The callback with the predictions.
+    Attributes:
+        validation: The callback that makes the predictions.
         class_names: Names of the classes, in order.
-        folder: Where to write the event files.
+        folder: The directory for the event files.
     """
 
-    def __init__(self, validation: Validation, class_names: Sequence[str], folder: Path):
+    validation: Validation
+    class_names: Sequence[str]
+    folder: Path
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.validation = validation
-        self.class_names = class_names
-        self.folder = folder
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Writes the matrix if the epoch is the best."""
@@ -62,10 +65,10 @@ class ConfusionImages(keras.callbacks.Callback):
 
 
 def write_image(folder: Path, tag: str, step: int, image: npt.NDArray[np.uint8]) -> None:
-    """Writes the event file of an image, or replaces it.
+    """Writes an image as an event file, and replaces an earlier file of the same step.
 
     Args:
-        folder: The run in TensorBoard; created if it does not exist.
+        folder: The directory of a TensorBoard run; created if it does not exist.
         tag: Name of the image.
         step: The epoch, counted from 0 as in Keras's scalars.
         image: [height, width, 3] in 0..255.
@@ -108,7 +111,7 @@ def sample_grid(
     """Returns augmented and mixed training images, in rows of four.
 
     The first image of each class comes first, then the second, up to `NUM_SAMPLES`. The
-    random numbers are not those of the training, whose random state does not change.
+    random state of the training run does not change.
 
     Args:
         images: [num_images, height, width, 3] in 0..255.
