@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
+import resource
 import runpy
 import shutil
 import signal
@@ -27,6 +29,9 @@ ROOT = Path(__file__).parents[1]
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 common.load_tensorflow()
+# Scanning the objects of TensorFlow again and again takes a tenth of the time.
+gc.freeze()
+gc.set_threshold(50_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -98,6 +103,17 @@ def run_here(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@contextlib.contextmanager
+def limited_file_size(size: int) -> Iterator[None]:
+    """Lets writing fail, as on a full disk, once a file has `size` bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def read_timeless(workdir: Path) -> dict[str, object]:
     """Returns run.json and the results without durations and the hash of the model file.
 
@@ -164,7 +180,7 @@ def train_tiny(workdir: Path, data_dir: Path) -> subprocess.CompletedProcess[str
     # preprocessing and sampling that no preset uses. With the low BatchNorm momentum the
     # moving statistics converge in few steps; otherwise all predictions would be equal.
     flags = (
-        "--data.dataset demo_tiny --data.image-size 64 --model.backbone mobilenet "
+        "--data.dataset demo_tiny --data.image-size 64 --model.backbone small_cnn "
         "--model.width-multiplier 0.25 --train.epochs 3 --train.progressive-epochs 1 "
         "--train.progressive-image-size 32 --optimizer.ema-momentum 0.9 "
         "--evaluate.num-bootstrap 200 "
@@ -202,6 +218,12 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     compile_augmentation.cache_clear()
     yield
     compile_augmentation.cache_clear()
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the figures of reports, which take most of their time."""
+    monkeypatch.setattr("skincnn.reporting.report.draw_figures", lambda results: {})
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -16,14 +15,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, Prepare
+from conftest import ROOT, Prepare, limited_file_size
 from source_files import make_image, make_rows, write_classes
 
 from tfds_ham10000 import ham10000_dataset_builder, image_decoding
 from tfds_ham10000.ham10000_dataset_builder import build_lock
 
 
-def start(data_dir: Path, *arguments: object, **options: object) -> subprocess.Popen[str]:
+def start(data_dir: Path, *arguments: object) -> subprocess.Popen[str]:
     command = (ROOT / "scripts" / "prepare_data.py", "--data-dir", data_dir, *arguments)
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
@@ -31,7 +30,6 @@ def start(data_dir: Path, *arguments: object, **options: object) -> subprocess.P
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        **options,  # type: ignore[call-overload]
     )
 
 
@@ -73,19 +71,14 @@ def test_concurrent_builds_after_a_killed_build_write_one_dataset(tmp_path: Path
 
 
 def test_a_full_disk_leaves_no_files_and_exits_with_one_message(
-    manual_dir: Path, tmp_path: Path
+    manual_dir: Path, tmp_path: Path, prepare: Prepare
 ) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
     data_dir = tmp_path / "built"
-    process = start(
-        *(data_dir, "--config", "isic2018", "--manual-dir", manual_dir), preexec_fn=limit
-    )
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 2, stderr
-    assert f"cannot be written to {data_dir}/ham10000/isic2018" in stderr
-    assert "Traceback" not in stderr
+    with limited_file_size(4096):
+        done = prepare("isic2018", data_dir, "--manual-dir", manual_dir)
+    assert done.returncode == 2, done.stderr
+    assert f"cannot be written to {data_dir}/ham10000/isic2018" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not list(data_dir.rglob("*.tfrecord*"))
     assert not list(data_dir.rglob("incomplete.*"))
 

@@ -70,6 +70,7 @@ def add(workdir: Path, data_dir: Path, **options: Any) -> None:
 VARIANTS = ("d4", "augment", "adjusted", "d4_adjusted", "augment_adjusted")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_variants_add_files_and_change_no_others(workdir: Path, data_dir: Path) -> None:
     folder = workdir.parent / "cats" / "below"
     folder.mkdir(parents=True)

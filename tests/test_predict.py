@@ -31,7 +31,8 @@ from skincnn.metrics.calibration import apply_temperature
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.operating_points import OPERATING_POINTS
 from skincnn.records import write_record
-from skincnn.serving import prefetch
+from skincnn.serving import conversion, prefetch
+from skincnn.serving.export import ExportSpec
 from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.postprocessing import describe_rule
 from skincnn.serving.predictor import columns, load_predictor, predict_files
@@ -58,8 +59,8 @@ def write_to(file: IO[str], *arguments: object) -> subprocess.CompletedProcess[s
 def workdir(run: Run, tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     folder = tmp_path_factory.mktemp("predicted") / "run"
     shutil.copytree(run[0], folder)
-    done = run_here("export.py", folder, "--data-dir", data_dir, "--formats", "onnx")
-    assert done.returncode == 0, done.stderr
+    spec = ExportSpec(workdir=folder)
+    assert len(list(conversion.export(spec, ["onnx"], data_dir))) == 1
     return folder
 
 

@@ -18,7 +18,6 @@ from skincnn.evaluation.cross_validation import OUT_OF_FOLD, pool
 from skincnn.evaluation.ensemble import combine_runs
 from skincnn.evaluation.results import SplitResult, read_result, result_path
 from skincnn.records import write_record
-from skincnn.reporting import report
 from skincnn.reporting.load import load_results
 from skincnn.reporting.report import render_report
 
@@ -27,12 +26,6 @@ def read_rendered(workdir: Path) -> dict[str, bytes]:
     """Returns the contents of the rendered files by name."""
     files = [workdir / "report.html", workdir / "README.md", *workdir.glob("figures/*")]
     return {path.name: path.read_bytes() for path in files}
-
-
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out the figures, which take most of the time."""
-    monkeypatch.setattr(report, "draw_figures", lambda results: {})
 
 
 def test_deleted_reports_are_rendered_again(tmp_path: Path) -> None:

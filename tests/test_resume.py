@@ -107,7 +107,7 @@ def uninterrupted(
     )
 
 
-@pytest.mark.parametrize("stops", [[4], [1, 3, 2]])
+@pytest.mark.parametrize("stops", [pytest.param([4], marks=pytest.mark.slow), [1, 3, 2]])
 def test_an_interrupted_run_ends_with_the_same_weights(
     stops: list[int], uninterrupted: tuple[Progress, Arrays], data_dir: Path, tmp_path: Path
 ) -> None:
@@ -175,6 +175,7 @@ def wait_for_epoch(epoch: int, workdir: Path, process: subprocess.Popen[str]) ->
         pytest.param(run_script, ["--train.deterministic", "True"], marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.usefixtures("no_figures")
 def test_a_killed_and_terminated_run_equals_an_uninterrupted_one(
     run_to_the_end: Script, flags: list[str], data_dir: Path, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from skincnn.inference.predictions import read_predictions
 from skincnn.inference.run_dir import read_run_info
 from skincnn.metrics.calibration import apply_temperature
 from skincnn.reporting.load import load_results
+from skincnn.reporting.parity_result import read_parity
 from skincnn.serving.export import ExportSpec, read_rule
 from skincnn.serving.export_info import info_path, read_export_info
 from skincnn.training.provenance import provenance
@@ -284,6 +285,7 @@ def test_the_export_takes_image_tensors_and_is_deterministic(run: Run) -> None:
     np.testing.assert_allclose(first.sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_model_with_clinical_metadata_is_trained_and_served(
     data_dir: Path, tmp_path: Path
 ) -> None:
@@ -320,7 +322,10 @@ def test_a_model_with_clinical_metadata_is_trained_and_served(
         predict(80.0, "male", "knee")
 
 
-def test_evaluate_reproduces_the_results(run: Run, data_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_figures")
+def test_evaluate_reproduces_the_results_and_keeps_those_of_exports(
+    run: Run, data_dir: Path, tmp_path: Path
+) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(run[0], workdir)
     for name in ("results/test.json", "report.html", "predictions/test.csv"):
@@ -330,6 +335,8 @@ def test_evaluate_reproduces_the_results(run: Run, data_dir: Path, tmp_path: Pat
     name = "predictions/test.csv"
     assert (workdir / name).read_text() == (run[0] / name).read_text()
     assert read_timeless(workdir) == read_timeless(run[0])
+    assert read_parity(workdir) == read_parity(run[0])
+    assert "| saved_model, " in (workdir / "README.md").read_text()
 
 
 def test_a_changed_model_file_is_rejected(run: Run, data_dir: Path, tmp_path: Path) -> None:
@@ -343,6 +350,7 @@ def test_a_changed_model_file_is_rejected(run: Run, data_dir: Path, tmp_path: Pa
     assert "has changed since it was written" in done.stderr
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_overwriting_replaces_the_run_and_keeps_other_files(
     run: Run, data_dir: Path, tmp_path: Path
 ) -> None:
