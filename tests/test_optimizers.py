@@ -291,7 +291,10 @@ def test_averaged_weights_use_the_configured_momentum() -> None:
     np.testing.assert_allclose(actual, average, rtol=1e-5)
 
 
-@pytest.fixture(params=["float32", "mixed_bfloat16", "mixed_float16"])
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+@pytest.fixture
 def policy(request: pytest.FixtureRequest) -> Iterator[str]:
     """The dtype policy of all layers of the test."""
     before = keras.config.dtype_policy()
@@ -325,8 +328,18 @@ EXTRAS = {
 }
 
 
-@pytest.mark.parametrize("options", EXTRAS)
-@pytest.mark.parametrize("name", LOSSES)
+# A third of the combinations contains every pair of a precision, a loss and options.
+COMBINATIONS = [
+    pytest.param(
+        *(policy, name, options), marks=() if (i + j + k) % 3 == 0 else pytest.mark.slow
+    )
+    for i, policy in enumerate(POLICIES)
+    for j, name in enumerate(LOSSES)
+    for k, options in enumerate(EXTRAS)
+]
+
+
+@pytest.mark.parametrize(("policy", "name", "options"), COMBINATIONS, indirect=["policy"])
 def test_every_precision_trains_with_all_parts(
     policy: str, name: str, options: str
 ) -> None:
