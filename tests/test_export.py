@@ -253,7 +253,7 @@ def test_an_export_that_loses_a_class_or_differs_is_rejected() -> None:
         require_parity(not_a_number, Output(before), Output(after), None)
 
 
-def test_a_rejected_format_does_not_affect_the_others_such_as_onnx(
+def test_an_onnx_model_is_kept_if_another_format_is_rejected(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def predict_the_first_class(path: Path) -> Infer:
