@@ -1,4 +1,4 @@
-"""Measures speed and memory as ratios to simple baselines.
+"""Measures speed and memory relative to simple baselines.
 
 python -m benchmarks input|train|serve --help
 """
@@ -34,18 +34,19 @@ def measure_input(
 ) -> None:
     """Measures the input pipeline and the building of a dataset.
 
-    Each ratio is the median of eight interleaved pairs of one run, reported with the spread
-    of the baseline against itself. Absolute rates hold for this machine only.
+    Each ratio is the median over eight rounds in which baseline and candidate alternate.
+    The range of the ratio of the baseline to itself shows the noise. Absolute rates hold
+    for this machine only.
 
     Args:
         image_dir: A directory of JPEG originals; synthetic images by default.
-        num_images: Images per pass; files are repeated as needed.
+        num_images: Number of images per pass; files are repeated as needed.
         only: The benchmarks to run; all by default. first_pass: decoding and resizing;
             later_epochs: reading the cache; fitting: training from the pipeline; building:
             building the dataset; training_memory: peak memory of a training run;
             keras_directory: comparison with image_dataset_from_directory; torch_loader:
             comparison with a PyTorch DataLoader.
-        output: The JSON file of the results.
+        output: The JSON file for the results.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")
     common.load_tensorflow()
@@ -65,14 +66,14 @@ def measure_train(
     size: tyro.conf.OmitArgPrefixes[Size],
     output: Path = Path("runs/benchmark/train.json"),
 ) -> None:
-    """Measures training relative to bare steps of the same network on random images.
+    """Measures training relative to training steps without overhead, on random images.
 
-    Ratios are computed as in `input`. On a GPU use more steps, so that each side of a ratio
+    Ratios are computed as in `input`. On a GPU use more steps, so that each measurement
     takes seconds.
 
     Args:
         size: The amount of work.
-        output: The JSON file of the results.
+        output: The JSON file for the results.
     """
     common.load_tensorflow()
     from benchmarks import training
@@ -88,20 +89,20 @@ def measure_serve(
     only: tuple[str, ...] = (),
     output: Path = Path("runs/benchmark/serve.json"),
 ) -> None:
-    """Measures the overhead of serving over decoding and the network, and its memory.
+    """Measures serving relative to decoding and the network alone, and the memory growth.
 
-    Ratios are computed as in `input`. `conversions` needs pip install -e .[export].
+    Ratios are computed as in `input`. `conversions` requires pip install -e .[export].
 
     Args:
         model: The directory of an evaluated run; by default MobileNet 0.75 at 160 px with
             random weights, which is as fast as a trained one.
         image_dir: A directory of JPEG originals; synthetic images by default.
-        num_images: Files to predict in each pass; files are repeated as needed.
-        requests: Requests of one image each that the server in `memory` handles.
+        num_images: Number of images per pass; files are repeated as needed.
+        requests: Number of requests, of one image each, to the server in `memory`.
         only: The benchmarks to run; all by default. signature: the SavedModel on pixels;
             end_to_end: from files to a table of predictions; conversions: size and speed
             of LiteRT and ONNX; memory: memory growth of a server.
-        output: The JSON file of the results.
+        output: The JSON file for the results.
 
     Raises:
         ConfigError: The number of images or requests is too small.
@@ -130,7 +131,7 @@ def measure_serve(
 
 
 def command() -> None:
-    """Runs the group of benchmarks named by the first argument."""
+    """Runs the group of benchmarks named by the first command-line argument."""
     tyro.extras.subcommand_cli_from_dict(
         {"input": measure_input, "train": measure_train, "serve": measure_serve}
     )

@@ -25,13 +25,13 @@ NUM_RENDERED = 40
 
 
 def image_files(folder: Path | None, count: int) -> list[bytes]:
-    """Returns the bytes of `count` JPEG files of a directory, repeated as needed.
+    """Returns the bytes of `count` JPEG files in a directory, repeated as needed.
 
-    Without a directory, they are synthetic images of 600x450 pixels with a little noise and
-    JPEG quality 98. Each has about 200 kB, like the images of HAM10000.
+    Without a directory, the images are synthetic, with 600x450 pixels, a little noise and
+    JPEG quality 98. Each file has about 200 kB, like the images of HAM10000.
 
     Raises:
-        ConfigError: The directory has no .jpg file.
+        ConfigError: The directory contains no .jpg files.
     """
     if folder is None:
         files = _render(min(NUM_RENDERED, count))
@@ -45,10 +45,10 @@ def image_files(folder: Path | None, count: int) -> list[bytes]:
 
 
 def write_published_layout(files: list[bytes], folder: Path) -> None:
-    """Writes the archives and the table of HAM10000, with one lesion per image.
+    """Writes images in the layout of HAM10000, with one lesion per image.
 
-    The image_ids are those of HAM10000, whose folds are known, so that the build does not
-    search for near-duplicates; repeated files would have many.
+    The image_ids are from HAM10000, whose groups are published, so the build does not
+    search for near-duplicates. Repeated files would have many near-duplicates.
     """
     folder.mkdir(parents=True)
     records = [
@@ -77,7 +77,7 @@ def write_class_folders(files: list[bytes], folder: Path) -> None:
 
 @dataclass(frozen=True)
 class PillowDataset:
-    """A typical PyTorch dataset: Pillow decodes and resizes images to a square.
+    """A typical PyTorch dataset, which decodes and resizes images with Pillow.
 
     The worker processes of the loader import this module, which therefore does not import
     TensorFlow.

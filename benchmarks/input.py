@@ -1,4 +1,4 @@
-"""Benchmarks of the input pipeline: speed against simple baselines, and memory."""
+"""Benchmarks of the input pipeline: speed relative to simple baselines, and memory."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Setting:
-    """The same images as JPEG files, as a built dataset with its table, and in directories.
+    """The same images as JPEG files, as a built dataset, and in directories.
 
     `root` contains manual/ (the published layout), classes/ (one directory per class) and
     data/ (the built dataset).
     """
 
-    files: list[bytes]
+    files: list[bytes]  # the JPEG files
     root: Path
     builder: tfds.core.DatasetBuilder
-    table: pd.DataFrame
+    table: pd.DataFrame  # of all folds, from `pipeline.read_table`
 
 
 def prepare(files: list[bytes], root: Path) -> Setting:
@@ -69,10 +69,10 @@ def prepare(files: list[bytes], root: Path) -> Setting:
 
 
 def first_pass(setting: Setting) -> Iterator[Result]:
-    """Compares the first pass with plain TensorFlow decoding and resizing."""
+    """Compares the first pass over the images with decoding and resizing alone."""
     contents = tf.data.Dataset.from_tensor_slices(setting.files)
 
-    def bare() -> int:
+    def decode_and_resize() -> int:
         dataset = contents.map(
             lambda content: tf.image.resize(
                 tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
@@ -84,15 +84,15 @@ def first_pass(setting: Setting) -> Iterator[Result]:
         return int(dataset.reduce(0, lambda count, _: count + 1))
 
     yield compare(
-        "first pass / bare decode and resize",
+        "first pass / decoding and resizing alone",
         lambda: len(_load(setting)),
-        bare,
+        decode_and_resize,
         at_least=0.9,
     )
 
 
 def later_epochs(setting: Setting) -> Iterator[Result]:
-    """Compares later epochs with the first epoch, which decodes."""
+    """Compares later epochs with the first epoch, which decodes the images."""
     first, later = _epochs(setting)
     yield compare("later epochs / first epoch", later, first, at_least=20)
 
@@ -117,7 +117,7 @@ def fitting(setting: Setting) -> Iterator[Result]:
 
 
 def building(setting: Setting) -> Iterator[Result]:
-    """Compares building the dataset, with all checks, with decoding only, on all cores."""
+    """Compares building the dataset with decoding its files alone, both on all cores."""
     target = setting.root / "built again"
 
     def build() -> int:
@@ -139,11 +139,11 @@ def building(setting: Setting) -> Iterator[Result]:
     )
     shutil.rmtree(target)
     peak = peak_of(_build, target, setting.root / "manual")
-    yield Result("build: peak memory over import", peak / MIB, "MiB", at_most=600)
+    yield Result("build: peak memory beyond imports", peak / MIB, "MiB", at_most=600)
 
 
 def training_memory(setting: Setting) -> Iterator[Result]:
-    """Compares the peak memory of training with the memory of its images and its model."""
+    """Compares the peak memory of training with the memory of the images and the model."""
     images = len(setting.files) * MEMORY_CONFIG.image_size**2 * 3
     model = peak_of(_train, setting.root / "data", False)
     both = peak_of(_train, setting.root / "data", True)
@@ -156,10 +156,10 @@ def training_memory(setting: Setting) -> Iterator[Result]:
 
 
 def keras_directory(setting: Setting) -> Iterator[Result]:
-    """Compares epochs with those of `image_dataset_from_directory`, which does not cache.
+    """Compares epochs with epochs of `image_dataset_from_directory`, which does not cache.
 
-    Because it resizes without antialiasing, it reads the images at their original size, and
-    they are resized with antialiasing afterwards.
+    That function resizes without antialiasing. It therefore reads the images at their
+    original size, and they are resized with antialiasing afterwards.
     """
     height, width = tf.io.decode_image(setting.files[0]).shape[:2]
     side = CONFIG.image_size
@@ -181,7 +181,7 @@ def keras_directory(setting: Setting) -> Iterator[Result]:
 
 
 def torch_loader(setting: Setting) -> Iterator[Result]:
-    """Compares epochs with those of a PyTorch DataLoader, if PyTorch is installed."""
+    """Compares epochs with epochs of a PyTorch DataLoader, if PyTorch is installed."""
     if importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed: the comparison with its DataLoader is skipped.")
         return
@@ -219,7 +219,7 @@ def _compare_epochs(setting: Setting, name: str, epoch: Work) -> Iterator[Result
 
 
 def _epochs(setting: Setting) -> tuple[Work, Work]:
-    """Returns the first epoch, which decodes, and several later ones."""
+    """Returns functions that read the first epoch, with decoding, and later epochs."""
     images = _load(setting)
     later = range(1, 1 + LATER_EPOCHS)
     return (
@@ -265,7 +265,7 @@ def _build(data_dir: Path, manual_dir: Path) -> None:
 
 
 def _train(data_dir: Path, all_images: bool) -> None:
-    """Trains for two epochs on all images, or for as many steps on a single batch."""
+    """Trains for two epochs, on all images or on the same number of constant batches."""
     builder = datasets.open_dataset("isic2018", data_dir)
     table = pipeline.read_table(builder, FOLDS)
     batches = _constant(MEMORY_CONFIG)

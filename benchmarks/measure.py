@@ -1,4 +1,4 @@
-"""Ratios of speed and memory that are stable on a noisy machine."""
+"""Measurement of speed ratios, robust to noise, and of peak memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from skincnn.cli import common
 
 PAIRS = 8
 Work = Callable[[], int]
-"""Processes images and returns their number."""
+"""A function that processes images and returns the number of images."""
 Round = tuple[float, float, float]
 """Rates of the baseline, of the candidate, and of the baseline again, in images/s."""
 Limit = float | None
@@ -36,10 +36,10 @@ class Size:
     """The amount of work in a training benchmark.
 
     Attributes:
-        image_size: Height and width of the images.
-        batch_size: Images per step.
-        steps: Training steps on each side of a ratio.
-        affine_steps: Augmented batches on each side of a ratio.
+        image_size: Height and width of the images in pixels.
+        batch_size: Number of images per step.
+        steps: Number of training steps per measurement.
+        affine_steps: Number of augmented batches per measurement.
     """
 
     image_size: int = 224
@@ -52,16 +52,16 @@ class Size:
 class Result:
     """A measured value and its target.
 
-    `baseline_ratio` is the range of the ratio of the baseline to itself in the same rounds;
-    differences of this size are noise. It is None unless the value is a ratio.
+    `baseline_ratio` is the range of the ratio of the baseline to itself in the same rounds
+    (differences of this size are noise), or None if the value is not a ratio.
     """
 
     name: str  # usually "candidate / baseline"
-    value: float  # the median over the pairs, in `unit`
+    value: float  # the median over the rounds, in `unit`
     unit: str = "x"  # "x" for a ratio, "MiB", "MB", "images/s"
-    low: float | None = None  # the smallest value of a pair
-    high: float | None = None  # the largest value of a pair
-    pairs: int = 1
+    low: float | None = None  # the smallest value of a round
+    high: float | None = None  # the largest value of a round
+    pairs: int = 1  # number of rounds
     baseline_ratio: tuple[float, float] | None = None
     at_least: Limit = None
     at_most: Limit = None
@@ -78,9 +78,10 @@ class Result:
 def compare(name: str, candidate: Work, baseline: Work, **limits: float) -> Result:
     """Returns the rate of `candidate` divided by the rate of `baseline`.
 
-    After a warm-up round there are `PAIRS` rounds of baseline, candidate, baseline. The
-    ratio of a round is the rate of the candidate over the mean of the two baselines. The
-    limits are `at_least` and `at_most`.
+    The median over `PAIRS` rounds is returned, after a warm-up round. Each round measures
+    the baseline, the candidate, and the baseline again. The ratio of a round is the rate of
+    the candidate divided by the mean of the two rates of the baseline. The limits are
+    `at_least` and `at_most`; see `Result`.
     """
     rounds = [(rate(baseline), rate(candidate), rate(baseline)) for _ in range(PAIRS + 1)]
     return summarize(name, rounds, **limits)
@@ -89,7 +90,7 @@ def compare(name: str, candidate: Work, baseline: Work, **limits: float) -> Resu
 def summarize(
     name: str, rounds: Sequence[Round], at_least: Limit = None, at_most: Limit = None
 ) -> Result:
-    """Returns the ratio over all rounds but the first, which is the warm-up."""
+    """Returns the median ratio over all rounds except the first, the warm-up round."""
     measured = rounds[1:]
     ratios = [value / statistics.mean([before, after]) for before, value, after in measured]
     baseline_ratios = [after / before for before, _, after in measured]
@@ -117,15 +118,15 @@ def peak_memory() -> int:
 
 
 def peak_of(function: Callable[..., None], *arguments: Any) -> int:
-    """Returns the peak memory of a call in bytes, beyond that of the imports.
+    """Returns the peak memory of a call in bytes, minus the peak memory of the imports.
 
-    The call runs in its own process, so `function` must be defined at module level.
+    The call runs in a new process, so `function` must be defined at module level.
     """
     return in_new_process(_peak_over_import, function, arguments)
 
 
 def in_new_process(function: Callable[..., Returned], *arguments: Any) -> Returned:
-    """Returns the result of a call in a new process, which has loaded TensorFlow."""
+    """Returns the result of a call in a new process that has loaded TensorFlow."""
     with concurrent.futures.ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), initializer=common.load_tensorflow
     ) as executor:
@@ -133,7 +134,7 @@ def in_new_process(function: Callable[..., Returned], *arguments: Any) -> Return
 
 
 def environment() -> dict[str, Any]:
-    """Returns the versions, the platform and the load that affect the results."""
+    """Returns the time, platform, load and package versions of a measurement."""
     packages = ("skincnn", "tensorflow", "keras", "tensorflow-datasets", "pillow")
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -145,12 +146,12 @@ def environment() -> dict[str, Any]:
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """Returns the fields of a result and whether it passed."""
+    """Returns the fields of a result and whether the value meets the targets."""
     return {**dataclasses.asdict(result), "passed": result.passed}
 
 
 def to_text(results: Sequence[Result]) -> str:
-    """Returns a table for the terminal."""
+    """Returns a table of the results, as text for the terminal."""
     header = ("", "median", "range", "baseline/baseline", "target", "")
     rows = [
         (
@@ -167,7 +168,7 @@ def to_text(results: Sequence[Result]) -> str:
 
 
 def rate(work: Work) -> float:
-    """Returns the rate of some work in images per second."""
+    """Returns the rate of a function in images per second."""
     started = time.perf_counter()
     count = work()
     return count / (time.perf_counter() - started)

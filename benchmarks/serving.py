@@ -1,4 +1,4 @@
-"""Benchmarks of serving: its overhead over decoding and the network, and its memory."""
+"""Benchmarks of serving: speed relative to decoding and the network, and memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CONFIG = Config(
 """The network of the preset `mobilenet_160` with random weights."""
 BATCH_SIZE = 32
 SINGLE_IMAGES = 16
-"""Number of batches of one image on each side of a ratio."""
+"""Number of batches of one image per measurement."""
 NUM_CALIBRATION = 64
 """Number of images for the calibration of the int8 conversion."""
 REQUEST_SIDES = (64, 96, 128, 200)
@@ -62,7 +62,7 @@ class Setting:
 
     @property
     def data(self) -> DataConfig:
-        """The configuration of the images."""
+        """The data configuration of the network."""
         return self.network.config.data
 
     @property
@@ -74,7 +74,17 @@ class Setting:
 def prepare(
     model: Path | None, files: Sequence[bytes], requests: int, root: Path
 ) -> Setting:
-    """Writes the images, and the SavedModel of a run or of random weights."""
+    """Writes the images and the SavedModel of a network.
+
+    Args:
+        model: The directory of a run. If None, the network has random weights.
+        files: The bytes of JPEG files.
+        requests: Number of requests to the server in `memory`.
+        root: Where to write the images and the SavedModel.
+
+    Raises:
+        ConfigError: The run uses clinical metadata.
+    """
     network, rule = _random_network() if model is None else _load_run(model)
     write_saved_model([network], rule, root / "saved_model")
     paths = [root / f"{number:06d}.jpg" for number in range(len(files))]
@@ -84,9 +94,9 @@ def prepare(
 
 
 def signature(setting: Setting) -> Iterator[Result]:
-    """Compares the SavedModel's signature for pixels with the compiled network.
+    """Compares the signature of the SavedModel for pixels with the compiled network.
 
-    Both map uint8 images with the input size of the network to probabilities.
+    Both map uint8 images of the input size of the network to probabilities.
     """
     loaded = tf.saved_model.load(str(setting.saved_model))
     serve_images = loaded.signatures[IMAGES_SIGNATURE]
@@ -104,11 +114,12 @@ def signature(setting: Setting) -> Iterator[Result]:
 
 
 def end_to_end(setting: Setting) -> Iterator[Result]:
-    """Compares scripts/predict.py, from files to table, with decoding and the network.
+    """Compares prediction, from files to a table, with decoding and the network alone.
 
-    The baseline decodes on all cores, as in training, while the compiled network predicts.
-    It checks no limits, reads no EXIF data and builds no table. The second result predicts
-    all files as one batch of the SavedModel.
+    Files are predicted as in scripts/predict.py. The baseline decodes on all cores, as in
+    training, while the compiled network predicts; it checks no limits, reads no EXIF data
+    and builds no table. In the second result, the SavedModel predicts all files as one
+    batch.
     """
     predict = open_saved_model(
         setting.saved_model, setting.rule.class_names, clinical_metadata=False
@@ -151,7 +162,7 @@ def end_to_end(setting: Setting) -> Iterator[Result]:
 
 
 def conversions(setting: Setting) -> Iterator[Result]:
-    """Measures the size of LiteRT and ONNX models, and their speed against Keras."""
+    """Measures the size of LiteRT and ONNX models, and their speed relative to Keras."""
     images = _read(setting, max(BATCH_SIZE, min(NUM_CALIBRATION, len(setting.paths))))
     pixels = images.astype(np.float32)
     model = with_fixed_size(setting.network.model, setting.data.image_size)
@@ -179,7 +190,7 @@ def conversions(setting: Setting) -> Iterator[Result]:
 
 
 def memory(setting: Setting) -> Iterator[Result]:
-    """Measures how much the memory of a server grows after a tenth of the requests.
+    """Measures how much the memory of a server grows after the first tenth of requests.
 
     The server is a process that loads the SavedModel and calls `serving_default` with one
     file at a time: small images of several sizes, and invalid files.
@@ -203,7 +214,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Result]]] = {
 
 
 def handle_requests(saved_model: Path, requests: int) -> tuple[int, int]:
-    """Returns the resident bytes of this process after a tenth and after all requests."""
+    """Returns the resident memory in bytes after a tenth and after all of the requests."""
     loaded = tf.saved_model.load(str(saved_model))
     serve = loaded.signatures["serving_default"]
     files, process, resident = request_files(), psutil.Process(), []
@@ -231,8 +242,8 @@ def request_files() -> list[bytes]:
 def _random_network() -> tuple[Network, DecisionRule]:
     class_names = tuple(lesion.name for lesion in HAM10000)
     classifier = build_classifier(CONFIG.model, len(class_names))
-    # A training pass on noise sets the statistics of BatchNorm. Otherwise activations would
-    # vanish, which changes the speed.
+    # A forward pass in training mode sets the statistics of BatchNorm. With the initial
+    # statistics, activations would vanish, which changes the speed.
     size = CONFIG.data.image_size
     noise = np.random.default_rng(0).uniform(0, 255, (8, size, size, 3))
     classifier(noise.astype(np.float32), training=True)
@@ -254,7 +265,7 @@ def _load_run(workdir: Path) -> tuple[Network, DecisionRule]:
 
 
 def _keras_call(setting: Setting) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the compiled network as a function of uint8 images of its size."""
+    """Returns the compiled network, a function from uint8 images to probabilities."""
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)])
     def call(images: tf.Tensor) -> tf.Tensor:
@@ -265,7 +276,7 @@ def _keras_call(setting: Setting) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _read(setting: Setting, count: int) -> np.ndarray:
-    """Returns the first images, decoded and resized, uint8 [count, size, size, 3]."""
+    """Returns preprocessed images, uint8 [count, image_size, image_size, 3]."""
     paths = [setting.paths[number % len(setting.paths)] for number in range(count)]
     return np.stack(
         [read_image(tf.io.read_file(str(path)), setting.data) for path in paths]
@@ -273,7 +284,7 @@ def _read(setting: Setting, count: int) -> np.ndarray:
 
 
 def _in_batches(images: tf.Tensor | np.ndarray) -> dict[str, list[tf.Tensor | np.ndarray]]:
-    """Returns batches by their description: images one by one, and all in one batch."""
+    """Returns single images and one batch of all images, by description."""
     singles = [images[number : number + 1] for number in range(SINGLE_IMAGES)]
     return {"one image": singles, f"{len(images)} images": [images]}
 
@@ -281,7 +292,7 @@ def _in_batches(images: tf.Tensor | np.ndarray) -> dict[str, list[tf.Tensor | np
 def _predict_all(
     predict: Callable[[tf.Tensor], tf.Tensor], batches: Sequence[tf.Tensor | np.ndarray]
 ) -> Work:
-    """Returns the work of predicting batches one after another."""
+    """Returns a function that predicts batches and returns the number of images."""
     return lambda: sum(len(np.asarray(predict(batch))) for batch in batches)
 
 

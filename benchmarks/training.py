@@ -1,4 +1,4 @@
-"""Benchmarks of training: its overhead over the steps of the network."""
+"""Benchmarks of training: overhead, augmentation and cached features."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ MODEL = ModelConfig(backbone="mobilenet_v2", weights="none")
 NUM_VALIDATION = 64
 FEATURE_BATCH_SIZE = DataConfig().batch_size
 EPOCH_IMAGES = 8000
-"""Images per epoch on cached features: about the training folds of HAM10000."""
+"""Number of images per epoch on cached features, as in the training folds of HAM10000."""
 
 
 def fitting(size: Size) -> Iterator[Result]:
-    """Compares training, with its input pipeline and callbacks, with bare steps.
+    """Compares training, including input pipeline and callbacks, with training steps alone.
 
-    An epoch is measured from its first step to its last, without validation and saving. The
-    second result is the number of predictions of the validation images per epoch.
+    An epoch is measured from the first step to the last, without validation and saving. The
+    second result is how often the validation images are predicted in each epoch.
     """
     config = Config(
         data=DataConfig(image_size=size.image_size, batch_size=size.batch_size),
@@ -70,7 +70,7 @@ def fitting(size: Size) -> Iterator[Result]:
     ):
         fit(setup, Path(folder), callbacks=[timer])
     yield summarize(
-        f"training / bare step on a constant batch ({_describe(size)})",
+        f"training / steps on a constant batch ({_describe(size)})",
         timer.rounds,
         at_least=0.95,
     )
@@ -98,11 +98,14 @@ class PredictionCounter(keras.Model):
 
 
 class EpochTimer(keras.callbacks.Callback):
-    """Measures each epoch of a training run between two rounds of bare steps.
+    """Measures the speed of each epoch relative to training steps without overhead.
+
+    The steps on a constant batch (`constant_batch_steps`) are timed before and after each
+    epoch.
 
     Attributes:
-        rounds: The rates of each epoch; the baseline is bare steps.
-        num_predictions: Number of predictions of the validation images in each epoch.
+        rounds: The rates of the steps, of the epoch and of the steps again, for each epoch.
+        num_predictions: How often the validation images were predicted in each epoch.
     """
 
     def __init__(self, size: Size, classifier: PredictionCounter):
@@ -113,35 +116,35 @@ class EpochTimer(keras.callbacks.Callback):
         self.num_predictions: list[int] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Compiles the bare step."""
-        self.bare = bare_steps(self.model, self.size)
+        """Builds the steps on a constant batch."""
+        self._steps = constant_batch_steps(self.model, self.size)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Measures bare steps and starts the clock of the epoch."""
-        self._before = rate(self.bare)
+        """Measures the steps on a constant batch and starts the timer of the epoch."""
+        self._before = rate(self._steps)
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Stores the end time of the step."""
+        """Records the end of the step."""
         self._ended = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Stores the rates and the number of predictions."""
+        """Measures the steps again, and stores the rates and the number of predictions."""
         epoch_rate = self.size.steps * self.size.batch_size / (self._ended - self._started)
-        self.rounds.append((self._before, epoch_rate, rate(self.bare)))
+        self.rounds.append((self._before, epoch_rate, rate(self._steps)))
         self.num_predictions.append(self.classifier.count)
         self.classifier.count = 0
 
 
 def augmenting(size: Size) -> Iterator[Result]:
-    """Compares bare steps with and without the default augmentation."""
+    """Compares training steps with and without the default augmentation."""
     works = []
     for config in (AugmentConfig(), AugmentConfig(parts=())):
         classifier = build_classifier(MODEL, len(HAM10000), fused=True)
         model = build_augmented(config, classifier, seed=0)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile("adamw", loss)
-        works.append(bare_steps(model, size))
+        works.append(constant_batch_steps(model, size))
     yield compare(
         f"step with / without augmentation ({_describe(size)})",
         works[0],
@@ -151,9 +154,9 @@ def augmenting(size: Size) -> Iterator[Result]:
 
 
 def fused_affine(size: Size) -> Iterator[Result]:
-    """Compares one affine map for flip, rotation and zoom with three Keras layers.
+    """Compares flip, rotation and zoom as one affine transform with three Keras layers.
 
-    Their strengths are similar, and both process the same uint8 images in 0..255.
+    Both process the same uint8 images in 0..255 with similar ranges of the transforms.
     """
     images = tf.constant(random_images(size.batch_size, size.image_size))
     config = AugmentConfig()
@@ -184,10 +187,10 @@ def fused_affine(size: Size) -> Iterator[Result]:
 
 
 def caching(size: Size) -> Iterator[Result]:
-    """Compares an epoch on cached features with a pass through the frozen backbone.
+    """Compares an epoch on cached features with training through the frozen backbone.
 
-    Both call `fit` on training batches without augmentation and callbacks. The features of
-    the images of the pass are repeated to fill the epoch.
+    Both call `fit` without augmentation and callbacks. To fill the epoch, the features of
+    a smaller number of images are repeated.
     """
     images = random_images(2 * size.steps * FEATURE_BATCH_SIZE, size.image_size)
     labels = np.random.default_rng(0).integers(0, len(HAM10000), EPOCH_IMAGES)
@@ -226,8 +229,11 @@ BENCHMARKS: dict[str, Callable[[Size], Iterator[Result]]] = {
 }
 
 
-def bare_steps(model: keras.Model, size: Size) -> Work:
-    """Returns training steps of a compiled model on one batch, without any overhead."""
+def constant_batch_steps(model: keras.Model, size: Size) -> Work:
+    """Returns a function that runs training steps of a compiled model on one batch.
+
+    The steps have no overhead for input, metrics or callbacks.
+    """
     images = tf.constant(random_images(size.batch_size, size.image_size))
     labels = tf.constant(np.arange(size.batch_size) % len(HAM10000), tf.int32)
     optimizer = model.optimizer

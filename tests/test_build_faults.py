@@ -93,7 +93,7 @@ def test_too_little_disk_space_is_reported_before_any_work(
     )
     done = prepare("isic2018", tmp_path / "built", "--manual-dir", manual_dir)
     assert done.returncode == 2, done.stderr
-    assert "need 0 MB of disk space, but only 0 MB are free" in done.stderr
+    assert "require 0 MB of disk space, but only 0 MB are free" in done.stderr
     assert "Checking images" not in done.stderr
     assert not list((tmp_path / "built").rglob("incomplete.*"))
 

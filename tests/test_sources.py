@@ -413,7 +413,7 @@ FOLDER_FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
     "repeated image_id": (("a/1.jpg", "a/1.png", "b/1.jpg"), "'a/1' occurs twice"),
     "repeated split": (
         ("val/a/1.jpg", "Validation/a/1.jpg", "Train/a/1.jpg", "Train/b/1.jpg"),
-        "are both validation_official",
+        "both contain the split 'validation_official'",
     ),
 }
 

@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
 
 STORED_SIDES = (256, 400)
-"""Longest sides of the downsized variants in pixels. A 4:3 image is then 192 or 300 pixels
-high, which is enough for models with this input size."""
+"""Longest sides, in pixels, of the downsized variants. A downsized 4:3 image is 192 or 300
+pixels high, which is enough for models with that input size."""
 HOMEPAGES = {
     "isic2018": "https://doi.org/10.7910/DVN/DBW86T",
     "isic2019": "https://challenge.isic-archive.com/landing/2019",
@@ -28,14 +28,14 @@ ATTRIBUTIONS = {
 class Ham10000Config(tfds.core.BuilderConfig):
     """A variant of the dataset on disk.
 
-    The `source` is a `dataset` of `sources.LAYOUTS`, "folder" for one folder per class, or
-    "demo" for synthetic images.
+    `source` is the `dataset` of a layout in `sources.LAYOUTS`, "folder" for images in one
+    folder per class, or "demo" for synthetic images.
     """
 
     source: str
     class_names: Sequence[str] | None = CLASS_NAMES  # None: known only after the build
-    num_demo_images: int = 0  # the approximate number of synthetic images
-    longest_side: int | None = None  # larger images are downsized to this many pixels
+    num_demo_images: int = 0  # approximate number of synthetic images
+    longest_side: int | None = None  # the limit in pixels; None: original size
     without_ham10000: bool = False  # whether to omit images that are also in HAM10000
 
     @property
@@ -62,8 +62,8 @@ ORIGINALS = (
     ),
     Ham10000Config(
         name="isic2019",
-        description="The training set of ISIC 2019 with eight classes; "
-        "it includes HAM10000.",
+        description="The training set of ISIC 2019 with eight classes, "
+        "which includes HAM10000.",
         source="isic2019",
         class_names=ISIC2019_CLASS_NAMES,
     ),

@@ -1,8 +1,8 @@
-"""The synthetic dataset: dermatoscopic-looking images, rendered by `demo_renderer`.
+"""The synthetic dataset, whose images resemble dermatoscopic images.
 
-The images are rendered by code and have no medical meaning. The class names and the class
-imbalance are those of HAM10000, and some lesions have several images, so that every command
-can be tried without real data.
+The images are rendered by `demo_renderer` and have no medical meaning. The dataset has the
+classes and the class imbalance of HAM10000, and some lesions have several images, so that
+every command can be tried without real data.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from tfds_ham10000.records import CLASS_NAMES, Record
 CLASS_COUNTS = dict(zip(CLASS_NAMES, (327, 514, 1099, 115, 1113, 6705, 142), strict=True))
 """The number of images of each class in HAM10000."""
 VIEWS_PER_LESION = (0.55, 0.30, 0.15)
-"""Probabilities that a lesion has 1, 2 and 3 images."""
+"""Probabilities that a lesion has 1, 2 or 3 images."""
 MEAN_VIEWS = 1.6
 MIN_LESIONS = 10
-"""Smallest number of lesions per class: one for each of the ten folds."""
+"""Minimum number of lesions per class: one for each of the ten folds."""
 SITES = ("back", "trunk", "abdomen", "face", "lower extremity", "unknown")
 
 
 @dataclass(frozen=True)
 class DemoImages:
-    """The synthetic images by image_id, rendered when they are read."""
+    """Synthetic images by image_id. Each image is rendered when it is read."""
 
     views: dict[str, tuple[str, int, int]]  # dx, lesion number, view number
 
     def read(self, image_id: str) -> bytes:
-        """Returns an image as the content of a JPEG file."""
+        """Returns an image as the bytes of a JPEG file."""
         buffer = io.BytesIO()
         image = Image.fromarray(render(*self.views[image_id]))
         image.save(buffer, format="JPEG", quality=92)
@@ -42,10 +42,11 @@ class DemoImages:
 
 
 def make_dataset(num_images: int) -> tuple[list[Record], DemoImages]:
-    """Returns the records and images of about `num_images` synthetic images.
+    """Returns the records and the images of a synthetic dataset.
 
-    The class shares are those of HAM10000, but each class has at least ten lesions. The
-    result is the same on every machine.
+    The dataset has about `num_images` images. The proportions of the classes are those of
+    HAM10000, except that each class has at least ten lesions. The result is the same on
+    every machine.
     """
     records: list[Record] = []
     views: dict[str, tuple[str, int, int]] = {}
@@ -64,7 +65,7 @@ def make_dataset(num_images: int) -> tuple[list[Record], DemoImages]:
 
 
 def _make_record(rng: np.random.Generator, dx: str, lesion: int) -> Record:
-    """Returns the record of a lesion, without an image_id."""
+    """Returns a random record of a lesion, with an empty image_id."""
     mean_age = {"nv": 45, "df": 50, "vasc": 50}.get(dx, 65)
     age = float(np.clip(5 * np.rint(rng.normal(mean_age, 14) / 5), 5, 85))
     return Record(

@@ -1,10 +1,10 @@
 """Rendering of synthetic images that resemble dermatoscopic images.
 
-Each class is a row of `APPEARANCES`: the strength of each dermatoscopic structure. The
-appearance of a lesion blends the rows of its class and of a similar class and adds noise,
-so that classes overlap. Properties of the lesion are drawn from a random generator seeded
-by the lesion; properties of one image (angle, zoom, illumination, hairs, ruler, vignette)
-from a generator seeded by the image.
+`APPEARANCES` contains the strength of each dermatoscopic feature for each class. The
+appearance of a lesion is a random blend of its class and a similar class, plus noise, so
+that classes overlap. The properties of a lesion are drawn from a random generator seeded by
+the lesion number. The properties of an image (angle, zoom, illumination, hairs, ruler,
+vignette) are drawn from a generator seeded by the numbers of the lesion and of the image.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ SEED = 20180814
 
 @dataclass(frozen=True)
 class Appearance:
-    """The strength of each structure in a lesion, from 0 (absent) to 1."""
+    """The strength of each feature of a lesion, from 0 to 1."""
 
     network: float = 0.0  # pigment network, the brown grid of a melanocytic lesion
-    irregularity: float = 0.1  # unevenness of the line width and spacing of the network
+    irregularity: float = 0.1  # uneven line width and spacing of the network
     globules: float = 0.0  # round brown dots
     cysts: float = 0.0  # milia-like cysts, small bright dots
     vessels: float = 0.0  # branching red lines
-    lacunae: float = 0.0  # red to purple lakes
+    lacunae: float = 0.0  # red to purple round areas
     scale: float = 0.0  # white to yellow flakes
     central_patch: float = 0.0  # white scar-like center
     veil: float = 0.0  # blue-gray blotches
-    asymmetry: float = 0.2  # irregularity of the outline and off-center colors
-    colors: float = 0.2  # number of additional colors
-    sharpness: float = 0.5  # sharpness of the border
-    pigment: float = 0.5  # darkness of the brown
-    redness: float = 0.1  # from brown (0) to pink (1)
+    asymmetry: float = 0.2  # irregular outline and off-center shading
+    colors: float = 0.2  # additional colors
+    sharpness: float = 0.5  # sharp border
+    pigment: float = 0.5  # dark brown
+    redness: float = 0.1  # pink (1) instead of brown (0)
 
 
 APPEARANCES = {
@@ -84,12 +84,13 @@ SIMILAR_CLASSES = {
 
 
 def render(dx: str, lesion: int, view: int) -> npt.NDArray[np.uint8]:
-    """Returns an image of a lesion, uint8 [120, 160, 3].
+    """Returns an image of a lesion, uint8 [120, 160, 3] in 0..255.
 
     Args:
         dx: The class, a key of `APPEARANCES`.
-        lesion: The lesion number, which determines the structures of the lesion.
-        view: The image number, which determines angle, zoom, illumination and artifacts.
+        lesion: The lesion number, which seeds the features of the lesion.
+        view: The number of the image among the images of the lesion. The two numbers seed
+            the angle, zoom, illumination and artifacts.
     """
     rng = np.random.default_rng([SEED, 2, lesion])
     look = _blend(rng, dx)
@@ -105,7 +106,8 @@ def render(dx: str, lesion: int, view: int) -> npt.NDArray[np.uint8]:
 class Frame:
     """The position of a lesion in an image: rotation, scale and center.
 
-    Lesion coordinates are 0 at the center and about 1 at the border of the lesion.
+    The origin of the lesion coordinates is the center of the lesion. The border of the
+    lesion is at a distance of about 1.
     """
 
     angle: float  # rotation in radians
@@ -114,7 +116,7 @@ class Frame:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Frame:
-        """Returns a frame with a random angle near the center of the image."""
+        """Returns a random frame, centered near the center of the image."""
         return cls(
             angle=rng.uniform(0, 2 * np.pi),
             pixels=rng.uniform(0.27, 0.42) * HEIGHT,
@@ -132,14 +134,14 @@ class Frame:
         return (cos * x + sin * y) / self.pixels, (cos * y - sin * x) / self.pixels
 
     def to_pixels(self, points: Array) -> Array:
-        """Returns the pixel coordinates of lesion points [n, 2]."""
+        """Converts points from lesion to pixel coordinates, both [num_points, 2]."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         rotated = points @ np.array([[cos, sin], [-sin, cos]])
         return np.asarray(rotated * self.pixels + np.array(self.center))
 
 
 def _blend(rng: np.random.Generator, dx: str) -> Appearance:
-    """Returns a blend of the appearances of the class and a similar class, with noise."""
+    """Returns a random blend of the appearances of a class and a similar class."""
     own = np.array(dataclasses.astuple(APPEARANCES[dx]))
     other = np.array(dataclasses.astuple(APPEARANCES[rng.choice(SIMILAR_CLASSES[dx])]))
     share = 0.7 * rng.beta(1.0, 2.2)
@@ -204,7 +206,7 @@ def _network(
     inside: Array,
     rng: np.random.Generator,
 ) -> Array:
-    """Adds a pigment network: the darkened lines of a warped grid."""
+    """Adds a pigment network by darkening the lines of a warped grid."""
     frequency = rng.uniform(16, 21)
     phases = rng.uniform(0, 2 * np.pi, 4)
     warp = 0.05 + 0.25 * look.irregularity
@@ -221,11 +223,12 @@ def _structures(
 ) -> Array:
     """Adds globules, lacunae, cysts, scale, the central patch and vessels.
 
-    Their number is proportional to their strength. A fixed number of random points is drawn
-    for each, so that the strength of one structure does not move the others.
+    The number of elements of a structure is proportional to its strength. Positions are
+    always drawn for the maximum number, so that the strength of one structure does not
+    affect the positions of the others.
     """
     layers = (
-        # strength, maximum, spread, radii, blur, color, opacity
+        # strength, maximum number, spread, radii, blur, color, opacity
         (look.globules, 30, 0.55, (0.035, 0.065), 0.6, (0.22, 0.13, 0.09), 0.75),
         (look.lacunae, 12, 0.42, (0.13, 0.26), 1.0, (0.55, 0.06, 0.16), 0.85),
         (look.cysts, 22, 0.50, (0.035, 0.075), 0.6, (0.98, 0.94, 0.86), 0.85),
@@ -243,7 +246,7 @@ def _structures(
 
 
 def _branches(strength: float, frame: Frame, rng: np.random.Generator) -> Array:
-    """Returns a mask, in 0..1, of branching lines from the border toward the center."""
+    """Returns a mask [120, 160], in 0..1, of branching lines from border to center."""
     canvas, draw = _canvas()
     for _ in range(round(6 * strength) if strength > 0.12 else 0):
         start = rng.uniform(0, 2 * np.pi)
@@ -260,7 +263,10 @@ def _branches(strength: float, frame: Frame, rng: np.random.Generator) -> Array:
 
 
 def _discs(frame: Frame, centers: Array, radii: Array, blur: float) -> Array:
-    """Returns a mask, in 0..1, of discs given in lesion coordinates."""
+    """Returns a mask [120, 160], in 0..1, of discs.
+
+    `centers` and `radii` are in lesion coordinates, `blur` is in pixels.
+    """
     if len(centers) == 0:
         return np.zeros((HEIGHT, WIDTH), np.float32)
     canvas, draw = _canvas()
@@ -271,7 +277,7 @@ def _discs(frame: Frame, centers: Array, radii: Array, blur: float) -> Array:
 
 
 def _add_acquisition_effects(image: Array, rng: np.random.Generator) -> Array:
-    """Adds hairs, a ruler, uneven illumination, a vignette, blur and noise."""
+    """Adds uneven illumination, blur and noise, and randomly hairs, ruler and vignette."""
     if rng.random() < 0.45:
         hairs = _hairs(rng)
         image = _mix(image, np.full(3, rng.uniform(0.05, 0.3)), 0.85 * hairs)
@@ -312,7 +318,7 @@ def _ruler(rng: np.random.Generator) -> Array:
 
 
 def _canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """Returns a black mask at twice the resolution, for antialiasing; see `_half_size`."""
+    """Returns an empty mask at twice the resolution, which `_half_size` antialiases."""
     canvas = Image.new("L", (2 * WIDTH, 2 * HEIGHT))
     return canvas, ImageDraw.Draw(canvas)
 
@@ -331,7 +337,7 @@ def _mix(image: Array, color: Array, opacity: Array) -> Array:
 
 
 def _noise(rng: np.random.Generator, smoothness: float) -> Array:
-    """Returns smooth noise with mean about 0 and standard deviation 1."""
+    """Returns smooth noise [120, 160] with mean about 0 and standard deviation 1."""
     step = max(1, round(smoothness))  # draw coarse noise at a low resolution
     shape = (-(-HEIGHT // step), -(-WIDTH // step))
     coarse = Image.fromarray(rng.standard_normal(shape, dtype=np.float32))

@@ -16,7 +16,7 @@ from tfds_ham10000.records import SourceError
 
 BASE_URL = "https://dataverse.harvard.edu/api/access/datafile"
 USER_AGENT = "Mozilla/5.0 (compatible; tfds_ham10000)"
-"""Dataverse responds 403 to the default user agents of some libraries."""
+"""Dataverse responds with 403 (Forbidden) to the default user agents of some libraries."""
 MAX_RETRIES = 3
 TIMEOUT_SECONDS = 60
 BLOCK_SIZE = 1 << 20
@@ -24,7 +24,7 @@ BLOCK_SIZE = 1 << 20
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file."""
+    """A file that Harvard Dataverse publishes."""
 
     name: str
     address: str  # the part of the URL after `BASE_URL`
@@ -72,17 +72,18 @@ FILES = (
 
 
 def fetch(folder: Path) -> dict[str, Path]:
-    """Downloads the `FILES` that are not in the folder yet.
+    """Downloads each of `FILES` that is not yet in the folder.
 
     Returns:
-        The path of each file by its name, in lower case and without a suffix.
+        The path of each of `FILES`, by lower-case name without a suffix.
 
     Raises:
         SourceError: A file cannot be downloaded or differs from the published one.
         OSError: A file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Builds of several configs share the folder: the second one waits and reuses the files.
+    # Builds of different configs share the folder: the second build waits for the first
+    # and reuses its files.
     with FileLock(folder / ".lock"), requests.Session() as session:
         session.headers["User-Agent"] = USER_AGENT
         retry = Retry(
@@ -97,17 +98,17 @@ def fetch(folder: Path) -> dict[str, Path]:
 
 
 def verify(folder: Path) -> list[str]:
-    """Returns the names of the published files in a folder, after verifying checksums.
+    """Verifies the checksums of the published files in a folder, and returns their names.
 
     Raises:
         SourceError: The checksum of a file differs, or the folder contains no published
-            file.
+            files.
     """
     present = [file for file in FILES if (folder / file.name).is_file()]
     if not present:
         raise SourceError(
-            f"{folder} contains no file that Harvard Dataverse publishes. Expected at "
-            f"least one of: {', '.join(file.name for file in FILES)}."
+            f"{folder} contains none of the files that Harvard Dataverse publishes. "
+            f"Expected at least one of: {', '.join(file.name for file in FILES)}."
         )
     modified = [f.name for f in present if not f.is_identical(folder / f.name)]
     if modified:

@@ -16,30 +16,31 @@ SPLITS = {
     "validation": "validation_official",
     "test": "test_official",
 }
-"""Splits by the lower-case name of the folder that contains the class folders."""
+"""The split for each lower-case name of a folder that contains class folders."""
 EXPECTED = (
-    "Expected Train/<class>/*.jpg and optionally Test/<class>/*.jpg; or <class>/*.jpg; "
-    "with at least two classes."
+    "Expected at least two classes, either in Train/<class>/*.jpg and optionally in "
+    "Test/<class>/*.jpg, or in <class>/*.jpg."
 )
 
 
 def read_folders(folder: Path) -> Source:
-    """Returns the images of `Train/<class>/`, `Test/<class>/`, ... or of `<class>/`.
+    """Returns the images in `Train/<class>/`, `Test/<class>/`, ... or in `<class>/`.
 
-    The classes are the names of the training folders, sorted. An image_id is the path
-    below `folder` without its suffix. Each image counts as a separate lesion, because the
-    folders do not identify lesions.
+    The classes are the sorted names of the class folders in the training split. The
+    image_id is the path of an image relative to `folder`, without the suffix. Each image
+    counts as a separate lesion, because the folders do not identify lesions.
 
     Raises:
         SourceError: There are fewer than two classes, a class has no training images,
-            another split has additional classes, or an image is not in a class folder.
+            another split has additional classes, two folders contain the same split, or
+            an image is not in a class folder.
     """
     split_folders = _split_folders(folder)
     source = Source(tuple(path.name for path in _subfolders(split_folders["train"])))
     if len(source.class_names) < 2:
         raise SourceError(
             f"{folder} contains too few classes. {EXPECTED} Received: "
-            f"{', '.join(source.class_names) or 'no class folder'}."
+            f"{', '.join(source.class_names) or 'no class folders'}."
         )
     for split, split_folder in split_folders.items():
         prefix = PurePosixPath(split_folder.relative_to(folder).as_posix())
@@ -73,15 +74,15 @@ def _split_folders(folder: Path) -> dict[str, Path]:
         split = SPLITS.get(path.name.lower())
         if split in split_folders:
             raise SourceError(
-                f"{folder}: {split_folders[split].name} and {path.name} are both {split}. "
-                "Expected one folder per split."
+                f"{folder}: {split_folders[split].name} and {path.name} both contain the "
+                f"split {split!r}. Expected one folder per split."
             )
         if split is not None:
             split_folders[split] = path
     if not split_folders and subfolders:
         split_folders["train"] = subfolders[0].parent
     if "train" not in split_folders:
-        names = join_first([path.name for path in subfolders]) or "no folder"
+        names = join_first([path.name for path in subfolders]) or "no folders"
         raise SourceError(
             f"{folder} contains no training images. {EXPECTED} Received: {names}."
         )

@@ -1,11 +1,12 @@
 """Ten class-stratified folds that never separate images of the same lesion.
 
-The folds of HAM10000 are the same on every machine. Those of other images also depend on
-perceptual hashes, a few bits of which may differ between versions of Pillow and imagehash.
+The folds of HAM10000 are the same on every machine. The folds of other images also depend
+on perceptual hashes, which may differ in a few bits between versions of Pillow and
+imagehash.
 
-A *group* is a set of lesions that are connected by near-duplicate images; it is never
-split. The groups and folds of HAM10000 are published in `folds_isic2018.csv`;
-`scripts/make_folds.py` reproduces them.
+A *group* is a set of lesions that are connected by near-duplicate images. All images of a
+group are in the same fold. The groups and folds of HAM10000 are published in
+`folds_isic2018.csv`; `scripts/make_folds.py` reproduces them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Splits = Mapping[str, list[Record]]
 class Assignment:
     """The group and the fold of an image."""
 
-    group_id: str  # the smallest lesion_id of the group
+    group_id: str  # the alphabetically first lesion_id of the group
     fold: int  # in 0..9, the same for all images of a group
 
 
@@ -59,8 +60,12 @@ def split_into_folds(
 ) -> StoredSplits:
     """Returns the splits with "train" replaced by ten folds.
 
-    The folds do not depend on the official splits. The images of the official splits are
-    grouped by lesion and by `near_duplicates` too, and join the groups of training images.
+    The folds do not depend on the official splits. An image of an official split that is
+    connected to training images, by its lesion or by near-duplicates, has their group_id.
+
+    Args:
+        splits: The records of "train" and of the official splits.
+        near_duplicates: Pairs of image_ids.
 
     Raises:
         SourceError: There are too few groups for ten folds.
@@ -81,7 +86,7 @@ def split_into_folds(
         shared = sum(group_of[record.image_id] in training_groups for record in split)
         if shared:
             notes.append(
-                f"{name}: {shared} of {len(split)} image(s) show a lesion of a fold"
+                f"{name}: {shared} of {len(split)} image(s) show a lesion in the folds"
             )
     return StoredSplits({**folds, **official}, group_of, notes)
 
@@ -93,9 +98,10 @@ def assign_images(
 ) -> dict[str, Assignment]:
     """Returns the group and the fold of each image_id.
 
-    A group with `published` images (by default `published_assignments()`) gets the fold of
-    the first of them. Near-duplicate pairs of published images are ignored, because the
-    published groups already take near-duplicates into account.
+    If a group contains `published` images (by default those of `published_assignments`),
+    it is assigned to the fold of the first published image. Near-duplicate pairs of
+    published images are ignored, because the published groups already account for
+    near-duplicates.
     """
     published = published_assignments() if published is None else published
     groups = group_lesions(records, near_duplicates, published)
@@ -116,7 +122,11 @@ def group_lesions(
     near_duplicates: Iterable[tuple[str, str]],
     published: Mapping[str, Assignment],
 ) -> dict[str, str]:
-    """Returns the group_id of each lesion_id."""
+    """Returns the group_id of each lesion_id.
+
+    Lesions are connected by near-duplicates, given as pairs of image_ids, and by the
+    `published` groups.
+    """
     lesion_of = {record.image_id: record.lesion_id for record in records}
     pairs = [
         (lesion_of.get(a, ""), lesion_of.get(b, ""))
@@ -138,12 +148,18 @@ def assign_groups(
 ) -> dict[str, int]:
     """Returns the fold, in 0..9, of each group_id.
 
-    The assignment is greedy and deterministic. Classes are processed in alphabetical order,
-    and groups from the largest to the smallest (ties by the SHA-256 of the group_id). Each
-    group goes to the fold with the fewest images of its class; ties are broken by the
-    fewest images in total, then by the lowest fold number. The class sizes of two folds
-    therefore differ by at most the size of one group. A group with several classes counts
-    as one of the rarest of them. Groups in `fixed` are assigned to the given folds first.
+    The assignment is greedy and deterministic. Groups in `fixed` are assigned first. The
+    others are processed by class in alphabetical order, and within a class from the
+    largest to the smallest group, with ties broken by the SHA-256 of the group_id. Each
+    group is assigned to the fold with the fewest images of its class; ties are broken by
+    the fewest images in total, then by the lowest fold number. The class sizes of two
+    folds therefore differ by at most the size of one group. A group with several classes
+    is processed with the rarest of them.
+
+    Args:
+        records: One record per image.
+        group_of: The group_id of each image_id.
+        fixed: The folds of groups that must be in a given fold, by group_id.
     """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
@@ -182,7 +198,7 @@ def published_assignments() -> dict[str, Assignment]:
     """Returns the group and the fold of each image of HAM10000.
 
     Raises:
-        ValueError: The file differs from the published one.
+        ValueError: `folds_isic2018.csv` was modified.
     """
     content = PUBLISHED_FILE.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
@@ -197,7 +213,7 @@ def published_assignments() -> dict[str, Assignment]:
 
 
 def to_csv(records: Iterable[Record], assignments: Mapping[str, Assignment]) -> str:
-    """Returns the published CSV format: one row per image, sorted by image_id."""
+    """Returns assignments as CSV text with one row per image, sorted by image_id."""
     rows = [(r.image_id, r.lesion_id, *astuple(assignments[r.image_id])) for r in records]
     table = pd.DataFrame(sorted(rows), columns=COLUMNS)
     return table.to_csv(index=False, lineterminator="\n")
@@ -212,7 +228,7 @@ def _official_groups(
     """Returns the group_id of each image of the official splits."""
     lesion_of = {r.image_id: r.lesion_id for r in (*training, *official)}
     pairs = [(lesion_of.get(a, ""), lesion_of.get(b, "")) for a, b in near_duplicates]
-    # All training lesions of a group are connected.
+    # Connect all training lesions of each group.
     pairs += [(group_id, lesion_of[image_id]) for image_id, group_id in group_of.items()]
     component = connected_components(sorted(set(lesion_of.values())), pairs)
     training_group: dict[str, str] = {}
@@ -223,7 +239,11 @@ def _official_groups(
 
 
 def _check_folds(folds: Splits) -> list[str]:
-    """Returns a note for each class that is missing from some folds."""
+    """Returns a note for each class that is missing from some folds.
+
+    Raises:
+        SourceError: A fold has no images.
+    """
     if empty := [name for name, records in folds.items() if not records]:
         raise SourceError(
             f"There are too few lesions: {join_first(empty)} would be empty. Expected at "

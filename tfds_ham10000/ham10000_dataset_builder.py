@@ -27,8 +27,8 @@ from tfds_ham10000.layouts import Source
 from tfds_ham10000.near_duplicates import find_near_duplicates, perceptual_hashes
 from tfds_ham10000.records import Record, count_missing
 
-# TFDS sorts splits up to this size in memory. No option changes its default of 1 GB, at
-# which a fold of ISIC 2019 would need 900 MB.
+# TFDS sorts splits of up to this size in memory. No option changes the default of 1 GB,
+# with which a fold of ISIC 2019 would require 900 MB of memory.
 shuffle.MAX_MEM_BUFFER_SIZE = 300 << 20
 
 REPORT = "build.json"
@@ -40,10 +40,10 @@ class BuildReport(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     notes: list[str]  # messages for the user
-    source: str | None = None  # where the source files are from; None if synthetic
-    changed: int = 0  # the number of images that are not stored byte for byte
-    left_out: dict[str, str] = {}  # why an image was skipped, by image_id
-    missing: dict[str, int]  # the number of images with a missing value, by column
+    source: str | None = None  # the origin of the source files; None if synthetic
+    changed: int = 0  # number of images that are not stored byte for byte
+    left_out: dict[str, str] = {}  # the reason for each skipped image, by image_id
+    missing: dict[str, int]  # number of missing values by column
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -57,9 +57,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {  # noqa: RUF012
         "1.0.0": "HAM10000 and the synthetic demo images in ten folds.",
-        "2.0.0": "New folds, which keep near-duplicates together, and their group_id. "
-        "Added ISIC 2019, class folders, official splits, downsized variants and the "
-        "download.",
+        "2.0.0": "New folds that keep near-duplicates together. Added group_id, ISIC 2019, "
+        "class folders, official splits, downsized variants and the download.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     isic2018 is downloaded from Harvard Dataverse if no manual directory is given. Otherwise
@@ -77,16 +76,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Creates a builder.
 
         Args:
-            on_bad_image: "fail", or "skip" to omit images that cannot be decoded, up to
-                1 % of all images.
+            on_bad_image: What to do with images that cannot be decoded. "fail" raises an
+                error; "skip" omits them, up to 1 % of all images.
             kwargs: `data_dir`, `config` and `version`, as for any TFDS builder.
         """
         self._on_bad_image = on_bad_image
         super().__init__(**kwargs)
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Builds the dataset unless it exists; waits while another process builds it."""
-        # Checked before the lock file is written: the disk may be read-only.
+        """Builds the dataset unless it exists. Waits while another process builds it."""
+        # This check precedes the lock file, because the disk may be read-only.
         if Path(self.data_dir).is_dir() and self.is_prepared():
             return
         with build_lock(Path(self.data_dir)):
@@ -157,7 +156,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             progress.close()
 
     def _read_source(self, dl_manager: tfds.download.DownloadManager) -> tuple[Source, str]:
-        """Returns the source and a description of where it is from."""
+        """Returns the source and a description of its origin."""
         config = self.builder_config
         folder = _manual_dir(dl_manager, config)
         if folder is None:
@@ -191,11 +190,14 @@ def _text_features(*names: str) -> dict[str, tfds.features.Text]:
 
 @contextlib.contextmanager
 def build_lock(dataset_dir: Path) -> Iterator[None]:
-    """Ensures that only one process at a time builds a dataset; waits for the others.
+    """Holds a lock so that only one process at a time builds a dataset.
 
-    The operating system releases the lock when its process ends for any reason. Once it is
-    acquired, any `incomplete.*` folders beside the dataset belong to killed builds and are
-    deleted. `dataset_dir` is the folder of the finished dataset, named by its version.
+    Waits while another process holds the lock. The operating system releases the lock when
+    the process that holds it ends for any reason. Any `incomplete.*` folders that exist
+    when the lock is acquired belong to killed builds and are deleted.
+
+    Args:
+        dataset_dir: The folder of the finished dataset, named by its version.
     """
     folder = dataset_dir.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +214,7 @@ def build_lock(dataset_dir: Path) -> Iterator[None]:
 
 
 def _split(source: Source, images: CheckedImages) -> StoredSplits:
-    """Returns the stored splits of all valid images."""
+    """Returns the splits of all valid images."""
     splits = {
         name: [record for record in records if record.image_id not in images.errors]
         for name, records in source.splits.items()
@@ -225,7 +227,7 @@ def _require_space(folder: Path, num_bytes: int) -> None:
     if free < num_bytes:
         raise OSError(
             errno.ENOSPC,
-            f"The images need {num_bytes / 1e6:.0f} MB of disk space, but only "
+            f"The images require {num_bytes / 1e6:.0f} MB of disk space, but only "
             f"{free / 1e6:.0f} MB are free. Free up space, or use another --data-dir",
             str(folder),
         )
@@ -236,8 +238,8 @@ def _manual_dir(
 ) -> Path | None:
     """Returns the manual directory, or None if the files have to be downloaded.
 
-    All datasets of TFDS share its default manual directory, so that it may exist without
-    the files of this dataset.
+    All TFDS datasets share the default manual directory, so it may exist without the files
+    of this dataset.
     """
     try:
         folder = Path(dl_manager.manual_dir)

@@ -1,4 +1,4 @@
-"""Validating source images, and converting them to the stored format.
+"""Validation of source images and conversion to the stored format.
 
 An upright RGB JPEG file that does not exceed the requested size is stored unchanged, byte
 for byte. Any other image is decoded and stored as an 8-bit RGB PNG, or as a JPEG if it has
@@ -37,14 +37,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 50_000_000
 JPEG_QUALITY = 95
 MAX_SKIPPED_SHARE = 0.01
-"""Share of invalid images above which even `on_bad_image="skip"` fails."""
+"""Largest share of images that `on_bad_image="skip"` may omit."""
 
 
 class CheckedImages:
-    """Validated images in the format in which they are stored.
+    """Source images, validated and converted to the stored format.
 
     Attributes:
-        errors: Why an image is invalid, by image_id.
+        errors: The reason for each invalid image, by image_id.
         inspected: The results of `inspect` for all valid images, by image_id.
     """
 
@@ -59,15 +59,15 @@ class CheckedImages:
     ):
         """Reads and decodes each image once, on all CPU cores.
 
-        Converted images are kept in an unnamed temporary file, which limits the use of
-        memory and which the operating system deletes when the process ends.
+        Converted images are kept in an unnamed temporary file to limit memory usage. The
+        operating system deletes this file when the process ends.
 
         Args:
             images: The source images.
             image_ids: The images to check.
-            folder: The folder of the temporary file.
+            folder: Where to create the temporary file.
             longest_side: See `normalize`.
-            inspect: Called with each decoded image, upright and RGB.
+            inspect: A function of a decoded image (upright, RGB), called for each image.
 
         Raises:
             OSError: The disk is full.
@@ -93,11 +93,11 @@ class CheckedImages:
 
     @property
     def num_converted(self) -> int:
-        """The number of images that are not stored unchanged."""
+        """The number of images whose stored bytes differ from the source file."""
         return len(self._converted)
 
     def read(self, image_id: str) -> bytes:
-        """Returns the file to store for a valid image."""
+        """Returns the bytes to store for a valid image."""
         if image_id not in self._converted:
             return self._images.read(image_id)
         start, size = self._converted[image_id]
@@ -105,7 +105,7 @@ class CheckedImages:
         return self._spool.read(size)
 
     def _check(self, image_id: str) -> str | None:
-        """Converts an image if necessary; returns why it is invalid, or None."""
+        """Converts an image if necessary. Returns why it is invalid, or None if valid."""
         try:
             content = self._images.read(image_id)
             stored = normalize(
@@ -126,7 +126,12 @@ class CheckedImages:
 
 
 def require_valid(errors: dict[str, str], num_images: int, on_bad_image: str) -> None:
-    """Checks that all images are valid; with "skip", that at least 99 % of them are.
+    """Checks that all images are valid or, with "skip", at least 99 % of them.
+
+    Args:
+        errors: The reason for each invalid image, by image_id.
+        num_images: The number of valid and invalid images.
+        on_bad_image: "fail" or "skip".
 
     Raises:
         SourceError: Too many images are invalid. The message names the first ten.
@@ -151,19 +156,20 @@ def normalize(
     longest_side: int | None = None,
     inspect: Callable[[Image.Image], None] = lambda image: None,
 ) -> bytes:
-    """Returns the file to store for an image file: `content` itself, or a converted file.
+    """Returns the bytes to store for an image file: `content` unchanged, or converted.
 
     Args:
-        content: A file in one of `FORMATS`.
-        longest_side: Downsize a larger image to this many pixels, with antialiasing.
-        inspect: Called with the decoded image, upright and RGB.
+        content: The bytes of an image file in one of `FORMATS`.
+        longest_side: Longest side in pixels to which larger images are downsized, with
+            antialiasing.
+        inspect: A function that is called with the decoded image (upright, RGB).
 
     Raises:
         SourceError: The file is not an image, has more than 50 megapixels, or is damaged.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            # The header contains the size, so nothing has been decoded yet.
+            # The size is read from the header, before any pixels are decoded.
             if image.width * image.height > MAX_PIXELS:
                 raise SourceError(
                     f"{image.width}x{image.height} pixels, expected at most {MAX_PIXELS}"
@@ -182,7 +188,7 @@ def normalize(
         raise SourceError(f"too many pixels ({error})") from error
     except SourceError:
         raise
-    # Pillow's decoders raise these for truncated or damaged files.
+    # Pillow raises these errors for truncated or damaged files.
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise SourceError(f"cannot be decoded ({error})") from error
 
@@ -194,7 +200,7 @@ def _is_upright_rgb_jpeg(image: Image.Image) -> bool:
 
 
 def _has_orientation(image: Image.Image) -> bool:
-    """Returns whether the EXIF orientation differs from upright."""
+    """Returns whether the EXIF orientation requires rotating or mirroring the image."""
     try:
         return image.getexif().get(0x0112, 1) in range(2, 9)
     except (SyntaxError, ValueError, EOFError, struct.error):
@@ -206,7 +212,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit gray, which `convert` would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("P", "PA"):  # transparent palette entries need this step
+    if image.mode in ("P", "PA"):  # transparent palette entries require this step
         image = image.convert("RGBA")
     return image.convert("RGB")
 

@@ -13,15 +13,15 @@ from tfds_ham10000.records import SourceError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
 MAX_BYTES = 30_000_000
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
-"""Errors while reading an archive: `zipfile` raises RuntimeError if it is encrypted or its
-compression is not supported."""
+"""Errors that reading an archive can raise. `zipfile` raises RuntimeError if the archive is
+encrypted or the compression is not supported."""
 
 
 class Images(Protocol):
     """Encoded images by image_id."""
 
     def read(self, image_id: str) -> bytes:
-        """Returns the content of an image file."""
+        """Returns the bytes of an image file."""
         ...
 
 
@@ -61,7 +61,7 @@ class ImageFiles:
         return set(self._files)
 
     def add(self, other: ImageFiles) -> None:
-        """Adds the files of `other`, whose image_ids must be different."""
+        """Adds the files of `other`, which must have different image_ids."""
         self._files.update(other._files)
 
     def size(self, image_id: str) -> int:
@@ -72,7 +72,7 @@ class ImageFiles:
         return (container / member).stat().st_size
 
     def read(self, image_id: str) -> bytes:
-        """Returns the content of an image file. This method is thread-safe.
+        """Returns the bytes of an image file. This method is thread-safe.
 
         Raises:
             SourceError: The file is larger than 30 MB or cannot be read.
@@ -89,13 +89,13 @@ class ImageFiles:
 
 
 def has_suffix(path: PurePath, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
-    """Returns whether a file is not hidden and its lower-case suffix is in `suffixes`."""
+    """Returns whether a file has one of the suffixes, in any case, and is not hidden."""
     # macOS adds a hidden copy of each file, __MACOSX/._name.
     return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def _list(path: Path) -> Iterator[tuple[zipfile.ZipFile | Path, str]]:
-    """Yields the archive or folder, and the path in it, of each image file."""
+    """Yields the container (archive or folder) and the path in it of each image file."""
     if path.is_dir():
         members = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
         yield from ((path, p.as_posix()) for p in members if has_suffix(p))

@@ -1,4 +1,4 @@
-"""Reading each published layout; `sources.LAYOUTS` lists the files of each."""
+"""Readers of the published layouts. `sources.LAYOUTS` lists the files of each layout."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from tfds_ham10000.records import (
 from tfds_ham10000.tables import BITS, one_hot_label, read_rows
 
 Files = Mapping[str, Path]
-"""The files of a layout by their published name, in lower case and without a suffix."""
+"""The paths of the files of a layout, by lower-case published name without a suffix."""
 Fields = dict[str, str]
-"""Some fields of the `Record` of an image."""
+"""The known fields of the `Record` of an image, as text."""
 
 HAM10000_COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
-"""Columns of every edition of `HAM10000_metadata`. Harvard Dataverse adds `dataset`."""
+"""Columns of all editions of `HAM10000_metadata`. Harvard Dataverse adds `dataset`."""
 CONFIRM_TYPES = {
     "histopathology": "histo",
     "serial imaging showing no change": "follow_up",
     "single image expert consensus": "consensus",
     "confocal microscopy with consensus dermoscopy": "confocal",
 }
-"""HAM10000's `dx_type` for the `diagnosis_confirm_type` of the ISIC challenge."""
+"""The `dx_type` of HAM10000 for each `diagnosis_confirm_type` of the ISIC challenge."""
 COLLECTIONS = {"HAM": "ham10000", "BCN": "bcn20000", "MSK": "msk"}
-"""ISIC 2019's collections by the first three letters of their lesion_ids."""
+"""The collections in ISIC 2019, by the first three letters of their lesion_ids."""
 
 
 @dataclass
 class Source:
     """The records and images of a source folder.
 
-    The split "train" will be split into folds; "validation_official" and "test_official"
-    exist if their files do. The records of a split are sorted by image_id. `images` may
-    include images without a record.
+    `splits` contains "train", which the builder divides into folds, and if their files
+    exist, "validation_official" and "test_official". The records of a split are sorted by
+    image_id. `images` may include images without a record.
     """
 
     class_names: tuple[str, ...]  # in the order of the labels
@@ -65,9 +65,9 @@ class Source:
         Args:
             split: The name of the split.
             records: The records of the split.
-            images: Exactly the image files of the records and of `skipped`.
+            images: The image files of the records and of `skipped`, and no others.
             where: The table or folder of the records, for error messages.
-            skipped: The image_ids of images that have no record.
+            skipped: The image_ids of images that have a file but no record.
 
         Raises:
             SourceError: Records and files do not match, or an image is in two splits.
@@ -93,7 +93,11 @@ class Source:
 
 
 def read_ham10000(files: Files) -> Source:
-    """Returns HAM10000 as published by Harvard Dataverse and Kaggle."""
+    """Returns HAM10000 as published by Harvard Dataverse and Kaggle.
+
+    Raises:
+        SourceError: A table or archive is invalid, or the images do not match the table.
+    """
     table = files["ham10000_metadata"]
     records = [
         make_record(_ham10000_fields(cells), where, CLASS_NAMES)
@@ -108,7 +112,12 @@ def read_ham10000(files: Files) -> Source:
 
 
 def read_isic2018(files: Files) -> Source:
-    """Returns task 3 of the ISIC challenge 2018."""
+    """Returns the dataset of the ISIC challenge 2018, task 3.
+
+    Raises:
+        SourceError: A table or archive is invalid, the images do not match the table, or
+            lesion_ids are missing.
+    """
     truth = files["isic2018_task3_training_groundtruth"]
     metadata = _isic2018_metadata(files)
     records, _ = _read_truth(truth, CLASS_NAMES, metadata)
@@ -120,9 +129,9 @@ def read_isic2018(files: Files) -> Source:
     if missing:
         raise SourceError(
             f"{truth}: the lesion of {len(missing)} image(s) is unknown: "
-            f"{join_first(missing)}. Without it, images of the same lesion could be in the "
-            "training and the test set. Expected ISIC2018_Task3_Training_LesionGroupings"
-            ".csv or HAM10000_metadata.csv beside the ground truth, with one row per image."
+            f"{join_first(missing)}. Without lesion_ids, images of one lesion could be in "
+            "the training and the test set. Expected "
+            "ISIC2018_Task3_Training_LesionGroupings.csv or HAM10000_metadata.csv beside the ground truth, with one row per image."
         )
     check_records(records, truth)
     source = Source(CLASS_NAMES)
@@ -133,7 +142,11 @@ def read_isic2018(files: Files) -> Source:
 
 
 def read_isic2019(files: Files) -> Source:
-    """Returns the ISIC challenge 2019, with its test set if the labels are present."""
+    """Returns the dataset of the ISIC challenge 2019, with the test set if it is present.
+
+    Raises:
+        SourceError: A table or archive is invalid, or the images do not match the table.
+    """
     source = Source(ISIC2019_CLASS_NAMES)
     for split, part in (("train", "training"), ("test_official", "test")):
         stem = f"isic_2019_{part}"
@@ -158,8 +171,8 @@ def read_isic2019(files: Files) -> Source:
 def without_ham10000(source: Source) -> Source:
     """Returns ISIC 2019 without the images of HAM10000.
 
-    Images of HAM10000 are recognized by their lesion_id, or by their image_id if they have
-    no lesion_id.
+    An image of HAM10000 is recognized by the prefix HAM_ of its lesion_id, or by its
+    image_id.
     """
     ids = published_assignments().keys()
     splits = {
@@ -179,7 +192,7 @@ def _add_official_splits(source: Source, files: Files) -> None:
     for part in ("validation", "test"):
         stem = f"isic2018_task3_{part}"
         truth = files.get(f"{stem}_groundtruth")
-        # The challenge names the folder Input, Harvard Dataverse names it Images.
+        # The challenge names this folder Input; Harvard Dataverse names it Images.
         images = files.get(f"{stem}_input") or files.get(f"{stem}_images")
         if truth is not None and images is not None:
             records, _ = _read_truth(truth, source.class_names, {})
@@ -194,11 +207,14 @@ def _read_truth(
 
     Args:
         path: A table with one-hot columns (ISIC) or with the columns of
-            `HAM10000_metadata` (the official test set of 2018 at Harvard Dataverse). Rows
-            with a 1 in the column UNK have no label.
+            `HAM10000_metadata` (the official test set of 2018 at Harvard Dataverse). A row
+            with a 1 in the column UNK has no label.
         class_names: The class names; one-hot columns have the same names in upper case.
         metadata: Additional fields by image_id. An image without a lesion_id counts as a
             separate lesion.
+
+    Raises:
+        SourceError: The table is invalid, or a diagnosis differs from `metadata`.
     """
     columns = {name.upper(): name for name in class_names}
     records, unlabeled = [], []
@@ -223,7 +239,7 @@ def _read_truth(
 
 
 def _isic2018_metadata(files: Files) -> dict[str, Fields]:
-    """Returns the fields in LesionGroupings and HAM10000_metadata, by image_id."""
+    """Returns the fields from LesionGroupings and HAM10000_metadata, by image_id."""
     metadata: dict[str, Fields] = {}
     if table := files.get("isic2018_task3_training_lesiongroupings"):
         for _, cells in read_rows(table, ("image", "lesion_id", "diagnosis_confirm_type")):
@@ -240,7 +256,7 @@ def _isic2018_metadata(files: Files) -> dict[str, Fields]:
 
 
 def _isic2019_metadata(path: Path | None) -> dict[str, Fields]:
-    """Returns the fields in the metadata of ISIC 2019, by image_id."""
+    """Returns the fields from the metadata table of ISIC 2019, by image_id."""
     metadata: dict[str, Fields] = {}
     columns = ("image", "age_approx", "anatom_site_general", "sex")
     for _, cells in read_rows(path, columns) if path else ():

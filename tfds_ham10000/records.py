@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import pandas as pd
 
 CLASS_NAMES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-"""HAM10000's diagnoses (`dx`) in alphabetical order, which is the order of the labels."""
+"""The diagnoses (`dx`) of HAM10000 in alphabetical order, the order of the labels."""
 
 ISIC2019_CLASS_NAMES = ("mel", "nv", "bcc", "ak", "bkl", "df", "vasc", "scc")
-"""ISIC 2019's diagnoses in the order of the columns of its ground truth."""
+"""The diagnoses of ISIC 2019 in the order of the columns of the ground truth."""
 
 UNKNOWN = "unknown"
 OPTIONAL_COLUMNS = ("dx_type", "age", "sex", "localization", "dataset")
-"""Columns whose value may be missing: NaN in `age`, "unknown" in the others."""
+"""Columns with missing values, which are NaN in `age` and "unknown" in the others."""
 
 
 class SourceError(ValueError):
@@ -31,18 +31,23 @@ class SourceError(ValueError):
 class Record:
     """The label and metadata of one image."""
 
-    image_id: str  # unique; the name of the file without a suffix
-    lesion_id: str  # several images may show the same lesion
+    image_id: str  # unique; the file name without a suffix
+    lesion_id: str  # the lesion, which several images may show
     dx: str  # the diagnosis, one of the class names of the dataset
     dx_type: str = UNKNOWN  # how the diagnosis was confirmed: "histo", "follow_up", ...
-    age: float = math.nan  # of the patient in years
+    age: float = math.nan  # the age of the patient in years
     sex: str = UNKNOWN  # "female" or "male"
     localization: str = UNKNOWN  # the body site
-    dataset: str = UNKNOWN  # the collection that published the image
+    dataset: str = UNKNOWN  # the collection that the image is from
 
 
 def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]) -> Record:
-    """Returns the record of a table row, given its non-empty cells by field name.
+    """Returns the record of a table row.
+
+    Args:
+        cells: The non-empty cells of the row, by field of `Record`.
+        where: The file and the line, for error messages.
+        class_names: The class names of the dataset.
 
     Raises:
         SourceError: An id is empty, the label is unknown, or the age is invalid.
@@ -64,11 +69,16 @@ def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]
 def check_records(
     records: Sequence[Record], where: object, *, one_diagnosis: bool = True
 ) -> None:
-    """Checks that the records of the table `where` are consistent.
+    """Checks that the records of a table are consistent.
+
+    Args:
+        records: The records of all rows.
+        where: The table, for error messages.
+        one_diagnosis: Whether all images of a lesion must have the same diagnosis.
 
     Raises:
-        SourceError: The table is empty, an image_id is not unique, or, with
-            `one_diagnosis`, a lesion has several diagnoses.
+        SourceError: The table is empty, an image_id is not unique, or a lesion has several
+            diagnoses although `one_diagnosis` is true.
     """
     if not records:
         raise SourceError(f"{where} has no rows. Expected one row per image.")

@@ -15,8 +15,8 @@ from tfds_ham10000.layouts import Files, Source
 from tfds_ham10000.records import SourceError, join_first
 
 SUFFIXES = (".csv", ".tab", ".tsv", ".txt", ".zip", "")
-"""Suffixes of published files in order of preference. Folders and some tables of Harvard
-Dataverse have none."""
+"""Suffixes of published files in order of preference. Folders, and some tables of Harvard
+Dataverse, have no suffix."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Layout:
     dataset: str  # the `source` of the configs that use this layout
     required: tuple[str, ...]  # names, without a suffix, of required files and folders
     optional: tuple[str, ...]  # names, without a suffix, of optional files and folders
-    read: Callable[[Files], Source]
+    read: Callable[[Files], Source]  # the reader of the layout
     where: str  # where to get the files
 
 
@@ -114,7 +114,7 @@ def download_instructions(dataset: str) -> str:
 
 
 def match_layout(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
-    """Returns the first complete layout of a dataset in a folder, and its files."""
+    """Returns the first complete layout of a dataset in a folder and its files, or None."""
     listings = _listings(folder)
     for layout in _layouts_of(dataset):
         for files in listings:
@@ -138,11 +138,11 @@ def _listings(folder: Path) -> list[dict[str, Path]]:
 
 
 def _published_files(folder: Path) -> dict[str, Path]:
-    """Returns the published files in a folder with the keys of `Files`."""
+    """Returns the paths of the published files in a folder, keyed as in `Files`."""
     known = (name for layout in LAYOUTS for name in layout.required + layout.optional)
     names = {name.lower() for name in known}
-    # Kaggle's copy contains each image folder twice, in upper and in lower case. Both
-    # mappings keep the last entry of a key: upper case, and the preferred suffix.
+    # Kaggle's copy contains each image folder twice, named in upper and in lower case. In
+    # both mappings the last entry of a key wins: upper case, and the preferred suffix.
     paths = {path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True)}
     return {
         name: paths[name + suffix]

@@ -1,4 +1,4 @@
-"""Reading the published tables: CSV or tab-separated, plain, zipped or in a folder."""
+"""Reading the published tables, which may be in a zip archive or in a folder."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from tfds_ham10000.records import SourceError, join_first
 
 CSV = (".csv",)
 BITS = {"0": False, "0.0": False, "1": True, "1.0": True}
-"""Values of the cells of a one-hot encoded row."""
+"""Valid cells of one-hot encoded labels, and their values."""
 Row = tuple[str, dict[str, str]]
 """The file and line of a row, and its cells by column."""
 
 
 def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
-    """Returns the rows of a table, without whitespace around the cells.
+    """Returns the rows of a table, with whitespace stripped from the cells.
 
     Args:
         path: A UTF-8 file of comma- or tab-separated values with a header, or a zip archive
             or folder with exactly one .csv file.
-        columns: One or more alternative sets of required columns. Additional columns are
-            returned as well.
+        columns: One or more sets of columns, one of which the table must contain.
+            Additional columns are returned as well.
 
     Raises:
-        SourceError: The table cannot be read, or required columns are missing.
+        SourceError: The table cannot be read, required columns are missing, or a row has
+            too many cells.
     """
     try:
         text = _read_table(path).decode("utf-8-sig")
-        # Harvard Dataverse serves some tables with tabs, whatever their suffix.
+        # Some tables of Harvard Dataverse are tab-separated, regardless of their suffix.
         delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
         reader = csv.DictReader(
             io.StringIO(text, newline=""), delimiter=delimiter, strict=True
@@ -46,18 +47,22 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
 
 
 def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
-    """Returns the label of a one-hot encoded row; `columns` maps columns to labels.
+    """Returns the label of a one-hot encoded row.
+
+    Args:
+        row: A row of `read_rows`.
+        columns: The label for each class column.
 
     Raises:
-        SourceError: A cell is neither 0 nor 1, or the number of ones is not 1.
+        SourceError: A cell is neither 0 nor 1, or the row does not contain exactly one 1.
     """
     where, cells = row
     bits = [BITS.get(cells[name]) for name in columns]
     if None in bits or bits.count(True) != 1:
         received = ", ".join(f"{name}={cells[name]}" for name in columns)
         raise SourceError(
-            f"{where}: invalid label of {cells['image']}. Expected a 1 in a single class "
-            f"column, and 0 in the others. Received: {received}."
+            f"{where}: invalid label of {cells['image']}. Expected a 1 in exactly one "
+            f"class column, and 0 in the others. Received: {received}."
         )
     return list(columns.values())[bits.index(True)]
 

@@ -38,14 +38,13 @@ def cached_images(
         path: The .npy cache file. Its name must identify the images.
         shape: [num_images, height, width, 3].
         fill: Writes all images into the array that it receives.
-        cache: "memory" computes the images in memory. "disk" reads the file; if the file
-            is missing or damaged, it is written first. "auto" reads the file if it
-            exists; otherwise it uses memory if the images need at most half of the
-            available memory, and the file if they need more.
+        cache: Where to keep the images. "memory": in memory. "disk": in the file, which
+            is written if it is missing or damaged. "auto": in the file if it exists or if
+            the images require more than half of the available memory; otherwise in memory.
 
     Returns:
-        An array with aligned memory, which TensorFlow can share. Changes to an array that
-        was read from a file are not written to the file.
+        uint8 array of `shape`, with aligned memory that TensorFlow can share. Changes to
+        the array are not written to the file.
 
     Raises:
         ConfigError: The file cannot be written.
@@ -66,7 +65,7 @@ def cached_images(
 def empty_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Returns an array of zeros whose memory TensorFlow can share.
 
-    Unlike the memory of `np.empty`, it is page-aligned and returned to the operating
+    Unlike in `np.empty`, the memory is page-aligned, and it is returned to the operating
     system as soon as the array is deleted.
     """
     count = math.prod(shape)
@@ -75,7 +74,7 @@ def empty_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> Images | None:
-    """Returns the array in a file, or None unless it has exactly this shape."""
+    """Returns the array in a file, or None if it is damaged or has another shape."""
     try:
         # Copy-on-write: DLPack shares only writable arrays with TensorFlow.
         images = np.load(path, mmap_mode="c")
@@ -108,8 +107,8 @@ def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> None:
 def _allocate(path: Path) -> None:
     """Reserves disk space for a sparse file.
 
-    Otherwise, writing to the memory-mapped file kills the process (SIGBUS) if the disk is
-    full.
+    Without reserved space, writing to the memory-mapped file kills the process (SIGBUS) if
+    the disk is full.
     """
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
@@ -117,7 +116,7 @@ def _allocate(path: Path) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Removes temporary files that killed processes left more than a day ago."""
+    """Removes temporary files of killed processes that are more than a day old."""
     for path in folder.glob(".tmp-*"):
         if time.time() - path.stat().st_mtime > STALE_SECONDS:
             path.unlink(missing_ok=True)

@@ -20,10 +20,10 @@ OnBadImage = Literal["fail", "skip"]
 def class_names(dataset: str, data_dir: Path | None = None) -> tuple[str, ...]:
     """Returns the class names of a dataset, in the order of its labels.
 
-    The dataset need not be built, except "folder", whose classes are the folder names.
+    Only "folder" has to be built first, because its classes are the names of folders.
 
     Raises:
-        ConfigError: The dataset does not exist.
+        ConfigError: `tfds_ham10000` has no config of this name.
         DataError: The dataset is "folder" and has not been built.
     """
     builder = _builder(dataset, data_dir)
@@ -42,16 +42,17 @@ def prepare_dataset(
     """Builds a dataset on disk if necessary, and returns its TFDS builder.
 
     Args:
-        dataset: A config of `tfds_ham10000`: "demo", "isic2018", ...
+        dataset: The name of a config of `tfds_ham10000`, such as "demo" or "isic2018".
         data_dir: The root folder of built datasets; by default that of TFDS.
-        manual_dir: The folder with the published files. If None, "isic2018" is
-            downloaded. Synthetic datasets ignore it.
-        on_bad_image: "fail", or "skip" to omit images that cannot be decoded, up to 1 %
-            of all images.
+        manual_dir: The folder with the published files, not used for synthetic datasets.
+            If None, "isic2018" is downloaded.
+        on_bad_image: What to do with images that cannot be decoded. "fail" raises an
+            error; "skip" omits them, up to 1 % of all images.
 
     Raises:
-        ConfigError: The config does not exist, or `data_dir` is not writable.
-        DataError: The dataset needs `manual_dir`.
+        ConfigError: `tfds_ham10000` has no config of this name, the dataset cannot be
+            written to `data_dir`, or "folder" was built from another `manual_dir`.
+        DataError: The dataset requires `manual_dir`.
         SourceError: The published files are missing, incomplete or damaged.
     """
     builder = _builder(dataset, data_dir, on_bad_image)
@@ -69,8 +70,8 @@ def prepare_dataset(
         sources.read_source(manual_dir, config.source)
     elif not config.downloadable:
         raise DataError(
-            f"The dataset {dataset!r} cannot be downloaded automatically. Give "
-            "--manual-dir DIR, a folder with one of:\n"
+            f"The dataset {dataset!r} cannot be downloaded automatically. Use "
+            "--manual-dir DIR with a folder that contains one of:\n"
             f"{sources.download_instructions(config.source)}"
         )
     tfds.disable_progress_bar()  # the builder has its own
@@ -82,7 +83,7 @@ def is_built(dataset: str, data_dir: Path | None = None) -> bool:
     """Returns whether a dataset has been built.
 
     Raises:
-        ConfigError: The dataset does not exist.
+        ConfigError: `tfds_ham10000` has no config of this name.
     """
     return _is_prepared(_builder(dataset, data_dir))
 
@@ -91,7 +92,7 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
     """Returns the TFDS builder of a built dataset. Synthetic datasets are built if needed.
 
     Raises:
-        ConfigError: The dataset does not exist.
+        ConfigError: `tfds_ham10000` has no config of this name.
         DataError: The dataset has not been built.
     """
     builder = _builder(dataset, data_dir)
@@ -129,7 +130,7 @@ def _build(builder: tfds.core.DatasetBuilder, manual_dir: Path | None) -> None:
             )
         )
     except (OSError, tf.errors.OpError, RuntimeError) as error:
-        # A full disk, a quota or missing permissions; TFDS wraps some of these errors.
+        # Raised for a full disk, a quota or missing permissions. TFDS wraps some of them.
         cause = error.__cause__ if type(error) is RuntimeError else error
         if not isinstance(cause, OSError | tf.errors.OpError):
             raise

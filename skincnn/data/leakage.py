@@ -15,12 +15,12 @@ DISJOINT_COLUMNS = {
     "lesion_id": "lesion",
     "group_id": "near-duplicate group",
 }
-"""Columns whose values must not occur in two splits, and what the values identify, in the
-order of the fields of `SplitLeakage`."""
+"""Columns whose values must not occur in two splits, with a name for what each value
+identifies. The order is that of the fields of `SplitLeakage`."""
 
 FORBIDDEN_INPUTS = ("dx_type", "dataset", "lesion_id", "group_id", "image_id")
-"""Columns that reveal the diagnosis: `follow_up` images, for example, are always nevi, and
-the class shares differ between source datasets."""
+"""Columns that can reveal the diagnosis. For example, `follow_up` images are always nevi,
+and class proportions differ between source datasets."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class LeakageAudit:
     """The result of the audit of all splits of a run.
 
     `num_shared_*` are the numbers of images, lesions and near-duplicate groups in more
-    than one split. `share_test_*` are the shares, in 0..1, of the test images and test
-    melanomas whose lesion also has a training image; None without such test images.
+    than one split. `share_test_*` are the shares, in 0..1, of the test images and of the
+    test melanomas whose lesion also has a training image. A share is None if the test
+    split has no images or no melanomas.
     """
 
     num_images: dict[str, int]  # by split
@@ -62,16 +63,16 @@ def audit(
     inputs: Iterable[str] = (),
     siblings_allowed: bool = False,
 ) -> LeakageAudit:
-    """Checks the splits for leakage, and returns counts.
+    """Checks the splits of a run for leakage, and returns the result.
 
     Args:
-        splits: The tables of "train", "val" and "test", or of some of them, with the
-            columns image_id, lesion_id, group_id and label.
+        splits: The tables of "train", "val" and "test" by name, with the columns image_id,
+            lesion_id, group_id and label (the class index). "val" and "test" are optional.
         class_names: The class names, in the order of the labels.
         inputs: The names of the model inputs; none may start with one of
             `FORBIDDEN_INPUTS`.
-        siblings_allowed: Whether images of a lesion may be in several splits, as in a split
-            by image. If so, they are only counted. Each image must still be in one split.
+        siblings_allowed: Whether images of one lesion may be in several splits, as in a
+            split by image. Shared lesions and groups are then counted but are not an error.
 
     Raises:
         DataError: An image, lesion or group is in two splits, an image is repeated in a
@@ -105,10 +106,10 @@ def audit(
 def sibling_shares(
     train: pd.DataFrame, test: pd.DataFrame, class_names: Sequence[str]
 ) -> tuple[float | None, float | None]:
-    """Returns the shares of test images and test melanomas whose lesion is in training.
+    """Returns the shares of test images and test melanomas with a lesion in training.
 
-    Both are in 0..1, or None if there are no such images. The tables have the columns
-    lesion_id and label, the index of a name in `class_names`.
+    Each share is in 0..1, or None if there are no test images or no test melanomas. The
+    tables have the columns lesion_id and label, the index of a name in `class_names`.
     """
     has_sibling = test["lesion_id"].isin(train["lesion_id"])
     names = test["label"].map(dict(enumerate(class_names)))
@@ -120,7 +121,7 @@ def sibling_shares(
 
 
 def count_shared(known: pd.DataFrame, split: pd.DataFrame) -> SplitLeakage:
-    """Returns the overlap of a split with `known`, the training and validation rows.
+    """Returns the overlap of a split with `known`, the training and validation images.
 
     Both tables have the columns image_id, lesion_id and group_id.
     """

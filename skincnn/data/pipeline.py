@@ -51,11 +51,16 @@ TABLE_COLUMNS = (
 def read_table(
     builder: tfds.core.DatasetBuilder, folds: Iterable[int | str]
 ) -> pd.DataFrame:
-    """Returns the records of some folds without their images, one row per image.
+    """Returns the records of some folds, without the images.
 
-    The columns are `TABLE_COLUMNS`, `fold` (the given number or name of an official split)
-    and `sha256` (of the image file); `label` is the class index. Rows have the order of the
-    stored dataset.
+    Args:
+        builder: The built dataset.
+        folds: Fold numbers in 0..9 and names of official splits.
+
+    Returns:
+        One row per image, in the order of the stored dataset. The columns are
+        `TABLE_COLUMNS`, of which `label` is the class index, `fold` (an element of
+        `folds`) and `sha256` (of the image file).
     """
     folds = list(folds)
     rows = [
@@ -70,7 +75,7 @@ def read_table(
 
 
 def read_files(builder: tfds.core.DatasetBuilder, table: pd.DataFrame) -> list[bytes]:
-    """Returns the image file of each row of a small table, in the order of the rows.
+    """Returns the bytes of the image file of each row of a small table.
 
     The table has the columns `image_id` and `fold`.
     """
@@ -90,12 +95,12 @@ def load_images(
     config: DataConfig,
     cache: Cache = "auto",
 ) -> Images:
-    """Returns the decoded and resized images of a table.
+    """Returns the decoded and preprocessed images of a table.
 
     Args:
-        builder: The dataset.
+        builder: The built dataset.
         table: Rows of `read_table`, from any folds and in any order, without duplicates.
-        config: The fields that `preprocess.read_image` uses.
+        config: The preprocessing; see `preprocess.read_image`.
         cache: Where to keep the images; see `cache.cached_images`. Cache files are in the
             folder skincnn_images beside the built datasets.
 
@@ -144,7 +149,7 @@ def training_batches(
         images: Images or features. With `variants`, the rows of one image are adjacent:
             [num_images * variants, ...].
         labels: The class of each image, [num_images].
-        batch_size: At most `num_images`.
+        batch_size: Number of images in a batch, at most `num_images`.
         seed: The seed of the run.
         epochs: The epoch numbers, counted from 0 over the whole run.
         first_step: The number of batches to skip in the first of these epochs.
@@ -174,7 +179,7 @@ def training_batches(
 def evaluation_batches(
     images: npt.NDArray[Any], metadata: Metadata | None = None
 ) -> tf.data.Dataset:
-    """Returns all inputs in order, without labels, in the format of `training_batches`."""
+    """Returns batches of all inputs, in order and without labels; see `training_batches`."""
     shared = _share(images)
 
     def read(first: tf.Tensor) -> Any:
@@ -189,7 +194,7 @@ def evaluation_batches(
 def fingerprint(table: pd.DataFrame) -> str:
     """Returns a SHA-256 over the image, image_id, lesion_id, label and fold of all rows.
 
-    It does not depend on the order of the rows.
+    The result does not depend on the order of the rows.
     """
     rows = table[["image_id", "lesion_id", "label", "fold", "sha256"]]
     rows = rows.sort_values("image_id")
@@ -197,7 +202,7 @@ def fingerprint(table: pd.DataFrame) -> str:
 
 
 def stored_name(fold: int | str) -> str:
-    """Returns the name of the TFDS split of a fold number or official split."""
+    """Returns the name of the TFDS split for a fold number or an official split."""
     return fold if isinstance(fold, str) else f"fold_{fold}"
 
 
@@ -214,8 +219,8 @@ def _records(
     records = builder.as_dataset(
         split="+".join(map(stored_name, folds)),
         decoders={"image": tfds.decode.SkipDecoding()},
-        # One file at a time, to keep the order of the folds. TFDS would otherwise also
-        # cache the *decoded* images of a small dataset in memory.
+        # Files are read one at a time to keep the order of the folds. Automatic caching
+        # would keep the images of a small dataset in memory.
         read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
     )
     return records.with_options(options)
@@ -238,7 +243,11 @@ def _read_into(
     table: pd.DataFrame,
     config: DataConfig,
 ) -> None:
-    """Writes the image of each row of `table` to the same row of `images`."""
+    """Reads and preprocesses the images of `table` into the rows of `images`.
+
+    Raises:
+        DataError: The dataset lacks some of the images, or is damaged.
+    """
     row_of = tf.lookup.StaticHashTable(
         tf.lookup.KeyValueTensorInitializer(
             tf.constant(table["image_id"].tolist()), tf.range(len(table))
@@ -264,13 +273,13 @@ def _read_into(
                 progress.update(len(rows))
         except tf.errors.OpError as error:
             raise DataError(
-                f"The images of {builder.data_dir} cannot be read: {error.message}. "
+                f"The images in {builder.data_dir} cannot be read: {error.message}. "
                 "Delete that folder and build the dataset again."
             ) from error
     if num_read != len(table):
         raise DataError(
             f"{builder.data_dir} contains {num_read} of the {len(table)} images in the "
-            "table. Expected each of them exactly once."
+            "table. Expected each image exactly once."
         )
 
 
@@ -283,12 +292,15 @@ def _gather_batches(
     batch_size: int,
     variants: int,
 ) -> tf.data.Dataset:
-    """Returns (inputs, labels) of the rows [steps, batch_size] selected for each epoch."""
-    # The height and width are unspecified, so that another image size needs no retracing.
+    """Returns the batches (inputs, labels) of some epochs.
+
+    `select_rows` returns the row numbers of an epoch, [steps, batch_size].
+    """
+    # Height and width are unspecified, so that another image size requires no retracing.
     shape = (len(labels) * variants, *[None] * (images.ndim - 2), images.shape[-1])
     dtype = tf.as_dtype(images.dtype)
     shared = [_share(images)]
-    with tf.device("CPU"):  # tf.data runs there; by default constants are on the GPU
+    with tf.device("CPU"):  # where tf.data runs; by default constants are on the GPU
         classes = tf.constant(labels, tf.int32)
 
     def read_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -300,7 +312,7 @@ def _gather_batches(
             inputs = _inputs(tf.gather(source, rows), encoded)
             return inputs, tf.gather(classes, indices)
 
-        # One Python call per epoch; the batches are gathered by TensorFlow only.
+        # Python is called once per epoch; only TensorFlow gathers the batches.
         rows = tf.numpy_function(select_rows, [epoch], tf.int64)
         rows = tf.ensure_shape(rows, (None, batch_size))
         return tf.data.Dataset.from_tensor_slices(rows).map(
@@ -308,7 +320,7 @@ def _gather_batches(
         )
 
     batches = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(read_epoch)
-    # TensorFlow keeps Python functions forever, so they must release the images.
+    # TensorFlow never deletes Python functions. Their reference to the images is cleared.
     weakref.finalize(batches, shared.clear)
     return batches
 
@@ -321,7 +333,7 @@ def _inputs(images: tf.Tensor, metadata: tf.Tensor | None) -> Any:
 def _share(images: npt.NDArray[Any]) -> tf.Tensor:
     """Returns a tensor that shares the memory of `images` and keeps it alive.
 
-    An array that cannot be shared is copied; TensorFlow kernels crash on unaligned memory.
+    An array that cannot be shared is copied: TensorFlow kernels crash on unaligned memory.
     """
     flags = images.flags
     if not (flags.c_contiguous and flags.writeable and images.ctypes.data % ALIGNMENT == 0):

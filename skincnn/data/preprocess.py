@@ -15,16 +15,16 @@ import tensorflow as tf
 from skincnn.config import DataConfig
 
 DARK = 32
-"""Highest value of a pixel in the dark frame of a dermatoscope."""
+"""Largest channel value, in 0..255, of a pixel in the dark frame of a dermatoscope."""
 MIN_BRIGHT_SHARE = 0.05
-"""Smallest share of brighter pixels in a row or column that is not in the frame."""
+"""Smallest share of brighter pixels in a row or column outside the dark frame."""
 
 
 def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
     """Returns a decoded and preprocessed image.
 
     Args:
-        content: The bytes of a JPEG, PNG, GIF (first frame), BMP or WebP file, a scalar.
+        content: A string scalar, the bytes of a JPEG, PNG, GIF, BMP or WebP file.
         config: `image_size`, `resize_mode`, `crop_border` and `color_constancy` are used.
 
     Returns:
@@ -36,7 +36,8 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
 def decode(content: tf.Tensor) -> tf.Tensor:
     """Returns the pixels of an image file, uint8 [height, width, 3].
 
-    JPEG files are decoded with the accurate inverse DCT, as Pillow does.
+    JPEG files are decoded with the accurate inverse DCT, as Pillow does. Of an animation,
+    only the first frame is decoded.
     """
     image = tf.cond(
         tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff",
@@ -48,16 +49,20 @@ def decode(content: tf.Tensor) -> tf.Tensor:
 
 
 def preprocess(image: tf.Tensor, config: DataConfig) -> tf.Tensor:
-    """Returns an image, uint8 [height, width, 3], as `read_image` preprocesses it.
+    """Returns a preprocessed image, uint8 [image_size, image_size, 3] in 0..255.
 
     Resizing is bilinear with antialiasing; values are rounded once, at the end.
+
+    Args:
+        image: uint8 [height, width, 3].
+        config: See `read_image`.
     """
     if config.crop_border:
         image = crop_border(image)
     image = RESIZE_MODES[config.resize_mode](image)
     image = _resize(image, config.image_size)
     if config.color_constancy:
-        # After resizing, because fewer pixels have to be raised to a power.
+        # This follows resizing, so that fewer pixels have to be raised to a power.
         image = tf.minimum(shades_of_gray(image), 255.0)
     # Resizing weights are non-negative and sum to 1, so values stay in 0..255.
     return tf.cast(tf.round(image), tf.uint8)
@@ -67,9 +72,9 @@ def crop_border(image: tf.Tensor) -> tf.Tensor:
     """Returns the image without the dark frame around it.
 
     A pixel is bright if its largest channel exceeds `DARK`; a row or column is bright if
-    at least `MIN_BRIGHT_SHARE` of its pixels are. The image is cropped to the range from
-    the first to the last bright row and column. If this box is less than a third of the
-    height or width, or if no row is bright, the whole image is returned.
+    at least `MIN_BRIGHT_SHARE` of its pixels are bright. The image is cropped to the range
+    from the first to the last bright row and column. The whole image is returned if this
+    range is less than a third of the height or width, or if no row or column is bright.
 
     Args:
         image: uint8 [height, width, 3].
@@ -89,7 +94,7 @@ def center_crop(image: tf.Tensor) -> tf.Tensor:
 
 
 def pad(image: tf.Tensor) -> tf.Tensor:
-    """Returns an image [height, width, 3] centered in the smallest black square.
+    """Returns an image [height, width, 3], padded with black to a square.
 
     Black resembles the frame of a dermatoscope and does not affect the illuminant that
     `shades_of_gray` estimates.
@@ -134,13 +139,17 @@ def _resize(image: tf.Tensor, side: int) -> tf.Tensor:
         lambda: tf.cast(image, tf.float32),
         lambda: tf.image.resize(image, (side, side), antialias=True),
     )
-    # Outside the branch: TensorFlow 2.21 optimizes a graph as if a shape that is ensured
-    # in one branch held in both.
+    # The shape is set outside the branches, because TensorFlow 2.21 optimizes a graph as if
+    # a shape that is ensured in one branch held in both.
     return tf.ensure_shape(resized, (side, side, 3))
 
 
 def _bright_range(shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the first bright row and the end (exclusive); all rows if none is bright."""
+    """Returns the start and the end (exclusive) of the range of bright rows or columns.
+
+    `shares` contains the share of bright pixels in each row or column. If none is bright,
+    the range includes all.
+    """
     bright = tf.cast(shares >= MIN_BRIGHT_SHARE, tf.int32)
     start = tf.argmax(bright, output_type=tf.int32)
     num_dark_at_end = tf.argmax(tf.reverse(bright, [0]), output_type=tf.int32)

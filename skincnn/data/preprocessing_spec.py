@@ -1,6 +1,7 @@
 """The configuration fields and code version that determine preprocessing.
 
-They are separate from `preprocess`, so that reading a run does not import TensorFlow.
+This module is separate from `preprocess`, so that reading a run does not import
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 from skincnn.config import DataConfig
 
 PREPROCESSING_VERSION = 1
-"""Increment this when the code produces different pixels from the same fields. Models of
-earlier versions are then rejected."""
+"""Increment this when the code produces different pixels from the same fields. Models with
+another version are rejected."""
 
 FIELDS = ("image_size", "resize_mode", "crop_border", "color_constancy")
 

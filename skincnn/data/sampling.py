@@ -11,7 +11,7 @@ Counts = npt.NDArray[np.int64]
 def steps_per_epoch(
     num_images: int, batch_size: int, epoch_counts: Counts | None = None
 ) -> int:
-    """Returns the number of batches that `epoch_batches` returns for every epoch."""
+    """Returns the number of batches per epoch; see `epoch_batches`."""
     size = num_images if epoch_counts is None else int(epoch_counts.sum())
     return size // batch_size
 
@@ -28,22 +28,22 @@ def epoch_batches(
 
     The result depends on the arguments only, so training can resume at any epoch.
 
-    By default an epoch is a random permutation of all images; the remainder that does not
-    fill a batch is dropped, a different one in each epoch. With `sampling_weights` each
+    By default an epoch is a random permutation of all images. With `sampling_weights` each
     index is drawn independently with replacement. With `epoch_counts` each class has the
-    given number of images, in random order; the images of a class occur equally often, give
-    or take one.
+    given number of images, in random order; the numbers of occurrences of the images of a
+    class differ by at most one. Images that do not fill a batch at the end of the epoch are
+    dropped; these differ between epochs.
 
     Args:
         labels: The class of each image, [num_images].
-        batch_size: At most `num_images`.
+        batch_size: Number of images in a batch, at most `num_images`.
         seed: The seed of the run.
         epoch: The epoch number, counted from 0 over the whole run.
         sampling_weights: The relative probability of drawing one image of each class,
             [num_classes]; see `imbalance.Plan`.
-        epoch_counts: The number of images of each class in an epoch, [num_classes]; 0
-            only for a class without images; see `imbalance.Plan`. Cannot be combined with
-            `sampling_weights`.
+        epoch_counts: The number of images of each class in an epoch, [num_classes]; see
+            `imbalance.Plan`. It must be 0 for a class without images, and cannot be
+            combined with `sampling_weights`.
 
     Returns:
         int64 [steps_per_epoch, batch_size], indices in 0..num_images - 1.

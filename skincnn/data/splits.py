@@ -1,4 +1,4 @@
-"""Training, validation and test splits of the stored folds."""
+"""Training, validation and test splits, composed of folds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPLITS = ("train", "val", "test")
 def make_splits(
     builder: tfds.core.DatasetBuilder, config: DataConfig, names: Collection[str] = SPLITS
 ) -> dict[str, pd.DataFrame]:
-    """Returns the tables of the named splits with one row per image.
+    """Returns the tables of the named splits, with one row per image.
 
     The splits are determined by the fields `train_folds`, `validation_folds`, `test_folds`,
     `split_by` and `one_image_per_lesion` of the configuration.
@@ -51,10 +51,10 @@ def make_splits(
 
 
 def image_folds(table: pd.DataFrame) -> pd.Series[int]:
-    """Returns a fold for each image regardless of its lesion, as in leaky protocols.
+    """Returns a fold in 0..9 for each image regardless of lesions (a leaky protocol).
 
     Within each class, images are ordered by the SHA-256 of their image_id and assigned to
-    the ten folds in turn. Folds are therefore stratified and equal on every machine.
+    the ten folds in turn. The folds are stratified and the same on every machine.
 
     Args:
         table: One row per image, with `image_id` and `label`.
