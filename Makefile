@@ -1,7 +1,7 @@
 # `make train` and `make test` install everything they need into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# Each worker imports TensorFlow and needs 2 GB of memory.
+# Each worker imports TensorFlow and requires 2 GB of memory.
 WORKERS := --numprocesses 3 --dist worksteal
 
 # The model of `make demo`.
@@ -42,7 +42,7 @@ beam: .venv-beam/.installed ## create the environment for scripts/batch_predict.
 
 # The target is pip, which venv installs last: an incomplete environment is recreated.
 .venv/bin/pip .venv-beam/bin/pip: %/bin/pip:
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is required: make PYTHON=python3.11 ..."'
 	$(PYTHON) -m venv --clear $*
 
 .venv/.installed: .venv/bin/pip setup.cfg pyproject.toml
@@ -53,7 +53,8 @@ beam: .venv-beam/.installed ## create the environment for scripts/batch_predict.
 	$(BIN)/python -m pip install --quiet --editable '.[dev,export]'
 	touch $@
 
-# A separate environment, and Pillow in a second step, because pip cannot resolve both:
+# A separate environment, with Pillow installed in a second step, because pip cannot install
+# both in one step:
 #   ERROR: Cannot install apache-beam==2.77.0 and pillow>=13 because these package versions
 #   have conflicting dependencies. [...] apache-beam 2.77.0 depends on pillow<13 and >=12.1.1
 # Pillow 12.3 has known vulnerabilities that 13.0 fixes. Beam uses Pillow only for embeddings
@@ -64,7 +65,7 @@ beam: .venv-beam/.installed ## create the environment for scripts/batch_predict.
 	.venv-beam/bin/python -m pip install --quiet --no-warn-conflicts 'pillow >= 13.0'
 	touch $@
 
-# In two steps instead of an extra of setup.cfg, because pip cannot resolve both:
+# Installed in two steps, not as an extra of setup.cfg, because pip cannot install both in one:
 #   gradio 6.31.0 depends on pillow<13.0 and >=8.0
 # This project requires Pillow 13, which fixes vulnerabilities of 12. Gradio works with it.
 .venv/.installed-demo: .venv/.installed

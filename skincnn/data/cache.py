@@ -74,7 +74,7 @@ def empty_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> Images | None:
-    """Returns the array in a file, or None if it is damaged or has another shape."""
+    """Returns the array in a file, or None if it is unreadable or has another shape."""
     try:
         # Copy-on-write: DLPack shares only writable arrays with TensorFlow.
         images = np.load(path, mmap_mode="c")

@@ -179,7 +179,10 @@ def training_batches(
 def evaluation_batches(
     images: npt.NDArray[Any], metadata: Metadata | None = None
 ) -> tf.data.Dataset:
-    """Returns batches of all inputs, in order and without labels; see `training_batches`."""
+    """Returns batches of all inputs in order.
+
+    The batches have the format of the inputs of `training_batches`, without labels.
+    """
     shared = _share(images)
 
     def read(first: tf.Tensor) -> Any:
