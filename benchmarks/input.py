@@ -117,7 +117,10 @@ def fitting(setting: Setting) -> Iterator[Result]:
 
 
 def building(setting: Setting) -> Iterator[Result]:
-    """Compares building the dataset with decoding its files alone, both on all cores."""
+    """Compares building the dataset with decoding its files alone, both on all cores.
+
+    The second result is the peak memory of the build.
+    """
     target = setting.root / "built again"
 
     def build() -> int:
@@ -219,7 +222,7 @@ def _compare_epochs(setting: Setting, name: str, epoch: Work) -> Iterator[Result
 
 
 def _epochs(setting: Setting) -> tuple[Work, Work]:
-    """Returns functions that read the first epoch, with decoding, and later epochs."""
+    """Returns functions that read the first epoch, including decoding, and later epochs."""
     images = _load(setting)
     later = range(1, 1 + LATER_EPOCHS)
     return (

@@ -76,12 +76,12 @@ class Result:
 
 
 def compare(name: str, candidate: Work, baseline: Work, **limits: float) -> Result:
-    """Returns the rate of `candidate` divided by the rate of `baseline`.
+    """Returns the median ratio of the rates of `candidate` and `baseline`.
 
-    The median over `PAIRS` rounds is returned, after a warm-up round. Each round measures
-    the baseline, the candidate, and the baseline again. The ratio of a round is the rate of
-    the candidate divided by the mean of the two rates of the baseline. The limits are
-    `at_least` and `at_most`; see `Result`.
+    After a warm-up round, each of `PAIRS` rounds measures the baseline, the candidate, and
+    the baseline again. The ratio of a round is the rate of the candidate divided by the
+    mean of the two rates of the baseline. `limits` are the `at_least` and `at_most` of the
+    result.
     """
     rounds = [(rate(baseline), rate(candidate), rate(baseline)) for _ in range(PAIRS + 1)]
     return summarize(name, rounds, **limits)
@@ -168,7 +168,7 @@ def to_text(results: Sequence[Result]) -> str:
 
 
 def rate(work: Work) -> float:
-    """Returns the rate of a function in images per second."""
+    """Returns the number of images that a function processes per second."""
     started = time.perf_counter()
     count = work()
     return count / (time.perf_counter() - started)

@@ -276,7 +276,7 @@ def _keras_call(setting: Setting) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _read(setting: Setting, count: int) -> np.ndarray:
-    """Returns preprocessed images, uint8 [count, image_size, image_size, 3]."""
+    """Returns `count` preprocessed images, uint8 [count, image_size, image_size, 3]."""
     paths = [setting.paths[number % len(setting.paths)] for number in range(count)]
     return np.stack(
         [read_image(tf.io.read_file(str(path)), setting.data) for path in paths]

@@ -104,7 +104,8 @@ class EpochTimer(keras.callbacks.Callback):
     epoch.
 
     Attributes:
-        rounds: The rates of the steps, of the epoch and of the steps again, for each epoch.
+        rounds: For each epoch, the rates of the steps before it, of the epoch, and of the
+            steps after it, in images/s.
         num_predictions: How often the validation images were predicted in each epoch.
     """
 

@@ -89,8 +89,8 @@ def render(dx: str, lesion: int, view: int) -> npt.NDArray[np.uint8]:
     Args:
         dx: The class, a key of `APPEARANCES`.
         lesion: The lesion number, which seeds the features of the lesion.
-        view: The number of the image among the images of the lesion. The two numbers seed
-            the angle, zoom, illumination and artifacts.
+        view: The number of the image among the images of the lesion. Both numbers seed the
+            angle, zoom, illumination and artifacts.
     """
     rng = np.random.default_rng([SEED, 2, lesion])
     look = _blend(rng, dx)
@@ -337,7 +337,10 @@ def _mix(image: Array, color: Array, opacity: Array) -> Array:
 
 
 def _noise(rng: np.random.Generator, smoothness: float) -> Array:
-    """Returns smooth noise [120, 160] with mean about 0 and standard deviation 1."""
+    """Returns smooth noise [120, 160] with mean about 0 and standard deviation 1.
+
+    `smoothness` is the size of the structures in pixels.
+    """
     step = max(1, round(smoothness))  # draw coarse noise at a low resolution
     shape = (-(-HEIGHT // step), -(-WIDTH // step))
     coarse = Image.fromarray(rng.standard_normal(shape, dtype=np.float32))

@@ -61,11 +61,12 @@ def split_into_folds(
     """Returns the splits with "train" replaced by ten folds.
 
     The folds do not depend on the official splits. An image of an official split that is
-    connected to training images, by its lesion or by near-duplicates, has their group_id.
+    connected to training images, by its lesion or by near-duplicates, gets the group_id of
+    these images.
 
     Args:
         splits: The records of "train" and of the official splits.
-        near_duplicates: Pairs of image_ids.
+        near_duplicates: Pairs of image_ids of near-duplicate images.
 
     Raises:
         SourceError: There are too few groups for ten folds.
@@ -213,7 +214,7 @@ def published_assignments() -> dict[str, Assignment]:
 
 
 def to_csv(records: Iterable[Record], assignments: Mapping[str, Assignment]) -> str:
-    """Returns assignments as CSV text with one row per image, sorted by image_id."""
+    """Returns assignments in the published CSV format, with rows sorted by image_id."""
     rows = [(r.image_id, r.lesion_id, *astuple(assignments[r.image_id])) for r in records]
     table = pd.DataFrame(sorted(rows), columns=COLUMNS)
     return table.to_csv(index=False, lineterminator="\n")

@@ -47,7 +47,7 @@ class BuildReport(BaseModel):
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Dermatoscopic images of skin lesions in ten lesion-grouped folds.
+    """Dermatoscopic images of skin lesions in ten folds, grouped by lesion.
 
     The splits are `fold_0` .. `fold_9` (see `folds`) and, if their source files are
     present, `validation_official` and `test_official`. `image_decoding` describes the
@@ -84,7 +84,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         super().__init__(**kwargs)
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Builds the dataset unless it exists. Waits while another process builds it."""
+        """Builds the dataset unless it exists. Waits while another process builds it.
+
+        Raises:
+            SourceError: The source files are missing, incomplete or damaged.
+            OSError: The disk is full.
+        """
         # This check precedes the lock file, because the disk may be read-only.
         if Path(self.data_dir).is_dir() and self.is_prepared():
             return

@@ -64,7 +64,7 @@ class CheckedImages:
 
         Args:
             images: The source images.
-            image_ids: The images to check.
+            image_ids: The image_ids of the images to check.
             folder: Where to create the temporary file.
             longest_side: See `normalize`.
             inspect: A function of a decoded image (upright, RGB), called for each image.
@@ -126,7 +126,7 @@ class CheckedImages:
 
 
 def require_valid(errors: dict[str, str], num_images: int, on_bad_image: str) -> None:
-    """Checks that all images are valid or, with "skip", at least 99 % of them.
+    """Checks that all images, or at least 99 % if others may be skipped, are valid.
 
     Args:
         errors: The reason for each invalid image, by image_id.

@@ -95,7 +95,7 @@ def has_suffix(path: PurePath, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bo
 
 
 def _list(path: Path) -> Iterator[tuple[zipfile.ZipFile | Path, str]]:
-    """Yields the container (archive or folder) and the path in it of each image file."""
+    """Yields the archive or folder of each image file, and the path of the file inside."""
     if path.is_dir():
         members = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
         yield from ((path, p.as_posix()) for p in members if has_suffix(p))

@@ -131,8 +131,8 @@ def read_isic2018(files: Files) -> Source:
             f"{truth}: the lesion of {len(missing)} image(s) is unknown: "
             f"{join_first(missing)}. Without lesion_ids, images of one lesion could be in "
             "the training and the test set. Expected "
-            "ISIC2018_Task3_Training_LesionGroupings.csv or HAM10000_metadata.csv beside the "
-            "ground truth, with one row per image."
+            "ISIC2018_Task3_Training_LesionGroupings.csv or HAM10000_metadata.csv beside "
+            "the ground truth, with one row per image."
         )
     check_records(records, truth)
     source = Source(CLASS_NAMES)

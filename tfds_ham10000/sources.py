@@ -84,7 +84,7 @@ def read_source(folder: Path, dataset: str) -> Source:
     """Returns the records and images in a folder.
 
     Args:
-        folder: Contains the published files, or one subfolder that contains them.
+        folder: Contains the published files, or a subfolder that contains them.
         dataset: "isic2018", "isic2019", or "folder" for one folder per class.
 
     Raises:

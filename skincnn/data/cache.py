@@ -65,8 +65,8 @@ def cached_images(
 def empty_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Returns an array of zeros whose memory TensorFlow can share.
 
-    Unlike in `np.empty`, the memory is page-aligned, and it is returned to the operating
-    system as soon as the array is deleted.
+    Unlike an array of `np.empty`, it has page-aligned memory, which is returned to the
+    operating system as soon as the array is deleted.
     """
     count = math.prod(shape)
     memory = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1))

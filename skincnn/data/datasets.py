@@ -18,7 +18,7 @@ OnBadImage = Literal["fail", "skip"]
 
 
 def class_names(dataset: str, data_dir: Path | None = None) -> tuple[str, ...]:
-    """Returns the class names of a dataset, in the order of its labels.
+    """Returns the class names of a dataset, in the order of the labels.
 
     Only "folder" has to be built first, because its classes are the names of folders.
 
@@ -43,7 +43,7 @@ def prepare_dataset(
 
     Args:
         dataset: The name of a config of `tfds_ham10000`, such as "demo" or "isic2018".
-        data_dir: The root folder of built datasets; by default that of TFDS.
+        data_dir: The root folder of built datasets; by default the data directory of TFDS.
         manual_dir: The folder with the published files, not used for synthetic datasets.
             If None, "isic2018" is downloaded.
         on_bad_image: What to do with images that cannot be decoded. "fail" raises an
@@ -89,7 +89,9 @@ def is_built(dataset: str, data_dir: Path | None = None) -> bool:
 
 
 def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.DatasetBuilder:
-    """Returns the TFDS builder of a built dataset. Synthetic datasets are built if needed.
+    """Returns the TFDS builder of a built dataset.
+
+    Synthetic datasets are built if necessary.
 
     Raises:
         ConfigError: `tfds_ham10000` has no config of this name.

@@ -29,8 +29,8 @@ class LeakageAudit:
 
     `num_shared_*` are the numbers of images, lesions and near-duplicate groups in more
     than one split. `share_test_*` are the shares, in 0..1, of the test images and of the
-    test melanomas whose lesion also has a training image. A share is None if the test
-    split has no images or no melanomas.
+    test melanomas whose lesion also has a training image. A share is None if there are no
+    such test images.
     """
 
     num_images: dict[str, int]  # by split
@@ -46,8 +46,9 @@ class LeakageAudit:
 class SplitLeakage:
     """The overlap of a split with the training and validation data.
 
-    `num_leaky_images` is the number of images of the split that are shared or belong to a
-    shared lesion or near-duplicate group.
+    `num_shared_*` are the numbers of images, lesions and near-duplicate groups of the split
+    that are also in that data. `num_leaky_images` is the number of images of the split that
+    are shared, or whose lesion or near-duplicate group is shared.
     """
 
     num_shared_images: int
@@ -106,7 +107,7 @@ def audit(
 def sibling_shares(
     train: pd.DataFrame, test: pd.DataFrame, class_names: Sequence[str]
 ) -> tuple[float | None, float | None]:
-    """Returns the shares of test images and test melanomas with a lesion in training.
+    """Returns the shares of test images and test melanomas whose lesion is in `train`.
 
     Each share is in 0..1, or None if there are no test images or no test melanomas. The
     tables have the columns lesion_id and label, the index of a name in `class_names`.

@@ -59,8 +59,8 @@ def read_table(
 
     Returns:
         One row per image, in the order of the stored dataset. The columns are
-        `TABLE_COLUMNS`, of which `label` is the class index, `fold` (an element of
-        `folds`) and `sha256` (of the image file).
+        `TABLE_COLUMNS` (`label` is the class index), `fold` (an element of `folds`) and
+        `sha256` (of the image file).
     """
     folds = list(folds)
     rows = [
@@ -230,7 +230,7 @@ def _records(
 
 
 def _key(table: pd.DataFrame, config: DataConfig) -> str:
-    """Returns a hash of everything that determines the pixels and their order."""
+    """Returns a hash of everything that determines the pixels and the image order."""
     content = {
         "version": CACHE_VERSION,
         "tensorflow": tf.__version__,

@@ -32,15 +32,15 @@ def epoch_batches(
     index is drawn independently with replacement. With `epoch_counts` each class has the
     given number of images, in random order; the numbers of occurrences of the images of a
     class differ by at most one. Images that do not fill a batch at the end of the epoch are
-    dropped; these differ between epochs.
+    dropped; the dropped images differ between epochs.
 
     Args:
         labels: The class of each image, [num_images].
         batch_size: Number of images in a batch, at most `num_images`.
         seed: The seed of the run.
         epoch: The epoch number, counted from 0 over the whole run.
-        sampling_weights: The relative probability of drawing one image of each class,
-            [num_classes]; see `imbalance.Plan`.
+        sampling_weights: The relative probability of drawing any single image of each
+            class, [num_classes]; see `imbalance.Plan`.
         epoch_counts: The number of images of each class in an epoch, [num_classes]; see
             `imbalance.Plan`. It must be 0 for a class without images, and cannot be
             combined with `sampling_weights`.
