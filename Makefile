@@ -53,8 +53,7 @@ beam: .venv-beam/.installed ## create the environment for scripts/batch_predict.
 	$(BIN)/python -m pip install --quiet --editable '.[dev,export]'
 	touch $@
 
-# A separate environment, with Pillow installed in a second step, because pip cannot install
-# both in one step:
+# A separate environment, with Pillow installed in a second step, because of a conflict:
 #   ERROR: Cannot install apache-beam==2.77.0 and pillow>=13 because these package versions
 #   have conflicting dependencies. [...] apache-beam 2.77.0 depends on pillow<13 and >=12.1.1
 # Pillow 12.3 has known vulnerabilities that 13.0 fixes. Beam uses Pillow only for embeddings
@@ -65,7 +64,7 @@ beam: .venv-beam/.installed ## create the environment for scripts/batch_predict.
 	.venv-beam/bin/python -m pip install --quiet --no-warn-conflicts 'pillow >= 13.0'
 	touch $@
 
-# Installed in two steps, not as an extra of setup.cfg, because pip cannot install both in one:
+# Installed in two steps, not as an extra of setup.cfg, because of a conflict:
 #   gradio 6.31.0 depends on pillow<13.0 and >=8.0
 # This project requires Pillow 13, which fixes vulnerabilities of 12. Gradio works with it.
 .venv/.installed-demo: .venv/.installed

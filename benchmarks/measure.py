@@ -59,8 +59,8 @@ class Result:
     name: str  # usually "candidate / baseline"
     value: float  # the median over the rounds, in `unit`
     unit: str = "x"  # "x" for a ratio, "MiB", "MB", "images/s"
-    low: float | None = None  # the smallest value of a round
-    high: float | None = None  # the largest value of a round
+    low: float | None = None  # the smallest value in any round
+    high: float | None = None  # the largest value in any round
     pairs: int = 1  # number of rounds
     baseline_ratio: tuple[float, float] | None = None
     at_least: Limit = None

@@ -38,7 +38,7 @@ MODEL = ModelConfig(backbone="mobilenet_v2", weights="none")
 NUM_VALIDATION = 64
 FEATURE_BATCH_SIZE = DataConfig().batch_size
 EPOCH_IMAGES = 8000
-"""Number of images per epoch on cached features, as in the training folds of HAM10000."""
+"""Images per epoch on cached features, about as many as in the HAM10000 training folds."""
 
 
 def fitting(size: Size) -> Iterator[Result]:
