@@ -1,4 +1,4 @@
-"""Results of several runs combined: ensembles and cross-validation."""
+"""Combined results of several runs: ensembles and cross-validation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from skincnn.metrics.bootstrap import Estimate
 from skincnn.records import Record, write_record
 
 PRODUCTS = ("predictions", "results", "figures", "report.html", "README.md", RUN_FILE)
-"""Files and folders that a new aggregate replaces. Exports have versions and are kept."""
+"""Files and folders that a new aggregate replaces. Exports are versioned and kept."""
 T = TypeVar("T")
 L = TypeVar("L", LeakageAudit, SplitLeakage)
 
@@ -49,7 +49,13 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What `write_aggregate` writes: run.json, predictions tables and results by name."""
+    """The combined results of an ensemble or a cross-validation.
+
+    Attributes:
+        info: Content of run.json.
+        predictions: Predictions tables by name.
+        results: Results by name.
+    """
 
     info: RunInfo
     predictions: dict[str, pd.DataFrame]
@@ -75,7 +81,7 @@ def read_evaluated_run(workdir: Path) -> EvaluatedRun:
 def combine_info(
     runs: Sequence[EvaluatedRun], kind: Literal["ensemble", "cross_validation"]
 ) -> RunInfo:
-    """Returns the run.json of an ensemble or a cross-validation of these runs."""
+    """Returns the content of run.json for an ensemble or a cross-validation of runs."""
     infos = [run.info for run in runs]
     counted = infos if kind == "ensemble" else infos[:1]
     return infos[0].model_copy(
@@ -107,7 +113,10 @@ def combine_info(
 def describe_member(
     run: EvaluatedRun, differences: dict[str, Estimate] | None = None
 ) -> MemberScores:
-    """Returns the test scores of a run, with the ensemble's differences from them."""
+    """Returns the test scores of a run.
+
+    `differences` are the paired differences, ensemble minus run, if there is an ensemble.
+    """
     metrics = run.results["test"].metrics
     return MemberScores(name=run.name, metrics=metrics, differences=differences or {})
 
@@ -131,13 +140,13 @@ def check_workdir(workdir: Path) -> None:
     """
     if (workdir / CONFIG_FILE).exists():
         raise ConfigError(
-            f"{workdir} holds a run. Expected a new directory or that of an earlier "
-            "ensemble or cross-validation."
+            f"{workdir} holds a run. Expected a new directory, or the directory of an "
+            "earlier ensemble or cross-validation."
         )
     if (workdir / "README.md").exists() and not (workdir / RUN_FILE).exists():
         raise ConfigError(
             f"{workdir} holds a README.md, which the model card would replace. Expected a "
-            "new directory or that of an earlier ensemble or cross-validation."
+            "new directory, or the directory of an earlier ensemble or cross-validation."
         )
 
 
@@ -159,18 +168,18 @@ def write_aggregate(workdir: Path, aggregate: Aggregate) -> None:
 
 
 def _common(values: Sequence[T]) -> T | None:
-    """Returns the value that all share; None if they differ."""
+    """Returns the common value, or None if the values differ."""
     return values[0] if all(value == values[0] for value in values) else None
 
 
 def _worst(parts: Sequence[L]) -> L:
-    """Returns the largest value of each count and share."""
+    """Returns an audit with the largest value of each field."""
     fields = zip(*map(dataclasses.astuple, parts), strict=True)
     return type(parts[0])(*map(_largest, fields))
 
 
 def _largest(values: Sequence[Any]) -> Any:
-    """Returns the largest value that is not None; for dictionaries, that of each key."""
+    """Returns the largest value other than None, or for dictionaries, that of each key."""
     if isinstance(values[0], dict):
         return {key: _largest([part[key] for part in values]) for key in values[0]}
     return max((value for value in values if value is not None), default=None)

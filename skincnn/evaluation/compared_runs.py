@@ -1,4 +1,4 @@
-"""The runs of a comparison: predictions, cost, and the command that reproduces each."""
+"""The runs of a comparison: predictions, training cost and commands to reproduce them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ from skincnn.presets import to_command
 class ComparedRun:
     """The predictions of a run on one split, and how they were made.
 
-    Runs are compared by identity, because `==` of tables has no single truth value.
+    `==` compares the identity of runs, because `==` of two tables is not a single value.
 
     Attributes:
         folder: Name of the run directory.
+        info: Content of run.json.
+        split: Name of the split.
         variant: "" for the model as is; see `SplitResult`.
         predictions: The predictions table, sorted by image_id.
         validation: The validation table of the same variant; None if it is missing.
         sha256: SHA-256 of the predictions file.
         changed: Whether the predictions file has changed since its result was written.
         split_by: "lesion", or "image" for the leaky protocol.
-        config: Configuration of the run; for a cross-validation, with the default folds;
-            None for an ensemble.
+        config: Configuration of the run; None for an ensemble. The configuration of a
+            cross-validation has the default folds.
         folds: Training, validation and test folds, such as "0 1 2 / 3 / 4"; "" for an
             ensemble.
         command: The command that reproduces the predictions.
@@ -62,7 +64,10 @@ class ComparedRun:
 
     @property
     def images(self) -> str:
-        """Identifies the images and labels; only runs on the same ones can be paired."""
+        """Identifies the images and their labels.
+
+        Only runs with the same value have paired differences.
+        """
         columns = ["image_id", "lesion_id", "label"]
         rows = self.predictions[columns].to_csv(index=False)
         text = rows + ",".join(class_names_of(self.predictions))
@@ -71,7 +76,7 @@ class ComparedRun:
 
     @property
     def protocol(self) -> str:
-        """Identifies the protocol; runs are ranked only within a protocol."""
+        """Identifies the protocol. Runs are ranked only within a protocol."""
         synthetic = "SYNTHETIC images, " if self.info.synthetic else ""
         return f"{synthetic}split by {self.split_by}, {self.images}"
 
@@ -132,7 +137,7 @@ def variant_names(workdir: Path, split: str) -> list[str]:
 
 
 def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[ComparedRun]:
-    """Returns the runs with this variant of the first run moved to the front.
+    """Moves the given variant of the first run to the front of the list.
 
     Raises:
         ConfigError: The first run has no such variant.
@@ -150,7 +155,7 @@ def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[Compar
 
 
 def describe_provenance(provenance: Provenance | None) -> str:
-    """Returns the code and hardware of a training run as text; "" if not known."""
+    """Returns the code and hardware of a training run as text; "" if they are unknown."""
     if provenance is None:
         return ""
     if provenance.gpus:
@@ -186,14 +191,17 @@ def _find_recipe(
 
 
 def _command_of_variant(folder: str, info: RunInfo, result: SplitResult, as_is: str) -> str:
-    """Returns the command that reproduces a variant; `as_is` is that of the model as is."""
+    """Returns the command that reproduces a variant.
+
+    `as_is` is the command that reproduces the model as is.
+    """
     views = unadjusted_name(result.variant)
     flags = []
     if views:
         flags.append(f"--tta {views} --num-views {result.cost.num_views}")
     if views != result.variant:
         flags.append("--logit-adjustment")
-    # An ensemble averages predictions that exist, so its members are evaluated first.
+    # An ensemble averages existing predictions, so its members are evaluated first.
     members = [member.name for member in info.members]
     commands = [
         f"python scripts/evaluate.py {shlex.quote(f'runs/{name}')} {' '.join(flags)}"

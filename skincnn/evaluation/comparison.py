@@ -32,13 +32,13 @@ from skincnn.metrics.seed_variance import (
 )
 
 SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auc")
-"""Keys of `METRICS` that are shown in addition to the one to sort by."""
+"""Keys of `METRICS` that are shown in addition to the metric to sort by."""
 MELANOMA_RATES = {
     MELANOMA_RECALL: "recall",
     MELANOMA_SENSITIVITY: "recall",
     MELANOMA_SPECIFICITY: "specificity",
 }
-"""The rate in `num_groups_per_rate` that is estimated from the same lesions."""
+"""Key of `num_groups_per_rate` with the number of lesions of each melanoma rate."""
 Group = tuple[ComparedRun, ...]
 Values = dict[str, dict[str, Scores]]
 """Values of each metric on all images and on each resample, by run and by metric."""
@@ -46,21 +46,21 @@ Values = dict[str, dict[str, Scores]]
 
 @dataclass(frozen=True)
 class Row:
-    """One run, or the mean of several seeds.
+    """One run, or the mean of several runs that differ only by their seed.
 
     Attributes:
         name: Name of the row.
         runs: The run, or the runs that differ only by their seed.
         scores: Scores by name: the metric to sort by, `SHOWN`, "melanoma_recall" if
             melanoma is a class, and `CALIBRATED`.
-        differences: Scores minus those of the baseline on the same resamples; empty for the
+        differences: Paired difference in each score, row minus baseline; empty for the
             baseline and for runs on other images.
-        baseline: Name of the baseline's row.
+        baseline: Name of the row of the baseline.
         command: The command that reproduces the scores.
-        recipe_differences: The differences, with intervals that include the variance
-            between seeds. They need a recipe with several seeds, and are empty for rows
-            that do not stand for a recipe: ensembles, variants other than the baseline's,
-            and single runs of a recipe with several.
+        recipe_differences: `differences` with intervals that include the variance between
+            seeds; empty if no recipe has several seeds, and for rows that do not represent
+            a recipe: ensembles, other variants than the baseline, and single runs of a
+            recipe with several seeds.
         spread: The variance between seeds; None if no recipe has several seeds.
     """
 
@@ -82,19 +82,19 @@ def compare(
     confidence: float = 0.95,
     average_seeds: bool = False,
 ) -> dict[str, list[Row]]:
-    """Returns the rows of each protocol, the best first.
+    """Returns the rows by protocol, sorted from best to worst.
 
-    Differences are paired and need the same images.
+    Differences are paired and are therefore computed only for runs on the same images.
 
     Args:
-        runs: The runs. The first, or the mean of its seeds, is the baseline.
+        runs: The runs. The first run is the baseline.
         sort_by: A key of `METRICS`.
-        num_bootstrap: Number of resamples, the same for all runs of the same images.
-        confidence: Coverage of the intervals, 0..1.
+        num_bootstrap: Number of resamples. Runs on the same images have the same resamples.
+        confidence: Confidence level of the intervals, 0..1.
         average_seeds: Whether to add a row with the mean of runs that differ only by their
-            seed, and to compare with the mean of the first run's seeds. The interval of a
-            mean does not cover the variance between seeds; `Row.recipe_differences` have
-            intervals that do.
+            seed. The baseline is then the mean of the first run and its other seeds. The
+            interval of a mean does not include the variance between seeds, in contrast to
+            the intervals of `Row.recipe_differences`.
 
     Raises:
         ConfigError: The metric does not exist, there are fewer than 100 resamples, or two
@@ -142,7 +142,10 @@ def _make_row(
     *,
     is_recipe: bool,
 ) -> Row:
-    """Returns the row of a group; `is_recipe` if it has all seeds of a recipe."""
+    """Returns the row of a group.
+
+    `is_recipe` is True if the group contains all runs of a recipe.
+    """
     mean, baseline_mean = _mean(values, group), _mean(values, baseline)
     paired = baseline[0].images == group[0].images and group != baseline
     differences = {
@@ -180,7 +183,7 @@ def _bootstrap(
 
 
 def _lesions(group: Group, name: str) -> Counts | None:
-    """Returns the number of lesions of a rate; None for other scores and for averages."""
+    """Returns the number of lesions of a rate; None for other scores and for means."""
     if len(group) > 1:
         return None
     sample = Resampled(group[0].predictions, EvaluateConfig())
@@ -204,8 +207,8 @@ def _group_seeds(runs: Sequence[ComparedRun]) -> list[Group]:
 def _find_recipes(runs: Sequence[ComparedRun], seeds: Sequence[Group]) -> list[Group]:
     """Returns the groups that contain all seeds of a recipe.
 
-    Only runs with the variant and the images of the first run count. There are no groups if
-    the first run is an ensemble, which has no recipe.
+    Only runs with the variant and the images of the first run are included. The list is
+    empty if the first run is an ensemble, because an ensemble has no recipe.
     """
     first = runs[0]
     single = [(run,) for run in runs if not any(run in group for group in seeds)]
@@ -230,7 +233,7 @@ def _name(group: Group) -> str:
 
 
 def _command(group: Group) -> str:
-    """Returns the command that reproduces a run, or the mean of several."""
+    """Returns the command that reproduces a run, or the mean of several runs."""
     first = group[0]
     if len(group) == 1:
         return first.command

@@ -25,10 +25,11 @@ OUT_OF_FOLD = "out_of_fold"
 
 
 def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
-    """Returns the configuration of each model: the given one with other folds.
+    """Returns a copy of the configuration for each model, with the folds of the model.
 
-    The ten folds are divided into `num_models` (2..10) test sets of adjacent folds. A model
-    is validated on the first fold of the next test set and trained on all other folds.
+    The ten folds are divided into `num_models` (2..10) test sets of adjacent folds. Each
+    model is validated on the first fold of the next test set, and trained on all folds that
+    remain.
 
     Raises:
         ConfigError: `num_models` is out of range.
@@ -54,12 +55,12 @@ def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
 def pool(workdirs: Sequence[Path]) -> Aggregate:
     """Returns the results of the pooled out-of-fold predictions of several runs.
 
-    The runs have the configurations of `cross_validation_configs`. The temperature and the
-    thresholds are chosen on the pooled validation predictions.
+    The runs must have the configurations from `cross_validation_configs`. The temperature
+    and the thresholds are chosen on the pooled validation predictions.
 
     Raises:
-        ConfigError: A directory holds no evaluated run, or two runs predicted the same
-            image.
+        ConfigError: A directory holds no evaluated run, or an image is in the test splits
+            or the validation splits of two runs.
     """
     runs = [read_evaluated_run(workdir) for workdir in workdirs]
     tables = {}

@@ -1,4 +1,4 @@
-"""An ensemble: the mean of the predictions of several runs for the same images."""
+"""Ensembles: the mean predictions of several runs for the same images."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ from skincnn.inference.predictions import mean_predictions, read_predictions, ta
 
 
 def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
-    """Returns the results of the mean probabilities of several evaluated runs.
+    """Returns the results of an ensemble of several evaluated runs.
 
-    No model is needed: everything comes from the predictions tables. The ensemble has the
-    splits and the variants (test-time augmentation, logit adjustment) that all runs have.
-    Its temperature and thresholds are chosen on its own validation predictions.
+    The probabilities in the predictions tables of the runs are averaged; no model is
+    loaded. The ensemble has the splits and the variants (test-time augmentation, logit
+    adjustment) that all runs have. The temperature and the thresholds are chosen on the
+    validation predictions of the ensemble.
 
     Raises:
         ConfigError: There are fewer than two runs, a run is given twice, a directory holds
@@ -43,7 +44,8 @@ def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
     names = [workdir.resolve().name for workdir in workdirs]
     if len(workdirs) < 2 or len({w.resolve() for w in workdirs}) < len(workdirs):
         raise ConfigError(
-            f"An ensemble needs two or more different runs. Received: {', '.join(names)}."
+            "An ensemble requires two or more different runs. Received: "
+            f"{', '.join(names)}."
         )
     runs = [read_evaluated_run(workdir) for workdir in workdirs]
     common = _common([list(run.results) for run in runs])
@@ -80,8 +82,12 @@ def average_variant(
 ) -> InferenceVariant:
     """Returns the mean predictions of the runs for one variant.
 
-    `common` are the names of the tables that all runs have. The mean predictions of the
-    models as they are, `as_is`, give the relative cost.
+    Args:
+        runs: The runs.
+        common: Names of the predictions tables that all runs have.
+        variant: "" for the models as they are; see `SplitResult`.
+        as_is: The mean predictions of the models as they are, for the relative prediction
+            time.
 
     Raises:
         ConfigError: The runs were evaluated on different images or classes, or with
@@ -112,19 +118,22 @@ def average_variant(
 def compare_members(
     runs: Sequence[EvaluatedRun], table: pd.DataFrame, config: EvaluateConfig
 ) -> MembersResult:
-    """Returns the test scores of each run, with the ensemble's differences from them."""
+    """Returns the test scores of each run, and the differences, ensemble minus run.
+
+    `table` is the test predictions table of the ensemble.
+    """
     ensemble = Resampled(table, config)
     members = []
     for run in runs:
-        alone = Resampled(_read_like(run, "test", table), config)
-        members.append(describe_member(run, score_differences(ensemble, alone)))
+        member = Resampled(_read_like(run, "test", table), config)
+        members.append(describe_member(run, score_differences(ensemble, member)))
     return MembersResult(split="test", members=tuple(members))
 
 
 def average_ood(runs: Sequence[EvaluatedRun]) -> dict[str, pd.DataFrame]:
     """Returns the mean predictions of OOD images by table name, such as "ood".
 
-    A table has the images that all runs predicted.
+    Each table contains the images that all runs predicted.
     """
     parts = [_read_ood(run.workdir) for run in runs]
     means = {}
@@ -146,7 +155,7 @@ def _read_ood(workdir: Path) -> dict[str, pd.DataFrame]:
 
 
 def _read_like(run: EvaluatedRun, name: str, like: pd.DataFrame) -> pd.DataFrame:
-    """Returns a run's table with its rows in the order of the table `like`.
+    """Returns the table `name` of a run, with the rows in the order of `like`.
 
     Raises:
         ConfigError: The images, labels or columns differ.
@@ -163,13 +172,13 @@ def _read_like(run: EvaluatedRun, name: str, like: pd.DataFrame) -> pd.DataFrame
         or not table[columns].equals(like[columns])
     ):
         raise ConfigError(
-            f"{run.workdir} was evaluated on other images, labels or classes than the "
-            f"first run ({name}). Expected runs of one dataset with the same "
+            f"{run.workdir} and the first run were evaluated on different images, labels "
+            f"or classes (table {name}). Expected runs on the same dataset with the same "
             "--data.test-folds and --data.validation-folds."
         )
     return table
 
 
 def _common(lists: Sequence[list[str]]) -> list[str]:
-    """Returns what all lists contain, in the order of the first."""
+    """Returns the elements that all lists contain, in the order of the first list."""
     return [name for name in lists[0] if all(name in other for other in lists)]

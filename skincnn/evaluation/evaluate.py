@@ -66,14 +66,14 @@ Tables = dict[str, pd.DataFrame]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """What to evaluate in addition to the model as is on validation and test.
+    """Evaluations in addition to the model as is on validation and test.
 
     Attributes:
         splits: Other splits of the dataset, such as "fold_3" or "test_official".
-        tta: Kinds of test-time augmentation: keys of `VIEWS`.
+        tta: Kinds of test-time augmentation (keys of `VIEWS`).
         num_views: Number of views of each image for test-time augmentation.
-        logit_adjustment: Whether to adjust the logits of the model as is and of each
-            test-time augmentation from this evaluation or an earlier one.
+        logit_adjustment: Whether to evaluate also with logit adjustment: the model as is,
+            and each test-time augmentation of this evaluation or an earlier one.
         corruptions: Whether to evaluate on corrupted images.
         ood_dir: A folder of out-of-distribution images.
     """
@@ -111,14 +111,19 @@ def evaluate(
     cache: Cache = "auto",
     options: EvaluateOptions | None = None,
 ) -> Evaluation:
-    """Predicts the splits of a run and computes every result; writes nothing.
+    """Predicts the splits of a run and computes all results, without writing any file.
 
-    TFDS keeps built datasets in `data_dir`; for `cache`, see `cache.cached_images`.
+    Args:
+        workdir: The run directory.
+        data_dir: Directory of the built TFDS datasets; None for the default of TFDS.
+        cache: Where to cache images; see `cache.cached_images`.
+        options: Additional evaluations; none by default.
 
     Raises:
         ConfigError: The directory holds no finished run, a split does not exist or was
-            used for training or validation, or an option cannot be used.
-        DataError: The dataset is missing, or is not the one that the run was trained on.
+            used for training or validation, or an option is not valid for this run.
+        DataError: The dataset is missing, or is not the one that the run was trained on, or
+            an image in `options.ood_dir` cannot be decoded.
     """
     options = options or EvaluateOptions()
     config = read_run(workdir)[1]
@@ -163,11 +168,12 @@ def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
 
 
 def remove_replaced(workdir: Path, predictions: Tables) -> None:
-    """Removes the results that depend on a test-time augmentation that is replaced.
+    """Removes results that would be inconsistent with new predictions.
 
-    If a new table differs from the one in the directory, for example because it has another
-    number of views, the results of the same augmentation on other splits and with logit
-    adjustment are no longer valid. They are removed unless the new tables replace them.
+    If a new table with test-time augmentation differs from the table in the directory, for
+    example in the number of views, earlier results with the same augmentation on other
+    splits or with logit adjustment are no longer valid. Results that the new tables replace
+    are not removed.
     """
     existing = {path.stem for path in (workdir / FOLDER).glob("*.json")}
     for tta in VIEWS:
@@ -188,7 +194,8 @@ def choose_views(options: EvaluateOptions, config: Config) -> dict[str, list[Vie
     """Returns the views of each kind of test-time augmentation.
 
     Raises:
-        ConfigError: A kind does not exist, or the number of views cannot be used.
+        ConfigError: A kind does not exist or does not support the number of views, or
+            "augment" is requested for a run that was trained without augmentation.
     """
     count = options.num_views
     if count < 1:
@@ -199,7 +206,12 @@ def choose_views(options: EvaluateOptions, config: Config) -> dict[str, list[Vie
 def load_ood_images(
     options: EvaluateOptions, config: Config
 ) -> dict[str, tuple[pd.DataFrame, Images]]:
-    """Returns the OOD images by table name: the built-in ones and the user's."""
+    """Returns the built-in OOD images, and those in `options.ood_dir`, by table name.
+
+    Raises:
+        ConfigError: The folder contains no images, or has the name of a built-in set.
+        DataError: An image cannot be decoded.
+    """
     images = {OOD_TABLE: make_ood_images(config.data)}
     if options.ood_dir is not None:
         name = f"{OOD_TABLE}.{options.ood_dir.resolve().name}"
@@ -210,7 +222,10 @@ def load_ood_images(
 def evaluate_corruptions(
     run: LoadedRun, as_is: InferenceVariant, clean: SplitResult
 ) -> Record:
-    """Returns the scores of the model on corrupted images of a split."""
+    """Returns the scores of the model on corrupted images of a split.
+
+    `clean` is the result of the model as is on the clean images of the split.
+    """
     split = run.splits[clean.split]
 
     def predict(images: Images, rows: slice) -> npt.NDArray[np.float32]:
@@ -226,7 +241,7 @@ def evaluate_corruptions(
 def collect_all_mistakes(
     run: LoadedRun, as_is: InferenceVariant, temperature: float
 ) -> dict[str, Mistakes]:
-    """Returns the most confident errors of each split that has any, except val."""
+    """Returns the most confident errors of each split, except val, with any errors."""
     grad_cam = GradCam(run.model)
     mistakes = {
         name: collect_mistakes(
@@ -239,5 +254,5 @@ def collect_all_mistakes(
 
 
 def _has_variant(name: str, variant: str) -> bool:
-    """Returns whether a table with this name, such as "test.d4", is of a variant."""
+    """Returns whether a table name, such as "test.d4", has a variant, such as "d4"."""
     return name.endswith(f".{variant}") and not OTHER_RESULTS.fullmatch(name)

@@ -30,7 +30,7 @@ DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.err
 
 @dataclass(frozen=True, eq=False)
 class Mistakes:
-    """results/<split>.mistakes.npz: the most confident errors on a split.
+    """results/<split>.mistakes.npz: the most confident errors on one split.
 
     Attributes:
         table: One row for each error, with `COLUMNS`: `confidence` is the calibrated
@@ -52,7 +52,7 @@ class Mistakes:
 
     @classmethod
     def read(cls, path: Path) -> Mistakes:
-        """Returns the content of a file that `write` wrote.
+        """Reads a file that was written by `write`.
 
         Raises:
             ConfigError: The file is missing or damaged.
@@ -86,13 +86,14 @@ def collect_mistakes(
     Args:
         grad_cam: Grad-CAM of the model that made the predictions.
         images: uint8 [num_images, height, width, 3], in the order of the table.
-        metadata: Clinical metadata, [num_images, num_fields], if the model uses it.
+        metadata: Clinical metadata, [num_images, num_fields]; None if the model does not
+            use them.
         predictions: A predictions table.
         temperature: Temperature for calibration.
         count: Maximum number of errors.
 
     Returns:
-        The errors; None if there are none.
+        The errors, or None if all predictions are correct.
     """
     class_names = class_names_of(predictions)
     table = find_mistakes(predictions, temperature, count)
@@ -111,10 +112,10 @@ def find_mistakes(
 ) -> pd.DataFrame:
     """Returns at most `count` of the most confident errors, one image of each lesion.
 
-    Melanomas predicted as benign come first and fill at most half of the rows. If melanoma
-    is not a class, all malignant lesions predicted as benign do. Other errors follow. Both
-    parts are sorted by confidence. The columns are `position` (row of `predictions`) and
-    `COLUMNS`.
+    Melanomas predicted as benign come first, in at most half of the rows, followed by the
+    other errors. If melanoma is not a class, malignant lesions predicted as benign come
+    first. Both parts are sorted by decreasing confidence. The columns are `position` (row
+    of `predictions`) and `COLUMNS`.
     """
     class_names = class_names_of(predictions)
     y_true, y_prob = arrays(predictions, class_names)
@@ -142,7 +143,10 @@ def find_mistakes(
 def _missed(
     y_true: Labels, y_pred: Labels, class_names: Sequence[str]
 ) -> npt.NDArray[np.bool_]:
-    """Returns which melanomas are predicted as benign, [num_images]."""
+    """Returns whether each image is a melanoma predicted as benign, [num_images].
+
+    If melanoma is not a class, all malignant classes are used instead.
+    """
     targets = find_targets(class_names)
     if not targets:
         return np.zeros(len(y_true), bool)

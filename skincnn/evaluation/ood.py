@@ -23,13 +23,13 @@ def score_all_ood(
 ) -> dict[str, OodResult]:
     """Returns the results by name, such as "ood" or "fold_3.ood".
 
-    Each split other than validation has its own results, so that evaluating another split
-    does not change them.
+    Each split except validation has its own results, so evaluating one split does not
+    change the results of another.
 
     Args:
         predictions: Predictions tables by split, including "val".
         ood: Tables of OOD images by name, such as "ood" or "ood.<folder>".
-        config: Number of resamples and coverage of the intervals.
+        config: Number of resamples and confidence level of the intervals.
     """
     return {
         name if split == "test" else split_name(split, name): score_ood(
@@ -49,7 +49,12 @@ def score_ood(
 ) -> OodResult:
     """Returns how well the distance separates the images of a split from OOD images.
 
-    The threshold accepts `ACCEPTED`, 95 %, of the validation images. See `score_all_ood`.
+    Args:
+        predictions: Predictions tables by split, including "val". The threshold of the
+            distance accepts a share of `ACCEPTED` of the validation images.
+        split: Name of the split.
+        ood: Table of OOD images.
+        config: Number of resamples and confidence level of the intervals.
     """
     max_distance, table = choose_max_distance(predictions["val"]), predictions[split]
     sets = []

@@ -31,7 +31,7 @@ class Resampled:
 
     Attributes:
         table: A predictions table.
-        config: Number of resamples and coverage of the intervals.
+        config: Number of resamples and confidence level of the intervals.
     """
 
     table: pd.DataFrame
@@ -44,7 +44,7 @@ class Resampled:
 
     @functools.cached_property
     def targets(self) -> dict[str, Target]:
-        """The targets that the classes contain, by name."""
+        """Targets by name; see `find_targets`."""
         return find_targets(self.class_names)
 
     @functools.cached_property
@@ -54,43 +54,48 @@ class Resampled:
 
     @functools.cached_property
     def lesions(self) -> list[str]:
-        """The lesion of each image, [num_images]."""
+        """Lesion ID of each image, [num_images]."""
         return self.table["lesion_id"].tolist()
 
     @functools.cached_property
     def weights(self) -> Scores:
-        """How often each image counts, [num_resamples, num_images]."""
+        """Number of times each image occurs, [num_resamples, num_images]."""
         return bootstrap_weights(
             self.table["image_id"], self.lesions, self.config.num_bootstrap
         )
 
     @functools.cached_property
     def all_weights(self) -> Scores:
-        """A row of ones, then `weights`: [1 + num_resamples, num_images]."""
+        """`weights` after a row of ones for all images, [1 + num_resamples, num_images]."""
         return np.concatenate([np.ones((1, len(self.table))), self.weights])
 
     def bootstrap(
         self, functions: Mapping[str, MetricFunction], y_prob: Floats | None = None
     ) -> dict[str, Scores]:
-        """Returns `metrics.bootstrap.bootstrap` of the table, or of other probabilities."""
+        """Returns `metrics.bootstrap.bootstrap` of each metric.
+
+        If given, `y_prob` [num_images, num_classes] replaces the probabilities of the
+        table.
+        """
         y_true, own = self.arrays
         return bootstrap(functions, y_true, own if y_prob is None else y_prob, self.weights)
 
     def num_lesions_per_rate(self, y_prob: Floats | None = None) -> dict[str, Counts]:
-        """Returns `num_groups_per_rate` of the table, or of other probabilities."""
+        """Returns `num_groups_per_rate` with lesions as groups; see `bootstrap`."""
         y_true, own = self.arrays
         return num_groups_per_rate(self.lesions, y_true, own if y_prob is None else y_prob)
 
     def estimate(self, values: Scores, num_lesions: Counts | None = None) -> Estimate:
-        """Returns a score with its interval, given its values from `bootstrap`."""
+        """Returns a score with its interval from its values, as returned by `bootstrap`."""
         return estimate(values, self.config.confidence, num_lesions)[0]
 
     def rates(
         self, positive: Flags, score: Scores, threshold: float | None
     ) -> dict[str, Estimate]:
-        """Returns each of `RATES` with its interval; empty if the threshold is None.
+        """Returns the `RATES` with their intervals, by name.
 
-        See `operating_points.rates` for the arguments.
+        The dictionary is empty if the threshold is None. For the arguments, see
+        `operating_points.rates`.
         """
         if threshold is None:
             return {}

@@ -1,7 +1,7 @@
-"""The results of an evaluation, each an immutable JSON file under results/.
+"""The results of an evaluation, each an immutable JSON file in results/.
 
-Every type here is a record (`skincnn.records`). A result is computed only from predictions
-tables, which it identifies by SHA-256. Reports are rendered from results.
+A result is not changed when a report is rendered from it. A `SplitResult` contains the
+SHA-256 of the predictions tables from which it was computed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ R = TypeVar("R", bound=Record)
 
 
 class ClassScores(Part):
-    """Scores of one class against all others: the value of each of `PER_CLASS_METRICS`."""
+    """One-vs-rest scores of one class: the value of each of `PER_CLASS_METRICS`."""
 
     num_images: int
     num_lesions: int
@@ -30,7 +30,7 @@ class ClassScores(Part):
 
 
 class Calibration(Part):
-    """Calibration metrics before and after temperature scaling, by name."""
+    """Calibration metrics by name, before and after temperature scaling."""
 
     before: dict[str, Estimate]
     after: dict[str, Estimate]
@@ -40,10 +40,10 @@ class OperatingPointScores(Part):
     """Scores of a target at one operating point.
 
     Attributes:
-        threshold: The threshold of the probability, chosen on validation; None if none
-            reaches the operating point there.
-        rates: Value of each of `RATES` (sensitivity, specificity, PPV, NPV); empty without
-            a threshold.
+        threshold: Threshold of the probability, chosen on validation; None if no threshold
+            reaches the operating point on the validation split.
+        rates: Value of each of `RATES` (sensitivity, specificity, PPV, NPV); empty if the
+            threshold is None.
     """
 
     threshold: float | None
@@ -51,7 +51,7 @@ class OperatingPointScores(Part):
 
 
 class TargetScores(Part):
-    """Detection of melanoma, or of malignant lesions, by calibrated probability.
+    """Scores of detecting melanoma, or malignant lesions, by calibrated probability.
 
     Attributes:
         num_images: Number of positive images.
@@ -93,9 +93,11 @@ class SubgroupScores(Part):
     """Scores of a subgroup of the images.
 
     Attributes:
-        attribute: What defines the subgroup, such as "sex".
-        class_names: The classes in the subgroup, over which balanced accuracy is averaged.
-        scores: Values by name of the metric; empty for small subgroups.
+        attribute: Attribute that defines the subgroup, such as "sex".
+        value: Value of the attribute, such as "female".
+        class_names: Classes with images in the subgroup. Balanced accuracy is the mean
+            recall over these classes.
+        scores: Scores by metric name; empty for fewer than `MIN_LESIONS` lesions.
     """
 
     attribute: str
@@ -107,12 +109,12 @@ class SubgroupScores(Part):
 
 
 class InferenceCost(Part):
-    """The cost of the predictions.
+    """The time that predictions take.
 
     Attributes:
-        num_views: Number of views of each image that were averaged.
+        num_views: Number of views of each image over which predictions are averaged.
         seconds_per_image: Prediction time, measured on the test split.
-        relative: Prediction time divided by that of the model as is.
+        relative: Prediction time divided by the prediction time of the model as is.
     """
 
     num_views: int
@@ -121,31 +123,34 @@ class InferenceCost(Part):
 
 
 class SplitResult(Record):
-    """results/<split>[.<variant>].json: every score of one predictions table.
+    """results/<split>[.<variant>].json: all scores of one predictions table.
 
     Attributes:
         split: "val", "test", "out_of_fold", or another split of the dataset.
-        variant: "" for the model as is; else a kind of test-time augmentation, "adjusted"
-            (logit adjustment), or both, such as "d4_adjusted".
-        stored_in: The part of the dataset that holds the images, such as "folds 8, 9".
+        variant: "" for the model as is; otherwise a kind of test-time augmentation,
+            "adjusted" (logit adjustment), or both, such as "d4_adjusted".
+        stored_in: The part of the dataset that contains the images, such as "folds 8, 9".
         predictions_sha256: SHA-256 of the predictions table.
         validation_sha256: SHA-256 of the validation table on which the temperature and
             the thresholds were chosen.
         class_names: Names of the classes, in order.
-        missing_classes: Classes without an image; means are over the other classes.
+        missing_classes: Classes without images. Means over classes exclude them.
         temperature: Temperature for calibration, chosen on validation.
         thresholds: Thresholds by target and operating point, chosen on validation.
         metrics: Value of each of `METRICS`.
+        classes: Scores of each class, by class name.
         confusion_matrix: Number of images of class i (row) predicted as class j (column).
         targets: Scores for "melanoma" and "malignant", if there are such classes.
-        triage: Scores of the referral rule; None without distances or malignant classes.
+        triage: Scores of the referral rule; None if the table has no distances or no class
+            is malignant.
         subgroups: Scores by age band, sex, site, source and method of ground truth.
-        leakage: How much of the split was seen in training; None for validation and test,
-            whose audit is in run.json.
-        logit_adjustment: Strength of the logit adjustment, if any.
-        differences: Each metric of this variant minus that of the model as is, on the same
-            resamples; empty for the model as is.
-        confidence: Coverage of the intervals, 0..1.
+        leakage: Number of images that the split shares with training; None for validation
+            and test, whose leakage is in run.json.
+        cost: Prediction time.
+        logit_adjustment: Strength of the logit adjustment; None without adjustment.
+        differences: Paired difference in each metric, variant minus model as is; empty for
+            the model as is.
+        confidence: Confidence level of the intervals, 0..1.
         num_bootstrap: Number of bootstrap resamples.
     """
 
@@ -180,7 +185,8 @@ class CorruptionScores(Part):
 
     Attributes:
         melanoma_sensitivity: Sensitivity at the threshold of `HEADLINE_POINT`, which was
-            chosen on clean validation images; None without melanoma or a threshold.
+            chosen on clean validation images; None if no class is melanoma or no threshold
+            reaches the operating point.
         melanoma_specificity: Specificity at the same threshold.
     """
 
@@ -190,9 +196,9 @@ class CorruptionScores(Part):
 
 
 class CorruptionRow(Part):
-    """One corruption at one severity in 1..5.
+    """Scores for one corruption at one severity in 1..5.
 
-    `difference` is the balanced accuracy minus that on the clean images, paired.
+    `difference` is the paired difference in balanced accuracy, corrupted minus clean.
     """
 
     name: str
@@ -202,9 +208,9 @@ class CorruptionRow(Part):
 
 
 class CorruptionResult(Record):
-    """results/<split>.corruptions.json: scores under each corruption and severity.
+    """results/<split>.corruptions.json: scores for each corruption and severity.
 
-    The corruptions in `trained` resemble an augmentation used in training.
+    `trained` contains the corruptions that resemble an augmentation used in training.
     """
 
     split: str
@@ -215,13 +221,14 @@ class CorruptionResult(Record):
 
 
 class OodSet(Part):
-    """Out-of-distribution images of one kind.
+    """Detection of one set of out-of-distribution images.
 
     Attributes:
-        name: Name of the kind, or of the user's folder.
+        name: Key of `OOD_SETS`, or name of the user's folder.
+        num_images: Number of images in the set.
         rejected: Share of the images that are rejected, 0..1.
-        auc: Area under the ROC curve by which the distance separates these images from
-            those of the split.
+        auc: Area under the ROC curve for separating the set from the images of the split by
+            their distance.
     """
 
     name: str
@@ -231,7 +238,7 @@ class OodSet(Part):
 
 
 class OodSplit(Part):
-    """The images of a split, and the share of them that is wrongly rejected."""
+    """The number of images in a split, and the share that is wrongly rejected."""
 
     num_images: int
     rejected: Estimate
@@ -240,11 +247,14 @@ class OodSplit(Part):
 class OodResult(Record):
     """results/[<split>.]ood[.<folder>].json: detection of out-of-distribution images.
 
-    These images are compared with those of the test split, or of the split in the name.
+    The OOD images are compared with the images of the split in the file name, or of the
+    test split if the file name contains no split.
 
     Attributes:
         max_distance: Mahalanobis distance above which an image is rejected.
         accepted_validation: Share of the validation images that are accepted, 0..1.
+        splits: Wrongly rejected images, by split.
+        sets: Scores of each set of OOD images.
     """
 
     max_distance: float
@@ -256,8 +266,8 @@ class OodResult(Record):
 class MemberScores(Part):
     """The scores of one model of an ensemble or a cross-validation.
 
-    `differences` are those of the ensemble minus the model, paired; empty for a
-    cross-validation, whose models are tested on different images.
+    `differences` contains the paired difference in each score, ensemble minus model. It is
+    empty for a cross-validation, because the models are tested on different images.
     """
 
     name: str
@@ -266,7 +276,7 @@ class MemberScores(Part):
 
 
 class MembersResult(Record):
-    """results/members.json: the scores of the models, in the order of run.json."""
+    """results/members.json: scores of the models, in the order of `RunInfo.members`."""
 
     split: str
     members: tuple[MemberScores, ...]
@@ -278,7 +288,7 @@ def result_path(workdir: Path, name: str) -> Path:
 
 
 def split_name(split: str, variant: str = "") -> str:
-    """Returns the name of a predictions table and of its result: "test" or "test.d4"."""
+    """Returns the name of a predictions table and of its result, such as "test.d4"."""
     return f"{split}.{variant}" if variant else split
 
 
@@ -286,7 +296,7 @@ def read_split_results(workdir: Path) -> dict[str, SplitResult]:
     """Returns the results by the names of their predictions tables, such as "test.d4".
 
     Raises:
-        ConfigError: A file is damaged or of another schema version.
+        ConfigError: A file is damaged or has another schema version.
     """
     return {
         path.stem: read_result(workdir, path.stem, SplitResult)
@@ -295,16 +305,16 @@ def read_split_results(workdir: Path) -> dict[str, SplitResult]:
     }
 
 
-def read_result(workdir: Path, name: str, kind: type[R]) -> R:
+def read_result(workdir: Path, name: str, record_type: type[R]) -> R:
     """Returns results/<name>.json.
 
     Raises:
-        ConfigError: The file is missing, damaged, or of another schema version.
+        ConfigError: The file is missing or damaged, or has another schema version.
     """
     path = result_path(workdir, name)
     fix = f"Run scripts/evaluate.py {workdir}"
     fix += " again, or delete the file." if path.exists() else "."
-    return read_record(path, kind, fix)
+    return read_record(path, record_type, fix)
 
 
 def write_results(workdir: Path, results: Mapping[str, Record]) -> None:

@@ -31,12 +31,12 @@ from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.metrics.sample import Floats, Scores
 
 Predict = Callable[[Images, slice], npt.NDArray[np.float32]]
-"""Returns the logits, float32 [n, num_classes], of images, uint8 [n, height, width, 3], and
-their rows in the predictions table."""
+"""Maps images, uint8 [n, height, width, 3], and the slice of their rows in the predictions
+table to logits, float32 [n, num_classes]."""
 CHUNK = 128
 """Number of images that are corrupted and predicted at a time."""
 SAME_PROBABILITY = 0.05
-"""Largest accepted mean difference from the probabilities of a class in the table."""
+"""Maximum mean difference between predicted and stored probabilities of a class."""
 TRAINED_BY = {
     "brightness": ("light", "brightness"),
     "contrast": ("light", "contrast"),
@@ -47,7 +47,7 @@ TRAINED_BY = {
     "hairs": ("hair", "hairs"),
     "ruler": ("ruler", "ruler_share"),
 }
-"""Augmentation that resembles a corruption, and the name of the augmentation's strength."""
+"""Part of the augmentation that resembles each corruption, and its strength parameter."""
 
 
 def trained_corruptions(config: AugmentConfig) -> tuple[str, ...]:
@@ -68,22 +68,22 @@ def score_corruptions(
 ) -> CorruptionResult:
     """Returns a model's scores on the corrupted images of a split.
 
-    The temperature and the threshold remain those chosen on clean validation images.
+    The temperature and the threshold are those chosen on clean validation images.
 
     Args:
         predict: The model; receives at most `CHUNK` images at a time.
         images: uint8 [num_images, height, width, 3], preprocessed for the model.
         predictions: The model's predictions table of these images, in the same order.
-        clean: The result of that table.
-        config: Configuration of the run: bootstrap, augmentation, seed of the corruptions.
+        clean: The result of the predictions table.
+        config: Configuration of the run, with the seed of the corruptions.
 
     Raises:
-        DataError: The images are not those of the predictions table.
+        DataError: The images do not match the predictions table.
     """
     if len(images) != len(predictions):
         raise DataError(
             f"There are {len(images)} images and {len(predictions)} predictions. Expected "
-            "the images of the predictions table, in its order."
+            "one image for each row of the predictions table, in the same order."
         )
     sample = Resampled(predictions, config.evaluate)
     cases = list(itertools.product(CORRUPTIONS, range(1, NUM_SEVERITIES + 1)))
@@ -119,7 +119,7 @@ def score_corruptions(
 def _score(
     sample: Resampled, y_prob: Floats, clean: SplitResult
 ) -> tuple[CorruptionScores, Scores]:
-    """Returns the scores of probabilities, and the balanced accuracy of each resample."""
+    """Returns the scores, and the balanced accuracy on all images and each resample."""
     values = sample.bootstrap({"": balanced_accuracy}, y_prob)[""]
     counts = sample.num_lesions_per_rate(y_prob)
     rates: dict[str, Estimate] = {}
@@ -152,7 +152,7 @@ def _predict_all(
 
 
 def _check_same(y_prob: Floats, expected: Floats) -> None:
-    """Checks that the probabilities are as expected, up to rounding and float16."""
+    """Checks that the probabilities are as expected, up to float16 rounding errors."""
     difference = float(np.abs(y_prob - expected).mean(axis=0).max())
     if difference > SAME_PROBABILITY:
         raise DataError(

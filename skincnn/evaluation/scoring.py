@@ -1,4 +1,4 @@
-"""Scores of a predictions table, each with its interval."""
+"""Scores of predictions tables, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ MELANOMA_SENSITIVITY = "melanoma_sensitivity"
 MELANOMA_SPECIFICITY = "melanoma_specificity"
 CALIBRATED_ECE = "calibrated_ece"
 CALIBRATED = (MELANOMA_AUC, MELANOMA_SENSITIVITY, MELANOMA_SPECIFICITY, CALIBRATED_ECE)
-"""Names in `calibrated_values`."""
+"""Names of the scores from `calibrated_values`."""
 MIN_LESIONS = 5
-"""Smaller subgroups are counted but not scored: their scores would be noise and could
-reveal the result of a single patient."""
+"""Minimum number of lesions in a subgroup that is scored. The scores of a smaller subgroup
+would be noise and could reveal the result of a single patient."""
 SUBGROUP_SCORES = ("balanced_accuracy", "accuracy")
 SUBGROUPS = {
     "age band": "age",
@@ -61,7 +61,7 @@ SUBGROUPS = {
     "source": "dataset",
     "ground truth by": "dx_type",
 }
-"""The column from which the subgroups of each attribute are formed."""
+"""Column of the predictions table that contains the values of each attribute."""
 AGE_BANDS = {
     "under 30": 30,
     "30 to 44": 45,
@@ -69,20 +69,20 @@ AGE_BANDS = {
     "60 to 74": 75,
     "75 and over": 999,
 }
-"""The age in years at which each band ends (exclusive)."""
+"""Upper limit of each age band in years (exclusive)."""
 UNKNOWN = "not known"
 
 
 @dataclass(frozen=True)
 class InferenceVariant:
-    """Predictions of several splits, made in the same way.
+    """Predictions for several splits with the same test-time augmentation and adjustment.
 
     Attributes:
-        name: "" for the model as is; else a kind of test-time augmentation, "adjusted", or
-            both, such as "d4_adjusted".
+        name: "" for the model as is; otherwise a kind of test-time augmentation, "adjusted"
+            (logit adjustment), or both, such as "d4_adjusted".
         tables: Predictions tables by split, including "val".
-        cost: Cost of the predictions.
-        logit_adjustment: Strength of the logit adjustment, if any.
+        cost: Prediction time.
+        logit_adjustment: Strength of the logit adjustment; None without adjustment.
     """
 
     name: str
@@ -102,16 +102,17 @@ def score_variants(
     The temperature and the thresholds of each variant are chosen on its "val" table.
 
     Args:
-        variants: The model as is, then the variants, which are compared with it.
-        stored_in: The part of the dataset that holds each split, such as "fold 9".
-        leakage: Leakage of the splits that training did not audit.
-        config: Number of resamples and coverage of the intervals.
+        variants: The model as is, followed by the variants to compare with the model as is.
+        stored_in: The part of the dataset that contains each split, such as "fold 9".
+        leakage: Leakage of the splits that were not audited before training.
+        config: Number of resamples and confidence level of the intervals.
     """
     tables, results = {}, {}
     for variant in variants:
         choices = choose_on_validation(variant.tables["val"])
         if variant.name:
-            # The tables of variants have no distances; exports average them over the views.
+            # Only the model as is gets triage scores: exports with test-time augmentation
+            # average the distances over views, and no export applies logit adjustment.
             choices = dataclasses.replace(choices, max_distance=None)
         for split, table in variant.tables.items():
             sample = Resampled(table, config)
@@ -135,7 +136,15 @@ def score_split(
     choices: ValidationChoices,
     stored_in: str,
 ) -> SplitResult:
-    """Returns the result of a split, except for its leakage and differences."""
+    """Returns the result of a split, without leakage and differences.
+
+    Args:
+        variant: The variant that the predictions belong to.
+        split: Name of the split.
+        sample: The predictions table of the split, and its resamples.
+        choices: Temperature and thresholds.
+        stored_in: The part of the dataset that contains the split.
+    """
     table, (y_true, y_prob) = sample.table, sample.arrays
     calibrated = apply_temperature(y_prob, choices.temperature)
     metrics, classes = score_classes(sample)
@@ -176,7 +185,7 @@ def score_split(
 
 
 def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, ClassScores]]:
-    """Returns each of `METRICS`, and `PER_CLASS_METRICS` of each class."""
+    """Returns the `METRICS` by name, and the `PER_CLASS_METRICS` by class."""
     counts = sample.num_lesions_per_rate()
     estimates = {
         name: estimate(values, sample.config.confidence, counts.get(name))
@@ -194,7 +203,7 @@ def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, Cla
 
 
 def melanoma_recall(sample: Resampled) -> dict[str, MetricFunction]:
-    """Returns `MELANOMA_RECALL` with its function; empty if no class is melanoma."""
+    """Returns the function of `MELANOMA_RECALL`, or nothing if no class is melanoma."""
     melanoma = sample.targets.get("melanoma")
     if melanoma is None:
         return {}
@@ -202,18 +211,26 @@ def melanoma_recall(sample: Resampled) -> dict[str, MetricFunction]:
 
 
 def score_differences(sample: Resampled, baseline: Resampled) -> dict[str, Estimate]:
-    """Returns `METRICS` and `melanoma_recall` minus those of a baseline, paired."""
+    """Returns the paired difference in each metric, sample minus baseline.
+
+    The metrics are `METRICS` and, if a class is melanoma, `MELANOMA_RECALL`.
+    """
     functions = FUNCTIONS | melanoma_recall(sample)
     values, others = sample.bootstrap(functions), baseline.bootstrap(functions)
     return {name: sample.estimate(values[name] - others[name]) for name in values}
 
 
 def calibrated_values(sample: Resampled, validation: pd.DataFrame) -> dict[str, Scores]:
-    """Returns the scores that depend on calibration and thresholds, as `bootstrap` does.
+    """Returns the scores that depend on temperature and threshold, [1 + num_resamples].
 
-    They are `CALIBRATED_ECE` and, if a class is melanoma, `MELANOMA_AUC` and the rates at
-    the threshold of `HEADLINE_POINT`, or NaN without a threshold. The temperature and the
-    threshold are chosen on the validation table of the same variant.
+    These scores are `CALIBRATED_ECE` and, if a class is melanoma, the other names in
+    `CALIBRATED`. The sensitivity and the specificity are those at the threshold of
+    `HEADLINE_POINT`; they are NaN if no threshold reaches this operating point.
+
+    Args:
+        sample: A predictions table and its resamples.
+        validation: Validation table of the same variant, on which the temperature and the
+            threshold are chosen.
     """
     choices = choose_on_validation(validation)
     y_true, y_prob = sample.arrays
@@ -242,8 +259,11 @@ def score_target(
 ) -> TargetScores:
     """Returns how well a target, such as melanoma, is detected.
 
-    The calibrated probabilities are [num_images, num_classes]; the thresholds are given by
-    operating point.
+    Args:
+        sample: A predictions table and its resamples.
+        target: The classes to detect.
+        calibrated: Calibrated probabilities, [num_images, num_classes].
+        thresholds: Threshold by operating point; None if not reached on validation.
     """
     positive, score = target.positive(sample.arrays[0]), target.score(calibrated)
     return TargetScores(
@@ -260,7 +280,7 @@ def score_target(
 
 
 def _auc(positive: Flags, score: Scores, weights: Floats) -> Scores:
-    """Returns the area under the ROC curve, as `bootstrap` does."""
+    """Returns the AUC on all images and on each resample, [1 + num_resamples]."""
     two_classes = np.stack([1 - score, score], axis=1)
     values = bootstrap({"auc": auc_per_class}, positive.astype(int), two_classes, weights)
     return values["auc"][:, 1]

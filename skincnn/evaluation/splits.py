@@ -1,4 +1,4 @@
-"""The splits on which a run is evaluated: names, rows, images and leakage."""
+"""The splits on which a run is evaluated: names, tables, images and leakage."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Split:
     Attributes:
         table: One row for each image.
         images: uint8 [num_images, size, size, 3], in the order of the table.
-        metadata: Clinical metadata, [num_images, num_fields], if the model uses it.
+        metadata: Clinical metadata, [num_images, num_fields]; None if the model does not
+            use them.
     """
 
     table: pd.DataFrame
@@ -51,8 +52,8 @@ class Split:
 class LoadedRun:
     """A trained model and the splits on which it is evaluated, "val" first.
 
-    `feature_model` has the features as a second output; see `with_features`. Training has
-    audited validation and test, so they are not in `leakage`.
+    `feature_model` returns the features as a second output; see `with_features`. `leakage`
+    does not contain validation and test, which were audited before training.
     """
 
     info: RunInfo
@@ -74,7 +75,11 @@ def load_run(
 ) -> LoadedRun:
     """Loads the model of a run and reads the images of val, test and `others`.
 
-    TFDS keeps built datasets in `data_dir`; for `cache`, see `cache.cached_images`.
+    Args:
+        workdir: The run directory.
+        data_dir: Directory of the built TFDS datasets; None for the default of TFDS.
+        cache: Where to cache images; see `cache.cached_images`.
+        others: Names of further splits.
 
     Raises:
         ConfigError: See `read_run`, `name_splits` and `read_splits`.
@@ -100,7 +105,9 @@ def load_run(
 
 
 def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
-    """Returns the requested splits without repetition; the test fold is named "test".
+    """Returns the names of the requested splits without duplicates.
+
+    The fold that is the test split, such as "fold_9", is renamed to "test".
 
     Raises:
         ConfigError: A split is the validation split, or one of several test folds.
@@ -110,14 +117,14 @@ def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
     for split in splits:
         if split == "val":
             raise ConfigError(
-                "--split val: the validation split is always evaluated, and choices were "
-                "made on it. Give a test set, such as test or test_official."
+                "--split val is not allowed: the validation split is always evaluated, and "
+                "its scores are optimistic. Give a test split, such as test_official."
             )
         if config.data.split_by == "lesion" and split in test_folds:
             if len(test_folds) > 1:
                 raise ConfigError(
-                    f"--split {split} is one of the test folds {', '.join(test_folds)}. "
-                    "They are evaluated together, as test."
+                    f"--split {split} is one of the test folds {', '.join(test_folds)}, "
+                    "which are evaluated together. Give --split test."
                 )
             split = "test"
         names.append(split)
@@ -131,7 +138,9 @@ def read_splits(
     workdir: Path,
     others: Sequence[str],
 ) -> dict[str, pd.DataFrame]:
-    """Returns the rows of validation, test and the `others`, from `name_splits`.
+    """Returns the table of each split: validation, test and `others`.
+
+    The names of the other splits are those returned by `name_splits`.
 
     Raises:
         ConfigError: A split does not exist or was used for training or validation.
@@ -141,8 +150,8 @@ def read_splits(
     for split, table in tables.items():
         if pipeline.fingerprint(table) != info.data_fingerprint[split]:
             raise DataError(
-                f"The split {split} of {builder.info.full_name} is not the one with which "
-                f"{workdir} was trained. Expected the same images and labels. Give the "
+                f"The split {split} of {builder.info.full_name} differs from that of the "
+                f"training run {workdir}. Expected the same images and labels. Give the "
                 "--data-dir of the training run, or train again."
             )
     for split in others:
@@ -157,9 +166,10 @@ def read_splits(
 def measure_leakage(
     builder: tfds.core.DatasetBuilder, config: Config, tables: Mapping[str, pd.DataFrame]
 ) -> dict[str, SplitLeakage]:
-    """Returns `count_shared` for each split of `tables` but val and test.
+    """Returns the leakage of each split of `tables` except val and test.
 
-    Training audits val and test; it never sees the other splits of the dataset.
+    Val and test were audited before training. The other splits are compared with the
+    training and validation images.
     """
     others = [name for name in tables if name not in SPLITS]
     if not others:
@@ -170,7 +180,7 @@ def measure_leakage(
 
 
 def describe_storage(split: str, config: Config) -> str:
-    """Returns the part of the dataset that holds a split, such as "folds 8, 9"."""
+    """Returns the part of the dataset that contains a split, such as "folds 8, 9"."""
     folds = {"val": config.data.validation_folds, "test": config.data.test_folds}
     if split not in folds:
         return split.replace("_", " ")
@@ -179,13 +189,16 @@ def describe_storage(split: str, config: Config) -> str:
 
 
 def _find_split(split: str, builder: tfds.core.DatasetBuilder, config: Config) -> int | str:
-    """Returns the name or number of an unseen split for `pipeline.read_table`."""
+    """Returns the number of a fold, or the name of another split, to evaluate.
+
+    Raises:
+        ConfigError: The split does not exist or was used for training or validation.
+    """
     trained = {pipeline.stored_name(fold) for fold in config.data.train_folds}
     if config.data.split_by == "image":
         trained = {name for name in builder.info.splits if name.startswith("fold_")}
     validation = map(pipeline.stored_name, config.data.validation_folds)
-    chosen = ", the validation split, on which choices were made"
-    reasons = dict.fromkeys(validation, chosen)
+    reasons = dict.fromkeys(validation, ", which was used for validation")
     reasons |= dict.fromkeys(trained, ", which was used for training")
     seen = {*reasons, *map(pipeline.stored_name, config.data.test_folds)}
     valid = ["test", *(name for name in builder.info.splits if name not in seen)]

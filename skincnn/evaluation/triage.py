@@ -1,4 +1,4 @@
-"""Choices on the validation split, and the scores of the resulting referral rule."""
+"""Temperature and thresholds chosen on validation, and scores of the referral rule."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACCEPTED = 0.95
 
 @dataclass(frozen=True)
 class ValidationChoices:
-    """The temperature and thresholds that are chosen on validation for all splits.
+    """The temperature and thresholds, chosen on validation and used for all splits.
 
     Attributes:
         temperature: Temperature for calibration.
@@ -71,8 +71,13 @@ def score_triage(
 ) -> TriageScores | None:
     """Returns the scores of `DecisionRule` at `DEFAULT_OPERATING_POINT`.
 
-    Returns None without distances or malignant classes. The calibrated probabilities are
-    [num_images, num_classes].
+    Args:
+        sample: The predictions table and its resamples.
+        calibrated: Calibrated probabilities, [num_images, num_classes].
+        choices: Temperature and thresholds.
+
+    Returns:
+        The scores, or None if the table has no distances or no class is malignant.
     """
     table, targets = sample.table, sample.targets
     if choices.max_distance is None or DISTANCE not in table or TARGET not in targets:

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
-    """Returns the predictions of the model as is, and the Gaussian of its features."""
+    """Returns the predictions of the model as is, and the Gaussian of the features."""
     outputs, seconds = _timed(
         run, lambda split: predict(run.feature_model, split.batches())
     )
@@ -49,7 +49,14 @@ def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
 def predict_tta(
     run: LoadedRun, as_is: InferenceVariant, name: str, views: Sequence[View]
 ) -> InferenceVariant:
-    """Returns the mean predictions over several views of each image."""
+    """Returns the mean predictions over several views of each image.
+
+    Args:
+        run: The run.
+        as_is: Predictions of the model as is, for the relative prediction time.
+        name: Key of `VIEWS`.
+        views: The views.
+    """
     outputs, seconds = _timed(
         run, lambda split: predict_views(run.model, split.batches(), views)
     )
@@ -68,9 +75,13 @@ def read_tta(
     splits: Collection[str],
     leave_out: Collection[str],
 ) -> list[InferenceVariant]:
-    """Returns the predictions with test-time augmentation that earlier evaluations wrote.
+    """Returns the predictions with test-time augmentation from earlier evaluations.
 
-    The results are those of `read_split_results`; the kinds in `leave_out` are skipped.
+    Args:
+        workdir: The run directory.
+        results: Results from `read_split_results`.
+        splits: Names of the splits to read.
+        leave_out: Kinds of test-time augmentation to skip.
     """
     variants = []
     for name in VIEWS:
@@ -87,24 +98,25 @@ def read_tta(
 
 
 def reread(variant: InferenceVariant) -> InferenceVariant:
-    """Returns a variant as `read_tta` would read it after it was written.
+    """Returns a variant with its values rounded as by writing and reading the tables.
 
-    Adjusting its logits then gives the same digits in this and in a later evaluation.
+    Logit adjustment then gives the same values in this evaluation and in a later one.
     """
     tables = {split: as_written(table) for split, table in variant.tables.items()}
     return dataclasses.replace(variant, tables=tables)
 
 
 def adjust_variant(variant: InferenceVariant, info: RunInfo) -> InferenceVariant:
-    """Returns the same predictions after logit adjustment, at the same cost."""
+    """Returns a variant with adjusted logits and the same cost."""
     tables, strength = adjust_tables(variant.tables, info.class_names, info.class_counts)
     return InferenceVariant(adjusted_name(variant.name), tables, variant.cost, strength)
 
 
 def _timed(run: LoadedRun, predict: Callable[[Split], T]) -> tuple[dict[str, T], float]:
-    """Returns the outputs by split, and the seconds per image of test, the second split.
+    """Returns the outputs by split, and the prediction time per image in seconds.
 
-    The time of the first split, val, would include compilation.
+    The time is measured on the second split (test), because the time of the first split
+    (val) includes compilation.
     """
     outputs, seconds = {}, []
     for name, split in run.splits.items():

@@ -16,16 +16,16 @@ from skincnn.metrics.sample import Flags, Floats, Labels, Sample, Scores
 
 Counts = npt.NDArray[np.intp]
 BLOCK_CELLS = 50_000
-"""Number of weights per block of resamples: intermediate arrays stay in the CPU cache."""
+"""Number of weights in a block of resamples; small enough for the CPU cache."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A score with its confidence interval.
 
-    `value` is None if the score is undefined because a class has no images. `low` and
-    `high` are None if the score is undefined in more than half of the resamples, or if it
-    is a rate that is estimated from fewer than two groups.
+    `value` is None if the score is undefined, for example because a class has no images.
+    `low` and `high` are None if the score is undefined on all images or in more than half
+    of the resamples, or if it is a rate that is estimated from fewer than two groups.
     """
 
     value: float | None
@@ -36,15 +36,21 @@ class Estimate:
 def bootstrap_weights(
     image_ids: npt.ArrayLike, group_ids: npt.ArrayLike, num_resamples: int, seed: int = 0
 ) -> Scores:
-    """Returns how often each image counts in each bootstrap resample.
+    """Returns the number of times each image occurs in each bootstrap resample.
 
-    Images of one group (lesion or patient) are not independent. A resample therefore draws
-    groups, as many as exist, with replacement, and contains all images of each drawn group.
-    The draws depend only on the unique image ids, not on their order, so the resamples of
-    two tables of the same images are paired.
+    Images of one group (lesion or patient) are not independent. Each resample therefore
+    draws as many groups as there are, with replacement, and contains all images of each
+    drawn group. The draws do not depend on the order of the images, so two tables of the
+    same images have the same resamples.
+
+    Args:
+        image_ids: Unique ID of each image, [num_images].
+        group_ids: ID of the group of each image, [num_images].
+        num_resamples: Number of resamples.
+        seed: Random seed.
 
     Returns:
-        Whole numbers, [num_resamples, num_images].
+        Whole numbers as float64, [num_resamples, num_images].
     """
     order = np.argsort(np.asarray(image_ids, str))
     codes = pd.factorize(np.asarray(group_ids, str)[order])[0][np.argsort(order)]
@@ -58,12 +64,17 @@ def bootstrap_weights(
 def bootstrap(
     functions: Mapping[str, MetricFunction], y_true: Labels, y_prob: Floats, weights: Floats
 ) -> dict[str, Scores]:
-    """Returns the value of each metric on all images, then its values on the resamples.
+    """Returns the values of each metric on all images and on each resample.
 
-    The weights [num_resamples, num_images] are those of `bootstrap_weights`.
+    Args:
+        functions: Metrics by name.
+        y_true: Integer labels, [num_images].
+        y_prob: Probabilities, [num_images, num_classes].
+        weights: The resamples from `bootstrap_weights`, [num_resamples, num_images].
 
     Returns:
-        Arrays [1 + num_resamples] or [1 + num_resamples, num_classes] by name.
+        Arrays [1 + num_resamples] or [1 + num_resamples, num_classes] by name. The first
+        row is the value on all images.
     """
     num_blocks = min(max(1, weights.size // BLOCK_CELLS), len(weights))
     blocks = [np.ones((1, len(y_true))), *np.array_split(weights, num_blocks)]
@@ -80,13 +91,14 @@ def num_groups_per_rate(
 ) -> dict[str, Counts]:
     """Returns the number of groups from which each rate is estimated, for `estimate`.
 
-    A mean over classes is 0 or 1 only if the rates of all classes are. For K classes with
-    n or more groups each, the probability of this is at most (p1 ... pK)^n, which does not
-    exceed mean(p)^(K n) (inequality of arithmetic and geometric means). The mean therefore
-    counts as a rate of K n groups.
+    A mean over K classes is 1 only if the rate of every class is 1. If the classes have n
+    or more groups each and true rates p1, ..., pK, the probability of this is at most
+    (p1 ... pK)^n, which does not exceed mean(p)^(K n) (inequality of arithmetic and
+    geometric means). The same holds for a mean of 0. The mean is therefore treated as a
+    rate that is estimated from K n groups.
 
     Returns:
-        Arrays [1] or [num_classes] by the name of the metric.
+        Arrays [1] or [num_classes] by metric name.
     """
     classes = np.arange(y_prob.shape[1])
     positive = y_true[:, None] == classes
@@ -105,7 +117,10 @@ def num_groups_per_rate(
 
 
 def count_groups(group_ids: Sequence[str], masks: Flags) -> Counts:
-    """Returns the number of groups with an image in each of `masks` [num_images, n]."""
+    """Returns the number of groups with at least one image in each mask, [num_masks].
+
+    The masks are [num_images, num_masks].
+    """
     groups = np.asarray(group_ids)
     return np.array([len(np.unique(groups[mask])) for mask in masks.T])
 
@@ -113,10 +128,10 @@ def count_groups(group_ids: Sequence[str], masks: Flags) -> Counts:
 def estimate(
     values: Scores, confidence: float = 0.95, num_groups: Counts | None = None
 ) -> list[Estimate]:
-    """Returns a score with its percentile interval: one estimate, or one per class.
+    """Returns a score, or the score of each class, with its percentile interval.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Resamples in
-    which the score is undefined, because a class has no images in them, are left out.
+    which the score is undefined (NaN) are left out.
 
     The bootstrap cannot estimate the error of a rate that is 0 or 1 in every resample. Such
     a rate gets the exact interval for its number of groups: Clopper and Pearson, The use of
@@ -124,9 +139,14 @@ def estimate(
     that is estimated from fewer than two groups has no interval.
 
     Args:
-        values: Values from `bootstrap`, or the difference of two of them (paired).
-        confidence: Coverage of the interval, between 0 and 1.
+        values: Values from `bootstrap`, [1 + num_resamples] or
+            [1 + num_resamples, num_classes], or the difference between two such arrays on
+            the same resamples.
+        confidence: Confidence level of the interval, between 0 and 1.
         num_groups: For a rate, the number of groups from `num_groups_per_rate`.
+
+    Returns:
+        A list of one estimate, or of one estimate per class.
     """
     columns = values.reshape(len(values), -1).T
     counts = [None] * len(columns) if num_groups is None else num_groups.tolist()

@@ -10,17 +10,22 @@ from skincnn.metrics.classification import NUM_BINS, confidence_bins, log_loss
 from skincnn.metrics.sample import Floats, Labels, Sample, Scores, divide
 
 TEMPERATURES = (0.05, 20.0)
-"""Range of the fitted temperature."""
+"""Minimum and maximum of the fitted temperature."""
 
 
 def fit_temperature(y_true: Labels, y_prob: Floats) -> float:
     """Returns the temperature that minimizes the log loss.
 
-    Guo et al., On Calibration of Modern Neural Networks (2017), section 4.2. Fit it on the
-    validation split: scores of the images on which it was fitted are too optimistic.
+    Guo et al., On Calibration of Modern Neural Networks (2017), section 4.2. Fit the
+    temperature on the validation split, because calibration scores of the fitted images are
+    optimistic.
+
+    Args:
+        y_true: Integer labels, [num_images].
+        y_prob: Probabilities, [num_images, num_classes].
 
     Returns:
-        0.05 to 20; above 1 for an overconfident model.
+        A temperature of 0.05 to 20, above 1 for an overconfident model.
     """
 
     def loss(log_temperature: float) -> float:
@@ -35,22 +40,23 @@ def fit_temperature(y_true: Labels, y_prob: Floats) -> float:
 
 
 def apply_temperature(y_prob: Floats, temperature: float) -> Floats:
-    """Returns the softmax of the logits divided by a temperature.
+    """Returns the softmax of logits / temperature, [num_images, num_classes].
 
-    The logits are recovered as log probabilities, which differ from them by a constant per
-    image. The order of the classes, and therefore the predicted class, stays the same.
-    Probabilities [num_images, num_classes] are clipped to at least 1.2e-38.
+    Log probabilities are used as logits, because they differ only by a constant for each
+    image. The predicted classes do not change. The probabilities `y_prob`
+    [num_images, num_classes] are clipped to at least 1.2e-38.
     """
     logits = np.log(np.maximum(y_prob, np.finfo(np.float32).tiny))
     return np.asarray(scipy.special.softmax(logits / temperature, axis=1))
 
 
 def reliability(y_true: Labels, y_prob: Floats) -> dict[str, Scores]:
-    """Returns the reliability diagram as arrays with one element per bin, [15].
+    """Returns the reliability diagram for integer labels and probabilities.
 
     Returns:
-        `low` and `high`, the edges of the bins; `num_images`; `confidence`, the mean of the
-        largest probabilities; and `accuracy`. The last two are NaN in empty bins.
+        Arrays [15] with one element per bin: `low` and `high`, the edges of the bins;
+        `num_images`; `confidence`, the mean of the largest probabilities; and `accuracy`.
+        `confidence` and `accuracy` are NaN in empty bins.
     """
     sample = Sample(y_true, y_prob)
     bins = confidence_bins(sample)

@@ -1,11 +1,12 @@
 """Classification metrics, one function each.
 
-Each function takes a `Sample` and returns values of shape [], or [num_resamples] if the
-sample has weights for resamples. Functions whose names end in `_per_class` return
-[..., num_classes], with NaN for a class without images.
+Each function takes a `Sample` and returns an array of shape [], or [num_resamples] if the
+weights of the sample are [num_resamples, num_images]. Functions whose names end in
+`_per_class` return [..., num_classes], with NaN for a class without images.
 
-Means over classes cover the classes with images in `y_true`. A mean is NaN in a resample
-without images of one of these classes: a mean over fewer classes is not comparable.
+Means over classes include the classes with images in `y_true`. If a resample has no images
+of one of these classes, the mean is NaN, because a mean over fewer classes would not be
+comparable.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import numpy as np
 from skincnn.metrics.sample import Floats, Labels, Sample, Scores, divide
 
 NUM_BINS = 15
-"""Bins of the calibration error, as in Guo et al. (2017), arXiv:1706.04599."""
+"""Number of bins of the calibration error, as in Guo et al. (2017), arXiv:1706.04599."""
 HIGH_SENSITIVITY = 0.8
-"""Lowest sensitivity that counts in the partial area under the ROC curve of ISIC 2018."""
+"""Minimum sensitivity for the partial area under the ROC curve of ISIC 2018."""
 MetricFunction = Callable[[Sample], Scores]
 
 
@@ -32,17 +33,18 @@ def recall_per_class(sample: Sample) -> Scores:
 def precision_per_class(sample: Sample) -> Scores:
     """Returns the precision (PPV) of each class: TP / (TP + FP).
 
-    It is 0 for a class that has images but is never predicted.
+    The precision is 0 for a class that has images but is never predicted.
     """
     confusion = sample.confusion
     return _zero_if_undefined(_diagonal(confusion), confusion.sum(axis=-2), sample)
 
 
 def bootstrap_precision_per_class(sample: Sample) -> Scores:
-    """Returns `precision_per_class`, but NaN in resamples without predictions of a class.
+    """Returns the precision (PPV) of each class, for bootstrap intervals.
 
-    There, 0 would bias the interval downwards. The precision of a class that is not
-    predicted for any image of the full sample is still 0.
+    If a class is not predicted for any image of a resample, its precision in that resample
+    is NaN, because 0 would bias the interval downwards. If a class is not predicted for any
+    image of the full sample, its precision is 0, as in `precision_per_class`.
     """
     num_predicted = sample.confusion.sum(axis=-2)
     ever_predicted = np.isin(np.arange(sample.num_classes), sample.y_pred)
@@ -71,15 +73,15 @@ def auc_per_class(sample: Sample) -> Scores:
 
 
 def average_precision_per_class(sample: Sample) -> Scores:
-    """Returns the one-vs-rest average precision, as in scikit-learn, of each class."""
+    """Returns the one-vs-rest average precision of each class, as in scikit-learn."""
     return _per_curve(_average_precision, sample)
 
 
 def auc_above_80_sensitivity_per_class(sample: Sample) -> Scores:
     """Returns the area under each class's ROC curve where the sensitivity is at least 0.8.
 
-    The curve is linearly interpolated, and the best value is 1. This is a secondary metric
-    of ISIC 2018, task 3.
+    The curve is interpolated linearly. The best value is 1. This is a secondary metric of
+    ISIC 2018, task 3.
     """
     return _per_curve(_area_above, sample)
 
@@ -97,7 +99,7 @@ def accuracy(sample: Sample) -> Scores:
 def isic_score(sample: Sample) -> Scores:
     """Returns the balanced accuracy as computed by the official ISIC 2018 scorer.
 
-    An image whose largest probability is shared by two classes counts as misclassified.
+    An image with the same largest probability for several classes is misclassified.
     """
     largest = sample.y_prob.max(axis=1, keepdims=True)
     no_tie = (sample.y_prob == largest).sum(axis=1) == 1
@@ -107,9 +109,10 @@ def isic_score(sample: Sample) -> Scores:
 
 
 def log_loss(sample: Sample) -> Scores:
-    """Returns the mean of -log(probability of the true class), in nats; 0 at best.
+    """Returns the mean of -log(probability of the true class) in nats.
 
-    Probabilities are clipped to at least 2.2e-16, as in `sklearn.metrics.log_loss`.
+    The best value is 0. Probabilities are clipped to at least 2.2e-16, as in
+    `sklearn.metrics.log_loss`.
     """
     probability = sample.y_prob[np.arange(len(sample.y_true)), sample.y_true]
     return sample.mean(-np.log(np.maximum(probability, np.finfo(np.float64).eps)))
@@ -118,24 +121,26 @@ def log_loss(sample: Sample) -> Scores:
 def brier(sample: Sample) -> Scores:
     """Returns the multiclass Brier score, from 0 (best) to 2.
 
-    It is the squared error summed over classes: Brier, Verification of forecasts expressed
-    in terms of probability, Monthly Weather Review 78 (1950).
+    The score is the squared error, summed over classes and averaged over images: Brier,
+    Verification of forecasts expressed in terms of probability, Monthly Weather Review 78
+    (1950).
     """
     errors = sample.y_prob - np.eye(sample.num_classes)[sample.y_true]
     return sample.mean(np.square(errors).sum(axis=1))
 
 
 def ece(sample: Sample) -> Scores:
-    """Returns the expected calibration error of the largest probability; 0 at best.
+    """Returns the expected calibration error of the largest probability.
 
-    It is the mean absolute difference between confidence and accuracy over 15 bins of equal
-    width: Guo et al., On Calibration of Modern Neural Networks (2017), arXiv:1706.04599.
+    The error is the mean absolute difference between confidence and accuracy over 15 bins
+    of equal width, weighted by their number of images. The best value is 0. Guo et al., On
+    Calibration of Modern Neural Networks (2017), arXiv:1706.04599.
     """
     return _calibration_error(confidence_bins(sample), sample)
 
 
 def adaptive_ece(sample: Sample) -> Scores:
-    """Returns the calibration error over 15 bins with equal numbers of images.
+    """Returns the expected calibration error over 15 bins with equal numbers of images.
 
     All resamples use the bins of the full sample. Nguyen and O'Connor, Posterior
     calibration and exploratory analysis for natural language processing models (2015),
@@ -146,18 +151,18 @@ def adaptive_ece(sample: Sample) -> Scores:
 
 
 def confidence_bins(sample: Sample) -> Labels:
-    """Returns the equal-width bin of each image's largest probability, [num_images]."""
+    """Returns the bin of each image's largest probability, [num_images] in 0..14."""
     confidence = sample.y_prob.max(axis=1)
     return np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
 
 
 def macro(per_class: MetricFunction) -> MetricFunction:
-    """Returns the mean of a per-class metric over the classes."""
+    """Returns a metric that averages a per-class metric over the classes."""
     return lambda sample: _mean_over_classes(per_class(sample), sample)
 
 
 def weighted(per_class: MetricFunction) -> MetricFunction:
-    """Returns the mean of a per-class metric, weighted by the class's number of images."""
+    """Returns a metric that averages a per-class metric, weighted by the class sizes."""
 
     def function(sample: Sample) -> Scores:
         total = (sample.counts * np.nan_to_num(per_class(sample))).sum(axis=-1)
@@ -168,13 +173,13 @@ def weighted(per_class: MetricFunction) -> MetricFunction:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric over all classes."""
+    """A metric with one value for all classes."""
 
     function: MetricFunction
     higher_is_better: bool = True
 
     def is_better(self, value: float, than: float) -> bool:
-        """Returns whether a value is strictly better than another."""
+        """Returns whether `value` is strictly better than `than`."""
         return value > than if self.higher_is_better else value < than
 
 
@@ -204,11 +209,14 @@ PER_CLASS_METRICS: dict[str, MetricFunction] = {
     "average_precision": average_precision_per_class,
     "auc_above_80_sensitivity": auc_above_80_sensitivity_per_class,
 }
-"""Metrics of each class against all others; higher is better for all of them."""
+"""One-vs-rest metrics of each class. Higher is better for all of them."""
 
 
 def _per_curve(summary: Callable[[Scores, Scores], Scores], sample: Sample) -> Scores:
-    """Returns `summary` of each class's ROC curve; NaN without positives or negatives."""
+    """Returns `summary` of the ROC curve of each class, [..., num_classes].
+
+    The value is NaN for a class without positive or negative images.
+    """
     values = [
         np.where((true[..., -1] > 0) & (false[..., -1] > 0), summary(true, false), np.nan)
         for true, false in sample.curves
@@ -222,13 +230,13 @@ def _area(true: Scores, false: Scores) -> Scores:
 
 
 def _area_above(true: Scores, false: Scores) -> Scores:
-    """Returns the area from where the curve first reaches `HIGH_SENSITIVITY`."""
+    """Returns the area under the part of the curve at or above `HIGH_SENSITIVITY`."""
     floor = HIGH_SENSITIVITY * true[..., -1:]
     first = (true < floor).sum(axis=-1, keepdims=True)
     ends = np.concatenate([first - 1, first], axis=-1)
     below, above = np.moveaxis(np.take_along_axis(true, ends, axis=-1), -1, 0)
     left, right = np.moveaxis(np.take_along_axis(false, ends, axis=-1), -1, 0)
-    # The part of the segment from `below` to `above` that lies above the floor.
+    # Fraction of the segment from `below` to `above` that lies above the floor.
     fraction = np.nan_to_num(divide(above - floor[..., 0], above - below))
     width = (right - left) * fraction
     kept = np.arange(true.shape[-1] - 1) >= first
@@ -260,6 +268,6 @@ def _diagonal(confusion: Scores) -> Scores:
 
 
 def _zero_if_undefined(numerator: Floats, denominator: Floats, sample: Sample) -> Scores:
-    """Returns the quotient: 0 if the denominator is 0, NaN for classes without images."""
+    """Returns the quotient, with 0 for 0 / 0 and NaN for classes without images."""
     quotient = np.nan_to_num(divide(numerator, denominator))
     return np.where(sample.counts > 0, quotient, np.nan)

@@ -14,13 +14,14 @@ DEFAULT_OPERATING_POINT = "sensitivity=0.90"
 
 
 class DecisionRule(Part):
-    """The rule that decides which images are referred; part of every export.
+    """The rule that decides which images are referred. Every export contains it.
 
-    The temperature, the threshold and the distance are chosen on the validation split.
+    The temperature, the threshold and the maximum distance are chosen on the validation
+    split.
 
     Attributes:
         class_names: Class names, in the order of the model's outputs.
-        temperature: The logits are divided by it (temperature scaling).
+        temperature: Divisor of the logits (temperature scaling).
         operating_point: Operating point of `TARGET` for which the threshold was chosen.
         threshold: Probability of `TARGET`, in 0..1, at or above which an image is referred;
             None if no threshold reaches the operating point on the validation split.
@@ -43,6 +44,9 @@ class DecisionRule(Part):
         Args:
             probabilities: Calibrated probabilities, [num_images, num_classes].
             distances: Mahalanobis distances, [num_images].
+
+        Returns:
+            Two boolean arrays or tensors, [num_images].
         """
         out_of_distribution = distances > self.max_distance
         target = find_targets(self.class_names).get(TARGET)

@@ -15,7 +15,7 @@ from skincnn.metrics.sample import Flags, Floats, Labels, Scores, divide, roc_po
 
 @dataclass(frozen=True)
 class Target:
-    """A set of classes to detect, such as "malignant": its name and the class indices."""
+    """A set of classes to detect, with its name and the indices of the classes."""
 
     name: str
     classes: tuple[int, ...]
@@ -33,8 +33,8 @@ class Target:
 class OperatingPoint:
     """A criterion for choosing a threshold.
 
-    Among the thresholds at which `metric` is at least `minimum`, it selects the one that
-    maximizes the other of the two metrics.
+    Among the thresholds at which `metric` is at least `minimum` (0..1), the criterion
+    selects the one that maximizes the other of the two metrics.
     """
 
     metric: Literal["sensitivity", "specificity"]
@@ -52,7 +52,7 @@ class OperatingPoint:
 
 
 HEADLINE_POINT = OperatingPoint("specificity", 0.90)
-"""The operating point of summaries."""
+"""The operating point that summaries show."""
 OPERATING_POINTS = (
     HEADLINE_POINT,
     OperatingPoint("specificity", 0.95),
@@ -74,7 +74,7 @@ def parse_operating_point(key: str) -> OperatingPoint:
 
 
 def find_targets(class_names: Sequence[str]) -> dict[str, Target]:
-    """Returns the targets that these classes contain, by name: "melanoma", "malignant"."""
+    """Returns the targets "melanoma" and "malignant" by name, if they have any class."""
     known = describe(class_names)
     classes = {
         "melanoma": [i for i, c in enumerate(class_names) if known[c].name == "mel"],
@@ -84,9 +84,10 @@ def find_targets(class_names: Sequence[str]) -> dict[str, Target]:
 
 
 def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> float | None:
-    """Returns the threshold of an operating point, at or above which a score is positive.
+    """Returns the threshold that an operating point selects.
 
-    It lies halfway between two scores, so that rounding errors change no decision.
+    A score at or above the threshold is positive. The threshold lies halfway between two
+    scores, so that rounding errors do not change decisions.
 
     Args:
         positive: Whether each image is positive, [num_images].
@@ -94,8 +95,8 @@ def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> f
         point: The operating point.
 
     Returns:
-        The threshold. None if no threshold reaches the operating point with at least one
-        true positive, or if there are no positive or no negative images.
+        The threshold, or None if no threshold reaches the operating point with at least one
+        predicted positive, or if there are no positive or no negative images.
     """
     thresholds, true, false = roc_points(positive, score, np.ones(len(score)))
     if not true[-1] or not false[-1]:
@@ -113,9 +114,15 @@ def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> f
 def rates(
     positive: Flags, score: Scores, threshold: float, weights: Floats
 ) -> dict[str, Scores]:
-    """Returns each of `RATES` at a threshold, [num_resamples]; NaN if its denominator is 0.
+    """Returns the `RATES` at a threshold by name, each [num_resamples].
 
-    See `choose_threshold`. The weights are [num_resamples, num_images].
+    A rate is NaN if its denominator is 0.
+
+    Args:
+        positive: Whether each image is positive, [num_images].
+        score: Probability of the target, [num_images].
+        threshold: Probability at or above which an image is predicted as positive.
+        weights: Number of times each image occurs, [num_resamples, num_images].
     """
     predicted = score >= threshold
     true_positives = weights @ (predicted & positive).astype(float)
@@ -131,14 +138,18 @@ def rates(
 def decision_curve(positive: Flags, score: Scores) -> dict[str, Scores]:
     """Returns the net benefit of treating the lesions whose score reaches a threshold.
 
-    net benefit = (true positives - false positives * odds(threshold)) / images
+    net benefit = (true positives - false positives * odds(threshold)) / num_images
 
-    Vickers and Elkin, Decision curve analysis (2006). The scores must be calibrated; the
-    prevalence is that of the given images.
+    Vickers and Elkin, Decision curve analysis (2006). The prevalence is that of the given
+    images.
+
+    Args:
+        positive: Whether each image is positive, [num_images].
+        score: Calibrated probability of the target, [num_images].
 
     Returns:
-        Arrays [99]: `threshold`, 0.01 to 0.99; the net benefit of the `model`; and that of
-        treating `all`.
+        Arrays [99]: `threshold`, 0.01 to 0.99; `model`, the net benefit of the model; and
+        `all`, the net benefit of treating all lesions.
     """
     thresholds = np.arange(1, 100) / 100
     odds = thresholds / (1 - thresholds)

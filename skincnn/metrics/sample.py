@@ -18,14 +18,14 @@ Scores = npt.NDArray[np.float64]
 class Sample:
     """Labels, probabilities and weights of a set of images.
 
-    Quantities that several metrics need are computed once.
+    Properties that several metrics use are computed once and cached.
 
     Attributes:
         y_true: Integer labels [num_images], in 0..num_classes-1.
-        y_prob: Probabilities [num_images, num_classes]. The most probable class is the
-            predicted class; on ties, the first one.
-        weights: How often each image counts, [num_images] or [num_resamples, num_images].
-            By default, each image counts once.
+        y_prob: Probabilities [num_images, num_classes]. The predicted class is the most
+            probable class, or the first of several equally probable classes.
+        weights: Number of times each image occurs, [num_images] or
+            [num_resamples, num_images]; 1 by default.
     """
 
     def __init__(self, y_true: Labels, y_prob: Floats, weights: Floats | None = None):
@@ -57,7 +57,10 @@ class Sample:
 
     @functools.cached_property
     def curves(self) -> list[tuple[Scores, Scores]]:
-        """True and false positives at each ROC point of each class, [..., num_points]."""
+        """Numbers of true and of false positives at each ROC point, for each class.
+
+        All arrays are [..., num_points].
+        """
         return [
             roc_points(self.y_true == index, self.y_prob[:, index], self.weights)[1:]
             for index in range(self.num_classes)
@@ -66,10 +69,13 @@ class Sample:
     def sums(self, bins: Labels, num_bins: int, values: Any = 1) -> Scores:
         """Returns the weighted sum of `values` in each bin, [..., num_bins].
 
-        The bins [num_images] are in 0..num_bins-1; `values` are [num_images] or a number.
+        Args:
+            bins: Index of the bin of each image, [num_images] in 0..num_bins-1.
+            num_bins: Number of bins.
+            values: Value of each image, [num_images], or one number for all images.
         """
         values = np.broadcast_to(np.asarray(values, np.float64), len(bins))
-        row_starts = np.arange(len(bins) + 1)  # one entry per row
+        row_starts = np.arange(len(bins) + 1)  # one nonzero element per row
         shape = len(bins), num_bins
         one_hot = scipy.sparse.csr_array((values, bins, row_starts), shape=shape)
         return np.asarray(self.weights @ one_hot)
@@ -83,17 +89,20 @@ class Sample:
 def roc_points(
     positive: Flags, score: Floats, weights: Floats
 ) -> tuple[Scores, Scores, Scores]:
-    """Returns the points of a ROC curve, one for each distinct score.
+    """Returns the points of a ROC curve: thresholds, true positives, false positives.
+
+    Images with scores at or above a threshold are predicted as positive. The thresholds are
+    infinity and each distinct score.
 
     Args:
         positive: Whether each image is positive, [num_images].
         score: Score of the positive class, [num_images].
-        weights: How often each image counts, [num_images] or [num_resamples, num_images].
+        weights: Number of times each image occurs, [num_images] or
+            [num_resamples, num_images].
 
     Returns:
-        The thresholds [num_points], decreasing from infinity, at or above which a score is
-        positive; and the numbers of true and of false positives at each threshold,
-        [..., num_points].
+        The thresholds in decreasing order, [num_points]. The numbers of true and of false
+        positives at each threshold, both [..., num_points].
     """
     order = np.argsort(-score, kind="stable")
     score, positive, weights = score[order], positive[order], weights[..., order]
@@ -104,7 +113,7 @@ def roc_points(
 
 
 def divide(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Scores:
-    """Returns the quotient; NaN where the denominator is 0."""
+    """Returns the elementwise quotient, with NaN where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     quotient = np.full(np.shape(numerator), np.nan)
     return np.divide(numerator, denominator, out=quotient, where=denominator > 0)

@@ -16,8 +16,12 @@ from skincnn.metrics.bootstrap import Estimate
 class SeedVariance:
     """The standard deviation of each score across seeds, pooled over recipes.
 
-    A recipe is a training configuration without its seed. Only recipes with several runs
-    count.
+    A recipe is a training configuration without its seed.
+
+    Attributes:
+        standard_deviations: Pooled standard deviation of each score, by name.
+        num_runs: Number of runs of recipes with several runs.
+        num_recipes: Number of recipes with several runs.
     """
 
     standard_deviations: dict[str, float]
@@ -27,8 +31,13 @@ class SeedVariance:
     def half_width(self, name: str, first: int, second: int, confidence: float) -> float:
         """Returns the half-width of the interval for the difference between two recipes.
 
-        It is Student's two-sample interval for the difference of the mean scores of `first`
-        runs of one recipe and `second` runs of the other.
+        This is Student's two-sample interval for the difference between two mean scores.
+
+        Args:
+            name: Name of the score.
+            first: Number of runs of the first recipe.
+            second: Number of runs of the second recipe.
+            confidence: Confidence level of the interval, 0..1.
         """
         quantile = scipy.stats.t.ppf((1 + confidence) / 2, self.num_runs - self.num_recipes)
         deviation = self.standard_deviations[name]
@@ -38,7 +47,14 @@ class SeedVariance:
 def pool_seed_variance(
     recipes: Sequence[Sequence[Mapping[str, float]]],
 ) -> SeedVariance | None:
-    """Returns the pooled variance within recipes; None if each recipe has only one run."""
+    """Returns the variance between the runs of a recipe, pooled over recipes.
+
+    Args:
+        recipes: The scores of each run by name, for each recipe.
+
+    Returns:
+        The pooled variance, or None if each recipe has only one run.
+    """
     repeated = [runs for runs in recipes if len(runs) > 1]
     if not repeated:
         return None
@@ -54,13 +70,16 @@ def pool_seed_variance(
 
 
 def add_seed_variance(difference: Estimate, half_width: float) -> Estimate:
-    """Returns a difference with an interval that covers both lesions and seeds.
+    """Returns a difference with an interval that includes the variance between seeds.
 
-    `difference` has the interval over lesions; `half_width` is that of the interval over
-    seeds, NaN if the score is undefined. The squares of their widths on each side are
-    added: Zou and Donner, Construction of confidence limits about effect measures (2008),
-    doi:10.1002/sim.3095. Both intervals include the interaction of seeds and lesions, so
-    the result is conservative.
+    On each side, the two half-widths are added in quadrature: Zou and Donner, Construction
+    of confidence limits about effect measures (2008), doi:10.1002/sim.3095. Both intervals
+    include the interaction of seeds and lesions, so the result is conservative.
+
+    Args:
+        difference: Difference with an interval for the sampling of lesions.
+        half_width: Half-width of the interval for the variance between seeds; NaN if the
+            score is undefined.
     """
     value, low, high = difference.value, difference.low, difference.high
     if value is None or low is None or high is None or math.isnan(half_width):
