@@ -45,7 +45,7 @@ def test_tables_have_captions(seeds: list[ComparedRun]) -> None:
     tables = compare(seeds[:2], "macro_f1", 100)
     text = to_markdown(tables)
     assert "| run | macro F1 | balanced accuracy | accuracy | macro AUC | melanoma " in text
-    assert "Difference: run minus a_0, paired:\n\n| run | macro F1 |" in text
+    assert "Paired difference, run minus a_0:\n\n| run | macro F1 |" in text
     assert "\nTo reproduce each row:\n\n| run | predictions | seed |" in text
     assert (
         "After temperature scaling on the validation split; melanoma sensitivity and "
@@ -66,8 +66,8 @@ def test_recipes_are_compared_across_seeds(seeds: list[ComparedRun]) -> None:
     [rows] = compare(seeds, "macro_f1", 100, average_seeds=True).values()
     text = to_markdown({"": rows})
     assert (
-        "Difference of recipes: mean over seeds minus mean of a_0 and 1 other seed. These "
-        "intervals include the variance between seeds, estimated from 4 runs of 2 recipes. "
+        "Difference between recipes: mean over seeds minus mean of a_0 and 1 other seed. "
+        "The intervals include the variance between seeds, estimated from 4 runs of 2 recipes. "
         "Bold: the interval does not contain 0."
     ) in text
     frame = to_frame({"": rows}).set_index("run")

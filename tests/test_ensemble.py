@@ -345,7 +345,7 @@ def test_invalid_ensembles_are_rejected(workdirs: list[Path], tmp_path: Path) ->
     for arguments, message in (
         ([workdirs[0], "--ensemble", target], "two or more different runs. Received: a."),
         ([workdirs[0]] * 2 + ["--ensemble", target], "two or more different runs"),
-        ([*workdirs[:2], "--ensemble", target], "evaluated on other images"),
+        ([*workdirs[:2], "--ensemble", target], "evaluated on different images"),
         ([workdirs[0], workdirs[2], "--ensemble", workdirs[1]], "holds a run"),
         (
             [*workdirs, "--ensemble", target, "--tta", "augment"],

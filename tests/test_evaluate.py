@@ -200,7 +200,7 @@ def test_a_replaced_augmentation_removes_what_depends_on_it(
     [
         (["--ood-dir", "broken"], 3, "broken.jpg"),
         (["--tta", "augment", "--num-views", "0"], 2, "--num-views must be 1 or more"),
-        (["--split", "fold_8"], 2, "fold_8, the validation split, on which choices"),
+        (["--split", "fold_8"], 2, "fold_8, which was used for validation"),
     ],
 )
 def test_options_that_cannot_be_used_are_rejected_in_one_line(

@@ -69,7 +69,7 @@ def test_other_splits_are_thinned_like_the_test_split(
     assert measure_leakage(builder, config, tables) == {}
     for split, reason in (
         ("fold_0", ", which was used for training"),
-        ("fold_8", ", the validation split, on which choices were made"),
+        ("fold_8", ", which was used for validation"),
         ("fold_11", ""),
     ):
         with pytest.raises(
@@ -77,5 +77,5 @@ def test_other_splits_are_thinned_like_the_test_split(
         ):
             read_splits(builder, config, info, Path("run"), (split,))
     changed = make_info(data_fingerprint={**fingerprints, "test": "other"})
-    with pytest.raises(DataError, match=r"The split test of .* is not the one with which"):
+    with pytest.raises(DataError, match=r"The split test of .* differs from that of the"):
         read_splits(builder, config, changed, Path("run"), ())

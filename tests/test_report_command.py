@@ -166,7 +166,7 @@ def test_an_ensemble_has_a_report(tmp_path: Path) -> None:
     page = Page(render_report(workdir).read_text()).words
     assert "The ensemble averages the probabilities of 2 models (a, b)." in page
     assert "Individual models" in page
-    assert "ensemble minus model, paired" in page
+    assert "paired, ensemble minus model" in page
     assert "test-time augmentation d4" in page
     assert "None" not in page
     assert "2,468 parameters" in (workdir / "README.md").read_text()

@@ -240,7 +240,7 @@ def test_warnings_are_prominent(tmp_path: Path) -> None:
         assert "LEAKAGE: 17 of the 120 images of the official test split" in source
         assert ('<p class="leaky">LEAKAGE' in source) == leaky
         assert ("<strong>3 lesions</strong>" in source) == leaky
-        assert ("share no image, lesion or near-duplicate." in source) != leaky
+        assert ("share no images, lesions or near-duplicates." in source) != leaky
         assert (("section", {"class": "card alarm"}) in Page(source).elements) == leaky
     config = dataclasses.replace(
         CONFIG, data=dataclasses.replace(CONFIG.data, split_by="image")

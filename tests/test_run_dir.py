@@ -86,7 +86,8 @@ def test_the_layout_of_an_earlier_version_is_rejected(workdir: Path) -> None:
 def test_a_different_preprocessing_is_rejected(workdir: Path) -> None:
     config = Config(data=DataConfig(crop_border=True))
     write_json(workdir / "config.json", config.to_dict())
-    require_one_line(workdir, "run.json: the images were read as", "Expected {")
+    message = "run.json: the training images were preprocessed with {"
+    require_one_line(workdir, message, "Expected {")
 
 
 @pytest.mark.parametrize("content", ["", "epoch,loss\n", "\n", "a,b\n1,2\n"])

@@ -139,7 +139,10 @@ def run_all(workdir: Path, data_dir: Path) -> Iterator[subprocess.CompletedProce
     [
         (lambda c: c.update(schema_version=2), "Expected schema_version 1. Received: 2"),
         (lambda c: c.pop("class_names"), "`class_names`: Field required"),
-        (lambda c: c["preprocessing"].update(version=2), "the images were read as"),
+        (
+            lambda c: c["preprocessing"].update(version=2),
+            "the training images were preprocessed with",
+        ),
         (lambda c: c["preprocessing"].update(resize_mode="crop"), "'resize_mode': 'crop'"),
     ],
 )

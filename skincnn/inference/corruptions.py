@@ -4,9 +4,9 @@ Based on Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Com
 Corruptions and Perturbations (2019), arXiv:1903.12261, and, for dermatoscopy, on Maron et
 al., A benchmark for neural network robustness in skin cancer classification (2021),
 doi:10.1016/j.ejca.2021.06.047. A model must not be tested on corruptions that it was
-trained on. Therefore nothing here is shared with `skincnn.model.augment`, and a corruption
-is either absent from the default augmentation or starts beyond its range, as the
-docstrings explain.
+trained on. Therefore this module shares no code with `skincnn.model.augment`, and each
+corruption is either absent from the default augmentation or stronger than its maximum, as
+the docstrings explain.
 
 A corruption takes an image, uint8 [height, width, 3], a strength and a random generator,
 and returns a new image of the same shape and type. It draws the same random numbers at all
@@ -43,7 +43,7 @@ def brightness(image: ImageArray, strength: float, rng: np.random.Generator) -> 
 
     Multiplies the odds x / (1 - x) of a pixel value x in 0..1 by exp(strength) or
     exp(-strength), which preserves black and white. The default augmentation adds up to
-    10 % of white; this changes middle gray by more than 16 %.
+    10 % of white; this corruption changes middle gray by more than 16 % of white.
     """
     odds = math.exp(rng.choice((-1, 1)) * strength)
     levels = np.arange(256) / 255
@@ -54,7 +54,7 @@ def brightness(image: ImageArray, strength: float, rng: np.random.Generator) -> 
 def contrast(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Reduces the contrast about the mean color, as stray light and a dirty lens do.
 
-    The strength is the remaining contrast; it is 0.8 or more in the default augmentation.
+    The strength is the remaining contrast. The default augmentation keeps 0.8 or more.
     """
     mean = image.mean(axis=(0, 1), dtype=np.float32)
     return _to_uint8(strength * image.astype(np.float32) + (1 - strength) * mean)
@@ -65,7 +65,7 @@ def color_cast(image: ImageArray, strength: float, rng: np.random.Generator) -> 
 
     The gains of red, green and blue are exp(strength * cos(angle)) at angles that are 120
     degrees apart, the first one random; their product is 1. The default augmentation
-    changes gains by up to 5 %; here the largest and smallest differ by at least 19 %.
+    changes gains by up to 5 %; here, the largest gain exceeds the smallest by 19 % or more.
     """
     angles = rng.uniform(0, 2 * math.pi) + 2 * math.pi / 3 * np.arange(3)
     gains = np.exp(strength * np.cos(angles))
@@ -73,9 +73,9 @@ def color_cast(image: ImageArray, strength: float, rng: np.random.Generator) -> 
 
 
 def blur(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
-    """Convolves with a Gaussian, as a greasy lens and upscaling do.
+    """Convolves an image with a Gaussian, as a greasy lens and upscaling do.
 
-    The standard deviation is 0.7 pixels, the maximum of the augmentation `blur` (not in the
+    The standard deviation is 0.7 pixels, the maximum of the augmentation `blur` (off by
     default), plus the strength times the shorter side.
     """
     sigma = 0.7 + strength * min(image.shape[:2])
@@ -86,10 +86,10 @@ def blur(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageA
 
 
 def defocus(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
-    """Convolves with a disk, as an unfocused lens does.
+    """Convolves an image with a disk, as an unfocused lens does.
 
-    The radius is half a pixel plus the strength times the shorter side. There is no such
-    augmentation.
+    The radius is half a pixel plus the strength times the shorter side. No augmentation is
+    similar.
     """
     radius = 0.5 + strength * min(image.shape[:2])
     reach = math.ceil(radius)
@@ -98,10 +98,10 @@ def defocus(image: ImageArray, strength: float, rng: np.random.Generator) -> Ima
 
 
 def motion(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
-    """Convolves with a line of random direction, as a moving hand does.
+    """Convolves an image with a line of random direction, as a moving hand does.
 
-    The length is one pixel plus the strength times the shorter side. There is no such
-    augmentation.
+    The length is one pixel plus the strength times the shorter side. No augmentation is
+    similar.
     """
     angle = rng.uniform(0, math.pi)
     half = 0.5 + strength * min(image.shape[:2]) / 2
@@ -117,9 +117,9 @@ def noise(image: ImageArray, strength: float, rng: np.random.Generator) -> Image
     """Adds the noise of a sensor in low light.
 
     The noise is Gaussian and independent for each pixel and channel. Its variance increases
-    linearly with the pixel value (photon noise), from `READ_NOISE` times that at white. The
-    strength is the standard deviation at white, relative to white. There is no such
-    augmentation.
+    linearly with the pixel value (photon noise), from `READ_NOISE` times the variance at
+    white. The strength is the standard deviation at white, relative to white. No
+    augmentation is similar.
     """
     variance = READ_NOISE + (1 - READ_NOISE) * np.arange(256) / 255
     deviation = np.sqrt(variance) * (255 * strength)
@@ -128,10 +128,10 @@ def noise(image: ImageArray, strength: float, rng: np.random.Generator) -> Image
 
 
 def jpeg(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
-    """Compresses as JPEG, as messengers do.
+    """Compresses an image as JPEG, as messaging apps do.
 
     The strength is the quality of libjpeg in 1..100, with chroma subsampling. The blocks
-    are 8 pixels wide at any image size. There is no such augmentation.
+    are 8 pixels wide at any image size. No augmentation is similar.
     """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=strength, subsampling=2)
@@ -142,8 +142,8 @@ def jpeg(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageA
 def zoom(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Magnifies a crop, as a stronger lens does.
 
-    The strength is the factor; the default augmentation magnifies by up to 1.22. The offset
-    of the crop is up to a tenth of the distance from the center to the border.
+    The strength is the magnification, which is at most 1.22 in the default augmentation.
+    The crop is shifted from the center by up to a tenth of the margin around it.
     """
     height, width = image.shape[:2]
     size = np.array([width, height]) / strength
@@ -168,10 +168,11 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
     "ruler": (ruler, (0.08, 0.11, 0.14, 0.17, 0.20)),
     "bubbles": (bubbles, (10, 20, 34, 52, 75)),
 }
-"""The function of each corruption, and its strengths at severities 1 to 5.
+"""The function of each corruption, and the strengths at severities 1 to 5.
 
-Severity 1 is just beyond the default augmentation. The others were chosen visually, at 160
-and 450 pixels, in even steps such that a lesion is still recognizable at severity 5.
+Severity 1 is slightly stronger than the default augmentation. The other severities were
+chosen visually at 160 and 450 pixels, in even steps, such that a lesion is still
+recognizable at severity 5.
 """
 
 
@@ -196,7 +197,7 @@ def corrupt(images: Images, name: str, severity: int, seed: int, first: int = 0)
         raise ConfigError(
             f"`severity` must be in 1..{NUM_SEVERITIES}. Received: severity={severity}."
         )
-    # Scores were first measured with this spelling, which is part of the seed.
+    # The name is part of the seed. The published scores were measured with this spelling.
     name = name.replace("color", "colour")
 
     def corrupt_image(index: int) -> ImageArray:
@@ -209,7 +210,7 @@ def corrupt(images: Images, name: str, severity: int, seed: int, first: int = 0)
 
 
 def _filter(image: ImageArray, kernel: npt.NDArray[np.float64]) -> ImageArray:
-    """Returns an image, extended by reflection, convolved with a kernel of odd size."""
+    """Convolves an image, extended by reflection, with a kernel of odd size."""
     reach = kernel.shape[0] // 2
     margins = ((reach, reach), (reach, reach), (0, 0))
     padded = np.pad(image.astype(np.float32), margins, mode="symmetric")

@@ -24,7 +24,7 @@ MAX_OPACITY = 0.55
 
 
 class GradCam:
-    """Computes Grad-CAM maps of a classifier.
+    """Computes Grad-CAM maps for the predictions of a classifier.
 
     Selvaraju et al., Grad-CAM (2017), section 3: the feature maps are summed with the
     spatially averaged gradients of a class's logit as weights, and negative values are set
@@ -51,13 +51,13 @@ class GradCam:
         """Returns a map for one class of each image.
 
         Args:
-            inputs: Images [num_images, height, width, 3] in 0..255, or a dictionary of such
-                "images" and of "metadata" [num_images, num_fields].
+            inputs: Images [num_images, height, width, 3] in 0..255, or a dictionary with
+                "images" of this shape and "metadata" [num_images, num_fields].
             class_indices: The class to explain for each image, [num_images].
 
         Returns:
             float32 [num_images, height', width'] in 0..1, at the resolution of the feature
-            maps; each map is divided by its maximum, and is 0 if no region is relevant.
+            maps. Each map is divided by its maximum. A map without relevant regions is 0.
         """
         if isinstance(inputs, Mapping):
             batches = pipeline.evaluation_batches(inputs[IMAGES_LAYER], inputs["metadata"])
@@ -72,9 +72,10 @@ class GradCam:
 
 
 def overlay(image: npt.NDArray[np.uint8], heatmap: Maps) -> npt.NDArray[np.uint8]:
-    """Returns an image with a colored map over it, transparent where the map is 0.
+    """Returns an image with a colored map as overlay, transparent where the map is 0.
 
-    The map [height', width'] in 0..1 is resized bilinearly to the image [height, width, 3].
+    The map [height', width'] in 0..1 is resized bilinearly to the size of the image
+    [height, width, 3].
     """
     size = (image.shape[1], image.shape[0])
     small = Image.fromarray(np.asarray(heatmap, np.float32))
@@ -91,7 +92,8 @@ def _find_head(
     """Returns the pooling layer of the feature maps and the layer of the logits.
 
     Raises:
-        ConfigError: There are layers between them other than dropout and metadata.
+        ConfigError: The model does not have these two layers, or has other layers than
+            dropout and concatenation between them.
     """
     dense = layer = _source(getattr(classifier, "output", None))
     path, allowed = [layer], keras.layers.Dense
@@ -106,7 +108,7 @@ def _find_head(
     raise ConfigError(
         "Grad-CAM requires a functional model that ends in GlobalAveragePooling2D and "
         "Dense, with only Dropout and a Concatenate of features and metadata between them. "
-        f"Received: {classifier.name} with the layers {received}, from the output back."
+        f"Received: {classifier.name} with the layers {received}, from output to input."
     )
 
 

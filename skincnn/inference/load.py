@@ -15,11 +15,11 @@ from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, TRAIN_AGAIN, RunInfo
 def load_model(workdir: Path, info: RunInfo) -> keras.Model:
     """Returns the model of a run after checking the SHA-256 of its file.
 
-    Keras's safe mode is on: code in the file (a Lambda layer) is never executed.
+    Keras's safe mode is on, so code in the file (a Lambda layer) is never executed.
 
     Raises:
-        DataError: The file has changed, cannot be loaded, or the number of outputs is not
-            the number of classes.
+        DataError: The file has changed or cannot be loaded, or the model does not have one
+            output for each class.
     """
     path = workdir / MODEL_FILE
     expected = info.sha256.get(MODEL_FILE)
@@ -32,8 +32,8 @@ def load_model(workdir: Path, info: RunInfo) -> keras.Model:
         model = keras.saving.load_model(path, compile=False)
     except (OSError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be loaded. Expected a model from scripts/train.py with Keras's "
-            f"own layers and without code (Lambda). Received: {error}"
+            f"{path} cannot be loaded. Expected a model from scripts/train.py, without "
+            f"Lambda layers or other custom code. Received: {error}"
         ) from error
     if model.output_shape[-1] != len(info.class_names):
         raise DataError(
@@ -46,13 +46,20 @@ def load_model(workdir: Path, info: RunInfo) -> keras.Model:
 def require_classes(
     class_names: Sequence[str], info: RunInfo, workdir: Path, where: str
 ) -> None:
-    """Raises a `DataError` unless the classes of `where` are those of the run, in order.
+    """Checks that a dataset or a file has the same classes as a run, in the same order.
 
-    The run directory and `where`, a dataset or a file, are named in the message.
+    Args:
+        class_names: Class names of the dataset or the file.
+        info: Content of run.json.
+        workdir: The run directory, for the error message.
+        where: Name of the dataset or the file, for the error message.
+
+    Raises:
+        DataError: The classes differ.
     """
     if list(class_names) != list(info.class_names):
         raise DataError(
-            f"{where} has the classes {', '.join(class_names)}. Expected those of "
-            f"{workdir} in the order of its model's outputs: "
+            f"{where} has the classes {', '.join(class_names)}. Expected the classes of "
+            f"{workdir} in the order of the outputs of the model: "
             f"{', '.join(info.class_names)}."
         )

@@ -14,17 +14,17 @@ from skincnn.metrics.sample import Floats, Labels, Sample
 
 ADJUSTED = "adjusted"
 STRENGTHS = np.linspace(-1, 1.5, 51)
-"""Candidate strengths. Menon et al. use 1, for training without class balancing. Negative
-strengths undo excessive balancing in training."""
+"""Candidate strengths. Menon et al. use a strength of 1 for models trained without class
+balancing. Negative strengths undo excessive balancing in training."""
 
 
 def adjusted_name(variant: str) -> str:
-    """Returns "augment_adjusted" for "augment", and "adjusted" for "", the default."""
+    """Returns "augment_adjusted" for "augment", and "adjusted" for "" (the model as is)."""
     return f"{variant}_{ADJUSTED}" if variant else ADJUSTED
 
 
 def unadjusted_name(variant: str) -> str:
-    """Returns "augment" for "augment_adjusted", "" for "adjusted"; others unchanged."""
+    """Returns "augment" for "augment_adjusted" or "augment", and "" for "adjusted"."""
     return variant.removesuffix(ADJUSTED).removesuffix("_")
 
 
@@ -37,8 +37,11 @@ def adjust(y_prob: Floats, class_priors: Floats, strength: float) -> Floats:
     Args:
         y_prob: Probabilities [num_images, num_classes], clipped to at least 1.2e-38.
         class_priors: Positive frequency of each class in training, [num_classes].
-        strength: 0 changes nothing; 1 is optimal for the balanced accuracy if the
-            probabilities are correct.
+        strength: Strength of the adjustment. 0 changes nothing; 1 is optimal for the
+            balanced accuracy if the probabilities are correct.
+
+    Returns:
+        Probabilities, [num_images, num_classes].
     """
     logits = np.log(np.maximum(y_prob, np.finfo(np.float32).tiny))
     adjusted = logits - strength * np.log(class_priors)
@@ -46,10 +49,14 @@ def adjust(y_prob: Floats, class_priors: Floats, strength: float) -> Floats:
 
 
 def choose_strength(y_true: Labels, y_prob: Floats, class_priors: Floats) -> float:
-    """Returns the strength with the best balanced accuracy; on ties the closest to 0.
+    """Returns the strength with the best balanced accuracy on the validation split.
 
-    The labels [num_images] and probabilities are those of the validation split; see
-    `adjust`.
+    Of several such strengths, the one closest to 0 is returned.
+
+    Args:
+        y_true: Integer labels of the validation images, [num_images].
+        y_prob: Probabilities of the validation images; see `adjust`.
+        class_priors: See `adjust`.
     """
 
     def key(strength: float) -> tuple[float, float]:
@@ -66,8 +73,12 @@ def adjust_tables(
 ) -> tuple[dict[str, pd.DataFrame], float]:
     """Returns the adjusted predictions tables of a run, and the strength.
 
-    The strength is chosen on the table of "val". `class_counts` are the numbers of training
-    images.
+    The strength is chosen on the "val" table.
+
+    Args:
+        tables: Predictions tables by split, including "val".
+        class_names: Names of the classes, in order.
+        class_counts: Number of training images of each class.
     """
     priors = np.array([max(class_counts[name], 1) for name in class_names], float)
     priors /= priors.sum()
@@ -76,6 +87,6 @@ def adjust_tables(
     for split, table in tables.items():
         y_prob = adjust(arrays(table, class_names)[1], priors, strength)
         columns = probability_columns(y_prob, class_names)
-        # The energy is that of the original logits.
+        # The energy column is no longer valid, because it belongs to the original logits.
         adjusted[split] = table.assign(**columns).drop(columns=ENERGY)
     return adjusted, strength

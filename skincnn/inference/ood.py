@@ -34,12 +34,13 @@ OOD_TABLE = "ood"
 OOD_FILE = "ood.npz"
 """File with the `FeatureGaussian` of a run."""
 MIN_RELATIVE_STD = 1e-3
-"""Smallest standard deviation, relative to the root mean square of the features. Below it
-the distances would depend on float32 rounding, which differs between processors."""
+"""Minimum standard deviation of a direction, relative to the root mean square of the
+features. Directions with less variance would make the distances depend on float32 rounding
+errors, which differ between processors."""
 NUM_FOLDS = 5
 IMAGES_PER_SET = 48
 IMAGE_SIZE = 224
-"""Pixels of the built-in images before preprocessing."""
+"""Width and height of the built-in images in pixels, before preprocessing."""
 ImageIterator = Iterator[npt.NDArray[np.uint8]]
 
 
@@ -60,13 +61,13 @@ def noise(rng: np.random.Generator) -> ImageIterator:
 
 
 def plain_colors(rng: np.random.Generator) -> ImageIterator:
-    """Yields images of a single color, as a camera with a covered lens takes."""
+    """Yields images of a single color, like those from a camera with a covered lens."""
     for _ in range(IMAGES_PER_SET):
         yield np.full((IMAGE_SIZE, IMAGE_SIZE, 3), rng.integers(0, 256, 3), np.uint8)
 
 
 def stripes(rng: np.random.Generator) -> ImageIterator:
-    """Yields stripes of two colors, as on textiles or a screen."""
+    """Yields images of stripes in two colors, like those on textiles or screens."""
     down, right = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE] / IMAGE_SIZE
     for _ in range(IMAGES_PER_SET):
         angle, count = rng.uniform(0, np.pi), rng.integers(3, 30)
@@ -81,7 +82,7 @@ OOD_SETS: dict[str, Callable[[np.random.Generator], ImageIterator]] = {
     "plain colors": plain_colors,
     "stripes": stripes,
 }
-"""Built-in images that are not dermatoscopic."""
+"""Generators of the built-in sets of OOD images, none of which is dermatoscopic."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,12 @@ class FeatureGaussian:
 
     A single Gaussian detects OOD images as well as one per class: Kamoi and Kobayashi, Why
     is the Mahalanobis Distance Effective for Anomaly Detection? (2020), arXiv:2003.00402,
-    based on Lee et al. (2018), arXiv:1807.03888. The energy of the logits (Liu et al.,
-    2020) of a fine-tuned network rejected none of the photographs, noise and stripes
-    (CHANGELOG, Results).
+    based on Lee et al. (2018), arXiv:1807.03888. For a fine-tuned network, a threshold on
+    the energy of the logits (Liu et al., 2020) rejected none of the photographs, noise and
+    stripes (CHANGELOG, Results).
 
     Attributes:
-        mean: [num_features].
+        mean: Mean of the features, [num_features].
         precision: Inverse of the covariance, [num_features, num_features].
     """
 
@@ -104,11 +105,13 @@ class FeatureGaussian:
 
     @classmethod
     def fit(cls, features: Floats) -> FeatureGaussian:
-        """Returns the Gaussian with the shrinkage of Ledoit and Wolf (2004).
+        """Fits a Gaussian with Ledoit-Wolf shrinkage (2004) of the covariance.
 
         Eigen-directions with a variance below float32 precision are dropped. If the
-        features are constant, no direction is left and all distances are 0. At least two
-        images are required.
+        features are constant, all directions are dropped and all distances are 0.
+
+        Args:
+            features: Features of at least two images, [num_images, num_features].
         """
         fitted = sklearn.covariance.LedoitWolf().fit(features)
         values, vectors = np.linalg.eigh(fitted.covariance_)
@@ -119,7 +122,10 @@ class FeatureGaussian:
         return cls(fitted.location_, root @ root.T)
 
     def distances(self, features: Floats) -> Floats:
-        """Returns squared Mahalanobis distances divided by num_features, [num_images]."""
+        """Returns squared Mahalanobis distances divided by num_features, [num_images].
+
+        The features are [num_images, num_features].
+        """
         centered = np.asarray(features, np.float64) - self.mean
         squared = np.einsum("ij,jk,ik->i", centered, self.precision, centered)
         return np.asarray(squared / len(self.mean))
@@ -131,7 +137,7 @@ class FeatureGaussian:
 
     @classmethod
     def read(cls, path: Path) -> FeatureGaussian:
-        """Returns the Gaussian from a file that `write` wrote.
+        """Reads a Gaussian from a file that was written by `write`.
 
         Raises:
             ConfigError: The file is missing or damaged.
@@ -147,10 +153,14 @@ class FeatureGaussian:
 
 
 def cross_validated_distances(features: Floats, lesion_ids: Sequence[str]) -> Floats:
-    """Returns the distance of each image from a Gaussian of other lesions, [num_images].
+    """Returns the distance of each image, cross-validated over lesions, [num_images].
 
-    The distance from a Gaussian fitted to the image itself would be too small. At least two
-    lesions are required.
+    Each distance is that from a Gaussian fitted to other lesions, because the distance from
+    a Gaussian fitted to the image itself would be too small.
+
+    Args:
+        features: Features of the images, [num_images, num_features].
+        lesion_ids: Lesion ID of each image, with at least two lesions.
     """
     distances = np.empty(len(features))
     folds = sklearn.model_selection.GroupKFold(min(NUM_FOLDS, len(set(lesion_ids))))
@@ -161,11 +171,13 @@ def cross_validated_distances(features: Floats, lesion_ids: Sequence[str]) -> Fl
 
 
 def make_ood_images(config: DataConfig) -> tuple[pd.DataFrame, Images]:
-    """Returns the built-in OOD images, preprocessed; they are the same for every run.
+    """Returns the built-in OOD images, preprocessed as configured.
+
+    Before preprocessing, the images are the same for every run.
 
     Returns:
-        A table with a row per image, `set` (a key of `OOD_SETS`) and `image_id`; and the
-        images, uint8 [num_images, image_size, image_size, 3].
+        A table with the columns `set` (a key of `OOD_SETS`) and `image_id`, one row per
+        image, and the images, uint8 [num_images, image_size, image_size, 3].
     """
     rng = np.random.default_rng(0)
     rows = [
@@ -183,19 +195,19 @@ def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Ima
     The name of the folder becomes the name of the set.
 
     Raises:
-        ConfigError: The folder contains no image, or its name is a key of `OOD_SETS`.
-        DataError: A file cannot be decoded.
+        ConfigError: The folder contains no images, or its name is a key of `OOD_SETS`.
+        DataError: An image cannot be decoded.
     """
     name = folder.resolve().name
     if name in OOD_SETS:
         raise ConfigError(
-            f"--ood-dir {folder}: {name!r} is the name of built-in images. Rename the "
-            "folder."
+            f"--ood-dir {folder}: {name!r} is the name of a set of built-in images. Rename "
+            "the folder."
         )
     files = images_in(folder)
     if not files:
         raise ConfigError(
-            f"--ood-dir {folder} contains no image. Expected files ending in "
+            f"--ood-dir {folder} contains no images. Expected files ending in "
             f"{', '.join(IMAGE_SUFFIXES)}."
         )
     names = [f"{name}/{path.relative_to(folder)}" for path in files]
@@ -212,8 +224,9 @@ def predict_ood(
 ) -> pd.DataFrame:
     """Returns the predictions table of OOD images.
 
-    Its columns are `set`, `image_id`, those of `predictions_table` except the label, and
-    `DISTANCE`. If the model uses clinical metadata, they are missing for all images.
+    The columns are `set`, `image_id`, the columns of `predictions_table` except the label,
+    and `DISTANCE`. If the model uses clinical metadata, the metadata of all images are set
+    to unknown.
 
     Args:
         model: A model from `with_features`.
@@ -238,5 +251,5 @@ def _read_file(path: Path, config: DataConfig) -> Images:
         return np.asarray(read_image(tf.constant(path.read_bytes()), config))
     except tf.errors.OpError as error:
         raise DataError(
-            f"{path} cannot be decoded as an image: {error.message}. Remove it."
+            f"{path} cannot be decoded as an image: {error.message}. Remove the file."
         ) from error

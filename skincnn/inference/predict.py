@@ -14,10 +14,10 @@ from skincnn.model.classifier import POOLING_LAYER
 
 
 def with_features(classifier: keras.Model) -> keras.Model:
-    """Returns the classifier with a second output, the pooled features of its backbone.
+    """Returns the classifier with the pooled features of the backbone as second output.
 
-    Keras compiles a model at its first prediction. Reuse the returned model rather than
-    calling this function again.
+    The features are [num_images, num_features]. Keras compiles a model at the first
+    prediction, so reuse the returned model instead of calling this function again.
     """
     features = classifier.get_layer(POOLING_LAYER).output
     return keras.Model(classifier.input, [classifier.output, features])
@@ -26,7 +26,9 @@ def with_features(classifier: keras.Model) -> keras.Model:
 def predict(model: keras.Model, batches: tf.data.Dataset) -> list[npt.NDArray[np.float32]]:
     """Returns each output of a model, [num_images, ...], in the order of the batches.
 
-    The model maps the batches of `pipeline.evaluation_batches` to one or more tensors.
+    Args:
+        model: A model with one or more outputs.
+        batches: Inputs of the model, from `pipeline.evaluation_batches`.
     """
     if keras.distribution.distribution() is None:
         outputs = model.predict(batches, verbose=0)
@@ -47,8 +49,8 @@ def predict_probabilities(
 def _predict_locally(model: keras.Model, batches: tf.data.Dataset) -> list[Any]:
     """Returns each output, computed on one device of this process.
 
-    Under a Keras distribution (JAX) `model.predict` would require batches that divide
-    evenly among the devices, and return arrays that are partly on other machines.
+    With a Keras distribution (JAX), `model.predict` requires batches that divide evenly
+    among the devices, and returns arrays that are partly on other machines.
     """
     weights = [
         [np.asarray(variable) for variable in variables]
@@ -63,9 +65,10 @@ def _predict_locally(model: keras.Model, batches: tf.data.Dataset) -> list[Any]:
 
 
 def _local_predict_function(model: keras.Model) -> Callable[..., Any]:
-    """Returns the compiled function from weights and inputs to a list of outputs.
+    """Returns a compiled function that maps weights and inputs to a list of outputs.
 
-    It is compiled once per model and stored in it, like `predict_function` of Keras.
+    The function is compiled once per model and stored as an attribute of the model, like
+    `predict_function` of Keras.
     """
     if not hasattr(model, "local_predict_function"):
         import jax

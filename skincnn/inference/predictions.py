@@ -18,10 +18,11 @@ from skincnn.metrics.sample import Floats
 
 PROBABILITY_PREFIX = "probability_"
 ENERGY = "energy"
-"""Column of -logsumexp(logits), the energy of Liu et al., Energy-based Out-of-distribution
-Detection (2020), arXiv:2010.03759. The logits are log(probability) - energy."""
+"""Column with -logsumexp(logits), the energy. The logits are log(probability) - energy.
+
+Liu et al., Energy-based Out-of-distribution Detection (2020), arXiv:2010.03759."""
 DISTANCE = "distance"
-"""Column of `FeatureGaussian.distances`: about 1 for images like those of the validation
+"""Column with `FeatureGaussian.distances`: about 1 for images like those of the validation
 split, larger for out-of-distribution images."""
 SUM_TOLERANCE = 1e-3
 
@@ -34,8 +35,8 @@ def predictions_table(
     """Returns `table` with class names as labels, a probability per class, and the energy.
 
     Args:
-        table: From `pipeline.read_table`: one row per image with its integer `label`.
-        logits: [num_images, num_classes], in the same order.
+        table: Table from `pipeline.read_table`, with one row and integer `label` per image.
+        logits: Logits of the images, [num_images, num_classes], in the same order.
         class_names: Names of the classes, in order.
     """
     columns = probability_columns(scipy.special.softmax(logits, axis=1), class_names)
@@ -45,7 +46,7 @@ def predictions_table(
 
 
 def probability_columns(y_prob: Floats, class_names: Sequence[str]) -> dict[str, Floats]:
-    """Returns the columns of probabilities [num_images, num_classes] by name."""
+    """Returns the columns for the probabilities [num_images, num_classes], by name."""
     names = [f"{PROBABILITY_PREFIX}{name}" for name in class_names]
     return dict(zip(names, y_prob.T, strict=True))
 
@@ -68,12 +69,12 @@ def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def as_written(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the table that `read_predictions` would read after `write_predictions`."""
+    """Returns the table with its values rounded as by writing and reading it."""
     return _parse(io.StringIO(table.to_csv(index=False)))
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Returns a predictions table from a CSV file; labels and ids are strings.
+    """Reads a predictions table from a CSV file. Labels and IDs are strings.
 
     Raises:
         DataError: The file cannot be read or is not a valid predictions table.
@@ -148,12 +149,12 @@ def _find_fault(table: pd.DataFrame) -> str:
         if len(blank):
             return (
                 f"{len(blank)} images have no {column}, the first one in row "
-                f"{blank[0] + 1}. Every image needs one: without lesion_id, confidence "
-                "intervals would be wrong."
+                f"{blank[0] + 1}. Every image requires an image_id and a lesion_id; "
+                "confidence intervals are computed over lesions."
             )
     duplicates = table.loc[table["image_id"].duplicated(), "image_id"]
     if len(duplicates):
-        return f"image {duplicates.iloc[0]} occurs twice."
+        return f"image {duplicates.iloc[0]} occurs more than once."
     unknown = table[~table["label"].isin(names)]
     if len(unknown):
         return (

@@ -20,7 +20,14 @@ TRAIN_AGAIN = "Give the --workdir of scripts/train.py, or train again with --ove
 
 
 class DeviceInfo(Part):
-    """Devices such as "cpu:0", dtype policy of the backbone, backend, and use of XLA."""
+    """The devices and the numerical settings of a training run.
+
+    Attributes:
+        devices: Names of the devices, such as "cpu:0".
+        precision: Keras dtype policy of the backbone.
+        backend: Keras backend.
+        jit: Whether XLA compilation was used.
+    """
 
     devices: tuple[str, ...]
     precision: str
@@ -29,17 +36,20 @@ class DeviceInfo(Part):
 
 
 class Provenance(Part):
-    """The code and hardware of a training run, which affect the last digits of a model."""
+    """The code and hardware of a training run.
+
+    Different code or hardware can change the trained weights by rounding errors.
+    """
 
     code: str
-    """Git commit of the checkout, or version of the package."""
+    """Git commit of the checkout, or version of the installed package."""
     processor: str
     cores: int
     gpus: tuple[str, ...]
 
 
 class Member(Part):
-    """A run of an ensemble or a cross-validation, with the name of its directory."""
+    """A run in an ensemble or a cross-validation. `name` is that of the run directory."""
 
     name: str
     config: Config
@@ -56,11 +66,11 @@ class RunInfo(Record):
         provenance: Code and hardware; None if they differ between models.
         class_names: Class names, in the order of the model's outputs.
         dataset: Full name of the TFDS dataset.
-        attribution: Source and license of the images; "" for the user's own.
+        attribution: Source and license of the images; "" for the user's own images.
         stored_longest_side: Longest side of the stored images in pixels; None if they have
             their original size.
         audit: Result of the leakage audit; for several models, the largest counts.
-        preprocessing: Everything that determines how images are read.
+        preprocessing: All settings that determine how images are read and preprocessed.
         data_fingerprint: Fingerprint of the images and labels of each split; empty for
             several models.
         class_counts: Number of training images by class; empty for several models.
@@ -98,7 +108,7 @@ def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
     `fix` is a sentence for the error message on how to recreate the directory.
 
     Raises:
-        ConfigError: The file is missing, damaged or of another schema version.
+        ConfigError: The file is missing or damaged, or has another schema version.
     """
     path = workdir / RUN_FILE
     if not path.is_file() and (workdir / "metadata.json").is_file():
@@ -128,14 +138,15 @@ def read_run(workdir: Path) -> tuple[RunInfo, Config]:
     now = describe_preprocessing(config.data)
     if info.preprocessing != now:
         raise ConfigError(
-            f"{workdir / RUN_FILE}: the images were read as {info.preprocessing}. Expected "
-            f"{now}, from config.json and this version of skincnn. {TRAIN_AGAIN}"
+            f"{workdir / RUN_FILE}: the training images were preprocessed with "
+            f"{info.preprocessing}. Expected {now}, from config.json and this version of "
+            f"skincnn. {TRAIN_AGAIN}"
         )
     return info, config
 
 
 def read_history(workdir: Path) -> pd.DataFrame:
-    """Returns the rows of a run's history.csv, one for each epoch.
+    """Returns history.csv of a run, with one row for each epoch.
 
     Raises:
         ConfigError: The file is missing, empty or damaged.
@@ -149,6 +160,6 @@ def read_history(workdir: Path) -> pd.DataFrame:
         columns = ", ".join(map(str, history))
         raise ConfigError(
             f"{path} must have the columns epoch and loss and a row for each epoch. "
-            f"Received: {len(history)} rows of {columns or 'nothing'}. {TRAIN_AGAIN}"
+            f"Received: {len(history)} rows, columns: {columns or 'none'}. {TRAIN_AGAIN}"
         )
     return history

@@ -1,9 +1,9 @@
 """Synthetic artifacts on images: hairs, a ruler, bubbles in the immersion gel.
 
-They are drawn by Pillow at a higher resolution or computed from distances, and then blended
-with the image. Lengths are fractions of the shorter side, so that the result does not
-depend on the image size. With the same random numbers, a larger count adds hairs or bubbles
-to those of a smaller count.
+Hairs and rulers are drawn with Pillow at a higher resolution; bubbles are computed from
+distances between pixels. Lengths are fractions of the shorter side, so that artifacts have
+the same relative size on all images. With the same random numbers, a larger count adds
+hairs or bubbles to those of a smaller count.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ ImageArray = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.floating[Any]]
 """Opacity of each pixel, [height, width] in 0..1."""
 OVERSAMPLING = 4
-"""Factor of the resolution at which lines are drawn, for antialiasing."""
+"""Ratio of the resolution at which lines are drawn to that of the image (antialiasing)."""
 HAIR_POINTS = 24
 
 
 def hairs(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray:
     """Draws `count` curved hairs that taper towards their tips.
 
-    They have the same color, from black to dark blond, and similar directions. The
-    augmentation `hair`, not in the default, draws up to 6 hairs of another shape.
+    All hairs have the same color, from black to dark blond, and similar directions. The
+    augmentation `hair`, which is off by default, draws up to 6 hairs of another shape.
     """
     height, width, _ = image.shape
     canvas = Image.new("L", (OVERSAMPLING * width, OVERSAMPLING * height))
@@ -63,10 +63,11 @@ def _hair(direction: float, rng: np.random.Generator) -> npt.NDArray[np.float64]
 
 
 def ruler(image: ImageArray, breadth: float, rng: np.random.Generator) -> ImageArray:
-    """Draws a white ruler of width `breadth` along one of the four borders.
+    """Draws a white ruler along one of the four borders.
 
-    The marks are a millimeter apart, and the shorter side has 16 to 26 of them. Every tenth
-    mark has a number. The augmentation `ruler`, not in the default, draws marks only.
+    `breadth` is the width of the ruler. The marks are one millimeter apart, with 16 to 26
+    marks along the shorter side of the image. Every tenth mark has a number. The
+    augmentation `ruler`, which is off by default, draws only marks.
     """
     border = int(rng.integers(4))
     spacing, start = 1 / rng.uniform(16, 26), rng.uniform(0, 1)
@@ -105,8 +106,8 @@ def _draw_marks(
 def bubbles(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray:
     """Draws `count` air bubbles in the gel, some of them in clusters.
 
-    A bubble has a dark edge, a bright ring inside it that is brighter towards the light,
-    and a reflection of the lamp. There is no such augmentation.
+    Each bubble has a dark edge, a bright inner ring that is brighter towards the light, and
+    a reflection of the lamp. No augmentation draws bubbles.
     """
     height, width, _ = image.shape
     side = min(height, width)
@@ -124,7 +125,10 @@ def bubbles(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArr
 
 
 def _add_bubble(dark: Mask, bright: Mask, center: Any, radius: float, light: float) -> None:
-    """Adds a bubble at `center`, row and column, to the masks, in place."""
+    """Adds a bubble to the masks, in place.
+
+    `center` (row, column) and `radius` are in pixels; `light` is an angle in radians.
+    """
     reach = math.ceil(radius + 2)
     windows = tuple(
         slice(max(0, int(position) - reach), min(size, int(position) + reach + 1))
@@ -146,7 +150,10 @@ def _add_bubble(dark: Mask, bright: Mask, center: Any, radius: float, light: flo
 
 
 def _ring(distance: Mask, radius: float, width: float) -> Mask:
-    """Returns a soft ring with a radius and width in pixels; a spot if the radius is 0."""
+    """Returns the mask of a soft ring, or of a spot if the radius is 0.
+
+    `distance` is that of each pixel from the center. All lengths are in pixels.
+    """
     return np.exp(-np.square((distance - radius) / width))
 
 
@@ -156,7 +163,7 @@ def _shrink(canvas: Image.Image) -> Mask:
 
 
 def _blend(image: npt.NDArray[Any], color: npt.NDArray[Any], mask: Mask) -> ImageArray:
-    """Returns an image blended with a color [3]."""
+    """Returns an image blended with a color [3], with `mask` as opacity."""
     opacity = mask[..., None]
     mixed = image * (1 - opacity) + color.astype(np.float32) * opacity
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)

@@ -24,7 +24,7 @@ View = Callable[[Images], Images]
 
 
 def d4_views(config: Config, count: int) -> list[View]:
-    """Returns the first `count` of the eight orientations.
+    """Returns views with the first `count` of the eight rotations and reflections.
 
     Raises:
         ConfigError: `count` is greater than 8.
@@ -44,7 +44,7 @@ def d4_views(config: Config, count: int) -> list[View]:
 
 
 def augmented_views(config: Config, count: int) -> list[View]:
-    """Returns `count` views, each a random augmentation of the training configuration.
+    """Returns `count` views that augment images at random, as in training.
 
     Raises:
         ConfigError: The run was trained without augmentation.
@@ -72,13 +72,16 @@ VIEWS: dict[str, Callable[[Config, int], list[View]]] = {
 def predict_views(
     classifier: keras.Model, batches: tf.data.Dataset, views: Sequence[View]
 ) -> list[npt.NDArray[np.float32]]:
-    """Returns the logits [num_images, num_classes] of each view of `evaluation_batches`."""
+    """Returns the logits for each view, [num_images, num_classes].
+
+    `batches` are from `pipeline.evaluation_batches`.
+    """
     progress = tqdm(views, desc="Views", unit="view")
     return [predict(classifier, _apply(view, batches))[0] for view in progress]
 
 
 def _apply(view: View, batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the batches with a view of each image."""
+    """Returns the batches with `view` applied to the images."""
 
     def generate() -> Iterator[Any]:
         for batch in batches.as_numpy_iterator():

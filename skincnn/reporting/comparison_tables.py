@@ -20,8 +20,8 @@ from skincnn.reporting.plots import BLUE, GRAY, ORANGE, draw_estimate
 Tables = dict[str, list[Row]]
 """Rows by protocol, from `comparison.compare`."""
 NOT_COMPARABLE = (
-    "These runs were tested on different images, or some of them with a leaky protocol. "
-    "Compare runs only within a table."
+    "These runs were tested on different images or with different protocols. Compare runs "
+    "only within a table."
 )
 CALIBRATED_CAPTION = (
     "After temperature scaling on the validation split; melanoma sensitivity and "
@@ -31,7 +31,7 @@ UNDEFINED = Estimate(None, None, None)
 
 
 def to_frame(tables: Tables) -> pd.DataFrame:
-    """Returns the rows with all numbers, for CSV; each score has eight columns."""
+    """Returns the rows of all protocols, for CSV, with eight columns for each score."""
     return pd.DataFrame(
         [_frame_row(protocol, row) for protocol, rows in tables.items() for row in rows]
     )
@@ -58,7 +58,7 @@ def _frame_row(protocol: str, row: Row) -> dict[str, object]:
         "changed_since_result": any(run.changed for run in row.runs),
         "seed": _seeds(row),
         "folds": row.runs[0].folds,
-        "trained_by": _trained_by(row),
+        "code_and_hardware": _code_and_hardware(row),
         "command": row.command,
     }
 
@@ -66,8 +66,8 @@ def _frame_row(protocol: str, row: Row) -> dict[str, object]:
 def to_markdown(tables: Tables) -> str:
     """Returns the tables of each protocol, and how to reproduce each row.
 
-    Each protocol has a table of scores and one of differences, and the same two tables for
-    the scores of calibrated probabilities, if there are any.
+    Each protocol has a table of scores and a table of differences. Scores of calibrated
+    probabilities, if there are any, are in two more tables.
     """
     parts = [f"{NOT_COMPARABLE}\n"] if len(tables) > 1 else []
     for protocol, rows in tables.items():
@@ -92,7 +92,7 @@ def to_markdown(tables: Tables) -> str:
 
 
 def plot_comparison(tables: Tables, sort_by: str) -> Figure:
-    """Draws a metric of each run with its interval, the best of each protocol on top."""
+    """Draws a metric of each run with its interval, from best to worst by protocol."""
     count = sum(map(len, tables.values()))
     size = (8.6, 0.9 * len(tables) + 0.34 * count + 0.6)
     figure = Figure(figsize=size, layout="constrained")
@@ -128,7 +128,7 @@ def _score_tables(
     more_header: Sequence[str] = (),
     more_cells: Sequence[Sequence[str]] | None = None,
 ) -> list[str]:
-    """Returns a table of scores with more columns, one of differences, one of recipes."""
+    """Returns the tables of scores, of differences and of differences between recipes."""
     header = ["run", *map(metric_label, names)]
     cells = [
         [row.name, *(interval(row.scores[name]) for name in names), *more]
@@ -141,7 +141,7 @@ def _score_tables(
         if row.differences
     ]
     if cells:
-        caption = f"Difference: run minus {rows[0].baseline}, paired:"
+        caption = f"Paired difference, run minus {rows[0].baseline}:"
         parts.append(f"{caption}\n\n{_table(header, cells)}\n")
     cells = [
         [row.name, *(_emphasize(row.recipe_differences[name]) for name in names)]
@@ -163,7 +163,7 @@ def _recipe_table(
     cells = [*cells, ["standard deviation across seeds", *deviations]]
     recipes = "recipe" if spread.num_recipes == 1 else "recipes"
     caption = (
-        f"Difference of recipes: mean over seeds minus {row.baseline}. These intervals "
+        f"Difference between recipes: mean over seeds minus {row.baseline}. The intervals "
         f"include the variance between seeds, estimated from {spread.num_runs} runs of "
         f"{spread.num_recipes} {recipes}. Bold: the interval does not contain 0."
     )
@@ -172,14 +172,14 @@ def _recipe_table(
 
 def _commands_table(rows: Sequence[Row]) -> str:
     folds = "train / validation / test folds"
-    header = ["run", "predictions", "seed", folds, "trained by", "command"]
+    header = ["run", "predictions", "seed", folds, "code and hardware", "command"]
     cells = [
         [
             row.name,
             _fingerprints(row),
             _seeds(row),
             row.runs[0].folds,
-            _trained_by(row),
+            _code_and_hardware(row),
             f"`{row.command}`" if row.command else "",
         ]
         for row in rows
@@ -188,7 +188,7 @@ def _commands_table(rows: Sequence[Row]) -> str:
 
 
 def _emphasize(difference: Estimate) -> str:
-    """Returns a difference with its interval, in bold if that does not contain 0."""
+    """Returns a difference with its interval, in bold if the interval excludes 0."""
     text = signed(difference)
     if difference.low is None or difference.high is None:
         return text
@@ -203,7 +203,7 @@ def _seeds(row: Row) -> str:
     return " ".join(str(run.config.seed) for run in row.runs if run.config)
 
 
-def _trained_by(row: Row) -> str:
+def _code_and_hardware(row: Row) -> str:
     texts = dict.fromkeys(describe_provenance(run.info.provenance) for run in row.runs)
     return "; ".join(text or "not known" for text in texts) if any(texts) else ""
 

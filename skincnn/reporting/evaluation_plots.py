@@ -1,6 +1,6 @@
 """Figures of the results of an evaluation.
 
-The `title` of each function names the images, for the heading.
+The `title` argument of each function describes the images in the heading of the figure.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from skincnn.reporting.labels import class_label, corruption_label, subgroup_lab
 from skincnn.reporting.plots import BLUE, GRAY, ORANGE, draw_estimate
 
 MAX_DECISION_THRESHOLD = 0.5
-"""Few would wait with a biopsy until melanoma is more probable than not."""
+"""Largest threshold shown. A biopsy is usually indicated at a lower probability."""
 LINE_LENGTH = 22
-"""Number of characters in a line of a class label."""
+"""Maximum number of characters in a line of a class label."""
 LINE_HEIGHT = 0.17
 """Height of a line in inches."""
 
@@ -37,9 +37,9 @@ LINE_HEIGHT = 0.17
 def plot_confusion_matrix(
     confusion: npt.NDArray[Any], class_names: Sequence[str], title: str
 ) -> Figure:
-    """Draws counts and, below each, its share of the true class, which sets the color.
+    """Draws counts and shares of the true class; the color shows the share.
 
-    The counts are [num_classes, num_classes]; rows are true classes.
+    `confusion` contains the counts, [num_classes, num_classes]; rows are true classes.
     """
     totals = confusion.sum(axis=1, keepdims=True)
     shares = confusion / np.maximum(totals, 1)
@@ -138,7 +138,7 @@ def plot_reliability(
 
 
 def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figure:
-    """Draws the `decision_curve` of each target: the model, treating all, treating none."""
+    """Draws the `decision_curve` of each target, with treating all and treating none."""
     figure = Figure(figsize=(4.5 * len(curves), 4.0), layout="constrained")
     figure.suptitle(f"Decision curves\n{title}", fontsize=12)
     grid = figure.subplots(1, len(curves), squeeze=False)[0]
@@ -162,7 +162,10 @@ def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figu
 def plot_subgroups(
     subgroups: Sequence[SubgroupScores], overall: float | None, title: str
 ) -> Figure:
-    """Draws the accuracy of each scored subgroup with its interval, and the overall one."""
+    """Draws the accuracy of each scored subgroup with its interval.
+
+    `overall` is the accuracy on all images, drawn as a line.
+    """
     rows = [group for group in subgroups if group.scores]
     labels = [
         f"{subgroup_label(group.attribute)}: {subgroup_label(group.value)} "
@@ -191,8 +194,8 @@ def plot_subgroups(
 def plot_corruptions(result: CorruptionResult, title: str) -> Figure:
     """Draws heat maps of scores: a row for each corruption, a column for each severity.
 
-    One map shows balanced accuracy and, if it is known, another one melanoma sensitivity.
-    The first column shows the scores on the clean images.
+    The first map shows balanced accuracy. The second map shows melanoma sensitivity, if it
+    is known. The first column of each map shows the score on the clean images.
     """
     headings = {"balanced_accuracy": "balanced accuracy"}
     sensitivity = result.clean.melanoma_sensitivity
@@ -215,7 +218,7 @@ def plot_corruptions(result: CorruptionResult, title: str) -> Figure:
 
 
 def _heat_map(axes: Axes, values: npt.NDArray[np.float64]) -> None:
-    """Draws scores in 0..1, [rows, 1 + severities], and the number in each cell."""
+    """Draws a heat map of scores, [num_corruptions, 1 + num_severities] in 0..1."""
     highest = max(float(values.max()), 0.01)
     axes.imshow(values, cmap="viridis", vmin=0, vmax=highest, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
@@ -237,7 +240,7 @@ def _heat_map(axes: Axes, values: npt.NDArray[np.float64]) -> None:
 def _panels(
     class_names: Sequence[str], sample: Sample, scores: Sequence[str], title: str
 ) -> tuple[Figure, list[Axes]]:
-    """Returns a figure and its panels: the unit square for each class, with its score."""
+    """Returns a figure with one panel per class, titled with the class and its score."""
     columns = min(4, len(class_names))
     rows = -(-len(class_names) // columns)
     headings = [

@@ -28,11 +28,11 @@ SECTIONS = {
     "training": "Learning curves",
     "configuration": "Configuration",
 }
-"""Headings of the sections by anchor, in the order of the report."""
+"""Headings of the sections by HTML anchor, in the order of the report."""
 
 
 def render_html(results: RunResults, figures: Mapping[str, bytes]) -> str:
-    """Returns the report as HTML; `figures` are PNG files by name."""
+    """Returns the report as HTML; `figures` contains PNG images by name."""
     return (
         report_environment(autoescape=True)
         .get_template("report.html.j2")
@@ -64,7 +64,7 @@ def find_sections(results: RunResults, figures: Collection[str]) -> dict[str, st
 
 @functools.cache
 def report_environment(*, autoescape: bool) -> jinja2.Environment:
-    """Returns the environment of the templates of the report and the model card."""
+    """Returns the Jinja environment for the report and the model card."""
     templates = environment("skincnn.reporting", autoescape)
     templates.filters |= dict(inspect.getmembers(labels, inspect.isfunction))
     templates.filters["counts"] = report_text.describe_counts
@@ -75,5 +75,5 @@ def report_environment(*, autoescape: bool) -> jinja2.Environment:
 
 
 def escape_cell(text: str) -> str:
-    """Returns a text for a cell of a Markdown table: one line, with markup escaped."""
+    """Escapes a text for a cell of a Markdown table."""
     return text.replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")

@@ -8,9 +8,9 @@ from skincnn.inference.logit_adjustment import ADJUSTED, unadjusted_name
 from skincnn.metrics.bootstrap import Estimate
 
 UNDEFINED = "not defined"
-"""A score that does not exist for these images, such as the recall of a missing class."""
+"""Shown for an undefined score, such as the recall of a class without images."""
 TOO_FEW = "too few lesions"
-"""Shown instead of an interval."""
+"""Shown instead of an interval that cannot be computed."""
 METRIC_LABELS = {
     "macro_auc_above_80_sensitivity": "macro AUC above 80 % sensitivity",
     "isic_score": "ISIC 2018 score",
@@ -18,7 +18,7 @@ METRIC_LABELS = {
     "adaptive_ece": "adaptive ECE",
     "calibrated_ece": "ECE after temperature scaling",
 }
-"""Metrics whose label does not follow from their name."""
+"""Labels of metrics that cannot be derived from the name."""
 CAPITALS = {"auc": "AUC", "ece": "ECE", "f1": "F1"}
 SPLIT_LABELS = {
     "val": "validation split",
@@ -34,23 +34,23 @@ SUBGROUP_LABELS = {
     "consensus": "expert consensus",
     "confocal": "confocal microscopy",
 }
-"""Attributes and values of subgroups whose label is not their name."""
+"""Labels of subgroup attributes and values that differ from the name."""
 CORRUPTION_LABELS = {
     "blur": "Gaussian blur",
     "motion": "motion blur",
     "jpeg": "JPEG compression",
 }
-"""Corruptions whose label does not follow from their name."""
+"""Labels of corruptions that cannot be derived from the name."""
 
 
 def full_name(class_name: str) -> str:
-    """Returns "melanoma" for "mel"; the name of an unknown class as it is."""
+    """Returns "melanoma" for "mel"; unknown class names are returned unchanged."""
     described = describe([class_name])[class_name].full_name
     return class_name if described.lower() == class_name.lower() else described
 
 
 def class_label(class_name: str) -> str:
-    """Returns "melanoma (mel)"; the name of an unknown class as it is."""
+    """Returns "melanoma (mel)" for "mel"; unknown class names are returned unchanged."""
     full = full_name(class_name)
     return full if full == class_name else f"{full} ({class_name})"
 
@@ -68,7 +68,7 @@ def point_label(key: str) -> str:
 
 
 def split_label(result: SplitResult) -> str:
-    """Returns "test split (fold 9)"."""
+    """Returns the label of a split, such as "test split (fold 9)"."""
     label = SPLIT_LABELS.get(result.split, result.stored_in)
     if result.split not in ("val", "test"):
         return label
@@ -78,7 +78,7 @@ def split_label(result: SplitResult) -> str:
 
 
 def split_role(result: SplitResult) -> str:
-    """Returns how a split was used, as a sentence; "" if it leaks."""
+    """Returns a sentence on how a split was used; "" for a split with leakage."""
     if result.split == "val":
         return (
             "The epoch, the temperature and the thresholds were chosen on these images, so "
@@ -95,7 +95,7 @@ def split_role(result: SplitResult) -> str:
 
 
 def variant_label(result: SplitResult) -> str:
-    """Returns "test-time augmentation d4, logit adjustment (0.50)"."""
+    """Returns a label such as "test-time augmentation d4, logit adjustment (0.50)"."""
     views = unadjusted_name(result.variant)
     parts = [f"test-time augmentation {views}"] if views else []
     if result.variant.endswith(ADJUSTED):
@@ -140,7 +140,7 @@ def percent(score: Estimate) -> str:
 
 
 def confidence_interval(score: Estimate, confidence: float, *, as_percent: bool) -> str:
-    """Returns "95 % confidence interval 55 to 73 %", or "0.550 to 0.730"."""
+    """Returns a text such as "95 % confidence interval 55 to 73 %"."""
     name = f"{100 * confidence:.0f} % confidence interval"
     if score.low is None or score.high is None:
         return f"{name} not available: {TOO_FEW}"

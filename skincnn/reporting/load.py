@@ -32,16 +32,16 @@ class RunResults:
     """The results of a run, an ensemble or a cross-validation.
 
     Attributes:
-        config: The configuration; for several models, that of the first.
+        config: Configuration of the model, or of the first of several models.
         headline: The result that the report shows first.
         splits: Results of the model as is by split: the headline first, "val" last.
         variants: Results of the headline split with test-time augmentation or logit
             adjustment.
         corruptions: Results on the corrupted images of the headline split, if any.
-        ood: Results on out-of-distribution images, first the built-in ones.
+        ood: Results on out-of-distribution images, starting with the built-in images.
         members: Scores of each model of an ensemble or a cross-validation.
-        parity: How each export agrees with the model.
-        history: A row for each epoch; None for several models.
+        parity: Parity of each export with the model.
+        history: Metrics of each epoch, one row per epoch; None for several models.
     """
 
     workdir: Path
@@ -63,7 +63,7 @@ class RunResults:
 
     @property
     def leakage(self) -> LeakageAudit | SplitLeakage:
-        """The leakage of the headline split: its own counts, or those of the run."""
+        """The leakage of the headline split, or of the run if it includes the split."""
         return self.headline.leakage or self.info.audit
 
     def read_predictions(self, split: str) -> pd.DataFrame:
@@ -71,7 +71,7 @@ class RunResults:
 
         Raises:
             ConfigError: The file has changed since its result was computed.
-            DataError: It is missing or damaged.
+            DataError: The file is missing or damaged.
         """
         path = table_path(self.workdir, split)
         table = read_predictions(path)
@@ -86,12 +86,12 @@ class RunResults:
 def load_results(workdir: Path, headline: str = "") -> RunResults:
     """Returns the results of an evaluated run, an ensemble or a cross-validation.
 
-    The headline is the split to show first; by default it is "test", or "out_of_fold" for a
+    `headline` is the split to show first. The default is "test", or "out_of_fold" for a
     cross-validation.
 
     Raises:
-        ConfigError: The directory holds no evaluated run, a file is damaged or of another
-            version, or the split was not evaluated.
+        ConfigError: The directory holds no evaluated run, a file is damaged or has another
+            schema version, or the split was not evaluated.
     """
     info = read_run_info(workdir)
     results = read_split_results(workdir)
@@ -148,7 +148,7 @@ def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path
 def _read_ood(workdir: Path, headline: str) -> tuple[OodResult, ...]:
     """Returns the results on OOD images for the headline split, if any.
 
-    The first result also gets the rejected shares of the other splits from their results.
+    The rejected shares of the other splits are added to the first result.
     """
     folder = workdir / FOLDER
     first = "ood" if headline == "test" else split_name(headline, "ood")

@@ -22,19 +22,19 @@ COLUMNS = 3
 IMAGE, GAP, LINE = 1.6, 0.25, 0.17
 """Inches: width of an image, gap between pairs, height of a line of text."""
 LINE_LENGTH = 45
-"""Number of characters in a line above or below a pair."""
+"""Maximum number of characters in a line above or below a pair."""
 KEY = (
     "Right of each image: Grad-CAM, the regions that support the predicted class (yellow: "
     "most).\nMISSED: a malignant lesion that is not predicted as malignant."
 )
 NO_MATH: dict[str, Any] = {"loc": "left", "parse_math": False}
-"""Without this, dollar signs in a name would enclose a formula."""
+"""Style of texts with names, in which dollar signs must not start a formula."""
 
 
 def plot_mistakes(mistakes: Mistakes, title: str) -> Figure:
     """Draws each image beside its Grad-CAM map; missed malignant lesions have a frame.
 
-    There must be at least one error. The title names the images, for the heading.
+    At least one error is required. `title` describes the images in the heading.
     """
     rows = list(mistakes.table.itertuples())
     captions = [_caption(row) for row in rows]
@@ -73,7 +73,7 @@ def plot_mistakes(mistakes: Mistakes, title: str) -> Figure:
 
 
 def find_missed(mistakes: Mistakes) -> Sequence[bool]:
-    """Returns which errors are malignant lesions that are not predicted as malignant."""
+    """Returns whether each error is a malignant lesion not predicted as malignant."""
     labels, predicted = (mistakes.table[name].tolist() for name in ("label", "predicted"))
     known = describe({*labels, *predicted})
     return [
@@ -96,7 +96,7 @@ def _caption(row: Any) -> str:
 
 
 def _below(row: Any) -> str:
-    """Returns the name of the image and the probabilities of both classes."""
+    """Returns the text below an image: its name and the probabilities of both classes."""
     predicted, true = map(_percent, (row.confidence, row.probability_of_label))
     return f"{_shorten(row.image_id)}\nProbability: predicted {predicted}, true {true}"
 
@@ -108,7 +108,7 @@ def _mark(axes: Axes) -> None:
 
 
 def _percent(probability: float) -> str:
-    """Returns a probability in percent, but never "0 %" or "100 %"."""
+    """Returns a probability in percent, such as "64 %", "under 1 %" or "over 99 %"."""
     if probability >= 0.995:
         return "over 99 %"
     return f"{100 * probability:.0f} %" if probability >= 0.005 else "under 1 %"

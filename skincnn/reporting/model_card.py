@@ -20,17 +20,17 @@ HUB_METRICS = {
     "accuracy": "accuracy",
     "macro_auc": "roc_auc",
 }
-"""Identifiers of metrics on the Hub."""
+"""Identifiers of metrics on the Hugging Face Hub."""
 
 
 def render_card(results: RunResults) -> str:
     """Returns the model card as Markdown.
 
-    After Mitchell et al., Model Cards for Model Reporting (2019). Its checklist is that of
-    Daneshjou et al., Checklist for Evaluation of Image-Based Artificial Intelligence
-    Reports in Dermatology: CLEAR Derm Consensus Guidelines From the International Skin
-    Imaging Collaboration Artificial Intelligence Working Group, JAMA Dermatology
-    158(1):90-96 (2022).
+    The format follows Mitchell et al., Model Cards for Model Reporting (2019). The
+    checklist is from Daneshjou et al., Checklist for Evaluation of Image-Based Artificial
+    Intelligence Reports in Dermatology: CLEAR Derm Consensus Guidelines From the
+    International Skin Imaging Collaboration Artificial Intelligence Working Group, JAMA
+    Dermatology 158(1):90-96 (2022).
     """
     return (
         report_environment(autoescape=False)
@@ -45,10 +45,10 @@ def render_card(results: RunResults) -> str:
 
 
 def render_metadata(results: RunResults) -> str:
-    """Returns the YAML block between lines of dashes.
+    """Returns the metadata as a YAML block, enclosed by lines of dashes.
 
-    Every value is JSON in one line, which is valid YAML.
-    See https://huggingface.co/docs/hub/model-cards.
+    Each value is one line of JSON, which is valid YAML. See
+    https://huggingface.co/docs/hub/model-cards.
     """
     info = results.info
     published = bool(info.attribution) and not info.synthetic

@@ -11,7 +11,7 @@ from skincnn.records import Part, Record, read_record, write_record
 class ClassParity(Part):
     """Parity on the images of one class; see `ParityResult`.
 
-    The scores are None if there are no images of the class.
+    All scores are None if the class has no images.
     """
 
     num_images: int
@@ -29,7 +29,7 @@ class ParityResult(Record):
     Attributes:
         format: "saved_model" or a key of `serving.runtimes.RUNTIMES`.
         tta: Test-time augmentation that is part of the export; "" for none.
-        num_bytes: Size of the export.
+        num_bytes: Size of the export in bytes.
         num_images: Number of compared images.
         same_class: Share of images with the same predicted class.
         same_refer: Share of images with the same referral decision; None if the predictions
@@ -69,7 +69,7 @@ def read_parity(workdir: Path) -> list[ParityResult]:
     """Returns the parity of each export of a run, sorted by name.
 
     Raises:
-        ConfigError: A file is damaged or of another schema version.
+        ConfigError: A file is damaged or has another schema version.
     """
     fix = f"Export again: python scripts/export.py {workdir}."
     paths = (workdir / FOLDER).glob("export.*.json")

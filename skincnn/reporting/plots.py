@@ -19,7 +19,7 @@ from skincnn.reporting.labels import metric_label
 BLUE, ORANGE = "#0072b2", "#d55e00"  # color-blind safe pair of Okabe and Ito
 GRAY = "#777777"
 PALETTE = (BLUE, "#009e73", "#cc79a7", "#000000")
-"""More colors of Okabe and Ito, for lines that also differ in their dashes."""
+"""Okabe-Ito colors for lines that also differ in their dash pattern."""
 DPI = 110
 
 
@@ -28,7 +28,7 @@ def plot_learning_curves(
 ) -> Figure:
     """Draws the training loss and the validation metrics of each epoch.
 
-    The history has the columns epoch, loss and val_<metric>; `best_epoch` counts from 1.
+    `history` has the columns epoch, loss and val_<metric>. The first epoch is 1.
     """
     figure = Figure(figsize=(8.6, 3.6), layout="constrained")
     figure.suptitle(f"Learning curves\n{title}", fontsize=12)
@@ -57,7 +57,7 @@ def plot_learning_curves(
 def plot_learning_rates(test: pd.DataFrame, suggestion: float | None, title: str) -> Figure:
     """Draws the loss of a learning-rate range test, and the suggested rate, if any.
 
-    The test has the columns learning_rate, loss and smoothed_loss, and a row for each step.
+    `test` has the columns learning_rate, loss and smoothed_loss, one row per step.
     """
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -82,7 +82,7 @@ def plot_learning_rates(test: pd.DataFrame, suggestion: float | None, title: str
 
 
 def to_png(figure: Figure) -> bytes:
-    """Returns a figure as the content of a PNG file."""
+    """Returns a figure as bytes in PNG format."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()

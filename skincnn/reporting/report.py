@@ -45,10 +45,10 @@ from skincnn.reporting.training_text import (
 
 
 def render_report(workdir: Path, headline: str = "") -> Path:
-    """Writes figures/*.png, report.html and README.md of a run; returns report.html.
+    """Writes figures/*.png, report.html and README.md; returns the path of report.html.
 
     The same results give the same files. Figures of results that no longer exist are
-    deleted. The headline is the split to show first; see `load_results`.
+    deleted. `headline` is the split to show first; see `load_results`.
 
     Raises:
         ConfigError: See `load_results` and `RunResults.read_predictions`.
@@ -88,7 +88,7 @@ def draw_figures(results: RunResults) -> dict[str, Figure]:
 
 
 def figure_title(results: RunResults, result: SplitResult | None = None) -> str:
-    """Returns which images a figure is about: the dataset, or one of its splits."""
+    """Returns the name of the dataset and, for the figure of a split, of the split."""
     images = "SYNTHETIC images" if results.info.synthetic else data_label(results)
     return images if result is None else f"{images}, {split_label(result)}"
 
@@ -99,7 +99,7 @@ def _draw_split(results: RunResults, result: SplitResult) -> dict[str, Figure]:
     counts = np.array(result.confusion_matrix)
     matrix = plots.plot_confusion_matrix(counts, result.class_names, title)
     figures = {"confusion_matrix": matrix}
-    if result.split == "val":  # its curves would be optimistic
+    if result.split == "val":  # curves on validation images would be optimistic
         return figures
     figures |= _draw_curves(result, results.read_predictions(result.split), title)
     if any(group.scores for group in result.subgroups):
@@ -140,7 +140,7 @@ def _draw_curves(result: SplitResult, table: pd.DataFrame, title: str) -> dict[s
 
 
 def summary(results: RunResults) -> str:
-    """Returns the scores as lines for the terminal."""
+    """Returns the main scores as text for the terminal."""
     lines = [SYNTHETIC if results.info.synthetic else "", describe_split_by_image(results)]
     for result in results.splits.values():
         lines += _summarize_split(result)
@@ -167,7 +167,7 @@ def summary(results: RunResults) -> str:
 
 
 def _summarize_split(result: SplitResult) -> list[str]:
-    """Returns the scores of a split as lines; some may be empty."""
+    """Returns the main scores of a split as lines of text."""
     lines = [f"{split_label(result)}: {describe_counts(result)}"]
     if describe_leakage(result):
         lines.append(f"  {describe_leakage(result)}")

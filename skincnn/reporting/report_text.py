@@ -42,10 +42,10 @@ SYNTHETIC = (
 NO_MELANOMA = "No image shows melanoma, so the sensitivity for melanoma is unknown."
 OOD_NOTE = (
     "The photographs are 48 crops of two photographs. Noise, plain colors and stripes are "
-    "generated. They are only examples of unsuitable images, so their rejected shares have "
-    "no confidence interval."
+    "generated. These sets are only examples of unsuitable images, so the rejected shares "
+    "have no confidence intervals."
 )
-"""A note on the built-in out-of-distribution images."""
+"""Note on the built-in out-of-distribution images."""
 TTA_TEXT = {
     "d4": "predictions are averaged over rotations and reflections of each image",
     "augment": "predictions are averaged over random augmentations of each image, drawn as "
@@ -65,13 +65,13 @@ MODEL_CARD_METRICS = (*SUMMARY_METRICS, "log_loss", "ece")
 
 @dataclass(frozen=True)
 class MelanomaResult:
-    """The melanoma images of a split.
+    """Results for the melanoma images of a split.
 
     Attributes:
         num_images: Number of melanoma images.
         num_lesions: Number of melanoma lesions.
         recall: Share of the images that is predicted as melanoma.
-        mistaken_for: Number of images predicted as each other class, the largest first.
+        mistaken_for: Number of images predicted as each other class, in decreasing order.
         rates: Rates at `HEADLINE_POINT`; empty if no threshold reaches it.
     """
 
@@ -94,7 +94,7 @@ class MelanomaResult:
 
 
 def find_melanoma(result: SplitResult) -> MelanomaResult | None:
-    """Returns the melanoma images of a split; None if no class is melanoma."""
+    """Returns the melanoma results of a split, or None if no class is melanoma."""
     names = result.class_names
     melanoma = find_targets(names).get("melanoma")
     if melanoma is None:
@@ -118,9 +118,9 @@ def find_melanoma(result: SplitResult) -> MelanomaResult | None:
 
 
 def count_benign_predictions(result: SplitResult) -> tuple[int, int]:
-    """Returns the number of malignant images predicted as benign, and of all malignant.
+    """Returns the numbers of malignant images predicted as benign and of malignant images.
 
-    Classes of unknown malignancy count as benign.
+    Classes of unknown malignancy are treated as benign.
     """
     known = describe(result.class_names).values()
     malignant = np.array([bool(diagnosis.malignant) for diagnosis in known])
@@ -129,7 +129,7 @@ def count_benign_predictions(result: SplitResult) -> tuple[int, int]:
 
 
 def describe_scores(results: RunResults) -> str:
-    """Returns the main scores and whether they can be trusted."""
+    """Returns the main scores, and a warning if the splits overlap."""
     result = results.headline
     accuracy = result.metrics["balanced_accuracy"]
     ends = confidence_interval(accuracy, result.confidence, as_percent=True)
@@ -158,13 +158,13 @@ def describe_scores(results: RunResults) -> str:
         )
     else:
         sentences.append(
-            "Training, validation and test share no image, lesion or near-duplicate."
+            "Training, validation and test share no images, lesions or near-duplicates."
         )
     return " ".join(sentences)
 
 
 def describe_intervals(results: RunResults) -> str:
-    """Returns an explanation of the numbers in brackets."""
+    """Returns an explanation of the intervals in brackets."""
     result = results.headline
     return (
         f"Numbers in brackets are {100 * result.confidence:.0f} % confidence intervals "
@@ -174,7 +174,7 @@ def describe_intervals(results: RunResults) -> str:
 
 
 def describe_triage(result: SplitResult) -> str:
-    """Returns the referral rule of exports and its rates; "" if there is none."""
+    """Returns the referral rule of exports and its rates; "" if it was not evaluated."""
     triage = result.triage
     if triage is None:
         return ""
@@ -207,7 +207,7 @@ def _describe_referred(triage: TriageScores, melanoma: MelanomaResult | None) ->
 
 
 def describe_variants(results: RunResults) -> str:
-    """Returns an explanation of the variants that were used."""
+    """Returns an explanation of the variants that were evaluated."""
     names = [variant.variant for variant in results.variants]
     kinds = dict.fromkeys(unadjusted_name(name) for name in names)
     sentences = [
@@ -229,7 +229,7 @@ def describe_variants(results: RunResults) -> str:
 
 
 def variant_scores(variant: SplitResult) -> list[tuple[str, Estimate, Estimate]]:
-    """Returns the main metrics: name, score and difference from the model as is."""
+    """Returns the name, score and difference from the model as is for the main metrics."""
     scores = {name: variant.metrics[name] for name in ("balanced_accuracy", "macro_f1")}
     melanoma = find_melanoma(variant)
     if melanoma is not None:
@@ -260,7 +260,7 @@ def describe_export(variant: SplitResult) -> str:
 
 
 def describe_smallest_class(result: SplitResult) -> str:
-    """Returns how much one image of the smallest class changes balanced accuracy."""
+    """Returns by how much an image of the smallest class can change balanced accuracy."""
     sizes = {name: part.num_images for name, part in result.classes.items()}
     sizes = {name: size for name, size in sizes.items() if size}
     name, count = min(sizes.items(), key=lambda item: item[1])
@@ -272,7 +272,7 @@ def describe_smallest_class(result: SplitResult) -> str:
 
 
 def describe_missing_classes(result: SplitResult) -> str:
-    """Returns which classes have no images; "" if all have some."""
+    """Returns which classes have no images; "" if every class has images."""
     if not result.missing_classes:
         return ""
     names = ", ".join(map(class_label, result.missing_classes))
@@ -285,9 +285,9 @@ def describe_trained_corruptions(corruptions: CorruptionResult) -> str:
         return ""
     names = ", ".join(map(corruption_label, corruptions.trained))
     return (
-        f"The training augmentation resembles these corruptions: {names}. The model has "
-        "seen such images, so its scores on them do not show how robust it is to unseen "
-        "changes."
+        f"The training augmentation resembles these corruptions: {names}. The model was "
+        "trained on similar images, so the scores for these corruptions do not show the "
+        "robustness to unseen changes."
     )
 
 
@@ -297,5 +297,5 @@ def worst_corruption(corruptions: CorruptionResult) -> CorruptionRow:
 
 
 def describe_counts(result: SplitResult) -> str:
-    """Returns "1,001 images of 750 lesions"."""
+    """Returns a text such as "1,001 images of 750 lesions"."""
     return f"{result.num_images:,} images of {result.num_lesions:,} lesions"

@@ -1,4 +1,4 @@
-"""Jinja environments, and images to embed in HTML."""
+"""Jinja environments, and the encoding of images for HTML."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from PIL import Image
 def environment(package: str, autoescape: bool) -> jinja2.Environment:
     """Returns the Jinja environment for the templates in the directory of a package.
 
-    An undefined variable is an error. Set `autoescape` for HTML, but not for Markdown. The
-    environment is cached and shared: add filters and globals where it is first used.
+    Undefined variables raise an error. Set `autoescape` for HTML, but not for Markdown. The
+    environment is cached and shared, so filters and globals that are added to it remain.
     """
     return jinja2.Environment(
         loader=jinja2.PackageLoader(package, "."),
@@ -27,12 +27,12 @@ def environment(package: str, autoescape: bool) -> jinja2.Environment:
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """Returns an image as the content of a PNG file."""
+    """Returns an image as bytes in PNG format."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def data_uri(png: bytes) -> str:
-    """Returns a PNG file as a data URI, for self-contained HTML."""
+    """Returns a PNG image as a data URI, for self-contained HTML."""
     return "data:image/png;base64," + base64.b64encode(png).decode()

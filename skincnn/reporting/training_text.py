@@ -16,7 +16,7 @@ ONE_IMAGE = {
 
 
 def describe_training(results: RunResults) -> str:
-    """Returns the training images, and those on which epoch and thresholds were chosen."""
+    """Returns a description of the training images and of the choice of the epoch."""
     info, validation = results.info, results.splits["val"]
     count = len(info.members)
     if info.kind == "ensemble":
@@ -59,7 +59,7 @@ def describe_cost(results: RunResults) -> str:
 
 
 def describe_one_image(results: RunResults) -> str:
-    """Returns which splits hold only one image of each lesion; "" if none do."""
+    """Returns which splits contain only one image of each lesion; "" if none do."""
     values = {config.data.one_image_per_lesion for config in results.configs}
     splits = [ONE_IMAGE[value] for value in ONE_IMAGE if value in values]
     return f"One image of each lesion was used in {'; '.join(splits)}." if splits else ""
