@@ -67,8 +67,8 @@ def test_recipes_are_compared_across_seeds(seeds: list[ComparedRun]) -> None:
     text = to_markdown({"": rows})
     assert (
         "Difference between recipes: mean over seeds minus mean of a_0 and 1 other seed. "
-        "The intervals include the variance between seeds, estimated from 4 runs of 2 recipes. "
-        "Bold: the interval does not contain 0."
+        "The intervals include the variance between seeds, estimated from 4 runs of 2 "
+        "recipes. Bold: the interval does not contain 0."
     ) in text
     frame = to_frame({"": rows}).set_index("run")
     scores = np.array([[frame["macro_f1"][f"{n}_{s}"] for s in (0, 1)] for n in "ab"])

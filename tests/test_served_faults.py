@@ -141,7 +141,7 @@ def run_all(workdir: Path, data_dir: Path) -> Iterator[subprocess.CompletedProce
         (lambda c: c.pop("class_names"), "`class_names`: Field required"),
         (
             lambda c: c["preprocessing"].update(version=2),
-            "the training images were preprocessed with",
+            "images were preprocessed with",
         ),
         (lambda c: c["preprocessing"].update(resize_mode="crop"), "'resize_mode': 'crop'"),
     ],
