@@ -101,7 +101,7 @@ def test_protocols_are_not_ranked_together(
     data = dataclasses.replace(CONFIG.data, split_by="image")
     leaky = read_run(tmp_path / "leaky", 1, data=data)
     tables = compare([seeds[0], leaky], "macro_f1", 100)
-    assert to_markdown(tables).startswith("These runs were tested on different images, or")
+    assert to_markdown(tables).startswith("These runs were tested on different images or")
     figure = plot_comparison(tables, "macro_f1")
     titles = [axes.get_title() for axes in figure.axes]
     assert [title.endswith(": LEAKY, not comparable") for title in titles] == [False, True]

@@ -84,7 +84,7 @@ class ComparedRun:
 def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedRun:
     """Returns the predictions of a run, an ensemble or a cross-validation.
 
-    The variant is one of `variant_names`, or "" for the model as is.
+    `variant` is one of `variant_names`, or "" for the model as is.
 
     Raises:
         ConfigError: The run was not evaluated on the split, or a file is damaged.
@@ -137,7 +137,7 @@ def variant_names(workdir: Path, split: str) -> list[str]:
 
 
 def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[ComparedRun]:
-    """Moves the given variant of the first run to the front of the list.
+    """Returns the runs with the given variant of the first run at the front.
 
     Raises:
         ConfigError: The first run has no such variant.

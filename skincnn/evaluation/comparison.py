@@ -59,8 +59,8 @@ class Row:
         command: The command that reproduces the scores.
         recipe_differences: `differences` with intervals that include the variance between
             seeds; empty if no recipe has several seeds, and for rows that do not represent
-            a recipe: ensembles, other variants than the baseline, and single runs of a
-            recipe with several seeds.
+            a recipe: ensembles, variants other than that of the first run, and single runs
+            of a recipe with several seeds.
         spread: The variance between seeds; None if no recipe has several seeds.
     """
 
@@ -92,9 +92,9 @@ def compare(
         num_bootstrap: Number of resamples. Runs on the same images have the same resamples.
         confidence: Confidence level of the intervals, 0..1.
         average_seeds: Whether to add a row with the mean of runs that differ only by their
-            seed. The baseline is then the mean of the first run and its other seeds. The
-            interval of a mean does not include the variance between seeds, in contrast to
-            the intervals of `Row.recipe_differences`.
+            seed. The baseline is then the mean over the seeds of the first run. The
+            intervals of means do not include the variance between seeds; the intervals of
+            `Row.recipe_differences` do.
 
     Raises:
         ConfigError: The metric does not exist, there are fewer than 100 resamples, or two

@@ -1,4 +1,4 @@
-"""Cross-validation: each image is tested once, by a model not trained on its lesion."""
+"""Cross-validation: each image is tested once, by a model not trained on the lesion."""
 
 from __future__ import annotations
 

@@ -171,9 +171,9 @@ def remove_replaced(workdir: Path, predictions: Tables) -> None:
     """Removes results that would be inconsistent with new predictions.
 
     If a new table with test-time augmentation differs from the table in the directory, for
-    example in the number of views, earlier results with the same augmentation on other
-    splits or with logit adjustment are no longer valid. Results that the new tables replace
-    are not removed.
+    example in the number of views, earlier results with the same augmentation are no longer
+    valid for other splits or with logit adjustment. These results are removed, unless the
+    new tables replace them.
     """
     existing = {path.stem for path in (workdir / FOLDER).glob("*.json")}
     for tta in VIEWS:

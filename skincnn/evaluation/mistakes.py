@@ -110,7 +110,7 @@ def collect_mistakes(
 def find_mistakes(
     predictions: pd.DataFrame, temperature: float, count: int
 ) -> pd.DataFrame:
-    """Returns at most `count` of the most confident errors, one image of each lesion.
+    """Returns at most `count` of the most confident errors, one image per lesion.
 
     Melanomas predicted as benign come first, in at most half of the rows, followed by the
     other errors. If melanoma is not a class, malignant lesions predicted as benign come

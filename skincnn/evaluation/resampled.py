@@ -86,7 +86,12 @@ class Resampled:
         return num_groups_per_rate(self.lesions, y_true, own if y_prob is None else y_prob)
 
     def estimate(self, values: Scores, num_lesions: Counts | None = None) -> Estimate:
-        """Returns a score with its interval from its values, as returned by `bootstrap`."""
+        """Returns a score with its interval.
+
+        Args:
+            values: Values of the score on all images and each resample, from `bootstrap`.
+            num_lesions: For a rate, the number of lesions from `num_lesions_per_rate`.
+        """
         return estimate(values, self.config.confidence, num_lesions)[0]
 
     def rates(

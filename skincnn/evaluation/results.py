@@ -144,8 +144,8 @@ class SplitResult(Record):
         triage: Scores of the referral rule; None if the table has no distances or no class
             is malignant.
         subgroups: Scores by age band, sex, site, source and method of ground truth.
-        leakage: Number of images that the split shares with training; None for validation
-            and test, whose leakage is in run.json.
+        leakage: Overlap of the split with the training and validation data; None for
+            validation and test, whose leakage audit is in run.json.
         cost: Prediction time.
         logit_adjustment: Strength of the logit adjustment; None without adjustment.
         differences: Paired difference in each metric, variant minus model as is; empty for
@@ -293,7 +293,7 @@ def split_name(split: str, variant: str = "") -> str:
 
 
 def read_split_results(workdir: Path) -> dict[str, SplitResult]:
-    """Returns the results by the names of their predictions tables, such as "test.d4".
+    """Returns each `SplitResult` by the name of the predictions table, such as "test.d4".
 
     Raises:
         ConfigError: A file is damaged or has another schema version.

@@ -47,7 +47,7 @@ TRAINED_BY = {
     "hairs": ("hair", "hairs"),
     "ruler": ("ruler", "ruler_share"),
 }
-"""Part of the augmentation that resembles each corruption, and its strength parameter."""
+"""Name and strength parameter of the augmentation that resembles each corruption."""
 
 
 def trained_corruptions(config: AugmentConfig) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def score_corruptions(
         images: uint8 [num_images, height, width, 3], preprocessed for the model.
         predictions: The model's predictions table of these images, in the same order.
         clean: The result of the predictions table.
-        config: Configuration of the run, with the seed of the corruptions.
+        config: Configuration of the run. `config.seed` is the seed of the corruptions.
 
     Raises:
         DataError: The images do not match the predictions table.

@@ -75,7 +75,7 @@ UNKNOWN = "not known"
 
 @dataclass(frozen=True)
 class InferenceVariant:
-    """Predictions for several splits with the same test-time augmentation and adjustment.
+    """Predictions of one inference variant for several splits.
 
     Attributes:
         name: "" for the model as is; otherwise a kind of test-time augmentation, "adjusted"
@@ -99,7 +99,7 @@ def score_variants(
 ) -> tuple[dict[str, pd.DataFrame], dict[str, SplitResult]]:
     """Returns the predictions tables and their results by name, such as "test.d4".
 
-    The temperature and the thresholds of each variant are chosen on its "val" table.
+    The temperature and the thresholds of each variant are chosen on the "val" table.
 
     Args:
         variants: The model as is, followed by the variants to compare with the model as is.
@@ -203,7 +203,10 @@ def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, Cla
 
 
 def melanoma_recall(sample: Resampled) -> dict[str, MetricFunction]:
-    """Returns the function of `MELANOMA_RECALL`, or nothing if no class is melanoma."""
+    """Returns the melanoma recall by name, to be merged with other metrics.
+
+    The dictionary is empty if no class is melanoma.
+    """
     melanoma = sample.targets.get("melanoma")
     if melanoma is None:
         return {}

@@ -54,8 +54,8 @@ def predict_tta(
     Args:
         run: The run.
         as_is: Predictions of the model as is, for the relative prediction time.
-        name: Key of `VIEWS`.
-        views: The views.
+        name: Key of `VIEWS`, which becomes the name of the variant.
+        views: Transformations of the images.
     """
     outputs, seconds = _timed(
         run, lambda split: predict_views(run.model, split.batches(), views)

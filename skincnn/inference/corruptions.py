@@ -5,12 +5,12 @@ Corruptions and Perturbations (2019), arXiv:1903.12261, and, for dermatoscopy, o
 al., A benchmark for neural network robustness in skin cancer classification (2021),
 doi:10.1016/j.ejca.2021.06.047. A model must not be tested on corruptions that it was
 trained on. Therefore this module shares no code with `skincnn.model.augment`, and each
-corruption is either absent from the default augmentation or stronger than its maximum, as
-the docstrings explain.
+corruption is either absent from the default augmentation or stronger than the maximum of
+the default augmentation, as the docstrings explain.
 
 A corruption takes an image, uint8 [height, width, 3], a strength and a random generator,
-and returns a new image of the same shape and type. It draws the same random numbers at all
-strengths: the hairs of severity 2 are a subset of those of severity 3.
+and returns a new image of the same shape and type. The random numbers are the same at all
+strengths: for example, the hairs of severity 2 are a subset of the hairs of severity 3.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from skincnn.lookup import look_up
 Corruption = Callable[[ImageArray, Any, np.random.Generator], ImageArray]
 NUM_SEVERITIES = 5
 READ_NOISE = 0.2
-"""Variance of the noise at black, relative to that at white."""
+"""Variance of the noise at black, relative to the variance at white."""
 
 
 def brightness(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
@@ -88,8 +88,8 @@ def blur(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageA
 def defocus(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Convolves an image with a disk, as an unfocused lens does.
 
-    The radius is half a pixel plus the strength times the shorter side. No augmentation is
-    similar.
+    The radius is half a pixel plus the strength times the shorter side. No training
+    augmentation resembles this corruption.
     """
     radius = 0.5 + strength * min(image.shape[:2])
     reach = math.ceil(radius)
@@ -100,8 +100,8 @@ def defocus(image: ImageArray, strength: float, rng: np.random.Generator) -> Ima
 def motion(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Convolves an image with a line of random direction, as a moving hand does.
 
-    The length is one pixel plus the strength times the shorter side. No augmentation is
-    similar.
+    The length is one pixel plus the strength times the shorter side. No training
+    augmentation resembles this corruption.
     """
     angle = rng.uniform(0, math.pi)
     half = 0.5 + strength * min(image.shape[:2]) / 2
@@ -116,10 +116,10 @@ def motion(image: ImageArray, strength: float, rng: np.random.Generator) -> Imag
 def noise(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Adds the noise of a sensor in low light.
 
-    The noise is Gaussian and independent for each pixel and channel. Its variance increases
+    The noise is Gaussian and independent for each pixel and channel. The variance increases
     linearly with the pixel value (photon noise), from `READ_NOISE` times the variance at
-    white. The strength is the standard deviation at white, relative to white. No
-    augmentation is similar.
+    white. The strength is the standard deviation at white, relative to white. No training
+    augmentation resembles this corruption.
     """
     variance = READ_NOISE + (1 - READ_NOISE) * np.arange(256) / 255
     deviation = np.sqrt(variance) * (255 * strength)
@@ -131,7 +131,7 @@ def jpeg(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageA
     """Compresses an image as JPEG, as messaging apps do.
 
     The strength is the quality of libjpeg in 1..100, with chroma subsampling. The blocks
-    are 8 pixels wide at any image size. No augmentation is similar.
+    are 8 pixels wide at any image size. No training augmentation resembles this corruption.
     """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=strength, subsampling=2)

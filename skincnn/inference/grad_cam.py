@@ -19,7 +19,7 @@ from skincnn.model.classifier import IMAGES_LAYER
 Maps = npt.NDArray[np.float32]
 """Relevance of each image region for a class, [num_images, height, width] in 0..1."""
 COLORMAP = "viridis"
-"""Perceptually uniform, color-blind safe, and distinct from colors of skin."""
+"""Colormap of the maps: perceptually uniform, color-blind safe, unlike colors of skin."""
 MAX_OPACITY = 0.55
 
 

@@ -105,7 +105,7 @@ class FeatureGaussian:
 
     @classmethod
     def fit(cls, features: Floats) -> FeatureGaussian:
-        """Fits a Gaussian with Ledoit-Wolf shrinkage (2004) of the covariance.
+        """Fits a Gaussian, with Ledoit-Wolf shrinkage (2004) of the covariance.
 
         Eigen-directions with a variance below float32 precision are dropped. If the
         features are constant, all directions are dropped and all distances are 0.

@@ -49,7 +49,10 @@ class Provenance(Part):
 
 
 class Member(Part):
-    """A run in an ensemble or a cross-validation. `name` is that of the run directory."""
+    """A run in an ensemble or a cross-validation.
+
+    `name` is the name of the run directory.
+    """
 
     name: str
     config: Config
@@ -125,8 +128,8 @@ def read_run(workdir: Path) -> tuple[RunInfo, Config]:
     """Returns the content of run.json and the configuration of a finished run.
 
     Raises:
-        ConfigError: A file is missing or damaged, or this version of skincnn reads images
-            differently.
+        ConfigError: A file is missing or damaged, or this version of skincnn preprocesses
+            images differently.
     """
     info = read_run_info(workdir)
     for name in (CONFIG_FILE, MODEL_FILE, "history.csv"):

@@ -65,9 +65,9 @@ def _hair(direction: float, rng: np.random.Generator) -> npt.NDArray[np.float64]
 def ruler(image: ImageArray, breadth: float, rng: np.random.Generator) -> ImageArray:
     """Draws a white ruler along one of the four borders.
 
-    `breadth` is the width of the ruler. The marks are one millimeter apart, with 16 to 26
-    marks along the shorter side of the image. Every tenth mark has a number. The
-    augmentation `ruler`, which is off by default, draws only marks.
+    `breadth` is the width of the ruler as a fraction of the shorter side. The marks are one
+    millimeter apart, with 16 to 26 marks along the shorter side. Every tenth mark has a
+    number. The augmentation `ruler`, which is off by default, draws only marks.
     """
     border = int(rng.integers(4))
     spacing, start = 1 / rng.uniform(16, 26), rng.uniform(0, 1)
@@ -107,7 +107,7 @@ def bubbles(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArr
     """Draws `count` air bubbles in the gel, some of them in clusters.
 
     Each bubble has a dark edge, a bright inner ring that is brighter towards the light, and
-    a reflection of the lamp. No augmentation draws bubbles.
+    a reflection of the lamp. No training augmentation draws bubbles.
     """
     height, width, _ = image.shape
     side = min(height, width)

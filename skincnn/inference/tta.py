@@ -20,7 +20,7 @@ from skincnn.model.augment import Augmentation
 from skincnn.model.orientations import ORIENTATIONS, orient
 
 View = Callable[[Images], Images]
-"""A transformation of square images [batch, size, size, 3] that preserves their shape."""
+"""A transformation of square images [batch, size, size, 3] that preserves the shape."""
 
 
 def d4_views(config: Config, count: int) -> list[View]:

@@ -89,13 +89,18 @@ def bootstrap(
 def num_groups_per_rate(
     group_ids: Sequence[str], y_true: Labels, y_prob: Floats
 ) -> dict[str, Counts]:
-    """Returns the number of groups from which each rate is estimated, for `estimate`.
+    """Returns the number of groups from which each rate is estimated.
 
     A mean over K classes is 1 only if the rate of every class is 1. If the classes have n
     or more groups each and true rates p1, ..., pK, the probability of this is at most
     (p1 ... pK)^n, which does not exceed mean(p)^(K n) (inequality of arithmetic and
     geometric means). The same holds for a mean of 0. The mean is therefore treated as a
     rate that is estimated from K n groups.
+
+    Args:
+        group_ids: ID of the group of each image, [num_images].
+        y_true: Integer labels, [num_images].
+        y_prob: Probabilities, [num_images, num_classes].
 
     Returns:
         Arrays [1] or [num_classes] by metric name.

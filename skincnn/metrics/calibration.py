@@ -17,7 +17,7 @@ def fit_temperature(y_true: Labels, y_prob: Floats) -> float:
     """Returns the temperature that minimizes the log loss.
 
     Guo et al., On Calibration of Modern Neural Networks (2017), section 4.2. Fit the
-    temperature on the validation split, because calibration scores of the fitted images are
+    temperature on the validation split, because scores on the images used for fitting are
     optimistic.
 
     Args:

@@ -99,7 +99,7 @@ def accuracy(sample: Sample) -> Scores:
 def isic_score(sample: Sample) -> Scores:
     """Returns the balanced accuracy as computed by the official ISIC 2018 scorer.
 
-    An image with the same largest probability for several classes is misclassified.
+    An image is treated as misclassified if several classes share the largest probability.
     """
     largest = sample.y_prob.max(axis=1, keepdims=True)
     no_tie = (sample.y_prob == largest).sum(axis=1) == 1
@@ -133,8 +133,8 @@ def ece(sample: Sample) -> Scores:
     """Returns the expected calibration error of the largest probability.
 
     The error is the mean absolute difference between confidence and accuracy over 15 bins
-    of equal width, weighted by their number of images. The best value is 0. Guo et al., On
-    Calibration of Modern Neural Networks (2017), arXiv:1706.04599.
+    of equal width, weighted by the number of images in each bin. The best value is 0. Guo
+    et al., On Calibration of Modern Neural Networks (2017), arXiv:1706.04599.
     """
     return _calibration_error(confidence_bins(sample), sample)
 

@@ -76,7 +76,7 @@ def plot_confusion_matrix(
 
 
 def plot_roc_curves(sample: Sample, class_names: Sequence[str], title: str) -> Figure:
-    """Draws the ROC curve of each class against all others, each in its own panel."""
+    """Draws the one-vs-rest ROC curve of each class, in one panel per class."""
     aucs = auc_per_class(sample)
     texts = [f"AUC {auc:.2f}" for auc in aucs]
     figure, panels = _panels(class_names, sample, texts, f"ROC curves\n{title}")
@@ -92,7 +92,7 @@ def plot_roc_curves(sample: Sample, class_names: Sequence[str], title: str) -> F
 def plot_precision_recall_curves(
     sample: Sample, class_names: Sequence[str], title: str
 ) -> Figure:
-    """Draws the precision-recall curve of each class, each in its own panel."""
+    """Draws the precision-recall curve of each class, in one panel per class."""
     averages = average_precision_per_class(sample)
     texts = [f"AP {average:.2f}" for average in averages]
     heading = f"Precision-recall curves (AP: average precision)\n{title}"
@@ -110,7 +110,10 @@ def plot_precision_recall_curves(
 def plot_reliability(
     before: pd.DataFrame, after: pd.DataFrame, temperature: float, title: str
 ) -> Figure:
-    """Draws `calibration.reliability` before and after temperature scaling."""
+    """Draws reliability diagrams before and after temperature scaling.
+
+    `before` and `after` have the arrays of `calibration.reliability` as columns.
+    """
     figure = Figure(figsize=(8.6, 5.1), layout="constrained")
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
     figure.suptitle(f"Reliability diagram\n{title}", fontsize=12)
@@ -138,7 +141,7 @@ def plot_reliability(
 
 
 def plot_decision_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figure:
-    """Draws the `decision_curve` of each target, with treating all and treating none."""
+    """Draws the decision curve of each target, compared with treating all or none."""
     figure = Figure(figsize=(4.5 * len(curves), 4.0), layout="constrained")
     figure.suptitle(f"Decision curves\n{title}", fontsize=12)
     grid = figure.subplots(1, len(curves), squeeze=False)[0]

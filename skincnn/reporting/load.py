@@ -63,11 +63,11 @@ class RunResults:
 
     @property
     def leakage(self) -> LeakageAudit | SplitLeakage:
-        """The leakage of the headline split, or of the run if it includes the split."""
+        """The leakage of the headline split, or of the run if it covers the split."""
         return self.headline.leakage or self.info.audit
 
     def read_predictions(self, split: str) -> pd.DataFrame:
-        """Returns predictions/<split>.csv.
+        """Reads the predictions table of a split.
 
         Raises:
             ConfigError: The file has changed since its result was computed.

@@ -38,7 +38,7 @@ class ParityResult(Record):
             distances.
         largest_difference: Largest difference in probability.
         largest_distance_difference: Largest difference in Mahalanobis distance, as a share
-            of its threshold; None without distances.
+            of the threshold of the distance; None without distances.
     """
 
     format: str

@@ -28,7 +28,7 @@ def plot_learning_curves(
 ) -> Figure:
     """Draws the training loss and the validation metrics of each epoch.
 
-    `history` has the columns epoch, loss and val_<metric>. The first epoch is 1.
+    `history` has the columns epoch, loss and val_<metric>. Epochs are counted from 1.
     """
     figure = Figure(figsize=(8.6, 3.6), layout="constrained")
     figure.suptitle(f"Learning curves\n{title}", fontsize=12)

@@ -70,9 +70,9 @@ class MelanomaResult:
     Attributes:
         num_images: Number of melanoma images.
         num_lesions: Number of melanoma lesions.
-        recall: Share of the images that is predicted as melanoma.
+        recall: Share of the images that are predicted as melanoma.
         mistaken_for: Number of images predicted as each other class, in decreasing order.
-        rates: Rates at `HEADLINE_POINT`; empty if no threshold reaches it.
+        rates: Rates at `HEADLINE_POINT`; empty if no threshold reaches this point.
     """
 
     num_images: int
@@ -88,7 +88,7 @@ class MelanomaResult:
 
     @property
     def num_detected(self) -> int | None:
-        """Number of images at or above the threshold of `HEADLINE_POINT`, if it exists."""
+        """Number of images at or above the threshold; None without a threshold."""
         sensitivity = self.rates["sensitivity"].value if self.rates else None
         return None if sensitivity is None else round(sensitivity * self.num_images)
 
