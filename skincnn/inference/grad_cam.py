@@ -64,7 +64,7 @@ class GradCam:
         else:
             batches = pipeline.evaluation_batches(inputs)
         [features] = predict(self._features, batches)
-        # The features of the image come before those of the metadata.
+        # The image features come before the features of the metadata.
         weights = self._dense.get_weights()[0][: features.shape[-1], class_indices]
         maps = np.maximum(np.einsum("nhwc,cn->nhw", features, weights), 0)
         highest = maps.max(axis=(1, 2), keepdims=True)

@@ -217,7 +217,7 @@ def describe_variants(results: RunResults) -> str:
     ]
     if any(name.endswith(ADJUSTED) for name in names):
         chosen = (
-            "This is done for each model before averaging, with the strength that gives its"
+            "This is done for each model before averaging, with the strength that gives the"
             if results.info.members
             else "The strength, given in parentheses, is the one with the"
         )
