@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from test_backbones import SMALLEST, randomise
+from test_backbones import SMALLEST, randomize
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
@@ -33,7 +33,7 @@ def build(name: str, metadata: bool = False, fused: bool = False) -> keras.Model
         backbone=name, width_multiplier=width, weights="none", clinical_metadata=metadata
     )
     classifier = build_classifier(config, 7, fused=fused)
-    randomise(classifier.get_layer(BACKBONE_LAYER), draw() / 127.5 - 1)
+    randomize(classifier.get_layer(BACKBONE_LAYER), draw() / 127.5 - 1)
     return classifier
 
 
