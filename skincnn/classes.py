@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LesionClass:
-    """A diagnosis."""
+    """A class of skin lesions, which is a diagnosis."""
 
     name: str
-    """The short name: `dx` of HAM10000, or the lower-case column of ISIC 2019."""
+    """Short name: a value of `dx` in HAM10000, or a lower-case column name of ISIC 2019."""
     full_name: str
     malignant: bool | None
     """Whether the diagnosis is malignant or in situ; None if unknown."""
@@ -35,13 +35,13 @@ ISIC2019_ONLY = (
     LesionClass("ak", "actinic keratosis", True),
     LesionClass("scc", "squamous cell carcinoma", True),
 )
-"""ISIC 2019 has these two classes instead of `akiec` of HAM10000."""
+"""The two classes that ISIC 2019 has instead of `akiec`."""
 
 TWO_CLASSES = (
     LesionClass("benign", "benign", False),
     LesionClass("malignant", "malignant", True),
 )
-"""Common directory names of labeled images."""
+"""Classes of datasets that only distinguish benign from malignant lesions."""
 
 SYNONYMS = {
     "actinic keratosis": "ak",
@@ -57,11 +57,14 @@ SYNONYMS = {
     "squamous cell carcinoma": "scc",
     "vascular lesion": "vasc",
 }
-"""Other directory names of the same classes, in lower case."""
+"""Other names of classes, such as directory names, in lower case, and the short names."""
 
 
 def describe(names: Iterable[str]) -> dict[str, LesionClass]:
-    """Returns the class of each name. The full name of an unknown class is its name."""
+    """Returns the class of each short name or synonym, ignoring case and underscores.
+
+    An unknown name is also the full name of its class, and `malignant` is None.
+    """
     known = {lesion.name: lesion for lesion in (*HAM10000, *ISIC2019_ONLY, *TWO_CLASSES)}
     keys = {name: name.lower().replace("_", " ").strip() for name in names}
     return {

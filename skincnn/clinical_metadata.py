@@ -1,6 +1,6 @@
 """Clinical metadata: age, sex and lesion site as inputs of a model.
 
-`dx_type` and `dataset` are deliberately not among them because they reveal the
+The columns `dx_type` and `dataset` are deliberately excluded because they reveal the
 diagnosis; `skincnn.data.leakage` rejects them as model inputs.
 """
 
@@ -13,8 +13,8 @@ import pandas as pd
 from skincnn.errors import DataError
 
 CLINICAL_COLUMNS = ("age", "sex", "localization")
-"""Columns that are encoded: age in years; sex and site as words. An exported model takes
-the same columns as inputs."""
+"""Columns that are encoded: age in years; sex and body site as words. They are also inputs
+of an exported model."""
 
 UNKNOWN = "unknown"
 SEXES = ("female", "male")
@@ -53,8 +53,8 @@ def encode_clinical_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
 
     Age is divided by 100; sex and body region are one-hot encoded. A missing age (NaN or
     an empty cell) is encoded as 0 with `age_unknown` 1. A missing sex or site (NaN, an
-    empty cell or "unknown") sets `sex_unknown` or `site_unknown`. Words are matched
-    regardless of case, surrounding whitespace, and underscores instead of spaces.
+    empty cell or "unknown") sets `sex_unknown` or `site_unknown`. Matching of words ignores
+    case and surrounding whitespace; underscores match spaces.
 
     Args:
         table: Rows with `age` in years, `sex` and `localization`.
@@ -100,7 +100,7 @@ def _parse_ages(cells: pd.Series) -> npt.NDArray[np.float64]:
 
 
 def _parse_words(cells: pd.Series, values: dict[str, str]) -> npt.NDArray[np.str_]:
-    """Returns the value of each cell's word; "unknown" for empty cells."""
+    """Returns `values[word]` for the word in each cell, and "unknown" for empty cells."""
     values = {**values, UNKNOWN: UNKNOWN, "": UNKNOWN}
     words = cells.fillna("").astype(str).str.strip().str.lower().str.replace("_", " ")
     invalid = sorted(set(words) - set(values))

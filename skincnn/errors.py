@@ -1,31 +1,31 @@
-"""Errors that a user can cause, each with the exit code of the commands.
+"""Errors that a user can cause, and the exit codes of the commands.
 
-Exit codes: 0 done, 1 unexpected, 2 usage or configuration, 3 invalid data, 4 training
-diverged, 130 and 143 signals. `skincnn.cli.common` reports any exception that has an
-integer `exit_code` as one message without a traceback.
+Exit codes: 0 success, 1 unexpected error, 2 invalid usage or configuration, 3 invalid data,
+4 training diverged, 130 Ctrl-C, 143 SIGTERM. `skincnn.cli.common` reports any exception
+that has an integer `exit_code` as one message without a traceback.
 """
 
 from __future__ import annotations
 
 
 class ConfigError(ValueError):
-    """A configuration, path or name that cannot be used."""
+    """Raised if a configuration, path or name cannot be used."""
 
     exit_code = 2
 
 
 class MemoryFullError(ConfigError):
-    """A training run that does not fit into the memory of the device."""
+    """Raised if a training run does not fit into the memory of the device."""
 
 
 class DataError(ValueError):
-    """Data that is missing, damaged or unfit for training or evaluation."""
+    """Raised if data are missing, damaged or unsuitable for training or evaluation."""
 
     exit_code = 3
 
 
 class DivergedError(RuntimeError):
-    """Training whose loss, weights or outputs are not finite, or grow without bound."""
+    """Raised if the loss, weights or outputs in training are not finite or diverge."""
 
     exit_code = 4
 

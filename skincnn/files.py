@@ -19,8 +19,8 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"),
     *(".tif", ".tiff"),
 )
-"""Lower-case suffixes of image files in a directory. TIFF cannot be read; it is listed so
-that such files are reported instead of being silently skipped."""
+"""Lower-case suffixes of image files. TIFF files cannot be read, but are included so that
+they are reported instead of being silently skipped."""
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -36,11 +36,11 @@ def printable(name: str | Path) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path next to `path` that replaces it on success.
+    """Yields a temporary path; the file written to it replaces `path` after the block.
 
-    The temporary file is synced before it is renamed, so that a crash or a full disk
-    leaves either the old file or the new one. An exception removes the temporary file and
-    keeps the old one.
+    The temporary file is in the same directory, which is created if necessary, and is
+    synced before it is renamed. A crash or a full disk therefore leaves either the old or
+    the new file. If the block raises an exception, the old file is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name keeps its suffixes: Keras infers the format of a file from them.
@@ -58,12 +58,12 @@ def replacing(path: Path) -> Iterator[Path]:
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds an exclusive lock on a directory, which is created if it does not exist.
 
-    Only processes that use this function are kept out. The lock ends with its process. A
-    directory that this function created is removed if it is still empty at the end.
+    The lock only affects processes that use this function, and is released if the process
+    ends. A directory that this function created is removed if it is empty at the end.
 
     Args:
         folder: The directory.
-        wait: Whether to wait for another process that holds the lock.
+        wait: Whether to wait until another process releases the lock.
 
     Raises:
         ConfigError: Another process holds the lock and `wait` is False, or the directory
@@ -86,7 +86,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed before the release: after it, another process may hold the lock.
+        # Remove the file before the release: afterward, another process may hold the lock.
         (folder / ".lock").unlink(missing_ok=True)
         lock.release()
         if created and not any(folder.iterdir()):
@@ -94,9 +94,14 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def require_writable_folder(path: Path, flag: str) -> None:
-    """Raises a `ConfigError` if a path is not, and cannot become, a writable directory.
+    """Checks that a path is a writable directory or can be created as one.
 
-    The error names the flag that the path belongs to.
+    Args:
+        path: The directory.
+        flag: The command-line flag that set the path, for the error message.
+
+    Raises:
+        ConfigError: The path is a file, is inside a file, or is not writable.
     """
     existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not existing.is_dir():
@@ -111,12 +116,16 @@ def require_writable_folder(path: Path, flag: str) -> None:
 
 
 def require_writable_file(path: Path, flag: str) -> None:
-    """Raises a `ConfigError` if `replacing` could not write to a path."""
+    """Checks that `replacing` can write to a path; `flag` is named in the error message.
+
+    Raises:
+        ConfigError: The path is not a regular file, or its directory is not writable.
+    """
     if os.path.exists(path) and not os.path.isfile(path):
         raise ConfigError(
             f"{flag} must be a file. Received: {path}, which is not a regular file."
         )
-    require_writable_folder(path.parent, f"The parent of {flag}")
+    require_writable_folder(path.parent, f"The parent directory of {flag}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -126,12 +135,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically. NaN raises a `ValueError`."""
+    """Writes `value` to `path` as indented JSON, atomically.
+
+    Raises:
+        ValueError: `value` contains NaN or infinity.
+    """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def json_sha256(value: Any) -> str:
-    """Returns the SHA-256 of a JSON value, whatever the order of its keys."""
+    """Returns the SHA-256 of a JSON value in hexadecimal, for any order of the keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Stopping a training run between two steps instead of within one."""
+"""Stops a training run between two steps instead of during a step."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Records SIGTERM and Ctrl-C inside a `with` block, so that `exit` can act on them.
+    """Records SIGTERM and Ctrl-C inside a `with` block, until `exit` is called.
 
-    A second signal takes effect immediately. Python handles signals in the main thread
-    only; in other threads no stop is ever requested.
+    A second signal takes effect immediately. Python handles signals only in the main
+    thread; in other threads, no signal is recorded.
     """
 
     def __init__(self) -> None:
@@ -28,11 +28,11 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether the user asked to stop."""
+        """Whether SIGTERM or Ctrl-C was received."""
         return self.signal is not None
 
     def exit(self) -> None:
-        """Ends the process as the signal would have.
+        """Raises the exception for the recorded signal, which ends the process.
 
         Raises:
             Terminated: The signal was SIGTERM.
@@ -42,7 +42,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
-        """Lets signals take effect immediately inside the block, where no step runs."""
+        """Lets signals take effect immediately inside the block, which runs no step."""
         self._immediate = True
         try:
             yield

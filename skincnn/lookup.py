@@ -1,4 +1,4 @@
-"""Looks up parts by name: in a table, or in a module of the user."""
+"""Looks up objects by name, in a table or in a user's module."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def look_up(table: Mapping[str, T], name: str, what: str) -> T:
     """Returns `table[name]`.
 
     Args:
-        table: The parts by name.
+        table: The objects by name.
         name: The name that the user gave.
-        what: What the name stands for in the message: "`model.backbone`", "PRESET".
+        what: The argument in the error message, such as "`model.backbone`" or "PRESET".
 
     Raises:
-        ConfigError: The table has no such name.
+        ConfigError: `table` does not contain `name`.
     """
     if name in table:
         return table[name]
@@ -49,9 +49,12 @@ def suggest(valid: Iterable[str], name: str) -> str:
 
 
 def import_function(name: str, what: str) -> Callable[..., Any]:
-    """Returns the function with a name `package.module:function`; see `look_up`.
+    """Returns a user's function.
 
-    The module may be in the current working directory.
+    Args:
+        name: `package.module:function`. The module is installed, or in the current working
+            directory, which is added to `sys.path`.
+        what: See `look_up`.
 
     Raises:
         ConfigError: The module cannot be imported or has no such function.
@@ -65,8 +68,8 @@ def import_function(name: str, what: str) -> Callable[..., Any]:
     except Exception as error:
         raise ConfigError(
             f"{what} {name}: cannot import the module {module_name!r}: "
-            f"{type(error).__name__}: {error}. Expected package.module:function, installed "
-            "or in the current working directory."
+            f"{type(error).__name__}: {error}. Expected package.module:function, where the "
+            "module is installed or in the current working directory."
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):

@@ -22,7 +22,7 @@ class Record(Part):
     """The content of one JSON file."""
 
     SCHEMA: ClassVar[int] = 1
-    """Version of the fields. Raise it when a field is removed or changes its meaning."""
+    """Version of the fields. Increase it when a field is removed or changes its meaning."""
 
 
 R = TypeVar("R", bound=Record)
@@ -47,7 +47,7 @@ def read_record(path: Path, cls: type[R], fix: str) -> R:
         fix: How to recreate the file, as a sentence for the error message.
 
     Raises:
-        ConfigError: The file is missing, damaged or of another schema version.
+        ConfigError: The file is missing or damaged, or has a different schema version.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -57,20 +57,30 @@ def read_record(path: Path, cls: type[R], fix: str) -> R:
 
 
 def parse_record(values: object, cls: type[R], where: str, fix: str) -> R:
-    """Inverts `to_json`; errors name the source `where`. See `read_record`."""
+    """Returns the record for a result of `to_json`.
+
+    Args:
+        values: The JSON value.
+        cls: The class of the record.
+        where: The source of the values, for the error message.
+        fix: See `read_record`.
+
+    Raises:
+        ConfigError: The values are invalid, or have a different schema version.
+    """
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{where} must hold a JSON object. Received: {type(values).__name__}. {fix}"
+            f"{where} must contain a JSON object. Received: {type(values).__name__}. {fix}"
         )
     fields = dict(values)
     version = fields.pop("schema_version", None)
     if version != cls.SCHEMA:
         raise ConfigError(
-            f"{where} was written by another version of skincnn. Expected schema_version "
-            f"{cls.SCHEMA}. Received: {version!r}. {fix}"
+            f"{where} was written by a different version of skincnn. Expected "
+            f"schema_version {cls.SCHEMA}. Received: {version!r}. {fix}"
         )
     try:
-        # As JSON: in Python mode, the strict sections of a Config reject dictionaries.
+        # Validate JSON, because strict sections of a Config reject Python dictionaries.
         return cls.model_validate_json(json.dumps(fields))
     except ValidationError as error:
         raise ConfigError(f"{where}: {describe_error(error)} {fix}") from error

@@ -372,7 +372,7 @@ def test_an_efficientnet_with_another_normalization_is_an_error(
     source.layers[2].set_weights([np.zeros(3), np.ones(3), np.array(0)])
     path = tmp_path / "source.weights.h5"
     source.save_weights(path)
-    with pytest.raises(ConfigError, match="trained with another normalization"):
+    with pytest.raises(ConfigError, match="trained with a different normalization"):
         build_backbone("adapted", 1.0, str(path))
 
 

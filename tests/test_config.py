@@ -135,7 +135,7 @@ def test_integer_is_valid_for_a_float_field() -> None:
         (OptimizerConfig, {"ema_momentum": 1.0}, "ema_momentum"),
         (OptimizerConfig, {"momentum": 1.0}, "momentum"),
         (OptimizerConfig, {"momentum": 0.0, "nesterov": True}, "momentum"),
-        (OptimizerConfig, {"milestones": (0.5, 0.5)}, "milestones.*rising"),
+        (OptimizerConfig, {"milestones": (0.5, 0.5)}, "milestones.*increasing"),
         (OptimizerConfig, {"milestones": (1.0,)}, "milestones"),
         (OptimizerConfig, {"milestone_factor": 0.0}, "milestone_factor"),
         (OptimizerConfig, {"warmup_fraction": 0.0}, "warmup_fraction"),

@@ -82,5 +82,5 @@ def test_metadata_without_a_seal_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has changed since it was written"):
         read_export_info(path)
     path.write_text("[]")
-    with pytest.raises(ConfigError, match="must hold a JSON object"):
+    with pytest.raises(ConfigError, match="must contain a JSON object"):
         read_export_info(path)

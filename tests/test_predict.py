@@ -126,7 +126,7 @@ def test_the_command_predicts_readable_files_and_lists_unreadable_ones(
     assert done.returncode == 3
     assert "3 of 13 file(s) are unreadable" in done.stderr
     assert str(images / "half.jpg") in done.stderr
-    assert "All others were predicted." in done.stderr
+    assert "All other files were predicted." in done.stderr
     assert f"3 of 13 image(s) are missing from {submission}" in done.stderr
     table = pd.read_csv(output)
     assert table["file"].tolist() == [str(path) for path in sorted(images.iterdir())]
@@ -196,7 +196,7 @@ def test_help_explains_every_column() -> None:
         (("{empty}",), "Expected image files"),
         (("x.jpg", "--output", "x.txt"), "must end in .csv or .jsonl"),
         (("x.jpg", "--clinical-metadata", "none.csv"), "--clinical-metadata must be a CSV"),
-        (("x.jpg", "--batch-size", "0"), "--batch-size must be 1..256"),
+        (("x.jpg", "--batch-size", "0"), "--batch-size must be in 1..256"),
         (("x.jpg", "--batch-size", "257"), "1..256. Received: 257"),
         (("x.jpg", "--output", "{empty}/folder.csv"), "--output must be a file"),
         (("x.jpg", "--isic-csv", "{empty}/folder.csv"), "--isic-csv must be a file"),
@@ -491,7 +491,7 @@ def test_without_readable_files_no_submission_is_written(
     done = run_here("predict.py", workdir, tmp_path, "--isic-csv", tmp_path / "isic.csv")
     assert done.returncode == 3
     assert "1 of 1 file(s) are unreadable" in done.stderr
-    assert "so there is no submission in" in done.stderr
+    assert "so nothing was written to" in done.stderr
     assert f"predictions  {tmp_path}" not in done.stderr
     assert (tmp_path / "isic.csv").read_text() == "mine"
 

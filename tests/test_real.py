@@ -72,7 +72,7 @@ def test_the_published_folds_are_reproducible(tmp_path: Path) -> None:
     output = tmp_path / "folds.csv"
     done = run_script("make_folds.py", "--manual-dir", IMAGES, "--output", output)
     assert done.returncode == 0, done.stderr
-    assert "The file is equal to the published one." in done.stdout
+    assert "The file is equal to the published file." in done.stdout
     assert output.read_bytes() == PUBLISHED_FILE.read_bytes()
 
 

@@ -155,7 +155,7 @@ def test_another_schema_version_is_rejected(
         tmp_path / "x.json", {**to_json(record), "schema_version": version, "new": 1}
     )
     expected = (
-        "written by another version of skincnn. Expected schema_version 1. Received: "
+        "written by a different version of skincnn. Expected schema_version 1. Received: "
     )
     require_one_line(path, record, f"{expected}{version!r}.")
 
@@ -196,8 +196,8 @@ def test_an_unknown_field_of_a_part_is_rejected(
     [
         ("", "cannot be read"),
         ('{"schema_version": 1', "cannot be read"),
-        ("[]", "must hold a JSON object. Received: list."),
-        ("null", "must hold a JSON object. Received: NoneType."),
+        ("[]", "must contain a JSON object. Received: list."),
+        ("null", "must contain a JSON object. Received: NoneType."),
     ],
 )
 def test_a_file_without_a_record_is_rejected(

@@ -437,7 +437,7 @@ def test_own_images_in_folders_are_trained_evaluated_and_exported(
         ("mobilenet_160 --train.scenario finetune", 2, "`train.scenario` must be one of"),
         ("--model.weights nowhere.h5", 2, "`train.scenario` must be from_scratch"),
         ("--config nowhere.json", 2, "nowhere.json"),
-        ("mobilenet_160 --config x.json", 2, "exclude each other"),
+        ("mobilenet_160 --config x.json", 2, "cannot be used together"),
         ("--train.monitor val_loss", 2, "`train.monitor` must be one of"),
         ("--data.test-folds 0", 2, "leak"),
         ("--data.batch-size 1000 --data.dataset demo_tiny", 3, "do not fill"),

@@ -44,8 +44,8 @@ def test_a_complete_directory_is_read(workdir: Path) -> None:
     [
         ('{"class_names": ["mel"', "run.json cannot be read"),
         ("", "run.json cannot be read"),
-        ("[]", "run.json must hold a JSON object. Received: list."),
-        ("null", "run.json must hold a JSON object. Received: NoneType."),
+        ("[]", "run.json must contain a JSON object. Received: list."),
+        ("null", "run.json must contain a JSON object. Received: NoneType."),
         ("{}", "Expected schema_version 1. Received: None."),
         ('{"schema_version": 2}', "Expected schema_version 1. Received: 2."),
         ('{"schema_version": 1}', "run.json: `skincnn`: Field required."),

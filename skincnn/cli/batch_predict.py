@@ -17,22 +17,22 @@ IRRELEVANT_WARNINGS = {
     "root": ("apitools not found", "Resource module is not available"),
     "apache_beam.io.filebasedsink": ("No shards found to finalize",),
 }
-"""Name of a logger to the first words of its warnings that need no action."""
+"""First words of warnings that require no action, by the name of the logger."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Writes the rows of scripts/predict.py, in any order, with an Apache Beam pipeline.
+    """Writes the same rows as scripts/predict.py, in any order, with Apache Beam.
 
-    OUTPUT gets predictions-00000-of-00007.csv and so on; Beam chooses the number of files,
-    which appear when all are complete. If files are unreadable, unreadable-* files list
-    them with the reason, and the exit code is 3; all other files are predicted. Images and
-    OUTPUT can be on any file system that Beam supports (gs://, s3:// and hdfs:// need extra
-    packages). Not a medical device.
+    The files in OUTPUT are predictions-00000-of-00007.csv and so on. Beam chooses the
+    number of files, which appear when all files are complete. Unreadable images are listed
+    with the reason in files unreadable-*, and the exit code is then 3; all other images are
+    predicted. Images and OUTPUT can be on any file system that Beam supports (gs://, s3://
+    and hdfs:// require extra packages). Not a medical device.
 
     Arguments after -- are passed to Beam, such as -- --direct_running_mode multi_processing
     --direct_num_workers 4, or -- --runner FlinkRunner --flink_master 10.0.0.1:8081. Without
-    --runner the pipeline runs on this machine and needs no network.
+    --runner, the pipeline runs on this machine and requires no network.
 
     `make beam` creates .venv-beam, an environment with Beam.
 
@@ -45,26 +45,32 @@ class Arguments:
 
     model: tyro.conf.Positional[Path]
     """A SavedModel, a run directory or its model.keras, or a LiteRT or ONNX file. Each
-    worker opens this path: put it on a shared file system, or in the container image of the
-    workers. A SavedModel loads fastest; each worker process holds one model."""
+    worker opens this path, which must therefore be on a shared file system or in the
+    container image of the workers. A SavedModel loads fastest; each worker process keeps
+    one model in memory."""
     images: tyro.conf.Positional[tuple[str, ...]] = ()
     """Image files or ZIP archives of images; directories, which are searched recursively
     (remote ones must end in /); or quoted patterns, in which ** matches any directories."""
     names: str | None = None
-    """Text file with the name of an image or an archive on each line."""
+    """Text file with the name of one image or archive per line."""
     output: str
-    """Directory to write to; it must not contain any predictions."""
+    """Directory to write to; must not contain predictions yet."""
     format: Literal["csv", "jsonl"] = "csv"
     """csv: with a header in each file; jsonl: one JSON object per line."""
     clinical_metadata: Path | None = None
-    """CSV file with image_id, age, sex and localization, for a model that uses them; each
-    worker opens it like MODEL."""
+    """CSV file with the columns image_id, age, sex and localization, for a model with
+    clinical metadata. Each worker opens this path, like MODEL."""
     batch_size: int = 32
     """Number of images in a batch."""
 
 
 def command() -> None:
-    """Parses the arguments, predicts, and prints the paths of the predictions."""
+    """Parses the arguments, predicts the images, and prints the paths of the predictions.
+
+    Raises:
+        ConfigError: An argument is invalid, or Apache Beam is not installed.
+        DataError: Some files are unreadable; all other files were predicted.
+    """
     argv = sys.argv[1:]
     own = argv[: argv.index("--")] if "--" in argv else argv
     arguments = tyro.cli(Arguments, args=own)
@@ -101,12 +107,16 @@ def command() -> None:
         raise DataError(
             f"{counts[pipeline.UNREADABLE_FILES]} of {sum(counts.values())} file(s) are "
             f"unreadable. They are listed with the reason in {unreadable}\n"
-            "All others were predicted."
+            "All other files were predicted."
         )
 
 
 def load_beam() -> None:
-    """Imports Apache Beam without its warnings about optional packages and files."""
+    """Imports Apache Beam without showing `IRRELEVANT_WARNINGS`.
+
+    Raises:
+        ConfigError: Apache Beam is not installed.
+    """
     for name in IRRELEVANT_WARNINGS:
         # Filters of a logger do not apply to its children, so each logger needs its own.
         logging.getLogger(name).addFilter(

@@ -1,4 +1,4 @@
-"""Shared by all commands: configuration flags, exit codes and startup of TensorFlow."""
+"""Functions that all commands share: flags, exit codes and startup of TensorFlow."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ NOISE = re.compile(
     rb"|computation_placer already registered"
     rb"|Unable to register cu(FFT|DNN|BLAS) factory"
 )
-"""Messages that TensorFlow prints at startup and that need no action."""
+"""Messages that TensorFlow prints at startup and that require no action."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataArguments:
-    """Where the images of a command are."""
+    """The location of the dataset, and the cache of the decoded images."""
 
     data_dir: Path | None = None
-    """Directory of the built datasets; by default that of TFDS."""
+    """Directory of the built datasets; by default, the data directory of TFDS."""
     cache: Literal["auto", "memory", "disk"] = "auto"
     """Where decoded images are kept. memory: in memory; disk: in a file beside the
-    datasets; auto: in memory if they fit, otherwise in a file."""
+    datasets; auto: in memory if the images fit, otherwise in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigArguments(DataArguments):
-    """A configuration, each field of which is a flag."""
+    """Arguments of commands that have a flag for each field of a configuration."""
 
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
-    """A config.json instead of a preset."""
+    """A config.json file to use instead of a preset."""
     overwrite: bool = False
-    """Replace a run or search that is in the directory."""
+    """Replace an existing run or search in --workdir."""
     config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
 
 
@@ -63,11 +63,11 @@ Parsed = TypeVar("Parsed", bound=ConfigArguments)
 
 
 def main(command: Callable[[], None]) -> None:
-    """Runs a command and exits with its code.
+    """Runs a command. After an error, exits with the exit code of the error.
 
-    In addition to the exit codes of `skincnn.errors`: 141, as after SIGPIPE, if the reader
-    of standard output has closed it. Any other exception keeps its traceback and exits
-    with 1.
+    In addition to the exit codes of `skincnn.errors`, the exit code is 141, as for SIGPIPE,
+    if the reader of standard output has closed it. Any other exception is raised again, so
+    that Python prints a traceback and exits with 1.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -94,7 +94,7 @@ def _run_and_flush(command: Callable[[], None]) -> None:
     """Runs a command, and flushes its output while errors can still be handled."""
     try:
         command()
-    except SystemExit:  # raised by --help, which prints
+    except SystemExit:  # raised by --help after printing
         sys.stdout.flush()
         raise
     sys.stdout.flush()
@@ -118,26 +118,27 @@ def _stdout_is_closed() -> bool:
 def parse(
     cls: type[Parsed], argv: Sequence[str], preset: str, *, prog: str, description: str
 ) -> tuple[str, Parsed]:
-    """Returns the name of the preset (of the file, with --config) and the arguments.
+    """Returns the name of the preset, or of the --config file, and the parsed arguments.
 
     Args:
-        cls: A dataclass in which all fields but `config` have defaults.
-        argv: The arguments; --config may name a file instead of a preset.
-        preset: The name of the preset; "" for none.
+        cls: A dataclass in which all fields except `config` have defaults.
+        argv: The command-line arguments, without PRESET.
+        preset: The name of the preset; "" for --config or the default preset.
         prog: The name of the command in --help.
         description: The description in --help.
 
     Raises:
-        ConfigError: The preset or the file does not exist, or both were given.
+        ConfigError: The preset does not exist, the file is not a valid configuration, or
+            both were given.
     """
-    # The preset or the file has the defaults of all flags, so it is read first.
+    # The preset or the file provides the defaults of all flags and is therefore read first.
     path = find_flag(argv, "--config")
     if not path:
         preset = preset or DEFAULT_PRESET
         config = look_up(PRESETS, preset, "PRESET")()
     elif preset:
         raise ConfigError(
-            "Give PRESET or --config, which exclude each other. "
+            "PRESET and --config cannot be used together. "
             f"Received: {preset} and --config {path}."
         )
     else:
@@ -149,16 +150,16 @@ def parse(
 
 
 def find_flag(argv: Sequence[str], name: str) -> str:
-    """Returns the value of a flag before all flags are parsed; "" if it is missing."""
+    """Returns the value of one flag in `argv`, or "" if the flag is missing."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(name, default="", dest="value")
     return str(parser.parse_known_args(argv)[0].value)
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow and finds its devices without the messages in `NOISE`.
+    """Imports TensorFlow and finds the devices, without showing the messages in `NOISE`.
 
-    Standard error is buffered during the import, and all other lines are written afterward.
+    Standard error is buffered in the meantime; all other messages are written afterward.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     with _without_noise():
@@ -198,10 +199,10 @@ def _terminate(signum: int, frame: object) -> None:
 
 
 def show_report(workdir: Path, headline: str = "") -> None:
-    """Renders the report of a run directory, and prints its scores and its path.
+    """Renders the report of a run, and prints the scores and the path of the report.
 
     Args:
-        workdir: The directory, with its results.
+        workdir: The directory of an evaluated run, an ensemble or a cross-validation.
         headline: The split to report first; see `reporting.load.load_results`.
     """
     from skincnn.reporting.load import load_results

@@ -14,18 +14,18 @@ from skincnn.files import replacing, write_text
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Compares evaluated runs on the same images, the best run first.
+    """Compares evaluated runs on the same images, sorted from best to worst.
 
     Intervals are computed by bootstrap over lesions. Differences from the first run are
     paired: both runs are scored on the same resamples. An interval without 0 means that the
-    two trained models differ significantly. It does not cover the variance between training
-    runs: to compare two recipes, train several seeds of each and give --average-seeds. An
-    additional table then has intervals that cover the sampling of lesions and of seeds.
-    Runs with other test images, with synthetic images, or with the leaky --data.split-by
-    image are in separate tables. Each table is followed by one with the scores of
-    calibrated probabilities (AUC of melanoma, sensitivity and specificity at the threshold
-    with 90 % specificity on validation, calibration error) and one with the commands that
-    reproduce the runs.
+    two trained models differ significantly. The intervals do not cover the variance between
+    training runs: to compare two recipes, train several seeds of each and use
+    --average-seeds. An additional table then has intervals that cover the sampling of
+    lesions and of seeds. Runs with different test images, with synthetic images, or with
+    the leaky --data.split-by image are in separate tables. Each table is followed by a
+    table of scores of the calibrated probabilities (AUC of melanoma, sensitivity and
+    specificity at the threshold with 90 % specificity on validation, calibration error) and
+    a table of the commands that reproduce the runs.
 
     For example:
       python scripts/compare.py runs/a runs/b
@@ -41,24 +41,24 @@ class Arguments:
     split: str = "test"
     """The split to compare on; all runs must have been evaluated on it."""
     variants: bool = False
-    """Add a row for each variant (--tta, --logit-adjustment) that scripts/evaluate.py has
-    evaluated."""
+    """Add a row for each variant (--tta, --logit-adjustment) that was evaluated with
+    scripts/evaluate.py."""
     baseline: str = ""
-    """Compare with this variant of the first run, such as augment, instead of the model as
-    is. Implies --variants."""
+    """Variant of the first run, such as augment, to use as the baseline instead of the
+    model without test-time augmentation and logit adjustment. Implies --variants."""
     sort: str = "macro_f1"
     """The metric to sort by."""
     num_bootstrap: int = 2000
     """Number of bootstrap resamples, 100 or more."""
     average_seeds: bool = False
-    """Add a row with the mean of runs that differ only in their seed, and compare all runs
-    with the mean of the first run's seeds."""
+    """Add a row with the mean of runs that differ only in the seed, and compare all runs
+    with the mean over the seeds of the first run."""
     output: Path = Path("runs/compare")
     """The directory for compare.md, compare.csv and compare.png."""
 
 
 def command() -> None:
-    """Parses the arguments, prints the tables, and writes tables and chart."""
+    """Parses the arguments, prints the tables, and writes the tables and a chart."""
     arguments = tyro.cli(Arguments)
     from skincnn.evaluation import compared_runs, comparison
 

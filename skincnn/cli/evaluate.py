@@ -17,8 +17,7 @@ from skincnn.files import locked
 class Arguments(common.DataArguments):
     """Predicts the validation and test splits of runs, and writes the results.
 
-    Each option adds results; existing results do not change. The report shows all results
-    in a run directory.
+    Each option adds results to those in the run directory. The report shows all results.
 
     For example:
       python scripts/evaluate.py runs/quickstart
@@ -30,33 +29,33 @@ class Arguments(common.DataArguments):
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
     """One or more run directories of scripts/train.py."""
     ensemble: Path | None = None
-    """Average the predictions of the runs, and write the results to this directory, where
-    they replace those of an earlier ensemble. The ensemble has the splits and variants with
-    which all runs were evaluated."""
+    """Directory for the results of an ensemble, which averages the predictions of the runs.
+    Results of an earlier ensemble in this directory are replaced. The ensemble is evaluated
+    for the splits and variants that have been evaluated for all runs."""
     split: tuple[str, ...] = ()
-    """More splits of the dataset to evaluate: fold_<n>, test_official or
-    validation_official. The report starts with the first of them. Splits that were used for
-    training are rejected; overlap of an official split with the training data is
+    """Additional splits of the dataset to evaluate: fold_<n>, test_official or
+    validation_official. The report starts with the first of these splits. Splits that were
+    used for training are rejected; overlap of an official split with the training data is
     reported."""
     tta: tuple[Literal["d4", "augment"], ...] = ()
     """Test-time augmentation: predict --num-views views of each image and average the
     probabilities. d4: the eight rotations and reflections; augment: the augmentation that
     the run was trained with."""
     num_views: int = 8
-    """Number of views for --tta; at most 8 for d4. A new number replaces the results of
-    this --tta. It also removes those with logit adjustment, unless --logit-adjustment is
-    given as well."""
+    """Number of views for --tta; at most 8 for d4. If the number differs from that of
+    existing results of the same --tta, these are replaced; results with logit adjustment
+    are removed unless --logit-adjustment is given."""
     logit_adjustment: bool = False
-    """Adjust the logits to the class frequencies of the training images, with the strength
+    """Adjust the logits for the class frequencies of the training images, with the strength
     that has the best balanced accuracy on validation. This trades accuracy for balanced
-    accuracy, at no computational cost. It applies to the model as is and to every --tta of
-    the run. Exports do not include it."""
+    accuracy, at no computational cost. The predictions without test-time augmentation and
+    those of every --tta of the run are adjusted. Exports do not include the adjustment."""
     corruptions: bool = False
     """Evaluate on corrupted images (brightness, blur, noise, hair, ...) of the test split,
     or of the first --split, at five severities. Predicts every image 60 times."""
     ood_dir: Path | None = None
-    """Directory of out-of-distribution images. The rejected share of them is measured, in
-    addition to that of the built-in sets."""
+    """Directory of out-of-distribution images. The fraction of these images that is
+    rejected is measured, as for the built-in sets."""
 
 
 def command() -> None:
@@ -86,12 +85,12 @@ def command() -> None:
 
 
 def _combine(arguments: Arguments, workdir: Path) -> None:
-    """Writes the results of an ensemble, and prints its scores."""
+    """Writes the results of an ensemble, and prints the scores of the ensemble."""
     names = ("split", "tta", "logit_adjustment", "corruptions", "ood_dir")
     if any(getattr(arguments, name) for name in names):
         raise ConfigError(
             "--ensemble averages existing predictions, so --split, --tta, "
-            "--logit-adjustment, --corruptions and --ood-dir cannot be given with it. "
+            "--logit-adjustment, --corruptions and --ood-dir cannot be used with it. "
             "Evaluate the runs with these options first."
         )
     common.load_tensorflow()

@@ -19,12 +19,12 @@ Format = Literal["saved_model", "litert", "litert_float16", "litert_int8", "onnx
 class Arguments:
     """Exports an evaluated run in formats that can be used without this package.
 
-    Each export is compared with the predictions table of the run, on at least 256 images of
-    the test split (all, if it has fewer) with all rare classes. The probabilities of a
-    SavedModel may differ by 1e-5 if the run was trained on a CPU, otherwise by 1e-3. An
-    export that never predicts a class that the Keras model predicts is rejected.
-    results/export.*.json and the model card show the parity of each export for each class.
-    A new SavedModel gets the next version number.
+    Each export is compared with the predictions table of the run on at least 256 images of
+    the test split (all images, if there are fewer), including rare classes. The
+    probabilities of a SavedModel may differ by up to 1e-5 if the run was trained on a CPU,
+    otherwise by up to 1e-3. An export that never predicts a class that the Keras model
+    predicts is rejected. results/export.*.json and the model card show the parity of each
+    export for each class. A new SavedModel gets the next version number.
 
     For example:
       python scripts/export.py runs/mobilenet_160
@@ -34,25 +34,26 @@ class Arguments:
     """
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
-    """Directory of an evaluated run; several with --ensemble."""
+    """Directory of an evaluated run, or of several runs with --ensemble."""
     formats: tuple[Format, ...] = ("saved_model",)
-    """saved_model: for TensorFlow Serving; takes image files. litert*: for phones, with 32,
-    16 or 8 bits; onnx: for ONNX runtimes. The last two need pip install -e .[export]."""
+    """saved_model: for TensorFlow Serving, with image files as inputs; litert*: for phones,
+    with 32, 16 or 8 bits; onnx: for ONNX runtimes. LiteRT and ONNX require pip install -e
+    .[export]."""
     ensemble: Path | None = None
-    """Directory that scripts/evaluate.py --ensemble wrote for these runs. One SavedModel is
-    exported that averages their predictions."""
+    """Directory that scripts/evaluate.py --ensemble wrote for these runs. A SavedModel that
+    averages the predictions of the runs is exported."""
     tta: Literal["", "d4"] = ""
     """Average the predictions for the eight orientations of each image. The run must have
     been evaluated with scripts/evaluate.py --tta d4."""
     operating_point: str = "sensitivity=0.90"
-    """Sensitivity or specificity for malignant lesions (0.90 or 0.95) that the threshold
-    for referral has on validation."""
+    """Operating point on validation at which the referral threshold is set: sensitivity or
+    specificity for malignant lesions, 0.90 or 0.95."""
     data_dir: Path | None = None
-    """Directory of the built datasets; by default that of TFDS."""
+    """Directory of the built datasets; by default, the data directory of TFDS."""
 
 
 def command() -> None:
-    """Parses the arguments, exports, renders the report, and prints the paths."""
+    """Parses the arguments, exports the model, renders the report, and prints the paths."""
     arguments = tyro.cli(Arguments)
     if len(arguments.workdirs) != 1 and arguments.ensemble is None:
         raise ConfigError(
@@ -77,6 +78,6 @@ def command() -> None:
             print(f"{name:<15} {path}", flush=True)
     finally:
         if exported:
-            # The report shows the parity. Another export may be rendering it at this time.
+            # The report shows the parity. Another export may be rendering the same report.
             with locked(spec.workdir / "export", wait=True):
                 render_report(spec.workdir)

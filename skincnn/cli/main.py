@@ -13,26 +13,27 @@ from skincnn.lookup import look_up
 COMMANDS = {
     "prepare-data": "build a dataset from its published files or from your own images",
     "train": "train a classifier, evaluate it on held-out folds and export it",
-    "evaluate": "evaluate a run again, with test-time augmentation and more",
+    "evaluate": "evaluate a run again, for example with test-time augmentation",
     "report": "render the report, figures and model card of a run again from its results",
     "compare": "compare runs: scores with intervals and paired differences",
     "tune": "search hyperparameters with KerasTuner",
     "export": "write a SavedModel, LiteRT or ONNX file and check its parity with the model",
     "predict": "predict the classes of image files",
     "batch-predict": "predict many images with Apache Beam",
-    "serve": "serve a web page that predicts images",
+    "serve": "serve a web page that predicts the classes of images",
     "make-folds": "reproduce the published folds of HAM10000",
 }
-"""Subcommand to its description. Its module has the same name, with `_` for `-`."""
+"""Descriptions by subcommand. The module of a subcommand has the same name, with `_` for
+`-`."""
 
 
 def main() -> None:
-    """Runs `skincnn SUBCOMMAND ...` and exits with its code."""
+    """Runs `skincnn SUBCOMMAND ...`; see `common.main` for the exit codes."""
     common.main(_dispatch)
 
 
 def run(name: str) -> None:
-    """Runs a subcommand with the arguments in `sys.argv` and exits with its code."""
+    """Runs a subcommand with the arguments in `sys.argv`; see `main`."""
     common.main(_load(name))
 
 

@@ -17,9 +17,9 @@ from tfds_ham10000.near_duplicates import find_near_duplicates, perceptual_hashe
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Groups the lesions of HAM10000 by near-duplicates and assigns them to ten folds.
+    """Groups lesions of HAM10000 by near-duplicates, and assigns the groups to ten folds.
 
-    The package always uses the published folds; this command reproduces them.
+    The package always uses the published folds, which this command reproduces.
 
     Example: python scripts/make_folds.py --manual-dir DIR --output folds.csv
     """
@@ -31,7 +31,7 @@ class Arguments:
 
 
 def command() -> None:
-    """Hashes all images, writes the CSV file, and compares it with the published one."""
+    """Hashes all images, writes the CSV file, and compares it with the published file."""
     arguments = tyro.cli(Arguments)
     source = sources.read_source(arguments.manual_dir, "isic2018")
     records = source.splits["train"]
@@ -50,4 +50,4 @@ def command() -> None:
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     print(f"{arguments.output}: SHA-256 {sha256}")
     equal = sha256 == folds.PUBLISHED_SHA256
-    print(f"The file is {'equal to' if equal else 'DIFFERENT from'} the published one.")
+    print(f"The file is {'equal to' if equal else 'DIFFERENT from'} the published file.")

@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 class Arguments:
     """Writes one row of predictions for each image.
 
-    If files are unreadable, they are listed at the end, and the exit code is 3; all other
-    files are predicted. Not a medical device.
+    Unreadable files are listed at the end, and the exit code is then 3; all other files are
+    predicted. Not a medical device.
 
     Columns:
       file, image_id         path; file name without extension
       status                 ok, or why the file is unreadable
       probability_<class>    calibrated probability of each class
       predicted_class        the class with the highest probability
-      malignant_probability  sum over the malignant classes; empty if it is unknown whether
-                             some class is malignant
+      malignant_probability  sum of the probabilities of the malignant classes; empty if it
+                             is unknown for any class whether it is malignant
       refer                  whether a dermatologist should examine the lesion: the
                              malignant probability reaches the threshold, or the image is
                              out-of-distribution or unreadable. The threshold was chosen on
-                             validation, and is printed at the end
+                             the validation split and is printed at the end
       out_of_distribution    whether ood_distance exceeds its threshold
       ood_distance           Mahalanobis distance from the validation images
 
@@ -61,28 +61,35 @@ class Arguments:
     model: tyro.conf.Positional[Path]
     """A SavedModel, a run directory or its model.keras, or a LiteRT or ONNX file."""
     images: tyro.conf.Positional[tuple[str, ...]]
-    """Files; directories, which are searched recursively; or - for names on standard
-    input."""
+    """Image files; directories, which are searched recursively; or - to read names from
+    standard input."""
     output: Path | None = None
     """File to write: .csv, or .jsonl for one JSON object per line. Without it, CSV is
     written to standard output."""
     isic_csv: Path | None = None
-    """Also write a submission to the ISIC challenge, if the model has its classes."""
+    """CSV file for a submission to the ISIC challenge, written in addition to OUTPUT. The
+    model must have the classes of the challenge."""
     clinical_metadata: Path | None = None
-    """CSV file with image_id, age, sex and localization, for a model that uses them."""
+    """CSV file with the columns image_id, age, sex and localization, for a model with
+    clinical metadata."""
     grad_cam: Path | None = None
-    """Directory for Grad-CAM overlays of the predicted class; needs a run directory or
+    """Directory for Grad-CAM overlays of the predicted class; requires a run directory or
     model.keras as MODEL."""
     batch_size: int = 32
     """Number of images in a batch, at most 256."""
 
 
 MAX_BATCH_SIZE = 256
-"""A limit, because an interruption waits for the batches that were started."""
+"""Maximum of --batch-size, because Ctrl-C takes effect after the batches in progress."""
 
 
 def command() -> None:
-    """Parses the arguments, predicts the images, and lists unreadable files."""
+    """Parses the arguments, predicts the images, and lists unreadable files.
+
+    Raises:
+        ConfigError: An argument is invalid.
+        DataError: Some files are unreadable; all other files were predicted.
+    """
     arguments = tyro.cli(Arguments)
     check(arguments)
     paths = find_images(arguments.images)
@@ -102,17 +109,21 @@ def command() -> None:
     print(f"refer        {describe_rule(predictor.rule)}", file=sys.stderr)
     if unreadable and arguments.isic_csv:
         text = f"{len(unreadable)} of {len(paths)} image(s) are missing from"
-        text = text if submission else "No file is readable, so there is no submission in"
+        text = text if submission else "No file is readable, so nothing was written to"
         print(text, arguments.isic_csv, file=sys.stderr)
     if unreadable:
         raise unreadable_error(unreadable, len(paths))
 
 
 def check(arguments: Arguments) -> None:
-    """Checks the arguments before the model is loaded."""
+    """Checks the arguments before the model is loaded.
+
+    Raises:
+        ConfigError: An argument is invalid, or an output path is not writable.
+    """
     size, output, isic_csv = arguments.batch_size, arguments.output, arguments.isic_csv
     if not 1 <= size <= MAX_BATCH_SIZE:
-        raise ConfigError(f"--batch-size must be 1..{MAX_BATCH_SIZE}. Received: {size}.")
+        raise ConfigError(f"--batch-size must be in 1..{MAX_BATCH_SIZE}. Received: {size}.")
     if output and output.suffix not in (".csv", ".jsonl"):
         raise ConfigError(f"--output must end in .csv or .jsonl. Received: {output}.")
     for path, flag in ((output, "--output"), (isic_csv, "--isic-csv")):
@@ -129,7 +140,7 @@ def check(arguments: Arguments) -> None:
 def load(
     arguments: Arguments, paths: Sequence[Path]
 ) -> tuple[Predictor, Explainer | None, pd.DataFrame | None]:
-    """Returns the model, its Grad-CAM explainer, and the clinical metadata."""
+    """Returns the model, the Grad-CAM explainer or None, the clinical metadata or None."""
     from skincnn.serving import tables
     from skincnn.serving.explain import Explainer
     from skincnn.serving.predictor import check_clinical_metadata, load_predictor
@@ -154,7 +165,7 @@ def write_predictions(
 ) -> tuple[list[pd.DataFrame], list[str]]:
     """Writes rows and Grad-CAM overlays batch by batch.
 
-    Returns the rows of readable files, if a submission needs them, and the names of
+    Returns the rows of readable files (empty without --isic-csv), and the names of
     unreadable files.
     """
     from skincnn.serving.explain import write_explanations
@@ -193,7 +204,10 @@ def write_predictions(
 def write_submission(
     path: Path | None, tables: Sequence[pd.DataFrame], class_names: Sequence[str]
 ) -> Path | None:
-    """Writes a submission, and returns its path; None if there is nothing to write."""
+    """Writes a submission to the ISIC challenge, and returns `path`.
+
+    Returns None, and writes nothing, if `path` is None or the tables contain no rows.
+    """
     import pandas as pd
 
     from skincnn.serving.tables import isic_submission
@@ -209,15 +223,19 @@ def unreadable_error(names: Sequence[str], num_files: int) -> DataError:
     """Returns the error that lists unreadable files."""
     listed = "\n  ".join(names[:20])
     more = f"\n  and {len(names) - 20} more" if len(names) > 20 else ""
-    others = "All others were" if len(names) < num_files else "No file was"
+    others = "All other files were" if len(names) < num_files else "No file was"
     return DataError(
         f"{len(names)} of {num_files} file(s) are unreadable:\n  {listed}{more}\n"
-        f"The column `status` has the reason for each. {others} predicted."
+        f"The column `status` contains the reasons. {others} predicted."
     )
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """Returns the named files, and the image files in named directories, sorted."""
+    """Returns the given files, and the sorted image files in the given directories.
+
+    Raises:
+        ConfigError: There are no files.
+    """
     paths = []
     for argument in names:
         lines = [argument]
@@ -239,7 +257,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
 
 @contextlib.contextmanager
 def explain_write_errors() -> Iterator[None]:
-    """Raises a ConfigError if the predictions cannot be written inside the block."""
+    """Raises a `ConfigError` for an `OSError` inside the block, such as a full disk."""
     try:
         yield
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Builds a dataset, from which training reads its images."""
+"""Builds a dataset for training and evaluation."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Arguments:
     config: str = "demo"
     """demo, demo_tiny: synthetic images; isic2018: HAM10000; isic2019: eight classes;
     isic2019_without_ham10000: the images of isic2019 that are not in HAM10000; folder: your
-    own images, one folder per class, each dataset with its own --data-dir. The suffix _256
-    or _400 of an ISIC dataset limits the longest side in pixels."""
+    own images, with one folder per class and a separate --data-dir for each dataset. The
+    suffix _256 or _400 of an ISIC dataset limits the longest side in pixels."""
     manual_dir: Path | None = None
     """Directory with the published files. If omitted, isic2018 is downloaded (3 GB)."""
     data_dir: Path | None = None
-    """Directory of the built datasets; by default that of TFDS."""
+    """Directory of the built datasets; by default, the data directory of TFDS."""
     on_bad_image: Literal["fail", "skip"] = "fail"
-    """What to do if images cannot be decoded. fail: report them as an error; skip: omit and
-    list them, and fail only if they are more than 1 % of all images."""
+    """What to do if images cannot be decoded. fail: list these images and exit; skip: list
+    and omit these images, and fail only if they are more than 1 % of all images."""
     verify: bool = False
     """Verify the checksums of the published files in --manual-dir."""
 
@@ -49,8 +49,8 @@ def command() -> None:
     if arguments.verify:
         if arguments.manual_dir is None:
             raise ConfigError(
-                "--verify needs --manual-dir, whose files it checks. Downloaded files are "
-                "always verified."
+                "--verify requires --manual-dir, the directory of the files to verify. "
+                "Downloaded files are always verified."
             )
         names = ", ".join(download.verify(arguments.manual_dir))
         print(f"Checksums verified: {names}")

@@ -21,11 +21,11 @@ from skincnn.reporting.plots import to_png
 
 
 def write_preview(config: Config, path: Path, data_dir: Path | None = None) -> None:
-    """Draws a training image of each class and augmented copies of it as a PNG file."""
+    """Writes a PNG file with a training image of each class and augmented copies of it."""
     require_writable_folder(path.parent, "--workdir")
     builder = datasets.open_dataset(config.data.dataset, data_dir)
     names = datasets.class_names(config.data.dataset, data_dir)
-    # One fold has all classes, and reading all folds would take minutes.
+    # One fold contains all classes; reading all folds would take minutes.
     table = pipeline.read_table(builder, config.data.train_folds[:1])
     table = table.sample(frac=1, random_state=config.seed).groupby("label").head(1)
     table = table.sort_values("label")
@@ -47,13 +47,13 @@ def plot_augmented(
     seed: int = 0,
     num_copies: int = 7,
 ) -> Figure:
-    """Draws each image beside augmented copies.
+    """Returns a figure of each image beside augmented copies.
 
     Args:
         images: [num_images, height, width, 3] in 0..255.
-        labels: Class of each image.
-        config: The augmentation. Captions of mixed images show their shares.
-        seed: Random seed.
+        labels: Name of the class of each image.
+        config: The augmentation. The captions of mixed images show the share of each class.
+        seed: Seed of the augmentation.
         num_copies: Number of augmented copies of each image.
     """
     batch = np.tile(images, (num_copies, 1, 1, 1))
@@ -79,7 +79,7 @@ def _show(axes: Any, image: npt.NDArray[Any], caption: str) -> None:
 
 
 def _describe(config: AugmentConfig) -> str:
-    """Returns the augmentation in a few lines."""
+    """Returns a description of the augmentation, with at most 100 characters per line."""
     mix = "" if config.mix == "none" else f"; {config.mix}, alpha {config.mix_alpha}"
     parts = ", ".join(config.parts) or "no parts"
     return textwrap.fill(f"magnitude {config.magnitude}: {parts}{mix}", 100)

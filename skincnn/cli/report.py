@@ -16,8 +16,8 @@ from skincnn.files import locked
 class Arguments:
     """Renders report.html, figures/ and the model card README.md of evaluated runs again.
 
-    They are rendered from the files in results/ and predictions/, without a model or a
-    dataset. No score changes.
+    All files are rendered from results/ and predictions/. No model or dataset is required,
+    and no score changes.
 
     For example:
       python scripts/report.py runs/mobilenet_160
@@ -27,8 +27,8 @@ class Arguments:
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
     """Directories of runs, ensembles or cross-validations."""
     headline: str = ""
-    """The evaluated split that the report shows first, such as test_official. Default:
-    test, or out_of_fold for a cross-validation."""
+    """The evaluated split that the report shows first, such as test_official. The default
+    is test, or out_of_fold for a cross-validation."""
 
 
 def command() -> None:

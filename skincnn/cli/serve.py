@@ -1,4 +1,4 @@
-"""Serves a local web page that predicts images."""
+"""Serves a local web page that predicts the classes of images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from skincnn.cli import common
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Serves a page on 127.0.0.1 that predicts uploaded images.
+    """Serves a page on 127.0.0.1 that predicts the classes of uploaded images.
 
     The page shows the calibrated probability of each class, the referral decision and its
     reasons, whether the image is out-of-distribution, and Grad-CAM if MODEL is a run
     directory. An upload is deleted as soon as it is read, and no data leaves the computer.
-    Ctrl-C stops the server. Needs Linux, macOS, or WSL on Windows. Not a medical device.
+    Ctrl-C stops the server. Requires Linux, macOS, or WSL on Windows. Not a medical device.
 
     For example:
       python scripts/serve.py runs/mobilenet_160

@@ -16,7 +16,7 @@ from skincnn.presets import PRESETS
 
 DESCRIPTION = f"""Trains a classifier, evaluates it on held-out lesions and exports it.
 
-PRESET comes first and sets all values; each flag changes one of them.
+PRESET is the first argument and sets all values; each flag changes one value.
 
 presets (default: {common.DEFAULT_PRESET}):
 {describe_functions(PRESETS)}
@@ -34,25 +34,25 @@ examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(common.ConfigArguments):
-    """What to train, where to write it, and what to do instead of training."""
+    """Arguments of scripts/train.py, except PRESET."""
 
     workdir: Path | None = None
     """The run directory; runs/PRESET by default."""
     resume: bool = False
-    """Resume the run in the directory, with the same preset and flags."""
+    """Resume the run in --workdir. The preset and flags must be the same."""
     folds: int = 0
-    """Number of models of a cross-validation, each in its own run directory. Their
-    out-of-fold predictions are scored together. 0 for a single model."""
+    """Number of models of a cross-validation, each in a separate run directory. The
+    out-of-fold predictions of all models are scored together. 0 for a single model."""
     preview: bool = False
-    """Only draw augmented training images, as preview.png in --workdir or in the current
-    directory."""
+    """Only draw augmented training images, and write preview.png to --workdir or to the
+    current directory."""
     lr_range_test: bool = False
-    """Only test increasing learning rates for a hundred steps, plot the loss as
+    """Only test increasing learning rates for a hundred steps, plot the loss to
     lr_range_test.png in the run directory, and suggest a learning rate."""
 
 
 def parse(argv: list[str]) -> tuple[str, Arguments]:
-    """Returns the name of the preset (of the file, with --config) and the arguments."""
+    """Returns the name of the preset, or of the --config file, and the parsed arguments."""
     preset = ""
     if argv and not argv[0].startswith("-"):
         preset, *argv = argv
@@ -62,7 +62,7 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
 
 
 def command() -> None:
-    """Trains, evaluates and exports a model, and prints where the results are."""
+    """Trains, evaluates and exports a model, and prints the paths of the results."""
     preset, arguments = parse(sys.argv[1:])
     if arguments.preview:
         preview(arguments)
@@ -94,7 +94,7 @@ def command() -> None:
         if folder != workdir:  # only the first process evaluates and exports the run
             return
         _evaluate(arguments, workdir)
-        # A finished run has an export, unless it was interrupted just before that.
+        # A finished run has an export, unless it was interrupted before the export.
         saved_model = find_saved_model(workdir) or export_saved_model(
             ExportSpec(workdir=workdir), arguments.data_dir
         )
@@ -103,7 +103,12 @@ def command() -> None:
 
 
 def cross_validate(arguments: Arguments, workdir: Path) -> None:
-    """Trains and evaluates one model per test set, and scores their predictions."""
+    """Trains and evaluates one model per test set, and scores the pooled predictions.
+
+    Raises:
+        ConfigError: Training on several machines is configured, or a run directory cannot
+            be used.
+    """
     from skincnn.evaluation import aggregate
     from skincnn.evaluation.cross_validation import cross_validation_configs, pool
     from skincnn.model.reproducibility import deterministic_ops
@@ -112,8 +117,8 @@ def cross_validate(arguments: Arguments, workdir: Path) -> None:
 
     if any(os.environ.get(name) for name in PROCESSES):
         raise ConfigError(
-            "--folds supports one machine only. Received the environment variables "
-            f"{', '.join(PROCESSES)}: unset them, or train each model separately."
+            "--folds supports only one machine. Received the environment variables "
+            f"{', '.join(PROCESSES)}. Unset them, or train each model separately."
         )
     configs = cross_validation_configs(arguments.config, arguments.folds)
     runs = [workdir / f"model_{number}" for number in range(1, len(configs) + 1)]
@@ -141,7 +146,7 @@ def _evaluate(arguments: Arguments, workdir: Path) -> None:
 
 
 def preview(arguments: Arguments) -> None:
-    """Draws augmented training images, and prints where the figure is."""
+    """Draws augmented training images, and prints the path of the figure."""
     common.load_tensorflow()
     from skincnn.cli.preview import write_preview
     from skincnn.training.setup import check
@@ -153,10 +158,10 @@ def preview(arguments: Arguments) -> None:
 
 
 def lr_range_test(arguments: Arguments, workdir: Path) -> None:
-    """Tests learning rates, writes a table and a plot, and prints the suggestion.
+    """Tests learning rates, writes a table and a plot, and prints the suggested rate.
 
     Raises:
-        DivergedError: The loss did not fall at any learning rate.
+        DivergedError: The loss did not decrease at any learning rate.
     """
     from skincnn.reporting.plots import plot_learning_rates, to_png
     from skincnn.training import range_test
@@ -177,10 +182,10 @@ def lr_range_test(arguments: Arguments, workdir: Path) -> None:
     write_text(plot.with_suffix(".csv"), test.table.to_csv(index=False))
     if test.value is None:
         raise DivergedError(
-            f"The loss did not fall at any learning rate from {range_test.LOWEST:g} on. "
-            f"Expected it to fall before it rises; see {plot}. Check the images with "
+            f"The loss did not decrease at any learning rate >= {range_test.LOWEST:g}. "
+            f"Expected a decrease before it increases; see {plot}. Check the images with "
             "--preview, and try another --optimizer.name or --model.backbone."
         )
     print(f"test       {plot} (and .csv)")
     print(f"suggested  {test.flag} {test.value:g}")
-    print("Give this flag to the same command instead of --lr-range-test.")
+    print("To train, use this flag instead of --lr-range-test in the same command.")

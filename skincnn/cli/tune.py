@@ -1,4 +1,4 @@
-"""Searches for a better configuration around a preset."""
+"""Searches for better hyperparameters than those of a preset."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tuning.config import SearchConfig
 from tuning.spaces import SPACES
 
 DEFAULT_SPACES = ("learning",)
-DESCRIPTION = f"""Searches around a preset for the best score on validation.
+DESCRIPTION = f"""Searches for hyperparameters with a better validation score than a preset.
 
-A trial is a run of train.py with other values. Test folds are never read. The best
-configuration is written to best.json in --workdir; train.py --config trains and evaluates
-it. The same command resumes an interrupted search.
+Each trial trains a model, as train.py does, with other values. Test folds are never read.
+The best configuration is written to best.json in --workdir; train.py --config trains and
+evaluates it. The same command resumes an interrupted search.
 
-spaces (default: {DEFAULT_SPACES[0]}); several are searched together:
+spaces (default: {DEFAULT_SPACES[0]}); several spaces are searched together:
 {describe_functions(SPACES)}
   package.module:function  a function (hp, config) -> Config; see tuning/spaces.py
 
@@ -40,12 +40,12 @@ examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(common.ConfigArguments):
-    """What to search, how, and where to write the results."""
+    """Arguments of scripts/tune.py."""
 
     spaces: tyro.conf.Positional[tuple[str, ...]] = DEFAULT_SPACES
-    """Spaces to search together."""
+    """Names of the spaces, which are searched together."""
     preset: str = ""
-    """The preset, whose values apply to all fields that are not searched."""
+    """The preset that sets all fields that are not searched."""
     workdir: Path | None = None
     """The directory of the search; runs/tune-PRESET-SPACES by default."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(
@@ -54,7 +54,7 @@ class Arguments(common.ConfigArguments):
 
 
 def parse(argv: list[str]) -> tuple[str, Arguments]:
-    """Returns the name of the preset (of the file, with --config) and the arguments."""
+    """Returns the name of the preset, or of the --config file, and the parsed arguments."""
     preset = common.find_flag(argv, "--preset")
     return common.parse(Arguments, argv, preset, prog="tune.py", description=DESCRIPTION)
 

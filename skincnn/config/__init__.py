@@ -1,8 +1,8 @@
 """The configuration of a run: a tree of frozen, validated dataclasses.
 
-It holds everything that changes a result. Paths, verbosity and overwriting are arguments of
-the commands instead. Each field is a command-line flag: `optimizer.learning_rate` is
-`--optimizer.learning-rate`.
+The configuration contains all settings that can change a result. Paths, verbosity and
+overwriting are arguments of the commands instead. Each field has a command-line flag:
+`optimizer.learning_rate` is `--optimizer.learning-rate`.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class EvaluateConfig:
     """Confidence intervals of the scores."""
 
     num_bootstrap: Annotated[int, Field(ge=100)] = 2000
-    """Bootstrap resamples of the lesions."""
+    """Number of bootstrap resamples of the lesions."""
     confidence: OpenInterval = 0.95
-    """Coverage of each interval."""
+    """Confidence level of each interval."""
 
 
 @section("")
@@ -80,28 +80,29 @@ class Config:
         require(
             self.augment.mix == "none" or self.train.cached_views == 0,
             "augment.mix",
-            "none with `train.cached_views`, because features are not mixed",
+            "none if `train.cached_views` > 0, because cached features are not mixed",
             self.augment.mix,
         )
         scratch = self.train.scenario == "from_scratch"
         require(
             scratch == (self.model.weights == "none"),
             "train.scenario",
-            "from_scratch with `model.weights` none (a frozen random backbone learns "
-            "nothing), and fine_tune, staged or linear_probe with other weights",
+            "from_scratch if `model.weights` is none (a random backbone must not be "
+            "frozen), and fine_tune, staged or linear_probe for other weights",
             f"{self.train.scenario} with `model.weights` {self.model.weights}",
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the tree as dictionaries, ready for JSON."""
+        """Returns the configuration as nested dictionaries that JSON can represent."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: object) -> Config:
-        """Returns the configuration that `to_dict` wrote, validated again.
+        """Returns the configuration for a result of `to_dict`, after validation.
 
         Raises:
-            ConfigError: A field is unknown, or a value out of range or of another type.
+            ConfigError: A field is unknown, or a value is out of range or has the wrong
+                type.
         """
         try:
             return TypeAdapter(cls).validate_json(json.dumps(values))
@@ -113,7 +114,7 @@ def read_config(path: Path) -> Config:
     """Returns the configuration in a JSON file, such as a run's config.json.
 
     Raises:
-        ConfigError: The file is missing, not JSON, or not a valid configuration.
+        ConfigError: The file is missing, is not JSON, or is not a valid configuration.
     """
     try:
         return Config.from_dict(json.loads(path.read_text(encoding="utf-8")))

@@ -34,9 +34,9 @@ SHORTER = {
 def section(name: str) -> Callable[[type[T]], type[T]]:
     """Returns a decorator that makes a class a section of the configuration.
 
-    The class becomes a frozen dataclass. Its constructor raises a `ConfigError` for a value
-    that is out of range or has another type, and for an unknown field. Messages start with
-    the dotted name of the section, which is "" for the root.
+    The class becomes a frozen dataclass. The constructor raises a `ConfigError` if a value
+    is out of range or has the wrong type, or if a field is unknown. `name` is the dotted
+    name of the section in error messages, and "" for the root.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -61,13 +61,19 @@ def section(name: str) -> Callable[[type[T]], type[T]]:
 
 
 def require(condition: bool, name: str, expected: str, value: object) -> None:
-    """Raises a `ConfigError` that names the field unless the condition holds."""
+    """Raises a `ConfigError` if the condition is False.
+
+    The message is "`{name}` must be {expected}. Received: {value}."
+    """
     if not condition:
         raise ConfigError(f"`{name}` must be {expected}. Received: {value!r}.")
 
 
 def describe_error(error: ValidationError, cls: type[Any], name: str) -> str:
-    """Returns the first error in a section: the field, what is expected, the value."""
+    """Returns a message for the first error: the field, what is expected, and the value.
+
+    `name` is the dotted name of the section `cls`, and "" for the root.
+    """
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):  # raised by `__post_init__`

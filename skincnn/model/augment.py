@@ -1,8 +1,9 @@
 """Augmentation on the device: an affine transform, then photometric augmentations.
 
-A geometric augmentation returns a matrix for each image, and one bilinear gather applies
-the product of the matrices. A photometric augmentation changes the pixel values. All of
-them use only `keras.ops` and are compiled together, so that pointwise operations are fused.
+A geometric augmentation returns a matrix for each image, and the product of the matrices is
+applied with one bilinear interpolation. A photometric augmentation changes the pixel
+values. All augmentations use only `keras.ops` and are compiled together, so that pointwise
+operations are fused.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class RandomLayer(keras.layers.Layer):
     """A float32 layer that draws random numbers for each image in training."""
 
     stream = 0
-    """Added to the seed, so that different layers draw different numbers from one seed."""
+    """Added to the seed, so that layers of different classes draw different numbers."""
 
     def __init__(self, config: AnyConfig, seed: int = 0, **kwargs: Any):
         # Half precision cannot represent 256 gray levels.
@@ -50,7 +51,7 @@ class RandomLayer(keras.layers.Layer):
         self.config = config
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed + self.stream)
-        # Keras warns about unbuilt layers when it saves a model; this one has no weights.
+        # Keras warns about unbuilt layers when it saves a model; this layer has no weights.
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
@@ -61,9 +62,17 @@ class RandomLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("skincnn")
 class Augmentation(RandomLayer):
-    """Augments images in training; the identity in inference and at magnitude 0.
+    """Augments images in training. In inference and at magnitude 0, images do not change.
 
     Input and output are [batch, height, width, 3] in 0..255; the output is float32.
+
+    Args:
+        config: The augmentations and their strengths, or a dictionary of these fields.
+        seed: Seed of the random numbers.
+        **kwargs: Passed to `keras.layers.Layer`; the dtype is always float32.
+
+    Raises:
+        ConfigError: `config.parts` contains a name that is not in `AUGMENTATIONS`.
     """
 
     def __init__(self, config: AnyConfig, seed: int = 0, **kwargs: Any):
@@ -84,11 +93,11 @@ class Augmentation(RandomLayer):
         return augmented
 
     def augment(self, images: Tensor) -> Tensor:
-        """Returns augmented images without compilation, which is faster for few images."""
+        """Returns augmented images without compiling, to save time for few images."""
         return augment(images, self.config, self.seed_generator)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Returns the shape of the input."""
+        """Returns `input_shape`, because augmentation keeps the shape."""
         return input_shape
 
 
@@ -114,20 +123,20 @@ def compile_augmentation(
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
     """Returns `augment` compiled by XLA, or None if the backend is not TensorFlow.
 
-    The function maps images and the state of a `SeedGenerator` to augmented images and the
-    next state.
+    The compiled function maps images and the state of a `SeedGenerator` to augmented images
+    and the next state.
 
-    Keras does not compile models with XLA on a CPU, where it would slow down convolutions.
-    For these pointwise operations and gathers, however, XLA is four times as fast.
-    TensorFlow never frees a compiled function (20 MB each). The cache therefore shares it
-    among layers with equal configurations, so that a hyperparameter search does not run out
-    of memory.
+    Keras does not compile models with XLA on a CPU, where XLA would slow down convolutions.
+    For the pointwise operations and gathers of augmentation, however, XLA is four times as
+    fast. TensorFlow never frees a compiled function (20 MB each). Layers with equal
+    configurations therefore share one compiled function; otherwise, a hyperparameter search
+    would run out of memory.
     """
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
 
-    generator = keras.random.SeedGenerator(0)  # Each call sets its state.
+    generator = keras.random.SeedGenerator(0)  # `step` replaces the state.
 
     def step(images: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         with keras.StatelessScope([(generator.state, state)]) as scope:

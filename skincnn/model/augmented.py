@@ -11,24 +11,24 @@ from skincnn.model.classifier import IMAGES_LAYER
 from skincnn.model.random_ops import Tensor
 
 PARTS = ("augmentation", "classifier", "mixing")
-"""Arguments of the constructor that are Keras objects."""
+"""Constructor arguments of `AugmentedClassifier` that are Keras objects."""
 
 
 @keras.saving.register_keras_serializable("skincnn")
 class AugmentedClassifier(keras.Model):
-    """A classifier that augments and, with `mixing`, mixes its training images.
+    """A classifier preceded by augmentation and, in training with `mixing`, by mixing.
 
     Inputs are images [batch, height, width, 3] in 0..255, or a dictionary of `images` and
     other inputs, float [batch, ...], which are mixed like the images.
 
-    The output is the logits of the classifier [batch, num_classes]. In training with
-    `mixing`, it is a dictionary of `logits`, `partner` and `share` (see `Mixing`).
+    The output is the classifier's logits [batch, num_classes]. In training with `mixing`,
+    the output is a dictionary of `logits`, `partner` and `share` (see `Mixing`).
 
     Args:
         augmentation: An `Augmentation` layer.
-        classifier: A model from the inputs to logits.
-        mixing: A `Mixing` layer, or None. With `mixing` the loss must accept soft labels
-            [batch, num_classes].
+        classifier: A model that maps the inputs to logits.
+        mixing: A `Mixing` layer, or None for no mixing. With mixing, the loss must accept
+            soft labels [batch, num_classes].
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class AugmentedClassifier(keras.Model):
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
-        """Returns the metrics of the logits for the original labels, without mixing."""
+        """Returns the metrics of the logits, computed with the labels before mixing."""
         return super().compute_metrics(x, y, _logits(y_pred), sample_weight)
 
     def get_config(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class AugmentedClassifier(keras.Model):
     def from_config(
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> AugmentedClassifier:
-        """Returns the model for a result of `get_config`."""
+        """Returns the model that a result of `get_config` describes."""
         deserialize = keras.saving.deserialize_keras_object
         parts = {name: deserialize(config[name]) for name in PARTS}
         return cls(**{**config, **parts})
@@ -113,6 +113,6 @@ def _soft_labels(labels: Tensor, outputs: Any) -> Tensor:
 
 
 def _mix(values: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    """Returns values [batch, ...] mixed with those of their partners."""
+    """Returns share * values + (1 - share) * values[partner], [batch, ...]."""
     share = ops.reshape(share, (-1,) + (1,) * (len(values.shape) - 1))
     return share * values + (1 - share) * ops.take(values, partner, axis=0)

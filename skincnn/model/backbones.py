@@ -1,4 +1,4 @@
-"""Backbones: networks from images to feature maps, their normalization and weights.
+"""Backbones, which map images to feature maps, with their normalization and weights.
 
 `BACKBONES` contains all networks of Keras Applications and a small CNN. Users specify other
 networks as `package.module:function`.
@@ -30,15 +30,16 @@ from skincnn.model.networks import (
 )
 
 Build = Callable[[int | None, float, str | None], keras.Model]
-"""From an image size (None for any), width multiplier and weights to a network."""
+"""Returns a network for an image size in pixels (None for any size), a width multiplier and
+weights ("imagenet", or None for random weights)."""
 
 
 @dataclass(frozen=True)
 class Scaling:
     """The normalization that a network expects: `image * scale + offset`.
 
-    The image is in 0..255. Scale and offset are numbers, or have a value per channel. With
-    `bgr`, the channels are first reordered to blue, green and red.
+    Images are in 0..255. `scale` and `offset` are numbers or have one value per channel. If
+    `bgr` is True, the channels are first reordered from RGB to BGR.
     """
 
     scale: float | tuple[float, ...] = 1.0
@@ -46,6 +47,7 @@ class Scaling:
     bgr: bool = False
 
 
+# Modes in Keras Applications: SYMMETRIC "tf", STANDARDIZED "torch", CENTERED_BGR "caffe".
 UNSCALED = Scaling()
 SYMMETRIC = Scaling(1 / 127.5, -1.0)
 SYMMETRIC_128 = Scaling(1 / 128, -1.0)
@@ -54,22 +56,22 @@ STANDARDIZED = Scaling(
     tuple(-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)),
 )
 CENTERED_BGR = Scaling(1.0, (-103.939, -116.779, -123.68), bgr=True)
-"""Keras Applications calls these modes "tf" (the first two), "torch" and "caffe"."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network from images to feature maps.
+    """A network that maps images to feature maps.
 
     Attributes:
-        build: Returns the network without its top.
+        build: Returns the network without the classification head (include_top=False).
         scaling: The normalization that the network expects.
-        native_size: Image size of the ImageNet weights in pixels; 0 without such weights.
-        min_size: Smallest image size in pixels.
-        size_multiple: Sizes other than `native_size` must be multiples of this number.
+        native_size: Image size in pixels at which ImageNet weights are loaded; 0 for any.
+        min_size: Minimum image size in pixels.
+        size_multiple: Image sizes other than `native_size` must be multiples of this.
         imagenet_widths: Width multipliers with ImageNet weights; None if unknown.
         has_width: Whether the network has a width multiplier.
-        adapt: Returns an equivalent network that is faster or accepts any image size.
+        adapt: Converts the network so that it contains no normalization, is faster, or
+            accepts any image size.
     """
 
     build: Build
@@ -117,7 +119,7 @@ def _efficientnet(function: Callable[..., keras.Model], size: int) -> Backbone:
 def _nasnet(function: Callable[..., keras.Model], size: int) -> Backbone:
     build_network = _build(function)
 
-    # Always built at the native size, which determines the padding.
+    # The network is always built at the native size, which determines the padding.
     def build(_: int | None, width: float, weights: str | None) -> keras.Model:
         return build_network(size, width, weights)
 
@@ -188,15 +190,15 @@ BACKBONES = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """Returns an entry of `BACKBONES`, or the backbone that a user's function builds.
+    """Returns the backbone with a name in `BACKBONES`, or that of a user's function.
 
-    The function `package.module:function` returns a functional or sequential `keras.Model`
-    from images in 0..255, [batch, height, width, 3] of any height and width, to feature
-    maps. It is called with `weights` (None or "imagenet") and `width` (the width
-    multiplier) if it has these parameters.
+    A user's function is named `package.module:function`. It returns a functional or
+    sequential `keras.Model` that maps images in 0..255, [batch, height, width, 3] of any
+    height and width, to feature maps [batch, height, width, channels]. The parameters
+    `weights` (None or "imagenet") and `width` (the width multiplier) are optional.
 
     Raises:
-        ConfigError: The entry, module or function does not exist.
+        ConfigError: The name is not in `BACKBONES`, or the function cannot be imported.
     """
     if ":" not in name:
         return look_up(BACKBONES, name, "`model.backbone`")
@@ -204,7 +206,11 @@ def find_backbone(name: str) -> Backbone:
 
 
 def check_size(name: str, size: int) -> None:
-    """Raises a `ConfigError` unless the backbone exists and accepts images of this size."""
+    """Checks that a backbone exists and accepts images of `size` x `size` pixels.
+
+    Raises:
+        ConfigError: The backbone does not exist, or does not accept this size.
+    """
     backbone = find_backbone(name)
     if size < backbone.min_size:
         raise ConfigError(
@@ -218,7 +224,7 @@ def check_size(name: str, size: int) -> None:
 
 
 def build_backbone(name: str, width: float, weights: str) -> keras.Model:
-    """Returns a backbone without its top, for normalized images of any size.
+    """Returns a backbone without the classification head, for normalized images.
 
     Args:
         name: Key of `BACKBONES`, or `package.module:function`.
@@ -227,7 +233,8 @@ def build_backbone(name: str, width: float, weights: str) -> keras.Model:
             "none", or the path of a weights file.
 
     Raises:
-        ConfigError: The backbone or its weights do not exist, or do not match.
+        ConfigError: The backbone does not exist, has no width multiplier, or cannot load
+            the weights.
     """
     backbone = find_backbone(name)
     if width != 1.0 and not backbone.has_width:
@@ -246,17 +253,17 @@ def build_backbone(name: str, width: float, weights: str) -> keras.Model:
 def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
     """Returns the backbone with ImageNet weights at its native size.
 
-    At other sizes, some families would load different weights.
+    At other sizes, Keras loads different weights for some networks.
     """
     if backbone.imagenet_widths == ():
         raise ConfigError(
             f"{name} has no ImageNet weights. Use --model.weights none (with "
-            "--train.head-epochs 0) or --model.weights PATH."
+            "--train.scenario from_scratch) or --model.weights PATH."
         )
     if backbone.imagenet_widths is not None and width not in backbone.imagenet_widths:
         raise ConfigError(
             f"`model.width_multiplier` of {name} with ImageNet weights must be one of "
-            f"{backbone.imagenet_widths}. Received: {width}. For other widths use "
+            f"{backbone.imagenet_widths}. Received: {width}. For other widths, use "
             "--model.weights none or --model.weights PATH."
         )
     folder = Path(keras_home()) / "models"
@@ -264,19 +271,19 @@ def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
     try:
         return backbone.build(backbone.native_size or None, width, "imagenet")
     except Exception as error:  # Keras raises a bare Exception if a download fails.
-        # Otherwise, the next call would load an incomplete file or a proxy's error page.
+        # Remove new files: they may be incomplete downloads, which Keras would load again.
         for path in set(folder.glob("*")) - before:
             path.unlink()
         raise ConfigError(
             f"The ImageNet weights of {name} {width} could not be loaded: {error}. Use "
-            "--model.weights none|PATH (none requires --train.scenario from_scratch), or "
-            f"set KERAS_HOME to a directory with the weights in models/. Remove damaged "
-            f"files from {folder}."
+            "--model.weights none (with --train.scenario from_scratch) or --model.weights "
+            "PATH, or set KERAS_HOME to a directory that contains the weights in models/. "
+            f"Delete damaged files in {folder}."
         ) from error
 
 
 def _load(backbone: Backbone, network: keras.Model, path: Path) -> keras.Model:
-    """Returns the adapted network with weights that were saved before or after adapting."""
+    """Returns the adapted network with weights that were saved before or after `adapt`."""
     if not path.is_file():
         raise ConfigError(
             "`model.weights` must be imagenet, none, or the path of a weights file "
@@ -294,13 +301,13 @@ def _load(backbone: Backbone, network: keras.Model, path: Path) -> keras.Model:
 def _load_weights(network: keras.Model, path: Path) -> None:
     try:
         with warnings.catch_warnings():
-            # Keras only warns about missing layers, whose weights remain random.
+            # Keras only warns if the file lacks a layer, which then keeps random weights.
             warnings.simplefilter("error", UserWarning)
             network.load_weights(path)
     except (ValueError, OSError, KeyError, UserWarning) as error:
         raise ConfigError(
-            f"`model.weights`: {path} does not contain the weights of {network.name} "
-            f"without its top: {error}"
+            f"`model.weights`: the weights in {path} do not match {network.name} without "
+            f"the classification head (include_top=False): {error}"
         ) from error
 
 
@@ -324,8 +331,8 @@ def _from_function(name: str, function: Callable[..., keras.Model]) -> Backbone:
         if shapes[0] != (None, None, None, 3) or len(shapes[1]) != 4:
             raise ConfigError(
                 f"`model.backbone` {name} must map images (None, None, None, 3) to "
-                "feature maps (None, height, width, channels); a network with a fixed "
-                "input size can start with keras.layers.Resizing. Received: "
+                "feature maps (None, height, width, channels). If the input size is "
+                "fixed, start the network with keras.layers.Resizing. Received: "
                 f"{shapes[0]} to {shapes[1]}."
             )
         return network

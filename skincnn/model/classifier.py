@@ -23,29 +23,29 @@ POOLING_LAYER = "pooling"
 METADATA_UNITS = 32
 METADATA_DROPOUT = 0.5
 PROBE_SIZE = 512
-"""Image size in pixels at which the resolution of each layer is computed."""
+"""Image size in pixels for which the output resolution of each layer is computed."""
 
 
 def build_classifier(
     config: ModelConfig, num_classes: int, *, seed: int = 0, fused: bool = False
 ) -> keras.Model:
-    """Returns a model from images to logits.
+    """Returns a model that maps images to logits.
 
     The images are [batch, height, width, 3] in 0..255, of any size that the backbone
-    accepts; its normalization is part of the model. With `config.clinical_metadata`, the
+    accepts; the model includes their normalization. With `config.clinical_metadata`, the
     input is a dictionary of `images` and `metadata` [batch, len(CLINICAL_FEATURES)], as
     returned by `encode_clinical_metadata`. The logits are float32 [batch, num_classes].
 
     Args:
-        config: The backbone, its weights and the dropout.
+        config: The backbone, its weights, the dropout and the use of clinical metadata.
         num_classes: Number of logits.
-        seed: Seed of the initial weights of the head and of dropout.
+        seed: Seed of the random initial weights and of dropout.
         fused: Whether to use the layers of `training_layer`, which have the same weights in
             the same order. A saved model with these layers can be loaded only with this
             package.
 
     Raises:
-        ConfigError: The backbone does not exist, or its weights cannot be loaded.
+        ConfigError: See `build_backbone`.
     """
     with seeded(seed):
         network = build_backbone(config.backbone, config.width_multiplier, config.weights)
@@ -72,20 +72,20 @@ def build_classifier(
 def set_trainable(
     classifier: keras.Model, blocks: int | None, batch_norm: str = "train"
 ) -> None:
-    """Makes the head and all or the last blocks of the backbone trainable.
+    """Makes the head and the last `blocks` blocks of the backbone trainable.
 
-    A block is a stage of constant spatial resolution, as in a ResNet. BatchNorm layers in
-    frozen blocks run in inference mode, as do dropout and stochastic depth if the
-    classifier is `fused`.
+    A block consists of consecutive layers with the same spatial resolution, like a stage of
+    a ResNet. BatchNorm layers in frozen blocks run in inference mode, as do dropout and
+    stochastic depth if the classifier is `fused`.
 
     Args:
-        classifier: A model of `build_classifier`; compile it after this call.
-        blocks: Number of trainable blocks in addition to the head; None for all.
+        classifier: A model from `build_classifier`. Compile it after this call.
+        blocks: Number of trainable blocks, 0 for only the head; None for all layers.
         batch_norm: Mode of the BatchNorm layers in trainable blocks; see `ModelConfig`.
             "frozen_statistics" requires a `fused` classifier.
 
     Raises:
-        ConfigError: The backbone has fewer blocks.
+        ConfigError: `blocks` is negative or exceeds the number of blocks of the backbone.
     """
     network = classifier.get_layer(BACKBONE_LAYER)
     if blocks == 0:
@@ -97,8 +97,8 @@ def set_trainable(
             f"The number of trainable blocks must be in 0..{max(block_of.values())}, the "
             f"number of blocks of this backbone. Received: {blocks}."
         )
-    # `fit` would override `training=False` in the call of a layer, but BatchNorm layers run
-    # in inference mode if they are not trainable.
+    # `fit` calls all layers with `training=True`, but BatchNorm layers that are not
+    # trainable run in inference mode.
     network.trainable = True
     for layer in network.layers:
         layer.trainable = blocks is None or block_of[layer.name] <= blocks
@@ -108,7 +108,7 @@ def set_trainable(
         if isinstance(layer, FusedBatchNormalization):
             layer.frozen_statistics = batch_norm == "frozen_statistics"
         elif batch_norm == "frozen_statistics":
-            raise ValueError("`frozen_statistics` needs build_classifier(fused=True).")
+            raise ValueError("frozen_statistics requires build_classifier(fused=True).")
 
 
 def num_blocks(classifier: keras.Model) -> int:
@@ -117,9 +117,9 @@ def num_blocks(classifier: keras.Model) -> int:
 
 
 def block_of_variables(classifier: keras.Model) -> dict[str, int]:
-    """Maps the `path` of each variable to its block, counted from the head, which is 0.
+    """Returns the block of each variable by the `path` of the variable.
 
-    The last block of the backbone is 1, and the first one is `num_blocks`.
+    The head is block 0. The last block of the backbone is 1, and the first is `num_blocks`.
     """
     network = classifier.get_layer(BACKBONE_LAYER)
     block_of_layers = _block_of_layers(network)
@@ -131,13 +131,13 @@ def block_of_variables(classifier: keras.Model) -> dict[str, int]:
 
 
 def _block_of_layers(network: keras.Model) -> dict[str, int]:
-    """Maps the name of each layer to its block; the last block is 1.
+    """Returns the block of each layer by name. The last block is 1, the preceding block 2.
 
-    The height of its output determines the block of a layer. Layers without a spatial
-    output (squeeze and excitation) belong to the block of the preceding layer.
+    Layers with the same output height belong to the same block. A layer without a spatial
+    output (squeeze and excitation) belongs to the block of the preceding layer.
     """
     layers = network.layers
-    # `layer.output` of a nested model would not be the output of its call in `network`.
+    # For a nested model, `layer.output` is not the output of the call in `network`.
     outputs = [layer._inbound_nodes[0].output_tensors[0] for layer in layers]
     shapes = keras.Model(network.inputs, outputs).compute_output_shape(
         (1, PROBE_SIZE, PROBE_SIZE, 3)
@@ -147,7 +147,7 @@ def _block_of_layers(network: keras.Model) -> dict[str, int]:
         if len(shape) == 4 and shape[1] > 1:
             last = round(math.log2(PROBE_SIZE / shape[1]))
         halvings[layer.name] = last
-    # Layers before the first or after the last layer with weights do not form blocks.
+    # A resolution at which no layer has weights does not form a block.
     levels = sorted({halvings[layer.name] for layer in layers if layer.weights})
     return {
         name: max(1, sum(level >= halving for level in levels))
@@ -164,10 +164,10 @@ def _batch_norms(network: keras.Model) -> Iterator[keras.layers.BatchNormalizati
 
 
 def _encode(metadata: Any, seed: int) -> Any:
-    """Returns features of the clinical metadata, [batch, METADATA_UNITS].
+    """Returns features [batch, METADATA_UNITS] of the encoded clinical metadata.
 
-    In training, the features of half of the images are dropped. Otherwise the head would
-    neglect the images, from which it is harder to learn.
+    In training, the features are dropped for a random half of the images. Otherwise, the
+    model would rely on the clinical metadata, which are easier to learn than the images.
 
     References:
         Neverova et al., ModDrop (2014), arXiv:1501.00102; Pacheco and Krohling, The impact

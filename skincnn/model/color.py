@@ -1,6 +1,6 @@
 """Photometric augmentations: brightness, contrast, color and sharpness.
 
-Each takes and returns float32 images in 0..255, [batch, height, width, 3].
+Each function takes and returns float32 images in 0..255, [batch, height, width, 3].
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from skincnn.model.random_ops import Tensor, Uniform, per_image
 
 
 def light(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Scales the contrast about the mean of the image, shifts the brightness, and clips."""
+    """Scales the contrast about the image mean, shifts the brightness, clips to 0..255."""
     contrast, brightness = config.strength("contrast"), config.strength("brightness")
     factor = per_image(uniform(1 - contrast, 1 + contrast))
     shift = per_image(uniform(-brightness, brightness)) * 255
@@ -24,7 +24,10 @@ def light(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def color(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Scales the saturation and each channel, as different cameras do, and clips."""
+    """Scales the saturation and each color channel; clips to 0..255.
+
+    The factors of the channels simulate different cameras.
+    """
     saturation, cast = config.strength("saturation"), config.strength("color_cast")
     factor = per_image(uniform(1 - saturation, 1 + saturation))
     gray = ops.mean(images, axis=-1, keepdims=True)
@@ -34,9 +37,10 @@ def color(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def hue(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Rotates colors about the gray axis by [-hue_degrees, hue_degrees], and clips.
+    """Rotates colors about the gray axis by an angle in [-hue_degrees, hue_degrees].
 
-    It preserves gray and the mean of red, green and blue.
+    The rotation preserves gray and the mean of red, green and blue. Values are clipped to
+    0..255.
     """
     limit = math.radians(config.strength("hue_degrees"))
     angle = uniform(-limit, limit)[:, None, None]
@@ -64,20 +68,20 @@ def blur(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def sharpen(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Sharpens by unsharp masking with an amount in [0, sharpness], and clips."""
+    """Sharpens by unsharp masking with an amount in [0, sharpness]; clips to 0..255."""
     amount = per_image(uniform(0.0, config.strength("sharpness")))
     blurred = _filter(images, np.array([[0.25, 0.5, 0.25]], np.float32))
     return ops.clip(images + amount * (images - blurred), 0.0, 255.0)
 
 
 def _filter(images: Tensor, weights: Tensor) -> Tensor:
-    """Returns images filtered along both axes, with reflection at the border.
+    """Returns images filtered along height and width, with reflection at the border.
 
     The weights [batch or 1, 2 * radius + 1] are symmetric and sum to 1, which preserves the
     mean.
     """
     # The condition always holds, but XLA does not fuse a branch with preceding operations.
-    # Otherwise it would recompute the hairs and the gather for each weight (160 px, all
+    # Otherwise, XLA would recompute the hairs and the gather for each weight (160 px, all
     # augmentations, two cores: 32 ms per image instead of 2 ms).
     return ops.cond(
         images[0, 0, 0, 0] >= 0,
@@ -87,14 +91,14 @@ def _filter(images: Tensor, weights: Tensor) -> Tensor:
 
 
 def _filter_along(images: Tensor, weights: Tensor, axis: int) -> Tensor:
-    """Returns images filtered along axis 1, the height, or 2, the width."""
+    """Returns images filtered along the height (axis=1) or the width (axis=2)."""
     count = weights.shape[1]
     margins = [(0, 0)] * 4
     margins[axis] = (count // 2, count // 2)
     padded = ops.pad(images, margins, mode="symmetric")
     filtered = 0.0
     for k in range(count):
-        # The stop is negative because the size may be unknown in a graph.
+        # The end is counted from the right because the size may be unknown in a graph.
         window = slice(k, k + 1 - count or None)
         part = padded[:, window] if axis == 1 else padded[:, :, window]
         filtered = filtered + per_image(weights[:, k]) * part

@@ -1,4 +1,8 @@
-"""Geometric augmentations as matrices, and the transform that applies their product."""
+"""Geometric augmentations as matrices, and the transform that applies their product.
+
+Each augmentation returns one random matrix per image, float32 [batch, 3, 3]; `transform`
+describes the coordinates.
+"""
 
 from __future__ import annotations
 
@@ -12,49 +16,53 @@ from skincnn.model.random_ops import Tensor, Uniform, centered_pixels
 
 
 def flip(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Flips horizontally with a probability of orientation_share / 2."""
+    """Returns horizontal flips with a probability of orientation_share / 2."""
     probability = 0.5 * config.strength("orientation_share")
     sign = ops.where(uniform(0.0, 1.0) < probability, -1.0, 1.0)
     return _matrix(sign, 0.0, 0.0, 1.0)
 
 
 def quarter_turn(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Rotates by 0, 90, 180 or 270 degrees with a probability of orientation_share."""
+    """Returns rotations by 0, 90, 180 or 270 degrees for a share of the images.
+
+    With a probability of orientation_share, one of the four rotations is drawn; otherwise,
+    the image is not rotated.
+    """
     probability = config.strength("orientation_share")
     drawn = uniform(0.0, 4.0)
     turns = ops.floor(drawn / max(probability, 1e-6))
     turns = ops.where(drawn < 4 * probability, turns, 0.0)
-    # Exact zeros and ones, unlike sine and cosine of multiples of pi / 2.
+    # Exact zeros and ones, unlike the sine and cosine of multiples of pi / 2.
     cos = ops.where(turns == 0, 1.0, ops.where(turns == 2, -1.0, 0.0))
     sin = ops.where(turns == 1, 1.0, ops.where(turns == 3, -1.0, 0.0))
     return _matrix(cos, -sin, sin, cos)
 
 
 def rotate(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Rotates by an angle in [-rotation_degrees, rotation_degrees]."""
+    """Returns rotations by angles in [-rotation_degrees, rotation_degrees]."""
     limit = math.radians(config.strength("rotation_degrees"))
     angle = uniform(-limit, limit)
     return _matrix(ops.cos(angle), -ops.sin(angle), ops.sin(angle), ops.cos(angle))
 
 
 def zoom(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Scales by exp(u) with u in [-zoom, zoom], which is symmetric about 1."""
+    """Returns scalings by exp(u), where u is uniform in [-zoom, zoom]."""
     limit = config.strength("zoom")
     scale = ops.exp(uniform(-limit, limit))
     return _matrix(scale, 0.0, 0.0, scale)
 
 
 def shift(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Translates along each axis by a fraction of the side in [-shift, shift]."""
+    """Returns translations along each axis by [-shift, shift] times the longer side."""
     limit = config.strength("shift")
     right, down = uniform(-limit, limit), uniform(-limit, limit)
     return _matrix(ops.ones_like(right), 0.0, 0.0, 1.0, right, down)
 
 
 def shear(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Shears horizontally by an angle in [-shear_degrees, shear_degrees].
+    """Returns horizontal shears by angles in [-shear_degrees, shear_degrees].
 
-    It preserves the area. Combined with a rotation, it shears in any direction.
+    A shear preserves the area. Combined with a rotation, it can have any direction.
     """
     limit = math.radians(config.strength("shear_degrees"))
     slope = ops.tan(uniform(-limit, limit))
@@ -72,11 +80,11 @@ GEOMETRIC: dict[str, Callable[[Uniform, AugmentConfig], Tensor]] = {
 
 
 def transform(images: Tensor, matrices: Tensor) -> Tensor:
-    """Applies an affine map about the center of each image.
+    """Applies an affine transform about the center of each image.
 
-    The output at pixel p is the input at `matrix @ (p, 1)`, with bilinear interpolation and
-    reflection at the border. Positions are relative to the center, in units of the longer
-    side.
+    The output at position p is the input at `matrix @ (p, 1)`, with bilinear interpolation
+    and reflection at the border. Positions are relative to the center, in units of the
+    longer side.
 
     Args:
         images: [batch, height, width, channels], any numeric dtype.
@@ -103,7 +111,11 @@ def transform(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def _neighbors(centered: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the two nearest indices in 0..size-1, and the weight of the second one."""
+    """Returns the indices of the two nearest pixels, and the weight of the second pixel.
+
+    `centered` contains positions along an axis of `size` pixels, relative to the center in
+    pixels. The indices are in 0..size-1; positions outside are reflected at the border.
+    """
     length = ops.cast(size, "float32")
     position = ops.mod(centered + length / 2, 2 * length)
     position = ops.minimum(position, 2 * length - position) - 0.5

@@ -1,7 +1,7 @@
 """Augmentations that occlude skin: an erased rectangle, hairs and a ruler.
 
-Each takes and returns float32 images in 0..255, [batch, height, width, 3]. Lengths are
-fractions of the shorter side, so that they do not depend on the image size.
+Each function takes and returns float32 images in 0..255, [batch, height, width, 3]. Lengths
+are fractions of the shorter side, so that the effect does not depend on the image size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from skincnn.model.random_ops import Tensor, Uniform, coordinates, per_image, re
 
 
 def erase(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Fills a rectangle that covers a fraction in [0, erase] with the mean color.
+    """Fills a rectangle of a fraction in [0, erase] of the image with the mean color.
 
     Zhong et al., Random Erasing Data Augmentation (2020), arXiv:1708.04896.
     """
@@ -34,7 +34,7 @@ def hair(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
     limit = round(config.strength("hairs"))
     if limit == 0:
         return images
-    # The last axis below is the hair: [batch, height, width, limit].
+    # The last axis of the tensors below enumerates hairs: [batch, height, width, limit].
     count = uniform(0.0, limit + 1.0)
     angle = uniform(0.0, 2 * math.pi)[:, None] + uniform(-0.6, 0.6, limit)
     center_x, center_y = (_per_hair(uniform(-0.5, 0.5, limit)) for _ in range(2))
@@ -44,7 +44,8 @@ def hair(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
     x, y, side = coordinates(images)
     right, down = x[..., None] - center_x, y[..., None] - center_y
     cos, sin = _per_hair(ops.cos(angle)), _per_hair(ops.sin(angle))
-    # From -1 at the root to 1 at the tip; the hair deviates from its chord by `offset`.
+    # `along` is -1 at the root and 1 at the tip; `offset` is the deviation from a straight
+    # line.
     along = (cos * right + sin * down) / half_length
     offset = half_length * (bend * along**2 + wave * along**3)
     width = half_width * (0.65 - 0.35 * along)
@@ -58,7 +59,8 @@ def hair(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 def ruler(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
     """Draws a ruler near the border of a fraction `ruler_share` of the images.
 
-    Like the scale of a dermatoscope, it may cut off a corner. Every fifth mark is longer.
+    The ruler may cut off a corner, like the scale of a dermatoscope. Every fifth mark is
+    longer.
     """
     shown = uniform(0.0, 1.0) < config.strength("ruler_share")
     direction = uniform(0.0, 2 * math.pi)[:, None, None]
@@ -84,7 +86,10 @@ def _per_hair(values: Tensor) -> Tensor:
 def _stroke(distance: Tensor, half_width: Tensor, side: Tensor) -> Tensor:
     """Returns the fraction of each pixel that a line covers, in 0..1.
 
-    Its distance from the pixel and half its width are fractions of the side in pixels.
+    Args:
+        distance: Distance of the pixel from the line, as a fraction of `side`.
+        half_width: Half the width of the line, as a fraction of `side`.
+        side: The shorter side of the image in pixels.
     """
     # A line that is narrower than a pixel covers at most its own width.
     limit = ops.minimum(2 * half_width * side, 1.0)
@@ -92,7 +97,7 @@ def _stroke(distance: Tensor, half_width: Tensor, side: Tensor) -> Tensor:
 
 
 def _draw(images: Tensor, opacity: Tensor, uniform: Uniform) -> Tensor:
-    """Blends images with dark brown to black, by an opacity [batch, height, width]."""
+    """Blends images with dark brown; `opacity` is [batch, height, width] in 0..1."""
     red = uniform(10.0, 65.0)
     brown = ops.stack([red, red * uniform(0.7, 1.0), red * uniform(0.55, 0.9)], axis=-1)
     opacity = per_image(uniform(0.65, 1.0)) * opacity[..., None]

@@ -1,4 +1,4 @@
-"""Layers for training; a saved `model.keras` contains none of them."""
+"""Layers for training; a saved `model.keras` does not contain these layers."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 class FreezableDropout(keras.layers.Dropout):
     """Dropout that runs in inference mode if `trainable` is False, like BatchNormalization.
 
-    `fit` calls all layers with `training=True`, so that the features of a frozen network
-    with `keras.layers.Dropout` would be random.
+    `fit` calls all layers with `training=True`. The features of a frozen network with
+    `keras.layers.Dropout` would therefore be random.
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
@@ -64,11 +64,11 @@ class FreezableDropout(keras.layers.Dropout):
 
 
 def training_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Returns a copy of a layer for training, without its weights.
+    """Returns a new layer for training that has the configuration of `layer`.
 
-    BatchNorm and Dropout layers are replaced by the layers of this module; others keep
-    their type. Dropout layers implement the stochastic depth of EfficientNet (Huang et al.,
-    2016, arXiv:1603.09382).
+    The weights are not copied. BatchNormalization and Dropout layers are replaced by the
+    layers of this module; other layers keep their type. In EfficientNet, Dropout layers
+    implement stochastic depth (Huang et al., 2016, arXiv:1603.09382).
     """
     replacements: dict[Any, Any] = {
         keras.layers.BatchNormalization: FusedBatchNormalization,

@@ -1,4 +1,4 @@
-"""MixUp and CutMix, which mix each training image with another one of its batch."""
+"""MixUp and CutMix, which mix each training image with another image of the batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from skincnn.model.random_ops import Tensor, Uniform, per_image, rectangle, unif
 def mixup(
     images: Tensor, partners: Tensor, share: Tensor, uniform: Uniform
 ) -> tuple[Tensor, Tensor]:
-    """Returns weighted means of images and their partners, and the weights of the images.
+    """Returns share * images + (1 - share) * partners, and the shares [batch].
 
     Zhang et al., mixup: Beyond Empirical Risk Minimization (2018), arXiv:1710.09412.
     """
@@ -26,9 +26,10 @@ def mixup(
 def cutmix(
     images: Tensor, partners: Tensor, share: Tensor, uniform: Uniform
 ) -> tuple[Tensor, Tensor]:
-    """Returns images with a rectangle from their partners, and the remaining area.
+    """Returns images with a rectangle from their partners, and the area shares [batch].
 
-    Yun et al., CutMix (2019), arXiv:1905.04899. Unlike there, the rectangle is not clipped.
+    The share is the fraction of the area outside the rectangle. Yun et al., CutMix (2019),
+    arXiv:1905.04899; unlike in the paper, the whole rectangle is inside the image.
     """
     inside, area = rectangle(images, uniform, 1 - share)
     return ops.where(inside, partners, images), 1 - area
@@ -36,16 +37,16 @@ def cutmix(
 
 Mix = Callable[[Tensor, Tensor, Tensor, Uniform], tuple[Tensor, Tensor]]
 MIXES: dict[str, Mix | None] = {"none": None, "mixup": mixup, "cutmix": cutmix}
-"""Functions that map images, their partners and the target shares to mixed images and the
-actual shares."""
+"""Mixing functions by name; None for no mixing. Each function maps images, their partners,
+target shares [batch] and a `Uniform` to mixed images and their actual shares [batch]."""
 
 
 @keras.saving.register_keras_serializable("skincnn")
 class Mixing(RandomLayer):
-    """Mixes each training image with another one; the identity at magnitude 0.
+    """Mixes each training image with another image; at magnitude 0, images do not change.
 
     The partners are a random permutation of the batch. The share of each image is
-    max(x, 1 - x) with x from Beta(mix_alpha, mix_alpha), so that the image dominates.
+    max(x, 1 - x) with x from Beta(mix_alpha, mix_alpha), and therefore at least one half.
     """
 
     stream = 1
@@ -53,7 +54,7 @@ class Mixing(RandomLayer):
     def call(
         self, images: Tensor, training: bool | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns images, their partners and shares; the images are mixed in training.
+        """Returns the images, mixed in training, with the partner and share of each image.
 
         The images are float32 [batch, height, width, 3]; `partner` is int32 [batch];
         `share` is float32 [batch] in 0.5..1 (CutMix rounds to whole pixels). Mixed image i
@@ -75,8 +76,8 @@ def larger_share(uniform: Uniform, alpha: float) -> Tensor:
     """Returns max(x, 1 - x) for x from Beta(alpha, alpha), float32 [batch].
 
     Keras samples the beta distribution by rejection, which XLA cannot compile with the
-    TensorFlow backend. This method is that of Devroye, Random Variate Generation in One
-    Line of Code (1996), section 4.
+    TensorFlow backend. This function uses the method of Devroye, Random Variate Generation
+    in One Line of Code (1996), section 4.
     """
     first, second = 1 - uniform(0.0, 1.0), uniform(0.0, 2 * math.pi)
     spread = (first ** (-1 / alpha) - 1) * ops.cos(second) ** 2

@@ -1,4 +1,4 @@
-"""A small CNN, and conversions of Keras Applications networks to equivalent networks."""
+"""A small CNN, and conversions of the networks of Keras Applications."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from skincnn.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of red, green and blue in 0..1."""
+"""Mean and standard deviation of the red, green and blue values, which are in 0..1."""
 
 
 def small_cnn(size: int | None, width: float, weights: str | None) -> keras.Model:
     """Returns a VGG-like network for training from scratch.
 
-    It has four stages of 32, 64, 128 and 256 filters times `width`, with 2x2 max pooling
-    between them. Each stage consists of two 3x3 convolutions with BatchNorm and ReLU. At
-    width 1, it has 1.2 million parameters.
+    The network has four stages of 32, 64, 128 and 256 filters times `width`, with 2x2 max
+    pooling between the stages. Each stage consists of two 3x3 convolutions with BatchNorm
+    and ReLU. With width 1, the network has 1.2 million parameters.
+
+    Args:
+        size: Height and width of the images in pixels; None for any size.
+        width: Factor of the numbers of filters.
+        weights: Ignored; the weights are random.
 
     References:
         Simonyan and Zisserman, Very deep convolutional networks (2015), arXiv:1409.1556;
@@ -52,8 +57,11 @@ def clone(
 ) -> keras.Model:
     """Returns a copy of a functional or sequential model with the same weights.
 
-    `convert` maps each layer to a new one with the same name and the same weights, of which
-    the last two axes may be swapped. See `keras.models.clone_model` for the options.
+    Args:
+        network: The model.
+        convert: Returns a new layer for each layer. The name and the weights must be the
+            same, but the last two axes of a weight may be swapped. None copies the layers.
+        **options: See `keras.models.clone_model`.
     """
     copy = keras.models.clone_model(
         network, clone_function=convert, recursive=True, **options
@@ -71,13 +79,13 @@ def clone(
 
 
 def set_imagenet_normalization(network: keras.Model) -> keras.Model:
-    """Sets the normalization of an EfficientNet to that of its ImageNet weights.
+    """Sets the normalization layer of an EfficientNet to that of the ImageNet weights.
 
-    Without weights, Keras leaves it at mean 0 and variance 1.
+    If no weights are loaded, Keras leaves this layer at mean 0 and variance 1.
     """
-    # The weights file contains the standard deviation instead of the variance. To
-    # compensate, Keras adds a layer that divides by its square root, but only for ImageNet
-    # weights (tensorflow/tensorflow issue 49930).
+    # The ImageNet weights contain the standard deviation in place of the variance. Keras
+    # compensates for this with a layer that divides by the square root of the standard
+    # deviation, but only for ImageNet weights (tensorflow/tensorflow issue 49930).
     _normalization(network).set_weights(
         [np.array(IMAGENET_MEAN), np.array(IMAGENET_STD), np.array(0)]
     )
@@ -87,15 +95,15 @@ def set_imagenet_normalization(network: keras.Model) -> keras.Model:
 def remove_normalization(network: keras.Model) -> keras.Model:
     """Returns an EfficientNet without its rescaling and normalization layers.
 
-    Keras builds different layers with and without ImageNet weights.
+    Keras builds these layers differently with and without ImageNet weights.
 
     Raises:
-        ConfigError: The weights were not trained with the normalization of ImageNet.
+        ConfigError: The normalization layer does not have the values of ImageNet.
     """
     mean, variance, _ = _normalization(network).get_weights()
     if not np.allclose([mean, variance], [IMAGENET_MEAN, IMAGENET_STD], atol=1e-3):
         raise ConfigError(
-            f"The weights of {network.name} were trained with another normalization. "
+            f"The weights of {network.name} were trained with a different normalization. "
             f"Expected that of ImageNet: mean {IMAGENET_MEAN}, variance {IMAGENET_STD} "
             "(Keras stores the standard deviation as variance). "
             f"Received: mean {mean}, variance {variance}."
@@ -109,14 +117,14 @@ def remove_normalization(network: keras.Model) -> keras.Model:
 
 
 def accept_any_size(network: keras.Model) -> keras.Model:
-    """Returns a network for any image size, with the padding of the original size."""
+    """Returns a copy that accepts any image size, with the padding of the original size."""
     return clone(network, input_tensors=keras.Input((None, None, 3)))
 
 
 def use_depthwise_convolutions(network: keras.Model) -> keras.Model:
     """Returns a ConvNeXt with DepthwiseConv2D instead of grouped Conv2D layers.
 
-    TensorFlow computes them much faster on a CPU.
+    On a CPU, TensorFlow computes DepthwiseConv2D much faster.
     """
 
     def convert(layer: keras.layers.Layer) -> keras.layers.Layer:

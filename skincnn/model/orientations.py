@@ -7,15 +7,15 @@ from typing import Any
 import tensorflow as tf
 
 ORIENTATIONS: dict[str, tuple[int, ...]] = {"": (0,), "d4": (0, 5, 3, 6, 1, 4, 2, 7)}
-"""The orientations (see `orient`) that each test-time augmentation averages. "" is none.
-"d4" consists of counterclockwise rotations by 0, 90, 180 and 270 degrees, and of the same
-rotations of the mirrored image. The identity is always first."""
+"""Orientations (see `orient`) whose predictions are averaged, by the name of the test-time
+augmentation. "": the original orientation only. "d4": counterclockwise rotations by 0, 90,
+180 and 270 degrees, then the same rotations of the mirrored image."""
 
 
 def orient(images: Any, number: int) -> Any:
-    """Returns images in one of their eight orientations.
+    """Returns images in one of the eight orientations.
 
-    The first two, four and eight orientations are closed under composition. This function
+    The orientations 0..1, 0..3 and 0..7 are each closed under composition. This function
     runs eagerly and in TensorFlow graphs.
 
     Args:

@@ -1,4 +1,4 @@
-"""Random draws, coordinates and rectangles for augmentation."""
+"""Random numbers, coordinates and rectangles for augmentation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Uniform(Protocol):
 
 
 def uniform_of(images: Tensor, generator: keras.random.SeedGenerator) -> Uniform:
-    """Returns the `Uniform` of a batch of images [batch, ...]."""
+    """Returns a function that draws random numbers for each of `images` [batch, ...]."""
     batch = ops.shape(images)[0]
 
     def uniform(low: float, high: float, count: int | None = None) -> Tensor:
@@ -30,15 +30,15 @@ def uniform_of(images: Tensor, generator: keras.random.SeedGenerator) -> Uniform
 
 
 def per_image(values: Tensor) -> Tensor:
-    """Returns values [batch] as [batch, 1, 1, 1], to broadcast over images."""
+    """Reshapes values [batch] to [batch, 1, 1, 1], to broadcast over images."""
     return ops.reshape(values, (-1, 1, 1, 1))
 
 
 def coordinates(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns coordinates x [1, 1, width] and y [1, height, 1], and the shorter side.
 
-    The coordinates are relative to the center, as fractions of the shorter side. The side
-    is in pixels.
+    The coordinates are relative to the center, as fractions of the shorter side. The
+    shorter side is in pixels.
     """
     _, height, width, _ = ops.shape(images)
     x, y = centered_pixels(height, width)
@@ -47,7 +47,7 @@ def coordinates(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def centered_pixels(height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns x [1, 1, width] and y [1, height, 1] in pixels from the center."""
+    """Returns x [1, 1, width] and y [1, height, 1], in pixels relative to the center."""
     x, y = (
         ops.cast(ops.arange(size), "float32") - (ops.cast(size, "float32") - 1) / 2
         for size in (width, height)
@@ -64,8 +64,8 @@ def rectangle(
         images: [batch, height, width, channels].
         uniform: Draws the position.
         area: Fraction of the image to cover, [batch], before the sides are rounded.
-        aspect: Ratio of height to width, divided by that of the image, [batch] or a number.
-            `area * aspect` and `area / aspect` must not exceed 1.
+        aspect: Height-to-width ratio of the rectangle divided by that of the image, [batch]
+            or a number. `area * aspect` and `area / aspect` must not exceed 1.
 
     Returns:
         A mask, bool [batch, height, width, 1], and the fraction of the pixels that the

@@ -34,8 +34,8 @@ PRESETS: dict[str, Callable[[], Config]] = {
 def to_command(config: Config) -> str | None:
     """Returns the scripts/train.py command that trains a configuration.
 
-    The command uses the preset that needs the fewest flags; the seed comes last. Returns
-    None if no preset has the same number of stages, which flags cannot change.
+    The command uses the preset that requires the fewest flags; --seed is the last flag.
+    Returns None if no preset has the same number of stages, which flags cannot change.
     """
     candidates = [
         (name, _flags(base, config))
@@ -52,7 +52,7 @@ def to_command(config: Config) -> str | None:
 
 
 def _flags(base: Any, target: Any, prefix: str = "--") -> dict[str, str]:
-    """Returns the flags, with their values, of all fields in which two sections differ."""
+    """Returns the flags, with their values, that change the section `base` to `target`."""
     flags: dict[str, str] = {}
     for field in dataclasses.fields(base):
         old, new = getattr(base, field.name), getattr(target, field.name)

@@ -16,12 +16,12 @@ from skincnn.config import (
 
 
 def quickstart() -> Config:
-    """A small network from scratch on the synthetic demo images.
+    """A small network, trained from scratch on the synthetic demo images.
 
-    It needs no download. Its score shows only that the software works.
+    This preset requires no download. The score shows only that the software works.
 
     Command: python scripts/train.py
-    Cost: 3.5 minutes on two cores, rendering included.
+    Cost: 3.5 minutes on two cores, including the rendering of the images.
     Score: balanced accuracy .680 [.585, .770] on the synthetic test fold.
     """
     return Config(
@@ -41,15 +41,15 @@ def quickstart() -> Config:
 def mobilenet_160() -> Config:
     """MobileNet 0.75, ImageNet weights, 160 px: a baseline for two cores.
 
-    The first epochs use smaller images, which saves a quarter of their time. Its scores do
-    not differ significantly from those of a basic recipe (docs/results.md).
+    The first epochs use smaller images, which makes these epochs a quarter shorter. The
+    scores do not differ significantly from those of a basic recipe (docs/results.md).
 
     Command: python scripts/train.py mobilenet_160
     Cost: 17 minutes on two idle cores, after scripts/prepare_data.py.
-    Score on 200x150 copies: balanced accuracy .769 on fold 8, which selected the epoch, and
-    .629 [.546, .715] on fold 9; with evaluate.py --tta augment .777 and .673 [.600, .748].
-    Mean of four seeds on folds 8 and 9, held out from training: .683 [.636, .731]; with
-    --tta augment .690 [.640, .737].
+    Score on images of 200x150 px: balanced accuracy .769 on fold 8, on which the epoch was
+    selected, and .629 [.546, .715] on fold 9; with evaluate.py --tta augment, .777 and .673
+    [.600, .748]. Mean of four seeds on folds 8 and 9, held out from training: .683 [.636,
+    .731]; with --tta augment, .690 [.640, .737].
     """
     return Config(
         data=DataConfig(dataset="isic2018", image_size=160),
@@ -67,32 +67,33 @@ def mobilenet_160() -> Config:
 def ensemble5_member() -> Config:
     """Ensemble member 1: `mobilenet_160` with effective-number sampling.
 
-    The ensemble has five diverse members. Each of the other four is this preset with one
-    more flag: --augment.parts flip quarter_turn, --imbalance.strategy ldam,
-    --data.resize-mode crop, --data.color-constancy True. Evaluate each with evaluate.py
-    --tta augment --logit-adjustment, then average them with evaluate.py --ensemble
-    (docs/results.md).
+    The ensemble has five diverse members. Each of the other four members uses this preset
+    with one additional flag: --augment.parts flip quarter_turn, --imbalance.strategy ldam,
+    --data.resize-mode crop, or --data.color-constancy True. Evaluate each member with
+    evaluate.py --tta augment --logit-adjustment, then average all members with evaluate.py
+    --ensemble (docs/results.md).
 
     Command: python scripts/train.py ensemble5_member
-    Cost: 277 minutes on one or two slow cores for all five, plus 10 to 12 minutes each for
-    test-time augmentation.
-    Score on 200x150 copies, folds 8 and 9, the five averaged with --tta augment: macro F1
-    .719 [.669, .760], balanced accuracy .709 [.654, .759], melanoma AUC .933 [.916, .949];
-    with --logit-adjustment as well .691 [.640, .733], .754 [.699, .804], .931 [.913, .947];
-    this member alone, without either, .630 [.574, .679], .631 [.574, .691], .890 [.866,
-    .915].
+    Cost: 277 minutes on one or two slow cores for all five members, plus 10 to 12 minutes
+    per member for test-time augmentation.
+    Score on images of 200x150 px, folds 8 and 9 (macro F1, balanced accuracy, melanoma
+    AUC): ensemble with --tta augment, .719 [.669, .760], .709 [.654, .759], .933 [.916,
+    .949]; ensemble with --tta augment --logit-adjustment, .691 [.640, .733], .754 [.699,
+    .804], .931 [.913, .947]; this member with neither flag, .630 [.574, .679], .631 [.574,
+    .691], .890 [.866, .915].
     """
     imbalance = ImbalanceConfig(strategy="effective_number_sampling", power=0.7)
     return dataclasses.replace(mobilenet_160(), imbalance=imbalance)
 
 
 def effnetv2s_384() -> Config:
-    """EfficientNetV2-S at 384 px for one large GPU. Not run yet: no score.
+    """EfficientNetV2-S at 384 px for one large GPU. Not trained yet.
 
-    The schedule is that of `mobilenet_160`. The network, its native size and the stronger
-    augmentation follow published reports on these images; MobileNet 0.75 at 96 px did not
-    benefit from the augmentation (docs/results.md). No value was tuned. On a GPU with less
-    memory, halve --data.batch-size and --optimizer.learning-rate.
+    The learning rate and the weight decay are those of `mobilenet_160`. The network, its
+    native image size and the stronger augmentation follow published reports on these
+    images; MobileNet 0.75 at 96 px did not benefit from this augmentation
+    (docs/results.md). No value was tuned. On a GPU with less memory, halve
+    --data.batch-size and --optimizer.learning-rate.
 
     Command: python scripts/train.py effnetv2s_384
     Cost: not measured; meant for a GPU with 24 GB or more, after scripts/prepare_data.py.

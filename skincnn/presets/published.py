@@ -1,20 +1,21 @@
 """Published recipes, for a comparison under one protocol.
 
-They follow the reports from which this project started. Settings that a report does not
-state have the defaults of this package, or are chosen; each preset lists the chosen ones.
-All presets differ from their reports as follows:
+The presets follow the reports on which this project is based. Settings that a report does
+not state have the defaults of this package, or the values that the preset lists as
+"Chosen". All presets differ from the reports as follows:
 
 - No lesion is in two splits. `--data.split-by image` assigns single images to the folds, as
-  most of the reports did; the report of the run then quantifies the leakage.
-- The epoch is selected by balanced accuracy on validation, never on the test fold. Folds 0
-  to 7, 8 and 9 hold 80, 10 and 10 % of the lesions.
-- Networks are those of Keras Applications with one linear head. Images are stretched to a
+  in most of the reports; the report of the run then quantifies the leakage.
+- The epoch is selected by balanced accuracy on validation, never on the test fold. The
+  training folds 0 to 7 contain 80 % of the lesions, the validation fold 8 and the test fold
+  9 contain 10 % each.
+- The networks are those of Keras Applications with a linear head. Images are stretched to a
   square.
 
-A "published score" is that of the report, with its protocol and its leakage. A "short-run
-score" is measured with this code, but for a shortened recipe: MobileNet 0.75 at 96 px,
-trained on about 60,000 images in fewer epochs than published, and evaluated on folds 8 and
-9; docs/results.md has the commands.
+A "published score" is stated in the report; the protocol of the report, including any
+leakage, applies to it. A "short-run score" was measured with this package for a shortened
+recipe: MobileNet 0.75 at 96 px, trained on about 60,000 images in fewer epochs than
+published, and evaluated on folds 8 and 9. docs/results.md contains the commands.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ OVERSAMPLING = ImbalanceConfig(strategy="oversampling")
 
 
 def cnn() -> Config:
-    """A basic CNN from scratch.
+    """A basic CNN, trained from scratch.
 
     Published: the baseline of a report that improved a CNN from scratch on HAM10000. Our
-    sources do not state its layers, settings and scores. Chosen: eight convolutions
+    sources do not state its layers, settings or scores. Chosen: eight convolutions
     (`small_cnn`), 96 px, Adam 1e-3, 30 epochs, no dropout.
 
     Command: python scripts/train.py cnn
     Cost: not measured; small enough for two cores.
-    Published score: unknown. Short-run score: macro F1 .442 [.399, .482], with half the
-    width and 64 px.
+    Published score: unknown. Short-run score: macro F1 .442 [.399, .482], for this network
+    with half the width at 64 px.
     """
     return Config(
         data=DataConfig(dataset="isic2018", image_size=96),
@@ -65,9 +66,9 @@ def resnet50_sgd() -> Config:
     """ResNet-50, 8 classes from folders, SGD; version 1 of 4.
 
     Published: four versions of a ResNet-50 with SGD and momentum on folders of eight
-    balanced classes, at 84 px. Our sources do not state how the folders were split, and
-    whether by lesion; the dataset config `folder` has no lesions, and keeps only
-    near-duplicates together. Chosen in all four versions: ImageNet weights, all layers at
+    balanced classes, at 84 px. Our sources do not state whether the folders were split by
+    lesion. The dataset `folder` has no lesion identifiers; only near-duplicates are kept in
+    the same fold. Chosen in all four versions: ImageNet weights, all layers trained at
     once, learning rate 0.01, momentum 0.9, batch size 32, 30 epochs.
 
     Command: python scripts/train.py resnet50_sgd
@@ -88,10 +89,11 @@ def resnet50_sgd_class_weights() -> Config:
     """ResNet-50, 8 classes, SGD; version 2: flips and class weights.
 
     Published: version 1 with flips, rotation and class weights. Chosen: the eight
-    orientations and a rotation by up to 30 degrees; weights proportional to 1 / images.
+    orientations and a rotation by up to 30 degrees; class weights inversely proportional to
+    the number of images.
 
     Command: python scripts/train.py resnet50_sgd_class_weights
-    Cost: as version 1.
+    Cost: as for version 1.
     Published score: accuracy .69, with the protocol of version 1. Short-run score: macro F1
     .321 [.290, .351] on HAM10000.
     """
@@ -106,12 +108,12 @@ def resnet50_sgd_sampler() -> Config:
     """ResNet-50, 8 classes, SGD; version 3: class weights and a sampler.
 
     Published: version 2 with color jitter, blur and sharpening, and with oversampling in
-    addition to the class weights. This balances the classes twice, and cost 12 points of
-    accuracy compared with version 4, which this preset demonstrates. Chosen: the strengths,
-    and a sampler that draws all classes equally often.
+    addition to the class weights. The classes are therefore balanced twice, and the
+    accuracy is 12 points lower than that of version 4. Chosen: the strengths of the
+    augmentation, and a sampler that draws all classes equally often.
 
     Command: python scripts/train.py resnet50_sgd_sampler
-    Cost: as version 1.
+    Cost: as for version 1.
     Published score: accuracy .59, with the protocol of version 1. Short-run score: macro F1
     .290 [.261, .318] on HAM10000.
     """
@@ -127,10 +129,10 @@ def resnet50_sgd_oversampling() -> Config:
     """ResNet-50, 8 classes, SGD; version 4: oversampling only.
 
     Published: version 3 with a subset of its augmentation, and oversampling without class
-    weights. Chosen: orientations, rotation, light and color.
+    weights. Chosen: the augmentations flip, quarter_turn, rotate, light and color.
 
     Command: python scripts/train.py resnet50_sgd_oversampling
-    Cost: as version 1.
+    Cost: as for version 1.
     Published score: accuracy .715, macro F1 .719, with the protocol of version 1. Short-run
     score: macro F1 .540 [.481, .588] on HAM10000.
     """
@@ -142,16 +144,17 @@ def resnet50_sgd_oversampling() -> Config:
 
 
 def vgg19_stages() -> Config:
-    """VGG19, three stages of the learning rate, rare classes replicated.
+    """VGG19, three learning rates in successive stages, oversampling.
 
     Published: VGG19 and ResNet-50. The split was by image (--data.split-by image), and the
-    epoch was selected on the test set, which cannot be reproduced. Chosen: all layers in
-    each stage, Adam at 1e-4, 1e-5 and 1e-6 for ten epochs each, and 224 px.
+    epoch was selected on the test set, which this package does not allow. Chosen: all
+    layers in each stage, Adam with learning rates of 1e-4, 1e-5 and 1e-6 for ten epochs
+    each, and 224 px.
 
     Command: python scripts/train.py vgg19_stages
     Cost: not measured; meant for a GPU.
     Published score: accuracy .82, balanced accuracy .76, macro F1 .70, melanoma recall .52
-    to .56 over both networks. Short-run score: macro F1 .496 [.442, .540].
+    to .56 for the two networks. Short-run score: macro F1 .496 [.442, .540].
     """
     stages = tuple(
         StageConfig(trainable_blocks=-1, epochs=10, rate=rate) for rate in (1, 0.1, 0.01)
@@ -167,13 +170,13 @@ def vgg19_stages() -> Config:
 
 
 def resnet50_stages() -> Config:
-    """ResNet-50, three stages of the learning rate, rare classes replicated.
+    """ResNet-50, three learning rates in successive stages, oversampling.
 
-    Published, split and chosen: as `vgg19_stages`.
+    Published and chosen: as for `vgg19_stages`.
 
     Command: python scripts/train.py resnet50_stages
     Cost: not measured; meant for a GPU.
-    Published score: as `vgg19_stages`. Short-run score: not measured.
+    Published score: as for `vgg19_stages`. Short-run score: not measured.
     """
     return dataclasses.replace(vgg19_stages(), model=ModelConfig(backbone="resnet50"))
 
@@ -181,15 +184,15 @@ def resnet50_stages() -> Config:
 def resnet50_one_image() -> Config:
     """ResNet-50 on one image per lesion, up to 290 epochs.
 
-    Published: one image per lesion, 290 epochs, patience 50. Its validation set was a part
-    of its training set, flipped and rotated five times, which is not reproduced. Chosen:
-    224 px, Adam 1e-4, orientations and rotation, no balancing.
+    Published: one image per lesion, 290 epochs, patience 50. The validation set consisted
+    of training images, flipped and rotated five times, which is not reproduced. Chosen:
+    224 px, Adam 1e-4, the eight orientations and rotation, no balancing.
 
     Command: python scripts/train.py resnet50_one_image
     Cost: not measured; meant for a GPU.
-    Published score: accuracy .985 on images that it was trained on; the same recipe on a
-    disjoint split had .81, macro F1 .63, melanoma recall .46. Short-run score: macro F1
-    .549 [.496, .591], melanoma recall .383, with one image per lesion only in training.
+    Published score: accuracy .985 on training images; with the same recipe on a disjoint
+    split, accuracy .81, macro F1 .63, melanoma recall .46. Short-run score: macro F1 .549
+    [.496, .591], melanoma recall .383, with one image per lesion only in training.
     """
     return Config(
         data=DataConfig(dataset="isic2018", image_size=224, one_image_per_lesion="all"),
@@ -205,9 +208,9 @@ def resnet50_adam() -> Config:
     """ResNet-50 with Adam 1e-3 for 10 epochs, oversampling.
 
     Published: ResNet-50 and MobileNetV2 with Adam 1e-3, batch size 32, 10 epochs, a split
-    of 80/10/10, oversampling. Our sources do not state whether the split kept lesions
-    together, and whether it preceded the oversampling. Two thirds of the images are nevi,
-    which dominate a weighted F1. Chosen: 224 px, all layers at once, no augmentation.
+    of 80/10/10, oversampling. Our sources do not state whether the images were split by
+    lesion, or before the oversampling. Two thirds of the images are nevi, which dominate
+    the weighted F1. Chosen: 224 px, all layers trained at once, no augmentation.
 
     Command: python scripts/train.py resnet50_adam
     Cost: not measured; meant for a GPU.
@@ -227,18 +230,18 @@ def resnet50_adam() -> Config:
 def mobilenet_v2_adam() -> Config:
     """MobileNetV2 with Adam 1e-3 for 10 epochs, oversampling.
 
-    Published, split and chosen: as `resnet50_adam`.
+    Published and chosen: as for `resnet50_adam`.
 
     Command: python scripts/train.py mobilenet_v2_adam
     Cost: not measured; meant for a GPU.
-    Published score: as `resnet50_adam`. Short-run score: not measured.
+    Published score: as for `resnet50_adam`. Short-run score: not measured.
     """
     model = ModelConfig(backbone="mobilenet_v2", dropout=0.0)
     return dataclasses.replace(resnet50_adam(), model=model)
 
 
 def _constant_rate(name: str, learning_rate: float) -> OptimizerConfig:
-    """Returns a constant learning rate without warm-up, weight decay and clipping."""
+    """Returns an optimizer with a constant learning rate, no decay and no clipping."""
     return OptimizerConfig(
         name=name,
         schedule="constant",
