@@ -31,4 +31,4 @@ class DivergedError(RuntimeError):
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised on SIGTERM. Code that cleans up after Ctrl-C handles it as well."""
+    """Raised on SIGTERM. Handlers of `KeyboardInterrupt` also handle this exception."""

@@ -50,7 +50,8 @@ class Arguments:
     one model in memory."""
     images: tyro.conf.Positional[tuple[str, ...]] = ()
     """Image files or ZIP archives of images; directories, which are searched recursively
-    (remote ones must end in /); or quoted patterns, in which ** matches any directories."""
+    (a remote directory must end in /); or quoted patterns, in which ** matches any
+    directories."""
     names: str | None = None
     """Text file with the name of one image or archive per line."""
     output: str
@@ -118,7 +119,7 @@ def load_beam() -> None:
         ConfigError: Apache Beam is not installed.
     """
     for name in IRRELEVANT_WARNINGS:
-        # Filters of a logger do not apply to its children, so each logger needs its own.
+        # The filters of a logger do not apply to its children, so each logger gets one.
         logging.getLogger(name).addFilter(
             lambda record: (
                 not record.getMessage().startswith(IRRELEVANT_WARNINGS[record.name])
@@ -128,6 +129,6 @@ def load_beam() -> None:
         import apache_beam  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"Apache Beam is not installed ({error}). `make beam` creates an environment "
-            "with it: .venv-beam/bin/python scripts/batch_predict.py ..."
+            f"Apache Beam is not installed ({error}). Run `make beam`, then "
+            ".venv-beam/bin/python scripts/batch_predict.py ..."
         ) from error

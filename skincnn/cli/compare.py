@@ -36,10 +36,10 @@ class Arguments:
     """
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
-    """Directories of evaluated runs, ensembles or cross-validations. The first one is the
+    """Directories of evaluated runs, ensembles or cross-validations. The first run is the
     baseline of the differences."""
     split: str = "test"
-    """The split to compare on; all runs must have been evaluated on it."""
+    """The split to compare on; all runs must have been evaluated on this split."""
     variants: bool = False
     """Add a row for each variant (--tta, --logit-adjustment) that was evaluated with
     scripts/evaluate.py."""

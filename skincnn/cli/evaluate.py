@@ -42,9 +42,9 @@ class Arguments(common.DataArguments):
     probabilities. d4: the eight rotations and reflections; augment: the augmentation that
     the run was trained with."""
     num_views: int = 8
-    """Number of views for --tta; at most 8 for d4. If the number differs from that of
-    existing results of the same --tta, these are replaced; results with logit adjustment
-    are removed unless --logit-adjustment is given."""
+    """Number of views for --tta; at most 8 for d4. Results of the same --tta with a
+    different number of views are replaced; results with logit adjustment are then removed
+    unless --logit-adjustment is given."""
     logit_adjustment: bool = False
     """Adjust the logits for the class frequencies of the training images, with the strength
     that has the best balanced accuracy on validation. This trades accuracy for balanced

@@ -64,7 +64,7 @@ def command() -> None:
     if already_built:
         print("The dataset already exists. To build it again, delete its directory first.")
     if builder.builder_config.synthetic:
-        print("SYNTHETIC images: scores on them have no medical meaning.")
+        print("SYNTHETIC images: their scores have no medical meaning.")
     print(f"{builder.info.full_name} is in {builder.data_dir}")
     for name, split in builder.info.splits.items():
         print(f"  {name}: {split.num_examples} images")

@@ -169,7 +169,7 @@ def lr_range_test(arguments: Arguments, workdir: Path) -> None:
 
     check(arguments.config)
     require_writable_folder(workdir, "--workdir")
-    # A batch on one device gives the same loss as its parts on several devices.
+    # One device is enough: dividing a batch among devices does not change the loss.
     train = dataclasses.replace(arguments.config.train, devices=1)
     config = dataclasses.replace(arguments.config, train=train)
     setup, builder, _ = prepare(config, arguments.data_dir, arguments.cache)
@@ -183,7 +183,7 @@ def lr_range_test(arguments: Arguments, workdir: Path) -> None:
     if test.value is None:
         raise DivergedError(
             f"The loss did not decrease at any learning rate >= {range_test.LOWEST:g}. "
-            f"Expected a decrease before it increases; see {plot}. Check the images with "
+            f"Expected a decrease, then an increase; see {plot}. Check the images with "
             "--preview, and try another --optimizer.name or --model.backbone."
         )
     print(f"test       {plot} (and .csv)")

@@ -30,7 +30,7 @@ presets (default: {common.DEFAULT_PRESET}):
 {describe_functions(PRESETS)}
 
 examples:
-  tune.py                    the space `learning` around the demo preset
+  tune.py                    the space `learning`, for the preset quickstart
   tune.py learning imbalance --preset mobilenet_160 --max-trials 40
   tune.py --preset mobilenet_160 --tuner hyperband --max-minutes 600
   tune.py imbalance --preset mobilenet_160 --objective macro_f1 --executions 3

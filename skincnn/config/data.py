@@ -35,7 +35,7 @@ class DataConfig:
     """Folds for validation, on which the epoch, the temperature and the thresholds are
     selected."""
     test_folds: Folds = (9,)
-    """Held-out folds for testing after training. Nothing is selected on them."""
+    """Held-out folds for testing after training. No setting is selected on these folds."""
     split_by: Literal["lesion", "image"] = "lesion"
     """What is assigned to folds. lesion: lesions, so that all images of a lesion are in the
     same fold; image: single images, as in many published studies with leakage. The report
@@ -68,8 +68,8 @@ class AugmentConfig:
     shift, shear) are applied first, as one affine transform; the others follow in the given
     order. A sensible order is hair, ruler, blur, sharpen, light, color, hue, erase."""
     magnitude: UnitInterval = 0.5
-    """Factor of all strengths, relative to 0.5. 0: no augmentation; 0.5: strengths as
-    given; 1: twice the strengths, up to the maximum of each."""
+    """All strengths are multiplied by 2 * magnitude, up to the maximum of each strength. 0
+    for no augmentation, 0.5 for the strengths as given, 1 for twice the strengths."""
     orientation_share: UnitInterval = 1.0
     """Fraction of the images to which `flip` and `quarter_turn` apply."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0

@@ -186,7 +186,7 @@ class TrainConfig:
     training stops; 0 for no early stopping."""
     cached_views: Literal[0, 1, 2, 4, 8] = 0
     """Number of orientations of each image whose features are computed once and reused in
-    stages that train only the head; 0 to compute features in each epoch. With cached
+    stages that train only the head; 0 to compute the features in each epoch. With cached
     features, an epoch costs almost nothing, and one orientation of each image is drawn
     without other augmentation. 8 orientations of 10,000 images with 1,280 features
     (mobilenet_v2) take 410 MB."""

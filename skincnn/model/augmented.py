@@ -38,8 +38,8 @@ class AugmentedClassifier(keras.Model):
         mixing: keras.layers.Layer | None = None,
         **kwargs: Any,
     ):
-        # Half precision would round the images before augmentation. The classifier has its
-        # own dtype policy.
+        # Half precision would round the images before augmentation. The classifier has a
+        # separate dtype policy.
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.augmentation = augmentation
         self.classifier = classifier

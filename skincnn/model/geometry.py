@@ -16,14 +16,14 @@ from skincnn.model.random_ops import Tensor, Uniform, centered_pixels
 
 
 def flip(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Returns horizontal flips with a probability of orientation_share / 2."""
+    """Returns matrices that flip horizontally, with probability orientation_share / 2."""
     probability = 0.5 * config.strength("orientation_share")
     sign = ops.where(uniform(0.0, 1.0) < probability, -1.0, 1.0)
     return _matrix(sign, 0.0, 0.0, 1.0)
 
 
 def quarter_turn(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Returns rotations by 0, 90, 180 or 270 degrees for a share of the images.
+    """Returns matrices that rotate by 0, 90, 180 or 270 degrees.
 
     With a probability of orientation_share, one of the four rotations is drawn; otherwise,
     the image is not rotated.
@@ -39,28 +39,31 @@ def quarter_turn(uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def rotate(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Returns rotations by angles in [-rotation_degrees, rotation_degrees]."""
+    """Returns matrices that rotate by angles in [-rotation_degrees, rotation_degrees]."""
     limit = math.radians(config.strength("rotation_degrees"))
     angle = uniform(-limit, limit)
     return _matrix(ops.cos(angle), -ops.sin(angle), ops.sin(angle), ops.cos(angle))
 
 
 def zoom(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Returns scalings by exp(u), where u is uniform in [-zoom, zoom]."""
+    """Returns matrices that scale by exp(u), where u is uniform in [-zoom, zoom]."""
     limit = config.strength("zoom")
     scale = ops.exp(uniform(-limit, limit))
     return _matrix(scale, 0.0, 0.0, scale)
 
 
 def shift(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Returns translations along each axis by [-shift, shift] times the longer side."""
+    """Returns matrices that translate along each axis.
+
+    Translations are in [-shift, shift], as fractions of the longer side.
+    """
     limit = config.strength("shift")
     right, down = uniform(-limit, limit), uniform(-limit, limit)
     return _matrix(ops.ones_like(right), 0.0, 0.0, 1.0, right, down)
 
 
 def shear(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Returns horizontal shears by angles in [-shear_degrees, shear_degrees].
+    """Returns matrices that shear horizontally by [-shear_degrees, shear_degrees].
 
     A shear preserves the area. Combined with a rotation, it can have any direction.
     """

@@ -40,7 +40,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
         )
-        # The kernel returns the unbiased variance (n - 1); Keras tracks the biased one.
+        # The kernel returns the unbiased variance (n - 1); Keras tracks the biased one (n).
         count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
         for moving, batch in (
             (self.moving_mean, mean),

@@ -17,7 +17,7 @@ from tensorflow.python.framework import config as framework_config
 def seeded(seed: int) -> Iterator[None]:
     """Seeds Python, NumPy, Keras and TensorFlow inside the block.
 
-    Keras layers and initializers that are created without a seed draw one from these
+    Keras layers and initializers that are created without a seed draw a seed from these
     generators.
     """
     states = random.getstate(), np.random.get_state(), context.global_seed()
