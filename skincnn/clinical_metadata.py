@@ -13,8 +13,8 @@ import pandas as pd
 from skincnn.errors import DataError
 
 CLINICAL_COLUMNS = ("age", "sex", "localization")
-"""Columns that are encoded: age in years; sex and body site as words. They are also inputs
-of an exported model."""
+"""Columns that are encoded: age in years; sex and body site as words. An exported model has
+inputs with the same names."""
 
 UNKNOWN = "unknown"
 SEXES = ("female", "male")

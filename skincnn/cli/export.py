@@ -47,7 +47,7 @@ class Arguments:
     been evaluated with scripts/evaluate.py --tta d4."""
     operating_point: str = "sensitivity=0.90"
     """Operating point on validation at which the referral threshold is set: sensitivity or
-    specificity for malignant lesions, 0.90 or 0.95."""
+    specificity for malignant lesions, 0.90 or 0.95, such as specificity=0.95."""
     data_dir: Path | None = None
     """Directory of the built datasets; by default, the data directory of TFDS."""
 

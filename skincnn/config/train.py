@@ -46,7 +46,7 @@ class ModelConfig:
 
 @section("imbalance")
 class ImbalanceConfig:
-    """How training handles unequal class frequencies."""
+    """Balancing of unequal class frequencies in training."""
 
     strategy: str = "class_weights"
     """Name in `STRATEGIES`. none: no balancing; class_weights: larger weights for rare
@@ -80,7 +80,7 @@ class ImbalanceConfig:
 
 @section("loss")
 class LossConfig:
-    """Options of the loss for every `imbalance.strategy`."""
+    """Options of the loss that apply to every `imbalance.strategy`."""
 
     label_smoothing: Fraction = 0.0
     """Fraction of each label that is spread evenly over all classes."""

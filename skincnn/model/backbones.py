@@ -190,7 +190,7 @@ BACKBONES = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """Returns the backbone with a name in `BACKBONES`, or that of a user's function.
+    """Returns the backbone with a name in `BACKBONES`, or one from a user's function.
 
     A user's function is named `package.module:function`. It returns a functional or
     sequential `keras.Model` that maps images in 0..255, [batch, height, width, 3] of any

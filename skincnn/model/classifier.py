@@ -80,7 +80,7 @@ def set_trainable(
 
     Args:
         classifier: A model from `build_classifier`. Compile it after this call.
-        blocks: Number of trainable blocks, 0 for only the head; None for all layers.
+        blocks: Number of trainable blocks; 0 for only the head, None for all layers.
         batch_norm: Mode of the BatchNorm layers in trainable blocks; see `ModelConfig`.
             "frozen_statistics" requires a `fused` classifier.
 

@@ -15,7 +15,7 @@ from skincnn.model.random_ops import Tensor, Uniform, per_image
 
 
 def light(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Scales the contrast about the image mean, shifts the brightness, clips to 0..255."""
+    """Scales contrast about the image mean, shifts brightness, and clips to 0..255."""
     contrast, brightness = config.strength("contrast"), config.strength("brightness")
     factor = per_image(uniform(1 - contrast, 1 + contrast))
     shift = per_image(uniform(-brightness, brightness)) * 255

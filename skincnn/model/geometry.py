@@ -63,7 +63,7 @@ def shift(uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def shear(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Returns matrices that shear horizontally by [-shear_degrees, shear_degrees].
+    """Returns matrices that shear horizontally, by up to `shear_degrees` either way.
 
     A shear preserves the area. Combined with a rotation, it can have any direction.
     """

@@ -16,8 +16,9 @@ from skincnn.model.random_ops import Tensor, Uniform, coordinates, per_image, re
 
 
 def erase(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Fills a rectangle of a fraction in [0, erase] of the image with the mean color.
+    """Fills a rectangle with the mean color of the image.
 
+    The rectangle covers a fraction in [0, erase] of the image.
     Zhong et al., Random Erasing Data Augmentation (2020), arXiv:1708.04896.
     """
     area = uniform(0.0, config.strength("erase"))

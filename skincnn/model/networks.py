@@ -12,7 +12,7 @@ from skincnn.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of the red, green and blue values, which are in 0..1."""
+"""Mean and standard deviation of the RGB channels of ImageNet, for values in 0..1."""
 
 
 def small_cnn(size: int | None, width: float, weights: str | None) -> keras.Model:
@@ -117,7 +117,7 @@ def remove_normalization(network: keras.Model) -> keras.Model:
 
 
 def accept_any_size(network: keras.Model) -> keras.Model:
-    """Returns a copy that accepts any image size, with the padding of the original size."""
+    """Returns a copy of a network for any image size, with the padding of its input size."""
     return clone(network, input_tensors=keras.Input((None, None, 3)))
 
 

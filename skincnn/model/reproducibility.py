@@ -15,7 +15,7 @@ from tensorflow.python.framework import config as framework_config
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds Python, NumPy, Keras and TensorFlow inside the block.
+    """Seeds the random generators of Python, NumPy, Keras and TensorFlow inside the block.
 
     Keras layers and initializers that are created without a seed draw a seed from these
     generators.
