@@ -117,7 +117,10 @@ def remove_normalization(network: keras.Model) -> keras.Model:
 
 
 def accept_any_size(network: keras.Model) -> keras.Model:
-    """Returns a copy of a network for any image size, with the padding of its input size."""
+    """Returns a copy of a network that accepts any image size.
+
+    The padding remains that of the original image size.
+    """
     return clone(network, input_tensors=keras.Input((None, None, 3)))
 
 
