@@ -218,7 +218,7 @@ def test_50_a_converted_model_of_another_preprocessing_is_rejected(
     ("weights", "message"),
     [
         ("imagenet", "could not be loaded: "),  # The download fails.
-        ("{}/other.weights.h5", "does not contain the weights of mobilenet"),
+        ("{}/other.weights.h5", "do not match mobilenet"),
     ],
 )
 def test_51_unusable_weights_are_rejected_before_training(
