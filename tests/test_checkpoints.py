@@ -93,14 +93,14 @@ def test_another_fingerprint_is_rejected(tmp_path: Path) -> None:
     save(tmp_path, 1)
     other = Checkpoints(tmp_path, {**FINGERPRINT, "versions": {"keras": "4"}})
     with pytest.raises(
-        DataError, match=r"other data or software: versions.keras '3' \(now '4'\)"
+        DataError, match=r"software or devices: versions.keras '3' \(now '4'\)"
     ):
         other.load()
 
 
 def test_variables_of_another_model_are_rejected() -> None:
     variable = keras.Variable(np.zeros((2, 3)))
-    with pytest.raises(DataError, match="does not fit the model"):
+    with pytest.raises(DataError, match="does not match the model"):
         assign([variable], [np.zeros((3, 2))])
     assign([variable], [np.ones((2, 3))])
     assert float(np.asarray(variable).sum()) == 6

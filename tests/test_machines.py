@@ -43,7 +43,7 @@ def test_the_environment_determines_the_role(
     for name, value in ((ID, tuner_id), (IP, ip), (PORT, port)):
         monkeypatch.setenv(name, value)
     if role is None:
-        with pytest.raises(ConfigError, match=f"needs {ID}"):
+        with pytest.raises(ConfigError, match=f"requires {ID}"):
             find_role()
     else:
         assert find_role() == role

@@ -227,7 +227,7 @@ def test_without_layer_decay_the_optimizer_is_a_keras_class() -> None:
 
 def test_layer_decay_needs_the_block_of_every_variable() -> None:
     config = OptimizerConfig(layer_decay=0.5)
-    with pytest.raises(ValueError, match="needs `blocks`"):
+    with pytest.raises(ValueError, match="requires `blocks`"):
         build_optimizer(config, RATE, 9, 0)
     optimizer = build_optimizer(config, RATE, 9, 0, {"head/kernel": 0, "b2/bias": 2})
     with pytest.raises(ValueError, match="Missing: b1/kernel, b2/kernel"):

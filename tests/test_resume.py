@@ -341,7 +341,7 @@ def test_early_stopping_also_applies_after_resuming(
     ids=["tensorflow", "jax"],
 )
 def test_a_full_memory_error_mentions_the_batch_size(error: Exception) -> None:
-    message = "batches of 64 images of 300 px"
+    message = "batches of 64 images of 300x300 pixels"
     with pytest.raises(ConfigError, match=message), fitting.explain_full_memory(64, 300):
         raise error
     with pytest.raises(RuntimeError, match="else"), fitting.explain_full_memory(64, 300):

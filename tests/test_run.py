@@ -472,7 +472,7 @@ def test_other_files_are_never_deleted(tmp_path: Path) -> None:
     [
         ("run", "run", "is a file"),
         ("run", "run/deep/er", "is a file"),
-        ("run/config.json", "run", "already holds a run"),
+        ("run/config.json", "run", "already contains a run"),
     ],
 )
 def test_an_unusable_workdir_is_rejected(

@@ -474,7 +474,7 @@ def test_a_directory_without_a_search_is_not_changed(
     fake_runs: FakeRuns, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="holds a run but no fingerprint"):
+    with pytest.raises(ConfigError, match="contains a run but no fingerprint"):
         run(tmp_path)
     run(tmp_path / "search", max_trials=1)
     (tmp_path / "search/fingerprint.json").write_text("{")

@@ -1,4 +1,4 @@
-"""Options of a search other than its spaces and its preset."""
+"""Options of a hyperparameter search other than the spaces and the preset."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ DEFAULT_TRIALS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """The search algorithm, its objective and its limits."""
+    """The algorithm, the objective and the limits of a hyperparameter search."""
 
     tuner: Literal["random", "bayesian", "hyperband", "grid"] = "bayesian"
     """random: independent samples. bayesian: random samples first, then Bayesian
-    optimization with a Gaussian process. hyperband: many short runs, the best third of
-    which is trained again from scratch for three times as long, with a full schedule.
-    grid: all combinations, with ten values per range."""
+    optimization with a Gaussian process. hyperband: many short training runs; the best
+    third is trained again from scratch, three times as long, with a full learning-rate
+    schedule. grid: all combinations, with ten values per range."""
     objective: str = ""
-    """Validation metric to optimize, which also selects the epoch of each trial;
+    """Validation metric to optimize, which also selects the best epoch of each trial;
     `train.monitor` by default."""
     max_trials: int = 0
-    """Maximum number of trials. 0: as many as --max-minutes allows, or without that limit
-    30 trials (hyperband: one pass; grid: all combinations)."""
+    """Maximum number of trials. 0: as many as --max-minutes allows; if --max-minutes is 0
+    as well, 30 trials (hyperband: one pass; grid: all combinations)."""
     max_minutes: float = 0.0
-    """No trial starts after the previous ones have taken this long in total; 0 for no
-    limit."""
+    """No trial starts after the previous trials have taken this many minutes in total; 0
+    for no limit."""
     executions: int = 1
-    """Training runs per trial, with different seeds. Their mean score is optimized."""
+    """Number of training runs per trial, with different seeds. The mean score is
+    optimized."""
 
     def __post_init__(self) -> None:
         if self.max_trials < 0 or self.max_minutes < 0 or self.executions < 1:
             raise ConfigError(
-                "--max-trials and --max-minutes must be 0 or more, --executions 1 or more. "
-                f"Received: {self.max_trials}, {self.max_minutes}, {self.executions}."
+                "--max-trials and --max-minutes must be at least 0, and --executions must "
+                f"be at least 1. Received: {self.max_trials}, {self.max_minutes} and "
+                f"{self.executions}."
             )

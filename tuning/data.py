@@ -22,26 +22,31 @@ from skincnn.model.classifier import BACKBONE_LAYER
 from skincnn.training.features import Features, compute_features
 
 SPLITS = ("train", "val")
-"""The splits of a search; test folds are never read."""
+"""The splits that a search uses; test folds are never read."""
 FIXED = (
     *("dataset", "train_folds", "validation_folds", "test_folds"),
     *("split_by", "one_image_per_lesion"),
 )
-"""Fields of `DataConfig` that select images, which no trial may change."""
+"""Fields of `DataConfig` that select the images, and that no trial may change."""
 MAX_CACHED_FEATURES = 4
-"""Number of feature arrays in memory, each of one split."""
+"""Maximum number of feature arrays in memory, each for one split."""
 
 
 class SearchData:
-    """The images of a search, and caches of decoded images and features.
+    """The images of a search, with caches of decoded images and features.
+
+    Args:
+        config: The dataset and the splits.
+        data_dir: The root directory of built datasets; None for the default of TFDS.
+        cache: Where to keep decoded images; see `cache.cached_images`.
 
     Attributes:
         class_names: Names of the classes, in order.
-        tables: The rows of "train" and "val", which pass the leakage audit.
+        tables: Tables of the splits "train" and "val", with one row per image.
 
     Raises:
         ConfigError: The dataset is unknown.
-        DataError: It is not built, or its splits leak.
+        DataError: The dataset is not built, or the splits do not pass the leakage audit.
     """
 
     def __init__(self, config: DataConfig, data_dir: Path | None, cache: Cache = "auto"):
@@ -55,7 +60,7 @@ class SearchData:
         self._features: OrderedDict[tuple[Any, ...], Features] = OrderedDict()
 
     def check(self, config: Config) -> None:
-        """Raises a `ConfigError` if a space changed one of `FIXED`."""
+        """Raises a `ConfigError` if a space changed one of the fields `FIXED`."""
         changed = [
             name for name in FIXED if getattr(config.data, name) != self._fixed[name]
         ]
@@ -70,7 +75,7 @@ class SearchData:
         return {name: pipeline.fingerprint(table) for name, table in self.tables.items()}
 
     def load_images(self, table: pd.DataFrame, config: DataConfig) -> Images:
-        """Returns the images of one of `tables`, cached after the first call."""
+        """Returns the images of one of `tables`, and keeps the images in memory."""
         split = next(name for name, rows in self.tables.items() if rows is table)
         key = split, *preprocessing_fields(config).values()
         if key not in self._images:
@@ -81,12 +86,16 @@ class SearchData:
     def compute_features(
         self, classifier: keras.Model, images: Images, num_views: int
     ) -> Features:
-        """Returns the features of `compute_features`, cached by the backbone weights."""
+        """Returns the backbone features of images, from a cache if possible.
+
+        The cache key consists of the images, the number of views, the precision and the
+        backbone weights. See `skincnn.training.features.compute_features`.
+        """
         digest = hashlib.sha256()
         for weights in classifier.get_layer(BACKBONE_LAYER).get_weights():
             digest.update(np.ascontiguousarray(weights).tobytes())
         policy = keras.config.dtype_policy().name
-        # `load_images` keeps all images, so that no other array gets the same id.
+        # The id is unique because `load_images` keeps all images in memory.
         key = id(images), num_views, policy, digest.hexdigest()
         if key not in self._features:
             self._features[key] = compute_features(classifier, images, num_views)

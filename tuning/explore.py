@@ -1,4 +1,4 @@
-"""Finds the hyperparameters of a search space, and tests it before the first trial."""
+"""Finds the hyperparameters of a search space, and checks the space before any trial."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from skincnn.training.setup import check
 from tuning.spaces import Space, rounded, value_at
 
 NUM_SAMPLES = 50
-"""Random configurations of a space that are checked before the first trial."""
+"""Number of random configurations of a space that are checked before the first trial."""
 INTERNAL = "tuner/"
-"""Prefix of KerasTuner's own entries among the hyperparameters."""
+"""Prefix of hyperparameters that KerasTuner adds for internal use."""
 
 
 def explore(
     space: Space, config: Config, check_config: Callable[[Config], None] = check
 ) -> kt.HyperParameters:
-    """Returns all hyperparameters of a space, and checks many of its configurations.
+    """Returns all hyperparameters of a space, after checking many configurations.
 
-    The space is applied to each value of each choice, which finds conditional
-    hyperparameters, to both bounds of each range, and to random samples. Nothing is
-    trained.
+    The space is applied to each value of each choice, to both bounds of each range, and to
+    random samples. This also finds conditional hyperparameters. Nothing is trained.
 
     Args:
         space: The space.
         config: The preset.
-        check_config: Raises a `ConfigError` for a configuration that cannot be trained.
+        check_config: Function that raises a `ConfigError` for a configuration that cannot
+            be trained.
 
     Raises:
-        ConfigError: The space raises an error, names a hyperparameter that is not a path of
-            `Config`, does not use the value of one, or returns an invalid configuration.
+        ConfigError: The space fails or returns an invalid configuration, the name of a
+            hyperparameter is not the path of a field, or the field does not have the value
+            of the hyperparameter.
     """
     hyperparameters = kt.HyperParameters()
 
@@ -45,7 +46,7 @@ def explore(
 
     attempt({})
     index = 0
-    while index < len(hyperparameters.space):  # the space grows in the loop
+    while index < len(hyperparameters.space):  # `attempt` can add hyperparameters
         parameter = hyperparameters.space[index]
         index += 1
         # The first value of a condition makes the hyperparameter active.
@@ -65,7 +66,7 @@ def explore(
 
 
 def active_values(hp: kt.HyperParameters) -> dict[str, Any]:
-    """Returns the values of hyperparameters, without KerasTuner's own entries."""
+    """Returns the value of each active hyperparameter by name, except internal ones."""
     return {
         name: rounded(value)
         for name, value in hp.values.items()
@@ -88,7 +89,10 @@ def _apply(
     hyperparameters: kt.HyperParameters,
     values: dict[str, Any],
 ) -> Config:
-    """Applies a space to values or defaults, and records new hyperparameters."""
+    """Applies a space to `values`, and adds new hyperparameters to `hyperparameters`.
+
+    Hyperparameters without a value have the default value.
+    """
     given = kt.HyperParameters()
     for parameter in hyperparameters.space:
         given.merge([parameter])
@@ -103,13 +107,14 @@ def _apply(
 
 
 def _require_set(config: Config, used: kt.HyperParameters) -> None:
-    """Checks that a configuration has the values of its active hyperparameters."""
+    """Checks that a configuration contains the values of the active hyperparameters."""
     actual = {parameter.name: value_at(config, parameter.name) for parameter in used.space}
     for name in (parameter.name for parameter in used.space if used.is_active(parameter)):
         value = used.values[name]
         if rounded(actual[name]) != rounded(value):
             raise ConfigError(
-                f"The space uses `{name}` but does not set it: the value is {value!r}, and "
-                f"the configuration has {actual[name]!r}. Set the field to exactly the "
-                "value of the hyperparameter, which the leaderboard shows."
+                f"The space uses the hyperparameter `{name}` but does not set the field "
+                f"`{name}` to its value. Expected {value!r}. Received: {actual[name]!r}. "
+                "Set the field to exactly the value of the hyperparameter, which the "
+                "leaderboard shows."
             )

@@ -32,7 +32,7 @@ from tuning.explore import INTERNAL, active_values
 from tuning.spaces import Space
 
 EPOCHS = f"{INTERNAL}epochs"
-"""The entry in which Hyperband stores the number of epochs of a trial."""
+"""The hyperparameter in which Hyperband stores the number of epochs of a trial."""
 RESULT_FILE = "result.json"
 
 
@@ -40,12 +40,12 @@ class TrialResult(Record):
     """The result of one training run.
 
     Attributes:
-        score: The objective on validation in the best epoch.
+        score: Value of the objective on validation in the best epoch.
         best_epoch: The best epoch, counted from 1.
         epochs: Number of completed epochs.
-        seconds: Total duration.
-        error: Why the run failed; "" if it did not.
-        retry: Whether the run could succeed when the search is resumed.
+        seconds: Total duration in seconds.
+        error: The error that ended the run; "" if the run succeeded.
+        retry: Whether to repeat the failed run when the search is resumed.
     """
 
     score: float = 0.0
@@ -60,17 +60,17 @@ class TrialResult(Record):
 class TrainingModel:
     """Trains configurations of a space exactly as `scripts/train.py` does.
 
-    The result of a configuration is in a directory that is named by its hash. A
-    configuration with a result is not trained again, and an interrupted run is resumed.
-    This needs no files of KerasTuner: with the same seed and the same scores, its oracles
-    propose the same trials.
+    The result of a configuration is stored in a directory whose name is the hash of the
+    configuration. A configuration with a result is not trained again, and an interrupted
+    run is resumed. The files of KerasTuner are not required for this: with the same seed
+    and the same scores, an oracle proposes the same trials.
 
     Attributes:
-        space: Converts hyperparameters and `base` to the configuration of a trial.
+        space: Function from hyperparameters and `base` to the configuration of a trial.
         base: The preset, whose `train.monitor` is the objective.
-        data: The images.
+        data: The images of the search.
         folder: The parent directory of the results.
-        executions: Training runs per trial, with different seeds.
+        executions: Number of training runs per trial, with different seeds.
     """
 
     space: Space
@@ -80,14 +80,14 @@ class TrainingModel:
     executions: int = 1
 
     def config(self, hp: kt.HyperParameters, execution: int = 0) -> Config:
-        """Returns the configuration of an execution of a trial, counted from 0."""
+        """Returns the configuration of a trial for an execution, counted from 0."""
         config = self.space(hp, self.base)
         if EPOCHS in hp.values:
             config = with_epochs(config, hp.values[EPOCHS])
         return dataclasses.replace(config, seed=config.seed + execution)
 
     def check(self, config: Config) -> None:
-        """Checks that a configuration can be trained and compared with the others.
+        """Checks that a configuration can be trained and compared with other trials.
 
         Raises:
             ConfigError: A name is unknown, or the space changes the objective, the seed or
@@ -97,21 +97,22 @@ class TrainingModel:
         check(config)
         if config.train.monitor != self.base.train.monitor:
             raise ConfigError(
-                "A space must not change train.monitor, which selects the epoch of each "
-                f"trial. Expected {self.base.train.monitor}. Received: "
+                "A space must not change train.monitor, which selects the best epoch of "
+                f"each trial. Expected {self.base.train.monitor}. Received: "
                 f"{config.train.monitor}. Give --objective instead."
             )
         if config.seed != self.base.seed:
             raise ConfigError(
-                "A space must not change seed: a lucky seed is not a better configuration. "
-                f"Expected {self.base.seed}. Received: {config.seed}. Give --executions to "
-                "train each configuration with several seeds."
+                "A space must not change seed, because a higher score with one seed does "
+                f"not show a better configuration. Expected {self.base.seed}. Received: "
+                f"{config.seed}. Give --executions to train each configuration with "
+                "several seeds."
             )
         self.data.check(config)
         require_full_batch(self.data.tables["train"], config.data)
 
     def find_error(self, hp: kt.HyperParameters) -> str:
-        """Returns why the configuration of a trial is invalid; "" if it is valid."""
+        """Returns the error in the configuration of a trial; "" if there is no error."""
         try:
             self.check(self.config(hp))
         except (ConfigError, DataError) as error:
@@ -119,11 +120,15 @@ class TrainingModel:
         return ""
 
     def path(self, config: Config) -> Path:
-        """Returns the directory of a configuration."""
+        """Returns the directory for the result of a configuration."""
         return self.folder / json_sha256(config.to_dict())[:12]
 
     def build(self, hp: kt.HyperParameters, execution: int = 0) -> TrainingSetup:
-        """Returns the training setup of an execution."""
+        """Returns the training setup of a trial for an execution, counted from 0.
+
+        Raises:
+            ConfigError, DataError: The configuration is invalid; see `check`.
+        """
         self.check(self.config(hp))
         config = self.config(hp, execution)
         classifier, devices = build(config, len(self.data.class_names))
@@ -138,10 +143,14 @@ class TrainingModel:
         )
 
     def fit(self, hp: kt.HyperParameters, setup: TrainingSetup) -> TrialResult:
-        """Trains an execution of a trial, and writes and returns its result.
+        """Trains one execution of a trial, writes the result, and returns the result.
+
+        Args:
+            hp: The hyperparameters of the trial.
+            setup: The training setup of the execution, from `build`.
 
         Raises:
-            ConfigError, DataError: The error affects all trials.
+            ConfigError, DataError: The error affects all trials, such as a full disk.
             Exception: Any other error, which is also recorded in the result.
         """
         folder, objective = self.path(setup.config), self.base.train.monitor
@@ -182,19 +191,19 @@ class TrainingModel:
         return [result for result in results if result is not None]
 
     def result(self, hp: kt.HyperParameters, execution: int = 0) -> TrialResult:
-        """Returns the result of an execution, and trains it first if it has none.
+        """Returns the result of an execution of a trial, after training if necessary.
 
         Raises:
-            ConfigError, DataError: The error affects all trials.
-            DivergedError: The training run diverged, now or earlier.
+            ConfigError, DataError: The error affects all trials, such as a full disk.
+            DivergedError: Training diverged, in this call or in an earlier call.
         """
         folder = self.path(self.config(hp, execution))
-        # Two workers can have the same trial: if the first one was so slow that the chief
-        # considered it lost, or if both have the same name.
+        # Two workers can run the same trial if the chief considered the first worker lost,
+        # or if both workers have the same name.
         with locked(folder, wait=True):
             result = read_result(folder)
             if result is None or result.retry:
-                # As in KerasTuner's own tuners, because Keras keeps graphs in global state.
+                # Keras keeps graphs in global state. KerasTuner's tuners clear it as well.
                 keras.utils.clear_session()
                 gc.collect()
                 with _release_graphs():
@@ -205,9 +214,9 @@ class TrainingModel:
 
 
 def with_epochs(config: Config, epochs: int) -> Config:
-    """Returns a configuration with another number of epochs in the last stage.
+    """Returns the configuration with `epochs` epochs in the last stage.
 
-    Warm-up and progressive epochs change in proportion. Other stages do not change.
+    Warm-up epochs and progressive epochs change in proportion. Other stages do not change.
     """
     stages, train = make_stages(config), config.train
     share = epochs / stages[-1].epochs
@@ -229,9 +238,9 @@ def with_epochs(config: Config, epochs: int) -> Config:
 
 
 def read_result(folder: Path) -> TrialResult | None:
-    """Returns the result of the run in a directory; None if it has not finished.
+    """Returns the result in a directory; None if the result is missing or damaged.
 
-    A damaged file is renamed, with a warning.
+    A damaged file is renamed with a warning.
     """
     path = folder / RESULT_FILE
     if not path.exists():
@@ -245,23 +254,24 @@ def read_result(folder: Path) -> TrialResult | None:
 
 
 def _write_result(folder: Path, result: TrialResult) -> None:
-    """Writes the result, and removes the checkpoints, which are no longer needed."""
+    """Writes the result, and removes the checkpoints, which are no longer required."""
     write_record(folder / RESULT_FILE, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _seconds(started: float, history: Sequence[Mapping[str, float]]) -> float:
-    """Returns the duration of a run, including the epochs before it was resumed."""
+    """Returns the duration of a run in seconds, including epochs before an interruption."""
     epochs = sum(row["seconds"] for row in history)
     return round(max(time.perf_counter() - started, epochs), 2)
 
 
 @contextlib.contextmanager
 def _release_graphs() -> Iterator[None]:
-    """Releases the graphs of a training run, which take 40 MB or more.
+    """Releases the TensorFlow graphs that the block creates, which take 40 MB or more.
 
     Keras optimizers sum gradients over replicas with a custom gradient. TensorFlow
-    registers this gradient again for each graph, and the registry keeps the graph.
+    registers this gradient for each graph, and the registry prevents the release of the
+    graph.
     """
     registry = ops.gradient_registry._registry
     before = set(registry)
@@ -275,7 +285,7 @@ def _release_graphs() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _epoch_bar(setup: TrainingSetup) -> Iterator[keras.callbacks.Callback]:
-    """Yields a callback that shows the epochs of a training run on a terminal."""
+    """Yields a callback that shows a progress bar of the epochs on a terminal."""
     column = f"val_{setup.config.train.monitor}"
     total = sum(stage.epochs for stage in setup.stages)
     with tqdm(total=total, unit="epoch", leave=False, disable=None) as bar:
@@ -290,7 +300,7 @@ def _epoch_bar(setup: TrainingSetup) -> Iterator[keras.callbacks.Callback]:
 def _write_hparams(
     folder: Path, hp: kt.HyperParameters, objective: str, result: TrialResult
 ) -> None:
-    """Writes hyperparameters and score for TensorBoard's HParams dashboard."""
+    """Writes the hyperparameters and the score for the HParams dashboard of TensorBoard."""
     with tf.summary.create_file_writer(str(folder / "logs" / "hparams")).as_default():
         hparams.hparams(active_values(hp), trial_id=folder.name)
         tf.summary.scalar(objective, result.score, step=result.best_epoch)

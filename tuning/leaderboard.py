@@ -1,4 +1,4 @@
-"""The files of a finished search: a table, a figure and the best configuration."""
+"""The results of a search: a table, a figure and the best configuration."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ Positions = npt.NDArray[np.float64]
 Ticks = list[tuple[float, str]]
 
 INACTIVE = -0.12
-"""Position of a hyperparameter that is not active; values are in 0..1."""
+"""Axis position of inactive hyperparameters; positions of values are in 0..1."""
 LOG_BELOW = 0.25
-"""The axis is logarithmic if the median is below this share of the largest value."""
+"""The axis is logarithmic if the median is below this fraction of the largest value."""
 MIN_FOR_IMPORTANCE = 10
 
 FIRST = ["rank", "trial", "score"]
 LAST = ["best_epoch", "epochs", "seconds", "folder"]
 NUM_PRINTED = 10
-"""Rows of the leaderboard that are printed."""
+"""Number of rows of the leaderboard that are printed."""
 
 
 def make_leaderboard(trials: Iterable[Trial], model: TrainingModel) -> pd.DataFrame:
-    """Returns one row per completed trial, the best first.
+    """Returns a table with one row per completed trial, the best trial first.
 
-    The columns are rank, trial, score (mean over executions), the hyperparameters (empty if
-    not active), best_epoch and epochs (means), seconds (sum), and folder, the directory of
-    the first execution.
+    The columns are rank, trial, score (mean over executions), one column for each
+    hyperparameter (NaN if inactive), best_epoch and epochs (means over executions), seconds
+    (total), and folder (the directory of the first execution).
     """
     rows = []
     for trial in trials:
@@ -79,8 +79,8 @@ def write_leaderboard(
 
     Args:
         table: The leaderboard of `make_leaderboard`.
-        best: The trial of its first row.
-        model: The model of the search.
+        best: The trial in the first row of the table.
+        model: The `TrainingModel` of the search.
         workdir: The directory of the search.
         title: Title of the figure.
     """
@@ -95,7 +95,7 @@ def write_leaderboard(
 
 
 def format_leaderboard(table: pd.DataFrame) -> str:
-    """Returns the first rows of the leaderboard for the terminal."""
+    """Returns the first rows of the leaderboard as text for the terminal."""
     rows = table.head(NUM_PRINTED).drop(columns=["best_epoch", "folder"])
     values = [name for name in rows.columns if name not in (*FIRST, *LAST)]
     # Drop constant hyperparameters, and shorten each path to its last part.
@@ -115,12 +115,12 @@ def plot_search(
     *,
     higher_is_better: bool = True,
 ) -> Figure:
-    """Draws parallel coordinates: each trial is a line through its values and its score.
+    """Returns a parallel-coordinates plot with one line per trial.
 
-    The most important hyperparameter comes first.
+    The axes are the hyperparameters, in order of decreasing importance, and the score.
 
     Args:
-        values: One column per hyperparameter and one row per trial, the best first.
+        values: One column per hyperparameter and one row per trial, the best trial first.
         scores: Score of each trial.
         objective: Name of the score.
         title: Title of the figure.
@@ -150,18 +150,19 @@ def plot_search(
     axes.spines[:].set_visible(False)
     title = f"{title}: {len(values)} trials"
     if shares:
-        title += " (in brackets: relative importance)"
+        title += " (in parentheses: relative importance)"
     axes.set_title(title, fontsize=14, loc="left")
     axes.legend(loc="upper right", bbox_to_anchor=(1.0, 1.1), fontsize=13, frameon=False)
     return figure
 
 
 def axis_positions(values: pd.Series[Any]) -> tuple[Positions, Ticks]:
-    """Returns the positions of values on an axis, and its tick labels.
+    """Returns the positions of values on an axis, and the ticks of the axis.
 
     Returns:
-        A position in 0..1 for each value, `INACTIVE` for a missing value; and tick labels,
-        for all values if they are at most five or not numbers, otherwise at both ends.
+        The position of each value, in 0..1 or `INACTIVE` for a missing value; and the ticks
+        as (position, label). If there are more than five different numbers, only the
+        smallest and the largest have a tick; otherwise, each different value has a tick.
     """
     present = values.dropna()
     inactive: Ticks = [(INACTIVE, "not used")] if len(present) < len(values) else []
@@ -184,13 +185,20 @@ def axis_positions(values: pd.Series[Any]) -> tuple[Positions, Ticks]:
 
 
 def importance(positions: dict[str, Positions], scores: Positions) -> dict[str, float]:
-    """Returns the relative importance of each hyperparameter for the score; the sum is 1.
+    """Returns the relative importance of each hyperparameter for the score.
 
-    It is the permutation importance in a random forest. The result is empty for fewer than
-    `MIN_FOR_IMPORTANCE` trials, or if no hyperparameter matters.
+    The importance is the permutation importance in a random forest, scaled to a sum of 1.
+
+    Args:
+        positions: Axis positions of each hyperparameter by name, [num_trials].
+        scores: Score of each trial, [num_trials].
+
+    Returns:
+        The importance by name; empty for fewer than `MIN_FOR_IMPORTANCE` trials, or if no
+        hyperparameter affects the score.
 
     References:
-        Breiman (2001), Machine Learning 45:5-32.
+        Breiman, Random Forests (2001), Machine Learning 45:5-32.
     """
     if len(scores) < MIN_FOR_IMPORTANCE or not positions:
         return {}

@@ -1,7 +1,7 @@
 """A search on several machines: a chief proposes trials, and workers train them.
 
-KerasTuner's environment variables give each process its role; see `find_role`. All
-processes share the directory of the search.
+The environment variables of KerasTuner determine the role of each process; see `find_role`.
+All processes share the directory of the search.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ Role = Literal["alone", "chief", "worker"]
 
 ID, IP, PORT = (f"KERASTUNER_{name}" for name in ("TUNER_ID", "ORACLE_IP", "ORACLE_PORT"))
 DIGEST = "tuner/fingerprint"
-"""The hyperparameter by which a worker recognizes the search of its chief."""
+"""The hyperparameter with the hash of the search, which workers and chief must share."""
 LOST_SECONDS = 600
-"""A trial is considered lost after this time and three times the longest trial so far. An
-idle worker then gets it, and waits for the result of the first worker if that is alive."""
+"""A trial is considered lost if it takes longer than this time and longer than three times
+the longest trial so far. An idle worker then takes over the trial. If the first worker is
+still running the trial, the second worker waits for the result."""
 GRACE_SECONDS = 20
-"""How long the chief waits at the end of a search for the last requests of workers."""
+"""Seconds that the chief waits at the end of a search for the last requests of workers."""
 POLL_SECONDS = 0.5
 LOST_CHIEF = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
-"""The gRPC status if the chief has ended, or has not started within an hour."""
+"""gRPC status codes if the chief has ended, or has not started within an hour."""
 
 
 @contextlib.contextmanager
@@ -67,15 +68,15 @@ def find_role() -> Role:
         return "alone"
     if len(given) < 3 or not os.environ[PORT].isdigit():
         raise ConfigError(
-            f"A search on several machines needs {ID} (chief; tuner0, tuner1, ...), {IP} "
-            f"and {PORT} (a number). Received: "
+            f"A search on several machines requires {ID} (chief; tuner0, tuner1, ...), "
+            f"{IP} and {PORT} (a number) in the environment. Received: "
             f"{', '.join(f'{name}={os.environ[name]}' for name in given)}."
         )
     return "chief" if "chief" in os.environ[ID] else "worker"
 
 
 def require_free_port() -> None:
-    """Raises a `ConfigError` if another chief uses the port, which gRPC would allow."""
+    """Raises a `ConfigError` if another process uses the port, which gRPC would allow."""
     address = os.environ[IP], int(os.environ[PORT])
     with socket.socket() as probe:
         probe.settimeout(2)
@@ -87,28 +88,29 @@ def require_free_port() -> None:
 
 
 def require_same_search(oracle: kt.Oracle, digest: str) -> None:
-    """Waits for the chief, and raises a `ConfigError` if it serves another search.
+    """Waits for the chief, and raises a `ConfigError` if the chief serves another search.
 
     Args:
         oracle: The oracle of this worker, which only forwards requests to the chief.
         digest: SHA-256 of the fingerprint of this search.
     """
     address = f"{os.environ[IP]}:{os.environ[PORT]}"
-    print(f"{os.environ[ID]} waits for the chief at {address}", flush=True)
+    print(f"{os.environ[ID]} is waiting for the chief at {address}", flush=True)
     space = OracleClient(oracle).get_space()
     if space.values.get(DIGEST) != digest:
         raise ConfigError(
             f"The chief at {address} serves another search, with other flags, images, "
-            "spaces or versions. Run the same command on every machine; end an old chief, "
-            f"or give another {PORT}."
+            "spaces or versions. Run the same command on every machine. If an old chief is "
+            f"still running, end that process, or give another {PORT}."
         )
 
 
 @contextlib.contextmanager
 def explain_lost_chief() -> Iterator[None]:
-    """Raises a ConfigError with advice if the chief has ended or never started.
+    """Raises a `ConfigError` if the chief does not respond inside the block.
 
-    Workers wait an hour for the chief; if it is restarted in time, they continue.
+    Workers wait for the chief for an hour, and continue if the chief is restarted in this
+    time.
     """
     try:
         yield
@@ -117,20 +119,21 @@ def explain_lost_chief() -> Iterator[None]:
             raise
         raise ConfigError(
             f"The chief at {os.environ[IP]}:{os.environ[PORT]} does not respond "
-            f"({error.code().name}). Start it and this command again: completed trials are "
-            "not trained again."
+            f"({error.code().name}). Start the chief and this command again: completed "
+            "trials are not trained again."
         ) from error
 
 
 class Watch:
-    """Wraps a chief's oracle to recover trials of lost workers.
+    """Wraps the oracle of a chief to recover the trials of lost workers.
 
-    Workers stay until all trials are done, so that one of them can take over a lost trial.
-    Without this class, the chief would wait forever for a worker that was killed.
+    Idle workers keep running until all trials are done, so that an idle worker can take
+    over a lost trial. Without this class, the chief would wait forever for a worker that
+    was killed.
 
     Args:
-        oracle: The oracle, two methods of which are replaced.
-        is_exhausted: Returns whether no further trial may start.
+        oracle: The oracle, whose methods `create_trial` and `end_trial` are replaced.
+        is_exhausted: Function that returns whether no further trial may start.
 
     Attributes:
         over: Whether all trials are done.
@@ -146,7 +149,7 @@ class Watch:
         self.oracle.create_trial, self.oracle.end_trial = self.create_trial, self.end_trial
 
     def create_trial(self, tuner_id: str) -> Trial:
-        """Returns a worker's next trial, which may be the lost trial of another worker."""
+        """Returns the next trial for a worker, possibly a lost trial of another worker."""
         if self._is_exhausted():
             self.oracle.max_trials = len(self.oracle.trials)
         trial = self._create(tuner_id)
@@ -165,10 +168,10 @@ class Watch:
         return trial
 
     def end_trial(self, trial: Trial) -> None:
-        """Records the result of a trial, unless another worker has already returned it."""
+        """Records the result of a trial, unless the trial already has a result."""
         if trial.trial_id in self.oracle.end_order:
             return
-        if trial.trial_id in self.oracle._retry_queue:  # its worker was not lost
+        if trial.trial_id in self.oracle._retry_queue:  # the worker was slow, but not lost
             self.oracle._retry_queue.remove(trial.trial_id)
         self._end(trial)
         started = self._started.get(trial.trial_id, time.monotonic())
@@ -178,7 +181,7 @@ class Watch:
         print(f"trial {trial.trial_id}  {text}", flush=True)
 
     def _release_lost(self) -> bool:
-        """Takes lost trials from their workers; returns whether there were any."""
+        """Queues lost trials for other workers, and returns whether any trial was lost."""
         limit = max(LOST_SECONDS, 3 * self._longest)
         now = time.monotonic()
         lost = {
@@ -197,7 +200,8 @@ class Watch:
 def serve(tuner: BaseTuner, watch: Watch) -> None:
     """Serves workers until all trials are done.
 
-    KerasTuner's server runs in a thread, because it does not stop if a worker is lost.
+    The server of KerasTuner runs in a thread, because the server does not stop if a worker
+    is lost.
     """
     errors: list[BaseException] = []
 
@@ -217,16 +221,16 @@ def serve(tuner: BaseTuner, watch: Watch) -> None:
             continue
         done_at = done_at or time.monotonic()
         if not watch.oracle.tuner_ids or time.monotonic() - done_at > GRACE_SECONDS:
-            thread.join(2 * POLL_SECONDS)  # for the last response to arrive
+            thread.join(2 * POLL_SECONDS)  # so that the last response arrives
             break
     if errors:
         raise errors[0]
 
 
 def rename_if_damaged(folder: Path) -> None:
-    """Renames KerasTuner's directory, with a warning, if a file of it is damaged.
+    """Renames the directory of KerasTuner with a warning if a file in it is damaged.
 
-    The same trials are then proposed again; completed ones are not trained again.
+    KerasTuner then proposes the same trials again. Completed trials are not trained again.
     """
     for path in [*folder.glob("*.json"), *folder.glob("*/trial.json")]:
         try:
@@ -235,9 +239,9 @@ def rename_if_damaged(folder: Path) -> None:
             renamed = Path(tempfile.mkdtemp(prefix=f"{folder}.damaged-"))
             folder.rename(renamed)
             print(
-                f"warning: {path} is damaged ({error}). Its directory was renamed to "
-                f"{renamed.name}, and its trials are proposed again. Completed trials are "
-                "not trained again.",
+                f"warning: {path} is damaged ({error}). The directory was renamed to "
+                f"{renamed.name}. The search proposes the same trials again; completed "
+                "trials are not trained again.",
                 file=sys.stderr,
             )
             return

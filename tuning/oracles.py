@@ -13,7 +13,7 @@ from skincnn.metrics.classification import METRICS
 from tuning.config import DEFAULT_TRIALS, SearchConfig
 
 REDUCTION = 3
-"""Hyperband trains the best third of a round again, for three times as long."""
+"""Hyperband trains the best third of each round again, three times as long."""
 MAX_INITIAL_POINTS = 10
 """Maximum number of random trials before the Bayesian optimization starts."""
 
@@ -30,9 +30,9 @@ def bayesian(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
         Snoek et al., Practical Bayesian Optimization of Machine Learning Algorithms (2012),
         arXiv:1206.2944.
     """
-    # KerasTuner's default, three times the number of hyperparameters, is often more than
-    # all trials. The limit does not depend on --max-trials, so that a longer search starts
-    # with the same trials.
+    # The default of KerasTuner, three times the number of hyperparameters, often exceeds
+    # the number of trials. The limit does not depend on --max-trials, so that a longer
+    # search starts with the same trials.
     initial = min(MAX_INITIAL_POINTS, 3 * len(common["hyperparameters"].space))
     return kt.oracles.BayesianOptimizationOracle(
         max_trials=_max_trials(search), num_initial_points=initial, **common
@@ -40,10 +40,11 @@ def bayesian(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
 
 
 def hyperband(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
-    """Many short training runs, of which the best are trained again for longer.
+    """Many short training runs; the best are trained again for more epochs.
 
-    Without a limit, the search ends after one pass. With a limit, passes are repeated; a
-    higher limit starts with the same trials in the same order.
+    Without --max-trials and --max-minutes, the search ends after one pass. With either
+    limit, passes are repeated until the limit is reached. A search with a higher limit
+    starts with the same trials in the same order.
 
     References:
         Li et al., Hyperband (2018), Journal of Machine Learning Research 18.
@@ -60,7 +61,7 @@ def hyperband(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
 
 
 def grid(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
-    """All combinations, with ten values of each range, starting from the preset."""
+    """All combinations, with ten values per range; the first trial is the preset."""
     return kt.oracles.GridSearchOracle(max_trials=search.max_trials or None, **common)
 
 
@@ -78,10 +79,13 @@ def make_oracle(
     """Returns the oracle of a search.
 
     Args:
-        search: The search, with an objective.
+        search: Options of the search, with an objective.
         hyperparameters: All hyperparameters of the space.
-        epochs: Epochs of the last stage of the preset.
+        epochs: Number of epochs of the last stage of the preset.
         seed: Seed of the preset.
+
+    Raises:
+        ConfigError: The tuner is unknown.
     """
     higher_is_better = METRICS[search.objective].higher_is_better
     return look_up(TUNERS, search.tuner, "--tuner")(
@@ -95,7 +99,7 @@ def make_oracle(
 
 
 def _max_trials(search: SearchConfig) -> int | None:
-    """Returns the limit for tuners that would not end otherwise."""
+    """Returns the maximum number of trials for tuners that would otherwise never end."""
     if search.max_trials == 0 and search.max_minutes == 0:
         return DEFAULT_TRIALS
     return search.max_trials or None

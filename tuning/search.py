@@ -59,7 +59,7 @@ class SearchResult:
     Attributes:
         objective: The metric that was optimized.
         leaderboard: One row per completed trial, the best first; see `make_leaderboard`.
-        failures: Id of each failed trial to the cause, in the order of the trials.
+        failures: Cause of each failure, by trial ID, in the order of the trials.
     """
 
     objective: str
@@ -79,27 +79,30 @@ def run_search(
 ) -> SearchResult | None:
     """Searches hyperparameters, and writes leaderboard.csv, best.json and search.png.
 
-    The same call resumes an interrupted search: completed trials are not trained again,
-    and the interrupted one continues from its last checkpoint. Test folds are never read.
+    The same call resumes an interrupted search: completed trials are not trained again, and
+    an interrupted trial continues from the last checkpoint. Test folds are never read.
 
     Args:
         config: The preset.
         names: Names of spaces; see `find_space`.
         search: Options of the search.
         workdir: The directory of the search.
-        data_dir: Where TFDS keeps built datasets.
-        overwrite: Whether to replace a search in `workdir`.
-        cache: Where decoded images are kept; see `cache.cached_images`.
+        data_dir: The root directory of built datasets; None for the default of TFDS.
+        overwrite: Whether to replace an existing search in `workdir`.
+        cache: Where to keep decoded images; see `cache.cached_images`.
 
     Returns:
-        The result; None in a worker process, because only the chief returns it.
+        The result; None in a worker process, because only the chief returns the result.
 
     Raises:
-        ConfigError: A name, a path or the space is invalid, `workdir` holds another search
-            or is in use, or the chief does not respond or serves another search.
-        DataError: The dataset is not built, or its splits leak or are too small.
+        ConfigError: A name, a path or the space is invalid, `workdir` contains another
+            search or is in use, the disk is full, or the chief does not respond or serves
+            another search.
+        DataError: The dataset is not built, or the splits do not pass the leakage audit or
+            are too small.
         DivergedError: No trial was completed.
-        Terminated, KeyboardInterrupt: The user stopped the search.
+        Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped the search; the same call
+            resumes the search.
     """
     objective = search.objective or config.train.monitor
     look_up(METRICS, objective, "--objective")
@@ -114,7 +117,7 @@ def run_search(
     if role == "chief":
         require_free_port()
     require_writable_folder(workdir, "--workdir")
-    # The chief has the lock; workers write only to the directories of their trials.
+    # The chief holds the lock; workers write only to the directories of their trials.
     with contextlib.nullcontext() if role == "worker" else locked(workdir):
         data = SearchData(config.data, data_dir, cache)
         folder = workdir / "trials"
@@ -142,7 +145,7 @@ def _search(
     oracle = make_oracle(search, hyperparameters, _last_epochs(config), config.seed)
     with quiet_conditions(), explain_lost_chief():
         if role == "worker":
-            # Before the first write, because the chief creates the directory.
+            # Must precede the first write, because the chief creates the directory.
             require_same_search(oracle, digest)
         _run(Tuner(oracle, model, search, workdir, role))
     if role == "worker":
@@ -167,7 +170,7 @@ def _check(search: SearchConfig, epochs: int, config: Config) -> None:
 
 
 def _run(tuner: Tuner) -> None:
-    """Runs a search, or the part of a chief or worker."""
+    """Runs a search in the role of this process: alone, chief or worker."""
     try:
         with warnings.catch_warnings():
             # The Gaussian process warns if there are few trials; no action is needed.
@@ -183,8 +186,16 @@ def _run(tuner: Tuner) -> None:
 class Tuner(BaseTuner):
     """KerasTuner's loop over trials, which a `TrainingModel` trains.
 
-    KerasTuner writes its own files to keras_tuner/. A search on one machine replaces them
-    when it is resumed; a chief reads them, because a worker may be running a trial.
+    KerasTuner writes files to keras_tuner/. When a search on one machine is resumed, these
+    files are replaced. A chief that is restarted reads the files, because a worker may be
+    running a trial.
+
+    Args:
+        oracle: The oracle that proposes trials.
+        model: Trains and scores the trials.
+        search: Options of the search, with an objective.
+        workdir: The directory of the search.
+        role: The role of this process.
     """
 
     def __init__(
@@ -208,7 +219,7 @@ class Tuner(BaseTuner):
             overwrite=role == "alone",
         )
         if role == "chief":
-            # KerasTuner was interrupted between the two files of a new trial.
+            # An interruption can leave a trial in only one of KerasTuner's two files.
             for name in set(oracle.trials) - set(oracle.start_order):
                 del oracle.trials[name]
         self.model = model
@@ -218,7 +229,11 @@ class Tuner(BaseTuner):
         self._last_request = 0.0
 
     def is_exhausted(self) -> bool:
-        """Returns whether no trial may start: the time is over, or all trials fail."""
+        """Returns whether no further trial may start.
+
+        This is the case if the trials have taken --max-minutes, or if the last
+        `MAX_FAILURES` trials failed.
+        """
         ended = [self.oracle.trials[name] for name in self.oracle.end_order]
         last = ended[-MAX_FAILURES:]
         if len(last) == MAX_FAILURES and all(t.status == TrialStatus.FAILED for t in last):
@@ -234,7 +249,7 @@ class Tuner(BaseTuner):
         return limit <= sum(seconds)
 
     def pre_create_trial(self) -> None:
-        """Stops an exhausted search, and limits a worker to one request per second."""
+        """Ends an exhausted search, and limits a worker to one request per second."""
         if self.role == "worker":
             time.sleep(max(0.0, self._last_request + 1 - time.monotonic()))
             self._last_request = time.monotonic()
@@ -242,13 +257,13 @@ class Tuner(BaseTuner):
             self.oracle.max_trials = len(self.oracle.trials)
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Returns the mean score of the executions of a trial.
+        """Trains the executions of a trial, and returns the mean score by objective name.
 
         Raises:
-            FatalError: An error that affects all trials, such as a full disk. KerasTuner
-                catches every other error.
-            FailedTrialError: The configuration for these values is invalid.
-            Exception: The training run failed.
+            FatalError: An error affects all trials, such as a full disk. KerasTuner catches
+                every other error.
+            FailedTrialError: The configuration of the trial is invalid.
+            Exception: A training run failed.
         """
         hp = trial.hyperparameters
         values = ", ".join(f"{n} {_format(v)}" for n, v in active_values(hp).items())
@@ -287,7 +302,7 @@ class Tuner(BaseTuner):
 def _finish(
     oracle: kt.Oracle, model: TrainingModel, workdir: Path, title: str
 ) -> SearchResult:
-    """Writes the results of the completed trials."""
+    """Writes and returns the results; raises a `DivergedError` if no trial completed."""
     trials = dict(oracle.trials)
     failures = {
         name: _cause(trial, model)
@@ -311,10 +326,10 @@ def _mean_score(results: Sequence[TrialResult]) -> float:
 
 
 def _cause(trial: Trial, model: TrainingModel) -> str:
-    """Returns why a trial failed."""
+    """Returns the cause of the failure of a trial."""
     if cause := model.find_error(trial.hyperparameters):
         return cause
-    message = (trial.message or "see the output of its worker").strip().splitlines()[-1]
+    message = (trial.message or "see the output of the worker").strip().splitlines()[-1]
     errors = [result.error for result in model.results(trial.hyperparameters)]
     return next((error for error in errors if error), message)
 

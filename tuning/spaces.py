@@ -1,12 +1,15 @@
-"""Search spaces: plain functions `(hp, config) -> Config` around a preset.
+"""Search spaces: functions `(hp, config) -> Config` that modify a preset.
 
-The name of a hyperparameter is the path of the field that it sets, such as
-`optimizer.learning_rate`. An optional part is named by its tuple and its own name,
-`augment.parts.erase`; a field of the last stage, `train.stages.trainable_blocks`. Defaults
-are the values of the preset. A space must set the field of each hyperparameter that it uses
-to exactly its value, and must not change the seed, the images or `train.monitor`.
-Hyperparameters that only some trials use belong in a `hp.conditional_scope`: in other
-trials they are None, and `with_values` ignores them.
+The name of a hyperparameter is the path of a field of the configuration:
+
+- `optimizer.learning_rate`: a field of a section;
+- `augment.parts.erase`: whether a tuple contains a name, here "erase";
+- `train.stages.trainable_blocks`: a field of the last stage.
+
+The default of a hyperparameter is the value in the preset. A space must set the field to
+exactly the value of the hyperparameter, and must not change the seed, the images or
+`train.monitor`. Hyperparameters that only some trials use belong in a
+`hp.conditional_scope`. In other trials, their values are None, which `with_values` ignores.
 """
 
 from __future__ import annotations
@@ -29,13 +32,13 @@ Space = Callable[["HyperParameters", Config], Config]
 SCHEDULES = ("constant", "step", "cosine", "one_cycle")
 BATCH_SIZES = (16, 32, 64)
 PARTS = ("rotate", "zoom", "shift", "shear", "hair", "light", "color", "hue", "erase")
-"""The parts that are searched. `flip` and `quarter_turn` are not among them, because a
-lesion has no upright position. Other parts of a preset do not change."""
+"""The augmentations that are searched. `flip` and `quarter_turn` are not searched, because
+lesions have no natural orientation. Other augmentations of a preset do not change."""
 PART_ORDER = (
     *("flip", "quarter_turn", "rotate", "zoom", "shift", "shear"),
     *("hair", "ruler", "blur", "sharpen", "light", "color", "hue", "erase"),
 )
-"""The order in which parts are applied; see `AugmentConfig.parts`."""
+"""The order in which augmentations are applied; see `AugmentConfig.parts`."""
 WITH_POWER = ("class_weights", "logit_adjusted")
 WITH_BETA = (
     *("effective_number_weights", "effective_number_sampling"),
@@ -46,11 +49,12 @@ STRATEGIES = (
     *("none", *WITH_POWER, *WITH_BETA, "focal"),
     *("balanced_sampling", "square_root_sampling"),
 )
-"""All but `oversampling` (longer epochs) and `weights_and_sampling` (a known mistake)."""
+"""The strategies that are searched: all except `oversampling`, which makes epochs longer,
+and `weights_and_sampling`, which reverses the imbalance."""
 WITH_WIDTH = ("mobilenet", "mobilenet_v2")
 BACKBONES = (*WITH_WIDTH, "efficientnet_v2_b0", "densenet121", "resnet50")
 WIDTHS = (0.5, 0.75, 1.0)
-"""Width multipliers for which both families have ImageNet weights."""
+"""Width multipliers for which all backbones in `WITH_WIDTH` have ImageNet weights."""
 SIZE_FACTORS = (0.6, 0.8, 1.0, 1.4)
 SIZE_STEP = 32
 BLOCKS = (1, 2, 3, -1)
@@ -71,7 +75,7 @@ def learning(hp: HyperParameters, config: Config) -> Config:
         **_choice(hp, config, "data.batch_size", BATCH_SIZES),
         "model.dropout": _float(hp, config, "model.dropout", 0.0, 0.6),
     }
-    if not head_only:  # the stage of the head has no warm-up
+    if not head_only:  # a stage that trains only the head has no warm-up
         # one_cycle ignores warmup_epochs.
         others = [name for name in SCHEDULES if name != "one_cycle"]
         with hp.conditional_scope("optimizer.schedule", others):
@@ -82,11 +86,11 @@ def learning(hp: HyperParameters, config: Config) -> Config:
 
 
 def augmentation(hp: HyperParameters, config: Config) -> Config:
-    """Augmentation: its magnitude, its parts, and MixUp or CutMix."""
+    """Magnitude and types of augmentation, and MixUp or CutMix."""
     cached = config.train.cached_views > 0
     if cached and config.train.scenario == "linear_probe":
         raise ConfigError(
-            "The space augmentation needs training on images. Received: "
+            "The space augmentation requires training on images. Received: "
             f"`train.cached_views` {config.train.cached_views} with `train.scenario` "
             "linear_probe, which applies no augmentation. Give --train.cached-views 0."
         )
@@ -98,7 +102,7 @@ def augmentation(hp: HyperParameters, config: Config) -> Config:
         if hp.Boolean(f"augment.parts.{part}", default=part in config.augment.parts):
             parts.add(part)
     values["augment.parts"] = tuple(part for part in PART_ORDER if part in parts)
-    if not cached:  # features are not mixed
+    if not cached:  # cached features are not mixed
         values |= _choice(hp, config, "augment.mix", ("none", "mixup", "cutmix"))
         with hp.conditional_scope("augment.mix", ["mixup", "cutmix"]):
             values["augment.mix_alpha"] = _float(hp, config, "augment.mix_alpha", 0.1, 1.0)
@@ -106,7 +110,7 @@ def augmentation(hp: HyperParameters, config: Config) -> Config:
 
 
 def imbalance(hp: HyperParameters, config: Config) -> Config:
-    """The strategy against class imbalance, and its strength."""
+    """Strategy against class imbalance, and strength of the strategy."""
     strategy = "imbalance.strategy"
     values = _choice(hp, config, strategy, STRATEGIES)
     with hp.conditional_scope(strategy, list(WITH_POWER)):
@@ -123,7 +127,7 @@ def imbalance(hp: HyperParameters, config: Config) -> Config:
 def backbone(hp: HyperParameters, config: Config) -> Config:
     """Backbone, width multiplier, image size and number of trainable blocks."""
     weights = config.model.weights
-    # A weights file fits one network only; small_cnn has no ImageNet weights.
+    # A weights file fits only one backbone; small_cnn has no ImageNet weights.
     names = {"imagenet": BACKBONES, "none": ("small_cnn", *BACKBONES)}.get(weights, ())
     values = _choice(hp, config, "model.backbone", names)
     if names:
@@ -146,7 +150,7 @@ SPACES: dict[str, Space] = {
 
 
 def find_space(names: Sequence[str]) -> Space:
-    """Returns the product of spaces, each applied to the result of the previous one.
+    """Returns a space that applies several spaces in sequence.
 
     Args:
         names: Names of `SPACES`, or `package.module:function` for your own spaces.
@@ -155,7 +159,10 @@ def find_space(names: Sequence[str]) -> Space:
         ConfigError: A space is unknown, or `names` is empty.
     """
     if not names:
-        raise ConfigError(f"Name a SPACE: {', '.join(SPACES)}, or package.module:function.")
+        raise ConfigError(
+            f"At least one SPACE is required: {', '.join(SPACES)}, or "
+            "package.module:function. Received: none."
+        )
     spaces = [_find(name) for name in names]
 
     def product(hp: HyperParameters, config: Config) -> Config:
@@ -180,8 +187,8 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
     Args:
         config: The configuration.
-        values: Path of a field to its value. Floats are rounded to six significant digits.
-            None, the value of an inactive hyperparameter, changes nothing.
+        values: New value of each field, by path. Floats are rounded to six significant
+            digits. None, the value of an inactive hyperparameter, changes nothing.
     """
     parts: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
@@ -198,10 +205,14 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def value_at(config: Any, path: str) -> Any:
-    """Returns the value at a path of a configuration.
+    """Returns the value of a field of a configuration.
+
+    Args:
+        config: The configuration, or a part of it.
+        path: Path of the field, such as `optimizer.learning_rate`.
 
     Raises:
-        ConfigError: The path does not exist.
+        ConfigError: The field does not exist.
     """
     value = config
     for name in path.split("."):
@@ -212,13 +223,13 @@ def value_at(config: Any, path: str) -> Any:
             value = getattr(value, look_up(names, name, f"`{name}` of `{path}`"))
         else:
             raise ConfigError(
-                f"`{path}` is not a path of a configuration: {name!r} is unexpected."
+                f"`{path}` is not the path of a field: {name!r} does not exist."
             )
     return value
 
 
 def _member(values: tuple[Any, ...], name: str) -> Any:
-    """Returns whether a tuple contains a name, or a field of the last stage."""
+    """Returns a field of the last stage, or whether a tuple of names contains `name`."""
     if values and dataclasses.is_dataclass(values[-1]):
         return value_at(values[-1], name)
     return name in values
@@ -229,7 +240,7 @@ def _find(name: str) -> Space:
 
 
 def _apply(name: str, space: Space, hp: HyperParameters, config: Config) -> Config:
-    """Applies a space, and explains its errors."""
+    """Applies a space, and adds the name of the space to errors."""
     try:
         result = space(hp, config)
     except ConfigError as error:
@@ -252,7 +263,7 @@ def _apply(name: str, space: Space, hp: HyperParameters, config: Config) -> Conf
 def _choice(
     hp: HyperParameters, config: Config, path: str, values: Sequence[Any]
 ) -> dict[str, Any]:
-    """Returns the path and its value: a choice of `values` and the default."""
+    """Returns the path and the chosen value; the choices are `values` and the default."""
     default = value_at(config, path)
     choices = list(dict.fromkeys([*values, default]))
     if not isinstance(default, str):
@@ -277,7 +288,7 @@ def _float(
 
 
 def _width(hp: HyperParameters, config: Config, name: str) -> float:
-    """Returns a searched width multiplier, or that of a backbone without widths."""
+    """Returns the width multiplier, which is searched for backbones in `WITH_WIDTH`."""
     default = config.model.width_multiplier
     widths = WIDTHS if config.model.weights == "imagenet" else sorted({*WIDTHS, default})
     nearest = min(widths, key=lambda width: abs(width - default))
@@ -289,7 +300,7 @@ def _width(hp: HyperParameters, config: Config, name: str) -> float:
 
 
 def _blocks(hp: HyperParameters, config: Config) -> Config:
-    """Sets the number of trainable blocks if there are pretrained weights to fine-tune."""
+    """Searches the number of trainable blocks, except for from_scratch and linear_probe."""
     train = config.train
     if train.scenario in ("from_scratch", "linear_probe"):
         return config
@@ -303,7 +314,7 @@ def _blocks(hp: HyperParameters, config: Config) -> Config:
 
 
 def _fine_tuning(config: Config) -> tuple[StageConfig, ...]:
-    """Returns the stages that the scenario `fine_tune` would have."""
+    """Returns the stages of the scenario `fine_tune`, as values of `train.stages`."""
     rate = config.optimizer.head_learning_rate / config.optimizer.learning_rate
     epochs = config.train.head_epochs
     head = (StageConfig(trainable_blocks=0, epochs=epochs, rate=rate),) if epochs else ()
@@ -311,7 +322,7 @@ def _fine_tuning(config: Config) -> tuple[StageConfig, ...]:
 
 
 def _progressive(size: int) -> dict[str, Any]:
-    """Returns the fields of progressive resizing, which ends if the size is too small."""
+    """Returns the fields for progressive resizing; sizes below `SIZE_STEP` disable it."""
     if size < SIZE_STEP:
         return {"train.progressive_image_size": 0, "train.progressive_epochs": 0}
     return {"train.progressive_image_size": size}
@@ -322,5 +333,5 @@ def _multiple(size: float) -> int:
 
 
 def rounded(value: Any) -> Any:
-    """Returns a value with floats rounded to six significant digits."""
+    """Returns a value, rounded to six significant digits if it is a float."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}") if isinstance(value, float) else value

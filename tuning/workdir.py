@@ -25,7 +25,7 @@ PRODUCTS = (
     *(FINGERPRINT, "trials", "keras_tuner"),
     *("leaderboard.csv", "best.json", "search.png"),
 )
-"""The files of a search; --overwrite removes these and no others."""
+"""The files and subdirectories of a search; --overwrite removes only these."""
 
 
 def make_fingerprint(
@@ -35,9 +35,16 @@ def make_fingerprint(
     search: SearchConfig,
     data: SearchData,
 ) -> dict[str, Any]:
-    """Returns what must be unchanged when a search is resumed, as JSON values.
+    """Returns everything that must be the same when a search is resumed, as JSON values.
 
     The limits are not included, so that a search can be resumed with higher limits.
+
+    Args:
+        config: The preset.
+        names: Names of the spaces.
+        hyperparameters: All hyperparameters of the spaces.
+        search: Options of the search.
+        data: The images of the search.
     """
     parameters: dict[str, Any] = {}
     for number, parameter in enumerate(hyperparameters.space):
@@ -65,15 +72,16 @@ def make_fingerprint(
 
 
 def open_workdir(workdir: Path, fingerprint: dict[str, Any], *, overwrite: bool) -> None:
-    """Checks that a directory has no other search, and writes the fingerprint.
+    """Checks that a directory contains no other search, and writes the fingerprint.
 
     Args:
         workdir: The directory.
         fingerprint: The fingerprint of the search to run.
-        overwrite: Whether to remove another search.
+        overwrite: Whether to remove the files of an existing search.
 
     Raises:
-        ConfigError: The directory holds another search, a run, or an incomplete search.
+        ConfigError: The directory contains another search, a run, or files of a search
+            without a valid fingerprint.
     """
     existing = [name for name in PRODUCTS if (workdir / name).exists()]
     path = workdir / FINGERPRINT
@@ -85,8 +93,8 @@ def open_workdir(workdir: Path, fingerprint: dict[str, Any], *, overwrite: bool)
         print(f"Resuming {workdir}: {done} training runs are done")
     elif existing or (workdir / "config.json").exists():
         raise ConfigError(
-            f"{workdir} holds {', '.join(existing) or 'a run'} but no {FINGERPRINT} of a "
-            "search. Give another --workdir, or --overwrite to replace the files of a "
+            f"{workdir} contains {', '.join(existing) or 'a run'} but no {FINGERPRINT} of "
+            "a search. Give another --workdir, or --overwrite to replace the files of a "
             "search."
         )
     write_json(path, fingerprint)
@@ -97,11 +105,11 @@ def _compare(path: Path, fingerprint: dict[str, Any]) -> None:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(
-            f"{path} is damaged ({error}), so that its trials cannot be identified. Give "
-            "--overwrite, or another --workdir."
+            f"{path} is damaged ({error}), so that the search cannot be resumed. Give "
+            "another --workdir, or --overwrite to replace the search."
         ) from error
     if changes := describe_changes(saved, fingerprint):
         raise ConfigError(
-            f"{path.parent} holds another search: {changes}. Give the same command to "
-            "resume it, another --workdir, or --overwrite to replace it."
+            f"{path.parent} contains another search: {changes}. Give the same command to "
+            "resume that search, another --workdir, or --overwrite to replace the search."
         )

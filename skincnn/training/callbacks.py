@@ -1,4 +1,4 @@
-"""Callbacks for validation, the best weights, checkpoints and early stopping."""
+"""Keras callbacks for validation and checkpoints, and the rule for early stopping."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from skincnn.metrics.sample import Sample
 from skincnn.training.checkpoints import Arrays, Progress, assign, weights_path
 
 DIVERGED_LOSS = 30
-"""Training has diverged if an epoch's mean loss exceeds this multiple of chance level."""
+"""Training has diverged if the mean loss of an epoch exceeds this multiple of
+log(num_classes), the loss of uniform predictions."""
 EPOCH_METRICS = ("balanced_accuracy", "macro_f1", "accuracy")
-"""Names of `METRICS` that are logged after each epoch, besides the monitored one."""
+"""Names in `METRICS` that are logged after each epoch, in addition to `train.monitor`."""
 ADVICE = (
     "Lower --optimizer.learning-rate or raise --optimizer.warmup-epochs, and start again "
     "with --overwrite."
@@ -37,18 +38,19 @@ ADVICE = (
 class Validation(keras.callbacks.Callback):
     """Evaluates the validation split after each epoch and saves the best weights.
 
-    All metrics are added to the epoch's logs as `val_<name>`, for the progress bar,
+    The metrics are added to the logs of the epoch as `val_<name>`, for the progress bar,
     TensorBoard and history.csv.
 
     Attributes:
-        classifier: The model that is trained, without augmentation.
+        classifier: The classifier to train, without augmentation.
         batches: Images or features of the validation split, in the order of `labels`.
         labels: True labels, [num_images].
-        monitor: Name of `METRICS`.
+        monitor: Name in `METRICS` of the metric that selects the best epoch.
         workdir: The run directory, for checkpoints/ and history.csv.
-        progress: Updated with the epoch's row and the best epoch.
-        predictor: The model for `batches`; the classifier by default.
-        probabilities: Predictions of the last epoch, [num_images, num_classes].
+        progress: The progress of the training run, which each epoch updates.
+        predictor: The model that takes `batches`; None for `classifier`.
+        probabilities: Predicted probabilities after the last epoch, [num_images,
+            num_classes].
     """
 
     classifier: keras.Model
@@ -65,11 +67,11 @@ class Validation(keras.callbacks.Callback):
         super().__init__()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Starts the timer."""
+        """Starts the timer of the epoch, or resumes it in a resumed epoch."""
         self._started = time.perf_counter() - self.progress.seconds
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Stops training if the loss is not finite."""
+        """Updates the timer, and raises a `DivergedError` if the loss is not finite."""
         self.progress.seconds = time.perf_counter() - self._started
         loss = float((logs or {}).get("loss", 0.0))
         if not np.isfinite(loss):
@@ -79,7 +81,7 @@ class Validation(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Computes the metrics, saves the weights if they are the best, writes history."""
+        """Computes the metrics, saves the best weights so far, and writes history.csv."""
         logs = {} if logs is None else logs
         progress = self.progress
         seconds = progress.seconds
@@ -126,11 +128,12 @@ class Validation(keras.callbacks.Callback):
         if loss > DIVERGED_LOSS * chance:
             raise DivergedError(
                 f"The mean loss of epoch {self.progress.epoch + 1} is {loss:.4g}. Expected "
-                f"less than {DIVERGED_LOSS} times chance level, {chance:.3g}. {ADVICE}"
+                f"at most {DIVERGED_LOSS} times {chance:.3g}, the loss of uniform "
+                f"predictions. {ADVICE}"
             )
 
     def _check_weights(self) -> None:
-        """Checks the weights, which a NaN in an image can damage under a finite loss."""
+        """Raises a `DivergedError` if a weight is not finite, even with a finite loss."""
         for weight in self.classifier.weights:
             if not np.isfinite(np.asarray(weight)).all():
                 raise DivergedError(
@@ -143,14 +146,16 @@ class Validation(keras.callbacks.Callback):
 class SaveCheckpoint(keras.callbacks.Callback):
     """Saves a checkpoint after each epoch, and when the user stops training.
 
-    Must run after `Validation`.
+    Must run after `Validation`, which updates `progress`.
 
     Attributes:
         progress: The progress of the training run.
-        save: Writes a checkpoint.
-        stop: Whether the user asked to stop.
-        first_step: Completed steps of the first epoch.
-        metrics: The checkpoint with the metrics of these steps.
+        save: Function that writes a checkpoint.
+        stop: Records whether the user asked to stop.
+        first_step: Number of steps of the first epoch that were completed before the run
+            was resumed.
+        metrics: Arrays of the checkpoint from which an epoch is resumed, including the
+            metric states; None if training starts at the beginning of an epoch.
     """
 
     progress: Progress
@@ -163,20 +168,20 @@ class SaveCheckpoint(keras.callbacks.Callback):
         super().__init__()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Restores the metrics of the completed steps of a resumed epoch."""
+        """Restores the metric states at the start of a resumed epoch."""
         if self.metrics is not None:
             assign(metric_variables(self.model), self.metrics.get("metrics", []))
             self.metrics = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves and stops within an epoch if the user asked to stop."""
+        """Saves a checkpoint and exits if the user asked to stop within an epoch."""
         if batch + 1 < self.params["steps"] and self.stop.requested:
             self.progress.step = self.first_step + batch + 1
             self._save()
             self.stop.exit()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves, then stops if the user asked to stop."""
+        """Saves a checkpoint, and exits if the user asked to stop."""
         self.first_step = 0
         self._save()
         if self.stop.requested:
@@ -184,18 +189,19 @@ class SaveCheckpoint(keras.callbacks.Callback):
 
     def _save(self) -> None:
         if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()  # JAX leaves the variables empty within an epoch
+            # Keras on JAX keeps the values outside the variables within an epoch.
+            self.model.jax_state_sync()
         with explain_write_errors(Path("checkpoints")):
             self.save()
 
 
 def is_patience_over(progress: Progress, patience: int, first_epoch: int) -> bool:
-    """Returns whether `patience` epochs have passed without improvement.
+    """Returns whether `patience` epochs have passed without an improvement.
 
     Args:
-        progress: The completed epochs and the best of them.
-        patience: Number of epochs; 0 to never stop early.
-        first_epoch: Number of epochs before the last stage, which do not count.
+        progress: The progress of the training run.
+        patience: Number of epochs; 0 to disable early stopping.
+        first_epoch: Number of epochs before the last stage, which are not counted.
     """
     since = max(progress.best_epoch, first_epoch)
     return patience > 0 and progress.epoch - since >= patience
@@ -203,12 +209,16 @@ def is_patience_over(progress: Progress, patience: int, first_epoch: int) -> boo
 
 @contextlib.contextmanager
 def averaged_weights(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Replaces the weights by their moving average inside the block.
+    """Replaces the trainable weights with their moving averages inside the block.
 
-    The weights are restored bit for bit, unlike by `keras.callbacks.SwapEMAWeights`, which
-    swaps by adding and subtracting. Without `use_ema` nothing changes.
+    The original weights are restored exactly, whereas `keras.callbacks.SwapEMAWeights`
+    swaps by addition and subtraction, with rounding errors. Without `use_ema` the weights
+    do not change.
+
+    Args:
+        optimizer: The optimizer of the model, which stores the averages.
     """
-    # A LossScaleOptimizer wraps the optimizer.
+    # With mixed_float16, a LossScaleOptimizer wraps the optimizer.
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if not optimizer.use_ema:
         yield
@@ -223,17 +233,17 @@ def averaged_weights(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
 
 
 def metric_variables(model: keras.Model) -> list[keras.Variable]:
-    """Returns the variables of the metrics, which average over an epoch."""
+    """Returns the variables of a model's metrics, which accumulate over an epoch."""
     return [variable for metric in model.metrics for variable in metric.variables]
 
 
 @contextlib.contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Raises a ConfigError with advice if `path` cannot be written inside the block."""
+    """Raises a `ConfigError` if writing to `path` fails inside the block."""
     try:
         yield
     except OSError as error:
         raise ConfigError(
-            f"{path} could not be written: {error}. Earlier checkpoints are complete: "
+            f"{path} could not be written: {error}. Earlier checkpoints are intact: "
             "free some disk space and continue with --resume."
         ) from error

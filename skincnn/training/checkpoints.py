@@ -1,9 +1,10 @@
-"""Checkpoints: enough to resume a training run as if it had not been interrupted.
+"""Checkpoints, which store the full state of a training run.
 
-A checkpoint is a pair of files: `checkpoint-<epoch>-<step>.npz` holds all variables, and a
-`.json` file with the same name holds the rest and the SHA-256 of both. The `.json` file is
-written last, and the previous checkpoint is kept until the next one is complete. At least
-one of them is therefore complete after an interruption at any time.
+A checkpoint is a pair of files: `checkpoint-<epoch>-<step>.npz` contains all variables. A
+`.json` file with the same name contains the progress, the fingerprint, and the SHA-256
+hashes of both files. The `.json` file is written last, and the previous checkpoint is kept
+until the next checkpoint is complete, so that an interruption damages at most the newest
+checkpoint.
 """
 
 from __future__ import annotations
@@ -28,21 +29,22 @@ from skincnn.files import json_sha256, replacing, sha256, write_json
 
 NUM_KEPT = 2
 Arrays = dict[str, list[npt.NDArray[Any]]]
-"""Name of a group of variables to their values, in order."""
+"""Values of the variables by group: "model", "optimizer" and "metrics"."""
 
 
 @dataclass
 class Progress:
-    """The progress of a training run, apart from its variables.
+    """The state of a training run except the variables.
 
     Attributes:
-        epoch: Completed epochs, over all stages.
-        step: Completed steps of the current epoch.
-        stage: Index of the stage whose optimizer the checkpoint holds.
-        seconds: Time spent in the current epoch.
+        epoch: Number of completed epochs, over all stages.
+        step: Number of completed steps of the current epoch.
+        stage: Index of the stage to which the optimizer variables belong.
+        seconds: Duration of the current epoch so far, in seconds.
         history: One row per completed epoch, as in history.csv.
-        best_epoch: The epoch with the best weights, counted from 1; 0 before the first.
-        best_sha256: SHA-256 of the file with these weights.
+        best_epoch: The epoch with the best weights, counted from 1; 0 if no epoch is
+            completed.
+        best_sha256: SHA-256 of the file with the best weights.
     """
 
     epoch: int = 0
@@ -60,8 +62,8 @@ class Checkpoints:
 
     Attributes:
         folder: The directory of the checkpoints and the best weights.
-        fingerprint: What must be unchanged when the training run is resumed, ready for
-            JSON.
+        fingerprint: Data, software and device settings that must be the same when the run
+            is resumed, as JSON values.
     """
 
     folder: Path
@@ -70,11 +72,13 @@ class Checkpoints:
     def save(
         self, progress: Progress, variables: Mapping[str, Sequence[keras.Variable]]
     ) -> None:
-        """Writes a checkpoint, then removes all but the last two and their weights.
+        """Writes a checkpoint, then removes older files.
+
+        The last two checkpoints, and the best weights at the time of each, are kept.
 
         Args:
             progress: The progress of the training run.
-            variables: Groups of variables by name.
+            variables: Variables by group; see `Arrays`.
         """
         arrays = {
             f"{group}.{index}": np.asarray(variable)
@@ -95,12 +99,15 @@ class Checkpoints:
         self._remove_old()
 
     def load(self) -> tuple[Progress, Arrays] | None:
-        """Returns the newest complete checkpoint, or None without one.
+        """Loads the newest complete checkpoint.
 
-        Prints a warning for each damaged checkpoint, and skips it.
+        Damaged checkpoints are skipped with a warning.
+
+        Returns:
+            The progress and the variables; None if no complete checkpoint exists.
 
         Raises:
-            DataError: The checkpoint has another fingerprint.
+            DataError: The checkpoint was written with other data, software or devices.
         """
         for path in self._newest_first():
             try:
@@ -113,20 +120,21 @@ class Checkpoints:
             except (ValueError, OSError, KeyError, TypeError) as error:
                 print(
                     f"warning: the checkpoint {path.with_suffix('')} is damaged ({error}). "
-                    "Training resumes from the previous one, or from the start.",
+                    "Training resumes from the previous checkpoint, or from the start.",
                     file=sys.stderr,
                 )
                 continue
             if changes := describe_changes(content["fingerprint"], self.fingerprint):
                 raise DataError(
-                    f"{self.folder}: the run was started with other data or software: "
-                    f"{changes}. Restore them, or start again with --overwrite."
+                    f"{self.folder}: the run was started with other data, software or "
+                    f"devices: {changes}. Undo these changes, or start again with "
+                    "--overwrite."
                 )
             return progress, _read_arrays(path.with_suffix(".npz"))
         return None
 
     def remove(self, best_epoch: int) -> None:
-        """Removes all checkpoints, and all weights except those of the best epoch."""
+        """Removes all checkpoints and weights, except the weights of the best epoch."""
         self._keep({weights_path(self.folder, best_epoch)})
 
     def _newest_first(self) -> list[Path]:
@@ -152,28 +160,31 @@ def assign(variables: Sequence[keras.Variable], values: Sequence[npt.NDArray[Any
     """Assigns a value to each variable.
 
     Raises:
-        DataError: The number of values or a shape differs.
+        DataError: The number or the shapes of the values do not match the variables.
     """
     expected = [tuple(variable.shape) for variable in variables]
     received = [value.shape for value in values]
     if expected != received:
         raise DataError(
-            "The checkpoint does not fit the model, because other code wrote it. Expected "
-            f"{len(expected)} variables with the shapes of the model. Received: "
-            f"{len(received)} variables. Start again with --overwrite."
+            "The checkpoint does not match the model, because another version of the code "
+            f"wrote it. Expected {len(expected)} variables with the shapes of the model. "
+            f"Received: {len(received)} variables. Start again with --overwrite."
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
 def describe_changes(old: Any, new: Any) -> str:
-    """Returns the differences of nested dictionaries: path, old value and new value."""
+    """Returns the differences between two nested dictionaries as text.
+
+    The text lists the path, the old value and the new value of each difference.
+    """
     changes = _differences(old, new)
     return ", ".join(f"{path} {a!r} (now {b!r})" for path, a, b in changes)
 
 
 def weights_path(folder: Path, epoch: int) -> Path:
-    """Returns the path of the best weights, those of an epoch counted from 1."""
+    """Returns the path of the best weights if the best epoch, from 1, is `epoch`."""
     return folder / f"best-{epoch:05d}.weights.h5"
 
 

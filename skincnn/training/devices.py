@@ -1,4 +1,4 @@
-"""Devices, processes, precision and XLA of a training run."""
+"""Devices, distributed processes, precision and XLA compilation of a training run."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE, DeviceInfo
 from skincnn.interruption import StopRequest
 
 BFLOAT16_CAPABILITY = 8.0
-"""Lowest NVIDIA compute capability of GPUs that compute in bfloat16."""
+"""Lowest compute capability of NVIDIA GPUs that support bfloat16."""
 PROCESSES = tuple(
     f"KERAS_DISTRIBUTION_{name}"
     for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
 )
-"""Environment variables by which Keras finds the other processes of a training run."""
+"""Environment variables with which Keras connects the processes of a distributed run."""
 RESUME_FILES = (CONFIG_FILE, RUN_FILE, "history.csv", "checkpoints/*")
-"""Files of a run directory that decide how a training run is resumed."""
+"""Files in a run directory that determine how training is resumed."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Devices:
     """`train.devices`, `train.precision` and `train.jit`, resolved for this machine.
 
     Attributes:
-        names: As in `keras.distribution.list_devices`: "gpu:0", "cpu:0".
+        names: Device names of `keras.distribution.list_devices`, such as "gpu:0".
         precision: Name of a Keras dtype policy.
-        jit: `jit_compile` of `keras.Model.compile`.
+        jit: The argument `jit_compile` of `keras.Model.compile`.
     """
 
     names: tuple[str, ...]
@@ -49,10 +49,10 @@ class Devices:
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Applies precision and devices to all models inside the block.
+        """Applies the precision and the devices to all models inside the block.
 
-        The previous dtype policy is restored. It is set for each model because
-        `keras.utils.clear_session()` resets it to float32.
+        The previous dtype policy is restored at the end. Each block sets the policy again,
+        because `keras.utils.clear_session()` resets the policy to float32.
         """
         distribution = self._distribution
         scope = contextlib.nullcontext() if distribution is None else distribution.scope()
@@ -61,13 +61,13 @@ class Devices:
 
     @functools.cached_property
     def _distribution(self) -> Any:
-        """The strategy that copies the model to each device; None for one device."""
+        """The strategy that replicates the model on each device; None for one device."""
         if len(self.names) == 1:
             return None
         if keras.backend.backend() == "jax":
             return keras.distribution.DataParallel(devices=list(self.names))
-        # On CPUs, sums on one device need no NCCL, and two models in one process do not
-        # wait for each other.
+        # On CPUs, summing gradients on one device requires no NCCL, and two models in one
+        # process do not block each other.
         on_cpu = self.names[0].startswith("cpu")
         reduction = tf.distribute.ReductionToOneDevice() if on_cpu else None
         return tf.distribute.MirroredStrategy(
@@ -75,7 +75,7 @@ class Devices:
         )
 
     def describe(self, model: keras.Model) -> DeviceInfo:
-        """Returns the devices and settings of a compiled model."""
+        """Returns the devices, precision, backend and XLA setting of a compiled model."""
         return DeviceInfo(
             devices=self.names,
             precision=self.precision,
@@ -85,18 +85,23 @@ class Devices:
 
 
 def make_devices(config: TrainConfig, batch_size: int) -> Devices:
-    """Resolves the devices, the precision and XLA for this machine.
+    """Returns the devices, precision and XLA setting for this machine.
+
+    Args:
+        config: Options of the training run.
+        batch_size: Number of images per batch, over all devices.
 
     Raises:
-        ConfigError: There are too few devices, or they do not support the configuration.
+        ConfigError: The machine has fewer devices than configured, or the batch size, the
+            precision or XLA does not work with the devices; see also `join_processes`.
     """
     join_processes()
     names = _names(config.devices)
     several = len(names) > 1
     if batch_size % len(names):
         raise ConfigError(
-            f"`data.batch_size` must be a multiple of the {len(names)} devices that share "
-            f"it. Received: {batch_size}. Change it, or --train.devices."
+            f"`data.batch_size` must be a multiple of {len(names)}, the number of devices. "
+            f"Received: {batch_size}. Change --data.batch-size or --train.devices."
         )
     precision: str = config.precision
     if precision == "auto":
@@ -104,9 +109,9 @@ def make_devices(config: TrainConfig, batch_size: int) -> Devices:
         precision = choose_precision(kind, _capability(kind), several=several)
     if several and precision == "mixed_float16":
         raise ConfigError(
-            "`train.precision` mixed_float16 supports one device: the loss scale would "
-            "follow the gradients of the first device only. Give mixed_bfloat16 or "
-            "float32, or --train.devices 1."
+            "`train.precision` mixed_float16 supports only one device, because the loss "
+            "scale would depend on the gradients of the first device only. Received: "
+            f"{len(names)} devices. Give mixed_bfloat16 or float32, or --train.devices 1."
         )
     if (
         config.jit == "on"
@@ -114,22 +119,22 @@ def make_devices(config: TrainConfig, batch_size: int) -> Devices:
         and (several or config.deterministic)
     ):
         raise ConfigError(
-            "`train.jit` on: TensorFlow supports XLA neither on several devices nor with "
-            "`train.deterministic`. Give auto or off."
+            "`train.jit` must be auto or off, because TensorFlow supports XLA neither on "
+            "several devices nor with `train.deterministic`. Received: on."
         )
     jit: Literal["auto"] | bool = config.jit == "on" if config.jit != "auto" else "auto"
     return Devices(names, precision, jit)
 
 
 def choose_precision(kind: str, capability: float, *, several: bool = False) -> Precision:
-    """Returns the fastest precision of a device.
+    """Returns the fastest precision that a device supports.
 
     Args:
         kind: "cpu", "gpu" or "tpu".
-        capability: Compute capability of a GPU, such as 8.6.
-        several: Whether there are several devices; see `make_devices`.
+        capability: Compute capability of a GPU, such as 8.6; ignored for other devices.
+        several: Whether several devices are used, which excludes mixed_float16.
     """
-    if kind == "cpu":  # few CPUs compute in bfloat16, and none was faster with it
+    if kind == "cpu":  # few CPUs support bfloat16, and no tested CPU was faster with it
         return "float32"
     if kind == "tpu" or capability >= BFLOAT16_CAPABILITY:
         return "mixed_bfloat16"
@@ -148,28 +153,30 @@ def dtype_policy(name: str) -> Iterator[None]:
 
 
 def join_processes() -> int:
-    """Joins the other processes of a training run on several machines, if there are any.
+    """Connects this process to the other processes of a distributed training run.
+
+    Does nothing if the environment variables `PROCESSES` are not set.
 
     Returns:
-        The rank of this process, counted from 0; 0 if it trains alone.
+        The rank of this process, counted from 0; 0 for training in one process.
 
     Raises:
-        ConfigError: `PROCESSES` are set incompletely in the environment, or the backend
-            does not support several machines.
+        ConfigError: Only some of `PROCESSES` are set, or the backend is not JAX.
     """
     given = [name for name in PROCESSES if os.environ.get(name)]
     if not given:
         return 0
     if len(given) < len(PROCESSES):
         raise ConfigError(
-            "Training on several machines needs all of the environment variables "
+            "Training on several machines requires all of the environment variables "
             f"{', '.join(PROCESSES)}. Received: {', '.join(given)}. Unset them to train "
             "on one machine."
         )
     if keras.backend.backend() != "jax":
         raise ConfigError(
-            "Training on several machines needs KERAS_BACKEND=jax in the environment "
-            f"(and pip install skincnn[jax]). Received: {keras.backend.backend()}."
+            "Training on several machines requires the JAX backend. Received: "
+            f"{keras.backend.backend()}. Run pip install skincnn[jax], and set "
+            "KERAS_BACKEND=jax in the environment."
         )
     if not is_distributed():
         keras.distribution.initialize()
@@ -180,13 +187,14 @@ def join_processes() -> int:
 
 @contextlib.contextmanager
 def run_folder(workdir: Path) -> Iterator[Path]:
-    """Locks a run directory and yields it; processes after the first get a copy.
+    """Locks a run directory and yields the path; other processes of the run get a copy.
 
-    The copy is a temporary directory with `RESUME_FILES`, so that all processes make the
-    same decisions while only the first one writes the run.
+    In distributed training, only the first process locks and writes the run directory. The
+    other processes get a temporary directory with `RESUME_FILES`, so that all processes
+    resume in the same way.
 
     Args:
-        workdir: The run directory; only that of the first process is used.
+        workdir: The run directory; ignored in processes other than the first.
 
     Raises:
         ConfigError: Another process uses the directory; see also `join_processes`.
@@ -216,10 +224,10 @@ def run_folder(workdir: Path) -> Iterator[Path]:
 
 
 def broadcast(value: Any) -> Any:
-    """Returns the value of the first process in all processes.
+    """Sends a value from the first process to all processes, and returns the value.
 
     Args:
-        value: Any value that can be pickled; ignored in the other processes.
+        value: Any value that can be pickled; ignored in processes other than the first.
     """
     if not is_distributed():
         return value
@@ -227,19 +235,20 @@ def broadcast(value: Any) -> Any:
 
     content = np.frombuffer(pickle.dumps(value), np.uint8)
     (size,) = multihost_utils.broadcast_one_to_all(np.array([len(content)]))
-    content = np.resize(content, int(size))  # only the content of the first process counts
+    content = np.resize(content, int(size))  # ignored except in the first process
     return pickle.loads(bytes(multihost_utils.broadcast_one_to_all(content)))
 
 
 class CommonStopRequest(StopRequest):
-    """Stops all processes after the same step when one of them receives a signal.
+    """A stop request that all processes of a distributed training run share.
 
-    All processes must read `requested` at the same time.
+    A signal to one process stops all processes after the same step. Reading `requested`
+    waits until every process reads it.
     """
 
     @property
     def requested(self) -> bool:
-        """Whether any process was asked to stop."""
+        """Whether any process has received a signal to stop."""
         from jax.experimental import multihost_utils
 
         signals = multihost_utils.process_allgather(np.array([self.signal or 0]))
@@ -248,7 +257,7 @@ class CommonStopRequest(StopRequest):
         return common > 0
 
     def exit(self) -> None:
-        """Ends the process without waiting for the others, which also end now."""
+        """Ends this process after disconnecting it from the other processes."""
         leave_processes()
         super().exit()
 
@@ -259,7 +268,7 @@ def stop_request() -> StopRequest:
 
 
 def leave_processes() -> None:
-    """Lets each process end after the last step without waiting for the others."""
+    """Disconnects this process, so that the processes can end at different times."""
     if is_distributed():
         import jax
 
@@ -267,7 +276,7 @@ def leave_processes() -> None:
 
 
 def is_distributed() -> bool:
-    """Returns whether this process trains together with others."""
+    """Returns whether this process is connected to others; see `join_processes`."""
     if keras.backend.backend() != "jax":
         return False
     import jax
@@ -276,18 +285,22 @@ def is_distributed() -> bool:
 
 
 def _names(count: int) -> tuple[str, ...]:
-    """Returns `count` devices; for 0, all GPUs or TPUs, or one CPU per process."""
-    names = keras.distribution.list_devices()  # accelerators; CPUs if there are none
+    """Returns the names of `count` devices.
+
+    0 means all GPUs or TPUs, or one CPU on a machine without GPU or TPU. In distributed
+    training, 0 means all devices of all processes.
+    """
+    names = keras.distribution.list_devices()  # CPUs only if the machine has no other
     if is_distributed():
         if count not in (0, len(names)):
             raise ConfigError(
-                f"`train.devices` must be 0 or {len(names)}, all devices of all "
+                f"`train.devices` must be 0 or {len(names)}, the number of devices of all "
                 f"processes. Received: {count}."
             )
         return tuple(names)
     if count > len(names):
         raise ConfigError(
-            f"`train.devices` must be at most {len(names)} on this machine: "
+            f"`train.devices` must be at most {len(names)}, because this machine has "
             f"{', '.join(names)}. Received: {count}."
         )
     if count == 0:
@@ -296,7 +309,7 @@ def _names(count: int) -> tuple[str, ...]:
 
 
 def _capability(kind: str) -> float:
-    """Returns the lowest compute capability of the GPUs; 0 if unknown."""
+    """Returns the lowest compute capability of all GPUs; 0 for other devices or unknown."""
     if kind != "gpu":
         return 0.0
     if keras.backend.backend() == "jax":

@@ -1,7 +1,7 @@
-"""Trains the head on cached features of a frozen backbone.
+"""Cached features of a frozen backbone, for training only the head.
 
-The backbone runs once, so that an epoch costs almost nothing. Instead of randomly augmented
-images, the head sees a few fixed orientations of each image.
+The backbone runs once, so that an epoch takes little time. The head is trained on a few
+fixed orientations of each image instead of randomly augmented images.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ MAX_STEPS_PER_EXECUTION = 32
 def compute_features(
     classifier: keras.Model, images: Images, num_views: int = 1
 ) -> Features:
-    """Returns the pooled backbone features of some orientations of each image.
+    """Returns the pooled backbone features of `num_views` orientations of each image.
 
-    The backbone runs in inference mode, whichever layers are trainable. With the 1,280
-    features of MobileNetV2, each view of 10,000 images takes 51 MB.
+    The backbone runs in inference mode, even if it is trainable. For MobileNetV2, with
+    1,280 features, each view of 10,000 images takes 51 MB.
 
     Args:
-        classifier: A model of `build_classifier`.
+        classifier: A model from `build_classifier`.
         images: uint8 [num_images, size, size, 3] in 0..255.
-        num_views: Number of orientations of `orient`: 1, 2, 4 or 8.
+        num_views: Number of orientations of each image, 1, 2, 4 or 8; see `orient`.
 
     Returns:
         float32 [num_images * num_views, num_features]; the views of an image are
@@ -60,10 +60,10 @@ def compute_features(
 
 
 def build_head(classifier: keras.Model) -> keras.Model:
-    """Returns the classifier without its backbone; the layers are shared.
+    """Returns the head of a classifier as a model that shares the classifier's layers.
 
-    It takes features [batch, num_features] instead of images, and the classifier's other
-    inputs. It returns the logits.
+    The inputs are features [batch, num_features] instead of images, and the other inputs of
+    the classifier. The outputs are logits [batch, num_classes].
     """
     pooled = classifier.get_layer(POOLING_LAYER).output
     if not isinstance(classifier.input, dict):
@@ -77,13 +77,14 @@ def build_head(classifier: keras.Model) -> keras.Model:
 
 
 def steps_per_execution(steps: int) -> int:
-    """Returns `steps_per_execution` for the head: the largest divisor of `steps` up to 32.
+    """Returns the largest divisor of `steps` up to `MAX_STEPS_PER_EXECUTION`.
 
-    Starting a step of such a small model takes longer than the step itself. Keras does not
-    end an epoch within an execution, hence the divisor.
+    Starting a step takes longer than computing a step, because the head is small. Several
+    steps per execution therefore save time. The number must be a divisor because Keras
+    cannot end an epoch within an execution.
 
     Args:
-        steps: Steps of an epoch, at least 1.
+        steps: Number of steps of an epoch, at least 1.
     """
     largest = min(steps, MAX_STEPS_PER_EXECUTION)
     return max(number for number in range(1, largest + 1) if steps % number == 0)

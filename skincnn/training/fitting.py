@@ -1,4 +1,4 @@
-"""The training loop: one call of `keras.Model.fit` for each segment."""
+"""The training loop: one call to `keras.Model.fit` for each segment."""
 
 from __future__ import annotations
 
@@ -49,13 +49,15 @@ Verbose = Literal["auto", 0, 1, 2]
 
 @dataclass(frozen=True)
 class FitResult:
-    """The result of a training run, whose best weights are in the setup's classifier.
+    """The result of a training run.
+
+    The classifier of the setup has the best weights.
 
     Attributes:
         best_epoch: The epoch with the best monitored metric, counted from 1.
         history: One row per epoch, as in history.csv.
-        seconds: Duration of all epochs and of computing features.
-        device: Where the model was trained.
+        seconds: Total duration of all epochs and of computing features, in seconds.
+        device: The devices on which the model was trained.
     """
 
     best_epoch: int
@@ -73,20 +75,23 @@ def fit(
 ) -> FitResult:
     """Trains the classifier of a setup and loads its best weights.
 
-    Resumes from a checkpoint in `workdir`. Each segment starts from the last checkpoint,
-    even without an interruption, so that an interrupted run gives the same weights.
+    Resumes from the last checkpoint in `workdir`, if any. Each segment (one call to
+    `keras.Model.fit`) also starts by loading the last checkpoint, so that a resumed run
+    gives the same weights as an uninterrupted run.
 
     Args:
-        setup: What to train.
+        setup: The setup of the training run.
         workdir: The run directory, for checkpoints/, logs/ and history.csv.
         callbacks: Additional callbacks, which run last.
         verbose: See `keras.Model.fit`; 0 prints nothing.
 
     Raises:
-        ConfigError: The memory or the disk is full.
-        DataError: A checkpoint does not fit the setup, or the best weights are damaged.
-        DivergedError: The loss, the weights or the outputs are not finite.
-        Terminated, KeyboardInterrupt: The user stopped training; it can be resumed.
+        ConfigError: The memory of the device or the disk is full.
+        DataError: A checkpoint does not match the setup, or the file with the best weights
+            is missing or damaged.
+        DivergedError: The loss has diverged, or the weights or outputs are not finite.
+        Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped training; the run can be
+            resumed.
     """
     checkpoints = setup.checkpoints(workdir)
     with setup.scope():
@@ -115,7 +120,7 @@ def fit(
 
 @dataclass
 class _Loop:
-    """The state of a training run between its segments."""
+    """The state that the segments of a training run share."""
 
     setup: TrainingSetup
     workdir: Path
@@ -164,7 +169,7 @@ class _Loop:
         )
 
     def is_over(self) -> bool:
-        """Returns whether the monitored metric has stopped improving in the last stage."""
+        """Returns whether to stop early because the monitored metric no longer improves."""
         first_epoch = start_of_last(self.setup.stages)
         patience = self.setup.config.train.patience
         return is_patience_over(self.progress, patience, first_epoch)
@@ -176,7 +181,8 @@ class _Loop:
     def _restore(self, segment: Segment) -> Arrays | None:
         """Restores the variables of the last checkpoint, if any.
 
-        Returns the checkpoint if the epoch was interrupted, to restore the metrics.
+        Returns the arrays of the checkpoint if it was written in the middle of an epoch,
+        for `SaveCheckpoint` to restore the metrics; otherwise None.
         """
         checkpoint = self.checkpoints.load()
         self.progress.stage = segment.stage
@@ -197,7 +203,7 @@ class _Loop:
         self.checkpoints.save(self.progress, variables)
 
     def _validation(self, segment: Segment) -> Validation:
-        """Returns the validation callback, on features if the head is trained on them."""
+        """Returns the validation callback, for features if training uses features."""
         setup = self.setup
         return Validation(
             setup.classifier,
@@ -211,15 +217,18 @@ class _Loop:
 
 
 class TrainableModel:
-    """The model to train, which is compiled again for another stage or another loss.
+    """The model to train, which is recompiled when the stage or the loss changes.
+
+    Args:
+        setup: The setup of the training run.
+        verbose: Whether to print the devices after the first compilation.
 
     Attributes:
-        augmented: The classifier with augmentation; its variables are saved.
-        model: `augmented`, or the classifier's head if it is trained on features.
+        augmented: The classifier with augmentation, whose variables checkpoints contain.
+        model: `augmented`, or the head of the classifier if training uses features.
     """
 
     def __init__(self, setup: TrainingSetup, *, verbose: bool = True):
-        """Adds augmentation; `verbose` prints the devices after the first compilation."""
         self.setup = setup
         self.verbose = verbose
         config = setup.config
@@ -228,7 +237,7 @@ class TrainableModel:
         self._compiled: tuple[int, bool, int] | None = None
 
     def compile(self, segment: Segment) -> None:
-        """Compiles the model for a segment, unless it is already compiled for it."""
+        """Compiles the model for a segment, if the settings have changed."""
         setup, config = self.setup, self.setup.config
         cached = setup.num_views(segment) > 0
         steps = setup.steps_per_epoch - segment.first_step
@@ -237,7 +246,7 @@ class TrainableModel:
         if self._compiled == key:
             return
         stage = setup.stages[segment.stage]
-        # Compiling a model fixes its trainable weights.
+        # Must precede compile(), which fixes the trainable weights.
         set_trainable(setup.classifier, stage.trainable_blocks, config.model.batch_norm)
         self.model = build_head(setup.classifier) if cached else self.augmented
         decay = config.optimizer.layer_decay
@@ -249,7 +258,8 @@ class TrainableModel:
             blocks=block_of_variables(setup.classifier) if decay < 1 else None,
         )
         if setup.devices.precision == "mixed_float16":
-            # compile() scales the loss only if the policy of the model is mixed_float16.
+            # compile() scales the loss only if the dtype policy of the model is
+            # mixed_float16.
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         loss = build_loss(setup.plan, config.loss, reweighted=segment.reweighted)
         self.model.compile(optimizer, loss, jit_compile=setup.devices.jit)
@@ -265,17 +275,21 @@ class TrainableModel:
 
 
 class Inputs:
-    """The images, or their features, on which segments are trained and validated.
+    """The images or features on which segments are trained and validated.
 
-    Only the training images of one size and the features of one stage are kept in memory.
+    To save memory, only the training images of the current size and the features of the
+    current stage are kept.
+
+    Args:
+        setup: The setup of the training run.
 
     Attributes:
         val_images: Images of the validation split.
-        feature_seconds: Time spent on computing features, not included in any epoch.
+        feature_seconds: Time spent on computing features, in seconds, which is not included
+            in any epoch.
     """
 
     def __init__(self, setup: TrainingSetup):
-        """Loads the validation images."""
         self.setup = setup
         self.val_images = setup.load_images(setup.tables["val"], setup.config.data)
         self.feature_seconds = 0.0
@@ -283,10 +297,10 @@ class Inputs:
         self._features: dict[str, tuple[tuple[int, int], Features]] = {}
 
     def train_images(self, segment: Segment) -> Images:
-        """Returns the training images in the size of a segment."""
+        """Returns the training images at the image size of a segment."""
         images, size = self._train_images, segment.image_size
         if images is None or images.shape[1] != size:
-            # The previous images are released before the next ones are loaded.
+            # Release the previous images before loading the next images.
             images = self._train_images = None
             config = dataclasses.replace(self.setup.config.data, image_size=size)
             images = self.setup.load_images(self.setup.tables["train"], config)
@@ -294,12 +308,12 @@ class Inputs:
         return images
 
     def train(self, segment: Segment) -> Images | Features:
-        """Returns the training inputs of a segment: images, or cached features."""
+        """Returns the training inputs of a segment: images or cached features."""
         images = self.train_images(segment)
         return self._inputs("train", images, segment, self.setup.num_views(segment))
 
     def val(self, segment: Segment) -> Images | Features:
-        """Returns the validation inputs of a segment."""
+        """Returns the validation inputs of a segment: images or cached features."""
         num_views = min(1, self.setup.num_views(segment))
         return self._inputs("val", self.val_images, segment, num_views)
 
@@ -322,26 +336,38 @@ class Inputs:
 def build_augmented(
     config: AugmentConfig, classifier: keras.Model, seed: int
 ) -> AugmentedClassifier:
-    """Returns the classifier behind augmentation and mixing, for training."""
+    """Returns the classifier preceded by augmentation and, if configured, mixing.
+
+    Args:
+        config: Options of the augmentation and the mixing.
+        classifier: A model from `build_classifier`.
+        seed: Random seed.
+    """
     mixing = None if config.mix == "none" else Mixing(config, seed)
     return AugmentedClassifier(Augmentation(config, seed), classifier, mixing)
 
 
 @contextlib.contextmanager
 def explain_full_memory(batch_size: int, image_size: int) -> Iterator[None]:
-    """Raises a MemoryFullError with advice if the device's memory is full."""
+    """Raises a `MemoryFullError` if the memory of the device is full inside the block.
+
+    Args:
+        batch_size: Number of images per batch, for the message.
+        image_size: Height and width of the images in pixels, for the message.
+    """
     try:
         yield
     except Exception as error:
-        # The name of TensorFlow's error and the text of JAX's; JAX may not be installed.
+        # Recognize the error of TensorFlow by name and the error of JAX by text, because
+        # JAX may not be installed.
         full = type(error).__name__ == "ResourceExhaustedError"
         if not full and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise MemoryFullError(
-            f"The device's memory is full with batches of {batch_size} images of "
-            f"{image_size} px. Give a smaller --data.batch-size (and lower the learning "
-            "rate in proportion), a smaller --data.image-size or a smaller "
-            "--model.backbone, and start again with --overwrite."
+            f"The memory of the device is full with batches of {batch_size} images of "
+            f"{image_size}x{image_size} pixels. Give a smaller --data.batch-size (and "
+            "decrease the learning rate in proportion), a smaller --data.image-size or a "
+            "smaller --model.backbone, and start again with --overwrite."
         ) from error
 
 

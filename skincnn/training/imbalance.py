@@ -12,27 +12,30 @@ import numpy.typing as npt
 from skincnn.config import ImbalanceConfig
 
 Counts = npt.NDArray[np.int64]
-"""Number of training images of each class, at least 1, [num_classes]."""
+"""Number of training images of each class, [num_classes], at least 1."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How training handles class imbalance, independent of the strategy's name.
+    """The loss, the class weights and the sampling of an imbalance strategy.
 
-    Sampling weights have a mean of 1 over the training images, and class weights over the
-    images of an epoch, so that the scale of the loss does not depend on the strategy.
+    Sampling weights have a mean of 1 over the training images. Class weights have a mean of
+    1 over the images of an epoch, so that the scale of the loss does not depend on the
+    strategy.
 
     Attributes:
         class_weights: Weight of each class in the loss, [num_classes].
-        sampling_weights: Expected number of draws of an image of each class in an epoch,
-            [num_classes]; None: each image is used once.
+        sampling_weights: Expected number of times that an image of each class is drawn in
+            an epoch, [num_classes]; None to use each image once.
         epoch_counts: Number of images of each class in an epoch, [num_classes], at least
-            the number of training images; None: exactly that number.
-        logit_shift: Added to the logits in the loss, [num_classes]; None for nothing.
-        loss: Name of `losses.LOSSES`.
-        loss_arguments: Arguments of the loss besides weights, shift and label smoothing.
-        drw_start: Share of the last stage's epochs before class weights apply (deferred
-            re-weighting); 0 if they apply from the start.
+            the number of training images of the class; None to not repeat images.
+        logit_shift: Values added to the logits in the loss, [num_classes]; None for no
+            shift.
+        loss: Name of the loss in `losses.LOSSES`.
+        loss_arguments: Arguments of the loss other than class weights, logit shift and
+            label smoothing.
+        drw_start: Fraction of the epochs of the last stage after which class weights apply
+            (deferred re-weighting, DRW); 0 to apply class weights from the start.
         allow_double: Whether the loss and the sampling may both balance the classes.
     """
 
@@ -46,11 +49,12 @@ class Plan:
     allow_double: bool = False
 
     def __post_init__(self) -> None:
-        """Checks that classes are not balanced twice, which would overcompensate.
+        """Checks that the classes are not balanced twice, which would overcompensate.
 
         Raises:
-            ValueError: The loss and the sampling balance the classes without
-                `allow_double`, or there are two kinds of sampling.
+            ValueError: The loss and the sampling both balance the classes although
+                `allow_double` is False, or `sampling_weights` and `epoch_counts` are both
+                given.
         """
         by_loss = (self.class_weights != 1).any() or self.logit_shift is not None
         by_sampling = [
@@ -60,27 +64,27 @@ class Plan:
         ]
         if len(by_sampling) > 1:
             raise ValueError(
-                "A plan has either `sampling_weights` or `epoch_counts`. Received: both."
+                "A plan must have either `sampling_weights` or `epoch_counts`. Received: "
+                "both."
             )
         if by_loss and by_sampling and not self.allow_double:
             raise ValueError(
-                "A plan balances the classes either by the loss (`class_weights`, "
+                "A plan must balance the classes either by the loss (`class_weights`, "
                 "`logit_shift`) or by sampling. Received: both, with "
-                f"`{by_sampling[0]}`. Set `allow_double` in a strategy that does both on "
-                "purpose."
+                f"`{by_sampling[0]}`. Set `allow_double` to True if this is intended."
             )
 
 
 def none(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """Every class has weight 1."""
+    """All classes have weight 1."""
     return Plan(_ones(counts))
 
 
 def class_weights(counts: Counts, config: ImbalanceConfig) -> Plan:
     """The weight of a class with n images is proportional to n ** -power.
 
-    With power 1 all classes have the same total weight, with 1/2 the square-root rule
-    applies, and with 0 all images have the same weight.
+    Power 1 gives all classes the same total weight, power 1/2 is the square-root rule, and
+    power 0 gives all images the same weight.
     """
     return Plan(_power_weights(counts, counts, config))
 
@@ -88,8 +92,8 @@ def class_weights(counts: Counts, config: ImbalanceConfig) -> Plan:
 def effective_number_weights(counts: Counts, config: ImbalanceConfig) -> Plan:
     """The weight of a class with n images is proportional to (1 - beta) / (1 - beta ** n).
 
-    This is the inverse of the effective number of images: 1 for each class with beta 0,
-    and n as beta approaches 1.
+    This is the inverse of the effective number of images, which is 1 for beta 0 and
+    approaches n as beta approaches 1.
 
     References:
         Cui et al., Class-Balanced Loss Based on Effective Number of Samples (2019),
@@ -101,9 +105,9 @@ def effective_number_weights(counts: Counts, config: ImbalanceConfig) -> Plan:
 def logit_adjusted(counts: Counts, config: ImbalanceConfig) -> Plan:
     """The loss adds power * log(class frequency) to the logits.
 
-    The model's own logits are then balanced: with power 1 their argmax minimizes the
-    balanced error. Unlike class weights this does not overfit single images of rare
-    classes.
+    The logits of the model, without this shift, are then balanced: with power 1, their
+    argmax minimizes the balanced error. Unlike class weights, the shift does not cause
+    overfitting to single images of rare classes.
 
     References:
         Menon et al., Long-tail Learning via Logit Adjustment (2021), arXiv:2007.07314.
@@ -113,7 +117,7 @@ def logit_adjusted(counts: Counts, config: ImbalanceConfig) -> Plan:
 
 
 def focal(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """Well-classified images have a lower weight, whatever their class.
+    """Images with a high probability for the true class have a lower weight.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection (2017), arXiv:1708.02002.
@@ -123,20 +127,22 @@ def focal(counts: Counts, config: ImbalanceConfig) -> Plan:
 
 
 def class_balanced_focal(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """`focal` with the weights of `effective_number_weights`, as in Cui et al."""
+    """`focal` with the weights of `effective_number_weights`, as in Cui et al. (2019)."""
     weights = _effective_number_weights(counts, config)
     return Plan(weights, loss="focal", loss_arguments={"gamma": config.gamma})
 
 
 def ldam(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """Rare classes have a larger margin, and a higher weight towards the end (DRW).
+    """Rare classes have a larger margin and, late in training, a higher weight (DRW).
 
     The margin of a class with n images is proportional to n ** -1/4. The weights of
-    `effective_number_weights` apply after the share `drw_start` of the epochs.
+    `effective_number_weights` apply after a fraction `drw_start` of the epochs of the last
+    stage.
 
-    The paper also normalizes the features and weights of the head and multiplies their
-    products by s = 30. Here the head stays linear, and `margin` is in units of its logits.
-    For logits of s * cosine the paper's loss is this one with s times the paper's margin.
+    In the paper, the logits are s = 30 times the cosine between the features and the
+    weights of the head. Here the head is linear, and `margin` is in units of the logits.
+    For the logits of the paper, this loss with s times the margin equals the loss of the
+    paper.
 
     References:
         Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss
@@ -152,7 +158,7 @@ def ldam(counts: Counts, config: ImbalanceConfig) -> Plan:
 
 
 def balanced_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """Every class is drawn equally often."""
+    """All classes are drawn equally often."""
     return Plan(_ones(counts), _with_mean_one(1 / counts, counts))
 
 
@@ -169,18 +175,19 @@ def square_root_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
 def effective_number_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
     """An image is drawn in proportion to the weight of `effective_number_weights`.
 
-    With beta 0 all images are drawn equally often, and all classes as beta approaches 1.
+    With beta 0, all images are drawn equally often. As beta approaches 1, all classes are
+    drawn equally often.
     """
     weights = (1 - config.beta) / (1 - config.beta**counts)
     return Plan(_ones(counts), _with_mean_one(weights, counts))
 
 
 def oversampling(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """Images are repeated until each class has `ratio` of the images of the largest class.
+    """Images are repeated until each class has `ratio` times the size of the largest class.
 
-    No image is left out, so that the repeated images make an epoch longer. Published
-    recipes copy the table rows of minority classes instead, with the same effect. Unlike
-    files that are copied before the split, repeated images never leave the training split.
+    All images are used, so that the repeated images make an epoch longer. Copying the table
+    rows of minority classes, as in published recipes, has the same effect. Unlike copies
+    made before the split, the repeated images never leave the training split.
     """
     minimum = np.ceil(config.ratio * counts.max()).astype(np.int64)
     return Plan(_ones(counts), epoch_counts=np.maximum(counts, minimum))
@@ -189,8 +196,9 @@ def oversampling(counts: Counts, config: ImbalanceConfig) -> Plan:
 def weights_and_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
     """Combines `class_weights` with `balanced_sampling`, to reproduce published recipes.
 
-    Do not use it otherwise: the sampled images are already balanced, so that the class
-    weights, with a mean of 1 over the sampled images, reverse the imbalance.
+    Do not use this strategy otherwise: the sampled images are already balanced, so that the
+    class weights reverse the imbalance. The class weights have a mean of 1 over the sampled
+    images.
     """
     sampling = _with_mean_one(1 / counts, counts)
     return Plan(
@@ -214,7 +222,7 @@ STRATEGIES: dict[str, Callable[[Counts, ImbalanceConfig], Plan]] = {
     "oversampling": oversampling,
     "weights_and_sampling": weights_and_sampling,
 }
-"""Each takes the number of training images of each class and its options."""
+"""Each strategy takes the number of training images of each class and the options."""
 
 
 def _ones(counts: Counts) -> npt.NDArray[np.float32]:
@@ -238,5 +246,5 @@ def _effective_number_weights(
 def _with_mean_one(
     weights: npt.NDArray[np.floating[Any]], counts: npt.NDArray[Any]
 ) -> npt.NDArray[np.float64]:
-    """Returns `weights`, scaled to a mean of 1 over the images."""
+    """Returns `weights`, scaled to a mean of 1 over `counts` images of each class."""
     return np.asarray(weights * counts.sum() / (weights @ counts))

@@ -1,4 +1,4 @@
-"""Losses of logits with integer or soft labels, and with class weights."""
+"""Losses with class weights, for logits and integer or soft labels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from skincnn.training.imbalance import Plan
 
 
 def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.losses.Loss:
-    """Returns the loss of a plan.
+    """Returns the Keras loss of a plan.
 
     Args:
         plan: The plan of an imbalance strategy.
-        config: Label smoothing.
-        reweighted: Whether the plan's class weights apply, or every class has weight 1;
-            see `Plan.drw_start`.
+        config: The option `label_smoothing`.
+        reweighted: Whether to use the class weights of the plan instead of weight 1 for
+            every class; see `Plan.drw_start`.
     """
     weights = plan.class_weights
     return LOSSES[plan.loss](
@@ -31,7 +31,7 @@ def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.los
 
 
 class WeightedLoss(keras.losses.Loss):
-    """Base class of all losses: soft labels, class weights and a shift of the logits.
+    """Base class of losses with soft labels, class weights and a logit shift.
 
     Let l(c, z) be the loss of an image of class c with logits z, which a subclass defines
     in `class_losses`. With soft labels y and label smoothing s:
@@ -39,17 +39,18 @@ class WeightedLoss(keras.losses.Loss):
         cost[c]    = (1 - s) * l(c, z + shift) + s * mean over k of l(k, z + shift)
         loss(y, z) = sum over c of y[c] * weights[c] * cost[c]
 
-    A soft label (MixUp, CutMix) therefore costs the same mixture of the losses of its
-    classes. The share of a label that smoothing gives to other classes keeps the weight of
-    the label's own class. With the weights of the other classes, six of which may be ten
-    times as large, a smoothing of 0.1 would move nearly half of the loss of a common class
-    to rare ones. The mean is over images, not over their weights. The loss is computed in
-    float32, whatever the dtype of the logits.
+    The loss for a soft label (MixUp, CutMix) is therefore the weighted sum of the losses of
+    the mixed classes. The fraction of a label that smoothing distributes over other classes
+    keeps the weight of the true class. Otherwise, with ten times as large weights of six
+    rare classes and a smoothing of 0.1, nearly half of the loss of a common class would
+    come from the rare classes. The loss of a batch is divided by the number of images, not
+    by the sum of their weights. The loss is computed in float32, regardless of the dtype of
+    the logits.
 
     Args:
-        class_weights: Weight of each class, [num_classes], not negative.
-        logit_shift: Added to the logits, [num_classes]; None for nothing.
-        label_smoothing: Share of each label that is distributed uniformly over all
+        class_weights: Weight of each class, [num_classes], non-negative.
+        logit_shift: Values added to the logits, [num_classes]; None for no shift.
+        label_smoothing: Fraction of each label that is distributed uniformly over all
             classes, in [0, 1).
         name: Name of the loss.
         reduction: See `keras.losses.Loss`.
@@ -69,7 +70,11 @@ class WeightedLoss(keras.losses.Loss):
         self.label_smoothing = float(label_smoothing)
 
     def class_losses(self, logits: Any) -> Any:
-        """Returns the loss for each class as if it were the label, [batch, num_classes]."""
+        """Returns l(c, logits) for each class c, [batch, num_classes].
+
+        Args:
+            logits: float32 [batch, num_classes], after the shift.
+        """
         raise NotImplementedError
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -111,7 +116,7 @@ class WeightedLoss(keras.losses.Loss):
 class WeightedCrossEntropy(WeightedLoss):
     """Softmax cross-entropy: l(c, z) = -log p[c], p = softmax(z).
 
-    With weights of 1, no shift and no smoothing it equals
+    With weights of 1, no shift and no smoothing, this loss equals
     `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`.
     """
 
@@ -124,22 +129,26 @@ class WeightedCrossEntropy(WeightedLoss):
 class WeightedFocal(WeightedLoss):
     """Focal loss: l(c, z) = -(1 - p[c]) ** gamma * log p[c], p = softmax(z).
 
-    With gamma 0 it equals `WeightedCrossEntropy`. With soft labels each class is modulated
-    by its own probability, not by the distance to the soft label.
+    With gamma 0, this loss equals `WeightedCrossEntropy`. With soft labels, the factor of a
+    class depends on the probability p[c], not on the distance of p[c] to the soft label.
+
+    Args:
+        class_weights: See `WeightedLoss`.
+        gamma: Focusing parameter, non-negative.
+        **kwargs: Other arguments of `WeightedLoss`.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection (2017), arXiv:1708.02002.
     """
 
     def __init__(self, class_weights: Iterable[float], gamma: float = 2.0, **kwargs: Any):
-        """Stores `gamma`, not negative; see `WeightedLoss` for the other arguments."""
         super().__init__(class_weights, **kwargs)
         self.gamma = float(gamma)
 
     def class_losses(self, logits: Any) -> Any:
         """Returns -(1 - p) ** gamma * log p, [batch, num_classes]."""
         odds = _log_odds(logits)
-        # For p near 1, 1 - p would round to 0, whose power has no finite gradient.
+        # For p near 1, 1 - p would round to 0, where the power has no finite gradient.
         return ops.exp(-self.gamma * ops.softplus(odds)) * ops.softplus(-odds)
 
     def get_config(self) -> dict[str, Any]:
@@ -151,8 +160,13 @@ class WeightedFocal(WeightedLoss):
 class WeightedMargin(WeightedLoss):
     """Cross-entropy with a margin: l(c, z) = -log softmax(z - margins[c] * e[c])[c].
 
-    Only the logit of the label is lowered, by the margin of its class. With margins of 0
-    it equals `WeightedCrossEntropy`.
+    e[c] is the unit vector of class c: the margin is subtracted only from the logit of the
+    true class. With margins of 0, this loss equals `WeightedCrossEntropy`.
+
+    Args:
+        class_weights: See `WeightedLoss`.
+        margins: Margin of each class, [num_classes], in units of the logits.
+        **kwargs: Other arguments of `WeightedLoss`.
 
     References:
         Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss
@@ -162,12 +176,11 @@ class WeightedMargin(WeightedLoss):
     def __init__(
         self, class_weights: Iterable[float], margins: Iterable[float], **kwargs: Any
     ):
-        """Stores `margins`, [num_classes]; see `WeightedLoss` for the other arguments."""
         super().__init__(class_weights, **kwargs)
         self.margins = [float(margin) for margin in margins]
 
     def class_losses(self, logits: Any) -> Any:
-        """Returns -log p with each class's logit lowered in turn, [batch, num_classes]."""
+        """Returns l(c, logits) for each class c, [batch, num_classes]."""
         margins = ops.convert_to_tensor(self.margins, dtype="float32")
         return ops.softplus(margins - _log_odds(logits))
 
@@ -181,14 +194,15 @@ LOSSES: dict[str, Callable[..., keras.losses.Loss]] = {
     "focal": WeightedFocal,
     "ldam": WeightedMargin,
 }
-"""Each takes `class_weights`, `logit_shift`, `label_smoothing` and the `loss_arguments` of
-a plan."""
+"""Each loss takes `class_weights`, `logit_shift`, `label_smoothing` and the
+`loss_arguments` of a plan."""
 
 
 def _log_odds(logits: Any) -> Any:
-    """Returns log(p / (1 - p)) of p = softmax(logits), also accurate for p near 1.
+    """Returns log(p / (1 - p)) for p = softmax(logits), accurate even for p near 1.
 
-    It is z[c] - log(sum of exp(z[j]) over j != c), finite for all finite logits.
+    The value for class c is z[c] - log(sum of exp(z[j]) over j != c), which is finite for
+    all finite logits z.
     """
     own = ops.eye(logits.shape[-1], dtype="bool")
     others = ops.where(own, -float("inf"), ops.expand_dims(logits, axis=-2))

@@ -14,18 +14,17 @@ from skincnn.training.schedules import SCHEDULES
 
 Optimizer: TypeAlias = keras.optimizers.Optimizer
 OptimizerSpec: TypeAlias = tuple[type[Optimizer], dict[str, Any]]
-"""A Keras optimizer class and its specific arguments."""
+"""A Keras optimizer class, and the arguments that are specific to this class."""
 NO_WEIGHT_DECAY = r"(bias|gamma|beta|variable(_\d+)?)(:0)?$"
-"""Names of variables without weight decay: biases, scales and offsets of normalization
-layers, and the layer scales of ConvNeXt, to which Keras gives the name `variable`. Some
-backends name a variable `kernel`, others `layer/kernel:0`. A layer named `beta` does not
-match."""
+"""Pattern for the names of variables without weight decay: biases, scales and offsets of
+normalization layers, and the layer scales of ConvNeXt, which Keras names `variable`. The
+pattern matches names such as `bias` and `layer/bias:0`, but not a layer named `beta`."""
 
 
 def sgd(config: OptimizerConfig) -> OptimizerSpec:
     """Stochastic gradient descent with momentum.
 
-    Weight decay is decoupled here as well: an L2 penalty of x with momentum m corresponds
+    Weight decay is decoupled, as in AdamW: an L2 penalty of x with momentum m corresponds
     to a decoupled weight decay of about x / (1 - m).
     """
     arguments = {"momentum": float(config.momentum), "nesterov": config.nesterov}
@@ -33,20 +32,32 @@ def sgd(config: OptimizerConfig) -> OptimizerSpec:
 
 
 def adam(config: OptimizerConfig) -> OptimizerSpec:
-    """Kingma and Ba, Adam (2015), arXiv:1412.6980, if `weight_decay` is 0."""
+    """Adam; with a positive `weight_decay`, the same as AdamW.
+
+    References:
+        Kingma and Ba, Adam: A Method for Stochastic Optimization (2015), arXiv:1412.6980.
+    """
     return keras.optimizers.Adam, {}
 
 
 def adamw(config: OptimizerConfig) -> OptimizerSpec:
-    """Loshchilov and Hutter, Decoupled Weight Decay (2019), arXiv:1711.05101."""
+    """Adam with decoupled weight decay.
+
+    References:
+        Loshchilov and Hutter, Decoupled Weight Decay Regularization (2019),
+        arXiv:1711.05101.
+    """
     return keras.optimizers.AdamW, {}
 
 
 def lion(config: OptimizerConfig) -> OptimizerSpec:
-    """Chen et al., Symbolic Discovery of Optimization Algorithms (2023), arXiv:2302.06675.
+    """Lion, which uses only the sign of the momentum for each update.
 
-    It needs a learning rate that is 3 to 10 times lower than for AdamW, and a weight decay
-    that is higher by the same factor.
+    Lion requires a learning rate that is 3 to 10 times lower than for AdamW, and a weight
+    decay that is higher by the same factor.
+
+    References:
+        Chen et al., Symbolic Discovery of Optimization Algorithms (2023), arXiv:2302.06675.
     """
     return keras.optimizers.Lion, {}
 
@@ -66,19 +77,21 @@ def build_optimizer(
     warmup_steps: int,
     blocks: Mapping[str, int] | None = None,
 ) -> Optimizer:
-    """Returns the optimizer of a stage: a Keras optimizer, or a subclass for `layer_decay`.
+    """Returns the optimizer of a stage.
 
-    Weight decay subtracts learning_rate * weight_decay * weight from a weight in each step.
-    With mixed_float16 the optimizer is wrapped in a `LossScaleOptimizer`, which does not
-    support `use_ema`; the inner optimizer keeps the average.
+    In each step, weight decay subtracts learning_rate * weight_decay * weight from each
+    weight.
+    With mixed_float16, the caller wraps the optimizer in a `LossScaleOptimizer`, which does
+    not support `use_ema`; the inner optimizer averages the weights.
 
     Args:
-        config: All options but the learning rates and the warm-up of the stage.
+        config: Options of the optimizer. The arguments below replace `learning_rate`,
+            `head_learning_rate` and `warmup_epochs`.
         learning_rate: Peak learning rate.
-        steps: Number of steps, at least 1.
-        warmup_steps: Number of first steps in which the learning rate rises.
-        blocks: Block of each trainable variable by its path, counted from the head, which
-            is 0; required if `layer_decay` is below 1.
+        steps: Number of steps of the stage, at least 1.
+        warmup_steps: Number of steps of the warm-up.
+        blocks: Block of each trainable variable, by variable path. The head is block 0, and
+            the last block of the backbone is 1. Required if `layer_decay` is below 1.
 
     Raises:
         ValueError: `layer_decay` is below 1 and `blocks` is missing.
@@ -88,7 +101,7 @@ def build_optimizer(
     clip = "clipnorm" if config.clip_by == "variable" else "global_clipnorm"
     if config.layer_decay < 1:
         if blocks is None:
-            raise ValueError("`layer_decay` below 1 needs `blocks`. Received: None.")
+            raise ValueError("`layer_decay` below 1 requires `blocks`. Received: None.")
         cls = LAYER_WISE[config.name]
         arguments |= {"layer_decay": config.layer_decay, "blocks": blocks}
     if _is_replicated():
@@ -101,20 +114,20 @@ def build_optimizer(
         **{clip: config.clip_norm or None},
         **arguments,
     )
-    # Decay would pull the scales of BatchNorm to zero without any benefit.
+    # Weight decay would shrink the scales of BatchNorm without any benefit.
     optimizer.exclude_from_weight_decay(var_names=[NO_WEIGHT_DECAY])
     return optimizer
 
 
 class LayerWise:
-    """A mixin for Keras optimizers: the learning rate times layer_decay ** block.
+    """A mixin for Keras optimizers: multiplies the learning rate by layer_decay ** block.
 
-    Weight decay is scaled by the same factor, as with one optimizer per block. As in Keras,
-    gradients are clipped before and weights are averaged after the update.
+    Weight decay is multiplied by the same factor. As in Keras, gradients are clipped before
+    the update, and weights are averaged after the update.
 
     Args:
         layer_decay: Factor of the learning rate from each block to the next, in (0, 1].
-        blocks: Block of each trainable variable by its path, counted from 0.
+        blocks: Block of each trainable variable, by variable path; see `build_optimizer`.
         weight_decay: See `build_optimizer`.
         **kwargs: Passed to the Keras optimizer.
 
@@ -132,23 +145,24 @@ class LayerWise:
         **kwargs: Any,
     ):
         super().__init__(weight_decay=0.0, **kwargs)  # type: ignore[call-arg]
-        # Keras would use the same decay for all weights; see `update_step`.
+        # None disables the weight decay of Keras, which is the same for all weights; see
+        # `update_step`.
         self.weight_decay: float | None = None
         self.layer_weight_decay = weight_decay or 0.0
         self.layer_decay = layer_decay
         self.blocks = dict(blocks)
 
     def build(self, variables: Iterable[Any]) -> None:
-        """Computes the factor of the learning rate of each variable.
+        """Computes the learning-rate factor and the weight decay of each variable.
 
         Raises:
-            ValueError: A variable is missing in `blocks`.
+            ValueError: A variable is missing from `blocks`.
         """
         variables = list(variables)
         missing = [v.path for v in variables if v.path not in self.blocks]
         if missing:
             raise ValueError(
-                "`blocks` must hold the path of each trainable variable. "
+                "`blocks` must contain the path of each trainable variable. "
                 f"Missing: {', '.join(missing)}."
             )
         factors = [self.layer_decay ** self.blocks[v.path] for v in variables]
@@ -160,7 +174,7 @@ class LayerWise:
         super().build(variables)  # type: ignore[misc]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Decays and updates a variable with the learning rate of its block."""
+        """Applies weight decay and the update with the learning rate of the block."""
         factor, decay = self._scales[self._get_variable_index(variable)]  # type: ignore[attr-defined]
         rate = ops.cast(learning_rate, variable.dtype) * factor
         if decay > 0:
@@ -178,10 +192,10 @@ class LayerWise:
 
 
 class ClipSummedGradients:
-    """A mixin for Keras optimizers under `tf.distribute`: sums gradients, then clips.
+    """A mixin for Keras optimizers under `tf.distribute`: clips the sum of the gradients.
 
-    Keras clips the gradient of each replica and sums the results. This mixin clips the sum,
-    which is the gradient of the whole batch, as on one device.
+    Keras clips the gradient of each replica and sums the results. This mixin first sums the
+    gradients of all replicas, and clips the gradient of the whole batch, as on one device.
     """
 
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:
@@ -208,4 +222,4 @@ def _layer_wise(cls: type[Optimizer]) -> type[Optimizer]:
 LAYER_WISE: dict[str, type[Optimizer]] = {
     name: _layer_wise(part(OptimizerConfig())[0]) for name, part in OPTIMIZERS.items()
 }
-"""Name of an optimizer to its subclass of `LayerWise`."""
+"""The `LayerWise` subclass of each optimizer, by name."""

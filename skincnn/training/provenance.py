@@ -1,4 +1,7 @@
-"""The code and the hardware of a training run, which affect its last digits."""
+"""The code and the hardware of a training run.
+
+Different code or hardware can change the trained weights by rounding errors.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from skincnn import __version__
 from skincnn.inference.run_dir import Provenance
 
 CPUINFO = Path("/proc/cpuinfo")
-"""The file in which Linux names the processor."""
+"""The Linux file that contains the name of the processor."""
 
 
 def provenance() -> Provenance:
-    """Returns the code, the processor, the number of usable cores and the GPUs.
+    """Returns the code version, the processor, the number of usable cores and the GPUs.
 
-    The code is the Git commit of the checkout, with "-dirty" if there are uncommitted
-    changes. Without a checkout it is the version of the package.
+    In a Git checkout, the code version is the commit, with the suffix "-dirty" for
+    uncommitted changes. Otherwise it is the version of the package.
     """
     return Provenance(
         code=_commit(Path(__file__).parents[2]) or f"skincnn {__version__}",
@@ -32,7 +35,7 @@ def provenance() -> Provenance:
 
 
 def _commit(checkout: Path) -> str | None:
-    if not (checkout / ".git").exists():  # installed, perhaps inside another checkout
+    if not (checkout / ".git").exists():  # Git would also search the parent directories
         return None
     command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=7"]
     try:
@@ -40,7 +43,7 @@ def _commit(checkout: Path) -> str | None:
             command, cwd=checkout, capture_output=True, check=True, text=True, timeout=60
         )
     except (OSError, subprocess.SubprocessError):
-        return None  # Git is missing, or does not trust the directory
+        return None  # Git is not installed, or does not trust the directory
     return done.stdout.strip()
 
 

@@ -18,7 +18,7 @@ from skincnn.training.stages import Stage
 
 NUM_STEPS = 100
 LOWEST, HIGHEST = 1e-6, 10.0
-"""The first and the last learning rate. It grows tenfold every 14 steps."""
+"""The first and the last learning rate. The learning rate grows tenfold in 14 steps."""
 SMOOTHING = 0.9
 """Momentum of the moving average of the losses."""
 DIVERGED = 4.0
@@ -30,10 +30,11 @@ class RangeTest:
     """The result of a learning-rate range test.
 
     Attributes:
-        table: One row per step with `learning_rate`, `loss` and `smoothed_loss`.
-        learning_rate: The suggested peak learning rate; None if the loss never fell.
-        flag: The flag of `scripts/train.py` for this learning rate.
-        value: The value of the flag; None if the loss never fell.
+        table: One row per step, with the columns `learning_rate`, `loss` and
+            `smoothed_loss`.
+        learning_rate: The suggested peak learning rate; None if the loss never decreased.
+        flag: The flag of `scripts/train.py` that sets the learning rate.
+        value: The suggested value of the flag; None if the loss never decreased.
     """
 
     table: pd.DataFrame
@@ -43,13 +44,17 @@ class RangeTest:
 
 
 def lr_range_test(setup: TrainingSetup) -> RangeTest:
-    """Trains with increasing learning rates and suggests one; changes the weights.
+    """Trains with increasing learning rates, and suggests a peak learning rate.
 
     The learning rate grows by the same factor in each of at most `NUM_STEPS` steps, until
-    the loss diverges. It trains the stage of `choose_stage` from the initial weights.
+    the loss diverges. The stage of `choose_stage` is trained, from the initial weights.
 
     Args:
-        setup: What to train, on one device; its learning rates and schedule are ignored.
+        setup: The setup of the training run, on one device. The test replaces the
+            learning-rate schedule and changes the weights of the classifier.
+
+    Raises:
+        MemoryFullError: The memory of the device is full.
 
     References:
         Smith, Cyclical Learning Rates for Training Neural Networks (2017),
@@ -76,10 +81,14 @@ def lr_range_test(setup: TrainingSetup) -> RangeTest:
 
 
 def train_at_rates(setup: TrainingSetup, stage: int) -> list[float]:
-    """Returns the loss of one training step at each learning rate until it diverges.
+    """Returns the loss of one training step at each learning rate, until the loss diverges.
 
-    Layers, loss and images are those at the start of the stage. The weights are those of
-    the setup, which change.
+    Uses the trainable layers, the loss and the image size at the start of the stage. The
+    weights of the classifier change.
+
+    Args:
+        setup: The setup of the training run.
+        stage: Index of the stage.
     """
     segment = next(part for part in setup.segments() if part.stage == stage)
     start, rates = segment.epochs.start, growing_rates()
@@ -91,7 +100,7 @@ def train_at_rates(setup: TrainingSetup, stage: int) -> list[float]:
     model = trainable.model
     model.steps_per_execution = 1  # train_on_batch() does not support more
     optimizer: Any = model.optimizer
-    # A LossScaleOptimizer wraps the optimizer.
+    # With mixed_float16, a LossScaleOptimizer wraps the optimizer.
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
         float(rates[0]), 1, float(rates[1] / rates[0])
@@ -108,14 +117,15 @@ def train_at_rates(setup: TrainingSetup, stage: int) -> list[float]:
 
 
 def growing_rates() -> npt.NDArray[np.float64]:
-    """Returns the learning rates of all steps, in geometric progression."""
+    """Returns the learning rates of all steps, [NUM_STEPS], in geometric progression."""
     return np.geomspace(LOWEST, HIGHEST, NUM_STEPS)
 
 
 def smooth(losses: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Returns the exponential moving average of the losses with bias correction.
+    """Returns the bias-corrected exponential moving average of the losses, [num_steps].
 
-    The average starts at 0 and is divided by the total weight of the losses, as in Adam.
+    The average starts at 0. Dividing by the sum of the weights corrects the bias, as in
+    Adam.
     """
     average, smoothed = 0.0, []
     for step, loss in enumerate(losses, start=1):
@@ -125,23 +135,28 @@ def smooth(losses: Sequence[float]) -> npt.NDArray[np.float64]:
 
 
 def is_diverged(losses: Sequence[float]) -> bool:
-    """Returns whether the loss has diverged."""
+    """Returns whether the last loss is not finite, or the smoothed loss is too high.
+
+    The smoothed loss is too high if it exceeds `DIVERGED` times its minimum.
+    """
     smoothed = smooth(losses)
     return not np.isfinite(losses[-1]) or bool(smoothed[-1] > DIVERGED * smoothed.min())
 
 
 def suggest(rates: npt.NDArray[np.float64], losses: Sequence[float]) -> float | None:
-    """Returns the learning rate at which half of the decrease of the loss is reached.
+    """Returns the learning rate halfway through the decrease of the smoothed loss.
 
-    The smoothed loss falls fastest near this learning rate. That of the minimum would be
-    too high: networks with BatchNorm stay near the minimum over several powers of ten.
+    At this learning rate, the smoothed loss reaches the mean of its maximum and minimum.
+    The loss decreases fastest near this learning rate. The learning rate at the minimum
+    would be too high: with BatchNorm, the loss stays near the minimum over several powers
+    of ten.
 
     Args:
         rates: Increasing learning rates, [num_steps].
-        losses: The loss at each of them; the last may be NaN or infinite.
+        losses: The loss at each learning rate; the last loss may be NaN or infinite.
 
     Returns:
-        The learning rate; None if the loss never fell.
+        The learning rate; None if the loss never decreased.
     """
     smoothed = smooth(losses)
     if not np.isfinite(smoothed[0]):
@@ -157,7 +172,7 @@ def suggest(rates: npt.NDArray[np.float64], losses: Sequence[float]) -> float | 
 def choose_stage(stages: Sequence[Stage]) -> int:
     """Returns the index of the stage with the highest learning rate.
 
-    A stage that trains only the head is chosen only if there is no other.
+    A stage that trains only the head is chosen only if all stages train only the head.
     """
     return max(
         range(len(stages)),

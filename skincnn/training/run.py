@@ -1,4 +1,4 @@
-"""Trains a configuration, and writes a run directory with the best model."""
+"""Trains the model of a configuration, and writes a run directory with the best model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PRODUCTS = (
     *("predictions", "results", "ood.npz", "report.html", "README.md", "figures"),
     "export",
 )
-"""The files of a run directory; --overwrite removes these and no others."""
+"""The files and subdirectories of a run; --overwrite removes only these."""
 
 
 def train(
@@ -47,27 +47,30 @@ def train(
     """Trains a classifier and writes the model of the best epoch to `workdir`.
 
     Writes config.json, run.json, history.csv, logs/, checkpoints/ and model.keras. The
-    model takes images in 0..255 [batch, height, width, 3] and returns logits. With
-    `model.clinical_metadata` it takes a dictionary of `images` and `metadata` instead. All
-    checks precede the first change to the directory.
+    model takes images [batch, height, width, 3] in 0..255 and returns logits [batch,
+    num_classes]. With `model.clinical_metadata`, the model takes a dictionary of `images`
+    and `metadata`. The directory does not change before all checks have passed.
 
     Args:
-        config: The whole configuration.
-        workdir: The run directory; see `files.locked` to keep other processes out.
-        data_dir: Where TFDS keeps built datasets.
-        overwrite: Whether to replace a run in `workdir`.
+        config: The full configuration.
+        workdir: The run directory; lock the directory with `devices.run_folder`.
+        data_dir: The root directory of built datasets; None for the default of TFDS.
+        overwrite: Whether to replace an existing run in `workdir`.
         resume: Whether to resume an interrupted run in `workdir`; a finished run does not
-            change. With `train.deterministic`, on the same machine, the weights equal those
-            of an uninterrupted run.
-        cache: Where decoded images are kept; see `cache.cached_images`.
+            change. With `train.deterministic`, a run that is resumed on the same machine
+            gives the same weights as an uninterrupted run.
+        cache: Where to keep decoded images; see `cache.cached_images`.
 
     Raises:
-        ConfigError: A name, a path or the weights cannot be used, the memory or the disk is
-            full, or the run to resume has another configuration.
-        DataError: The dataset is not built, its splits leak, its clinical metadata is
-            required but missing or invalid, or the run to resume was started on other data.
-        DivergedError: The loss, the weights or the outputs are not finite.
-        Terminated, KeyboardInterrupt: The user stopped training; it can be resumed.
+        ConfigError: The configuration, a path or the initial weights are invalid, the
+            memory of the device or the disk is full, or the run to resume has a different
+            configuration.
+        DataError: The dataset is not built, the splits do not pass the leakage audit or are
+            too small, required clinical metadata is missing or invalid, or the run to
+            resume was started with other data or software.
+        DivergedError: The loss has diverged, or the weights or outputs are not finite.
+        Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped training; the run can be
+            resumed.
     """
     check(config)
     check_workdir(workdir, config, overwrite=overwrite, resume=resume)
@@ -89,7 +92,7 @@ def train(
 
 
 def save_model(config: Config, classifier: keras.Model, path: Path) -> None:
-    """Saves a classifier in float32, in a file that Keras loads without this package."""
+    """Saves a classifier in float32 to a file that Keras can load without this package."""
     untrained = dataclasses.replace(config.model, weights="none")
     with dtype_policy("float32"):
         model = build_classifier(untrained, classifier.output_shape[-1], seed=config.seed)
@@ -101,45 +104,47 @@ def save_model(config: Config, classifier: keras.Model, path: Path) -> None:
 def check_workdir(
     workdir: Path, config: Config, *, overwrite: bool = False, resume: bool = False
 ) -> None:
-    """Checks that a run can be written to `workdir`, without changing it.
+    """Checks that a run can be written to `workdir`, without changing the directory.
 
     Raises:
-        ConfigError: `workdir` is a file or not writable; it holds a run, and neither
-            `overwrite` nor `resume` is set; both are set; the run to resume has another
-            configuration; or it holds files of a run, but no config.json.
+        ConfigError: `workdir` is a file or not writable, contains a run although neither
+            `overwrite` nor `resume` is set, contains a run with a different configuration
+            to resume, or contains files of a run but no config.json; or `overwrite` and
+            `resume` are both set.
     """
     require_writable_folder(workdir, "--workdir")
     if overwrite and resume:
-        raise ConfigError("Give --overwrite or --resume. Received: both.")
+        raise ConfigError("Give either --overwrite or --resume. Received: both.")
     existing = [name for name in PRODUCTS if (workdir / name).exists()]
     if CONFIG_FILE not in existing:
         if existing:
             raise ConfigError(
-                f"{workdir} holds {', '.join(existing)} but no {CONFIG_FILE}: these files "
-                "do not belong to a run. Expected an empty directory or a run directory; "
-                "give another --workdir."
+                f"{workdir} contains {', '.join(existing)} but no {CONFIG_FILE}, so that "
+                "these files do not belong to a run. Expected an empty directory or a run "
+                "directory. Give another --workdir."
             )
     elif resume:
         path = workdir / CONFIG_FILE
         if changes := describe_changes(read_config(path).to_dict(), config.to_dict()):
             raise ConfigError(
-                f"The run in {workdir} was started with another configuration: {changes}. "
-                f"Expected the same preset and flags with --resume, or --config {path}."
+                f"The run in {workdir} was started with a different configuration: "
+                f"{changes}. To resume the run, give the same preset and flags, or "
+                f"--config {path}."
             )
     elif not overwrite:
         raise ConfigError(
-            f"{workdir} already holds a run. Give another --workdir, --resume to continue "
-            "it, or --overwrite to replace it."
+            f"{workdir} already contains a run. Give another --workdir, --resume to "
+            "continue the run, or --overwrite to replace the run."
         )
 
 
 def clear(workdir: Path, products: Sequence[str] = PRODUCTS) -> None:
-    """Removes the files of a run from a directory, and no others.
+    """Removes the files of a run from a directory, and keeps all other files.
 
     Args:
         workdir: The directory, which is created if it does not exist.
-        products: Names of the files. The first one is removed last, so that the directory
-            can still be identified after an interruption.
+        products: Names of the files and subdirectories to remove. The first is removed
+            last, so that the directory can still be identified after an interruption.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     for name in reversed(products):

@@ -15,10 +15,11 @@ from skincnn.config import OptimizerConfig
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 WARMUP_START = 0.1
-"""The learning rate at the start of a warm-up, as a share of the peak."""
+"""The learning rate at the start of a warm-up, as a fraction of the peak."""
 ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_END = 1e-5
-"""The first and last learning rate of `one_cycle`, as shares of the peak, as in fastai."""
+"""The learning rate of `one_cycle` at the start and at the end, as a fraction of the peak.
+Both values are the defaults of fastai."""
 
 
 def constant(
@@ -31,11 +32,13 @@ def constant(
 def step(
     config: OptimizerConfig, learning_rate: float, steps: int, warmup_steps: int
 ) -> Schedule:
-    """A linear warm-up, then a constant learning rate that drops at the milestones.
+    """A linear warm-up, then a learning rate that drops at milestones.
 
-    The defaults, a factor of 0.1 after a half and after three quarters of the steps, are
-    those of He et al., Deep Residual Learning for Image Recognition (2016),
-    arXiv:1512.03385, on CIFAR-10.
+    By default, the learning rate is multiplied by 0.1 after 1/2 and 3/4 of the steps, as
+    for CIFAR-10 in the paper.
+
+    References:
+        He et al., Deep Residual Learning for Image Recognition (2016), arXiv:1512.03385.
     """
     boundaries = [round(share * steps) for share in config.milestones]
     return StepDecay(learning_rate, boundaries, config.milestone_factor, warmup_steps)
@@ -44,10 +47,11 @@ def step(
 def cosine(
     config: OptimizerConfig, learning_rate: float, steps: int, warmup_steps: int
 ) -> Schedule:
-    """A linear warm-up, then a cosine decay to 1 % of the peak.
+    """A linear warm-up, then a cosine decay to 1 % of the peak, without restarts.
 
-    Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts (2017),
-    arXiv:1608.03983, without restarts.
+    References:
+        Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts (2017),
+        arXiv:1608.03983.
     """
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=learning_rate * (WARMUP_START if warmup_steps else 1),
@@ -61,13 +65,14 @@ def cosine(
 def one_cycle(
     config: OptimizerConfig, learning_rate: float, steps: int, warmup_steps: int
 ) -> Schedule:
-    """A cosine rise from 1/25 of the peak, then a cosine decay to 1/100,000 of it.
+    """A cosine warm-up from 1/25 of the peak, then a cosine decay to 1/100,000 of the peak.
 
-    The rise takes `warmup_fraction` of the steps; `warmup_epochs` is ignored. The momentum
-    is constant, unlike in the paper.
+    The warm-up takes the fraction `warmup_fraction` of the steps; `warmup_epochs` is
+    ignored. Unlike in the paper, the momentum is constant.
 
-    Smith and Topin, Super-Convergence (2018), arXiv:1708.07120, in the form of Howard and
-    Gugger, fastai (2020), arXiv:2002.04688.
+    References:
+        Smith and Topin, Super-Convergence (2018), arXiv:1708.07120, as implemented by
+        Howard and Gugger, fastai (2020), arXiv:2002.04688.
     """
     return OneCycle(learning_rate, steps, round(config.warmup_fraction * steps))
 
@@ -78,20 +83,21 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Schedule]] = {
     "cosine": cosine,
     "one_cycle": one_cycle,
 }
-"""Each takes the options, the peak learning rate, the number of steps (at least 1), and the
-number of warm-up steps."""
+"""Each schedule takes the options, the peak learning rate, the number of steps (at least
+1), and the number of warm-up steps."""
 
 
 @keras.saving.register_keras_serializable("skincnn")
 @dataclass(frozen=True, eq=False)
 class StepDecay(Schedule):
-    """A linear warm-up, then a learning rate that drops by a factor at boundaries.
+    """A linear warm-up, then a learning rate that is multiplied by a factor at boundaries.
 
     Attributes:
         learning_rate: Peak learning rate.
-        boundaries: Steps, counted from 0, at which the learning rate is multiplied.
+        boundaries: Steps, counted from 0, at which the learning rate is multiplied by
+            `factor`.
         factor: The factor at each boundary.
-        warmup_steps: The step at which the peak is reached.
+        warmup_steps: Number of steps of the warm-up.
     """
 
     learning_rate: float
@@ -122,8 +128,8 @@ class OneCycle(Schedule):
 
     Attributes:
         learning_rate: Peak learning rate.
-        steps: The step from which the learning rate is constant.
-        warmup_steps: The step of the peak, in 0..steps.
+        steps: Number of steps; the learning rate of later steps is constant.
+        warmup_steps: Number of steps before the peak, in 0..steps.
     """
 
     learning_rate: float
@@ -148,5 +154,5 @@ class OneCycle(Schedule):
 
 
 def _between(first: float, last: float, progress: Any) -> Any:
-    """Returns the value at `progress`, in 0..1, along half a cosine."""
+    """Returns the value at `progress` in 0..1 on half a cosine from `first` to `last`."""
     return last + (first - last) * (1 + ops.cos(math.pi * progress)) / 2

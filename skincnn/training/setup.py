@@ -1,4 +1,4 @@
-"""The setup of a training run: everything that is fixed before the first step."""
+"""The setup of a training run: everything that is determined before the first step."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ from skincnn.training.schedules import SCHEDULES
 from skincnn.training.stages import SCENARIOS, Segment, Stage, make_stages, segments
 
 LoadImages = Callable[[pd.DataFrame, DataConfig], Images]
-"""From rows of a table to their images; see `pipeline.load_images`."""
+"""Function that returns the images of table rows; see `pipeline.load_images`."""
 ComputeFeatures = Callable[[keras.Model, Images, int], Features]
-"""From a classifier, images and a number of views to features."""
+"""Function that returns the features of images; see `compute_features`."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSetup:
-    """A training run before its first step.
+    """The configuration, the model, the data and the devices of a training run.
 
     Attributes:
-        config: The whole configuration.
-        classifier: A model of `build_classifier`, created in the scope of `devices`.
-        tables: The rows of "train" and "val".
-        load_images: Loads the images of table rows.
+        config: The full configuration.
+        classifier: A model from `build_classifier`, created in the scope of `devices`.
+        tables: Tables of the splits "train" and "val", with one row per image.
+        load_images: Function that returns the images of table rows.
         class_names: Names of the classes, in order.
-        devices: Where training runs.
-        compute_features: Computes features for `train.cached_views`.
+        devices: Devices, precision and XLA setting.
+        compute_features: Function that computes features if `train.cached_views` > 0.
     """
 
     config: Config
@@ -73,7 +73,7 @@ class TrainingSetup:
 
     @functools.cached_property
     def metadata(self) -> Mapping[str, pipeline.Metadata | None]:
-        """Encoded clinical metadata of each split; None if the model does not use it."""
+        """Encoded clinical metadata by split; each is None if the model does not use it."""
         if not self.config.model.clinical_metadata:
             return dict.fromkeys(self.tables)
         return {name: encode_clinical_metadata(rows) for name, rows in self.tables.items()}
@@ -90,7 +90,7 @@ class TrainingSetup:
 
     @functools.cached_property
     def plan(self) -> Plan:
-        """How training handles class imbalance."""
+        """The plan of the imbalance strategy."""
         config = self.config.imbalance
         return STRATEGIES[config.strategy](self.class_counts, config)
 
@@ -107,7 +107,7 @@ class TrainingSetup:
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What must be unchanged when the run is resumed, ready for JSON."""
+        """Data, software and device settings that a resumed run must match, as JSON."""
         return {
             "data": {name: pipeline.fingerprint(x) for name, x in self.tables.items()},
             "versions": versions(),
@@ -121,12 +121,17 @@ class TrainingSetup:
         return Checkpoints(workdir / "checkpoints", self.fingerprint)
 
     def segments(self, epoch: int = 0, step: int = 0) -> Iterator[Segment]:
-        """Yields the segments that remain after completed epochs and steps."""
+        """Yields the segments that remain after completed epochs and steps.
+
+        Args:
+            epoch: Number of completed epochs.
+            step: Number of completed steps of the next epoch.
+        """
         reweighting = round(self.plan.drw_start * self.stages[-1].epochs)
         return segments(self.config, epoch=epoch, step=step, reweighting=reweighting)
 
     def num_views(self, segment: Segment) -> int:
-        """Returns the number of cached views of a segment; 0 if it trains on images."""
+        """Returns the number of cached views of a segment; 0 for training on images."""
         head_only = self.stages[segment.stage].trainable_blocks == 0
         return self.config.train.cached_views if head_only else 0
 
@@ -147,7 +152,7 @@ class TrainingSetup:
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Sets devices, precision, seeds and determinism inside the block."""
+        """Sets the devices, the precision, the seed and determinism inside the block."""
         with (
             deterministic_ops(self.config.train.deterministic),
             seeded(self.config.seed),
@@ -157,10 +162,11 @@ class TrainingSetup:
 
 
 def check(config: Config) -> None:
-    """Checks the names and the image sizes in the configuration.
+    """Checks the names, the image sizes and `train.cached_views` in a configuration.
 
     Raises:
-        ConfigError: A name is unknown, or images are too small for the backbone.
+        ConfigError: A name is unknown, the images are too small for the backbone, or
+            `train.cached_views` is positive although no stage trains only the head.
     """
     look_up(STRATEGIES, config.imbalance.strategy, "`imbalance.strategy`")
     look_up(METRICS, config.train.monitor, "`train.monitor`")
@@ -184,18 +190,20 @@ def check(config: Config) -> None:
 def prepare(
     config: Config, data_dir: Path | None = None, cache: Cache = "auto"
 ) -> tuple[TrainingSetup, tfds.core.DatasetBuilder, LeakageAudit]:
-    """Returns the setup of a training run, its dataset, and a leakage audit of its splits.
+    """Returns the setup, the dataset and the leakage audit of a training run.
 
     Args:
-        config: The whole configuration; call `check` first.
-        data_dir: Where TFDS keeps built datasets.
-        cache: Where decoded images are kept; see `cache.cached_images`.
+        config: The full configuration; call `check` first.
+        data_dir: The root directory of built datasets; None for the default of TFDS.
+        cache: Where to keep decoded images; see `cache.cached_images`.
 
     Raises:
-        ConfigError: The weights or the devices cannot be used.
-        DataError: The dataset is not built, or its splits leak or are too small.
+        ConfigError: The initial weights are invalid, the backbone has fewer blocks than
+            configured, or the devices do not support the configuration.
+        DataError: The dataset is not built, the splits do not pass the leakage audit or are
+            too small, or required clinical metadata is missing or invalid.
     """
-    # Reading class names needs no data, so that wrong weights are reported first.
+    # Reading the class names requires no data, so that invalid weights are reported first.
     class_names = datasets.class_names(config.data.dataset, data_dir)
     classifier, devices = build(config, len(class_names))
     builder = datasets.open_dataset(config.data.dataset, data_dir)
@@ -217,10 +225,11 @@ def prepare(
 
 
 def build(config: Config, num_classes: int) -> tuple[keras.Model, Devices]:
-    """Returns the classifier of a configuration, and its devices.
+    """Returns the classifier and the devices of a configuration.
 
     Raises:
-        ConfigError: The weights or the devices cannot be used.
+        ConfigError: The initial weights are invalid, or the devices do not support the
+            configuration.
     """
     devices = make_devices(config.train, config.data.batch_size)
     with devices.scope():
@@ -240,7 +249,7 @@ def require_full_batch(table: pd.DataFrame, config: DataConfig) -> None:
 
 
 def check_metadata(metadata: pipeline.Metadata | None) -> None:
-    """Raises a `DataError` if the clinical metadata of all training images is unknown."""
+    """Raises a `DataError` if no training image has clinical metadata."""
     unknown = [name.endswith("_unknown") for name in CLINICAL_FEATURES]
     if metadata is not None and metadata[:, unknown].all():
         raise DataError(
@@ -254,9 +263,9 @@ def _check_blocks(stages: tuple[Stage, ...], classifier: keras.Model) -> None:
     largest = max((stage.trainable_blocks or 0 for stage in stages), default=0)
     if largest > num_blocks(classifier):
         raise ConfigError(
-            "`train.trainable_blocks` and `train.stages` must be at most the "
-            f"{num_blocks(classifier)} blocks of the backbone, or -1 for all. "
-            f"Received: {largest}."
+            "`train.trainable_blocks` and `trainable_blocks` in `train.stages` must be at "
+            f"most {num_blocks(classifier)}, the number of blocks of the backbone, or -1 "
+            f"for all. Received: {largest}."
         )
 
 
@@ -264,8 +273,8 @@ def _warn_of_upscaling(config: DataConfig, longest_side: int | None) -> None:
     if longest_side is not None and config.image_size > longest_side * 3 / 4:
         print(
             f"warning: {config.dataset} stores 4:3 images at "
-            f"{longest_side}x{longest_side * 3 // 4} pixels, and --data.image-size "
-            f"{config.image_size} upscales them. The dataset without a size in its name "
-            "has the original images.",
+            f"{longest_side}x{longest_side * 3 // 4} pixels, which --data.image-size "
+            f"{config.image_size} upscales. The dataset without a size in its name has "
+            "the original images.",
             file=sys.stderr,
         )

@@ -1,6 +1,7 @@
-"""Training stages: which layers are trainable in which epochs.
+"""Training stages, which determine the trainable layers of each epoch.
 
-A scenario returns stages. Stages are split into segments, one for each call of `fit`.
+A scenario returns the stages of a configuration. Each stage is split into segments, one for
+each call to `keras.Model.fit`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from skincnn.config import Config
 
 @dataclass(frozen=True)
 class Stage:
-    """Epochs with the same trainable layers and one optimizer.
+    """Consecutive epochs with the same trainable layers and the same optimizer.
 
     Attributes:
-        trainable_blocks: Number of the backbone's last blocks that are trainable besides
-            the head; None for all.
+        trainable_blocks: Number of last blocks of the backbone that are trainable in
+            addition to the head; None for all blocks.
         epochs: Number of epochs.
-        learning_rate: Peak of the learning-rate schedule.
+        learning_rate: Peak learning rate.
         warmup_epochs: See `OptimizerConfig`.
         ema_momentum: See `OptimizerConfig`.
     """
@@ -32,17 +33,21 @@ class Stage:
 
 
 def linear_probe(config: Config) -> tuple[Stage, ...]:
-    """The head only: the backbone keeps its pretrained weights."""
+    """One stage, which trains only the head; the backbone is frozen."""
     return (_head(config, config.train.epochs),)
 
 
 def fine_tune(config: Config) -> tuple[Stage, ...]:
-    """The head for `head_epochs`, then `trainable_blocks` or all layers for `epochs`."""
+    """Two stages: only the head for `head_epochs`, then also the last blocks for `epochs`.
+
+    In the second stage, the head and the last `trainable_blocks` blocks of the backbone are
+    trainable, or all layers if `trainable_blocks` is -1.
+    """
     return (_head(config, config.train.head_epochs), _last(config))
 
 
 def from_scratch(config: Config) -> tuple[Stage, ...]:
-    """All layers at once."""
+    """One stage, which trains all layers."""
     return (_last(config),)
 
 
@@ -63,15 +68,16 @@ SCENARIOS: dict[str, Callable[[Config], tuple[Stage, ...]]] = {
 
 
 def make_stages(config: Config) -> tuple[Stage, ...]:
-    """Returns the stages of `train.scenario` that have epochs, in order."""
+    """Returns the stages of `train.scenario` in order, without stages of 0 epochs."""
     stages = SCENARIOS[config.train.scenario](config)
     return tuple(stage for stage in stages if stage.epochs > 0)
 
 
 def image_size(config: Config, epoch: int) -> int:
-    """Returns the image size of an epoch, counted from 0 over all stages.
+    """Returns the image size in pixels of an epoch, counted from 0 over all stages.
 
-    `progressive_image_size` applies until `progressive_epochs` of the last stage are done.
+    `progressive_image_size` applies to all stages before the last stage, and to the first
+    `progressive_epochs` epochs of the last stage.
     """
     progressive = config.train.progressive_epochs
     if progressive > 0 and epoch < start_of_last(make_stages(config)) + progressive:
@@ -86,13 +92,13 @@ def start_of_last(stages: tuple[Stage, ...]) -> int:
 
 @dataclass(frozen=True)
 class Segment:
-    """The epochs of one call of `fit`.
+    """The epochs of one call to `keras.Model.fit`.
 
     Attributes:
         stage: Index of the stage.
         epochs: Epochs, counted from 0 over all stages.
-        first_step: Completed steps of the first epoch.
-        image_size: Height and width of the images.
+        first_step: Number of steps of the first epoch that are already completed.
+        image_size: Height and width of the images in pixels.
         reweighted: Whether class weights apply; see `Plan.drw_start`.
     """
 
@@ -111,10 +117,11 @@ def segments(
     Args:
         config: The configuration of the run.
         epoch: Number of completed epochs.
-        step: Completed steps of the next epoch. The rest of this epoch is a segment,
-            because all epochs of a call of `fit` have the same number of steps.
-        reweighting: Epochs of the last stage before class weights apply; 0 if they apply
-            from the start, in all stages.
+        step: Number of completed steps of the next epoch. The remaining steps of this epoch
+            form a segment, because all epochs of a call to `fit` have the same number of
+            steps.
+        reweighting: Number of epochs of the last stage before class weights apply; 0 to
+            apply class weights in all epochs of all stages.
     """
     stages = make_stages(config)
     if reweighting:
@@ -142,7 +149,7 @@ def _last(config: Config) -> Stage:
 
 
 def _stage(config: Config, blocks: int, epochs: int, rate: float = 1.0) -> Stage:
-    """Returns a stage. One of the head only has no warm-up and no weight averaging."""
+    """Returns a stage, without warm-up and weight averaging if it trains only the head."""
     optimizer = config.optimizer
     learning_rate = rate * optimizer.learning_rate
     if blocks == 0:

@@ -1,7 +1,7 @@
-"""Images for TensorBoard, each in its own event file.
+"""Images for TensorBoard, each in a separate event file.
 
-Files are named by their step and written atomically. A resumed run writes the same files
-again, so that TensorBoard shows each step once.
+The file names contain the step. A resumed run replaces the files of repeated steps, so that
+TensorBoard shows each step once.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from skincnn.training.callbacks import Validation, explain_write_errors
 
 NUM_SAMPLES = 16
 CELL = 56
-"""Size of a matrix cell in pixels. Matplotlib would draw a hundred times more slowly."""
+"""Height and width of a cell of the confusion matrix, in pixels."""
 DARK_BLUE = np.array([8, 48, 107])
 
 
 @dataclass(eq=False, repr=False)
 class ConfusionImages(keras.callbacks.Callback):
-    """Writes the confusion matrix on validation after each epoch that is the best so far.
+    """Writes the validation confusion matrix after each epoch that is the best so far.
 
     Must run after `Validation`.
 
     Attributes:
-        validation: The callback that makes the predictions.
+        validation: The callback that predicts the validation images.
         class_names: Names of the classes, in order.
-        folder: The directory for the event files.
+        folder: The directory of the event files.
     """
 
     validation: Validation
@@ -56,7 +56,7 @@ class ConfusionImages(keras.callbacks.Callback):
         super().__init__()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Writes the matrix if the epoch is the best."""
+        """Writes the confusion matrix if the epoch is the best so far."""
         progress = self.validation.progress
         if progress.best_epoch == progress.epoch:
             sample = Sample(self.validation.labels, self.validation.probabilities)
@@ -65,16 +65,16 @@ class ConfusionImages(keras.callbacks.Callback):
 
 
 def write_image(folder: Path, tag: str, step: int, image: npt.NDArray[np.uint8]) -> None:
-    """Writes an image as an event file, and replaces an earlier file of the same step.
+    """Writes an image to an event file, which replaces any file of the same tag and step.
 
     Args:
         folder: The directory of a TensorBoard run; created if it does not exist.
-        tag: Name of the image.
-        step: The epoch, counted from 0 as in Keras's scalars.
-        image: [height, width, 3] in 0..255.
+        tag: Name of the image in TensorBoard.
+        step: The epoch, counted from 0 as in the scalars that Keras writes.
+        image: uint8 [height, width, 3] in 0..255.
 
     Raises:
-        ConfigError: The disk is full.
+        ConfigError: The file cannot be written.
     """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
@@ -108,16 +108,20 @@ def sample_grid(
     config: AugmentConfig,
     seed: int,
 ) -> npt.NDArray[np.uint8]:
-    """Returns augmented and mixed training images, in rows of four.
+    """Returns a grid of augmented and, if configured, mixed training images.
 
-    The first image of each class comes first, then the second, up to `NUM_SAMPLES`. The
-    random state of the training run does not change.
+    The grid has four columns and at most `NUM_SAMPLES` images: the first image of each
+    class, then the second image of each class, and so on. The random state of the training
+    run does not change.
 
     Args:
-        images: [num_images, height, width, 3] in 0..255.
+        images: uint8 [num_images, height, width, 3] in 0..255.
         labels: Class of each image, [num_images].
-        config: The augmentation.
+        config: Options of the augmentation and the mixing.
         seed: Random seed.
+
+    Returns:
+        uint8 [rows * height, 4 * width, 3] in 0..255.
     """
     index_in_class = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     samples = images[np.lexsort((labels, index_in_class))[:NUM_SAMPLES]]
@@ -136,14 +140,18 @@ def sample_grid(
 def draw_confusion_matrix(
     confusion: npt.NDArray[np.floating[Any]], class_names: Sequence[str]
 ) -> npt.NDArray[np.uint8]:
-    """Returns an image of a confusion matrix, shaded by the share of each true class.
+    """Returns an image of a confusion matrix, with the numbers and percentages of images.
+
+    Percentages refer to the true class and determine the color of a cell. The image is
+    drawn with Pillow, which is a hundred times faster than Matplotlib.
 
     Args:
-        confusion: Counts [num_classes, num_classes]; rows are true classes.
+        confusion: Number of images, [num_classes, num_classes]; rows are true classes,
+            columns are predicted classes.
         class_names: Names of the classes, in order.
 
     Returns:
-        uint8 [height, width, 3].
+        uint8 [height, width, 3] in 0..255.
     """
     font = ImageFont.load_default(14)
     margin = round(max(font.getlength(name) for name in class_names)) + 16
