@@ -166,7 +166,7 @@ def test_images_in_archives_are_predicted(
     assert f"Received: {MAX_BYTES + 1}" in reasons.pop(Path("a.zip/bomb.jpg"))
     assert "CRC" in reasons.pop(Path("a.zip/0, an image.JPG"))
     assert "not a zip file" in reasons.pop(Path("b.ZIP"))
-    assert "contains no image" in reasons.pop(Path("c.zip"))
+    assert "contains no images" in reasons.pop(Path("c.zip"))
     assert set(reasons.values()) == {UNREADABLE}
     assert len(reasons) == 3
     alone = run_here("predict.py", model, images, "--output", tmp_path / "alone.csv")

@@ -302,7 +302,7 @@ def test_missing_packages_are_named(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(RUNTIMES, "new", Runtime("", print, print, None, ("no_such",)))
-    with pytest.raises(ConfigError, match=r"new needs no_such.*\[export\]"):
+    with pytest.raises(ConfigError, match=r"new requires no_such.*\[export\]"):
         list(conversion.export(ExportSpec(workdir=workdir), ["new"], data_dir))
 
 
@@ -311,7 +311,7 @@ def test_an_export_that_differs_gets_no_version(
 ) -> None:
     before = sorted((workdir / "export/skincnn").iterdir())
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
-    with pytest.raises(DataError, match="differs from the predictions of the model"):
+    with pytest.raises(DataError, match="differ from those of the Keras model"):
         export_saved_model(ExportSpec(workdir=workdir), data_dir)
     assert sorted((workdir / "export/skincnn").iterdir()) == before
 

@@ -10,8 +10,8 @@ from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.export_info import (
+    CHECKSUM,
     IMAGE_INPUTS,
-    SEAL,
     ExportInfo,
     Preprocessing,
     info_path,
@@ -56,7 +56,7 @@ def test_the_metadata_of_an_export_is_read_as_written(tmp_path: Path) -> None:
     ("changes", "error", "message"),
     [
         ({"dataset": "y"}, DataError, "has changed since it was written"),
-        ({SEAL: "0" * 64}, DataError, "has changed since it was written"),
+        ({CHECKSUM: "0" * 64}, DataError, "has changed since it was written"),
         ({"more": 1}, ConfigError, "`more`: Extra inputs are not permitted"),
         ({"tta": None}, ConfigError, "`tta`: Input should be a valid string"),
         ({"schema_version": 0}, ConfigError, "Expected schema_version 1. Received: 0"),
@@ -73,11 +73,11 @@ def test_changed_metadata_is_rejected(
     assert "Export the run again" in str(caught.value)
 
 
-def test_metadata_without_a_seal_is_rejected(tmp_path: Path) -> None:
+def test_metadata_without_a_checksum_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "metadata.json"
     write_export_info(path, INFO)
     content = json.loads(path.read_text())
-    del content[SEAL]
+    del content[CHECKSUM]
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="has changed since it was written"):
         read_export_info(path)

@@ -46,7 +46,7 @@ def test_without_gradio_the_error_explains_the_installation(
     )
     done = run_here("serve.py", run[0])
     assert done.returncode == 2
-    assert done.stderr.startswith("error: The page needs gradio.")
+    assert done.stderr.startswith("error: The page requires Gradio.")
     assert "make demo" in done.stderr
 
 
@@ -59,9 +59,9 @@ def test_on_windows_the_error_names_the_supported_systems(
         monkeypatch.delattr(web, name, raising=False)
     done = run_here("serve.py", "runs/x")
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: The page needs Linux or macOS")
+    assert done.stderr.startswith("error: The page requires Linux or macOS")
     assert "WSL" in done.stderr
-    assert "Linux or macOS" in run_here("serve.py", "--help").stdout
+    assert "Linux, macOS" in run_here("serve.py", "--help").stdout
 
 
 @pytest.mark.usefixtures("gradio")

@@ -310,7 +310,7 @@ def test_an_export_of_other_models_is_not_used_for_an_ensemble(
     ):
         done = predict(result.model_copy(update=changes))
         assert done.returncode == 3, done.stderr
-        assert f"exported from a different {what} than {folder} has now" in done.stderr
+        assert f"exported from a different {what} than {folder} contains now" in done.stderr
         assert load_predictor(folder / "export/skincnn").format == "saved_model"
 
 
@@ -344,7 +344,7 @@ def test_grad_cam_overlays_are_written(workdir: Path, images: Path, tmp_path: Pa
         assert image.size == (128, 64)
     done = run_here("predict.py", workdir / "export/skincnn", images, *flags)
     assert done.returncode == 2
-    assert "needs the feature maps of the Keras model" in done.stderr
+    assert "requires the feature maps of the Keras model" in done.stderr
 
 
 def test_only_files_are_opened(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def test_the_graph_encodes_as_training_does() -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("age", -1.0, "age must be years"),
-        ("age", np.inf, "age must be years"),
+        ("age", -1.0, "age must be a number of years >= 0"),
+        ("age", np.inf, "age must be a number of years >= 0"),
         ("sex", "mal", "sex must be one of female, male, unknown"),
         ("localization", "knee", "localization must be one of head/neck"),
     ],

@@ -35,6 +35,7 @@ Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 RULE = DecisionRule(
     class_names=("mel", "nv"), temperature=1.5, threshold=0.3, max_distance=0.6
 )
+LIMIT = "and 95 % of the validation images have a distance of at most 0.6."
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +71,15 @@ def prediction_of(
         (0.2999, 0.1, ["malignant class, 29.99 %, is below 30.00 %", "is within"]),
         (0.299998, 0.1, ["malignant class, 29.9998 %, is below 30.0000 %", "is within"]),
         (0.30002, 0.9, ["images is 0.9", "30.002 %, is at or above 30.000 %"]),
-        (0.2, 0.9, ["images is 0.9, and 95 % of these are within 0.6", "is below"]),
-        (0.5, 0.9, ["images is 0.9, and 95 % of these are within 0.6", "at or above"]),
-        (0.2, 0.60004, ["0.60004, and 95 % of these are within 0.6.", "is below"]),
+        (0.2, 0.9, [f"images is 0.9, {LIMIT}", "is below"]),
+        (0.5, 0.9, [f"images is 0.9, {LIMIT}", "at or above"]),
+        (0.2, 0.60004, [f"images is 0.60004, {LIMIT}", "is below"]),
         (
             0.2,
             0.59996,
-            ["is below", "distance from them, 0.59996, is within the limit of 0.6."],
+            ["is below", "validation images, 0.59996, is within the limit of 0.6."],
         ),
-        (0.2, 0.6, ["is below", "distance from them, 0.6, is within the limit of 0.6."]),
+        (0.2, 0.6, ["is below", "validation images, 0.6, is within the limit of 0.6."]),
     ],
 )
 def test_the_reasons_match_the_decision(
@@ -202,7 +203,7 @@ def test_an_unreadable_file_gets_no_prediction(model: PageModel) -> None:
 def test_a_format_without_feature_maps_has_no_overlay(run: Run, model: PageModel) -> None:
     saved_model = load_page_model(run[0] / "export/skincnn")
     pages = [render_prediction(one, jpeg(), "x.jpg", {}) for one in (model, saved_model)]
-    assert "No Grad-CAM overlay. Grad-CAM needs the feature maps" in text_of(pages[1])
+    assert "No Grad-CAM overlay. Grad-CAM requires the feature maps" in text_of(pages[1])
     images = [re.findall(r'src="([^"]+)"', page) for page in pages]
     assert images[0][:1] == images[1], "the same model input"
 
@@ -224,7 +225,7 @@ def test_a_model_with_clinical_metadata_gets_the_fields(tmp_path: Path) -> None:
     ]
     for age in ("-1", "121", "nan", "4.5"):
         text = text_of(handle(upload(tmp_path), age, "female", "back")[1])
-        expected = "The age must be a whole number of years, 0..120, or empty. Received: "
+        expected = "The age must be a whole number of years in 0..120, or empty. Received: "
         assert f"{expected}{age}." in text
     assert len(received) == 2
 

@@ -79,5 +79,5 @@ def test_isic_submissions_have_the_official_columns() -> None:
     assert submission["UNK"].tolist() == [0, 1]
     names_2018 = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
     assert find_isic_year(names_2018) == "2018"
-    with pytest.raises(ConfigError, match="needs a model with the classes of the ISIC"):
+    with pytest.raises(ConfigError, match="requires a model with the classes of the ISIC"):
         find_isic_year(["benign", "malignant"])

@@ -1,4 +1,4 @@
-"""Clinical metadata as inputs of an exported model, encoded inside its graph."""
+"""Encodes clinical metadata in the graph of an exported model."""
 
 from __future__ import annotations
 
@@ -13,30 +13,34 @@ METADATA_SIGNATURE = (
     tf.TensorSpec((None,), tf.string, name="sex"),
     tf.TensorSpec((None,), tf.string, name="localization"),
 )
-"""One input for each of `CLINICAL_COLUMNS`."""
+"""Inputs of an exported model, one for each of `CLINICAL_COLUMNS`."""
 
 
 def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> tf.Tensor:
-    """Encodes clinical metadata like `encode_clinical_metadata`, in the TensorFlow graph.
+    """Encodes clinical metadata like `encode_clinical_metadata`, but with TensorFlow.
 
     Args:
-        age: Years, float32 [batch]; NaN if unknown.
-        sex: String [batch]; "unknown" or "" if unknown.
-        localization: Site on the body, string [batch]; "unknown" or "" if unknown.
+        age: Age in years, float32 [batch]; NaN if unknown.
+        sex: One of `SEXES`, string [batch]; "unknown" or "" if unknown.
+        localization: Site on the body, a key of `REGION_OF`, string [batch]; "unknown" or
+            "" if unknown.
 
     Returns:
-        float32 [batch, len(CLINICAL_FEATURES)].
+        The `CLINICAL_FEATURES`, float32 [batch, len(CLINICAL_FEATURES)].
 
     Raises:
-        tf.errors.InvalidArgumentError: An age is negative or infinite, or a string is not
-            in the vocabulary. The whole batch fails.
+        tf.errors.InvalidArgumentError: An age is negative or infinite, or a sex or site is
+            not in the vocabulary. One invalid value rejects the whole batch.
     """
     is_unknown = tf.math.is_nan(age)
     age = tf.where(is_unknown, 0.0, age)
     is_valid = tf.math.is_finite(age) & (age >= 0)
     tf.debugging.Assert(
         tf.reduce_all(is_valid),
-        ["age must be years >= 0, or NaN. Received:", tf.boolean_mask(age, ~is_valid)],
+        [
+            "age must be a number of years >= 0, or NaN. Received:",
+            tf.boolean_mask(age, ~is_valid),
+        ],
     )
     centuries = tf.cast(tf.cast(age, tf.float64) / 100, tf.float32)
     regions = (*REGIONS, UNKNOWN)
@@ -55,7 +59,15 @@ def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> 
 
 
 def _look_up(name: str, words: tf.Tensor, indices: Mapping[str, int]) -> tf.Tensor:
-    """Returns the index of each word, int32 [batch]; "unknown" and "" get the last one."""
+    """Returns the index of each word, int32 [batch].
+
+    `UNKNOWN` and "" have the index max(indices) + 1.
+
+    Args:
+        name: Name of the input, for error messages.
+        words: String [batch].
+        indices: Maps each other valid word to its index.
+    """
     last = max(indices.values()) + 1
     indices = {**indices, UNKNOWN: last, "": last}
     words = tf.strings.lower(tf.strings.strip(words), encoding="utf-8")
@@ -65,7 +77,7 @@ def _look_up(name: str, words: tf.Tensor, indices: Mapping[str, int]) -> tf.Tens
     invalid = tf.boolean_mask(words, ~tf.reduce_any(matches, axis=1))
     tf.debugging.Assert(
         tf.equal(tf.size(invalid), 0),
-        [f"{name} must be one of {', '.join(indices)}. Received:", invalid],
+        [f"{name} must be one of {', '.join(filter(None, indices))}. Received:", invalid],
     )
     return tf.gather(
         tf.constant(list(indices.values())),

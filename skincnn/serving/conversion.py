@@ -1,4 +1,4 @@
-"""Exports a run in one or more formats, and verifies the predictions of each export."""
+"""Exports a run to one or more formats and checks the predictions of each export."""
 
 from __future__ import annotations
 
@@ -39,29 +39,30 @@ from skincnn.serving.runtimes import (
 )
 
 NUM_CALIBRATION_IMAGES = 128
-"""Number of images for the calibration of quantized formats."""
+"""Number of images used to calibrate quantized formats."""
 
 
 def export(
     spec: ExportSpec, formats: Sequence[str], data_dir: Path | None = None
 ) -> Iterator[tuple[str, Path]]:
-    """Exports a run as a SavedModel, and as export/skincnn<suffix> for other runtimes.
+    """Exports a run to each of the formats.
 
-    The metadata of export/skincnn<suffix> is in export/skincnn<suffix>.json.
+    A SavedModel is written by `export_saved_model`. Other formats are written to
+    export/skincnn<suffix> and their metadata to export/skincnn<suffix>.json.
 
     Args:
-        spec: The model to export; for other runtimes, a single run without test-time
-            augmentation.
-        formats: "saved_model", which is written first, or keys of `RUNTIMES`.
-        data_dir: Directory of the built TFDS datasets.
+        spec: The model to export. Formats other than "saved_model" support only a single
+            run without test-time augmentation.
+        formats: "saved_model" or keys of `RUNTIMES`; "saved_model" is written first.
+        data_dir: Directory of the built TFDS datasets; None for the default of TFDS.
 
     Yields:
-        Each format and its path, as soon as it is written.
+        The name and the path of each format, as soon as it is written.
 
     Raises:
-        ConfigError: A format does not exist, its packages are missing, or it does not
-            support an ensemble or test-time augmentation; or the run was not evaluated.
-        DataError: The predictions of an export differ from those of the Keras model.
+        ConfigError: The run was not evaluated, or a format is unknown, does not support the
+            model, or requires packages that are not installed.
+        DataError: An export does not reproduce the predictions of the Keras model.
     """
     runtimes = {name: find_runtime(name) for name in formats if name != "saved_model"}
     if runtimes and (spec.runs or spec.tta):
@@ -95,7 +96,7 @@ def _convert(
     inputs: Inputs,
     table: pd.DataFrame,
 ) -> Path:
-    """Writes the file of one format and its metadata, and checks its parity."""
+    """Exports a network to one format after checking the parity; returns the path."""
     path = spec.folder.with_name(f"{MODEL_NAME}{runtime.suffix}")
     calibration = {name: array[:NUM_CALIBRATION_IMAGES] for name, array in inputs.items()}
     with replacing(path) as temporary:

@@ -20,24 +20,24 @@ from skincnn.reporting.templates import encode_png
 from skincnn.serving.images import read_images
 
 MAX_NAME_BYTES = 100
-"""Maximum length of an image_id in a file name; file systems allow 255 bytes in total."""
+"""Maximum bytes of an image_id in a file name, which is limited to 255 bytes."""
 
 
 class Explainer:
     """Explains the predictions of a run's classifier with Grad-CAM."""
 
     def __init__(self, path: Path):
-        """Loads the classifier of a run directory, or its model.keras.
+        """Loads the classifier from a run directory or its model.keras.
 
         Raises:
-            ConfigError: The model has another format, or its architecture has no feature
-                maps for Grad-CAM.
+            ConfigError: The path is neither a run directory nor its model.keras, or the
+                architecture has no feature maps for Grad-CAM.
             DataError: The model file has changed.
         """
         workdir = path.parent if path.name == MODEL_FILE else path
         if not (workdir / MODEL_FILE).is_file():
             raise ConfigError(
-                "Grad-CAM needs the feature maps of the Keras model. Expected a run "
+                "Grad-CAM requires the feature maps of the Keras model. Expected a run "
                 f"directory or its {MODEL_FILE}. Received: {path}."
             )
         info, self.config = read_run(workdir)
@@ -50,12 +50,12 @@ class Explainer:
         class_names: Sequence[str],
         clinical_metadata: pd.DataFrame,
     ) -> list[Image.Image | None]:
-        """Returns the model input and its overlay, side by side, for each image.
+        """Returns an image for each file: the model input beside the Grad-CAM overlay.
 
         Args:
-            contents: Content of each file, or why it could not be read.
-            class_names: The class to explain for each image. For "", the result is None.
-            clinical_metadata: `CLINICAL_COLUMNS`, one row per image.
+            contents: Content of each file, or the reason why it could not be read.
+            class_names: Class to explain for each file. For "", the result is None.
+            clinical_metadata: Table of the `CLINICAL_COLUMNS`, one row per file.
         """
         pairs: list[Image.Image | None] = [None] * len(contents)
         explained = [index for index, name in enumerate(class_names) if name]
@@ -80,8 +80,11 @@ def write_explanations(
 ) -> None:
     """Writes <number>_<image_id>_<class>.png for each image that is not None.
 
-    The table holds the rows of `predictor.predict_files`; `first` is the number of the
-    first row.
+    Args:
+        folder: Directory to write to.
+        table: Rows of `predictor.predict_files`.
+        images: The result of `Explainer.explain` for these rows.
+        first: Number of the first row; the next rows are numbered consecutively.
     """
     for number, (row, image) in enumerate(
         zip(table.itertuples(), images, strict=True), first

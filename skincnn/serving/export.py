@@ -1,4 +1,4 @@
-"""Exports an evaluated run, or an ensemble, as a SavedModel."""
+"""Exports an evaluated run or ensemble as a SavedModel."""
 
 from __future__ import annotations
 
@@ -42,23 +42,25 @@ from skincnn.serving.runtimes import BATCH_SIZE
 from skincnn.serving.saved_model import open_saved_model, write_saved_model, write_warmup
 
 TOLERANCE = 1e-5
-"""Maximum difference in probability for models trained with TensorFlow on a CPU."""
+"""Maximum difference in probability between an export and a Keras model that was trained
+with TensorFlow on a CPU."""
 DEVICE_TOLERANCE = 1e-3
-"""Maximum difference in probability for models trained on other devices or with other
-backends, whose arithmetic differs. Also the maximum difference in OOD distance for all
-models, as a fraction of the OOD threshold."""
+"""Maximum difference in probability for a model trained on another device or with another
+backend, where rounding errors differ. Also the maximum difference in OOD distance for any
+model, as a fraction of the OOD threshold."""
 MODEL_NAME = "skincnn"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSpec:
-    """Specifies the model to export.
+    """The model to export and the options of the export.
 
     Attributes:
-        workdir: Directory of the run or ensemble, with its results and predictions.
+        workdir: Directory of the evaluated run or ensemble.
         runs: Run directories of the members of an ensemble; empty for a single run.
         tta: Test-time augmentation, a key of `ORIENTATIONS`; "" for none.
-        operating_point: Operating point for the referral of malignant lesions.
+        operating_point: Operating point at which malignant lesions are referred, such as
+            "sensitivity=0.90".
     """
 
     workdir: Path
@@ -68,7 +70,7 @@ class ExportSpec:
 
     @property
     def predictions(self) -> Path:
-        """The predictions table that the export must reproduce."""
+        """Path of the predictions table that the export must reproduce."""
         return table_path(self.workdir, split_name("test", self.tta))
 
     @property
@@ -83,16 +85,21 @@ class ExportSpec:
 
 
 def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
-    """Writes export/skincnn/<next version> and returns its path.
+    """Writes the next version of a SavedModel and returns its path.
 
-    The SavedModel is written under a temporary name, loaded again, and compared with the
-    predictions table of the run. Only then does it get its version. If the Keras backend is
-    not TensorFlow, a subprocess with the TensorFlow backend writes it.
+    The path is export/<name>/<version>. The SavedModel is written to a temporary directory
+    and compared with the predictions table of the run before the directory is renamed to
+    the version. If the Keras backend is not TensorFlow, a subprocess with the TensorFlow
+    backend exports the model.
+
+    Args:
+        spec: The model to export.
+        data_dir: Directory of the built TFDS datasets; None for the default of TFDS.
 
     Raises:
-        ConfigError: A directory contains no evaluated run, or the run was not evaluated
-            with the test-time augmentation or the operating point.
-        DataError: The predictions of the SavedModel differ from those of the Keras model.
+        ConfigError: A run is missing or was not evaluated with the test-time augmentation
+            or the operating point, or the export cannot be written.
+        DataError: The SavedModel does not reproduce the predictions of the Keras model.
     """
     rule = read_rule(spec)
     if keras.backend.backend() != "tensorflow":
@@ -126,14 +133,14 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Raises a `ConfigError` if the model in the block cannot be written to `path`."""
+    """Converts write errors in the `with` block to a `ConfigError` that names `path`."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
         cause = str(error).strip().splitlines()[-1]
         raise ConfigError(
             f"{path} could not be written: {cause}. Earlier exports are unchanged. Free "
-            "disk space, or fix the permissions, and run the same command again."
+            "disk space or fix the permissions, then run the same command again."
         ) from error
 
 
@@ -142,7 +149,7 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
 
     Raises:
         ConfigError: The run was not evaluated with `spec.tta`, or `spec.operating_point`
-            is not one of its operating points.
+            is not an operating point of the evaluation.
     """
     views = look_up(ORIENTATIONS, spec.tta, "--tta")
     flags = f" --tta {spec.tta}" if spec.tta else ""
@@ -152,7 +159,7 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
     ood = read_record(result_path(spec.workdir, "ood"), OodResult, fix)
     if spec.tta and result.cost.num_views != len(views):
         raise ConfigError(
-            f"{path}: the run was evaluated with {result.cost.num_views} views of each "
+            f"{path}: the run was evaluated with {result.cost.num_views} views per "
             f"image. Expected {len(views)} for an export with --tta {spec.tta}. {fix}"
         )
     thresholds = result.thresholds.get(TARGET, {})
@@ -171,10 +178,12 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
 
 
 def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
-    """Returns the networks of the runs.
+    """Returns the network of each run.
 
     Raises:
-        DataError: The classes of a run differ from those of the rule.
+        ConfigError: A directory contains no finished run, or a run was not evaluated.
+        DataError: A model file has changed, or the classes of a run differ from those of
+            the rule.
     """
     where = str(result_path(spec.workdir, split_name("test", spec.tta)))
     networks = []
@@ -187,7 +196,7 @@ def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
 def read_parity_images(
     spec: ExportSpec, network: RunNetwork, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
-    """Returns the files and the prediction rows of the images for the parity check."""
+    """Returns file contents and rows of the predictions table for the parity check."""
     builder = datasets.open_dataset(network.config.data.dataset, data_dir)
     table = read_predictions(spec.predictions)
     table = table.iloc[parity.choose_images(table["label"])].reset_index(drop=True)
@@ -195,7 +204,7 @@ def read_parity_images(
 
 
 def find_saved_model(workdir: Path) -> Path | None:
-    """Returns the latest version exported from the current model of a run, or None."""
+    """Returns the latest SavedModel exported from the current model of a run, or None."""
     info, _ = read_run(workdir)
     folder = ExportSpec(workdir=workdir).folder
     for path in reversed(list_versions(folder)):
@@ -207,14 +216,14 @@ def find_saved_model(workdir: Path) -> Path | None:
 
 
 def list_versions(folder: Path) -> list[Path]:
-    """Returns the subdirectories whose names are version numbers, the latest last."""
+    """Returns the subdirectories named by version numbers, in ascending order."""
     versions = (path for path in folder.glob("*") if path.name.isdecimal())
     return sorted(versions, key=lambda path: int(path.name))
 
 
 def _export_in_subprocess(spec: ExportSpec, data_dir: Path | None) -> Path:
-    """Exports in a process whose Keras backend is TensorFlow."""
-    # On the CPU, because this process may have allocated the memory of the GPU.
+    """Exports in a subprocess with the TensorFlow backend of Keras."""
+    # On the CPU, because this process may have allocated the GPU memory.
     overrides = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
     before = dict(os.environ)
     os.environ.update(overrides)
@@ -257,13 +266,13 @@ def _check_parity(
         tta=spec.tta,
         num_bytes=sum((saved_model / name).stat().st_size for name in _files(saved_model)),
     )
-    tolerance = TOLERANCE if all(map(_is_same_device, networks)) else DEVICE_TOLERANCE
+    tolerance = TOLERANCE if all(map(_is_trained_on_cpu, networks)) else DEVICE_TOLERANCE
     parity.require_parity(result, model, export, tolerance, DEVICE_TOLERANCE)
     write_parity(spec.workdir, result)
 
 
-def _is_same_device(network: RunNetwork) -> bool:
-    """Returns whether a network was trained, as exports run, with TensorFlow on a CPU."""
+def _is_trained_on_cpu(network: RunNetwork) -> bool:
+    """Returns whether a network was trained with TensorFlow on a CPU."""
     device = network.info.device
     return device is None or (
         device.backend == "tensorflow"
@@ -272,14 +281,14 @@ def _is_same_device(network: RunNetwork) -> bool:
 
 
 def _files(saved_model: Path) -> list[str]:
-    """Returns the relative paths of the files of the model, without its metadata."""
+    """Returns the relative paths of all files of a SavedModel except assets.extra/."""
     patterns = ("saved_model.pb", "variables/*", "assets/*")
     paths = sorted(path for pattern in patterns for path in saved_model.glob(pattern))
     return [path.relative_to(saved_model).as_posix() for path in paths]
 
 
 def _remove_stale(folder: Path) -> None:
-    """Removes the temporary directories of killed exports."""
+    """Removes temporary directories left by exports that were killed."""
     for path in folder.glob(".tmp-*"):
         process = path.name.removeprefix(".tmp-")
         if process.isdecimal() and not psutil.pid_exists(int(process)):

@@ -1,4 +1,4 @@
-"""The metadata of an export: what its predictions depend on, sealed with a SHA-256."""
+"""Metadata of an export, with a SHA-256 that detects changes."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ from skincnn.reporting.templates import environment
 from skincnn.serving.network import RunNetwork, use_clinical_metadata
 
 EXPORT_AGAIN = "Export the run again (scripts/export.py)."
-SEAL = "sha256_of_other_fields"
+CHECKSUM = "sha256_of_other_fields"
 IMAGE_INPUTS = {
-    "image_bytes": "string [batch]: image files (signature `serving_default`)",
-    "images": "uint8 [batch, height, width, 3]: pixels 0..255 (signature `images`)",
+    "image_bytes": "string [batch]: contents of image files (signature `serving_default`)",
+    "images": "uint8 [batch, height, width, 3]: RGB pixels in 0..255 (signature `images`)",
 }
 METADATA_INPUTS = {
-    "age": "float32 [batch]: years; NaN if unknown",
-    "sex": "string [batch]: a word of its vocabulary in metadata.json",
-    "localization": "string [batch]: site on the body, a word of its vocabulary",
+    "age": "float32 [batch]: age in years; NaN if unknown",
+    "sex": "string [batch]: one of `vocabularies.sex` in metadata.json",
+    "localization": "string [batch]: site on the body, one of `vocabularies.localization`",
 }
 
 
 class Preprocessing(Part):
-    """The preprocessing of a network; see `DataConfig` for fields that are not listed.
+    """The preprocessing of a network; see `DataConfig` for the other fields.
 
     Attributes:
         version: Version of the preprocessing code.
-        stored_longest_side: Longest side in pixels of the images in the training dataset;
-            None for their original size.
-        decode: Supported formats and their conversion to pixels.
+        stored_longest_side: Longest side, in pixels, to which larger images of the
+            training dataset were downsized; None if they were stored in their original
+            size.
+        decode: Supported file formats and how they are decoded.
         orientation: Formats whose EXIF orientation is applied.
-        resize: Interpolation method.
+        resize: Interpolation, antialiasing and resulting data type.
     """
 
     version: int
@@ -56,7 +57,7 @@ class Preprocessing(Part):
     resize: str = "bilinear, antialiased, uint8"
 
     def data_config(self) -> DataConfig:
-        """Returns the configuration of this preprocessing."""
+        """Returns a `DataConfig` with this preprocessing."""
         names = ("image_size", "resize_mode", "crop_border", "color_constancy")
         return DataConfig(**{name: getattr(self, name) for name in names})
 
@@ -68,15 +69,15 @@ class ExportInfo(Record):
         format: "saved_model" or a key of `RUNTIMES`.
         synthetic: Whether the model was trained on synthetic images.
         dataset: Full name of the TFDS dataset.
-        rule: Class names, temperature and the referral rule.
+        rule: Class names, temperature and thresholds of the referral rule.
         tta: Test-time augmentation that is part of the export; "" for none.
         preprocessing: The preprocessing of each network.
         inputs: Maps the name of each input to its type and meaning.
         clinical_features: Names of the encoded clinical features, in order.
-        vocabularies: Maps each categorical input to the words that it accepts.
+        vocabularies: Maps the name of each categorical input to its valid values.
         models_sha256: SHA-256 of the model.keras of each network.
-        predictions_sha256: SHA-256 of the predictions table for the parity check.
-        files: Maps the relative path of each file of the model to its SHA-256.
+        predictions_sha256: SHA-256 of the predictions table that the export reproduces.
+        files: Maps the relative path of each exported file to its SHA-256.
         not_a_medical_device: Always true.
     """
 
@@ -137,38 +138,43 @@ def describe_export(
 
 
 def info_path(path: Path) -> Path:
-    """Returns the path of the metadata of a SavedModel directory or of a model file."""
+    """Returns the path of the metadata that belong to a SavedModel or a model file."""
     if path.is_dir():
         return path / "assets.extra" / "metadata.json"
     return path.with_name(f"{path.name}.json")
 
 
 def write_export_info(path: Path, info: ExportInfo) -> None:
-    """Writes the metadata of an export and the SHA-256 of its content."""
+    """Writes the metadata of an export, with the SHA-256 of all other fields."""
     content = to_json(info)
-    write_json(path, {**content, SEAL: _seal(content)})
+    write_json(path, {**content, CHECKSUM: _checksum(content)})
 
 
 def read_export_info(path: Path) -> ExportInfo:
     """Returns the metadata of an export.
 
     Raises:
-        ConfigError: The file is missing or damaged, or has another schema version.
+        ConfigError: The file is missing or damaged, or has a different schema version.
         DataError: The file has changed since it was written.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}. {EXPORT_AGAIN}") from error
-    seal = content.pop(SEAL, None) if isinstance(content, dict) else None
+    checksum = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
     info = parse_record(content, ExportInfo, str(path), EXPORT_AGAIN)
-    if seal != _seal(content):
+    if checksum != _checksum(content):
         raise DataError(f"{path} has changed since it was written. {EXPORT_AGAIN}")
     return info
 
 
 def render_usage(info: ExportInfo, name: str) -> str:
-    """Returns instructions for sending requests to a model server, as Markdown."""
+    """Returns Markdown instructions for sending requests to a model server.
+
+    Args:
+        info: Metadata of a SavedModel.
+        name: Name of the model on the server.
+    """
     example = {"age": 50.0, "sex": "female", "localization": "back"}
     clinical_metadata = example if info.clinical_metadata else {}
     row = {"image_bytes": {"b64": "%s"}, **clinical_metadata}
@@ -183,6 +189,6 @@ def render_usage(info: ExportInfo, name: str) -> str:
     )
 
 
-def _seal(content: Mapping[str, Any]) -> str:
+def _checksum(content: Mapping[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,8 +1,8 @@
 """Reads image files in the TensorFlow graph: size limits, EXIF orientation, decoding.
 
 The dataset builder validates, rotates and converts images once, with Pillow. A served model
-receives arbitrary files. It checks their size and applies the EXIF orientation before the
-preprocessing, which is the same as in training.
+receives arbitrary files, so its graph checks the size and applies the EXIF orientation
+before the same preprocessing as in training.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from skincnn.model.orientations import orient
 from tfds_ham10000.image_decoding import FORMATS, MAX_PIXELS
 
 MAX_BYTES = 30_000_000
-"""Maximum size of an image file. Larger files are not decoded."""
+"""Maximum size of an image file in bytes. Larger files are not decoded."""
 OK = "ok"
 UNREADABLE = (
     f"unreadable: expected a complete {', '.join(FORMATS)} file of at most {MAX_BYTES} "
     f"bytes and {MAX_PIXELS} pixels"
 )
 HEADER_BYTES = 32
-"""Number of bytes at the start of a file that contain its width and height."""
+"""Number of leading bytes that contain the image size in all formats except JPEG."""
 EXIF_MARKER = b"Exif\0\0"
 MAX_EXIF_BYTES = 1 << 16
-"""Number of bytes of EXIF data that are read."""
+"""Maximum number of bytes of EXIF data that are read."""
 ORIENTATION_TAG = 0x0112
 EXIF_ORIENTATIONS = (0, 1, 3, 2, 4, 6, 7, 5)
-"""The argument of `orient` that makes an image upright, for EXIF orientations 1 to 8."""
+"""Arguments of `orient` that make an image upright, for EXIF orientations 1 to 8."""
 
 
 def read_images(contents: tf.Tensor, config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
@@ -55,7 +55,7 @@ def read_images(contents: tf.Tensor, config: DataConfig) -> tuple[tf.Tensor, tf.
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         .ignore_errors()
-        # The blank image replaces unreadable files, and the batch is never empty.
+        # The blank image replaces unreadable files and keeps the batch nonempty.
         .concatenate(tf.data.Dataset.from_tensors((count, blank)))
         .batch(count + 1)
     )
@@ -68,18 +68,18 @@ def read_images(contents: tf.Tensor, config: DataConfig) -> tuple[tf.Tensor, tf.
 
 
 def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
-    """Returns an image file as the model input.
+    """Returns the decoded, upright and preprocessed image in a file.
 
     Args:
         content: Content of a JPEG, PNG, GIF (first frame), BMP or WebP file, a scalar.
         config: See `data.preprocess.read_image`.
 
     Returns:
-        uint8 [image_size, image_size, 3].
+        The model input, uint8 [image_size, image_size, 3] in 0..255.
 
     Raises:
-        tf.errors.InvalidArgumentError: The file has another format, is damaged, or is too
-            large.
+        tf.errors.InvalidArgumentError: The file has an unsupported format, is damaged, or
+            exceeds `MAX_BYTES` or `MAX_PIXELS`.
     """
     max_pixels = tf.constant(MAX_PIXELS, tf.int64)
     within_limits = [
@@ -94,8 +94,8 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
 def num_pixels(content: tf.Tensor) -> tf.Tensor:
     """Returns the number of pixels according to the header of a file, int64.
 
-    The result is the maximum of int64 if the format is unknown, and arbitrary if the header
-    is truncated. A truncated JPEG header raises `tf.errors.InvalidArgumentError`.
+    The result is the largest int64 if the format is unknown, and arbitrary if the header is
+    truncated. A truncated JPEG header raises `tf.errors.InvalidArgumentError`.
     """
     header = _read_bytes(content, 0, HEADER_BYTES)
 
@@ -119,7 +119,10 @@ def num_pixels(content: tf.Tensor) -> tf.Tensor:
 
 
 def exif_orientation(content: tf.Tensor) -> tf.Tensor:
-    """Returns the EXIF orientation of a JPEG, PNG or WebP file, 1..8; otherwise 1.
+    """Returns the EXIF orientation of an image file, int64 in 1..8.
+
+    The result is 1 (upright) for files without an orientation and for formats other than
+    JPEG, PNG and WebP.
 
     References:
         CIPA DC-008, Exchangeable image file format (Exif) 2.32, 4.5.4 to 4.6.4; W3C, PNG
@@ -147,7 +150,12 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
 
 
 def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Returns an image [height, width, 3] upright, given its EXIF orientation, 1..8."""
+    """Returns an image after rotating or mirroring it to be upright.
+
+    Args:
+        image: uint8 [height, width, 3].
+        orientation: EXIF orientation of the image, 1..8.
+    """
 
     def transform(number: int) -> tf.Tensor:
         # In float32, because oneDNN logs an error when it transposes integers.
@@ -162,7 +170,8 @@ def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 Chunk = tuple[tf.Tensor, tf.Tensor]
-"""Size of a chunk in bytes, and offset of the EXIF data in it; 0 if it has none."""
+"""Size of a chunk in bytes, and offset of the EXIF data from the start of the chunk. The
+offset is 0 if the chunk contains no EXIF data."""
 
 
 def _webp_pixels(header: tf.Tensor) -> tf.Tensor:
@@ -182,10 +191,13 @@ def _find_exif(
     start: int,
     read_chunk: Callable[[tf.Tensor], Chunk],
 ) -> tf.Tensor:
-    """Returns the offset of the EXIF data in a file, or its length `end` if it has none.
+    """Returns the offset of the EXIF data in a file, or `end` if there are none.
 
-    `start` is the offset of the first chunk. `read_chunk` maps the first 16 bytes of a
-    chunk to a `Chunk`.
+    Args:
+        content: Content of the file, a scalar.
+        end: Size of the file in bytes.
+        start: Offset of the first chunk.
+        read_chunk: Maps the first 16 bytes of a chunk to a `Chunk`.
     """
 
     def is_searching(offset: tf.Tensor, exif_offset: tf.Tensor) -> tf.Tensor:
@@ -206,7 +218,7 @@ def _find_exif(
 
 
 def _jpeg_segment(header: tf.Tensor) -> Chunk:
-    # 0xDA starts the pixel data, which has no size field.
+    # The marker 0xDA starts the pixel data, which have no size field.
     is_segment = (header[0] == 0xFF) & (header[1] != 0xDA)
     size = tf.where(is_segment, 2 + _big_endian(header, 2, 2), tf.int64.max)
     return size, tf.where((header[1] == 0xE1) & _equals(header, EXIF_MARKER, 4), 10, 0)
@@ -219,13 +231,16 @@ def _png_chunk(header: tf.Tensor) -> Chunk:
 
 def _webp_chunk(header: tf.Tensor) -> Chunk:
     size = _little_endian(header, 4, 4)
-    # Some programs write the EXIF marker of JPEG here as well.
+    # Some programs write the EXIF marker of JPEG files here, too.
     start = tf.where(_equals(header, EXIF_MARKER, 8), 8 + len(EXIF_MARKER), 8)
     return 8 + size + size % 2, tf.where(_equals(header, b"EXIF"), start, 0)
 
 
 def _read_orientation(tiff: tf.Tensor) -> tf.Tensor:
-    """Returns the orientation in the first directory of EXIF data, uint8 [size]."""
+    """Returns the orientation in the first directory of EXIF data, int64 in 1..8.
+
+    The result is 1 if the orientation is missing or invalid. `tiff` is uint8 [size].
+    """
     is_big_endian = tiff[0] == ord("M")
 
     def integer(offset: tf.Tensor | int, size: int) -> tf.Tensor:
@@ -245,7 +260,7 @@ def _read_orientation(tiff: tf.Tensor) -> tf.Tensor:
 
 
 def _read_bytes(content: tf.Tensor, offset: tf.Tensor | int, size: int) -> tf.Tensor:
-    """Returns `size` bytes at an offset of a file, uint8; zeros beyond its end."""
+    """Returns `size` bytes from an offset of a file, uint8 [size], padded with zeros."""
     data = tf.io.decode_raw(tf.strings.substr(content, offset, size), tf.uint8)
     return tf.pad(data, [[0, size - tf.size(data)]])
 
@@ -255,7 +270,7 @@ def _equals(data: tf.Tensor, text: bytes, offset: int = 0) -> tf.Tensor:
 
 
 def _little_endian(data: tf.Tensor, offset: tf.Tensor | int, size: int) -> tf.Tensor:
-    """Returns the unsigned integer of `size` bytes at an offset, int64."""
+    """Returns the unsigned little-endian integer in `size` bytes at an offset, int64."""
     digits = tf.cast(data[offset : offset + size], tf.int64)
     return tf.reduce_sum(digits * tf.constant([256**i for i in range(size)], tf.int64))
 

@@ -23,8 +23,9 @@ class Network:
 
     Attributes:
         model: Maps images, float32 [batch, height, width, 3] in 0..255, to a dictionary of
-            `logits` [batch, num_classes] and `ood_distance` [batch]. With clinical metadata
-            the input is a dictionary of `images` and `metadata`.
+            `logits` [batch, num_classes] and `ood_distance` [batch]. With clinical
+            metadata, the input is a dictionary of `images` and `metadata`, float32
+            [batch, len(CLINICAL_FEATURES)].
         config: The configuration of the run.
     """
 
@@ -60,15 +61,16 @@ def load_network(workdir: Path) -> RunNetwork:
 def add_ood_distance(classifier: keras.Model, gaussian: FeatureGaussian) -> keras.Model:
     """Returns the classifier with `ood_distance` as a second output.
 
-    The squared Mahalanobis distance is the squared norm of the whitened features, which is
-    never negative. Whitening is a dense layer, which every runtime supports.
+    The distance is that of `FeatureGaussian.distances`, computed as the mean square of the
+    whitened features, which is never negative. Whitening is a dense layer, which every
+    runtime supports.
     """
     # Eigenvalues of constant features are 0, or slightly negative after rounding.
     eigenvalues, eigenvectors = np.linalg.eigh(gaussian.precision)
     root = eigenvectors * np.sqrt(eigenvalues.clip(0))
     whiten = keras.layers.Dense(len(root), use_bias=False, name="whiten", trainable=False)
     features = classifier.get_layer(POOLING_LAYER).output
-    # The mean is subtracted before whitening: afterwards, both numbers could be large.
+    # Subtraction after whitening could lose precision, because both terms could be large.
     whitened = whiten(features - gaussian.mean.astype(np.float32))
     whiten.set_weights([root])
     distance = ops.mean(ops.square(whitened), axis=-1)

@@ -18,19 +18,20 @@ from skincnn.metrics.sample import Floats, Labels, Sample
 from skincnn.reporting.parity_result import ClassParity, ParityResult
 
 NUM_IMAGES = 256
-"""Number of evenly spaced images of the test split."""
+"""Number of images, evenly spaced in the test split, on which exports are checked."""
 MIN_PER_CLASS, MAX_PER_CLASS = 20, 100
-"""Up to `MAX_PER_CLASS` images are added for classes with fewer than `MIN_PER_CLASS`."""
+"""For each class with fewer than `MIN_PER_CLASS` of these images, up to `MAX_PER_CLASS`
+images are added."""
 
 
 class Output(NamedTuple):
-    """The predictions of a Keras model or its export.
+    """The predictions of a Keras model or an export.
 
     Attributes:
         probabilities: Uncalibrated probabilities [num_images, num_classes].
-        distances: Mahalanobis distances [num_images]; None if unknown.
-        refer: Referral decisions, bool [num_images]; None if unknown.
-        out_of_distribution: OOD decisions, bool [num_images]; None if unknown.
+        distances: Mahalanobis distances [num_images]; None if they were not computed.
+        refer: Referral decisions, bool [num_images]; None without distances.
+        out_of_distribution: OOD decisions, bool [num_images]; None without distances.
     """
 
     probabilities: npt.NDArray[Any]
@@ -42,8 +43,11 @@ class Output(NamedTuple):
 def choose_images(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Returns the indices of the images on which exports are checked.
 
-    The first `NUM_IMAGES` are evenly spaced and represent the split. They are followed by
-    more images of rare classes, so that the check notices if an export never predicts one.
+    The first `NUM_IMAGES` are evenly spaced in the split. Additional images of rare classes
+    follow, so that the check detects an export that never predicts a rare class.
+
+    Args:
+        labels: Class name of each image in the split.
     """
     names = np.asarray(labels)
     chosen = _evenly_spaced(np.arange(len(names)), NUM_IMAGES)
@@ -57,14 +61,23 @@ def choose_images(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
 def decide(
     probabilities: npt.NDArray[Any], distances: npt.NDArray[Any], rule: DecisionRule
 ) -> Output:
-    """Returns predictions and the decisions of a rule, in float32 as in exports."""
+    """Returns predictions with the decisions of a rule, computed in float32 as in exports.
+
+    Args:
+        probabilities: Uncalibrated probabilities [num_images, num_classes].
+        distances: Mahalanobis distances [num_images].
+        rule: The referral rule.
+    """
     calibrated = apply_temperature(probabilities, rule.temperature).astype(np.float32)
     decisions = rule.decide(calibrated, distances.astype(np.float32))
     return Output(probabilities, distances, *decisions)
 
 
 def table_output(table: pd.DataFrame, rule: DecisionRule) -> Output:
-    """Returns the predictions in a table, without decisions if it has no distances."""
+    """Returns the predictions in a predictions table and the decisions of the rule.
+
+    The decisions are None if the table has no column of Mahalanobis distances.
+    """
     probabilities = arrays(table, rule.class_names)[1]
     if DISTANCE not in table:
         return Output(probabilities)
@@ -81,7 +94,17 @@ def measure_parity(
     tta: str = "",
     num_bytes: int,
 ) -> ParityResult:
-    """Compares an export with the Keras model on images with labels `y_true`."""
+    """Compares the predictions of an export with those of the Keras model.
+
+    Args:
+        y_true: Class indices [num_images].
+        model: Predictions of the Keras model.
+        export: Predictions of the export for the same images.
+        rule: Provides the class names and the OOD threshold.
+        format_name: See `ParityResult.format`.
+        tta: See `ParityResult`.
+        num_bytes: Size of the export in bytes.
+    """
     differences = np.abs(export.probabilities - model.probabilities).max(axis=1)
     distance_difference = None
     if model.distances is not None and export.distances is not None:
@@ -119,32 +142,39 @@ def require_parity(
 ) -> None:
     """Checks that an export reproduces the predictions of the Keras model.
 
+    Args:
+        result: The result of `measure_parity`.
+        model: Predictions of the Keras model.
+        export: Predictions of the export.
+        tolerance: Maximum difference in probability; None for no limit.
+        distance_tolerance: Maximum difference in Mahalanobis distance, as a fraction of the
+            OOD threshold; None for no limit.
+
     Raises:
-        DataError: The difference in probability exceeds `tolerance`, the difference in
-            Mahalanobis distance exceeds `distance_tolerance` (a fraction of the OOD
-            threshold), or the export never predicts a class that the model predicts.
+        DataError: A difference exceeds its maximum, or the export never predicts a class
+            that the model predicts.
     """
-    lost = sorted(
+    missing = sorted(
         name
         for index, (name, parity) in enumerate(result.classes.items())
         if (parity.model_recall and not parity.export_recall)
         or (index in _classes(model) and index not in _classes(export))
     )
-    if lost:
+    if missing:
         raise DataError(
-            f"The {result.name} export never predicts {', '.join(lost)}, which the model "
-            "predicts. The export was rejected. Use another format."
+            f"The {result.name} export never predicts {', '.join(missing)}, which the "
+            "Keras model predicts. The export was rejected. Use a different format."
         )
     for quantity, difference, limit in (
         ("probability", result.largest_difference, tolerance),
         ("OOD distance", result.largest_distance_difference or 0.0, distance_tolerance),
     ):
-        # Written so that NaN fails, too.
+        # This condition also rejects NaN.
         if not difference <= (math.inf if limit is None else limit):
             raise DataError(
-                f"The {result.name} export differs from the predictions of the model by "
-                f"{difference:.2g} in {quantity}. Expected at most {limit}. The export was "
-                "rejected. Evaluate the run again, and then export it again."
+                f"The predictions of the {result.name} export differ from those of the "
+                f"Keras model by {difference:.2g} in {quantity}. Expected at most {limit}. "
+                "The export was rejected. Evaluate the run and export it again."
             )
 
 
@@ -152,13 +182,13 @@ def _class_parity(
     index: int, y_true: Labels, model: Output, export: Output, differences: Floats
 ) -> ClassParity:
     of_class = y_true == index
-    before, after = (_classes(output)[of_class] for output in (model, export))
+    of_model, of_export = (_classes(part)[of_class] for part in (model, export))
     return ClassParity(
         num_images=int(of_class.sum()),
-        same_class=_share(before == after),
+        same_class=_share(of_model == of_export),
         largest_difference=float(differences[of_class].max()) if of_class.any() else None,
-        model_recall=_share(before == index),
-        export_recall=_share(after == index),
+        model_recall=_share(of_model == index),
+        export_recall=_share(of_export == index),
     )
 
 

@@ -1,4 +1,4 @@
-"""Computes the named outputs of a served model from logits and distances, in TensorFlow."""
+"""Computes the outputs of a served model from logits and distances, in TensorFlow."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ def postprocess(
     is_readable: tf.Tensor,
     rule: DecisionRule,
 ) -> dict[str, tf.Tensor]:
-    """Returns the named outputs for a batch of images.
+    """Returns the outputs of a served model by name, for a batch of images.
 
     Probabilities are averaged over models and views, as in
     `inference.predictions.mean_predictions`, and then calibrated by temperature scaling.
 
     Args:
-        logits: Logits of each model and view, float32 [batch, num_classes].
-        distances: Mahalanobis distances of each model, float32 [batch].
-        is_readable: Whether each file is readable, bool [batch]. For unreadable files the
-            numbers are NaN, the predicted class is "", and `refer` is true.
+        logits: One tensor for each model and view, float32 [batch, num_classes].
+        distances: Mahalanobis distances, one tensor for each model, float32 [batch].
+        is_readable: Whether each file is readable, bool [batch]. For unreadable files, all
+            numbers are NaN, the predicted class is "", `refer` is true, and
+            `out_of_distribution` is false.
         rule: The referral rule.
 
     Returns:
         probabilities: Calibrated probabilities, float32 [batch, num_classes].
-        uncalibrated_probabilities: The same before calibration.
-        class_names: The same class names in each row, string [batch, num_classes].
-        predicted_class: string [batch].
-        malignant_probability: float32 [batch]; NaN if the malignancy of any class is
-            unknown.
-        refer: bool [batch].
-        ood_distance: float32 [batch].
-        out_of_distribution: bool [batch].
+        uncalibrated_probabilities: Probabilities before calibration, float32
+            [batch, num_classes].
+        class_names: Class names, repeated in each row, string [batch, num_classes].
+        predicted_class: Class with the highest probability, string [batch].
+        malignant_probability: Sum of the probabilities of the malignant classes, float32
+            [batch]; NaN if the malignancy of any class is unknown.
+        refer: Whether the rule refers the image, bool [batch].
+        ood_distance: Mahalanobis distance, averaged over models, float32 [batch].
+        out_of_distribution: Whether the distance exceeds `rule.max_distance`, bool [batch].
         status: `OK` or `UNREADABLE`, string [batch].
     """
     log_mean = tf.reduce_logsumexp(
@@ -70,13 +72,13 @@ def postprocess(
 
 
 def describe_threshold(rule: DecisionRule) -> str:
-    """Describes how the threshold of a rule was chosen."""
+    """Returns a phrase that describes how the threshold of a rule was chosen."""
     point = parse_operating_point(rule.operating_point).text
     return f"the threshold for {point}, chosen on the validation data"
 
 
 def describe_rule(rule: DecisionRule) -> str:
-    """Describes which images a rule refers."""
+    """Returns a phrase that describes which images a rule refers."""
     other = "out-of-distribution images and unreadable files"
     if rule.threshold is None:
         return f"{other}. {NO_THRESHOLD}"
@@ -87,7 +89,7 @@ def describe_rule(rule: DecisionRule) -> str:
 
 
 def _malignant_weights(class_names: Sequence[str]) -> tf.Tensor:
-    """Returns 1 for malignant classes, 0 for benign ones, and NaN for unknown ones."""
+    """Returns 1 for each malignant class, 0 for benign, NaN if unknown, [num_classes]."""
     malignant = [lesion.malignant for lesion in describe(class_names).values()]
     return tf.constant(
         [math.nan if value is None else float(value) for value in malignant], tf.float32

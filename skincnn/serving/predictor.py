@@ -44,6 +44,7 @@ COLUMNS = (
     "out_of_distribution",
     "ood_distance",
 )
+"""Columns of `predict_files` that follow the probabilities."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ class Predictor:
     Attributes:
         format: "saved_model", "keras" or a key of `RUNTIMES`.
         rule: Class names, temperature and the referral rule.
-        data: Preprocessing of the images; for an ensemble, that of its first network.
+        data: Preprocessing of the images; of the first network for an ensemble.
         synthetic: Whether the model was trained on synthetic images.
         clinical_metadata: Whether the model requires clinical metadata.
-        predict: The prediction function, which is thread-safe.
+        predict: Thread-safe prediction function.
     """
 
     format: str
@@ -68,16 +69,17 @@ class Predictor:
 
 
 def load_predictor(path: Path) -> Predictor:
-    """Returns the model at a path, whose format is detected from the content.
+    """Loads the model at a path. The format is detected from the content.
 
     Args:
-        path: A SavedModel or a directory of versions; a run directory or its model.keras; a
-            LiteRT or ONNX file of scripts/export.py.
+        path: A SavedModel or a directory that contains its versions, a run directory or its
+            model.keras, or a LiteRT or ONNX file from scripts/export.py.
 
     Raises:
-        ConfigError: There is no model at the path, or required packages are missing.
+        ConfigError: The path contains no model, the run was not evaluated, or required
+            packages are not installed.
         DataError: A file has changed since it was written, or the export in a run directory
-            does not match its model or results.
+            does not match the model or the results of the run.
     """
     saved_model = _find_saved_model(path)
     if saved_model is not None:
@@ -102,7 +104,12 @@ def load_predictor(path: Path) -> Predictor:
 
 
 def check_clinical_metadata(predictor: Predictor, path: Path | None) -> None:
-    """Raises a `ConfigError` if clinical metadata is given to a model without it."""
+    """Raises a `ConfigError` if `path` is given but the model uses images only.
+
+    Args:
+        predictor: The loaded model.
+        path: Value of --clinical-metadata.
+    """
     if path is not None and not predictor.clinical_metadata:
         raise ConfigError(
             f"--clinical-metadata {path}: this model uses images only. Omit the flag, or "
@@ -116,10 +123,13 @@ def predict_files(
     contents: Sequence[bytes | str],
     clinical_metadata: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Returns a table with the `columns` of the model and one row per file.
+    """Returns a table of predictions with one row per file; see `columns`.
 
-    The contents are those of `prefetch.read_files`; the paths are not opened. The clinical
-    metadata has one row per file.
+    Args:
+        predictor: The loaded model.
+        paths: Names of the files, which are not opened.
+        contents: Content of each file, or the reason why it could not be read.
+        clinical_metadata: Table of the `CLINICAL_COLUMNS`, one row per file.
     """
     files = [content if isinstance(content, bytes) else b"" for content in contents]
     predictions = predictor.predict(files, clinical_metadata)
@@ -144,7 +154,11 @@ def columns(class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _find_saved_model(path: Path) -> Path | None:
-    """Returns the SavedModel at a path, or the latest version in a directory, or None."""
+    """Returns the SavedModel at a path; None if it does not exist.
+
+    The path is a SavedModel, a directory of versions, or a run directory. In a directory of
+    versions or a run directory, the latest version is returned.
+    """
     for folder in (path, path / "export" / MODEL_NAME):
         if (folder / "saved_model.pb").is_file():
             return folder
@@ -155,7 +169,7 @@ def _find_saved_model(path: Path) -> Path | None:
 
 
 def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
-    """Checks that the export in a run directory matches its model and results."""
+    """Checks that an export matches the current model and results of a run directory."""
     info = read_export_info(info_path(saved_model))
     spec = ExportSpec(workdir=workdir, operating_point=info.rule.operating_point)
     rule = read_rule(spec)
@@ -170,13 +184,13 @@ def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
     if not (is_same and _is_close(rule, info.rule)):
         raise DataError(
             f"{saved_model} was exported from a different "
-            f"{'evaluation' if is_same else what} than {workdir} has now. {EXPORT_AGAIN} "
-            f"Or give {alternative}."
+            f"{'evaluation' if is_same else what} than {workdir} contains now. "
+            f"{EXPORT_AGAIN} Or give {alternative} as MODEL."
         )
 
 
 def _is_close(rule: DecisionRule, other: DecisionRule) -> bool:
-    """Returns whether two rules are equal up to rounding in the evaluation."""
+    """Returns whether two rules are equal up to rounding errors."""
     first, second = (
         np.array([each.temperature, each.threshold, each.max_distance], np.float64)
         for each in (rule, other)
@@ -202,7 +216,7 @@ def _load_run(workdir: Path) -> Predictor:
 
 
 def _load_export(path: Path) -> Predictor:
-    """Returns the model in a SavedModel directory or in a file of another format."""
+    """Loads a SavedModel directory, or a LiteRT or ONNX file."""
     info = read_export_info(info_path(path))
     for name, expected in info.files.items():
         _check_hash(path / name if path.is_dir() else path, expected)
@@ -225,7 +239,7 @@ def _load_export(path: Path) -> Predictor:
 def _predict_with(
     infer: Infer, data: DataConfig, rule: DecisionRule, *, clinical_metadata: bool
 ) -> Predict:
-    """Returns a function that reads files and predicts them with `infer`."""
+    """Returns a function that decodes image files and predicts them with `infer`."""
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
     def read(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

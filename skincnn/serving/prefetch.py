@@ -1,4 +1,4 @@
-"""Predicts files in batches; while one batch is computed, the next one is read."""
+"""Predicts image files in batches, and reads the next batch during each prediction."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from skincnn.serving.predictor import Predictor, predict_files
 from skincnn.serving.tables import select_clinical_metadata
 
 NUM_IN_FLIGHT = 2
-"""Number of batches in memory: one is computed while the next one is read and decoded."""
+"""Maximum number of batches in memory: one is predicted while the next one is read."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Files and their predictions.
+    """A batch of files with their predictions.
 
     Attributes:
-        contents: Result of `read_files`.
-        clinical_metadata: `CLINICAL_COLUMNS`, one row per file.
-        table: Result of `predictor.predict_files`.
+        contents: The result of `read_files`.
+        clinical_metadata: Table of the `CLINICAL_COLUMNS`, one row per file.
+        table: The result of `predictor.predict_files`.
     """
 
     contents: list[bytes | str]
@@ -40,9 +40,16 @@ def predict_batches(
     batch_size: int,
     clinical_metadata: pd.DataFrame | None = None,
 ) -> Generator[Batch, None, None]:
-    """Yields the batches in order, with at most `NUM_IN_FLIGHT` of them in memory."""
+    """Yields the batches in order, with at most `NUM_IN_FLIGHT` in memory.
 
-    def work(start: int) -> Batch:
+    Args:
+        predictor: The loaded model.
+        paths: Image files.
+        batch_size: Number of files per batch.
+        clinical_metadata: The result of `tables.read_clinical_metadata`.
+    """
+
+    def predict(start: int) -> Batch:
         contents = read_files(paths[start : start + batch_size])
         names = [Path(printable(path)) for path in paths[start : start + batch_size]]
         rows = select_clinical_metadata(names, clinical_metadata)
@@ -50,16 +57,19 @@ def predict_batches(
 
     starts = range(0, len(paths), batch_size)
     with concurrent.futures.ThreadPoolExecutor(NUM_IN_FLIGHT) as executor:
-        futures = [executor.submit(work, start) for start in starts[:NUM_IN_FLIGHT]]
+        futures = [executor.submit(predict, start) for start in starts[:NUM_IN_FLIGHT]]
         for number in range(len(starts)):
             batch = futures.pop(0).result()
             later = starts[number + NUM_IN_FLIGHT :][:1]
-            futures += [executor.submit(work, start) for start in later]
+            futures += [executor.submit(predict, start) for start in later]
             yield batch
 
 
 def read_files(paths: Sequence[Path]) -> list[bytes | str]:
-    """Returns each file's content, b"" above `MAX_BYTES`, or why it cannot be read."""
+    """Returns the content of each file, or the reason why the file cannot be read.
+
+    The content of a file larger than `MAX_BYTES` is b"".
+    """
     return [_read_file(path) for path in paths]
 
 
@@ -73,6 +83,6 @@ def _read_file(path: Path) -> bytes | str:
             return b""
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)  # The file may have grown.
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
         return f"unreadable: {getattr(error, 'strerror', None) or error}"
     return content if len(content) <= MAX_BYTES else b""

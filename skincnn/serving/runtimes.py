@@ -22,25 +22,27 @@ from skincnn.lookup import look_up
 
 Floats = npt.NDArray[np.float32]
 Inputs = Mapping[str, Floats]
-"""`images` [batch, size, size, 3] in 0..255 and, if the network requires it, `metadata`."""
+"""`images` [batch, size, size, 3] in 0..255. A network with clinical metadata also requires
+`metadata` [batch, len(CLINICAL_FEATURES)]."""
 Outputs = dict[str, Floats]
 """`logits` [batch, num_classes] and `ood_distance` [batch]."""
 Infer = Callable[[Inputs], Outputs]
 BATCH_SIZE = 32
+"""Number of images per batch in the parity check."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A runtime and its file format, which contains a single network.
+    """An inference runtime and its file format. A file contains a single network.
 
     Attributes:
         suffix: Suffix of the file name.
-        write: Writes a network of `with_fixed_size` to a file. The inputs are calibration
-            images for quantized formats.
-        open: Loads a file and returns its inference function.
-        tolerance: Maximum difference in probability from the Keras model; None for no
-            limit, because rounding errors depend on the image.
-        packages: Required packages (`pip install skincnn[export]`).
+        write: Writes the model from `with_fixed_size` to a file. The inputs calibrate
+            quantized formats.
+        open: Loads a file and returns the inference function.
+        tolerance: Maximum difference in probability from the Keras model. None sets no
+            limit, for formats whose rounding errors depend on the image.
+        packages: Required packages, which the extra `export` installs.
     """
 
     suffix: str
@@ -51,7 +53,7 @@ class Runtime:
 
 
 def with_fixed_size(model: keras.Model, size: int) -> keras.Model:
-    """Returns a model with the fixed image size that the runtimes require."""
+    """Returns the model for images of a fixed `size` in pixels, as the runtimes require."""
     inputs = {"images": keras.Input((size, size, 3), name="images")}
     call_inputs: Any = inputs["images"]
     if isinstance(model.input, dict):
@@ -62,16 +64,16 @@ def with_fixed_size(model: keras.Model, size: int) -> keras.Model:
 
 
 def find_runtime(format_name: str) -> Runtime:
-    """Returns an entry of `RUNTIMES`.
+    """Returns the runtime of a format.
 
     Raises:
-        ConfigError: The entry does not exist, or its packages are not installed.
+        ConfigError: The format does not exist, or its packages are not installed.
     """
     runtime = look_up(RUNTIMES, format_name, "--formats")
     missing = [name for name in runtime.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"--formats {format_name} needs {', '.join(missing)}. "
+            f"--formats {format_name} requires {', '.join(missing)}. "
             "Install: pip install -e .[export]"
         )
     return runtime
@@ -82,7 +84,7 @@ def _write_litert(model: keras.Model, inputs: Inputs, path: Path, **options: Any
 
 
 def _write_litert_int8(model: keras.Model, inputs: Inputs, path: Path) -> None:
-    """Quantizes weights and activations to 8 bits, calibrated on the inputs."""
+    """Writes a LiteRT file with 8-bit weights and activations, calibrated on `inputs`."""
 
     def representative_dataset() -> Iterator[list[Floats]]:
         for row in range(len(inputs["images"])):
@@ -103,7 +105,7 @@ def _open_litert(path: Path) -> Infer:
 
     interpreter = Interpreter(str(path), num_threads=os.cpu_count())
     signature = interpreter.get_signature_runner()
-    lock = threading.Lock()  # All calls of an interpreter use the same buffers.
+    lock = threading.Lock()  # All calls of an interpreter share its buffers.
 
     def infer(inputs: Inputs) -> Outputs:
         with lock:
@@ -153,3 +155,4 @@ RUNTIMES = {
     "litert_int8": Runtime("_int8.tflite", _write_litert_int8, _open_litert, None, LITERT),
     "onnx": Runtime(".onnx", _write_onnx, _open_onnx, 1e-4, ONNX),
 }
+"""Runtimes by the name of their format in --formats."""

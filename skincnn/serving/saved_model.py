@@ -1,4 +1,4 @@
-"""Writes and loads SavedModels, which map image files to outputs with TensorFlow only."""
+"""Writes and loads SavedModels, which predict image files and require only TensorFlow."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from skincnn.serving.postprocessing import postprocess
 Predictions = dict[str, npt.NDArray[Any]]
 """The outputs of `postprocess` as NumPy arrays."""
 Predict = Callable[[Sequence[bytes], pd.DataFrame], Predictions]
-"""Maps file contents and `CLINICAL_COLUMNS`, one row per file, to predictions."""
+"""Maps file contents and a table of `CLINICAL_COLUMNS`, one row each, to predictions."""
 BYTES_SIGNATURE = "serving_default"
 IMAGES_SIGNATURE = "images"
 WARMUP_FILE = "tf_serving_warmup_requests"
 WARMUP_BATCH_SIZES = (1, 8)
-"""Batch size of each warm-up request; TensorFlow optimizes the graph for each shape."""
+"""Batch sizes of the warm-up requests. TensorFlow optimizes the graph for each shape."""
 
 
 def write_saved_model(
@@ -43,8 +43,13 @@ def write_saved_model(
 ) -> None:
     """Writes a SavedModel with the signatures `serving_default` and `images`.
 
-    It averages the predictions of all networks and orientations; `tta` is a key of
-    `ORIENTATIONS`.
+    Each signature averages the predictions over networks and orientations.
+
+    Args:
+        networks: The networks to export.
+        rule: The referral rule.
+        path: Directory of the SavedModel.
+        tta: Test-time augmentation, a key of `ORIENTATIONS`; "" for none.
     """
     orientations = ORIENTATIONS[tta]
 
@@ -78,7 +83,15 @@ def write_saved_model(
 def open_saved_model(
     path: Path, class_names: Sequence[str], *, clinical_metadata: bool
 ) -> Predict:
-    """Loads a SavedModel, whose hashes are not checked, as a prediction function."""
+    """Loads a SavedModel without checking its hashes, and returns its prediction function.
+
+    The returned function raises a `DataError` if the model has different classes.
+
+    Args:
+        path: Directory of the SavedModel.
+        class_names: Expected class names, in order.
+        clinical_metadata: Whether the model requires clinical metadata.
+    """
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures[BYTES_SIGNATURE]
 
@@ -101,15 +114,20 @@ def open_saved_model(
 
 
 def decode_strings(values: npt.NDArray[Any]) -> list[str]:
-    """Decodes a string output of a model."""
+    """Decodes a string output of a model, an array of bytes."""
     return [value.decode() for value in values.tolist()]
 
 
 def write_warmup(saved_model: Path, name: str, *, clinical_metadata: bool) -> None:
-    """Writes assets.extra/tf_serving_warmup_requests into a SavedModel.
+    """Writes warm-up requests to assets.extra/tf_serving_warmup_requests of a SavedModel.
 
-    The requests for the model `name` contain a gray image, because images of the dataset
-    must not be distributed.
+    The requests contain a gray image, because images of the dataset must not be
+    distributed.
+
+    Args:
+        saved_model: Directory of the SavedModel.
+        name: Name of the model on the server.
+        clinical_metadata: Whether the model requires clinical metadata.
 
     References:
         TensorFlow Serving, SavedModel Warmup; the messages are `prediction_log.proto`.
@@ -142,7 +160,7 @@ def _predict(
     read: Callable[[DataConfig], tuple[tf.Tensor, tf.Tensor]],
     clinical_metadata: Sequence[tf.Tensor],
 ) -> dict[str, tf.Tensor]:
-    """Returns the outputs of `postprocess` for all networks and orientations."""
+    """Returns the outputs of `postprocess`, averaged over networks and orientations."""
     metadata = encode_in_graph(*clinical_metadata) if clinical_metadata else None
     preprocessed: dict[str, Any] = {}
     logits, distances = [], []
@@ -159,6 +177,6 @@ def _predict(
             # Without `training=False`, the exported model would apply dropout.
             outputs = network.model(inputs, training=False)
             logits.append(outputs["logits"])
-            if number == orientations[0]:  # the distance of the original image
+            if number == orientations[0]:  # only the original image
                 distances.append(outputs["ood_distance"])
     return postprocess(logits, distances, is_readable, rule)

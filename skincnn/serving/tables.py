@@ -1,4 +1,4 @@
-"""Tables for serving: clinical metadata, output lines and ISIC submissions."""
+"""Tables for serving: clinical metadata, lines of output files, and ISIC submissions."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ ISIC_COLUMNS = {
     "2018": ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"),
     "2019": ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
 }
-"""Classes of the ISIC challenges, in the column order of the ground truth, which has an
-additional last column `UNK` in 2019."""
+"""Classes of the ISIC challenges by year, in the column order of the ground truth. In 2019
+the ground truth has an additional last column, `UNK`."""
 
 
 def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
-    """Returns the `CLINICAL_COLUMNS` of a CSV file by image_id, or None without a path.
+    """Returns the `CLINICAL_COLUMNS` of a CSV file by image_id; None if `path` is None.
 
     Raises:
-        ConfigError: The file is not a CSV file with these columns, or an image_id occurs
-            twice.
+        ConfigError: The file cannot be read, lacks a column, contains an image_id more than
+            once, or contains an age that is not a number.
     """
     if path is None:
         return None
@@ -49,9 +49,11 @@ def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
 def select_clinical_metadata(
     paths: Sequence[Path], table: pd.DataFrame | None
 ) -> pd.DataFrame:
-    """Returns a row of `read_clinical_metadata` for each file, or unknown values.
+    """Returns the `CLINICAL_COLUMNS`, with one row per file and unknown missing values.
 
-    The image_id of a file is its name without extension.
+    Args:
+        paths: Image files. The image_id of a file is its name without the extension.
+        table: The result of `read_clinical_metadata`.
     """
     if table is None:
         table = pd.DataFrame(columns=list(CLINICAL_COLUMNS), dtype=object)
@@ -63,10 +65,10 @@ def select_clinical_metadata(
 
 
 def to_lines(table: pd.DataFrame, *, as_json: bool) -> list[str]:
-    """Returns each row as a JSON object or a CSV record, without header and final newline.
+    """Returns each row as a JSON object or a CSV record, without a final newline.
 
-    Missing values become null or an empty cell. A CSV record contains a newline if one of
-    its cells does.
+    Missing values become null in JSON and an empty cell in CSV. A CSV record contains a
+    newline if one of its cells does.
     """
     if as_json:
         values = table.astype(object).where(table.notna(), None)
@@ -77,7 +79,7 @@ def to_lines(table: pd.DataFrame, *, as_json: bool) -> list[str]:
 
 
 def csv_line(cells: Iterable[object]) -> str:
-    """Returns a CSV record without its final newline."""
+    """Returns a CSV record without a final newline."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\r\n").writerow(cells)
     return file.getvalue().removesuffix("\r\n")
@@ -95,28 +97,35 @@ def find_isic_year(class_names: Sequence[str]) -> str:
             return year
         expected.append(f"{year} ({', '.join(columns)})")
     raise ConfigError(
-        f"--isic-csv needs a model with the classes of the ISIC challenge of "
+        f"--isic-csv requires a model with the classes of the ISIC challenge of "
         f"{' or '.join(expected)}. Received: {', '.join(class_names)}."
     )
 
 
 def require_unique(image_ids: Iterable[str]) -> None:
-    """Checks that each image_id occurs once, as a submission requires."""
+    """Checks that no image_id is repeated, as an ISIC challenge submission requires.
+
+    Raises:
+        ConfigError: An image_id occurs more than once.
+    """
     duplicates = [name for name, count in Counter(image_ids).items() if count > 1]
     if duplicates:
         more = f" and {len(duplicates) - 5} more" if len(duplicates) > 5 else ""
         raise ConfigError(
-            "--isic-csv has one row for each image, identified by its file name without "
+            "--isic-csv contains one row per image, identified by the file name without "
             f"extension. Received several files for {', '.join(duplicates[:5])}{more}. "
-            "Give each image once, and rename different images with the same name."
+            "Give each image once, and rename different images that have the same name."
         )
 
 
 def isic_submission(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
     """Returns a submission to the ISIC challenge with these classes.
 
-    The predictions are those of `predictor.predict_files` for readable files. In 2019, the
-    last column `UNK` is 1 for out-of-distribution images and 0 for all others.
+    In 2019, the last column `UNK` is 1 for out-of-distribution images and 0 for all others.
+
+    Args:
+        predictions: The rows of `predictor.predict_files` for readable files.
+        class_names: Class names of the model, in any order.
 
     Raises:
         ConfigError: No challenge has these classes.

@@ -22,7 +22,7 @@ from skincnn.files import IMAGE_SUFFIXES, images_in, printable, require_writable
 from skincnn.serving.images import MAX_BYTES
 
 MEMBERS_PER_REF = 64
-"""Maximum number of images of a ZIP archive in one reference."""
+"""Maximum number of images of a ZIP archive in one `FileRef`."""
 READ_ERRORS = (
     OSError,
     EOFError,
@@ -32,18 +32,19 @@ READ_ERRORS = (
     zlib.error,
     lzma.LZMAError,
 )
-"""Errors in reading a file: RuntimeError for an encrypted ZIP archive, and ValueError for a
-member whose name is not valid UTF-8."""
+"""Errors that reading a file can raise. An encrypted ZIP archive raises RuntimeError, and a
+member name that is not valid UTF-8 raises ValueError."""
 
 
 class FileRef(NamedTuple):
-    """A reference to an image, to a ZIP archive, or to images in it.
+    """A reference to an image file, to a ZIP archive, or to images in a ZIP archive.
 
     Attributes:
         name: Name of the image or the archive.
-        size: Size of the file in bytes.
-        problem: Why the file cannot be read; "" if there is no problem.
-        members: Index and name of each image in the archive; names are not unique.
+        size: Size of the file in bytes; 0 if unknown.
+        problem: The reason why the file cannot be read; "" if none is known.
+        members: Index and name of each image in a ZIP archive, where names can occur twice;
+            empty for a reference to a whole file.
     """
 
     name: str
@@ -53,27 +54,27 @@ class FileRef(NamedTuple):
 
 
 class ImageFile(NamedTuple):
-    """The content of an image file; in an archive, its name is <archive>/<member>."""
+    """Name and content of an image file. In an archive, the name is <archive>/<member>."""
 
     name: str
     content: bytes
 
 
 class UnreadableFile(NamedTuple):
-    """A file without predictions, with the reason as its status."""
+    """A file that cannot be predicted; `status` is the reason."""
 
     file: str
     status: str
 
 
 def match(pattern: str) -> list[FileRef]:
-    """Returns the images and archives that match a pattern, or a problem if none does."""
+    """Returns references to the matching files, or one with a `problem` if none matches."""
     refs = [_file_ref(file) for file in list_files(pattern)]
-    return refs or [FileRef(pattern, 0, "unreadable: no image matches this name")]
+    return refs or [FileRef(pattern, 0, "unreadable: no file matches this name or pattern")]
 
 
 def look_up(name: str) -> FileRef:
-    """Returns a reference to the file with a name, which is not a pattern."""
+    """Returns a reference to the file with this name; wildcards are not expanded."""
     try:
         return _file_ref(FileSystems.get_filesystem(name).metadata(name))
     except (OSError, ValueError) as error:
@@ -84,17 +85,17 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
     """Returns the files that a pattern matches.
 
     Args:
-        pattern: An image or ZIP archive; a directory, which is searched recursively for
-            images (remote directories must end in /); or a pattern, in which ** matches
-            any number of directories.
-        limit: Maximum number of files to return for a pattern.
+        pattern: Path of an image, a ZIP archive, or a directory (remote directories must
+            end in /), which is searched recursively for images; or a pattern, in which **
+            matches any number of directories.
+        limit: Maximum number of files to return for a pattern; None for all.
     """
     if Path(pattern).is_dir():
         # Beam would skip broken links.
         return [FileMetadata(str(path), _size(path)) for path in images_in(Path(pattern))]
     if pattern.endswith("/"):
         folder = f"{pattern.rstrip('/')}/"
-        # The name of the directory may contain wildcards.
+        # The directory name may contain wildcard characters.
         matching = re.sub(r"[][*?]", "?", folder) + "**"
         files = FileSystems.match([matching])[0].metadata_list
         inside = [file for file in files if file.path.startswith(folder)]
@@ -107,14 +108,14 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
 
 
 def list_members(ref: FileRef) -> Iterator[FileRef]:
-    """Splits a reference to an archive into references to `MEMBERS_PER_REF` images each.
+    """Splits a reference to an archive into references to up to `MEMBERS_PER_REF` images.
 
     References to other files are yielded unchanged.
     """
     if ref.problem or not ref.name.lower().endswith(".zip"):
         yield ref
         return
-    problem, members = "unreadable: the archive contains no image", []
+    problem, members = "unreadable: the archive contains no images", []
     try:
         with _open(ref.name) as file, zipfile.ZipFile(file) as archive:
             names = enumerate(archive.namelist())
@@ -128,7 +129,7 @@ def list_members(ref: FileRef) -> Iterator[FileRef]:
 
 
 def read(ref: FileRef) -> Iterator[ImageFile | UnreadableFile]:
-    """Yields the images of a reference; unreadable ones as `UnreadableFile`."""
+    """Yields an `ImageFile` or `UnreadableFile` for each image of a reference."""
     name, size, problem, members = ref
     if problem:
         yield UnreadableFile(name, problem)
@@ -139,10 +140,14 @@ def read(ref: FileRef) -> Iterator[ImageFile | UnreadableFile]:
 
 
 def require_images(patterns: Sequence[str], names: str | None) -> None:
-    """Checks that there is at least one file to predict; see `pipeline.run`.
+    """Checks that there is at least one file to predict.
+
+    Args:
+        patterns: See `list_files`.
+        names: Text file with the name of an image or an archive on each line, or None.
 
     Raises:
-        ConfigError: There is no file, or the files cannot be listed.
+        ConfigError: No file matches, or the files cannot be listed.
     """
     try:
         if any(list_files(pattern, 1) for pattern in patterns):
@@ -162,13 +167,17 @@ def require_images(patterns: Sequence[str], names: str | None) -> None:
 def require_empty(output: str, prefixes: Sequence[str]) -> None:
     """Checks that a directory contains no predictions or does not exist.
 
+    Args:
+        output: Path of the directory.
+        prefixes: Prefixes of the names of prediction files.
+
     Raises:
-        ConfigError: The directory contains predictions or cannot be listed, or the path is
-            not a directory.
+        ConfigError: `output` contains predictions, cannot be listed, contains a wildcard
+            character in its path, or is not a writable directory.
     """
     if set("*?[") & set(output):
-        # Beam would interpret the names of its own files as patterns.
-        raise ConfigError(f"--output must not contain * ? or [. Received: {output}.")
+        # Beam would interpret the names of its temporary and output files as patterns.
+        raise ConfigError(f"--output must not contain *, ? or [. Received: {output}.")
     if "://" not in output:
         require_writable_folder(Path(output), "--output")
     try:
@@ -187,7 +196,7 @@ def require_empty(output: str, prefixes: Sequence[str]) -> None:
 def _read(
     name: str, size: int, open_file: Callable[[], IO[bytes]]
 ) -> ImageFile | UnreadableFile:
-    """Returns the content of a file, or why it cannot be read or is too large."""
+    """Reads a file; returns an `UnreadableFile` if this fails or the file is too large."""
     if size > MAX_BYTES:
         expected = f"expected at most {MAX_BYTES} bytes. Received: {size}"
         return UnreadableFile(name, f"unreadable: {expected}")
@@ -201,7 +210,7 @@ def _read(
 def _read_archive(
     name: str, members: Sequence[tuple[int, str]]
 ) -> Iterator[ImageFile | UnreadableFile]:
-    """Yields images of an archive, and checks that its list of members is unchanged."""
+    """Yields the given images of an archive after checking that it has not changed."""
     with contextlib.ExitStack() as stack:
         try:
             archive = zipfile.ZipFile(stack.enter_context(_open(name)))
@@ -222,11 +231,11 @@ def _read_archive(
 def _list_local(pattern: str, limit: int | None) -> list[FileMetadata]:
     """Returns the local files that a pattern matches, including broken symbolic links.
 
-    Beam skips broken links, so that they would not be reported.
+    Beam itself would skip broken links, so that they would not be reported as unreadable.
     """
     if os.path.islink(pattern):
         return [FileMetadata(pattern, 0)]
-    # The paths that os.walk returns start with the directory.
+    # Paths from os.walk start with a directory, so the pattern must contain one, too.
     pattern = pattern if "/" in pattern else f"./{pattern}"
     start = re.split(r"[*?[]", pattern, maxsplit=1)[0]
     walk = os.walk(os.path.dirname(start)) if start != pattern else ()
@@ -253,5 +262,5 @@ def _open(name: str) -> IO[bytes]:
 def _file_ref(file: FileMetadata) -> FileRef:
     name = printable(file.path)
     if name != file.path:
-        return FileRef(name, 0, "unreadable: the file name is not in UTF-8")
+        return FileRef(name, 0, "unreadable: the file name is not valid UTF-8")
     return FileRef(name, file.size_in_bytes)

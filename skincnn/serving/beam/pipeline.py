@@ -1,6 +1,6 @@
 """Predicts images on one or many machines with Apache Beam (`make beam`).
 
-File names are listed and distributed over the workers. Each worker reads and predicts its
+File names are listed and distributed over the workers. Each worker reads and predicts
 images in the same process, so that no image is sent from one worker to another.
 
 References:
@@ -52,9 +52,13 @@ class LoadedModel:
 
 
 class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedModel]):
-    """Loads a model once in each worker process, and predicts batches.
+    """Loads a model once in each worker process, and predicts batches of images.
 
-    Each worker reads the model and the clinical metadata from their paths.
+    Args:
+        model: Path of the model; see `load_predictor`.
+        clinical_metadata: CSV file of `tables.read_clinical_metadata`, or None.
+        batch_size: Number of images per batch.
+        format_name: Format of the output lines.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
         self.format_name = format_name
 
     def load_model(self) -> LoadedModel:
-        """Loads the clinical metadata and the model, whose hashes are verified."""
+        """Loads the clinical metadata, and the model after verifying its hashes."""
         table = tables.read_clinical_metadata(self.clinical_metadata)
         return LoadedModel(load_predictor(self.model), table)
 
@@ -80,10 +84,10 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
         model: LoadedModel,
         inference_args: dict[str, Any] | None = None,
     ) -> list[str | io.UnreadableFile]:
-        """Returns an output line for each image, or why it was not predicted.
+        """Returns an output line or an `UnreadableFile` for each image.
 
-        If the batch fails as a whole (because memory is exhausted, for example), each image
-        is predicted separately.
+        If the batch fails, for example because it does not fit into memory, each image is
+        predicted separately.
         """
         try:
             return self._predict(batch, model)
@@ -94,7 +98,7 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
             return [io.UnreadableFile(batch[0].name, f"not predicted: {text[:500]}")]
 
     def get_num_bytes(self, batch: Sequence[io.ImageFile]) -> int:
-        """Returns the size of the files, for the metrics of Beam."""
+        """Returns the total size of the files in bytes, for the metrics of Beam."""
         return sum(len(image.content) for image in batch)
 
     def _predict(
@@ -126,16 +130,19 @@ def run(
     Args:
         handler: Loads and applies the model.
         patterns: See `io.list_files`.
-        names: Text file with the name of an image or an archive on each line.
+        names: Text file with the name of an image or an archive on each line, or None.
         output: Directory to write to, on any file system that Beam supports.
-        columns: Columns of the predictions, for the headers of CSV files.
-        flags: Flags of Beam; without --runner the pipeline runs on this machine.
+        columns: Column names in the headers of CSV files of predictions.
+        flags: Flags of Beam. Without --runner, the pipeline runs on this machine.
 
     Returns:
-        Maps `PREDICTIONS` and `UNREADABLE_FILES` to the number of files.
+        Number of predicted images (`PREDICTIONS`) and of unreadable files
+        (`UNREADABLE_FILES`).
 
     Raises:
-        ConfigError: Beam rejects its flags.
+        ConfigError: Beam rejects the flags, or a worker cannot load the model or the
+            clinical metadata.
+        DataError: A file of the model has changed.
         RuntimeError: The pipeline was stopped, or a worker failed.
     """
     pipeline, is_local = _create_pipeline(flags)
@@ -158,7 +165,9 @@ def run(
             for folder in Path(output).glob("beam-temp-*"):
                 shutil.rmtree(folder, ignore_errors=True)
     if state != PipelineState.DONE:
-        raise RuntimeError(f"The pipeline ended as {state}; expected {PipelineState.DONE}.")
+        raise RuntimeError(
+            f"The pipeline ended in the state {state}. Expected {PipelineState.DONE}."
+        )
     counters = result.metrics().query(MetricsFilter().with_namespace("skincnn"))["counters"]
     counts = {counter.key.metric.name: int(counter.result) for counter in counters}
     return {name: counts.get(name, 0) for name in (PREDICTIONS, UNREADABLE_FILES)}
@@ -185,7 +194,7 @@ def find_images(
 def predict_images(
     refs: PCollection[io.FileRef], handler: ImageHandler
 ) -> tuple[PCollection[str], PCollection[io.UnreadableFile]]:
-    """Returns the output lines, and the files without predictions."""
+    """Returns the output lines of the predicted images, and the unreadable files."""
     by_status = beam.Partition(_is_unreadable, 2)
     read, not_read = refs | "Read" >> beam.FlatMap(io.read) | "SplitRead" >> by_status
     predicted = read | RunInference(handler)
@@ -200,7 +209,10 @@ def write(
     format_name: Format,
     columns: Sequence[str],
 ) -> None:
-    """Counts the lines, and writes them to <name>-* files unless there are none."""
+    """Counts the lines and, if there are any, writes them to <name>-* files in `output`.
+
+    CSV files start with a header of the `columns`.
+    """
     header = tables.csv_line(columns) if format_name == "csv" else None
     counted = lines | f"Count {name}" >> beam.Map(_count, name)
     counted | f"Write {name}" >> beam.io.WriteToText(
@@ -215,12 +227,12 @@ def _create_pipeline(flags: Sequence[str]) -> tuple[beam.Pipeline, bool]:
     """Returns an empty pipeline, and whether it runs on this machine."""
     options = PipelineOptions(list(flags))
     if options.view_as(StandardOptions).runner is None:
-        # Workers log to the standard error of this process.
+        # Workers log to the standard error of this process, so they log only errors.
         options = PipelineOptions(["--default_sdk_harness_log_level=ERROR", *flags])
-        # Otherwise Beam would log the errors that are raised here.
+        # Otherwise, Beam would also log the errors that `run` raises.
         logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
-        # The DirectRunner of Beam would first try to download Prism. The runner passes the
-        # options to its workers.
+        # Not the DirectRunner of Beam, which would first try to download Prism. This runner
+        # passes the options to its workers.
         encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
         info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
         runner = FnApiRunner(provision_info=ExtendedProvisionInfo(info))

@@ -1,7 +1,7 @@
 """A local web page that predicts uploaded images.
 
-Gradio renders the page, `uploads` stores the images, and `guard` rejects requests that the
-page does not send.
+Gradio renders the page, `uploads` stores the images, and `guard` rejects requests that do
+not come from the page.
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ from skincnn.serving.web.page import FAILED, PageModel, render, render_predictio
 HOST = "127.0.0.1"
 """The loopback interface, which other computers cannot reach."""
 MAX_AGE_YEARS = 120
+"""Maximum age of a patient in the clinical metadata."""
 
 
 def check_requirements() -> None:
     """Checks that directories can be locked and that Gradio is installed.
 
     Raises:
-        ConfigError: A requirement is not met.
+        ConfigError: The operating system cannot lock directories, or Gradio is missing.
     """
     if importlib.util.find_spec("fcntl") is None:
         raise ConfigError(
-            "The page needs Linux or macOS to lock its directory of uploads. Received: "
+            "The page requires Linux or macOS to lock the directory of uploads. Received: "
             f"{sys.platform}. On Windows, use WSL."
         )
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError(
-            "The page needs gradio. To install it and serve the page, run: make demo "
+            "The page requires Gradio. To install it and serve the page, run: make demo "
             "MODEL=runs/mobilenet_160. Without make, run: pip install 'gradio>=6.31' and "
             "then pip install 'pillow>=13'"
         )
@@ -53,7 +54,7 @@ def listen(port: int) -> socket.socket:
     """Returns a socket that listens on a port of `HOST`; 0 selects any free port.
 
     Raises:
-        ConfigError: The port is in use or invalid.
+        ConfigError: The port is invalid or not available.
     """
     if not 0 <= port < 65536:
         raise ConfigError(f"--port must be 0..65535. Received: {port}.")
@@ -67,14 +68,19 @@ def listen(port: int) -> socket.socket:
 
 
 def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
-    """Serves the page of a model, which shows its path, until a signal stops the server.
+    """Serves the page of a model until a signal stops the server.
+
+    Args:
+        model: The model of the page.
+        path: Path of the model, which the page shows.
+        listener: The socket from `listen`.
 
     Raises:
         KeyboardInterrupt: The user pressed Ctrl-C.
         Terminated: The process received SIGTERM.
     """
     with uploads.make_folder() as folder:
-        # Gradio reads them when it is imported and when it builds a page.
+        # Gradio reads these variables when it is imported and when it builds a page.
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         import uvicorn
@@ -83,16 +89,16 @@ def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
             build_app(model, path, folder),
             log_level="critical",
             access_log=False,
-            timeout_graceful_shutdown=1,  # Open pages keep their connections.
+            timeout_graceful_shutdown=1,  # in seconds; open pages keep their connections
         )
         server = uvicorn.Server(config)
         stop, handle_exit = StopRequest(), server.handle_exit
 
-        def remember(number: int, frame: FrameType | None) -> None:
+        def record_signal(number: int, frame: FrameType | None) -> None:
             stop.signal = number
             handle_exit(number, frame)
 
-        server.handle_exit = remember
+        server.handle_exit = record_signal
         server.run([listener])
         # uvicorn usually raises the signal again, but sometimes returns instead.
         if stop.requested:
@@ -100,18 +106,24 @@ def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
 
 
 def build_app(model: PageModel, path: Path, folder: Path) -> Any:
-    """Returns the page as an ASGI application; `folder` contains the uploads."""
+    """Returns the page as an ASGI application.
+
+    Args:
+        model: The model of the page.
+        path: Path of the model, which the page shows.
+        folder: Directory of uploads, from `uploads.make_folder`.
+    """
     import fastapi
     import gradio
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    # Prevents DNS rebinding, in which another site resolves its name to this address.
+    # Prevents DNS rebinding, in which the name of another site resolves to this address.
     trusted = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     app = fastapi.FastAPI(openapi_url=None, middleware=[trusted])
     blocks = build_page(model, path, folder)
-    # These routes replace those of Gradio, which keep interrupted uploads and store equal
-    # files only once, so that the first prediction would delete the file of the others.
+    # These routes replace those of Gradio, which keep interrupted uploads and store
+    # identical files only once: a prediction would delete the file of other uploads.
     endpoint = uploads.make_upload_endpoint(folder, blocks.upload_file_set)
     app.add_route(uploads.UPLOAD_PATH, endpoint, methods=["POST"])
     app.add_route(uploads.PROGRESS_PATH, uploads.report_progress)
@@ -120,7 +132,7 @@ def build_app(model: PageModel, path: Path, folder: Path) -> Any:
         blocks,
         path="/",
         footer_links=[],
-        run_history=False,  # It would be stored in the browser.
+        run_history=False,  # The browser would store the history.
         enable_monitoring=False,
         show_error=False,
         max_file_size=MAX_BYTES,
@@ -139,7 +151,7 @@ def build_app(model: PageModel, path: Path, folder: Path) -> Any:
 
 
 def build_page(model: PageModel, path: Path, folder: Path) -> Any:
-    """Returns the components of the page."""
+    """Returns the page as `gradio.Blocks`; see `build_app` for the arguments."""
     import gradio
 
     predictor = model.predictor
@@ -167,7 +179,10 @@ def build_page(model: PageModel, path: Path, folder: Path) -> Any:
 
 
 def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, str]]:
-    """Returns the function that the page calls with an upload and the metadata fields."""
+    """Returns the function that the page calls with an upload and the metadata fields.
+
+    The function returns None, which clears the upload field, and a prediction as HTML.
+    """
 
     def handle(upload: uploads.Upload, *fields: str | None) -> tuple[None, str]:
         try:
@@ -184,26 +199,33 @@ def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, st
 
 
 def parse_clinical_metadata(fields: Sequence[str | None]) -> dict[str, str | int | None]:
-    """Returns the `CLINICAL_COLUMNS` that were entered in the fields of the page."""
+    """Returns the values of the metadata fields by clinical column, without an empty age.
+
+    Args:
+        fields: Age, sex and site; empty for a model without clinical metadata.
+
+    Raises:
+        DataError: The age is not a whole number of years in 0..`MAX_AGE_YEARS`.
+    """
     values: dict[str, str | int | None] = dict(zip(CLINICAL_COLUMNS, fields, strict=False))
     age = str(values.pop("age", None) or "").strip()
     if not age:
         return values
     if not age.isdecimal() or int(age) > MAX_AGE_YEARS:
         raise DataError(
-            f"The age must be a whole number of years, 0..{MAX_AGE_YEARS}, or empty. "
+            f"The age must be a whole number of years in 0..{MAX_AGE_YEARS}, or empty. "
             f"Received: {age}. Upload the image again."
         )
     return {**values, "age": int(age)}
 
 
 def _metadata_fields(gradio: Any) -> list[Any]:
-    """Returns an input field for each of the `CLINICAL_COLUMNS`."""
+    """Returns a form field for each of the `CLINICAL_COLUMNS`."""
     sites = [UNKNOWN, *REGION_OF]
     gradio.HTML(render("clinical_metadata"))
     with gradio.Row():
         return [
-            # Not a number field, because an empty one shows 0.
+            # Not a number field, because an empty number field shows 0.
             gradio.Textbox(label="Age in years", placeholder=UNKNOWN, max_lines=1),
             gradio.Dropdown([UNKNOWN, *SEXES], value=UNKNOWN, label="Sex"),
             gradio.Dropdown(sites, value=UNKNOWN, label="Site on the body"),

@@ -1,7 +1,7 @@
-"""Restricts the requests to the page, and the resources that a browser loads for it.
+"""Restricts the requests that the server accepts and the resources that the page loads.
 
-Gradio has more endpoints than the page uses. Requests to the others are rejected before
-they reach Gradio.
+Gradio has endpoints that the page does not use. Requests that send data to these endpoints
+are rejected before they reach Gradio.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; "
     "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'"
 )
-"""Prevents browsers from loading anything from other sites. Gradio needs inline scripts and
-styles."""
+"""Prevents the browser from loading resources from other sites. Gradio requires inline
+scripts and styles."""
 PREDICT_PATH = "/gradio_api/queue/join"
 """Endpoint for predictions. The page sends data only to this endpoint and `UPLOAD_PATH`."""
 DEEP_LINK_PATH = "/gradio_api/deep_link"
-"""Endpoint of Gradio that would permanently store the fields, such as clinical metadata."""
+"""Endpoint of Gradio that would permanently store the values of the form fields."""
 MAX_REQUEST_BYTES = 2**16
-"""Maximum size of a predict request: the path of an upload and clinical metadata."""
+"""Maximum size of a prediction request: the path of an upload and clinical metadata."""
 
 
 def guard(app: Application) -> Application:
-    """Returns an ASGI application that accepts only requests from the page.
+    """Returns an ASGI application that passes only requests from the page to `app`.
 
-    It adds the `CONTENT_SECURITY_POLICY` to each response.
+    `CONTENT_SECURITY_POLICY` is added to each response.
     """
     from starlette.datastructures import Headers
     from starlette.responses import PlainTextResponse
@@ -63,7 +63,10 @@ def guard(app: Application) -> Application:
 
 
 def check_predict_requests(app: Application, folder: Path, num_fields: int) -> Application:
-    """Returns an ASGI application that passes predict requests through `clean_request`."""
+    """Returns an ASGI application that cleans prediction requests before they reach `app`.
+
+    See `clean_request` for `folder` and `num_fields`.
+    """
     from starlette.requests import Request
     from starlette.responses import JSONResponse
 
@@ -91,19 +94,24 @@ def check_predict_requests(app: Application, folder: Path, num_fields: int) -> A
 
 
 def is_same_origin(headers: Mapping[str, str]) -> bool:
-    """Returns whether a request does not come from a page of another site."""
+    """Returns whether the header `Origin`, if it is present, matches the header `Host`."""
     origin = headers.get("origin")  # Programs other than browsers may omit it.
     return origin is None or origin == f"http://{headers.get('host')}"
 
 
 def clean_request(content: bytes, folder: Path, num_fields: int) -> bytes:
-    """Returns a predict request with only the values that the page sends.
+    """Returns a prediction request with only the values that the page sends.
 
-    Otherwise Gradio would copy or download any file to which a request refers.
+    Without this step, Gradio would copy or download any file that a request names.
+
+    Args:
+        content: Body of the request, JSON.
+        folder: Directory of uploads.
+        num_fields: Number of fields for clinical metadata.
 
     Raises:
-        DataError: The content is not a predict request for an upload in `folder` and
-            `num_fields` other fields.
+        DataError: The content is not a prediction request with an upload in `folder` and
+            `num_fields` other values.
     """
     try:
         request = json.loads(content)
@@ -120,6 +128,7 @@ def clean_request(content: bytes, folder: Path, num_fields: int) -> bytes:
         return json.dumps(clean, ensure_ascii=False).encode()
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(
-            "A predict request must be JSON as the page sends it: data that starts with an "
-            f"upload, fn_index 0, and session_hash. Received: {type(error).__name__}."
+            "A prediction request must be a JSON object with `data` (an upload and the "
+            "clinical metadata), `fn_index` 0 and `session_hash`. Received a request that "
+            f"raised {type(error).__name__}."
         ) from error

@@ -1,4 +1,4 @@
-"""Renders a prediction and the reasons for its referral decision as HTML."""
+"""Renders a prediction and the reasons for the referral decision as HTML."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ FAILED = "The prediction failed. The error is shown in the terminal of the serve
 
 @dataclass(frozen=True)
 class PageModel:
-    """The model of the page.
+    """The model that the page uses.
 
     Attributes:
         predictor: Predicts images.
         explainer: Draws Grad-CAM overlays; None if the model does not support Grad-CAM.
-        no_overlay: Why the explainer is None; "" otherwise.
+        no_overlay: The reason why `explainer` is None; "" if it is not None.
     """
 
     predictor: Predictor
@@ -47,7 +47,7 @@ class PageModel:
 
 
 def load_page_model(path: Path) -> PageModel:
-    """Returns the model at a path of `load_predictor`, with Grad-CAM if it supports it."""
+    """Loads a model (see `load_predictor`), with Grad-CAM if the model supports it."""
     predictor = load_predictor(path)
     try:
         return PageModel(predictor, Explainer(path), "")
@@ -63,8 +63,12 @@ def render_prediction(
 ) -> str:
     """Returns the prediction for a file as HTML without external resources.
 
-    The clinical metadata maps `CLINICAL_COLUMNS` to values; missing values and None are
-    unknown.
+    Args:
+        model: The model of the page.
+        content: Content of the file.
+        name: Name of the file, which is shown.
+        clinical_metadata: Maps `CLINICAL_COLUMNS` to values. A missing value or None is
+            unknown.
     """
     age = clinical_metadata.get("age")
     strings = {key: clinical_metadata.get(key) or UNKNOWN for key in CLINICAL_COLUMNS[1:]}
@@ -100,25 +104,30 @@ def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:
     if not prediction["out_of_distribution"]:
         return [
             malignant,
-            "The image resembles the validation images: its distance from them, "
-            f"{distance}, is within the limit of {threshold}.",
+            "The image resembles the validation images: the Mahalanobis distance from the "
+            f"validation images, {distance}, is within the limit of {threshold}.",
         ]
     return [
-        "The image is out-of-distribution: its distance from the validation images is "
-        f"{distance}, and {100 * ACCEPTED:.0f} % of these are within {threshold}.",
+        "The image is out-of-distribution: the Mahalanobis distance from the validation "
+        f"images is {distance}, and {100 * ACCEPTED:.0f} % of the validation images have a "
+        f"distance of at most {threshold}.",
         malignant,
     ]
 
 
 def render(template: str, **content: Any) -> str:
-    """Renders a template of this package as HTML; values are escaped."""
+    """Returns a template of this package rendered as HTML; all values are escaped."""
     templates = environment("skincnn.serving.web", autoescape=True)
     templates.filters["percent"] = percent
     return templates.get_template(f"{template}.html.j2").render(**content)
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Returns a share in 0..1 as a percentage that is not rounded to 0 or 100."""
+    """Returns a share in 0..1 as a percentage with `digits` decimal places.
+
+    A share strictly between 0 and 1 is never rounded to 0 % or 100 %; the result is then,
+    for example, "< 0.1 %" or "> 99.9 %".
+    """
     text, smallest = f"{100 * share:.{digits}f} %", 10.0**-digits
     if 0 < 100 * share < smallest:
         text = f"< {smallest:.{digits}f} %"
@@ -133,9 +142,15 @@ def distinguish(
     to_text: Callable[[float, int], str] = percent,
     digits: Sequence[int] = range(1, 7),
 ) -> list[str]:
-    """Formats two numbers with the smallest number of `digits` that distinguishes them.
+    """Formats two numbers with the fewest digits that distinguish them.
 
-    Numbers that are equal up to float32 rounding are not distinguished.
+    Numbers that are equal up to float32 rounding errors are not distinguished.
+
+    Args:
+        first: The first number.
+        second: The second number.
+        to_text: Formats a number with a given number of digits.
+        digits: Numbers of digits to try, in ascending order.
     """
     pairs = [[to_text(first, count), to_text(second, count)] for count in digits]
     if math.isclose(first, second, rel_tol=1e-6):
@@ -149,7 +164,7 @@ def _explain_malignant(prediction: Prediction, rule: DecisionRule) -> str:
     classes = describe(rule.class_names)
     is_malignant = [bool(classes[name].malignant) for name in rule.class_names]
     probability = prediction["probabilities"][is_malignant].sum()
-    # The sum in the graph may be rounded differently; the decision of the model counts.
+    # The graph may round the sum differently, so the decision is that of the model.
     is_reached = (
         probability >= rule.threshold
         if prediction["out_of_distribution"]
@@ -166,7 +181,7 @@ def _explain_malignant(prediction: Prediction, rule: DecisionRule) -> str:
 def _draw_images(
     model: PageModel, content: bytes, class_name: str, clinical_metadata: pd.DataFrame
 ) -> dict[str, str]:
-    """Returns the model input and its overlay as data URIs, or why there is no overlay."""
+    """Returns the variables `image`, `overlay` and `no_overlay` of prediction.html.j2."""
     if model.explainer is None:
         images, _ = read_images(tf.constant([content]), model.predictor.data)
         image = data_uri(encode_png(Image.fromarray(images[0].numpy())))

@@ -1,7 +1,7 @@
 """Temporary storage of uploaded images.
 
-Each server has a directory, which is removed when the server ends. An upload gets a unique
-name once it is complete, and is deleted when it is read.
+Each server has a directory, which is removed when the server ends. A complete upload is
+stored under a unique name and deleted when it is read.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from skincnn.serving.images import MAX_BYTES
 UPLOAD_PATH = "/gradio_api/upload"
 PROGRESS_PATH = "/gradio_api/upload_progress"
 MAX_AGE_SECONDS = 600
-"""Age at which an upload that has not been read is deleted."""
+"""Age in seconds at which Gradio deletes an upload that has not been read."""
 FOLDER_PREFIX = "skincnn-page-"
-"""Prefix of the directories of all servers."""
+"""Prefix of the name of each directory of uploads."""
 MULTIPART_BYTES = 2**16
-"""Maximum size of an upload request, not counting the file."""
+"""Maximum size of an upload request in bytes, excluding the file."""
 MISSING = "The upload no longer exists. Upload the image again."
+TOO_LARGE = f"The file is too large. Expected at most {MAX_BYTES} bytes."
 Upload = Mapping[str, Any]
 """Gradio's description of an upload, which includes its `path` and `orig_name`."""
 
 
 @contextlib.contextmanager
 def make_folder() -> Iterator[Path]:
-    """Yields a directory for uploads, and removes those of killed servers."""
+    """Yields a new directory for uploads, after removing directories of killed servers."""
     temporary = Path(tempfile.gettempdir())
     for folder in temporary.glob(f"{FOLDER_PREFIX}????????"):
         with contextlib.suppress(OSError), _locked(folder):
             shutil.rmtree(folder)
-    # It has another name until it is locked, so that other servers do not remove it.
+    # Until it is locked, it has a different prefix so that other servers do not remove it.
     new = Path(tempfile.mkdtemp(prefix=f"new-{FOLDER_PREFIX}"))
     with _locked(new):
         folder = new.rename(temporary / new.name.removeprefix("new-"))
@@ -50,7 +51,10 @@ def make_folder() -> Iterator[Path]:
 def make_upload_endpoint(folder: Path, stored: set[str]) -> Callable[[Any], Awaitable[Any]]:
     """Returns the endpoint for `UPLOAD_PATH`, which stores files under unique names.
 
-    It adds the paths to `stored`. Gradio deletes these files after `MAX_AGE_SECONDS`.
+    Args:
+        folder: Directory of uploads.
+        stored: Set to which the endpoint adds the path of each upload. Gradio deletes these
+            files after `MAX_AGE_SECONDS`.
     """
     from starlette.concurrency import run_in_threadpool
     from starlette.datastructures import UploadFile
@@ -66,7 +70,7 @@ def make_upload_endpoint(folder: Path, stored: set[str]) -> Callable[[Any], Awai
             message = await request.receive()
             remaining -= len(message.get("body", b""))
             if remaining < 0:
-                raise HTTPException(413, "The file is too large.")
+                raise HTTPException(413, TOO_LARGE)
             return message
 
         # Starlette stores incomplete uploads in unnamed temporary files.
@@ -76,7 +80,7 @@ def make_upload_endpoint(folder: Path, stored: set[str]) -> Callable[[Any], Awai
             if not isinstance(file, UploadFile):
                 raise HTTPException(400, "Expected a file in the field `files`.")
             if (file.size or 0) > MAX_BYTES:
-                raise HTTPException(413, "The file is too large.")
+                raise HTTPException(413, TOO_LARGE)
             path = await run_in_threadpool(_store, file.file, folder, stored)
         return JSONResponse([path])
 
@@ -119,12 +123,12 @@ def take(upload: Upload, folder: Path) -> tuple[bytes, str]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Locks a directory of this user until the end of the block or of the process.
+    """Locks a directory of this user until the `with` block or the process ends.
 
     Raises:
         OSError: Another process holds the lock, or another user owns the directory.
     """
-    import fcntl  # It is missing on Windows; see `app.check_requirements`.
+    import fcntl  # not available on Windows; see `app.check_requirements`.
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
