@@ -215,7 +215,7 @@ def test_a_damaged_image_leaves_no_partial_dataset(
 @pytest.mark.parametrize(
     ("fault", "code", "message"),
     [
-        ("no manual dir", 3, "Give --manual-dir DIR"),
+        ("no manual dir", 3, "Use --manual-dir DIR"),
         ("missing folder", 3, "is not a folder"),
         ("no csv", 3, "lacks HAM10000_metadata"),
         ("other layout", 3, "Use --config isic2018"),

@@ -259,7 +259,7 @@ def test_a_model_with_embedded_code_is_rejected(workdir: Path, tmp_path: Path) -
     info = read_run_info(folder)
     hashes = {**info.sha256, "model.keras": sha256(path)}
     write_record(folder / RUN_FILE, info.model_copy(update={"sha256": hashes}))
-    with pytest.raises(DataError, match="without code") as caught:
+    with pytest.raises(DataError, match="without Lambda layers") as caught:
         load_predictor(path)
     assert "Lambda" in str(caught.value.__cause__)
 

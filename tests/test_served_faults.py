@@ -172,7 +172,7 @@ def test_50_another_order_of_classes_is_rejected(workdir: Path, data_dir: Path) 
     for done in run_all(workdir, data_dir):
         assert done.returncode == 3, done.stderr
         assert "has the classes akiec, bcc, bkl, df, mel, nv, vasc" in done.stderr
-        assert "in the order of its model's outputs: vasc, nv" in done.stderr
+        assert "in the order of the outputs of the model: vasc, nv" in done.stderr
 
 
 def test_50_another_number_of_classes_is_rejected(workdir: Path) -> None:
