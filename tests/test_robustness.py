@@ -190,7 +190,7 @@ def test_without_melanoma_its_rates_are_missing(images: np.ndarray) -> None:
 
 def test_images_that_do_not_match_the_predictions_are_rejected(images: np.ndarray) -> None:
     table = make_table(images)
-    with pytest.raises(DataError, match="does not belong to these images"):
+    with pytest.raises(DataError, match="does not match these images"):
         score(np.roll(images, 1, axis=0), table)
     with pytest.raises(DataError, match="29 images and 30 predictions"):
         score(images[1:], table)

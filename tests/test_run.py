@@ -347,7 +347,7 @@ def test_a_changed_model_file_is_rejected(run: Run, data_dir: Path, tmp_path: Pa
     (workdir / "model.keras").write_bytes(content)
     done = run_here("evaluate.py", workdir, "--data-dir", data_dir)
     assert done.returncode == 3
-    assert "has changed since it was written" in done.stderr
+    assert "was modified after training" in done.stderr
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -49,13 +49,7 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The combined results of an ensemble or a cross-validation.
-
-    Attributes:
-        info: Content of run.json.
-        predictions: Predictions tables by name.
-        results: Results by name.
-    """
+    """The run.json, predictions tables and results of an ensemble or a cross-validation."""
 
     info: RunInfo
     predictions: dict[str, pd.DataFrame]
@@ -70,9 +64,10 @@ def read_evaluated_run(workdir: Path) -> EvaluatedRun:
     """
     info, config = read_run(workdir)
     results = read_split_results(workdir)
-    if not {"val", "test"} <= results.keys():
+    missing = [result_path(workdir, s) for s in ("val", "test") if s not in results]
+    if missing:
         raise ConfigError(
-            f"{workdir} was not evaluated: {result_path(workdir, 'test')} is missing. Run "
+            f"{workdir} was not evaluated: {missing[0]} is missing. Run "
             f"scripts/evaluate.py {workdir}."
         )
     return EvaluatedRun(workdir, info, config, results)
@@ -113,10 +108,7 @@ def combine_info(
 def describe_member(
     run: EvaluatedRun, differences: dict[str, Estimate] | None = None
 ) -> MemberScores:
-    """Returns the test scores of a run.
-
-    `differences` are the paired differences, ensemble minus run, if there is an ensemble.
-    """
+    """Returns the test scores of a run; `differences` are ensemble minus run, if any."""
     metrics = run.results["test"].metrics
     return MemberScores(name=run.name, metrics=metrics, differences=differences or {})
 
@@ -151,11 +143,7 @@ def check_workdir(workdir: Path) -> None:
 
 
 def write_aggregate(workdir: Path, aggregate: Aggregate) -> None:
-    """Removes the files of an earlier aggregate and writes the new ones.
-
-    Raises:
-        ConfigError: See `check_workdir`.
-    """
+    """Writes an aggregate in place of an earlier one, after `check_workdir`."""
     check_workdir(workdir)
     for name in PRODUCTS:
         if (workdir / name).is_dir():
@@ -173,13 +161,13 @@ def _common(values: Sequence[T]) -> T | None:
 
 
 def _worst(parts: Sequence[L]) -> L:
-    """Returns an audit with the largest value of each field."""
+    """Returns a record with the largest value of each field, or of each dictionary key."""
     fields = zip(*map(dataclasses.astuple, parts), strict=True)
     return type(parts[0])(*map(_largest, fields))
 
 
 def _largest(values: Sequence[Any]) -> Any:
-    """Returns the largest value other than None, or for dictionaries, that of each key."""
+    """Returns the largest value other than None; for dictionaries, that of each key."""
     if isinstance(values[0], dict):
         return {key: _largest([part[key] for part in values]) for key in values[0]}
     return max((value for value in values if value is not None), default=None)

@@ -29,18 +29,15 @@ class ComparedRun:
 
     Attributes:
         folder: Name of the run directory.
-        info: Content of run.json.
-        split: Name of the split.
         variant: "" for the model as is; see `SplitResult`.
         predictions: The predictions table, sorted by image_id.
         validation: The validation table of the same variant; None if it is missing.
         sha256: SHA-256 of the predictions file.
         changed: Whether the predictions file has changed since its result was written.
         split_by: "lesion", or "image" for the leaky protocol.
-        config: Configuration of the run; None for an ensemble. The configuration of a
-            cross-validation has the default folds.
-        folds: Training, validation and test folds, such as "0 1 2 / 3 / 4"; "" for an
-            ensemble.
+        config: None for an ensemble; with the default folds for a cross-validation.
+        folds: Training, validation and test folds as text, such as "0 1 2 / 3 / 4"; "" for
+            an ensemble.
         command: The command that reproduces the predictions.
     """
 
@@ -64,10 +61,7 @@ class ComparedRun:
 
     @property
     def images(self) -> str:
-        """Identifies the images and their labels.
-
-        Only runs with the same value have paired differences.
-        """
+        """Identifies the images and labels, which paired runs must have in common."""
         columns = ["image_id", "lesion_id", "label"]
         rows = self.predictions[columns].to_csv(index=False)
         text = rows + ",".join(class_names_of(self.predictions))
@@ -91,16 +85,16 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
         DataError: A table is damaged.
     """
     info = read_run_info(
-        workdir,
-        "Recreate it with scripts/train.py --overwrite, or evaluate.py --ensemble.",
+        workdir, "Recreate it with scripts/train.py --overwrite, or evaluate.py --ensemble."
     )
     results = read_split_results(workdir)
     table = split_name(split, variant)
     path = table_path(workdir, table)
     if table not in results or not path.is_file():
+        flag = "" if split == "val" else f" --split {split}"
         raise ConfigError(
             f"{workdir} was not evaluated on {split}: {path} or its result is missing. "
-            f"Run scripts/evaluate.py {workdir} --split {split}."
+            f"Run scripts/evaluate.py {workdir}{flag}."
         )
     digest = sha256(path)
     validation = table_path(workdir, split_name("val", variant))
@@ -137,7 +131,7 @@ def variant_names(workdir: Path, split: str) -> list[str]:
 
 
 def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[ComparedRun]:
-    """Returns the runs with the given variant of the first run at the front.
+    """Returns the runs in a new order: the given variant of the first run comes first.
 
     Raises:
         ConfigError: The first run has no such variant.
@@ -167,7 +161,7 @@ def describe_provenance(provenance: Provenance | None) -> str:
 def _find_recipe(
     folder: str, info: RunInfo, first: Config
 ) -> tuple[Config | None, str, str]:
-    """Returns the configuration, folds and command of a run; see `ComparedRun`.
+    """Returns `config`, `folds` and `command` of a `ComparedRun`.
 
     `first` is the configuration of the run, or of its first member.
     """
@@ -191,10 +185,7 @@ def _find_recipe(
 
 
 def _command_of_variant(folder: str, info: RunInfo, result: SplitResult, as_is: str) -> str:
-    """Returns the command that reproduces a variant.
-
-    `as_is` is the command that reproduces the model as is.
-    """
+    """Returns the command that reproduces a variant; `as_is` is that of the model as is."""
     views = unadjusted_name(result.variant)
     flags = []
     if views:

@@ -49,8 +49,6 @@ class Row:
     """One run, or the mean of several runs that differ only by their seed.
 
     Attributes:
-        name: Name of the row.
-        runs: The run, or the runs that differ only by their seed.
         scores: Scores by name: the metric to sort by, `SHOWN`, "melanoma_recall" if
             melanoma is a class, and `CALIBRATED`.
         differences: Paired difference in each score, row minus baseline; empty for the
@@ -58,9 +56,8 @@ class Row:
         baseline: Name of the row of the baseline.
         command: The command that reproduces the scores.
         recipe_differences: `differences` with intervals that include the variance between
-            seeds; empty if no recipe has several seeds, and for rows that do not represent
-            a recipe: ensembles, variants other than that of the first run, and single runs
-            of a recipe with several seeds.
+            seeds; empty if no recipe has several seeds, or if the row is not that of a
+            recipe (see `_find_recipes`).
         spread: The variance between seeds; None if no recipe has several seeds.
     """
 
@@ -84,17 +81,14 @@ def compare(
 ) -> dict[str, list[Row]]:
     """Returns the rows by protocol, sorted from best to worst.
 
-    Differences are paired and are therefore computed only for runs on the same images.
-
     Args:
-        runs: The runs. The first run is the baseline.
+        runs: The first run is the baseline. Differences require runs on the same images.
         sort_by: A key of `METRICS`.
         num_bootstrap: Number of resamples. Runs on the same images have the same resamples.
         confidence: Confidence level of the intervals, 0..1.
         average_seeds: Whether to add a row with the mean of runs that differ only by their
-            seed. The baseline is then the mean over the seeds of the first run. The
-            intervals of means do not include the variance between seeds; the intervals of
-            `Row.recipe_differences` do.
+            seed. The baseline is then the mean over the seeds of the first run. Only the
+            intervals of `Row.recipe_differences` include the variance between seeds.
 
     Raises:
         ConfigError: The metric does not exist, there are fewer than 100 resamples, or two
@@ -142,10 +136,7 @@ def _make_row(
     *,
     is_recipe: bool,
 ) -> Row:
-    """Returns the row of a group.
-
-    `is_recipe` is True if the group contains all runs of a recipe.
-    """
+    """Returns the row of a group; `is_recipe`: the group is one of `_find_recipes`."""
     mean, baseline_mean = _mean(values, group), _mean(values, baseline)
     paired = baseline[0].images == group[0].images and group != baseline
     differences = {
@@ -205,10 +196,10 @@ def _group_seeds(runs: Sequence[ComparedRun]) -> list[Group]:
 
 
 def _find_recipes(runs: Sequence[ComparedRun], seeds: Sequence[Group]) -> list[Group]:
-    """Returns the groups that contain all seeds of a recipe.
+    """Returns the groups with all seeds of a recipe, if comparable with `runs[0]`.
 
-    Only runs with the variant and the images of the first run are included. The list is
-    empty if the first run is an ensemble, because an ensemble has no recipe.
+    Comparable groups have the same images and variant. An ensemble has no recipe, so the
+    list is empty if `runs[0]` is an ensemble.
     """
     first = runs[0]
     single = [(run,) for run in runs if not any(run in group for group in seeds)]

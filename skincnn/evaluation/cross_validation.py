@@ -1,4 +1,4 @@
-"""Cross-validation: each image is tested once, by a model not trained on the lesion."""
+"""Cross-validation: each image is tested once, by a model that was not trained on it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ OUT_OF_FOLD = "out_of_fold"
 def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
     """Returns a copy of the configuration for each model, with the folds of the model.
 
-    The ten folds are divided into `num_models` (2..10) test sets of adjacent folds. Each
-    model is validated on the first fold of the next test set, and trained on all folds that
-    remain.
+    The ten folds are divided into `num_models` (2..10) test sets of adjacent folds. A model
+    is validated on the first fold of the next test set, and trained on all other folds.
 
     Raises:
         ConfigError: `num_models` is out of range.

@@ -20,11 +20,7 @@ from skincnn.evaluation.aggregate import (
 from skincnn.evaluation.ood import score_all_ood
 from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import InferenceCost, MembersResult, split_name
-from skincnn.evaluation.scoring import (
-    InferenceVariant,
-    score_differences,
-    score_variants,
-)
+from skincnn.evaluation.scoring import InferenceVariant, score_differences, score_variants
 from skincnn.inference.ood import OOD_TABLE
 from skincnn.inference.predictions import mean_predictions, read_predictions, table_path
 
@@ -80,14 +76,10 @@ def average_variant(
     variant: str,
     as_is: InferenceVariant | None = None,
 ) -> InferenceVariant:
-    """Returns the mean predictions of the runs for one variant.
+    """Returns the mean predictions of the runs for one variant; see `SplitResult`.
 
-    Args:
-        runs: The runs.
-        common: Names of the predictions tables that all runs have.
-        variant: "" for the models as they are; see `SplitResult`.
-        as_is: The mean predictions of the models as they are, for the relative prediction
-            time.
+    `common` contains the names of the predictions tables that all runs have. `as_is` is the
+    variant of the models as they are, for the relative prediction time.
 
     Raises:
         ConfigError: The runs were evaluated on different images or classes, or with
@@ -118,7 +110,7 @@ def average_variant(
 def compare_members(
     runs: Sequence[EvaluatedRun], table: pd.DataFrame, config: EvaluateConfig
 ) -> MembersResult:
-    """Returns the test scores of each run, and the differences, ensemble minus run.
+    """Returns the test scores of each run, and paired differences, ensemble minus run.
 
     `table` is the test predictions table of the ensemble.
     """
@@ -131,10 +123,7 @@ def compare_members(
 
 
 def average_ood(runs: Sequence[EvaluatedRun]) -> dict[str, pd.DataFrame]:
-    """Returns the mean predictions of OOD images by table name, such as "ood".
-
-    Each table contains the images that all runs predicted.
-    """
+    """Returns the mean predictions of the OOD images that all runs have, by table name."""
     parts = [_read_ood(run.workdir) for run in runs]
     means = {}
     for name in _common([list(part) for part in parts]):
@@ -155,12 +144,7 @@ def _read_ood(workdir: Path) -> dict[str, pd.DataFrame]:
 
 
 def _read_like(run: EvaluatedRun, name: str, like: pd.DataFrame) -> pd.DataFrame:
-    """Returns the table `name` of a run, with the rows in the order of `like`.
-
-    Raises:
-        ConfigError: The images, labels or columns differ.
-        DataError: The table is missing or damaged.
-    """
+    """Returns a table of a run in the order of `like`, which must have the same images."""
     table = read_predictions(table_path(run.workdir, name))
     same_images = set(table["image_id"]) == set(like["image_id"])
     if same_images:

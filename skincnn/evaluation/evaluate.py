@@ -26,12 +26,7 @@ from skincnn.evaluation.results import (
 )
 from skincnn.evaluation.robustness import score_corruptions
 from skincnn.evaluation.scoring import InferenceVariant, score_variants
-from skincnn.evaluation.splits import (
-    LoadedRun,
-    describe_storage,
-    load_run,
-    name_splits,
-)
+from skincnn.evaluation.splits import LoadedRun, describe_storage, load_run, name_splits
 from skincnn.evaluation.variants import (
     adjust_variant,
     predict_as_is,
@@ -50,11 +45,7 @@ from skincnn.inference.ood import (
     predict_ood,
     read_ood_folder,
 )
-from skincnn.inference.predictions import (
-    table_path,
-    table_sha256,
-    write_predictions,
-)
+from skincnn.inference.predictions import table_path, table_sha256, write_predictions
 from skincnn.inference.run_dir import read_history, read_run
 from skincnn.inference.tta import VIEWS, View
 from skincnn.lookup import look_up
@@ -74,7 +65,7 @@ class EvaluateOptions:
         num_views: Number of views of each image for test-time augmentation.
         logit_adjustment: Whether to evaluate also with logit adjustment: the model as is,
             and each test-time augmentation of this evaluation or an earlier one.
-        corruptions: Whether to evaluate on corrupted images.
+        corruptions: Whether to evaluate on corrupted images of the split reported first.
         ood_dir: A folder of out-of-distribution images.
     """
 
@@ -88,14 +79,10 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The predictions and results of an evaluation, for `write_evaluation`.
+    """The predictions and results of an evaluation by name, for `write_evaluation`.
 
-    Attributes:
-        headline: The split to report first.
-        gaussian: Gaussian of the features of the validation images.
-        predictions: Predictions tables by name.
-        results: Results by name, such as "test.d4" or "ood".
-        mistakes: The most confident errors of each split that has any.
+    `headline` is the split to report first. `gaussian` is fitted to the features of the
+    validation images. `mistakes` are the most confident errors; see `collect_all_mistakes`.
     """
 
     headline: str
@@ -111,13 +98,9 @@ def evaluate(
     cache: Cache = "auto",
     options: EvaluateOptions | None = None,
 ) -> Evaluation:
-    """Predicts the splits of a run and computes all results, without writing any file.
+    """Predicts the splits of a run and computes all results, without writing them.
 
-    Args:
-        workdir: The run directory.
-        data_dir: Directory of the built TFDS datasets; None for the default of TFDS.
-        cache: Where to cache images; see `cache.cached_images`.
-        options: Additional evaluations; none by default.
+    For `data_dir` and `cache`, see `load_run`.
 
     Raises:
         ConfigError: The directory holds no finished run, a split does not exist or was
@@ -222,10 +205,7 @@ def load_ood_images(
 def evaluate_corruptions(
     run: LoadedRun, as_is: InferenceVariant, clean: SplitResult
 ) -> Record:
-    """Returns the scores of the model on corrupted images of a split.
-
-    `clean` is the result of the model as is on the clean images of the split.
-    """
+    """Returns the scores on corrupted images; `clean` is the result on the clean images."""
     split = run.splits[clean.split]
 
     def predict(images: Images, rows: slice) -> npt.NDArray[np.float32]:

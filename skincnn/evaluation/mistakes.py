@@ -83,17 +83,15 @@ def collect_mistakes(
 ) -> Mistakes | None:
     """Returns the most confident errors with the Grad-CAM of the predicted class.
 
+    Returns None if all predictions are correct.
+
     Args:
         grad_cam: Grad-CAM of the model that made the predictions.
         images: uint8 [num_images, height, width, 3], in the order of the table.
-        metadata: Clinical metadata, [num_images, num_fields]; None if the model does not
-            use them.
+        metadata: [num_images, num_fields]; None if the model does not use it.
         predictions: A predictions table.
         temperature: Temperature for calibration.
         count: Maximum number of errors.
-
-    Returns:
-        The errors, or None if all predictions are correct.
     """
     class_names = class_names_of(predictions)
     table = find_mistakes(predictions, temperature, count)
@@ -143,9 +141,9 @@ def find_mistakes(
 def _missed(
     y_true: Labels, y_pred: Labels, class_names: Sequence[str]
 ) -> npt.NDArray[np.bool_]:
-    """Returns whether each image is a melanoma predicted as benign, [num_images].
+    """Returns whether each melanoma is predicted as benign, and False for other images.
 
-    If melanoma is not a class, all malignant classes are used instead.
+    If melanoma is not a class, this applies to all malignant classes.
     """
     targets = find_targets(class_names)
     if not targets:

@@ -21,10 +21,7 @@ def score_all_ood(
     ood: Mapping[str, pd.DataFrame],
     config: EvaluateConfig,
 ) -> dict[str, OodResult]:
-    """Returns the results by name, such as "ood" or "fold_3.ood".
-
-    Each split except validation has its own results, so evaluating one split does not
-    change the results of another.
+    """Returns the results for each split except validation by name, such as "fold_3.ood".
 
     Args:
         predictions: Predictions tables by split, including "val".
@@ -49,12 +46,7 @@ def score_ood(
 ) -> OodResult:
     """Returns how well the distance separates the images of a split from OOD images.
 
-    Args:
-        predictions: Predictions tables by split, including "val". The threshold of the
-            distance accepts a share of `ACCEPTED` of the validation images.
-        split: Name of the split.
-        ood: Table of OOD images.
-        config: Number of resamples and confidence level of the intervals.
+    The threshold accepts the share `ACCEPTED` of the images in `predictions["val"]`.
     """
     max_distance, table = choose_max_distance(predictions["val"]), predictions[split]
     sets = []

@@ -27,12 +27,7 @@ from skincnn.metrics.sample import Flags, Floats, Labels, Scores
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
-    """A predictions table and its bootstrap resamples over lesions.
-
-    Attributes:
-        table: A predictions table.
-        config: Number of resamples and confidence level of the intervals.
-    """
+    """A predictions table and its bootstrap resamples over lesions."""
 
     table: pd.DataFrame
     config: EvaluateConfig
@@ -72,10 +67,9 @@ class Resampled:
     def bootstrap(
         self, functions: Mapping[str, MetricFunction], y_prob: Floats | None = None
     ) -> dict[str, Scores]:
-        """Returns `metrics.bootstrap.bootstrap` of each metric.
+        """Returns `metrics.bootstrap.bootstrap` of the table.
 
-        If given, `y_prob` [num_images, num_classes] replaces the probabilities of the
-        table.
+        If given, `y_prob` [num_images, num_classes] replaces the probabilities.
         """
         y_true, own = self.arrays
         return bootstrap(functions, y_true, own if y_prob is None else y_prob, self.weights)
@@ -88,20 +82,15 @@ class Resampled:
     def estimate(self, values: Scores, num_lesions: Counts | None = None) -> Estimate:
         """Returns a score with its interval.
 
-        Args:
-            values: Values of the score on all images and each resample, from `bootstrap`.
-            num_lesions: For a rate, the number of lesions from `num_lesions_per_rate`.
+        `values` is from `bootstrap`; for a rate, `num_lesions` is from
+        `num_lesions_per_rate`.
         """
         return estimate(values, self.config.confidence, num_lesions)[0]
 
     def rates(
         self, positive: Flags, score: Scores, threshold: float | None
     ) -> dict[str, Estimate]:
-        """Returns the `RATES` with their intervals, by name.
-
-        The dictionary is empty if the threshold is None. For the arguments, see
-        `operating_points.rates`.
-        """
+        """Returns `operating_points.rates` with intervals; empty without a threshold."""
         if threshold is None:
             return {}
         values = rates(positive, score, threshold, self.all_weights)

@@ -53,11 +53,8 @@ class OperatingPointScores(Part):
 class TargetScores(Part):
     """Scores of detecting melanoma, or malignant lesions, by calibrated probability.
 
-    Attributes:
-        num_images: Number of positive images.
-        num_lesions: Number of positive lesions.
-        auc: Area under the ROC curve.
-        operating_points: Scores by operating point, such as "specificity=0.90".
+    `num_images` and `num_lesions` count the images and lesions to detect. The keys of
+    `operating_points` are those of `OPERATING_POINTS`, such as "specificity=0.90".
     """
 
     num_images: int
@@ -109,12 +106,10 @@ class SubgroupScores(Part):
 
 
 class InferenceCost(Part):
-    """The time that predictions take.
+    """The prediction time, measured on the test split.
 
-    Attributes:
-        num_views: Number of views of each image over which predictions are averaged.
-        seconds_per_image: Prediction time, measured on the test split.
-        relative: Prediction time divided by the prediction time of the model as is.
+    `relative` is the time divided by that of the model as is. `num_views` is the number of
+    views of each image over which predictions are averaged.
     """
 
     num_views: int
@@ -133,21 +128,19 @@ class SplitResult(Record):
         predictions_sha256: SHA-256 of the predictions table.
         validation_sha256: SHA-256 of the validation table on which the temperature and
             the thresholds were chosen.
-        class_names: Names of the classes, in order.
         missing_classes: Classes without images. Means over classes exclude them.
         temperature: Temperature for calibration, chosen on validation.
         thresholds: Thresholds by target and operating point, chosen on validation.
         metrics: Value of each of `METRICS`.
-        classes: Scores of each class, by class name.
         confusion_matrix: Number of images of class i (row) predicted as class j (column).
         targets: Scores for "melanoma" and "malignant", if there are such classes.
-        triage: Scores of the referral rule; None if the table has no distances or no class
-            is malignant.
+        triage: Scores of the referral rule for the model as is; None for other variants, or
+            if the table has no distances or no class is malignant.
         subgroups: Scores by age band, sex, site, source and method of ground truth.
         leakage: Overlap of the split with the training and validation data; None for
             validation and test, whose leakage audit is in run.json.
-        cost: Prediction time.
-        logit_adjustment: Strength of the logit adjustment; None without adjustment.
+        logit_adjustment: Strength of the logit adjustment; None without adjustment, and for
+            an ensemble.
         differences: Paired difference in each metric, variant minus model as is; empty for
             the model as is.
         confidence: Confidence level of the intervals, 0..1.
@@ -221,14 +214,12 @@ class CorruptionResult(Record):
 
 
 class OodSet(Part):
-    """Detection of one set of out-of-distribution images.
+    """Detection of one set of OOD images.
 
     Attributes:
         name: Key of `OOD_SETS`, or name of the user's folder.
-        num_images: Number of images in the set.
         rejected: Share of the images that are rejected, 0..1.
-        auc: Area under the ROC curve for separating the set from the images of the split by
-            their distance.
+        auc: For separating the set from the images of the split by their distance.
     """
 
     name: str
@@ -247,14 +238,9 @@ class OodSplit(Part):
 class OodResult(Record):
     """results/[<split>.]ood[.<folder>].json: detection of out-of-distribution images.
 
-    The OOD images are compared with the images of the split in the file name, or of the
-    test split if the file name contains no split.
-
-    Attributes:
-        max_distance: Mahalanobis distance above which an image is rejected.
-        accepted_validation: Share of the validation images that are accepted, 0..1.
-        splits: Wrongly rejected images, by split.
-        sets: Scores of each set of OOD images.
+    The OOD images are compared with the images of <split>, or of the test split if the file
+    name contains no split. An image is rejected if its Mahalanobis distance is above
+    `max_distance`, which accepts the share `accepted_validation` of the validation images.
     """
 
     max_distance: float
@@ -266,8 +252,8 @@ class OodResult(Record):
 class MemberScores(Part):
     """The scores of one model of an ensemble or a cross-validation.
 
-    `differences` contains the paired difference in each score, ensemble minus model. It is
-    empty for a cross-validation, because the models are tested on different images.
+    `differences` are paired, ensemble minus model; a cross-validation has none, because its
+    models are tested on different images.
     """
 
     name: str

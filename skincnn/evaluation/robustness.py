@@ -36,7 +36,8 @@ table to logits, float32 [n, num_classes]."""
 CHUNK = 128
 """Number of images that are corrupted and predicted at a time."""
 SAME_PROBABILITY = 0.05
-"""Maximum mean difference between predicted and stored probabilities of a class."""
+"""Maximum mean difference between predicted and stored probabilities of a class; larger
+than the rounding errors of float16."""
 TRAINED_BY = {
     "brightness": ("light", "brightness"),
     "contrast": ("light", "contrast"),
@@ -75,7 +76,7 @@ def score_corruptions(
         images: uint8 [num_images, height, width, 3], preprocessed for the model.
         predictions: The model's predictions table of these images, in the same order.
         clean: The result of the predictions table.
-        config: Configuration of the run. `config.seed` is the seed of the corruptions.
+        config: Configuration of the run; its seed is also the seed of the corruptions.
 
     Raises:
         DataError: The images do not match the predictions table.
@@ -152,12 +153,12 @@ def _predict_all(
 
 
 def _check_same(y_prob: Floats, expected: Floats) -> None:
-    """Checks that the probabilities are as expected, up to float16 rounding errors."""
+    """Checks that the probabilities of each class are close to the stored ones."""
     difference = float(np.abs(y_prob - expected).mean(axis=0).max())
     if difference > SAME_PROBABILITY:
         raise DataError(
-            "The predictions table does not belong to these images and this model: the "
-            f"probabilities of a class differ by {difference:.3f} on average. Expected at "
-            f"most {SAME_PROBABILITY}, and rows in the order of the images. Recreate the "
-            "table with scripts/evaluate.py."
+            "The predictions table does not match these images and this model. Expected "
+            "rows in the order of the images, and a mean difference between predicted and "
+            f"stored probabilities of at most {SAME_PROBABILITY}. Received: "
+            f"{difference:.3f}. Recreate the table with scripts/evaluate.py."
         )

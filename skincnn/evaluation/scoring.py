@@ -22,11 +22,7 @@ from skincnn.evaluation.results import (
     TargetScores,
     split_name,
 )
-from skincnn.evaluation.triage import (
-    ValidationChoices,
-    choose_on_validation,
-    score_triage,
-)
+from skincnn.evaluation.triage import ValidationChoices, choose_on_validation, score_triage
 from skincnn.inference.predictions import table_sha256
 from skincnn.metrics.bootstrap import Estimate, bootstrap, estimate
 from skincnn.metrics.calibration import apply_temperature
@@ -75,14 +71,9 @@ UNKNOWN = "not known"
 
 @dataclass(frozen=True)
 class InferenceVariant:
-    """Predictions of one inference variant for several splits.
+    """Predictions tables of one inference variant by split, including "val".
 
-    Attributes:
-        name: "" for the model as is; otherwise a kind of test-time augmentation, "adjusted"
-            (logit adjustment), or both, such as "d4_adjusted".
-        tables: Predictions tables by split, including "val".
-        cost: Prediction time.
-        logit_adjustment: Strength of the logit adjustment; None without adjustment.
+    `name` and `logit_adjustment` are `variant` and `logit_adjustment` of `SplitResult`.
     """
 
     name: str
@@ -136,15 +127,7 @@ def score_split(
     choices: ValidationChoices,
     stored_in: str,
 ) -> SplitResult:
-    """Returns the result of a split, without leakage and differences.
-
-    Args:
-        variant: The variant that the predictions belong to.
-        split: Name of the split.
-        sample: The predictions table of the split, and its resamples.
-        choices: Temperature and thresholds.
-        stored_in: The part of the dataset that contains the split.
-    """
+    """Returns the result of a split, without leakage and differences."""
     table, (y_true, y_prob) = sample.table, sample.arrays
     calibrated = apply_temperature(y_prob, choices.temperature)
     metrics, classes = score_classes(sample)
@@ -203,10 +186,7 @@ def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, Cla
 
 
 def melanoma_recall(sample: Resampled) -> dict[str, MetricFunction]:
-    """Returns the melanoma recall by name, to be merged with other metrics.
-
-    The dictionary is empty if no class is melanoma.
-    """
+    """Returns the melanoma recall by name; empty if no class is melanoma."""
     melanoma = sample.targets.get("melanoma")
     if melanoma is None:
         return {}
@@ -228,12 +208,8 @@ def calibrated_values(sample: Resampled, validation: pd.DataFrame) -> dict[str, 
 
     These scores are `CALIBRATED_ECE` and, if a class is melanoma, the other names in
     `CALIBRATED`. The sensitivity and the specificity are those at the threshold of
-    `HEADLINE_POINT`; they are NaN if no threshold reaches this operating point.
-
-    Args:
-        sample: A predictions table and its resamples.
-        validation: Validation table of the same variant, on which the temperature and the
-            threshold are chosen.
+    `HEADLINE_POINT`; they are NaN if no threshold reaches this operating point. The
+    temperature and the threshold are chosen on the validation table of the same variant.
     """
     choices = choose_on_validation(validation)
     y_true, y_prob = sample.arrays
@@ -260,13 +236,9 @@ def score_target(
     calibrated: Floats,
     thresholds: Mapping[str, float | None],
 ) -> TargetScores:
-    """Returns how well a target, such as melanoma, is detected.
+    """Returns how well a target is detected by the calibrated probabilities.
 
-    Args:
-        sample: A predictions table and its resamples.
-        target: The classes to detect.
-        calibrated: Calibrated probabilities, [num_images, num_classes].
-        thresholds: Threshold by operating point; None if not reached on validation.
+    `thresholds` are by operating point; None if not reached on validation.
     """
     positive, score = target.positive(sample.arrays[0]), target.score(calibrated)
     return TargetScores(

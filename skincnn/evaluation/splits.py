@@ -30,13 +30,11 @@ SPLITS = ("val", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """The inputs of one split.
+    """The inputs of one split, one row of the table for each image.
 
     Attributes:
-        table: One row for each image.
         images: uint8 [num_images, size, size, 3], in the order of the table.
-        metadata: Clinical metadata, [num_images, num_fields]; None if the model does not
-            use them.
+        metadata: [num_images, num_fields]; None if the model does not use it.
     """
 
     table: pd.DataFrame
@@ -78,7 +76,7 @@ def load_run(
     Args:
         workdir: The run directory.
         data_dir: Directory of the built TFDS datasets; None for the default of TFDS.
-        cache: Where to cache images; see `cache.cached_images`.
+        cache: See `cache.cached_images`.
         others: Names of further splits.
 
     Raises:
@@ -166,10 +164,9 @@ def read_splits(
 def measure_leakage(
     builder: tfds.core.DatasetBuilder, config: Config, tables: Mapping[str, pd.DataFrame]
 ) -> dict[str, SplitLeakage]:
-    """Returns the leakage of each split of `tables` except val and test.
+    """Returns the overlap of the splits in `tables` with training and validation images.
 
-    Val and test were audited before training. The other splits are compared with the
-    training and validation images.
+    Val and test are skipped, because they were audited before training.
     """
     others = [name for name in tables if name not in SPLITS]
     if not others:
@@ -189,11 +186,7 @@ def describe_storage(split: str, config: Config) -> str:
 
 
 def _find_split(split: str, builder: tfds.core.DatasetBuilder, config: Config) -> int | str:
-    """Returns the number of a fold, or the name of another split, to evaluate.
-
-    Raises:
-        ConfigError: The split does not exist or was used for training or validation.
-    """
+    """Returns the number of a fold, or the name of another split, after checking it."""
     trained = {pipeline.stored_name(fold) for fold in config.data.train_folds}
     if config.data.split_by == "image":
         trained = {name for name in builder.info.splits if name.startswith("fold_")}

@@ -28,9 +28,7 @@ class ValidationChoices:
     """The temperature and thresholds, chosen on validation and used for all splits.
 
     Attributes:
-        temperature: Temperature for calibration.
-        thresholds: Thresholds by target and operating point; None if no threshold reaches
-            the operating point.
+        thresholds: By target and operating point; None if no threshold reaches the point.
         max_distance: Mahalanobis distance above which an image is out-of-distribution; None
             if the table has no distances.
     """
@@ -71,13 +69,8 @@ def score_triage(
 ) -> TriageScores | None:
     """Returns the scores of `DecisionRule` at `DEFAULT_OPERATING_POINT`.
 
-    Args:
-        sample: The predictions table and its resamples.
-        calibrated: Calibrated probabilities, [num_images, num_classes].
-        choices: Temperature and thresholds.
-
-    Returns:
-        The scores, or None if the table has no distances or no class is malignant.
+    Returns None if there is no maximum distance, the table has no distances, or no class is
+    malignant. The calibrated probabilities are [num_images, num_classes].
     """
     table, targets = sample.table, sample.targets
     if choices.max_distance is None or DISTANCE not in table or TARGET not in targets:

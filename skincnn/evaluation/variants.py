@@ -49,13 +49,9 @@ def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
 def predict_tta(
     run: LoadedRun, as_is: InferenceVariant, name: str, views: Sequence[View]
 ) -> InferenceVariant:
-    """Returns the mean predictions over several views of each image.
+    """Returns the mean predictions over several views of each image, as variant `name`.
 
-    Args:
-        run: The run.
-        as_is: Predictions of the model as is, for the relative prediction time.
-        name: Key of `VIEWS`, which becomes the name of the variant.
-        views: Transformations of the images.
+    `as_is` are the predictions of the model as is, for the relative prediction time.
     """
     outputs, seconds = _timed(
         run, lambda split: predict_views(run.model, split.batches(), views)
@@ -75,13 +71,10 @@ def read_tta(
     splits: Collection[str],
     leave_out: Collection[str],
 ) -> list[InferenceVariant]:
-    """Returns the predictions with test-time augmentation from earlier evaluations.
+    """Returns the predictions of the splits with test-time augmentation that are on disk.
 
-    Args:
-        workdir: The run directory.
-        results: Results from `read_split_results`.
-        splits: Names of the splits to read.
-        leave_out: Kinds of test-time augmentation to skip.
+    `results` are from `read_split_results`; tables that have changed since are skipped.
+    `leave_out` contains the kinds of test-time augmentation to skip.
     """
     variants = []
     for name in VIEWS:
@@ -113,10 +106,9 @@ def adjust_variant(variant: InferenceVariant, info: RunInfo) -> InferenceVariant
 
 
 def _timed(run: LoadedRun, predict: Callable[[Split], T]) -> tuple[dict[str, T], float]:
-    """Returns the outputs by split, and the prediction time per image in seconds.
+    """Returns the outputs by split, and the seconds per image on the second split (test).
 
-    The time is measured on the second split (test), because the time of the first split
-    (val) includes compilation.
+    The time on the first split (val) includes compilation.
     """
     outputs, seconds = {}, []
     for name, split in run.splits.items():

@@ -177,10 +177,10 @@ recognizable at severity 5.
 
 
 def corrupt(images: Images, name: str, severity: int, seed: int, first: int = 0) -> Images:
-    """Returns corrupted images.
+    """Returns corrupted images, uint8 [num_images, height, width, 3].
 
-    The random generator of each image is seeded by its position in the split and by the
-    corruption, so the result does not depend on how the images are batched.
+    The seed of each image is derived from `seed`, its position in the split and the name of
+    the corruption, so the result does not depend on how the images are batched.
 
     Args:
         images: uint8 [num_images, height, width, 3].

@@ -89,12 +89,7 @@ def overlay(image: npt.NDArray[np.uint8], heatmap: Maps) -> npt.NDArray[np.uint8
 def _find_head(
     classifier: keras.Model,
 ) -> tuple[keras.layers.GlobalAveragePooling2D, keras.layers.Dense]:
-    """Returns the pooling layer of the feature maps and the layer of the logits.
-
-    Raises:
-        ConfigError: The model does not have these two layers, or has other layers than
-            dropout and concatenation between them.
-    """
+    """Returns the pooling layer of the feature maps and the layer of the logits."""
     dense = layer = _source(getattr(classifier, "output", None))
     path, allowed = [layer], keras.layers.Dense
     while isinstance(layer, allowed):

@@ -9,7 +9,7 @@ import keras
 
 from skincnn.errors import DataError
 from skincnn.files import sha256
-from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, TRAIN_AGAIN, RunInfo
+from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, RunInfo
 
 
 def load_model(workdir: Path, info: RunInfo) -> keras.Model:
@@ -18,15 +18,15 @@ def load_model(workdir: Path, info: RunInfo) -> keras.Model:
     Keras's safe mode is on, so code in the file (a Lambda layer) is never executed.
 
     Raises:
-        DataError: The file has changed or cannot be loaded, or the model does not have one
+        DataError: The file was modified or cannot be loaded, or the model does not have one
             output for each class.
     """
     path = workdir / MODEL_FILE
-    expected = info.sha256.get(MODEL_FILE)
-    if sha256(path) != expected:
+    expected, actual = info.sha256.get(MODEL_FILE), sha256(path)
+    if actual != expected:
         raise DataError(
-            f"{path} has changed since it was written. Expected the SHA-256 {expected}. "
-            f"{TRAIN_AGAIN}"
+            f"{path} was modified after training. Expected SHA-256 {expected}. Received: "
+            f"{actual}. Restore the file, or train again with --overwrite."
         )
     try:
         model = keras.saving.load_model(path, compile=False)
@@ -48,11 +48,7 @@ def require_classes(
 ) -> None:
     """Checks that a dataset or a file has the same classes as a run, in the same order.
 
-    Args:
-        class_names: Class names of the dataset or the file.
-        info: Content of run.json.
-        workdir: The run directory, for the error message.
-        where: Name of the dataset or the file, for the error message.
+    `where` is the name of the dataset or the file, for the error message.
 
     Raises:
         DataError: The classes differ.

@@ -39,9 +39,6 @@ def adjust(y_prob: Floats, class_priors: Floats, strength: float) -> Floats:
         class_priors: Positive frequency of each class in training, [num_classes].
         strength: Strength of the adjustment. 0 changes nothing; 1 is optimal for the
             balanced accuracy if the probabilities are correct.
-
-    Returns:
-        Probabilities, [num_images, num_classes].
     """
     logits = np.log(np.maximum(y_prob, np.finfo(np.float32).tiny))
     adjusted = logits - strength * np.log(class_priors)
@@ -49,14 +46,9 @@ def adjust(y_prob: Floats, class_priors: Floats, strength: float) -> Floats:
 
 
 def choose_strength(y_true: Labels, y_prob: Floats, class_priors: Floats) -> float:
-    """Returns the strength with the best balanced accuracy on the validation split.
+    """Returns the strength of `adjust` with the best balanced accuracy on validation.
 
     Of several such strengths, the one closest to 0 is returned.
-
-    Args:
-        y_true: Integer labels of the validation images, [num_images].
-        y_prob: Probabilities of the validation images; see `adjust`.
-        class_priors: See `adjust`.
     """
 
     def key(strength: float) -> tuple[float, float]:
@@ -71,14 +63,10 @@ def adjust_tables(
     class_names: Sequence[str],
     class_counts: Mapping[str, int],
 ) -> tuple[dict[str, pd.DataFrame], float]:
-    """Returns the adjusted predictions tables of a run, and the strength.
+    """Returns the adjusted predictions tables by split, and the strength.
 
-    The strength is chosen on the "val" table.
-
-    Args:
-        tables: Predictions tables by split, including "val".
-        class_names: Names of the classes, in order.
-        class_counts: Number of training images of each class.
+    The strength is chosen on `tables["val"]`. `class_counts` are those of the training
+    images.
     """
     priors = np.array([max(class_counts[name], 1) for name in class_names], float)
     priors /= priors.sum()

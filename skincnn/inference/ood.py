@@ -93,7 +93,7 @@ class FeatureGaussian:
     is the Mahalanobis Distance Effective for Anomaly Detection? (2020), arXiv:2003.00402,
     based on Lee et al. (2018), arXiv:1807.03888. For a fine-tuned network, a threshold on
     the energy of the logits (Liu et al., 2020) rejected none of the photographs, noise and
-    stripes (CHANGELOG, Results).
+    stripes (docs/results.md).
 
     Attributes:
         mean: Mean of the features, [num_features].
@@ -105,13 +105,11 @@ class FeatureGaussian:
 
     @classmethod
     def fit(cls, features: Floats) -> FeatureGaussian:
-        """Fits a Gaussian, with Ledoit-Wolf shrinkage (2004) of the covariance.
+        """Fits a Gaussian to the features of at least two images.
 
-        Eigen-directions with a variance below float32 precision are dropped. If the
-        features are constant, all directions are dropped and all distances are 0.
-
-        Args:
-            features: Features of at least two images, [num_images, num_features].
+        The covariance is estimated with Ledoit-Wolf shrinkage (2004). Eigen-directions with
+        a variance below float32 precision are dropped. If the features are constant, all
+        directions are dropped and all distances are 0.
         """
         fitted = sklearn.covariance.LedoitWolf().fit(features)
         values, vectors = np.linalg.eigh(fitted.covariance_)
@@ -156,11 +154,8 @@ def cross_validated_distances(features: Floats, lesion_ids: Sequence[str]) -> Fl
     """Returns the distance of each image, cross-validated over lesions, [num_images].
 
     Each distance is that from a Gaussian fitted to other lesions, because the distance from
-    a Gaussian fitted to the image itself would be too small.
-
-    Args:
-        features: Features of the images, [num_images, num_features].
-        lesion_ids: Lesion ID of each image, with at least two lesions.
+    a Gaussian fitted to the image itself would be too small. The features are
+    [num_images, num_features], of at least two lesions.
     """
     distances = np.empty(len(features))
     folds = sklearn.model_selection.GroupKFold(min(NUM_FOLDS, len(set(lesion_ids))))
@@ -171,13 +166,10 @@ def cross_validated_distances(features: Floats, lesion_ids: Sequence[str]) -> Fl
 
 
 def make_ood_images(config: DataConfig) -> tuple[pd.DataFrame, Images]:
-    """Returns the built-in OOD images, preprocessed as configured.
+    """Returns a table of the built-in OOD images, and the preprocessed images.
 
-    Before preprocessing, the images are the same for every run.
-
-    Returns:
-        A table with the columns `set` (a key of `OOD_SETS`) and `image_id`, one row per
-        image, and the images, uint8 [num_images, image_size, image_size, 3].
+    The columns are `set` (a key of `OOD_SETS`) and `image_id`. The images are uint8
+    [num_images, image_size, image_size, 3]. Only their preprocessing depends on the run.
     """
     rng = np.random.default_rng(0)
     rows = [
@@ -228,12 +220,8 @@ def predict_ood(
     and `DISTANCE`. If the model uses clinical metadata, the metadata of all images are set
     to unknown.
 
-    Args:
-        model: A model from `with_features`.
-        gaussian: The Gaussian fitted to the validation split.
-        rows: The table from `make_ood_images` or `read_ood_folder`.
-        images: The images of the table, uint8 [num_images, height, width, 3].
-        class_names: Names of the classes, in order.
+    The model is from `with_features`, and `rows` and `images` are from `make_ood_images` or
+    `read_ood_folder`.
     """
     rows = rows.assign(label=np.nan, sha256="")
     metadata = None

@@ -26,9 +26,7 @@ def with_features(classifier: keras.Model) -> keras.Model:
 def predict(model: keras.Model, batches: tf.data.Dataset) -> list[npt.NDArray[np.float32]]:
     """Returns each output of a model, [num_images, ...], in the order of the batches.
 
-    Args:
-        model: A model with one or more outputs.
-        batches: Inputs of the model, from `pipeline.evaluation_batches`.
+    The batches are from `pipeline.evaluation_batches`.
     """
     if keras.distribution.distribution() is None:
         outputs = model.predict(batches, verbose=0)

@@ -28,16 +28,12 @@ SUM_TOLERANCE = 1e-3
 
 
 def predictions_table(
-    table: pd.DataFrame,
-    logits: npt.NDArray[np.float32],
-    class_names: Sequence[str],
+    table: pd.DataFrame, logits: npt.NDArray[np.float32], class_names: Sequence[str]
 ) -> pd.DataFrame:
     """Returns `table` with class names as labels, a probability per class, and the energy.
 
-    Args:
-        table: Table from `pipeline.read_table`, with one row and integer `label` per image.
-        logits: Logits of the images, [num_images, num_classes], in the same order.
-        class_names: Names of the classes, in order.
+    The table is from `pipeline.read_table`. It has one row and an integer `label` for each
+    image; the logits, [num_images, num_classes], have the same order.
     """
     columns = probability_columns(scipy.special.softmax(logits, axis=1), class_names)
     columns[ENERGY] = -scipy.special.logsumexp(logits, axis=1)
@@ -55,10 +51,8 @@ def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Returns the first table with the mean probabilities, energies and distances of all.
 
     Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation using
-    Deep Ensembles (2017), arXiv:1612.01474, average the probabilities.
-
-    Args:
-        tables: Predictions tables of the same images in the same order.
+    Deep Ensembles (2017), arXiv:1612.01474, average the probabilities. The tables must
+    contain the same images in the same order.
     """
     means = {
         column: np.mean([table[column] for table in tables], axis=0)

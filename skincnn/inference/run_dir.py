@@ -16,14 +16,15 @@ from skincnn.records import Part, Record, read_record
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.json"
 MODEL_FILE = "model.keras"
-TRAIN_AGAIN = "Give the --workdir of scripts/train.py, or train again with --overwrite."
+TRAIN_AGAIN = (
+    "Use a run directory written by scripts/train.py, or train again with --overwrite."
+)
 
 
 class DeviceInfo(Part):
-    """The devices and the numerical settings of a training run.
+    """The devices, such as "cpu:0", and the numerical settings of a training run.
 
     Attributes:
-        devices: Names of the devices, such as "cpu:0".
         precision: Keras dtype policy of the backbone.
         backend: Keras backend.
         jit: Whether XLA compilation was used.
@@ -49,10 +50,7 @@ class Provenance(Part):
 
 
 class Member(Part):
-    """A run in an ensemble or a cross-validation.
-
-    `name` is the name of the run directory.
-    """
+    """A run in an ensemble or a cross-validation; `name` is that of the run directory."""
 
     name: str
     config: Config
@@ -64,7 +62,6 @@ class RunInfo(Record):
     """run.json: what was trained, with which software, on which data.
 
     Attributes:
-        kind: One model, an ensemble, or the models of a cross-validation.
         device: The devices of the training run; None if they differ between models.
         provenance: Code and hardware; None if they differ between models.
         class_names: Class names, in the order of the model's outputs.
@@ -78,7 +75,7 @@ class RunInfo(Record):
             several models.
         class_counts: Number of training images by class; empty for several models.
         best_epoch: The selected epoch, counted from 1; None for several models.
-        num_parameters: Number of parameters of the model, or of all models of an ensemble.
+        num_parameters: Of all models of an ensemble; otherwise of one model.
         training_seconds: Training time, summed over all models.
         sha256: SHA-256 of files in the run directory, by name.
         members: The models of an ensemble or a cross-validation; empty for a run.

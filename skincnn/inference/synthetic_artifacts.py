@@ -45,10 +45,7 @@ def hairs(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray
 
 
 def _hair(direction: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Returns the outline of a hair about the origin, [2 * HAIR_POINTS, 2] as x and y.
-
-    The unit is the shorter side of the image.
-    """
+    """Returns the outline of a hair (x, y), in units of the shorter side of the image."""
     length, half_width = rng.uniform(0.35, 1.1), rng.uniform(0.0018, 0.0036)
     bend, wave, phase = rng.normal(0, 0.9), rng.normal(0, 0.25), rng.uniform(0, 6)
     along = np.linspace(0, 1, HAIR_POINTS)
@@ -150,10 +147,7 @@ def _add_bubble(dark: Mask, bright: Mask, center: Any, radius: float, light: flo
 
 
 def _ring(distance: Mask, radius: float, width: float) -> Mask:
-    """Returns the mask of a soft ring, or of a spot if the radius is 0.
-
-    `distance` is that of each pixel from the center. All lengths are in pixels.
-    """
+    """Returns a soft ring, or a spot if the radius is 0. All lengths are in pixels."""
     return np.exp(-np.square((distance - radius) / width))
 
 

@@ -24,8 +24,8 @@ class Estimate:
     """A score with its confidence interval.
 
     `value` is None if the score is undefined, for example because a class has no images.
-    `low` and `high` are None if the score is undefined on all images or in more than half
-    of the resamples, or if it is a rate that is estimated from fewer than two groups.
+    `low` and `high` are None if the score is undefined on the full sample or in more than
+    half of the resamples, or if it is a rate that is estimated from fewer than two groups.
     """
 
     value: float | None
@@ -36,21 +36,12 @@ class Estimate:
 def bootstrap_weights(
     image_ids: npt.ArrayLike, group_ids: npt.ArrayLike, num_resamples: int, seed: int = 0
 ) -> Scores:
-    """Returns the number of times each image occurs in each bootstrap resample.
+    """Returns how often each image occurs in each resample, [num_resamples, num_images].
 
     Images of one group (lesion or patient) are not independent. Each resample therefore
     draws as many groups as there are, with replacement, and contains all images of each
     drawn group. The draws do not depend on the order of the images, so two tables of the
-    same images have the same resamples.
-
-    Args:
-        image_ids: Unique ID of each image, [num_images].
-        group_ids: ID of the group of each image, [num_images].
-        num_resamples: Number of resamples.
-        seed: Random seed.
-
-    Returns:
-        Whole numbers as float64, [num_resamples, num_images].
+    same images have the same resamples. The image IDs must be unique.
     """
     order = np.argsort(np.asarray(image_ids, str))
     codes = pd.factorize(np.asarray(group_ids, str)[order])[0][np.argsort(order)]
@@ -64,17 +55,15 @@ def bootstrap_weights(
 def bootstrap(
     functions: Mapping[str, MetricFunction], y_true: Labels, y_prob: Floats, weights: Floats
 ) -> dict[str, Scores]:
-    """Returns the values of each metric on all images and on each resample.
+    """Returns the values of each metric on all images (first row) and on each resample.
+
+    The arrays are [1 + num_resamples] or [1 + num_resamples, num_classes].
 
     Args:
         functions: Metrics by name.
         y_true: Integer labels, [num_images].
         y_prob: Probabilities, [num_images, num_classes].
         weights: The resamples from `bootstrap_weights`, [num_resamples, num_images].
-
-    Returns:
-        Arrays [1 + num_resamples] or [1 + num_resamples, num_classes] by name. The first
-        row is the value on all images.
     """
     num_blocks = min(max(1, weights.size // BLOCK_CELLS), len(weights))
     blocks = [np.ones((1, len(y_true))), *np.array_split(weights, num_blocks)]
@@ -89,7 +78,7 @@ def bootstrap(
 def num_groups_per_rate(
     group_ids: Sequence[str], y_true: Labels, y_prob: Floats
 ) -> dict[str, Counts]:
-    """Returns the number of groups from which each rate is estimated.
+    """Returns the number of groups from which each rate is estimated, [1] or [num_classes].
 
     A mean over K classes is 1 only if the rate of every class is 1. If the classes have n
     or more groups each and true rates p1, ..., pK, the probability of this is at most
@@ -101,9 +90,6 @@ def num_groups_per_rate(
         group_ids: ID of the group of each image, [num_images].
         y_true: Integer labels, [num_images].
         y_prob: Probabilities, [num_images, num_classes].
-
-    Returns:
-        Arrays [1] or [num_classes] by metric name.
     """
     classes = np.arange(y_prob.shape[1])
     positive = y_true[:, None] == classes
@@ -149,9 +135,6 @@ def estimate(
             the same resamples.
         confidence: Confidence level of the interval, between 0 and 1.
         num_groups: For a rate, the number of groups from `num_groups_per_rate`.
-
-    Returns:
-        A list of one estimate, or of one estimate per class.
     """
     columns = values.reshape(len(values), -1).T
     counts = [None] * len(columns) if num_groups is None else num_groups.tolist()

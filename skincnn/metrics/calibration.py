@@ -14,18 +14,11 @@ TEMPERATURES = (0.05, 20.0)
 
 
 def fit_temperature(y_true: Labels, y_prob: Floats) -> float:
-    """Returns the temperature that minimizes the log loss.
+    """Returns the temperature in 0.05..20 that minimizes the log loss.
 
-    Guo et al., On Calibration of Modern Neural Networks (2017), section 4.2. Fit the
-    temperature on the validation split, because scores on the images used for fitting are
-    optimistic.
-
-    Args:
-        y_true: Integer labels, [num_images].
-        y_prob: Probabilities, [num_images, num_classes].
-
-    Returns:
-        A temperature of 0.05 to 20, above 1 for an overconfident model.
+    It is above 1 for an overconfident model. Fit it on the validation split, because scores
+    on the images used for fitting are optimistic. Guo et al., On Calibration of Modern
+    Neural Networks (2017), section 4.2. Shapes are those of `Sample`.
     """
 
     def loss(log_temperature: float) -> float:
@@ -51,12 +44,10 @@ def apply_temperature(y_prob: Floats, temperature: float) -> Floats:
 
 
 def reliability(y_true: Labels, y_prob: Floats) -> dict[str, Scores]:
-    """Returns the reliability diagram for integer labels and probabilities.
+    """Returns the reliability diagram: arrays [15] with one element per bin, by name.
 
-    Returns:
-        Arrays [15] with one element per bin: `low` and `high`, the edges of the bins;
-        `num_images`; `confidence`, the mean of the largest probabilities; and `accuracy`.
-        `confidence` and `accuracy` are NaN in empty bins.
+    `low` and `high` are the edges of the bins. `confidence` is the mean of the largest
+    probabilities. `confidence` and `accuracy` are NaN in empty bins.
     """
     sample = Sample(y_true, y_prob)
     bins = confidence_bins(sample)

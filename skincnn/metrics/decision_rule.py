@@ -44,9 +44,6 @@ class DecisionRule(Part):
         Args:
             probabilities: Calibrated probabilities, [num_images, num_classes].
             distances: Mahalanobis distances, [num_images].
-
-        Returns:
-            Two boolean arrays or tensors, [num_images].
         """
         out_of_distribution = distances > self.max_distance
         target = find_targets(self.class_names).get(TARGET)

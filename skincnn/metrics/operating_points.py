@@ -70,7 +70,7 @@ def parse_operating_point(key: str) -> OperatingPoint:
         ConfigError: No operating point has this key.
     """
     points = {point.key: point for point in OPERATING_POINTS}
-    return look_up(points, key, "the operating point")
+    return look_up(points, key, "The operating point")
 
 
 def find_targets(class_names: Sequence[str]) -> dict[str, Target]:
@@ -84,19 +84,12 @@ def find_targets(class_names: Sequence[str]) -> dict[str, Target]:
 
 
 def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> float | None:
-    """Returns the threshold that an operating point selects.
+    """Returns the threshold that an operating point selects; see `rates`.
 
-    A score at or above the threshold is positive. The threshold lies halfway between two
-    scores, so that rounding errors do not change decisions.
-
-    Args:
-        positive: Whether each image is positive, [num_images].
-        score: Probability of the target, [num_images].
-        point: The operating point.
-
-    Returns:
-        The threshold, or None if no threshold reaches the operating point with at least one
-        predicted positive, or if there are no positive or no negative images.
+    The threshold lies halfway between two scores, or between the lowest score and 0, so
+    that rounding errors do not change decisions. It is None if no threshold reaches the
+    operating point with at least one predicted positive, or if there are no positive or no
+    negative images.
     """
     thresholds, true, false = roc_points(positive, score, np.ones(len(score)))
     if not true[-1] or not false[-1]:
@@ -141,11 +134,7 @@ def decision_curve(positive: Flags, score: Scores) -> dict[str, Scores]:
     net benefit = (true positives - false positives * odds(threshold)) / num_images
 
     Vickers and Elkin, Decision curve analysis (2006). The prevalence is that of the given
-    images.
-
-    Args:
-        positive: Whether each image is positive, [num_images].
-        score: Calibrated probability of the target, [num_images].
+    images. The scores [num_images] must be calibrated.
 
     Returns:
         Arrays [99]: `threshold`, 0.01 to 0.99; `model`, the net benefit of the model; and

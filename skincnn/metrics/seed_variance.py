@@ -32,12 +32,7 @@ class SeedVariance:
         """Returns the half-width of the interval for the difference between two recipes.
 
         This is Student's two-sample interval for the difference between two mean scores.
-
-        Args:
-            name: Name of the score.
-            first: Number of runs of the first recipe.
-            second: Number of runs of the second recipe.
-            confidence: Confidence level of the interval, 0..1.
+        `first` and `second` are the numbers of runs of the recipes.
         """
         quantile = scipy.stats.t.ppf((1 + confidence) / 2, self.num_runs - self.num_recipes)
         deviation = self.standard_deviations[name]
@@ -49,11 +44,8 @@ def pool_seed_variance(
 ) -> SeedVariance | None:
     """Returns the variance between the runs of a recipe, pooled over recipes.
 
-    Args:
-        recipes: The scores of each run by name, for each recipe.
-
-    Returns:
-        The pooled variance, or None if each recipe has only one run.
+    `recipes` contains the scores of each run of each recipe, by name. Returns None if each
+    recipe has only one run.
     """
     repeated = [runs for runs in recipes if len(runs) > 1]
     if not repeated:
@@ -78,8 +70,7 @@ def add_seed_variance(difference: Estimate, half_width: float) -> Estimate:
 
     Args:
         difference: Difference with an interval for the sampling of lesions.
-        half_width: Half-width of the interval for the variance between seeds; NaN if the
-            score is undefined.
+        half_width: From `SeedVariance.half_width`; NaN if the score is undefined.
     """
     value, low, high = difference.value, difference.low, difference.high
     if value is None or low is None or high is None or math.isnan(half_width):

@@ -64,10 +64,9 @@ def _frame_row(protocol: str, row: Row) -> dict[str, object]:
 
 
 def to_markdown(tables: Tables) -> str:
-    """Returns the tables of each protocol, and how to reproduce each row.
+    """Returns the tables of each protocol, and the commands that reproduce the rows.
 
-    Each protocol has a table of scores and a table of differences. Scores of calibrated
-    probabilities, if there are any, are in two more tables.
+    Scores of calibrated probabilities, if there are any, are in tables of their own.
     """
     parts = [f"{NOT_COMPARABLE}\n"] if len(tables) > 1 else []
     for protocol, rows in tables.items():
@@ -128,7 +127,11 @@ def _score_tables(
     more_header: Sequence[str] = (),
     more_cells: Sequence[Sequence[str]] | None = None,
 ) -> list[str]:
-    """Returns the tables of scores, of differences and of differences between recipes."""
+    """Returns Markdown tables of the scores of each run, and of the differences, if any.
+
+    One table contains the paired differences from the baseline, another the differences
+    between recipes.
+    """
     header = ["run", *map(metric_label, names)]
     cells = [
         [row.name, *(interval(row.scores[name]) for name in names), *more]

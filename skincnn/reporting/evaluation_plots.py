@@ -18,10 +18,7 @@ from matplotlib.text import Text
 
 from skincnn.classes import describe
 from skincnn.evaluation.results import CorruptionResult, CorruptionScores, SubgroupScores
-from skincnn.metrics.classification import (
-    auc_per_class,
-    average_precision_per_class,
-)
+from skincnn.metrics.classification import auc_per_class, average_precision_per_class
 from skincnn.metrics.sample import Sample
 from skincnn.reporting.labels import class_label, corruption_label, subgroup_label
 from skincnn.reporting.plots import BLUE, GRAY, ORANGE, draw_estimate

@@ -37,9 +37,7 @@ class RunResults:
         splits: Results of the model as is by split: the headline first, "val" last.
         variants: Results of the headline split with test-time augmentation or logit
             adjustment.
-        corruptions: Results on the corrupted images of the headline split, if any.
         ood: Results on out-of-distribution images, starting with the built-in images.
-        members: Scores of each model of an ensemble or a cross-validation.
         parity: Parity of each export with the model.
         history: Metrics of each epoch, one row per epoch; None for several models.
     """
@@ -86,8 +84,8 @@ class RunResults:
 def load_results(workdir: Path, headline: str = "") -> RunResults:
     """Returns the results of an evaluated run, an ensemble or a cross-validation.
 
-    `headline` is the split to show first. The default is "test", or "out_of_fold" for a
-    cross-validation.
+    `headline` is the split to show first; by default, "out_of_fold" for a cross-validation
+    and "test" otherwise.
 
     Raises:
         ConfigError: The directory holds no evaluated run, a file is damaged or has another
@@ -133,9 +131,10 @@ def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path
     """Returns the headline after checking that validation and the headline have results."""
     valid = [split for split in splits if split != "val"]
     if not valid or "val" not in splits:
+        missing = result_path(workdir, "val" if valid else headline)
         raise ConfigError(
-            f"{workdir} was not evaluated: {result_path(workdir, headline)} is missing. "
-            f"Run scripts/evaluate.py {workdir}."
+            f"{workdir} was not evaluated: {missing} is missing. Run scripts/evaluate.py "
+            f"{workdir}."
         )
     if headline not in valid:
         raise ConfigError(

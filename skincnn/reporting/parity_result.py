@@ -9,10 +9,7 @@ from skincnn.records import Part, Record, read_record, write_record
 
 
 class ClassParity(Part):
-    """Parity on the images of one class; see `ParityResult`.
-
-    All scores are None if the class has no images.
-    """
+    """Parity on the images of one class; all scores are None if it has no images."""
 
     num_images: int
     same_class: float | None
@@ -30,7 +27,6 @@ class ParityResult(Record):
         format: "saved_model" or a key of `serving.runtimes.RUNTIMES`.
         tta: Test-time augmentation that is part of the export; "" for none.
         num_bytes: Size of the export in bytes.
-        num_images: Number of compared images.
         same_class: Share of images with the same predicted class.
         same_refer: Share of images with the same referral decision; None if the predictions
             table has no distances, as with test-time augmentation.

@@ -68,8 +68,6 @@ class MelanomaResult:
     """Results for the melanoma images of a split.
 
     Attributes:
-        num_images: Number of melanoma images.
-        num_lesions: Number of melanoma lesions.
         recall: Share of the images that are predicted as melanoma.
         mistaken_for: Number of images predicted as each other class, in decreasing order.
         rates: Rates at `HEADLINE_POINT`; empty if no threshold reaches this point.
@@ -137,7 +135,7 @@ def describe_scores(results: RunResults) -> str:
     sentences = [
         "Balanced accuracy, the average sensitivity (recall) over the classes, is "
         f"{percent(accuracy)} ({ends}); random guessing gives {chance:.0f} %. Macro F1 is "
-        f"{interval(result.metrics['macro_f1'])}.",
+        f"{interval(result.metrics['macro_f1'])}."
     ]
     melanoma = find_melanoma(result)
     if melanoma is None:
@@ -153,8 +151,8 @@ def describe_scores(results: RunResults) -> str:
         sentences.append(describe_leakage(result))
     elif is_leaky(results):
         sentences.append(
-            "Training, validation and test share images or lesions. Do not trust these "
-            "scores."
+            "Training, validation and test share images, lesions or near-duplicates. Do "
+            "not trust these scores."
         )
     else:
         sentences.append(

@@ -90,7 +90,7 @@ def is_split_by_image(results: RunResults) -> bool:
 
 
 def is_leaky(results: RunResults) -> bool:
-    """Returns whether an image, a lesion or a near-duplicate is in two splits."""
+    """Returns whether splits share images, lesions or near-duplicates, or are by image."""
     return is_split_by_image(results) or any(
         count
         for audit in (results.info.audit, results.leakage)
