@@ -116,7 +116,7 @@ def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
         if split == "val":
             raise ConfigError(
                 "--split val is not allowed: the validation split is always evaluated, and "
-                "its scores are optimistic. Give a test split, such as test_official."
+                "its scores are optimistic. Omit the flag, or give another split."
             )
         if config.data.split_by == "lesion" and split in test_folds:
             if len(test_folds) > 1:
