@@ -161,8 +161,8 @@ def training_memory(setting: Setting) -> Iterator[Result]:
 def keras_directory(setting: Setting) -> Iterator[Result]:
     """Compares epochs with epochs of `image_dataset_from_directory`, which does not cache.
 
-    That function resizes without antialiasing. It therefore reads the images at their
-    original size, and they are resized with antialiasing afterwards.
+    That function would resize without antialiasing. The images are therefore loaded at
+    their original size and then resized with antialiasing.
     """
     height, width = tf.io.decode_image(setting.files[0]).shape[:2]
     side = CONFIG.image_size

@@ -74,13 +74,9 @@ class Setting:
 def prepare(
     model: Path | None, files: Sequence[bytes], requests: int, root: Path
 ) -> Setting:
-    """Writes the images and the SavedModel of a network.
+    """Writes the images and the SavedModel of the network to `root`.
 
-    Args:
-        model: The directory of a run. If None, the network has random weights.
-        files: The bytes of JPEG files.
-        requests: Number of requests to the server in `memory`.
-        root: Where to write the images and the SavedModel.
+    Without `model`, the directory of a run, the network has random weights.
 
     Raises:
         ConfigError: The run uses clinical metadata.
@@ -162,7 +158,11 @@ def end_to_end(setting: Setting) -> Iterator[Result]:
 
 
 def conversions(setting: Setting) -> Iterator[Result]:
-    """Measures the size of LiteRT and ONNX models, and their speed relative to Keras."""
+    """Measures the sizes of LiteRT models, and the speed of LiteRT and ONNX models.
+
+    The sizes of the int8 and float16 LiteRT models are relative to the float32 model. The
+    speed of all models is relative to Keras.
+    """
     images = _read(setting, max(BATCH_SIZE, min(NUM_CALIBRATION, len(setting.paths))))
     pixels = images.astype(np.float32)
     model = with_fixed_size(setting.network.model, setting.data.image_size)

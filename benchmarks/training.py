@@ -87,7 +87,7 @@ def fitting(size: Size) -> Iterator[Result]:
 
 
 class PredictionCounter(keras.Model):
-    """A functional model that counts the calls of `predict`."""
+    """A functional model that counts calls to `predict`."""
 
     count = 0
 

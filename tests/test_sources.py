@@ -359,15 +359,15 @@ FAULTS_2018: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no label": (
         lambda d: edit_csv(d, "1.0", "0.0", TRUTH_2018),
-        r"line 2: invalid label of ISIC_0000000\. .*MEL=0\.0",
+        r"line 2: invalid label for image ISIC_0000000\. .*MEL=0\.0",
     ),
     "two labels": (
         lambda d: edit_csv(d, ",0.0,", ",1.0,", TRUTH_2018),
-        r"line 2: invalid label of ISIC_0000000\. .*=1\.0.*=1\.0",
+        r"line 2: invalid label for image ISIC_0000000\. .*=1\.0.*=1\.0",
     ),
     "a probability": (
         lambda d: edit_csv(d, "1.0", "0.5", TRUTH_2018),
-        r"line 2: invalid label of ISIC_0000000\. .*=0\.5",
+        r"line 2: invalid label for image ISIC_0000000\. .*=0\.5",
     ),
     "repeated row": (
         lambda d: edit_csv(d, "ISIC_0000001", "ISIC_0000000", TRUTH_2018),

@@ -41,7 +41,7 @@ def test_a_split_by_image_is_stratified_and_its_leakage_is_counted(data_dir: Pat
         sizes = Counter(folds[everything["label"] == label])
         assert max(sizes[f] for f in range(10)) - min(sizes[f] for f in range(10)) <= 1
     with pytest.raises(
-        DataError, match=r"lesion\(s\) occur more than once in train and val and test"
+        DataError, match=r"lesion\(s\) are shared by train and val and test"
     ):
         audit(tables, NAMES)
     result = audit(tables, NAMES, siblings_allowed=True)

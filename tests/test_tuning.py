@@ -388,7 +388,7 @@ def test_a_search_without_a_completed_trial_reports_the_first_cause(
     )
     assert done.returncode == 4
     assert "None of 5 trials was completed" in done.stderr
-    assert "first failure, trial 0: RuntimeError: broken 1" in done.stderr
+    assert "Trial 0 failed: RuntimeError: broken 1" in done.stderr
     assert not (tmp_path / "best.json").exists()
 
 

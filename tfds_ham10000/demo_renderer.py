@@ -263,10 +263,7 @@ def _branches(strength: float, frame: Frame, rng: np.random.Generator) -> Array:
 
 
 def _discs(frame: Frame, centers: Array, radii: Array, blur: float) -> Array:
-    """Returns a mask [120, 160], in 0..1, of discs.
-
-    `centers` and `radii` are in lesion coordinates, `blur` is in pixels.
-    """
+    """Returns a blurred mask [120, 160], in 0..1, of discs in lesion coordinates."""
     if len(centers) == 0:
         return np.zeros((HEIGHT, WIDTH), np.float32)
     canvas, draw = _canvas()

@@ -62,11 +62,7 @@ def split_into_folds(
 
     The folds do not depend on the official splits. An image of an official split that is
     connected to training images, by its lesion or by near-duplicates, gets the group_id of
-    these images.
-
-    Args:
-        splits: The records of "train" and of the official splits.
-        near_duplicates: Pairs of image_ids of near-duplicate images.
+    these images. `near_duplicates` are pairs of image_ids.
 
     Raises:
         SourceError: There are too few groups for ten folds.
@@ -87,7 +83,8 @@ def split_into_folds(
         shared = sum(group_of[record.image_id] in training_groups for record in split)
         if shared:
             notes.append(
-                f"{name}: {shared} of {len(split)} image(s) show a lesion in the folds"
+                f"{name}: {shared} of {len(split)} image(s) share a lesion or "
+                "near-duplicate with the folds"
             )
     return StoredSplits({**folds, **official}, group_of, notes)
 
@@ -149,18 +146,12 @@ def assign_groups(
 ) -> dict[str, int]:
     """Returns the fold, in 0..9, of each group_id.
 
-    The assignment is greedy and deterministic. Groups in `fixed` are assigned first. The
-    others are processed by class in alphabetical order, and within a class from the
-    largest to the smallest group, with ties broken by the SHA-256 of the group_id. Each
-    group is assigned to the fold with the fewest images of its class; ties are broken by
-    the fewest images in total, then by the lowest fold number. The class sizes of two
-    folds therefore differ by at most the size of one group. A group with several classes
-    is processed with the rarest of them.
-
-    Args:
-        records: One record per image.
-        group_of: The group_id of each image_id.
-        fixed: The folds of groups that must be in a given fold, by group_id.
+    The assignment is greedy and deterministic. The groups in `fixed`, the folds by group_id
+    that must not change, are assigned first. The others are processed by class in
+    alphabetical order, and within a class from the largest to the smallest group, with ties
+    broken by the SHA-256 of the group_id. Each group is assigned to the fold with the
+    fewest images of its class; ties are broken by the fewest images in total, then by the
+    lowest fold number. A group with several classes is processed with the rarest of them.
     """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
@@ -240,15 +231,11 @@ def _official_groups(
 
 
 def _check_folds(folds: Splits) -> list[str]:
-    """Returns a note for each class that is missing from some folds.
-
-    Raises:
-        SourceError: A fold has no images.
-    """
+    """Returns a note for each class that is missing from a fold; rejects empty folds."""
     if empty := [name for name, records in folds.items() if not records]:
         raise SourceError(
             f"There are too few lesions: {join_first(empty)} would be empty. Expected at "
-            f"least {NUM_FOLDS} lesions per class, not counting near-duplicates."
+            f"least {NUM_FOLDS} lesions without near-duplicates of each other."
         )
     classes = {name: {record.dx for record in records} for name, records in folds.items()}
     missing = {

@@ -77,7 +77,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
         Args:
             on_bad_image: What to do with images that cannot be decoded. "fail" raises an
-                error; "skip" omits them, up to 1 % of all images.
+                error. "skip" omits them, but raises an error if they are more than 1 % of
+                all images.
             kwargs: `data_dir`, `config` and `version`, as for any TFDS builder.
         """
         self._on_bad_image = on_bad_image
@@ -195,14 +196,11 @@ def _text_features(*names: str) -> dict[str, tfds.features.Text]:
 
 @contextlib.contextmanager
 def build_lock(dataset_dir: Path) -> Iterator[None]:
-    """Holds a lock so that only one process at a time builds a dataset.
+    """Holds a lock so that only one process at a time builds the dataset in `dataset_dir`.
 
     Waits while another process holds the lock. The operating system releases the lock when
     the process that holds it ends for any reason. Any `incomplete.*` folders that exist
     when the lock is acquired belong to killed builds and are deleted.
-
-    Args:
-        dataset_dir: The folder of the finished dataset, named by its version.
     """
     folder = dataset_dir.parent
     folder.mkdir(parents=True, exist_ok=True)

@@ -126,12 +126,9 @@ class CheckedImages:
 
 
 def require_valid(errors: dict[str, str], num_images: int, on_bad_image: str) -> None:
-    """Checks that all images, or at least 99 % if others may be skipped, are valid.
+    """Checks that all images are valid, or at least 99 % if `on_bad_image` is "skip".
 
-    Args:
-        errors: The reason for each invalid image, by image_id.
-        num_images: The number of valid and invalid images.
-        on_bad_image: "fail" or "skip".
+    `errors` contains the reason for each invalid image, by image_id.
 
     Raises:
         SourceError: Too many images are invalid. The message names the first ten.

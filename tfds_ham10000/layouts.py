@@ -204,18 +204,11 @@ def _add_official_splits(source: Source, files: Files) -> None:
 def _read_truth(
     path: Path, class_names: Sequence[str], metadata: Mapping[str, Fields]
 ) -> tuple[list[Record], list[str]]:
-    """Returns the records of a table of labels, and the image_ids without a label.
+    """Returns the records of a table of labels, and the image_ids without a label (UNK).
 
-    Args:
-        path: A table with one-hot columns (ISIC) or with the columns of
-            `HAM10000_metadata` (the official test set of 2018 at Harvard Dataverse). A row
-            with a 1 in the column UNK has no label.
-        class_names: The class names; one-hot columns have the same names in upper case.
-        metadata: Additional fields by image_id. An image without a lesion_id counts as a
-            separate lesion.
-
-    Raises:
-        SourceError: The table is invalid, or a diagnosis differs from `metadata`.
+    The table has one-hot columns (ISIC) or the columns of `HAM10000_metadata` (the official
+    test set of 2018 at Harvard Dataverse). `metadata` contains additional fields by
+    image_id. An image without a lesion_id counts as a separate lesion.
     """
     columns = {name.upper(): name for name in class_names}
     records, unlabeled = [], []

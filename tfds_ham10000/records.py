@@ -42,12 +42,7 @@ class Record:
 
 
 def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]) -> Record:
-    """Returns the record of a table row.
-
-    Args:
-        cells: The non-empty cells of the row, by field of `Record`.
-        where: The file and the line, for error messages.
-        class_names: The class names of the dataset.
+    """Returns the record of the non-empty cells of a table row, by field of `Record`.
 
     Raises:
         SourceError: An id is empty, the label is unknown, or the age is invalid.
@@ -70,11 +65,6 @@ def check_records(
     records: Sequence[Record], where: object, *, one_diagnosis: bool = True
 ) -> None:
     """Checks that the records of a table are consistent.
-
-    Args:
-        records: The records of all rows.
-        where: The table, for error messages.
-        one_diagnosis: Whether all images of a lesion must have the same diagnosis.
 
     Raises:
         SourceError: The table is empty, an image_id is not unique, or a lesion has several

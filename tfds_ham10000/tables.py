@@ -47,11 +47,7 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
 
 
 def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
-    """Returns the label of a one-hot encoded row.
-
-    Args:
-        row: A row of `read_rows`.
-        columns: The label for each class column.
+    """Returns the label of a one-hot encoded row; `columns` has the label of each column.
 
     Raises:
         SourceError: A cell is neither 0 nor 1, or the row does not contain exactly one 1.
@@ -61,8 +57,8 @@ def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
     if None in bits or bits.count(True) != 1:
         received = ", ".join(f"{name}={cells[name]}" for name in columns)
         raise SourceError(
-            f"{where}: invalid label of {cells['image']}. Expected a 1 in exactly one "
-            f"class column, and 0 in the others. Received: {received}."
+            f"{where}: invalid label for image {cells['image']}. Expected 1 in exactly one "
+            f"class column and 0 in the others. Received: {received}."
         )
     return list(columns.values())[bits.index(True)]
 

@@ -40,10 +40,6 @@ class SearchData:
         data_dir: The root directory of built datasets; None for the default of TFDS.
         cache: Where to keep decoded images; see `cache.cached_images`.
 
-    Attributes:
-        class_names: Names of the classes, in order.
-        tables: Tables of the splits "train" and "val", with one row per image.
-
     Raises:
         ConfigError: The dataset is unknown.
         DataError: The dataset is not built, or the splits do not pass the leakage audit.

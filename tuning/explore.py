@@ -25,17 +25,12 @@ def explore(
 ) -> kt.HyperParameters:
     """Returns all hyperparameters of a space, after checking many configurations.
 
-    The space is applied to each value of each choice, to both bounds of each range, and to
-    random samples. This also finds conditional hyperparameters. Nothing is trained.
-
-    Args:
-        space: The space.
-        config: The preset.
-        check_config: Function that raises a `ConfigError` for a configuration that cannot
-            be trained.
+    The space is applied to the preset `config` with each value of each choice, with both
+    bounds of each range, and with random samples. This also finds conditional
+    hyperparameters. Nothing is trained.
 
     Raises:
-        ConfigError: The space fails or returns an invalid configuration, the name of a
+        ConfigError: The space fails, `check_config` rejects a configuration, the name of a
             hyperparameter is not the path of a field, or the field does not have the value
             of the hyperparameter.
     """
@@ -89,10 +84,7 @@ def _apply(
     hyperparameters: kt.HyperParameters,
     values: dict[str, Any],
 ) -> Config:
-    """Applies a space to `values`, and adds new hyperparameters to `hyperparameters`.
-
-    Hyperparameters without a value have the default value.
-    """
+    """Applies a space to `values`, or the defaults, and adds any new hyperparameters."""
     given = kt.HyperParameters()
     for parameter in hyperparameters.space:
         given.merge([parameter])

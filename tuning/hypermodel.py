@@ -68,7 +68,6 @@ class TrainingModel:
     Attributes:
         space: Function from hyperparameters and `base` to the configuration of a trial.
         base: The preset, whose `train.monitor` is the objective.
-        data: The images of the search.
         folder: The parent directory of the results.
         executions: Number of training runs per trial, with different seeds.
     """
@@ -143,11 +142,7 @@ class TrainingModel:
         )
 
     def fit(self, hp: kt.HyperParameters, setup: TrainingSetup) -> TrialResult:
-        """Trains one execution of a trial, writes the result, and returns the result.
-
-        Args:
-            hp: The hyperparameters of the trial.
-            setup: The training setup of the execution, from `build`.
+        """Trains the `setup` of one execution of a trial; writes and returns the result.
 
         Raises:
             ConfigError, DataError: The error affects all trials, such as a full disk.
@@ -269,9 +264,7 @@ def _seconds(started: float, history: Sequence[Mapping[str, float]]) -> float:
 def _release_graphs() -> Iterator[None]:
     """Releases the TensorFlow graphs that the block creates, which take 40 MB or more.
 
-    Keras optimizers sum gradients over replicas with a custom gradient. TensorFlow
-    registers this gradient for each graph, and the registry prevents the release of the
-    graph.
+    Otherwise, the registry of the custom gradients of Keras optimizers keeps the graphs.
     """
     registry = ops.gradient_registry._registry
     before = set(registry)

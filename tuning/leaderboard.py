@@ -77,12 +77,7 @@ def write_leaderboard(
 ) -> None:
     """Writes leaderboard.csv, search.png, and best.json for `train.py --config`.
 
-    Args:
-        table: The leaderboard of `make_leaderboard`.
-        best: The trial in the first row of the table.
-        model: The `TrainingModel` of the search.
-        workdir: The directory of the search.
-        title: Title of the figure.
+    `table` is from `make_leaderboard`, and `best` is the trial in its first row.
     """
     objective = model.base.train.monitor
     write_text(workdir / "leaderboard.csv", table.to_csv(index=False))
@@ -117,14 +112,9 @@ def plot_search(
 ) -> Figure:
     """Returns a parallel-coordinates plot with one line per trial.
 
-    The axes are the hyperparameters, in order of decreasing importance, and the score.
-
-    Args:
-        values: One column per hyperparameter and one row per trial, the best trial first.
-        scores: Score of each trial.
-        objective: Name of the score.
-        title: Title of the figure.
-        higher_is_better: Whether the best score is the highest.
+    The axes are the hyperparameters, in order of decreasing importance, and the score,
+    whose name is `objective`. `values` has one column per hyperparameter. `values` and
+    `scores` have one row per trial, the best trial first.
     """
     columns = {name: axis_positions(values[name]) for name in values.columns}
     positions = {name: heights for name, (heights, _) in columns.items()}
@@ -198,7 +188,7 @@ def importance(positions: dict[str, Positions], scores: Positions) -> dict[str, 
         hyperparameter affects the score.
 
     References:
-        Breiman, Random Forests (2001), Machine Learning 45:5-32.
+        Breiman (2001), Machine Learning 45:5-32.
     """
     if len(scores) < MIN_FOR_IMPORTANCE or not positions:
         return {}

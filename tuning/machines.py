@@ -76,23 +76,21 @@ def find_role() -> Role:
 
 
 def require_free_port() -> None:
-    """Raises a `ConfigError` if another process uses the port, which gRPC would allow."""
+    """Raises a `ConfigError` if the port is in use, because gRPC would share the port."""
     address = os.environ[IP], int(os.environ[PORT])
     with socket.socket() as probe:
         probe.settimeout(2)
         if probe.connect_ex(address) == 0:
             raise ConfigError(
                 f"{address[0]}:{address[1]} is in use, perhaps by the chief of another "
-                f"search. End that process, or give another {PORT}."
+                f"search. Stop that process, or set {PORT} to another port."
             )
 
 
 def require_same_search(oracle: kt.Oracle, digest: str) -> None:
     """Waits for the chief, and raises a `ConfigError` if the chief serves another search.
 
-    Args:
-        oracle: The oracle of this worker, which only forwards requests to the chief.
-        digest: SHA-256 of the fingerprint of this search.
+    `oracle` belongs to this worker. `digest` is the SHA-256 of this search's fingerprint.
     """
     address = f"{os.environ[IP]}:{os.environ[PORT]}"
     print(f"{os.environ[ID]} is waiting for the chief at {address}", flush=True)
@@ -101,7 +99,7 @@ def require_same_search(oracle: kt.Oracle, digest: str) -> None:
         raise ConfigError(
             f"The chief at {address} serves another search, with other flags, images, "
             "spaces or versions. Run the same command on every machine. If an old chief is "
-            f"still running, end that process, or give another {PORT}."
+            f"still running, stop that process, or set {PORT} to another port."
         )
 
 

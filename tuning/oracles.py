@@ -76,13 +76,9 @@ TUNERS: dict[str, Callable[..., kt.Oracle]] = {
 def make_oracle(
     search: SearchConfig, hyperparameters: kt.HyperParameters, epochs: int, seed: int
 ) -> kt.Oracle:
-    """Returns the oracle of a search.
+    """Returns the oracle of a search with an objective.
 
-    Args:
-        search: Options of the search, with an objective.
-        hyperparameters: All hyperparameters of the space.
-        epochs: Number of epochs of the last stage of the preset.
-        seed: Seed of the preset.
+    `epochs` is the number of epochs of the last stage.
 
     Raises:
         ConfigError: The tuner is unknown.

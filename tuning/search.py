@@ -189,13 +189,6 @@ class Tuner(BaseTuner):
     KerasTuner writes files to keras_tuner/. When a search on one machine is resumed, these
     files are replaced. A chief that is restarted reads the files, because a worker may be
     running a trial.
-
-    Args:
-        oracle: The oracle that proposes trials.
-        model: Trains and scores the trials.
-        search: Options of the search, with an objective.
-        workdir: The directory of the search.
-        role: The role of this process.
     """
 
     def __init__(
@@ -229,11 +222,7 @@ class Tuner(BaseTuner):
         self._last_request = 0.0
 
     def is_exhausted(self) -> bool:
-        """Returns whether no further trial may start.
-
-        This is the case if the trials have taken --max-minutes, or if the last
-        `MAX_FAILURES` trials failed.
-        """
+        """Returns whether --max-minutes or `MAX_FAILURES` failures in a row are reached."""
         ended = [self.oracle.trials[name] for name in self.oracle.end_order]
         last = ended[-MAX_FAILURES:]
         if len(last) == MAX_FAILURES and all(t.status == TrialStatus.FAILED for t in last):
@@ -311,11 +300,9 @@ def _finish(
     }
     leaderboard = make_leaderboard(trials.values(), model)
     if leaderboard.empty:
-        name, cause = next(iter(failures.items()), ("-", "no trial was started"))
-        raise DivergedError(
-            f"None of {len(trials)} trials was completed. The first failure, trial {name}: "
-            f"{cause}"
-        )
+        causes = [f"Trial {name} failed: {cause}" for name, cause in failures.items()]
+        first = next(iter(causes), "No trial failed.")
+        raise DivergedError(f"None of {len(trials)} trials was completed. {first}")
     best = trials[leaderboard["trial"].iloc[0]]
     write_leaderboard(leaderboard, best, model, workdir, title)
     return SearchResult(model.base.train.monitor, leaderboard, failures)

@@ -152,8 +152,7 @@ SPACES: dict[str, Space] = {
 def find_space(names: Sequence[str]) -> Space:
     """Returns a space that applies several spaces in sequence.
 
-    Args:
-        names: Names of `SPACES`, or `package.module:function` for your own spaces.
+    A name is a key of `SPACES`, or `package.module:function` for your own space.
 
     Raises:
         ConfigError: A space is unknown, or `names` is empty.
@@ -183,12 +182,10 @@ def hash_source(name: str) -> str:
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """Returns the configuration with some values replaced.
+    """Returns the configuration with new values of some fields, by path.
 
-    Args:
-        config: The configuration.
-        values: New value of each field, by path. Floats are rounded to six significant
-            digits. None, the value of an inactive hyperparameter, changes nothing.
+    Floats are rounded to six significant digits. None, the value of an inactive
+    hyperparameter, changes nothing.
     """
     parts: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
@@ -205,11 +202,7 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def value_at(config: Any, path: str) -> Any:
-    """Returns the value of a field of a configuration.
-
-    Args:
-        config: The configuration, or a part of it.
-        path: Path of the field, such as `optimizer.learning_rate`.
+    """Returns the value at a path in a configuration, such as `optimizer.learning_rate`.
 
     Raises:
         ConfigError: The field does not exist.

@@ -38,13 +38,6 @@ def make_fingerprint(
     """Returns everything that must be the same when a search is resumed, as JSON values.
 
     The limits are not included, so that a search can be resumed with higher limits.
-
-    Args:
-        config: The preset.
-        names: Names of the spaces.
-        hyperparameters: All hyperparameters of the spaces.
-        search: Options of the search.
-        data: The images of the search.
     """
     parameters: dict[str, Any] = {}
     for number, parameter in enumerate(hyperparameters.space):
@@ -74,10 +67,7 @@ def make_fingerprint(
 def open_workdir(workdir: Path, fingerprint: dict[str, Any], *, overwrite: bool) -> None:
     """Checks that a directory contains no other search, and writes the fingerprint.
 
-    Args:
-        workdir: The directory.
-        fingerprint: The fingerprint of the search to run.
-        overwrite: Whether to remove the files of an existing search.
+    With `overwrite`, the files of an existing search are removed instead of checked.
 
     Raises:
         ConfigError: The directory contains another search, a run, or files of a search

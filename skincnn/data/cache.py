@@ -105,11 +105,7 @@ def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> None:
 
 
 def _allocate(path: Path) -> None:
-    """Reserves disk space for a sparse file.
-
-    Without reserved space, writing to the memory-mapped file kills the process (SIGBUS) if
-    the disk is full.
-    """
+    """Reserves the disk space of a sparse file; otherwise, a full disk causes SIGBUS."""
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

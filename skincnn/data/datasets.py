@@ -46,8 +46,8 @@ def prepare_dataset(
         data_dir: The root folder of built datasets; by default the data directory of TFDS.
         manual_dir: The folder with the published files, not used for synthetic datasets.
             If None, "isic2018" is downloaded.
-        on_bad_image: What to do with images that cannot be decoded. "fail" raises an
-            error; "skip" omits them, up to 1 % of all images.
+        on_bad_image: What to do with images that cannot be decoded. "fail" raises an error.
+            "skip" omits them, but raises an error if they are more than 1 % of all images.
 
     Raises:
         ConfigError: `tfds_ham10000` has no config of this name, the dataset cannot be

@@ -83,14 +83,14 @@ def audit(
     _check_classes(splits, class_names)
     for name, table in splits.items():
         repeated = set(table["image_id"][table["image_id"].duplicated()])
-        _require_empty(repeated, "image", name)
+        _require_empty(repeated, "image", f"repeated in {name}")
     num_shared = {}
     for column, noun in DISJOINT_COLUMNS.items():
         shared = _shared(splits.values(), column)
         num_shared[column] = len(shared)
         if column == "image_id" or not siblings_allowed:
             names = [n for n, table in splits.items() if table[column].isin(shared).any()]
-            _require_empty(shared, noun, " and ".join(names))
+            _require_empty(shared, noun, f"shared by {' and '.join(names)}")
     shares: tuple[float | None, float | None] = (None, None)
     if "test" in splits:
         shares = sibling_shares(splits["train"], splits["test"], class_names)
@@ -137,12 +137,11 @@ def _shared(tables: Iterable[pd.DataFrame], column: str) -> set[str]:
     return set(values[values.duplicated()])
 
 
-def _require_empty(shared: set[str], noun: str, where: str) -> None:
-    if shared:
+def _require_empty(names: set[str], noun: str, problem: str) -> None:
+    if names:
         raise DataError(
-            f"{len(shared)} {noun}(s) occur more than once in {where}: "
-            f"{', '.join(sorted(shared)[:10])}. Expected each {noun} in one split only, "
-            "because leakage inflates the scores. Build the dataset again."
+            f"{len(names)} {noun}(s) are {problem}: {', '.join(sorted(names)[:10])}. "
+            "Repeated images and leakage distort the scores. Build the dataset again."
         )
 
 

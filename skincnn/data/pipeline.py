@@ -51,16 +51,11 @@ TABLE_COLUMNS = (
 def read_table(
     builder: tfds.core.DatasetBuilder, folds: Iterable[int | str]
 ) -> pd.DataFrame:
-    """Returns the records of some folds, without the images.
+    """Returns a table of some folds, with one row per image, without the images.
 
-    Args:
-        builder: The built dataset.
-        folds: Fold numbers in 0..9 and names of official splits.
-
-    Returns:
-        One row per image, in the order of the stored dataset. The columns are
-        `TABLE_COLUMNS` (`label` is the class index), `fold` (an element of `folds`) and
-        `sha256` (of the image file).
+    `folds` are fold numbers in 0..9 and names of official splits. The columns are
+    `TABLE_COLUMNS` (`label` is the class index), `fold` (an element of `folds`) and
+    `sha256` (of the image file).
     """
     folds = list(folds)
     rows = [
@@ -246,11 +241,7 @@ def _read_into(
     table: pd.DataFrame,
     config: DataConfig,
 ) -> None:
-    """Reads and preprocesses the images of `table` into the rows of `images`.
-
-    Raises:
-        DataError: The dataset lacks some of the images, or is damaged.
-    """
+    """Reads and preprocesses the images of `table` into the rows of `images`."""
     row_of = tf.lookup.StaticHashTable(
         tf.lookup.KeyValueTensorInitializer(
             tf.constant(table["image_id"].tolist()), tf.range(len(table))
@@ -282,7 +273,7 @@ def _read_into(
     if num_read != len(table):
         raise DataError(
             f"{builder.data_dir} contains {num_read} of the {len(table)} images in the "
-            "table. Expected each image exactly once."
+            "table. Expected all of them. Delete that folder and build the dataset again."
         )
 
 
@@ -295,10 +286,7 @@ def _gather_batches(
     batch_size: int,
     variants: int,
 ) -> tf.data.Dataset:
-    """Returns the batches (inputs, labels) of some epochs.
-
-    `select_rows` returns the row numbers of an epoch, [steps, batch_size].
-    """
+    """Returns the batches of epochs with the rows of `select_rows`, [steps, batch_size]."""
     # Height and width are unspecified, so that another image size requires no retracing.
     shape = (len(labels) * variants, *[None] * (images.ndim - 2), images.shape[-1])
     dtype = tf.as_dtype(images.dtype)

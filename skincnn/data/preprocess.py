@@ -130,10 +130,7 @@ def shades_of_gray(image: tf.Tensor) -> tf.Tensor:
 
 
 def _resize(image: tf.Tensor, side: int) -> tf.Tensor:
-    """Returns the image as float32 [side, side, 3].
-
-    An image that already has this size is not resized, which saves time.
-    """
+    """Returns the image as float32 [side, side, 3], resized if its size differs."""
     resized = tf.cond(
         tf.reduce_all(tf.equal(tf.shape(image)[:2], side)),
         lambda: tf.cast(image, tf.float32),
@@ -145,11 +142,7 @@ def _resize(image: tf.Tensor, side: int) -> tf.Tensor:
 
 
 def _bright_range(shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the start and the end (exclusive) of the range of bright rows or columns.
-
-    `shares` contains the share of bright pixels in each row or column. If none is bright,
-    the range includes all.
-    """
+    """Returns start and exclusive end of the bright range; of all if none is bright."""
     bright = tf.cast(shares >= MIN_BRIGHT_SHARE, tf.int32)
     start = tf.argmax(bright, output_type=tf.int32)
     num_dark_at_end = tf.argmax(tf.reverse(bright, [0]), output_type=tf.int32)

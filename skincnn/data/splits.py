@@ -55,9 +55,6 @@ def image_folds(table: pd.DataFrame) -> pd.Series[int]:
 
     Within each class, images are ordered by the SHA-256 of their image_id and assigned to
     the ten folds in turn. The folds are stratified and the same on every machine.
-
-    Args:
-        table: One row per image, with `image_id` and `label`.
     """
     digests = table["image_id"].map(_digest)
     return digests.groupby(table["label"]).rank(method="first").astype(int) % NUM_FOLDS

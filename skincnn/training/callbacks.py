@@ -46,11 +46,9 @@ class Validation(keras.callbacks.Callback):
         batches: Images or features of the validation split, in the order of `labels`.
         labels: True labels, [num_images].
         monitor: Name in `METRICS` of the metric that selects the best epoch.
-        workdir: The run directory, for checkpoints/ and history.csv.
         progress: The progress of the training run, which each epoch updates.
         predictor: The model that takes `batches`; None for `classifier`.
-        probabilities: Predicted probabilities after the last epoch, [num_images,
-            num_classes].
+        probabilities: Predictions after the last epoch, [num_images, num_classes].
     """
 
     classifier: keras.Model
@@ -149,11 +147,7 @@ class SaveCheckpoint(keras.callbacks.Callback):
     Must run after `Validation`, which updates `progress`.
 
     Attributes:
-        progress: The progress of the training run.
-        save: Function that writes a checkpoint.
-        stop: Records whether the user asked to stop.
-        first_step: Number of steps of the first epoch that were completed before the run
-            was resumed.
+        first_step: Number of steps of the first epoch that a resumed run does not repeat.
         metrics: Arrays of the checkpoint from which an epoch is resumed, including the
             metric states; None if training starts at the beginning of an epoch.
     """
@@ -198,10 +192,8 @@ class SaveCheckpoint(keras.callbacks.Callback):
 def is_patience_over(progress: Progress, patience: int, first_epoch: int) -> bool:
     """Returns whether `patience` epochs have passed without an improvement.
 
-    Args:
-        progress: The progress of the training run.
-        patience: Number of epochs; 0 to disable early stopping.
-        first_epoch: Number of epochs before the last stage, which are not counted.
+    The `first_epoch` epochs before the last stage do not count. `patience` 0 disables early
+    stopping.
     """
     since = max(progress.best_epoch, first_epoch)
     return patience > 0 and progress.epoch - since >= patience
@@ -209,14 +201,11 @@ def is_patience_over(progress: Progress, patience: int, first_epoch: int) -> boo
 
 @contextlib.contextmanager
 def averaged_weights(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Replaces the trainable weights with their moving averages inside the block.
+    """Replaces the trainable weights with the optimizer's averages inside the block.
 
     The original weights are restored exactly, whereas `keras.callbacks.SwapEMAWeights`
     swaps by addition and subtraction, with rounding errors. Without `use_ema` the weights
     do not change.
-
-    Args:
-        optimizer: The optimizer of the model, which stores the averages.
     """
     # With mixed_float16, a LossScaleOptimizer wraps the optimizer.
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
@@ -244,6 +233,6 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(
-            f"{path} could not be written: {error}. Earlier checkpoints are intact: "
-            "free some disk space and continue with --resume."
+            f"{path} could not be written: {error}. Earlier checkpoints are intact. Free "
+            "disk space or correct the permissions, and resume the run (--resume)."
         ) from error

@@ -72,13 +72,9 @@ class Checkpoints:
     def save(
         self, progress: Progress, variables: Mapping[str, Sequence[keras.Variable]]
     ) -> None:
-        """Writes a checkpoint, then removes older files.
+        """Writes a checkpoint of the variables by group (see `Arrays`).
 
-        The last two checkpoints, and the best weights at the time of each, are kept.
-
-        Args:
-            progress: The progress of the training run.
-            variables: Variables by group; see `Arrays`.
+        Keeps the last two checkpoints, and the best weights at the time of each.
         """
         arrays = {
             f"{group}.{index}": np.asarray(variable)
@@ -99,12 +95,9 @@ class Checkpoints:
         self._remove_old()
 
     def load(self) -> tuple[Progress, Arrays] | None:
-        """Loads the newest complete checkpoint.
+        """Returns the newest complete checkpoint; None if no complete checkpoint exists.
 
         Damaged checkpoints are skipped with a warning.
-
-        Returns:
-            The progress and the variables; None if no complete checkpoint exists.
 
         Raises:
             DataError: The checkpoint was written with other data, software or devices.
@@ -126,9 +119,9 @@ class Checkpoints:
                 continue
             if changes := describe_changes(content["fingerprint"], self.fingerprint):
                 raise DataError(
-                    f"{self.folder}: the run was started with other data, software or "
-                    f"devices: {changes}. Undo these changes, or start again with "
-                    "--overwrite."
+                    f"The run in {self.folder.parent} was started with different data, "
+                    f"software or devices: {changes}. Undo these changes, or start again "
+                    "with --overwrite."
                 )
             return progress, _read_arrays(path.with_suffix(".npz"))
         return None
@@ -165,26 +158,28 @@ def assign(variables: Sequence[keras.Variable], values: Sequence[npt.NDArray[Any
     expected = [tuple(variable.shape) for variable in variables]
     received = [value.shape for value in values]
     if expected != received:
+        difference = f"Expected {len(expected)} variables, received {len(received)}."
+        if len(expected) == len(received):
+            index = [a != b for a, b in zip(expected, received, strict=True)].index(True)
+            difference = (
+                f"Variable {variables[index].path}: expected shape {expected[index]}, "
+                f"received {received[index]}."
+            )
         raise DataError(
-            "The checkpoint does not match the model, because another version of the code "
-            f"wrote it. Expected {len(expected)} variables with the shapes of the model. "
-            f"Received: {len(received)} variables. Start again with --overwrite."
+            "The checkpoint does not match the model. It was probably written by a "
+            f"different version of the code. {difference} Start again with --overwrite."
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
 def describe_changes(old: Any, new: Any) -> str:
-    """Returns the differences between two nested dictionaries as text.
-
-    The text lists the path, the old value and the new value of each difference.
-    """
-    changes = _differences(old, new)
-    return ", ".join(f"{path} {a!r} (now {b!r})" for path, a, b in changes)
+    """Returns the path, old value and new value of each change in a nested dictionary."""
+    return ", ".join(f"{path} {a!r} (now {b!r})" for path, a, b in _differences(old, new))
 
 
 def weights_path(folder: Path, epoch: int) -> Path:
-    """Returns the path of the best weights if the best epoch, from 1, is `epoch`."""
+    """Returns the path of the best weights if the best epoch, counted from 1, is `epoch`."""
     return folder / f"best-{epoch:05d}.weights.h5"
 
 

@@ -87,13 +87,12 @@ class Devices:
 def make_devices(config: TrainConfig, batch_size: int) -> Devices:
     """Returns the devices, precision and XLA setting for this machine.
 
-    Args:
-        config: Options of the training run.
-        batch_size: Number of images per batch, over all devices.
+    `batch_size` is the number of images per batch, over all devices.
 
     Raises:
-        ConfigError: The machine has fewer devices than configured, or the batch size, the
-            precision or XLA does not work with the devices; see also `join_processes`.
+        ConfigError: The machine lacks the configured devices; the devices do not support
+            the batch size, precision or XLA setting; XLA is on with `train.deterministic`;
+            or see `join_processes`.
     """
     join_processes()
     names = _names(config.devices)
@@ -113,21 +112,19 @@ def make_devices(config: TrainConfig, batch_size: int) -> Devices:
             "scale would depend on the gradients of the first device only. Received: "
             f"{len(names)} devices. Give mixed_bfloat16 or float32, or --train.devices 1."
         )
-    if (
-        config.jit == "on"
-        and keras.backend.backend() == "tensorflow"
-        and (several or config.deterministic)
-    ):
+    conflict = f"on {len(names)} devices" if several else "with `train.deterministic`"
+    on_tensorflow = config.jit == "on" and keras.backend.backend() == "tensorflow"
+    if on_tensorflow and (several or config.deterministic):
         raise ConfigError(
-            "`train.jit` must be auto or off, because TensorFlow supports XLA neither on "
-            "several devices nor with `train.deterministic`. Received: on."
+            "`train.jit` must be auto or off, because TensorFlow does not support XLA "
+            f"{conflict}. Received: on."
         )
     jit: Literal["auto"] | bool = config.jit == "on" if config.jit != "auto" else "auto"
     return Devices(names, precision, jit)
 
 
 def choose_precision(kind: str, capability: float, *, several: bool = False) -> Precision:
-    """Returns the fastest precision that a device supports.
+    """Returns the precision that `train.precision` auto selects for a device.
 
     Args:
         kind: "cpu", "gpu" or "tpu".
@@ -153,12 +150,9 @@ def dtype_policy(name: str) -> Iterator[None]:
 
 
 def join_processes() -> int:
-    """Connects this process to the other processes of a distributed training run.
+    """Connects the processes of a distributed run, and returns the rank of this process.
 
-    Does nothing if the environment variables `PROCESSES` are not set.
-
-    Returns:
-        The rank of this process, counted from 0; 0 for training in one process.
+    Does nothing and returns 0 if the environment variables `PROCESSES` are not set.
 
     Raises:
         ConfigError: Only some of `PROCESSES` are set, or the backend is not JAX.
@@ -193,9 +187,6 @@ def run_folder(workdir: Path) -> Iterator[Path]:
     other processes get a temporary directory with `RESUME_FILES`, so that all processes
     resume in the same way.
 
-    Args:
-        workdir: The run directory; ignored in processes other than the first.
-
     Raises:
         ConfigError: Another process uses the directory; see also `join_processes`.
     """
@@ -224,10 +215,9 @@ def run_folder(workdir: Path) -> Iterator[Path]:
 
 
 def broadcast(value: Any) -> Any:
-    """Sends a value from the first process to all processes, and returns the value.
+    """Sends a picklable value from the first process to all processes, and returns it.
 
-    Args:
-        value: Any value that can be pickled; ignored in processes other than the first.
+    The argument is ignored in processes other than the first.
     """
     if not is_distributed():
         return value
@@ -285,10 +275,9 @@ def is_distributed() -> bool:
 
 
 def _names(count: int) -> tuple[str, ...]:
-    """Returns the names of `count` devices.
+    """Returns the names of `count` devices; 0 means all GPUs or TPUs, or one CPU.
 
-    0 means all GPUs or TPUs, or one CPU on a machine without GPU or TPU. In distributed
-    training, 0 means all devices of all processes.
+    Distributed training always uses all devices of all processes.
     """
     names = keras.distribution.list_devices()  # CPUs only if the machine has no other
     if is_distributed():

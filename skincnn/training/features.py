@@ -77,14 +77,11 @@ def build_head(classifier: keras.Model) -> keras.Model:
 
 
 def steps_per_execution(steps: int) -> int:
-    """Returns the largest divisor of `steps` up to `MAX_STEPS_PER_EXECUTION`.
+    """Returns the largest divisor of the steps of an epoch up to `MAX_STEPS_PER_EXECUTION`.
 
     Starting a step takes longer than computing a step, because the head is small. Several
     steps per execution therefore save time. The number must be a divisor because Keras
     cannot end an epoch within an execution.
-
-    Args:
-        steps: Number of steps of an epoch, at least 1.
     """
     largest = min(steps, MAX_STEPS_PER_EXECUTION)
     return max(number for number in range(1, largest + 1) if steps % number == 0)

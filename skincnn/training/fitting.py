@@ -73,17 +73,12 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: Verbose = "auto",
 ) -> FitResult:
-    """Trains the classifier of a setup and loads its best weights.
+    """Trains the classifier of a setup and loads the best weights.
 
-    Resumes from the last checkpoint in `workdir`, if any. Each segment (one call to
-    `keras.Model.fit`) also starts by loading the last checkpoint, so that a resumed run
-    gives the same weights as an uninterrupted run.
-
-    Args:
-        setup: The setup of the training run.
-        workdir: The run directory, for checkpoints/, logs/ and history.csv.
-        callbacks: Additional callbacks, which run last.
-        verbose: See `keras.Model.fit`; 0 prints nothing.
+    Writes checkpoints/, logs/ and history.csv to `workdir`, and resumes from the last
+    checkpoint, if any. Each segment (one call to `keras.Model.fit`) also starts by loading
+    the last checkpoint, so that resumed and uninterrupted runs give the same weights with
+    `train.deterministic`. The additional `callbacks` run last. `verbose` 0 prints nothing.
 
     Raises:
         ConfigError: The memory of the device or the disk is full.
@@ -179,10 +174,9 @@ class _Loop:
             self.trainable.model.stop_training = True
 
     def _restore(self, segment: Segment) -> Arrays | None:
-        """Restores the variables of the last checkpoint, if any.
+        """Restores the last checkpoint, if any.
 
-        Returns the arrays of the checkpoint if it was written in the middle of an epoch,
-        for `SaveCheckpoint` to restore the metrics; otherwise None.
+        Returns the arrays, for `SaveCheckpoint`, if the segment starts within an epoch.
         """
         checkpoint = self.checkpoints.load()
         self.progress.stage = segment.stage
@@ -217,11 +211,9 @@ class _Loop:
 
 
 class TrainableModel:
-    """The model to train, which is recompiled when the stage or the loss changes.
+    """The model to train, which is compiled again if a segment changes the settings.
 
-    Args:
-        setup: The setup of the training run.
-        verbose: Whether to print the devices after the first compilation.
+    With `verbose`, the devices are printed after the first compilation.
 
     Attributes:
         augmented: The classifier with augmentation, whose variables checkpoints contain.
@@ -278,15 +270,8 @@ class Inputs:
     """The images or features on which segments are trained and validated.
 
     To save memory, only the training images of the current size and the features of the
-    current stage are kept.
-
-    Args:
-        setup: The setup of the training run.
-
-    Attributes:
-        val_images: Images of the validation split.
-        feature_seconds: Time spent on computing features, in seconds, which is not included
-            in any epoch.
+    current stage are kept. `feature_seconds` is the time spent on computing features, in
+    seconds, which is not part of any epoch.
     """
 
     def __init__(self, setup: TrainingSetup):
@@ -336,25 +321,14 @@ class Inputs:
 def build_augmented(
     config: AugmentConfig, classifier: keras.Model, seed: int
 ) -> AugmentedClassifier:
-    """Returns the classifier preceded by augmentation and, if configured, mixing.
-
-    Args:
-        config: Options of the augmentation and the mixing.
-        classifier: A model from `build_classifier`.
-        seed: Random seed.
-    """
+    """Returns the classifier preceded by augmentation and, if configured, mixing."""
     mixing = None if config.mix == "none" else Mixing(config, seed)
     return AugmentedClassifier(Augmentation(config, seed), classifier, mixing)
 
 
 @contextlib.contextmanager
 def explain_full_memory(batch_size: int, image_size: int) -> Iterator[None]:
-    """Raises a `MemoryFullError` if the memory of the device is full inside the block.
-
-    Args:
-        batch_size: Number of images per batch, for the message.
-        image_size: Height and width of the images in pixels, for the message.
-    """
+    """Raises a `MemoryFullError` if the memory of the device is full inside the block."""
     try:
         yield
     except Exception as error:

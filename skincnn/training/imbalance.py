@@ -32,8 +32,7 @@ class Plan:
         logit_shift: Values added to the logits in the loss, [num_classes]; None for no
             shift.
         loss: Name of the loss in `losses.LOSSES`.
-        loss_arguments: Arguments of the loss other than class weights, logit shift and
-            label smoothing.
+        loss_arguments: Arguments that only this loss has, such as `gamma`.
         drw_start: Fraction of the epochs of the last stage after which class weights apply
             (deferred re-weighting, DRW); 0 to apply class weights from the start.
         allow_double: Whether the loss and the sampling may both balance the classes.
@@ -49,13 +48,7 @@ class Plan:
     allow_double: bool = False
 
     def __post_init__(self) -> None:
-        """Checks that the classes are not balanced twice, which would overcompensate.
-
-        Raises:
-            ValueError: The loss and the sampling both balance the classes although
-                `allow_double` is False, or `sampling_weights` and `epoch_counts` are both
-                given.
-        """
+        """Checks that the classes are not balanced twice, which would overcompensate."""
         by_loss = (self.class_weights != 1).any() or self.logit_shift is not None
         by_sampling = [
             name
@@ -183,7 +176,7 @@ def effective_number_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
 
 
 def oversampling(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """Images are repeated until each class has `ratio` times the size of the largest class.
+    """Images are repeated so that no class is smaller than `ratio` times the largest class.
 
     All images are used, so that the repeated images make an epoch longer. Copying the table
     rows of minority classes, as in published recipes, has the same effect. Unlike copies

@@ -13,13 +13,9 @@ from skincnn.training.imbalance import Plan
 
 
 def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.losses.Loss:
-    """Returns the Keras loss of a plan.
+    """Returns the Keras loss of a plan, with weight 1 for all classes unless `reweighted`.
 
-    Args:
-        plan: The plan of an imbalance strategy.
-        config: The option `label_smoothing`.
-        reweighted: Whether to use the class weights of the plan instead of weight 1 for
-            every class; see `Plan.drw_start`.
+    The class weights of a plan apply from `Plan.drw_start`.
     """
     weights = plan.class_weights
     return LOSSES[plan.loss](
@@ -41,19 +37,16 @@ class WeightedLoss(keras.losses.Loss):
 
     The loss for a soft label (MixUp, CutMix) is therefore the weighted sum of the losses of
     the mixed classes. The fraction of a label that smoothing distributes over other classes
-    keeps the weight of the true class. Otherwise, with ten times as large weights of six
-    rare classes and a smoothing of 0.1, nearly half of the loss of a common class would
-    come from the rare classes. The loss of a batch is divided by the number of images, not
-    by the sum of their weights. The loss is computed in float32, regardless of the dtype of
-    the logits.
+    keeps the weight of the true class. Otherwise, rare classes with large weights could
+    contribute half of the loss of a common class. The loss of a batch is divided by the
+    number of images, not by the sum of their weights. The loss is computed in float32.
 
     Args:
         class_weights: Weight of each class, [num_classes], non-negative.
         logit_shift: Values added to the logits, [num_classes]; None for no shift.
         label_smoothing: Fraction of each label that is distributed uniformly over all
             classes, in [0, 1).
-        name: Name of the loss.
-        reduction: See `keras.losses.Loss`.
+        name, reduction: See `keras.losses.Loss`.
     """
 
     def __init__(
@@ -70,11 +63,7 @@ class WeightedLoss(keras.losses.Loss):
         self.label_smoothing = float(label_smoothing)
 
     def class_losses(self, logits: Any) -> Any:
-        """Returns l(c, logits) for each class c, [batch, num_classes].
-
-        Args:
-            logits: float32 [batch, num_classes], after the shift.
-        """
+        """Returns l(c, z) for all classes c and shifted logits z, both [batch, classes]."""
         raise NotImplementedError
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -133,9 +122,8 @@ class WeightedFocal(WeightedLoss):
     class depends on the probability p[c], not on the distance of p[c] to the soft label.
 
     Args:
-        class_weights: See `WeightedLoss`.
+        class_weights, **kwargs: See `WeightedLoss`.
         gamma: Focusing parameter, non-negative.
-        **kwargs: Other arguments of `WeightedLoss`.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection (2017), arXiv:1708.02002.
@@ -164,9 +152,8 @@ class WeightedMargin(WeightedLoss):
     true class. With margins of 0, this loss equals `WeightedCrossEntropy`.
 
     Args:
-        class_weights: See `WeightedLoss`.
+        class_weights, **kwargs: See `WeightedLoss`.
         margins: Margin of each class, [num_classes], in units of the logits.
-        **kwargs: Other arguments of `WeightedLoss`.
 
     References:
         Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss

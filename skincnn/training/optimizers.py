@@ -79,10 +79,9 @@ def build_optimizer(
 ) -> Optimizer:
     """Returns the optimizer of a stage.
 
-    In each step, weight decay subtracts learning_rate * weight_decay * weight from each
-    weight.
-    With mixed_float16, the caller wraps the optimizer in a `LossScaleOptimizer`, which does
-    not support `use_ema`; the inner optimizer averages the weights.
+    Weight decay subtracts learning_rate * weight_decay * weight in each step. With
+    mixed_float16, the caller wraps the optimizer in a `LossScaleOptimizer`, which does not
+    support `use_ema`; the inner optimizer averages the weights.
 
     Args:
         config: Options of the optimizer. The arguments below replace `learning_rate`,
@@ -92,9 +91,6 @@ def build_optimizer(
         warmup_steps: Number of steps of the warm-up.
         blocks: Block of each trainable variable, by variable path. The head is block 0, and
             the last block of the backbone is 1. Required if `layer_decay` is below 1.
-
-    Raises:
-        ValueError: `layer_decay` is below 1 and `blocks` is missing.
     """
     cls, arguments = OPTIMIZERS[config.name](config)
     schedule = SCHEDULES[config.schedule]
@@ -128,8 +124,7 @@ class LayerWise:
     Args:
         layer_decay: Factor of the learning rate from each block to the next, in (0, 1].
         blocks: Block of each trainable variable, by variable path; see `build_optimizer`.
-        weight_decay: See `build_optimizer`.
-        **kwargs: Passed to the Keras optimizer.
+        weight_decay, **kwargs: Arguments of the Keras optimizer.
 
     References:
         Bao et al., BEiT (2022), arXiv:2106.08254; Clark et al., ELECTRA (2020),
@@ -153,11 +148,7 @@ class LayerWise:
         self.blocks = dict(blocks)
 
     def build(self, variables: Iterable[Any]) -> None:
-        """Computes the learning-rate factor and the weight decay of each variable.
-
-        Raises:
-            ValueError: A variable is missing from `blocks`.
-        """
+        """Computes the learning-rate factor and the weight decay of each variable."""
         variables = list(variables)
         missing = [v.path for v in variables if v.path not in self.blocks]
         if missing:

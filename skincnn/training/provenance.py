@@ -1,6 +1,6 @@
 """The code and the hardware of a training run.
 
-Different code or hardware can change the trained weights by rounding errors.
+Both can affect the trained weights, for example through rounding errors.
 """
 
 from __future__ import annotations

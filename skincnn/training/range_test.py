@@ -18,7 +18,7 @@ from skincnn.training.stages import Stage
 
 NUM_STEPS = 100
 LOWEST, HIGHEST = 1e-6, 10.0
-"""The first and the last learning rate. The learning rate grows tenfold in 14 steps."""
+"""The first and the last learning rate. It grows tenfold in about 14 steps."""
 SMOOTHING = 0.9
 """Momentum of the moving average of the losses."""
 DIVERGED = 4.0
@@ -47,11 +47,8 @@ def lr_range_test(setup: TrainingSetup) -> RangeTest:
     """Trains with increasing learning rates, and suggests a peak learning rate.
 
     The learning rate grows by the same factor in each of at most `NUM_STEPS` steps, until
-    the loss diverges. The stage of `choose_stage` is trained, from the initial weights.
-
-    Args:
-        setup: The setup of the training run, on one device. The test replaces the
-            learning-rate schedule and changes the weights of the classifier.
+    the loss diverges. The stage of `choose_stage` is trained, from the initial weights. The
+    setup must use one device; the test changes the weights of the classifier.
 
     Raises:
         MemoryFullError: The memory of the device is full.
@@ -83,12 +80,8 @@ def lr_range_test(setup: TrainingSetup) -> RangeTest:
 def train_at_rates(setup: TrainingSetup, stage: int) -> list[float]:
     """Returns the loss of one training step at each learning rate, until the loss diverges.
 
-    Uses the trainable layers, the loss and the image size at the start of the stage. The
-    weights of the classifier change.
-
-    Args:
-        setup: The setup of the training run.
-        stage: Index of the stage.
+    Uses the trainable layers, the loss and the image size at the start of the stage with
+    the index `stage`. The weights of the classifier change.
     """
     segment = next(part for part in setup.segments() if part.stage == stage)
     start, rates = segment.epochs.start, growing_rates()
@@ -149,14 +142,11 @@ def suggest(rates: npt.NDArray[np.float64], losses: Sequence[float]) -> float | 
     At this learning rate, the smoothed loss reaches the mean of its maximum and minimum.
     The loss decreases fastest near this learning rate. The learning rate at the minimum
     would be too high: with BatchNorm, the loss stays near the minimum over several powers
-    of ten.
+    of ten. Returns None if the loss never decreased.
 
     Args:
         rates: Increasing learning rates, [num_steps].
         losses: The loss at each learning rate; the last loss may be NaN or infinite.
-
-    Returns:
-        The learning rate; None if the loss never decreased.
     """
     smoothed = smooth(losses)
     if not np.isfinite(smoothed[0]):

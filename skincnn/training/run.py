@@ -67,7 +67,7 @@ def train(
             configuration.
         DataError: The dataset is not built, the splits do not pass the leakage audit or are
             too small, required clinical metadata is missing or invalid, or the run to
-            resume was started with other data or software.
+            resume was started with other data, software or devices.
         DivergedError: The loss has diverged, or the weights or outputs are not finite.
         Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped training; the run can be
             resumed.
@@ -139,12 +139,10 @@ def check_workdir(
 
 
 def clear(workdir: Path, products: Sequence[str] = PRODUCTS) -> None:
-    """Removes the files of a run from a directory, and keeps all other files.
+    """Removes `products` from a directory, which is created if it does not exist.
 
-    Args:
-        workdir: The directory, which is created if it does not exist.
-        products: Names of the files and subdirectories to remove. The first is removed
-            last, so that the directory can still be identified after an interruption.
+    The first product is removed last, so that the directory can still be identified after
+    an interruption. All other files are kept.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     for name in reversed(products):

@@ -94,9 +94,7 @@ class StepDecay(Schedule):
 
     Attributes:
         learning_rate: Peak learning rate.
-        boundaries: Steps, counted from 0, at which the learning rate is multiplied by
-            `factor`.
-        factor: The factor at each boundary.
+        boundaries: Steps, counted from 0, at which `factor` multiplies the learning rate.
         warmup_steps: Number of steps of the warm-up.
     """
 

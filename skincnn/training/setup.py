@@ -50,12 +50,8 @@ class TrainingSetup:
     """The configuration, the model, the data and the devices of a training run.
 
     Attributes:
-        config: The full configuration.
         classifier: A model from `build_classifier`, created in the scope of `devices`.
         tables: Tables of the splits "train" and "val", with one row per image.
-        load_images: Function that returns the images of table rows.
-        class_names: Names of the classes, in order.
-        devices: Devices, precision and XLA setting.
         compute_features: Function that computes features if `train.cached_views` > 0.
     """
 
@@ -121,12 +117,7 @@ class TrainingSetup:
         return Checkpoints(workdir / "checkpoints", self.fingerprint)
 
     def segments(self, epoch: int = 0, step: int = 0) -> Iterator[Segment]:
-        """Yields the segments that remain after completed epochs and steps.
-
-        Args:
-            epoch: Number of completed epochs.
-            step: Number of completed steps of the next epoch.
-        """
+        """Yields the segments after `epoch` epochs and `step` steps of the next epoch."""
         reweighting = round(self.plan.drw_start * self.stages[-1].epochs)
         return segments(self.config, epoch=epoch, step=step, reweighting=reweighting)
 
@@ -192,14 +183,11 @@ def prepare(
 ) -> tuple[TrainingSetup, tfds.core.DatasetBuilder, LeakageAudit]:
     """Returns the setup, the dataset and the leakage audit of a training run.
 
-    Args:
-        config: The full configuration; call `check` first.
-        data_dir: The root directory of built datasets; None for the default of TFDS.
-        cache: Where to keep decoded images; see `cache.cached_images`.
+    The arguments are those of `run.train`; call `check(config)` first.
 
     Raises:
-        ConfigError: The initial weights are invalid, the backbone has fewer blocks than
-            configured, or the devices do not support the configuration.
+        ConfigError: The dataset is unknown, the initial weights are invalid, the backbone
+            has fewer blocks than configured, or the devices do not support `config`.
         DataError: The dataset is not built, the splits do not pass the leakage audit or are
             too small, or required clinical metadata is missing or invalid.
     """

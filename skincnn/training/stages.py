@@ -19,10 +19,8 @@ class Stage:
     Attributes:
         trainable_blocks: Number of last blocks of the backbone that are trainable in
             addition to the head; None for all blocks.
-        epochs: Number of epochs.
         learning_rate: Peak learning rate.
-        warmup_epochs: See `OptimizerConfig`.
-        ema_momentum: See `OptimizerConfig`.
+        warmup_epochs, ema_momentum: See `OptimizerConfig`.
     """
 
     trainable_blocks: int | None

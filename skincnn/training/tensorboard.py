@@ -40,12 +40,7 @@ DARK_BLUE = np.array([8, 48, 107])
 class ConfusionImages(keras.callbacks.Callback):
     """Writes the validation confusion matrix after each epoch that is the best so far.
 
-    Must run after `Validation`.
-
-    Attributes:
-        validation: The callback that predicts the validation images.
-        class_names: Names of the classes, in order.
-        folder: The directory of the event files.
+    Must run after `validation`, which predicts the images.
     """
 
     validation: Validation
@@ -143,7 +138,7 @@ def draw_confusion_matrix(
     """Returns an image of a confusion matrix, with the numbers and percentages of images.
 
     Percentages refer to the true class and determine the color of a cell. The image is
-    drawn with Pillow, which is a hundred times faster than Matplotlib.
+    drawn with Pillow, which is much faster than Matplotlib.
 
     Args:
         confusion: Number of images, [num_classes, num_classes]; rows are true classes,
