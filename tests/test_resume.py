@@ -309,7 +309,7 @@ def test_a_full_disk_is_reported_for_every_file(
     monkeypatch.setattr(run, "fit", lambda *_: None)
     setup = SimpleNamespace(classifier=None)
     monkeypatch.setattr(run, "prepare", lambda *_: (setup, None, None))
-    with pytest.raises(ConfigError, match=r"No space left on device.*free some disk"):
+    with pytest.raises(ConfigError, match=r"No space left on device.*Free disk space"):
         run.train(CONFIG, tmp_path)
 
 

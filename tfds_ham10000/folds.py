@@ -146,8 +146,8 @@ def assign_groups(
 ) -> dict[str, int]:
     """Returns the fold, in 0..9, of each group_id.
 
-    The assignment is greedy and deterministic. The groups in `fixed`, the folds by group_id
-    that must not change, are assigned first. The others are processed by class in
+    `group_of` contains the group_id of each image_id. `fixed` contains the folds of some
+    groups, which are assigned first. The others are processed by class in
     alphabetical order, and within a class from the largest to the smallest group, with ties
     broken by the SHA-256 of the group_id. Each group is assigned to the fold with the
     fewest images of its class; ties are broken by the fewest images in total, then by the
@@ -235,7 +235,7 @@ def _check_folds(folds: Splits) -> list[str]:
     if empty := [name for name, records in folds.items() if not records]:
         raise SourceError(
             f"There are too few lesions: {join_first(empty)} would be empty. Expected at "
-            f"least {NUM_FOLDS} lesions without near-duplicates of each other."
+            f"least {NUM_FOLDS} lesions that are not near-duplicates of each other."
         )
     classes = {name: {record.dx for record in records} for name, records in folds.items()}
     missing = {

@@ -142,7 +142,7 @@ class TrainingModel:
         )
 
     def fit(self, hp: kt.HyperParameters, setup: TrainingSetup) -> TrialResult:
-        """Trains the `setup` of one execution of a trial; writes and returns the result.
+        """Trains one execution of a trial as in `setup`, and writes and returns the result.
 
         Raises:
             ConfigError, DataError: The error affects all trials, such as a full disk.

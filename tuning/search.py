@@ -1,4 +1,4 @@
-"""The search loop: KerasTuner proposes trials, `TrainingModel` trains and scores them."""
+"""The search loop: KerasTuner proposes trials, which `TrainingModel` trains and scores."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ class Tuner(BaseTuner):
         self._last_request = 0.0
 
     def is_exhausted(self) -> bool:
-        """Returns whether --max-minutes or `MAX_FAILURES` failures in a row are reached."""
+        """Returns whether `MAX_FAILURES` or --max-minutes has been reached."""
         ended = [self.oracle.trials[name] for name in self.oracle.end_order]
         last = ended[-MAX_FAILURES:]
         if len(last) == MAX_FAILURES and all(t.status == TrialStatus.FAILED for t in last):

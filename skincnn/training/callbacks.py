@@ -147,7 +147,7 @@ class SaveCheckpoint(keras.callbacks.Callback):
     Must run after `Validation`, which updates `progress`.
 
     Attributes:
-        first_step: Number of steps of the first epoch that a resumed run does not repeat.
+        first_step: Number of steps of the first epoch that are already completed.
         metrics: Arrays of the checkpoint from which an epoch is resumed, including the
             metric states; None if training starts at the beginning of an epoch.
     """
@@ -201,7 +201,7 @@ def is_patience_over(progress: Progress, patience: int, first_epoch: int) -> boo
 
 @contextlib.contextmanager
 def averaged_weights(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Replaces the trainable weights with the optimizer's averages inside the block.
+    """Replaces the trainable weights with their moving averages inside the block.
 
     The original weights are restored exactly, whereas `keras.callbacks.SwapEMAWeights`
     swaps by addition and subtraction, with rounding errors. Without `use_ema` the weights

@@ -179,7 +179,7 @@ def describe_changes(old: Any, new: Any) -> str:
 
 
 def weights_path(folder: Path, epoch: int) -> Path:
-    """Returns the path of the best weights if the best epoch, counted from 1, is `epoch`."""
+    """Returns the path of the best weights if `epoch`, counted from 1, is the best."""
     return folder / f"best-{epoch:05d}.weights.h5"
 
 

@@ -90,9 +90,9 @@ def make_devices(config: TrainConfig, batch_size: int) -> Devices:
     `batch_size` is the number of images per batch, over all devices.
 
     Raises:
-        ConfigError: The machine lacks the configured devices; the devices do not support
-            the batch size, precision or XLA setting; XLA is on with `train.deterministic`;
-            or see `join_processes`.
+        ConfigError: The machine lacks the configured devices, the batch size is not a
+            multiple of their number, they do not support the precision or XLA, XLA is on
+            with `train.deterministic`, or `join_processes` raises an error.
     """
     join_processes()
     names = _names(config.devices)

@@ -63,7 +63,7 @@ class WeightedLoss(keras.losses.Loss):
         self.label_smoothing = float(label_smoothing)
 
     def class_losses(self, logits: Any) -> Any:
-        """Returns l(c, z) for all classes c and shifted logits z, both [batch, classes]."""
+        """Returns l(c, logits) for each class c, [batch, num_classes], after the shift."""
         raise NotImplementedError
 
     def call(self, y_true: Any, y_pred: Any) -> Any:

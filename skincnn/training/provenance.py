@@ -1,6 +1,6 @@
 """The code and the hardware of a training run.
 
-Both can affect the trained weights, for example through rounding errors.
+Code and hardware can affect the trained weights, for example through rounding errors.
 """
 
 from __future__ import annotations

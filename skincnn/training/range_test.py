@@ -18,7 +18,7 @@ from skincnn.training.stages import Stage
 
 NUM_STEPS = 100
 LOWEST, HIGHEST = 1e-6, 10.0
-"""The first and the last learning rate. It grows tenfold in about 14 steps."""
+"""The range of the learning rate, which grows tenfold in about 14 steps."""
 SMOOTHING = 0.9
 """Momentum of the moving average of the losses."""
 DIVERGED = 4.0

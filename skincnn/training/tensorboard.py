@@ -40,7 +40,7 @@ DARK_BLUE = np.array([8, 48, 107])
 class ConfusionImages(keras.callbacks.Callback):
     """Writes the validation confusion matrix after each epoch that is the best so far.
 
-    Must run after `validation`, which predicts the images.
+    Must run after `validation`, which computes the predictions.
     """
 
     validation: Validation
