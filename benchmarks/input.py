@@ -117,10 +117,7 @@ def fitting(setting: Setting) -> Iterator[Result]:
 
 
 def building(setting: Setting) -> Iterator[Result]:
-    """Compares building the dataset with decoding its files alone, both on all cores.
-
-    The second result is the peak memory of the build.
-    """
+    """Compares building the dataset with decoding its files; measures the peak memory."""
     target = setting.root / "built again"
 
     def build() -> int:

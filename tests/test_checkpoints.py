@@ -100,8 +100,10 @@ def test_another_fingerprint_is_rejected(tmp_path: Path) -> None:
 
 def test_variables_of_another_model_are_rejected() -> None:
     variable = keras.Variable(np.zeros((2, 3)))
-    with pytest.raises(DataError, match="does not match the model"):
+    with pytest.raises(DataError, match=r"shape \(2, 3\), received \(3, 2\)"):
         assign([variable], [np.zeros((3, 2))])
+    with pytest.raises(DataError, match="Expected 1 variables, received 2"):
+        assign([variable], [np.zeros((2, 3))] * 2)
     assign([variable], [np.ones((2, 3))])
     assert float(np.asarray(variable).sum()) == 6
 

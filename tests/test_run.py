@@ -463,7 +463,7 @@ def test_other_files_are_never_deleted(tmp_path: Path) -> None:
     for flags in ([], ["--overwrite"]):
         done = run_here("train.py", "--workdir", tmp_path, *flags)
         assert done.returncode == 2, done.stderr
-        assert "do not belong to a run" in done.stderr
+        assert "not a run directory" in done.stderr
     assert figure.read_text() == "precious"
 
 

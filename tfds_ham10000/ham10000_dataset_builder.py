@@ -239,17 +239,14 @@ def _require_space(folder: Path, num_bytes: int) -> None:
 def _manual_dir(
     dl_manager: tfds.download.DownloadManager, config: Ham10000Config
 ) -> Path | None:
-    """Returns the manual directory, or None if the files have to be downloaded.
-
-    All TFDS datasets share the default manual directory, so it may exist without the files
-    of this dataset.
-    """
+    """Returns the manual directory; None if the files have to be downloaded."""
     try:
         folder = Path(dl_manager.manual_dir)
     except AssertionError:
         if config.downloadable:
             return None
         raise
+    # All TFDS datasets share the default directory, which may lack the files of this one.
     if config.downloadable and folder == Path(dl_manager.download_dir, "manual"):
         present = folder.is_dir() and sources.match_layout(folder, config.source)
         return folder if present else None

@@ -62,12 +62,8 @@ class CheckedImages:
         Converted images are kept in an unnamed temporary file to limit memory usage. The
         operating system deletes this file when the process ends.
 
-        Args:
-            images: The source images.
-            image_ids: The image_ids of the images to check.
-            folder: Where to create the temporary file.
-            longest_side: See `normalize`.
-            inspect: A function of a decoded image (upright, RGB), called for each image.
+        `folder` is for the temporary file. See `normalize` for `longest_side`. `inspect` is
+        called with each decoded image (upright, RGB).
 
         Raises:
             OSError: The disk is full.

@@ -24,8 +24,7 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
     Args:
         path: A UTF-8 file of comma- or tab-separated values with a header, or a zip archive
             or folder with exactly one .csv file.
-        columns: One or more sets of columns, one of which the table must contain.
-            Additional columns are returned as well.
+        columns: Sets of columns, one of which must be present. All columns are returned.
 
     Raises:
         SourceError: The table cannot be read, required columns are missing, or a row has

@@ -54,13 +54,7 @@ MAX_FAILURES = 20
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """The result of a search.
-
-    Attributes:
-        objective: The metric that was optimized.
-        leaderboard: One row per completed trial, the best first; see `make_leaderboard`.
-        failures: Cause of each failure, by trial ID, in the order of the trials.
-    """
+    """The leaderboard of an objective, and the cause of each failure by trial ID."""
 
     objective: str
     leaderboard: pd.DataFrame

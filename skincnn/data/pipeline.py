@@ -207,13 +207,9 @@ def stored_name(fold: int | str) -> str:
 def _records(
     builder: tfds.core.DatasetBuilder, folds: Iterable[int | str]
 ) -> tf.data.Dataset:
-    """Returns the records of some folds, one fold after the other, with encoded images.
-
-    Autotuning is disabled because stopping the tuner of tf.data often takes seconds
-    (TensorFlow 2.21).
-    """
+    """Returns the records of some folds, one fold after the other, with encoded images."""
     options = tf.data.Options()
-    options.autotune.enabled = False
+    options.autotune.enabled = False  # stopping the tuner often takes seconds
     records = builder.as_dataset(
         split="+".join(map(stored_name, folds)),
         decoders={"image": tfds.decode.SkipDecoding()},

@@ -56,10 +56,7 @@ class Plan:
             if getattr(self, name) is not None
         ]
         if len(by_sampling) > 1:
-            raise ValueError(
-                "A plan must have either `sampling_weights` or `epoch_counts`. Received: "
-                "both."
-            )
+            raise ValueError("Give either `sampling_weights` or `epoch_counts`, not both.")
         if by_loss and by_sampling and not self.allow_double:
             raise ValueError(
                 "A plan must balance the classes either by the loss (`class_weights`, "

@@ -107,10 +107,10 @@ def check_workdir(
     """Checks that a run can be written to `workdir`, without changing the directory.
 
     Raises:
-        ConfigError: `workdir` is a file or not writable, contains a run although neither
-            `overwrite` nor `resume` is set, contains a run with a different configuration
-            to resume, or contains files of a run but no config.json; or `overwrite` and
-            `resume` are both set.
+        ConfigError: `workdir` is not a writable directory, contains a run that can be
+            neither replaced (`overwrite`) nor resumed with this configuration (`resume`),
+            or has files of a run but no config.json; or `overwrite` and `resume` are both
+            set.
     """
     require_writable_folder(workdir, "--workdir")
     if overwrite and resume:
@@ -119,9 +119,8 @@ def check_workdir(
     if CONFIG_FILE not in existing:
         if existing:
             raise ConfigError(
-                f"{workdir} contains {', '.join(existing)} but no {CONFIG_FILE}, so that "
-                "these files do not belong to a run. Expected an empty directory or a run "
-                "directory. Give another --workdir."
+                f"{workdir} contains {', '.join(existing)} but no {CONFIG_FILE}, and is "
+                "therefore not a run directory. Give another --workdir."
             )
     elif resume:
         path = workdir / CONFIG_FILE

@@ -16,10 +16,8 @@ from skincnn.config import OptimizerConfig
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 WARMUP_START = 0.1
 """The learning rate at the start of a warm-up, as a fraction of the peak."""
-ONE_CYCLE_START = 1 / 25
-ONE_CYCLE_END = 1e-5
-"""The learning rate of `one_cycle` at the start and at the end, as a fraction of the peak.
-Both values are the defaults of fastai."""
+ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1e-5
+"""First and last learning rate of `one_cycle` as fractions of the peak, as in fastai."""
 
 
 def constant(
