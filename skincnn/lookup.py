@@ -43,7 +43,7 @@ def suggest(valid: Iterable[str], name: str) -> str:
 
 
 def import_function(name: str, what: str) -> Callable[..., Any]:
-    """Returns a user's function; `name` is `package.module:function`.
+    """Returns the user's function with the name `package.module:function`.
 
     The module is installed, or in the current working directory, which is added to
     `sys.path`. See `look_up` for `what`.
