@@ -48,7 +48,7 @@ def predict_batches(
 
     def predict(start: int) -> Batch:
         part = paths[start : start + batch_size]
-        contents = [_read_file(path) for path in part]
+        contents = [read_file(path) for path in part]
         names = [Path(printable(path)) for path in part]
         rows = select_clinical_metadata(names, clinical_metadata)
         return Batch(contents, rows, predict_files(predictor, names, contents, rows))
@@ -63,7 +63,7 @@ def predict_batches(
             yield batch
 
 
-def _read_file(path: Path) -> bytes | str:
+def read_file(path: Path) -> bytes | str:
     """Returns the content of a file, or the reason why it cannot be read.
 
     The content of a file larger than `MAX_BYTES` is b"".
