@@ -49,15 +49,12 @@ CLINICAL_FEATURES = (
 
 
 def encode_clinical_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
-    """Encodes clinical metadata as numbers.
+    """Encodes the `CLINICAL_COLUMNS` of a table as numbers.
 
     Age is divided by 100; sex and body region are one-hot encoded. A missing age (NaN or
     an empty cell) is encoded as 0 with `age_unknown` 1. A missing sex or site (NaN, an
     empty cell or "unknown") sets `sex_unknown` or `site_unknown`. Matching of words ignores
     case and surrounding whitespace; underscores match spaces.
-
-    Args:
-        table: Rows with `age` in years, `sex` and `localization`.
 
     Returns:
         float32 [len(table), len(CLINICAL_FEATURES)], in the order of `CLINICAL_FEATURES`.

@@ -25,7 +25,7 @@ class DataError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """Raised if the loss, weights or outputs in training are not finite or diverge."""
+    """Raised if training diverges, for example if the loss or a weight is not finite."""
 
     exit_code = 4
 

@@ -59,11 +59,8 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds an exclusive lock on a directory, which is created if it does not exist.
 
     The lock only affects processes that use this function, and is released if the process
-    ends. A directory that this function created is removed if it is empty at the end.
-
-    Args:
-        folder: The directory.
-        wait: Whether to wait until another process releases the lock.
+    ends. A directory that this function created is removed if it is empty at the end. With
+    `wait`, the function waits until another process releases the lock.
 
     Raises:
         ConfigError: Another process holds the lock and `wait` is False, or the directory
@@ -79,7 +76,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         if not wait:
             raise ConfigError(
                 f"{folder} is in use by another process. Wait until it has finished, or "
-                "give another --workdir."
+                "use another directory."
             ) from error
         print(f"waiting for another process that uses {folder}", file=sys.stderr)
         lock.acquire()
@@ -94,14 +91,9 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def require_writable_folder(path: Path, flag: str) -> None:
-    """Checks that a path is a writable directory or can be created as one.
+    """Raises a `ConfigError` unless `path` is, or can be created as, a writable directory.
 
-    Args:
-        path: The directory.
-        flag: The command-line flag that set the path, for the error message.
-
-    Raises:
-        ConfigError: The path is a file, is inside a file, or is not writable.
+    The message names `flag`, the command-line flag that set the path.
     """
     existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not existing.is_dir():
@@ -116,11 +108,7 @@ def require_writable_folder(path: Path, flag: str) -> None:
 
 
 def require_writable_file(path: Path, flag: str) -> None:
-    """Checks that `replacing` can write to a path; `flag` is named in the error message.
-
-    Raises:
-        ConfigError: The path is not a regular file, or its directory is not writable.
-    """
+    """Raises a `ConfigError` that names `flag` unless `replacing` can write to `path`."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise ConfigError(
             f"{flag} must be a file. Received: {path}, which is not a regular file."
@@ -135,11 +123,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` to `path` as indented JSON, atomically.
-
-    Raises:
-        ValueError: `value` contains NaN or infinity.
-    """
+    """Writes `value` to `path` as indented JSON, atomically; rejects NaN and infinity."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 

@@ -32,12 +32,7 @@ class StopRequest:
         return self.signal is not None
 
     def exit(self) -> None:
-        """Raises the exception for the recorded signal, which ends the process.
-
-        Raises:
-            Terminated: The signal was SIGTERM.
-            KeyboardInterrupt: The user pressed Ctrl-C.
-        """
+        """Raises `Terminated` after SIGTERM, and `KeyboardInterrupt` after Ctrl-C."""
         raise Terminated if self.signal == signal.SIGTERM else KeyboardInterrupt
 
     @contextlib.contextmanager

@@ -15,15 +15,9 @@ T = TypeVar("T")
 
 
 def look_up(table: Mapping[str, T], name: str, what: str) -> T:
-    """Returns `table[name]`.
+    """Returns `table[name]`; raises a `ConfigError` if `name` is missing.
 
-    Args:
-        table: The objects by name.
-        name: The name that the user gave.
-        what: The argument in the error message, such as "`model.backbone`" or "PRESET".
-
-    Raises:
-        ConfigError: `table` does not contain `name`.
+    `what` names the argument in the message, such as "`model.backbone`" or "PRESET".
     """
     if name in table:
         return table[name]
@@ -49,12 +43,10 @@ def suggest(valid: Iterable[str], name: str) -> str:
 
 
 def import_function(name: str, what: str) -> Callable[..., Any]:
-    """Returns a user's function.
+    """Returns the user's function with the name `package.module:function`.
 
-    Args:
-        name: `package.module:function`. The module is installed, or in the current working
-            directory, which is added to `sys.path`.
-        what: See `look_up`.
+    The module is installed, or in the current working directory, which is added to
+    `sys.path`. See `look_up` for `what`.
 
     Raises:
         ConfigError: The module cannot be imported or has no such function.

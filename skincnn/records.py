@@ -41,10 +41,7 @@ def write_record(path: Path, record: Record) -> None:
 def read_record(path: Path, cls: type[R], fix: str) -> R:
     """Returns the record in a file that `write_record` wrote.
 
-    Args:
-        path: The file.
-        cls: The class of the record.
-        fix: How to recreate the file, as a sentence for the error message.
+    `fix` is a sentence for the error message that states how to recreate the file.
 
     Raises:
         ConfigError: The file is missing or damaged, or has a different schema version.
@@ -59,11 +56,7 @@ def read_record(path: Path, cls: type[R], fix: str) -> R:
 def parse_record(values: object, cls: type[R], where: str, fix: str) -> R:
     """Returns the record for a result of `to_json`.
 
-    Args:
-        values: The JSON value.
-        cls: The class of the record.
-        where: The source of the values, for the error message.
-        fix: See `read_record`.
+    `where` is the source of the values, for the error message; see `read_record` for `fix`.
 
     Raises:
         ConfigError: The values are invalid, or have a different schema version.

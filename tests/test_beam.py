@@ -350,7 +350,10 @@ def test_processes_predict_in_parallel(model: Path, images: Path, tmp_path: Path
         (("{tmp}", "--output", "{tmp}/old"), "without predictions"),
         (("{tmp}", "--output", "{tmp}/blank.txt"), "must be a directory"),
         (("{tmp}", "--output", "{tmp}/[1]"), "must not contain"),
-        (("{tmp}", "--output", "no-such-system://x"), "--output cannot be listed"),
+        (
+            ("{tmp}", "--output", "no-such-system://x"),
+            "The --output directory no-such-system://x cannot be listed",
+        ),
         (
             ("{tmp}", "--clinical-metadata", "{tmp}/blank.txt"),
             "--clinical-metadata must be a CSV",

@@ -36,7 +36,7 @@ from skincnn.serving.export import ExportSpec
 from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.postprocessing import describe_rule
 from skincnn.serving.predictor import columns, load_predictor, predict_files
-from skincnn.serving.prefetch import read_files
+from skincnn.serving.prefetch import read_file
 from skincnn.serving.tables import select_clinical_metadata
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
@@ -105,7 +105,7 @@ def test_each_format_is_detected_and_reproduces_the_evaluation(
     assert predictor.format == format_name
     paths = sorted(images.iterdir())
     metadata = select_clinical_metadata(paths, None)
-    table = predict_files(predictor, paths, read_files(paths), metadata)
+    table = predict_files(predictor, paths, list(map(read_file, paths)), metadata)
     readable = table[table["status"] == OK]
     assert len(readable) == 10
     probabilities = readable[PROBABILITIES].to_numpy()
@@ -320,7 +320,7 @@ def test_another_model_beside_the_model_of_a_run_is_rejected(
     folder = shutil.copytree(workdir, tmp_path / "run")
     inputs = keras.Input((4,))
     keras.Model(inputs, keras.layers.Dense(7)(inputs)).save(folder / "other.keras")
-    with pytest.raises(DataError, match=r"other\.keras is missing or has changed"):
+    with pytest.raises(DataError, match=r"other\.keras differs from the model"):
         load_predictor(folder / "other.keras")
     shutil.copy(folder / "model.keras", folder / "copy.keras")
     assert load_predictor(folder / "copy.keras").format == "keras"
@@ -352,7 +352,9 @@ def test_only_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "good.jpg").write_bytes(b"good")
     paths = [*sorted(tmp_path.iterdir()), tmp_path]
-    future = concurrent.futures.ThreadPoolExecutor(1).submit(read_files, paths)
+    future = concurrent.futures.ThreadPoolExecutor(1).submit(
+        lambda: list(map(read_file, paths))
+    )
     try:
         contents = future.result(timeout=10)
     finally:
@@ -370,7 +372,7 @@ def test_a_file_without_a_known_size_is_read_up_to_the_limit(
     paths[1].write_bytes(b"1234")
     paths[2].write_bytes(b"12345")
     assert paths[0].stat().st_size == 0
-    assert read_files(paths) == [b"", b"1234", b""]
+    assert list(map(read_file, paths)) == [b"", b"1234", b""]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])

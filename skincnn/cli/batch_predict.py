@@ -66,12 +66,7 @@ class Arguments:
 
 
 def command() -> None:
-    """Parses the arguments, predicts the images, and prints the paths of the predictions.
-
-    Raises:
-        ConfigError: An argument is invalid, or Apache Beam is not installed.
-        DataError: Some files are unreadable; all other files were predicted.
-    """
+    """Parses the arguments, predicts the images, and prints the paths of the results."""
     argv = sys.argv[1:]
     own = argv[: argv.index("--")] if "--" in argv else argv
     arguments = tyro.cli(Arguments, args=own)
@@ -105,10 +100,11 @@ def command() -> None:
     print(f"predictions  {predictions}", file=sys.stderr)
     print(f"refer        {describe_rule(predictor.rule)}", file=sys.stderr)
     if list_files(unreadable, 1):
+        others = "All other files were" if counts[pipeline.PREDICTIONS] else "No file was"
         raise DataError(
             f"{counts[pipeline.UNREADABLE_FILES]} of {sum(counts.values())} file(s) are "
             f"unreadable. They are listed with the reason in {unreadable}\n"
-            "All other files were predicted."
+            f"{others} predicted."
         )
 
 

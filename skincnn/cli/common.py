@@ -109,7 +109,6 @@ def _discard_unwritten() -> None:
 
 
 def _stdout_is_closed() -> bool:
-    """Returns whether the reader of standard output has closed it."""
     poll = select.poll()
     poll.register(sys.stdout, 0)  # errors only
     return bool(poll.poll(0))
@@ -120,12 +119,9 @@ def parse(
 ) -> tuple[str, Parsed]:
     """Returns the name of the preset, or of the --config file, and the parsed arguments.
 
-    Args:
-        cls: A dataclass in which all fields except `config` have defaults.
-        argv: The command-line arguments, without PRESET.
-        preset: The name of the preset; "" for --config or the default preset.
-        prog: The name of the command in --help.
-        description: The description in --help.
+    `cls` is a dataclass in which all fields except `config` have defaults. `argv` does not
+    contain PRESET; `preset` is "" for --config or the default preset. `prog` and
+    `description` are shown by --help.
 
     Raises:
         ConfigError: The preset does not exist, the file is not a valid configuration, or
@@ -157,9 +153,10 @@ def find_flag(argv: Sequence[str], name: str) -> str:
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow and finds the devices, without showing the messages in `NOISE`.
+    """Imports TensorFlow and initializes its devices, hiding messages that match `NOISE`.
 
-    Standard error is buffered in the meantime; all other messages are written afterward.
+    Standard error is buffered meanwhile; all other messages are written afterward. With
+    another Keras backend, the GPUs are hidden from TensorFlow.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     with _without_noise():
@@ -201,9 +198,7 @@ def _terminate(signum: int, frame: object) -> None:
 def show_report(workdir: Path, headline: str = "") -> None:
     """Renders the report of a run, and prints the scores and the path of the report.
 
-    Args:
-        workdir: The directory of an evaluated run, an ensemble or a cross-validation.
-        headline: The split to report first; see `reporting.load.load_results`.
+    `headline` is the split to report first; see `reporting.load.load_results`.
     """
     from skincnn.reporting.load import load_results
     from skincnn.reporting.report import render_report, summary

@@ -58,7 +58,7 @@ def command() -> None:
     if len(arguments.workdirs) != 1 and arguments.ensemble is None:
         raise ConfigError(
             "Expected the directory of one run, such as runs/quickstart, or of several "
-            f"runs with --ensemble. Received: {len(arguments.workdirs)}."
+            f"runs with --ensemble. Received {len(arguments.workdirs)} directories."
         )
     common.load_tensorflow()
     from skincnn.reporting.report import render_report

@@ -84,12 +84,7 @@ MAX_BATCH_SIZE = 256
 
 
 def command() -> None:
-    """Parses the arguments, predicts the images, and lists unreadable files.
-
-    Raises:
-        ConfigError: An argument is invalid.
-        DataError: Some files are unreadable; all other files were predicted.
-    """
+    """Parses the arguments, predicts the images, and lists unreadable files."""
     arguments = tyro.cli(Arguments)
     check(arguments)
     paths = find_images(arguments.images)
@@ -101,12 +96,11 @@ def command() -> None:
         readable, unreadable = write_predictions(
             arguments, paths, predictor, explainer, clinical_metadata
         )
-        submission = write_submission(
-            arguments.isic_csv, readable, predictor.rule.class_names
-        )
+        rule = predictor.rule
+        submission = write_submission(arguments.isic_csv, readable, rule.class_names)
     for path in filter(None, (arguments.output, submission)):
         print(f"predictions  {path}", file=sys.stderr)
-    print(f"refer        {describe_rule(predictor.rule)}", file=sys.stderr)
+    print(f"refer        {describe_rule(rule)}", file=sys.stderr)
     if unreadable and arguments.isic_csv:
         text = f"{len(unreadable)} of {len(paths)} image(s) are missing from"
         text = text if submission else "No file is readable, so nothing was written to"
@@ -116,11 +110,7 @@ def command() -> None:
 
 
 def check(arguments: Arguments) -> None:
-    """Checks the arguments before the model is loaded.
-
-    Raises:
-        ConfigError: An argument is invalid, or an output path is not writable.
-    """
+    """Raises a `ConfigError` if an argument is invalid or an output is not writable."""
     size, output, isic_csv = arguments.batch_size, arguments.output, arguments.isic_csv
     if not 1 <= size <= MAX_BATCH_SIZE:
         raise ConfigError(f"--batch-size must be in 1..{MAX_BATCH_SIZE}. Received: {size}.")
@@ -204,10 +194,7 @@ def write_predictions(
 def write_submission(
     path: Path | None, tables: Sequence[pd.DataFrame], class_names: Sequence[str]
 ) -> Path | None:
-    """Writes a submission to the ISIC challenge, and returns `path`.
-
-    Returns None, and writes nothing, if `path` is None or the tables contain no rows.
-    """
+    """Writes an ISIC submission and returns `path`, or None if there is no path or row."""
     import pandas as pd
 
     from skincnn.serving.tables import isic_submission

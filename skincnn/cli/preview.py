@@ -49,12 +49,8 @@ def plot_augmented(
 ) -> Figure:
     """Returns a figure of each image beside augmented copies.
 
-    Args:
-        images: [num_images, height, width, 3] in 0..255.
-        labels: Name of the class of each image.
-        config: The augmentation. The captions of mixed images show the share of each class.
-        seed: Seed of the augmentation.
-        num_copies: Number of augmented copies of each image.
+    `images` are [num_images, height, width, 3] in 0..255, and `labels` their class names.
+    The captions of mixed images show the share of each class.
     """
     batch = np.tile(images, (num_copies, 1, 1, 1))
     augmented = Augmentation(config, seed)(batch, training=True)

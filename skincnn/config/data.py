@@ -27,8 +27,7 @@ class DataConfig:
     crop_border: bool = False
     """Whether to crop the dark border of dermatoscope images before resizing."""
     color_constancy: bool = False
-    """Whether to remove the color of the illumination (shades of gray, Minkowski norm
-    6)."""
+    """Whether to remove the color cast of the light (shades of gray, Minkowski norm 6)."""
     train_folds: Folds = (0, 1, 2, 3, 4, 5, 6, 7)
     """Folds for training, each in 0..9."""
     validation_folds: Folds = (8,)
@@ -71,7 +70,7 @@ class AugmentConfig:
     """All strengths are multiplied by 2 * magnitude, up to the maximum of each strength. 0
     for no augmentation, 0.5 for the strengths as given, 1 for twice the strengths."""
     orientation_share: UnitInterval = 1.0
-    """Fraction of the images to which `flip` and `quarter_turn` apply."""
+    """Fraction of the images for which `flip` and `quarter_turn` draw an orientation."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
     """`rotate`: maximum angle in degrees, in either direction."""
     zoom: UnitInterval = 0.2

@@ -64,12 +64,8 @@ class RandomLayer(keras.layers.Layer):
 class Augmentation(RandomLayer):
     """Augments images in training. In inference and at magnitude 0, images do not change.
 
-    Input and output are [batch, height, width, 3] in 0..255; the output is float32.
-
-    Args:
-        config: The augmentations and their strengths, or a dictionary of these fields.
-        seed: Seed of the random numbers.
-        **kwargs: Passed to `keras.layers.Layer`; the dtype is always float32.
+    Input and output are [batch, height, width, 3] in 0..255; the output is float32. The
+    constructor also accepts `config` as a dictionary of the fields.
 
     Raises:
         ConfigError: `config.parts` contains a name that is not in `AUGMENTATIONS`.
@@ -124,13 +120,10 @@ def compile_augmentation(
     """Returns `augment` compiled by XLA, or None if the backend is not TensorFlow.
 
     The compiled function maps images and the state of a `SeedGenerator` to augmented images
-    and the next state.
-
-    Keras does not compile models with XLA on a CPU, where XLA would slow down convolutions.
-    For the pointwise operations and gathers of augmentation, however, XLA is four times as
-    fast. TensorFlow never frees a compiled function (20 MB each). Layers with equal
-    configurations therefore share one compiled function; otherwise, a hyperparameter search
-    would run out of memory.
+    and the next state. On a CPU, XLA makes augmentation four times as fast, but slows down
+    convolutions; Keras therefore compiles models without XLA. Layers with equal
+    configurations share one function, because TensorFlow never frees compiled functions
+    (20 MB each).
     """
     if keras.backend.backend() != "tensorflow":
         return None

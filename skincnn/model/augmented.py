@@ -22,13 +22,8 @@ class AugmentedClassifier(keras.Model):
     other inputs, float [batch, ...], which are mixed like the images.
 
     The output is the classifier's logits [batch, num_classes]. In training with `mixing`,
-    the output is a dictionary of `logits`, `partner` and `share` (see `Mixing`).
-
-    Args:
-        augmentation: An `Augmentation` layer.
-        classifier: A model that maps the inputs to logits.
-        mixing: A `Mixing` layer, or None for no mixing. With mixing, the loss must accept
-            soft labels [batch, num_classes].
+    the output is a dictionary of `logits`, `partner` and `share` (see `Mixing`). With
+    `mixing`, the loss must accept soft labels [batch, num_classes].
     """
 
     def __init__(

@@ -206,11 +206,7 @@ def find_backbone(name: str) -> Backbone:
 
 
 def check_size(name: str, size: int) -> None:
-    """Checks that a backbone exists and accepts images of `size` x `size` pixels.
-
-    Raises:
-        ConfigError: The backbone does not exist, or does not accept this size.
-    """
+    """Raises a `ConfigError` unless the backbone exists and accepts this size in pixels."""
     backbone = find_backbone(name)
     if size < backbone.min_size:
         raise ConfigError(

@@ -167,7 +167,7 @@ def _encode(metadata: Any, seed: int) -> Any:
     """Returns features [batch, METADATA_UNITS] of the encoded clinical metadata.
 
     In training, the features are dropped for a random half of the images. Otherwise, the
-    model would rely on the clinical metadata, which are easier to learn than the images.
+    model could rely on the clinical metadata, which are easier to learn than the images.
 
     References:
         Neverova et al., ModDrop (2014), arXiv:1501.00102; Pacheco and Krohling, The impact

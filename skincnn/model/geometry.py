@@ -53,10 +53,7 @@ def zoom(uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def shift(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Returns matrices that translate along each axis.
-
-    Translations are in [-shift, shift], as fractions of the longer side.
-    """
+    """Returns matrices that shift along each axis, by up to `shift` of the longer side."""
     limit = config.strength("shift")
     right, down = uniform(-limit, limit), uniform(-limit, limit)
     return _matrix(ops.ones_like(right), 0.0, 0.0, 1.0, right, down)
@@ -133,8 +130,7 @@ def _matrix(
 ) -> Tensor:
     """Returns [[a, b, right], [c, d, down], [0, 0, 1]] for each image.
 
-    `a` is [batch]; the others are [batch] or numbers. `right` and `down` are in units of
-    the longer side.
+    `a` is [batch]; the others are [batch] or numbers.
     """
     zeros = ops.zeros_like(a)
     rows = [a, b, right, c, d, down, 0.0, 0.0, 1.0]

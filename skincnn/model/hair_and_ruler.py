@@ -87,10 +87,8 @@ def _per_hair(values: Tensor) -> Tensor:
 def _stroke(distance: Tensor, half_width: Tensor, side: Tensor) -> Tensor:
     """Returns the fraction of each pixel that a line covers, in 0..1.
 
-    Args:
-        distance: Distance of the pixel from the line, as a fraction of `side`.
-        half_width: Half the width of the line, as a fraction of `side`.
-        side: The shorter side of the image in pixels.
+    The `distance` of the pixel from the line and `half_width` are fractions of `side`, the
+    shorter side of the image in pixels.
     """
     # A line that is narrower than a pixel covers at most its own width.
     limit = ops.minimum(2 * half_width * side, 1.0)

@@ -15,8 +15,9 @@ from skincnn.model.random_ops import Tensor, Uniform, per_image, rectangle, unif
 def mixup(
     images: Tensor, partners: Tensor, share: Tensor, uniform: Uniform
 ) -> tuple[Tensor, Tensor]:
-    """Returns share * images + (1 - share) * partners, and the shares [batch].
+    """Returns `share * images + (1 - share) * partners`, and `share` unchanged.
 
+    `uniform` is not used.
     Zhang et al., mixup: Beyond Empirical Risk Minimization (2018), arXiv:1710.09412.
     """
     weight = per_image(share)

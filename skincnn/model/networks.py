@@ -20,12 +20,8 @@ def small_cnn(size: int | None, width: float, weights: str | None) -> keras.Mode
 
     The network has four stages of 32, 64, 128 and 256 filters times `width`, with 2x2 max
     pooling between the stages. Each stage consists of two 3x3 convolutions with BatchNorm
-    and ReLU. With width 1, the network has 1.2 million parameters.
-
-    Args:
-        size: Height and width of the images in pixels; None for any size.
-        width: Factor of the numbers of filters.
-        weights: Ignored; the weights are random.
+    and ReLU. With width 1, the network has 1.2 million parameters. `size` is the height and
+    width of the images in pixels, or None for any. `weights` is ignored.
 
     References:
         Simonyan and Zisserman, Very deep convolutional networks (2015), arXiv:1409.1556;
@@ -57,15 +53,11 @@ def clone(
 ) -> keras.Model:
     """Returns a copy of a functional or sequential model with the same weights.
 
-    Args:
-        network: The model.
-        convert: Returns a new layer for each layer. The name and the weights must be the
-            same, but the last two axes of a weight may be swapped. None copies the layers.
-        **options: See `keras.models.clone_model`.
+    `convert` returns a new layer for each layer, with the same name and weights; the last
+    two axes of a weight may be swapped. See `keras.models.clone_model` for `options`.
     """
-    copy = keras.models.clone_model(
-        network, clone_function=convert, recursive=True, **options
-    )
+    clone_model = keras.models.clone_model
+    copy = clone_model(network, clone_function=convert, recursive=True, **options)
     for layer in copy.layers:
         if layer.weights:
             weights = network.get_layer(layer.name).get_weights()

@@ -35,10 +35,9 @@ def per_image(values: Tensor) -> Tensor:
 
 
 def coordinates(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns coordinates x [1, 1, width] and y [1, height, 1], and the shorter side.
+    """Returns x [1, 1, width], y [1, height, 1], and the shorter side in pixels.
 
-    The coordinates are relative to the center, as fractions of the shorter side. The
-    shorter side is in pixels.
+    x and y are relative to the center, as fractions of the shorter side.
     """
     _, height, width, _ = ops.shape(images)
     x, y = centered_pixels(height, width)

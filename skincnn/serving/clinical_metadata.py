@@ -22,8 +22,7 @@ def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> 
     Args:
         age: Age in years, float32 [batch]; NaN if unknown.
         sex: One of `SEXES`, string [batch]; "unknown" or "" if unknown.
-        localization: Site on the body, a key of `REGION_OF`, string [batch]; "unknown" or
-            "" if unknown.
+        localization: A key of `REGION_OF`, string [batch]; "unknown" or "" if unknown.
 
     Returns:
         The `CLINICAL_FEATURES`, float32 [batch, len(CLINICAL_FEATURES)].
@@ -59,14 +58,9 @@ def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> 
 
 
 def _look_up(name: str, words: tf.Tensor, indices: Mapping[str, int]) -> tf.Tensor:
-    """Returns the index of each word, int32 [batch].
+    """Returns the index of each of the `words`, int32 [batch].
 
-    `UNKNOWN` and "" have the index max(indices) + 1.
-
-    Args:
-        name: Name of the input, for error messages.
-        words: String [batch].
-        indices: Maps each other valid word to its index.
+    `UNKNOWN` and "" have the index that follows the largest of `indices`.
     """
     last = max(indices.values()) + 1
     indices = {**indices, UNKNOWN: last, "": last}
@@ -79,7 +73,5 @@ def _look_up(name: str, words: tf.Tensor, indices: Mapping[str, int]) -> tf.Tens
         tf.equal(tf.size(invalid), 0),
         [f"{name} must be one of {', '.join(filter(None, indices))}. Received:", invalid],
     )
-    return tf.gather(
-        tf.constant(list(indices.values())),
-        tf.argmax(matches, axis=1, output_type=tf.int32),
-    )
+    rows = tf.argmax(matches, axis=1, output_type=tf.int32)
+    return tf.gather(tf.constant(list(indices.values())), rows)

@@ -57,7 +57,7 @@ def export(
         data_dir: Directory of the built TFDS datasets; None for the default of TFDS.
 
     Yields:
-        The name and the path of each format, as soon as it is written.
+        The name of each format and the path of its export, as soon as it is written.
 
     Raises:
         ConfigError: The run was not evaluated, or a format is unknown, does not support the

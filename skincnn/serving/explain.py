@@ -80,11 +80,8 @@ def write_explanations(
 ) -> None:
     """Writes <number>_<image_id>_<class>.png for each image that is not None.
 
-    Args:
-        folder: Directory to write to.
-        table: Rows of `predictor.predict_files`.
-        images: The result of `Explainer.explain` for these rows.
-        first: Number of the first row; the next rows are numbered consecutively.
+    `images` is the result of `Explainer.explain` for the rows of `table`, which come from
+    `predictor.predict_files`. The rows are numbered from `first`.
     """
     for number, (row, image) in enumerate(
         zip(table.itertuples(), images, strict=True), first

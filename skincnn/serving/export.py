@@ -90,11 +90,8 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
     The path is export/<name>/<version>. The SavedModel is written to a temporary directory
     and compared with the predictions table of the run before the directory is renamed to
     the version. If the Keras backend is not TensorFlow, a subprocess with the TensorFlow
-    backend exports the model.
-
-    Args:
-        spec: The model to export.
-        data_dir: Directory of the built TFDS datasets; None for the default of TFDS.
+    backend exports the model. `data_dir` contains the built TFDS datasets; None for the
+    default of TFDS.
 
     Raises:
         ConfigError: A run is missing or was not evaluated with the test-time augmentation
@@ -272,7 +269,6 @@ def _check_parity(
 
 
 def _is_trained_on_cpu(network: RunNetwork) -> bool:
-    """Returns whether a network was trained with TensorFlow on a CPU."""
     device = network.info.device
     return device is None or (
         device.backend == "tensorflow"

@@ -38,9 +38,8 @@ class Preprocessing(Part):
 
     Attributes:
         version: Version of the preprocessing code.
-        stored_longest_side: Longest side, in pixels, to which larger images of the
-            training dataset were downsized; None if they were stored in their original
-            size.
+        stored_longest_side: Longest side in pixels to which larger images of the training
+            dataset were downsized; None for no limit.
         decode: Supported file formats and how they are decoded.
         orientation: Formats whose EXIF orientation is applied.
         resize: Interpolation, antialiasing and resulting data type.
@@ -169,11 +168,9 @@ def read_export_info(path: Path) -> ExportInfo:
 
 
 def render_usage(info: ExportInfo, name: str) -> str:
-    """Returns Markdown instructions for sending requests to a model server.
+    """Returns Markdown instructions for sending requests to a SavedModel on a server.
 
-    Args:
-        info: Metadata of a SavedModel.
-        name: Name of the model on the server.
+    `name` is the name of the model on the server.
     """
     example = {"age": 50.0, "sex": "female", "localization": "back"}
     clinical_metadata = example if info.clinical_metadata else {}

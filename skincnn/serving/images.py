@@ -150,11 +150,9 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
 
 
 def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Returns an image after rotating or mirroring it to be upright.
+    """Returns an image, uint8 [height, width, 3], rotated or mirrored to be upright.
 
-    Args:
-        image: uint8 [height, width, 3].
-        orientation: EXIF orientation of the image, 1..8.
+    `orientation` is the EXIF orientation of the image in 1..8.
     """
 
     def transform(number: int) -> tf.Tensor:
@@ -191,13 +189,10 @@ def _find_exif(
     start: int,
     read_chunk: Callable[[tf.Tensor], Chunk],
 ) -> tf.Tensor:
-    """Returns the offset of the EXIF data in a file, or `end` if there are none.
+    """Returns the offset of the EXIF data in a file of `end` bytes, or `end` if missing.
 
-    Args:
-        content: Content of the file, a scalar.
-        end: Size of the file in bytes.
-        start: Offset of the first chunk.
-        read_chunk: Maps the first 16 bytes of a chunk to a `Chunk`.
+    `start` is the offset of the first chunk. `read_chunk` maps the first 16 bytes of a
+    chunk to a `Chunk`.
     """
 
     def is_searching(offset: tf.Tensor, exif_offset: tf.Tensor) -> tf.Tensor:
@@ -237,10 +232,7 @@ def _webp_chunk(header: tf.Tensor) -> Chunk:
 
 
 def _read_orientation(tiff: tf.Tensor) -> tf.Tensor:
-    """Returns the orientation in the first directory of EXIF data, int64 in 1..8.
-
-    The result is 1 if the orientation is missing or invalid. `tiff` is uint8 [size].
-    """
+    """Returns the orientation in EXIF data, int64 in 1..8; 1 if missing or invalid."""
     is_big_endian = tiff[0] == ord("M")
 
     def integer(offset: tf.Tensor | int, size: int) -> tf.Tensor:

@@ -41,13 +41,11 @@ class Output(NamedTuple):
 
 
 def choose_images(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Returns the indices of the images on which exports are checked.
+    """Returns the indices of the images of a split on which exports are checked.
 
     The first `NUM_IMAGES` are evenly spaced in the split. Additional images of rare classes
-    follow, so that the check detects an export that never predicts a rare class.
-
-    Args:
-        labels: Class name of each image in the split.
+    follow, so that the check detects an export that never predicts a rare class. `labels`
+    contains the class of each image in the split.
     """
     names = np.asarray(labels)
     chosen = _evenly_spaced(np.arange(len(names)), NUM_IMAGES)
@@ -63,10 +61,7 @@ def decide(
 ) -> Output:
     """Returns predictions with the decisions of a rule, computed in float32 as in exports.
 
-    Args:
-        probabilities: Uncalibrated probabilities [num_images, num_classes].
-        distances: Mahalanobis distances [num_images].
-        rule: The referral rule.
+    See `Output` for `probabilities` and `distances`.
     """
     calibrated = apply_temperature(probabilities, rule.temperature).astype(np.float32)
     decisions = rule.decide(calibrated, distances.astype(np.float32))
@@ -96,14 +91,9 @@ def measure_parity(
 ) -> ParityResult:
     """Compares the predictions of an export with those of the Keras model.
 
-    Args:
-        y_true: Class indices [num_images].
-        model: Predictions of the Keras model.
-        export: Predictions of the export for the same images.
-        rule: Provides the class names and the OOD threshold.
-        format_name: See `ParityResult.format`.
-        tta: See `ParityResult`.
-        num_bytes: Size of the export in bytes.
+    `y_true` contains the class indices [num_images]. `model` and `export` are outputs for
+    the same images. `rule` provides the class names and the OOD threshold. See
+    `ParityResult` for the other arguments.
     """
     differences = np.abs(export.probabilities - model.probabilities).max(axis=1)
     distance_difference = None
@@ -142,17 +132,13 @@ def require_parity(
 ) -> None:
     """Checks that an export reproduces the predictions of the Keras model.
 
-    Args:
-        result: The result of `measure_parity`.
-        model: Predictions of the Keras model.
-        export: Predictions of the export.
-        tolerance: Maximum difference in probability; None for no limit.
-        distance_tolerance: Maximum difference in Mahalanobis distance, as a fraction of the
-            OOD threshold; None for no limit.
+    `tolerance` is the maximum difference in probability, and `distance_tolerance` the
+    maximum difference in Mahalanobis distance, as a fraction of the OOD threshold. None
+    means no limit.
 
     Raises:
         DataError: A difference exceeds its maximum, or the export never predicts a class
-            that the model predicts.
+            (or never correctly), unlike the model.
     """
     missing = sorted(
         name
@@ -162,8 +148,9 @@ def require_parity(
     )
     if missing:
         raise DataError(
-            f"The {result.name} export never predicts {', '.join(missing)}, which the "
-            "Keras model predicts. The export was rejected. Use a different format."
+            f"The {result.name} export never predicts {', '.join(missing)}, or never "
+            "correctly, unlike the Keras model. The export was rejected. Use a different "
+            "format."
         )
     for quantity, difference, limit in (
         ("probability", result.largest_difference, tolerance),

@@ -91,9 +91,11 @@ def load_predictor(path: Path) -> Predictor:
     if path.is_file():
         with path.open("rb") as file:
             is_zip = file.read(8).startswith(b"PK")
-        if is_zip and (path.parent / MODEL_FILE).is_file():
+        model = path.parent / MODEL_FILE
+        if is_zip and model.is_file():
             # The temperature and the thresholds are valid for this model only.
-            _check_hash(path, sha256(path.parent / MODEL_FILE))
+            if sha256(path) != sha256(model):
+                raise DataError(f"{path} differs from the model of the run. Use {model}.")
             return _load_run(path.parent)
         if info_path(path).is_file():
             return _load_export(path)
@@ -104,12 +106,7 @@ def load_predictor(path: Path) -> Predictor:
 
 
 def check_clinical_metadata(predictor: Predictor, path: Path | None) -> None:
-    """Raises a `ConfigError` if `path` is given but the model uses images only.
-
-    Args:
-        predictor: The loaded model.
-        path: Value of --clinical-metadata.
-    """
+    """Raises a `ConfigError` if `path` is given but the model uses images only."""
     if path is not None and not predictor.clinical_metadata:
         raise ConfigError(
             f"--clinical-metadata {path}: this model uses images only. Omit the flag, or "
@@ -125,11 +122,9 @@ def predict_files(
 ) -> pd.DataFrame:
     """Returns a table of predictions with one row per file; see `columns`.
 
-    Args:
-        predictor: The loaded model.
-        paths: Names of the files, which are not opened.
-        contents: Content of each file, or the reason why it could not be read.
-        clinical_metadata: Table of the `CLINICAL_COLUMNS`, one row per file.
+    `paths` are names, which are not opened. `contents` contains the content of each file,
+    or the reason why it could not be read. `clinical_metadata` contains the
+    `CLINICAL_COLUMNS`, one row per file.
     """
     files = [content if isinstance(content, bytes) else b"" for content in contents]
     predictions = predictor.predict(files, clinical_metadata)
@@ -154,11 +149,7 @@ def columns(class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _find_saved_model(path: Path) -> Path | None:
-    """Returns the SavedModel at a path; None if it does not exist.
-
-    The path is a SavedModel, a directory of versions, or a run directory. In a directory of
-    versions or a run directory, the latest version is returned.
-    """
+    """Returns the path if it is a SavedModel, else the latest SavedModel in it, or None."""
     for folder in (path, path / "export" / MODEL_NAME):
         if (folder / "saved_model.pb").is_file():
             return folder

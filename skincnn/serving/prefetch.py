@@ -1,4 +1,4 @@
-"""Predicts image files in batches, and reads the next batch during each prediction."""
+"""Reads and predicts batches of image files in background threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skincnn.serving.predictor import Predictor, predict_files
 from skincnn.serving.tables import select_clinical_metadata
 
 NUM_IN_FLIGHT = 2
-"""Maximum number of batches in memory: one is predicted while the next one is read."""
+"""Number of batches that are read or predicted ahead of the batch in use."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Batch:
     """A batch of files with their predictions.
 
     Attributes:
-        contents: The result of `read_files`.
+        contents: Content of each file, or the reason why it could not be read.
         clinical_metadata: Table of the `CLINICAL_COLUMNS`, one row per file.
         table: The result of `predictor.predict_files`.
     """
@@ -40,18 +40,16 @@ def predict_batches(
     batch_size: int,
     clinical_metadata: pd.DataFrame | None = None,
 ) -> Generator[Batch, None, None]:
-    """Yields the batches in order, with at most `NUM_IN_FLIGHT` in memory.
+    """Yields the batches in order, and predicts later batches in the background.
 
-    Args:
-        predictor: The loaded model.
-        paths: Image files.
-        batch_size: Number of files per batch.
-        clinical_metadata: The result of `tables.read_clinical_metadata`.
+    Up to `NUM_IN_FLIGHT` later batches are read or predicted at a time. `clinical_metadata`
+    is the result of `tables.read_clinical_metadata`.
     """
 
     def predict(start: int) -> Batch:
-        contents = read_files(paths[start : start + batch_size])
-        names = [Path(printable(path)) for path in paths[start : start + batch_size]]
+        part = paths[start : start + batch_size]
+        contents = [read_file(path) for path in part]
+        names = [Path(printable(path)) for path in part]
         rows = select_clinical_metadata(names, clinical_metadata)
         return Batch(contents, rows, predict_files(predictor, names, contents, rows))
 
@@ -65,15 +63,11 @@ def predict_batches(
             yield batch
 
 
-def read_files(paths: Sequence[Path]) -> list[bytes | str]:
-    """Returns the content of each file, or the reason why the file cannot be read.
+def read_file(path: Path) -> bytes | str:
+    """Returns the content of a file, or the reason why it cannot be read.
 
     The content of a file larger than `MAX_BYTES` is b"".
     """
-    return [_read_file(path) for path in paths]
-
-
-def _read_file(path: Path) -> bytes | str:
     try:
         status = path.stat()
         # Opening a pipe blocks until it has a writer; a device reports a size of 0.

@@ -30,7 +30,7 @@ from skincnn.serving.postprocessing import postprocess
 Predictions = dict[str, npt.NDArray[Any]]
 """The outputs of `postprocess` as NumPy arrays."""
 Predict = Callable[[Sequence[bytes], pd.DataFrame], Predictions]
-"""Maps file contents and a table of `CLINICAL_COLUMNS`, one row each, to predictions."""
+"""Maps file contents and `CLINICAL_COLUMNS`, one table row per file, to predictions."""
 BYTES_SIGNATURE = "serving_default"
 IMAGES_SIGNATURE = "images"
 WARMUP_FILE = "tf_serving_warmup_requests"
@@ -43,13 +43,8 @@ def write_saved_model(
 ) -> None:
     """Writes a SavedModel with the signatures `serving_default` and `images`.
 
-    Each signature averages the predictions over networks and orientations.
-
-    Args:
-        networks: The networks to export.
-        rule: The referral rule.
-        path: Directory of the SavedModel.
-        tta: Test-time augmentation, a key of `ORIENTATIONS`; "" for none.
+    Each signature averages the predictions over the networks and over the orientations of
+    the test-time augmentation `tta`, a key of `ORIENTATIONS`.
     """
     orientations = ORIENTATIONS[tta]
 
@@ -85,12 +80,9 @@ def open_saved_model(
 ) -> Predict:
     """Loads a SavedModel without checking its hashes, and returns its prediction function.
 
-    The returned function raises a `DataError` if the model has different classes.
-
-    Args:
-        path: Directory of the SavedModel.
-        class_names: Expected class names, in order.
-        clinical_metadata: Whether the model requires clinical metadata.
+    The returned function raises a `DataError` if the classes of the model are not
+    `class_names`, in this order. `clinical_metadata` states whether the model requires
+    clinical metadata.
     """
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures[BYTES_SIGNATURE]
@@ -122,12 +114,7 @@ def write_warmup(saved_model: Path, name: str, *, clinical_metadata: bool) -> No
     """Writes warm-up requests to assets.extra/tf_serving_warmup_requests of a SavedModel.
 
     The requests contain a gray image, because images of the dataset must not be
-    distributed.
-
-    Args:
-        saved_model: Directory of the SavedModel.
-        name: Name of the model on the server.
-        clinical_metadata: Whether the model requires clinical metadata.
+    distributed. `name` is the name of the model on the server.
 
     References:
         TensorFlow Serving, SavedModel Warmup; the messages are `prediction_log.proto`.

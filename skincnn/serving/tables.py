@@ -49,11 +49,10 @@ def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
 def select_clinical_metadata(
     paths: Sequence[Path], table: pd.DataFrame | None
 ) -> pd.DataFrame:
-    """Returns the `CLINICAL_COLUMNS`, with one row per file and unknown missing values.
+    """Returns the `CLINICAL_COLUMNS`, one row per file; missing values become unknown.
 
-    Args:
-        paths: Image files. The image_id of a file is its name without the extension.
-        table: The result of `read_clinical_metadata`.
+    `table` is the result of `read_clinical_metadata`. The image_id of a file is its name
+    without the extension.
     """
     if table is None:
         table = pd.DataFrame(columns=list(CLINICAL_COLUMNS), dtype=object)
@@ -103,11 +102,7 @@ def find_isic_year(class_names: Sequence[str]) -> str:
 
 
 def require_unique(image_ids: Iterable[str]) -> None:
-    """Checks that no image_id is repeated, as an ISIC challenge submission requires.
-
-    Raises:
-        ConfigError: An image_id occurs more than once.
-    """
+    """Raises a `ConfigError` if an ISIC submission would contain an image_id twice."""
     duplicates = [name for name, count in Counter(image_ids).items() if count > 1]
     if duplicates:
         more = f" and {len(duplicates) - 5} more" if len(duplicates) > 5 else ""
@@ -122,10 +117,7 @@ def isic_submission(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd
     """Returns a submission to the ISIC challenge with these classes.
 
     In 2019, the last column `UNK` is 1 for out-of-distribution images and 0 for all others.
-
-    Args:
-        predictions: The rows of `predictor.predict_files` for readable files.
-        class_names: Class names of the model, in any order.
+    `predictions` contains the rows of `predictor.predict_files` for readable files.
 
     Raises:
         ConfigError: No challenge has these classes.

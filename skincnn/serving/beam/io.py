@@ -108,9 +108,9 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
 
 
 def list_members(ref: FileRef) -> Iterator[FileRef]:
-    """Splits a reference to an archive into references to up to `MEMBERS_PER_REF` images.
+    """Splits a reference to an archive into references to its images; yields others as is.
 
-    References to other files are yielded unchanged.
+    Each reference contains at most `MEMBERS_PER_REF` images.
     """
     if ref.problem or not ref.name.lower().endswith(".zip"):
         yield ref
@@ -140,14 +140,10 @@ def read(ref: FileRef) -> Iterator[ImageFile | UnreadableFile]:
 
 
 def require_images(patterns: Sequence[str], names: str | None) -> None:
-    """Checks that there is at least one file to predict.
-
-    Args:
-        patterns: See `list_files`.
-        names: Text file with the name of an image or an archive on each line, or None.
+    """Checks that a pattern matches a file, or that the text file `names` lists a name.
 
     Raises:
-        ConfigError: No file matches, or the files cannot be listed.
+        ConfigError: There is no file, or the files cannot be listed.
     """
     try:
         if any(list_files(pattern, 1) for pattern in patterns):
@@ -165,11 +161,7 @@ def require_images(patterns: Sequence[str], names: str | None) -> None:
 
 
 def require_empty(output: str, prefixes: Sequence[str]) -> None:
-    """Checks that a directory contains no predictions or does not exist.
-
-    Args:
-        output: Path of the directory.
-        prefixes: Prefixes of the names of prediction files.
+    """Checks that the directory `output`, if it exists, contains no files <prefix>-*.
 
     Raises:
         ConfigError: `output` contains predictions, cannot be listed, contains a wildcard
@@ -184,7 +176,9 @@ def require_empty(output: str, prefixes: Sequence[str]) -> None:
         patterns = [FileSystems.join(output, f"{prefix}-*") for prefix in prefixes]
         results = FileSystems.match(patterns, [1] * len(patterns))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--output cannot be listed: {error}") from error
+        raise ConfigError(
+            f"The --output directory {output} cannot be listed: {error}"
+        ) from error
     paths = [file.path for result in results for file in result.metadata_list]
     if paths:
         raise ConfigError(
@@ -229,10 +223,7 @@ def _read_archive(
 
 
 def _list_local(pattern: str, limit: int | None) -> list[FileMetadata]:
-    """Returns the local files that a pattern matches, including broken symbolic links.
-
-    Beam itself would skip broken links, so that they would not be reported as unreadable.
-    """
+    """Returns the matching local files, including broken links, which Beam would skip."""
     if os.path.islink(pattern):
         return [FileMetadata(pattern, 0)]
     # Paths from os.walk start with a directory, so the pattern must contain one, too.

@@ -1,4 +1,4 @@
-"""Predicts images on one or many machines with Apache Beam (`make beam`).
+"""Predicts images on one or many machines with Apache Beam.
 
 File names are listed and distributed over the workers. Each worker reads and predicts
 images in the same process, so that no image is sent from one worker to another.
@@ -54,11 +54,8 @@ class LoadedModel:
 class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedModel]):
     """Loads a model once in each worker process, and predicts batches of images.
 
-    Args:
-        model: Path of the model; see `load_predictor`.
-        clinical_metadata: CSV file of `tables.read_clinical_metadata`, or None.
-        batch_size: Number of images per batch.
-        format_name: Format of the output lines.
+    See `load_predictor` for `model`, and `tables.read_clinical_metadata` for
+    `clinical_metadata`.
     """
 
     def __init__(
@@ -165,9 +162,7 @@ def run(
             for folder in Path(output).glob("beam-temp-*"):
                 shutil.rmtree(folder, ignore_errors=True)
     if state != PipelineState.DONE:
-        raise RuntimeError(
-            f"The pipeline ended in the state {state}. Expected {PipelineState.DONE}."
-        )
+        raise RuntimeError(f"The pipeline ended in the state {state}. Expected DONE.")
     counters = result.metrics().query(MetricsFilter().with_namespace("skincnn"))["counters"]
     counts = {counter.key.metric.name: int(counter.result) for counter in counters}
     return {name: counts.get(name, 0) for name in (PREDICTIONS, UNREADABLE_FILES)}

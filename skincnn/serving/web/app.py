@@ -32,11 +32,7 @@ MAX_AGE_YEARS = 120
 
 
 def check_requirements() -> None:
-    """Checks that directories can be locked and that Gradio is installed.
-
-    Raises:
-        ConfigError: The operating system cannot lock directories, or Gradio is missing.
-    """
+    """Raises a `ConfigError` if directories cannot be locked or Gradio is not installed."""
     if importlib.util.find_spec("fcntl") is None:
         raise ConfigError(
             "The page requires Linux or macOS to lock the directory of uploads. Received: "
@@ -68,16 +64,12 @@ def listen(port: int) -> socket.socket:
 
 
 def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
-    """Serves the page of a model until a signal stops the server.
+    """Serves the page of a model until a signal; see `StopRequest.exit` for the exceptions.
 
     Args:
-        model: The model of the page.
-        path: Path of the model, which the page shows.
+        model: The model that predicts uploaded images.
+        path: Path of the model, for display on the page.
         listener: The socket from `listen`.
-
-    Raises:
-        KeyboardInterrupt: The user pressed Ctrl-C.
-        Terminated: The process received SIGTERM.
     """
     with uploads.make_folder() as folder:
         # Gradio reads these variables when it is imported and when it builds a page.
@@ -109,8 +101,8 @@ def build_app(model: PageModel, path: Path, folder: Path) -> Any:
     """Returns the page as an ASGI application.
 
     Args:
-        model: The model of the page.
-        path: Path of the model, which the page shows.
+        model: The model that predicts uploaded images.
+        path: Path of the model, for display on the page.
         folder: Directory of uploads, from `uploads.make_folder`.
     """
     import fastapi
@@ -220,7 +212,6 @@ def parse_clinical_metadata(fields: Sequence[str | None]) -> dict[str, str | int
 
 
 def _metadata_fields(gradio: Any) -> list[Any]:
-    """Returns a form field for each of the `CLINICAL_COLUMNS`."""
     sites = [UNKNOWN, *REGION_OF]
     gradio.HTML(render("clinical_metadata"))
     with gradio.Row():

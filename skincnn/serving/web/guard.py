@@ -104,10 +104,8 @@ def clean_request(content: bytes, folder: Path, num_fields: int) -> bytes:
 
     Without this step, Gradio would copy or download any file that a request names.
 
-    Args:
-        content: Body of the request, JSON.
-        folder: Directory of uploads.
-        num_fields: Number of fields for clinical metadata.
+    `folder` is the directory of uploads, and `num_fields` the number of form fields for
+    clinical metadata.
 
     Raises:
         DataError: The content is not a prediction request with an upload in `folder` and

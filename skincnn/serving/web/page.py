@@ -63,12 +63,8 @@ def render_prediction(
 ) -> str:
     """Returns the prediction for a file as HTML without external resources.
 
-    Args:
-        model: The model of the page.
-        content: Content of the file.
-        name: Name of the file, which is shown.
-        clinical_metadata: Maps `CLINICAL_COLUMNS` to values. A missing value or None is
-            unknown.
+    `clinical_metadata` maps `CLINICAL_COLUMNS` to values; a missing value or None is
+    unknown.
     """
     age = clinical_metadata.get("age")
     strings = {key: clinical_metadata.get(key) or UNKNOWN for key in CLINICAL_COLUMNS[1:]}
@@ -144,13 +140,8 @@ def distinguish(
 ) -> list[str]:
     """Formats two numbers with the fewest digits that distinguish them.
 
-    Numbers that are equal up to float32 rounding errors are not distinguished.
-
-    Args:
-        first: The first number.
-        second: The second number.
-        to_text: Formats a number with a given number of digits.
-        digits: Numbers of digits to try, in ascending order.
+    Numbers that are equal up to float32 rounding errors are not distinguished. `to_text`
+    formats a number with a given number of digits; `digits` are tried in order.
     """
     pairs = [[to_text(first, count), to_text(second, count)] for count in digits]
     if math.isclose(first, second, rel_tol=1e-6):

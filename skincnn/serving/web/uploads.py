@@ -20,7 +20,7 @@ from skincnn.serving.images import MAX_BYTES
 UPLOAD_PATH = "/gradio_api/upload"
 PROGRESS_PATH = "/gradio_api/upload_progress"
 MAX_AGE_SECONDS = 600
-"""Age in seconds at which Gradio deletes an upload that has not been read."""
+"""Age in seconds after which Gradio deletes an upload that has not been read."""
 FOLDER_PREFIX = "skincnn-page-"
 """Prefix of the name of each directory of uploads."""
 MULTIPART_BYTES = 2**16
@@ -51,10 +51,8 @@ def make_folder() -> Iterator[Path]:
 def make_upload_endpoint(folder: Path, stored: set[str]) -> Callable[[Any], Awaitable[Any]]:
     """Returns the endpoint for `UPLOAD_PATH`, which stores files under unique names.
 
-    Args:
-        folder: Directory of uploads.
-        stored: Set to which the endpoint adds the path of each upload. Gradio deletes these
-            files after `MAX_AGE_SECONDS`.
+    The endpoint adds the path of each upload to `stored`. Gradio deletes these files after
+    `MAX_AGE_SECONDS`.
     """
     from starlette.concurrency import run_in_threadpool
     from starlette.datastructures import UploadFile
@@ -125,8 +123,7 @@ def take(upload: Upload, folder: Path) -> tuple[bytes, str]:
 def _locked(folder: Path) -> Iterator[None]:
     """Locks a directory of this user until the `with` block or the process ends.
 
-    Raises:
-        OSError: Another process holds the lock, or another user owns the directory.
+    An `OSError` means that another process holds the lock or another user owns `folder`.
     """
     import fcntl  # not available on Windows; see `app.check_requirements`.
 
