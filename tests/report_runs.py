@@ -24,6 +24,7 @@ from skincnn.evaluation.results import (
 )
 from skincnn.inference.run_dir import Member
 from skincnn.metrics.bootstrap import Estimate
+from skincnn.reporting.html import report_environment
 from skincnn.reporting.parity_result import ClassParity, ParityResult
 
 NAMES = ("<b>wart</b>|", "mel", "nv", "bcc")
@@ -161,6 +162,12 @@ MEMBERS = MembersResult(
         ),
     ),
 )
+
+
+def sentences(macro: str, *arguments: object) -> str:
+    """Returns the text of a macro of sentences.j2 with single spaces."""
+    template = report_environment(autoescape=False).get_template("sentences.j2")
+    return " ".join(getattr(template.module, macro)(*arguments).split())
 
 
 def make_members(*configs: Config) -> tuple[Member, ...]:

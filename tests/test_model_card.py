@@ -19,6 +19,7 @@ from report_runs import (
     WITH_OFFICIAL,
     make_members,
     make_table,
+    sentences,
 )
 from run_dirs import CONFIG, make_info, write_run
 
@@ -71,7 +72,10 @@ def test_the_user_s_own_images_have_no_known_license(tmp_path: Path) -> None:
     assert read_metadata(card)["license"] == "unknown"
     assert "datasets" not in read_metadata(card)
     assert not re.search("ham10000", card, re.IGNORECASE)
-    assert "mobilenet_v2 on the user's own images" in card
+    assert "Skin-lesion classifier (mobilenet_v2) on the user's own images" in card
+    assert "one of 4 classes. " in card
+    assert "The input is\nan image like those it was trained on. The output" in card
+    assert "selected for the collection" not in card
 
 
 def test_names_are_escaped(results: RunResults) -> None:
@@ -98,11 +102,14 @@ def test_scores_and_operating_points_are_tables(results: RunResults) -> None:
     for text in (
         report_text.describe_scores(results),
         report_text.describe_intervals(results),
-        report_text.describe_triage(results.headline),
         report_text.describe_smallest_class(results.headline).replace("<", "&lt;")[:30],
         training_text.describe_training(results),
     ):
         assert text in card
+    words, result = " ".join(card.split()), results.headline
+    assert sentences("referral", results, result) in words
+    arguments = result, results.splits["val"], result.targets, result.triage
+    assert sentences("thresholds", *arguments) in words
     for name, target in results.headline.targets.items():
         for key, point in target.operating_points.items():
             rates = " | ".join(map(labels.interval, point.rates.values()))
@@ -111,8 +118,15 @@ def test_scores_and_operating_points_are_tables(results: RunResults) -> None:
     triage = results.headline.triage
     assert triage is not None
     rates = " | ".join(map(labels.interval, triage.rates.values()))
-    row = f"| malignant | referral rule of exports | {triage.threshold:.3f} | {rates} |"
-    assert row in card
+    rule = "referral rule: threshold for sensitivity ≥ 90 %, or out-of-distribution"
+    assert f"| malignant | {rule} | {triage.threshold:.3f} | {rates} |" in card
+    assert "--operating-point" in card.split("## How to use")[1]
+    for part in (
+        "selected for the collection, and on the correction for class imbalance",
+        "| how the diagnosis was established (ground truth) | confocal microscopy |",
+        "No interval is given if the score cannot be computed",
+    ):
+        assert part in words
 
 
 @pytest.mark.parametrize("classes", [(0, 1, 3), (0, 2, 3), (0, 2)])
@@ -138,7 +152,7 @@ def test_sections_appear_with_their_results(results: RunResults) -> None:
         assert text not in changed_card
     for text in (
         "| motion blur | 0.450 [0.440, 0.460] | -0.210 [-0.220, -0.200] |",
-        "| photographs | rejected | 48 | 0.700 |",
+        "| photographs | yes | 48 | 0.700 |",
         report_text.OOD_NOTE,
         "used 100 of 120 test images",
         "- litert: the same referral decision for 0.980 of the images",
@@ -158,8 +172,8 @@ def test_variants_and_their_exports_are_tables(tmp_path: Path) -> None:
     [variant] = results.variants
     for name, score, difference in report_text.variant_scores(variant):
         scores = f"{labels.interval(score)} | {labels.signed(difference)}"
-        assert f"| test-time augmentation d4 | 8.0 | {name} | {scores} |" in card
-    part = card.split(report_text.describe_export(variant))[1]
+        assert f"| test-time augmentation (d4) | 8.0 | {name} | {scores} |" in card
+    part = card.split(sentences("export", variant))[1]
     for point in variant.targets["melanoma"].operating_points.values():
         assert f"| {point.threshold:.3f} | " in part
 
@@ -192,7 +206,7 @@ def test_models_of_an_ensemble_are_listed(results: RunResults) -> None:
     update = {"kind": "ensemble", "members": make_members(CONFIG, other)}
     info = results.info.model_copy(update=update)
     card = render_card(dataclasses.replace(results, info=info))
-    assert "# mobilenet_v2 + resnet50 on isic2018" in card
+    assert "# Skin-lesion classifier (mobilenet_v2 + resnet50) on isic2018" in card
     assert "- second (resnet50): 800 training images (folds 0, 1, 2" in card
     assert "holds the results of 2 models" in card
     assert "`model.keras` takes" not in card

@@ -179,8 +179,8 @@ def test_a_rule_without_a_threshold_is_described() -> None:
         class_names=("benign", "scar"), temperature=1.0, threshold=None, max_distance=1.0
     )
     assert describe_rule(rule) == (
-        "out-of-distribution images and unreadable files. This model has no threshold for "
-        "malignant lesions."
+        "out-of-distribution images and unreadable files. This model has no referral "
+        "threshold for malignant lesions."
     )
 
 

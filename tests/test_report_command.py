@@ -167,9 +167,10 @@ def test_an_ensemble_has_a_report(tmp_path: Path) -> None:
     assert "The ensemble averages the probabilities of 2 models (a, b)." in page
     assert "Individual models" in page
     assert "paired, ensemble minus model" in page
-    assert "test-time augmentation d4" in page
+    assert "test-time augmentation (d4)" in page
     assert "None" not in page
-    assert "2,468 parameters" in (workdir / "README.md").read_text()
+    card = (workdir / "README.md").read_text()
+    assert "Together, the networks have 2,468 parameters" in card
     assert not (workdir / "figures/learning_curves.png").exists()
 
 

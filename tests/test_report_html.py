@@ -20,6 +20,7 @@ from report_runs import (
     Page,
     make_members,
     make_table,
+    sentences,
 )
 from run_dirs import CONFIG, write_run
 
@@ -72,7 +73,7 @@ def test_the_main_scores_come_first(results: RunResults) -> None:
     source = render_html(results, FIGURES)
     page = Page(source).words
     scores = report_text.describe_scores(results)
-    order = [scores, "Melanoma recall", "The model was trained on", "Recall sensitivity"]
+    order = [scores, "recall (argmax)", "The model was trained on", "Recall sensitivity"]
     positions = [page.index(text) for text in order]
     assert positions == sorted(positions)
     for heading, name in (
@@ -90,6 +91,11 @@ def test_the_main_scores_come_first(results: RunResults) -> None:
     ):
         assert f"{missed} of 30 melanoma images {text}" in page
     assert "Melanoma sensitivity at 90 % specificity" in page
+    melanomas = f"test split (fold 9) show {melanoma.num_lesions} melanomas"
+    assert f"the 30 melanoma images of the {melanomas}" in page
+    missed = melanoma.num_missed
+    bar = f'aria-label="{30 - missed} predicted as melanoma, {missed} as another class"'
+    assert bar in source
     assert "Not a medical device." in page
 
 
@@ -104,9 +110,15 @@ def test_operating_points_have_all_rates(results: RunResults) -> None:
     triage = results.headline.triage
     assert triage is not None
     rates = [labels.interval(rate) for rate in triage.rates.values()]
-    row = ["referral rule of exports", f"{triage.threshold:.3f}", *rates]
-    assert " ".join(row) in text
-    assert report_text.describe_triage(results.headline) in text
+    rule = "referral rule: threshold for sensitivity ≥ 90 %, or out-of-distribution"
+    assert " ".join([rule, f"{triage.threshold:.3f}", *rates]) in text
+    assert sentences("referral", results, results.headline) in text
+    splits = section(render_html(results, FIGURES), "splits")
+    for name in results.headline.targets:
+        for split, page in (("test", text), ("val", splits)):
+            rule = results.splits[split].triage if name == "malignant" else None
+            arguments = results.splits[split], results.splits["val"], [name], rule
+            assert sentences("thresholds", *arguments) in page
 
 
 @pytest.mark.parametrize("classes", [(0, 1, 3), (0, 2, 3), (0, 2)])
@@ -145,7 +157,14 @@ EXTRAS: dict[str, tuple[str, object, list[str]]] = {
     "ood": (
         "ood",
         (OOD,),
-        ["48 crops of two photographs", "0.060 [", "0.700", "above 1.500", "accepts 95 %"],
+        [
+            "48 crops of two photographs",
+            "test split (fold 9) no 120 0.060 [",
+            "photographs yes 48 0.700 0.900",
+            "is above 1.500, the image is flagged",
+            "95 % of the validation images are not flagged",
+            "these images versus the test split (fold 9)",
+        ],
     ),
     "members": ("members", MEMBERS, ["first", "0.550 [", "0.440 [", "+0.031 [", "7"]),
 }
@@ -183,24 +202,26 @@ def test_melanoma_under_corruption_may_be_unknown(results: RunResults) -> None:
     assert "None" not in page
 
 
-def test_variants_are_compared_with_the_model_as_is(tmp_path: Path) -> None:
+def test_variants_are_compared_with_the_default(tmp_path: Path) -> None:
     variants = {"d4": VARIANT, "adjusted": VARIANT}
     results = load_results(write_run(tmp_path, TABLES, variants, num_views=8))
     page = render_html(results, FIGURES)
     text = section(page, "variants")
-    assert report_text.describe_variants(results) in text
+    assert sentences("variants", results) in text
+    assert "unchanged model (default) 1 " in text
+    assert "Below each score is its difference from the unchanged model" in text
     for variant in results.variants:
         for _, score, difference in report_text.variant_scores(variant):
             assert f"{labels.interval(score)} {labels.signed(difference)}" in text
     assert "logit adjustment (0.50)" in text
     assert "0.0800" in text
     [exported] = report_text.exported_variants(results)
-    assert report_text.describe_export(exported) in text
+    assert sentences("export", exported) in text
     for target in exported.targets.values():
         for point in target.operating_points.values():
             rates = " ".join(map(labels.interval, point.rates.values()))
             assert f"{point.threshold:.3f} {rates}" in text
-    assert "Detection of melanoma with test-time augmentation d4" in text
+    assert "Detection of melanoma with test-time augmentation (d4)" in text
 
 
 def test_models_of_an_ensemble_are_listed(results: RunResults) -> None:
@@ -210,7 +231,7 @@ def test_models_of_an_ensemble_are_listed(results: RunResults) -> None:
         results, info=results.info.model_copy(update=update), members=MEMBERS
     )
     page = Page(render_html(changed, FIGURES)).words
-    assert "mobilenet_v2 + resnet50 on isic2018" in page
+    assert "Skin-lesion classifier (mobilenet_v2 + resnet50) on isic2018" in page
     assert "averages the probabilities of 2 models (first, second)" in page
     assert "All settings of the first model" in page
 
@@ -219,7 +240,7 @@ def test_other_splits_come_last_and_validation_is_collapsed(tmp_path: Path) -> N
     write_run(tmp_path, WITH_OFFICIAL)
     page = render_html(load_results(tmp_path, "test_official"), FIGURES)
     texts = [
-        "<h2>Other splits</h2>",
+        "<h2>Results on other splits</h2>",
         "<details open><summary>Test split (fold 9)</summary>",
         "<details><summary>Validation split (fold 8)</summary>",
     ]
@@ -240,6 +261,8 @@ def test_warnings_are_prominent(tmp_path: Path) -> None:
         assert "LEAKAGE: 17 of the 120 images of the official test split" in source
         assert ('<p class="leaky">LEAKAGE' in source) == leaky
         assert ("<strong>3 lesions</strong>" in source) == leaky
+        assert ("Overlap between this split, training and" in source) == leaky
+        assert ("Overlap between training, validation and test" in source) != leaky
         assert ("share no images, lesions or near-duplicates." in source) != leaky
         assert (("section", {"class": "card alarm"}) in Page(source).elements) == leaky
     config = dataclasses.replace(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn.datasets
-from report_runs import NAMES, TABLES, VARIANT, WITH_OFFICIAL, make_table
+from report_runs import NAMES, OOD, TABLES, VARIANT, WITH_OFFICIAL, make_table, sentences
 from run_dirs import CONFIG, write_run
 from scipy.special import softmax
 
@@ -22,6 +22,7 @@ from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.operating_points import HEADLINE_POINT, OPERATING_POINTS
 from skincnn.model.orientations import ORIENTATIONS
 from skincnn.reporting import labels, report_text, training_text
+from skincnn.reporting.html import render_html
 from skincnn.reporting.load import RunResults, load_results
 from skincnn.reporting.report import summary
 
@@ -72,6 +73,13 @@ def test_scores_are_described(results: RunResults) -> None:
     accuracy = np.mean([correct[y_true == k].mean() for k in range(4)])
     assert f"is {100 * accuracy:.0f} % (95 % confidence interval " in text
     assert "random guessing gives 25 %" in text
+    task = "The model assigns a dermatoscopic image of a skin lesion to one of 4 diagnoses."
+    assert text.startswith(task)
+    info = results.info.model_copy(update={"attribution": "", "kind": "cross_validation"})
+    text = report_text.describe_scores(dataclasses.replace(results, info=info))
+    task = "Each model assigns an image like those it was trained on to one of 4 classes."
+    assert text.startswith(task)
+    text = report_text.describe_scores(results)
     macro_f1 = results.headline.metrics["macro_f1"]
     assert f"Macro F1 is {labels.interval(macro_f1)}." in text
     missed = (~correct)[y_true == 1].sum()
@@ -95,15 +103,24 @@ def test_the_referral_rule_is_described(results: RunResults) -> None:
     result = results.headline
     triage = result.triage
     assert triage is not None
-    text = report_text.describe_triage(result)
-    assert "reaches the threshold for sensitivity ≥ 90 %, or if it is out-of" in text
+    text = sentences("referral", results, result)
+    assert (
+        f"malignant classes add up to at least {triage.threshold:.3f}, the threshold that "
+        "gave a sensitivity of at least 90 % on the validation split (fold 8), or if the "
+        "image is out-of-distribution"
+    ) in text
     assert f"(Mahalanobis distance above {triage.max_distance:.3f})" in text
+    assert "(see Out-of-distribution images)" in sentences(
+        "referral", dataclasses.replace(results, ood=(OOD,)), result
+    )
     share = triage.melanoma_referred
     assert share is not None
     assert share.value is not None
     missed = round(30 * (1 - share.value))
-    assert f"a share of {labels.interval(triage.referred)} of the images and " in text
-    assert f"{labels.interval(share)} of the melanoma images; {missed} of 30 " in text
+    referred = labels.percent_interval(triage.referred)
+    assert f"On the test split (fold 9), the rule refers {referred} of all images" in text
+    refers = f"and {labels.percent_interval(share)} of the melanoma images; {missed} of 30 "
+    assert refers in text
     sensitivity = labels.interval(triage.rates["sensitivity"])
     assert f"sensitivity {sensitivity} for malignant lesions" in summary(results)
 
@@ -115,11 +132,15 @@ def test_without_a_threshold_only_out_of_distribution_images_are_referred(
     results = load_results(write_run(tmp_path, tables))
     assert results.headline.triage is not None
     assert results.headline.triage.threshold is None
-    text = report_text.describe_triage(results.headline)
-    assert "to a dermatologist if it is out-of-distribution" in text
+    text = sentences("referral", results, results.headline)
+    assert "to a dermatologist if the image is out-of-distribution" in text
     assert "None" not in text
+    label = sentences("referral_label", results.headline.triage)
+    assert label == "referral rule: out-of-distribution"
     # Without melanoma images, melanoma is not mentioned.
-    assert "melanoma" not in report_text.describe_triage(results.splits["val"])
+    text = sentences("referral", results, results.splits["val"])
+    assert "melanoma" not in text
+    assert text.endswith(" of all images.")
 
 
 def test_without_distances_there_is_no_referral_rule(tmp_path: Path) -> None:
@@ -128,8 +149,9 @@ def test_without_distances_there_is_no_referral_rule(tmp_path: Path) -> None:
         for n, split in enumerate(("val", "test"))
     }
     results = load_results(write_run(tmp_path, tables))
-    assert report_text.describe_triage(results.headline) == ""
+    assert results.headline.triage is None
     assert "referral" not in summary(results)
+    assert "referral rule" not in render_html(results, {})
 
 
 def test_the_smallest_class_is_named(results: RunResults) -> None:
@@ -146,15 +168,23 @@ def test_variants_are_explained_and_compared(tmp_path: Path) -> None:
     assert {*VIEWS} == {*report_text.TTA_TEXT}
     variants = {"d4": VARIANT, f"augment_{ADJUSTED}": VARIANT}
     results = load_results(write_run(tmp_path, TABLES, variants, num_views=8))
-    text = report_text.describe_variants(results)
-    assert text.startswith("Test-time augmentation augment: predictions are averaged over")
-    assert "Test-time augmentation d4: " in text
-    for part in ("arXiv:2007.07314", "in parentheses", "Exports do not apply it."):
+    text = sentences("variants", results)
+    for part in (
+        "(augment): each image is predicted in 8 versions (views), changed at random",
+        "(d4): each image is predicted in 8 versions (views), rotated or mirrored, and the",
+        "arXiv:2007.07314",
+        "in parentheses",
+        "Exports never use logit adjustment.",
+    ):
         assert part in text
+    d4 = tuple(variant for variant in results.variants if variant.variant == "d4")
+    text = sentences("variants", dataclasses.replace(results, variants=d4))
+    assert "augment)" not in text
+    assert "Logit adjustment" not in text
     names = [labels.variant_label(variant) for variant in results.variants]
     assert names == [
-        "test-time augmentation augment, logit adjustment (0.50)",
-        "test-time augmentation d4",
+        "test-time augmentation (augment), logit adjustment (0.50)",
+        "test-time augmentation (d4)",
     ]
     recalls = [
         (y_prob[y_true == 1].argmax(axis=1) == 1).mean()
@@ -167,7 +197,7 @@ def test_variants_are_explained_and_compared(tmp_path: Path) -> None:
     lines = summary(results)
     scores = f"{labels.interval(score)}, {labels.signed(difference)}"
     assert f"  melanoma recall    {scores}" in lines
-    assert "augmentation d4 on the test split (fold 9), 8 views, 8.0 times" in lines
+    assert "augmentation (d4) on the test split (fold 9), 8 views, 8.0 times" in lines
 
 
 @pytest.mark.parametrize(
@@ -184,9 +214,9 @@ def test_exported_variants_have_all_views(
     variants = report_text.exported_variants(results)
     assert [variant.variant for variant in variants] == ([name] if exported else [])
     for variant in variants:
-        text = report_text.describe_export(variant)
+        text = sentences("export", variant)
         temperature = f"{variant.temperature:.2f}"
-        assert f"--tta {name} has its own temperature, {temperature}, and" in text
+        assert f"(--tta {name}), the temperature is {temperature} and the" in text
 
 
 def test_leakage_of_a_split_is_reported(tmp_path: Path) -> None:
@@ -246,16 +276,23 @@ def test_a_shared_near_duplicate_is_leakage(results: RunResults) -> None:
 
 def test_training_is_described(results: RunResults) -> None:
     assert training_text.describe_training(results) == (
-        "The model was trained on 800 images of 400 lesions (folds 0, 1, 2, 3, 4, 5, 6, "
-        "7). Epoch 3 was chosen on the validation split (fold 8) by balanced accuracy, so "
-        "scores on that split are optimistic."
+        "The dataset is divided into parts (folds). The model was trained on 800 images of "
+        "400 lesions (folds 0 to 7). After each pass through the training images (epoch), "
+        "it was scored on the validation split (fold 8). The version after epoch 3 had the "
+        "best balanced accuracy there and was kept, so scores on the validation split are "
+        "optimistic."
     )
     assert training_text.describe_cost(results) == (
-        "1,234 parameters, 1.0 minutes of training (0123abc, 2 cores of Some CPU)."
+        "The network has 1,234 parameters; training took 1.0 minutes (code version "
+        "0123abc, 2 cores of Some CPU)."
     )
     unknown = results.info.model_copy(update={"provenance": None})
     text = training_text.describe_cost(dataclasses.replace(results, info=unknown))
-    assert text == "1,234 parameters, 1.0 minutes of training."
+    assert text == "The network has 1,234 parameters; training took 1.0 minutes."
+    data = dataclasses.replace(CONFIG.data, train_folds=(0, 1, 5))
+    config = dataclasses.replace(CONFIG, data=data)
+    text = training_text.describe_training(dataclasses.replace(results, config=config))
+    assert "(folds 0, 1, 5)" in text
 
 
 @pytest.mark.parametrize(
@@ -273,7 +310,9 @@ def test_data_are_labeled(
     info = results.info.model_copy(update=update)
     changed = dataclasses.replace(results, info=info)
     assert training_text.data_label(changed) == label
-    assert training_text.model_label(changed) == f"mobilenet_v2 on {label}"
+    assert training_text.model_label(changed) == (
+        f"Skin-lesion classifier (mobilenet_v2) on {label}"
+    )
     assert ("SYNTHETIC" in summary(changed)) == synthetic
 
 
@@ -286,7 +325,7 @@ def test_the_note_on_built_in_ood_images_is_correct() -> None:
     ("score", "expected"),
     [
         (Estimate(0.5, 0.25, 0.75), ("0.500 [0.250, 0.750]", "50 %", "25 to 75 %")),
-        (Estimate(0.5, None, None), ("0.500 [too few lesions]", "50 %", "available")),
+        (Estimate(0.5, None, None), ("0.500 [no interval]", "50 %", "available")),
         (Estimate(None, None, None), ("not defined", "not defined", "available")),
     ],
 )
@@ -295,6 +334,7 @@ def test_scores_without_interval_or_value(
 ) -> None:
     assert labels.interval(score) == expected[0]
     assert labels.percent(score) == expected[1]
+    assert labels.percent_interval(score).startswith(f"{expected[1]} [")
     text = labels.confidence_interval(score, 0.95, as_percent=True)
     assert text.startswith("95 % confidence interval ")
     assert expected[2] in text

@@ -35,7 +35,7 @@ Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 RULE = DecisionRule(
     class_names=("mel", "nv"), temperature=1.5, threshold=0.3, max_distance=0.6
 )
-LIMIT = "and 95 % of the validation images have a distance of at most 0.6."
+LIMIT = "95 % of the reference images have a distance of at most 0.6."
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def model(run: Run) -> PageModel:
 
 def page_model(predict: Predict, *, clinical_metadata: bool = False) -> PageModel:
     predictor = Predictor("keras", RULE, DataConfig(), False, clinical_metadata, predict)
-    return PageModel(predictor, None, "")
+    return PageModel(predictor, None)
 
 
 def prediction_of(
@@ -65,43 +65,40 @@ def prediction_of(
 @pytest.mark.parametrize(
     ("malignant", "distance", "expected"),
     [
-        (0.5, 0.1, ["malignant class, 50.0 %, is at or above 30.0 %", "is within"]),
-        (0.3, 0.1, ["malignant class, 30.0 %, is at or above 30.0 %", "is within"]),
-        (0.2, 0.1, ["malignant class, 20.0 %, is below 30.0 %", "0.1, is within"]),
-        (0.2999, 0.1, ["malignant class, 29.99 %, is below 30.00 %", "is within"]),
-        (0.299998, 0.1, ["malignant class, 29.9998 %, is below 30.0000 %", "is within"]),
-        (0.30002, 0.9, ["images is 0.9", "30.002 %, is at or above 30.000 %"]),
-        (0.2, 0.9, [f"images is 0.9, {LIMIT}", "is below"]),
-        (0.5, 0.9, [f"images is 0.9, {LIMIT}", "at or above"]),
-        (0.2, 0.60004, [f"images is 0.60004, {LIMIT}", "is below"]),
-        (
-            0.2,
-            0.59996,
-            ["is below", "validation images, 0.59996, is within the limit of 0.6."],
-        ),
-        (0.2, 0.6, ["is below", "validation images, 0.6, is within the limit of 0.6."]),
+        (0.5, 0.1, ["up to 50.0 %. This is at or above 30.0 %", "was not flagged"]),
+        (0.3, 0.1, ["up to 30.0 %. This is at or above 30.0 %", "was not flagged"]),
+        (0.2, 0.1, ["up to 20.0 %. This is below 30.0 %", "is 0.1, the limit is 0.6."]),
+        (0.2999, 0.1, ["29.99 %. This is below 30.00 %", "was not flagged"]),
+        (0.299998, 0.1, ["29.9998 %. This is below 30.0000 %", "was not flagged"]),
+        (0.30002, 0.9, ["is 0.9; 95 %", "30.002 %. This is at or above 30.000 %"]),
+        (0.2, 0.9, [f"is 0.9; {LIMIT}", "is below"]),
+        (0.5, 0.9, [f"is 0.9; {LIMIT}", "at or above"]),
+        (0.2, 0.60004, [f"is 0.60004; {LIMIT}", "is below"]),
+        (0.2, 0.59996, ["is below", "distance) is 0.59996, the limit is 0.6."]),
+        (0.2, 0.6, ["is below", "distance) is 0.6, the limit is 0.6."]),
     ],
 )
 def test_the_reasons_match_the_decision(
     malignant: float, distance: float, expected: list[str]
 ) -> None:
     reasons = [
-        text_of(one) for one in list_reasons(prediction_of(malignant, distance), RULE)
+        text_of(one).replace(" the referral threshold of", "")
+        for one in list_reasons(prediction_of(malignant, distance), RULE)
     ]
     assert len(reasons) == len(expected)
     for sentence, part in zip(reasons, expected, strict=True):
         assert part in sentence
-    threshold = "the threshold for 90 % sensitivity, chosen on the validation data."
+    threshold = "this threshold gave a sensitivity of at least 90 % for malignant lesions"
     assert threshold in " ".join(reasons)
 
 
 @pytest.mark.parametrize(
     ("step", "refer", "expected"),
     [
-        (0, True, "30.0 %, is at or above 30.0 %"),
-        (-1, True, "30.0 %, is at or above 30.0 %"),
-        (0, False, "30.0 %, is just below 30.0 %"),
-        (1, False, "30.0 %, is just below 30.0 %"),
+        (0, True, "30.0 %. This is at or above the referral threshold of 30.0 %"),
+        (-1, True, "30.0 %. This is at or above the referral threshold of 30.0 %"),
+        (0, False, "30.0 %. This is just below the referral threshold of 30.0 %"),
+        (1, False, "30.0 %. This is just below the referral threshold of 30.0 %"),
     ],
 )
 def test_rounding_does_not_contradict_the_decision_of_the_model(
@@ -116,12 +113,14 @@ def test_rounding_does_not_contradict_the_decision_of_the_model(
 def test_reasons_without_a_threshold_and_with_unknown_classes() -> None:
     without = RULE.model_copy(update={"threshold": None})
     assert list_reasons(prediction_of(0.5, 0.1, without), without)[0] == (
-        "This model has no threshold for malignant lesions."
+        "This model has no referral threshold for malignant lesions. It does not refer an "
+        "image because of a high probability of malignancy, only if the image is flagged "
+        "as out-of-distribution."
     )
     own = RULE.model_copy(update={"class_names": ("mel", "freckle")})
     for distance in (0.1, 0.9):
         text = text_of(" ".join(list_reasons(prediction_of(0.5, distance, own), own)))
-        assert "The probability of a malignant class, 50.0 %, is at or above 30.0 %" in text
+        assert "malignant classes add up to 50.0 %. This is at or above the ref" in text
 
 
 @pytest.mark.parametrize(
@@ -183,8 +182,8 @@ def test_an_out_of_distribution_image_gets_a_warning(
     predictor = replace(model.predictor, predict=predict)
     page = render_prediction(replace(model, predictor=predictor), jpeg(), "x", {})
     text = text_of(page)
-    assert ("This does not look like an image that the model can" in text) == ood
-    assert ("The image is out-of-distribution" in text) == ood
+    assert ("This image may be unsuitable for the model" in text) == ood
+    assert ("The image was flagged as out-of-distribution" in text) == ood
     assert ("Refer to a dermatologist" in text) == (ood or refer)
     assert ("Not referred" in text) == ("This does not rule out malignancy" in text)
     assert ("Not referred" in text) == (not ood and not refer)
@@ -200,10 +199,13 @@ def test_an_unreadable_file_gets_no_prediction(model: PageModel) -> None:
     assert "%" not in text
 
 
-def test_a_format_without_feature_maps_has_no_overlay(run: Run, model: PageModel) -> None:
+def test_a_format_without_feature_maps_has_no_overlay(
+    run: Run, model: PageModel, caplog: pytest.LogCaptureFixture
+) -> None:
     saved_model = load_page_model(run[0] / "export/skincnn")
+    assert "Grad-CAM requires the feature maps" in caplog.text
     pages = [render_prediction(one, jpeg(), "x.jpg", {}) for one in (model, saved_model)]
-    assert "No Grad-CAM overlay. Grad-CAM requires the feature maps" in text_of(pages[1])
+    assert "No heat map (Grad-CAM) is available for this model file." in text_of(pages[1])
     images = [re.findall(r'src="([^"]+)"', page) for page in pages]
     assert images[0][:1] == images[1], "the same model input"
 

@@ -24,7 +24,7 @@ SECTIONS = {
     "corruptions": "Corrupted images",
     "ood": "Out-of-distribution images",
     "mistakes": "Most confident errors",
-    "splits": "Other splits",
+    "splits": "Results on other splits",
     "training": "Learning curves",
     "configuration": "Configuration",
 }

@@ -10,6 +10,8 @@ from skincnn.metrics.bootstrap import Estimate
 UNDEFINED = "not defined"
 """Shown for an undefined score, such as the recall of a class without images."""
 TOO_FEW = "too few lesions"
+"""Shown instead of the scores of a subgroup of too few lesions."""
+NO_INTERVAL = "no interval"
 """Shown instead of an interval that cannot be computed."""
 METRIC_LABELS = {
     "macro_auc_above_80_sensitivity": "macro AUC above 80 % sensitivity",
@@ -35,6 +37,11 @@ SUBGROUP_LABELS = {
     "confocal": "confocal microscopy",
 }
 """Labels of subgroup attributes and values that differ from the name."""
+ATTRIBUTE_LABELS = {
+    "source": "source (image set within the dataset)",
+    "ground truth by": "how the diagnosis was established (ground truth)",
+}
+"""Labels of subgroup attributes in tables, where there is room for an explanation."""
 CORRUPTION_LABELS = {
     "blur": "Gaussian blur",
     "motion": "motion blur",
@@ -95,14 +102,14 @@ def split_role(result: SplitResult) -> str:
 
 
 def variant_label(result: SplitResult) -> str:
-    """Returns a label such as "test-time augmentation d4, logit adjustment (0.50)"."""
+    """Returns a label such as "test-time augmentation (d4), logit adjustment (0.50)"."""
     views = unadjusted_name(result.variant)
-    parts = [f"test-time augmentation {views}"] if views else []
+    parts = [f"test-time augmentation ({views})"] if views else []
     if result.variant.endswith(ADJUSTED):
         strength = result.logit_adjustment
         suffix = "" if strength is None else f" ({strength:.2f})"
         parts.append(f"logit adjustment{suffix}")
-    return ", ".join(parts) or "model as is"
+    return ", ".join(parts) or "unchanged model (default)"
 
 
 def subgroup_label(name: str) -> str:
@@ -130,7 +137,7 @@ def signed(difference: Estimate) -> str:
 def interval_ends(score: Estimate, spec: str = ".3f") -> str:
     """Returns the interval of a score, such as "0.548, 0.727"."""
     if score.low is None or score.high is None:
-        return TOO_FEW
+        return NO_INTERVAL
     return f"{score.low:{spec}}, {score.high:{spec}}"
 
 
@@ -139,11 +146,18 @@ def percent(score: Estimate) -> str:
     return UNDEFINED if score.value is None else f"{100 * score.value:.0f} %"
 
 
+def percent_interval(score: Estimate) -> str:
+    """Returns a share with its interval in percent, such as "64 % [55, 73]"."""
+    if score.value is None or score.low is None or score.high is None:
+        return f"{percent(score)} [{NO_INTERVAL}]"
+    return f"{percent(score)} [{100 * score.low:.0f}, {100 * score.high:.0f}]"
+
+
 def confidence_interval(score: Estimate, confidence: float, *, as_percent: bool) -> str:
     """Returns a text such as "95 % confidence interval 55 to 73 %"."""
     name = f"{100 * confidence:.0f} % confidence interval"
     if score.low is None or score.high is None:
-        return f"{name} not available: {TOO_FEW}"
+        return f"{name} not available"
     if as_percent:
         return f"{name} {100 * score.low:.0f} to {100 * score.high:.0f} %"
     return f"{name} {score.low:.3f} to {score.high:.3f}"

@@ -147,7 +147,7 @@ def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path
 def _read_ood(workdir: Path, headline: str) -> tuple[OodResult, ...]:
     """Returns the results on OOD images for the headline split, if any.
 
-    The rejected shares of the other splits are added to the first result.
+    The shares of flagged images in the other splits are added to the first result.
     """
     folder = workdir / FOLDER
     first = "ood" if headline == "test" else split_name(headline, "ood")

@@ -24,8 +24,8 @@ IMAGE, GAP, LINE = 1.6, 0.25, 0.17
 LINE_LENGTH = 45
 """Maximum number of characters in a line above or below a pair."""
 KEY = (
-    "Right of each image: Grad-CAM, the regions that support the predicted class (yellow: "
-    "most).\nMISSED: a malignant lesion that is not predicted as malignant."
+    "Right of each image: Grad-CAM, the regions that raised the score of the predicted "
+    "class (yellow: most).\nMISSED: a malignant lesion that is not predicted as malignant."
 )
 NO_MATH: dict[str, Any] = {"loc": "left", "parse_math": False}
 """Style of texts with names, in which dollar signs must not start a formula."""

@@ -62,7 +62,7 @@ def render_metadata(results: RunResults) -> str:
         **({"datasets": [dataset_id(results)]} if published else {}),
         "metrics": list(HUB_METRICS.values()),
         "tags": [*TAGS, "synthetic-data"] if info.synthetic else list(TAGS),
-        "model-index": [{"name": f"skincnn {model_label(results)}", "results": scores}],
+        "model-index": [{"name": model_label(results), "results": scores}],
     }
     lines = [f"{key}: {json.dumps(value)}" for key, value in entries.items()]
     return "\n".join(["---", *lines, "---"])

@@ -149,7 +149,7 @@ def summary(results: RunResults) -> str:
         lines.append(
             f"{variant_label(variant)} on the {split_label(variant)}"
             f"{f', {views} views' if views > 1 else ''}, {variant.cost.relative:.1f} times "
-            "the prediction time; score and difference from the model as is"
+            "the prediction time; score and difference from the default"
         )
         lines += [
             f"  {name:<18} {interval(score)}, {signed(difference)}"

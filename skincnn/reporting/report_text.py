@@ -12,10 +12,9 @@ from skincnn.evaluation.results import (
     CorruptionResult,
     CorruptionRow,
     SplitResult,
-    TriageScores,
 )
 from skincnn.evaluation.scoring import MELANOMA_RECALL
-from skincnn.inference.logit_adjustment import ADJUSTED, unadjusted_name
+from skincnn.inference.logit_adjustment import unadjusted_name
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.operating_points import HEADLINE_POINT, find_targets
 from skincnn.reporting.labels import (
@@ -25,10 +24,13 @@ from skincnn.reporting.labels import (
     interval,
     metric_label,
     percent,
-    point_label,
 )
 from skincnn.reporting.load import RunResults
-from skincnn.reporting.training_text import describe_leakage, is_leaky
+from skincnn.reporting.training_text import (
+    describe_input,
+    describe_leakage,
+    is_leaky,
+)
 
 SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
 INTERVAL_METHOD = (
@@ -42,22 +44,12 @@ SYNTHETIC = (
 NO_MELANOMA = "No image shows melanoma, so the sensitivity for melanoma is unknown."
 OOD_NOTE = (
     "The photographs are 48 crops of two photographs. Noise, plain colors and stripes are "
-    "generated. These sets are only examples of unsuitable images, so the rejected shares "
-    "have no confidence intervals."
+    "generated. These sets are only examples of unsuitable images, so their shares of "
+    "flagged images have no confidence intervals."
 )
 """Note on the built-in out-of-distribution images."""
-TTA_TEXT = {
-    "d4": "predictions are averaged over rotations and reflections of each image",
-    "augment": "predictions are averaged over random augmentations of each image, drawn as "
-    "in training",
-}
-"""Explanation of each kind of test-time augmentation."""
-ADJUSTMENT = (
-    "the probabilities are corrected for how often each class occurs in the training "
-    "images. The logarithm of the share of a class, times a strength, is subtracted from "
-    "its logit, the output of the model before the softmax (Menon et al., Long-tail "
-    "Learning via Logit Adjustment, 2021, arXiv:2007.07314)"
-)
+TTA_TEXT = {"d4": "rotated or mirrored", "augment": "changed at random as in training"}
+"""How each kind of test-time augmentation changes the views of an image."""
 EXPORTED_VIEWS = {"d4": 8}
 """Number of views of each kind of test-time augmentation that exports support."""
 MODEL_CARD_METRICS = (*SUMMARY_METRICS, "log_loss", "ece")
@@ -127,15 +119,18 @@ def count_benign_predictions(result: SplitResult) -> tuple[int, int]:
 
 
 def describe_scores(results: RunResults) -> str:
-    """Returns the main scores, and a warning if the splits overlap."""
+    """Returns the task, the main scores, and a warning if the splits overlap."""
     result = results.headline
+    model = "Each model" if results.info.kind == "cross_validation" else "The model"
     accuracy = result.metrics["balanced_accuracy"]
     ends = confidence_interval(accuracy, result.confidence, as_percent=True)
     chance = 100 / len(result.class_names)
     sentences = [
+        f"{model} assigns {describe_input(results)} to one of {len(result.class_names)} "
+        f"{'diagnoses' if results.info.attribution else 'classes'}.",
         "Balanced accuracy, the average sensitivity (recall) over the classes, is "
         f"{percent(accuracy)} ({ends}); random guessing gives {chance:.0f} %. Macro F1 is "
-        f"{interval(result.metrics['macro_f1'])}."
+        f"{interval(result.metrics['macro_f1'])}.",
     ]
     melanoma = find_melanoma(result)
     if melanoma is None:
@@ -171,63 +166,14 @@ def describe_intervals(results: RunResults) -> str:
     )
 
 
-def describe_triage(result: SplitResult) -> str:
-    """Returns the referral rule of exports and its rates; "" if it was not evaluated."""
-    triage = result.triage
-    if triage is None:
-        return ""
-    threshold = ""
-    if triage.threshold is not None:
-        threshold = (
-            "its probability of a malignant class reaches the threshold for "
-            f"{point_label(triage.operating_point)}, or if "
-        )
-    return (
-        f"By default, exported models refer an image to a dermatologist if {threshold}"
-        "it is out-of-distribution, that is, too different from the validation images "
-        f"(Mahalanobis distance above {triage.max_distance:.3f}). "
-        f"{_describe_referred(triage, find_melanoma(result))} Another operating point can "
-        "be chosen with --operating-point of scripts/export.py."
-    )
-
-
-def _describe_referred(triage: TriageScores, melanoma: MelanomaResult | None) -> str:
-    """Returns the shares of images and of melanoma images that are referred."""
-    referred = f"This rule refers a share of {interval(triage.referred)} of the images"
-    share = triage.melanoma_referred
-    if melanoma is None or share is None or share.value is None:
-        return f"{referred}."
-    missed = round((1 - share.value) * melanoma.num_images)
-    return (
-        f"{referred} and {interval(share)} of the melanoma images; {missed} of "
-        f"{melanoma.num_images} melanoma images are not referred."
-    )
-
-
-def describe_variants(results: RunResults) -> str:
-    """Returns an explanation of the variants that were evaluated."""
-    names = [variant.variant for variant in results.variants]
-    kinds = dict.fromkeys(unadjusted_name(name) for name in names)
-    sentences = [
-        f"Test-time augmentation {kind}: {TTA_TEXT[kind]}."
-        for kind in kinds
-        if kind in TTA_TEXT
-    ]
-    if any(name.endswith(ADJUSTED) for name in names):
-        chosen = (
-            "This is done for each model before averaging, with the strength that gives the"
-            if results.info.members
-            else "The strength, given in parentheses, is the one with the"
-        )
-        sentences.append(
-            f"Logit adjustment: {ADJUSTMENT}. {chosen} best balanced accuracy on the "
-            "validation split. Exports do not apply it."
-        )
-    return " ".join(sentences)
+def count_views(results: RunResults) -> dict[str, int]:
+    """Returns the number of views of each kind of test-time augmentation."""
+    views = {unadjusted_name(v.variant): v.cost.num_views for v in results.variants}
+    return {kind: count for kind, count in views.items() if kind}
 
 
 def variant_scores(variant: SplitResult) -> list[tuple[str, Estimate, Estimate]]:
-    """Returns the name, score and difference from the model as is for the main metrics."""
+    """Returns the name, score and difference from the default for the main metrics."""
     scores = {name: variant.metrics[name] for name in ("balanced_accuracy", "macro_f1")}
     melanoma = find_melanoma(variant)
     if melanoma is not None:
@@ -245,16 +191,6 @@ def exported_variants(results: RunResults) -> list[SplitResult]:
         for variant in results.variants
         if EXPORTED_VIEWS.get(variant.variant) == variant.cost.num_views
     ]
-
-
-def describe_export(variant: SplitResult) -> str:
-    """Returns what an export with test-time augmentation contains."""
-    return (
-        f"An export with --tta {variant.variant} has its own temperature, "
-        f"{variant.temperature:.2f}, and its own thresholds, chosen on the validation "
-        "split. It averages the Mahalanobis distance over all views; the share of images "
-        "that it refers as out-of-distribution was not measured."
-    )
 
 
 def describe_smallest_class(result: SplitResult) -> str:

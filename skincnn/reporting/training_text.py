@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from skincnn.evaluation.compared_runs import describe_provenance
 from skincnn.evaluation.results import SplitResult
 from skincnn.reporting.labels import metric_label, split_label
@@ -30,31 +32,44 @@ def describe_training(results: RunResults) -> str:
         ends = dict.fromkeys((min(sizes), max(sizes)))
         unseen = "that image" if is_split_by_image(results) else "its lesion"
         return (
-            f"Cross-validation with {count} models, each trained on "
-            f"{' to '.join(f'{size:,}' for size in ends)} images. The epoch of each model "
-            "was chosen on one further fold by "
-            f"{metric_label(results.config.train.monitor)}; the remaining folds are its "
-            "test split. Every image was tested once, by a model that was not trained on "
-            f"{unseen}."
+            "The dataset is divided into parts (folds). Cross-validation with "
+            f"{count} models, each trained on "
+            f"{' to '.join(f'{size:,}' for size in ends)} images. After each pass through "
+            "the training images (epoch), a model was scored on one further fold, and the "
+            f"version with the best {metric_label(results.config.train.monitor)} there was "
+            "kept; the remaining folds are its test split. Every image was tested once, by "
+            f"a model that was not trained on {unseen}."
         )
     data, audit = results.config.data, info.audit
     return (
-        f"The model was trained on {audit.num_images['train']:,} images of "
-        f"{audit.num_lesions['train']:,} lesions "
-        f"(folds {', '.join(map(str, data.train_folds))}). Epoch {info.best_epoch} was "
-        f"chosen on the {split_label(validation)} by "
-        f"{metric_label(results.config.train.monitor)}, so scores on that split are "
-        "optimistic."
+        "The dataset is divided into parts (folds). The model was trained on "
+        f"{audit.num_images['train']:,} images of {audit.num_lesions['train']:,} lesions "
+        f"({_list_folds(data.train_folds)}). After each pass through the training images "
+        f"(epoch), it was scored on the {split_label(validation)}. The version after epoch "
+        f"{info.best_epoch} had the best {metric_label(results.config.train.monitor)} "
+        "there and was kept, so scores on the validation split are optimistic."
     )
+
+
+def _list_folds(folds: Sequence[int]) -> str:
+    """Returns "folds 0 to 7", or "folds 0, 1, 5" if the folds are not consecutive."""
+    first, last = min(folds), max(folds)
+    if sorted(folds) == [*range(first, last + 1)] and len(folds) > 2:
+        return f"folds {first} to {last}"
+    return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
 
 
 def describe_cost(results: RunResults) -> str:
     """Returns the number of parameters and the training time of all models."""
     info = results.info
     hardware = describe_provenance(info.provenance)
+    networks = {"ensemble": "Together, the networks have"}
+    networks["cross_validation"] = "Each network has"
     return (
-        f"{info.num_parameters:,} parameters, {info.training_seconds / 60:.1f} minutes of "
-        f"training{f' ({hardware})' if hardware else ''}."
+        f"{networks.get(info.kind, 'The network has')} {info.num_parameters:,} parameters; "
+        f"training took {info.training_seconds / 60:.1f} minutes"
+        f"{' in total' if info.members else ''}"
+        f"{f' (code version {hardware})' if hardware else ''}."
     )
 
 
@@ -66,9 +81,9 @@ def describe_one_image(results: RunResults) -> str:
 
 
 def model_label(results: RunResults) -> str:
-    """Returns "mobilenet_v2 on isic2018", with the backbones of all models."""
+    """Returns "Skin-lesion classifier (<backbones>) on <data>"."""
     names = dict.fromkeys(config.model.backbone for config in results.configs)
-    return f"{' + '.join(names)} on {data_label(results)}"
+    return f"Skin-lesion classifier ({' + '.join(names)}) on {data_label(results)}"
 
 
 def data_label(results: RunResults) -> str:
@@ -76,6 +91,15 @@ def data_label(results: RunResults) -> str:
     if results.info.synthetic:
         return "synthetic demo images"
     return dataset_id(results) if results.info.attribution else "the user's own images"
+
+
+def describe_input(results: RunResults) -> str:
+    """Returns what an input of the model shows, such as "a dermatoscopic image"."""
+    if results.info.synthetic:
+        return "an image like the synthetic demo images"
+    if results.info.attribution:
+        return "a dermatoscopic image of a skin lesion"
+    return "an image like those it was trained on"
 
 
 def dataset_id(results: RunResults) -> str:

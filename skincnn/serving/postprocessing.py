@@ -12,7 +12,7 @@ from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.operating_points import parse_operating_point
 from skincnn.serving.images import OK, UNREADABLE
 
-NO_THRESHOLD = "This model has no threshold for malignant lesions."
+NO_THRESHOLD = "This model has no referral threshold for malignant lesions."
 
 
 def postprocess(
@@ -71,20 +71,15 @@ def postprocess(
     }
 
 
-def describe_threshold(rule: DecisionRule) -> str:
-    """Returns a phrase that describes how the threshold of a rule was chosen."""
-    point = parse_operating_point(rule.operating_point).text
-    return f"the threshold for {point}, chosen on the validation data"
-
-
 def describe_rule(rule: DecisionRule) -> str:
     """Returns a phrase that describes which images a rule refers."""
     other = "out-of-distribution images and unreadable files"
     if rule.threshold is None:
         return f"{other}. {NO_THRESHOLD}"
+    point = parse_operating_point(rule.operating_point).text
     return (
-        f"images with a malignant probability >= {rule.threshold:.4g}, "
-        f"{describe_threshold(rule)}; and {other}"
+        f"images with a malignant probability >= {rule.threshold:.4g}, the threshold for "
+        f"{point}, chosen on the validation split; and {other}"
     )
 
 

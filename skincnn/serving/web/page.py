@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +20,11 @@ from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
 from skincnn.errors import ConfigError
 from skincnn.evaluation.triage import ACCEPTED
 from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.metrics.operating_points import parse_operating_point
 from skincnn.reporting.templates import data_uri, encode_png, environment
 from skincnn.serving.explain import Explainer
 from skincnn.serving.images import OK, read_images
-from skincnn.serving.postprocessing import NO_THRESHOLD, describe_threshold
+from skincnn.serving.postprocessing import NO_THRESHOLD
 from skincnn.serving.predictor import Predictor, load_predictor
 
 Prediction = Mapping[str, Any]
@@ -38,21 +40,20 @@ class PageModel:
     Attributes:
         predictor: Predicts images.
         explainer: Draws Grad-CAM overlays; None if the model does not support Grad-CAM.
-        no_overlay: The reason why `explainer` is None; "" if it is not None.
     """
 
     predictor: Predictor
     explainer: Explainer | None
-    no_overlay: str
 
 
 def load_page_model(path: Path) -> PageModel:
     """Loads a model (see `load_predictor`), with Grad-CAM if the model supports it."""
     predictor = load_predictor(path)
     try:
-        return PageModel(predictor, Explainer(path), "")
+        return PageModel(predictor, Explainer(path))
     except ConfigError as error:
-        return PageModel(predictor, None, str(error))
+        logging.getLogger(__name__).warning("No heat map is available: %s", error)
+        return PageModel(predictor, None)
 
 
 def render_prediction(
@@ -97,15 +98,18 @@ def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:
         float(prediction["ood_distance"]), rule.max_distance, "{:.{}g}".format, range(3, 10)
     )
     malignant = _explain_malignant(prediction, rule)
+    measured = (
+        "flagged as out-of-distribution: its distance from the reference images "
+        f"(validation split; Mahalanobis distance) is {distance}"
+    )
     if not prediction["out_of_distribution"]:
         return [
             malignant,
-            "The image resembles the validation images: the Mahalanobis distance from the "
-            f"validation images, {distance}, is within the limit of {threshold}.",
+            f"The image was not {measured}, the limit is {threshold}. This check does not "
+            "recognize every unsuitable image.",
         ]
     return [
-        "The image is out-of-distribution: the Mahalanobis distance from the validation "
-        f"images is {distance}, and {100 * ACCEPTED:.0f} % of the validation images have a "
+        f"The image was {measured}; {100 * ACCEPTED:.0f} % of the reference images have a "
         f"distance of at most {threshold}.",
         malignant,
     ]
@@ -151,7 +155,10 @@ def distinguish(
 
 def _explain_malignant(prediction: Prediction, rule: DecisionRule) -> str:
     if rule.threshold is None:
-        return NO_THRESHOLD
+        return (
+            f"{NO_THRESHOLD} It does not refer an image because of a high probability of "
+            "malignancy, only if the image is flagged as out-of-distribution."
+        )
     classes = describe(rule.class_names)
     is_malignant = [bool(classes[name].malignant) for name in rule.class_names]
     probability = prediction["probabilities"][is_malignant].sum()
@@ -163,23 +170,27 @@ def _explain_malignant(prediction: Prediction, rule: DecisionRule) -> str:
     )
     text, threshold = distinguish(float(probability), rule.threshold)
     below = "just below" if text == threshold else "below"
+    point = parse_operating_point(rule.operating_point)
     return (
-        f"The probability of a malignant class, {text}, is "
-        f"{'at or above' if is_reached else below} {threshold}, {describe_threshold(rule)}."
+        f"The probabilities of the malignant classes add up to {text}. This is "
+        f"{'at or above' if is_reached else below} the referral threshold of {threshold}. "
+        "On the images used to choose it (validation split), this threshold gave a "
+        f"{point.metric} of at least {100 * point.minimum:.0f} % for malignant lesions; on "
+        f"other images the {point.metric} can be lower."
     )
 
 
 def _draw_images(
     model: PageModel, content: bytes, class_name: str, clinical_metadata: pd.DataFrame
 ) -> dict[str, str]:
-    """Returns the variables `image`, `overlay` and `no_overlay` of prediction.html.j2."""
+    """Returns the variables `image` and `overlay` of prediction.html.j2."""
     if model.explainer is None:
         images, _ = read_images(tf.constant([content]), model.predictor.data)
         image = data_uri(encode_png(Image.fromarray(images[0].numpy())))
-        return {"image": image, "overlay": "", "no_overlay": model.no_overlay}
+        return {"image": image, "overlay": ""}
     (pair,) = model.explainer.explain([content], [class_name], clinical_metadata)
     assert pair is not None, "a readable image has a predicted class"
     size = pair.height
     halves = [pair.crop((x, 0, x + size, size)) for x in (0, size)]
     image, overlay = (data_uri(encode_png(half)) for half in halves)
-    return {"image": image, "overlay": overlay, "no_overlay": ""}
+    return {"image": image, "overlay": overlay}
