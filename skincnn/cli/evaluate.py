@@ -55,7 +55,7 @@ class Arguments(common.DataArguments):
     or of the first --split, at five severities. Predicts every image 60 times."""
     ood_dir: Path | None = None
     """Directory of out-of-distribution images. The fraction of these images that is
-    rejected is measured, as for the built-in sets."""
+    flagged is measured, as for the built-in sets."""
 
 
 def command() -> None:
