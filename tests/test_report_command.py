@@ -192,5 +192,6 @@ def test_a_cross_validation_has_a_report(tmp_path: Path) -> None:
     assert "Cross-validation with 2 models, each trained on 800 images." in page
     assert "out-of-fold predictions: 240 images of 60 lesions" in page
     assert "minus model" not in page
+    assert "The referral rule refers an image to a dermatologist if the prob" in page
     assert "Validation folds of all models" in page
     assert make_info().attribution in page
