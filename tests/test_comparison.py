@@ -498,7 +498,7 @@ def test_invalid_arguments_are_rejected_in_one_line(
 
 def test_runs_with_the_same_name_are_rejected(tmp_path: Path) -> None:
     runs = read_runs([write_run(tmp_path / name / "run", 0.7) for name in "ab"])
-    with pytest.raises(ConfigError, match=r"different names.* Received twice: run\."):
+    with pytest.raises(ConfigError, match=r"different names.* Received repeatedly: run\."):
         compare(runs, "macro_f1", 100)
 
 

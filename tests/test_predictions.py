@@ -78,14 +78,14 @@ def replace_first(table: pd.DataFrame, column: str, value: object) -> pd.DataFra
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.drop(columns="lesion_id"), "the columns lesion_id are missing"),
+        (lambda t: t.drop(columns="lesion_id"), r"the column\(s\) lesion_id are missing"),
         (lambda t: t.filter(regex="^(?!probability)"), "probability_<class>"),
         (lambda t: t.iloc[:0], "no rows"),
         (lambda t: pd.concat([t, t.iloc[:1]]), "test0 "),
         (lambda t: replace_first(t, "image_id", ""), "no image_id, the first one in row 1"),
         (
             lambda t: t.assign(lesion_id=" "),
-            "120 images have no lesion_id, the first one in row 1",
+            r"120 image\(s\) have no lesion_id, the first one in row 1",
         ),
         (
             lambda t: replace_first(t, "label", "scc"),

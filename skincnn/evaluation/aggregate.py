@@ -27,14 +27,14 @@ from skincnn.metrics.bootstrap import Estimate
 from skincnn.records import Record, write_record
 
 PRODUCTS = ("predictions", "results", "figures", "report.html", "README.md", RUN_FILE)
-"""Files and folders that a new aggregate replaces. Exports are versioned and kept."""
+"""Files and directories that a new aggregate replaces. Exports are versioned and kept."""
 T = TypeVar("T")
 L = TypeVar("L", LeakageAudit, SplitLeakage)
 
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A run directory with run.json and its results by name, such as "test.d4"."""
+    """A run directory: run.json, config.json, and results by name, such as "test.d4"."""
 
     workdir: Path
     info: RunInfo
@@ -49,7 +49,7 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The run.json, predictions tables and results of an ensemble or a cross-validation."""
+    """The run.json, tables and results, by name, of an ensemble or a cross-validation."""
 
     info: RunInfo
     predictions: dict[str, pd.DataFrame]
@@ -60,7 +60,7 @@ def read_evaluated_run(workdir: Path) -> EvaluatedRun:
     """Returns a run and its results.
 
     Raises:
-        ConfigError: The directory holds no finished run, or one that was not evaluated.
+        ConfigError: The directory holds no evaluated run, or a file is damaged.
     """
     info, config = read_run(workdir)
     results = read_split_results(workdir)
@@ -114,7 +114,7 @@ def describe_member(
 
 
 def worst_leakage(runs: Sequence[EvaluatedRun]) -> dict[str, SplitLeakage]:
-    """Returns the largest leakage counts among the runs, by split."""
+    """Returns the largest leakage counts of all runs, by name of the result."""
     leakage: dict[str, SplitLeakage] = {}
     for split in runs[0].results:
         parts = [run.results[split].leakage for run in runs if split in run.results]
@@ -143,7 +143,7 @@ def check_workdir(workdir: Path) -> None:
 
 
 def write_aggregate(workdir: Path, aggregate: Aggregate) -> None:
-    """Writes an aggregate in place of an earlier one, after `check_workdir`."""
+    """Writes an aggregate, and removes an earlier one; see `check_workdir`."""
     check_workdir(workdir)
     for name in PRODUCTS:
         if (workdir / name).is_dir():
@@ -161,7 +161,7 @@ def _common(values: Sequence[T]) -> T | None:
 
 
 def _worst(parts: Sequence[L]) -> L:
-    """Returns a record with the largest value of each field, or of each dictionary key."""
+    """Returns the largest value of each field or, for dictionaries, of each key."""
     fields = zip(*map(dataclasses.astuple, parts), strict=True)
     return type(parts[0])(*map(_largest, fields))
 

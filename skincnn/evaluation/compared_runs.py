@@ -23,7 +23,7 @@ from skincnn.presets import to_command
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """The predictions of a run on one split, and how they were made.
+    """The predictions of a run on one split, and how they were computed.
 
     `==` compares the identity of runs, because `==` of two tables is not a single value.
 
@@ -56,12 +56,12 @@ class ComparedRun:
 
     @property
     def name(self) -> str:
-        """Name in the tables."""
+        """Name in comparison tables, such as "run (d4)"."""
         return f"{self.folder} ({self.variant})" if self.variant else self.folder
 
     @property
     def images(self) -> str:
-        """Identifies the images and labels, which paired runs must have in common."""
+        """Identifies the images, labels and classes, which must be equal in paired runs."""
         columns = ["image_id", "lesion_id", "label"]
         rows = self.predictions[columns].to_csv(index=False)
         text = rows + ",".join(class_names_of(self.predictions))
@@ -81,7 +81,7 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
     `variant` is one of `variant_names`, or "" for the model as is.
 
     Raises:
-        ConfigError: The run was not evaluated on the split, or a file is damaged.
+        ConfigError: The run or this evaluation does not exist, or a file is damaged.
         DataError: A table is damaged.
     """
     info = read_run_info(
@@ -149,7 +149,7 @@ def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[Compar
 
 
 def describe_provenance(provenance: Provenance | None) -> str:
-    """Returns the code and hardware of a training run as text; "" if they are unknown."""
+    """Returns the code and hardware of a training run as text; "" for None."""
     if provenance is None:
         return ""
     if provenance.gpus:

@@ -56,9 +56,9 @@ class Row:
         baseline: Name of the row of the baseline.
         command: The command that reproduces the scores.
         recipe_differences: `differences` with intervals that include the variance between
-            seeds; empty if no recipe has several seeds, or if the row is not that of a
-            recipe (see `_find_recipes`).
-        spread: The variance between seeds; None if no recipe has several seeds.
+            seeds; empty if `spread` is None or `_find_recipes` does not return `runs`.
+        spread: The variance between seeds; None without `average_seeds` of `compare`, or if
+            no recipe has several seeds.
     """
 
     name: str
@@ -79,7 +79,7 @@ def compare(
     confidence: float = 0.95,
     average_seeds: bool = False,
 ) -> dict[str, list[Row]]:
-    """Returns the rows by protocol, sorted from best to worst.
+    """Returns the rows by protocol, sorted from best to worst by `sort_by`.
 
     Args:
         runs: The first run is the baseline. Differences require runs on the same images.
@@ -91,8 +91,8 @@ def compare(
             intervals of `Row.recipe_differences` include the variance between seeds.
 
     Raises:
-        ConfigError: The metric does not exist, there are fewer than 100 resamples, or two
-            runs have the same name.
+        ConfigError: The metric does not exist, `num_bootstrap` (100 or more) or
+            `confidence` is out of range, or two runs have the same name.
     """
     config = EvaluateConfig(num_bootstrap=num_bootstrap, confidence=confidence)
     metric = look_up(METRICS, sort_by, "--sort")
@@ -100,7 +100,7 @@ def compare(
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(
             "The run directories must have different names, which identify them in the "
-            f"table. Received twice: {', '.join(repeated)}."
+            f"tables. Received repeatedly: {', '.join(repeated)}."
         )
     columns = tuple(dict.fromkeys((sort_by, *SHOWN)))
     values = {run.name: _bootstrap(run, columns, config) for run in runs}
@@ -136,7 +136,7 @@ def _make_row(
     *,
     is_recipe: bool,
 ) -> Row:
-    """Returns the row of a group; `is_recipe`: the group is one of `_find_recipes`."""
+    """Returns the row of a group; `is_recipe`: whether `_find_recipes` returned it."""
     mean, baseline_mean = _mean(values, group), _mean(values, baseline)
     paired = baseline[0].images == group[0].images and group != baseline
     differences = {
@@ -174,7 +174,7 @@ def _bootstrap(
 
 
 def _lesions(group: Group, name: str) -> Counts | None:
-    """Returns the number of lesions of a rate; None for other scores and for means."""
+    """Returns the number of lesions of a rate; None for other scores or several runs."""
     if len(group) > 1:
         return None
     sample = Resampled(group[0].predictions, EvaluateConfig())
@@ -196,7 +196,7 @@ def _group_seeds(runs: Sequence[ComparedRun]) -> list[Group]:
 
 
 def _find_recipes(runs: Sequence[ComparedRun], seeds: Sequence[Group]) -> list[Group]:
-    """Returns the groups with all seeds of a recipe, if comparable with `runs[0]`.
+    """Returns, for each recipe comparable with `runs[0]`, the group of all its seeds.
 
     Comparable groups have the same images and variant. An ensemble has no recipe, so the
     list is empty if `runs[0]` is an ensemble.

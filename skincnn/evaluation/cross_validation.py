@@ -58,8 +58,9 @@ def pool(workdirs: Sequence[Path]) -> Aggregate:
     and the thresholds are chosen on the pooled validation predictions.
 
     Raises:
-        ConfigError: A directory holds no evaluated run, or an image is in the test splits
-            or the validation splits of two runs.
+        ConfigError: See `read_evaluated_run`; or an image is in the test splits or the
+            validation splits of two runs.
+        DataError: A predictions table is missing or damaged.
     """
     runs = [read_evaluated_run(workdir) for workdir in workdirs]
     tables = {}

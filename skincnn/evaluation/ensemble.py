@@ -34,8 +34,9 @@ def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
     validation predictions of the ensemble.
 
     Raises:
-        ConfigError: There are fewer than two runs, a run is given twice, a directory holds
-            no evaluated run, or the runs were evaluated on different images or classes.
+        ConfigError: There are fewer than two runs, or a run is given twice; see also
+            `read_evaluated_run` and `average_variant`.
+        DataError: A predictions table is missing or damaged.
     """
     names = [workdir.resolve().name for workdir in workdirs]
     if len(workdirs) < 2 or len({w.resolve() for w in workdirs}) < len(workdirs):
@@ -78,11 +79,11 @@ def average_variant(
 ) -> InferenceVariant:
     """Returns the mean predictions of the runs for one variant; see `SplitResult`.
 
-    `common` contains the names of the predictions tables that all runs have. `as_is` is the
-    variant of the models as they are, for the relative prediction time.
+    `common` contains the names of the predictions tables that all runs have. The prediction
+    time is relative to that of `as_is`, or 1 if it is None.
 
     Raises:
-        ConfigError: The runs were evaluated on different images or classes, or with
+        ConfigError: The runs were evaluated on different images, labels or classes, or with
             different numbers of views.
     """
     results = [runs[0].results[name] for name in common]

@@ -65,8 +65,8 @@ class EvaluateOptions:
         num_views: Number of views of each image for test-time augmentation.
         logit_adjustment: Whether to evaluate also with logit adjustment: the model as is,
             and each test-time augmentation of this evaluation or an earlier one.
-        corruptions: Whether to evaluate on corrupted images of the split reported first.
-        ood_dir: A folder of out-of-distribution images.
+        corruptions: Whether to evaluate on corrupted images of `splits[0]`, or of test.
+        ood_dir: A directory of out-of-distribution images.
     """
 
     splits: Sequence[str] = ()
@@ -82,7 +82,7 @@ class Evaluation:
     """The predictions and results of an evaluation by name, for `write_evaluation`.
 
     `headline` is the split to report first. `gaussian` is fitted to the features of the
-    validation images. `mistakes` are the most confident errors; see `collect_all_mistakes`.
+    validation images. `mistakes` is from `collect_all_mistakes`.
     """
 
     headline: str
@@ -103,10 +103,10 @@ def evaluate(
     For `data_dir` and `cache`, see `load_run`.
 
     Raises:
-        ConfigError: The directory holds no finished run, a split does not exist or was
-            used for training or validation, or an option is not valid for this run.
-        DataError: The dataset is missing, or is not the one that the run was trained on, or
-            an image in `options.ood_dir` cannot be decoded.
+        ConfigError: The directory holds no finished run, a file is damaged, or a split or
+            another option is not valid for this run.
+        DataError: The dataset is missing or not that of the training run, the model file
+            is damaged, or an image in `options.ood_dir` cannot be decoded.
     """
     options = options or EvaluateOptions()
     config = read_run(workdir)[1]
@@ -138,7 +138,7 @@ def evaluate(
 
 
 def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
-    """Writes the predictions tables, the results and the Gaussian of the features.
+    """Writes the predictions tables, results, mistakes and Gaussian of an evaluation.
 
     Other results of the run are kept, except those that `remove_replaced` removes.
     """
@@ -177,8 +177,8 @@ def choose_views(options: EvaluateOptions, config: Config) -> dict[str, list[Vie
     """Returns the views of each kind of test-time augmentation.
 
     Raises:
-        ConfigError: A kind does not exist or does not support the number of views, or
-            "augment" is requested for a run that was trained without augmentation.
+        ConfigError: A kind does not exist, the number of views is not valid, or "augment"
+            is requested for a run that was trained without augmentation.
     """
     count = options.num_views
     if count < 1:
@@ -192,7 +192,7 @@ def load_ood_images(
     """Returns the built-in OOD images, and those in `options.ood_dir`, by table name.
 
     Raises:
-        ConfigError: The folder contains no images, or has the name of a built-in set.
+        ConfigError: The directory has no images, or the name of a built-in set.
         DataError: An image cannot be decoded.
     """
     images = {OOD_TABLE: make_ood_images(config.data)}
@@ -221,7 +221,7 @@ def evaluate_corruptions(
 def collect_all_mistakes(
     run: LoadedRun, as_is: InferenceVariant, temperature: float
 ) -> dict[str, Mistakes]:
-    """Returns the most confident errors of each split, except val, with any errors."""
+    """Returns the most confident errors by split; omits val and splits without errors."""
     grad_cam = GradCam(run.model)
     mistakes = {
         name: collect_mistakes(

@@ -33,8 +33,8 @@ class Mistakes:
     """results/<split>.mistakes.npz: the most confident errors on one split.
 
     Attributes:
-        table: One row for each error, with `COLUMNS`: `confidence` is the calibrated
-            probability of the predicted class.
+        table: One row for each error, with `COLUMNS`. Probabilities are calibrated;
+            `confidence` is that of the predicted class.
         images: uint8 [num_mistakes, height, width, 3].
         maps: Grad-CAM of the predicted class, [num_mistakes, height', width'] in 0..1.
     """
@@ -87,7 +87,7 @@ def collect_mistakes(
 
     Args:
         grad_cam: Grad-CAM of the model that made the predictions.
-        images: uint8 [num_images, height, width, 3], in the order of the table.
+        images: uint8 [num_images, height, width, 3], in the order of `predictions`.
         metadata: [num_images, num_fields]; None if the model does not use it.
         predictions: A predictions table.
         temperature: Temperature for calibration.
@@ -110,8 +110,8 @@ def find_mistakes(
 ) -> pd.DataFrame:
     """Returns at most `count` of the most confident errors, one image per lesion.
 
-    Melanomas predicted as benign come first, in at most half of the rows, followed by the
-    other errors. If melanoma is not a class, malignant lesions predicted as benign come
+    At most `count // 2` melanomas predicted as benign come first, followed by the other
+    errors. If melanoma is not a class, malignant lesions predicted as benign come
     first. Both parts are sorted by decreasing confidence. The columns are `position` (row
     of `predictions`) and `COLUMNS`.
     """

@@ -25,7 +25,7 @@ def score_all_ood(
 
     Args:
         predictions: Predictions tables by split, including "val".
-        ood: Tables of OOD images by name, such as "ood" or "ood.<folder>".
+        ood: Tables of OOD images by name, such as "ood" or "ood.<directory>".
         config: Number of resamples and confidence level of the intervals.
     """
     return {

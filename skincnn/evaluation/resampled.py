@@ -34,7 +34,7 @@ class Resampled:
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in order."""
+        """Class names, in the order of the probability columns."""
         return tuple(class_names_of(self.table))
 
     @functools.cached_property
@@ -75,22 +75,22 @@ class Resampled:
         return bootstrap(functions, y_true, own if y_prob is None else y_prob, self.weights)
 
     def num_lesions_per_rate(self, y_prob: Floats | None = None) -> dict[str, Counts]:
-        """Returns `num_groups_per_rate` with lesions as groups; see `bootstrap`."""
+        """Returns `num_groups_per_rate` over lesions; see `bootstrap` for `y_prob`."""
         y_true, own = self.arrays
         return num_groups_per_rate(self.lesions, y_true, own if y_prob is None else y_prob)
 
     def estimate(self, values: Scores, num_lesions: Counts | None = None) -> Estimate:
         """Returns a score with its interval.
 
-        `values` is from `bootstrap`; for a rate, `num_lesions` is from
-        `num_lesions_per_rate`.
+        `values` [1 + num_resamples] is from `bootstrap`; for a rate, `num_lesions` is its
+        value in `num_lesions_per_rate`.
         """
         return estimate(values, self.config.confidence, num_lesions)[0]
 
     def rates(
         self, positive: Flags, score: Scores, threshold: float | None
     ) -> dict[str, Estimate]:
-        """Returns `operating_points.rates` with intervals; empty without a threshold."""
+        """Returns `operating_points.rates` with intervals; empty if `threshold` is None."""
         if threshold is None:
             return {}
         values = rates(positive, score, threshold, self.all_weights)

@@ -40,8 +40,7 @@ class OperatingPointScores(Part):
     """Scores of a target at one operating point.
 
     Attributes:
-        threshold: Threshold of the probability, chosen on validation; None if no threshold
-            reaches the operating point on the validation split.
+        threshold: Chosen on validation; None if `choose_threshold` finds none.
         rates: Value of each of `RATES` (sensitivity, specificity, PPV, NPV); empty if the
             threshold is None.
     """
@@ -69,7 +68,7 @@ class TriageScores(Part):
     Attributes:
         operating_point: Operating point for malignant lesions, such as "sensitivity=0.90".
         threshold: Probability of a malignant class at or above which an image is referred,
-            chosen on validation; None if no threshold reaches the operating point.
+            chosen on validation; None if `choose_threshold` finds none.
         max_distance: Mahalanobis distance above which an image is referred as
             out-of-distribution.
         rates: Value of each of `RATES` for malignant lesions.
@@ -135,14 +134,14 @@ class SplitResult(Record):
         confusion_matrix: Number of images of class i (row) predicted as class j (column).
         targets: Scores for "melanoma" and "malignant", if there are such classes.
         triage: Scores of the referral rule for the model as is; None for other variants, or
-            if the table has no distances or no class is malignant.
+            if a table has no distances or no class is malignant.
         subgroups: Scores by age band, sex, site, source and method of ground truth.
         leakage: Overlap of the split with the training and validation data; None for
-            validation and test, whose leakage audit is in run.json.
+            "val", "test" and "out_of_fold", whose leakage audit is in run.json.
         logit_adjustment: Strength of the logit adjustment; None without adjustment, and for
             an ensemble.
-        differences: Paired difference in each metric, variant minus model as is; empty for
-            the model as is.
+        differences: Paired differences from `score_differences`, variant minus model as is;
+            empty for the model as is.
         confidence: Confidence level of the intervals, 0..1.
         num_bootstrap: Number of bootstrap resamples.
     """
@@ -217,9 +216,9 @@ class OodSet(Part):
     """Detection of one set of OOD images.
 
     Attributes:
-        name: Key of `OOD_SETS`, or name of the user's folder.
+        name: Key of `OOD_SETS`, or name of the user's directory.
         rejected: Share of the images that are rejected, 0..1.
-        auc: For separating the set from the images of the split by their distance.
+        auc: AUC of separating the set from the images of the split by their distance.
     """
 
     name: str
@@ -229,14 +228,14 @@ class OodSet(Part):
 
 
 class OodSplit(Part):
-    """The number of images in a split, and the share that is wrongly rejected."""
+    """The number of images in a split, and the share of them that is wrongly rejected."""
 
     num_images: int
     rejected: Estimate
 
 
 class OodResult(Record):
-    """results/[<split>.]ood[.<folder>].json: detection of out-of-distribution images.
+    """results/[<split>.]ood[.<directory>].json: detection of out-of-distribution images.
 
     The OOD images are compared with the images of <split>, or of the test split if the file
     name contains no split. An image is rejected if its Mahalanobis distance is above

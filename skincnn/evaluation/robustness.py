@@ -36,8 +36,8 @@ table to logits, float32 [n, num_classes]."""
 CHUNK = 128
 """Number of images that are corrupted and predicted at a time."""
 SAME_PROBABILITY = 0.05
-"""Maximum mean difference between predicted and stored probabilities of a class; larger
-than the rounding errors of float16."""
+"""Maximum mean absolute difference between predicted and stored probabilities of a class;
+larger than the rounding errors of float16."""
 TRAINED_BY = {
     "brightness": ("light", "brightness"),
     "contrast": ("light", "contrast"),
@@ -120,7 +120,10 @@ def score_corruptions(
 def _score(
     sample: Resampled, y_prob: Floats, clean: SplitResult
 ) -> tuple[CorruptionScores, Scores]:
-    """Returns the scores, and the balanced accuracy on all images and each resample."""
+    """Returns the scores, and the balanced accuracy on all images and on each resample.
+
+    The balanced accuracy is [1 + num_resamples].
+    """
     values = sample.bootstrap({"": balanced_accuracy}, y_prob)[""]
     counts = sample.num_lesions_per_rate(y_prob)
     rates: dict[str, Estimate] = {}
@@ -158,7 +161,7 @@ def _check_same(y_prob: Floats, expected: Floats) -> None:
     if difference > SAME_PROBABILITY:
         raise DataError(
             "The predictions table does not match these images and this model. Expected "
-            "rows in the order of the images, and a mean difference between predicted and "
-            f"stored probabilities of at most {SAME_PROBABILITY}. Received: "
+            "rows in the order of the images, and a mean absolute difference between "
+            f"predicted and stored probabilities of at most {SAME_PROBABILITY}. Received: "
             f"{difference:.3f}. Recreate the table with scripts/evaluate.py."
         )

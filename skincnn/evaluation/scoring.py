@@ -71,7 +71,7 @@ UNKNOWN = "not known"
 
 @dataclass(frozen=True)
 class InferenceVariant:
-    """Predictions tables of one inference variant by split, including "val".
+    """Cost and predictions tables of one inference variant; tables by split, with "val".
 
     `name` and `logit_adjustment` are `variant` and `logit_adjustment` of `SplitResult`.
     """
@@ -186,7 +186,7 @@ def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, Cla
 
 
 def melanoma_recall(sample: Resampled) -> dict[str, MetricFunction]:
-    """Returns the melanoma recall by name; empty if no class is melanoma."""
+    """Returns the metric `MELANOMA_RECALL` by name; empty if no class is melanoma."""
     melanoma = sample.targets.get("melanoma")
     if melanoma is None:
         return {}
@@ -204,7 +204,7 @@ def score_differences(sample: Resampled, baseline: Resampled) -> dict[str, Estim
 
 
 def calibrated_values(sample: Resampled, validation: pd.DataFrame) -> dict[str, Scores]:
-    """Returns the scores that depend on temperature and threshold, [1 + num_resamples].
+    """Returns scores of calibrated probabilities by name, each [1 + num_resamples].
 
     These scores are `CALIBRATED_ECE` and, if a class is melanoma, the other names in
     `CALIBRATED`. The sensitivity and the specificity are those at the threshold of
@@ -238,7 +238,7 @@ def score_target(
 ) -> TargetScores:
     """Returns how well a target is detected by the calibrated probabilities.
 
-    `thresholds` are by operating point; None if not reached on validation.
+    `thresholds` are those from `choose_threshold`, by operating point.
     """
     positive, score = target.positive(sample.arrays[0]), target.score(calibrated)
     return TargetScores(

@@ -30,7 +30,7 @@ SPLITS = ("val", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """The inputs of one split, one row of the table for each image.
+    """The inputs of one split, with one row of `table` for each image.
 
     Attributes:
         images: uint8 [num_images, size, size, 3], in the order of the table.
@@ -80,8 +80,9 @@ def load_run(
         others: Names of further splits.
 
     Raises:
-        ConfigError: See `read_run`, `name_splits` and `read_splits`.
-        DataError: See `load_model` and `read_splits`.
+        ConfigError: See `read_run`, `name_splits`, `read_splits` and `load_images`.
+        DataError: The dataset is missing, damaged or not that of the training run, or the
+            model file is damaged.
     """
     info, config = read_run(workdir)
     names = name_splits(others, config)
@@ -105,7 +106,7 @@ def load_run(
 def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
     """Returns the names of the requested splits without duplicates.
 
-    The fold that is the test split, such as "fold_9", is renamed to "test".
+    If one stored fold is the test split, its name, such as "fold_9", becomes "test".
 
     Raises:
         ConfigError: A split is the validation split, or one of several test folds.

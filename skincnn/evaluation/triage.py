@@ -28,9 +28,9 @@ class ValidationChoices:
     """The temperature and thresholds, chosen on validation and used for all splits.
 
     Attributes:
-        thresholds: By target and operating point; None if no threshold reaches the point.
+        thresholds: By target and operating point; None if `choose_threshold` finds none.
         max_distance: Mahalanobis distance above which an image is out-of-distribution; None
-            if the table has no distances.
+            if the validation table has no distances.
     """
 
     temperature: float

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
-    """Returns the predictions of the model as is, and the Gaussian of the features."""
+    """Returns the predictions of the model as is, and a Gaussian of its features."""
     outputs, seconds = _timed(
         run, lambda split: predict(run.feature_model, split.batches())
     )
@@ -51,7 +51,7 @@ def predict_tta(
 ) -> InferenceVariant:
     """Returns the mean predictions over several views of each image, as variant `name`.
 
-    `as_is` are the predictions of the model as is, for the relative prediction time.
+    `as_is` is the variant to which the prediction time is relative.
     """
     outputs, seconds = _timed(
         run, lambda split: predict_views(run.model, split.batches(), views)
@@ -71,10 +71,10 @@ def read_tta(
     splits: Collection[str],
     leave_out: Collection[str],
 ) -> list[InferenceVariant]:
-    """Returns the predictions of the splits with test-time augmentation that are on disk.
+    """Reads the predictions of `splits` with test-time augmentation from `workdir`.
 
-    `results` are from `read_split_results`; tables that have changed since are skipped.
-    `leave_out` contains the kinds of test-time augmentation to skip.
+    `results` are from `read_split_results`. Tables that do not match their result, kinds
+    in `leave_out` and kinds without a validation table are skipped.
     """
     variants = []
     for name in VIEWS:
@@ -100,7 +100,7 @@ def reread(variant: InferenceVariant) -> InferenceVariant:
 
 
 def adjust_variant(variant: InferenceVariant, info: RunInfo) -> InferenceVariant:
-    """Returns a variant with adjusted logits and the same cost."""
+    """Returns a variant after logit adjustment, with the same cost."""
     tables, strength = adjust_tables(variant.tables, info.class_names, info.class_counts)
     return InferenceVariant(adjusted_name(variant.name), tables, variant.cost, strength)
 

@@ -75,8 +75,8 @@ def color_cast(image: ImageArray, strength: float, rng: np.random.Generator) -> 
 def blur(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Convolves an image with a Gaussian, as a greasy lens and upscaling do.
 
-    The standard deviation is 0.7 pixels, the maximum of the augmentation `blur` (off by
-    default), plus the strength times the shorter side.
+    The standard deviation is 0.7 pixels plus the strength times the shorter side. The
+    augmentation `blur`, which is off by default, has a default maximum of 0.7 pixels.
     """
     sigma = 0.7 + strength * min(image.shape[:2])
     blurred = scipy.ndimage.gaussian_filter(
@@ -88,8 +88,8 @@ def blur(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageA
 def defocus(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Convolves an image with a disk, as an unfocused lens does.
 
-    The radius is half a pixel plus the strength times the shorter side. No training
-    augmentation resembles this corruption.
+    The radius is half a pixel plus the strength times the shorter side. The augmentation
+    `blur`, which resembles this corruption, is off by default.
     """
     radius = 0.5 + strength * min(image.shape[:2])
     reach = math.ceil(radius)
@@ -170,8 +170,8 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
 }
 """The function of each corruption, and the strengths at severities 1 to 5.
 
-Severity 1 is slightly stronger than the default augmentation. The other severities were
-chosen visually at 160 and 450 pixels, in even steps, such that a lesion is still
+Severity 1 is slightly stronger than similar default augmentations. The others were
+chosen by eye at 160 and 450 pixels, in steps that look even, such that a lesion is still
 recognizable at severity 5.
 """
 
@@ -192,7 +192,7 @@ def corrupt(images: Images, name: str, severity: int, seed: int, first: int = 0)
     Raises:
         ConfigError: The corruption or the severity does not exist.
     """
-    function, strengths = look_up(CORRUPTIONS, name, "corruption")
+    function, strengths = look_up(CORRUPTIONS, name, "The corruption")
     if not 1 <= severity <= NUM_SEVERITIES:
         raise ConfigError(
             f"`severity` must be in 1..{NUM_SEVERITIES}. Received: severity={severity}."

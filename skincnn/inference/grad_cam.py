@@ -19,7 +19,7 @@ from skincnn.model.classifier import IMAGES_LAYER
 Maps = npt.NDArray[np.float32]
 """Relevance of each image region for a class, [num_images, height, width] in 0..1."""
 COLORMAP = "viridis"
-"""Colormap of the maps: perceptually uniform, color-blind safe, unlike colors of skin."""
+"""Colormap of the maps: perceptually uniform, color-blind safe, not similar to skin."""
 MAX_OPACITY = 0.55
 
 
@@ -48,7 +48,7 @@ class GradCam:
         inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]],
         class_indices: npt.NDArray[np.integer[Any]],
     ) -> Maps:
-        """Returns a map for one class of each image.
+        """Returns one map for each image, for its class in `class_indices`.
 
         Args:
             inputs: Images [num_images, height, width, 3] in 0..255, or a dictionary with
@@ -57,7 +57,7 @@ class GradCam:
 
         Returns:
             float32 [num_images, height', width'] in 0..1, at the resolution of the feature
-            maps. Each map is divided by its maximum. A map without relevant regions is 0.
+            maps. Each map is divided by its maximum, except a map that is 0 everywhere.
         """
         if isinstance(inputs, Mapping):
             batches = pipeline.evaluation_batches(inputs[IMAGES_LAYER], inputs["metadata"])

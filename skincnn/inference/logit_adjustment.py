@@ -46,7 +46,7 @@ def adjust(y_prob: Floats, class_priors: Floats, strength: float) -> Floats:
 
 
 def choose_strength(y_true: Labels, y_prob: Floats, class_priors: Floats) -> float:
-    """Returns the strength of `adjust` with the best balanced accuracy on validation.
+    """Returns the strength of `adjust` with the best balanced accuracy on the given images.
 
     Of several such strengths, the one closest to 0 is returned.
     """
@@ -65,8 +65,7 @@ def adjust_tables(
 ) -> tuple[dict[str, pd.DataFrame], float]:
     """Returns the adjusted predictions tables by split, and the strength.
 
-    The strength is chosen on `tables["val"]`. `class_counts` are those of the training
-    images.
+    The strength is chosen on `tables["val"]`. `class_counts` counts training images.
     """
     priors = np.array([max(class_counts[name], 1) for name in class_names], float)
     priors /= priors.sum()

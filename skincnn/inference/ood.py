@@ -34,13 +34,13 @@ OOD_TABLE = "ood"
 OOD_FILE = "ood.npz"
 """File with the `FeatureGaussian` of a run."""
 MIN_RELATIVE_STD = 1e-3
-"""Minimum standard deviation of a direction, relative to the root mean square of the
+"""Minimum standard deviation of an eigen-direction, relative to the root mean square of the
 features. Directions with less variance would make the distances depend on float32 rounding
 errors, which differ between processors."""
 NUM_FOLDS = 5
 IMAGES_PER_SET = 48
 IMAGE_SIZE = 224
-"""Width and height of the built-in images in pixels, before preprocessing."""
+"""Height and width in pixels of the built-in images, except photographs."""
 ImageIterator = Iterator[npt.NDArray[np.uint8]]
 
 
@@ -97,7 +97,7 @@ class FeatureGaussian:
 
     Attributes:
         mean: Mean of the features, [num_features].
-        precision: Inverse of the covariance, [num_features, num_features].
+        precision: (Pseudo-)inverse of the covariance, [num_features, num_features].
     """
 
     mean: Floats
@@ -105,11 +105,11 @@ class FeatureGaussian:
 
     @classmethod
     def fit(cls, features: Floats) -> FeatureGaussian:
-        """Fits a Gaussian to the features of at least two images.
+        """Fits a Gaussian to features [num_images, num_features] of at least two images.
 
         The covariance is estimated with Ledoit-Wolf shrinkage (2004). Eigen-directions with
-        a variance below float32 precision are dropped. If the features are constant, all
-        directions are dropped and all distances are 0.
+        a relative standard deviation below `MIN_RELATIVE_STD` are dropped. If all images
+        have the same features, all distances are 0.
         """
         fitted = sklearn.covariance.LedoitWolf().fit(features)
         values, vectors = np.linalg.eigh(fitted.covariance_)
@@ -169,7 +169,7 @@ def make_ood_images(config: DataConfig) -> tuple[pd.DataFrame, Images]:
     """Returns a table of the built-in OOD images, and the preprocessed images.
 
     The columns are `set` (a key of `OOD_SETS`) and `image_id`. The images are uint8
-    [num_images, image_size, image_size, 3]. Only their preprocessing depends on the run.
+    [num_images, image_size, image_size, 3]. Only their preprocessing depends on `config`.
     """
     rng = np.random.default_rng(0)
     rows = [
@@ -182,19 +182,19 @@ def make_ood_images(config: DataConfig) -> tuple[pd.DataFrame, Images]:
 
 
 def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Images]:
-    """Returns the OOD images in a folder and its subfolders; see `make_ood_images`.
+    """Returns the OOD images in a directory and its subdirectories; see `make_ood_images`.
 
-    The name of the folder becomes the name of the set.
+    The name of the directory becomes the name of the set.
 
     Raises:
-        ConfigError: The folder contains no images, or its name is a key of `OOD_SETS`.
+        ConfigError: The directory contains no images, or its name is a key of `OOD_SETS`.
         DataError: An image cannot be decoded.
     """
     name = folder.resolve().name
     if name in OOD_SETS:
         raise ConfigError(
             f"--ood-dir {folder}: {name!r} is the name of a set of built-in images. Rename "
-            "the folder."
+            "the directory."
         )
     files = images_in(folder)
     if not files:
@@ -216,9 +216,9 @@ def predict_ood(
 ) -> pd.DataFrame:
     """Returns the predictions table of OOD images.
 
-    The columns are `set`, `image_id`, the columns of `predictions_table` except the label,
-    and `DISTANCE`. If the model uses clinical metadata, the metadata of all images are set
-    to unknown.
+    The columns are `set`, `image_id`, those that `predictions_table` adds for probabilities
+    and energy, and `DISTANCE`. If the model uses clinical metadata, those of all images are
+    set to unknown.
 
     The model is from `with_features`, and `rows` and `images` are from `make_ood_images` or
     `read_ood_folder`.

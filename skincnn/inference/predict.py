@@ -14,7 +14,7 @@ from skincnn.model.classifier import POOLING_LAYER
 
 
 def with_features(classifier: keras.Model) -> keras.Model:
-    """Returns the classifier with the pooled features of the backbone as second output.
+    """Returns the classifier with the pooled features of the backbone as a second output.
 
     The features are [num_images, num_features]. Keras compiles a model at the first
     prediction, so reuse the returned model instead of calling this function again.

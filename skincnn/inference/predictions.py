@@ -22,8 +22,7 @@ ENERGY = "energy"
 
 Liu et al., Energy-based Out-of-distribution Detection (2020), arXiv:2010.03759."""
 DISTANCE = "distance"
-"""Column with `FeatureGaussian.distances`: about 1 for images like those of the validation
-split, larger for out-of-distribution images."""
+"""Column with `FeatureGaussian.distances`, larger for out-of-distribution images."""
 SUM_TOLERANCE = 1e-3
 
 
@@ -32,8 +31,8 @@ def predictions_table(
 ) -> pd.DataFrame:
     """Returns `table` with class names as labels, a probability per class, and the energy.
 
-    The table is from `pipeline.read_table`. It has one row and an integer `label` for each
-    image; the logits, [num_images, num_classes], have the same order.
+    `table` is from `pipeline.read_table`; its column `sha256` is dropped. The logits,
+    [num_images, num_classes], are in the order of its rows.
     """
     columns = probability_columns(scipy.special.softmax(logits, axis=1), class_names)
     columns[ENERGY] = -scipy.special.logsumexp(logits, axis=1)
@@ -48,11 +47,11 @@ def probability_columns(y_prob: Floats, class_names: Sequence[str]) -> dict[str,
 
 
 def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Returns the first table with the mean probabilities, energies and distances of all.
+    """Returns the first table with predictions averaged over all tables.
 
-    Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation using
-    Deep Ensembles (2017), arXiv:1612.01474, average the probabilities. The tables must
-    contain the same images in the same order.
+    Probabilities, energies and distances are averaged. Lakshminarayanan et al., Simple and
+    Scalable Predictive Uncertainty Estimation using Deep Ensembles (2017),
+    arXiv:1612.01474. The tables must contain the same images in the same order.
     """
     means = {
         column: np.mean([table[column] for table in tables], axis=0)
@@ -92,7 +91,7 @@ def table_path(workdir: Path, name: str) -> Path:
 
 
 def table_sha256(table: pd.DataFrame) -> str:
-    """Returns the SHA-256 of the file that `write_predictions` writes."""
+    """Returns the SHA-256 of the file that `write_predictions` writes for a table."""
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
 
 
@@ -133,7 +132,7 @@ def _find_fault(table: pd.DataFrame) -> str:
     if missing or len(names) < 2:
         required = missing or [f"{PROBABILITY_PREFIX}<class> for two classes or more"]
         return (
-            f"the columns {', '.join(required)} are missing. Received: "
+            f"the column(s) {', '.join(required)} are missing. Received: "
             f"{', '.join(map(str, table.columns))}."
         )
     if table.empty:
@@ -142,7 +141,7 @@ def _find_fault(table: pd.DataFrame) -> str:
         blank = np.flatnonzero(table[column].str.strip() == "")
         if len(blank):
             return (
-                f"{len(blank)} images have no {column}, the first one in row "
+                f"{len(blank)} image(s) have no {column}, the first one in row "
                 f"{blank[0] + 1}. Every image requires an image_id and a lesion_id; "
                 "confidence intervals are computed over lesions."
             )

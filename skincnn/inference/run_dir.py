@@ -39,11 +39,11 @@ class DeviceInfo(Part):
 class Provenance(Part):
     """The code and hardware of a training run.
 
-    Different code or hardware can change the trained weights by rounding errors.
+    On different hardware, rounding errors can change the trained weights.
     """
 
     code: str
-    """Git commit of the checkout, or version of the installed package."""
+    """Git commit, with "-dirty" for uncommitted changes; or version of the package."""
     processor: str
     cores: int
     gpus: tuple[str, ...]
@@ -69,15 +69,14 @@ class RunInfo(Record):
         attribution: Source and license of the images; "" for the user's own images.
         stored_longest_side: Longest side of the stored images in pixels; None if they have
             their original size.
-        audit: Result of the leakage audit; for several models, the largest counts.
+        audit: Result of the leakage audit; for several models, the largest values.
         preprocessing: All settings that determine how images are read and preprocessed.
-        data_fingerprint: Fingerprint of the images and labels of each split; empty for
-            several models.
+        data_fingerprint: `pipeline.fingerprint` of each split; empty for several models.
         class_counts: Number of training images by class; empty for several models.
         best_epoch: The selected epoch, counted from 1; None for several models.
         num_parameters: Of all models of an ensemble; otherwise of one model.
         training_seconds: Training time, summed over all models.
-        sha256: SHA-256 of files in the run directory, by name.
+        sha256: SHA-256 of the model file, by file name; empty for several models.
         members: The models of an ensemble or a cross-validation; empty for a run.
     """
 
@@ -125,8 +124,8 @@ def read_run(workdir: Path) -> tuple[RunInfo, Config]:
     """Returns the content of run.json and the configuration of a finished run.
 
     Raises:
-        ConfigError: A file is missing or damaged, or this version of skincnn preprocesses
-            images differently.
+        ConfigError: A file is missing, damaged or of another schema version, or images are
+            no longer preprocessed as in training.
     """
     info = read_run_info(workdir)
     for name in (CONFIG_FILE, MODEL_FILE, "history.csv"):
@@ -149,7 +148,7 @@ def read_history(workdir: Path) -> pd.DataFrame:
     """Returns history.csv of a run, with one row for each epoch.
 
     Raises:
-        ConfigError: The file is missing, empty or damaged.
+        ConfigError: The file is missing or damaged, or has no rows.
     """
     path = workdir / "history.csv"
     try:

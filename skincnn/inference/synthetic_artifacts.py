@@ -20,7 +20,7 @@ ImageArray = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.floating[Any]]
 """Opacity of each pixel, [height, width] in 0..1."""
 OVERSAMPLING = 4
-"""Ratio of the resolution at which lines are drawn to that of the image (antialiasing)."""
+"""Resolution at which hairs and rulers are drawn, divided by that of the image."""
 HAIR_POINTS = 24
 
 
@@ -28,7 +28,7 @@ def hairs(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray
     """Draws `count` curved hairs that taper towards their tips.
 
     All hairs have the same color, from black to dark blond, and similar directions. The
-    augmentation `hair`, which is off by default, draws up to 6 hairs of another shape.
+    augmentation `hair`, off by default, draws hairs of another shape, by default up to 6.
     """
     height, width, _ = image.shape
     canvas = Image.new("L", (OVERSAMPLING * width, OVERSAMPLING * height))

@@ -16,14 +16,14 @@ from skincnn.metrics.sample import Flags, Floats, Labels, Sample, Scores
 
 Counts = npt.NDArray[np.intp]
 BLOCK_CELLS = 50_000
-"""Number of weights in a block of resamples; small enough for the CPU cache."""
+"""Approximate number of weights in a block of resamples, to fit the CPU cache."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A score with its confidence interval.
 
-    `value` is None if the score is undefined, for example because a class has no images.
+    `value` is None if the score is undefined, for example that of a class without images.
     `low` and `high` are None if the score is undefined on the full sample or in more than
     half of the resamples, or if it is a rate that is estimated from fewer than two groups.
     """
@@ -38,10 +38,10 @@ def bootstrap_weights(
 ) -> Scores:
     """Returns how often each image occurs in each resample, [num_resamples, num_images].
 
-    Images of one group (lesion or patient) are not independent. Each resample therefore
-    draws as many groups as there are, with replacement, and contains all images of each
-    drawn group. The draws do not depend on the order of the images, so two tables of the
-    same images have the same resamples. The image IDs must be unique.
+    Images of one group (lesion or patient) are not independent. Therefore, for each
+    resample, groups are drawn with replacement, as many as `group_ids` [num_images] has,
+    and all images of a drawn group are included. The draws do not depend on the order of
+    the images. The `image_ids` [num_images] must be unique.
     """
     order = np.argsort(np.asarray(image_ids, str))
     codes = pd.factorize(np.asarray(group_ids, str)[order])[0][np.argsort(order)]
@@ -55,9 +55,9 @@ def bootstrap_weights(
 def bootstrap(
     functions: Mapping[str, MetricFunction], y_true: Labels, y_prob: Floats, weights: Floats
 ) -> dict[str, Scores]:
-    """Returns the values of each metric on all images (first row) and on each resample.
+    """Returns the values of each metric, first on all images, then on each resample.
 
-    The arrays are [1 + num_resamples] or [1 + num_resamples, num_classes].
+    The arrays, by name, are [1 + num_resamples] or [1 + num_resamples, num_classes].
 
     Args:
         functions: Metrics by name.
@@ -78,7 +78,7 @@ def bootstrap(
 def num_groups_per_rate(
     group_ids: Sequence[str], y_true: Labels, y_prob: Floats
 ) -> dict[str, Counts]:
-    """Returns the number of groups from which each rate is estimated, [1] or [num_classes].
+    """Returns the number of groups for each rate by name, [1] or [num_classes].
 
     A mean over K classes is 1 only if the rate of every class is 1. If the classes have n
     or more groups each and true rates p1, ..., pK, the probability of this is at most
@@ -108,7 +108,7 @@ def num_groups_per_rate(
 
 
 def count_groups(group_ids: Sequence[str], masks: Flags) -> Counts:
-    """Returns the number of groups with at least one image in each mask, [num_masks].
+    """Returns, for each mask, the number of groups with an image in the mask, [num_masks].
 
     The masks are [num_images, num_masks].
     """
@@ -119,7 +119,7 @@ def count_groups(group_ids: Sequence[str], masks: Flags) -> Counts:
 def estimate(
     values: Scores, confidence: float = 0.95, num_groups: Counts | None = None
 ) -> list[Estimate]:
-    """Returns a score, or the score of each class, with its percentile interval.
+    """Returns a list: one score, or one for each class, with percentile intervals.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Resamples in
     which the score is undefined (NaN) are left out.
@@ -134,7 +134,7 @@ def estimate(
             [1 + num_resamples, num_classes], or the difference between two such arrays on
             the same resamples.
         confidence: Confidence level of the interval, between 0 and 1.
-        num_groups: For a rate, the number of groups from `num_groups_per_rate`.
+        num_groups: For a rate, its value in `num_groups_per_rate`; None for other scores.
     """
     columns = values.reshape(len(values), -1).T
     counts = [None] * len(columns) if num_groups is None else num_groups.tolist()

@@ -35,8 +35,8 @@ def fit_temperature(y_true: Labels, y_prob: Floats) -> float:
 def apply_temperature(y_prob: Floats, temperature: float) -> Floats:
     """Returns the softmax of logits / temperature, [num_images, num_classes].
 
-    Log probabilities are used as logits, because they differ only by a constant for each
-    image. The predicted classes do not change. The probabilities `y_prob`
+    Log probabilities are used as logits: the two differ only by a constant for each image.
+    The predicted classes do not change. The probabilities `y_prob`
     [num_images, num_classes] are clipped to at least 1.2e-38.
     """
     logits = np.log(np.maximum(y_prob, np.finfo(np.float32).tiny))
@@ -46,8 +46,8 @@ def apply_temperature(y_prob: Floats, temperature: float) -> Floats:
 def reliability(y_true: Labels, y_prob: Floats) -> dict[str, Scores]:
     """Returns the reliability diagram: arrays [15] with one element per bin, by name.
 
-    `low` and `high` are the edges of the bins. `confidence` is the mean of the largest
-    probabilities. `confidence` and `accuracy` are NaN in empty bins.
+    `low` and `high` are the edges of the bins of the largest probability; `confidence` is
+    its mean in each bin. `confidence` and `accuracy` are NaN in empty bins.
     """
     sample = Sample(y_true, y_prob)
     bins = confidence_bins(sample)

@@ -1,12 +1,12 @@
 """Classification metrics, one function each.
 
-Each function takes a `Sample` and returns an array of shape [], or [num_resamples] if the
-weights of the sample are [num_resamples, num_images]. Functions whose names end in
+Each metric takes a `Sample` and returns an array of shape [], or [num_resamples] if the
+weights of the sample are [num_resamples, num_images]. Metrics whose names end in
 `_per_class` return [..., num_classes], with NaN for a class without images.
 
-Means over classes include the classes with images in `y_true`. If a resample has no images
-of one of these classes, the mean is NaN, because a mean over fewer classes would not be
-comparable.
+Unweighted means over classes include the classes with images in `y_true`. If a resample has
+no images of one of these classes, the mean is NaN, because a mean over fewer classes would
+not be comparable.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def precision_per_class(sample: Sample) -> Scores:
 def bootstrap_precision_per_class(sample: Sample) -> Scores:
     """Returns the precision (PPV) of each class, for bootstrap intervals.
 
-    If a class is not predicted for any image of a resample, its precision in that resample
-    is NaN, because 0 would bias the interval downwards. If a class is not predicted for any
-    image of the full sample, its precision is 0, as in `precision_per_class`.
+    If a class is predicted in the full sample but not in a resample, its precision in that
+    resample is NaN, because 0 would bias the interval downwards. If a class is never
+    predicted in the full sample, its precision is 0, as in `precision_per_class`.
     """
     num_predicted = sample.confusion.sum(axis=-2)
     ever_predicted = np.isin(np.arange(sample.num_classes), sample.y_pred)
@@ -78,7 +78,7 @@ def average_precision_per_class(sample: Sample) -> Scores:
 
 
 def auc_above_80_sensitivity_per_class(sample: Sample) -> Scores:
-    """Returns the area under each class's ROC curve where the sensitivity is at least 0.8.
+    """Returns the area under the part of each class's ROC curve with sensitivity >= 0.8.
 
     The curve is interpolated linearly. The best value is 1. This is a secondary metric of
     ISIC 2018, task 3.
@@ -142,9 +142,9 @@ def ece(sample: Sample) -> Scores:
 def adaptive_ece(sample: Sample) -> Scores:
     """Returns the expected calibration error over 15 bins with equal numbers of images.
 
-    All resamples use the bins of the full sample. Nguyen and O'Connor, Posterior
-    calibration and exploratory analysis for natural language processing models (2015),
-    arXiv:1508.05154.
+    Resamples use the bins of the full sample, where the numbers differ by at most 1. Nguyen
+    and O'Connor, Posterior calibration and exploratory analysis for natural language
+    processing models (2015), arXiv:1508.05154.
     """
     ranks = sample.y_prob.max(axis=1).argsort(kind="stable").argsort(kind="stable")
     return _calibration_error(ranks * NUM_BINS // len(ranks), sample)
@@ -173,7 +173,7 @@ def weighted(per_class: MetricFunction) -> MetricFunction:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric with one value for all classes."""
+    """A metric with a single value for all classes together."""
 
     function: MetricFunction
     higher_is_better: bool = True

@@ -24,7 +24,7 @@ class DecisionRule(Part):
         temperature: Divisor of the logits (temperature scaling).
         operating_point: Operating point of `TARGET` for which the threshold was chosen.
         threshold: Probability of `TARGET`, in 0..1, at or above which an image is referred;
-            None if no threshold reaches the operating point on the validation split.
+            None if `choose_threshold` finds none, or if no class is malignant.
         max_distance: Mahalanobis distance above which an image is out-of-distribution.
     """
 

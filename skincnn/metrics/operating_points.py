@@ -1,4 +1,4 @@
-"""Operating points: decision thresholds, their error rates, and decision curves."""
+"""Operating points: decision thresholds, the rates at them, and decision curves."""
 
 from __future__ import annotations
 
@@ -129,16 +129,16 @@ def rates(
 
 
 def decision_curve(positive: Flags, score: Scores) -> dict[str, Scores]:
-    """Returns the net benefit of treating the lesions whose score reaches a threshold.
+    """Returns the net benefit of treating each lesion whose score reaches a threshold.
 
     net benefit = (true positives - false positives * odds(threshold)) / num_images
 
     Vickers and Elkin, Decision curve analysis (2006). The prevalence is that of the given
-    images. The scores [num_images] must be calibrated.
+    images. `positive` and the scores, which must be calibrated, are [num_images].
 
     Returns:
-        Arrays [99]: `threshold`, 0.01 to 0.99; `model`, the net benefit of the model; and
-        `all`, the net benefit of treating all lesions.
+        Arrays [99] by name: `threshold`, 0.01 to 0.99; `model`, the net benefit of the
+        model; and `all`, the net benefit of treating all lesions.
     """
     thresholds = np.arange(1, 100) / 100
     odds = thresholds / (1 - thresholds)

@@ -18,7 +18,8 @@ Scores = npt.NDArray[np.float64]
 class Sample:
     """Labels, probabilities and weights of a set of images.
 
-    Properties that several metrics use are computed once and cached.
+    Properties that several metrics use are computed once and cached. In their shapes, `...`
+    is num_resamples if `weights` has this dimension, and nothing otherwise.
 
     Attributes:
         y_true: Integer labels [num_images], in 0..num_classes-1.
@@ -57,10 +58,7 @@ class Sample:
 
     @functools.cached_property
     def curves(self) -> list[tuple[Scores, Scores]]:
-        """Numbers of true and of false positives at each ROC point, for each class.
-
-        All arrays are [..., num_points].
-        """
+        """True and false positives of `roc_points` for each class, [..., num_points]."""
         return [
             roc_points(self.y_true == index, self.y_prob[:, index], self.weights)[1:]
             for index in range(self.num_classes)
@@ -81,7 +79,7 @@ class Sample:
         return np.asarray(self.weights @ one_hot)
 
     def mean(self, values: npt.NDArray[Any]) -> Scores:
-        """Returns the weighted mean of `values` [num_images]."""
+        """Returns the weighted mean, [] or [num_resamples], of `values` [num_images]."""
         total = self.weights @ values.astype(np.float64)
         return np.asarray(total / self.weights.sum(axis=-1))
 
@@ -113,7 +111,7 @@ def roc_points(
 
 
 def divide(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Scores:
-    """Returns the elementwise quotient, with NaN where the denominator is 0."""
+    """Returns the elementwise quotient; NaN where the denominator is not positive."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     quotient = np.full(np.shape(numerator), np.nan)
     return np.divide(numerator, denominator, out=quotient, where=denominator > 0)

@@ -20,8 +20,8 @@ class SeedVariance:
 
     Attributes:
         standard_deviations: Pooled standard deviation of each score, by name.
-        num_runs: Number of runs of recipes with several runs.
-        num_recipes: Number of recipes with several runs.
+        num_runs: Total number of runs of the recipes that have several runs.
+        num_recipes: Number of recipes that have several runs.
     """
 
     standard_deviations: dict[str, float]
@@ -31,8 +31,8 @@ class SeedVariance:
     def half_width(self, name: str, first: int, second: int, confidence: float) -> float:
         """Returns the half-width of the interval for the difference between two recipes.
 
-        This is Student's two-sample interval for the difference between two mean scores.
-        `first` and `second` are the numbers of runs of the recipes.
+        This is Student's two-sample interval for the difference in the mean of score
+        `name`. `first` and `second` are the numbers of runs of the recipes.
         """
         quantile = scipy.stats.t.ppf((1 + confidence) / 2, self.num_runs - self.num_recipes)
         deviation = self.standard_deviations[name]
@@ -44,8 +44,8 @@ def pool_seed_variance(
 ) -> SeedVariance | None:
     """Returns the variance between the runs of a recipe, pooled over recipes.
 
-    `recipes` contains the scores of each run of each recipe, by name. Returns None if each
-    recipe has only one run.
+    `recipes` contains the scores of each run of each recipe, by name. Returns None if no
+    recipe has several runs.
     """
     repeated = [runs for runs in recipes if len(runs) > 1]
     if not repeated:
@@ -70,7 +70,7 @@ def add_seed_variance(difference: Estimate, half_width: float) -> Estimate:
 
     Args:
         difference: Difference with an interval for the sampling of lesions.
-        half_width: From `SeedVariance.half_width`; NaN if the score is undefined.
+        half_width: From `SeedVariance.half_width`. If it is NaN, there is no interval.
     """
     value, low, high = difference.value, difference.low, difference.high
     if value is None or low is None or high is None or math.isnan(half_width):
