@@ -66,7 +66,7 @@ def measure_train(
     size: tyro.conf.OmitArgPrefixes[Size],
     output: Path = Path("runs/benchmark/train.json"),
 ) -> None:
-    """Measures the overhead of training, augmentation and cached features.
+    """Measures training: its overhead, augmentation and cached features.
 
     Images are random. Ratios are computed as in `input`. On a GPU use more steps, so that
     each measurement takes seconds.
@@ -101,8 +101,8 @@ def measure_serve(
         num_images: Number of images per pass; files are repeated as needed.
         requests: Number of requests, of one file each, to the server in `memory`.
         only: The benchmarks to run; all by default. signature: the SavedModel on pixels;
-            end_to_end: from files to a table of predictions; conversions: size and speed
-            of LiteRT and ONNX; memory: memory growth of a server.
+            end_to_end: from files to a table of predictions; conversions: size of LiteRT,
+            speed of LiteRT and ONNX; memory: memory growth of a server.
         output: The JSON file for the results.
 
     Raises:

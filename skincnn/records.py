@@ -1,4 +1,4 @@
-"""Records: typed, immutable JSON files with a schema version."""
+"""Records: typed, immutable objects, stored as JSON files with a schema version."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Source:
 
 
 def read_ham10000(files: Files) -> Source:
-    """Returns HAM10000 (Harvard Dataverse, Kaggle) and the official splits that are present.
+    """Returns HAM10000 (Harvard Dataverse, Kaggle) and the official splits, if present.
 
     Raises:
         SourceError: A table or archive is invalid, or the images do not match the table.
@@ -112,7 +112,7 @@ def read_ham10000(files: Files) -> Source:
 
 
 def read_isic2018(files: Files) -> Source:
-    """Returns ISIC challenge 2018, task 3, and the official splits that are present.
+    """Returns the ISIC challenge 2018, task 3, and the official splits, if present.
 
     Raises:
         SourceError: A table or archive is invalid, the images do not match the table, or

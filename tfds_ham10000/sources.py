@@ -114,7 +114,7 @@ def download_instructions(dataset: str) -> str:
 
 
 def match_layout(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
-    """Returns the first complete layout of a dataset in `folder`, and its files, or None."""
+    """Returns the first complete layout of `dataset` in `folder` and its files, or None."""
     listings = _listings(folder)
     for layout in _layouts_of(dataset):
         for files in listings:

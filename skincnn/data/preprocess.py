@@ -142,7 +142,7 @@ def _resize(image: tf.Tensor, side: int) -> tf.Tensor:
 
 
 def _bright_range(shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns start and exclusive end of the bright range; 0 and the size if all is dark."""
+    """Returns the start and exclusive end of the bright range, or of all if none is."""
     bright = tf.cast(shares >= MIN_BRIGHT_SHARE, tf.int32)
     start = tf.argmax(bright, output_type=tf.int32)
     num_dark_at_end = tf.argmax(tf.reverse(bright, [0]), output_type=tf.int32)
