@@ -34,9 +34,9 @@ def measure_input(
 ) -> None:
     """Measures the input pipeline and the building of a dataset.
 
-    Each ratio is the median over eight rounds in which baseline and candidate alternate.
-    The range of the ratio of the baseline to itself shows the noise. Absolute rates hold
-    for this machine only.
+    A speed ratio is the median over eight rounds in which baseline and candidate alternate.
+    Each round measures the baseline twice; the range of the second rate divided by the
+    first shows the noise.
 
     Args:
         image_dir: A directory of JPEG originals; synthetic images by default.
@@ -66,10 +66,10 @@ def measure_train(
     size: tyro.conf.OmitArgPrefixes[Size],
     output: Path = Path("runs/benchmark/train.json"),
 ) -> None:
-    """Measures training relative to training steps without overhead, on random images.
+    """Measures training: its overhead, augmentation and cached features.
 
-    Ratios are computed as in `input`. On a GPU use more steps, so that each measurement
-    takes seconds.
+    Images are random. Ratios are computed as in `input`. On a GPU use more steps, so that
+    each measurement takes seconds.
 
     Args:
         size: The amount of work.
@@ -89,23 +89,24 @@ def measure_serve(
     only: tuple[str, ...] = (),
     output: Path = Path("runs/benchmark/serve.json"),
 ) -> None:
-    """Measures serving relative to decoding and the network alone, and the memory growth.
+    """Measures the speed of serving relative to baselines, and the memory growth.
 
-    Ratios are computed as in `input`. `conversions` requires pip install -e .[export].
+    Ratios are computed as in `input`; other speeds hold for this machine only.
+    `conversions` requires pip install -e .[export].
 
     Args:
         model: The directory of an evaluated run; by default MobileNet 0.75 at 160 px with
             random weights, which is as fast as a trained one.
         image_dir: A directory of JPEG originals; synthetic images by default.
         num_images: Number of images per pass; files are repeated as needed.
-        requests: Number of requests, of one image each, to the server in `memory`.
+        requests: Number of requests, of one file each, to the server in `memory`.
         only: The benchmarks to run; all by default. signature: the SavedModel on pixels;
-            end_to_end: from files to a table of predictions; conversions: size and speed
-            of LiteRT and ONNX; memory: memory growth of a server.
+            end_to_end: from files to a table of predictions; conversions: size of LiteRT,
+            speed of LiteRT and ONNX; memory: memory growth of a server.
         output: The JSON file for the results.
 
     Raises:
-        ConfigError: The number of images or requests is too small.
+        ConfigError: An argument is invalid.
     """
     if num_images < 1 or requests < 10:
         raise ConfigError(
@@ -131,7 +132,7 @@ def measure_serve(
 
 
 def command() -> None:
-    """Runs the group of benchmarks named by the first command-line argument."""
+    """Runs the group of benchmarks that the first command-line argument names."""
     tyro.extras.subcommand_cli_from_dict(
         {"input": measure_input, "train": measure_train, "serve": measure_serve}
     )

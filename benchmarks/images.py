@@ -1,4 +1,4 @@
-"""Images that resemble HAM10000, in the layouts that the benchmarks compare."""
+"""Images for the benchmarks, in the layouts that they compare."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def image_files(folder: Path | None, count: int) -> list[bytes]:
         files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
     if not files:
         raise ConfigError(
-            f"--image-dir must be a folder with .jpg files. Received: {folder}."
+            f"--image-dir must be a directory with .jpg files. Received: {folder}."
         )
     return [files[number % len(files)] for number in range(count)]
 
@@ -48,7 +48,7 @@ def write_published_layout(files: list[bytes], folder: Path) -> None:
     """Writes images in the layout of HAM10000, with one lesion per image.
 
     The image_ids are from HAM10000, whose groups are published, so the build does not
-    search for near-duplicates. Repeated files would have many near-duplicates.
+    search for near-duplicates: repeated files would all be near-duplicates.
     """
     folder.mkdir(parents=True)
     records = [

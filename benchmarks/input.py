@@ -259,13 +259,13 @@ def _decode_with_pillow(content: bytes) -> int:
 
 
 def _build(data_dir: Path, manual_dir: Path) -> None:
-    # TFDS prints the folder of each build.
+    # TFDS prints the directory of each build.
     with contextlib.redirect_stdout(io.StringIO()):
         datasets.prepare_dataset("isic2018", data_dir, manual_dir)
 
 
 def _train(data_dir: Path, all_images: bool) -> None:
-    """Trains for two epochs, on all images or on the same number of constant batches."""
+    """Trains for two epochs, on all images, or on one batch for as many steps."""
     builder = datasets.open_dataset("isic2018", data_dir)
     table = pipeline.read_table(builder, FOLDS)
     batches = _constant(MEMORY_CONFIG)

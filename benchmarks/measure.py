@@ -52,15 +52,16 @@ class Size:
 class Result:
     """A measured value and its target.
 
-    `baseline_ratio` is the range of the ratio of the baseline to itself in the same rounds
-    (differences of this size are noise), or None if the value is not a ratio.
+    In each round, the baseline is measured twice. `baseline_ratio` is the range over the
+    rounds of the second rate divided by the first; a value within this range may be noise.
+    It is None if the value is not from `compare` or `summarize`.
     """
 
     name: str  # usually "candidate / baseline"
-    value: float  # the median over the rounds, in `unit`
-    unit: str = "x"  # "x" for a ratio, "MiB", "MB", "images/s"
-    low: float | None = None  # the smallest value in any round
-    high: float | None = None  # the largest value in any round
+    value: float  # in `unit`; the median over the rounds for `compare` and `summarize`
+    unit: str = "x"  # "x" (a ratio or a count), "MiB", "MB" or "images/s"
+    low: float | None = None  # the smallest value of a round
+    high: float | None = None  # the largest value of a round
     pairs: int = 1  # number of rounds
     baseline_ratio: tuple[float, float] | None = None
     at_least: Limit = None

@@ -76,10 +76,10 @@ def prepare(
 ) -> Setting:
     """Writes the images and the SavedModel of the network to `root`.
 
-    Without `model`, the directory of a run, the network has random weights.
+    `model` is the directory of a run; if it is None, the network has random weights.
 
     Raises:
-        ConfigError: The run uses clinical metadata.
+        ConfigError: The run cannot be read, or uses clinical metadata.
     """
     network, rule = _random_network() if model is None else _load_run(model)
     write_saved_model([network], rule, root / "saved_model")
@@ -284,7 +284,7 @@ def _read(setting: Setting, count: int) -> np.ndarray:
 
 
 def _in_batches(images: tf.Tensor | np.ndarray) -> dict[str, list[tf.Tensor | np.ndarray]]:
-    """Returns single images and one batch of all images, by description."""
+    """Returns batches of one image, and one batch of all images, by description."""
     singles = [images[number : number + 1] for number in range(SINGLE_IMAGES)]
     return {"one image": singles, f"{len(images)} images": [images]}
 

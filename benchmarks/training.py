@@ -45,7 +45,7 @@ def fitting(size: Size) -> Iterator[Result]:
     """Compares training, including input pipeline and callbacks, with training steps alone.
 
     An epoch is measured from the first step to the last, without validation and saving. The
-    second result is how often the validation images are predicted in each epoch.
+    second result is how often the validation images are predicted per epoch (mean).
     """
     config = Config(
         data=DataConfig(image_size=size.image_size, batch_size=size.batch_size),

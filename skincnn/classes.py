@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LesionClass:
-    """A class of skin lesions, which is a diagnosis."""
+    """A class of skin lesions, usually a diagnosis."""
 
     name: str
-    """Short name: a value of `dx` in HAM10000, or a lower-case column name of ISIC 2019."""
+    """Short name, such as a `dx` of HAM10000 or a lower-case column name of ISIC 2019."""
     full_name: str
     malignant: bool | None
-    """Whether the diagnosis is malignant or in situ; None if unknown."""
+    """Whether the class counts as malignant, as `akiec` and `ak` do; None if unknown."""
 
 
 HAM10000 = (
@@ -57,13 +57,13 @@ SYNONYMS = {
     "squamous cell carcinoma": "scc",
     "vascular lesion": "vasc",
 }
-"""Other names of classes, such as directory names, in lower case, and the short names."""
+"""Short names of classes by other names, such as directory names, in lower case."""
 
 
 def describe(names: Iterable[str]) -> dict[str, LesionClass]:
-    """Returns the class of each short name or synonym, ignoring case and underscores.
+    """Returns the class of each short name or synonym, by the name as given.
 
-    An unknown name is also the full name of its class, and `malignant` is None.
+    Case is ignored; underscores match spaces. An unknown name is its own full name.
     """
     known = {lesion.name: lesion for lesion in (*HAM10000, *ISIC2019_ONLY, *TWO_CLASSES)}
     keys = {name: name.lower().replace("_", " ").strip() for name in names}

@@ -1,6 +1,6 @@
 """Clinical metadata: age, sex and lesion site as inputs of a model.
 
-The columns `dx_type` and `dataset` are deliberately excluded because they reveal the
+The columns `dx_type` and `dataset` are deliberately excluded because they can reveal the
 diagnosis; `skincnn.data.leakage` rejects them as model inputs.
 """
 
@@ -13,8 +13,8 @@ import pandas as pd
 from skincnn.errors import DataError
 
 CLINICAL_COLUMNS = ("age", "sex", "localization")
-"""Columns that are encoded: age in years; sex and body site as words. An exported model has
-inputs with the same names."""
+"""Encoded columns: age in years; sex and body site as words. An exported model that uses
+clinical metadata has inputs with these names."""
 
 UNKNOWN = "unknown"
 SEXES = ("female", "male")
@@ -60,7 +60,7 @@ def encode_clinical_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
         float32 [len(table), len(CLINICAL_FEATURES)], in the order of `CLINICAL_FEATURES`.
 
     Raises:
-        DataError: A column is missing, an age is not a number >= 0, or a word is unknown.
+        DataError: A column is missing, or an age, sex or site is not a valid value.
     """
     missing = [name for name in CLINICAL_COLUMNS if name not in table]
     if missing:
@@ -97,13 +97,13 @@ def _parse_ages(cells: pd.Series) -> npt.NDArray[np.float64]:
 
 
 def _parse_words(cells: pd.Series, values: dict[str, str]) -> npt.NDArray[np.str_]:
-    """Returns `values[word]` for the word in each cell, and "unknown" for empty cells."""
+    """Returns `values[word]` for each cell; "unknown" for empty cells and "unknown"."""
     values = {**values, UNKNOWN: UNKNOWN, "": UNKNOWN}
     words = cells.fillna("").astype(str).str.strip().str.lower().str.replace("_", " ")
     invalid = sorted(set(words) - set(values))
     if invalid:
         raise DataError(
-            f"The column {cells.name} has unknown values. Expected one of: "
+            f"The column {cells.name} has invalid values. Expected one of: "
             f"{', '.join(filter(None, values))}; or an empty cell. Received: "
             f"{', '.join(map(repr, invalid[:10]))}."
         )

@@ -1,21 +1,21 @@
 """Errors that a user can cause, and the exit codes of the commands.
 
-Exit codes: 0 success, 1 unexpected error, 2 invalid usage or configuration, 3 invalid data,
-4 training diverged, 130 Ctrl-C, 143 SIGTERM. `skincnn.cli.common` reports any exception
-that has an integer `exit_code` as one message without a traceback.
+Exit codes: 0 success, 1 unexpected error, 2 `ConfigError` or invalid flags, 3 invalid data,
+4 training diverged, 130 Ctrl-C, 141 closed output pipe, 143 SIGTERM. `skincnn.cli.common`
+reports any exception that has an integer `exit_code` without a traceback.
 """
 
 from __future__ import annotations
 
 
 class ConfigError(ValueError):
-    """Raised if a configuration, path or name cannot be used."""
+    """Raised if a setting or path cannot be used, or memory or disk space runs out."""
 
     exit_code = 2
 
 
 class MemoryFullError(ConfigError):
-    """Raised if a training run does not fit into the memory of the device."""
+    """Raised if training requires more memory than the device has available."""
 
 
 class DataError(ValueError):

@@ -24,13 +24,13 @@ they are reported instead of being silently skipped."""
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Returns the image files in a directory and its subdirectories, sorted by path."""
+    """Returns the paths with an image suffix at any depth of a directory, sorted."""
     paths = sorted(folder.rglob("*"))
     return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def printable(name: str | Path) -> str:
-    r"""Returns a file name as valid UTF-8, with each invalid byte written as `\xff`."""
+    r"""Returns a file name; bytes that are not valid UTF-8 are escaped, as in `\xff`."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
@@ -39,8 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path; the file written to it replaces `path` after the block.
 
     The temporary file is in the same directory, which is created if necessary, and is
-    synced before it is renamed. A crash or a full disk therefore leaves either the old or
-    the new file. If the block raises an exception, the old file is kept.
+    synced before it is renamed. A crash or a full disk therefore never leaves an incomplete
+    file at `path`. If the block raises an exception, `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name keeps its suffixes: Keras infers the format of a file from them.
@@ -58,13 +58,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds an exclusive lock on a directory, which is created if it does not exist.
 
-    The lock only affects processes that use this function, and is released if the process
-    ends. A directory that this function created is removed if it is empty at the end. With
-    `wait`, the function waits until another process releases the lock.
+    The lock only affects processes that use this function, and is released when this
+    process ends for any reason. A directory that this function created is removed if it is
+    empty at the end. With `wait`, the function waits while another process holds the lock.
 
     Raises:
-        ConfigError: Another process holds the lock and `wait` is False, or the directory
-            is not writable.
+        ConfigError: Another process holds the lock and `wait` is False, or `folder` is
+            not, and cannot be created as, a writable directory.
     """
     require_writable_folder(folder, "--workdir")
     created = not folder.exists()
@@ -128,7 +128,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_sha256(value: Any) -> str:
-    """Returns the SHA-256 of a JSON value in hexadecimal, for any order of the keys."""
+    """Returns the SHA-256 of a JSON value in hexadecimal; the order of keys is ignored."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -15,10 +15,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Records SIGTERM and Ctrl-C inside a `with` block, until `exit` is called.
+    """Records SIGTERM and Ctrl-C inside a `with` block instead of raising an exception.
 
-    A second signal takes effect immediately. Python handles signals only in the main
-    thread; in other threads, no signal is recorded.
+    The caller checks `requested` and calls `exit`. A second signal takes effect at once.
+    Python handles signals only in the main thread: in others, no signal is recorded.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
-        """Lets signals take effect immediately inside the block, which runs no step."""
+        """Lets signals take effect at once inside a block that runs no training step."""
         self._immediate = True
         try:
             yield

@@ -28,7 +28,7 @@ def look_up(table: Mapping[str, T], name: str, what: str) -> T:
 
 
 def describe_functions(table: Mapping[str, Callable[..., Any]]) -> str:
-    """Returns one line per function: its name and the first line of its docstring."""
+    """Returns a line for each function: its key and the first line of its docstring."""
     width = max(map(len, table))
     return "\n".join(
         f"  {name:{width}}  {(function.__doc__ or '').splitlines()[0]}"

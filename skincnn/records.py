@@ -1,4 +1,4 @@
-"""Records: typed, immutable JSON files with a schema version."""
+"""Records: typed, immutable objects, stored as JSON files with a schema version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skincnn.files import write_json
 
 
 class Part(BaseModel):
-    """An immutable part of a record. Unknown fields are errors."""
+    """An immutable part of a record, or a whole record. Unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +44,7 @@ def read_record(path: Path, cls: type[R], fix: str) -> R:
     `fix` is a sentence for the error message that states how to recreate the file.
 
     Raises:
-        ConfigError: The file is missing or damaged, or has a different schema version.
+        ConfigError: The file cannot be read, is invalid, or has another schema version.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def parse_record(values: object, cls: type[R], where: str, fix: str) -> R:
     version = fields.pop("schema_version", None)
     if version != cls.SCHEMA:
         raise ConfigError(
-            f"{where} was written by a different version of skincnn. Expected "
+            f"{where} has the format of a different version of skincnn. Expected "
             f"schema_version {cls.SCHEMA}. Received: {version!r}. {fix}"
         )
     try:
@@ -80,7 +80,7 @@ def parse_record(values: object, cls: type[R], where: str, fix: str) -> R:
 
 
 def describe_error(error: ValidationError) -> str:
-    """Returns the first validation error on one line: field, cause and value."""
+    """Returns the first validation error on one line: field, cause and value, if any."""
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"])) or "content"
     cause = " ".join(first["msg"].split()).rstrip(".")

@@ -127,7 +127,10 @@ def test_every_input_benchmark_returns_results(
             ("input", "--only", "first_pas"),
             "--only must be one of: first_pass, later_epochs",
         ),
-        (("input", "--image-dir", "tests"), "--image-dir must be a folder with .jpg files"),
+        (
+            ("input", "--image-dir", "tests"),
+            "--image-dir must be a directory with .jpg files",
+        ),
         (("serve", "--requests", 9), "--num-images must be >= 1 and --requests >= 10"),
         (("serve", "--num-images", 0), "--num-images must be >= 1 and --requests >= 10"),
     ],

@@ -216,7 +216,7 @@ def test_a_damaged_image_leaves_no_partial_dataset(
     ("fault", "code", "message"),
     [
         ("no manual dir", 3, "Use --manual-dir DIR"),
-        ("missing folder", 3, "is not a folder"),
+        ("missing folder", 3, "is not a directory"),
         ("no csv", 3, "lacks HAM10000_metadata"),
         ("other layout", 3, "Use --config isic2018"),
         ("modified file", 3, "HAM10000_metadata.csv differ(s) from the files that"),

@@ -77,11 +77,11 @@ def test_each_site_is_in_one_region() -> None:
     [
         (
             {"sex": ["mal"]},
-            "column sex has unknown values. Expected one of: female, male, unknown; or an",
+            "column sex has invalid values. Expected one of: female, male, unknown; or an",
         ),
         (
             {"localization": ["knee"]},
-            "column localization has unknown values.*Received: 'knee'",
+            "column localization has invalid values.*Received: 'knee'",
         ),
         (
             {"age": ["old"]},

@@ -224,5 +224,5 @@ def test_a_damaged_earlier_result_is_rejected_before_any_prediction(
     done = run_here("evaluate.py", workdir, "--data-dir", data_dir, "--logit-adjustment")
     assert done.returncode == 2, done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "test.d4.json was written by a different version of skincnn" in line
+    assert "test.d4.json has the format of a different version of skincnn" in line
     assert line.endswith("or delete the file.")

@@ -395,7 +395,7 @@ def test_faults_of_the_challenge_files_are_reported(fault: str, tmp_path: Path) 
 
 
 FOLDER_FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
-    "nothing": ((), r"contains no training images\..*Received: no folder"),
+    "nothing": ((), r"contains no training images\..*Received: no directories"),
     "one class": (
         ("Train/a/1.jpg",),
         r"contains too few classes\. Expected.*Received: a\.",
@@ -404,11 +404,11 @@ FOLDER_FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
     "an empty class": (("a/1.jpg", "b/1.txt"), "contains no images of b"),
     "a class in the test folder only": (
         ("Train/a/1.jpg", "Train/b/1.jpg", "Test/c/1.jpg"),
-        "contains images of c, but the training folder does not",
+        "contains images of c, but the training directory does not",
     ),
     "an image outside class folders": (
         ("Train/a/1.jpg", "Train/b/1.jpg", "Train/2.jpg"),
-        r"2 is not in a class folder",
+        r"2 is not in a class directory",
     ),
     "repeated image_id": (("a/1.jpg", "a/1.png", "b/1.jpg"), "'a/1' occurs twice"),
     "repeated split": (
@@ -436,7 +436,7 @@ def test_all_invalid_images_are_counted_and_ten_are_named(manual_dir: Path) -> N
 
 def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(
-        SourceError, match=r"nowhere is not a folder.*HAM10000_images_part_1"
+        SourceError, match=r"nowhere is not a directory.*HAM10000_images_part_1"
     ):
         sources.read_source(tmp_path / "nowhere", "isic2018")
 

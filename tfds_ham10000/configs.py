@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
 
 STORED_SIDES = (256, 400)
-"""Longest sides, in pixels, of the downsized variants. A downsized 4:3 image is 192 or 300
-pixels high, which is enough for models with that input size."""
+"""Longest sides, in pixels, of the downsized variants. The shorter side of a 4:3 image is
+then 192 or 300 pixels; models with a larger input size need larger images."""
 HOMEPAGES = {
     "isic2018": "https://doi.org/10.7910/DVN/DBW86T",
     "isic2019": "https://challenge.isic-archive.com/landing/2019",
@@ -29,7 +29,7 @@ class Ham10000Config(tfds.core.BuilderConfig):
     """A variant of the dataset on disk.
 
     `source` is the `dataset` of a layout in `sources.LAYOUTS`, "folder" for images in one
-    folder per class, or "demo" for synthetic images.
+    directory per class, or "demo" for synthetic images.
     """
 
     source: str
@@ -45,7 +45,7 @@ class Ham10000Config(tfds.core.BuilderConfig):
 
     @property
     def attribution(self) -> str:
-        """The authors and the license of the images; empty for the user's own images."""
+        """Credits of published images, a note on synthetic ones, "" for the user's own."""
         return ATTRIBUTIONS.get(self.source, "")
 
     @property
@@ -57,7 +57,7 @@ class Ham10000Config(tfds.core.BuilderConfig):
 ORIGINALS = (
     Ham10000Config(
         name="isic2018",
-        description="HAM10000, the training set of ISIC 2018 Task 3, as published.",
+        description="HAM10000, the training set of ISIC 2018 Task 3.",
         source="isic2018",
     ),
     Ham10000Config(
@@ -104,7 +104,7 @@ CONFIGS = [
     *(_downsized(original, side) for original in ORIGINALS for side in STORED_SIDES),
     Ham10000Config(
         name="folder",
-        description="Your own labeled images, one folder per class.",
+        description="Your own labeled images, one directory per class.",
         source="folder",
         class_names=None,
     ),

@@ -1,7 +1,7 @@
 """The synthetic dataset, whose images resemble dermatoscopic images.
 
 The images are rendered by `demo_renderer` and have no medical meaning. The dataset has the
-classes and the class imbalance of HAM10000, and some lesions have several images, so that
+classes of HAM10000, a similar class imbalance, and lesions with several images, so that
 every command can be tried without real data.
 """
 
@@ -44,8 +44,8 @@ class DemoImages:
 def make_dataset(num_images: int) -> tuple[list[Record], DemoImages]:
     """Returns the records and the images of a synthetic dataset.
 
-    The dataset has about `num_images` images. The proportions of the classes are those of
-    HAM10000, except that each class has at least ten lesions. The result is the same on
+    The dataset has about `num_images` images. The proportions of the classes are about
+    those of HAM10000, but each class has at least ten lesions. The records are the same on
     every machine.
     """
     records: list[Record] = []

@@ -89,8 +89,8 @@ def render(dx: str, lesion: int, view: int) -> npt.NDArray[np.uint8]:
     Args:
         dx: The class, a key of `APPEARANCES`.
         lesion: The lesion number, which seeds the features of the lesion.
-        view: The number of the image among the images of the lesion. Both numbers seed the
-            angle, zoom, illumination and artifacts.
+        view: The number of the image among the images of the lesion. `lesion` and `view`
+            seed the angle, zoom, illumination and artifacts.
     """
     rng = np.random.default_rng([SEED, 2, lesion])
     look = _blend(rng, dx)
@@ -223,9 +223,9 @@ def _structures(
 ) -> Array:
     """Adds globules, lacunae, cysts, scale, the central patch and vessels.
 
-    The number of elements of a structure is proportional to its strength. Positions are
-    always drawn for the maximum number, so that the strength of one structure does not
-    affect the positions of the others.
+    The number of elements of a structure is proportional to its strength, or 0 if it is
+    weak. Positions are drawn for the maximum number (those of vessels last), so that the
+    strength of one structure does not affect the positions of the others.
     """
     layers = (
         # strength, maximum number, spread, radii, blur, color, opacity
@@ -315,7 +315,7 @@ def _ruler(rng: np.random.Generator) -> Array:
 
 
 def _canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """Returns an empty mask at twice the resolution, which `_half_size` antialiases."""
+    """Returns an empty mask at twice the resolution and its drawer; see `_half_size`."""
     canvas = Image.new("L", (2 * WIDTH, 2 * HEIGHT))
     return canvas, ImageDraw.Draw(canvas)
 

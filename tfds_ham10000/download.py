@@ -72,7 +72,7 @@ FILES = (
 
 
 def fetch(folder: Path) -> dict[str, Path]:
-    """Downloads each of `FILES` that is not yet in the folder.
+    """Downloads each of `FILES` that is not yet in `folder`.
 
     Returns:
         The path of each of `FILES`, by lower-case name without a suffix.
@@ -82,7 +82,7 @@ def fetch(folder: Path) -> dict[str, Path]:
         OSError: A file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Builds of different configs share the folder: the second build waits for the first
+    # Builds of different configs share the directory: the second build waits for the first
     # and reuses its files.
     with FileLock(folder / ".lock"), requests.Session() as session:
         session.headers["User-Agent"] = USER_AGENT
@@ -98,10 +98,10 @@ def fetch(folder: Path) -> dict[str, Path]:
 
 
 def verify(folder: Path) -> list[str]:
-    """Verifies the checksums of the published files in a folder, and returns their names.
+    """Verifies the checksums of the published files in a directory; returns their names.
 
     Raises:
-        SourceError: The checksum of a file differs, or the folder contains no published
+        SourceError: The checksum of a file differs, or the directory contains no published
             files.
     """
     present = [file for file in FILES if (folder / file.name).is_file()]
@@ -143,7 +143,7 @@ def _fetch(session: requests.Session, file: RemoteFile, path: Path) -> Path:
             f"{file.name} cannot be downloaded from {file.url}, or differs from the "
             f"published file: {error}. Run the command again when the network is "
             "available. Alternatively, download the files from Harvard Dataverse, "
-            "doi:10.7910/DVN/DBW86T, into one folder and use --manual-dir DIR."
+            "doi:10.7910/DVN/DBW86T, into one directory and use --manual-dir DIR."
         ) from error
     finally:
         partial.unlink(missing_ok=True)

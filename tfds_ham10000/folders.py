@@ -1,4 +1,4 @@
-"""Reading the user's own labeled images, one folder per class."""
+"""Reading the user's own labeled images, one directory per class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLITS = {
     "validation": "validation_official",
     "test": "test_official",
 }
-"""The split for each lower-case name of a folder that contains class folders."""
+"""The split for each lower-case name of a directory that contains class directories."""
 EXPECTED = (
     "Expected at least two classes, either in Train/<class>/*.jpg and optionally in "
     "Test/<class>/*.jpg, or in <class>/*.jpg."
@@ -26,21 +26,21 @@ EXPECTED = (
 def read_folders(folder: Path) -> Source:
     """Returns the images in `Train/<class>/`, `Test/<class>/`, ... or in `<class>/`.
 
-    The classes are the sorted names of the class folders in the training split. The
+    The classes are the sorted names of the class directories in the training split. The
     image_id is the path of an image relative to `folder`, without the suffix. Each image
-    counts as a separate lesion, because the folders do not identify lesions.
+    counts as a separate lesion, because the directories do not identify lesions.
 
     Raises:
         SourceError: There are fewer than two classes, a class has no training images,
-            another split has additional classes, two folders contain the same split, or
-            an image is not in a class folder.
+            another split has additional classes, two directories contain the same split, or
+            an image is not in a class directory.
     """
     split_folders = _split_folders(folder)
     source = Source(tuple(path.name for path in _subfolders(split_folders["train"])))
     if len(source.class_names) < 2:
         raise SourceError(
             f"{folder} contains too few classes. {EXPECTED} Received: "
-            f"{', '.join(source.class_names) or 'no class folders'}."
+            f"{', '.join(source.class_names) or 'no class directories'}."
         )
     for split, split_folder in split_folders.items():
         prefix = PurePosixPath(split_folder.relative_to(folder).as_posix())
@@ -58,14 +58,14 @@ def read_folders(folder: Path) -> Source:
         )
         if ignored:
             source.notes.append(
-                f"{split}: {len(ignored)} file(s) without an image suffix were ignored: "
+                f"{split}: {len(ignored)} file(s) without a supported suffix were ignored: "
                 f"{join_first(ignored)}"
             )
     return source
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """Returns the folder that contains the class folders of each split."""
+    """Returns the directory that contains the class directories of each split."""
     subfolders = _subfolders(folder)
     if len(subfolders) == 1 and subfolders[0].name.lower() not in SPLITS:
         subfolders = _subfolders(subfolders[0])
@@ -75,14 +75,14 @@ def _split_folders(folder: Path) -> dict[str, Path]:
         if split in split_folders:
             raise SourceError(
                 f"{folder}: {split_folders[split].name} and {path.name} both contain the "
-                f"split {split!r}. Expected one folder per split."
+                f"split {split!r}. Expected one directory per split."
             )
         if split is not None:
             split_folders[split] = path
     if not split_folders and subfolders:
         split_folders["train"] = subfolders[0].parent
     if "train" not in split_folders:
-        names = join_first([path.name for path in subfolders]) or "no folders"
+        names = join_first([path.name for path in subfolders]) or "no directories"
         raise SourceError(
             f"{folder} contains no training images. {EXPECTED} Received: {names}."
         )
@@ -96,20 +96,20 @@ def _check_classes(
     if additional := sorted(present.difference(class_names)):
         raise SourceError(
             f"{split_folder} contains images of {join_first(additional)}, but the training "
-            f"folder does not. Expected the classes {join_first(class_names)}."
+            f"directory does not. Expected the classes {join_first(class_names)}."
         )
     empty = [name for name in class_names if name not in present]
     if split == "train" and empty:
         raise SourceError(
             f"{split_folder} contains no images of {join_first(empty)}. Add images to each "
-            "class folder, or delete empty class folders."
+            "class directory, or delete empty class directories."
         )
 
 
 def _record(image_id: str, relative: PurePosixPath, split_folder: Path) -> Record:
     if len(relative.parts) < 2:
         raise SourceError(
-            f"{split_folder}: {relative} is not in a class folder. {EXPECTED}"
+            f"{split_folder}: {relative} is not in a class directory. {EXPECTED}"
         )
     return Record(image_id=image_id, lesion_id=image_id, dx=relative.parts[0])
 

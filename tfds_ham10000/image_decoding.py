@@ -8,7 +8,7 @@ channels:
 - CMYK, gray, black-and-white and palette images are converted to RGB;
 - an alpha channel is dropped, not blended, as TensorFlow does when a model is served;
 - the upper 8 bits of 16-bit images are kept (Pillow alone would clip gray values at 255);
-- images are rotated and mirrored according to their EXIF orientation;
+- images are rotated or mirrored according to their EXIF orientation;
 - the first frame of an animation is kept.
 """
 
@@ -44,8 +44,8 @@ class CheckedImages:
     """Source images, validated and converted to the stored format.
 
     Attributes:
-        errors: The reason for each invalid image, by image_id.
-        inspected: The results of `inspect` for all valid images, by image_id.
+        errors: Why each invalid image is invalid, by image_id.
+        inspected: The results of `inspect`, if given, for the valid images, by image_id.
     """
 
     def __init__(
@@ -59,14 +59,12 @@ class CheckedImages:
     ):
         """Reads and decodes each image once, on all CPU cores.
 
-        Converted images are kept in an unnamed temporary file to limit memory usage. The
-        operating system deletes this file when the process ends.
-
-        `folder` is for the temporary file. See `normalize` for `longest_side`. `inspect` is
-        called with each decoded image (upright, RGB).
+        Converted images are kept in an unnamed temporary file in `folder`, which is deleted
+        at the latest when the process ends. See `normalize` for `longest_side`. `inspect`
+        is called with each decoded image (upright, RGB).
 
         Raises:
-            OSError: The disk is full.
+            OSError: The temporary file cannot be written.
         """
         self._images = images
         self._longest_side = longest_side
@@ -124,7 +122,7 @@ class CheckedImages:
 def require_valid(errors: dict[str, str], num_images: int, on_bad_image: str) -> None:
     """Checks that all images are valid, or at least 99 % if `on_bad_image` is "skip".
 
-    `errors` contains the reason for each invalid image, by image_id.
+    `errors` states why each invalid image is invalid, by image_id.
 
     Raises:
         SourceError: Too many images are invalid. The message names the first ten.
@@ -140,7 +138,8 @@ def require_valid(errors: dict[str, str], num_images: int, on_bad_image: str) ->
     messages = [f"{image_id}: {error}" for image_id, error in sorted(errors.items())]
     raise SourceError(
         f"{len(errors)} image(s) are invalid: {join_first(messages, '; ')}. Expected "
-        f"complete {', '.join(FORMATS)} files of at most {MAX_PIXELS} pixels. {advice}"
+        f"complete {', '.join(FORMATS)} files of at most {MAX_PIXELS} pixels and 30 MB. "
+        f"{advice}"
     )
 
 
@@ -154,11 +153,11 @@ def normalize(
     Args:
         content: The bytes of an image file in one of `FORMATS`.
         longest_side: Longest side in pixels to which larger images are downsized, with
-            antialiasing.
+            antialiasing; None keeps the size.
         inspect: A function that is called with the decoded image (upright, RGB).
 
     Raises:
-        SourceError: The file is not an image, has more than 50 megapixels, or is damaged.
+        SourceError: The file is not in `FORMATS`, is damaged, or exceeds 50 megapixels.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:

@@ -1,4 +1,4 @@
-"""Access to the source image files, in zip archives and folders."""
+"""Access to the source image files, in zip archives and directories."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Images(Protocol):
 
 
 class ImageFiles:
-    """The image files in zip archives and folders, by image_id."""
+    """The image files in zip archives and directories, by image_id."""
 
     def __init__(
         self,
@@ -34,14 +34,14 @@ class ImageFiles:
         *,
         make_id: Callable[[PurePosixPath], str] = lambda path: path.stem,
     ):
-        """Lists the image files at any depth of archives and folders, without reading them.
+        """Lists the image files at any depth of archives and directories.
 
         Args:
-            paths: Zip archives and folders.
-            make_id: Maps the path of a file in its archive or folder to its image_id.
+            paths: Zip archives and directories.
+            make_id: Maps the path of a file in its archive or directory to its image_id.
 
         Raises:
-            SourceError: A path is neither a zip archive nor a folder, or two files have
+            SourceError: A path is neither a zip archive nor a directory, or two files have
                 the same image_id.
         """
         self._files: dict[str, tuple[zipfile.ZipFile | Path, str]] = {}
@@ -89,13 +89,13 @@ class ImageFiles:
 
 
 def has_suffix(path: PurePath, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
-    """Returns whether a file has one of the suffixes, in any case, and is not hidden."""
-    # macOS adds a hidden copy of each file, __MACOSX/._name.
+    """Returns whether a file has one of `suffixes`, ignoring case, and is not hidden."""
+    # In archives, macOS adds a hidden metadata file for each file, __MACOSX/._name.
     return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def _list(path: Path) -> Iterator[tuple[zipfile.ZipFile | Path, str]]:
-    """Yields the archive or folder of each image file, and the path of the file inside."""
+    """Yields the archive or directory of each image file, and the path inside it."""
     if path.is_dir():
         members = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
         yield from ((path, p.as_posix()) for p in members if has_suffix(p))

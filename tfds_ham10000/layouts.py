@@ -40,9 +40,9 @@ COLLECTIONS = {"HAM": "ham10000", "BCN": "bcn20000", "MSK": "msk"}
 
 @dataclass
 class Source:
-    """The records and images of a source folder.
+    """The records and images of a source directory.
 
-    `splits` contains "train", which the builder divides into folds, and if their files
+    `splits` contains "train", which the builder divides into folds, and, if their files
     exist, "validation_official" and "test_official". The records of a split are sorted by
     image_id. `images` may include images without a record.
     """
@@ -66,7 +66,7 @@ class Source:
             split: The name of the split.
             records: The records of the split.
             images: The image files of the records and of `skipped`, and no others.
-            where: The table or folder of the records, for error messages.
+            where: The table or directory of the records, for error messages.
             skipped: The image_ids of images that have a file but no record.
 
         Raises:
@@ -93,7 +93,7 @@ class Source:
 
 
 def read_ham10000(files: Files) -> Source:
-    """Returns HAM10000 as published by Harvard Dataverse and Kaggle.
+    """Returns HAM10000 (Harvard Dataverse, Kaggle) and the official splits, if present.
 
     Raises:
         SourceError: A table or archive is invalid, or the images do not match the table.
@@ -112,7 +112,7 @@ def read_ham10000(files: Files) -> Source:
 
 
 def read_isic2018(files: Files) -> Source:
-    """Returns the dataset of the ISIC challenge 2018, task 3.
+    """Returns the ISIC challenge 2018, task 3, and the official splits, if present.
 
     Raises:
         SourceError: A table or archive is invalid, the images do not match the table, or
@@ -193,7 +193,7 @@ def _add_official_splits(source: Source, files: Files) -> None:
     for part in ("validation", "test"):
         stem = f"isic2018_task3_{part}"
         truth = files.get(f"{stem}_groundtruth")
-        # The challenge names this folder Input; Harvard Dataverse names it Images.
+        # The challenge publishes these images as Input, Harvard Dataverse as Images.
         images = files.get(f"{stem}_input") or files.get(f"{stem}_images")
         if truth is not None and images is not None:
             records, _ = _read_truth(truth, source.class_names, {})

@@ -18,11 +18,11 @@ ISIC2019_CLASS_NAMES = ("mel", "nv", "bcc", "ak", "bkl", "df", "vasc", "scc")
 
 UNKNOWN = "unknown"
 OPTIONAL_COLUMNS = ("dx_type", "age", "sex", "localization", "dataset")
-"""Columns with missing values, which are NaN in `age` and "unknown" in the others."""
+"""Columns that may lack values: these are NaN in `age` and "unknown" in the others."""
 
 
 class SourceError(ValueError):
-    """Source files are missing, incomplete or damaged."""
+    """Raised if source files are missing or invalid, or cannot be downloaded."""
 
     exit_code = 3
 
@@ -31,21 +31,21 @@ class SourceError(ValueError):
 class Record:
     """The label and metadata of one image."""
 
-    image_id: str  # unique; the file name without a suffix
+    image_id: str  # unique; the file name, or path, without a suffix
     lesion_id: str  # the lesion, which several images may show
     dx: str  # the diagnosis, one of the class names of the dataset
     dx_type: str = UNKNOWN  # how the diagnosis was confirmed: "histo", "follow_up", ...
     age: float = math.nan  # the age of the patient in years
-    sex: str = UNKNOWN  # "female" or "male"
+    sex: str = UNKNOWN  # the sex of the patient, "female" or "male"
     localization: str = UNKNOWN  # the body site
     dataset: str = UNKNOWN  # the collection that the image is from
 
 
 def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]) -> Record:
-    """Returns the record of the non-empty cells of a table row, by field of `Record`.
+    """Returns the record of one image; `cells` are its known fields, as text.
 
     Raises:
-        SourceError: An id is empty, the label is unknown, or the age is invalid.
+        SourceError: An id is missing, or the diagnosis or the age is invalid.
     """
     if not (cells.get("image_id") and cells.get("lesion_id")):
         raise SourceError(f"{where}: image_id and lesion_id must not be empty.")

@@ -1,4 +1,4 @@
-"""Recognizing the published layout of a folder by the names of its files.
+"""Reading source directories, whose layout is recognized by the names of the files.
 
 To add a layout, write a function that returns a `Source` (see `layouts`) and add an entry
 to `LAYOUTS`.
@@ -15,8 +15,8 @@ from tfds_ham10000.layouts import Files, Source
 from tfds_ham10000.records import SourceError, join_first
 
 SUFFIXES = (".csv", ".tab", ".tsv", ".txt", ".zip", "")
-"""Suffixes of published files in order of preference. Folders, and some tables of Harvard
-Dataverse, have no suffix."""
+"""Suffixes of published files in order of preference. Directories, and some tables of
+Harvard Dataverse, have no suffix."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Layout:
 
     title: str  # the name in messages
     dataset: str  # the `source` of the configs that use this layout
-    required: tuple[str, ...]  # names, without a suffix, of required files and folders
-    optional: tuple[str, ...]  # names, without a suffix, of optional files and folders
+    required: tuple[str, ...]  # names, without a suffix, of required files and directories
+    optional: tuple[str, ...]  # names, without a suffix, of optional files and directories
     read: Callable[[Files], Source]  # the reader of the layout
     where: str  # where to get the files
 
@@ -81,21 +81,21 @@ LAYOUTS = (
 
 
 def read_source(folder: Path, dataset: str) -> Source:
-    """Returns the records and images in a folder.
+    """Returns the records and images in a directory.
 
     Args:
-        folder: Contains the published files, or a subfolder that contains them.
-        dataset: "isic2018", "isic2019", or "folder" for one folder per class.
+        folder: Contains the published files, or a subdirectory that contains them.
+        dataset: "isic2018", "isic2019", or "folder" for one directory per class.
 
     Raises:
-        SourceError: The folder does not exist, contains no layout of this dataset, or has
-            missing or invalid files.
+        SourceError: The directory does not exist, contains no complete layout of this
+            dataset, or contains invalid files.
     """
     if not folder.is_dir():
-        known = " or ".join(", ".join(layout.required) for layout in _layouts_of(dataset))
+        known = "; or ".join(", ".join(layout.required) for layout in _layouts_of(dataset))
         raise SourceError(
-            f"{folder} is not a folder. Expected a folder with "
-            f"{known or 'one folder of images per class'}."
+            f"{folder} is not a directory. Expected a directory with "
+            f"{known or 'one directory of images per class'}."
         )
     if dataset == "folder":
         return folders.read_folders(folder)
@@ -114,7 +114,7 @@ def download_instructions(dataset: str) -> str:
 
 
 def match_layout(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
-    """Returns the first complete layout of a dataset in a folder and its files, or None."""
+    """Returns the first complete layout of `dataset` in `folder` and its files, or None."""
     listings = _listings(folder)
     for layout in _layouts_of(dataset):
         for files in listings:
@@ -132,16 +132,16 @@ def _missing(layout: Layout, files: Files) -> list[str]:
 
 
 def _listings(folder: Path) -> list[dict[str, Path]]:
-    """Returns the published files in a folder, and those in each of its subfolders."""
+    """Returns the published files in a directory, and in each of its subdirectories."""
     subfolders = (path for path in sorted(folder.iterdir()) if path.is_dir())
     return [_published_files(path) for path in (folder, *subfolders)]
 
 
 def _published_files(folder: Path) -> dict[str, Path]:
-    """Returns the paths of the published files in a folder, keyed as in `Files`."""
+    """Returns the paths of the published files in a directory, keyed as in `Files`."""
     known = (name for layout in LAYOUTS for name in layout.required + layout.optional)
     names = {name.lower() for name in known}
-    # Kaggle's copy contains each image folder twice, named in upper and in lower case. In
+    # Kaggle's copy contains each image directory twice, in upper and in lower case. In
     # both mappings the last entry of a key wins: upper case, and the preferred suffix.
     paths = {path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True)}
     return {
@@ -153,9 +153,9 @@ def _published_files(folder: Path) -> dict[str, Path]:
 
 
 def _describe_mismatch(folder: Path, dataset: str) -> str:
-    """Returns an error message that lists the missing files or the known layouts."""
+    """Returns an error message: the missing files, the right config, or the layouts."""
     names = sorted(path.name for path in folder.iterdir())
-    received = f"Received: {join_first(names) or 'an empty folder'}."
+    received = f"Received: {join_first(names) or 'an empty directory'}."
     listings, candidates = _listings(folder), _layouts_of(dataset)
     missing, layout = min(
         ((_missing(layout, files), layout) for layout in candidates for files in listings),

@@ -1,4 +1,4 @@
-"""Reading the published tables, which may be in a zip archive or in a folder."""
+"""Reading the published tables, which may be in a zip archive or in a directory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
 
     Args:
         path: A UTF-8 file of comma- or tab-separated values with a header, or a zip archive
-            or folder with exactly one .csv file.
-        columns: Sets of columns, one of which must be present. All columns are returned.
+            or directory with exactly one .csv file.
+        columns: Alternative sets of required columns. All columns are returned.
 
     Raises:
-        SourceError: The table cannot be read, required columns are missing, or a row has
+        SourceError: The table cannot be read, no set of columns is complete, or a row has
             too many cells.
     """
     try:
@@ -70,7 +70,7 @@ def _require_columns(
     missing = [name for name in alternatives[0] if name not in names]
     raise SourceError(
         f"{path} lacks the column(s) {', '.join(missing)}. Expected: "
-        f"{' or '.join(', '.join(columns) for columns in alternatives)}. "
+        f"{'; or '.join(', '.join(columns) for columns in alternatives)}. "
         f"Received: {join_first(list(names)) or 'an empty file'}."
     )
 

@@ -47,7 +47,7 @@ def cached_images(
         the array are not written to the file.
 
     Raises:
-        ConfigError: The file cannot be written.
+        ConfigError: The cache file is needed, but cannot be written.
     """
     if cache != "memory":
         images = _open(path, shape)
@@ -74,7 +74,7 @@ def empty_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> Images | None:
-    """Returns the array in a file, or None if it is unreadable or has another shape."""
+    """Returns the array in a file, or None if the file is missing or does not match."""
     try:
         # Copy-on-write: DLPack shares only writable arrays with TensorFlow.
         images = np.load(path, mmap_mode="c")
@@ -98,21 +98,21 @@ def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> None:
             images.flush()
     except OSError as error:
         raise ConfigError(
-            f"The image cache {path} cannot be written: {error}. Expected "
-            f"{math.prod(shape) / 2**20:.0f} MiB of free disk space. Use another "
-            "--data-dir, or --cache memory."
+            f"The image cache {path} cannot be written: {error}. It requires "
+            f"{math.prod(shape) / 2**20:.0f} MiB of disk space. Use another --data-dir, or "
+            "--cache memory."
         ) from error
 
 
 def _allocate(path: Path) -> None:
-    """Reserves the disk space of a sparse file; otherwise, a full disk causes SIGBUS."""
+    """Reserves the space of a sparse file, because a disk that fills up causes SIGBUS."""
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _remove_stale(folder: Path) -> None:
-    """Removes temporary files of killed processes that are more than a day old."""
+    """Removes temporary files more than a day old, which killed processes have left."""
     for path in folder.glob(".tmp-*"):
         if time.time() - path.stat().st_mtime > STALE_SECONDS:
             path.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ OnBadImage = Literal["fail", "skip"]
 def class_names(dataset: str, data_dir: Path | None = None) -> tuple[str, ...]:
     """Returns the class names of a dataset, in the order of the labels.
 
-    Only "folder" has to be built first, because its classes are the names of folders.
+    Only "folder" has to be built first; its classes are the names of directories.
 
     Raises:
         ConfigError: `tfds_ham10000` has no config of this name.
@@ -43,17 +43,17 @@ def prepare_dataset(
 
     Args:
         dataset: The name of a config of `tfds_ham10000`, such as "demo" or "isic2018".
-        data_dir: The root folder of built datasets; by default the data directory of TFDS.
-        manual_dir: The folder with the published files, not used for synthetic datasets.
-            If None, "isic2018" is downloaded.
+        data_dir: The directory of built datasets; by default the data directory of TFDS.
+        manual_dir: The directory with the source files, not used for synthetic datasets.
+            If None, HAM10000 is downloaded, unless TFDS's manual directory contains it.
         on_bad_image: What to do with images that cannot be decoded. "fail" raises an error.
             "skip" omits them, but raises an error if they are more than 1 % of all images.
 
     Raises:
         ConfigError: `tfds_ham10000` has no config of this name, the dataset cannot be
             written to `data_dir`, or "folder" was built from another `manual_dir`.
-        DataError: The dataset requires `manual_dir`.
-        SourceError: The published files are missing, incomplete or damaged.
+        DataError: `manual_dir` is None, but the dataset cannot be downloaded.
+        SourceError: The source files are missing or invalid, or the download failed.
     """
     builder = _builder(dataset, data_dir, on_bad_image)
     config = builder.builder_config
@@ -71,7 +71,7 @@ def prepare_dataset(
     elif not config.downloadable:
         raise DataError(
             f"The dataset {dataset!r} cannot be downloaded automatically. Use "
-            "--manual-dir DIR with a folder that contains one of:\n"
+            "--manual-dir DIR with a directory that contains one of:\n"
             f"{sources.download_instructions(config.source)}"
         )
     tfds.disable_progress_bar()  # the builder has its own
@@ -94,8 +94,8 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
     Synthetic datasets are built if necessary.
 
     Raises:
-        ConfigError: `tfds_ham10000` has no config of this name.
-        DataError: The dataset has not been built.
+        ConfigError: The config does not exist, or a synthetic dataset cannot be written.
+        DataError: The dataset is not synthetic and has not been built.
     """
     builder = _builder(dataset, data_dir)
     if _is_prepared(builder):
@@ -111,7 +111,7 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-    # TFDS logs a warning if the folder does not exist.
+    # TFDS logs a warning if the directory does not exist.
     return Path(builder.data_dir).is_dir() and bool(builder.is_prepared())
 
 
@@ -132,7 +132,7 @@ def _build(builder: tfds.core.DatasetBuilder, manual_dir: Path | None) -> None:
             )
         )
     except (OSError, tf.errors.OpError, RuntimeError) as error:
-        # Raised for a full disk, a quota or missing permissions. TFDS wraps some of them.
+        # Raised if the disk or a quota is full, or permission is denied. TFDS wraps some.
         cause = error.__cause__ if type(error) is RuntimeError else error
         if not isinstance(cause, OSError | tf.errors.OpError):
             raise

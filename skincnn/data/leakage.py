@@ -1,4 +1,4 @@
-"""Leakage audit: checks that the splits of a run share no images, lesions or groups."""
+"""Leakage audit: finds images, lesions and groups that the splits of a run share."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ DISJOINT_COLUMNS = {
     "lesion_id": "lesion",
     "group_id": "near-duplicate group",
 }
-"""Columns whose values must not occur in two splits, with a name for what each value
-identifies. The order is that of the fields of `SplitLeakage`."""
+"""Columns whose values should occur in one split only, and what the values identify. The
+order is that of the fields of `SplitLeakage`."""
 
 FORBIDDEN_INPUTS = ("dx_type", "dataset", "lesion_id", "group_id", "image_id")
 """Columns that can reveal the diagnosis. For example, `follow_up` images are always nevi,
@@ -30,7 +30,7 @@ class LeakageAudit:
     `num_shared_*` are the numbers of images, lesions and near-duplicate groups in more
     than one split. `share_test_*` are the shares, in 0..1, of the test images and of the
     test melanomas whose lesion also has a training image. A share is None if there are no
-    such test images.
+    test images or no test melanomas, respectively.
     """
 
     num_images: dict[str, int]  # by split
@@ -77,7 +77,7 @@ def audit(
 
     Raises:
         DataError: An image, lesion or group is in two splits, an image is repeated in a
-            split, a split has no images of a class, or an input reveals the diagnosis.
+            split, a split has no images of a class, or an input is forbidden.
     """
     _check_inputs(inputs)
     _check_classes(splits, class_names)

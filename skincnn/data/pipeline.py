@@ -1,4 +1,4 @@
-"""Input pipeline: from TFDS records to batches of uint8 images.
+"""Input pipeline: from TFDS records to batches of images or features.
 
 Images are decoded and resized once, into one array, from which batches are gathered.
 Measured on two shared CPU cores (4,000 images of 160 pixels, batch size 32, best of four):
@@ -51,7 +51,7 @@ TABLE_COLUMNS = (
 def read_table(
     builder: tfds.core.DatasetBuilder, folds: Iterable[int | str]
 ) -> pd.DataFrame:
-    """Returns a table of some folds, with one row per image, without the images.
+    """Returns a table of the given folds, with one row per image, without the images.
 
     `folds` are fold numbers in 0..9 and names of official splits. The columns are
     `TABLE_COLUMNS` (`label` is the class index), `fold` (an element of `folds`) and
@@ -97,7 +97,7 @@ def load_images(
         table: Rows of `read_table`, from any folds and in any order, without duplicates.
         config: The preprocessing; see `preprocess.read_image`.
         cache: Where to keep the images; see `cache.cached_images`. Cache files are in the
-            folder skincnn_images beside the built datasets.
+            directory skincnn_images beside the built datasets.
 
     Returns:
         uint8 [len(table), image_size, image_size, 3], in the order of the rows.
@@ -136,13 +136,12 @@ def training_batches(
     num_features]. With `metadata`, inputs are a dict of "images" (or features) and
     "metadata", float32 [batch_size, num_clinical_features].
 
-    The batches of an epoch depend only on `seed` and the epoch number
-    (`sampling.epoch_batches`), so a resumed run sees the batches that an uninterrupted
-    run would have seen.
+    The batches of an epoch do not depend on earlier epochs (see `sampling.epoch_batches`),
+    so a resumed run sees the batches that an uninterrupted run would have seen.
 
     Args:
-        images: Images or features. With `variants`, the rows of one image are adjacent:
-            [num_images * variants, ...].
+        images: Images or features [num_images * variants, ...]. The variants of one image
+            are adjacent.
         labels: The class of each image, [num_images].
         batch_size: Number of images in a batch, at most `num_images`.
         seed: The seed of the run.
@@ -174,9 +173,9 @@ def training_batches(
 def evaluation_batches(
     images: npt.NDArray[Any], metadata: Metadata | None = None
 ) -> tf.data.Dataset:
-    """Returns batches of all inputs in order.
+    """Returns batches of all images or features in order, without labels.
 
-    The batches have the format of the inputs of `training_batches`, without labels.
+    The batches have the format of the inputs of `training_batches`.
     """
     shared = _share(images)
 
@@ -264,12 +263,12 @@ def _read_into(
         except tf.errors.OpError as error:
             raise DataError(
                 f"The images in {builder.data_dir} cannot be read: {error.message}. "
-                "Delete that folder and build the dataset again."
+                "Delete that directory and build the dataset again."
             ) from error
     if num_read != len(table):
         raise DataError(
-            f"{builder.data_dir} contains {num_read} of the {len(table)} images in the "
-            "table. Expected all of them. Delete that folder and build the dataset again."
+            f"{builder.data_dir} contains {num_read} of the {len(table)} required "
+            "images. Delete that directory and build the dataset again."
         )
 
 
@@ -282,7 +281,7 @@ def _gather_batches(
     batch_size: int,
     variants: int,
 ) -> tf.data.Dataset:
-    """Returns the batches of epochs with the rows of `select_rows`, [steps, batch_size]."""
+    """Returns the batches of `epochs`, whose rows `select_rows(epoch)` returns."""
     # Height and width are unspecified, so that another image size requires no retracing.
     shape = (len(labels) * variants, *[None] * (images.ndim - 2), images.shape[-1])
     dtype = tf.as_dtype(images.dtype)

@@ -1,6 +1,6 @@
 """Preprocessing in the TensorFlow graph: from the bytes of an image file to pixels.
 
-Training, evaluation and the exported model call the same functions with the same fields
+Training, evaluation and the SavedModel call the same functions with the same fields
 of `DataConfig` (`preprocessing_spec.preprocessing_fields`). The order is: decode,
 `crop_border`, resize mode, resize, `shades_of_gray`.
 """
@@ -17,7 +17,7 @@ from skincnn.config import DataConfig
 DARK = 32
 """Largest channel value, in 0..255, of a pixel in the dark frame of a dermatoscope."""
 MIN_BRIGHT_SHARE = 0.05
-"""Smallest share of brighter pixels in a row or column outside the dark frame."""
+"""Smallest share of brighter pixels in a row or column that is not in the dark frame."""
 
 
 def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
@@ -73,8 +73,8 @@ def crop_border(image: tf.Tensor) -> tf.Tensor:
 
     A pixel is bright if its largest channel exceeds `DARK`; a row or column is bright if
     at least `MIN_BRIGHT_SHARE` of its pixels are bright. The image is cropped to the range
-    from the first to the last bright row and column. The whole image is returned if this
-    range is less than a third of the height or width, or if no row or column is bright.
+    from the first to the last bright row and column; all rows (columns) are kept if none is
+    bright. If the range is less than a third of the height or width, nothing is cropped.
 
     Args:
         image: uint8 [height, width, 3].
@@ -96,8 +96,8 @@ def center_crop(image: tf.Tensor) -> tf.Tensor:
 def pad(image: tf.Tensor) -> tf.Tensor:
     """Returns an image [height, width, 3], padded with black to a square.
 
-    Black resembles the frame of a dermatoscope and does not affect the illuminant that
-    `shades_of_gray` estimates.
+    Black resembles the frame of a dermatoscope and does not affect the illuminant color
+    that `shades_of_gray` estimates.
     """
     side = tf.reduce_max(tf.shape(image)[:2])
     return tf.image.resize_with_crop_or_pad(image, side, side)
@@ -142,7 +142,7 @@ def _resize(image: tf.Tensor, side: int) -> tf.Tensor:
 
 
 def _bright_range(shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns start and exclusive end of the bright range; of all if none is bright."""
+    """Returns the start and exclusive end of the bright range, or of all if none is."""
     bright = tf.cast(shares >= MIN_BRIGHT_SHARE, tf.int32)
     start = tf.argmax(bright, output_type=tf.int32)
     num_dark_at_end = tf.argmax(tf.reverse(bright, [0]), output_type=tf.int32)

@@ -26,7 +26,7 @@ def epoch_batches(
 ) -> npt.NDArray[np.int64]:
     """Returns the image indices of one epoch.
 
-    The result depends on the arguments only, so training can resume at any epoch.
+    The result does not depend on earlier epochs, so training can resume at any epoch.
 
     By default an epoch is a random permutation of all images. With `sampling_weights` each
     index is drawn independently with replacement. With `epoch_counts` each class has the
