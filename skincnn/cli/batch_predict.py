@@ -1,4 +1,4 @@
-"""Predicts large image archives on one or many machines with Apache Beam."""
+"""Predicts images on one or many machines with Apache Beam."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IRRELEVANT_WARNINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Writes the same rows as scripts/predict.py, in any order, with Apache Beam.
+    """Writes the rows of scripts/predict.py for readable images, in arbitrary order.
 
     The files in OUTPUT are predictions-00000-of-00007.csv and so on. Beam chooses the
     number of files, which appear when all files are complete. Unreadable images are listed
@@ -34,7 +34,7 @@ class Arguments:
     --direct_num_workers 4, or -- --runner FlinkRunner --flink_master 10.0.0.1:8081. Without
     --runner, the pipeline runs on this machine and requires no network.
 
-    `make beam` creates .venv-beam, an environment with Beam.
+    `make beam` creates .venv-beam, an environment with Apache Beam.
 
     For example:
       python scripts/batch_predict.py runs/mobilenet_160 images/ --output predictions

@@ -1,4 +1,4 @@
-"""Functions that all commands share: flags, exit codes and startup of TensorFlow."""
+"""Functions for several commands: flags, exit codes and the startup of TensorFlow."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def parse(
     """Returns the name of the preset, or of the --config file, and the parsed arguments.
 
     `cls` is a dataclass in which all fields except `config` have defaults. `argv` does not
-    contain PRESET; `preset` is "" for --config or the default preset. `prog` and
-    `description` are shown by --help.
+    contain a positional PRESET; `preset` is "" for --config or the default preset. `prog`
+    and `description` are shown by --help.
 
     Raises:
         ConfigError: The preset does not exist, the file is not a valid configuration, or

@@ -14,14 +14,14 @@ from skincnn.files import replacing, write_text
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Compares evaluated runs on the same images, sorted from best to worst.
+    """Compares the scores of evaluated runs, sorted from best to worst.
 
     Intervals are computed by bootstrap over lesions. Differences from the first run are
     paired: both runs are scored on the same resamples. An interval without 0 means that the
     two trained models differ significantly. The intervals do not cover the variance between
     training runs: to compare two recipes, train several seeds of each and use
     --average-seeds. An additional table then has intervals that cover the sampling of
-    lesions and of seeds. Runs with different test images, with synthetic images, or with
+    lesions and of seeds. Runs with different images, with synthetic images, or with
     the leaky --data.split-by image are in separate tables. Each table is followed by a
     table of scores of the calibrated probabilities (AUC of melanoma, sensitivity and
     specificity at the threshold with 90 % specificity on validation, calibration error) and

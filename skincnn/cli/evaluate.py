@@ -17,7 +17,7 @@ from skincnn.files import locked
 class Arguments(common.DataArguments):
     """Predicts the validation and test splits of runs, and writes the results.
 
-    Each option adds results to those in the run directory. The report shows all results.
+    Earlier results with other options are kept in the run directory.
 
     For example:
       python scripts/evaluate.py runs/quickstart
@@ -35,7 +35,7 @@ class Arguments(common.DataArguments):
     split: tuple[str, ...] = ()
     """Additional splits of the dataset to evaluate: fold_<n>, test_official or
     validation_official. The report starts with the first of these splits. Splits that were
-    used for training are rejected; overlap of an official split with the training data is
+    used for training or validation are rejected; overlap of an official split with them is
     reported."""
     tta: tuple[Literal["d4", "augment"], ...] = ()
     """Test-time augmentation: predict --num-views views of each image and average the

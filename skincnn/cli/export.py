@@ -17,14 +17,14 @@ Format = Literal["saved_model", "litert", "litert_float16", "litert_int8", "onnx
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Exports an evaluated run in formats that can be used without this package.
+    """Exports an evaluated run or ensemble in formats that do not require this package.
 
-    Each export is compared with the predictions table of the run on at least 256 images of
-    the test split (all images, if there are fewer), including rare classes. The
-    probabilities of a SavedModel may differ by up to 1e-5 if the run was trained on a CPU,
-    otherwise by up to 1e-3. An export that never predicts a class that the Keras model
-    predicts is rejected. results/export.*.json and the model card show the parity of each
-    export for each class. A new SavedModel gets the next version number.
+    Each export is compared with the predictions table on at least 256 images of the test
+    split (all images, if there are fewer), including rare classes. Probabilities may differ
+    by up to 1e-5 for a SavedModel of a run trained with TensorFlow on a CPU, 1e-4 for
+    litert and onnx, and 1e-3 for other SavedModels. An export that never predicts a class
+    that the Keras model predicts is rejected. results/export.*.json and the model card show
+    the parity of each export for each class. A new SavedModel gets the next version number.
 
     For example:
       python scripts/export.py runs/mobilenet_160

@@ -1,4 +1,4 @@
-"""The console command `skincnn`: one subcommand per module of this package."""
+"""The console command `skincnn`. Each subcommand is a module of this package."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ COMMANDS = {
     "serve": "serve a web page that predicts the classes of images",
     "make-folds": "reproduce the published folds of HAM10000",
 }
-"""Descriptions by subcommand. The module of a subcommand has the same name, with `_` for
-`-`."""
+"""Descriptions by subcommand. The name of its module has `_` for each `-`."""
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ class Arguments:
 
     Columns:
       file, image_id         path; file name without extension
-      status                 ok, or why the file is unreadable
+      status                 ok, or why the file is unreadable; numbers are then empty
       probability_<class>    calibrated probability of each class
       predicted_class        the class with the highest probability
       malignant_probability  sum of the probabilities of the malignant classes; empty if it

@@ -17,8 +17,8 @@ class Arguments:
     """Builds a dataset on disk: checks all images and writes ten folds.
 
     The layout of --manual-dir is recognized by its file names: HAM10000 from Harvard
-    Dataverse or Kaggle, the ISIC challenges of 2018 and 2019, or one folder of images per
-    class. Archives need not be unpacked.
+    Dataverse or Kaggle, the ISIC challenges of 2018 and 2019, or one directory of images
+    per class. Archives need not be unpacked.
 
     Example: python scripts/prepare_data.py --config isic2018 --manual-dir DIR
     """
@@ -26,10 +26,11 @@ class Arguments:
     config: str = "demo"
     """demo, demo_tiny: synthetic images; isic2018: HAM10000; isic2019: eight classes;
     isic2019_without_ham10000: the images of isic2019 that are not in HAM10000; folder: your
-    own images, with one folder per class and a separate --data-dir for each dataset. The
+    own images, with one directory per class and a separate --data-dir for each dataset. The
     suffix _256 or _400 of an ISIC dataset limits the longest side in pixels."""
     manual_dir: Path | None = None
-    """Directory with the published files. If omitted, isic2018 is downloaded (3 GB)."""
+    """Directory of the published files or of your own images. If omitted, isic2018 is
+    downloaded (3 GB)."""
     data_dir: Path | None = None
     """Directory of the built datasets; by default, the data directory of TFDS."""
     on_bad_image: Literal["fail", "skip"] = "fail"

@@ -21,11 +21,11 @@ from skincnn.reporting.plots import to_png
 
 
 def write_preview(config: Config, path: Path, data_dir: Path | None = None) -> None:
-    """Writes a PNG file with a training image of each class and augmented copies of it."""
+    """Writes a PNG file with augmented copies of a training image of each class."""
     require_writable_folder(path.parent, "--workdir")
     builder = datasets.open_dataset(config.data.dataset, data_dir)
     names = datasets.class_names(config.data.dataset, data_dir)
-    # One fold contains all classes; reading all folds would take minutes.
+    # One fold usually contains all classes; reading all folds would take minutes.
     table = pipeline.read_table(builder, config.data.train_folds[:1])
     table = table.sample(frac=1, random_state=config.seed).groupby("label").head(1)
     table = table.sort_values("label")

@@ -16,8 +16,8 @@ from skincnn.files import locked
 class Arguments:
     """Renders report.html, figures/ and the model card README.md of evaluated runs again.
 
-    All files are rendered from results/ and predictions/. No model or dataset is required,
-    and no score changes.
+    The run directory must contain its results/ and predictions/. No model or dataset is
+    required, and no score changes.
 
     For example:
       python scripts/report.py runs/mobilenet_160

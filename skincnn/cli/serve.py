@@ -16,7 +16,7 @@ class Arguments:
 
     The page shows the calibrated probability of each class, the referral decision and its
     reasons, whether the image is out-of-distribution, and Grad-CAM if MODEL is a run
-    directory. An upload is deleted as soon as it is read, and no data leaves the computer.
+    directory or model.keras. Uploads are deleted once read; no data leaves the computer.
     Ctrl-C stops the server. Requires Linux, macOS, or WSL on Windows. Not a medical device.
 
     For example:

@@ -47,7 +47,7 @@ class Arguments(common.ConfigArguments):
     """Only draw augmented training images, and write preview.png to --workdir or to the
     current directory."""
     lr_range_test: bool = False
-    """Only test increasing learning rates for a hundred steps, plot the loss to
+    """Only test increasing learning rates for at most 100 steps, plot the loss to
     lr_range_test.png in the run directory, and suggest a learning rate."""
 
 
@@ -62,7 +62,7 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
 
 
 def command() -> None:
-    """Trains, evaluates and exports a model, and prints the paths of the results."""
+    """Trains, evaluates and exports a model, or does what a flag selects instead."""
     preset, arguments = parse(sys.argv[1:])
     if arguments.preview:
         preview(arguments)
@@ -117,8 +117,8 @@ def cross_validate(arguments: Arguments, workdir: Path) -> None:
 
     if any(os.environ.get(name) for name in PROCESSES):
         raise ConfigError(
-            "--folds supports only one machine. Received the environment variables "
-            f"{', '.join(PROCESSES)}. Unset them, or train each model separately."
+            "--folds supports only one machine. Unset the environment variables "
+            f"{', '.join(PROCESSES)}, or train each model separately."
         )
     configs = cross_validation_configs(arguments.config, arguments.folds)
     runs = [workdir / f"model_{number}" for number in range(1, len(configs) + 1)]

@@ -1,9 +1,9 @@
 """Augmentation on the device: an affine transform, then photometric augmentations.
 
-A geometric augmentation returns a matrix for each image, and the product of the matrices is
-applied with one bilinear interpolation. A photometric augmentation changes the pixel
-values. All augmentations use only `keras.ops` and are compiled together, so that pointwise
-operations are fused.
+A geometric augmentation returns a matrix for each image; the product of an image's matrices
+is applied with one bilinear interpolation. A photometric augmentation changes the pixel
+values. With TensorFlow, all augmentations are compiled together, which fuses pointwise
+operations.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RandomLayer(keras.layers.Layer):
     """Added to the seed, so that layers of different classes draw different numbers."""
 
     def __init__(self, config: AnyConfig, seed: int = 0, **kwargs: Any):
-        # Half precision cannot represent 256 gray levels.
+        # Half precision would round the pixel values.
         super().__init__(**{**kwargs, "dtype": "float32"})
         if isinstance(config, dict):
             config = AugmentConfig(**{**config, "parts": tuple(config["parts"])})
@@ -62,13 +62,13 @@ class RandomLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("skincnn")
 class Augmentation(RandomLayer):
-    """Augments images in training. In inference and at magnitude 0, images do not change.
+    """Augments images in training, unless the magnitude is 0 or `config.parts` is empty.
 
     Input and output are [batch, height, width, 3] in 0..255; the output is float32. The
     constructor also accepts `config` as a dictionary of the fields.
 
     Raises:
-        ConfigError: `config.parts` contains a name that is not in `AUGMENTATIONS`.
+        ConfigError: A field is invalid, or a part is not a key of `AUGMENTATIONS`.
     """
 
     def __init__(self, config: AnyConfig, seed: int = 0, **kwargs: Any):
@@ -78,7 +78,7 @@ class Augmentation(RandomLayer):
         self._compiled = compile_augmentation(self.config)
 
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
-        """Returns the images as float32, augmented if `training`."""
+        """Returns the images as float32; see `Augmentation` for when they are augmented."""
         if not training or not self.config.parts or self.config.magnitude == 0:
             return ops.cast(images, "float32")
         if self._compiled is None:
@@ -89,7 +89,7 @@ class Augmentation(RandomLayer):
         return augmented
 
     def augment(self, images: Tensor) -> Tensor:
-        """Returns augmented images without compiling, to save time for few images."""
+        """Augments without compiling, which is faster for few images; see `augment`."""
         return augment(images, self.config, self.seed_generator)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -100,7 +100,7 @@ class Augmentation(RandomLayer):
 def augment(
     images: Tensor, config: AugmentConfig, generator: keras.random.SeedGenerator
 ) -> Tensor:
-    """Returns augmented images, float32 [batch, height, width, 3] in 0..255."""
+    """Returns the augmented images, float32 [batch, height, width, 3] in 0..255."""
     uniform = uniform_of(images, generator)
     parts = config.parts
     matrices = [GEOMETRIC[part](uniform, config) for part in parts if part in GEOMETRIC]
@@ -121,7 +121,7 @@ def compile_augmentation(
 
     The compiled function maps images and the state of a `SeedGenerator` to augmented images
     and the next state. On a CPU, XLA makes augmentation four times as fast, but slows down
-    convolutions; Keras therefore compiles models without XLA. Layers with equal
+    convolutions; there, Keras compiles models without XLA by default. Layers with equal
     configurations share one function, because TensorFlow never frees compiled functions
     (20 MB each).
     """

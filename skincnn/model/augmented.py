@@ -19,7 +19,7 @@ class AugmentedClassifier(keras.Model):
     """A classifier preceded by augmentation and, in training with `mixing`, by mixing.
 
     Inputs are images [batch, height, width, 3] in 0..255, or a dictionary of `images` and
-    other inputs, float [batch, ...], which are mixed like the images.
+    other inputs, [batch, ...]; mixing averages the other inputs, weighted by `share`.
 
     The output is the classifier's logits [batch, num_classes]. In training with `mixing`,
     the output is a dictionary of `logits`, `partner` and `share` (see `Mixing`). With
@@ -33,7 +33,7 @@ class AugmentedClassifier(keras.Model):
         mixing: keras.layers.Layer | None = None,
         **kwargs: Any,
     ):
-        # Half precision would round the images before augmentation. The classifier has a
+        # Half precision would round float inputs before augmentation. The classifier has a
         # separate dtype policy.
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.augmentation = augmentation
@@ -97,7 +97,7 @@ def _logits(outputs: Any) -> Tensor:
 
 
 def _soft_labels(labels: Tensor, outputs: Any) -> Tensor:
-    """Returns soft labels, mixed like the inputs, float32 [batch, num_classes]."""
+    """Returns soft labels, mixed if the inputs were, float32 [batch, num_classes]."""
     num_classes = _logits(outputs).shape[-1]
     if len(labels.shape) < 2 or labels.shape[-1] != num_classes:
         labels = ops.one_hot(ops.reshape(labels, (-1,)), num_classes)

@@ -1,4 +1,4 @@
-"""Backbones, which map images to feature maps, with their normalization and weights.
+"""Backbones, which map normalized images to feature maps, and their weights.
 
 `BACKBONES` contains all networks of Keras Applications and a small CNN. Users specify other
 networks as `package.module:function`.
@@ -60,18 +60,19 @@ CENTERED_BGR = Scaling(1.0, (-103.939, -116.779, -123.68), bgr=True)
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network that maps images to feature maps.
+    """A network that maps normalized images to feature maps, and its requirements.
 
     Attributes:
-        build: Returns the network without the classification head (include_top=False).
+        build: Returns the network without the classification head.
         scaling: The normalization that the network expects.
         native_size: Image size in pixels at which ImageNet weights are loaded; 0 for any.
         min_size: Minimum image size in pixels.
         size_multiple: Image sizes other than `native_size` must be multiples of this.
         imagenet_widths: Width multipliers with ImageNet weights; None if unknown.
         has_width: Whether the network has a width multiplier.
-        adapt: Converts the network so that it contains no normalization, is faster, or
-            accepts any image size.
+        adapt: Modifies the network from `build`. Depending on the backbone, it removes the
+            input normalization layers, replaces slow layers, or makes the network accept
+            any image size. By default, the network is unchanged.
     """
 
     build: Build
@@ -194,8 +195,8 @@ def find_backbone(name: str) -> Backbone:
 
     A user's function is named `package.module:function`. It returns a functional or
     sequential `keras.Model` that maps images in 0..255, [batch, height, width, 3] of any
-    height and width, to feature maps [batch, height, width, channels]. The parameters
-    `weights` (None or "imagenet") and `width` (the width multiplier) are optional.
+    height and width, to feature maps [batch, rows, columns, channels]. The function may
+    have the parameters `weights` (None or "imagenet") and `width` (the width multiplier).
 
     Raises:
         ConfigError: The name is not in `BACKBONES`, or the function cannot be imported.
@@ -229,8 +230,8 @@ def build_backbone(name: str, width: float, weights: str) -> keras.Model:
             "none", or the path of a weights file.
 
     Raises:
-        ConfigError: The backbone does not exist, has no width multiplier, or cannot load
-            the weights.
+        ConfigError: The backbone does not exist, a user's function is not valid, `width` is
+            not supported, or the weights cannot be loaded.
     """
     backbone = find_backbone(name)
     if width != 1.0 and not backbone.has_width:
@@ -302,8 +303,8 @@ def _load_weights(network: keras.Model, path: Path) -> None:
             network.load_weights(path)
     except (ValueError, OSError, KeyError, UserWarning) as error:
         raise ConfigError(
-            f"`model.weights`: the weights in {path} do not match {network.name} without "
-            f"the classification head (include_top=False): {error}"
+            f"`model.weights`: {path} is damaged, or the weights do not match "
+            f"{network.name} without the classification head (include_top=False): {error}"
         ) from error
 
 

@@ -37,11 +37,11 @@ def build_classifier(
     returned by `encode_clinical_metadata`. The logits are float32 [batch, num_classes].
 
     Args:
-        config: The backbone, its weights, the dropout and the use of clinical metadata.
+        config: All fields except `batch_norm` are used.
         num_classes: Number of logits.
         seed: Seed of the random initial weights and of dropout.
-        fused: Whether to use the layers of `training_layer`, which have the same weights in
-            the same order. A saved model with these layers can be loaded only with this
+        fused: Whether to convert the backbone with `training_layer`, which keeps the order
+            of the weights. A saved model with the new layers can be loaded only with this
             package.
 
     Raises:
@@ -56,7 +56,7 @@ def build_classifier(
         images = inputs = keras.Input((None, None, 3), name=IMAGES_LAYER)
         scaling = find_backbone(config.backbone).scaling
         channels = ops.flip(images, axis=-1) if scaling.bgr else images
-        # Half precision cannot represent 256 gray levels.
+        # In half precision, rounding errors of rescaling would add up.
         rescaling = keras.layers.Rescaling(scaling.scale, scaling.offset, dtype="float32")
         pooling = keras.layers.GlobalAveragePooling2D(name=POOLING_LAYER)
         features = pooling(network(rescaling(channels)))
@@ -72,10 +72,10 @@ def build_classifier(
 def set_trainable(
     classifier: keras.Model, blocks: int | None, batch_norm: str = "train"
 ) -> None:
-    """Makes the head and the last `blocks` blocks of the backbone trainable.
+    """Makes only the head and the last `blocks` blocks of the backbone trainable.
 
-    A block consists of consecutive layers with the same spatial resolution, like a stage of
-    a ResNet. BatchNorm layers in frozen blocks run in inference mode, as do dropout and
+    A block consists of consecutive layers with the same downsampling, like a stage of a
+    ResNet. BatchNorm layers in frozen blocks run in inference mode, as do dropout and
     stochastic depth if the classifier is `fused`.
 
     Args:
@@ -97,8 +97,6 @@ def set_trainable(
             f"The number of trainable blocks must be in 0..{max(block_of.values())}, the "
             f"number of blocks of this backbone. Received: {blocks}."
         )
-    # `fit` calls all layers with `training=True`, but BatchNorm layers that are not
-    # trainable run in inference mode.
     network.trainable = True
     for layer in network.layers:
         layer.trainable = blocks is None or block_of[layer.name] <= blocks
@@ -133,8 +131,8 @@ def block_of_variables(classifier: keras.Model) -> dict[str, int]:
 def _block_of_layers(network: keras.Model) -> dict[str, int]:
     """Returns the block of each layer by name. The last block is 1, the preceding block 2.
 
-    Layers with the same output height belong to the same block. A layer without a spatial
-    output (squeeze and excitation) belongs to the block of the preceding layer.
+    Layers with the same downsampling, rounded to a power of 2, form a block. Layers without
+    a spatial output (squeeze and excitation) belong to the block of the preceding layer.
     """
     layers = network.layers
     # For a nested model, `layer.output` is not the output of the call in `network`.
@@ -166,8 +164,8 @@ def _batch_norms(network: keras.Model) -> Iterator[keras.layers.BatchNormalizati
 def _encode(metadata: Any, seed: int) -> Any:
     """Returns features [batch, METADATA_UNITS] of the encoded clinical metadata.
 
-    In training, the features are dropped for a random half of the images. Otherwise, the
-    model could rely on the clinical metadata, which are easier to learn than the images.
+    In training, all features of an image are dropped with probability one half. Otherwise,
+    the model could rely on the metadata, which are easier to learn than the images.
 
     References:
         Neverova et al., ModDrop (2014), arXiv:1501.00102; Pacheco and Krohling, The impact

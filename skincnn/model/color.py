@@ -1,6 +1,7 @@
 """Photometric augmentations: brightness, contrast, color and sharpness.
 
 Each function takes and returns float32 images in 0..255, [batch, height, width, 3].
+`config.magnitude` scales limits such as `blur`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from skincnn.model.random_ops import Tensor, Uniform, per_image
 
 
 def light(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Scales contrast about the image mean, shifts brightness, and clips to 0..255."""
+    """Scales contrast about the mean color, shifts brightness, and clips to 0..255."""
     contrast, brightness = config.strength("contrast"), config.strength("brightness")
     factor = per_image(uniform(1 - contrast, 1 + contrast))
     shift = per_image(uniform(-brightness, brightness)) * 255
@@ -81,7 +82,7 @@ def _filter(images: Tensor, weights: Tensor) -> Tensor:
     mean.
     """
     # The condition always holds, but XLA does not fuse a branch with preceding operations.
-    # Otherwise, XLA would recompute the hairs and the gather for each weight (160 px, all
+    # Otherwise, XLA would recompute previous augmentations for each weight (160 px, all
     # augmentations, two cores: 32 ms per image instead of 2 ms).
     return ops.cond(
         images[0, 0, 0, 0] >= 0,

@@ -1,7 +1,7 @@
 """Geometric augmentations as matrices, and the transform that applies their product.
 
-Each augmentation returns one random matrix per image, float32 [batch, 3, 3]; `transform`
-describes the coordinates.
+Each augmentation returns one random matrix per image, float32 [batch, 3, 3], for
+`transform`. `config.magnitude` scales limits such as `zoom`.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def zoom(uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def shift(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Returns matrices that shift along each axis, by up to `shift` of the longer side."""
+    """Returns matrices that shift along each axis, up to `shift` times the longer side."""
     limit = config.strength("shift")
     right, down = uniform(-limit, limit), uniform(-limit, limit)
     return _matrix(ops.ones_like(right), 0.0, 0.0, 1.0, right, down)
 
 
 def shear(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Returns matrices that shear horizontally, by up to `shear_degrees` either way.
+    """Returns matrices that shear horizontally by up to `shear_degrees`, left or right.
 
     A shear preserves the area. Combined with a rotation, it can have any direction.
     """
@@ -80,15 +80,15 @@ GEOMETRIC: dict[str, Callable[[Uniform, AugmentConfig], Tensor]] = {
 
 
 def transform(images: Tensor, matrices: Tensor) -> Tensor:
-    """Applies an affine transform about the center of each image.
+    """Applies an affine transform to each image.
 
-    The output at position p is the input at `matrix @ (p, 1)`, with bilinear interpolation
-    and reflection at the border. Positions are relative to the center, in units of the
-    longer side.
+    The output at position (x, y) is the input at `matrix @ (x, y, 1)`, with bilinear
+    interpolation and reflection at the border. Positions are relative to the center, in
+    units of the longer side.
 
     Args:
         images: [batch, height, width, channels], any numeric dtype.
-        matrices: float32 [batch, 3, 3], applied to (x, y, 1); the last row is (0, 0, 1).
+        matrices: float32 [batch, 3, 3]; the last row of each matrix is (0, 0, 1).
 
     Returns:
         float32 [batch, height, width, channels].

@@ -1,7 +1,7 @@
 """Augmentations that occlude skin: an erased rectangle, hairs and a ruler.
 
 Each function takes and returns float32 images in 0..255, [batch, height, width, 3]. Lengths
-are fractions of the shorter side, so that the effect does not depend on the image size.
+are fractions of the shorter side. `config.magnitude` scales limits such as `hairs`.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def hair(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def ruler(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Draws a ruler near the border of a fraction `ruler_share` of the images.
+    """Draws a ruler near the border, in each image with probability `ruler_share`.
 
-    The ruler may cut off a corner, like the scale of a dermatoscope. Every fifth mark is
-    longer.
+    The ruler may cross a corner diagonally, like the scale of a dermatoscope. Every fifth
+    mark is longer.
     """
     shown = uniform(0.0, 1.0) < config.strength("ruler_share")
     direction = uniform(0.0, 2 * math.pi)[:, None, None]
@@ -96,7 +96,7 @@ def _stroke(distance: Tensor, half_width: Tensor, side: Tensor) -> Tensor:
 
 
 def _draw(images: Tensor, opacity: Tensor, uniform: Uniform) -> Tensor:
-    """Blends images with dark brown; `opacity` is [batch, height, width] in 0..1."""
+    """Blends images with a random dark brown; `opacity` is [batch, height, width], 0..1."""
     red = uniform(10.0, 65.0)
     brown = ops.stack([red, red * uniform(0.7, 1.0), red * uniform(0.55, 0.9)], axis=-1)
     opacity = per_image(uniform(0.65, 1.0)) * opacity[..., None]

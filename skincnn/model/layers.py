@@ -12,9 +12,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """BatchNormalization that trains with TensorFlow's fused kernel.
 
     On a CPU, the kernel is two to three times as fast as the separate operations of Keras.
-    Weights, outputs and gradients equal those of `keras.layers.BatchNormalization`, which
-    is used where the kernel does not apply: with other backends, for axes other than the
-    last, in mixed precision and in inference.
+    Weights, outputs and gradients equal those of `keras.layers.BatchNormalization` up to
+    rounding. That layer is used where the kernel does not apply, such as in inference, in
+    mixed precision and with other backends.
     """
 
     frozen_statistics = False
@@ -54,8 +54,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 class FreezableDropout(keras.layers.Dropout):
     """Dropout that runs in inference mode if `trainable` is False, like BatchNormalization.
 
-    `fit` calls all layers with `training=True`. The features of a frozen network with
-    `keras.layers.Dropout` would therefore be random.
+    `fit` calls all layers with `training=True`, so that `keras.layers.Dropout` would make
+    the features of a frozen network random.
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:

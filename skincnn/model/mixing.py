@@ -1,4 +1,4 @@
-"""MixUp and CutMix, which mix each training image with another image of the batch."""
+"""MixUp and CutMix, which mix each training image with a random image of the batch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def mixup(
 def cutmix(
     images: Tensor, partners: Tensor, share: Tensor, uniform: Uniform
 ) -> tuple[Tensor, Tensor]:
-    """Returns images with a rectangle from their partners, and the area shares [batch].
+    """Returns images with a rectangle from their partners, and their shares [batch].
 
-    The share is the fraction of the area outside the rectangle. Yun et al., CutMix (2019),
+    A share is the fraction of the image outside the rectangle. Yun et al., CutMix (2019),
     arXiv:1905.04899; unlike in the paper, the whole rectangle is inside the image.
     """
     inside, area = rectangle(images, uniform, 1 - share)
@@ -44,10 +44,10 @@ target shares [batch] and a `Uniform` to mixed images and their actual shares [b
 
 @keras.saving.register_keras_serializable("skincnn")
 class Mixing(RandomLayer):
-    """Mixes each training image with another image; at magnitude 0, images do not change.
+    """Mixes each training image with a random partner, unless `mix` is none or a is 0.
 
-    The partners are a random permutation of the batch. The share of each image is
-    max(x, 1 - x) with x from Beta(mix_alpha, mix_alpha), and therefore at least one half.
+    The partners are a permutation of the batch. The target share of each image is
+    max(x, 1 - x) with x from Beta(a, a), where a is `mix_alpha` scaled by the magnitude.
     """
 
     stream = 1
@@ -58,7 +58,7 @@ class Mixing(RandomLayer):
         """Returns the images, mixed in training, with the partner and share of each image.
 
         The images are float32 [batch, height, width, 3]; `partner` is int32 [batch];
-        `share` is float32 [batch] in 0.5..1 (CutMix rounds to whole pixels). Mixed image i
+        `share` is float32 [batch]: about 0.5..1, or 1 without mixing. Mixed image i
         consists of `share[i]` of image i and 1 - `share[i]` of image `partner[i]`.
         """
         images = ops.cast(images, "float32")

@@ -53,7 +53,7 @@ def clone(
 ) -> keras.Model:
     """Returns a copy of a functional or sequential model with the same weights.
 
-    `convert` returns a new layer for each layer, with the same name and weights; the last
+    `convert` maps each layer to a new one with the same name and weight shapes; the last
     two axes of a weight may be swapped. See `keras.models.clone_model` for `options`.
     """
     clone_model = keras.models.clone_model
@@ -71,7 +71,7 @@ def clone(
 
 
 def set_imagenet_normalization(network: keras.Model) -> keras.Model:
-    """Sets the normalization layer of an EfficientNet to that of the ImageNet weights.
+    """Sets the normalization of an EfficientNet to that of ImageNet; returns the network.
 
     If no weights are loaded, Keras leaves this layer at mean 0 and variance 1.
     """
@@ -109,9 +109,9 @@ def remove_normalization(network: keras.Model) -> keras.Model:
 
 
 def accept_any_size(network: keras.Model) -> keras.Model:
-    """Returns a copy of a network that accepts any image size.
+    """Returns a copy of a network, changed to accept any image size.
 
-    The padding remains that of the original image size.
+    The padding remains that for the original image size.
     """
     return clone(network, input_tensors=keras.Input((None, None, 3)))
 

@@ -17,8 +17,8 @@ from tensorflow.python.framework import config as framework_config
 def seeded(seed: int) -> Iterator[None]:
     """Seeds the random generators of Python, NumPy, Keras and TensorFlow inside the block.
 
-    Keras layers and initializers that are created without a seed draw a seed from these
-    generators.
+    Layers and initializers of Keras that are created without a seed draw one from the
+    generator of Python. The generator of Keras is not restored after the block.
     """
     states = random.getstate(), np.random.get_state(), context.global_seed()
     keras.utils.set_random_seed(seed)

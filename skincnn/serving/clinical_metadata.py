@@ -13,7 +13,7 @@ METADATA_SIGNATURE = (
     tf.TensorSpec((None,), tf.string, name="sex"),
     tf.TensorSpec((None,), tf.string, name="localization"),
 )
-"""Inputs of an exported model, one for each of `CLINICAL_COLUMNS`."""
+"""Inputs of an export with clinical metadata, one for each of `CLINICAL_COLUMNS`."""
 
 
 def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> tf.Tensor:
@@ -28,8 +28,8 @@ def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> 
         The `CLINICAL_FEATURES`, float32 [batch, len(CLINICAL_FEATURES)].
 
     Raises:
-        tf.errors.InvalidArgumentError: An age is negative or infinite, or a sex or site is
-            not in the vocabulary. One invalid value rejects the whole batch.
+        tf.errors.InvalidArgumentError: An age is negative or infinite, or a sex or
+            localization is not one of these words, in any image of the batch.
     """
     is_unknown = tf.math.is_nan(age)
     age = tf.where(is_unknown, 0.0, age)

@@ -1,4 +1,4 @@
-"""Exports a run to one or more formats and checks the predictions of each export."""
+"""Exports a run or ensemble to one or more formats, and checks each export."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from skincnn.serving.runtimes import (
 )
 
 NUM_CALIBRATION_IMAGES = 128
-"""Number of images used to calibrate quantized formats."""
+"""Maximum number of images used to calibrate quantized formats."""
 
 
 def export(
     spec: ExportSpec, formats: Sequence[str], data_dir: Path | None = None
 ) -> Iterator[tuple[str, Path]]:
-    """Exports a run to each of the formats.
+    """Exports a run or ensemble to each of the formats.
 
     A SavedModel is written by `export_saved_model`. Other formats are written to
     export/skincnn<suffix> and their metadata to export/skincnn<suffix>.json.
@@ -60,9 +60,9 @@ def export(
         The name of each format and the path of its export, as soon as it is written.
 
     Raises:
-        ConfigError: The run was not evaluated, or a format is unknown, does not support the
-            model, or requires packages that are not installed.
-        DataError: An export does not reproduce the predictions of the Keras model.
+        ConfigError: As for `export_saved_model`; or a format is unknown, does not support
+            the model, or requires packages that are not installed.
+        DataError: As for `export_saved_model`.
     """
     runtimes = {name: find_runtime(name) for name in formats if name != "saved_model"}
     if runtimes and (spec.runs or spec.tta):
@@ -96,7 +96,7 @@ def _convert(
     inputs: Inputs,
     table: pd.DataFrame,
 ) -> Path:
-    """Exports a network to one format after checking the parity; returns the path."""
+    """Exports a network to one format, checks the parity, and returns the path."""
     path = spec.folder.with_name(f"{MODEL_NAME}{runtime.suffix}")
     calibration = {name: array[:NUM_CALIBRATION_IMAGES] for name, array in inputs.items()}
     with replacing(path) as temporary:

@@ -20,7 +20,7 @@ from skincnn.reporting.templates import encode_png
 from skincnn.serving.images import read_images
 
 MAX_NAME_BYTES = 100
-"""Maximum bytes of an image_id in a file name, which is limited to 255 bytes."""
+"""Maximum number of bytes of the image_id in a file name (file systems allow 255)."""
 
 
 class Explainer:
@@ -30,9 +30,9 @@ class Explainer:
         """Loads the classifier from a run directory or its model.keras.
 
         Raises:
-            ConfigError: The path is neither a run directory nor its model.keras, or the
-                architecture has no feature maps for Grad-CAM.
-            DataError: The model file has changed.
+            ConfigError: The path is neither that of a finished run nor of its model.keras,
+                or the architecture does not support Grad-CAM.
+            DataError: The model file has changed or cannot be loaded.
         """
         workdir = path.parent if path.name == MODEL_FILE else path
         if not (workdir / MODEL_FILE).is_file():
@@ -50,7 +50,7 @@ class Explainer:
         class_names: Sequence[str],
         clinical_metadata: pd.DataFrame,
     ) -> list[Image.Image | None]:
-        """Returns an image for each file: the model input beside the Grad-CAM overlay.
+        """Returns for each file the model input beside the Grad-CAM overlay, or None.
 
         Args:
             contents: Content of each file, or the reason why it could not be read.

@@ -42,12 +42,12 @@ from skincnn.serving.runtimes import BATCH_SIZE
 from skincnn.serving.saved_model import open_saved_model, write_saved_model, write_warmup
 
 TOLERANCE = 1e-5
-"""Maximum difference in probability between an export and a Keras model that was trained
+"""Maximum difference in probability between a SavedModel and a Keras model that was trained
 with TensorFlow on a CPU."""
 DEVICE_TOLERANCE = 1e-3
 """Maximum difference in probability for a model trained on another device or with another
 backend, where rounding errors differ. Also the maximum difference in OOD distance for any
-model, as a fraction of the OOD threshold."""
+SavedModel, as a fraction of the OOD threshold."""
 MODEL_NAME = "skincnn"
 
 
@@ -59,7 +59,7 @@ class ExportSpec:
         workdir: Directory of the evaluated run or ensemble.
         runs: Run directories of the members of an ensemble; empty for a single run.
         tta: Test-time augmentation, a key of `ORIENTATIONS`; "" for none.
-        operating_point: Operating point at which malignant lesions are referred, such as
+        operating_point: Operating point of the referral threshold, such as
             "sensitivity=0.90".
     """
 
@@ -96,7 +96,8 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
     Raises:
         ConfigError: A run is missing or was not evaluated with the test-time augmentation
             or the operating point, or the export cannot be written.
-        DataError: The SavedModel does not reproduce the predictions of the Keras model.
+        DataError: The export does not reproduce the predictions of the Keras model, or the
+            dataset, the predictions table or a model file is missing or has changed.
     """
     rule = read_rule(spec)
     if keras.backend.backend() != "tensorflow":
@@ -130,7 +131,7 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Converts write errors in the `with` block to a `ConfigError` that names `path`."""
+    """Converts errors of file access in the block to a `ConfigError` that names `path`."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
@@ -145,8 +146,8 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
     """Returns the referral rule of an evaluated run.
 
     Raises:
-        ConfigError: The run was not evaluated with `spec.tta`, or `spec.operating_point`
-            is not an operating point of the evaluation.
+        ConfigError: `spec.tta` is unknown, the run was not evaluated with all its views, or
+            `spec.operating_point` is not an operating point of the evaluation.
     """
     views = look_up(ORIENTATIONS, spec.tta, "--tta")
     flags = f" --tta {spec.tta}" if spec.tta else ""
@@ -179,8 +180,8 @@ def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
 
     Raises:
         ConfigError: A directory contains no finished run, or a run was not evaluated.
-        DataError: A model file has changed, or the classes of a run differ from those of
-            the rule.
+        DataError: A model file has changed or cannot be loaded, or the classes of a run
+            differ from those of the rule.
     """
     where = str(result_path(spec.workdir, split_name("test", spec.tta)))
     networks = []
@@ -193,7 +194,7 @@ def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
 def read_parity_images(
     spec: ExportSpec, network: RunNetwork, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
-    """Returns file contents and rows of the predictions table for the parity check."""
+    """Returns the images for the parity check, and their rows of the predictions table."""
     builder = datasets.open_dataset(network.config.data.dataset, data_dir)
     table = read_predictions(spec.predictions)
     table = table.iloc[parity.choose_images(table["label"])].reset_index(drop=True)
@@ -201,7 +202,7 @@ def read_parity_images(
 
 
 def find_saved_model(workdir: Path) -> Path | None:
-    """Returns the latest SavedModel exported from the current model of a run, or None."""
+    """Returns the latest SavedModel (without TTA) of a run's current model, or None."""
     info, _ = read_run(workdir)
     folder = ExportSpec(workdir=workdir).folder
     for path in reversed(list_versions(folder)):
@@ -242,7 +243,7 @@ def _check_parity(
     saved_model: Path,
     data_dir: Path | None,
 ) -> None:
-    """Compares a SavedModel with the predictions table and writes the parity result."""
+    """Compares a SavedModel with the predictions table; writes the result on success."""
     contents, table = read_parity_images(spec, networks[0], data_dir)
     model = parity.table_output(table, rule)
     predict = open_saved_model(
@@ -277,7 +278,7 @@ def _is_trained_on_cpu(network: RunNetwork) -> bool:
 
 
 def _files(saved_model: Path) -> list[str]:
-    """Returns the relative paths of all files of a SavedModel except assets.extra/."""
+    """Returns the relative paths of the graph, variables and assets of a SavedModel."""
     patterns = ("saved_model.pb", "variables/*", "assets/*")
     paths = sorted(path for pattern in patterns for path in saved_model.glob(pattern))
     return [path.relative_to(saved_model).as_posix() for path in paths]

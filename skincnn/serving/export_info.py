@@ -71,12 +71,12 @@ class ExportInfo(Record):
         rule: Class names, temperature and thresholds of the referral rule.
         tta: Test-time augmentation that is part of the export; "" for none.
         preprocessing: The preprocessing of each network.
-        inputs: Maps the name of each input to its type and meaning.
-        clinical_features: Names of the encoded clinical features, in order.
+        inputs: Maps the name of each input of a SavedModel to its type and meaning.
+        clinical_features: `CLINICAL_FEATURES`; empty for a model without them.
         vocabularies: Maps the name of each categorical input to its valid values.
         models_sha256: SHA-256 of the model.keras of each network.
         predictions_sha256: SHA-256 of the predictions table that the export reproduces.
-        files: Maps the relative path of each exported file to its SHA-256.
+        files: SHA-256 of each file that is verified before loading, by relative path.
         not_a_medical_device: Always true.
     """
 
@@ -150,7 +150,7 @@ def write_export_info(path: Path, info: ExportInfo) -> None:
 
 
 def read_export_info(path: Path) -> ExportInfo:
-    """Returns the metadata of an export.
+    """Returns the metadata of an export from its JSON file; see `info_path` for the path.
 
     Raises:
         ConfigError: The file is missing or damaged, or has a different schema version.

@@ -150,9 +150,9 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
 
 
 def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Returns an image, uint8 [height, width, 3], rotated or mirrored to be upright.
+    """Rotates or mirrors an image, uint8 [height, width, 3], to be upright.
 
-    `orientation` is the EXIF orientation of the image in 1..8.
+    `orientation` is the EXIF orientation in 1..8; 5 to 8 swap height and width.
     """
 
     def transform(number: int) -> tf.Tensor:

@@ -50,7 +50,7 @@ def load_network(workdir: Path) -> RunNetwork:
 
     Raises:
         ConfigError: The directory contains no finished run, or the run was not evaluated.
-        DataError: The model file has changed.
+        DataError: The model file has changed or cannot be loaded.
     """
     info, config = read_run(workdir)
     gaussian = FeatureGaussian.read(workdir / OOD_FILE)

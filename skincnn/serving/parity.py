@@ -18,10 +18,10 @@ from skincnn.metrics.sample import Floats, Labels, Sample
 from skincnn.reporting.parity_result import ClassParity, ParityResult
 
 NUM_IMAGES = 256
-"""Number of images, evenly spaced in the test split, on which exports are checked."""
+"""Maximum number of images, evenly spaced in the test split, for checking exports."""
 MIN_PER_CLASS, MAX_PER_CLASS = 20, 100
 """For each class with fewer than `MIN_PER_CLASS` of these images, up to `MAX_PER_CLASS`
-images are added."""
+images of the class are added."""
 
 
 class Output(NamedTuple):
@@ -71,7 +71,7 @@ def decide(
 def table_output(table: pd.DataFrame, rule: DecisionRule) -> Output:
     """Returns the predictions in a predictions table and the decisions of the rule.
 
-    The decisions are None if the table has no column of Mahalanobis distances.
+    Distances and decisions are None if the table has no column of Mahalanobis distances.
     """
     probabilities = arrays(table, rule.class_names)[1]
     if DISTANCE not in table:
@@ -137,8 +137,8 @@ def require_parity(
     means no limit.
 
     Raises:
-        DataError: A difference exceeds its maximum, or the export never predicts a class
-            (or never correctly), unlike the model.
+        DataError: A difference exceeds its maximum, or the export never predicts (or never
+            correctly predicts) a class, unlike the model.
     """
     missing = sorted(
         name
@@ -148,9 +148,9 @@ def require_parity(
     )
     if missing:
         raise DataError(
-            f"The {result.name} export never predicts {', '.join(missing)}, or never "
-            "correctly, unlike the Keras model. The export was rejected. Use a different "
-            "format."
+            f"Unlike the Keras model, the {result.name} export never predicts, or never "
+            f"correctly predicts, {', '.join(missing)}. The export was rejected. Use a "
+            "different format."
         )
     for quantity, difference, limit in (
         ("probability", result.largest_difference, tolerance),

@@ -72,14 +72,14 @@ def load_predictor(path: Path) -> Predictor:
     """Loads the model at a path. The format is detected from the content.
 
     Args:
-        path: A SavedModel or a directory that contains its versions, a run directory or its
-            model.keras, or a LiteRT or ONNX file from scripts/export.py.
+        path: A SavedModel or a directory that contains its versions, a run directory (its
+            SavedModel, if any, is loaded) or its model.keras, or a LiteRT or ONNX export.
 
     Raises:
-        ConfigError: The path contains no model, the run was not evaluated, or required
-            packages are not installed.
-        DataError: A file has changed since it was written, or the export in a run directory
-            does not match the model or the results of the run.
+        ConfigError: The path contains no model, the run was not evaluated, the metadata of
+            an export are not valid, or required packages are not installed.
+        DataError: A file is missing or has changed since it was written, or the export in a
+            run directory does not match the model or the results of the run.
     """
     saved_model = _find_saved_model(path)
     if saved_model is not None:
@@ -149,7 +149,7 @@ def columns(class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _find_saved_model(path: Path) -> Path | None:
-    """Returns the path if it is a SavedModel, else the latest SavedModel in it, or None."""
+    """Returns the path if it is a SavedModel, else its latest SavedModel, or None."""
     for folder in (path, path / "export" / MODEL_NAME):
         if (folder / "saved_model.pb").is_file():
             return folder
@@ -160,7 +160,7 @@ def _find_saved_model(path: Path) -> Path | None:
 
 
 def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
-    """Checks that an export matches the current model and results of a run directory."""
+    """Raises a `DataError` unless an export matches the model and results of its run."""
     info = read_export_info(info_path(saved_model))
     spec = ExportSpec(workdir=workdir, operating_point=info.rule.operating_point)
     rule = read_rule(spec)

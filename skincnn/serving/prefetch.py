@@ -66,7 +66,7 @@ def predict_batches(
 def read_file(path: Path) -> bytes | str:
     """Returns the content of a file, or the reason why it cannot be read.
 
-    The content of a file larger than `MAX_BYTES` is b"".
+    For a file larger than `MAX_BYTES`, returns b"", which is never readable as an image.
     """
     try:
         status = path.stat()

@@ -30,7 +30,7 @@ from skincnn.serving.postprocessing import postprocess
 Predictions = dict[str, npt.NDArray[Any]]
 """The outputs of `postprocess` as NumPy arrays."""
 Predict = Callable[[Sequence[bytes], pd.DataFrame], Predictions]
-"""Maps file contents and `CLINICAL_COLUMNS`, one table row per file, to predictions."""
+"""Maps file contents and a `CLINICAL_COLUMNS` table, a row per file, to predictions."""
 BYTES_SIGNATURE = "serving_default"
 IMAGES_SIGNATURE = "images"
 WARMUP_FILE = "tf_serving_warmup_requests"

@@ -49,10 +49,10 @@ def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
 def select_clinical_metadata(
     paths: Sequence[Path], table: pd.DataFrame | None
 ) -> pd.DataFrame:
-    """Returns the `CLINICAL_COLUMNS`, one row per file; missing values become unknown.
+    """Returns the `CLINICAL_COLUMNS`, one row per file.
 
-    `table` is the result of `read_clinical_metadata`. The image_id of a file is its name
-    without the extension.
+    Missing ages are NaN; other missing values are `UNKNOWN`. `table` is the result of
+    `read_clinical_metadata`. The image_id of a file is its name without the extension.
     """
     if table is None:
         table = pd.DataFrame(columns=list(CLINICAL_COLUMNS), dtype=object)
@@ -114,7 +114,7 @@ def require_unique(image_ids: Iterable[str]) -> None:
 
 
 def isic_submission(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
-    """Returns a submission to the ISIC challenge with these classes.
+    """Returns a submission to the ISIC challenge that has the classes `class_names`.
 
     In 2019, the last column `UNK` is 1 for out-of-distribution images and 0 for all others.
     `predictions` contains the rows of `predictor.predict_files` for readable files.

@@ -74,7 +74,7 @@ def match(pattern: str) -> list[FileRef]:
 
 
 def look_up(name: str) -> FileRef:
-    """Returns a reference to the file with this name; wildcards are not expanded."""
+    """Returns a reference to a file by its literal name, with a `problem` if missing."""
     try:
         return _file_ref(FileSystems.get_filesystem(name).metadata(name))
     except (OSError, ValueError) as error:
@@ -143,7 +143,7 @@ def require_images(patterns: Sequence[str], names: str | None) -> None:
     """Checks that a pattern matches a file, or that the text file `names` lists a name.
 
     Raises:
-        ConfigError: There is no file, or the files cannot be listed.
+        ConfigError: Neither is the case, or the files cannot be listed.
     """
     try:
         if any(list_files(pattern, 1) for pattern in patterns):

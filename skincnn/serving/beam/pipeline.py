@@ -219,7 +219,7 @@ def write(
 
 
 def _create_pipeline(flags: Sequence[str]) -> tuple[beam.Pipeline, bool]:
-    """Returns an empty pipeline, and whether it runs on this machine."""
+    """Returns an empty pipeline, and whether it runs on this machine by default."""
     options = PipelineOptions(list(flags))
     if options.view_as(StandardOptions).runner is None:
         # Workers log to the standard error of this process, so they log only errors.
