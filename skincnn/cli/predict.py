@@ -68,7 +68,7 @@ class Arguments:
     written to standard output."""
     isic_csv: Path | None = None
     """CSV file for a submission to the ISIC challenge, written in addition to OUTPUT. The
-    model must have the classes of the challenge."""
+    model must have the classes of the challenge of 2018 or 2019."""
     clinical_metadata: Path | None = None
     """CSV file with the columns image_id, age, sex and localization, for a model with
     clinical metadata."""

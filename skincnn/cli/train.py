@@ -16,7 +16,7 @@ from skincnn.presets import PRESETS
 
 DESCRIPTION = f"""Trains a classifier, evaluates it on held-out lesions and exports it.
 
-PRESET is the first argument and sets all values; each flag changes one value.
+PRESET is the first argument and sets all values; flags change single values.
 
 presets (default: {common.DEFAULT_PRESET}):
 {describe_functions(PRESETS)}

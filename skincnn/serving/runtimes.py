@@ -40,8 +40,8 @@ class Runtime:
         write: Writes the model from `with_fixed_size` to a file. The inputs calibrate
             quantized formats.
         open: Loads a file and returns the inference function.
-        tolerance: Maximum difference in probability from the Keras model. None sets no
-            limit, for formats whose rounding errors depend on the image.
+        tolerance: Maximum difference in probability from the Keras model; None for no
+            limit, in formats with fewer than 32 bits.
         packages: Required packages, which the extra `export` installs.
     """
 
