@@ -115,7 +115,7 @@ def test_integer_is_valid_for_a_float_field() -> None:
         (DataConfig, {"test_folds": (10,)}, r"`data\.test_folds\.0` must be < 10"),
         (DataConfig, {"test_folds": (8,)}, "leak"),
         (DataConfig, {"train_folds": (0, 9)}, "leak"),
-        (DataConfig, {"train_folds": ()}, "not empty"),
+        (DataConfig, {"train_folds": ()}, "non-empty"),
         (
             DataConfig,
             {"image_sise": 32},

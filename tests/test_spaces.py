@@ -73,6 +73,9 @@ def test_trainable_blocks_use_the_stages_of_fine_tuning() -> None:
     assert last == make_stages(BASE)[-1]
     last = make_stages(space(fixed(train__stages__trainable_blocks=2), BASE))[-1]
     assert last == dataclasses.replace(make_stages(BASE)[-1], trainable_blocks=2)
+    train = dataclasses.replace(BASE.train, trainable_blocks=2)
+    two_blocks = dataclasses.replace(BASE, train=train)
+    assert make_stages(space(fixed(), two_blocks)) == make_stages(two_blocks)
 
 
 def test_the_progressive_image_size_is_scaled_with_the_image_size() -> None:

@@ -18,7 +18,7 @@ class SearchConfig:
     """random: independent samples. bayesian: random samples first, then Bayesian
     optimization with a Gaussian process. hyperband: many short training runs; the best
     third is trained again from scratch, three times as long, with a full learning-rate
-    schedule. grid: all combinations, with ten values per range."""
+    schedule. grid: all combinations, with about ten values per range of floats."""
     objective: str = ""
     """Validation metric to optimize, which also selects the best epoch of each trial;
     `train.monitor` by default."""

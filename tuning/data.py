@@ -22,7 +22,7 @@ from skincnn.model.classifier import BACKBONE_LAYER
 from skincnn.training.features import Features, compute_features
 
 SPLITS = ("train", "val")
-"""The splits that a search uses; test folds are never read."""
+"""The splits that a search uses; test images are never used."""
 FIXED = (
     *("dataset", "train_folds", "validation_folds", "test_folds"),
     *("split_by", "one_image_per_lesion"),
@@ -71,7 +71,7 @@ class SearchData:
         return {name: pipeline.fingerprint(table) for name, table in self.tables.items()}
 
     def load_images(self, table: pd.DataFrame, config: DataConfig) -> Images:
-        """Returns the images of one of `tables`, and keeps the images in memory."""
+        """Returns the images of one of `tables`, and keeps the array for later calls."""
         split = next(name for name, rows in self.tables.items() if rows is table)
         key = split, *preprocessing_fields(config).values()
         if key not in self._images:
@@ -91,7 +91,7 @@ class SearchData:
         for weights in classifier.get_layer(BACKBONE_LAYER).get_weights():
             digest.update(np.ascontiguousarray(weights).tobytes())
         policy = keras.config.dtype_policy().name
-        # The id is unique because `load_images` keeps all images in memory.
+        # The id is unique because `load_images` keeps all arrays.
         key = id(images), num_views, policy, digest.hexdigest()
         if key not in self._features:
             self._features[key] = compute_features(classifier, images, num_views)

@@ -30,9 +30,9 @@ def explore(
     hyperparameters. Nothing is trained.
 
     Raises:
-        ConfigError: The space fails, `check_config` rejects a configuration, the name of a
-            hyperparameter is not the path of a field, or the field does not have the value
-            of the hyperparameter.
+        ConfigError: The space fails, the name of a hyperparameter is not the path of a
+            field, or the field does not have the value of the hyperparameter.
+        Exception: The error that `check_config` raises for an invalid configuration.
     """
     hyperparameters = kt.HyperParameters()
 
@@ -61,7 +61,7 @@ def explore(
 
 
 def active_values(hp: kt.HyperParameters) -> dict[str, Any]:
-    """Returns the value of each active hyperparameter by name, except internal ones."""
+    """Returns the rounded value of each active, non-internal hyperparameter by name."""
     return {
         name: rounded(value)
         for name, value in hp.values.items()
@@ -84,7 +84,7 @@ def _apply(
     hyperparameters: kt.HyperParameters,
     values: dict[str, Any],
 ) -> Config:
-    """Applies a space to `values`, or the defaults, and adds any new hyperparameters."""
+    """Applies a space to `values`, else to defaults, and merges its hyperparameters."""
     given = kt.HyperParameters()
     for parameter in hyperparameters.space:
         given.merge([parameter])

@@ -37,7 +37,7 @@ RESULT_FILE = "result.json"
 
 
 class TrialResult(Record):
-    """The result of one training run.
+    """The result of one training run; after an error, the first three fields are 0.
 
     Attributes:
         score: Value of the objective on validation in the best epoch.
@@ -45,7 +45,7 @@ class TrialResult(Record):
         epochs: Number of completed epochs.
         seconds: Total duration in seconds.
         error: The error that ended the run; "" if the run succeeded.
-        retry: Whether to repeat the failed run when the search is resumed.
+        retry: Whether to repeat the failed run when its result is requested again.
     """
 
     score: float = 0.0
@@ -61,9 +61,9 @@ class TrainingModel:
     """Trains configurations of a space exactly as `scripts/train.py` does.
 
     The result of a configuration is stored in a directory whose name is the hash of the
-    configuration. A configuration with a result is not trained again, and an interrupted
-    run is resumed. The files of KerasTuner are not required for this: with the same seed
-    and the same scores, an oracle proposes the same trials.
+    configuration. A configuration with a result is not trained again, except for a retry,
+    and an interrupted run is resumed. The files of KerasTuner are not required for this:
+    with the same seed and the same scores, an oracle proposes the same trials.
 
     Attributes:
         space: Function from hyperparameters and `base` to the configuration of a trial.
@@ -89,7 +89,7 @@ class TrainingModel:
         """Checks that a configuration can be trained and compared with other trials.
 
         Raises:
-            ConfigError: A name is unknown, or the space changes the objective, the seed or
+            ConfigError: See `setup.check`; or the space changes the objective, the seed or
                 the images of the preset.
             DataError: The training images do not fill a batch.
         """
@@ -126,7 +126,7 @@ class TrainingModel:
         """Returns the training setup of a trial for an execution, counted from 0.
 
         Raises:
-            ConfigError, DataError: The configuration is invalid; see `check`.
+            ConfigError, DataError: See `check` and `skincnn.training.setup.build`.
         """
         self.check(self.config(hp))
         config = self.config(hp, execution)
@@ -146,7 +146,7 @@ class TrainingModel:
 
         Raises:
             ConfigError, DataError: The error affects all trials, such as a full disk.
-            Exception: Any other error, which is also recorded in the result.
+            Exception: Any other error, such as `MemoryFullError`, which is also recorded.
         """
         folder, objective = self.path(setup.config), self.base.train.monitor
         write_json(folder / "config.json", setup.config.to_dict())
@@ -189,8 +189,8 @@ class TrainingModel:
         """Returns the result of an execution of a trial, after training if necessary.
 
         Raises:
-            ConfigError, DataError: The error affects all trials, such as a full disk.
             DivergedError: Training diverged, in this call or in an earlier call.
+            Exception: See `build` and `fit`.
         """
         folder = self.path(self.config(hp, execution))
         # Two workers can run the same trial if the chief considered the first worker lost,
@@ -211,7 +211,7 @@ class TrainingModel:
 def with_epochs(config: Config, epochs: int) -> Config:
     """Returns the configuration with `epochs` epochs in the last stage.
 
-    Warm-up epochs and progressive epochs change in proportion. Other stages do not change.
+    Warm-up and progressive epochs change in proportion. Other stages keep their epochs.
     """
     stages, train = make_stages(config), config.train
     share = epochs / stages[-1].epochs

@@ -28,7 +28,7 @@ Ticks = list[tuple[float, str]]
 INACTIVE = -0.12
 """Axis position of inactive hyperparameters; positions of values are in 0..1."""
 LOG_BELOW = 0.25
-"""The axis is logarithmic if the median is below this fraction of the largest value."""
+"""An axis of numbers > 0 is logarithmic if median / maximum is below this fraction."""
 MIN_FOR_IMPORTANCE = 10
 
 FIRST = ["rank", "trial", "score"]
@@ -42,7 +42,7 @@ def make_leaderboard(trials: Iterable[Trial], model: TrainingModel) -> pd.DataFr
 
     The columns are rank, trial, score (mean over executions), one column for each
     hyperparameter (NaN if inactive), best_epoch and epochs (means over executions), seconds
-    (total), and folder (the directory of the first execution).
+    (total), and folder (of the first execution, relative to the search directory).
     """
     rows = []
     for trial in trials:
@@ -151,8 +151,8 @@ def axis_positions(values: pd.Series[Any]) -> tuple[Positions, Ticks]:
 
     Returns:
         The position of each value, in 0..1 or `INACTIVE` for a missing value; and the ticks
-        as (position, label). If there are more than five different numbers, only the
-        smallest and the largest have a tick; otherwise, each different value has a tick.
+        as (position, label). Of more than five different numbers, only the smallest and the
+        largest have a tick; otherwise, each different value has a tick.
     """
     present = values.dropna()
     inactive: Ticks = [(INACTIVE, "not used")] if len(present) < len(values) else []

@@ -61,7 +61,7 @@ def find_role() -> Role:
     """Returns the role of this process in a search.
 
     Raises:
-        ConfigError: The environment variables are incomplete.
+        ConfigError: The environment variables are incomplete or invalid.
     """
     given = [name for name in (ID, IP, PORT) if os.environ.get(name)]
     if not given or given == [ID]:

@@ -61,7 +61,7 @@ def hyperband(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
 
 
 def grid(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
-    """All combinations, with ten values per range; the first trial is the preset."""
+    """All combinations, with about ten values per range of floats; first, the preset."""
     return kt.oracles.GridSearchOracle(max_trials=search.max_trials or None, **common)
 
 
@@ -76,9 +76,9 @@ TUNERS: dict[str, Callable[..., kt.Oracle]] = {
 def make_oracle(
     search: SearchConfig, hyperparameters: kt.HyperParameters, epochs: int, seed: int
 ) -> kt.Oracle:
-    """Returns the oracle of a search with an objective.
+    """Returns the oracle of a search.
 
-    `epochs` is the number of epochs of the last stage.
+    `search.objective` must not be "". `epochs` is the number of epochs of the last stage.
 
     Raises:
         ConfigError: The tuner is unknown.
@@ -95,7 +95,7 @@ def make_oracle(
 
 
 def _max_trials(search: SearchConfig) -> int | None:
-    """Returns the maximum number of trials for tuners that would otherwise never end."""
+    """Returns the maximum number of random or Bayesian trials; None for no maximum."""
     if search.max_trials == 0 and search.max_minutes == 0:
         return DEFAULT_TRIALS
     return search.max_trials or None

@@ -74,7 +74,7 @@ def run_search(
     """Searches hyperparameters, and writes leaderboard.csv, best.json and search.png.
 
     The same call resumes an interrupted search: completed trials are not trained again, and
-    an interrupted trial continues from the last checkpoint. Test folds are never read.
+    an interrupted trial continues from the last checkpoint. Test images are never used.
 
     Args:
         config: The preset.
@@ -90,10 +90,10 @@ def run_search(
 
     Raises:
         ConfigError: A name, a path or the space is invalid, `workdir` contains another
-            search or is in use, the disk is full, or the chief does not respond or serves
-            another search.
-        DataError: The dataset is not built, or the splits do not pass the leakage audit or
-            are too small.
+            search or is in use, a file cannot be written, or the chief does not respond or
+            serves another search.
+        DataError: The dataset is missing or damaged, or the splits do not pass the leakage
+            audit or are too small.
         DivergedError: No trial was completed.
         Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped the search; the same call
             resumes the search.

@@ -155,7 +155,7 @@ def find_space(names: Sequence[str]) -> Space:
     A name is a key of `SPACES`, or `package.module:function` for your own space.
 
     Raises:
-        ConfigError: A space is unknown, or `names` is empty.
+        ConfigError: A space is unknown or cannot be imported, or `names` is empty.
     """
     if not names:
         raise ConfigError(
@@ -173,7 +173,7 @@ def find_space(names: Sequence[str]) -> Space:
 
 
 def hash_source(name: str) -> str:
-    """Returns the SHA-256 of the source code of a space."""
+    """Returns the SHA-256 of the source code of a space, or else of its name."""
     try:
         text = inspect.getsource(_find(name))
     except (OSError, TypeError):  # the function is not in a file
@@ -256,7 +256,7 @@ def _apply(name: str, space: Space, hp: HyperParameters, config: Config) -> Conf
 def _choice(
     hp: HyperParameters, config: Config, path: str, values: Sequence[Any]
 ) -> dict[str, Any]:
-    """Returns the path and the chosen value; the choices are `values` and the default."""
+    """Returns {path: value}, chosen from `values` and the value in the preset."""
     default = value_at(config, path)
     choices = list(dict.fromkeys([*values, default]))
     if not isinstance(default, str):
@@ -272,7 +272,7 @@ def _float(
     high: float,
     sampling: str = "linear",
 ) -> Any:
-    """Returns a number from a range, which is extended to include the default."""
+    """Returns a number from a range that includes the default; None if inactive."""
     default = float(value_at(config, path))
     if sampling == "log" and default <= 0:  # 0 has no logarithm
         default = low
@@ -302,16 +302,18 @@ def _blocks(hp: HyperParameters, config: Config) -> Config:
     choices = list(dict.fromkeys([*BLOCKS, default]))
     blocks = hp.Choice("train.stages.trainable_blocks", choices, default=default)
     stages = (*stages[:-1], dataclasses.replace(stages[-1], trainable_blocks=blocks))
-    train = dataclasses.replace(train, scenario="staged", stages=stages)
+    train = dataclasses.replace(
+        train, scenario="staged", stages=stages, trainable_blocks=-1
+    )
     return dataclasses.replace(config, train=train)
 
 
 def _fine_tuning(config: Config) -> tuple[StageConfig, ...]:
     """Returns the stages of the scenario `fine_tune`, as values of `train.stages`."""
     rate = config.optimizer.head_learning_rate / config.optimizer.learning_rate
-    epochs = config.train.head_epochs
+    epochs, blocks = config.train.head_epochs, config.train.trainable_blocks
     head = (StageConfig(trainable_blocks=0, epochs=epochs, rate=rate),) if epochs else ()
-    return (*head, StageConfig(trainable_blocks=-1, epochs=config.train.epochs))
+    return (*head, StageConfig(trainable_blocks=blocks, epochs=config.train.epochs))
 
 
 def _progressive(size: int) -> dict[str, Any]:

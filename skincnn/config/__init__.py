@@ -1,6 +1,6 @@
 """The configuration of a run: a tree of frozen, validated dataclasses.
 
-The configuration contains all settings that can change a result. Paths, verbosity and
+The configuration contains all settings that can change a result. Directories, caching and
 overwriting are arguments of the commands instead. Each field has a command-line flag:
 `optimizer.learning_rate` is `--optimizer.learning-rate`.
 """
@@ -101,8 +101,8 @@ class Config:
         """Returns the configuration for a result of `to_dict`, after validation.
 
         Raises:
-            ConfigError: A field is unknown, or a value is out of range or has the wrong
-                type.
+            ConfigError: A field is unknown or missing, or a value has the wrong type, is
+                out of range, or conflicts with another value.
         """
         try:
             return TypeAdapter(cls).validate_json(json.dumps(values))

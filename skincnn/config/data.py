@@ -48,7 +48,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         splits = ("train_folds", "validation_folds", "test_folds")
         for name in splits:
-            require(bool(getattr(self, name)), f"data.{name}", "not empty", ())
+            require(bool(getattr(self, name)), f"data.{name}", "non-empty", ())
         folds = [fold for name in splits for fold in getattr(self, name)]
         require(
             len(set(folds)) == len(folds),
@@ -70,7 +70,7 @@ class AugmentConfig:
     """All strengths are multiplied by 2 * magnitude, up to the maximum of each strength. 0
     for no augmentation, 0.5 for the strengths as given, 1 for twice the strengths."""
     orientation_share: UnitInterval = 1.0
-    """Fraction of the images for which `flip` and `quarter_turn` draw an orientation."""
+    """`flip`, `quarter_turn`: probability that each draws a random orientation."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
     """`rotate`: maximum angle in degrees, in either direction."""
     zoom: UnitInterval = 0.2
@@ -95,17 +95,17 @@ class AugmentConfig:
     """`sharpen`: maximum amount of unsharp masking, the factor of the difference from a
     slightly blurred image."""
     erase: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """`erase`: maximum fraction of the image that the rectangle covers."""
+    """`erase`: maximum fraction of the image that the erased rectangle covers."""
     hairs: Annotated[int, Field(ge=0, le=30)] = 6
     """`hair`: maximum number of hairs per image."""
     ruler_share: UnitInterval = 0.25
-    """`ruler`: fraction of the images on which a ruler is drawn."""
+    """`ruler`: probability with which a ruler is drawn on an image."""
     mix: Literal["none", "mixup", "cutmix"] = "none"
     """How pairs of training images and their labels are mixed. none: no mixing; mixup:
     weighted mean; cutmix: a rectangle of one image is replaced by that of the other."""
     mix_alpha: Annotated[float, Field(ge=0, le=10)] = 0.2
-    """The mixing weight is drawn from Beta(mix_alpha, mix_alpha); 0 for no mixing. On
-    ImageNet, the authors of MixUp use 0.2, and those of CutMix use 1."""
+    """The larger mixing weight is max(x, 1 - x) with x from Beta(mix_alpha, mix_alpha); 0
+    for no mixing. On ImageNet, the authors of MixUp use 0.2, and those of CutMix use 1."""
 
     def strength(self, name: str) -> float:
         """Returns the field `name` times 2 * magnitude, at most `AUGMENT_BOUNDS[name]`."""

@@ -35,8 +35,8 @@ def section(name: str) -> Callable[[type[T]], type[T]]:
     """Returns a decorator that makes a class a section of the configuration.
 
     The class becomes a frozen dataclass. The constructor raises a `ConfigError` if a value
-    is out of range or has the wrong type, or if a field is unknown. `name` is the dotted
-    name of the section in error messages, and "" for the root.
+    is invalid, or a field is unknown or missing. `name` is the dotted name of the section
+    in error messages, and "" for the root.
     """
 
     def decorate(cls: type[T]) -> type[T]:

@@ -59,9 +59,9 @@ class ImbalanceConfig:
     proportion to effective_number_weights; oversampling: images of rare classes are
     replicated; weights_and_sampling: class_weights combined with balanced_sampling."""
     power: UnitInterval = 0.75
-    """`class_weights`: the weight of a class with n images is proportional to n ** -power;
-    `logit_adjusted`: power * log(class frequency) is added to the logits. 0 for no
-    balancing, 1 for full balancing."""
+    """`class_weights`, `weights_and_sampling`: the weight of a class with n images is
+    proportional to n ** -power; `logit_adjusted`: power * log(class frequency) is added to
+    the logits. 0 for no effect, 1 for the full effect."""
     beta: Fraction = 0.999
     """`effective_number_*`, `class_balanced_focal`, `ldam`: parameter of the effective
     number of images. 0 for no balancing; values closer to 1 balance the classes more."""
@@ -72,10 +72,10 @@ class ImbalanceConfig:
     """`focal`, `class_balanced_focal`: an image whose true class has the predicted
     probability p is weighted by (1 - p) ** gamma; 0 for equal weights."""
     margin: NonNegativeFloat = 0.5
-    """`ldam`: margin of the rarest class, in logits."""
+    """`ldam`: margin of the rarest class, in units of the logits."""
     drw_start: Fraction = 0.8
-    """`ldam`: fraction of `train.epochs` after which rare classes have larger weights
-    (deferred re-weighting)."""
+    """`ldam`: fraction of the epochs of the last stage after which rare classes have larger
+    weights (deferred re-weighting)."""
 
 
 @section("loss")
@@ -99,12 +99,12 @@ class OptimizerConfig:
     one_cycle: rises along half a cosine from 1/25 of the peak, then falls along half a
     cosine to 1/100,000 of the peak."""
     learning_rate: PositiveFloat = 1e-3
-    """Peak learning rate of stages that train the backbone. For `staged`, `rate` scales it
-    in each stage."""
+    """Peak learning rate of stages that train the backbone; for `staged`, of all stages,
+    and multiplied by the `rate` of each stage."""
     head_learning_rate: PositiveFloat = 3e-3
     """Peak learning rate of stages that train only the head, except for `staged`."""
     warmup_epochs: NonNegativeFloat = 0.5
-    """Number of epochs of linear warm-up; `one_cycle` uses `warmup_fraction` instead."""
+    """Epochs of linear warm-up in stages that train the backbone; not for `one_cycle`."""
     milestones: tuple[OpenInterval, ...] = (0.5, 0.75)
     """`step`: fractions of a stage after which the learning rate is multiplied by
     `milestone_factor`."""
@@ -128,8 +128,8 @@ class OptimizerConfig:
     """Ratio of the learning rate of each block of the backbone to the learning rate of the
     following block, or of the head; 1 for equal learning rates."""
     ema_momentum: Fraction = 0.0
-    """Momentum of the exponential moving average of the weights. The averaged weights are
-    evaluated and saved; 0 for no averaging."""
+    """Momentum of the moving average of the weights in stages that train the backbone. The
+    averaged weights are evaluated and saved; 0 for no averaging."""
 
     def __post_init__(self) -> None:
         increasing = sorted(set(self.milestones)) == list(self.milestones)
@@ -196,15 +196,15 @@ class TrainConfig:
     """Data type of the backbone's computations. The weights, the head, the loss and the
     saved model are float32. float32: single precision; mixed_bfloat16, mixed_float16: half
     precision; auto: float32 on a CPU, otherwise mixed_bfloat16 if the device supports it,
-    otherwise mixed_float16."""
+    otherwise mixed_float16 on one device and float32 on several."""
     jit: Literal["auto", "on", "off"] = "auto"
     """Whether XLA compiles the training step. on: always; off: never; auto: the default of
-    Keras, which is on for a GPU, off for a CPU, and always on with JAX."""
+    Keras, which is on for JAX; with TensorFlow, on for one GPU unless `deterministic`."""
     devices: NonNegativeInt = 0
     """Number of GPUs of this machine among which each batch is divided; 0 for all GPUs, or
-    the CPU if there is no GPU. With TensorFlow, each device has its own BatchNorm
-    statistics, mixes only its own images, and draws the same random numbers as the others.
-    With JAX, several machines can train together (docs/guide.md)."""
+    the CPU if there is no GPU. With TensorFlow, each device normalizes and mixes only its
+    own images, and draws the same random numbers as the others. With JAX, several machines
+    can train together (docs/guide.md)."""
 
     def __post_init__(self) -> None:
         valid = bool(self.stages) == (self.scenario == "staged")

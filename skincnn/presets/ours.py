@@ -41,8 +41,8 @@ def quickstart() -> Config:
 def mobilenet_160() -> Config:
     """MobileNet 0.75, ImageNet weights, 160 px: a baseline for two cores.
 
-    The first epochs use smaller images, which makes these epochs a quarter shorter. The
-    scores do not differ significantly from those of a basic recipe (docs/results.md).
+    The first epochs use smaller images and take a quarter less time. The scores do not
+    differ significantly from those of a basic recipe (docs/results.md).
 
     Command: python scripts/train.py mobilenet_160
     Cost: 17 minutes on two idle cores, after scripts/prepare_data.py.

@@ -4,13 +4,13 @@ The presets follow the reports on which this project is based. Settings that a r
 not state have the defaults of this package, or the values that the preset lists as
 "Chosen". All presets differ from the reports as follows:
 
-- No lesion is in two splits. `--data.split-by image` assigns single images to the folds, as
-  in most of the reports; the report of the run then quantifies the leakage.
+- No known lesion is in two splits. `--data.split-by image` assigns single images to folds,
+  as in most of the reports; the report of the run then quantifies the leakage.
 - The epoch is selected by balanced accuracy on validation, never on the test fold. The
   training folds 0 to 7 contain 80 % of the lesions, the validation fold 8 and the test fold
   9 contain 10 % each.
-- The networks are those of Keras Applications with a linear head. Images are stretched to a
-  square.
+- The networks, except for that of `cnn`, are those of Keras Applications with a linear
+  head. Images are stretched to a square.
 
 A "published score" is stated in the report; the protocol of the report, including any
 leakage, applies to it. A "short-run score" was measured with this package for a shortened
@@ -109,7 +109,7 @@ def resnet50_sgd_sampler() -> Config:
 
     Published: version 2 with color jitter, blur and sharpening, and with oversampling in
     addition to the class weights. The classes are therefore balanced twice, and the
-    accuracy is 12 points lower than that of version 4. Chosen: the strengths of the
+    accuracy is about 12 points lower than in version 4. Chosen: the strengths of the
     augmentation, and a sampler that draws all classes equally often.
 
     Command: python scripts/train.py resnet50_sgd_sampler
@@ -241,7 +241,7 @@ def mobilenet_v2_adam() -> Config:
 
 
 def _constant_rate(name: str, learning_rate: float) -> OptimizerConfig:
-    """Returns an optimizer with a constant learning rate, no decay and no clipping."""
+    """Returns options for a constant learning rate without weight decay or clipping."""
     return OptimizerConfig(
         name=name,
         schedule="constant",

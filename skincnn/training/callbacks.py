@@ -25,30 +25,30 @@ from skincnn.training.checkpoints import Arrays, Progress, assign, weights_path
 
 DIVERGED_LOSS = 30
 """Training has diverged if the mean loss of an epoch exceeds this multiple of
-log(num_classes), the loss of uniform predictions."""
+log(num_classes), the cross-entropy of uniform predictions."""
 EPOCH_METRICS = ("balanced_accuracy", "macro_f1", "accuracy")
 """Names in `METRICS` that are logged after each epoch, in addition to `train.monitor`."""
 ADVICE = (
-    "Lower --optimizer.learning-rate or raise --optimizer.warmup-epochs, and start again "
-    "with --overwrite."
+    "Lower --optimizer.learning-rate and --optimizer.head-learning-rate, or raise "
+    "--optimizer.warmup-epochs, and start again with --overwrite."
 )
 
 
 @dataclass(eq=False, repr=False)
 class Validation(keras.callbacks.Callback):
-    """Evaluates the validation split after each epoch and saves the best weights.
+    """Validates the classifier after each epoch, and saves the best weights.
 
     The metrics are added to the logs of the epoch as `val_<name>`, for the progress bar,
-    TensorBoard and history.csv.
+    TensorBoard and history.csv. If training has diverged, a `DivergedError` is raised.
 
     Attributes:
         classifier: The classifier to train, without augmentation.
         batches: Images or features of the validation split, in the order of `labels`.
         labels: True labels, [num_images].
         monitor: Name in `METRICS` of the metric that selects the best epoch.
-        progress: The progress of the training run, which each epoch updates.
+        progress: The progress of the training run, which this callback updates.
         predictor: The model that takes `batches`; None for `classifier`.
-        probabilities: Predictions after the last epoch, [num_images, num_classes].
+        probabilities: Predictions after the latest epoch, [num_images, num_classes].
     """
 
     classifier: keras.Model
@@ -79,7 +79,7 @@ class Validation(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Computes the metrics, saves the best weights so far, and writes history.csv."""
+        """Computes metrics, saves the weights if they are best, and writes history.csv."""
         logs = {} if logs is None else logs
         progress = self.progress
         seconds = progress.seconds
@@ -126,12 +126,12 @@ class Validation(keras.callbacks.Callback):
         if loss > DIVERGED_LOSS * chance:
             raise DivergedError(
                 f"The mean loss of epoch {self.progress.epoch + 1} is {loss:.4g}. Expected "
-                f"at most {DIVERGED_LOSS} times {chance:.3g}, the loss of uniform "
-                f"predictions. {ADVICE}"
+                f"at most {DIVERGED_LOSS} times {chance:.3g}, the cross-entropy of "
+                f"uniform predictions. {ADVICE}"
             )
 
     def _check_weights(self) -> None:
-        """Raises a `DivergedError` if a weight is not finite, even with a finite loss."""
+        """Raises a `DivergedError` if a weight is not finite."""
         for weight in self.classifier.weights:
             if not np.isfinite(np.asarray(weight)).all():
                 raise DivergedError(
@@ -147,7 +147,7 @@ class SaveCheckpoint(keras.callbacks.Callback):
     Must run after `Validation`, which updates `progress`.
 
     Attributes:
-        first_step: Number of steps of the first epoch that are already completed.
+        first_step: Number of completed steps of the epoch at which training starts.
         metrics: Arrays of the checkpoint from which an epoch is resumed, including the
             metric states; None if training starts at the beginning of an epoch.
     """
@@ -168,14 +168,14 @@ class SaveCheckpoint(keras.callbacks.Callback):
             self.metrics = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves a checkpoint and exits if the user asked to stop within an epoch."""
+        """Saves a checkpoint and stops if the user requested a stop within an epoch."""
         if batch + 1 < self.params["steps"] and self.stop.requested:
             self.progress.step = self.first_step + batch + 1
             self._save()
             self.stop.exit()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves a checkpoint, and exits if the user asked to stop."""
+        """Saves a checkpoint, and stops if the user requested a stop."""
         self.first_step = 0
         self._save()
         if self.stop.requested:
@@ -190,10 +190,10 @@ class SaveCheckpoint(keras.callbacks.Callback):
 
 
 def is_patience_over(progress: Progress, patience: int, first_epoch: int) -> bool:
-    """Returns whether `patience` epochs have passed without an improvement.
+    """Returns whether at least `patience` epochs have passed without an improvement.
 
-    The `first_epoch` epochs before the last stage do not count. `patience` 0 disables early
-    stopping.
+    The first `first_epoch` epochs, which precede the last stage, do not count. `patience` 0
+    disables early stopping.
     """
     since = max(progress.best_epoch, first_epoch)
     return patience > 0 and progress.epoch - since >= patience
@@ -228,11 +228,11 @@ def metric_variables(model: keras.Model) -> list[keras.Variable]:
 
 @contextlib.contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Raises a `ConfigError` if writing to `path` fails inside the block."""
+    """Raises a `ConfigError` that names `path` for an `OSError` inside the block."""
     try:
         yield
     except OSError as error:
         raise ConfigError(
-            f"{path} could not be written: {error}. Earlier checkpoints are intact. Free "
+            f"{path} could not be written: {error}. Existing checkpoints are intact. Free "
             "disk space or correct the permissions, and resume the run (--resume)."
         ) from error

@@ -1,10 +1,10 @@
 """Checkpoints, which store the full state of a training run.
 
 A checkpoint is a pair of files: `checkpoint-<epoch>-<step>.npz` contains all variables. A
-`.json` file with the same name contains the progress, the fingerprint, and the SHA-256
-hashes of both files. The `.json` file is written last, and the previous checkpoint is kept
-until the next checkpoint is complete, so that an interruption damages at most the newest
-checkpoint.
+`.json` file with the same stem contains the progress, the fingerprint, and SHA-256 hashes
+that verify both files. The `.json` file is written last, and the previous checkpoint is
+kept until the next checkpoint is complete, so that an interruption damages at most the
+newest checkpoint.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Progress:
         history: One row per completed epoch, as in history.csv.
         best_epoch: The epoch with the best weights, counted from 1; 0 if no epoch is
             completed.
-        best_sha256: SHA-256 of the file with the best weights.
+        best_sha256: SHA-256 of the file with the best weights; "" without such a file.
     """
 
     epoch: int = 0
@@ -74,7 +74,7 @@ class Checkpoints:
     ) -> None:
         """Writes a checkpoint of the variables by group (see `Arrays`).
 
-        Keeps the last two checkpoints, and the best weights at the time of each.
+        Keeps the last `NUM_KEPT` checkpoints, and the best weights at the time of each.
         """
         arrays = {
             f"{group}.{index}": np.asarray(variable)
@@ -95,7 +95,7 @@ class Checkpoints:
         self._remove_old()
 
     def load(self) -> tuple[Progress, Arrays] | None:
-        """Returns the newest complete checkpoint; None if no complete checkpoint exists.
+        """Returns the newest undamaged checkpoint; None if no such checkpoint exists.
 
         Damaged checkpoints are skipped with a warning.
 
@@ -166,15 +166,15 @@ def assign(variables: Sequence[keras.Variable], values: Sequence[npt.NDArray[Any
                 f"received {received[index]}."
             )
         raise DataError(
-            "The checkpoint does not match the model. It was probably written by a "
-            f"different version of the code. {difference} Start again with --overwrite."
+            f"The checkpoint does not match the model. {difference} A different version of "
+            "the code probably wrote the checkpoint. Start again with --overwrite."
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
 def describe_changes(old: Any, new: Any) -> str:
-    """Returns the path, old value and new value of each change in a nested dictionary."""
+    """Returns the path, old and new value of each change as text; "" without changes."""
     return ", ".join(f"{path} {a!r} (now {b!r})" for path, a, b in _differences(old, new))
 
 
@@ -184,7 +184,7 @@ def weights_path(folder: Path, epoch: int) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that affect training."""
+    """Returns the versions of Python and of the packages that affect training, by name."""
     packages = ["tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn"]
     if keras.backend.backend() != "tensorflow":
         packages.append(keras.backend.backend())

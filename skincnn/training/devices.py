@@ -30,7 +30,7 @@ PROCESSES = tuple(
 )
 """Environment variables with which Keras connects the processes of a distributed run."""
 RESUME_FILES = (CONFIG_FILE, RUN_FILE, "history.csv", "checkpoints/*")
-"""Files in a run directory that determine how training is resumed."""
+"""Patterns of the files in a run directory that `run_folder` copies."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Devices:
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Applies the precision and the devices to all models inside the block.
+        """Applies the precision and the devices to models created inside the block.
 
         The previous dtype policy is restored at the end. Each block sets the policy again,
         because `keras.utils.clear_session()` resets the policy to float32.
@@ -90,9 +90,9 @@ def make_devices(config: TrainConfig, batch_size: int) -> Devices:
     `batch_size` is the number of images per batch, over all devices.
 
     Raises:
-        ConfigError: The machine lacks the configured devices, the batch size is not a
-            multiple of their number, they do not support the precision or XLA, XLA is on
-            with `train.deterministic`, or `join_processes` raises an error.
+        ConfigError: The configured number of devices does not exist or does not divide the
+            batch size, several devices do not support the precision or XLA, TensorFlow does
+            not support XLA with `train.deterministic`, or `join_processes` fails.
     """
     join_processes()
     names = _names(config.devices)
@@ -152,7 +152,7 @@ def dtype_policy(name: str) -> Iterator[None]:
 def join_processes() -> int:
     """Connects the processes of a distributed run, and returns the rank of this process.
 
-    Does nothing and returns 0 if the environment variables `PROCESSES` are not set.
+    Does nothing and returns 0 if none of the environment variables `PROCESSES` is set.
 
     Raises:
         ConfigError: Only some of `PROCESSES` are set, or the backend is not JAX.
@@ -181,14 +181,14 @@ def join_processes() -> int:
 
 @contextlib.contextmanager
 def run_folder(workdir: Path) -> Iterator[Path]:
-    """Locks a run directory and yields the path; other processes of the run get a copy.
+    """Locks a run directory and yields its path, or the path of a temporary copy.
 
     In distributed training, only the first process locks and writes the run directory. The
     other processes get a temporary directory with `RESUME_FILES`, so that all processes
     resume in the same way.
 
     Raises:
-        ConfigError: Another process uses the directory; see also `join_processes`.
+        ConfigError: The directory is in use or not writable; see also `join_processes`.
     """
     with contextlib.ExitStack() as stack:
         if join_processes() == 0:
@@ -247,7 +247,7 @@ class CommonStopRequest(StopRequest):
         return common > 0
 
     def exit(self) -> None:
-        """Ends this process after disconnecting it from the other processes."""
+        """Disconnects this process from the others, and raises as `StopRequest.exit`."""
         leave_processes()
         super().exit()
 
@@ -298,7 +298,7 @@ def _names(count: int) -> tuple[str, ...]:
 
 
 def _capability(kind: str) -> float:
-    """Returns the lowest compute capability of all GPUs; 0 for other devices or unknown."""
+    """Returns the lowest compute capability of all GPUs; 0 if unknown or not a GPU."""
     if kind != "gpu":
         return 0.0
     if keras.backend.backend() == "jax":

@@ -1,7 +1,7 @@
 """Cached features of a frozen backbone, for training only the head.
 
-The backbone runs once, so that an epoch takes little time. The head is trained on a few
-fixed orientations of each image instead of randomly augmented images.
+The features are computed before the first epoch, so that an epoch takes little time. The
+head is trained on a few fixed orientations of each image instead of augmented images.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def compute_features(
 def build_head(classifier: keras.Model) -> keras.Model:
     """Returns the head of a classifier as a model that shares the classifier's layers.
 
-    The inputs are features [batch, num_features] instead of images, and the other inputs of
-    the classifier. The outputs are logits [batch, num_classes].
+    The inputs are those of the classifier, with features [batch, num_features] in place of
+    the images. The outputs are logits [batch, num_classes].
     """
     pooled = classifier.get_layer(POOLING_LAYER).output
     if not isinstance(classifier.input, dict):
@@ -77,11 +77,11 @@ def build_head(classifier: keras.Model) -> keras.Model:
 
 
 def steps_per_execution(steps: int) -> int:
-    """Returns the largest divisor of the steps of an epoch up to `MAX_STEPS_PER_EXECUTION`.
+    """Returns the largest divisor of `steps` that is at most `MAX_STEPS_PER_EXECUTION`.
 
     Starting a step takes longer than computing a step, because the head is small. Several
-    steps per execution therefore save time. The number must be a divisor because Keras
-    cannot end an epoch within an execution.
+    steps per execution therefore save time. The number must divide the steps of an epoch,
+    because Keras cannot end an epoch within an execution.
     """
     largest = min(steps, MAX_STEPS_PER_EXECUTION)
     return max(number for number in range(1, largest + 1) if steps % number == 0)

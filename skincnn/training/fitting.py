@@ -56,8 +56,8 @@ class FitResult:
     Attributes:
         best_epoch: The epoch with the best monitored metric, counted from 1.
         history: One row per epoch, as in history.csv.
-        seconds: Total duration of all epochs and of computing features, in seconds.
-        device: The devices on which the model was trained.
+        seconds: Seconds spent on all epochs, and on computing features in this call.
+        device: Devices and numerical settings of training.
     """
 
     best_epoch: int
@@ -78,12 +78,12 @@ def fit(
     Writes checkpoints/, logs/ and history.csv to `workdir`, and resumes from the last
     checkpoint, if any. Each segment (one call to `keras.Model.fit`) also starts by loading
     the last checkpoint, so that resumed and uninterrupted runs give the same weights with
-    `train.deterministic`. The additional `callbacks` run last. `verbose` 0 prints nothing.
+    `train.deterministic`. `callbacks` run last. `verbose` 0 prints nothing to stdout.
 
     Raises:
-        ConfigError: The memory of the device or the disk is full.
-        DataError: A checkpoint does not match the setup, or the file with the best weights
-            is missing or damaged.
+        ConfigError: The device memory is full, or a file cannot be written.
+        DataError: A checkpoint does not match the setup, the file with the best weights is
+            missing or damaged, or the dataset is damaged.
         DivergedError: The loss has diverged, or the weights or outputs are not finite.
         Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped training; the run can be
             resumed.
@@ -176,7 +176,7 @@ class _Loop:
     def _restore(self, segment: Segment) -> Arrays | None:
         """Restores the last checkpoint, if any.
 
-        Returns the arrays, for `SaveCheckpoint`, if the segment starts within an epoch.
+        Returns its arrays if the segment starts within an epoch; otherwise None.
         """
         checkpoint = self.checkpoints.load()
         self.progress.stage = segment.stage
@@ -328,7 +328,7 @@ def build_augmented(
 
 @contextlib.contextmanager
 def explain_full_memory(batch_size: int, image_size: int) -> Iterator[None]:
-    """Raises a `MemoryFullError` if the memory of the device is full inside the block."""
+    """Raises a `MemoryFullError` if the device memory becomes full inside the block."""
     try:
         yield
     except Exception as error:
@@ -338,7 +338,7 @@ def explain_full_memory(batch_size: int, image_size: int) -> Iterator[None]:
         if not full and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise MemoryFullError(
-            f"The memory of the device is full with batches of {batch_size} images of "
+            f"The device memory is full with batches of {batch_size} images of "
             f"{image_size}x{image_size} pixels. Give a smaller --data.batch-size (and "
             "decrease the learning rate in proportion), a smaller --data.image-size or a "
             "smaller --model.backbone, and start again with --overwrite."
@@ -351,7 +351,7 @@ def _load_best(
     path = weights_path(checkpoints.folder, progress.best_epoch)
     if not path.is_file() or sha256(path) != progress.best_sha256:
         raise DataError(
-            f"{path} is missing or damaged. Expected the SHA-256 {progress.best_sha256}. "
-            "Start again with --overwrite."
+            f"{path} is missing or damaged. Expected a file with the SHA-256 "
+            f"{progress.best_sha256}. Start again with --overwrite."
         )
     classifier.load_weights(path)

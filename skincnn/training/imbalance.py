@@ -20,13 +20,12 @@ class Plan:
     """The loss, the class weights and the sampling of an imbalance strategy.
 
     Sampling weights have a mean of 1 over the training images. Class weights have a mean of
-    1 over the images of an epoch, so that the scale of the loss does not depend on the
-    strategy.
+    1 over the images of an epoch, and therefore do not change the scale of the loss.
 
     Attributes:
         class_weights: Weight of each class in the loss, [num_classes].
-        sampling_weights: Expected number of times that an image of each class is drawn in
-            an epoch, [num_classes]; None to use each image once.
+        sampling_weights: Expected number of times that a single image of each class is
+            drawn in an epoch, [num_classes]; None for no weighted sampling.
         epoch_counts: Number of images of each class in an epoch, [num_classes], at least
             the number of training images of the class; None to not repeat images.
         logit_shift: Values added to the logits in the loss, [num_classes]; None for no
@@ -96,8 +95,8 @@ def logit_adjusted(counts: Counts, config: ImbalanceConfig) -> Plan:
     """The loss adds power * log(class frequency) to the logits.
 
     The logits of the model, without this shift, are then balanced: with power 1, their
-    argmax minimizes the balanced error. Unlike class weights, the shift does not cause
-    overfitting to single images of rare classes.
+    argmax minimizes the balanced error. Unlike class weights, the shift has an effect even
+    if the model fits all training images.
 
     References:
         Menon et al., Long-tail Learning via Logit Adjustment (2021), arXiv:2007.07314.
@@ -125,7 +124,7 @@ def class_balanced_focal(counts: Counts, config: ImbalanceConfig) -> Plan:
 def ldam(counts: Counts, config: ImbalanceConfig) -> Plan:
     """Rare classes have a larger margin and, late in training, a higher weight (DRW).
 
-    The margin of a class with n images is proportional to n ** -1/4. The weights of
+    The margin of a class with n images is proportional to n ** (-1/4). The weights of
     `effective_number_weights` apply after a fraction `drw_start` of the epochs of the last
     stage.
 
@@ -186,9 +185,9 @@ def oversampling(counts: Counts, config: ImbalanceConfig) -> Plan:
 def weights_and_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
     """Combines `class_weights` with `balanced_sampling`, to reproduce published recipes.
 
-    Do not use this strategy otherwise: the sampled images are already balanced, so that the
-    class weights reverse the imbalance. The class weights have a mean of 1 over the sampled
-    images.
+    Do not use this strategy otherwise: the sampled images are already balanced, so that
+    positive values of `power` reverse the imbalance. The class weights have a mean of 1
+    over the sampled images.
     """
     sampling = _with_mean_one(1 / counts, counts)
     return Plan(

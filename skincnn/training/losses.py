@@ -63,7 +63,7 @@ class WeightedLoss(keras.losses.Loss):
         self.label_smoothing = float(label_smoothing)
 
     def class_losses(self, logits: Any) -> Any:
-        """Returns l(c, logits) for each class c, [batch, num_classes], after the shift."""
+        """Returns l(c, logits) of each class c for shifted logits, [batch, num_classes]."""
         raise NotImplementedError
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -136,7 +136,7 @@ class WeightedFocal(WeightedLoss):
     def class_losses(self, logits: Any) -> Any:
         """Returns -(1 - p) ** gamma * log p, [batch, num_classes]."""
         odds = _log_odds(logits)
-        # For p near 1, 1 - p would round to 0, where the power has no finite gradient.
+        # For p near 1, 1 - p would round to 0, where the power can have no finite gradient.
         return ops.exp(-self.gamma * ops.softplus(odds)) * ops.softplus(-odds)
 
     def get_config(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ OptimizerSpec: TypeAlias = tuple[type[Optimizer], dict[str, Any]]
 NO_WEIGHT_DECAY = r"(bias|gamma|beta|variable(_\d+)?)(:0)?$"
 """Pattern for the names of variables without weight decay: biases, scales and offsets of
 normalization layers, and the layer scales of ConvNeXt, which Keras names `variable`. The
-pattern matches names such as `bias` and `layer/bias:0`, but not a layer named `beta`."""
+pattern matches names such as `bias` and `layer/bias:0`, but not `beta/kernel`."""
 
 
 def sgd(config: OptimizerConfig) -> OptimizerSpec:
@@ -51,10 +51,10 @@ def adamw(config: OptimizerConfig) -> OptimizerSpec:
 
 
 def lion(config: OptimizerConfig) -> OptimizerSpec:
-    """Lion, which uses only the sign of the momentum for each update.
+    """Lion, in which each update is the sign of an average of gradients.
 
-    Lion requires a learning rate that is 3 to 10 times lower than for AdamW, and a weight
-    decay that is higher by the same factor.
+    Lion usually requires a learning rate that is 3 to 10 times lower than for AdamW, and a
+    weight decay that is higher by the same factor.
 
     References:
         Chen et al., Symbolic Discovery of Optimization Algorithms (2023), arXiv:2302.06675.
@@ -116,13 +116,13 @@ def build_optimizer(
 
 
 class LayerWise:
-    """A mixin for Keras optimizers: multiplies the learning rate by layer_decay ** block.
+    """A mixin for Keras optimizers: multiplies learning rates by layer_decay ** block.
 
     Weight decay is multiplied by the same factor. As in Keras, gradients are clipped before
     the update, and weights are averaged after the update.
 
     Args:
-        layer_decay: Factor of the learning rate from each block to the next, in (0, 1].
+        layer_decay: Base of the factor, in (0, 1]; see `OptimizerConfig`.
         blocks: Block of each trainable variable, by variable path; see `build_optimizer`.
         weight_decay, **kwargs: Arguments of the Keras optimizer.
 
@@ -140,8 +140,8 @@ class LayerWise:
         **kwargs: Any,
     ):
         super().__init__(weight_decay=0.0, **kwargs)  # type: ignore[call-arg]
-        # None disables the weight decay of Keras, which is the same for all weights; see
-        # `update_step`.
+        # None disables the weight decay of Keras, which uses one learning rate for all
+        # weights; see `update_step`.
         self.weight_decay: float | None = None
         self.layer_weight_decay = weight_decay or 0.0
         self.layer_decay = layer_decay
@@ -186,7 +186,7 @@ class ClipSummedGradients:
     """A mixin for Keras optimizers under `tf.distribute`: clips the sum of the gradients.
 
     Keras clips the gradient of each replica and sums the results. This mixin first sums the
-    gradients of all replicas, and clips the gradient of the whole batch, as on one device.
+    gradients of all replicas, and then clips the sum, as on one device.
     """
 
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:

@@ -17,14 +17,14 @@ from skincnn import __version__
 from skincnn.inference.run_dir import Provenance
 
 CPUINFO = Path("/proc/cpuinfo")
-"""The Linux file that contains the name of the processor."""
+"""The Linux file that can contain the name of the processor."""
 
 
 def provenance() -> Provenance:
     """Returns the code version, the processor, the number of usable cores and the GPUs.
 
     In a Git checkout, the code version is the commit, with the suffix "-dirty" for
-    uncommitted changes. Otherwise it is the version of the package.
+    uncommitted changes. Otherwise, or if Git fails, it is "skincnn <package version>".
     """
     return Provenance(
         code=_commit(Path(__file__).parents[2]) or f"skincnn {__version__}",

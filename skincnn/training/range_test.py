@@ -32,9 +32,9 @@ class RangeTest:
     Attributes:
         table: One row per step, with the columns `learning_rate`, `loss` and
             `smoothed_loss`.
-        learning_rate: The suggested peak learning rate; None if the loss never decreased.
+        learning_rate: Suggested peak learning rate; None if the loss never decreased.
         flag: The flag of `scripts/train.py` that sets the learning rate.
-        value: The suggested value of the flag; None if the loss never decreased.
+        value: Suggested value of the flag; None if the loss never decreased.
     """
 
     table: pd.DataFrame
@@ -46,12 +46,12 @@ class RangeTest:
 def lr_range_test(setup: TrainingSetup) -> RangeTest:
     """Trains with increasing learning rates, and suggests a peak learning rate.
 
-    The learning rate grows by the same factor in each of at most `NUM_STEPS` steps, until
-    the loss diverges. The stage of `choose_stage` is trained, from the initial weights. The
-    setup must use one device; the test changes the weights of the classifier.
+    The learning rate grows by a constant factor per step, for `NUM_STEPS` steps or until
+    the loss diverges. Trains the stage that `choose_stage` selects, from the initial
+    weights. The setup must use one device. The weights of the classifier change.
 
     Raises:
-        MemoryFullError: The memory of the device is full.
+        MemoryFullError: The device memory is full. See also `pipeline.load_images`.
 
     References:
         Smith, Cyclical Learning Rates for Training Neural Networks (2017),
@@ -139,10 +139,10 @@ def is_diverged(losses: Sequence[float]) -> bool:
 def suggest(rates: npt.NDArray[np.float64], losses: Sequence[float]) -> float | None:
     """Returns the learning rate halfway through the decrease of the smoothed loss.
 
-    At this learning rate, the smoothed loss reaches the mean of its maximum and minimum.
-    The loss decreases fastest near this learning rate. The learning rate at the minimum
-    would be too high: with BatchNorm, the loss stays near the minimum over several powers
-    of ten. Returns None if the loss never decreased.
+    At this learning rate, the smoothed loss reaches the mean of its minimum and the maximum
+    before this minimum. The learning rate at the minimum would be too high: with BatchNorm,
+    the loss can stay near the minimum over several powers of ten. Returns None if the
+    smoothed loss was never below its first value.
 
     Args:
         rates: Increasing learning rates, [num_steps].

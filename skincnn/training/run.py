@@ -62,12 +62,12 @@ def train(
         cache: Where to keep decoded images; see `cache.cached_images`.
 
     Raises:
-        ConfigError: The configuration, a path or the initial weights are invalid, the
-            memory of the device or the disk is full, or the run to resume has a different
-            configuration.
-        DataError: The dataset is not built, the splits do not pass the leakage audit or are
-            too small, required clinical metadata is missing or invalid, or the run to
-            resume was started with other data, software or devices.
+        ConfigError: The configuration or the initial weights are invalid, `workdir` cannot
+            be used (see `check_workdir`), the devices do not support the configuration, the
+            device memory is full, or a file cannot be written.
+        DataError: The dataset is missing or damaged, the splits do not pass the leakage
+            audit or are too small, required clinical metadata is missing or invalid, or the
+            run to resume is damaged or used other data, software or devices.
         DivergedError: The loss has diverged, or the weights or outputs are not finite.
         Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped training; the run can be
             resumed.

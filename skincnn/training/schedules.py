@@ -15,7 +15,7 @@ from skincnn.config import OptimizerConfig
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 WARMUP_START = 0.1
-"""The learning rate at the start of a warm-up, as a fraction of the peak."""
+"""The learning rate at the start of a linear warm-up, as a fraction of the peak."""
 ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1e-5
 """First and last learning rate of `one_cycle` as fractions of the peak, as in fastai."""
 

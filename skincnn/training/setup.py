@@ -117,7 +117,7 @@ class TrainingSetup:
         return Checkpoints(workdir / "checkpoints", self.fingerprint)
 
     def segments(self, epoch: int = 0, step: int = 0) -> Iterator[Segment]:
-        """Yields the segments after `epoch` epochs and `step` steps of the next epoch."""
+        """Yields the segments that remain after `epoch` epochs and `step` more steps."""
         reweighting = round(self.plan.drw_start * self.stages[-1].epochs)
         return segments(self.config, epoch=epoch, step=step, reweighting=reweighting)
 
@@ -156,7 +156,7 @@ def check(config: Config) -> None:
     """Checks the names, the image sizes and `train.cached_views` in a configuration.
 
     Raises:
-        ConfigError: A name is unknown, the images are too small for the backbone, or
+        ConfigError: A name is unknown, the backbone does not support an image size, or
             `train.cached_views` is positive although no stage trains only the head.
     """
     look_up(STRATEGIES, config.imbalance.strategy, "`imbalance.strategy`")
@@ -186,12 +186,12 @@ def prepare(
     The arguments are those of `run.train`; call `check(config)` first.
 
     Raises:
-        ConfigError: The dataset is unknown, the initial weights are invalid, the backbone
-            has fewer blocks than configured, or the devices do not support `config`.
+        ConfigError: The dataset is unknown, or the backbone has fewer blocks than
+            configured; see also `build`.
         DataError: The dataset is not built, the splits do not pass the leakage audit or are
             too small, or required clinical metadata is missing or invalid.
     """
-    # Reading the class names requires no data, so that invalid weights are reported first.
+    # Class names require no data (except `folder`), so invalid weights are reported first.
     class_names = datasets.class_names(config.data.dataset, data_dir)
     classifier, devices = build(config, len(class_names))
     builder = datasets.open_dataset(config.data.dataset, data_dir)
@@ -216,8 +216,7 @@ def build(config: Config, num_classes: int) -> tuple[keras.Model, Devices]:
     """Returns the classifier and the devices of a configuration.
 
     Raises:
-        ConfigError: The initial weights are invalid, or the devices do not support the
-            configuration.
+        ConfigError: See `make_devices` and `build_backbone`.
     """
     devices = make_devices(config.train, config.data.batch_size)
     with devices.scope():

@@ -36,7 +36,7 @@ def linear_probe(config: Config) -> tuple[Stage, ...]:
 
 
 def fine_tune(config: Config) -> tuple[Stage, ...]:
-    """Two stages: only the head for `head_epochs`, then also the last blocks for `epochs`.
+    """Two stages: only the head for `head_epochs`, then also the backbone for `epochs`.
 
     In the second stage, the head and the last `trainable_blocks` blocks of the backbone are
     trainable, or all layers if `trainable_blocks` is -1.
@@ -74,8 +74,8 @@ def make_stages(config: Config) -> tuple[Stage, ...]:
 def image_size(config: Config, epoch: int) -> int:
     """Returns the image size in pixels of an epoch, counted from 0 over all stages.
 
-    `progressive_image_size` applies to all stages before the last stage, and to the first
-    `progressive_epochs` epochs of the last stage.
+    If `progressive_epochs` is positive, `progressive_image_size` applies to all stages
+    before the last, and to the first `progressive_epochs` epochs of the last stage.
     """
     progressive = config.train.progressive_epochs
     if progressive > 0 and epoch < start_of_last(make_stages(config)) + progressive:
@@ -147,7 +147,7 @@ def _last(config: Config) -> Stage:
 
 
 def _stage(config: Config, blocks: int, epochs: int, rate: float = 1.0) -> Stage:
-    """Returns a stage, without warm-up and weight averaging if it trains only the head."""
+    """Returns a stage; one that trains only the head has no warm-up or weight averaging."""
     optimizer = config.optimizer
     learning_rate = rate * optimizer.learning_rate
     if blocks == 0:
