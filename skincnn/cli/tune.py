@@ -18,7 +18,7 @@ from tuning.spaces import SPACES
 DEFAULT_SPACES = ("learning",)
 DESCRIPTION = f"""Searches for hyperparameters with a better validation score than a preset.
 
-Each trial trains a model, as train.py does, with other values. Test folds are never read.
+Each trial trains a model, as train.py does, with other values. Test images are never used.
 The best configuration is written to best.json in --workdir; train.py --config trains and
 evaluates it. The same command resumes an interrupted search.
 
