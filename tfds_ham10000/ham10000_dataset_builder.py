@@ -231,7 +231,7 @@ def _require_space(folder: Path, num_bytes: int) -> None:
         raise OSError(
             errno.ENOSPC,
             f"The images require {num_bytes / 1e6:.0f} MB of disk space, but only "
-            f"{free / 1e6:.0f} MB are free. Free up space, or use another --data-dir",
+            f"{free / 1e6:.0f} MB are free",
             str(folder),
         )
 
