@@ -57,11 +57,11 @@ SYNONYMS = {
     "squamous cell carcinoma": "scc",
     "vascular lesion": "vasc",
 }
-"""Short names of classes by other names, such as directory names, in lower case."""
+"""Short class names by lower-case synonym, such as the name of a directory."""
 
 
 def describe(names: Iterable[str]) -> dict[str, LesionClass]:
-    """Returns the class of each short name or synonym, by the name as given.
+    """Returns the class of each short name or synonym; the keys are `names`.
 
     Case is ignored; underscores match spaces. An unknown name is its own full name.
     """

@@ -97,7 +97,7 @@ def _parse_ages(cells: pd.Series) -> npt.NDArray[np.float64]:
 
 
 def _parse_words(cells: pd.Series, values: dict[str, str]) -> npt.NDArray[np.str_]:
-    """Returns `values[word]` for each cell; "unknown" for empty cells and "unknown"."""
+    """Returns `values[word]` for each cell, or "unknown" if it is empty or "unknown"."""
     values = {**values, UNKNOWN: UNKNOWN, "": UNKNOWN}
     words = cells.fillna("").astype(str).str.strip().str.lower().str.replace("_", " ")
     invalid = sorted(set(words) - set(values))

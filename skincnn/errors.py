@@ -1,8 +1,8 @@
 """Errors that a user can cause, and the exit codes of the commands.
 
 Exit codes: 0 success, 1 unexpected error, 2 `ConfigError` or invalid flags, 3 invalid data,
-4 training diverged, 130 Ctrl-C, 141 closed output pipe, 143 SIGTERM. `skincnn.cli.common`
-reports any exception that has an integer `exit_code` without a traceback.
+4 training diverged, 130 Ctrl-C, 141 closed output pipe, 143 SIGTERM. For an
+exception with an integer `exit_code`, `skincnn.cli.common` prints no traceback.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class ConfigError(ValueError):
 
 
 class MemoryFullError(ConfigError):
-    """Raised if training requires more memory than the device has available."""
+    """Raised if training requires more memory than is available on the device."""
 
 
 class DataError(ValueError):

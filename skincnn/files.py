@@ -24,7 +24,7 @@ they are reported instead of being silently skipped."""
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Returns the paths with an image suffix at any depth of a directory, sorted."""
+    """Returns the sorted paths with an image suffix in a directory and subdirectories."""
     paths = sorted(folder.rglob("*"))
     return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
 
@@ -64,7 +64,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         ConfigError: Another process holds the lock and `wait` is False, or `folder` is
-            not, and cannot be created as, a writable directory.
+            not a directory, is not writable, or cannot be created.
     """
     require_writable_folder(folder, "--workdir")
     created = not folder.exists()
@@ -91,9 +91,9 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def require_writable_folder(path: Path, flag: str) -> None:
-    """Raises a `ConfigError` unless `path` is, or can be created as, a writable directory.
+    """Raises a `ConfigError` if files cannot be written to the directory `path`.
 
-    The message names `flag`, the command-line flag that set the path.
+    The directory need not exist. `flag`, which sets the path, is named in the message.
     """
     existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not existing.is_dir():
@@ -103,7 +103,7 @@ def require_writable_folder(path: Path, flag: str) -> None:
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(
             f"{flag} must be a writable directory. Received: {path}, but {existing} is not "
-            "writable. Give another directory."
+            "writable. Use another directory."
         )
 
 

@@ -18,7 +18,7 @@ class StopRequest:
     """Records SIGTERM and Ctrl-C inside a `with` block instead of raising an exception.
 
     The caller checks `requested` and calls `exit`. A second signal takes effect at once.
-    Python handles signals only in the main thread: in others, no signal is recorded.
+    Python handles signals only in the main thread; other threads record no signals.
     """
 
     def __init__(self) -> None:

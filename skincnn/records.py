@@ -44,7 +44,7 @@ def read_record(path: Path, cls: type[R], fix: str) -> R:
     `fix` is a sentence for the error message that states how to recreate the file.
 
     Raises:
-        ConfigError: The file cannot be read, is invalid, or has another schema version.
+        ConfigError: The file cannot be read, is invalid, or has a different schema version.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -54,7 +54,7 @@ def read_record(path: Path, cls: type[R], fix: str) -> R:
 
 
 def parse_record(values: object, cls: type[R], where: str, fix: str) -> R:
-    """Returns the record for a result of `to_json`.
+    """Returns the record from values that `to_json` returned.
 
     `where` is the source of the values, for the error message; see `read_record` for `fix`.
 

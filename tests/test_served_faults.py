@@ -281,7 +281,7 @@ def test_52_an_incomplete_or_wrong_download_leaves_no_file(
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "mine.h5").touch()
     try:
-        with pytest.raises(ConfigError, match=r"ImageNet weights of mobilenet 0\.25"):
+        with pytest.raises(ConfigError, match=r"weights of mobilenet, width 0\.25"):
             build_backbone("mobilenet", 0.25, "imagenet")
     finally:
         server.shutdown()

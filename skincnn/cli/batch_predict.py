@@ -22,13 +22,13 @@ IRRELEVANT_WARNINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Writes the rows of scripts/predict.py for readable images, in arbitrary order.
+    """Writes one row for each readable image, as scripts/predict.py does, in any order.
 
-    The files in OUTPUT are predictions-00000-of-00007.csv and so on. Beam chooses the
+    The files in --output are predictions-00000-of-00007.csv and so on. Beam chooses the
     number of files, which appear when all files are complete. Unreadable images are listed
     with the reason in files unreadable-*, and the exit code is then 3; all other images are
-    predicted. Images and OUTPUT can be on any file system that Beam supports (gs://, s3://
-    and hdfs:// require extra packages). Not a medical device.
+    predicted. Images and --output can be on any file system that Beam supports (gs://,
+    s3:// and hdfs:// require extra packages). Not a medical device.
 
     Arguments after -- are passed to Beam, such as -- --direct_running_mode multi_processing
     --direct_num_workers 4, or -- --runner FlinkRunner --flink_master 10.0.0.1:8081. Without
@@ -55,9 +55,9 @@ class Arguments:
     names: str | None = None
     """Text file with the name of one image or archive per line."""
     output: str
-    """Directory to write to; must not contain predictions yet."""
+    """Directory to write to; must not contain files of an earlier run of this command."""
     format: Literal["csv", "jsonl"] = "csv"
-    """csv: with a header in each file; jsonl: one JSON object per line."""
+    """csv: CSV files, each with a header; jsonl: one JSON object per line."""
     clinical_metadata: Path | None = None
     """CSV file with the columns image_id, age, sex and localization, for a model with
     clinical metadata. Each worker opens this path, like MODEL."""

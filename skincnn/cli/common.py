@@ -65,9 +65,8 @@ Parsed = TypeVar("Parsed", bound=ConfigArguments)
 def main(command: Callable[[], None]) -> None:
     """Runs a command. After an error, exits with the exit code of the error.
 
-    In addition to the exit codes of `skincnn.errors`, the exit code is 141, as for SIGPIPE,
-    if the reader of standard output has closed it. Any other exception is raised again, so
-    that Python prints a traceback and exits with 1.
+    The exit codes are listed in `skincnn.errors`. An exception without an exit code is
+    raised again, so that Python prints a traceback and exits with 1.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -120,8 +119,8 @@ def parse(
     """Returns the name of the preset, or of the --config file, and the parsed arguments.
 
     `cls` is a dataclass in which all fields except `config` have defaults. `argv` does not
-    contain a positional PRESET; `preset` is "" for --config or the default preset. `prog`
-    and `description` are shown by --help.
+    contain a positional PRESET. `preset` is "" if --config is given or the default preset
+    is used. `prog` and `description` are shown by --help.
 
     Raises:
         ConfigError: The preset does not exist, the file is not a valid configuration, or
@@ -198,7 +197,7 @@ def _terminate(signum: int, frame: object) -> None:
 def show_report(workdir: Path, headline: str = "") -> None:
     """Renders the report of a run, and prints the scores and the path of the report.
 
-    `headline` is the split to report first; see `reporting.load.load_results`.
+    `headline` is the split to report first; see `skincnn.reporting.load.load_results`.
     """
     from skincnn.reporting.load import load_results
     from skincnn.reporting.report import render_report, summary

@@ -14,18 +14,18 @@ from skincnn.files import replacing, write_text
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Compares the scores of evaluated runs, sorted from best to worst.
+    """Compares evaluated runs, sorted by score from best to worst.
 
     Intervals are computed by bootstrap over lesions. Differences from the first run are
-    paired: both runs are scored on the same resamples. An interval without 0 means that the
-    two trained models differ significantly. The intervals do not cover the variance between
-    training runs: to compare two recipes, train several seeds of each and use
-    --average-seeds. An additional table then has intervals that cover the sampling of
-    lesions and of seeds. Runs with different images, with synthetic images, or with
-    the leaky --data.split-by image are in separate tables. Each table is followed by a
-    table of scores of the calibrated probabilities (AUC of melanoma, sensitivity and
-    specificity at the threshold with 90 % specificity on validation, calibration error) and
-    a table of the commands that reproduce the runs.
+    paired: both runs are scored on the same resamples. If the interval of a difference does
+    not contain 0, the two trained models differ significantly. The intervals do not cover
+    the variance between training runs: to compare two recipes, train several seeds of each
+    and use --average-seeds. An additional table then has intervals that cover the sampling
+    of lesions and of seeds. Runs with different images, with synthetic images, or with the
+    leaky --data.split-by image are in separate tables. Each table is followed by a table of
+    scores of the calibrated probabilities (AUC of melanoma, sensitivity and specificity at
+    the threshold with 90 % specificity on validation, calibration error). The last table
+    lists the commands that reproduce the runs.
 
     For example:
       python scripts/compare.py runs/a runs/b
@@ -47,7 +47,7 @@ class Arguments:
     """Variant of the first run, such as augment, to use as the baseline instead of the
     model without test-time augmentation and logit adjustment. Implies --variants."""
     sort: str = "macro_f1"
-    """The metric to sort by."""
+    """The metric to sort by, such as balanced_accuracy."""
     num_bootstrap: int = 2000
     """Number of bootstrap resamples, 100 or more."""
     average_seeds: bool = False

@@ -35,16 +35,16 @@ class Arguments(common.DataArguments):
     split: tuple[str, ...] = ()
     """Additional splits of the dataset to evaluate: fold_<n>, test_official or
     validation_official. The report starts with the first of these splits. Splits that were
-    used for training or validation are rejected; overlap of an official split with them is
-    reported."""
+    used for training or validation are rejected. For an official split, the overlap with
+    the training and validation images is reported."""
     tta: tuple[Literal["d4", "augment"], ...] = ()
     """Test-time augmentation: predict --num-views views of each image and average the
     probabilities. d4: the eight rotations and reflections; augment: the augmentation that
     the run was trained with."""
     num_views: int = 8
     """Number of views for --tta; at most 8 for d4. Results of the same --tta with a
-    different number of views are replaced; results with logit adjustment are then removed
-    unless --logit-adjustment is given."""
+    different number of views are replaced. Their logit-adjusted versions are removed; use
+    --logit-adjustment to compute new ones."""
     logit_adjustment: bool = False
     """Adjust the logits for the class frequencies of the training images, with the strength
     that has the best balanced accuracy on validation. This trades accuracy for balanced
@@ -54,8 +54,8 @@ class Arguments(common.DataArguments):
     """Evaluate on corrupted images (brightness, blur, noise, hair, ...) of the test split,
     or of the first --split, at five severities. Predicts every image 60 times."""
     ood_dir: Path | None = None
-    """Directory of out-of-distribution images. The fraction of these images that is
-    flagged is measured, as for the built-in sets."""
+    """Directory of out-of-distribution (OOD) images. The report shows the fraction that is
+    flagged as OOD, as for the built-in sets."""
 
 
 def command() -> None:

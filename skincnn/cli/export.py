@@ -40,11 +40,11 @@ class Arguments:
     with 32, 16 or 8 bits; onnx: for ONNX runtimes. LiteRT and ONNX require pip install -e
     .[export]."""
     ensemble: Path | None = None
-    """Directory that scripts/evaluate.py --ensemble wrote for these runs. A SavedModel that
-    averages the predictions of the runs is exported."""
+    """Directory that scripts/evaluate.py --ensemble wrote for these runs. Exports one
+    SavedModel that averages the predictions of the runs."""
     tta: Literal["", "d4"] = ""
-    """Average the predictions for the eight orientations of each image. The run must have
-    been evaluated with scripts/evaluate.py --tta d4."""
+    """Average the predictions for the eight orientations of each image. Requires
+    --formats saved_model, and an evaluation by scripts/evaluate.py --tta d4."""
     operating_point: str = "sensitivity=0.90"
     """Operating point on validation at which the referral threshold is set: sensitivity or
     specificity for malignant lesions, 0.90 or 0.95, such as specificity=0.95."""

@@ -16,18 +16,18 @@ COMMANDS = {
     "evaluate": "evaluate a run again, for example with test-time augmentation",
     "report": "render the report, figures and model card of a run again from its results",
     "compare": "compare runs: scores with intervals and paired differences",
-    "tune": "search hyperparameters with KerasTuner",
+    "tune": "search for hyperparameters with KerasTuner",
     "export": "write a SavedModel, LiteRT or ONNX file and check its parity with the model",
     "predict": "predict the classes of image files",
     "batch-predict": "predict many images with Apache Beam",
     "serve": "serve a web page that predicts the classes of images",
     "make-folds": "reproduce the published folds of HAM10000",
 }
-"""Descriptions by subcommand. The name of its module has `_` for each `-`."""
+"""Descriptions by subcommand. The names of modules have `_` instead of `-`."""
 
 
 def main() -> None:
-    """Runs `skincnn SUBCOMMAND ...`; see `common.main` for the exit codes."""
+    """Runs `skincnn SUBCOMMAND ...`; see `skincnn.errors` for the exit codes."""
     common.main(_dispatch)
 
 

@@ -43,8 +43,8 @@ class Arguments:
       status                 ok, or why the file is unreadable; numbers are then empty
       probability_<class>    calibrated probability of each class
       predicted_class        the class with the highest probability
-      malignant_probability  sum of the probabilities of the malignant classes; empty if it
-                             is unknown for any class whether it is malignant
+      malignant_probability  sum of the probabilities of the malignant classes; empty if the
+                             malignancy of any class is unknown
       refer                  whether a dermatologist should examine the lesion: the
                              malignant probability reaches the threshold, or the image is
                              out-of-distribution or unreadable. The threshold was chosen on
@@ -64,10 +64,10 @@ class Arguments:
     """Image files; directories, which are searched recursively; or - to read names from
     standard input."""
     output: Path | None = None
-    """File to write: .csv, or .jsonl for one JSON object per line. Without it, CSV is
+    """File to write: .csv, or .jsonl for one JSON object per line. By default, CSV is
     written to standard output."""
     isic_csv: Path | None = None
-    """CSV file for a submission to the ISIC challenge, written in addition to OUTPUT. The
+    """CSV file for an ISIC challenge submission, written in addition to --output. The
     model must have the classes of the challenge of 2018 or 2019."""
     clinical_metadata: Path | None = None
     """CSV file with the columns image_id, age, sex and localization, for a model with
@@ -80,7 +80,7 @@ class Arguments:
 
 
 MAX_BATCH_SIZE = 256
-"""Maximum of --batch-size, because Ctrl-C takes effect after the batches in progress."""
+"""Maximum of --batch-size. Ctrl-C takes effect only after the batches in progress."""
 
 
 def command() -> None:
@@ -130,7 +130,7 @@ def check(arguments: Arguments) -> None:
 def load(
     arguments: Arguments, paths: Sequence[Path]
 ) -> tuple[Predictor, Explainer | None, pd.DataFrame | None]:
-    """Returns the model, the Grad-CAM explainer or None, the clinical metadata or None."""
+    """Returns the predictor, and the explainer and clinical metadata, if requested."""
     from skincnn.serving import tables
     from skincnn.serving.explain import Explainer
     from skincnn.serving.predictor import check_clinical_metadata, load_predictor
@@ -194,7 +194,7 @@ def write_predictions(
 def write_submission(
     path: Path | None, tables: Sequence[pd.DataFrame], class_names: Sequence[str]
 ) -> Path | None:
-    """Writes an ISIC submission and returns `path`, or None if there is no path or row."""
+    """Writes an ISIC submission. Returns `path`, or None if nothing was written."""
     import pandas as pd
 
     from skincnn.serving.tables import isic_submission

@@ -24,13 +24,13 @@ class Arguments:
     """
 
     config: str = "demo"
-    """demo, demo_tiny: synthetic images; isic2018: HAM10000; isic2019: eight classes;
+    """demo, demo_tiny: synthetic images; isic2018: HAM10000; isic2019: ISIC 2019;
     isic2019_without_ham10000: the images of isic2019 that are not in HAM10000; folder: your
     own images, with one directory per class and a separate --data-dir for each dataset. The
     suffix _256 or _400 of an ISIC dataset limits the longest side in pixels."""
     manual_dir: Path | None = None
-    """Directory of the published files or of your own images. If omitted, isic2018 is
-    downloaded (3 GB)."""
+    """Directory of the published files or of your own images. If omitted, the files of
+    isic2018 are downloaded (3 GB)."""
     data_dir: Path | None = None
     """Directory of the built datasets; by default, the data directory of TFDS."""
     on_bad_image: Literal["fail", "skip"] = "fail"

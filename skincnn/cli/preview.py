@@ -47,7 +47,7 @@ def plot_augmented(
     seed: int = 0,
     num_copies: int = 7,
 ) -> Figure:
-    """Returns a figure of each image beside augmented copies.
+    """Returns a figure with one row per image: the original, then augmented copies.
 
     `images` are [num_images, height, width, 3] in 0..255, and `labels` their class names.
     The captions of mixed images show the share of each class.

@@ -16,7 +16,7 @@ from skincnn.presets import PRESETS
 
 DESCRIPTION = f"""Trains a classifier, evaluates it on held-out lesions and exports it.
 
-PRESET is the first argument and sets all values; flags change single values.
+PRESET is the first argument and sets all values; flags change individual values.
 
 presets (default: {common.DEFAULT_PRESET}):
 {describe_functions(PRESETS)}
@@ -39,16 +39,16 @@ class Arguments(common.ConfigArguments):
     workdir: Path | None = None
     """The run directory; runs/PRESET by default."""
     resume: bool = False
-    """Resume the run in --workdir. The preset and flags must be the same."""
+    """Resume the run in --workdir. The preset and the other flags must be unchanged."""
     folds: int = 0
     """Number of models of a cross-validation, each in a separate run directory. The
     out-of-fold predictions of all models are scored together. 0 for a single model."""
     preview: bool = False
-    """Only draw augmented training images, and write preview.png to --workdir or to the
-    current directory."""
+    """Only draw augmented training images, and write preview.png to --workdir (default: the
+    current directory)."""
     lr_range_test: bool = False
-    """Only test increasing learning rates for at most 100 steps, plot the loss to
-    lr_range_test.png in the run directory, and suggest a learning rate."""
+    """Only test increasing learning rates for at most 100 steps, write a plot of the loss
+    to lr_range_test.png in the run directory, and suggest a learning rate."""
 
 
 def parse(argv: list[str]) -> tuple[str, Arguments]:
@@ -62,7 +62,7 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
 
 
 def command() -> None:
-    """Trains, evaluates and exports a model, or does what a flag selects instead."""
+    """Runs training, cross-validation, a preview or a learning-rate range test."""
     preset, arguments = parse(sys.argv[1:])
     if arguments.preview:
         preview(arguments)
@@ -106,8 +106,8 @@ def cross_validate(arguments: Arguments, workdir: Path) -> None:
     """Trains and evaluates one model per test set, and scores the pooled predictions.
 
     Raises:
-        ConfigError: Training on several machines is configured, or a run directory cannot
-            be used.
+        ConfigError: --folds is invalid, training on several machines is configured, or a
+            run directory cannot be used.
     """
     from skincnn.evaluation import aggregate
     from skincnn.evaluation.cross_validation import cross_validation_configs, pool
@@ -188,4 +188,4 @@ def lr_range_test(arguments: Arguments, workdir: Path) -> None:
         )
     print(f"test       {plot} (and .csv)")
     print(f"suggested  {test.flag} {test.value:g}")
-    print("To train, use this flag instead of --lr-range-test in the same command.")
+    print("To train, replace --lr-range-test with this flag in the same command.")

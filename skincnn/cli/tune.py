@@ -1,4 +1,4 @@
-"""Searches for better hyperparameters than those of a preset."""
+"""Searches for hyperparameters that are better than those of a preset."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tuning.spaces import SPACES
 DEFAULT_SPACES = ("learning",)
 DESCRIPTION = f"""Searches for hyperparameters with a better validation score than a preset.
 
-Each trial trains a model, as train.py does, with other values. Test images are never used.
-The best configuration is written to best.json in --workdir; train.py --config trains and
-evaluates it. The same command resumes an interrupted search.
+Each trial trains a model, as train.py does, with different hyperparameters. Test images are
+never used. The best configuration is written to best.json in --workdir; train.py --config
+trains and evaluates it. The same command resumes an interrupted search.
 
 spaces (default: {DEFAULT_SPACES[0]}); several spaces are searched together:
 {describe_functions(SPACES)}

@@ -41,7 +41,7 @@ class RandomLayer(keras.layers.Layer):
     """A float32 layer that draws random numbers for each image in training."""
 
     stream = 0
-    """Added to the seed, so that layers of different classes draw different numbers."""
+    """Added to the seed, so that `Augmentation` and `Mixing` draw different numbers."""
 
     def __init__(self, config: AnyConfig, seed: int = 0, **kwargs: Any):
         # Half precision would round the pixel values.
@@ -64,8 +64,8 @@ class RandomLayer(keras.layers.Layer):
 class Augmentation(RandomLayer):
     """Augments images in training, unless the magnitude is 0 or `config.parts` is empty.
 
-    Input and output are [batch, height, width, 3] in 0..255; the output is float32. The
-    constructor also accepts `config` as a dictionary of the fields.
+    Input and output are [batch, height, width, 3] in 0..255; the output is float32.
+    `config` may also be a dictionary of the fields of an `AugmentConfig`.
 
     Raises:
         ConfigError: A field is invalid, or a part is not a key of `AUGMENTATIONS`.
@@ -78,7 +78,7 @@ class Augmentation(RandomLayer):
         self._compiled = compile_augmentation(self.config)
 
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
-        """Returns the images as float32; see `Augmentation` for when they are augmented."""
+        """Returns the images as float32, augmented as described in `Augmentation`."""
         if not training or not self.config.parts or self.config.magnitude == 0:
             return ops.cast(images, "float32")
         if self._compiled is None:
@@ -89,7 +89,7 @@ class Augmentation(RandomLayer):
         return augmented
 
     def augment(self, images: Tensor) -> Tensor:
-        """Augments without compiling, which is faster for few images; see `augment`."""
+        """Augments images without compilation, which is faster for few images."""
         return augment(images, self.config, self.seed_generator)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -120,10 +120,10 @@ def compile_augmentation(
     """Returns `augment` compiled by XLA, or None if the backend is not TensorFlow.
 
     The compiled function maps images and the state of a `SeedGenerator` to augmented images
-    and the next state. On a CPU, XLA makes augmentation four times as fast, but slows down
-    convolutions; there, Keras compiles models without XLA by default. Layers with equal
-    configurations share one function, because TensorFlow never frees compiled functions
-    (20 MB each).
+    and the next state. On a CPU, XLA makes augmentation four times as fast. It would slow
+    down convolutions, but by default, Keras does not use XLA for models on a CPU. Layers
+    with equal configurations share one function, because TensorFlow never frees compiled
+    functions (20 MB each).
     """
     if keras.backend.backend() != "tensorflow":
         return None

@@ -16,10 +16,11 @@ PARTS = ("augmentation", "classifier", "mixing")
 
 @keras.saving.register_keras_serializable("skincnn")
 class AugmentedClassifier(keras.Model):
-    """A classifier preceded by augmentation and, in training with `mixing`, by mixing.
+    """A classifier that augments its training images and, with `mixing`, mixes them.
 
     Inputs are images [batch, height, width, 3] in 0..255, or a dictionary of `images` and
-    other inputs, [batch, ...]; mixing averages the other inputs, weighted by `share`.
+    other inputs, [batch, ...]. Mixing also averages the other inputs of two images, with
+    the weights `share` and 1 - `share`.
 
     The output is the classifier's logits [batch, num_classes]. In training with `mixing`,
     the output is a dictionary of `logits`, `partner` and `share` (see `Mixing`). With
@@ -86,7 +87,7 @@ class AugmentedClassifier(keras.Model):
     def from_config(
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> AugmentedClassifier:
-        """Returns the model that a result of `get_config` describes."""
+        """Returns a model with the configuration that `get_config` returned."""
         deserialize = keras.saving.deserialize_keras_object
         parts = {name: deserialize(config[name]) for name in PARTS}
         return cls(**{**config, **parts})
@@ -97,7 +98,7 @@ def _logits(outputs: Any) -> Tensor:
 
 
 def _soft_labels(labels: Tensor, outputs: Any) -> Tensor:
-    """Returns soft labels, mixed if the inputs were, float32 [batch, num_classes]."""
+    """Returns soft labels, mixed like the inputs, float32 [batch, num_classes]."""
     num_classes = _logits(outputs).shape[-1]
     if len(labels.shape) < 2 or labels.shape[-1] != num_classes:
         labels = ops.one_hot(ops.reshape(labels, (-1,)), num_classes)

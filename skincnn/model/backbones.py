@@ -67,8 +67,8 @@ class Backbone:
         scaling: The normalization that the network expects.
         native_size: Image size in pixels at which ImageNet weights are loaded; 0 for any.
         min_size: Minimum image size in pixels.
-        size_multiple: Image sizes other than `native_size` must be multiples of this.
-        imagenet_widths: Width multipliers with ImageNet weights; None if unknown.
+        size_multiple: Divisor in pixels of valid image sizes other than `native_size`.
+        imagenet_widths: Width multipliers that have ImageNet weights; None if unknown.
         has_width: Whether the network has a width multiplier.
         adapt: Modifies the network from `build`. Depending on the backbone, it removes the
             input normalization layers, replaces slow layers, or makes the network accept
@@ -191,7 +191,7 @@ BACKBONES = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """Returns the backbone with a name in `BACKBONES`, or one from a user's function.
+    """Returns the backbone with this name in `BACKBONES`, or that of a user's function.
 
     A user's function is named `package.module:function`. It returns a functional or
     sequential `keras.Model` that maps images in 0..255, [batch, height, width, 3] of any
@@ -207,16 +207,16 @@ def find_backbone(name: str) -> Backbone:
 
 
 def check_size(name: str, size: int) -> None:
-    """Raises a `ConfigError` unless the backbone exists and accepts this size in pixels."""
+    """Raises a `ConfigError` unless the backbone exists and accepts images of `size` px."""
     backbone = find_backbone(name)
     if size < backbone.min_size:
         raise ConfigError(
-            f"{name} requires images of at least {backbone.min_size} px. Received: {size}."
+            f"{name} requires images of >= {backbone.min_size} px. Received: {size} px."
         )
     if size != backbone.native_size and size % backbone.size_multiple:
         raise ConfigError(
             f"{name} requires images of {backbone.native_size} px or a multiple of "
-            f"{backbone.size_multiple} px. Received: {size}."
+            f"{backbone.size_multiple} px. Received: {size} px."
         )
 
 
@@ -272,10 +272,10 @@ def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
         for path in set(folder.glob("*")) - before:
             path.unlink()
         raise ConfigError(
-            f"The ImageNet weights of {name} {width} could not be loaded: {error}. Use "
-            "--model.weights none (with --train.scenario from_scratch) or --model.weights "
-            "PATH, or set KERAS_HOME to a directory that contains the weights in models/. "
-            f"Delete damaged files in {folder}."
+            f"The ImageNet weights of {name}, width {width}, could not be loaded: {error}. "
+            "Use --model.weights PATH or --model.weights none (with --train.scenario "
+            "from_scratch), or set KERAS_HOME to a directory that contains the weights in "
+            f"models/. Delete damaged files in {folder}."
         ) from error
 
 

@@ -40,12 +40,12 @@ def build_classifier(
         config: All fields except `batch_norm` are used.
         num_classes: Number of logits.
         seed: Seed of the random initial weights and of dropout.
-        fused: Whether to convert the backbone with `training_layer`, which keeps the order
-            of the weights. A saved model with the new layers can be loaded only with this
-            package.
+        fused: Whether to use the layers from `training_layer` in the backbone. The order of
+            the weights is unchanged. A saved model with these layers can be loaded only
+            with this package.
 
     Raises:
-        ConfigError: See `build_backbone`.
+        ConfigError: The backbone or its weights cannot be used; see `build_backbone`.
     """
     with seeded(seed):
         network = build_backbone(config.backbone, config.width_multiplier, config.weights)
@@ -81,11 +81,11 @@ def set_trainable(
     Args:
         classifier: A model from `build_classifier`. Compile it after this call.
         blocks: Number of trainable blocks; 0 for only the head, None for all layers.
-        batch_norm: Mode of the BatchNorm layers in trainable blocks; see `ModelConfig`.
-            "frozen_statistics" requires a `fused` classifier.
+        batch_norm: Mode of BatchNorm in trainable blocks; see `ModelConfig.batch_norm`.
 
     Raises:
         ConfigError: `blocks` is negative or exceeds the number of blocks of the backbone.
+        ValueError: "frozen_statistics" is used with a classifier that is not `fused`.
     """
     network = classifier.get_layer(BACKBONE_LAYER)
     if blocks == 0:
@@ -94,8 +94,8 @@ def set_trainable(
     block_of = {} if blocks is None else _block_of_layers(network)
     if blocks is not None and not 0 < blocks <= max(block_of.values()):
         raise ConfigError(
-            f"The number of trainable blocks must be in 0..{max(block_of.values())}, the "
-            f"number of blocks of this backbone. Received: {blocks}."
+            f"The number of trainable blocks must be in 0..{max(block_of.values())} for "
+            f"this backbone. Received: {blocks} blocks."
         )
     network.trainable = True
     for layer in network.layers:
@@ -117,7 +117,7 @@ def num_blocks(classifier: keras.Model) -> int:
 def block_of_variables(classifier: keras.Model) -> dict[str, int]:
     """Returns the block of each variable by the `path` of the variable.
 
-    The head is block 0. The last block of the backbone is 1, and the first is `num_blocks`.
+    The head is block 0. The last block of the backbone is 1, the preceding block 2.
     """
     network = classifier.get_layer(BACKBONE_LAYER)
     block_of_layers = _block_of_layers(network)
@@ -164,8 +164,8 @@ def _batch_norms(network: keras.Model) -> Iterator[keras.layers.BatchNormalizati
 def _encode(metadata: Any, seed: int) -> Any:
     """Returns features [batch, METADATA_UNITS] of the encoded clinical metadata.
 
-    In training, all features of an image are dropped with probability one half. Otherwise,
-    the model could rely on the metadata, which are easier to learn than the images.
+    In training, all these features of an image are dropped with probability one half, so
+    that the model does not rely on the metadata, which are easier to learn than the images.
 
     References:
         Neverova et al., ModDrop (2014), arXiv:1501.00102; Pacheco and Krohling, The impact

@@ -53,7 +53,7 @@ def zoom(uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def shift(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Returns matrices that shift along each axis, up to `shift` times the longer side."""
+    """Returns matrices that shift along both axes, by up to `shift` of the longer side."""
     limit = config.strength("shift")
     right, down = uniform(-limit, limit), uniform(-limit, limit)
     return _matrix(ops.ones_like(right), 0.0, 0.0, 1.0, right, down)
@@ -62,7 +62,7 @@ def shift(uniform: Uniform, config: AugmentConfig) -> Tensor:
 def shear(uniform: Uniform, config: AugmentConfig) -> Tensor:
     """Returns matrices that shear horizontally by up to `shear_degrees`, left or right.
 
-    A shear preserves the area. Combined with a rotation, it can have any direction.
+    A shear preserves the area. Combined with `rotate`, shears have any direction.
     """
     limit = math.radians(config.strength("shear_degrees"))
     slope = ops.tan(uniform(-limit, limit))
@@ -113,8 +113,8 @@ def transform(images: Tensor, matrices: Tensor) -> Tensor:
 def _neighbors(centered: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the indices of the two nearest pixels, and the weight of the second pixel.
 
-    `centered` contains positions along an axis of `size` pixels, relative to the center in
-    pixels. The indices are in 0..size-1; positions outside are reflected at the border.
+    `centered` contains positions along an axis of `size` pixels, in pixels relative to the
+    center. The indices are in 0..size-1; positions outside are reflected at the border.
     """
     length = ops.cast(size, "float32")
     position = ops.mod(centered + length / 2, 2 * length)

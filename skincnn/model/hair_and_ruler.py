@@ -18,7 +18,7 @@ from skincnn.model.random_ops import Tensor, Uniform, coordinates, per_image, re
 def erase(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
     """Fills a rectangle with the mean color of the image.
 
-    The rectangle covers a fraction in [0, erase] of the image.
+    The rectangle covers a random fraction in [0, erase] of the image.
     Zhong et al., Random Erasing Data Augmentation (2020), arXiv:1708.04896.
     """
     area = uniform(0.0, config.strength("erase"))
@@ -58,7 +58,7 @@ def hair(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def ruler(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Draws a ruler near the border, in each image with probability `ruler_share`.
+    """Draws a ruler near the border of each image with probability `ruler_share`.
 
     The ruler may cross a corner diagonally, like the scale of a dermatoscope. Every fifth
     mark is longer.
@@ -85,7 +85,7 @@ def _per_hair(values: Tensor) -> Tensor:
 
 
 def _stroke(distance: Tensor, half_width: Tensor, side: Tensor) -> Tensor:
-    """Returns the fraction of each pixel that a line covers, in 0..1.
+    """Returns the fraction of each pixel that is covered by a line, in 0..1.
 
     The `distance` of the pixel from the line and `half_width` are fractions of `side`, the
     shorter side of the image in pixels.
@@ -96,7 +96,7 @@ def _stroke(distance: Tensor, half_width: Tensor, side: Tensor) -> Tensor:
 
 
 def _draw(images: Tensor, opacity: Tensor, uniform: Uniform) -> Tensor:
-    """Blends images with a random dark brown; `opacity` is [batch, height, width], 0..1."""
+    """Blends images with a random dark brown; `opacity` 0..1 is [batch, height, width]."""
     red = uniform(10.0, 65.0)
     brown = ops.stack([red, red * uniform(0.7, 1.0), red * uniform(0.55, 0.9)], axis=-1)
     opacity = per_image(uniform(0.65, 1.0)) * opacity[..., None]

@@ -13,8 +13,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     On a CPU, the kernel is two to three times as fast as the separate operations of Keras.
     Weights, outputs and gradients equal those of `keras.layers.BatchNormalization` up to
-    rounding. That layer is used where the kernel does not apply, such as in inference, in
-    mixed precision and with other backends.
+    rounding. Where the kernel cannot be used, such as in inference, in mixed precision and
+    with other backends, this layer uses the operations of Keras.
     """
 
     frozen_statistics = False

@@ -17,7 +17,6 @@ def mixup(
 ) -> tuple[Tensor, Tensor]:
     """Returns `share * images + (1 - share) * partners`, and `share` unchanged.
 
-    `uniform` is not used.
     Zhang et al., mixup: Beyond Empirical Risk Minimization (2018), arXiv:1710.09412.
     """
     weight = per_image(share)
@@ -27,9 +26,9 @@ def mixup(
 def cutmix(
     images: Tensor, partners: Tensor, share: Tensor, uniform: Uniform
 ) -> tuple[Tensor, Tensor]:
-    """Returns images with a rectangle from their partners, and their shares [batch].
+    """Returns images with a rectangle from their partners, and the actual shares [batch].
 
-    A share is the fraction of the image outside the rectangle. Yun et al., CutMix (2019),
+    The share is the fraction of an image outside the rectangle. Yun et al., CutMix (2019),
     arXiv:1905.04899; unlike in the paper, the whole rectangle is inside the image.
     """
     inside, area = rectangle(images, uniform, 1 - share)
@@ -44,10 +43,11 @@ target shares [batch] and a `Uniform` to mixed images and their actual shares [b
 
 @keras.saving.register_keras_serializable("skincnn")
 class Mixing(RandomLayer):
-    """Mixes each training image with a random partner, unless `mix` is none or a is 0.
+    """In training, mixes each image with a random partner of the batch.
 
     The partners are a permutation of the batch. The target share of each image is
     max(x, 1 - x) with x from Beta(a, a), where a is `mix_alpha` scaled by the magnitude.
+    If `mix` is none or a is 0, images are not mixed.
     """
 
     stream = 1

@@ -24,7 +24,7 @@ def small_cnn(size: int | None, width: float, weights: str | None) -> keras.Mode
     width of the images in pixels, or None for any. `weights` is ignored.
 
     References:
-        Simonyan and Zisserman, Very deep convolutional networks (2015), arXiv:1409.1556;
+        Simonyan and Zisserman, Very deep convolutional networks (2014), arXiv:1409.1556;
         Ioffe and Szegedy, Batch normalization (2015), arXiv:1502.03167.
     """
     inputs = features = keras.Input((size, size, 3))
@@ -73,7 +73,7 @@ def clone(
 def set_imagenet_normalization(network: keras.Model) -> keras.Model:
     """Sets the normalization of an EfficientNet to that of ImageNet; returns the network.
 
-    If no weights are loaded, Keras leaves this layer at mean 0 and variance 1.
+    Without ImageNet weights, Keras normalizes with mean 0 and variance 1.
     """
     # The ImageNet weights contain the standard deviation in place of the variance. Keras
     # compensates for this with a layer that divides by the square root of the standard

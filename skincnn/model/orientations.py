@@ -15,7 +15,7 @@ augmentation. "": the original orientation only. "d4": counterclockwise rotation
 def orient(images: Any, number: int) -> Any:
     """Returns images in one of the eight orientations.
 
-    The orientations 0..1, 0..3 and 0..7 are each closed under composition.
+    The sets of orientations 0..1, 0..3 and 0..7 are each closed under composition.
 
     Args:
         images: A tensor or NumPy array [batch, height, width, channels].
