@@ -73,7 +73,7 @@ def test_an_unavailable_port_is_rejected(run: Run) -> None:
     assert f"--port {taken} is not available: Address already in use" in done.stderr
     done = run_here("serve.py", run[0], "--port", 70000)
     assert done.returncode == 2
-    assert "--port must be 0..65535. Received: 70000." in done.stderr
+    assert "--port must be in 0..65535. Received: 70000." in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_help_explains_every_column() -> None:
         (("x.jpg", "--grad-cam", "{empty}/file"), "--grad-cam must be a directory"),
         (
             ("a/x.jpg", "y.jpg", "b/x.png", "--isic-csv", "{empty}/a.csv"),
-            "Received several files for x. Give",
+            "Received several files for x. List",
         ),
         (
             ("x.jpg", "--output", "{empty}/a.csv", "--isic-csv", "{empty}/b/../a.csv"),

@@ -209,7 +209,7 @@ def test_50_a_converted_model_of_another_preprocessing_is_rejected(
         "preprocessing": (preprocessing.model_copy(update={"version": 0}),),
     }
     write_export_info(info_path(path), info.model_copy(update=updates))
-    message = "for version 0 of the preprocessing. Expected 1. Export the run again"
+    message = "for version 0 of the preprocessing. Expected version 1. Export the run again"
     with pytest.raises(ConfigError, match=message):
         load_predictor(path)
 

@@ -67,15 +67,15 @@ def prediction_of(
     [
         (0.5, 0.1, ["up to 50.0 %. This is at or above 30.0 %", "was not flagged"]),
         (0.3, 0.1, ["up to 30.0 %. This is at or above 30.0 %", "was not flagged"]),
-        (0.2, 0.1, ["up to 20.0 %. This is below 30.0 %", "is 0.1, the limit is 0.6."]),
+        (0.2, 0.1, ["up to 20.0 %. This is below 30.0 %", "is 0.1; the limit is 0.6."]),
         (0.2999, 0.1, ["29.99 %. This is below 30.00 %", "was not flagged"]),
         (0.299998, 0.1, ["29.9998 %. This is below 30.0000 %", "was not flagged"]),
         (0.30002, 0.9, ["is 0.9; 95 %", "30.002 %. This is at or above 30.000 %"]),
         (0.2, 0.9, [f"is 0.9; {LIMIT}", "is below"]),
         (0.5, 0.9, [f"is 0.9; {LIMIT}", "at or above"]),
         (0.2, 0.60004, [f"is 0.60004; {LIMIT}", "is below"]),
-        (0.2, 0.59996, ["is below", "distance) is 0.59996, the limit is 0.6."]),
-        (0.2, 0.6, ["is below", "distance) is 0.6, the limit is 0.6."]),
+        (0.2, 0.59996, ["is below", "distance) is 0.59996; the limit is 0.6."]),
+        (0.2, 0.6, ["is below", "distance) is 0.6; the limit is 0.6."]),
     ],
 )
 def test_the_reasons_match_the_decision(
@@ -193,7 +193,7 @@ def test_an_unreadable_file_gets_no_prediction(model: PageModel) -> None:
     page = render_prediction(model, b"this is text", "text.jpg", {})
     text = text_of(page)
     assert "This file is not a readable image" in text
-    assert "Unreadable: expected a complete JPEG, PNG" in text
+    assert "Unreadable: expected a complete image file (JPEG, PNG" in text
     assert "at most 30,000,000 bytes and 50,000,000 pixels" in text
     assert "<img" not in page
     assert "%" not in text

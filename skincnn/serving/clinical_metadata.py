@@ -13,11 +13,11 @@ METADATA_SIGNATURE = (
     tf.TensorSpec((None,), tf.string, name="sex"),
     tf.TensorSpec((None,), tf.string, name="localization"),
 )
-"""Inputs of an export with clinical metadata, one for each of `CLINICAL_COLUMNS`."""
+"""Clinical metadata inputs of a SavedModel, one for each of `CLINICAL_COLUMNS`."""
 
 
 def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> tf.Tensor:
-    """Encodes clinical metadata like `encode_clinical_metadata`, but with TensorFlow.
+    """Encodes clinical metadata as `skincnn.clinical_metadata` does, but with TensorFlow.
 
     Args:
         age: Age in years, float32 [batch]; NaN if unknown.
@@ -28,8 +28,8 @@ def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> 
         The `CLINICAL_FEATURES`, float32 [batch, len(CLINICAL_FEATURES)].
 
     Raises:
-        tf.errors.InvalidArgumentError: An age is negative or infinite, or a sex or
-            localization is not one of these words, in any image of the batch.
+        tf.errors.InvalidArgumentError: An age in the batch is negative or infinite, or a
+            sex or localization is not one of these words.
     """
     is_unknown = tf.math.is_nan(age)
     age = tf.where(is_unknown, 0.0, age)
@@ -58,7 +58,7 @@ def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> 
 
 
 def _look_up(name: str, words: tf.Tensor, indices: Mapping[str, int]) -> tf.Tensor:
-    """Returns the index of each of the `words`, int32 [batch].
+    """Returns the index in `indices` for each of the `words`, int32 [batch].
 
     `UNKNOWN` and "" have the index that follows the largest of `indices`.
     """

@@ -47,13 +47,13 @@ def export(
 ) -> Iterator[tuple[str, Path]]:
     """Exports a run or ensemble to each of the formats.
 
-    A SavedModel is written by `export_saved_model`. Other formats are written to
-    export/skincnn<suffix> and their metadata to export/skincnn<suffix>.json.
+    A SavedModel is written by `export_saved_model`. In `spec.workdir`, other formats are
+    written to export/skincnn<suffix>, and their metadata to export/skincnn<suffix>.json.
 
     Args:
         spec: The model to export. Formats other than "saved_model" support only a single
             run without test-time augmentation.
-        formats: "saved_model" or keys of `RUNTIMES`; "saved_model" is written first.
+        formats: Any of "saved_model" and the keys of `RUNTIMES`; "saved_model" comes first.
         data_dir: Directory of the built TFDS datasets; None for the default of TFDS.
 
     Yields:
@@ -96,7 +96,7 @@ def _convert(
     inputs: Inputs,
     table: pd.DataFrame,
 ) -> Path:
-    """Exports a network to one format, checks the parity, and returns the path."""
+    """Exports a network to one format, checks the export, and returns its path."""
     path = spec.folder.with_name(f"{MODEL_NAME}{runtime.suffix}")
     calibration = {name: array[:NUM_CALIBRATION_IMAGES] for name, array in inputs.items()}
     with replacing(path) as temporary:

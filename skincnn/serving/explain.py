@@ -30,8 +30,8 @@ class Explainer:
         """Loads the classifier from a run directory or its model.keras.
 
         Raises:
-            ConfigError: The path is neither that of a finished run nor of its model.keras,
-                or the architecture does not support Grad-CAM.
+            ConfigError: The path is neither a finished run nor its model.keras, or the
+                architecture does not support Grad-CAM.
             DataError: The model file has changed or cannot be loaded.
         """
         workdir = path.parent if path.name == MODEL_FILE else path
@@ -78,10 +78,10 @@ class Explainer:
 def write_explanations(
     folder: Path, table: pd.DataFrame, images: Sequence[Image.Image | None], first: int
 ) -> None:
-    """Writes <number>_<image_id>_<class>.png for each image that is not None.
+    """Writes each image that is not None to `folder`/<number>_<image_id>_<class>.png.
 
     `images` is the result of `Explainer.explain` for the rows of `table`, which come from
-    `predictor.predict_files`. The rows are numbered from `first`.
+    `serving.predictor.predict_files`. The rows are numbered from `first`.
     """
     for number, (row, image) in enumerate(
         zip(table.itertuples(), images, strict=True), first

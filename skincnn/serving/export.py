@@ -131,7 +131,7 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Converts errors of file access in the block to a `ConfigError` that names `path`."""
+    """Converts file errors in the `with` block to a `ConfigError` that names `path`."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
@@ -143,11 +143,11 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 
 
 def read_rule(spec: ExportSpec) -> DecisionRule:
-    """Returns the referral rule of an evaluated run.
+    """Returns the referral rule of an evaluated run or ensemble.
 
     Raises:
-        ConfigError: `spec.tta` is unknown, the run was not evaluated with all its views, or
-            `spec.operating_point` is not an operating point of the evaluation.
+        ConfigError: `spec.tta` is unknown, `spec.workdir` was not evaluated with all views
+            of `spec.tta`, or its evaluation does not include `spec.operating_point`.
     """
     views = look_up(ORIENTATIONS, spec.tta, "--tta")
     flags = f" --tta {spec.tta}" if spec.tta else ""
@@ -158,7 +158,7 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
     if spec.tta and result.cost.num_views != len(views):
         raise ConfigError(
             f"{path}: the run was evaluated with {result.cost.num_views} views per "
-            f"image. Expected {len(views)} for an export with --tta {spec.tta}. {fix}"
+            f"image. Expected {len(views)} views for --tta {spec.tta}. {fix}"
         )
     thresholds = result.thresholds.get(TARGET, {})
     if thresholds and spec.operating_point not in thresholds:
@@ -194,7 +194,7 @@ def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
 def read_parity_images(
     spec: ExportSpec, network: RunNetwork, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
-    """Returns the images for the parity check, and their rows of the predictions table."""
+    """Returns image files for the parity check, and their rows in the predictions table."""
     builder = datasets.open_dataset(network.config.data.dataset, data_dir)
     table = read_predictions(spec.predictions)
     table = table.iloc[parity.choose_images(table["label"])].reset_index(drop=True)
@@ -214,7 +214,7 @@ def find_saved_model(workdir: Path) -> Path | None:
 
 
 def list_versions(folder: Path) -> list[Path]:
-    """Returns the subdirectories named by version numbers, in ascending order."""
+    """Returns the subdirectories whose names are version numbers, in ascending order."""
     versions = (path for path in folder.glob("*") if path.name.isdecimal())
     return sorted(versions, key=lambda path: int(path.name))
 

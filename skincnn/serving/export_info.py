@@ -1,4 +1,4 @@
-"""Metadata of an export, with a SHA-256 that detects changes."""
+"""The metadata file of an export, with a SHA-256 that detects changes."""
 
 from __future__ import annotations
 
@@ -137,14 +137,14 @@ def describe_export(
 
 
 def info_path(path: Path) -> Path:
-    """Returns the path of the metadata that belong to a SavedModel or a model file."""
+    """Returns the path of the metadata file of a SavedModel, LiteRT or ONNX export."""
     if path.is_dir():
         return path / "assets.extra" / "metadata.json"
     return path.with_name(f"{path.name}.json")
 
 
 def write_export_info(path: Path, info: ExportInfo) -> None:
-    """Writes the metadata of an export, with the SHA-256 of all other fields."""
+    """Writes the metadata of an export and their SHA-256 to a JSON file."""
     content = to_json(info)
     write_json(path, {**content, CHECKSUM: _checksum(content)})
 

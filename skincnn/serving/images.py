@@ -21,8 +21,8 @@ MAX_BYTES = 30_000_000
 """Maximum size of an image file in bytes. Larger files are not decoded."""
 OK = "ok"
 UNREADABLE = (
-    f"unreadable: expected a complete {', '.join(FORMATS)} file of at most {MAX_BYTES} "
-    f"bytes and {MAX_PIXELS} pixels"
+    f"unreadable: expected a complete image file ({', '.join(FORMATS)}) of at most "
+    f"{MAX_BYTES} bytes and {MAX_PIXELS} pixels"
 )
 HEADER_BYTES = 32
 """Number of leading bytes that contain the image size in all formats except JPEG."""
@@ -94,8 +94,8 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
 def num_pixels(content: tf.Tensor) -> tf.Tensor:
     """Returns the number of pixels according to the header of a file, int64.
 
-    The result is the largest int64 if the format is unknown, and arbitrary if the header is
-    truncated. A truncated JPEG header raises `tf.errors.InvalidArgumentError`.
+    The result is the largest int64 for an unknown format. A truncated header raises
+    `tf.errors.InvalidArgumentError` for JPEG, and the result is arbitrary otherwise.
     """
     header = _read_bytes(content, 0, HEADER_BYTES)
 

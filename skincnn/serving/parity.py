@@ -18,7 +18,7 @@ from skincnn.metrics.sample import Floats, Labels, Sample
 from skincnn.reporting.parity_result import ClassParity, ParityResult
 
 NUM_IMAGES = 256
-"""Maximum number of images, evenly spaced in the test split, for checking exports."""
+"""Maximum number of evenly spaced test images on which an export is checked."""
 MIN_PER_CLASS, MAX_PER_CLASS = 20, 100
 """For each class with fewer than `MIN_PER_CLASS` of these images, up to `MAX_PER_CLASS`
 images of the class are added."""
@@ -41,7 +41,7 @@ class Output(NamedTuple):
 
 
 def choose_images(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Returns the indices of the images of a split on which exports are checked.
+    """Returns the indices of the images in a split that are used to check exports.
 
     The first `NUM_IMAGES` are evenly spaced in the split. Additional images of rare classes
     follow, so that the check detects an export that never predicts a rare class. `labels`
@@ -59,7 +59,7 @@ def choose_images(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
 def decide(
     probabilities: npt.NDArray[Any], distances: npt.NDArray[Any], rule: DecisionRule
 ) -> Output:
-    """Returns predictions with the decisions of a rule, computed in float32 as in exports.
+    """Returns an `Output` with the decisions of `rule`, computed in float32 as in exports.
 
     See `Output` for `probabilities` and `distances`.
     """
@@ -132,13 +132,12 @@ def require_parity(
 ) -> None:
     """Checks that an export reproduces the predictions of the Keras model.
 
-    `tolerance` is the maximum difference in probability, and `distance_tolerance` the
-    maximum difference in Mahalanobis distance, as a fraction of the OOD threshold. None
-    means no limit.
+    `tolerance` limits differences in probability. `distance_tolerance` limits differences
+    in Mahalanobis distance, as a fraction of the OOD threshold. None means no limit.
 
     Raises:
-        DataError: A difference exceeds its maximum, or the export never predicts (or never
-            correctly predicts) a class, unlike the model.
+        DataError: A difference exceeds its maximum, or there is a class that the model
+            predicts (or correctly predicts) and the export never does.
     """
     missing = sorted(
         name
@@ -152,9 +151,10 @@ def require_parity(
             f"correctly predicts, {', '.join(missing)}. The export was rejected. Use a "
             "different format."
         )
+    distance = result.largest_distance_difference or 0.0
     for quantity, difference, limit in (
         ("probability", result.largest_difference, tolerance),
-        ("OOD distance", result.largest_distance_difference or 0.0, distance_tolerance),
+        ("OOD distance (as a fraction of the threshold)", distance, distance_tolerance),
     ):
         # This condition also rejects NaN.
         if not difference <= (math.inf if limit is None else limit):

@@ -84,7 +84,7 @@ def describe_rule(rule: DecisionRule) -> str:
 
 
 def _malignant_weights(class_names: Sequence[str]) -> tf.Tensor:
-    """Returns 1 for each malignant class, 0 for benign, NaN if unknown, [num_classes]."""
+    """Returns 1 for malignant, 0 for benign, NaN for unknown classes, [num_classes]."""
     malignant = [lesion.malignant for lesion in describe(class_names).values()]
     return tf.constant(
         [math.nan if value is None else float(value) for value in malignant], tf.float32

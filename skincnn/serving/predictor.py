@@ -44,7 +44,7 @@ COLUMNS = (
     "out_of_distribution",
     "ood_distance",
 )
-"""Columns of `predict_files` that follow the probabilities."""
+"""Columns that follow the probabilities in the table from `predict_files`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Predictor:
     Attributes:
         format: "saved_model", "keras" or a key of `RUNTIMES`.
         rule: Class names, temperature and the referral rule.
-        data: Preprocessing of the images; of the first network for an ensemble.
+        data: Preprocessing of the images; for an ensemble, that of the first network.
         synthetic: Whether the model was trained on synthetic images.
         clinical_metadata: Whether the model requires clinical metadata.
         predict: Thread-safe prediction function.
@@ -72,12 +72,12 @@ def load_predictor(path: Path) -> Predictor:
     """Loads the model at a path. The format is detected from the content.
 
     Args:
-        path: A SavedModel or a directory that contains its versions, a run directory (its
-            SavedModel, if any, is loaded) or its model.keras, or a LiteRT or ONNX export.
+        path: A SavedModel, a directory of SavedModel versions, a run directory (whose
+            SavedModel, if any, is loaded), its model.keras, or a LiteRT or ONNX file.
 
     Raises:
         ConfigError: The path contains no model, the run was not evaluated, the metadata of
-            an export are not valid, or required packages are not installed.
+            an export are missing or invalid, or required packages are not installed.
         DataError: A file is missing or has changed since it was written, or the export in a
             run directory does not match the model or the results of the run.
     """
@@ -122,9 +122,9 @@ def predict_files(
 ) -> pd.DataFrame:
     """Returns a table of predictions with one row per file; see `columns`.
 
-    `paths` are names, which are not opened. `contents` contains the content of each file,
-    or the reason why it could not be read. `clinical_metadata` contains the
-    `CLINICAL_COLUMNS`, one row per file.
+    The files at `paths` are not opened. `contents` is the content of each file, or the
+    reason why it could not be read. `clinical_metadata` contains the `CLINICAL_COLUMNS`,
+    one row per file.
     """
     files = [content if isinstance(content, bytes) else b"" for content in contents]
     predictions = predictor.predict(files, clinical_metadata)
@@ -143,13 +143,13 @@ def predict_files(
 
 
 def columns(class_names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the columns of `predict_files` for a model with these classes."""
+    """Returns the column names of the table from `predict_files` for these classes."""
     probabilities = (f"{PROBABILITY_PREFIX}{name}" for name in class_names)
     return ("file", "image_id", "status", *probabilities, *COLUMNS)
 
 
 def _find_saved_model(path: Path) -> Path | None:
-    """Returns the path if it is a SavedModel, else its latest SavedModel, or None."""
+    """Returns `path` if it is a SavedModel, else the latest SavedModel in it, or None."""
     for folder in (path, path / "export" / MODEL_NAME):
         if (folder / "saved_model.pb").is_file():
             return folder
@@ -166,7 +166,7 @@ def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
     rule = read_rule(spec)
     model = workdir / MODEL_FILE
     if model.is_file():
-        what, alternative = "model", f"a version in {saved_model.parent}, or {MODEL_FILE}"
+        what, alternative = "model", f"a version in {saved_model.parent}, or {model},"
         is_same = info.models_sha256 == (sha256(model),)
     else:  # An ensemble is identified by its predictions table.
         what, alternative = "predictions table", f"a version in {saved_model.parent}"
@@ -176,7 +176,7 @@ def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
         raise DataError(
             f"{saved_model} was exported from a different "
             f"{'evaluation' if is_same else what} than {workdir} contains now. "
-            f"{EXPORT_AGAIN} Or give {alternative} as MODEL."
+            f"{EXPORT_AGAIN} Or use {alternative} as MODEL."
         )
 
 
@@ -220,7 +220,7 @@ def _load_export(path: Path) -> Predictor:
         if version != PREPROCESSING_VERSION:
             raise ConfigError(
                 f"{path} was exported for version {version} of the preprocessing. Expected "
-                f"{PREPROCESSING_VERSION}. {EXPORT_AGAIN}"
+                f"version {PREPROCESSING_VERSION}. {EXPORT_AGAIN}"
             )
         infer = find_runtime(info.format).open(path)
         predict = _predict_with(infer, data, rule, clinical_metadata=with_metadata)

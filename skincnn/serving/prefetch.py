@@ -26,7 +26,7 @@ class Batch:
     Attributes:
         contents: Content of each file, or the reason why it could not be read.
         clinical_metadata: Table of the `CLINICAL_COLUMNS`, one row per file.
-        table: The result of `predictor.predict_files`.
+        table: The result of `predict_files`.
     """
 
     contents: list[bytes | str]
@@ -43,7 +43,7 @@ def predict_batches(
     """Yields the batches in order, and predicts later batches in the background.
 
     Up to `NUM_IN_FLIGHT` later batches are read or predicted at a time. `clinical_metadata`
-    is the result of `tables.read_clinical_metadata`.
+    is the result of `serving.tables.read_clinical_metadata`.
     """
 
     def predict(start: int) -> Batch:
@@ -66,7 +66,7 @@ def predict_batches(
 def read_file(path: Path) -> bytes | str:
     """Returns the content of a file, or the reason why it cannot be read.
 
-    For a file larger than `MAX_BYTES`, returns b"", which is never readable as an image.
+    For a file larger than `MAX_BYTES`, returns b"", which is not a readable image.
     """
     try:
         status = path.stat()

@@ -40,8 +40,8 @@ class Runtime:
         write: Writes the model from `with_fixed_size` to a file. The inputs calibrate
             quantized formats.
         open: Loads a file and returns the inference function.
-        tolerance: Maximum difference in probability from the Keras model; None for no
-            limit, in formats with fewer than 32 bits.
+        tolerance: Maximum difference in probability from the Keras model; None (no limit)
+            for formats with fewer than 32 bits.
         packages: Required packages, which the extra `export` installs.
     """
 
@@ -53,7 +53,7 @@ class Runtime:
 
 
 def with_fixed_size(model: keras.Model, size: int) -> keras.Model:
-    """Returns the model for images of a fixed `size` in pixels, as the runtimes require."""
+    """Returns the model with a fixed image `size` in pixels, as the runtimes require."""
     inputs = {"images": keras.Input((size, size, 3), name="images")}
     call_inputs: Any = inputs["images"]
     if isinstance(model.input, dict):

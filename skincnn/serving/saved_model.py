@@ -30,7 +30,7 @@ from skincnn.serving.postprocessing import postprocess
 Predictions = dict[str, npt.NDArray[Any]]
 """The outputs of `postprocess` as NumPy arrays."""
 Predict = Callable[[Sequence[bytes], pd.DataFrame], Predictions]
-"""Maps file contents and a `CLINICAL_COLUMNS` table, a row per file, to predictions."""
+"""Maps file contents and their `CLINICAL_COLUMNS`, one row per file, to predictions."""
 BYTES_SIGNATURE = "serving_default"
 IMAGES_SIGNATURE = "images"
 WARMUP_FILE = "tf_serving_warmup_requests"
@@ -106,7 +106,7 @@ def open_saved_model(
 
 
 def decode_strings(values: npt.NDArray[Any]) -> list[str]:
-    """Decodes a string output of a model, an array of bytes."""
+    """Decodes the string output of a model, given as an array of `bytes` objects."""
     return [value.decode() for value in values.tolist()]
 
 
@@ -117,7 +117,7 @@ def write_warmup(saved_model: Path, name: str, *, clinical_metadata: bool) -> No
     distributed. `name` is the name of the model on the server.
 
     References:
-        TensorFlow Serving, SavedModel Warmup; the messages are `prediction_log.proto`.
+        TensorFlow Serving, SavedModel Warmup; prediction_log.proto defines the messages.
     """
     gray = tf.fill((64, 64, 3), tf.constant(128, tf.uint8))
     content = tf.io.encode_jpeg(gray).numpy()

@@ -49,7 +49,7 @@ def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
 def select_clinical_metadata(
     paths: Sequence[Path], table: pd.DataFrame | None
 ) -> pd.DataFrame:
-    """Returns the `CLINICAL_COLUMNS`, one row per file.
+    """Returns the `CLINICAL_COLUMNS` of the files in `paths`, one row per file.
 
     Missing ages are NaN; other missing values are `UNKNOWN`. `table` is the result of
     `read_clinical_metadata`. The image_id of a file is its name without the extension.
@@ -107,9 +107,9 @@ def require_unique(image_ids: Iterable[str]) -> None:
     if duplicates:
         more = f" and {len(duplicates) - 5} more" if len(duplicates) > 5 else ""
         raise ConfigError(
-            "--isic-csv contains one row per image, identified by the file name without "
+            "--isic-csv requires one row per image, identified by the file name without "
             f"extension. Received several files for {', '.join(duplicates[:5])}{more}. "
-            "Give each image once, and rename different images that have the same name."
+            "List each image once, and rename different images that have the same name."
         )
 
 
@@ -117,7 +117,7 @@ def isic_submission(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd
     """Returns a submission to the ISIC challenge that has the classes `class_names`.
 
     In 2019, the last column `UNK` is 1 for out-of-distribution images and 0 for all others.
-    `predictions` contains the rows of `predictor.predict_files` for readable files.
+    `predictions` contains readable files only; see `serving.predictor.predict_files`.
 
     Raises:
         ConfigError: No challenge has these classes.

@@ -43,8 +43,8 @@ class FileRef(NamedTuple):
         name: Name of the image or the archive.
         size: Size of the file in bytes; 0 if unknown.
         problem: The reason why the file cannot be read; "" if none is known.
-        members: Index and name of each image in a ZIP archive, where names can occur twice;
-            empty for a reference to a whole file.
+        members: Index and name of each referenced image in a ZIP archive, where a name can
+            occur twice; empty for a reference to a whole file.
     """
 
     name: str
@@ -74,7 +74,7 @@ def match(pattern: str) -> list[FileRef]:
 
 
 def look_up(name: str) -> FileRef:
-    """Returns a reference to a file by its literal name, with a `problem` if missing."""
+    """Returns a reference to a file by literal name, with a `problem` if no file exists."""
     try:
         return _file_ref(FileSystems.get_filesystem(name).metadata(name))
     except (OSError, ValueError) as error:
@@ -108,7 +108,7 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
 
 
 def list_members(ref: FileRef) -> Iterator[FileRef]:
-    """Splits a reference to an archive into references to its images; yields others as is.
+    """Yields references to the images in an archive; yields any other reference as is.
 
     Each reference contains at most `MEMBERS_PER_REF` images.
     """
@@ -155,8 +155,8 @@ def require_images(patterns: Sequence[str], names: str | None) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"The images cannot be listed: {error}") from error
     raise ConfigError(
-        f"Expected image files, directories with {', '.join(IMAGE_SUFFIXES)} files, "
-        f"patterns or --names. Received: {' '.join(patterns) or names or 'nothing'}."
+        f"Expected image files, patterns, directories with {', '.join(IMAGE_SUFFIXES)} "
+        f"files, or --names FILE. Received: {' '.join(patterns) or names or 'nothing'}."
     )
 
 
@@ -183,7 +183,7 @@ def require_empty(output: str, prefixes: Sequence[str]) -> None:
     if paths:
         raise ConfigError(
             f"--output must be a directory without predictions. Received: {output}, which "
-            f"contains {paths[0]}. Give another directory, or remove these files."
+            f"contains {paths[0]}. Use another --output, or remove these files."
         )
 
 
@@ -192,7 +192,7 @@ def _read(
 ) -> ImageFile | UnreadableFile:
     """Reads a file; returns an `UnreadableFile` if this fails or the file is too large."""
     if size > MAX_BYTES:
-        expected = f"expected at most {MAX_BYTES} bytes. Received: {size}"
+        expected = f"expected at most {MAX_BYTES} bytes. Received: {size} bytes"
         return UnreadableFile(name, f"unreadable: {expected}")
     try:
         with open_file() as file:

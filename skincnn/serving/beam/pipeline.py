@@ -129,7 +129,7 @@ def run(
         patterns: See `io.list_files`.
         names: Text file with the name of an image or an archive on each line, or None.
         output: Directory to write to, on any file system that Beam supports.
-        columns: Column names in the headers of CSV files of predictions.
+        columns: Column names for the headers of CSV files of predictions.
         flags: Flags of Beam. Without --runner, the pipeline runs on this machine.
 
     Returns:
@@ -219,7 +219,7 @@ def write(
 
 
 def _create_pipeline(flags: Sequence[str]) -> tuple[beam.Pipeline, bool]:
-    """Returns an empty pipeline, and whether it runs on this machine by default."""
+    """Returns an empty pipeline, and whether it runs here because --runner is missing."""
     options = PipelineOptions(list(flags))
     if options.view_as(StandardOptions).runner is None:
         # Workers log to the standard error of this process, so they log only errors.

@@ -53,18 +53,18 @@ def listen(port: int) -> socket.socket:
         ConfigError: The port is invalid or not available.
     """
     if not 0 <= port < 65536:
-        raise ConfigError(f"--port must be 0..65535. Received: {port}.")
+        raise ConfigError(f"--port must be in 0..65535. Received: {port}.")
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
         raise ConfigError(
-            f"--port {port} is not available: {error.strerror}. Give another port, or 0 "
-            "for any free port."
+            f"--port {port} is not available: {error.strerror}. Use another --port, "
+            "or --port 0 for any free port."
         ) from error
 
 
 def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
-    """Serves the page of a model until a signal; see `StopRequest.exit` for the exceptions.
+    """Serves the page until a signal stops it, then raises as `StopRequest.exit` does.
 
     Args:
         model: The model that predicts uploaded images.
@@ -173,7 +173,7 @@ def build_page(model: PageModel, path: Path, folder: Path) -> Any:
 def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, str]]:
     """Returns the function that the page calls with an upload and the metadata fields.
 
-    The function returns None, which clears the upload field, and a prediction as HTML.
+    The function returns None, which clears the upload field, and the result as HTML.
     """
 
     def handle(upload: uploads.Upload, *fields: str | None) -> tuple[None, str]:
@@ -191,7 +191,7 @@ def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, st
 
 
 def parse_clinical_metadata(fields: Sequence[str | None]) -> dict[str, str | int | None]:
-    """Returns the values of the metadata fields by clinical column, without an empty age.
+    """Maps clinical columns to the values of the metadata fields; omits an empty age.
 
     Args:
         fields: Age, sex and site; empty for a model without clinical metadata.

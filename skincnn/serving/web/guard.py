@@ -27,7 +27,7 @@ PREDICT_PATH = "/gradio_api/queue/join"
 DEEP_LINK_PATH = "/gradio_api/deep_link"
 """Endpoint of Gradio that would permanently store the values of the form fields."""
 MAX_REQUEST_BYTES = 2**16
-"""Maximum size of a prediction request: the path of an upload and clinical metadata."""
+"""Maximum size in bytes of a prediction request, which does not contain the image."""
 
 
 def guard(app: Application) -> Application:

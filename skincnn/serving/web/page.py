@@ -64,7 +64,7 @@ def render_prediction(
 ) -> str:
     """Returns the prediction for a file as HTML without external resources.
 
-    `clinical_metadata` maps `CLINICAL_COLUMNS` to values; a missing value or None is
+    `clinical_metadata` maps `CLINICAL_COLUMNS` to values. A missing key or None means
     unknown.
     """
     age = clinical_metadata.get("age")
@@ -105,7 +105,7 @@ def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:
     if not prediction["out_of_distribution"]:
         return [
             malignant,
-            f"The image was not {measured}, the limit is {threshold}. This check does not "
+            f"The image was not {measured}; the limit is {threshold}. This check does not "
             "recognize every unsuitable image.",
         ]
     return [
@@ -183,7 +183,7 @@ def _explain_malignant(prediction: Prediction, rule: DecisionRule) -> str:
 def _draw_images(
     model: PageModel, content: bytes, class_name: str, clinical_metadata: pd.DataFrame
 ) -> dict[str, str]:
-    """Returns the variables `image` and `overlay` of prediction.html.j2."""
+    """Returns `image` and `overlay`, two variables of prediction.html.j2, as data URIs."""
     if model.explainer is None:
         images, _ = read_images(tf.constant([content]), model.predictor.data)
         image = data_uri(encode_png(Image.fromarray(images[0].numpy())))
