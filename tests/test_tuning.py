@@ -258,7 +258,7 @@ def test_hyperband_rejects_a_space_that_changes_the_epochs(
 
     config = with_epochs(TINY, 3)
     monkeypatch.setitem(SPACES, "learning", lengths)
-    with pytest.raises(ConfigError, match=r"hyperband.*Expected 3. Received: 2\."):
+    with pytest.raises(ConfigError, match=r"hyperband.*Expected 3 epochs. Received: 2\."):
         run(tmp_path, config=config, tuner="hyperband", max_trials=0)
     assert not fake_runs.configs
     assert len(run(tmp_path, config=config, max_trials=2).leaderboard) == 2
@@ -445,7 +445,7 @@ def test_a_too_large_batch_is_found_before_training(
     fake_runs: FakeRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tuning.spaces.BATCH_SIZES", (16, 512))
-    with pytest.raises(DataError, match=r"do not fill a batch of --data.batch-size 512"):
+    with pytest.raises(DataError, match=r"do not fill a batch of 512 images"):
         run(tmp_path)
     assert not fake_runs.configs
     assert not list(tmp_path.iterdir())

@@ -35,7 +35,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if self.max_trials < 0 or self.max_minutes < 0 or self.executions < 1:
             raise ConfigError(
-                "--max-trials and --max-minutes must be at least 0, and --executions must "
-                f"be at least 1. Received: {self.max_trials}, {self.max_minutes} and "
-                f"{self.executions}."
+                "--max-trials and --max-minutes must be at least 0, and --executions at "
+                f"least 1. Received: --max-trials {self.max_trials}, --max-minutes "
+                f"{self.max_minutes} and --executions {self.executions}."
             )

@@ -38,11 +38,12 @@ class SearchData:
     Args:
         config: The dataset and the splits.
         data_dir: The root directory of built datasets; None for the default of TFDS.
-        cache: Where to keep decoded images; see `cache.cached_images`.
+        cache: Where to keep decoded images; see `skincnn.data.cache.cached_images`.
 
     Raises:
-        ConfigError: The dataset is unknown.
-        DataError: The dataset is not built, or the splits do not pass the leakage audit.
+        ConfigError: The dataset does not exist, or a synthetic dataset cannot be written.
+        DataError: The dataset is not synthetic and has not been built, or the splits do not
+            pass the leakage audit.
     """
 
     def __init__(self, config: DataConfig, data_dir: Path | None, cache: Cache = "auto"):

@@ -84,7 +84,7 @@ def _apply(
     hyperparameters: kt.HyperParameters,
     values: dict[str, Any],
 ) -> Config:
-    """Applies a space to `values`, else to defaults, and merges its hyperparameters."""
+    """Applies a space to `values` and defaults, and merges new hyperparameters."""
     given = kt.HyperParameters()
     for parameter in hyperparameters.space:
         given.merge([parameter])
@@ -105,8 +105,7 @@ def _require_set(config: Config, used: kt.HyperParameters) -> None:
         value = used.values[name]
         if rounded(actual[name]) != rounded(value):
             raise ConfigError(
-                f"The space uses the hyperparameter `{name}` but does not set the field "
-                f"`{name}` to its value. Expected {value!r}. Received: {actual[name]!r}. "
-                "Set the field to exactly the value of the hyperparameter, which the "
-                "leaderboard shows."
+                f"The space does not set the field `{name}` to the value of the "
+                f"hyperparameter `{name}`, which the leaderboard shows. Expected "
+                f"{value!r}. Received: {actual[name]!r}."
             )

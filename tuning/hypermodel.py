@@ -89,8 +89,8 @@ class TrainingModel:
         """Checks that a configuration can be trained and compared with other trials.
 
         Raises:
-            ConfigError: See `setup.check`; or the space changes the objective, the seed or
-                the images of the preset.
+            ConfigError: The space changes the objective, the seed or the images of the
+                preset; see also `skincnn.training.setup.check`.
             DataError: The training images do not fill a batch.
         """
         check(config)
@@ -98,13 +98,13 @@ class TrainingModel:
             raise ConfigError(
                 "A space must not change train.monitor, which selects the best epoch of "
                 f"each trial. Expected {self.base.train.monitor}. Received: "
-                f"{config.train.monitor}. Give --objective instead."
+                f"{config.train.monitor}. Use --objective instead."
             )
         if config.seed != self.base.seed:
             raise ConfigError(
-                "A space must not change seed, because a higher score with one seed does "
+                "A space must not change `seed`, because a higher score with one seed does "
                 f"not show a better configuration. Expected {self.base.seed}. Received: "
-                f"{config.seed}. Give --executions to train each configuration with "
+                f"{config.seed}. Use --executions to train each configuration with "
                 "several seeds."
             )
         self.data.check(config)
@@ -142,11 +142,11 @@ class TrainingModel:
         )
 
     def fit(self, hp: kt.HyperParameters, setup: TrainingSetup) -> TrialResult:
-        """Trains one execution of a trial as in `setup`, and writes and returns the result.
+        """Trains `setup`, one execution of a trial, and writes and returns the result.
 
         Raises:
             ConfigError, DataError: The error affects all trials, such as a full disk.
-            Exception: Any other error, such as `MemoryFullError`, which is also recorded.
+            Exception: Any other error, such as `MemoryFullError`; the result records it.
         """
         folder, objective = self.path(setup.config), self.base.train.monitor
         write_json(folder / "config.json", setup.config.to_dict())

@@ -31,7 +31,7 @@ Role = Literal["alone", "chief", "worker"]
 
 ID, IP, PORT = (f"KERASTUNER_{name}" for name in ("TUNER_ID", "ORACLE_IP", "ORACLE_PORT"))
 DIGEST = "tuner/fingerprint"
-"""The hyperparameter with the hash of the search, which workers and chief must share."""
+"""The hyperparameter for the hash of the search. All processes must have the same hash."""
 LOST_SECONDS = 600
 """A trial is considered lost if it takes longer than this time and longer than three times
 the longest trial so far. An idle worker then takes over the trial. If the first worker is
@@ -68,7 +68,7 @@ def find_role() -> Role:
         return "alone"
     if len(given) < 3 or not os.environ[PORT].isdigit():
         raise ConfigError(
-            f"A search on several machines requires {ID} (chief; tuner0, tuner1, ...), "
+            f"A search on several machines requires {ID} (chief, or tuner0, tuner1, ...), "
             f"{IP} and {PORT} (a number) in the environment. Received: "
             f"{', '.join(f'{name}={os.environ[name]}' for name in given)}."
         )

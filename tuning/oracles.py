@@ -61,7 +61,7 @@ def hyperband(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
 
 
 def grid(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
-    """All combinations, with about ten values per range of floats; first, the preset."""
+    """The preset, then all combinations, with about ten values per range of floats."""
     return kt.oracles.GridSearchOracle(max_trials=search.max_trials or None, **common)
 
 

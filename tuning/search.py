@@ -78,22 +78,22 @@ def run_search(
 
     Args:
         config: The preset.
-        names: Names of spaces; see `find_space`.
+        names: Names of spaces; see `tuning.spaces.find_space`.
         search: Options of the search.
         workdir: The directory of the search.
         data_dir: The root directory of built datasets; None for the default of TFDS.
         overwrite: Whether to replace an existing search in `workdir`.
-        cache: Where to keep decoded images; see `cache.cached_images`.
+        cache: Where to keep decoded images; see `skincnn.data.cache.cached_images`.
 
     Returns:
-        The result; None in a worker process, because only the chief returns the result.
+        The result; None in a worker, because the chief returns the result.
 
     Raises:
-        ConfigError: A name, a path or the space is invalid, `workdir` contains another
-            search or is in use, a file cannot be written, or the chief does not respond or
-            serves another search.
-        DataError: The dataset is missing or damaged, or the splits do not pass the leakage
-            audit or are too small.
+        ConfigError: The preset, a space or an environment variable is invalid, the dataset
+            does not exist, `workdir` contains another search or is in use, writing a file
+            fails, or the chief does not respond, serves another search or has no free port.
+        DataError: The dataset has not been built or is damaged, or the splits do not pass
+            the leakage audit or are too small.
         DivergedError: No trial was completed.
         Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped the search; the same call
             resumes the search.
@@ -158,8 +158,8 @@ def _check(search: SearchConfig, epochs: int, config: Config) -> None:
     if search.tuner == "hyperband" and received != epochs:
         raise ConfigError(
             "With --tuner hyperband, which sets the epochs of each trial, a space must not "
-            f"change the epochs of the last stage. Expected {epochs}. "
-            f"Received: {received}. Give another --tuner, or remove epochs from the space."
+            f"change the number of epochs of the last stage. Expected {epochs} epochs. "
+            f"Received: {received}. Use another --tuner, or remove epochs from the space."
         )
 
 
@@ -181,8 +181,8 @@ class Tuner(BaseTuner):
     """KerasTuner's loop over trials, which a `TrainingModel` trains.
 
     KerasTuner writes files to keras_tuner/. When a search on one machine is resumed, these
-    files are replaced. A chief that is restarted reads the files, because a worker may be
-    running a trial.
+    files are replaced. A restarted chief reads the files, because a worker may be running a
+    trial.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ class Tuner(BaseTuner):
             self.oracle.max_trials = len(self.oracle.trials)
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Trains the executions of a trial, and returns the mean score by objective name.
+        """Trains the executions of a trial, and returns {objective: mean score}.
 
         Raises:
             FatalError: An error affects all trials, such as a full disk. KerasTuner catches

@@ -38,7 +38,7 @@ PART_ORDER = (
     *("flip", "quarter_turn", "rotate", "zoom", "shift", "shear"),
     *("hair", "ruler", "blur", "sharpen", "light", "color", "hue", "erase"),
 )
-"""The order in which augmentations are applied; see `AugmentConfig.parts`."""
+"""The order in which augmentations are applied; see `skincnn.config.AugmentConfig`."""
 WITH_POWER = ("class_weights", "logit_adjusted")
 WITH_BETA = (
     *("effective_number_weights", "effective_number_sampling"),
@@ -92,7 +92,7 @@ def augmentation(hp: HyperParameters, config: Config) -> Config:
         raise ConfigError(
             "The space augmentation requires training on images. Received: "
             f"`train.cached_views` {config.train.cached_views} with `train.scenario` "
-            "linear_probe, which applies no augmentation. Give --train.cached-views 0."
+            "linear_probe, which applies no augmentation. Use --train.cached-views 0."
         )
     values: dict[str, Any] = {
         "augment.magnitude": _float(hp, config, "augment.magnitude", 0.0, 1.0)
@@ -247,8 +247,8 @@ def _apply(name: str, space: Space, hp: HyperParameters, config: Config) -> Conf
         ) from error
     if not isinstance(result, Config):
         raise ConfigError(
-            f"The space {name} must return a Config: dataclasses.replace(config, ...). "
-            f"Received: {result!r}."
+            f"The space {name} must return a Config, such as dataclasses.replace(config, "
+            f"...). Received: {result!r}."
         )
     return result
 

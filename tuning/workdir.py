@@ -84,7 +84,7 @@ def open_workdir(workdir: Path, fingerprint: dict[str, Any], *, overwrite: bool)
     elif existing or (workdir / "config.json").exists():
         raise ConfigError(
             f"{workdir} contains {', '.join(existing) or 'a run'} but no {FINGERPRINT} of "
-            "a search. Give another --workdir, or --overwrite to replace the files of a "
+            "a search. Use another --workdir, or --overwrite to replace the files of a "
             "search."
         )
     write_json(path, fingerprint)
@@ -95,11 +95,11 @@ def _compare(path: Path, fingerprint: dict[str, Any]) -> None:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(
-            f"{path} is damaged ({error}), so that the search cannot be resumed. Give "
+            f"{path} is damaged ({error}), so that the search cannot be resumed. Use "
             "another --workdir, or --overwrite to replace the search."
         ) from error
     if changes := describe_changes(saved, fingerprint):
         raise ConfigError(
-            f"{path.parent} contains another search: {changes}. Give the same command to "
-            "resume that search, another --workdir, or --overwrite to replace the search."
+            f"{path.parent} contains another search: {changes}. Undo these changes to "
+            "resume it, use another --workdir, or use --overwrite to replace that search."
         )

@@ -47,7 +47,7 @@ class Validation(keras.callbacks.Callback):
         labels: True labels, [num_images].
         monitor: Name in `METRICS` of the metric that selects the best epoch.
         progress: The progress of the training run, which this callback updates.
-        predictor: The model that takes `batches`; None for `classifier`.
+        predictor: The model that takes `batches`; None to use `classifier`.
         probabilities: Predictions after the latest epoch, [num_images, num_classes].
     """
 
@@ -79,7 +79,7 @@ class Validation(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Computes metrics, saves the weights if they are best, and writes history.csv."""
+        """Computes metrics, saves the weights if best so far, and writes history.csv."""
         logs = {} if logs is None else logs
         progress = self.progress
         seconds = progress.seconds
@@ -147,7 +147,7 @@ class SaveCheckpoint(keras.callbacks.Callback):
     Must run after `Validation`, which updates `progress`.
 
     Attributes:
-        first_step: Number of completed steps of the epoch at which training starts.
+        first_step: Number of steps of the first epoch that are already completed.
         metrics: Arrays of the checkpoint from which an epoch is resumed, including the
             metric states; None if training starts at the beginning of an epoch.
     """
@@ -168,7 +168,7 @@ class SaveCheckpoint(keras.callbacks.Callback):
             self.metrics = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves a checkpoint and stops if the user requested a stop within an epoch."""
+        """Saves a checkpoint and stops within an epoch if the user requested a stop."""
         if batch + 1 < self.params["steps"] and self.stop.requested:
             self.progress.step = self.first_step + batch + 1
             self._save()
@@ -234,5 +234,5 @@ def explain_write_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(
             f"{path} could not be written: {error}. Existing checkpoints are intact. Free "
-            "disk space or correct the permissions, and resume the run (--resume)."
+            "disk space or correct the permissions, and resume the run with --resume."
         ) from error

@@ -72,7 +72,7 @@ class Checkpoints:
     def save(
         self, progress: Progress, variables: Mapping[str, Sequence[keras.Variable]]
     ) -> None:
-        """Writes a checkpoint of the variables by group (see `Arrays`).
+        """Writes a checkpoint of the progress and the variables, grouped as in `Arrays`.
 
         Keeps the last `NUM_KEPT` checkpoints, and the best weights at the time of each.
         """
@@ -174,7 +174,7 @@ def assign(variables: Sequence[keras.Variable], values: Sequence[npt.NDArray[Any
 
 
 def describe_changes(old: Any, new: Any) -> str:
-    """Returns the path, old and new value of each change as text; "" without changes."""
+    """Returns the path, the old and the new value of each change as text; "" if none."""
     return ", ".join(f"{path} {a!r} (now {b!r})" for path, a, b in _differences(old, new))
 
 

@@ -38,7 +38,7 @@ class Devices:
     """`train.devices`, `train.precision` and `train.jit`, resolved for this machine.
 
     Attributes:
-        names: Device names of `keras.distribution.list_devices`, such as "gpu:0".
+        names: Device names from `keras.distribution.list_devices`, such as "gpu:0".
         precision: Name of a Keras dtype policy.
         jit: The argument `jit_compile` of `keras.Model.compile`.
     """
@@ -90,9 +90,9 @@ def make_devices(config: TrainConfig, batch_size: int) -> Devices:
     `batch_size` is the number of images per batch, over all devices.
 
     Raises:
-        ConfigError: The configured number of devices does not exist or does not divide the
-            batch size, several devices do not support the precision or XLA, TensorFlow does
-            not support XLA with `train.deterministic`, or `join_processes` fails.
+        ConfigError: The configured number of devices is not available or does not divide
+            the batch size, mixed_float16 is set for several devices, TensorFlow does not
+            support XLA with these settings, or `join_processes` fails.
     """
     join_processes()
     names = _names(config.devices)
@@ -109,8 +109,8 @@ def make_devices(config: TrainConfig, batch_size: int) -> Devices:
     if several and precision == "mixed_float16":
         raise ConfigError(
             "`train.precision` mixed_float16 supports only one device, because the loss "
-            "scale would depend on the gradients of the first device only. Received: "
-            f"{len(names)} devices. Give mixed_bfloat16 or float32, or --train.devices 1."
+            f"scale would depend on one device only. Received: {len(names)} devices. Use "
+            "--train.precision mixed_bfloat16 or float32, or --train.devices 1."
         )
     conflict = f"on {len(names)} devices" if several else "with `train.deterministic`"
     on_tensorflow = config.jit == "on" and keras.backend.backend() == "tensorflow"
@@ -163,13 +163,13 @@ def join_processes() -> int:
     if len(given) < len(PROCESSES):
         raise ConfigError(
             "Training on several machines requires all of the environment variables "
-            f"{', '.join(PROCESSES)}. Received: {', '.join(given)}. Unset them to train "
-            "on one machine."
+            f"{', '.join(PROCESSES)}. Received: {', '.join(given)}. To train on "
+            "one machine, unset all of these variables."
         )
     if keras.backend.backend() != "jax":
         raise ConfigError(
             "Training on several machines requires the JAX backend. Received: "
-            f"{keras.backend.backend()}. Run pip install skincnn[jax], and set "
+            f"{keras.backend.backend()}. Run pip install -e .[jax], and set "
             "KERAS_BACKEND=jax in the environment."
         )
     if not is_distributed():
@@ -247,7 +247,7 @@ class CommonStopRequest(StopRequest):
         return common > 0
 
     def exit(self) -> None:
-        """Disconnects this process from the others, and raises as `StopRequest.exit`."""
+        """Disconnects this process from the others, and calls `StopRequest.exit`."""
         leave_processes()
         super().exit()
 
@@ -298,7 +298,7 @@ def _names(count: int) -> tuple[str, ...]:
 
 
 def _capability(kind: str) -> float:
-    """Returns the lowest compute capability of all GPUs; 0 if unknown or not a GPU."""
+    """Returns the lowest compute capability of all GPUs; 0 if unknown or without GPUs."""
     if kind != "gpu":
         return 0.0
     if keras.backend.backend() == "jax":

@@ -32,9 +32,9 @@ def compute_features(
     1,280 features, each view of 10,000 images takes 51 MB.
 
     Args:
-        classifier: A model from `build_classifier`.
+        classifier: A model from `skincnn.model.classifier.build_classifier`.
         images: uint8 [num_images, size, size, 3] in 0..255.
-        num_views: Number of orientations of each image, 1, 2, 4 or 8; see `orient`.
+        num_views: Number of orientations of each image: 1, 2, 4 or 8.
 
     Returns:
         float32 [num_images * num_views, num_features]; the views of an image are

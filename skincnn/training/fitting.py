@@ -216,7 +216,7 @@ class TrainableModel:
     With `verbose`, the devices are printed after the first compilation.
 
     Attributes:
-        augmented: The classifier with augmentation, whose variables checkpoints contain.
+        augmented: The classifier with augmentation; checkpoints contain its variables.
         model: `augmented`, or the head of the classifier if training uses features.
     """
 
@@ -339,7 +339,7 @@ def explain_full_memory(batch_size: int, image_size: int) -> Iterator[None]:
             raise
         raise MemoryFullError(
             f"The device memory is full with batches of {batch_size} images of "
-            f"{image_size}x{image_size} pixels. Give a smaller --data.batch-size (and "
+            f"{image_size}x{image_size} pixels. Use a smaller --data.batch-size (and "
             "decrease the learning rate in proportion), a smaller --data.image-size or a "
             "smaller --model.backbone, and start again with --overwrite."
         ) from error

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from skincnn.config import ImbalanceConfig
 
 Counts = npt.NDArray[np.int64]
-"""Number of training images of each class, [num_classes], at least 1."""
+"""Number of training images of each class, [num_classes], each at least 1."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Plan:
         sampling_weights: Expected number of times that a single image of each class is
             drawn in an epoch, [num_classes]; None for no weighted sampling.
         epoch_counts: Number of images of each class in an epoch, [num_classes], at least
-            the number of training images of the class; None to not repeat images.
+            the number of training images of the class; None to repeat no images.
         logit_shift: Values added to the logits in the loss, [num_classes]; None for no
             shift.
-        loss: Name of the loss in `losses.LOSSES`.
+        loss: Name of the loss in `skincnn.training.losses.LOSSES`.
         loss_arguments: Arguments that only this loss has, such as `gamma`.
         drw_start: Fraction of the epochs of the last stage after which class weights apply
             (deferred re-weighting, DRW); 0 to apply class weights from the start.
@@ -55,7 +55,7 @@ class Plan:
             if getattr(self, name) is not None
         ]
         if len(by_sampling) > 1:
-            raise ValueError("Give either `sampling_weights` or `epoch_counts`, not both.")
+            raise ValueError("Set either `sampling_weights` or `epoch_counts`, not both.")
         if by_loss and by_sampling and not self.allow_double:
             raise ValueError(
                 "A plan must balance the classes either by the loss (`class_weights`, "
@@ -129,9 +129,8 @@ def ldam(counts: Counts, config: ImbalanceConfig) -> Plan:
     stage.
 
     In the paper, the logits are s = 30 times the cosine between the features and the
-    weights of the head. Here the head is linear, and `margin` is in units of the logits.
-    For the logits of the paper, this loss with s times the margin equals the loss of the
-    paper.
+    weights of the head. Here the head is linear, and `margin` is in units of the logits:
+    a margin of m in the paper corresponds to a `margin` of s * m.
 
     References:
         Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss
@@ -162,7 +161,7 @@ def square_root_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
 
 
 def effective_number_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
-    """An image is drawn in proportion to the weight of `effective_number_weights`.
+    """An image is drawn in proportion to its weight in `effective_number_weights`.
 
     With beta 0, all images are drawn equally often. As beta approaches 1, all classes are
     drawn equally often.

@@ -15,7 +15,7 @@ from skincnn.training.imbalance import Plan
 def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.losses.Loss:
     """Returns the Keras loss of a plan, with weight 1 for all classes unless `reweighted`.
 
-    The class weights of a plan apply from `Plan.drw_start`.
+    `reweighted` is False for the epochs before `Plan.drw_start`.
     """
     weights = plan.class_weights
     return LOSSES[plan.loss](
@@ -119,7 +119,7 @@ class WeightedFocal(WeightedLoss):
     """Focal loss: l(c, z) = -(1 - p[c]) ** gamma * log p[c], p = softmax(z).
 
     With gamma 0, this loss equals `WeightedCrossEntropy`. With soft labels, the factor of a
-    class depends on the probability p[c], not on the distance of p[c] to the soft label.
+    class depends on the probability p[c], not on the difference from the soft label.
 
     Args:
         class_weights, **kwargs: See `WeightedLoss`.

@@ -24,8 +24,8 @@ pattern matches names such as `bias` and `layer/bias:0`, but not `beta/kernel`."
 def sgd(config: OptimizerConfig) -> OptimizerSpec:
     """Stochastic gradient descent with momentum.
 
-    Weight decay is decoupled, as in AdamW: an L2 penalty of x with momentum m corresponds
-    to a decoupled weight decay of about x / (1 - m).
+    Weight decay is decoupled, as in AdamW. With momentum m, an L2 penalty with coefficient
+    x corresponds to a decoupled weight decay of about x / (1 - m).
     """
     arguments = {"momentum": float(config.momentum), "nesterov": config.nesterov}
     return keras.optimizers.SGD, arguments

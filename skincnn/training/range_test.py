@@ -51,7 +51,8 @@ def lr_range_test(setup: TrainingSetup) -> RangeTest:
     weights. The setup must use one device. The weights of the classifier change.
 
     Raises:
-        MemoryFullError: The device memory is full. See also `pipeline.load_images`.
+        ConfigError, DataError: See `skincnn.data.pipeline.load_images`.
+        MemoryFullError: The device memory is full.
 
     References:
         Smith, Cyclical Learning Rates for Training Neural Networks (2017),
@@ -141,8 +142,8 @@ def suggest(rates: npt.NDArray[np.float64], losses: Sequence[float]) -> float | 
 
     At this learning rate, the smoothed loss reaches the mean of its minimum and the maximum
     before this minimum. The learning rate at the minimum would be too high: with BatchNorm,
-    the loss can stay near the minimum over several powers of ten. Returns None if the
-    smoothed loss was never below its first value.
+    the loss can stay near the minimum over several powers of ten. Returns None if the first
+    loss is not finite, or if the smoothed loss is never below the first loss.
 
     Args:
         rates: Increasing learning rates, [num_steps].

@@ -53,21 +53,21 @@ def train(
 
     Args:
         config: The full configuration.
-        workdir: The run directory; lock the directory with `devices.run_folder`.
+        workdir: The run directory; lock it with `skincnn.training.devices.run_folder`.
         data_dir: The root directory of built datasets; None for the default of TFDS.
         overwrite: Whether to replace an existing run in `workdir`.
         resume: Whether to resume an interrupted run in `workdir`; a finished run does not
             change. With `train.deterministic`, a run that is resumed on the same machine
             gives the same weights as an uninterrupted run.
-        cache: Where to keep decoded images; see `cache.cached_images`.
+        cache: Where to keep decoded images; see `skincnn.data.cache.cached_images`.
 
     Raises:
-        ConfigError: The configuration or the initial weights are invalid, `workdir` cannot
-            be used (see `check_workdir`), the devices do not support the configuration, the
-            device memory is full, or a file cannot be written.
-        DataError: The dataset is missing or damaged, the splits do not pass the leakage
-            audit or are too small, required clinical metadata is missing or invalid, or the
-            run to resume is damaged or used other data, software or devices.
+        ConfigError: The configuration or the initial weights are invalid, the dataset does
+            not exist, `workdir` cannot be used (see `check_workdir`), the devices do not
+            support the configuration or have too little memory, or writing a file fails.
+        DataError: The dataset has not been built or is damaged, the splits do not pass the
+            leakage audit or are too small, required clinical metadata is missing or
+            invalid, or the run to resume is damaged or has other data, software or devices.
         DivergedError: The loss has diverged, or the weights or outputs are not finite.
         Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped training; the run can be
             resumed.
@@ -114,26 +114,26 @@ def check_workdir(
     """
     require_writable_folder(workdir, "--workdir")
     if overwrite and resume:
-        raise ConfigError("Give either --overwrite or --resume. Received: both.")
+        raise ConfigError("Use either --overwrite or --resume. Received: both.")
     existing = [name for name in PRODUCTS if (workdir / name).exists()]
     if CONFIG_FILE not in existing:
         if existing:
             raise ConfigError(
                 f"{workdir} contains {', '.join(existing)} but no {CONFIG_FILE}, and is "
-                "therefore not a run directory. Give another --workdir."
+                "therefore not a run directory. Use another --workdir."
             )
     elif resume:
         path = workdir / CONFIG_FILE
         if changes := describe_changes(read_config(path).to_dict(), config.to_dict()):
             raise ConfigError(
                 f"The run in {workdir} was started with a different configuration: "
-                f"{changes}. To resume the run, give the same preset and flags, or "
+                f"{changes}. To resume the run, use the same preset and flags, or "
                 f"--config {path}."
             )
     elif not overwrite:
         raise ConfigError(
-            f"{workdir} already contains a run. Give another --workdir, --resume to "
-            "continue the run, or --overwrite to replace the run."
+            f"{workdir} already contains a run. Use another --workdir, --resume to "
+            "resume the run, or --overwrite to replace the run."
         )
 
 

@@ -92,7 +92,7 @@ class StepDecay(Schedule):
 
     Attributes:
         learning_rate: Peak learning rate.
-        boundaries: Steps, counted from 0, at which `factor` multiplies the learning rate.
+        boundaries: Steps (from 0) at which the learning rate is multiplied by `factor`.
         warmup_steps: Number of steps of the warm-up.
     """
 

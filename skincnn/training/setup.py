@@ -40,9 +40,9 @@ from skincnn.training.schedules import SCHEDULES
 from skincnn.training.stages import SCENARIOS, Segment, Stage, make_stages, segments
 
 LoadImages = Callable[[pd.DataFrame, DataConfig], Images]
-"""Function that returns the images of table rows; see `pipeline.load_images`."""
+"""Function that loads the images of rows; see `skincnn.data.pipeline.load_images`."""
 ComputeFeatures = Callable[[keras.Model, Images, int], Features]
-"""Function that returns the features of images; see `compute_features`."""
+"""Function with the signature of `skincnn.training.features.compute_features`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class TrainingSetup:
 
     @functools.cached_property
     def metadata(self) -> Mapping[str, pipeline.Metadata | None]:
-        """Encoded clinical metadata by split; each is None if the model does not use it."""
+        """Encoded clinical metadata of each split; None if the model uses images only."""
         if not self.config.model.clinical_metadata:
             return dict.fromkeys(self.tables)
         return {name: encode_clinical_metadata(rows) for name, rows in self.tables.items()}
@@ -117,7 +117,7 @@ class TrainingSetup:
         return Checkpoints(workdir / "checkpoints", self.fingerprint)
 
     def segments(self, epoch: int = 0, step: int = 0) -> Iterator[Segment]:
-        """Yields the segments that remain after `epoch` epochs and `step` more steps."""
+        """Yields the segments after `epoch` epochs and `step` steps of the next epoch."""
         reweighting = round(self.plan.drw_start * self.stages[-1].epochs)
         return segments(self.config, epoch=epoch, step=step, reweighting=reweighting)
 
@@ -183,13 +183,13 @@ def prepare(
 ) -> tuple[TrainingSetup, tfds.core.DatasetBuilder, LeakageAudit]:
     """Returns the setup, the dataset and the leakage audit of a training run.
 
-    The arguments are those of `run.train`; call `check(config)` first.
+    The arguments are those of `skincnn.training.run.train`; call `check(config)` first.
 
     Raises:
-        ConfigError: The dataset is unknown, or the backbone has fewer blocks than
-            configured; see also `build`.
-        DataError: The dataset is not built, the splits do not pass the leakage audit or are
-            too small, or required clinical metadata is missing or invalid.
+        ConfigError: The dataset does not exist, a synthetic dataset cannot be written, or
+            the backbone has fewer blocks than configured; see also `build`.
+        DataError: The dataset has not been built, the splits do not pass the leakage audit
+            or are too small, or required clinical metadata is missing or invalid.
     """
     # Class names require no data (except `folder`), so invalid weights are reported first.
     class_names = datasets.class_names(config.data.dataset, data_dir)
@@ -216,7 +216,7 @@ def build(config: Config, num_classes: int) -> tuple[keras.Model, Devices]:
     """Returns the classifier and the devices of a configuration.
 
     Raises:
-        ConfigError: See `make_devices` and `build_backbone`.
+        ConfigError: The devices, the backbone or the initial weights cannot be used.
     """
     devices = make_devices(config.train, config.data.batch_size)
     with devices.scope():
@@ -230,8 +230,8 @@ def require_full_batch(table: pd.DataFrame, config: DataConfig) -> None:
     """Raises a `DataError` if the training images do not fill a batch."""
     if len(table) < config.batch_size:
         raise DataError(
-            f"{len(table)} training images do not fill a batch of "
-            f"--data.batch-size {config.batch_size}. Give a smaller batch size."
+            f"{len(table)} training images do not fill a batch of {config.batch_size} "
+            "images. Use a smaller --data.batch-size."
         )
 
 
@@ -241,7 +241,7 @@ def check_metadata(metadata: pipeline.Metadata | None) -> None:
     if metadata is not None and metadata[:, unknown].all():
         raise DataError(
             "`model.clinical_metadata` is True, but no training image has an age, a sex or "
-            "a site. Use a dataset with clinical metadata, or give "
+            "a site. Use a dataset with clinical metadata, or "
             "--model.clinical-metadata False."
         )
 

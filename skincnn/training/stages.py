@@ -20,7 +20,7 @@ class Stage:
         trainable_blocks: Number of last blocks of the backbone that are trainable in
             addition to the head; None for all blocks.
         learning_rate: Peak learning rate.
-        warmup_epochs, ema_momentum: See `OptimizerConfig`.
+        warmup_epochs, ema_momentum: See `skincnn.config.OptimizerConfig`.
     """
 
     trainable_blocks: int | None
@@ -97,7 +97,7 @@ class Segment:
         epochs: Epochs, counted from 0 over all stages.
         first_step: Number of steps of the first epoch that are already completed.
         image_size: Height and width of the images in pixels.
-        reweighted: Whether class weights apply; see `Plan.drw_start`.
+        reweighted: Whether class weights apply; see `skincnn.training.imbalance.Plan`.
     """
 
     stage: int
@@ -147,7 +147,7 @@ def _last(config: Config) -> Stage:
 
 
 def _stage(config: Config, blocks: int, epochs: int, rate: float = 1.0) -> Stage:
-    """Returns a stage; one that trains only the head has no warm-up or weight averaging."""
+    """Returns a stage, without warm-up or weight averaging if it trains only the head."""
     optimizer = config.optimizer
     learning_rate = rate * optimizer.learning_rate
     if blocks == 0:
