@@ -483,7 +483,7 @@ def test_an_undefined_score_is_none(tmp_path: Path) -> None:
         (["--split", "other"], "a was not evaluated on other: "),
         (["--num-bootstrap", "0"], "`--num-bootstrap` must be 100 or more. Received: 0"),
         (["nowhere"], "nowhere holds no finished run: run.json is missing"),
-        (["--baseline", "d4"], "--baseline must be a variant of the first run, a: none."),
+        (["--baseline", "d4"], "must be a variant of the first run, a (variants: none)."),
     ],
 )
 def test_invalid_arguments_are_rejected_in_one_line(

@@ -34,7 +34,7 @@ L = TypeVar("L", LeakageAudit, SplitLeakage)
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A run directory: run.json, config.json, and results by name, such as "test.d4"."""
+    """The run.json, config.json and results (by name, such as "test.d4") of a run."""
 
     workdir: Path
     info: RunInfo
@@ -49,7 +49,7 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The run.json, tables and results, by name, of an ensemble or a cross-validation."""
+    """An ensemble or a cross-validation: its run.json, and tables and results by name."""
 
     info: RunInfo
     predictions: dict[str, pd.DataFrame]
@@ -60,7 +60,7 @@ def read_evaluated_run(workdir: Path) -> EvaluatedRun:
     """Returns a run and its results.
 
     Raises:
-        ConfigError: The directory holds no evaluated run, or a file is damaged.
+        ConfigError: See `read_run` and `read_split_results`; or the run was not evaluated.
     """
     info, config = read_run(workdir)
     results = read_split_results(workdir)
@@ -108,13 +108,13 @@ def combine_info(
 def describe_member(
     run: EvaluatedRun, differences: dict[str, Estimate] | None = None
 ) -> MemberScores:
-    """Returns the test scores of a run; `differences` are ensemble minus run, if any."""
+    """Returns the test scores of a run. `differences`, if given, are ensemble minus run."""
     metrics = run.results["test"].metrics
     return MemberScores(name=run.name, metrics=metrics, differences=differences or {})
 
 
 def worst_leakage(runs: Sequence[EvaluatedRun]) -> dict[str, SplitLeakage]:
-    """Returns the largest leakage counts of all runs, by name of the result."""
+    """Returns the maximum of each leakage count over the runs, by name of the result."""
     leakage: dict[str, SplitLeakage] = {}
     for split in runs[0].results:
         parts = [run.results[split].leakage for run in runs if split in run.results]
@@ -143,7 +143,7 @@ def check_workdir(workdir: Path) -> None:
 
 
 def write_aggregate(workdir: Path, aggregate: Aggregate) -> None:
-    """Writes an aggregate, and removes an earlier one; see `check_workdir`."""
+    """Writes an aggregate after `check_workdir`, and removes the earlier one, if any."""
     check_workdir(workdir)
     for name in PRODUCTS:
         if (workdir / name).is_dir():
@@ -161,7 +161,7 @@ def _common(values: Sequence[T]) -> T | None:
 
 
 def _worst(parts: Sequence[L]) -> L:
-    """Returns the largest value of each field or, for dictionaries, of each key."""
+    """Returns an object with the largest value of each field and each dictionary key."""
     fields = zip(*map(dataclasses.astuple, parts), strict=True)
     return type(parts[0])(*map(_largest, fields))
 

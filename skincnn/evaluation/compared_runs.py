@@ -1,4 +1,4 @@
-"""The runs of a comparison: predictions, training cost and commands to reproduce them."""
+"""The runs of a comparison: predictions, configurations and commands."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class ComparedRun:
         folder: Name of the run directory.
         variant: "" for the model as is; see `SplitResult`.
         predictions: The predictions table, sorted by image_id.
-        validation: The validation table of the same variant; None if it is missing.
+        validation: The validation table of the same variant; None if the file is missing.
         sha256: SHA-256 of the predictions file.
         changed: Whether the predictions file has changed since its result was written.
         split_by: "lesion", or "image" for the leaky protocol.
-        config: None for an ensemble; with the default folds for a cross-validation.
-        folds: Training, validation and test folds as text, such as "0 1 2 / 3 / 4"; "" for
-            an ensemble.
+        config: With default folds for a cross-validation; None for an ensemble.
+        folds: Training, validation and test folds, such as "0 1 2 / 3 / 4"; a description
+            for a cross-validation; "" for an ensemble.
         command: The command that reproduces the predictions.
     """
 
@@ -61,7 +61,7 @@ class ComparedRun:
 
     @property
     def images(self) -> str:
-        """Identifies the images, labels and classes, which must be equal in paired runs."""
+        """Text that identifies the images, labels and classes; equal for paired runs."""
         columns = ["image_id", "lesion_id", "label"]
         rows = self.predictions[columns].to_csv(index=False)
         text = rows + ",".join(class_names_of(self.predictions))
@@ -70,7 +70,7 @@ class ComparedRun:
 
     @property
     def protocol(self) -> str:
-        """Identifies the protocol. Runs are ranked only within a protocol."""
+        """Text that identifies the protocol. Runs are ranked only within a protocol."""
         synthetic = "SYNTHETIC images, " if self.info.synthetic else ""
         return f"{synthetic}split by {self.split_by}, {self.images}"
 
@@ -85,7 +85,8 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
         DataError: A table is damaged.
     """
     info = read_run_info(
-        workdir, "Recreate it with scripts/train.py --overwrite, or evaluate.py --ensemble."
+        workdir,
+        "Recreate it with scripts/train.py --overwrite, or scripts/evaluate.py --ensemble.",
     )
     results = read_split_results(workdir)
     table = split_name(split, variant)
@@ -93,8 +94,8 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
     if table not in results or not path.is_file():
         flag = "" if split == "val" else f" --split {split}"
         raise ConfigError(
-            f"{workdir} was not evaluated on {split}: {path} or its result is missing. "
-            f"Run scripts/evaluate.py {workdir}{flag}."
+            f"{workdir} was not evaluated on {split}: {path} or its result is missing. Use "
+            f"another --split or, for a single run, scripts/evaluate.py {workdir}{flag}."
         )
     digest = sha256(path)
     validation = table_path(workdir, split_name("val", variant))
@@ -140,9 +141,9 @@ def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[Compar
     if variant not in variants:
         known = ", ".join(name for name in variants if name) or "none"
         raise ConfigError(
-            f"--baseline must be a variant of the first run, {runs[0].folder}: {known}. "
-            f"Received: {variant}. To create a variant, run scripts/evaluate.py, for "
-            "example with --tta augment."
+            f"--baseline must be a variant of the first run, {runs[0].folder} (variants: "
+            f"{known}). Received: {variant}. To create a variant, run scripts/evaluate.py, "
+            "for example with --tta augment."
         )
     first = variants[variant]
     return [first, *(run for run in runs if run is not first)]
@@ -185,7 +186,7 @@ def _find_recipe(
 
 
 def _command_of_variant(folder: str, info: RunInfo, result: SplitResult, as_is: str) -> str:
-    """Returns the command that reproduces a variant; `as_is` is that of the model as is."""
+    """Returns the command for a variant; `as_is` is the command for the model as is."""
     views = unadjusted_name(result.variant)
     flags = []
     if views:

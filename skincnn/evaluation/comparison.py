@@ -38,10 +38,10 @@ MELANOMA_RATES = {
     MELANOMA_SENSITIVITY: "recall",
     MELANOMA_SPECIFICITY: "specificity",
 }
-"""Key of `num_groups_per_rate` with the number of lesions of each melanoma rate."""
+"""Key in the result of `num_groups_per_rate` for each melanoma rate."""
 Group = tuple[ComparedRun, ...]
 Values = dict[str, dict[str, Scores]]
-"""Values of each metric on all images and on each resample, by run and by metric."""
+"""Values of each metric on all images and on each resample, by run name and metric name."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Row:
         command: The command that reproduces the scores.
         recipe_differences: `differences` with intervals that include the variance between
             seeds; empty if `spread` is None or `_find_recipes` does not return `runs`.
-        spread: The variance between seeds; None without `average_seeds` of `compare`, or if
+        spread: The variance between seeds; None if `average_seeds` of `compare` is False or
             no recipe has several seeds.
     """
 
@@ -85,7 +85,7 @@ def compare(
         runs: The first run is the baseline. Differences require runs on the same images.
         sort_by: A key of `METRICS`.
         num_bootstrap: Number of resamples. Runs on the same images have the same resamples.
-        confidence: Confidence level of the intervals, 0..1.
+        confidence: Confidence level of the intervals, between 0 and 1.
         average_seeds: Whether to add a row with the mean of runs that differ only by their
             seed. The baseline is then the mean over the seeds of the first run. Only the
             intervals of `Row.recipe_differences` include the variance between seeds.
@@ -136,7 +136,7 @@ def _make_row(
     *,
     is_recipe: bool,
 ) -> Row:
-    """Returns the row of a group; `is_recipe`: whether `_find_recipes` returned it."""
+    """Returns the row of a group; `is_recipe` is True if `_find_recipes` returned it."""
     mean, baseline_mean = _mean(values, group), _mean(values, baseline)
     paired = baseline[0].images == group[0].images and group != baseline
     differences = {

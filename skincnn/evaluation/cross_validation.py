@@ -28,7 +28,7 @@ def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
     """Returns a copy of the configuration for each model, with the folds of the model.
 
     The ten folds are divided into `num_models` (2..10) test sets of adjacent folds. A model
-    is validated on the first fold of the next test set, and trained on all other folds.
+    is validated on the first fold of the next test set, and trained on the remaining folds.
 
     Raises:
         ConfigError: `num_models` is out of range.
@@ -52,14 +52,14 @@ def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
 
 
 def pool(workdirs: Sequence[Path]) -> Aggregate:
-    """Returns the results of the pooled out-of-fold predictions of several runs.
+    """Pools the out-of-fold predictions of several runs, and returns their results.
 
     The runs must have the configurations from `cross_validation_configs`. The temperature
     and the thresholds are chosen on the pooled validation predictions.
 
     Raises:
-        ConfigError: See `read_evaluated_run`; or an image is in the test splits or the
-            validation splits of two runs.
+        ConfigError: An image is in the test split, or in the validation split, of two runs;
+            see also `read_evaluated_run`.
         DataError: A predictions table is missing or damaged.
     """
     runs = [read_evaluated_run(workdir) for workdir in workdirs]
@@ -72,7 +72,7 @@ def pool(workdirs: Sequence[Path]) -> Aggregate:
             image = tables[name].loc[repeated, "image_id"].iloc[0]
             raise ConfigError(
                 f"Image {image} is in the {split} split of two of the runs "
-                f"{', '.join(map(str, workdirs))}. Expected different folds."
+                f"{', '.join(map(str, workdirs))}. Expected runs with different folds."
             )
     as_is = InferenceVariant("", tables, runs[0].results["test"].cost)
     stored_in = {

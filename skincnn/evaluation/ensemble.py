@@ -77,14 +77,14 @@ def average_variant(
     variant: str,
     as_is: InferenceVariant | None = None,
 ) -> InferenceVariant:
-    """Returns the mean predictions of the runs for one variant; see `SplitResult`.
+    """Returns the mean predictions of the runs for one variant; see `SplitResult.variant`.
 
-    `common` contains the names of the predictions tables that all runs have. The prediction
-    time is relative to that of `as_is`, or 1 if it is None.
+    `common` contains the names of the predictions tables that all runs have. The relative
+    prediction time is the ratio to the time of `as_is`, or 1 if `as_is` is None.
 
     Raises:
-        ConfigError: The runs were evaluated on different images, labels or classes, or with
-            different numbers of views.
+        ConfigError: The runs differ in the images, labels, classes or numbers of views.
+        DataError: A predictions table is missing or damaged.
     """
     results = [runs[0].results[name] for name in common]
     splits = [result.split for result in results if result.variant == variant]
@@ -145,7 +145,7 @@ def _read_ood(workdir: Path) -> dict[str, pd.DataFrame]:
 
 
 def _read_like(run: EvaluatedRun, name: str, like: pd.DataFrame) -> pd.DataFrame:
-    """Returns a table of a run in the order of `like`, which must have the same images."""
+    """Returns table `name` of a run, with its rows in the order of the table `like`."""
     table = read_predictions(table_path(run.workdir, name))
     same_images = set(table["image_id"]) == set(like["image_id"])
     if same_images:

@@ -57,16 +57,16 @@ Tables = dict[str, pd.DataFrame]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Evaluations in addition to the model as is on validation and test.
+    """Evaluations in addition to that of the model as is on validation and test.
 
     Attributes:
         splits: Other splits of the dataset, such as "fold_3" or "test_official".
         tta: Kinds of test-time augmentation (keys of `VIEWS`).
         num_views: Number of views of each image for test-time augmentation.
-        logit_adjustment: Whether to evaluate also with logit adjustment: the model as is,
-            and each test-time augmentation of this evaluation or an earlier one.
-        corruptions: Whether to evaluate on corrupted images of `splits[0]`, or of test.
-        ood_dir: A directory of out-of-distribution images.
+        logit_adjustment: Whether to also apply logit adjustment to the model as is and to
+            each test-time augmentation of this evaluation or an earlier one.
+        corruptions: Whether to evaluate on corrupted images of `splits[0]` (default: test).
+        ood_dir: A directory of OOD images to use in addition to the built-in ones.
     """
 
     splits: Sequence[str] = ()
@@ -79,7 +79,7 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The predictions and results of an evaluation by name, for `write_evaluation`.
+    """The predictions tables and results, by name, for `write_evaluation`.
 
     `headline` is the split to report first. `gaussian` is fitted to the features of the
     validation images. `mistakes` is from `collect_all_mistakes`.
@@ -105,8 +105,8 @@ def evaluate(
     Raises:
         ConfigError: The directory holds no finished run, a file is damaged, or a split or
             another option is not valid for this run.
-        DataError: The dataset is missing or not that of the training run, the model file
-            is damaged, or an image in `options.ood_dir` cannot be decoded.
+        DataError: The dataset is missing, damaged or not that of the training run, the
+            model file is damaged, or an image in `options.ood_dir` cannot be decoded.
     """
     options = options or EvaluateOptions()
     config = read_run(workdir)[1]
@@ -153,10 +153,10 @@ def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
 def remove_replaced(workdir: Path, predictions: Tables) -> None:
     """Removes results that would be inconsistent with new predictions.
 
-    If a new table with test-time augmentation differs from the table in the directory, for
-    example in the number of views, earlier results with the same augmentation are no longer
-    valid for other splits or with logit adjustment. These results are removed, unless the
-    new tables replace them.
+    If a new table with test-time augmentation differs from the table that it replaces, for
+    example in the number of views, all earlier results with this augmentation, with and
+    without logit adjustment, are outdated. They are removed, with their tables, unless new
+    tables replace them.
     """
     existing = {path.stem for path in (workdir / FOLDER).glob("*.json")}
     for tta in VIEWS:
@@ -192,7 +192,7 @@ def load_ood_images(
     """Returns the built-in OOD images, and those in `options.ood_dir`, by table name.
 
     Raises:
-        ConfigError: The directory has no images, or the name of a built-in set.
+        ConfigError: The directory contains no images, or has the name of a built-in set.
         DataError: An image cannot be decoded.
     """
     images = {OOD_TABLE: make_ood_images(config.data)}
@@ -205,7 +205,7 @@ def load_ood_images(
 def evaluate_corruptions(
     run: LoadedRun, as_is: InferenceVariant, clean: SplitResult
 ) -> Record:
-    """Returns the scores on corrupted images; `clean` is the result on the clean images."""
+    """Returns the scores on corrupted images of `clean.split`; see `score_corruptions`."""
     split = run.splits[clean.split]
 
     def predict(images: Images, rows: slice) -> npt.NDArray[np.float32]:

@@ -25,7 +25,7 @@ from skincnn.metrics.sample import Labels
 NUM_MISTAKES = 12
 COLUMNS = ("image_id", "label", "predicted", "confidence", "probability_of_label")
 DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
-"""Errors of `np.load` for a missing or damaged file."""
+"""Exceptions raised while a missing or damaged file is read with `np.load`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +34,9 @@ class Mistakes:
 
     Attributes:
         table: One row for each error, with `COLUMNS`. Probabilities are calibrated;
-            `confidence` is that of the predicted class.
-        images: uint8 [num_mistakes, height, width, 3].
-        maps: Grad-CAM of the predicted class, [num_mistakes, height', width'] in 0..1.
+            `confidence` is the probability of the predicted class.
+        images: Images, uint8 [num_mistakes, height, width, 3].
+        maps: Grad-CAM maps of the predicted classes, [num_mistakes, rows, columns] in 0..1.
     """
 
     table: pd.DataFrame
@@ -69,7 +69,7 @@ class Mistakes:
 
 
 def mistakes_path(workdir: Path, split: str) -> Path:
-    """Returns results/<split>.mistakes.npz of a run directory."""
+    """Returns the path of results/<split>.mistakes.npz in a run directory."""
     return workdir / FOLDER / f"{split}.mistakes.npz"
 
 
@@ -81,15 +81,15 @@ def collect_mistakes(
     temperature: float,
     count: int = NUM_MISTAKES,
 ) -> Mistakes | None:
-    """Returns the most confident errors with the Grad-CAM of the predicted class.
+    """Returns the most confident errors with Grad-CAM maps of the predicted classes.
 
     Returns None if all predictions are correct.
 
     Args:
         grad_cam: Grad-CAM of the model that made the predictions.
-        images: uint8 [num_images, height, width, 3], in the order of `predictions`.
-        metadata: [num_images, num_fields]; None if the model does not use it.
-        predictions: A predictions table.
+        images: Images, uint8 [num_images, height, width, 3], in the order of `predictions`.
+        metadata: Encoded clinical metadata, [num_images, num_fields]; None if not used.
+        predictions: The predictions table of the images.
         temperature: Temperature for calibration.
         count: Maximum number of errors.
     """
@@ -110,10 +110,10 @@ def find_mistakes(
 ) -> pd.DataFrame:
     """Returns at most `count` of the most confident errors, one image per lesion.
 
-    At most `count // 2` melanomas predicted as benign come first, followed by the other
-    errors. If melanoma is not a class, malignant lesions predicted as benign come
-    first. Both parts are sorted by decreasing confidence. The columns are `position` (row
-    of `predictions`) and `COLUMNS`.
+    At most `count // 2` melanomas (or malignant lesions, if melanoma is not a class) that
+    are predicted as benign come first, followed by the other errors. Both parts are sorted
+    by decreasing confidence. The columns are `position` (the row number in `predictions`)
+    and `COLUMNS`.
     """
     class_names = class_names_of(predictions)
     y_true, y_prob = arrays(predictions, class_names)
@@ -141,9 +141,9 @@ def find_mistakes(
 def _missed(
     y_true: Labels, y_pred: Labels, class_names: Sequence[str]
 ) -> npt.NDArray[np.bool_]:
-    """Returns whether each melanoma is predicted as benign, and False for other images.
+    """Returns whether each image is a melanoma predicted as benign, [num_images].
 
-    If melanoma is not a class, this applies to all malignant classes.
+    If melanoma is not a class, all malignant lesions are treated as melanomas.
     """
     targets = find_targets(class_names)
     if not targets:

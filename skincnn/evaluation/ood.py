@@ -21,7 +21,7 @@ def score_all_ood(
     ood: Mapping[str, pd.DataFrame],
     config: EvaluateConfig,
 ) -> dict[str, OodResult]:
-    """Returns the results for each split except validation by name, such as "fold_3.ood".
+    """Returns results by name, such as "fold_3.ood", for each split except validation.
 
     Args:
         predictions: Predictions tables by split, including "val".

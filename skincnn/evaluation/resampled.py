@@ -67,7 +67,7 @@ class Resampled:
     def bootstrap(
         self, functions: Mapping[str, MetricFunction], y_prob: Floats | None = None
     ) -> dict[str, Scores]:
-        """Returns `metrics.bootstrap.bootstrap` of the table.
+        """Returns the values of each metric; see `skincnn.metrics.bootstrap.bootstrap`.
 
         If given, `y_prob` [num_images, num_classes] replaces the probabilities.
         """
@@ -75,22 +75,22 @@ class Resampled:
         return bootstrap(functions, y_true, own if y_prob is None else y_prob, self.weights)
 
     def num_lesions_per_rate(self, y_prob: Floats | None = None) -> dict[str, Counts]:
-        """Returns `num_groups_per_rate` over lesions; see `bootstrap` for `y_prob`."""
+        """Returns `num_groups_per_rate` for lesions. For `y_prob`, see `bootstrap`."""
         y_true, own = self.arrays
         return num_groups_per_rate(self.lesions, y_true, own if y_prob is None else y_prob)
 
     def estimate(self, values: Scores, num_lesions: Counts | None = None) -> Estimate:
         """Returns a score with its interval.
 
-        `values` [1 + num_resamples] is from `bootstrap`; for a rate, `num_lesions` is its
-        value in `num_lesions_per_rate`.
+        `values` [1 + num_resamples] are from `bootstrap`. For a rate, `num_lesions` [1] is
+        the value of the rate in `num_lesions_per_rate`.
         """
         return estimate(values, self.config.confidence, num_lesions)[0]
 
     def rates(
         self, positive: Flags, score: Scores, threshold: float | None
     ) -> dict[str, Estimate]:
-        """Returns `operating_points.rates` with intervals; empty if `threshold` is None."""
+        """Returns the `RATES` with intervals; empty if `threshold` is None."""
         if threshold is None:
             return {}
         values = rates(positive, score, threshold, self.all_weights)

@@ -17,7 +17,7 @@ from skincnn.records import Part, Record, read_record, write_record
 
 FOLDER = "results"
 OTHER_RESULTS = re.compile(r"(.*\.)?ood(\..*)?|export\..*|.*\.corruptions|members")
-"""Names of results that are not a `SplitResult`."""
+"""Pattern of the names of results that are not a `SplitResult`."""
 R = TypeVar("R", bound=Record)
 
 
@@ -50,7 +50,7 @@ class OperatingPointScores(Part):
 
 
 class TargetScores(Part):
-    """Scores of detecting melanoma, or malignant lesions, by calibrated probability.
+    """Scores for the detection of melanoma, or of malignant lesions, after calibration.
 
     `num_images` and `num_lesions` count the images and lesions to detect. The keys of
     `operating_points` are those of `OPERATING_POINTS`, such as "specificity=0.90".
@@ -73,8 +73,8 @@ class TriageScores(Part):
             out-of-distribution.
         rates: Value of each of `RATES` for malignant lesions.
         referred: Share of all images that are referred.
-        melanoma_referred: Share of the melanomas that are referred; None if melanoma is
-            not a class.
+        melanoma_referred: Share of the melanoma images that are referred; None if melanoma
+            is not a class.
     """
 
     operating_point: str
@@ -134,7 +134,7 @@ class SplitResult(Record):
         confusion_matrix: Number of images of class i (row) predicted as class j (column).
         targets: Scores for "melanoma" and "malignant", if there are such classes.
         triage: Scores of the referral rule for the model as is; None for other variants, or
-            if a table has no distances or no class is malignant.
+            if the table or validation table has no distances, or no class is malignant.
         subgroups: Scores by age band, sex, site, source and method of ground truth.
         leakage: Overlap of the split with the training and validation data; None for
             "val", "test" and "out_of_fold", whose leakage audit is in run.json.
@@ -176,10 +176,10 @@ class CorruptionScores(Part):
     """Scores on corrupted or clean images.
 
     Attributes:
-        melanoma_sensitivity: Sensitivity at the threshold of `HEADLINE_POINT`, which was
-            chosen on clean validation images; None if no class is melanoma or no threshold
-            reaches the operating point.
-        melanoma_specificity: Specificity at the same threshold.
+        melanoma_sensitivity: Sensitivity at the threshold chosen for `HEADLINE_POINT` on
+            clean validation images; None if no class is melanoma or `choose_threshold`
+            finds no threshold.
+        melanoma_specificity: Specificity at the same threshold; None in the same cases.
     """
 
     balanced_accuracy: Estimate
@@ -218,7 +218,7 @@ class OodSet(Part):
     Attributes:
         name: Key of `OOD_SETS`, or name of the user's directory.
         rejected: Share of the images that are rejected, 0..1.
-        auc: AUC of separating the set from the images of the split by their distance.
+        auc: AUC of the distance as a score that separates the set from the split.
     """
 
     name: str
@@ -228,7 +228,7 @@ class OodSet(Part):
 
 
 class OodSplit(Part):
-    """The number of images in a split, and the share of them that is wrongly rejected."""
+    """The number of images in a split, and the share of these images that is rejected."""
 
     num_images: int
     rejected: Estimate
@@ -249,7 +249,7 @@ class OodResult(Record):
 
 
 class MemberScores(Part):
-    """The scores of one model of an ensemble or a cross-validation.
+    """The test scores of one model of an ensemble or a cross-validation.
 
     `differences` are paired, ensemble minus model; a cross-validation has none, because its
     models are tested on different images.
@@ -268,7 +268,7 @@ class MembersResult(Record):
 
 
 def result_path(workdir: Path, name: str) -> Path:
-    """Returns results/<name>.json of a run directory."""
+    """Returns the path of results/<name>.json in a run directory."""
     return workdir / FOLDER / f"{name}.json"
 
 
@@ -278,7 +278,7 @@ def split_name(split: str, variant: str = "") -> str:
 
 
 def read_split_results(workdir: Path) -> dict[str, SplitResult]:
-    """Returns each `SplitResult` by the name of the predictions table, such as "test.d4".
+    """Returns each `SplitResult` by the name of its predictions table, such as "test.d4".
 
     Raises:
         ConfigError: A file is damaged or has another schema version.
@@ -291,7 +291,7 @@ def read_split_results(workdir: Path) -> dict[str, SplitResult]:
 
 
 def read_result(workdir: Path, name: str, record_type: type[R]) -> R:
-    """Returns results/<name>.json.
+    """Returns the content of results/<name>.json.
 
     Raises:
         ConfigError: The file is missing or damaged, or has another schema version.

@@ -31,8 +31,8 @@ from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.metrics.sample import Floats, Scores
 
 Predict = Callable[[Images, slice], npt.NDArray[np.float32]]
-"""Maps images, uint8 [n, height, width, 3], and the slice of their rows in the predictions
-table to logits, float32 [n, num_classes]."""
+"""Returns the logits, float32 [n, num_classes], of images, uint8 [n, height, width, 3]. The
+second argument is the slice of their rows in the predictions table."""
 CHUNK = 128
 """Number of images that are corrupted and predicted at a time."""
 SAME_PROBABILITY = 0.05
@@ -72,7 +72,7 @@ def score_corruptions(
     The temperature and the threshold are those chosen on clean validation images.
 
     Args:
-        predict: The model; receives at most `CHUNK` images at a time.
+        predict: See `Predict`; called with at most `CHUNK` images at a time.
         images: uint8 [num_images, height, width, 3], preprocessed for the model.
         predictions: The model's predictions table of these images, in the same order.
         clean: The result of the predictions table.
@@ -120,10 +120,7 @@ def score_corruptions(
 def _score(
     sample: Resampled, y_prob: Floats, clean: SplitResult
 ) -> tuple[CorruptionScores, Scores]:
-    """Returns the scores, and the balanced accuracy on all images and on each resample.
-
-    The balanced accuracy is [1 + num_resamples].
-    """
+    """Returns the scores, and the values [1 + num_resamples] of the balanced accuracy."""
     values = sample.bootstrap({"": balanced_accuracy}, y_prob)[""]
     counts = sample.num_lesions_per_rate(y_prob)
     rates: dict[str, Estimate] = {}

@@ -71,9 +71,9 @@ UNKNOWN = "not known"
 
 @dataclass(frozen=True)
 class InferenceVariant:
-    """Cost and predictions tables of one inference variant; tables by split, with "val".
+    """Predictions tables by split, including "val", and cost of one inference variant.
 
-    `name` and `logit_adjustment` are `variant` and `logit_adjustment` of `SplitResult`.
+    See `variant` and `logit_adjustment` of `SplitResult` for `name` and `logit_adjustment`.
     """
 
     name: str
@@ -93,9 +93,9 @@ def score_variants(
     The temperature and the thresholds of each variant are chosen on the "val" table.
 
     Args:
-        variants: The model as is, followed by the variants to compare with the model as is.
+        variants: First the model as is, then the variants to compare with it.
         stored_in: The part of the dataset that contains each split, such as "fold 9".
-        leakage: Leakage of the splits that were not audited before training.
+        leakage: Leakage by split; only of splits that were not audited before training.
         config: Number of resamples and confidence level of the intervals.
     """
     tables, results = {}, {}
@@ -274,7 +274,7 @@ def subgroup_values(column: pd.Series) -> pd.Series:
 def score_subgroups(
     predictions: pd.DataFrame, config: EvaluateConfig
 ) -> tuple[SubgroupScores, ...]:
-    """Returns the scores of each subgroup, ordered by attribute.
+    """Returns the scores of each subgroup, in the order of `SUBGROUPS`.
 
     Attributes that are missing in the predictions table, or unknown for all images, are
     left out. The bootstrap resamples the lesions of the subgroup.

@@ -33,8 +33,8 @@ class Split:
     """The inputs of one split, with one row of `table` for each image.
 
     Attributes:
-        images: uint8 [num_images, size, size, 3], in the order of the table.
-        metadata: [num_images, num_fields]; None if the model does not use it.
+        images: Images, uint8 [num_images, size, size, 3], in the order of the table.
+        metadata: Encoded clinical metadata, [num_images, num_fields]; None if not used.
     """
 
     table: pd.DataFrame
@@ -64,7 +64,7 @@ class LoadedRun:
     def predictions_table(
         self, split: str, logits: npt.NDArray[np.float32]
     ) -> pd.DataFrame:
-        """Returns the predictions table of a split."""
+        """Returns the predictions table of a split for logits [num_images, num_classes]."""
         return predictions_table(self.splits[split].table, logits, self.info.class_names)
 
 
@@ -76,7 +76,7 @@ def load_run(
     Args:
         workdir: The run directory.
         data_dir: Directory of the built TFDS datasets; None for the default of TFDS.
-        cache: See `cache.cached_images`.
+        cache: See `skincnn.data.cache.cached_images`.
         others: Names of further splits.
 
     Raises:
@@ -106,10 +106,11 @@ def load_run(
 def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
     """Returns the names of the requested splits without duplicates.
 
-    If one stored fold is the test split, its name, such as "fold_9", becomes "test".
+    If `data.split_by` is lesion, the name of a single test fold becomes "test".
 
     Raises:
-        ConfigError: A split is the validation split, or one of several test folds.
+        ConfigError: A split is "val" or, if `data.split_by` is lesion, one of several test
+            folds.
     """
     test_folds = [pipeline.stored_name(fold) for fold in config.data.test_folds]
     names = []
@@ -117,13 +118,13 @@ def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
         if split == "val":
             raise ConfigError(
                 "--split val is not allowed: the validation split is always evaluated, and "
-                "its scores are optimistic. Omit the flag, or give another split."
+                "its scores are optimistic. Omit the flag, or use another split."
             )
         if config.data.split_by == "lesion" and split in test_folds:
             if len(test_folds) > 1:
                 raise ConfigError(
                     f"--split {split} is one of the test folds {', '.join(test_folds)}, "
-                    "which are evaluated together. Give --split test."
+                    "which are evaluated together. Use --split test."
                 )
             split = "test"
         names.append(split)
@@ -150,7 +151,7 @@ def read_splits(
         if pipeline.fingerprint(table) != info.data_fingerprint[split]:
             raise DataError(
                 f"The split {split} of {builder.info.full_name} differs from that of the "
-                f"training run {workdir}. Expected the same images and labels. Give the "
+                f"training run {workdir}. Expected the same images and labels. Use the "
                 "--data-dir of the training run, or train again."
             )
     for split in others:
@@ -187,7 +188,7 @@ def describe_storage(split: str, config: Config) -> str:
 
 
 def _find_split(split: str, builder: tfds.core.DatasetBuilder, config: Config) -> int | str:
-    """Returns the number of a fold, or the name of another split, after checking it."""
+    """Checks a split, and returns the number of the fold or the name of the split."""
     trained = {pipeline.stored_name(fold) for fold in config.data.train_folds}
     if config.data.split_by == "image":
         trained = {name for name in builder.info.splits if name.startswith("fold_")}

@@ -28,7 +28,7 @@ class ValidationChoices:
     """The temperature and thresholds, chosen on validation and used for all splits.
 
     Attributes:
-        thresholds: By target and operating point; None if `choose_threshold` finds none.
+        thresholds: By target and operating point; None where `choose_threshold` finds none.
         max_distance: Mahalanobis distance above which an image is out-of-distribution; None
             if the validation table has no distances.
     """

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
-    """Returns the predictions of the model as is, and a Gaussian of its features."""
+    """Returns the predictions of the model as is, and a Gaussian of validation features."""
     outputs, seconds = _timed(
         run, lambda split: predict(run.feature_model, split.batches())
     )
@@ -73,8 +73,8 @@ def read_tta(
 ) -> list[InferenceVariant]:
     """Reads the predictions of `splits` with test-time augmentation from `workdir`.
 
-    `results` are from `read_split_results`. Tables that do not match their result, kinds
-    in `leave_out` and kinds without a validation table are skipped.
+    `results` are from `read_split_results`. Tables that do not match their result are
+    skipped, and so are augmentations in `leave_out` or without a validation table.
     """
     variants = []
     for name in VIEWS:
@@ -91,7 +91,7 @@ def read_tta(
 
 
 def reread(variant: InferenceVariant) -> InferenceVariant:
-    """Returns a variant with its values rounded as by writing and reading the tables.
+    """Returns a variant with the values that writing and reading its tables would give.
 
     Logit adjustment then gives the same values in this evaluation and in a later one.
     """

@@ -38,10 +38,10 @@ def bootstrap_weights(
 ) -> Scores:
     """Returns how often each image occurs in each resample, [num_resamples, num_images].
 
-    Images of one group (lesion or patient) are not independent. Therefore, for each
-    resample, groups are drawn with replacement, as many as `group_ids` [num_images] has,
-    and all images of a drawn group are included. The draws do not depend on the order of
-    the images. The `image_ids` [num_images] must be unique.
+    Images of one group (lesion or patient) are not independent. Therefore, a resample draws
+    as many groups as `group_ids` [num_images] contains, with replacement, and includes all
+    images of each drawn group. The draws do not depend on the order of the images. The
+    `image_ids` [num_images] must be unique.
     """
     order = np.argsort(np.asarray(image_ids, str))
     codes = pd.factorize(np.asarray(group_ids, str)[order])[0][np.argsort(order)]
@@ -119,7 +119,7 @@ def count_groups(group_ids: Sequence[str], masks: Flags) -> Counts:
 def estimate(
     values: Scores, confidence: float = 0.95, num_groups: Counts | None = None
 ) -> list[Estimate]:
-    """Returns a list: one score, or one for each class, with percentile intervals.
+    """Returns one score, or one for each class, with percentile intervals.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Resamples in
     which the score is undefined (NaN) are left out.

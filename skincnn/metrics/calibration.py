@@ -16,9 +16,9 @@ TEMPERATURES = (0.05, 20.0)
 def fit_temperature(y_true: Labels, y_prob: Floats) -> float:
     """Returns the temperature in 0.05..20 that minimizes the log loss.
 
-    It is above 1 for an overconfident model. Fit it on the validation split, because scores
-    on the images used for fitting are optimistic. Guo et al., On Calibration of Modern
-    Neural Networks (2017), section 4.2. Shapes are those of `Sample`.
+    A value above 1 indicates overconfidence. Use the validation split, because scores on
+    the images used for fitting are optimistic. Guo et al., On Calibration of Modern Neural
+    Networks (2017), section 4.2. For the shapes, see `Sample`.
     """
 
     def loss(log_temperature: float) -> float:

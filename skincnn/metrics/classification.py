@@ -4,9 +4,9 @@ Each metric takes a `Sample` and returns an array of shape [], or [num_resamples
 weights of the sample are [num_resamples, num_images]. Metrics whose names end in
 `_per_class` return [..., num_classes], with NaN for a class without images.
 
-Unweighted means over classes include the classes with images in `y_true`. If a resample has
-no images of one of these classes, the mean is NaN, because a mean over fewer classes would
-not be comparable.
+Unweighted means over classes include only the classes with images in `y_true`. If a
+resample has no images of one of these classes, the mean is NaN, because a mean over fewer
+classes would not be comparable.
 """
 
 from __future__ import annotations

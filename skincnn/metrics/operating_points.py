@@ -74,7 +74,7 @@ def parse_operating_point(key: str) -> OperatingPoint:
 
 
 def find_targets(class_names: Sequence[str]) -> dict[str, Target]:
-    """Returns the targets "melanoma" and "malignant" by name, if they have any class."""
+    """Returns, by name, the targets "melanoma" and "malignant" that have classes."""
     known = describe(class_names)
     classes = {
         "melanoma": [i for i, c in enumerate(class_names) if known[c].name == "mel"],
