@@ -35,11 +35,11 @@ def measure_input(
     """Measures the input pipeline and the building of a dataset.
 
     A speed ratio is the median over eight rounds in which baseline and candidate alternate.
-    Each round measures the baseline twice; the range of the second rate divided by the
-    first shows the noise.
+    Each round measures the baseline twice; the range, over the rounds, of the second rate
+    divided by the first shows the noise.
 
     Args:
-        image_dir: A directory of JPEG originals; synthetic images by default.
+        image_dir: A directory of .jpg files; by default, the images are synthetic.
         num_images: Number of images per pass; files are repeated as needed.
         only: The benchmarks to run; all by default. first_pass: decoding and resizing;
             later_epochs: reading the cache; fitting: training from the pipeline; building:
@@ -68,8 +68,8 @@ def measure_train(
 ) -> None:
     """Measures training: its overhead, augmentation and cached features.
 
-    Images are random. Ratios are computed as in `input`. On a GPU use more steps, so that
-    each measurement takes seconds.
+    Images are random. Ratios are computed as in `input`. On a GPU, increase --steps and
+    --affine-steps, so that each measurement takes seconds.
 
     Args:
         size: The amount of work.
@@ -95,11 +95,11 @@ def measure_serve(
     `conversions` requires pip install -e .[export].
 
     Args:
-        model: The directory of an evaluated run; by default MobileNet 0.75 at 160 px with
-            random weights, which is as fast as a trained one.
-        image_dir: A directory of JPEG originals; synthetic images by default.
+        model: The directory of an evaluated run; by default, a MobileNet 0.75 at 160 px
+            with random weights, which do not affect the speed.
+        image_dir: A directory of .jpg files; by default, the images are synthetic.
         num_images: Number of images per pass; files are repeated as needed.
-        requests: Number of requests, of one file each, to the server in `memory`.
+        requests: Number of one-file requests to the server in the benchmark `memory`.
         only: The benchmarks to run; all by default. signature: the SavedModel on pixels;
             end_to_end: from files to a table of predictions; conversions: size of LiteRT,
             speed of LiteRT and ONNX; memory: memory growth of a server.
@@ -110,8 +110,8 @@ def measure_serve(
     """
     if num_images < 1 or requests < 10:
         raise ConfigError(
-            "--num-images must be >= 1 and --requests >= 10. Received: "
-            f"{num_images}, {requests}."
+            "--num-images must be >= 1 and --requests >= 10. Received: --num-images "
+            f"{num_images} --requests {requests}."
         )
     common.load_tensorflow()
     from benchmarks import images, serving

@@ -1,4 +1,4 @@
-"""Images for the benchmarks, in the layouts that they compare."""
+"""Images for the benchmarks, and functions that write them in several layouts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_published_layout(files: list[bytes], folder: Path) -> None:
     """Writes images in the layout of HAM10000, with one lesion per image.
 
     The image_ids are from HAM10000, whose groups are published, so the build does not
-    search for near-duplicates: repeated files would all be near-duplicates.
+    search for near-duplicates. In a search, repeated files would all be near-duplicates.
     """
     folder.mkdir(parents=True)
     records = [

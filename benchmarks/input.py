@@ -56,7 +56,7 @@ class Setting:
     files: list[bytes]  # the JPEG files
     root: Path
     builder: tfds.core.DatasetBuilder
-    table: pd.DataFrame  # of all folds, from `pipeline.read_table`
+    table: pd.DataFrame  # all folds, from `skincnn.data.pipeline.read_table`
 
 
 def prepare(files: list[bytes], root: Path) -> Setting:
@@ -156,10 +156,10 @@ def training_memory(setting: Setting) -> Iterator[Result]:
 
 
 def keras_directory(setting: Setting) -> Iterator[Result]:
-    """Compares epochs with epochs of `image_dataset_from_directory`, which does not cache.
+    """Compares epochs of the pipeline with those of `image_dataset_from_directory`.
 
-    That function would resize without antialiasing. The images are therefore loaded at
-    their original size and then resized with antialiasing.
+    That function does not cache, and would resize without antialiasing. The images are
+    therefore loaded at their original size and then resized with antialiasing.
     """
     height, width = tf.io.decode_image(setting.files[0]).shape[:2]
     side = CONFIG.image_size
@@ -181,7 +181,7 @@ def keras_directory(setting: Setting) -> Iterator[Result]:
 
 
 def torch_loader(setting: Setting) -> Iterator[Result]:
-    """Compares epochs with epochs of a PyTorch DataLoader, if PyTorch is installed."""
+    """Compares epochs of the pipeline with those of a PyTorch DataLoader, if installed."""
     if importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed: the comparison with its DataLoader is skipped.")
         return
@@ -265,7 +265,7 @@ def _build(data_dir: Path, manual_dir: Path) -> None:
 
 
 def _train(data_dir: Path, all_images: bool) -> None:
-    """Trains for two epochs, on all images, or on one batch for as many steps."""
+    """Trains for two epochs on all images, or for the same number of steps on one batch."""
     builder = datasets.open_dataset("isic2018", data_dir)
     table = pipeline.read_table(builder, FOLDS)
     batches = _constant(MEMORY_CONFIG)

@@ -39,7 +39,7 @@ class Size:
         image_size: Height and width of the images in pixels.
         batch_size: Number of images per step.
         steps: Number of training steps per measurement.
-        affine_steps: Number of augmented batches per measurement.
+        affine_steps: Number of batches per measurement of flip, rotation and zoom.
     """
 
     image_size: int = 224
@@ -50,11 +50,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Result:
-    """A measured value and its target.
+    """A measured value and its targets.
 
-    In each round, the baseline is measured twice. `baseline_ratio` is the range over the
-    rounds of the second rate divided by the first; a value within this range may be noise.
-    It is None if the value is not from `compare` or `summarize`.
+    In each round, the baseline is measured twice. `baseline_ratio` is the range, over the
+    rounds, of the second rate divided by the first; a ratio within this range may be noise.
+    `baseline_ratio` is None if `value` is not from `compare` or `summarize`.
     """
 
     name: str  # usually "candidate / baseline"
@@ -77,12 +77,11 @@ class Result:
 
 
 def compare(name: str, candidate: Work, baseline: Work, **limits: float) -> Result:
-    """Returns the median ratio of the rates of `candidate` and `baseline`.
+    """Returns the median rate of `candidate` relative to `baseline`.
 
-    After a warm-up round, each of `PAIRS` rounds measures the baseline, the candidate, and
-    the baseline again. The ratio of a round is the rate of the candidate divided by the
-    mean of the two rates of the baseline. `limits` are the `at_least` and `at_most` of the
-    result.
+    After a warm-up round, each of `PAIRS` rounds measures baseline, candidate, baseline.
+    The ratio of a round is the rate of the candidate divided by the mean rate of the
+    baseline. `limits` are the `at_least` and `at_most` of the result.
     """
     rounds = [(rate(baseline), rate(candidate), rate(baseline)) for _ in range(PAIRS + 1)]
     return summarize(name, rounds, **limits)

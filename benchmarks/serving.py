@@ -43,7 +43,7 @@ CONFIG = Config(
 """The network of the preset `mobilenet_160` with random weights."""
 BATCH_SIZE = 32
 SINGLE_IMAGES = 16
-"""Number of batches of one image per measurement."""
+"""Number of one-image batches per measurement."""
 NUM_CALIBRATION = 64
 """Number of images for the calibration of the int8 conversion."""
 REQUEST_SIDES = (64, 96, 128, 200)
@@ -79,7 +79,8 @@ def prepare(
     `model` is the directory of a run; if it is None, the network has random weights.
 
     Raises:
-        ConfigError: The run cannot be read, or uses clinical metadata.
+        ConfigError: The run is not finished, not evaluated, or uses clinical metadata.
+        DataError: The model file has changed or cannot be loaded.
     """
     network, rule = _random_network() if model is None else _load_run(model)
     write_saved_model([network], rule, root / "saved_model")
@@ -90,9 +91,9 @@ def prepare(
 
 
 def signature(setting: Setting) -> Iterator[Result]:
-    """Compares the signature of the SavedModel for pixels with the compiled network.
+    """Compares the SavedModel signature for pixels with the compiled Keras model.
 
-    Both map uint8 images of the input size of the network to probabilities.
+    Both map uint8 images of the input size to probabilities.
     """
     loaded = tf.saved_model.load(str(setting.saved_model))
     serve_images = loaded.signatures[IMAGES_SIGNATURE]
@@ -112,10 +113,10 @@ def signature(setting: Setting) -> Iterator[Result]:
 def end_to_end(setting: Setting) -> Iterator[Result]:
     """Compares prediction, from files to a table, with decoding and the network alone.
 
-    Files are predicted as in scripts/predict.py. The baseline decodes on all cores, as in
-    training, while the compiled network predicts; it checks no limits, reads no EXIF data
-    and builds no table. In the second result, the SavedModel predicts all files as one
-    batch.
+    Files are predicted as in scripts/predict.py. While the compiled network predicts, the
+    baseline decodes on all cores, as in training. The baseline does not check file sizes,
+    read EXIF data or build a table. In the second result, the SavedModel predicts all files
+    as one batch.
     """
     predict = open_saved_model(
         setting.saved_model, setting.rule.class_names, clinical_metadata=False
@@ -284,7 +285,7 @@ def _read(setting: Setting, count: int) -> np.ndarray:
 
 
 def _in_batches(images: tf.Tensor | np.ndarray) -> dict[str, list[tf.Tensor | np.ndarray]]:
-    """Returns batches of one image, and one batch of all images, by description."""
+    """Returns one-image batches, and one batch of all images, by description."""
     singles = [images[number : number + 1] for number in range(SINGLE_IMAGES)]
     return {"one image": singles, f"{len(images)} images": [images]}
 

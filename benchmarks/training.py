@@ -44,8 +44,8 @@ EPOCH_IMAGES = 8000
 def fitting(size: Size) -> Iterator[Result]:
     """Compares training, including input pipeline and callbacks, with training steps alone.
 
-    An epoch is measured from the first step to the last, without validation and saving. The
-    second result is how often the validation images are predicted per epoch (mean).
+    The time of an epoch ends with its last step, before validation and saving. The second
+    result is the mean number of predictions of the validation images per epoch.
     """
     config = Config(
         data=DataConfig(image_size=size.image_size, batch_size=size.batch_size),
@@ -215,7 +215,7 @@ def caching(size: Size) -> Iterator[Result]:
     steps = steps_per_execution(EPOCH_IMAGES // FEATURE_BATCH_SIZE)
     head.compile("adam", loss, steps_per_execution=steps)
     yield compare(
-        f"epoch on cached features / frozen pass ({MODEL.backbone}, {size.image_size} px)",
+        f"epoch on cached / computed features ({MODEL.backbone}, {size.image_size} px)",
         lambda: fit_epoch(head, features),
         lambda: fit_epoch(frozen, images),
         at_least=100,

@@ -166,7 +166,7 @@ def test_connected_official_images_share_a_training_group() -> None:
     )
     groups = [stored.group_of[record.image_id] for record in test]
     assert groups == ["lesion_a_05"] * 3 + ["lesion_t_03"]
-    shared = "image(s) share a lesion or near-duplicate with the folds"
+    shared = "image(s) are connected to the folds by lesions or near-duplicates"
     assert f"test_official: 2 of 2 {shared}" in stored.notes
     assert f"validation_official: 1 of 2 {shared}" in stored.notes
 

@@ -28,14 +28,14 @@ ATTRIBUTIONS = {
 class Ham10000Config(tfds.core.BuilderConfig):
     """A variant of the dataset on disk.
 
-    `source` is the `dataset` of a layout in `sources.LAYOUTS`, "folder" for images in one
-    directory per class, or "demo" for synthetic images.
+    `source` is the `dataset` of a layout in `tfds_ham10000.sources.LAYOUTS`, "folder" for
+    images in one directory per class, or "demo" for synthetic images.
     """
 
     source: str
     class_names: Sequence[str] | None = CLASS_NAMES  # None: known only after the build
     num_demo_images: int = 0  # approximate number of synthetic images
-    longest_side: int | None = None  # the limit in pixels; None: original size
+    longest_side: int | None = None  # maximum, in pixels; None: original size
     without_ham10000: bool = False  # whether to omit images that are also in HAM10000
 
     @property
@@ -45,7 +45,7 @@ class Ham10000Config(tfds.core.BuilderConfig):
 
     @property
     def attribution(self) -> str:
-        """Credits of published images, a note on synthetic ones, "" for the user's own."""
+        """Credits of published images, a note on synthetic ones, or "" for other images."""
         return ATTRIBUTIONS.get(self.source, "")
 
     @property
@@ -62,8 +62,8 @@ ORIGINALS = (
     ),
     Ham10000Config(
         name="isic2019",
-        description="The training set of ISIC 2019 with eight classes, "
-        "which includes HAM10000.",
+        description="The training set of ISIC 2019, with eight classes. "
+        "It includes HAM10000.",
         source="isic2019",
         class_names=ISIC2019_CLASS_NAMES,
     ),

@@ -31,7 +31,7 @@ SITES = ("back", "trunk", "abdomen", "face", "lower extremity", "unknown")
 class DemoImages:
     """Synthetic images by image_id. Each image is rendered when it is read."""
 
-    views: dict[str, tuple[str, int, int]]  # dx, lesion number, view number
+    views: dict[str, tuple[str, int, int]]  # (dx, lesion number, view number)
 
     def read(self, image_id: str) -> bytes:
         """Returns an image as the bytes of a JPEG file."""

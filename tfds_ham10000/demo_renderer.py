@@ -223,9 +223,9 @@ def _structures(
 ) -> Array:
     """Adds globules, lacunae, cysts, scale, the central patch and vessels.
 
-    The number of elements of a structure is proportional to its strength, or 0 if it is
-    weak. Positions are drawn for the maximum number (those of vessels last), so that the
-    strength of one structure does not affect the positions of the others.
+    The number of elements of a structure is proportional to its strength, or 0 at low
+    strength. Except for vessels, which are last, positions are always drawn for the maximum
+    number, so that the strength of a structure does not affect the positions of others.
     """
     layers = (
         # strength, maximum number, spread, radii, blur, color, opacity
@@ -274,7 +274,7 @@ def _discs(frame: Frame, centers: Array, radii: Array, blur: float) -> Array:
 
 
 def _add_acquisition_effects(image: Array, rng: np.random.Generator) -> Array:
-    """Adds uneven illumination, blur and noise, and randomly hairs, ruler and vignette."""
+    """Adds uneven illumination, blur, noise, and sometimes hairs, ruler and vignette."""
     if rng.random() < 0.45:
         hairs = _hairs(rng)
         image = _mix(image, np.full(3, rng.uniform(0.05, 0.3)), 0.85 * hairs)
@@ -315,7 +315,7 @@ def _ruler(rng: np.random.Generator) -> Array:
 
 
 def _canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """Returns an empty mask at twice the resolution and its drawer; see `_half_size`."""
+    """Returns an empty mask of twice the width and height, and an object to draw on it."""
     canvas = Image.new("L", (2 * WIDTH, 2 * HEIGHT))
     return canvas, ImageDraw.Draw(canvas)
 

@@ -78,7 +78,7 @@ def fetch(folder: Path) -> dict[str, Path]:
         The path of each of `FILES`, by lower-case name without a suffix.
 
     Raises:
-        SourceError: A file cannot be downloaded or differs from the published one.
+        SourceError: A download fails, or differs from the published file.
         OSError: A file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,8 +101,8 @@ def verify(folder: Path) -> list[str]:
     """Verifies the checksums of the published files in a directory; returns their names.
 
     Raises:
-        SourceError: The checksum of a file differs, or the directory contains no published
-            files.
+        SourceError: A file differs from the published file of this name, or the directory
+            contains no published files.
     """
     present = [file for file in FILES if (folder / file.name).is_file()]
     if not present:
@@ -141,9 +141,9 @@ def _fetch(session: requests.Session, file: RemoteFile, path: Path) -> Path:
     except requests.RequestException as error:
         raise SourceError(
             f"{file.name} cannot be downloaded from {file.url}, or differs from the "
-            f"published file: {error}. Run the command again when the network is "
-            "available. Alternatively, download the files from Harvard Dataverse, "
-            "doi:10.7910/DVN/DBW86T, into one directory and use --manual-dir DIR."
+            f"published file: {error}. Check the network and run the command again, or "
+            "download all files from Harvard Dataverse, doi:10.7910/DVN/DBW86T, into one "
+            "directory and use --manual-dir DIR."
         ) from error
     finally:
         partial.unlink(missing_ok=True)

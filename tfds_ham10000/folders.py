@@ -16,10 +16,10 @@ SPLITS = {
     "validation": "validation_official",
     "test": "test_official",
 }
-"""The split for each lower-case name of a directory that contains class directories."""
+"""The split in each directory of class directories, by lower-case directory name."""
 EXPECTED = (
-    "Expected at least two classes, either in Train/<class>/*.jpg and optionally in "
-    "Test/<class>/*.jpg, or in <class>/*.jpg."
+    "Expected images of at least two classes, either in <class>/, or in Train/<class>/ and "
+    "optionally Test/<class>/."
 )
 
 
@@ -31,9 +31,10 @@ def read_folders(folder: Path) -> Source:
     counts as a separate lesion, because the directories do not identify lesions.
 
     Raises:
-        SourceError: There are fewer than two classes, a class has no training images,
-            another split has additional classes, two directories contain the same split, or
-            an image is not in a class directory.
+        SourceError: There is no training split or it has fewer than two classes, a class
+            has no training images, another split has a class that the training split does
+            not have, two directories contain the same split, two images have the same
+            image_id, or an image is not in a class directory.
     """
     split_folders = _split_folders(folder)
     source = Source(tuple(path.name for path in _subfolders(split_folders["train"])))
@@ -65,7 +66,7 @@ def read_folders(folder: Path) -> Source:
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """Returns the directory that contains the class directories of each split."""
+    """Returns, for each split, the directory that contains its class directories."""
     subfolders = _subfolders(folder)
     if len(subfolders) == 1 and subfolders[0].name.lower() not in SPLITS:
         subfolders = _subfolders(subfolders[0])
@@ -82,7 +83,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     if not split_folders and subfolders:
         split_folders["train"] = subfolders[0].parent
     if "train" not in split_folders:
-        names = join_first([path.name for path in subfolders]) or "no directories"
+        names = join_first([f"{path.name}/" for path in subfolders]) or "no directories"
         raise SourceError(
             f"{folder} contains no training images. {EXPECTED} Received: {names}."
         )
@@ -96,7 +97,7 @@ def _check_classes(
     if additional := sorted(present.difference(class_names)):
         raise SourceError(
             f"{split_folder} contains images of {join_first(additional)}, but the training "
-            f"directory does not. Expected the classes {join_first(class_names)}."
+            f"directory does not. Expected only the classes {join_first(class_names)}."
         )
     empty = [name for name in class_names if name not in present]
     if split == "train" and empty:

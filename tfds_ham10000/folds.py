@@ -65,7 +65,7 @@ def split_into_folds(
     these images. `near_duplicates` are pairs of image_ids.
 
     Raises:
-        SourceError: There are too few groups for ten folds.
+        SourceError: There are too few groups, so that a fold would be empty.
     """
     near_duplicates = list(near_duplicates)
     records = splits["train"]
@@ -83,8 +83,8 @@ def split_into_folds(
         shared = sum(group_of[record.image_id] in training_groups for record in split)
         if shared:
             notes.append(
-                f"{name}: {shared} of {len(split)} image(s) share a lesion or "
-                "near-duplicate with the folds"
+                f"{name}: {shared} of {len(split)} image(s) are connected to the folds by "
+                "lesions or near-duplicates"
             )
     return StoredSplits({**folds, **official}, group_of, notes)
 
@@ -97,9 +97,8 @@ def assign_images(
     """Returns the group and the fold of each image_id.
 
     If a group contains `published` images (by default those of `published_assignments`),
-    it is assigned to the fold of the first published image. Near-duplicate pairs of
-    published images are ignored, because the published groups already account for
-    near-duplicates.
+    it is assigned to the fold of the published image with the smallest image_id. Pairs of
+    published near-duplicates are ignored: the published groups account for them.
     """
     published = published_assignments() if published is None else published
     groups = group_lesions(records, near_duplicates, published)
@@ -146,12 +145,12 @@ def assign_groups(
 ) -> dict[str, int]:
     """Returns the fold, in 0..9, of each group_id.
 
-    `group_of` contains the group_id of each image_id. `fixed` contains the folds of some
-    groups, which are assigned first. The others are processed by class in
-    alphabetical order, and within a class from the largest to the smallest group, with ties
-    broken by the SHA-256 of the group_id. Each group is assigned to the fold with the
-    fewest images of its class; ties are broken by the fewest images in total, then by the
-    lowest fold number. A group with several classes is processed with the rarest of them.
+    `group_of` contains the group_id of each image_id. `fixed` contains the folds of the
+    groups that are assigned first. The others are processed by class in alphabetical order,
+    and within a class from the largest to the smallest group, with ties broken by the
+    SHA-256 of the group_id. Each group is assigned to the fold with the fewest images of
+    its class; ties are broken by the fewest images in total, then by the lowest fold
+    number. The class of a group with several classes is the rarest of them.
     """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
@@ -197,8 +196,8 @@ def published_assignments() -> dict[str, Assignment]:
     if sha256 != PUBLISHED_SHA256:
         raise ValueError(
             f"{PUBLISHED_FILE} was modified. Expected the SHA-256 {PUBLISHED_SHA256}. "
-            f"Received: {sha256}. Scores on different folds are not comparable; reinstall "
-            "the package."
+            f"Received: {sha256}. Reinstall the package, because scores on different folds "
+            "are not comparable."
         )
     rows = csv.DictReader(io.StringIO(content.decode()))
     return {row["image_id"]: Assignment(row["group_id"], int(row["fold"])) for row in rows}
@@ -231,7 +230,7 @@ def _official_groups(
 
 
 def _check_folds(folds: Splits) -> list[str]:
-    """Returns a note for each class that is missing from a fold; rejects empty folds."""
+    """Returns a note for each class missing from a fold; raises if a fold is empty."""
     if empty := [name for name, records in folds.items() if not records]:
         raise SourceError(
             f"There are too few lesions: {join_first(empty)} would be empty. Expected at "

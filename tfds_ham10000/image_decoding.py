@@ -1,12 +1,12 @@
 """Validation of source images and conversion to the stored format.
 
 An upright RGB JPEG file that does not exceed the requested size is stored unchanged, byte
-for byte. Any other image is decoded and stored as an 8-bit RGB PNG, or as a JPEG if it has
-to be downsized. TensorFlow and Pillow then decode the same upright image with three
-channels:
+for byte. Any other image is converted to an 8-bit RGB PNG, or to a JPEG if it has to be
+downsized. TensorFlow and Pillow therefore decode the same upright RGB image. The rules of
+the conversion are:
 
 - CMYK, gray, black-and-white and palette images are converted to RGB;
-- an alpha channel is dropped, not blended, as TensorFlow does when a model is served;
+- an alpha channel is dropped, not blended; TensorFlow also drops it during serving;
 - the upper 8 bits of 16-bit images are kept (Pillow alone would clip gray values at 255);
 - images are rotated or mirrored according to their EXIF orientation;
 - the first frame of an animation is kept.
@@ -59,9 +59,9 @@ class CheckedImages:
     ):
         """Reads and decodes each image once, on all CPU cores.
 
-        Converted images are kept in an unnamed temporary file in `folder`, which is deleted
-        at the latest when the process ends. See `normalize` for `longest_side`. `inspect`
-        is called with each decoded image (upright, RGB).
+        Converted images are kept in an unnamed temporary file in `folder`. This file is
+        deleted when the process ends, or earlier. See `normalize` for `longest_side`.
+        `inspect` is called with each decoded image (upright, RGB).
 
         Raises:
             OSError: The temporary file cannot be written.
@@ -127,7 +127,7 @@ def require_valid(errors: dict[str, str], num_images: int, on_bad_image: str) ->
     Raises:
         SourceError: Too many images are invalid. The message names the first ten.
     """
-    allowed, advice = 0.0, "Download them again, or skip them (--on-bad-image skip)."
+    allowed, advice = 0.0, "Replace these images, or use --on-bad-image skip (up to 1 %)."
     if on_bad_image == "skip":
         allowed = MAX_SKIPPED_SHARE * num_images
         advice = (
@@ -164,7 +164,7 @@ def normalize(
             # The size is read from the header, before any pixels are decoded.
             if image.width * image.height > MAX_PIXELS:
                 raise SourceError(
-                    f"{image.width}x{image.height} pixels, expected at most {MAX_PIXELS}"
+                    f"{image.width}x{image.height}, expected at most {MAX_PIXELS} pixels"
                 )
             image.load()
             too_large = longest_side is not None and max(image.size) > longest_side
@@ -175,7 +175,7 @@ def normalize(
                 return content
             return _encode(rgb, longest_side if too_large else None)
     except UnidentifiedImageError as error:
-        raise SourceError(f"not a {', '.join(FORMATS)} file") from error
+        raise SourceError(f"not a {'/'.join(FORMATS)} file") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise SourceError(f"too many pixels ({error})") from error
     except SourceError:

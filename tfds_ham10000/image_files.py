@@ -38,7 +38,7 @@ class ImageFiles:
 
         Args:
             paths: Zip archives and directories.
-            make_id: Maps the path of a file in its archive or directory to its image_id.
+            make_id: Returns the image_id for the path of a file in an archive or directory.
 
         Raises:
             SourceError: A path is neither a zip archive nor a directory, or two files have
@@ -80,7 +80,7 @@ class ImageFiles:
         container, member = self._files[image_id]
         try:
             if (size := self.size(image_id)) > MAX_BYTES:
-                raise SourceError(f"{size} bytes, expected at most {MAX_BYTES}")
+                raise SourceError(f"{size} bytes, expected at most {MAX_BYTES} bytes")
             if isinstance(container, zipfile.ZipFile):
                 return container.read(member)
             return (container / member).read_bytes()

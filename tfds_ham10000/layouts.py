@@ -1,4 +1,4 @@
-"""Readers of the published layouts. `sources.LAYOUTS` lists the files of each layout."""
+"""Readers of the published layouts, which `tfds_ham10000.sources.LAYOUTS` lists."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Fields = dict[str, str]
 """The known fields of the `Record` of an image, as text."""
 
 HAM10000_COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
-"""Columns of all editions of `HAM10000_metadata`. Harvard Dataverse adds `dataset`."""
+"""Columns in every edition of `HAM10000_metadata`. Harvard Dataverse adds `dataset`."""
 CONFIRM_TYPES = {
     "histopathology": "histo",
     "serial imaging showing no change": "follow_up",
@@ -96,7 +96,7 @@ def read_ham10000(files: Files) -> Source:
     """Returns HAM10000 (Harvard Dataverse, Kaggle) and the official splits, if present.
 
     Raises:
-        SourceError: A table or archive is invalid, or the images do not match the table.
+        SourceError: A file is invalid, images and table differ, or splits share an image.
     """
     table = files["ham10000_metadata"]
     records = [
@@ -115,7 +115,7 @@ def read_isic2018(files: Files) -> Source:
     """Returns the ISIC challenge 2018, task 3, and the official splits, if present.
 
     Raises:
-        SourceError: A table or archive is invalid, the images do not match the table, or
+        SourceError: A file is invalid, images and table differ, splits share an image, or
             lesion_ids are missing.
     """
     truth = files["isic2018_task3_training_groundtruth"]
@@ -146,7 +146,7 @@ def read_isic2019(files: Files) -> Source:
     """Returns the dataset of the ISIC challenge 2019, with the test set if it is present.
 
     Raises:
-        SourceError: A table or archive is invalid, or the images do not match the table.
+        SourceError: A file is invalid, images and table differ, or splits share an image.
     """
     source = Source(ISIC2019_CLASS_NAMES)
     for split, part in (("train", "training"), ("test_official", "test")):

@@ -18,7 +18,7 @@ ISIC2019_CLASS_NAMES = ("mel", "nv", "bcc", "ak", "bkl", "df", "vasc", "scc")
 
 UNKNOWN = "unknown"
 OPTIONAL_COLUMNS = ("dx_type", "age", "sex", "localization", "dataset")
-"""Columns that may lack values: these are NaN in `age` and "unknown" in the others."""
+"""Columns with optional values. Missing values are NaN (`age`) or "unknown" (others)."""
 
 
 class SourceError(ValueError):
@@ -45,7 +45,7 @@ def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]
     """Returns the record of one image; `cells` are its known fields, as text.
 
     Raises:
-        SourceError: An id is missing, or the diagnosis or the age is invalid.
+        SourceError: The image_id or lesion_id is missing, or the dx or age is invalid.
     """
     if not (cells.get("image_id") and cells.get("lesion_id")):
         raise SourceError(f"{where}: image_id and lesion_id must not be empty.")

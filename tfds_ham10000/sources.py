@@ -1,7 +1,7 @@
 """Reading source directories, whose layout is recognized by the names of the files.
 
-To add a layout, write a function that returns a `Source` (see `layouts`) and add an entry
-to `LAYOUTS`.
+To add a layout, write a function that returns a `tfds_ham10000.layouts.Source`, and add an
+entry to `LAYOUTS`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Layout:
     required: tuple[str, ...]  # names, without a suffix, of required files and directories
     optional: tuple[str, ...]  # names, without a suffix, of optional files and directories
     read: Callable[[Files], Source]  # the reader of the layout
-    where: str  # where to get the files
+    where: str  # where to get the files, as a sentence
 
 
 OFFICIAL_2018 = (
@@ -84,7 +84,7 @@ def read_source(folder: Path, dataset: str) -> Source:
     """Returns the records and images in a directory.
 
     Args:
-        folder: Contains the published files, or a subdirectory that contains them.
+        folder: The directory of the published files or class directories, or its parent.
         dataset: "isic2018", "isic2019", or "folder" for one directory per class.
 
     Raises:
@@ -153,7 +153,7 @@ def _published_files(folder: Path) -> dict[str, Path]:
 
 
 def _describe_mismatch(folder: Path, dataset: str) -> str:
-    """Returns an error message: the missing files, the right config, or the layouts."""
+    """Returns an error message with the missing files, the right config or the layouts."""
     names = sorted(path.name for path in folder.iterdir())
     received = f"Received: {join_first(names) or 'an empty directory'}."
     listings, candidates = _listings(folder), _layouts_of(dataset)

@@ -24,7 +24,7 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
     Args:
         path: A UTF-8 file of comma- or tab-separated values with a header, or a zip archive
             or directory with exactly one .csv file.
-        columns: Alternative sets of required columns. All columns are returned.
+        columns: Alternative sets of required columns. Rows also contain other columns.
 
     Raises:
         SourceError: The table cannot be read, no set of columns is complete, or a row has
@@ -46,7 +46,7 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
 
 
 def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
-    """Returns the label of a one-hot encoded row; `columns` has the label of each column.
+    """Returns the label of a one-hot encoded row; `columns` maps columns to labels.
 
     Raises:
         SourceError: A cell is neither 0 nor 1, or the row does not contain exactly one 1.

@@ -105,14 +105,14 @@ def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> None:
 
 
 def _allocate(path: Path) -> None:
-    """Reserves the space of a sparse file, because a disk that fills up causes SIGBUS."""
+    """Reserves disk space for a sparse file; otherwise a full disk would cause SIGBUS."""
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _remove_stale(folder: Path) -> None:
-    """Removes temporary files more than a day old, which killed processes have left."""
+    """Removes the temporary files of killed processes: those more than a day old."""
     for path in folder.glob(".tmp-*"):
         if time.time() - path.stat().st_mtime > STALE_SECONDS:
             path.unlink(missing_ok=True)

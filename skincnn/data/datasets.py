@@ -44,7 +44,7 @@ def prepare_dataset(
     Args:
         dataset: The name of a config of `tfds_ham10000`, such as "demo" or "isic2018".
         data_dir: The directory of built datasets; by default the data directory of TFDS.
-        manual_dir: The directory with the source files, not used for synthetic datasets.
+        manual_dir: The directory of the source files; ignored for synthetic datasets.
             If None, HAM10000 is downloaded, unless TFDS's manual directory contains it.
         on_bad_image: What to do with images that cannot be decoded. "fail" raises an error.
             "skip" omits them, but raises an error if they are more than 1 % of all images.
@@ -72,7 +72,7 @@ def prepare_dataset(
         raise DataError(
             f"The dataset {dataset!r} cannot be downloaded automatically. Use "
             "--manual-dir DIR with a directory that contains one of:\n"
-            f"{sources.download_instructions(config.source)}"
+            f"{sources.download_instructions(config.source) or '- one directory per class'}"
         )
     tfds.disable_progress_bar()  # the builder has its own
     _build(builder, manual_dir)
@@ -94,7 +94,7 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
     Synthetic datasets are built if necessary.
 
     Raises:
-        ConfigError: The config does not exist, or a synthetic dataset cannot be written.
+        ConfigError: No dataset has this name, or a synthetic dataset cannot be written.
         DataError: The dataset is not synthetic and has not been built.
     """
     builder = _builder(dataset, data_dir)
@@ -132,7 +132,7 @@ def _build(builder: tfds.core.DatasetBuilder, manual_dir: Path | None) -> None:
             )
         )
     except (OSError, tf.errors.OpError, RuntimeError) as error:
-        # Raised if the disk or a quota is full, or permission is denied. TFDS wraps some.
+        # The disk or quota is full, or permission is denied. TFDS wraps some of the errors.
         cause = error.__cause__ if type(error) is RuntimeError else error
         if not isinstance(cause, OSError | tf.errors.OpError):
             raise
@@ -147,7 +147,7 @@ def _builder(
     dataset: str, data_dir: Path | None, on_bad_image: OnBadImage = "fail"
 ) -> tfds.core.DatasetBuilder:
     configs = {config.name: config for config in tfds_ham10000.Builder.BUILDER_CONFIGS}
-    look_up(configs, dataset, "The dataset (--data.dataset, --config)")
+    look_up(configs, dataset, "The dataset (--data.dataset or --config)")
     return tfds_ham10000.Builder(
         config=dataset, data_dir=data_dir, on_bad_image=on_bad_image
     )

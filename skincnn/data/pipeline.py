@@ -1,10 +1,10 @@
 """Input pipeline: from TFDS records to batches of images or features.
 
 Images are decoded and resized once, into one array, from which batches are gathered.
-Measured on two shared CPU cores (4,000 images of 160 pixels, batch size 32, best of four):
-a generator of batches read 13,000 images per second, `numpy_function` in a parallel map
-18,000, and `tf.gather` on a tensor that shares the memory of the array more than 50,000.
-`tf.constant` would copy the array.
+On two shared CPU cores (4,000 images of 160x160 pixels, batch size 32, best of four runs),
+a generator of batches read 13,000 images/s, `numpy_function` in a parallel map 18,000
+images/s, and `tf.gather` on a tensor that shares the memory of the array more than 50,000
+images/s. `tf.constant` would copy the array.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ READING_THREADS = 2 * (os.cpu_count() or 1)
 GATHERING_THREADS = 2
 CACHE_FOLDER = "skincnn_images"
 CACHE_VERSION = 1
-"""Increment this when the code produces different pixels from the same files and fields."""
+"""Increment this when the same files and preprocessing fields yield different pixels."""
 TABLE_COLUMNS = (
     *("image_id", "lesion_id", "group_id", "label"),
     *("dx_type", "age", "sex", "localization", "dataset"),
@@ -51,11 +51,11 @@ TABLE_COLUMNS = (
 def read_table(
     builder: tfds.core.DatasetBuilder, folds: Iterable[int | str]
 ) -> pd.DataFrame:
-    """Returns a table of the given folds, with one row per image, without the images.
+    """Returns a table with one row for each image in `folds`, without the images.
 
     `folds` are fold numbers in 0..9 and names of official splits. The columns are
     `TABLE_COLUMNS` (`label` is the class index), `fold` (an element of `folds`) and
-    `sha256` (of the image file).
+    `sha256` (the SHA-256 of the stored image file).
     """
     folds = list(folds)
     rows = [
@@ -95,9 +95,9 @@ def load_images(
     Args:
         builder: The built dataset.
         table: Rows of `read_table`, from any folds and in any order, without duplicates.
-        config: The preprocessing; see `preprocess.read_image`.
-        cache: Where to keep the images; see `cache.cached_images`. Cache files are in the
-            directory skincnn_images beside the built datasets.
+        config: The preprocessing; see `skincnn.data.preprocess.read_image`.
+        cache: Where to keep the images; see `skincnn.data.cache.cached_images`. Cache files
+            are in the directory skincnn_images beside the built datasets.
 
     Returns:
         uint8 [len(table), image_size, image_size, 3], in the order of the rows.
@@ -133,11 +133,11 @@ def training_batches(
     """Returns the batches of some epochs: (inputs, int32 labels [batch_size]).
 
     Inputs are uint8 images [batch_size, height, width, 3] or features [batch_size,
-    num_features]. With `metadata`, inputs are a dict of "images" (or features) and
-    "metadata", float32 [batch_size, num_clinical_features].
+    num_features]. With `metadata`, inputs are a dict with the keys "images" (images or
+    features) and "metadata" (float32 [batch_size, num_clinical_features]).
 
-    The batches of an epoch do not depend on earlier epochs (see `sampling.epoch_batches`),
-    so a resumed run sees the batches that an uninterrupted run would have seen.
+    The batches of an epoch do not depend on earlier epochs, so a resumed run sees the
+    batches that an uninterrupted run would have seen.
 
     Args:
         images: Images or features [num_images * variants, ...]. The variants of one image
@@ -150,8 +150,8 @@ def training_batches(
         variants: The number of variants of each image. One of them is drawn each time the
             image occurs in a batch.
         metadata: Encoded clinical metadata, [num_images, num_clinical_features].
-        sampling_weights: See `sampling.epoch_batches`.
-        epoch_counts: See `sampling.epoch_batches`.
+        sampling_weights: See `skincnn.data.sampling.epoch_batches`.
+        epoch_counts: See `skincnn.data.sampling.epoch_batches`.
     """
 
     def select_rows(epoch: npt.NDArray[np.int64]) -> Rows:
@@ -281,7 +281,7 @@ def _gather_batches(
     batch_size: int,
     variants: int,
 ) -> tf.data.Dataset:
-    """Returns the batches of `epochs`, whose rows `select_rows(epoch)` returns."""
+    """Returns the batches of `epochs`. `select_rows` returns the rows of an epoch."""
     # Height and width are unspecified, so that another image size requires no retracing.
     shape = (len(labels) * variants, *[None] * (images.ndim - 2), images.shape[-1])
     dtype = tf.as_dtype(images.dtype)

@@ -1,7 +1,7 @@
 """Preprocessing in the TensorFlow graph: from the bytes of an image file to pixels.
 
-Training, evaluation and the SavedModel call the same functions with the same fields
-of `DataConfig` (`preprocessing_spec.preprocessing_fields`). The order is: decode,
+Training, evaluation and the SavedModel call the same functions with the same fields of
+`DataConfig` (see `skincnn.data.preprocessing_spec.FIELDS`). The order is: decode,
 `crop_border`, resize mode, resize, `shades_of_gray`.
 """
 
@@ -15,9 +15,9 @@ import tensorflow as tf
 from skincnn.config import DataConfig
 
 DARK = 32
-"""Largest channel value, in 0..255, of a pixel in the dark frame of a dermatoscope."""
+"""A bright pixel's largest channel exceeds this value, in 0..255; see `crop_border`."""
 MIN_BRIGHT_SHARE = 0.05
-"""Smallest share of brighter pixels in a row or column that is not in the dark frame."""
+"""Smallest share of bright pixels in a bright row or column; see `crop_border`."""
 
 
 def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
@@ -142,7 +142,7 @@ def _resize(image: tf.Tensor, side: int) -> tf.Tensor:
 
 
 def _bright_range(shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the start and exclusive end of the bright range, or of all if none is."""
+    """Returns the start and exclusive end of the bright range, or of all if all is dark."""
     bright = tf.cast(shares >= MIN_BRIGHT_SHARE, tf.int32)
     start = tf.argmax(bright, output_type=tf.int32)
     num_dark_at_end = tf.argmax(tf.reverse(bright, [0]), output_type=tf.int32)

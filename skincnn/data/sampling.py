@@ -39,11 +39,11 @@ def epoch_batches(
         batch_size: Number of images in a batch, at most `num_images`.
         seed: The seed of the run.
         epoch: The epoch number, counted from 0 over the whole run.
-        sampling_weights: The relative probability of drawing any single image of each
-            class, [num_classes]; see `imbalance.Plan`.
+        sampling_weights: The relative probability of drawing a single image of each class,
+            [num_classes]; see `skincnn.training.imbalance.Plan`.
         epoch_counts: The number of images of each class in an epoch, [num_classes]; see
-            `imbalance.Plan`. It must be 0 for a class without images, and cannot be
-            combined with `sampling_weights`.
+            `skincnn.training.imbalance.Plan`. It must be 0 for a class without images, and
+            cannot be combined with `sampling_weights`.
 
     Returns:
         int64 [steps_per_epoch, batch_size], indices in 0..num_images - 1.
@@ -64,7 +64,7 @@ def epoch_batches(
 def _replicate(
     labels: npt.NDArray[np.int64], epoch_counts: Counts, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Returns image indices, `epoch_counts[label]` of each class."""
+    """Returns image indices: `epoch_counts[label]` indices for each class."""
     indices = []
     for label, count in enumerate(epoch_counts):
         class_indices = rng.permutation(np.flatnonzero(labels == label))

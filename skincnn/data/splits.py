@@ -51,7 +51,7 @@ def make_splits(
 
 
 def image_folds(table: pd.DataFrame) -> pd.Series[int]:
-    """Returns a fold in 0..9 for each image regardless of lesions (a leaky protocol).
+    """Returns a fold in 0..9 for each image, ignoring lesions (a leaky protocol).
 
     Within each class, images are ordered by the SHA-256 of their image_id and assigned to
     the ten folds in turn. The folds are stratified and the same on every machine.
