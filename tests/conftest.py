@@ -31,7 +31,6 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 common.load_tensorflow()
 # Scanning the objects of TensorFlow again and again takes a tenth of the time.
 gc.freeze()
-gc.set_threshold(50_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
