@@ -189,7 +189,7 @@ def test_a_cross_validation_has_a_report(tmp_path: Path) -> None:
     results = load_results(workdir)
     assert results.headline.split == OUT_OF_FOLD
     page = Page(render_report(workdir).read_text()).words
-    assert "Cross-validation with 2 models, each trained on 800 images." in page
+    assert "Cross-validation trained 2 models, each on 800 images." in page
     assert "out-of-fold predictions: 240 images of 60 lesions" in page
     assert "minus model" not in page
     assert "The referral rule refers an image to a dermatologist if the prob" in page

@@ -159,8 +159,8 @@ def test_the_smallest_class_is_named(results: RunResults) -> None:
     assert set(sizes.values()) == {30}
     text = report_text.describe_smallest_class(results.headline)
     assert text == (
-        f"The smallest class, {NAMES[0]}, has 30 images: each changes balanced accuracy by "
-        f"{1 / 120:.3f}."
+        f"The smallest class, {NAMES[0]}, has 30 images: each can change balanced accuracy "
+        f"by {1 / 120:.3f}."
     )
 
 

@@ -74,7 +74,7 @@ class Config:
         require(
             self.optimizer.warmup_epochs <= self.train.epochs,
             "optimizer.warmup_epochs",
-            "at most `train.epochs`",
+            f"at most `train.epochs` ({self.train.epochs})",
             self.optimizer.warmup_epochs,
         )
         require(

@@ -37,8 +37,8 @@ class DataConfig:
     """Held-out folds for testing after training. No setting is selected on these folds."""
     split_by: Literal["lesion", "image"] = "lesion"
     """What is assigned to folds. lesion: lesions, so that all images of a lesion are in the
-    same fold; image: single images, as in many published studies with leakage. The report
-    then states how many test images show a lesion of the training split."""
+    same fold; image: single images, which causes leakage, as in many published studies. The
+    report then states how many test images show a lesion of the training split."""
     one_image_per_lesion: Literal["none", "train", "evaluation", "all"] = "none"
     """Splits that contain only one image of each lesion. none: no split; train: the
     training split; evaluation: validation and test; all: all three splits."""
@@ -104,8 +104,8 @@ class AugmentConfig:
     """How pairs of training images and their labels are mixed. none: no mixing; mixup:
     weighted mean; cutmix: a rectangle of one image is replaced by that of the other."""
     mix_alpha: Annotated[float, Field(ge=0, le=10)] = 0.2
-    """The larger mixing weight is max(x, 1 - x) with x from Beta(mix_alpha, mix_alpha); 0
-    for no mixing. On ImageNet, the authors of MixUp use 0.2, and those of CutMix use 1."""
+    """Parameter a of the larger mixing weight, max(x, 1 - x) with x from Beta(a, a). 0 for
+    no mixing. On ImageNet, the authors of MixUp use 0.2, and those of CutMix use 1."""
 
     def strength(self, name: str) -> float:
         """Returns the field `name` times 2 * magnitude, at most `AUGMENT_BOUNDS[name]`."""

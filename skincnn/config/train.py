@@ -23,8 +23,8 @@ class ModelConfig:
     """The classifier: a backbone, global pooling, dropout and a linear head."""
 
     backbone: str = "mobilenet_v2"
-    """Name in `BACKBONES`, or `package.module:function` for your own backbone; see
-    `find_backbone`."""
+    """Name in `BACKBONES` of skincnn/model/backbones.py, or `package.module:function` for
+    your own backbone; see `find_backbone` in that file."""
     width_multiplier: PositiveFloat = 1.0
     """Width multiplier of the backbone (`alpha` in Keras Applications). Must be 1.0 for a
     backbone without a width multiplier."""
@@ -100,7 +100,7 @@ class OptimizerConfig:
     cosine to 1/100,000 of the peak."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate of stages that train the backbone; for `staged`, of all stages,
-    and multiplied by the `rate` of each stage."""
+    multiplied by the `rate` of each stage."""
     head_learning_rate: PositiveFloat = 3e-3
     """Peak learning rate of stages that train only the head, except for `staged`."""
     warmup_epochs: NonNegativeFloat = 0.5
@@ -145,7 +145,7 @@ class StageConfig:
     """Consecutive epochs in which the same layers are trainable."""
 
     trainable_blocks: Annotated[int, Field(ge=-1)]
-    """Number of the last blocks of the backbone (layers with the same resolution) that are
+    """Number of last blocks of the backbone (layers with the same resolution) that are
     trained together with the head. 0 for only the head, -1 for all layers."""
     epochs: PositiveInt
     """Number of epochs."""
@@ -160,13 +160,13 @@ class TrainConfig:
     scenario: str = "fine_tune"
     """Name in `SCENARIOS`. fine_tune: trains the head, then all layers or the last
     `trainable_blocks`; linear_probe: trains only the head; from_scratch: trains all layers
-    from random weights; staged: trains in the stages of `stages`."""
+    from random weights; staged: trains in the given `stages`."""
     head_epochs: NonNegativeInt = 1
     """`fine_tune`: number of epochs with a frozen backbone."""
     epochs: PositiveInt = 8
     """Number of epochs of the last stage; for `staged`, see `stages`."""
     trainable_blocks: int = -1
-    """`fine_tune`: number of the last blocks of the backbone (layers with the same
+    """`fine_tune`: number of last blocks of the backbone (layers with the same
     resolution) that are trained in the last stage; -1 for all. If the first blocks are
     frozen, an epoch can take half the time."""
     stages: tuple[StageConfig, ...] = ()
@@ -179,8 +179,8 @@ class TrainConfig:
     """Number of epochs of the last stage that use `progressive_image_size`. All epochs of
     earlier stages use this size as well."""
     monitor: str = "balanced_accuracy"
-    """Name in `METRICS`. The epoch with the best value of this metric on validation is
-    kept."""
+    """Name in `METRICS` of skincnn/metrics/classification.py. The epoch with the best value
+    of this metric on validation is kept."""
     patience: NonNegativeInt = 0
     """Number of epochs of the last stage without a better value of `monitor` after which
     training stops; 0 for no early stopping."""

@@ -8,7 +8,7 @@ trained on. Therefore this module shares no code with `skincnn.model.augment`, a
 corruption is either absent from the default augmentation or stronger than the maximum of
 the default augmentation, as the docstrings explain.
 
-A corruption takes an image, uint8 [height, width, 3], a strength and a random generator,
+A corruption takes an image (uint8 [height, width, 3]), a strength and a random generator,
 and returns a new image of the same shape and type. The random numbers are the same at all
 strengths: for example, the hairs of severity 2 are a subset of the hairs of severity 3.
 """
@@ -42,8 +42,8 @@ def brightness(image: ImageArray, strength: float, rng: np.random.Generator) -> 
     """Darkens or brightens an image, as under- and overexposure do.
 
     Multiplies the odds x / (1 - x) of a pixel value x in 0..1 by exp(strength) or
-    exp(-strength), which preserves black and white. The default augmentation adds up to
-    10 % of white; this corruption changes middle gray by more than 16 % of white.
+    exp(-strength), which preserves black and white. The default augmentation changes pixel
+    values by up to 10 % of white; this corruption changes middle gray by more than 16 %.
     """
     odds = math.exp(rng.choice((-1, 1)) * strength)
     levels = np.arange(256) / 255
@@ -54,7 +54,7 @@ def brightness(image: ImageArray, strength: float, rng: np.random.Generator) -> 
 def contrast(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Reduces the contrast about the mean color, as stray light and a dirty lens do.
 
-    The strength is the remaining contrast. The default augmentation keeps 0.8 or more.
+    The strength is the factor of the contrast; the default augmentation uses 0.8 or more.
     """
     mean = image.mean(axis=(0, 1), dtype=np.float32)
     return _to_uint8(strength * image.astype(np.float32) + (1 - strength) * mean)
@@ -64,7 +64,7 @@ def color_cast(image: ImageArray, strength: float, rng: np.random.Generator) -> 
     """Tints an image, as an unusual light source or a wrong white balance does.
 
     The gains of red, green and blue are exp(strength * cos(angle)) at angles that are 120
-    degrees apart, the first one random; their product is 1. The default augmentation
+    degrees apart, the first one random; the gains multiply to 1. The default augmentation
     changes gains by up to 5 %; here, the largest gain exceeds the smallest by 19 % or more.
     """
     angles = rng.uniform(0, 2 * math.pi) + 2 * math.pi / 3 * np.arange(3)
@@ -73,7 +73,7 @@ def color_cast(image: ImageArray, strength: float, rng: np.random.Generator) -> 
 
 
 def blur(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
-    """Convolves an image with a Gaussian, as a greasy lens and upscaling do.
+    """Blurs an image with a Gaussian, as a greasy lens or upscaling does.
 
     The standard deviation is 0.7 pixels plus the strength times the shorter side. The
     augmentation `blur`, which is off by default, has a default maximum of 0.7 pixels.
@@ -86,7 +86,7 @@ def blur(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageA
 
 
 def defocus(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
-    """Convolves an image with a disk, as an unfocused lens does.
+    """Blurs an image with a disk, as an unfocused lens does.
 
     The radius is half a pixel plus the strength times the shorter side. The augmentation
     `blur`, which resembles this corruption, is off by default.
@@ -98,7 +98,7 @@ def defocus(image: ImageArray, strength: float, rng: np.random.Generator) -> Ima
 
 
 def motion(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
-    """Convolves an image with a line of random direction, as a moving hand does.
+    """Blurs an image along a line of random direction, as a moving hand does.
 
     The length is one pixel plus the strength times the shorter side. No training
     augmentation resembles this corruption.
@@ -143,7 +143,7 @@ def zoom(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageA
     """Magnifies a crop, as a stronger lens does.
 
     The strength is the magnification, which is at most 1.22 in the default augmentation.
-    The crop is shifted from the center by up to a tenth of the margin around it.
+    Along each axis, the crop is off-center by up to a tenth of its margin.
     """
     height, width = image.shape[:2]
     size = np.array([width, height]) / strength
@@ -168,9 +168,9 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
     "ruler": (ruler, (0.08, 0.11, 0.14, 0.17, 0.20)),
     "bubbles": (bubbles, (10, 20, 34, 52, 75)),
 }
-"""The function of each corruption, and the strengths at severities 1 to 5.
+"""The function of each corruption, and its strengths at severities 1 to 5, by name.
 
-Severity 1 is slightly stronger than similar default augmentations. The others were
+Severity 1 is slightly stronger than similar default augmentations. The other strengths were
 chosen by eye at 160 and 450 pixels, in steps that look even, such that a lesion is still
 recognizable at severity 5.
 """
@@ -179,15 +179,15 @@ recognizable at severity 5.
 def corrupt(images: Images, name: str, severity: int, seed: int, first: int = 0) -> Images:
     """Returns corrupted images, uint8 [num_images, height, width, 3].
 
-    The seed of each image is derived from `seed`, its position in the split and the name of
-    the corruption, so the result does not depend on how the images are batched.
+    The seed of each image is derived from `seed`, the position of the image in the split
+    and the name of the corruption, so the result does not depend on the batches.
 
     Args:
         images: uint8 [num_images, height, width, 3].
         name: A key of `CORRUPTIONS`.
         severity: 1..5.
         seed: Random seed.
-        first: Position of the first of these images in the split.
+        first: Position of the first of these images in the split, counted from 0.
 
     Raises:
         ConfigError: The corruption or the severity does not exist.

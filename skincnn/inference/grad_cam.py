@@ -1,4 +1,4 @@
-"""Grad-CAM: the image regions on which the prediction of a class is based."""
+"""Grad-CAM: the image regions that increase the logit of a class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from skincnn.inference.predict import predict
 from skincnn.model.classifier import IMAGES_LAYER
 
 Maps = npt.NDArray[np.float32]
-"""Relevance of each image region for a class, [num_images, height, width] in 0..1."""
+"""Relevance of each image region for a class, in 0..1."""
 COLORMAP = "viridis"
 """Colormap of the maps: perceptually uniform, color-blind safe, not similar to skin."""
 MAX_OPACITY = 0.55
@@ -29,7 +29,7 @@ class GradCam:
     Selvaraju et al., Grad-CAM (2017), section 3: the feature maps are summed with the
     spatially averaged gradients of a class's logit as weights, and negative values are set
     to 0. If global average pooling and a dense layer follow the feature maps, these weights
-    are those of the dense layer up to a factor (Zhou et al., CAM, 2016), so that no
+    equal those of the dense layer up to a factor (Zhou et al., CAM, 2016), so that no
     gradients are needed. Clinical metadata contribute to the logit, but not to the map.
     """
 
@@ -102,12 +102,12 @@ def _find_head(
     received = " <- ".join(type(layer).__name__ if layer else "unknown" for layer in path)
     raise ConfigError(
         "Grad-CAM requires a functional model that ends in GlobalAveragePooling2D and "
-        "Dense, with only Dropout and a Concatenate of features and metadata between them. "
+        "Dense, between which only Dropout and a Concatenate with metadata are allowed. "
         f"Received: {classifier.name} with the layers {received}, from output to input."
     )
 
 
 def _source(tensor: Any) -> keras.layers.Layer | None:
-    """Returns the layer with the given symbolic output."""
+    """Returns the layer with the given symbolic output, or None for any other value."""
     history = getattr(tensor, "_keras_history", None)
     return None if history is None else history.operation

@@ -15,7 +15,7 @@ from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, RunInfo
 def load_model(workdir: Path, info: RunInfo) -> keras.Model:
     """Returns the model of a run after checking the SHA-256 of its file.
 
-    Keras's safe mode is on, so code in the file (a Lambda layer) is never executed.
+    Keras's safe mode is on, so code in the file, such as a Lambda layer, is never executed.
 
     Raises:
         DataError: The file was modified or cannot be loaded, or the model does not have one

@@ -65,7 +65,7 @@ def adjust_tables(
 ) -> tuple[dict[str, pd.DataFrame], float]:
     """Returns the adjusted predictions tables by split, and the strength.
 
-    The strength is chosen on `tables["val"]`. `class_counts` counts training images.
+    The strength is chosen on "val"; `class_counts` are numbers of training images by class.
     """
     priors = np.array([max(class_counts[name], 1) for name in class_names], float)
     priors /= priors.sum()

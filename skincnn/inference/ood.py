@@ -22,7 +22,7 @@ from skincnn.data import pipeline
 from skincnn.data.cache import Images
 from skincnn.data.preprocess import preprocess, read_image
 from skincnn.errors import ConfigError, DataError
-from skincnn.files import IMAGE_SUFFIXES, images_in, replacing
+from skincnn.files import images_in, replacing
 from skincnn.inference.predict import predict
 from skincnn.inference.predictions import DISTANCE, predictions_table
 from skincnn.metrics.sample import Floats
@@ -89,15 +89,15 @@ OOD_SETS: dict[str, Callable[[np.random.Generator], ImageIterator]] = {
 class FeatureGaussian:
     """A Gaussian fitted to the backbone's features of in-distribution images.
 
-    A single Gaussian detects OOD images as well as one per class: Kamoi and Kobayashi, Why
-    is the Mahalanobis Distance Effective for Anomaly Detection? (2020), arXiv:2003.00402,
-    based on Lee et al. (2018), arXiv:1807.03888. For a fine-tuned network, a threshold on
+    A single Gaussian is as effective as one for each class: Kamoi and Kobayashi, Why is the
+    Mahalanobis Distance Effective for Anomaly Detection? (2020), arXiv:2003.00402, based on
+    Lee et al. (2018), arXiv:1807.03888. For a fine-tuned network, a threshold on
     the energy of the logits (Liu et al., 2020) rejected none of the photographs, noise and
     stripes (docs/results.md).
 
     Attributes:
         mean: Mean of the features, [num_features].
-        precision: (Pseudo-)inverse of the covariance, [num_features, num_features].
+        precision: Inverse covariance (or pseudo-inverse), [num_features, num_features].
     """
 
     mean: Floats
@@ -153,8 +153,8 @@ class FeatureGaussian:
 def cross_validated_distances(features: Floats, lesion_ids: Sequence[str]) -> Floats:
     """Returns the distance of each image, cross-validated over lesions, [num_images].
 
-    Each distance is that from a Gaussian fitted to other lesions, because the distance from
-    a Gaussian fitted to the image itself would be too small. The features are
+    Each distance is computed with a Gaussian that was fitted to other lesions; a Gaussian
+    fitted to the same image would give a smaller distance. The features are
     [num_images, num_features], of at least two lesions.
     """
     distances = np.empty(len(features))
@@ -169,7 +169,7 @@ def make_ood_images(config: DataConfig) -> tuple[pd.DataFrame, Images]:
     """Returns a table of the built-in OOD images, and the preprocessed images.
 
     The columns are `set` (a key of `OOD_SETS`) and `image_id`. The images are uint8
-    [num_images, image_size, image_size, 3]. Only their preprocessing depends on `config`.
+    [num_images, image_size, image_size, 3]. Only the preprocessing depends on `config`.
     """
     rng = np.random.default_rng(0)
     rows = [
@@ -199,8 +199,8 @@ def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Ima
     files = images_in(folder)
     if not files:
         raise ConfigError(
-            f"--ood-dir {folder} contains no images. Expected files ending in "
-            f"{', '.join(IMAGE_SUFFIXES)}."
+            f"--ood-dir {folder} contains no images. Expected files ending in .jpg, .png, "
+            ".gif, .bmp or .webp."
         )
     names = [f"{name}/{path.relative_to(folder)}" for path in files]
     rows = pd.DataFrame({OOD_SET: name, "image_id": names})
@@ -216,12 +216,10 @@ def predict_ood(
 ) -> pd.DataFrame:
     """Returns the predictions table of OOD images.
 
-    The columns are `set`, `image_id`, those that `predictions_table` adds for probabilities
-    and energy, and `DISTANCE`. If the model uses clinical metadata, those of all images are
-    set to unknown.
-
-    The model is from `with_features`, and `rows` and `images` are from `make_ood_images` or
-    `read_ood_folder`.
+    The columns are `set`, `image_id`, the probabilities and the energy as in
+    `predictions_table`, and `DISTANCE`. If the model uses clinical metadata, the metadata
+    of all images are unknown. The model is from `with_features`; `rows` and `images` are
+    from `make_ood_images` or `read_ood_folder`.
     """
     rows = rows.assign(label=np.nan, sha256="")
     metadata = None

@@ -26,7 +26,7 @@ def with_features(classifier: keras.Model) -> keras.Model:
 def predict(model: keras.Model, batches: tf.data.Dataset) -> list[npt.NDArray[np.float32]]:
     """Returns each output of a model, [num_images, ...], in the order of the batches.
 
-    The batches are from `pipeline.evaluation_batches`.
+    The batches are from `skincnn.data.pipeline.evaluation_batches`.
     """
     if keras.distribution.distribution() is None:
         outputs = model.predict(batches, verbose=0)

@@ -22,7 +22,7 @@ ENERGY = "energy"
 
 Liu et al., Energy-based Out-of-distribution Detection (2020), arXiv:2010.03759."""
 DISTANCE = "distance"
-"""Column with `FeatureGaussian.distances`, larger for out-of-distribution images."""
+"""Column with the distances from `skincnn.inference.ood.FeatureGaussian.distances`."""
 SUM_TOLERANCE = 1e-3
 
 
@@ -31,8 +31,8 @@ def predictions_table(
 ) -> pd.DataFrame:
     """Returns `table` with class names as labels, a probability per class, and the energy.
 
-    `table` is from `pipeline.read_table`; its column `sha256` is dropped. The logits,
-    [num_images, num_classes], are in the order of its rows.
+    `table` is from `skincnn.data.pipeline.read_table`; its column `sha256` is dropped. The
+    logits, [num_images, num_classes], are in the order of the rows.
     """
     columns = probability_columns(scipy.special.softmax(logits, axis=1), class_names)
     columns[ENERGY] = -scipy.special.logsumexp(logits, axis=1)
@@ -47,7 +47,7 @@ def probability_columns(y_prob: Floats, class_names: Sequence[str]) -> dict[str,
 
 
 def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Returns the first table with predictions averaged over all tables.
+    """Returns the first table, with the predictions averaged over all tables.
 
     Probabilities, energies and distances are averaged. Lakshminarayanan et al., Simple and
     Scalable Predictive Uncertainty Estimation using Deep Ensembles (2017),
@@ -62,7 +62,7 @@ def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def as_written(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the table with its values rounded as by writing and reading it."""
+    """Returns the table as if it had been written to a file and read again."""
     return _parse(io.StringIO(table.to_csv(index=False)))
 
 

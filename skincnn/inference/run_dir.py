@@ -37,13 +37,10 @@ class DeviceInfo(Part):
 
 
 class Provenance(Part):
-    """The code and hardware of a training run.
-
-    On different hardware, rounding errors can change the trained weights.
-    """
+    """The code and hardware of a training run, which can affect the trained weights."""
 
     code: str
-    """Git commit, with "-dirty" for uncommitted changes; or version of the package."""
+    """Git commit (with "-dirty" for uncommitted changes), or version of the package."""
     processor: str
     cores: int
     gpus: tuple[str, ...]
@@ -62,6 +59,8 @@ class RunInfo(Record):
     """run.json: what was trained, with which software, on which data.
 
     Attributes:
+        skincnn: Version of this package.
+        versions: Versions of Python and of the packages that affect training, by name.
         device: The devices of the training run; None if they differ between models.
         provenance: Code and hardware; None if they differ between models.
         class_names: Class names, in the order of the model's outputs.
@@ -71,10 +70,10 @@ class RunInfo(Record):
             their original size.
         audit: Result of the leakage audit; for several models, the largest values.
         preprocessing: All settings that determine how images are read and preprocessed.
-        data_fingerprint: `pipeline.fingerprint` of each split; empty for several models.
+        data_fingerprint: `data.pipeline.fingerprint` by split; empty for several models.
         class_counts: Number of training images by class; empty for several models.
         best_epoch: The selected epoch, counted from 1; None for several models.
-        num_parameters: Of all models of an ensemble; otherwise of one model.
+        num_parameters: Number of parameters of one model, or of all models of an ensemble.
         training_seconds: Training time, summed over all models.
         sha256: SHA-256 of the model file, by file name; empty for several models.
         members: The models of an ensemble or a cross-validation; empty for a run.
@@ -104,7 +103,7 @@ class RunInfo(Record):
 def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
     """Returns the content of run.json.
 
-    `fix` is a sentence for the error message on how to recreate the directory.
+    `fix` is the last sentence of an error message: how to recreate the directory.
 
     Raises:
         ConfigError: The file is missing or damaged, or has another schema version.
@@ -159,6 +158,6 @@ def read_history(workdir: Path) -> pd.DataFrame:
         columns = ", ".join(map(str, history))
         raise ConfigError(
             f"{path} must have the columns epoch and loss and a row for each epoch. "
-            f"Received: {len(history)} rows, columns: {columns or 'none'}. {TRAIN_AGAIN}"
+            f"Received: {len(history)} rows; columns: {columns or 'none'}. {TRAIN_AGAIN}"
         )
     return history

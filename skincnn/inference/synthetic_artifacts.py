@@ -1,9 +1,9 @@
 """Synthetic artifacts on images: hairs, a ruler, bubbles in the immersion gel.
 
 Hairs and rulers are drawn with Pillow at a higher resolution; bubbles are computed from
-distances between pixels. Lengths are fractions of the shorter side, so that artifacts have
-the same relative size on all images. With the same random numbers, a larger count adds
-hairs or bubbles to those of a smaller count.
+the distance of each pixel to a center. Lengths are fractions of the shorter side, so that
+artifacts have the same relative size on all images. With the same random numbers, a larger
+count adds hairs or bubbles to those of a smaller count.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 ImageArray = npt.NDArray[np.uint8]
-"""[height, width, 3] in 0..255."""
+"""An image, [height, width, 3] in 0..255."""
 Mask = npt.NDArray[np.floating[Any]]
 """Opacity of each pixel, [height, width] in 0..1."""
 OVERSAMPLING = 4
@@ -27,8 +27,8 @@ HAIR_POINTS = 24
 def hairs(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray:
     """Draws `count` curved hairs that taper towards their tips.
 
-    All hairs have the same color, from black to dark blond, and similar directions. The
-    augmentation `hair`, off by default, draws hairs of another shape, by default up to 6.
+    All hairs have the same color, between black and dark blond, and similar directions. The
+    augmentation `hair`, which is off by default, draws up to 6 hairs of another shape.
     """
     height, width, _ = image.shape
     canvas = Image.new("L", (OVERSAMPLING * width, OVERSAMPLING * height))
@@ -45,7 +45,7 @@ def hairs(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray
 
 
 def _hair(direction: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Returns the outline of a hair (x, y), in units of the shorter side of the image."""
+    """Returns the outline (x, y) of a hair, in units of the shorter side of the image."""
     length, half_width = rng.uniform(0.35, 1.1), rng.uniform(0.0018, 0.0036)
     bend, wave, phase = rng.normal(0, 0.9), rng.normal(0, 0.25), rng.uniform(0, 6)
     along = np.linspace(0, 1, HAIR_POINTS)
@@ -88,7 +88,7 @@ def _draw_marks(
     """Draws the marks and numbers of a ruler along the top border.
 
     `start` is the offset of the ruler's zero to the left of the canvas, in centimeters. The
-    spacing of the marks and the widths of the ruler (band) and the canvas are in pixels.
+    other lengths are in pixels; `band` is the width of the ruler, `width` of the canvas.
     """
     font = ImageFont.load_default(size=max(1.0, 0.4 * band))
     thickness = max(2, round(0.14 * spacing))

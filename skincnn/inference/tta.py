@@ -32,8 +32,8 @@ def d4_views(config: Config, count: int) -> list[View]:
     numbers = ORIENTATIONS["d4"]
     if count > len(numbers):
         raise ConfigError(
-            f"--num-views must be at most {len(numbers)} for --tta d4, the number of "
-            f"orientations. Received: {count}."
+            f"--num-views must be at most {len(numbers)} for --tta d4, which has "
+            f"{len(numbers)} orientations. Received: {count}."
         )
 
     def view(number: int, images: Images) -> Images:

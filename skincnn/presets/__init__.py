@@ -32,7 +32,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
 
 
 def to_command(config: Config) -> str | None:
-    """Returns the scripts/train.py command that trains a configuration.
+    """Returns the scripts/train.py command that trains with a configuration.
 
     The command uses the preset that requires the fewest flags; --seed is the last flag.
     Returns None if no preset has the same number of stages, which flags cannot change.

@@ -46,10 +46,13 @@ def mobilenet_160() -> Config:
 
     Command: python scripts/train.py mobilenet_160
     Cost: 17 minutes on two idle cores, after scripts/prepare_data.py.
-    Score on images of 200x150 px: balanced accuracy .769 on fold 8, on which the epoch was
-    selected, and .629 [.546, .715] on fold 9; with evaluate.py --tta augment, .777 and .673
-    [.600, .748]. Mean of four seeds on folds 8 and 9, held out from training: .683 [.636,
-    .731]; with --tta augment, .690 [.640, .737].
+    Score: balanced accuracy on images of 200x150 px; in parentheses, with evaluate.py
+    --tta augment.
+
+    - Fold 8, on which this command selects the epoch: .769 (.777).
+    - Fold 9, the test fold of this command: .629 [.546, .715] (.673 [.600, .748]).
+    - Folds 8 and 9, mean of four seeds trained on folds 0 to 6 with validation on fold 7
+      (docs/results.md): .683 [.636, .731] (.690 [.640, .737]).
     """
     return Config(
         data=DataConfig(dataset="isic2018", image_size=160),
@@ -76,11 +79,16 @@ def ensemble5_member() -> Config:
     Command: python scripts/train.py ensemble5_member
     Cost: 277 minutes on one or two slow cores for all five members, plus 10 to 12 minutes
     per member for test-time augmentation.
-    Score on images of 200x150 px, folds 8 and 9 (macro F1, balanced accuracy, melanoma
-    AUC): ensemble with --tta augment, .719 [.669, .760], .709 [.654, .759], .933 [.916,
-    .949]; ensemble with --tta augment --logit-adjustment, .691 [.640, .733], .754 [.699,
-    .804], .931 [.913, .947]; this member with neither flag, .630 [.574, .679], .631 [.574,
-    .691], .890 [.866, .915].
+    Score on images of 200x150 px, for training on folds 0 to 6, validation on fold 7 and
+    test on folds 8 and 9 (docs/results.md). The command above trains on folds 0 to 7 and
+    validates on fold 8.
+
+    - Ensemble with --tta augment: macro F1 .719 [.669, .760], balanced accuracy .709 [.654,
+      .759], melanoma AUC .933 [.916, .949].
+    - Ensemble with --tta augment --logit-adjustment: macro F1 .691 [.640, .733], balanced
+      accuracy .754 [.699, .804], melanoma AUC .931 [.913, .947].
+    - This member with neither flag: macro F1 .630 [.574, .679], balanced accuracy .631
+      [.574, .691], melanoma AUC .890 [.866, .915].
     """
     imbalance = ImbalanceConfig(strategy="effective_number_sampling", power=0.7)
     return dataclasses.replace(mobilenet_160(), imbalance=imbalance)
@@ -90,9 +98,9 @@ def effnetv2s_384() -> Config:
     """EfficientNetV2-S at 384 px for one large GPU. Not trained yet.
 
     The learning rate and the weight decay are those of `mobilenet_160`. The network, its
-    native image size and the stronger augmentation follow published reports on these
-    images; MobileNet 0.75 at 96 px did not benefit from this augmentation
-    (docs/results.md). No value was tuned. On a GPU with less memory, halve
+    native image size and the stronger augmentation follow published reports on HAM10000;
+    MobileNet 0.75 at 96 px did not benefit from this augmentation (docs/results.md). No
+    value was tuned. On a GPU with less memory, halve
     --data.batch-size and --optimizer.learning-rate.
 
     Command: python scripts/train.py effnetv2s_384

@@ -5,7 +5,7 @@ not state have the defaults of this package, or the values that the preset lists
 "Chosen". All presets differ from the reports as follows:
 
 - No known lesion is in two splits. `--data.split-by image` assigns single images to folds,
-  as in most of the reports; the report of the run then quantifies the leakage.
+  as in most of the reports; report.html then quantifies the leakage.
 - The epoch is selected by balanced accuracy on validation, never on the test fold. The
   training folds 0 to 7 contain 80 % of the lesions, the validation fold 8 and the test fold
   9 contain 10 % each.
@@ -13,9 +13,9 @@ not state have the defaults of this package, or the values that the preset lists
   head. Images are stretched to a square.
 
 A "published score" is stated in the report; the protocol of the report, including any
-leakage, applies to it. A "short-run score" was measured with this package for a shortened
-recipe: MobileNet 0.75 at 96 px, trained on about 60,000 images in fewer epochs than
-published, and evaluated on folds 8 and 9. docs/results.md contains the commands.
+leakage, applies to it. A "short-run score" was measured with this package, but not with
+the command of the preset: MobileNet 0.75 at 96 px, trained for fewer epochs on folds 0 to
+6, validated on fold 7 and tested on folds 8 and 9. docs/results.md contains the commands.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ OVERSAMPLING = ImbalanceConfig(strategy="oversampling")
 def cnn() -> Config:
     """A basic CNN, trained from scratch.
 
-    Published: the baseline of a report that improved a CNN from scratch on HAM10000. Our
-    sources do not state its layers, settings or scores. Chosen: eight convolutions
-    (`small_cnn`), 96 px, Adam 1e-3, 30 epochs, no dropout.
+    Published: the baseline of a report on improving a CNN that is trained from scratch on
+    HAM10000. Our sources do not state the layers, settings or scores. Chosen: eight
+    convolutions (`small_cnn`), 96 px, Adam 1e-3, 30 epochs, no dropout.
 
     Command: python scripts/train.py cnn
     Cost: not measured; small enough for two cores.
@@ -65,11 +65,11 @@ def cnn() -> Config:
 def resnet50_sgd() -> Config:
     """ResNet-50, 8 classes from folders, SGD; version 1 of 4.
 
-    Published: four versions of a ResNet-50 with SGD and momentum on folders of eight
-    balanced classes, at 84 px. Our sources do not state whether the folders were split by
-    lesion. The dataset `folder` has no lesion identifiers; only near-duplicates are kept in
-    the same fold. Chosen in all four versions: ImageNet weights, all layers trained at
-    once, learning rate 0.01, momentum 0.9, batch size 32, 30 epochs.
+    Published: four versions of a ResNet-50 with SGD and momentum on eight folders, one
+    for each of eight balanced classes, at 84 px. Our sources do not state whether the split
+    was by lesion. The dataset `folder` has no lesion identifiers; only near-duplicates are
+    kept in the same fold. Chosen in all four versions: ImageNet weights, all layers trained
+    at once, learning rate 0.01, momentum 0.9, batch size 32, 30 epochs.
 
     Command: python scripts/train.py resnet50_sgd
     Cost: not measured; meant for a GPU, after scripts/prepare_data.py --config folder.
@@ -109,7 +109,7 @@ def resnet50_sgd_sampler() -> Config:
 
     Published: version 2 with color jitter, blur and sharpening, and with oversampling in
     addition to the class weights. The classes are therefore balanced twice, and the
-    accuracy is about 12 points lower than in version 4. Chosen: the strengths of the
+    accuracy is 12.5 percentage points lower than in version 4. Chosen: the strengths of the
     augmentation, and a sampler that draws all classes equally often.
 
     Command: python scripts/train.py resnet50_sgd_sampler
@@ -146,8 +146,8 @@ def resnet50_sgd_oversampling() -> Config:
 def vgg19_stages() -> Config:
     """VGG19, three learning rates in successive stages, oversampling.
 
-    Published: VGG19 and ResNet-50. The split was by image (--data.split-by image), and the
-    epoch was selected on the test set, which this package does not allow. Chosen: all
+    Published: VGG19 and ResNet-50. The split was by image (use --data.split-by image), and
+    the epoch was selected on the test set, which this package does not allow. Chosen: all
     layers in each stage, Adam with learning rates of 1e-4, 1e-5 and 1e-6 for ten epochs
     each, and 224 px.
 
@@ -192,7 +192,7 @@ def resnet50_one_image() -> Config:
     Cost: not measured; meant for a GPU.
     Published score: accuracy .985 on training images; with the same recipe on a disjoint
     split, accuracy .81, macro F1 .63, melanoma recall .46. Short-run score: macro F1 .549
-    [.496, .591], melanoma recall .383, with one image per lesion only in training.
+    [.496, .591], melanoma recall .383 [.311, .462]; one image per lesion only in training.
     """
     return Config(
         data=DataConfig(dataset="isic2018", image_size=224, one_image_per_lesion="all"),

@@ -18,7 +18,7 @@ from skincnn.reporting.labels import interval, metric_label, signed
 from skincnn.reporting.plots import BLUE, GRAY, ORANGE, draw_estimate
 
 Tables = dict[str, list[Row]]
-"""Rows by protocol, from `comparison.compare`."""
+"""Rows by protocol, from `skincnn.evaluation.comparison.compare`."""
 NOT_COMPARABLE = (
     "These runs were tested on different images or with different protocols. Compare runs "
     "only within a table."
@@ -91,7 +91,7 @@ def to_markdown(tables: Tables) -> str:
 
 
 def plot_comparison(tables: Tables, sort_by: str) -> Figure:
-    """Draws a metric of each run with its interval, from best to worst by protocol."""
+    """Draws the metric `sort_by` of each run with its interval, one panel per protocol."""
     count = sum(map(len, tables.values()))
     size = (8.6, 0.9 * len(tables) + 0.34 * count + 0.6)
     figure = Figure(figsize=size, layout="constrained")

@@ -1,6 +1,6 @@
 """Figures of the results of an evaluation.
 
-The `title` argument of each function describes the images in the heading of the figure.
+The heading of each figure contains the argument `title`, which describes the images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from skincnn.reporting.labels import class_label, corruption_label, subgroup_lab
 from skincnn.reporting.plots import BLUE, GRAY, ORANGE, draw_estimate
 
 MAX_DECISION_THRESHOLD = 0.5
-"""Largest threshold shown. A biopsy is usually indicated at a lower probability."""
+"""Largest threshold of the curves. A biopsy is usually indicated at a lower probability."""
 LINE_LENGTH = 22
 """Maximum number of characters in a line of a class label."""
 LINE_HEIGHT = 0.17
@@ -34,7 +34,7 @@ LINE_HEIGHT = 0.17
 def plot_confusion_matrix(
     confusion: npt.NDArray[Any], class_names: Sequence[str], title: str
 ) -> Figure:
-    """Draws counts and shares of the true class; the color shows the share.
+    """Draws each count, and its share of the true class, which determines the color.
 
     `confusion` contains the counts, [num_classes, num_classes]; rows are true classes.
     """
@@ -109,7 +109,7 @@ def plot_reliability(
 ) -> Figure:
     """Draws reliability diagrams before and after temperature scaling.
 
-    `before` and `after` have the arrays of `calibration.reliability` as columns.
+    `before` and `after` are tables of `skincnn.metrics.calibration.reliability`.
     """
     figure = Figure(figsize=(8.6, 5.1), layout="constrained")
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]

@@ -20,7 +20,7 @@ METRIC_LABELS = {
     "adaptive_ece": "adaptive ECE",
     "calibrated_ece": "ECE after temperature scaling",
 }
-"""Labels of metrics that cannot be derived from the name."""
+"""Labels that cannot be derived from the name of the metric."""
 CAPITALS = {"auc": "AUC", "ece": "ECE", "f1": "F1"}
 SPLIT_LABELS = {
     "val": "validation split",
@@ -36,7 +36,7 @@ SUBGROUP_LABELS = {
     "consensus": "expert consensus",
     "confocal": "confocal microscopy",
 }
-"""Labels of subgroup attributes and values that differ from the name."""
+"""Labels that differ from the name of the subgroup attribute or value."""
 ATTRIBUTE_LABELS = {
     "source": "source (image set within the dataset)",
     "ground truth by": "how the diagnosis was established (ground truth)",
@@ -47,7 +47,7 @@ CORRUPTION_LABELS = {
     "motion": "motion blur",
     "jpeg": "JPEG compression",
 }
-"""Labels of corruptions that cannot be derived from the name."""
+"""Labels that cannot be derived from the name of the corruption."""
 
 
 def full_name(class_name: str) -> str:
@@ -113,7 +113,7 @@ def variant_label(result: SplitResult) -> str:
 
 
 def subgroup_label(name: str) -> str:
-    """Returns "body site" for the attribute "site", "follow-up" for "follow_up"."""
+    """Returns "body site" for the attribute "site", "follow-up" for a value "follow_up"."""
     return SUBGROUP_LABELS.get(name, name)
 
 
@@ -154,7 +154,7 @@ def percent_interval(score: Estimate) -> str:
 
 
 def confidence_interval(score: Estimate, confidence: float, *, as_percent: bool) -> str:
-    """Returns a text such as "95 % confidence interval 55 to 73 %"."""
+    """Returns text such as "95 % confidence interval 55 to 73 %"."""
     name = f"{100 * confidence:.0f} % confidence interval"
     if score.low is None or score.high is None:
         return f"{name} not available"

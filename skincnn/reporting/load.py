@@ -34,7 +34,7 @@ class RunResults:
     Attributes:
         config: Configuration of the model, or of the first of several models.
         headline: The result that the report shows first.
-        splits: Results of the model as is by split: the headline first, "val" last.
+        splits: Result of the model as is on each split: headline first, "val" last.
         variants: Results of the headline split with test-time augmentation or logit
             adjustment.
         ood: Results on out-of-distribution images, starting with the built-in images.
@@ -61,7 +61,7 @@ class RunResults:
 
     @property
     def leakage(self) -> LeakageAudit | SplitLeakage:
-        """The leakage of the headline split, or of the run if it covers the split."""
+        """Leakage of the headline split; for "test" and "out_of_fold", the run's audit."""
         return self.headline.leakage or self.info.audit
 
     def read_predictions(self, split: str) -> pd.DataFrame:
@@ -76,7 +76,7 @@ class RunResults:
         if sha256(path) != self.splits[split].predictions_sha256:
             raise ConfigError(
                 f"{path} has changed since {result_path(self.workdir, split)} was computed "
-                f"from it. Evaluate again: python scripts/evaluate.py {self.workdir}."
+                "from it. Restore the file, or evaluate again."
             )
         return table
 
@@ -139,7 +139,7 @@ def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path
     if headline not in valid:
         raise ConfigError(
             f"The headline split must be one of: {', '.join(valid)}. Received: {headline}. "
-            f"Evaluate another split with scripts/evaluate.py {workdir} --split SPLIT."
+            "Other splits must first be evaluated with scripts/evaluate.py --split SPLIT."
         )
     return headline
 

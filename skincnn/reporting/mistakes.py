@@ -34,7 +34,7 @@ NO_MATH: dict[str, Any] = {"loc": "left", "parse_math": False}
 def plot_mistakes(mistakes: Mistakes, title: str) -> Figure:
     """Draws each image beside its Grad-CAM map; missed malignant lesions have a frame.
 
-    At least one error is required. `title` describes the images in the heading.
+    At least one error is required. `title` is a description of the images for the heading.
     """
     rows = list(mistakes.table.itertuples())
     captions = [_caption(row) for row in rows]
@@ -96,7 +96,7 @@ def _caption(row: Any) -> str:
 
 
 def _below(row: Any) -> str:
-    """Returns the text below an image: its name and the probabilities of both classes."""
+    """Returns an image name with the probabilities of the predicted and the true class."""
     predicted, true = map(_percent, (row.confidence, row.probability_of_label))
     return f"{_shorten(row.image_id)}\nProbability: predicted {predicted}, true {true}"
 

@@ -9,7 +9,7 @@ from skincnn.records import Part, Record, read_record, write_record
 
 
 class ClassParity(Part):
-    """Parity on the images of one class; all scores are None if it has no images."""
+    """Parity on the images of one class. All scores are None if there are no images."""
 
     num_images: int
     same_class: float | None
@@ -21,10 +21,10 @@ class ClassParity(Part):
 class ParityResult(Record):
     """How the predictions of an export differ from those of the exported model.
 
-    The compared images are a sample of the test split; see `serving.parity.choose_images`.
+    A sample of the test split is compared; see `skincnn.serving.parity.choose_images`.
 
     Attributes:
-        format: "saved_model" or a key of `serving.runtimes.RUNTIMES`.
+        format: "saved_model" or a key of `skincnn.serving.runtimes.RUNTIMES`.
         tta: Test-time augmentation that is part of the export; "" for none.
         num_bytes: Size of the export in bytes.
         same_class: Share of images with the same predicted class.
@@ -67,7 +67,7 @@ def read_parity(workdir: Path) -> list[ParityResult]:
     Raises:
         ConfigError: A file is damaged or has another schema version.
     """
-    fix = f"Export again: python scripts/export.py {workdir}."
+    fix = "Export again with scripts/export.py, or delete the file."
     paths = (workdir / FOLDER).glob("export.*.json")
     results = [read_record(path, ParityResult, fix) for path in paths]
     return sorted(results, key=lambda result: result.name)

@@ -47,11 +47,11 @@ from skincnn.reporting.training_text import (
 def render_report(workdir: Path, headline: str = "") -> Path:
     """Writes figures/*.png, report.html and README.md; returns the path of report.html.
 
-    The same results give the same files. Figures of results that no longer exist are
-    deleted. `headline` is the split to show first; see `load_results`.
+    The same results give the same files. Other PNG files in figures/ are deleted.
+    `headline` is the split to show first; see `load_results`.
 
     Raises:
-        ConfigError: See `load_results` and `RunResults.read_predictions`.
+        ConfigError: See `load_results`, `RunResults.read_predictions`, `Mistakes.read`.
         DataError: A predictions table is missing or damaged.
     """
     results = load_results(workdir, headline)
@@ -88,7 +88,7 @@ def draw_figures(results: RunResults) -> dict[str, Figure]:
 
 
 def figure_title(results: RunResults, result: SplitResult | None = None) -> str:
-    """Returns the name of the dataset and, for the figure of a split, of the split."""
+    """Returns the name of the dataset, followed by the split of `result`, if given."""
     images = "SYNTHETIC images" if results.info.synthetic else data_label(results)
     return images if result is None else f"{images}, {split_label(result)}"
 

@@ -43,9 +43,9 @@ SYNTHETIC = (
 )
 NO_MELANOMA = "No image shows melanoma, so the sensitivity for melanoma is unknown."
 OOD_NOTE = (
-    "The photographs are 48 crops of two photographs. Noise, plain colors and stripes are "
-    "generated. These sets are only examples of unsuitable images, so their shares of "
-    "flagged images have no confidence intervals."
+    "The photographs are 48 crops of two photographs of scikit-learn. Noise, plain colors "
+    "and stripes are generated. These sets are only examples of unsuitable images, so "
+    "their shares of flagged images have no confidence intervals."
 )
 """Note on the built-in out-of-distribution images."""
 TTA_TEXT = {"d4": "rotated or mirrored", "augment": "changed at random as in training"}
@@ -62,7 +62,7 @@ class MelanomaResult:
     Attributes:
         recall: Share of the images that are predicted as melanoma.
         mistaken_for: Number of images predicted as each other class, in decreasing order.
-        rates: Rates at `HEADLINE_POINT`; empty if no threshold reaches this point.
+        rates: Rates at `HEADLINE_POINT`; empty without melanoma images or a threshold.
     """
 
     num_images: int
@@ -108,7 +108,7 @@ def find_melanoma(result: SplitResult) -> MelanomaResult | None:
 
 
 def count_benign_predictions(result: SplitResult) -> tuple[int, int]:
-    """Returns the numbers of malignant images predicted as benign and of malignant images.
+    """Returns how many malignant images are predicted as benign, and how many there are.
 
     Classes of unknown malignancy are treated as benign.
     """
@@ -173,7 +173,7 @@ def count_views(results: RunResults) -> dict[str, int]:
 
 
 def variant_scores(variant: SplitResult) -> list[tuple[str, Estimate, Estimate]]:
-    """Returns the name, score and difference from the default for the main metrics."""
+    """Returns the name, score and difference from the default of each main metric."""
     scores = {name: variant.metrics[name] for name in ("balanced_accuracy", "macro_f1")}
     melanoma = find_melanoma(variant)
     if melanoma is not None:
@@ -200,7 +200,7 @@ def describe_smallest_class(result: SplitResult) -> str:
     name, count = min(sizes.items(), key=lambda item: item[1])
     return (
         f"The smallest class, {class_label(name)}, has {count} "
-        f"{'image' if count == 1 else 'images'}: each changes balanced accuracy by "
+        f"{'image' if count == 1 else 'images'}: each can change balanced accuracy by "
         f"{1 / (count * len(sizes)):.3f}."
     )
 
@@ -231,5 +231,5 @@ def worst_corruption(corruptions: CorruptionResult) -> CorruptionRow:
 
 
 def describe_counts(result: SplitResult) -> str:
-    """Returns a text such as "1,001 images of 750 lesions"."""
+    """Returns text such as "1,001 images of 750 lesions"."""
     return f"{result.num_images:,} images of {result.num_lesions:,} lesions"

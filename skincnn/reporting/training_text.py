@@ -32,13 +32,13 @@ def describe_training(results: RunResults) -> str:
         ends = dict.fromkeys((min(sizes), max(sizes)))
         unseen = "that image" if is_split_by_image(results) else "its lesion"
         return (
-            "The dataset is divided into parts (folds). Cross-validation with "
-            f"{count} models, each trained on "
+            "The dataset is divided into parts (folds). Cross-validation trained "
+            f"{count} models, each on "
             f"{' to '.join(f'{size:,}' for size in ends)} images. After each pass through "
             "the training images (epoch), a model was scored on one further fold, and the "
             f"version with the best {metric_label(results.config.train.monitor)} there was "
-            "kept; the remaining folds are its test split. Every image was tested once, by "
-            f"a model that was not trained on {unseen}."
+            "kept; the remaining folds are the test split of the model. Every image was "
+            f"tested once, by a model that was not trained on {unseen}."
         )
     data, audit = results.config.data, info.audit
     return (
@@ -87,7 +87,7 @@ def model_label(results: RunResults) -> str:
 
 
 def data_label(results: RunResults) -> str:
-    """Returns the name of the data: published, synthetic, or the user's."""
+    """Returns a name of the data, such as "isic2018" or "synthetic demo images"."""
     if results.info.synthetic:
         return "synthetic demo images"
     return dataset_id(results) if results.info.attribution else "the user's own images"
@@ -114,7 +114,7 @@ def is_split_by_image(results: RunResults) -> bool:
 
 
 def is_leaky(results: RunResults) -> bool:
-    """Returns whether splits share images, lesions or near-duplicates, or are by image."""
+    """Returns whether splits share or may share images, lesions or near-duplicates."""
     return is_split_by_image(results) or any(
         count
         for audit in (results.info.audit, results.leakage)
