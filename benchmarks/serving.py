@@ -1,4 +1,4 @@
-"""Benchmarks of serving: speed relative to decoding and the network, and memory."""
+"""Benchmarks of serving: speed relative to simple baselines, model size, memory growth."""
 
 from __future__ import annotations
 

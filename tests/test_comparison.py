@@ -482,7 +482,7 @@ def test_an_undefined_score_is_none(tmp_path: Path) -> None:
         (["--sort", "f1"], "--sort must be one of"),
         (["--split", "other"], "a was not evaluated on other: "),
         (["--num-bootstrap", "0"], "`--num-bootstrap` must be 100 or more. Received: 0"),
-        (["nowhere"], "nowhere holds no finished run: run.json is missing"),
+        (["nowhere"], "nowhere contains no finished run: run.json is missing"),
         (["--baseline", "d4"], "must be a variant of the first run, a (variants: none)."),
     ],
 )

@@ -351,7 +351,7 @@ def test_invalid_ensembles_are_rejected(workdirs: list[Path], tmp_path: Path) ->
             [*workdirs, "--ensemble", target, "--tta", "augment"],
             "--ensemble averages existing predictions",
         ),
-        ([workdirs[0], tmp_path / "no", "--ensemble", target], "holds no finished run"),
+        ([workdirs[0], tmp_path / "no", "--ensemble", target], "contains no finished run"),
         ([workdirs[0], tmp_path / "untested", "--ensemble", target], "was not evaluated"),
         ([], "Give the directory of a run"),
     ):

@@ -75,7 +75,7 @@ def test_an_invalid_field_is_rejected(
 @pytest.mark.parametrize("name", ["config.json", "run.json", "model.keras", "history.csv"])
 def test_a_missing_file_is_rejected(name: str, workdir: Path) -> None:
     (workdir / name).unlink()
-    require_one_line(workdir, f"holds no finished run: {name} is missing")
+    require_one_line(workdir, f"contains no finished run: {name} is missing")
 
 
 def test_the_layout_of_an_earlier_version_is_rejected(workdir: Path) -> None:

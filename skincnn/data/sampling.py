@@ -39,7 +39,7 @@ def epoch_batches(
         batch_size: Number of images in a batch, at most `num_images`.
         seed: The seed of the run.
         epoch: The epoch number, counted from 0 over the whole run.
-        sampling_weights: The relative probability of drawing a single image of each class,
+        sampling_weights: The relative probability of drawing an image, by its class,
             [num_classes]; see `skincnn.training.imbalance.Plan`.
         epoch_counts: The number of images of each class in an epoch, [num_classes]; see
             `skincnn.training.imbalance.Plan`. It must be 0 for a class without images, and

@@ -103,8 +103,8 @@ def evaluate(
     For `data_dir` and `cache`, see `load_run`.
 
     Raises:
-        ConfigError: The directory holds no finished run, a file is damaged, or a split or
-            another option is not valid for this run.
+        ConfigError: The directory contains no finished run, a file is damaged, or a split
+            or option is not valid for this run.
         DataError: The dataset is missing, damaged or not that of the training run, the
             model file is damaged, or an image in `options.ood_dir` cannot be decoded.
     """

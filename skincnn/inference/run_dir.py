@@ -115,7 +115,9 @@ def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
             f"metadata.json instead of {RUN_FILE}. {fix}"
         )
     if not path.is_file():
-        raise ConfigError(f"{workdir} holds no finished run: {RUN_FILE} is missing. {fix}")
+        raise ConfigError(
+            f"{workdir} contains no finished run: {RUN_FILE} is missing. {fix}"
+        )
     return read_record(path, RunInfo, fix)
 
 
@@ -130,7 +132,7 @@ def read_run(workdir: Path) -> tuple[RunInfo, Config]:
     for name in (CONFIG_FILE, MODEL_FILE, "history.csv"):
         if not (workdir / name).is_file():
             raise ConfigError(
-                f"{workdir} holds no finished run: {name} is missing. {TRAIN_AGAIN}"
+                f"{workdir} contains no finished run: {name} is missing. {TRAIN_AGAIN}"
             )
     config = read_config(workdir / CONFIG_FILE)
     now = describe_preprocessing(config.data)

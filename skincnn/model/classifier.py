@@ -164,8 +164,8 @@ def _batch_norms(network: keras.Model) -> Iterator[keras.layers.BatchNormalizati
 def _encode(metadata: Any, seed: int) -> Any:
     """Returns features [batch, METADATA_UNITS] of the encoded clinical metadata.
 
-    In training, all these features of an image are dropped with probability one half, so
-    that the model does not rely on the metadata, which are easier to learn than the images.
+    In training, all these features of an image are dropped together with probability 0.5,
+    so that the model does not rely on the metadata alone.
 
     References:
         Neverova et al., ModDrop (2014), arXiv:1501.00102; Pacheco and Krohling, The impact

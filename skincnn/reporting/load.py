@@ -88,7 +88,7 @@ def load_results(workdir: Path, headline: str = "") -> RunResults:
     and "test" otherwise.
 
     Raises:
-        ConfigError: The directory holds no evaluated run, a file is damaged or has another
+        ConfigError: The directory contains no evaluated run, a file is damaged or of another
             schema version, or the split was not evaluated.
     """
     info = read_run_info(workdir)
