@@ -88,8 +88,8 @@ def load_results(workdir: Path, headline: str = "") -> RunResults:
     and "test" otherwise.
 
     Raises:
-        ConfigError: The directory contains no evaluated run, a file is damaged or of another
-            schema version, or the split was not evaluated.
+        ConfigError: The directory contains no evaluated run, a file is damaged or has a
+            different schema version, or the split was not evaluated.
     """
     info = read_run_info(workdir)
     results = read_split_results(workdir)
