@@ -450,12 +450,12 @@ def test_any_variant_of_the_first_run_is_the_baseline(with_variants: list[Path])
     )
     difference = value(named["mixed"].differences["accuracy"])
     assert difference == pytest.approx(expected, abs=2e-6)
-    with pytest.raises(
-        ConfigError,
-        match=r"variant of the first run, mixed: augment\. Received: adjusted\.",
-    ):
+    expected_message = r"first run, mixed \(variants: augment\)\. Received: adjusted\."
+    with pytest.raises(ConfigError, match=expected_message):
         put_baseline_first(runs, "adjusted")
-    with pytest.raises(ConfigError, match=r"mixed: none\. Received: d4\..*--tta augment"):
+    with pytest.raises(
+        ConfigError, match=r"\(variants: none\)\. Received: d4\..*--tta augment"
+    ):
         put_baseline_first(runs[:1], "d4")
 
 

@@ -103,7 +103,7 @@ def test_images_that_the_dataset_lacks_are_reported(
     builder: tfds.core.DatasetBuilder, table: pd.DataFrame
 ) -> None:
     foreign = table.head(3).assign(image_id=["unknown", "x", "y"], fold=3)
-    with pytest.raises(DataError, match=r"contains \d of the 3 images"):
+    with pytest.raises(DataError, match=r"contains \d of the 3 required images"):
         pipeline.load_images(builder, foreign, SMALL, "memory")
 
 

@@ -416,7 +416,7 @@ def test_an_error_that_affects_all_trials_ends_the_search(
             "return replace(config, train=replace(config.train, monitor='accuracy'))",
             "must not change train.monitor",
         ),
-        ("return replace(config, seed=hp.Int('seed', 0, 9))", "must not change seed"),
+        ("return replace(config, seed=hp.Int('seed', 0, 9))", "must not change `seed`"),
     ],
 )
 def test_errors_in_a_space_have_exit_code_2(
