@@ -100,8 +100,8 @@ def effnetv2s_384() -> Config:
     The learning rate and the weight decay are those of `mobilenet_160`. The network, its
     native image size and the stronger augmentation follow published reports on HAM10000;
     MobileNet 0.75 at 96 px did not benefit from this augmentation (docs/results.md). No
-    value was tuned. On a GPU with less memory, halve
-    --data.batch-size and --optimizer.learning-rate.
+    value was tuned. On a GPU with less memory, halve --data.batch-size and
+    --optimizer.learning-rate.
 
     Command: python scripts/train.py effnetv2s_384
     Cost: not measured; meant for a GPU with 24 GB or more, after scripts/prepare_data.py.
