@@ -1,75 +1,274 @@
-"""Near-duplicate images: images of the same lesion with different lesion_ids.
+"""Near-duplicates: images that show the same lesion under different lesion_ids.
 
-A perceptual hash finds copies of an image that were recompressed, recolored, rotated or
-mirrored. `REVIEWED_PAIRS` lists different images of the same lesion, which a hash cannot
-find without also joining unrelated lesions.
+The search has two steps:
+
+1. Candidates. Two images are a candidate pair if they share rare local features, or if
+   their perceptual hashes are similar in one of eight orientations.
+2. Verification. Two images show the same lesion if many of their local features lie at the
+   same positions after a rotation, a scaling and a shift of one image.
+
+Local features survive crops, rotations by any angle, scaling, and changes of color. Only the
+perceptual hash survives mirroring. Neither finds photographs of a lesion without sharp
+structures, nor photographs taken years apart; docs/data.md gives the measured recall.
+
+References:
+    Lowe, Distinctive Image Features from Scale-Invariant Keypoints (2004).
+    Philbin et al., Object Retrieval with Large Vocabularies and Fast Spatial Matching
+    (2007).
+    Arandjelovic and Zisserman, Three Things Everyone Should Know to Improve Object
+    Retrieval (2012): RootSIFT.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import cv2
 import imagehash
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+import scipy.sparse
+from PIL import Image, ImageOps
 from scipy.cluster.hierarchy import DisjointSet
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.preprocessing import normalize
+
+Floats = npt.NDArray[np.float32]
+Words = Any
+"""A `scipy.sparse.csr_array` of shape [num_images, num_words]."""
+
+MIN_INLIERS = 10
+"""Number of matching positions from which two images count as near-duplicates."""
+
+LONGEST_SIDE = 300
+"""Size, in pixels, at which local features are detected."""
+
+MAX_FEATURES = 400
+"""Maximum number of local features of an image."""
+
+MAX_RATIO = 0.8
+"""A feature matches only if its distance is below this share of the second smallest one."""
+
+MAX_ERROR = 3.0
+"""Largest error of the position of a match, in pixels at `LONGEST_SIDE`."""
+
+NUM_WORDS = 1 << 18
+WORDS_PER_FEATURE = 2
+"""A local feature counts as its two most similar visual words."""
+
+MAX_WORD_SHARE = 0.15
+"""Visual words of a larger share of all images identify no image and are ignored."""
+
+NUM_CANDIDATES = 50
+"""Number of the most similar images of an image that are verified."""
 
 HASH_SIZE = 16
 MAX_DISTANCE = 30
 """Largest Hamming distance, of 256 bits, between the hashes of near-duplicates.
 
 Of the 50 million pairs of HAM10000, 111 are within this distance; 110 of them have the same
-lesion_id, and the other pair is the same image in different colors. Unrelated
-lesions have distances of 32 and more: small, round, centered nevi have similar hashes.
-"""
-
-REVIEWED_PAIRS = (
-    ("ISIC_0025141", "ISIC_0025323"),
-    ("ISIC_0025387", "ISIC_0029880"),
-    ("ISIC_0025452", "ISIC_0026068"),
-    ("ISIC_0027027", "ISIC_0029036"),
-    ("ISIC_0027636", "ISIC_0027994"),
-    ("ISIC_0028438", "ISIC_0031105"),
-    ("ISIC_0029152", "ISIC_0033173"),
-    ("ISIC_0033421", "ISIC_0033481"),
-    ("ISIC_0034228", "ISIC_0034248"),
-)
-"""Pairs of HAM10000 images with different lesion_ids that visibly show the same lesion.
-
-Candidates were pairs with correlated fine structure after registration and with similar
-ImageNet features, which were reviewed by eye. The images of each pair agree in diagnosis,
-age, sex and site. Two pairs (0025452, 0028438) are uncertain and included, because joining
-unrelated lesions is harmless, while a missed pair causes leakage.
+lesion_id, and the other pair is the same photograph in other colors. Pairs of unrelated
+lesions begin at a distance of 32: small, round, centered nevi have similar hashes.
 """
 
 ORIENTATIONS = (None, *Image.Transpose)
 """The eight symmetries of the square; None is the identity."""
 
 
-def find_near_duplicates(
-    hashes: Mapping[str, npt.NDArray[np.bool_]],
-) -> list[tuple[str, str]]:
-    """Returns the pairs of image_ids with similar hashes, and `REVIEWED_PAIRS`."""
-    if not hashes:
+@dataclass(frozen=True)
+class ImageFeatures:
+    """The features of an image by which near-duplicates are found.
+
+    Attributes:
+        hashes: Perceptual hash in each orientation, bool [8, 256].
+        points: Positions of the local features in pixels at `LONGEST_SIDE`, [n, 2].
+        descriptors: SIFT descriptors of the local features, uint8 [n, 128].
+    """
+
+    hashes: npt.NDArray[np.bool_]
+    points: Floats
+    descriptors: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, order=True)
+class NearDuplicate:
+    """Two images that show the same lesion.
+
+    Attributes:
+        first: The smaller image_id.
+        second: The larger image_id.
+        method: How the pair was found.
+        num_inliers: Number of local features at the same position; 0 for "hash".
+    """
+
+    first: str
+    second: str
+    method: Literal["hash", "geometry"]
+    num_inliers: int
+
+
+def extract_features(image: Image.Image) -> ImageFeatures:
+    """Returns the features of an image. Thread-safe.
+
+    The contrast is equalized locally first, because most structures of a lesion differ
+    little from the skin around them.
+    """
+    gray = image.convert("L")
+    small = ImageOps.contain(gray, (LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    pixels = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(np.asarray(small))
+    sift = cv2.SIFT.create(nfeatures=MAX_FEATURES, contrastThreshold=0.01)
+    points, descriptors = sift.detectAndCompute(pixels, None)
+    if descriptors is None:
+        points, descriptors = (), np.zeros((0, 128))
+    positions = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
+    return ImageFeatures(
+        perceptual_hashes(gray),
+        positions[:MAX_FEATURES],
+        descriptors[:MAX_FEATURES].astype(np.uint8),
+    )
+
+
+def find_near_duplicates(features: Mapping[str, ImageFeatures]) -> list[NearDuplicate]:
+    """Returns all pairs of near-duplicates by image_id, sorted. Uses all CPU cores."""
+    image_ids = sorted(features)
+    found = [features[image_id] for image_id in image_ids]
+    if len(found) < 2:
         return []
-    image_ids = sorted(hashes)
-    stacked = np.stack([hashes[image_id] for image_id in image_ids])
-    pairs = [(image_ids[i], image_ids[j]) for i, j in similar_pairs(stacked)]
-    return [*pairs, *REVIEWED_PAIRS]
+    similar = similar_hashes(np.stack([of_image.hashes for of_image in found]))
+    roots = [root_sift(of_image.descriptors) for of_image in found]
+    candidates = similar_images(visual_words(roots))
+
+    def count(pair: tuple[int, int]) -> int:
+        i, j = pair
+        return count_inliers(found[i].points, roots[i], found[j].points, roots[j])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        counts = dict(zip(candidates, pool.map(count, candidates), strict=True))
+    pairs = [NearDuplicate(image_ids[i], image_ids[j], "hash", 0) for i, j in similar]
+    pairs += [
+        NearDuplicate(image_ids[i], image_ids[j], "geometry", number)
+        for (i, j), number in counts.items()
+        if number >= MIN_INLIERS
+    ]
+    return sorted(pairs)
+
+
+def count_inliers(points: Floats, roots: Floats, points_2: Floats, roots_2: Floats) -> int:
+    """Returns the number of local features of two images that match in their positions.
+
+    Two features match if each is the most similar one to the other and the second most
+    similar one is clearly less similar. The positions of matches must agree, up to
+    `MAX_ERROR`, after one rotation, scaling and shift, which RANSAC estimates.
+
+    Args:
+        points: Positions in the first image, [n, 2].
+        roots: `root_sift` of the features in the first image, [n, 128].
+        points_2: Positions in the second image, [m, 2].
+        roots_2: `root_sift` of the features in the second image, [m, 128].
+    """
+    if min(len(points), len(points_2)) < 2:
+        return 0
+    similarity = roots @ roots_2.T
+    rows = np.arange(len(roots))
+    best = similarity.argmax(1)
+    largest = similarity[rows, best]
+    mutual = similarity.argmax(0)[best] == rows
+    similarity[rows, best] = -1
+    # The squared distance of two unit vectors is 2 - 2 * similarity.
+    distinct = 1 - largest < MAX_RATIO**2 * (1 - similarity.max(1))
+    matches = np.flatnonzero(mutual & distinct)
+    if len(matches) < MIN_INLIERS:
+        return 0
+    source, target = points[matches], points_2[best[matches]]
+    transform, inliers = cv2.estimateAffinePartial2D(
+        source, target, ransacReprojThreshold=MAX_ERROR, maxIters=1000, confidence=0.99
+    )
+    if transform is None:
+        return 0
+    keep = inliers.ravel() > 0
+    # SIFT has several features at a position if the orientation there is ambiguous.
+    return min(len(np.unique(of[keep].round(), axis=0)) for of in (source, target))
+
+
+def root_sift(descriptors: npt.NDArray[np.uint8]) -> Floats:
+    """Returns SIFT descriptors as unit vectors: the square roots of shares, [n, 128]."""
+    return np.sqrt(normalize(descriptors.astype(np.float32), norm="l1"))
+
+
+def visual_words(roots: Sequence[Floats]) -> Words:
+    """Returns the visual words of each image as unit rows, [num_images, num_words].
+
+    The visual words are randomly drawn local features, at most one in eight. Each local
+    feature is assigned to the most similar words, and words weigh more the fewer images
+    have them (tf-idf). Words are searched in the nearest of up to 256 clusters only.
+    """
+    rng = np.random.default_rng(0)
+    features = np.concatenate(roots)
+    num_words = min(NUM_WORDS, len(features) // 8)
+    if not num_words:
+        return scipy.sparse.csr_array((len(roots), 1), dtype=np.float32)
+    words = features[np.sort(rng.choice(len(features), num_words, replace=False))]
+    clusters = MiniBatchKMeans(min(256, 1 + num_words // 64), n_init=1, random_state=0)
+    of_word = clusters.fit(words[:: 1 + num_words // 50_000]).predict(words)
+    assigned = np.zeros((len(features), WORDS_PER_FEATURE), np.int64)
+    of_feature = clusters.predict(features)
+    for cluster in np.unique(of_feature):
+        rows, members = (np.flatnonzero(of == cluster) for of in (of_feature, of_word))
+        count = min(WORDS_PER_FEATURE, len(members))
+        if count:
+            distance = -features[rows] @ words[members].T
+            nearest = members[np.argpartition(distance, count - 1)[:, :count]]
+            assigned[rows] = nearest[:, [0, -1]]
+    image = np.repeat(np.arange(len(roots)), [len(of) * WORDS_PER_FEATURE for of in roots])
+    shape = (len(roots), num_words)
+    present = scipy.sparse.csr_array(
+        (np.ones(assigned.size, np.float32), (image, assigned.ravel())), shape
+    )
+    present.data[:] = 1
+    num_images: npt.NDArray[np.float32] = present.sum(0)
+    common = num_images > max(2, MAX_WORD_SHARE * len(roots))
+    weights = np.where(common, 0, np.log(len(roots) / np.maximum(num_images, 1)))
+    return normalize(present.multiply(weights.astype(np.float32)).tocsr())
+
+
+def similar_images(words: Words, rows: int = 1000) -> list[tuple[int, int]]:
+    """Returns the pairs (i, j), i < j, of each image and its most similar images.
+
+    Args:
+        words: `visual_words` of all images.
+        rows: The number of images to compare with all others at a time, which bounds the
+            memory.
+    """
+    count = min(NUM_CANDIDATES, words.shape[0] - 1)
+    transposed = words.T.tocsr()
+    pairs: set[tuple[int, int]] = set()
+    for start in range(0, words.shape[0], rows):
+        similarity = (words[start : start + rows] @ transposed).toarray()
+        own = np.arange(len(similarity))
+        similarity[own, start + own] = 0
+        nearest = np.argpartition(-similarity, count - 1)[:, :count]
+        i, k = np.nonzero(np.take_along_axis(similarity, nearest, 1))
+        j = nearest[i, k]
+        i += start
+        pairs |= set(zip(np.minimum(i, j).tolist(), np.maximum(i, j).tolist(), strict=True))
+    return sorted(pairs)
 
 
 def perceptual_hashes(image: Image.Image) -> npt.NDArray[np.bool_]:
     """Returns the perceptual hash of an image in each orientation, bool [8, 256].
 
-    Each bit indicates whether a low-frequency coefficient of the discrete cosine transform
-    is above the median of these coefficients.
+    A bit states whether one of the lowest frequencies of the discrete cosine transform is
+    above their median.
 
     References:
         Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010).
     """
     gray = image.convert("L")
-    # Rotating a small image takes less than half the time of rotating the original.
+    # Takes less than half the time of rotating the full-size image eight times.
     small = gray.resize((4 * HASH_SIZE,) * 2, Image.Resampling.LANCZOS)
     return np.stack(
         [
@@ -81,7 +280,7 @@ def perceptual_hashes(image: Image.Image) -> npt.NDArray[np.bool_]:
     )
 
 
-def similar_pairs(
+def similar_hashes(
     hashes: npt.NDArray[np.bool_], max_distance: int = MAX_DISTANCE, rows: int = 1000
 ) -> list[tuple[int, int]]:
     """Returns the pairs (i, j), i < j, whose hashes are similar in some orientation.
@@ -105,7 +304,7 @@ def similar_pairs(
     return sorted(pairs)
 
 
-def _signs(hashes: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+def _signs(hashes: npt.NDArray[np.bool_]) -> Floats:
     # The dot product of two rows of signs is the number of equal bits minus the number of
     # different bits.
     return hashes.astype(np.float32) * 2 - 1
@@ -114,7 +313,7 @@ def _signs(hashes: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
 def connected_components(
     names: Sequence[str], pairs: Iterable[tuple[str, str]]
 ) -> dict[str, str]:
-    """Returns, for each name, the smallest name in its connected component.
+    """Returns the smallest name of the connected component of each name.
 
     Pairs with a name that is not in `names` are ignored.
     """
