@@ -1,12 +1,13 @@
 """Ten class-stratified folds that never separate images of the same lesion.
 
 The folds of HAM10000 are the same on every machine. The folds of other images also depend
-on perceptual hashes, which may differ in a few bits between versions of Pillow and
-imagehash.
+on the near-duplicates that are found, which may differ a little between versions of the
+libraries.
 
 A *group* is a set of lesions that are connected by near-duplicate images. All images of a
-group are in the same fold. The groups and folds of HAM10000 are published in
-`folds_isic2018.csv`; `scripts/make_folds.py` reproduces them.
+group are in the same fold. The near-duplicates of HAM10000 were judged by eye and are
+published in `pairs_isic2018.csv`, the groups and folds in `folds_isic2018.csv`;
+`scripts/make_folds.py` reproduces them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ NUM_FOLDS = 10
 PUBLISHED_FILE = Path(__file__).with_name("folds_isic2018.csv")
 PUBLISHED_SHA256 = "2a573c09f76a41fca3a214a20985b6f138e905daddc91ac1af63c847488119ac"
 COLUMNS = ("image_id", "lesion_id", "group_id", "fold")
+PAIRS_FILE = Path(__file__).with_name("pairs_isic2018.csv")
 Splits = Mapping[str, list[Record]]
 
 
@@ -201,6 +203,21 @@ def published_assignments() -> dict[str, Assignment]:
         )
     rows = csv.DictReader(io.StringIO(content.decode()))
     return {row["image_id"]: Assignment(row["group_id"], int(row["fold"])) for row in rows}
+
+
+def judged_pairs() -> pd.DataFrame:
+    """Returns pairs of HAM10000 images with different lesion_ids that may show one lesion.
+
+    The columns are image_id_1, image_id_2, method ("geometry", "hash", or "published" by
+    other authors), num_inliers (see `near_duplicates`) and judgment by eye: "same",
+    "not sure" or "different". Pairs that are not "different" are in one group.
+
+    References:
+        Abhishek, Jain and Hamarneh, Investigating the Quality of DermaMNIST and
+        Fitzpatrick17k Dermatological Image Datasets (2024), arXiv:2401.14497: the source of
+        the published pairs.
+    """
+    return pd.read_csv(PAIRS_FILE)
 
 
 def to_csv(records: Iterable[Record], assignments: Mapping[str, Assignment]) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import math
 import shutil
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,16 @@ from tqdm import tqdm
 
 from tfds_ham10000 import demo, download, layouts, sources
 from tfds_ham10000.configs import CONFIGS, HOMEPAGES, Ham10000Config
-from tfds_ham10000.folds import StoredSplits, groups_are_published, split_into_folds
+from tfds_ham10000.folds import (
+    StoredSplits,
+    groups_are_published,
+    published_assignments,
+    split_into_folds,
+)
 from tfds_ham10000.image_decoding import CheckedImages, require_valid
 from tfds_ham10000.image_files import Images
 from tfds_ham10000.layouts import Source
-from tfds_ham10000.near_duplicates import find_near_duplicates, perceptual_hashes
+from tfds_ham10000.near_duplicates import extract_features, find_near_duplicates
 from tfds_ham10000.records import Record, count_missing
 
 # TFDS sorts splits of up to this size in memory. No option changes the default of 1 GB,
@@ -44,6 +51,10 @@ class BuildReport(BaseModel):
     changed: int = 0  # number of images that are not stored byte for byte
     left_out: dict[str, str] = {}  # the reason for each skipped image, by image_id
     missing: dict[str, int]  # number of missing values by column
+    # Near-duplicates with different lesion_ids: two image_ids, the method, the inliers.
+    near_duplicates: list[tuple[str, str, str, int]] = []
+    known_pairs: int = 0  # number of pairs of images with the same lesion_id
+    found_pairs: int = 0  # number of those that the search for near-duplicates found
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -54,11 +65,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     format of the stored images.
     """
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("3.0.0")
     RELEASE_NOTES = {  # noqa: RUF012
         "1.0.0": "HAM10000 and the synthetic demo images in ten folds.",
         "2.0.0": "New folds that keep near-duplicates together. Added group_id, ISIC 2019, "
         "class folders, official splits, downsized variants and the download.",
+        "3.0.0": "New folds, because many more near-duplicates were found.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     isic2018 is downloaded from Harvard Dataverse if no manual directory is given. Otherwise
@@ -132,9 +144,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             source, report["source"] = self._read_source(dl_manager)
             self.info.features["label"].names = list(source.class_names)
             images = self._check_images(source)
-            stored = _split(source, images)
+            stored, search = _split(source, images)
             notes = source.notes
-            report |= {"changed": images.num_converted, "left_out": images.errors}
+            report |= {"changed": images.num_converted, "left_out": images.errors, **search}
         records = [record for split in stored.splits.values() for record in split]
         notes += stored.notes
         content = BuildReport(notes=notes, missing=count_missing(records), **report)
@@ -182,7 +194,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         folder, longest_side = Path(self.data_dir), self.builder_config.longest_side
         if longest_side is None:
             _require_space(folder, sum(map(source.images.size, ids)))
-        inspect = None if groups_are_published(source.splits) else perceptual_hashes
+        inspect = None if groups_are_published(source.splits) else extract_features
         images = CheckedImages(
             source.images, ids, folder, longest_side=longest_side, inspect=inspect
         )
@@ -216,13 +228,28 @@ def build_lock(dataset_dir: Path) -> Iterator[None]:
         yield
 
 
-def _split(source: Source, images: CheckedImages) -> StoredSplits:
-    """Returns the splits of all valid images."""
+def _split(source: Source, images: CheckedImages) -> tuple[StoredSplits, dict[str, Any]]:
+    """Returns the splits of all valid images, and fields of the report on the search."""
     splits = {
         name: [record for record in records if record.image_id not in images.errors]
         for name, records in source.splits.items()
     }
-    return split_into_folds(splits, find_near_duplicates(images.inspected))
+    published = published_assignments().keys()
+    found = find_near_duplicates(images.inspected, skip=published)
+    stored = split_into_folds(splits, [(pair.first, pair.second) for pair in found])
+    lesion_of = {r.image_id: r.lesion_id for split in splits.values() for r in split}
+    across = [pair for pair in found if lesion_of[pair.first] != lesion_of[pair.second]]
+
+    def known_pairs(image_ids: Collection[str]) -> int:
+        sizes = Counter(lesion_of[image_id] for image_id in image_ids)
+        return sum(math.comb(size, 2) for size in sizes.values())
+
+    inspected = images.inspected.keys()
+    return stored, {
+        "near_duplicates": [dataclasses.astuple(pair) for pair in across],
+        "known_pairs": known_pairs(inspected) - known_pairs(inspected & published),
+        "found_pairs": len(found) - len(across),
+    }
 
 
 def _require_space(folder: Path, num_bytes: int) -> None:

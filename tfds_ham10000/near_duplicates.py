@@ -7,7 +7,7 @@ The search has two steps:
 2. Verification. Two images show the same lesion if many of their local features lie at the
    same positions after a rotation, a scaling and a shift of one image.
 
-Local features survive crops, rotations by any angle, scaling, and changes of color. Only the
+Local features survive crops, rotations by any angle, scaling and color changes. Only the
 perceptual hash survives mirroring. Neither finds photographs of a lesion without sharp
 structures, nor photographs taken years apart; docs/data.md gives the measured recall.
 
@@ -22,7 +22,7 @@ References:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -41,8 +41,14 @@ Floats = npt.NDArray[np.float32]
 Words = Any
 """A `scipy.sparse.csr_array` of shape [num_images, num_words]."""
 
-MIN_INLIERS = 10
+MIN_INLIERS = 8
 """Number of matching positions from which two images count as near-duplicates."""
+
+MIN_SPREAD = 5.0
+"""Smallest standard deviation of the matching positions in any direction, in pixels.
+
+The marks of a ruler match between images of different lesions, but lie on a line.
+"""
 
 LONGEST_SIDE = 300
 """Size, in pixels, at which local features are detected."""
@@ -132,15 +138,27 @@ def extract_features(image: Image.Image) -> ImageFeatures:
     )
 
 
-def find_near_duplicates(features: Mapping[str, ImageFeatures]) -> list[NearDuplicate]:
-    """Returns all pairs of near-duplicates by image_id, sorted. Uses all CPU cores."""
+def find_near_duplicates(
+    features: Mapping[str, ImageFeatures], skip: Collection[str] = ()
+) -> list[NearDuplicate]:
+    """Returns all pairs of near-duplicates, sorted. Uses all CPU cores.
+
+    Args:
+        features: `extract_features` of each image, by image_id.
+        skip: Image_ids whose pairs with each other are not needed, which saves time.
+    """
     image_ids = sorted(features)
     found = [features[image_id] for image_id in image_ids]
     if len(found) < 2:
         return []
-    similar = similar_hashes(np.stack([of_image.hashes for of_image in found]))
     roots = [root_sift(of_image.descriptors) for of_image in found]
-    candidates = similar_images(visual_words(roots))
+    similar, candidates = (
+        [(i, j) for i, j in pairs if image_ids[i] not in skip or image_ids[j] not in skip]
+        for pairs in (
+            similar_hashes(np.stack([of_image.hashes for of_image in found])),
+            similar_images(visual_words(roots)),
+        )
+    )
 
     def count(pair: tuple[int, int]) -> int:
         i, j = pair
@@ -148,13 +166,12 @@ def find_near_duplicates(features: Mapping[str, ImageFeatures]) -> list[NearDupl
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         counts = dict(zip(candidates, pool.map(count, candidates), strict=True))
-    pairs = [NearDuplicate(image_ids[i], image_ids[j], "hash", 0) for i, j in similar]
-    pairs += [
-        NearDuplicate(image_ids[i], image_ids[j], "geometry", number)
-        for (i, j), number in counts.items()
-        if number >= MIN_INLIERS
-    ]
-    return sorted(pairs)
+    results = {pair: number for pair, number in counts.items() if number >= MIN_INLIERS}
+    results |= {pair: 0 for pair in similar if pair not in results}
+    return sorted(
+        NearDuplicate(image_ids[i], image_ids[j], "geometry" if number else "hash", number)
+        for (i, j), number in results.items()
+    )
 
 
 def count_inliers(points: Floats, roots: Floats, points_2: Floats, roots_2: Floats) -> int:
@@ -189,9 +206,16 @@ def count_inliers(points: Floats, roots: Floats, points_2: Floats, roots_2: Floa
     )
     if transform is None:
         return 0
-    keep = inliers.ravel() > 0
+    positions = [points[inliers.ravel() > 0] for points in (source, target)]
+    if min(_spread(points) for points in positions) < MIN_SPREAD:
+        return 0
     # SIFT has several features at a position if the orientation there is ambiguous.
-    return min(len(np.unique(of[keep].round(), axis=0)) for of in (source, target))
+    return min(len(np.unique(points.round(), axis=0)) for points in positions)
+
+
+def _spread(points: Floats) -> float:
+    """Returns the smallest standard deviation of points [n, 2] in any direction."""
+    return float(np.sqrt(np.linalg.eigvalsh(np.cov(points.T, ddof=0))[0].clip(0)))
 
 
 def root_sift(descriptors: npt.NDArray[np.uint8]) -> Floats:

@@ -1,53 +1,110 @@
-"""Recomputes the published folds of HAM10000 from the published files."""
+"""Reproduces the published folds of HAM10000, and the search for its near-duplicates."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import tyro
+from matplotlib.figure import Figure
+from PIL import Image
 
 from skincnn.files import write_text
 from tfds_ham10000 import folds, sources
 from tfds_ham10000.image_decoding import CheckedImages, require_valid
-from tfds_ham10000.near_duplicates import find_near_duplicates, perceptual_hashes
+from tfds_ham10000.image_files import Images
+from tfds_ham10000.near_duplicates import extract_features, find_near_duplicates
+from tfds_ham10000.records import Record
+
+PAIRS_PER_SHEET = 14
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Groups lesions of HAM10000 by near-duplicates, and assigns the groups to ten folds.
 
-    The package always uses the published folds, which this command reproduces.
+    The package always uses the published folds, which this command reproduces from the
+    published pairs of near-duplicates. With --search, it also searches for near-duplicates.
 
-    Example: python scripts/make_folds.py --manual-dir DIR --output folds.csv
+    Examples:
+      python scripts/make_folds.py --manual-dir DIR --output folds.csv
+      python scripts/make_folds.py --manual-dir DIR --search found
     """
 
     manual_dir: Path
     """Directory with the published files of HAM10000."""
     output: Path = Path("folds_isic2018.csv")
     """CSV file to write, with the columns image_id, lesion_id, group_id and fold."""
+    search: Path | None = None
+    """Also search for near-duplicates, print the share of known pairs that are found, and
+    write all pairs of images with different lesion_ids to pairs.csv in this directory, and
+    contact sheets of those that were not judged yet."""
 
 
 def command() -> None:
-    """Hashes all images, writes the CSV file, and compares it with the published file."""
+    """Writes the CSV file, and compares it with the published file."""
     arguments = tyro.cli(Arguments)
     source = sources.read_source(arguments.manual_dir, "isic2018")
     records = source.splits["train"]
-    ids = [record.image_id for record in records]
-    with tempfile.TemporaryDirectory() as folder:
-        images = CheckedImages(source.images, ids, Path(folder), inspect=perceptual_hashes)
-        require_valid(images.errors, len(ids), "fail")
-    pairs = find_near_duplicates(images.inspected)
-    assignments = folds.assign_images(records, pairs, published={})
+    pairs = folds.judged_pairs().query("judgment != 'different'")
+    joined = pairs[["image_id_1", "image_id_2"]].itertuples(index=False, name=None)
+    assignments = folds.assign_images(records, joined, published={})
     text = folds.to_csv(records, assignments)
     write_text(arguments.output, text)
     num_groups = len({assignment.group_id for assignment in assignments.values()})
     num_lesions = len({record.lesion_id for record in records})
-    print(f"{len(pairs)} pairs of near-duplicates")
+    print(f"{len(pairs)} pairs of near-duplicates with different lesion_ids")
     print(f"{len(records)} images, {num_lesions} lesions, {num_groups} groups")
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     print(f"{arguments.output}: SHA-256 {sha256}")
     equal = sha256 == folds.PUBLISHED_SHA256
     print(f"The file is {'equal to' if equal else 'DIFFERENT from'} the published file.")
+    if arguments.search is not None:
+        _search(records, source.images, arguments.search)
+
+
+def _search(records: Sequence[Record], images: Images, folder: Path) -> None:
+    """Searches for near-duplicates, and writes pairs.csv and the contact sheets."""
+    lesion_of = {record.image_id: record.lesion_id for record in records}
+    with tempfile.TemporaryDirectory() as spool:
+        checked = CheckedImages(images, [*lesion_of], Path(spool), inspect=extract_features)
+        require_valid(checked.errors, len(lesion_of), "fail")
+    found = pd.DataFrame(find_near_duplicates(checked.inspected))
+    lesions = [found[side].map(lesion_of) for side in ("first", "second")]
+    across = found[lesions[0] != lesions[1]]
+    sizes = pd.Series(lesion_of).value_counts()
+    known = int((sizes * (sizes - 1) // 2).sum())
+    num_found = len(found) - len(across)
+    print(
+        f"Found {num_found} of {known} pairs of images with the same lesion_id "
+        f"({num_found / known:.1%}), and {len(across)} pairs with different lesion_ids."
+    )
+    across = across.rename(columns={"first": "image_id_1", "second": "image_id_2"})
+    judged = folds.judged_pairs()[["image_id_1", "image_id_2", "judgment"]]
+    across = across.merge(judged, "left").fillna({"judgment": "not judged"})
+    write_text(folder / "pairs.csv", across.to_csv(index=False, lineterminator="\n"))
+    print(across["judgment"].value_counts().to_string())
+    new = across[across["judgment"] == "not judged"]
+    for start in range(0, len(new), PAIRS_PER_SHEET):
+        path = folder / f"sheet_{start // PAIRS_PER_SHEET:03d}.png"
+        _draw_sheet(new.iloc[start : start + PAIRS_PER_SHEET], images, path)
+    print(f"{folder / 'pairs.csv'} and contact sheets of {len(new)} pairs")
+
+
+def _draw_sheet(pairs: pd.DataFrame, images: Images, path: Path) -> None:
+    """Draws pairs of images side by side with their image_ids."""
+    figure = Figure(figsize=(14, 2.4 * PAIRS_PER_SHEET / 2), layout="constrained")
+    axes = figure.subplots(PAIRS_PER_SHEET // 2, 4).reshape(-1, 2)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for row, pair in zip(axes, pairs.to_dict("records"), strict=False):
+        for axis, side in zip(row, ("image_id_1", "image_id_2"), strict=True):
+            axis.imshow(Image.open(io.BytesIO(images.read(pair[side]))))
+            title = f"{pair[side]}  {pair['method']} {pair['num_inliers']}"
+            axis.set_title(title, fontsize=9)
+    figure.savefig(path)
