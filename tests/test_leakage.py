@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skincnn.clinical_metadata import CLINICAL_FEATURES
+from skincnn.clinical_metadata import CLINICAL_COLUMNS, CLINICAL_FEATURES
 from skincnn.data.leakage import FORBIDDEN_INPUTS, SplitLeakage, audit, count_shared
 from skincnn.errors import DataError
 
@@ -14,6 +14,7 @@ def split(first: int, num: int = 6) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "image_id": [f"i{n}" for n in numbers],
+            "sha256": [f"s{n}" for n in numbers],
             "lesion_id": [f"l{n // 2}" for n in numbers],
             "group_id": [f"l{n // 2}" for n in numbers],
             "label": numbers % 2,
@@ -33,7 +34,7 @@ def test_clean_splits_are_counted() -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("image_id", "i3", r"1 image\(s\) are shared by train and test: i3"),
+        ("sha256", "s3", r"2 image\(s\) are shared by train and test: i3, i6"),
         ("lesion_id", "l1", r"1 lesion\(s\) are shared by train and test: l1"),
         ("group_id", "l2", r"1 near-duplicate group\(s\) are shared by train and test: l2"),
     ],
@@ -69,16 +70,36 @@ def test_siblings_are_counted_if_they_are_allowed() -> None:
 def test_the_overlap_of_another_split_is_counted() -> None:
     known, other = split(0), split(6)
     assert count_shared(known, other) == SplitLeakage(0, 0, 0, 0)
-    other.loc[0, ["image_id", "lesion_id", "group_id"]] = known.loc[2]  # the same image
+    other.loc[0, ["image_id", "sha256", "lesion_id", "group_id"]] = known.loc[2]
     other.loc[1, "group_id"] = known.loc[0, "group_id"]  # a near-duplicate
     assert count_shared(known, other) == SplitLeakage(
         num_shared_images=1, num_shared_lesions=1, num_shared_groups=2, num_leaky_images=2
     )
 
 
-@pytest.mark.parametrize("name", [*FORBIDDEN_INPUTS, "dx_type_follow_up"])
+@pytest.mark.parametrize("name", [*FORBIDDEN_INPUTS, "dx_type_follow_up", "Lesion_ID"])
 def test_inputs_that_reveal_the_diagnosis_are_rejected(name: str) -> None:
     tables = {"train": split(0), "test": split(6)}
     with pytest.raises(DataError, match=rf"must not reveal.*Received: {name}\."):
         audit(tables, ["a", "b"], inputs=["images", name])
     audit(tables, ["a", "b"], inputs=["images", "metadata", *CLINICAL_FEATURES])
+
+
+@pytest.mark.parametrize("encode", [lambda x: x, lambda x: x.map({0: "a", 1: "b"})])
+def test_an_input_that_predicts_the_label_is_rejected(encode: object) -> None:
+    """The age of every image encodes its label; a few exceptions do not hide that."""
+    train, test = split(0, 400), split(400, 400)
+    train["age"] = encode(train["label"].where(train.index % 30 > 0, 1))  # type: ignore[operator]
+    with pytest.raises(DataError, match=r"'age' alone predicts .* accuracy of 0\.9"):
+        audit({"train": train, "test": test}, ["a", "b"], inputs=["images", "age"])
+
+
+def test_inputs_that_are_related_to_the_label_are_allowed() -> None:
+    train, test = split(0, 400), split(400, 400)
+    rng = np.random.default_rng(0)
+    train["age"] = 50 + 10 * train["label"] + rng.normal(0, 10, 400).round()
+    train.loc[:20, "age"] = np.nan
+    train["sex"] = rng.choice(["female", "male", "unknown"], 400)
+    train["localization"] = "back"
+    inputs = ["images", *CLINICAL_COLUMNS]
+    assert audit({"train": train, "test": test}, ["a", "b"], inputs=inputs)

@@ -5,22 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.tree import DecisionTreeClassifier
 
 from skincnn.errors import DataError
 
 MELANOMA = "mel"
 DISJOINT_COLUMNS = {
-    "image_id": "image",
+    "sha256": "image",
     "lesion_id": "lesion",
     "group_id": "near-duplicate group",
 }
 """Columns whose values should occur in one split only, and what the values identify. The
 order is that of the fields of `SplitLeakage`."""
 
-FORBIDDEN_INPUTS = ("dx_type", "dataset", "lesion_id", "group_id", "image_id")
-"""Columns that can reveal the diagnosis. For example, `follow_up` images are always nevi,
-and class proportions differ between source datasets."""
+FORBIDDEN_INPUTS = (
+    *("dx", "diagnos", "label", "class", "target", "malignan", "benign", "melanoma"),
+    *("histo", "patholog", "biops", "confirm", "id", "lesion", "group", "patient"),
+    *("dataset", "source", "attribution", "sha256", "fold", "split"),
+)
+"""Beginnings of words in the names of inputs that can reveal the diagnosis. For example,
+images with the `dx_type` follow_up are always nevi, and class proportions differ between
+source datasets."""
+
+MAX_INPUT_SCORE = 0.9
+"""Balanced accuracy from which a single input is taken to encode the diagnosis."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +80,25 @@ def audit(
 
     Args:
         splits: The tables of "train", "val" and "test" by name, with the columns image_id,
-            lesion_id, group_id and label (the class index). "val" and "test" are optional.
+            sha256, lesion_id, group_id and label (the class index). "val" and "test" are
+            optional.
         class_names: The class names, in the order of the labels.
-        inputs: The names of the model inputs; none may start with one of
-            `FORBIDDEN_INPUTS`.
+        inputs: The names of the model inputs. No word in them may start with one of
+            `FORBIDDEN_INPUTS`, and none that is a column of the training table may predict
+            the label almost perfectly.
         siblings_allowed: Whether images of one lesion may be in several splits, as in a
             split by image. Shared lesions and groups are then counted but are not an error.
 
     Raises:
         DataError: An image, lesion or group is in two splits, an image is repeated in a
-            split, a split has no images of a class, or an input is forbidden.
+            split, a split has no images of a class, or an input reveals the diagnosis.
     """
+    inputs = list(inputs)
     _check_inputs(inputs)
     _check_classes(splits, class_names)
+    for name in inputs:
+        if name in splits["train"]:
+            _check_input(splits["train"], name)
     for name, table in splits.items():
         repeated = set(table["image_id"][table["image_id"].duplicated()])
         _require_empty(repeated, "image", f"repeated in {name}")
@@ -88,16 +106,19 @@ def audit(
     for column, noun in DISJOINT_COLUMNS.items():
         shared = _shared(splits.values(), column)
         num_shared[column] = len(shared)
-        if column == "image_id" or not siblings_allowed:
-            names = [n for n, table in splits.items() if table[column].isin(shared).any()]
-            _require_empty(shared, noun, f"shared by {' and '.join(names)}")
+        if not siblings_allowed or column == "sha256":
+            rows = {n: table[table[column].isin(shared)] for n, table in splits.items()}
+            names = [name for name, table in rows.items() if len(table)]
+            shown = "image_id" if column == "sha256" else column
+            values = pd.concat([table[shown] for table in rows.values()])
+            _require_empty(set(values), noun, f"shared by {' and '.join(names)}")
     shares: tuple[float | None, float | None] = (None, None)
     if "test" in splits:
         shares = sibling_shares(splits["train"], splits["test"], class_names)
     return LeakageAudit(
         {name: len(table) for name, table in splits.items()},
         {name: int(table["lesion_id"].nunique()) for name, table in splits.items()},
-        num_shared["image_id"],
+        num_shared["sha256"],
         num_shared["lesion_id"],
         num_shared["group_id"],
         *shares,
@@ -124,7 +145,7 @@ def sibling_shares(
 def count_shared(known: pd.DataFrame, split: pd.DataFrame) -> SplitLeakage:
     """Returns the overlap of a split with `known`, the training and validation images.
 
-    Both tables have the columns image_id, lesion_id and group_id.
+    Both tables have the columns sha256, lesion_id and group_id.
     """
     shared = {column: _shared((known, split), column) for column in DISJOINT_COLUMNS}
     leaky = pd.DataFrame({name: split[name].isin(ids) for name, ids in shared.items()})
@@ -146,12 +167,43 @@ def _require_empty(names: set[str], noun: str, problem: str) -> None:
 
 
 def _check_inputs(inputs: Iterable[str]) -> None:
-    forbidden = [name for name in inputs if name.startswith(FORBIDDEN_INPUTS)]
+    forbidden = [
+        name
+        for name in inputs
+        if any(word.startswith(FORBIDDEN_INPUTS) for word in name.lower().split("_"))
+    ]
     if forbidden:
         raise DataError(
             "Model inputs must not reveal the diagnosis or the source of an image. "
-            f"Received: {', '.join(forbidden)}. Remove all inputs that start with: "
-            f"{', '.join(FORBIDDEN_INPUTS)}."
+            f"Received: {', '.join(forbidden)}. Remove these inputs, or rename them if no "
+            f"word in them has the meaning of: {', '.join(FORBIDDEN_INPUTS)}."
+        )
+
+
+def _check_input(table: pd.DataFrame, name: str) -> None:
+    """Rejects an input that predicts the label almost perfectly on its own.
+
+    A decision tree is fitted to the input alone and tested by cross-validation over groups.
+    """
+    folds = min(5, table["group_id"].nunique())
+    if folds < 2:
+        return
+    values = table[name]
+    if not pd.api.types.is_numeric_dtype(values):
+        values = pd.Series(pd.factorize(values)[0], index=values.index)
+    predicted = cross_val_predict(
+        DecisionTreeClassifier(class_weight="balanced", random_state=0),
+        values.to_numpy(np.float64)[:, None],
+        table["label"],
+        groups=table["group_id"],
+        cv=GroupKFold(folds),
+    )
+    score = balanced_accuracy_score(table["label"], predicted)
+    if score >= MAX_INPUT_SCORE:
+        raise DataError(
+            f"The input {name!r} alone predicts the diagnosis with a balanced accuracy of "
+            f"{score:.2f}. Expected less than {MAX_INPUT_SCORE}: it seems to encode the "
+            "diagnosis. Check this column of the metadata, or do not use it as an input."
         )
 
 

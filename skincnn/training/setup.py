@@ -17,7 +17,7 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
+from skincnn.clinical_metadata import CLINICAL_COLUMNS, encode_clinical_metadata
 from skincnn.config import Config, DataConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
@@ -198,7 +198,7 @@ def prepare(
     tables = make_splits(builder, config.data)
     inputs = [tensor.name for tensor in classifier.inputs]
     if config.model.clinical_metadata:
-        inputs += CLINICAL_FEATURES
+        inputs += CLINICAL_COLUMNS
     leakage = audit(
         tables,
         class_names,
