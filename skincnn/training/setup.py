@@ -17,7 +17,11 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from skincnn.clinical_metadata import CLINICAL_COLUMNS, encode_clinical_metadata
+from skincnn.clinical_metadata import (
+    CLINICAL_COLUMNS,
+    CLINICAL_FEATURES,
+    encode_clinical_metadata,
+)
 from skincnn.config import Config, DataConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
