@@ -1,19 +1,28 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
+from tfds_ham10000 import near_duplicates
 from tfds_ham10000.demo import make_dataset
 from tfds_ham10000.near_duplicates import (
     MAX_DISTANCE,
+    MIN_INLIERS,
     ORIENTATIONS,
+    ImageFeatures,
     connected_components,
+    count_inliers,
+    extract_features,
     find_near_duplicates,
     perceptual_hashes,
-    similar_pairs,
+    root_sift,
+    similar_hashes,
+    similar_images,
+    visual_words,
 )
 
 
@@ -62,7 +71,7 @@ def test_different_lesions_are_not_joined() -> None:
     assert distance(demo_image(0), demo_image(100)) > MAX_DISTANCE
 
 
-def test_similar_pairs_equal_those_of_a_direct_comparison() -> None:
+def test_similar_hashes_equal_those_of_a_direct_comparison() -> None:
     hashes = np.random.default_rng(0).random((40, 8, 32)) < 0.5
     expected = [
         (i, j)
@@ -71,7 +80,7 @@ def test_similar_pairs_equal_those_of_a_direct_comparison() -> None:
         if min((hashes[i, 0] != hashes[j, o]).sum() for o in range(8)) <= 8
     ]
     assert len(expected) > 3
-    assert similar_pairs(hashes, max_distance=8, rows=7) == expected
+    assert similar_hashes(hashes, max_distance=8, rows=7) == expected
 
 
 def test_components_are_transitive_and_named_by_their_smallest_member() -> None:
@@ -80,16 +89,102 @@ def test_components_are_transitive_and_named_by_their_smallest_member() -> None:
     assert connected_components(["a"], []) == {"a": "a"}
 
 
-def test_near_duplicates_are_found_by_image_id() -> None:
+@pytest.fixture(scope="module")
+def photographs() -> dict[str, Image.Image]:
+    """Returns demo images with skin texture, by image_id."""
+    rng = np.random.default_rng(0)
     records, images = make_dataset(300)
-    ids = [record.image_id for record in records[::40]]
-    copy = recompressed(ImageOps.mirror(demo_image(0)))
-    buffer = io.BytesIO()
-    copy.save(buffer, "PNG")
-    files = {name: images.read(name) for name in ids} | {"copy": buffer.getvalue()}
-    hashes = {
-        name: perceptual_hashes(Image.open(io.BytesIO(content)))
-        for name, content in files.items()
-    }
-    assert (ids[0], "copy") in find_near_duplicates(hashes)
-    assert find_near_duplicates({}) == []
+    textured = {}
+    for record in records[::25]:
+        image = Image.open(io.BytesIO(images.read(record.image_id))).resize((300, 225))
+        noise = Image.fromarray(rng.integers(0, 256, (75, 100, 3), np.uint8))
+        textured[record.image_id] = Image.blend(image, noise.resize(image.size), 0.15)
+    return textured
+
+
+@pytest.fixture(scope="module")
+def features(photographs: dict[str, Image.Image]) -> dict[str, ImageFeatures]:
+    return {name: extract_features(image) for name, image in photographs.items()}
+
+
+def central_part(image: Image.Image, share: float) -> Image.Image:
+    """Returns the central `share` of the width and of the height."""
+    width, height = image.size
+    x, y = round(width * (1 - share) / 2), round(height * (1 - share) / 2)
+    return image.crop((x, y, width - x, height - y))
+
+
+@pytest.mark.parametrize(
+    ("change", "method"),
+    [
+        (recompressed, "geometry"),
+        (lambda image: central_part(image, 0.9), "geometry"),
+        (lambda image: central_part(image.rotate(10), 0.75), "geometry"),
+        (lambda image: central_part(image.rotate(130), 0.5), "geometry"),
+        (lambda image: image.resize((200, 150)), "geometry"),
+        (lambda image: ImageEnhance.Color(image).enhance(0.4), "geometry"),
+        (ImageOps.mirror, "hash"),
+    ],
+)
+def test_an_altered_copy_is_found_and_no_other_image(
+    change: Callable[[Image.Image], Image.Image],
+    method: str,
+    photographs: dict[str, Image.Image],
+    features: dict[str, ImageFeatures],
+) -> None:
+    names = list(photographs)[:5]
+    copies = {f"{name}_copy": extract_features(change(photographs[name])) for name in names}
+    found = find_near_duplicates({**features, **copies})
+    assert [(pair.first, pair.second) for pair in found] == [
+        (n, f"{n}_copy") for n in names
+    ]
+    assert {pair.method for pair in found} == {method}
+    assert all(pair.num_inliers >= MIN_INLIERS for pair in found) == (method == "geometry")
+    skipped = find_near_duplicates({**features, **copies}, skip=[names[0], *copies])
+    assert [pair.first for pair in skipped] == names[1:]
+
+
+def test_the_marks_of_a_ruler_do_not_join_lesions(
+    photographs: dict[str, Image.Image],
+) -> None:
+    features = []
+    for image in list(photographs.values())[:2]:
+        with_ruler = image.copy()
+        draw = ImageDraw.Draw(with_ruler)
+        draw.line((30, 200, 270, 200), "black", 2)
+        for number, mark in enumerate(range(30, 271, 12)):
+            draw.line((mark, 190 - number % 5, mark, 200), "black", 2)
+            draw.text((mark, 203), str(number * 7), "black")
+        features.append(extract_features(with_ruler))
+    first, second = features
+    arguments = (
+        *(first.points, root_sift(first.descriptors)),
+        *(second.points, root_sift(second.descriptors)),
+    )
+    assert count_inliers(*arguments) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_duplicates, "MIN_SPREAD", 0.0)
+        assert count_inliers(*arguments) >= MIN_INLIERS
+
+
+def test_images_without_local_features_are_compared_by_hash_only() -> None:
+    plain = [Image.new("RGB", (300, 225), color) for color in ("white", "pink")]
+    features = [extract_features(image) for image in plain]
+    assert [len(of_image.points) for of_image in features] == [0, 0]
+    found = find_near_duplicates(dict(zip("ab", features, strict=True)))
+    assert [pair.method for pair in found] == ["hash"]
+    assert find_near_duplicates({}) == find_near_duplicates({"a": features[0]}) == []
+
+
+def test_the_most_similar_images_share_the_rarest_features() -> None:
+    """Compares the pairs with those of a direct computation of tf-idf for few images."""
+    rng = np.random.default_rng(0)
+    centers = root_sift(rng.integers(0, 256, (40, 128), np.uint8))
+    roots = [centers[rng.choice(40, 12, replace=False)] for _ in range(6)]
+    words = visual_words([np.repeat(of_image, 4, axis=0) for of_image in roots])
+    assert words.shape[0] == 6
+    norms = np.sqrt((words.toarray() ** 2).sum(1))
+    np.testing.assert_allclose(norms[norms > 0], 1, rtol=1e-5)
+    similarity = (words @ words.T).toarray()
+    expected = [(i, j) for i in range(6) for j in range(i + 1, 6) if similarity[i, j] > 0]
+    assert similar_images(words, rows=4) == expected

@@ -208,9 +208,10 @@ def published_assignments() -> dict[str, Assignment]:
 def judged_pairs() -> pd.DataFrame:
     """Returns pairs of HAM10000 images with different lesion_ids that may show one lesion.
 
-    The columns are image_id_1, image_id_2, method ("geometry", "hash", or "published" by
-    other authors), num_inliers (see `near_duplicates`) and judgment by eye: "same",
-    "not sure" or "different". Pairs that are not "different" are in one group.
+    The columns are image_id_1, image_id_2, method (that found the pair: "geometry", see
+    `near_duplicates`; "published" by other authors; or "eye" for candidates with too few
+    inliers), num_inliers (0 if they lie on a line), and judgment by eye: "same", "not sure"
+    or "different". Pairs that are not "different" are in one group.
 
     References:
         Abhishek, Jain and Hamarneh, Investigating the Quality of DermaMNIST and

@@ -220,7 +220,8 @@ def _spread(points: Floats) -> float:
 
 def root_sift(descriptors: npt.NDArray[np.uint8]) -> Floats:
     """Returns SIFT descriptors as unit vectors: the square roots of shares, [n, 128]."""
-    return np.sqrt(normalize(descriptors.astype(np.float32), norm="l1"))
+    sums = descriptors.sum(1, dtype=np.float32, keepdims=True)
+    return np.sqrt(descriptors / np.maximum(sums, 1))
 
 
 def visual_words(roots: Sequence[Floats]) -> Words:
