@@ -113,10 +113,10 @@ def signature(setting: Setting) -> Iterator[Result]:
 def end_to_end(setting: Setting) -> Iterator[Result]:
     """Compares prediction, from files to a table, with decoding and the network alone.
 
-    Files are predicted as in scripts/predict.py. While the compiled network predicts, the
-    baseline decodes on all cores, as in training. The baseline does not check file sizes,
-    read EXIF data or build a table. In the second result, the SavedModel predicts all files
-    as one batch.
+    Files are predicted as in scripts/predict.py. The baseline decodes with `read_image`, as
+    in training, on all cores while the compiled network predicts. The baseline does not
+    check file sizes, read EXIF data or build a table. In the second result, the SavedModel
+    predicts all files as one batch.
     """
     predict = open_saved_model(
         setting.saved_model, setting.rule.class_names, clinical_metadata=False

@@ -20,7 +20,13 @@ from skincnn.inference.predictions import (
     predictions_table,
     write_predictions,
 )
-from skincnn.inference.run_dir import DeviceInfo, Member, Provenance, RunInfo
+from skincnn.inference.run_dir import (
+    DeviceInfo,
+    Member,
+    NearDuplicateSearch,
+    Provenance,
+    RunInfo,
+)
 from skincnn.records import write_record
 
 NAMES = ("bkl", "mel", "nv")
@@ -102,6 +108,7 @@ def make_info(**changes: object) -> RunInfo:
             {"train": 400, "val": 50, "test": 50},
             *(0, 0, 0, 0.0, None),
         ),
+        "near_duplicates": NearDuplicateSearch(known_pairs=200, found_pairs=138),
         "preprocessing": describe_preprocessing(Config().data),
         "data_fingerprint": {"train": "a", "val": "b", "test": "c"},
         "class_counts": {"bkl": 100, "mel": 50, "nv": 650},

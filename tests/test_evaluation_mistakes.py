@@ -1,4 +1,4 @@
-"""The most confident errors of a model."""
+"""Confident errors of a model."""
 
 from __future__ import annotations
 

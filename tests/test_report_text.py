@@ -84,7 +84,8 @@ def test_scores_are_described(results: RunResults) -> None:
     assert f"Macro F1 is {labels.interval(macro_f1)}." in text
     missed = (~correct)[y_true == 1].sum()
     assert f"{missed} of 30 melanoma images are predicted as another class." in text
-    assert "test share no images, lesions or near-duplicates." in text
+    assert "known to show the same lesion, it finds 69 %)." in text
+    assert "Patients are not known" in text
 
 
 def test_missing_melanoma_is_reported(tmp_path: Path) -> None:

@@ -315,7 +315,7 @@ def _ruler(rng: np.random.Generator) -> Array:
 
 
 def _canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """Returns an empty mask of twice the width and height, and an object to draw on it."""
+    """Returns an empty mask at twice the size of an image, and an object to draw on it."""
     canvas = Image.new("L", (2 * WIDTH, 2 * HEIGHT))
     return canvas, ImageDraw.Draw(canvas)
 

@@ -110,7 +110,7 @@ def _check_classes(
 def _record(image_id: str, relative: PurePosixPath, split_folder: Path) -> Record:
     if len(relative.parts) < 2:
         raise SourceError(
-            f"{split_folder}: {relative} is not in a class directory. {EXPECTED}"
+            f"{split_folder}: image {relative} is not in a class directory. {EXPECTED}"
         )
     return Record(image_id=image_id, lesion_id=image_id, dx=relative.parts[0])
 

@@ -16,6 +16,7 @@ import csv
 import functools
 import hashlib
 import io
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -29,6 +30,9 @@ from tfds_ham10000.records import Record, SourceError, join_first
 NUM_FOLDS = 10
 PUBLISHED_FILE = Path(__file__).with_name("folds_isic2018.csv")
 PUBLISHED_SHA256 = "2a573c09f76a41fca3a214a20985b6f138e905daddc91ac1af63c847488119ac"
+PUBLISHED_SEARCH = (3207, 0)
+"""Number of pairs of HAM10000 images with the same lesion_id, and how many of them the
+search for near-duplicates finds, from `scripts/make_folds.py --search`."""
 COLUMNS = ("image_id", "lesion_id", "group_id", "fold")
 PAIRS_FILE = Path(__file__).with_name("pairs_isic2018.csv")
 Splits = Mapping[str, list[Record]]
@@ -219,6 +223,12 @@ def judged_pairs() -> pd.DataFrame:
         the published pairs.
     """
     return pd.read_csv(PAIRS_FILE)
+
+
+def count_known_pairs(lesion_of: Mapping[str, str], image_ids: Iterable[str]) -> int:
+    """Returns the number of pairs of these images that have the same lesion_id."""
+    sizes = Counter(lesion_of[image_id] for image_id in image_ids)
+    return sum(math.comb(size, 2) for size in sizes.values())
 
 
 def to_csv(records: Iterable[Record], assignments: Mapping[str, Assignment]) -> str:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import math
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,9 @@ from tqdm import tqdm
 from tfds_ham10000 import demo, download, layouts, sources
 from tfds_ham10000.configs import CONFIGS, HOMEPAGES, Ham10000Config
 from tfds_ham10000.folds import (
+    PUBLISHED_SEARCH,
     StoredSplits,
+    count_known_pairs,
     groups_are_published,
     published_assignments,
     split_into_folds,
@@ -53,8 +53,8 @@ class BuildReport(BaseModel):
     missing: dict[str, int]  # number of missing values by column
     # Near-duplicates with different lesion_ids: two image_ids, the method, the inliers.
     near_duplicates: list[tuple[str, str, str, int]] = []
-    known_pairs: int = 0  # number of pairs of images with the same lesion_id
-    found_pairs: int = 0  # number of those that the search for near-duplicates found
+    known_pairs: int  # number of pairs of images with the same lesion_id
+    found_pairs: int  # number of those that the search for near-duplicates finds
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -100,8 +100,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Builds the dataset unless it exists. Waits while another process builds it.
 
         Raises:
-            SourceError: The source files are missing, incomplete or damaged.
-            OSError: The disk is full.
+            SourceError: The source files are missing, incomplete or damaged, or the
+                download failed.
+            OSError: The dataset cannot be written, for example because the disk is full.
+                TensorFlow raises tf.errors.OpError instead, and TFDS wraps some of these
+                errors in a RuntimeError.
         """
         # This check precedes the lock file, because the disk may be read-only.
         if Path(self.data_dir).is_dir() and self.is_prepared():
@@ -211,8 +214,8 @@ def build_lock(dataset_dir: Path) -> Iterator[None]:
     """Holds a lock so that only one process at a time builds the dataset in `dataset_dir`.
 
     Waits while another process holds the lock. The operating system releases the lock when
-    the process that holds it ends for any reason. Any `incomplete.*` folders that exist
-    when the lock is acquired belong to killed builds and are deleted.
+    the process that holds it ends for any reason. Incomplete directories of the dataset
+    that exist when the lock is acquired belong to killed builds and are deleted.
     """
     folder = dataset_dir.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -239,16 +242,16 @@ def _split(source: Source, images: CheckedImages) -> tuple[StoredSplits, dict[st
     stored = split_into_folds(splits, [(pair.first, pair.second) for pair in found])
     lesion_of = {r.image_id: r.lesion_id for split in splits.values() for r in split}
     across = [pair for pair in found if lesion_of[pair.first] != lesion_of[pair.second]]
-
-    def known_pairs(image_ids: Collection[str]) -> int:
-        sizes = Counter(lesion_of[image_id] for image_id in image_ids)
-        return sum(math.comb(size, 2) for size in sizes.values())
-
-    inspected = images.inspected.keys()
+    known_pairs, found_pairs = PUBLISHED_SEARCH
+    if images.inspected:
+        skipped = images.inspected.keys() & published
+        known_pairs = count_known_pairs(lesion_of, images.inspected)
+        known_pairs -= count_known_pairs(lesion_of, skipped)
+        found_pairs = len(found) - len(across)
     return stored, {
         "near_duplicates": [dataclasses.astuple(pair) for pair in across],
-        "known_pairs": known_pairs(inspected) - known_pairs(inspected & published),
-        "found_pairs": len(found) - len(across),
+        "known_pairs": known_pairs,
+        "found_pairs": found_pairs,
     }
 
 

@@ -138,8 +138,8 @@ def require_valid(errors: dict[str, str], num_images: int, on_bad_image: str) ->
     messages = [f"{image_id}: {error}" for image_id, error in sorted(errors.items())]
     raise SourceError(
         f"{len(errors)} image(s) are invalid: {join_first(messages, '; ')}. Expected "
-        f"complete {', '.join(FORMATS)} files of at most {MAX_PIXELS} pixels and 30 MB. "
-        f"{advice}"
+        f"complete {', '.join(FORMATS)} files of at most {MAX_PIXELS // 10**6} megapixels "
+        f"and 30 MB. {advice}"
     )
 
 

@@ -250,7 +250,7 @@ def _isic2018_metadata(files: Files) -> dict[str, Fields]:
 
 
 def _isic2019_metadata(path: Path | None) -> dict[str, Fields]:
-    """Returns the fields from the metadata table of ISIC 2019, by image_id."""
+    """Returns the fields from the metadata table of ISIC 2019, by image_id, if given."""
     metadata: dict[str, Fields] = {}
     columns = ("image", "age_approx", "anatom_site_general", "sex")
     for _, cells in read_rows(path, columns) if path else ():

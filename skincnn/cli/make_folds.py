@@ -77,8 +77,7 @@ def _search(records: Sequence[Record], images: Images, folder: Path) -> None:
     found = pd.DataFrame(find_near_duplicates(checked.inspected))
     lesions = [found[side].map(lesion_of) for side in ("first", "second")]
     across = found[lesions[0] != lesions[1]]
-    sizes = pd.Series(lesion_of).value_counts()
-    known = int((sizes * (sizes - 1) // 2).sum())
+    known = folds.count_known_pairs(lesion_of, lesion_of)
     num_found = len(found) - len(across)
     print(
         f"Found {num_found} of {known} pairs of images with the same lesion_id "

@@ -221,7 +221,7 @@ def evaluate_corruptions(
 def collect_all_mistakes(
     run: LoadedRun, as_is: InferenceVariant, temperature: float
 ) -> dict[str, Mistakes]:
-    """Returns the most confident errors by split; omits val and splits without errors."""
+    """Returns confident errors by split; omits val and splits without errors."""
     grad_cam = GradCam(run.model)
     mistakes = {
         name: collect_mistakes(

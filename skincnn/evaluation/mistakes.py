@@ -1,4 +1,4 @@
-"""The most confident errors of a model, with the images and their Grad-CAM maps."""
+"""Confident errors of a model, with the images and their Grad-CAM maps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.err
 
 @dataclass(frozen=True, eq=False)
 class Mistakes:
-    """results/<split>.mistakes.npz: the most confident errors on one split.
+    """results/<split>.mistakes.npz: confident errors on one split; see `find_mistakes`.
 
     Attributes:
         table: One row for each error, with `COLUMNS`. Probabilities are calibrated;
@@ -81,14 +81,14 @@ def collect_mistakes(
     temperature: float,
     count: int = NUM_MISTAKES,
 ) -> Mistakes | None:
-    """Returns the most confident errors with Grad-CAM maps of the predicted classes.
+    """Returns the errors from `find_mistakes`, with Grad-CAM maps of the predicted classes.
 
     Returns None if all predictions are correct.
 
     Args:
         grad_cam: Grad-CAM of the model that made the predictions.
         images: Images, uint8 [num_images, height, width, 3], in the order of `predictions`.
-        metadata: Encoded clinical metadata, [num_images, num_fields]; None if not used.
+        metadata: Encoded clinical metadata, [num_images, num_columns]; None if not used.
         predictions: The predictions table of the images.
         temperature: Temperature for calibration.
         count: Maximum number of errors.
@@ -108,7 +108,7 @@ def collect_mistakes(
 def find_mistakes(
     predictions: pd.DataFrame, temperature: float, count: int
 ) -> pd.DataFrame:
-    """Returns at most `count` of the most confident errors, one image per lesion.
+    """Returns at most `count` confident errors, one image per lesion.
 
     At most `count // 2` melanomas (or malignant lesions, if melanoma is not a class) that
     are predicted as benign come first, followed by the other errors. Both parts are sorted

@@ -34,7 +34,7 @@ class Split:
 
     Attributes:
         images: Images, uint8 [num_images, size, size, 3], in the order of the table.
-        metadata: Encoded clinical metadata, [num_images, num_fields]; None if not used.
+        metadata: Encoded clinical metadata, [num_images, num_columns]; None if not used.
     """
 
     table: pd.DataFrame

@@ -52,7 +52,7 @@ class GradCam:
 
         Args:
             inputs: Images [num_images, height, width, 3] in 0..255, or a dictionary with
-                "images" of this shape and "metadata" [num_images, num_fields].
+                "images" of this shape and "metadata" [num_images, num_columns].
             class_indices: The class to explain for each image, [num_images].
 
         Returns:

@@ -46,6 +46,18 @@ class Provenance(Part):
     gpus: tuple[str, ...]
 
 
+class NearDuplicateSearch(Part):
+    """How many pairs of images with the same lesion_id are found as near-duplicates.
+
+    The share of these known pairs that is found estimates the share of the near-duplicates
+    with different lesion_ids that is found. Near-duplicates that are not found can be in
+    different splits.
+    """
+
+    known_pairs: int
+    found_pairs: int
+
+
 class Member(Part):
     """A run in an ensemble or a cross-validation; `name` is that of the run directory."""
 
@@ -69,6 +81,7 @@ class RunInfo(Record):
         stored_longest_side: Longest side of the stored images in pixels; None if they have
             their original size.
         audit: Result of the leakage audit; for several models, the largest values.
+        near_duplicates: The search by which the dataset was built.
         preprocessing: All settings that determine how images are read and preprocessed.
         data_fingerprint: `data.pipeline.fingerprint` by split; empty for several models.
         class_counts: Number of training images by class; empty for several models.
@@ -90,6 +103,7 @@ class RunInfo(Record):
     attribution: str
     stored_longest_side: int | None
     audit: LeakageAudit
+    near_duplicates: NearDuplicateSearch
     preprocessing: dict[str, int | str | bool]
     data_fingerprint: dict[str, str]
     class_counts: dict[str, int]

@@ -23,7 +23,7 @@ SECTIONS = {
     "variants": "Test-time augmentation and logit adjustment",
     "corruptions": "Corrupted images",
     "ood": "Out-of-distribution images",
-    "mistakes": "Most confident errors",
+    "mistakes": "Confident errors",
     "splits": "Results on other splits",
     "training": "Learning curves",
     "configuration": "Configuration",

@@ -1,4 +1,4 @@
-"""The figure of the most confident errors, with Grad-CAM maps."""
+"""The figure of confident errors, with Grad-CAM maps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def plot_mistakes(mistakes: Mistakes, title: str) -> Figure:
     width = COLUMNS * (2 * IMAGE + GAP) + GAP
     height = head + num_rows * (image_height + texts) - above
     figure = Figure(figsize=(width, height))
-    heading = f"Most confident errors\n{title}\n{KEY}"
+    heading = f"Confident errors\n{title}\n{KEY}"
     figure.suptitle(heading, fontsize=11, y=1 - 0.1 / height)
     # Automatic layout would take longer than the rest of the figure.
     grid = figure.add_gridspec(

@@ -29,6 +29,7 @@ from skincnn.reporting.load import RunResults
 from skincnn.reporting.training_text import (
     describe_input,
     describe_leakage,
+    describe_separation,
     is_leaky,
 )
 
@@ -150,9 +151,7 @@ def describe_scores(results: RunResults) -> str:
             "not trust these scores."
         )
     else:
-        sentences.append(
-            "Training, validation and test share no images, lesions or near-duplicates."
-        )
+        sentences.append(describe_separation(results))
     return " ".join(sentences)
 
 

@@ -144,6 +144,23 @@ def describe_split_by_image(results: RunResults) -> str:
     )
 
 
+def describe_separation(results: RunResults) -> str:
+    """Returns what the splits share and what is not known, for splits without leakage."""
+    search = results.info.near_duplicates
+    recall = "how many of them it finds is not known"
+    if search.known_pairs:
+        recall = (
+            f"of {search.known_pairs:,} pairs of images known to show the same lesion, it "
+            f"finds {100 * search.found_pairs / search.known_pairs:.0f} %"
+        )
+    return (
+        "Training, validation and test share no lesion, as far as the lesions are known. "
+        "Images that were recorded as different lesions but show the same one are kept "
+        f"together where an image search found them ({recall}). Patients are not known: "
+        "images of one patient can be in several of the three."
+    )
+
+
 def describe_leakage(result: SplitResult) -> str:
     """Returns a warning for a split that was partly used in training; "" for others."""
     if result.leakage is None or not result.leakage.num_leaky_images:

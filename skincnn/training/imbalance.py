@@ -95,8 +95,8 @@ def logit_adjusted(counts: Counts, config: ImbalanceConfig) -> Plan:
     """The loss adds power * log(class frequency) to the logits.
 
     The logits of the model, without this shift, are then balanced: with power 1, their
-    argmax minimizes the balanced error. Unlike class weights, the shift has an effect even
-    if the model fits all training images.
+    argmax minimizes the balanced error. The shift requires a larger margin between a rare
+    class and a common class.
 
     References:
         Menon et al., Long-tail Learning via Logit Adjustment (2021), arXiv:2007.07314.

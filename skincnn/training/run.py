@@ -17,7 +17,13 @@ from skincnn.data.leakage import LeakageAudit
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
 from skincnn.files import replacing, require_writable_folder, sha256, write_json
-from skincnn.inference.run_dir import CONFIG_FILE, MODEL_FILE, RUN_FILE, RunInfo
+from skincnn.inference.run_dir import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    RUN_FILE,
+    NearDuplicateSearch,
+    RunInfo,
+)
 from skincnn.model.classifier import build_classifier
 from skincnn.records import write_record
 from skincnn.training.callbacks import explain_write_errors
@@ -160,6 +166,7 @@ def _describe(
     workdir: Path,
 ) -> RunInfo:
     """Returns the content of run.json."""
+    build = builder.read_report()
     class_counts = zip(setup.class_names, setup.class_counts.tolist(), strict=True)
     return RunInfo(
         skincnn=__version__,
@@ -172,6 +179,9 @@ def _describe(
         attribution=builder.builder_config.attribution,
         stored_longest_side=builder.builder_config.longest_side,
         audit=leakage,
+        near_duplicates=NearDuplicateSearch(
+            known_pairs=build.known_pairs, found_pairs=build.found_pairs
+        ),
         preprocessing=describe_preprocessing(setup.config.data),
         data_fingerprint=setup.fingerprint["data"],
         class_counts=dict(class_counts),

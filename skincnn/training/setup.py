@@ -126,7 +126,7 @@ class TrainingSetup:
         return segments(self.config, epoch=epoch, step=step, reweighting=reweighting)
 
     def num_views(self, segment: Segment) -> int:
-        """Returns the number of cached views of a segment; 0 for training on images."""
+        """Returns the number of cached views of each image; 0 for training on images."""
         head_only = self.stages[segment.stage].trainable_blocks == 0
         return self.config.train.cached_views if head_only else 0
 
