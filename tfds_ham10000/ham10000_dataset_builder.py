@@ -53,8 +53,8 @@ class BuildReport(BaseModel):
     missing: dict[str, int]  # number of missing values by column
     # Near-duplicates with different lesion_ids: two image_ids, the method, the inliers.
     near_duplicates: list[tuple[str, str, str, int]] = []
-    known_pairs: int  # number of pairs of images with the same lesion_id
-    found_pairs: int  # number of those that the search for near-duplicates finds
+    known_pairs: int = 0  # number of pairs of images with the same lesion_id
+    found_pairs: int = 0  # number of those that the search for near-duplicates finds
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):

@@ -146,6 +146,8 @@ def describe_split_by_image(results: RunResults) -> str:
 
 def describe_separation(results: RunResults) -> str:
     """Returns what the splits share and what is not known, for splits without leakage."""
+    if results.info.synthetic:
+        return "Training, validation and test share no lesion."
     search = results.info.near_duplicates
     recall = "how many of them it finds is not known"
     if search.known_pairs:
