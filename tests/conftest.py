@@ -56,6 +56,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="slow: give --run-slow"))
 
 
+@pytest.fixture(autouse=True)
+def free_models(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Frees the large models of slow tests, which Python collects too late."""
+    yield
+    if "slow" in request.keywords:
+        gc.collect()
+
+
 def run_script(
     name: str, *arguments: object, **env: str
 ) -> subprocess.CompletedProcess[str]:
