@@ -107,7 +107,7 @@ class Frame:
     """The position of a lesion in an image: rotation, scale and center.
 
     The origin of the lesion coordinates is the center of the lesion. The border of the
-    lesion is at a distance of about 1.
+    lesion is at a distance of about 1 from it.
     """
 
     angle: float  # rotation in radians

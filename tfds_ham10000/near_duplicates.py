@@ -141,11 +141,11 @@ def extract_features(image: Image.Image) -> ImageFeatures:
 def find_near_duplicates(
     features: Mapping[str, ImageFeatures], skip: Collection[str] = ()
 ) -> list[NearDuplicate]:
-    """Returns all pairs of near-duplicates, sorted. Uses all CPU cores.
+    """Returns the pairs of near-duplicates that are found, sorted. Uses all CPU cores.
 
     Args:
         features: `extract_features` of each image, by image_id.
-        skip: Image_ids whose pairs with each other are not needed, which saves time.
+        skip: Pairs of two of these image_ids are left out, to save time.
     """
     image_ids = sorted(features)
     found = [features[image_id] for image_id in image_ids]

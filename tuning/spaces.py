@@ -6,10 +6,11 @@ The name of a hyperparameter is the path of a field of the configuration:
 - `augment.parts.erase`: whether a tuple contains a name, here "erase";
 - `train.stages.trainable_blocks`: a field of the last stage.
 
-The default of a hyperparameter is the value in the preset. A space must set the field to
-exactly the value of the hyperparameter, and must not change the seed, the images or
-`train.monitor`. Hyperparameters that only some trials use belong in a
-`hp.conditional_scope`. In other trials, their values are None, which `with_values` ignores.
+The default of a hyperparameter is the value in the preset, or the nearest valid value. A
+space must set the field to the value of the hyperparameter, and must not change the seed,
+`train.monitor` or the choice of images (`tuning.data.FIXED`). Hyperparameters that only
+some trials use belong in a `hp.conditional_scope`. In other trials, their values are None,
+which `with_values` ignores.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Arguments:
 
 
 def command() -> None:
-    """Writes the CSV file, and compares it with the published file."""
+    """Writes the CSV file, compares it with the published one, and searches on request."""
     arguments = tyro.cli(Arguments)
     source = sources.read_source(arguments.manual_dir, "isic2018")
     records = source.splits["train"]

@@ -54,7 +54,7 @@ def brightness(image: ImageArray, strength: float, rng: np.random.Generator) -> 
 def contrast(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:
     """Reduces the contrast about the mean color, as stray light and a dirty lens do.
 
-    The strength is the factor of the contrast; the default augmentation uses 0.8 or more.
+    The contrast is multiplied by the strength; the default augmentation uses 0.8 or more.
     """
     mean = image.mean(axis=(0, 1), dtype=np.float32)
     return _to_uint8(strength * image.astype(np.float32) + (1 - strength) * mean)

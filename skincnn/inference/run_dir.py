@@ -169,7 +169,8 @@ def read_history(workdir: Path) -> pd.DataFrame:
     try:
         history = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}. {TRAIN_AGAIN}") from error
+        reason = str(error).strip()
+        raise ConfigError(f"{path} cannot be read: {reason}. {TRAIN_AGAIN}") from error
     if history.empty or not {"epoch", "loss"} <= set(history):
         columns = ", ".join(map(str, history))
         raise ConfigError(

@@ -150,7 +150,7 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
 
 
 def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Rotates or mirrors an image, uint8 [height, width, 3], to be upright.
+    """Rotates or mirrors an image, uint8 [height, width, 3], so that it is upright.
 
     `orientation` is the EXIF orientation in 1..8; 5 to 8 swap height and width.
     """

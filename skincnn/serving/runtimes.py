@@ -1,4 +1,4 @@
-"""Runtimes other than TensorFlow: LiteRT (for phones) and ONNX."""
+"""Runtimes other than TensorFlow: LiteRT (for phones) and ONNX Runtime."""
 
 from __future__ import annotations
 
