@@ -19,7 +19,9 @@ from conftest import ROOT, Prepare, limited_file_size
 from source_files import make_image, make_rows, write_classes
 
 from tfds_ham10000 import ham10000_dataset_builder, image_decoding
-from tfds_ham10000.ham10000_dataset_builder import build_lock
+from tfds_ham10000.ham10000_dataset_builder import Builder, build_lock
+
+VERSION = str(Builder.VERSION)
 
 
 def start(data_dir: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -56,7 +58,7 @@ def test_concurrent_builds_after_a_killed_build_write_one_dataset(tmp_path: Path
     assert list(tmp_path.rglob("incomplete.*"))
     assert not list(tmp_path.rglob("dataset_info.json"))
     # Hold the lock until both builds wait for it, so that they always run concurrently.
-    with lock_of(tmp_path / "ham10000" / "demo_tiny" / "2.0.0"):
+    with lock_of(tmp_path / "ham10000" / "demo_tiny" / VERSION):
         both = [start(tmp_path, "--config", "demo_tiny") for _ in range(2)]
         for process in both:
             assert process.stderr is not None
@@ -116,8 +118,8 @@ def test_too_little_disk_space_for_converted_images_is_reported(
 def test_folders_of_killed_builds_are_deleted_once_no_build_is_running(
     tmp_path: Path,
 ) -> None:
-    dataset_dir = tmp_path / "isic2018" / "2.0.0"
-    stale = tmp_path / "isic2018" / "incomplete.ABC123_2.0.0"
+    dataset_dir = tmp_path / "isic2018" / VERSION
+    stale = tmp_path / "isic2018" / f"incomplete.ABC123_{VERSION}"
     (stale / "deep").mkdir(parents=True)
     other = tmp_path / "isic2018" / "incomplete.ABC123_1.0.0"
     other.mkdir()

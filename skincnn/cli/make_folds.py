@@ -31,9 +31,7 @@ class Arguments:
     The package always uses the published folds, which this command reproduces from the
     published pairs of near-duplicates. With --search, it also searches for near-duplicates.
 
-    Examples:
-      python scripts/make_folds.py --manual-dir DIR --output folds.csv
-      python scripts/make_folds.py --manual-dir DIR --search found
+    Example: python scripts/make_folds.py --manual-dir DIR --search found
     """
 
     manual_dir: Path
