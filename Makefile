@@ -50,7 +50,7 @@ beam: .venv-beam/.installed ## create the environment for scripts/batch_predict.
 	touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev,export]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,export,weights]'
 	touch $@
 
 # A separate environment, with Pillow installed in a second step, because of a conflict:

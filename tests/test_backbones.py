@@ -76,6 +76,7 @@ SLOW = (
     *("resnet50_v2", "efficientnet_v2_s", "inception_resnet_v2", "xception"),
     *("nasnet_mobile", "densenet121", "inception_v3"),
 )
+FROM_KERAS = [n for n in BACKBONES if n != "small_cnn" and "_lite" not in n]
 BLOCKS_BY_NAME = {
     "resnet50": (r"conv(\d)", 6),
     "vgg16": (r"block(\d)", 6),
@@ -203,11 +204,10 @@ def test_a_frozen_network_works_as_in_inference(family: Family) -> None:
 
 
 def test_the_table_contains_every_network_of_keras_applications() -> None:
-    names = {name.replace("_", "") for name in BACKBONES if name != "small_cnn"}
-    assert names == set(FUNCTIONS)
+    assert {name.replace("_", "") for name in FROM_KERAS} == set(FUNCTIONS)
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "small_cnn"])
+@pytest.mark.parametrize("name", FROM_KERAS)
 def test_each_name_builds_its_network(name: str) -> None:
     def functions(build: Callable[..., object]) -> Iterator[object]:
         for value in inspect.getclosurevars(build).nonlocals.values():
@@ -218,7 +218,7 @@ def test_each_name_builds_its_network(name: str) -> None:
     assert keras_function(name) in functions(BACKBONES[name].build)
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "small_cnn"])
+@pytest.mark.parametrize("name", FROM_KERAS)
 def test_scaling_matches_preprocess_input(name: str) -> None:
     images = make_images(4)
     expected = module_of(name).preprocess_input(images.copy())

@@ -1,7 +1,7 @@
 """Backbones, which map normalized images to feature maps, and their weights.
 
-`BACKBONES` contains all networks of Keras Applications and a small CNN. Users specify other
-networks as `package.module:function`.
+`BACKBONES` contains all networks of Keras Applications, EfficientNet-Lite and a small CNN.
+Users specify other networks as `package.module:function`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from keras.src.backend.config import keras_home  # no public alternative
 
 from skincnn.errors import ConfigError
 from skincnn.lookup import import_function, look_up
+from skincnn.model.efficientnet_lite import efficientnet_lite
 from skincnn.model.networks import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -51,6 +52,7 @@ class Scaling:
 UNSCALED = Scaling()
 SYMMETRIC = Scaling(1 / 127.5, -1.0)
 SYMMETRIC_128 = Scaling(1 / 128, -1.0)
+CENTERED_128 = Scaling(1 / 128, -127 / 128)
 STANDARDIZED = Scaling(
     tuple(1 / 255 / std for std in IMAGENET_STD),
     tuple(-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)),
@@ -117,6 +119,13 @@ def _efficientnet(function: Callable[..., keras.Model], size: int) -> Backbone:
     return Backbone(build, STANDARDIZED, size, adapt=remove_normalization)
 
 
+def _efficientnet_lite(name: str, size: int) -> Backbone:
+    def build(size: int | None, width: float, weights: str | None) -> keras.Model:
+        return efficientnet_lite(name, size, weights)
+
+    return Backbone(build, CENTERED_128, size)
+
+
 def _nasnet(function: Callable[..., keras.Model], size: int) -> Backbone:
     build_network = _build(function)
 
@@ -160,6 +169,10 @@ BACKBONES = {
     "efficientnet_b5": _efficientnet(applications.EfficientNetB5, 456),
     "efficientnet_b6": _efficientnet(applications.EfficientNetB6, 528),
     "efficientnet_b7": _efficientnet(applications.EfficientNetB7, 600),
+    # EfficientNet-Lite: Keras Applications has no such network; see the module.
+    "efficientnet_lite0": _efficientnet_lite("efficientnet_lite0", 224),
+    "efficientnet_lite1": _efficientnet_lite("efficientnet_lite1", 240),
+    "efficientnet_lite2": _efficientnet_lite("efficientnet_lite2", 260),
     # Tan and Le, EfficientNetV2 (2021), arXiv:2104.00298.
     "efficientnet_v2_b0": _keras(applications.EfficientNetV2B0, STANDARDIZED, 224),
     "efficientnet_v2_b1": _keras(applications.EfficientNetV2B1, STANDARDIZED, 240),
@@ -226,8 +239,8 @@ def build_backbone(name: str, width: float, weights: str) -> keras.Model:
     Args:
         name: Key of `BACKBONES`, or `package.module:function`.
         width: Width multiplier; 1.0 if the backbone has none.
-        weights: "imagenet" (Keras Applications downloads the weights to KERAS_HOME),
-            "none", or the path of a weights file.
+        weights: "imagenet" (Keras Applications downloads the weights to KERAS_HOME; those
+            of EfficientNet-Lite are in packages), "none", or the path of a weights file.
 
     Raises:
         ConfigError: The backbone does not exist, a user's function is not valid, `width` is
@@ -267,6 +280,8 @@ def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
     before = set(folder.glob("*"))
     try:
         return backbone.build(backbone.native_size or None, width, "imagenet")
+    except ConfigError:
+        raise
     except Exception as error:  # Keras raises a bare Exception if a download fails.
         # Remove new files: they may be incomplete downloads, which Keras would load again.
         for path in set(folder.glob("*")) - before:
