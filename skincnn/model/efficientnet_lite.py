@@ -179,7 +179,10 @@ def read_tensors(path: Path) -> Tensors:
         raise ValueError(f"{path} is not a PyTorch file of tensors: {error}") from error
 
 
-DTYPES: dict[str, np.dtype[Any]] = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "FloatStorage": np.dtype("<f4"),
+    "LongStorage": np.dtype("<i8"),
+}
 
 
 @dataclass(frozen=True)
