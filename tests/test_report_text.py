@@ -238,7 +238,10 @@ def test_leakage_of_a_split_is_reported(tmp_path: Path) -> None:
 
 def test_a_split_by_image_is_reported(results: RunResults) -> None:
     data = dataclasses.replace(
-        CONFIG.data, split_by="image", one_image_per_lesion="evaluation"
+        CONFIG.data,
+        split_by="image",
+        one_image_per_lesion="evaluation",
+        train_fraction=0.25,
     )
     audit = dataclasses.replace(
         results.info.audit,
@@ -259,10 +262,11 @@ def test_a_split_by_image_is_reported(results: RunResults) -> None:
     assert training_text.describe_split_by_image(leaky).startswith(warning)
     assert warning in summary(leaky)
     assert "Do not trust these scores." in report_text.describe_scores(leaky)
-    assert training_text.describe_one_image(leaky) == (
-        "One image of each lesion was used in validation and test."
+    assert training_text.describe_selection(leaky) == (
+        "One image of each lesion was used in validation and test. Only 25 % of the "
+        "training lesions were used."
     )
-    assert training_text.describe_one_image(results) == ""
+    assert training_text.describe_selection(results) == ""
     assert training_text.describe_split_by_image(results) == ""
 
 

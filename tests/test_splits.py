@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -69,3 +70,20 @@ def test_one_image_per_lesion(option: str, thinned: set[str], data_dir: Path) ->
             assert set(table["image_id"]) < set(full[name]["image_id"])
         else:
             assert table.equals(full[name])
+
+
+def test_a_fraction_of_the_training_lesions_is_nested_and_stratified(
+    data_dir: Path,
+) -> None:
+    full, small, half = (
+        splits(data_dir, train_fraction=fraction) for fraction in (1.0, 0.1, 0.5)
+    )
+    groups = [set(tables["train"]["group_id"]) for tables in (small, half, full)]
+    assert groups[0] < groups[1] < groups[2]
+    kept_images = half["train"]
+    for label, rows in full["train"].groupby("label"):
+        kept = kept_images[kept_images["label"] == label]
+        expected = math.ceil(rows["group_id"].nunique() / 2)
+        assert kept["group_id"].nunique() == expected
+        assert len(kept) == rows["group_id"].isin(kept["group_id"]).sum()
+    assert all(half[name].equals(full[name]) for name in ("val", "test"))

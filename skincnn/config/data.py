@@ -42,6 +42,9 @@ class DataConfig:
     one_image_per_lesion: Literal["none", "train", "evaluation", "all"] = "none"
     """Splits that contain only one image of each lesion. none: no split; train: the
     training split; evaluation: validation and test; all: all three splits."""
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training lesions of each class that is used, to measure how the scores
+    depend on the amount of data. Smaller shares are subsets of larger ones."""
     batch_size: PositiveInt = 32
     """Number of images per training step."""
 

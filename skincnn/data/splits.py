@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 
+import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
 
@@ -20,7 +21,7 @@ def make_splits(
     """Returns the tables of the named splits, with one row per image.
 
     The splits are determined by the fields `train_folds`, `validation_folds`, `test_folds`,
-    `split_by` and `one_image_per_lesion` of the configuration.
+    `split_by`, `one_image_per_lesion` and `train_fraction` of the configuration.
     """
     all_folds = {
         "train": config.train_folds,
@@ -46,6 +47,8 @@ def make_splits(
         rows = table[fold.isin(split_folds)]
         if name in thinned[config.one_image_per_lesion]:
             rows = one_image_per_lesion(rows)
+        if name == "train" and config.train_fraction < 1:
+            rows = fraction_of_groups(rows, config.train_fraction)
         splits[name] = rows.reset_index(drop=True)
     return splits
 
@@ -68,6 +71,20 @@ def one_image_per_lesion(table: pd.DataFrame) -> pd.DataFrame:
     """
     digests = table["image_id"].map(_digest)
     return table.loc[digests.groupby(table["lesion_id"]).idxmin().sort_values()]
+
+
+def fraction_of_groups(table: pd.DataFrame, fraction: float) -> pd.DataFrame:
+    """Returns all images of a share, in 0..1, of the groups of each class.
+
+    At least one group of each class is kept. The groups with the smallest SHA-256 are kept,
+    so that smaller shares are subsets of larger ones. The class of a group is that of its
+    first image.
+    """
+    groups = table.groupby("group_id")["label"].first()
+    digests = pd.Series(groups.index.map(_digest), groups.index)
+    by_class = digests.groupby(groups)
+    kept = by_class.rank(method="first") <= np.ceil(fraction * by_class.transform("size"))
+    return table[table["group_id"].map(kept)]
 
 
 def _digest(text: str) -> str:

@@ -73,11 +73,18 @@ def describe_cost(results: RunResults) -> str:
     )
 
 
-def describe_one_image(results: RunResults) -> str:
-    """Returns which splits contain only one image of each lesion; "" if none do."""
+def describe_selection(results: RunResults) -> str:
+    """Returns which part of the images was used; "" if all images of the folds were."""
     values = {config.data.one_image_per_lesion for config in results.configs}
     splits = [ONE_IMAGE[value] for value in ONE_IMAGE if value in values]
-    return f"One image of each lesion was used in {'; '.join(splits)}." if splits else ""
+    fractions = sorted({config.data.train_fraction for config in results.configs} - {1.0})
+    sentences = []
+    if splits:
+        sentences.append(f"One image of each lesion was used in {'; '.join(splits)}.")
+    if fractions:
+        shares = " and ".join(f"{100 * fraction:g} %" for fraction in fractions)
+        sentences.append(f"Only {shares} of the training lesions were used.")
+    return " ".join(sentences)
 
 
 def model_label(results: RunResults) -> str:
