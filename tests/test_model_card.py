@@ -42,9 +42,10 @@ def read_metadata(card: str) -> dict[str, Any]:
 
 
 def read_checklist(card: str) -> dict[str, str]:
-    """Returns the answers of the checklist by point."""
-    rows = card.split("| 25 points | |\n")[1].splitlines()[1:]
-    return dict(row.strip("| ").split(" | ", 1) for row in rows if "**" not in row)
+    """Returns the answers of the checklist by what they are about."""
+    rows = card.split("| item | about |")[1].splitlines()[2:]
+    cells = [row.strip("| ").split(" | ") for row in rows if not row.startswith("| | **")]
+    return {about: answer for _, about, answer, _ in cells}
 
 
 def test_the_metadata_hold_the_scores(results: RunResults) -> None:
@@ -84,17 +85,27 @@ def test_names_are_escaped(results: RunResults) -> None:
     assert "&lt;b>wart&lt;/b>\\| |" in body
 
 
-def test_every_point_of_the_checklist_has_an_answer(results: RunResults) -> None:
+def test_the_checklist_is_that_of_clear_derm(results: RunResults) -> None:
     card = render_card(results)
     assert "Not a medical device" in card
     points = read_checklist(card)
     assert len(points) == 25
     assert all(points.values())
-    assert points["Skin color"].startswith("not known")
     assert "histopathology 117" in points["Labeling method"]
     assert "melanoma (mel) 30" in points["Class distribution and balance"]
-    assert points["Out-of-distribution images"] == "not known: not tested"
-    assert points["Sample sizes"] == "images: training 800, validation 100, test 100"
+    assert points["Out-of-distribution images"] == "Not tested with unsuitable images."
+    assert points["Sample sizes"].startswith("Training: 800 images of 400 lesions.")
+
+
+def test_the_authors_fill_in_citation_contact_and_ethics(tmp_path: Path) -> None:
+    write_run(tmp_path, TABLES)
+    card = render_card(load_results(tmp_path))
+    assert "- Contact: **to be filled in by the authors** (`contact`" in card
+    (tmp_path / "authors.toml").write_text('contact = "A | B"\nethics = "Approved."\n')
+    card = render_card(load_results(tmp_path))
+    assert "- Contact: A \\| B\n" in card
+    assert "informed consent: Approved." in card
+    assert "- Citation: **to be filled in by the authors** (`citation`" in card
 
 
 def test_scores_and_operating_points_are_tables(results: RunResults) -> None:
@@ -218,5 +229,5 @@ def test_clinical_metadata_are_inputs_of_the_example(results: RunResults) -> Non
     config = dataclasses.replace(CONFIG, model=model)
     card = render_card(dataclasses.replace(results, config=config))
     assert "age=tf.constant" in card
-    assert "age, sex and body site are inputs" in card
+    assert "Age, sex and body site are inputs" in card
     assert NAMES[1] in card

@@ -16,12 +16,10 @@ from skincnn.data.leakage import SplitLeakage
 from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import SplitResult
 from skincnn.evaluation.scoring import (
-    UNKNOWN,
     InferenceVariant,
     calibrated_values,
     score_subgroups,
     score_variants,
-    subgroup_values,
 )
 from skincnn.evaluation.triage import choose_on_validation
 from skincnn.inference.predictions import arrays, table_sha256
@@ -265,15 +263,3 @@ def test_a_perfect_score_has_an_interval() -> None:
     assert perfect[0].low == pytest.approx(0.025 ** (1 / 50), abs=1e-6)
     assert rates["sensitivity"] == perfect[0]
     assert result.metrics["accuracy"].low == pytest.approx(0.025 ** (1 / 100), abs=1e-6)
-
-
-def test_age_bands_include_their_first_year() -> None:
-    ages = pd.Series([0, 29.9, 30, 44, 45, 60, 75, 90, np.nan], name="age")
-    assert subgroup_values(ages).astype(str).tolist() == [
-        *["under 30"] * 2,
-        *["30 to 44"] * 2,
-        "45 to 59",
-        "60 to 74",
-        *["75 and over"] * 2,
-        UNKNOWN,
-    ]

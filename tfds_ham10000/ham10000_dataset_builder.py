@@ -50,6 +50,7 @@ class BuildReport(BaseModel):
     source: str | None = None  # the origin of the source files; None if synthetic
     changed: int = 0  # number of images that are not stored byte for byte
     left_out: dict[str, str] = {}  # the reason for each skipped image, by image_id
+    excluded: dict[str, int] = {}  # number of further images without a record, by reason
     missing: dict[str, int]  # number of missing values by column
     # Near-duplicates with different lesion_ids: two image_ids, the method, the inliers.
     near_duplicates: list[tuple[str, str, str, int]] = []
@@ -148,7 +149,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             self.info.features["label"].names = list(source.class_names)
             images = self._check_images(source)
             stored, search = _split(source, images)
-            notes = source.notes
+            notes, report["excluded"] = source.notes, source.excluded
             report |= {"changed": images.num_converted, "left_out": images.errors, **search}
         records = [record for split in stored.splits.values() for record in split]
         notes += stored.notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,13 +45,15 @@ class Source:
 
     `splits` contains "train", which the builder divides into folds, and, if their files
     exist, "validation_official" and "test_official". The records of a split are sorted by
-    image_id. `images` may include images without a record.
+    image_id. `images` may include images without a record. `excluded` is the number of
+    images that have a file but no record, by reason.
     """
 
     class_names: tuple[str, ...]  # in the order of the labels
     splits: dict[str, list[Record]] = field(default_factory=dict)
     images: ImageFiles = field(default_factory=ImageFiles)
     notes: list[str] = field(default_factory=list)  # messages for the user
+    excluded: Counter[str] = field(default_factory=Counter)  # images without a record
 
     def add(
         self,
@@ -157,6 +160,7 @@ def read_isic2019(files: Files) -> Source:
         metadata = _isic2019_metadata(files.get(f"{stem}_metadata"))
         records, unlabeled = _read_truth(truth, ISIC2019_CLASS_NAMES, metadata)
         if unlabeled:
+            source.excluded["diagnosis not known (class UNK)"] += len(unlabeled)
             source.notes.append(
                 f"{split}: {len(unlabeled)} image(s) of unknown class (UNK) were skipped"
             )
@@ -185,7 +189,9 @@ def without_ham10000(source: Source) -> Source:
         ]
         for split, records in source.splits.items()
     }
-    return replace(source, splits=splits)
+    before, after = (sum(map(len, x.values())) for x in (source.splits, splits))
+    excluded = source.excluded + Counter({"also in HAM10000": before - after})
+    return replace(source, splits=splits, excluded=excluded)
 
 
 def _add_official_splits(source: Source, files: Files) -> None:

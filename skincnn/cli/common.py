@@ -194,13 +194,19 @@ def _terminate(signum: int, frame: object) -> None:
     raise Terminated
 
 
-def show_report(workdir: Path, headline: str = "") -> None:
+def show_report(workdir: Path, headline: str = "", checklists: Sequence[str] = ()) -> None:
     """Renders the report of a run, and prints the scores and the path of the report.
 
     `headline` is the split to report first; see `skincnn.reporting.load.load_results`.
+    `checklists` are names of reporting standards.
     """
+    from skincnn.reporting.checklist import render_checklists
     from skincnn.reporting.load import load_results
     from skincnn.reporting.report import render_report, summary
 
     path = render_report(workdir, headline)
-    print(f"\n{summary(load_results(workdir, headline))}\n\nreport  {path}")
+    results = load_results(workdir, headline)
+    paths = render_checklists(results, checklists)
+    print(f"\n{summary(results)}\n\nreport  {path}")
+    for path in paths:
+        print(f"checklist {path}")

@@ -16,12 +16,16 @@ from skincnn.files import locked
 class Arguments:
     """Renders report.html, figures/ and the model card README.md of evaluated runs again.
 
+    With --checklist, it also writes the checklists of reporting standards, with the answers
+    that the results of the run contain.
+
     The run directory must contain its results/ and predictions/. No model or dataset is
     required, and no score changes.
 
     For example:
       python scripts/report.py runs/mobilenet_160
       python scripts/report.py runs/mobilenet_160 --headline test_official
+      python scripts/report.py runs/mobilenet_160 --checklist tripod-ai claim
     """
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
@@ -29,6 +33,10 @@ class Arguments:
     headline: str = ""
     """The evaluated split that the report shows first, such as test_official. The default
     is test, or out_of_fold for a cross-validation."""
+    checklist: tuple[str, ...] = ()
+    """Reporting standards whose checklists are written to checklists/: tripod-ai, claim,
+    stard-ai, clear-derm. Answers that only the authors know are read from authors.toml in
+    the run directory (docs/guide.md)."""
 
 
 def command() -> None:
@@ -39,4 +47,4 @@ def command() -> None:
     common.load_tensorflow()
     for workdir in arguments.workdirs:
         with locked(workdir):
-            common.show_report(workdir, arguments.headline)
+            common.show_report(workdir, arguments.headline, arguments.checklist)

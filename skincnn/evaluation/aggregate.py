@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import pandas as pd
 
 from skincnn.config import Config
+from skincnn.data.characteristics import combine_flows
 from skincnn.data.leakage import LeakageAudit, SplitLeakage
 from skincnn.errors import ConfigError
 from skincnn.evaluation.results import (
@@ -26,7 +27,10 @@ from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE, Member, RunInfo, re
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.records import Record, write_record
 
-PRODUCTS = ("predictions", "results", "figures", "report.html", "README.md", RUN_FILE)
+PRODUCTS = (
+    *("predictions", "results", "figures", "report.html", "README.md", "checklists"),
+    RUN_FILE,
+)
 """Files and directories that a new aggregate replaces. Exports are versioned and kept."""
 T = TypeVar("T")
 L = TypeVar("L", LeakageAudit, SplitLeakage)
@@ -86,6 +90,10 @@ def combine_info(
             "provenance": _common([info.provenance for info in infos]),
             "synthetic": any(info.synthetic for info in infos),
             "audit": _worst([info.audit for info in infos]),
+            "flow": combine_flows([info.flow for info in infos]),
+            "training_characteristics": _common(
+                [info.training_characteristics for info in infos]
+            ),
             "data_fingerprint": {},
             "class_counts": {},
             "best_epoch": None,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from skincnn.config import EvaluateConfig
+from skincnn.evaluation.results import Outcomes
 from skincnn.inference.predictions import arrays, class_names_of
 from skincnn.metrics.bootstrap import (
     Counts,
@@ -101,3 +102,22 @@ class Resampled:
         return {
             name: self.estimate(values[name], counts[name].reshape(1)) for name in RATES
         }
+
+
+def count_outcomes(
+    positive: Flags, score: Scores, threshold: float | None
+) -> Outcomes | None:
+    """Returns the 2x2 table of an operating point; None if `threshold` is None.
+
+    `positive` and `score` are [num_images]. Images with scores at or above the threshold
+    are predicted as positive.
+    """
+    if threshold is None:
+        return None
+    predicted = score >= threshold
+    return Outcomes(
+        true_positives=int((positive & predicted).sum()),
+        false_negatives=int((positive & ~predicted).sum()),
+        false_positives=int((~positive & predicted).sum()),
+        true_negatives=int((~positive & ~predicted).sum()),
+    )

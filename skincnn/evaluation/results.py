@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from skincnn.data.characteristics import Characteristics
 from skincnn.data.leakage import SplitLeakage
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.records import Part, Record, read_record, write_record
@@ -36,6 +37,19 @@ class Calibration(Part):
     after: dict[str, Estimate]
 
 
+class Outcomes(Part):
+    """Numbers of images by true and predicted target: a 2x2 table.
+
+    Positives are the images to detect, such as those of melanomas. True positives and false
+    positives are predicted as positive.
+    """
+
+    true_positives: int
+    false_negatives: int
+    false_positives: int
+    true_negatives: int
+
+
 class OperatingPointScores(Part):
     """Scores of a target at one operating point.
 
@@ -43,10 +57,13 @@ class OperatingPointScores(Part):
         threshold: Chosen on validation; None if `choose_threshold` finds none.
         rates: Value of each of `RATES` (sensitivity, specificity, PPV, NPV); empty if the
             threshold is None.
+        outcomes: Numbers of images from which the rates are computed; None if the threshold
+            is None.
     """
 
     threshold: float | None
     rates: dict[str, Estimate]
+    outcomes: Outcomes | None
 
 
 class TargetScores(Part):
@@ -72,6 +89,7 @@ class TriageScores(Part):
         max_distance: Mahalanobis distance above which an image is referred as
             out-of-distribution.
         rates: Value of each of `RATES` for malignant lesions.
+        outcomes: Numbers of images from which the rates are computed.
         referred: Share of all images that are referred.
         melanoma_referred: Share of the melanoma images that are referred; None if melanoma
             is not a class.
@@ -81,6 +99,7 @@ class TriageScores(Part):
     threshold: float | None
     max_distance: float
     rates: dict[str, Estimate]
+    outcomes: Outcomes | None
     referred: Estimate
     melanoma_referred: Estimate | None
 
@@ -136,6 +155,7 @@ class SplitResult(Record):
         triage: Scores of the referral rule for the model as is; None for other variants, or
             if the table or validation table has no distances, or no class is malignant.
         subgroups: Scores by age band, sex, site, source and method of ground truth.
+        characteristics: Column of the split in the baseline table.
         leakage: Overlap of the split with the training and validation data; None for
             "val", "test" and "out_of_fold", whose leakage audit is in run.json.
         logit_adjustment: Strength of the logit adjustment; None without adjustment, and for
@@ -164,6 +184,7 @@ class SplitResult(Record):
     targets: dict[str, TargetScores]
     triage: TriageScores | None
     subgroups: tuple[SubgroupScores, ...]
+    characteristics: Characteristics
     leakage: SplitLeakage | None
     cost: InferenceCost
     logit_adjustment: float | None

@@ -10,8 +10,14 @@ import numpy as np
 import pandas as pd
 
 from skincnn.config import EvaluateConfig
+from skincnn.data.characteristics import (
+    SUBGROUPS,
+    UNKNOWN,
+    describe_images,
+    subgroup_values,
+)
 from skincnn.data.leakage import SplitLeakage
-from skincnn.evaluation.resampled import Resampled
+from skincnn.evaluation.resampled import Resampled, count_outcomes
 from skincnn.evaluation.results import (
     Calibration,
     ClassScores,
@@ -50,23 +56,6 @@ MIN_LESIONS = 5
 """Minimum number of lesions in a subgroup that is scored. The scores of a smaller subgroup
 would be noise and could reveal the result of a single patient."""
 SUBGROUP_SCORES = ("balanced_accuracy", "accuracy")
-SUBGROUPS = {
-    "age band": "age",
-    "sex": "sex",
-    "site": "localization",
-    "source": "dataset",
-    "ground truth by": "dx_type",
-}
-"""Column of the predictions table that contains the values of each attribute."""
-AGE_BANDS = {
-    "under 30": 30,
-    "30 to 44": 45,
-    "45 to 59": 60,
-    "60 to 74": 75,
-    "75 and over": 999,
-}
-"""Upper limit of each age band in years (exclusive)."""
-UNKNOWN = "not known"
 
 
 @dataclass(frozen=True)
@@ -158,6 +147,7 @@ def score_split(
         },
         triage=score_triage(sample, calibrated, choices),
         subgroups=score_subgroups(table, sample.config),
+        characteristics=describe_images(table, sample.class_names),
         leakage=None,
         cost=variant.cost,
         logit_adjustment=variant.logit_adjustment,
@@ -247,7 +237,9 @@ def score_target(
         auc=sample.estimate(_auc(positive, score, sample.weights)),
         operating_points={
             key: OperatingPointScores(
-                threshold=threshold, rates=sample.rates(positive, score, threshold)
+                threshold=threshold,
+                rates=sample.rates(positive, score, threshold),
+                outcomes=count_outcomes(positive, score, threshold),
             )
             for key, threshold in thresholds.items()
         },
@@ -259,16 +251,6 @@ def _auc(positive: Flags, score: Scores, weights: Floats) -> Scores:
     two_classes = np.stack([1 - score, score], axis=1)
     values = bootstrap({"auc": auc_per_class}, positive.astype(int), two_classes, weights)
     return values["auc"][:, 1]
-
-
-def subgroup_values(column: pd.Series) -> pd.Series:
-    """Returns the subgroup of each image: the value of the column, or the age band."""
-    if column.name == "age":
-        edges = [-np.inf, *AGE_BANDS.values()]
-        bands = pd.cut(column, edges, right=False, labels=list(AGE_BANDS))
-        return bands.cat.add_categories(UNKNOWN).fillna(UNKNOWN)
-    values = column.astype(str)
-    return values.mask(values.isin(["", "unknown", "nan"]), UNKNOWN)
 
 
 def score_subgroups(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from skincnn.evaluation.resampled import Resampled
+from skincnn.evaluation.resampled import Resampled, count_outcomes
 from skincnn.evaluation.results import TriageScores
 from skincnn.inference.predictions import DISTANCE, arrays, class_names_of
 from skincnn.metrics.calibration import apply_temperature, fit_temperature
@@ -91,6 +91,7 @@ def score_triage(
         threshold=rule.threshold,
         max_distance=rule.max_distance,
         rates=sample.rates(targets[TARGET].positive(y_true), refer, 0.5),
+        outcomes=count_outcomes(targets[TARGET].positive(y_true), refer, 0.5),
         referred=all_images["sensitivity"],
         melanoma_referred=melanoma_rates.get("sensitivity"),
     )

@@ -8,6 +8,7 @@ from typing import Literal
 import pandas as pd
 
 from skincnn.config import Config, read_config
+from skincnn.data.characteristics import Characteristics, ImageFlow
 from skincnn.data.leakage import LeakageAudit
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
@@ -82,6 +83,10 @@ class RunInfo(Record):
             their original size.
         audit: Result of the leakage audit; for several models, the largest values.
         near_duplicates: The search by which the dataset was built.
+        flow: Number of images from the source files to the splits; None for several models
+            with different datasets.
+        training_characteristics: Characteristics of the training images; None for several
+            models with different training images.
         preprocessing: All settings that determine how images are read and preprocessed.
         data_fingerprint: `data.pipeline.fingerprint` by split; empty for several models.
         class_counts: Number of training images by class; empty for several models.
@@ -104,6 +109,8 @@ class RunInfo(Record):
     stored_longest_side: int | None
     audit: LeakageAudit
     near_duplicates: NearDuplicateSearch
+    flow: ImageFlow | None
+    training_characteristics: Characteristics | None
     preprocessing: dict[str, int | str | bool]
     data_fingerprint: dict[str, str]
     class_counts: dict[str, int]

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from skincnn.classes import describe
+from skincnn.data.characteristics import ImageFlow
 from skincnn.evaluation.results import CorruptionResult, CorruptionScores, SubgroupScores
 from skincnn.metrics.classification import auc_per_class, average_precision_per_class
 from skincnn.metrics.sample import Sample
@@ -215,6 +216,49 @@ def plot_corruptions(result: CorruptionResult, title: str) -> Figure:
         axes.set_xlabel("severity", fontsize=12)
     panels[0].set_yticks(range(len(scores)), map(corruption_label, scores), fontsize=12)
     return figure
+
+
+def plot_flow(flow: ImageFlow, splits: Sequence[str], title: str) -> Figure:
+    """Draws the flow of the images into the splits, as in CONSORT and STARD.
+
+    `splits` are the texts of the lowest boxes.
+    """
+    figure = Figure(figsize=(9.2, 5.6), layout="constrained")
+    axes = figure.add_subplot(xlim=(0, 1), ylim=(0, 1))
+    axes.set_axis_off()
+    axes.set_title(f"Flow of the images\n{title}", fontsize=12)
+    main, side = 0.32, 0.79
+    steps = (
+        (0.92, f"images in the source files\n{flow.num_read:,}", "excluded", flow.excluded),
+        (0.56, f"images in the dataset\n{flow.num_stored:,}", "not used", flow.unused),
+    )
+    places = (np.arange(len(splits)) + 0.5) / len(splits)
+    _draw_line(axes, (main, 0.92), (main, 0.56))
+    for place in places:
+        _draw_line(axes, (main, 0.56), (place, 0.14))
+    for height, text, label, reasons in steps:
+        _draw_line(axes, (main, height - 0.18), (side, height - 0.18))
+        lines = [f"{label}: {sum(reasons.values()):,} images"]
+        for reason, count in reasons.items():
+            lines += textwrap.wrap(f"{reason}: {count:,}", 40)
+        _draw_box(axes, (side, height - 0.18), "\n".join(lines), fontsize=10)
+        _draw_box(axes, (main, height), text)
+    for place, text in zip(places, splits, strict=True):
+        _draw_box(axes, (place, 0.14), text)
+    return figure
+
+
+def _draw_box(
+    axes: Axes, center: tuple[float, float], text: str, fontsize: int = 11
+) -> None:
+    """Draws a text in a box."""
+    box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": BLUE}
+    axes.text(*center, text, ha="center", va="center", fontsize=fontsize, bbox=box)
+
+
+def _draw_line(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Draws a line; boxes that are drawn later cover its ends."""
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "-", "color": GRAY})
 
 
 def _heat_map(axes: Axes, values: npt.NDArray[np.float64]) -> None:

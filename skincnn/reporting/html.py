@@ -19,6 +19,7 @@ SECTIONS = {
     "classes": "Scores of all classes",
     "calibration": "Calibration",
     "subgroups": "Subgroups",
+    "images": "Images and missing data",
     "members": "Individual models",
     "variants": "Test-time augmentation and logit adjustment",
     "corruptions": "Corrupted images",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from pydantic import Field, ValidationError
 
 from skincnn.config import Config, read_config
 from skincnn.data.leakage import LeakageAudit, SplitLeakage
@@ -24,7 +27,34 @@ from skincnn.evaluation.results import (
 from skincnn.files import sha256
 from skincnn.inference.predictions import read_predictions, table_path
 from skincnn.inference.run_dir import CONFIG_FILE, RunInfo, read_history, read_run_info
+from skincnn.records import Part, describe_error
 from skincnn.reporting.parity_result import ParityResult, read_parity
+
+AUTHORS_FILE = "authors.toml"
+
+
+class Authors(Part):
+    """authors.toml: what only the authors of a run know, for the card and the checklists.
+
+    Attributes:
+        citation: How to cite the model.
+        contact: Whom to ask about the model.
+        ethics: Ethical approval and informed consent.
+        conflicts: Conflicts of interest and commercial interests.
+        protocol: Where the study protocol is, or that there is none.
+        registration: Register and number, or that the study is not registered.
+        items: Answers to items of reporting standards, by standard and item, such as
+            "tripod-ai" and "3a".
+    """
+
+    citation: str = ""
+    contact: str = ""
+    ethics: str = ""
+    funding: str = ""
+    conflicts: str = ""
+    protocol: str = ""
+    registration: str = ""
+    items: Mapping[str, dict[str, str]] = Field(default={})
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +70,7 @@ class RunResults:
         ood: Results on out-of-distribution images, starting with the built-in images.
         parity: Parity of each export with the model.
         history: Metrics of each epoch, one row per epoch; None for several models.
+        authors: What the authors wrote; empty without a file.
     """
 
     workdir: Path
@@ -53,6 +84,7 @@ class RunResults:
     members: MembersResult | None
     parity: tuple[ParityResult, ...]
     history: pd.DataFrame | None
+    authors: Authors
 
     @property
     def configs(self) -> tuple[Config, ...]:
@@ -124,7 +156,28 @@ def load_results(workdir: Path, headline: str = "") -> RunResults:
         members=members,
         parity=tuple(read_parity(workdir)),
         history=history,
+        authors=read_authors(workdir),
     )
+
+
+def read_authors(workdir: Path) -> Authors:
+    """Returns the content of authors.toml in a run directory; empty without this file.
+
+    Raises:
+        ConfigError: The file cannot be read, or has an unknown field.
+    """
+    path = workdir / AUTHORS_FILE
+    if not path.is_file():
+        return Authors()
+    try:
+        return Authors.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path}: {describe_error(error)} Expected the fields "
+            f"{', '.join(Authors.model_fields)}."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}.") from error
 
 
 def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path) -> str:

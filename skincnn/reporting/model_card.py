@@ -6,6 +6,7 @@ import json
 
 from skincnn import classes
 from skincnn.evaluation.results import SplitResult
+from skincnn.reporting.checklist import complete_checklist
 from skincnn.reporting.html import report_environment
 from skincnn.reporting.labels import interval_ends, metric_label
 from skincnn.reporting.load import RunResults
@@ -24,13 +25,12 @@ HUB_METRICS = {
 
 
 def render_card(results: RunResults) -> str:
-    """Returns the model card as Markdown.
+    """Returns the model card as Markdown, with the checklist CLEAR Derm.
 
-    The format follows Mitchell et al., Model Cards for Model Reporting (2019). The
-    checklist is from Daneshjou et al., Checklist for Evaluation of Image-Based Artificial
-    Intelligence Reports in Dermatology: CLEAR Derm Consensus Guidelines From the
-    International Skin Imaging Collaboration Artificial Intelligence Working Group, JAMA
-    Dermatology 158(1):90-96 (2022).
+    The format follows Mitchell et al., Model Cards for Model Reporting (2019).
+
+    Raises:
+        ConfigError: See `skincnn.reporting.checklist.complete_checklist`.
     """
     return (
         report_environment(autoescape=False)
@@ -40,6 +40,7 @@ def render_card(results: RunResults) -> str:
             metadata=render_metadata(results),
             non_commercial=NON_COMMERCIAL in results.info.attribution,
             classes=classes.describe(results.info.class_names),
+            checklist=complete_checklist(results, "clear-derm"),
         )
     )
 

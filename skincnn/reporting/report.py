@@ -34,6 +34,7 @@ from skincnn.reporting.report_text import (
     SYNTHETIC,
     describe_counts,
     describe_missing_classes,
+    describe_split_boxes,
     variant_scores,
     worst_corruption,
 )
@@ -79,6 +80,9 @@ def draw_figures(results: RunResults) -> dict[str, Figure]:
     for split, result in results.splits.items():
         drawn = _draw_split(results, result)
         figures |= {f"{name}_{split}": figure for name, figure in drawn.items()}
+    if results.info.flow is not None:
+        boxes = describe_split_boxes(results)
+        figures["flow"] = plots.plot_flow(results.info.flow, boxes, figure_title(results))
     if results.corruptions is not None:
         split = results.headline.split
         figures[f"corruptions_{split}"] = plots.plot_corruptions(

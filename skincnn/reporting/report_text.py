@@ -8,22 +8,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from skincnn.classes import describe
+from skincnn.data.characteristics import SUBGROUPS, UNKNOWN, Characteristics
 from skincnn.evaluation.results import (
     CorruptionResult,
     CorruptionRow,
+    Outcomes,
     SplitResult,
+    TargetScores,
+    TriageScores,
 )
 from skincnn.evaluation.scoring import MELANOMA_RECALL
 from skincnn.inference.logit_adjustment import unadjusted_name
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.operating_points import HEADLINE_POINT, find_targets
 from skincnn.reporting.labels import (
+    ATTRIBUTE_LABELS,
     class_label,
     confidence_interval,
     corruption_label,
     interval,
     metric_label,
     percent,
+    point_label,
+    split_label,
+    subgroup_label,
 )
 from skincnn.reporting.load import RunResults
 from skincnn.reporting.training_text import (
@@ -232,3 +240,91 @@ def worst_corruption(corruptions: CorruptionResult) -> CorruptionRow:
 def describe_counts(result: SplitResult) -> str:
     """Returns text such as "1,001 images of 750 lesions"."""
     return f"{result.num_images:,} images of {result.num_lesions:,} lesions"
+
+
+def baseline_columns(results: RunResults) -> dict[str, Characteristics]:
+    """Returns the characteristics of each split by label, training first if known."""
+    train = results.info.training_characteristics
+    columns = {} if train is None else {"training split": train}
+    splits = results.splits.values()
+    return columns | {split_label(split): split.characteristics for split in splits}
+
+
+def baseline_rows(results: RunResults) -> list[tuple[str, str, list[str]]]:
+    """Returns the rows of the baseline table: characteristic, value, and a cell per split.
+
+    The columns are those of `baseline_columns`. Counts of images have their share of the
+    split in percent.
+    """
+    columns = list(baseline_columns(results).values())
+    rows = [
+        ("images", "", [f"{column.num_images:,}" for column in columns]),
+        ("lesions", "", [f"{column.num_lesions:,}" for column in columns]),
+        (
+            "groups of lesions with nearly identical images",
+            "",
+            [UNKNOWN if c.num_groups is None else f"{c.num_groups:,}" for c in columns],
+        ),
+        ("patients", "", [UNKNOWN] * len(columns)),
+        (
+            "age in years",
+            "median (quartiles)",
+            [_describe_age(column) for column in columns],
+        ),
+    ]
+    parts = {"diagnosis": [column.classes for column in columns]}
+    for attribute in SUBGROUPS:
+        label = ATTRIBUTE_LABELS.get(attribute, subgroup_label(attribute))
+        parts[label] = [column.attributes[attribute] for column in columns]
+    for name, counts in parts.items():
+        values = dict.fromkeys(value for part in counts for value in part)
+        values = dict.fromkeys([*(v for v in values if v != UNKNOWN), UNKNOWN])
+        for value in values:
+            cells = [
+                _count_and_share(part.get(value, 0), column.num_images)
+                for part, column in zip(counts, columns, strict=True)
+            ]
+            if any(part.get(value) for part in counts):
+                label = class_label(value) if name == "diagnosis" else subgroup_label(value)
+                rows.append((name, label, cells))
+    return rows
+
+
+def outcomes(
+    target: TargetScores, triage: TriageScores | None, referral_label: str
+) -> list[tuple[str, Outcomes]]:
+    """Returns the label and the 2x2 table of each operating point that has a threshold.
+
+    The last row is the referral rule, with `referral_label`, if `triage` is given.
+    """
+    points = target.operating_points.items()
+    tables = [(point_label(key), point.outcomes) for key, point in points]
+    if triage is not None:
+        tables.append((referral_label, triage.outcomes))
+    return [(label, table) for label, table in tables if table is not None]
+
+
+def describe_split_boxes(results: RunResults) -> list[str]:
+    """Returns the texts of the splits in the flow diagram."""
+    splits = results.splits
+    if results.info.flow is None or not results.info.flow.splits:
+        result = results.headline
+        counts = f"{result.num_images:,} images\n{result.num_lesions:,} lesions"
+        return [f"{split_label(result)}\n{counts}"]
+    audit = results.info.audit
+    return [
+        f"{split_label(splits[name]) if name in splits else 'training split'}\n"
+        f"{count:,} images\n{audit.num_lesions[name]:,} lesions"
+        for name, count in results.info.flow.splits.items()
+    ]
+
+
+def _describe_age(column: Characteristics) -> str:
+    if column.age_quartiles is None:
+        return UNKNOWN
+    low, median, high = column.age_quartiles
+    return f"{median:.0f} ({low:.0f} to {high:.0f})"
+
+
+def _count_and_share(count: int, total: int) -> str:
+    return f"{count:,} ({100 * count / total:.1f} %)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from skincnn.config import Config
 from skincnn.evaluation.compared_runs import describe_provenance
 from skincnn.evaluation.results import SplitResult
 from skincnn.reporting.labels import metric_label, split_label
@@ -57,6 +58,23 @@ def _list_folds(folds: Sequence[int]) -> str:
     if sorted(folds) == [*range(first, last + 1)] and len(folds) > 2:
         return f"folds {first} to {last}"
     return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
+
+
+def describe_augmentation(config: Config) -> str:
+    """Returns how the training images are changed at random.
+
+    Cached features allow no changes other than rotations and reflections.
+    """
+    train, parts = config.train, ", ".join(config.augment.parts) or "none"
+    random = parts if config.augment.mix == "none" else f"{parts}, {config.augment.mix}"
+    if train.cached_views == 0:
+        return random
+    cached = "none"
+    if train.cached_views > 1:
+        cached = f"one of {train.cached_views} rotations and reflections of each image"
+    blocks = [stage.trainable_blocks for stage in train.stages]
+    head_only = train.scenario == "linear_probe" or (blocks and not any(blocks))
+    return cached if head_only else f"{random}; while only the head is trained: {cached}"
 
 
 def describe_cost(results: RunResults) -> str:

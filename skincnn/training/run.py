@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from skincnn import __version__
 from skincnn.config import Config, read_config
 from skincnn.data.cache import Cache
+from skincnn.data.characteristics import describe_flow, describe_images
 from skincnn.data.leakage import LeakageAudit
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
@@ -36,7 +37,7 @@ from skincnn.training.setup import TrainingSetup, check, prepare
 PRODUCTS = (
     *(CONFIG_FILE, RUN_FILE, "history.csv", "logs", "checkpoints", MODEL_FILE),
     *("predictions", "results", "ood.npz", "report.html", "README.md", "figures"),
-    "export",
+    *("checklists", "export"),
 )
 """The files and subdirectories of a run; --overwrite removes only these."""
 
@@ -167,6 +168,8 @@ def _describe(
 ) -> RunInfo:
     """Returns the content of run.json."""
     build = builder.read_report()
+    train = setup.tables["train"]
+    train = train.assign(label=train["label"].map(dict(enumerate(setup.class_names))))
     class_counts = zip(setup.class_names, setup.class_counts.tolist(), strict=True)
     return RunInfo(
         skincnn=__version__,
@@ -182,6 +185,8 @@ def _describe(
         near_duplicates=NearDuplicateSearch(
             known_pairs=build.known_pairs, found_pairs=build.found_pairs
         ),
+        flow=describe_flow(builder, setup.tables, setup.config.data),
+        training_characteristics=describe_images(train, setup.class_names),
         preprocessing=describe_preprocessing(setup.config.data),
         data_fingerprint=setup.fingerprint["data"],
         class_counts=dict(class_counts),

@@ -1,0 +1,190 @@
+"""Which images a run uses: their flow into the splits, and their characteristics."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from skincnn.classes import describe
+from skincnn.config import DataConfig
+from skincnn.records import Part
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+SUBGROUPS = {
+    "age band": "age",
+    "sex": "sex",
+    "site": "localization",
+    "source": "dataset",
+    "ground truth by": "dx_type",
+}
+"""Column of a table of images that contains the values of each attribute."""
+AGE_BANDS = {
+    "under 30": 30,
+    "30 to 44": 45,
+    "45 to 59": 60,
+    "60 to 74": 75,
+    "75 and over": 999,
+}
+"""Upper limit of each age band in years (exclusive)."""
+UNKNOWN = "not known"
+OFFICIAL = "in an official split of the publisher, which is evaluated separately"
+OTHER_FOLDS = "in folds that this run does not use"
+SAME_LESION = "further images of the same lesion"
+
+
+class ImageFlow(Part):
+    """The number of images from the source files to the splits of a run.
+
+    Attributes:
+        num_read: Number of images in the source files, with those that were excluded.
+        excluded: Number of images that are not in the dataset, by reason.
+        unused: Number of images that are in the dataset but in none of the splits, by
+            reason.
+        splits: Number of images in "train", "val" and "test". `unused` and `splits` are
+            empty for several models with different splits.
+    """
+
+    num_read: int
+    excluded: dict[str, int]
+    unused: dict[str, int]
+    splits: dict[str, int]
+
+    @property
+    def num_stored(self) -> int:
+        """Number of images in the dataset."""
+        return self.num_read - sum(self.excluded.values())
+
+
+class Characteristics(Part):
+    """The characteristics of the images of a split: one column of a baseline table.
+
+    Attributes:
+        num_groups: Number of groups of lesions with nearly identical images; None if the
+            groups are not known.
+        age_quartiles: Lower quartile, median and upper quartile of the age in years; None
+            if no age is known.
+        classes: Number of images by class.
+        attributes: Number of images by attribute and value, in the order of `SUBGROUPS`.
+            Missing values are counted as `UNKNOWN`.
+        malignant_by: Number of images of malignant classes by how the diagnosis was
+            established, such as "histo".
+    """
+
+    num_images: int
+    num_lesions: int
+    num_groups: int | None
+    age_quartiles: tuple[float, float, float] | None
+    classes: dict[str, int]
+    attributes: dict[str, dict[str, int]]
+    malignant_by: dict[str, int]
+
+
+def describe_images(table: pd.DataFrame, class_names: Sequence[str]) -> Characteristics:
+    """Returns the characteristics of the images of a table.
+
+    The table has the columns lesion_id and label (a class name), and may have group_id and
+    the columns in `SUBGROUPS`. An attribute without a column is missing for all images.
+    """
+    counts = table["label"].value_counts()
+    malignant = [name for name, known in describe(class_names).items() if known.malignant]
+    ages = np.array([], float)
+    if "age" in table:
+        ages = pd.to_numeric(table["age"], errors="coerce").dropna().to_numpy(float)
+    quartiles = np.quantile(ages, [0.25, 0.5, 0.75]).tolist() if len(ages) else None
+    return Characteristics(
+        num_images=len(table),
+        num_lesions=int(table["lesion_id"].nunique()),
+        num_groups=int(table["group_id"].nunique()) if "group_id" in table else None,
+        age_quartiles=quartiles,
+        classes={name: int(counts.get(name, 0)) for name in class_names},
+        attributes={
+            attribute: _count_values(table, column)
+            for attribute, column in SUBGROUPS.items()
+        },
+        malignant_by=_count_values(
+            table[table["label"].isin(malignant)], SUBGROUPS["ground truth by"]
+        ),
+    )
+
+
+def describe_flow(
+    builder: tfds.core.DatasetBuilder,
+    tables: Mapping[str, pd.DataFrame],
+    config: DataConfig,
+) -> ImageFlow:
+    """Returns the flow of the images of a built dataset into the splits of a run.
+
+    `tables` are those of "train", "val" and "test" from `skincnn.data.splits.make_splits`.
+    """
+    report = builder.read_report()
+    excluded = Counter(report.excluded) + Counter(map(_category, report.left_out.values()))
+    stored = {name: part.num_examples for name, part in builder.info.splits.items()}
+    in_folds = sum(count for name, count in stored.items() if name.startswith("fold_"))
+    num_used = sum(map(len, tables.values()))
+    folds = (*config.train_folds, *config.validation_folds, *config.test_folds)
+    in_used_folds = sum(stored.get(f"fold_{fold}", 0) for fold in folds)
+    if config.split_by == "image":
+        # Images of any stored fold are assigned to new folds, whose sizes are not known.
+        in_used_folds = num_used if config.one_image_per_lesion == "none" else in_folds
+    unused = {
+        OFFICIAL: sum(stored.values()) - in_folds,
+        OTHER_FOLDS: in_folds - in_used_folds,
+        SAME_LESION: in_used_folds - num_used,
+    }
+    if config.split_by == "image" and config.one_image_per_lesion != "none":
+        unused[f"{OTHER_FOLDS}, or {SAME_LESION}"] = unused.pop(SAME_LESION)
+    return ImageFlow(
+        num_read=sum(stored.values()) + excluded.total(),
+        excluded=dict(sorted(excluded.items())),
+        unused={reason: count for reason, count in unused.items() if count},
+        splits={name: len(table) for name, table in tables.items()},
+    )
+
+
+def combine_flows(flows: Iterable[ImageFlow | None]) -> ImageFlow | None:
+    """Returns the common flow of several models, or None if they have different datasets.
+
+    If the models have different splits, `unused` and `splits` are empty.
+    """
+    first, *others = flows
+    if first is None or any(
+        flow is None or (flow.num_read, flow.excluded) != (first.num_read, first.excluded)
+        for flow in others
+    ):
+        return None
+    if all(flow == first for flow in others):
+        return first
+    return first.model_copy(update={"unused": {}, "splits": {}})
+
+
+def subgroup_values(column: pd.Series) -> pd.Series:
+    """Returns the subgroup of each image: the value of the column, or the age band."""
+    if column.name == "age":
+        edges = [-np.inf, *AGE_BANDS.values()]
+        bands = pd.cut(column, edges, right=False, labels=list(AGE_BANDS))
+        return bands.cat.add_categories(UNKNOWN).fillna(UNKNOWN)
+    values = column.astype(str)
+    return values.mask(values.isin(["", "unknown", "nan"]), UNKNOWN)
+
+
+def _count_values(table: pd.DataFrame, column: str) -> dict[str, int]:
+    """Returns the number of images by value, with the missing values last."""
+    if column not in table:
+        return {UNKNOWN: len(table)}
+    counts = subgroup_values(table[column]).value_counts(sort=False).sort_index()
+    known = {str(name): int(n) for name, n in counts.items() if n and name != UNKNOWN}
+    return known | {UNKNOWN: len(table) - sum(known.values())}
+
+
+def _category(reason: str) -> str:
+    """Returns the reason why an image file is invalid, without details of the file."""
+    if re.match(r"\d+x\d+", reason):
+        return "too many pixels"
+    return reason.split(" (")[0]
