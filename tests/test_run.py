@@ -86,6 +86,16 @@ def test_code_and_hardware_are_recorded(run: Run) -> None:
     assert read_compared_run(run[0], "test").info.provenance == recorded
 
 
+def test_the_flow_and_the_training_images_are_recorded(run: Run) -> None:
+    info = read_run_info(run[0])
+    assert info.flow is not None
+    assert info.training_characteristics is not None
+    assert info.flow.num_read == sum(info.flow.splits.values())  # demo: every image is used
+    assert info.flow.splits == info.audit.num_images
+    assert info.training_characteristics.classes == info.class_counts
+    assert info.training_characteristics.num_lesions == info.audit.num_lesions["train"]
+
+
 def test_library_messages_are_not_printed(run: Run) -> None:
     noise = ("WARNING", "Warning", "oneDNN", "cuda", "cuInit", "absl", "Traceback")
     assert not [

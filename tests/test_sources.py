@@ -178,6 +178,7 @@ def test_isic2019_test_images_without_a_class_are_skipped(tmp_path: Path) -> Non
         row["image_id"] for row in test[1:]
     ]
     assert "1 image(s) of unknown class (UNK) were skipped" in source.notes[0]
+    assert source.excluded == {"diagnosis not known (class UNK)": 1}
 
 
 def test_isic2019_without_ham10000_omits_all_its_images(
@@ -194,6 +195,7 @@ def test_isic2019_without_ham10000_omits_all_its_images(
     remaining = layouts.without_ham10000(source)
     kept = {record.image_id for record in remaining.splits["train"]}
     assert kept == {"ISIC_0000002", "ISIC_0000004"}
+    assert remaining.excluded == {"also in HAM10000": len(rows) - 2}
 
 
 @pytest.mark.parametrize("nested", [False, True])
