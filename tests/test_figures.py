@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from report_runs import (
     CORRUPTIONS,
@@ -19,6 +20,7 @@ from report_runs import (
 )
 from run_dirs import make_info, write_run
 
+from skincnn.data.characteristics import OFFICIAL, OTHER_FOLDS, SAME_LESION, ImageFlow
 from skincnn.evaluation.mistakes import Mistakes, mistakes_path
 from skincnn.evaluation.results import SubgroupScores
 from skincnn.inference.grad_cam import overlay
@@ -41,6 +43,7 @@ def test_every_result_has_its_figure(tmp_path: Path) -> None:
     figures = draw_figures(load_results(tmp_path))
     names = [*CURVES, "subgroups"]
     assert set(figures) == {
+        "flow",
         "learning_curves",
         "confusion_matrix_val",
         "mistakes_test",
@@ -67,6 +70,30 @@ def test_synthetic_images_are_named_in_every_title(tmp_path: Path) -> None:
     assert figure_title(results) == "SYNTHETIC images"
     title = figure_title(results, results.headline)
     assert title == "SYNTHETIC images, test split (fold 9)"
+
+
+def test_boxes_of_the_flow_do_not_overlap() -> None:
+    flow = ImageFlow(
+        num_read=25400,
+        excluded={"diagnosis not known (class UNK)": 40, "also in HAM10000": 10015},
+        unused={f"{OTHER_FOLDS}, or {SAME_LESION}": 5, OFFICIAL: 1511},
+        splits={"train": 10000, "val": 2000, "test": 1829},
+    )
+    boxes = ["validation split (fold 8)\n2,000 images\n1,900 lesions"] * 3
+    figure = plots.plot_flow(flow, boxes, TITLE)
+    FigureCanvasAgg(figure).draw()
+    [axes] = figure.axes
+    drawn = [
+        text.get_bbox_patch().get_window_extent() for text in axes.texts if text.get_text()
+    ]
+    assert len(drawn) == 7
+    for first, second in itertools.combinations(drawn, 2):
+        assert not first.overlaps(second)
+    edges = figure.bbox
+    assert all(edges.contains(*box.p0) and edges.contains(*box.p1) for box in drawn)
+    text = " ".join(text.get_text() for text in axes.texts)
+    for count in ("25,400", "excluded: 10,055 images", "15,345", "not used: 1,516 images"):
+        assert count in text
 
 
 def test_classes_have_full_names_and_melanoma_is_bold() -> None:

@@ -223,28 +223,30 @@ def plot_flow(flow: ImageFlow, splits: Sequence[str], title: str) -> Figure:
 
     `splits` are the texts of the lowest boxes.
     """
-    figure = Figure(figsize=(9.2, 5.6), layout="constrained")
+    figure = Figure(figsize=(9.2, 6.2), layout="constrained")
     axes = figure.add_subplot(xlim=(0, 1), ylim=(0, 1))
     axes.set_axis_off()
     axes.set_title(f"Flow of the images\n{title}", fontsize=12)
     main, side = 0.32, 0.79
     steps = (
         (0.92, f"images in the source files\n{flow.num_read:,}", "excluded", flow.excluded),
-        (0.56, f"images in the dataset\n{flow.num_stored:,}", "not used", flow.unused),
+        (0.58, f"images in the dataset\n{flow.num_stored:,}", "not used", flow.unused),
     )
     places = (np.arange(len(splits)) + 0.5) / len(splits)
-    _draw_line(axes, (main, 0.92), (main, 0.56))
+    bar = 0.25
+    _draw_line(axes, (main, 0.92), (main, bar))
+    _draw_line(axes, (min(main, *places), bar), (max(main, *places), bar))
     for place in places:
-        _draw_line(axes, (main, 0.56), (place, 0.14))
+        _draw_line(axes, (place, bar), (place, 0.1))
     for height, text, label, reasons in steps:
-        _draw_line(axes, (main, height - 0.18), (side, height - 0.18))
+        _draw_line(axes, (main, height - 0.16), (side, height - 0.16))
         lines = [f"{label}: {sum(reasons.values()):,} images"]
         for reason, count in reasons.items():
             lines += textwrap.wrap(f"{reason}: {count:,}", 40)
-        _draw_box(axes, (side, height - 0.18), "\n".join(lines), fontsize=10)
+        _draw_box(axes, (side, height - 0.16), "\n".join(lines), fontsize=10)
         _draw_box(axes, (main, height), text)
     for place, text in zip(places, splits, strict=True):
-        _draw_box(axes, (place, 0.14), text)
+        _draw_box(axes, (place, 0.1), text)
     return figure
 
 
@@ -258,7 +260,7 @@ def _draw_box(
 
 def _draw_line(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     """Draws a line; boxes that are drawn later cover its ends."""
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "-", "color": GRAY})
+    axes.plot(*zip(start, end, strict=True), color=GRAY, linewidth=1.2)
 
 
 def _heat_map(axes: Axes, values: npt.NDArray[np.float64]) -> None:
