@@ -29,10 +29,7 @@ FROM_RUN = "answered from the run"
 IN_PART = "answered in part"
 OPEN = "to be filled in by the authors"
 BY_AUTHORS = "completed by the authors"
-CONTEXT = (
-    *("info", "config", "data", "members", "published"),
-    *("result", "images", "external"),
-)
+CONTEXT = ("info", "config", "data", "members", "published", "result", "images")
 """Variables of answers.j2 that the answers of the standards also use."""
 STATUSES = (FROM_RUN, BY_AUTHORS, IN_PART, OPEN)
 
@@ -135,13 +132,16 @@ def complete_checklist(results: RunResults, name: str) -> Checklist:
         )
     templates = report_environment(autoescape=False)
     mistakes = mistakes_path(results.workdir, results.headline.split)
-    answers = templates.get_template("answers.j2").make_module(
-        {"results": results, "has_mistakes": mistakes.is_file()}
-    )
-    known = describe(results.info.class_names)
-    context = {name: getattr(answers, name) for name in CONTEXT} | {
-        "malignant": [name for name, described in known.items() if described.malignant],
+    variables = {
         "results": results,
+        "external": [r for r in results.splits.values() if r.split.endswith("_official")],
+        "has_mistakes": mistakes.is_file(),
+    }
+    answers = templates.get_template("answers.j2").make_module(variables)
+    known = describe(results.info.class_names)
+    context = variables | {name: getattr(answers, name) for name in CONTEXT}
+    context |= {
+        "malignant": [name for name, described in known.items() if described.malignant],
         "answers": answers,
     }
 
