@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from skincnn.classes import describe
-from skincnn.config import DataConfig
+from skincnn.config import NUM_FOLDS, DataConfig
 from skincnn.records import Part
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ UNKNOWN = "not known"
 OFFICIAL = "in an official split of the publisher, which is evaluated separately"
 OTHER_FOLDS = "in folds that this run does not use"
 SAME_LESION = "further images of the same lesion"
+OTHER_LESIONS = "training lesions outside the chosen share"
 
 
 class ImageFlow(Part):
@@ -130,16 +131,22 @@ def describe_flow(
     num_used = sum(map(len, tables.values()))
     folds = (*config.train_folds, *config.validation_folds, *config.test_folds)
     in_used_folds = sum(stored.get(f"fold_{fold}", 0) for fold in folds)
+    selection = []
     if config.split_by == "image":
         # Images of any stored fold are assigned to new folds, whose sizes are not known.
-        in_used_folds = num_used if config.one_image_per_lesion == "none" else in_folds
+        in_used_folds = in_folds
+        if len(folds) < NUM_FOLDS:
+            selection.append(OTHER_FOLDS)
+    if config.one_image_per_lesion != "none":
+        selection.append(SAME_LESION)
+    if config.train_fraction < 1:
+        selection.append(OTHER_LESIONS)
     unused = {
         OFFICIAL: sum(stored.values()) - in_folds,
         OTHER_FOLDS: in_folds - in_used_folds,
-        SAME_LESION: in_used_folds - num_used,
     }
-    if config.split_by == "image" and config.one_image_per_lesion != "none":
-        unused[f"{OTHER_FOLDS}, or {SAME_LESION}"] = unused.pop(SAME_LESION)
+    if in_used_folds > num_used:
+        unused[", or ".join(selection)] = in_used_folds - num_used
     return ImageFlow(
         num_read=sum(stored.values()) + excluded.total(),
         excluded=dict(sorted(excluded.items())),
