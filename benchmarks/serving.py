@@ -19,6 +19,7 @@ from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data.preprocess import read_image
 from skincnn.errors import ConfigError
 from skincnn.inference.ood import FeatureGaussian
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
 from skincnn.serving.export import ExportSpec, read_rule
@@ -251,7 +252,10 @@ def _random_network() -> tuple[Network, DecisionRule]:
     features = classifier.get_layer(POOLING_LAYER).output.shape[-1]
     gaussian = FeatureGaussian(np.zeros(features), np.eye(features))
     rule = DecisionRule(
-        class_names=class_names, temperature=1.0, threshold=0.5, max_distance=math.inf
+        class_names=class_names,
+        calibration_map=CalibrationMap(temperature=1.0, bias=(0.0,) * len(class_names)),
+        threshold=0.5,
+        max_distance=math.inf,
     )
     return Network(add_ood_distance(classifier, gaussian), CONFIG), rule
 

@@ -14,7 +14,6 @@ import pytest
 import run_dirs
 from conftest import run_here
 from run_dirs import CONFIG, NAMES, Tables, make_info, make_member, make_tables
-from scipy.special import softmax
 from sklearn import metrics as reference
 
 from skincnn.config import (
@@ -36,6 +35,7 @@ from skincnn.evaluation.cross_validation import cross_validation_configs
 from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.inference.run_dir import Member
 from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.calibration import fit_calibration
 from skincnn.presets import to_command
 from skincnn.presets.ours import mobilenet_160
 
@@ -323,15 +323,9 @@ def test_calibrated_scores_use_the_validation_table(tmp_path: Path) -> None:
     for run in runs:
         assert run.validation is not None
         y_true, y_prob = arrays(run.validation, NAMES)
-        losses = {
-            temperature: reference.log_loss(
-                y_true, softmax(np.log(y_prob) / temperature, axis=1)
-            )
-            for temperature in np.geomspace(0.5, 5, 200)
-        }
-        temperature = min(losses, key=losses.__getitem__)
+        calibration_map = fit_calibration(y_true, y_prob)
         scores, validation_scores = (
-            softmax(np.log(arrays(table, NAMES)[1]) / temperature, axis=1)[:, 1]
+            calibration_map.apply(arrays(table, NAMES)[1])[:, 1]
             for table in (run.predictions, run.validation)
         )
         positive = run.predictions["label"] == "mel"

@@ -48,9 +48,9 @@ def test_tables_have_captions(seeds: list[ComparedRun]) -> None:
     assert "Paired difference, run minus a_0:\n\n| run | macro F1 |" in text
     assert "\nTo reproduce each row:\n\n| run | predictions | seed |" in text
     assert (
-        "After temperature scaling on the validation split; melanoma sensitivity and "
+        "After calibration on the validation split; melanoma sensitivity and "
         "specificity at the validation threshold for 90 % specificity:\n\n| run | melanoma "
-        "AUC | melanoma sensitivity | melanoma specificity | ECE after temperature scaling "
+        "AUC | melanoma sensitivity | melanoma specificity | ECE after calibration "
         "|\n"
     ) in text
     assert "recipes" not in text

@@ -3,12 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import softmax
 
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.postprocessing import postprocess
 
 RULE = DecisionRule(
-    class_names=("bcc", "bkl", "mel"), temperature=2.0, threshold=0.6, max_distance=1.5
+    class_names=("bcc", "bkl", "mel"),
+    calibration_map=CalibrationMap(temperature=2.0, bias=(0.5, 0.3, -0.8)),
+    threshold=0.6,
+    max_distance=1.5,
 )
 RNG = np.random.default_rng(0)
 PROBABILITIES = RNG.dirichlet(np.ones(3), 200)
@@ -44,14 +49,25 @@ def test_the_rule_is_the_same_for_arrays_and_tensors(
 
 
 def test_exports_apply_the_rule_to_calibrated_probabilities() -> None:
-    logits = RULE.temperature * tf.math.log(tf.constant(PROBABILITIES, tf.float32))
+    bias = np.array(RULE.calibration_map.bias)
+    logits = RULE.calibration_map.temperature * (np.log(PROBABILITIES) - bias)
     distances = tf.constant(DISTANCES, tf.float32)
     is_readable = tf.constant([False] + [True] * 199)
-    outputs = postprocess([logits], [distances], is_readable, RULE)
+    outputs = postprocess([tf.constant(logits, tf.float32)], [distances], is_readable, RULE)
     np.testing.assert_allclose(outputs["probabilities"][1:], PROBABILITIES[1:], atol=1e-6)
     refer, ood = RULE.decide(PROBABILITIES, DISTANCES)
     np.testing.assert_array_equal(outputs["refer"][1:], refer[1:])
     np.testing.assert_array_equal(outputs["out_of_distribution"][1:], ood[1:])
+    uncalibrated = softmax(logits, axis=1)
+    np.testing.assert_allclose(
+        outputs["uncalibrated_probabilities"][1:], uncalibrated[1:], atol=1e-6
+    )
+    np.testing.assert_allclose(RULE.calibration_map.apply(uncalibrated), PROBABILITIES)
+    # The bias changes the most probable class of some images, but not the predicted class.
+    best = uncalibrated.argmax(axis=1)
+    assert (best != PROBABILITIES.argmax(axis=1)).any()
+    names = [RULE.class_names[index].encode() for index in best]
+    assert outputs["predicted_class"].numpy()[1:].tolist() == names[1:]
     assert outputs["refer"][0]
     assert not outputs["out_of_distribution"][0]
     assert outputs["predicted_class"][0] == b""

@@ -33,7 +33,6 @@ from skincnn.inference.predictions import (
     write_predictions,
 )
 from skincnn.inference.run_dir import Provenance, read_run_info
-from skincnn.metrics.calibration import apply_temperature
 from skincnn.records import write_record
 
 PROBABILITIES = [f"probability_{name}" for name in NAMES]
@@ -268,7 +267,7 @@ def test_triage_uses_the_mean_predictions(ensemble: Path) -> None:
         np.quantile(tables["val"]["distance"], 0.95), abs=1e-12
     )
     y_prob = tables["test"][PROBABILITIES].to_numpy()
-    melanoma = apply_temperature(y_prob, result.temperature)[:, NAMES.index("mel")]
+    melanoma = result.calibration_map.apply(y_prob)[:, NAMES.index("mel")]
     far = tables["test"]["distance"] > triage.max_distance
     referred = np.mean((melanoma >= triage.threshold) | far)
     assert triage.referred.value == pytest.approx(referred, abs=1e-6)

@@ -23,11 +23,12 @@ from skincnn.evaluation.mistakes import (
     mistakes_path,
 )
 from skincnn.inference.grad_cam import GradCam
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.model.classifier import build_classifier
 
 NAMES = ["bcc", "bkl", "mel", "nv"]
 BENIGN = ("bkl", "nv")
-TEMPERATURE = 1.7
+CALIBRATION_MAP = CalibrationMap(temperature=1.7, bias=(1.5, -0.5, -2.0, 1.0))
 
 
 def make_logits(seed: int, num_images: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,10 +37,14 @@ def make_logits(seed: int, num_images: int) -> tuple[np.ndarray, np.ndarray]:
     return labels, rng.normal(0, 2, (num_images, 4)).astype(np.float32)
 
 
+def calibrate(logits: np.ndarray) -> np.ndarray:
+    return softmax(logits / 1.7 + np.array(CALIBRATION_MAP.bias), axis=1)
+
+
 def find_positions(labels: np.ndarray, logits: np.ndarray, count: int) -> list[int]:
     """Returns the positions of the errors by a simple loop over all images."""
-    y_prob = softmax(logits / TEMPERATURE, axis=1)
-    order = sorted(range(len(labels)), key=lambda n: -y_prob[n].max())
+    y_prob, predicted = calibrate(logits), logits.argmax(axis=1)
+    order = sorted(range(len(labels)), key=lambda n: -y_prob[n, predicted[n]])
     positions: list[int] = []
 
     def add(n: int, limit: int) -> None:
@@ -60,16 +65,16 @@ def find_positions(labels: np.ndarray, logits: np.ndarray, count: int) -> list[i
 def test_mistakes_match_a_simple_loop(seed: int, count: int) -> None:
     labels, logits = make_logits(seed, 80)
     table = predict_lesions(labels, logits, NAMES)
-    mistakes = find_mistakes(table.set_index(table.index[::-1]), TEMPERATURE, count)
+    mistakes = find_mistakes(table.set_index(table.index[::-1]), CALIBRATION_MAP, count)
     assert list(mistakes) == ["position", *COLUMNS]
     assert mistakes["position"].tolist() == find_positions(labels, logits, count)
-    y_prob = softmax(logits / TEMPERATURE, axis=1)
+    y_prob = calibrate(logits)
     for row in mistakes.itertuples():
         n = row.position
         assert row.image_id == f"i{n}"
         assert row.label == NAMES[labels[n]]
         assert row.predicted == NAMES[logits[n].argmax()]
-        assert row.confidence == pytest.approx(y_prob[n].max(), rel=1e-4)
+        assert row.confidence == pytest.approx(y_prob[n, logits[n].argmax()], rel=1e-4)
         assert row.probability_of_label == pytest.approx(y_prob[n, labels[n]], rel=1e-4)
 
 
@@ -140,7 +145,7 @@ def test_memory_mapped_images_and_clinical_metadata_are_supported(
     )
     model = build_classifier(config, 4)
     table = predict_lesions(labels, logits, NAMES)
-    mistakes = collect_mistakes(GradCam(model), stored, metadata, table, TEMPERATURE, 4)
+    mistakes = collect_mistakes(GradCam(model), stored, metadata, table, CALIBRATION_MAP, 4)
     assert mistakes is not None
     positions = find_positions(labels, logits, 4)
     np.testing.assert_array_equal(mistakes.images, images[positions])

@@ -20,10 +20,11 @@ from skincnn.evaluation.aggregate import write_aggregate
 from skincnn.evaluation.ensemble import combine_runs
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.files import sha256
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.reporting.parity_result import ParityResult, read_parity
 from skincnn.serving import conversion, export
-from skincnn.serving.export import ExportSpec, export_saved_model
+from skincnn.serving.export import ExportSpec, export_saved_model, read_rule
 from skincnn.serving.export_info import info_path, read_export_info
 from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.parity import (
@@ -39,7 +40,10 @@ from skincnn.serving.runtimes import RUNTIMES, Infer, Runtime
 pytestmark = pytest.mark.usefixtures("no_figures")
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 RULE = DecisionRule(
-    class_names=("a", "b"), temperature=1.0, threshold=None, max_distance=1.0
+    class_names=("a", "b"),
+    calibration_map=CalibrationMap(temperature=1.0, bias=(0.0, 0.0)),
+    threshold=None,
+    max_distance=1.0,
 )
 
 
@@ -191,6 +195,16 @@ def check_converted(workdir: Path, name: str) -> None:
     path = workdir / f"export/skincnn{RUNTIMES[name].suffix}"
     assert read_export_info(info_path(path)).files == {path.name: sha256(path)}
     assert parity.num_bytes == path.stat().st_size
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    content = tf.io.encode_png(pixels).numpy()
+    predictors = [load_predictor(workdir / "model.keras"), load_predictor(path)]
+    outputs = [one.predict([content], pd.DataFrame()) for one in predictors]
+    calibration_map = read_rule(ExportSpec(workdir=workdir)).calibration_map
+    assert any(calibration_map.bias)
+    for output in outputs:
+        expected = calibration_map.apply(outputs[0]["uncalibrated_probabilities"])
+        np.testing.assert_allclose(output["probabilities"], expected, atol=1e-4)
+        assert output["predicted_class"] == outputs[0]["predicted_class"]
 
 
 def test_parity_is_measured_for_each_class() -> None:
@@ -225,12 +239,16 @@ def test_all_images_of_rare_classes_are_compared() -> None:
 
 def test_decisions_follow_from_probabilities_and_distances() -> None:
     rule = DecisionRule(
-        class_names=("bkl", "mel", "nv"), temperature=2.0, threshold=0.4, max_distance=1.5
+        class_names=("bkl", "mel", "nv"),
+        calibration_map=CalibrationMap(temperature=2.0, bias=(0.0, np.log(2), 0.0)),
+        threshold=0.4,
+        max_distance=1.5,
     )
     y_prob = np.random.default_rng(0).dirichlet(np.ones(3), 40)
     distances = np.linspace(0, 2, 40)
     output = decide(y_prob, distances, rule)
-    calibrated = np.sqrt(y_prob) / np.sqrt(y_prob).sum(axis=1, keepdims=True)
+    weighted = np.sqrt(y_prob) * [1, 2, 1]
+    calibrated = weighted / weighted.sum(axis=1, keepdims=True)
     assert output.out_of_distribution is not None
     assert output.refer is not None
     assert output.out_of_distribution.tolist() == (distances > 1.5).tolist()

@@ -8,6 +8,7 @@ import pytest
 from skincnn.config import DataConfig
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.export_info import (
     CHECKSUM,
@@ -25,7 +26,10 @@ INFO = ExportInfo(
     synthetic=True,
     dataset="x",
     rule=DecisionRule(
-        class_names=("é", "b"), temperature=1.0, threshold=0.25, max_distance=1.0
+        class_names=("é", "b"),
+        calibration_map=CalibrationMap(temperature=1.0, bias=(0.0, 0.0)),
+        threshold=0.25,
+        max_distance=1.0,
     ),
     tta="",
     preprocessing=(

@@ -33,7 +33,10 @@ from skincnn.reporting.mistakes import plot_mistakes
 from skincnn.reporting.plots import plot_learning_curves, plot_learning_rates, to_png
 from skincnn.reporting.report import draw_figures, figure_title
 
-CURVES = ("confusion_matrix", "roc", "precision_recall", "reliability", "decision_curve")
+CURVES = (
+    *("confusion_matrix", "roc", "precision_recall"),
+    *("reliability", "calibration", "decision_curve"),
+)
 TITLE = "isic2018, test split (fold 9)"
 
 

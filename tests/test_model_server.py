@@ -37,7 +37,7 @@ from skincnn.data import datasets, pipeline
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.inference.ood import FeatureGaussian
 from skincnn.inference.predictions import arrays, read_predictions
-from skincnn.metrics.calibration import apply_temperature
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
 from skincnn.serving.export_info import (
@@ -109,7 +109,10 @@ def write_model_with_metadata(folder: Path) -> str:
     size = model.get_layer(POOLING_LAYER).output.shape[-1]
     gaussian = FeatureGaussian(np.zeros(size), np.eye(size))
     rule = DecisionRule(
-        class_names=NAMES, temperature=1.0, threshold=0.5, max_distance=math.inf
+        class_names=NAMES,
+        calibration_map=CalibrationMap(temperature=1.0, bias=(0.0,) * len(NAMES)),
+        threshold=0.5,
+        max_distance=math.inf,
     )
     network = Network(add_ood_distance(model, gaussian), config)
     write_saved_model([network], rule, folder)
@@ -162,8 +165,8 @@ def images(run: Run, data_dir: Path) -> tuple[list[bytes], np.ndarray]:
     """Returns three files of the test split, and their calibrated probabilities."""
     table = read_predictions(run[0] / "predictions/test.csv").head(3)
     files = pipeline.read_files(datasets.open_dataset("demo_tiny", data_dir), table)
-    temperature = read_result(run[0], "test", SplitResult).temperature
-    return files, apply_temperature(arrays(table, NAMES)[1], temperature)
+    calibration_map = read_result(run[0], "test", SplitResult).calibration_map
+    return files, calibration_map.apply(arrays(table, NAMES)[1])
 
 
 @pytest.mark.parametrize("name", ["skincnn", WITH_METADATA])

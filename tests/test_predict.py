@@ -27,7 +27,7 @@ from skincnn.evaluation.results import SplitResult, read_result, result_path
 from skincnn.files import sha256
 from skincnn.inference.predictions import arrays, read_predictions
 from skincnn.inference.run_dir import RUN_FILE, read_run_info
-from skincnn.metrics.calibration import apply_temperature
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.operating_points import OPERATING_POINTS
 from skincnn.records import write_record
@@ -78,10 +78,21 @@ def images(workdir: Path, tmp_path_factory: pytest.TempPathFactory, data_dir: Pa
     return folder
 
 
-def expected(workdir: Path, image_ids: list[str]) -> np.ndarray:
+def stored(workdir: Path, image_ids: list[str]) -> np.ndarray:
+    """Returns the probabilities before calibration."""
     table = read_predictions(workdir / "predictions/test.csv").set_index("image_id")
-    probabilities = arrays(table.loc[image_ids].reset_index(), NAMES)[1]
-    return apply_temperature(probabilities, read_test_result(workdir).temperature)
+    return arrays(table.loc[image_ids].reset_index(), NAMES)[1]
+
+
+def expected(workdir: Path, image_ids: list[str]) -> np.ndarray:
+    calibration_map = read_test_result(workdir).calibration_map
+    return calibration_map.apply(stored(workdir, image_ids))
+
+
+def change_calibration(result: SplitResult) -> CalibrationMap:
+    before = result.calibration_map
+    bias = (before.bias[0] + 0.01, *before.bias[1:])
+    return before.model_copy(update={"bias": bias})
 
 
 def read_test_result(workdir: Path) -> SplitResult:
@@ -111,6 +122,8 @@ def test_each_format_is_detected_and_reproduces_the_evaluation(
     probabilities = readable[PROBABILITIES].to_numpy()
     reference = expected(workdir, list(readable["image_id"]))
     np.testing.assert_allclose(probabilities, reference, atol=1e-4)
+    before = stored(workdir, list(readable["image_id"])).argmax(axis=1)
+    assert [NAMES[index] for index in before] == list(readable["predicted_class"])
     unreadable = table[table["status"] == UNREADABLE]
     assert sorted(unreadable["image_id"]) == ["empty", "half", "text"]
     assert unreadable[PROBABILITIES].isna().all(axis=None)
@@ -134,7 +147,14 @@ def test_the_command_predicts_readable_files_and_lists_unreadable_ones(
     assert list(isic) == ["image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
     readable = table[table["status"] == OK]
     assert isic["image"].tolist() == readable["image_id"].tolist()
-    np.testing.assert_allclose(isic["BKL"], readable["probability_bkl"])
+    # The challenge scores the class with the highest probability.
+    challenge = isic[[name.upper() for name in NAMES]].to_numpy()
+    assert [NAMES[index] for index in challenge.argmax(axis=1)] == list(
+        readable["predicted_class"]
+    )
+    np.testing.assert_allclose(
+        challenge, stored(workdir, list(readable["image_id"])), atol=1e-4
+    )
     assert not list(tmp_path.glob(".tmp*"))
 
 
@@ -176,7 +196,10 @@ def test_the_referral_rule_is_printed(
 
 def test_a_rule_without_a_threshold_is_described() -> None:
     rule = DecisionRule(
-        class_names=("benign", "scar"), temperature=1.0, threshold=None, max_distance=1.0
+        class_names=("benign", "scar"),
+        calibration_map=CalibrationMap(temperature=1.0, bias=(0.0, 0.0)),
+        threshold=None,
+        max_distance=1.0,
     )
     assert describe_rule(rule) == (
         "out-of-distribution images and unreadable files. This model has no referral "
@@ -278,7 +301,7 @@ def test_an_export_of_another_model_is_not_used_for_a_run(
     shutil.copy(workdir / "model.keras", folder / "model.keras")
     assert load_predictor(folder).format == "saved_model"
     result = read_test_result(folder)
-    changed = result.model_copy(update={"temperature": 1.5 * result.temperature})
+    changed = result.model_copy(update={"calibration_map": change_calibration(result)})
     write_record(result_path(folder, "test"), changed)
     with pytest.raises(DataError, match="was exported from a different evaluation"):
         load_predictor(folder)
@@ -306,7 +329,7 @@ def test_an_export_of_other_models_is_not_used_for_an_ensemble(
     assert predict(result).returncode == 0
     for changes, what in (
         ({"predictions_sha256": "0" * 64}, "predictions table"),
-        ({"temperature": 1.5 * result.temperature}, "evaluation"),
+        ({"calibration_map": change_calibration(result)}, "evaluation"),
     ):
         done = predict(result.model_copy(update=changes))
         assert done.returncode == 3, done.stderr

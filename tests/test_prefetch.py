@@ -9,11 +9,17 @@ import pandas as pd
 import pytest
 
 from skincnn.config import DataConfig
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.predictor import COLUMNS, Predict, Predictions, Predictor
 from skincnn.serving.prefetch import predict_batches
 
-RULE = DecisionRule(class_names=("a",), temperature=1.0, threshold=0.5, max_distance=1.0)
+RULE = DecisionRule(
+    class_names=("a",),
+    calibration_map=CalibrationMap(temperature=1.0, bias=(0.0,)),
+    threshold=0.5,
+    max_distance=1.0,
+)
 
 
 def predictor_of(predict: Predict) -> Predictor:

@@ -11,7 +11,6 @@ import pytest
 import sklearn.datasets
 from report_runs import NAMES, OOD, TABLES, VARIANT, WITH_OFFICIAL, make_table, sentences
 from run_dirs import CONFIG, write_run
-from scipy.special import softmax
 
 from skincnn.data.leakage import SplitLeakage
 from skincnn.inference import ood
@@ -53,7 +52,7 @@ def test_melanoma_images_are_counted(results: RunResults) -> None:
     assert melanoma.mistaken_for == names["predicted"].value_counts().to_dict()
     counts = list(melanoma.mistaken_for.values())
     assert counts == sorted(counts, reverse=True)
-    calibrated = softmax(np.log(y_prob) / result.temperature, axis=1)
+    calibrated = result.calibration_map.apply(y_prob)
     threshold = result.thresholds["melanoma"][HEADLINE_POINT.key]
     assert melanoma.num_detected == (calibrated[is_melanoma, 1] >= threshold).sum()
 
@@ -216,8 +215,7 @@ def test_exported_variants_have_all_views(
     assert [variant.variant for variant in variants] == ([name] if exported else [])
     for variant in variants:
         text = sentences("export", variant)
-        temperature = f"{variant.temperature:.2f}"
-        assert f"(--tta {name}), the temperature is {temperature} and the" in text
+        assert f"(--tta {name}), it has its own calibration and the thresholds" in text
 
 
 def test_leakage_of_a_split_is_reported(tmp_path: Path) -> None:

@@ -26,13 +26,13 @@ from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.inference.corruptions import CORRUPTIONS, corrupt
 from skincnn.inference.predictions import arrays, class_names_of
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.metrics.calibration import apply_temperature
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.model.augment import AUGMENTATIONS
 from skincnn.records import to_json
 
 NAMES = ["bkl", "mel", "nv"]
 CONFIG = Config(seed=3, evaluate=EvaluateConfig(num_bootstrap=100))
-TEMPERATURE = 1.7
+CALIBRATION_MAP = CalibrationMap(temperature=1.7, bias=(-0.2, 0.3, -0.1))
 THRESHOLD = 0.4
 Predict = Callable[[np.ndarray, slice], np.ndarray]
 
@@ -72,7 +72,7 @@ def images() -> np.ndarray:
 
 
 def make_clean(table: pd.DataFrame, threshold: float | None = THRESHOLD) -> SplitResult:
-    """Returns the result of a table, with `TEMPERATURE` and another threshold."""
+    """Returns the result of a table, with `CALIBRATION_MAP` and another threshold."""
     tables = {"val": table, "test": table}
     variant = InferenceVariant("", tables, make_cost(1))
     stored_in = {"val": "fold 8", "test": "fold 9"}
@@ -81,7 +81,9 @@ def make_clean(table: pd.DataFrame, threshold: float | None = THRESHOLD) -> Spli
     if "melanoma" in thresholds:
         points = {**thresholds["melanoma"], "specificity=0.90": threshold}
         thresholds = {**thresholds, "melanoma": points}
-    return result.model_copy(update={"temperature": TEMPERATURE, "thresholds": thresholds})
+    return result.model_copy(
+        update={"calibration_map": CALIBRATION_MAP, "thresholds": thresholds}
+    )
 
 
 def score(
@@ -115,7 +117,7 @@ def test_scores_match_a_direct_computation(
         scores = rows[case]
         balanced = balanced_accuracy_score(labels, y_prob.argmax(axis=1))
         assert scores.balanced_accuracy.value == pytest.approx(balanced, abs=1e-6)
-        flagged = apply_temperature(y_prob, TEMPERATURE)[:, 1] >= THRESHOLD
+        flagged = CALIBRATION_MAP.apply(y_prob)[:, 1] >= THRESHOLD
         assert scores.melanoma_sensitivity is not None
         assert scores.melanoma_specificity is not None
         sensitivity, specificity = flagged[labels == 1].mean(), ~flagged[labels != 1]

@@ -25,7 +25,6 @@ from skincnn.evaluation.compared_runs import describe_provenance, read_compared_
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.inference.predictions import read_predictions
 from skincnn.inference.run_dir import read_run_info
-from skincnn.metrics.calibration import apply_temperature
 from skincnn.reporting.load import load_results
 from skincnn.reporting.parity_result import read_parity
 from skincnn.serving.export import ExportSpec, read_rule
@@ -257,7 +256,7 @@ def check_export(
     expected = table[PROBABILITIES].to_numpy()
     assert np.abs(outputs["uncalibrated_probabilities"] - expected).max() < 1e-3
     rule = read_rule(ExportSpec(workdir=workdir))
-    calibrated = apply_temperature(expected, rule.temperature)
+    calibrated = rule.calibration_map.apply(expected)
     assert np.abs(outputs["probabilities"] - calibrated).max() < 1e-3
     np.testing.assert_allclose(outputs["ood_distance"], table["distance"], rtol=1e-3)
     assert (outputs["class_names"] == np.array(NAMES)).all()

@@ -26,6 +26,7 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.files import sha256, write_json
 from skincnn.inference.ood import FeatureGaussian
 from skincnn.inference.run_dir import RUN_FILE
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.model.backbones import build_backbone
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
@@ -47,7 +48,7 @@ CONFIG = Config(
 )
 RULE = DecisionRule(
     class_names=tuple(lesion.name for lesion in HAM10000),
-    temperature=0.7,
+    calibration_map=CalibrationMap(temperature=0.7, bias=tuple(np.linspace(-2, 2, 7))),
     threshold=0.5,
     max_distance=math.inf,
 )

@@ -17,6 +17,7 @@ from page_server import text_of, upload
 
 from skincnn.classes import describe
 from skincnn.config import DataConfig
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.predictor import Predict, Predictions, Predictor
 from skincnn.serving.web import app
@@ -33,7 +34,10 @@ from skincnn.serving.web.page import (
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 RULE = DecisionRule(
-    class_names=("mel", "nv"), temperature=1.5, threshold=0.3, max_distance=0.6
+    class_names=("mel", "nv"),
+    calibration_map=CalibrationMap(temperature=1.5, bias=(-0.2, 0.2)),
+    threshold=0.3,
+    max_distance=0.6,
 )
 LIMIT = "95 % of the reference images have a distance of at most 0.6."
 
@@ -156,8 +160,14 @@ def test_the_page_shows_the_prediction_of_the_model(model: PageModel) -> None:
     probabilities = predictions["probabilities"][0]
     class_names = model.predictor.rule.class_names
     classes = describe(class_names)
-    best = class_names[probabilities.argmax()]
-    assert f"Most probable class: {classes[best].full_name}, " in text
+    before = predictions["uncalibrated_probabilities"][0]
+    best = class_names[before.argmax()]
+    number = percent(float(probabilities[before.argmax()]))
+    heading = f"Predicted class: {classes[best].full_name}, {text_of(number)}"
+    assert heading in text
+    most_probable = classes[class_names[probabilities.argmax()]].full_name
+    is_other = probabilities.argmax() != before.argmax()
+    assert (f"{most_probable} has a higher probability" in text) == is_other
     for name, probability in zip(class_names, probabilities, strict=True):
         mark = " malignant" if classes[name].malignant else ""
         number = text_of(percent(float(probability)))

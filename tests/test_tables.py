@@ -11,6 +11,8 @@ import pytest
 
 from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
 from skincnn.errors import ConfigError
+from skincnn.metrics.calibration import CalibrationMap
+from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.tables import (
     csv_line,
     find_isic_year,
@@ -68,15 +70,25 @@ def test_invalid_clinical_metadata_is_rejected(
 
 
 def test_isic_submissions_have_the_official_columns() -> None:
-    names = ["ak", "bcc", "bkl", "df", "mel", "nv", "scc", "vasc"]
+    names = ("ak", "bcc", "bkl", "df", "mel", "nv", "scc", "vasc")
+    before = np.random.default_rng(0).dirichlet(np.ones(8), 2)
+    rule = DecisionRule(
+        class_names=names,
+        calibration_map=CalibrationMap(temperature=2.0, bias=tuple(range(8))),
+        threshold=None,
+        max_distance=1.0,
+    )
+    calibrated = rule.calibration_map.apply(before)
     predictions = pd.DataFrame(
         {"image_id": ["a", "b"], "out_of_distribution": [False, True]}
-        | {f"probability_{name}": [0.125, 0.125] for name in names}
+        | {f"probability_{name}": calibrated[:, k] for k, name in enumerate(names)}
     )
-    submission = isic_submission(predictions, names)
+    submission = isic_submission(predictions, rule)
     header = "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK"
     assert list(submission) == header.split(",")
     assert submission["UNK"].tolist() == [0, 1]
+    for name, column in zip(names, before.T, strict=True):
+        np.testing.assert_allclose(submission[name.upper()], column, atol=1e-9)
     names_2018 = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
     assert find_isic_year(names_2018) == "2018"
     with pytest.raises(ConfigError, match="requires a model with the classes of the ISIC"):

@@ -13,7 +13,6 @@ from skincnn.config import EvaluateConfig
 from skincnn.evaluation.results import SplitResult
 from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.inference.predictions import arrays
-from skincnn.metrics.calibration import apply_temperature
 
 NAMES = ("bcc", "bkl", "mel", "nv")
 MALIGNANT = ["bcc", "mel"]
@@ -42,7 +41,7 @@ def test_scores_match_a_direct_computation(
     triage = result.triage
     assert triage is not None
     y_prob = arrays(table, NAMES)[1]
-    calibrated = apply_temperature(y_prob, result.temperature)
+    calibrated = result.calibration_map.apply(y_prob)
     far = table["distance"].to_numpy() > np.quantile(TABLES["val"]["distance"], 0.95)
     refer = (calibrated[:, [0, 2]].sum(axis=1) >= triage.threshold) | far
     malignant = table["label"].isin(MALIGNANT).to_numpy()
@@ -65,6 +64,49 @@ def test_scores_match_a_direct_computation(
     assert triage.threshold == point.threshold
     assert triage.rates["specificity"].value < point.rates["specificity"].value
     assert triage.referred.value > far.mean() > 0
+
+
+@pytest.mark.parametrize("name", ["melanoma", "malignant"])
+@pytest.mark.parametrize("split", TABLES)
+def test_the_calibration_of_a_target_matches_a_loop(
+    name: str, split: str, results: dict[str, SplitResult]
+) -> None:
+    table, result = TABLES[split], results[split]
+    labels = ["mel"] if name == "melanoma" else MALIGNANT
+    calibrated = result.calibration_map.apply(arrays(table, NAMES)[1])
+    score = calibrated[:, [NAMES.index(label) for label in labels]].sum(axis=1)
+    positive = table["label"].isin(labels).to_numpy()
+    calibration = result.targets[name].calibration
+    ratio = calibration.scores["observed_expected"]
+    assert ratio.value == pytest.approx(positive.sum() / score.sum(), abs=1e-6)
+    if split == "val":  # up to the penalty of the fit
+        assert ratio.value == pytest.approx(1, abs=0.02)
+    for estimate in calibration.scores.values():
+        assert estimate.low < estimate.value < estimate.high
+    assert sum(band.num_images for band in calibration.bands) == len(table)
+    for band in calibration.bands:
+        rows = (score >= band.low) & ((score < band.high) | (band.high == 1))
+        assert band.num_images == rows.sum()
+        assert band.num_lesions == table.loc[rows, "lesion_id"].nunique()
+        if rows.any():
+            assert band.predicted == pytest.approx(score[rows].mean(), abs=1e-6)
+            assert band.observed.value == pytest.approx(positive[rows].mean(), abs=1e-6)
+        else:
+            assert (band.predicted, band.observed.value) == (None, None)
+
+
+def test_calibration_counts_the_images_whose_most_probable_class_changes(
+    results: dict[str, SplitResult],
+) -> None:
+    y_prob = arrays(TABLES["test"], NAMES)[1]
+    result = results["test"]
+    calibrated = result.calibration_map.apply(y_prob)
+    changed = calibrated.argmax(axis=1) != y_prob.argmax(axis=1)
+    assert result.calibration.num_changed == changed.sum() > 0
+    # The predicted classes, and the scores of them, are those before calibration.
+    y_true = arrays(TABLES["test"], NAMES)[0]
+    accuracy = (y_prob.argmax(axis=1) == y_true).mean()
+    assert result.metrics["accuracy"].value == pytest.approx(accuracy, abs=1e-6)
 
 
 def test_without_a_threshold_only_out_of_distribution_images_are_referred() -> None:

@@ -27,6 +27,7 @@ from skincnn.files import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from skincnn.metrics.decision_rule import DecisionRule
     from skincnn.serving.explain import Explainer
     from skincnn.serving.predictor import Predictor
 
@@ -42,7 +43,9 @@ class Arguments:
       file, image_id         path; file name without extension
       status                 ok, or why the file is unreadable; numbers are then empty
       probability_<class>    calibrated probability of each class
-      predicted_class        the class with the highest probability
+      predicted_class        the class with the highest probability before calibration,
+                             which the report scores; after calibration, another class
+                             can have a higher probability
       malignant_probability  sum of the probabilities of the malignant classes; empty if the
                              malignancy of any class is unknown
       refer                  whether a dermatologist should examine the lesion: the
@@ -68,7 +71,8 @@ class Arguments:
     written to standard output."""
     isic_csv: Path | None = None
     """CSV file for an ISIC challenge submission, written in addition to --output. The
-    model must have the classes of the challenge of 2018 or 2019."""
+    model must have the classes of the challenge of 2018 or 2019. It contains the
+    probabilities before calibration, so that the predicted class has the highest one."""
     clinical_metadata: Path | None = None
     """CSV file with the columns image_id, age, sex and localization, for a model with
     clinical metadata."""
@@ -97,7 +101,7 @@ def command() -> None:
             arguments, paths, predictor, explainer, clinical_metadata
         )
         rule = predictor.rule
-        submission = write_submission(arguments.isic_csv, readable, rule.class_names)
+        submission = write_submission(arguments.isic_csv, readable, rule)
     for path in filter(None, (arguments.output, submission)):
         print(f"predictions  {path}", file=sys.stderr)
     print(f"refer        {describe_rule(rule)}", file=sys.stderr)
@@ -192,7 +196,7 @@ def write_predictions(
 
 
 def write_submission(
-    path: Path | None, tables: Sequence[pd.DataFrame], class_names: Sequence[str]
+    path: Path | None, tables: Sequence[pd.DataFrame], rule: DecisionRule
 ) -> Path | None:
     """Writes an ISIC submission. Returns `path`, or None if nothing was written."""
     import pandas as pd
@@ -202,7 +206,7 @@ def write_submission(
     if path is None or not any(map(len, tables)):
         return None
     with replacing(path) as temporary:
-        isic_submission(pd.concat(tables), class_names).to_csv(temporary, index=False)
+        isic_submission(pd.concat(tables), rule).to_csv(temporary, index=False)
     return path
 
 

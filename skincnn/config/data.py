@@ -31,7 +31,7 @@ class DataConfig:
     train_folds: Folds = (0, 1, 2, 3, 4, 5, 6, 7)
     """Folds for training, each in 0..9."""
     validation_folds: Folds = (8,)
-    """Folds for validation, on which the epoch, the temperature and the thresholds are
+    """Folds for validation, on which the epoch, the calibration and the thresholds are
     selected."""
     test_folds: Folds = (9,)
     """Held-out folds for testing after training. No setting is selected on these folds."""

@@ -54,7 +54,7 @@ def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
 def pool(workdirs: Sequence[Path]) -> Aggregate:
     """Pools the out-of-fold predictions of several runs, and returns their results.
 
-    The runs must have the configurations from `cross_validation_configs`. The temperature
+    The runs must have the configurations from `cross_validation_configs`. The calibration
     and the thresholds are chosen on the pooled validation predictions.
 
     Raises:

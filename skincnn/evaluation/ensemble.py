@@ -30,7 +30,7 @@ def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
 
     The probabilities in the predictions tables of the runs are averaged; no model is
     loaded. The ensemble has the splits and the variants (test-time augmentation, logit
-    adjustment) that all runs have. The temperature and the thresholds are chosen on the
+    adjustment) that all runs have. The calibration and the thresholds are chosen on the
     validation predictions of the ensemble.
 
     Raises:

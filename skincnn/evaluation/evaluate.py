@@ -49,6 +49,7 @@ from skincnn.inference.predictions import table_path, table_sha256, write_predic
 from skincnn.inference.run_dir import read_history, read_run
 from skincnn.inference.tta import VIEWS, View
 from skincnn.lookup import look_up
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.records import Record
 
 Tables = dict[str, pd.DataFrame]
@@ -133,7 +134,7 @@ def evaluate(
     clean = scores[headline]
     if options.corruptions:
         results[f"{headline}.corruptions"] = evaluate_corruptions(run, as_is, clean)
-    mistakes = collect_all_mistakes(run, as_is, clean.temperature)
+    mistakes = collect_all_mistakes(run, as_is, clean.calibration_map)
     return Evaluation(headline, gaussian, {**ood, **tables}, results, mistakes)
 
 
@@ -219,13 +220,13 @@ def evaluate_corruptions(
 
 
 def collect_all_mistakes(
-    run: LoadedRun, as_is: InferenceVariant, temperature: float
+    run: LoadedRun, as_is: InferenceVariant, calibration_map: CalibrationMap
 ) -> dict[str, Mistakes]:
     """Returns confident errors by split; omits val and splits without errors."""
     grad_cam = GradCam(run.model)
     mistakes = {
         name: collect_mistakes(
-            grad_cam, split.images, split.metadata, as_is.tables[name], temperature
+            grad_cam, split.images, split.metadata, as_is.tables[name], calibration_map
         )
         for name, split in run.splits.items()
         if name != "val"

@@ -18,7 +18,7 @@ from skincnn.evaluation.results import FOLDER
 from skincnn.files import replacing
 from skincnn.inference.grad_cam import GradCam, Maps
 from skincnn.inference.predictions import arrays, class_names_of
-from skincnn.metrics.calibration import apply_temperature
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.operating_points import find_targets
 from skincnn.metrics.sample import Labels
 
@@ -78,7 +78,7 @@ def collect_mistakes(
     images: npt.NDArray[np.uint8],
     metadata: npt.NDArray[np.float32] | None,
     predictions: pd.DataFrame,
-    temperature: float,
+    calibration_map: CalibrationMap,
     count: int = NUM_MISTAKES,
 ) -> Mistakes | None:
     """Returns the errors from `find_mistakes`, with Grad-CAM maps of the predicted classes.
@@ -90,11 +90,11 @@ def collect_mistakes(
         images: Images, uint8 [num_images, height, width, 3], in the order of `predictions`.
         metadata: Encoded clinical metadata, [num_images, num_columns]; None if not used.
         predictions: The predictions table of the images.
-        temperature: Temperature for calibration.
+        calibration_map: Calibrates the probabilities.
         count: Maximum number of errors.
     """
     class_names = class_names_of(predictions)
-    table = find_mistakes(predictions, temperature, count)
+    table = find_mistakes(predictions, calibration_map, count)
     if table.empty:
         return None
     rows = table["position"].to_numpy()
@@ -106,7 +106,7 @@ def collect_mistakes(
 
 
 def find_mistakes(
-    predictions: pd.DataFrame, temperature: float, count: int
+    predictions: pd.DataFrame, calibration_map: CalibrationMap, count: int
 ) -> pd.DataFrame:
     """Returns at most `count` confident errors, one image per lesion.
 
@@ -117,7 +117,7 @@ def find_mistakes(
     """
     class_names = class_names_of(predictions)
     y_true, y_prob = arrays(predictions, class_names)
-    calibrated = apply_temperature(y_prob, temperature)
+    calibrated = calibration_map.apply(y_prob)
     y_pred, rows = y_prob.argmax(axis=1), np.arange(len(y_true))
     table = pd.DataFrame(
         {

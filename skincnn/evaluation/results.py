@@ -14,6 +14,7 @@ from typing import TypeVar
 from skincnn.data.characteristics import Characteristics
 from skincnn.data.leakage import SplitLeakage
 from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.records import Part, Record, read_record, write_record
 
 FOLDER = "results"
@@ -31,10 +32,44 @@ class ClassScores(Part):
 
 
 class Calibration(Part):
-    """Calibration metrics by name, before and after temperature scaling."""
+    """Calibration metrics by name, before and after calibration.
+
+    `num_changed` is the number of images for which calibration changes the most probable
+    class. It does not change the predicted class.
+    """
 
     before: dict[str, Estimate]
     after: dict[str, Estimate]
+    num_changed: int
+
+
+class ProbabilityBand(Part):
+    """The images whose calibrated probability of a target is in low..high.
+
+    Attributes:
+        low: Smallest probability of the band.
+        high: Largest probability, which belongs to the next band unless it is 1.
+        predicted: Mean probability of these images; None without images.
+        observed: Share of these images that show the target.
+    """
+
+    low: float
+    high: float
+    num_images: int
+    num_lesions: int
+    predicted: float | None
+    observed: Estimate
+
+
+class TargetCalibration(Part):
+    """Calibration of the probability of a target.
+
+    `scores` contains the value of each of `CALIBRATION_SCORES`, and `bands` the reliability
+    curve in the `BANDS` of `skincnn.metrics.calibration`.
+    """
+
+    scores: dict[str, Estimate]
+    bands: tuple[ProbabilityBand, ...]
 
 
 class Outcomes(Part):
@@ -76,6 +111,7 @@ class TargetScores(Part):
     num_images: int
     num_lesions: int
     auc: Estimate
+    calibration: TargetCalibration
     operating_points: dict[str, OperatingPointScores]
 
 
@@ -144,10 +180,10 @@ class SplitResult(Record):
             "adjusted" (logit adjustment), or both, such as "d4_adjusted".
         stored_in: The part of the dataset that contains the images, such as "folds 8, 9".
         predictions_sha256: SHA-256 of the predictions table.
-        validation_sha256: SHA-256 of the validation table on which the temperature and
-            the thresholds were chosen.
+        validation_sha256: SHA-256 of the validation table on which the calibration map
+            and the thresholds were chosen.
         missing_classes: Classes without images. Means over classes exclude them.
-        temperature: Temperature for calibration, chosen on validation.
+        calibration_map: Calibrates the probabilities; fitted on validation.
         thresholds: Thresholds by target and operating point, chosen on validation.
         metrics: Value of each of `METRICS`.
         confusion_matrix: Number of images of class i (row) predicted as class j (column).
@@ -175,7 +211,7 @@ class SplitResult(Record):
     num_images: int
     num_lesions: int
     missing_classes: tuple[str, ...]
-    temperature: float
+    calibration_map: CalibrationMap
     thresholds: dict[str, dict[str, float | None]]
     metrics: dict[str, Estimate]
     classes: dict[str, ClassScores]

@@ -25,7 +25,6 @@ from skincnn.evaluation.results import (
 )
 from skincnn.inference.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupt
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.metrics.calibration import apply_temperature
 from skincnn.metrics.classification import balanced_accuracy
 from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.metrics.sample import Floats, Scores
@@ -69,7 +68,7 @@ def score_corruptions(
 ) -> CorruptionResult:
     """Returns a model's scores on the corrupted images of a split.
 
-    The temperature and the threshold are those chosen on clean validation images.
+    The calibration and the threshold are those chosen on clean validation images.
 
     Args:
         predict: See `Predict`; called with at most `CHUNK` images at a time.
@@ -125,7 +124,7 @@ def _score(
     counts = sample.num_lesions_per_rate(y_prob)
     rates: dict[str, Estimate] = {}
     if melanoma := sample.targets.get("melanoma"):
-        score = melanoma.score(apply_temperature(y_prob, clean.temperature))
+        score = melanoma.score(clean.calibration_map.apply(y_prob))
         threshold = clean.thresholds["melanoma"][HEADLINE_POINT.key]
         rates = sample.rates(melanoma.positive(sample.arrays[0]), score, threshold)
     scores = CorruptionScores(

@@ -28,10 +28,14 @@ from skincnn.evaluation.results import (
     TargetScores,
     split_name,
 )
-from skincnn.evaluation.triage import ValidationChoices, choose_on_validation, score_triage
+from skincnn.evaluation.triage import (
+    ValidationChoices,
+    choose_on_validation,
+    score_calibration,
+    score_triage,
+)
 from skincnn.inference.predictions import table_sha256
 from skincnn.metrics.bootstrap import Estimate, bootstrap, estimate
-from skincnn.metrics.calibration import apply_temperature
 from skincnn.metrics.classification import (
     METRICS,
     PER_CLASS_METRICS,
@@ -79,7 +83,7 @@ def score_variants(
 ) -> tuple[dict[str, pd.DataFrame], dict[str, SplitResult]]:
     """Returns the predictions tables and their results by name, such as "test.d4".
 
-    The temperature and the thresholds of each variant are chosen on the "val" table.
+    The calibration map and the thresholds of each variant are chosen on the "val" table.
 
     Args:
         variants: First the model as is, then the variants to compare with it.
@@ -118,7 +122,7 @@ def score_split(
 ) -> SplitResult:
     """Returns the result of a split, without leakage and differences."""
     table, (y_true, y_prob) = sample.table, sample.arrays
-    calibrated = apply_temperature(y_prob, choices.temperature)
+    calibrated = choices.calibration_map.apply(y_prob)
     metrics, classes = score_classes(sample)
     functions = {name: FUNCTIONS[name] for name in CALIBRATION_METRICS}
     after = sample.bootstrap(functions, calibrated)
@@ -132,7 +136,7 @@ def score_split(
         num_images=len(table),
         num_lesions=int(table["lesion_id"].nunique()),
         missing_classes=tuple(n for n in classes if not classes[n].num_images),
-        temperature=round(choices.temperature, 6),
+        calibration_map=choices.calibration_map,
         thresholds=choices.thresholds,
         metrics=metrics,
         classes=classes,
@@ -140,6 +144,7 @@ def score_split(
         calibration=Calibration(
             before={name: metrics[name] for name in CALIBRATION_METRICS},
             after={name: sample.estimate(values) for name, values in after.items()},
+            num_changed=int((calibrated.argmax(axis=1) != y_prob.argmax(axis=1)).sum()),
         ),
         targets={
             name: score_target(sample, target, calibrated, choices.thresholds[name])
@@ -199,11 +204,11 @@ def calibrated_values(sample: Resampled, validation: pd.DataFrame) -> dict[str, 
     These scores are `CALIBRATED_ECE` and, if a class is melanoma, the other names in
     `CALIBRATED`. The sensitivity and the specificity are those at the threshold of
     `HEADLINE_POINT`; they are NaN if no threshold reaches this operating point. The
-    temperature and the threshold are chosen on the validation table of the same variant.
+    calibration and the threshold are chosen on the validation table of the same variant.
     """
     choices = choose_on_validation(validation)
     y_true, y_prob = sample.arrays
-    calibrated = apply_temperature(y_prob, choices.temperature)
+    calibrated = choices.calibration_map.apply(y_prob)
     values = sample.bootstrap({CALIBRATED_ECE: ece}, calibrated)
     melanoma = sample.targets.get("melanoma")
     if melanoma is None:
@@ -235,6 +240,7 @@ def score_target(
         num_images=int(positive.sum()),
         num_lesions=int(sample.table["lesion_id"][positive].nunique()),
         auc=sample.estimate(_auc(positive, score, sample.weights)),
+        calibration=score_calibration(sample, positive, score),
         operating_points={
             key: OperatingPointScores(
                 threshold=threshold,

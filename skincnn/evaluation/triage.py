@@ -1,4 +1,4 @@
-"""Temperature and thresholds chosen on validation, and scores of the referral rule."""
+"""Calibration and thresholds chosen on validation, and scores of the referral rule."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ import numpy as np
 import pandas as pd
 
 from skincnn.evaluation.resampled import Resampled, count_outcomes
-from skincnn.evaluation.results import TriageScores
+from skincnn.evaluation.results import ProbabilityBand, TargetCalibration, TriageScores
 from skincnn.inference.predictions import DISTANCE, arrays, class_names_of
-from skincnn.metrics.calibration import apply_temperature, fit_temperature
+from skincnn.metrics.bootstrap import bootstrap, count_groups, estimate
+from skincnn.metrics.calibration import (
+    BANDS,
+    CALIBRATION_SCORES,
+    CalibrationMap,
+    find_bands,
+    fit_calibration,
+    reliability_curve,
+)
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
 from skincnn.metrics.operating_points import (
     OPERATING_POINTS,
     choose_threshold,
     find_targets,
 )
-from skincnn.metrics.sample import Floats
+from skincnn.metrics.sample import Flags, Floats, Scores
 
 ACCEPTED = 0.95
 """Share of the validation images that are accepted as in-distribution."""
@@ -25,7 +33,7 @@ ACCEPTED = 0.95
 
 @dataclass(frozen=True)
 class ValidationChoices:
-    """The temperature and thresholds, chosen on validation and used for all splits.
+    """The calibration map and thresholds, chosen on validation and used for all splits.
 
     Attributes:
         thresholds: By target and operating point; None where `choose_threshold` finds none.
@@ -33,19 +41,19 @@ class ValidationChoices:
             if the validation table has no distances.
     """
 
-    temperature: float
+    calibration_map: CalibrationMap
     thresholds: dict[str, dict[str, float | None]]
     max_distance: float | None
 
 
 def choose_on_validation(validation: pd.DataFrame) -> ValidationChoices:
-    """Returns the temperature and the thresholds, chosen on a validation table."""
+    """Returns the calibration map and the thresholds, chosen on a validation table."""
     class_names = class_names_of(validation)
     y_true, y_prob = arrays(validation, class_names)
-    temperature = fit_temperature(y_true, y_prob)
-    calibrated = apply_temperature(y_prob, temperature)
+    calibration_map = fit_calibration(y_true, y_prob)
+    calibrated = calibration_map.apply(y_prob)
     return ValidationChoices(
-        temperature,
+        calibration_map,
         {
             target.name: {
                 point.key: choose_threshold(
@@ -64,6 +72,38 @@ def choose_max_distance(validation: pd.DataFrame) -> float:
     return float(np.quantile(validation[DISTANCE], ACCEPTED))
 
 
+def score_calibration(
+    sample: Resampled, positive: Flags, score: Scores
+) -> TargetCalibration:
+    """Returns how well the calibrated probabilities of a target match its frequency.
+
+    `positive` contains whether each image shows the target, and `score` its calibrated
+    probability, both [num_images].
+    """
+    two_classes = np.stack([1 - score, score], axis=1)
+    functions = {**CALIBRATION_SCORES, "curve": reliability_curve}
+    values = bootstrap(functions, positive.astype(int), two_classes, sample.weights)
+    in_band = find_bands(score)[:, None] == np.arange(len(BANDS) - 1)
+    num_lesions = count_groups(sample.lesions, in_band)
+    observed = estimate(values.pop("curve"), sample.config.confidence, num_lesions)
+    return TargetCalibration(
+        scores={name: sample.estimate(part) for name, part in values.items()},
+        bands=tuple(
+            ProbabilityBand(
+                low=low,
+                high=high,
+                num_images=int(rows.sum()),
+                num_lesions=int(lesions),
+                predicted=round(float(score[rows].mean()), 6) if rows.any() else None,
+                observed=share,
+            )
+            for low, high, rows, lesions, share in zip(
+                BANDS[:-1], BANDS[1:], in_band.T, num_lesions, observed, strict=True
+            )
+        ),
+    )
+
+
 def score_triage(
     sample: Resampled, calibrated: Floats, choices: ValidationChoices
 ) -> TriageScores | None:
@@ -77,7 +117,7 @@ def score_triage(
         return None
     rule = DecisionRule(
         class_names=sample.class_names,
-        temperature=choices.temperature,
+        calibration_map=choices.calibration_map,
         threshold=choices.thresholds[TARGET][DEFAULT_OPERATING_POINT],
         max_distance=choices.max_distance,
     )

@@ -1,46 +1,164 @@
-"""Calibration of probabilities: temperature scaling and reliability diagrams."""
+"""Calibration of probabilities, and how well the probability of a target is calibrated."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import scipy.optimize
 import scipy.special
 
-from skincnn.metrics.classification import NUM_BINS, confidence_bins, log_loss
+from skincnn.metrics.classification import NUM_BINS, MetricFunction, confidence_bins
 from skincnn.metrics.sample import Floats, Labels, Sample, Scores, divide
+from skincnn.records import Part
 
-TEMPERATURES = (0.05, 20.0)
-"""Minimum and maximum of the fitted temperature."""
+TINY = float(np.finfo(np.float32).tiny)
+"""Smallest probability whose logarithm is used."""
+PRIOR_SD = 2.0
+"""Standard deviation of the normal prior of each bias; that of log(temperature) is 1."""
+BANDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Edges of the probability bands of `reliability_curve`; a band excludes its upper edge."""
+MAX_STEPS = 30
+"""Maximum number of Newton steps of a logistic regression."""
 
 
-def fit_temperature(y_true: Labels, y_prob: Floats) -> float:
-    """Returns the temperature in 0.05..20 that minimizes the log loss.
+class CalibrationMap(Part):
+    """Temperature scaling with a bias for each class.
 
-    A value above 1 indicates overconfidence. Use the validation split, because scores on
-    the images used for fitting are optimistic. Guo et al., On Calibration of Modern Neural
-    Networks (2017), section 4.2. For the shapes, see `Sample`.
+    calibrated probabilities = softmax(log(probabilities) / temperature + bias)
+
+    Alexandari, Kundaje and Shrikumar, Maximum Likelihood with Bias-Corrected Calibration is
+    Hard-To-Beat at Label Shift Adaptation (2020), arXiv:1901.06852, section 2.
+
+    Attributes:
+        temperature: Positive divisor of the log probabilities.
+        bias: One number for each class, in the order of the model's outputs.
     """
 
-    def loss(log_temperature: float) -> float:
-        scaled = apply_temperature(y_prob, float(np.exp(log_temperature)))
-        return float(log_loss(Sample(y_true, scaled)))
+    temperature: float
+    bias: tuple[float, ...]
 
-    bounds = tuple(np.log(TEMPERATURES))
-    result = scipy.optimize.minimize_scalar(
-        loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}
+    def logits(self, log_prob: Any) -> Any:
+        """Returns the logits of the calibrated probabilities, [num_images, num_classes].
+
+        Only operators are used, so that the map works with NumPy arrays (evaluation) and
+        TensorFlow tensors (exports). `log_prob` are logarithms of probabilities, in the
+        same shape.
+        """
+        return log_prob / self.temperature + self.bias
+
+    def apply(self, y_prob: Floats) -> Floats:
+        """Returns the calibrated probabilities, [num_images, num_classes].
+
+        The probabilities `y_prob` [num_images, num_classes] are clipped to at least
+        1.2e-38. The most probable class of an image can change.
+        """
+        return np.asarray(scipy.special.softmax(self.logits(_log(y_prob)), axis=1))
+
+    def undo(self, calibrated: Floats) -> Floats:
+        """Returns the probabilities for which `apply` returns `calibrated`."""
+        logits = (_log(calibrated) - self.bias) * self.temperature
+        return np.asarray(scipy.special.softmax(logits, axis=1))
+
+
+def fit_calibration(y_true: Labels, y_prob: Floats) -> CalibrationMap:
+    """Returns the calibration map with the smallest penalized log loss.
+
+    loss = sum over images of -log(calibrated probability of the true class)
+           + log(temperature)^2 / 2 + sum over classes of bias^2 / (2 PRIOR_SD^2)
+
+    The penalty is that of normal priors around no change. It does not grow with the number
+    of images: with many images the loss is the likelihood, and with few images the map
+    stays close to the model's probabilities. At the minimum, the calibrated probabilities
+    of each class add up to its number of images minus bias / PRIOR_SD^2. Therefore their
+    mean is nearly the observed share of the class, and the bias of a class without images
+    is finite.
+
+    Use the validation split, because scores on the images used for fitting are optimistic.
+    For the shapes, see `Sample`. The values are rounded to 6 decimals.
+    """
+    log_prob, num_classes = _log(y_prob), y_prob.shape[1]
+    one_hot = np.eye(num_classes)[y_true]
+
+    def loss(parameters: Scores) -> tuple[float, Scores]:
+        log_scale, bias = parameters[0], parameters[1:]
+        scaled = np.exp(log_scale) * log_prob
+        log_calibrated = scipy.special.log_softmax(scaled + bias, axis=1)
+        error = np.exp(log_calibrated) - one_hot
+        value = -(one_hot * log_calibrated).sum()
+        penalty = log_scale**2 / 2 + (bias**2).sum() / (2 * PRIOR_SD**2)
+        slope = (error * scaled).sum() + log_scale
+        slopes = error.sum(axis=0) + bias / PRIOR_SD**2
+        return float(value + penalty), np.array([slope, *slopes])
+
+    result = scipy.optimize.minimize(
+        loss,
+        np.zeros(1 + num_classes),
+        method="L-BFGS-B",
+        jac=True,
+        options={"ftol": 1e-15, "gtol": 1e-8, "maxiter": 1000},
     )
-    return float(np.exp(result.x))
+    log_scale, *bias = result.x.tolist()
+    temperature = round(float(np.exp(-log_scale)), 6)
+    return CalibrationMap(
+        temperature=temperature, bias=tuple(round(each, 6) for each in bias)
+    )
 
 
-def apply_temperature(y_prob: Floats, temperature: float) -> Floats:
-    """Returns the softmax of logits / temperature, [num_images, num_classes].
+def observed_expected(sample: Sample) -> Scores:
+    """Returns the number of positive images divided by the sum of their probabilities.
 
-    Log probabilities are used as logits: the two differ only by a constant for each image.
-    The predicted classes do not change. The probabilities `y_prob`
-    [num_images, num_classes] are clipped to at least 1.2e-38.
+    The best value is 1. Below 1, the probabilities are too high on average. The ratio is
+    NaN without positive images. In this and the following functions, `sample` has two
+    classes, the second of which is the target.
     """
-    logits = np.log(np.maximum(y_prob, np.finfo(np.float32).tiny))
-    return np.asarray(scipy.special.softmax(logits / temperature, axis=1))
+    observed = sample.weights @ (sample.y_true == 1).astype(float)
+    ratio = divide(observed, sample.weights @ sample.y_prob[:, 1])
+    return np.where(observed > 0, ratio, np.nan)
+
+
+def calibration_slope(sample: Sample) -> Scores:
+    """Returns the slope of a logistic regression of the target on its log odds.
+
+    The best value is 1. Below 1, high probabilities are too high and low ones too low. Cox,
+    Two further applications of a model for binary regression (1958). The slope is NaN if
+    the regression has no finite solution.
+    """
+    return 1 + _recalibrate(sample, num_coefficients=2)[..., 1]
+
+
+def calibration_intercept(sample: Sample) -> Scores:
+    """Returns the intercept of a logistic regression with the slope fixed at 1.
+
+    This is called calibration-in-the-large. The best value is 0. Below 0, the probabilities
+    are too high on average. Van Calster et al., Calibration: the Achilles heel of
+    predictive analytics (2019), BMC Medicine 17:230. The intercept is NaN if all images or
+    none are positive.
+    """
+    return _recalibrate(sample, num_coefficients=1)[..., 0]
+
+
+CALIBRATION_SCORES: dict[str, MetricFunction] = {
+    "observed_expected": observed_expected,
+    "slope": calibration_slope,
+    "intercept": calibration_intercept,
+}
+"""Calibration of the probability of a target: scores of a sample with two classes."""
+
+
+def find_bands(score: Floats) -> Labels:
+    """Returns the index in `BANDS` of the band of each probability, [num_images]."""
+    return np.searchsorted(BANDS[1:-1], score, side="right")
+
+
+def reliability_curve(sample: Sample) -> Scores:
+    """Returns the share of positive images in each probability band, [..., num_bands].
+
+    The share is NaN in a band without images. For `sample`, see `observed_expected`.
+    """
+    bands, num_bands = find_bands(sample.y_prob[:, 1]), len(BANDS) - 1
+    observed = sample.sums(bands, num_bands, values=sample.y_true == 1)
+    return divide(observed, sample.sums(bands, num_bands))
 
 
 def reliability(y_true: Labels, y_prob: Floats) -> dict[str, Scores]:
@@ -62,3 +180,41 @@ def reliability(y_true: Labels, y_prob: Floats) -> dict[str, Scores]:
         "confidence": divide(confidence, num_images),
         "accuracy": divide(correct, num_images),
     }
+
+
+def _log(y_prob: Floats) -> Floats:
+    return np.log(np.maximum(np.asarray(y_prob, np.float64), TINY))
+
+
+def _recalibrate(sample: Sample, num_coefficients: int) -> Scores:
+    """Returns how to change the log odds to fit the target, [..., num_coefficients].
+
+    The coefficients are those of a logistic regression of the target on 1 and, if there are
+    two, the log odds, in addition to the log odds themselves (offset). Newton's method
+    starts at 0; where it does not converge, the coefficients are NaN. Probabilities are
+    clipped to 1e-7..1-1e-7.
+    """
+    log_odds = scipy.special.logit(np.clip(sample.y_prob[:, 1], 1e-7, 1 - 1e-7))
+    features = np.stack([np.ones_like(log_odds), log_odds], axis=1)[:, :num_coefficients]
+    products = (features[:, :, None] * features[:, None]).reshape(len(features), -1)
+    positive, weights = sample.y_true == 1, sample.weights
+    coefficients = np.zeros((*weights.shape[:-1], num_coefficients))
+    step = np.full_like(coefficients, np.inf)
+    for _ in range(MAX_STEPS):
+        probability = scipy.special.expit(coefficients @ features.T + log_odds)
+        gradient = (weights * (positive - probability)) @ features
+        curvature = (weights * probability * (1 - probability)) @ products
+        step = _solve(curvature.reshape(*gradient.shape, num_coefficients), gradient)
+        if not (np.abs(step) > 1e-8).any():
+            break
+        coefficients = coefficients + np.nan_to_num(step)
+    converged = np.abs(step).max(axis=-1, keepdims=True) < 1e-6
+    return np.where(converged, coefficients, np.nan)
+
+
+def _solve(matrix: Scores, vector: Scores) -> Scores:
+    """Returns the solutions of systems of linear equations; NaN for singular ones."""
+    singular = ~(np.abs(np.linalg.det(matrix)) > 0)
+    safe = np.where(singular[..., None, None], np.eye(matrix.shape[-1]), matrix)
+    solution = np.linalg.solve(safe, vector[..., None])[..., 0]
+    return np.where(singular[..., None], np.nan, solution)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.operating_points import find_targets
 from skincnn.records import Part
 
@@ -16,12 +17,12 @@ DEFAULT_OPERATING_POINT = "sensitivity=0.90"
 class DecisionRule(Part):
     """The rule that decides which images are referred. Every export contains it.
 
-    The temperature, the threshold and the maximum distance are chosen on the validation
+    The calibration map, the threshold and the maximum distance are chosen on the validation
     split.
 
     Attributes:
         class_names: Class names, in the order of the model's outputs.
-        temperature: Divisor of the logits (temperature scaling).
+        calibration_map: Calibrates the probabilities.
         operating_point: Operating point of `TARGET` for which the threshold was chosen.
         threshold: Probability of `TARGET`, in 0..1, at or above which an image is referred;
             None if `choose_threshold` finds none, or if no class is malignant.
@@ -29,7 +30,7 @@ class DecisionRule(Part):
     """
 
     class_names: tuple[str, ...]
-    temperature: float
+    calibration_map: CalibrationMap
     operating_point: str = DEFAULT_OPERATING_POINT
     threshold: float | None
     max_distance: float

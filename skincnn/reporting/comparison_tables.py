@@ -24,7 +24,7 @@ NOT_COMPARABLE = (
     "only within a table."
 )
 CALIBRATED_CAPTION = (
-    "After temperature scaling on the validation split; melanoma sensitivity and "
+    "After calibration on the validation split; melanoma sensitivity and "
     f"specificity at the validation threshold for {HEADLINE_POINT.text}:"
 )
 UNDEFINED = Estimate(None, None, None)

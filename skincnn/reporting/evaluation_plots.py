@@ -18,7 +18,12 @@ from matplotlib.text import Text
 
 from skincnn.classes import describe
 from skincnn.data.characteristics import ImageFlow
-from skincnn.evaluation.results import CorruptionResult, CorruptionScores, SubgroupScores
+from skincnn.evaluation.results import (
+    CorruptionResult,
+    CorruptionScores,
+    SubgroupScores,
+    TargetScores,
+)
 from skincnn.metrics.classification import auc_per_class, average_precision_per_class
 from skincnn.metrics.sample import Sample
 from skincnn.reporting.labels import class_label, corruption_label, subgroup_label
@@ -105,10 +110,40 @@ def plot_precision_recall_curves(
     return figure
 
 
-def plot_reliability(
-    before: pd.DataFrame, after: pd.DataFrame, temperature: float, title: str
-) -> Figure:
-    """Draws reliability diagrams before and after temperature scaling.
+def plot_target_calibration(targets: Mapping[str, TargetScores], title: str) -> Figure:
+    """Draws the observed share of each target against its calibrated probability.
+
+    A point is the mean of a probability band, with the confidence interval of the share.
+    """
+    figure = Figure(figsize=(4.5 * len(targets), 5.1), layout="constrained")
+    figure.suptitle(f"Reliability curves\n{title}", fontsize=12)
+    grid = figure.subplots(
+        2, len(targets), sharex=True, squeeze=False, height_ratios=[3, 1]
+    )
+    for (upper, lower), (name, target) in zip(grid.T, targets.items(), strict=True):
+        for band in target.calibration.bands:
+            share, mean = band.observed, band.predicted
+            if mean is None or share.value is None:
+                continue
+            if share.low is not None and share.high is not None:
+                upper.plot([mean, mean], [share.low, share.high], color=BLUE, linewidth=2)
+            upper.plot(mean, share.value, "s", color=BLUE, markersize=6, clip_on=False)
+            style = {"align": "edge", "color": BLUE, "edgecolor": "white"}
+            lower.bar(band.low, band.num_images, band.high - band.low, **style)
+        upper.plot([0, 1], [0, 1], color=GRAY, linestyle=":")
+        upper.set_ylim(-0.02, 1.02)
+        upper.set_xlim(-0.02, 1.02)
+        upper.grid(alpha=0.3)
+        upper.set_title(name if name == "melanoma" else "malignant lesions", fontsize=12)
+        lower.set_yscale("symlog", linthresh=1)
+        lower.set_xlabel("calibrated probability", fontsize=11)
+    grid[0, 0].set_ylabel("observed share", fontsize=11)
+    grid[1, 0].set_ylabel("images", fontsize=11)
+    return figure
+
+
+def plot_reliability(before: pd.DataFrame, after: pd.DataFrame, title: str) -> Figure:
+    """Draws reliability diagrams of the largest probability before and after calibration.
 
     `before` and `after` are tables of `skincnn.metrics.calibration.reliability`.
     """
@@ -131,8 +166,8 @@ def plot_reliability(
         lower.bar(bins["low"], bins["num_images"], width, **style)
         lower.set_xlim(0, 1)
         lower.set_xlabel("confidence (largest probability)", fontsize=11)
-    grid[0, 0].set_title("before temperature scaling", fontsize=12)
-    grid[0, 1].set_title(f"after temperature scaling (T = {temperature:.2f})", fontsize=12)
+    grid[0, 0].set_title("before calibration", fontsize=12)
+    grid[0, 1].set_title("after calibration", fontsize=12)
     grid[0, 0].set_ylabel("accuracy", fontsize=11)
     grid[1, 0].set_ylabel("images", fontsize=11)
     return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skincnn.classes import describe
-from skincnn.evaluation.results import SplitResult
+from skincnn.evaluation.results import ProbabilityBand, SplitResult
 from skincnn.inference.logit_adjustment import ADJUSTED, unadjusted_name
 from skincnn.metrics.bootstrap import Estimate
 
@@ -18,7 +18,7 @@ METRIC_LABELS = {
     "isic_score": "ISIC 2018 score",
     "brier": "Brier score",
     "adaptive_ece": "adaptive ECE",
-    "calibrated_ece": "ECE after temperature scaling",
+    "calibrated_ece": "ECE after calibration",
 }
 """Labels that cannot be derived from the name of the metric."""
 CAPITALS = {"auc": "AUC", "ece": "ECE", "f1": "F1"}
@@ -88,17 +88,25 @@ def split_role(result: SplitResult) -> str:
     """Returns a sentence on how a split was used; "" for a split with leakage."""
     if result.split == "val":
         return (
-            "The epoch, the temperature and the thresholds were chosen on these images, so "
+            "The epoch, the calibration and the thresholds were chosen on these images, so "
             "the scores are optimistic."
         )
     if result.split == "out_of_fold":
         return (
-            "The epochs, the temperature and the thresholds were chosen on validation "
+            "The epochs, the calibration and the thresholds were chosen on validation "
             "folds, which are test folds of other models."
         )
     if result.leakage is not None and result.leakage.num_leaky_images:
         return ""
     return "These images were not used for training or for any choice."
+
+
+def band_label(band: ProbabilityBand) -> str:
+    """Returns "below 2 %", "20 to 40 %" or "80 % or more"."""
+    low, high = f"{100 * band.low:.0f}", f"{100 * band.high:.0f} %"
+    if not band.low:
+        return f"below {high}"
+    return f"{low} % or more" if band.high == 1 else f"{low} to {high}"
 
 
 def variant_label(result: SplitResult) -> str:
@@ -151,6 +159,11 @@ def percent_interval(score: Estimate) -> str:
     if score.value is None or score.low is None or score.high is None:
         return f"{percent(score)} [{NO_INTERVAL}]"
     return f"{percent(score)} [{100 * score.low:.0f}, {100 * score.high:.0f}]"
+
+
+def per_hundred(score: Estimate) -> str:
+    """Returns how many of 100, with the interval, such as "64 [55, 73]"."""
+    return percent_interval(score).replace(" %", "")
 
 
 def confidence_interval(score: Estimate, confidence: float, *, as_percent: bool) -> str:

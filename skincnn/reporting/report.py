@@ -12,7 +12,7 @@ from skincnn.evaluation.mistakes import Mistakes, mistakes_path
 from skincnn.evaluation.results import SplitResult
 from skincnn.files import replacing, write_text
 from skincnn.inference.predictions import arrays
-from skincnn.metrics.calibration import apply_temperature, reliability
+from skincnn.metrics.calibration import reliability
 from skincnn.metrics.operating_points import HEADLINE_POINT, decision_curve, find_targets
 from skincnn.metrics.sample import Sample
 from skincnn.reporting import evaluation_plots as plots
@@ -120,14 +120,13 @@ def _draw_curves(result: SplitResult, table: pd.DataFrame, title: str) -> dict[s
     names = result.class_names
     y_true, y_prob = arrays(table, names)
     sample = Sample(y_true, y_prob)
-    calibrated = apply_temperature(y_prob, result.temperature)
+    calibrated = result.calibration_map.apply(y_prob)
     figures = {
         "roc": plots.plot_roc_curves(sample, names, title),
         "precision_recall": plots.plot_precision_recall_curves(sample, names, title),
         "reliability": plots.plot_reliability(
             pd.DataFrame(reliability(y_true, y_prob)),
             pd.DataFrame(reliability(y_true, calibrated)),
-            result.temperature,
             title,
         ),
     }
@@ -140,6 +139,8 @@ def _draw_curves(result: SplitResult, table: pd.DataFrame, title: str) -> dict[s
     }
     if curves:
         figures["decision_curve"] = plots.plot_decision_curves(curves, title)
+        shown = {name: result.targets[name] for name in curves}
+        figures["calibration"] = plots.plot_target_calibration(shown, title)
     return figures
 
 

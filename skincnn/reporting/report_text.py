@@ -13,6 +13,7 @@ from skincnn.evaluation.results import (
     CorruptionResult,
     CorruptionRow,
     Outcomes,
+    ProbabilityBand,
     SplitResult,
     TargetScores,
     TriageScores,
@@ -61,6 +62,8 @@ TTA_TEXT = {"d4": "rotated or mirrored", "augment": "changed at random as in tra
 """How each kind of test-time augmentation changes the views of an image."""
 EXPORTED_VIEWS = {"d4": 8}
 """Number of views of each kind of test-time augmentation that exports support."""
+MIN_BAND_IMAGES = 20
+"""Minimum number of images in a band that a sentence describes."""
 MODEL_CARD_METRICS = (*SUMMARY_METRICS, "log_loss", "ece")
 
 
@@ -125,6 +128,19 @@ def count_benign_predictions(result: SplitResult) -> tuple[int, int]:
     malignant = np.array([bool(diagnosis.malignant) for diagnosis in known])
     rows = np.array(result.confusion_matrix)[malignant]
     return int(rows[:, ~malignant].sum()), int(rows.sum())
+
+
+def outer_bands(target: TargetScores) -> list[ProbabilityBand]:
+    """Returns the lowest and the highest band of at least `MIN_BAND_IMAGES` images.
+
+    Bands without an interval are skipped; there may be fewer than two such bands.
+    """
+    bands = [
+        band
+        for band in target.calibration.bands
+        if band.num_images >= MIN_BAND_IMAGES and band.observed.low is not None
+    ]
+    return bands if len(bands) < 2 else [bands[0], bands[-1]]
 
 
 def describe_scores(results: RunResults) -> str:

@@ -26,7 +26,7 @@ def describe_training(results: RunResults) -> str:
         names = ", ".join(member.name for member in info.members)
         return (
             f"The ensemble averages the probabilities of {count} models ({names}). Its "
-            f"temperature and its thresholds were chosen on the {split_label(validation)}."
+            f"calibration and its thresholds were chosen on the {split_label(validation)}."
         )
     if info.kind == "cross_validation":
         sizes = [member.audit.num_images["train"] for member in info.members]

@@ -168,7 +168,7 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
         )
     return DecisionRule(
         class_names=result.class_names,
-        temperature=result.temperature,
+        calibration_map=result.calibration_map,
         operating_point=spec.operating_point,
         threshold=thresholds.get(spec.operating_point),
         max_distance=ood.max_distance,

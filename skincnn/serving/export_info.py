@@ -68,7 +68,7 @@ class ExportInfo(Record):
         format: "saved_model" or a key of `RUNTIMES`.
         synthetic: Whether the model was trained on synthetic images.
         dataset: Full name of the TFDS dataset.
-        rule: Class names, temperature and thresholds of the referral rule.
+        rule: Class names, calibration and thresholds of the referral rule.
         tta: Test-time augmentation that is part of the export; "" for none.
         preprocessing: The preprocessing of each network.
         inputs: Maps the name of each input of a SavedModel to its type and meaning.

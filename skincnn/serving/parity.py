@@ -11,7 +11,6 @@ import pandas as pd
 
 from skincnn.errors import DataError
 from skincnn.inference.predictions import DISTANCE, arrays
-from skincnn.metrics.calibration import apply_temperature
 from skincnn.metrics.classification import balanced_accuracy
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.sample import Floats, Labels, Sample
@@ -63,7 +62,7 @@ def decide(
 
     See `Output` for `probabilities` and `distances`.
     """
-    calibrated = apply_temperature(probabilities, rule.temperature).astype(np.float32)
+    calibrated = rule.calibration_map.apply(probabilities).astype(np.float32)
     decisions = rule.decide(calibrated, distances.astype(np.float32))
     return Output(probabilities, distances, *decisions)
 

@@ -24,7 +24,8 @@ def postprocess(
     """Returns the outputs of a served model by name, for a batch of images.
 
     Probabilities are averaged over models and views, as in
-    `inference.predictions.mean_predictions`, and then calibrated by temperature scaling.
+    `inference.predictions.mean_predictions`, and then calibrated with
+    `CalibrationMap`.
 
     Args:
         logits: One tensor for each model and view, float32 [batch, num_classes].
@@ -39,7 +40,8 @@ def postprocess(
         uncalibrated_probabilities: Probabilities before calibration, float32
             [batch, num_classes].
         class_names: Class names, repeated in each row, string [batch, num_classes].
-        predicted_class: Class with the highest probability, string [batch].
+        predicted_class: Class with the highest probability before calibration, string
+            [batch], as in the scores of the evaluation.
         malignant_probability: Sum of the probabilities of the malignant classes, float32
             [batch]; NaN if the malignancy of any class is unknown.
         refer: Whether the rule refers the image, bool [batch].
@@ -51,12 +53,12 @@ def postprocess(
         [tf.nn.log_softmax(part) for part in logits], axis=0
     ) - math.log(len(logits))
     uncalibrated = tf.exp(log_mean)
-    probabilities = tf.nn.softmax(log_mean / rule.temperature)
+    probabilities = tf.nn.softmax(rule.calibration_map.logits(log_mean))
     distance = tf.reduce_mean(tf.stack(distances), axis=0)
     malignant = tf.linalg.matvec(probabilities, _malignant_weights(rule.class_names))
     refer, out_of_distribution = rule.decide(probabilities, distance)
     names = tf.constant(rule.class_names)
-    predicted = tf.gather(names, tf.argmax(probabilities, axis=-1))
+    predicted = tf.gather(names, tf.argmax(log_mean, axis=-1))
     rows = is_readable[:, None]
     return {
         "probabilities": tf.where(rows, probabilities, math.nan),

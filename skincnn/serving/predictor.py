@@ -53,7 +53,7 @@ class Predictor:
 
     Attributes:
         format: "saved_model", "keras" or a key of `RUNTIMES`.
-        rule: Class names, temperature and the referral rule.
+        rule: Class names, calibration and the referral rule.
         data: Preprocessing of the images; for an ensemble, that of the first network.
         synthetic: Whether the model was trained on synthetic images.
         clinical_metadata: Whether the model requires clinical metadata.
@@ -93,7 +93,7 @@ def load_predictor(path: Path) -> Predictor:
             is_zip = file.read(8).startswith(b"PK")
         model = path.parent / MODEL_FILE
         if is_zip and model.is_file():
-            # The temperature and the thresholds are valid for this model only.
+            # The calibration and the thresholds are valid for this model only.
             if sha256(path) != sha256(model):
                 raise DataError(f"{path} differs from the model of the run. Use {model}.")
             return _load_run(path.parent)
@@ -183,11 +183,20 @@ def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
 def _is_close(rule: DecisionRule, other: DecisionRule) -> bool:
     """Returns whether two rules are equal up to rounding errors."""
     first, second = (
-        np.array([each.temperature, each.threshold, each.max_distance], np.float64)
+        np.array(
+            [
+                each.calibration_map.temperature,
+                *each.calibration_map.bias,
+                each.threshold,
+                each.max_distance,
+            ],
+            np.float64,
+        )
         for each in (rule, other)
     )
-    is_close = np.allclose(first, second, rtol=1e-4, equal_nan=True)
-    return rule.class_names == other.class_names and is_close
+    if rule.class_names != other.class_names:
+        return False
+    return np.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def _load_run(workdir: Path) -> Predictor:

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
 from skincnn.errors import ConfigError
 from skincnn.inference.predictions import PROBABILITY_PREFIX
+from skincnn.metrics.decision_rule import DecisionRule
 
 ISIC_COLUMNS = {
     "2018": ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"),
@@ -113,8 +115,11 @@ def require_unique(image_ids: Iterable[str]) -> None:
         )
 
 
-def isic_submission(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
-    """Returns a submission to the ISIC challenge that has the classes `class_names`.
+def isic_submission(predictions: pd.DataFrame, rule: DecisionRule) -> pd.DataFrame:
+    """Returns a submission to the ISIC challenge that has the classes of the rule.
+
+    The probabilities are those before calibration, because the challenges score the class
+    with the highest probability, which is then the predicted class.
 
     In 2019, the last column `UNK` is 1 for out-of-distribution images and 0 for all others.
     `predictions` contains readable files only; see `serving.predictor.predict_files`.
@@ -122,11 +127,13 @@ def isic_submission(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd
     Raises:
         ConfigError: No challenge has these classes.
     """
-    year = find_isic_year(class_names)
-    columns = {name.upper(): f"{PROBABILITY_PREFIX}{name}" for name in class_names}
+    year = find_isic_year(rule.class_names)
+    names = [f"{PROBABILITY_PREFIX}{name}" for name in rule.class_names]
+    y_prob = rule.calibration_map.undo(predictions[names].to_numpy(np.float64))
+    classes = [name.upper() for name in rule.class_names]
     table = pd.DataFrame({"image": predictions["image_id"]})
     for name in ISIC_COLUMNS[year]:
-        table[name] = predictions[columns[name]]
+        table[name] = y_prob[:, classes.index(name)]
     if year == "2019":
         table["UNK"] = predictions["out_of_distribution"].astype(float)
     return table

@@ -87,7 +87,6 @@ def render_prediction(
         rows=sorted(rows, key=lambda row: -row[1]),
         best=best,
         classes=describe(rule.class_names),
-        temperature=rule.temperature,
         **_draw_images(model, content, best, table),
     )
 
