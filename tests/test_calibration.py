@@ -12,7 +12,6 @@ from skincnn.metrics.bootstrap import bootstrap
 from skincnn.metrics.calibration import (
     BANDS,
     CALIBRATION_SCORES,
-    PRIOR_SD,
     CalibrationMap,
     find_bands,
     fit_calibration,
@@ -66,9 +65,7 @@ def test_no_other_map_has_a_smaller_loss() -> None:
     def loss(parameters: np.ndarray) -> float:
         logits = np.log(y_prob) * np.exp(parameters[0]) + parameters[1:]
         value = 60 * reference_log_loss(y_true, softmax(logits, axis=1), labels=range(5))
-        return float(
-            value + parameters[0] ** 2 / 2 + (parameters[1:] ** 2).sum() / (2 * PRIOR_SD**2)
-        )
+        return float(value + (parameters**2).sum() / 2)
 
     best = scipy.optimize.minimize(loss, np.zeros(6), options={"gtol": 1e-6})
     fitted = fit_calibration(y_true, y_prob)
@@ -82,7 +79,7 @@ def test_calibrated_counts_are_the_observed_counts_up_to_the_penalty(count: int)
     y_true, y_prob = draw(2.0, 3 * count)
     y_true = y_true % 3
     fitted = fit_calibration(y_true, y_prob)
-    expected = np.bincount(y_true, minlength=5) - np.array(fitted.bias) / PRIOR_SD**2
+    expected = np.bincount(y_true, minlength=5) - np.array(fitted.bias)
     np.testing.assert_allclose(
         fitted.apply(y_prob).sum(axis=0), expected, atol=1e-3 + 1e-6 * count
     )

@@ -37,6 +37,11 @@ def make_logits(seed: int, num_images: int) -> tuple[np.ndarray, np.ndarray]:
     return labels, rng.normal(0, 2, (num_images, 4)).astype(np.float32)
 
 
+def keep(num_classes: int) -> CalibrationMap:
+    """Returns a map that changes no probability."""
+    return CalibrationMap(temperature=1.0, bias=(0.0,) * num_classes)
+
+
 def calibrate(logits: np.ndarray) -> np.ndarray:
     return softmax(logits / 1.7 + np.array(CALIBRATION_MAP.bias), axis=1)
 
@@ -83,7 +88,7 @@ def test_few_missed_melanomas_leave_their_rows_to_other_errors() -> None:
     logits = np.zeros((6, 4), np.float32)
     logits[np.arange(6), [3, 1, 2, 3, 3, 1]] = [1, 2, 3, 9, 4, 9]
     table = predict_lesions(labels, logits, NAMES, per_lesion=1)
-    mistakes = find_mistakes(table, 1.0, 6)
+    mistakes = find_mistakes(table, keep(4), 6)
     # The melanoma comes first despite its low confidence, then all others by confidence.
     assert mistakes["position"].tolist() == [0, 4, 2, 1]
 
@@ -98,15 +103,15 @@ def test_without_melanoma_missed_malignant_lesions_come_first(
     logits = np.array([[0, 2], [0, 4], [3, 0]], np.float32)
     if names[0] == "benign":
         logits[0, 1], logits[1, 1] = 4, -4
-    mistakes = find_mistakes(predict_lesions(labels, logits, names, 1), 1.0, 2)
+    mistakes = find_mistakes(predict_lesions(labels, logits, names, 1), keep(2), 2)
     assert mistakes["position"].tolist() == first
 
 
 def test_a_perfect_model_has_no_mistakes() -> None:
     table = predict_lesions(np.arange(4), 5 * np.eye(4), NAMES)
-    assert find_mistakes(table, 1.0, 12).empty
+    assert find_mistakes(table, keep(4), 12).empty
     images = np.zeros((4, 8, 8, 3), np.uint8)
-    assert collect_mistakes(GradCam(find_squares()), images, None, table, 1.0) is None
+    assert collect_mistakes(GradCam(find_squares()), images, None, table, keep(4)) is None
 
 
 def test_the_maps_are_of_the_predicted_class() -> None:
@@ -120,7 +125,7 @@ def test_the_maps_are_of_the_predicted_class() -> None:
     labels = np.array([0, 0, 0, 1, 2])
     logits = np.eye(3, dtype=np.float32)[predicted] * np.array([[1, 2, 3, 4, 5]]).T
     table = predict_lesions(labels, logits, names, per_lesion=1)
-    mistakes = collect_mistakes(GradCam(model), images, None, table, 1.0, count=2)
+    mistakes = collect_mistakes(GradCam(model), images, None, table, keep(3), count=2)
     assert mistakes is not None
     assert mistakes.table["label"].tolist() == ["blue", "red"]
     assert mistakes.table["predicted"].tolist() == ["red", "blue"]

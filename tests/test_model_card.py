@@ -126,6 +126,12 @@ def test_scores_and_operating_points_are_tables(results: RunResults) -> None:
             rates = " | ".join(map(labels.interval, point.rates.values()))
             row = f"{labels.point_label(key)} | {point.threshold:.3f} | {rates}"
             assert f"| {name} | {row} |" in card
+        assert sentences("target_calibration", result, name) in words
+        scores = " | ".join(map(labels.interval, target.calibration.scores.values()))
+        assert f"| {name} | {scores} |" in card
+    for metric in ("log_loss", "ece"):
+        score = labels.interval(result.calibration.after[metric])
+        assert f"| {labels.metric_label(metric)}, after calibration | {score} |" in card
     triage = results.headline.triage
     assert triage is not None
     rates = " | ".join(map(labels.interval, triage.rates.values()))
@@ -133,7 +139,7 @@ def test_scores_and_operating_points_are_tables(results: RunResults) -> None:
     assert f"| malignant | {rule} | {triage.threshold:.3f} | {rates} |" in card
     assert "--operating-point" in card.split("## How to use")[1]
     for part in (
-        "selected for the collection, and on the correction for class imbalance",
+        "whose lesions were selected for the collection. In clinical practice",
         "| how the diagnosis was established (ground truth) | confocal microscopy |",
         "No interval is given if the score cannot be computed",
     ):

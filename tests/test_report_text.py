@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from report_runs import NAMES, OOD, TABLES, VARIANT, WITH_OFFICIAL, make_table, 
 from run_dirs import CONFIG, write_run
 
 from skincnn.data.leakage import SplitLeakage
+from skincnn.evaluation.results import ProbabilityBand, TargetCalibration
 from skincnn.inference import ood
 from skincnn.inference.logit_adjustment import ADJUSTED
 from skincnn.inference.predictions import arrays
@@ -55,6 +57,42 @@ def test_melanoma_images_are_counted(results: RunResults) -> None:
     calibrated = result.calibration_map.apply(y_prob)
     threshold = result.thresholds["melanoma"][HEADLINE_POINT.key]
     assert melanoma.num_detected == (calibrated[is_melanoma, 1] >= threshold).sum()
+
+
+def test_calibration_is_described_in_images_of_100() -> None:
+    bands = [
+        ProbabilityBand(
+            low=low,
+            high=high,
+            num_images=count,
+            num_lesions=count,
+            predicted=None,
+            observed=Estimate(share, share - 0.1, share + 0.1),
+        )
+        for low, high, count, share in (
+            (0.0, 0.02, 19, 0.9),
+            (0.02, 0.05, 20, 0.1),
+            (0.4, 0.6, 50, 0.2),
+            (0.6, 0.8, 30, 0.7),
+            (0.8, 1.0, 3, 0.5),
+        )
+    ]
+    ratio = Estimate(0.8, 0.6, 1.1)
+    calibration = TargetCalibration(scores={"observed_expected": ratio}, bands=tuple(bands))
+    target = SimpleNamespace(num_images=12, calibration=calibration)
+    result = SimpleNamespace(split="test", targets={"melanoma": target})
+    assert report_text.outer_bands(target) == [bands[1], bands[3]]
+    assert sentences("target_calibration", result, "melanoma") == (
+        "12 images show melanoma; according to the probabilities, 15 would be expected. "
+        "Observed/expected: 0.800 [0.600, 1.100] (best value 1; below 1, the probabilities "
+        "are too high on average). Of 100 images to which the model gives a probability of "
+        "2 to 5 %, 10 [0, 20] show melanoma; of 100 images to which the model gives a "
+        "probability of 60 to 80 %, 70 [60, 80] show melanoma."
+    )
+    assert [labels.band_label(band) for band in (bands[0], bands[4])] == [
+        "below 2 %",
+        "80 % or more",
+    ]
 
 
 def test_classes_of_unknown_malignancy_count_as_benign(results: RunResults) -> None:

@@ -14,8 +14,6 @@ from skincnn.records import Part
 
 TINY = float(np.finfo(np.float32).tiny)
 """Smallest probability whose logarithm is used."""
-PRIOR_SD = 2.0
-"""Standard deviation of the normal prior of each bias; that of log(temperature) is 1."""
 BANDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Edges of the probability bands of `reliability_curve`; a band excludes its upper edge."""
 MAX_STEPS = 30
@@ -65,14 +63,14 @@ def fit_calibration(y_true: Labels, y_prob: Floats) -> CalibrationMap:
     """Returns the calibration map with the smallest penalized log loss.
 
     loss = sum over images of -log(calibrated probability of the true class)
-           + log(temperature)^2 / 2 + sum over classes of bias^2 / (2 PRIOR_SD^2)
+           + log(temperature)^2 / 2 + sum over classes of bias^2 / 2
 
-    The penalty is that of normal priors around no change. It does not grow with the number
-    of images: with many images the loss is the likelihood, and with few images the map
-    stays close to the model's probabilities. At the minimum, the calibrated probabilities
-    of each class add up to its number of images minus bias / PRIOR_SD^2. Therefore their
-    mean is nearly the observed share of the class, and the bias of a class without images
-    is finite.
+    The penalty is that of standard normal priors around no change. It does not grow with
+    the number of images: with many images the loss is the likelihood, and with few images
+    the map stays close to the model's probabilities. At the minimum, the calibrated
+    probabilities of each class add up to its number of images minus its bias. Therefore
+    their mean is nearly the observed share of the class, and the bias of a class without
+    images is finite.
 
     Use the validation split, because scores on the images used for fitting are optimistic.
     For the shapes, see `Sample`. The values are rounded to 6 decimals.
@@ -86,9 +84,9 @@ def fit_calibration(y_true: Labels, y_prob: Floats) -> CalibrationMap:
         log_calibrated = scipy.special.log_softmax(scaled + bias, axis=1)
         error = np.exp(log_calibrated) - one_hot
         value = -(one_hot * log_calibrated).sum()
-        penalty = log_scale**2 / 2 + (bias**2).sum() / (2 * PRIOR_SD**2)
+        penalty = (parameters**2).sum() / 2
         slope = (error * scaled).sum() + log_scale
-        slopes = error.sum(axis=0) + bias / PRIOR_SD**2
+        slopes = error.sum(axis=0) + bias
         return float(value + penalty), np.array([slope, *slopes])
 
     result = scipy.optimize.minimize(

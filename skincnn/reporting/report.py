@@ -191,6 +191,9 @@ def _summarize_split(result: SplitResult) -> list[str]:
                 f"  {name:<18} sensitivity {interval(rates['sensitivity'])} at the "
                 f"validation threshold for {HEADLINE_POINT.text}"
             )
+        ratio = target.calibration.scores["observed_expected"]
+        if ratio.value is not None:
+            lines.append(f"  {name:<18} observed/expected {interval(ratio)}")
     if triage := result.triage:
         lines.append(
             f"  referral rule      refers {interval(triage.referred)} of the images; "
