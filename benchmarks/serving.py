@@ -18,7 +18,7 @@ from skincnn.classes import HAM10000
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data.preprocess import read_image
 from skincnn.errors import ConfigError
-from skincnn.inference.ood import FeatureGaussian
+from skincnn.inference.ood import MAX_REFERENCES, ReferenceFeatures
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
@@ -250,14 +250,14 @@ def _random_network() -> tuple[Network, DecisionRule]:
     noise = np.random.default_rng(0).uniform(0, 255, (8, size, size, 3))
     classifier(noise.astype(np.float32), training=True)
     features = classifier.get_layer(POOLING_LAYER).output.shape[-1]
-    gaussian = FeatureGaussian(np.zeros(features), np.eye(features))
+    references = ReferenceFeatures(np.eye(MAX_REFERENCES, features, dtype=np.float32))
     rule = DecisionRule(
         class_names=class_names,
         calibration_map=CalibrationMap(temperature=1.0, bias=(0.0,) * len(class_names)),
         threshold=0.5,
         max_distance=math.inf,
     )
-    return Network(add_ood_distance(classifier, gaussian), CONFIG), rule
+    return Network(add_ood_distance(classifier, references), CONFIG), rule
 
 
 def _load_run(workdir: Path) -> tuple[Network, DecisionRule]:

@@ -124,8 +124,10 @@ CORRUPTIONS = CorruptionResult(
     trained=("motion", "hairs"),
 )
 OOD = OodResult(
-    max_distance=1.5,
+    limit=1.5,
     accepted_validation=0.95,
+    min_rejected=0.5,
+    is_on=True,
     splits={"test": OodSplit(num_images=120, rejected=around(0.06))},
     sets=(OodSet(name="photographs", num_images=48, rejected=0.7, auc=0.9),),
 )

@@ -13,6 +13,7 @@ from skincnn.config import Config, EvaluateConfig
 from skincnn.data.characteristics import Characteristics, ImageFlow
 from skincnn.data.leakage import LeakageAudit, SplitLeakage
 from skincnn.data.preprocessing_spec import describe_preprocessing
+from skincnn.evaluation.ood import distance_limit
 from skincnn.evaluation.results import InferenceCost, SplitResult, write_results
 from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.files import write_json
@@ -190,7 +191,11 @@ def write_run(
         strength = 0.5 if name.endswith("adjusted") else None
         all_variants.append(InferenceVariant(name, predictions, cost, strength))
     written, results = score_variants(
-        all_variants, STORED_IN, leakage or {}, config.evaluate
+        all_variants,
+        STORED_IN,
+        leakage or {},
+        config.evaluate,
+        distance_limit(tables["val"]) if "distance" in tables["val"] else None,
     )
     write_predictions(workdir, written)
     write_results(workdir, results)

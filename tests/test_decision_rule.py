@@ -20,16 +20,20 @@ PROBABILITIES = RNG.dirichlet(np.ones(3), 200)
 DISTANCES = RNG.gamma(4, 0.25, 200)
 
 
+@pytest.mark.parametrize("max_distance", [1.5, None])
 @pytest.mark.parametrize("threshold", [0.6, None])
 @pytest.mark.parametrize("names", [RULE.class_names, ("own", "bkl", "nv")])
 def test_the_rule_is_the_same_for_arrays_and_tensors(
-    threshold: float | None, names: tuple[str, ...]
+    threshold: float | None, names: tuple[str, ...], max_distance: float | None
 ) -> None:
     """Evaluation uses NumPy arrays; exports use float32 tensors in a graph."""
-    rule = RULE.model_copy(update={"threshold": threshold, "class_names": names})
+    changes = {"threshold": threshold, "class_names": names}
+    rule = RULE.model_copy(update={**changes, "max_distance": max_distance})
     refer, ood = rule.decide(PROBABILITIES, DISTANCES)
     expected = DISTANCES > 1.5
     assert 0 < expected.mean() < 1
+    if max_distance is None:
+        expected = np.zeros(len(DISTANCES), bool)
     assert ood.tolist() == expected.tolist()
     if threshold is not None and "mel" in names:
         expected = expected | (PROBABILITIES[:, 0] + PROBABILITIES[:, 2] >= 0.6)

@@ -45,7 +45,7 @@ def make_ood(seed: int, name: str = "noise", num_images: int = 20) -> pd.DataFra
             "set": name,
             "image_id": [f"{name} {n}" for n in range(num_images)],
             **dict(zip(PROBABILITIES, rng.dirichlet([1, 1, 1], num_images).T, strict=True)),
-            "distance": rng.gamma(6, 0.25, num_images),
+            "distance": rng.gamma(16, 0.25, num_images),
         }
     )
 

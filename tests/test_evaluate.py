@@ -27,7 +27,7 @@ from skincnn.evaluation.results import (
     read_split_results,
 )
 from skincnn.inference.logit_adjustment import adjust_tables
-from skincnn.inference.ood import IMAGES_PER_SET, OOD_SETS
+from skincnn.inference.ood_images import GENERATED, IMAGES_PER_SET, RUINED
 from skincnn.inference.predictions import read_predictions, table_path
 from skincnn.inference.run_dir import read_run_info
 
@@ -148,14 +148,16 @@ def check_ood(workdir: Path) -> None:
     """Checks the number of images of each set, and that the threshold is the same."""
     built_in = read_result(workdir, "ood", OodResult)
     sizes = {images.name: images.num_images for images in built_in.sets}
-    assert sizes == dict.fromkeys(OOD_SETS, IMAGES_PER_SET)
+    num_ruined = min(IMAGES_PER_SET, len(read_predictions(table_path(workdir, "val"))))
+    expected = dict.fromkeys(GENERATED, IMAGES_PER_SET)
+    assert sizes == expected | dict.fromkeys(RUINED, num_ruined)
     cats = read_result(workdir, "ood.cats", OodResult)
     assert [(images.name, images.num_images) for images in cats.sets] == [("cats", 3)]
-    assert cats.max_distance == built_in.max_distance
+    assert cats.limit == built_in.limit
     assert cats.splits == built_in.splits
     triage = read_result(workdir, "test", SplitResult).triage
     assert triage is not None
-    assert triage.max_distance == built_in.max_distance
+    assert triage.max_distance == (built_in.limit if built_in.is_on else None)
 
 
 VAL, TEST = (make_table(split, 0.7, num_images=30) for split in ("val", "test"))

@@ -35,7 +35,7 @@ from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data import datasets, pipeline
 from skincnn.evaluation.results import SplitResult, read_result
-from skincnn.inference.ood import FeatureGaussian
+from skincnn.inference.ood import ReferenceFeatures
 from skincnn.inference.predictions import arrays, read_predictions
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
@@ -107,14 +107,14 @@ def write_model_with_metadata(folder: Path) -> str:
     )
     model = build_classifier(config.model, len(NAMES))
     size = model.get_layer(POOLING_LAYER).output.shape[-1]
-    gaussian = FeatureGaussian(np.zeros(size), np.eye(size))
+    references = ReferenceFeatures(np.eye(size, dtype=np.float32))
     rule = DecisionRule(
         class_names=NAMES,
         calibration_map=CalibrationMap(temperature=1.0, bias=(0.0,) * len(NAMES)),
         threshold=0.5,
         max_distance=math.inf,
     )
-    network = Network(add_ood_distance(model, gaussian), config)
+    network = Network(add_ood_distance(model, references), config)
     write_saved_model([network], rule, folder)
     write_warmup(folder, WITH_METADATA, clinical_metadata=True)
     info = ExportInfo(

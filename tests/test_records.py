@@ -70,7 +70,9 @@ RECORDS = {
         trained=("blur", "zoom"),
     ),
     "ood": OodResult(
-        max_distance=1.7,
+        limit=1.7,
+        min_rejected=0.5,
+        is_on=True,
         accepted_validation=0.95,
         splits={"test": OodSplit(num_images=30, rejected=ESTIMATE)},
         sets=(OodSet(name="noise", num_images=48, rejected=1.0, auc=0.99),),
@@ -214,7 +216,7 @@ def test_a_missing_file_is_rejected(record: Record, tmp_path: Path) -> None:
 
 
 def test_nan_is_not_written(tmp_path: Path) -> None:
-    ood = RECORDS["ood"].model_copy(update={"max_distance": float("nan")})
+    ood = RECORDS["ood"].model_copy(update={"limit": float("nan")})
     path = tmp_path / "x.json"
     with pytest.raises(ValueError, match="JSON compliant"):
         write_record(path, ood)

@@ -147,7 +147,7 @@ def test_the_referral_rule_is_described(results: RunResults) -> None:
         "gave a sensitivity of at least 90 % on the validation split (fold 8), or if the "
         "image is out-of-distribution"
     ) in text
-    assert f"(Mahalanobis distance above {triage.max_distance:.3f})" in text
+    assert f"(distance above {triage.max_distance:.3g})" in text
     assert "(see Out-of-distribution images)" in sentences(
         "referral", dataclasses.replace(results, ood=(OOD,)), result
     )
@@ -181,10 +181,26 @@ def test_without_a_threshold_only_out_of_distribution_images_are_referred(
     assert text.endswith(" of all images.")
 
 
-def test_without_distances_there_is_no_referral_rule(tmp_path: Path) -> None:
+def test_without_detection_the_rule_has_only_a_threshold(tmp_path: Path) -> None:
     tables = {
         split: make_table(n).drop(columns="distance")
         for n, split in enumerate(("val", "test"))
+    }
+    results = load_results(write_run(tmp_path, tables))
+    text = sentences("referral", results, results.headline)
+    assert "on the validation split (fold 8). Unsuitable images are not recognized" in text
+    label = sentences("referral_label", results.headline.triage)
+    assert label == "referral rule: threshold for sensitivity ≥ 90 %"
+    off = dataclasses.replace(results, ood=(OOD.model_copy(update={"is_on": False}),))
+    assert "was therefore switched off" in sentences("out_of_distribution", off)
+    assert "was therefore switched off" in render_html(off, {})
+    assert "Share above the limit" in render_html(off, {})
+
+
+def test_without_a_threshold_and_detection_there_is_no_rule(tmp_path: Path) -> None:
+    tables = {
+        "val": make_table(0, (0, 2)).drop(columns="distance"),
+        "test": make_table(1).drop(columns="distance"),
     }
     results = load_results(write_run(tmp_path, tables))
     assert results.headline.triage is None

@@ -24,7 +24,7 @@ from skincnn.classes import HAM10000
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import sha256, write_json
-from skincnn.inference.ood import FeatureGaussian
+from skincnn.inference.ood import ReferenceFeatures
 from skincnn.inference.run_dir import RUN_FILE
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
@@ -67,7 +67,7 @@ def mixed_precision_classifier(policy: str) -> keras.Model:
 
 def with_distance(model: keras.Model) -> keras.Model:
     size = model.get_layer(POOLING_LAYER).output.shape[-1]
-    return add_ood_distance(model, FeatureGaussian(np.zeros(size), np.eye(size)))
+    return add_ood_distance(model, ReferenceFeatures(np.eye(size, dtype=np.float32)))
 
 
 def check_rows(probabilities: tf.Tensor | np.ndarray) -> None:

@@ -117,10 +117,14 @@ def test_rounding_does_not_contradict_the_decision_of_the_model(
 def test_reasons_without_a_threshold_and_with_unknown_classes() -> None:
     without = RULE.model_copy(update={"threshold": None})
     assert list_reasons(prediction_of(0.5, 0.1, without), without)[0] == (
-        "This model has no referral threshold for malignant lesions. It does not refer an "
-        "image because of a high probability of malignancy, only if the image is flagged "
-        "as out-of-distribution."
+        "This model has no referral threshold for malignant lesions. It refers no image "
+        "because of a high probability of malignancy, only if the image is flagged as "
+        "out-of-distribution."
     )
+    neither = without.model_copy(update={"max_distance": None})
+    first, second = list_reasons(prediction_of(0.5, 0.9, neither), neither)
+    assert first.endswith("because of a high probability of malignancy.")
+    assert "does not check whether an image is suitable" in second
     own = RULE.model_copy(update={"class_names": ("mel", "freckle")})
     for distance in (0.1, 0.9):
         text = text_of(" ".join(list_reasons(prediction_of(0.5, distance, own), own)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from run_dirs import make_cost, make_table
 
 from skincnn.config import EvaluateConfig
+from skincnn.evaluation.ood import distance_limit
 from skincnn.evaluation.results import SplitResult
 from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.inference.predictions import arrays
@@ -20,11 +22,16 @@ Tables = Mapping[str, pd.DataFrame]
 TABLES = {split: make_table(split, 0.6, names=NAMES) for split in ("val", "test")}
 
 
-def score(tables: Tables, variant: str = "") -> dict[str, SplitResult]:
+def score(
+    tables: Tables,
+    variant: str = "",
+    max_distance: Literal["chosen"] | None = "chosen",
+) -> dict[str, SplitResult]:
     config = EvaluateConfig(num_bootstrap=200)
     stored_in = dict.fromkeys(tables, "fold 9")
     only = InferenceVariant(variant, tables, make_cost(1))
-    results = score_variants([only], stored_in, {}, config)[1]
+    limit = distance_limit(tables["val"]) if max_distance == "chosen" else max_distance
+    results = score_variants([only], stored_in, {}, config, limit)[1]
     return {result.split: result for result in results.values()}
 
 
@@ -142,12 +149,30 @@ def test_without_a_melanoma_class_its_share_is_none() -> None:
     assert triage.melanoma_referred is None
 
 
-@pytest.mark.parametrize("case", ["no distances", "no malignant class", "a variant"])
+def test_without_detection_only_the_threshold_refers(
+    results: dict[str, SplitResult],
+) -> None:
+    tables = {split: table.drop(columns="distance") for split, table in TABLES.items()}
+    result = score(tables, max_distance=None)["test"]
+    triage, with_detection = result.triage, results["test"].triage
+    assert triage is not None
+    assert with_detection is not None
+    assert triage.max_distance is None
+    assert triage.threshold == with_detection.threshold
+    point = result.targets["malignant"].operating_points[triage.operating_point]
+    assert triage.rates["sensitivity"].value == point.rates["sensitivity"].value
+    assert triage.rates["specificity"].value == point.rates["specificity"].value
+
+
+@pytest.mark.parametrize("case", ["no rule", "no malignant class", "a variant"])
 def test_some_results_have_no_triage(case: str) -> None:
     tables: Tables = TABLES
-    if case == "no distances":
-        tables = {split: table.drop(columns="distance") for split, table in tables.items()}
-    elif case == "no malignant class":
+    if case == "no rule":
+        benign = TABLES["val"][~TABLES["val"]["label"].isin(MALIGNANT)]
+        without = score({"val": benign, "test": TABLES["test"]}, max_distance=None)
+        assert [result.triage for result in without.values()] == [None, None]
+        return
+    if case == "no malignant class":
         names = {"mel": "df", "bcc": "vasc"}
         tables = {split: rename_classes(table, names) for split, table in tables.items()}
     variant = "d4" if case == "a variant" else ""

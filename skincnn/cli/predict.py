@@ -53,7 +53,7 @@ class Arguments:
                              out-of-distribution or unreadable. The threshold was chosen on
                              the validation split and is printed at the end
       out_of_distribution    whether ood_distance exceeds its threshold
-      ood_distance           Mahalanobis distance from the validation images
+      ood_distance           cosine distance of the features from validation images
 
     For example:
       python scripts/predict.py runs/mobilenet_160 images/ --output predictions.csv

@@ -17,6 +17,7 @@ from skincnn.evaluation.aggregate import (
     describe_member,
     read_evaluated_run,
 )
+from skincnn.evaluation.ood import distance_limit
 from skincnn.evaluation.results import MembersResult
 from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.inference.predictions import read_predictions, table_path
@@ -55,7 +56,8 @@ def pool(workdirs: Sequence[Path]) -> Aggregate:
     """Pools the out-of-fold predictions of several runs, and returns their results.
 
     The runs must have the configurations from `cross_validation_configs`. The calibration
-    and the thresholds are chosen on the pooled validation predictions.
+    and the thresholds are chosen on the pooled validation predictions. The referral rule
+    uses the distances if out-of-distribution detection is on in all runs.
 
     Raises:
         ConfigError: An image is in the test split, or in the validation split, of two runs;
@@ -79,7 +81,11 @@ def pool(workdirs: Sequence[Path]) -> Aggregate:
         "val": "validation folds of all models",
         OUT_OF_FOLD: "out-of-fold predictions",
     }
-    _, scores = score_variants([as_is], stored_in, {}, runs[0].config.evaluate)
+    rules = [run.results["test"].triage for run in runs]
+    is_on = all(rule is not None and rule.max_distance is not None for rule in rules)
+    max_distance = distance_limit(tables["val"]) if is_on else None
+    config = runs[0].config.evaluate
+    _, scores = score_variants([as_is], stored_in, {}, config, max_distance)
     members = MembersResult(split="test", members=tuple(map(describe_member, runs)))
     return Aggregate(
         combine_info(runs, "cross_validation"), tables, {**scores, "members": members}

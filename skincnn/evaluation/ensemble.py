@@ -17,11 +17,11 @@ from skincnn.evaluation.aggregate import (
     read_evaluated_run,
     worst_leakage,
 )
-from skincnn.evaluation.ood import score_all_ood
+from skincnn.evaluation.ood import choose_max_distance, score_all_ood
 from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import InferenceCost, MembersResult, split_name
 from skincnn.evaluation.scoring import InferenceVariant, score_differences, score_variants
-from skincnn.inference.ood import OOD_TABLE
+from skincnn.inference.ood_images import OOD_TABLE
 from skincnn.inference.predictions import mean_predictions, read_predictions, table_path
 
 
@@ -53,13 +53,14 @@ def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
         for variant in dict.fromkeys(runs[0].results[name].variant for name in common)
         if variant and {f"val.{variant}", f"test.{variant}"} <= set(common)
     ]
+    ood = average_ood(runs)
     tables, scores = score_variants(
         [as_is, *variants],
         {split: runs[0].results[split].stored_in for split in as_is.tables},
         worst_leakage(runs),
         config,
+        choose_max_distance(as_is.tables["val"], ood),
     )
-    ood = average_ood(runs)
     return Aggregate(
         combine_info(runs, "ensemble"),
         {**tables, **ood},

@@ -15,7 +15,7 @@ from skincnn.config import Config
 from skincnn.data.cache import Cache, Images
 from skincnn.errors import ConfigError
 from skincnn.evaluation.mistakes import Mistakes, collect_mistakes, mistakes_path
-from skincnn.evaluation.ood import score_all_ood
+from skincnn.evaluation.ood import choose_max_distance, score_all_ood
 from skincnn.evaluation.results import (
     FOLDER,
     OTHER_RESULTS,
@@ -37,14 +37,8 @@ from skincnn.evaluation.variants import (
 from skincnn.files import sha256
 from skincnn.inference.grad_cam import GradCam
 from skincnn.inference.logit_adjustment import adjusted_name
-from skincnn.inference.ood import (
-    OOD_FILE,
-    OOD_TABLE,
-    FeatureGaussian,
-    make_ood_images,
-    predict_ood,
-    read_ood_folder,
-)
+from skincnn.inference.ood import OOD_FILE, ReferenceFeatures, predict_ood
+from skincnn.inference.ood_images import OOD_TABLE, make_ood_images, read_ood_folder
 from skincnn.inference.predictions import table_path, table_sha256, write_predictions
 from skincnn.inference.run_dir import read_history, read_run
 from skincnn.inference.tta import VIEWS, View
@@ -82,12 +76,12 @@ class EvaluateOptions:
 class Evaluation:
     """The predictions tables and results, by name, for `write_evaluation`.
 
-    `headline` is the split to report first. `gaussian` is fitted to the features of the
-    validation images. `mistakes` is from `collect_all_mistakes`.
+    `headline` is the split to report first. `references` are features of the validation
+    images. `mistakes` is from `collect_all_mistakes`.
     """
 
     headline: str
-    gaussian: FeatureGaussian
+    references: ReferenceFeatures
     predictions: Tables
     results: dict[str, Record]
     mistakes: dict[str, Mistakes]
@@ -115,12 +109,13 @@ def evaluate(
     read_history(workdir)
     on_disk = read_split_results(workdir) if options.logit_adjustment else {}
     views = choose_views(options, config)
-    ood_images = load_ood_images(options, config)
+    ood_images = read_ood_images(options, config)
     run = load_run(workdir, data_dir, cache, options.splits)
-    as_is, gaussian = predict_as_is(run)
+    as_is, references = predict_as_is(run)
+    built_in = make_ood_images(config.data, run.splits["val"].images)
     ood = {
-        name: predict_ood(run.feature_model, gaussian, *images, run.info.class_names)
-        for name, images in ood_images.items()
+        name: predict_ood(run.feature_model, references, *images, run.info.class_names)
+        for name, images in {OOD_TABLE: built_in, **ood_images}.items()
     }
     variants = [as_is, *(predict_tta(run, as_is, name, views[name]) for name in views)]
     if options.logit_adjustment:
@@ -128,23 +123,26 @@ def evaluate(
         predicted = [as_is, *tta_on_disk, *map(reread, variants[1:])]
         variants += [adjust_variant(variant, run.info) for variant in predicted]
     stored_in = {split: describe_storage(split, config) for split in run.splits}
-    tables, scores = score_variants(variants, stored_in, run.leakage, config.evaluate)
+    max_distance = choose_max_distance(as_is.tables["val"], ood)
+    tables, scores = score_variants(
+        variants, stored_in, run.leakage, config.evaluate, max_distance
+    )
     results = {**scores, **score_all_ood(as_is.tables, ood, config.evaluate)}
     headline = (*name_splits(options.splits, config), "test")[0]
     clean = scores[headline]
     if options.corruptions:
         results[f"{headline}.corruptions"] = evaluate_corruptions(run, as_is, clean)
     mistakes = collect_all_mistakes(run, as_is, clean.calibration_map)
-    return Evaluation(headline, gaussian, {**ood, **tables}, results, mistakes)
+    return Evaluation(headline, references, {**ood, **tables}, results, mistakes)
 
 
 def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
-    """Writes the predictions tables, results, mistakes and Gaussian of an evaluation.
+    """Writes the predictions tables, results, mistakes and references of an evaluation.
 
     Other results of the run are kept, except those that `remove_replaced` removes.
     """
     remove_replaced(workdir, evaluation.predictions)
-    evaluation.gaussian.write(workdir / OOD_FILE)
+    evaluation.references.write(workdir / OOD_FILE)
     write_predictions(workdir, evaluation.predictions)
     write_results(workdir, evaluation.results)
     for split, mistakes in evaluation.mistakes.items():
@@ -187,20 +185,19 @@ def choose_views(options: EvaluateOptions, config: Config) -> dict[str, list[Vie
     return {name: look_up(VIEWS, name, "--tta")(config, count) for name in options.tta}
 
 
-def load_ood_images(
+def read_ood_images(
     options: EvaluateOptions, config: Config
 ) -> dict[str, tuple[pd.DataFrame, Images]]:
-    """Returns the built-in OOD images, and those in `options.ood_dir`, by table name.
+    """Returns the OOD images in `options.ood_dir`, if any, by table name.
 
     Raises:
         ConfigError: The directory contains no images, or has the name of a built-in set.
         DataError: An image cannot be decoded.
     """
-    images = {OOD_TABLE: make_ood_images(config.data)}
-    if options.ood_dir is not None:
-        name = f"{OOD_TABLE}.{options.ood_dir.resolve().name}"
-        images[name] = read_ood_folder(options.ood_dir, config.data)
-    return images
+    if options.ood_dir is None:
+        return {}
+    name = f"{OOD_TABLE}.{options.ood_dir.resolve().name}"
+    return {name: read_ood_folder(options.ood_dir, config.data)}
 
 
 def evaluate_corruptions(

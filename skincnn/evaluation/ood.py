@@ -1,4 +1,4 @@
-"""Scores of out-of-distribution (OOD) detection by the Mahalanobis distance."""
+"""Check and scores of out-of-distribution (OOD) detection by feature distances."""
 
 from __future__ import annotations
 
@@ -11,9 +11,44 @@ import sklearn.metrics
 from skincnn.config import EvaluateConfig
 from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import OodResult, OodSet, OodSplit, split_name
-from skincnn.evaluation.triage import ACCEPTED, choose_max_distance
-from skincnn.inference.ood import OOD_SET
+from skincnn.inference.ood_images import OOD_SET, OOD_TABLE
 from skincnn.inference.predictions import DISTANCE
+
+ACCEPTED = 0.95
+"""Share of the validation images that are accepted as in-distribution."""
+MIN_DISTANCE = 1e-3
+"""Smallest limit of the distance. Rounding errors of float32 are about 1e-7."""
+MIN_REJECTED = 0.5
+"""Share of each built-in set of OOD images that the limit must reject. Otherwise, OOD
+detection is switched off."""
+
+
+def choose_max_distance(
+    validation: pd.DataFrame, ood: Mapping[str, pd.DataFrame]
+) -> float | None:
+    """Returns the distance above which an image is rejected as OOD; None if switched off.
+
+    Detection is switched off if its check fails: the limit from `distance_limit` rejects
+    less than `MIN_REJECTED` of one of the built-in sets, or these are missing from `ood`.
+    Test images are not used.
+
+    Args:
+        validation: Predictions table of the validation split.
+        ood: Tables of OOD images by name, such as `OOD_TABLE` for the built-in sets.
+    """
+    if OOD_TABLE not in ood:
+        return None
+    limit, table = distance_limit(validation), ood[OOD_TABLE]
+    rejected = (table[DISTANCE] > limit).groupby(table[OOD_SET]).mean()
+    return limit if (rejected >= MIN_REJECTED).all() else None
+
+
+def distance_limit(validation: pd.DataFrame) -> float:
+    """Returns the distance that the share `ACCEPTED` of a validation table does not exceed.
+
+    The limit is at least `MIN_DISTANCE`.
+    """
+    return max(float(np.quantile(validation[DISTANCE], ACCEPTED)), MIN_DISTANCE)
 
 
 def score_all_ood(
@@ -28,9 +63,10 @@ def score_all_ood(
         ood: Tables of OOD images by name, such as "ood" or "ood.<directory>".
         config: Number of resamples and confidence level of the intervals.
     """
+    is_on = choose_max_distance(predictions["val"], ood) is not None
     return {
         name if split == "test" else split_name(split, name): score_ood(
-            predictions, split, images, config
+            predictions, split, images, config, is_on=is_on
         )
         for name, images in ood.items()
         for split in predictions
@@ -43,12 +79,15 @@ def score_ood(
     split: str,
     ood: pd.DataFrame,
     config: EvaluateConfig,
+    *,
+    is_on: bool,
 ) -> OodResult:
     """Returns how well the distance separates the images of a split from OOD images.
 
-    The threshold accepts the share `ACCEPTED` of the images in `predictions["val"]`.
+    The limit is `distance_limit(predictions["val"])`. `is_on` states whether
+    `choose_max_distance` found it good enough to be used.
     """
-    max_distance, table = choose_max_distance(predictions["val"]), predictions[split]
+    limit, table = distance_limit(predictions["val"]), predictions[split]
     sets = []
     for name, rows in ood.groupby(OOD_SET, sort=False):
         both = np.concatenate([table[DISTANCE], rows[DISTANCE]])
@@ -57,17 +96,19 @@ def score_ood(
             OodSet(
                 name=str(name),
                 num_images=len(rows),
-                rejected=round(float((rows[DISTANCE] > max_distance).mean()), 6),
+                rejected=round(float((rows[DISTANCE] > limit).mean()), 6),
                 auc=round(float(sklearn.metrics.roc_auc_score(is_ood, both)), 6),
             )
         )
     sample = Resampled(table, config)
-    rejected = (table[DISTANCE] > max_distance).to_numpy(float)
+    rejected = (table[DISTANCE] > limit).to_numpy(float)
     shares = sample.all_weights @ rejected / sample.all_weights.sum(axis=1)
     estimate = sample.estimate(shares, np.array([table["lesion_id"].nunique()]))
     return OodResult(
-        max_distance=max_distance,
+        limit=limit,
         accepted_validation=ACCEPTED,
+        min_rejected=MIN_REJECTED,
+        is_on=is_on,
         splits={split: OodSplit(num_images=len(table), rejected=estimate)},
         sets=tuple(sets),
     )

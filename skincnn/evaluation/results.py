@@ -122,8 +122,8 @@ class TriageScores(Part):
         operating_point: Operating point for malignant lesions, such as "sensitivity=0.90".
         threshold: Probability of a malignant class at or above which an image is referred,
             chosen on validation; None if `choose_threshold` finds none.
-        max_distance: Mahalanobis distance above which an image is referred as
-            out-of-distribution.
+        max_distance: Distance above which an image is referred as out-of-distribution;
+            None if OOD detection is switched off.
         rates: Value of each of `RATES` for malignant lesions.
         outcomes: Numbers of images from which the rates are computed.
         referred: Share of all images that are referred.
@@ -133,7 +133,7 @@ class TriageScores(Part):
 
     operating_point: str
     threshold: float | None
-    max_distance: float
+    max_distance: float | None
     rates: dict[str, Estimate]
     outcomes: Outcomes | None
     referred: Estimate
@@ -189,7 +189,7 @@ class SplitResult(Record):
         confusion_matrix: Number of images of class i (row) predicted as class j (column).
         targets: Scores for "melanoma" and "malignant", if there are such classes.
         triage: Scores of the referral rule for the model as is; None for other variants, or
-            if the table or validation table has no distances, or no class is malignant.
+            if no class is malignant, or the rule refers no image.
         subgroups: Scores by age band, sex, site, source and method of ground truth.
         characteristics: Column of the split in the baseline table.
         leakage: Overlap of the split with the training and validation data; None for
@@ -273,7 +273,7 @@ class OodSet(Part):
     """Detection of one set of OOD images.
 
     Attributes:
-        name: Key of `OOD_SETS`, or name of the user's directory.
+        name: One of `OOD_SETS`, or name of the user's directory.
         rejected: Share of the images that are rejected, 0..1.
         auc: AUC of the distance as a score that separates the set from the split.
     """
@@ -295,12 +295,20 @@ class OodResult(Record):
     """results/[<split>.]ood[.<directory>].json: detection of out-of-distribution images.
 
     The OOD images are compared with the images of <split>, or of the test split if the file
-    name contains no split. An image is rejected if its Mahalanobis distance is above
-    `max_distance`, which accepts the share `accepted_validation` of the validation images.
+    name contains no split. An image is rejected if its distance from the reference images
+    (`ReferenceFeatures`) is above `limit`, which accepts the share `accepted_validation` of
+    the validation images.
+
+    Attributes:
+        min_rejected: Share of each built-in set that must be rejected, 0..1.
+        is_on: Whether the built-in sets met `min_rejected`. If not, OOD detection is
+            switched off: exports do not use the limit.
     """
 
-    max_distance: float
+    limit: float
     accepted_validation: float
+    min_rejected: float
+    is_on: bool
     splits: dict[str, OodSplit]
     sets: tuple[OodSet, ...]
 

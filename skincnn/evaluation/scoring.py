@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,6 +79,7 @@ def score_variants(
     stored_in: Mapping[str, str],
     leakage: Mapping[str, SplitLeakage],
     config: EvaluateConfig,
+    max_distance: float | None = None,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, SplitResult]]:
     """Returns the predictions tables and their results by name, such as "test.d4".
 
@@ -90,14 +90,11 @@ def score_variants(
         stored_in: The part of the dataset that contains each split, such as "fold 9".
         leakage: Leakage by split; only of splits that were not audited before training.
         config: Number of resamples and confidence level of the intervals.
+        max_distance: From `choose_max_distance`; None if OOD detection is switched off.
     """
     tables, results = {}, {}
     for variant in variants:
-        choices = choose_on_validation(variant.tables["val"])
-        if variant.name:
-            # Only the model as is gets triage scores: exports with test-time augmentation
-            # average the distances over views, and no export applies logit adjustment.
-            choices = dataclasses.replace(choices, max_distance=None)
+        choices = choose_on_validation(variant.tables["val"], max_distance)
         for split, table in variant.tables.items():
             sample = Resampled(table, config)
             result = score_split(variant, split, sample, choices, stored_in[split])
@@ -150,7 +147,9 @@ def score_split(
             name: score_target(sample, target, calibrated, choices.thresholds[name])
             for name, target in sample.targets.items()
         },
-        triage=score_triage(sample, calibrated, choices),
+        # Tables with test-time augmentation contain no distances, and no export applies
+        # logit adjustment.
+        triage=None if variant.name else score_triage(sample, calibrated, choices),
         subgroups=score_subgroups(table, sample.config),
         characteristics=describe_images(table, sample.class_names),
         leakage=None,

@@ -27,9 +27,6 @@ from skincnn.metrics.operating_points import (
 )
 from skincnn.metrics.sample import Flags, Floats, Scores
 
-ACCEPTED = 0.95
-"""Share of the validation images that are accepted as in-distribution."""
-
 
 @dataclass(frozen=True)
 class ValidationChoices:
@@ -37,8 +34,8 @@ class ValidationChoices:
 
     Attributes:
         thresholds: By target and operating point; None where `choose_threshold` finds none.
-        max_distance: Mahalanobis distance above which an image is out-of-distribution; None
-            if the validation table has no distances.
+        max_distance: Distance above which an image is out-of-distribution; None if
+            out-of-distribution detection is switched off.
     """
 
     calibration_map: CalibrationMap
@@ -46,8 +43,13 @@ class ValidationChoices:
     max_distance: float | None
 
 
-def choose_on_validation(validation: pd.DataFrame) -> ValidationChoices:
-    """Returns the calibration map and the thresholds, chosen on a validation table."""
+def choose_on_validation(
+    validation: pd.DataFrame, max_distance: float | None = None
+) -> ValidationChoices:
+    """Returns the calibration map and the thresholds, chosen on a validation table.
+
+    `max_distance` is from `skincnn.evaluation.ood.choose_max_distance`.
+    """
     class_names = class_names_of(validation)
     y_true, y_prob = arrays(validation, class_names)
     calibration_map = fit_calibration(y_true, y_prob)
@@ -63,13 +65,8 @@ def choose_on_validation(validation: pd.DataFrame) -> ValidationChoices:
             }
             for target in find_targets(class_names).values()
         },
-        choose_max_distance(validation) if DISTANCE in validation else None,
+        max_distance,
     )
-
-
-def choose_max_distance(validation: pd.DataFrame) -> float:
-    """Returns the distance above which an image is OOD, chosen on a validation table."""
-    return float(np.quantile(validation[DISTANCE], ACCEPTED))
 
 
 def score_calibration(
@@ -109,11 +106,11 @@ def score_triage(
 ) -> TriageScores | None:
     """Returns the scores of `DecisionRule` at `DEFAULT_OPERATING_POINT`.
 
-    Returns None if there is no maximum distance, the table has no distances, or no class is
-    malignant. The calibrated probabilities are [num_images, num_classes].
+    Returns None if no class is malignant, or if there is neither a threshold nor a maximum
+    distance. The calibrated probabilities are [num_images, num_classes].
     """
     table, targets = sample.table, sample.targets
-    if choices.max_distance is None or DISTANCE not in table or TARGET not in targets:
+    if TARGET not in targets:
         return None
     rule = DecisionRule(
         class_names=sample.class_names,
@@ -121,7 +118,10 @@ def score_triage(
         threshold=choices.thresholds[TARGET][DEFAULT_OPERATING_POINT],
         max_distance=choices.max_distance,
     )
-    refer = rule.decide(calibrated, table[DISTANCE].to_numpy())[0].astype(float)
+    if rule.threshold is None and rule.max_distance is None:
+        return None
+    distances = np.zeros(len(table)) if rule.max_distance is None else table[DISTANCE]
+    refer = rule.decide(calibrated, np.asarray(distances))[0].astype(float)
     y_true = sample.arrays[0]
     all_images = sample.rates(np.ones(len(refer), bool), refer, 0.5)
     melanoma = targets.get("melanoma")

@@ -13,7 +13,7 @@ from skincnn.evaluation.scoring import InferenceVariant
 from skincnn.evaluation.splits import LoadedRun, Split
 from skincnn.files import sha256
 from skincnn.inference.logit_adjustment import adjust_tables, adjusted_name
-from skincnn.inference.ood import FeatureGaussian, cross_validated_distances
+from skincnn.inference.ood import ReferenceFeatures
 from skincnn.inference.predict import predict
 from skincnn.inference.predictions import (
     DISTANCE,
@@ -28,22 +28,23 @@ from skincnn.inference.tta import VIEWS, View, predict_views
 T = TypeVar("T")
 
 
-def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
-    """Returns the predictions of the model as is, and a Gaussian of validation features."""
+def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, ReferenceFeatures]:
+    """Returns the predictions of the model as is, and the reference features."""
     outputs, seconds = _timed(
         run, lambda split: predict(run.feature_model, split.batches())
     )
-    gaussian = FeatureGaussian.fit(outputs["val"][1])
+    references = ReferenceFeatures.fit(outputs["val"][1])
     tables = {
         name: run.predictions_table(name, logits).assign(
-            **{DISTANCE: gaussian.distances(features)}
+            **{DISTANCE: references.distances(features)}
         )
         for name, (logits, features) in outputs.items()
     }
-    lesions = tables["val"]["lesion_id"].tolist()
-    tables["val"][DISTANCE] = cross_validated_distances(outputs["val"][1], lesions)
+    groups = tables["val"]["group_id"].tolist()
+    distances = references.validation_distances(outputs["val"][1], groups)
+    tables["val"][DISTANCE] = distances
     cost = InferenceCost(num_views=1, seconds_per_image=seconds, relative=1.0)
-    return InferenceVariant("", tables, cost), gaussian
+    return InferenceVariant("", tables, cost), references
 
 
 def predict_tta(

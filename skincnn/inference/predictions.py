@@ -22,7 +22,7 @@ ENERGY = "energy"
 
 Liu et al., Energy-based Out-of-distribution Detection (2020), arXiv:2010.03759."""
 DISTANCE = "distance"
-"""Column with the distances from `skincnn.inference.ood.FeatureGaussian.distances`."""
+"""Column with the distances from `skincnn.inference.ood.ReferenceFeatures.distances`."""
 SUM_TOLERANCE = 1e-3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from skincnn.metrics.calibration import CalibrationMap
@@ -26,14 +27,16 @@ class DecisionRule(Part):
         operating_point: Operating point of `TARGET` for which the threshold was chosen.
         threshold: Probability of `TARGET`, in 0..1, at or above which an image is referred;
             None if `choose_threshold` finds none, or if no class is malignant.
-        max_distance: Mahalanobis distance above which an image is out-of-distribution.
+        max_distance: Distance above which an image is out-of-distribution; see
+            `skincnn.inference.ood`. None if out-of-distribution detection is switched off
+            because it did not pass its check.
     """
 
     class_names: tuple[str, ...]
     calibration_map: CalibrationMap
     operating_point: str = DEFAULT_OPERATING_POINT
     threshold: float | None
-    max_distance: float
+    max_distance: float | None
 
     def decide(self, probabilities: Any, distances: Any) -> tuple[Any, Any]:
         """Returns whether each image is referred, and whether it is out-of-distribution.
@@ -44,9 +47,10 @@ class DecisionRule(Part):
 
         Args:
             probabilities: Calibrated probabilities, [num_images, num_classes].
-            distances: Mahalanobis distances, [num_images].
+            distances: Distances from the reference images, [num_images].
         """
-        out_of_distribution = distances > self.max_distance
+        limit = math.inf if self.max_distance is None else self.max_distance
+        out_of_distribution = distances > limit
         target = find_targets(self.class_names).get(TARGET)
         if self.threshold is None or target is None:
             return out_of_distribution, out_of_distribution

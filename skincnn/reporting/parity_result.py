@@ -33,8 +33,8 @@ class ParityResult(Record):
         same_out_of_distribution: Share of images with the same OOD decision; None without
             distances.
         largest_difference: Largest difference in probability.
-        largest_distance_difference: Largest difference in Mahalanobis distance, as a share
-            of the threshold of the distance; None without distances.
+        largest_distance_difference: Largest difference in OOD distance, as a share of
+            the threshold of the distance, if there is one; None without distances.
     """
 
     format: str

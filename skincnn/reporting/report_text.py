@@ -53,9 +53,11 @@ SYNTHETIC = (
 )
 NO_MELANOMA = "No image shows melanoma, so the sensitivity for melanoma is unknown."
 OOD_NOTE = (
-    "The photographs are 48 crops of two photographs of scikit-learn. Noise, plain colors "
-    "and stripes are generated. These sets are only examples of unsuitable images, so "
-    "their shares of flagged images have no confidence intervals."
+    "The photographs are crops of two photographs of scikit-learn. Documents, noise, plain "
+    "colors and stripes are generated. Inverted, blurred, nearly black, nearly white and "
+    "incomplete images are made from validation images. These sets are only examples of "
+    "unsuitable images, so their shares of flagged images have no confidence intervals. "
+    "Skin without a lesion and clinical photographs are not among them."
 )
 """Note on the built-in out-of-distribution images."""
 TTA_TEXT = {"d4": "rotated or mirrored", "augment": "changed at random as in training"}

@@ -47,7 +47,7 @@ with TensorFlow on a CPU."""
 DEVICE_TOLERANCE = 1e-3
 """Maximum difference in probability for a model trained on another device or with another
 backend, where rounding errors differ. Also the maximum difference in OOD distance for any
-SavedModel, as a fraction of the OOD threshold."""
+SavedModel, as a fraction of the OOD threshold, if there is one."""
 MODEL_NAME = "skincnn"
 
 
@@ -171,7 +171,7 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
         calibration_map=result.calibration_map,
         operating_point=spec.operating_point,
         threshold=thresholds.get(spec.operating_point),
-        max_distance=ood.max_distance,
+        max_distance=ood.limit if ood.is_on else None,
     )
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
-import numpy as np
 from keras import ops
 
 from skincnn.config import Config
 from skincnn.inference.load import load_model
-from skincnn.inference.ood import OOD_FILE, FeatureGaussian
+from skincnn.inference.ood import MIN_NORM, OOD_FILE, ReferenceFeatures
 from skincnn.inference.run_dir import RunInfo, read_run
 from skincnn.model.classifier import POOLING_LAYER
 
@@ -53,27 +52,30 @@ def load_network(workdir: Path) -> RunNetwork:
         DataError: The model file has changed or cannot be loaded.
     """
     info, config = read_run(workdir)
-    gaussian = FeatureGaussian.read(workdir / OOD_FILE)
+    references = ReferenceFeatures.read(workdir / OOD_FILE)
     classifier = load_model(workdir, info)
-    return RunNetwork(add_ood_distance(classifier, gaussian), config, info)
+    return RunNetwork(add_ood_distance(classifier, references), config, info)
 
 
-def add_ood_distance(classifier: keras.Model, gaussian: FeatureGaussian) -> keras.Model:
+def add_ood_distance(classifier: keras.Model, references: ReferenceFeatures) -> keras.Model:
     """Returns the classifier with `ood_distance` as a second output.
 
-    The distance is that of `FeatureGaussian.distances`, computed as the mean square of the
-    whitened features, which is never negative. Whitening is a dense layer, which every
-    runtime supports.
+    The distance is that of `ReferenceFeatures.distances`. The similarities are the outputs
+    of a dense layer, which every runtime supports.
     """
-    # Eigenvalues of constant features are 0, or slightly negative after rounding.
-    eigenvalues, eigenvectors = np.linalg.eigh(gaussian.precision)
-    root = eigenvectors * np.sqrt(eigenvalues.clip(0))
-    whiten = keras.layers.Dense(len(root), use_bias=False, name="whiten", trainable=False)
-    features = classifier.get_layer(POOLING_LAYER).output
-    # Subtraction after whitening could lose precision, because both terms could be large.
-    whitened = whiten(features - gaussian.mean.astype(np.float32))
-    whiten.set_weights([root])
-    distance = ops.mean(ops.square(whitened), axis=-1)
+    compare = keras.layers.Dense(
+        len(references.references),
+        use_bias=False,
+        name="references",
+        trainable=False,
+        dtype="float32",
+    )
+    features = ops.cast(classifier.get_layer(POOLING_LAYER).output, "float32")
+    square = ops.sum(ops.square(features), axis=-1, keepdims=True)
+    similarities = compare(features * ops.rsqrt(ops.maximum(square, MIN_NORM**2)))
+    compare.set_weights([references.references.T])
+    nearest, _ = ops.top_k(similarities, references.num_neighbors)
+    distance = 1 - nearest[:, -1]
     return keras.Model(
         classifier.input, {"logits": classifier.output, "ood_distance": distance}
     )

@@ -28,7 +28,7 @@ class Output(NamedTuple):
 
     Attributes:
         probabilities: Uncalibrated probabilities [num_images, num_classes].
-        distances: Mahalanobis distances [num_images]; None if they were not computed.
+        distances: OOD distances [num_images]; None if they were not computed.
         refer: Referral decisions, bool [num_images]; None without distances.
         out_of_distribution: OOD decisions, bool [num_images]; None without distances.
     """
@@ -70,7 +70,7 @@ def decide(
 def table_output(table: pd.DataFrame, rule: DecisionRule) -> Output:
     """Returns the predictions in a predictions table and the decisions of the rule.
 
-    Distances and decisions are None if the table has no column of Mahalanobis distances.
+    Distances and decisions are None if the table has no column of OOD distances.
     """
     probabilities = arrays(table, rule.class_names)[1]
     if DISTANCE not in table:
@@ -132,7 +132,8 @@ def require_parity(
     """Checks that an export reproduces the predictions of the Keras model.
 
     `tolerance` limits differences in probability. `distance_tolerance` limits differences
-    in Mahalanobis distance, as a fraction of the OOD threshold. None means no limit.
+    in OOD distance, as a fraction of the OOD threshold, if there is one. None means no
+    limit.
 
     Raises:
         DataError: A difference exceeds its maximum, or there is a class that the model

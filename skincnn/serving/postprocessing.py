@@ -29,7 +29,7 @@ def postprocess(
 
     Args:
         logits: One tensor for each model and view, float32 [batch, num_classes].
-        distances: Mahalanobis distances, one tensor for each model, float32 [batch].
+        distances: OOD distances, one tensor for each model, float32 [batch].
         is_readable: Whether each file is readable, bool [batch]. For unreadable files, all
             numbers are NaN, the predicted class is "", `refer` is true, and
             `out_of_distribution` is false.
@@ -45,8 +45,9 @@ def postprocess(
         malignant_probability: Sum of the probabilities of the malignant classes, float32
             [batch]; NaN if the malignancy of any class is unknown.
         refer: Whether the rule refers the image, bool [batch].
-        ood_distance: Mahalanobis distance, averaged over models, float32 [batch].
-        out_of_distribution: Whether the distance exceeds `rule.max_distance`, bool [batch].
+        ood_distance: OOD distance, averaged over models, float32 [batch].
+        out_of_distribution: Whether the distance exceeds `rule.max_distance`, bool [batch];
+            always false if OOD detection is switched off.
         status: `OK` or `UNREADABLE`, string [batch].
     """
     log_mean = tf.reduce_logsumexp(
@@ -75,7 +76,9 @@ def postprocess(
 
 def describe_rule(rule: DecisionRule) -> str:
     """Returns a phrase that describes which images a rule refers."""
-    other = "out-of-distribution images and unreadable files"
+    other = "unreadable files"
+    if rule.max_distance is not None:
+        other = f"out-of-distribution images and {other}"
     if rule.threshold is None:
         return f"{other}. {NO_THRESHOLD}"
     point = parse_operating_point(rule.operating_point).text

@@ -18,7 +18,7 @@ from PIL import Image
 from skincnn.classes import describe
 from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
 from skincnn.errors import ConfigError
-from skincnn.evaluation.triage import ACCEPTED
+from skincnn.evaluation.ood import ACCEPTED
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.operating_points import parse_operating_point
 from skincnn.reporting.templates import data_uri, encode_png, environment
@@ -30,6 +30,10 @@ from skincnn.serving.predictor import Predictor, load_predictor
 Prediction = Mapping[str, Any]
 """The outputs of `postprocess` for one image."""
 NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
+OOD_OFF = (
+    "This model does not check whether an image is suitable for it: in the evaluation, the "
+    "check missed too many unsuitable images and was switched off."
+)
 FAILED = "The prediction failed. The error is shown in the terminal of the server."
 
 
@@ -93,13 +97,15 @@ def render_prediction(
 
 def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:
     """Returns the reasons for the referral decision of a readable image, as sentences."""
+    malignant = _explain_malignant(prediction, rule)
+    if rule.max_distance is None:
+        return [malignant, OOD_OFF]
     distance, threshold = distinguish(
         float(prediction["ood_distance"]), rule.max_distance, "{:.{}g}".format, range(3, 10)
     )
-    malignant = _explain_malignant(prediction, rule)
     measured = (
         "flagged as out-of-distribution: its distance from the reference images "
-        f"(validation split; Mahalanobis distance) is {distance}"
+        f"(validation split; cosine distance of the features) is {distance}"
     )
     if not prediction["out_of_distribution"]:
         return [
@@ -154,10 +160,12 @@ def distinguish(
 
 def _explain_malignant(prediction: Prediction, rule: DecisionRule) -> str:
     if rule.threshold is None:
-        return (
-            f"{NO_THRESHOLD} It does not refer an image because of a high probability of "
-            "malignancy, only if the image is flagged as out-of-distribution."
+        text = (
+            f"{NO_THRESHOLD} It refers no image because of a high probability of malignancy"
         )
+        if rule.max_distance is None:
+            return f"{text}."
+        return f"{text}, only if the image is flagged as out-of-distribution."
     classes = describe(rule.class_names)
     is_malignant = [bool(classes[name].malignant) for name in rule.class_names]
     probability = prediction["probabilities"][is_malignant].sum()
