@@ -258,7 +258,9 @@ def check_export(
     rule = read_rule(ExportSpec(workdir=workdir))
     calibrated = rule.calibration_map.apply(expected)
     assert np.abs(outputs["probabilities"] - calibrated).max() < 1e-3
-    np.testing.assert_allclose(outputs["ood_distance"], table["distance"], rtol=1e-3)
+    np.testing.assert_allclose(
+        outputs["ood_distance"], table["distance"], rtol=1e-3, atol=1e-6
+    )
     assert (outputs["class_names"] == np.array(NAMES)).all()
     predicted = [NAMES[i] for i in expected.argmax(axis=1)]
     assert outputs["predicted_class"].tolist() == predicted
@@ -266,10 +268,11 @@ def check_export(
     malignant = calibrated[:, is_malignant].sum(axis=1)
     np.testing.assert_allclose(outputs["malignant_probability"], malignant, atol=1e-3)
     # Rounding cannot change a decision that is half a percent away from its threshold.
-    clear = np.abs(table["distance"] / rule.max_distance - 1) > 0.005
+    limit = np.inf if rule.max_distance is None else rule.max_distance
+    clear = np.abs(table["distance"] / limit - 1) > 0.005
     clear &= np.abs(malignant / rule.threshold - 1) > 0.005
     assert clear.any()
-    out_of_distribution = table["distance"] > rule.max_distance
+    out_of_distribution = table["distance"] > limit
     refer = out_of_distribution | (malignant >= rule.threshold)
     assert (outputs["out_of_distribution"] == out_of_distribution)[clear].all()
     assert (outputs["refer"] == refer)[clear].all()
