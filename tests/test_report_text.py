@@ -15,7 +15,7 @@ from run_dirs import CONFIG, write_run
 
 from skincnn.data.leakage import SplitLeakage
 from skincnn.evaluation.results import ProbabilityBand, TargetCalibration
-from skincnn.inference import ood
+from skincnn.inference import ood_images
 from skincnn.inference.logit_adjustment import ADJUSTED
 from skincnn.inference.predictions import arrays
 from skincnn.inference.tta import VIEWS
@@ -375,7 +375,10 @@ def test_data_are_labeled(
 
 def test_the_note_on_built_in_ood_images_is_correct() -> None:
     assert len(sklearn.datasets.load_sample_images().images) == 2
-    assert f"The photographs are {ood.IMAGES_PER_SET} crops of two" in report_text.OOD_NOTE
+    assert (
+        f"The photographs are {ood_images.IMAGES_PER_SET} crops of two"
+        in report_text.OOD_NOTE
+    )
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,8 @@ def prediction_of(
         (0.2, 0.9, [f"is 0.9; {LIMIT}", "is below"]),
         (0.5, 0.9, [f"is 0.9; {LIMIT}", "at or above"]),
         (0.2, 0.60004, [f"is 0.60004; {LIMIT}", "is below"]),
-        (0.2, 0.59996, ["is below", "distance) is 0.59996; the limit is 0.6."]),
-        (0.2, 0.6, ["is below", "distance) is 0.6; the limit is 0.6."]),
+        (0.2, 0.59996, ["is below", "features) is 0.59996; the limit is 0.6."]),
+        (0.2, 0.6, ["is below", "features) is 0.6; the limit is 0.6."]),
     ],
 )
 def test_the_reasons_match_the_decision(
@@ -193,7 +193,8 @@ def test_an_out_of_distribution_image_gets_a_warning(
             "refer": np.array([ood or refer]),
         }
 
-    predictor = replace(model.predictor, predict=predict)
+    rule = model.predictor.rule.model_copy(update={"max_distance": 0.5})
+    predictor = replace(model.predictor, predict=predict, rule=rule)
     page = render_prediction(replace(model, predictor=predictor), jpeg(), "x", {})
     text = text_of(page)
     assert ("This image may be unsuitable for the model" in text) == ood
