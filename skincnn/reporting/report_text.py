@@ -53,10 +53,10 @@ SYNTHETIC = (
 )
 NO_MELANOMA = "No image shows melanoma, so the sensitivity for melanoma is unknown."
 OOD_NOTE = (
-    "The photographs are 48 crops of two photographs of scikit-learn. Documents, noise, plain "
-    "colors and stripes are generated. Inverted, blurred, nearly black, nearly white and "
-    "incomplete images are made from validation images. These sets are only examples of "
-    "unsuitable images, so their shares of flagged images have no confidence intervals. "
+    "The photographs are 48 crops of two photographs of scikit-learn. Documents, noise, "
+    "plain colors and stripes are generated. Inverted, blurred, nearly black, nearly white "
+    "and incomplete images are made from validation images. These sets are only examples "
+    "of unsuitable images, so their shares of flagged images have no confidence intervals. "
     "Skin without a lesion and clinical photographs are not among them."
 )
 """Note on the built-in out-of-distribution images."""
