@@ -17,6 +17,7 @@ from skincnn.evaluation.aggregate import write_aggregate
 from skincnn.evaluation.cross_validation import OUT_OF_FOLD, pool
 from skincnn.evaluation.ensemble import combine_runs
 from skincnn.evaluation.results import SplitResult, read_result, result_path
+from skincnn.files import replacing
 from skincnn.records import write_record
 from skincnn.reporting.load import load_results
 from skincnn.reporting.report import render_report
@@ -93,6 +94,20 @@ def test_a_directory_without_results_is_an_error(tmp_path: Path) -> None:
     done = run_here("report.py")
     assert done.returncode == 2
     assert "Give the directory of a run" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["export.saved_model", "test", "test.ood"])
+def test_files_that_another_process_is_writing_are_ignored(
+    name: str, tmp_path: Path
+) -> None:
+    workdir = write_run(tmp_path / "run", TABLES)
+    before = load_results(workdir).splits
+    with replacing(result_path(workdir, name)) as temporary:
+        temporary.write_text("{", encoding="utf-8")
+        results = load_results(workdir)
+        temporary.write_bytes(result_path(workdir, "test").read_bytes())
+    assert results.splits == before
+    assert not results.ood
 
 
 def test_changed_predictions_are_an_error(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def remove_replaced(workdir: Path, predictions: Tables) -> None:
     without logit adjustment, are outdated. They are removed, with their tables, unless new
     tables replace them.
     """
-    existing = {path.stem for path in (workdir / FOLDER).glob("*.json")}
+    existing = {path.stem for path in (workdir / FOLDER).glob("[!.]*.json")}
     for tta in VIEWS:
         new = [name for name in predictions if _has_variant(name, tta)]
         replaced = any(

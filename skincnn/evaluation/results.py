@@ -345,12 +345,14 @@ def split_name(split: str, variant: str = "") -> str:
 def read_split_results(workdir: Path) -> dict[str, SplitResult]:
     """Returns each `SplitResult` by the name of its predictions table, such as "test.d4".
 
+    Temporary files of results that another process is writing are ignored.
+
     Raises:
         ConfigError: A file is damaged or has another schema version.
     """
     return {
         path.stem: read_result(workdir, path.stem, SplitResult)
-        for path in sorted((workdir / FOLDER).glob("*.json"))
+        for path in sorted((workdir / FOLDER).glob("[!.]*.json"))
         if not OTHER_RESULTS.fullmatch(path.stem)
     }
 

@@ -208,7 +208,7 @@ def _read_ood(workdir: Path, headline: str) -> tuple[OodResult, ...]:
     ood = [read_result(workdir, path.stem, OodResult) for path in paths]
     if ood:
         splits = dict(ood[0].splits)
-        for path in (*folder.glob("ood.json"), *sorted(folder.glob("*.ood.json"))):
+        for path in (*folder.glob("ood.json"), *sorted(folder.glob("[!.]*.ood.json"))):
             splits |= read_result(workdir, path.stem, OodResult).splits
         ood[0] = ood[0].model_copy(update={"splits": splits})
     return tuple(ood)
