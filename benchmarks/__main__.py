@@ -1,6 +1,6 @@
-"""Measures speed and memory relative to simple baselines.
+"""Measures speed, memory and the coverage of confidence intervals.
 
-python -m benchmarks input|train|serve --help
+python -m benchmarks input|train|serve|coverage --help
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks import measure
 from benchmarks.measure import Result, Size
 from skincnn.cli import common
 from skincnn.errors import ConfigError
-from skincnn.files import write_json
+from skincnn.files import write_json, write_text
 from skincnn.lookup import look_up
 
 Setting = TypeVar("Setting")
@@ -131,10 +131,43 @@ def measure_serve(
     )
 
 
+def measure_coverage(
+    num_simulations: int = 1000,
+    num_lesions: int = 750,
+    num_resamples: int = 400,
+    num_true: int = 600_000,
+    output: Path = Path("docs/coverage.md"),
+) -> None:
+    """Measures the coverage of the confidence intervals by simulation.
+
+    Args:
+        num_simulations: Number of simulated test sets.
+        num_lesions: Number of lesions of a test set, and of a validation set.
+        num_resamples: Number of bootstrap resamples.
+        num_true: Number of lesions from which the true scores are computed.
+        output: The Markdown file for the results.
+    """
+    from benchmarks import coverage
+
+    settings = {
+        "num_simulations": num_simulations,
+        "num_lesions": num_lesions,
+        "num_resamples": num_resamples,
+    }
+    text = coverage.to_markdown(coverage.measure(num_true=num_true, **settings), settings)
+    write_text(output, text)
+    print(f"{text}\nresults  {output}")
+
+
 def command() -> None:
     """Runs the group of benchmarks that the first command-line argument names."""
     tyro.extras.subcommand_cli_from_dict(
-        {"input": measure_input, "train": measure_train, "serve": measure_serve}
+        {
+            "input": measure_input,
+            "train": measure_train,
+            "serve": measure_serve,
+            "coverage": measure_coverage,
+        }
     )
 
 

@@ -57,6 +57,7 @@ def make_table(
         {
             "image_id": [f"{split}{n}" for n in numbers],
             "lesion_id": [f"l{n // 2}" for n in numbers],
+            "group_id": [f"l{n // 2}" for n in numbers],
             "label": np.array(names)[labels],
             **{f"probability_{name}": y_prob[:, i] for i, name in enumerate(names)},
             "distance": rng.gamma(4, 0.25, num_images),
@@ -76,6 +77,7 @@ def predict_lesions(
     ids = {
         "image_id": [f"i{n}" for n in numbers],
         "lesion_id": [f"l{n // per_lesion}" for n in numbers],
+        "group_id": [f"l{n // per_lesion}" for n in numbers],
     }
     rows = pd.DataFrame({**ids, "label": labels, **columns, "sha256": ""})
     return predictions_table(rows, np.asarray(logits, np.float32), names)

@@ -6,18 +6,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from skincnn.metrics.bootstrap import (
-    bootstrap,
-    bootstrap_weights,
-    estimate,
-    num_groups_per_rate,
-)
+from skincnn.metrics.bootstrap import bootstrap, bootstrap_weights
 from skincnn.metrics.classification import (
     METRICS,
     PER_CLASS_METRICS,
     accuracy,
     balanced_accuracy,
     recall_per_class,
+)
+from skincnn.metrics.intervals import (
+    Support,
+    estimate,
+    estimate_difference,
+    find_supports,
 )
 from skincnn.metrics.sample import Sample
 
@@ -115,30 +116,6 @@ def test_a_class_without_images_has_no_estimate() -> None:
     assert (gap.value, gap.low, gap.high) == (None, None, None)
 
 
-def test_rates_of_0_and_1_have_the_exact_interval_of_their_lesions() -> None:
-    # Of class 0, all 12 lesions are detected; of class 1, none of 2. Each has two images.
-    y_true = np.array([0] * 24 + [1] * 4)
-    y_prob = np.tile([0.9, 0.1], (28, 1))
-    lesions = [f"l{i // 2}" for i in range(28)]
-    weights = weights_of(lesions, 200)
-    values = bootstrap({"recall": recall_per_class}, y_true, y_prob, weights)["recall"]
-    counts = num_groups_per_rate(lesions, y_true, y_prob)
-    all_detected, none_detected = estimate(values, 0.95, counts["recall"])
-    # P(n of n) = p^n; at the lower end of the interval, it is 2.5 %.
-    assert (all_detected.value, all_detected.high) == (1, 1)
-    assert all_detected.low == pytest.approx(0.025 ** (1 / 12), abs=1e-6)
-    assert (none_detected.value, none_detected.low) == (0, 0)
-    assert none_detected.high == pytest.approx(1 - 0.025 ** (1 / 2), abs=1e-6)
-    # Class 1 is never predicted. The accuracy varies, so it has the bootstrap interval.
-    assert counts["precision"].tolist() == [14, 0]
-    values = bootstrap({"accuracy": accuracy}, y_true, y_prob, weights)["accuracy"]
-    assert estimate(values, 0.95, counts["accuracy"]) == estimate(values)
-    # Each of the two perfect classes has at least two lesions: the mean counts as four.
-    mean = bootstrap({"mean": balanced_accuracy}, y_true, np.eye(2)[y_true], weights)
-    [result] = estimate(mean["mean"], 0.95, counts["balanced_accuracy"])
-    assert result.low == pytest.approx(0.025 ** (1 / 4), abs=1e-6)
-
-
 def test_resamples_without_predictions_of_a_class_are_left_out_of_its_precision() -> None:
     # Class 1 is predicted for two of 40 lesions, both correctly, and class 2 for none.
     y_true = np.array([0] * 36 + [1] * 2 + [2] * 2)
@@ -150,11 +127,12 @@ def test_resamples_without_predictions_of_a_class_are_left_out_of_its_precision(
     lost = weights[:, 36:38].sum(axis=1) == 0
     np.testing.assert_array_equal(np.isnan(values[1:, 1]), lost)
     assert 0.05 < lost.mean() < 0.5
-    counts = num_groups_per_rate(lesions, y_true, y_prob)["precision"]
-    assert counts.tolist() == [38, 2, 0]
-    _, rare, never = estimate(values, 0.95, counts)
+    supports = find_supports(lesions, y_true, y_prob)["precision"]
+    assert [support.sizes for support in supports] == [(38,), (2,), (0,)]
+    _, rare, never = estimate(values, 0.95, supports)
     assert (rare.value, rare.high) == (1, 1)
-    assert rare.low == pytest.approx(0.025 ** (1 / 2), abs=1e-6)
+    assert rare.low is not None
+    assert rare.low < 0.1
     assert (never.value, never.low, never.high) == (0, None, None)
     # Its precision counts as 0 in a mean over classes, as in scikit-learn.
     macro = bootstrap({"m": METRICS["macro_precision"].function}, y_true, y_prob, weights)
@@ -165,8 +143,8 @@ def test_a_single_lesion_has_no_interval() -> None:
     y_true, y_prob = np.zeros(3, int), np.eye(2)[[0, 0, 1]]
     weights = weights_of(["a"] * 3, 100)
     values = bootstrap({"accuracy": accuracy}, y_true, y_prob, weights)["accuracy"]
-    counts = num_groups_per_rate(["a"] * 3, y_true, y_prob)
-    [result] = estimate(values, 0.95, counts["accuracy"])
+    supports = find_supports(["a"] * 3, y_true, y_prob)["accuracy"]
+    [result] = estimate(values, 0.95, supports)
     assert (result.value, result.low, result.high) == (
         pytest.approx(2 / 3, abs=1e-6),
         None,
@@ -198,8 +176,11 @@ def test_a_paired_difference_has_a_narrower_interval() -> None:
         weights = weights_of(lesions, 2000, seed)
         return bootstrap({"accuracy": accuracy}, y_true, y_prob, weights)["accuracy"]
 
-    [paired] = estimate(values(correct, 0) - values(other, 0))
-    [unpaired] = estimate(values(correct, 0) - values(other, 1))
+    support = Support("rate", (400,))
+    changes = [values(correct, 0) - values(other, seed) for seed in (0, 1)]
+    paired, unpaired = (
+        estimate_difference(change, support=support).estimate for change in changes
+    )
     assert paired.value == unpaired.value == pytest.approx(correct.mean() - other.mean())
     width = np.subtract(paired.high, paired.low)
     assert width < 0.5 * np.subtract(unpaired.high, unpaired.low)

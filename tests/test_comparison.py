@@ -99,14 +99,14 @@ def test_runs_are_sorted_with_paired_differences(tmp_path: Path) -> None:
         )
         assert value(row.scores["macro_f1"]) == pytest.approx(scores[row.name], abs=1e-6)
         assert row.baseline == "worse"
-    difference = rows[0].differences["macro_f1"]
+    difference = rows[0].differences["macro_f1"].estimate
     assert difference.value == pytest.approx(scores["better"] - scores["worse"], abs=1e-6)
     assert difference.low is not None
     assert difference.low > 0
     assert not rows[1].differences  # the baseline
     for name, metric_difference in rows[0].differences.items():
         unpaired = value(rows[0].scores[name]) - value(rows[1].scores[name])
-        assert metric_difference.value == pytest.approx(unpaired, abs=2e-6)
+        assert metric_difference.estimate.value == pytest.approx(unpaired, abs=2e-6)
     # For metrics that are better when lower, the lowest value comes first.
     [rows] = compare(runs, "log_loss", 100).values()
     assert [row.name for row in rows] == ["better", "worse"]
@@ -135,7 +135,7 @@ def test_other_images_and_leaky_protocols_have_their_own_tables(tmp_path: Path) 
     # The leaky run has the images of the clean run; the run with fewer images does not.
     assert not rows["clean"].differences
     assert not rows["fewer"].differences
-    assert value(rows["leaky"].differences["macro_f1"]) == pytest.approx(
+    assert value(rows["leaky"].differences["macro_f1"].estimate) == pytest.approx(
         value(rows["leaky"].scores["macro_f1"]) - value(rows["clean"].scores["macro_f1"]),
         abs=2e-6,
     )
@@ -185,7 +185,9 @@ def test_seeds_are_averaged(six_runs: list[ComparedRun]) -> None:
     # Every row, including that of the first run, is compared with the mean of recipe a.
     for row in (second, named["a_0"], named["b_1"]):
         expected = value(row.scores["macro_f1"]) - value(first.scores["macro_f1"])
-        assert value(row.differences["macro_f1"]) == pytest.approx(expected, abs=2e-6)
+        assert value(row.differences["macro_f1"].estimate) == pytest.approx(
+            expected, abs=2e-6
+        )
     assert {row.baseline for row in rows} == {first.name}
     assert first.command == (
         "python scripts/compare.py runs/a_0 runs/a_1 runs/a_2 --average-seeds"
@@ -200,11 +202,11 @@ def test_recipes_are_compared_with_the_variance_between_seeds(
     second = named["mean of b_0 and 2 other seeds"]
     # A single seed of several does not stand for the recipe.
     assert [row.name for row in rows if row.recipe_differences] == [second.name]
-    narrow = second.differences["macro_f1"]
-    wide = second.recipe_differences["macro_f1"]
+    narrow = second.differences["macro_f1"].estimate
+    wide = second.recipe_differences["macro_f1"].estimate
     assert wide.value == narrow.value
-    assert 0 < wide.low < narrow.low
-    assert wide.high > narrow.high
+    assert 0 < wide.low <= narrow.low
+    assert wide.high >= narrow.high
     scores = [
         [value(named[f"{name}_{seed}"].scores["macro_f1"]) for seed in (0, 1, 2)]
         for name in "ab"
@@ -212,7 +214,7 @@ def test_recipes_are_compared_with_the_variance_between_seeds(
     deviation = np.sqrt(np.var(scores, axis=1, ddof=1).mean())
     for row in rows:
         assert row.spread is not None
-        assert row.spread.standard_deviations["macro_f1"] == pytest.approx(
+        assert row.spread.standard_deviation("macro_f1") == pytest.approx(
             deviation, abs=1e-5
         )
         assert (row.spread.num_runs, row.spread.num_recipes) == (6, 2)
@@ -224,7 +226,9 @@ def test_seeds_are_averaged_only_on_request(six_runs: list[ComparedRun]) -> None
     assert len(named) == 6
     first, other = named["a_0"], named["b_1"]
     expected = value(other.scores["macro_f1"]) - value(first.scores["macro_f1"])
-    assert value(other.differences["macro_f1"]) == pytest.approx(expected, abs=2e-6)
+    assert value(other.differences["macro_f1"].estimate) == pytest.approx(
+        expected, abs=2e-6
+    )
     assert {row.baseline for row in rows} == {"a_0"}
     assert not any(row.recipe_differences or row.spread for row in rows)
     # Runs that differ by more than their seed have no mean.
@@ -308,7 +312,7 @@ def test_runs_of_every_kind_have_a_command_and_folds(tmp_path: Path) -> None:
     for run in runs:
         assert (run.info.training_seconds, run.info.num_parameters) == (60, 1234)
         assert not run.changed
-        assert len(run.sha256) == 64
+        assert len(run.sha256) == len(run.fingerprint) == 64
 
 
 def test_calibrated_scores_use_the_validation_table(tmp_path: Path) -> None:
@@ -338,7 +342,7 @@ def test_calibrated_scores_use_the_validation_table(tmp_path: Path) -> None:
         }
         for name, score in expected.items():
             assert value(named[run.name].scores[name]) == pytest.approx(score, abs=0.03)
-        assert named[run.name].scores["calibrated_ece"].value is not None
+        assert named[run.name].scores["calibrated_log_loss"].value is not None
     for path in workdirs:
         table_path(path, "val").unlink()
     [rows] = compare(read_runs(workdirs), "macro_f1", 100).values()
@@ -442,7 +446,7 @@ def test_any_variant_of_the_first_run_is_the_baseline(with_variants: list[Path])
     expected = value(named["mixed"].scores["accuracy"]) - value(
         named["mixed (augment)"].scores["accuracy"]
     )
-    difference = value(named["mixed"].differences["accuracy"])
+    difference = value(named["mixed"].differences["accuracy"].estimate)
     assert difference == pytest.approx(expected, abs=2e-6)
     expected_message = r"first run, mixed \(variants: augment\)\. Received: adjusted\."
     with pytest.raises(ConfigError, match=expected_message):
@@ -458,7 +462,7 @@ def test_a_changed_table_is_detected(tmp_path: Path) -> None:
     for variant in ("", "d4"):
         path = table_path(workdir, f"test.{variant}" if variant else "test")
         assert not read_compared_run(workdir, "test", variant).changed
-        path.write_text(path.read_text() + "i120,l60,mel,0,1,0,0.5\n")
+        path.write_text(path.read_text() + "i120,l60,l60,mel,0,1,0,0.5\n")
         assert read_compared_run(workdir, "test", variant).changed
 
 

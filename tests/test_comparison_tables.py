@@ -13,6 +13,8 @@ from run_dirs import CONFIG, write_run
 from skincnn.config import OptimizerConfig
 from skincnn.evaluation.compared_runs import ComparedRun, read_compared_run
 from skincnn.evaluation.comparison import compare
+from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.intervals import Difference
 from skincnn.reporting.comparison_tables import plot_comparison, to_frame, to_markdown
 from skincnn.reporting.plots import to_png
 
@@ -45,17 +47,19 @@ def test_tables_have_captions(seeds: list[ComparedRun]) -> None:
     tables = compare(seeds[:2], "macro_f1", 100)
     text = to_markdown(tables)
     assert "| run | macro F1 | balanced accuracy | accuracy | macro AUC | melanoma " in text
-    assert "Paired difference, run minus a_0:\n\n| run | macro F1 |" in text
+    assert "Paired difference of these runs, run minus a_0. The intervals cover " in text
+    assert "not the variance between training runs. Bold: p < 0.05, for each" in text
+    assert "2 different predictions tables are scored here." in text
     assert "\nTo reproduce each row:\n\n| run | predictions | seed |" in text
     assert (
         "After calibration on the validation split; melanoma sensitivity and "
         "specificity at the validation threshold for 90 % specificity:\n\n| run | melanoma "
-        "AUC | melanoma sensitivity | melanoma specificity | ECE after calibration "
-        "|\n"
+        "AUC | melanoma sensitivity | melanoma specificity | log loss after "
+        "calibration |\n"
     ) in text
     assert "recipes" not in text
     for run in seeds[:2]:
-        assert f"| {run.name} | {run.sha256[:8]} |" in text
+        assert f"| {run.name} | {run.fingerprint[:8]} |" in text
         assert f"`{run.command}`" in text
     frame = to_frame(tables).set_index("run")
     assert frame["baseline"].unique().tolist() == ["a_0"]
@@ -68,7 +72,7 @@ def test_recipes_are_compared_across_seeds(seeds: list[ComparedRun]) -> None:
     assert (
         "Difference between recipes: mean over seeds minus mean of a_0 and 1 other seed. "
         "The intervals include the variance between seeds, estimated from 4 runs of 2 "
-        "recipes. Bold: the interval does not contain 0."
+        "recipes. Bold: "
     ) in text
     frame = to_frame({"": rows}).set_index("run")
     scores = np.array([[frame["macro_f1"][f"{n}_{s}"] for s in (0, 1)] for n in "ab"])
@@ -78,21 +82,38 @@ def test_recipes_are_compared_across_seeds(seeds: list[ComparedRun]) -> None:
     assert wider.index.tolist() == ["mean of b_0 and 1 other seed"]
 
 
-def test_significant_differences_of_recipes_are_bold(seeds: list[ComparedRun]) -> None:
+@pytest.mark.parametrize("kind", ["differences", "recipe_differences"])
+def test_significant_differences_are_bold(seeds: list[ComparedRun], kind: str) -> None:
+    """In a table of more than five, by the procedure of Benjamini and Hochberg."""
     [rows] = compare(seeds, "macro_f1", 100, average_seeds=True).values()
-    for low, bold in ((0.01, True), (-0.01, False)):
-        changed = [
-            dataclasses.replace(
-                row,
-                recipe_differences={
-                    name: dataclasses.replace(difference, value=0.05, low=low, high=0.09)
-                    for name, difference in row.recipe_differences.items()
-                },
-            )
-            for row in rows
-        ]
-        cell = f"+0.050 [{low:+.3f}, +0.090]"
-        assert (f"| **{cell}** |" in to_markdown({"": changed})) == bold
+    compared = [row for row in rows if getattr(row, kind)]
+    names = ["macro_f1", "balanced_accuracy", "accuracy", "macro_auc", "melanoma_recall"]
+    p_values = np.linspace(0.001, 0.08, len(compared) * len(names))
+    numbers = iter(p_values)
+    changed = [
+        dataclasses.replace(
+            row,
+            **{
+                kind: {
+                    name: Difference(Estimate(p, p - 1, p + 1), p)
+                    for name, p in zip(names, numbers, strict=False)
+                }
+                | {name: d for name, d in getattr(row, kind).items() if name not in names}
+            },
+        )
+        for row in compared
+    ]
+    text = to_markdown({"": changed})
+    # The largest k with p(k) <= 0.05 k / n: all up to it are significant.
+    count = len(p_values)
+    limit = 0.05
+    if count > 5:
+        passed = p_values <= 0.05 * np.arange(1, count + 1) / count
+        limit = p_values[passed].max(initial=0)
+        assert f"among the {count} differences of this table" in text
+    for p in p_values:
+        cell = f"{p:+.3f} [{p - 1:+.3f}, {p + 1:+.3f}]"
+        assert (f"| **{cell}** |" in text) == (p <= limit), cell
 
 
 def test_protocols_are_not_ranked_together(

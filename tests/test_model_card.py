@@ -124,7 +124,8 @@ def test_scores_and_operating_points_are_tables(results: RunResults) -> None:
     for name, target in results.headline.targets.items():
         for key, point in target.operating_points.items():
             rates = " | ".join(map(labels.interval, point.rates.values()))
-            row = f"{labels.point_label(key)} | {point.threshold:.3f} | {rates}"
+            missed = " (missed on these images)" if point.missed else ""
+            row = f"{labels.point_label(key)}{missed} | {point.threshold:.3f} | {rates}"
             assert f"| {name} | {row} |" in card
         assert sentences("target_calibration", result, name) in words
         scores = " | ".join(map(labels.interval, target.calibration.scores.values()))

@@ -175,7 +175,14 @@ def test_references_are_written_and_read(tmp_path: Path) -> None:
 def make_table(distances: np.ndarray) -> pd.DataFrame:
     lesions = [f"l{n // 2}" for n in range(len(distances))]
     images = [f"i{n:04d}" for n in range(len(distances))]
-    return pd.DataFrame({"image_id": images, "lesion_id": lesions, "distance": distances})
+    return pd.DataFrame(
+        {
+            "image_id": images,
+            "lesion_id": lesions,
+            "group_id": lesions,
+            "distance": distances,
+        }
+    )
 
 
 RNG = np.random.default_rng(0)

@@ -9,6 +9,7 @@ from skincnn.metrics.operating_points import (
     OPERATING_POINTS,
     OperatingPoint,
     choose_threshold,
+    choose_thresholds,
     decision_curve,
     find_targets,
     parse_operating_point,
@@ -111,3 +112,29 @@ def test_net_benefit_matches_its_formula() -> None:
     # At every threshold, the net benefit of a perfect model is the prevalence.
     perfect = decision_curve(positive, positive.astype(float))
     np.testing.assert_allclose(perfect["model"], positive.mean())
+
+
+@pytest.mark.parametrize("point", OPERATING_POINTS)
+def test_thresholds_of_resamples_are_those_of_repeated_images(
+    point: OperatingPoint,
+) -> None:
+    positive, score = draw(0)
+    weights = np.random.default_rng(1).multinomial(200, np.full(200, 1 / 200), size=20)
+    thresholds = choose_thresholds(positive, score, point, weights.astype(float))
+    table = rates(positive, score, thresholds, weights.astype(float))
+    for row, counts in enumerate(weights):
+        repeated = np.repeat(positive, counts), np.repeat(score, counts)
+        threshold = choose_threshold(*repeated, point)
+        assert threshold is not None
+        one = np.ones((1, 200))
+        expected = rates(*repeated, threshold, one)
+        for name, values in table.items():
+            assert values[row] == pytest.approx(expected[name][0]), name
+
+
+def test_rates_without_a_threshold_are_undefined() -> None:
+    positive, score = draw(0)
+    values = rates(positive, score, np.array([np.nan, 0.5]), np.ones((2, 200)))
+    for name, pair in values.items():
+        assert np.isnan(pair[0]), name
+        assert not np.isnan(pair[1]), name

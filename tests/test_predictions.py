@@ -19,6 +19,7 @@ from skincnn.inference.predictions import (
     mean_predictions,
     predictions_table,
     read_predictions,
+    table_fingerprint,
     table_path,
     table_sha256,
     write_predictions,
@@ -31,6 +32,7 @@ def make_logits(seed: int, num_images: int = 20) -> pd.DataFrame:
         {
             "image_id": [f"0{n}" for n in range(num_images)],
             "lesion_id": [str(n // 2) for n in range(num_images)],
+            "group_id": [str(n // 2) for n in range(num_images)],
             "label": np.arange(num_images) % 3,
             "age": [np.nan, *range(1, num_images)],
             "sha256": "",
@@ -107,3 +109,17 @@ def test_a_damaged_table_is_rejected(
 def test_a_missing_table_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read as a .*scripts/evaluate\.py"):
         read_predictions(tmp_path / "test.csv")
+
+
+def test_the_fingerprint_ignores_rounding_errors_and_the_order_of_rows() -> None:
+    table = make_table("test", 0.7, num_images=60)
+    columns = list(table.filter(like="probability_"))
+    noise = 1 + 1e-7 * np.random.default_rng(0).normal(size=(len(table), len(columns)))
+    other = table.assign(**(table[columns] * noise)).sample(frac=1, random_state=0)
+    assert table_sha256(other) != table_sha256(table)
+    assert table_fingerprint(other) == table_fingerprint(table)
+    changed = table.copy()
+    changed.loc[3, columns] = changed.loc[3, columns].to_numpy()[::-1]
+    assert table_fingerprint(changed) != table_fingerprint(table)
+    relabeled = table.assign(label=table["label"].to_numpy()[::-1])
+    assert table_fingerprint(relabeled) != table_fingerprint(table)

@@ -105,7 +105,8 @@ def test_operating_points_have_all_rates(results: RunResults) -> None:
     for target in results.headline.targets.values():
         for key, point in target.operating_points.items():
             rates = [labels.interval(rate) for rate in point.rates.values()]
-            row = [labels.point_label(key), f"{point.threshold:.3f}", *rates]
+            missed = " (missed on these images)" if point.missed else ""
+            row = [labels.point_label(key) + missed, f"{point.threshold:.3f}", *rates]
             assert " ".join(row) in text
     triage = results.headline.triage
     assert triage is not None

@@ -8,22 +8,24 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from run_dirs import make_cost, predict_lesions
 from sklearn import metrics as reference
 
 from skincnn.config import EvaluateConfig
 from skincnn.data.leakage import SplitLeakage
-from skincnn.evaluation.resampled import Resampled
+from skincnn.evaluation.resampled import VALIDATION_SEED, Resampled, seed_of
 from skincnn.evaluation.results import SplitResult
 from skincnn.evaluation.scoring import (
     InferenceVariant,
     calibrated_values,
+    find_support,
     score_subgroups,
     score_variants,
 )
 from skincnn.evaluation.triage import choose_on_validation
 from skincnn.inference.predictions import arrays, table_sha256
-from skincnn.metrics.bootstrap import Estimate, estimate
+from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.classification import METRICS, PER_CLASS_METRICS
 from skincnn.metrics.operating_points import OPERATING_POINTS
 from skincnn.records import to_json
@@ -69,10 +71,15 @@ def test_every_score_has_an_interval(results: dict[str, SplitResult]) -> None:
         assert (class_scores.num_images, class_scores.num_lesions) == (50, 50)
         assert set(class_scores.scores) == set(PER_CLASS_METRICS)
         estimates += class_scores.scores.values()
+    ece = result.metrics["ece"]
+    assert ece.value is not None
+    assert ece.low is ece.high is None  # no interval would be valid
+    estimates.remove(ece)
     for score in estimates:
         assert score.low <= score.value <= score.high
         assert score.low < score.high
-    assert (result.confidence, result.num_bootstrap) == (0.95, 200)
+    assert (result.confidence, result.num_bootstrap, result.num_groups) == (0.95, 200, 100)
+    assert "near-duplicates" in result.resampling_unit
 
 
 def test_a_result_identifies_its_tables(results: dict[str, SplitResult]) -> None:
@@ -142,7 +149,9 @@ def test_calibration_improves_validation_and_keeps_the_auc(
 def test_calibrated_values_are_those_of_the_result(results: dict[str, SplitResult]) -> None:
     tables = {"val": make_table(0), "test": make_table(1)}
     for split, table in tables.items():
-        values = calibrated_values(Resampled(table, CONFIG), tables["val"])
+        validation = Resampled(tables["val"], CONFIG, VALIDATION_SEED)
+        sample = Resampled(table, CONFIG, seed_of(split))
+        values = calibrated_values(sample, validation)
         result = results[split]
         melanoma = result.targets["melanoma"]
         rates = melanoma.operating_points["specificity=0.90"].rates
@@ -150,10 +159,11 @@ def test_calibrated_values_are_those_of_the_result(results: dict[str, SplitResul
             "melanoma_auc": melanoma.auc,
             "melanoma_sensitivity": rates["sensitivity"],
             "melanoma_specificity": rates["specificity"],
-            "calibrated_ece": result.calibration.after["ece"],
+            "calibrated_log_loss": result.calibration.after["log_loss"],
         }
         assert expected == {
-            name: estimate(value, CONFIG.confidence)[0] for name, value in values.items()
+            name: sample.estimate(value, find_support(sample, name))
+            for name, value in values.items()
         }
 
 
@@ -161,7 +171,8 @@ def test_rates_are_unknown_without_a_threshold() -> None:
     table = make_table(0)
     validation = make_table(1)
     validation[[f"probability_{name}" for name in NAMES]] = [0.3, 0.2, 0.2, 0.3]
-    values = calibrated_values(Resampled(table, CONFIG), validation)
+    resampled = Resampled(validation, CONFIG)
+    values = calibrated_values(Resampled(table, CONFIG), resampled)
     assert np.isnan(values["melanoma_sensitivity"]).all()
     assert np.isnan(values["melanoma_specificity"]).all()
     assert not np.isnan(values["melanoma_auc"]).any()
@@ -169,7 +180,7 @@ def test_rates_are_unknown_without_a_threshold() -> None:
     assert point.operating_points["specificity=0.90"].threshold is None
     assert point.operating_points["specificity=0.90"].rates == {}
     nevi = table.query("label == 'nv'")
-    values = calibrated_values(Resampled(nevi, CONFIG), validation)
+    values = calibrated_values(Resampled(nevi, CONFIG), resampled)
     assert np.isnan(values["melanoma_auc"]).all()
 
 
@@ -218,9 +229,15 @@ def test_a_variant_is_scored_like_the_model_as_is_and_compared_with_it() -> None
     assert result.differences["melanoma_recall"].value == pytest.approx(
         recalls[1] - recalls[0], abs=2e-6
     )
-    # The differences of identical predictions are exactly 0.
+    # The differences of identical predictions are exactly 0, but not known exactly.
     assert results["test.adjusted"].logit_adjustment == 0.3
-    assert set(results["test.adjusted"].differences.values()) == {Estimate(0.0, 0.0, 0.0)}
+    same = results["test.adjusted"].differences
+    assert {difference.value for difference in same.values()} == {0}
+    square = scipy.stats.norm.ppf(0.975) ** 2
+    limit = square / (50 + square)  # no pair of the 50 melanomas differs
+    assert same["melanoma_recall"].high == pytest.approx(limit, abs=1e-6)
+    assert same["melanoma_recall"].low == pytest.approx(-limit, abs=1e-6)
+    assert same["log_loss"] == Estimate(0.0, None, None)
 
 
 def test_subgroups_are_the_rows_with_their_value() -> None:
@@ -261,6 +278,45 @@ def test_a_perfect_score_has_an_interval() -> None:
         assert rate.value == rate.high == 1
         assert rate.low < 1
     # The 50 melanoma images are of 50 lesions, all 200 images of 100.
-    assert perfect[0].low == pytest.approx(0.025 ** (1 / 50), abs=1e-6)
+    square = scipy.stats.norm.ppf(0.975) ** 2
+    assert perfect[0].low == pytest.approx(50 / (50 + square), abs=1e-6)
     assert rates["sensitivity"] == perfect[0]
-    assert result.metrics["accuracy"].low == pytest.approx(0.025 ** (1 / 100), abs=1e-6)
+    assert result.metrics["accuracy"].low == pytest.approx(100 / (100 + square), abs=1e-6)
+
+
+def test_intervals_at_an_operating_point_cover_the_choice_of_the_threshold() -> None:
+    tables = {"val": make_table(0), "test": make_table(1)}
+    result = score(tables)["test"].targets["melanoma"]
+    sample = Resampled(tables["test"], CONFIG)
+    choices = choose_on_validation(tables["val"])
+    y_true, y_prob = sample.arrays
+    melanoma = sample.targets["melanoma"]
+    score_of_melanoma = melanoma.score(choices.calibration_map.apply(y_prob))
+    widths: list[list[float]] = [[], []]
+    for key, point in result.operating_points.items():
+        fixed = sample.rates(melanoma.positive(y_true), score_of_melanoma, point.threshold)
+        for name, rate in point.rates.items():
+            assert rate.value == fixed[name].value
+            for column, estimate in zip(widths, (rate, fixed[name]), strict=True):
+                column.append(estimate.high - estimate.low)
+        metric, minimum = key.split("=")
+        assert point.missed == (round(point.rates[metric].value, 3) < float(minimum))
+    assert np.mean(widths[0]) > 1.1 * np.mean(widths[1])
+    flags = [point.missed for point in result.operating_points.values()]
+    assert not any(
+        point.missed
+        for target in score(tables)["val"].targets.values()
+        for point in target.operating_points.values()
+    )
+    assert any(flags)
+
+
+def test_groups_are_resampled_not_lesions() -> None:
+    table = make_table(1)
+    joined = table.assign(group_id=[f"g{n // 8}" for n in range(len(table))])
+    results = [score({"val": make_table(0), "test": t})["test"] for t in (table, joined)]
+    assert [result.num_groups for result in results] == [100, 25]
+    assert results[0].num_lesions == results[1].num_lesions == 100
+    values = [result.metrics["log_loss"] for result in results]
+    assert values[0].value == values[1].value
+    assert values[0] != values[1]

@@ -17,14 +17,15 @@ class Arguments:
     """Compares evaluated runs, sorted by score from best to worst.
 
     Intervals are computed by bootstrap over lesions. Differences from the first run are
-    paired: both runs are scored on the same resamples. If the interval of a difference does
-    not contain 0, the two trained models differ significantly. The intervals do not cover
-    the variance between training runs: to compare two recipes, train several seeds of each
-    and use --average-seeds. An additional table then has intervals that cover the sampling
-    of lesions and of seeds. Runs with different images, with synthetic images, or with the
-    leaky --data.split-by image are in separate tables. Each table is followed by a table of
+    paired: both runs are scored on the same resamples. Significant differences of the
+    trained models are bold; in a table of more than five, with a false discovery rate of
+    5 %. The intervals do not cover the variance between training runs: to compare two
+    recipes, train several seeds of each and use --average-seeds. An additional table then
+    has intervals that cover the sampling of lesions and of seeds. Runs with different
+    images, with synthetic images, or with the leaky --data.split-by image are in separate
+    tables. Each table is followed by a table of
     scores of the calibrated probabilities (AUC of melanoma, sensitivity and specificity at
-    the threshold with 90 % specificity on validation, calibration error). The last table
+    the threshold with 90 % specificity on validation, log loss). The last table
     lists the commands that reproduce the runs.
 
     For example:

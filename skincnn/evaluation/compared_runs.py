@@ -16,7 +16,12 @@ from skincnn.errors import ConfigError
 from skincnn.evaluation.results import SplitResult, read_split_results, split_name
 from skincnn.files import sha256
 from skincnn.inference.logit_adjustment import unadjusted_name
-from skincnn.inference.predictions import class_names_of, read_predictions, table_path
+from skincnn.inference.predictions import (
+    class_names_of,
+    read_predictions,
+    table_fingerprint,
+    table_path,
+)
 from skincnn.inference.run_dir import CONFIG_FILE, Provenance, RunInfo, read_run_info
 from skincnn.presets import to_command
 
@@ -32,6 +37,7 @@ class ComparedRun:
         variant: "" for the model as is; see `SplitResult`.
         predictions: The predictions table, sorted by image_id.
         validation: The validation table of the same variant; None if the file is missing.
+        fingerprint: See `table_fingerprint`.
         sha256: SHA-256 of the predictions file.
         changed: Whether the predictions file has changed since its result was written.
         split_by: "lesion", or "image" for the leaky protocol.
@@ -47,6 +53,7 @@ class ComparedRun:
     variant: str
     predictions: pd.DataFrame
     validation: pd.DataFrame | None
+    fingerprint: str
     sha256: str
     changed: bool
     split_by: str
@@ -62,7 +69,7 @@ class ComparedRun:
     @property
     def images(self) -> str:
         """Text that identifies the images, labels and classes; equal for paired runs."""
-        columns = ["image_id", "lesion_id", "label"]
+        columns = ["image_id", "group_id", "label"]
         rows = self.predictions[columns].to_csv(index=False)
         text = rows + ",".join(class_names_of(self.predictions))
         digest = hashlib.sha256(text.encode()).hexdigest()
@@ -98,6 +105,7 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
             f"another --split or, for a single run, scripts/evaluate.py {workdir}{flag}."
         )
     digest = sha256(path)
+    predictions = read_predictions(path).sort_values("image_id", ignore_index=True)
     validation = table_path(workdir, split_name("val", variant))
     configs = [member.config for member in info.members]
     configs = configs or [read_config(workdir / CONFIG_FILE)]
@@ -111,8 +119,9 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
         info=info,
         split=split,
         variant=variant,
-        predictions=read_predictions(path).sort_values("image_id", ignore_index=True),
+        predictions=predictions,
         validation=read_predictions(validation) if validation.is_file() else None,
+        fingerprint=table_fingerprint(predictions),
         sha256=digest,
         changed=results[table].predictions_sha256 != digest,
         split_by="image" if leaky else "lesion",

@@ -12,33 +12,31 @@ import numpy as np
 from skincnn.config import Config, EvaluateConfig
 from skincnn.errors import ConfigError
 from skincnn.evaluation.compared_runs import ComparedRun
-from skincnn.evaluation.resampled import Resampled
+from skincnn.evaluation.resampled import VALIDATION_SEED, Resampled, seed_of
 from skincnn.evaluation.scoring import (
     CALIBRATED,
-    MELANOMA_RECALL,
-    MELANOMA_SENSITIVITY,
-    MELANOMA_SPECIFICITY,
     calibrated_values,
+    find_support,
     melanoma_recall,
 )
 from skincnn.lookup import look_up
-from skincnn.metrics.bootstrap import Counts, Estimate, estimate
+from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.classification import METRICS
+from skincnn.metrics.intervals import (
+    Difference,
+    Support,
+    estimate,
+    estimate_difference,
+)
 from skincnn.metrics.sample import Scores
 from skincnn.metrics.seed_variance import (
     SeedVariance,
-    add_seed_variance,
+    estimate_recipe_difference,
     pool_seed_variance,
 )
 
 SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auc")
 """Keys of `METRICS` that are shown in addition to the metric to sort by."""
-MELANOMA_RATES = {
-    MELANOMA_RECALL: "recall",
-    MELANOMA_SENSITIVITY: "recall",
-    MELANOMA_SPECIFICITY: "specificity",
-}
-"""Key in the result of `num_groups_per_rate` for each melanoma rate."""
 Group = tuple[ComparedRun, ...]
 Values = dict[str, dict[str, Scores]]
 """Values of each metric on all images and on each resample, by run name and metric name."""
@@ -52,11 +50,13 @@ class Row:
         scores: Scores by name: the metric to sort by, `SHOWN`, "melanoma_recall" if
             melanoma is a class, and `CALIBRATED`.
         differences: Paired difference in each score, row minus baseline; empty for the
-            baseline and for runs on other images.
+            baseline and for runs on other images. The intervals cover the sampling of
+            images, for these trained runs only.
         baseline: Name of the row of the baseline.
         command: The command that reproduces the scores.
-        recipe_differences: `differences` with intervals that include the variance between
-            seeds; empty if `spread` is None or `_find_recipes` does not return `runs`.
+        recipe_differences: `differences` with intervals and p-values that include the
+            variance between seeds; empty if `spread` is None or `_find_recipes` does not
+            return `runs`.
         spread: The variance between seeds; None if `average_seeds` of `compare` is False or
             no recipe has several seeds.
     """
@@ -64,10 +64,10 @@ class Row:
     name: str
     runs: Group
     scores: dict[str, Estimate]
-    differences: dict[str, Estimate]
+    differences: dict[str, Difference]
     baseline: str
     command: str
-    recipe_differences: dict[str, Estimate]
+    recipe_differences: dict[str, Difference]
     spread: SeedVariance | None
 
 
@@ -107,10 +107,7 @@ def compare(
     seeds = _group_seeds(runs) if average_seeds else []
     recipes = _find_recipes(runs, seeds)
     spread = pool_seed_variance(
-        [
-            [{name: score[0] for name, score in values[run.name].items()} for run in recipe]
-            for recipe in recipes
-        ]
+        [[values[run.name] for run in recipe] for recipe in recipes]
     )
     groups: list[Group] = [*((run,) for run in runs), *seeds]
     baseline = max((group for group in groups if runs[0] in group), key=len)
@@ -139,21 +136,27 @@ def _make_row(
     """Returns the row of a group; `is_recipe` is True if `_find_recipes` returned it."""
     mean, baseline_mean = _mean(values, group), _mean(values, baseline)
     paired = baseline[0].images == group[0].images and group != baseline
-    differences = {
-        name: estimate(mean[name] - baseline_mean[name], confidence)[0]
-        for name in (mean if paired else ())
-    }
+    changes = {name: mean[name] - baseline_mean[name] for name in (mean if paired else ())}
     sizes = len(group), len(baseline)
+    supports = _find_supports(group[0], tuple(mean))
     return Row(
         _name(group),
         group,
-        {name: estimate(mean[name], confidence, _lesions(group, name))[0] for name in mean},
-        differences,
+        {
+            name: estimate(scores, confidence, [supports[name]])[0]
+            for name, scores in mean.items()
+        },
+        {
+            name: estimate_difference(change, confidence, supports[name])
+            for name, change in changes.items()
+        },
         _name(baseline),
         _command(group),
         {
-            name: add_seed_variance(difference, spread.half_width(name, *sizes, confidence))
-            for name, difference in differences.items()
+            name: estimate_recipe_difference(
+                name, change, spread, sizes, confidence, supports[name]
+            )
+            for name, change in changes.items()
             if spread and is_recipe
         },
         spread,
@@ -164,24 +167,19 @@ def _bootstrap(
     run: ComparedRun, columns: Sequence[str], config: EvaluateConfig
 ) -> dict[str, Scores]:
     """Returns the scores of a run on all images and on each resample."""
-    sample = Resampled(run.predictions, config)
+    sample = Resampled(run.predictions, config, seed_of(run.split))
     functions = {name: METRICS[name].function for name in columns}
     values = sample.bootstrap(functions | melanoma_recall(sample))
     values |= dict.fromkeys(CALIBRATED, np.full(len(sample.all_weights), np.nan))
     if run.validation is not None:
-        values |= calibrated_values(sample, run.validation)
+        validation = Resampled(run.validation, config, VALIDATION_SEED)
+        values |= calibrated_values(sample, validation)
     return values
 
 
-def _lesions(group: Group, name: str) -> Counts | None:
-    """Returns the number of lesions of a rate; None for other scores or several runs."""
-    if len(group) > 1:
-        return None
-    sample = Resampled(group[0].predictions, EvaluateConfig())
-    counts = sample.num_lesions_per_rate()
-    if name in MELANOMA_RATES and "melanoma" in sample.targets:
-        return counts[MELANOMA_RATES[name]][[sample.targets["melanoma"].classes[0]]]
-    return counts.get(name)
+def _find_supports(run: ComparedRun, names: Sequence[str]) -> dict[str, Support | None]:
+    sample = Resampled(run.predictions, EvaluateConfig())
+    return {name: find_support(sample, name) for name in names}
 
 
 def _group_seeds(runs: Sequence[ComparedRun]) -> list[Group]:

@@ -13,6 +13,7 @@ from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import OodResult, OodSet, OodSplit, split_name
 from skincnn.inference.ood_images import OOD_SET, OOD_TABLE
 from skincnn.inference.predictions import DISTANCE
+from skincnn.metrics.intervals import Support
 
 ACCEPTED = 0.95
 """Share of the validation images that are accepted as in-distribution."""
@@ -103,7 +104,7 @@ def score_ood(
     sample = Resampled(table, config)
     rejected = (table[DISTANCE] > limit).to_numpy(float)
     shares = sample.all_weights @ rejected / sample.all_weights.sum(axis=1)
-    estimate = sample.estimate(shares, np.array([table["lesion_id"].nunique()]))
+    estimate = sample.estimate(shares, Support("rate", (sample.num_groups,)))
     return OodResult(
         limit=limit,
         accepted_validation=ACCEPTED,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,25 +14,50 @@ from skincnn.config import EvaluateConfig
 from skincnn.evaluation.results import Outcomes
 from skincnn.inference.predictions import arrays, class_names_of
 from skincnn.metrics.bootstrap import (
-    Counts,
+    BLOCK_CELLS,
     Estimate,
     bootstrap,
     bootstrap_weights,
     count_groups,
-    estimate,
-    num_groups_per_rate,
 )
-from skincnn.metrics.classification import MetricFunction
-from skincnn.metrics.operating_points import RATES, Target, find_targets, rates
+from skincnn.metrics.classification import METRICS, MetricFunction
+from skincnn.metrics.intervals import (
+    Support,
+    estimate,
+    estimate_difference,
+    find_supports,
+)
+from skincnn.metrics.operating_points import (
+    RATES,
+    OperatingPoint,
+    Target,
+    choose_thresholds,
+    find_targets,
+    rates,
+)
 from skincnn.metrics.sample import Flags, Floats, Labels, Scores
+
+VALIDATION_SEED = 1
+"""Seed of the resamples of validation tables; that of other tables is 0."""
+
+
+def seed_of(split: str) -> int:
+    """Returns the seed of the resamples of a split."""
+    return VALIDATION_SEED if split == "val" else 0
 
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
-    """A predictions table and its bootstrap resamples over lesions."""
+    """A predictions table and its bootstrap resamples over groups of images.
+
+    A group is a lesion with its near-duplicates (`group_id`). `seed` is the seed of the
+    resamples. That of validation tables differs, so that thresholds chosen on their
+    resamples are independent of the resamples of other splits.
+    """
 
     table: pd.DataFrame
     config: EvaluateConfig
+    seed: int = 0
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -49,15 +75,20 @@ class Resampled:
         return arrays(self.table, self.class_names)
 
     @functools.cached_property
-    def lesions(self) -> list[str]:
-        """Lesion ID of each image, [num_images]."""
-        return self.table["lesion_id"].tolist()
+    def groups(self) -> list[str]:
+        """Group ID of each image, [num_images]."""
+        return self.table["group_id"].tolist()
+
+    @functools.cached_property
+    def num_groups(self) -> int:
+        """Number of groups, which is the number of units that a resample draws."""
+        return len(set(self.groups))
 
     @functools.cached_property
     def weights(self) -> Scores:
         """Number of times each image occurs, [num_resamples, num_images]."""
         return bootstrap_weights(
-            self.table["image_id"], self.lesions, self.config.num_bootstrap
+            self.table["image_id"], self.groups, self.config.num_bootstrap, self.seed
         )
 
     @functools.cached_property
@@ -70,37 +101,72 @@ class Resampled:
     ) -> dict[str, Scores]:
         """Returns the values of each metric; see `skincnn.metrics.bootstrap.bootstrap`.
 
-        If given, `y_prob` [num_images, num_classes] replaces the probabilities.
+        If given, `y_prob` [num_images, num_classes] replaces the probabilities. A metric
+        without valid intervals is NaN in each resample.
         """
         y_true, own = self.arrays
-        return bootstrap(functions, y_true, own if y_prob is None else y_prob, self.weights)
+        y_prob = own if y_prob is None else y_prob
+        values = bootstrap(functions, y_true, y_prob, self.weights)
+        for name in values:
+            if name in METRICS and not METRICS[name].has_interval:
+                values[name][1:] = np.nan
+        return values
 
-    def num_lesions_per_rate(self, y_prob: Floats | None = None) -> dict[str, Counts]:
-        """Returns `num_groups_per_rate` for lesions. For `y_prob`, see `bootstrap`."""
+    def supports(self, y_prob: Floats | None = None) -> dict[str, list[Support]]:
+        """Returns the support of each score by name. For `y_prob`, see `bootstrap`."""
         y_true, own = self.arrays
-        return num_groups_per_rate(self.lesions, y_true, own if y_prob is None else y_prob)
+        return find_supports(self.groups, y_true, own if y_prob is None else y_prob)
 
-    def estimate(self, values: Scores, num_lesions: Counts | None = None) -> Estimate:
+    def estimate(self, values: Scores, support: Support | None = None) -> Estimate:
         """Returns a score with its interval.
 
-        `values` [1 + num_resamples] are from `bootstrap`. For a rate, `num_lesions` [1] is
-        the value of the rate in `num_lesions_per_rate`.
+        `values` [1 + num_resamples] are from `bootstrap`; see `estimate` for the support.
         """
-        return estimate(values, self.config.confidence, num_lesions)[0]
+        return estimate(values, self.config.confidence, [support])[0]
+
+    def estimate_difference(
+        self, values: Scores, support: Support | None = None
+    ) -> Estimate:
+        """Returns a paired difference with its interval; see `estimate`."""
+        return estimate_difference(values, self.config.confidence, support).estimate
+
+    def thresholds(self, positive: Flags, score: Scores, point: OperatingPoint) -> Scores:
+        """Returns the threshold on all images, then that on each resample.
+
+        See `choose_thresholds`. The result is [1 + num_resamples].
+        """
+        weights = self.all_weights
+        num_blocks = min(max(1, weights.size // BLOCK_CELLS), len(weights))
+        return np.concatenate(
+            [
+                choose_thresholds(positive, score, point, block)
+                for block in np.array_split(weights, num_blocks)
+            ]
+        )
 
     def rates(
-        self, positive: Flags, score: Scores, threshold: float | None
+        self, positive: Flags, score: Scores, threshold: float | Scores | None
     ) -> dict[str, Estimate]:
-        """Returns the `RATES` with intervals; empty if `threshold` is None."""
-        if threshold is None:
+        """Returns the `RATES` with intervals; empty if there is no threshold.
+
+        If `threshold` contains the threshold on all images and on each resample of the
+        images on which it is chosen, [1 + num_resamples], the intervals include the
+        uncertainty of the threshold.
+        """
+        if threshold is None or np.isnan(np.ravel(threshold)[0]):
             return {}
         values = rates(positive, score, threshold, self.all_weights)
-        predicted = score >= threshold
+        predicted = score >= np.ravel(threshold)[0]
         # The images in the denominator of each rate, in the order of `RATES`.
         images = np.stack([positive, ~positive, predicted, ~predicted], axis=1)
-        counts = dict(zip(RATES, count_groups(self.lesions, images), strict=True))
+        counts = dict(zip(RATES, count_groups(self.groups, images), strict=True))
+        kinds: dict[str, Literal["mean"]]
+        kinds = {"ppv": "mean", "npv": "mean"}  # their denominators vary
         return {
-            name: self.estimate(values[name], counts[name].reshape(1)) for name in RATES
+            name: self.estimate(
+                values[name], Support(kinds.get(name, "rate"), (int(counts[name]),))
+            )
+            for name in RATES
         }
 
 

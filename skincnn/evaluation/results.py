@@ -36,6 +36,7 @@ class Calibration(Part):
 
     `num_changed` is the number of images for which calibration changes the most probable
     class. It does not change the predicted class.
+    The names are "rms_calibration_error" and, from `METRICS`, "ece", "brier", "log_loss".
     """
 
     before: dict[str, Estimate]
@@ -90,13 +91,16 @@ class OperatingPointScores(Part):
 
     Attributes:
         threshold: Chosen on validation; None if `choose_threshold` finds none.
+        missed: Whether the sensitivity or specificity that the operating point requires was
+            reached on validation, but not (to three decimals) on these images.
         rates: Value of each of `RATES` (sensitivity, specificity, PPV, NPV); empty if the
-            threshold is None.
+            threshold is None. The intervals include the uncertainty of the threshold.
         outcomes: Numbers of images from which the rates are computed; None if the threshold
             is None.
     """
 
     threshold: float | None
+    missed: bool
     rates: dict[str, Estimate]
     outcomes: Outcomes | None
 
@@ -171,6 +175,10 @@ class InferenceCost(Part):
     relative: float
 
 
+RESAMPLING_UNIT = "lesions with their near-duplicates"
+"""What a `group_id` identifies, and what the bootstrap resamples."""
+
+
 class SplitResult(Record):
     """results/<split>[.<variant>].json: all scores of one predictions table.
 
@@ -200,7 +208,11 @@ class SplitResult(Record):
             empty for the model as is.
         confidence: Confidence level of the intervals, 0..1.
         num_bootstrap: Number of bootstrap resamples.
+        resampling_unit: What each resample draws; `RESAMPLING_UNIT`.
+        num_groups: Number of these units in the split.
     """
+
+    SCHEMA = 2
 
     split: str
     variant: str
@@ -227,6 +239,8 @@ class SplitResult(Record):
     differences: dict[str, Estimate]
     confidence: float
     num_bootstrap: int
+    resampling_unit: str
+    num_groups: int
 
 
 class CorruptionScores(Part):

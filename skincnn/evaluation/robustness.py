@@ -104,7 +104,10 @@ def score_corruptions(
                     name=name,
                     severity=severity,
                     scores=scores,
-                    difference=sample.estimate(values - clean_values),
+                    difference=sample.estimate_difference(
+                        values - clean_values,
+                        sample.supports()["balanced_accuracy"][0],
+                    ),
                 )
             )
     return CorruptionResult(
@@ -121,14 +124,15 @@ def _score(
 ) -> tuple[CorruptionScores, Scores]:
     """Returns the scores, and the values [1 + num_resamples] of the balanced accuracy."""
     values = sample.bootstrap({"": balanced_accuracy}, y_prob)[""]
-    counts = sample.num_lesions_per_rate(y_prob)
     rates: dict[str, Estimate] = {}
     if melanoma := sample.targets.get("melanoma"):
         score = melanoma.score(clean.calibration_map.apply(y_prob))
         threshold = clean.thresholds["melanoma"][HEADLINE_POINT.key]
         rates = sample.rates(melanoma.positive(sample.arrays[0]), score, threshold)
     scores = CorruptionScores(
-        balanced_accuracy=sample.estimate(values, counts["balanced_accuracy"]),
+        balanced_accuracy=sample.estimate(
+            values, sample.supports(y_prob)["balanced_accuracy"][0]
+        ),
         melanoma_sensitivity=rates.get("sensitivity"),
         melanoma_specificity=rates.get("specificity"),
     )

@@ -16,8 +16,14 @@ from skincnn.data.characteristics import (
     subgroup_values,
 )
 from skincnn.data.leakage import SplitLeakage
-from skincnn.evaluation.resampled import Resampled, count_outcomes
+from skincnn.evaluation.resampled import (
+    VALIDATION_SEED,
+    Resampled,
+    count_outcomes,
+    seed_of,
+)
 from skincnn.evaluation.results import (
+    RESAMPLING_UNIT,
     Calibration,
     ClassScores,
     InferenceCost,
@@ -34,30 +40,54 @@ from skincnn.evaluation.triage import (
     score_triage,
 )
 from skincnn.inference.predictions import table_sha256
-from skincnn.metrics.bootstrap import Estimate, bootstrap, estimate
+from skincnn.metrics.bootstrap import Estimate, bootstrap, count_groups
+from skincnn.metrics.calibration_error import calibration_gaps, rms_calibration_error
 from skincnn.metrics.classification import (
     METRICS,
     PER_CLASS_METRICS,
     MetricFunction,
     auc_per_class,
-    ece,
+    log_loss,
     recall_per_class,
 )
-from skincnn.metrics.operating_points import HEADLINE_POINT, RATES, Target, rates
+from skincnn.metrics.intervals import Support, estimate
+from skincnn.metrics.operating_points import (
+    HEADLINE_POINT,
+    OPERATING_POINTS,
+    Target,
+    parse_operating_point,
+    rates,
+)
 from skincnn.metrics.sample import Flags, Floats, Sample, Scores
 
 FUNCTIONS = {name: metric.function for name, metric in METRICS.items()}
-CALIBRATION_METRICS = ("ece", "adaptive_ece", "brier", "log_loss")
+CALIBRATION_METRICS = ("ece", "brier", "log_loss")
+RMS_CALIBRATION_ERROR = "rms_calibration_error"
 MELANOMA_RECALL = "melanoma_recall"
 MELANOMA_AUC = "melanoma_auc"
 MELANOMA_SENSITIVITY = "melanoma_sensitivity"
 MELANOMA_SPECIFICITY = "melanoma_specificity"
-CALIBRATED_ECE = "calibrated_ece"
-CALIBRATED = (MELANOMA_AUC, MELANOMA_SENSITIVITY, MELANOMA_SPECIFICITY, CALIBRATED_ECE)
+CALIBRATED_LOG_LOSS = "calibrated_log_loss"
+CALIBRATED = (
+    MELANOMA_AUC,
+    MELANOMA_SENSITIVITY,
+    MELANOMA_SPECIFICITY,
+    CALIBRATED_LOG_LOSS,
+)
 """Names of the scores from `calibrated_values`."""
+MELANOMA_SCORES = {
+    MELANOMA_AUC: "auc",
+    MELANOMA_RECALL: "recall",
+    MELANOMA_SENSITIVITY: "recall",
+    MELANOMA_SPECIFICITY: "specificity",
+}
+"""The score of the class in `find_supports` for each score of melanoma."""
+Thresholds = dict[str, dict[str, Scores]]
+"""Thresholds on all validation images and on resamples, by target and operating point."""
 MIN_LESIONS = 5
-"""Minimum number of lesions in a subgroup that is scored. The scores of a smaller subgroup
-would be noise and could reveal the result of a single patient."""
+"""Minimum number of lesions in a subgroup that is scored; near-duplicates count once. The
+scores of a smaller subgroup would be noise and could reveal the result of a single
+patient."""
 SUBGROUP_SCORES = ("balanced_accuracy", "accuracy")
 
 
@@ -95,12 +125,17 @@ def score_variants(
     tables, results = {}, {}
     for variant in variants:
         choices = choose_on_validation(variant.tables["val"], max_distance)
+        thresholds = resample_thresholds(
+            Resampled(variant.tables["val"], config, VALIDATION_SEED), choices
+        )
         for split, table in variant.tables.items():
-            sample = Resampled(table, config)
-            result = score_split(variant, split, sample, choices, stored_in[split])
+            seed = seed_of(split)
+            sample = Resampled(table, config, seed)
+            stored = stored_in[split]
+            result = score_split(variant, split, sample, choices, thresholds, stored)
             differences = {}
             if variant.name:
-                as_is = Resampled(variants[0].tables[split], config)
+                as_is = Resampled(variants[0].tables[split], config, seed)
                 differences = score_differences(sample, as_is)
             name = split_name(split, variant.name)
             tables[name] = table
@@ -115,14 +150,16 @@ def score_split(
     split: str,
     sample: Resampled,
     choices: ValidationChoices,
+    thresholds: Thresholds,
     stored_in: str,
 ) -> SplitResult:
-    """Returns the result of a split, without leakage and differences."""
+    """Returns the result of a split, without leakage and differences.
+
+    `thresholds` are from `resample_thresholds`.
+    """
     table, (y_true, y_prob) = sample.table, sample.arrays
     calibrated = choices.calibration_map.apply(y_prob)
     metrics, classes = score_classes(sample)
-    functions = {name: FUNCTIONS[name] for name in CALIBRATION_METRICS}
-    after = sample.bootstrap(functions, calibrated)
     return SplitResult(
         split=split,
         variant=variant.name,
@@ -139,12 +176,12 @@ def score_split(
         classes=classes,
         confusion_matrix=Sample(y_true, y_prob).confusion.astype(int).tolist(),
         calibration=Calibration(
-            before={name: metrics[name] for name in CALIBRATION_METRICS},
-            after={name: sample.estimate(values) for name, values in after.items()},
+            before=score_calibration_metrics(sample, y_prob),
+            after=score_calibration_metrics(sample, calibrated),
             num_changed=int((calibrated.argmax(axis=1) != y_prob.argmax(axis=1)).sum()),
         ),
         targets={
-            name: score_target(sample, target, calibrated, choices.thresholds[name])
+            name: score_target(sample, target, calibrated, thresholds[name])
             for name, target in sample.targets.items()
         },
         # Tables with test-time augmentation contain no distances, and no export applies
@@ -158,14 +195,42 @@ def score_split(
         differences={},
         confidence=sample.config.confidence,
         num_bootstrap=sample.config.num_bootstrap,
+        resampling_unit=RESAMPLING_UNIT,
+        num_groups=sample.num_groups,
     )
+
+
+def resample_thresholds(validation: Resampled, choices: ValidationChoices) -> Thresholds:
+    """Returns the threshold of each operating point on each resample of validation."""
+    y_true, y_prob = validation.arrays
+    calibrated = choices.calibration_map.apply(y_prob)
+    return {
+        name: {
+            point.key: validation.thresholds(
+                target.positive(y_true), target.score(calibrated), point
+            )
+            for point in OPERATING_POINTS
+        }
+        for name, target in validation.targets.items()
+    }
+
+
+def score_calibration_metrics(sample: Resampled, y_prob: Floats) -> dict[str, Estimate]:
+    """Returns the calibration metrics of probabilities [num_images, num_classes]."""
+    functions = {name: FUNCTIONS[name] for name in CALIBRATION_METRICS}
+    values = sample.bootstrap({**functions, "gaps": calibration_gaps}, y_prob)
+    error = rms_calibration_error(
+        values.pop("gaps"), sample.num_groups, sample.config.confidence
+    )
+    scores = {name: sample.estimate(column) for name, column in values.items()}
+    return {RMS_CALIBRATION_ERROR: error, **scores}
 
 
 def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, ClassScores]]:
     """Returns the `METRICS` by name, and the `PER_CLASS_METRICS` by class."""
-    counts = sample.num_lesions_per_rate()
+    supports = sample.supports()
     estimates = {
-        name: estimate(values, sample.config.confidence, counts.get(name))
+        name: estimate(values, sample.config.confidence, supports.get(name))
         for name, values in sample.bootstrap(FUNCTIONS | PER_CLASS_METRICS).items()
     }
     classes = {}
@@ -194,29 +259,41 @@ def score_differences(sample: Resampled, baseline: Resampled) -> dict[str, Estim
     """
     functions = FUNCTIONS | melanoma_recall(sample)
     values, others = sample.bootstrap(functions), baseline.bootstrap(functions)
-    return {name: sample.estimate(values[name] - others[name]) for name in values}
+    return {
+        name: sample.estimate_difference(
+            values[name] - others[name], find_support(sample, name)
+        )
+        for name in values
+    }
 
 
-def calibrated_values(sample: Resampled, validation: pd.DataFrame) -> dict[str, Scores]:
+def find_support(sample: Resampled, name: str) -> Support | None:
+    """Returns the support of a score in `METRICS` or of melanoma; None if it has none."""
+    supports = sample.supports()
+    if name in MELANOMA_SCORES and "melanoma" in sample.targets:
+        return supports[MELANOMA_SCORES[name]][sample.targets["melanoma"].classes[0]]
+    return supports[name][0] if name in supports else None
+
+
+def calibrated_values(sample: Resampled, validation: Resampled) -> dict[str, Scores]:
     """Returns scores of calibrated probabilities by name, each [1 + num_resamples].
 
-    These scores are `CALIBRATED_ECE` and, if a class is melanoma, the other names in
+    These scores are `CALIBRATED_LOG_LOSS` and, if a class is melanoma, the other names in
     `CALIBRATED`. The sensitivity and the specificity are those at the threshold of
     `HEADLINE_POINT`; they are NaN if no threshold reaches this operating point. The
-    calibration and the threshold are chosen on the validation table of the same variant.
+    calibration and the threshold are chosen on the validation table of the same variant;
+    the threshold is chosen again on each of its resamples.
     """
-    choices = choose_on_validation(validation)
+    choices = choose_on_validation(validation.table)
     y_true, y_prob = sample.arrays
     calibrated = choices.calibration_map.apply(y_prob)
-    values = sample.bootstrap({CALIBRATED_ECE: ece}, calibrated)
+    values = sample.bootstrap({CALIBRATED_LOG_LOSS: log_loss}, calibrated)
     melanoma = sample.targets.get("melanoma")
     if melanoma is None:
         return values
-    threshold = choices.thresholds["melanoma"][HEADLINE_POINT.key]
+    thresholds = resample_thresholds(validation, choices)["melanoma"][HEADLINE_POINT.key]
     positive, score = melanoma.positive(y_true), melanoma.score(calibrated)
-    at_threshold = dict.fromkeys(RATES, np.full(len(sample.all_weights), np.nan))
-    if threshold is not None:
-        at_threshold = rates(positive, score, threshold, sample.all_weights)
+    at_threshold = rates(positive, score, thresholds, sample.all_weights)
     return values | {
         MELANOMA_AUC: _auc(positive, score, sample.weights),
         MELANOMA_SENSITIVITY: at_threshold["sensitivity"],
@@ -228,26 +305,38 @@ def score_target(
     sample: Resampled,
     target: Target,
     calibrated: Floats,
-    thresholds: Mapping[str, float | None],
+    thresholds: Mapping[str, Scores],
 ) -> TargetScores:
     """Returns how well a target is detected by the calibrated probabilities.
 
-    `thresholds` are those from `choose_threshold`, by operating point.
+    `thresholds` are those from `Resampled.thresholds`, by operating point.
     """
     positive, score = target.positive(sample.arrays[0]), target.score(calibrated)
+    masks = np.stack([positive, ~positive], axis=1)
+    sizes = tuple(count_groups(sample.groups, masks).tolist())
     return TargetScores(
         num_images=int(positive.sum()),
         num_lesions=int(sample.table["lesion_id"][positive].nunique()),
-        auc=sample.estimate(_auc(positive, score, sample.weights)),
+        auc=sample.estimate(_auc(positive, score, sample.weights), Support("auc", sizes)),
         calibration=score_calibration(sample, positive, score),
         operating_points={
-            key: OperatingPointScores(
-                threshold=threshold,
-                rates=sample.rates(positive, score, threshold),
-                outcomes=count_outcomes(positive, score, threshold),
-            )
-            for key, threshold in thresholds.items()
+            key: _score_operating_point(key, sample, positive, score, values)
+            for key, values in thresholds.items()
         },
+    )
+
+
+def _score_operating_point(
+    key: str, sample: Resampled, positive: Flags, score: Scores, thresholds: Scores
+) -> OperatingPointScores:
+    point, rates = parse_operating_point(key), sample.rates(positive, score, thresholds)
+    threshold = float(thresholds[0]) if rates else None
+    value = rates[point.metric].value if rates else None
+    return OperatingPointScores(
+        threshold=threshold,
+        missed=value is not None and round(value, 3) < point.minimum,
+        rates=rates,
+        outcomes=count_outcomes(positive, score, threshold),
     )
 
 
@@ -264,7 +353,7 @@ def score_subgroups(
     """Returns the scores of each subgroup, in the order of `SUBGROUPS`.
 
     Attributes that are missing in the predictions table, or unknown for all images, are
-    left out. The bootstrap resamples the lesions of the subgroup.
+    left out. The bootstrap resamples the groups of images in the subgroup.
     """
     subgroups = []
     for attribute, column in SUBGROUPS.items():
@@ -290,8 +379,10 @@ def score_subgroups(
 
 
 def _score_subgroup(sample: Resampled) -> dict[str, Estimate]:
-    if len(set(sample.lesions)) < MIN_LESIONS:
+    if sample.num_groups < MIN_LESIONS:
         return {}
     values = sample.bootstrap({name: FUNCTIONS[name] for name in SUBGROUP_SCORES})
-    counts = sample.num_lesions_per_rate()
-    return {name: sample.estimate(values[name], counts[name]) for name in SUBGROUP_SCORES}
+    supports = sample.supports()
+    return {
+        name: sample.estimate(values[name], supports[name][0]) for name in SUBGROUP_SCORES
+    }

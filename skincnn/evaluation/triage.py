@@ -10,7 +10,7 @@ import pandas as pd
 from skincnn.evaluation.resampled import Resampled, count_outcomes
 from skincnn.evaluation.results import ProbabilityBand, TargetCalibration, TriageScores
 from skincnn.inference.predictions import DISTANCE, arrays, class_names_of
-from skincnn.metrics.bootstrap import bootstrap, count_groups, estimate
+from skincnn.metrics.bootstrap import bootstrap, count_groups
 from skincnn.metrics.calibration import (
     BANDS,
     CALIBRATION_SCORES,
@@ -20,6 +20,7 @@ from skincnn.metrics.calibration import (
     reliability_curve,
 )
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
+from skincnn.metrics.intervals import Support, estimate
 from skincnn.metrics.operating_points import (
     OPERATING_POINTS,
     choose_threshold,
@@ -81,8 +82,9 @@ def score_calibration(
     functions = {**CALIBRATION_SCORES, "curve": reliability_curve}
     values = bootstrap(functions, positive.astype(int), two_classes, sample.weights)
     in_band = find_bands(score)[:, None] == np.arange(len(BANDS) - 1)
-    num_lesions = count_groups(sample.lesions, in_band)
-    observed = estimate(values.pop("curve"), sample.config.confidence, num_lesions)
+    num_lesions = count_groups(sample.groups, in_band)
+    supports = [Support("mean", (int(count),)) for count in num_lesions]
+    observed = estimate(values.pop("curve"), sample.config.confidence, supports)
     return TargetCalibration(
         scores={name: sample.estimate(part) for name, part in values.items()},
         bands=tuple(

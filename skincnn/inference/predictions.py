@@ -24,6 +24,12 @@ Liu et al., Energy-based Out-of-distribution Detection (2020), arXiv:2010.03759.
 DISTANCE = "distance"
 """Column with the distances from `skincnn.inference.ood.ReferenceFeatures.distances`."""
 SUM_TOLERANCE = 1e-3
+FINGERPRINT_DECIMALS = 2
+"""Number of decimals of the probabilities in `table_fingerprint`.
+
+Of 100 copies of a table of 1,001 images with relative errors of 1e-6, all have the same
+fingerprint with 2 decimals, 48 with 3 decimals and none with 4 or 5, because some of the
+7,007 probabilities are always close to a rounding limit."""
 
 
 def predictions_table(
@@ -95,6 +101,20 @@ def table_sha256(table: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
 
 
+def table_fingerprint(table: pd.DataFrame) -> str:
+    """Returns a hash of the images, labels and rounded probabilities of a table.
+
+    Unlike the SHA-256 of the file, it rarely differs between computers, whose probabilities
+    differ by rounding errors. It does not depend on the order of the rows.
+    """
+    names = class_names_of(table)
+    columns = [f"{PROBABILITY_PREFIX}{name}" for name in names]
+    rows = table[["image_id", "label", *columns]].sort_values("image_id")
+    rounded = (rows[columns] * 10**FINGERPRINT_DECIMALS).round().astype(int)
+    text = rows.assign(**{name: rounded[name] for name in columns}).to_csv(index=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def write_predictions(workdir: Path, tables: Mapping[str, pd.DataFrame]) -> None:
     """Writes predictions/<name>.csv for each name and table."""
     for name, table in tables.items():
@@ -127,7 +147,9 @@ def _parse(source: Path | io.StringIO) -> pd.DataFrame:
 
 def _find_fault(table: pd.DataFrame) -> str:
     """Returns what is wrong with a predictions table; "" if it is valid."""
-    missing = [name for name in ("image_id", "lesion_id", "label") if name not in table]
+    missing = [
+        name for name in ("image_id", "lesion_id", "group_id", "label") if name not in table
+    ]
     names = class_names_of(table)
     if missing or len(names) < 2:
         required = missing or [f"{PROBABILITY_PREFIX}<class> for two classes or more"]
@@ -137,13 +159,13 @@ def _find_fault(table: pd.DataFrame) -> str:
         )
     if table.empty:
         return "the table has no rows."
-    for column in ("image_id", "lesion_id"):
+    for column in ("image_id", "lesion_id", "group_id"):
         blank = np.flatnonzero(table[column].str.strip() == "")
         if len(blank):
             return (
                 f"{len(blank)} image(s) have no {column}, the first one in row "
-                f"{blank[0] + 1}. Every image requires an image_id and a lesion_id; "
-                "confidence intervals are computed over lesions."
+                f"{blank[0] + 1}. Every image requires an image_id, a lesion_id and a "
+                "group_id; confidence intervals are computed over groups."
             )
     duplicates = table.loc[table["image_id"].duplicated(), "image_id"]
     if len(duplicates):

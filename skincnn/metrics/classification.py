@@ -135,19 +135,13 @@ def ece(sample: Sample) -> Scores:
     The error is the mean absolute difference between confidence and accuracy over 15 bins
     of equal width, weighted by the number of images in each bin. The best value is 0. Guo
     et al., On Calibration of Modern Neural Networks (2017), arXiv:1706.04599.
+
+    Small samples overestimate the error, and resamples do so even more. It therefore has
+    no interval; see `skincnn.metrics.calibration_error`.
     """
-    return _calibration_error(confidence_bins(sample), sample)
-
-
-def adaptive_ece(sample: Sample) -> Scores:
-    """Returns the expected calibration error over 15 bins with equal numbers of images.
-
-    Resamples use the bins of the full sample, where the numbers differ by at most 1. Nguyen
-    and O'Connor, Posterior calibration and exploratory analysis for natural language
-    processing models (2015), arXiv:1508.05154.
-    """
-    ranks = sample.y_prob.max(axis=1).argsort(kind="stable").argsort(kind="stable")
-    return _calibration_error(ranks * NUM_BINS // len(ranks), sample)
+    gaps = sample.y_prob.max(axis=1) - (sample.y_pred == sample.y_true)
+    error = np.abs(sample.sums(confidence_bins(sample), NUM_BINS, values=gaps))
+    return np.asarray(error.sum(axis=-1) / sample.weights.sum(axis=-1))
 
 
 def confidence_bins(sample: Sample) -> Labels:
@@ -173,10 +167,14 @@ def weighted(per_class: MetricFunction) -> MetricFunction:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric with a single value for all classes together."""
+    """A metric with a single value for all classes together.
+
+    `has_interval` is False if bootstrap intervals of the metric are not valid.
+    """
 
     function: MetricFunction
     higher_is_better: bool = True
+    has_interval: bool = True
 
     def is_better(self, value: float, than: float) -> bool:
         """Returns whether `value` is strictly better than `than`."""
@@ -196,8 +194,7 @@ METRICS: dict[str, Metric] = {
     "isic_score": Metric(isic_score),
     "log_loss": Metric(log_loss, higher_is_better=False),
     "brier": Metric(brier, higher_is_better=False),
-    "ece": Metric(ece, higher_is_better=False),
-    "adaptive_ece": Metric(adaptive_ece, higher_is_better=False),
+    "ece": Metric(ece, higher_is_better=False, has_interval=False),
 }
 
 PER_CLASS_METRICS: dict[str, MetricFunction] = {
@@ -250,12 +247,6 @@ def _average_precision(true: Scores, false: Scores) -> Scores:
     num_predicted = (true + false)[..., 1:]
     precision = true[..., 1:] / np.maximum(num_predicted, np.finfo(np.float64).tiny)
     return divide((np.diff(true, axis=-1) * precision).sum(axis=-1), true[..., -1])
-
-
-def _calibration_error(bins: Labels, sample: Sample) -> Scores:
-    gaps = sample.y_prob.max(axis=1) - (sample.y_pred == sample.y_true)
-    error = np.abs(sample.sums(bins, NUM_BINS, values=gaps)).sum(axis=-1)
-    return np.asarray(error / sample.weights.sum(axis=-1))
 
 
 def _mean_over_classes(values: Scores, sample: Sample) -> Scores:

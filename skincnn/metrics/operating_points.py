@@ -84,47 +84,70 @@ def find_targets(class_names: Sequence[str]) -> dict[str, Target]:
 
 
 def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> float | None:
-    """Returns the threshold that an operating point selects; see `rates`.
+    """Returns the threshold that an operating point selects on all images.
+
+    It is None where `choose_thresholds` returns NaN.
+    """
+    [threshold] = choose_thresholds(positive, score, point, np.ones((1, len(score))))
+    return None if np.isnan(threshold) else float(threshold)
+
+
+def choose_thresholds(
+    positive: Flags, score: Scores, point: OperatingPoint, weights: Floats
+) -> Scores:
+    """Returns the threshold that an operating point selects on each resample; see `rates`.
 
     The threshold lies halfway between two scores, or between the lowest score and 0, so
-    that rounding errors do not change decisions. It is None if no threshold reaches the
+    that rounding errors do not change decisions. It is NaN if no threshold reaches the
     operating point with at least one predicted positive, or if there are no positive or no
     negative images.
-    """
-    thresholds, true, false = roc_points(positive, score, np.ones(len(score)))
-    if not true[-1] or not false[-1]:
-        return None
-    if point.metric == "specificity":
-        index = int(np.flatnonzero(1 - false / false[-1] >= point.minimum)[-1])
-    else:
-        index = int(np.flatnonzero(true / true[-1] >= point.minimum)[0])
-    if index == 0:
-        return None
-    below = thresholds[index + 1] if index + 1 < len(thresholds) else 0.0
-    return float((thresholds[index] + below) / 2)
-
-
-def rates(
-    positive: Flags, score: Scores, threshold: float, weights: Floats
-) -> dict[str, Scores]:
-    """Returns the `RATES` at a threshold by name, each [num_resamples].
-
-    A rate is NaN if its denominator is 0.
 
     Args:
         positive: Whether each image is positive, [num_images].
         score: Probability of the target, [num_images].
-        threshold: Probability at or above which an image is predicted as positive.
+        point: The operating point.
         weights: Number of times each image occurs, [num_resamples, num_images].
     """
-    predicted = score >= threshold
-    true_positives = weights @ (predicted & positive).astype(float)
-    true_negatives = weights @ (~predicted & ~positive).astype(float)
+    thresholds, true, false = roc_points(positive, score, weights)
+    num_true, num_false = true[:, -1:], false[:, -1:]
+    if point.metric == "specificity":
+        index = (1 - divide(false, num_false) >= point.minimum).sum(axis=1) - 1
+    else:
+        index = (divide(true, num_true) < point.minimum).sum(axis=1)
+    undefined = (index <= 0) | (num_true[:, 0] == 0) | (num_false[:, 0] == 0)
+    index = np.where(undefined, 1, index)
+    below = np.append(thresholds, 0.0)[index + 1]
+    return np.where(undefined, np.nan, (thresholds[index] + below) / 2)
+
+
+def rates(
+    positive: Flags, score: Scores, threshold: float | Scores, weights: Floats
+) -> dict[str, Scores]:
+    """Returns the `RATES` at a threshold by name, each [num_resamples].
+
+    A rate is NaN if its denominator is 0 or the threshold is NaN.
+
+    Args:
+        positive: Whether each image is positive, [num_images].
+        score: Probability of the target, [num_images].
+        threshold: Probability at or above which an image is predicted as positive; one
+            number, or one for each resample, [num_resamples].
+        weights: Number of times each image occurs, [num_resamples, num_images].
+    """
+    limits = np.broadcast_to(threshold, len(weights))
+    predicted = score >= limits[:, None]
+
+    def count(images: Flags) -> Scores:
+        total = np.einsum("rn,rn->r", weights, np.broadcast_to(images, weights.shape))
+        return np.where(np.isnan(limits), np.nan, total)
+
+    true_positives, num_positive = count(predicted & positive), count(positive)
+    true_negatives, num_negative = count(~predicted & ~positive), count(~positive)
     return {
-        "sensitivity": divide(true_positives, weights @ positive.astype(float)),
-        "specificity": divide(true_negatives, weights @ (~positive).astype(float)),
-        "ppv": divide(true_positives, weights @ predicted.astype(float)),
-        "npv": divide(true_negatives, weights @ (~predicted).astype(float)),
+        "sensitivity": divide(true_positives, num_positive),
+        "specificity": divide(true_negatives, num_negative),
+        "ppv": divide(true_positives, count(predicted)),
+        "npv": divide(true_negatives, count(~predicted)),
     }
 
 

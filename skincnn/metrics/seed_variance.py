@@ -1,4 +1,17 @@
-"""Variance of scores between training runs that differ only by their seed."""
+"""Variance of scores between training runs that differ only by their seed.
+
+A recipe is a training configuration without its seed. Two recipes are compared by the mean
+scores of their runs on the same images. Such a difference varies for two reasons: other
+images, and other seeds. Its variance is estimated as
+
+    resampled variance + (1 / first + 1 / second) * max(0, between - within)
+
+where `first` and `second` are the numbers of runs. The resampled variance is that of the
+difference over bootstrap resamples of the images with these runs. `between` is the variance
+of the scores of the runs of a recipe. Part of it, `within`, arises because the runs err on
+different images; the resampled variance already contains this part. `within` is the
+variance between the runs of what a resample changes in their scores.
+"""
 
 from __future__ import annotations
 
@@ -7,76 +20,85 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 
-from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.intervals import Difference, Support, estimate_difference
+from skincnn.metrics.sample import Scores
 
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """The standard deviation of each score across seeds, pooled over recipes.
-
-    A recipe is a training configuration without its seed.
+    """The variance of each score between the runs of a recipe, pooled over recipes.
 
     Attributes:
-        standard_deviations: Pooled standard deviation of each score, by name.
+        between: Variance of the scores of the runs, by name of the score.
+        within: The part of `between` that comes from the sampling of images.
         num_runs: Total number of runs of the recipes that have several runs.
         num_recipes: Number of recipes that have several runs.
     """
 
-    standard_deviations: dict[str, float]
+    between: dict[str, float]
+    within: dict[str, float]
     num_runs: int
     num_recipes: int
 
-    def half_width(self, name: str, first: int, second: int, confidence: float) -> float:
-        """Returns the half-width of the interval for the difference between two recipes.
-
-        This is Student's two-sample interval for the difference in the mean of score
-        `name`. `first` and `second` are the numbers of runs of the recipes.
-        """
-        quantile = scipy.stats.t.ppf((1 + confidence) / 2, self.num_runs - self.num_recipes)
-        deviation = self.standard_deviations[name]
-        return float(quantile * deviation * math.sqrt(1 / first + 1 / second))
+    def standard_deviation(self, name: str) -> float:
+        """Returns the standard deviation of a score across seeds, on the same images."""
+        return math.sqrt(self.between[name])
 
 
 def pool_seed_variance(
-    recipes: Sequence[Sequence[Mapping[str, float]]],
+    recipes: Sequence[Sequence[Mapping[str, Scores]]],
 ) -> SeedVariance | None:
     """Returns the variance between the runs of a recipe, pooled over recipes.
 
-    `recipes` contains the scores of each run of each recipe, by name. Returns None if no
-    recipe has several runs.
+    `recipes` contains, for each run of each recipe, the values of its scores by name, from
+    `bootstrap`, [1 + num_resamples], all on the same resamples. Returns None if no recipe
+    has several runs.
     """
     repeated = [runs for runs in recipes if len(runs) > 1]
     if not repeated:
         return None
-    num_runs = sum(map(len, repeated))
-    deviations = {}
+    between, within = {}, {}
     for name in repeated[0][0]:
-        squares = [
-            np.var([run[name] for run in runs], ddof=1) * (len(runs) - 1)
-            for runs in repeated
-        ]
-        deviations[name] = math.sqrt(sum(squares) / (num_runs - len(repeated)))
-    return SeedVariance(deviations, num_runs, len(repeated))
+        scores = [np.stack([run[name] for run in runs]) for runs in repeated]
+        changes = [values[:, 1:] - values[:, :1] for values in scores]
+        between[name] = float(_pool([values[:, :1] for values in scores])[0])
+        defined = _pool(changes)
+        defined = defined[~np.isnan(defined)]
+        within[name] = float(defined.mean()) if len(defined) else math.nan
+    return SeedVariance(between, within, sum(map(len, repeated)), len(repeated))
 
 
-def add_seed_variance(difference: Estimate, half_width: float) -> Estimate:
-    """Returns a difference with an interval that includes the variance between seeds.
+def estimate_recipe_difference(
+    name: str,
+    values: Scores,
+    variance: SeedVariance,
+    sizes: tuple[int, int],
+    confidence: float,
+    support: Support | None = None,
+) -> Difference:
+    """Returns the difference between two recipes, with an interval for images and seeds.
 
-    On each side, the two half-widths are added in quadrature: Zou and Donner, Construction
-    of confidence limits about effect measures (2008), doi:10.1002/sim.3095. Both intervals
-    include the interaction of seeds and lesions, so the result is conservative.
+    See `estimate_difference`; the further variance is the second term above.
 
     Args:
-        difference: Difference with an interval for the sampling of lesions.
-        half_width: From `SeedVariance.half_width`. If it is NaN, there is no interval.
+        name: Name of the score.
+        values: The difference in mean scores, from `bootstrap`, [1 + num_resamples].
+        variance: The variance between the runs of a recipe.
+        sizes: The numbers of runs of the two recipes.
+        confidence: Confidence level of the interval, between 0 and 1.
+        support: The support of the score; None if it has none.
     """
-    value, low, high = difference.value, difference.low, difference.high
-    if value is None or low is None or high is None or math.isnan(half_width):
-        return Estimate(value, None, None)
-    return Estimate(
-        value,
-        round(value - math.hypot(value - low, half_width), 6),
-        round(value + math.hypot(high - value, half_width), 6),
-    )
+    between, within = variance.between[name], variance.within[name]
+    if math.isnan(between + within):
+        return estimate_difference(np.full(len(values), math.nan), confidence)
+    share = sum(1 / size for size in sizes)
+    freedom = variance.num_runs - variance.num_recipes
+    extra = share * max(0.0, between - within), freedom
+    return estimate_difference(values, confidence, support, extra)
+
+
+def _pool(parts: Sequence[Scores]) -> Scores:
+    """Returns the variance over the first axis, pooled over the parts."""
+    squares = sum(np.var(part, axis=0, ddof=1) * (len(part) - 1) for part in parts)
+    return np.asarray(squares / sum(len(part) - 1 for part in parts))

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 from matplotlib.figure import Figure
 
 from skincnn.evaluation.compared_runs import describe_provenance
 from skincnn.evaluation.comparison import Row
-from skincnn.evaluation.scoring import CALIBRATED, CALIBRATED_ECE
+from skincnn.evaluation.scoring import CALIBRATED, CALIBRATED_LOG_LOSS
 from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.intervals import Difference
 from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.reporting.labels import interval, metric_label, signed
 from skincnn.reporting.plots import BLUE, GRAY, ORANGE, draw_estimate
@@ -27,11 +29,15 @@ CALIBRATED_CAPTION = (
     "After calibration on the validation split; melanoma sensitivity and "
     f"specificity at the validation threshold for {HEADLINE_POINT.text}:"
 )
-UNDEFINED = Estimate(None, None, None)
+UNDEFINED = Difference(Estimate(None, None, None), None)
+MANY_COMPARISONS = 5
+"""Number of differences in a table above which p-values are adjusted."""
+ALPHA = 0.05
+"""Significance level, or false discovery rate in a table of many differences."""
 
 
 def to_frame(tables: Tables) -> pd.DataFrame:
-    """Returns the rows of all protocols, for CSV, with eight columns for each score."""
+    """Returns the rows of all protocols, for CSV, with ten columns for each score."""
     return pd.DataFrame(
         [_frame_row(protocol, row) for protocol, rows in tables.items() for row in rows]
     )
@@ -43,17 +49,20 @@ def _frame_row(protocol: str, row: Row) -> dict[str, object]:
         values |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
     for name in row.scores:
         difference = row.differences.get(name, UNDEFINED)
-        for part, number in dataclasses.asdict(difference).items():
+        for part, number in dataclasses.asdict(difference.estimate).items():
             values[f"{name}_difference_{part}"] = number
         wider = row.recipe_differences.get(name, UNDEFINED)
         values |= {
-            f"{name}_recipe_difference_low": wider.low,
-            f"{name}_recipe_difference_high": wider.high,
+            f"{name}_difference_p": difference.p_value,
+            f"{name}_recipe_difference_low": wider.estimate.low,
+            f"{name}_recipe_difference_high": wider.estimate.high,
+            f"{name}_recipe_difference_p": wider.p_value,
         }
     return values | {
         "baseline": row.baseline,
         "minutes": round(_minutes(row), 1),
         "num_parameters": row.runs[0].info.num_parameters,
+        "fingerprint": " ".join(run.fingerprint for run in row.runs),
         "predictions_sha256": " ".join(run.sha256 for run in row.runs),
         "changed_since_result": any(run.changed for run in row.runs),
         "seed": _seeds(row),
@@ -80,8 +89,15 @@ def to_markdown(tables: Tables) -> str:
             ]
             for row in rows
         ]
-        parts += [f"**{protocol}**\n", *_score_tables(rows, names, header, costs)]
-        if any(row.scores[CALIBRATED_ECE].value is not None for row in rows):
+        tables_scored = {run.fingerprint for row in rows for run in row.runs}
+        scored = f"{len(tables_scored)} different predictions tables are scored here."
+        parts += (
+            [f"**{protocol}**\n", f"{scored}\n"]
+            if len(tables_scored) > 1
+            else [f"**{protocol}**\n"]
+        )
+        parts += _score_tables(rows, names, header, costs)
+        if any(row.scores[CALIBRATED_LOG_LOSS].value is not None for row in rows):
             names = [name for name in rows[0].scores if name in CALIBRATED]
             parts += [f"{CALIBRATED_CAPTION}\n", *_score_tables(rows, names)]
     all_rows = [row for rows in tables.values() for row in rows]
@@ -130,7 +146,7 @@ def _score_tables(
     """Returns Markdown tables of the scores of each run, and of the differences, if any.
 
     One table contains the paired differences from the baseline, another the differences
-    between recipes.
+    between recipes. Significant differences are bold; see `_mark`.
     """
     header = ["run", *map(metric_label, names)]
     cells = [
@@ -138,37 +154,41 @@ def _score_tables(
         for row, more in zip(rows, more_cells or [()] * len(rows), strict=True)
     ]
     parts = [f"{_table([*header, *more_header], cells)}\n"]
-    cells = [
-        [row.name, *(signed(row.differences[name]) for name in names)]
-        for row in rows
-        if row.differences
-    ]
-    if cells:
-        caption = f"Paired difference, run minus {rows[0].baseline}:"
+    compared = [row for row in rows if row.differences]
+    if compared:
+        cells, meaning = _mark([[r.differences[n] for n in names] for r in compared])
+        caption = (
+            f"Paired difference of these runs, run minus {rows[0].baseline}. The intervals "
+            "cover the sampling of lesions, not the variance between training runs. "
+            f"{meaning}"
+        )
+        cells = [[row.name, *line] for row, line in zip(compared, cells, strict=True)]
         parts.append(f"{caption}\n\n{_table(header, cells)}\n")
-    cells = [
-        [row.name, *(_emphasize(row.recipe_differences[name]) for name in names)]
-        for row in rows
-        if row.recipe_differences
-    ]
-    if cells:
-        parts.append(_recipe_table(rows[0], names, header, cells))
+    compared = [row for row in rows if row.recipe_differences]
+    if compared:
+        cells, meaning = _mark([[r.recipe_differences[n] for n in names] for r in compared])
+        cells = [[row.name, *line] for row, line in zip(compared, cells, strict=True)]
+        parts.append(_recipe_table(rows[0], names, header, cells, meaning))
     return parts
 
 
 def _recipe_table(
-    row: Row, names: Sequence[str], header: Sequence[str], cells: list[list[str]]
+    row: Row,
+    names: Sequence[str],
+    header: Sequence[str],
+    cells: list[list[str]],
+    meaning: str,
 ) -> str:
     """Returns the table of the differences between recipes, with its caption."""
     spread = row.spread
     assert spread is not None
-    deviations = (f"{spread.standard_deviations[name]:.4f}" for name in names)
+    deviations = (f"{spread.standard_deviation(name):.4f}" for name in names)
     cells = [*cells, ["standard deviation across seeds", *deviations]]
     recipes = "recipe" if spread.num_recipes == 1 else "recipes"
     caption = (
         f"Difference between recipes: mean over seeds minus {row.baseline}. The intervals "
         f"include the variance between seeds, estimated from {spread.num_runs} runs of "
-        f"{spread.num_recipes} {recipes}. Bold: the interval does not contain 0."
+        f"{spread.num_recipes} {recipes}. {meaning}"
     )
     return f"{caption}\n\n{_table(header, cells)}\n"
 
@@ -190,12 +210,29 @@ def _commands_table(rows: Sequence[Row]) -> str:
     return _table(header, cells)
 
 
-def _emphasize(difference: Estimate) -> str:
-    """Returns a difference with its interval, in bold if the interval excludes 0."""
-    text = signed(difference)
-    if difference.low is None or difference.high is None:
-        return text
-    return f"**{text}**" if difference.low * difference.high > 0 else text
+def _mark(lines: Sequence[Sequence[Difference]]) -> tuple[list[list[str]], str]:
+    """Returns differences with significant ones in bold, and the meaning of bold.
+
+    In a table of more than `MANY_COMPARISONS` differences, p-values are adjusted: Benjamini
+    and Hochberg, Controlling the false discovery rate (1995).
+    """
+    p_values = [d.p_value for line in lines for d in line if d.p_value is not None]
+    limit, meaning = ALPHA, f"Bold: p < {ALPHA}, for each difference on its own."
+    if len(p_values) > MANY_COMPARISONS:
+        adjusted = scipy.stats.false_discovery_control(p_values)
+        significant = [p for p, q in zip(p_values, adjusted, strict=True) if q < ALPHA]
+        limit = np.nextafter(max(significant, default=0.0), 1.0)
+        meaning = (
+            f"Bold: significant among the {len(p_values)} differences of this table, with "
+            f"a false discovery rate of {100 * ALPHA:.0f} % (Benjamini-Hochberg). The "
+            "intervals are not adjusted, so some can exclude 0 by chance."
+        )
+    cells = []
+    for line in lines:
+        texts = [signed(difference.estimate) for difference in line]
+        bold = [d.p_value is not None and d.p_value < limit for d in line]
+        cells.append([f"**{t}**" if b else t for t, b in zip(texts, bold, strict=True)])
+    return cells, meaning
 
 
 def _minutes(row: Row) -> float:
@@ -213,7 +250,7 @@ def _code_and_hardware(row: Row) -> str:
 
 def _fingerprints(row: Row) -> str:
     return ", ".join(
-        f"{run.sha256[:8]}{' (CHANGED since it was scored)' if run.changed else ''}"
+        f"{run.fingerprint[:8]}{' (CHANGED since it was scored)' if run.changed else ''}"
         for run in row.runs
     )
 

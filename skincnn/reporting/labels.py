@@ -17,8 +17,7 @@ METRIC_LABELS = {
     "macro_auc_above_80_sensitivity": "macro AUC above 80 % sensitivity",
     "isic_score": "ISIC 2018 score",
     "brier": "Brier score",
-    "adaptive_ece": "adaptive ECE",
-    "calibrated_ece": "ECE after calibration",
+    "calibrated_log_loss": "log loss after calibration",
 }
 """Labels that cannot be derived from the name of the metric."""
 CAPITALS = {"auc": "AUC", "ece": "ECE", "f1": "F1"}

@@ -44,8 +44,8 @@ from skincnn.reporting.training_text import (
 
 SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
 INTERVAL_METHOD = (
-    "percentile bootstrap over lesions; exact Clopper-Pearson interval for a rate that is "
-    "0 or 1 in all resamples"
+    "score intervals with the variance of a bootstrap over lesions, whose measured "
+    "coverage is in docs/coverage.md"
 )
 SYNTHETIC = (
     "SYNTHETIC images, rendered by code. The scores show that the software works; they say "
@@ -186,8 +186,10 @@ def describe_intervals(results: RunResults) -> str:
     result = results.headline
     return (
         f"Numbers in brackets are {100 * result.confidence:.0f} % confidence intervals "
-        f"({INTERVAL_METHOD}; {result.num_bootstrap:,} resamples). Intervals cover the "
-        "sampling of lesions, not the variance between training runs."
+        f"({INTERVAL_METHOD}; {result.num_bootstrap:,} resamples of the "
+        f"{result.num_groups:,} {result.resampling_unit}). Intervals cover the sampling of "
+        "lesions, not the variance between training runs. Those of rates at an operating "
+        "point also cover the choice of the threshold on the validation split."
     )
 
 

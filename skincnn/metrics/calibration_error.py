@@ -1,0 +1,83 @@
+"""The root mean square calibration error, without bias and with a valid interval.
+
+The mean absolute calibration error (`ece`) is biased: even perfect probabilities have a
+positive error in a small sample, and a larger one in resamples. The bias of the mean square
+error does not depend on the true error, so it can be subtracted: Kumar, Liang and Ma,
+Verified Uncertainty Calibration (2019), arXiv:1909.10155.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.optimize
+
+from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.classification import NUM_BINS
+from skincnn.metrics.sample import Sample, Scores, divide
+
+MIN_PER_BIN = 4
+"""Minimum mean number of groups in a bin. With fewer groups, the error is undefined."""
+MIN_POWER = 0.05
+"""Quantile of the errors of perfect probabilities that bounds the upper end from below.
+
+An error that is small by chance then does not give an interval around 0 alone: Cowan et
+al., Power-Constrained Limits (2011), arXiv:1105.3166."""
+
+
+def calibration_gaps(sample: Sample) -> Scores:
+    """Returns mean confidence minus accuracy in each of 15 bins, [..., 15].
+
+    The bins contain equal numbers of images (differences of 1), ordered by the largest
+    probability; resamples use the same bins. Each gap is multiplied by the square root of
+    the share of images in the bin: the sum of the squares is the mean square calibration
+    error. Nguyen and O'Connor, Posterior calibration and exploratory analysis for natural
+    language processing models (2015), arXiv:1508.05154.
+    """
+    confidence = sample.y_prob.max(axis=1)
+    ranks = confidence.argsort(kind="stable").argsort(kind="stable")
+    bins = ranks * NUM_BINS // len(ranks)
+    gaps = sample.sums(bins, NUM_BINS, confidence - (sample.y_pred == sample.y_true))
+    shares = np.bincount(bins, minlength=NUM_BINS) / len(bins)
+    return divide(gaps, sample.sums(bins, NUM_BINS)) * np.sqrt(shares)
+
+
+def rms_calibration_error(
+    values: Scores, num_groups: int, confidence: float = 0.95
+) -> Estimate:
+    """Returns the root mean square calibration error in 0..1, with its interval.
+
+    The value is the square root of the mean square error minus its bias, or 0 if this is
+    negative. The interval contains each error that a test does not reject: the test
+    compares the observed mean square error with its distribution if the gaps were smaller
+    or larger by one factor and had the deviations of the resamples. Such an interval is
+    also valid near 0, where percentile intervals are not.
+
+    Args:
+        values: `calibration_gaps` from `bootstrap`, [1 + num_resamples, 15].
+        num_groups: Number of groups of images. Fewer than `MIN_PER_BIN` groups per bin have
+            no value.
+        confidence: Confidence level of the interval, between 0 and 1.
+    """
+    if num_groups < MIN_PER_BIN * NUM_BINS:
+        return Estimate(None, None, None)
+    gaps = values[0]
+    # Resamples vary less than samples: by the factor (n - 1) / n, n the groups in a bin.
+    deviations = np.nan_to_num(values[1:] - gaps)
+    deviations *= np.sqrt(num_groups / (num_groups - NUM_BINS))
+    noise = np.square(deviations).sum(axis=1)
+    observed = float(np.square(gaps).sum())
+    along = 2 * deviations @ np.nan_to_num(divide(gaps, np.sqrt(observed)))
+
+    def end(square: float, quantile: float) -> float:
+        """Returns the error whose mean square has this quantile at `square`."""
+
+        def excess(error: float) -> float:
+            return float(np.quantile(error**2 + error * along + noise, quantile)) - square
+
+        return float(scipy.optimize.brentq(excess, 0, 2)) if excess(0) < 0 else 0.0
+
+    tail = (1 - confidence) / 2
+    bounded = max(observed, float(np.quantile(noise, MIN_POWER)))
+    low, high = end(observed, 1 - tail), end(bounded, tail)
+    value = np.sqrt(max(0.0, observed - float(noise.mean())))
+    return Estimate(round(float(value), 6), round(low, 6), round(min(high, 1.0), 6))

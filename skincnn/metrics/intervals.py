@@ -1,0 +1,311 @@
+"""Confidence intervals of scores and of paired differences, from bootstrap resamples.
+
+The resamples give the variance of a score. The interval is not taken from their
+percentiles, which are too narrow for classes with few images; docs/coverage.md contains the
+measured coverage of each interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+import scipy.stats
+
+from skincnn.metrics.bootstrap import Estimate, count_groups
+from skincnn.metrics.sample import Floats, Labels, Scores
+
+
+@dataclass(frozen=True)
+class Support:
+    """The numbers of groups from which a score in 0..1 is estimated.
+
+    Attributes:
+        kind: "rate": the share of the images with a property. "auc": the area under a ROC
+            curve. "mean": another score, or a mean over classes.
+        sizes: For a rate, the number of groups in its denominator; for an AUC, those of
+            positive and of negative images; for a mean, those of each class.
+    """
+
+    kind: Literal["rate", "auc", "mean"]
+    sizes: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of groups of a rate with the same uncertainty if it is 0 or 1.
+
+        A mean over K classes is 1 only if the rate of every class is 1. If the classes have
+        n or more groups each and true rates p1, ..., pK, the probability of this is at most
+        (p1 ... pK)^n, which does not exceed mean(p)^(K n) (inequality of arithmetic and
+        geometric means). The same holds for a mean of 0.
+        """
+        return self.sizes[0] if self.kind == "auc" else len(self.sizes) * min(self.sizes)
+
+    @property
+    def inflation(self) -> float:
+        """The variance of samples divided by that of resamples.
+
+        The factor of a class is n / (n - 1). The variance of a class is taken to be
+        proportional to 1 / n.
+        """
+        sizes = np.array(self._classes, float)
+        return float((1 / (sizes - 1)).sum() / (1 / sizes).sum())
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the variance: those of Satterthwaite, see `inflation`."""
+        sizes = np.array(self._classes, float)
+        return float((1 / sizes).sum() ** 2 / (1 / (sizes**2 * (sizes - 1))).sum())
+
+    @property
+    def _classes(self) -> tuple[int, ...]:
+        return self.sizes[:1] if self.kind == "auc" else self.sizes
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference with its interval, and the p-value of the hypothesis that it is 0.
+
+    The p-value is two-sided; it is None if there is no interval.
+    """
+
+    estimate: Estimate
+    p_value: float | None
+
+
+def find_supports(
+    group_ids: Sequence[str], y_true: Labels, y_prob: Floats
+) -> dict[str, list[Support]]:
+    """Returns the support of each score by name: one element, or one for each class.
+
+    Scores that are not in 0..1 have none.
+
+    Args:
+        group_ids: ID of the group of each image, [num_images].
+        y_true: Integer labels, [num_images].
+        y_prob: Probabilities, [num_images, num_classes].
+    """
+    classes = np.arange(y_prob.shape[1])
+    positive = y_true[:, None] == classes
+    predicted = y_prob.argmax(axis=1)[:, None] == classes
+    num_positive = count_groups(group_ids, positive).tolist()
+    num_negative = count_groups(group_ids, ~positive).tolist()
+    num_predicted = count_groups(group_ids, predicted).tolist()
+    total = len(set(group_ids))
+    overall = Support("mean", (total,))
+    mean = Support("mean", tuple(size for size in num_positive if size))
+    means = ("balanced_accuracy", "isic_score", "macro_f1", "macro_precision", "macro_auc")
+    curves = ("average_precision", "auc_above_80_sensitivity")
+    per_class = [Support("mean", (size,)) for size in num_positive]
+    pairs = zip(num_positive, num_negative, strict=True)
+    return {
+        "accuracy": [Support("rate", (total,))],
+        **{name: [mean] for name in (*means, *(f"macro_{curve}" for curve in curves))},
+        **{name: [overall] for name in ("weighted_precision", "weighted_f1")},
+        "recall": [Support("rate", (size,)) for size in num_positive],
+        "specificity": [Support("rate", (size,)) for size in num_negative],
+        "precision": [Support("mean", (size,)) for size in num_predicted],
+        "auc": [Support("auc", sizes) for sizes in pairs],
+        **dict.fromkeys(("f1", *curves), per_class),
+    }
+
+
+def estimate(
+    values: Scores,
+    confidence: float = 0.95,
+    supports: Sequence[Support | None] | None = None,
+) -> list[Estimate]:
+    """Returns one score, or one for each class, with intervals.
+
+    A rate has the score interval of Wilson, Probable inference, the law of succession, and
+    statistical inference (1927), for its effective number of groups: the number that would
+    give a binomial proportion the variance of the resamples. Franco et al., Comparative
+    study of confidence intervals for proportions in complex sample surveys (2019),
+    doi:10.1093/jssam/smy019. A mean has the same interval, with the quantile of Student's
+    t and the variance of `Support`. If the resamples do not vary, the effective number is
+    `Support.count`. For an AUC, see `_auc_interval`.
+
+    Scores without support have percentile intervals: Efron and Tibshirani, An Introduction
+    to the Bootstrap (1993), chapter 13. Resamples in which a score is undefined (NaN) are
+    left out.
+
+    Args:
+        values: Values from `bootstrap`, [1 + num_resamples] or
+            [1 + num_resamples, num_classes].
+        confidence: Confidence level of the interval, between 0 and 1.
+        supports: The support of each score; None for scores that have none.
+    """
+    return [
+        _estimate(value, resampled, confidence, support)
+        for value, resampled, support in _columns(values, supports)
+    ]
+
+
+def estimate_difference(
+    values: Scores,
+    confidence: float = 0.95,
+    support: Support | None = None,
+    extra: tuple[float, float] = (0.0, math.inf),
+) -> Difference:
+    """Returns a paired difference with Student's interval.
+
+    The resamples do not vary if two models differ in no group. A difference of 0 then has
+    the interval of Tango, Equivalence test and confidence interval for the difference in
+    proportions for the paired-sample design (1998): z^2 / (n + z^2) in both directions.
+    Without support, such a difference has no interval.
+
+    Args:
+        values: The difference between two results of `bootstrap` on the same resamples,
+            [1 + num_resamples].
+        confidence: Confidence level of the interval, between 0 and 1.
+        support: The support of the score; None if it has none.
+        extra: A further variance that the resamples do not contain, and the degrees of
+            freedom of its estimate. The half-widths for the two variances are added in
+            quadrature: Zou and Donner, Construction of confidence limits about effect
+            measures (2008), doi:10.1002/sim.3095.
+    """
+    value, resampled = float(values[0]), _defined(values[1:])
+    rounded = None if math.isnan(value) else round(value, 6)
+    if rounded is None or not len(resampled) or (support and min(support.sizes) < 2):
+        return Difference(Estimate(rounded, None, None), None)
+    variance, freedom = float(np.var(resampled)), math.inf
+    if support is not None:
+        variance, freedom = variance * support.inflation, support.freedom
+    if variance + extra[0] <= 0:
+        return _no_difference(value, confidence, support)
+    parts = ((variance, freedom), extra)
+
+    def half_width(level: float) -> float:
+        return math.hypot(*(_quantile(level, df) * math.sqrt(part) for part, df in parts))
+
+    half = half_width(confidence)
+    ends = round(value - half, 6), round(value + half, 6)
+    return Difference(Estimate(rounded, *ends), _p_value(abs(value), half_width))
+
+
+def _p_value(distance: float, half_width: Callable[[float], float]) -> float:
+    """Returns 1 - the confidence level at which the half-width is the distance from 0."""
+    if not distance:
+        return 1.0
+    smallest = 1e-12
+    if half_width(1 - smallest) <= distance:
+        return smallest
+    return float(
+        scipy.optimize.brentq(lambda p: half_width(1 - p) - distance, smallest, 1.0)
+    )
+
+
+def _no_difference(value: float, confidence: float, support: Support | None) -> Difference:
+    """Returns a difference that is the same in all resamples."""
+    rounded = round(value, 6)
+    if support is None or value:
+        return Difference(Estimate(rounded, None, None), None)
+    margin = round(_wilson(0.0, 0.0, _quantile(confidence), support.count)[1], 6)
+    return Difference(Estimate(rounded, -margin, margin), 1.0)
+
+
+def _columns(
+    values: Scores, supports: Sequence[Support | None] | None
+) -> Iterator[tuple[float, Scores, Support | None]]:
+    """Yields the score, its resamples and its support, for each column."""
+    columns = values.reshape(len(values), -1).T
+    every = supports or [None for _ in columns]
+    for column, support in zip(columns, every, strict=True):
+        yield float(column[0]), _defined(column[1:]), support
+
+
+def _defined(resampled: Scores) -> Scores:
+    """Returns the resamples without NaN; empty if more than half are NaN."""
+    defined = resampled[~np.isnan(resampled)]
+    return defined if len(resampled) <= 2 * len(defined) else defined[:0]
+
+
+def _estimate(
+    value: float, resampled: Scores, confidence: float, support: Support | None
+) -> Estimate:
+    few = support is not None and min(support.sizes, default=0) < 2
+    if math.isnan(value) or not len(resampled) or few:
+        return Estimate(None if math.isnan(value) else round(value, 6), None, None)
+    if support is None:
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(resampled, (tail, 1 - tail))
+    else:
+        variance = float(np.var(resampled))
+        if support.kind == "auc":
+            low, high = _auc_interval(value, variance, confidence, support)
+        elif support.kind == "rate":
+            low, high = _wilson(value, variance, _quantile(confidence), support.count)
+        else:
+            quantile = _quantile(confidence, support.freedom)
+            low, high = _wilson(
+                value, variance * support.inflation, quantile, support.count
+            )
+    return Estimate(round(value, 6), round(float(low), 6), round(float(high), 6))
+
+
+def _quantile(confidence: float, freedom: float = math.inf) -> float:
+    """Returns the two-sided quantile of Student's t, or of a normal distribution."""
+    return float(scipy.stats.t.ppf((1 + confidence) / 2, freedom))
+
+
+def _wilson(
+    rate: float, variance: float, quantile: float, count: int
+) -> tuple[float, float]:
+    """Returns the interval of a rate with a variance, or of `count` groups without one."""
+    square, binomial = quantile**2, rate * (1 - rate)
+    effective = binomial / variance if variance * binomial > 0 else count
+    center = (rate + square / (2 * effective)) / (1 + square / effective)
+    margin = math.sqrt(square * (binomial / effective + square / (4 * effective**2)))
+    margin /= 1 + square / effective
+    return max(0.0, center - margin), min(1.0, center + margin)
+
+
+def _auc_interval(
+    value: float, variance: float, confidence: float, support: Support
+) -> tuple[float, float]:
+    """Returns the score interval of an AUC, [low, high].
+
+    It contains each AUC whose distance from the value is at most a normal quantile times
+    the standard error that the value would have: that of two normal distributions of equal
+    variance, and larger by the same factor as the error of the resamples. With few positive
+    images, the variance of the resamples alone is far too small. Obuchowski and McClish,
+    Sample size determination for diagnostic accuracy studies involving binormal ROC curve
+    indices (1997), doi:10.1002/(SICI)1097-0258(19970715)16:13<1529::AID-SIM565>3.0.CO;2-H.
+    """
+    at_value = _binormal_variance(value, support.sizes)
+    factor = max(1.0, variance / at_value) if at_value > 0 else 1.0
+    quantile = _quantile(confidence) * math.sqrt(factor)
+
+    def excess(auc: float) -> float:
+        error = math.sqrt(_binormal_variance(auc, support.sizes))
+        return abs(auc - value) - quantile * error
+
+    return _root(excess, value, 1e-9), _root(excess, value, 1 - 1e-9)
+
+
+def _root(excess: Callable[[float], float], value: float, end: float) -> float:
+    """Returns where `excess` changes its sign between `value` and `end`."""
+    inside = min(max(value, 1e-9), 1 - 1e-9)
+    if excess(end) <= 0 or excess(inside) >= 0:
+        return float(round(end))
+    return float(scipy.optimize.brentq(excess, inside, end))
+
+
+def _binormal_variance(auc: float, sizes: tuple[int, ...]) -> float:
+    """Returns the variance of the AUC of two normal distributions of equal variance.
+
+    The probability that a positive scores above two negatives is that of two standard
+    normal variables with correlation 1/2 below the same limit, which Owen's T gives.
+    """
+    if not 0 < auc < 1:
+        return 0.0
+    limit = float(scipy.special.ndtri(auc))
+    covariance = auc * (1 - auc) - 2 * scipy.special.owens_t(limit, 1 / math.sqrt(3))
+    first, second = sizes
+    pairs = auc * (1 - auc) + (first + second - 2) * covariance
+    return float(pairs / (first * second))

@@ -1,0 +1,139 @@
+"""Intervals of scores and of paired differences."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.intervals import (
+    Support,
+    _binormal_variance,
+    estimate,
+    estimate_difference,
+    find_supports,
+)
+
+
+def resamples(value: float, deviation: float, seed: int = 0) -> np.ndarray:
+    """Returns a value, and 4000 resamples with exactly this standard deviation."""
+    noise = np.random.default_rng(seed).normal(size=4000)
+    noise = (noise - noise.mean()) / noise.std()
+    return np.array([value, *(value + deviation * noise)])
+
+
+@pytest.mark.parametrize(("count", "total"), [(3, 8), (7, 8), (250, 300), (0, 12), (5, 5)])
+def test_the_interval_of_a_binomial_rate_is_that_of_wilson(count: int, total: int) -> None:
+    rate = count / total
+    values = resamples(rate, math.sqrt(rate * (1 - rate) / total))
+    [result] = estimate(values, 0.9, [Support("rate", (total,))])
+    expected = scipy.stats.binomtest(count, total).proportion_ci(0.9, method="wilson")
+    assert result.value == pytest.approx(rate, abs=1e-6)
+    assert (result.low, result.high) == pytest.approx(
+        (expected.low, expected.high), abs=1e-5
+    )
+
+
+def test_correlated_images_count_as_fewer_groups() -> None:
+    values = resamples(0.7, math.sqrt(0.7 * 0.3 / 50))
+    [result] = estimate(values, 0.95, [Support("rate", (200,))])
+    expected = scipy.stats.binomtest(35, 50).proportion_ci(0.95, method="wilson")
+    assert (result.low, result.high) == pytest.approx(
+        (expected.low, expected.high), abs=1e-5
+    )
+
+
+def test_the_small_sample_correction_is_exact_for_one_class() -> None:
+    """The resampled variance of a mean of n values is (n - 1) / n of the unbiased one."""
+    single = Support("mean", (9,))
+    assert single.inflation == pytest.approx(9 / 8)
+    assert single.freedom == pytest.approx(8)
+    equal = Support("mean", (9, 9, 9))
+    assert equal.inflation == pytest.approx(9 / 8)
+    assert equal.freedom == pytest.approx(24)
+    # Large classes hardly matter beside a small one.
+    assert Support("mean", (9, 10**6)).freedom == pytest.approx(8, rel=1e-3)
+
+
+def test_a_mean_of_perfect_classes_has_an_interval() -> None:
+    result = estimate(np.ones(101), 0.95, [Support("mean", (20, 12))])[0]
+    square = scipy.stats.t.ppf(0.975, Support("mean", (20, 12)).freedom) ** 2
+    assert (result.value, result.high) == (1, 1)
+    assert result.low == pytest.approx(24 / (24 + square), abs=1e-6)
+
+
+@pytest.mark.parametrize("auc", [0.5, 0.8, 0.97])
+def test_the_variance_of_the_auc_is_that_of_normal_scores(auc: float) -> None:
+    rng = np.random.default_rng(0)
+    shift = math.sqrt(2) * scipy.stats.norm.ppf(auc)
+    positive = rng.normal(shift, 1, (20_000, 9, 1))
+    negative = rng.normal(0, 1, (20_000, 1, 12))
+    measured = (positive > negative).mean(axis=(1, 2)).var()
+    assert _binormal_variance(auc, (9, 12)) == pytest.approx(measured, rel=0.05)
+
+
+def test_the_interval_of_an_auc_contains_the_auc_and_shrinks_with_the_sizes() -> None:
+    widths = []
+    for sizes in ((8, 700), (80, 700), (800, 7000)):
+        [result] = estimate(resamples(0.9, 1e-4), 0.95, [Support("auc", sizes)])
+        assert 0 < result.low < 0.9 < result.high < 1
+        widths.append(result.high - result.low)
+    assert widths == sorted(widths, reverse=True)
+    # For many images, it is the value and its standard error.
+    error = math.sqrt(_binormal_variance(0.9, (800, 7000)))
+    assert widths[-1] == pytest.approx(2 * 1.96 * error, rel=0.02)
+    [perfect] = estimate(np.ones(101), 0.95, [Support("auc", (8, 700))])
+    assert (perfect.value, perfect.high) == (1, 1)
+    assert perfect.low < 0.9
+    [wide] = estimate(resamples(0.9, 0.2), 0.95, [Support("auc", (80, 700))])
+    assert wide.high - wide.low > 0.4
+
+
+def test_scores_without_support_have_percentile_intervals() -> None:
+    values = resamples(0.5, 0.1)
+    [result] = estimate(values, 0.9)
+    assert (result.low, result.high) == pytest.approx(
+        tuple(np.quantile(values[1:], (0.05, 0.95))), abs=1e-6
+    )
+
+
+def test_a_difference_has_the_interval_and_p_value_of_a_t_test() -> None:
+    pairs = np.random.default_rng(1).normal(0.3, 1, 12)
+    values = resamples(pairs.mean(), pairs.std() / math.sqrt(12))  # as resamples give it
+    result = estimate_difference(values, 0.9, Support("mean", (12,)))
+    expected = scipy.stats.ttest_1samp(pairs, 0)
+    ends = tuple(expected.confidence_interval(0.9))
+    assert (result.estimate.low, result.estimate.high) == pytest.approx(ends, abs=1e-6)
+    assert result.p_value == pytest.approx(expected.pvalue)
+
+
+def test_a_difference_without_spread_has_the_score_interval() -> None:
+    result = estimate_difference(np.zeros(101), 0.95, Support("rate", (8,)))
+    expected = scipy.stats.binomtest(0, 8).proportion_ci(0.95, method="wilson").high
+    assert result.estimate == Estimate(0.0, -round(expected, 6), round(expected, 6))
+    assert result.p_value == 1
+    without = estimate_difference(np.zeros(101), 0.95)
+    assert (without.estimate, without.p_value) == (Estimate(0.0, None, None), None)
+
+
+def test_classes_of_a_single_group_have_no_interval() -> None:
+    values = resamples(0.5, 0.1)
+    for support in (Support("rate", (1,)), Support("mean", (9, 1)), Support("auc", (1, 9))):
+        assert estimate(values, 0.95, [support]) == [Estimate(0.5, None, None)]
+        difference = estimate_difference(values, 0.95, support)
+        assert difference.estimate == Estimate(0.5, None, None)
+
+
+def test_supports_count_groups() -> None:
+    y_true = np.array([0, 0, 0, 1, 1, 1])
+    y_prob = np.eye(3)[[0, 0, 1, 1, 1, 0]]
+    supports = find_supports(["a", "a", "b", "c", "d", "d"], y_true, y_prob)
+    assert supports["accuracy"] == [Support("rate", (4,))]
+    assert supports["balanced_accuracy"] == [Support("mean", (2, 2))]
+    assert [support.sizes for support in supports["recall"]] == [(2,), (2,), (0,)]
+    assert [support.sizes for support in supports["specificity"]] == [(2,), (2,), (4,)]
+    assert [support.sizes for support in supports["precision"]] == [(2,), (3,), (0,)]
+    assert supports["auc"][0] == Support("auc", (2, 2))
