@@ -118,6 +118,13 @@ def test_integer_is_valid_for_a_float_field() -> None:
         (DataConfig, {"train_folds": ()}, "non-empty"),
         (
             DataConfig,
+            {"train_folds": (1, 2), "test_folds": (0, 9)},
+            r"without fold 0, which is kept for the final test.*\(8, 0, 9\)",
+        ),
+        (DataConfig, {"train_folds": (1,), "validation_folds": (0,)}, "final test"),
+        (DataConfig, {"final_test": True}, r"unless `data\.test_folds` is 0"),
+        (
+            DataConfig,
             {"image_sise": 32},
             r"`data\.image_sise` is not a field.*'image_size'",
         ),
@@ -206,3 +213,16 @@ def test_help_needs_no_tensorflow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_final_test_uses_the_test_folds_for_training() -> None:
+    data = DataConfig(train_folds=(0, 1, 2), validation_folds=(7,), test_folds=(8, 9))
+    final = data.for_final_test()
+    assert final.final_test
+    assert final.test_folds == (0,)
+    assert final.validation_folds == (7,)
+    assert final.train_folds == (1, 2, 8, 9)
+    by_image = dataclasses.replace(
+        data, split_by="image", train_folds=(1,), test_folds=(0,)
+    )
+    assert not by_image.final_test

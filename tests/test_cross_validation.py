@@ -12,7 +12,7 @@ from conftest import run_here
 from run_dirs import CONFIG, NAMES, make_info, make_tables, write_run
 from sklearn.metrics import balanced_accuracy_score
 
-from skincnn.config import Config
+from skincnn.config import FINAL_TEST_FOLD, Config
 from skincnn.errors import ConfigError
 from skincnn.evaluation.aggregate import write_aggregate
 from skincnn.evaluation.cross_validation import cross_validation_configs, pool
@@ -22,25 +22,26 @@ from skincnn.inference.run_dir import read_run_info
 from skincnn.records import write_record
 
 
-@pytest.mark.parametrize("num_models", [2, 3, 5, 10])
+@pytest.mark.parametrize("num_models", [2, 3, 5, 9])
 def test_each_fold_is_tested_once_and_by_a_model_that_did_not_train_on_it(
     num_models: int,
 ) -> None:
     configs = cross_validation_configs(Config(), num_models)
     assert len(configs) == num_models
     test_folds = [fold for config in configs for fold in config.data.test_folds]
-    assert sorted(test_folds) == list(range(10))
+    assert sorted(test_folds) == list(range(1, 10))
     for config in configs:
         data = config.data
         folds = (*data.train_folds, *data.validation_folds, *data.test_folds)
         assert sorted(folds) == list(range(10))
+        assert FINAL_TEST_FOLD in data.train_folds
     validation_folds = [config.data.validation_folds for config in configs]
     assert len(set(validation_folds)) == num_models
 
 
-@pytest.mark.parametrize("num_models", [1, 11, -2])
+@pytest.mark.parametrize("num_models", [1, 10, -2])
 def test_an_impossible_number_of_models_is_rejected(num_models: int) -> None:
-    with pytest.raises(ConfigError, match=r"in 2\.\.10"):
+    with pytest.raises(ConfigError, match=r"in 2\.\.9"):
         cross_validation_configs(Config(), num_models)
 
 
@@ -125,7 +126,7 @@ def test_the_command_tests_each_image_once(data_dir: Path, tmp_path: Path) -> No
     assert not stale.exists()
     table = pd.read_csv(workdir / "predictions/out_of_fold.csv")
     assert table["image_id"].is_unique
-    assert sorted(table["fold"].unique()) == list(range(10))
+    assert sorted(table["fold"].unique()) == list(range(1, 10))
     info = read_run_info(workdir)
     pooled = read_result(workdir, "out_of_fold", SplitResult)
     assert pooled.num_images == len(table)
@@ -137,7 +138,7 @@ def test_the_command_tests_each_image_once(data_dir: Path, tmp_path: Path) -> No
     parts = [pd.read_csv(workdir / f"model_{i}/predictions/test.csv") for i in (1, 2)]
     assert sum(map(len, parts)) == len(table)
     data = [member.config.data for member in info.members]
-    assert [part.test_folds for part in data] == [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)]
+    assert [part.test_folds for part in data] == [(1, 2, 3, 4, 5), (6, 7, 8, 9)]
     assert dataclasses.replace(data[1], **_folds(data[0])) == data[0]
 
 

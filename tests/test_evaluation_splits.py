@@ -23,6 +23,8 @@ from skincnn.evaluation.splits import (
 def test_splits_are_named_once() -> None:
     splits = ("fold_9", "test_official", "test", "test_official")
     assert name_splits(splits, Config()) == ("test", "test_official")
+    final = Config(data=DataConfig().for_final_test())
+    assert name_splits(["fold_0", "fold_3"], final) == ("test", "fold_3")
     # In a split by image, the test split does not consist of folds.
     by_image = Config(data=DataConfig(split_by="image"))
     assert name_splits(["fold_9"], by_image) == ("fold_9",)
@@ -30,9 +32,15 @@ def test_splits_are_named_once() -> None:
 
 @pytest.mark.parametrize(
     ("split", "message"),
-    [("val", "always evaluated"), ("fold_9", "test folds fold_3, fold_9.*together")],
+    [
+        ("val", "always evaluated"),
+        ("fold_9", "test folds fold_3, fold_9.*together"),
+        ("fold_0", "kept for the final test"),
+    ],
 )
-def test_validation_and_single_test_folds_are_rejected(split: str, message: str) -> None:
+def test_validation_and_single_test_folds_and_the_kept_fold_are_rejected(
+    split: str, message: str
+) -> None:
     config = Config(data=DataConfig(train_folds=(0, 1), test_folds=(3, 9)))
     with pytest.raises(ConfigError, match=message):
         name_splits([split], config)

@@ -22,10 +22,10 @@ NAMES = tuple("abcdefg")
 
 
 def test_splits_have_the_configured_folds(data_dir: Path) -> None:
-    tables = splits(data_dir, train_folds=(7, 2), validation_folds=(0,), test_folds=(1,))
+    tables = splits(data_dir, train_folds=(7, 2), validation_folds=(3,), test_folds=(1,))
     assert {name: set(table["fold"]) for name, table in tables.items()} == {
         "train": {2, 7},
-        "val": {0},
+        "val": {3},
         "test": {1},
     }
     assert all(list(table.index) == list(range(len(table))) for table in tables.values())

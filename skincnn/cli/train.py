@@ -29,7 +29,8 @@ examples:
   train.py --config runs/mobilenet_160/config.json --workdir runs/repeated
   train.py mobilenet_160 --preview --augment.magnitude 1
   train.py mobilenet_160 --lr-range-test --optimizer.name sgd
-  train.py mobilenet_160 --folds 5   cross-validation with five models"""
+  train.py mobilenet_160 --folds 5   cross-validation with five models
+  train.py mobilenet_160 --final-test --workdir runs/final"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,9 @@ class Arguments(common.ConfigArguments):
     folds: int = 0
     """Number of models of a cross-validation, each in a separate run directory. The
     out-of-fold predictions of all models are scored together. 0 for a single model."""
+    final_test: bool = False
+    """Test on fold 0, on which no other run is tested, and train on the test folds instead:
+    once, for the final score of a recipe that will not change anymore."""
     preview: bool = False
     """Only draw augmented training images, and write preview.png to --workdir (default: the
     current directory)."""
@@ -64,6 +68,12 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
 def command() -> None:
     """Runs training, cross-validation, a preview or a learning-rate range test."""
     preset, arguments = parse(sys.argv[1:])
+    if arguments.final_test:
+        if arguments.folds:
+            raise ConfigError("Use either --folds or --final-test. Received: both.")
+        config = arguments.config
+        config = dataclasses.replace(config, data=config.data.for_final_test())
+        arguments = dataclasses.replace(arguments, config=config)
     if arguments.preview:
         preview(arguments)
         return

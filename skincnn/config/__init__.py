@@ -14,7 +14,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 
-from skincnn.config.data import AUGMENT_BOUNDS, NUM_FOLDS, AugmentConfig, DataConfig
+from skincnn.config.data import (
+    AUGMENT_BOUNDS,
+    FINAL_TEST_FOLD,
+    NUM_FOLDS,
+    AugmentConfig,
+    DataConfig,
+)
 from skincnn.config.section import OpenInterval, describe_error, require, section
 from skincnn.config.train import (
     ImbalanceConfig,
@@ -29,6 +35,7 @@ from skincnn.errors import ConfigError
 
 __all__ = [
     "AUGMENT_BOUNDS",
+    "FINAL_TEST_FOLD",
     "NUM_FOLDS",
     "AugmentConfig",
     "Config",

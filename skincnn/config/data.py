@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, TypeAdapter
@@ -9,6 +10,12 @@ from pydantic import Field, PositiveInt, TypeAdapter
 from skincnn.config.section import UnitInterval, require, section
 
 NUM_FOLDS = 10
+FINAL_TEST_FOLD = 0
+"""The fold that is kept for the score of a final model.
+
+Scores on test folds become optimistic when many models are compared on them. Models may be
+trained on this fold, but only runs with `DataConfig.final_test` are scored on it.
+"""
 Folds = tuple[Annotated[int, Field(ge=0, lt=NUM_FOLDS)], ...]
 
 
@@ -35,6 +42,9 @@ class DataConfig:
     selected."""
     test_folds: Folds = (9,)
     """Held-out folds for testing after training. No setting is selected on these folds."""
+    final_test: bool = False
+    """Whether fold 0 is the test fold. It is kept for the score of a final model, and no
+    other run is validated or tested on it. Use train.py --final-test."""
     split_by: Literal["lesion", "image"] = "lesion"
     """What is assigned to folds. lesion: lesions, so that all images of a lesion are in the
     same fold; image: single images, which causes leakage, as in many published studies. The
@@ -58,6 +68,32 @@ class DataConfig:
             "data.train_folds, data.validation_folds and data.test_folds",
             "disjoint and without duplicates (a fold in two splits is leakage)",
             tuple(folds),
+        )
+        scored = (*self.validation_folds, *self.test_folds)
+        require(
+            self.final_test or self.split_by == "image" or FINAL_TEST_FOLD not in scored,
+            "data.validation_folds and data.test_folds",
+            f"without fold {FINAL_TEST_FOLD}, which is kept for the final test "
+            "(train.py --final-test)",
+            scored,
+        )
+        final = self.test_folds == (FINAL_TEST_FOLD,) and self.split_by == "lesion"
+        require(
+            final or not self.final_test,
+            "data.final_test",
+            f"False unless `data.test_folds` is {FINAL_TEST_FOLD} and `data.split_by` is "
+            "lesion",
+            self.final_test,
+        )
+
+    def for_final_test(self) -> DataConfig:
+        """Returns a copy with fold 0 as the test fold, and the test folds for training."""
+        train_folds = {*self.train_folds, *self.test_folds} - {FINAL_TEST_FOLD}
+        return dataclasses.replace(
+            self,
+            train_folds=tuple(sorted(train_folds)),
+            test_folds=(FINAL_TEST_FOLD,),
+            final_test=True,
         )
 
 

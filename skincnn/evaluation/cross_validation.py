@@ -1,4 +1,4 @@
-"""Cross-validation: each image is tested once, by a model that was not trained on it."""
+"""Cross-validation: images are tested once, by a model that was not trained on them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from skincnn.config import NUM_FOLDS, Config
+from skincnn.config import FINAL_TEST_FOLD, NUM_FOLDS, Config
 from skincnn.errors import ConfigError
 from skincnn.evaluation.aggregate import (
     Aggregate,
@@ -28,15 +28,17 @@ OUT_OF_FOLD = "out_of_fold"
 def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
     """Returns a copy of the configuration for each model, with the folds of the model.
 
-    The ten folds are divided into `num_models` (2..10) test sets of adjacent folds. A model
-    is validated on the first fold of the next test set, and trained on the remaining folds.
+    The folds are divided into `num_models` (2..9) test sets of adjacent folds. A model is
+    validated on the first fold of the next test set, and trained on the remaining folds.
+    `FINAL_TEST_FOLD` is in no test set, so all models are trained on it.
 
     Raises:
         ConfigError: `num_models` is out of range.
     """
-    if not 2 <= num_models <= NUM_FOLDS:
-        raise ConfigError(f"--folds must be in 2..{NUM_FOLDS}. Received: {num_models}.")
-    groups = [part.tolist() for part in np.array_split(range(NUM_FOLDS), num_models)]
+    tested = [fold for fold in range(NUM_FOLDS) if fold != FINAL_TEST_FOLD]
+    if not 2 <= num_models <= len(tested):
+        raise ConfigError(f"--folds must be in 2..{len(tested)}. Received: {num_models}.")
+    groups = [part.tolist() for part in np.array_split(tested, num_models)]
     configs = []
     for number, test in enumerate(groups):
         validation = groups[(number + 1) % num_models][0]

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from skincnn.clinical_metadata import encode_clinical_metadata
-from skincnn.config import Config
+from skincnn.config import FINAL_TEST_FOLD, Config
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import SplitLeakage, count_shared
@@ -110,8 +110,9 @@ def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
 
     Raises:
         ConfigError: A split is "val" or, if `data.split_by` is lesion, one of several test
-            folds.
+            folds or the fold that is kept for the final test.
     """
+    kept = pipeline.stored_name(FINAL_TEST_FOLD)
     test_folds = [pipeline.stored_name(fold) for fold in config.data.test_folds]
     names = []
     for split in splits:
@@ -127,6 +128,11 @@ def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
                     "which are evaluated together. Use --split test."
                 )
             split = "test"
+        elif config.data.split_by == "lesion" and split == kept:
+            raise ConfigError(
+                f"--split {kept} is not allowed: this fold is kept for the final test of a "
+                "recipe. Use train.py --final-test for this test, or another split."
+            )
         names.append(split)
     return tuple(dict.fromkeys(names))
 

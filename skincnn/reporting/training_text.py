@@ -92,11 +92,15 @@ def describe_cost(results: RunResults) -> str:
 
 
 def describe_selection(results: RunResults) -> str:
-    """Returns which part of the images was used; "" if all images of the folds were."""
+    """Returns which part of the images was used, and whether this is the final test."""
     values = {config.data.one_image_per_lesion for config in results.configs}
     splits = [ONE_IMAGE[value] for value in ONE_IMAGE if value in values]
     fractions = sorted({config.data.train_fraction for config in results.configs} - {1.0})
     sentences = []
+    if all(config.data.final_test for config in results.configs):
+        sentences.append(
+            "This is the final test: only final tests are scored on these test images."
+        )
     if splits:
         sentences.append(f"One image of each lesion was used in {'; '.join(splits)}.")
     if fractions:
