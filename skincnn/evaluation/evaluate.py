@@ -41,6 +41,7 @@ from skincnn.inference.ood import OOD_FILE, ReferenceFeatures, predict_ood
 from skincnn.inference.ood_images import OOD_TABLE, make_ood_images, read_ood_folder
 from skincnn.inference.predictions import table_path, table_sha256, write_predictions
 from skincnn.inference.run_dir import read_history, read_run
+from skincnn.inference.scored_tables import count_scored, record_scored
 from skincnn.inference.tta import VIEWS, View
 from skincnn.lookup import look_up
 from skincnn.metrics.calibration import CalibrationMap
@@ -81,6 +82,7 @@ class Evaluation:
     """
 
     headline: str
+    dataset_dir: Path
     references: ReferenceFeatures
     predictions: Tables
     results: dict[str, Record]
@@ -127,13 +129,17 @@ def evaluate(
     tables, scores = score_variants(
         variants, stored_in, run.leakage, config.evaluate, max_distance
     )
+    counts = count_scored(run.dataset_dir, _without_validation(tables))
+    for name, count in counts.items():
+        scores[name] = scores[name].model_copy(update={"num_scored": count})
     results = {**scores, **score_all_ood(as_is.tables, ood, config.evaluate)}
     headline = (*name_splits(options.splits, config), "test")[0]
     clean = scores[headline]
     if options.corruptions:
         results[f"{headline}.corruptions"] = evaluate_corruptions(run, as_is, clean)
     mistakes = collect_all_mistakes(run, as_is, clean.calibration_map)
-    return Evaluation(headline, references, {**ood, **tables}, results, mistakes)
+    predictions = {**ood, **tables}
+    return Evaluation(headline, run.dataset_dir, references, predictions, results, mistakes)
 
 
 def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
@@ -145,6 +151,12 @@ def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
     evaluation.references.write(workdir / OOD_FILE)
     write_predictions(workdir, evaluation.predictions)
     write_results(workdir, evaluation.results)
+    scored = {
+        name: table
+        for name, table in evaluation.predictions.items()
+        if isinstance(evaluation.results.get(name), SplitResult)
+    }
+    record_scored(evaluation.dataset_dir, _without_validation(scored))
     for split, mistakes in evaluation.mistakes.items():
         mistakes.write(mistakes_path(workdir, split))
 
@@ -229,6 +241,10 @@ def collect_all_mistakes(
         if name != "val"
     }
     return {name: errors for name, errors in mistakes.items() if errors}
+
+
+def _without_validation(tables: Tables) -> Tables:
+    return {name: t for name, t in tables.items() if name.split(".")[0] != "val"}
 
 
 def _has_variant(name: str, variant: str) -> bool:

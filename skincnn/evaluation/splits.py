@@ -51,9 +51,11 @@ class LoadedRun:
     """A trained model and the splits on which it is evaluated, "val" first.
 
     `feature_model` returns the features as a second output; see `with_features`. `leakage`
-    does not contain validation and test, which were audited before training.
+    does not contain validation and test, which were audited before training. `dataset_dir`
+    is the directory of the built dataset.
     """
 
+    dataset_dir: Path
     info: RunInfo
     config: Config
     model: keras.Model
@@ -100,7 +102,10 @@ def load_run(
         )
         for name, table in tables.items()
     }
-    return LoadedRun(info, config, model, with_features(model), splits, leakage)
+    dataset_dir = Path(builder.data_dir)
+    return LoadedRun(
+        dataset_dir, info, config, model, with_features(model), splits, leakage
+    )
 
 
 def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:

@@ -262,6 +262,19 @@ def describe_counts(result: SplitResult) -> str:
     return f"{result.num_images:,} images of {result.num_lesions:,} lesions"
 
 
+def describe_num_scored(result: SplitResult) -> str:
+    """Returns how many tables were scored on the folds of a result; "" if not known."""
+    if result.num_scored is None:
+        return ""
+    if result.num_scored == 1:
+        return "No other predictions were scored on these folds before."
+    return (
+        f"So far, {result.num_scored} sets of predictions (models and variants such as "
+        "test-time augmentation) were scored on these folds; the best of many scores is "
+        "optimistic."
+    )
+
+
 def baseline_columns(results: RunResults) -> dict[str, Characteristics]:
     """Returns the characteristics of each split by label, training first if known."""
     train = results.info.training_characteristics
