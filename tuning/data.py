@@ -25,7 +25,8 @@ SPLITS = ("train", "val")
 """The splits that a search uses; test images are never used."""
 FIXED = (
     *("dataset", "train_folds", "validation_folds", "test_folds"),
-    *("split_by", "one_image_per_lesion", "train_fraction", "final_test"),
+    *("split_by", "one_image_per_lesion", "single_image_lesions", "train_fraction"),
+    "final_test",
 )
 """Fields of `DataConfig` that select the images, and that no trial may change."""
 MAX_CACHED_FEATURES = 4

@@ -36,8 +36,9 @@ PARTS = ("rotate", "zoom", "shift", "shear", "hair", "light", "color", "hue", "e
 """The augmentations that are searched. `flip` and `quarter_turn` are not searched, because
 lesions have no natural orientation. Other augmentations of a preset do not change."""
 PART_ORDER = (
-    *("flip", "quarter_turn", "rotate", "zoom", "shift", "shear"),
-    *("hair", "ruler", "blur", "sharpen", "light", "color", "hue", "erase"),
+    *("flip", "flip_vertical", "transpose", "quarter_turn", "rotate"),
+    *("zoom", "crop", "shift", "shear"),
+    *("hair", "ruler", "blur", "sharpen", "light", "color", "hue", "jitter", "erase"),
 )
 """The order in which augmentations are applied; see `skincnn.config.AugmentConfig`."""
 WITH_POWER = ("class_weights", "logit_adjusted")

@@ -23,6 +23,8 @@ from skincnn.config.data import (
 )
 from skincnn.config.section import OpenInterval, describe_error, require, section
 from skincnn.config.train import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     ImbalanceConfig,
     LossConfig,
     ModelConfig,
@@ -36,6 +38,8 @@ from skincnn.errors import ConfigError
 __all__ = [
     "AUGMENT_BOUNDS",
     "FINAL_TEST_FOLD",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "NUM_FOLDS",
     "AugmentConfig",
     "Config",

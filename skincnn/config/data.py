@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, TypeAdapter
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter
 
-from skincnn.config.section import UnitInterval, require, section
+from skincnn.config.section import PositiveFraction, UnitInterval, require, section
 
 NUM_FOLDS = 10
 FINAL_TEST_FOLD = 0
@@ -31,6 +31,15 @@ class DataConfig:
     resize_mode: Literal["stretch", "crop", "pad"] = "stretch"
     """How an image is made square. stretch: changes the aspect ratio; crop: cuts out the
     central square; pad: adds black borders."""
+    resize_method: Literal["bilinear", "nearest"] = "bilinear"
+    """Interpolation of resizing. bilinear: linear, with antialiasing; nearest: the value of
+    the nearest pixel."""
+    crop_height: PositiveFraction = 1.0
+    """Fraction of the height that is kept. The image is resized to image_size / crop_height
+    rows, of which the central image_size rows are cut out."""
+    crop_width: PositiveFraction = 1.0
+    """Fraction of the width that is kept, as for `crop_height`. For example, resizing to
+    224x280 pixels (height x width) and a central crop of 224x224 pixels is 0.8."""
     crop_border: bool = False
     """Whether to crop the dark border of dermatoscope images before resizing."""
     color_constancy: bool = False
@@ -52,6 +61,10 @@ class DataConfig:
     one_image_per_lesion: Literal["none", "train", "evaluation", "all"] = "none"
     """Splits that contain only one image of each lesion. none: no split; train: the
     training split; evaluation: validation and test; all: all three splits."""
+    single_image_lesions: bool = False
+    """Whether validation and test contain only lesions of which the dataset has a single
+    image, as in some published protocols. They then share no lesion with the training
+    split, even with `split_by` image. In HAM10000, fewer of these lesions are melanomas."""
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training lesions of each class that is used, to measure how the scores
     depend on the amount of data. Smaller shares are subsets of larger ones."""
@@ -102,34 +115,47 @@ class AugmentConfig:
     """Random augmentation of the training images, computed on the device."""
 
     parts: tuple[str, ...] = ("flip", "quarter_turn", "rotate", "zoom", "light", "color")
-    """Augmentations to apply. Geometric augmentations (flip, quarter_turn, rotate, zoom,
-    shift, shear) are applied first, as one affine transform; the others follow in the given
-    order. A sensible order is hair, ruler, blur, sharpen, light, color, hue, erase."""
+    """Augmentations to apply. Geometric augmentations (flip, flip_vertical, transpose,
+    quarter_turn, rotate, zoom, crop, shift, shear) are applied first, as one affine
+    transform; the others follow in the given order. A sensible order is hair, ruler, blur,
+    sharpen, light, color, hue, jitter, erase."""
+    choose: Literal["all", "one"] = "all"
+    """Which of the `parts` are applied to an image. all: all; one: one, drawn at random."""
+    border: Literal["reflect", "black"] = "reflect"
+    """What geometric augmentations show beyond the border of an image. reflect: its mirror
+    image; black: black."""
     magnitude: UnitInterval = 0.5
     """All strengths are multiplied by 2 * magnitude, up to the maximum of each strength. 0
     for no augmentation, 0.5 for the strengths as given, 1 for twice the strengths."""
     orientation_share: UnitInterval = 1.0
-    """`flip`, `quarter_turn`: probability that each draws a random orientation."""
+    """`flip`, `flip_vertical`, `transpose`, `quarter_turn`: probability that each draws a
+    random orientation, which for the first three is the original with probability 1/2."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
     """`rotate`: maximum angle in degrees, in either direction."""
     zoom: UnitInterval = 0.2
     """`zoom`: images are scaled by exp(u), where u is uniform in [-zoom, zoom]."""
+    crop: UnitInterval = 0.2
+    """`crop`: maximum fraction of each side that is cut off, at a random position."""
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """`shift`: maximum translation along each axis, as a fraction of the longer side."""
     shear_degrees: Annotated[float, Field(ge=0, le=45)] = 8.0
     """`shear`: maximum angle in degrees, in either direction."""
     brightness: UnitInterval = 0.1
-    """`light`: maximum change of the brightness, as a fraction of 255."""
+    """`light`: maximum change of the brightness, as a fraction of 255; `jitter`: maximum
+    relative change of the brightness."""
     contrast: UnitInterval = 0.2
-    """`light`: maximum relative change of the difference from the image mean."""
+    """`light`, `jitter`: maximum relative change of the difference from the image mean."""
     saturation: UnitInterval = 0.15
-    """`color`: maximum relative change of the difference from gray."""
+    """`color`, `jitter`: maximum relative change of the difference from gray."""
     color_cast: UnitInterval = 0.05
     """`color`: maximum relative change of each color channel."""
     hue_degrees: Annotated[float, Field(ge=0, le=180)] = 4.0
-    """`hue`: maximum rotation of the hue in degrees, in either direction."""
-    blur: Annotated[float, Field(ge=0, le=3)] = 0.7
+    """`hue`, `jitter`: maximum rotation of the hue in degrees, in either direction."""
+    blur: Annotated[float, Field(ge=0, le=5)] = 0.7
     """`blur`: maximum standard deviation of the Gaussian in pixels."""
+    blur_kernel: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
+    """`blur`: height and width of the kernel in pixels, to which the Gaussian is truncated;
+    odd, or 0 for three standard deviations on either side."""
     sharpness: Annotated[float, Field(ge=0, le=4)] = 0.5
     """`sharpen`: maximum amount of unsharp masking, the factor of the difference from a
     slightly blurred image."""
@@ -145,6 +171,10 @@ class AugmentConfig:
     mix_alpha: Annotated[float, Field(ge=0, le=10)] = 0.2
     """Parameter a of the larger mixing weight, max(x, 1 - x) with x from Beta(a, a). 0 for
     no mixing. On ImageNet, the authors of MixUp use 0.2, and those of CutMix use 1."""
+
+    def __post_init__(self) -> None:
+        valid = all(size == 0 or size % 2 for size in self.blur_kernel)
+        require(valid, "augment.blur_kernel", "two odd numbers or 0", self.blur_kernel)
 
     def strength(self, name: str) -> float:
         """Returns the field `name` times 2 * magnitude, at most `AUGMENT_BOUNDS[name]`."""

@@ -16,6 +16,9 @@ from skincnn.config.section import (
 )
 
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and standard deviation of the RGB channels of ImageNet, for values in 0..1."""
 
 
 @section("model")
@@ -40,6 +43,14 @@ class ModelConfig:
     `train` (docs/results.md)."""
     batch_norm_momentum: Fraction = 0.99
     """Momentum of the moving statistics of BatchNorm."""
+    channel_mean: tuple[UnitInterval, UnitInterval, UnitInterval] = IMAGENET_MEAN
+    """Mean of the red, green and blue channel of the images, for values in 0..1. Images are
+    shifted by this mean and divided by `channel_std`, in the units in which the backbone
+    expects images with the mean and the standard deviation of ImageNet. The default is
+    therefore the normalization of the pretrained backbone; (0, 0, 0) is no shift."""
+    channel_std: tuple[PositiveFraction, PositiveFraction, PositiveFraction] = IMAGENET_STD
+    """Standard deviation of the red, green and blue channel of the images, for values in
+    0..1; see `channel_mean`."""
     clinical_metadata: bool = False
     """Whether age, sex and anatomical site are additional inputs of the model."""
 
@@ -66,8 +77,11 @@ class ImbalanceConfig:
     """`effective_number_*`, `class_balanced_focal`, `ldam`: parameter of the effective
     number of images. 0 for no balancing; values closer to 1 balance the classes more."""
     ratio: PositiveFraction = 1.0
-    """`oversampling`: images are replicated until each class has this fraction of the
-    images of the largest class. Epochs become longer."""
+    """`oversampling` without `factors`: images are replicated until each class has this
+    fraction of the images of the largest class. Epochs become longer."""
+    factors: tuple[PositiveInt, ...] = ()
+    """`oversampling`: how often each image of a class occurs in an epoch, in the order of
+    the class names; () for replication by `ratio`."""
     gamma: NonNegativeFloat = 2.0
     """`focal`, `class_balanced_focal`: an image whose true class has the predicted
     probability p is weighted by (1 - p) ** gamma; 0 for equal weights."""
@@ -84,6 +98,9 @@ class LossConfig:
 
     label_smoothing: Fraction = 0.0
     """Fraction of each label that is spread evenly over all classes."""
+    weighted_mean: bool = False
+    """Whether the loss of a batch is divided by the sum of the class weights of its images,
+    as in PyTorch, instead of the number of its images."""
 
 
 @section("optimizer")
@@ -117,8 +134,14 @@ class OptimizerConfig:
     nesterov: bool = False
     """Whether `sgd` uses Nesterov momentum."""
     weight_decay: NonNegativeFloat = 1e-2
-    """Decoupled weight decay of every optimizer, except for biases, normalization weights
-    and layer scales. `adam` with weight decay is `adamw`."""
+    """Weight decay of every optimizer. Decoupled, `adam` with weight decay is `adamw`."""
+    decay_mode: Literal["decoupled", "l2"] = "decoupled"
+    """How weight decay acts. decoupled: in each step, a weight is reduced by learning rate
+    * weight_decay * weight; l2: weight_decay * weight is added to the gradient, as in `SGD`
+    and `Adam` of PyTorch and for an L2 penalty of weight_decay / 2 * weight ** 2."""
+    decay_all: bool = False
+    """Whether weight decay applies to all weights. By default, it does not apply to biases,
+    normalization weights and layer scales."""
     clip_norm: NonNegativeFloat = 1.0
     """Maximum norm of the gradient; 0 for no clipping."""
     clip_by: Literal["variable", "global"] = "variable"
@@ -180,7 +203,10 @@ class TrainConfig:
     earlier stages use this size as well."""
     monitor: str = "balanced_accuracy"
     """Name in `METRICS` of skincnn/metrics/classification.py. The epoch with the best value
-    of this metric on validation is kept."""
+    of this metric on validation is kept, unless `keep_epoch` is last."""
+    keep_epoch: Literal["best", "last"] = "best"
+    """Epoch whose weights are kept. best: see `monitor`; last: the last epoch, without a
+    choice on validation."""
     patience: NonNegativeInt = 0
     """Number of epochs of the last stage without a better value of `monitor` after which
     training stops; 0 for no early stopping."""
@@ -217,6 +243,9 @@ class TrainConfig:
             "-1, or >= 1 if `train.scenario` is fine_tune",
             self.trainable_blocks,
         )
+        valid = self.patience == 0 or self.keep_epoch == "best"
+        expected = "0 if `train.keep_epoch` is last"
+        require(valid, "train.patience", expected, self.patience)
         last = self.stages[-1].epochs if self.stages else self.epochs
         require(
             self.progressive_epochs < last,

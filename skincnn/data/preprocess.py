@@ -2,7 +2,7 @@
 
 Training, evaluation and the SavedModel call the same functions with the same fields of
 `DataConfig` (see `skincnn.data.preprocessing_spec.FIELDS`). The order is: decode,
-`crop_border`, resize mode, resize, `shades_of_gray`.
+`crop_border`, resize mode, resize, central crop, `shades_of_gray`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
 
     Args:
         content: A string scalar, the bytes of a JPEG, PNG, GIF, BMP or WebP file.
-        config: `image_size`, `resize_mode`, `crop_border` and `color_constancy` are used.
+        config: The fields in `skincnn.data.preprocessing_spec.FIELDS` are used.
 
     Returns:
         uint8 [image_size, image_size, 3] in 0..255.
@@ -51,7 +51,7 @@ def decode(content: tf.Tensor) -> tf.Tensor:
 def preprocess(image: tf.Tensor, config: DataConfig) -> tf.Tensor:
     """Returns a preprocessed image, uint8 [image_size, image_size, 3] in 0..255.
 
-    Resizing is bilinear with antialiasing; values are rounded once, at the end.
+    Values are rounded once, at the end.
 
     Args:
         image: uint8 [height, width, 3].
@@ -60,7 +60,11 @@ def preprocess(image: tf.Tensor, config: DataConfig) -> tf.Tensor:
     if config.crop_border:
         image = crop_border(image)
     image = RESIZE_MODES[config.resize_mode](image)
-    image = _resize(image, config.image_size)
+    size = config.image_size
+    height, width = round(size / config.crop_height), round(size / config.crop_width)
+    image = _resize(image, height, width, config.resize_method)
+    if (height, width) != (size, size):
+        image = tf.image.resize_with_crop_or_pad(image, size, size)
     if config.color_constancy:
         # This follows resizing, so that fewer pixels have to be raised to a power.
         image = tf.minimum(shades_of_gray(image), 255.0)
@@ -129,16 +133,21 @@ def shades_of_gray(image: tf.Tensor) -> tf.Tensor:
     return image * tf.math.divide_no_nan(tf.norm(light), light * math.sqrt(3))
 
 
-def _resize(image: tf.Tensor, side: int) -> tf.Tensor:
-    """Returns the image as float32 [side, side, 3], resized if its size differs."""
+def _resize(image: tf.Tensor, height: int, width: int, method: str) -> tf.Tensor:
+    """Returns the image as float32 [height, width, 3], resized if its size differs."""
+
+    def resize() -> tf.Tensor:
+        resized = tf.image.resize(image, (height, width), method, antialias=True)
+        return tf.cast(resized, tf.float32)  # `nearest` keeps the data type
+
     resized = tf.cond(
-        tf.reduce_all(tf.equal(tf.shape(image)[:2], side)),
+        tf.reduce_all(tf.equal(tf.shape(image)[:2], (height, width))),
         lambda: tf.cast(image, tf.float32),
-        lambda: tf.image.resize(image, (side, side), antialias=True),
+        resize,
     )
     # The shape is set outside the branches, because TensorFlow 2.21 optimizes a graph as if
     # a shape that is ensured in one branch held in both.
-    return tf.ensure_shape(resized, (side, side, 3))
+    return tf.ensure_shape(resized, (height, width, 3))
 
 
 def _bright_range(shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

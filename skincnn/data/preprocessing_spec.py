@@ -12,14 +12,18 @@ PREPROCESSING_VERSION = 1
 """Increment this when the same images and `FIELDS` yield different pixels. Models with
 another version are rejected."""
 
-FIELDS = ("image_size", "resize_mode", "crop_border", "color_constancy")
+FIELDS = (
+    *("image_size", "resize_mode", "resize_method", "crop_height", "crop_width"),
+    *("crop_border", "color_constancy"),
+)
+Value = int | float | str | bool
 
 
-def preprocessing_fields(config: DataConfig) -> dict[str, int | str | bool]:
+def preprocessing_fields(config: DataConfig) -> dict[str, Value]:
     """Returns the `FIELDS` of `config`, which determine the result of preprocessing."""
     return {name: getattr(config, name) for name in FIELDS}
 
 
-def describe_preprocessing(config: DataConfig) -> dict[str, int | str | bool]:
+def describe_preprocessing(config: DataConfig) -> dict[str, Value]:
     """Returns `preprocessing_fields` and `PREPROCESSING_VERSION`, to store with a model."""
     return {"version": PREPROCESSING_VERSION, **preprocessing_fields(config)}

@@ -21,7 +21,8 @@ def make_splits(
     """Returns the tables of the named splits, with one row per image.
 
     The splits are determined by the fields `train_folds`, `validation_folds`, `test_folds`,
-    `split_by`, `one_image_per_lesion` and `train_fraction` of the configuration.
+    `split_by`, `one_image_per_lesion`, `single_image_lesions` and `train_fraction` of the
+    configuration.
     """
     all_folds = {
         "train": config.train_folds,
@@ -45,6 +46,8 @@ def make_splits(
     splits = {}
     for name, split_folds in folds.items():
         rows = table[fold.isin(split_folds)]
+        if config.single_image_lesions and name != "train":
+            rows = rows[single_image_lesions(table)[rows.index]]
         if name in thinned[config.one_image_per_lesion]:
             rows = one_image_per_lesion(rows)
         if name == "train" and config.train_fraction < 1:
@@ -85,6 +88,11 @@ def fraction_of_groups(table: pd.DataFrame, fraction: float) -> pd.DataFrame:
     by_class = digests.groupby(groups)
     kept = by_class.rank(method="first") <= np.ceil(fraction * by_class.transform("size"))
     return table[table["group_id"].map(kept)]
+
+
+def single_image_lesions(table: pd.DataFrame) -> pd.Series[bool]:
+    """Returns whether a row is the only row of its lesion, for each row of `table`."""
+    return ~table["lesion_id"].duplicated(keep=False)
 
 
 def _digest(text: str) -> str:

@@ -18,7 +18,7 @@ from skincnn.config import FINAL_TEST_FOLD, Config
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import SplitLeakage, count_shared
-from skincnn.data.splits import make_splits, one_image_per_lesion
+from skincnn.data.splits import make_splits, one_image_per_lesion, single_image_lesions
 from skincnn.errors import ConfigError, DataError
 from skincnn.inference.load import load_model, require_classes
 from skincnn.inference.predict import with_features
@@ -168,6 +168,8 @@ def read_splits(
     for split in others:
         if split not in tables:
             table = pipeline.read_table(builder, [_find_split(split, builder, config)])
+            if config.data.single_image_lesions:
+                table = table[single_image_lesions(table)].reset_index(drop=True)
             if config.data.one_image_per_lesion in ("evaluation", "all"):
                 table = one_image_per_lesion(table).reset_index(drop=True)
             tables[split] = table

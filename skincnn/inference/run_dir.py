@@ -111,7 +111,7 @@ class RunInfo(Record):
     near_duplicates: NearDuplicateSearch
     flow: ImageFlow | None
     training_characteristics: Characteristics | None
-    preprocessing: dict[str, int | str | bool]
+    preprocessing: dict[str, int | float | str | bool]
     data_fingerprint: dict[str, str]
     class_counts: dict[str, int]
     best_epoch: int | None

@@ -18,7 +18,7 @@ from keras import ops
 
 from skincnn.config import AugmentConfig
 from skincnn.lookup import look_up
-from skincnn.model.color import blur, color, hue, light, sharpen
+from skincnn.model.color import blur, color, hue, jitter, light, sharpen
 from skincnn.model.geometry import GEOMETRIC, transform
 from skincnn.model.hair_and_ruler import erase, hair, ruler
 from skincnn.model.random_ops import Tensor, Uniform, uniform_of
@@ -31,6 +31,7 @@ PHOTOMETRIC: dict[str, Callable[[Tensor, Uniform, AugmentConfig], Tensor]] = {
     "light": light,
     "color": color,
     "hue": hue,
+    "jitter": jitter,
     "erase": erase,
 }
 AUGMENTATIONS = {**GEOMETRIC, **PHOTOMETRIC}
@@ -103,13 +104,30 @@ def augment(
     """Returns the augmented images, float32 [batch, height, width, 3] in 0..255."""
     uniform = uniform_of(images, generator)
     parts = config.parts
-    matrices = [GEOMETRIC[part](uniform, config) for part in parts if part in GEOMETRIC]
+    chosen = None
+    if config.choose == "one":
+        chosen = ops.floor(uniform(0.0, len(parts)))  # index of the part of each image
+
+    def choose(part: str, changed: Tensor, unchanged: Tensor) -> Tensor:
+        """Returns `changed` for the images to which the part applies."""
+        if chosen is None:
+            return changed
+        applies = ops.reshape(chosen == parts.index(part), (-1, *[1] * (changed.ndim - 1)))
+        return ops.where(applies, changed, unchanged)
+
+    matrices = [
+        choose(part, GEOMETRIC[part](uniform, config), ops.eye(3))
+        for part in parts
+        if part in GEOMETRIC
+    ]
     if matrices:
-        images = transform(images, functools.reduce(ops.matmul, matrices))
+        product = functools.reduce(ops.matmul, matrices)
+        images = transform(images, product, reflect=config.border == "reflect")
     images = ops.cast(images, "float32")
     for part in parts:
         if part in PHOTOMETRIC:
-            images = PHOTOMETRIC[part](images, uniform, config)
+            changed = PHOTOMETRIC[part](images, uniform, config)
+            images = choose(part, changed, images)
     return images
 
 

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import applications
 from keras.src.backend.config import keras_home  # no public alternative
 
+from skincnn.config import IMAGENET_MEAN, IMAGENET_STD
 from skincnn.errors import ConfigError
 from skincnn.lookup import import_function, look_up
 from skincnn.model.efficientnet_lite import efficientnet_lite
 from skincnn.model.networks import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     accept_any_size,
     remove_normalization,
     set_imagenet_normalization,
@@ -30,6 +30,7 @@ from skincnn.model.networks import (
     use_depthwise_convolutions,
 )
 
+Channels = tuple[float, float, float]
 Build = Callable[[int | None, float, str | None], keras.Model]
 """Returns a network for an image size in pixels (None for any size), a width multiplier and
 weights ("imagenet", or None for random weights)."""
@@ -46,6 +47,23 @@ class Scaling:
     scale: float | tuple[float, ...] = 1.0
     offset: float | tuple[float, ...] = 0.0
     bgr: bool = False
+
+    def with_statistics(self, mean: Channels, std: Channels) -> Scaling:
+        """Returns the normalization of images with another channel mean and deviation.
+
+        The network receives the standardized image, (image / 255 - mean) / std, in the
+        units in which it expects an image that was standardized with the mean and the
+        standard deviation of ImageNet. `mean` and `std` are in the order RGB.
+        """
+        if (mean, std) == (IMAGENET_MEAN, IMAGENET_STD):
+            return self
+        order = -1 if self.bgr else 1
+        old = np.array([IMAGENET_MEAN, IMAGENET_STD])[:, ::order]
+        new = np.array([mean, std])[:, ::order]
+        ratio = old[1] / new[1]
+        scale = ratio * self.scale
+        offset = 255 * (old[0] - ratio * new[0]) * self.scale + self.offset
+        return Scaling(tuple(scale.tolist()), tuple(offset.tolist()), self.bgr)
 
 
 # Modes in Keras Applications: SYMMETRIC "tf", STANDARDIZED "torch", CENTERED_BGR "caffe".

@@ -54,7 +54,9 @@ def build_classifier(
         for layer in _batch_norms(network):
             layer.momentum = config.batch_norm_momentum
         images = inputs = keras.Input((None, None, 3), name=IMAGES_LAYER)
-        scaling = find_backbone(config.backbone).scaling
+        scaling = find_backbone(config.backbone).scaling.with_statistics(
+            config.channel_mean, config.channel_std
+        )
         channels = ops.flip(images, axis=-1) if scaling.bgr else images
         # In half precision, rounding errors of rescaling would add up.
         rescaling = keras.layers.Rescaling(scaling.scale, scaling.offset, dtype="float32")

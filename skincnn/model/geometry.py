@@ -22,6 +22,23 @@ def flip(uniform: Uniform, config: AugmentConfig) -> Tensor:
     return _matrix(sign, 0.0, 0.0, 1.0)
 
 
+def flip_vertical(uniform: Uniform, config: AugmentConfig) -> Tensor:
+    """Returns matrices that flip vertically, with probability orientation_share / 2."""
+    probability = 0.5 * config.strength("orientation_share")
+    sign = ops.where(uniform(0.0, 1.0) < probability, -1.0, 1.0)
+    return _matrix(ops.ones_like(sign), 0.0, 0.0, sign)
+
+
+def transpose(uniform: Uniform, config: AugmentConfig) -> Tensor:
+    """Returns matrices that swap rows and columns, with probability orientation_share / 2.
+
+    The images must be square.
+    """
+    probability = 0.5 * config.strength("orientation_share")
+    swapped = ops.where(uniform(0.0, 1.0) < probability, 1.0, 0.0)
+    return _matrix(1 - swapped, swapped, swapped, 1 - swapped)
+
+
 def quarter_turn(uniform: Uniform, config: AugmentConfig) -> Tensor:
     """Returns matrices that rotate by 0, 90, 180 or 270 degrees.
 
@@ -52,6 +69,16 @@ def zoom(uniform: Uniform, config: AugmentConfig) -> Tensor:
     return _matrix(scale, 0.0, 0.0, scale)
 
 
+def crop(uniform: Uniform, config: AugmentConfig) -> Tensor:
+    """Returns matrices that cut out a part at a random position and enlarge it.
+
+    Each side of the part has the same random share of the image, in [1 - crop, 1].
+    """
+    share = 1 - uniform(0.0, config.strength("crop"))
+    right, down = ((1 - share) / 2 * uniform(-1.0, 1.0) for _ in range(2))
+    return _matrix(share, 0.0, 0.0, share, right, down)
+
+
 def shift(uniform: Uniform, config: AugmentConfig) -> Tensor:
     """Returns matrices that shift along both axes, by up to `shift` of the longer side."""
     limit = config.strength("shift")
@@ -71,24 +98,28 @@ def shear(uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 GEOMETRIC: dict[str, Callable[[Uniform, AugmentConfig], Tensor]] = {
     "flip": flip,
+    "flip_vertical": flip_vertical,
+    "transpose": transpose,
     "quarter_turn": quarter_turn,
     "rotate": rotate,
     "zoom": zoom,
+    "crop": crop,
     "shift": shift,
     "shear": shear,
 }
 
 
-def transform(images: Tensor, matrices: Tensor) -> Tensor:
+def transform(images: Tensor, matrices: Tensor, *, reflect: bool = True) -> Tensor:
     """Applies an affine transform to each image.
 
     The output at position (x, y) is the input at `matrix @ (x, y, 1)`, with bilinear
-    interpolation and reflection at the border. Positions are relative to the center, in
-    units of the longer side.
+    interpolation. Positions are relative to the center, in units of the longer side.
 
     Args:
         images: [batch, height, width, channels], any numeric dtype.
         matrices: float32 [batch, 3, 3]; the last row of each matrix is (0, 0, 1).
+        reflect: Whether the image is reflected at its border, beyond which it is otherwise
+            black.
 
     Returns:
         float32 [batch, height, width, channels].
@@ -97,17 +128,32 @@ def transform(images: Tensor, matrices: Tensor) -> Tensor:
     x, y = centered_pixels(height, width)
     m = ops.reshape(matrices, (-1, 9, 1, 1))
     side = ops.cast(ops.maximum(height, width), "float32")
-    left, right, across = _neighbors(m[:, 0] * x + m[:, 1] * y + m[:, 2] * side, width)
-    above, below, down = _neighbors(m[:, 3] * x + m[:, 4] * y + m[:, 5] * side, height)
+    column = m[:, 0] * x + m[:, 1] * y + m[:, 2] * side
+    row = m[:, 3] * x + m[:, 4] * y + m[:, 5] * side
+    left, right, across = _neighbors(column, width)
+    above, below, down = _neighbors(row, height)
     first = ops.reshape(ops.arange(batch) * height * width, (-1, 1, 1))
     rows = (first + above * width, first + below * width)
-    indices = ops.stack([row + column for row in rows for column in (left, right)])
+    indices = ops.stack([first + second for first in rows for second in (left, right)])
     pixels = ops.take(ops.reshape(images, (-1, channels)), indices, axis=0)
     pixels = ops.cast(pixels, "float32")
     across, down = across[..., None], down[..., None]
     upper = pixels[0] + across * (pixels[1] - pixels[0])
     lower = pixels[2] + across * (pixels[3] - pixels[2])
-    return upper + down * (lower - upper)
+    transformed = upper + down * (lower - upper)
+    if reflect:
+        return transformed
+    inside = _is_inside(column, width) & _is_inside(row, height)
+    return ops.where(inside[..., None], transformed, 0.0)
+
+
+def _is_inside(centered: Tensor, size: Tensor) -> Tensor:
+    """Returns whether positions along an axis of `size` pixels are inside the image.
+
+    `centered` contains positions in pixels relative to the center. Half a pixel beyond the
+    center of an outermost pixel is the border, which is inside despite rounding errors.
+    """
+    return ops.abs(centered) <= ops.cast(size, "float32") / 2 + 1e-3
 
 
 def _neighbors(centered: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,11 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from skincnn.config import IMAGENET_MEAN, IMAGENET_STD
 from skincnn.errors import ConfigError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of the RGB channels of ImageNet, for values in 0..1."""
 
 
 def small_cnn(size: int | None, width: float, weights: str | None) -> keras.Model:

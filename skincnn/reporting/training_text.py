@@ -37,19 +37,31 @@ def describe_training(results: RunResults) -> str:
             f"{count} models, each on "
             f"{' to '.join(f'{size:,}' for size in ends)} images. After each pass through "
             "the training images (epoch), a model was scored on one further fold, and the "
-            f"version with the best {metric_label(results.config.train.monitor)} there was "
-            "kept; the remaining folds are the test split of the model. Every image was "
-            f"tested once, by a model that was not trained on {unseen}."
+            f"{_kept_version(results)} was kept; the remaining folds are the test split of "
+            "the model. Every image was tested once, by a model that was not trained on "
+            f"{unseen}."
         )
     data, audit = results.config.data, info.audit
+    choice = f"The {_kept_version(results)}, {info.best_epoch}, was kept."
+    if results.config.train.keep_epoch == "best":
+        choice = (
+            f"The version after epoch {info.best_epoch} had the best "
+            f"{metric_label(results.config.train.monitor)} there and was kept, so scores "
+            "on the validation split are optimistic."
+        )
     return (
         "The dataset is divided into parts (folds). The model was trained on "
         f"{audit.num_images['train']:,} images of {audit.num_lesions['train']:,} lesions "
         f"({_list_folds(data.train_folds)}). After each pass through the training images "
-        f"(epoch), it was scored on the {split_label(validation)}. The version after epoch "
-        f"{info.best_epoch} had the best {metric_label(results.config.train.monitor)} "
-        "there and was kept, so scores on the validation split are optimistic."
+        f"(epoch), it was scored on the {split_label(validation)}. {choice}"
     )
+
+
+def _kept_version(results: RunResults) -> str:
+    """Returns which version of a model was kept, such as "version after the last epoch"."""
+    if results.config.train.keep_epoch == "last":
+        return "version after the last epoch"
+    return f"version with the best {metric_label(results.config.train.monitor)} there"
 
 
 def _list_folds(folds: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES, REGION_OF, SEXES, UNKNOWN
 from skincnn.config import DataConfig
-from skincnn.data.preprocessing_spec import describe_preprocessing
+from skincnn.data.preprocessing_spec import FIELDS, describe_preprocessing
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import write_json
 from skincnn.inference.run_dir import MODEL_FILE
@@ -42,23 +42,25 @@ class Preprocessing(Part):
             dataset were downsized; None for no limit.
         decode: Supported file formats and how they are decoded.
         orientation: Formats whose EXIF orientation is applied.
-        resize: Interpolation, antialiasing and resulting data type.
+        resize: Antialiasing and data type of resized images.
     """
 
     version: int
     image_size: int
     resize_mode: str
+    resize_method: str
+    crop_height: float
+    crop_width: float
     crop_border: bool
     color_constancy: bool
     stored_longest_side: int | None
     decode: str = "JPEG, PNG, GIF, BMP or WebP to RGB, accurate inverse DCT"
     orientation: str = "EXIF (JPEG, PNG, WebP)"
-    resize: str = "bilinear, antialiased, uint8"
+    resize: str = "antialiased if bilinear, uint8"
 
     def data_config(self) -> DataConfig:
         """Returns a `DataConfig` with this preprocessing."""
-        names = ("image_size", "resize_mode", "crop_border", "color_constancy")
-        return DataConfig(**{name: getattr(self, name) for name in names})
+        return DataConfig(**{name: getattr(self, name) for name in FIELDS})
 
 
 class ExportInfo(Record):

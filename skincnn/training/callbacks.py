@@ -36,7 +36,7 @@ ADVICE = (
 
 @dataclass(eq=False, repr=False)
 class Validation(keras.callbacks.Callback):
-    """Validates the classifier after each epoch, and saves the best weights.
+    """Validates the classifier after each epoch, and saves the best or the last weights.
 
     The metrics are added to the logs of the epoch as `val_<name>`, for the progress bar,
     TensorBoard and history.csv. If training has diverged, a `DivergedError` is raised.
@@ -48,6 +48,7 @@ class Validation(keras.callbacks.Callback):
         monitor: Name in `METRICS` of the metric that selects the best epoch.
         progress: The progress of the training run, which this callback updates.
         predictor: The model that takes `batches`; None to use `classifier`.
+        keep_last: Whether to save the weights of each epoch, regardless of `monitor`.
         probabilities: Predictions after the latest epoch, [num_images, num_classes].
     """
 
@@ -58,6 +59,7 @@ class Validation(keras.callbacks.Callback):
     workdir: Path
     progress: Progress
     predictor: keras.Model | None = None
+    keep_last: bool = False
     probabilities: npt.NDArray[np.float32] = field(init=False)
     _started: float = field(default=0.0, init=False)
 
@@ -79,7 +81,7 @@ class Validation(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Computes metrics, saves the best weights so far, and writes history.csv."""
+        """Computes metrics, saves the weights to keep so far, and writes history.csv."""
         logs = {} if logs is None else logs
         progress = self.progress
         seconds = progress.seconds
@@ -91,7 +93,7 @@ class Validation(keras.callbacks.Callback):
             for name in dict.fromkeys((*EPOCH_METRICS, self.monitor)):
                 logs[f"val_{name}"] = float(METRICS[name].function(sample))
             column = f"val_{self.monitor}"
-            if all(
+            if self.keep_last or all(
                 METRICS[self.monitor].is_better(logs[column], than=row[column])
                 for row in progress.history
             ):

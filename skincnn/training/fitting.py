@@ -51,10 +51,11 @@ Verbose = Literal["auto", 0, 1, 2]
 class FitResult:
     """The result of a training run.
 
-    The classifier of the setup has the best weights.
+    The classifier of the setup has the weights of `best_epoch`.
 
     Attributes:
-        best_epoch: The epoch with the best monitored metric, counted from 1.
+        best_epoch: The epoch with the best monitored metric, counted from 1; the last epoch
+            if `train.keep_epoch` is last.
         history: One row per epoch, as in history.csv.
         seconds: Seconds spent on all epochs, and on computing features in this call.
         device: Devices and numerical settings of training.
@@ -73,7 +74,7 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: Verbose = "auto",
 ) -> FitResult:
-    """Trains the classifier of a setup and loads the best weights.
+    """Trains the classifier of a setup and loads the weights of the selected epoch.
 
     Writes checkpoints/, logs/ and history.csv to `workdir`, and resumes from the last
     checkpoint, if any. Each segment (one call to `keras.Model.fit`) also starts by loading
@@ -207,6 +208,7 @@ class _Loop:
             self.workdir,
             self.progress,
             self.trainable.model if setup.num_views(segment) > 0 else None,
+            setup.config.train.keep_epoch == "last",
         )
 
 

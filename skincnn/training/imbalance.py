@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skincnn.config import ImbalanceConfig
+from skincnn.errors import ConfigError
 
 Counts = npt.NDArray[np.int64]
 """Number of training images of each class, [num_classes], each at least 1."""
@@ -173,10 +174,18 @@ def effective_number_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
 def oversampling(counts: Counts, config: ImbalanceConfig) -> Plan:
     """Images are repeated so that no class is smaller than `ratio` times the largest class.
 
-    All images are used, so that the repeated images make an epoch longer. Copying the table
-    rows of minority classes, as in published recipes, has the same effect. Unlike copies
-    made before the split, the repeated images never leave the training split.
+    With `factors`, each image occurs as often as the factor of its class. All images are
+    used, so that the repeated images make an epoch longer. Copying the table rows of
+    minority classes, as in published recipes, has the same effect. Unlike copies made
+    before the split, the repeated images never leave the training split.
     """
+    if config.factors:
+        if len(config.factors) != len(counts):
+            raise ConfigError(
+                "`imbalance.factors` must have one factor for each of the "
+                f"{len(counts)} classes. Received: {config.factors}."
+            )
+        return Plan(_ones(counts), epoch_counts=counts * np.array(config.factors))
     minimum = np.ceil(config.ratio * counts.max()).astype(np.int64)
     return Plan(_ones(counts), epoch_counts=np.maximum(counts, minimum))
 

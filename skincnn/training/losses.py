@@ -22,6 +22,7 @@ def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.los
         class_weights=weights if reweighted else [1.0] * len(weights),
         logit_shift=plan.logit_shift,
         label_smoothing=config.label_smoothing,
+        weighted_mean=config.weighted_mean,
         **plan.loss_arguments,
     )
 
@@ -39,13 +40,16 @@ class WeightedLoss(keras.losses.Loss):
     the mixed classes. The fraction of a label that smoothing distributes over other classes
     keeps the weight of the true class. Otherwise, rare classes with large weights could
     contribute half of the loss of a common class. The loss of a batch is divided by the
-    number of images, not by the sum of their weights. The loss is computed in float32.
+    number of images or, with `weighted_mean`, by the sum of their weights. The loss is
+    computed in float32.
 
     Args:
         class_weights: Weight of each class, [num_classes], non-negative.
         logit_shift: Values added to the logits, [num_classes]; None for no shift.
         label_smoothing: Fraction of each label that is distributed uniformly over all
             classes, in [0, 1).
+        weighted_mean: Whether the losses of the images are divided by the mean weight of
+            the images in the batch, as in `torch.nn.CrossEntropyLoss`.
         name, reduction: See `keras.losses.Loss`.
     """
 
@@ -54,6 +58,7 @@ class WeightedLoss(keras.losses.Loss):
         class_weights: Iterable[float],
         logit_shift: Iterable[float] | None = None,
         label_smoothing: float = 0.0,
+        weighted_mean: bool = False,
         name: str = "loss",
         reduction: str = "sum_over_batch_size",
     ):
@@ -61,6 +66,7 @@ class WeightedLoss(keras.losses.Loss):
         self.class_weights = [float(weight) for weight in class_weights]
         self.logit_shift = None if logit_shift is None else [float(x) for x in logit_shift]
         self.label_smoothing = float(label_smoothing)
+        self.weighted_mean = bool(weighted_mean)
 
     def class_losses(self, logits: Any) -> Any:
         """Returns l(c, logits) of each class c for shifted logits, [batch, num_classes]."""
@@ -78,10 +84,14 @@ class WeightedLoss(keras.losses.Loss):
         if self.logit_shift is not None:
             logits = logits + ops.convert_to_tensor(self.logit_shift, dtype="float32")
         weights = ops.convert_to_tensor(self.class_weights, dtype="float32")
-        losses = self.class_losses(logits)
-        smoothed = ops.mean(losses, axis=-1, keepdims=True)
-        costs = (1 - self.label_smoothing) * losses + self.label_smoothing * smoothed
-        return ops.sum(self._soft(y_true) * weights * costs, axis=-1)
+        costs = self.class_losses(logits)
+        smoothed = ops.mean(costs, axis=-1, keepdims=True)
+        costs = (1 - self.label_smoothing) * costs + self.label_smoothing * smoothed
+        shares = self._soft(y_true) * weights
+        losses = ops.sum(shares * costs, axis=-1)
+        if self.weighted_mean:
+            losses = losses / ops.mean(ops.sum(shares, axis=-1))
+        return losses
 
     def _soft(self, y_true: Any) -> Any:
         """Returns soft labels, float32 [batch, num_classes]."""
@@ -98,6 +108,7 @@ class WeightedLoss(keras.losses.Loss):
             "class_weights": self.class_weights,
             "logit_shift": self.logit_shift,
             "label_smoothing": self.label_smoothing,
+            "weighted_mean": self.weighted_mean,
         }
 
 
@@ -181,8 +192,8 @@ LOSSES: dict[str, Callable[..., keras.losses.Loss]] = {
     "focal": WeightedFocal,
     "ldam": WeightedMargin,
 }
-"""Each loss takes `class_weights`, `logit_shift`, `label_smoothing` and the
-`loss_arguments` of a plan."""
+"""Each loss takes `class_weights`, `logit_shift`, `label_smoothing`, `weighted_mean` and
+the `loss_arguments` of a plan."""
 
 
 def _log_odds(logits: Any) -> Any:

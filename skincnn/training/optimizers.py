@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -24,15 +23,15 @@ pattern matches names such as `bias` and `layer/bias:0`, but not `beta/kernel`."
 def sgd(config: OptimizerConfig) -> OptimizerSpec:
     """Stochastic gradient descent with momentum.
 
-    Weight decay is decoupled, as in AdamW. With momentum m, an L2 penalty with coefficient
-    x corresponds to a decoupled weight decay of about x / (1 - m).
+    With momentum m, a weight decay of x in the mode `l2` corresponds to a decoupled weight
+    decay of about x / (1 - m).
     """
     arguments = {"momentum": float(config.momentum), "nesterov": config.nesterov}
     return keras.optimizers.SGD, arguments
 
 
 def adam(config: OptimizerConfig) -> OptimizerSpec:
-    """Adam; with a positive `weight_decay`, the same as AdamW.
+    """Adam; with a positive, decoupled `weight_decay`, the same as AdamW.
 
     References:
         Kingma and Ba, Adam: A Method for Stochastic Optimization (2015), arXiv:1412.6980.
@@ -79,9 +78,10 @@ def build_optimizer(
 ) -> Optimizer:
     """Returns the optimizer of a stage.
 
-    Weight decay subtracts learning_rate * weight_decay * weight in each step. With
-    mixed_float16, the caller wraps the optimizer in a `LossScaleOptimizer`, which does not
-    support `use_ema`; the inner optimizer averages the weights.
+    Decoupled weight decay subtracts learning_rate * weight_decay * weight in each step; see
+    `L2Penalty` for the other mode. With mixed_float16, the caller wraps the optimizer in a
+    `LossScaleOptimizer`, which does not support `use_ema`; the inner optimizer averages the
+    weights.
 
     Args:
         config: Options of the optimizer. The arguments below replace `learning_rate`,
@@ -98,21 +98,54 @@ def build_optimizer(
     if config.layer_decay < 1:
         if blocks is None:
             raise ValueError("`layer_decay` below 1 requires `blocks`. Received: None.")
-        cls = LAYER_WISE[config.name]
+        cls = _extend(LayerWise, cls)
         arguments |= {"layer_decay": config.layer_decay, "blocks": blocks}
+    weight_decay = config.weight_decay
+    if config.decay_mode == "l2" and weight_decay > 0:
+        cls = _extend(L2Penalty, cls)
+        arguments |= {"l2": weight_decay}
+        weight_decay = 0.0
     if _is_replicated():
         cls = type(f"Summed{cls.__name__}", (ClipSummedGradients, cls), {})
     optimizer = cls(
         learning_rate=schedule(config, learning_rate, steps, warmup_steps),
-        weight_decay=config.weight_decay,
+        weight_decay=weight_decay,
         use_ema=config.ema_momentum > 0,
         ema_momentum=config.ema_momentum or 0.99,
         **{clip: config.clip_norm or None},
         **arguments,
     )
-    # Weight decay would shrink the scales of BatchNorm without any benefit.
-    optimizer.exclude_from_weight_decay(var_names=[NO_WEIGHT_DECAY])
+    if not config.decay_all:
+        # Weight decay would shrink the scales of BatchNorm without any benefit.
+        optimizer.exclude_from_weight_decay(var_names=[NO_WEIGHT_DECAY])
     return optimizer
+
+
+class L2Penalty:
+    """A mixin for Keras optimizers: adds l2 * weight to the gradient of each weight.
+
+    This is the gradient of the penalty l2 / 2 * weight ** 2, and the `weight_decay` of
+    `torch.optim.SGD` and `torch.optim.Adam`. It is added after clipping. Variables that are
+    excluded from weight decay have no penalty.
+
+    Args:
+        l2: Coefficient, non-negative.
+        **kwargs: Arguments of the Keras optimizer.
+    """
+
+    def __init__(self, *, l2: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.l2 = l2
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Applies the update with the gradient of the loss and of the penalty."""
+        if self._use_weight_decay(variable):  # type: ignore[attr-defined]
+            gradient = gradient + self.l2 * ops.cast(variable, gradient.dtype)
+        super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "l2": self.l2}  # type: ignore[misc]
 
 
 class LayerWise:
@@ -157,11 +190,8 @@ class LayerWise:
                 f"Missing: {', '.join(missing)}."
             )
         factors = [self.layer_decay ** self.blocks[v.path] for v in variables]
-        excluded = [re.search(NO_WEIGHT_DECAY, v.name) is not None for v in variables]
-        self._scales = [
-            (factor, 0.0 if exclude else self.layer_weight_decay)
-            for factor, exclude in zip(factors, excluded, strict=True)
-        ]
+        decays = [self.layer_weight_decay * self._use_weight_decay(v) for v in variables]  # type: ignore[attr-defined]
+        self._scales = list(zip(factors, decays, strict=True))
         super().build(variables)  # type: ignore[misc]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -205,12 +235,7 @@ def _is_replicated() -> bool:
     return bool(tf.distribute.has_strategy())
 
 
-def _layer_wise(cls: type[Optimizer]) -> type[Optimizer]:
-    subclass = type(f"LayerWise{cls.__name__}", (LayerWise, cls), {})
+def _extend(mixin: type[Any], cls: type[Optimizer]) -> type[Optimizer]:
+    """Returns the subclass of an optimizer with a mixin."""
+    subclass = type(f"{mixin.__name__}{cls.__name__}", (mixin, cls), {})
     return keras.saving.register_keras_serializable("skincnn")(subclass)
-
-
-LAYER_WISE: dict[str, type[Optimizer]] = {
-    name: _layer_wise(part(OptimizerConfig())[0]) for name, part in OPTIMIZERS.items()
-}
-"""The `LayerWise` subclass of each optimizer, by name."""
