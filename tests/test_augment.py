@@ -51,6 +51,31 @@ def test_orientation_share_is_the_fraction_of_oriented_images() -> None:
     assert upright == pytest.approx(0.56, abs=0.1)
 
 
+def test_one_of_the_parts_is_applied_to_each_image() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    images = np.repeat(image[None], 400, axis=0)
+    config = AugmentConfig(parts=("flip", "jitter", "flip_vertical"), choose="one")
+    augmented = np.asarray(Augmentation(config).augment(images))
+    upright, flipped, reversed_rows = (
+        np.isclose(augmented, expected, atol=1e-3).all((1, 2, 3))
+        for expected in (image, image[:, ::-1], image[::-1])
+    )
+    jittered = ~(upright | flipped | reversed_rows)
+    # Each flip is drawn for a third of the images, and then applied to half of them. The
+    # standard deviations are at most 0.024.
+    for images_of_part, share in (
+        (flipped, 1 / 6),
+        (reversed_rows, 1 / 6),
+        (jittered, 1 / 3),
+    ):
+        assert images_of_part.mean() == pytest.approx(share, abs=0.1)
+    # No image is both flipped and jittered: jitter keeps the order of the values.
+    ranks = augmented[jittered].mean(-1).reshape(-1, 64)
+    for row in ranks:
+        assert np.corrcoef(row, image.mean(-1).ravel())[0, 1] > 0.7
+
+
 def test_strength_0_is_the_identity() -> None:
     zero = dict.fromkeys(AUGMENT_BOUNDS, 0)
     config = AugmentConfig(parts=tuple(AUGMENTATIONS), **zero)

@@ -20,7 +20,14 @@ import numpy as np
 import pytest
 from keras import applications
 
-from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
+from skincnn.config import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from skincnn.errors import ConfigError
 from skincnn.model.backbones import (
     BACKBONES,
@@ -31,6 +38,7 @@ from skincnn.model.backbones import (
     UNSCALED,
     Backbone,
     Build,
+    Scaling,
     build_backbone,
     check_size,
     find_backbone,
@@ -228,6 +236,46 @@ def test_scaling_matches_preprocess_input(name: str) -> None:
         assert name.startswith(("efficientnet", "convnext", "mobilenet_v3"))
     else:
         np.testing.assert_allclose(scaled, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("scaling", [UNSCALED, SYMMETRIC, STANDARDIZED, CENTERED_BGR])
+def test_other_channel_statistics_replace_those_of_imagenet(scaling: Scaling) -> None:
+    """A standardized image is scaled like an ImageNet image with the same values."""
+
+    def apply(scaling: Scaling, images: np.ndarray) -> np.ndarray:
+        images = images[..., ::-1] if scaling.bgr else images
+        return images * scaling.scale + scaling.offset
+
+    assert scaling.with_statistics(IMAGENET_MEAN, IMAGENET_STD) is scaling
+    mean, std = (0.76, 0.55, 0.57), (0.14, 0.15, 0.17)
+    standardized = np.random.default_rng(0).normal(size=(5, 7, 3))
+    images, imagenet = (
+        255 * (standardized * deviation + center)
+        for center, deviation in ((mean, std), (IMAGENET_MEAN, IMAGENET_STD))
+    )
+    actual = apply(scaling.with_statistics(mean, std), images)
+    np.testing.assert_allclose(actual, apply(scaling, imagenet), rtol=1e-9)
+    if scaling is STANDARDIZED:
+        np.testing.assert_allclose(actual, standardized, rtol=1e-9)
+    # Without a shift, networks with centered inputs receive the images as they are. The
+    # mean that Keras subtracts differs from `IMAGENET_MEAN` by up to 0.5.
+    if scaling is CENTERED_BGR:
+        unshifted = scaling.with_statistics((0, 0, 0), IMAGENET_STD)
+        np.testing.assert_allclose(apply(unshifted, images), images[..., ::-1], atol=0.51)
+
+
+def test_the_classifier_normalizes_by_the_channel_statistics() -> None:
+    images = make_images(4)
+    logits = {}
+    for mean in (IMAGENET_MEAN, (0.0, 0.0, 0.0)):
+        config = ModelConfig(
+            backbone="test_presets:one_layer", weights="none", channel_mean=mean
+        )
+        logits[mean] = build_classifier(config, 3)
+    shifted = images + 255 * np.float32(IMAGENET_MEAN)
+    np.testing.assert_allclose(
+        logits[0.0, 0.0, 0.0](images), logits[IMAGENET_MEAN](shifted), rtol=1e-4, atol=1e-4
+    )
 
 
 SCALINGS = {

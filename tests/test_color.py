@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import colorsys
+
 import numpy as np
 import pytest
 from fixed_draws import fixed_uniform
+from PIL import Image, ImageEnhance
 from scipy import ndimage
 
 from skincnn.config import AugmentConfig
-from skincnn.model.color import blur, color, hue, light, sharpen
+from skincnn.model.color import blur, color, hue, jitter, light, sharpen
 
 RNG = np.random.default_rng(0)
 # Far enough from 0 and 255 to avoid clipping.
@@ -65,6 +68,45 @@ def test_blur_matches_scipy_and_preserves_the_mean(sigma: float) -> None:
     )
     np.testing.assert_allclose(blurred, expected, atol=1e-2)
     np.testing.assert_allclose(blurred.mean((1, 2)), IMAGES.mean((1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("field", ["brightness", "contrast", "saturation"])
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_a_jitter_of_one_strength_matches_pillow(field: str, fraction: float) -> None:
+    """Pillow is also what `ColorJitter` of torchvision calls for these changes."""
+    strengths = {"brightness": 0, "contrast": 0, "saturation": 0, "hue_degrees": 0}
+    config = AugmentConfig(**{**strengths, field: 0.4})
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3), np.uint8)
+    jittered = jitter(images.astype(np.float32), fixed_uniform(2, fraction), config)
+    names = {"saturation": "Color"}
+    enhance = getattr(ImageEnhance, names.get(field, field.title()))
+    for image, actual in zip(images, np.asarray(jittered), strict=True):
+        expected = enhance(Image.fromarray(image)).enhance(0.6 + 0.8 * fraction)
+        # Pillow rounds the mean and the result.
+        np.testing.assert_allclose(actual, np.asarray(expected, int), atol=1.6)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 36.0, 150.0])
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_a_jitter_rotates_the_hue_of_hsv(degrees: float, fraction: float) -> None:
+    config = AugmentConfig(brightness=0, contrast=0, saturation=0, hue_degrees=degrees)
+    images = np.random.default_rng(0).integers(0, 256, (1, 6, 6, 3)).astype(np.float32)
+    images[0, 0, :3] = [[0, 0, 0], [255, 255, 255], [90, 90, 90]]
+    jittered = np.asarray(jitter(images, fixed_uniform(1, fraction), config))
+    turns = (2 * fraction - 1) * degrees / 360
+    for pixel, actual in zip(images.reshape(-1, 3), jittered.reshape(-1, 3), strict=True):
+        h, s, v = colorsys.rgb_to_hsv(*(pixel / 255).tolist())
+        expected = np.array(colorsys.hsv_to_rgb((h + turns) % 1, s, v)) * 255
+        np.testing.assert_allclose(actual, expected, atol=1e-2)
+
+
+def test_a_kernel_truncates_the_blur() -> None:
+    config = AugmentConfig(blur=5.0, blur_kernel=(9, 5))
+    blurred = np.asarray(blur(IMAGES, fixed_uniform(2, 1.0), config))
+    expected = ndimage.gaussian_filter(
+        IMAGES, 5.0, mode="reflect", axes=(1, 2), radius=(4, 2)
+    )
+    np.testing.assert_allclose(blurred, expected, atol=1e-2)
 
 
 def test_sharpen_is_unsharp_masking() -> None:

@@ -20,7 +20,15 @@ from skincnn.serving.export_info import (
     write_export_info,
 )
 
-DATA = DataConfig(image_size=64, resize_mode="pad", crop_border=True, color_constancy=True)
+DATA = DataConfig(
+    image_size=64,
+    resize_mode="pad",
+    resize_method="nearest",
+    crop_height=0.75,
+    crop_width=0.8,
+    crop_border=True,
+    color_constancy=True,
+)
 INFO = ExportInfo(
     format="onnx",
     synthetic=True,

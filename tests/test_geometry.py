@@ -8,7 +8,16 @@ from fixed_draws import fixed_uniform
 from scipy import ndimage
 
 from skincnn.config import AugmentConfig
-from skincnn.model.geometry import GEOMETRIC, shear, shift, transform
+from skincnn.model.geometry import (
+    GEOMETRIC,
+    crop,
+    flip,
+    flip_vertical,
+    shear,
+    shift,
+    transform,
+    transpose,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
 
@@ -93,8 +102,55 @@ def test_shear_matches_its_angle() -> None:
     np.testing.assert_allclose(sheared[0, 13, 5:15], image[0, 13, 8:18], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", GEOMETRIC)
-def test_all_but_zoom_preserve_the_area(name: str) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.4, 0.6])
+def test_a_reflection_is_drawn_for_half_of_the_images(fraction: float) -> None:
+    reflections = {
+        flip: IMAGES[:, :, ::-1],
+        flip_vertical: IMAGES[:, ::-1],
+        transpose: IMAGES.transpose(0, 2, 1, 3),
+    }
+    for part, reflected in reflections.items():
+        matrix = part(fixed_uniform(3, fraction), AugmentConfig())
+        expected = reflected if fraction < 0.5 else IMAGES
+        np.testing.assert_array_equal(transform(IMAGES, matrix), expected)
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.0, 0.0), (1.0, 0.0), (0.5, 1.0)])
+def test_a_crop_enlarges_a_part_of_the_image(x: float, y: float) -> None:
+    config = AugmentConfig(crop=0.5)  # 10 of 20 pixels
+    cropped = np.asarray(transform(IMAGES, crop(fixed_uniform(3, 1.0, x, y), config)))
+    left, top = round(10 * x), round(10 * y)
+    part = IMAGES[:, top : top + 10, left : left + 10].astype(float)
+    # Two output pixels per input pixel: their mean is .75 of it and .25 of its neighbors.
+    means = cropped.reshape(3, 10, 2, 10, 2, 3).mean((2, 4))
+    inner = ndimage.correlate1d(
+        ndimage.correlate1d(part, [0.125, 0.75, 0.125], axis=1),
+        [0.125, 0.75, 0.125],
+        axis=2,
+    )
+    np.testing.assert_allclose(means[:, 1:-1, 1:-1], inner[:, 1:-1, 1:-1], atol=1e-2)
+
+
+def test_beyond_the_border_the_image_is_reflected_or_black() -> None:
+    matrix = matrices(1, 0, 0.25, 0, 1, 0)  # 5 of 20 pixels
+    for reflect, beyond in ((True, IMAGES[:, :, :-6:-1]), (False, 0)):
+        moved = np.asarray(transform(IMAGES, matrix, reflect=reflect))
+        np.testing.assert_allclose(moved[:, :, :15], IMAGES[:, :, 5:], atol=1e-3)
+        np.testing.assert_allclose(moved[:, :, 15:] - beyond, 0, atol=1e-3)
+    white = np.full((3, 100, 100, 1), 255.0)
+    half = math.sqrt(0.5)
+    turned = np.asarray(transform(white, matrices(half, -half, 0, half, half, 0)))
+    black = np.asarray(
+        transform(white, matrices(half, -half, 0, half, half, 0), reflect=False)
+    )
+    assert (turned == 255).all()
+    # A square and the same square, turned by 45 degrees, share a regular octagon.
+    assert black.mean() / 255 == pytest.approx(2 * math.sqrt(2) - 2, abs=0.01)
+    assert set(np.unique(black)) == {0, 255}
+
+
+@pytest.mark.parametrize("name", sorted({*GEOMETRIC} - {"crop"}))
+def test_all_but_zoom_and_crop_preserve_the_area(name: str) -> None:
     config = AugmentConfig()
     for fraction in (0.05, 0.3, 0.9):
         matrix = np.asarray(GEOMETRIC[name](fixed_uniform(1, fraction), config))[0]

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from skincnn.config import ImbalanceConfig
+from skincnn.data.sampling import epoch_batches
+from skincnn.errors import ConfigError
 from skincnn.training.imbalance import STRATEGIES, Plan
 
 COUNTS = np.array([327, 514, 1099, 115, 1113, 6705, 142])
@@ -59,6 +61,25 @@ def test_oversampling_raises_small_classes_to_the_ratio(ratio: float) -> None:
         assert count >= n
         assert count >= ratio * 6705
         assert count == n or count < ratio * 6705 + 1
+
+
+def test_factors_replicate_each_image_of_a_class() -> None:
+    factors = (4, 1, 1, 16, 1, 1, 16)
+    config = ImbalanceConfig(strategy="oversampling", factors=factors)
+    labels = np.repeat(np.arange(7), [3, 2, 5, 2, 4, 9, 1])
+    counts = STRATEGIES["oversampling"](np.bincount(labels), config).epoch_counts
+    assert counts is not None
+    drawn = epoch_batches(labels, 1, seed=0, epoch=0, epoch_counts=counts)
+    occurrences = np.bincount(drawn.ravel(), minlength=len(labels))
+    np.testing.assert_array_equal(occurrences, np.take(factors, labels))
+
+
+def test_each_class_needs_a_factor() -> None:
+    config = ImbalanceConfig(strategy="oversampling", factors=(2, 3))
+    with pytest.raises(
+        ConfigError, match=r"one factor for each of the 7 classes.*\(2, 3\)"
+    ):
+        STRATEGIES["oversampling"](COUNTS, config)
 
 
 def test_balancing_twice_is_rejected_unless_allowed() -> None:

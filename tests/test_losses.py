@@ -104,6 +104,17 @@ def test_the_loss_of_a_mixed_label_is_the_mixture_of_the_losses(name: str) -> No
 
 
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_the_weighted_mean_does_not_depend_on_the_scale(name: str, scale: float) -> None:
+    """As in PyTorch, the sum of weight * loss is divided by the sum of the weights."""
+    weights = [scale * weight for weight in WEIGHTS]
+    mean = LOSSES[name](class_weights=weights, weighted_mean=True, **ARGUMENTS[name])
+    plain = LOSSES[name](class_weights=[1, 1, 1], reduction="none", **ARGUMENTS[name])
+    expected = np.average(plain(LABELS, LOGITS), weights=np.take(WEIGHTS, LABELS))
+    assert float(mean(LABELS, LOGITS)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_class_weights_equal_sample_weights(name: str, smoothing: float) -> None:
     """Also with smoothing: an image has the weight of its own class."""

@@ -12,12 +12,13 @@ import tensorflow as tf
 from conftest import run_here
 
 from skincnn.cli import common, train
+from skincnn.files import sha256
 from skincnn.inference.run_dir import read_run_info
 from skincnn.metrics.classification import METRICS, Metric
 from skincnn.metrics.sample import Sample
 from skincnn.training import callbacks
 from skincnn.training.callbacks import Validation, is_patience_over
-from skincnn.training.checkpoints import Progress
+from skincnn.training.checkpoints import Progress, weights_path
 
 
 @pytest.mark.parametrize("monitor", METRICS)
@@ -43,6 +44,30 @@ def test_the_monitored_metric_selects_the_best_epoch(
         assert progress.best_epoch == int(find_best(scores[: epoch + 1])) + 1
         waited = epoch + 1 - progress.best_epoch
         assert is_patience_over(progress, 3, 0) == (waited >= 3)
+
+
+def test_the_last_epoch_is_kept_whatever_its_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = np.eye(3, dtype=np.float32)
+    epochs = iter([right, right[::-1], right])
+    monkeypatch.setattr(callbacks, "predict_probabilities", lambda *_: next(epochs))
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    batches = tf.data.Dataset.from_tensors(np.eye(2, dtype="float32"))
+    progress = Progress()
+    validation = Validation(
+        *(model, batches, np.arange(3), "accuracy", tmp_path, progress), keep_last=True
+    )
+    validation.set_model(model)
+    for epoch in range(3):
+        model.set_weights([np.full(w.shape, epoch) for w in model.get_weights()])
+        validation.on_epoch_end(epoch, {"loss": 1.0})
+        assert progress.best_epoch == epoch + 1
+        path = weights_path(tmp_path / "checkpoints", epoch + 1)
+        assert sha256(path) == progress.best_sha256
+        model.load_weights(path)
+        assert (model.get_weights()[0] == epoch).all()
 
 
 @pytest.mark.usefixtures("uncompiled")

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -206,6 +206,47 @@ def test_all_vectors_of_convnext_and_mobilenet_have_no_weight_decay() -> None:
                 assert bool(re.search(NO_WEIGHT_DECAY, name)) == (len(variable.shape) == 1)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_an_l2_penalty_is_added_to_the_gradient(name: str, layer_decay: float) -> None:
+    config = dataclasses.replace(PLAIN, name=name, layer_decay=layer_decay, decay_mode="l2")
+    none = dataclasses.replace(config, weight_decay=0.0)
+    for decay_all in (False, True):
+        penalized = dataclasses.replace(config, decay_all=decay_all)
+        actual = train(build_optimizer(penalized, RATE, 9, 0, BLOCKS))
+        weights, rng = variables(), np.random.default_rng(1)
+        optimizer = build_optimizer(none, RATE, 9, 0, BLOCKS)
+        optimizer.build(weights)
+        for _ in range(3):
+            gradients = [rng.normal(size=v.shape).astype("float32") for v in weights]
+            optimizer.apply(
+                [
+                    g + 0.1 * v * (decay_all or v.path != "b2/bias")
+                    for g, v in zip(gradients, weights, strict=True)
+                ]
+            )
+        for variable in weights:
+            np.testing.assert_allclose(actual[variable.path], variable, rtol=1e-5)
+
+
+def test_weight_decay_can_include_all_weights() -> None:
+    for layer_decay in (1.0, 0.5):
+        config = dataclasses.replace(PLAIN, name="sgd", layer_decay=layer_decay)
+        bias = {
+            decay_all: train(
+                build_optimizer(
+                    dataclasses.replace(config, decay_all=decay_all), RATE, 9, 0, BLOCKS
+                ),
+                steps=1,
+            )["b2/bias"]
+            for decay_all in (False, True)
+        }
+        rate = RATE * layer_decay ** BLOCKS["b2/bias"]
+        change = bias[True] - bias[False]
+        initial = np.array(variables()[3].value)
+        np.testing.assert_allclose(change, -rate * 0.1 * initial, rtol=1e-3)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_layer_decay_equals_one_optimizer_per_block(name: str) -> None:
     config = dataclasses.replace(PLAIN, name=name, ema_momentum=0.7)
@@ -236,9 +277,13 @@ def test_layer_decay_needs_the_block_of_every_variable() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("layer_decay", [1.0, 0.5])
-def test_an_optimizer_is_restored_from_its_config(name: str, layer_decay: float) -> None:
+@pytest.mark.parametrize("decay_mode", ["decoupled", "l2"])
+def test_an_optimizer_is_restored_from_its_config(
+    name: str, layer_decay: float, decay_mode: Literal["decoupled", "l2"]
+) -> None:
     config = OptimizerConfig(
         name=name,
+        decay_mode=decay_mode,
         layer_decay=layer_decay,
         ema_momentum=0.9,
         clip_by="global",
@@ -248,7 +293,8 @@ def test_an_optimizer_is_restored_from_its_config(name: str, layer_decay: float)
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(copy) is type(optimizer)
     assert copy.get_config() == optimizer.get_config()
-    assert copy.get_config()["weight_decay"] == 0.02
+    name_of_decay = {"decoupled": "weight_decay", "l2": "l2"}[decay_mode]
+    assert copy.get_config()[name_of_decay] == 0.02
     # Keras does not serialize the exclusions from weight decay.
     copy.exclude_from_weight_decay(var_names=[NO_WEIGHT_DECAY])
     expected = train(optimizer)

@@ -49,6 +49,31 @@ def test_decoding_and_resizing_agree_with_pillow(
     assert np.abs(actual - expected).max() <= 1
 
 
+@pytest.mark.parametrize("size", [(200, 150), (600, 450), (71, 57)])
+def test_nearest_pixels_agree_with_pillow(size: tuple[int, int]) -> None:
+    content = jpeg(1, size)
+    image = Image.open(io.BytesIO(content)).resize((50, 50), Image.Resampling.NEAREST)
+    config = DataConfig(image_size=50, resize_method="nearest")
+    actual = preprocess.read_image(tf.constant(content), config)
+    np.testing.assert_array_equal(actual, np.asarray(image))
+
+
+@pytest.mark.parametrize("size", [(600, 450), (200, 150), (80, 64)])
+@pytest.mark.parametrize(("height", "width"), [(1.0, 0.8), (0.64, 0.5), (1.0, 1.0)])
+def test_a_central_crop_follows_resizing(
+    size: tuple[int, int], height: float, width: float
+) -> None:
+    content = jpeg(1, size)
+    resized = Image.open(io.BytesIO(content)).resize(
+        (round(64 / width), round(64 / height)), Image.Resampling.BILINEAR
+    )
+    left, top = (resized.width - 64) // 2, (resized.height - 64) // 2
+    expected = np.asarray(resized.crop((left, top, left + 64, top + 64)), int)
+    config = DataConfig(image_size=64, crop_height=height, crop_width=width)
+    actual = preprocess.read_image(tf.constant(content), config).numpy()
+    assert np.abs(actual - expected).max() <= 1
+
+
 def test_the_config_lists_every_resize_mode() -> None:
     choices = typing.get_args(typing.get_type_hints(DataConfig)["resize_mode"])
     assert choices == tuple(preprocess.RESIZE_MODES)
@@ -152,7 +177,11 @@ def test_padding_does_not_affect_color_constancy() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"crop_border": True}, {"color_constancy": True}, {"resize_mode": "pad"}]
+    "change",
+    [
+        *({"crop_border": True}, {"color_constancy": True}, {"resize_mode": "pad"}),
+        *({"resize_method": "nearest"}, {"crop_height": 0.8}, {"crop_width": 0.8}),
+    ],
 )
 def test_every_preprocessing_field_changes_the_pixels(change: dict[str, object]) -> None:
     pixels = pixels_of(8, 60, 80)

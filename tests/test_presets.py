@@ -34,9 +34,10 @@ def one_layer() -> keras.Model:
 
 
 def shorten(config: Config, backbone: str, width: float, folder: Path) -> Config:
-    """Returns the recipe with small images and one epoch in each stage.
+    """Returns the recipe with small images and one epoch of one step in each stage.
 
-    The backbone loads its weights from a file instead of those of ImageNet.
+    The backbone loads its weights from a file instead of those of ImageNet. Classes are
+    replicated at most twice.
     """
     weights = config.model.weights
     if weights == "imagenet":
@@ -53,6 +54,9 @@ def shorten(config: Config, backbone: str, width: float, folder: Path) -> Config
         data=dataclasses.replace(config.data, image_size=size, batch_size=14),
         model=dataclasses.replace(
             config.model, backbone=backbone, width_multiplier=width, weights=weights
+        ),
+        imbalance=dataclasses.replace(
+            config.imbalance, factors=tuple(min(x, 2) for x in config.imbalance.factors)
         ),
         train=train,
     )
@@ -120,8 +124,11 @@ def test_command_reproduces_its_configuration(name: str) -> None:
             test_folds=(3, 4),
             crop_border=True,
         ),
-        augment=dataclasses.replace(base.augment, parts=()),
-        model=dataclasses.replace(base.model, dropout=0.125),
+        augment=dataclasses.replace(base.augment, parts=(), blur_kernel=(7, 3)),
+        imbalance=dataclasses.replace(base.imbalance, factors=(2, 3)),
+        model=dataclasses.replace(
+            base.model, dropout=0.125, channel_mean=(0.25, 0.5, 0.75)
+        ),
         train=dataclasses.replace(
             base.train,
             stages=tuple(

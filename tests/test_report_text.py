@@ -350,6 +350,14 @@ def test_training_is_described(results: RunResults) -> None:
     config = dataclasses.replace(CONFIG, data=data)
     text = training_text.describe_training(dataclasses.replace(results, config=config))
     assert "(folds 0, 1, 5)" in text
+    train = dataclasses.replace(CONFIG.train, keep_epoch="last")
+    config = dataclasses.replace(CONFIG, train=train)
+    text = training_text.describe_training(dataclasses.replace(results, config=config))
+    assert text.endswith("The version after the last epoch, 3, was kept.")
+    data = dataclasses.replace(CONFIG.data, resize_method="nearest", crop_width=0.8)
+    text = "stretch, nearest pixel, central 80 % of the width"
+    assert training_text.describe_resizing(data) == text
+    assert training_text.describe_resizing(CONFIG.data) == "stretch"
 
 
 @pytest.mark.parametrize(

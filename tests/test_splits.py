@@ -53,6 +53,23 @@ def test_a_split_by_image_is_stratified_and_its_leakage_is_counted(data_dir: Pat
     assert result.num_shared_images == 0
 
 
+@pytest.mark.parametrize("split_by", ["lesion", "image"])
+def test_single_image_lesions_are_evaluated(split_by: str, data_dir: Path) -> None:
+    everything = pipeline.read_table(
+        datasets.open_dataset("demo_tiny", data_dir), range(10)
+    )
+    sizes = Counter(everything["lesion_id"])
+    full = splits(data_dir, split_by=split_by)
+    single = splits(data_dir, split_by=split_by, single_image_lesions=True)
+    assert single["train"].equals(full["train"])
+    for name in ("val", "test"):
+        rows = full[name]
+        expected = rows[[sizes[lesion] == 1 for lesion in rows["lesion_id"]]]
+        assert 0 < len(expected) < len(rows)
+        assert single[name].equals(expected.reset_index(drop=True))
+        assert not {*single[name]["lesion_id"]} & {*single["train"]["lesion_id"]}
+
+
 @pytest.mark.parametrize(
     ("option", "thinned"),
     [

@@ -175,7 +175,7 @@ def resnet50_sgd_oversampling() -> Config:
 
 
 def vgg19_stages() -> Config:
-    """VGG19, three learning rates in successive stages, replicated classes.
+    """VGG19, three stages with falling learning rates, oversampling.
 
     Published: Skin-Cancer-Dermatoscopic-Image-Classification (GitHub, Yidi0221; HAM10000
     split by image, 998 test images). ImageNet weights, momentum 0.9, batch size 30, L2
@@ -244,7 +244,7 @@ def vgg19_stages() -> Config:
 
 
 def resnet50_stages() -> Config:
-    """ResNet-50, three learning rates in successive stages, replicated classes.
+    """ResNet-50, three stages with falling learning rates, oversampling.
 
     Published, not stated and differs: as for `vgg19_stages`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from skincnn.config import Config
+from skincnn.config import Config, DataConfig
 from skincnn.evaluation.compared_runs import describe_provenance
 from skincnn.evaluation.results import SplitResult
 from skincnn.reporting.labels import metric_label, split_label
@@ -78,6 +78,8 @@ def describe_augmentation(config: Config) -> str:
     Cached features allow no changes other than rotations and reflections.
     """
     train, parts = config.train, ", ".join(config.augment.parts) or "none"
+    if config.augment.choose == "one":
+        parts = f"one of {parts}"
     random = parts if config.augment.mix == "none" else f"{parts}, {config.augment.mix}"
     if train.cached_views == 0:
         return random
@@ -87,6 +89,17 @@ def describe_augmentation(config: Config) -> str:
     blocks = [stage.trainable_blocks for stage in train.stages]
     head_only = train.scenario == "linear_probe" or (blocks and not any(blocks))
     return cached if head_only else f"{random}; while only the head is trained: {cached}"
+
+
+def describe_resizing(data: DataConfig) -> str:
+    """Returns how images become square, such as "stretch, central 80 % of the width"."""
+    parts: list[str] = [data.resize_mode]
+    if data.resize_method == "nearest":
+        parts.append("nearest pixel")
+    for side, fraction in (("height", data.crop_height), ("width", data.crop_width)):
+        if fraction < 1:
+            parts.append(f"central {fraction * 100:g} % of the {side}")
+    return ", ".join(parts)
 
 
 def describe_cost(results: RunResults) -> str:
