@@ -26,6 +26,7 @@ ALL_LAYERS: dict[str, Any] = {
     "train.head_epochs": 0,
     "train.trainable_blocks": -1,
     "model.batch_norm": "train",
+    "model.batch_norm_momentum": 1 - 0.1,  # default of PyTorch
 }
 HAM10000 = {"data.dataset": "isic2018", "data.split_by": "lesion"}
 R1 = {

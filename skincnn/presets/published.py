@@ -14,7 +14,8 @@ preset. All presets deviate as follows:
   convolution of each block, and other ImageNet weights. Where a recipe normalizes by the
   mean and standard deviation of ImageNet, the normalization is that of the pretraining.
 - Images that do not fill a batch at the end of an epoch are left out of that epoch.
-- Rotated images are interpolated linearly (in torchvision: nearest pixel by default).
+- Rotated images are interpolated linearly (in torchvision: nearest pixel by default). The
+  epsilon of Adam is 1e-7 (in PyTorch: 1e-8).
 
 A "published score" is stated in the report; the protocol of the report, including any
 leakage, applies to it. "Score: not measured" refers to the command of the preset.
@@ -39,7 +40,8 @@ from skincnn.config import (
 
 NO_AUGMENTATION = AugmentConfig(parts=())
 UNBALANCED = ImbalanceConfig(strategy="none")
-RESNET50 = ModelConfig(backbone="resnet50", dropout=0.0)
+RESNET50 = ModelConfig(backbone="resnet50", dropout=0.0, batch_norm_momentum=0.9)
+"""Without dropout, and with the momentum of BatchNorm in PyTorch."""
 FLIPS = ("flip", "flip_vertical")
 CONSTANT_RATE = OptimizerConfig(
     schedule="constant", warmup_epochs=0, weight_decay=0, clip_norm=0
@@ -186,11 +188,12 @@ def vgg19_stages() -> Config:
     transposition, rotation by up to 180 degrees, crop, shear. The test set was evaluated
     after each epoch, and the best epoch was quoted.
 
-    Not stated: strengths of crop and shear, whether a drawn flip is always applied, the
-    border of rotated images, dropout, the scope of the L2 penalty. Chosen: crop of up to 20
-    %, shear by up to 8 degrees, half of the drawn flips, black, no dropout, all weights
-    except biases and BatchNorm (as in TF-Slim); the scale and shift of BatchNorm are
-    trained; the last epoch.
+    Not stated: whether 16 times includes the original; strengths of crop and shear; whether
+    a drawn flip is always applied; the border of rotated images; dropout; the scope of the
+    L2 penalty; whether the scale and shift of BatchNorm were trained. Chosen: it does; crop
+    of up to 20 %, shear by up to 8 degrees; half of the drawn flips; black; no dropout; all
+    weights except biases and BatchNorm, as in TF-Slim; they are trained. The last epoch is
+    kept.
 
     Differs: the linear head replaces the fully connected layers of VGG19. A fault is not
     reproduced: the recipe drew the parameters of the augmentations once for the whole
