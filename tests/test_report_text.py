@@ -358,6 +358,10 @@ def test_training_is_described(results: RunResults) -> None:
     text = "stretch, nearest pixel, central 80 % of the width"
     assert training_text.describe_resizing(data) == text
     assert training_text.describe_resizing(CONFIG.data) == "stretch"
+    data = dataclasses.replace(CONFIG.data, single_image_lesions=True)
+    config = dataclasses.replace(CONFIG, data=data)
+    text = training_text.describe_selection(dataclasses.replace(results, config=config))
+    assert text == "Validation and test contain only lesions with a single image."
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ UNKNOWN = "not known"
 OFFICIAL = "in an official split of the publisher, which is evaluated separately"
 OTHER_FOLDS = "in folds that this run does not use"
 SAME_LESION = "further images of the same lesion"
+SEVERAL_IMAGES = "validation and test images of lesions with several images"
 OTHER_LESIONS = "training lesions outside the chosen share"
 
 
@@ -137,6 +138,8 @@ def describe_flow(
         in_used_folds = in_folds
         if len(folds) < NUM_FOLDS:
             selection.append(OTHER_FOLDS)
+    if config.single_image_lesions:
+        selection.append(SEVERAL_IMAGES)
     if config.one_image_per_lesion != "none":
         selection.append(SAME_LESION)
     if config.train_fraction < 1:

@@ -126,6 +126,8 @@ def describe_selection(results: RunResults) -> str:
         sentences.append(
             "This is the final test: only final tests are scored on these test images."
         )
+    if any(config.data.single_image_lesions for config in results.configs):
+        sentences.append("Validation and test contain only lesions with a single image.")
     if splits:
         sentences.append(f"One image of each lesion was used in {'; '.join(splits)}.")
     if fractions:
