@@ -26,14 +26,15 @@ class ModelConfig:
     """The classifier: a backbone, global pooling, dropout and a linear head."""
 
     backbone: str = "mobilenet_v2"
-    """Name in `BACKBONES` of skincnn/model/backbones.py, or `package.module:function` for
-    your own backbone; see `find_backbone` in that file."""
+    """Name in `BACKBONES` of skincnn/model/backbones.py, `keras_hub:PRESET` for an image
+    backbone of KerasHub, or `package.module:function` for your own backbone; see
+    `find_backbone` in that file."""
     width_multiplier: PositiveFloat = 1.0
     """Width multiplier of the backbone (`alpha` in Keras Applications). Must be 1.0 for a
     backbone without a width multiplier."""
     weights: str = "imagenet"
-    """Initial weights of the backbone. imagenet: pretrained; none: random; otherwise the
-    path of a weights file."""
+    """Initial weights of the backbone. imagenet: pretrained (for KerasHub, the weights of
+    the preset); none: random; otherwise the path of a weights file."""
     dropout: Fraction = 0.2
     """Dropout rate of the pooled features."""
     batch_norm: Literal["train", "frozen", "frozen_statistics"] = "train"

@@ -30,7 +30,8 @@ class GradCam:
     spatially averaged gradients of a class's logit as weights, and negative values are set
     to 0. If global average pooling and a dense layer follow the feature maps, these weights
     equal those of the dense layer up to a factor (Zhou et al., CAM, 2016), so that no
-    gradients are needed. Clinical metadata contribute to the logit, but not to the map.
+    gradients are needed. Clinical metadata contribute to the logit, but not to the map. Nor
+    do features that are equal at all positions, such as the class token of a ViT.
     """
 
     def __init__(self, classifier: keras.Model):
@@ -66,6 +67,9 @@ class GradCam:
         [features] = predict(self._features, batches)
         # The image features come before the features of the metadata.
         weights = self._dense.get_weights()[0][: features.shape[-1], class_indices]
+        if features.shape[1:3] != (1, 1):
+            varies = np.ptp(features, axis=(1, 2), keepdims=True) > 0
+            features = np.where(varies, features, 0)
         maps = np.maximum(np.einsum("nhwc,cn->nhw", features, weights), 0)
         highest = maps.max(axis=(1, 2), keepdims=True)
         return np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)

@@ -10,6 +10,7 @@ import keras
 from skincnn.errors import DataError
 from skincnn.files import sha256
 from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, RunInfo
+from skincnn.model.keras_hub_backbone import require_keras_hub
 
 
 def load_model(workdir: Path, info: RunInfo) -> keras.Model:
@@ -18,6 +19,7 @@ def load_model(workdir: Path, info: RunInfo) -> keras.Model:
     Keras's safe mode is on, so code in the file, such as a Lambda layer, is never executed.
 
     Raises:
+        ConfigError: The model requires KerasHub, which is not installed.
         DataError: The file was modified or cannot be loaded, or the model does not have one
             output for each class.
     """
@@ -31,6 +33,8 @@ def load_model(workdir: Path, info: RunInfo) -> keras.Model:
     try:
         model = keras.saving.load_model(path, compile=False)
     except (OSError, TypeError, ValueError) as error:
+        if "keras_hub" in str(error):
+            require_keras_hub(str(path))
         raise DataError(
             f"{path} cannot be loaded. Expected a model from scripts/train.py, without "
             f"Lambda layers or other custom code. Received: {error}"

@@ -21,6 +21,7 @@ from keras.src.backend.config import keras_home  # no public alternative
 from skincnn.config import IMAGENET_MEAN, IMAGENET_STD
 from skincnn.errors import ConfigError
 from skincnn.lookup import import_function, look_up
+from skincnn.model import keras_hub_backbone
 from skincnn.model.efficientnet_lite import efficientnet_lite
 from skincnn.model.networks import (
     accept_any_size,
@@ -90,6 +91,8 @@ class Backbone:
         size_multiple: Divisor in pixels of valid image sizes other than `native_size`.
         imagenet_widths: Width multipliers that have ImageNet weights; None if unknown.
         has_width: Whether the network has a width multiplier.
+        one_size: Whether the network is built for one image size, if possible that of the
+            data. Images of other sizes are resized to it in the classifier.
         adapt: Modifies the network from `build`. Depending on the backbone, it removes the
             input normalization layers, replaces slow layers, or makes the network accept
             any image size. By default, the network is unchanged.
@@ -102,6 +105,7 @@ class Backbone:
     size_multiple: int = 1
     imagenet_widths: tuple[float, ...] | None = (1.0,)
     has_width: bool = False
+    one_size: bool = False
     adapt: Callable[[keras.Model], keras.Model] = lambda network: network
 
 
@@ -222,7 +226,10 @@ BACKBONES = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """Returns the backbone with this name in `BACKBONES`, or that of a user's function.
+    """Returns the backbone with this name in `BACKBONES`, of KerasHub, or of a user.
+
+    `keras_hub:PRESET` is an image backbone of KerasHub with the scaling of its preset; see
+    `keras_hub_backbone`.
 
     A user's function is named `package.module:function`. It returns a functional or
     sequential `keras.Model` that maps images in 0..255, [batch, height, width, 3] of any
@@ -230,8 +237,11 @@ def find_backbone(name: str) -> Backbone:
     have the parameters `weights` (None or "imagenet") and `width` (the width multiplier).
 
     Raises:
-        ConfigError: The name is not in `BACKBONES`, or the function cannot be imported.
+        ConfigError: The name is not in `BACKBONES`, or the preset or the function cannot
+            be loaded.
     """
+    if name.startswith(keras_hub_backbone.PREFIX):
+        return _from_keras_hub(name.removeprefix(keras_hub_backbone.PREFIX))
     if ":" not in name:
         return look_up(BACKBONES, name, "`model.backbone`")
     return _from_function(name, import_function(name, "`model.backbone`"))
@@ -251,14 +261,18 @@ def check_size(name: str, size: int) -> None:
         )
 
 
-def build_backbone(name: str, width: float, weights: str) -> keras.Model:
+def build_backbone(
+    name: str, width: float, weights: str, image_size: int | None = None
+) -> keras.Model:
     """Returns a backbone without the classification head, for normalized images.
 
     Args:
-        name: Key of `BACKBONES`, or `package.module:function`.
+        name: Key of `BACKBONES`, `keras_hub:PRESET`, or `package.module:function`.
         width: Width multiplier; 1.0 if the backbone has none.
         weights: "imagenet" (Keras Applications downloads the weights to KERAS_HOME; those
-            of EfficientNet-Lite are in packages), "none", or the path of a weights file.
+            of EfficientNet-Lite are in packages, those of KerasHub in the preset), "none",
+            or the path of a weights file.
+        image_size: Size of most images in pixels, used only by backbones of `one_size`.
 
     Raises:
         ConfigError: The backbone does not exist, a user's function is not valid, `width` is
@@ -270,18 +284,19 @@ def build_backbone(name: str, width: float, weights: str) -> keras.Model:
             f"`model.width_multiplier` must be 1.0 for {name}, which has no width "
             f"multiplier. Received: {width}."
         )
-    network = backbone.build(None, width, None)
+    network = backbone.build(image_size if backbone.one_size else None, width, None)
     if weights == "imagenet":
-        network.set_weights(_imagenet(backbone, name, width).get_weights())
+        size = image_size if backbone.one_size else backbone.native_size or None
+        network.set_weights(_imagenet(backbone, name, width, size).get_weights())
     elif weights != "none":
         return _load(backbone, network, Path(weights).expanduser())
     return backbone.adapt(network)
 
 
-def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
-    """Returns the backbone with ImageNet weights at its native size.
+def _imagenet(backbone: Backbone, name: str, width: float, size: int | None) -> keras.Model:
+    """Returns the backbone with ImageNet weights.
 
-    At other sizes, Keras loads different weights for some networks.
+    At other sizes than the native size, Keras loads different weights for some networks.
     """
     if backbone.imagenet_widths == ():
         raise ConfigError(
@@ -297,7 +312,7 @@ def _imagenet(backbone: Backbone, name: str, width: float) -> keras.Model:
     folder = Path(keras_home()) / "models"
     before = set(folder.glob("*"))
     try:
-        return backbone.build(backbone.native_size or None, width, "imagenet")
+        return backbone.build(size, width, "imagenet")
     except ConfigError:
         raise
     except Exception as error:  # Keras raises a bare Exception if a download fails.
@@ -339,6 +354,15 @@ def _load_weights(network: keras.Model, path: Path) -> None:
             f"`model.weights`: {path} is damaged, or the weights do not match "
             f"{network.name} without the classification head (include_top=False): {error}"
         ) from error
+
+
+def _from_keras_hub(preset: str) -> Backbone:
+    scaling = Scaling(*keras_hub_backbone.read_scaling(preset))
+
+    def build(size: int | None, width: float, weights: str | None) -> keras.Model:
+        return keras_hub_backbone.build(preset, size, pretrained=weights is not None)
+
+    return Backbone(build, scaling, native_size=0, one_size=True)
 
 
 def _from_function(name: str, function: Callable[..., keras.Model]) -> Backbone:

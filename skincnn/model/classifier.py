@@ -13,8 +13,9 @@ from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
 from skincnn.errors import ConfigError
 from skincnn.model.backbones import build_backbone, find_backbone
+from skincnn.model.keras_hub_backbone import CONSTANT_VARIABLES, block_of_layers
 from skincnn.model.layers import FusedBatchNormalization, training_layer
-from skincnn.model.networks import clone
+from skincnn.model.networks import clone, is_opaque
 from skincnn.model.reproducibility import seeded
 
 IMAGES_LAYER = "images"
@@ -27,7 +28,12 @@ PROBE_SIZE = 512
 
 
 def build_classifier(
-    config: ModelConfig, num_classes: int, *, seed: int = 0, fused: bool = False
+    config: ModelConfig,
+    num_classes: int,
+    *,
+    seed: int = 0,
+    fused: bool = False,
+    image_size: int | None = None,
 ) -> keras.Model:
     """Returns a model that maps images to logits.
 
@@ -43,14 +49,20 @@ def build_classifier(
         fused: Whether to use the layers from `training_layer` in the backbone. The order of
             the weights is unchanged. A saved model with these layers can be loaded only
             with this package.
+        image_size: Size of most images in pixels. Backbones of KerasHub that do not accept
+            any size are built for it; without it, for the size of their preset. Images of
+            other sizes are resized.
 
     Raises:
         ConfigError: The backbone or its weights cannot be used; see `build_backbone`.
     """
     with seeded(seed):
-        network = build_backbone(config.backbone, config.width_multiplier, config.weights)
+        network = build_backbone(
+            config.backbone, config.width_multiplier, config.weights, image_size
+        )
         network = clone(network, training_layer if fused else None)
         network.name = BACKBONE_LAYER
+        _freeze_constants(network)
         for layer in _batch_norms(network):
             layer.momentum = config.batch_norm_momentum
         images = inputs = keras.Input((None, None, 3), name=IMAGES_LAYER)
@@ -58,6 +70,9 @@ def build_classifier(
             config.channel_mean, config.channel_std
         )
         channels = ops.flip(images, axis=-1) if scaling.bgr else images
+        if None not in network.input_shape[1:]:
+            # After keras.layers.Resizing, all layers would run in training mode by default.
+            channels = ops.image.resize(channels, network.input_shape[1:3])
         # In half precision, rounding errors of rescaling would add up.
         rescaling = keras.layers.Rescaling(scaling.scale, scaling.offset, dtype="float32")
         pooling = keras.layers.GlobalAveragePooling2D(name=POOLING_LAYER)
@@ -77,8 +92,9 @@ def set_trainable(
     """Makes only the head and the last `blocks` blocks of the backbone trainable.
 
     A block consists of consecutive layers with the same downsampling, like a stage of a
-    ResNet. BatchNorm layers in frozen blocks run in inference mode, as do dropout and
-    stochastic depth if the classifier is `fused`.
+    ResNet. In a Transformer of KerasHub, each transformer layer is a block. BatchNorm
+    layers in frozen blocks run in inference mode, as do dropout and stochastic depth if the
+    classifier is `fused`.
 
     Args:
         classifier: A model from `build_classifier`. Compile it after this call.
@@ -99,16 +115,21 @@ def set_trainable(
             f"The number of trainable blocks must be in 0..{max(block_of.values())} for "
             f"this backbone. Received: {blocks} blocks."
         )
-    network.trainable = True
-    for layer in network.layers:
-        layer.trainable = blocks is None or block_of[layer.name] <= blocks
+    for layer in network._flatten_layers():
+        layer.trainable = True
+    for layer, block in block_of.items():
+        layer.trainable = block <= (blocks or 0)
+    _freeze_constants(network)
     for layer in _batch_norms(network):
         if batch_norm == "frozen":
             layer.trainable = False
         if isinstance(layer, FusedBatchNormalization):
             layer.frozen_statistics = batch_norm == "frozen_statistics"
         elif batch_norm == "frozen_statistics":
-            raise ValueError("frozen_statistics requires build_classifier(fused=True).")
+            raise ValueError(
+                "frozen_statistics requires build_classifier(fused=True), and a backbone "
+                "whose BatchNorm layers are not inside layers of KerasHub."
+            )
 
 
 def num_blocks(classifier: keras.Model) -> int:
@@ -122,21 +143,23 @@ def block_of_variables(classifier: keras.Model) -> dict[str, int]:
     The head is block 0. The last block of the backbone is 1, the preceding block 2.
     """
     network = classifier.get_layer(BACKBONE_LAYER)
-    block_of_layers = _block_of_layers(network)
     block_of = {variable.path: 0 for variable in classifier.weights}
-    for layer in network.layers:
-        block = block_of_layers[layer.name]
+    block_of.update({variable.path: 1 for variable in network.weights})
+    for layer, block in _block_of_layers(network).items():
         block_of.update({variable.path: block for variable in layer.weights})
     return block_of
 
 
-def _block_of_layers(network: keras.Model) -> dict[str, int]:
-    """Returns the block of each layer by name. The last block is 1, the preceding block 2.
+def _block_of_layers(network: keras.Model) -> dict[keras.layers.Layer, int]:
+    """Returns the block of each layer. The last block is 1, the preceding block 2.
 
     Layers with the same downsampling, rounded to a power of 2, form a block. Layers without
     a spatial output (squeeze and excitation) belong to the block of the preceding layer.
     """
     layers = network.layers
+    for layer in layers:
+        if isinstance(layer, keras.Model) and is_opaque(layer):
+            return block_of_layers(layer)
     # For a nested model, `layer.output` is not the output of the call in `network`.
     outputs = [layer._inbound_nodes[0].output_tensors[0] for layer in layers]
     shapes = keras.Model(network.inputs, outputs).compute_output_shape(
@@ -146,21 +169,25 @@ def _block_of_layers(network: keras.Model) -> dict[str, int]:
     for layer, shape in zip(layers, shapes, strict=True):
         if len(shape) == 4 and shape[1] > 1:
             last = round(math.log2(PROBE_SIZE / shape[1]))
-        halvings[layer.name] = last
+        halvings[layer] = last
     # A resolution at which no layer has weights does not form a block.
-    levels = sorted({halvings[layer.name] for layer in layers if layer.weights})
+    levels = sorted({halvings[layer] for layer in layers if layer.weights})
     return {
-        name: max(1, sum(level >= halving for level in levels))
-        for name, halving in halvings.items()
+        layer: max(1, sum(level >= halving for level in levels))
+        for layer, halving in halvings.items()
     }
 
 
 def _batch_norms(network: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
-    for layer in network.layers:
-        if isinstance(layer, keras.Model):
-            yield from _batch_norms(layer)
-        elif isinstance(layer, keras.layers.BatchNormalization):
+    for layer in network._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
             yield layer
+
+
+def _freeze_constants(network: keras.Model) -> None:
+    for variable in network.weights:
+        if variable.name in CONSTANT_VARIABLES:
+            variable.trainable = False
 
 
 def _encode(metadata: Any, seed: int) -> Any:

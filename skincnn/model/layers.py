@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -68,10 +69,22 @@ def training_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
 
     The weights are not copied. BatchNormalization and Dropout layers are replaced by the
     layers of this module; other layers keep their type. In EfficientNet, Dropout layers
-    implement stochastic depth (Huang et al., 2016, arXiv:1603.09382).
+    implement stochastic depth (Huang et al., 2016, arXiv:1603.09382). In a model of another
+    package, only dropout and stochastic depth are changed.
     """
     replacements: dict[Any, Any] = {
         keras.layers.BatchNormalization: FusedBatchNormalization,
         keras.layers.Dropout: FreezableDropout,
     }
-    return replacements.get(type(layer), type(layer)).from_config(layer.get_config())
+    copy = replacements.get(type(layer), type(layer)).from_config(layer.get_config())
+    if isinstance(copy, keras.Model):
+        for part in copy._flatten_layers():
+            if "Drop" in type(part).__name__:
+                part.call = functools.partial(_call_if_trainable, part, part.call)
+    return copy
+
+
+def _call_if_trainable(
+    layer: keras.layers.Layer, call: Any, inputs: Any, training: bool | None = None
+) -> Any:
+    return call(inputs, training=training and layer.trainable)

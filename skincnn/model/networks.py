@@ -50,11 +50,19 @@ def clone(
 ) -> keras.Model:
     """Returns a copy of a functional or sequential model with the same weights.
 
-    `convert` maps each layer to a new one with the same name and weight shapes; the last
-    two axes of a weight may be swapped. See `keras.models.clone_model` for `options`.
+    `convert` maps each layer, also in nested models of Keras, to a new one with the same
+    name and weight shapes; the last two axes of a weight may be swapped. See
+    `keras.models.clone_model` for `options`.
     """
     clone_model = keras.models.clone_model
-    copy = clone_model(network, clone_function=convert, recursive=True, **options)
+    convert = convert or (lambda layer: type(layer).from_config(layer.get_config()))
+
+    def convert_nested(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, keras.Model) and not is_opaque(layer):
+            return clone_model(layer, clone_function=convert_nested)
+        return convert(layer)
+
+    copy = clone_model(network, clone_function=convert_nested, **options)
     for layer in copy.layers:
         if layer.weights:
             weights = network.get_layer(layer.name).get_weights()
@@ -65,6 +73,15 @@ def clone(
                 ]
             )
     return copy
+
+
+def is_opaque(*layers: keras.layers.Layer) -> bool:
+    """Returns whether any of the layers is of a class that is not part of Keras.
+
+    The parts of such a model cannot be rebuilt one by one: their `get_config` is often
+    incomplete, such as that of `ViTEncoderBlock` in KerasHub.
+    """
+    return any(type(layer).__module__.split(".")[0] != "keras" for layer in layers)
 
 
 def set_imagenet_normalization(network: keras.Model) -> keras.Model:

@@ -102,7 +102,12 @@ def save_model(config: Config, classifier: keras.Model, path: Path) -> None:
     """Saves a classifier in float32 to a file that Keras can load without this package."""
     untrained = dataclasses.replace(config.model, weights="none")
     with dtype_policy("float32"):
-        model = build_classifier(untrained, classifier.output_shape[-1], seed=config.seed)
+        model = build_classifier(
+            untrained,
+            classifier.output_shape[-1],
+            seed=config.seed,
+            image_size=config.data.image_size,
+        )
     model.set_weights(classifier.get_weights())
     with replacing(path) as temporary:
         model.save(temporary)

@@ -225,7 +225,11 @@ def build(config: Config, num_classes: int) -> tuple[keras.Model, Devices]:
     devices = make_devices(config.train, config.data.batch_size)
     with devices.scope():
         classifier = build_classifier(
-            config.model, num_classes, seed=config.seed, fused=True
+            config.model,
+            num_classes,
+            seed=config.seed,
+            fused=True,
+            image_size=config.data.image_size,
         )
     return classifier, devices
 
