@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import run_here
 
-from skincnn.config import ModelConfig
+from skincnn.config import Config, DataConfig, ModelConfig
 from skincnn.errors import ConfigError
 from skincnn.inference.grad_cam import GradCam
 from skincnn.inference.load import load_model
@@ -220,7 +220,8 @@ def test_the_class_token_does_not_contribute_to_grad_cam(preset: Preset) -> None
     dense.set_weights([kernel, bias])
     after = GradCam(classifier)(images, np.array([0, 1]))
     np.testing.assert_array_equal(after, before)
-    assert before.shape == (2, 4, 4) and before.max() == 1
+    assert before.shape == (2, 4, 4)
+    assert before.max() == 1
 
 
 @needs_keras_hub
@@ -228,8 +229,6 @@ def test_the_class_token_does_not_contribute_to_grad_cam(preset: Preset) -> None
 def test_a_trained_model_is_saved_and_loaded(
     family: str, preset: Preset, tmp_path: Path
 ) -> None:
-    from skincnn.config import Config, DataConfig
-
     size = 48
     classifier = classify(preset(family), fused=True, size=size)
     set_trainable(classifier, None)
@@ -282,14 +281,14 @@ def test_damaged_presets_are_errors(preset: Preset, tmp_path: Path) -> None:
         find_backbone(f"keras_hub:{tmp_path}")
     backbone = keras_hub.models.VGGBackbone(**CONFIGS["VGG"])
     backbone.save_to_preset(tmp_path)
-    with pytest.raises(ConfigError, match="has no image converter.*save_to_preset"):
+    with pytest.raises(ConfigError, match=r"has no image converter.*save_to_preset"):
         find_backbone(f"keras_hub:{tmp_path}")
     keras_hub.layers.VGGImageConverter().save_to_preset(tmp_path)
     assert find_backbone(f"keras_hub:{tmp_path}").scaling.scale == 1.0
     (tmp_path / "model.weights.h5").write_text("damaged")
     with pytest.raises(ConfigError, match="could not be loaded"):
         build_backbone(f"keras_hub:{tmp_path}", 1.0, "imagenet")
-    with pytest.raises(ConfigError, match="must be 1.0"):
+    with pytest.raises(ConfigError, match=r"must be 1\.0"):
         build_backbone(f"keras_hub:{tmp_path}", 0.5, "none")
 
 
