@@ -306,6 +306,7 @@ def test_a_missing_package_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_keras_hub
+@pytest.mark.slow
 def test_training_evaluation_and_export(
     preset: Preset, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,7 +129,13 @@ def _write_onnx(model: keras.Model, inputs: Inputs, path: Path) -> None:
 def _open_onnx(path: Path) -> Infer:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path))
+    try:
+        session = onnxruntime.InferenceSession(str(path))
+    except Exception as error:  # ONNX Runtime has one exception class for each error code.
+        raise ConfigError(
+            f"tf2onnx cannot convert this network to ONNX: {error}. Use another format, such "
+            "as --formats litert."
+        ) from error
     names = [output.name for output in session.get_outputs()]
 
     def infer(inputs: Inputs) -> Outputs:
