@@ -386,7 +386,7 @@ def _from_function(name: str, function: Callable[..., keras.Model]) -> Backbone:
             raise ConfigError(
                 f"`model.backbone` {name} must map images (None, None, None, 3) to "
                 "feature maps (None, height, width, channels). If the input size is "
-                "fixed, start the network with keras.layers.Resizing. Received: "
+                "fixed, start the network with keras.ops.image.resize. Received: "
                 f"{shapes[0]} to {shapes[1]}."
             )
         return network

@@ -71,7 +71,7 @@ def build_classifier(
         )
         channels = ops.flip(images, axis=-1) if scaling.bgr else images
         if None not in network.input_shape[1:]:
-            # After keras.layers.Resizing, all layers would run in training mode by default.
+            # keras.layers.Resizing would put custom layers after it into training mode.
             channels = ops.image.resize(channels, network.input_shape[1:3])
         # In half precision, rounding errors of rescaling would add up.
         rescaling = keras.layers.Rescaling(scaling.scale, scaling.offset, dtype="float32")

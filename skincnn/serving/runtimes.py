@@ -133,8 +133,8 @@ def _open_onnx(path: Path) -> Infer:
         session = onnxruntime.InferenceSession(str(path))
     except Exception as error:  # ONNX Runtime has one exception class for each error code.
         raise ConfigError(
-            f"tf2onnx cannot convert this network to ONNX: {error}. Use another format, such "
-            "as --formats litert."
+            f"tf2onnx cannot convert this network to ONNX: {error}. Use another format, "
+            "such as --formats litert."
         ) from error
     names = [output.name for output in session.get_outputs()]
 
