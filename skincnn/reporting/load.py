@@ -40,7 +40,7 @@ class Authors(Part):
         citation: How to cite the model.
         contact: Whom to ask about the model.
         ethics: Ethical approval and informed consent.
-        conflicts: Conflicts of interest and commercial interests.
+        conflicts: Conflicts of interest, including commercial ones.
         protocol: Where the study protocol is, or that there is none.
         registration: Register and number, or that the study is not registered.
         items: Answers to items of reporting standards, by standard and item, such as
