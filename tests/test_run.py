@@ -433,9 +433,9 @@ def test_own_images_in_folders_are_trained_evaluated_and_exported(
     for text in (done.stdout, (workdir / "report.html").read_text()):
         assert f"LEAKAGE: {leaky} of the 20 images" in text
     assert (workdir / "results/test_official.ood.json").exists()
-    done = run_here("evaluate.py", workdir, *where, "--split", "fold_0")
+    done = run_here("evaluate.py", workdir, *where, "--split", "fold_1")
     assert done.returncode == 2
-    assert "Received: fold_0, which was used for training" in done.stderr
+    assert "Received: fold_1, which was used for training" in done.stderr
 
 
 @pytest.mark.parametrize(

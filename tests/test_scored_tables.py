@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from run_dirs import make_table
 
-from skincnn.inference.scored_tables import FILE, count_scored, record_scored
+from skincnn.inference.scored_tables import FILE, record_scored, score_positions
 
 
 def make(seed: int, *folds: object) -> pd.DataFrame:
@@ -16,24 +16,26 @@ def make(seed: int, *folds: object) -> pd.DataFrame:
     return table.assign(fold=[folds[i % len(folds)] for i in range(len(table))])
 
 
-def test_tables_on_a_shared_fold_are_counted_once_each(tmp_path: Path) -> None:
+def test_tables_are_numbered_within_their_folds(tmp_path: Path) -> None:
     first = {"test": make(0, 8, 9), "test_official": make(1, "test_official")}
-    assert count_scored(tmp_path, first) == {"test": 1, "test_official": 1}
+    assert score_positions(tmp_path, first) == {"test": 1, "test_official": 1}
     assert not (tmp_path / FILE).exists()
     record_scored(tmp_path, first)
     record_scored(tmp_path, first)
     assert len((tmp_path / FILE).read_text().splitlines()) == 3
-    assert count_scored(tmp_path, first) == {"test": 1, "test_official": 1}
+    assert score_positions(tmp_path, first) == {"test": 1, "test_official": 1}
     second = {"test": make(2, 9), "test.d4": make(3, 9), "fold_7": make(4, 7)}
-    assert count_scored(tmp_path, second) == {"test": 3, "test.d4": 3, "fold_7": 1}
+    assert score_positions(tmp_path, second) == {"test": 2, "test.d4": 3, "fold_7": 1}
     record_scored(tmp_path, second)
-    assert count_scored(tmp_path, {"test": make(5, 8)}) == {"test": 2}
+    assert score_positions(tmp_path, first) == {"test": 1, "test_official": 1}
+    assert score_positions(tmp_path, {"test": make(5, 8)}) == {"test": 2}
+    assert score_positions(tmp_path, {"test": make(5, 8, 9)}) == {"test": 4}
 
 
 def test_a_directory_that_is_not_writable_is_not_recorded(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     record_scored(missing, {"test": make(0, 9)})
-    assert count_scored(missing, {"test": make(0, 9)}) == {"test": None}
+    assert score_positions(missing, {"test": make(0, 9)}) == {"test": None}
 
 
 @pytest.mark.parametrize("tables", [{}, {"test": make(0, 9)}])

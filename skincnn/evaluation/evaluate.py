@@ -41,7 +41,7 @@ from skincnn.inference.ood import OOD_FILE, ReferenceFeatures, predict_ood
 from skincnn.inference.ood_images import OOD_TABLE, make_ood_images, read_ood_folder
 from skincnn.inference.predictions import table_path, table_sha256, write_predictions
 from skincnn.inference.run_dir import read_history, read_run
-from skincnn.inference.scored_tables import count_scored, record_scored
+from skincnn.inference.scored_tables import record_scored, score_positions
 from skincnn.inference.tta import VIEWS, View
 from skincnn.lookup import look_up
 from skincnn.metrics.calibration import CalibrationMap
@@ -129,9 +129,9 @@ def evaluate(
     tables, scores = score_variants(
         variants, stored_in, run.leakage, config.evaluate, max_distance
     )
-    counts = count_scored(run.dataset_dir, _without_validation(tables))
-    for name, count in counts.items():
-        scores[name] = scores[name].model_copy(update={"num_scored": count})
+    positions = score_positions(run.dataset_dir, _without_validation(tables))
+    for name, position in positions.items():
+        scores[name] = scores[name].model_copy(update={"position": position})
     results = {**scores, **score_all_ood(as_is.tables, ood, config.evaluate)}
     headline = (*name_splits(options.splits, config), "test")[0]
     clean = scores[headline]

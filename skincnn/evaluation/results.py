@@ -206,9 +206,9 @@ class SplitResult(Record):
             an ensemble.
         differences: Paired differences from `score_differences`, variant minus model as is;
             empty for the model as is.
-        num_scored: Number of predictions tables, including this one, that were scored on
-            these folds of this copy of the dataset; None if this is not known, and for
-            "val", an ensemble and a cross-validation.
+        position: Position, from 1, among the predictions tables that were scored on these
+            folds of this copy of the dataset; None if this is not known, and for "val", an
+            ensemble and a cross-validation.
         confidence: Confidence level of the intervals, 0..1.
         num_bootstrap: Number of bootstrap resamples.
         resampling_unit: What each resample draws; `RESAMPLING_UNIT`.
@@ -240,7 +240,7 @@ class SplitResult(Record):
     cost: InferenceCost
     logit_adjustment: float | None
     differences: dict[str, Estimate]
-    num_scored: int | None = None
+    position: int | None = None
     confidence: float
     num_bootstrap: int
     resampling_unit: str

@@ -19,11 +19,14 @@ FILE = "scored_tables.csv"
 COLUMNS = ("fold", "fingerprint")
 
 
-def count_scored(folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str, int | None]:
-    """Returns the number of tables that were scored on images of the folds of each table.
+def score_positions(
+    folder: Path, tables: Mapping[str, pd.DataFrame]
+) -> dict[str, int | None]:
+    """Returns the position of each table among all tables that were scored on its folds.
 
-    Tables with the same fingerprint count once. The new tables are included. The numbers
-    are None if the directory is not writable, so that tables cannot be recorded.
+    The first table has position 1. Tables with the same fingerprint count once, so that a
+    table that is scored again keeps its position. The positions are None if the directory
+    is not writable, so that tables cannot be recorded.
 
     Args:
         folder: Directory of the built dataset.
@@ -33,10 +36,11 @@ def count_scored(folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str, 
         return dict.fromkeys(tables)
     new = _rows(tables)
     scored = pd.concat([_read(folder), *new.values()], ignore_index=True)
-    return {
-        name: scored.loc[scored["fold"].isin(rows["fold"]), "fingerprint"].nunique()
-        for name, rows in new.items()
-    }
+    positions: dict[str, int | None] = {}
+    for name, rows in new.items():
+        on_folds = scored.loc[scored["fold"].isin(rows["fold"]), "fingerprint"].unique()
+        positions[name] = on_folds.tolist().index(rows["fingerprint"].iloc[0]) + 1
+    return positions
 
 
 def record_scored(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:

@@ -48,7 +48,12 @@ class RandomLayer(keras.layers.Layer):
         # Half precision would round the pixel values.
         super().__init__(**{**kwargs, "dtype": "float32"})
         if isinstance(config, dict):
-            config = AugmentConfig(**{**config, "parts": tuple(config["parts"])})
+            # Keras saves tuples as lists.
+            fields: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in config.items()
+            }
+            config = AugmentConfig(**fields)
         self.config = config
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed + self.stream)

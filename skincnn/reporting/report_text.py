@@ -262,16 +262,16 @@ def describe_counts(result: SplitResult) -> str:
     return f"{result.num_images:,} images of {result.num_lesions:,} lesions"
 
 
-def describe_num_scored(result: SplitResult) -> str:
-    """Returns how many tables were scored on the folds of a result; "" if not known."""
-    if result.num_scored is None:
+def describe_position(result: SplitResult) -> str:
+    """Returns how many predictions were scored on the folds before; "" if not known."""
+    if result.position is None:
         return ""
-    if result.num_scored == 1:
+    if result.position == 1:
         return "No other predictions were scored on these folds before."
     return (
-        f"So far, {result.num_scored} sets of predictions (models and variants such as "
-        "test-time augmentation) were scored on these folds; the best of many scores is "
-        "optimistic."
+        f"Before, {result.position - 1} other sets of predictions (models and variants "
+        "such as test-time augmentation) were scored on these folds; the best of many "
+        "scores is optimistic."
     )
 
 
