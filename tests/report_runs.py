@@ -13,14 +13,16 @@ from run_dirs import make_member, predict_lesions
 from skincnn.config import Config
 from skincnn.evaluation.mistakes import Mistakes
 from skincnn.evaluation.results import (
-    CorruptionResult,
-    CorruptionRow,
-    CorruptionScores,
     MemberScores,
     MembersResult,
     OodResult,
     OodSet,
     OodSplit,
+)
+from skincnn.evaluation.robustness import (
+    CorruptionResult,
+    CorruptionRow,
+    CorruptionScores,
 )
 from skincnn.inference.run_dir import Member
 from skincnn.metrics.bootstrap import Estimate

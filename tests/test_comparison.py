@@ -24,6 +24,7 @@ from skincnn.config import (
     TrainConfig,
 )
 from skincnn.errors import ConfigError
+from skincnn.evaluation.aggregate import cross_validation_configs
 from skincnn.evaluation.compared_runs import (
     ComparedRun,
     put_baseline_first,
@@ -31,7 +32,6 @@ from skincnn.evaluation.compared_runs import (
     variant_names,
 )
 from skincnn.evaluation.comparison import Row, compare
-from skincnn.evaluation.cross_validation import cross_validation_configs
 from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.inference.run_dir import Member
 from skincnn.metrics.bootstrap import Estimate

@@ -29,8 +29,12 @@ from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.sample import Sample
 from skincnn.reporting import evaluation_plots as plots
 from skincnn.reporting.load import load_results
-from skincnn.reporting.mistakes import plot_mistakes
-from skincnn.reporting.plots import plot_learning_curves, plot_learning_rates, to_png
+from skincnn.reporting.plots import (
+    plot_learning_curves,
+    plot_learning_rates,
+    plot_mistakes,
+    to_png,
+)
 from skincnn.reporting.report import draw_figures, figure_title
 
 CURVES = (
@@ -140,6 +144,7 @@ def test_subgroups_without_an_interval_are_points() -> None:
             num_lesions=9,
             class_names=("mel",),
             scores={"accuracy": score} if score else {},
+            targets={},
         )
         for attribute, value, score in (
             ("sex", "female", Estimate(0.5, 0.4, 0.6)),

@@ -16,14 +16,16 @@ from skincnn.data.leakage import SplitLeakage
 from skincnn.errors import ConfigError
 from skincnn.evaluation import results
 from skincnn.evaluation.results import (
-    CorruptionResult,
-    CorruptionRow,
-    CorruptionScores,
     MemberScores,
     MembersResult,
     OodResult,
     OodSet,
     OodSplit,
+)
+from skincnn.evaluation.robustness import (
+    CorruptionResult,
+    CorruptionRow,
+    CorruptionScores,
 )
 from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.inference import run_dir

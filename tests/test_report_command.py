@@ -13,8 +13,7 @@ from report_runs import CORRUPTIONS, OOD, TABLES, VARIANT, WITH_OFFICIAL, Page, 
 from run_dirs import CONFIG, make_info, write_run
 
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.aggregate import write_aggregate
-from skincnn.evaluation.cross_validation import OUT_OF_FOLD, pool
+from skincnn.evaluation.aggregate import OUT_OF_FOLD, pool, write_aggregate
 from skincnn.evaluation.ensemble import combine_runs
 from skincnn.evaluation.results import SplitResult, read_result, result_path
 from skincnn.files import replacing

@@ -16,9 +16,13 @@ from sklearn.metrics import balanced_accuracy_score
 from skincnn.config import AugmentConfig, Config, EvaluateConfig
 from skincnn.errors import DataError
 from skincnn.evaluation import robustness
-from skincnn.evaluation.results import CorruptionResult, CorruptionScores, SplitResult
+from skincnn.evaluation.results import (
+    SplitResult,
+)
 from skincnn.evaluation.robustness import (
     TRAINED_BY,
+    CorruptionResult,
+    CorruptionScores,
     score_corruptions,
     trained_corruptions,
 )

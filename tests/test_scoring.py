@@ -20,7 +20,6 @@ from skincnn.evaluation.scoring import (
     InferenceVariant,
     calibrated_values,
     find_support,
-    score_subgroups,
     score_variants,
 )
 from skincnn.evaluation.triage import choose_on_validation
@@ -242,7 +241,7 @@ def test_a_variant_is_scored_like_the_model_as_is_and_compared_with_it() -> None
 
 def test_subgroups_are_the_rows_with_their_value() -> None:
     table = make_table(3)
-    groups = score_subgroups(table, CONFIG)
+    groups = score({"val": make_table(0), "test": table})["test"].subgroups
     by_name = {(group.attribute, group.value): group for group in groups}
     women = table[table["sex"] == "female"]
     group = by_name["sex", "female"]
@@ -257,6 +256,8 @@ def test_subgroups_are_the_rows_with_their_value() -> None:
     # Three lesions are too few to be scored, but they are counted.
     rare = by_name["source", "rare"]
     assert (rare.num_images, rare.num_lesions, rare.scores) == (6, 3, {})
+    for target in rare.targets.values():
+        assert target.rates == target.differences == {}
     # The site of all images is unknown, and the table has no column dx_type.
     assert {group.attribute for group in groups} == {"age band", "sex", "source"}
     for attribute in ("age band", "sex", "source"):

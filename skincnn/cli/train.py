@@ -120,7 +120,7 @@ def cross_validate(arguments: Arguments, workdir: Path) -> None:
             run directory cannot be used.
     """
     from skincnn.evaluation import aggregate
-    from skincnn.evaluation.cross_validation import cross_validation_configs, pool
+    from skincnn.evaluation.aggregate import cross_validation_configs, pool
     from skincnn.model.reproducibility import deterministic_ops
     from skincnn.training.devices import PROCESSES
     from skincnn.training.run import check_workdir, train

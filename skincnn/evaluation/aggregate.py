@@ -9,20 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import pandas as pd
 
-from skincnn.config import Config
+from skincnn.config import FINAL_TEST_FOLD, NUM_FOLDS, Config
 from skincnn.data.characteristics import combine_flows
 from skincnn.data.leakage import LeakageAudit, SplitLeakage
 from skincnn.errors import ConfigError
+from skincnn.evaluation.ood import distance_limit
 from skincnn.evaluation.results import (
     MemberScores,
+    MembersResult,
     SplitResult,
     read_split_results,
     result_path,
     write_results,
 )
-from skincnn.inference.predictions import write_predictions
+from skincnn.evaluation.scoring import InferenceVariant, score_variants
+from skincnn.inference.predictions import (
+    read_predictions,
+    table_path,
+    write_predictions,
+)
 from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE, Member, RunInfo, read_run
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.records import Record, write_record
@@ -32,6 +40,7 @@ PRODUCTS = (
     RUN_FILE,
 )
 """Files and directories that a new aggregate replaces. Exports are versioned and kept."""
+OUT_OF_FOLD = "out_of_fold"
 T = TypeVar("T")
 L = TypeVar("L", LeakageAudit, SplitLeakage)
 
@@ -179,3 +188,72 @@ def _largest(values: Sequence[Any]) -> Any:
     if isinstance(values[0], dict):
         return {key: _largest([part[key] for part in values]) for key in values[0]}
     return max((value for value in values if value is not None), default=None)
+
+
+def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
+    """Returns a copy of the configuration for each model, with the folds of the model.
+
+    The folds are divided into `num_models` (2..9) test sets of adjacent folds. A model is
+    validated on the first fold of the next test set, and trained on the remaining folds.
+    `FINAL_TEST_FOLD` is in no test set, so all models are trained on it.
+
+    Raises:
+        ConfigError: `num_models` is out of range.
+    """
+    tested = [fold for fold in range(NUM_FOLDS) if fold != FINAL_TEST_FOLD]
+    if not 2 <= num_models <= len(tested):
+        raise ConfigError(f"--folds must be in 2..{len(tested)}. Received: {num_models}.")
+    groups = [part.tolist() for part in np.array_split(tested, num_models)]
+    configs = []
+    for number, test in enumerate(groups):
+        validation = groups[(number + 1) % num_models][0]
+        data = dataclasses.replace(
+            config.data,
+            test_folds=tuple(test),
+            validation_folds=(validation,),
+            train_folds=tuple(
+                fold for fold in range(NUM_FOLDS) if fold not in (*test, validation)
+            ),
+        )
+        configs.append(dataclasses.replace(config, data=data))
+    return configs
+
+
+def pool(workdirs: Sequence[Path]) -> Aggregate:
+    """Pools the out-of-fold predictions of several runs, and returns their results.
+
+    The runs must have the configurations from `cross_validation_configs`. The calibration
+    and the thresholds are chosen on the pooled validation predictions. The referral rule
+    uses the distances if out-of-distribution detection is on in all runs.
+
+    Raises:
+        ConfigError: An image is in the test split, or in the validation split, of two runs;
+            see also `read_evaluated_run`.
+        DataError: A predictions table is missing or damaged.
+    """
+    runs = [read_evaluated_run(workdir) for workdir in workdirs]
+    tables = {}
+    for name, split in (("val", "val"), (OUT_OF_FOLD, "test")):
+        parts = [read_predictions(table_path(workdir, split)) for workdir in workdirs]
+        tables[name] = pd.concat(parts, ignore_index=True)
+        repeated = tables[name]["image_id"].duplicated()
+        if repeated.any():
+            image = tables[name].loc[repeated, "image_id"].iloc[0]
+            raise ConfigError(
+                f"Image {image} is in the {split} split of two of the runs "
+                f"{', '.join(map(str, workdirs))}. Expected runs with different folds."
+            )
+    as_is = InferenceVariant("", tables, runs[0].results["test"].cost)
+    stored_in = {
+        "val": "validation folds of all models",
+        OUT_OF_FOLD: "out-of-fold predictions",
+    }
+    rules = [run.results["test"].triage for run in runs]
+    is_on = all(rule is not None and rule.max_distance is not None for rule in rules)
+    max_distance = distance_limit(tables["val"]) if is_on else None
+    config = runs[0].config.evaluate
+    _, scores = score_variants([as_is], stored_in, {}, config, max_distance)
+    members = MembersResult(split="test", members=tuple(map(describe_member, runs)))
+    return Aggregate(
+        combine_info(runs, "cross_validation"), tables, {**scores, "members": members}
+    )

@@ -35,6 +35,7 @@ from skincnn.metrics.operating_points import (
     find_targets,
     rates,
 )
+from skincnn.metrics.predictive_values import PrevalenceScores, score_prevalences
 from skincnn.metrics.sample import Flags, Floats, Labels, Scores
 
 VALIDATION_SEED = 1
@@ -168,6 +169,16 @@ class Resampled:
             )
             for name in RATES
         }
+
+    def by_prevalence(
+        self, positive: Flags, score: Scores, threshold: float | Scores | None
+    ) -> tuple[PrevalenceScores, ...]:
+        """Returns the `PrevalenceScores`; empty if there is no threshold. See `rates`."""
+        estimates = self.rates(positive, score, threshold)
+        if threshold is None or not estimates:
+            return ()
+        values = rates(positive, score, threshold, self.all_weights)
+        return score_prevalences(values, estimates, self.config.confidence)
 
 
 def count_outcomes(

@@ -15,6 +15,7 @@ from skincnn.data.characteristics import Characteristics
 from skincnn.data.leakage import SplitLeakage
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import CalibrationMap
+from skincnn.metrics.predictive_values import PrevalenceScores
 from skincnn.records import Part, Record, read_record, write_record
 
 FOLDER = "results"
@@ -97,12 +98,15 @@ class OperatingPointScores(Part):
             threshold is None. The intervals include the uncertainty of the threshold.
         outcomes: Numbers of images from which the rates are computed; None if the threshold
             is None.
+        by_prevalence: PPV, NPV and net benefit at each of `PREVALENCES`; empty if the
+            threshold is None.
     """
 
     threshold: float | None
     missed: bool
     rates: dict[str, Estimate]
     outcomes: Outcomes | None
+    by_prevalence: tuple[PrevalenceScores, ...]
 
 
 class TargetScores(Part):
@@ -130,6 +134,7 @@ class TriageScores(Part):
             None if OOD detection is switched off.
         rates: Value of each of `RATES` for malignant lesions.
         outcomes: Numbers of images from which the rates are computed.
+        by_prevalence: PPV, NPV and net benefit at each of `PREVALENCES`.
         referred: Share of all images that are referred.
         melanoma_referred: Share of the melanoma images that are referred; None if melanoma
             is not a class.
@@ -140,8 +145,27 @@ class TriageScores(Part):
     max_distance: float | None
     rates: dict[str, Estimate]
     outcomes: Outcomes | None
+    by_prevalence: tuple[PrevalenceScores, ...]
     referred: Estimate
     melanoma_referred: Estimate | None
+
+
+class SubgroupTargetScores(Part):
+    """Detection of a target in a subgroup, at the threshold of `HEADLINE_POINT`.
+
+    Attributes:
+        num_images: Number of images of the target in the subgroup.
+        num_lesions: Number of lesions with such images.
+        rates: "sensitivity" and "specificity"; without a rate that is estimated from fewer
+            than `MIN_LESIONS` lesions.
+        differences: The difference of each rate from that of all other images for which the
+            attribute is known; see `difference_from`.
+    """
+
+    num_images: int
+    num_lesions: int
+    rates: dict[str, Estimate]
+    differences: dict[str, Estimate]
 
 
 class SubgroupScores(Part):
@@ -153,6 +177,7 @@ class SubgroupScores(Part):
         class_names: Classes with images in the subgroup. Balanced accuracy is the mean
             recall over these classes.
         scores: Scores by metric name; empty for fewer than `MIN_LESIONS` lesions.
+        targets: Scores by target; without targets that have no threshold.
     """
 
     attribute: str
@@ -161,6 +186,7 @@ class SubgroupScores(Part):
     num_lesions: int
     class_names: tuple[str, ...]
     scores: dict[str, Estimate]
+    targets: dict[str, SubgroupTargetScores]
 
 
 class InferenceCost(Part):
@@ -245,46 +271,6 @@ class SplitResult(Record):
     num_bootstrap: int
     resampling_unit: str
     num_groups: int
-
-
-class CorruptionScores(Part):
-    """Scores on corrupted or clean images.
-
-    Attributes:
-        melanoma_sensitivity: Sensitivity at the threshold chosen for `HEADLINE_POINT` on
-            clean validation images; None if no class is melanoma or `choose_threshold`
-            finds no threshold.
-        melanoma_specificity: Specificity at the same threshold; None in the same cases.
-    """
-
-    balanced_accuracy: Estimate
-    melanoma_sensitivity: Estimate | None
-    melanoma_specificity: Estimate | None
-
-
-class CorruptionRow(Part):
-    """Scores for one corruption at one severity in 1..5.
-
-    `difference` is the paired difference in balanced accuracy, corrupted minus clean.
-    """
-
-    name: str
-    severity: int
-    scores: CorruptionScores
-    difference: Estimate
-
-
-class CorruptionResult(Record):
-    """results/<split>.corruptions.json: scores for each corruption and severity.
-
-    `trained` contains the corruptions that resemble an augmentation used in training.
-    """
-
-    split: str
-    num_images: int
-    clean: CorruptionScores
-    rows: tuple[CorruptionRow, ...]
-    trained: tuple[str, ...]
 
 
 class OodSet(Part):

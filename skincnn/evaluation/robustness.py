@@ -17,17 +17,13 @@ from skincnn.config import AugmentConfig, Config
 from skincnn.data.cache import Images
 from skincnn.errors import DataError
 from skincnn.evaluation.resampled import Resampled
-from skincnn.evaluation.results import (
-    CorruptionResult,
-    CorruptionRow,
-    CorruptionScores,
-    SplitResult,
-)
+from skincnn.evaluation.results import SplitResult
 from skincnn.inference.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupt
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.classification import balanced_accuracy
 from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.metrics.sample import Floats, Scores
+from skincnn.records import Part, Record
 
 Predict = Callable[[Images, slice], npt.NDArray[np.float32]]
 """Returns the logits, float32 [n, num_classes], of images, uint8 [n, height, width, 3]. The
@@ -48,6 +44,46 @@ TRAINED_BY = {
     "ruler": ("ruler", "ruler_share"),
 }
 """Name and strength parameter of the augmentation that resembles each corruption."""
+
+
+class CorruptionScores(Part):
+    """Scores on corrupted or clean images.
+
+    Attributes:
+        melanoma_sensitivity: Sensitivity at the threshold chosen for `HEADLINE_POINT` on
+            clean validation images; None if no class is melanoma or `choose_threshold`
+            finds no threshold.
+        melanoma_specificity: Specificity at the same threshold; None in the same cases.
+    """
+
+    balanced_accuracy: Estimate
+    melanoma_sensitivity: Estimate | None
+    melanoma_specificity: Estimate | None
+
+
+class CorruptionRow(Part):
+    """Scores for one corruption at one severity in 1..5.
+
+    `difference` is the paired difference in balanced accuracy, corrupted minus clean.
+    """
+
+    name: str
+    severity: int
+    scores: CorruptionScores
+    difference: Estimate
+
+
+class CorruptionResult(Record):
+    """results/<split>.corruptions.json: scores for each corruption and severity.
+
+    `trained` contains the corruptions that resemble an augmentation used in training.
+    """
+
+    split: str
+    num_images: int
+    clean: CorruptionScores
+    rows: tuple[CorruptionRow, ...]
+    trained: tuple[str, ...]
 
 
 def trained_corruptions(config: AugmentConfig) -> tuple[str, ...]:

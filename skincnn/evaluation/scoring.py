@@ -9,12 +9,7 @@ import numpy as np
 import pandas as pd
 
 from skincnn.config import EvaluateConfig
-from skincnn.data.characteristics import (
-    SUBGROUPS,
-    UNKNOWN,
-    describe_images,
-    subgroup_values,
-)
+from skincnn.data.characteristics import describe_images
 from skincnn.data.leakage import SplitLeakage
 from skincnn.evaluation.resampled import (
     VALIDATION_SEED,
@@ -29,10 +24,10 @@ from skincnn.evaluation.results import (
     InferenceCost,
     OperatingPointScores,
     SplitResult,
-    SubgroupScores,
     TargetScores,
     split_name,
 )
+from skincnn.evaluation.subgroups import score_subgroups
 from skincnn.evaluation.triage import (
     ValidationChoices,
     choose_on_validation,
@@ -84,11 +79,6 @@ MELANOMA_SCORES = {
 """The score of the class in `find_supports` for each score of melanoma."""
 Thresholds = dict[str, dict[str, Scores]]
 """Thresholds on all validation images and on resamples, by target and operating point."""
-MIN_LESIONS = 5
-"""Minimum number of lesions in a subgroup that is scored; near-duplicates count once. The
-scores of a smaller subgroup would be noise and could reveal the result of a single
-patient."""
-SUBGROUP_SCORES = ("balanced_accuracy", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -187,7 +177,7 @@ def score_split(
         # Tables with test-time augmentation contain no distances, and no export applies
         # logit adjustment.
         triage=None if variant.name else score_triage(sample, calibrated, choices),
-        subgroups=score_subgroups(table, sample.config),
+        subgroups=score_subgroups(sample, detect(sample, calibrated, choices)),
         characteristics=describe_images(table, sample.class_names),
         leakage=None,
         cost=variant.cost,
@@ -337,7 +327,24 @@ def _score_operating_point(
         missed=value is not None and round(value, 3) < point.minimum,
         rates=rates,
         outcomes=count_outcomes(positive, score, threshold),
+        by_prevalence=sample.by_prevalence(positive, score, thresholds),
     )
+
+
+def detect(
+    sample: Resampled, calibrated: Floats, choices: ValidationChoices
+) -> dict[str, Flags]:
+    """Returns whether each image reaches the threshold of `HEADLINE_POINT`, by target.
+
+    Targets without a threshold are left out. The calibrated probabilities are
+    [num_images, num_classes], the results [num_images].
+    """
+    key = HEADLINE_POINT.key
+    return {
+        name: target.score(calibrated) >= threshold
+        for name, target in sample.targets.items()
+        if (threshold := choices.thresholds[name][key]) is not None
+    }
 
 
 def _auc(positive: Flags, score: Scores, weights: Floats) -> Scores:
@@ -345,44 +352,3 @@ def _auc(positive: Flags, score: Scores, weights: Floats) -> Scores:
     two_classes = np.stack([1 - score, score], axis=1)
     values = bootstrap({"auc": auc_per_class}, positive.astype(int), two_classes, weights)
     return values["auc"][:, 1]
-
-
-def score_subgroups(
-    predictions: pd.DataFrame, config: EvaluateConfig
-) -> tuple[SubgroupScores, ...]:
-    """Returns the scores of each subgroup, in the order of `SUBGROUPS`.
-
-    Attributes that are missing in the predictions table, or unknown for all images, are
-    left out. The bootstrap resamples the groups of images in the subgroup.
-    """
-    subgroups = []
-    for attribute, column in SUBGROUPS.items():
-        if column not in predictions:
-            continue
-        values = subgroup_values(predictions[column])
-        if (values == UNKNOWN).all():
-            continue
-        for value, rows in predictions.groupby(values, observed=True, sort=True):
-            sample = Resampled(rows, config)
-            present = set(rows["label"])
-            subgroups.append(
-                SubgroupScores(
-                    attribute=attribute,
-                    value=str(value),
-                    num_images=len(rows),
-                    num_lesions=int(rows["lesion_id"].nunique()),
-                    class_names=tuple(n for n in sample.class_names if n in present),
-                    scores=_score_subgroup(sample),
-                )
-            )
-    return tuple(subgroups)
-
-
-def _score_subgroup(sample: Resampled) -> dict[str, Estimate]:
-    if sample.num_groups < MIN_LESIONS:
-        return {}
-    values = sample.bootstrap({name: FUNCTIONS[name] for name in SUBGROUP_SCORES})
-    supports = sample.supports()
-    return {
-        name: sample.estimate(values[name], supports[name][0]) for name in SUBGROUP_SCORES
-    }

@@ -125,6 +125,7 @@ def score_triage(
     distances = np.zeros(len(table)) if rule.max_distance is None else table[DISTANCE]
     refer = rule.decide(calibrated, np.asarray(distances))[0].astype(float)
     y_true = sample.arrays[0]
+    malignant = targets[TARGET].positive(y_true)
     all_images = sample.rates(np.ones(len(refer), bool), refer, 0.5)
     melanoma = targets.get("melanoma")
     melanoma_rates = sample.rates(melanoma.positive(y_true), refer, 0.5) if melanoma else {}
@@ -132,8 +133,9 @@ def score_triage(
         operating_point=rule.operating_point,
         threshold=rule.threshold,
         max_distance=rule.max_distance,
-        rates=sample.rates(targets[TARGET].positive(y_true), refer, 0.5),
-        outcomes=count_outcomes(targets[TARGET].positive(y_true), refer, 0.5),
+        rates=sample.rates(malignant, refer, 0.5),
+        outcomes=count_outcomes(malignant, refer, 0.5),
+        by_prevalence=sample.by_prevalence(malignant, refer, 0.5),
         referred=all_images["sensitivity"],
         melanoma_referred=melanoma_rates.get("sensitivity"),
     )

@@ -19,10 +19,12 @@ from matplotlib.text import Text
 from skincnn.classes import describe
 from skincnn.data.characteristics import ImageFlow
 from skincnn.evaluation.results import (
-    CorruptionResult,
-    CorruptionScores,
     SubgroupScores,
     TargetScores,
+)
+from skincnn.evaluation.robustness import (
+    CorruptionResult,
+    CorruptionScores,
 )
 from skincnn.metrics.classification import auc_per_class, average_precision_per_class
 from skincnn.metrics.sample import Sample

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 import jinja2
 
 from skincnn import classes
-from skincnn.reporting import labels, report_text, training_text
+from skincnn.metrics import predictive_values
+from skincnn.reporting import decision_text, labels, report_text, training_text
 from skincnn.reporting.load import RunResults
 from skincnn.reporting.templates import data_uri, environment
 
@@ -70,7 +71,13 @@ def report_environment(*, autoescape: bool) -> jinja2.Environment:
     templates.filters |= dict(inspect.getmembers(labels, inspect.isfunction))
     templates.filters["counts"] = report_text.describe_counts
     templates.filters["cell"] = escape_cell
-    modules = {"labels": labels, "text": report_text, "training": training_text}
+    modules = {
+        "decisions": decision_text,
+        "labels": labels,
+        "predictive_values": predictive_values,
+        "text": report_text,
+        "training": training_text,
+    }
     templates.globals |= {**modules, "zip": zip}
     return templates
 

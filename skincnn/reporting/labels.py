@@ -41,6 +41,8 @@ ATTRIBUTE_LABELS = {
     "ground truth by": "how the diagnosis was established (ground truth)",
 }
 """Labels of subgroup attributes in tables, where there is room for an explanation."""
+TARGET_LABELS = {"melanoma": "melanoma", "malignant": "malignant lesions"}
+"""Labels of targets in headings."""
 CORRUPTION_LABELS = {
     "blur": "Gaussian blur",
     "motion": "motion blur",
@@ -163,6 +165,13 @@ def percent_interval(score: Estimate) -> str:
 def per_hundred(score: Estimate) -> str:
     """Returns how many of 100, with the interval, such as "64 [55, 73]"."""
     return percent_interval(score).replace(" %", "")
+
+
+def missed_per_thousand(npv: Estimate) -> str:
+    """Returns how many of 1,000 unflagged lesions show the target, such as "4 [2, 6]"."""
+    ends = (None if end is None else 1000 * (1 - end) for end in (npv.high, npv.low))
+    value = None if npv.value is None else 1000 * (1 - npv.value)
+    return interval(Estimate(value, *ends), ".0f")
 
 
 def confidence_interval(score: Estimate, confidence: float, *, as_percent: bool) -> str:

@@ -15,7 +15,6 @@ from skincnn.data.leakage import LeakageAudit, SplitLeakage
 from skincnn.errors import ConfigError
 from skincnn.evaluation.results import (
     FOLDER,
-    CorruptionResult,
     MembersResult,
     OodResult,
     SplitResult,
@@ -23,6 +22,9 @@ from skincnn.evaluation.results import (
     read_split_results,
     result_path,
     split_name,
+)
+from skincnn.evaluation.robustness import (
+    CorruptionResult,
 )
 from skincnn.files import sha256
 from skincnn.inference.predictions import read_predictions, table_path

@@ -1,4 +1,4 @@
-"""Style of all figures, and the figures of a training run.
+"""Style of all figures, the figures of a training run, and that of confident errors.
 
 Figures stay readable at half their size and with color vision deficiency.
 """
@@ -7,20 +7,39 @@ from __future__ import annotations
 
 import io
 import itertools
+import textwrap
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from skincnn.classes import describe
+from skincnn.evaluation.mistakes import Mistakes
+from skincnn.inference.grad_cam import overlay
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.reporting.labels import metric_label
+from skincnn.reporting.labels import full_name, metric_label
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # color-blind safe pair of Okabe and Ito
 GRAY = "#777777"
 PALETTE = (BLUE, "#009e73", "#cc79a7", "#000000")
 """Okabe-Ito colors for lines that also differ in their dash pattern."""
 DPI = 110
+COLUMNS = 3
+"""Number of pairs of images in a row."""
+IMAGE, GAP, LINE = 1.6, 0.25, 0.17
+"""Inches: width of an image, gap between pairs, height of a line of text."""
+LINE_LENGTH = 45
+"""Maximum number of characters in a line above or below a pair."""
+KEY = (
+    "Right of each image: Grad-CAM, the regions that raised the score of the predicted "
+    "class (yellow: most).\nMISSED: a malignant lesion that is not predicted as malignant."
+)
+NO_MATH: dict[str, Any] = {"loc": "left", "parse_math": False}
+"""Style of texts with names, in which dollar signs must not start a formula."""
 
 
 def plot_learning_curves(
@@ -94,3 +113,91 @@ def draw_estimate(axes: Axes, y: float, score: Estimate, color: str) -> None:
         axes.plot([score.low, score.high], [y, y], color=color, linewidth=2)
     if score.value is not None:
         axes.plot(score.value, y, "s", color=color, markersize=6, clip_on=False)
+
+
+def plot_mistakes(mistakes: Mistakes, title: str) -> Figure:
+    """Draws each image beside its Grad-CAM map; missed malignant lesions have a frame.
+
+    At least one error is required. `title` is a description of the images for the heading.
+    """
+    rows = list(mistakes.table.itertuples())
+    captions = [_caption(row) for row in rows]
+    above = LINE * (1 + max(text.count("\n") for text in captions)) + 0.1
+    head, texts = 1.0 + above, above + 2 * LINE + 0.1
+    image_height = IMAGE * mistakes.images.shape[1] / mistakes.images.shape[2]
+    num_rows = -(-len(rows) // COLUMNS)
+    width = COLUMNS * (2 * IMAGE + GAP) + GAP
+    height = head + num_rows * (image_height + texts) - above
+    figure = Figure(figsize=(width, height))
+    heading = f"Confident errors\n{title}\n{KEY}"
+    figure.suptitle(heading, fontsize=11, y=1 - 0.1 / height)
+    # Automatic layout would take longer than the rest of the figure.
+    grid = figure.add_gridspec(
+        num_rows,
+        COLUMNS,
+        left=GAP / width,
+        right=1 - GAP / width,
+        top=1 - head / height,
+        bottom=(texts - above) / height,
+        wspace=GAP / (2 * IMAGE),
+        hspace=texts / image_height,
+    )
+    missed = find_missed(mistakes)
+    for number, row in enumerate(rows):
+        cell = grid[divmod(number, COLUMNS)].subgridspec(1, 2, wspace=0.04)
+        left, right = (figure.add_subplot(cell[0, half]) for half in range(2))
+        image = mistakes.images[number]
+        _show(left, image, missed[number])
+        _show(right, overlay(image, mistakes.maps[number]), missed[number])
+        left.set_title(captions[number], fontsize=9.5, pad=5, **NO_MATH)
+        left.set_xlabel(_below(row), fontsize=8, **NO_MATH)
+        if missed[number]:
+            _mark(left)
+    return figure
+
+
+def find_missed(mistakes: Mistakes) -> Sequence[bool]:
+    """Returns whether each error is a malignant lesion not predicted as malignant."""
+    labels, predicted = (mistakes.table[name].tolist() for name in ("label", "predicted"))
+    known = describe({*labels, *predicted})
+    return [
+        bool(known[label].malignant) and not known[other].malignant
+        for label, other in zip(labels, predicted, strict=True)
+    ]
+
+
+def _show(axes: Axes, image: npt.NDArray[np.uint8], framed: bool) -> None:
+    axes.imshow(image)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(visible=framed, color=ORANGE, linewidth=4)
+
+
+def _caption(row: Any) -> str:
+    lines = f"True: {full_name(row.label)}", f"Predicted: {full_name(row.predicted)}"
+    return "\n".join(textwrap.fill(line, LINE_LENGTH) for line in lines)
+
+
+def _below(row: Any) -> str:
+    """Returns an image name with the probabilities of the predicted and the true class."""
+    predicted, true = map(_percent, (row.confidence, row.probability_of_label))
+    return f"{_shorten(row.image_id)}\nProbability: predicted {predicted}, true {true}"
+
+
+def _mark(axes: Axes) -> None:
+    box = {"facecolor": ORANGE, "edgecolor": "none", "pad": 2.5}
+    style: dict[str, Any] = {"color": "white", "weight": "bold", "fontsize": 10}
+    axes.text(0.03, 0.97, "MISSED", va="top", transform=axes.transAxes, bbox=box, **style)
+
+
+def _percent(probability: float) -> str:
+    """Returns a probability in percent, such as "64 %", "under 1 %" or "over 99 %"."""
+    if probability >= 0.995:
+        return "over 99 %"
+    return f"{100 * probability:.0f} %" if probability >= 0.005 else "under 1 %"
+
+
+def _shorten(name: str) -> str:
+    """Returns a name, or only its end if it is long."""
+    return name if len(name) <= LINE_LENGTH else f"...{name[3 - LINE_LENGTH :]}"

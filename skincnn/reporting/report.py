@@ -26,9 +26,8 @@ from skincnn.reporting.labels import (
     variant_label,
 )
 from skincnn.reporting.load import RunResults, load_results
-from skincnn.reporting.mistakes import plot_mistakes
 from skincnn.reporting.model_card import render_card
-from skincnn.reporting.plots import plot_learning_curves, to_png
+from skincnn.reporting.plots import plot_learning_curves, plot_mistakes, to_png
 from skincnn.reporting.report_text import (
     SUMMARY_METRICS,
     SYNTHETIC,

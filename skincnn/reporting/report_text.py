@@ -10,18 +10,19 @@ import numpy as np
 from skincnn.classes import describe
 from skincnn.data.characteristics import SUBGROUPS, UNKNOWN, Characteristics
 from skincnn.evaluation.results import (
-    CorruptionResult,
-    CorruptionRow,
-    Outcomes,
     ProbabilityBand,
     SplitResult,
     TargetScores,
-    TriageScores,
+)
+from skincnn.evaluation.robustness import (
+    CorruptionResult,
+    CorruptionRow,
 )
 from skincnn.evaluation.scoring import MELANOMA_RECALL
 from skincnn.inference.logit_adjustment import unadjusted_name
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.operating_points import HEADLINE_POINT, find_targets
+from skincnn.reporting.decision_text import describe_different_subgroups
 from skincnn.reporting.labels import (
     ATTRIBUTE_LABELS,
     class_label,
@@ -30,7 +31,6 @@ from skincnn.reporting.labels import (
     interval,
     metric_label,
     percent,
-    point_label,
     split_label,
     subgroup_label,
 )
@@ -169,6 +169,8 @@ def describe_scores(results: RunResults) -> str:
             f"{melanoma.num_missed} of {melanoma.num_images} melanoma images are predicted "
             "as another class."
         )
+    if describe_different_subgroups(result):
+        sentences.append(describe_different_subgroups(result))
     if describe_leakage(result):
         sentences.append(describe_leakage(result))
     elif is_leaky(results):
@@ -321,20 +323,6 @@ def baseline_rows(results: RunResults) -> list[tuple[str, str, list[str]]]:
                 label = class_label(value) if name == "diagnosis" else subgroup_label(value)
                 rows.append((name, label, cells))
     return rows
-
-
-def outcomes(
-    target: TargetScores, triage: TriageScores | None, referral_label: str
-) -> list[tuple[str, Outcomes]]:
-    """Returns the label and the 2x2 table of each operating point that has a threshold.
-
-    The last row is the referral rule, with `referral_label`, if `triage` is given.
-    """
-    points = target.operating_points.items()
-    tables = [(point_label(key), point.outcomes) for key, point in points]
-    if triage is not None:
-        tables.append((referral_label, triage.outcomes))
-    return [(label, table) for label, table in tables if table is not None]
 
 
 def describe_split_boxes(results: RunResults) -> list[str]:

@@ -1,0 +1,81 @@
+"""Sentences and rows about decisions at thresholds, and about subgroups."""
+
+from __future__ import annotations
+
+from skincnn.data.characteristics import UNKNOWN
+from skincnn.evaluation.results import (
+    Outcomes,
+    SplitResult,
+    SubgroupScores,
+    TargetScores,
+    TriageScores,
+)
+from skincnn.metrics.operating_points import HEADLINE_POINT
+from skincnn.metrics.predictive_values import PrevalenceScores
+from skincnn.reporting.labels import percent_interval, point_label, subgroup_label
+
+COMPARED_ATTRIBUTES = {
+    "ground truth by": "how the diagnosis was established",
+    "source": "the source of the images",
+}
+"""Subgroup attributes that the summary compares, and what they are."""
+
+
+def outcomes(
+    target: TargetScores, triage: TriageScores | None, referral_label: str
+) -> list[tuple[str, Outcomes]]:
+    """Returns the label and the 2x2 table of each operating point that has a threshold.
+
+    The last row is the referral rule, with `referral_label`, if `triage` is given.
+    """
+    points = target.operating_points.items()
+    tables = [(point_label(key), point.outcomes) for key, point in points]
+    if triage is not None:
+        tables.append((referral_label, triage.outcomes))
+    return [(label, table) for label, table in tables if table is not None]
+
+
+def prevalence_scores(
+    target: TargetScores, triage: TriageScores | None
+) -> list[tuple[str, tuple[PrevalenceScores, ...]]]:
+    """Returns how lesions are flagged, and the scores at each prevalence.
+
+    The rows are those of `HEADLINE_POINT` and of the referral rule, if `triage` is given.
+    Rows without a threshold are left out.
+    """
+    point = target.operating_points[HEADLINE_POINT.key]
+    how = f"reach the threshold for {HEADLINE_POINT.text}"
+    rows = [(how, point.by_prevalence)]
+    if triage is not None:
+        rows.append(("the referral rule refers", triage.by_prevalence))
+    return [(how, scores) for how, scores in rows if scores]
+
+
+def describe_different_subgroups(result: SplitResult) -> str:
+    """Returns for which of `COMPARED_ATTRIBUTES` the accuracy differs; "" for none.
+
+    The subgroups with the lowest and the highest accuracy are compared. It differs if their
+    intervals do not overlap.
+    """
+    parts = []
+    for attribute, text in COMPARED_ATTRIBUTES.items():
+        groups = [
+            group
+            for group in result.subgroups
+            if group.attribute == attribute and group.value != UNKNOWN and group.scores
+        ]
+        ordered = sorted(groups, key=lambda group: group.scores["accuracy"].value or 0.0)
+        if len(ordered) < 2:
+            continue
+        worst, best = (ordered[end].scores["accuracy"] for end in (0, -1))
+        if worst.high is None or best.low is None or worst.high >= best.low:
+            continue
+        parts.append(f"{text} ({_describe_accuracy(ordered[0], ordered[-1])})")
+    return f"Accuracy differs by {' and by '.join(parts)}." if parts else ""
+
+
+def _describe_accuracy(*groups: SubgroupScores) -> str:
+    return ", ".join(
+        f"{subgroup_label(group.value)} {percent_interval(group.scores['accuracy'])}"
+        for group in groups
+    )

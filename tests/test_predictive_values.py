@@ -1,0 +1,94 @@
+"""Predictive values and net benefit at other prevalences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from run_dirs import make_tables, score_test
+
+from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.operating_points import decision_curve, rates
+from skincnn.metrics.predictive_values import (
+    PREVALENCES,
+    net_benefit_at,
+    npv_at,
+    ppv_at,
+    score_prevalences,
+)
+
+
+@pytest.mark.parametrize("prevalence", [0.01, 0.25])
+def test_values_are_those_of_a_population(prevalence: float) -> None:
+    sick, healthy = 100_000 * prevalence, 100_000 * (1 - prevalence)
+    detected, false_alarms = 0.9 * sick, 0.37 * healthy
+    rate = np.array([0.9]), np.array([0.63])
+    assert ppv_at(*rate, prevalence) == pytest.approx(detected / (detected + false_alarms))
+    cleared, missed = healthy - false_alarms, sick - detected
+    assert npv_at(*rate, prevalence) == pytest.approx(cleared / (cleared + missed))
+    benefit = (detected - false_alarms / 9) / 100_000
+    assert net_benefit_at(*rate, prevalence, 0.1) == pytest.approx(benefit)
+
+
+def test_at_the_prevalence_of_the_images_values_are_the_observed_ones() -> None:
+    rng = np.random.default_rng(0)
+    positive = rng.random(300) < 0.2
+    score = np.clip(rng.normal(0.3 + 0.3 * positive, 0.2), 0, 1)
+    observed = rates(positive, score, 0.3, np.ones((1, 300)))
+    pair = observed["sensitivity"], observed["specificity"], positive.mean()
+    assert ppv_at(*pair) == pytest.approx(observed["ppv"])
+    assert npv_at(*pair) == pytest.approx(observed["npv"])
+    # The decision curve uses 0.3 as the threshold of the scores and of the odds.
+    expected = decision_curve(positive, score)["model"][29]
+    assert net_benefit_at(*pair, 0.3) == pytest.approx(expected)
+
+
+def test_without_flagged_lesions_the_ppv_is_undefined() -> None:
+    assert np.isnan(ppv_at(np.zeros(1), np.ones(1), 0.1)).all()
+    values = {"sensitivity": np.zeros(9), "specificity": np.ones(9)}
+    limits = {
+        "sensitivity": Estimate(0.0, 0.0, 0.3),
+        "specificity": Estimate(1.0, 0.9, 1.0),
+    }
+    for scores in score_prevalences(values, limits, 0.95):
+        assert scores.ppv == Estimate(None, None, None)
+        assert scores.npv.value == pytest.approx(1 - scores.prevalence)
+
+
+def test_a_perfect_rate_has_the_limits_of_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    values = {"sensitivity": np.ones(201), "specificity": rng.normal(0.8, 0.02, 201)}
+    values["specificity"][0] = 0.8
+    limits = {
+        "sensitivity": Estimate(1.0, 0.7, 1.0),
+        "specificity": Estimate(0.8, 0.76, 0.84),
+    }
+    scores = score_prevalences(values, limits, 0.95)
+    assert [part.prevalence for part in scores] == list(PREVALENCES)
+    for part in scores:
+        assert part.npv.value == part.npv.high == 1
+        low = npv_at(np.full(200, 0.7), values["specificity"][1:], part.prevalence)
+        assert part.npv.low == pytest.approx(np.quantile(low, 0.025), abs=1e-6)
+        for score in (part.ppv, part.net_benefit):
+            assert score.low < score.value < score.high
+    limits["sensitivity"] = Estimate(1.0, None, None)
+    assert score_prevalences(values, limits, 0.95)[0].ppv.low is None
+
+
+def test_results_contain_the_scores_of_each_threshold() -> None:
+    result = score_test(make_tables(0.6))
+    points = list(result.targets["melanoma"].operating_points.values())
+    assert result.triage is not None
+    for part in (*points, result.triage):
+        rate = [np.array([part.rates[k].value]) for k in ("sensitivity", "specificity")]
+        for scores in part.by_prevalence:
+            for function, score in (
+                (ppv_at, scores.ppv),
+                (npv_at, scores.npv),
+                (net_benefit_at, scores.net_benefit),
+            ):
+                assert score.value == pytest.approx(
+                    function(*rate, scores.prevalence)[0], abs=2e-6
+                )
+                assert score.low <= score.value <= score.high
+            everything = scores.prevalence - (1 - scores.prevalence) / 19
+            assert scores.net_benefit_of_all == pytest.approx(everything, abs=1e-6)
