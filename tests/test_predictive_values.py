@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from report_runs import sentences
 from run_dirs import make_tables, score_test
 
 from skincnn.metrics.bootstrap import Estimate
@@ -92,3 +93,16 @@ def test_results_contain_the_scores_of_each_threshold() -> None:
                 assert score.low <= score.value <= score.high
             everything = scores.prevalence - (1 - scores.prevalence) / 19
             assert scores.net_benefit_of_all == pytest.approx(everything, abs=1e-6)
+
+
+def test_predictive_values_are_described_in_lesions_of_100() -> None:
+    [scores] = score_prevalences(
+        {"sensitivity": np.full(9, 0.8), "specificity": np.full(9, 0.9)},
+        {"sensitivity": Estimate(0.8, 0.7, 0.9), "specificity": Estimate(0.9, 0.85, 0.95)},
+        0.95,
+    )[2:3]
+    # 1.6 of 11.4 flagged lesions are melanomas, and 0.4 of 88.6 other lesions.
+    assert sentences("prevalence", "melanoma", [scores], "reach it") == (
+        "If 2 of 100 lesions are melanomas, 14 [9, 27] of 100 lesions that reach it are "
+        "melanomas, and 5 [2, 7] of 1,000 other lesions."
+    )

@@ -189,6 +189,20 @@ class SubgroupScores(Part):
     targets: dict[str, SubgroupTargetScores]
 
 
+class UnitScores(Part):
+    """Scores of the mean probabilities over all images of a unit, such as a lesion.
+
+    Attributes:
+        num_units: Number of units; one with several diagnoses counts once for each.
+        scores: "balanced_accuracy", "macro_f1" and, if a class is melanoma, "melanoma_auc"
+            and the rates "melanoma_sensitivity" and "melanoma_specificity" at the threshold
+            of `HEADLINE_POINT`, without the rates if there is no threshold.
+    """
+
+    num_units: int
+    scores: dict[str, Estimate]
+
+
 class InferenceCost(Part):
     """The prediction time, measured on the test split.
 
@@ -225,6 +239,7 @@ class SplitResult(Record):
         triage: Scores of the referral rule for the model as is; None for other variants, or
             if no class is malignant, or the rule refers no image.
         subgroups: Scores by age band, sex, site, source and method of ground truth.
+        units: Scores by unit, such as "lesion".
         characteristics: Column of the split in the baseline table.
         leakage: Overlap of the split with the training and validation data; None for
             "val", "test" and "out_of_fold", whose leakage audit is in run.json.
@@ -261,6 +276,7 @@ class SplitResult(Record):
     targets: dict[str, TargetScores]
     triage: TriageScores | None
     subgroups: tuple[SubgroupScores, ...]
+    units: dict[str, UnitScores]
     characteristics: Characteristics
     leakage: SplitLeakage | None
     cost: InferenceCost

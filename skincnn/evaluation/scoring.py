@@ -25,6 +25,7 @@ from skincnn.evaluation.results import (
     OperatingPointScores,
     SplitResult,
     TargetScores,
+    UnitScores,
     split_name,
 )
 from skincnn.evaluation.subgroups import score_subgroups
@@ -34,7 +35,7 @@ from skincnn.evaluation.triage import (
     score_calibration,
     score_triage,
 )
-from skincnn.inference.predictions import table_sha256
+from skincnn.inference.predictions import mean_over_images, table_sha256
 from skincnn.metrics.bootstrap import Estimate, bootstrap, count_groups
 from skincnn.metrics.calibration_error import calibration_gaps, rms_calibration_error
 from skincnn.metrics.classification import (
@@ -77,6 +78,9 @@ MELANOMA_SCORES = {
     MELANOMA_SPECIFICITY: "specificity",
 }
 """The score of the class in `find_supports` for each score of melanoma."""
+UNITS = {"lesion": "lesion_id"}
+"""Column with the IDs of each unit over whose images predictions are averaged."""
+UNIT_SCORES = ("balanced_accuracy", "macro_f1")
 Thresholds = dict[str, dict[str, Scores]]
 """Thresholds on all validation images and on resamples, by target and operating point."""
 
@@ -178,6 +182,7 @@ def score_split(
         # logit adjustment.
         triage=None if variant.name else score_triage(sample, calibrated, choices),
         subgroups=score_subgroups(sample, detect(sample, calibrated, choices)),
+        units=score_units(sample, choices, thresholds),
         characteristics=describe_images(table, sample.class_names),
         leakage=None,
         cost=variant.cost,
@@ -329,6 +334,40 @@ def _score_operating_point(
         outcomes=count_outcomes(positive, score, threshold),
         by_prevalence=sample.by_prevalence(positive, score, thresholds),
     )
+
+
+def score_units(
+    sample: Resampled, choices: ValidationChoices, thresholds: Thresholds
+) -> dict[str, UnitScores]:
+    """Returns the scores of the mean probabilities over the images of each of `UNITS`.
+
+    They are calibrated after averaging, as for test-time augmentation. `thresholds` are
+    from `resample_thresholds`.
+    """
+    results = {}
+    for name, column in UNITS.items():
+        units = Resampled(
+            mean_over_images(sample.table, column), sample.config, sample.seed
+        )
+        supports = units.supports()
+        values = units.bootstrap({metric: FUNCTIONS[metric] for metric in UNIT_SCORES})
+        scores = {
+            metric: units.estimate(values[metric], supports[metric][0])
+            for metric in UNIT_SCORES
+        }
+        melanoma = units.targets.get("melanoma")
+        if melanoma is not None:
+            calibrated = choices.calibration_map.apply(units.arrays[1])
+            target = score_target(units, melanoma, calibrated, thresholds["melanoma"])
+            rates = target.operating_points[HEADLINE_POINT.key].rates
+            scores[MELANOMA_AUC] = target.auc
+            scores |= {
+                f"melanoma_{rate}": rates[rate]
+                for rate in ("sensitivity", "specificity")
+                if rate in rates
+            }
+        results[name] = UnitScores(num_units=len(units.table), scores=scores)
+    return results
 
 
 def detect(

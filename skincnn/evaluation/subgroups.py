@@ -19,7 +19,8 @@ from skincnn.metrics.sample import Flags, divide
 
 MIN_LESIONS = 5
 """Minimum number of lesions from which a score of a subgroup is computed; near-duplicates
-count once. With fewer, it would be noise and could reveal the result of a single patient."""
+count once. With fewer, the score would be noise and could reveal the result of a single
+patient."""
 SUBGROUP_SCORES = ("balanced_accuracy", "accuracy")
 
 

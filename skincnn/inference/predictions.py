@@ -67,6 +67,18 @@ def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return tables[0].assign(**means)
 
 
+def mean_over_images(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Returns one row for each value of a column, such as "lesion_id", and label.
+
+    It is the first of the rows with this value and label, with the mean of their
+    probabilities.
+    """
+    unit = [column, "label"]
+    names = [f"{PROBABILITY_PREFIX}{name}" for name in class_names_of(predictions)]
+    means = predictions.groupby(unit)[names].transform("mean")
+    return predictions.assign(**means).drop_duplicates(unit, ignore_index=True)
+
+
 def as_written(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the table as if it had been written to a file and read again."""
     return _parse(io.StringIO(table.to_csv(index=False)))

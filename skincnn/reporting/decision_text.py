@@ -10,6 +10,7 @@ from skincnn.evaluation.results import (
     TargetScores,
     TriageScores,
 )
+from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.metrics.predictive_values import PrevalenceScores
 from skincnn.reporting.labels import percent_interval, point_label, subgroup_label
@@ -49,6 +50,18 @@ def prevalence_scores(
     if triage is not None:
         rows.append(("the referral rule refers", triage.by_prevalence))
     return [(how, scores) for how, scores in rows if scores]
+
+
+def unit_scores(result: SplitResult, unit: str) -> list[tuple[str, Estimate, Estimate]]:
+    """Returns the name of each score in `UnitScores`, its value per image and per unit."""
+    per_image = dict(result.metrics)
+    if "melanoma" in result.targets:
+        target = result.targets["melanoma"]
+        rates = target.operating_points[HEADLINE_POINT.key].rates
+        per_image["melanoma_auc"] = target.auc
+        per_image |= {f"melanoma_{rate}": score for rate, score in rates.items()}
+    scores = result.units[unit].scores.items()
+    return [(name, per_image[name], score) for name, score in scores]
 
 
 def describe_different_subgroups(result: SplitResult) -> str:
