@@ -256,6 +256,7 @@ def _random_network() -> tuple[Network, DecisionRule]:
         calibration_map=CalibrationMap(temperature=1.0, bias=(0.0,) * len(class_names)),
         threshold=0.5,
         max_distance=math.inf,
+        set_thresholds=(0.1,) * len(class_names),
     )
     return Network(add_ood_distance(classifier, references), CONFIG), rule
 

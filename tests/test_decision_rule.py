@@ -11,6 +11,7 @@ from skincnn.serving.postprocessing import postprocess
 
 RULE = DecisionRule(
     class_names=("bcc", "bkl", "mel"),
+    set_thresholds=(0.2, 0.5, 0.0),
     calibration_map=CalibrationMap(temperature=2.0, bias=(0.5, 0.3, -0.8)),
     threshold=0.6,
     max_distance=1.5,
@@ -75,3 +76,17 @@ def test_exports_apply_the_rule_to_calibrated_probabilities() -> None:
     assert outputs["refer"][0]
     assert not outputs["out_of_distribution"][0]
     assert outputs["predicted_class"][0] == b""
+
+
+def test_prediction_sets_are_the_same_in_numpy_and_tensorflow() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (50, 3)).astype(np.float32)
+    outputs = postprocess(
+        [tf.constant(logits)], [tf.zeros(50)], tf.constant([False] + [True] * 49), RULE
+    )
+    in_set = outputs["in_prediction_set"].numpy()
+    probabilities = outputs["probabilities"].numpy()[1:]
+    np.testing.assert_array_equal(in_set[1:], RULE.prediction_set(probabilities))
+    np.testing.assert_array_equal(in_set[1:], probabilities >= np.array([0.2, 0.5, 0.0]))
+    assert not in_set[0].any()
+    assert in_set[1:, 2].all()

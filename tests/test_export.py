@@ -41,6 +41,7 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 RULE = DecisionRule(
     class_names=("a", "b"),
+    set_thresholds=(0.1, 0.2),
     calibration_map=CalibrationMap(temperature=1.0, bias=(0.0, 0.0)),
     threshold=None,
     max_distance=1.0,
@@ -240,6 +241,7 @@ def test_all_images_of_rare_classes_are_compared() -> None:
 def test_decisions_follow_from_probabilities_and_distances() -> None:
     rule = DecisionRule(
         class_names=("bkl", "mel", "nv"),
+        set_thresholds=(0.1, 0.2, 0.3),
         calibration_map=CalibrationMap(temperature=2.0, bias=(0.0, np.log(2), 0.0)),
         threshold=0.4,
         max_distance=1.5,

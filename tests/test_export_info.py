@@ -35,6 +35,7 @@ INFO = ExportInfo(
     dataset="x",
     rule=DecisionRule(
         class_names=("é", "b"),
+        set_thresholds=(0.1, 0.2),
         calibration_map=CalibrationMap(temperature=1.0, bias=(0.0, 0.0)),
         threshold=0.25,
         max_distance=1.0,

@@ -110,6 +110,7 @@ def write_model_with_metadata(folder: Path) -> str:
     references = ReferenceFeatures(np.eye(size, dtype=np.float32))
     rule = DecisionRule(
         class_names=NAMES,
+        set_thresholds=(0.1,) * len(NAMES),
         calibration_map=CalibrationMap(temperature=1.0, bias=(0.0,) * len(NAMES)),
         threshold=0.5,
         max_distance=math.inf,

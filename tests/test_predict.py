@@ -197,6 +197,7 @@ def test_the_referral_rule_is_printed(
 def test_a_rule_without_a_threshold_is_described() -> None:
     rule = DecisionRule(
         class_names=("benign", "scar"),
+        set_thresholds=(0.1, 0.2),
         calibration_map=CalibrationMap(temperature=1.0, bias=(0.0, 0.0)),
         threshold=None,
         max_distance=1.0,

@@ -16,6 +16,7 @@ from skincnn.serving.prefetch import predict_batches
 
 RULE = DecisionRule(
     class_names=("a",),
+    set_thresholds=(0.1,),
     calibration_map=CalibrationMap(temperature=1.0, bias=(0.0,)),
     threshold=0.5,
     max_distance=1.0,
@@ -36,6 +37,7 @@ def predictions_of(contents: Sequence[bytes]) -> Predictions:
         **zeros,
         "status": words,
         "predicted_class": words,
+        "in_prediction_set": np.zeros((count, 1), bool),
         "probabilities": probabilities,
     }
 

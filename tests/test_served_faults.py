@@ -48,6 +48,7 @@ CONFIG = Config(
 )
 RULE = DecisionRule(
     class_names=tuple(lesion.name for lesion in HAM10000),
+    set_thresholds=(0.1,) * len(HAM10000),
     calibration_map=CalibrationMap(temperature=0.7, bias=tuple(np.linspace(-2, 2, 7))),
     threshold=0.5,
     max_distance=math.inf,

@@ -35,6 +35,7 @@ from skincnn.serving.web.page import (
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 RULE = DecisionRule(
     class_names=("mel", "nv"),
+    set_thresholds=(0.1, 0.2),
     calibration_map=CalibrationMap(temperature=1.5, bias=(-0.2, 0.2)),
     threshold=0.3,
     max_distance=0.6,

@@ -74,6 +74,7 @@ def test_isic_submissions_have_the_official_columns() -> None:
     before = np.random.default_rng(0).dirichlet(np.ones(8), 2)
     rule = DecisionRule(
         class_names=names,
+        set_thresholds=(0.1,) * len(names),
         calibration_map=CalibrationMap(temperature=2.0, bias=tuple(range(8))),
         threshold=None,
         max_distance=1.0,

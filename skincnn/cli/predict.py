@@ -46,6 +46,8 @@ class Arguments:
       predicted_class        the class with the highest probability before calibration,
                              which the report scores; after calibration, another class
                              can have a higher probability
+      prediction_set         the classes in the prediction set, separated by "; ": in 90 of
+                             100 images of a class, the set contains the class
       malignant_probability  sum of the probabilities of the malignant classes; empty if the
                              malignancy of any class is unknown
       refer                  whether a dermatologist should examine the lesion: the

@@ -15,6 +15,7 @@ from skincnn.data.characteristics import Characteristics
 from skincnn.data.leakage import SplitLeakage
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import CalibrationMap
+from skincnn.metrics.conformal import PredictionSetScores
 from skincnn.metrics.predictive_values import PrevalenceScores
 from skincnn.records import Part, Record, read_record, write_record
 
@@ -275,6 +276,7 @@ class SplitResult(Record):
     calibration: Calibration
     targets: dict[str, TargetScores]
     triage: TriageScores | None
+    prediction_sets: PredictionSetScores
     subgroups: tuple[SubgroupScores, ...]
     units: dict[str, UnitScores]
     characteristics: Characteristics

@@ -33,6 +33,7 @@ from skincnn.evaluation.triage import (
     ValidationChoices,
     choose_on_validation,
     score_calibration,
+    score_prediction_sets,
     score_triage,
 )
 from skincnn.inference.predictions import mean_over_images, table_sha256
@@ -181,6 +182,7 @@ def score_split(
         # Tables with test-time augmentation contain no distances, and no export applies
         # logit adjustment.
         triage=None if variant.name else score_triage(sample, calibrated, choices),
+        prediction_sets=score_prediction_sets(sample, calibrated, choices),
         subgroups=score_subgroups(sample, detect(sample, calibrated, choices)),
         units=score_units(sample, choices, thresholds),
         characteristics=describe_images(table, sample.class_names),

@@ -1,4 +1,4 @@
-"""Calibration and thresholds chosen on validation, and scores of the referral rule."""
+"""Choices made on validation, and scores of the referral rule and of prediction sets."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ from skincnn.metrics.calibration import (
     fit_calibration,
     reliability_curve,
 )
+from skincnn.metrics.conformal import (
+    ERROR,
+    PredictionSetScores,
+    choose_set_thresholds,
+)
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
 from skincnn.metrics.intervals import Support, estimate
 from skincnn.metrics.operating_points import (
@@ -26,7 +31,7 @@ from skincnn.metrics.operating_points import (
     choose_threshold,
     find_targets,
 )
-from skincnn.metrics.sample import Flags, Floats, Scores
+from skincnn.metrics.sample import Flags, Floats, Scores, divide
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,13 @@ class ValidationChoices:
         thresholds: By target and operating point; None where `choose_threshold` finds none.
         max_distance: Distance above which an image is out-of-distribution; None if
             out-of-distribution detection is switched off.
+        set_thresholds: Thresholds of the prediction sets.
     """
 
     calibration_map: CalibrationMap
     thresholds: dict[str, dict[str, float | None]]
     max_distance: float | None
+    set_thresholds: tuple[float, ...]
 
 
 def choose_on_validation(
@@ -67,6 +74,7 @@ def choose_on_validation(
             for target in find_targets(class_names).values()
         },
         max_distance,
+        choose_set_thresholds(y_true, calibrated),
     )
 
 
@@ -119,6 +127,7 @@ def score_triage(
         calibration_map=choices.calibration_map,
         threshold=choices.thresholds[TARGET][DEFAULT_OPERATING_POINT],
         max_distance=choices.max_distance,
+        set_thresholds=choices.set_thresholds,
     )
     if rule.threshold is None and rule.max_distance is None:
         return None
@@ -138,4 +147,37 @@ def score_triage(
         by_prevalence=sample.by_prevalence(malignant, refer, 0.5),
         referred=all_images["sensitivity"],
         melanoma_referred=melanoma_rates.get("sensitivity"),
+    )
+
+
+def score_prediction_sets(
+    sample: Resampled, calibrated: Floats, choices: ValidationChoices
+) -> PredictionSetScores:
+    """Returns the coverage and the size of the prediction sets.
+
+    The calibrated probabilities are [num_images, num_classes].
+    """
+    in_set = calibrated >= choices.set_thresholds
+    own = sample.arrays[0][:, None] == np.arange(len(sample.class_names))
+    weights = sample.all_weights
+    covered = divide(weights @ (in_set & own).astype(float), weights @ own.astype(float))
+    supports = [
+        Support("rate", (count,)) for count in count_groups(sample.groups, own).tolist()
+    ]
+    sizes = in_set.sum(axis=1)
+    totals = weights.sum(axis=1)
+    return PredictionSetScores(
+        coverage=1 - ERROR,
+        thresholds=choices.set_thresholds,
+        covered=dict(
+            zip(
+                sample.class_names,
+                estimate(covered, sample.config.confidence, supports),
+                strict=True,
+            )
+        ),
+        mean_size=sample.estimate(weights @ sizes / totals),
+        empty=sample.estimate(
+            weights @ (sizes == 0) / totals, Support("rate", (sample.num_groups,))
+        ),
     )

@@ -30,6 +30,8 @@ class DecisionRule(Part):
         max_distance: Distance above which an image is out-of-distribution; see
             `skincnn.inference.ood`. None if out-of-distribution detection is switched off
             because it did not pass its check.
+        set_thresholds: Probability at or above which each class is in the prediction set;
+            see `skincnn.metrics.conformal.choose_set_thresholds`.
     """
 
     class_names: tuple[str, ...]
@@ -37,6 +39,14 @@ class DecisionRule(Part):
     operating_point: str = DEFAULT_OPERATING_POINT
     threshold: float | None
     max_distance: float | None
+    set_thresholds: tuple[float, ...]
+
+    def prediction_set(self, probabilities: Any) -> Any:
+        """Returns whether each class is in the set, bool [num_images, num_classes].
+
+        The calibrated probabilities are NumPy arrays or TensorFlow tensors; see `decide`.
+        """
+        return probabilities >= self.set_thresholds
 
     def decide(self, probabilities: Any, distances: Any) -> tuple[Any, Any]:
         """Returns whether each image is referred, and whether it is out-of-distribution.

@@ -52,6 +52,13 @@ def prevalence_scores(
     return [(how, scores) for how, scores in rows if scores]
 
 
+def always_included(result: SplitResult) -> list[str]:
+    """Returns the classes in every prediction set, for lack of validation images."""
+    thresholds = result.prediction_sets.thresholds
+    pairs = zip(result.class_names, thresholds, strict=True)
+    return [name for name, threshold in pairs if threshold == 0]
+
+
 def unit_scores(result: SplitResult, unit: str) -> list[tuple[str, Estimate, Estimate]]:
     """Returns the name of each score in `UnitScores`, its value per image and per unit."""
     per_image = dict(result.metrics)

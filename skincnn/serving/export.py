@@ -172,6 +172,7 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
         operating_point=spec.operating_point,
         threshold=thresholds.get(spec.operating_point),
         max_distance=ood.limit if ood.is_on else None,
+        set_thresholds=result.prediction_sets.thresholds,
     )
 
 

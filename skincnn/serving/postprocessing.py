@@ -31,8 +31,8 @@ def postprocess(
         logits: One tensor for each model and view, float32 [batch, num_classes].
         distances: OOD distances, one tensor for each model, float32 [batch].
         is_readable: Whether each file is readable, bool [batch]. For unreadable files, all
-            numbers are NaN, the predicted class is "", `refer` is true, and
-            `out_of_distribution` is false.
+            numbers are NaN, the prediction set is empty, the predicted class is "", `refer`
+            is true, and `out_of_distribution` is false.
         rule: The referral rule.
 
     Returns:
@@ -42,6 +42,8 @@ def postprocess(
         class_names: Class names, repeated in each row, string [batch, num_classes].
         predicted_class: Class with the highest probability before calibration, string
             [batch], as in the scores of the evaluation.
+        in_prediction_set: Whether each class is in the prediction set, bool
+            [batch, num_classes].
         malignant_probability: Sum of the probabilities of the malignant classes, float32
             [batch]; NaN if the malignancy of any class is unknown.
         refer: Whether the rule refers the image, bool [batch].
@@ -66,6 +68,7 @@ def postprocess(
         "uncalibrated_probabilities": tf.where(rows, uncalibrated, math.nan),
         "class_names": tf.tile(names[None], (tf.size(is_readable), 1)),
         "predicted_class": tf.where(is_readable, predicted, ""),
+        "in_prediction_set": rows & rule.prediction_set(probabilities),
         "malignant_probability": tf.where(is_readable, malignant, math.nan),
         "refer": ~is_readable | refer,
         "ood_distance": tf.where(is_readable, distance, math.nan),

@@ -39,6 +39,7 @@ from skincnn.serving.saved_model import (
 
 COLUMNS = (
     "predicted_class",
+    "prediction_set",
     "malignant_probability",
     "refer",
     "out_of_distribution",
@@ -132,13 +133,18 @@ def predict_files(
     for index, content in enumerate(contents):
         if isinstance(content, str):
             statuses[index] = content
-    names, image_ids = map(str, paths), [path.stem for path in paths]
-    table = pd.DataFrame({"file": names, "image_id": image_ids, "status": statuses})
+    files_read, image_ids = map(str, paths), [path.stem for path in paths]
+    table = pd.DataFrame({"file": files_read, "image_id": image_ids, "status": statuses})
     for index, name in enumerate(predictor.rule.class_names):
         table[f"{PROBABILITY_PREFIX}{name}"] = predictions["probabilities"][:, index]
+    names = np.array(predictor.rule.class_names, object)
+    sets = ["; ".join(names[row]) for row in predictions["in_prediction_set"]]
+    texts = {
+        "predicted_class": decode_strings(predictions["predicted_class"]),
+        "prediction_set": sets,
+    }
     for name in COLUMNS:
-        values = predictions[name]
-        table[name] = decode_strings(values) if name == "predicted_class" else values
+        table[name] = texts[name] if name in texts else predictions[name]
     return table
 
 
@@ -187,6 +193,7 @@ def _is_close(rule: DecisionRule, other: DecisionRule) -> bool:
             [
                 each.calibration_map.temperature,
                 *each.calibration_map.bias,
+                *each.set_thresholds,
                 each.threshold,
                 each.max_distance,
             ],

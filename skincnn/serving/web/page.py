@@ -91,8 +91,15 @@ def render_prediction(
         rows=sorted(rows, key=lambda row: -row[1]),
         best=best,
         classes=describe(rule.class_names),
+        prediction_set=list_prediction_set(prediction, rule),
         **_draw_images(model, content, best, table),
     )
+
+
+def list_prediction_set(prediction: Prediction, rule: DecisionRule) -> list[str]:
+    """Returns the classes in the prediction set of a readable image."""
+    in_set = rule.prediction_set(np.asarray(prediction["probabilities"]))
+    return [name for name, inside in zip(rule.class_names, in_set, strict=True) if inside]
 
 
 def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:

@@ -1,0 +1,69 @@
+"""Conformal prediction sets: their coverage, and classes with few images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from run_dirs import make_tables, score_test
+
+from skincnn.inference.predictions import arrays
+from skincnn.metrics.conformal import choose_set_thresholds
+from skincnn.reporting.decision_text import always_included
+
+
+def draw(rng: np.random.Generator, per_class: int) -> tuple[np.ndarray, np.ndarray]:
+    y_true = np.repeat([0, 1, 2], per_class)
+    logits = rng.normal(0, 1, (len(y_true), 3)) + np.eye(3)[y_true]
+    exp = np.exp(logits)
+    return y_true, exp / exp.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("count", [9, 19, 25])
+def test_the_mean_coverage_is_that_of_the_theory(count: int) -> None:
+    """Over draws of n validation images, it is 1 - floor((n + 1) error) / (n + 1)."""
+    rng = np.random.default_rng(0)
+    shares = []
+    y_true, y_prob = draw(rng, 2000)
+    for _ in range(300):
+        in_set = y_prob >= choose_set_thresholds(*draw(rng, count))
+        shares.append(in_set[np.arange(len(y_true)), y_true].mean())
+    expected = 1 - np.floor((count + 1) / 10) / (count + 1)
+    assert np.mean(shares) == pytest.approx(expected, abs=0.01)
+
+
+def test_a_threshold_is_between_two_probabilities() -> None:
+    own = np.linspace(0.05, 0.95, 19)
+    y_prob = np.stack([own, 1 - own], axis=1)
+    thresholds = choose_set_thresholds(np.zeros(19, int), y_prob, error=0.1)
+    # 2 of 20: the second lowest probability is in the set, the lowest is not.
+    assert thresholds == pytest.approx((0.999 * own[1], 0.0))
+    own[0] = 0.9995 * own[1]
+    thresholds = choose_set_thresholds(np.zeros(19, int), np.stack([own, 1 - own], axis=1))
+    assert own[0] < thresholds[0] < own[1]
+
+
+def test_a_class_with_few_images_is_in_every_set() -> None:
+    y_true, y_prob = draw(np.random.default_rng(0), 9)
+    assert all(choose_set_thresholds(y_true, y_prob))
+    assert choose_set_thresholds(y_true[1:], y_prob[1:])[0] == 0
+    assert choose_set_thresholds(y_true[9:], y_prob[9:])[0] == 0
+
+
+def test_results_contain_the_coverage_of_each_class() -> None:
+    tables = make_tables(0.6)
+    validation = tables["val"]
+    few = validation[validation["label"] == "mel"].index[8:]
+    result = score_test({**tables, "val": validation.drop(index=few)})
+    sets = result.prediction_sets
+    assert always_included(result) == ["mel"]
+    y_true, y_prob = arrays(tables["test"], result.class_names)
+    in_set = result.calibration_map.apply(y_prob) >= np.array(sets.thresholds)
+    for index, name in enumerate(result.class_names):
+        covered = sets.covered[name]
+        assert covered.value == pytest.approx(
+            in_set[y_true == index, index].mean(), abs=1e-6
+        )
+        assert covered.low < covered.high
+    assert sets.covered["mel"].value == 1
+    assert sets.mean_size.value == pytest.approx(in_set.sum(axis=1).mean(), abs=1e-6)
+    assert sets.empty.value == (~in_set.any(axis=1)).mean()
