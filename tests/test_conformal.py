@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from report_runs import sentences
 from run_dirs import make_tables, score_test
 
 from skincnn.inference.predictions import arrays
+from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.conformal import choose_set_thresholds
-from skincnn.reporting.decision_text import always_included
+from skincnn.reporting.decision_text import always_included, below_coverage
 
 
 def draw(rng: np.random.Generator, per_class: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,3 +69,26 @@ def test_results_contain_the_coverage_of_each_class() -> None:
     assert sets.covered["mel"].value == 1
     assert sets.mean_size.value == pytest.approx(in_set.sum(axis=1).mean(), abs=1e-6)
     assert sets.empty.value == (~in_set.any(axis=1)).mean()
+
+
+def test_a_missed_coverage_and_classes_without_a_threshold_are_described() -> None:
+    result = score_test(make_tables(0.6))
+    covered = dict(
+        zip(
+            result.class_names,
+            (
+                Estimate(0.8, 0.7, 0.89),
+                Estimate(0.85, 0.7, 0.95),
+                Estimate(1.0, None, None),
+            ),
+            strict=True,
+        )
+    )
+    changes = {"covered": covered, "thresholds": (0.1, 0.2, 0.0)}
+    sets = result.prediction_sets.model_copy(update=changes)
+    result = result.model_copy(update={"prediction_sets": sets})
+    assert below_coverage(result) == ["bkl"]
+    text = sentences("prediction_sets", result)
+    assert "contains the diagnosis of 90 of 100 images of each class" in text
+    assert "melanocytic naevus (nv), so this class is in every set." in text
+    assert "The goal is missed for benign keratosis" in text

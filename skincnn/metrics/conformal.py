@@ -47,6 +47,8 @@ def choose_set_thresholds(
     class below its threshold. If another image of the class is exchangeable with them, the
     probability that its set lacks the class is then at most `error`. With fewer than
     1 / error - 1 images, no threshold ensures this: it is 0, and the class is in every set.
+    Images of one lesion are counted as if they were independent, and the coverage for given
+    validation images varies around its mean.
 
     A threshold is 0.1 % below a probability, but at most halfway to the next lower one, so
     that rounding errors do not change the sets.

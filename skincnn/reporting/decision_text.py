@@ -59,6 +59,13 @@ def always_included(result: SplitResult) -> list[str]:
     return [name for name, threshold in pairs if threshold == 0]
 
 
+def below_coverage(result: SplitResult) -> list[str]:
+    """Returns the classes whose coverage is below the goal, with its whole interval."""
+    sets = result.prediction_sets
+    ends = {name: score.high for name, score in sets.covered.items()}
+    return [name for name, end in ends.items() if end is not None and end < sets.coverage]
+
+
 def unit_scores(result: SplitResult, unit: str) -> list[tuple[str, Estimate, Estimate]]:
     """Returns the name of each score in `UnitScores`, its value per image and per unit."""
     per_image = dict(result.metrics)
