@@ -12,6 +12,7 @@ import pandas as pd
 
 from skincnn.classes import describe
 from skincnn.config import NUM_FOLDS, DataConfig
+from skincnn.data.skin_tone import ITA, SKIN_TONES
 from skincnn.records import Part
 
 if TYPE_CHECKING:
@@ -175,11 +176,15 @@ def combine_flows(flows: Iterable[ImageFlow | None]) -> ImageFlow | None:
 
 
 def subgroup_values(column: pd.Series) -> pd.Series:
-    """Returns the subgroup of each image: the value of the column, or the age band."""
+    """Returns the subgroup of each image: the value, the age band, or the skin tone."""
     if column.name == "age":
         edges = [-np.inf, *AGE_BANDS.values()]
         bands = pd.cut(column, edges, right=False, labels=list(AGE_BANDS))
         return bands.cat.add_categories(UNKNOWN).fillna(UNKNOWN)
+    if column.name == ITA:
+        edges = [-np.inf, *SKIN_TONES.values()]
+        tones = pd.cut(column, edges, labels=list(SKIN_TONES))
+        return tones.cat.add_categories(UNKNOWN).fillna(UNKNOWN)
     values = column.astype(str)
     return values.mask(values.isin(["", "unknown", "nan"]), UNKNOWN)
 

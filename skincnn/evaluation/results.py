@@ -239,7 +239,7 @@ class SplitResult(Record):
         targets: Scores for "melanoma" and "malignant", if there are such classes.
         triage: Scores of the referral rule for the model as is; None for other variants, or
             if no class is malignant, or the rule refers no image.
-        subgroups: Scores by age band, sex, site, source and method of ground truth.
+        subgroups: Scores by each attribute from `find_subgroups`.
         units: Scores by unit, such as "lesion".
         characteristics: Column of the split in the baseline table.
         leakage: Overlap of the split with the training and validation data; None for

@@ -18,6 +18,7 @@ from skincnn.config import FINAL_TEST_FOLD, Config
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import SplitLeakage, count_shared
+from skincnn.data.skin_tone import ITA, estimate_ita
 from skincnn.data.splits import make_splits, one_image_per_lesion, single_image_lesions
 from skincnn.errors import ConfigError, DataError
 from skincnn.inference.load import load_model, require_classes
@@ -94,14 +95,15 @@ def load_run(
     tables = read_splits(builder, config, info, workdir, names)
     leakage = measure_leakage(builder, config, tables)
     model = load_model(workdir, info)
-    splits = {
-        name: Split(
-            table,
-            pipeline.load_images(builder, table, config.data, cache),
-            encode_clinical_metadata(table) if config.model.clinical_metadata else None,
-        )
-        for name, table in tables.items()
-    }
+    splits = {}
+    for name, table in tables.items():
+        images = pipeline.load_images(builder, table, config.data, cache)
+        metadata = None
+        if config.model.clinical_metadata:
+            metadata = encode_clinical_metadata(table)
+        if not config.data.color_constancy:  # which changes the color of the skin
+            table = table.assign(**{ITA: estimate_ita(images)})
+        splits[name] = Split(table, images, metadata)
     dataset_dir = Path(builder.data_dir)
     return LoadedRun(
         dataset_dir, info, config, model, with_features(model), splits, leakage

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from skincnn.data import skin_tone
 from skincnn.data.characteristics import SUBGROUPS, UNKNOWN, subgroup_values
 from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import SubgroupScores, SubgroupTargetScores
@@ -39,13 +40,13 @@ class Subgroup:
 
 
 def find_subgroups(predictions: pd.DataFrame) -> list[Subgroup]:
-    """Returns the subgroups of a predictions table, in the order of `SUBGROUPS`.
+    """Returns the subgroups of a predictions table, by `SUBGROUPS` and by skin tone.
 
     Attributes that are missing in the predictions table, or unknown for all images, are
     left out.
     """
     subgroups = []
-    for attribute, column in SUBGROUPS.items():
+    for attribute, column in {**SUBGROUPS, skin_tone.ATTRIBUTE: skin_tone.ITA}.items():
         if column not in predictions:
             continue
         values = subgroup_values(predictions[column])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.special
 
+from skincnn.data.skin_tone import ITA
 from skincnn.errors import DataError
 from skincnn.files import write_text
 from skincnn.metrics.sample import Floats
@@ -154,7 +155,9 @@ def arrays(
 
 def _parse(source: Path | io.StringIO) -> pd.DataFrame:
     text = dict.fromkeys(("image_id", "lesion_id", "group_id", "label"), str)
-    return pd.read_csv(source, dtype=text, keep_default_na=False, na_values={"age": ""})
+    return pd.read_csv(
+        source, dtype=text, keep_default_na=False, na_values={"age": "", ITA: ""}
+    )
 
 
 def _find_fault(table: pd.DataFrame) -> str:

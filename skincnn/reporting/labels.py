@@ -39,6 +39,7 @@ SUBGROUP_LABELS = {
 ATTRIBUTE_LABELS = {
     "source": "source (image set within the dataset)",
     "ground truth by": "how the diagnosis was established (ground truth)",
+    "skin tone (estimated)": "skin tone, estimated from the border of the image",
 }
 """Labels of subgroup attributes in tables, where there is room for an explanation."""
 TARGET_LABELS = {"melanoma": "melanoma", "malignant": "malignant lesions"}
