@@ -52,6 +52,7 @@ def test_without_visible_skin_the_angle_is_unknown() -> None:
 def test_the_angle_has_the_sign_of_the_formula() -> None:
     assert typology_angle(60, 10) == pytest.approx(45)
     assert typology_angle(40, 10) == pytest.approx(-45)
+    assert np.isnan(typology_angle(60, 0))
 
 
 def test_skin_tones_have_the_limits_of_del_bino() -> None:

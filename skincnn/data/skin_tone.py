@@ -38,18 +38,21 @@ def typology_angle(lightness: float, yellowness: float) -> float:
     """Returns the individual typology angle in degrees; light skin has large angles.
 
     arctan((L* - 50) / b*). Chardon, Cretois and Hourseau, Skin colour typology and
-    suntanning pathways (1991), doi:10.1111/j.1467-2494.1991.tb00561.x. It is computed with
-    two arguments, so that it also increases with L* if b* is not positive.
+    suntanning pathways (1991), doi:10.1111/j.1467-2494.1991.tb00561.x. It is NaN if b* is
+    not positive: the light was then too blue.
     """
-    return math.degrees(math.atan2(lightness - 50, yellowness))
+    if yellowness <= 0:
+        return math.nan
+    return math.degrees(math.atan((lightness - 50) / yellowness))
 
 
 def estimate_ita(images: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
     """Returns the individual typology angle of each image in degrees, [num_images].
 
     It is computed from the median L* and b* (CIELAB, D65) of the pixels at the border that
-    are not too dark, and is NaN if these are too few. It is an estimate: the light and the
-    polarization of dermatoscopes are not calibrated, and a large lesion reaches the border.
+    are not too dark, and is NaN if these are too few or bluish. It is an estimate: the
+    light and the polarization of dermatoscopes are not calibrated, and a large lesion
+    reaches the border.
 
     Args:
         images: sRGB images, each uint8 [height, width, 3].
