@@ -176,6 +176,17 @@ def resnet50_sgd_oversampling() -> Config:
     )
 
 
+THREE_STAGES = TrainConfig(
+    scenario="staged",
+    stages=(
+        StageConfig(trainable_blocks=0, epochs=3, rate=1.0),
+        StageConfig(trainable_blocks=-1, epochs=7, rate=0.1),
+        StageConfig(trainable_blocks=-1, epochs=5, rate=0.01),
+    ),
+    keep_epoch="last",
+)
+
+
 def vgg19_stages() -> Config:
     """VGG19, three stages with falling learning rates, oversampling.
 
@@ -234,15 +245,7 @@ def vgg19_stages() -> Config:
             weight_decay=1e-5,
             decay_mode="l2",
         ),
-        train=TrainConfig(
-            scenario="staged",
-            stages=(
-                StageConfig(trainable_blocks=0, epochs=3, rate=1.0),
-                StageConfig(trainable_blocks=-1, epochs=7, rate=0.1),
-                StageConfig(trainable_blocks=-1, epochs=5, rate=0.01),
-            ),
-            keep_epoch="last",
-        ),
+        train=THREE_STAGES,
     )
 
 
