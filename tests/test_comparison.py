@@ -304,9 +304,9 @@ def test_runs_of_every_kind_have_a_command_and_folds(tmp_path: Path) -> None:
     ]
     assert [run.folds for run in runs] == [
         "0 1 2 3 4 5 6 7 / 8 / 9",
-        "all, out of fold by 2 models",
+        "1 to 9, out of fold by 2 models",
         "",
-        "all, out of fold by 3 models",
+        "1 to 9, out of fold by 3 models",
     ]
     assert [run.config for run in runs] == [config, config, None, own]
     for run in runs:

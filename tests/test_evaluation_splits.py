@@ -35,7 +35,7 @@ def test_splits_are_named_once() -> None:
     [
         ("val", "always evaluated"),
         ("fold_9", "test folds fold_3, fold_9.*together"),
-        ("fold_0", "kept for the final test"),
+        ("fold_0", "only used for training, and for the final test"),
     ],
 )
 def test_validation_and_single_test_folds_and_the_kept_fold_are_rejected(

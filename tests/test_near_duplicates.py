@@ -188,3 +188,13 @@ def test_the_most_similar_images_share_the_rarest_features() -> None:
     similarity = (words @ words.T).toarray()
     expected = [(i, j) for i in range(6) for j in range(i + 1, 6) if similarity[i, j] > 0]
     assert similar_images(words, rows=4) == expected
+
+
+@pytest.mark.parametrize("size", [(3000, 2), (2, 3000), (1, 1), (600, 30), (32, 600)])
+def test_images_of_any_shape_have_features(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    features = near_duplicates.extract_features(Image.fromarray(noise))
+    assert features.hashes.shape == (8, 256)
+    assert features.points.shape == (len(features.descriptors), 2)
+    same = dict.fromkeys("abcd", features)
+    assert len(near_duplicates.find_near_duplicates(same)) == 6

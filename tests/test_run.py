@@ -452,7 +452,7 @@ def test_own_images_in_folders_are_trained_evaluated_and_exported(
         ("mobilenet_160 --config x.json", 2, "cannot be used together"),
         ("--train.monitor val_loss", 2, "`train.monitor` must be one of"),
         ("--data.test-folds 1", 2, "leak"),
-        ("--final-test --folds 2", 2, "either --folds or --final-test"),
+        ("--final-test --folds 2", 2, "either --folds or a final test"),
         ("--data.batch-size 1000 --data.dataset demo_tiny", 3, "do not fill"),
         ("--data.imagesize 64", 2, "--data.image-size"),
     ],

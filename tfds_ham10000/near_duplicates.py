@@ -53,6 +53,9 @@ The marks of a ruler match between images of different lesions, but lie on a lin
 LONGEST_SIDE = 300
 """Size, in pixels, at which local features are detected."""
 
+MIN_SIDE = 16
+"""Smallest side, in pixels at `LONGEST_SIDE`, of images in which features are detected."""
+
 MAX_FEATURES = 400
 """Maximum number of local features of an image."""
 
@@ -125,11 +128,15 @@ def extract_features(image: Image.Image) -> ImageFeatures:
     """
     gray = image.convert("L")
     small = ImageOps.contain(gray, (LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    pixels = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(np.asarray(small))
-    sift = cv2.SIFT.create(nfeatures=MAX_FEATURES, contrastThreshold=0.01)
-    points, descriptors = sift.detectAndCompute(pixels, None)
+    points: Sequence[Any] = ()
+    descriptors = None
+    # OpenCV does not return from images that are a few pixels high or wide.
+    if min(small.size) >= MIN_SIDE:
+        equalize = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8))
+        sift = cv2.SIFT.create(nfeatures=MAX_FEATURES, contrastThreshold=0.01)
+        points, descriptors = sift.detectAndCompute(equalize.apply(np.asarray(small)), None)
     if descriptors is None:
-        points, descriptors = (), np.zeros((0, 128))
+        descriptors = np.zeros((0, 128))
     positions = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
     return ImageFeatures(
         perceptual_hashes(gray),

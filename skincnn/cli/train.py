@@ -68,9 +68,9 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
 def command() -> None:
     """Runs training, cross-validation, a preview or a learning-rate range test."""
     preset, arguments = parse(sys.argv[1:])
+    if arguments.folds and (arguments.final_test or arguments.config.data.final_test):
+        raise ConfigError("Use either --folds or a final test. Received: both.")
     if arguments.final_test:
-        if arguments.folds:
-            raise ConfigError("Use either --folds or --final-test. Received: both.")
         config = arguments.config
         config = dataclasses.replace(config, data=config.data.for_final_test())
         arguments = dataclasses.replace(arguments, config=config)

@@ -14,7 +14,8 @@ FINAL_TEST_FOLD = 0
 """The fold that is kept for the score of a final model.
 
 Scores on test folds become optimistic when many models are compared on them. Models may be
-trained on this fold, but only runs with `DataConfig.final_test` are scored on it.
+trained on this fold, but of all runs with a split by lesion, only those with
+`DataConfig.final_test` are scored on it.
 """
 Folds = tuple[Annotated[int, Field(ge=0, lt=NUM_FOLDS)], ...]
 

@@ -186,7 +186,7 @@ def _find_recipe(
         folds = " / ".join(parts)
     else:
         file, flags = f"{name}/model_1/config.json", f" --folds {count}"
-        folds = f"all, out of fold by {count} models"
+        folds = f"1 to 9, out of fold by {count} models"
         defaults = {part: getattr(DataConfig, part) for part in names}
         data = dataclasses.replace(first.data, **defaults)
         first = dataclasses.replace(first, data=data)

@@ -137,8 +137,8 @@ def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
             split = "test"
         elif config.data.split_by == "lesion" and split == kept:
             raise ConfigError(
-                f"--split {kept} is not allowed: this fold is kept for the final test of a "
-                "recipe. Use train.py --final-test for this test, or another split."
+                f"--split {kept} is not allowed: this fold is only used for training, and "
+                "for the final test of a recipe (train.py --final-test). Use another split."
             )
         names.append(split)
     return tuple(dict.fromkeys(names))

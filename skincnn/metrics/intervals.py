@@ -20,6 +20,9 @@ import scipy.stats
 from skincnn.metrics.bootstrap import Estimate, count_groups
 from skincnn.metrics.sample import Floats, Labels, Scores
 
+SMALLEST_VARIANCE = 1e-20
+"""Resamples with a smaller variance differ by rounding errors only."""
+
 
 @dataclass(frozen=True)
 class Support:
@@ -176,7 +179,7 @@ def estimate_difference(
     variance, freedom = float(np.var(resampled)), math.inf
     if support is not None:
         variance, freedom = variance * support.inflation, support.freedom
-    if variance + extra[0] <= 0:
+    if variance + extra[0] < SMALLEST_VARIANCE:
         return _no_difference(value, confidence, support)
     parts = ((variance, freedom), extra)
 

@@ -265,10 +265,12 @@ def plot_flow(flow: ImageFlow, splits: Sequence[str], title: str) -> Figure:
     axes.set_axis_off()
     axes.set_title(f"Flow of the images\n{title}", fontsize=12)
     main, side = 0.32, 0.79
-    steps = (
+    steps: tuple[tuple[float, str, str, Mapping[str, int]], ...] = (
         (0.92, f"images in the source files\n{flow.num_read:,}", "excluded", flow.excluded),
         (0.58, f"images in the dataset\n{flow.num_stored:,}", "not used", flow.unused),
     )
+    if not flow.splits:  # of several models, which leave out different images
+        steps = steps[:1]
     places = (np.arange(len(splits)) + 0.5) / len(splits)
     bar = 0.25
     _draw_line(axes, (main, 0.92), (main, bar))
@@ -282,6 +284,8 @@ def plot_flow(flow: ImageFlow, splits: Sequence[str], title: str) -> Figure:
             lines += textwrap.wrap(f"{reason}: {count:,}", 40)
         _draw_box(axes, (side, height - 0.16), "\n".join(lines), fontsize=10)
         _draw_box(axes, (main, height), text)
+    if not flow.splits:
+        _draw_box(axes, (main, 0.58), f"images in the dataset\n{flow.num_stored:,}")
     for place, text in zip(places, splits, strict=True):
         _draw_box(axes, (place, 0.1), text)
     return figure

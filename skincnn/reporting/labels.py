@@ -90,13 +90,13 @@ def split_role(result: SplitResult) -> str:
     """Returns a sentence on how a split was used; "" for a split with leakage."""
     if result.split == "val":
         return (
-            "The epoch, the calibration and the thresholds were chosen on these images, so "
-            "the scores are optimistic."
+            "The calibration, the thresholds and usually the epoch were chosen on these "
+            "images, so the scores are optimistic."
         )
     if result.split == "out_of_fold":
         return (
-            "The epochs, the calibration and the thresholds were chosen on validation "
-            "folds, which are test folds of other models."
+            "The calibration, the thresholds and usually the epochs were chosen on "
+            "validation folds, which are test folds of other models."
         )
     if result.leakage is not None and result.leakage.num_leaky_images:
         return ""

