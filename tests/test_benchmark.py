@@ -94,6 +94,7 @@ def test_synthetic_images_resemble_originals_and_files_are_repeated(tmp_path: Pa
         images.image_files(tmp_path / "nowhere", 5)
 
 
+@pytest.mark.slow
 def test_every_input_benchmark_returns_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,11 +170,9 @@ def wait_for_epoch(epoch: int, workdir: Path, process: subprocess.Popen[str]) ->
 
 @pytest.mark.parametrize(
     ("run_to_the_end", "flags"),
-    [
-        (run_here, []),
-        pytest.param(run_script, ["--train.deterministic", "True"], marks=pytest.mark.slow),
-    ],
+    [(run_here, []), (run_script, ["--train.deterministic", "True"])],
 )
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_a_killed_and_terminated_run_equals_an_uninterrupted_one(
     run_to_the_end: Script, flags: list[str], data_dir: Path, tmp_path: Path
