@@ -41,7 +41,7 @@ from skincnn.inference.ood import OOD_FILE, ReferenceFeatures, predict_ood
 from skincnn.inference.ood_images import OOD_TABLE, make_ood_images, read_ood_folder
 from skincnn.inference.predictions import table_path, table_sha256, write_predictions
 from skincnn.inference.run_dir import read_history, read_run
-from skincnn.inference.scored_tables import record_scored, score_positions
+from skincnn.inference.scored_tables import record_scored
 from skincnn.inference.tta import VIEWS, View
 from skincnn.lookup import look_up
 from skincnn.metrics.calibration import CalibrationMap
@@ -129,9 +129,6 @@ def evaluate(
     tables, scores = score_variants(
         variants, stored_in, run.leakage, config.evaluate, max_distance
     )
-    positions = score_positions(run.dataset_dir, _without_validation(tables))
-    for name, position in positions.items():
-        scores[name] = scores[name].model_copy(update={"position": position})
     results = {**scores, **score_all_ood(as_is.tables, ood, config.evaluate)}
     headline = (*name_splits(options.splits, config), "test")[0]
     clean = scores[headline]
@@ -145,18 +142,24 @@ def evaluate(
 def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
     """Writes the predictions tables, results, mistakes and references of an evaluation.
 
-    Other results of the run are kept, except those that `remove_replaced` removes.
+    The tables are also recorded as scored; see `record_scored`. Other results of the run
+    are kept, except those that `remove_replaced` removes.
     """
     remove_replaced(workdir, evaluation.predictions)
     evaluation.references.write(workdir / OOD_FILE)
     write_predictions(workdir, evaluation.predictions)
-    write_results(workdir, evaluation.results)
     scored = {
-        name: table
-        for name, table in evaluation.predictions.items()
-        if isinstance(evaluation.results.get(name), SplitResult)
+        name: result
+        for name, result in evaluation.results.items()
+        if isinstance(result, SplitResult) and result.split != "val"
     }
-    record_scored(evaluation.dataset_dir, _without_validation(scored))
+    tables = {name: evaluation.predictions[name] for name in scored}
+    positions = record_scored(evaluation.dataset_dir, tables)
+    numbered = {
+        name: result.model_copy(update={"position": positions[name]})
+        for name, result in scored.items()
+    }
+    write_results(workdir, {**evaluation.results, **numbered})
     for split, mistakes in evaluation.mistakes.items():
         mistakes.write(mistakes_path(workdir, split))
 
@@ -241,10 +244,6 @@ def collect_all_mistakes(
         if name != "val"
     }
     return {name: errors for name, errors in mistakes.items() if errors}
-
-
-def _without_validation(tables: Tables) -> Tables:
-    return {name: t for name, t in tables.items() if name.split(".")[0] != "val"}
 
 
 def _has_variant(name: str, variant: str) -> bool:
