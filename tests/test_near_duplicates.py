@@ -179,9 +179,12 @@ def test_images_without_local_features_are_compared_by_hash_only() -> None:
 def test_the_most_similar_images_share_the_rarest_features() -> None:
     """Compares the pairs with those of a direct computation of tf-idf for few images."""
     rng = np.random.default_rng(0)
-    centers = root_sift(rng.integers(0, 256, (40, 128), np.uint8))
-    roots = [centers[rng.choice(40, 12, replace=False)] for _ in range(6)]
-    words = visual_words([np.repeat(of_image, 4, axis=0) for of_image in roots])
+    centers = rng.integers(0, 256, (40, 128), np.uint8)
+    drawn = [centers[rng.choice(40, 12, replace=False)] for _ in range(6)]
+    descriptors = [np.repeat(of_image, 4, axis=0) for of_image in drawn]
+    words = visual_words(descriptors)
+    in_blocks = visual_words(descriptors, block=50)
+    np.testing.assert_allclose(in_blocks.toarray(), words.toarray(), rtol=1e-6)
     assert words.shape[0] == 6
     norms = np.sqrt((words.toarray() ** 2).sum(1))
     np.testing.assert_allclose(norms[norms > 0], 1, rtol=1e-5)

@@ -8,8 +8,8 @@ The search has two steps:
    same positions after a rotation, a scaling and a shift of one image.
 
 Local features survive crops, rotations by any angle, scaling and color changes. Only the
-perceptual hash survives mirroring. Neither finds photographs of a lesion without sharp
-structures, nor photographs taken years apart; docs/data.md gives the measured recall.
+perceptual hash survives mirroring. Neither finds images of a lesion without sharp
+structures, nor images taken years apart; docs/data.md gives the measured recall.
 
 References:
     Lowe, Distinctive Image Features from Scale-Invariant Keypoints (2004).
@@ -80,7 +80,7 @@ MAX_DISTANCE = 30
 """Largest Hamming distance, of 256 bits, between the hashes of near-duplicates.
 
 Of the 50 million pairs of HAM10000, 111 are within this distance; 110 of them have the same
-lesion_id, and the other pair is the same photograph in other colors. Pairs of unrelated
+lesion_id, and the other pair is the same image in other colors. Pairs of unrelated
 lesions begin at a distance of 32: small, round, centered nevi have similar hashes.
 """
 
@@ -155,21 +155,22 @@ def find_near_duplicates(
         skip: Pairs of two of these image_ids are left out, to save time.
     """
     image_ids = sorted(features)
-    found = [features[image_id] for image_id in image_ids]
-    if len(found) < 2:
+    images = [features[image_id] for image_id in image_ids]
+    if len(images) < 2:
         return []
-    roots = [root_sift(of_image.descriptors) for of_image in found]
     similar, candidates = (
         [(i, j) for i, j in pairs if image_ids[i] not in skip or image_ids[j] not in skip]
         for pairs in (
-            similar_hashes(np.stack([of_image.hashes for of_image in found])),
-            similar_images(visual_words(roots)),
+            similar_hashes(np.stack([image.hashes for image in images])),
+            similar_images(visual_words([image.descriptors for image in images])),
         )
     )
 
     def count(pair: tuple[int, int]) -> int:
         i, j = pair
-        return count_inliers(found[i].points, roots[i], found[j].points, roots[j])
+        first, second = images[i], images[j]
+        roots, roots_2 = (root_sift(image.descriptors) for image in (first, second))
+        return count_inliers(first.points, roots, second.points, roots_2)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         counts = dict(zip(candidates, pool.map(count, candidates), strict=True))
@@ -231,39 +232,51 @@ def root_sift(descriptors: npt.NDArray[np.uint8]) -> Floats:
     return np.sqrt(descriptors / np.maximum(sums, 1))
 
 
-def visual_words(roots: Sequence[Floats]) -> Words:
+def visual_words(
+    descriptors: Sequence[npt.NDArray[np.uint8]], block: int = 100_000
+) -> Words:
     """Returns the visual words of each image as unit rows, [num_images, num_words].
 
     The visual words are randomly drawn local features, at most one in eight. Each local
     feature is assigned to the most similar words, and words weigh more the fewer images
     have them (tf-idf). Words are searched in the nearest of up to 256 clusters only.
+
+    Args:
+        descriptors: SIFT descriptors of each image, [n, 128].
+        block: The number of local features to convert to `root_sift` at a time, which
+            bounds the memory.
     """
     rng = np.random.default_rng(0)
-    features = np.concatenate(roots)
+    features = np.concatenate(descriptors)
     num_words = min(NUM_WORDS, len(features) // 8)
     if not num_words:
-        return scipy.sparse.csr_array((len(roots), 1), dtype=np.float32)
-    words = features[np.sort(rng.choice(len(features), num_words, replace=False))]
+        return scipy.sparse.csr_array((len(descriptors), 1), dtype=np.float32)
+    chosen = np.sort(rng.choice(len(features), num_words, replace=False))
+    words = root_sift(features[chosen])
     clusters = MiniBatchKMeans(min(256, 1 + num_words // 64), n_init=1, random_state=0)
     of_word = clusters.fit(words[:: 1 + num_words // 50_000]).predict(words)
     assigned = np.zeros((len(features), WORDS_PER_FEATURE), np.int64)
-    of_feature = clusters.predict(features)
+    starts = range(0, len(features), block)
+    of_feature = np.concatenate(
+        [clusters.predict(root_sift(features[start : start + block])) for start in starts]
+    )
     for cluster in np.unique(of_feature):
         rows, members = (np.flatnonzero(of == cluster) for of in (of_feature, of_word))
         count = min(WORDS_PER_FEATURE, len(members))
         if count:
-            distance = -features[rows] @ words[members].T
+            distance = -root_sift(features[rows]) @ words[members].T
             nearest = members[np.argpartition(distance, count - 1)[:, :count]]
             assigned[rows] = nearest[:, [0, -1]]
-    image = np.repeat(np.arange(len(roots)), [len(of) * WORDS_PER_FEATURE for of in roots])
-    shape = (len(roots), num_words)
+    sizes = [len(of_image) * WORDS_PER_FEATURE for of_image in descriptors]
+    image = np.repeat(np.arange(len(descriptors)), sizes)
+    shape = (len(descriptors), num_words)
     present = scipy.sparse.csr_array(
         (np.ones(assigned.size, np.float32), (image, assigned.ravel())), shape
     )
     present.data[:] = 1
     num_images: npt.NDArray[np.float32] = present.sum(0)
-    common = num_images > max(2, MAX_WORD_SHARE * len(roots))
-    weights = np.where(common, 0, np.log(len(roots) / np.maximum(num_images, 1)))
+    common = num_images > max(2, MAX_WORD_SHARE * len(descriptors))
+    weights = np.where(common, 0, np.log(len(descriptors) / np.maximum(num_images, 1)))
     return normalize(present.multiply(weights.astype(np.float32)).tocsr())
 
 
