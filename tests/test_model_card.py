@@ -214,7 +214,14 @@ def test_warnings_are_prominent(tmp_path: Path) -> None:
     )
     data = dataclasses.replace(CONFIG.data, split_by="image")
     config = dataclasses.replace(CONFIG, data=data)
-    card = render_card(dataclasses.replace(results, config=config))
+    by_image = dataclasses.replace(results, config=config)
+    # Lesions with a single image are in one split even in a split by image.
+    assert "**SPLIT BY IMAGE" not in render_card(by_image)
+    audit = dataclasses.replace(info.audit, num_shared_lesions=3)
+    by_image = dataclasses.replace(
+        by_image, info=results.info.model_copy(update={"audit": audit})
+    )
+    card = render_card(by_image)
     assert "**SPLIT BY IMAGE" in card
     assert read_checklist(card)["Dataset partitions"].startswith("BY IMAGE")
 

@@ -269,7 +269,8 @@ def test_warnings_are_prominent(tmp_path: Path) -> None:
     config = dataclasses.replace(
         CONFIG, data=dataclasses.replace(CONFIG.data, split_by="image")
     )
-    info = results.info.model_copy(update={"synthetic": True})
+    audit = dataclasses.replace(results.info.audit, num_shared_lesions=3)
+    info = results.info.model_copy(update={"synthetic": True, "audit": audit})
     results = dataclasses.replace(results, config=config, info=info)
     page = Page(render_html(results, FIGURES)).words
     scores = page.index("Balanced accuracy, the average")

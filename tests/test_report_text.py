@@ -65,7 +65,6 @@ def test_calibration_is_described_in_images_of_100() -> None:
             low=low,
             high=high,
             num_images=count,
-            num_lesions=count,
             predicted=None,
             observed=Estimate(share, share - 0.1, share + 0.1),
         )
@@ -316,7 +315,7 @@ def test_a_split_by_image_is_reported(results: RunResults) -> None:
     assert "Do not trust these scores." in report_text.describe_scores(leaky)
     assert training_text.describe_selection(leaky) == (
         "One image of each lesion was used in validation and test. Only 25 % of the "
-        "training lesions were used."
+        "training lesions, with their near-duplicates, were used."
     )
     assert training_text.describe_selection(results) == ""
     assert training_text.describe_split_by_image(results) == ""

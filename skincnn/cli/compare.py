@@ -23,10 +23,9 @@ class Arguments:
     recipes, train several seeds of each and use --average-seeds. An additional table then
     has intervals that cover the sampling of lesions and of seeds. Runs with different
     images, with synthetic images, or with the leaky --data.split-by image are in separate
-    tables. Each table is followed by a table of
-    scores of the calibrated probabilities (AUC of melanoma, sensitivity and specificity at
-    the threshold with 90 % specificity on validation, log loss). The last table
-    lists the commands that reproduce the runs.
+    tables. Each table is followed by a table of scores of the calibrated probabilities (AUC
+    of melanoma, sensitivity and specificity at the threshold with 90 % specificity on
+    validation, log loss). The last table lists the commands that reproduce the runs.
 
     For example:
       python scripts/compare.py runs/a runs/b

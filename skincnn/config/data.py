@@ -67,8 +67,9 @@ class DataConfig:
     image, as in some published protocols. They then share no lesion with the training
     split, even with `split_by` image. In HAM10000, fewer of these lesions are melanomas."""
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training lesions of each class that is used, to measure how the scores
-    depend on the amount of data. Smaller shares are subsets of larger ones."""
+    """Share of the training lesions of each class, together with their near-duplicates,
+    that is used, to measure how the scores depend on the amount of data. Smaller shares are
+    subsets of larger ones."""
     batch_size: PositiveInt = 32
     """Number of images per training step."""
 

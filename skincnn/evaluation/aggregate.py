@@ -172,24 +172,6 @@ def write_aggregate(workdir: Path, aggregate: Aggregate) -> None:
     write_record(workdir / RUN_FILE, aggregate.info)
 
 
-def _common(values: Sequence[T]) -> T | None:
-    """Returns the common value, or None if the values differ."""
-    return values[0] if all(value == values[0] for value in values) else None
-
-
-def _worst(parts: Sequence[L]) -> L:
-    """Returns an object with the largest value of each field and each dictionary key."""
-    fields = zip(*map(dataclasses.astuple, parts), strict=True)
-    return type(parts[0])(*map(_largest, fields))
-
-
-def _largest(values: Sequence[Any]) -> Any:
-    """Returns the largest value other than None; for dictionaries, that of each key."""
-    if isinstance(values[0], dict):
-        return {key: _largest([part[key] for part in values]) for key in values[0]}
-    return max((value for value in values if value is not None), default=None)
-
-
 def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
     """Returns a copy of the configuration for each model, with the folds of the model.
 
@@ -257,3 +239,21 @@ def pool(workdirs: Sequence[Path]) -> Aggregate:
     return Aggregate(
         combine_info(runs, "cross_validation"), tables, {**scores, "members": members}
     )
+
+
+def _common(values: Sequence[T]) -> T | None:
+    """Returns the common value, or None if the values differ."""
+    return values[0] if all(value == values[0] for value in values) else None
+
+
+def _worst(parts: Sequence[L]) -> L:
+    """Returns an object with the largest value of each field and each dictionary key."""
+    fields = zip(*map(dataclasses.astuple, parts), strict=True)
+    return type(parts[0])(*map(_largest, fields))
+
+
+def _largest(values: Sequence[Any]) -> Any:
+    """Returns the largest value other than None; for dictionaries, that of each key."""
+    if isinstance(values[0], dict):
+        return {key: _largest([part[key] for part in values]) for key in values[0]}
+    return max((value for value in values if value is not None), default=None)

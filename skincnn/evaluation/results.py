@@ -59,7 +59,6 @@ class ProbabilityBand(Part):
     low: float
     high: float
     num_images: int
-    num_lesions: int
     predicted: float | None
     observed: Estimate
 
@@ -249,8 +248,8 @@ class SplitResult(Record):
         differences: Paired differences from `score_differences`, variant minus model as is;
             empty for the model as is.
         position: Position, from 1, among the predictions tables that were scored on these
-            folds of this copy of the dataset; None if this is not known, and for "val", an
-            ensemble and a cross-validation.
+            folds of this copy of the dataset (`record_scored`); None if this is not known,
+            and for "val", an ensemble and a cross-validation.
         confidence: Confidence level of the intervals, 0..1.
         num_bootstrap: Number of bootstrap resamples.
         resampling_unit: What each resample draws; `RESAMPLING_UNIT`.

@@ -90,8 +90,8 @@ def score_calibration(
     functions = {**CALIBRATION_SCORES, "curve": reliability_curve}
     values = bootstrap(functions, positive.astype(int), two_classes, sample.weights)
     in_band = find_bands(score)[:, None] == np.arange(len(BANDS) - 1)
-    num_lesions = count_groups(sample.groups, in_band)
-    supports = [Support("mean", (int(count),)) for count in num_lesions]
+    num_groups = count_groups(sample.groups, in_band)
+    supports = [Support("mean", (int(count),)) for count in num_groups]
     observed = estimate(values.pop("curve"), sample.config.confidence, supports)
     return TargetCalibration(
         scores={name: sample.estimate(part) for name, part in values.items()},
@@ -100,12 +100,11 @@ def score_calibration(
                 low=low,
                 high=high,
                 num_images=int(rows.sum()),
-                num_lesions=int(lesions),
                 predicted=round(float(score[rows].mean()), 6) if rows.any() else None,
                 observed=share,
             )
-            for low, high, rows, lesions, share in zip(
-                BANDS[:-1], BANDS[1:], in_band.T, num_lesions, observed, strict=True
+            for low, high, rows, share in zip(
+                BANDS[:-1], BANDS[1:], in_band.T, observed, strict=True
             )
         ),
     )

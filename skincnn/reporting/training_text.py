@@ -151,7 +151,9 @@ def describe_selection(results: RunResults) -> str:
         sentences.append(f"One image of each lesion was used in {'; '.join(splits)}.")
     if fractions:
         shares = " and ".join(f"{100 * fraction:g} %" for fraction in fractions)
-        sentences.append(f"Only {shares} of the training lesions were used.")
+        sentences.append(
+            f"Only {shares} of the training lesions, with their near-duplicates, were used."
+        )
     return " ".join(sentences)
 
 
@@ -184,13 +186,15 @@ def dataset_id(results: RunResults) -> str:
 
 
 def is_split_by_image(results: RunResults) -> bool:
-    """Returns whether the images of a lesion may be in different splits."""
-    return any(config.data.split_by == "image" for config in results.configs)
+    """Returns whether images of a lesion are in different splits, as configured."""
+    by_image = any(config.data.split_by == "image" for config in results.configs)
+    audit = results.info.audit
+    return by_image and bool(audit.num_shared_lesions or audit.num_shared_groups)
 
 
 def is_leaky(results: RunResults) -> bool:
-    """Returns whether splits share or may share images, lesions or near-duplicates."""
-    return is_split_by_image(results) or any(
+    """Returns whether splits share images, lesions or near-duplicates."""
+    return any(
         count
         for audit in (results.info.audit, results.leakage)
         for count in (
