@@ -7,7 +7,7 @@ WORKERS := --numprocesses 3 --dist worksteal
 # The model of `make demo`.
 MODEL := runs/quickstart
 
-.PHONY: train test test-slow test-beam check bench demo venv beam
+.PHONY: train test test-slow test-beam check bench docs demo venv beam
 .NOTPARALLEL: # one pip process at a time
 
 train: .venv/.installed ## train, evaluate and export the quickstart preset on the synthetic demo data
@@ -33,6 +33,9 @@ bench: .venv/.installed-dev ## measure speed and memory of input pipeline, train
 	$(BIN)/python -m benchmarks train
 	$(BIN)/python -m benchmarks serve
 
+docs: .venv/.installed-docs ## build the documentation site in docs/_build
+	$(BIN)/python -m sphinx -W --keep-going docs docs/_build
+
 demo: .venv/.installed-demo ## serve a web page for a model: make demo MODEL=runs/mobilenet_160
 	$(BIN)/python scripts/serve.py $(MODEL)
 
@@ -51,6 +54,10 @@ beam: .venv-beam/.installed ## create the environment for scripts/batch_predict.
 
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev,export,weights]'
+	touch $@
+
+.venv/.installed-docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 # A separate environment, with Pillow installed in a second step, because of a conflict:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from conftest import ROOT
 from skincnn.cli.train import parse
 
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+RESULTS = sorted((ROOT / "docs/results").rglob("*.csv"))
 COMMAND = re.compile(r"python scripts/train\.py ([a-z][^`#\n|\\$\[]*?)(?=\s*[`#\n|])")
 
 
@@ -33,8 +36,21 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 
 
 def test_training_commands_are_valid() -> None:
-    commands = {command for page in PAGES for command in COMMAND.findall(page.read_text())}
+    commands = {
+        command
+        for path in (*PAGES, *RESULTS)
+        for command in COMMAND.findall(path.read_text() + "\n")
+    }
     assert len(commands) > 80
     for command in commands:
         if "sN" not in command:
             parse(shlex.split(command))
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason="Sphinx is not installed (extra: docs)")
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", ROOT / "docs", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ".719</strong>" in (tmp_path / "results/index.html").read_text()

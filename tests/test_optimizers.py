@@ -70,7 +70,7 @@ def test_a_schedule_is_restored_from_its_config(name: str) -> None:
 
 
 def test_the_default_schedule_does_not_change() -> None:
-    """The results in docs/results.md depend on it."""
+    """The results in docs/results depend on it."""
     schedule = build_optimizer(OptimizerConfig(), 1e-3, 100, 20)._learning_rate
     assert isinstance(schedule, keras.optimizers.schedules.CosineDecay)
     assert [float(schedule(step)) for step in (0, 20, 60, 100)] == pytest.approx(

@@ -41,7 +41,7 @@ class ModelConfig:
     """Mode of BatchNorm in the trainable blocks of the backbone. train: uses the statistics
     of the batch; frozen: keeps the statistics and the weights; frozen_statistics: keeps the
     statistics and trains the weights (scale and shift). Both frozen modes scored lower than
-    `train` (docs/results.md)."""
+    `train` (docs/results)."""
     batch_norm_momentum: Fraction = 0.99
     """Momentum of the moving statistics of BatchNorm."""
     channel_mean: tuple[UnitInterval, UnitInterval, UnitInterval] = IMAGENET_MEAN

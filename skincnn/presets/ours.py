@@ -42,7 +42,7 @@ def mobilenet_160() -> Config:
     """MobileNet 0.75, ImageNet weights, 160 px: a baseline for two cores.
 
     The first epochs use smaller images and take a quarter less time. The scores do not
-    differ significantly from those of a basic recipe (docs/results.md).
+    differ significantly from those of a basic recipe (docs/results).
 
     Command: python scripts/train.py mobilenet_160
     Cost: 17 minutes on two idle cores, after scripts/prepare_data.py.
@@ -52,7 +52,7 @@ def mobilenet_160() -> Config:
     - Fold 8, on which this command selects the epoch: .769 (.777).
     - Fold 9, the test fold of this command: .629 [.546, .715] (.673 [.600, .748]).
     - Folds 8 and 9, mean of four seeds trained on folds 0 to 6 with validation on fold 7
-      (docs/results.md): .683 [.636, .731] (.690 [.640, .737]).
+      (docs/results): .683 [.636, .731] (.690 [.640, .737]).
     """
     return Config(
         data=DataConfig(dataset="isic2018", image_size=160),
@@ -74,13 +74,13 @@ def ensemble5_member() -> Config:
     with one additional flag: --augment.parts flip quarter_turn, --imbalance.strategy ldam,
     --data.resize-mode crop, or --data.color-constancy True. Evaluate each member with
     evaluate.py --tta augment --logit-adjustment, then average all members with evaluate.py
-    --ensemble (docs/results.md).
+    --ensemble (docs/results).
 
     Command: python scripts/train.py ensemble5_member
     Cost: 277 minutes on one or two slow cores for all five members, plus 10 to 12 minutes
     per member for test-time augmentation.
     Score on images of 200x150 px, for training on folds 0 to 6, validation on fold 7 and
-    test on folds 8 and 9 (docs/results.md). The command above trains on folds 0 to 7 and
+    test on folds 8 and 9 (docs/results). The command above trains on folds 0 to 7 and
     validates on fold 8.
 
     - Ensemble with --tta augment: macro F1 .719 [.669, .760], balanced accuracy .709 [.654,
@@ -99,7 +99,7 @@ def effnetv2s_384() -> Config:
 
     The learning rate and the weight decay are those of `mobilenet_160`. The network, its
     native image size and the stronger augmentation follow published reports on HAM10000;
-    MobileNet 0.75 at 96 px did not benefit from this augmentation (docs/results.md). No
+    MobileNet 0.75 at 96 px did not benefit from this augmentation (docs/results). No
     value was tuned. On a GPU with less memory, halve --data.batch-size and
     --optimizer.learning-rate.
 

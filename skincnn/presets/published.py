@@ -19,7 +19,7 @@ preset. All presets deviate as follows:
 
 A "published score" is stated in the report; the protocol of the report, including any
 leakage, applies to it. "Score: not measured" refers to the command of the preset.
-docs/results.md has scores of earlier versions of these presets, which deviated more.
+docs/results has scores of earlier versions of these presets, which deviated more.
 """
 
 from __future__ import annotations

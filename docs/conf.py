@@ -1,0 +1,19 @@
+"""Configuration of the documentation site; `make docs` builds it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+
+project = "skincnn"
+html_title = "skincnn"
+html_theme = "furo"
+extensions = ["myst_nb", "results", "sphinx_copybutton"]
+exclude_patterns = ["_build", "jupyter_execute"]
+myst_heading_anchors = 3
+nb_execution_raise_on_error = True
+nb_execution_timeout = 900
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
