@@ -17,6 +17,7 @@ from source_files import (
     make_rows,
     write_classes,
     write_dataverse,
+    write_folder,
     write_isic2018,
     write_isic2019,
 )
@@ -160,7 +161,32 @@ def test_stored_examples_equal_the_source(manual_dir: Path, tmp_path: Path) -> N
         assert row["image"] == source.images.read(record.image_id)
         assert CLASS_NAMES[row["label"]] == record.dx
         assert row["lesion_id"].decode() == record.lesion_id
+        assert row["patient_id"] == b""
         assert row["age"] == pytest.approx(record.age, nan_ok=True)
+
+
+def test_the_report_states_which_identifiers_are_known(tmp_path: Path) -> None:
+    names = ["ISIC_0027419", "ISIC_0025030", "ISIC_0024306", *map(str, range(9))]
+    members = {f"{i % 2}/{name}.jpg": jpeg(i) for i, name in enumerate(names)}
+    members["1/copy of 8.jpg"] = members["1/8.jpg"]
+    write_folder(tmp_path / "manual", members)
+    builder = prepare_dataset("folder", tmp_path / "built", tmp_path / "manual")
+    report = builder.read_report()
+    assert (report.group_by, report.num_images) == ("lesion", 13)
+    assert (report.num_with_lesion, report.num_with_patient) == (3, 0)
+    assert report.near_duplicates == [("1/8", "1/copy of 8", "hash", 0)]
+    rows = tfds.as_numpy(builder.as_dataset(split="all"))
+    groups = {row["image_id"].decode(): row["group_id"].decode() for row in rows}
+    assert groups["0/ISIC_0027419"] == groups["1/ISIC_0025030"] == "HAM_0000118"
+    assert groups["1/8"] == groups["1/copy of 8"] == "image:1/8"
+
+
+def test_near_duplicates_with_different_labels_are_reported(tmp_path: Path) -> None:
+    members = {f"{i % 2}/{i}.jpg": jpeg(i) for i in range(12)} | {"0/x.jpg": jpeg(3)}
+    write_folder(tmp_path / "manual", members)
+    builder = prepare_dataset("folder", tmp_path / "built", tmp_path / "manual")
+    assert builder.read_report().label_conflicts == [("0/x", "1/3", "0", "1")]
+    assert builder.read_report().group_by == "image"
 
 
 def test_class_names_of_a_built_folder_dataset(

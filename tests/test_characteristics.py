@@ -36,7 +36,16 @@ def make_builder(left_out: dict[str, str], num_official: int) -> Any:
     sizes |= {"test_official": num_official} if num_official else {}
     splits = {name: SimpleNamespace(num_examples=n) for name, n in sizes.items()}
     excluded = {"also in HAM10000": 7}
-    report = BuildReport(notes=[], left_out=left_out, excluded=excluded, missing={})
+    report = BuildReport(
+        notes=[],
+        left_out=left_out,
+        excluded=excluded,
+        missing={},
+        group_by="lesion",
+        num_images=0,
+        num_with_lesion=0,
+        num_with_patient=0,
+    )
     return SimpleNamespace(read_report=lambda: report, info=SimpleNamespace(splits=splits))
 
 

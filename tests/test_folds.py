@@ -187,6 +187,6 @@ def test_a_class_missing_from_folds_is_noted_and_an_empty_fold_is_an_error() -> 
 
 
 def test_groups_are_published_for_ham10000_only() -> None:
-    known = [Record("ISIC_0024306", "HAM_0000550", "nv")]
+    known = [Record("nevi/ISIC_0024306", "HAM_0000550", "nv")]
     assert groups_are_published({"train": known})
     assert not groups_are_published({"train": known, "test": numbered_records("a", 1)})

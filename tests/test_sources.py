@@ -120,8 +120,8 @@ def test_official_splits_exist_if_their_files_do(tmp_path: Path) -> None:
     write_isic2018(tmp_path, validation, "Validation", packed=False)
     write_isic2018(tmp_path, test, "Test")
     source = read_and_check(tmp_path)
-    separate = [{**row, "lesion_id": row["image_id"]} for row in test]
-    assert same(source.splits["test_official"], expected(separate, "lesion_id", "dx"))
+    unknown = [{**row, "lesion_id": ""} for row in test]
+    assert same(source.splits["test_official"], expected(unknown, "lesion_id", "dx"))
     assert len(source.splits["validation_official"]) == 7
     assert len(source.splits["train"]) == len(rows)
 
@@ -139,7 +139,7 @@ def test_dataverse_includes_the_official_test_set(tmp_path: Path) -> None:
     assert same(source.splits["test_official"], expected(test, "lesion_id", *COLUMNS[2:]))
 
 
-def test_isic2019_images_without_a_lesion_id_are_separate_lesions(
+def test_isic2019_images_without_a_lesion_id_have_an_unknown_lesion(
     tmp_path: Path,
 ) -> None:
     rows = make_rows(ISIC2019_CLASS_NAMES, lesions=3)
@@ -149,7 +149,7 @@ def test_isic2019_images_without_a_lesion_id_are_separate_lesions(
     source = read_and_check(write_isic2019(tmp_path, rows), "isic2019")
     records = source.splits["train"]
     assert source.class_names == ISIC2019_CLASS_NAMES
-    assert (records[0].lesion_id, records[0].sex) == (records[0].image_id, "unknown")
+    assert (records[0].lesion_id, records[0].sex) == ("", "unknown")
     assert math.isnan(records[0].age)
     datasets = [record.dataset for record in records[:4]]
     assert datasets == ["unknown", "bcn20000", "msk", "ham10000"]
@@ -212,9 +212,19 @@ def test_folders_of_classes_are_read(tmp_path: Path, nested: bool) -> None:
     assert [r.image_id for r in source.splits["train"]] == sorted(named)
     for record in source.splits["train"]:
         row = named[record.image_id]
-        assert (record.lesion_id, record.dx) == (record.image_id, row["dx"])
+        assert (record.lesion_id, record.patient_id) == ("", "")
+        assert record.dx == row["dx"]
         assert source.images.read(record.image_id) == jpeg(int(row["image_id"][5:]))
     assert "Thumbs.db" in source.notes[0]
+
+
+def test_published_images_in_folders_have_their_published_lesions(tmp_path: Path) -> None:
+    """The ids are those of two images of one lesion of HAM10000."""
+    names = ("ISIC_0027419", "ISIC_0025030_downsampled", "ISIC_00274190", "other")
+    write_folder(tmp_path, {f"{dx}/{n}.jpg": jpeg() for dx in "ab" for n in names})
+    source = sources.read_source(tmp_path, "folder")
+    lesions = {r.image_id: r.lesion_id for r in source.splits["train"]}
+    assert [lesions[f"a/{name}"] for name in names] == ["HAM_0000118"] * 2 + [""] * 2
 
 
 def test_folders_named_after_splits_are_splits(tmp_path: Path) -> None:
@@ -312,6 +322,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"1 image_id\(s\) occur in several rows: ISIC_0000000",
     ),
     "id empty": (lambda d: edit_csv(d, "ISIC_0000001", ""), "must not be empty"),
+    "lesion empty": (
+        lambda d: edit_csv(d, "HAM_bcc_0,", ","),
+        r"the lesion of 1 image\(s\) is unknown: ISIC_0000030",
+    ),
     "two diagnoses": (
         lambda d: edit_csv(d, "HAM_bcc_0,", "HAM_akiec_0,"),
         r"several diagnoses: HAM_akiec_0",

@@ -27,8 +27,8 @@ def read_folders(folder: Path) -> Source:
     """Returns the images in `Train/<class>/`, `Test/<class>/`, ... or in `<class>/`.
 
     The classes are the sorted names of the class directories in the training split. The
-    image_id is the path of an image relative to `folder`, without the suffix. Each image
-    counts as a separate lesion, because the directories do not identify lesions.
+    image_id is the path of an image relative to `folder`, without the suffix. The
+    directories do not identify lesions.
 
     Raises:
         SourceError: There is no training split or it has fewer than two classes, a class
@@ -112,7 +112,7 @@ def _record(image_id: str, relative: PurePosixPath, split_folder: Path) -> Recor
         raise SourceError(
             f"{split_folder}: image {relative} is not in a class directory. {EXPECTED}"
         )
-    return Record(image_id=image_id, lesion_id=image_id, dx=relative.parts[0])
+    return Record(image_id=image_id, lesion_id="", dx=relative.parts[0])
 
 
 def _image_id(prefix: PurePosixPath, path: PurePosixPath) -> str:

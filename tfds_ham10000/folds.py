@@ -1,13 +1,12 @@
-"""Ten class-stratified folds that never separate images of the same lesion.
+"""Ten class-stratified folds that never separate images of the same patient or lesion.
 
 The folds of HAM10000 are the same on every machine. The folds of other images also depend
 on the near-duplicates that are found, which may differ a little between versions of the
 libraries.
 
-A *group* is a set of lesions that are connected by near-duplicate images. All images of a
-group are in the same fold. The near-duplicates of HAM10000 were judged by eye and are
-published in `pairs_isic2018.csv`, the groups and folds in `folds_isic2018.csv`;
-`scripts/make_folds.py` reproduces them.
+All images of a group (see `groups`) are in the same fold. The near-duplicates of HAM10000
+were judged by eye and are published in `pairs_isic2018.csv`, the lesions, groups and folds
+in `folds_isic2018.csv`; `scripts/make_folds.py` reproduces them.
 """
 
 from __future__ import annotations
@@ -24,7 +23,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from tfds_ham10000.near_duplicates import connected_components
+from tfds_ham10000.groups import (
+    CONNECTIONS,
+    GroupBy,
+    find_group_by,
+    group_images,
+    join_groups,
+    published_id,
+)
 from tfds_ham10000.records import Record, SourceError, join_first
 
 NUM_FOLDS = 10
@@ -42,7 +48,7 @@ Splits = Mapping[str, list[Record]]
 class Assignment:
     """The group and the fold of an image."""
 
-    group_id: str  # the alphabetically first lesion_id of the group
+    group_id: str  # see `tfds_ham10000.groups.group_images`
     fold: int  # in 0..9, the same for all images of a group
 
 
@@ -52,30 +58,36 @@ class StoredSplits:
 
     splits: dict[str, list[Record]]  # `fold_0` .. `fold_9` and the official splits
     group_of: dict[str, str]  # the group_id of each image_id
+    group_by: GroupBy  # what the groups consist of
     notes: list[str]  # messages for the user
 
 
 def groups_are_published(splits: Splits) -> bool:
     """Returns whether all images are in HAM10000, whose groups are published."""
-    published = published_assignments()
-    return all(r.image_id in published for records in splits.values() for r in records)
+    ids = (record.image_id for records in splits.values() for record in records)
+    return all(published_id(image_id) in published_assignments() for image_id in ids)
 
 
 def split_into_folds(
-    splits: Splits, near_duplicates: Iterable[tuple[str, str]]
+    splits: Splits,
+    near_duplicates: Iterable[tuple[str, str]],
+    group_by: GroupBy | None = None,
 ) -> StoredSplits:
     """Returns the splits with "train" replaced by ten folds.
 
     The folds do not depend on the official splits. An image of an official split that is
-    connected to training images, by its lesion or by near-duplicates, gets the group_id of
-    these images. `near_duplicates` are pairs of image_ids.
+    connected to training images, by its patient, its lesion or near-duplicates, gets the
+    group_id of these images. `near_duplicates` are pairs of image_ids. By default,
+    `group_by` is that of `find_group_by`.
 
     Raises:
         SourceError: There are too few groups, so that a fold would be empty.
     """
     near_duplicates = list(near_duplicates)
     records = splits["train"]
-    assignments = assign_images(records, near_duplicates)
+    if group_by is None:
+        group_by = find_group_by(record for split in splits.values() for record in split)
+    assignments = assign_images(records, near_duplicates, group_by=group_by)
     folds: dict[str, list[Record]] = {f"fold_{fold}": [] for fold in range(NUM_FOLDS)}
     for record in records:
         folds[f"fold_{assignments[record.image_id].fold}"].append(record)
@@ -84,64 +96,43 @@ def split_into_folds(
     official_records = [record for split in official.values() for record in split]
     group_of = {name: assignment.group_id for name, assignment in assignments.items()}
     training_groups = set(group_of.values())
-    group_of |= _official_groups(official_records, records, group_of, near_duplicates)
+    group_of |= join_groups(official_records, records, group_of, near_duplicates, group_by)
     for name, split in official.items():
         shared = sum(group_of[record.image_id] in training_groups for record in split)
         if shared:
             notes.append(
                 f"{name}: {shared} of {len(split)} image(s) are connected to the folds by "
-                "lesions or near-duplicates"
+                f"{CONNECTIONS[group_by]}"
             )
-    return StoredSplits({**folds, **official}, group_of, notes)
+    return StoredSplits({**folds, **official}, group_of, group_by, notes)
 
 
 def assign_images(
     records: Sequence[Record],
     near_duplicates: Iterable[tuple[str, str]] = (),
     published: Mapping[str, Assignment] | None = None,
+    group_by: GroupBy | None = None,
 ) -> dict[str, Assignment]:
     """Returns the group and the fold of each image_id.
 
     If a group contains `published` images (by default those of `published_assignments`),
     it is assigned to the fold of the published image with the smallest image_id. Pairs of
-    published near-duplicates are ignored: the published groups account for them.
+    published near-duplicates are ignored: the published groups account for them. By
+    default, `group_by` is that of `find_group_by`.
     """
     published = published_assignments() if published is None else published
-    groups = group_lesions(records, near_duplicates, published)
-    group_of = {record.image_id: groups[record.lesion_id] for record in records}
+    group_by = group_by or find_group_by(records)
+    published_groups = {known: a.group_id for known, a in published.items()}
+    group_of = group_images(records, near_duplicates, published_groups, group_by)
     fixed: dict[str, int] = {}
     for image_id in sorted(group_of):
-        if image_id in published:
-            fixed.setdefault(group_of[image_id], published[image_id].fold)
+        if (known := published_id(image_id)) in published:
+            fixed.setdefault(group_of[image_id], published[known].fold)
     folds = assign_groups(records, group_of, fixed)
     return {
         image_id: Assignment(group_id, folds[group_id])
         for image_id, group_id in group_of.items()
     }
-
-
-def group_lesions(
-    records: Sequence[Record],
-    near_duplicates: Iterable[tuple[str, str]],
-    published: Mapping[str, Assignment],
-) -> dict[str, str]:
-    """Returns the group_id of each lesion_id.
-
-    Lesions are connected by near-duplicates, given as pairs of image_ids, and by the
-    `published` groups.
-    """
-    lesion_of = {record.image_id: record.lesion_id for record in records}
-    pairs = [
-        (lesion_of.get(a, ""), lesion_of.get(b, ""))
-        for a, b in near_duplicates
-        if not {a, b} <= published.keys()
-    ]
-    representative: dict[str, str] = {}
-    for image_id, lesion_id in sorted(lesion_of.items()):
-        if image_id in published:
-            first = representative.setdefault(published[image_id].group_id, lesion_id)
-            pairs.append((first, lesion_id))
-    return connected_components(sorted(set(lesion_of.values())), pairs)
 
 
 def assign_groups(
@@ -197,6 +188,23 @@ def published_assignments() -> dict[str, Assignment]:
     Raises:
         ValueError: `folds_isic2018.csv` was modified.
     """
+    return {
+        row["image_id"]: Assignment(row["group_id"], int(row["fold"]))
+        for row in _published_rows()
+    }
+
+
+@functools.cache
+def published_lesions() -> dict[str, str]:
+    """Returns the lesion_id of each image of HAM10000.
+
+    Raises:
+        ValueError: `folds_isic2018.csv` was modified.
+    """
+    return {row["image_id"]: row["lesion_id"] for row in _published_rows()}
+
+
+def _published_rows() -> list[dict[str, str]]:
     content = PUBLISHED_FILE.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != PUBLISHED_SHA256:
@@ -205,8 +213,7 @@ def published_assignments() -> dict[str, Assignment]:
             f"Received: {sha256}. Reinstall the package, because scores on different folds "
             "are not comparable."
         )
-    rows = csv.DictReader(io.StringIO(content.decode()))
-    return {row["image_id"]: Assignment(row["group_id"], int(row["fold"])) for row in rows}
+    return list(csv.DictReader(io.StringIO(content.decode())))
 
 
 def judged_pairs() -> pd.DataFrame:
@@ -226,8 +233,9 @@ def judged_pairs() -> pd.DataFrame:
 
 
 def count_known_pairs(lesion_of: Mapping[str, str], image_ids: Iterable[str]) -> int:
-    """Returns the number of pairs of these images that have the same lesion_id."""
+    """Returns the number of pairs of these images that have the same known lesion_id."""
     sizes = Counter(lesion_of[image_id] for image_id in image_ids)
+    del sizes[""]
     return sum(math.comb(size, 2) for size in sizes.values())
 
 
@@ -236,25 +244,6 @@ def to_csv(records: Iterable[Record], assignments: Mapping[str, Assignment]) -> 
     rows = [(r.image_id, r.lesion_id, *astuple(assignments[r.image_id])) for r in records]
     table = pd.DataFrame(sorted(rows), columns=COLUMNS)
     return table.to_csv(index=False, lineterminator="\n")
-
-
-def _official_groups(
-    official: Sequence[Record],
-    training: Sequence[Record],
-    group_of: Mapping[str, str],
-    near_duplicates: Iterable[tuple[str, str]],
-) -> dict[str, str]:
-    """Returns the group_id of each image of the official splits."""
-    lesion_of = {r.image_id: r.lesion_id for r in (*training, *official)}
-    pairs = [(lesion_of.get(a, ""), lesion_of.get(b, "")) for a, b in near_duplicates]
-    # Connect all training lesions of each group.
-    pairs += [(group_id, lesion_of[image_id]) for image_id, group_id in group_of.items()]
-    component = connected_components(sorted(set(lesion_of.values())), pairs)
-    training_group: dict[str, str] = {}
-    for record in training:
-        training_group.setdefault(component[record.lesion_id], group_of[record.image_id])
-    components = {record.image_id: component[record.lesion_id] for record in official}
-    return {name: training_group.get(c, c) for name, c in components.items()}
 
 
 def _check_folds(folds: Splits) -> list[str]:

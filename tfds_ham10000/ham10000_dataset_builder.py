@@ -28,6 +28,7 @@ from tfds_ham10000.folds import (
     published_assignments,
     split_into_folds,
 )
+from tfds_ham10000.groups import GroupBy, published_id
 from tfds_ham10000.image_decoding import CheckedImages, require_valid
 from tfds_ham10000.image_files import Images
 from tfds_ham10000.layouts import Source
@@ -41,6 +42,16 @@ shuffle.MAX_MEM_BUFFER_SIZE = 300 << 20
 REPORT = "build.json"
 
 
+class DeclaredClass(BaseModel):
+    """A class that `classes.json` beside the images describes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    full_name: str
+    malignant: bool | None  # None if it is not declared
+
+
 class BuildReport(BaseModel):
     """The content of build.json: what a build read, converted and skipped."""
 
@@ -52,26 +63,36 @@ class BuildReport(BaseModel):
     left_out: dict[str, str] = {}  # the reason for each skipped image, by image_id
     excluded: dict[str, int] = {}  # number of further images without a record, by reason
     missing: dict[str, int]  # number of missing values by column
-    # Near-duplicates with different lesion_ids: two image_ids, the method, the inliers.
+    group_by: GroupBy  # what the groups consist of, before near-duplicates are joined
+    num_images: int  # number of stored images, in all splits
+    num_with_lesion: int  # number of stored images whose lesion is known
+    num_with_patient: int  # number of stored images whose patient is known
+    classes: list[DeclaredClass] = []  # in the order of the labels; empty if not declared
+    # Near-duplicates that are not known to show the same lesion: two image_ids, the method,
+    # the inliers.
     near_duplicates: list[tuple[str, str, str, int]] = []
+    # Near-duplicates with different labels: two image_ids, and their labels.
+    label_conflicts: list[tuple[str, str, str, str]] = []
     known_pairs: int = 0  # number of pairs of images with the same lesion_id
     found_pairs: int = 0  # number of those that the search for near-duplicates finds
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Dermatoscopic images of skin lesions in ten folds, grouped by lesion.
+    """Images of skin lesions in ten folds, grouped by patient or lesion.
 
     The splits are `fold_0` .. `fold_9` (see `folds`) and, if their source files are
     present, `validation_official` and `test_official`. `image_decoding` describes the
     format of the stored images.
     """
 
-    VERSION = tfds.core.Version("3.0.0")
+    VERSION = tfds.core.Version("4.0.0")
     RELEASE_NOTES = {  # noqa: RUF012
         "1.0.0": "HAM10000 and the synthetic demo images in ten folds.",
         "2.0.0": "New folds that keep near-duplicates together. Added group_id, ISIC 2019, "
         "class folders, official splits, downsized variants and the download.",
         "3.0.0": "New folds, because many more near-duplicates were found.",
+        "4.0.0": "Added patient_id. A lesion_id that is not known is empty; it was the "
+        "image_id. The published lesions of HAM10000 in class folders. Tables.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     isic2018 is downloaded from Harvard Dataverse if no manual directory is given. Otherwise
@@ -126,7 +147,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 {
                     "image": tfds.features.Image(shape=(None, None, 3)),
                     "label": tfds.features.ClassLabel(names=config.class_names),
-                    **_text_features("image_id", "lesion_id", "group_id", "dx_type"),
+                    **_text_features("image_id", "lesion_id", "patient_id", "group_id"),
+                    **_text_features("dx_type"),
                     "age": tfds.features.Scalar(np.float32),
                     **_text_features("sex", "localization", "dataset"),
                 }
@@ -153,7 +175,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             report |= {"changed": images.num_converted, "left_out": images.errors, **search}
         records = [record for split in stored.splits.values() for record in split]
         notes += stored.notes
-        content = BuildReport(notes=notes, missing=count_missing(records), **report)
+        content = BuildReport(
+            notes=notes,
+            missing=count_missing(records),
+            group_by=stored.group_by,
+            num_images=len(records),
+            num_with_lesion=sum(bool(record.lesion_id) for record in records),
+            num_with_patient=sum(bool(record.patient_id) for record in records),
+            **report,
+        )
         Path(self.data_dir, REPORT).write_text(content.model_dump_json(indent=2))
         progress: tqdm[Any] = tqdm(total=len(records), desc="Writing images", unit="img")
         return {
@@ -239,18 +269,27 @@ def _split(source: Source, images: CheckedImages) -> tuple[StoredSplits, dict[st
         for name, records in source.splits.items()
     }
     published = published_assignments().keys()
-    found = find_near_duplicates(images.inspected, skip=published)
+    skipped = {name for name in images.inspected if published_id(name) in published}
+    found = find_near_duplicates(images.inspected, skip=skipped)
     stored = split_into_folds(splits, [(pair.first, pair.second) for pair in found])
-    lesion_of = {r.image_id: r.lesion_id for split in splits.values() for r in split}
-    across = [pair for pair in found if lesion_of[pair.first] != lesion_of[pair.second]]
+    record_of = {r.image_id: r for split in splits.values() for r in split}
+    lesion_of = {name: record.lesion_id for name, record in record_of.items()}
+    across = [
+        pair
+        for pair in found
+        if not lesion_of[pair.first] or lesion_of[pair.first] != lesion_of[pair.second]
+    ]
+    pairs = [(record_of[pair.first], record_of[pair.second]) for pair in found]
     known_pairs, found_pairs = PUBLISHED_SEARCH
     if images.inspected:
-        skipped = images.inspected.keys() & published
         known_pairs = count_known_pairs(lesion_of, images.inspected)
         known_pairs -= count_known_pairs(lesion_of, skipped)
         found_pairs = len(found) - len(across)
     return stored, {
         "near_duplicates": [dataclasses.astuple(pair) for pair in across],
+        "label_conflicts": [
+            (a.image_id, b.image_id, a.dx, b.dx) for a, b in pairs if a.dx != b.dx
+        ],
         "known_pairs": known_pairs,
         "found_pairs": found_pairs,
     }

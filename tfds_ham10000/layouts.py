@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tfds_ham10000.folds import published_assignments
+from tfds_ham10000.folds import published_assignments, published_lesions
+from tfds_ham10000.groups import published_id
 from tfds_ham10000.image_files import ImageFiles
 from tfds_ham10000.records import (
     CLASS_NAMES,
@@ -106,6 +107,7 @@ def read_ham10000(files: Files) -> Source:
         make_record(_ham10000_fields(cells), where, CLASS_NAMES)
         for where, cells in read_rows(table, HAM10000_COLUMNS)
     ]
+    _require_lesions(records, table)
     check_records(records, table)
     parts = (files[f"ham10000_images_part_{part}"] for part in (1, 2))
     source = Source(CLASS_NAMES)
@@ -124,19 +126,7 @@ def read_isic2018(files: Files) -> Source:
     truth = files["isic2018_task3_training_groundtruth"]
     metadata = _isic2018_metadata(files)
     records, _ = _read_truth(truth, CLASS_NAMES, metadata)
-    missing = [
-        record.image_id
-        for record in records
-        if "lesion_id" not in metadata.get(record.image_id, {})
-    ]
-    if missing:
-        raise SourceError(
-            f"{truth}: the lesion of {len(missing)} image(s) is unknown: "
-            f"{join_first(missing)}. Without lesion_ids, images of one lesion could be in "
-            "the training and the test set. Expected "
-            "ISIC2018_Task3_Training_LesionGroupings.csv or HAM10000_metadata.csv beside "
-            "the ground truth, with one row per image."
-        )
+    _require_lesions(records, truth)
     check_records(records, truth)
     source = Source(CLASS_NAMES)
     images = ImageFiles([files["isic2018_task3_training_input"]])
@@ -194,6 +184,36 @@ def without_ham10000(source: Source) -> Source:
     return replace(source, splits=splits, excluded=excluded)
 
 
+def with_published_lesions(source: Source) -> Source:
+    """Returns a source with the published lesion_id of each image of HAM10000.
+
+    The images are recognized by their ISIC ids. Other lesion_ids are kept.
+    """
+    published = published_lesions()
+    splits = {
+        split: [
+            replace(record, lesion_id=published.get(published_id(record.image_id), ""))
+            if not record.lesion_id
+            else record
+            for record in records
+        ]
+        for split, records in source.splits.items()
+    }
+    return replace(source, splits=splits)
+
+
+def _require_lesions(records: Iterable[Record], table: Path) -> None:
+    missing = [record.image_id for record in records if not record.lesion_id]
+    if missing:
+        raise SourceError(
+            f"{table}: the lesion of {len(missing)} image(s) is unknown: "
+            f"{join_first(missing)}. Without lesion_ids, images of one lesion could be in "
+            "the training and the test set. Expected HAM10000_metadata.csv, or "
+            "ISIC2018_Task3_Training_LesionGroupings.csv beside the ground truth, with one "
+            "row and a lesion_id per image."
+        )
+
+
 def _add_official_splits(source: Source, files: Files) -> None:
     """Adds the official splits of ISIC 2018 whose labels and images are present."""
     for part in ("validation", "test"):
@@ -214,7 +234,7 @@ def _read_truth(
 
     The table has one-hot columns (ISIC) or the columns of `HAM10000_metadata` (the official
     test set of 2018 at Harvard Dataverse). `metadata` contains additional fields by
-    image_id. An image without a lesion_id counts as a separate lesion.
+    image_id.
     """
     columns = {name.upper(): name for name in class_names}
     records, unlabeled = [], []
@@ -233,8 +253,7 @@ def _read_truth(
                 f"{where}: the diagnosis of {fields['image_id']} is {fields['dx']!r} here "
                 f"and {extra['dx']!r} in HAM10000_metadata. Expected the same diagnosis."
             )
-        fields = {"lesion_id": fields["image_id"], **extra, **fields}
-        records.append(make_record(fields, where, class_names))
+        records.append(make_record({**extra, **fields}, where, class_names))
     return records, unlabeled
 
 

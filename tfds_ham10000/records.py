@@ -32,23 +32,24 @@ class Record:
     """The label and metadata of one image."""
 
     image_id: str  # unique; the file name, or path, without a suffix
-    lesion_id: str  # the lesion, which several images may show
+    lesion_id: str  # the lesion, which several images may show; "" if it is not known
     dx: str  # the diagnosis, one of the class names of the dataset
     dx_type: str = UNKNOWN  # how the diagnosis was confirmed: "histo", "follow_up", ...
     age: float = math.nan  # the age of the patient in years
     sex: str = UNKNOWN  # the sex of the patient, "female" or "male"
     localization: str = UNKNOWN  # the body site
     dataset: str = UNKNOWN  # the collection that the image is from
+    patient_id: str = ""  # the patient, who may have several lesions; "" if not known
 
 
 def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]) -> Record:
     """Returns the record of one image; `cells` are its known fields, as text.
 
     Raises:
-        SourceError: The image_id or lesion_id is missing, or the dx or age is invalid.
+        SourceError: The image_id is missing, or the dx or age is invalid.
     """
-    if not (cells.get("image_id") and cells.get("lesion_id")):
-        raise SourceError(f"{where}: image_id and lesion_id must not be empty.")
+    if not cells.get("image_id"):
+        raise SourceError(f"{where}: image_id must not be empty.")
     dx = cells.get("dx", "")
     if dx not in class_names:
         nearest = difflib.get_close_matches(dx, class_names, n=1)
@@ -58,7 +59,8 @@ def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]
             f"{', '.join(class_names)}. Received: dx={dx!r}.{hint}"
         )
     age = _parse_age(cells.get("age", "nan"), cells["image_id"], where)
-    return Record(age=age, **{name: cells[name] for name in cells if name != "age"})
+    fields = {"lesion_id": "", **cells, "age": age}
+    return Record(**fields)  # type: ignore[arg-type]  # only the age is a number
 
 
 def check_records(
@@ -88,9 +90,10 @@ def check_records(
 
 
 def lesions_with_several_diagnoses(records: Sequence[Record]) -> list[str]:
-    """Returns the sorted lesion_ids whose images have different diagnoses."""
-    diagnoses = {record.lesion_id: record.dx for record in records}
-    return sorted({r.lesion_id for r in records if r.dx != diagnoses[r.lesion_id]})
+    """Returns the sorted, known lesion_ids whose images have different diagnoses."""
+    known = [record for record in records if record.lesion_id]
+    diagnoses = {record.lesion_id: record.dx for record in known}
+    return sorted({r.lesion_id for r in known if r.dx != diagnoses[r.lesion_id]})
 
 
 def count_missing(records: Iterable[Record]) -> dict[str, int]:

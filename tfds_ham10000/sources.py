@@ -98,7 +98,7 @@ def read_source(folder: Path, dataset: str) -> Source:
             f"{known or 'one directory of images per class'}."
         )
     if dataset == "folder":
-        return folders.read_folders(folder)
+        return layouts.with_published_lesions(folders.read_folders(folder))
     if match := match_layout(folder, dataset):
         layout, files = match
         return layout.read(files)

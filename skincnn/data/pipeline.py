@@ -43,7 +43,7 @@ CACHE_FOLDER = "skincnn_images"
 CACHE_VERSION = 1
 """Increment this when the same files and preprocessing fields yield different pixels."""
 TABLE_COLUMNS = (
-    *("image_id", "lesion_id", "group_id", "label"),
+    *("image_id", "lesion_id", "patient_id", "group_id", "label"),
     *("dx_type", "age", "sex", "localization", "dataset"),
 )
 
