@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -44,30 +45,72 @@ TWO_CLASSES = (
 """Classes of datasets that only distinguish benign from malignant lesions."""
 
 SYNONYMS = {
-    "actinic keratosis": "ak",
-    "basal cell carcinoma": "bcc",
-    "benign keratosis": "bkl",
-    "seborrheic keratosis": "bkl",
-    "dermatofibroma": "df",
-    "melanoma": "mel",
-    "melanocytic nevus": "nv",
-    "melanocytic nevi": "nv",
-    "naevus": "nv",
-    "nevus": "nv",
-    "squamous cell carcinoma": "scc",
-    "vascular lesion": "vasc",
+    "ak": ("actinic keratosis", "solar or actinic keratosis"),
+    "bcc": ("basal cell carcinoma",),
+    "bkl": (
+        "benign keratosis",
+        "pigmented benign keratosis",
+        "seborrheic keratosis",
+    ),
+    "df": ("dermatofibroma",),
+    "mel": (
+        "malignant melanoma",
+        "melanoma",
+        "melanoma acral lentiginous",
+        "melanoma in situ",
+        "melanoma invasive",
+        "melanoma metastasis",
+        "melanoma nos",
+        "melanoma less than 0.76 mm",
+        "melanoma 0.76 to 1.5 mm",
+        "melanoma more than 1.5 mm",
+        "nodular melanoma nm",
+        "superficial spreading melanoma ssm",
+    ),
+    "nv": (
+        "melanocytic nevi",
+        "melanocytic nevus",
+        "naevus",
+        "nevocytic nevus",
+        "nevus",
+    ),
+    "scc": (
+        "squamous cell carcinoma",
+        "squamous cell carcinoma in situ",
+        "squamous cell carcinoma invasive",
+        "squamous cell carcinoma nos",
+    ),
+    "vasc": ("vascular lesion",),
 }
-"""Short class names by lower-case synonym, such as the name of a directory."""
+"""Published names of each class besides its short name, as `_key` returns them.
+
+They are the labels of the ISIC challenges and the ISIC Archive (`diagnosis_3`), of
+PAD-UFES-20, Derm7pt, Fitzpatrick17k and DDI. Other names, such as lentigo maligna, are not
+assigned to a class.
+"""
+
+KNOWN = {lesion.name: lesion for lesion in (*HAM10000, *ISIC2019_ONLY, *TWO_CLASSES)}
+KNOWN |= {"ack": KNOWN["ak"], "nev": KNOWN["nv"], "sek": KNOWN["bkl"]}  # PAD-UFES-20
+SHORT_NAMES = {key: short for short, keys in SYNONYMS.items() for key in keys}
 
 
 def describe(names: Iterable[str]) -> dict[str, LesionClass]:
     """Returns the class of each short name or synonym; the keys are `names`.
 
-    Case is ignored; underscores match spaces. An unknown name is its own full name.
+    Case and punctuation are ignored. A synonym, and an unknown name, is its own full name.
     """
-    known = {lesion.name: lesion for lesion in (*HAM10000, *ISIC2019_ONLY, *TWO_CLASSES)}
-    keys = {name: name.lower().replace("_", " ").strip() for name in names}
-    return {
-        name: known.get(SYNONYMS.get(key, key), LesionClass(name, name, None))
-        for name, key in keys.items()
-    }
+    return {name: _describe(name) for name in names}
+
+
+def _describe(name: str) -> LesionClass:
+    key = _key(name)
+    if key in KNOWN:
+        return KNOWN[key]
+    if key in SHORT_NAMES:
+        return replace(KNOWN[SHORT_NAMES[key]], full_name=name)
+    return LesionClass(name, name, None)
+
+
+def _key(name: str) -> str:
+    """Returns a name in lower case, with single spaces instead of punctuation."""
+    return " ".join(re.findall(r"[\w.]+", name.lower().replace("_", " ")))

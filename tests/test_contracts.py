@@ -258,8 +258,33 @@ def test_classes_of_other_datasets_are_described() -> None:
     malignant = [lesion.malignant for lesion in described.values()]
     assert malignant == [True, False, True, None]
     assert described["wart"].full_name == "wart"
-    for synonym, name in classes.SYNONYMS.items():
-        assert classes.describe([synonym.title()])[synonym.title()].name == name
+    for name, synonyms in classes.SYNONYMS.items():
+        for synonym in synonyms:
+            assert classes.describe([synonym.title()])[synonym.title()].name == name
+    assert len(classes.SHORT_NAMES) == sum(map(len, classes.SYNONYMS.values()))
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        # HAM10000 and the ISIC challenges, ISIC Archive, Derm7pt, Fitzpatrick17k, DDI
+        *("mel", "MEL", "melanoma"),
+        *("Melanoma Invasive", "Melanoma in situ", "Melanoma, NOS", "Melanoma metastasis"),
+        *("melanoma (in situ)", "melanoma (less than 0.76 mm)", "melanoma metastasis"),
+        *("melanoma (0.76 to 1.5 mm)", "melanoma (more than 1.5 mm)"),
+        *("malignant melanoma", "superficial spreading melanoma ssm"),
+        *("melanoma-in-situ", "nodular-melanoma-(nm)", "melanoma-acral-lentiginous"),
+    ],
+)
+def test_published_spellings_of_melanoma_are_melanoma(label: str) -> None:
+    described = classes.describe([label])[label]
+    assert (described.name, described.malignant) == ("mel", True)
+    assert "melanoma" in described.full_name.lower()
+
+
+@pytest.mark.parametrize("label", ["no melanoma", "nevus or melanoma", "melanosis"])
+def test_other_labels_are_not_melanoma(label: str) -> None:
+    assert classes.describe([label])[label].name == label
 
 
 def test_wrong_name_lists_the_valid_names_and_the_closest() -> None:

@@ -65,7 +65,7 @@ def test_near_duplicates_with_different_lesion_ids_share_a_fold() -> None:
 
 
 def test_published_assignments_are_kept_and_new_images_join_them() -> None:
-    records = make_records("x", "y", "y", "z")
+    records = make_records("x", "y", "y", "z", *"abcdefghij")
     published = {"y_1": Assignment("old", 7), "z_3": Assignment("old", 7)}
     assignments = assign_images(records, published=published)
     assert assignments["y_1"] == assignments["y_2"] == assignments["z_3"]
@@ -77,7 +77,7 @@ def test_published_assignments_are_kept_and_new_images_join_them() -> None:
 
 def test_published_images_in_different_groups_stay_in_different_groups() -> None:
     """The hash distance of downsized images may cross the threshold, without effect."""
-    records = make_records("x", "y", "z")
+    records = make_records("x", "y", "z", *"abcdefghij")
     published = {"x_0": Assignment("x", 1), "y_1": Assignment("y", 2)}
     expected = assign_images(records, published=published)
     assert assign_images(records, [("x_0", "y_1")], published) == expected
@@ -172,18 +172,37 @@ def test_connected_official_images_share_a_training_group() -> None:
     assert f"validation_official: 1 of 2 {shared}" in stored.notes
 
 
-def test_a_class_missing_from_folds_is_noted_and_an_empty_fold_is_an_error() -> None:
+def test_a_rare_class_is_in_training_test_and_validation_first() -> None:
+    """The published fold of an image of a rare class is not used."""
+    common, rare = numbered_records("a", 40), numbered_records("b", 4, "mel")
+    published = {"a_00": Assignment("x", 3), "b_03": Assignment("y", 3)}
+    assignments = assign_images([*common, *rare], published=published)
+    assert sorted(assignments[r.image_id].fold for r in rare) == [0, 1, 8, 9]
+    assert assignments["a_00"].fold == 3
+    counts = Counter(assignments[record.image_id].fold for record in common)
+    assert set(counts.values()) == {4}
+
+
+def test_classes_missing_from_folds_are_noted() -> None:
     stored = split_into_folds(
         {"train": numbered_records("a", 10) + numbered_records("b", 9, "mel")}, ()
     )
-    assert len(stored.notes) == 1
-    assert (
-        "mel has too few lesions for ten folds and is missing from fold_" in stored.notes[0]
+    assert stored.notes == [
+        "mel has too few lesions for ten folds and is missing from fold_7"
+    ]
+    stored = split_into_folds(
+        {"train": numbered_records("a", 10) + numbered_records("b", 2, "mel")}, ()
     )
-    with pytest.raises(SourceError, match="too few lesions: fold_9 would be empty"):
-        split_into_folds({"train": numbered_records("a", 9)}, ())
-    with pytest.raises(SourceError, match="would be empty"):
-        split_into_folds({"train": numbered_records("a", 10)}, [("a_00", "a_01")])
+    assert "too few lesions for training, validation and testing" in stored.notes[1]
+
+
+def test_a_small_dataset_has_fewer_folds() -> None:
+    stored = split_into_folds({"train": numbered_records("a", 4)}, ())
+    assert {name: len(part) for name, part in stored.splits.items()} == dict.fromkeys(
+        ("fold_0", "fold_1", "fold_8", "fold_9"), 1
+    )
+    with pytest.raises(SourceError, match=r"too few lesions.*at least three lesions"):
+        split_into_folds({"train": numbered_records("a", 3)}, [("a_00", "a_01")])
 
 
 def test_groups_are_published_for_ham10000_only() -> None:

@@ -24,12 +24,20 @@ ATTRIBUTIONS = {
 }
 
 
+OWN_SOURCES = {
+    "folder": "one directory per class",
+    "table": "with a table that has one row per image",
+}
+"""Where the labels of the user's own images are, by the `source` of the config."""
+
+
 @dataclass(kw_only=True)
 class Ham10000Config(tfds.core.BuilderConfig):
     """A variant of the dataset on disk.
 
     `source` is the `dataset` of a layout in `tfds_ham10000.sources.LAYOUTS`, "folder" for
-    images in one directory per class, or "demo" for synthetic images.
+    images in one directory per class, "table" for a table of images, or "demo" for
+    synthetic images.
     """
 
     source: str
@@ -42,6 +50,11 @@ class Ham10000Config(tfds.core.BuilderConfig):
     def synthetic(self) -> bool:
         """Whether the images are synthetic."""
         return self.source == "demo"
+
+    @property
+    def own(self) -> bool:
+        """Whether the images are the user's own, whose classes are not known before."""
+        return self.source in OWN_SOURCES
 
     @property
     def attribution(self) -> str:
@@ -87,6 +100,16 @@ def _downsized(original: Ham10000Config, side: int) -> Ham10000Config:
     )
 
 
+def own_config(name: str, source: str) -> Ham10000Config:
+    """Returns the config of the user's own images; `source` is "folder" or "table"."""
+    return Ham10000Config(
+        name=name,
+        description=f"Your own labeled images, {OWN_SOURCES[source]}.",
+        source=source,
+        class_names=None,
+    )
+
+
 CONFIGS = [
     Ham10000Config(
         name="demo",
@@ -102,11 +125,7 @@ CONFIGS = [
     ),
     *ORIGINALS,
     *(_downsized(original, side) for original in ORIGINALS for side in STORED_SIDES),
-    Ham10000Config(
-        name="folder",
-        description="Your own labeled images, one directory per class.",
-        source="folder",
-        class_names=None,
-    ),
+    own_config("folder", "folder"),
+    own_config("table", "table"),
 ]
 """All configs; the first is the default."""

@@ -39,6 +39,9 @@ PUBLISHED_SHA256 = "8b45c9e2facaad4e8cdeb044af5a5df99bf9166314e5d2c56d7c51af2d66
 PUBLISHED_SEARCH = (3207, 2178)
 """Number of pairs of HAM10000 images with the same lesion_id, and how many of them the
 search for near-duplicates finds, from `scripts/make_folds.py --search`."""
+RARE_FOLDS = (1, 9, 8, 0, 2, 3, 4, 5, 6, 7)
+"""The folds in the order in which the groups of a rare class are assigned to them: one for
+training, those for testing and validation by default, and that for the final test."""
 COLUMNS = ("image_id", "lesion_id", "group_id", "fold")
 PAIRS_FILE = Path(__file__).with_name("pairs_isic2018.csv")
 Splits = Mapping[str, list[Record]]
@@ -73,7 +76,7 @@ def split_into_folds(
     near_duplicates: Iterable[tuple[str, str]],
     group_by: GroupBy | None = None,
 ) -> StoredSplits:
-    """Returns the splits with "train" replaced by ten folds.
+    """Returns the splits with "train" replaced by ten folds, without empty ones.
 
     The folds do not depend on the official splits. An image of an official split that is
     connected to training images, by its patient, its lesion or near-duplicates, gets the
@@ -81,7 +84,7 @@ def split_into_folds(
     `group_by` is that of `find_group_by`.
 
     Raises:
-        SourceError: There are too few groups, so that a fold would be empty.
+        SourceError: There are too few groups for training, validation and testing.
     """
     near_duplicates = list(near_duplicates)
     records = splits["train"]
@@ -91,7 +94,7 @@ def split_into_folds(
     folds: dict[str, list[Record]] = {f"fold_{fold}": [] for fold in range(NUM_FOLDS)}
     for record in records:
         folds[f"fold_{assignments[record.image_id].fold}"].append(record)
-    notes = _check_folds(folds)
+    notes = _check_folds(folds, group_by)
     official = {name: split for name, split in splits.items() if name != "train"}
     official_records = [record for split in official.values() for record in split]
     group_of = {name: assignment.group_id for name, assignment in assignments.items()}
@@ -104,6 +107,7 @@ def split_into_folds(
                 f"{name}: {shared} of {len(split)} image(s) are connected to the folds by "
                 f"{CONNECTIONS[group_by]}"
             )
+    folds = {name: fold for name, fold in folds.items() if fold}
     return StoredSplits({**folds, **official}, group_of, group_by, notes)
 
 
@@ -148,14 +152,26 @@ def assign_groups(
     SHA-256 of the group_id. Each group is assigned to the fold with the fewest images of
     its class; ties are broken by the fewest images in total, then by the lowest fold
     number. The class of a group with several classes is the rarest of them.
+
+    Classes with fewer groups than folds are rare. They are processed before all others,
+    from the rarest, in the order of `RARE_FOLDS` instead of that of the numbers of images,
+    so that training, test and validation have images of as many classes as possible.
     """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
         counts[group_of[record.image_id]][record.dx] += 1
     class_sizes = sum(counts.values(), Counter[str]())
+    num_groups = Counter(dx for group in counts.values() for dx in group)
     num_of_class: Counter[tuple[str, int]] = Counter()
     num_in_fold: Counter[int] = Counter()
     folds: dict[str, int] = {}
+    rarest = {
+        group_id: min(group, key=lambda dx: (class_sizes[dx], dx))
+        for group_id, group in counts.items()
+    }
+
+    def is_rare(group_id: str) -> bool:
+        return num_groups[rarest[group_id]] < NUM_FOLDS
 
     def assign(group_id: str, fold: int) -> None:
         folds[group_id] = fold
@@ -163,20 +179,22 @@ def assign_groups(
         for dx, count in counts[group_id].items():
             num_of_class[dx, fold] += count
 
-    for group_id, fold in fixed.items():
-        assign(group_id, fold)
-    rarest = {
-        group_id: min(group, key=lambda dx: (class_sizes[dx], dx))
-        for group_id, group in counts.items()
-    }
-
-    def order(group_id: str) -> tuple[str, int, str]:
+    def order(group_id: str) -> tuple[int, str, int, str]:
         digest = hashlib.sha256(group_id.encode()).hexdigest()
-        return rarest[group_id], -counts[group_id].total(), digest
+        dx = rarest[group_id]
+        return min(num_groups[dx], NUM_FOLDS), dx, -counts[group_id].total(), digest
 
+    for group_id, fold in fixed.items():
+        if not is_rare(group_id):
+            assign(group_id, fold)
     for group_id in sorted(counts.keys() - folds.keys(), key=order):
         dx = rarest[group_id]
-        fold = min(range(NUM_FOLDS), key=lambda f: (num_of_class[dx, f], num_in_fold[f], f))
+        if is_rare(group_id):
+            fold = min(RARE_FOLDS, key=lambda f: num_of_class[dx, f])
+        else:
+            fold = min(
+                range(NUM_FOLDS), key=lambda f: (num_of_class[dx, f], num_in_fold[f], f)
+            )
         assign(group_id, fold)
     return folds
 
@@ -246,20 +264,30 @@ def to_csv(records: Iterable[Record], assignments: Mapping[str, Assignment]) -> 
     return table.to_csv(index=False, lineterminator="\n")
 
 
-def _check_folds(folds: Splits) -> list[str]:
-    """Returns a note for each class missing from a fold; raises if a fold is empty."""
-    if empty := [name for name, records in folds.items() if not records]:
+def _check_folds(folds: Splits, group_by: GroupBy) -> list[str]:
+    """Returns a note for each class missing from a fold.
+
+    Raises:
+        SourceError: No fold for training, or that for testing or validation, has images.
+    """
+    training, test, validation, *_ = (f"fold_{fold}" for fold in RARE_FOLDS)
+    if not (folds[training] and folds[test] and folds[validation]):
         raise SourceError(
-            f"There are too few lesions: {join_first(empty)} would be empty. Expected at "
-            f"least {NUM_FOLDS} lesions that are not near-duplicates of each other."
+            f"There are too few {group_by}s for training, validation and testing. Expected "
+            f"at least three {group_by}s that are not near-duplicates of each other."
         )
     classes = {name: {record.dx for record in records} for name, records in folds.items()}
-    missing = {
-        dx: [name for name in folds if dx not in classes[name]]
-        for dx in sorted(set().union(*classes.values()))
-    }
-    return [
-        f"{dx} has too few lesions for ten folds and is missing from {join_first(names)}"
-        for dx, names in missing.items()
-        if names
-    ]
+    notes = []
+    for dx in sorted(set().union(*classes.values())):
+        missing = [name for name in folds if dx not in classes[name]]
+        if missing:
+            notes.append(
+                f"{dx} has too few {group_by}s for ten folds and is missing from "
+                f"{join_first(missing)}"
+            )
+        if not {training, test, validation}.isdisjoint(missing):
+            notes.append(
+                f"{dx} has too few {group_by}s for training, validation and testing: leave "
+                "it out, or merge it with another class (--label-map)"
+            )
+    return notes

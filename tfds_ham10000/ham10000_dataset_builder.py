@@ -33,23 +33,14 @@ from tfds_ham10000.image_decoding import CheckedImages, require_valid
 from tfds_ham10000.image_files import Images
 from tfds_ham10000.layouts import Source
 from tfds_ham10000.near_duplicates import extract_features, find_near_duplicates
-from tfds_ham10000.records import Record, count_missing
+from tfds_ham10000.records import DeclaredClass, Record, count_missing
+from tfds_ham10000.table.options import TableOptions
 
 # TFDS sorts splits of up to this size in memory. No option changes the default of 1 GB,
 # with which a fold of ISIC 2019 would require 900 MB of memory.
 shuffle.MAX_MEM_BUFFER_SIZE = 300 << 20
 
 REPORT = "build.json"
-
-
-class DeclaredClass(BaseModel):
-    """A class that `classes.json` beside the images describes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    full_name: str
-    malignant: bool | None  # None if it is not declared
 
 
 class BuildReport(BaseModel):
@@ -68,6 +59,8 @@ class BuildReport(BaseModel):
     num_with_lesion: int  # number of stored images whose lesion is known
     num_with_patient: int  # number of stored images whose patient is known
     classes: list[DeclaredClass] = []  # in the order of the labels; empty if not declared
+    columns: dict[str, str] = {}  # the column of a table by field
+    table_options: TableOptions = sources.NO_OPTIONS  # how a table was read
     # Near-duplicates that are not known to show the same lesion: two image_ids, the method,
     # the inliers.
     near_duplicates: list[tuple[str, str, str, int]] = []
@@ -102,20 +95,29 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     For isic2019:
     {sources.download_instructions("isic2019")}
     For folder: one folder of images per class, in Train/ and Test/ or at the top level.
+    For table: a table with one row per image, and the images.
     The published images are licensed under CC BY-NC 4.0: no commercial use.
     """
     BUILDER_CONFIGS = CONFIGS
 
-    def __init__(self, *, on_bad_image: str = "fail", **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        on_bad_image: str = "fail",
+        table_options: TableOptions = sources.NO_OPTIONS,
+        **kwargs: Any,
+    ):
         """Creates a builder.
 
         Args:
             on_bad_image: What to do with images that cannot be decoded. "fail" raises an
                 error. "skip" omits them, but raises an error if they are more than 1 % of
                 all images.
+            table_options: How to read the table of the config "table".
             kwargs: `data_dir`, `config` and `version`, as for any TFDS builder.
         """
         self._on_bad_image = on_bad_image
+        self._table_options = table_options
         super().__init__(**kwargs)
 
     def download_and_prepare(self, **kwargs: Any) -> None:
@@ -170,8 +172,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             source, report["source"] = self._read_source(dl_manager)
             self.info.features["label"].names = list(source.class_names)
             images = self._check_images(source)
-            stored, search = _split(source, images)
+            stored, search = _split(source, images, self._table_options.group_by)
             notes, report["excluded"] = source.notes, source.excluded
+            report |= {"classes": source.classes, "columns": source.columns}
+            report |= {"table_options": self._table_options}
             report |= {"changed": images.num_converted, "left_out": images.errors, **search}
         records = [record for split in stored.splits.values() for record in split]
         notes += stored.notes
@@ -217,7 +221,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
             origin = "Harvard Dataverse, doi:10.7910/DVN/DBW86T"
         else:
-            source = sources.read_source(folder, config.source)
+            source = sources.read_source(folder, config.source, self._table_options)
             origin = str(folder)
         if config.without_ham10000:
             source = layouts.without_ham10000(source)
@@ -262,7 +266,9 @@ def build_lock(dataset_dir: Path) -> Iterator[None]:
         yield
 
 
-def _split(source: Source, images: CheckedImages) -> tuple[StoredSplits, dict[str, Any]]:
+def _split(
+    source: Source, images: CheckedImages, group_by: GroupBy | None
+) -> tuple[StoredSplits, dict[str, Any]]:
     """Returns the splits of all valid images, and fields of the report on the search."""
     splits = {
         name: [record for record in records if record.image_id not in images.errors]
@@ -271,7 +277,9 @@ def _split(source: Source, images: CheckedImages) -> tuple[StoredSplits, dict[st
     published = published_assignments().keys()
     skipped = {name for name in images.inspected if published_id(name) in published}
     found = find_near_duplicates(images.inspected, skip=skipped)
-    stored = split_into_folds(splits, [(pair.first, pair.second) for pair in found])
+    stored = split_into_folds(
+        splits, [(pair.first, pair.second) for pair in found], group_by
+    )
     record_of = {r.image_id: r for split in splits.values() for r in split}
     lesion_of = {name: record.lesion_id for name, record in record_of.items()}
     across = [

@@ -13,6 +13,7 @@ from tfds_ham10000.image_files import ImageFiles
 from tfds_ham10000.records import (
     CLASS_NAMES,
     ISIC2019_CLASS_NAMES,
+    DeclaredClass,
     Record,
     SourceError,
     check_records,
@@ -47,7 +48,8 @@ class Source:
     `splits` contains "train", which the builder divides into folds, and, if their files
     exist, "validation_official" and "test_official". The records of a split are sorted by
     image_id. `images` may include images without a record. `excluded` is the number of
-    images that have a file but no record, by reason.
+    images that have a file but no record, by reason. `classes` is what `classes.json`
+    declares, and `columns` is the column of a table that each field was read from.
     """
 
     class_names: tuple[str, ...]  # in the order of the labels
@@ -55,6 +57,8 @@ class Source:
     images: ImageFiles = field(default_factory=ImageFiles)
     notes: list[str] = field(default_factory=list)  # messages for the user
     excluded: Counter[str] = field(default_factory=Counter)  # images without a record
+    classes: list[DeclaredClass] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
 
     def add(
         self,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict
 
 CLASS_NAMES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 """The diagnoses (`dx`) of HAM10000 in alphabetical order, the order of the labels."""
@@ -25,6 +26,22 @@ class SourceError(ValueError):
     """Raised if source files are missing or invalid, or cannot be downloaded."""
 
     exit_code = 3
+
+
+class OptionError(SourceError):
+    """Raised if an option of the reader does not fit the source files."""
+
+    exit_code = 2
+
+
+class DeclaredClass(BaseModel):
+    """A class that `classes.json` beside the images describes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    full_name: str
+    malignant: bool | None  # None if it is not declared
 
 
 @dataclass(frozen=True)
@@ -52,11 +69,9 @@ def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]
         raise SourceError(f"{where}: image_id must not be empty.")
     dx = cells.get("dx", "")
     if dx not in class_names:
-        nearest = difflib.get_close_matches(dx, class_names, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise SourceError(
             f"{where}: unknown label of {cells['image_id']}. Expected one of: "
-            f"{', '.join(class_names)}. Received: dx={dx!r}.{hint}"
+            f"{', '.join(class_names)}. Received: dx={dx!r}.{suggest(dx, class_names)}"
         )
     age = _parse_age(cells.get("age", "nan"), cells["image_id"], where)
     fields = {"lesion_id": "", **cells, "age": age}
@@ -107,6 +122,12 @@ def join_first(names: Sequence[str], separator: str = ", ", limit: int = 10) -> 
     """Returns the first `limit` names as text, with the total number if there are more."""
     more = f"{separator}... ({len(names)} in total)" if len(names) > limit else ""
     return separator.join(names[:limit]) + more
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """Returns " Did you mean ...?" for the valid name closest to `name`, or ""."""
+    nearest = difflib.get_close_matches(name, list(valid), n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _parse_age(cell: str, image_id: str, where: str) -> float:

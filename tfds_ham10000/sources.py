@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfds_ham10000 import folders, layouts
+from tfds_ham10000.configs import OWN_SOURCES
 from tfds_ham10000.layouts import Files, Source
 from tfds_ham10000.records import SourceError, join_first
+from tfds_ham10000.table.labels import read_declared_classes
+from tfds_ham10000.table.options import TableOptions
+from tfds_ham10000.table.source import read_table_source
 
 SUFFIXES = (".csv", ".tab", ".tsv", ".txt", ".zip", "")
 """Suffixes of published files in order of preference. Directories, and some tables of
 Harvard Dataverse, have no suffix."""
+
+
+NO_OPTIONS = TableOptions()
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,14 @@ LAYOUTS = (
 )
 
 
-def read_source(folder: Path, dataset: str) -> Source:
+def read_source(folder: Path, dataset: str, options: TableOptions = NO_OPTIONS) -> Source:
     """Returns the records and images in a directory.
 
     Args:
-        folder: The directory of the published files or class directories, or its parent.
-        dataset: "isic2018", "isic2019", or "folder" for one directory per class.
+        folder: The directory of the published files or class directories, or its parent; or
+            the directory of a table and its images.
+        dataset: "isic2018", "isic2019", "folder" for one directory per class, or "table".
+        options: How to read a table.
 
     Raises:
         SourceError: The directory does not exist, contains no complete layout of this
@@ -95,10 +104,16 @@ def read_source(folder: Path, dataset: str) -> Source:
         known = "; or ".join(", ".join(layout.required) for layout in _layouts_of(dataset))
         raise SourceError(
             f"{folder} is not a directory. Expected a directory with "
-            f"{known or 'one directory of images per class'}."
+            f"{known or 'images, ' + OWN_SOURCES[dataset]}."
         )
-    if dataset == "folder":
-        return layouts.with_published_lesions(folders.read_folders(folder))
+    if dataset in OWN_SOURCES:
+        source = (
+            read_table_source(folder, options)
+            if dataset == "table"
+            else folders.read_folders(folder)
+        )
+        source.classes = read_declared_classes(folder, source.class_names)
+        return layouts.with_published_lesions(source)
     if match := match_layout(folder, dataset):
         layout, files = match
         return layout.read(files)
@@ -107,6 +122,8 @@ def read_source(folder: Path, dataset: str) -> Source:
 
 def download_instructions(dataset: str) -> str:
     """Returns the required files of each layout of a dataset, and where to get them."""
+    if dataset in OWN_SOURCES:
+        return f"- images, {OWN_SOURCES[dataset]}"
     return "\n".join(
         f"- {layout.title}: {', '.join(layout.required)}. {layout.where}"
         for layout in _layouts_of(dataset)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from skincnn.cli import common
 from skincnn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tfds_ham10000.ham10000_dataset_builder import BuildReport
+    from tfds_ham10000.table.options import TableOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,16 +23,22 @@ class Arguments:
 
     The layout of --manual-dir is recognized by its file names: HAM10000 from Harvard
     Dataverse or Kaggle, the ISIC challenges of 2018 and 2019, or one directory of images
-    per class. Archives need not be unpacked.
+    per class. Archives need not be unpacked. Your own images can also be listed in a table.
 
-    Example: python scripts/prepare_data.py --config isic2018 --manual-dir DIR
+    Examples:
+      python scripts/prepare_data.py --config isic2018 --manual-dir DIR
+      python scripts/prepare_data.py --config table --name clinic_a --manual-dir DIR
     """
 
     config: str = "demo"
     """demo, demo_tiny: synthetic images; isic2018: HAM10000; isic2019: ISIC 2019;
     isic2019_without_ham10000: the images of isic2019 that are not in HAM10000; folder: your
-    own images, with one directory per class and a separate --data-dir for each dataset. The
-    suffix _256 or _400 of an ISIC dataset limits the longest side in pixels."""
+    own images, with one directory per class; table: your own images, with a table of one
+    row per image. The suffix _256 or _400 of an ISIC dataset limits the longest side in
+    pixels."""
+    name: str | None = None
+    """Name of your own dataset (folder or table), which --data.dataset then takes. By
+    default, it is that of the config."""
     manual_dir: Path | None = None
     """Directory of the published files or of your own images. If omitted, the files of
     isic2018 are downloaded (3 GB)."""
@@ -36,6 +47,19 @@ class Arguments:
     on_bad_image: Literal["fail", "skip"] = "fail"
     """What to do if images cannot be decoded. fail: list these images and exit; skip: list
     and omit these images, and fail only if they are more than 1 % of all images."""
+    table: str | None = None
+    """The table (.csv, .tsv, .xlsx or .parquet), relative to --manual-dir; by default, the
+    only table in it."""
+    columns: tuple[str, ...] = ()
+    """Names of columns, if they are not recognized, such as image=file label=diagnosis. The
+    fields are image, label, lesion_id, patient_id, age, sex, site, split (train, val or
+    test), dx_type (how the diagnosis was confirmed) and dataset (the source of an image).
+    age= leaves out the age."""
+    label_map: Path | None = None
+    """JSON file with the class of each label of the table, or null to leave it out."""
+    group_by: Literal["patient", "lesion"] | None = None
+    """What is kept together in one fold: patients (the default if they are known), or
+    lesions, which ignores patients."""
     verify: bool = False
     """Verify the checksums of the published files in --manual-dir."""
 
@@ -44,38 +68,91 @@ def command() -> None:
     """Builds the dataset, and prints its directory, its splits and a report."""
     arguments = tyro.cli(Arguments)
     common.load_tensorflow()
-    from skincnn.data.datasets import is_built, prepare_dataset
-    from tfds_ham10000 import download
+    from skincnn.data.datasets import built_datasets, prepare_dataset
 
     if arguments.verify:
-        if arguments.manual_dir is None:
-            raise ConfigError(
-                "--verify requires --manual-dir, the directory of the files to verify. "
-                "Downloaded files are always verified."
-            )
-        names = ", ".join(download.verify(arguments.manual_dir))
-        print(f"Checksums verified: {names}")
-    already_built = is_built(arguments.config, arguments.data_dir)
+        _verify(arguments.manual_dir)
+    options = _table_options(arguments)
+    name = arguments.name or arguments.config
+    already_built = name in built_datasets(arguments.data_dir)
     builder = prepare_dataset(
         arguments.config,
         arguments.data_dir,
         arguments.manual_dir,
+        name=arguments.name,
         on_bad_image=arguments.on_bad_image,
+        table_options=options,
     )
     if already_built:
         print("The dataset already exists. To build it again, delete its directory first.")
     if builder.builder_config.synthetic:
         print("SYNTHETIC images: their scores have no medical meaning.")
     print(f"{builder.info.full_name} is in {builder.data_dir}")
-    for name, split in builder.info.splits.items():
-        print(f"  {name}: {split.num_examples} images")
-    report = builder.read_report()
+    for split_name, split in builder.info.splits.items():
+        print(f"  {split_name}: {split.num_examples} images")
+    print("\n".join(_describe(builder.read_report())))
+
+
+def _verify(manual_dir: Path | None) -> None:
+    from tfds_ham10000 import download
+
+    if manual_dir is None:
+        raise ConfigError(
+            "--verify requires --manual-dir, the directory of the files to verify. "
+            "Downloaded files are always verified."
+        )
+    print(f"Checksums verified: {', '.join(download.verify(manual_dir))}")
+
+
+def _table_options(arguments: Arguments) -> TableOptions:
+    """Returns the options of the table.
+
+    Raises:
+        ConfigError: An option is given for another config, or --columns is not valid.
+    """
+    from tfds_ham10000.table.labels import read_label_map
+    from tfds_ham10000.table.options import TableOptions
+
+    columns = dict(pair.split("=", 1) for pair in arguments.columns if "=" in pair)
+    if len(columns) < len(arguments.columns):
+        raise ConfigError(
+            "--columns must be pairs field=column with different fields, such as "
+            f"label=diagnosis. Received: {' '.join(arguments.columns)}."
+        )
+    label_map = {} if arguments.label_map is None else read_label_map(arguments.label_map)
+    options = TableOptions(
+        table=arguments.table,
+        columns=columns,
+        label_map=label_map,
+        group_by=arguments.group_by,
+    )
+    if options != TableOptions() and arguments.config != "table":
+        raise ConfigError(
+            "--table, --columns, --label-map and --group-by require --config table. "
+            f"Received: --config {arguments.config}."
+        )
+    return options
+
+
+def _describe(report: BuildReport) -> Iterator[str]:
+    """Yields the lines of the report of a build."""
     if report.source is not None:
-        print(f"Built from {report.source}")
-        print(f"  {report.changed} image(s) are not stored byte for byte")
+        yield f"Built from {report.source}"
+        yield f"  {report.changed} image(s) are not stored byte for byte"
+    if report.columns:
+        pairs = (f"{field}={column}" for field, column in report.columns.items())
+        yield f"  columns: {', '.join(pairs)}"
+    yield (
+        f"  groups: {report.group_by}s; of {report.num_images} images, the lesion is known "
+        f"for {report.num_with_lesion} and the patient for {report.num_with_patient}"
+    )
+    if report.group_by == "lesion" and report.num_with_patient:
+        yield "  Patients are ignored: images of one patient can be in several folds."
+    for a, b, label_a, label_b in report.label_conflicts:
+        yield f"  near-duplicates with different labels: {a} ({label_a}), {b} ({label_b})"
     for image_id, reason in report.left_out.items():
-        print(f"  skipped {image_id}: {reason}")
+        yield f"  skipped {image_id}: {reason}"
     for note in report.notes:
-        print(f"  note: {note}")
+        yield f"  note: {note}"
     missing = ", ".join(f"{name} {count}" for name, count in report.missing.items())
-    print(f"  missing values: {missing}")
+    yield f"  missing values: {missing}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -13,21 +14,25 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.files import require_writable_folder
 from skincnn.lookup import look_up
 from tfds_ham10000 import sources
+from tfds_ham10000.configs import OWN_SOURCES, Ham10000Config, own_config
+from tfds_ham10000.table.options import TableOptions
 
 OnBadImage = Literal["fail", "skip"]
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""Valid names of the user's own datasets, which are names of directories."""
 
 
 def class_names(dataset: str, data_dir: Path | None = None) -> tuple[str, ...]:
     """Returns the class names of a dataset, in the order of the labels.
 
-    Only "folder" has to be built first; its classes are the names of directories.
+    Only the user's own datasets have to be built first.
 
     Raises:
-        ConfigError: `tfds_ham10000` has no config of this name.
-        DataError: The dataset is "folder" and has not been built.
+        ConfigError: There is no dataset of this name.
+        DataError: The dataset is "folder" or "table", and has not been built.
     """
     builder = _builder(dataset, data_dir)
-    if builder.builder_config.class_names is None:
+    if builder.builder_config.own:
         builder = open_dataset(dataset, data_dir)
     return tuple(builder.info.features["label"].names)
 
@@ -37,7 +42,9 @@ def prepare_dataset(
     data_dir: Path | None = None,
     manual_dir: Path | None = None,
     *,
+    name: str | None = None,
     on_bad_image: OnBadImage = "fail",
+    table_options: TableOptions = sources.NO_OPTIONS,
 ) -> tfds.core.DatasetBuilder:
     """Builds a dataset on disk if necessary, and returns its TFDS builder.
 
@@ -46,20 +53,32 @@ def prepare_dataset(
         data_dir: The directory of built datasets; by default the data directory of TFDS.
         manual_dir: The directory of the source files; ignored for synthetic datasets.
             If None, HAM10000 is downloaded, unless TFDS's manual directory contains it.
+        name: The name of the dataset, if `dataset` is "folder" or "table". Datasets with
+            different names can be in one `data_dir`.
         on_bad_image: What to do with images that cannot be decoded. "fail" raises an error.
             "skip" omits them, but raises an error if they are more than 1 % of all images.
+        table_options: How to read a table, if `dataset` is "table".
 
     Raises:
-        ConfigError: `tfds_ham10000` has no config of this name, the dataset cannot be
-            written to `data_dir`, or "folder" was built from another `manual_dir`.
+        ConfigError: `tfds_ham10000` has no config of this name, `name` is not valid, the
+            dataset cannot be written to `data_dir`, or the user's own dataset was built
+            from another `manual_dir` or with other options.
         DataError: `manual_dir` is None, but the dataset cannot be downloaded.
         SourceError: The source files are missing or invalid, or the download failed.
     """
-    builder = _builder(dataset, data_dir, on_bad_image)
-    config = builder.builder_config
+    config = look_up(_configs(), dataset, "--config")
+    if name is not None:
+        _check_name(name, config)
+        config = own_config(name, config.source)
+    builder = tfds_ham10000.Builder(
+        config=config,
+        data_dir=data_dir,
+        on_bad_image=on_bad_image,
+        table_options=table_options,
+    )
     if _is_prepared(builder):
-        if config.class_names is None and manual_dir is not None:
-            _require_same_source(builder, manual_dir)
+        if config.own and manual_dir is not None:
+            _require_same_source(builder, manual_dir, table_options)
         return builder
     if data_dir is not None:
         require_writable_folder(data_dir, "--data-dir")
@@ -67,25 +86,24 @@ def prepare_dataset(
         manual_dir = None
     elif manual_dir is not None:
         # Report invalid source files before TFDS starts to write.
-        sources.read_source(manual_dir, config.source)
+        sources.read_source(manual_dir, config.source, table_options)
     elif not config.downloadable:
         raise DataError(
-            f"The dataset {dataset!r} cannot be downloaded automatically. Use "
+            f"The dataset {config.name!r} cannot be downloaded automatically. Use "
             "--manual-dir DIR with a directory that contains one of:\n"
-            f"{sources.download_instructions(config.source) or '- one directory per class'}"
+            f"{sources.download_instructions(config.source)}"
         )
     tfds.disable_progress_bar()  # the builder has its own
     _build(builder, manual_dir)
     return builder
 
 
-def is_built(dataset: str, data_dir: Path | None = None) -> bool:
-    """Returns whether a dataset has been built.
-
-    Raises:
-        ConfigError: `tfds_ham10000` has no config of this name.
-    """
-    return _is_prepared(_builder(dataset, data_dir))
+def built_datasets(data_dir: Path | None = None) -> list[str]:
+    """Returns the sorted names of the datasets that have been built."""
+    # `data_dir` of a builder is <root>/<name>/<config>/<version>.
+    folder = Path(tfds_ham10000.Builder(config="demo", data_dir=data_dir).data_dir)
+    paths = folder.parents[1].glob(f"*/{folder.name}")
+    return sorted(path.parent.name for path in paths)
 
 
 def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.DatasetBuilder:
@@ -115,12 +133,37 @@ def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
     return Path(builder.data_dir).is_dir() and bool(builder.is_prepared())
 
 
-def _require_same_source(builder: tfds.core.DatasetBuilder, manual_dir: Path) -> None:
-    source = builder.read_report().source
-    if source != str(manual_dir.resolve()):
+def _require_same_source(
+    builder: tfds.core.DatasetBuilder, manual_dir: Path, table_options: TableOptions
+) -> None:
+    report = builder.read_report()
+    advice = "Use another --name, or delete that dataset first."
+    if report.source != str(manual_dir.resolve()):
         raise ConfigError(
-            f"{builder.data_dir} was built from {source}. Received: --manual-dir "
-            f"{manual_dir}. Use another --data-dir, or delete that dataset first."
+            f"{builder.data_dir} was built from {report.source}. Received: --manual-dir "
+            f"{manual_dir}. {advice}"
+        )
+    if report.table_options != table_options:
+        raise ConfigError(
+            f"{builder.data_dir} was built with other options of the table: "
+            f"{report.table_options!r}. Received: {table_options!r}. {advice}"
+        )
+
+
+def _check_name(name: str, config: Ham10000Config) -> None:
+    if not config.own:
+        raise ConfigError(
+            f"--name can be used with the configs {' and '.join(OWN_SOURCES)} only. "
+            f"Received: --config {config.name}."
+        )
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            "--name must consist of lower-case letters, digits and underscores, and begin "
+            f"with a letter. Received: {name!r}."
+        )
+    if name in _configs() and name != config.name:
+        raise ConfigError(
+            f"--name must not be the name of a published dataset. Received: {name!r}."
         )
 
 
@@ -143,11 +186,13 @@ def _build(builder: tfds.core.DatasetBuilder, manual_dir: Path | None) -> None:
         ) from error
 
 
-def _builder(
-    dataset: str, data_dir: Path | None, on_bad_image: OnBadImage = "fail"
-) -> tfds.core.DatasetBuilder:
-    configs = {config.name: config for config in tfds_ham10000.Builder.BUILDER_CONFIGS}
-    look_up(configs, dataset, "The dataset (--data.dataset or --config)")
-    return tfds_ham10000.Builder(
-        config=dataset, data_dir=data_dir, on_bad_image=on_bad_image
-    )
+def _builder(dataset: str, data_dir: Path | None) -> tfds.core.DatasetBuilder:
+    # Whether the images of a built dataset were in folders is no longer relevant.
+    own = {name: own_config(name, "table") for name in built_datasets(data_dir)}
+    configs = {**own, **_configs()}
+    config = look_up(configs, dataset, "The dataset (--data.dataset or --config)")
+    return tfds_ham10000.Builder(config=config, data_dir=data_dir)
+
+
+def _configs() -> dict[str, Ham10000Config]:
+    return {config.name: config for config in tfds_ham10000.Builder.BUILDER_CONFIGS}

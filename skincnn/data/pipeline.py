@@ -53,19 +53,21 @@ def read_table(
 ) -> pd.DataFrame:
     """Returns a table with one row for each image in `folds`, without the images.
 
-    `folds` are fold numbers in 0..9 and names of official splits. The columns are
+    `folds` are fold numbers in 0..9 and names of official splits. Folds that the dataset
+    lacks, because it has few patients or lesions, are empty. The columns are
     `TABLE_COLUMNS` (`label` is the class index), `fold` (an element of `folds`) and
     `sha256` (the SHA-256 of the stored image file).
     """
-    folds = list(folds)
+    stored = builder.info.splits
+    folds = [f for f in folds if isinstance(f, str) or stored_name(f) in stored]
     rows = [
         {**row, "sha256": hashlib.sha256(row.pop("image")).hexdigest()}
-        for row in tfds.as_numpy(_records(builder, folds))
+        for row in (tfds.as_numpy(_records(builder, folds)) if folds else ())
     ]
     table = pd.DataFrame(rows, columns=[*TABLE_COLUMNS, "sha256"])
     for name in set(TABLE_COLUMNS) - {"label", "age"}:
         table[name] = table[name].map(bytes.decode)
-    sizes = [builder.info.splits[stored_name(fold)].num_examples for fold in folds]
+    sizes = [stored[stored_name(fold)].num_examples for fold in folds]
     return table.assign(fold=np.repeat(folds, sizes))
 
 

@@ -1,0 +1,107 @@
+"""The columns of a table: which column contains which field of a record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tfds_ham10000.records import OptionError, SourceError, join_first, suggest
+
+COLUMN_NAMES = {
+    "image": (
+        *(
+            "image_id",
+            "image",
+            "isic_id",
+            "image_name",
+            "img_id",
+            "image_file",
+            "image_path",
+        ),
+        *("file", "filename", "filepath", "path", "bcn_filename", "ddi_file", "md5hash"),
+    ),
+    "label": (
+        *("dx", "diagnosis", "diagnostic", "label", "class", "disease"),
+        *("benign_malignant", "malignant", "target"),
+    ),
+    "lesion_id": ("lesion_id", "lesion"),
+    "patient_id": ("patient_id", "patient", "subject_id"),
+    "age": ("age", "age_approx", "age_years"),
+    "sex": ("sex", "gender"),
+    "site": (
+        *("localization", "localisation", "anatom_site_general", "anatom_site"),
+        *("anatom_site_general_challenge", "body_site", "site", "region", "location"),
+    ),
+    "split": ("split", "partition", "subset"),
+    "dx_type": ("dx_type", "diagnosis_confirm_type"),
+    "dataset": ("dataset", "source"),
+}
+"""The usual names of the column of each field, most specific first. Case, spaces, hyphens
+and underscores are ignored."""
+REQUIRED = ("image", "label")
+
+
+def find_columns(
+    names: Sequence[str], given: Mapping[str, str], path: Path
+) -> tuple[dict[str, str], list[str]]:
+    """Returns the column of each field that the table has, and notes.
+
+    Args:
+        names: The names of the columns of the table.
+        given: The columns that the user names, by field; "" if a field is to be left out.
+        path: The table, for error messages.
+
+    Raises:
+        OptionError: `given` has an unknown field or a column that the table lacks.
+        SourceError: No column of a required field is found, or the column of a field
+            occurs twice.
+    """
+    columns: dict[str, str] = {}
+    notes: list[str] = []
+    for field, name in given.items():
+        if field not in COLUMN_NAMES:
+            raise OptionError(
+                f"--columns: unknown field {field!r}. Expected one of: "
+                f"{', '.join(COLUMN_NAMES)}.{suggest(field, COLUMN_NAMES)}"
+            )
+        if name and name not in names:
+            raise OptionError(
+                f"--columns {field}={name}: {path} has no column {name!r}. Its columns "
+                f"are: {join_first(list(names), limit=60)}.{suggest(name, names)}"
+            )
+    for field, usual in COLUMN_NAMES.items():
+        if field in given:
+            candidates = [given[field]] if given[field] else []
+        else:
+            keys = [_key(name) for name in usual]
+            known = [name for name in names if _key(name) in keys]
+            candidates = sorted(known, key=lambda name: keys.index(_key(name)))
+        if not candidates:
+            continue
+        if list(names).count(candidates[0]) > 1:
+            raise SourceError(
+                f"{path}: the column {candidates[0]!r} occurs twice. Rename one of them."
+            )
+        columns[field] = candidates[0]
+        if candidates[1:]:
+            notes.append(
+                f"{field} is read from the column {candidates[0]!r}, and not from "
+                f"{', '.join(map(repr, candidates[1:]))} (--columns {field}=...)"
+            )
+    _require(columns, names, path)
+    return columns, notes
+
+
+def _require(columns: Mapping[str, str], names: Sequence[str], path: Path) -> None:
+    for field in REQUIRED:
+        if field not in columns:
+            raise SourceError(
+                f"{path} has no column with a usual name of the {field}: "
+                f"{', '.join(COLUMN_NAMES[field])}. Name it, as in --columns "
+                f"{field}=COLUMN. Received: {join_first(list(names), limit=60)}."
+            )
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s_\-]", "", name).lower()

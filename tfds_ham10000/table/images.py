@@ -1,0 +1,128 @@
+"""The images of a table: in directories, zip archives and HDF5 files."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import h5py
+import numpy as np
+
+from tfds_ham10000.image_files import IMAGE_SUFFIXES, MAX_BYTES, ImageFiles
+from tfds_ham10000.records import SourceError
+
+HDF5_SUFFIXES = (".hdf5", ".h5")
+
+
+class TableImages(ImageFiles):
+    """The images that the rows of a table name, by image_id."""
+
+    def __init__(self, folder: Path):
+        """Lists the images at any depth of a directory, and of the archives in it.
+
+        An archive is a zip archive, or an HDF5 file with one dataset per image: the bytes
+        of the image file as a scalar, as in ISIC 2024, or as an array of uint8.
+
+        Raises:
+            SourceError: An archive cannot be read.
+        """
+        super().__init__()
+        self._inside = ImageFiles([folder], make_id=str)
+        self._arrays: dict[str, h5py.Dataset] = {}
+        self._key_of: dict[str, str] = {}
+        for path in sorted(folder.rglob("*")):
+            prefix = path.relative_to(folder).as_posix()
+            if path.suffix.lower() == ".zip":
+                self._inside.add(ImageFiles([path], make_id=lambda p, x=prefix: f"{x}/{p}"))
+            elif path.suffix.lower() in HDF5_SUFFIXES:
+                self._arrays |= _datasets(path, prefix)
+
+    @property
+    def image_ids(self) -> set[str]:
+        """The image_ids that `select` assigned."""
+        return set(self._key_of)
+
+    @property
+    def unused(self) -> list[str]:
+        """The sorted paths of the images that no cell names."""
+        return sorted(self._keys().difference(self._key_of.values()))
+
+    def select(self, cells: Iterable[str]) -> dict[str, list[str]]:
+        """Finds the image of each cell; `image_id_of(cell)` becomes its image_id.
+
+        A cell is the name of a file, or the end of its path. The suffix may be missing, and
+        case is ignored.
+
+        Returns:
+            The paths of all images that match, for each cell with none or several.
+        """
+        keys_of = defaultdict(list)
+        for key in self._keys():
+            keys_of[_stem(key)].append(key)
+        problems: dict[str, list[str]] = {}
+        for cell in cells:
+            end = "/" + image_id_of(cell).lower()
+            same_name = keys_of[_stem(cell)]
+            keys = [k for k in same_name if f"/{image_id_of(k).lower()}".endswith(end)]
+            if len(keys) > 1:
+                exact = [key for key in keys if f"/{key}".endswith(f"/{cell}")]
+                keys = exact or keys
+            if len(keys) == 1:
+                self._key_of[image_id_of(cell)] = keys[0]
+            else:
+                problems[cell] = sorted(keys)
+        return problems
+
+    def size(self, image_id: str) -> int:
+        """Returns the size of an image file in bytes."""
+        key = self._key_of[image_id]
+        return (
+            int(self._arrays[key].nbytes) if key in self._arrays else self._inside.size(key)
+        )
+
+    def read(self, image_id: str) -> bytes:
+        """Returns the bytes of an image file. This method is thread-safe.
+
+        Raises:
+            SourceError: The file is larger than 30 MB or cannot be read.
+        """
+        key = self._key_of[image_id]
+        if key not in self._arrays:
+            return self._inside.read(key)
+        if self._arrays[key].nbytes > MAX_BYTES:
+            raise SourceError(f"more than {MAX_BYTES} bytes")
+        try:
+            value = self._arrays[key][()]
+        except (OSError, RuntimeError) as error:
+            raise SourceError(f"cannot be read ({error})") from error
+        return value if isinstance(value, bytes) else np.asarray(value).tobytes()
+
+    def _keys(self) -> set[str]:
+        return self._inside.image_ids | self._arrays.keys()
+
+
+def image_id_of(cell: str) -> str:
+    """Returns the path in a cell without the suffix of an image, with forward slashes."""
+    path = cell.replace("\\", "/").lstrip("./")
+    stem, dot, suffix = path.rpartition(".")
+    return stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else path
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(image_id_of(path)).name.lower()
+
+
+def _datasets(path: Path, prefix: str) -> dict[str, h5py.Dataset]:
+    """Returns the datasets at any depth of an HDF5 file, by path."""
+    found: dict[str, h5py.Dataset] = {}
+
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[f"{prefix}/{name}"] = item
+
+    try:
+        h5py.File(path).visititems(visit)
+    except (OSError, RuntimeError) as error:
+        raise SourceError(f"{path} is not a valid HDF5 file: {error}.") from error
+    return found

@@ -1,0 +1,135 @@
+"""The classes of a table: the names of the labels, and what `classes.json` declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from tfds_ham10000.records import (
+    DeclaredClass,
+    OptionError,
+    SourceError,
+    join_first,
+    suggest,
+)
+
+CLASSES_FILE = "classes.json"
+EXAMPLE = '{"mel": {"full_name": "melanoma", "malignant": true}}'
+MALIGNANT_COLUMN = "malignant"
+MALIGNANCY = {
+    **dict.fromkeys(("1", "1.0", "true", "yes"), "malignant"),
+    **dict.fromkeys(("0", "0.0", "false", "no"), "benign"),
+}
+"""The label by lower-case cell of a column with the name `MALIGNANT_COLUMN`."""
+
+
+class _Declaration(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    full_name: str | None = None
+    malignant: bool | None = None
+
+
+def map_labels(
+    cells: pd.Series, column: str, label_map: Mapping[str, str | None], path: Path
+) -> tuple[pd.Series, list[str]]:
+    """Returns the class name of each row, None for rows to leave out, and notes.
+
+    Without a map, labels are class names. Labels that differ in case or spaces only are one
+    class, named by the most frequent spelling. The index of `cells` is the row in `path`.
+
+    Raises:
+        SourceError: A row has no label.
+        OptionError: `label_map` lacks a label of the table.
+    """
+    if label_map:
+        missing = cells[~cells.isin(label_map)].value_counts()
+        if len(missing):
+            labels = [f"{label!r} ({count} images)" for label, count in missing.items()]
+            raise OptionError(
+                f"--label-map lacks {len(missing)} label(s) of the column {column!r} of "
+                f"{path}: {join_first(labels)}. Expected a class name, or null to leave "
+                "the images out, for each label."
+            )
+        return cells.map(label_map).astype(object), []
+    empty = cells.index[cells == ""]
+    if len(empty):
+        raise SourceError(
+            f"{path}, column {column!r}: {len(empty)} row(s) have no label: "
+            f"{join_first([f'row {row}' for row in empty])}. Add the labels, delete the "
+            'rows, or leave them out with a --label-map that contains "": null.'
+        )
+    if column.lower() == MALIGNANT_COLUMN and set(cells.str.lower()) <= MALIGNANCY.keys():
+        return cells.str.lower().map(MALIGNANCY), []
+    words = cells.str.split().str.join(" ")
+    name_of = {word.casefold(): word for word in words.value_counts().index[::-1]}
+    names = words.str.casefold().map(name_of)
+    spellings = sorted(set(words) - set(names))
+    if not spellings:
+        return names, []
+    return names, [
+        f"labels that differ in case only are one class: {join_first(spellings)}"
+    ]
+
+
+def read_label_map(path: Path) -> dict[str, str | None]:
+    """Returns the content of a --label-map file: a class name, or null, by label.
+
+    Raises:
+        OptionError: The file does not exist or is invalid.
+    """
+    try:
+        mapping = TypeAdapter(dict[str, str | None]).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise OptionError(
+            f"--label-map {path} cannot be read: {_first_line(error)}. Expected a JSON "
+            'object such as {"melanoma in situ": "mel", "scar": null}.'
+        ) from error
+    if not mapping:
+        raise OptionError(f"--label-map {path} is empty. Expected a class for each label.")
+    return mapping
+
+
+def read_declared_classes(folder: Path, class_names: Sequence[str]) -> list[DeclaredClass]:
+    """Returns what `classes.json` in a directory declares; nothing if it does not exist.
+
+    Classes that the file omits have their name as the full name, and are not declared
+    malignant or benign.
+
+    Raises:
+        SourceError: The file is invalid, or contains an unknown class.
+    """
+    path = folder / CLASSES_FILE
+    if not path.is_file():
+        return []
+    try:
+        declared = TypeAdapter(dict[str, _Declaration]).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise SourceError(
+            f"{path} cannot be read: {_first_line(error)}. Expected a JSON object such as "
+            f"{EXAMPLE}."
+        ) from error
+    for name in declared:
+        if name not in class_names:
+            raise SourceError(
+                f"{path}: unknown class {name!r}. Expected only: {', '.join(class_names)}."
+                f"{suggest(name, class_names)}"
+            )
+    classes = [(name, declared.get(name, _Declaration())) for name in class_names]
+    return [
+        DeclaredClass(
+            name=name, full_name=known.full_name or name, malignant=known.malignant
+        )
+        for name, known in classes
+    ]
+
+
+def _first_line(error: OSError | ValidationError) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]

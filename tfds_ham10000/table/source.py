@@ -1,0 +1,253 @@
+"""Reading the user's own table: one row per image, with a label and optional columns.
+
+The steps are: find the table (`find_table`), read its cells (`cells`), find the columns
+(`columns`) and the images (`images`), and convert the values (`values`, `labels`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from tfds_ham10000.groups import GroupBy
+from tfds_ham10000.layouts import Source
+from tfds_ham10000.records import UNKNOWN, OptionError, Record, SourceError, join_first
+from tfds_ham10000.table.cells import TABLE_SUFFIXES, open_table
+from tfds_ham10000.table.columns import find_columns
+from tfds_ham10000.table.images import TableImages, image_id_of
+from tfds_ham10000.table.labels import map_labels
+from tfds_ham10000.table.options import TableOptions
+from tfds_ham10000.table.values import (
+    MAX_AGE,
+    SEXES,
+    SITE_OF,
+    SPLITS,
+    parse_age,
+    parse_column,
+    parse_id,
+    parse_word,
+)
+
+FIELD_OF = {"image": "image_id", "label": "dx", "site": "localization"}
+"""The field of `Record` for each column, unless they have the same name."""
+TRAINING_SPLIT = "train"
+
+
+def read_table_source(folder: Path, options: TableOptions) -> Source:
+    """Returns the images in a directory that a table in it lists, with their records.
+
+    Raises:
+        SourceError: The table, a value in it or an image is missing or invalid; rows of one
+            image or one lesion contradict each other.
+        OptionError: An option does not fit the table.
+    """
+    path = find_table(folder, options.table)
+    table = open_table(path)
+    columns, notes = find_columns(table.names, options.columns, path)
+    _check_group_by(options.group_by, columns, path)
+    cells = table.select(list(dict.fromkeys(columns.values())))
+    frame = pd.DataFrame({field: cells[name] for field, name in columns.items()})
+    frame.index.name = "row"
+    source = Source((), columns=columns, notes=[*table.notes, *notes])
+    frame = _map_labels(source, frame, columns["label"], options, path)
+    values = _parse_values(frame, columns, path)
+    values["lesion_id"] = _unique_lesions(values, source)
+    _check_lesions(values, path)
+    source.images = images = TableImages(folder)
+    values["image_id"] = _find_images(images, frame["image"], path)
+    _note_unused(images, source)
+    splits = values.pop("split")
+    records = [Record(**row) for row in values.to_dict("records")]
+    for record, split in zip(records, splits, strict=True):
+        source.splits.setdefault(split, []).append(record)
+    for part in source.splits.values():
+        part.sort(key=lambda record: record.image_id)
+    _check_splits(source, path)
+    return source
+
+
+def find_table(folder: Path, name: str | None) -> Path:
+    """Returns the path of the table: `name`, or the only table in a directory.
+
+    Raises:
+        OptionError: `name` is given and does not exist.
+        SourceError: The directory contains no table, or several.
+    """
+    if name is not None:
+        paths = [path for path in (folder / name, Path(name)) if path.is_file()]
+        if not paths:
+            raise OptionError(
+                f"--table {name}: there is no such file in {folder}. Expected the path of "
+                "a table relative to --manual-dir."
+            )
+        return paths[0]
+    for paths in (sorted(folder.iterdir()), sorted(folder.rglob("*"))):
+        tables = [p for p in paths if _is_table(p.relative_to(folder))]
+        if len(tables) == 1:
+            return tables[0]
+        if tables:
+            names = [str(table.relative_to(folder)) for table in tables]
+            raise OptionError(
+                f"{folder} contains {len(tables)} tables: {join_first(names)}. Use --table "
+                f"to name one of them, such as --table {names[0]}."
+            )
+    raise SourceError(
+        f"{folder} contains no table. Expected a file with one row per image and one of "
+        f"the suffixes {', '.join(TABLE_SUFFIXES)}."
+    )
+
+
+def _is_table(path: Path) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    licenses = path.stem.lower().startswith(("readme", "license", "licence", "attribution"))
+    return path.suffix.lower() in TABLE_SUFFIXES and not hidden and not licenses
+
+
+def _check_group_by(
+    group_by: GroupBy | None, columns: Mapping[str, str], path: Path
+) -> None:
+    if group_by is not None and f"{group_by}_id" not in columns:
+        raise OptionError(
+            f"--group-by {group_by}: {path} has no column of {group_by}s. Name it, as in "
+            f"--columns {group_by}_id=COLUMN."
+        )
+
+
+def _map_labels(
+    source: Source, frame: pd.DataFrame, column: str, options: TableOptions, path: Path
+) -> pd.DataFrame:
+    """Returns the rows that have a class, with the class names as labels."""
+    labels, notes = map_labels(frame["label"], column, options.label_map, path)
+    source.notes += notes
+    kept = labels.notna()
+    left_out = frame["label"][~kept].value_counts()
+    for label, count in left_out.items():
+        source.excluded[f"label {label!r} is left out by --label-map"] += int(count)
+    source.class_names = tuple(sorted(labels[kept].unique()))
+    if len(source.class_names) < 2:
+        raise SourceError(
+            f"{path}, column {column!r}: expected at least two different labels. Received: "
+            f"{', '.join(source.class_names) or 'none'}."
+        )
+    return frame.assign(label=labels)[kept]
+
+
+def _parse_values(
+    frame: pd.DataFrame, columns: Mapping[str, str], path: Path
+) -> pd.DataFrame:
+    """Returns the fields of the record of each row, and its split."""
+    parsers = {
+        "age": (parse_age, f"an age in years, 0 to {MAX_AGE}, or an empty cell"),
+        "sex": (parse_word(SEXES), f"one of {', '.join(SEXES)}, or an empty cell"),
+        "site": (parse_word(SITE_OF), f"one of {', '.join(SITE_OF)}, or an empty cell"),
+        "split": (lambda cell: SPLITS[cell.lower()], f"one of {', '.join(SPLITS)}"),
+    }
+    values = pd.DataFrame({"split": TRAINING_SPLIT, "lesion_id": ""}, index=frame.index)
+    values["patient_id"] = ""
+    for field, name in columns.items():
+        cells = frame[field].rename(name)
+        if field in parsers:
+            parse, expected = parsers[field]
+            parsed = parse_column(cells, parse, str(path), expected)
+        elif field in ("lesion_id", "patient_id"):
+            parsed = [parse_id(cell) for cell in cells]
+        elif field in ("dx_type", "dataset"):
+            parsed = [cell or UNKNOWN for cell in cells]
+        else:
+            parsed = cells.tolist()
+        values[FIELD_OF.get(field, field)] = parsed
+    return values
+
+
+def _unique_lesions(values: pd.DataFrame, source: Source) -> pd.Series:
+    """Returns the lesion_ids, with the patient_id if patients have equal lesion_ids."""
+    known = values[(values["lesion_id"] != "") & (values["patient_id"] != "")]
+    patients = known.groupby("lesion_id")["patient_id"].nunique()
+    repeated = patients.index[patients > 1]
+    lesions = values["lesion_id"]
+    if len(repeated) == 0:
+        return lesions
+    source.notes.append(
+        f"{len(repeated)} lesion_id(s) occur with several patients, such as "
+        f"{repeated[0]!r}: they are different lesions, stored as <patient_id>/<lesion_id>"
+    )
+    combined = values["patient_id"] + "/" + lesions
+    return lesions.mask(lesions.isin(repeated) & (values["patient_id"] != ""), combined)
+
+
+def _check_lesions(values: pd.DataFrame, path: Path) -> None:
+    known = values[values["lesion_id"] != ""]
+    conflicting = known.groupby("lesion_id").filter(lambda rows: rows["dx"].nunique() > 1)
+    if conflicting.empty:
+        return
+    lesions = [
+        f"lesion {lesion}: "
+        + ", ".join(f"row {row} {dx!r}" for row, dx in rows["dx"].items())
+        for lesion, rows in conflicting.groupby("lesion_id")
+    ]
+    raise SourceError(
+        f"{path}: {len(lesions)} lesion(s) have several labels: "
+        f"{join_first(lesions, '; ')}. Expected the same label for all images of a "
+        "lesion. Correct the labels or the lesion_ids, or leave the column out with "
+        "--columns lesion_id=."
+    )
+
+
+def _find_images(images: TableImages, cells: pd.Series, path: Path) -> list[str]:
+    """Finds the image of each row, and returns the image_ids."""
+    image_ids = cells.map(image_id_of)
+    rows_of = defaultdict(list)
+    for row, image_id in image_ids.items():
+        rows_of[image_id].append(row)
+    repeated = [
+        f"{image_id or 'empty'} (rows {', '.join(map(str, rows))})"
+        for image_id, rows in rows_of.items()
+        if len(rows) > 1 or not image_id
+    ]
+    if repeated:
+        raise SourceError(
+            f"{path}: {len(repeated)} image(s) occur in several rows, or are not named: "
+            f"{join_first(repeated)}. Expected one row per image."
+        )
+    if problems := images.select(cells):
+        missing = [cell for cell, keys in problems.items() if not keys]
+        several = [f"{c} ({', '.join(keys)})" for c, keys in problems.items() if keys]
+        row_of = {cell: row for row, cell in cells.items()}
+        texts = []
+        if missing:
+            first = [f"{cell} (row {row_of[cell]})" for cell in missing]
+            texts.append(f"{len(missing)} image(s) have no file: {join_first(first)}.")
+        if several:
+            texts.append(
+                f"{len(several)} image(s) have several files: {join_first(several)}."
+            )
+        raise SourceError(
+            f"{path}: {' '.join(texts)} Expected the name or the path of one image file "
+            "below --manual-dir in each row. Add the files, or delete the rows."
+        )
+    return image_ids.tolist()
+
+
+def _note_unused(images: TableImages, source: Source) -> None:
+    if unused := images.unused:
+        source.excluded["not in the table"] += len(unused)
+        source.notes.append(
+            f"{len(unused)} image(s) are not in the table and were not used: "
+            f"{join_first(unused)}"
+        )
+
+
+def _check_splits(source: Source, path: Path) -> None:
+    """Checks that the training split has all classes."""
+    training = source.splits.get(TRAINING_SPLIT, [])
+    counts = Counter(record.dx for record in training)
+    missing = [name for name in source.class_names if not counts[name]]
+    if missing:
+        raise SourceError(
+            f"{path}: the training split has no images of {join_first(missing)}. Expected "
+            "images of every class in rows with the split train, which are divided into "
+            "folds for training, validation and testing."
+        )
