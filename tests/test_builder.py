@@ -20,11 +20,17 @@ from source_files import (
     write_folder,
     write_isic2018,
     write_isic2019,
+    write_table,
 )
 from tensorflow_datasets.core import shuffle
 from test_sources import replace_member
 
-from skincnn.data.datasets import class_names, open_dataset, prepare_dataset
+from skincnn.data.datasets import (
+    built_datasets,
+    class_names,
+    open_dataset,
+    prepare_dataset,
+)
 from skincnn.errors import ConfigError, DataError
 from tfds_ham10000 import Builder, demo, sources
 from tfds_ham10000.configs import CONFIGS
@@ -96,14 +102,24 @@ class TestIsic2019WithoutHam10000(FromFiles, tfds.testing.DatasetBuilderTestCase
         write_isic2019(folder, rows)
 
 
-class TestFolder(FromFiles, tfds.testing.DatasetBuilderTestCase):
-    BUILDER_CONFIG_NAMES_TO_TEST = names_of("folder")
+class TestOwn(FromFiles, tfds.testing.DatasetBuilderTestCase):
+    """The class folders also contain a table of the images."""
+
+    BUILDER_CONFIG_NAMES_TO_TEST = [*names_of("folder"), *names_of("table")]  # noqa: RUF012
     SPLITS = dict.fromkeys(FOLDS, 3) | {"test_official": 2}
 
     @classmethod
     def write(cls, folder: Path) -> None:
-        write_classes(folder / "Train", make_rows(("a", "b"), lesions=10))
-        write_classes(folder / "Test", make_rows(("a", "b"), lesions=1, start=500))
+        splits = {
+            "Train": make_rows(("a", "b"), lesions=10),
+            "Test": make_rows(("a", "b"), lesions=1, start=500),
+        }
+        for split, rows in splits.items():
+            write_classes(folder / split, rows)
+        rows = [{**row, "split": split} for split in splits for row in splits[split]]
+        for row in rows:
+            row["lesion_id"] += row["split"]
+        write_table(folder / "labels.csv", rows, tuple(rows[0]))
 
 
 @pytest.mark.slow
@@ -124,7 +140,7 @@ class TestDemo(tfds.testing.DatasetBuilderTestCase):
 def test_every_config_is_tested() -> None:
     tested = {
         name
-        for case in (TestIsic2018, TestIsic2019, TestIsic2019WithoutHam10000, TestFolder)
+        for case in (TestIsic2018, TestIsic2019, TestIsic2019WithoutHam10000, TestOwn)
         for name in case.BUILDER_CONFIG_NAMES_TO_TEST
     }
     # `demo` is `demo_tiny` with more images, which take a minute to render.
@@ -206,19 +222,85 @@ def test_class_names_of_a_built_folder_dataset(
         assert row["image_id"].decode().startswith(f"{label}/")
 
 
+def write_patients(folder: Path) -> Path:
+    """Writes a table of 12 patients, each with a lesion of both classes, and images."""
+    rows = [
+        {"File": f"{i}.jpg", "dx": "ab"[i % 2], "patient": i // 2, "lesion": i}
+        for i in range(24)
+    ]
+    write_folder(folder, {f"{i}.jpg": jpeg(i) for i in range(24)})
+    write_table(folder / "labels.csv", rows, tuple(rows[0]), separator=";")
+    return folder
+
+
+def test_own_datasets_with_different_names_are_side_by_side(
+    tmp_path: Path, prepare: Prepare
+) -> None:
+    data_dir = tmp_path / "built"
+    table = ("--name", "clinic_a", "--manual-dir", write_patients(tmp_path / "a"))
+    done = prepare("table", data_dir, *table)
+    assert done.returncode == 0, done.stderr
+    assert f"is in {data_dir}/ham10000/clinic_a" in done.stdout
+    assert "columns: image=File, label=dx, lesion_id=lesion, patient_id=patient" in (
+        done.stdout
+    )
+    folder = write_classes(tmp_path / "b", make_rows(("x", "y", "z"), lesions=4))
+    done = prepare("folder", data_dir, "--name", "clinic_b", "--manual-dir", folder)
+    assert done.returncode == 0, done.stderr
+    assert built_datasets(data_dir) == ["clinic_a", "clinic_b"]
+    assert class_names("clinic_b", data_dir) == ("x", "y", "z")
+    builder = open_dataset("clinic_a", data_dir)
+    report = builder.read_report()
+    assert (report.group_by, report.num_with_patient) == ("patient", 24)
+    splits: dict[str, set[str]] = {}
+    for split in builder.info.splits:
+        for row in tfds.as_numpy(builder.as_dataset(split=split)):
+            assert row["group_id"] == row["patient_id"]
+            splits.setdefault(row["patient_id"].decode(), set()).add(split)
+    assert all(len(folds) == 1 for folds in splits.values())
+    assert len(splits) == 12
+    done = prepare("table", data_dir, *table, "--group-by", "lesion")
+    assert done.returncode == 2
+    assert "was built with other options of the table" in done.stderr
+    with pytest.raises(ConfigError, match=r"clinic_a, clinic_b, .*Did you mean 'clinic_a'"):
+        open_dataset("clinic_aa", data_dir)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        ("--columns label", 2, "--columns must be pairs field=column"),
+        ("--columns label=dy", 2, "has no column 'dy'"),
+        ("--label-map none.json", 2, "--label-map none.json cannot be read: No such file"),
+        ("--name isic2018", 2, "must not be the name of a published dataset"),
+        ("--name Clinic-A", 2, "--name must consist of lower-case letters"),
+        ("--columns age=dx", 3, "column 'dx': 24 invalid value(s): row 2: 'a', row 3: 'b'"),
+    ],
+)
+def test_invalid_tables_and_flags_exit_with_one_message(
+    flags: str, code: int, message: str, tmp_path: Path, prepare: Prepare
+) -> None:
+    data_dir, manual_dir = tmp_path / "built", write_patients(tmp_path / "a")
+    done = prepare("table", data_dir, "--manual-dir", manual_dir, *flags.split())
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not data_dir.exists()
+
+
 def test_too_few_lesions_for_ten_folds_are_reported(
     tmp_path: Path, prepare: Prepare
 ) -> None:
-    too_few = write_classes(tmp_path / "too few", make_rows(("a", "b"), lesions=2))
+    too_few = write_classes(tmp_path / "too few", make_rows(("a", "b"), lesions=1))
     done = prepare("folder", tmp_path / "built", "--manual-dir", too_few)
     assert done.returncode == 3, done.stderr
-    assert "too few lesions: fold_" in done.stderr
+    assert "too few images for training, validation and testing" in done.stderr
     assert not list((tmp_path / "built").rglob("*.tfrecord*"))
     rows = [r for r in make_rows(("a", "b"), lesions=12) if r["lesion_id"] < "HAM_b_2"]
     enough = write_classes(tmp_path / "enough", rows)
     done = prepare("folder", tmp_path / "built", "--manual-dir", enough)
     assert done.returncode == 0, done.stderr
-    assert "b has too few lesions for ten folds and is missing from fold_" in done.stdout
+    assert "b has too few images for ten folds and is missing from fold_" in done.stdout
 
 
 def test_a_damaged_image_leaves_no_partial_dataset(
