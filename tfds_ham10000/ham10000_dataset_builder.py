@@ -58,7 +58,7 @@ class BuildReport(BaseModel):
     num_images: int  # number of stored images, in all splits
     num_with_lesion: int  # number of stored images whose lesion is known
     num_with_patient: int  # number of stored images whose patient is known
-    classes: list[DeclaredClass] = []  # in the order of the labels; empty if not declared
+    classes: list[DeclaredClass] = []  # those in classes.json, in label order
     columns: dict[str, str] = {}  # the column of a table by field
     table_options: TableOptions = sources.NO_OPTIONS  # how a table was read
     # Near-duplicates that are not known to show the same lesion: two image_ids, the method,

@@ -30,7 +30,7 @@ class _Declaration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     full_name: str | None = None
-    malignant: bool | None = None
+    malignant: bool | None
 
 
 def map_labels(
@@ -94,10 +94,10 @@ def read_label_map(path: Path) -> dict[str, str | None]:
 
 
 def read_declared_classes(folder: Path, class_names: Sequence[str]) -> list[DeclaredClass]:
-    """Returns what `classes.json` in a directory declares; nothing if it does not exist.
+    """Returns the classes that `classes.json` in a directory declares, in label order.
 
-    Classes that the file omits have their name as the full name, and are not declared
-    malignant or benign.
+    Each entry states whether the class is malignant (true, false, or null if it is not
+    known), and optionally the full name. Without the file, the list is empty.
 
     Raises:
         SourceError: The file is invalid, or contains an unknown class.
@@ -118,12 +118,14 @@ def read_declared_classes(folder: Path, class_names: Sequence[str]) -> list[Decl
                 f"{path}: unknown class {name!r}. Expected only: {', '.join(class_names)}."
                 f"{suggest(name, class_names)}"
             )
-    classes = [(name, declared.get(name, _Declaration())) for name in class_names]
     return [
         DeclaredClass(
-            name=name, full_name=known.full_name or name, malignant=known.malignant
+            name=name,
+            full_name=declared[name].full_name or name,
+            malignant=declared[name].malignant,
         )
-        for name, known in classes
+        for name in class_names
+        if name in declared
     ]
 
 
