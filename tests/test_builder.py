@@ -14,6 +14,7 @@ from PIL import Image
 from source_files import (
     METADATA_FILE,
     jpeg,
+    make_image,
     make_rows,
     write_classes,
     write_dataverse,
@@ -198,8 +199,8 @@ def test_the_report_states_which_identifiers_are_known(tmp_path: Path) -> None:
 
 
 def test_near_duplicates_with_different_labels_are_reported(tmp_path: Path) -> None:
-    members = {f"{i % 2}/{i}.jpg": jpeg(i) for i in range(12)} | {"0/x.jpg": jpeg(3)}
-    write_folder(tmp_path / "manual", members)
+    write_folder(tmp_path / "manual", {f"{i % 2}/{i}.jpg": jpeg(i) for i in range(12)})
+    make_image(3).save(tmp_path / "manual" / "0" / "x.jpg", quality=80)
     builder = prepare_dataset("folder", tmp_path / "built", tmp_path / "manual")
     assert builder.read_report().label_conflicts == [("0/x", "1/3", "0", "1")]
     assert builder.read_report().group_by == "image"

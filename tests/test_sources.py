@@ -221,7 +221,8 @@ def test_folders_of_classes_are_read(tmp_path: Path, nested: bool) -> None:
 def test_published_images_in_folders_have_their_published_lesions(tmp_path: Path) -> None:
     """The ids are those of two images of one lesion of HAM10000."""
     names = ("ISIC_0027419", "ISIC_0025030_downsampled", "ISIC_00274190", "other")
-    write_folder(tmp_path, {f"{dx}/{n}.jpg": jpeg() for dx in "ab" for n in names})
+    files = [f"{dx}/{name}.jpg" for dx in "ab" for name in names]
+    write_folder(tmp_path, {name: jpeg(i) for i, name in enumerate(files)})
     source = sources.read_source(tmp_path, "folder")
     lesions = {r.image_id: r.lesion_id for r in source.splits["train"]}
     assert [lesions[f"a/{name}"] for name in names] == ["HAM_0000118"] * 2 + [""] * 2
