@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
-from conftest import Prepare
+from conftest import Prepare, run_here
 from PIL import Image
 from source_files import (
     METADATA_FILE,
@@ -265,6 +266,40 @@ def test_own_datasets_with_different_names_are_side_by_side(
     assert "was built with other options of the table" in done.stderr
     with pytest.raises(ConfigError, match=r"clinic_a, clinic_b, .*Did you mean 'clinic_a'"):
         open_dataset("clinic_aa", data_dir)
+
+
+@pytest.mark.slow
+def test_a_table_with_patients_is_trained_and_tested(
+    tmp_path: Path, prepare: Prepare
+) -> None:
+    """Each patient has two lesions, often of different classes."""
+    records, images = demo.make_dataset(300)
+    lesions = sorted({record.lesion_id for record in records})
+    patients = {lesion: f"P{i % (len(lesions) // 2)}" for i, lesion in enumerate(lesions)}
+    rows = [
+        {
+            "image": record.image_id,
+            "diagnosis": record.dx,
+            "lesion_id": record.lesion_id,
+            "patient_id": patients[record.lesion_id],
+        }
+        for record in records
+    ]
+    names = [row["image"] for row in rows]
+    write_folder(tmp_path / "a", {f"{name}.jpg": images.read(name) for name in names})
+    write_table(tmp_path / "a" / "labels.csv", rows, tuple(rows[0]))
+    data_dir, workdir = tmp_path / "built", tmp_path / "run"
+    flags = ("--name", "clinic_a", "--manual-dir", tmp_path / "a")
+    done = prepare("table", data_dir, *flags)
+    assert done.returncode == 0, done.stderr
+    settings = (
+        "--data.dataset clinic_a --data.image-size 32 --model.backbone small_cnn "
+        "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100"
+    ).split()
+    done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *settings)
+    assert done.returncode == 0, done.stderr
+    audit = json.loads((workdir / "run.json").read_text())["audit"]
+    assert audit["num_shared_lesions"] == audit["num_shared_groups"] == 0
 
 
 @pytest.mark.parametrize(
