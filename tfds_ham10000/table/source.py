@@ -180,7 +180,8 @@ def _unique_lesions(values: pd.DataFrame, source: Source) -> pd.Series:
 
 def _check_lesions(values: pd.DataFrame, path: Path) -> None:
     known = values[values["lesion_id"] != ""]
-    conflicting = known.groupby("lesion_id").filter(lambda rows: rows["dx"].nunique() > 1)
+    num_labels = known.groupby("lesion_id")["dx"].transform("nunique")
+    conflicting = known[num_labels > 1]
     if conflicting.empty:
         return
     lesions = [
