@@ -67,7 +67,7 @@ def prepare_dataset(
         SourceError: The source files are missing or invalid, or the download failed.
     """
     config = look_up(_configs(), dataset, "--config")
-    if name is not None:
+    if name is not None and name != config.name:
         _check_name(name, config)
         config = own_config(name, config.source)
     builder = tfds_ham10000.Builder(
@@ -161,7 +161,7 @@ def _check_name(name: str, config: Ham10000Config) -> None:
             "--name must consist of lower-case letters, digits and underscores, and begin "
             f"with a letter. Received: {name!r}."
         )
-    if name in _configs() and name != config.name:
+    if name in _configs():
         raise ConfigError(
             f"--name must not be the name of a published dataset. Received: {name!r}."
         )
