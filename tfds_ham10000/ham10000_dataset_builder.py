@@ -142,6 +142,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Returns the report of the build."""
         return BuildReport.model_validate_json(Path(self.data_dir, REPORT).read_bytes())
 
+    def _create_builder_config(
+        self, builder_config: str | Ham10000Config | None, version: str | None
+    ) -> Ham10000Config:
+        # TFDS logs a warning for each config that is not in `BUILDER_CONFIGS`.
+        if isinstance(builder_config, Ham10000Config):
+            return builder_config
+        return super()._create_builder_config(builder_config, version=version)
+
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
         return self.dataset_info_from_configs(

@@ -25,8 +25,8 @@ class DataConfig:
     """The dataset, its splits, and the preprocessing of the images."""
 
     dataset: str = "demo"
-    """Name of the dataset: demo, demo_tiny, isic2018, isic2018_256, ..., or the name of your
-    own dataset; see --config and --name in scripts/prepare_data.py --help."""
+    """Name of the dataset: demo, demo_tiny, isic2018, isic2018_256, ..., or the name of
+    your own dataset; see --config and --name in scripts/prepare_data.py --help."""
     image_size: Annotated[int, Field(ge=32)] = 96
     """Height and width in pixels to which each image is resized."""
     resize_mode: Literal["stretch", "crop", "pad"] = "stretch"
