@@ -195,7 +195,7 @@ def test_the_report_states_which_identifiers_are_known(tmp_path: Path) -> None:
 
 def test_near_duplicates_with_different_labels_are_reported(tmp_path: Path) -> None:
     write_folder(tmp_path / "manual", {f"{i % 2}/{i}.jpg": jpeg(i) for i in range(12)})
-    make_image(3).save(tmp_path / "manual" / "0" / "x.jpg", quality=80)
+    make_image(3).save(tmp_path / "manual" / "0" / "x.jpg", quality=94)
     builder = prepare_dataset("folder", tmp_path / "built", tmp_path / "manual")
     assert builder.read_report().label_conflicts == [("0/x", "1/3", "0", "1")]
     assert builder.read_report().group_by == "image"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 import h5py
@@ -34,7 +34,7 @@ class TableImages(ImageFiles):
         for path in sorted(folder.rglob("*")):
             prefix = path.relative_to(folder).as_posix()
             if path.suffix.lower() == ".zip":
-                self._inside.add(ImageFiles([path], make_id=lambda p, x=prefix: f"{x}/{p}"))
+                self._inside.add(ImageFiles([path], make_id=_below(prefix)))
             elif path.suffix.lower() in HDF5_SUFFIXES:
                 self._arrays |= _datasets(path, prefix)
 
@@ -107,6 +107,10 @@ def image_id_of(cell: str) -> str:
     path = cell.replace("\\", "/").lstrip("./")
     stem, dot, suffix = path.rpartition(".")
     return stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else path
+
+
+def _below(prefix: str) -> Callable[[PurePosixPath], str]:
+    return lambda path: f"{prefix}/{path}"
 
 
 def _stem(path: str) -> str:

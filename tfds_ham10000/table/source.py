@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 
@@ -60,7 +61,8 @@ def read_table_source(folder: Path, options: TableOptions) -> Source:
     values["image_id"] = _find_images(images, frame["image"], path)
     _note_unused(images, source)
     splits = values.pop("split")
-    records = [Record(**row) for row in values.to_dict("records")]
+    rows = cast("list[dict[str, Any]]", values.to_dict("records"))
+    records = [Record(**row) for row in rows]
     for record, split in zip(records, splits, strict=True):
         source.splits.setdefault(split, []).append(record)
     for part in source.splits.values():
@@ -147,6 +149,7 @@ def _parse_values(
     }
     values = pd.DataFrame({"split": TRAINING_SPLIT, "lesion_id": ""}, index=frame.index)
     values["patient_id"] = ""
+    parsed: list[Any]
     for field, name in columns.items():
         cells = frame[field].rename(name)
         if field in parsers:
