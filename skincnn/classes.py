@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ TWO_CLASSES = (
     LesionClass("malignant", "malignant", True),
 )
 """Classes of datasets that only distinguish benign from malignant lesions."""
+
+NOTHING_DECLARED: Mapping[str, LesionClass] = MappingProxyType({})
+"""The declared classes of a dataset whose classes are described by their names alone."""
 
 SYNONYMS = {
     "ak": ("actinic keratosis", "solar or actinic keratosis"),
@@ -94,12 +98,15 @@ KNOWN |= {"ack": KNOWN["ak"], "nev": KNOWN["nv"], "sek": KNOWN["bkl"]}  # PAD-UF
 SHORT_NAMES = {key: short for short, keys in SYNONYMS.items() for key in keys}
 
 
-def describe(names: Iterable[str]) -> dict[str, LesionClass]:
+def describe(
+    names: Iterable[str], declared: Mapping[str, LesionClass] = NOTHING_DECLARED
+) -> dict[str, LesionClass]:
     """Returns the class of each short name or synonym; the keys are `names`.
 
     Case and punctuation are ignored. A synonym, and an unknown name, is its own full name.
+    `declared` contains the classes that the dataset itself describes.
     """
-    return {name: _describe(name) for name in names}
+    return {name: declared.get(name) or _describe(name) for name in names}
 
 
 def _describe(name: str) -> LesionClass:

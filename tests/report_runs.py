@@ -54,6 +54,7 @@ def make_mistakes() -> Mistakes:
             "predicted": ["nv", "mel", "mel"],
             "confidence": [0.97, 0.999, 0.5],
             "probability_of_label": [0.02, 0.0001, 0.4],
+            "is_missed": [True, False, False],
         }
     )
     rng = np.random.default_rng(0)

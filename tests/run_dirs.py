@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from skincnn.classes import LesionClass
 from skincnn.config import Config, EvaluateConfig
 from skincnn.data.characteristics import Characteristics, ImageFlow
+from skincnn.data.identifiers import Identifiers
 from skincnn.data.leakage import LeakageAudit, SplitLeakage
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.evaluation.ood import distance_limit
@@ -32,10 +34,15 @@ from skincnn.inference.run_dir import (
 from skincnn.records import write_record
 
 NAMES = ("bkl", "mel", "nv")
+DECLARED = {name: LesionClass(name, name, False) for name in ("<b>wart</b>|",)}
+"""Classes that are not known by their names, but declared as benign."""
 CONFIG = Config(evaluate=EvaluateConfig(num_bootstrap=100))
 STORED_IN = {"val": "fold 8", "test": "fold 9", "test_official": "test official"}
 Tables = Mapping[str, pd.DataFrame]
 """Predictions tables by split, including "val" and "test"."""
+
+
+LESIONS_ONLY = Identifiers(num_images=1000, with_lesion=1000, with_patient=0, unit="lesion")
 
 
 def make_table(
@@ -103,6 +110,7 @@ def make_info(**changes: object) -> RunInfo:
         ),
         "provenance": Provenance(code="0123abc", processor="Some CPU", cores=2, gpus=()),
         "class_names": NAMES,
+        "declared": DECLARED,
         "synthetic": False,
         "dataset": "ham10000/isic2018/2.0.0",
         "attribution": "Images: an archive, CC BY-NC 4.0.",
@@ -110,8 +118,10 @@ def make_info(**changes: object) -> RunInfo:
         "audit": LeakageAudit(
             {"train": 800, "val": 100, "test": 100},
             {"train": 400, "val": 50, "test": 50},
-            *(0, 0, 0, 0.0, None),
+            dict.fromkeys(("train", "val", "test")),
+            *(0, 0, None, 0, 0.0, None),
         ),
+        "identifiers": LESIONS_ONLY,
         "near_duplicates": NearDuplicateSearch(known_pairs=200, found_pairs=138),
         "flow": ImageFlow(
             num_read=1204,
@@ -121,7 +131,9 @@ def make_info(**changes: object) -> RunInfo:
         ),
         "training_characteristics": Characteristics(
             num_images=800,
+            identifiers=LESIONS_ONLY,
             num_lesions=400,
+            num_patients=None,
             num_groups=390,
             age_quartiles=(40.0, 50.0, 65.0),
             classes={"bkl": 100, "mel": 50, "nv": 650},
@@ -198,6 +210,7 @@ def write_run(
         leakage or {},
         config.evaluate,
         distance_limit(tables["val"]) if "distance" in tables["val"] else None,
+        info.declared,
     )
     write_predictions(workdir, written)
     write_results(workdir, results)
@@ -207,4 +220,5 @@ def write_run(
 def score_test(tables: Tables) -> SplitResult:
     """Returns the test result of the model as is."""
     as_is = InferenceVariant("", tables, make_cost(1))
-    return score_variants([as_is], STORED_IN, {}, CONFIG.evaluate)[1]["test"]
+    scored = score_variants([as_is], STORED_IN, {}, CONFIG.evaluate, declared=DECLARED)
+    return scored[1]["test"]

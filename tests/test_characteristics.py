@@ -12,6 +12,7 @@ from report_runs import TABLES
 from run_dirs import score_test
 from sklearn.metrics import confusion_matrix
 
+from skincnn.classes import LesionClass
 from skincnn.config import DataConfig
 from skincnn.data.characteristics import (
     UNKNOWN,
@@ -140,8 +141,15 @@ def test_the_baseline_table_counts_each_value_and_what_is_missing() -> None:
         **melanoma["dx_type"].value_counts().to_dict(),
         UNKNOWN: 0,
     }
-    without = describe_images(table.drop(columns=["group_id", "age"]), ["mel", "nv"])
-    assert without.num_groups is without.age_quartiles is None
+    assert described.num_patients is None
+    without = describe_images(table.drop(columns="age"), ["mel", "nv"])
+    assert without.age_quartiles is None
+    # The malignancy of own classes can be declared.
+    own = table.assign(label=table["label"].replace("mel", "own"))
+    declared = {"own": LesionClass("own", "own", True)}
+    assert describe_images(own, ["own", "nv"]).malignant_by == {UNKNOWN: 0}
+    malignant_by = describe_images(own, ["own", "nv"], declared).malignant_by
+    assert malignant_by == described.malignant_by
 
 
 def test_age_bands_include_their_first_year() -> None:

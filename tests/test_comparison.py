@@ -114,20 +114,24 @@ def test_runs_are_sorted_with_paired_differences(tmp_path: Path) -> None:
 
 def test_other_images_and_leaky_protocols_have_their_own_tables(tmp_path: Path) -> None:
     leaky = Config(data=DataConfig(split_by="image"))
+    audit = dataclasses.replace(make_info().audit, num_shared_lesions=3)
     workdirs = [
         write_run(tmp_path / "clean", 0.7),
-        write_run(tmp_path / "leaky", 0.9, leaky),
+        write_run(tmp_path / "leaky", 0.9, leaky, audit=audit),
+        # Lesions with a single image are in one split even in a split by image.
+        write_run(tmp_path / "single", 0.9, leaky),
         write_run(tmp_path / "fewer", 0.8, num_images=90),
         write_run(
             tmp_path / "mixed",
             0.8,
             kind="ensemble",
             members=(make_member("clean", Config()), make_member("leaky", leaky)),
+            audit=audit,
         ),
     ]
     tables = compare(read_runs(workdirs), "macro_f1", 100)
     assert [sorted(row.name for row in rows) for rows in tables.values()] == [
-        ["clean"],
+        ["clean", "single"],
         ["leaky", "mixed"],
         ["fewer"],
     ]

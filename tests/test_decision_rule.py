@@ -36,7 +36,7 @@ def test_the_rule_is_the_same_for_arrays_and_tensors(
     if max_distance is None:
         expected = np.zeros(len(DISTANCES), bool)
     assert ood.tolist() == expected.tolist()
-    if threshold is not None and "mel" in names:
+    if threshold is not None and rule.target is not None:
         expected = expected | (PROBABILITIES[:, 0] + PROBABILITIES[:, 2] >= 0.6)
     assert refer.tolist() == expected.tolist()
 
@@ -46,6 +46,15 @@ def test_the_rule_is_the_same_for_arrays_and_tensors(
     ) -> tuple[tf.Tensor, tf.Tensor]:
         return rule.decide(probabilities, distances)
 
+    outputs = postprocess(
+        [tf.constant(PROBABILITIES, tf.float32)],
+        [tf.constant(DISTANCES, tf.float32)],
+        tf.ones(200, tf.bool),
+        rule,
+    )
+    referral = {"malignant_probability", "refer"}
+    # The class "own" may be malignant or benign.
+    assert outputs.keys() & referral == (set() if "own" in names else referral)
     in_graph = decide(
         tf.constant(PROBABILITIES, tf.float32), tf.constant(DISTANCES, tf.float32)
     )

@@ -226,16 +226,18 @@ def test_the_run_file_describes_all_models(workdirs: list[Path], tmp_path: Path)
 
 
 def test_the_largest_leakage_of_the_runs_is_kept(workdirs: list[Path]) -> None:
-    for workdir, counts in zip(workdirs, [(1, 5, 0, 2), (3, 4, 0, 9)], strict=False):
+    for workdir, counts in zip(
+        workdirs, [(1, 5, None, 0, 2), (3, 4, None, 0, 9)], strict=False
+    ):
         result = read_result(workdir, "test", SplitResult)
         leaky = result.model_copy(update={"leakage": SplitLeakage(*counts)})
         write_record(result_path(workdir, "test"), leaky)
     runs = [read_evaluated_run(workdir) for workdir in workdirs]
-    assert worst_leakage(runs) == {"test": SplitLeakage(3, 5, 0, 9)}
+    assert worst_leakage(runs) == {"test": SplitLeakage(3, 5, None, 0, 9)}
     assert worst_leakage(runs[2:]) == {}
     combined = combine_runs(workdirs).results["test"]
     assert isinstance(combined, SplitResult)
-    assert combined.leakage == SplitLeakage(3, 5, 0, 9)
+    assert combined.leakage == SplitLeakage(3, 5, None, 0, 9)
 
 
 def test_each_model_is_adjusted_by_its_own_strength(tmp_path: Path) -> None:

@@ -81,6 +81,12 @@ def test_mistakes_match_a_simple_loop(seed: int, count: int) -> None:
         assert row.predicted == NAMES[logits[n].argmax()]
         assert row.confidence == pytest.approx(y_prob[n, logits[n].argmax()], rel=1e-4)
         assert row.probability_of_label == pytest.approx(y_prob[n, labels[n]], rel=1e-4)
+        assert row.is_missed == (row.label not in BENIGN and row.predicted in BENIGN)
+    # Where lesions are not known, there is one image of each group.
+    unknown = table.assign(lesion_id="")
+    assert find_mistakes(unknown, CALIBRATION_MAP, count).equals(
+        find_mistakes(table, CALIBRATION_MAP, count)
+    )
 
 
 def test_few_missed_melanomas_leave_their_rows_to_other_errors() -> None:

@@ -72,7 +72,7 @@ def test_other_splits_are_thinned_like_the_test_split(
         assert tables[name].index.tolist() == list(range(len(tables[name])))
     # The model was not trained on any image or lesion of this fold.
     leakage = measure_leakage(builder, config, tables)
-    assert leakage == {"fold_1": SplitLeakage(0, 0, 0, 0)}
+    assert leakage == {"fold_1": SplitLeakage(0, 0, None, 0, 0)}
     del tables["fold_1"]
     assert measure_leakage(builder, config, tables) == {}
     for split, reason in (

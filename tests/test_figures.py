@@ -141,7 +141,7 @@ def test_subgroups_without_an_interval_are_points() -> None:
             attribute=attribute,
             value=value,
             num_images=9,
-            num_lesions=9,
+            num_groups=9,
             class_names=("mel",),
             scores={"accuracy": score} if score else {},
             targets={},
@@ -184,7 +184,7 @@ def captions(figure: Figure) -> list[str]:
 
 def test_errors_are_shown_beside_their_maps() -> None:
     mistakes = make_mistakes()
-    figure = plot_mistakes(mistakes, TITLE)
+    figure = plot_mistakes(mistakes, TITLE, "a melanoma")
     axes = figure.get_axes()
     assert len(axes) == 6
     for number in range(3):
@@ -192,6 +192,7 @@ def test_errors_are_shown_beside_their_maps() -> None:
         image = mistakes.images[number]
         np.testing.assert_array_equal(left, image)
         np.testing.assert_array_equal(right, overlay(image, mistakes.maps[number]))
+    assert "MISSED: a melanoma." in figure.get_suptitle()
     assert captions(figure) == [
         "True: melanoma\nPredicted: melanocytic naevus",
         "True: melanocytic naevus\nPredicted: melanoma",
@@ -221,7 +222,7 @@ def test_captions_of_errors_do_not_overlap() -> None:
     long = mistakes.table.assign(label="akiec", predicted="bkl")
     table = pd.concat([long, long], ignore_index=True)
     repeated = (np.concatenate([a, a]) for a in (mistakes.images, mistakes.maps))
-    figure = plot_mistakes(Mistakes(table, *repeated), TITLE)
+    figure = plot_mistakes(Mistakes(table, *repeated), TITLE, "")
     to_png(figure)
     first, second = figure.get_axes()[0], figure.get_axes()[6]
     below, above = first.xaxis.label, second._left_title

@@ -29,6 +29,38 @@ def test_clean_splits_are_counted() -> None:
     assert result.num_shared_images == result.num_shared_lesions == 0
     assert result.num_shared_groups == result.share_test_images == 0
     assert result.share_test_melanomas is None
+    assert result.num_patients == {"train": None, "test": None}
+    assert result.num_shared_patients is None
+
+
+def test_unknown_lesions_are_not_counted() -> None:
+    """Images whose lesion is not known never share one, and their number is not 0."""
+    unknown = {
+        name: split(n).assign(lesion_id="") for name, n in (("train", 0), ("test", 6))
+    }
+    result = audit(unknown, ["mel", "nv"])
+    assert result.num_lesions == {"train": None, "test": None}
+    assert result.num_shared_lesions is None
+    assert (result.share_test_images, result.share_test_melanomas) == (None, None)
+    assert count_shared(*unknown.values()) == SplitLeakage(0, None, None, 0, 0)
+    # Known lesions of some images are audited.
+    partly = {**unknown, "train": split(0)}
+    partly["test"] = partly["test"].assign(lesion_id=["l1", *[""] * 5])
+    with pytest.raises(DataError, match=r"1 lesion\(s\) are shared by train and test: l1"):
+        audit(partly, ["mel", "nv"])
+    result = audit(partly, ["mel", "nv"], siblings_allowed=True)
+    assert result.num_lesions == {"train": 3, "test": None}
+    assert result.num_shared_lesions == 1
+    assert (result.share_test_images, result.share_test_melanomas) == (1 / 6, 1 / 3)
+
+
+def test_patients_may_be_shared_if_groups_are_not() -> None:
+    """As in a dataset that is grouped by lesion although patients are known."""
+    train, test = (split(n).assign(patient_id=[f"p{m}" for m in range(6)]) for n in (0, 6))
+    result = audit({"train": train, "test": test}, ["a", "b"])
+    assert result.num_patients == {"train": 6, "test": 6}
+    assert result.num_shared_patients == 6
+    assert count_shared(train, test) == SplitLeakage(0, 0, 6, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +68,7 @@ def test_clean_splits_are_counted() -> None:
     [
         ("sha256", "s3", r"2 image\(s\) are shared by train and test: i3, i6"),
         ("lesion_id", "l1", r"1 lesion\(s\) are shared by train and test: l1"),
-        ("group_id", "l2", r"1 near-duplicate group\(s\) are shared by train and test: l2"),
+        ("group_id", "l2", r"1 group\(s\) are shared by train and test: l2"),
     ],
 )
 def test_a_value_in_two_splits_is_rejected(column: str, value: str, message: str) -> None:
@@ -69,11 +101,15 @@ def test_siblings_are_counted_if_they_are_allowed() -> None:
 
 def test_the_overlap_of_another_split_is_counted() -> None:
     known, other = split(0), split(6)
-    assert count_shared(known, other) == SplitLeakage(0, 0, 0, 0)
+    assert count_shared(known, other) == SplitLeakage(0, 0, None, 0, 0)
     other.loc[0, ["image_id", "sha256", "lesion_id", "group_id"]] = known.loc[2]
     other.loc[1, "group_id"] = known.loc[0, "group_id"]  # a near-duplicate
     assert count_shared(known, other) == SplitLeakage(
-        num_shared_images=1, num_shared_lesions=1, num_shared_groups=2, num_leaky_images=2
+        num_shared_images=1,
+        num_shared_lesions=1,
+        num_shared_patients=None,
+        num_shared_groups=2,
+        num_leaky_images=2,
     )
 
 

@@ -197,7 +197,7 @@ def test_variants_and_their_exports_are_tables(tmp_path: Path) -> None:
 
 
 def test_warnings_are_prominent(tmp_path: Path) -> None:
-    leakage = {"test_official": SplitLeakage(2, 3, 0, 17)}
+    leakage = {"test_official": SplitLeakage(2, 3, None, 0, 17)}
     info = make_info(synthetic=True, attribution="No photograph.")
     write_run(tmp_path, WITH_OFFICIAL, leakage=leakage, info=info)
     results = load_results(tmp_path)

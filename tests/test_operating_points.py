@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
+from skincnn.classes import LesionClass
 from skincnn.errors import ConfigError
 from skincnn.metrics.operating_points import (
     OPERATING_POINTS,
@@ -96,6 +97,11 @@ def test_targets_depend_on_the_classes() -> None:
     )
     assert list(find_targets(["benign", "malignant"])) == ["malignant"]
     assert find_targets(["cats", "dogs"]) == {}
+    # The malignancy of every class must be known, and one class must be benign.
+    assert list(find_targets(["mel", "wart"])) == ["melanoma"]
+    assert list(find_targets(["mel", "bcc"])) == ["melanoma"]
+    declared = {"wart": LesionClass("wart", "viral wart", False)}
+    assert list(find_targets(["mel", "wart"], declared)) == ["melanoma", "malignant"]
 
 
 def test_net_benefit_matches_its_formula() -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO
 
 import keras
@@ -196,7 +197,7 @@ def test_the_referral_rule_is_printed(
 
 def test_a_rule_without_a_threshold_is_described() -> None:
     rule = DecisionRule(
-        class_names=("benign", "scar"),
+        class_names=("benign", "malignant"),
         set_thresholds=(0.1, 0.2),
         calibration_map=CalibrationMap(temperature=1.0, bias=(0.0, 0.0)),
         threshold=None,
@@ -206,11 +207,14 @@ def test_a_rule_without_a_threshold_is_described() -> None:
         "out-of-distribution images and unreadable files. This model has no referral "
         "threshold for malignant lesions."
     )
+    # The class "scar" may be malignant or benign.
+    assert describe_rule(rule.model_copy(update={"class_names": ("benign", "scar")})) == ""
 
 
 def test_help_explains_every_column() -> None:
     described = run_here("predict.py", "--help").stdout
-    for name in columns(["<class>"]):
+    rule = SimpleNamespace(class_names=["<class>"], target="malignant")
+    for name in columns(rule):  # type: ignore[arg-type]
         assert re.search(rf"^  .*{name}[ ,].* \w", described, re.MULTILINE), name
 
 

@@ -32,6 +32,7 @@ def make_logits(seed: int, num_images: int = 20) -> pd.DataFrame:
         {
             "image_id": [f"0{n}" for n in range(num_images)],
             "lesion_id": [str(n // 2) for n in range(num_images)],
+            "patient_id": ["", *(str(n // 4) for n in range(1, num_images))],
             "group_id": [str(n // 2) for n in range(num_images)],
             "label": np.arange(num_images) % 3,
             "age": [np.nan, *range(1, num_images)],
@@ -64,6 +65,7 @@ def test_a_table_is_read_with_the_digits_that_were_written(tmp_path: Path) -> No
     # Ids that look like numbers stay text; float32 becomes the float64 of its digits.
     assert table["image_id"].tolist() == mean["image_id"].tolist()
     assert table["lesion_id"].tolist() == mean["lesion_id"].tolist()
+    assert table["patient_id"].tolist() == mean["patient_id"].tolist()
     assert np.isnan(table["age"][0])
     assert mean["probability_mel"].dtype == np.float32
     assert table["probability_mel"].dtype == np.float64
@@ -86,8 +88,8 @@ def replace_first(table: pd.DataFrame, column: str, value: object) -> pd.DataFra
         (lambda t: pd.concat([t, t.iloc[:1]]), "test0 "),
         (lambda t: replace_first(t, "image_id", ""), "no image_id, the first one in row 1"),
         (
-            lambda t: t.assign(lesion_id=" "),
-            r"120 image\(s\) have no lesion_id, the first one in row 1",
+            lambda t: t.assign(group_id=" "),
+            r"120 image\(s\) have no group_id, the first one in row 1",
         ),
         (
             lambda t: replace_first(t, "label", "scc"),

@@ -11,7 +11,7 @@ import pytest
 from skincnn.config import DataConfig
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.serving.predictor import COLUMNS, Predict, Predictions, Predictor
+from skincnn.serving.predictor import Predict, Predictions, Predictor, columns
 from skincnn.serving.prefetch import predict_batches
 
 RULE = DecisionRule(
@@ -30,7 +30,7 @@ def predictor_of(predict: Predict) -> Predictor:
 def predictions_of(contents: Sequence[bytes]) -> Predictions:
     """Returns predictions whose probabilities are the numbers in the files."""
     count = len(contents)
-    zeros = {name: np.zeros(count) for name in COLUMNS}
+    zeros = {name: np.zeros(count) for name in columns(RULE)}
     probabilities = np.array([[float(content)] for content in contents])
     words = np.array([b"ok"] * count)
     return {

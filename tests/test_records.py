@@ -44,7 +44,7 @@ def make_split_result() -> Record:
     as_is = InferenceVariant("", tables, make_cost(1))
     adjusted = InferenceVariant("adjusted", tables, make_cost(1), 0.25)
     stored_in = {"val": "fold 8", "test": "fold 9"}
-    leakage = {"test": SplitLeakage(1, 2, 3, 4)}
+    leakage = {"test": SplitLeakage(1, 2, None, 3, 4)}
     config = EvaluateConfig(num_bootstrap=100)
     _, scores = score_variants([as_is, adjusted], stored_in, leakage, config)
     return scores["test.adjusted"]

@@ -253,7 +253,7 @@ def test_other_splits_come_last_and_validation_is_collapsed(tmp_path: Path) -> N
 
 
 def test_warnings_are_prominent(tmp_path: Path) -> None:
-    leakage = {"test_official": SplitLeakage(2, 3, 0, 17)}
+    leakage = {"test_official": SplitLeakage(2, 3, None, 0, 17)}
     write_run(tmp_path, WITH_OFFICIAL, leakage=leakage)
     for headline in ("test_official", "test"):
         results = load_results(tmp_path, headline)

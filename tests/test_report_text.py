@@ -94,7 +94,7 @@ def test_calibration_is_described_in_images_of_100() -> None:
     ]
 
 
-def test_classes_of_unknown_malignancy_count_as_benign(results: RunResults) -> None:
+def test_malignant_images_predicted_as_benign_are_counted(results: RunResults) -> None:
     y_true, y_prob = arrays(make_table(1), NAMES)
     malignant = np.isin(y_true, (1, 3))
     benign = malignant & ~np.isin(y_prob.argmax(axis=1), (1, 3))
@@ -272,7 +272,7 @@ def test_exported_variants_have_all_views(
 
 
 def test_leakage_of_a_split_is_reported(tmp_path: Path) -> None:
-    leakage = {"test_official": SplitLeakage(2, 3, 0, 17)}
+    leakage = {"test_official": SplitLeakage(2, 3, None, 0, 17)}
     write_run(tmp_path, WITH_OFFICIAL, leakage=leakage)
     for headline in ("test_official", "test"):
         results = load_results(tmp_path, headline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -390,9 +391,29 @@ def test_overwriting_replaces_the_run_and_keeps_other_files(
     assert results.headline.num_images == results.headline.num_lesions
 
 
+def require_silence_on_malignancy(workdir: Path, images: Path) -> None:
+    """Checks that no product of a run mentions malignant lesions or a referral."""
+    checklist = run_here("report.py", workdir, "--checklist", "stard-ai", "tripod-ai")
+    assert checklist.returncode == 0, checklist.stderr
+    predicted = run_here("predict.py", workdir, images)
+    assert predicted.returncode == 0, predicted.stderr
+    paths = [
+        *(workdir / name for name in ("report.html", "README.md", "export/README.md")),
+        *(workdir / "checklists").glob("*.md"),
+    ]
+    texts = {path.name: path.read_text() for path in paths}
+    texts |= {"out": predicted.stdout, "err": predicted.stderr}
+    texts["report.html"] = re.sub('data:image[^"]*', "", texts["report.html"])
+    for name, text in texts.items():
+        for line in text.splitlines():
+            said = re.search("malignant.{0,30}(threshold|lesion)|refer(ral|red|s)? ", line)
+            assert said is None or "malignant lesions |" in line, (name, line)
+
+
 def test_own_images_in_folders_are_trained_evaluated_and_exported(
     tmp_path: Path,
 ) -> None:
+    """Neither lesions nor malignancy are known, so nothing is said about them."""
     for position, name in enumerate(("0", "Melanoma", "wart")):
         for number in range(24):
             folder = tmp_path / "mine" / ("Train" if number < 20 else "Test") / name
@@ -408,11 +429,15 @@ def test_own_images_in_folders_are_trained_evaluated_and_exported(
         "prepare_data.py", "--config", "folder", "--manual-dir", tmp_path / "mine", *where
     )
     assert built.returncode == 0, built.stderr
+    unknown = "Lesions and patients are not known: only near-duplicates are kept together."
+    assert unknown in built.stdout
     workdir = tmp_path / "run"
     flags = ("--data.dataset", "folder", *ONE_EPOCH)
     done = run_here("train.py", "--workdir", workdir, *where, *flags)
     assert done.returncode == 0, done.stderr
+    assert unknown in done.stdout
     assert "HAM10000" not in (workdir / "report.html").read_text()
+    require_silence_on_malignancy(workdir, tmp_path / "mine/Test/wart")
     table = read_predictions(workdir / "predictions/test.csv")
     assert set(table["label"]) == {"0", "Melanoma", "wart"}
     assert table["age"].isna().all()
@@ -421,8 +446,7 @@ def test_own_images_in_folders_are_trained_evaluated_and_exported(
     assert [name.decode() for name in outputs["class_names"].numpy()[0]] == [
         *("0", "Melanoma", "wart")
     ]
-    # It is unknown whether the class "0" is malignant.
-    assert np.isnan(outputs["malignant_probability"].numpy()).all()
+    assert not outputs.keys() & {"malignant_probability", "refer"}
     done = run_here("evaluate.py", workdir, *where, "--split", "test_official")
     assert done.returncode == 0, done.stderr
     result = read_result(workdir, "test_official", SplitResult)

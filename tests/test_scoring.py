@@ -78,7 +78,7 @@ def test_every_score_has_an_interval(results: dict[str, SplitResult]) -> None:
         assert score.low <= score.value <= score.high
         assert score.low < score.high
     assert (result.confidence, result.num_bootstrap, result.num_groups) == (0.95, 200, 100)
-    assert "near-duplicates" in result.resampling_unit
+    assert result.unit == "lesion"
 
 
 def test_a_result_identifies_its_tables(results: dict[str, SplitResult]) -> None:
@@ -119,7 +119,7 @@ def test_metrics_and_confusion_matrix_are_those_of_scikit_learn(
 
 def test_choices_are_made_on_validation_only(results: dict[str, SplitResult]) -> None:
     others = score({"val": make_table(0), "test": make_table(2)})
-    choices = choose_on_validation(make_table(0))
+    choices = choose_on_validation(Resampled(make_table(0), CONFIG))
     for result in (*results.values(), *others.values()):
         assert result.calibration_map == choices.calibration_map
         assert result.thresholds == choices.thresholds
@@ -204,7 +204,7 @@ def test_a_variant_is_scored_like_the_model_as_is_and_compared_with_it() -> None
     as_is = InferenceVariant("", tables, make_cost(1))
     d4 = InferenceVariant("d4", others, make_cost(8))
     adjusted = InferenceVariant("adjusted", tables, make_cost(1), 0.3)
-    leakage = {"test": SplitLeakage(0, 1, 2, 3)}
+    leakage = {"test": SplitLeakage(0, 1, None, 2, 3)}
     written, results = score_variants([as_is, d4, adjusted], STORED_IN, leakage, CONFIG)
     names = [
         f"{split}{variant}" for variant in ("", ".d4", ".adjusted") for split in STORED_IN
@@ -245,7 +245,7 @@ def test_subgroups_are_the_rows_with_their_value() -> None:
     by_name = {(group.attribute, group.value): group for group in groups}
     women = table[table["sex"] == "female"]
     group = by_name["sex", "female"]
-    assert (group.num_images, group.num_lesions) == (
+    assert (group.num_images, group.num_groups) == (
         len(women),
         women["lesion_id"].nunique(),
     )
@@ -255,7 +255,7 @@ def test_subgroups_are_the_rows_with_their_value() -> None:
     assert group.class_names == tuple(NAMES)
     # Three lesions are too few to be scored, but they are counted.
     rare = by_name["source", "rare"]
-    assert (rare.num_images, rare.num_lesions, rare.scores) == (6, 3, {})
+    assert (rare.num_images, rare.num_groups, rare.scores) == (6, 3, {})
     for target in rare.targets.values():
         assert target.rates == target.differences == {}
     # The site of all images is unknown, and the table has no column dx_type.
@@ -289,7 +289,7 @@ def test_intervals_at_an_operating_point_cover_the_choice_of_the_threshold() -> 
     tables = {"val": make_table(0), "test": make_table(1)}
     result = score(tables)["test"].targets["melanoma"]
     sample = Resampled(tables["test"], CONFIG)
-    choices = choose_on_validation(tables["val"])
+    choices = choose_on_validation(Resampled(tables["val"], CONFIG))
     y_true, y_prob = sample.arrays
     melanoma = sample.targets["melanoma"]
     score_of_melanoma = melanoma.score(choices.calibration_map.apply(y_prob))

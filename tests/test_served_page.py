@@ -15,7 +15,7 @@ import pytest
 from conftest import jpeg
 from page_server import text_of, upload
 
-from skincnn.classes import describe
+from skincnn.classes import LesionClass, describe
 from skincnn.config import DataConfig
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
@@ -128,8 +128,8 @@ def test_reasons_without_a_threshold_and_with_unknown_classes() -> None:
     assert "does not check whether an image is suitable" in second
     own = RULE.model_copy(update={"class_names": ("mel", "freckle")})
     for distance in (0.1, 0.9):
-        text = text_of(" ".join(list_reasons(prediction_of(0.5, distance, own), own)))
-        assert "malignant classes add up to 50.0 %. This is at or above the ref" in text
+        [reason] = list_reasons(prediction_of(0.5, distance, own), own)
+        assert "malignant" not in reason
 
 
 @pytest.mark.parametrize(
@@ -203,6 +203,13 @@ def test_an_out_of_distribution_image_gets_a_warning(
     assert ("Refer to a dermatologist" in text) == (ood or refer)
     assert ("Not referred" in text) == ("This does not rule out malignancy" in text)
     assert ("Not referred" in text) == (not ood and not refer)
+    # The malignancy of one class is not known.
+    unknown = {"bkl": LesionClass("bkl", "benign keratosis-like lesion", None)}
+    undeclared = replace(predictor, rule=rule.model_copy(update={"declared": unknown}))
+    text = text_of(render_prediction(replace(model, predictor=undeclared), jpeg(), "x", {}))
+    assert "Suitability of the image" in text
+    assert ("This image may be unsuitable for the model" in text) == ood
+    assert "refer" not in text.lower().replace("reference", "").replace("different", "")
 
 
 def test_an_unreadable_file_gets_no_prediction(model: PageModel) -> None:

@@ -4,12 +4,13 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from skincnn.config import DataConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.leakage import audit
-from skincnn.data.splits import image_folds, make_splits
+from skincnn.data.splits import image_folds, make_splits, select_lesions
 from skincnn.errors import DataError
 
 
@@ -87,6 +88,18 @@ def test_one_image_per_lesion(option: str, thinned: set[str], data_dir: Path) ->
             assert set(table["image_id"]) < set(full[name]["image_id"])
         else:
             assert table.equals(full[name])
+
+
+@pytest.mark.parametrize("known", [0, 4])
+def test_a_selection_of_lesions_requires_known_lesions(known: int) -> None:
+    lesions = ["l0", "l0", "l1", "l1"][:known] + [""] * (6 - known)
+    table = pd.DataFrame({"image_id": list("abcdef"), "lesion_id": lesions})
+    in_split = pd.Series(True, table.index)
+    for fields in ({"one_image_per_lesion": "all"}, {"single_image_lesions": True}):
+        with pytest.raises(DataError, match=rf"is known for {known} of 6 images \(split v"):
+            select_lesions(table, in_split, DataConfig(**fields), "val")
+    rows = select_lesions(table, in_split, DataConfig(single_image_lesions=True), "train")
+    assert rows.equals(table)
 
 
 def test_a_fraction_of_the_training_lesions_is_nested_and_stratified(

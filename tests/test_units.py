@@ -1,4 +1,4 @@
-"""Scores of lesions, from the mean probabilities over their images."""
+"""Scores of lesions and of patients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ def make_table(seed: int, per_lesion: int) -> pd.DataFrame:
 
 
 def score(per_lesion: int) -> SplitResult:
-    tables = {"val": make_table(0, per_lesion), "test": make_table(1, per_lesion)}
+    return score_tables(
+        {"val": make_table(0, per_lesion), "test": make_table(1, per_lesion)}
+    )
+
+
+def score_tables(tables: dict[str, pd.DataFrame]) -> SplitResult:
     as_is = InferenceVariant("", tables, make_cost(1))
     stored_in = dict.fromkeys(tables, "fold 9")
     return score_variants([as_is], stored_in, {}, CONFIG.evaluate)[1]["test"]
@@ -65,6 +70,51 @@ def test_scores_of_lesions_are_those_of_the_averages() -> None:
         assert score_of_lesions.low < score_of_lesions.value < score_of_lesions.high
     # Averages over images are better than single images.
     assert values["melanoma_auc"] > result.targets["melanoma"].auc.value
+
+
+def test_a_patient_is_detected_if_a_lesion_is() -> None:
+    """Two lesions of three images per patient; the lesions have different labels."""
+    patients = np.arange(120) // 6
+    tables = {split: make_table(seed, 3) for seed, split in enumerate(("val", "test"))}
+    tables = {
+        split: table.assign(patient_id=patients.astype(str), group_id=patients.astype(str))
+        for split, table in tables.items()
+    }
+    result = score_tables(tables)
+    assert result.unit == "patient"
+    assert (result.num_groups, result.characteristics.num_patients) == (20, 20)
+    lesions = mean_over_images(tables["test"], "lesion_id")
+    y_true, y_prob = arrays(lesions, NAMES)
+    scores = result.calibration_map.apply(y_prob)[:, 1]
+    threshold = result.thresholds["melanoma"]["specificity=0.90"]
+    positive, detected, highest = [], [], []
+    for patient in range(20):
+        rows = (lesions["patient_id"] == str(patient)).to_numpy()
+        positive.append((y_true[rows] == 1).any())
+        detected.append((scores[rows] >= threshold).any())
+        highest.append(scores[rows].max())
+    is_melanoma = np.array(positive)
+    assert result.units["patient"].num_units == 20
+    values = {n: score.value for n, score in result.units["patient"].scores.items()}
+    assert values == pytest.approx(
+        {
+            "melanoma_auc": reference.roc_auc_score(is_melanoma, highest),
+            "melanoma_sensitivity": np.array(detected)[is_melanoma].mean(),
+            "melanoma_specificity": 1 - np.array(detected)[~is_melanoma].mean(),
+        },
+        abs=1e-6,
+    )
+
+
+def test_units_that_are_not_known_have_no_scores() -> None:
+    tables = {split: make_table(seed, 3) for seed, split in enumerate(("val", "test"))}
+    first = tables["test"].index[0]
+    tables["test"].loc[first, "lesion_id"] = ""
+    result = score_tables(tables)
+    assert (result.num_lesions, result.units) == (None, {})
+    assert result.classes["bkl"].num_lesions is None
+    assert result.classes["nv"].num_lesions == 13
+    assert result.unit == "lesion"
 
 
 def test_lesions_of_one_image_have_the_scores_of_the_images() -> None:

@@ -92,13 +92,14 @@ def command() -> None:
         arguments.images,
         arguments.names,
         arguments.output,
-        columns(predictor.rule.class_names),
+        columns(predictor.rule),
         argv[len(own) + 1 :],
     )
     folder = arguments.output.rstrip("/")
     predictions, unreadable = (f"{folder}/{name}-*.{arguments.format}" for name in counts)
     print(f"predictions  {predictions}", file=sys.stderr)
-    print(f"refer        {describe_rule(predictor.rule)}", file=sys.stderr)
+    if rule := describe_rule(predictor.rule):
+        print(f"refer        {rule}", file=sys.stderr)
     if list_files(unreadable, 1):
         others = "All other files were" if counts[pipeline.PREDICTIONS] else "No file was"
         raise DataError(

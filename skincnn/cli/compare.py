@@ -16,16 +16,17 @@ from skincnn.files import replacing, write_text
 class Arguments:
     """Compares evaluated runs, sorted by score from best to worst.
 
-    Intervals are computed by bootstrap over lesions. Differences from the first run are
-    paired: both runs are scored on the same resamples. Significant differences of the
-    trained models are bold; in a table of more than five, with a false discovery rate of
-    5 %. The intervals do not cover the variance between training runs: to compare two
-    recipes, train several seeds of each and use --average-seeds. An additional table then
-    has intervals that cover the sampling of lesions and of seeds. Runs with different
-    images, with synthetic images, or with the leaky --data.split-by image are in separate
-    tables. Each table is followed by a table of scores of the calibrated probabilities (AUC
-    of melanoma, sensitivity and specificity at the threshold with 90 % specificity on
-    validation, log loss). The last table lists the commands that reproduce the runs.
+    Intervals are computed by bootstrap over patients, lesions or images, whichever are
+    known. Differences from the first run are paired: both runs are scored on the same
+    resamples. Significant differences of the trained models are bold; in a table of
+    more than five, with a false discovery rate of 5 %. The intervals do not cover the
+    variance between training runs: to compare two recipes, train several seeds of each
+    and use --average-seeds. An additional table then has intervals that also cover the
+    sampling of seeds. Runs with different images, with synthetic images, or with
+    lesions in several splits (--data.split-by image) are in separate tables. Each table
+    is followed by a table of scores of the calibrated probabilities (AUC of melanoma,
+    sensitivity and specificity at the threshold with 90 % specificity on validation,
+    log loss). The last table lists the commands that reproduce the runs.
 
     For example:
       python scripts/compare.py runs/a runs/b

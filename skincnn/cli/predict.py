@@ -48,8 +48,9 @@ class Arguments:
                              can have a higher probability
       prediction_set         the classes in the prediction set, separated by "; ": in 90 of
                              100 images of a class, the set contains the class
-      malignant_probability  sum of the probabilities of the malignant classes; empty if the
-                             malignancy of any class is unknown
+      malignant_probability  sum of the probabilities of the malignant classes; this column
+                             and `refer` are left out if it is not known which classes are
+                             malignant
       refer                  whether a dermatologist should examine the lesion: the
                              malignant probability reaches the threshold, or the image is
                              out-of-distribution or unreadable. The threshold was chosen on
@@ -106,7 +107,8 @@ def command() -> None:
         submission = write_submission(arguments.isic_csv, readable, rule)
     for path in filter(None, (arguments.output, submission)):
         print(f"predictions  {path}", file=sys.stderr)
-    print(f"refer        {describe_rule(rule)}", file=sys.stderr)
+    if described := describe_rule(rule):
+        print(f"refer        {described}", file=sys.stderr)
     if unreadable and arguments.isic_csv:
         text = f"{len(unreadable)} of {len(paths)} image(s) are missing from"
         text = text if submission else "No file is readable, so nothing was written to"

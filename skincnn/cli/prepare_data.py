@@ -136,20 +136,24 @@ def _table_options(arguments: Arguments) -> TableOptions:
 
 def _describe(report: BuildReport) -> Iterator[str]:
     """Yields the lines of the report of a build."""
+    from skincnn.data.identifiers import Identifiers
+    from skincnn.reporting.identifier_text import describe_identifiers
+
     if report.source is not None:
         yield f"Built from {report.source}"
         yield f"  {report.changed} image(s) are not stored byte for byte"
     if report.columns:
         pairs = (f"{field}={column}" for field, column in report.columns.items())
         yield f"  columns: {', '.join(pairs)}"
-    yield (
-        f"  groups: {report.group_by}s; of {report.num_images} images, the lesion is known "
-        f"for {report.num_with_lesion} and the patient for {report.num_with_patient}"
+    known = Identifiers(
+        num_images=report.num_images,
+        with_lesion=report.num_with_lesion,
+        with_patient=report.num_with_patient,
+        unit=report.group_by,
     )
-    if report.group_by == "lesion" and report.num_with_patient:
-        yield "  Patients are ignored: images of one patient can be in several folds."
+    yield f"  {describe_identifiers(known)}"
     for a, b, label_a, label_b in report.label_conflicts:
-        yield f"  near-duplicates with different labels: {a} ({label_a}), {b} ({label_b})"
+        yield f"  contradictory labels of near-duplicates: {a} ({label_a}), {b} ({label_b})"
     for image_id, reason in report.left_out.items():
         yield f"  skipped {image_id}: {reason}"
     for note in report.notes:

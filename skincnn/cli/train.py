@@ -14,7 +14,7 @@ from skincnn.files import locked, replacing, require_writable_folder, write_text
 from skincnn.lookup import describe_functions
 from skincnn.presets import PRESETS
 
-DESCRIPTION = f"""Trains a classifier, evaluates it on held-out lesions and exports it.
+DESCRIPTION = f"""Trains a classifier, evaluates it on held-out images and exports it.
 
 PRESET is the first argument and sets all values; flags change individual values.
 

@@ -14,7 +14,7 @@ FINAL_TEST_FOLD = 0
 """The fold that is kept for the score of a final model.
 
 Scores on test folds become optimistic when many models are compared on them. Models may be
-trained on this fold, but of all runs with a split by lesion, only those with
+trained on this fold, but of all runs without a split by image, only those with
 `DataConfig.final_test` are scored on it.
 """
 Folds = tuple[Annotated[int, Field(ge=0, lt=NUM_FOLDS)], ...]
@@ -56,20 +56,23 @@ class DataConfig:
     """Whether fold 0 is the test fold. It is kept for the score of a final model, and no
     other run is validated or tested on it. Use train.py --final-test."""
     split_by: Literal["lesion", "image"] = "lesion"
-    """What is assigned to folds. lesion: lesions, so that all images of a lesion are in the
-    same fold; image: single images, which causes leakage, as in many published studies. The
+    """What is assigned to folds. lesion: the groups of the dataset, so that all images of a
+    lesion, and of a patient where patients are known, are in the same fold; image: single
+    images, which causes leakage, as in many published studies. The
     report then states how many test images show a lesion of the training split."""
     one_image_per_lesion: Literal["none", "train", "evaluation", "all"] = "none"
     """Splits that contain only one image of each lesion. none: no split; train: the
-    training split; evaluation: validation and test; all: all three splits."""
+    training split; evaluation: validation and test; all: all three splits. Requires a
+    dataset in which the lesion of each image is known."""
     single_image_lesions: bool = False
     """Whether validation and test contain only lesions of which the dataset has a single
     image, as in some published protocols. They then share no lesion with the training
-    split, even with `split_by` image. In HAM10000, fewer of these lesions are melanomas."""
+    split, even with `split_by` image. In HAM10000, fewer of these lesions are melanomas.
+    Requires a dataset in which the lesion of each image is known."""
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training lesions of each class, together with their near-duplicates,
-    that is used, to measure how the scores depend on the amount of data. Smaller shares are
-    subsets of larger ones."""
+    """Share of the groups of training images of each class (patients, or lesions with their
+    near-duplicates) that is used, to measure how the scores depend on the amount of data.
+    Smaller shares are subsets of larger ones."""
     batch_size: PositiveInt = 32
     """Number of images per training step."""
 

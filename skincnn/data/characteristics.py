@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from skincnn.classes import describe
+from skincnn.classes import NOTHING_DECLARED, LesionClass, describe
 from skincnn.config import NUM_FOLDS, DataConfig
+from skincnn.data.identifiers import Identifiers, count_ids, find_identifiers
 from skincnn.data.skin_tone import ITA, SKIN_TONES
 from skincnn.records import Part
 
@@ -39,7 +40,7 @@ OFFICIAL = "in an official split of the publisher, which is evaluated separately
 OTHER_FOLDS = "in folds that this run does not use"
 SAME_LESION = "further images of the same lesion"
 SEVERAL_IMAGES = "validation and test images of lesions with several images"
-OTHER_LESIONS = "training lesions outside the chosen share"
+OTHER_GROUPS = "training images outside the chosen share"
 
 
 class ImageFlow(Part):
@@ -69,8 +70,9 @@ class Characteristics(Part):
     """The characteristics of the images of a split: one column of a baseline table.
 
     Attributes:
-        num_groups: Number of groups of lesions with nearly identical images; None if the
-            groups are not known.
+        num_lesions: Number of lesions; None unless known for all images.
+        num_patients: Number of patients; None unless known for all images.
+        num_groups: Number of groups of images that are kept in one split.
         age_quartiles: Lower quartile, median and upper quartile of the age in years; None
             if no age is known.
         classes: Number of images by class.
@@ -81,30 +83,40 @@ class Characteristics(Part):
     """
 
     num_images: int
-    num_lesions: int
-    num_groups: int | None
+    identifiers: Identifiers
+    num_lesions: int | None
+    num_patients: int | None
+    num_groups: int
     age_quartiles: tuple[float, float, float] | None
     classes: dict[str, int]
     attributes: dict[str, dict[str, int]]
     malignant_by: dict[str, int]
 
 
-def describe_images(table: pd.DataFrame, class_names: Sequence[str]) -> Characteristics:
+def describe_images(
+    table: pd.DataFrame,
+    class_names: Sequence[str],
+    declared: Mapping[str, LesionClass] = NOTHING_DECLARED,
+) -> Characteristics:
     """Returns the characteristics of the images of a table.
 
-    The table has the columns lesion_id and label (a class name), and may have group_id and
-    the columns in `SUBGROUPS`. An attribute without a column is missing for all images.
+    The table has the columns lesion_id, group_id and label (a class name), and may have
+    patient_id and the columns in `SUBGROUPS`. An attribute without a column is missing for
+    all images. For `declared`, see `skincnn.classes.describe`.
     """
     counts = table["label"].value_counts()
-    malignant = [name for name, known in describe(class_names).items() if known.malignant]
+    described = describe(class_names, declared)
+    malignant = [name for name, known in described.items() if known.malignant]
     ages = np.array([], float)
     if "age" in table:
         ages = pd.to_numeric(table["age"], errors="coerce").dropna().to_numpy(float)
     quartiles = np.quantile(ages, [0.25, 0.5, 0.75]).tolist() if len(ages) else None
     return Characteristics(
         num_images=len(table),
-        num_lesions=int(table["lesion_id"].nunique()),
-        num_groups=int(table["group_id"].nunique()) if "group_id" in table else None,
+        identifiers=find_identifiers(table),
+        num_lesions=count_ids(table, "lesion"),
+        num_patients=count_ids(table, "patient"),
+        num_groups=int(table["group_id"].nunique()),
         age_quartiles=quartiles,
         classes={name: int(counts.get(name, 0)) for name in class_names},
         attributes={
@@ -144,7 +156,7 @@ def describe_flow(
     if config.one_image_per_lesion != "none":
         selection.append(SAME_LESION)
     if config.train_fraction < 1:
-        selection.append(OTHER_LESIONS)
+        selection.append(OTHER_GROUPS)
     unused = {
         OFFICIAL: sum(stored.values()) - in_folds,
         OTHER_FOLDS: in_folds - in_used_folds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import tfds_ham10000
+from skincnn.classes import LesionClass, describe
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import require_writable_folder
 from skincnn.lookup import look_up
@@ -35,6 +37,21 @@ def class_names(dataset: str, data_dir: Path | None = None) -> tuple[str, ...]:
     if builder.builder_config.own:
         builder = open_dataset(dataset, data_dir)
     return tuple(builder.info.features["label"].names)
+
+
+def declared_classes(builder: tfds.core.DatasetBuilder) -> dict[str, LesionClass]:
+    """Returns the classes that a built dataset declares, by name.
+
+    If it only declares the full name of a class, the malignancy is that of `describe`.
+    """
+    classes = {}
+    for each in builder.read_report().classes:
+        known = describe([each.name])[each.name]
+        malignant = known.malignant if each.malignant is None else each.malignant
+        classes[each.name] = dataclasses.replace(
+            known, full_name=each.full_name, malignant=malignant
+        )
+    return classes
 
 
 def prepare_dataset(

@@ -1,8 +1,8 @@
-"""Leakage audit: finds images, lesions and groups that the splits of a run share."""
+"""Leakage audit: finds images, lesions, patients and groups that splits share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +11,13 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
+from skincnn.data.identifiers import ID_COLUMNS, count_ids, known_ids
 from skincnn.errors import DataError
+from skincnn.metrics.operating_points import find_targets
 
-MELANOMA = "mel"
-DISJOINT_COLUMNS = {
-    "sha256": "image",
-    "lesion_id": "lesion",
-    "group_id": "near-duplicate group",
-}
-"""Columns whose values should occur in one split only, and what the values identify. The
-order is that of the fields of `SplitLeakage`."""
+DISJOINT_COLUMNS = {"sha256": "image", "lesion_id": "lesion", "group_id": "group"}
+"""Columns whose values should occur in one split only, and what the values identify. A
+patient may be in several splits if the dataset is grouped by lesion."""
 
 FORBIDDEN_INPUTS = (
     *("dx", "diagnos", "label", "class", "target", "malignan", "benign", "melanoma"),
@@ -39,16 +36,20 @@ MAX_INPUT_SCORE = 0.9
 class LeakageAudit:
     """The result of the audit of all splits of a run.
 
-    `num_shared_*` are the numbers of images, lesions and near-duplicate groups in more
-    than one split. `share_test_*` are the shares, in 0..1, of the test images and of the
-    test melanomas whose lesion also has a training image. A share is None if there are no
-    test images or no test melanomas, respectively.
+    `num_lesions` and `num_patients` are None for a split unless they are known for all of
+    its images. `num_shared_*` are the numbers of images, lesions, patients and groups in
+    more than one split; None if no lesion or patient is known. `share_test_*` are the
+    shares, in 0..1, of the test images and of the test melanomas whose lesion is known to
+    have a training image. A share is None if no lesion is known, or if there are no test
+    images or no test melanomas, respectively.
     """
 
     num_images: dict[str, int]  # by split
-    num_lesions: dict[str, int]  # by split
+    num_lesions: dict[str, int | None]  # by split
+    num_patients: dict[str, int | None]  # by split
     num_shared_images: int
-    num_shared_lesions: int
+    num_shared_lesions: int | None
+    num_shared_patients: int | None
     num_shared_groups: int
     share_test_images: float | None = None
     share_test_melanomas: float | None = None
@@ -58,13 +59,14 @@ class LeakageAudit:
 class SplitLeakage:
     """The overlap of a split with the training and validation data.
 
-    `num_shared_*` are the numbers of images, lesions and near-duplicate groups of the split
-    that are also in that data. `num_leaky_images` is the number of images of the split that
-    are shared, or whose lesion or near-duplicate group is shared.
+    `num_shared_*` are the numbers of images, lesions, patients and groups of the split that
+    are also in that data; None if no lesion or patient is known in both. `num_leaky_images`
+    is the number of images of the split that are shared, or whose lesion or group is.
     """
 
     num_shared_images: int
-    num_shared_lesions: int
+    num_shared_lesions: int | None
+    num_shared_patients: int | None
     num_shared_groups: int
     num_leaky_images: int
 
@@ -80,8 +82,8 @@ def audit(
 
     Args:
         splits: The tables of "train", "val" and "test" by name, with the columns image_id,
-            sha256, lesion_id, group_id and label (the class index). "val" and "test" are
-            optional.
+            sha256, lesion_id, group_id, label (the class index) and optionally patient_id.
+            "val" and "test" are optional.
         class_names: The class names, in the order of the labels.
         inputs: The names of the model inputs. No word in them may start with one of
             `FORBIDDEN_INPUTS`, and none that is a column of the training table may predict
@@ -102,10 +104,8 @@ def audit(
     for name, table in splits.items():
         repeated = set(table["image_id"][table["image_id"].duplicated()])
         _require_empty(repeated, "image", f"repeated in {name}")
-    num_shared = {}
     for column, noun in DISJOINT_COLUMNS.items():
         shared = _shared(splits.values(), column)
-        num_shared[column] = len(shared)
         if not siblings_allowed or column == "sha256":
             rows = {n: table[table[column].isin(shared)] for n, table in splits.items()}
             names = [name for name, table in rows.items() if len(table)]
@@ -117,10 +117,9 @@ def audit(
         shares = sibling_shares(splits["train"], splits["test"], class_names)
     return LeakageAudit(
         {name: len(table) for name, table in splits.items()},
-        {name: int(table["lesion_id"].nunique()) for name, table in splits.items()},
-        num_shared["sha256"],
-        num_shared["lesion_id"],
-        num_shared["group_id"],
+        {name: count_ids(table, "lesion") for name, table in splits.items()},
+        {name: count_ids(table, "patient") for name, table in splits.items()},
+        *_count_shared(splits.values()),
         *shares,
     )
 
@@ -130,14 +129,19 @@ def sibling_shares(
 ) -> tuple[float | None, float | None]:
     """Returns the shares of test images and test melanomas whose lesion is in `train`.
 
-    Each share is in 0..1, or None if there are no test images or no test melanomas. The
-    tables have the columns lesion_id and label, the index of a name in `class_names`.
+    Each share is in 0..1, or None if no lesion is known in one of the tables, or if there
+    are no test images or no test melanomas. Images whose lesion is not known count as if
+    their lesion were not in `train`. The tables have the columns lesion_id and label, the
+    index of a name in `class_names`.
     """
-    has_sibling = test["lesion_id"].isin(train["lesion_id"])
-    names = test["label"].map(dict(enumerate(class_names)))
-    melanomas = has_sibling[names == MELANOMA]
+    lesions = known_ids(train, "lesion")
+    if not len(lesions) or not len(known_ids(test, "lesion")):
+        return None, None
+    has_sibling = test["lesion_id"].isin(lesions)
+    target = find_targets(class_names).get("melanoma")
+    melanomas = has_sibling[test["label"].isin(target.classes if target else ())]
     return (
-        float(has_sibling.mean()) if len(has_sibling) else None,
+        float(has_sibling.mean()),
         float(melanomas.mean()) if len(melanomas) else None,
     )
 
@@ -145,17 +149,34 @@ def sibling_shares(
 def count_shared(known: pd.DataFrame, split: pd.DataFrame) -> SplitLeakage:
     """Returns the overlap of a split with `known`, the training and validation images.
 
-    Both tables have the columns sha256, lesion_id and group_id.
+    Both tables have the columns sha256, lesion_id and group_id, and may have patient_id.
     """
     shared = {column: _shared((known, split), column) for column in DISJOINT_COLUMNS}
     leaky = pd.DataFrame({name: split[name].isin(ids) for name, ids in shared.items()})
-    counts = [*map(len, shared.values()), int(leaky.any(axis=1).sum())]
-    return SplitLeakage(*counts)
+    return SplitLeakage(*_count_shared((known, split)), int(leaky.any(axis=1).sum()))
+
+
+def _count_shared(
+    tables: Collection[pd.DataFrame],
+) -> tuple[int, int | None, int | None, int]:
+    """Returns the numbers of images, lesions, patients and groups in several tables.
+
+    The number of lesions or patients is None unless some are known in two tables or more.
+    """
+    lesions, patients = (
+        len(_shared(tables, column))
+        if sum(len(known_ids(table, unit)) > 0 for table in tables) > 1
+        else None
+        for unit, column in ID_COLUMNS.items()
+    )
+    images, groups = (len(_shared(tables, column)) for column in ("sha256", "group_id"))
+    return images, lesions, patients, groups
 
 
 def _shared(tables: Iterable[pd.DataFrame], column: str) -> set[str]:
+    """Returns the values, other than "", that are in several tables."""
     values = pd.concat([table[column].drop_duplicates() for table in tables])
-    return set(values[values.duplicated()])
+    return set(values[values.duplicated()]) - {""}
 
 
 def _require_empty(names: set[str], noun: str, problem: str) -> None:

@@ -10,7 +10,9 @@ import pandas as pd
 import tensorflow_datasets as tfds
 
 from skincnn.config import NUM_FOLDS, DataConfig
+from skincnn.data.identifiers import known_ids
 from skincnn.data.pipeline import read_table
+from skincnn.errors import DataError
 
 SPLITS = ("train", "val", "test")
 
@@ -23,6 +25,9 @@ def make_splits(
     The splits are determined by the fields `train_folds`, `validation_folds`, `test_folds`,
     `split_by`, `one_image_per_lesion`, `single_image_lesions` and `train_fraction` of the
     configuration.
+
+    Raises:
+        DataError: See `select_lesions`.
     """
     all_folds = {
         "train": config.train_folds,
@@ -37,19 +42,9 @@ def make_splits(
     else:
         table = read_table(builder, sorted(sum(folds.values(), ())))
         fold = table["fold"]
-    thinned = {
-        "none": (),
-        "train": ("train",),
-        "evaluation": ("val", "test"),
-        "all": SPLITS,
-    }
     splits = {}
     for name, split_folds in folds.items():
-        rows = table[fold.isin(split_folds)]
-        if config.single_image_lesions and name != "train":
-            rows = rows[single_image_lesions(table)[rows.index]]
-        if name in thinned[config.one_image_per_lesion]:
-            rows = one_image_per_lesion(rows)
+        rows = select_lesions(table, fold.isin(split_folds), config, name)
         if name == "train" and config.train_fraction < 1:
             rows = fraction_of_groups(rows, config.train_fraction)
         splits[name] = rows.reset_index(drop=True)
@@ -64,6 +59,42 @@ def image_folds(table: pd.DataFrame) -> pd.Series[int]:
     """
     digests = table["image_id"].map(_digest)
     return digests.groupby(table["label"]).rank(method="first").astype(int) % NUM_FOLDS
+
+
+def select_lesions(
+    table: pd.DataFrame, in_split: pd.Series[bool], config: DataConfig, split: str
+) -> pd.DataFrame:
+    """Returns the rows of a split that `DataConfig` selects by their lesion.
+
+    Args:
+        table: The images of all splits.
+        in_split: Whether each of these images is in the split.
+        config: The fields `single_image_lesions` and `one_image_per_lesion` are used.
+        split: The name of the split; any other name than "train" is an evaluation split.
+
+    Raises:
+        DataError: The selection requires lesions, but not all are known.
+    """
+    kind = "train" if split == "train" else "evaluation"
+    is_single = config.single_image_lesions and kind == "evaluation"
+    is_thinned = config.one_image_per_lesion in (kind, "all")
+    rows = table[in_split]
+    if is_single or is_thinned:
+        _require_lesions(table, split)
+    if is_single:
+        rows = rows[single_image_lesions(table)[in_split]]
+    return one_image_per_lesion(rows) if is_thinned else rows
+
+
+def _require_lesions(table: pd.DataFrame, split: str) -> None:
+    num_known = len(known_ids(table, "lesion"))
+    if num_known < len(table):
+        raise DataError(
+            "`data.one_image_per_lesion` and `data.single_image_lesions` require the "
+            f"lesion of every image, but it is known for {num_known:,} of {len(table):,} "
+            f"images (split {split}). Do not use these settings with this split, or build "
+            "a dataset with lesion_ids."
+        )
 
 
 def one_image_per_lesion(table: pd.DataFrame) -> pd.DataFrame:

@@ -234,7 +234,8 @@ def pool(workdirs: Sequence[Path]) -> Aggregate:
     is_on = all(rule is not None and rule.max_distance is not None for rule in rules)
     max_distance = distance_limit(tables["val"]) if is_on else None
     config = runs[0].config.evaluate
-    _, scores = score_variants([as_is], stored_in, {}, config, max_distance)
+    declared = runs[0].info.declared
+    _, scores = score_variants([as_is], stored_in, {}, config, max_distance, declared)
     members = MembersResult(split="test", members=tuple(map(describe_member, runs)))
     return Aggregate(
         combine_info(runs, "cross_validation"), tables, {**scores, "members": members}
@@ -253,7 +254,10 @@ def _worst(parts: Sequence[L]) -> L:
 
 
 def _largest(values: Sequence[Any]) -> Any:
-    """Returns the largest value other than None; for dictionaries, that of each key."""
+    """Returns the largest value, or None if one is None; that of each key of dictionaries.
+
+    None means that a count is not known, or that no run has such images.
+    """
     if isinstance(values[0], dict):
         return {key: _largest([part[key] for part in values]) for key in values[0]}
-    return max((value for value in values if value is not None), default=None)
+    return None if None in values else max(values)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from skincnn.config import Config, DataConfig, read_config
+from skincnn.data.identifiers import Unit
 from skincnn.errors import ConfigError
 from skincnn.evaluation.results import SplitResult, read_split_results, split_name
 from skincnn.files import sha256
@@ -40,7 +41,8 @@ class ComparedRun:
         fingerprint: See `table_fingerprint`.
         sha256: SHA-256 of the predictions file.
         changed: Whether the predictions file has changed since its result was written.
-        split_by: "lesion", or "image" for the leaky protocol.
+        is_leaky: Whether lesions or groups of images are in several splits of a model.
+        unit: What the bootstrap resamples; see `SplitResult.unit`.
         config: With default folds for a cross-validation; None for an ensemble.
         folds: Training, validation and test folds, such as "0 1 2 / 3 / 4"; a description
             for a cross-validation; "" for an ensemble.
@@ -56,7 +58,8 @@ class ComparedRun:
     fingerprint: str
     sha256: str
     changed: bool
-    split_by: str
+    is_leaky: bool
+    unit: Unit
     config: Config | None
     folds: str
     command: str
@@ -79,7 +82,12 @@ class ComparedRun:
     def protocol(self) -> str:
         """Text that identifies the protocol. Runs are ranked only within a protocol."""
         synthetic = "SYNTHETIC images, " if self.info.synthetic else ""
-        return f"{synthetic}split by {self.split_by}, {self.images}"
+        split_by = f"split by {self.unit}"
+        if self.is_leaky:
+            split_by = "split by image"
+        elif self.unit == "image":
+            split_by += " (lesions are not known)"
+        return f"{synthetic}{split_by}, {self.images}"
 
 
 def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedRun:
@@ -109,7 +117,6 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
     validation = table_path(workdir, split_name("val", variant))
     configs = [member.config for member in info.members]
     configs = configs or [read_config(workdir / CONFIG_FILE)]
-    leaky = any(config.data.split_by == "image" for config in configs)
     folder = workdir.resolve().name
     config, folds, command = _find_recipe(folder, info, configs[0])
     if variant:
@@ -124,7 +131,8 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
         fingerprint=table_fingerprint(predictions),
         sha256=digest,
         changed=results[table].predictions_sha256 != digest,
-        split_by="image" if leaky else "lesion",
+        is_leaky=bool(info.audit.num_shared_lesions or info.audit.num_shared_groups),
+        unit=results[table].unit,
         config=config,
         folds=folds,
         command=command,

@@ -167,12 +167,13 @@ def _bootstrap(
     run: ComparedRun, columns: Sequence[str], config: EvaluateConfig
 ) -> dict[str, Scores]:
     """Returns the scores of a run on all images and on each resample."""
-    sample = Resampled(run.predictions, config, seed_of(run.split))
+    declared = run.info.declared
+    sample = Resampled(run.predictions, config, seed_of(run.split), declared)
     functions = {name: METRICS[name].function for name in columns}
     values = sample.bootstrap(functions | melanoma_recall(sample))
     values |= dict.fromkeys(CALIBRATED, np.full(len(sample.all_weights), np.nan))
     if run.validation is not None:
-        validation = Resampled(run.validation, config, VALIDATION_SEED)
+        validation = Resampled(run.validation, config, VALIDATION_SEED, declared)
         values |= calibrated_values(sample, validation)
     return values
 

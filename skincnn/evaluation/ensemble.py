@@ -60,6 +60,7 @@ def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
         worst_leakage(runs),
         config,
         choose_max_distance(as_is.tables["val"], ood),
+        runs[0].info.declared,
     )
     return Aggregate(
         combine_info(runs, "ensemble"),

@@ -127,7 +127,12 @@ def evaluate(
     stored_in = {split: describe_storage(split, config) for split in run.splits}
     max_distance = choose_max_distance(as_is.tables["val"], ood)
     tables, scores = score_variants(
-        variants, stored_in, run.leakage, config.evaluate, max_distance
+        variants,
+        stored_in,
+        run.leakage,
+        config.evaluate,
+        max_distance,
+        run.info.declared,
     )
     results = {**scores, **score_all_ood(as_is.tables, ood, config.evaluate)}
     headline = (*name_splits(options.splits, config), "test")[0]
@@ -238,7 +243,12 @@ def collect_all_mistakes(
     grad_cam = GradCam(run.model)
     mistakes = {
         name: collect_mistakes(
-            grad_cam, split.images, split.metadata, as_is.tables[name], calibration_map
+            grad_cam,
+            split.images,
+            split.metadata,
+            as_is.tables[name],
+            calibration_map,
+            declared=run.info.declared,
         )
         for name, split in run.splits.items()
         if name != "val"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from skincnn.classes import NOTHING_DECLARED, LesionClass
 from skincnn.errors import ConfigError
 from skincnn.evaluation.results import FOLDER
 from skincnn.files import replacing
 from skincnn.inference.grad_cam import GradCam, Maps
 from skincnn.inference.predictions import arrays, class_names_of
 from skincnn.metrics.calibration import CalibrationMap
-from skincnn.metrics.operating_points import find_targets
-from skincnn.metrics.sample import Labels
+from skincnn.metrics.operating_points import Target, find_targets
+from skincnn.metrics.sample import Flags, Labels
 
 NUM_MISTAKES = 12
-COLUMNS = ("image_id", "label", "predicted", "confidence", "probability_of_label")
+COLUMNS = (
+    *("image_id", "label", "predicted", "confidence", "probability_of_label"),
+    "is_missed",
+)
 DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
 """Exceptions raised while a missing or damaged file is read with `np.load`."""
 
@@ -34,7 +38,9 @@ class Mistakes:
 
     Attributes:
         table: One row for each error, with `COLUMNS`. Probabilities are calibrated;
-            `confidence` is the probability of the predicted class.
+            `confidence` is the probability of the predicted class. `is_missed` is true if
+            the image is malignant (or melanoma, if malignancy is not known), but not
+            predicted as such.
         images: Images, uint8 [num_mistakes, height, width, 3].
         maps: Grad-CAM maps of the predicted classes, [num_mistakes, rows, columns] in 0..1.
     """
@@ -80,6 +86,7 @@ def collect_mistakes(
     predictions: pd.DataFrame,
     calibration_map: CalibrationMap,
     count: int = NUM_MISTAKES,
+    declared: Mapping[str, LesionClass] = NOTHING_DECLARED,
 ) -> Mistakes | None:
     """Returns the errors from `find_mistakes`, with Grad-CAM maps of the predicted classes.
 
@@ -92,9 +99,10 @@ def collect_mistakes(
         predictions: The predictions table of the images.
         calibration_map: Calibrates the probabilities.
         count: Maximum number of errors.
+        declared: See `skincnn.classes.describe`.
     """
     class_names = class_names_of(predictions)
-    table = find_mistakes(predictions, calibration_map, count)
+    table = find_mistakes(predictions, calibration_map, count, declared)
     if table.empty:
         return None
     rows = table["position"].to_numpy()
@@ -106,19 +114,25 @@ def collect_mistakes(
 
 
 def find_mistakes(
-    predictions: pd.DataFrame, calibration_map: CalibrationMap, count: int
+    predictions: pd.DataFrame,
+    calibration_map: CalibrationMap,
+    count: int,
+    declared: Mapping[str, LesionClass] = NOTHING_DECLARED,
 ) -> pd.DataFrame:
     """Returns at most `count` confident errors, one image per lesion.
 
-    At most `count // 2` melanomas (or malignant lesions, if melanoma is not a class) that
-    are predicted as benign come first, followed by the other errors. Both parts are sorted
-    by decreasing confidence. The columns are `position` (the row number in `predictions`)
-    and `COLUMNS`.
+    Where the lesion is not known, it is one image per group. At most `count // 2` melanomas
+    (or malignant lesions, if melanoma is not a class) that are missed come first, followed
+    by the other errors. Both parts are sorted by decreasing confidence. The columns are
+    `position` (the row number in `predictions`) and `COLUMNS`.
     """
     class_names = class_names_of(predictions)
     y_true, y_prob = arrays(predictions, class_names)
     calibrated = calibration_map.apply(y_prob)
     y_pred, rows = y_prob.argmax(axis=1), np.arange(len(y_true))
+    targets = find_targets(class_names, declared)
+    missed, comes_first = _find_missed(y_true, y_pred, targets)
+    lesions = predictions["lesion_id"]
     table = pd.DataFrame(
         {
             "position": rows,
@@ -127,26 +141,28 @@ def find_mistakes(
             "predicted": np.asarray(class_names)[y_pred],
             "confidence": calibrated[rows, y_pred],
             "probability_of_label": calibrated[rows, y_true],
-            "lesion_id": predictions["lesion_id"].to_numpy(),
-            "missed": _missed(y_true, y_pred, class_names),
+            "is_missed": missed,
+            "comes_first": comes_first,
+            "lesion": lesions.where(lesions != "", predictions["group_id"]).to_numpy(),
         }
     )
     wrong = table[y_true != y_pred]
     wrong = wrong.sort_values("confidence", ascending=False, kind="stable")
-    first = wrong[wrong["missed"]].drop_duplicates("lesion_id").head(count // 2)
-    mistakes = pd.concat([first, wrong]).drop_duplicates("lesion_id").head(count)
-    return mistakes.drop(columns=["lesion_id", "missed"]).reset_index(drop=True)
+    first = wrong[wrong["comes_first"]].drop_duplicates("lesion").head(count // 2)
+    mistakes = pd.concat([first, wrong]).drop_duplicates("lesion").head(count)
+    return mistakes.drop(columns=["lesion", "comes_first"]).reset_index(drop=True)
 
 
-def _missed(
-    y_true: Labels, y_pred: Labels, class_names: Sequence[str]
-) -> npt.NDArray[np.bool_]:
-    """Returns whether each image is a melanoma predicted as benign, [num_images].
+def _find_missed(
+    y_true: Labels, y_pred: Labels, targets: Mapping[str, Target]
+) -> tuple[Flags, Flags]:
+    """Returns `is_missed` of `Mistakes`, and whether an error comes first, [num_images].
 
-    If melanoma is not a class, all malignant lesions are treated as melanomas.
+    Missed melanomas come first; if melanoma is not a class, all missed images do.
     """
-    targets = find_targets(class_names)
-    if not targets:
-        return np.zeros(len(y_true), bool)
-    flagged = targets["malignant"].positive(y_pred)
-    return targets.get("melanoma", targets["malignant"]).positive(y_true) & ~flagged
+    target = targets.get("malignant", targets.get("melanoma"))
+    if target is None:
+        nothing = np.zeros(len(y_true), bool)
+        return nothing, nothing
+    missed = target.positive(y_true) & ~target.positive(y_pred)
+    return missed, missed & targets.get("melanoma", target).positive(y_true)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from skincnn.classes import LesionClass
 from skincnn.config import EvaluateConfig
 from skincnn.evaluation.results import Outcomes
 from skincnn.inference.predictions import arrays, class_names_of
@@ -20,7 +21,7 @@ from skincnn.metrics.bootstrap import (
     bootstrap_weights,
     count_groups,
 )
-from skincnn.metrics.classification import METRICS, MetricFunction
+from skincnn.metrics.classification import METRICS, MetricFunction, auc_per_class
 from skincnn.metrics.intervals import (
     Support,
     estimate,
@@ -51,14 +52,16 @@ def seed_of(split: str) -> int:
 class Resampled:
     """A predictions table and its bootstrap resamples over groups of images.
 
-    A group is a lesion with its near-duplicates (`group_id`). `seed` is the seed of the
-    resamples. That of validation tables differs, so that thresholds chosen on their
-    resamples are independent of the resamples of other splits.
+    A group (`group_id`) is a patient, a lesion or an image with its near-duplicates; see
+    `Identifiers.unit`. `seed` is the seed of the resamples. That of validation tables
+    differs, so that thresholds chosen on their resamples are independent of the resamples
+    of other splits. For `declared`, see `skincnn.classes.describe`.
     """
 
     table: pd.DataFrame
     config: EvaluateConfig
     seed: int = 0
+    declared: Mapping[str, LesionClass] = field(default_factory=dict)
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ class Resampled:
     @functools.cached_property
     def targets(self) -> dict[str, Target]:
         """Targets by name; see `find_targets`."""
-        return find_targets(self.class_names)
+        return find_targets(self.class_names, self.declared)
 
     @functools.cached_property
     def arrays(self) -> tuple[Labels, Floats]:
@@ -130,6 +133,22 @@ class Resampled:
     ) -> Estimate:
         """Returns a paired difference with its interval; see `estimate`."""
         return estimate_difference(values, self.config.confidence, support).estimate
+
+    def auc(self, positive: Flags, score: Scores) -> Estimate:
+        """Returns the AUC of a score with its interval; see `auc_values`."""
+        masks = np.stack([positive, ~positive], axis=1)
+        sizes = tuple(count_groups(self.groups, masks).tolist())
+        return self.estimate(self.auc_values(positive, score), Support("auc", sizes))
+
+    def auc_values(self, positive: Flags, score: Scores) -> Scores:
+        """Returns the AUC on all images and on each resample, [1 + num_resamples].
+
+        The scores are probabilities, [num_images].
+        """
+        two_classes = np.stack([1 - score, score], axis=1)
+        functions = {"": auc_per_class}
+        values = bootstrap(functions, positive.astype(int), two_classes, self.weights)
+        return values[""][:, 1]
 
     def thresholds(self, positive: Flags, score: Scores, point: OperatingPoint) -> Scores:
         """Returns the threshold on all images, then that on each resample.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from skincnn.data.characteristics import Characteristics
+from skincnn.data.identifiers import Unit
 from skincnn.data.leakage import SplitLeakage
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import CalibrationMap
@@ -26,10 +27,13 @@ R = TypeVar("R", bound=Record)
 
 
 class ClassScores(Part):
-    """One-vs-rest scores of one class: the value of each of `PER_CLASS_METRICS`."""
+    """One-vs-rest scores of one class: the value of each of `PER_CLASS_METRICS`.
+
+    `num_lesions` is None unless all are known.
+    """
 
     num_images: int
-    num_lesions: int
+    num_lesions: int | None
     scores: dict[str, Estimate]
 
 
@@ -112,12 +116,14 @@ class OperatingPointScores(Part):
 class TargetScores(Part):
     """Scores for the detection of melanoma, or of malignant lesions, after calibration.
 
-    `num_images` and `num_lesions` count the images and lesions to detect. The keys of
-    `operating_points` are those of `OPERATING_POINTS`, such as "specificity=0.90".
+    `class_names` are the classes to detect; `num_images` and `num_lesions` count their
+    images and lesions (None unless all are known). The keys of `operating_points` are those
+    of `OPERATING_POINTS`, such as "specificity=0.90".
     """
 
+    class_names: tuple[str, ...]
     num_images: int
-    num_lesions: int
+    num_lesions: int | None
     auc: Estimate
     calibration: TargetCalibration
     operating_points: dict[str, OperatingPointScores]
@@ -155,15 +161,12 @@ class SubgroupTargetScores(Part):
 
     Attributes:
         num_images: Number of images of the target in the subgroup.
-        num_lesions: Number of lesions with such images.
-        rates: "sensitivity" and "specificity"; without a rate that is estimated from fewer
-            than `MIN_LESIONS` lesions.
+        rates: "sensitivity" and "specificity", each if there are `MIN_GROUPS` groups.
         differences: The difference of each rate from that of all other images for which the
             attribute is known; see `difference_from`.
     """
 
     num_images: int
-    num_lesions: int
     rates: dict[str, Estimate]
     differences: dict[str, Estimate]
 
@@ -176,27 +179,28 @@ class SubgroupScores(Part):
         value: Value of the attribute, such as "female".
         class_names: Classes with images in the subgroup. Balanced accuracy is the mean
             recall over these classes.
-        scores: Scores by metric name; empty for fewer than `MIN_LESIONS` lesions.
+        scores: Scores by name; empty for fewer than `MIN_GROUPS` groups.
         targets: Scores by target; without targets that have no threshold.
     """
 
     attribute: str
     value: str
     num_images: int
-    num_lesions: int
+    num_groups: int
     class_names: tuple[str, ...]
     scores: dict[str, Estimate]
     targets: dict[str, SubgroupTargetScores]
 
 
 class UnitScores(Part):
-    """Scores of the mean probabilities over all images of a unit, such as a lesion.
+    """Scores per lesion or per patient.
 
     Attributes:
-        num_units: Number of units; one with several diagnoses counts once for each.
-        scores: "balanced_accuracy", "macro_f1" and, if a class is melanoma, "melanoma_auc"
-            and the rates "melanoma_sensitivity" and "melanoma_specificity" at the threshold
-            of `HEADLINE_POINT`, without the rates if there is no threshold.
+        num_units: Number of lesions or patients. A lesion with several diagnoses counts
+            once for each.
+        scores: "balanced_accuracy" and "macro_f1" (per lesion), "melanoma_auc" and, if
+            there is a threshold for `HEADLINE_POINT`, "melanoma_sensitivity" and
+            "melanoma_specificity". Per patient, without melanoma, "malignant_auc" etc.
     """
 
     num_units: int
@@ -215,10 +219,6 @@ class InferenceCost(Part):
     relative: float
 
 
-RESAMPLING_UNIT = "lesions with their near-duplicates"
-"""What a `group_id` identifies, and what the bootstrap resamples."""
-
-
 class SplitResult(Record):
     """results/<split>[.<variant>].json: all scores of one predictions table.
 
@@ -230,16 +230,18 @@ class SplitResult(Record):
         predictions_sha256: SHA-256 of the predictions table.
         validation_sha256: SHA-256 of the validation table on which the calibration map
             and the thresholds were chosen.
+        num_lesions: None unless known for all images.
+        num_groups: Number of groups, which the bootstrap resamples; see `unit`.
         missing_classes: Classes without images. Means over classes exclude them.
         calibration_map: Calibrates the probabilities; fitted on validation.
         thresholds: Thresholds by target and operating point, chosen on validation.
         metrics: Value of each of `METRICS`.
         confusion_matrix: Number of images of class i (row) predicted as class j (column).
-        targets: Scores for "melanoma" and "malignant", if there are such classes.
+        targets: Scores of the targets from `find_targets`.
         triage: Scores of the referral rule for the model as is; None for other variants, or
-            if no class is malignant, or the rule refers no image.
+            if there is no target "malignant", or the rule refers no image.
         subgroups: Scores by each attribute from `find_subgroups`.
-        units: Scores by unit, such as "lesion".
+        units: Scores by "lesion" and "patient", each if known for all images.
         characteristics: Column of the split in the baseline table.
         leakage: Overlap of the split with the training and validation data; None for
             "val", "test" and "out_of_fold", whose leakage audit is in run.json.
@@ -252,11 +254,9 @@ class SplitResult(Record):
             and for "val", an ensemble and a cross-validation.
         confidence: Confidence level of the intervals, 0..1.
         num_bootstrap: Number of bootstrap resamples.
-        resampling_unit: What each resample draws; `RESAMPLING_UNIT`.
-        num_groups: Number of these units in the split.
     """
 
-    SCHEMA = 2
+    SCHEMA = 3
 
     split: str
     variant: str
@@ -265,7 +265,8 @@ class SplitResult(Record):
     validation_sha256: str
     class_names: tuple[str, ...]
     num_images: int
-    num_lesions: int
+    num_lesions: int | None
+    num_groups: int
     missing_classes: tuple[str, ...]
     calibration_map: CalibrationMap
     thresholds: dict[str, dict[str, float | None]]
@@ -286,8 +287,11 @@ class SplitResult(Record):
     position: int | None = None
     confidence: float
     num_bootstrap: int
-    resampling_unit: str
-    num_groups: int
+
+    @property
+    def unit(self) -> Unit:
+        """What a group of images shows; see `Identifiers`."""
+        return self.characteristics.identifiers.unit
 
 
 class OodSet(Part):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
+from skincnn.classes import NOTHING_DECLARED, LesionClass
 from skincnn.config import EvaluateConfig
 from skincnn.data.characteristics import describe_images
+from skincnn.data.identifiers import count_ids
 from skincnn.data.leakage import SplitLeakage
 from skincnn.evaluation.resampled import (
     VALIDATION_SEED,
@@ -18,17 +19,15 @@ from skincnn.evaluation.resampled import (
     seed_of,
 )
 from skincnn.evaluation.results import (
-    RESAMPLING_UNIT,
     Calibration,
     ClassScores,
     InferenceCost,
     OperatingPointScores,
     SplitResult,
     TargetScores,
-    UnitScores,
     split_name,
 )
-from skincnn.evaluation.subgroups import score_subgroups
+from skincnn.evaluation.subgroups import Thresholds, score_subgroups, score_units
 from skincnn.evaluation.triage import (
     ValidationChoices,
     choose_on_validation,
@@ -36,14 +35,13 @@ from skincnn.evaluation.triage import (
     score_prediction_sets,
     score_triage,
 )
-from skincnn.inference.predictions import mean_over_images, table_sha256
-from skincnn.metrics.bootstrap import Estimate, bootstrap, count_groups
+from skincnn.inference.predictions import table_sha256
+from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration_error import calibration_gaps, rms_calibration_error
 from skincnn.metrics.classification import (
     METRICS,
     PER_CLASS_METRICS,
     MetricFunction,
-    auc_per_class,
     log_loss,
     recall_per_class,
 )
@@ -79,11 +77,6 @@ MELANOMA_SCORES = {
     MELANOMA_SPECIFICITY: "specificity",
 }
 """The score of the class in `find_supports` for each score of melanoma."""
-UNITS = {"lesion": "lesion_id"}
-"""Column with the IDs of each unit over whose images predictions are averaged."""
-UNIT_SCORES = ("balanced_accuracy", "macro_f1")
-Thresholds = dict[str, dict[str, Scores]]
-"""Thresholds on all validation images and on resamples, by target and operating point."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +98,7 @@ def score_variants(
     leakage: Mapping[str, SplitLeakage],
     config: EvaluateConfig,
     max_distance: float | None = None,
+    declared: Mapping[str, LesionClass] = NOTHING_DECLARED,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, SplitResult]]:
     """Returns the predictions tables and their results by name, such as "test.d4".
 
@@ -116,21 +110,21 @@ def score_variants(
         leakage: Leakage by split; only of splits that were not audited before training.
         config: Number of resamples and confidence level of the intervals.
         max_distance: From `choose_max_distance`; None if OOD detection is switched off.
+        declared: The classes that the dataset declares; see `skincnn.classes.describe`.
     """
     tables, results = {}, {}
     for variant in variants:
-        choices = choose_on_validation(variant.tables["val"], max_distance)
-        thresholds = resample_thresholds(
-            Resampled(variant.tables["val"], config, VALIDATION_SEED), choices
-        )
+        validation = Resampled(variant.tables["val"], config, VALIDATION_SEED, declared)
+        choices = choose_on_validation(validation, max_distance)
+        thresholds = resample_thresholds(validation, choices)
         for split, table in variant.tables.items():
             seed = seed_of(split)
-            sample = Resampled(table, config, seed)
+            sample = Resampled(table, config, seed, declared)
             stored = stored_in[split]
             result = score_split(variant, split, sample, choices, thresholds, stored)
             differences = {}
             if variant.name:
-                as_is = Resampled(variants[0].tables[split], config, seed)
+                as_is = Resampled(variants[0].tables[split], config, seed, declared)
                 differences = score_differences(sample, as_is)
             name = split_name(split, variant.name)
             tables[name] = table
@@ -163,7 +157,8 @@ def score_split(
         validation_sha256=table_sha256(variant.tables["val"]),
         class_names=sample.class_names,
         num_images=len(table),
-        num_lesions=int(table["lesion_id"].nunique()),
+        num_lesions=count_ids(table, "lesion"),
+        num_groups=sample.num_groups,
         missing_classes=tuple(n for n in classes if not classes[n].num_images),
         calibration_map=choices.calibration_map,
         thresholds=choices.thresholds,
@@ -184,16 +179,14 @@ def score_split(
         triage=None if variant.name else score_triage(sample, calibrated, choices),
         prediction_sets=score_prediction_sets(sample, calibrated, choices),
         subgroups=score_subgroups(sample, detect(sample, calibrated, choices)),
-        units=score_units(sample, choices, thresholds),
-        characteristics=describe_images(table, sample.class_names),
+        units=score_units(sample, choices.calibration_map, thresholds),
+        characteristics=describe_images(table, sample.class_names, sample.declared),
         leakage=None,
         cost=variant.cost,
         logit_adjustment=variant.logit_adjustment,
         differences={},
         confidence=sample.config.confidence,
         num_bootstrap=sample.config.num_bootstrap,
-        resampling_unit=RESAMPLING_UNIT,
-        num_groups=sample.num_groups,
     )
 
 
@@ -235,7 +228,7 @@ def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, Cla
         rows = sample.table[sample.table["label"] == name]
         classes[name] = ClassScores(
             num_images=len(rows),
-            num_lesions=int(rows["lesion_id"].nunique()),
+            num_lesions=count_ids(rows, "lesion"),
             scores={metric: estimates[metric][index] for metric in PER_CLASS_METRICS},
         )
     return {name: estimates[name][0] for name in METRICS}, classes
@@ -281,7 +274,7 @@ def calibrated_values(sample: Resampled, validation: Resampled) -> dict[str, Sco
     calibration and the threshold are chosen on the validation table of the same variant;
     the threshold is chosen again on each of its resamples.
     """
-    choices = choose_on_validation(validation.table)
+    choices = choose_on_validation(validation)
     y_true, y_prob = sample.arrays
     calibrated = choices.calibration_map.apply(y_prob)
     values = sample.bootstrap({CALIBRATED_LOG_LOSS: log_loss}, calibrated)
@@ -292,7 +285,7 @@ def calibrated_values(sample: Resampled, validation: Resampled) -> dict[str, Sco
     positive, score = melanoma.positive(y_true), melanoma.score(calibrated)
     at_threshold = rates(positive, score, thresholds, sample.all_weights)
     return values | {
-        MELANOMA_AUC: _auc(positive, score, sample.weights),
+        MELANOMA_AUC: sample.auc_values(positive, score),
         MELANOMA_SENSITIVITY: at_threshold["sensitivity"],
         MELANOMA_SPECIFICITY: at_threshold["specificity"],
     }
@@ -309,12 +302,11 @@ def score_target(
     `thresholds` are those from `Resampled.thresholds`, by operating point.
     """
     positive, score = target.positive(sample.arrays[0]), target.score(calibrated)
-    masks = np.stack([positive, ~positive], axis=1)
-    sizes = tuple(count_groups(sample.groups, masks).tolist())
     return TargetScores(
+        class_names=tuple(sample.class_names[index] for index in target.classes),
         num_images=int(positive.sum()),
-        num_lesions=int(sample.table["lesion_id"][positive].nunique()),
-        auc=sample.estimate(_auc(positive, score, sample.weights), Support("auc", sizes)),
+        num_lesions=count_ids(sample.table[positive], "lesion"),
+        auc=sample.auc(positive, score),
         calibration=score_calibration(sample, positive, score),
         operating_points={
             key: _score_operating_point(key, sample, positive, score, values)
@@ -338,40 +330,6 @@ def _score_operating_point(
     )
 
 
-def score_units(
-    sample: Resampled, choices: ValidationChoices, thresholds: Thresholds
-) -> dict[str, UnitScores]:
-    """Returns the scores of the mean probabilities over the images of each of `UNITS`.
-
-    They are calibrated after averaging, as for test-time augmentation. `thresholds` are
-    from `resample_thresholds`.
-    """
-    results = {}
-    for name, column in UNITS.items():
-        units = Resampled(
-            mean_over_images(sample.table, column), sample.config, sample.seed
-        )
-        supports = units.supports()
-        values = units.bootstrap({metric: FUNCTIONS[metric] for metric in UNIT_SCORES})
-        scores = {
-            metric: units.estimate(values[metric], supports[metric][0])
-            for metric in UNIT_SCORES
-        }
-        melanoma = units.targets.get("melanoma")
-        if melanoma is not None:
-            calibrated = choices.calibration_map.apply(units.arrays[1])
-            target = score_target(units, melanoma, calibrated, thresholds["melanoma"])
-            rates = target.operating_points[HEADLINE_POINT.key].rates
-            scores[MELANOMA_AUC] = target.auc
-            scores |= {
-                f"melanoma_{rate}": rates[rate]
-                for rate in ("sensitivity", "specificity")
-                if rate in rates
-            }
-        results[name] = UnitScores(num_units=len(units.table), scores=scores)
-    return results
-
-
 def detect(
     sample: Resampled, calibrated: Floats, choices: ValidationChoices
 ) -> dict[str, Flags]:
@@ -386,10 +344,3 @@ def detect(
         for name, target in sample.targets.items()
         if (threshold := choices.thresholds[name][key]) is not None
     }
-
-
-def _auc(positive: Flags, score: Scores, weights: Floats) -> Scores:
-    """Returns the AUC on all images and on each resample, [1 + num_resamples]."""
-    two_classes = np.stack([1 - score, score], axis=1)
-    values = bootstrap({"auc": auc_per_class}, positive.astype(int), two_classes, weights)
-    return values["auc"][:, 1]

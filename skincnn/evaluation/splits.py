@@ -19,7 +19,7 @@ from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.leakage import SplitLeakage, count_shared
 from skincnn.data.skin_tone import ITA, estimate_ita
-from skincnn.data.splits import make_splits, one_image_per_lesion, single_image_lesions
+from skincnn.data.splits import make_splits, select_lesions
 from skincnn.errors import ConfigError, DataError
 from skincnn.inference.load import load_model, require_classes
 from skincnn.inference.predict import with_features
@@ -157,7 +157,8 @@ def read_splits(
 
     Raises:
         ConfigError: A split does not exist or was used for training or validation.
-        DataError: The dataset is not the one that the run was trained on.
+        DataError: The dataset is not the one that the run was trained on; see also
+            `skincnn.data.splits.select_lesions`.
     """
     tables = make_splits(builder, config.data, SPLITS)
     for split, table in tables.items():
@@ -170,11 +171,9 @@ def read_splits(
     for split in others:
         if split not in tables:
             table = pipeline.read_table(builder, [_find_split(split, builder, config)])
-            if config.data.single_image_lesions:
-                table = table[single_image_lesions(table)].reset_index(drop=True)
-            if config.data.one_image_per_lesion in ("evaluation", "all"):
-                table = one_image_per_lesion(table).reset_index(drop=True)
-            tables[split] = table
+            everything = pd.Series(True, table.index)
+            rows = select_lesions(table, everything, config.data, split)
+            tables[split] = rows.reset_index(drop=True)
     return tables
 
 

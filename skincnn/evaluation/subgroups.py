@@ -1,4 +1,4 @@
-"""Scores of subgroups of the images, and how they differ from the other images."""
+"""Scores of subgroups of the images, and scores per lesion and per patient."""
 
 from __future__ import annotations
 
@@ -11,18 +11,30 @@ import pandas as pd
 
 from skincnn.data import skin_tone
 from skincnn.data.characteristics import SUBGROUPS, UNKNOWN, subgroup_values
+from skincnn.data.identifiers import ID_COLUMNS, count_ids
 from skincnn.evaluation.resampled import Resampled
-from skincnn.evaluation.results import SubgroupScores, SubgroupTargetScores
+from skincnn.evaluation.results import (
+    SubgroupScores,
+    SubgroupTargetScores,
+    UnitScores,
+)
+from skincnn.inference.predictions import mean_over_images
 from skincnn.metrics.bootstrap import Estimate, count_groups
+from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.classification import METRICS
 from skincnn.metrics.intervals import Support, estimate
-from skincnn.metrics.sample import Flags, divide
+from skincnn.metrics.operating_points import HEADLINE_POINT
+from skincnn.metrics.sample import Flags, Scores, divide
 
-MIN_LESIONS = 5
-"""Minimum number of lesions from which a score of a subgroup is computed; near-duplicates
-count once. With fewer, the score would be noise and could reveal the result of a single
-patient."""
+MIN_GROUPS = 5
+"""Minimum number of groups (patients, lesions or images; near-duplicates count once) from
+which a score of a subgroup is computed. With fewer, the score would be noise and could
+reveal the result of a single patient."""
 SUBGROUP_SCORES = ("balanced_accuracy", "accuracy")
+LESION_SCORES = ("balanced_accuracy", "macro_f1")
+UNIT_RATES = ("sensitivity", "specificity")
+Thresholds = Mapping[str, Mapping[str, Scores]]
+"""Thresholds on all validation images and on resamples, by target and operating point."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +97,84 @@ def score_subgroups(
                 attribute=group.attribute,
                 value=group.value,
                 num_images=len(rows),
-                num_lesions=int(rows["lesion_id"].nunique()),
+                num_groups=int(rows["group_id"].nunique()),
                 class_names=tuple(n for n in sample.class_names if n in present),
                 scores=_score_images(Resampled(rows, sample.config)),
                 targets={name: parts[index] for name, parts in targets.items()},
             )
         )
     return tuple(scores)
+
+
+def score_units(
+    sample: Resampled, calibration_map: CalibrationMap, thresholds: Thresholds
+) -> dict[str, UnitScores]:
+    """Returns the scores per lesion and per patient, if these are known for all images.
+
+    Per lesion, the probabilities of its images are averaged, and then calibrated, as for
+    test-time augmentation. Per patient, see `score_patients`. The thresholds are from
+    `resample_thresholds`.
+    """
+    lesions, results = sample, {}
+    if count_ids(sample.table, "lesion") is not None:
+        table = mean_over_images(sample.table, ID_COLUMNS["lesion"])
+        lesions = Resampled(table, sample.config, sample.seed, sample.declared)
+        results["lesion"] = score_lesions(lesions, calibration_map, thresholds)
+    if sample.targets and count_ids(sample.table, "patient") is not None:
+        results["patient"] = score_patients(lesions, calibration_map, thresholds)
+    return results
+
+
+def score_lesions(
+    lesions: Resampled, calibration_map: CalibrationMap, thresholds: Thresholds
+) -> UnitScores:
+    """Returns the scores of a table with one row per lesion."""
+    supports = lesions.supports()
+    values = lesions.bootstrap({name: METRICS[name].function for name in LESION_SCORES})
+    scores = {
+        name: lesions.estimate(values[name], supports[name][0]) for name in LESION_SCORES
+    }
+    if melanoma := lesions.targets.get("melanoma"):
+        y_true, y_prob = lesions.arrays
+        scores |= _score_detection(
+            lesions,
+            "melanoma",
+            melanoma.positive(y_true),
+            melanoma.score(calibration_map.apply(y_prob)),
+            thresholds,
+        )
+    return UnitScores(num_units=len(lesions.table), scores=scores)
+
+
+def score_patients(
+    lesions: Resampled, calibration_map: CalibrationMap, thresholds: Thresholds
+) -> UnitScores:
+    """Returns how well patients with melanoma, or a malignant lesion, are detected.
+
+    A patient shows the target if one of the lesions does. The score of a patient is the
+    largest probability of the lesions, so a patient is detected if a lesion is.
+
+    Args:
+        lesions: One row per lesion, or per image if lesions are not known.
+        calibration_map: Calibrates the probabilities.
+        thresholds: From `resample_thresholds`, chosen on single images.
+    """
+    name, target = next(iter(lesions.targets.items()))
+    y_true, y_prob = lesions.arrays
+    rows = lesions.table.assign(
+        positive=target.positive(y_true), score=target.score(calibration_map.apply(y_prob))
+    )
+    by_patient = rows.groupby(ID_COLUMNS["patient"], sort=False)
+    table = by_patient.agg(
+        image_id=("image_id", "first"),
+        group_id=("group_id", "first"),
+        positive=("positive", "any"),
+        score=("score", "max"),
+    )
+    patients = Resampled(table, lesions.config, lesions.seed)
+    positive, score = table["positive"].to_numpy(), table["score"].to_numpy()
+    scores = _score_detection(patients, name, positive, score, thresholds)
+    return UnitScores(num_units=len(table), scores=scores)
 
 
 def difference_from(group: Estimate, others: Estimate) -> Estimate:
@@ -113,7 +196,7 @@ def difference_from(group: Estimate, others: Estimate) -> Estimate:
 
 
 def _score_images(sample: Resampled) -> dict[str, Estimate]:
-    if sample.num_groups < MIN_LESIONS:
+    if sample.num_groups < MIN_GROUPS:
         return {}
     functions = {name: METRICS[name].function for name in SUBGROUP_SCORES}
     values, supports = sample.bootstrap(functions), sample.supports()
@@ -136,7 +219,6 @@ def _score_target(
     return [
         SubgroupTargetScores(
             num_images=int((group.images & positive).sum()),
-            num_lesions=int(sample.table["lesion_id"][group.images & positive].nunique()),
             rates={
                 name: rate
                 for name, parts in rates.items()
@@ -156,7 +238,7 @@ def _score_target(
 def _estimate_rates(
     sample: Resampled, correct: Flags, masks: Flags
 ) -> Sequence[Estimate | None]:
-    """Returns the share of correct images in each mask; None if it has too few lesions.
+    """Returns the share of correct images in each mask; None if it has too few groups.
 
     `correct` is [num_images], the masks are [num_images, num_masks].
     """
@@ -168,6 +250,16 @@ def _estimate_rates(
     supports = [Support("rate", (count,)) for count in counts]
     estimates = estimate(values, sample.config.confidence, supports)
     return [
-        score if count >= MIN_LESIONS else None
+        score if count >= MIN_GROUPS else None
         for score, count in zip(estimates, counts, strict=True)
     ]
+
+
+def _score_detection(
+    sample: Resampled, name: str, positive: Flags, score: Scores, thresholds: Thresholds
+) -> dict[str, Estimate]:
+    """Returns the AUC and, if there is a threshold, `UNIT_RATES`; `name` is a target."""
+    rates = sample.rates(positive, score, thresholds[name][HEADLINE_POINT.key])
+    return {f"{name}_auc": sample.auc(positive, score)} | {
+        f"{name}_{rate}": rates[rate] for rate in UNIT_RATES if rate in rates
+    }

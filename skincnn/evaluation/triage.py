@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from skincnn.evaluation.resampled import Resampled, count_outcomes
 from skincnn.evaluation.results import ProbabilityBand, TargetCalibration, TriageScores
-from skincnn.inference.predictions import DISTANCE, arrays, class_names_of
+from skincnn.inference.predictions import DISTANCE
 from skincnn.metrics.bootstrap import bootstrap, count_groups
 from skincnn.metrics.calibration import (
     BANDS,
@@ -29,7 +28,6 @@ from skincnn.metrics.intervals import Support, estimate
 from skincnn.metrics.operating_points import (
     OPERATING_POINTS,
     choose_threshold,
-    find_targets,
 )
 from skincnn.metrics.sample import Flags, Floats, Scores, divide
 
@@ -52,14 +50,13 @@ class ValidationChoices:
 
 
 def choose_on_validation(
-    validation: pd.DataFrame, max_distance: float | None = None
+    validation: Resampled, max_distance: float | None = None
 ) -> ValidationChoices:
     """Returns the calibration map and the thresholds, chosen on a validation table.
 
     `max_distance` is from `skincnn.evaluation.ood.choose_max_distance`.
     """
-    class_names = class_names_of(validation)
-    y_true, y_prob = arrays(validation, class_names)
+    y_true, y_prob = validation.arrays
     calibration_map = fit_calibration(y_true, y_prob)
     calibrated = calibration_map.apply(y_prob)
     return ValidationChoices(
@@ -71,7 +68,7 @@ def choose_on_validation(
                 )
                 for point in OPERATING_POINTS
             }
-            for target in find_targets(class_names).values()
+            for target in validation.targets.values()
         },
         max_distance,
         choose_set_thresholds(y_true, calibrated),
@@ -115,14 +112,15 @@ def score_triage(
 ) -> TriageScores | None:
     """Returns the scores of `DecisionRule` at `DEFAULT_OPERATING_POINT`.
 
-    Returns None if no class is malignant, or if there is neither a threshold nor a maximum
-    distance. The calibrated probabilities are [num_images, num_classes].
+    Returns None if there is no target "malignant", or if there is neither a threshold nor a
+    maximum distance. The calibrated probabilities are [num_images, num_classes].
     """
     table, targets = sample.table, sample.targets
     if TARGET not in targets:
         return None
     rule = DecisionRule(
         class_names=sample.class_names,
+        declared=dict(sample.declared),
         calibration_map=choices.calibration_map,
         threshold=choices.thresholds[TARGET][DEFAULT_OPERATING_POINT],
         max_distance=choices.max_distance,
@@ -138,7 +136,7 @@ def score_triage(
     melanoma = targets.get("melanoma")
     melanoma_rates = sample.rates(melanoma.positive(y_true), refer, 0.5) if melanoma else {}
     return TriageScores(
-        operating_point=rule.operating_point,
+        operating_point=DEFAULT_OPERATING_POINT,
         threshold=rule.threshold,
         max_distance=rule.max_distance,
         rates=sample.rates(malignant, refer, 0.5),

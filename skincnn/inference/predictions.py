@@ -88,6 +88,8 @@ def as_written(table: pd.DataFrame) -> pd.DataFrame:
 def read_predictions(path: Path) -> pd.DataFrame:
     """Reads a predictions table from a CSV file. Labels and IDs are strings.
 
+    A lesion_id or patient_id is "" where it is not known.
+
     Raises:
         DataError: The file cannot be read or is not a valid predictions table.
     """
@@ -154,7 +156,8 @@ def arrays(
 
 
 def _parse(source: Path | io.StringIO) -> pd.DataFrame:
-    text = dict.fromkeys(("image_id", "lesion_id", "group_id", "label"), str)
+    names = ("image_id", "lesion_id", "patient_id", "group_id", "label")
+    text = dict.fromkeys(names, str)
     return pd.read_csv(
         source, dtype=text, keep_default_na=False, na_values={"age": "", ITA: ""}
     )
@@ -174,13 +177,13 @@ def _find_fault(table: pd.DataFrame) -> str:
         )
     if table.empty:
         return "the table has no rows."
-    for column in ("image_id", "lesion_id", "group_id"):
+    for column in ("image_id", "group_id"):
         blank = np.flatnonzero(table[column].str.strip() == "")
         if len(blank):
             return (
                 f"{len(blank)} image(s) have no {column}, the first one in row "
-                f"{blank[0] + 1}. Every image requires an image_id, a lesion_id and a "
-                "group_id; confidence intervals are computed over groups."
+                f"{blank[0] + 1}. Every image requires an image_id and a group_id; "
+                "confidence intervals are computed over groups."
             )
     duplicates = table.loc[table["image_id"].duplicated(), "image_id"]
     if len(duplicates):

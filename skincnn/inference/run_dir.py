@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+from pydantic import Field
 
+from skincnn.classes import LesionClass
 from skincnn.config import Config, read_config
 from skincnn.data.characteristics import Characteristics, ImageFlow
+from skincnn.data.identifiers import Identifiers
 from skincnn.data.leakage import LeakageAudit
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
@@ -59,6 +62,15 @@ class NearDuplicateSearch(Part):
     found_pairs: int
 
 
+class LabelConflict(Part):
+    """Two nearly identical images with different labels, of which one must be wrong."""
+
+    first: str
+    second: str
+    first_label: str
+    second_label: str
+
+
 class Member(Part):
     """A run in an ensemble or a cross-validation; `name` is that of the run directory."""
 
@@ -77,12 +89,15 @@ class RunInfo(Record):
         device: The devices of the training run; None if they differ between models.
         provenance: Code and hardware; None if they differ between models.
         class_names: Class names, in the order of the model's outputs.
+        declared: The classes that the dataset declares; see `skincnn.classes.describe`.
         dataset: Full name of the TFDS dataset.
         attribution: Source and license of the images; "" for the user's own images.
         stored_longest_side: Longest side of the stored images in pixels; None if they have
             their original size.
         audit: Result of the leakage audit; for several models, the largest values.
+        identifiers: For how many images of the splits the lesion and patient are known.
         near_duplicates: The search by which the dataset was built.
+        label_conflicts: Near-duplicates in the dataset with different labels.
         flow: Number of images from the source files to the splits; None for several models
             with different datasets.
         training_characteristics: Characteristics of the training images; None for several
@@ -97,18 +112,23 @@ class RunInfo(Record):
         members: The models of an ensemble or a cross-validation; empty for a run.
     """
 
+    SCHEMA = 2
+
     kind: Literal["run", "ensemble", "cross_validation"] = "run"
     skincnn: str
     versions: dict[str, str]
     device: DeviceInfo | None
     provenance: Provenance | None
     class_names: tuple[str, ...]
+    declared: dict[str, LesionClass] = Field(default={})
     synthetic: bool
     dataset: str
     attribution: str
     stored_longest_side: int | None
     audit: LeakageAudit
+    identifiers: Identifiers
     near_duplicates: NearDuplicateSearch
+    label_conflicts: tuple[LabelConflict, ...] = ()
     flow: ImageFlow | None
     training_characteristics: Characteristics | None
     preprocessing: dict[str, int | float | str | bool]

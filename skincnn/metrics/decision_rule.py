@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pydantic import Field
+
+from skincnn.classes import LesionClass, describe
 from skincnn.metrics.calibration import CalibrationMap
-from skincnn.metrics.operating_points import find_targets
+from skincnn.metrics.operating_points import Target, find_targets
 from skincnn.records import Part
 
 TARGET = "malignant"
@@ -23,10 +26,12 @@ class DecisionRule(Part):
 
     Attributes:
         class_names: Class names, in the order of the model's outputs.
+        declared: The classes that the dataset declares, by name; see `described`.
         calibration_map: Calibrates the probabilities.
-        operating_point: Operating point of `TARGET` for which the threshold was chosen.
+        operating_point: Operating point of `TARGET` for which the threshold was chosen; ""
+            without a target.
         threshold: Probability of `TARGET`, in 0..1, at or above which an image is referred;
-            None if `choose_threshold` finds none, or if no class is malignant.
+            None if `choose_threshold` finds none, or if there is no such target.
         max_distance: Distance above which an image is out-of-distribution; see
             `skincnn.inference.ood`. None if out-of-distribution detection is switched off
             because it did not pass its check.
@@ -35,11 +40,22 @@ class DecisionRule(Part):
     """
 
     class_names: tuple[str, ...]
+    declared: dict[str, LesionClass] = Field(default={})
     calibration_map: CalibrationMap
     operating_point: str = DEFAULT_OPERATING_POINT
     threshold: float | None
     max_distance: float | None
     set_thresholds: tuple[float, ...]
+
+    @property
+    def described(self) -> dict[str, LesionClass]:
+        """The description of each class by name; see `skincnn.classes.describe`."""
+        return describe(self.class_names, self.declared)
+
+    @property
+    def target(self) -> Target | None:
+        """`TARGET`; None, so that no image is referred, if it does not exist."""
+        return find_targets(self.class_names, self.declared).get(TARGET)
 
     def prediction_set(self, probabilities: Any) -> Any:
         """Returns whether each class is in the set, bool [num_images, num_classes].
@@ -61,7 +77,7 @@ class DecisionRule(Part):
         """
         limit = math.inf if self.max_distance is None else self.max_distance
         out_of_distribution = distances > limit
-        target = find_targets(self.class_names).get(TARGET)
+        target = self.target
         if self.threshold is None or target is None:
             return out_of_distribution, out_of_distribution
         malignant = sum(probabilities[:, index] for index in target.classes)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from skincnn.classes import describe
+from skincnn.classes import NOTHING_DECLARED, LesionClass, describe
 from skincnn.lookup import look_up
 from skincnn.metrics.sample import Flags, Floats, Labels, Scores, divide, roc_points
 
@@ -73,12 +73,21 @@ def parse_operating_point(key: str) -> OperatingPoint:
     return look_up(points, key, "The operating point")
 
 
-def find_targets(class_names: Sequence[str]) -> dict[str, Target]:
-    """Returns, by name, the targets "melanoma" and "malignant" that have classes."""
-    known = describe(class_names)
+def find_targets(
+    class_names: Sequence[str], declared: Mapping[str, LesionClass] = NOTHING_DECLARED
+) -> dict[str, Target]:
+    """Returns, by name, the targets "melanoma" and "malignant" that exist.
+
+    "melanoma" requires a class that is melanoma; "malignant" requires that the malignancy
+    of every class is known, and malignant and benign classes. For `declared`, see
+    `describe`.
+    """
+    known = describe(class_names, declared)
+    flags = [known[name].malignant for name in class_names]
+    is_target = {*flags} == {True, False}
     classes = {
         "melanoma": [i for i, c in enumerate(class_names) if known[c].name == "mel"],
-        "malignant": [i for i, c in enumerate(class_names) if known[c].malignant],
+        "malignant": [i for i, flag in enumerate(flags) if flag and is_target],
     }
     return {name: Target(name, tuple(part)) for name, part in classes.items() if part}
 

@@ -138,7 +138,7 @@ def complete_checklist(results: RunResults, name: str) -> Checklist:
         "has_mistakes": mistakes.is_file(),
     }
     answers = templates.get_template("answers.j2").make_module(variables)
-    known = describe(results.info.class_names)
+    known = describe(results.info.class_names, results.info.declared)
     context = variables | {name: getattr(answers, name) for name in CONTEXT}
     context |= {
         "malignant": [name for name, described in known.items() if described.malignant],

@@ -16,6 +16,7 @@ from skincnn.evaluation.scoring import CALIBRATED, CALIBRATED_LOG_LOSS
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.intervals import Difference
 from skincnn.metrics.operating_points import HEADLINE_POINT
+from skincnn.reporting.identifier_text import PLURALS
 from skincnn.reporting.labels import interval, metric_label, signed
 from skincnn.reporting.plots import BLUE, GRAY, ORANGE, draw_estimate
 
@@ -120,7 +121,7 @@ def plot_comparison(tables: Tables, sort_by: str) -> Figure:
     )[:, 0]
     for axes, (protocol, rows) in zip(grid, tables.items(), strict=True):
         positions = np.arange(len(rows))[::-1]
-        leaky = rows[0].runs[0].split_by == "image"
+        leaky = rows[0].runs[0].is_leaky
         color = ORANGE if leaky else BLUE
         for y, row in zip(positions, rows, strict=True):
             draw_estimate(axes, y, row.scores[sort_by], color)
@@ -159,7 +160,8 @@ def _score_tables(
         cells, meaning = _mark([[r.differences[n] for n in names] for r in compared])
         caption = (
             f"Paired difference of these runs, run minus {rows[0].baseline}. The intervals "
-            "cover the sampling of lesions, not the variance between training runs. "
+            f"cover the sampling of {PLURALS[rows[0].runs[0].unit]}, not the variance "
+            "between training runs. "
             f"{meaning}"
         )
         cells = [[row.name, *line] for row, line in zip(compared, cells, strict=True)]

@@ -69,11 +69,10 @@ def below_coverage(result: SplitResult) -> list[str]:
 def unit_scores(result: SplitResult, unit: str) -> list[tuple[str, Estimate, Estimate]]:
     """Returns the name of each score in `UnitScores`, its value per image and per unit."""
     per_image = dict(result.metrics)
-    if "melanoma" in result.targets:
-        target = result.targets["melanoma"]
+    for name, target in result.targets.items():
         rates = target.operating_points[HEADLINE_POINT.key].rates
-        per_image["melanoma_auc"] = target.auc
-        per_image |= {f"melanoma_{rate}": score for rate, score in rates.items()}
+        per_image[f"{name}_auc"] = target.auc
+        per_image |= {f"{name}_{rate}": score for rate, score in rates.items()}
     scores = result.units[unit].scores.items()
     return [(name, per_image[name], score) for name, score in scores]
 

@@ -11,7 +11,13 @@ import jinja2
 
 from skincnn import classes
 from skincnn.metrics import predictive_values
-from skincnn.reporting import decision_text, labels, report_text, training_text
+from skincnn.reporting import (
+    decision_text,
+    identifier_text,
+    labels,
+    report_text,
+    training_text,
+)
 from skincnn.reporting.load import RunResults
 from skincnn.reporting.templates import data_uri, environment
 
@@ -41,7 +47,7 @@ def render_html(results: RunResults, figures: Mapping[str, bytes]) -> str:
         .render(
             results=results,
             sections=find_sections(results, figures),
-            classes=classes.describe(results.info.class_names),
+            classes=classes.describe(results.info.class_names, results.info.declared),
             title=training_text.model_label(results),
             config=json.dumps(results.config.to_dict(), indent=2),
             figures={name: data_uri(png) for name, png in figures.items()},
@@ -61,7 +67,10 @@ def find_sections(results: RunResults, figures: Collection[str]) -> dict[str, st
         "mistakes": f"mistakes_{results.headline.split}" in figures,
         "training": "learning_curves" in figures,
     }
-    return {name: title for name, title in SECTIONS.items() if exists.get(name, True)}
+    sections = {name: title for name, title in SECTIONS.items() if exists.get(name, True)}
+    if results.headline.targets:
+        sections["melanoma"] = labels.targets_label(results.headline).capitalize()
+    return sections
 
 
 @functools.cache
@@ -69,10 +78,11 @@ def report_environment(*, autoescape: bool) -> jinja2.Environment:
     """Returns the Jinja environment for the report and the model card."""
     templates = environment("skincnn.reporting", autoescape)
     templates.filters |= dict(inspect.getmembers(labels, inspect.isfunction))
-    templates.filters["counts"] = report_text.describe_counts
+    templates.filters["counts"] = identifier_text.describe_counts
     templates.filters["cell"] = escape_cell
     modules = {
         "decisions": decision_text,
+        "identifiers": identifier_text,
         "labels": labels,
         "predictive_values": predictive_values,
         "text": report_text,

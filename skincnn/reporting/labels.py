@@ -9,8 +9,8 @@ from skincnn.metrics.bootstrap import Estimate
 
 UNDEFINED = "not defined"
 """Shown for an undefined score, such as the recall of a class without images."""
-TOO_FEW = "too few lesions"
-"""Shown instead of the scores of a subgroup of too few lesions."""
+TOO_FEW = "too few to score"
+"""Shown instead of the scores of a subgroup of too few patients, lesions or images."""
 NO_INTERVAL = "no interval"
 """Shown instead of an interval that cannot be computed."""
 METRIC_LABELS = {
@@ -125,6 +125,11 @@ def variant_label(result: SplitResult) -> str:
 def subgroup_label(name: str) -> str:
     """Returns "body site" for the attribute "site", "follow-up" for a value "follow_up"."""
     return SUBGROUP_LABELS.get(name, name)
+
+
+def targets_label(result: SplitResult) -> str:
+    """Returns "melanoma and malignant lesions", or only the target that exists."""
+    return " and ".join(TARGET_LABELS[name] for name in result.targets)
 
 
 def corruption_label(name: str) -> str:

@@ -39,7 +39,7 @@ def render_card(results: RunResults) -> str:
             results=results,
             metadata=render_metadata(results),
             non_commercial=NON_COMMERCIAL in results.info.attribution,
-            classes=classes.describe(results.info.class_names),
+            classes=classes.describe(results.info.class_names, results.info.declared),
             checklist=complete_checklist(results, "clear-derm"),
         )
     )

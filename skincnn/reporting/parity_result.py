@@ -29,7 +29,8 @@ class ParityResult(Record):
         num_bytes: Size of the export in bytes.
         same_class: Share of images with the same predicted class.
         same_refer: Share of images with the same referral decision; None if the predictions
-            table has no distances, as with test-time augmentation.
+            table has no distances, as with test-time augmentation, or if the malignancy of
+            the classes is not known.
         same_out_of_distribution: Share of images with the same OOD decision; None without
             distances.
         largest_difference: Largest difference in probability.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import itertools
 import textwrap
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from skincnn.classes import describe
 from skincnn.evaluation.mistakes import Mistakes
 from skincnn.inference.grad_cam import overlay
 from skincnn.metrics.bootstrap import Estimate
@@ -36,7 +34,7 @@ LINE_LENGTH = 45
 """Maximum number of characters in a line above or below a pair."""
 KEY = (
     "Right of each image: Grad-CAM, the regions that raised the score of the predicted "
-    "class (yellow: most).\nMISSED: a malignant lesion that is not predicted as malignant."
+    "class (yellow: most)."
 )
 NO_MATH: dict[str, Any] = {"loc": "left", "parse_math": False}
 """Style of texts with names, in which dollar signs must not start a formula."""
@@ -115,10 +113,11 @@ def draw_estimate(axes: Axes, y: float, score: Estimate, color: str) -> None:
         axes.plot(score.value, y, "s", color=color, markersize=6, clip_on=False)
 
 
-def plot_mistakes(mistakes: Mistakes, title: str) -> Figure:
-    """Draws each image beside its Grad-CAM map; missed malignant lesions have a frame.
+def plot_mistakes(mistakes: Mistakes, title: str, missed: str) -> Figure:
+    """Draws each image beside its Grad-CAM map; missed lesions have a frame.
 
-    At least one error is required. `title` is a description of the images for the heading.
+    At least one error is required. `title` is a description of the images for the heading,
+    and `missed` says which errors are marked as missed; "" for none.
     """
     rows = list(mistakes.table.itertuples())
     captions = [_caption(row) for row in rows]
@@ -129,7 +128,8 @@ def plot_mistakes(mistakes: Mistakes, title: str) -> Figure:
     width = COLUMNS * (2 * IMAGE + GAP) + GAP
     height = head + num_rows * (image_height + texts) - above
     figure = Figure(figsize=(width, height))
-    heading = f"Confident errors\n{title}\n{KEY}"
+    key = f"{KEY}\nMISSED: {missed}." if missed else KEY
+    heading = f"Confident errors\n{title}\n{key}"
     figure.suptitle(heading, fontsize=11, y=1 - 0.1 / height)
     # Automatic layout would take longer than the rest of the figure.
     grid = figure.add_gridspec(
@@ -142,28 +142,18 @@ def plot_mistakes(mistakes: Mistakes, title: str) -> Figure:
         wspace=GAP / (2 * IMAGE),
         hspace=texts / image_height,
     )
-    missed = find_missed(mistakes)
     for number, row in enumerate(rows):
         cell = grid[divmod(number, COLUMNS)].subgridspec(1, 2, wspace=0.04)
+        is_missed = bool(row.is_missed)
         left, right = (figure.add_subplot(cell[0, half]) for half in range(2))
         image = mistakes.images[number]
-        _show(left, image, missed[number])
-        _show(right, overlay(image, mistakes.maps[number]), missed[number])
+        _show(left, image, is_missed)
+        _show(right, overlay(image, mistakes.maps[number]), is_missed)
         left.set_title(captions[number], fontsize=9.5, pad=5, **NO_MATH)
         left.set_xlabel(_below(row), fontsize=8, **NO_MATH)
-        if missed[number]:
+        if is_missed:
             _mark(left)
     return figure
-
-
-def find_missed(mistakes: Mistakes) -> Sequence[bool]:
-    """Returns whether each error is a malignant lesion not predicted as malignant."""
-    labels, predicted = (mistakes.table[name].tolist() for name in ("label", "predicted"))
-    known = describe({*labels, *predicted})
-    return [
-        bool(known[label].malignant) and not known[other].malignant
-        for label, other in zip(labels, predicted, strict=True)
-    ]
 
 
 def _show(axes: Axes, image: npt.NDArray[np.uint8], framed: bool) -> None:

@@ -13,10 +13,11 @@ from skincnn.evaluation.results import SplitResult
 from skincnn.files import replacing, write_text
 from skincnn.inference.predictions import arrays
 from skincnn.metrics.calibration import reliability
-from skincnn.metrics.operating_points import HEADLINE_POINT, decision_curve, find_targets
+from skincnn.metrics.operating_points import HEADLINE_POINT, decision_curve
 from skincnn.metrics.sample import Sample
 from skincnn.reporting import evaluation_plots as plots
 from skincnn.reporting.html import render_html
+from skincnn.reporting.identifier_text import describe_counts, describe_identifiers
 from skincnn.reporting.labels import (
     corruption_label,
     interval,
@@ -31,7 +32,7 @@ from skincnn.reporting.plots import plot_learning_curves, plot_mistakes, to_png
 from skincnn.reporting.report_text import (
     SUMMARY_METRICS,
     SYNTHETIC,
-    describe_counts,
+    describe_missed,
     describe_missing_classes,
     describe_split_boxes,
     variant_scores,
@@ -110,7 +111,8 @@ def _draw_split(results: RunResults, result: SplitResult) -> dict[str, Figure]:
         figures["subgroups"] = plots.plot_subgroups(result.subgroups, accuracy, title)
     mistakes = mistakes_path(results.workdir, result.split)
     if mistakes.is_file():
-        figures["mistakes"] = plot_mistakes(Mistakes.read(mistakes), title)
+        missed = describe_missed(result)
+        figures["mistakes"] = plot_mistakes(Mistakes.read(mistakes), title, missed)
     return figures
 
 
@@ -129,16 +131,14 @@ def _draw_curves(result: SplitResult, table: pd.DataFrame, title: str) -> dict[s
             title,
         ),
     }
-    curves = {
-        target.name: pd.DataFrame(
-            decision_curve(target.positive(y_true), target.score(calibrated))
-        )
-        for target in find_targets(names).values()
-        if target.positive(y_true).any()
-    }
+    shown = {name: part for name, part in result.targets.items() if part.num_images}
+    curves = {}
+    for name, target in shown.items():
+        is_target = np.isin(names, target.class_names)
+        scores = calibrated[:, is_target].sum(axis=1)
+        curves[name] = pd.DataFrame(decision_curve(is_target[y_true], scores))
     if curves:
         figures["decision_curve"] = plots.plot_decision_curves(curves, title)
-        shown = {name: result.targets[name] for name in curves}
         figures["calibration"] = plots.plot_target_calibration(shown, title)
     return figures
 
@@ -146,6 +146,7 @@ def _draw_curves(result: SplitResult, table: pd.DataFrame, title: str) -> dict[s
 def summary(results: RunResults) -> str:
     """Returns the main scores as text for the terminal."""
     lines = [SYNTHETIC if results.info.synthetic else "", describe_split_by_image(results)]
+    lines.append(describe_identifiers(results.info.identifiers))
     for result in results.splits.values():
         lines += _summarize_split(result)
     for variant in results.variants:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skincnn.classes import describe
 from skincnn.data.characteristics import SUBGROUPS, UNKNOWN, Characteristics
 from skincnn.evaluation.results import (
     ProbabilityBand,
@@ -21,8 +20,15 @@ from skincnn.evaluation.robustness import (
 from skincnn.evaluation.scoring import MELANOMA_RECALL
 from skincnn.inference.logit_adjustment import unadjusted_name
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.metrics.operating_points import HEADLINE_POINT, find_targets
+from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.reporting.decision_text import describe_different_subgroups
+from skincnn.reporting.identifier_text import (
+    GROUPS,
+    count_or_unknown,
+    describe_groups,
+    describe_separation,
+    units,
+)
 from skincnn.reporting.labels import (
     ATTRIBUTE_LABELS,
     class_label,
@@ -38,15 +44,12 @@ from skincnn.reporting.load import RunResults
 from skincnn.reporting.training_text import (
     describe_input,
     describe_leakage,
-    describe_separation,
     is_leaky,
 )
 
 SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
-INTERVAL_METHOD = (
-    "score intervals with the variance of a bootstrap over lesions, whose measured "
-    "coverage is in docs/coverage.md"
-)
+INTERVAL_METHOD = "score intervals with the variance of a bootstrap"
+COVERAGE = "The measured coverage of the intervals is in docs/coverage.md."
 SYNTHETIC = (
     "SYNTHETIC images, rendered by code. The scores show that the software works; they say "
     "nothing about skin lesions."
@@ -80,7 +83,7 @@ class MelanomaResult:
     """
 
     num_images: int
-    num_lesions: int
+    num_lesions: int | None
     recall: Estimate
     mistaken_for: dict[str, int]
     rates: dict[str, Estimate]
@@ -100,10 +103,9 @@ class MelanomaResult:
 def find_melanoma(result: SplitResult) -> MelanomaResult | None:
     """Returns the melanoma results of a split, or None if no class is melanoma."""
     names = result.class_names
-    melanoma = find_targets(names).get("melanoma")
-    if melanoma is None:
+    if "melanoma" not in result.targets:
         return None
-    index = melanoma.classes[0]
+    index = names.index(result.targets["melanoma"].class_names[0])
     row = dict(zip(names, result.confusion_matrix[index], strict=True))
     del row[names[index]]
     mistakes = Counter({other: count for other, count in row.items() if count})
@@ -124,12 +126,33 @@ def find_melanoma(result: SplitResult) -> MelanomaResult | None:
 def count_benign_predictions(result: SplitResult) -> tuple[int, int]:
     """Returns how many malignant images are predicted as benign, and how many there are.
 
-    Classes of unknown malignancy are treated as benign.
+    Both are 0 if the malignancy of the classes is not known.
     """
-    known = describe(result.class_names).values()
-    malignant = np.array([bool(diagnosis.malignant) for diagnosis in known])
+    names = result.targets["malignant"].class_names if "malignant" in result.targets else ()
+    malignant = np.isin(result.class_names, names)
     rows = np.array(result.confusion_matrix)[malignant]
     return int(rows[:, ~malignant].sum()), int(rows.sum())
+
+
+def describe_missed(result: SplitResult) -> str:
+    """Returns which errors are marked as missed; "" if there are no targets."""
+    if "malignant" in result.targets:
+        return "a malignant lesion that is not predicted as malignant"
+    if "melanoma" in result.targets:
+        return "a melanoma that is not predicted as melanoma"
+    return ""
+
+
+def describe_label_conflicts(results: RunResults) -> str:
+    """Returns how many near-duplicates have contradictory labels; "" for none."""
+    count = len(results.info.label_conflicts)
+    if not count:
+        return ""
+    return (
+        f"CONTRADICTORY LABELS: {count:,} {'pair' if count == 1 else 'pairs'} of nearly "
+        "identical images in the dataset have different labels, of which at least one is "
+        "wrong. Correct the labels and build the dataset again."
+    )
 
 
 def outer_bands(target: TargetScores) -> list[ProbabilityBand]:
@@ -186,12 +209,17 @@ def describe_scores(results: RunResults) -> str:
 def describe_intervals(results: RunResults) -> str:
     """Returns an explanation of the intervals in brackets."""
     result = results.headline
+    thresholds = ""
+    if result.targets:
+        thresholds = (
+            " Those of rates at an operating point also cover the choice of the threshold "
+            "on the validation split."
+        )
     return (
         f"Numbers in brackets are {100 * result.confidence:.0f} % confidence intervals "
-        f"({INTERVAL_METHOD}; {result.num_bootstrap:,} resamples of the "
-        f"{result.num_groups:,} {result.resampling_unit}). Intervals cover the sampling of "
-        "lesions, not the variance between training runs. Those of rates at an operating "
-        "point also cover the choice of the threshold on the validation split."
+        f"({INTERVAL_METHOD}: {result.num_bootstrap:,} resamples of the "
+        f"{describe_groups(result)}). Intervals cover the sampling of {units(result)}, not "
+        f"the variance between training runs.{thresholds} {COVERAGE}"
     )
 
 
@@ -259,11 +287,6 @@ def worst_corruption(corruptions: CorruptionResult) -> CorruptionRow:
     return min(corruptions.rows, key=lambda row: row.difference.value or 0.0)
 
 
-def describe_counts(result: SplitResult) -> str:
-    """Returns text such as "1,001 images of 750 lesions"."""
-    return f"{result.num_images:,} images of {result.num_lesions:,} lesions"
-
-
 def describe_position(result: SplitResult) -> str:
     """Returns how many predictions were scored on the folds before; "" if not known."""
     if result.position is None:
@@ -294,13 +317,9 @@ def baseline_rows(results: RunResults) -> list[tuple[str, str, list[str]]]:
     columns = list(baseline_columns(results).values())
     rows = [
         ("images", "", [f"{column.num_images:,}" for column in columns]),
-        ("lesions", "", [f"{column.num_lesions:,}" for column in columns]),
-        (
-            "groups of lesions with nearly identical images",
-            "",
-            [UNKNOWN if c.num_groups is None else f"{c.num_groups:,}" for c in columns],
-        ),
-        ("patients", "", [UNKNOWN] * len(columns)),
+        ("lesions", "", [_count_units(c.num_lesions, c, "lesion") for c in columns]),
+        ("patients", "", [_count_units(c.num_patients, c, "patient") for c in columns]),
+        (GROUPS, "", [f"{column.num_groups:,}" for column in columns]),
         (
             "age in years",
             "median (quartiles)",
@@ -330,14 +349,26 @@ def describe_split_boxes(results: RunResults) -> list[str]:
     splits = results.splits
     if results.info.flow is None or not results.info.flow.splits:
         result = results.headline
-        counts = f"{result.num_images:,} images\n{result.num_lesions:,} lesions"
-        return [f"{split_label(result)}\n{counts}"]
+        counts = f"{result.num_images:,} images"
+        lesions = count_or_unknown(result.num_lesions, "lesions")
+        return [f"{split_label(result)}\n{counts}\n{lesions}"]
     audit = results.info.audit
     return [
         f"{split_label(splits[name]) if name in splits else 'training split'}\n"
-        f"{count:,} images\n{audit.num_lesions[name]:,} lesions"
+        f"{count:,} images\n{count_or_unknown(audit.num_lesions[name], 'lesions')}"
         for name, count in results.info.flow.splits.items()
     ]
+
+
+def _count_units(count: int | None, column: Characteristics, unit: str) -> str:
+    """Returns the number of lesions or patients, or for how many images it is known."""
+    if count is not None:
+        return f"{count:,}"
+    known = column.identifiers
+    num_known = known.with_lesion if unit == "lesion" else known.with_patient
+    return (
+        f"{UNKNOWN} for {column.num_images - num_known:,} images" if num_known else UNKNOWN
+    )
 
 
 def _describe_age(column: Characteristics) -> str:

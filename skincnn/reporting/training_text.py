@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from skincnn.config import FINAL_TEST_FOLD, Config, DataConfig
 from skincnn.evaluation.compared_runs import describe_provenance
 from skincnn.evaluation.results import SplitResult
+from skincnn.reporting.identifier_text import PLURALS, count_images, describe_unseen
 from skincnn.reporting.labels import metric_label, split_label
 from skincnn.reporting.load import RunResults
 
@@ -31,7 +32,8 @@ def describe_training(results: RunResults) -> str:
     if info.kind == "cross_validation":
         sizes = [member.audit.num_images["train"] for member in info.members]
         ends = dict.fromkeys((min(sizes), max(sizes)))
-        unseen = "that image" if is_split_by_image(results) else "its lesion"
+        by_image = is_split_by_image(results)
+        unseen = describe_unseen(results, is_split_by_image=by_image)
         return (
             "The dataset is divided into parts (folds). Cross-validation trained "
             f"{count} models, each on "
@@ -50,9 +52,10 @@ def describe_training(results: RunResults) -> str:
             f"{metric_label(results.config.train.monitor)} there and was kept, so scores "
             "on the validation split are optimistic."
         )
+    counts = (audit.num_images, audit.num_lesions, audit.num_patients)
     return (
         "The dataset is divided into parts (folds). The model was trained on "
-        f"{audit.num_images['train']:,} images of {audit.num_lesions['train']:,} lesions "
+        f"{count_images(*(count['train'] for count in counts))} "  # type: ignore[arg-type]
         f"({_list_folds(data.train_folds)}). After each pass through the training images "
         f"(epoch), it was scored on the {split_label(validation)}. {choice}"
     )
@@ -142,8 +145,8 @@ def describe_selection(results: RunResults) -> str:
     sentences = []
     if all(config.data.final_test for config in results.configs):
         sentences.append(
-            "This is the final test: no other run with a split by lesion is tested on "
-            "these images."
+            "This is the final test: no other run is tested on these images, except with a "
+            "split by image."
         )
     if any(config.data.single_image_lesions for config in results.configs):
         sentences.append("Validation and test contain only lesions with a single image.")
@@ -152,7 +155,8 @@ def describe_selection(results: RunResults) -> str:
     if fractions:
         shares = " and ".join(f"{100 * fraction:g} %" for fraction in fractions)
         sentences.append(
-            f"Only {shares} of the training lesions, with their near-duplicates, were used."
+            f"Only {shares} of the training {PLURALS[results.info.identifiers.unit]}, with "
+            "their near-duplicates, were used."
         )
     return " ".join(sentences)
 
@@ -209,36 +213,25 @@ def describe_split_by_image(results: RunResults) -> str:
     """Returns a warning for a split by image; "" for a split by lesion."""
     if not is_split_by_image(results):
         return ""
-    audit = results.info.audit
+    audit, known = results.info.audit, results.info.identifiers
     shares = {"images": audit.share_test_images, "melanomas": audit.share_test_melanomas}
     parts = [
         f"{100 * share:.0f} % of the test {name}"
         for name, share in shares.items()
         if share is not None
     ]
-    return (
-        f"SPLIT BY IMAGE: {' and '.join(parts)} show a lesion that the model was trained "
-        "on. The scores are inflated and can be compared only with scores of the same "
-        "protocol. Use --data.split-by lesion for splits without leakage."
-    )
-
-
-def describe_separation(results: RunResults) -> str:
-    """Returns what the splits share and what is not known, for splits without leakage."""
-    if results.info.synthetic:
-        return "Training, validation and test share no lesion."
-    search = results.info.near_duplicates
-    recall = "how many of them it finds is not known"
-    if search.known_pairs:
-        recall = (
-            f"of {search.known_pairs:,} pairs of images known to show the same lesion, it "
-            f"finds {100 * search.found_pairs / search.known_pairs:.0f} %"
+    shown = f"{' and '.join(parts)} show a lesion that the model was trained on"
+    if known.with_lesion < known.num_images:
+        shown = f"at least {shown} (lesions are not known for all images)"
+    if not parts:
+        shown = (
+            f"{audit.num_shared_groups:,} groups of nearly identical images are in more "
+            "than one of training, validation and test, and lesions are not known"
         )
     return (
-        "Training, validation and test share no lesion, as far as the lesions are known. "
-        "Images that were recorded as different lesions but show the same one are kept "
-        f"together where an image search found them ({recall}). Patients are not known: "
-        "images of one patient can be in several of the three."
+        f"SPLIT BY IMAGE: {shown}. The scores are inflated and can be compared only with "
+        "scores of the same protocol. Use --data.split-by lesion for splits without "
+        "leakage."
     )
 
 

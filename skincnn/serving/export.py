@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
-import numpy as np
 import pandas as pd
 import psutil
 import tensorflow as tf
@@ -23,7 +22,7 @@ from skincnn.evaluation.results import OodResult, SplitResult, result_path, spli
 from skincnn.files import sha256, write_text
 from skincnn.inference.load import require_classes
 from skincnn.inference.predictions import arrays, read_predictions, table_path
-from skincnn.inference.run_dir import MODEL_FILE, read_run
+from skincnn.inference.run_dir import MODEL_FILE, read_run, read_run_info
 from skincnn.lookup import look_up
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
 from skincnn.model.orientations import ORIENTATIONS
@@ -161,6 +160,11 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
             f"image. Expected {len(views)} views for --tta {spec.tta}. {fix}"
         )
     thresholds = result.thresholds.get(TARGET, {})
+    if not thresholds and spec.operating_point != DEFAULT_OPERATING_POINT:
+        raise ConfigError(
+            f"--operating-point {spec.operating_point} requires that each class is known "
+            f"to be malignant or benign. Received: {', '.join(result.class_names)}."
+        )
     if thresholds and spec.operating_point not in thresholds:
         raise ConfigError(
             f"--operating-point must be one of: {', '.join(thresholds)}. Received: "
@@ -168,8 +172,9 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
         )
     return DecisionRule(
         class_names=result.class_names,
+        declared=read_run_info(spec.workdir).declared,
         calibration_map=result.calibration_map,
-        operating_point=spec.operating_point,
+        operating_point=spec.operating_point if thresholds else "",
         threshold=thresholds.get(spec.operating_point),
         max_distance=ood.limit if ood.is_on else None,
         set_thresholds=result.prediction_sets.thresholds,
@@ -252,10 +257,7 @@ def _check_parity(
     )
     parts = [slice(start, start + BATCH_SIZE) for start in range(0, len(table), BATCH_SIZE)]
     batches = [predict(contents[part], table.iloc[part]) for part in parts]
-    names = ["uncalibrated_probabilities", "ood_distance", "refer", "out_of_distribution"]
-    export = parity.Output(
-        *(np.concatenate([batch[name] for batch in batches]) for name in names)
-    )
+    export = parity.served_output(batches)
     result = parity.measure_parity(
         arrays(table, rule.class_names)[0],
         model,

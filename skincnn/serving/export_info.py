@@ -177,11 +177,12 @@ def render_usage(info: ExportInfo, name: str) -> str:
     example = {"age": 50.0, "sex": "female", "localization": "back"}
     clinical_metadata = example if info.clinical_metadata else {}
     row = {"image_bytes": {"b64": "%s"}, **clinical_metadata}
+    point = info.rule.operating_point
     template = environment("skincnn.serving", autoescape=False).get_template("usage.md.j2")
     return template.render(
         info=info,
         rule=info.rule,
-        operating_point=parse_operating_point(info.rule.operating_point).text,
+        operating_point=parse_operating_point(point).text if point else "",
         name=name,
         clinical_metadata=clinical_metadata,
         body=json.dumps({"instances": [row]}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,8 @@ class Output(NamedTuple):
     Attributes:
         probabilities: Uncalibrated probabilities [num_images, num_classes].
         distances: OOD distances [num_images]; None if they were not computed.
-        refer: Referral decisions, bool [num_images]; None without distances.
+        refer: Referral decisions, bool [num_images]; None without distances, and if the
+            rule has no target.
         out_of_distribution: OOD decisions, bool [num_images]; None without distances.
     """
 
@@ -63,8 +65,22 @@ def decide(
     See `Output` for `probabilities` and `distances`.
     """
     calibrated = rule.calibration_map.apply(probabilities).astype(np.float32)
-    decisions = rule.decide(calibrated, distances.astype(np.float32))
-    return Output(probabilities, distances, *decisions)
+    refer, out_of_distribution = rule.decide(calibrated, distances.astype(np.float32))
+    refer = None if rule.target is None else refer
+    return Output(probabilities, distances, refer, out_of_distribution)
+
+
+def served_output(batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> Output:
+    """Returns the predictions in the outputs of a SavedModel for several batches."""
+    outputs = {
+        name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]
+    }
+    return Output(
+        outputs["uncalibrated_probabilities"],
+        outputs["ood_distance"],
+        outputs.get("refer"),
+        outputs["out_of_distribution"],
+    )
 
 
 def table_output(table: pd.DataFrame, rule: DecisionRule) -> Output:

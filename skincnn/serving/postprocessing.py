@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from skincnn.classes import describe
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.operating_points import parse_operating_point
 from skincnn.serving.images import OK, UNREADABLE
@@ -45,8 +44,8 @@ def postprocess(
         in_prediction_set: Whether each class is in the prediction set, bool
             [batch, num_classes].
         malignant_probability: Sum of the probabilities of the malignant classes, float32
-            [batch]; NaN if the malignancy of any class is unknown.
-        refer: Whether the rule refers the image, bool [batch].
+            [batch]; only if the rule has a target.
+        refer: Whether the rule refers the image, bool [batch]; only if it has a target.
         ood_distance: OOD distance, averaged over models, float32 [batch].
         out_of_distribution: Whether the distance exceeds `rule.max_distance`, bool [batch];
             always false if OOD detection is switched off.
@@ -58,19 +57,23 @@ def postprocess(
     uncalibrated = tf.exp(log_mean)
     probabilities = tf.nn.softmax(rule.calibration_map.logits(log_mean))
     distance = tf.reduce_mean(tf.stack(distances), axis=0)
-    malignant = tf.linalg.matvec(probabilities, _malignant_weights(rule.class_names))
     refer, out_of_distribution = rule.decide(probabilities, distance)
     names = tf.constant(rule.class_names)
     predicted = tf.gather(names, tf.argmax(log_mean, axis=-1))
     rows = is_readable[:, None]
-    return {
+    decisions = {}
+    if rule.target is not None:
+        malignant = sum(probabilities[:, index] for index in rule.target.classes)
+        decisions = {
+            "malignant_probability": tf.where(is_readable, malignant, math.nan),
+            "refer": ~is_readable | refer,
+        }
+    return decisions | {
         "probabilities": tf.where(rows, probabilities, math.nan),
         "uncalibrated_probabilities": tf.where(rows, uncalibrated, math.nan),
         "class_names": tf.tile(names[None], (tf.size(is_readable), 1)),
         "predicted_class": tf.where(is_readable, predicted, ""),
         "in_prediction_set": rows & rule.prediction_set(probabilities),
-        "malignant_probability": tf.where(is_readable, malignant, math.nan),
-        "refer": ~is_readable | refer,
         "ood_distance": tf.where(is_readable, distance, math.nan),
         "out_of_distribution": is_readable & out_of_distribution,
         "status": tf.where(is_readable, OK, UNREADABLE),
@@ -78,7 +81,9 @@ def postprocess(
 
 
 def describe_rule(rule: DecisionRule) -> str:
-    """Returns a phrase that describes which images a rule refers."""
+    """Returns a phrase that describes which images a rule refers; "" without a target."""
+    if rule.target is None:
+        return ""
     other = "unreadable files"
     if rule.max_distance is not None:
         other = f"out-of-distribution images and {other}"
@@ -88,12 +93,4 @@ def describe_rule(rule: DecisionRule) -> str:
     return (
         f"images with a malignant probability >= {rule.threshold:.4g}, the threshold for "
         f"{point}, chosen on the validation split; and {other}"
-    )
-
-
-def _malignant_weights(class_names: Sequence[str]) -> tf.Tensor:
-    """Returns 1 for malignant, 0 for benign, NaN for unknown classes, [num_classes]."""
-    malignant = [lesion.malignant for lesion in describe(class_names).values()]
-    return tf.constant(
-        [math.nan if value is None else float(value) for value in malignant], tf.float32
     )

@@ -18,7 +18,7 @@ from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.files import sha256
 from skincnn.inference.predictions import PROBABILITY_PREFIX
 from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE
-from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, DecisionRule
 from skincnn.serving.export import (
     MODEL_NAME,
     ExportSpec,
@@ -37,15 +37,8 @@ from skincnn.serving.saved_model import (
     open_saved_model,
 )
 
-COLUMNS = (
-    "predicted_class",
-    "prediction_set",
-    "malignant_probability",
-    "refer",
-    "out_of_distribution",
-    "ood_distance",
-)
-"""Columns that follow the probabilities in the table from `predict_files`."""
+REFERRAL_COLUMNS = ("malignant_probability", "refer")
+"""Columns of models whose classes are known to be malignant or benign."""
 
 
 @dataclass(frozen=True)
@@ -143,15 +136,20 @@ def predict_files(
         "predicted_class": decode_strings(predictions["predicted_class"]),
         "prediction_set": sets,
     }
-    for name in COLUMNS:
-        table[name] = texts[name] if name in texts else predictions[name]
+    for name in columns(predictor.rule):
+        if name not in table:
+            table[name] = texts[name] if name in texts else predictions[name]
     return table
 
 
-def columns(class_names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the column names of the table from `predict_files` for these classes."""
-    probabilities = (f"{PROBABILITY_PREFIX}{name}" for name in class_names)
-    return ("file", "image_id", "status", *probabilities, *COLUMNS)
+def columns(rule: DecisionRule) -> tuple[str, ...]:
+    """Returns the column names of the table from `predict_files` for a model."""
+    probabilities = (f"{PROBABILITY_PREFIX}{name}" for name in rule.class_names)
+    return (
+        *("file", "image_id", "status", *probabilities, "predicted_class"),
+        *("prediction_set", *(REFERRAL_COLUMNS if rule.target else ())),
+        *("out_of_distribution", "ood_distance"),
+    )
 
 
 def _find_saved_model(path: Path) -> Path | None:
@@ -168,7 +166,8 @@ def _find_saved_model(path: Path) -> Path | None:
 def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
     """Raises a `DataError` unless an export matches the model and results of its run."""
     info = read_export_info(info_path(saved_model))
-    spec = ExportSpec(workdir=workdir, operating_point=info.rule.operating_point)
+    point = info.rule.operating_point or DEFAULT_OPERATING_POINT
+    spec = ExportSpec(workdir=workdir, operating_point=point)
     rule = read_rule(spec)
     model = workdir / MODEL_FILE
     if model.is_file():
@@ -201,7 +200,7 @@ def _is_close(rule: DecisionRule, other: DecisionRule) -> bool:
         )
         for each in (rule, other)
     )
-    if rule.class_names != other.class_names:
+    if (rule.class_names, rule.declared) != (other.class_names, other.declared):
         return False
     return np.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True)
 

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+import pandas as pd
 import tensorflow_datasets as tfds
 
 from skincnn import __version__
 from skincnn.config import Config, read_config
 from skincnn.data.cache import Cache
 from skincnn.data.characteristics import describe_flow, describe_images
+from skincnn.data.datasets import declared_classes
+from skincnn.data.identifiers import find_identifiers
 from skincnn.data.leakage import LeakageAudit
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
@@ -22,6 +25,7 @@ from skincnn.inference.run_dir import (
     CONFIG_FILE,
     MODEL_FILE,
     RUN_FILE,
+    LabelConflict,
     NearDuplicateSearch,
     RunInfo,
 )
@@ -173,6 +177,7 @@ def _describe(
 ) -> RunInfo:
     """Returns the content of run.json."""
     build = builder.read_report()
+    declared = declared_classes(builder)
     train = setup.tables["train"]
     train = train.assign(label=train["label"].map(dict(enumerate(setup.class_names))))
     class_counts = zip(setup.class_names, setup.class_counts.tolist(), strict=True)
@@ -182,16 +187,22 @@ def _describe(
         device=result.device,
         provenance=provenance(),
         class_names=setup.class_names,
+        declared=declared,
         synthetic=builder.builder_config.synthetic,
         dataset=builder.info.full_name,
         attribution=builder.builder_config.attribution,
         stored_longest_side=builder.builder_config.longest_side,
         audit=leakage,
+        identifiers=find_identifiers(pd.concat(setup.tables.values())),
         near_duplicates=NearDuplicateSearch(
             known_pairs=build.known_pairs, found_pairs=build.found_pairs
         ),
+        label_conflicts=tuple(
+            LabelConflict(first=a, second=b, first_label=c, second_label=d)
+            for a, b, c, d in build.label_conflicts
+        ),
         flow=describe_flow(builder, setup.tables, setup.config.data),
-        training_characteristics=describe_images(train, setup.class_names),
+        training_characteristics=describe_images(train, setup.class_names, declared),
         preprocessing=describe_preprocessing(setup.config.data),
         data_fingerprint=setup.fingerprint["data"],
         class_counts=dict(class_counts),

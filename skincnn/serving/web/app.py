@@ -16,7 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from skincnn.classes import describe
 from skincnn.clinical_metadata import CLINICAL_COLUMNS, REGION_OF, SEXES, UNKNOWN
 from skincnn.errors import ConfigError, DataError
 from skincnn.interruption import StopRequest
@@ -147,13 +146,17 @@ def build_page(model: PageModel, path: Path, folder: Path) -> Any:
     import gradio
 
     predictor = model.predictor
-    names = [lesion.full_name for lesion in describe(predictor.rule.class_names).values()]
+    content = {
+        "synthetic": predictor.synthetic,
+        "has_referral": predictor.rule.target is not None,
+        "classes": [known.full_name for known in predictor.rule.described.values()],
+        "path": path,
+    }
     delete_cache = (uploads.MAX_AGE_SECONDS, uploads.MAX_AGE_SECONDS)
     with gradio.Blocks(
         title="skincnn", analytics_enabled=False, delete_cache=delete_cache
     ) as page:
-        start = render("start", synthetic=predictor.synthetic, classes=names, path=path)
-        gradio.HTML(start)
+        gradio.HTML(render("start", **content))
         fields = _metadata_fields(gradio) if predictor.clinical_metadata else []
         # Not an image field, because Gradio decodes images without a size limit.
         upload = gradio.File(label="Image", file_types=["image"], height=160)

@@ -15,7 +15,6 @@ import pandas as pd
 import tensorflow as tf
 from PIL import Image
 
-from skincnn.classes import describe
 from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
 from skincnn.errors import ConfigError
 from skincnn.evaluation.ood import ACCEPTED
@@ -85,12 +84,12 @@ def render_prediction(
     return render(
         "prediction",
         name=name,
-        refer=bool(prediction["refer"]),
+        refer=None if rule.target is None else bool(prediction["refer"]),
         out_of_distribution=bool(prediction["out_of_distribution"]),
         reasons=list_reasons(prediction, rule),
         rows=sorted(rows, key=lambda row: -row[1]),
         best=best,
-        classes=describe(rule.class_names),
+        classes=rule.described,
         prediction_set=list_prediction_set(prediction, rule),
         **_draw_images(model, content, best, table),
     )
@@ -103,10 +102,13 @@ def list_prediction_set(prediction: Prediction, rule: DecisionRule) -> list[str]
 
 
 def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:
-    """Returns the reasons for the referral decision of a readable image, as sentences."""
-    malignant = _explain_malignant(prediction, rule)
+    """Returns the reasons for the referral decision of a readable image, as sentences.
+
+    Without a referral rule, they only describe out-of-distribution detection.
+    """
+    malignant = [_explain_malignant(prediction, rule)] if rule.target else []
     if rule.max_distance is None:
-        return [malignant, OOD_OFF]
+        return [*malignant, OOD_OFF]
     distance, threshold = distinguish(
         float(prediction["ood_distance"]), rule.max_distance, "{:.{}g}".format, range(3, 10)
     )
@@ -116,14 +118,14 @@ def list_reasons(prediction: Prediction, rule: DecisionRule) -> list[str]:
     )
     if not prediction["out_of_distribution"]:
         return [
-            malignant,
+            *malignant,
             f"The image was not {measured}; the limit is {threshold}. This check does not "
             "recognize every unsuitable image.",
         ]
     return [
         f"The image was {measured}; {100 * ACCEPTED:.0f} % of the reference images have a "
         f"distance of at most {threshold}.",
-        malignant,
+        *malignant,
     ]
 
 
@@ -173,8 +175,7 @@ def _explain_malignant(prediction: Prediction, rule: DecisionRule) -> str:
         if rule.max_distance is None:
             return f"{text}."
         return f"{text}, only if the image is flagged as out-of-distribution."
-    classes = describe(rule.class_names)
-    is_malignant = [bool(classes[name].malignant) for name in rule.class_names]
+    is_malignant = [bool(known.malignant) for known in rule.described.values()]
     probability = prediction["probabilities"][is_malignant].sum()
     # The graph may round the sum differently, so the decision is that of the model.
     is_reached = (

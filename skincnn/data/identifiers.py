@@ -1,0 +1,64 @@
+"""For which images the lesion and the patient are known, and by what images are grouped."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pandas as pd
+
+from skincnn.records import Part
+
+Unit = Literal["patient", "lesion", "image"]
+"""What a group of images shows, together with its near-duplicates."""
+ID_COLUMNS = {"lesion": "lesion_id", "patient": "patient_id"}
+"""Column of a table of images with the IDs of each unit; "" where the ID is not known."""
+
+
+class Identifiers(Part):
+    """For how many images of a table the lesion and the patient are known.
+
+    Attributes:
+        unit: What no two groups share. "patient" if patients are known and all images of a
+            patient are in one group; otherwise "lesion" if lesions are known, or else
+            "image". An image without the ID counts as a patient or lesion of its own.
+    """
+
+    num_images: int
+    with_lesion: int
+    with_patient: int
+    unit: Unit
+
+
+def find_identifiers(table: pd.DataFrame) -> Identifiers:
+    """Returns what is known of the images of a table.
+
+    The table has the columns lesion_id and group_id, and may have patient_id.
+    """
+    lesions, patients = known_ids(table, "lesion"), known_ids(table, "patient")
+    group_of_patient = table["group_id"].groupby(patients)
+    unit: Unit = "lesion" if len(lesions) else "image"
+    if len(patients) and (group_of_patient.nunique() == 1).all():
+        unit = "patient"
+    return Identifiers(
+        num_images=len(table),
+        with_lesion=len(lesions),
+        with_patient=len(patients),
+        unit=unit,
+    )
+
+
+def known_ids(table: pd.DataFrame, unit: str) -> pd.Series[str]:
+    """Returns the lesion or patient of each image for which it is known.
+
+    `unit` is a key of `ID_COLUMNS`.
+    """
+    column = ID_COLUMNS[unit]
+    if column not in table:
+        return pd.Series([], dtype=str)
+    return table.loc[table[column] != "", column]
+
+
+def count_ids(table: pd.DataFrame, unit: str) -> int | None:
+    """Returns the number of lesions or patients; None unless known for all images."""
+    known = known_ids(table, unit)
+    return int(known.nunique()) if len(known) == len(table) else None
