@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,8 @@ from source_files import jpeg, make_rows, write_classes, write_folder, write_tab
 
 from skincnn.data.datasets import built_datasets, class_names, open_dataset
 from skincnn.errors import ConfigError
+from skincnn.inference.predictions import read_predictions
+from skincnn.reporting.load import load_results
 from tfds_ham10000 import demo
 
 
@@ -89,8 +90,16 @@ def test_a_table_with_patients_is_trained_and_tested(
     ).split()
     done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *settings)
     assert done.returncode == 0, done.stderr
-    audit = json.loads((workdir / "run.json").read_text())["audit"]
-    assert audit["num_shared_lesions"] == audit["num_shared_groups"] == 0
+    assert "Lesions and patients are known: images are grouped by patient" in done.stdout
+    results = load_results(workdir)
+    audit, result = results.info.audit, results.headline
+    assert audit.num_shared_lesions == audit.num_shared_patients == 0
+    assert audit.num_shared_groups == 0
+    assert result.unit == "patient"
+    table = read_predictions(workdir / "predictions/test.csv")
+    assert set(table["patient_id"]) <= set(patients.values())
+    assert result.characteristics.num_patients == table["patient_id"].nunique()
+    assert set(result.units) == {"lesion", "patient"}
 
 
 @pytest.mark.parametrize(

@@ -462,6 +462,27 @@ def test_own_images_in_folders_are_trained_evaluated_and_exported(
     assert "Received: fold_1, which was used for training" in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("num_classes", [2, 12])
+def test_nothing_is_said_about_malignancy_that_is_not_known(
+    num_classes: int, tmp_path: Path
+) -> None:
+    for number in range(12 * num_classes):
+        folder = tmp_path / "mine" / f"group {number % num_classes}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(jpeg(number, (48, 40)))
+    workdir, where = tmp_path / "run", ("--data-dir", tmp_path / "data")
+    source = ("--config", "folder", "--manual-dir", tmp_path / "mine")
+    built = run_here("prepare_data.py", *source, *where)
+    assert built.returncode == 0, built.stderr
+    flags = ("--data.dataset", "folder", "--data.batch-size", "8", *ONE_EPOCH)
+    done = run_here("train.py", "--workdir", workdir, *where, *flags)
+    assert done.returncode == 0, done.stderr
+    done = run_here("evaluate.py", workdir, *where, "--tta", "d4")
+    assert done.returncode == 0, done.stderr
+    require_silence_on_malignancy(workdir, tmp_path / "mine/group 0")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
