@@ -69,7 +69,7 @@ def count_images(images: int, lesions: int | None, patients: int | None = None) 
     if lesions is not None:
         text += f" of {lesions:,} {'lesion' if lesions == 1 else 'lesions'}"
     elif patients is None:
-        return f"{text} (number of lesions not known)"
+        return f"{text} of an unknown number of lesions"
     if patients is not None:
         text += f" of {patients:,} {'patient' if patients == 1 else 'patients'}"
     return text
