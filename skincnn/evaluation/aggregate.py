@@ -248,16 +248,32 @@ def _common(values: Sequence[T]) -> T | None:
 
 
 def _worst(parts: Sequence[L]) -> L:
-    """Returns an object with the largest value of each field and each dictionary key."""
-    fields = zip(*map(dataclasses.astuple, parts), strict=True)
-    return type(parts[0])(*map(_largest, fields))
+    """Returns an object with the largest value of each field and each dictionary key.
+
+    A number that is not known for one object (None) is not known. A share can also be None
+    because there are no such images; it is the largest of those that exist.
+    """
+    fields = {
+        field.name: _largest(
+            [getattr(part, field.name) for part in parts],
+            skip_none=field.name.startswith("share_"),
+        )
+        for field in dataclasses.fields(parts[0])
+    }
+    return type(parts[0])(**fields)
 
 
-def _largest(values: Sequence[Any]) -> Any:
-    """Returns the largest value, or None if one is None; that of each key of dictionaries.
+def _largest(values: Sequence[Any], *, skip_none: bool) -> Any:
+    """Returns the largest value; for dictionaries, that of each key.
 
-    None means that a count is not known, or that no run has such images.
+    It is None if one value is None, or with `skip_none`, if all are.
     """
     if isinstance(values[0], dict):
-        return {key: _largest([part[key] for part in values]) for key in values[0]}
-    return None if None in values else max(values)
+        return {
+            key: _largest([part[key] for part in values], skip_none=skip_none)
+            for key in values[0]
+        }
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) and not skip_none:
+        return None
+    return max(known, default=None)
