@@ -176,9 +176,10 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "truncated to half": (jpeg()[: len(jpeg()) // 2], "cannot be decoded"),
     "without its last two bytes": (jpeg()[:-2], "cannot be decoded"),
     "a hundred bytes": (jpeg()[:100], "cannot be decoded|not a JPEG"),
-    "empty": (b"", "not a JPEG/PNG/WEBP/BMP/GIF file"),
+    "empty": (b"", "not a JPEG/PNG/WEBP/BMP/GIF/TIFF file"),
     "an HTML page": (b"<!DOCTYPE html><html>403</html>", "not a JPEG"),
-    "a TIFF": (encode(make_image(), "TIFF"), "not a JPEG"),
+    "a truncated TIFF": (encode(make_image(), "TIFF")[:-300], "cannot be decoded"),
+    "a TIFF with 32 bits": (encode(make_image().convert("F"), "TIFF"), "8 or 16 bits"),
     "a truncated PNG": (encode(make_image(), "PNG")[:-300], "cannot be decoded"),
     "a truncated WebP": (encode(make_image(), "WEBP")[:-50], "cannot be|not a JPEG"),
 }

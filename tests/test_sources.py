@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from source_files import (
     write_zip,
 )
 
-from tfds_ham10000 import layouts, sources
+from tfds_ham10000 import folders, layouts, sources
 from tfds_ham10000.image_decoding import CheckedImages, require_valid
 from tfds_ham10000.layouts import Source
 from tfds_ham10000.records import (
@@ -229,14 +230,140 @@ def test_published_images_in_folders_have_their_published_lesions(tmp_path: Path
 
 
 def test_folders_named_after_splits_are_splits(tmp_path: Path) -> None:
-    train, test = make_rows(("a", "b"), lesions=3), make_rows(("a", "b"), lesions=1)
-    write_classes(tmp_path / "Train", train)
-    write_classes(tmp_path / "Test", test)
-    write_classes(tmp_path / "val", test)
+    write_classes(tmp_path / "Train", make_rows(("a", "b"), lesions=3))
+    write_classes(tmp_path / "Test", make_rows(("a", "b"), lesions=1, start=10))
+    write_classes(tmp_path / "val", make_rows(("a", "b"), lesions=1, start=20))
     source = read_and_check(tmp_path, "folder")
     sizes = {split: len(records) for split, records in source.splits.items()}
     assert sizes == {"train": 8, "test_official": 2, "validation_official": 2}
-    assert source.splits["test_official"][0].image_id == "Test/a/ISIC_0000000"
+    assert source.splits["test_official"][0].image_id == "Test/a/ISIC_0000010"
+
+
+@pytest.mark.parametrize("name", folders.SPLITS)
+def test_every_name_of_a_split_is_known(name: str, tmp_path: Path) -> None:
+    split = folders.SPLITS[name]
+    write_classes(tmp_path / name.capitalize(), make_rows(("a", "b"), lesions=1))
+    if split != "train":
+        write_classes(tmp_path / "train", make_rows(("a", "b"), lesions=1, start=10))
+    splits = read_and_check(tmp_path, "folder").splits
+    assert {name: len(records) for name, records in splits.items()} == dict.fromkeys(
+        {split, "train"}, 2
+    )
+
+
+def test_files_that_are_not_used_are_listed(tmp_path: Path) -> None:
+    write_classes(tmp_path / "Train", make_rows(("a", "b"), lesions=3))
+    names = ("Train/a/.ipynb_checkpoints/1.jpg", "Train/a/._2.jpg", "more/x/3.jpg")
+    names += ("Train/b/notes.txt", "labels.csv", "@eaDir/4.jpg")
+    write_folder(tmp_path, {name: jpeg(number) for number, name in enumerate(names)})
+    source = read_and_check(tmp_path, "folder")
+    assert len(source.splits["train"]) == 8
+    text = "\n".join(source.notes)
+    for name in ("Train/a/._2.jpg, Train/a/.ipynb_checkpoints", "more/x/ (1 image(s))"):
+        assert name in text
+    for name in ("Train/b/notes.txt", "labels.csv", "@eaDir"):
+        assert name in text
+    for number in range(300):
+        (tmp_path / "Train" / "b" / f"{number}.txt").touch()
+    notes = read_and_check(tmp_path, "folder").notes
+    assert sum(map(len, notes)) < 1000
+    assert any("... (301 in total)" in note for note in notes)
+
+
+def test_linked_directories_are_read(tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "in", make_rows(("a", "b"), lesions=3))
+    write_folder(tmp_path / "elsewhere", {"9.jpg": jpeg(9)})
+    (root / "a" / "more").symlink_to("../../elsewhere")
+    (root / "a" / "loop").symlink_to("..")
+    (root / "b" / "missing").symlink_to("nowhere")
+    source = read_and_check(root, "folder")
+    assert len(source.splits["train"]) == 9
+    assert source.images.read("a/more/9") == jpeg(9)
+    assert "a link to a directory that contains it): in/a/loop" in "".join(source.notes)
+    assert "a broken link): in/b/missing" in "".join(source.notes)
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
+    write_classes(tmp_path, make_rows(("a", "b"), lesions=3))
+    os.rename(tmp_path / "b", os.fsencode(tmp_path) + b"/b\xe9")
+    (tmp_path / os.fsdecode(b"a/caf\xe9.jpg")).write_bytes(jpeg(100))
+    source = read_and_check(tmp_path, "folder")
+    assert source.class_names == ("a", "b\\xe9")
+    assert source.images.read("a/caf\\xe9") == jpeg(100)
+    assert {record.dx for record in source.splits["train"]} == {"a", "b\\xe9"}
+
+
+def test_an_image_in_two_classes_is_an_error(tmp_path: Path) -> None:
+    write_classes(tmp_path, make_rows(("a", "b"), lesions=3))
+    shutil.copy(tmp_path / "a/ISIC_0000001.jpg", tmp_path / "a/copy.jpg")
+    read_and_check(tmp_path, "folder")  # a copy with the same label is no contradiction
+    shutil.copy(tmp_path / "a/ISIC_0000001.jpg", tmp_path / "b/copy.jpg")
+    message = r"contradictory labels.*: a/ISIC_0000001 and a/copy and b/copy\."
+    with pytest.raises(SourceError, match=message):
+        read_and_check(tmp_path, "folder")
+
+
+def test_class_directories_are_found_below_other_directories(tmp_path: Path) -> None:
+    write_classes(tmp_path / "archive/data", make_rows(("a", "b"), lesions=3))
+    assert read_and_check(tmp_path, "folder").class_names == ("a", "b")
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed/data.zip").touch()
+    with pytest.raises(SourceError, match=r"no directories\. Unpack data\.zip first"):
+        read_and_check(tmp_path / "packed", "folder")
+    one_class = tmp_path / "archive/data/a"
+    with pytest.raises(SourceError, match=f"use --manual-dir {one_class.parent}"):
+        read_and_check(one_class, "folder")
+
+
+@pytest.mark.parametrize("given", ["", "a", "a/b/c/HAM10000_images_part_1"])
+def test_the_directory_of_a_dataset_is_found_nearby(given: str, tmp_path: Path) -> None:
+    folder = write_kaggle(tmp_path / "a/b/c", make_rows(lesions=3))
+    with pytest.raises(SourceError, match=rf"Use --manual-dir {folder}\.$"):
+        read_and_check(tmp_path / given)
+    assert len(read_and_check(folder.parent).splits["train"]) == 28
+
+
+def replace_archive(folder: Path, members: dict[str, bytes]) -> None:
+    (folder / IMAGE_ARCHIVES[0]).unlink()
+    write_zip(folder / IMAGE_ARCHIVES[0], members)
+
+
+def rename_members(folder: Path) -> None:
+    """Writes backslashes, as the ZIP programs of some versions of Windows do."""
+    for name in IMAGE_ARCHIVES:
+        with zipfile.ZipFile(folder / name) as archive:
+            members = {n: archive.read(n) for n in archive.namelist()}
+        write_zip(
+            folder / name,
+            {n.replace("part/", "part\\"): content for n, content in members.items()},
+        )
+
+
+def rewrite_table(encoding: str, separator: str) -> Callable[[Path], object]:
+    def rewrite(folder: Path) -> None:
+        table = folder / METADATA_FILE
+        table.write_text(table.read_text().replace(",", separator), encoding)
+
+    return rewrite
+
+
+VARIANTS: dict[str, Callable[[Path], object]] = {
+    "backslashes": rename_members,
+    "macOS files": lambda d: add_member(d, "__MACOSX/part/._ISIC_0000000.jpg", b"x"),
+    "semicolons": rewrite_table("utf-8", ";"),
+    "UTF-16": rewrite_table("utf-16", "\t"),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_of_archives_and_tables_are_read(variant: str, manual_dir: Path) -> None:
+    before = read_and_check(manual_dir).splits["train"]
+    VARIANTS[variant](manual_dir)
+    source = read_and_check(manual_dir)
+    assert same(source.splits["train"], before)
+    for image_id, content in contents(make_rows()).items():
+        assert source.images.read(image_id) == content
+    assert bool(source.notes) == (variant == "macOS files")
 
 
 def edit_csv(folder: Path, old: str, new: str, name: str = METADATA_FILE) -> None:
@@ -258,6 +385,16 @@ def replace_member(folder: Path, image_id: str, content: bytes) -> None:
     with zipfile.ZipFile(path, "w") as file:
         for name, old in members.items():
             file.writestr(name, content if image_id in name else old)
+
+
+def edit_archive(folder: Path, local: int, central: int, value: bytes) -> None:
+    """Changes a field in the headers of the first member of the first archive."""
+    path = folder / IMAGE_ARCHIVES[0]
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
+        start = content.index(signature) + offset
+        content[start : start + len(value)] = value
+    path.write_bytes(content)
 
 
 def damage_deflated(folder: Path) -> None:
@@ -299,6 +436,29 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "column missing": (
         lambda d: edit_csv(d, "localization", "site"),
         r"lacks the column\(s\) localization.*Received: .*site",
+    ),
+    "CSV is an Excel file": (
+        lambda d: write_zip(d / METADATA_FILE, {"xl/workbook.xml": b""}),
+        "is an Excel file. Open it, and save it as CSV UTF-8",
+    ),
+    "archive in an archive": (
+        lambda d: replace_archive(d, {"part_1.zip": b"PK"}),
+        r"contains the archive\(s\) part_1\.zip, but no files .*Unpack .*part_1\.zip, and",
+    ),
+    "archive in a directory": (
+        lambda d: (
+            (d / IMAGE_ARCHIVES[0]).unlink(),
+            write_folder(d / IMAGE_ARCHIVES[0], {"a.zip": b"PK"}),
+        ),
+        r"have no file: .*Unpack HAM10000_images_part_1\.zip/a\.zip\.",
+    ),
+    "archive with Deflate64": (
+        lambda d: edit_archive(d, 8, 10, b"\x09\0"),
+        "is compressed with Deflate64, which Python cannot read. Unpack it with",
+    ),
+    "archive with a password": (
+        lambda d: edit_archive(d, 6, 8, b"\x01\0"),
+        r"part_1\.zip is encrypted\. Unpack it with",
     ),
     "CSV empty": (lambda d: (d / METADATA_FILE).write_text(""), "Received: an empty file"),
     "no rows": (

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from tfds_ham10000.image_files import ImageFiles, has_suffix
+from tfds_ham10000.image_files import (
+    ARCHIVE,
+    HIDDEN,
+    Found,
+    ImageFiles,
+    describe_skipped,
+    find_files,
+    printable,
+    skip_reason,
+)
 from tfds_ham10000.layouts import Source
 from tfds_ham10000.records import Record, SourceError, join_first
 
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation_official",
-    "validation": "validation_official",
-    "test": "test_official",
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation_official": ("val", "valid", "validation", "dev", "eval", "evaluation"),
+    "test_official": ("test", "testing"),
 }
-"""The split in each directory of class directories, by lower-case directory name."""
+"""Lower-case names of the directory of each split, which contains class directories."""
+SPLITS = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 EXPECTED = (
     "Expected images of at least two classes, either in <class>/, or in Train/<class>/ and "
-    "optionally Test/<class>/."
+    f"optionally in directories with one of the names {', '.join(list(SPLITS)[2:])}."
 )
 
 
@@ -27,24 +37,27 @@ def read_folders(folder: Path) -> Source:
     """Returns the images in `Train/<class>/`, `Test/<class>/`, ... or in `<class>/`.
 
     The classes are the sorted names of the class directories in the training split. The
-    image_id is the path of an image relative to `folder`, without the suffix. The
-    directories do not identify lesions.
+    image_id is the path of an image relative to `folder`, without the suffix; bytes that
+    are not valid UTF-8 are escaped. The directories do not identify lesions. The notes list
+    all files and directories that are not used; see `image_files.find_files`.
 
     Raises:
         SourceError: There is no training split or it has fewer than two classes, a class
             has no training images, another split has a class that the training split does
             not have, two directories contain the same split, two images have the same
-            image_id, or an image is not in a class directory.
+            image_id, an image is not in a class directory, or byte-identical images are in
+            different classes.
     """
-    split_folders = _split_folders(folder)
-    source = Source(tuple(path.name for path in _subfolders(split_folders["train"])))
+    found = find_files(folder)
+    split_folders = _split_folders(folder, found)
+    source = Source(tuple(printable(p.name) for p in _subfolders(split_folders["train"])))
     if len(source.class_names) < 2:
         raise SourceError(
             f"{folder} contains too few classes. {EXPECTED} Received: "
             f"{', '.join(source.class_names) or 'no class directories'}."
         )
     for split, split_folder in split_folders.items():
-        prefix = PurePosixPath(split_folder.relative_to(folder).as_posix())
+        prefix = PurePosixPath(printable(split_folder.relative_to(folder).as_posix()))
         images = ImageFiles([split_folder], make_id=partial(_image_id, prefix))
         records = [
             _record(image_id, PurePosixPath(image_id).relative_to(prefix), split_folder)
@@ -52,24 +65,20 @@ def read_folders(folder: Path) -> Source:
         ]
         _check_classes(records, source.class_names, split, split_folder)
         source.add(split, records, images, split_folder)
-        ignored = sorted(
-            path.name
-            for path in split_folder.rglob("[!.]*")
-            if path.is_file() and not has_suffix(path)
-        )
-        if ignored:
-            source.notes.append(
-                f"{split}: {len(ignored)} file(s) without a supported suffix were ignored: "
-                f"{join_first(ignored)}"
-            )
+    _check_identical(source, folder)
+    source.notes += _list_unused(folder, found, list(split_folders.values()))
     return source
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
+def _split_folders(folder: Path, found: Found) -> dict[str, Path]:
     """Returns, for each split, the directory that contains its class directories."""
-    subfolders = _subfolders(folder)
-    if len(subfolders) == 1 and subfolders[0].name.lower() not in SPLITS:
-        subfolders = _subfolders(subfolders[0])
+    parent, subfolders = folder, _subfolders(folder)
+    # An archive often contains the dataset in a directory of its own.
+    while len(subfolders) == 1 and subfolders[0].name.lower() not in SPLITS:
+        inner = _subfolders(subfolders[0])
+        if not inner:
+            break
+        parent, subfolders = subfolders[0], inner
     split_folders: dict[str, Path] = {}
     for path in subfolders:
         split = SPLITS.get(path.name.lower())
@@ -81,13 +90,28 @@ def _split_folders(folder: Path) -> dict[str, Path]:
         if split is not None:
             split_folders[split] = path
     if not split_folders and subfolders:
-        split_folders["train"] = subfolders[0].parent
+        split_folders["train"] = parent
     if "train" not in split_folders:
-        names = join_first([f"{path.name}/" for path in subfolders]) or "no directories"
+        names = join_first([f"{printable(path.name)}/" for path in subfolders])
         raise SourceError(
-            f"{folder} contains no training images. {EXPECTED} Received: {names}."
+            f"{folder} contains no training images. {EXPECTED} Received: "
+            f"{names or 'no directories'}.{_advice(folder, found)}"
         )
     return split_folders
+
+
+def _advice(folder: Path, found: Found) -> str:
+    """Returns how to prepare a directory without a training split, as sentences, or ""."""
+    archives = [path for path, reason in found.skipped.items() if reason == ARCHIVE]
+    if archives:
+        names = join_first(sorted(printable(path.name) for path in archives))
+        return f" Unpack {names} first."
+    if any(path.parent == folder for path in found.files):
+        return (
+            f" If {folder} is the directory of one class, use --manual-dir "
+            f"{shlex.quote(str(folder.absolute().parent))}."
+        )
+    return ""
 
 
 def _check_classes(
@@ -107,6 +131,40 @@ def _check_classes(
         )
 
 
+def _check_identical(source: Source, folder: Path) -> None:
+    """Checks that no byte-identical images have different labels."""
+    label_of = {r.image_id: r.dx for split in source.splits.values() for r in split}
+    contradictory = [
+        " and ".join(image_ids)
+        for image_ids in source.images.identical()
+        if len({label_of[image_id] for image_id in image_ids}) > 1
+    ]
+    if contradictory:
+        raise SourceError(
+            f"{folder}: {len(contradictory)} image(s) have contradictory labels, because "
+            "identical files are in different class directories: "
+            f"{join_first(contradictory, '; ')}. Keep each image in one class directory."
+        )
+
+
+def _list_unused(folder: Path, found: Found, split_folders: list[Path]) -> list[str]:
+    """Returns notes on what is not used in `folder`, outside the directories of splits."""
+
+    def is_outside(path: Path) -> bool:
+        return not any(path.is_relative_to(split_folder) for split_folder in split_folders)
+
+    unused = {
+        printable(path.relative_to(folder)): reason
+        for path, reason in found.skipped.items()
+        if is_outside(path)
+    }
+    images = filter(is_outside, found.files)
+    parents = Counter(printable(path.relative_to(folder).parent) for path in images)
+    for name, count in parents.items():
+        unused[f"{name}/ ({count} image(s))"] = "not in the directory of a split"
+    return describe_skipped(unused)
+
+
 def _record(image_id: str, relative: PurePosixPath, split_folder: Path) -> Record:
     if len(relative.parts) < 2:
         raise SourceError(
@@ -120,5 +178,8 @@ def _image_id(prefix: PurePosixPath, path: PurePosixPath) -> str:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    subfolders = (path for path in folder.iterdir() if path.is_dir())
-    return sorted(p for p in subfolders if not p.name.startswith((".", "__MACOSX")))
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_dir() and skip_reason(PurePosixPath(path.name)) != HIDDEN
+    )

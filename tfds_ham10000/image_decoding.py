@@ -2,39 +2,47 @@
 
 An upright RGB JPEG file that does not exceed the requested size is stored unchanged, byte
 for byte. Any other image is converted to an 8-bit RGB PNG, or to a JPEG if it has to be
-downsized. TensorFlow and Pillow therefore decode the same upright RGB image. The rules of
-the conversion are:
+downsized. TensorFlow and Pillow therefore decode the same upright RGB image. Prediction
+converts image files in the same way (`convert`). The rules of the conversion are:
 
 - CMYK, gray, black-and-white and palette images are converted to RGB;
-- an alpha channel is dropped, not blended; TensorFlow also drops it during serving;
+- colors are converted to sRGB if the file has a color profile that differs from sRGB;
+- an alpha channel is dropped, not blended;
 - the upper 8 bits of 16-bit images are kept (Pillow alone would clip gray values at 255);
 - images are rotated or mirrored according to their EXIF orientation;
-- the first frame of an animation is kept.
+- the first frame of an animation, or the first page of a TIFF file, is kept.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import os
 import struct
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from tfds_ham10000.image_files import Images
 from tfds_ham10000.records import SourceError, join_first
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+JPEG_FORMATS = ("JPEG", "MPO")
+"""MPO is the format of a JPEG file that contains additional images."""
 MAX_PIXELS = 50_000_000
+PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+"""The mode of the images that a color profile describes, by its color space."""
+MAX_SRGB_DIFFERENCE = 2
+"""A profile that changes no color by more than this, in 0..255, is a variant of sRGB."""
 JPEG_QUALITY = 95
 MAX_SKIPPED_SHARE = 0.01
 """Largest share of images that `on_bad_image="skip"` may omit."""
@@ -103,7 +111,9 @@ class CheckedImages:
         try:
             content = self._images.read(image_id)
             stored = normalize(
-                content, self._longest_side, partial(self._store_inspection, image_id)
+                content,
+                self._longest_side,
+                functools.partial(self._store_inspection, image_id),
             )
         except SourceError as error:
             return str(error)
@@ -159,6 +169,41 @@ def normalize(
     Raises:
         SourceError: The file is not in `FORMATS`, is damaged, or exceeds 50 megapixels.
     """
+    with _opened(content) as image:
+        too_large = longest_side is not None and max(image.size) > longest_side
+        image.load()
+        keep = image.format in JPEG_FORMATS and image.mode == "RGB" and _is_plain(image)
+        rgb = image if keep else _to_rgb(image)
+        inspect(rgb)
+        if keep and not too_large:
+            return content
+        return _encode(rgb, longest_side if too_large else None)
+
+
+def convert(content: bytes) -> bytes:
+    """Returns an image file in which TensorFlow reads the pixels that `normalize` stores.
+
+    The result is `content` itself for upright JPEG and PNG files in gray or RGB without a
+    color profile that differs from sRGB, and an uncompressed BMP file for other images. The
+    pixels of the former are not decoded, so damage in them is not detected.
+
+    Raises:
+        SourceError: The file is not in `FORMATS`, its header is damaged, it exceeds 50
+            megapixels, or it has to be converted and is damaged.
+    """
+    with _opened(content) as image:
+        is_jpeg = image.format in JPEG_FORMATS and image.mode in ("L", "RGB")
+        if (is_jpeg or image.format == "PNG") and _is_plain(image):
+            return content
+        image.load()
+        buffer = io.BytesIO()
+        _to_rgb(image).save(buffer, "BMP")
+        return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
+    """Opens an image without decoding it; raises a `SourceError` if anything fails."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             # The size is read from the header, before any pixels are decoded.
@@ -166,14 +211,7 @@ def normalize(
                 raise SourceError(
                     f"{image.width}x{image.height}, expected at most {MAX_PIXELS} pixels"
                 )
-            image.load()
-            too_large = longest_side is not None and max(image.size) > longest_side
-            keep = _is_upright_rgb_jpeg(image)
-            rgb = image if keep else _to_rgb(image)
-            inspect(rgb)
-            if keep and not too_large:
-                return content
-            return _encode(rgb, longest_side if too_large else None)
+            yield image
     except UnidentifiedImageError as error:
         raise SourceError(f"not a {'/'.join(FORMATS)} file") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -185,10 +223,9 @@ def normalize(
         raise SourceError(f"cannot be decoded ({error})") from error
 
 
-def _is_upright_rgb_jpeg(image: Image.Image) -> bool:
-    # MPO is the format of a JPEG file that contains additional images.
-    is_rgb_jpeg = image.format in ("JPEG", "MPO") and image.mode == "RGB"
-    return is_rgb_jpeg and not _has_orientation(image)
+def _is_plain(image: Image.Image) -> bool:
+    """Returns whether an image is upright, and its colors need no conversion to sRGB."""
+    return not _has_orientation(image) and _srgb_transform(image) is None
 
 
 def _has_orientation(image: Image.Image) -> bool:
@@ -200,13 +237,67 @@ def _has_orientation(image: Image.Image) -> bool:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    transform = _srgb_transform(image)
     if _has_orientation(image):
         image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F"):
+        raise SourceError(f"mode {image.mode}, expected 8 or 16 bits per channel")
     if image.mode.startswith("I"):  # 16-bit gray, which `convert` would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("P", "PA"):  # transparent palette entries require this step
         image = image.convert("RGBA")
+    if transform is not None:
+        mode, profile = transform
+        return ImageCms.applyTransform(image.convert(mode), profile)
     return image.convert("RGB")
+
+
+def _srgb_transform(
+    image: Image.Image,
+) -> tuple[str, ImageCms.ImageCmsTransform] | None:
+    """Returns the mode and transform that convert an image to sRGB; None if not needed.
+
+    A profile that is damaged or belongs to another kind of image is ignored.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return None
+    kind = "CMYK" if image.mode == "CMYK" else "GRAY" if _is_gray(image) else "RGB "
+    return _read_profile(profile, kind)
+
+
+def _is_gray(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+
+
+@functools.lru_cache(maxsize=64)
+def _read_profile(
+    profile: bytes, kind: str
+) -> tuple[str, ImageCms.ImageCmsTransform] | None:
+    """See `_srgb_transform`; cached, because most images of a dataset share a profile."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space != kind:
+            return None
+        mode = PROFILE_MODES[kind]
+        transform = ImageCms.buildTransform(
+            source, ImageCms.createProfile("sRGB"), mode, "RGB"
+        )
+        if kind != "CMYK" and _is_srgb(transform, mode):
+            return None
+    except (OSError, ValueError, ImageCms.PyCMSError):
+        return None
+    return mode, transform
+
+
+def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Returns whether a transform to sRGB changes colors by at most the rounding."""
+    levels = np.linspace(0, 255, 9).astype(np.uint8)
+    channels = [levels] if mode == "L" else [levels] * 3
+    colors = np.stack(np.meshgrid(*channels), axis=-1).reshape(1, -1, len(channels))
+    image = Image.fromarray(colors.squeeze(-1) if mode == "L" else colors)
+    converted = np.asarray(ImageCms.applyTransform(image, transform), int)
+    return bool(np.abs(converted - colors).max() <= MAX_SRGB_DIFFERENCE)
 
 
 def _encode(image: Image.Image, longest_side: int | None) -> bytes:

@@ -1,20 +1,185 @@
-"""Access to the source image files, in zip archives and directories."""
+"""Finding and reading image files in directories and zip archives.
+
+The dataset builder and the prediction commands find images with the same functions, so that
+they use the same files.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Protocol
 
-from tfds_ham10000.records import SourceError
+from tfds_ham10000.records import SourceError, join_first
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"),
+    *(".tif", ".tiff"),
+)
+ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz")
+SYSTEM_NAMES = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin")
+"""Lower-case names that macOS, Synology servers and Windows add to directories."""
+HIDDEN = "hidden, or added by the operating system"
+NO_SUFFIX = "no supported suffix"
+ARCHIVE = "an archive"
+LOOP = "a link to a directory that contains it"
+BROKEN_LINK = "a broken link"
 MAX_BYTES = 30_000_000
+"""Maximum size of an image file in bytes. Larger files are not read."""
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 """Errors that reading an archive can raise. `zipfile` raises RuntimeError if the archive is
 encrypted or the compression is not supported."""
+COMPRESSION_METHODS = (
+    *(zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
+    *(zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA),
+)
+
+
+@dataclass
+class Found:
+    """The files in a directory, and everything in it that is not used.
+
+    Attributes:
+        files: The sorted paths of the files with one of the requested suffixes.
+        skipped: Why each other file or directory is not used, by path.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    skipped: dict[Path, str] = field(default_factory=dict)
+
+
+def find_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Found:
+    """Returns the files at any depth of a directory.
+
+    Hidden files and directories, and those in `SYSTEM_NAMES`, are skipped. Links are
+    followed, except to a directory that contains the link. A name with one of the suffixes
+    that is neither a directory nor a readable file, such as a broken link, is among the
+    files, so that reading it reports the reason.
+
+    Args:
+        folder: The directory. If it cannot be read, the result is empty.
+        suffixes: Lower-case suffixes of the files to find, such as ".jpg".
+    """
+    found = Found()
+    pending: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+    while pending:
+        path, parents = pending.pop()
+        try:
+            status = path.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in parents:
+                found.skipped[path] = LOOP
+                continue
+            with os.scandir(path) as entries:
+                names = [(entry.name, _is_dir(entry)) for entry in entries]
+        except OSError as error:
+            found.skipped[path] = f"cannot be read ({error.strerror})"
+            continue
+        for name, is_dir in names:
+            reason = skip_reason(PurePath(name), suffixes)
+            if is_dir and reason != HIDDEN:
+                pending.append((path / name, parents | {identity}))
+            elif not reason:
+                found.files.append(path / name)
+            elif reason == HIDDEN or os.path.exists(path / name):
+                found.skipped[path / name] = reason
+            else:
+                found.skipped[path / name] = BROKEN_LINK
+    found.files.sort()
+    return found
+
+
+def skip_reason(path: PurePath, suffixes: Collection[str] = IMAGE_SUFFIXES) -> str:
+    """Returns why a file is not used, or "" for a file with one of the suffixes.
+
+    `path` is the path relative to the directory or archive that is searched.
+    """
+    if any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in path.parts):
+        return HIDDEN
+    suffix = path.suffix.lower()
+    if suffix in suffixes:
+        return ""
+    return ARCHIVE if suffix in ARCHIVE_SUFFIXES else NO_SUFFIX
+
+
+def find_members(
+    archive: zipfile.ZipFile, suffixes: Collection[str] = IMAGE_SUFFIXES
+) -> tuple[dict[int, PurePosixPath], dict[PurePosixPath, str]]:
+    """Returns the files in an archive, and everything in it that is not used.
+
+    Returns:
+        The path of each file with one of the suffixes, by its index in
+        `archive.infolist()`; and why each other file is not used, by path.
+    """
+    files: dict[int, PurePosixPath] = {}
+    skipped: dict[PurePosixPath, str] = {}
+    for index, info in enumerate(archive.infolist()):
+        # Some programs for Windows write backslashes, contrary to the ZIP specification.
+        path = PurePosixPath(info.filename.replace("\\", "/"))
+        reason = skip_reason(path, suffixes)
+        if not reason:
+            files[index] = path
+        elif not info.filename.endswith(("/", "\\")):
+            skipped[path] = reason
+    return files, skipped
+
+
+def describe_archive_problem(
+    path: object, archive: zipfile.ZipFile, suffixes: Collection[str] = IMAGE_SUFFIXES
+) -> str:
+    """Returns why the files of an archive cannot be read and what to do, or "".
+
+    This is the case if the archive contains archives instead of files with one of the
+    suffixes, is encrypted, or has a compression method that Python does not support. `path`
+    is named in the text.
+    """
+    files, skipped = find_members(archive, suffixes)
+    inner = [str(name) for name, reason in skipped.items() if reason == ARCHIVE]
+    if inner and not files:
+        return (
+            f"{path} contains the archive(s) {join_first(inner)}, but no files "
+            f"{', '.join(suffixes)}. Unpack {path}, and use the archive(s) in it."
+        )
+    members = [archive.infolist()[index] for index in files]
+    problem = ""
+    if any(member.flag_bits & 1 for member in members):
+        problem = "is encrypted"
+    methods = {member.compress_type for member in members}
+    if unsupported := sorted(methods.difference(COMPRESSION_METHODS)):
+        name = "Deflate64" if unsupported == [9] else f"ZIP method {unsupported[0]}"
+        problem = f"is compressed with {name}, which Python cannot read"
+    if not problem:
+        return ""
+    return (
+        f"{path} {problem}. Unpack it with another program, such as 7-Zip, and use the "
+        "directory, or pack the directory again with the method Deflate."
+    )
+
+
+def describe_skipped(skipped: Mapping[str, str]) -> list[str]:
+    """Returns a line for each reason in `skipped`, with the first names.
+
+    `skipped` contains why each file or directory is not used, by name.
+    """
+    names_of = defaultdict(list)
+    for name, reason in sorted(skipped.items()):
+        names_of[reason].append(name)
+    return [
+        f"{len(names)} file(s) or directories were not used ({reason}): {join_first(names)}"
+        for reason, names in sorted(names_of.items())
+    ]
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    r"""Returns a file name; bytes that are not valid UTF-8 are escaped, as in `\xff`."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 class Images(Protocol):
@@ -26,7 +191,12 @@ class Images(Protocol):
 
 
 class ImageFiles:
-    """The image files in zip archives and directories, by image_id."""
+    """The image files in zip archives and directories, by image_id.
+
+    Attributes:
+        skipped: Why each other file or directory is not used, by name. The name starts with
+            that of the archive or directory in `paths`.
+    """
 
     def __init__(
         self,
@@ -34,26 +204,32 @@ class ImageFiles:
         *,
         make_id: Callable[[PurePosixPath], str] = lambda path: path.stem,
     ):
-        """Lists the image files at any depth of archives and directories.
+        r"""Lists the image files at any depth of archives and directories.
+
+        See `find_files` for the files that are skipped. Backslashes in the names in an
+        archive separate directories.
 
         Args:
             paths: Zip archives and directories.
             make_id: Returns the image_id for the path of a file in an archive or directory.
+                Bytes of the path that are not valid UTF-8 are escaped, as in `\xff`.
 
         Raises:
-            SourceError: A path is neither a zip archive nor a directory, or two files have
-                the same image_id.
+            SourceError: A path is neither a zip archive nor a directory, an archive cannot
+                be read, or two files have the same image_id.
         """
-        self._files: dict[str, tuple[zipfile.ZipFile | Path, str]] = {}
+        self._files: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo] | Path] = {}
+        self._names: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
         for path in paths:
-            for container, member in _list(path):
-                image_id = make_id(PurePosixPath(member))
+            for name, file in self._list(path):
+                image_id = make_id(PurePosixPath(name))
                 if image_id in self._files:
                     raise SourceError(
                         f"{path}: the image {image_id!r} occurs twice, as "
-                        f"{self._files[image_id][1]} and {member}. Remove one of them."
+                        f"{self._names[image_id]} and {name}. Remove one of them."
                     )
-                self._files[image_id] = (container, member)
+                self._files[image_id], self._names[image_id] = file, name
 
     @property
     def image_ids(self) -> set[str]:
@@ -63,13 +239,18 @@ class ImageFiles:
     def add(self, other: ImageFiles) -> None:
         """Adds the files of `other`, which must have different image_ids."""
         self._files.update(other._files)
+        self._names.update(other._names)
+        self.skipped.update(other.skipped)
 
     def size(self, image_id: str) -> int:
-        """Returns the size of an image file in bytes."""
-        container, member = self._files[image_id]
-        if isinstance(container, zipfile.ZipFile):
-            return container.getinfo(member).file_size
-        return (container / member).stat().st_size
+        """Returns the size of an image file in bytes; 0 if it cannot be read."""
+        file = self._files[image_id]
+        if isinstance(file, tuple):
+            return file[1].file_size
+        try:
+            return file.stat().st_size
+        except OSError:
+            return 0
 
     def read(self, image_id: str) -> bytes:
         """Returns the bytes of an image file. This method is thread-safe.
@@ -77,35 +258,62 @@ class ImageFiles:
         Raises:
             SourceError: The file is larger than 30 MB or cannot be read.
         """
-        container, member = self._files[image_id]
+        file = self._files[image_id]
+        if (size := self.size(image_id)) > MAX_BYTES:
+            raise SourceError(f"{size} bytes, expected at most {MAX_BYTES} bytes")
         try:
-            if (size := self.size(image_id)) > MAX_BYTES:
-                raise SourceError(f"{size} bytes, expected at most {MAX_BYTES} bytes")
-            if isinstance(container, zipfile.ZipFile):
-                return container.read(member)
-            return (container / member).read_bytes()
+            if isinstance(file, tuple):
+                archive, member = file
+                return archive.read(member)
+            return file.read_bytes()
         except ARCHIVE_ERRORS as error:
             raise SourceError(f"cannot be read ({error})") from error
 
+    def identical(self) -> list[list[str]]:
+        """Returns the sorted image_ids of each group of byte-identical files.
 
-def has_suffix(path: PurePath, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
-    """Returns whether a file has one of `suffixes`, ignoring case, and is not hidden."""
-    # In archives, macOS adds a hidden metadata file for each file, __MACOSX/._name.
-    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+        Only files whose size occurs several times are read. Files that cannot be read are
+        omitted.
+        """
+        of_size, same = defaultdict(list), defaultdict(list)
+        for image_id in self._files:
+            of_size[self.size(image_id)].append(image_id)
+        for image_ids in of_size.values():
+            for image_id in image_ids if len(image_ids) > 1 else ():
+                with contextlib.suppress(SourceError):
+                    digest = hashlib.sha256(self.read(image_id)).digest()
+                    same[digest].append(image_id)
+        return sorted(sorted(ids) for ids in same.values() if len(ids) > 1)
+
+    def _list(
+        self, path: Path
+    ) -> Iterator[tuple[str, tuple[zipfile.ZipFile, zipfile.ZipInfo] | Path]]:
+        """Yields the name and location of each image file in an archive or directory."""
+        if path.is_dir():
+            found = find_files(path)
+            self.skipped |= {
+                printable(path.name / name.relative_to(path)): reason
+                for name, reason in found.skipped.items()
+            }
+            for file in found.files:
+                yield printable(file.relative_to(path).as_posix()), file
+            return
+        try:
+            archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise SourceError(
+                f"{path} is not a valid zip archive: {error}. Download it again."
+            ) from error
+        if problem := describe_archive_problem(path, archive):
+            raise SourceError(problem)
+        members, skipped = find_members(archive)
+        self.skipped |= {str(path.name / name): reason for name, reason in skipped.items()}
+        for index, name in members.items():
+            yield str(name), (archive, archive.infolist()[index])
 
 
-def _list(path: Path) -> Iterator[tuple[zipfile.ZipFile | Path, str]]:
-    """Yields the archive or directory of each image file, and the path inside it."""
-    if path.is_dir():
-        members = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
-        yield from ((path, p.as_posix()) for p in members if has_suffix(p))
-        return
+def _is_dir(entry: os.DirEntry[str]) -> bool:
     try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise SourceError(
-            f"{path} is not a valid zip archive: {error}. Download it again."
-        ) from error
-    for name in archive.namelist():
-        if has_suffix(PurePosixPath(name)):
-            yield archive, name
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

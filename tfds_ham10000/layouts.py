@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tfds_ham10000.folds import published_assignments, published_lesions
 from tfds_ham10000.groups import published_id
-from tfds_ham10000.image_files import ImageFiles
+from tfds_ham10000.image_files import ARCHIVE, ImageFiles, describe_skipped
 from tfds_ham10000.records import (
     CLASS_NAMES,
     ISIC2019_CLASS_NAMES,
@@ -68,7 +68,7 @@ class Source:
         where: Path,
         skipped: Iterable[str] = (),
     ) -> None:
-        """Adds a split.
+        """Adds a split, and a note for each reason why other files are not used.
 
         Args:
             split: The name of the split.
@@ -93,11 +93,16 @@ class Source:
             if ids
         ]
         if messages:
+            inner = [x for x, reason in images.skipped.items() if reason == ARCHIVE]
+            advice = (
+                f"Unpack {join_first(inner)}" if inner else "Download missing files again"
+            )
             raise SourceError(
                 f"{where}: {' '.join(messages)} Expected the same images in the table and "
-                "the files, and each image in one split only. Download missing files again."
+                f"the files, and each image in one split only. {advice}."
             )
         self.images.add(images)
+        self.notes += [f"{split}: {line}" for line in describe_skipped(images.skipped)]
 
 
 def read_ham10000(files: Files) -> Source:

@@ -6,12 +6,14 @@ entry to `LAYOUTS`.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from tfds_ham10000 import folders, layouts
 from tfds_ham10000.configs import OWN_SOURCES
+from tfds_ham10000.image_files import HIDDEN, printable, skip_reason
 from tfds_ham10000.layouts import Files, Source
 from tfds_ham10000.records import SourceError, join_first
 from tfds_ham10000.table.labels import read_declared_classes
@@ -132,7 +134,7 @@ def download_instructions(dataset: str) -> str:
 
 def match_layout(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
     """Returns the first complete layout of `dataset` in `folder` and its files, or None."""
-    listings = _listings(folder)
+    listings = [_published_files(path) for path in (folder, *_subfolders(folder))]
     for layout in _layouts_of(dataset):
         for files in listings:
             if not _missing(layout, files):
@@ -148,10 +150,33 @@ def _missing(layout: Layout, files: Files) -> list[str]:
     return [name for name in layout.required if name.lower() not in files]
 
 
-def _listings(folder: Path) -> list[dict[str, Path]]:
-    """Returns the published files in a directory, and in each of its subdirectories."""
-    subfolders = (path for path in sorted(folder.iterdir()) if path.is_dir())
-    return [_published_files(path) for path in (folder, *subfolders)]
+def _entries(folder: Path) -> list[Path]:
+    """Returns the sorted entries of a directory; none if it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in _entries(folder)
+        if path.is_dir() and skip_reason(PurePath(path.name)) != HIDDEN
+    ]
+
+
+def _elsewhere(folder: Path, dataset: str) -> Path | None:
+    """Returns the parent or a directory below `folder` with a complete layout, or None."""
+    for child in _subfolders(folder):
+        for path in (child, *_subfolders(child)):
+            if match := match_layout(path, dataset):
+                return next(iter(match[1].values())).parent
+    # Not its subdirectories, which may be numerous.
+    parent = folder.absolute().parent
+    files = _published_files(parent)
+    complete = any(not _missing(layout, files) for layout in _layouts_of(dataset))
+    return parent if complete else None
 
 
 def _published_files(folder: Path) -> dict[str, Path]:
@@ -160,7 +185,7 @@ def _published_files(folder: Path) -> dict[str, Path]:
     names = {name.lower() for name in known}
     # Kaggle's copy contains each image directory twice, in upper and in lower case. In
     # both mappings the last entry of a key wins: upper case, and the preferred suffix.
-    paths = {path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True)}
+    paths = {path.name.lower(): path for path in reversed(_entries(folder))}
     return {
         name: paths[name + suffix]
         for suffix in reversed(SUFFIXES)
@@ -171,9 +196,15 @@ def _published_files(folder: Path) -> dict[str, Path]:
 
 def _describe_mismatch(folder: Path, dataset: str) -> str:
     """Returns an error message with the missing files, the right config or the layouts."""
-    names = sorted(path.name for path in folder.iterdir())
+    if (elsewhere := _elsewhere(folder, dataset)) is not None:
+        return (
+            f"{folder} does not contain the dataset, but {elsewhere} does. Use "
+            f"--manual-dir {shlex.quote(str(elsewhere))}."
+        )
+    names = [printable(path.name) for path in _entries(folder)]
     received = f"Received: {join_first(names) or 'an empty directory'}."
-    listings, candidates = _listings(folder), _layouts_of(dataset)
+    listings = [_published_files(path) for path in (folder, *_subfolders(folder))]
+    candidates = _layouts_of(dataset)
     missing, layout = min(
         ((_missing(layout, files), layout) for layout in candidates for files in listings),
         key=lambda entry: len(entry[0]) - len(entry[1].required),

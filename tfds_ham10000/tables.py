@@ -6,12 +6,22 @@ import csv
 import io
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from tfds_ham10000.image_files import ARCHIVE_ERRORS, has_suffix
+from tfds_ham10000.image_files import (
+    ARCHIVE_ERRORS,
+    describe_archive_problem,
+    find_files,
+    find_members,
+)
 from tfds_ham10000.records import SourceError, join_first
 
 CSV = (".csv",)
+DELIMITERS = (",", "\t", ";")
+XLS = b"\xd0\xcf\x11\xe0"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""First bytes of .xls files, and of UTF-16 text."""
+SAVE_AS_CSV = "Open it, and save it as CSV UTF-8."
 BITS = {"0": False, "0.0": False, "1": True, "1.0": True}
 """Valid cells of one-hot encoded labels, and their values."""
 Row = tuple[str, dict[str, str]]
@@ -22,8 +32,8 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
     """Returns the rows of a table, with whitespace stripped from the cells.
 
     Args:
-        path: A UTF-8 file of comma- or tab-separated values with a header, or a zip archive
-            or directory with exactly one .csv file.
+        path: A UTF-8 file of values with a header, separated by commas, tabs or
+            semicolons, or a zip archive or directory with exactly one .csv file.
         columns: Alternative sets of required columns. Rows also contain other columns.
 
     Raises:
@@ -31,9 +41,12 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
             too many cells.
     """
     try:
-        text = _read_table(path).decode("utf-8-sig")
+        content = _read_table(path)
+        text = content.decode("utf-16" if content.startswith(UTF_16) else "utf-8-sig")
         # Some tables of Harvard Dataverse are tab-separated, regardless of their suffix.
-        delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
+        # Excel writes semicolons in many countries.
+        header = text.partition("\n")[0]
+        delimiter = max(DELIMITERS, key=header.count)
         reader = csv.DictReader(
             io.StringIO(text, newline=""), delimiter=delimiter, strict=True
         )
@@ -86,19 +99,27 @@ def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[Row]:
 
 def _read_table(path: Path) -> bytes:
     if path.is_dir():
-        names = [str(p.relative_to(path)) for p in path.rglob("*") if has_suffix(p, CSV)]
-        return (path / _only(names, path)).read_bytes()
+        files = find_files(path, CSV).files
+        _require_one([str(file.relative_to(path)) for file in files], path)
+        return files[0].read_bytes()
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            names = [n for n in archive.namelist() if has_suffix(PurePosixPath(n), CSV)]
-            return archive.read(_only(names, path))
-    return path.read_bytes()
+            if "xl/workbook.xml" in archive.namelist():
+                raise SourceError(f"{path} is an Excel file. {SAVE_AS_CSV}")
+            if problem := describe_archive_problem(path, archive, CSV):
+                raise SourceError(problem)
+            members, _ = find_members(archive, CSV)
+            _require_one([str(name) for name in members.values()], path)
+            return archive.read(archive.infolist()[next(iter(members))])
+    content = path.read_bytes()
+    if content.startswith(XLS):
+        raise SourceError(f"{path} is an Excel file. {SAVE_AS_CSV}")
+    return content
 
 
-def _only(names: Sequence[str], path: Path) -> str:
+def _require_one(names: Sequence[str], path: Path) -> None:
     if len(names) != 1:
         raise SourceError(
             f"{path} contains {len(names)} tables{': ' if names else ''}"
             f"{join_first(sorted(names))}. Expected exactly one .csv file."
         )
-    return names[0]
