@@ -15,24 +15,6 @@ from filelock import FileLock, Timeout
 
 from skincnn.errors import ConfigError
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"),
-    *(".tif", ".tiff"),
-)
-"""Lower-case suffixes of image files. TIFF files cannot be read, but are included so that
-they are reported instead of being silently skipped."""
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Returns the sorted paths with an image suffix in a directory and subdirectories."""
-    paths = sorted(folder.rglob("*"))
-    return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-
-
-def printable(name: str | Path) -> str:
-    r"""Returns a file name; bytes that are not valid UTF-8 are escaped, as in `\xff`."""
-    return os.fsencode(name).decode(errors="backslashreplace")
-
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -1,7 +1,6 @@
 """Atomic writes, checks of paths, and hashes."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from skincnn.errors import ConfigError
 from skincnn.files import (
     json_sha256,
-    printable,
     replacing,
     require_writable_file,
     sha256,
@@ -54,8 +52,3 @@ def test_json_sha256_ignores_the_order_of_keys(tmp_path: Path) -> None:
     (tmp_path / "x").write_text(json.dumps(values))
     expected = sha256(tmp_path / "x")
     assert json_sha256(values) == json_sha256(dict(reversed(values.items()))) == expected
-
-
-def test_names_with_any_bytes_are_printable() -> None:
-    assert printable(Path("a/é\n.jpg")) == "a/é\n.jpg"
-    assert printable(os.fsdecode(b"bad\xff.jpg")) == r"bad\xff.jpg"

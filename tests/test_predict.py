@@ -34,7 +34,7 @@ from skincnn.metrics.operating_points import OPERATING_POINTS
 from skincnn.records import write_record
 from skincnn.serving import conversion, prefetch
 from skincnn.serving.export import ExportSpec
-from skincnn.serving.images import OK, UNREADABLE
+from skincnn.serving.images import OK, TOO_LARGE, UNREADABLE
 from skincnn.serving.postprocessing import describe_rule
 from skincnn.serving.predictor import columns, load_predictor, predict_files
 from skincnn.serving.prefetch import read_file
@@ -43,6 +43,7 @@ from skincnn.serving.tables import select_clinical_metadata
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 NAMES = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
 PROBABILITIES = [f"probability_{name}" for name in NAMES]
+NO_IMAGE = "unreadable: not a JPEG/PNG/WEBP/BMP/GIF/TIFF file"
 
 
 def write_to(file: IO[str], *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -125,8 +126,10 @@ def test_each_format_is_detected_and_reproduces_the_evaluation(
     np.testing.assert_allclose(probabilities, reference, atol=1e-4)
     before = stored(workdir, list(readable["image_id"])).argmax(axis=1)
     assert [NAMES[index] for index in before] == list(readable["predicted_class"])
-    unreadable = table[table["status"] == UNREADABLE]
-    assert sorted(unreadable["image_id"]) == ["empty", "half", "text"]
+    unreadable = table[table["status"] != OK].set_index("image_id")
+    assert sorted(unreadable.index) == ["empty", "half", "text"]
+    assert unreadable["status"]["half"] == UNREADABLE
+    assert unreadable["status"]["text"] == NO_IMAGE
     assert unreadable[PROBABILITIES].isna().all(axis=None)
     assert unreadable["refer"].all()
 
@@ -400,7 +403,7 @@ def test_a_file_without_a_known_size_is_read_up_to_the_limit(
     paths[1].write_bytes(b"1234")
     paths[2].write_bytes(b"12345")
     assert paths[0].stat().st_size == 0
-    assert list(map(read_file, paths)) == [b"", b"1234", b""]
+    assert list(map(read_file, paths)) == [TOO_LARGE, b"1234", TOO_LARGE]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
@@ -454,7 +457,7 @@ def test_the_status_explains_why_a_file_cannot_be_opened(
         "unreadable: No such file or directory",
         "unreadable: Not a directory",
         "unreadable: Too many levels of symbolic links",
-        UNREADABLE,
+        NO_IMAGE,
     ]
     assert "4 of 4 file(s) are unreadable" in done.stderr
     assert "No file was predicted." in done.stderr
@@ -505,18 +508,45 @@ def test_images_are_found_in_subdirectories(
     image.save(tmp_path / "a/b/x.PNG")
     image.save(tmp_path / "a/y.jfif", format="JPEG")
     (tmp_path / "a/notes.txt").touch()
+    for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        shutil.copytree(tmp_path / "a", tmp_path / name)
+    (tmp_path / "a/._x.PNG").touch()
+    (tmp_path / "a/c").symlink_to("b")
+    (tmp_path / "a/b/loop").symlink_to("..")
     done = run_here("predict.py", workdir / "export/skincnn.onnx", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "x.PNG" in done.stdout
-    assert "y.jfif" in done.stdout
-    assert "notes" not in done.stdout
+    files = pd.read_csv(io.StringIO(done.stdout))["file"]
+    names = ("a/b/x.PNG", "a/c/x.PNG", "a/y.jfif")
+    assert files.tolist() == [str(tmp_path / name) for name in names]
+    notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    hidden, loops, others = sorted(notes, key=lambda line: line.partition("(")[2])
+    for name in ("a/._x.PNG", ".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        assert str(tmp_path / name) in hidden
+    assert "2 file(s) or directories" in loops
+    assert others.endswith(f"(no supported suffix): {tmp_path / 'a/notes.txt'}")
+
+
+def test_equal_pixels_in_different_formats_get_equal_predictions(
+    workdir: Path, images: Path, tmp_path: Path
+) -> None:
+    with Image.open(min(images.glob("DEMO*"))) as image:
+        palette = image.quantize(64)
+    palette.save(tmp_path / "palette.bmp")
+    palette.save(tmp_path / "palette.gif")
+    palette.convert("RGB").save(tmp_path / "rgb.png")
+    palette.convert("RGB").save(tmp_path / "rgb.tif")
+    for model in ("export/skincnn/1", "export/skincnn.onnx"):
+        done = run_here("predict.py", workdir / model, tmp_path)
+        assert done.returncode == 0, done.stderr
+        table = pd.read_csv(io.StringIO(done.stdout)).drop(columns=["file", "image_id"])
+        assert len(table) == 4
+        assert len(table.drop_duplicates()) == 1
 
 
 def test_without_readable_files_no_submission_is_written(
     workdir: Path, tmp_path: Path
 ) -> None:
-    """A TIFF file is reported as unreadable, not skipped."""
-    Image.new("RGB", (9, 9)).save(tmp_path / "x.tif")
+    (tmp_path / "x.tif").write_text("not an image")
     (tmp_path / "isic.csv").write_text("mine")
     done = run_here("predict.py", workdir, tmp_path, "--isic-csv", tmp_path / "isic.csv")
     assert done.returncode == 3

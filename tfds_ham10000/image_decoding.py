@@ -183,9 +183,10 @@ def normalize(
 def convert(content: bytes) -> bytes:
     """Returns an image file in which TensorFlow reads the pixels that `normalize` stores.
 
-    The result is `content` itself for upright JPEG and PNG files in gray or RGB without a
-    color profile that differs from sRGB, and an uncompressed BMP file for other images. The
-    pixels of the former are not decoded, so damage in them is not detected.
+    The result is `content` itself for an upright PNG file, and for an upright JPEG file in
+    gray or RGB, unless they have a color profile that differs from sRGB. Their pixels are
+    not decoded, so that damage is not detected. The result for other images is an
+    uncompressed BMP file.
 
     Raises:
         SourceError: The file is not in `FORMATS`, its header is damaged, it exceeds 50
@@ -247,8 +248,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("P", "PA"):  # transparent palette entries require this step
         image = image.convert("RGBA")
     if transform is not None:
-        mode, profile = transform
-        return ImageCms.applyTransform(image.convert(mode), profile)
+        mode, to_srgb = transform
+        return to_srgb.apply(image.convert(mode))
     return image.convert("RGB")
 
 
@@ -296,14 +297,14 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     channels = [levels] if mode == "L" else [levels] * 3
     colors = np.stack(np.meshgrid(*channels), axis=-1).reshape(1, -1, len(channels))
     image = Image.fromarray(colors.squeeze(-1) if mode == "L" else colors)
-    converted = np.asarray(ImageCms.applyTransform(image, transform), int)
+    converted = np.asarray(transform.apply(image), int)
     return bool(np.abs(converted - colors).max() <= MAX_SRGB_DIFFERENCE)
 
 
 def _encode(image: Image.Image, longest_side: int | None) -> bytes:
     buffer = io.BytesIO()
     if longest_side is None:
-        image.save(buffer, "PNG")
+        image.save(buffer, "PNG", icc_profile=None)
     else:
         size = (longest_side, longest_side)
         small = ImageOps.contain(image, size, Image.Resampling.LANCZOS)

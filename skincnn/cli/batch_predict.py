@@ -75,11 +75,18 @@ def command() -> None:
     load_beam()
     common.load_tensorflow()
     from skincnn.serving.beam import pipeline
-    from skincnn.serving.beam.io import list_files, require_empty, require_images
+    from skincnn.serving.beam.io import (
+        list_files,
+        list_skipped,
+        require_empty,
+        require_images,
+    )
     from skincnn.serving.postprocessing import describe_rule
     from skincnn.serving.predictor import check_clinical_metadata, columns
 
     require_images(arguments.images, arguments.names)
+    for line in list_skipped(arguments.images):
+        print(f"note: {line}", file=sys.stderr)
     require_empty(arguments.output, (pipeline.PREDICTIONS, pipeline.UNREADABLE_FILES))
     handler = pipeline.ImageHandler(
         arguments.model, arguments.clinical_metadata, arguments.batch_size, arguments.format

@@ -16,9 +16,6 @@ from tqdm import tqdm
 from skincnn.cli import common
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import (
-    IMAGE_SUFFIXES,
-    images_in,
-    printable,
     replacing,
     require_writable_file,
     require_writable_folder,
@@ -94,8 +91,8 @@ def command() -> None:
     """Parses the arguments, predicts the images, and lists unreadable files."""
     arguments = tyro.cli(Arguments)
     check(arguments)
-    paths = find_images(arguments.images)
     common.load_tensorflow()
+    paths = find_images(arguments.images)
     from skincnn.serving.postprocessing import describe_rule
 
     predictor, explainer, clinical_metadata = load(arguments, paths)
@@ -142,6 +139,7 @@ def load(
     from skincnn.serving import tables
     from skincnn.serving.explain import Explainer
     from skincnn.serving.predictor import check_clinical_metadata, load_predictor
+    from tfds_ham10000.image_files import printable
 
     clinical_metadata = tables.read_clinical_metadata(arguments.clinical_metadata)
     if arguments.isic_csv:
@@ -228,10 +226,20 @@ def unreadable_error(names: Sequence[str], num_files: int) -> DataError:
 def find_images(names: Sequence[str]) -> list[Path]:
     """Returns the given files, and the sorted image files in the given directories.
 
+    Prints a line for each reason why other files in these directories are not used.
+
     Raises:
         ConfigError: There are no files.
     """
-    paths = []
+    from tfds_ham10000.image_files import (
+        IMAGE_SUFFIXES,
+        describe_skipped,
+        find_files,
+        printable,
+    )
+
+    paths: list[Path] = []
+    skipped: dict[str, str] = {}
     for argument in names:
         lines = [argument]
         if argument == "-":  # names may have any encoding
@@ -239,9 +247,13 @@ def find_images(names: Sequence[str]) -> list[Path]:
         for name in lines:
             # Path.is_dir raises an error for an invalid name.
             if os.path.isdir(name):
-                paths += images_in(Path(name))
+                found = find_files(Path(name))
+                paths += found.files
+                skipped |= {printable(path): why for path, why in found.skipped.items()}
             elif name:
                 paths.append(Path(name))
+    for line in describe_skipped(skipped):
+        print(f"note: {line}", file=sys.stderr)
     if not paths:
         raise ConfigError(
             f"Expected image files, directories with {', '.join(IMAGE_SUFFIXES)} files, or "

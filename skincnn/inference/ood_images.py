@@ -17,7 +17,9 @@ from skincnn.config import DataConfig
 from skincnn.data.cache import Images
 from skincnn.data.preprocess import preprocess, read_image
 from skincnn.errors import ConfigError, DataError
-from skincnn.files import images_in
+from tfds_ham10000.image_decoding import convert
+from tfds_ham10000.image_files import IMAGE_SUFFIXES, find_files
+from tfds_ham10000.records import SourceError
 
 OOD_SET = "set"
 """Column with the name of the set of OOD images."""
@@ -184,11 +186,11 @@ def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Ima
             f"--ood-dir {folder}: {name!r} is the name of a set of built-in images. Rename "
             "the directory."
         )
-    files = images_in(folder)
+    files = find_files(folder).files
     if not files:
         raise ConfigError(
-            f"--ood-dir {folder} contains no images. Expected files ending in .jpg, .png, "
-            ".gif, .bmp or .webp."
+            f"--ood-dir {folder} contains no images. Expected files ending in "
+            f"{', '.join(IMAGE_SUFFIXES)}."
         )
     names = [f"{name}/{path.relative_to(folder)}" for path in files]
     rows = pd.DataFrame({OOD_SET: name, "image_id": names})
@@ -197,8 +199,9 @@ def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Ima
 
 def _read_file(path: Path, config: DataConfig) -> Images:
     try:
-        return np.asarray(read_image(tf.constant(path.read_bytes()), config))
-    except tf.errors.OpError as error:
+        content = convert(path.read_bytes())
+        return np.asarray(read_image(tf.constant(content), config))
+    except (OSError, SourceError, tf.errors.OpError) as error:
         raise DataError(
-            f"{path} cannot be decoded as an image: {error.message}. Remove the file."
+            f"{path} cannot be decoded as an image: {error}. Remove the file."
         ) from error

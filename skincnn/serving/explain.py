@@ -17,7 +17,7 @@ from skincnn.inference.grad_cam import GradCam, overlay
 from skincnn.inference.load import load_model
 from skincnn.inference.run_dir import MODEL_FILE, read_run
 from skincnn.reporting.templates import encode_png
-from skincnn.serving.images import read_images
+from skincnn.serving.images import convert_file, read_images
 
 MAX_NAME_BYTES = 100
 """Maximum number of bytes of the image_id in a file name (file systems allow 255)."""
@@ -61,8 +61,8 @@ class Explainer:
         explained = [index for index, name in enumerate(class_names) if name]
         if not explained:
             return pairs
-        files = tf.constant([contents[index] for index in explained], tf.string)
-        images = read_images(files, self.config.data)[0].numpy()
+        files = [convert_file(contents[index]) for index in explained]
+        images = read_images(tf.constant(files, tf.string), self.config.data)[0].numpy()
         inputs = images
         if self.config.model.clinical_metadata:
             metadata = encode_clinical_metadata(clinical_metadata.iloc[explained])

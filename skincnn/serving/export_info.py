@@ -23,7 +23,8 @@ from skincnn.serving.network import RunNetwork, use_clinical_metadata
 EXPORT_AGAIN = "Export the run again (scripts/export.py)."
 CHECKSUM = "sha256_of_other_fields"
 IMAGE_INPUTS = {
-    "image_bytes": "string [batch]: contents of image files (signature `serving_default`)",
+    "image_bytes": "string [batch]: contents of JPEG, PNG, BMP (24 or 32 bits per pixel) or "
+    "WebP files (one frame); color profiles are ignored (signature `serving_default`)",
     "images": "uint8 [batch, height, width, 3]: RGB pixels in 0..255 (signature `images`)",
 }
 METADATA_INPUTS = {
@@ -54,7 +55,7 @@ class Preprocessing(Part):
     crop_border: bool
     color_constancy: bool
     stored_longest_side: int | None
-    decode: str = "JPEG, PNG, GIF, BMP or WebP to RGB, accurate inverse DCT"
+    decode: str = "JPEG, PNG, BMP or WebP to RGB, accurate inverse DCT, no color profiles"
     orientation: str = "EXIF (JPEG, PNG, WebP)"
     resize: str = "antialiased if bilinear, uint8"
 

@@ -1,8 +1,10 @@
-"""Reads image files in the TensorFlow graph: size limits, EXIF orientation, decoding.
+"""Reads image files for prediction, to the same pixels as the dataset builder.
 
-The dataset builder validates, rotates and converts images once, with Pillow. A served model
-receives arbitrary files, so its graph checks the size and applies the EXIF orientation
-before the same preprocessing as in training.
+The functions of `serving.predictor` convert files as the dataset builder does, before they
+reach the graph (`convert_file`). A SavedModel on a server receives arbitrary files, so its
+graph checks the format and the size, and applies the EXIF orientation. It reads JPEG, PNG,
+BMP (24 or 32 bits per pixel) and WebP files (one frame) to the pixels that the builder
+stores, but ignores color profiles and orientations in XMP. It rejects other files.
 """
 
 from __future__ import annotations
@@ -15,16 +17,21 @@ import tensorflow as tf
 from skincnn.config import DataConfig
 from skincnn.data.preprocess import decode, preprocess
 from skincnn.model.orientations import orient
-from tfds_ham10000.image_decoding import FORMATS, MAX_PIXELS
+from tfds_ham10000 import image_files
+from tfds_ham10000.image_decoding import MAX_PIXELS, convert
+from tfds_ham10000.records import SourceError
 
-MAX_BYTES = 30_000_000
-"""Maximum size of an image file in bytes. Larger files are not decoded."""
+MAX_BYTES = image_files.MAX_BYTES
+"""Maximum size of an image file in bytes. Larger files are not read."""
+MAX_GRAPH_BYTES = 4 * MAX_PIXELS + 1_000_000
+"""Maximum size in bytes of a file in the graph, which may be an uncompressed image."""
 OK = "ok"
 UNREADABLE = (
-    f"unreadable: expected a complete image file ({', '.join(FORMATS)}) of at most "
-    f"{MAX_BYTES} bytes and {MAX_PIXELS} pixels"
+    "unreadable: expected a complete image file (JPEG, PNG, BMP, WebP) of at most "
+    f"{MAX_PIXELS} pixels"
 )
-HEADER_BYTES = 32
+TOO_LARGE = f"unreadable: expected at most {MAX_BYTES} bytes"
+HEADER_BYTES = 34
 """Number of leading bytes that contain the image size in all formats except JPEG."""
 EXIF_MARKER = b"Exif\0\0"
 MAX_EXIF_BYTES = 1 << 16
@@ -32,6 +39,23 @@ MAX_EXIF_BYTES = 1 << 16
 ORIENTATION_TAG = 0x0112
 EXIF_ORIENTATIONS = (0, 1, 3, 2, 4, 6, 7, 5)
 """Arguments of `orient` that make an image upright, for EXIF orientations 1 to 8."""
+
+
+def convert_file(content: bytes | str) -> bytes | str:
+    """Returns a file in which the graph reads the pixels that the dataset builder stores.
+
+    `content` is an image file in one of `tfds_ham10000.image_decoding.FORMATS`, or the
+    reason why it could not be read, which is returned as is. If the file cannot be
+    converted, the result is the reason.
+    """
+    if isinstance(content, str):
+        return content
+    if len(content) > MAX_BYTES:
+        return TOO_LARGE
+    try:
+        return convert(content)
+    except SourceError as error:
+        return f"unreadable: {error}"
 
 
 def read_images(contents: tf.Tensor, config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
@@ -71,7 +95,7 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
     """Returns the decoded, upright and preprocessed image in a file.
 
     Args:
-        content: Content of a JPEG, PNG, GIF (first frame), BMP or WebP file, a scalar.
+        content: Content of a JPEG, PNG, BMP or WebP file, a scalar.
         config: See `data.preprocess.read_image`.
 
     Returns:
@@ -79,11 +103,11 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
 
     Raises:
         tf.errors.InvalidArgumentError: The file has an unsupported format, is damaged, or
-            exceeds `MAX_BYTES` or `MAX_PIXELS`.
+            exceeds `MAX_GRAPH_BYTES` or `MAX_PIXELS`.
     """
     max_pixels = tf.constant(MAX_PIXELS, tf.int64)
     within_limits = [
-        tf.debugging.assert_less_equal(tf.strings.length(content), MAX_BYTES),
+        tf.debugging.assert_less_equal(tf.strings.length(content), MAX_GRAPH_BYTES),
         tf.debugging.assert_less_equal(num_pixels(content), max_pixels),
     ]
     with tf.control_dependencies(within_limits):
@@ -94,21 +118,23 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
 def num_pixels(content: tf.Tensor) -> tf.Tensor:
     """Returns the number of pixels according to the header of a file, int64.
 
-    The result is the largest int64 for an unknown format. A truncated header raises
+    The result is the largest int64 for a format that TensorFlow does not read to the pixels
+    that the dataset builder stores. Among these are BMP files with a palette and GIF files,
+    whose first frame may be smaller than the image. A truncated header raises
     `tf.errors.InvalidArgumentError` for JPEG, and the result is arbitrary otherwise.
     """
     header = _read_bytes(content, 0, HEADER_BYTES)
 
     def bmp() -> tf.Tensor:
         height = _little_endian(header, 22, 4)  # negative if rows are stored top to bottom
-        return _little_endian(header, 18, 4) * tf.minimum(height, 2**32 - height)
+        pixels = _little_endian(header, 18, 4) * tf.minimum(height, 2**32 - height)
+        return tf.where(_little_endian(header, 28, 2) >= 24, pixels, tf.int64.max)
 
     formats = {
         b"\xff\xd8\xff": lambda: tf.reduce_prod(
             tf.io.extract_jpeg_shape(content, tf.int64)[:2]
         ),
         b"\x89PNG": lambda: _big_endian(header, 16, 4) * _big_endian(header, 20, 4),
-        b"GIF8": lambda: _little_endian(header, 6, 2) * _little_endian(header, 8, 2),
         b"BM": bmp,
         b"RIFF": lambda: _webp_pixels(header),
     }

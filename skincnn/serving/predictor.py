@@ -27,7 +27,7 @@ from skincnn.serving.export import (
     read_rule,
 )
 from skincnn.serving.export_info import EXPORT_AGAIN, info_path, read_export_info
-from skincnn.serving.images import read_images
+from skincnn.serving.images import convert_file, read_images
 from skincnn.serving.postprocessing import postprocess
 from skincnn.serving.runtimes import Infer, Inputs, Outputs, find_runtime
 from skincnn.serving.saved_model import (
@@ -218,6 +218,7 @@ def _load_run(workdir: Path) -> Predictor:
 
     predict = _predict_with(infer, data, rule, clinical_metadata=clinical_metadata)
     synthetic = network.info.synthetic
+    predict = _converting_files(predict)
     return Predictor("keras", rule, data, synthetic, clinical_metadata, predict)
 
 
@@ -239,6 +240,7 @@ def _load_export(path: Path) -> Predictor:
             )
         infer = find_runtime(info.format).open(path)
         predict = _predict_with(infer, data, rule, clinical_metadata=with_metadata)
+    predict = _converting_files(predict)
     return Predictor(info.format, rule, data, info.synthetic, with_metadata, predict)
 
 
@@ -263,6 +265,27 @@ def _predict_with(
         return {name: value.numpy() for name, value in predictions.items()}
 
     return predict
+
+
+def _converting_files(predict: Predict) -> Predict:
+    """Returns a prediction function that first converts the files with `convert_file`.
+
+    It predicts every file that the dataset builder reads, from the same pixels.
+    """
+
+    def convert_and_predict(
+        contents: Sequence[bytes], metadata: pd.DataFrame
+    ) -> Predictions:
+        files = [convert_file(content) for content in contents]
+        readable = [file if isinstance(file, bytes) else b"" for file in files]
+        predictions = predict(readable, metadata)
+        status = np.array(predictions["status"], object)
+        for index, file in enumerate(files):
+            if isinstance(file, str):
+                status[index] = file.encode()
+        return {**predictions, "status": status}
+
+    return convert_and_predict
 
 
 def _check_hash(path: Path, expected: str) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from skincnn.files import printable
-from skincnn.serving.images import MAX_BYTES
+from skincnn.serving.images import MAX_BYTES, TOO_LARGE
 from skincnn.serving.predictor import Predictor, predict_files
 from skincnn.serving.tables import select_clinical_metadata
+from tfds_ham10000.image_files import printable
 
 NUM_IN_FLIGHT = 2
 """Number of batches that are read or predicted ahead of the batch in use."""
@@ -66,7 +66,7 @@ def predict_batches(
 def read_file(path: Path) -> bytes | str:
     """Returns the content of a file, or the reason why it cannot be read.
 
-    For a file larger than `MAX_BYTES`, returns b"", which is not a readable image.
+    A file larger than `MAX_BYTES` is not read.
     """
     try:
         status = path.stat()
@@ -74,9 +74,9 @@ def read_file(path: Path) -> bytes | str:
         if not stat.S_ISREG(status.st_mode):
             return "unreadable: expected a file. Received: a directory, pipe or device"
         if status.st_size > MAX_BYTES:
-            return b""
+            return TOO_LARGE
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)  # The file may have grown.
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         return f"unreadable: {getattr(error, 'strerror', None) or error}"
-    return content if len(content) <= MAX_BYTES else b""
+    return content if len(content) <= MAX_BYTES else TOO_LARGE

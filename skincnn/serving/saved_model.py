@@ -43,6 +43,9 @@ def write_saved_model(
 ) -> None:
     """Writes a SavedModel with the signatures `serving_default` and `images`.
 
+    `serving_default` decodes image files in TensorFlow. See `serving.images` for the
+    formats, in which it reads the pixels that the dataset builder stores.
+
     Each signature averages the predictions over the networks and over the orientations of
     the test-time augmentation `tta`, a key of `ORIENTATIONS`.
     """

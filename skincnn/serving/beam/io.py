@@ -11,15 +11,24 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from skincnn.errors import ConfigError
-from skincnn.files import IMAGE_SUFFIXES, images_in, printable, require_writable_folder
+from skincnn.files import require_writable_folder
 from skincnn.serving.images import MAX_BYTES
+from tfds_ham10000.image_files import (
+    IMAGE_SUFFIXES,
+    describe_archive_problem,
+    describe_skipped,
+    find_files,
+    find_members,
+    printable,
+    skip_reason,
+)
 
 MEMBERS_PER_REF = 64
 """Maximum number of images of a ZIP archive in one `FileRef`."""
@@ -43,7 +52,7 @@ class FileRef(NamedTuple):
         name: Name of the image or the archive.
         size: Size of the file in bytes; 0 if unknown.
         problem: The reason why the file cannot be read; "" if none is known.
-        members: Index and name of each referenced image in a ZIP archive, where a name can
+        members: Index and path of each referenced image in a ZIP archive, where a path can
             occur twice; empty for a reference to a whole file.
     """
 
@@ -86,20 +95,23 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
 
     Args:
         pattern: Path of an image, a ZIP archive, or a directory (remote directories must
-            end in /), which is searched recursively for images; or a pattern, in which **
-            matches any number of directories.
+            end in /), which is searched recursively for images, see
+            `tfds_ham10000.image_files.find_files`; or a pattern, in which ** matches any
+            number of directories.
         limit: Maximum number of files to return for a pattern; None for all.
     """
     if Path(pattern).is_dir():
         # Beam would skip broken links.
-        return [FileMetadata(str(path), _size(path)) for path in images_in(Path(pattern))]
+        paths = find_files(Path(pattern)).files
+        return [FileMetadata(str(path), _size(path)) for path in paths]
     if pattern.endswith("/"):
         folder = f"{pattern.rstrip('/')}/"
         # The directory name may contain wildcard characters.
         matching = re.sub(r"[][*?]", "?", folder) + "**"
         files = FileSystems.match([matching])[0].metadata_list
         inside = [file for file in files if file.path.startswith(folder)]
-        return [file for file in inside if file.path.lower().endswith(IMAGE_SUFFIXES)]
+        names = (PurePosixPath(file.path.removeprefix(folder)) for file in inside)
+        return [x for x, name in zip(inside, names, strict=True) if not skip_reason(name)]
     if FileSystems.exists(pattern):
         return [FileSystems.get_filesystem(pattern).metadata(pattern)]
     if "://" in pattern:
@@ -118,8 +130,11 @@ def list_members(ref: FileRef) -> Iterator[FileRef]:
     problem, members = "unreadable: the archive contains no images", []
     try:
         with _open(ref.name) as file, zipfile.ZipFile(file) as archive:
-            names = enumerate(archive.namelist())
-        members = [item for item in names if item[1].lower().endswith(IMAGE_SUFFIXES)]
+            if description := describe_archive_problem(ref.name, archive):
+                problem = f"unreadable: {description}"
+            else:
+                found, _ = find_members(archive)
+                members = [(index, str(path)) for index, path in found.items()]
     except READ_ERRORS as error:
         problem = f"unreadable: {error}"
     if not members:
@@ -137,6 +152,16 @@ def read(ref: FileRef) -> Iterator[ImageFile | UnreadableFile]:
         yield _read(name, size, lambda: _open(name))
     else:
         yield from _read_archive(name, members)
+
+
+def list_skipped(patterns: Sequence[str]) -> list[str]:
+    """Returns a line for each reason why files in local directories are not used."""
+    skipped: dict[str, str] = {}
+    for folder in map(Path, patterns):
+        if folder.is_dir():
+            found = find_files(folder).skipped
+            skipped |= {printable(path): reason for path, reason in found.items()}
+    return describe_skipped(skipped)
 
 
 def require_images(patterns: Sequence[str], names: str | None) -> None:
@@ -209,8 +234,8 @@ def _read_archive(
         try:
             archive = zipfile.ZipFile(stack.enter_context(_open(name)))
             stack.enter_context(archive)
-            names = archive.namelist()
-            if any(names[index : index + 1] != [member] for index, member in members):
+            names = find_members(archive)[0]
+            if any(str(names.get(index)) != member for index, member in members):
                 raise OSError("the archive changed while the pipeline was running")
         except READ_ERRORS as error:
             for _, member in members:
