@@ -315,6 +315,16 @@ def test_class_directories_are_found_below_other_directories(tmp_path: Path) -> 
         read_and_check(one_class, "folder")
 
 
+def test_directories_that_may_be_the_classes_are_noted(tmp_path: Path) -> None:
+    for number, hospital in enumerate(("north", "south")):
+        rows = make_rows(("mel", "nv"), lesions=1, start=10 * number)
+        write_classes(tmp_path / hospital, rows)
+    (note,) = read_and_check(tmp_path, "folder").notes
+    assert "each class (north, south) contains the directories mel, nv." in note
+    (tmp_path / "north/1.jpg").write_bytes(jpeg(100))
+    assert not read_and_check(tmp_path, "folder").notes
+
+
 @pytest.mark.parametrize("given", ["", "a", "a/b/c/HAM10000_images_part_1"])
 def test_the_directory_of_a_dataset_is_found_nearby(given: str, tmp_path: Path) -> None:
     folder = write_kaggle(tmp_path / "a/b/c", make_rows(lesions=3))

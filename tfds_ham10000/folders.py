@@ -66,6 +66,7 @@ def read_folders(folder: Path) -> Source:
         _check_classes(records, source.class_names, split, split_folder)
         source.add(split, records, images, split_folder)
     _check_identical(source, folder)
+    source.notes += _list_repeated_names(split_folders["train"], found)
     source.notes += _list_unused(folder, found, list(split_folders.values()))
     return source
 
@@ -145,6 +146,21 @@ def _check_identical(source: Source, folder: Path) -> None:
             "identical files are in different class directories: "
             f"{join_first(contradictory, '; ')}. Keep each image in one class directory."
         )
+
+
+def _list_repeated_names(folder: Path, found: Found) -> list[str]:
+    """Returns a note if the directories below those of the classes may be the classes."""
+    class_folders = _subfolders(folder)
+    names = [{path.name for path in _subfolders(parent)} for parent in class_folders]
+    repeated = sorted(map(printable, set.intersection(*names)))
+    if len(repeated) < 2 or any(path.parent in class_folders for path in found.files):
+        return []
+    class_names = join_first([printable(path.name) for path in class_folders])
+    return [
+        f"The directory of each class ({class_names}) contains the directories "
+        f"{join_first(repeated)}. If these are the classes or splits, the dataset is "
+        f"wrong. {EXPECTED}"
+    ]
 
 
 def _list_unused(folder: Path, found: Found, split_folders: list[Path]) -> list[str]:

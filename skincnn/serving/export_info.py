@@ -23,8 +23,8 @@ from skincnn.serving.network import RunNetwork, use_clinical_metadata
 EXPORT_AGAIN = "Export the run again (scripts/export.py)."
 CHECKSUM = "sha256_of_other_fields"
 IMAGE_INPUTS = {
-    "image_bytes": "string [batch]: contents of JPEG, PNG, BMP (24 or 32 bits per pixel) or "
-    "WebP files (one frame); color profiles are ignored (signature `serving_default`)",
+    "image_bytes": "string [batch]: contents of JPEG, PNG, BMP (24 or 32 bits per pixel) "
+    "or WebP files (one frame); color profiles are ignored (signature `serving_default`)",
     "images": "uint8 [batch, height, width, 3]: RGB pixels in 0..255 (signature `images`)",
 }
 METADATA_INPUTS = {
