@@ -23,7 +23,7 @@ from tfds_ham10000.image_files import (
 NAMES = {
     "b/1.JPG": "",
     "b/2.tiff": "",
-    "é/a b.png": "",
+    "d.jpg/a b.png": "",
     "notes.txt": NO_SUFFIX,
     ".hidden.jpg": HIDDEN,
     "b/._1.JPG": HIDDEN,

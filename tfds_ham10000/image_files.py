@@ -122,12 +122,14 @@ def find_members(
     skipped: dict[PurePosixPath, str] = {}
     for index, info in enumerate(archive.infolist()):
         # Some programs for Windows write backslashes, contrary to the ZIP specification.
-        path = PurePosixPath(info.filename.replace("\\", "/"))
-        reason = skip_reason(path, suffixes)
-        if not reason:
-            files[index] = path
-        elif not info.filename.endswith(("/", "\\")):
+        name = info.filename.replace("\\", "/")
+        if name.endswith("/"):  # a directory
+            continue
+        path = PurePosixPath(name)
+        if reason := skip_reason(path, suffixes):
             skipped[path] = reason
+        else:
+            files[index] = path
     return files, skipped
 
 
@@ -276,7 +278,7 @@ class ImageFiles:
         omitted.
         """
         of_size, same = defaultdict(list), defaultdict(list)
-        for image_id in self._files:
+        for image_id in self.image_ids:
             of_size[self.size(image_id)].append(image_id)
         for image_ids in of_size.values():
             for image_id in image_ids if len(image_ids) > 1 else ():
