@@ -202,6 +202,7 @@ def _read_file(path: Path, config: DataConfig) -> Images:
         content = convert(path.read_bytes())
         return np.asarray(read_image(tf.constant(content), config))
     except (OSError, SourceError, tf.errors.OpError) as error:
+        reason = getattr(error, "message", error)  # of TensorFlow
         raise DataError(
-            f"{path} cannot be decoded as an image: {error}. Remove the file."
+            f"{path} cannot be decoded as an image: {reason}. Remove the file."
         ) from error
