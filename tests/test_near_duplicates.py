@@ -2,33 +2,37 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from tfds_ham10000 import near_duplicates
 from tfds_ham10000.demo import make_dataset
 from tfds_ham10000.near_duplicates import (
-    MAX_DISTANCE,
-    MIN_INLIERS,
-    ORIENTATIONS,
+    FeatureFile,
     ImageFeatures,
     connected_components,
-    count_inliers,
     extract_features,
     find_near_duplicates,
+    find_near_duplicates_between,
+    geometry,
+)
+from tfds_ham10000.near_duplicates import hashes as hash_index
+from tfds_ham10000.near_duplicates.features import (
+    ORIENTATIONS,
     perceptual_hashes,
     root_sift,
-    similar_hashes,
-    similar_images,
-    visual_words,
 )
+from tfds_ham10000.near_duplicates.geometry import MIN_INLIERS, count_inliers
+from tfds_ham10000.near_duplicates.hashes import MAX_DISTANCE, similar_hashes
+from tfds_ham10000.near_duplicates.words import similar_images, visual_words
 
 
 def distance(first: Image.Image, second: Image.Image) -> int:
     """Returns the smallest Hamming distance over the orientations of `second`."""
-    return int((perceptual_hashes(first)[0] != perceptual_hashes(second)).sum(1).min())
+    different = perceptual_hashes(first)[0] ^ perceptual_hashes(second)
+    return int(np.bitwise_count(different).sum(axis=1).min())
 
 
 def demo_image(position: int) -> Image.Image:
@@ -71,16 +75,31 @@ def test_different_lesions_are_not_joined() -> None:
     assert distance(demo_image(0), demo_image(100)) > MAX_DISTANCE
 
 
-def test_similar_hashes_equal_those_of_a_direct_comparison() -> None:
-    hashes = np.random.default_rng(0).random((40, 8, 32)) < 0.5
+def test_similar_hashes_equal_those_of_a_direct_comparison(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    bits = rng.random((60, 8, 256)) < 0.5
+    for image, flipped in enumerate(range(20, 40)):
+        chosen = rng.choice(256, flipped, replace=False)
+        bits[30 + image, image % 8] = bits[image, 0] ^ np.isin(np.arange(256), chosen)
+    # The hardest case: of the eight parts of 32 bits, no part has fewer than 3 of 30
+    # different bits, and no half of a part fewer than 1.
+    halves = np.zeros((16, 16), bool)
+    halves[:, :2] = True
+    halves[[0, 5], 0] = False
+    bits[59, 3] = bits[20, 0] ^ halves.ravel()
     expected = [
-        (i, j)
-        for i in range(40)
-        for j in range(i + 1, 40)
-        if min((hashes[i, 0] != hashes[j, o]).sum() for o in range(8)) <= 8
+        [i, j]
+        for i in range(60)
+        for j in range(i + 1, 60)
+        if (bits[i, 0] != bits[j]).sum(axis=1).min() <= 30
     ]
-    assert len(expected) > 3
-    assert similar_hashes(hashes, max_distance=8, rows=7) == expected
+    assert len(expected) == 12
+    hashes = np.packbits(bits, axis=2)
+    assert similar_hashes(hashes, max_distance=30).tolist() == expected
+    monkeypatch.setattr(hash_index, "BLOCK", 2)
+    assert similar_hashes(hashes, max_distance=30).tolist() == expected
 
 
 def test_components_are_transitive_and_named_by_their_smallest_member() -> None:
@@ -163,7 +182,7 @@ def test_the_marks_of_a_ruler_do_not_join_lesions(
     )
     assert count_inliers(*arguments) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near_duplicates, "MIN_SPREAD", 0.0)
+        patch.setattr(geometry, "MIN_SPREAD", 0.0)
         assert count_inliers(*arguments) >= MIN_INLIERS
 
 
@@ -182,22 +201,65 @@ def test_the_most_similar_images_share_the_rarest_features() -> None:
     centers = rng.integers(0, 256, (40, 128), np.uint8)
     drawn = [centers[rng.choice(40, 12, replace=False)] for _ in range(6)]
     descriptors = [np.repeat(of_image, 4, axis=0) for of_image in drawn]
-    words = visual_words(descriptors)
-    in_blocks = visual_words(descriptors, block=50)
+    arguments = np.concatenate(descriptors), np.array([len(of) for of in descriptors])
+    words = visual_words(*arguments)
+    in_blocks = visual_words(*arguments, block=5)
     np.testing.assert_allclose(in_blocks.toarray(), words.toarray(), rtol=1e-6)
     assert words.shape[0] == 6
     norms = np.sqrt((words.toarray() ** 2).sum(1))
     np.testing.assert_allclose(norms[norms > 0], 1, rtol=1e-5)
     similarity = (words @ words.T).toarray()
-    expected = [(i, j) for i in range(6) for j in range(i + 1, 6) if similarity[i, j] > 0]
-    assert similar_images(words, rows=4) == expected
+    pairs = [[i, j] for i in range(6) for j in range(6) if similarity[i, j] > 0]
+    expected = [[i, j] for i, j in pairs if i < j]
+    assert similar_images(words, rows=4).tolist() == expected
+    between = [[i, j - 2] for i, j in expected if i < 2 <= j]
+    assert similar_images(words[:2], words[2:], rows=3).tolist() == between
+
+
+def test_pairs_between_datasets_have_one_image_in_each(
+    photographs: dict[str, Image.Image], features: dict[str, ImageFeatures]
+) -> None:
+    names = list(photographs)[:4]
+    # The image_ids of the copies are those of other images.
+    changes = {name: ImageOps.mirror if name < names[2] else recompressed for name in names}
+    copies = {
+        image_id: extract_features(changes[name](photographs[name]))
+        for image_id, name in zip(reversed(names), names, strict=True)
+    }
+    second = {**copies, "same": copies[names[0]]}
+    found = find_near_duplicates_between(features, second)
+    pairs = {(pair.first, pair.second) for pair in found}
+    assert pairs == {*zip(reversed(names), names, strict=True), (names[3], "same")}
+    assert {pair.method for pair in found} == {"hash", "geometry"}
+    assert find_near_duplicates_between(features, {}) == []
+    assert find_near_duplicates_between({}, features) == []
+
+
+def test_features_in_a_file_give_the_same_pairs(
+    features: dict[str, ImageFeatures], tmp_path: Path
+) -> None:
+    stored = FeatureFile(tmp_path)
+    first, *_ = features
+    for name in reversed([*features, "again"]):
+        stored[name] = features[first if name == "again" else name]
+    stored["plain"] = extract_features(Image.new("RGB", (300, 225)))
+    assert {*stored} == {*features, "again", "plain"}
+    assert len(stored["plain"].points) == 0
+    for name, expected in features.items():
+        for attribute in ("hashes", "points", "descriptors"):
+            np.testing.assert_array_equal(
+                getattr(stored[name], attribute), getattr(expected, attribute)
+            )
+    pairs = find_near_duplicates(stored)
+    assert [{pair.first, pair.second} for pair in pairs] == [{first, "again"}]
+    assert pairs == find_near_duplicates(dict(stored))
 
 
 @pytest.mark.parametrize("size", [(3000, 2), (2, 3000), (1, 1), (600, 30), (32, 600)])
 def test_images_of_any_shape_have_features(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
-    features = near_duplicates.extract_features(Image.fromarray(noise))
-    assert features.hashes.shape == (8, 256)
+    features = extract_features(Image.fromarray(noise))
+    assert features.hashes.shape == (8, 32)
     assert features.points.shape == (len(features.descriptors), 2)
     same = dict.fromkeys("abcd", features)
-    assert len(near_duplicates.find_near_duplicates(same)) == 6
+    assert len(find_near_duplicates(same)) == 6

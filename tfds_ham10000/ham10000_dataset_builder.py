@@ -32,7 +32,11 @@ from tfds_ham10000.groups import GroupBy, published_id
 from tfds_ham10000.image_decoding import CheckedImages, require_valid
 from tfds_ham10000.image_files import Images
 from tfds_ham10000.layouts import Source
-from tfds_ham10000.near_duplicates import extract_features, find_near_duplicates
+from tfds_ham10000.near_duplicates import (
+    FeatureFile,
+    extract_features,
+    find_near_duplicates,
+)
 from tfds_ham10000.records import DeclaredClass, Record, count_missing
 from tfds_ham10000.table.options import TableOptions
 
@@ -242,7 +246,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             _require_space(folder, sum(map(source.images.size, ids)))
         inspect = None if groups_are_published(source.splits) else extract_features
         images = CheckedImages(
-            source.images, ids, folder, longest_side=longest_side, inspect=inspect
+            source.images,
+            ids,
+            folder,
+            longest_side=longest_side,
+            inspect=inspect,
+            inspected=FeatureFile(folder),
         )
         require_valid(images.errors, len(ids), self._on_bad_image)
         return images

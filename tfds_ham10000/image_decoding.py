@@ -23,7 +23,7 @@ import struct
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,14 @@ class CheckedImages:
         *,
         longest_side: int | None = None,
         inspect: Callable[[Image.Image], Any] | None = None,
+        inspected: MutableMapping[str, Any] | None = None,
     ):
         """Reads and decodes each image once, on all CPU cores.
 
         Converted images are kept in an unnamed temporary file in `folder`. This file is
         deleted when the process ends, or earlier. See `normalize` for `longest_side`.
-        `inspect` is called with each decoded image (upright, RGB).
+        `inspect` is called with each decoded image (upright, RGB); `inspected` is where the
+        results are stored, a dict by default.
 
         Raises:
             OSError: The temporary file cannot be written.
@@ -82,7 +84,7 @@ class CheckedImages:
         self._lock = threading.Lock()
         self._converted: dict[str, tuple[int, int]] = {}
         self._inspect = inspect
-        self.inspected: dict[str, Any] = {}
+        self.inspected = {} if inspected is None else inspected
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
                 errors = pool.map(self._check, image_ids)

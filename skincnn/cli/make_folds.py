@@ -18,7 +18,11 @@ from skincnn.files import write_text
 from tfds_ham10000 import folds, sources
 from tfds_ham10000.image_decoding import CheckedImages, require_valid
 from tfds_ham10000.image_files import Images
-from tfds_ham10000.near_duplicates import extract_features, find_near_duplicates
+from tfds_ham10000.near_duplicates import (
+    FeatureFile,
+    extract_features,
+    find_near_duplicates,
+)
 from tfds_ham10000.records import Record
 
 PAIRS_PER_SHEET = 14
@@ -70,9 +74,15 @@ def _search(records: Sequence[Record], images: Images, folder: Path) -> None:
     """Searches for near-duplicates, and writes pairs.csv and the contact sheets."""
     lesion_of = {record.image_id: record.lesion_id for record in records}
     with tempfile.TemporaryDirectory() as spool:
-        checked = CheckedImages(images, [*lesion_of], Path(spool), inspect=extract_features)
+        checked = CheckedImages(
+            images,
+            [*lesion_of],
+            Path(spool),
+            inspect=extract_features,
+            inspected=FeatureFile(Path(spool)),
+        )
         require_valid(checked.errors, len(lesion_of), "fail")
-    found = pd.DataFrame(find_near_duplicates(checked.inspected))
+        found = pd.DataFrame(find_near_duplicates(checked.inspected))
     lesions = [found[side].map(lesion_of) for side in ("first", "second")]
     across = found[lesions[0] != lesions[1]]
     known = folds.count_known_pairs(lesion_of, lesion_of)

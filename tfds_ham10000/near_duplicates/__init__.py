@@ -1,0 +1,42 @@
+"""Near-duplicates: images that show the same lesion under different lesion_ids.
+
+The search has two steps:
+
+1. Candidates. Two images are a candidate pair if they share rare local features, or if
+   their perceptual hashes are similar in one of eight orientations.
+2. Verification. Two images show the same lesion if many of their local features lie at the
+   same positions after a rotation, a scaling and a shift of one image.
+
+Local features survive crops, rotations by any angle, scaling and color changes. Only the
+perceptual hash survives mirroring. Neither finds images of a lesion without sharp
+structures, nor images taken years apart; docs/data.md gives the measured recall.
+
+References:
+    Lowe, Distinctive Image Features from Scale-Invariant Keypoints (2004).
+    Philbin et al., Object Retrieval with Large Vocabularies and Fast Spatial Matching
+    (2007).
+    Arandjelovic and Zisserman, Three Things Everyone Should Know to Improve Object
+    Retrieval (2012): RootSIFT.
+"""
+
+from tfds_ham10000.near_duplicates.components import connected_components
+from tfds_ham10000.near_duplicates.features import (
+    FeatureFile,
+    ImageFeatures,
+    extract_features,
+)
+from tfds_ham10000.near_duplicates.search import (
+    NearDuplicate,
+    find_near_duplicates,
+    find_near_duplicates_between,
+)
+
+__all__ = [
+    "FeatureFile",
+    "ImageFeatures",
+    "NearDuplicate",
+    "connected_components",
+    "extract_features",
+    "find_near_duplicates",
+    "find_near_duplicates_between",
+]

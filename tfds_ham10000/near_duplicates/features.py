@@ -1,0 +1,154 @@
+"""The features of an image by which near-duplicates are found."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import imagehash
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+LONGEST_SIDE = 300
+"""Size, in pixels, at which local features are detected."""
+
+MIN_SIDE = 16
+"""Smallest side, in pixels at `LONGEST_SIDE`, of images in which features are detected."""
+
+MAX_FEATURES = 400
+"""Maximum number of local features of an image."""
+
+HASH_SIZE = 16
+
+ORIENTATIONS = (None, *Image.Transpose)
+"""The eight symmetries of the square; None is the identity."""
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """The features of an image by which near-duplicates are found.
+
+    Attributes:
+        hashes: `perceptual_hashes`, uint8 [8, 32].
+        points: Positions of the local features in pixels at `LONGEST_SIDE`, [n, 2].
+        descriptors: SIFT descriptors of the local features, uint8 [n, 128].
+    """
+
+    hashes: Bytes
+    points: Floats
+    descriptors: Bytes
+
+
+class FeatureFile(MutableMapping[str, ImageFeatures]):
+    """The features of many images, by image_id, in a temporary file. Thread-safe.
+
+    The features of an image require up to 55 kB. The file has no name, and is deleted when
+    the process ends, or earlier. Images cannot be deleted or replaced.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Creates an empty file in `folder`.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        # The file is needed as long as this object exists.
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        self._lock = threading.Lock()
+        self._records: dict[str, tuple[int, int]] = {}
+
+    def __setitem__(self, image_id: str, features: ImageFeatures) -> None:
+        parts = features.hashes, features.points, features.descriptors
+        content = b"".join(part.tobytes() for part in parts)
+        with self._lock:
+            start = self._file.seek(0, os.SEEK_END)
+            self._file.write(content)
+            self._records[image_id] = start, len(features.points)
+
+    def __getitem__(self, image_id: str) -> ImageFeatures:
+        start, count = self._records[image_id]
+        num_hash = len(ORIENTATIONS) * HASH_SIZE**2 // 8
+        with self._lock:
+            self._file.seek(start)
+            content = self._file.read(num_hash + count * (8 + 128))
+        hashes, points, descriptors = np.split(
+            np.frombuffer(content, np.uint8), [num_hash, num_hash + 8 * count]
+        )
+        return ImageFeatures(
+            hashes.reshape(len(ORIENTATIONS), -1),
+            points.view(np.float32).reshape(count, 2),
+            descriptors.reshape(count, 128),
+        )
+
+    def __delitem__(self, image_id: str) -> None:
+        raise NotImplementedError("The features of an image cannot be deleted.")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+
+def extract_features(image: Image.Image) -> ImageFeatures:
+    """Returns the features of an image. Thread-safe.
+
+    The contrast is equalized locally first, because most structures of a lesion differ
+    little from the skin around them.
+    """
+    gray = image.convert("L")
+    small = ImageOps.contain(gray, (LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    points: Sequence[Any] = ()
+    descriptors = None
+    # OpenCV does not return from images that are a few pixels high or wide.
+    if min(small.size) >= MIN_SIDE:
+        equalize = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8))
+        sift = cv2.SIFT.create(nfeatures=MAX_FEATURES, contrastThreshold=0.01)
+        points, descriptors = sift.detectAndCompute(equalize.apply(np.asarray(small)), None)
+    if descriptors is None:
+        descriptors = np.zeros((0, 128))
+    positions = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
+    return ImageFeatures(
+        perceptual_hashes(gray),
+        positions[:MAX_FEATURES],
+        descriptors[:MAX_FEATURES].astype(np.uint8),
+    )
+
+
+def perceptual_hashes(image: Image.Image) -> Bytes:
+    """Returns the perceptual hash of an image in each orientation, uint8 [8, 32].
+
+    Each of the 256 bits of a hash states whether one of the lowest frequencies of the
+    discrete cosine transform is above their median.
+
+    References:
+        Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010).
+    """
+    gray = image.convert("L")
+    # Takes less than half the time of rotating the full-size image eight times.
+    small = gray.resize((4 * HASH_SIZE,) * 2, Image.Resampling.LANCZOS)
+    bits = [
+        imagehash.phash(
+            small if orientation is None else small.transpose(orientation), HASH_SIZE
+        ).hash.ravel()
+        for orientation in ORIENTATIONS
+    ]
+    return np.packbits(bits, axis=1)
+
+
+def root_sift(descriptors: Bytes) -> Floats:
+    """Returns SIFT descriptors as unit vectors: the square roots of shares, [n, 128]."""
+    sums = descriptors.sum(1, dtype=np.float32, keepdims=True)
+    return np.sqrt(descriptors / np.maximum(sums, 1))

@@ -1,0 +1,67 @@
+"""Geometric verification: local features of two images at the same positions."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from tfds_ham10000.near_duplicates.features import Floats
+
+MIN_INLIERS = 8
+"""Number of matching positions from which two images count as near-duplicates."""
+
+MIN_SPREAD = 5.0
+"""Smallest standard deviation of the matching positions in any direction, in pixels.
+
+The marks of a ruler match between images of different lesions, but lie on a line.
+"""
+
+MAX_RATIO = 0.8
+"""A feature matches only if its distance is below this share of the second smallest one."""
+
+MAX_ERROR = 3.0
+"""Largest error of the position of a match, in pixels at `LONGEST_SIDE`."""
+
+
+def count_inliers(points: Floats, roots: Floats, points_2: Floats, roots_2: Floats) -> int:
+    """Returns the number of local features of two images that match in their positions.
+
+    Two features match if each is the most similar one to the other and the second most
+    similar one is clearly less similar. The positions of matches must agree, up to
+    `MAX_ERROR`, after one rotation, scaling and shift, which RANSAC estimates.
+
+    Args:
+        points: Positions in the first image, [n, 2].
+        roots: `root_sift` of the features in the first image, [n, 128].
+        points_2: Positions in the second image, [m, 2].
+        roots_2: `root_sift` of the features in the second image, [m, 128].
+    """
+    if min(len(points), len(points_2)) < 2:
+        return 0
+    similarity = roots @ roots_2.T
+    rows = np.arange(len(roots))
+    best = similarity.argmax(1)
+    largest = similarity[rows, best]
+    mutual = similarity.argmax(0)[best] == rows
+    similarity[rows, best] = -1
+    # The squared distance of two unit vectors is 2 - 2 * similarity.
+    distinct = 1 - largest < MAX_RATIO**2 * (1 - similarity.max(1))
+    matches = np.flatnonzero(mutual & distinct)
+    if len(matches) < MIN_INLIERS:
+        return 0
+    source, target = points[matches], points_2[best[matches]]
+    transform, inliers = cv2.estimateAffinePartial2D(
+        source, target, ransacReprojThreshold=MAX_ERROR, maxIters=1000, confidence=0.99
+    )
+    if transform is None:
+        return 0
+    positions = [points[inliers.ravel() > 0] for points in (source, target)]
+    if min(_spread(points) for points in positions) < MIN_SPREAD:
+        return 0
+    # SIFT has several features at a position if the orientation there is ambiguous.
+    return min(len(np.unique(points.round(), axis=0)) for points in positions)
+
+
+def _spread(points: Floats) -> float:
+    """Returns the smallest standard deviation of points [n, 2] in any direction."""
+    return float(np.sqrt(np.linalg.eigvalsh(np.cov(points.T, ddof=0))[0].clip(0)))

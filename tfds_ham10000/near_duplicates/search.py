@@ -1,0 +1,147 @@
+"""Search of near-duplicates: candidates, and their verification."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tfds_ham10000.near_duplicates.features import MAX_FEATURES, ImageFeatures, root_sift
+from tfds_ham10000.near_duplicates.geometry import MIN_INLIERS, count_inliers
+from tfds_ham10000.near_duplicates.hashes import similar_hashes
+from tfds_ham10000.near_duplicates.words import similar_images, visual_words
+
+Pairs = npt.NDArray[np.int64]
+"""Indices (i, j) of two images, i < j, in each row, [num_pairs, 2]."""
+Load = Callable[[int], ImageFeatures]
+"""Returns the features of the image with an index."""
+
+
+@dataclass(frozen=True, order=True)
+class NearDuplicate:
+    """Two images that show the same lesion.
+
+    Attributes:
+        first: The smaller image_id, or the image_id in the first of two datasets.
+        second: The other image_id.
+        method: How the pair was found.
+        num_inliers: Number of local features at the same position; 0 for "hash".
+    """
+
+    first: str
+    second: str
+    method: Literal["hash", "geometry"]
+    num_inliers: int
+
+
+def find_near_duplicates(
+    features: Mapping[str, ImageFeatures], skip: Collection[str] = ()
+) -> list[NearDuplicate]:
+    """Returns the pairs of near-duplicates that are found, sorted. Uses all CPU cores.
+
+    Args:
+        features: `extract_features` of each image, by image_id.
+        skip: Pairs of two of these image_ids are left out, to save time.
+    """
+    image_ids = sorted(features)
+    skipped = np.array([image_id in skip for image_id in image_ids], bool)
+    found = _search(
+        lambda index: features[image_ids[index]],
+        len(image_ids),
+        lambda pairs: ~(skipped[pairs[:, 0]] & skipped[pairs[:, 1]]),
+    )
+    return _named(found, image_ids)
+
+
+def find_near_duplicates_between(
+    first: Mapping[str, ImageFeatures], second: Mapping[str, ImageFeatures]
+) -> list[NearDuplicate]:
+    """Returns the pairs of an image in `first` and one in `second`, sorted.
+
+    Pairs within a dataset are not searched, and the datasets may have equal image_ids. For
+    the arguments, see `find_near_duplicates`.
+    """
+    image_ids = [*sorted(first), *sorted(second)]
+    found = _search(
+        lambda index: (second if index >= len(first) else first)[image_ids[index]],
+        len(image_ids),
+        lambda pairs: (pairs < len(first)).sum(axis=1) == 1,
+        num_first=len(first),
+    )
+    return _named(found, image_ids)
+
+
+def _named(
+    found: Mapping[tuple[int, int], int], image_ids: list[str]
+) -> list[NearDuplicate]:
+    return sorted(
+        NearDuplicate(image_ids[i], image_ids[j], "geometry" if number else "hash", number)
+        for (i, j), number in found.items()
+    )
+
+
+def _search(
+    load: Load,
+    num_images: int,
+    select: Callable[[Pairs], npt.NDArray[np.bool_]],
+    num_first: int | None = None,
+) -> dict[tuple[int, int], int]:
+    """Returns the number of inliers, or 0, of each pair that is found.
+
+    Args:
+        load: Returns the features of an image.
+        num_images: Number of images.
+        select: Returns whether each of some pairs is to be searched, [num_pairs].
+        num_first: Candidates of the first images are the other images, and vice versa; None
+            if all images are candidates of each other.
+    """
+    if num_images < 2 or num_first in (0, num_images):
+        return {}
+    hashes, words = [], np.empty((num_images * MAX_FEATURES, 128), np.uint8)
+    counts = np.zeros(num_images, np.int64)
+    end = 0
+    for index in range(num_images):
+        image = load(index)
+        hashes.append(image.hashes)
+        counts[index] = len(image.descriptors)
+        start, end = end, end + len(image.descriptors)
+        words[start:end] = image.descriptors
+    of_image = visual_words(words[:end], counts)
+    if num_first is None:
+        candidates = similar_images(of_image)
+    else:
+        candidates = similar_images(of_image[:num_first], of_image[num_first:])
+        candidates[:, 1] += num_first
+    candidates, similar = (
+        pairs[select(pairs)] for pairs in (candidates, similar_hashes(np.stack(hashes)))
+    )
+    inliers = _count_all(load, candidates)
+    verified = inliers >= MIN_INLIERS
+    found = dict.fromkeys(zip(*similar.T.tolist(), strict=True), 0)
+    verified_pairs = zip(*candidates[verified].T.tolist(), strict=True)
+    return found | dict(zip(verified_pairs, inliers[verified].tolist(), strict=True))
+
+
+def _count_all(load: Load, pairs: Pairs, block: int = 1000) -> Pairs:
+    """Returns `count_inliers` of each pair, [num_pairs]. Uses all CPU cores."""
+
+    def count(part: Pairs) -> list[int]:
+        counts = []
+        for i, others in itertools.groupby(part.tolist(), key=lambda pair: pair[0]):
+            first = load(i)
+            roots = root_sift(first.descriptors)
+            for _, j in others:
+                second = load(j)
+                roots_2 = root_sift(second.descriptors)
+                counts.append(count_inliers(first.points, roots, second.points, roots_2))
+        return counts
+
+    parts = np.array_split(pairs, 1 + len(pairs) // block)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.concatenate([*pool.map(count, parts)]).astype(np.int64)

@@ -1,0 +1,128 @@
+"""Visual words: the candidates for pairs of images that share rare local features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.preprocessing import normalize
+
+from tfds_ham10000.near_duplicates.features import Bytes, Floats, root_sift
+
+Counts = npt.NDArray[np.int64]
+
+Words = Any
+"""A `scipy.sparse.csr_array` of shape [num_images, num_words]."""
+
+NUM_WORDS = 1 << 18
+WORDS_PER_FEATURE = 2
+"""A local feature counts as its two most similar visual words."""
+
+MAX_WORD_SHARE = 0.15
+"""Visual words of a larger share of all images identify no image and are ignored."""
+
+NUM_CANDIDATES = 50
+"""Number of the most similar images of an image that are verified."""
+
+
+def visual_words(features: Bytes, counts: Counts, block: int = 10_000) -> Words:
+    """Returns the visual words of each image as unit rows, [num_images, num_words].
+
+    The visual words are randomly drawn local features, at most one in eight. Each local
+    feature is assigned to the most similar words, and words weigh more the fewer images
+    have them (tf-idf). Words are searched in the nearest of up to 256 clusters only.
+
+    Args:
+        features: SIFT descriptors of all images in turn, [num_features, 128].
+        counts: Number of descriptors of each image, [num_images].
+        block: The number of local features to compare with words at a time, which bounds
+            the memory.
+    """
+    num_images = len(counts)
+    rng = np.random.default_rng(0)
+    num_words = min(NUM_WORDS, len(features) // 8)
+    if not num_words:
+        return scipy.sparse.csr_array((num_images, 1), dtype=np.float32)
+    chosen = np.sort(rng.choice(len(features), num_words, replace=False))
+    words = root_sift(features[chosen])
+    clusters = MiniBatchKMeans(min(256, 1 + num_words // 64), n_init=1, random_state=0)
+    of_word = clusters.fit(words[:: 1 + num_words // 50_000]).predict(words)
+    assigned = _assign(features, words, of_word, clusters, block)
+    image = np.repeat(np.arange(num_images), counts * WORDS_PER_FEATURE)
+    present = scipy.sparse.csr_array(
+        (np.ones(assigned.size, np.float32), (image, assigned.ravel())),
+        (num_images, num_words),
+    )
+    present.data[:] = 1
+    num_with: npt.NDArray[np.float32] = present.sum(0)
+    common = num_with > max(2, MAX_WORD_SHARE * num_images)
+    weights = np.where(common, 0, np.log(num_images / np.maximum(num_with, 1)))
+    return normalize(present.multiply(weights.astype(np.float32)).tocsr())
+
+
+def _assign(
+    features: Bytes, words: Floats, of_word: Counts, clusters: MiniBatchKMeans, block: int
+) -> npt.NDArray[np.int32]:
+    """Returns the words of each local feature, [num_features, `WORDS_PER_FEATURE`].
+
+    `of_word` contains the cluster of each word, [num_words].
+    """
+    assigned = np.zeros((len(features), WORDS_PER_FEATURE), np.int32)
+    starts = range(0, len(features), 10 * block)
+    of_feature = np.concatenate(
+        [clusters.predict(root_sift(features[s : s + 10 * block])) for s in starts]
+    )
+    by_cluster = np.split(
+        np.argsort(of_feature, kind="stable"), np.cumsum(np.bincount(of_feature))[:-1]
+    )
+    for cluster, rows in enumerate(by_cluster):
+        members = np.flatnonzero(of_word == cluster)
+        if len(members):
+            for part in np.array_split(rows, 1 + len(rows) // block):
+                similarity = root_sift(features[part]) @ words[members].T
+                for column in range(WORDS_PER_FEATURE):
+                    best = similarity.argmax(1)
+                    assigned[part, column] = members[best]
+                    if len(members) > 1:
+                        similarity[np.arange(len(part)), best] = -1
+    return assigned
+
+
+def similar_images(words: Words, others: Words | None = None, rows: int = 1000) -> Counts:
+    """Returns the sorted pairs of each image and its most similar images, [num_pairs, 2].
+
+    Args:
+        words: `visual_words` of all images. The pairs (i, j) have i < j.
+        others: If given, i is an image in `words` and j one in `others`.
+        rows: The number of images to compare with all others at a time, which bounds the
+            memory.
+    """
+    if others is None:
+        pairs = np.sort(_nearest(words, words, rows, same=True), axis=1)
+    else:
+        reverse = _nearest(others, words, rows)[:, ::-1]
+        pairs = np.concatenate([_nearest(words, others, rows), reverse])
+    return np.unique(pairs, axis=0)
+
+
+def _nearest(words: Words, others: Words, rows: int, *, same: bool = False) -> Counts:
+    """Returns the pairs of each image and the most similar others, [num_pairs, 2].
+
+    `same` states whether the others are the same images; an image is then no pair with
+    itself.
+    """
+    count = min(NUM_CANDIDATES, others.shape[0] - same)
+    transposed = others.T.tocsr()
+    pairs = []
+    for start in range(0, words.shape[0], rows):
+        similarity = (words[start : start + rows] @ transposed).toarray()
+        if same:
+            own = np.arange(len(similarity))
+            similarity[own, start + own] = 0
+        nearest = np.argpartition(-similarity, count - 1)[:, :count]
+        i, k = np.nonzero(np.take_along_axis(similarity, nearest, 1))
+        pairs.append(np.stack([start + i, nearest[i, k]], axis=1))
+    return np.concatenate(pairs)
