@@ -17,7 +17,9 @@ from tfds_ham10000.near_duplicates import (
     find_near_duplicates,
     find_near_duplicates_between,
     geometry,
+    search,
 )
+from tfds_ham10000.near_duplicates import features as feature_extraction
 from tfds_ham10000.near_duplicates import hashes as hash_index
 from tfds_ham10000.near_duplicates.features import (
     ORIENTATIONS,
@@ -163,6 +165,27 @@ def test_an_altered_copy_is_found_and_no_other_image(
     assert [pair.first for pair in skipped] == names[1:]
 
 
+def test_images_of_a_large_dataset_have_fewer_features(
+    photographs: dict[str, Image.Image],
+    features: dict[str, ImageFeatures],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feature_extraction, "FULL_SIZE", 20)
+    monkeypatch.setattr(search, "FULL_SIZE", 2)
+    names = list(photographs)[:5]
+    few = {name: extract_features(photographs[name], 21) for name in names}
+    assert {len(of_image.points) for of_image in few.values()} <= {100, 101, 102}
+    few |= {f"{n}_copy": extract_features(recompressed(photographs[n]), 21) for n in names}
+    # The positions are comparable with those of a small dataset.
+    between = find_near_duplicates_between(features, few)
+    pairs = [(name, other) for name in names for other in (name, f"{name}_copy")]
+    assert [(pair.first, pair.second) for pair in between] == pairs
+    # Each image has 10 of 50 candidates, and 80 of its local features are compared.
+    monkeypatch.setattr(search, "NUM_CANDIDATES", 5)
+    found = find_near_duplicates(few)
+    assert [(pair.first, pair.second) for pair in found] == pairs[1::2]
+
+
 def test_the_marks_of_a_ruler_do_not_join_lesions(
     photographs: dict[str, Image.Image],
 ) -> None:
@@ -211,9 +234,9 @@ def test_the_most_similar_images_share_the_rarest_features() -> None:
     similarity = (words @ words.T).toarray()
     pairs = [[i, j] for i in range(6) for j in range(6) if similarity[i, j] > 0]
     expected = [[i, j] for i, j in pairs if i < j]
-    assert similar_images(words, rows=4).tolist() == expected
+    assert similar_images(words, block=24).tolist() == expected
     between = [[i, j - 2] for i, j in expected if i < 2 <= j]
-    assert similar_images(words[:2], words[2:], rows=3).tolist() == between
+    assert similar_images(words[:2], words[2:], block=12).tolist() == between
 
 
 def test_pairs_between_datasets_have_one_image_in_each(
@@ -246,7 +269,7 @@ def test_features_in_a_file_give_the_same_pairs(
     assert {*stored} == {*features, "again", "plain"}
     assert len(stored["plain"].points) == 0
     for name, expected in features.items():
-        for attribute in ("hashes", "points", "descriptors"):
+        for attribute in vars(expected):
             np.testing.assert_array_equal(
                 getattr(stored[name], attribute), getattr(expected, attribute)
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import shutil
 import sys
 from collections.abc import Iterator
@@ -244,7 +245,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         folder, longest_side = Path(self.data_dir), self.builder_config.longest_side
         if longest_side is None:
             _require_space(folder, sum(map(source.images.size, ids)))
-        inspect = None if groups_are_published(source.splits) else extract_features
+        extract = functools.partial(extract_features, num_images=len(ids))
+        inspect = None if groups_are_published(source.splits) else extract
         images = CheckedImages(
             source.images,
             ids,

@@ -15,8 +15,10 @@ from skincnn.config import EvaluateConfig
 from skincnn.evaluation.results import Outcomes
 from skincnn.inference.predictions import arrays, class_names_of
 from skincnn.metrics.bootstrap import (
-    BLOCK_CELLS,
     Estimate,
+    Resamples,
+    Weights,
+    blocks,
     bootstrap,
     bootstrap_weights,
     count_groups,
@@ -89,16 +91,17 @@ class Resampled:
         return len(set(self.groups))
 
     @functools.cached_property
-    def weights(self) -> Scores:
-        """Number of times each image occurs, [num_resamples, num_images]."""
-        return bootstrap_weights(
-            self.table["image_id"], self.groups, self.config.num_bootstrap, self.seed
-        )
-
-    @functools.cached_property
-    def all_weights(self) -> Scores:
+    def all_weights(self) -> Weights:
         """`weights` after a row of ones for all images, [1 + num_resamples, num_images]."""
-        return np.concatenate([np.ones((1, len(self.table))), self.weights])
+        num_resamples = self.config.num_bootstrap
+        images = self.table["image_id"]
+        weights = bootstrap_weights(images, self.groups, num_resamples, self.seed)
+        return Weights(np.concatenate([np.ones((1, len(images)), np.uint8), weights]))
+
+    @property
+    def weights(self) -> Resamples:
+        """Number of times each image occurs, [num_resamples, num_images]."""
+        return self.all_weights.counts[1:]
 
     def bootstrap(
         self, functions: Mapping[str, MetricFunction], y_prob: Floats | None = None
@@ -155,12 +158,10 @@ class Resampled:
 
         See `choose_thresholds`. The result is [1 + num_resamples].
         """
-        weights = self.all_weights
-        num_blocks = min(max(1, weights.size // BLOCK_CELLS), len(weights))
         return np.concatenate(
             [
                 choose_thresholds(positive, score, point, block)
-                for block in np.array_split(weights, num_blocks)
+                for block in blocks(self.all_weights)
             ]
         )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +15,11 @@ from skincnn.metrics.classification import MetricFunction
 from skincnn.metrics.sample import Flags, Floats, Labels, Sample, Scores
 
 Counts = npt.NDArray[np.intp]
+Resamples = npt.NDArray[np.uint8]
 BLOCK_CELLS = 50_000
 """Approximate number of weights in a block of resamples, to fit the CPU cache."""
+MIN_ROWS = 16
+"""Minimum number of resamples in a block: metrics sort all images once for each block."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,35 @@ class Estimate:
     high: float | None
 
 
+class Weights:
+    """How often each image occurs in each resample, without large arrays of floats.
+
+    Attributes:
+        counts: The numbers, uint8 [num_resamples, num_images].
+    """
+
+    def __init__(self, counts: Resamples) -> None:
+        self.counts = counts
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Any:
+        """Returns the counts as an array."""
+        return np.array(self.counts, dtype, copy=copy)
+
+    def __matmul__(self, values: npt.NDArray[Any]) -> Scores:
+        """Returns the sums of values [num_images, ...], [num_resamples, ...]."""
+        return np.concatenate([block @ values for block in blocks(self.counts)])
+
+    def sum(self, axis: int) -> Scores:
+        """Returns the numbers of images of the resamples (`axis` 1), [num_resamples]."""
+        return self.counts.sum(axis=axis, dtype=np.float64)
+
+
 def bootstrap_weights(
     image_ids: npt.ArrayLike, group_ids: npt.ArrayLike, num_resamples: int, seed: int = 0
-) -> Scores:
+) -> Resamples:
     """Returns how often each image occurs in each resample, [num_resamples, num_images].
 
     Images of one group (a lesion with its near-duplicates) are not independent. Therefore,
@@ -46,12 +77,33 @@ def bootstrap_weights(
     num_groups = codes.max() + 1
     rng = np.random.default_rng(seed)
     uniform = np.full(num_groups, 1 / num_groups)
-    counts = rng.multinomial(num_groups, uniform, size=num_resamples)
-    return counts[:, codes].astype(float)
+    weights = np.empty((num_resamples, len(codes)), np.uint8)
+    for rows in _split(*weights.shape):
+        # More than 255 draws of one of many groups are as good as impossible.
+        counts = rng.multinomial(num_groups, uniform, size=len(weights[rows]))
+        weights[rows] = counts.astype(np.uint8)[:, codes]
+    return weights
+
+
+def blocks(weights: npt.ArrayLike) -> Iterator[Scores]:
+    """Yields the rows of weights [num_resamples, num_images] in blocks of floats."""
+    weights = np.asarray(weights)
+    for rows in _split(*weights.shape):
+        yield weights[rows].astype(np.float64)
+
+
+def _split(num_resamples: int, num_images: int) -> Iterator[slice]:
+    """Yields the rows of each block of resamples."""
+    size = max(MIN_ROWS, BLOCK_CELLS // num_images)
+    for start in range(0, num_resamples, size):
+        yield slice(start, start + size)
 
 
 def bootstrap(
-    functions: Mapping[str, MetricFunction], y_true: Labels, y_prob: Floats, weights: Floats
+    functions: Mapping[str, MetricFunction],
+    y_true: Labels,
+    y_prob: Floats,
+    weights: npt.ArrayLike,
 ) -> dict[str, Scores]:
     """Returns the values of each metric, first on all images, then on each resample.
 
@@ -63,10 +115,8 @@ def bootstrap(
         y_prob: Probabilities, [num_images, num_classes].
         weights: The resamples from `bootstrap_weights`, [num_resamples, num_images].
     """
-    num_blocks = min(max(1, weights.size // BLOCK_CELLS), len(weights))
-    blocks = [np.ones((1, len(y_true))), *np.array_split(weights, num_blocks)]
     values: dict[str, list[Scores]] = {name: [] for name in functions}
-    for block in blocks:
+    for block in itertools.chain([np.ones((1, len(y_true)))], blocks(weights)):
         sample = Sample(y_true, y_prob, block)
         for name, function in functions.items():
             values[name].append(function(sample))
@@ -78,5 +128,5 @@ def count_groups(group_ids: Sequence[str], masks: Flags) -> Counts:
 
     The masks are [num_images, num_masks].
     """
-    groups = np.asarray(group_ids)
-    return np.array([len(np.unique(groups[mask])) for mask in masks.T])
+    codes = pd.factorize(np.asarray(group_ids))[0]
+    return np.array([np.count_nonzero(np.bincount(codes[mask])) for mask in masks.T])

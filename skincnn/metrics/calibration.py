@@ -189,14 +189,17 @@ def _recalibrate(sample: Sample, num_coefficients: int) -> Scores:
 
     The coefficients are those of a logistic regression of the target on 1 and, if there are
     two, the log odds, in addition to the log odds themselves (offset). Newton's method
-    starts at 0; where it does not converge, the coefficients are NaN. Probabilities are
-    clipped to 1e-7..1-1e-7.
+    starts at 0, and for resamples at the coefficients of all images; where it does not
+    converge, the coefficients are NaN. Probabilities are clipped to 1e-7..1-1e-7.
     """
     log_odds = scipy.special.logit(np.clip(sample.y_prob[:, 1], 1e-7, 1 - 1e-7))
     features = np.stack([np.ones_like(log_odds), log_odds], axis=1)[:, :num_coefficients]
     products = (features[:, :, None] * features[:, None]).reshape(len(features), -1)
     positive, weights = sample.y_true == 1, sample.weights
     coefficients = np.zeros((*weights.shape[:-1], num_coefficients))
+    if coefficients.ndim > 1 and len(coefficients) > 1:
+        unweighted = Sample(sample.y_true, sample.y_prob)
+        coefficients += np.nan_to_num(_recalibrate(unweighted, num_coefficients))
     step = np.full_like(coefficients, np.inf)
     for _ in range(MAX_STEPS):
         probability = scipy.special.expit(coefficients @ features.T + log_odds)

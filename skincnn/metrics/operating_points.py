@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from skincnn.classes import NOTHING_DECLARED, LesionClass, describe
 from skincnn.lookup import look_up
+from skincnn.metrics.bootstrap import blocks
 from skincnn.metrics.sample import Flags, Floats, Labels, Scores, divide, roc_points
 
 
@@ -130,7 +132,7 @@ def choose_thresholds(
 
 
 def rates(
-    positive: Flags, score: Scores, threshold: float | Scores, weights: Floats
+    positive: Flags, score: Scores, threshold: float | Scores, weights: npt.ArrayLike
 ) -> dict[str, Scores]:
     """Returns the `RATES` at a threshold by name, each [num_resamples].
 
@@ -143,20 +145,24 @@ def rates(
             number, or one for each resample, [num_resamples].
         weights: Number of times each image occurs, [num_resamples, num_images].
     """
-    limits = np.broadcast_to(threshold, len(weights))
-    predicted = score >= limits[:, None]
-
-    def count(images: Flags) -> Scores:
-        total = np.einsum("rn,rn->r", weights, np.broadcast_to(images, weights.shape))
-        return np.where(np.isnan(limits), np.nan, total)
-
-    true_positives, num_positive = count(predicted & positive), count(positive)
-    true_negatives, num_negative = count(~predicted & ~positive), count(~positive)
+    limits = np.broadcast_to(threshold, len(np.asarray(weights)))
+    masks = np.stack([positive, np.ones_like(positive)], axis=1).astype(float)
+    counts, start = [], 0
+    for block in blocks(weights):
+        predicted = score >= limits[start : start + len(block), None]
+        counts.append(np.hstack([block @ masks, (block * predicted) @ masks]))
+        start += len(block)
+    num_positive, total, true_positives, num_predicted = np.concatenate(counts).T
+    true_negatives = total - num_positive - num_predicted + true_positives
+    undefined = np.isnan(limits)
     return {
-        "sensitivity": divide(true_positives, num_positive),
-        "specificity": divide(true_negatives, num_negative),
-        "ppv": divide(true_positives, count(predicted)),
-        "npv": divide(true_negatives, count(~predicted)),
+        name: np.where(undefined, np.nan, divide(numerator, denominator))
+        for name, numerator, denominator in (
+            ("sensitivity", true_positives, num_positive),
+            ("specificity", true_negatives, total - num_positive),
+            ("ppv", true_positives, num_predicted),
+            ("npv", true_negatives, total - num_predicted),
+        )
     }
 
 

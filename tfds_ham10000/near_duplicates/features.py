@@ -20,14 +20,27 @@ from PIL import Image, ImageOps
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
+FULL_SIZE = 40_000
+"""Number of images up to which near-duplicates are searched in full detail.
+
+In larger datasets, images are smaller, and only the strongest local features and fewer
+candidates of each image are compared, so that time and memory increase little more than
+linearly. docs/data.md gives the recall of both searches."""
+
 LONGEST_SIDE = 300
 """Size, in pixels, at which local features are detected."""
+
+COARSE_SIDE = 133
+"""`LONGEST_SIDE` in datasets above `FULL_SIZE`."""
 
 MIN_SIDE = 16
 """Smallest side, in pixels at `LONGEST_SIDE`, of images in which features are detected."""
 
 MAX_FEATURES = 400
 """Maximum number of local features of an image."""
+
+MAX_COARSE_FEATURES = 100
+"""`MAX_FEATURES` in datasets above `FULL_SIZE`."""
 
 HASH_SIZE = 16
 
@@ -43,11 +56,13 @@ class ImageFeatures:
         hashes: `perceptual_hashes`, uint8 [8, 32].
         points: Positions of the local features in pixels at `LONGEST_SIDE`, [n, 2].
         descriptors: SIFT descriptors of the local features, uint8 [n, 128].
+        strengths: Contrasts of the local features, [n].
     """
 
     hashes: Bytes
     points: Floats
     descriptors: Bytes
+    strengths: Floats
 
 
 class FeatureFile(MutableMapping[str, ImageFeatures]):
@@ -70,7 +85,7 @@ class FeatureFile(MutableMapping[str, ImageFeatures]):
         self._records: dict[str, tuple[int, int]] = {}
 
     def __setitem__(self, image_id: str, features: ImageFeatures) -> None:
-        parts = features.hashes, features.points, features.descriptors
+        parts = vars(features).values()
         content = b"".join(part.tobytes() for part in parts)
         with self._lock:
             start = self._file.seek(0, os.SEEK_END)
@@ -79,17 +94,16 @@ class FeatureFile(MutableMapping[str, ImageFeatures]):
 
     def __getitem__(self, image_id: str) -> ImageFeatures:
         start, count = self._records[image_id]
-        num_hash = len(ORIENTATIONS) * HASH_SIZE**2 // 8
+        sizes = (len(ORIENTATIONS) * HASH_SIZE**2 // 8, count * 8, count * 128, count * 4)
         with self._lock:
             self._file.seek(start)
-            content = self._file.read(num_hash + count * (8 + 128))
-        hashes, points, descriptors = np.split(
-            np.frombuffer(content, np.uint8), [num_hash, num_hash + 8 * count]
-        )
+            content = np.frombuffer(self._file.read(sum(sizes)), np.uint8)
+        hashes, points, descriptors, strengths = np.split(content, np.cumsum(sizes)[:-1])
         return ImageFeatures(
             hashes.reshape(len(ORIENTATIONS), -1),
             points.view(np.float32).reshape(count, 2),
             descriptors.reshape(count, 128),
+            strengths.view(np.float32),
         )
 
     def __delitem__(self, image_id: str) -> None:
@@ -102,28 +116,34 @@ class FeatureFile(MutableMapping[str, ImageFeatures]):
         return len(self._records)
 
 
-def extract_features(image: Image.Image) -> ImageFeatures:
-    """Returns the features of an image. Thread-safe.
+def extract_features(image: Image.Image, num_images: int = 1) -> ImageFeatures:
+    """Returns the features of an image in a dataset of `num_images`. Thread-safe.
 
     The contrast is equalized locally first, because most structures of a lesion differ
     little from the skin around them.
     """
     gray = image.convert("L")
-    small = ImageOps.contain(gray, (LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    side, count = LONGEST_SIDE, MAX_FEATURES
+    if num_images > FULL_SIZE:
+        side, count = COARSE_SIDE, MAX_COARSE_FEATURES
+    resized = ImageOps.contain(gray, (side, side), Image.Resampling.LANCZOS)
     points: Sequence[Any] = ()
     descriptors = None
     # OpenCV does not return from images that are a few pixels high or wide.
-    if min(small.size) >= MIN_SIDE:
+    if min(resized.size) * LONGEST_SIDE >= MIN_SIDE * side:
         equalize = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8))
-        sift = cv2.SIFT.create(nfeatures=MAX_FEATURES, contrastThreshold=0.01)
-        points, descriptors = sift.detectAndCompute(equalize.apply(np.asarray(small)), None)
+        sift = cv2.SIFT.create(nfeatures=count, contrastThreshold=0.01)
+        equalized = equalize.apply(np.asarray(resized))
+        points, descriptors = sift.detectAndCompute(equalized, None)
     if descriptors is None:
         descriptors = np.zeros((0, 128))
     positions = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
+    strengths = np.array([point.response for point in points], np.float32)
     return ImageFeatures(
         perceptual_hashes(gray),
-        positions[:MAX_FEATURES],
-        descriptors[:MAX_FEATURES].astype(np.uint8),
+        positions[:count] * np.float32(LONGEST_SIDE / side),
+        descriptors[:count].astype(np.uint8),
+        strengths[:count],
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +31,7 @@ def similar_hashes(hashes: Bytes, max_distance: int = MAX_DISTANCE) -> Indices:
     The hash of i is compared with the hashes of j in all orientations. The search is exact:
     of the w parts of 32 bits of two hashes, one differs in at most max_distance / w bits,
     and of the two halves of this part, one in at most half as many. Only pairs with such a
-    half are compared, which an index finds.
+    half are compared, which an index finds. Uses all CPU cores.
 
     Args:
         hashes: uint8 [num_images, 8, num_bytes], from `perceptual_hashes`; num_bytes is a
@@ -43,25 +45,37 @@ def similar_hashes(hashes: Bytes, max_distance: int = MAX_DISTANCE) -> Indices:
         Norouzi, Punjani and Fleet, Fast Exact Search in Hamming Space with Multi-Index
         Hashing (2014), arXiv:1307.2982.
     """
-    num_images, num_orientations, num_bytes = hashes.shape
     halves = np.ascontiguousarray(hashes).view(np.uint16)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(
+            lambda half: _similar_halves(hashes, halves, half, max_distance),
+            range(halves.shape[2]),
+        )
+        codes = np.unique(np.concatenate([*found]))
+    return np.stack(np.divmod(codes, len(hashes)), axis=1)
+
+
+def _similar_halves(
+    hashes: Bytes, halves: npt.NDArray[np.uint16], half: int, max_distance: int
+) -> Indices:
+    """Returns i * num_images + j of each pair that this half of a part finds."""
+    num_images, num_orientations, num_bytes = hashes.shape
     limit = max_distance // (num_bytes // 4)
     masks = np.arange(1 << 16, dtype=np.uint16)
     masks = masks[np.bitwise_count(masks) <= limit // 2]
+    index = _Index(halves[:, 0, half], halves[:, 0, half ^ 1])
     pairs = [np.zeros(0, np.int64)]
-    for half in range(halves.shape[2]):
-        index = _Index(halves[:, 0, half], halves[:, 0, half ^ 1])
-        for orientation in range(num_orientations):
-            code, other = halves[:, orientation, half], halves[:, orientation, half ^ 1]
-            for mask in masks:
-                left = limit - int(np.bitwise_count(mask))
-                for i, j in index.search(code ^ mask, other, left):
-                    i, j = i[i < j], j[i < j]
-                    different = hashes[i, 0] ^ hashes[j, orientation]
-                    distance = np.bitwise_count(different).sum(1, dtype=np.int64)
-                    near = distance <= max_distance
-                    pairs.append(i[near] * num_images + j[near])
-    return np.stack(np.divmod(np.unique(np.concatenate(pairs)), num_images), axis=1)
+    for orientation in range(num_orientations):
+        code, other = halves[:, orientation, half], halves[:, orientation, half ^ 1]
+        for mask in masks:
+            left = limit - int(np.bitwise_count(mask))
+            for i, j in index.search(code ^ mask, other, left):
+                i, j = i[i < j], j[i < j]
+                different = hashes[i, 0] ^ hashes[j, orientation]
+                distance = np.bitwise_count(different).sum(1, dtype=np.int64)
+                near = distance <= max_distance
+                pairs.append(i[near] * num_images + j[near])
+    return np.unique(np.concatenate(pairs))
 
 
 class _Index:

@@ -12,10 +12,20 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from tfds_ham10000.near_duplicates.features import MAX_FEATURES, ImageFeatures, root_sift
+from tfds_ham10000.near_duplicates.features import (
+    FULL_SIZE,
+    MAX_FEATURES,
+    Bytes,
+    ImageFeatures,
+    root_sift,
+)
 from tfds_ham10000.near_duplicates.geometry import MIN_INLIERS, count_inliers
 from tfds_ham10000.near_duplicates.hashes import similar_hashes
-from tfds_ham10000.near_duplicates.words import similar_images, visual_words
+from tfds_ham10000.near_duplicates.words import (
+    NUM_CANDIDATES,
+    similar_images,
+    visual_words,
+)
 
 Pairs = npt.NDArray[np.int64]
 """Indices (i, j) of two images, i < j, in each row, [num_pairs, 2]."""
@@ -103,29 +113,49 @@ def _search(
     """
     if num_images < 2 or num_first in (0, num_images):
         return {}
-    hashes, words = [], np.empty((num_images * MAX_FEATURES, 128), np.uint8)
-    counts = np.zeros(num_images, np.int64)
-    end = 0
-    for index in range(num_images):
-        image = load(index)
-        hashes.append(image.hashes)
-        counts[index] = len(image.descriptors)
-        start, end = end, end + len(image.descriptors)
-        words[start:end] = image.descriptors
-    of_image = visual_words(words[:end], counts)
+    hashes, features, counts = _collect(load, num_images)
+    words = visual_words(features, counts)
+    most = _share(NUM_CANDIDATES, num_images)
     if num_first is None:
-        candidates = similar_images(of_image)
+        candidates = similar_images(words, num_candidates=most)
     else:
-        candidates = similar_images(of_image[:num_first], of_image[num_first:])
+        parts = words[:num_first], words[num_first:]
+        candidates = similar_images(*parts, num_candidates=most)
         candidates[:, 1] += num_first
     candidates, similar = (
-        pairs[select(pairs)] for pairs in (candidates, similar_hashes(np.stack(hashes)))
+        pairs[select(pairs)] for pairs in (candidates, similar_hashes(hashes))
     )
     inliers = _count_all(load, candidates)
     verified = inliers >= MIN_INLIERS
     found = dict.fromkeys(zip(*similar.T.tolist(), strict=True), 0)
     verified_pairs = zip(*candidates[verified].T.tolist(), strict=True)
     return found | dict(zip(verified_pairs, inliers[verified].tolist(), strict=True))
+
+
+def _collect(load: Load, num_images: int) -> tuple[Bytes, Bytes, Pairs]:
+    """Returns the hashes [num_images, 8, 32], and the strongest local features.
+
+    The latter are the descriptors [num_features, 128] of all images in turn, and their
+    number for each image, [num_images].
+    """
+    most = _share(MAX_FEATURES, num_images)
+    descriptors = np.empty((num_images * most, 128), np.uint8)
+    hashes, ends = [], [0]
+    for index in range(num_images):
+        image = load(index)
+        hashes.append(image.hashes)
+        chosen = np.sort(np.argsort(-image.strengths, kind="stable")[:most])
+        ends.append(ends[-1] + len(chosen))
+        descriptors[ends[-2] : ends[-1]] = image.descriptors[chosen]
+    return np.stack(hashes), descriptors[: ends[-1]], np.diff(ends)
+
+
+def _share(number: int, num_images: int) -> int:
+    """Returns how many of a number of features or candidates an image has.
+
+    It decreases with the number of images above `FULL_SIZE`, which limits the total.
+    """
+    return max(1, min(number, number * FULL_SIZE // num_images))
 
 
 def _count_all(load: Load, pairs: Pairs, block: int = 1000) -> Pairs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -91,38 +92,56 @@ def _assign(
     return assigned
 
 
-def similar_images(words: Words, others: Words | None = None, rows: int = 1000) -> Counts:
+def similar_images(
+    words: Words,
+    others: Words | None = None,
+    *,
+    num_candidates: int = NUM_CANDIDATES,
+    block: int = 1 << 23,
+) -> Counts:
     """Returns the sorted pairs of each image and its most similar images, [num_pairs, 2].
 
     Args:
         words: `visual_words` of all images. The pairs (i, j) have i < j.
         others: If given, i is an image in `words` and j one in `others`.
-        rows: The number of images to compare with all others at a time, which bounds the
-            memory.
+        num_candidates: The number of the most similar images of an image.
+        block: The number of pairs to compare at a time, which bounds the memory.
     """
     if others is None:
-        pairs = np.sort(_nearest(words, words, rows, same=True), axis=1)
+        count = min(num_candidates, words.shape[0] - 1)
+        pairs = np.sort(_nearest(words, words, count, block, same=True), axis=1)
     else:
-        reverse = _nearest(others, words, rows)[:, ::-1]
-        pairs = np.concatenate([_nearest(words, others, rows), reverse])
+        count, reverse = (
+            min(num_candidates, len_of.shape[0]) for len_of in (others, words)
+        )
+        pairs = np.concatenate(
+            [
+                _nearest(words, others, count, block),
+                _nearest(others, words, reverse, block)[:, ::-1],
+            ]
+        )
     return np.unique(pairs, axis=0)
 
 
-def _nearest(words: Words, others: Words, rows: int, *, same: bool = False) -> Counts:
+def _nearest(
+    words: Words, others: Words, count: int, block: int, *, same: bool = False
+) -> Counts:
     """Returns the pairs of each image and the most similar others, [num_pairs, 2].
 
     `same` states whether the others are the same images; an image is then no pair with
     itself.
     """
-    count = min(NUM_CANDIDATES, others.shape[0] - same)
     transposed = others.T.tocsr()
-    pairs = []
+    rows = max(1, block // others.shape[0])
+    pairs = [np.zeros((0, 2), np.int64)]
     for start in range(0, words.shape[0], rows):
-        similarity = (words[start : start + rows] @ transposed).toarray()
-        if same:
-            own = np.arange(len(similarity))
-            similarity[own, start + own] = 0
-        nearest = np.argpartition(-similarity, count - 1)[:, :count]
-        i, k = np.nonzero(np.take_along_axis(similarity, nearest, 1))
-        pairs.append(np.stack([start + i, nearest[i, k]], axis=1))
+        similarity = words[start : start + rows] @ transposed
+        for row, (first, end) in enumerate(itertools.pairwise(similarity.indptr)):
+            other, value = similarity.indices[first:end], similarity.data[first:end]
+            value = np.where(same & (other == start + row), 0, value)
+            if len(other) > count:
+                most = np.argpartition(-value, count - 1)[:count]
+                other, value = other[most], value[most]
+            other = other[value > 0]
+            pairs.append(np.stack([np.full_like(other, start + row), other], axis=1))
     return np.concatenate(pairs)
