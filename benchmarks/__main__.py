@@ -1,6 +1,6 @@
 """Measures speed, memory and the coverage of confidence intervals.
 
-python -m benchmarks input|train|serve|coverage --help
+python -m benchmarks input|train|serve|scale|coverage --help
 """
 
 from __future__ import annotations
@@ -131,6 +131,37 @@ def measure_serve(
     )
 
 
+def measure_scale(
+    num_images: int = 400_000,
+    num_resamples: int = 2000,
+    only: tuple[str, ...] = (),
+    output: Path = Path("runs/benchmark/scale.json"),
+) -> None:
+    """Measures time and peak memory of a dataset with many images.
+
+    Each step should take at most 15 minutes on two cores, and at most 6 GB.
+
+    Args:
+        num_images: Number of images of the dataset.
+        num_resamples: Number of bootstrap resamples.
+        only: The benchmarks to run; all by default. extraction: features of images;
+            near_duplicates: search of near-duplicates; folds: assignment to folds; audit:
+            leakage audit; evaluation: scores with intervals.
+        output: The JSON file for the results.
+    """
+    common.load_tensorflow()
+    from benchmarks import scale
+
+    _run(
+        scale.BENCHMARKS,
+        only,
+        lambda root: scale.Setting(num_images, num_resamples, root),
+        output,
+        num_images=num_images,
+        num_resamples=num_resamples,
+    )
+
+
 def measure_coverage(
     num_simulations: int = 1000,
     num_lesions: int = 750,
@@ -166,6 +197,7 @@ def command() -> None:
             "input": measure_input,
             "train": measure_train,
             "serve": measure_serve,
+            "scale": measure_scale,
             "coverage": measure_coverage,
         }
     )

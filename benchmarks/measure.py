@@ -22,6 +22,8 @@ import pandas as pd
 from skincnn.cli import common
 
 PAIRS = 8
+DECIMALS = ("x", "min", "GB")
+"""Units of values that are shown with two decimals."""
 Work = Callable[[], int]
 """A function that processes images and returns the number of images."""
 Round = tuple[float, float, float]
@@ -59,7 +61,7 @@ class Result:
 
     name: str  # usually "candidate / baseline"
     value: float  # in `unit`; the median over the rounds for `compare` and `summarize`
-    unit: str = "x"  # "x" (a ratio or a count), "MiB", "MB" or "images/s"
+    unit: str = "x"  # "x" (a ratio or a count), "MiB", "GB", "min", ...
     low: float | None = None  # the smallest value of a round
     high: float | None = None  # the largest value of a round
     pairs: int = 1  # number of rounds
@@ -156,7 +158,7 @@ def to_text(results: Sequence[Result]) -> str:
     rows = [
         (
             result.name,
-            f"{result.value:.{2 if result.unit == 'x' else 0}f} {result.unit}",
+            f"{result.value:.{2 if result.unit in DECIMALS else 0}f} {result.unit}",
             _range(result.low, result.high),
             _range(*(result.baseline_ratio or (None, None))),
             _target(result),

@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import imagehash
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
@@ -71,6 +72,15 @@ def test_orientations_are_the_eight_symmetries_of_the_square() -> None:
         for o in ORIENTATIONS
     }
     assert len(results) == 8
+
+
+@pytest.mark.parametrize("position", [0, 50, 100])
+def test_perceptual_hashes_equal_those_of_imagehash(position: int) -> None:
+    image = demo_image(position).resize((64, 64))
+    for orientation, packed in zip(ORIENTATIONS, perceptual_hashes(image), strict=True):
+        turned = image if orientation is None else image.transpose(orientation)
+        expected = imagehash.phash(turned, 16).hash.ravel()
+        np.testing.assert_array_equal(np.unpackbits(packed), expected)
 
 
 def test_different_lesions_are_not_joined() -> None:
