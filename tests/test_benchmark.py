@@ -14,7 +14,7 @@ import tensorflow as tf
 from conftest import ROOT, jpeg, run_here
 from PIL import Image
 
-from benchmarks import images, measure, serving, training
+from benchmarks import images, measure, scale, serving, training
 from benchmarks import input as benchmark
 from benchmarks.measure import Result
 from skincnn.errors import ConfigError
@@ -119,6 +119,23 @@ def test_every_input_benchmark_returns_results(
         for result in results:
             assert result.value > 0
             assert result.name in measure.to_text(results)
+
+
+def test_every_scale_benchmark_returns_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scale, "in_new_process", lambda function, *rest: function(*rest))
+    monkeypatch.setattr(scale, "SAMPLE", 4)
+    monkeypatch.setattr(scale, "NUM_ORIGINALS", 30)
+    setting = scale.Setting(num_images=300, num_resamples=100, folder=tmp_path)
+    results = {
+        result.name: result.value
+        for run in scale.BENCHMARKS.values()
+        for result in run(setting)
+    }
+    assert results.pop("search of near-duplicates: share found") == 1
+    assert len(results) == 9
+    assert all(0 < value < 10 for value in results.values())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from skincnn.metrics.bootstrap import bootstrap, bootstrap_weights
+from skincnn.metrics import bootstrap as module
+from skincnn.metrics.bootstrap import Weights, bootstrap, bootstrap_weights
 from skincnn.metrics.classification import (
     METRICS,
     PER_CLASS_METRICS,
@@ -25,7 +26,7 @@ from skincnn.metrics.sample import Sample
 
 def weights_of(
     lesion_ids: Sequence[str], num_resamples: int, seed: int = 0
-) -> npt.NDArray[np.float64]:
+) -> npt.NDArray[np.uint8]:
     """Returns bootstrap weights of images with ascending ids."""
     image_ids = [f"i{number:05d}" for number in range(len(lesion_ids))]
     return bootstrap_weights(image_ids, lesion_ids, num_resamples, seed)
@@ -49,6 +50,21 @@ def test_a_resample_draws_whole_lesions_and_as_many_as_exist() -> None:
     np.testing.assert_array_equal(weights[:, 1], weights[:, 4])
     np.testing.assert_array_equal(weights[:, [0, 1, 3]].sum(axis=1), 3)
     np.testing.assert_array_equal(weights, weights_of(lesions, 500))
+
+
+def test_blocks_of_resamples_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    lesions = [f"l{number // 2}" for number in range(40)]
+    weights = weights_of(lesions, 30)
+    draws = np.random.default_rng(0).multinomial(20, np.full(20, 1 / 20), 30)
+    np.testing.assert_array_equal(weights[:, ::2], draws)
+    values = np.random.default_rng(1).random((40, 3))
+    monkeypatch.setattr(module, "MIN_ROWS", 4)
+    monkeypatch.setattr(module, "BLOCK_CELLS", 40)
+    np.testing.assert_array_equal(weights_of(lesions, 30), weights)
+    products = Weights(weights) @ values
+    np.testing.assert_allclose(products, weights.astype(float) @ values)
+    np.testing.assert_array_equal(Weights(weights).sum(axis=1), [40] * 30)
+    assert weights.dtype == np.uint8  # 2,000 resamples of 400,000 images in 0.8 GB
 
 
 def test_the_interval_of_a_rate_matches_the_binomial_interval() -> None:

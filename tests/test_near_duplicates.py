@@ -181,7 +181,6 @@ def test_images_of_a_large_dataset_have_fewer_features(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(feature_extraction, "FULL_SIZE", 20)
-    monkeypatch.setattr(search, "FULL_SIZE", 2)
     names = list(photographs)[:5]
     few = {name: extract_features(photographs[name], 21) for name in names}
     assert {len(of_image.points) for of_image in few.values()} <= {100, 101, 102}
@@ -191,7 +190,8 @@ def test_images_of_a_large_dataset_have_fewer_features(
     pairs = [(name, other) for name in names for other in (name, f"{name}_copy")]
     assert [(pair.first, pair.second) for pair in between] == pairs
     # Each image has 10 of 50 candidates, and 80 of its local features are compared.
-    monkeypatch.setattr(search, "NUM_CANDIDATES", 5)
+    monkeypatch.setattr(search, "MAX_DESCRIPTORS", 10 * 80)
+    monkeypatch.setattr(search, "MAX_PAIRS", 10 * 2)
     found = find_near_duplicates(few)
     assert [(pair.first, pair.second) for pair in found] == pairs[1::2]
 

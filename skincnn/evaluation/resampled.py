@@ -18,10 +18,10 @@ from skincnn.metrics.bootstrap import (
     Estimate,
     Resamples,
     Weights,
-    blocks,
     bootstrap,
     bootstrap_weights,
     count_groups,
+    map_blocks,
 )
 from skincnn.metrics.classification import METRICS, MetricFunction, auc_per_class
 from skincnn.metrics.intervals import (
@@ -159,10 +159,10 @@ class Resampled:
         See `choose_thresholds`. The result is [1 + num_resamples].
         """
         return np.concatenate(
-            [
-                choose_thresholds(positive, score, point, block)
-                for block in blocks(self.all_weights)
-            ]
+            map_blocks(
+                lambda _, block: choose_thresholds(positive, score, point, block),
+                self.all_weights,
+            )
         )
 
     def rates(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,22 +90,23 @@ def score_subgroups(
         name: _score_target(sample, subgroups, sample.targets[name].positive(y_true), flags)
         for name, flags in detected.items()
     }
-    scores = []
-    for index, group in enumerate(subgroups):
+
+    def score(index: int) -> SubgroupScores:
+        group = subgroups[index]
         rows = sample.table[group.images]
         present = set(rows["label"])
-        scores.append(
-            SubgroupScores(
-                attribute=group.attribute,
-                value=group.value,
-                num_images=len(rows),
-                num_groups=int(rows["group_id"].nunique()),
-                class_names=tuple(n for n in sample.class_names if n in present),
-                scores=_score_images(Resampled(rows, sample.config)),
-                targets={name: parts[index] for name, parts in targets.items()},
-            )
+        return SubgroupScores(
+            attribute=group.attribute,
+            value=group.value,
+            num_images=len(rows),
+            num_groups=int(rows["group_id"].nunique()),
+            class_names=tuple(n for n in sample.class_names if n in present),
+            scores=_score_images(Resampled(rows, sample.config)),
+            targets={name: parts[index] for name, parts in targets.items()},
         )
-    return tuple(scores)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return tuple(pool.map(score, range(len(subgroups))))
 
 
 def score_units(

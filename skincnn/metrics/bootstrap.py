@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from skincnn.metrics.sample import Flags, Floats, Labels, Sample, Scores
 
 Counts = npt.NDArray[np.intp]
 Resamples = npt.NDArray[np.uint8]
+Returned = TypeVar("Returned")
 BLOCK_CELLS = 50_000
 """Approximate number of weights in a block of resamples, to fit the CPU cache."""
 MIN_ROWS = 16
@@ -55,7 +57,7 @@ class Weights:
 
     def __matmul__(self, values: npt.NDArray[Any]) -> Scores:
         """Returns the sums of values [num_images, ...], [num_resamples, ...]."""
-        return np.concatenate([block @ values for block in blocks(self.counts)])
+        return np.concatenate(map_blocks(lambda _, block: block @ values, self))
 
     def sum(self, axis: int) -> Scores:
         """Returns the numbers of images of the resamples (`axis` 1), [num_resamples]."""
@@ -85,11 +87,22 @@ def bootstrap_weights(
     return weights
 
 
-def blocks(weights: npt.ArrayLike) -> Iterator[Scores]:
-    """Yields the rows of weights [num_resamples, num_images] in blocks of floats."""
+def map_blocks(
+    function: Callable[[slice, Scores], Returned], weights: npt.ArrayLike
+) -> list[Returned]:
+    """Returns the results of a function for blocks of resamples, on all CPU cores.
+
+    The arguments of the function are the rows of the block, and these rows of the weights
+    [num_resamples, num_images] as floats.
+    """
     weights = np.asarray(weights)
-    for rows in _split(*weights.shape):
-        yield weights[rows].astype(np.float64)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [
+            *pool.map(
+                lambda rows: function(rows, weights[rows].astype(np.float64)),
+                _split(*weights.shape),
+            )
+        ]
 
 
 def _split(num_resamples: int, num_images: int) -> Iterator[slice]:
@@ -115,12 +128,14 @@ def bootstrap(
         y_prob: Probabilities, [num_images, num_classes].
         weights: The resamples from `bootstrap_weights`, [num_resamples, num_images].
     """
-    values: dict[str, list[Scores]] = {name: [] for name in functions}
-    for block in itertools.chain([np.ones((1, len(y_true)))], blocks(weights)):
+
+    def score(_: slice, block: Scores) -> list[Scores]:
         sample = Sample(y_true, y_prob, block)
-        for name, function in functions.items():
-            values[name].append(function(sample))
-    return {name: np.concatenate(parts) for name, parts in values.items()}
+        return [function(sample) for function in functions.values()]
+
+    on_all = score(slice(1), np.ones((1, len(y_true))))
+    parts = zip(on_all, *map_blocks(score, weights), strict=True)
+    return dict(zip(functions, map(np.concatenate, parts), strict=True))
 
 
 def count_groups(group_ids: Sequence[str], masks: Flags) -> Counts:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from skincnn.classes import NOTHING_DECLARED, LesionClass, describe
 from skincnn.lookup import look_up
-from skincnn.metrics.bootstrap import blocks
+from skincnn.metrics.bootstrap import map_blocks
 from skincnn.metrics.sample import Flags, Floats, Labels, Scores, divide, roc_points
 
 
@@ -147,12 +147,13 @@ def rates(
     """
     limits = np.broadcast_to(threshold, len(np.asarray(weights)))
     masks = np.stack([positive, np.ones_like(positive)], axis=1).astype(float)
-    counts, start = [], 0
-    for block in blocks(weights):
-        predicted = score >= limits[start : start + len(block), None]
-        counts.append(np.hstack([block @ masks, (block * predicted) @ masks]))
-        start += len(block)
-    num_positive, total, true_positives, num_predicted = np.concatenate(counts).T
+
+    def count(rows: slice, block: Scores) -> Scores:
+        predicted = score >= limits[rows, None]
+        return np.hstack([block @ masks, (block * predicted) @ masks])
+
+    counts = np.concatenate(map_blocks(count, weights))
+    num_positive, total, true_positives, num_predicted = counts.T
     true_negatives = total - num_positive - num_predicted + true_positives
     undefined = np.isnan(limits)
     return {

@@ -21,11 +21,10 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 FULL_SIZE = 40_000
-"""Number of images up to which near-duplicates are searched in full detail.
+"""Number of images up to which local features are detected at `LONGEST_SIDE`.
 
-In larger datasets, images are smaller, and only the strongest local features and fewer
-candidates of each image are compared, so that time and memory increase little more than
-linearly. docs/data.md gives the recall of both searches."""
+Larger datasets are searched in less detail, so that the time increases little more than
+linearly; docs/data.md gives the recall of both searches."""
 
 LONGEST_SIDE = 300
 """Size, in pixels, at which local features are detected."""

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tfds_ham10000.near_duplicates.features import (
-    FULL_SIZE,
     MAX_FEATURES,
     Bytes,
     ImageFeatures,
@@ -26,6 +25,12 @@ from tfds_ham10000.near_duplicates.words import (
     similar_images,
     visual_words,
 )
+
+MAX_DESCRIPTORS = 16_000_000
+"""Maximum number of local features that are compared; above, the strongest of each image."""
+
+MAX_PAIRS = 4_000_000
+"""Maximum number of candidates that are verified."""
 
 Pairs = npt.NDArray[np.int64]
 """Indices (i, j) of two images, i < j, in each row, [num_pairs, 2]."""
@@ -74,8 +79,9 @@ def find_near_duplicates_between(
 ) -> list[NearDuplicate]:
     """Returns the pairs of an image in `first` and one in `second`, sorted.
 
-    Pairs within a dataset are not searched, and the datasets may have equal image_ids. For
-    the arguments, see `find_near_duplicates`.
+    Pairs within a dataset are not searched, and the datasets may have equal image_ids. The
+    candidates are the most similar images in `second` of each image in `first`, so the time
+    depends little on the size of `second`. For the arguments, see `find_near_duplicates`.
     """
     image_ids = [*sorted(first), *sorted(second)]
     found = _search(
@@ -108,22 +114,13 @@ def _search(
         load: Returns the features of an image.
         num_images: Number of images.
         select: Returns whether each of some pairs is to be searched, [num_pairs].
-        num_first: Candidates of the first images are the other images, and vice versa; None
-            if all images are candidates of each other.
+        num_first: The candidates of the first images are the other images; None if all
+            images are candidates of each other.
     """
     if num_images < 2 or num_first in (0, num_images):
         return {}
-    hashes, features, counts = _collect(load, num_images)
-    words = visual_words(features, counts)
-    most = _share(NUM_CANDIDATES, num_images)
-    if num_first is None:
-        candidates = similar_images(words, num_candidates=most)
-    else:
-        parts = words[:num_first], words[num_first:]
-        candidates = similar_images(*parts, num_candidates=most)
-        candidates[:, 1] += num_first
     candidates, similar = (
-        pairs[select(pairs)] for pairs in (candidates, similar_hashes(hashes))
+        pairs[select(pairs)] for pairs in _find_candidates(load, num_images, num_first)
     )
     inliers = _count_all(load, candidates)
     verified = inliers >= MIN_INLIERS
@@ -132,30 +129,39 @@ def _search(
     return found | dict(zip(verified_pairs, inliers[verified].tolist(), strict=True))
 
 
+def _find_candidates(
+    load: Load, num_images: int, num_first: int | None
+) -> tuple[Pairs, Pairs]:
+    """Returns the pairs to verify, and the pairs with similar hashes. See `_search`."""
+    hashes, features, counts = _collect(load, num_images)
+    words = visual_words(features, counts)
+    most = max(1, min(NUM_CANDIDATES, MAX_PAIRS // (num_first or num_images)))
+    if num_first is None:
+        candidates = similar_images(words, num_candidates=most)
+    else:
+        parts = words[:num_first], words[num_first:]
+        candidates = similar_images(*parts, num_candidates=most)
+        candidates[:, 1] += num_first
+    return candidates, similar_hashes(hashes)
+
+
 def _collect(load: Load, num_images: int) -> tuple[Bytes, Bytes, Pairs]:
     """Returns the hashes [num_images, 8, 32], and the strongest local features.
 
     The latter are the descriptors [num_features, 128] of all images in turn, and their
     number for each image, [num_images].
     """
-    most = _share(MAX_FEATURES, num_images)
+    most = max(1, min(MAX_FEATURES, MAX_DESCRIPTORS // num_images))
+    hashes = np.empty((num_images, *load(0).hashes.shape), np.uint8)
     descriptors = np.empty((num_images * most, 128), np.uint8)
-    hashes, ends = [], [0]
+    ends = [0]
     for index in range(num_images):
         image = load(index)
-        hashes.append(image.hashes)
+        hashes[index] = image.hashes
         chosen = np.sort(np.argsort(-image.strengths, kind="stable")[:most])
         ends.append(ends[-1] + len(chosen))
         descriptors[ends[-2] : ends[-1]] = image.descriptors[chosen]
-    return np.stack(hashes), descriptors[: ends[-1]], np.diff(ends)
-
-
-def _share(number: int, num_images: int) -> int:
-    """Returns how many of a number of features or candidates an image has.
-
-    It decreases with the number of images above `FULL_SIZE`, which limits the total.
-    """
-    return max(1, min(number, number * FULL_SIZE // num_images))
+    return hashes, descriptors[: ends[-1]], np.diff(ends)
 
 
 def _count_all(load: Load, pairs: Pairs, block: int = 1000) -> Pairs:

@@ -103,7 +103,8 @@ def similar_images(
 
     Args:
         words: `visual_words` of all images. The pairs (i, j) have i < j.
-        others: If given, i is an image in `words` and j one in `others`.
+        others: If given, i is an image in `words`, and j one of the most similar images in
+            `others`.
         num_candidates: The number of the most similar images of an image.
         block: The number of pairs to compare at a time, which bounds the memory.
     """
@@ -111,15 +112,7 @@ def similar_images(
         count = min(num_candidates, words.shape[0] - 1)
         pairs = np.sort(_nearest(words, words, count, block, same=True), axis=1)
     else:
-        count, reverse = (
-            min(num_candidates, len_of.shape[0]) for len_of in (others, words)
-        )
-        pairs = np.concatenate(
-            [
-                _nearest(words, others, count, block),
-                _nearest(others, words, reverse, block)[:, ::-1],
-            ]
-        )
+        pairs = _nearest(words, others, min(num_candidates, others.shape[0]), block)
     return np.unique(pairs, axis=0)
 
 
