@@ -21,7 +21,13 @@ import numpy as np
 import scipy.special
 from tqdm import tqdm
 
-from skincnn.metrics.bootstrap import Estimate, bootstrap, bootstrap_weights, count_groups
+from skincnn.metrics.bootstrap import (
+    Estimate,
+    Resamples,
+    bootstrap,
+    bootstrap_weights,
+    count_groups,
+)
 from skincnn.metrics.calibration_error import calibration_gaps, rms_calibration_error
 from skincnn.metrics.classification import (
     METRICS,
@@ -187,11 +193,11 @@ class Simulation:
         yield from self._differences(rng, test, weights)
         yield from self._recipes(rng, test, weights)
 
-    def _weights(self, lesions: Lesions, seed: int) -> Scores:
+    def _weights(self, lesions: Lesions, seed: int) -> Resamples:
         images = np.arange(len(lesions.y_true)) + 10**8
         return bootstrap_weights(images, lesions.groups, self.num_resamples, seed)
 
-    def _scores(self, test: Lesions, weights: Scores) -> Iterator[Case]:
+    def _scores(self, test: Lesions, weights: Resamples) -> Iterator[Case]:
         y_prob = test.probabilities()
         supports = find_supports(test.groups, test.y_true, y_prob)
         for name, values in bootstrap(_functions(), test.y_true, y_prob, weights).items():
@@ -203,7 +209,7 @@ class Simulation:
                 truth = float(self.true[name][index])
                 yield Case(label, truth, intervals[index], columns[:, index])
 
-    def _calibration(self, test: Lesions, weights: Scores) -> Iterator[Case]:
+    def _calibration(self, test: Lesions, weights: Resamples) -> Iterator[Case]:
         functions: dict[str, MetricFunction] = {"gaps": calibration_gaps}
         for size, temperature in TEMPERATURES.items():
             y_prob = test.probabilities(calibrated=True, temperature=temperature)
@@ -217,7 +223,7 @@ class Simulation:
             )
 
     def _operating_points(
-        self, test: Lesions, validation: Lesions, weights: Scores, seed: int
+        self, test: Lesions, validation: Lesions, weights: Resamples, seed: int
     ) -> Iterator[Case]:
         ones = np.ones((1, len(test.y_true)))
         chosen_on = np.vstack(
@@ -244,7 +250,7 @@ class Simulation:
                 yield Case(f"{rate} at {point.key}", truth, interval, values[rate])
 
     def _differences(
-        self, rng: np.random.Generator, test: Lesions, weights: Scores
+        self, rng: np.random.Generator, test: Lesions, weights: Resamples
     ) -> Iterator[Case]:
         names = ("balanced_accuracy", "macro_f1", "log_loss")
         functions = {name: METRICS[name].function for name in names}
@@ -268,7 +274,7 @@ class Simulation:
                 yield Case(label, 0.0, difference.estimate, values)
 
     def _recipes(
-        self, rng: np.random.Generator, test: Lesions, weights: Scores
+        self, rng: np.random.Generator, test: Lesions, weights: Resamples
     ) -> Iterator[Case]:
         functions: dict[str, MetricFunction] = {"score": balanced_accuracy}
         for size, effect in SEED_EFFECTS.items():

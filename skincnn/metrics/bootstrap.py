@@ -51,7 +51,7 @@ class Weights:
     def __len__(self) -> int:
         return len(self.counts)
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Any:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """Returns the counts as an array."""
         return np.array(self.counts, dtype, copy=copy)
 

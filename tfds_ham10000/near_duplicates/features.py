@@ -158,8 +158,9 @@ def perceptual_hashes(image: Image.Image) -> Bytes:
     gray = image.convert("L")
     # Takes less than half the time of rotating the full-size image eight times.
     small = gray.resize((4 * HASH_SIZE,) * 2, Image.Resampling.LANCZOS)
-    pixels = np.stack([small if o is None else small.transpose(o) for o in ORIENTATIONS])
-    frequencies = scipy.fft.dctn(pixels.astype(np.float64), axes=(1, 2))
+    turned = [small if o is None else small.transpose(o) for o in ORIENTATIONS]
+    pixels = np.stack([np.asarray(each, np.float64) for each in turned])
+    frequencies = scipy.fft.dctn(pixels, axes=(1, 2))
     lowest = frequencies[:, :HASH_SIZE, :HASH_SIZE].reshape(len(pixels), -1)
     return np.packbits(lowest > np.median(lowest, axis=1, keepdims=True), axis=1)
 

@@ -27,7 +27,7 @@ from tfds_ham10000.near_duplicates.words import (
 )
 
 MAX_DESCRIPTORS = 16_000_000
-"""Maximum number of local features that are compared; above, the strongest of each image."""
+"""Maximum number of local features that are compared; if exceeded, the strongest ones."""
 
 MAX_PAIRS = 4_000_000
 """Maximum number of candidates that are verified."""
