@@ -126,13 +126,13 @@ def test_every_scale_benchmark_returns_results(
 ) -> None:
     monkeypatch.setattr(scale, "in_new_process", lambda function, *rest: function(*rest))
     monkeypatch.setattr(scale, "SAMPLE", 4)
-    monkeypatch.setattr(scale, "NUM_ORIGINALS", 30)
-    setting = scale.Setting(num_images=300, num_resamples=100, folder=tmp_path)
-    results = {
-        result.name: result.value
-        for run in scale.BENCHMARKS.values()
-        for result in run(setting)
-    }
+    monkeypatch.setattr(scale, "NUM_ORIGINALS", 10)
+    monkeypatch.setattr(scale, "DUPLICATES", 10)
+    results = {}
+    for name, run in scale.BENCHMARKS.items():
+        num_images = 40 if name == "near_duplicates" else 300
+        setting = scale.Setting(num_images, num_resamples=100, folder=tmp_path)
+        results |= {result.name: result.value for result in run(setting)}
     assert results.pop("search of near-duplicates: share found") == 1
     assert len(results) == 9
     assert all(0 < value < 10 for value in results.values())
