@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -101,6 +103,8 @@ def similar_images(
 ) -> Counts:
     """Returns the sorted pairs of each image and its most similar images, [num_pairs, 2].
 
+    Uses all CPU cores.
+
     Args:
         words: `visual_words` of all images. The pairs (i, j) have i < j.
         others: If given, i is an image in `words`, and j one of the most similar images in
@@ -126,15 +130,20 @@ def _nearest(
     """
     transposed = others.T.tocsr()
     rows = max(1, block // others.shape[0])
-    pairs = [np.zeros((0, 2), np.int64)]
-    for start in range(0, words.shape[0], rows):
+
+    def pairs_from(start: int) -> Counts:
         similarity = words[start : start + rows] @ transposed
-        for row, (first, end) in enumerate(itertools.pairwise(similarity.indptr)):
+        pairs = [np.zeros((0, 2), np.int64)]
+        for image, (first, end) in enumerate(itertools.pairwise(similarity.indptr), start):
             other, value = similarity.indices[first:end], similarity.data[first:end]
-            value = np.where(same & (other == start + row), 0, value)
+            if same:
+                value = np.where(other == image, 0, value)
             if len(other) > count:
                 most = np.argpartition(-value, count - 1)[:count]
                 other, value = other[most], value[most]
             other = other[value > 0]
-            pairs.append(np.stack([np.full_like(other, start + row), other], axis=1))
-    return np.concatenate(pairs)
+            pairs.append(np.stack([np.full_like(other, image), other], axis=1))
+        return np.concatenate(pairs)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.concatenate([*pool.map(pairs_from, range(0, words.shape[0], rows))])
