@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +74,29 @@ def read_table(
 def read_files(builder: tfds.core.DatasetBuilder, table: pd.DataFrame) -> list[bytes]:
     """Returns the bytes of the image file of each row of a small table.
 
-    The table has the columns `image_id` and `fold`.
+    See `iterate_files` for the table.
     """
-    wanted = set(table["image_id"])
-    files: dict[str, bytes] = {}
-    for row in tfds.as_numpy(_records(builder, sorted(table["fold"].unique()))):
-        if (image_id := row["image_id"].decode()) in wanted:
-            files[image_id] = row["image"]
-        if len(files) == len(wanted):
-            break
+    files = dict(iterate_files(builder, table))
     return [files[image_id] for image_id in table["image_id"]]
+
+
+def iterate_files(
+    builder: tfds.core.DatasetBuilder, table: pd.DataFrame
+) -> Iterator[tuple[str, bytes]]:
+    """Yields the image_id and the bytes of the image file of each row of a table.
+
+    The table has the columns `image_id` and `fold`. The order is that of the dataset.
+    """
+    missing = set(table["image_id"])
+    if not missing:
+        return
+    for row in tfds.as_numpy(_records(builder, sorted(table["fold"].unique()))):
+        image_id = row["image_id"].decode()
+        if image_id in missing:
+            missing.remove(image_id)
+            yield image_id, row["image"]
+        if not missing:
+            return
 
 
 def load_images(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -38,7 +38,11 @@ from skincnn.metrics.operating_points import (
     find_targets,
     rates,
 )
-from skincnn.metrics.predictive_values import PrevalenceScores, score_prevalences
+from skincnn.metrics.predictive_values import (
+    PREVALENCES,
+    PrevalenceScores,
+    score_prevalences,
+)
 from skincnn.metrics.sample import Flags, Floats, Labels, Scores
 
 VALIDATION_SEED = 1
@@ -191,14 +195,18 @@ class Resampled:
         }
 
     def by_prevalence(
-        self, positive: Flags, score: Scores, threshold: float | Scores | None
+        self,
+        positive: Flags,
+        score: Scores,
+        threshold: float | Scores | None,
+        prevalences: Sequence[float] = PREVALENCES,
     ) -> tuple[PrevalenceScores, ...]:
         """Returns the `PrevalenceScores`; empty if there is no threshold. See `rates`."""
         estimates = self.rates(positive, score, threshold)
         if threshold is None or not estimates:
             return ()
         values = rates(positive, score, threshold, self.all_weights)
-        return score_prevalences(values, estimates, self.config.confidence)
+        return score_prevalences(values, estimates, self.config.confidence, prevalences)
 
 
 def count_outcomes(

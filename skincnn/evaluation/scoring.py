@@ -191,18 +191,19 @@ def score_split(
 
 
 def resample_thresholds(validation: Resampled, choices: ValidationChoices) -> Thresholds:
-    """Returns the threshold of each operating point on each resample of validation."""
+    """Returns the thresholds, then those chosen on each resample of validation."""
     y_true, y_prob = validation.arrays
     calibrated = choices.calibration_map.apply(y_prob)
-    return {
-        name: {
-            point.key: validation.thresholds(
-                target.positive(y_true), target.score(calibrated), point
-            )
-            for point in OPERATING_POINTS
-        }
-        for name, target in validation.targets.items()
-    }
+    thresholds: Thresholds = {}
+    for name, target in validation.targets.items():
+        positive, score = target.positive(y_true), target.score(calibrated)
+        thresholds[name] = {}
+        for point in OPERATING_POINTS:
+            values = validation.thresholds(positive, score, point)
+            chosen = choices.thresholds[name][point.key]
+            values[0] = np.nan if chosen is None else chosen
+            thresholds[name][point.key] = values
+    return thresholds
 
 
 def score_calibration_metrics(sample: Resampled, y_prob: Floats) -> dict[str, Estimate]:

@@ -95,19 +95,29 @@ def load_run(
     tables = read_splits(builder, config, info, workdir, names)
     leakage = measure_leakage(builder, config, tables)
     model = load_model(workdir, info)
-    splits = {}
-    for name, table in tables.items():
-        images = pipeline.load_images(builder, table, config.data, cache)
-        metadata = None
-        if config.model.clinical_metadata:
-            metadata = encode_clinical_metadata(table)
-        if not config.data.color_constancy:  # which changes the color of the skin
-            table = table.assign(**{ITA: estimate_ita(images)})
-        splits[name] = Split(table, images, metadata)
+    splits = {
+        name: load_split(builder, table, config, cache) for name, table in tables.items()
+    }
     dataset_dir = Path(builder.data_dir)
     return LoadedRun(
         dataset_dir, info, config, model, with_features(model), splits, leakage
     )
+
+
+def load_split(
+    builder: tfds.core.DatasetBuilder, table: pd.DataFrame, config: Config, cache: Cache
+) -> Split:
+    """Returns the inputs of a run for the rows of a table, and estimates the skin tone.
+
+    The images are preprocessed as in `config`. See `load_images` for errors.
+    """
+    images = pipeline.load_images(builder, table, config.data, cache)
+    metadata = None
+    if config.model.clinical_metadata:
+        metadata = encode_clinical_metadata(table)
+    if not config.data.color_constancy:  # which changes the color of the skin
+        table = table.assign(**{ITA: estimate_ita(images)})
+    return Split(table, images, metadata)
 
 
 def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:

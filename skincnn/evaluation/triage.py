@@ -107,16 +107,13 @@ def score_calibration(
     )
 
 
-def score_triage(
-    sample: Resampled, calibrated: Floats, choices: ValidationChoices
-) -> TriageScores | None:
-    """Returns the scores of `DecisionRule` at `DEFAULT_OPERATING_POINT`.
+def make_rule(sample: Resampled, choices: ValidationChoices) -> DecisionRule | None:
+    """Returns the rule at `DEFAULT_OPERATING_POINT`.
 
     Returns None if there is no target "malignant", or if there is neither a threshold nor a
-    maximum distance. The calibrated probabilities are [num_images, num_classes].
+    maximum distance.
     """
-    table, targets = sample.table, sample.targets
-    if TARGET not in targets:
+    if TARGET not in choices.thresholds:
         return None
     rule = DecisionRule(
         class_names=sample.class_names,
@@ -126,22 +123,44 @@ def score_triage(
         max_distance=choices.max_distance,
         set_thresholds=choices.set_thresholds,
     )
-    if rule.threshold is None and rule.max_distance is None:
-        return None
+    return None if rule.threshold is None and rule.max_distance is None else rule
+
+
+def refer(rule: DecisionRule, table: pd.DataFrame, calibrated: Floats) -> Flags:
+    """Returns whether each image is referred, [num_images].
+
+    The calibrated probabilities are [num_images, num_classes].
+    """
     distances = np.zeros(len(table)) if rule.max_distance is None else table[DISTANCE]
-    refer = rule.decide(calibrated, np.asarray(distances))[0].astype(float)
+    return np.asarray(rule.decide(calibrated, np.asarray(distances))[0])
+
+
+def score_triage(
+    sample: Resampled, calibrated: Floats, choices: ValidationChoices
+) -> TriageScores | None:
+    """Returns the scores of the referral rule; None if `make_rule` returns None.
+
+    The calibrated probabilities are [num_images, num_classes].
+    """
+    table, targets = sample.table, sample.targets
+    rule = make_rule(sample, choices)
+    if rule is None:
+        return None
+    referred = refer(rule, table, calibrated).astype(float)
     y_true = sample.arrays[0]
     malignant = targets[TARGET].positive(y_true)
-    all_images = sample.rates(np.ones(len(refer), bool), refer, 0.5)
+    all_images = sample.rates(np.ones(len(table), bool), referred, 0.5)
     melanoma = targets.get("melanoma")
-    melanoma_rates = sample.rates(melanoma.positive(y_true), refer, 0.5) if melanoma else {}
+    melanoma_rates = (
+        sample.rates(melanoma.positive(y_true), referred, 0.5) if melanoma else {}
+    )
     return TriageScores(
         operating_point=DEFAULT_OPERATING_POINT,
         threshold=rule.threshold,
         max_distance=rule.max_distance,
-        rates=sample.rates(malignant, refer, 0.5),
-        outcomes=count_outcomes(malignant, refer, 0.5),
-        by_prevalence=sample.by_prevalence(malignant, refer, 0.5),
+        rates=sample.rates(malignant, referred, 0.5),
+        outcomes=count_outcomes(malignant, referred, 0.5),
+        by_prevalence=sample.by_prevalence(malignant, referred, 0.5),
         referred=all_images["sensitivity"],
         melanoma_referred=melanoma_rates.get("sensitivity"),
     )

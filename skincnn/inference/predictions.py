@@ -22,6 +22,8 @@ ENERGY = "energy"
 """Column with -logsumexp(logits), the energy. The logits are log(probability) - energy.
 
 Liu et al., Energy-based Out-of-distribution Detection (2020), arXiv:2010.03759."""
+LEFT_OUT = "left_out"
+"""Column of the table of an external dataset: why an image is not scored; "" if it is."""
 DISTANCE = "distance"
 """Column with the distances from `skincnn.inference.ood.ReferenceFeatures.distances`."""
 SUM_TOLERANCE = 1e-3
@@ -89,6 +91,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """Reads a predictions table from a CSV file. Labels and IDs are strings.
 
     A lesion_id or patient_id is "" where it is not known.
+    Images that are not scored (`LEFT_OUT`) are omitted.
 
     Raises:
         DataError: The file cannot be read or is not a valid predictions table.
@@ -100,6 +103,8 @@ def read_predictions(path: Path) -> pd.DataFrame:
             f"{path} cannot be read as a predictions table: {error}. Recreate it with "
             "scripts/evaluate.py."
         ) from error
+    if LEFT_OUT in table:
+        table = table[table[LEFT_OUT] == ""].drop(columns=LEFT_OUT).reset_index(drop=True)
     fault = _find_fault(table)
     if fault:
         raise DataError(f"{path}: {fault} Recreate it with scripts/evaluate.py.")
@@ -150,9 +155,16 @@ def arrays(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Returns integer labels [num_images] and probabilities [num_images, num_classes]."""
     labels = predictions["label"].map({name: i for i, name in enumerate(class_names)})
-    columns = [f"{PROBABILITY_PREFIX}{name}" for name in class_names]
     y_true = np.asarray(labels.to_numpy(), np.int64)
-    return y_true, np.asarray(predictions[columns].to_numpy(), np.float64)
+    return y_true, probabilities(predictions, class_names)
+
+
+def probabilities(
+    predictions: pd.DataFrame, class_names: Sequence[str]
+) -> npt.NDArray[np.float64]:
+    """Returns the probabilities, [num_images, num_classes]."""
+    columns = [f"{PROBABILITY_PREFIX}{name}" for name in class_names]
+    return np.asarray(predictions[columns].to_numpy(), np.float64)
 
 
 def _parse(source: Path | io.StringIO) -> pd.DataFrame:

@@ -75,9 +75,12 @@ def net_benefit_at(
 
 
 def score_prevalences(
-    values: Mapping[str, Scores], rates: Mapping[str, Estimate], confidence: float
+    values: Mapping[str, Scores],
+    rates: Mapping[str, Estimate],
+    confidence: float,
+    prevalences: Sequence[float] = PREVALENCES,
 ) -> tuple[PrevalenceScores, ...]:
-    """Returns the scores at each of `PREVALENCES`, with percentile intervals.
+    """Returns the scores at each of the prevalences, with percentile intervals.
 
     Sensitivity and specificity are assumed not to depend on the prevalence.
 
@@ -86,6 +89,7 @@ def score_prevalences(
             [1 + num_resamples].
         rates: The same rates with their intervals.
         confidence: Confidence level of the intervals, between 0 and 1.
+        prevalences: Shares of the lesions that show the target, between 0 and 1.
     """
     pair = [(values[name], rates[name]) for name in ("sensitivity", "specificity")]
 
@@ -101,7 +105,7 @@ def score_prevalences(
             net_benefit=score(net_benefit_at, prevalence),
             net_benefit_of_all=round(float(net_benefit_at(one, zero, prevalence)[0]), 6),
         )
-        for prevalence in PREVALENCES
+        for prevalence in prevalences
     )
 
 
