@@ -1,0 +1,186 @@
+"""Label maps: which class of a model the labels of another dataset correspond to."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from skincnn.classes import describe
+from skincnn.errors import ConfigError
+from skincnn.lookup import suggest
+from skincnn.records import Part, describe_error
+
+PUBLISHED_FILE = Path(__file__).with_name("label_maps.toml")
+ANY_OTHER = "*"
+"""Key of a user's map for all labels that have neither an entry nor a default."""
+UserMap = dict[str, str | None]
+
+
+class Taxonomy(Part):
+    """The labels of a published dataset.
+
+    Attributes:
+        source: Where the meaning of the labels is from.
+        note: What a reader of the scores has to know.
+        labels: The classes of ISIC 2019 that each label contains.
+    """
+
+    name: str
+    source: str
+    note: str = ""
+    labels: dict[str, tuple[str, ...]]
+
+
+class LabelMap(Part):
+    """The class of a model for each label of another dataset.
+
+    Attributes:
+        classes: Class by label; None if the model has no such class.
+        sources: Where classes with another name than their label are from.
+        notes: Notes of these sources.
+    """
+
+    classes: dict[str, str | None]
+    sources: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@functools.cache
+def published_taxonomies() -> tuple[Taxonomy, ...]:
+    """Returns the labels of published datasets, in lower case with single spaces."""
+    content = tomllib.loads(PUBLISHED_FILE.read_text(encoding="utf-8"))
+    taxonomies = TypeAdapter(tuple[Taxonomy, ...]).validate_python(content["taxonomies"])
+    return tuple(
+        taxonomy.model_copy(
+            update={"labels": {normalize(k): v for k, v in taxonomy.labels.items()}}
+        )
+        for taxonomy in taxonomies
+    )
+
+
+def find_label_map(
+    labels: Sequence[str], class_names: Sequence[str], user_map: Mapping[str, str | None]
+) -> LabelMap:
+    """Returns the class of a model for each label of another dataset.
+
+    The class of a label is, in this order: that of the user's map; the class of the same
+    name or with a synonym as its name; the only class that contains everything that the
+    label contains, according to `published_taxonomies`. The model has no class for a
+    published label that no class contains, such as `akiec` if the model distinguishes
+    actinic keratosis and squamous cell carcinoma.
+
+    Raises:
+        ConfigError: A label has no entry in the user's map and no default.
+    """
+    same = {_name(name): name for name in class_names}
+    known, known_classes = _find_published(labels), _find_published(class_names)
+    classes: dict[str, str | None] = {}
+    used: list[Taxonomy] = []
+    user_labels = []
+    for label in labels:
+        if label in user_map:
+            classes[label] = user_map[label]
+            user_labels.append(label)
+        elif _name(label) in same:
+            classes[label] = same[_name(label)]
+        elif label in known and len(known_classes) == len(class_names):
+            content = set(_classes_in(known[label], label))
+            containing = [
+                name
+                for name, taxonomy in known_classes.items()
+                if content and content <= set(_classes_in(taxonomy, name))
+            ]
+            classes[label] = containing[0] if len(containing) == 1 else None
+            used += [known[label], *(known_classes[name] for name in containing)]
+        elif ANY_OTHER in user_map:
+            classes[label] = user_map[ANY_OTHER]
+            user_labels.append(label)
+    _require_all(labels, class_names, classes)
+    sources = {f"{taxonomy.name}: {taxonomy.source}": taxonomy.note for taxonomy in used}
+    own = [f"the user's map: {', '.join(user_labels)}"] if user_labels else []
+    notes = dict.fromkeys(note for note in sources.values() if note)
+    return LabelMap(classes=classes, sources=(*own, *sources), notes=tuple(notes))
+
+
+def read_user_map(path: Path | None, class_names: Collection[str]) -> UserMap:
+    """Returns the map in a user's JSON file; empty if `path` is None.
+
+    Raises:
+        ConfigError: The file cannot be read, is not a map from labels to class names or
+            null, or contains a name that is not in `class_names`.
+    """
+    if path is None:
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        user_map = TypeAdapter(UserMap).validate_python(values)
+    except (OSError, ValueError) as error:
+        reason = describe_error(error) if isinstance(error, ValidationError) else error
+        raise ConfigError(
+            f"--label-map {path} cannot be read: {reason} Expected a JSON object with the "
+            'class of each label, or null, such as {"label": "'
+            f'{next(iter(class_names))}", "other label": null}}.'
+        ) from error
+    for label, name in user_map.items():
+        if name is not None and name not in class_names:
+            raise ConfigError(
+                f"--label-map {path}: the class of {label!r} must be null or one of: "
+                f"{', '.join(class_names)}. Received: {name!r}."
+                f"{suggest(class_names, name)}"
+            )
+    return user_map
+
+
+def normalize(label: str) -> str:
+    """Returns a label in lower case, with single spaces for hyphens and underscores."""
+    return re.sub(r"[\s_-]+", " ", label).strip().lower()
+
+
+def _name(label: str) -> str:
+    """Returns the short name of a class, such as "mel"; other labels are normalized."""
+    lesion = describe([label])[label]
+    return normalize(lesion.name)
+
+
+def _find_published(labels: Sequence[str]) -> dict[str, Taxonomy]:
+    """Returns the taxonomy of each published label, if possible the same for all."""
+
+    def count(taxonomy: Taxonomy) -> int:
+        return sum(normalize(label) in taxonomy.labels for label in labels)
+
+    ordered = sorted(published_taxonomies(), key=count, reverse=True)
+    return {
+        label: taxonomy
+        for label in labels
+        for taxonomy in [next((t for t in ordered if normalize(label) in t.labels), None)]
+        if taxonomy is not None
+    }
+
+
+def _classes_in(taxonomy: Taxonomy, label: str) -> tuple[str, ...]:
+    return taxonomy.labels[normalize(label)]
+
+
+def _require_all(
+    labels: Sequence[str], class_names: Sequence[str], classes: Mapping[str, str | None]
+) -> None:
+    missing = [label for label in labels if label not in classes]
+    if missing:
+        raise ConfigError(
+            f"These labels of the external dataset have no known class: "
+            f"{', '.join(missing)}. The classes of the model are: "
+            f"{', '.join(class_names)}. Write a JSON file with the class of each label, "
+            "or null if the model has no such class, and give it as --label-map FILE: "
+            f"{_example(missing)}. The entry {json.dumps(ANY_OTHER)}: null stands for all "
+            "other labels."
+        )
+
+
+def _example(missing: Sequence[str]) -> str:
+    return json.dumps(dict.fromkeys(missing[:5]), ensure_ascii=False)
