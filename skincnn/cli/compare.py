@@ -41,6 +41,9 @@ class Arguments:
     baseline of the differences."""
     split: str = "test"
     """The split to compare on; all runs must have been evaluated on this split."""
+    external: str = ""
+    """Name of an external dataset to compare on instead of a split; all runs must have been
+    evaluated on it with scripts/evaluate.py --external."""
     variants: bool = False
     """Add a row for each variant (--tta, --logit-adjustment) that was evaluated with
     scripts/evaluate.py."""
@@ -62,12 +65,15 @@ def command() -> None:
     """Parses the arguments, prints the tables, and writes the tables and a chart."""
     arguments = tyro.cli(Arguments)
     from skincnn.evaluation import compared_runs, comparison
+    from skincnn.evaluation.external.result import external_name
 
     num_bootstrap = arguments.num_bootstrap
     require(num_bootstrap >= 100, "--num-bootstrap", "100 or more", num_bootstrap)
     if not arguments.workdirs:
         raise ConfigError("Give the directories of evaluated runs, such as runs/a runs/b.")
     paths, split = arguments.workdirs, arguments.split
+    if arguments.external:
+        split = external_name(arguments.external)
     runs = [compared_runs.read_compared_run(path, split) for path in paths]
     if arguments.variants or arguments.baseline:
         runs += [

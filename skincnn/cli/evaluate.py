@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ class Arguments(common.DataArguments):
       python scripts/evaluate.py runs/mobilenet_160 --split test_official
       python scripts/evaluate.py runs/mobilenet_160 --tta d4 --corruptions
       python scripts/evaluate.py runs/a runs/b runs/c --ensemble runs/abc
+      python scripts/evaluate.py runs/a --external isic2019 --prevalence melanoma=0.02
     """
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
@@ -56,6 +58,24 @@ class Arguments(common.DataArguments):
     ood_dir: Path | None = None
     """Directory of out-of-distribution (OOD) images. The report shows the fraction that is
     flagged as OOD, as for the built-in sets."""
+    external: str = ""
+    """Name of another built dataset to evaluate on, with the preprocessing, calibration,
+    thresholds and OOD limit of the run. Images that are also in the training or validation
+    data, or show such a lesion, are left out and counted."""
+    label_map: Path | None = None
+    """JSON file for --external with the class of the model for each label of the dataset,
+    or null if the model has no such class. Labels of published datasets have defaults."""
+    prevalence: tuple[str, ...] = ()
+    """For --external: prevalences at which to give PPV and NPV, such as melanoma=0.02 or
+    malignant=0.1."""
+    skip_overlap_audit: bool = False
+    """For --external: score all images, without a comparison with the training images. The
+    report then states that the overlap was not checked. For runs whose dataset is not in
+    --data-dir."""
+
+
+EXTERNAL_FLAGS = ("label_map", "prevalence", "skip_overlap_audit")
+OTHER_FLAGS = ("split", "tta", "logit_adjustment", "corruptions", "ood_dir")
 
 
 def command() -> None:
@@ -66,6 +86,10 @@ def command() -> None:
     if arguments.ensemble is not None:
         _combine(arguments, arguments.ensemble)
         return
+    if arguments.external:
+        _validate(arguments)
+        return
+    _reject(arguments, EXTERNAL_FLAGS, "require --external.")
     common.load_tensorflow()
     from skincnn.evaluation.evaluate import EvaluateOptions, evaluate, write_evaluation
 
@@ -84,15 +108,44 @@ def command() -> None:
             common.show_report(workdir, evaluation.headline)
 
 
+def _validate(arguments: Arguments) -> None:
+    """Evaluates runs on another dataset, and prints their scores."""
+    _reject(
+        arguments,
+        OTHER_FLAGS,
+        "cannot be used with --external, which evaluates the model as is.",
+    )
+    prevalences = _parse_prevalences(arguments.prevalence)
+    common.load_tensorflow()
+    from skincnn.evaluation.external.evaluate import (
+        ExternalOptions,
+        evaluate_external,
+        write_external,
+    )
+
+    options = ExternalOptions(
+        dataset=arguments.external,
+        label_map=arguments.label_map,
+        prevalences=prevalences,
+        skip_overlap_audit=arguments.skip_overlap_audit,
+    )
+    for workdir in arguments.workdirs:
+        with locked(workdir):
+            evaluation = evaluate_external(
+                workdir, options, arguments.data_dir, arguments.cache
+            )
+            write_external(workdir, evaluation)
+            common.show_report(workdir)
+
+
 def _combine(arguments: Arguments, workdir: Path) -> None:
     """Writes the results of an ensemble, and prints the scores of the ensemble."""
-    names = ("split", "tta", "logit_adjustment", "corruptions", "ood_dir")
-    if any(getattr(arguments, name) for name in names):
-        raise ConfigError(
-            "--ensemble averages existing predictions, so --split, --tta, "
-            "--logit-adjustment, --corruptions and --ood-dir cannot be used with it. "
-            "Evaluate the runs with these options first."
-        )
+    _reject(
+        arguments,
+        (*OTHER_FLAGS, "external", *EXTERNAL_FLAGS),
+        "cannot be used with --ensemble, which averages existing predictions. Evaluate the "
+        "runs with these options first.",
+    )
     common.load_tensorflow()
     from skincnn.evaluation.aggregate import check_workdir, write_aggregate
     from skincnn.evaluation.ensemble import combine_runs
@@ -101,3 +154,25 @@ def _combine(arguments: Arguments, workdir: Path) -> None:
         check_workdir(workdir)
         write_aggregate(workdir, combine_runs(arguments.workdirs))
         common.show_report(workdir)
+
+
+def _reject(arguments: Arguments, names: Sequence[str], reason: str) -> None:
+    given = [name for name in names if getattr(arguments, name)]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"{flags} {reason}")
+
+
+def _parse_prevalences(texts: Sequence[str]) -> dict[str, float]:
+    """Returns the prevalence by target from texts such as "melanoma=0.02"."""
+    prevalences = {}
+    for text in texts:
+        target, _, share = text.partition("=")
+        try:
+            prevalences[target] = float(share)
+        except ValueError as error:
+            raise ConfigError(
+                "--prevalence must be TARGET=SHARE, such as melanoma=0.02. Received: "
+                f"{text}."
+            ) from error
+    return prevalences

@@ -14,6 +14,7 @@ import pandas as pd
 from skincnn.config import Config, DataConfig, read_config
 from skincnn.data.identifiers import Unit
 from skincnn.errors import ConfigError
+from skincnn.evaluation.external.result import PREFIX, external_name, read_external
 from skincnn.evaluation.results import SplitResult, read_split_results, split_name
 from skincnn.files import sha256
 from skincnn.inference.logit_adjustment import unadjusted_name
@@ -103,14 +104,15 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
         workdir,
         "Recreate it with scripts/train.py --overwrite, or scripts/evaluate.py --ensemble.",
     )
-    results = read_split_results(workdir)
+    results = _read_results(workdir)
     table = split_name(split, variant)
     path = table_path(workdir, table)
     if table not in results or not path.is_file():
-        flag = "" if split == "val" else f" --split {split}"
+        flag = _evaluate_flag(split)
         raise ConfigError(
             f"{workdir} was not evaluated on {split}: {path} or its result is missing. Use "
-            f"another --split or, for a single run, scripts/evaluate.py {workdir}{flag}."
+            "another --split or --external or, for a single run, scripts/evaluate.py "
+            f"{workdir}{flag and f' {flag}'}."
         )
     digest = sha256(path)
     predictions = read_predictions(path).sort_values("image_id", ignore_index=True)
@@ -121,6 +123,9 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
     config, folds, command = _find_recipe(folder, info, configs[0])
     if variant:
         command = _command_of_variant(folder, info, results[table], command)
+    elif split.startswith(PREFIX):
+        run = shlex.quote(f"runs/{folder}")
+        command += f" && python scripts/evaluate.py {run} {_evaluate_flag(split)}"
     return ComparedRun(
         folder=folder,
         info=info,
@@ -174,6 +179,19 @@ def describe_provenance(provenance: Provenance | None) -> str:
         return f"{provenance.code}, {len(provenance.gpus)} x {provenance.gpus[0]}"
     cores = f"{provenance.cores} core{'s' if provenance.cores > 1 else ''}"
     return f"{provenance.code}, {cores} of {provenance.processor}"
+
+
+def _read_results(workdir: Path) -> dict[str, SplitResult]:
+    """Returns the results of splits and of external datasets, by name of the table."""
+    external = {external_name(e.name): e.scores for e in read_external(workdir)}
+    return read_split_results(workdir) | external
+
+
+def _evaluate_flag(split: str) -> str:
+    """Returns the flag with which scripts/evaluate.py evaluates a split."""
+    if split.startswith(PREFIX):
+        return f"--external {shlex.quote(split.removeprefix(PREFIX))}"
+    return "" if split == "val" else f"--split {split}"
 
 
 def _find_recipe(

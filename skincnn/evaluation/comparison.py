@@ -12,6 +12,7 @@ import numpy as np
 from skincnn.config import Config, EvaluateConfig
 from skincnn.errors import ConfigError
 from skincnn.evaluation.compared_runs import ComparedRun
+from skincnn.evaluation.external.result import PREFIX
 from skincnn.evaluation.resampled import VALIDATION_SEED, Resampled, seed_of
 from skincnn.evaluation.scoring import (
     CALIBRATED,
@@ -228,7 +229,9 @@ def _command(group: Group) -> str:
     if len(group) == 1:
         return first.command
     words = ["python", "scripts/compare.py", *(f"runs/{run.folder}" for run in group)]
-    if first.split != "test":
+    if first.split.startswith(PREFIX):
+        words += ["--external", first.split.removeprefix(PREFIX)]
+    elif first.split != "test":
         words += ["--split", first.split]
     if first.variant:
         words.append("--variants")

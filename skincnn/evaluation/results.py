@@ -21,7 +21,9 @@ from skincnn.metrics.predictive_values import PrevalenceScores
 from skincnn.records import Part, Record, read_record, write_record
 
 FOLDER = "results"
-OTHER_RESULTS = re.compile(r"(.*\.)?ood(\..*)?|export\..*|.*\.corruptions|members")
+OTHER_RESULTS = re.compile(
+    r"(.*\.)?ood(\..*)?|(export|external)\..*|.*\.corruptions|members"
+)
 """Pattern of the names of results that are not a `SplitResult`."""
 R = TypeVar("R", bound=Record)
 
@@ -223,7 +225,7 @@ class SplitResult(Record):
     """results/<split>[.<variant>].json: all scores of one predictions table.
 
     Attributes:
-        split: "val", "test", "out_of_fold", or another split of the dataset.
+        split: "val", "test", "out_of_fold", another split, or "external.<dataset>".
         variant: "" for the model as is; otherwise a kind of test-time augmentation,
             "adjusted" (logit adjustment), or both, such as "d4_adjusted".
         stored_in: The part of the dataset that contains the images, such as "folds 8, 9".

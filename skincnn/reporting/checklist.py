@@ -132,9 +132,11 @@ def complete_checklist(results: RunResults, name: str) -> Checklist:
         )
     templates = report_environment(autoescape=False)
     mistakes = mistakes_path(results.workdir, results.headline.split)
+    official = [r for r in results.splits.values() if r.split.endswith("_official")]
     variables = {
         "results": results,
-        "external": [r for r in results.splits.values() if r.split.endswith("_official")],
+        "external": [*official, *(result.scores for result in results.external)],
+        "official": official,
         "has_mistakes": mistakes.is_file(),
     }
     answers = templates.get_template("answers.j2").make_module(variables)

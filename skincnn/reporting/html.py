@@ -13,6 +13,7 @@ from skincnn import classes
 from skincnn.metrics import predictive_values
 from skincnn.reporting import (
     decision_text,
+    external_text,
     identifier_text,
     labels,
     report_text,
@@ -26,6 +27,7 @@ SECTIONS = {
     "classes": "Scores of all classes",
     "calibration": "Calibration",
     "subgroups": "Subgroups",
+    "external": "External validation",
     "images": "Images and missing data",
     "members": "Individual models",
     "variants": "Test-time augmentation and logit adjustment",
@@ -60,6 +62,7 @@ def find_sections(results: RunResults, figures: Collection[str]) -> dict[str, st
     exists = {
         "melanoma": results.headline.targets,
         "subgroups": results.headline.subgroups,
+        "external": results.external,
         "members": results.members,
         "variants": results.variants,
         "corruptions": results.corruptions,
@@ -82,6 +85,7 @@ def report_environment(*, autoescape: bool) -> jinja2.Environment:
     templates.filters["cell"] = escape_cell
     modules = {
         "decisions": decision_text,
+        "external_text": external_text,
         "identifiers": identifier_text,
         "labels": labels,
         "predictive_values": predictive_values,

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from skincnn.config import Config, read_config
 from skincnn.data.leakage import LeakageAudit, SplitLeakage
 from skincnn.errors import ConfigError
+from skincnn.evaluation.external.result import ExternalResult, read_external
 from skincnn.evaluation.results import (
     FOLDER,
     MembersResult,
@@ -71,6 +72,7 @@ class RunResults:
             adjustment.
         ood: Results on out-of-distribution images, starting with the built-in images.
         parity: Parity of each export with the model.
+        external: Results on other datasets.
         history: Metrics of each epoch, one row per epoch; None for several models.
         authors: What the authors wrote; empty without a file.
     """
@@ -85,6 +87,7 @@ class RunResults:
     ood: tuple[OodResult, ...]
     members: MembersResult | None
     parity: tuple[ParityResult, ...]
+    external: tuple[ExternalResult, ...]
     history: pd.DataFrame | None
     authors: Authors
 
@@ -98,18 +101,19 @@ class RunResults:
         """Leakage of the headline split; for "test" and "out_of_fold", the run's audit."""
         return self.headline.leakage or self.info.audit
 
-    def read_predictions(self, split: str) -> pd.DataFrame:
-        """Reads the predictions table of a split.
+    def read_predictions(self, result: SplitResult) -> pd.DataFrame:
+        """Reads the predictions table of a result.
 
         Raises:
-            ConfigError: The file has changed since its result was computed.
+            ConfigError: The file has changed since the result was computed.
             DataError: The file is missing or damaged.
         """
-        path = table_path(self.workdir, split)
+        name = split_name(result.split, result.variant)
+        path = table_path(self.workdir, name)
         table = read_predictions(path)
-        if sha256(path) != self.splits[split].predictions_sha256:
+        if sha256(path) != result.predictions_sha256:
             raise ConfigError(
-                f"{path} has changed since {result_path(self.workdir, split)} was computed "
+                f"{path} has changed since {result_path(self.workdir, name)} was computed "
                 "from it. Restore the file, or evaluate again."
             )
         return table
@@ -157,6 +161,7 @@ def load_results(workdir: Path, headline: str = "") -> RunResults:
         ood=_read_ood(workdir, headline),
         members=members,
         parity=tuple(read_parity(workdir)),
+        external=read_external(workdir),
         history=history,
         authors=read_authors(workdir),
     )

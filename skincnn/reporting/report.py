@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from skincnn.evaluation.external.result import PREFIX
 from skincnn.evaluation.mistakes import Mistakes, mistakes_path
 from skincnn.evaluation.results import SplitResult
 from skincnn.files import replacing, write_text
@@ -16,6 +17,7 @@ from skincnn.metrics.calibration import reliability
 from skincnn.metrics.operating_points import HEADLINE_POINT, decision_curve
 from skincnn.metrics.sample import Sample
 from skincnn.reporting import evaluation_plots as plots
+from skincnn.reporting.external_text import describe_images, describe_overlap
 from skincnn.reporting.html import render_html
 from skincnn.reporting.identifier_text import describe_counts, describe_identifiers
 from skincnn.reporting.labels import (
@@ -77,9 +79,9 @@ def draw_figures(results: RunResults) -> dict[str, Figure]:
         figures["learning_curves"] = plot_learning_curves(
             results.history, results.info.best_epoch, figure_title(results)
         )
-    for split, result in results.splits.items():
+    for result in (*results.splits.values(), *(e.scores for e in results.external)):
         drawn = _draw_split(results, result)
-        figures |= {f"{name}_{split}": figure for name, figure in drawn.items()}
+        figures |= {f"{name}_{result.split}": figure for name, figure in drawn.items()}
     if results.info.flow is not None:
         boxes = describe_split_boxes(results)
         figures["flow"] = plots.plot_flow(results.info.flow, boxes, figure_title(results))
@@ -92,9 +94,16 @@ def draw_figures(results: RunResults) -> dict[str, Figure]:
 
 
 def figure_title(results: RunResults, result: SplitResult | None = None) -> str:
-    """Returns the name of the dataset, followed by the split of `result`, if given."""
+    """Returns the name of the dataset, followed by the split of `result`, if given.
+
+    For an external dataset, the training data are named after it.
+    """
     images = "SYNTHETIC images" if results.info.synthetic else data_label(results)
-    return images if result is None else f"{images}, {split_label(result)}"
+    if result is None:
+        return images
+    if result.split.startswith(PREFIX):
+        return f"{split_label(result)}, model trained on {images}"
+    return f"{images}, {split_label(result)}"
 
 
 def _draw_split(results: RunResults, result: SplitResult) -> dict[str, Figure]:
@@ -105,7 +114,7 @@ def _draw_split(results: RunResults, result: SplitResult) -> dict[str, Figure]:
     figures = {"confusion_matrix": matrix}
     if result.split == "val":  # curves on validation images would be optimistic
         return figures
-    figures |= _draw_curves(result, results.read_predictions(result.split), title)
+    figures |= _draw_curves(result, results.read_predictions(result), title)
     if any(group.scores for group in result.subgroups):
         accuracy = result.metrics["accuracy"].value
         figures["subgroups"] = plots.plot_subgroups(result.subgroups, accuracy, title)
@@ -168,6 +177,9 @@ def summary(results: RunResults) -> str:
             f"{interval(worst.scores.balanced_accuracy)} in the worst case "
             f"({corruption_label(worst.name)}, severity {worst.severity})"
         )
+    for external in results.external:
+        lines += _summarize_split(external.scores)
+        lines += [f"  {describe_images(external)}", f"  {describe_overlap(external)}"]
     return "\n".join(line for line in lines if line)
 
 

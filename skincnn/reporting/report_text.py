@@ -301,10 +301,13 @@ def describe_position(result: SplitResult) -> str:
 
 
 def baseline_columns(results: RunResults) -> dict[str, Characteristics]:
-    """Returns the characteristics of each split by label, training first if known."""
+    """Returns the characteristics of each split by label, training first if known.
+
+    The last columns are the scored images of external datasets.
+    """
     train = results.info.training_characteristics
     columns = {} if train is None else {"training split": train}
-    splits = results.splits.values()
+    splits = [*results.splits.values(), *(e.scores for e in results.external)]
     return columns | {split_label(split): split.characteristics for split in splits}
 
 

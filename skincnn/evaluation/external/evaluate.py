@@ -1,0 +1,309 @@
+"""External validation: a run on the images of another dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tensorflow_datasets as tfds
+
+from skincnn.config import Config, EvaluateConfig
+from skincnn.data import datasets, pipeline
+from skincnn.data.cache import Cache
+from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.external import overlap
+from skincnn.evaluation.external.label_maps import (
+    LabelMap,
+    find_label_map,
+    read_user_map,
+)
+from skincnn.evaluation.external.result import (
+    IMAGE_ID,
+    KINDS,
+    ExternalResult,
+    Overlap,
+    external_name,
+)
+from skincnn.evaluation.external.scoring import (
+    ORIGINAL_LABEL,
+    RunChoices,
+    score_chosen_prevalences,
+    score_images,
+    score_other_label,
+    score_out_of_distribution,
+)
+from skincnn.evaluation.results import (
+    OodResult,
+    SplitResult,
+    read_result,
+    result_path,
+    write_results,
+)
+from skincnn.evaluation.splits import load_split
+from skincnn.evaluation.triage import ValidationChoices
+from skincnn.files import sha256
+from skincnn.inference.load import load_model
+from skincnn.inference.ood import OOD_FILE, ReferenceFeatures
+from skincnn.inference.predict import predict, with_features
+from skincnn.inference.predictions import (
+    DISTANCE,
+    LEFT_OUT,
+    as_written,
+    predictions_table,
+    read_predictions,
+    table_path,
+    table_sha256,
+    write_predictions,
+)
+from skincnn.inference.run_dir import RunInfo, read_run
+from skincnn.inference.scored_tables import record_scored
+from skincnn.metrics.operating_points import find_targets
+
+OTHER_LABEL = "label"
+"""Reason in `LEFT_OUT` of images whose label is no class of the model. The other reasons
+are the kinds of overlap."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalOptions:
+    """What to evaluate a run on.
+
+    Attributes:
+        dataset: Name of the built dataset.
+        label_map: A user's JSON file; see `read_user_map`.
+        prevalences: Prevalence by target, such as "melanoma", in addition to `PREVALENCES`.
+        skip_overlap_audit: Whether to score all images, without the training images.
+    """
+
+    dataset: str
+    label_map: Path | None = None
+    prevalences: Mapping[str, float] = field(default_factory=dict)
+    skip_overlap_audit: bool = False
+
+
+@dataclass(frozen=True)
+class ExternalEvaluation:
+    """The predictions table of all images, and the result, for `write_external`."""
+
+    dataset_dir: Path
+    predictions: pd.DataFrame
+    result: ExternalResult
+
+
+def evaluate_external(
+    workdir: Path,
+    options: ExternalOptions,
+    data_dir: Path | None = None,
+    cache: Cache = "auto",
+) -> ExternalEvaluation:
+    """Predicts all images of another dataset and scores them, without writing the result.
+
+    The preprocessing, the calibration, the thresholds and the OOD limit are those of the
+    run. Images that the model was trained on, or that show such a lesion, are left out, as
+    far as the overlap audit finds them.
+
+    Raises:
+        ConfigError: The directory contains no evaluated run, a file is damaged, a label has
+            no class, or an option is not valid for this run.
+        DataError: A dataset is missing or damaged, the training images are not those of the
+            run, or no images remain to be scored.
+    """
+    info, config = read_run(workdir)
+    run = read_choices(workdir, config.evaluate)
+    check_prevalences(options.prevalences, info.class_names)
+    user_map = read_user_map(options.label_map, info.class_names)
+    builder = open_external(options.dataset, config, data_dir)
+    table, label_map = read_images(builder, info, user_map)
+    audit = None
+    if not options.skip_overlap_audit:
+        trained, splits = overlap.open_training_images(info, config, data_dir, workdir)
+        seen = pd.concat([splits["train"], splits["val"]], ignore_index=True)
+        kinds = overlap.find_overlap((builder, table), (trained, seen))
+        table[LEFT_OUT] = kinds.where(kinds != "", table[LEFT_OUT])
+        audit = summarize_overlap(table, splits["test"], info)
+    if not (table[LEFT_OUT] == "").any():
+        raise DataError(
+            f"No image of {builder.info.full_name} remains to be scored. Left out: "
+            f"{table[LEFT_OUT].value_counts().to_dict()}; {OTHER_LABEL!r} means that the "
+            "model has no such class, and the others are kinds of overlap with the "
+            "training images. Use another dataset, or --label-map."
+        )
+    predictions = predict_images(builder, table, workdir, info, config, cache)
+    result = score_external(builder, predictions, label_map, audit, run, options)
+    return ExternalEvaluation(Path(builder.data_dir), predictions, result)
+
+
+def write_external(workdir: Path, evaluation: ExternalEvaluation) -> None:
+    """Writes predictions/external.<name>.csv and results/external.<name>.json.
+
+    The table is also recorded as scored; see `record_scored`. Other files are kept.
+    """
+    result = evaluation.result
+    name = external_name(result.name)
+    write_predictions(workdir, {name: evaluation.predictions})
+    scored = read_predictions(table_path(workdir, name))
+    position = record_scored(evaluation.dataset_dir, {name: scored})[name]
+    scores = result.scores.model_copy(update={"position": position})
+    write_results(workdir, {name: result.model_copy(update={"scores": scores})})
+
+
+def read_choices(workdir: Path, config: EvaluateConfig) -> RunChoices:
+    """Returns the calibration, the thresholds and the OOD limit of an evaluated run.
+
+    `config` is the number of resamples.
+
+    Raises:
+        ConfigError: The run was not evaluated, or the validation table has changed.
+        DataError: The validation table is missing or damaged.
+    """
+    result = read_result(workdir, "val", SplitResult)
+    ood = read_result(workdir, "ood", OodResult)
+    path = table_path(workdir, "val")
+    validation = read_predictions(path)
+    if sha256(path) != result.predictions_sha256:
+        raise ConfigError(
+            f"{path} has changed since {result_path(workdir, 'val')} was computed from it. "
+            f"Restore the file, or run scripts/evaluate.py {workdir}."
+        )
+    choices = ValidationChoices(
+        calibration_map=result.calibration_map,
+        thresholds=result.thresholds,
+        max_distance=ood.limit if ood.is_on else None,
+        set_thresholds=result.prediction_sets.thresholds,
+    )
+    return RunChoices(validation, choices, result.cost, config)
+
+
+def check_prevalences(
+    prevalences: Mapping[str, float], class_names: tuple[str, ...]
+) -> None:
+    """Checks that each prevalence is that of a target of the model and between 0 and 1.
+
+    Raises:
+        ConfigError: A target has no classes, or a prevalence is out of range.
+    """
+    targets = find_targets(class_names)
+    for name, prevalence in prevalences.items():
+        if name not in targets or not 0 < prevalence < 1:
+            raise ConfigError(
+                "--prevalence must be TARGET=SHARE, with a target of the model "
+                f"({', '.join(targets) or 'none'}) and a share between 0 and 1. Received: "
+                f"{name}={prevalence}."
+            )
+
+
+def open_external(
+    name: str, config: Config, data_dir: Path | None
+) -> tfds.core.DatasetBuilder:
+    """Returns the TFDS builder of the external dataset.
+
+    Raises:
+        ConfigError: No dataset has this name, or it is the dataset of the run.
+        DataError: The dataset has not been built.
+    """
+    if name == config.data.dataset:
+        raise ConfigError(
+            f"--external {name} is the dataset that the run was trained on. Expected "
+            "another dataset. For other splits of this dataset, use --split."
+        )
+    return datasets.open_dataset(name, data_dir)
+
+
+def read_images(
+    builder: tfds.core.DatasetBuilder, info: RunInfo, user_map: Mapping[str, str | None]
+) -> tuple[pd.DataFrame, LabelMap]:
+    """Returns the table of all images of a dataset, and the class of each label.
+
+    `label` is the index of the class of the model, or -1 if it has no such class.
+
+    Raises:
+        ConfigError: A label has no class; see `find_label_map`.
+    """
+    table = pipeline.read_table(builder, list(builder.info.splits))
+    names = np.array(builder.info.features["label"].names)
+    original = pd.Series(names[table["label"]], table.index)
+    labels = [str(name) for name in names if (original == name).any()]
+    label_map = find_label_map(labels, info.class_names, user_map)
+    index_of = {name: index for index, name in enumerate(info.class_names)}
+    indices = {
+        label: index_of.get(name or "", -1) for label, name in label_map.classes.items()
+    }
+    table["label"] = original.map(indices)
+    table[ORIGINAL_LABEL] = original
+    table[LEFT_OUT] = np.where(table["label"] < 0, OTHER_LABEL, "")
+    return table, label_map
+
+
+def predict_images(
+    builder: tfds.core.DatasetBuilder,
+    table: pd.DataFrame,
+    workdir: Path,
+    info: RunInfo,
+    config: Config,
+    cache: Cache,
+) -> pd.DataFrame:
+    """Returns the predictions table of all images, as it is read from its file."""
+    references = ReferenceFeatures.read(workdir / OOD_FILE)
+    split = load_split(builder, table, config, cache)
+    model = with_features(load_model(workdir, info))
+    logits, features = predict(model, split.batches())
+    predictions = predictions_table(split.table, logits, info.class_names)
+    predictions[DISTANCE] = references.distances(features)
+    # "fold_3" and 3 are the same fold in the record of scored tables.
+    predictions["fold"] = predictions["fold"].str.removeprefix("fold_")
+    return as_written(predictions)
+
+
+def score_external(
+    builder: tfds.core.DatasetBuilder,
+    predictions: pd.DataFrame,
+    label_map: LabelMap,
+    audit: Overlap | None,
+    run: RunChoices,
+    options: ExternalOptions,
+) -> ExternalResult:
+    """Returns the result for a predictions table of all images of a dataset."""
+    scored = predictions[predictions[LEFT_OUT] == ""].reset_index(drop=True)
+    other = predictions[predictions[LEFT_OUT] == OTHER_LABEL]
+    sample, thresholds = run.resample(scored), run.thresholds()
+    name, stored = external_name(options.dataset), f"external dataset {options.dataset}"
+    scores = score_images(name, stored, sample, run, thresholds)
+    return ExternalResult(
+        name=options.dataset,
+        dataset=builder.info.full_name,
+        attribution=builder.builder_config.attribution,
+        synthetic=builder.builder_config.synthetic,
+        label_map=label_map,
+        num_images=len(predictions),
+        overlap=audit,
+        other_labels=tuple(
+            score_other_label(str(label), rows, run)
+            for label, rows in other.groupby(ORIGINAL_LABEL)
+        ),
+        # The file also contains the images that are not scored.
+        scores=scores.model_copy(update={"predictions_sha256": table_sha256(predictions)}),
+        out_of_distribution=score_out_of_distribution(sample, run.choices),
+        prevalences=score_chosen_prevalences(
+            sample, run.choices, thresholds, options.prevalences
+        ),
+    )
+
+
+def summarize_overlap(table: pd.DataFrame, test: pd.DataFrame, info: RunInfo) -> Overlap:
+    """Returns the result of the audit for a table with the column `LEFT_OUT`.
+
+    `test` is the table of the test split of the run.
+    """
+    scored = table[table[LEFT_OUT] == ""]
+    in_test = scored["sha256"].isin(test["sha256"]) | overlap.is_same_id(
+        scored, test, IMAGE_ID
+    )
+    counts = {kind: int((table[LEFT_OUT] == kind).sum()) for kind in KINDS}
+    return Overlap(
+        counts={kind: count for kind, count in counts.items() if count},
+        searched=not info.synthetic,
+        num_test_images=int(in_test.sum()),
+    )

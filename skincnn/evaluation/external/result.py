@@ -1,0 +1,123 @@
+"""The result of an external validation, results/external.<name>.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skincnn.evaluation.external.label_maps import LabelMap
+from skincnn.evaluation.results import FOLDER, SplitResult, read_result
+from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.predictive_values import PrevalenceScores
+from skincnn.records import Part, Record
+
+PREFIX = "external."
+IMAGE_ID = "image_id"
+FILE = "file"
+LESION_ID = "lesion_id"
+PATIENT_ID = "patient_id"
+NEAR_DUPLICATE = "near_duplicate"
+GROUP = "group"
+KINDS = (IMAGE_ID, FILE, LESION_ID, PATIENT_ID, NEAR_DUPLICATE, GROUP)
+"""Kinds of overlap with the training images, in the order in which they are checked.
+
+image_id, lesion_id and patient_id: an equal published ID; file: equal bytes;
+near_duplicate: see `tfds_ham10000.near_duplicates`; group: the image is in a group of the
+external dataset, such as a lesion, with an image of another kind."""
+REFERRAL = "referral"
+"""`ChosenPrevalence.point` of the referral rule."""
+
+
+class Overlap(Part):
+    """The result of the overlap audit of an external dataset.
+
+    Attributes:
+        counts: Number of images that were left out, by kind of overlap with the training
+            and validation images, from `KINDS`.
+        searched: Whether near-duplicates were searched; not among synthetic images, which
+            are all similar.
+        num_test_images: Number of scored images that are also in the test split of the
+            run, with the same published image_id or the same file.
+    """
+
+    counts: dict[str, int]
+    searched: bool
+    num_test_images: int
+
+    @property
+    def num_images(self) -> int:
+        """Number of images that were left out."""
+        return sum(self.counts.values())
+
+
+class OtherLabel(Part):
+    """How the images of a label that is no class of the model were predicted.
+
+    Attributes:
+        num_groups: Number of groups that the bootstrap resamples, such as lesions.
+        predicted: Number of images by predicted class, in decreasing order.
+        referred: Share of the images that the referral rule refers; None without a rule.
+    """
+
+    label: str
+    num_images: int
+    num_groups: int
+    predicted: dict[str, int]
+    referred: Estimate | None
+
+
+class ChosenPrevalence(Part):
+    """PPV, NPV and net benefit of a target at the prevalence that the user chose.
+
+    `point` is the key of an operating point, such as "specificity=0.90", or `REFERRAL`.
+    """
+
+    target: str
+    point: str
+    scores: PrevalenceScores
+
+
+class ExternalResult(Record):
+    """results/external.<name>.json: the scores of a run on another dataset.
+
+    Attributes:
+        name: Name of the dataset, such as "isic2019".
+        dataset: Full name of the TFDS dataset.
+        attribution: Source and license of the images; "" for the user's own images.
+        num_images: Number of images of the dataset.
+        overlap: Result of the overlap audit; None if it was skipped.
+        other_labels: Labels that are no class of the model. Their images are not scored.
+        scores: All scores of the images that are neither left out nor of other labels. The
+            calibration map, the thresholds and the OOD limit are those of the run.
+        out_of_distribution: Share of the scored images above the OOD limit; None if OOD
+            detection is switched off.
+        prevalences: Scores at the prevalences that the user chose.
+    """
+
+    name: str
+    dataset: str
+    attribution: str
+    synthetic: bool
+    label_map: LabelMap
+    num_images: int
+    overlap: Overlap | None
+    other_labels: tuple[OtherLabel, ...]
+    scores: SplitResult
+    out_of_distribution: Estimate | None
+    prevalences: tuple[ChosenPrevalence, ...]
+
+
+def external_name(dataset: str) -> str:
+    """Returns the name of the table and the result of a dataset: "external.<dataset>"."""
+    return f"{PREFIX}{dataset}"
+
+
+def read_external(workdir: Path) -> tuple[ExternalResult, ...]:
+    """Returns the results of all external validations of a run, by name.
+
+    Raises:
+        ConfigError: A file is damaged or has another schema version.
+    """
+    return tuple(
+        read_result(workdir, path.stem, ExternalResult)
+        for path in sorted((workdir / FOLDER).glob(f"{PREFIX}*.json"))
+    )

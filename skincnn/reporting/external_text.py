@@ -1,0 +1,105 @@
+"""Sentences about external validation, for the report, the model card and the terminal."""
+
+from __future__ import annotations
+
+from skincnn.evaluation.external.result import (
+    KINDS,
+    REFERRAL,
+    ExternalResult,
+    OtherLabel,
+)
+from skincnn.reporting.labels import (
+    class_label,
+    interval,
+    percent_interval,
+    point_label,
+)
+
+KIND_LABELS = dict(
+    zip(
+        KINDS,
+        (
+            "with the same published image ID",
+            "with an identical file",
+            "with the same published lesion ID",
+            "with the same published patient ID",
+            "near-duplicates found by the image search",
+            "of the same lesion or near-duplicate group as one of these images",
+        ),
+        strict=True,
+    )
+)
+"""What the images of each kind of overlap are."""
+MAX_PREDICTED = 3
+"""Number of predicted classes that are shown for a label that the model does not have."""
+
+
+def describe_images(result: ExternalResult) -> str:
+    """Returns how many images are scored, and how many are not because of their label."""
+    other = sum(label.num_images for label in result.other_labels)
+    text = (
+        f"{result.scores.num_images:,} of the {result.num_images:,} images of "
+        f"{result.name} are scored."
+    )
+    if other:
+        names = ", ".join(class_label(label.label) for label in result.other_labels)
+        text += f" {other:,} images have labels that are no class of the model ({names})."
+    return text
+
+
+def describe_overlap(result: ExternalResult) -> str:
+    """Returns the result of the overlap audit, or a warning if it was skipped."""
+    audit = result.overlap
+    if audit is None:
+        return (
+            "OVERLAP NOT CHECKED: these images were not compared with the images that the "
+            "model was trained on. If some are the same, the scores are too high."
+        )
+    text = "No overlap with the training and validation images was found."
+    if audit.num_images:
+        parts = [f"{count:,} {KIND_LABELS[kind]}" for kind, count in audit.counts.items()]
+        text = (
+            f"{audit.num_images:,} images were left out because of overlap with the "
+            f"training or validation images: {', '.join(parts)}."
+        )
+    if audit.num_test_images:
+        text += (
+            f" {audit.num_test_images:,} of the scored images are also in the test split "
+            "of this run: they are no new evidence."
+        )
+    search = "near-duplicates only as far as the image search finds them"
+    if not audit.searched:
+        search = (
+            "near-duplicates were not searched, because synthetic images are all similar"
+        )
+    return (
+        f"{text} Identical files and equal published image, lesion and patient IDs are "
+        f"always found, {search}. Other images of the same patients are not found."
+    )
+
+
+def describe_predicted(label: OtherLabel) -> str:
+    """Returns the most frequent predictions, such as "5 as melanoma (mel), 2 others"."""
+    counts = list(label.predicted.items())
+    shown = [f"{count:,} as {class_label(name)}" for name, count in counts[:MAX_PREDICTED]]
+    rest = sum(count for _, count in counts[MAX_PREDICTED:])
+    return ", ".join([*shown, f"{rest:,} others"] if rest else shown)
+
+
+def describe_external(result: ExternalResult) -> str:
+    """Returns the main scores on an external dataset, for the model card."""
+    scores = result.scores
+    parts = [f"balanced accuracy {interval(scores.metrics['balanced_accuracy'])}"]
+    if "melanoma" in scores.targets and scores.targets["melanoma"].num_images:
+        parts.append(f"AUC of melanoma {interval(scores.targets['melanoma'].auc)}")
+    if result.out_of_distribution is not None:
+        share = percent_interval(result.out_of_distribution)
+        parts.append(f"flagged as out-of-distribution {share}")
+    return f"{', '.join(parts)}."
+
+
+def how_flagged(point: str) -> str:
+    """Returns how lesions are flagged at an operating point or by the referral rule."""
+    if point == REFERRAL:
+        return "the referral rule refers"
+    return f"reach the threshold for {point_label(point)}"
