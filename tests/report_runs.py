@@ -8,9 +8,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from run_dirs import make_member, predict_lesions
+from run_dirs import make_member, predict_lesions, score_test
 
 from skincnn.config import Config
+from skincnn.evaluation.external.label_maps import LabelMap
+from skincnn.evaluation.external.result import (
+    ChosenPrevalence,
+    ExternalResult,
+    OtherLabel,
+    Overlap,
+)
 from skincnn.evaluation.mistakes import Mistakes
 from skincnn.evaluation.results import (
     MemberScores,
@@ -26,6 +33,7 @@ from skincnn.evaluation.robustness import (
 )
 from skincnn.inference.run_dir import Member
 from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.predictive_values import PrevalenceScores
 from skincnn.reporting.html import report_environment
 from skincnn.reporting.parity_result import ClassParity, ParityResult
 
@@ -167,6 +175,49 @@ MEMBERS = MembersResult(
         ),
     ),
 )
+
+
+def make_external() -> ExternalResult:
+    """Returns the result on a dataset with overlap and a label without a class."""
+    update = {"split": "external.clinic", "stored_in": "external dataset clinic"}
+    scores = score_test(TABLES).model_copy(update=update)
+    prevalence = PrevalenceScores(
+        prevalence=0.03,
+        ppv=around(0.11),
+        npv=around(0.98),
+        net_benefit=around(0.01),
+        net_benefit_of_all=-0.1,
+    )
+    return ExternalResult(
+        name="clinic",
+        dataset="ham10000/clinic/3.0.0",
+        attribution="Images of a clinic.",
+        synthetic=False,
+        label_map=LabelMap(
+            classes={"nevus": "nv", "<i>scar</i>|": None},
+            sources=("ISIC 2020: some source",),
+            notes=("A note.",),
+        ),
+        num_images=130,
+        overlap=Overlap(counts={"file": 2, "group": 1}, searched=True, num_test_images=5),
+        other_labels=(
+            OtherLabel(
+                label="<i>scar</i>|",
+                num_images=7,
+                num_groups=7,
+                predicted={"nv": 3, "mel": 2, "bcc": 1, NAMES[0]: 1},
+                referred=around(0.43),
+            ),
+        ),
+        scores=scores,
+        out_of_distribution=around(0.25),
+        prevalences=(
+            ChosenPrevalence(target="melanoma", point="referral", scores=prevalence),
+        ),
+    )
+
+
+EXTERNAL = make_external()
 
 
 def sentences(macro: str, *arguments: object) -> str:

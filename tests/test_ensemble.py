@@ -350,7 +350,7 @@ def test_invalid_ensembles_are_rejected(workdirs: list[Path], tmp_path: Path) ->
         ([workdirs[0], workdirs[2], "--ensemble", workdirs[1]], "holds a run"),
         (
             [*workdirs, "--ensemble", target, "--tta", "augment"],
-            "--ensemble averages existing predictions",
+            "--tta cannot be used with --ensemble, which averages",
         ),
         ([workdirs[0], tmp_path / "no", "--ensemble", target], "contains no finished run"),
         ([workdirs[0], tmp_path / "untested", "--ensemble", target], "was not evaluated"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from report_runs import (
     CORRUPTIONS,
+    EXTERNAL,
     MEMBERS,
     NAMES,
     OOD,
@@ -165,6 +166,21 @@ EXTRAS: dict[str, tuple[str, object, list[str]]] = {
             "the limit is 1.5, which 95 % of the validation images do not exceed",
             "above the limit is flagged and referred",
             "these images versus the test split (fold 9)",
+        ],
+    ),
+    "external": (
+        "external",
+        (EXTERNAL,),
+        [
+            "120 of the 130 images of clinic are scored. 7 images have labels that are no",
+            "3 images were left out",
+            "2 with an identical file, 1 of the same lesion or near-duplicate group",
+            "5 of the scored images are also in the test split of this run",
+            "25 % [24, 26] of the scored images are above the limit",
+            "<i>scar</i>| 7 3 as melanocytic naevus (nv), 2 as melanoma (mel), 1 as basal",
+            "43 % [42, 44]",
+            "those that the referral rule refers 3 % 0.110 [",
+            "A note. Sources: ISIC 2020: some source.",
         ],
     ),
     "members": ("members", MEMBERS, ["first", "0.550 [", "0.440 [", "+0.031 [", "7"]),
