@@ -112,8 +112,8 @@ def evaluate_external(
             run, or no images remain to be scored.
     """
     info, config = read_run(workdir)
-    run = read_choices(workdir, config.evaluate)
-    check_prevalences(options.prevalences, info.class_names)
+    run = read_choices(workdir, info, config.evaluate)
+    check_prevalences(options.prevalences, info)
     user_map = read_user_map(options.label_map, info.class_names)
     builder = open_external(options.dataset, config, data_dir)
     table, label_map = read_images(builder, info, user_map)
@@ -150,7 +150,7 @@ def write_external(workdir: Path, evaluation: ExternalEvaluation) -> None:
     write_results(workdir, {name: result.model_copy(update={"scores": scores})})
 
 
-def read_choices(workdir: Path, config: EvaluateConfig) -> RunChoices:
+def read_choices(workdir: Path, info: RunInfo, config: EvaluateConfig) -> RunChoices:
     """Returns the calibration, the thresholds and the OOD limit of an evaluated run.
 
     `config` is the number of resamples.
@@ -174,18 +174,16 @@ def read_choices(workdir: Path, config: EvaluateConfig) -> RunChoices:
         max_distance=ood.limit if ood.is_on else None,
         set_thresholds=result.prediction_sets.thresholds,
     )
-    return RunChoices(validation, choices, result.cost, config)
+    return RunChoices(validation, choices, result.cost, config, info.declared)
 
 
-def check_prevalences(
-    prevalences: Mapping[str, float], class_names: tuple[str, ...]
-) -> None:
+def check_prevalences(prevalences: Mapping[str, float], info: RunInfo) -> None:
     """Checks that each prevalence is that of a target of the model and between 0 and 1.
 
     Raises:
         ConfigError: A target has no classes, or a prevalence is out of range.
     """
-    targets = find_targets(class_names)
+    targets = find_targets(info.class_names, info.declared)
     for name, prevalence in prevalences.items():
         if name not in targets or not 0 < prevalence < 1:
             raise ConfigError(

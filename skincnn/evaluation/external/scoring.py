@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from skincnn.classes import LesionClass
 from skincnn.config import EvaluateConfig
 from skincnn.evaluation.external.result import REFERRAL, ChosenPrevalence, OtherLabel
 from skincnn.evaluation.resampled import VALIDATION_SEED, Resampled
@@ -36,17 +37,19 @@ ORIGINAL_LABEL = "original_label"
 class RunChoices:
     """The choices of an evaluated run, and the validation table on which it made them.
 
-    `cost` is that of the model as is, and `config` the number of resamples.
+    `cost` is that of the model as is, and `config` the number of resamples. For `declared`,
+    see `skincnn.classes.describe`.
     """
 
     validation: pd.DataFrame
     choices: ValidationChoices
     cost: InferenceCost
     config: EvaluateConfig
+    declared: Mapping[str, LesionClass]
 
     def resample(self, table: pd.DataFrame, seed: int = 0) -> Resampled:
         """Returns a predictions table of the run with its resamples."""
-        return Resampled(table, self.config, seed)
+        return Resampled(table, self.config, seed, self.declared)
 
     def thresholds(self) -> Thresholds:
         """Returns the thresholds, then those chosen on each resample of validation."""
@@ -124,7 +127,7 @@ def score_chosen_prevalences(
 
 def find_referred(sample: Resampled, choices: ValidationChoices) -> Flags | None:
     """Returns whether each image is referred, [num_images]; None without a rule."""
-    rule = make_rule(sample.class_names, choices)
+    rule = make_rule(sample, choices)
     if rule is None:
         return None
     y_prob = probabilities(sample.table, sample.class_names)
