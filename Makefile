@@ -13,10 +13,10 @@ MODEL := runs/quickstart
 train: .venv/.installed ## train, evaluate and export the quickstart preset on the synthetic demo data
 	$(BIN)/python scripts/train.py quickstart --overwrite
 
-test: .venv/.installed-dev .venv/.installed-demo ## run all tests except the slow ones
+test: .venv/.installed-dev ## run all tests except the slow ones
 	$(BIN)/python -m pytest $(WORKERS)
 
-test-slow: .venv/.installed-dev .venv/.installed-demo ## run all tests
+test-slow: .venv/.installed-dev ## run all tests
 	$(BIN)/python -m pytest $(WORKERS) --run-slow
 
 test-beam: .venv-beam/.installed ## run the tests of the Apache Beam pipeline
@@ -36,7 +36,7 @@ bench: .venv/.installed-dev ## measure speed and memory of input pipeline, train
 docs: .venv/.installed-docs ## build the documentation site in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build
 
-demo: .venv/.installed-demo ## serve a web page for a model: make demo MODEL=runs/mobilenet_160
+demo: .venv/.installed-dev ## serve the page and API of a model: make demo MODEL=runs/mobilenet_160
 	$(BIN)/python scripts/serve.py $(MODEL)
 
 venv: .venv/.installed ## create the environment only
@@ -53,7 +53,7 @@ beam: .venv-beam/.installed ## create the environment for scripts/batch_predict.
 	touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev,export,weights]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,export,weights,serve]'
 	touch $@
 
 .venv/.installed-docs: .venv/.installed
@@ -69,12 +69,4 @@ beam: .venv-beam/.installed ## create the environment for scripts/batch_predict.
 	.venv-beam/bin/python -m pip install --quiet --editable '.[dev]'
 	.venv-beam/bin/python -m pip install --quiet --no-warn-conflicts 'apache-beam >= 2.77'
 	.venv-beam/bin/python -m pip install --quiet --no-warn-conflicts 'pillow >= 13.0'
-	touch $@
-
-# Installed in two steps, not as an extra of setup.cfg, because of a conflict:
-#   gradio 6.31.0 depends on pillow<13.0 and >=8.0
-# This project requires Pillow 13, which fixes vulnerabilities of 12. Gradio works with it.
-.venv/.installed-demo: .venv/.installed
-	$(BIN)/python -m pip install --quiet --no-warn-conflicts 'gradio >= 6.31'
-	$(BIN)/python -m pip install --quiet --no-warn-conflicts 'pillow >= 13.0'
 	touch $@

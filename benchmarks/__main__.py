@@ -92,7 +92,7 @@ def measure_serve(
     """Measures the speed of serving relative to baselines, and the memory growth.
 
     Ratios are computed as in `input`; other speeds hold for this machine only.
-    `conversions` requires pip install -e .[export].
+    `conversions` requires pip install -e .[export], and `http` requires .[serve].
 
     Args:
         model: The directory of an evaluated run; by default, a MobileNet 0.75 at 160 px
@@ -102,7 +102,8 @@ def measure_serve(
         requests: Number of one-file requests to the server in the benchmark `memory`.
         only: The benchmarks to run; all by default. signature: the SavedModel on pixels;
             end_to_end: from files to a table of predictions; conversions: size of LiteRT,
-            speed of LiteRT and ONNX; memory: memory growth of a server.
+            speed of LiteRT and ONNX; memory: memory growth of a server; http: 1,000
+            requests to the HTTP service by 16 clients.
         output: The JSON file for the results.
 
     Raises:
@@ -114,14 +115,14 @@ def measure_serve(
             f"{num_images} --requests {requests}."
         )
     common.load_tensorflow()
-    from benchmarks import images, serving
+    from benchmarks import images, service, serving
 
     def prepare(root: Path) -> serving.Setting:
         files = images.image_files(image_dir, num_images)
         return serving.prepare(model, files, requests, root)
 
     _run(
-        serving.BENCHMARKS,
+        {**serving.BENCHMARKS, "http": service.http_service},
         only,
         prepare,
         output,

@@ -1,7 +1,9 @@
-"""Serves a local web page that predicts the classes of images."""
+"""Serves a model: an HTTP API and a page that predict images."""
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,34 +14,51 @@ from skincnn.cli import common
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Serves a page on 127.0.0.1 that predicts the classes of uploaded images.
+    """Serves a model over HTTP: an API, and a page on which to predict images.
 
     The page shows the calibrated probability of each class, the referral decision and its
-    reasons, whether the image is out-of-distribution, and Grad-CAM if MODEL is a run
-    directory or model.keras. Uploads are deleted once read; no data leaves the computer.
-    Ctrl-C stops the server. Requires Linux, macOS, or WSL on Windows. Not a medical device.
+    reason, whether the image is out-of-distribution, and Grad-CAM if MODEL is a run
+    directory or model.keras. Images are decoded in memory, not stored, and not sent to
+    other computers. Ctrl-C or SIGTERM completes the requests in progress and stops the
+    server. Requires pip install -e .[serve]. Not a medical device.
 
     For example:
       python scripts/serve.py runs/mobilenet_160
-      python scripts/serve.py runs/mobilenet_160/export/skincnn.onnx --port 0
+      curl -F images=@a.jpg -F images=@b.jpg http://127.0.0.1:8000/v1/predict
+      SKINCNN_TOKEN=$(openssl rand -hex 32) python scripts/serve.py runs/mobilenet_160 \\
+          --host 0.0.0.0
     """
 
     model: tyro.conf.Positional[Path]
     """A SavedModel, a run directory or its model.keras, or a LiteRT or ONNX file."""
-    port: int = 7860
-    """Port of the page; 0 for any free port."""
+    host: str = "127.0.0.1"
+    """Address of the server. Addresses that other computers can reach, such as 0.0.0.0,
+    require a token."""
+    port: int = 8000
+    """Port of the server; 0 for any free port."""
+    token: str = ""
+    """Secret of at least 16 characters that API requests must contain (Authorization:
+    Bearer TOKEN). By default, the environment variable SKINCNN_TOKEN, which other users of
+    the computer cannot see."""
 
 
 def command() -> None:
-    """Parses the arguments, loads the model, and serves the page until it is stopped."""
+    """Parses the arguments, loads the model, and serves it until a signal stops it."""
     arguments = tyro.cli(Arguments)
     common.load_tensorflow()
-    from skincnn.serving.web import app
-    from skincnn.serving.web.page import load_page_model
+    from skincnn.serving.web import server
 
-    app.check_requirements()
-    with app.listen(arguments.port) as listener:
-        model = load_page_model(arguments.model)
-        host, port = listener.getsockname()
-        print(f"page  http://{host}:{port}  (Ctrl-C stops the server)", flush=True)
-        app.serve(model, arguments.model, listener)
+    server.check_requirements()
+    token = arguments.token or os.environ.get("SKINCNN_TOKEN", "")
+    with server.bind(arguments.host, arguments.port) as listener:
+        warning = server.check_token(listener, token)
+        from skincnn.serving.web.app import build_app
+        from skincnn.serving.web.model import load_served_model
+
+        app = build_app(load_served_model(arguments.model), token)
+        if warning:
+            print(warning, file=sys.stderr)
+        host, port = listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        print(f"page  {url}  API  {url}/openapi.json  (Ctrl-C stops the server)", flush=True)
+        server.serve(app, listener)

@@ -75,7 +75,7 @@ def load_predictor(path: Path) -> Predictor:
         DataError: A file is missing or has changed since it was written, or the export in a
             run directory does not match the model or the results of the run.
     """
-    saved_model = _find_saved_model(path)
+    saved_model = find_saved_model(path)
     if saved_model is not None:
         if any((path / name).is_file() for name in (MODEL_FILE, RUN_FILE)):
             _check_up_to_date(saved_model, path)
@@ -152,7 +152,7 @@ def columns(rule: DecisionRule) -> tuple[str, ...]:
     )
 
 
-def _find_saved_model(path: Path) -> Path | None:
+def find_saved_model(path: Path) -> Path | None:
     """Returns `path` if it is a SavedModel, else the latest SavedModel in it, or None."""
     for folder in (path, path / "export" / MODEL_NAME):
         if (folder / "saved_model.pb").is_file():

@@ -1,226 +1,243 @@
-"""A local web page that predicts uploaded images.
-
-Gradio renders the page, `uploads` stores the images, and `guard` rejects requests that do
-not come from the page.
-"""
+"""The HTTP API and the page, as an ASGI application."""
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import os
-import socket
-import sys
-from collections.abc import Callable, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from skincnn.clinical_metadata import CLINICAL_COLUMNS, REGION_OF, SEXES, UNKNOWN
-from skincnn.errors import ConfigError, DataError
-from skincnn.interruption import StopRequest
-from skincnn.serving.images import MAX_BYTES
-from skincnn.serving.web import uploads
-from skincnn.serving.web.guard import check_predict_requests, guard
-from skincnn.serving.web.page import FAILED, PageModel, render, render_prediction
+import pandas as pd
+from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.exceptions import HTTPException
 
-HOST = "127.0.0.1"
-"""The loopback interface, which other computers cannot reach."""
-MAX_AGE_YEARS = 120
-"""Maximum age of a patient in the clinical metadata."""
+from skincnn import __version__
+from skincnn.clinical_metadata import CLINICAL_COLUMNS
+from skincnn.errors import DataError
+from skincnn.reporting.templates import encode_png
+from skincnn.serving.images import OK
+from skincnn.serving.web.batching import Batcher, ClinicalMetadata
+from skincnn.serving.web.form import IMAGES_FIELD, MEDIA_TYPE, Form, RequestLimits
+from skincnn.serving.web.guard import Guard, problem_response
+from skincnn.serving.web.metrics import ServiceMetrics
+from skincnn.serving.web.model import ServedModel, parse_clinical_metadata
+from skincnn.serving.web.schemas import (
+    ImagePrediction,
+    ModelInfo,
+    PredictResponse,
+    Problem,
+    Status,
+    to_predictions,
+)
+
+PREDICT_SECONDS = 60
+"""Maximum time from the receipt of a request to its response."""
+CLASS_FIELD = "class_name"
+PAGE_FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+"""Name and media type of each file of the page, by path."""
+DESCRIPTION = """Predicts classes of skin lesions in dermatoscopic images. **Not a medical
+device.** Images are decoded in memory and not stored. Errors are `Problem` objects."""
+router = APIRouter()
 
 
-def check_requirements() -> None:
-    """Raises a `ConfigError` if directories cannot be locked or Gradio is not installed."""
-    if importlib.util.find_spec("fcntl") is None:
-        raise ConfigError(
-            "The page requires Linux or macOS to lock the directory of uploads. Received: "
-            f"{sys.platform}. On Windows, use WSL."
-        )
-    if importlib.util.find_spec("gradio") is None:
-        raise ConfigError(
-            "The page requires Gradio. To install it and serve the page, run: make demo "
-            "MODEL=runs/mobilenet_160. Without make, run: pip install 'gradio>=6.31' and "
-            "then pip install 'pillow>=13'"
-        )
+class Service:
+    """The model with everything that the requests share.
 
-
-def listen(port: int) -> socket.socket:
-    """Returns a socket that listens on a port of `HOST`; 0 selects any free port.
-
-    Raises:
-        ConfigError: The port is invalid or not available.
+    Attributes:
+        stopping: Whether the server received a signal to stop. It then completes requests
+            in progress.
     """
-    if not 0 <= port < 65536:
-        raise ConfigError(f"--port must be in 0..65535. Received: {port}.")
+
+    def __init__(self, model: ServedModel, metrics: ServiceMetrics):
+        self.model = model
+        self.metrics = metrics
+        self.limits = RequestLimits()
+        self.batcher = Batcher(model.predictor.predict, metrics.observe_batch)
+        self.stopping = False
+        self._explaining = ThreadPoolExecutor(1, "explain")
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Processes requests in the `with` block."""
+        async with self.batcher.running():
+            yield
+        self._explaining.shutdown(cancel_futures=True)
+
+    def require_ready(self) -> None:
+        """Raises the error 503 if the server is stopping."""
+        if self.stopping:
+            raise HTTPException(503, "The server is stopping.", {"Connection": "close"})
+
+    async def predict(self, form: Form) -> tuple[ImagePrediction, ...]:
+        """Returns the predictions for the images of a request."""
+        metadata = clinical_metadata(form)
+        outputs = await self.batcher.predict(form.contents, metadata)
+        return to_predictions(form.names, outputs, self.model.predictor.rule)
+
+    async def explain(self, form: Form) -> bytes:
+        """Returns the model input beside the Grad-CAM overlay for an image, in PNG format."""
+        explainer = self.model.explainer
+        if explainer is None:
+            raise HTTPException(404, "Grad-CAM requires a run directory as MODEL.")
+        (prediction,) = await self.predict(form)
+        if prediction.status != OK:
+            raise HTTPException(422, prediction.status)
+        name = form.fields.get(CLASS_FIELD) or str(prediction.predicted_class)
+        if name not in explainer.class_names:
+            raise HTTPException(
+                422,
+                f"`{CLASS_FIELD}` must be one of {', '.join(explainer.class_names)}. "
+                f"Received: {name[:100]!r}.",
+            )
+        metadata = pd.DataFrame([clinical_metadata(form)])
+
+        def draw() -> bytes:
+            (pair,) = explainer.explain(form.contents, [name], metadata)
+            assert pair is not None, "the class is given"
+            return encode_png(pair)
+
+        return await asyncio.get_running_loop().run_in_executor(self._explaining, draw)
+
+
+def clinical_metadata(form: Form) -> ClinicalMetadata:
+    """Returns the clinical metadata in a request; see `parse_clinical_metadata`."""
+    fields = {name: form.fields.get(name, "") for name in CLINICAL_COLUMNS}
     try:
-        return socket.create_server((HOST, port))
-    except OSError as error:
-        raise ConfigError(
-            f"--port {port} is not available: {error.strerror}. Use another --port, "
-            "or --port 0 for any free port."
-        ) from error
+        return parse_clinical_metadata(fields)
+    except DataError as error:
+        raise HTTPException(422, str(error)) from error
 
 
-def serve(model: PageModel, path: Path, listener: socket.socket) -> None:
-    """Serves the page until a signal stops it, then raises as `StopRequest.exit` does.
+def build_app(model: ServedModel, token: str = "") -> FastAPI:
+    """Returns the application; its `state.service` is the `Service`.
 
     Args:
-        model: The model that predicts uploaded images.
-        path: Path of the model, for display on the page.
-        listener: The socket from `listen`.
+        model: The model that predicts the images.
+        token: The token that requests must contain; "" if only this computer can send
+            requests.
     """
-    with uploads.make_folder() as folder:
-        # Gradio reads these variables when it is imported and when it builds a page.
-        os.environ["GRADIO_TEMP_DIR"] = str(folder)
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        import uvicorn
-
-        config = uvicorn.Config(
-            build_app(model, path, folder),
-            log_level="critical",
-            access_log=False,
-            timeout_graceful_shutdown=1,  # in seconds; open pages keep their connections
-        )
-        server = uvicorn.Server(config)
-        stop, handle_exit = StopRequest(), server.handle_exit
-
-        def record_signal(number: int, frame: FrameType | None) -> None:
-            stop.signal = number
-            handle_exit(number, frame)
-
-        server.handle_exit = record_signal
-        server.run([listener])
-        # uvicorn usually raises the signal again, but sometimes returns instead.
-        if stop.requested:
-            stop.exit()
-
-
-def build_app(model: PageModel, path: Path, folder: Path) -> Any:
-    """Returns the page as an ASGI application.
-
-    Args:
-        model: The model that predicts uploaded images.
-        path: Path of the model, for display on the page.
-        folder: Directory of uploads, from `uploads.make_folder`.
-    """
-    import fastapi
-    import gradio
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    # Prevents DNS rebinding, in which the name of another site resolves to this address.
-    trusted = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    app = fastapi.FastAPI(openapi_url=None, middleware=[trusted])
-    blocks = build_page(model, path, folder)
-    # These routes replace those of Gradio, which keep interrupted uploads and store
-    # identical files only once: a prediction would delete the file of other uploads.
-    endpoint = uploads.make_upload_endpoint(folder, blocks.upload_file_set)
-    app.add_route(uploads.UPLOAD_PATH, endpoint, methods=["POST"])
-    app.add_route(uploads.PROGRESS_PATH, uploads.report_progress)
-    page = gradio.mount_gradio_app(
-        app,
-        blocks,
-        path="/",
-        footer_links=[],
-        run_history=False,  # The browser would store the history.
-        enable_monitoring=False,
-        show_error=False,
-        max_file_size=MAX_BYTES,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        app_kwargs={"openapi_url": None},
-        # System fonts, because other fonts would be downloaded.
-        theme=gradio.themes.Base(
-            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-        ),
-        css=Path(__file__).with_name("page.css").read_text(),
+    metrics = ServiceMetrics()
+    service = Service(model, metrics)
+    metrics.set_requests_in_progress(lambda: service.limits.num_requests)
+    app = FastAPI(
+        title="skincnn",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,  # These pages load scripts from other sites.
+        redoc_url=None,
+        lifespan=lambda _: service.running(),
     )
-    num_fields = len(CLINICAL_COLUMNS) if model.predictor.clinical_metadata else 0
-    return guard(check_predict_requests(page, folder, num_fields))
+    app.state.service = service
+    app.add_middleware(Guard, token=token, metrics=metrics)
+    app.add_exception_handler(HTTPException, _report_problem)
+    app.add_exception_handler(TimeoutError, _report_timeout)
+    app.include_router(router)
+    for path, (name, media_type) in PAGE_FILES.items():
+        content = (Path(__file__).parent / "page" / name).read_bytes()
+        app.add_route(path, _make_file_endpoint(content, media_type), ["GET"])
+    return app
 
 
-def build_page(model: PageModel, path: Path, folder: Path) -> Any:
-    """Returns the page as `gradio.Blocks`; see `build_app` for the arguments."""
-    import gradio
-
-    predictor = model.predictor
-    content = {
-        "synthetic": predictor.synthetic,
-        "has_referral": predictor.rule.target is not None,
-        "classes": [known.full_name for known in predictor.rule.described.values()],
-        "path": path,
+def _form_schema(*fields: str, many: bool) -> dict[str, Any]:
+    """Returns the OpenAPI description of a request with images."""
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    images: dict[str, Any] = {"type": "array", "items": file} if many else file
+    texts = {name: {"type": "string"} for name in (*fields, *CLINICAL_COLUMNS)}
+    schema = {
+        "type": "object",
+        "required": [IMAGES_FIELD],
+        "properties": {IMAGES_FIELD: images, **texts},
     }
-    delete_cache = (uploads.MAX_AGE_SECONDS, uploads.MAX_AGE_SECONDS)
-    with gradio.Blocks(
-        title="skincnn", analytics_enabled=False, delete_cache=delete_cache
-    ) as page:
-        gradio.HTML(render("start", **content))
-        fields = _metadata_fields(gradio) if predictor.clinical_metadata else []
-        # Not an image field, because Gradio decodes images without a size limit.
-        upload = gradio.File(label="Image", file_types=["image"], height=160)
-        prediction = gradio.HTML(elem_id="prediction")
-        upload.upload(
-            make_handler(model, folder),
-            [upload, *fields],
-            [upload, prediction],
-            preprocess=False,  # Preprocessing would leave a copy of each upload.
-            concurrency_limit=1,
-            show_progress_on=prediction,
-            api_visibility="private",
-        )
-    return page
+    content = {MEDIA_TYPE: {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
-def make_handler(model: PageModel, folder: Path) -> Callable[..., tuple[None, str]]:
-    """Returns the function that the page calls with an upload and the metadata fields.
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem} for code in (401, 403, 408, 413, 415, 422, 429, 500, 503)
+}
 
-    The function returns None, which clears the upload field, and the result as HTML.
+
+@router.post("/v1/predict", responses=PROBLEMS, openapi_extra=_form_schema(many=True))
+async def predict(request: Request) -> PredictResponse:
+    """Predicts one or more images.
+
+    An unreadable file has a status other than "ok" and does not affect the other files. The
+    clinical metadata hold for all images of the request.
     """
-
-    def handle(upload: uploads.Upload, *fields: str | None) -> tuple[None, str]:
-        try:
-            content, name = uploads.take(upload, folder)
-            clinical_metadata = parse_clinical_metadata(fields)
-            return None, render_prediction(model, content, name, clinical_metadata)
-        except DataError as error:
-            return None, render("error", message=str(error))
-        except Exception:  # The server continues after any error.
-            logging.getLogger(__name__).exception("A prediction failed.")
-            return None, render("error", message=FAILED)
-
-    return handle
+    service: Service = request.app.state.service
+    service.require_ready()
+    async with service.limits.read(request, service.model.clinical_fields) as form:
+        async with asyncio.timeout(PREDICT_SECONDS):
+            predictions = await service.predict(form)
+    service.metrics.observe_predictions(predictions)
+    return PredictResponse(model=service.model.info.model, predictions=predictions)
 
 
-def parse_clinical_metadata(fields: Sequence[str | None]) -> dict[str, str | int | None]:
-    """Maps clinical columns to the values of the metadata fields; omits an empty age.
+@router.post(
+    "/v1/explain",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}, 404: {"model": Problem}, **PROBLEMS},
+    openapi_extra=_form_schema(CLASS_FIELD, many=False),
+)
+async def explain(request: Request) -> Response:
+    """Returns the model input of one image beside its Grad-CAM overlay for a class.
 
-    Args:
-        fields: Age, sex and site; empty for a model without clinical metadata.
-
-    Raises:
-        DataError: The age is not a whole number of years in 0..`MAX_AGE_YEARS`.
+    By default, the class is the predicted class.
     """
-    values: dict[str, str | int | None] = dict(zip(CLINICAL_COLUMNS, fields, strict=False))
-    age = str(values.pop("age", None) or "").strip()
-    if not age:
-        return values
-    if not age.isdecimal() or int(age) > MAX_AGE_YEARS:
-        raise DataError(
-            f"The age must be a whole number of years in 0..{MAX_AGE_YEARS}, or empty. "
-            f"Received: {age}. Upload the image again."
-        )
-    return {**values, "age": int(age)}
+    service: Service = request.app.state.service
+    service.require_ready()
+    fields = (CLASS_FIELD, *service.model.clinical_fields)
+    async with service.limits.read(request, fields, max_images=1) as form:
+        async with asyncio.timeout(PREDICT_SECONDS):
+            content = await service.explain(form)
+    return Response(content, media_type="image/png")
 
 
-def _metadata_fields(gradio: Any) -> list[Any]:
-    sites = [UNKNOWN, *REGION_OF]
-    gradio.HTML(render("clinical_metadata"))
-    with gradio.Row():
-        return [
-            # Not a number field, because an empty number field shows 0.
-            gradio.Textbox(label="Age in years", placeholder=UNKNOWN, max_lines=1),
-            gradio.Dropdown([UNKNOWN, *SEXES], value=UNKNOWN, label="Sex"),
-            gradio.Dropdown(sites, value=UNKNOWN, label="Site on the body"),
-        ]
+@router.get("/v1/model")
+async def describe_model(request: Request) -> ModelInfo:
+    """Returns the classes, thresholds, scores and model card of the model."""
+    info: ModelInfo = request.app.state.service.model.info
+    return info
+
+
+@router.get("/healthz")
+async def report_health() -> Status:
+    """Returns whether the process is running."""
+    return Status()
+
+
+@router.get("/readyz", responses={503: {"model": Problem}})
+async def report_readiness(request: Request) -> Status:
+    """Returns whether the server accepts predictions: the error 503 if it is stopping."""
+    request.app.state.service.require_ready()
+    return Status()
+
+
+@router.get("/metrics", response_class=Response)
+async def report_metrics(request: Request) -> Response:
+    """Returns the metrics in the text format of Prometheus."""
+    text = request.app.state.service.metrics.text()
+    return Response(text, media_type="text/plain; version=0.0.4")
+
+
+def _make_file_endpoint(content: bytes, media_type: str) -> Any:
+    async def respond(request: Request) -> Response:
+        return Response(content, media_type=media_type)
+
+    return respond
+
+
+async def _report_problem(request: Request, error: HTTPException) -> Response:
+    return problem_response(error.status_code, error.detail, error.headers)
+
+
+async def _report_timeout(request: Request, error: Exception) -> Response:
+    text = f"No prediction within {PREDICT_SECONDS} seconds. Try again later."
+    return problem_response(503, text, {"Retry-After": "10"})

@@ -1,132 +1,125 @@
-"""Restricts the requests that the server accepts and the resources that the page loads.
-
-Gradio has endpoints that the page does not use. Requests that send data to these endpoints
-are rejected before they reach Gradio.
-"""
+"""Restricts who may send requests, and what a browser may do with the responses."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
-from typing import Any
+import ipaddress
+import logging
+import secrets
+import time
+from http import HTTPStatus
+from urllib.parse import urlsplit
 
-from skincnn.errors import DataError
-from skincnn.serving.web.uploads import UPLOAD_PATH, find_upload
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-Application = Callable[[Any, Any, Any], Awaitable[None]]
-"""An ASGI application, called with `scope`, `receive` and `send`."""
-CONTENT_SECURITY_POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; "
-    "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'"
-)
-"""Prevents the browser from loading resources from other sites. Gradio requires inline
-scripts and styles."""
-PREDICT_PATH = "/gradio_api/queue/join"
-"""Endpoint for predictions. The page sends data only to this endpoint and `UPLOAD_PATH`."""
-DEEP_LINK_PATH = "/gradio_api/deep_link"
-"""Endpoint of Gradio that would permanently store the values of the form fields."""
-MAX_REQUEST_BYTES = 2**16
-"""Maximum size in bytes of a prediction request, which does not contain the image."""
+from skincnn.serving.web.form import Body
+from skincnn.serving.web.metrics import ServiceMetrics
+from skincnn.serving.web.schemas import Problem
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+"""Headers of each response: the page loads nothing from other sites, and nothing of it or
+of the predictions is stored."""
+PROTECTED = ("/v1/", "/metrics")
+"""Paths that require the token. The page and the health checks contain no secrets."""
+KNOWN_PATHS = ("/", "/v1/predict", "/v1/explain", "/v1/model", "/metrics", "/openapi.json")
 
 
-def guard(app: Application) -> Application:
-    """Returns an ASGI application that passes only requests from the page to `app`.
+class Guard:
+    """ASGI middleware that checks access, adds `HEADERS` and counts requests.
 
-    `CONTENT_SECURITY_POLICY` is added to each response.
+    With a token, requests to `PROTECTED` paths must contain it (RFC 6750). Without, requests
+    must name a loopback address as host, which prevents DNS rebinding, and browsers may send
+    them from the page only.
     """
-    from starlette.datastructures import Headers
-    from starlette.responses import PlainTextResponse
 
-    policy = (b"content-security-policy", CONTENT_SECURITY_POLICY.encode())
+    def __init__(self, app: ASGIApp, token: str, metrics: ServiceMetrics):
+        self._app = app
+        self._token = token
+        self._metrics = metrics
 
-    async def handle(scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_policy(message: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles a request."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        started, status = time.perf_counter(), 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], policy]}
+                status = message["status"]
+                MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        is_read = scope["type"] != "http" or scope["method"] in ("GET", "HEAD")
-        path = scope.get("path")
-        is_allowed = (
-            path != DEEP_LINK_PATH if is_read else path in (UPLOAD_PATH, PREDICT_PATH)
-        )
-        if not is_allowed:
-            responder: Application = PlainTextResponse("Not allowed.", 405)
-        elif not is_read and not is_same_origin(Headers(scope=scope)):
-            responder = PlainTextResponse("Requests from other sites are not allowed.", 403)
-        else:
-            responder = app
-        await responder(scope, receive, send_with_policy)
-
-    return handle
-
-
-def check_predict_requests(app: Application, folder: Path, num_fields: int) -> Application:
-    """Returns an ASGI application that cleans prediction requests before they reach `app`.
-
-    See `clean_request` for `folder` and `num_fields`.
-    """
-    from starlette.requests import Request
-    from starlette.responses import JSONResponse
-
-    async def handle(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["path"] != PREDICT_PATH:
-            return await app(scope, receive, send)
-        content = b""
-        async for part in Request(scope, receive).stream():
-            content += part
-            if len(content) > MAX_REQUEST_BYTES:
-                response = JSONResponse({"detail": "The request is too large."}, 413)
-                return await response(scope, receive, send)
         try:
-            body = clean_request(content, folder, num_fields)
-        except DataError as error:
-            return await JSONResponse({"detail": str(error)}, 400)(scope, receive, send)
-        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+            await self._respond(scope, receive, send_with_headers)
+        except Exception:  # The server continues after any error.
+            logging.getLogger(__name__).exception("A request failed.")
+            if not status:
+                text = "The request failed. The log of the server shows the error."
+                await problem_response(500, text)(scope, receive, send_with_headers)
+        finally:
+            path = scope["path"] if scope["path"] in KNOWN_PATHS else "other"
+            self._metrics.observe_request(path, status, time.perf_counter() - started)
 
-        async def receive_clean() -> Any:
-            return next(messages, None) or await receive()
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response: ASGIApp = self._app
+        headers = Headers(scope=scope)
+        if self._token:
+            if scope["path"].startswith(PROTECTED) and not self._has_token(headers):
+                response = problem_response(
+                    401,
+                    "Send the token of the server: Authorization: Bearer TOKEN.",
+                    {"WWW-Authenticate": "Bearer"},
+                )
+        elif not is_local_request(headers):
+            text = "Requests to this server must come from its own page or a local program."
+            response = problem_response(403, text)
+        if response is not self._app:
+            await Body(receive).discard()
+        await response(scope, receive, send)
 
-        await app(scope, receive_clean, send)
-
-    return handle
-
-
-def is_same_origin(headers: Mapping[str, str]) -> bool:
-    """Returns whether the header `Origin`, if it is present, matches the header `Host`."""
-    origin = headers.get("origin")  # Programs other than browsers may omit it.
-    return origin is None or origin == f"http://{headers.get('host')}"
+    def _has_token(self, headers: Headers) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        is_equal = secrets.compare_digest(token.strip().encode(), self._token.encode())
+        return scheme.lower() == "bearer" and is_equal
 
 
-def clean_request(content: bytes, folder: Path, num_fields: int) -> bytes:
-    """Returns a prediction request with only the values that the page sends.
+def problem_response(
+    status: int, detail: str, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """Returns an error response with a `Problem` as body."""
+    problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
+    return JSONResponse(
+        problem.model_dump(), status, headers, media_type="application/problem+json"
+    )
 
-    Without this step, Gradio would copy or download any file that a request names.
 
-    `folder` is the directory of uploads, and `num_fields` the number of form fields for
-    clinical metadata.
+def is_local_request(headers: Headers) -> bool:
+    """Returns whether the host is a loopback address and the origin, if any, the same.
 
-    Raises:
-        DataError: The content is not a prediction request with an upload in `folder` and
-            `num_fields` other values.
+    Only browsers send the header `Origin`.
     """
+    host = headers.get("host", "")
     try:
-        request = json.loads(content)
-        upload, *fields = request["data"]
-        name, session = upload["orig_name"], request["session_hash"]
-        path = str(find_upload(upload["path"], folder))
-        texts = [name, session, *(text for text in fields if text is not None)]
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("a value is not a string")
-        if len(fields) != num_fields or request["fn_index"] != 0:
-            raise ValueError("unknown function or number of fields")
-        file = {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-        clean = {"data": [file, *fields], "fn_index": 0, "session_hash": session}
-        return json.dumps(clean, ensure_ascii=False).encode()
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DataError(
-            "A prediction request must be a JSON object with `data` (an upload and the "
-            "clinical metadata), `fn_index` 0 and `session_hash`. Received a request that "
-            f"raised {type(error).__name__}."
-        ) from error
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(name) and headers.get("origin") in (None, f"http://{host}")
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host is "localhost" or an address that only this computer reaches."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

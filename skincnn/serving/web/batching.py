@@ -1,0 +1,112 @@
+"""Predicts the images of concurrent requests together in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from skincnn.serving.prefetch import NUM_IN_FLIGHT
+from skincnn.serving.saved_model import Predict, Predictions
+
+ClinicalMetadata = dict[str, float | str]
+"""A value for each of `CLINICAL_COLUMNS`."""
+BATCH_SIZE = 32
+"""Number of images at which a batch is complete. The images of a request stay together."""
+MAX_WAIT_SECONDS = 0.005
+"""Maximum time that a request waits for others while the model is idle."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """The images of one request, and the future of their predictions."""
+
+    contents: Sequence[bytes]
+    clinical_metadata: ClinicalMetadata
+    predictions: asyncio.Future[Predictions] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Batcher:
+    """Predicts the images of concurrent requests in batches, in background threads.
+
+    As in `serving.prefetch`, `NUM_IN_FLIGHT` batches are predicted at a time, so that one
+    is decoded while the network predicts another. Meanwhile, requests wait for the next
+    batch. The number of waiting requests is limited by `form.RequestLimits`.
+    """
+
+    def __init__(self, predict: Predict, observe: Callable[[int], None]):
+        """`observe` is called with the number of images in each batch."""
+        self._predict = predict
+        self._observe = observe
+        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._collecting = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Predicts jobs in the `with` block. Later, waiting jobs are not predicted."""
+        with ThreadPoolExecutor(NUM_IN_FLIGHT, "predict") as executor:
+            workers = [
+                asyncio.create_task(self._work(executor)) for _ in range(NUM_IN_FLIGHT)
+            ]
+            try:
+                yield
+            finally:
+                for worker in workers:
+                    worker.cancel()
+
+    async def predict(
+        self, contents: Sequence[bytes], clinical_metadata: ClinicalMetadata
+    ) -> Predictions:
+        """Returns the predictions for the images of one request, as `Predict` does.
+
+        The clinical metadata hold for all of its images. An exception of the model is raised for all requests of the batch.
+        """
+        job = _Job(contents, clinical_metadata)
+        self._jobs.put_nowait(job)
+        return await job.predictions
+
+    async def _work(self, executor: ThreadPoolExecutor) -> None:
+        while True:
+            # One worker at a time, so that two idle workers do not split the requests.
+            async with self._collecting:
+                jobs = await self._collect()
+            run = asyncio.get_running_loop().run_in_executor
+            try:
+                parts = await run(executor, self._predict_jobs, jobs)
+            except Exception as error:
+                for job in jobs:
+                    if not job.predictions.done():
+                        job.predictions.set_exception(error)
+            else:
+                for job, part in zip(jobs, parts, strict=True):
+                    if not job.predictions.done():  # canceled after a timeout
+                        job.predictions.set_result(part)
+
+    async def _collect(self) -> list[_Job]:
+        jobs = [await self._jobs.get()]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MAX_WAIT_SECONDS):
+                while sum(len(job.contents) for job in jobs) < BATCH_SIZE:
+                    jobs.append(await self._jobs.get())
+        return [job for job in jobs if not job.predictions.done()]
+
+    def _predict_jobs(self, jobs: Sequence[_Job]) -> list[Predictions]:
+        """Returns the predictions of each job."""
+        if not jobs:
+            return []
+        contents = [content for job in jobs for content in job.contents]
+        self._observe(len(contents))
+        # One table for the batch, because a table for each request takes milliseconds.
+        rows = [job.clinical_metadata for job in jobs for _ in job.contents]
+        outputs = self._predict(contents, pd.DataFrame(rows))
+        parts, start = [], 0
+        for job in jobs:
+            part = slice(start, start := start + len(job.contents))
+            parts.append({name: values[part] for name, values in outputs.items()})
+        return parts

@@ -1,0 +1,91 @@
+"""Explains the referral decision for an image in one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from skincnn.classes import describe
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.serving.images import OK
+
+Prediction = Mapping[str, Any]
+"""The outputs of `serving.postprocessing.postprocess` for one image."""
+Reason = Literal[
+    "unreadable", "out_of_distribution", "malignant", "below_threshold", "no_threshold"
+]
+"""Why an image is referred (the first three) or not."""
+NOT_RULED_OUT = "this does not rule out malignancy"
+
+
+def find_reason(prediction: Prediction, rule: DecisionRule) -> Reason:
+    """Returns the reason for the referral decision of the model."""
+    if prediction["status"].decode() != OK:
+        return "unreadable"
+    if prediction["out_of_distribution"]:
+        return "out_of_distribution"
+    if prediction["refer"]:
+        return "malignant"
+    return "no_threshold" if rule.threshold is None else "below_threshold"
+
+
+def explain_decision(prediction: Prediction, rule: DecisionRule) -> str:
+    """Returns the referral decision of the model and its reason as a sentence."""
+    reason = find_reason(prediction, rule)
+    if reason == "unreadable":
+        return (
+            "Refer to a dermatologist: the file is not a readable image and was not "
+            f"predicted; {NOT_RULED_OUT}."
+        )
+    if reason == "out_of_distribution":
+        return (
+            "Refer to a dermatologist: the image differs strongly from the images for which "
+            "the model was developed (out-of-distribution), so its probabilities may not be "
+            "reliable."
+        )
+    if rule.threshold is None:
+        return (
+            "Not referred: this model has no referral threshold for malignant lesions and "
+            f"refers no image because of its probabilities; {NOT_RULED_OUT}."
+        )
+    classes = describe(rule.class_names)
+    malignant = [bool(classes[name].malignant) for name in rule.class_names]
+    probability = float(prediction["probabilities"][malignant].sum())
+    text, threshold = distinguish(probability, rule.threshold)
+    # The graph may round the sum differently, so the decision is that of the model.
+    if reason == "malignant":
+        return (
+            f"Refer to a dermatologist: the probability of a malignant lesion is {text}, at "
+            f"or above the referral threshold of {threshold}."
+        )
+    below = "just below" if text == threshold else "below"
+    return (
+        f"Not referred: the probability of a malignant lesion is {text}, {below} the "
+        f"referral threshold of {threshold}; {NOT_RULED_OUT}."
+    )
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Returns a share in 0..1 as a percentage with `digits` decimal places.
+
+    A share strictly between 0 and 1 is never rounded to 0 % or 100 %; the result is then,
+    for example, "< 0.1 %" or "> 99.9 %".
+    """
+    smallest = 10.0**-digits
+    if 0 < 100 * share < smallest:
+        return f"< {smallest:.{digits}f} %"
+    if 100 - smallest < 100 * share < 100:
+        return f"> {100 - smallest:.{digits}f} %"
+    return f"{100 * share:.{digits}f} %"
+
+
+def distinguish(first: float, second: float) -> tuple[str, str]:
+    """Formats two shares with the fewest digits, at most 6, that distinguish them.
+
+    Shares that are equal up to float32 rounding errors are not distinguished.
+    """
+    pairs = [(percent(first, digits), percent(second, digits)) for digits in range(1, 7)]
+    if math.isclose(first, second, rel_tol=1e-6):
+        return pairs[0]
+    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])

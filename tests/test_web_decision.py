@@ -1,0 +1,105 @@
+"""The referral decision as a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+from web_models import RULE
+
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.serving.images import OK, UNREADABLE
+from skincnn.serving.web.decision import (
+    distinguish,
+    explain_decision,
+    find_reason,
+    percent,
+)
+
+
+def prediction_of(
+    malignant: float, distance: float, rule: DecisionRule = RULE
+) -> dict[str, Any]:
+    """Returns a prediction of two classes with the decisions of the rule."""
+    refer, ood = rule.decide(np.array([[malignant, 1 - malignant]]), np.array([distance]))
+    return {
+        "status": OK.encode(),
+        "probabilities": np.array([malignant, 1 - malignant], np.float32),
+        "out_of_distribution": ood[0],
+        "refer": refer[0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("malignant", "distance", "reason", "expected"),
+    [
+        (0.5, 0.1, "malignant", "is 50.0 %, at or above the referral threshold of 30.0 %"),
+        (0.3, 0.1, "malignant", "is 30.0 %, at or above the referral threshold of 30.0 %"),
+        (0.2, 0.1, "below_threshold", "is 20.0 %, below the referral threshold of 30.0 %"),
+        (0.2999, 0.1, "below_threshold", "is 29.99 %, below the referral threshold of 30.00"),
+        (0.299998, 0.1, "below_threshold", "29.9998 %, below the referral threshold of 30.0"),
+        (0.30002, 0.1, "malignant", "is 30.002 %, at or above the referral threshold of 30.0"),
+        (0.2, 0.9, "out_of_distribution", "differs strongly from the images for which"),
+        (0.5, 0.9, "out_of_distribution", "differs strongly from the images for which"),
+    ],
+)
+def test_the_sentence_matches_the_decision(
+    malignant: float, distance: float, reason: str, expected: str
+) -> None:
+    prediction = prediction_of(malignant, distance)
+    text = explain_decision(prediction, RULE)
+    assert find_reason(prediction, RULE) == reason
+    assert expected in text
+    assert text.startswith("Refer to a" if prediction["refer"] else "Not referred")
+    assert prediction["refer"] != ("does not rule out malignancy" in text)
+
+
+@pytest.mark.parametrize("step", [-1, 0, 1])
+@pytest.mark.parametrize("refer", [True, False])
+def test_rounding_does_not_contradict_the_decision_of_the_model(
+    step: int, refer: bool
+) -> None:
+    threshold = np.float32(RULE.threshold)
+    prediction = prediction_of(float(threshold + step * np.spacing(threshold)), 0.1)
+    text = explain_decision({**prediction, "refer": np.bool_(refer)}, RULE)
+    relation = "at or above" if refer else "just below"
+    assert f"is 30.0 %, {relation} the referral threshold of 30.0 %" in text
+
+
+def test_sentences_without_a_threshold_for_unreadable_files_and_unknown_classes() -> None:
+    rule = RULE.model_copy(update={"threshold": None})
+    prediction = prediction_of(0.5, 0.1, rule)
+    assert find_reason(prediction, rule) == "no_threshold"
+    assert "has no referral threshold" in explain_decision(prediction, rule)
+    unreadable = {**prediction, "status": UNREADABLE.encode(), "refer": np.True_}
+    assert find_reason(unreadable, rule) == "unreadable"
+    assert "not a readable image" in explain_decision(unreadable, rule)
+    own = RULE.model_copy(update={"class_names": ("mel", "freckle")})
+    assert "is 50.0 %" in explain_decision(prediction_of(0.5, 0.1, own), own)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0, "0.0"), (1e-6, "< 0.1"), (0.1234, "12.3"), (0.99999, "> 99.9"), (1, "100.0")],
+)
+def test_no_probability_is_rounded_to_certainty(share: float, expected: str) -> None:
+    assert percent(share) == f"{expected} %"
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ((0.0003, 0.0005), ("0.03 %", "0.05 %")),
+        ((0.99995, 0.9996), ("> 99.99 %", "99.96 %")),
+        ((0.0, 0.0004), ("0.0 %", "< 0.1 %")),
+        ((1e-9, 1e-10), ("< 0.1 %", "< 0.1 %")),
+        ((0.5, 0.5), ("50.0 %", "50.0 %")),
+    ],
+)
+def test_different_probabilities_are_distinguished(
+    shares: tuple[float, float], expected: tuple[str, str]
+) -> None:
+    assert distinguish(*shares) == expected

@@ -1,0 +1,330 @@
+"""The server of scripts/serve.py: its start and end, bad clients, and a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from conftest import ROOT, jpeg, run_here
+from PIL import Image
+
+pytest.importorskip("fastapi")
+uvicorn = pytest.importorskip("uvicorn")
+from web_models import make_model
+
+from skincnn.errors import Terminated
+from skincnn.serving.web import server as web_server
+from skincnn.serving.web.app import build_app
+
+Run = tuple[Path, "subprocess.CompletedProcess[str]"]
+PREDICTION = re.compile(r"melanoma malignant (< |> )?[\d.]+ %")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running scripts/serve.py; `folder` is its directory for temporary files."""
+
+    process: subprocess.Popen[str]
+    url: str
+    folder: Path
+    errors: Path
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, int(port)
+
+    def predict(self, *contents: bytes) -> list[dict[str, Any]]:
+        files = [("images", (f"{i}.jpg", content)) for i, content in enumerate(contents)]
+        with requests.Session() as session:
+            session.trust_env = False
+            response = session.post(f"{self.url}/v1/predict", files=files, timeout=60)
+        assert response.ok, response.text
+        predictions: list[dict[str, Any]] = response.json()["predictions"]
+        return predictions
+
+
+@pytest.fixture(scope="module")
+def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Starts a server for all tests, which must not change it; SIGTERM stops it."""
+    folder = tmp_path_factory.mktemp("page")
+    errors = folder.with_suffix(".log")
+    nowhere = "http://127.0.0.1:1"
+    environment = {
+        **os.environ,
+        "TMPDIR": str(folder),
+        "PYTHONPATH": str(ROOT),
+        **dict.fromkeys(("HTTP_PROXY", "https_proxy", "ALL_PROXY"), nowhere),
+        "FORWARDED_ALLOW_IPS": "*",
+        "WEB_CONCURRENCY": "3",
+        "UVICORN_PORT": "1",
+    }
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "scripts/serve.py"), str(run[0]), "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environment,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("page  http://127.0.0.1:"), errors.read_text()
+            server = Server(process, line.split()[1], folder, errors)
+            wait_until_ready(server)
+            yield server
+            check_drain(server)
+        finally:
+            process.kill()
+
+
+def wait_until_ready(server: Server) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            if requests.get(f"{server.url}/readyz", timeout=10).ok:
+                return
+        threading.Event().wait(0.1)
+    raise AssertionError("not ready")
+
+
+def check_drain(server: Server) -> None:
+    """Checks that SIGTERM completes the requests in progress before the server ends."""
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="images"; filename="x.jpg"\r\n\r\n'
+        + jpeg()
+        + b"\r\n--b--\r\n"
+    )
+    with socket.create_connection(server.address, timeout=60) as connection:
+        connection.sendall(head(server, len(body)) + body[:1000])
+        requests.get(f"{server.url}/healthz", timeout=60)  # The server has the request.
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(OSError):
+            while True:
+                socket.create_connection(server.address, timeout=10).close()
+        connection.sendall(body[1000:])
+        assert b"200 OK" in connection.recv(1000)
+    assert server.process.wait(60) == 143
+    assert server.errors.read_text() == "terminated\n"
+    assert not list(server.folder.iterdir()), "no file was written"
+
+
+def head(server: Server, length: int) -> bytes:
+    """Returns the headers of a request for predictions."""
+    host, port = server.address
+    return (
+        f"POST /v1/predict HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {length}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+    ).encode()
+
+
+def test_wrong_arguments_are_errors(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        done = run_here("serve.py", run[0], "--port", taken)
+    assert done.returncode == 2
+    assert f"--port {taken} is not available: Address already in use" in done.stderr
+    for flags, message in (
+        (("--port", 70000), "--port must be in 0..65535. Received: 70000."),
+        (("--host", "0.0.0.0"), "--host 0.0.0.0: other computers can reach this address"),
+        (("--host", "x.invalid"), "--host x.invalid --port 8000 is not available"),
+        (("--port", 0, "--token", "x"), "--token must have at least 16 characters."),
+    ):
+        done = run_here("serve.py", run[0], *flags)
+        assert done.returncode == 2
+        assert message in done.stderr
+    monkeypatch.setattr(web_server, "PACKAGES", ("uvicorn", "package_that_is_missing"))
+    done = run_here("serve.py", run[0])
+    assert done.returncode == 2
+    assert "requires package_that_is_missing. Install: pip install -e .[ser" in done.stderr
+
+
+def test_a_server_for_other_computers_says_what_it_exposes() -> None:
+    with web_server.bind("0.0.0.0", 0) as listener:
+        warning = web_server.check_token(listener, "0123456789abcdef")
+    assert "other computers can reach this server" in warning
+    assert "/v1/predict" in warning
+    with web_server.bind("localhost", 0) as listener:
+        assert web_server.check_token(listener, "") == ""
+        with pytest.raises(OSError):  # It does not listen before the model is loaded.
+            socket.create_connection(listener.getsockname()[:2], timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_a_signal_stops_the_server_if_uvicorn_returns(
+    number: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        uvicorn.Server, "run", lambda self, sockets: self.handle_exit(number, None)
+    )
+    app = build_app(make_model())
+    with pytest.raises(error), web_server.bind("127.0.0.1", 0) as listener:
+        web_server.serve(app, listener)
+    assert app.state.service.stopping
+
+
+def test_many_clients_get_the_predictions_of_their_images(server: Server) -> None:
+    contents = [jpeg(number) for number in range(4)]
+    expected = [server.predict(content)[0]["probabilities"] for content in contents]
+    assert len({str(one) for one in expected}) == 4
+
+    def check(number: int) -> None:
+        (prediction,) = server.predict(contents[number % 4])
+        assert prediction["probabilities"] == pytest.approx(expected[number % 4], abs=1e-6)
+
+    with ThreadPoolExecutor(16) as executor:
+        list(executor.map(check, range(64)))
+    listening = psutil.Process(server.process.pid).net_connections("inet")
+    assert {one.laddr.ip for one in listening if one.status == "LISTEN"} == {"127.0.0.1"}
+
+
+def test_the_server_survives_bad_clients(server: Server) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="images"; filename="x"\r\n\r\n'
+    for sent in (
+        b"\x16\x03\x01 not HTTP\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: " + b"x" * 100_000,
+        head(server, 20_000_000) + part + bytes(15_000_000),  # an interrupted upload
+        head(server, 10) + b"--b",
+    ):
+        with socket.create_connection(server.address, timeout=60) as connection:
+            with contextlib.suppress(OSError):  # The server may close the connection.
+                connection.sendall(sent)
+    big = server.predict(b"not an image" * 2_000_000)
+    assert big[0]["reason"] == "unreadable"
+    response = requests.post(
+        f"{server.url}/v1/predict", files={"images": bytes(30_000_001)}, timeout=60
+    )
+    assert response.status_code == 413
+    assert server.predict(jpeg())[0]["status"] == "ok"
+    assert not list(server.folder.iterdir()), "no file was written"
+    assert server.errors.read_text() == ""
+
+
+@contextlib.contextmanager
+def highest_memory(pid: int) -> Iterator[list[int]]:
+    """Yields a list that gets the initial and the maximum memory of a process."""
+    process, done = psutil.Process(pid), threading.Event()
+    samples = [process.memory_info().rss]
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            samples.append(process.memory_info().rss)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    measured: list[int] = []
+    try:
+        yield measured
+    finally:
+        done.set()
+        thread.join()
+        measured += [samples[0], max(samples)]
+
+
+def choose(page: Any, *paths: Path) -> list[str]:
+    """Chooses files on the page and returns the text of each prediction."""
+    page.evaluate("document.querySelector('#predictions').replaceChildren()")
+    page.set_input_files("#images", paths)
+    articles = page.locator("#predictions article")
+    articles.nth(len(paths) - 1).wait_for(timeout=60_000)
+    assert articles.count() == len(paths)
+    return [" ".join(text.split()) for text in articles.all_inner_texts()]
+
+
+def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> None:
+    good, text, huge = (tmp_path / name for name in ("good.jpg", "text.jpg", "huge.png"))
+    good.write_bytes(jpeg())
+    text.write_text("this is text")
+    Image.new("1", (20_000, 20_000)).save(huge)
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    urls: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda text: text.type == "error" and errors.append(text.text))
+    page.goto(server.url)
+    page.get_by_role("heading", name="About this model").wait_for(timeout=60_000)
+    body = page.inner_text("body")
+    for part in ("Not a medical device.", "synthetic images", "Balanced accuracy", "SHA-"):
+        assert part in body
+    fits = "document.documentElement.scrollWidth <= innerWidth"
+    assert page.evaluate(fits)
+
+    (shown,) = choose(page, good)
+    assert PREDICTION.search(shown)
+    (prediction,) = server.predict(good.read_bytes())
+    assert prediction["explanation"] in shown
+    assert page.evaluate(fits)
+    # With the keyboard alone: choose another class, and show its heat map.
+    select = page.get_by_label("Heat map (Grad-CAM) for")
+    select.focus()
+    page.keyboard.press("m")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    image = page.locator("figure img")
+    image.wait_for(timeout=60_000)
+    image.evaluate("image => image.decode()")
+    assert image.evaluate("image => image.naturalWidth") == 128
+    assert "heat map for mela" in image.get_attribute("alt")
+    assert page.evaluate(fits)
+
+    assert "not a readable image" in choose(page, text)[0]
+    with highest_memory(server.process.pid) as memory:
+        assert "not a readable image" in choose(page, huge)[0]
+    assert memory[1] - memory[0] < 100e6
+    three = choose(page, good, text, good)
+    assert ["not a readable image" in one for one in three] == [False, True, False]
+    page.set_input_files("#images", [good] * 33)
+    page.get_by_text("Choose at most 32 images at a time.").wait_for()
+
+    stored = "[localStorage.length, sessionStorage.length, document.cookie.length]"
+    assert page.evaluate(stored) == [0, 0, 0], "the browser stores nothing"
+    assert [url for url in urls if not url.startswith((server.url, "blob:"))] == []
+    assert errors == []
+    page.close()
+
+
+def test_the_page_asks_for_the_token_and_the_clinical_metadata(browser: Any) -> None:
+    token = "0123456789abcdef"
+    model = make_model(clinical_metadata=True)
+    config = uvicorn.Config(build_app(model, token), log_config=None, ws="none")
+    server = uvicorn.Server(config)
+    with web_server.bind("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        listener.listen()
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        for value, expected in (("wrong", "This token is not valid."), (token, "")):
+            page.get_by_label("Token of the server").fill(value)
+            page.keyboard.press("Enter")
+            page.locator("#status", has_text=expected).wait_for()
+        page.get_by_label("Age in years").fill("50")
+        page.get_by_label("Sex").select_option("female")
+        file = {"name": "x.jpg", "mimeType": "image/jpeg", "buffer": bytes(70)}
+        page.set_input_files("#images", file)
+        page.get_by_text("differs strongly").wait_for()
+        page.get_by_label("Age in years").fill("500")
+        page.set_input_files("#images", file)
+        page.get_by_text("The age must be a number of years in 0..120").wait_for()
+        page.close()
+        server.should_exit = True
+        thread.join()

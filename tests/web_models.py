@@ -1,0 +1,55 @@
+"""Models for the tests of the HTTP service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from skincnn.config import DataConfig
+from skincnn.metrics.calibration import CalibrationMap
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.serving.images import OK, UNREADABLE
+from skincnn.serving.predictor import Predictor
+from skincnn.serving.saved_model import Predictions
+from skincnn.serving.web.model import ServedModel, describe_model
+from skincnn.serving.web.schemas import ModelVersion
+
+RULE = DecisionRule(
+    class_names=("mel", "nv"),
+    set_thresholds=(0.1, 0.2),
+    calibration_map=CalibrationMap(temperature=1.5, bias=(-0.2, 0.2)),
+    threshold=0.3,
+    max_distance=0.6,
+)
+
+
+def predict_lengths(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
+    """Predicts melanoma with a probability of 1 % per byte; an empty file is unreadable."""
+    assert len(metadata) == len(contents)
+    malignant = np.array([len(content) / 100 for content in contents])
+    is_readable = malignant > 0
+    probabilities = np.stack([malignant, 1 - malignant], axis=1)
+    refer, ood = RULE.decide(probabilities, malignant)
+    return {
+        "status": np.where(is_readable, OK, UNREADABLE).astype("S").astype(object),
+        "probabilities": probabilities,
+        "predicted_class": np.where(malignant > 0.5, b"mel", b"nv").astype(object),
+        "in_prediction_set": RULE.prediction_set(probabilities),
+        "malignant_probability": malignant,
+        "refer": refer | ~is_readable,
+        "ood_distance": malignant,
+        "out_of_distribution": ood,
+    }
+
+
+def make_model(
+    predict: Callable[..., Any] = predict_lengths, *, clinical_metadata: bool = False
+) -> ServedModel:
+    """Returns a model without a network."""
+    predictor = Predictor("keras", RULE, DataConfig(), False, clinical_metadata, predict)
+    version = ModelVersion(name="x", version="", format="keras", sha256=("0",))
+    info = describe_model(predictor, version, workdir=None, grad_cam=False)
+    return ServedModel(predictor, None, info)
