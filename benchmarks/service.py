@@ -59,8 +59,8 @@ def http_service(setting: Setting) -> Iterator[Result]:
         last = server.memory_info().rss
         load_text = f"{NUM_CLIENTS} clients"
         yield Result(
-            f"HTTP service: growth of memory from request {NUM_FIRST} ({first / MB:.0f} MB) "
-            f"to request {NUM_REQUESTS}",
+            f"HTTP service: growth of memory from request {NUM_FIRST} "
+            f"({first / MB:.0f} MB) to request {NUM_REQUESTS}",
             (last - first) / MB,
             "MB",
             at_most=50,
@@ -103,7 +103,7 @@ def send(port: int, bodies: Sequence[bytes], count: int) -> list[float]:
     numbers, lock = itertools.count(), threading.Lock()
 
     def run_client(_: int) -> list[float]:
-        seconds = []
+        seconds: list[float] = []
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         while True:
             with lock:

@@ -19,8 +19,6 @@ import pandas as pd
 import pytest
 from conftest import jpeg
 from PIL import Image
-
-pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 from web_models import make_model, predict_lengths
 
@@ -113,8 +111,9 @@ def test_grad_cam_is_drawn_for_each_class(model: ServedModel) -> None:
             name: client.post("/v1/explain", files=image, data={"class_name": name}).content
             for name in ("mel", best["predicted_class"], "nv")
         }
-        assert client.post("/v1/explain", files=image).content == (
-            pictures[best["predicted_class"]]
+        assert (
+            client.post("/v1/explain", files=image).content
+            == (pictures[best["predicted_class"]])
         )
         response = client.post("/v1/explain", files=image, data={"class_name": "x"})
         check_problem(response, 422, "`class_name` must be one of akiec")
@@ -145,7 +144,10 @@ def test_a_format_without_feature_maps_has_no_grad_cam(
             "Missing boundary",
         ),
         (
-            {"content": b"x", "headers": {"Content-Type": f"{form.MEDIA_TYPE}; boundary=b"}},
+            {
+                "content": b"x",
+                "headers": {"Content-Type": f"{form.MEDIA_TYPE}; boundary=b"},
+            },
             422,
             "Invalid multipart data",
         ),
@@ -280,7 +282,9 @@ def test_the_token_protects_the_api() -> None:
             for path in ("/v1/model", "/metrics", "/v1/x"):
                 response = client.get(path, headers=headers)
                 check_problem(response, 401, "Authorization: Bearer TOKEN")
-            assert client.post("/v1/predict", files=IMAGE, headers=headers).status_code == 401
+            assert (
+                client.post("/v1/predict", files=IMAGE, headers=headers).status_code == 401
+            )
         for path in (*PAGE_FILES, "/healthz", "/readyz", "/openapi.json"):
             assert client.get(path).is_success, path
 
@@ -360,7 +364,7 @@ def test_concurrent_requests_are_predicted_in_batches() -> None:
 
     results = asyncio.run(run())[batching.NUM_IN_FLIGHT :]
     for n, result in enumerate(results):
-        np.testing.assert_allclose(result["malignant_probability"], [n / 100, (n + 1) / 100])
+        np.testing.assert_allclose(
+            result["malignant_probability"], [n / 100, (n + 1) / 100]
+        )
     assert batches == [32] * batching.NUM_IN_FLIGHT + [32, 8]
-
-

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("fastapi")
 from web_models import RULE
 
 from skincnn.metrics.decision_rule import DecisionRule
@@ -15,6 +13,7 @@ from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.web.decision import (
     distinguish,
     explain_decision,
+    explain_rule,
     find_reason,
     percent,
 )
@@ -39,9 +38,24 @@ def prediction_of(
         (0.5, 0.1, "malignant", "is 50.0 %, at or above the referral threshold of 30.0 %"),
         (0.3, 0.1, "malignant", "is 30.0 %, at or above the referral threshold of 30.0 %"),
         (0.2, 0.1, "below_threshold", "is 20.0 %, below the referral threshold of 30.0 %"),
-        (0.2999, 0.1, "below_threshold", "is 29.99 %, below the referral threshold of 30.00"),
-        (0.299998, 0.1, "below_threshold", "29.9998 %, below the referral threshold of 30.0"),
-        (0.30002, 0.1, "malignant", "is 30.002 %, at or above the referral threshold of 30.0"),
+        (
+            0.2999,
+            0.1,
+            "below_threshold",
+            "is 29.99 %, below the referral threshold of 30.00",
+        ),
+        (
+            0.299998,
+            0.1,
+            "below_threshold",
+            "29.9998 %, below the referral threshold of 30.0",
+        ),
+        (
+            0.30002,
+            0.1,
+            "malignant",
+            "is 30.002 %, at or above the referral threshold of 30.0",
+        ),
         (0.2, 0.9, "out_of_distribution", "differs strongly from the images for which"),
         (0.5, 0.9, "out_of_distribution", "differs strongly from the images for which"),
     ],
@@ -79,6 +93,18 @@ def test_sentences_without_a_threshold_for_unreadable_files_and_unknown_classes(
     assert "not a readable image" in explain_decision(unreadable, rule)
     own = RULE.model_copy(update={"class_names": ("mel", "freckle")})
     assert "is 50.0 %" in explain_decision(prediction_of(0.5, 0.1, own), own)
+
+
+@pytest.mark.parametrize("max_distance", [None, 0.6])
+@pytest.mark.parametrize("threshold", [None, 0.3])
+def test_the_rule_is_explained(threshold: float | None, max_distance: float | None) -> None:
+    update = {"threshold": threshold, "max_distance": max_distance}
+    text = explain_rule(RULE.model_copy(update=update))
+    assert ("lesion is at least 30.0 %" in text) == (threshold is not None)
+    assert ("it gave a sensitivity of at least 90 %" in text) == (threshold is not None)
+    assert ("no referral threshold" in text) == (threshold is None)
+    assert ("(out-of-distribution)" in text) == (max_distance is not None)
+    assert ("does not check whether an image is suitable" in text) == (max_distance is None)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from skincnn.cli import common
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Serves a model over HTTP: an API, and a page on which to predict images.
+    r"""Serves a model over HTTP: an API, and a page on which to predict images.
 
     The page shows the calibrated probability of each class, the referral decision and its
     reason, whether the image is out-of-distribution, and Grad-CAM if MODEL is a run
@@ -25,7 +25,7 @@ class Arguments:
     For example:
       python scripts/serve.py runs/mobilenet_160
       curl -F images=@a.jpg -F images=@b.jpg http://127.0.0.1:8000/v1/predict
-      SKINCNN_TOKEN=$(openssl rand -hex 32) python scripts/serve.py runs/mobilenet_160 \\
+      SKINCNN_TOKEN=$(openssl rand -hex 32) python scripts/serve.py runs/mobilenet_160 \
           --host 0.0.0.0
     """
 
@@ -60,5 +60,5 @@ def command() -> None:
             print(warning, file=sys.stderr)
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        print(f"page  {url}  API  {url}/openapi.json  (Ctrl-C stops the server)", flush=True)
+        print(f"page  {url}  API  {url}/openapi.json  (Ctrl-C: stop)", flush=True)
         server.serve(app, listener)

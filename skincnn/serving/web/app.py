@@ -82,7 +82,7 @@ class Service:
         return to_predictions(form.names, outputs, self.model.predictor.rule)
 
     async def explain(self, form: Form) -> bytes:
-        """Returns the model input beside the Grad-CAM overlay for an image, in PNG format."""
+        """Returns the model input of an image beside its Grad-CAM overlay, as PNG."""
         explainer = self.model.explainer
         if explainer is None:
             raise HTTPException(404, "Grad-CAM requires a run directory as MODEL.")

@@ -51,9 +51,8 @@ class Batcher:
     async def running(self) -> AsyncIterator[None]:
         """Predicts jobs in the `with` block. Later, waiting jobs are not predicted."""
         with ThreadPoolExecutor(NUM_IN_FLIGHT, "predict") as executor:
-            workers = [
-                asyncio.create_task(self._work(executor)) for _ in range(NUM_IN_FLIGHT)
-            ]
+            start = asyncio.create_task
+            workers = [start(self._work(executor)) for _ in range(NUM_IN_FLIGHT)]
             try:
                 yield
             finally:
@@ -65,7 +64,8 @@ class Batcher:
     ) -> Predictions:
         """Returns the predictions for the images of one request, as `Predict` does.
 
-        The clinical metadata hold for all of its images. An exception of the model is raised for all requests of the batch.
+        The clinical metadata hold for all of its images. An exception of the model is
+        raised for all requests of the batch.
         """
         job = _Job(contents, clinical_metadata)
         self._jobs.put_nowait(job)

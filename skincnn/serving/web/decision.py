@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from skincnn.classes import describe
 from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.metrics.operating_points import parse_operating_point
 from skincnn.serving.images import OK
 
 Prediction = Mapping[str, Any]
@@ -40,9 +41,9 @@ def explain_decision(prediction: Prediction, rule: DecisionRule) -> str:
         )
     if reason == "out_of_distribution":
         return (
-            "Refer to a dermatologist: the image differs strongly from the images for which "
-            "the model was developed (out-of-distribution), so its probabilities may not be "
-            "reliable."
+            "Refer to a dermatologist: the image differs strongly from the images for "
+            "which the model was developed (out-of-distribution), so its probabilities may "
+            "not be reliable."
         )
     if rule.threshold is None:
         return (
@@ -56,13 +57,40 @@ def explain_decision(prediction: Prediction, rule: DecisionRule) -> str:
     # The graph may round the sum differently, so the decision is that of the model.
     if reason == "malignant":
         return (
-            f"Refer to a dermatologist: the probability of a malignant lesion is {text}, at "
-            f"or above the referral threshold of {threshold}."
+            f"Refer to a dermatologist: the probability of a malignant lesion is {text}, "
+            f"at or above the referral threshold of {threshold}."
         )
     below = "just below" if text == threshold else "below"
     return (
         f"Not referred: the probability of a malignant lesion is {text}, {below} the "
         f"referral threshold of {threshold}; {NOT_RULED_OUT}."
+    )
+
+
+def explain_rule(rule: DecisionRule) -> str:
+    """Returns sentences on which images the model refers, and how this was chosen."""
+    others = "It also refers unreadable files"
+    if rule.threshold is None:
+        text = "It has no referral threshold for malignant lesions."
+        others = "It refers unreadable files"
+    else:
+        point = parse_operating_point(rule.operating_point)
+        text = (
+            "It refers images for which the probability of a malignant lesion is at least "
+            f"{percent(rule.threshold)}. On the images used to choose this threshold "
+            f"(validation split), it gave a {point.metric} of at least "
+            f"{100 * point.minimum:.0f} % for malignant lesions; on other images the "
+            f"{point.metric} can be lower."
+        )
+    if rule.max_distance is None:
+        return (
+            f"{text} {others}. It does not check whether an image is suitable for it: in "
+            "the evaluation, the check missed too many unsuitable images and was switched "
+            "off."
+        )
+    return (
+        f"{text} {others} and images that differ strongly from those for which it was "
+        "developed (out-of-distribution); this check misses some unsuitable images."
     )
 
 

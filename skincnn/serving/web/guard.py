@@ -27,8 +27,8 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-"""Headers of each response: the page loads nothing from other sites, and nothing of it or
-of the predictions is stored."""
+"""Headers of each response: the page loads nothing from other sites, and browsers store
+no response."""
 PROTECTED = ("/v1/", "/metrics")
 """Paths that require the token. The page and the health checks contain no secrets."""
 KNOWN_PATHS = ("/", "/v1/predict", "/v1/explain", "/v1/model", "/metrics", "/openapi.json")
@@ -37,9 +37,9 @@ KNOWN_PATHS = ("/", "/v1/predict", "/v1/explain", "/v1/model", "/metrics", "/ope
 class Guard:
     """ASGI middleware that checks access, adds `HEADERS` and counts requests.
 
-    With a token, requests to `PROTECTED` paths must contain it (RFC 6750). Without, requests
-    must name a loopback address as host, which prevents DNS rebinding, and browsers may send
-    them from the page only.
+    With a token, requests to `PROTECTED` paths must contain it (RFC 6750). Without, they
+    must name a loopback address as host, which prevents DNS rebinding, and browsers may
+    send them from the page only.
     """
 
     def __init__(self, app: ASGIApp, token: str, metrics: ServiceMetrics):
@@ -118,7 +118,7 @@ def is_local_request(headers: Headers) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether a host is "localhost" or an address that only this computer reaches."""
+    """Returns whether a host is "localhost" or an address of this computer only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -25,9 +25,9 @@ from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, read_run_info
 from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.serving.explain import Explainer
 from skincnn.serving.export_info import info_path, read_export_info
-from skincnn.serving.postprocessing import describe_rule
 from skincnn.serving.predictor import Predictor, find_saved_model, load_predictor
 from skincnn.serving.web.batching import ClinicalMetadata
+from skincnn.serving.web.decision import explain_rule
 from skincnn.serving.web.form import MAX_IMAGES
 from skincnn.serving.web.schemas import (
     ClassInfo,
@@ -91,8 +91,8 @@ def describe_model(
 ) -> ModelInfo:
     """Returns the description of a model.
 
-    `workdir` is the run directory with its scores, and `grad_cam` whether the model supports
-    Grad-CAM.
+    `workdir` is the run directory with its scores, and `grad_cam` whether the model
+    supports Grad-CAM.
     """
     rule = predictor.rule
     card = workdir and workdir / MODEL_CARD
@@ -106,7 +106,7 @@ def describe_model(
             for name, lesion in describe(rule.class_names).items()
         ),
         rule=rule,
-        rule_text=f"Refers {describe_rule(rule)}",
+        rule_text=explain_rule(rule),
         image_size=predictor.data.image_size,
         clinical_metadata=fields if predictor.clinical_metadata else None,
         grad_cam=grad_cam,
@@ -121,8 +121,7 @@ def identify_model(path: Path, format_name: str) -> ModelVersion:
     """Returns the name, version and hashes of the model at a path."""
     export = find_saved_model(path) or path
     if format_name == "keras":
-        model = path if path.is_file() else path / MODEL_FILE
-        hashes = (sha256(model),)
+        hashes: tuple[str, ...] = (sha256(path if path.is_file() else path / MODEL_FILE),)
     else:
         hashes = read_export_info(info_path(export)).models_sha256
     version = export.resolve().name if format_name == "saved_model" else ""
@@ -161,18 +160,21 @@ def parse_clinical_metadata(fields: Mapping[str, str]) -> ClinicalMetadata:
             valid word.
     """
     filled = {name: text.strip() for name, text in fields.items() if text.strip()}
-    row: ClinicalMetadata = {"age": math.nan, "sex": UNKNOWN, "localization": UNKNOWN}
-    row |= filled
-    if "age" in filled:
-        try:
-            row["age"] = float(filled["age"])
-        except ValueError:
-            row["age"] = math.inf
-        if not 0 <= row["age"] <= MAX_AGE_YEARS:
-            raise DataError(
-                f"The age must be a number of years in 0..{MAX_AGE_YEARS}, or empty. "
-                f"Received: {filled['age']}."
-            )
+    unknown: ClinicalMetadata = dict.fromkeys(CLINICAL_COLUMNS, UNKNOWN)
+    row = unknown | filled | {"age": _parse_age(filled.get("age", ""))}
     if filled:
         encode_clinical_metadata(pd.DataFrame([row]))  # checks the words
     return row
+
+
+def _parse_age(text: str) -> float:
+    try:
+        age = float(text) if text else math.nan
+    except ValueError:
+        age = math.inf
+    if text and not 0 <= age <= MAX_AGE_YEARS:
+        raise DataError(
+            f"The age must be a number of years in 0..{MAX_AGE_YEARS}, or empty. "
+            f"Received: {text}."
+        )
+    return age

@@ -20,8 +20,8 @@ MAX_CONNECTIONS = 512
 DRAIN_SECONDS = 90
 """Maximum time for completing the requests in progress after a signal."""
 EXPOSED = (
-    "warning: other computers can reach this server, and connections are not encrypted: use "
-    "a reverse proxy with TLS. Without the token: the page, /healthz, /readyz and "
+    "warning: other computers can reach this server, and connections are not encrypted: "
+    "use a reverse proxy with TLS. Without the token: the page, /healthz, /readyz and "
     "/openapi.json. With the token: /v1/predict, /v1/explain, /v1/model and /metrics."
 )
 

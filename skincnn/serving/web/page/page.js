@@ -19,8 +19,14 @@ async function request(path, form) {
   throw Object.assign(error, { status: response.status });
 }
 
+// Without a line break before the percent sign.
+function setText(target, text) {
+  target.textContent = text.replaceAll(" %", "\u00a0%");
+  return target;
+}
+
 function element(tag, text, properties = {}) {
-  return Object.assign(document.createElement(tag), { textContent: text, ...properties });
+  return Object.assign(setText(document.createElement(tag), text), properties);
 }
 
 function setOptions(select, values, texts = values) {
@@ -69,14 +75,7 @@ async function start() {
 function describeModel() {
   const names = model.classes.map((one) => one.full_name).join(", ");
   const facts = [`It expects dermatoscopic images and distinguishes: ${names}.`];
-  facts.push(`${model.rule_text}.`);
-  if (model.rule.max_distance === null) {
-    facts.push("It does not check whether an image is suitable for it: in the evaluation, the check missed too many "
-      + "unsuitable images and was switched off.");
-  } else {
-    facts.push("It checks whether an image is suitable for it, but does not recognize every unsuitable image.");
-  }
-  facts.push(...describeScores(model.scores));
+  facts.push(model.rule_text, ...describeScores(model.scores));
   const { name, version, format, sha256 } = model.model;
   facts.push(`Model: ${name}${version ? `, version ${version}` : ""}, ${format}, SHA-256 ${sha256.join(", ")}`);
   find("#facts").replaceChildren(...facts.map((fact) => element("li", fact)));
@@ -130,7 +129,7 @@ function show(prediction, file, metadata) {
   const article = find("#prediction").content.cloneNode(true).firstElementChild;
   find(".file", article).textContent = prediction.file;
   const decision = find(".decision", article);
-  decision.textContent = prediction.explanation;
+  setText(decision, prediction.explanation);
   decision.classList.add(prediction.out_of_distribution ? "warn" : prediction.refer ? "refer" : "keep");
   if (prediction.probabilities === null) {
     find(".readable", article).replaceChildren(element("p", `File: ${prediction.status}.`));
@@ -143,7 +142,7 @@ function show(prediction, file, metadata) {
     text += ` ${fullName(rows[0][0])} has a higher probability (${percent(rows[0][1])}). The predicted class has the highest `
       + "score of the model. The probabilities also take into account how often each diagnosis occurred among the validation images.";
   }
-  find(".class", article).textContent = text;
+  setText(find(".class", article), text);
   const names = prediction.prediction_set.map(fullName).join(", ");
   const none = "no class; the image is unlike most validation images of every class";
   find(".set", article).textContent = `Prediction set: ${names || none}. For 90 of 100 images of each diagnosis like those of `
