@@ -103,7 +103,7 @@ def test_the_rule_is_explained(threshold: float | None, max_distance: float | No
     assert ("lesion is at least 30.0 %" in text) == (threshold is not None)
     assert ("it gave a sensitivity of at least 90 %" in text) == (threshold is not None)
     assert ("no referral threshold" in text) == (threshold is None)
-    assert ("(out-of-distribution)" in text) == (max_distance is not None)
+    assert ("misses some unsuitable images" in text) == (max_distance is not None)
     assert ("does not check whether an image is suitable" in text) == (max_distance is None)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +31,7 @@ from skincnn.serving.web import server as web_server
 from skincnn.serving.web.app import build_app
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
+URL = "http://127.0.0.1:8000"
 PREDICTION = re.compile(r"melanoma malignant (< |> )?[\d.]+ %")
 
 
@@ -193,6 +196,29 @@ def test_many_clients_get_the_predictions_of_their_images(server: Server) -> Non
         list(executor.map(check, range(64)))
     listening = psutil.Process(server.process.pid).net_connections("inet")
     assert {one.laddr.ip for one in listening if one.status == "LISTEN"} == {"127.0.0.1"}
+
+
+def test_the_examples_of_the_guide_work(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    guide = (ROOT / "docs/guide.md").read_text().replace(URL, server.url)
+    section = guide.split("## HTTP service and page")[1].split("\n## ")[0]
+    for number, name in enumerate(("a.jpg", "b.jpg")):
+        (tmp_path / name).write_bytes(jpeg(number))
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["a.jpg", "b.jpg"]
+    if shutil.which("curl"):
+        command = next(line for line in section.splitlines() if "curl -F" in line)
+        called = subprocess.run(command.split(), capture_output=True, check=True)
+        predictions = json.loads(called.stdout)["predictions"]
+        for line, prediction in zip(lines, predictions, strict=True):
+            assert line.endswith(prediction["explanation"])
 
 
 def test_the_server_survives_bad_clients(server: Server) -> None:

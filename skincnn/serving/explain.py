@@ -43,6 +43,11 @@ class Explainer:
         info, self.config = read_run(workdir)
         self.class_names = info.class_names
         self.grad_cam = GradCam(load_model(workdir, info))
+        # Compiled once: each graph of an eager call would take memory and a second.
+        self._read = tf.function(
+            lambda contents: read_images(contents, self.config.data)[0],
+            input_signature=[tf.TensorSpec((None,), tf.string)],
+        )
 
     def explain(
         self,
@@ -62,7 +67,7 @@ class Explainer:
         if not explained:
             return pairs
         files = [convert_file(contents[index]) for index in explained]
-        images = read_images(tf.constant(files, tf.string), self.config.data)[0].numpy()
+        images = self._read(tf.constant(files, tf.string)).numpy()
         inputs = images
         if self.config.model.clinical_metadata:
             metadata = encode_clinical_metadata(clinical_metadata.iloc[explained])

@@ -84,9 +84,8 @@ def explain_rule(rule: DecisionRule) -> str:
         )
     if rule.max_distance is None:
         return (
-            f"{text} {others}. It does not check whether an image is suitable for it: in "
-            "the evaluation, the check missed too many unsuitable images and was switched "
-            "off."
+            f"{text} {others}. It does not check whether an image is suitable for it "
+            "(out-of-distribution detection is switched off)."
         )
     return (
         f"{text} {others} and images that differ strongly from those for which it was "
