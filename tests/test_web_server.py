@@ -31,6 +31,7 @@ from skincnn.serving.web import server as web_server
 from skincnn.serving.web.app import build_app
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
+TOKEN = "0123456789abcdef"
 URL = "http://127.0.0.1:8000"
 PREDICTION = re.compile(r"melanoma malignant (< |> )?[\d.]+ %")
 
@@ -158,7 +159,7 @@ def test_wrong_arguments_are_errors(run: Run, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_server_for_other_computers_says_what_it_exposes() -> None:
     with web_server.bind("0.0.0.0", 0) as listener:
-        warning = web_server.check_token(listener, "0123456789abcdef")
+        warning = web_server.check_token(listener, TOKEN)
     assert "other computers can reach this server" in warning
     assert "/v1/predict" in warning
     with web_server.bind("localhost", 0) as listener:
@@ -329,29 +330,37 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
     page.close()
 
 
-def test_the_page_asks_for_the_token_and_the_clinical_metadata(browser: Any) -> None:
-    token = "0123456789abcdef"
-    model = make_model(clinical_metadata=True)
-    config = uvicorn.Config(build_app(model, token), log_config=None, ws="none")
-    server = uvicorn.Server(config)
+@pytest.fixture
+def protected() -> Iterator[str]:
+    """Serves a model with clinical metadata that requires `TOKEN`, and yields the URL."""
+    app = build_app(make_model(clinical_metadata=True), TOKEN)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
     with web_server.bind("127.0.0.1", 0) as listener:
+        listener.listen()
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
-        listener.listen()
-        page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        for value, expected in (("wrong", "This token is not valid."), (token, "")):
-            page.get_by_label("Token of the server").fill(value)
-            page.keyboard.press("Enter")
-            page.locator("#status", has_text=expected).wait_for()
-        page.get_by_label("Age in years").fill("50")
-        page.get_by_label("Sex").select_option("female")
-        file = {"name": "x.jpg", "mimeType": "image/jpeg", "buffer": bytes(70)}
-        page.set_input_files("#images", file)
-        page.get_by_text("differs strongly").wait_for()
-        page.get_by_label("Age in years").fill("500")
-        page.set_input_files("#images", file)
-        page.get_by_text("The age must be a number of years in 0..120").wait_for()
-        page.close()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
         thread.join()
+
+
+def test_the_page_asks_for_the_token_and_the_clinical_metadata(
+    browser: Any, protected: str
+) -> None:
+    page = browser.new_page()
+    page.goto(protected)
+    token = page.get_by_label("Token of the server")
+    token.fill("wrong")
+    page.keyboard.press("Enter")
+    page.get_by_text("This token is not valid.").wait_for()
+    token.fill(TOKEN)
+    page.keyboard.press("Enter")
+    page.get_by_label("Age in years").fill("50")
+    page.get_by_label("Sex").select_option("female")
+    file = {"name": "x.jpg", "mimeType": "image/jpeg", "buffer": bytes(70)}
+    page.set_input_files("#images", file)
+    page.get_by_text("differs strongly").wait_for()
+    page.get_by_label("Age in years").fill("500")
+    page.set_input_files("#images", file)
+    page.get_by_text("The age must be a number of years in 0..120").wait_for()
+    page.close()
