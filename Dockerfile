@@ -16,7 +16,7 @@ COPY --from=build /opt/skincnn /opt/skincnn
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin skincnn
 USER 10001
 # Libraries write caches to the home directory and temporary files to /tmp.
-ENV HOME=/tmp PYTHONUNBUFFERED=1
+ENV HOME=/tmp PYTHONUNBUFFERED=1 NO_PROXY=127.0.0.1
 EXPOSE 8000
 HEALTHCHECK --start-period=60s CMD ["/opt/skincnn/bin/python", "-c", \
     "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=5)"]

@@ -66,9 +66,9 @@ class Service:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Processes requests in the `with` block."""
-        async with self.batcher.running():
-            yield
-        self._explaining.shutdown(cancel_futures=True)
+        with self._explaining:
+            async with self.batcher.running():
+                yield
 
     def require_ready(self) -> None:
         """Raises the error 503 if the server is stopping."""
