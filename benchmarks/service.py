@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import multiprocessing
-import statistics
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from benchmarks.measure import Result, compare
@@ -67,8 +67,8 @@ def http_service(setting: Setting) -> Iterator[Result]:
         )
         failed = sum(map(math.isnan, seconds))
         yield Result(f"HTTP service: failed requests, {load_text}", failed, at_most=0)
-        quantiles = statistics.quantiles((1000 * value for value in seconds), n=20)
-        for name, value in (("median", quantiles[9]), ("95th percentile", quantiles[18])):
+        for name, percentile in (("median", 50), ("95th percentile", 95)):
+            value = 1000 * float(np.nanpercentile(seconds, percentile))
             yield Result(f"HTTP service: {name} of the latency, {load_text}", value, "ms")
         yield compare(
             f"HTTP service, {load_text} / files to table ({setting.description})",

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 from conftest import ROOT, jpeg, run_here
 from PIL import Image
+from web_models import RULE, make_model, serve_in_thread
 
-from benchmarks import images, measure, scale, serving, training
+from benchmarks import images, measure, scale, service, serving, training
 from benchmarks import input as benchmark
 from benchmarks.measure import Result
 from skincnn.errors import ConfigError
@@ -213,6 +217,33 @@ def test_every_serving_benchmark_returns_results(
     assert [result.at_most for result in sizes] == [0.3, None]
     # The speed of Keras and the ratio of each runtime, for one image and for a batch.
     assert [result.unit for result in rest] == ["images/s", "x", "x", "x", "x"] * 2
+
+
+def test_the_service_benchmark_reports_errors_latency_memory_and_throughput(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "PAIRS", 1)
+    monkeypatch.setattr(service, "NUM_FIRST", 20)
+    monkeypatch.setattr(service, "NUM_REQUESTS", 60)
+    model = make_model()
+    monkeypatch.setattr(service, "load", lambda _: model.predictor)
+
+    @contextlib.contextmanager
+    def serving_here(_: object) -> Iterator[tuple[int, psutil.Process]]:
+        with serve_in_thread(model) as port:
+            yield port, psutil.Process()
+
+    monkeypatch.setattr(service, "serving", serving_here)
+    network = types.SimpleNamespace(config=serving.CONFIG)
+    setting = serving.Setting(network, RULE, tmp_path, [tmp_path / "a"] * 5, 0)
+    (tmp_path / "a").write_bytes(b"12345")
+    memory, failed, median, high, throughput = service.http_service(setting)
+    assert (memory.at_most, failed.value, failed.at_most) == (50, 0, 0)
+    assert 0 < median.value <= high.value
+    assert throughput.value > 0
+    assert throughput.at_least == 0.8
+    seconds = service.send(1, [b""], 3)  # nothing listens on this port
+    assert np.isnan(seconds).all()
 
 
 def test_growing_memory_of_a_server_is_detected(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import requests
 import uvicorn
 from conftest import ROOT, jpeg, run_here
 from PIL import Image
-from web_models import make_model
+from web_models import make_model, serve_in_thread
 
 from skincnn.errors import Terminated
 from skincnn.serving.web import server as web_server
@@ -330,25 +330,14 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
     page.close()
 
 
-@pytest.fixture
-def protected() -> Iterator[str]:
-    """Serves a model with clinical metadata that requires `TOKEN`, and yields the URL."""
-    app = build_app(make_model(clinical_metadata=True), TOKEN)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
-    with web_server.bind("127.0.0.1", 0) as listener:
-        listener.listen()
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+def test_the_page_asks_for_the_token_and_the_clinical_metadata(browser: Any) -> None:
+    with serve_in_thread(make_model(clinical_metadata=True), TOKEN) as port:
+        check_token_and_clinical_metadata(browser, f"http://127.0.0.1:{port}")
 
 
-def test_the_page_asks_for_the_token_and_the_clinical_metadata(
-    browser: Any, protected: str
-) -> None:
+def check_token_and_clinical_metadata(browser: Any, url: str) -> None:
     page = browser.new_page()
-    page.goto(protected)
+    page.goto(url)
     token = page.get_by_label("Token of the server")
     token.fill("wrong")
     page.keyboard.press("Enter")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import uvicorn
 
 from skincnn.config import DataConfig
 from skincnn.metrics.calibration import CalibrationMap
@@ -14,8 +17,10 @@ from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.predictor import Predictor
 from skincnn.serving.saved_model import Predictions
+from skincnn.serving.web.app import build_app
 from skincnn.serving.web.model import ServedModel, describe_model
 from skincnn.serving.web.schemas import ModelVersion
+from skincnn.serving.web.server import bind
 
 RULE = DecisionRule(
     class_names=("mel", "nv"),
@@ -53,3 +58,20 @@ def make_model(
     version = ModelVersion(name="x", version="", format="keras", sha256=("0",))
     info = describe_model(predictor, version, workdir=None, grad_cam=False)
     return ServedModel(predictor, None, info)
+
+
+@contextlib.contextmanager
+def serve_in_thread(model: ServedModel, token: str = "") -> Iterator[int]:
+    """Serves a model in a thread of this process, and yields the port."""
+    server = uvicorn.Server(
+        uvicorn.Config(build_app(model, token), log_config=None, ws="none")
+    )
+    with bind("127.0.0.1", 0) as listener:
+        listener.listen()
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
