@@ -13,21 +13,29 @@ from skincnn.metrics.conformal import choose_set_thresholds
 from skincnn.reporting.decision_text import always_included, below_coverage
 
 
-def draw(rng: np.random.Generator, per_class: int) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    rng: np.random.Generator, per_class: int, per_group: int = 1
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Returns labels, probabilities and groups, whose images are the same."""
     y_true = np.repeat([0, 1, 2], per_class)
     logits = rng.normal(0, 1, (len(y_true), 3)) + np.eye(3)[y_true]
     exp = np.exp(logits)
-    return y_true, exp / exp.sum(axis=1, keepdims=True)
+    y_prob = exp / exp.sum(axis=1, keepdims=True)
+    groups = [f"{number}" for number in range(len(y_true))]
+    copies = [per_group if number % 2 else 1 for number in range(len(y_true))]
+    parts = (np.repeat(part, copies, axis=0) for part in (y_true, y_prob, groups))
+    y_true, y_prob, names = parts
+    return y_true, y_prob, names.tolist()
 
 
-@pytest.mark.parametrize("count", [9, 19, 25])
-def test_the_mean_coverage_is_that_of_the_theory(count: int) -> None:
-    """Over draws of n validation images, it is 1 - floor((n + 1) error) / (n + 1)."""
+@pytest.mark.parametrize(("count", "per_group"), [(9, 1), (19, 1), (25, 1), (19, 5)])
+def test_the_mean_coverage_is_that_of_the_theory(count: int, per_group: int) -> None:
+    """Over draws of n validation groups, it is 1 - floor((n + 1) error) / (n + 1)."""
     rng = np.random.default_rng(0)
     shares = []
-    y_true, y_prob = draw(rng, 2000)
+    y_true, y_prob, _ = draw(rng, 2000)
     for _ in range(300):
-        in_set = y_prob >= choose_set_thresholds(*draw(rng, count))
+        in_set = y_prob >= choose_set_thresholds(*draw(rng, count, per_group))
         shares.append(in_set[np.arange(len(y_true)), y_true].mean())
     expected = 1 - np.floor((count + 1) / 10) / (count + 1)
     assert np.mean(shares) == pytest.approx(expected, abs=0.01)
@@ -35,20 +43,36 @@ def test_the_mean_coverage_is_that_of_the_theory(count: int) -> None:
 
 def test_a_threshold_is_between_two_probabilities() -> None:
     own = np.linspace(0.05, 0.95, 19)
+    y_true, groups = np.zeros(19, int), list(map(str, range(19)))
     y_prob = np.stack([own, 1 - own], axis=1)
-    thresholds = choose_set_thresholds(np.zeros(19, int), y_prob, error=0.1)
+    thresholds = choose_set_thresholds(y_true, y_prob, groups, error=0.1)
     # 2 of 20: the second lowest probability is in the set, the lowest is not.
     assert thresholds == pytest.approx((0.999 * own[1], 0.0))
     own[0] = 0.9995 * own[1]
-    thresholds = choose_set_thresholds(np.zeros(19, int), np.stack([own, 1 - own], axis=1))
+    y_prob = np.stack([own, 1 - own], axis=1)
+    thresholds = choose_set_thresholds(y_true, y_prob, groups)
     assert own[0] < thresholds[0] < own[1]
 
 
-def test_a_class_with_few_images_is_in_every_set() -> None:
-    y_true, y_prob = draw(np.random.default_rng(0), 9)
-    assert all(choose_set_thresholds(y_true, y_prob))
-    assert choose_set_thresholds(y_true[1:], y_prob[1:])[0] == 0
-    assert choose_set_thresholds(y_true[9:], y_prob[9:])[0] == 0
+def test_a_group_counts_once() -> None:
+    """Of 19 groups, one may be below the threshold, however many images it has."""
+    own = np.linspace(0.05, 0.95, 24)
+    groups = [*"aaaaaa", *map(str, range(18))]  # "a" has the lowest probabilities
+    y_prob = np.stack([own, 1 - own], axis=1)
+    thresholds = choose_set_thresholds(np.zeros(24, int), y_prob, groups)
+    assert thresholds[0] == pytest.approx(0.999 * own[6])
+    apart = list(map(str, range(24)))
+    thresholds = choose_set_thresholds(np.zeros(24, int), y_prob, apart)
+    assert thresholds[0] == pytest.approx(0.999 * own[1])
+
+
+def test_a_class_with_few_groups_is_in_every_set() -> None:
+    y_true, y_prob, groups = draw(np.random.default_rng(0), 9)
+    assert all(choose_set_thresholds(y_true, y_prob, groups))
+    assert choose_set_thresholds(y_true[1:], y_prob[1:], groups[1:])[0] == 0
+    assert choose_set_thresholds(y_true[9:], y_prob[9:], groups[9:])[0] == 0
+    groups[0] = groups[1]
+    assert choose_set_thresholds(y_true, y_prob, groups)[0] == 0
 
 
 def test_results_contain_the_coverage_of_each_class() -> None:

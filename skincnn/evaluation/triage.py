@@ -22,6 +22,7 @@ from skincnn.metrics.conformal import (
     ERROR,
     PredictionSetScores,
     choose_set_thresholds,
+    group_shares,
 )
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
 from skincnn.metrics.intervals import Support, estimate
@@ -71,7 +72,7 @@ def choose_on_validation(
             for target in validation.targets.values()
         },
         max_distance,
-        choose_set_thresholds(y_true, calibrated),
+        choose_set_thresholds(y_true, calibrated, validation["group_id"].tolist()),
     )
 
 
@@ -174,9 +175,11 @@ def score_prediction_sets(
     The calibrated probabilities are [num_images, num_classes].
     """
     in_set = calibrated >= choices.set_thresholds
-    own = sample.arrays[0][:, None] == np.arange(len(sample.class_names))
+    y_true = sample.arrays[0]
+    own = y_true[:, None] == np.arange(len(sample.class_names))
+    shares = own * group_shares(y_true, sample.groups)[:, None]
     weights = sample.all_weights
-    covered = divide(weights @ (in_set & own).astype(float), weights @ own.astype(float))
+    covered = divide(weights @ (in_set * shares), weights @ shares)
     supports = [
         Support("rate", (count,)) for count in count_groups(sample.groups, own).tolist()
     ]

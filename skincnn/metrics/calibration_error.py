@@ -50,7 +50,10 @@ def rms_calibration_error(
     negative. The interval contains each error that a test does not reject: the test
     compares the observed mean square error with its distribution if the gaps were smaller
     or larger by one factor and had the deviations of the resamples. Such an interval is
-    also valid near 0, where percentile intervals are not.
+    also valid near 0, where percentile intervals are not. Errors near 0 can hardly be
+    rejected because the observed one is too small; this tail of the distribution is
+    therefore smaller for them, and the other one larger: Puza and O'Neill, Interval
+    estimation via tail functions (2006), doi:10.1002/cjs.5550340207.
 
     Args:
         values: `calibration_gaps` from `bootstrap`, [1 + num_resamples, 15].
@@ -67,17 +70,29 @@ def rms_calibration_error(
     noise = np.square(deviations).sum(axis=1)
     observed = float(np.square(gaps).sum())
     along = 2 * deviations @ np.nan_to_num(divide(gaps, np.sqrt(observed)))
+    # Above it, the observed mean square error rejects an error of 0.
+    limit = _quantile(noise, confidence)
 
-    def end(square: float, quantile: float) -> float:
-        """Returns the error whose mean square has this quantile at `square`."""
+    def quantile(error: float, *, upper: bool) -> float:
+        """Returns the largest or smallest mean square that does not reject an error."""
+        squares = error**2 + error * along + noise
+        # Half of the usual tail for errors that a test cannot distinguish from 0.
+        tail = (1 - confidence) / 4 * (1 + np.mean(squares > limit))
+        return _quantile(squares, tail + confidence if upper else tail)
+
+    def end(square: float, *, upper: bool) -> float:
+        """Returns the error for which this mean square is just not rejected."""
 
         def excess(error: float) -> float:
-            return float(np.quantile(error**2 + error * along + noise, quantile)) - square
+            return quantile(error, upper=upper) - square
 
         return float(scipy.optimize.brentq(excess, 0, 2)) if excess(0) < 0 else 0.0
 
-    tail = (1 - confidence) / 2
-    bounded = max(observed, float(np.quantile(noise, MIN_POWER)))
-    low, high = end(observed, 1 - tail), end(bounded, tail)
+    bounded = max(observed, _quantile(noise, MIN_POWER))
+    low, high = end(observed, upper=True), end(bounded, upper=False)
     value = np.sqrt(max(0.0, observed - float(noise.mean())))
     return Estimate(round(float(value), 6), round(low, 6), round(min(high, 1.0), 6))
+
+
+def _quantile(values: Scores, share: float) -> float:
+    return float(np.quantile(values, share, method="weibull"))

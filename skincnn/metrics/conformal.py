@@ -8,25 +8,29 @@ arXiv:1609.00451.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.metrics.sample import Floats, Labels
+from skincnn.metrics.sample import Floats, Labels, Scores
 from skincnn.records import Part
 
 ERROR = 0.1
-"""Share of the images of each class whose prediction set may lack the class, 0..1."""
+"""Share of each class whose prediction sets may lack the class, 0..1.
+
+Each group of images counts once; see `group_shares`."""
 
 
 class PredictionSetScores(Part):
     """Scores of the prediction sets of a split.
 
     Attributes:
-        coverage: Intended share of the images of each class whose set contains the class.
+        coverage: Intended value of `covered`.
         thresholds: See `choose_set_thresholds`.
         covered: Share of the images of each class whose set contains the class, by class.
+            Each group of images counts once; see `group_shares`.
         mean_size: Mean number of classes in a set.
         empty: Share of the images whose set is empty.
     """
@@ -38,17 +42,26 @@ class PredictionSetScores(Part):
     empty: Estimate
 
 
+def group_shares(y_true: Labels, group_ids: Sequence[str]) -> Scores:
+    """Returns 1 / the number of images of the same class and group, [num_images]."""
+    rows = pd.DataFrame({"label": y_true, "group": group_ids})
+    counts = rows.groupby(["label", "group"])["label"].transform("size")
+    return 1 / counts.to_numpy(np.float64)
+
+
 def choose_set_thresholds(
-    y_true: Labels, y_prob: Floats, error: float = ERROR
+    y_true: Labels, y_prob: Floats, group_ids: Sequence[str], error: float = ERROR
 ) -> tuple[float, ...]:
     """Returns the smallest probability with which each class is in a prediction set.
 
-    Of n images of a class, fewer than floor((n + 1) * error) have a probability of the
-    class below its threshold. If another image of the class is exchangeable with them, the
-    probability that its set lacks the class is then at most `error`. With fewer than
-    1 / error - 1 images, no threshold ensures this: it is 0, and the class is in every set.
-    Images of one lesion are counted as if they were independent, and the coverage for given
-    validation images varies around its mean.
+    Images of one group (a lesion with its near-duplicates) are not independent, so each
+    group counts once: an image of a class counts as `group_shares`. Of n groups, at most
+    (n + 1) * error - 1 have a probability of the class below its threshold. If an image is
+    drawn from another group, which is exchangeable with them, the probability that its set
+    lacks the class is then at most `error`: Lee, Barber and Willett, Distribution-free
+    inference with hierarchical data (2023), arXiv:2306.06342. With fewer than 1 / error - 1
+    groups, no threshold ensures this: it is 0, and the class is in every set. The coverage
+    for given validation images varies around its mean.
 
     A threshold is 0.1 % below a probability, but at most halfway to the next lower one, so
     that rounding errors do not change the sets.
@@ -56,17 +69,22 @@ def choose_set_thresholds(
     Args:
         y_true: Integer labels, [num_images].
         y_prob: Calibrated probabilities, [num_images, num_classes].
+        group_ids: ID of the group of each image, [num_images].
         error: See `ERROR`.
     """
+    shares = group_shares(y_true, group_ids)
     thresholds = []
     for index in range(y_prob.shape[1]):
-        own = np.sort(y_prob[y_true == index, index])
+        rows = y_true == index
+        values, inverse = np.unique(y_prob[rows, index], return_inverse=True)
+        at_value = np.bincount(inverse, shares[rows], len(values))
+        below = np.cumsum(at_value) - at_value
+        most = (at_value.sum() + 1) * error - 1
         # Rounding: 0.1 is not an exact binary fraction.
-        num_below = math.floor(round((len(own) + 1) * error, 9))
-        if num_below == 0:
+        last = int((np.round(below, 9) <= round(most, 9)).sum()) - 1
+        if last < 0:
             thresholds.append(0.0)
             continue
-        smallest = own[num_below - 1]
-        below = own[own < smallest].max(initial=0.0)
-        thresholds.append(float(max((smallest + below) / 2, 0.999 * smallest)))
+        smallest, previous = values[last], values[last - 1] if last else 0.0
+        thresholds.append(float(max((smallest + previous) / 2, 0.999 * smallest)))
     return tuple(thresholds)

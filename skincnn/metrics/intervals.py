@@ -50,24 +50,15 @@ class Support:
         return self.sizes[0] if self.kind == "auc" else len(self.sizes) * min(self.sizes)
 
     @property
-    def inflation(self) -> float:
-        """The variance of samples divided by that of resamples.
-
-        The factor of a class is n / (n - 1). The variance of a class is taken to be
-        proportional to 1 / n.
-        """
-        sizes = np.array(self._classes, float)
-        return float((1 / (sizes - 1)).sum() / (1 / sizes).sum())
-
-    @property
     def freedom(self) -> float:
-        """Degrees of freedom of the variance: those of Satterthwaite, see `inflation`."""
-        sizes = np.array(self._classes, float)
-        return float((1 / sizes).sum() ** 2 / (1 / (sizes**2 * (sizes - 1))).sum())
+        """Degrees of freedom of the variance; see `degrees_of_freedom`.
 
-    @property
-    def _classes(self) -> tuple[int, ...]:
-        return self.sizes[:1] if self.kind == "auc" else self.sizes
+        The variance of a class is taken to be proportional to 1 / n. The resampled variance
+        needs no factor n / (n - 1): the number of groups of a class varies between
+        resamples, which increases their variance by nearly the same factor.
+        """
+        sizes = self.sizes[:1] if self.kind == "auc" else self.sizes
+        return degrees_of_freedom([(1 / size, size - 1) for size in sizes])
 
 
 @dataclass(frozen=True)
@@ -79,6 +70,22 @@ class Difference:
 
     estimate: Estimate
     p_value: float | None
+
+
+def degrees_of_freedom(variances: Sequence[tuple[float, float]]) -> float:
+    """Returns the degrees of freedom of the sum of estimated variances.
+
+    Satterthwaite, An approximate distribution of estimates of variance components (1946),
+    doi:10.2307/3002019. The result is at least the smallest degrees of freedom of a part.
+
+    Args:
+        variances: Each variance, which is negative if it is subtracted, with its degrees of
+            freedom.
+    """
+    total = sum(variance for variance, _ in variances)
+    uncertainty = sum(variance**2 / freedom for variance, freedom in variances)
+    smallest = min(freedom for _, freedom in variances)
+    return max(smallest, total**2 / uncertainty) if uncertainty else smallest
 
 
 def find_supports(
@@ -130,12 +137,14 @@ def estimate(
     give a binomial proportion the variance of the resamples. Franco et al., Comparative
     study of confidence intervals for proportions in complex sample surveys (2019),
     doi:10.1093/jssam/smy019. A mean has the same interval, with the quantile of Student's
-    t and the variance of `Support`. If the resamples do not vary, the effective number is
+    t for `Support.freedom`. If the resamples do not vary, the effective number is
     `Support.count`. For an AUC, see `_auc_interval`.
 
-    Scores without support have percentile intervals: Efron and Tibshirani, An Introduction
-    to the Bootstrap (1993), chapter 13. Resamples in which a score is undefined (NaN) are
-    left out.
+    Scores without support have intervals around the score that are as wide as the
+    percentile interval: Efron and Tibshirani, An Introduction to the Bootstrap (1993),
+    chapter 13. If a score is biased, its resamples are biased again in the same direction,
+    so their percentiles are not around the score. The ends are within the range of the
+    resamples. Resamples in which a score is undefined (NaN) are left out.
 
     Args:
         values: Values from `bootstrap`, [1 + num_resamples] or
@@ -153,7 +162,7 @@ def estimate_difference(
     values: Scores,
     confidence: float = 0.95,
     support: Support | None = None,
-    extra: tuple[float, float] = (0.0, math.inf),
+    further: Sequence[tuple[float, float]] = (),
 ) -> Difference:
     """Returns a paired difference with Student's interval.
 
@@ -167,40 +176,22 @@ def estimate_difference(
             [1 + num_resamples].
         confidence: Confidence level of the interval, between 0 and 1.
         support: The support of the score; None if it has none.
-        extra: A further variance that the resamples do not contain, and the degrees of
-            freedom of its estimate. The half-widths for the two variances are added in
-            quadrature: Zou and Donner, Construction of confidence limits about effect
-            measures (2008), doi:10.1002/sim.3095.
+        further: Variances that the resamples do not contain; see `degrees_of_freedom`.
     """
     value, resampled = float(values[0]), _defined(values[1:])
     rounded = None if math.isnan(value) else round(value, 6)
     if rounded is None or not len(resampled) or (support and min(support.sizes) < 2):
         return Difference(Estimate(rounded, None, None), None)
-    variance, freedom = float(np.var(resampled)), math.inf
-    if support is not None:
-        variance, freedom = variance * support.inflation, support.freedom
-    if variance + extra[0] < SMALLEST_VARIANCE:
+    freedom = math.inf if support is None else support.freedom
+    variances = [(float(np.var(resampled)), freedom), *further]
+    variance = sum(part for part, _ in variances)
+    if variance < SMALLEST_VARIANCE:
         return _no_difference(value, confidence, support)
-    parts = ((variance, freedom), extra)
-
-    def half_width(level: float) -> float:
-        return math.hypot(*(_quantile(level, df) * math.sqrt(part) for part, df in parts))
-
-    half = half_width(confidence)
+    freedom, error = degrees_of_freedom(variances), math.sqrt(variance)
+    half = _quantile(confidence, freedom) * error
     ends = round(value - half, 6), round(value + half, 6)
-    return Difference(Estimate(rounded, *ends), _p_value(abs(value), half_width))
-
-
-def _p_value(distance: float, half_width: Callable[[float], float]) -> float:
-    """Returns 1 - the confidence level at which the half-width is the distance from 0."""
-    if not distance:
-        return 1.0
-    smallest = 1e-12
-    if half_width(1 - smallest) <= distance:
-        return smallest
-    return float(
-        scipy.optimize.brentq(lambda p: half_width(1 - p) - distance, smallest, 1.0)
-    )
+    p_value = 2 * float(scipy.stats.t.sf(abs(value) / error, freedom))
+    return Difference(Estimate(rounded, *ends), p_value)
 
 
 def _no_difference(value: float, confidence: float, support: Support | None) -> Difference:
@@ -236,7 +227,9 @@ def _estimate(
         return Estimate(None if math.isnan(value) else round(value, 6), None, None)
     if support is None:
         tail = (1 - confidence) / 2
-        low, high = np.quantile(resampled, (tail, 1 - tail))
+        ends = np.quantile(resampled, (tail, 1 - tail), method="weibull")
+        half = float(np.diff(ends)[0]) / 2
+        low, high = max(value - half, resampled.min()), min(value + half, resampled.max())
     else:
         variance = float(np.var(resampled))
         if support.kind == "auc":
@@ -245,9 +238,7 @@ def _estimate(
             low, high = _wilson(value, variance, _quantile(confidence), support.count)
         else:
             quantile = _quantile(confidence, support.freedom)
-            low, high = _wilson(
-                value, variance * support.inflation, quantile, support.count
-            )
+            low, high = _wilson(value, variance, quantile, support.count)
     return Estimate(round(value, 6), round(float(low), 6), round(float(high), 6))
 
 

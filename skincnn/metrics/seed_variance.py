@@ -94,8 +94,10 @@ def estimate_recipe_difference(
         return estimate_difference(np.full(len(values), math.nan), confidence)
     share = sum(1 / size for size in sizes)
     freedom = variance.num_runs - variance.num_recipes
-    extra = share * max(0.0, between - within), freedom
-    return estimate_difference(values, confidence, support, extra)
+    further = [(share * between, freedom), (-share * within, math.inf)]
+    if between <= within:
+        further = []
+    return estimate_difference(values, confidence, support, further)
 
 
 def _pool(parts: Sequence[Scores]) -> Scores:

@@ -53,7 +53,7 @@ def prevalence_scores(
 
 
 def always_included(result: SplitResult) -> list[str]:
-    """Returns the classes in every prediction set, for lack of validation images."""
+    """Returns the classes in every prediction set, for lack of validation lesions."""
     thresholds = result.prediction_sets.thresholds
     pairs = zip(result.class_names, thresholds, strict=True)
     return [name for name, threshold in pairs if threshold == 0]

@@ -1,0 +1,188 @@
+"""Measures the coverage of each interval, and writes docs/coverage.md."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.coverage.cases import PARTS, Case, Simulation
+from benchmarks.coverage.population import MELANOMA, RAREST, SHARES, Population
+from benchmarks.coverage.smallest import HIGHEST, LOWEST
+
+_simulation: Simulation
+CHUNK = 20
+"""Number of test sets that a process simulates at a time."""
+CAUSES = f"""\
+Some intervals cannot have a coverage near .95, because the number of lesions that decide
+them is small. The column *smallest* contains, as a mean over the test sets, the smallest
+coverage of any interval whose coverage is at least {LOWEST:.2f} for the given number of
+lesions:
+
+- For a rate, the number of lesions in its denominator is given. If each lesion has one
+  image, the number of successes is binomial, and an interval can only miss the true rate
+  for whole numbers of successes.
+- For a difference between two models of the same recall, the number of lesions in which
+  they differ is given. Each of them is in favor of either model with the same probability.
+  Even if all of them favor one model, this happens by chance in 2 of 2^n cases, which is
+  more than {1 - LOWEST:.2f} for fewer than 5 lesions: the interval must then contain 0."""
+COVERED = """\
+The other intervals of the report are computed by the functions of these tables: the scores
+and differences of test-time augmentation, logit adjustment, ensembles and their members,
+and corrupted images by those of scores and of differences; the share of images that are
+rejected as out-of-distribution by that of accuracy; the detection of malignant lesions and
+other operating points, prevalences, probability bands and classes by those of the shown
+ones."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The amount of work: see `measure_coverage` of `benchmarks.__main__`."""
+
+    num_simulations: int
+    num_lesions: int
+    num_resamples: int
+    num_true: int
+    num_workers: int
+
+
+@dataclass
+class Row:
+    """Coverage of one interval: counts over the test sets in which it exists.
+
+    `smallest` is the sum of `Case.smallest`; 0 if it is not computed.
+    """
+
+    num: int = 0
+    below: int = 0
+    above: int = 0
+    smallest: float = 0.0
+
+    def add(self, case: Case) -> None:
+        """Counts one test set."""
+        if case.interval.low is None or case.interval.high is None:
+            return
+        self.num += 1
+        self.below += case.truth < case.interval.low
+        self.above += case.truth > case.interval.high
+        self.smallest += case.smallest or 0.0
+
+    def merge(self, other: Row) -> None:
+        """Adds the counts of other test sets."""
+        self.num += other.num
+        self.below += other.below
+        self.above += other.above
+        self.smallest += other.smallest
+
+    @property
+    def coverage(self) -> float:
+        """Share of the intervals that contain the true score."""
+        return 1 - (self.below + self.above) / self.num
+
+
+Rows = dict[str, Row]
+
+
+def measure(settings: Settings) -> list[Rows]:
+    """Returns the coverage of each interval by name, for each of `PARTS`.
+
+    The table of each part is printed when it is complete.
+    """
+    parts = []
+    with ProcessPoolExecutor(
+        settings.num_workers, initializer=_prepare, initargs=(settings,)
+    ) as pool:
+        for index, part in enumerate(PARTS):
+            num = part.multiple * settings.num_simulations
+            firsts = range(0, num, CHUNK)
+            tasks = [(index, first, min(first + CHUNK, num)) for first in firsts]
+            rows: Rows = {}
+            for chunk in tqdm(pool.map(_simulate, tasks), part.title, len(tasks)):
+                for name, row in chunk.items():
+                    rows.setdefault(name, Row()).merge(row)
+            tqdm.write("\n".join(_table(rows)))
+            parts.append(rows)
+    return parts
+
+
+def _prepare(settings: Settings) -> None:
+    """Prepares a process for `_simulate`."""
+    global _simulation
+    population = Population(settings.num_true)
+    _simulation = Simulation(population, settings.num_lesions, settings.num_resamples)
+
+
+def _simulate(task: tuple[int, int, int]) -> Rows:
+    """Returns the counts of some test sets: index of the part, first and last number."""
+    index, first, last = task
+    rows: Rows = {}
+    for number in range(first, last):
+        rng = np.random.default_rng([index, number])
+        for case in PARTS[index].function(_simulation, rng, number):
+            rows.setdefault(case.name, Row()).add(case)
+    return rows
+
+
+def to_markdown(parts: Sequence[Rows], settings: Settings) -> str:
+    """Returns the page docs/coverage.md."""
+    num = settings.num_simulations
+    most = num * max(part.multiple for part in PARTS)
+    errors = [f"{math.sqrt(0.95 * 0.05 / count):.3f}" for count in (num, most)]
+    lesions = settings.num_lesions
+    outside = sum(not _is_inside(row) for row in _all(parts))
+    lines = [
+        "# Coverage of the confidence intervals",
+        "",
+        f"Generated by `python -m benchmarks coverage`. {num:,} to {most:,} simulated test "
+        f"sets of {lesions:,} lesions, {settings.num_resamples:,} resamples each; "
+        "`benchmarks/coverage/population.py` describes the population. A 95 % interval "
+        "should contain the true score in .95 of the test sets; the standard error of a "
+        f"coverage of .95 is {errors[0]} for {num:,} and {errors[1]} for {most:,} sets. "
+        f"{outside} of {len(list(_all(parts)))} coverages are outside {LOWEST:.2f} to "
+        f"{HIGHEST:.2f}, and bold.",
+        "",
+        f"The rarest class, df, has about {lesions * SHARES[RAREST]:.0f} lesions in a test "
+        f"set, melanoma (mel) {lesions * SHARES[MELANOMA]:.0f}. The true rates at an "
+        "operating point are those at the threshold that reaches it in the population. "
+        "Compared models, and a subgroup and the other images, have the same true scores.",
+        "",
+        CAUSES,
+        "",
+        COVERED,
+    ]
+    for part, rows in zip(PARTS, parts, strict=True):
+        lines += ["", f"## {part.title}", "", *_table(rows)]
+    return "\n".join([*lines, ""])
+
+
+def _table(rows: Rows) -> list[str]:
+    header = ["interval", "test sets", "coverage", "true score below", "above"]
+    with_smallest = any(row.smallest for row in rows.values())
+    header += ["smallest"] if with_smallest else []
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for name, row in rows.items():
+        coverage = f"{row.coverage:.3f}"
+        cells = [
+            name.replace("_", " "),
+            f"{row.num:,}",
+            coverage if _is_inside(row) else f"**{coverage}**",
+            f"{row.below / row.num:.3f}",
+            f"{row.above / row.num:.3f}",
+        ]
+        if with_smallest:
+            cells.append(f"{row.smallest / row.num:.3f}" if row.smallest else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _is_inside(row: Row) -> bool:
+    return LOWEST <= round(row.coverage, 3) <= HIGHEST
+
+
+def _all(parts: Sequence[Rows]) -> itertools.chain[Row]:
+    return itertools.chain.from_iterable(rows.values() for rows in parts)

@@ -1,0 +1,39 @@
+"""The smallest coverage that intervals from few lesions can have."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import scipy.stats
+
+LOWEST, HIGHEST = 0.93, 0.97
+"""The range in which the coverage of an interval should be."""
+
+
+def smallest_coverage(num_groups: int, rate: float) -> float:
+    """Returns the smallest coverage, of at least `LOWEST`, of intervals of a rate.
+
+    The number of successes of groups with one image each is binomial. If larger numbers do
+    not give lower ends, an interval misses the rate for the numbers up to one limit and
+    from another one on.
+    """
+    numbers = np.arange(num_groups + 1)
+    few = scipy.stats.binom.cdf(numbers - 1, num_groups, rate)  # 0 for none
+    many = scipy.stats.binom.sf(numbers - 1, num_groups, rate)
+    ordered = np.sort(np.append(many, 0.0))
+    room = 1 - LOWEST - few[few <= 1 - LOWEST]
+    last = np.searchsorted(ordered, room, side="right") - 1
+    return float(1 - (1 - LOWEST - room + ordered[last]).max())
+
+
+def smallest_coverage_of_difference(num_discordant: int) -> float:
+    """Returns the smallest coverage, of at least `LOWEST`, of a difference of 0.
+
+    Two models of equal scores are exchangeable: given the sizes of the differences of the
+    n discordant lesions, all 2^n signs are equally probable. An interval that treats the
+    models alike misses 0 for as many signs as opposite signs, so that the probability of
+    this is a multiple of 2 / 2^n.
+    """
+    step = 2.0 ** (1 - num_discordant)
+    return 1 - math.floor((1 - LOWEST) / step) * step
