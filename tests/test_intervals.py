@@ -12,6 +12,7 @@ from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.intervals import (
     Support,
     _binormal_variance,
+    degrees_of_freedom,
     estimate,
     estimate_difference,
     find_supports,
@@ -46,16 +47,32 @@ def test_correlated_images_count_as_fewer_groups() -> None:
     )
 
 
-def test_the_small_sample_correction_is_exact_for_one_class() -> None:
-    """The resampled variance of a mean of n values is (n - 1) / n of the unbiased one."""
-    single = Support("mean", (9,))
-    assert single.inflation == pytest.approx(9 / 8)
-    assert single.freedom == pytest.approx(8)
-    equal = Support("mean", (9, 9, 9))
-    assert equal.inflation == pytest.approx(9 / 8)
-    assert equal.freedom == pytest.approx(24)
+def test_degrees_of_freedom_are_those_of_welch() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0, 1, 7), rng.normal(0, 3, 12)
+    parts = [(part.var(ddof=1) / len(part), len(part) - 1) for part in (first, second)]
+    expected = scipy.stats.ttest_ind(first, second, equal_var=False).df
+    assert degrees_of_freedom(parts) == pytest.approx(expected)
+    # A subtracted variance without uncertainty only makes the others more important.
+    assert degrees_of_freedom([(3.0, 10), (-1.0, math.inf)]) == 10
+    assert degrees_of_freedom([(3.0, 10), (1.0, math.inf)]) == pytest.approx(160 / 9)
+    assert degrees_of_freedom([(0.0, math.inf)]) == math.inf
+    assert Support("mean", (9,)).freedom == pytest.approx(8)
+    assert Support("mean", (9, 9, 9)).freedom == pytest.approx(24)
     # Large classes hardly matter beside a small one.
     assert Support("mean", (9, 10**6)).freedom == pytest.approx(8, rel=1e-3)
+
+
+@pytest.mark.parametrize("count", [5, 9, 30])
+def test_resamples_of_a_class_vary_as_much_as_samples(count: int) -> None:
+    """Its number of groups varies too, so no factor n / (n - 1) is needed."""
+    rng = np.random.default_rng(count)
+    values = rng.normal(size=count)
+    drawn = rng.multinomial(600, np.full(600, 1 / 600), 20_000)[:, :count]
+    means = (drawn @ values)[drawn.sum(axis=1) > 0] / drawn.sum(axis=1)[
+        drawn.sum(axis=1) > 0
+    ]
+    assert means.var() == pytest.approx(values.var(ddof=1) / count, rel=0.1)
 
 
 def test_a_mean_of_perfect_classes_has_an_interval() -> None:
@@ -92,17 +109,21 @@ def test_the_interval_of_an_auc_contains_the_auc_and_shrinks_with_the_sizes() ->
     assert wide.high - wide.low > 0.4
 
 
-def test_scores_without_support_have_percentile_intervals() -> None:
+def test_scores_without_support_have_intervals_of_the_width_of_percentiles() -> None:
     values = resamples(0.5, 0.1)
+    low, high = np.quantile(values[1:], (0.05, 0.95), method="weibull")
+    values[0] = 0.45  # the resamples are biased
     [result] = estimate(values, 0.9)
-    assert (result.low, result.high) == pytest.approx(
-        tuple(np.quantile(values[1:], (0.05, 0.95))), abs=1e-6
-    )
+    assert (result.low + result.high) / 2 == pytest.approx(0.45)
+    assert result.high - result.low == pytest.approx(high - low, abs=1e-5)
+    # A positive score has no negative end.
+    positive = np.array([0.1, *np.random.default_rng(0).exponential(0.1, 1000)])
+    assert estimate(positive)[0].low == pytest.approx(positive.min(), abs=1e-6)
 
 
 def test_a_difference_has_the_interval_and_p_value_of_a_t_test() -> None:
     pairs = np.random.default_rng(1).normal(0.3, 1, 12)
-    values = resamples(pairs.mean(), pairs.std() / math.sqrt(12))  # as resamples give it
+    values = resamples(pairs.mean(), pairs.std(ddof=1) / math.sqrt(12))
     result = estimate_difference(values, 0.9, Support("mean", (12,)))
     expected = scipy.stats.ttest_1samp(pairs, 0)
     ends = tuple(expected.confidence_interval(0.9))
