@@ -131,5 +131,6 @@ def _estimate(
             else values[1:]
             for values, rate in pair
         ]
-        ends.append(round(float(np.nanquantile(function(*columns), quantile)), 6))
+        limit = np.nanquantile(function(*columns), quantile, method="weibull")
+        ends.append(round(float(limit), 6))
     return Estimate(round(value, 6), *ends)
