@@ -31,9 +31,8 @@ from skincnn.evaluation.scoring import (
     melanoma_recall,
     score_calibration_metrics,
     score_target,
-    score_units,
 )
-from skincnn.evaluation.subgroups import score_subgroups
+from skincnn.evaluation.subgroups import score_subgroups, score_units
 from skincnn.evaluation.triage import (
     ValidationChoices,
     score_prediction_sets,
@@ -162,8 +161,7 @@ def lesion_scores(
         validation, validation.probabilities(), seed, validation=True
     )
     thresholds = {"melanoma": {HEADLINE_POINT.key: _thresholds(chosen_on, HEADLINE_POINT)}}
-    choices = ValidationChoices(AS_IS, {}, None, ())
-    units = score_units(sample, choices, thresholds)["lesion"]
+    units = score_units(sample, AS_IS, thresholds)["lesion"]
     for name, interval in units.scores.items():
         yield Case(
             f"{name} per lesion", simulation.population.lesion_scores[name], interval

@@ -240,15 +240,13 @@ class SplitResult(Record):
         metrics: Value of each of `METRICS`.
         confusion_matrix: Number of images of class i (row) predicted as class j (column).
         targets: Scores of the targets from `find_targets`.
-        triage: Scores of the referral rule for the model as is; None for other variants, or
-            if there is no target "malignant", or the rule refers no image.
+        triage: Scores of the referral rule for the model as is, if it refers any image.
         subgroups: Scores by each attribute from `find_subgroups`.
         units: Scores by "lesion" and "patient", each if known for all images.
         characteristics: Column of the split in the baseline table.
         leakage: Overlap of the split with the training and validation data; None for
             "val", "test" and "out_of_fold", whose leakage audit is in run.json.
-        logit_adjustment: Strength of the logit adjustment; None without adjustment, and for
-            an ensemble.
+        logit_adjustment: Its strength; None without adjustment, and for an ensemble.
         differences: Paired differences from `score_differences`, variant minus model as is;
             empty for the model as is.
         position: Position, from 1, among the predictions tables that were scored on these

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from skincnn.classes import NOTHING_DECLARED, LesionClass
@@ -194,7 +195,7 @@ def resample_thresholds(validation: Resampled, choices: ValidationChoices) -> Th
     """Returns the thresholds, then those chosen on each resample of validation."""
     y_true, y_prob = validation.arrays
     calibrated = choices.calibration_map.apply(y_prob)
-    thresholds: Thresholds = {}
+    thresholds: dict[str, dict[str, Scores]] = {}
     for name, target in validation.targets.items():
         positive, score = target.positive(y_true), target.score(calibrated)
         thresholds[name] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from skincnn.evaluation.resampled import Resampled, count_outcomes
 from skincnn.evaluation.results import ProbabilityBand, TargetCalibration, TriageScores
@@ -72,7 +73,7 @@ def choose_on_validation(
             for target in validation.targets.values()
         },
         max_distance,
-        choose_set_thresholds(y_true, calibrated, validation["group_id"].tolist()),
+        choose_set_thresholds(y_true, calibrated, validation.groups),
     )
 
 

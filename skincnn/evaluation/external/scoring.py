@@ -15,10 +15,10 @@ from skincnn.evaluation.resampled import VALIDATION_SEED, Resampled
 from skincnn.evaluation.results import InferenceCost, SplitResult
 from skincnn.evaluation.scoring import (
     InferenceVariant,
-    Thresholds,
     resample_thresholds,
     score_split,
 )
+from skincnn.evaluation.subgroups import Thresholds
 from skincnn.evaluation.triage import (
     ValidationChoices,
     make_rule,
