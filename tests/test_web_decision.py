@@ -17,6 +17,7 @@ from skincnn.serving.web.decision import (
     find_reason,
     percent,
 )
+from skincnn.serving.web.schemas import to_predictions
 
 
 def prediction_of(
@@ -83,7 +84,7 @@ def test_rounding_does_not_contradict_the_decision_of_the_model(
     assert f"is 30.0 %, {relation} the referral threshold of 30.0 %" in text
 
 
-def test_sentences_without_a_threshold_for_unreadable_files_and_unknown_classes() -> None:
+def test_sentences_without_a_threshold_and_for_unreadable_files() -> None:
     rule = RULE.model_copy(update={"threshold": None})
     prediction = prediction_of(0.5, 0.1, rule)
     assert find_reason(prediction, rule) == "no_threshold"
@@ -91,8 +92,35 @@ def test_sentences_without_a_threshold_for_unreadable_files_and_unknown_classes(
     unreadable = {**prediction, "status": UNREADABLE.encode(), "refer": np.True_}
     assert find_reason(unreadable, rule) == "unreadable"
     assert "not a readable image" in explain_decision(unreadable, rule)
-    own = RULE.model_copy(update={"class_names": ("mel", "freckle")})
-    assert "is 50.0 %" in explain_decision(prediction_of(0.5, 0.1, own), own)
+
+
+def test_nothing_is_said_about_a_referral_if_malignant_classes_are_not_known() -> None:
+    rule = RULE.model_copy(update={"class_names": ("one", "two"), "threshold": None})
+    prediction = prediction_of(0.5, 0.1, rule)
+    unreadable = {**prediction, "status": UNREADABLE.encode()}
+    for case, reason, expected in (
+        (prediction, "no_target", "it is not known which classes are malignant"),
+        (prediction_of(0.5, 0.9, rule), "out_of_distribution", "differs strongly"),
+        (unreadable, "unreadable", "not a readable image"),
+    ):
+        text = explain_decision(case, rule)
+        assert find_reason(case, rule) == reason
+        assert expected in text
+        assert "Refer" not in text
+    assert explain_rule(rule).startswith("It refers no image, because it is not known")
+    [result] = to_predictions(["a.jpg"], in_batch(prediction), rule)
+    assert result.refer is result.malignant_probability is None
+
+
+def in_batch(prediction: dict[str, Any]) -> dict[str, Any]:
+    """Returns the outputs of a model without a target for a batch of one image."""
+    outputs = {
+        **{name: values for name, values in prediction.items() if name != "refer"},
+        "predicted_class": b"one",
+        "in_prediction_set": np.array([True, False]),
+        "ood_distance": 0.1,
+    }
+    return {name: [values] for name, values in outputs.items()}
 
 
 @pytest.mark.parametrize("max_distance", [None, 0.6])

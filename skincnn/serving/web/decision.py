@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from skincnn.classes import describe
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.operating_points import parse_operating_point
 from skincnn.serving.images import OK
@@ -14,10 +13,31 @@ from skincnn.serving.images import OK
 Prediction = Mapping[str, Any]
 """The outputs of `serving.postprocessing.postprocess` for one image."""
 Reason = Literal[
-    "unreadable", "out_of_distribution", "malignant", "below_threshold", "no_threshold"
+    "unreadable",
+    "out_of_distribution",
+    "malignant",
+    "below_threshold",
+    "no_threshold",
+    "no_target",
 ]
-"""Why an image is referred (the first three) or not."""
+"""Why an image is referred (the first three) or not. With a model whose malignant classes
+are not known, no image is referred, and `no_target` replaces the last three."""
 NOT_RULED_OUT = "this does not rule out malignancy"
+WITHOUT_TARGET = {
+    "unreadable": "The file is not a readable image and was not predicted.",
+    "out_of_distribution": "The image differs strongly from the images for which the model "
+    "was developed (out-of-distribution), so its probabilities may not be reliable.",
+    "no_target": "No referral decision: it is not known which classes are malignant.",
+}
+"""The sentence for each reason, for a model whose malignant classes are not known."""
+DETECTION_OFF = (
+    "It does not check whether an image is suitable for it (out-of-distribution detection "
+    "is switched off)."
+)
+DETECTION_ON = (
+    "It marks images that differ strongly from those for which it was developed "
+    "(out-of-distribution); this check misses some unsuitable images."
+)
 
 
 def find_reason(prediction: Prediction, rule: DecisionRule) -> Reason:
@@ -26,6 +46,8 @@ def find_reason(prediction: Prediction, rule: DecisionRule) -> Reason:
         return "unreadable"
     if prediction["out_of_distribution"]:
         return "out_of_distribution"
+    if rule.target is None:
+        return "no_target"
     if prediction["refer"]:
         return "malignant"
     return "no_threshold" if rule.threshold is None else "below_threshold"
@@ -34,6 +56,8 @@ def find_reason(prediction: Prediction, rule: DecisionRule) -> Reason:
 def explain_decision(prediction: Prediction, rule: DecisionRule) -> str:
     """Returns the referral decision of the model and its reason as a sentence."""
     reason = find_reason(prediction, rule)
+    if rule.target is None:
+        return WITHOUT_TARGET[reason]
     if reason == "unreadable":
         return (
             "Refer to a dermatologist: the file is not a readable image and was not "
@@ -50,9 +74,7 @@ def explain_decision(prediction: Prediction, rule: DecisionRule) -> str:
             "Not referred: this model has no referral threshold for malignant lesions and "
             f"refers no image because of its probabilities; {NOT_RULED_OUT}."
         )
-    classes = describe(rule.class_names)
-    malignant = [bool(classes[name].malignant) for name in rule.class_names]
-    probability = float(prediction["probabilities"][malignant].sum())
+    probability = float(prediction["probabilities"][list(rule.target.classes)].sum())
     text, threshold = distinguish(probability, rule.threshold)
     # The graph may round the sum differently, so the decision is that of the model.
     if reason == "malignant":
@@ -69,6 +91,11 @@ def explain_decision(prediction: Prediction, rule: DecisionRule) -> str:
 
 def explain_rule(rule: DecisionRule) -> str:
     """Returns sentences on which images the model refers, and how this was chosen."""
+    if rule.target is None:
+        return (
+            "It refers no image, because it is not known which of its classes are "
+            f"malignant. {DETECTION_OFF if rule.max_distance is None else DETECTION_ON}"
+        )
     others = "It also refers unreadable files"
     if rule.threshold is None:
         text = "It has no referral threshold for malignant lesions."
@@ -83,10 +110,7 @@ def explain_rule(rule: DecisionRule) -> str:
             f"{point.metric} can be lower."
         )
     if rule.max_distance is None:
-        return (
-            f"{text} {others}. It does not check whether an image is suitable for it "
-            "(out-of-distribution detection is switched off)."
-        )
+        return f"{text} {others}. {DETECTION_OFF}"
     return (
         f"{text} {others} and images that differ strongly from those for which it was "
         "developed (out-of-distribution); this check misses some unsuitable images."

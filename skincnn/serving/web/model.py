@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from skincnn.classes import describe
 from skincnn.clinical_metadata import (
     CLINICAL_COLUMNS,
     REGION_OF,
@@ -103,7 +102,7 @@ def describe_model(
         model=version,
         classes=tuple(
             ClassInfo(name=name, full_name=lesion.full_name, malignant=lesion.malignant)
-            for name, lesion in describe(rule.class_names).items()
+            for name, lesion in rule.described.items()
         ),
         rule=rule,
         rule_text=explain_rule(rule),

@@ -61,8 +61,9 @@ class ImagePrediction(Part):
         predicted_class: Class with the highest probability before calibration.
         prediction_set: Classes in the prediction set.
         malignant_probability: Sum of the probabilities of the malignant classes; None if
-            the malignancy of any class is unknown.
-        refer: Whether a dermatologist should examine the lesion.
+            they are not known.
+        refer: Whether a dermatologist should examine the lesion; None if the malignant
+            classes are not known.
         reason: The reason for this decision.
         explanation: The decision and its reason as a sentence.
         out_of_distribution: Whether the distance exceeds its threshold.
@@ -75,7 +76,7 @@ class ImagePrediction(Part):
     predicted_class: str | None
     prediction_set: tuple[str, ...]
     malignant_probability: float | None
-    refer: bool
+    refer: bool | None
     reason: Reason
     explanation: str
     out_of_distribution: bool
@@ -186,8 +187,8 @@ def _to_prediction(name: str, output: Prediction, rule: DecisionRule) -> ImagePr
         probabilities=probabilities if status == OK else None,
         predicted_class=output["predicted_class"].decode() or None,
         prediction_set=tuple(class_name for class_name, inside in in_set if inside),
-        malignant_probability=_finite(output["malignant_probability"]),
-        refer=bool(output["refer"]),
+        malignant_probability=_finite(output.get("malignant_probability", math.nan)),
+        refer=None if rule.target is None else bool(output["refer"]),
         reason=find_reason(output, rule),
         explanation=explain_decision(output, rule),
         out_of_distribution=bool(output["out_of_distribution"]),

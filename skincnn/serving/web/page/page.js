@@ -130,7 +130,7 @@ function show(prediction, file, metadata) {
   find(".file", article).textContent = prediction.file;
   const decision = find(".decision", article);
   setText(decision, prediction.explanation);
-  decision.classList.add(prediction.out_of_distribution ? "warn" : prediction.refer ? "refer" : "keep");
+  decision.classList.add(prediction.out_of_distribution || prediction.refer === null ? "warn" : prediction.refer ? "refer" : "keep");
   if (prediction.probabilities === null) {
     find(".readable", article).replaceChildren(element("p", `File: ${prediction.status}.`));
     return article;
