@@ -360,10 +360,13 @@ def test_images_are_found_in_folders_archives_and_hdf5_files(tmp_path: Path) -> 
 
 def test_images_without_a_row_are_listed(tmp_path: Path) -> None:
     write(tmp_path, make_rows())
-    write_folder(tmp_path, {"other/x.jpg": jpeg(9)})
+    write_folder(tmp_path, {"other/x.jpg": jpeg(9), "notes.doc": b"", "README.txt": b""})
     source = read(tmp_path)
     assert source.excluded == {"not in the table": 1}
-    assert "1 image(s) are not in the table and were not used: other/x.jpg" in source.notes
+    notes = "\n".join(source.notes)
+    assert "not used (not in the table): other/x.jpg" in notes
+    assert f"{tmp_path.name}/notes.doc" in notes
+    assert "labels.csv" not in notes
 
 
 def test_published_images_have_their_published_lesions(tmp_path: Path) -> None:

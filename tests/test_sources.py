@@ -207,6 +207,7 @@ def test_folders_of_classes_are_read(tmp_path: Path, nested: bool) -> None:
     prefix = "my images/" if nested else ""
     write_classes(parent, rows)
     (parent / "nevus" / "Thumbs.db").write_bytes(b"")
+    (root / "classes.json").write_text('{"nevus": {"malignant": false}}')
     source = read_and_check(root, "folder")
     assert source.class_names == ("another class é", "nevus")
     named = {f"{prefix}{row['dx']}/{row['image_id']}": row for row in rows}
@@ -217,6 +218,7 @@ def test_folders_of_classes_are_read(tmp_path: Path, nested: bool) -> None:
         assert record.dx == row["dx"]
         assert source.images.read(record.image_id) == jpeg(int(row["image_id"][5:]))
     assert "Thumbs.db" in source.notes[0]
+    assert "classes.json" not in " ".join(source.notes)
 
 
 def test_published_images_in_folders_have_their_published_lesions(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from tfds_ham10000.image_files import (
     ARCHIVE,
@@ -19,6 +19,7 @@ from tfds_ham10000.image_files import (
 )
 from tfds_ham10000.layouts import Source
 from tfds_ham10000.records import Record, SourceError, join_first
+from tfds_ham10000.table.labels import CLASSES_FILE
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -49,6 +50,7 @@ def read_folders(folder: Path) -> Source:
             different classes.
     """
     found = find_files(folder)
+    found.skipped.pop(folder / CLASSES_FILE, None)  # see `read_declared_classes`
     split_folders = _split_folders(folder, found)
     source = Source(tuple(printable(p.name) for p in _subfolders(split_folders["train"])))
     if len(source.class_names) < 2:
@@ -59,6 +61,8 @@ def read_folders(folder: Path) -> Source:
     for split, split_folder in split_folders.items():
         prefix = PurePosixPath(printable(split_folder.relative_to(folder).as_posix()))
         images = ImageFiles([split_folder], make_id=partial(_image_id, prefix))
+        if split_folder == folder:
+            images.skipped.pop(printable(PurePath(folder.name, CLASSES_FILE)), None)
         records = [
             _record(image_id, PurePosixPath(image_id).relative_to(prefix), split_folder)
             for image_id in images.image_ids

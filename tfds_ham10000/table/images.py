@@ -9,7 +9,13 @@ from pathlib import Path, PurePosixPath
 import h5py
 import numpy as np
 
-from tfds_ham10000.image_files import IMAGE_SUFFIXES, MAX_BYTES, ImageFiles
+from tfds_ham10000.image_files import (
+    IMAGE_SUFFIXES,
+    MAX_BYTES,
+    ImageFiles,
+    find_files,
+    printable,
+)
 from tfds_ham10000.records import SourceError
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
@@ -22,7 +28,8 @@ class TableImages(ImageFiles):
         """Lists the images at any depth of a directory, and of the archives in it.
 
         An archive is a zip archive, or an HDF5 file with one dataset per image: the bytes
-        of the image file as a scalar, as in ISIC 2024, or as an array of uint8.
+        of the image file as a scalar, as in ISIC 2024, or as an array of uint8. `skipped`
+        contains the files that are neither images nor archives.
 
         Raises:
             SourceError: An archive cannot be read.
@@ -31,12 +38,19 @@ class TableImages(ImageFiles):
         self._inside = ImageFiles([folder], make_id=str)
         self._arrays: dict[str, h5py.Dataset] = {}
         self._key_of: dict[str, str] = {}
-        for path in sorted(folder.rglob("*")):
+        archives = find_files(folder, (".zip", *HDF5_SUFFIXES)).files
+        for path in archives:
             prefix = path.relative_to(folder).as_posix()
             if path.suffix.lower() == ".zip":
                 self._inside.add(ImageFiles([path], make_id=_below(prefix)))
-            elif path.suffix.lower() in HDF5_SUFFIXES:
+            else:
                 self._arrays |= _datasets(path, prefix)
+        read = {printable(folder.name / path.relative_to(folder)) for path in archives}
+        self.skipped = {
+            name: reason
+            for name, reason in self._inside.skipped.items()
+            if name not in read
+        }
 
     @property
     def image_ids(self) -> set[str]:

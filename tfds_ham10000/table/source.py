@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, cast
 
 import pandas as pd
 
 from tfds_ham10000.groups import GroupBy
+from tfds_ham10000.image_files import describe_skipped, find_files
 from tfds_ham10000.layouts import Source
 from tfds_ham10000.records import UNKNOWN, OptionError, Record, SourceError, join_first
 from tfds_ham10000.table.cells import TABLE_SUFFIXES, open_table
 from tfds_ham10000.table.columns import find_columns
 from tfds_ham10000.table.images import TableImages, image_id_of
-from tfds_ham10000.table.labels import map_labels
+from tfds_ham10000.table.labels import CLASSES_FILE, map_labels
 from tfds_ham10000.table.options import TableOptions
 from tfds_ham10000.table.values import (
     MAX_AGE,
@@ -59,7 +60,7 @@ def read_table_source(folder: Path, options: TableOptions) -> Source:
     _check_lesions(values, path)
     source.images = images = TableImages(folder)
     values["image_id"] = _find_images(images, frame["image"], path)
-    _note_unused(images, source)
+    _note_unused(images, path, source)
     splits = values.pop("split")
     rows = cast("list[dict[str, Any]]", values.to_dict("records"))
     records = [Record(**row) for row in rows]
@@ -86,8 +87,8 @@ def find_table(folder: Path, name: str | None) -> Path:
                 "a table relative to --manual-dir."
             )
         return paths[0]
-    for paths in (sorted(folder.iterdir()), sorted(folder.rglob("*"))):
-        tables = [p for p in paths if _is_table(p.relative_to(folder))]
+    everywhere = [p for p in find_files(folder, TABLE_SUFFIXES).files if not _is_text(p)]
+    for tables in ([p for p in everywhere if p.parent == folder], everywhere):
         if len(tables) == 1:
             return tables[0]
         if tables:
@@ -102,10 +103,8 @@ def find_table(folder: Path, name: str | None) -> Path:
     )
 
 
-def _is_table(path: Path) -> bool:
-    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-    licenses = path.stem.lower().startswith(("readme", "license", "licence", "attribution"))
-    return path.suffix.lower() in TABLE_SUFFIXES and not hidden and not licenses
+def _is_text(path: Path) -> bool:
+    return path.stem.lower().startswith(("readme", "license", "licence", "attribution"))
 
 
 def _check_group_by(
@@ -235,13 +234,17 @@ def _find_images(images: TableImages, cells: pd.Series, path: Path) -> list[str]
     return image_ids.tolist()
 
 
-def _note_unused(images: TableImages, source: Source) -> None:
-    if unused := images.unused:
+def _note_unused(images: TableImages, table: Path, source: Source) -> None:
+    """Adds notes on the images that are not in the table, and on other files."""
+    unused = images.unused
+    if unused:
         source.excluded["not in the table"] += len(unused)
-        source.notes.append(
-            f"{len(unused)} image(s) are not in the table and were not used: "
-            f"{join_first(unused)}"
-        )
+    skipped = dict.fromkeys(unused, "not in the table") | {
+        name: reason
+        for name, reason in images.skipped.items()
+        if PurePath(name).name not in (table.name, CLASSES_FILE)
+    }
+    source.notes += describe_skipped(skipped)
 
 
 def _check_splits(source: Source, path: Path) -> None:
