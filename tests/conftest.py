@@ -96,6 +96,7 @@ def run_here(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
             if name.endswith(".py"):
                 runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
             else:
+                sys.modules.pop(f"{name}.__main__", None)  # runpy warns if it is imported
                 runpy.run_module(name, run_name="__main__")
         except SystemExit as end:
             code = end.code

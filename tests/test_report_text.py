@@ -416,7 +416,7 @@ def test_labels_of_classes_and_operating_points() -> None:
     assert [labels.class_label(name) for name in names] == [
         "melanoma (mel)",
         "Melanoma",
-        "melanocytic naevus (nevus)",
+        "nevus",
         "<b>wart</b>|",
         "malignant",
     ]

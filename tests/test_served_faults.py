@@ -139,7 +139,7 @@ def run_all(workdir: Path, data_dir: Path) -> Iterator[subprocess.CompletedProce
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(schema_version=2), "Expected schema_version 1. Received: 2"),
+        (lambda c: c.update(schema_version=1), "Expected schema_version 2. Received: 1"),
         (lambda c: c.pop("class_names"), "`class_names`: Field required"),
         (
             lambda c: c["preprocessing"].update(version=2),

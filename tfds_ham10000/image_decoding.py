@@ -110,25 +110,25 @@ class CheckedImages:
 
     def _check(self, image_id: str) -> str | None:
         """Converts an image if necessary. Returns why it is invalid, or None if valid."""
+        results = []
+
+        def inspect(image: Image.Image) -> None:
+            if self._inspect is not None:
+                results.append(self._inspect(image))
+
         try:
             content = self._images.read(image_id)
-            stored = normalize(
-                content,
-                self._longest_side,
-                functools.partial(self._store_inspection, image_id),
-            )
+            stored = normalize(content, self._longest_side, inspect)
         except SourceError as error:
             return str(error)
+        for result in results:
+            self.inspected[image_id] = result
         if stored is not content:
             with self._lock:
                 start = self._spool.seek(0, os.SEEK_END)
                 self._spool.write(stored)
                 self._converted[image_id] = (start, len(stored))
         return None
-
-    def _store_inspection(self, image_id: str, image: Image.Image) -> None:
-        if self._inspect is not None:
-            self.inspected[image_id] = self._inspect(image)
 
 
 def require_valid(errors: dict[str, str], num_images: int, on_bad_image: str) -> None:

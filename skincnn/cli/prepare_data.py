@@ -25,7 +25,7 @@ class Arguments:
     Dataverse or Kaggle, the ISIC challenges of 2018 and 2019, or one directory of images
     per class. Archives need not be unpacked. Your own images can also be listed in a table.
 
-    Examples:
+    For example:
       python scripts/prepare_data.py --config isic2018 --manual-dir DIR
       python scripts/prepare_data.py --config table --name clinic_a --manual-dir DIR
     """

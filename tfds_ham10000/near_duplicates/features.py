@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
@@ -9,7 +10,7 @@ import weakref
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -64,6 +65,11 @@ class ImageFeatures:
     strengths: Floats
 
 
+def _close(file: IO[bytes]) -> None:
+    with contextlib.suppress(OSError):  # raised again after a failed write
+        file.close()
+
+
 class FeatureFile(MutableMapping[str, ImageFeatures]):
     """The features of many images, by image_id, in a temporary file. Thread-safe.
 
@@ -79,7 +85,7 @@ class FeatureFile(MutableMapping[str, ImageFeatures]):
         """
         # The file is needed as long as this object exists.
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, _close, self._file)
         self._lock = threading.Lock()
         self._records: dict[str, tuple[int, int]] = {}
 
