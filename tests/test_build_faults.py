@@ -50,6 +50,7 @@ def lock_of(dataset_dir: Path) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_concurrent_builds_after_a_killed_build_write_one_dataset(tmp_path: Path) -> None:
     killed = start(tmp_path, "--config", "demo_tiny")
     wait_for(tmp_path, "incomplete.*")

@@ -75,6 +75,7 @@ class TestIsic2018(FromFiles, tfds.testing.DatasetBuilderTestCase):
         write_isic2018(folder, make_rows(lesions=1, start=2000), "Test")
 
 
+@pytest.mark.slow
 class TestIsic2019(FromFiles, tfds.testing.DatasetBuilderTestCase):
     BUILDER_CONFIG_NAMES_TO_TEST = names_of("isic2019")
     SPLITS = dict.fromkeys(FOLDS, 24)
@@ -98,6 +99,7 @@ class TestIsic2019WithoutHam10000(FromFiles, tfds.testing.DatasetBuilderTestCase
         write_isic2019(folder, rows)
 
 
+@pytest.mark.slow
 class TestOwn(FromFiles, tfds.testing.DatasetBuilderTestCase):
     """The class folders also contain a table of the images."""
 

@@ -352,6 +352,7 @@ def test_a_full_disk_does_not_affect_previous_exports(
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_killed_export_is_never_served_and_concurrent_ones_get_different_versions(
     workdir: Path, data_dir: Path
 ) -> None:

@@ -137,7 +137,8 @@ def test_one_view_trains_like_the_frozen_backbone(
     np.testing.assert_allclose(*predictions, atol=1e-3)
 
 
-@pytest.mark.parametrize("later", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("later", [0, 1])
 def test_an_interrupted_run_on_features_ends_with_the_same_weights(
     later: int,
     config: Config,
